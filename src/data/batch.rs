@@ -1,0 +1,91 @@
+//! [`Batch`]: an Arrow record batch that may travel between processes as Arrow IPC, and the [`Epoch`] it belongs to.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// When a batch happens: the iteration of the loop (0 is before it) and the microbatch within.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Epoch {
+    /// 0 for steps that run once, 1.. for the rounds of the loop.
+    pub iteration: u32,
+    /// Position within the iteration.
+    pub microbatch: u32,
+}
+
+impl Epoch {
+    /// Microbatch `microbatch` of iteration `iteration`.
+    pub const fn new(iteration: u32, microbatch: u32) -> Self {
+        Self { iteration, microbatch }
+    }
+}
+
+/// The one type that travels on edges. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Which worker it is bound for (modulo the number of workers).
+    pub shard: u64,
+    /// Encoded once: timely asks for the length and then for the bytes.
+    ipc: Arc<OnceLock<Vec<u8>>>,
+}
+
+impl Batch {
+    /// Wraps rows bound for the worker `shard` modulo the number of workers.
+    pub fn new(rows: RecordBatch, shard: u64) -> Self {
+        Self { rows, shard, ipc: Arc::default() }
+    }
+
+    fn ipc(&self) -> &[u8] {
+        // Every named schema of ours is one that IPC can encode, and writing to a Vec cannot fail.
+        self.ipc.get_or_init(|| {
+            let mut writer = StreamWriter::try_new(Vec::new(), &self.rows.schema()).expect("schema is encodable");
+            writer.write(&self.rows).expect("batch follows its schema");
+            writer.into_inner().expect("a Vec takes every byte")
+        })
+    }
+}
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple;
+        struct Bytes<'a>(&'a [u8]);
+        impl Serialize for Bytes<'_> {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_bytes(self.0)
+            }
+        }
+        let mut tuple = s.serialize_tuple(2)?;
+        tuple.serialize_element(&self.shard)?;
+        tuple.serialize_element(&Bytes(self.ipc()))?;
+        tuple.end()
+    }
+}
+
+struct Ipc(RecordBatch);
+impl<'de> Deserialize<'de> for Ipc {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Ipc;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an Arrow IPC stream")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Ipc, E> {
+                let mut reader = StreamReader::try_new(bytes, None).map_err(E::custom)?;
+                let rows = reader.next().ok_or_else(|| E::custom("empty IPC stream"))?.map_err(E::custom)?;
+                Ok(Ipc(rows))
+            }
+        }
+        d.deserialize_bytes(Visitor)
+    }
+}
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let (shard, Ipc(rows)) = Deserialize::deserialize(d)?;
+        Ok(Batch::new(rows, shard))
+    }
+}

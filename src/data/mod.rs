@@ -1,0 +1,13 @@
+//! Arrow batches, the named schemas they follow, typed access to their columns, and content-hash ids.
+//!
+//! This folder knows Arrow and nothing of reflux above it.
+
+mod batch;
+mod columns;
+mod ids;
+mod schema;
+
+pub use batch::{Batch, Epoch};
+pub use columns::{Columns, List, Messages};
+pub use ids::{Id, RngKey, hash_hex};
+pub use schema::{ALL as SCHEMAS, Column, Schema, named};

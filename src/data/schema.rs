@@ -1,0 +1,241 @@
+//! The named schemas of reflux's datasets, every column documented. `reflux schema` prints this file's tables.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema, SchemaRef};
+
+use crate::error::{Error, Result};
+
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Type {
+    /// UTF-8 text.
+    Text,
+    /// Unsigned 32-bit integer.
+    UInt,
+    /// 32-bit float.
+    Float,
+    /// 64-bit float.
+    Double,
+    /// List of text.
+    Texts,
+    /// List of token ids.
+    Tokens,
+    /// List of 32-bit floats.
+    Floats,
+    /// List of `{role, content}`: the conversational form that TRL reads.
+    Messages,
+    /// List of `{text, outcome, score}`: what a judge said, sample by sample.
+    Judgements,
+}
+
+impl Type {
+    /// The Arrow type.
+    pub fn arrow(self) -> DataType {
+        let list = |item: DataType| DataType::List(Arc::new(Field::new_list_field(item, false)));
+        match self {
+            Type::Text => DataType::Utf8,
+            Type::UInt => DataType::UInt32,
+            Type::Float => DataType::Float32,
+            Type::Double => DataType::Float64,
+            Type::Texts => list(DataType::Utf8),
+            Type::Tokens => list(DataType::UInt32),
+            Type::Floats => list(DataType::Float32),
+            Type::Messages => list(DataType::Struct(message_fields())),
+            Type::Judgements => list(DataType::Struct(judgement_fields())),
+        }
+    }
+}
+
+/// The fields of one message.
+pub fn message_fields() -> Fields {
+    vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)].into()
+}
+/// The fields of one judgement; `score` is null unless `outcome` is `score`.
+pub fn judgement_fields() -> Fields {
+    vec![
+        Field::new("text", DataType::Utf8, false),
+        Field::new("outcome", DataType::Utf8, false),
+        Field::new("score", DataType::Float32, true),
+    ]
+    .into()
+}
+
+/// One documented column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Name, as DuckDB and pyarrow show it.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Type,
+    /// Whether a row may lack it.
+    pub nullable: bool,
+    /// What it means, with its unit.
+    pub about: &'static str,
+}
+
+/// A named, documented schema.
+#[derive(Debug)]
+pub struct Schema {
+    /// Name, as `reflux schema` and `reflux explain` print it.
+    pub name: &'static str,
+    /// What one row is.
+    pub about: &'static str,
+    /// Its columns, in order.
+    pub columns: &'static [Column],
+}
+
+impl Schema {
+    /// The Arrow schema.
+    pub fn arrow(&self) -> SchemaRef {
+        let fields: Vec<Field> = self.columns.iter().map(|c| Field::new(c.name, c.kind.arrow(), c.nullable)).collect();
+        Arc::new(ArrowSchema::new(fields))
+    }
+    /// A batch of this schema from its columns, in order.
+    ///
+    /// # Errors
+    /// A bug of the caller: a column of another type, length, or with nulls where none may be.
+    pub fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        RecordBatch::try_new(self.arrow(), columns).map_err(|e| Error::bug(format!("a `{}` batch: {e}", self.name)))
+    }
+    /// A batch without rows.
+    pub fn empty(&self) -> RecordBatch {
+        RecordBatch::new_empty(self.arrow())
+    }
+    /// The names of the columns that `other` lacks, those that may be null left out.
+    pub fn missing_in(&self, other: &Schema) -> Vec<&'static str> {
+        let lacks = |c: &&Column| !c.nullable && !other.columns.iter().any(|o| o.name == c.name && o.kind == c.kind);
+        self.columns.iter().filter(lacks).map(|c| c.name).collect()
+    }
+}
+
+const fn column(name: &'static str, kind: Type, about: &'static str) -> Column {
+    Column { name, kind, nullable: false, about }
+}
+const fn nullable(name: &'static str, kind: Type, about: &'static str) -> Column {
+    Column { name, kind, nullable: true, about }
+}
+
+#[rustfmt::skip]
+macro_rules! schemas {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $about:literal, [$($column:expr),* $(,)?];)*) => {
+        $($(#[$doc])* pub static $id: Schema = Schema { name: $name, about: $about, columns: &[$($column),*] };)*
+        /// Every named schema.
+        pub static ALL: &[&Schema] = &[$(&$id),*];
+    };
+}
+
+/// The schemas themselves, by name.
+pub mod named {
+    use super::{Column, Schema, Type, column, nullable};
+
+    schemas! {
+        /// Plain text.
+        TEXT = "text", "a document to train on; the loss is on all of its tokens but those of the context", [
+            column("context", Type::Text, "text that is read but not learnt, before the rest; may be empty"),
+            column("text", Type::Text, "text that is learnt"),
+        ];
+        /// Instruction-response pairs.
+        IFT = "ift", "an instruction and a good response to it (instruction fine-tuning)", [
+            column("prompt", Type::Text, "the instruction"),
+            column("response", Type::Text, "the response; the loss is on its tokens"),
+        ];
+        /// Judged responses.
+        EFT = "eft", "a response with a judgement of it (evaluation fine-tuning)", [
+            column("prompt", Type::Text, "the instruction"),
+            column("response", Type::Text, "the response that is judged"),
+            column("judgement", Type::Text, "the judge's reasons and score; the loss is on its tokens"),
+            column("score", Type::Float, "the score that the judgement ends with"),
+        ];
+        /// Instructions to answer.
+        PROMPTS = "prompts", "an instruction to answer", [
+            column("prompt_id", Type::Text, "hash of the text and its lineage, 32 hex digits"),
+            column("prompt", Type::Text, "the instruction"),
+            column("origin", Type::Text, "the step that made it"),
+            column("parents", Type::Texts, "ids of the example prompts it was written after; empty for given prompts"),
+            nullable("model", Type::Text, "hash of the model that wrote it; null for given prompts"),
+        ];
+        /// Sampled answers.
+        RESPONSES = "responses", "one sampled answer to a prompt", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("prompt", Type::Text, "the prompt's text"),
+            column("response_id", Type::Text, "hash of the prompt's id, the model, the sample number and the tokens"),
+            column("sample", Type::UInt, "which of the prompt's answers, from 0"),
+            column("response", Type::Text, "the answer's text, without the token that ended it"),
+            column("finish", Type::Text, "why it ended: stop (the model ended it) or length (max_tokens cut it)"),
+            column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt"),
+            column("response_tokens", Type::Tokens, "token ids as sampled, with the end token where finish is stop"),
+            column("logprobs", Type::Floats, "natural log-probability of each sampled token at temperature 1 over the full vocabulary"),
+            column("model", Type::Text, "hash of the model that wrote it"),
+        ];
+        /// Judged answers.
+        SCORES = "scores", "one answer with its score", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("prompt", Type::Text, "the prompt's text"),
+            column("response_id", Type::Text, "the answer's id"),
+            column("sample", Type::UInt, "which of the prompt's answers, from 0"),
+            column("response", Type::Text, "the answer's text"),
+            column("finish", Type::Text, "why the answer ended: stop or length"),
+            column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt"),
+            column("response_tokens", Type::Tokens, "token ids of the answer, as sampled"),
+            column("logprobs", Type::Floats, "log-probability of each token of the answer, natural, temperature 1"),
+            column("model", Type::Text, "hash of the model that wrote the answer"),
+            nullable("score", Type::Float, "mean of the readable judgements' scores; null if none was readable"),
+            column("judgements", Type::Judgements, "each judgement: its text, its outcome (score, no_match, ambiguous, out_of_range, truncated, too_long, error), and its score"),
+            column("judge", Type::Text, "hash of the model that judged, or the rule's name"),
+        ];
+        /// Preference pairs.
+        PAIRS = "pairs", "a preferred and a rejected answer to one prompt, in TRL's conversational form", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("prompt", Type::Messages, "the conversation up to the answer"),
+            column("chosen", Type::Messages, "the preferred answer"),
+            column("rejected", Type::Messages, "the other answer"),
+            column("chosen_id", Type::Text, "response id of the preferred answer"),
+            column("rejected_id", Type::Text, "response id of the other answer"),
+            column("chosen_score", Type::Float, "mean score of the preferred answer"),
+            column("rejected_score", Type::Float, "mean score of the other answer"),
+            column("margin", Type::Float, "chosen_score - rejected_score"),
+            column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt"),
+            column("chosen_tokens", Type::Tokens, "token ids of the preferred answer, as sampled"),
+            column("rejected_tokens", Type::Tokens, "token ids of the other answer, as sampled"),
+            column("chosen_logprobs", Type::Floats, "log-probability of each preferred token under the model that sampled it"),
+            column("rejected_logprobs", Type::Floats, "log-probability of each other token under the model that sampled it"),
+            column("model", Type::Text, "hash of the model that wrote both answers"),
+        ];
+        /// Model announcements.
+        MODELS = "models", "a model that a step made; the weights stay in the directory", [
+            column("name", Type::Text, "name, as in models/NAME"),
+            column("path", Type::Text, "directory of the model, relative to the run's"),
+            column("hash", Type::Text, "hash of its weights"),
+            column("version", Type::UInt, "the iteration whose policy it is"),
+        ];
+        /// Training metrics.
+        METRICS = "metrics", "one optimizer step of SFT or DPO, with TRL's names", [
+            column("step", Type::UInt, "optimizer step, from 1"),
+            column("epoch", Type::Double, "passes over the data so far"),
+            column("loss", Type::Double, "mean loss of the step's rows"),
+            column("grad_norm", Type::Double, "global norm of the gradient before clipping"),
+            column("learning_rate", Type::Double, "learning rate of the step"),
+            column("num_tokens", Type::Double, "tokens seen so far, prompts counted"),
+            nullable("rewards/chosen", Type::Double, "mean of beta x (policy - reference) log-probability of the chosen answers"),
+            nullable("rewards/rejected", Type::Double, "the same of the rejected answers"),
+            nullable("rewards/margins", Type::Double, "mean of rewards/chosen - rewards/rejected"),
+            nullable("rewards/accuracies", Type::Double, "share of pairs whose chosen reward is above the rejected one"),
+            nullable("logps/chosen", Type::Double, "mean summed log-probability of the chosen answers under the policy"),
+            nullable("logps/rejected", Type::Double, "the same of the rejected answers"),
+            nullable("nll_loss", Type::Double, "negative log-likelihood per token of the chosen answers, where nll_weight is used"),
+            nullable("replay_loss", Type::Double, "loss of the replayed SFT rows, where replay is used"),
+        ];
+        /// Rows that failed.
+        ERRORS = "errors", "a row that a step could not handle", [
+            column("step", Type::Text, "the step"),
+            column("iteration", Type::UInt, "iteration of the loop; 0 before it"),
+            column("microbatch", Type::UInt, "microbatch within the iteration"),
+            column("row", Type::Text, "id of the row, or where it stands"),
+            column("code", Type::Text, "short code of what went wrong, e.g. empty_prompt, prompt_too_long, no_match"),
+            column("message", Type::Text, "what went wrong, and what to do"),
+        ];
+    }
+}
+pub use named::ALL;

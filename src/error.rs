@@ -1,0 +1,107 @@
+//! One error type for the crate, with the user's fault and ours told apart.
+//!
+//! [`Kind`] decides the exit code: the user's file or data is 2, everything else is 1. A message names the file,
+//! row or line; `help` says what to do about it.
+
+use std::fmt;
+
+/// What the whole crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault an [`Error`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The user's file, flag or data: can be mended by changing it. Exit code 2.
+    User,
+    /// The machine: disk, memory, network. Exit code 1.
+    System,
+    /// A defect of reflux. Exit code 1.
+    Bug,
+    /// Stopped on request (Ctrl-C) or because another part failed. Exit code 1.
+    Cancelled,
+}
+
+/// A message with its kind, what was being done, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    help: Option<String>,
+}
+
+impl Error {
+    /// An error of the given kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), help: None }
+    }
+    /// The user's fault.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(Kind::User, message)
+    }
+    /// The machine's fault.
+    pub fn system(message: impl Into<String>) -> Self {
+        Self::new(Kind::System, message)
+    }
+    /// Our fault.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, message)
+    }
+    /// The run is being stopped.
+    pub fn cancelled() -> Self {
+        Self::new(Kind::Cancelled, "stopped")
+    }
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+    /// Says what was being done, in front of the message.
+    #[must_use]
+    pub fn doing(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+    /// Whose fault it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+    /// What the user can do, if we know.
+    pub fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+    /// The process exit code: 2 for the user's file, 1 for the rest.
+    pub fn exit_code(&self) -> u8 {
+        if self.kind == Kind::User { 2 } else { 1 }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+impl std::error::Error for Error {}
+
+macro_rules! system_errors { ($($from:ty),* $(,)?) => { $(
+    impl From<$from> for Error {
+        fn from(e: $from) -> Self { Error::system(e.to_string()) }
+    }
+)* } }
+system_errors!(std::io::Error, arrow::error::ArrowError, parquet::errors::ParquetError, candle_core::Error, safetensors::SafeTensorError);
+
+/// Says what was being done when a result failed.
+pub trait Context<T> {
+    /// Prefixes the error's message; `what` is only built on failure.
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+    /// As [`Context::doing`], and blames the user's file or data.
+    fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+}
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|e| e.into().doing(what()))
+    }
+    fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|e| Error { kind: Kind::User, ..e.into() }.doing(what()))
+    }
+}

@@ -1,0 +1,286 @@
+//! The Llama forward pass over *packed rows*: a row is one token with its position; which rows see which is the
+//! business of an [`Attention`]. Training passes a packed batch without padding, the engine a mixture of prefill
+//! chunks and single decode steps; both run this one definition, and every operation in it has a backward.
+//!
+//! Llama 2 (arXiv 2307.09288), Llama 3 (arXiv 2407.21783), SmolLM2, TinyLlama and what shares their shape.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use super::ops;
+
+/// `config.json` of a Llama-family model; field names are Hugging Face's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Number of token ids, V.
+    pub vocab_size: usize,
+    /// Width of the residual stream, D.
+    pub hidden_size: usize,
+    /// Width inside the MLP, F.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads, H.
+    pub num_attention_heads: usize,
+    /// Key and value heads; H if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// Width of a head; D / H if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Added under the root of RMSNorm.
+    #[serde(default = "default_eps")]
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    #[serde(default = "default_theta")]
+    pub rope_theta: f64,
+    /// Llama 3's stretching of the rotary frequencies, or linear scaling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Longest sequence, in tokens.
+    #[serde(default = "default_positions")]
+    pub max_position_embeddings: usize,
+    /// Whether the output matrix is the embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Token that starts a text, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<OneOrMany>,
+}
+
+/// How rotary frequencies are stretched beyond the trained length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopeScaling {
+    /// `llama3`, `linear` or `default`; older files call the key `type`.
+    #[serde(alias = "type")]
+    pub rope_type: String,
+    /// Stretch.
+    #[serde(default = "one")]
+    pub factor: f64,
+    /// llama3: wavelengths above `original / low_freq_factor` are stretched fully.
+    #[serde(default = "one")]
+    pub low_freq_factor: f64,
+    /// llama3: wavelengths below `original / high_freq_factor` are left alone.
+    #[serde(default = "four")]
+    pub high_freq_factor: f64,
+    /// Length the model was first trained at, in tokens.
+    #[serde(default)]
+    pub original_max_position_embeddings: usize,
+}
+
+/// One id or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One id.
+    One(u32),
+    /// Several ids.
+    Many(Vec<u32>),
+}
+impl OneOrMany {
+    /// The ids.
+    pub fn ids(&self) -> &[u32] {
+        match self {
+            OneOrMany::One(id) => std::slice::from_ref(id),
+            OneOrMany::Many(ids) => ids,
+        }
+    }
+}
+
+fn default_eps() -> f64 {
+    1e-5
+}
+fn default_theta() -> f64 {
+    10_000.
+}
+fn default_positions() -> usize {
+    2048
+}
+fn one() -> f64 {
+    1.
+}
+fn four() -> f64 {
+    4.
+}
+
+impl Config {
+    /// Width of one head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+    /// Key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+    /// Name and shape of every weight, in Hugging Face's naming.
+    pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
+        let (d, f) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (self.num_attention_heads * self.head_dim(), self.kv_heads() * self.head_dim());
+        let mut all = vec![("model.embed_tokens.weight".into(), vec![self.vocab_size, d])];
+        for i in 0..self.num_hidden_layers {
+            let mut layer = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{name}.weight"), shape));
+            layer("input_layernorm", vec![d]);
+            layer("self_attn.q_proj", vec![q, d]);
+            layer("self_attn.k_proj", vec![kv, d]);
+            layer("self_attn.v_proj", vec![kv, d]);
+            layer("self_attn.o_proj", vec![d, q]);
+            layer("post_attention_layernorm", vec![d]);
+            layer("mlp.gate_proj", vec![f, d]);
+            layer("mlp.up_proj", vec![f, d]);
+            layer("mlp.down_proj", vec![d, f]);
+        }
+        all.push(("model.norm.weight".into(), vec![d]));
+        if !self.tie_word_embeddings {
+            all.push(("lm_head.weight".into(), vec![self.vocab_size, d]));
+        }
+        all
+    }
+}
+
+/// Which rows see which, layer by layer.
+pub trait Attention {
+    /// `q` is `[N, heads, head_dim]`, `k` and `v` are `[N, kv_heads, head_dim]`, rotated already and contiguous;
+    /// returns `[N, heads, head_dim]`. The scale is `1 / sqrt(head_dim)`.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+}
+
+struct Layer {
+    attention_norm: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    mlp_norm: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+}
+
+/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors otherwise.
+pub struct Llama {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    vars: BTreeMap<String, Var>,
+    embed: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+    rope: ops::RopeTable,
+}
+
+impl Llama {
+    /// A frozen model from weights named as [`Config::weights`] lists them.
+    ///
+    /// # Errors
+    /// A weight is missing or has another shape.
+    pub fn frozen(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
+        Self::build(config, weights, BTreeMap::new())
+    }
+
+    /// A model whose weights are variables with gradients.
+    ///
+    /// # Errors
+    /// A weight is missing or has another shape.
+    pub fn trainable(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let vars: BTreeMap<String, Var> =
+            weights.iter().map(|(name, w)| Ok((name.clone(), Var::from_tensor(w)?))).collect::<Result<_>>()?;
+        let tensors = vars.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+        Self::build(config, &tensors, vars)
+    }
+
+    fn build(config: &Config, weights: &BTreeMap<String, Tensor>, vars: BTreeMap<String, Var>) -> Result<Self> {
+        let expected: BTreeMap<String, Vec<usize>> = config.weights().into_iter().collect();
+        let get = |name: String| -> Result<Tensor> {
+            let w = weights.get(&name).ok_or_else(|| candle_core::Error::msg(format!("weight `{name}` is missing")))?;
+            if w.dims() != expected[&name] {
+                let (got, want) = (w.dims(), &expected[&name]);
+                candle_core::bail!("weight `{name}` has shape {got:?}, the config asks for {want:?}")
+            }
+            Ok(w.clone())
+        };
+        let embed = get("model.embed_tokens.weight".into())?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for i in 0..config.num_hidden_layers {
+            let get = |name: &str| get(format!("model.layers.{i}.{name}.weight"));
+            layers.push(Layer {
+                attention_norm: get("input_layernorm")?,
+                q: get("self_attn.q_proj")?,
+                k: get("self_attn.k_proj")?,
+                v: get("self_attn.v_proj")?,
+                o: get("self_attn.o_proj")?,
+                mlp_norm: get("post_attention_layernorm")?,
+                gate: get("mlp.gate_proj")?,
+                up: get("mlp.up_proj")?,
+                down: get("mlp.down_proj")?,
+            });
+        }
+        let head = if config.tie_word_embeddings { embed.clone() } else { get("lm_head.weight".into())? };
+        let (device, dtype) = (embed.device().clone(), embed.dtype());
+        let norm = get("model.norm.weight".into())?;
+        let rope = ops::RopeTable::new(config)?;
+        Ok(Self { config: config.clone(), device, dtype, vars, embed, layers, norm, head, rope })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+    /// The weights' type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// The trainable weights by name; empty for a frozen model.
+    pub fn variables(&self) -> &BTreeMap<String, Var> {
+        &self.vars
+    }
+
+    /// Runs N packed rows and returns the final normed states, `[N, hidden_size]`. `positions[i]` is the place of
+    /// token `ids[i]` in its own sequence.
+    ///
+    /// # Errors
+    /// An id or position out of range, or whatever candle reports.
+    pub fn forward(&self, ids: &[u32], positions: &[u32], attention: &mut dyn Attention) -> Result<Tensor> {
+        let n = ids.len();
+        let (heads, kv, width) = (self.config.num_attention_heads, self.config.kv_heads(), self.config.head_dim());
+        let eps = self.config.rms_norm_eps;
+        let rope = self.rope.rows(positions, &self.device, self.dtype)?;
+        let mut x = self.embed.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let y = ops::rms_norm(&x, &layer.attention_norm, eps)?;
+            let q = ops::rope(&ops::linear(&y, &layer.q)?.reshape((n, heads, width))?, &rope)?;
+            let k = ops::rope(&ops::linear(&y, &layer.k)?.reshape((n, kv, width))?, &rope)?;
+            let v = ops::linear(&y, &layer.v)?.reshape((n, kv, width))?;
+            let a = attention.attend(i, &q, &k, &v)?.reshape((n, heads * width))?;
+            x = (x + ops::linear(&a, &layer.o)?)?;
+            let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
+            let y = ops::swiglu(&ops::linear(&y, &layer.gate)?, &ops::linear(&y, &layer.up)?)?;
+            x = (x + ops::linear(&y, &layer.down)?)?;
+        }
+        ops::rms_norm(&x, &self.norm, eps)
+    }
+
+    /// Logits of the given states, `[N, hidden_size]` to `[N, vocab_size]`.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        ops::linear(hidden, &self.head)
+    }
+    /// The output matrix, `[vocab_size, hidden_size]`: for losses that never hold all logits at once.
+    pub fn head(&self) -> &Tensor {
+        &self.head
+    }
+}
