@@ -123,7 +123,8 @@ impl Config {
         let (q, kv) = (self.num_attention_heads * self.head_dim(), self.kv_heads() * self.head_dim());
         let mut all = vec![("model.embed_tokens.weight".into(), vec![self.vocab_size, d])];
         for i in 0..self.num_hidden_layers {
-            let mut layer = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{name}.weight"), shape));
+            let mut layer =
+                |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{name}.weight"), shape));
             layer("input_layernorm", vec![d]);
             layer("self_attn.q_proj", vec![q, d]);
             layer("self_attn.k_proj", vec![kv, d]);
@@ -169,6 +170,7 @@ pub struct Llama {
     config: Config,
     device: Device,
     dtype: DType,
+    weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
     embed: Tensor,
     layers: Vec<Layer>,
@@ -227,7 +229,18 @@ impl Llama {
         let (device, dtype) = (embed.device().clone(), embed.dtype());
         let norm = get("model.norm.weight".into())?;
         let rope = ops::RopeTable::new(config)?;
-        Ok(Self { config: config.clone(), device, dtype, vars, embed, layers, norm, head, rope })
+        Ok(Self {
+            config: config.clone(),
+            device,
+            dtype,
+            weights: weights.clone(),
+            vars,
+            embed,
+            layers,
+            norm,
+            head,
+            rope,
+        })
     }
 
     /// The configuration.
@@ -241,6 +254,10 @@ impl Llama {
     /// The weights' type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+    /// Every weight by name; for a trainable model, the variables' tensors (they track gradients).
+    pub fn weights(&self) -> &BTreeMap<String, Tensor> {
+        &self.weights
     }
     /// The trainable weights by name; empty for a frozen model.
     pub fn variables(&self) -> &BTreeMap<String, Var> {
