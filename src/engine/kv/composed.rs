@@ -1,0 +1,72 @@
+//! Attention over the paged cache out of candle's own operations: any device, any float type. It gathers a
+//! sequence's keys and values for every step, which the fused code does not.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use super::{BLOCK, Plan, Shape, Span, Store};
+
+/// Per layer: keys and values as `[blocks * BLOCK + 1, kv_heads * head_dim]`; the last line takes what must not be kept.
+pub(super) struct Composed {
+    shape: Shape,
+    layers: Vec<(Tensor, Tensor)>,
+    spare: u32,
+}
+
+impl Composed {
+    pub fn new(shape: Shape, blocks: usize, device: &Device, dtype: DType) -> Result<Self> {
+        let lines = blocks * BLOCK + 1;
+        let pool = || Tensor::zeros((lines, shape.kv_heads * shape.head_dim), dtype, device);
+        let layers = (0..shape.layers).map(|_| Ok((pool()?, pool()?))).collect::<Result<_>>()?;
+        Ok(Self { shape, layers, spare: (lines - 1) as u32 })
+    }
+
+    /// `[T]` cache lines of the first `visible` positions of a table.
+    fn lines(table: &[Span], visible: usize) -> impl Iterator<Item = u32> {
+        table.iter().flat_map(|s| (0..s.len).map(|i| s.block * BLOCK as u32 + i)).take(visible)
+    }
+}
+
+impl Store for Composed {
+    fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let Shape { kv_heads, head_dim, heads, .. } = self.shape;
+        let (n, width, device) = (plan.rows.len(), kv_heads * head_dim, q.device());
+        let (keys, values) = &self.layers[layer];
+        let to: Vec<u32> =
+            plan.rows.iter().map(|r| r.write.map_or(self.spare, |(b, o)| b * BLOCK as u32 + o)).collect();
+        let to = Tensor::from_vec(to, (n, 1), device)?.broadcast_as((n, width))?.contiguous()?;
+        keys.scatter_set(&to, &k.reshape((n, width))?.contiguous()?, 0)?;
+        values.scatter_set(&to, &v.reshape((n, width))?.contiguous()?, 0)?;
+        let mut out = Vec::new();
+        let mut start = 0;
+        for rows in plan.rows.chunk_by(|a, b| a.table == b.table && (a.visible == 0) == (b.visible == 0)) {
+            let own = rows.len();
+            let q = q.narrow(0, start, own)?;
+            start += own;
+            let longest = rows.iter().map(|r| r.visible).max().unwrap_or(0);
+            if longest == 0 {
+                out.push(q.zeros_like()?);
+                continue;
+            }
+            let lines: Vec<u32> = Self::lines(&plan.tables[rows[0].table], longest).collect();
+            let lines = Tensor::new(lines, device)?;
+            // [T, kv * width] -> [kv, T, width]; the query heads of a kv head become rows of one product.
+            let take = |pool: &Tensor| -> Result<Tensor> {
+                pool.index_select(&lines, 0)?.reshape((longest, kv_heads, head_dim))?.transpose(0, 1)?.contiguous()
+            };
+            let group = heads / kv_heads;
+            let q = q.reshape((own, kv_heads, group, head_dim))?.permute((1, 0, 2, 3))?.contiguous()?;
+            let q = q.reshape((kv_heads, own * group, head_dim))?;
+            let scores = (q.matmul(&take(keys)?.t()?)? / (head_dim as f64).sqrt())?;
+            let mask: Vec<f32> = rows
+                .iter()
+                .flat_map(|r| std::iter::repeat_n(r.visible, group))
+                .flat_map(|visible| (0..longest).map(move |j| if j < visible { 0. } else { f32::NEG_INFINITY }))
+                .collect();
+            let mask = Tensor::from_vec(mask, (1, own * group, longest), device)?.to_dtype(scores.dtype())?;
+            let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+            let o = weights.matmul(&take(values)?)?.reshape((kv_heads, own, group, head_dim))?;
+            out.push(o.permute((1, 0, 2, 3))?.contiguous()?.reshape((own, heads, head_dim))?);
+        }
+        Tensor::cat(&out, 0)
+    }
+}

@@ -1,0 +1,318 @@
+//! [`Local`]: a Llama on this machine, run by one thread that all callers share.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::kv::{BLOCK, Shape};
+use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
+use super::stats::{Counters, add};
+use super::{Answer, Cancel, Completion, Engine, Request, RowError, Sampling, Stats, problem, stop};
+use crate::data::RngKey;
+use crate::error::{Error, Result};
+use crate::model::{Llama, Message, Model, Tokenizer};
+
+/// What the engine needs of a tokenizer.
+pub trait Codec: Send + Sync {
+    /// Token ids of a conversation, up to where the answer begins.
+    ///
+    /// # Errors
+    /// The chat template refused the messages.
+    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>>;
+    /// The text of tokens, special ones left out.
+    fn decode(&self, tokens: &[u32]) -> String;
+    /// Tokens that end an answer.
+    fn eos_ids(&self) -> &[u32];
+}
+
+impl Codec for Tokenizer {
+    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.encode_chat(messages, true)
+    }
+    fn decode(&self, tokens: &[u32]) -> String {
+        Tokenizer::decode(self, tokens)
+    }
+    fn eos_ids(&self) -> &[u32] {
+        Tokenizer::eos_ids(self)
+    }
+}
+
+/// Sizes of a local engine. None of them changes what a request gets.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Most rows of a step, and most sequences at once.
+    pub max_rows: usize,
+    /// Most prompt rows of a step.
+    pub prefill_chunk: usize,
+    /// Bytes for cached keys and values.
+    pub kv_memory: u64,
+    /// Threads that compute; rayon's global pool (one per core) if none is given.
+    pub threads: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), threads: None }
+    }
+}
+
+/// A quarter of the memory that is free now, at most 8 GiB; 1 GiB where the system does not say.
+fn default_kv_memory() -> u64 {
+    const GIB: u64 = 1 << 30;
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    free.map_or(GIB, |kib| (kib * 1024 / 4).min(8 * GIB))
+}
+
+/// A Llama on this machine. Dropping it ends its thread.
+pub struct Local {
+    id: String,
+    codec: Arc<dyn Codec>,
+    counters: Arc<Counters>,
+    /// Why the thread ended early, if it did.
+    failure: Arc<Mutex<Option<String>>>,
+    calls: Option<Sender<Call>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One call of [`Engine::generate`], with prompts encoded.
+struct Call {
+    rows: Vec<Encoded>,
+    cancel: Cancel,
+    reply: Sender<Result<Vec<Outcome>>>,
+}
+
+struct Encoded {
+    row: usize,
+    prompt: Arc<[u32]>,
+    sampling: Arc<Sampling>,
+    key: RngKey,
+}
+
+/// A call whose requests are in the scheduler.
+struct Open {
+    cancel: Cancel,
+    reply: Sender<Result<Vec<Outcome>>>,
+    left: usize,
+    outcomes: Vec<Outcome>,
+}
+
+impl Local {
+    /// Starts an engine for the model's weights as they are.
+    ///
+    /// # Errors
+    /// The cache does not fit the device, or a thread could not be started.
+    pub fn spawn(model: Model, config: Config) -> Result<Self> {
+        Self::with_codec(Arc::new(model.llama), Arc::new(model.tokenizer), model.hash, &config)
+    }
+
+    /// As [`Local::spawn`], from parts. `id` is what [`Engine::id`] returns.
+    ///
+    /// # Errors
+    /// As [`Local::spawn`].
+    pub fn with_codec(llama: Arc<Llama>, codec: Arc<dyn Codec>, id: String, config: &Config) -> Result<Self> {
+        let shape = Shape::of(llama.config());
+        let (max_rows, positions) = (config.max_rows.max(1), llama.config().max_position_embeddings);
+        // More than all rows at full length is never needed.
+        let most = max_rows.saturating_mul(positions.div_ceil(BLOCK) + 1);
+        let bytes = shape.block_bytes(llama.dtype()).max(1) as u64;
+        let blocks = usize::try_from(config.kv_memory / bytes).unwrap_or(usize::MAX).min(most).min(u32::MAX as usize);
+        if blocks == 0 {
+            return Err(Error::user(format!(
+                "kv_memory is {} bytes, not enough for one block of {BLOCK} tokens ({bytes} bytes)",
+                config.kv_memory
+            ))
+            .help("raise engine.kv_memory"));
+        }
+        let limits = Limits { max_rows, prefill_chunk: config.prefill_chunk.max(1), blocks };
+        let counters = Arc::new(Counters::default());
+        let failure = Arc::new(Mutex::new(None));
+        let scheduler = {
+            let (codec, counters) = (codec.clone(), counters.clone());
+            move || Scheduler::new(llama.clone(), codec.clone(), counters.clone(), limits)
+        };
+        let pool = match config.threads {
+            None => None,
+            Some(n) => {
+                let build = rayon::ThreadPoolBuilder::new().num_threads(n.max(1)).build();
+                Some(build.map_err(|e| Error::system(format!("the engine's threads: {e}")))?)
+            }
+        };
+        let first = scheduler()?;
+        let (calls, inbox) = unbounded();
+        let noted = failure.clone();
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+            // Outside of what may panic, so that its callers are answered after the reason is noted.
+            let mut open = BTreeMap::new();
+            let work = AssertUnwindSafe(|| match &pool {
+                None => serve(first, &scheduler, &inbox, &mut open),
+                Some(pool) => pool.install(|| serve(first, &scheduler, &inbox, &mut open)),
+            });
+            if let Err(payload) = catch_unwind(work) {
+                let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+                let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(text.unwrap_or_else(|| "no message".into()));
+            }
+        });
+        let thread = thread.map_err(|e| Error::system(format!("the engine's thread: {e}")))?;
+        Ok(Self { id, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
+    }
+
+    fn gone(&self) -> Error {
+        let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
+    }
+
+    /// Encodes the prompts; equal neighbours are encoded once.
+    fn encode(&self, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<Encoded> {
+        type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
+        let mut last: Option<Last> = None;
+        let mut sampling: Option<Arc<Sampling>> = None;
+        let mut rows = Vec::with_capacity(requests.len());
+        for (row, request) in requests.into_iter().enumerate() {
+            if let Some(error) = problem(&request) {
+                answers[row] = Some(Err(error));
+                continue;
+            }
+            let prompt = match &last {
+                Some((messages, prompt)) if *messages == request.messages => prompt.clone(),
+                _ => {
+                    let prompt = self.codec.encode(&request.messages).map(Arc::from).map_err(|e| e.to_string());
+                    last = Some((request.messages, prompt.clone()));
+                    prompt
+                }
+            };
+            let options = match sampling.take() {
+                Some(s) if *s == request.sampling => s,
+                _ => Arc::new(request.sampling),
+            };
+            sampling = Some(options.clone());
+            match prompt {
+                Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key }),
+                Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
+            }
+        }
+        rows
+    }
+}
+
+impl Engine for Local {
+    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+        add(&self.counters.requests, requests.len());
+        let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
+        let rows = self.encode(requests, &mut answers);
+        let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
+            rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
+        if !rows.is_empty() {
+            let (reply, answer) = bounded(1);
+            let call = Call { rows, cancel: cancel.clone(), reply };
+            let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
+            calls.send(call).map_err(|_| self.gone())?;
+            for outcome in answer.recv().map_err(|_| self.gone())?? {
+                let row = outcome.owner.1;
+                let Some((prompt, sampling)) = sent.get(&row) else { continue };
+                answers[row] = Some(outcome.result.map(|s| {
+                    let ended = s.tokens.last().is_some_and(|t| self.codec.eos_ids().contains(t));
+                    let mut text = self.codec.decode(&s.tokens[..s.tokens.len() - usize::from(ended)]);
+                    if let Some(at) = stop::find(&text, &sampling.stop) {
+                        text.truncate(at);
+                    }
+                    let prompt_tokens = prompt.clone();
+                    Completion { text, tokens: s.tokens, logprobs: s.logprobs, finish: s.finish, prompt_tokens }
+                }));
+            }
+        }
+        answers
+            .into_iter()
+            .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
+            .collect()
+    }
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn stats(&self) -> Stats {
+        self.counters.read()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take() {
+            // The thread catches its panics, so it ends well.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The engine thread: takes calls, steps, answers; returns when the engine is dropped.
+fn serve(
+    mut scheduler: Scheduler,
+    fresh: &impl Fn() -> Result<Scheduler>,
+    inbox: &Receiver<Call>,
+    open: &mut BTreeMap<u64, Open>,
+) {
+    let mut number = 0;
+    loop {
+        if scheduler.is_idle() {
+            match inbox.recv() {
+                Ok(call) => accept(&mut scheduler, call, open, &mut number),
+                Err(_) => return,
+            }
+        }
+        while let Ok(call) = inbox.try_recv() {
+            accept(&mut scheduler, call, open, &mut number);
+        }
+        let cancelled: Vec<u64> = open.iter().filter(|(_, o)| o.cancel.is_set()).map(|(&n, _)| n).collect();
+        for n in cancelled {
+            scheduler.remove(n);
+            if let Some(o) = open.remove(&n) {
+                // The caller waits for this, or is gone and needs nothing.
+                let _ = o.reply.send(Err(Error::cancelled()));
+            }
+        }
+        match scheduler.step() {
+            Ok(outcomes) => outcomes.into_iter().for_each(|o| settle(o, open)),
+            Err(e) => {
+                // What the step left behind is unknown: everybody is told, and it starts afresh.
+                for (_, o) in std::mem::take(open) {
+                    let _ = o.reply.send(Err(Error::new(e.kind(), format!("the model failed: {e}"))));
+                }
+                match fresh() {
+                    Ok(new) => scheduler = new,
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+}
+
+fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, Open>, number: &mut u64) {
+    let n = *number;
+    *number += 1;
+    open.insert(n, Open { cancel: call.cancel, reply: call.reply, left: call.rows.len(), outcomes: Vec::new() });
+    for Encoded { row, prompt, sampling, key } in call.rows {
+        if let Some(outcome) = scheduler.submit(Incoming { owner: (n, row), prompt, sampling, key }) {
+            settle(outcome, open);
+        }
+    }
+}
+
+/// Files an outcome, and answers its call if it was the last.
+fn settle(outcome: Outcome, open: &mut BTreeMap<u64, Open>) {
+    let n = outcome.owner.0;
+    let Some(o) = open.get_mut(&n) else { return };
+    o.outcomes.push(outcome);
+    o.left -= 1;
+    if o.left == 0
+        && let Some(o) = open.remove(&n)
+    {
+        let _ = o.reply.send(Ok(o.outcomes));
+    }
+}

@@ -1,0 +1,166 @@
+//! Drawing a token from logits. Everything has a fixed order, so a draw depends on the logits, the options, the tokens
+//! so far and the random number, and on nothing else.
+
+use super::Sampling;
+use super::numeric::{exp, map_sum, max, sum_of};
+
+/// Buffers that are used again from token to token.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Weights relative to the likeliest token, by id.
+    weights: Vec<f32>,
+    /// Weights and ids of tokens that are left, likeliest first.
+    candidates: Vec<(f32, u32)>,
+    seen: Vec<u32>,
+}
+
+/// What a draw is made from.
+pub(super) struct Draw<'a> {
+    /// One logit per token id.
+    pub logits: &'a [f32],
+    pub sampling: &'a Sampling,
+    /// The tokens so far: prompt, then answer.
+    pub context: [&'a [u32]; 2],
+    /// Tokens that may not come now.
+    pub banned: &'a [u32],
+    /// Uniform in [0, 1).
+    pub uniform: f64,
+}
+
+/// 53 random bits as a number in [0, 1).
+pub(super) fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl Draw<'_> {
+    /// The token and its natural log-probability at temperature 1 over the full vocabulary; none if the logits are not
+    /// finite numbers, or every token is banned.
+    pub fn token(&self, scratch: &mut Scratch) -> Option<(u32, f32)> {
+        let raw = self.logits;
+        if !raw.iter().fold(true, |ok, x| ok & x.is_finite()) {
+            return None;
+        }
+        let token = self.pick(scratch)?;
+        let top = max(raw);
+        let log_total = sum_of(raw, |x| exp(x - top)).ln();
+        Some((token, (f64::from(raw[token as usize]) - f64::from(top) - log_total) as f32))
+    }
+
+    fn pick(&self, scratch: &mut Scratch) -> Option<u32> {
+        let Scratch { weights, candidates, seen } = scratch;
+        let s = self.sampling;
+        weights.clear();
+        weights.extend_from_slice(self.logits);
+        if s.repetition_penalty != 1. {
+            seen.clear();
+            self.context.iter().for_each(|part| seen.extend_from_slice(part));
+            seen.sort_unstable();
+            seen.dedup();
+            for &id in seen.iter() {
+                if let Some(l) = weights.get_mut(id as usize) {
+                    *l = if *l < 0. { *l * s.repetition_penalty } else { *l / s.repetition_penalty };
+                }
+            }
+        }
+        for &id in self.banned {
+            if let Some(l) = weights.get_mut(id as usize) {
+                *l = f32::NEG_INFINITY;
+            }
+        }
+        let top = max(weights);
+        if top == f32::NEG_INFINITY {
+            return None;
+        }
+        if s.temperature == 0. {
+            return weights.iter().position(|&l| l == top).map(|id| id as u32);
+        }
+        let temperature = s.temperature;
+        let total = map_sum(weights, |l| exp((l - top) / temperature));
+        let by_rank = s.top_k > 0 && s.top_k < weights.len();
+        if !by_rank && s.top_p >= 1. && s.min_p <= 0. {
+            return draw_any(weights, self.uniform);
+        }
+        keep_likeliest(weights, total, s, by_rank, candidates);
+        let total: f64 = candidates.iter().map(|c| f64::from(c.0)).sum();
+        draw(candidates.iter().map(|c| (f64::from(c.0), c.1)), 0., self.uniform * total)
+    }
+}
+
+/// The tokens that top-k, top-p and min-p leave, likeliest first, lower ids first among equals.
+///
+/// Those three keep a head of the sorted vocabulary, so only a head that is surely long enough is sorted: all tokens
+/// above a cut, with the cut lowered until it is.
+fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept: &mut Vec<(f32, u32)>) {
+    let nucleus = f64::from(s.top_p);
+    for cut in [1e-1, 2e-2, 4e-3, 6e-4, 5e-5, 1e-7, 0f32] {
+        let above = |w: f32| if w >= cut { w } else { 0. };
+        let enough = cut == 0.
+            || if by_rank {
+                weights.iter().map(|&w| usize::from(w >= cut)).sum::<usize>() >= s.top_k
+            } else if s.top_p < 1. {
+                // A little more than is needed, for the sums here and below differ in their rounding.
+                sum_of(weights, above) >= nucleus * total * (1. + 1e-4)
+            } else {
+                cut <= s.min_p
+            };
+        if enough {
+            kept.clear();
+            kept.extend(weights.iter().zip(0u32..).filter(|&(&w, _)| w >= cut && w > 0.).map(|(&w, id)| (w, id)));
+            break;
+        }
+    }
+    let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    if by_rank && kept.len() > s.top_k {
+        kept.select_nth_unstable_by(s.top_k, order);
+        kept.truncate(s.top_k);
+    }
+    kept.sort_unstable_by(order);
+    if s.top_p < 1. {
+        // After top-k the nucleus is one of what top-k left.
+        let total = if by_rank { kept.iter().map(|c| f64::from(c.0)).sum() } else { total };
+        let mut mass = 0.;
+        let enough = kept.iter().position(|c| {
+            mass += f64::from(c.0);
+            mass >= nucleus * total
+        });
+        kept.truncate(enough.map_or(kept.len(), |i| i + 1));
+    }
+    let best = kept.first().map_or(0., |c| c.0);
+    kept.truncate(kept.partition_point(|c| c.0 >= s.min_p * best));
+}
+
+/// The first id at which the running sum of weights, from `start`, exceeds `target`; the last of any weight if rounding
+/// lets none.
+fn draw(weights: impl Iterator<Item = (f64, u32)>, start: f64, target: f64) -> Option<u32> {
+    let (mut sum, mut last) = (start, None);
+    for (w, id) in weights {
+        if w > 0. {
+            sum += w;
+            last = Some(id);
+            if sum > target {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// A draw over the whole vocabulary, in id order, a stretch at a time.
+fn draw_any(weights: &[f32], uniform: f64) -> Option<u32> {
+    const STRETCH: usize = 1024;
+    let sums: Vec<f64> = weights.chunks(STRETCH).map(|c| sum_of(c, |w| w)).collect();
+    let target = uniform * sums.iter().sum::<f64>();
+    let (mut before, mut found) = (0., 0);
+    for (i, &sum) in sums.iter().enumerate() {
+        if sum > 0. {
+            found = i;
+            if before + sum > target {
+                break;
+            }
+            before += sum;
+        }
+    }
+    // If no stretch exceeded the target, `before` has the last one's sum already; its last token is then the answer.
+    let ids = (found * STRETCH) as u32..;
+    draw(weights[found * STRETCH..].iter().take(STRETCH).map(|&w| f64::from(w)).zip(ids), before, target)
+}

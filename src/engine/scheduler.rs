@@ -1,0 +1,415 @@
+//! Continuous batching: which sequences run, and which rows each step is made of.
+//!
+//! A step takes one row per sequence that is decoding, and fills up with rows of prompts in order of admission. A
+//! sequence is admitted when the blocks it may come to need are free or held by nobody; others wait in line, so the
+//! cache never overflows. None of this enters a sequence's numbers: a row's result depends on its own sequence only.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+use rayon::prelude::*;
+
+use super::kv::{self, BLOCK, Paged, Plan, Row, Span, Store};
+use super::prefix::{Blocks, NodeId};
+use super::sampler::{Draw, Scratch, unit};
+use super::stats::{Counters, add};
+use super::{Codec, Finish, RowError, Sampling, stop};
+use crate::data::RngKey;
+use crate::error::{Error, Result};
+use crate::model::Llama;
+use crate::model::llama;
+
+/// Rows whose logits are held at once: bounds memory at this many times the vocabulary.
+const LOGIT_ROWS: usize = 64;
+
+/// A request with its prompt encoded.
+pub(super) struct Incoming {
+    /// Whose it is: the call, and the place in it.
+    pub owner: (u64, usize),
+    pub prompt: Arc<[u32]>,
+    pub sampling: Arc<Sampling>,
+    pub key: RngKey,
+}
+
+/// What became of a request.
+pub(super) struct Outcome {
+    pub owner: (u64, usize),
+    pub result: std::result::Result<Sampled, RowError>,
+}
+
+/// A finished sequence.
+pub(super) struct Sampled {
+    pub tokens: Vec<u32>,
+    pub logprobs: Vec<f32>,
+    pub finish: Finish,
+}
+
+/// A running sequence.
+struct Sequence {
+    incoming: Incoming,
+    rng: ChaCha8Rng,
+    /// `max_tokens`, or less where the context ends before.
+    limit: usize,
+    /// The prompt's nodes.
+    path: Vec<NodeId>,
+    /// Blocks of the answer, and how many more are reserved for it.
+    own: Vec<u32>,
+    reserved: usize,
+    /// Prompt rows computed for this sequence.
+    computed: usize,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+/// Sizes that the scheduler keeps to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub max_rows: usize,
+    pub prefill_chunk: usize,
+    pub blocks: usize,
+}
+
+pub(super) struct Scheduler {
+    llama: Arc<Llama>,
+    codec: Arc<dyn Codec>,
+    counters: Arc<Counters>,
+    limits: Limits,
+    min_rows: usize,
+    store: Box<dyn Store>,
+    blocks: Blocks,
+    waiting: VecDeque<Incoming>,
+    running: Vec<Sequence>,
+    steps: u64,
+}
+
+/// The fewest rows a matrix product may have for its rows to be bit-equal to those of larger ones.
+///
+/// The gemm crate (0.19) has other code paths, with other orders of summation, for one row; for products of at most 256
+/// elements (rows x outputs); and for more than 512 inputs where neither rows nor outputs exceed 64.
+pub(super) fn min_rows(config: &llama::Config) -> usize {
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.num_attention_heads * config.head_dim(), config.kv_heads() * config.head_dim());
+    let products = [(d, q), (d, kv), (q, d), (d, f), (f, d), (d, config.vocab_size)];
+    let least = |(inputs, outputs): (usize, usize)| {
+        let small = 256 / outputs.max(1) + 1;
+        if inputs > 512 && outputs <= 64 { small.max(65) } else { small.max(2) }
+    };
+    products.into_iter().map(least).max().unwrap_or(2)
+}
+
+impl Scheduler {
+    pub fn new(llama: Arc<Llama>, codec: Arc<dyn Codec>, counters: Arc<Counters>, limits: Limits) -> Result<Self> {
+        let shape = kv::Shape::of(llama.config());
+        let store = kv::store(shape, limits.blocks, llama.device(), llama.dtype())?;
+        Ok(Self {
+            min_rows: min_rows(llama.config()),
+            blocks: Blocks::new(limits.blocks),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            steps: 0,
+            llama,
+            codec,
+            counters,
+            limits,
+            store,
+        })
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// How many tokens may be added to a prompt.
+    fn limit(&self, incoming: &Incoming) -> usize {
+        let context = self.llama.config().max_position_embeddings;
+        incoming.sampling.max_tokens.min(context.saturating_sub(incoming.prompt.len()))
+    }
+
+    /// Puts a request in line, or says at once what becomes of it.
+    pub fn submit(&mut self, incoming: Incoming) -> Option<Outcome> {
+        let (prompt, context) = (incoming.prompt.len(), self.llama.config().max_position_embeddings);
+        let limit = self.limit(&incoming);
+        let needed = Blocks::needed(prompt, limit.saturating_sub(1));
+        let refuse = |code, message| Some(Outcome { owner: incoming.owner, result: Err(RowError { code, message }) });
+        if prompt == 0 {
+            return refuse("empty_prompt", "the prompt has no tokens".into());
+        }
+        if let Some(id) = incoming.prompt.iter().find(|&&id| id as usize >= self.llama.config().vocab_size) {
+            return refuse("template", format!("token {id} of the prompt is beyond the model's vocabulary"));
+        }
+        if prompt >= context {
+            let message =
+                format!("the prompt has {prompt} tokens, the model's context is {context}; shorten or drop the row");
+            return refuse("prompt_too_long", message);
+        }
+        if needed > self.blocks.total() {
+            let (tokens, room) = (needed * BLOCK, self.blocks.total() * BLOCK);
+            let message = format!(
+                "the prompt has {prompt} tokens and with max_tokens may need room for {tokens}, the KV cache has room \
+                 for {room}; raise kv_memory or lower max_tokens"
+            );
+            return refuse("prompt_too_long", message);
+        }
+        if limit == 0 {
+            let result = Ok(Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
+            return Some(Outcome { owner: incoming.owner, result });
+        }
+        self.waiting.push_back(incoming);
+        None
+    }
+
+    /// Forgets all requests of a call.
+    pub fn remove(&mut self, call: u64) {
+        self.waiting.retain(|w| w.owner.0 != call);
+        let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.incoming.owner.0 == call);
+        self.running = stay;
+        for s in gone {
+            self.blocks.release(&s.path, &s.own, s.reserved);
+        }
+    }
+
+    fn admit(&mut self) {
+        while self.running.len() < self.limits.max_rows {
+            let Some(next) = self.waiting.front() else { return };
+            let limit = self.limit(next);
+            // The last token's keys and values are never needed.
+            let reserved = (limit - 1).div_ceil(BLOCK);
+            let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return };
+            let Some(incoming) = self.waiting.pop_front() else { return };
+            add(&self.counters.prompt_tokens, incoming.prompt.len());
+            self.running.push(Sequence {
+                rng: incoming.key.rng(),
+                incoming,
+                limit,
+                path,
+                own: Vec::new(),
+                reserved,
+                computed: 0,
+                tokens: Vec::new(),
+                logprobs: Vec::new(),
+            });
+        }
+    }
+
+    /// One pass through the model. Returns what ended with it.
+    ///
+    /// # Errors
+    /// The model failed; the scheduler is then of no further use.
+    pub fn step(&mut self) -> Result<Vec<Outcome>> {
+        self.admit();
+        self.steps += 1;
+        let start = Instant::now();
+        let mut pack = Pack::default();
+        for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| !s.tokens.is_empty()) {
+            pack.decode(i, s, &mut self.blocks);
+        }
+        let decoding = pack.ids.len();
+        let until = (decoding + self.limits.prefill_chunk).min(self.limits.max_rows);
+        for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| s.tokens.is_empty()) {
+            pack.prefill(i, s, &mut self.blocks, self.steps, until);
+        }
+        if pack.ids.is_empty() {
+            return if self.running.is_empty() { Ok(Vec::new()) } else { Err(Error::bug("a step without rows")) };
+        }
+        add(&self.counters.rows, pack.ids.len());
+        while pack.ids.len() < self.min_rows {
+            pack.push(0, 0, Row { table: 0, visible: 0, write: None });
+        }
+        let hidden = {
+            let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
+            self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
+        };
+        // Sequences with equal prompts may want the same row: its logits are computed once.
+        pack.wanted.sort_unstable();
+        let mut outcomes = Vec::new();
+        let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
+        for rows in rows.chunks(LOGIT_ROWS.max(self.min_rows)) {
+            self.sample(&hidden, rows, &mut outcomes)?;
+        }
+        self.leave(&mut outcomes);
+        add(&self.counters.steps, 1);
+        self.counters.busy(start.elapsed());
+        Ok(outcomes)
+    }
+
+    /// Draws the next token of the sequences that want the given rows: lists of (row, sequence), one list per row.
+    fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outcomes: &mut Vec<Outcome>) -> Result<()> {
+        let mut index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
+        while index.len() < self.min_rows {
+            index.push(index[0]);
+        }
+        let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
+        let logits: Vec<f32> = logits.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+        let width = self.llama.config().vocab_size;
+        let jobs: Vec<(usize, &[f32])> = rows
+            .iter()
+            .zip(logits.chunks(width))
+            .flat_map(|(wants, logits)| wants.iter().map(move |&(_, sequence)| (sequence, logits)))
+            .collect();
+        let (running, eos) = (&self.running, self.codec.eos_ids());
+        let drawn: Vec<(usize, Option<(u32, f32)>)> = jobs
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, (i, logits)| {
+                let s = &running[i];
+                let sampling = &s.incoming.sampling;
+                // Two words for a token: draw `i` is the same whatever was drawn before it.
+                let mut rng = s.rng.clone();
+                rng.set_word_pos(2 * s.tokens.len() as u128);
+                let draw = Draw {
+                    logits,
+                    sampling,
+                    context: [&s.incoming.prompt, &s.tokens],
+                    banned: if s.tokens.len() < sampling.min_tokens { eos } else { &[] },
+                    uniform: unit(rng.next_u64()),
+                };
+                (i, draw.token(scratch))
+            })
+            .collect();
+        add(&self.counters.generated_tokens, drawn.len());
+        for (i, drawn) in drawn {
+            let s = &mut self.running[i];
+            if s.tokens.is_empty() {
+                add(&self.counters.cached_prompt_tokens, s.incoming.prompt.len() - s.computed);
+            }
+            let result = match drawn {
+                None => {
+                    let message = "the model's logits are not finite numbers, or leave no token to choose".into();
+                    Err(RowError { code: "not_finite", message })
+                }
+                Some((token, logprob)) => {
+                    s.tokens.push(token);
+                    s.logprobs.push(logprob);
+                    match s.finish(&*self.codec) {
+                        None => continue,
+                        Some(finish) => {
+                            let (tokens, logprobs) = (std::mem::take(&mut s.tokens), std::mem::take(&mut s.logprobs));
+                            Ok(Sampled { tokens, logprobs, finish })
+                        }
+                    }
+                }
+            };
+            s.limit = 0;
+            outcomes.push(Outcome { owner: s.incoming.owner, result });
+        }
+        Ok(())
+    }
+
+    /// Takes out the sequences that have ended, which [`Scheduler::sample`] marked by a limit of 0.
+    fn leave(&mut self, outcomes: &mut [Outcome]) {
+        if outcomes.is_empty() {
+            return;
+        }
+        let blocks = &mut self.blocks;
+        self.running.retain(|s| {
+            if s.limit == 0 {
+                blocks.release(&s.path, &s.own, s.reserved);
+            }
+            s.limit > 0
+        });
+    }
+}
+
+impl Sequence {
+    /// Whether the last token ended the answer.
+    fn finish(&self, codec: &dyn Codec) -> Option<Finish> {
+        let sampling = &self.incoming.sampling;
+        let may_stop = self.tokens.len() >= sampling.min_tokens;
+        if self.tokens.last().is_some_and(|t| codec.eos_ids().contains(t)) {
+            Some(Finish::Stop)
+        } else if may_stop && stop::reached(&self.tokens, &sampling.stop, |t| codec.decode(t)) {
+            Some(Finish::Stop)
+        } else {
+            (self.tokens.len() >= self.limit).then_some(Finish::Length)
+        }
+    }
+
+    /// Where its keys and values are: the prompt's nodes, then its own blocks.
+    fn table(&self, blocks: &Blocks) -> Vec<Span> {
+        let nodes = self.path.iter().map(|&id| {
+            let node = blocks.node(id);
+            Span { block: node.block, len: node.tokens().len() as u32 }
+        });
+        nodes.chain(self.own.iter().map(|&block| Span { block, len: BLOCK as u32 })).collect()
+    }
+}
+
+/// The rows of a step while they are gathered.
+#[derive(Default)]
+struct Pack {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    plan: Plan,
+    /// (row, sequence): rows whose logits a sequence samples from.
+    wanted: Vec<(usize, usize)>,
+}
+
+impl Pack {
+    fn push(&mut self, id: u32, position: usize, row: Row) {
+        self.ids.push(id);
+        self.positions.push(position as u32);
+        self.plan.rows.push(row);
+    }
+
+    /// The row of a sequence's newest token.
+    fn decode(&mut self, index: usize, s: &mut Sequence, blocks: &mut Blocks) {
+        let Some(&token) = s.tokens.last() else { return };
+        let done = s.tokens.len() - 1;
+        if done % BLOCK == 0 {
+            s.own.push(blocks.take_reserved());
+            s.reserved -= 1;
+        }
+        let position = s.incoming.prompt.len() + done;
+        let write = Some((s.own[done / BLOCK], (done % BLOCK) as u32));
+        self.wanted.push((self.ids.len(), index));
+        self.push(token, position, Row { table: self.plan.tables.len(), visible: position + 1, write });
+        self.plan.tables.push(s.table(blocks));
+    }
+
+    /// Rows of a prompt that nobody has computed yet, up to `until` rows in the step; and the last row once more if the
+    /// cache has it but not its logits.
+    ///
+    /// Rows that another sequence computes in this very step count as computed: within each layer all keys and values
+    /// are written before any row attends.
+    fn prefill(&mut self, index: usize, s: &mut Sequence, blocks: &mut Blocks, step: u64, until: usize) {
+        let table = self.plan.tables.len();
+        let before = self.ids.len();
+        let mut first = 0;
+        for &id in &s.path {
+            let node = blocks.node_mut(id);
+            let (len, block) = (node.tokens().len(), node.block);
+            while node.filled < len && self.ids.len() < until {
+                let (offset, row) = (node.filled, self.ids.len());
+                let write = Some((block, offset as u32));
+                self.push(node.tokens()[offset], first + offset, Row { table, visible: first + offset + 1, write });
+                node.filled += 1;
+                node.last = node.is_filled().then_some((step, row));
+            }
+            if !node.is_filled() {
+                break;
+            }
+            first += len;
+        }
+        let prompt = &s.incoming.prompt;
+        if first == prompt.len()
+            && let Some(tail) = s.path.last().map(|&id| blocks.node_mut(id))
+        {
+            if tail.last.is_none_or(|(when, _)| when != step) && self.ids.len() < until {
+                tail.last = Some((step, self.ids.len()));
+                self.push(prompt[first - 1], first - 1, Row { table, visible: first, write: None });
+            }
+            if let Some((when, row)) = tail.last
+                && when == step
+            {
+                self.wanted.push((row, index));
+            }
+        }
+        s.computed += self.ids.len() - before;
+        if self.ids.len() > before {
+            self.plan.tables.push(s.table(blocks));
+        }
+    }
+}

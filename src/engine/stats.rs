@@ -1,0 +1,65 @@
+//! Counters of an engine, cheap to add to from its thread and to read from any other.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What an engine has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Requests answered, with a completion or a row error.
+    pub requests: u64,
+    /// Tokens of the prompts of admitted requests.
+    pub prompt_tokens: u64,
+    /// Those of them that were not computed for the request because the cache had them.
+    pub cached_prompt_tokens: u64,
+    /// Tokens sampled.
+    pub generated_tokens: u64,
+    /// Passes through the model.
+    pub steps: u64,
+    /// Rows of those passes, padding left out.
+    pub rows: u64,
+    /// Time in those passes, in seconds.
+    pub busy_seconds: f64,
+}
+
+impl Stats {
+    /// Share of prompt tokens that the prefix cache had; 0 before the first prompt.
+    pub fn hit_rate(&self) -> f64 {
+        if self.prompt_tokens == 0 { 0. } else { self.cached_prompt_tokens as f64 / self.prompt_tokens as f64 }
+    }
+}
+
+/// The counters behind [`Stats`].
+#[derive(Default)]
+pub(super) struct Counters {
+    pub requests: AtomicU64,
+    pub prompt_tokens: AtomicU64,
+    pub cached_prompt_tokens: AtomicU64,
+    pub generated_tokens: AtomicU64,
+    pub steps: AtomicU64,
+    pub rows: AtomicU64,
+    busy_nanos: AtomicU64,
+}
+
+/// Adds to a counter. Counters are only reported, nothing is ordered by them.
+pub(super) fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub fn busy(&self, time: Duration) {
+        self.busy_nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+    pub fn read(&self) -> Stats {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        Stats {
+            requests: get(&self.requests),
+            prompt_tokens: get(&self.prompt_tokens),
+            cached_prompt_tokens: get(&self.cached_prompt_tokens),
+            generated_tokens: get(&self.generated_tokens),
+            steps: get(&self.steps),
+            rows: get(&self.rows),
+            busy_seconds: get(&self.busy_nanos) as f64 * 1e-9,
+        }
+    }
+}
