@@ -3,3 +3,4 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod train;

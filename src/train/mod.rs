@@ -1,0 +1,158 @@
+//! Training: SFT and DPO on [`Llama`](crate::model::Llama) with AdamW, in float order that never varies.
+//!
+//! [`sft`] and [`dpo`] are loops over a [`Trainer`], which takes one batch at a time and so also serves a stream of
+//! microbatches and checkpoints. Rows are packed without padding; a DPO pair computes its prompt once, with the two
+//! completions as branches, and log-probabilities are taken at completion tokens only. A batch is split into forwards
+//! of bounded size whose gradients are summed in order: the same inputs give bit-identical weights on a CPU, whatever
+//! the number of threads. What is measured has TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
+
+mod adamw;
+mod dpo;
+pub mod losses;
+mod order;
+mod pack;
+mod schedule;
+mod sft;
+mod trainer;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use dpo::{DpoConfig, completion_logprobs, dpo, usable_pairs};
+pub use order::{Replay, order};
+pub use schedule::{Decay, Schedule, Warmup};
+pub use sft::{BatchSize, SftConfig, sft, usable_examples};
+pub use trainer::{Limits, Objective, Trainer};
+
+use crate::error::Result;
+
+/// A sequence to learn from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids, the end token included where the model should learn to end.
+    pub tokens: Vec<u32>,
+    /// How many of the first tokens carry no loss. The very first token never does: nothing predicts it.
+    pub context: usize,
+}
+
+/// A preference: one prompt, a better and a worse completion of it, as sampled (token ids, end token included).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// Names the pair in problems and errors.
+    pub id: String,
+    /// Token ids of the rendered prompt.
+    pub prompt: Vec<u32>,
+    /// Token ids of the preferred completion.
+    pub chosen: Vec<u32>,
+    /// Token ids of the other completion.
+    pub rejected: Vec<u32>,
+    /// Log-probabilities (natural, summed over the completion) of chosen and rejected under the frozen reference.
+    pub reference: Option<(f64, f64)>,
+}
+
+/// A row that was left out of training, and why. It ends up in the `errors` dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The pair's id, or the example's place, counted from 0.
+    pub id: String,
+    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token` or `bad_reference`.
+    pub code: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// What training did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trained {
+    /// One entry per optimizer step.
+    pub metrics: Vec<StepMetrics>,
+    /// The rows that were left out.
+    pub problems: Vec<Problem>,
+}
+
+/// The measurements of one optimizer step, with TRL's names and definitions; the fields of the `metrics` schema.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepMetrics {
+    /// Optimizer step, from 1.
+    pub step: u32,
+    /// Passes over the data so far.
+    pub epoch: f64,
+    /// The loss that was minimised, NLL and replay terms included with their weights.
+    pub loss: f64,
+    /// L2 norm over all gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate that this step used.
+    pub learning_rate: f64,
+    /// Tokens seen so far; as in TRL a pair counts its prompt twice, though it is computed once.
+    pub num_tokens: f64,
+    /// Mean of `beta (log pi - log ref)` of the chosen completions.
+    pub rewards_chosen: Option<f64>,
+    /// The same of the rejected completions.
+    pub rewards_rejected: Option<f64>,
+    /// Mean of chosen reward less rejected reward.
+    pub rewards_margins: Option<f64>,
+    /// Share of pairs whose chosen reward is strictly above the rejected one.
+    pub rewards_accuracies: Option<f64>,
+    /// Mean summed log-probability of the chosen completions under the policy, before the step.
+    pub logps_chosen: Option<f64>,
+    /// The same of the rejected completions.
+    pub logps_rejected: Option<f64>,
+    /// Mean negative log-likelihood of a token of the chosen completions, where the term is used; unweighted.
+    pub nll_loss: Option<f64>,
+    /// SFT loss of the replayed rows, where replay is used; unweighted.
+    pub replay_loss: Option<f64>,
+}
+
+impl StepMetrics {
+    /// Names and values in the order of the `metrics` schema.
+    pub fn columns(&self) -> [(&'static str, Option<f64>); 14] {
+        [
+            ("step", Some(self.step.into())),
+            ("epoch", Some(self.epoch)),
+            ("loss", Some(self.loss)),
+            ("grad_norm", Some(self.grad_norm)),
+            ("learning_rate", Some(self.learning_rate)),
+            ("num_tokens", Some(self.num_tokens)),
+            ("rewards/chosen", self.rewards_chosen),
+            ("rewards/rejected", self.rewards_rejected),
+            ("rewards/margins", self.rewards_margins),
+            ("rewards/accuracies", self.rewards_accuracies),
+            ("logps/chosen", self.logps_chosen),
+            ("logps/rejected", self.logps_rejected),
+            ("nll_loss", self.nll_loss),
+            ("replay_loss", self.replay_loss),
+        ]
+    }
+}
+
+/// Who is told how training goes, and may stop it.
+pub trait Progress {
+    /// Step `done` of `total` is over.
+    ///
+    /// # Errors
+    /// An error stops training and is returned, [`Error::cancelled`](crate::error::Error::cancelled) say; the weights
+    /// are those after this step.
+    fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()>;
+
+    /// A forward of that many rows is about to run; a step of a large batch has several.
+    ///
+    /// # Errors
+    /// An error stops training and is returned; the weights are those after the last whole step.
+    fn forward(&mut self, rows: usize) -> Result<()> {
+        let _ = rows;
+        Ok(())
+    }
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+impl Progress for Quiet {
+    fn step(&mut self, _: &StepMetrics, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<F: FnMut(&StepMetrics, usize, usize) -> Result<()>> Progress for F {
+    fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()> {
+        self(metrics, done, total)
+    }
+}

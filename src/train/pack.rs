@@ -1,0 +1,134 @@
+//! Packing: sequences and pairs laid end to end as rows, without padding, and the log-probabilities of their
+//! completion tokens.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::model::Llama;
+use crate::model::ops::{Packed, Segment};
+
+/// One forward's rows. The last token of a sequence predicts nothing, so it has no row.
+#[derive(Default)]
+pub(super) struct Pack {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<Segment>,
+    /// Row whose state predicts each target.
+    from: Vec<u32>,
+    targets: Vec<u32>,
+    /// The targets of each completion, in the order they were put in.
+    pub completions: Vec<Range<usize>>,
+}
+
+impl Pack {
+    /// Rows so far.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
+    }
+    /// Completion tokens so far.
+    pub fn targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Appends rows that see `prefix` and, causally, each other.
+    fn segment(&mut self, tokens: &[u32], prefix: Range<usize>) -> Range<usize> {
+        let rows = self.rows()..self.rows() + tokens.len();
+        self.ids.extend(tokens);
+        self.positions.extend((0..tokens.len()).map(|i| (prefix.len() + i) as u32));
+        if !tokens.is_empty() {
+            self.segments.push(Segment { prefix, rows: rows.clone() });
+        }
+        rows
+    }
+
+    /// Appends a completion whose first token is predicted by row `first` and the others by the rows `rest`.
+    fn completion(&mut self, tokens: &[u32], first: usize, rest: Range<usize>) {
+        let start = self.targets();
+        self.targets.extend(tokens);
+        self.from.extend(std::iter::once(first).chain(rest).map(|row| row as u32));
+        self.completions.push(start..self.targets());
+    }
+
+    /// Adds a sequence whose first `context` tokens carry no loss. Needs `context < tokens.len()` and two tokens.
+    pub fn example(&mut self, tokens: &[u32], context: usize) {
+        let rows = self.segment(&tokens[..tokens.len() - 1], 0..0);
+        let first = context.max(1);
+        self.completion(&tokens[first..], rows.start + first - 1, rows.start + first..rows.end);
+    }
+
+    /// Adds a prompt once, with its completions as branches. Neither may be empty.
+    pub fn branches(&mut self, prompt: &[u32], completions: [&[u32]; 2]) {
+        let prompt = self.segment(prompt, 0..0);
+        for completion in completions {
+            let rows = self.segment(&completion[..completion.len() - 1], prompt.clone());
+            self.completion(completion, prompt.end - 1, rows);
+        }
+    }
+
+    /// Log-probability of every completion token, f64 on the CPU: sums over hundreds of tokens and differences of such
+    /// sums keep their digits there.
+    pub fn log_probs(&self, llama: &Llama) -> Result<Tensor> {
+        let hidden = llama.forward(&self.ids, &self.positions, &mut Packed::new(self.segments.clone()))?;
+        let hidden = hidden.index_select(&Tensor::new(self.from.as_slice(), llama.device())?, 0)?;
+        log_prob_of(&hidden, llama.head(), &self.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
+    }
+
+    /// Sums of [`Pack::log_probs`] by completion, `[completions]`.
+    pub fn sums(&self, log_probs: &Tensor) -> Result<Tensor> {
+        let sums: Vec<Tensor> =
+            self.completions.iter().map(|c| log_probs.narrow(0, c.start, c.len())?.sum_all()).collect::<Result<_>>()?;
+        Tensor::stack(&sums, 0)
+    }
+}
+
+/// Natural log-probability of each target, `[N]`, from its state, `[N, hidden_size]`.
+fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let logits = crate::model::ops::linear(hidden, head)?.to_dtype(DType::F32)?;
+    let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+    let picked = logits.gather(&Tensor::new(targets, hidden.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
+    picked - logits.exp()?.sum(1)?.log()?
+}
+
+/// Cuts items of the given row counts into runs that fit `max_rows` (an item that alone does not fit is a run of its
+/// own) and hold at most `max_items`.
+pub(super) fn runs(rows: &[usize], max_rows: usize, max_items: usize) -> Vec<Range<usize>> {
+    let (mut runs, mut start, mut filled) = (Vec::new(), 0, 0);
+    for (i, &n) in rows.iter().enumerate() {
+        if i > start && (filled + n > max_rows || i - start >= max_items) {
+            runs.push(start..i);
+            (start, filled) = (i, 0);
+        }
+        filled += n;
+    }
+    if start < rows.len() {
+        runs.push(start..rows.len());
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_has_its_prompt_once_and_no_row_for_last_tokens() {
+        let mut pack = Pack::default();
+        pack.example(&[1, 2, 3, 4], 0);
+        pack.branches(&[5, 6, 7], [&[8, 9], &[10]]);
+        assert_eq!(pack.ids, [1, 2, 3, 5, 6, 7, 8]);
+        assert_eq!(pack.positions, [0, 1, 2, 0, 1, 2, 3]);
+        let segment = |prefix, rows| Segment { prefix, rows };
+        assert_eq!(pack.segments, [segment(0..0, 0..3), segment(0..0, 3..6), segment(3..6, 6..7)]);
+        assert_eq!(pack.targets, [2, 3, 4, 8, 9, 10]);
+        assert_eq!(pack.from, [0, 1, 2, 5, 6, 5]);
+        assert_eq!(pack.completions, [0..3, 3..5, 5..6]);
+    }
+
+    #[test]
+    fn runs_keep_order_and_budget() {
+        assert_eq!(runs(&[3, 3, 3, 9, 1], 6, 10), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(runs(&[1, 1, 1], 6, 2), [0..2, 2..3]);
+        assert_eq!(runs(&[], 6, 2), Vec::<Range<usize>>::new());
+    }
+}

@@ -1,0 +1,75 @@
+//! Learning rate by optimizer step, equal to transformers' schedules.
+
+use std::f64::consts::PI;
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Decay {
+    /// Not at all: `get_constant_schedule_with_warmup`.
+    Constant,
+    /// In a straight line: `get_linear_schedule_with_warmup`, to a final rate as polynomial decay of power 1.
+    Linear,
+    /// In half a cosine: `get_cosine_schedule_with_warmup`, with a final rate `get_cosine_with_min_lr_schedule_with_warmup`.
+    #[default]
+    Cosine,
+}
+
+impl Decay {
+    /// Reads `constant`, `linear` or `cosine`.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "constant" => Some(Decay::Constant),
+            "linear" => Some(Decay::Linear),
+            "cosine" => Some(Decay::Cosine),
+            _ => None,
+        }
+    }
+}
+
+/// How long the learning rate rises from 0.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Warmup {
+    /// That many optimizer steps.
+    Steps(usize),
+    /// That share of all steps, rounded up as transformers does.
+    Share(f64),
+}
+
+/// The learning rate of every step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Schedule {
+    /// What follows the warm-up.
+    pub decay: Decay,
+    /// Rate at the end of the warm-up.
+    pub learning_rate: f64,
+    /// Rate that the decay tends to and reaches after the last step; unused by [`Decay::Constant`].
+    pub final_learning_rate: f64,
+    /// The rise at the start.
+    pub warmup: Warmup,
+}
+
+impl Schedule {
+    /// Warm-up steps of `total`.
+    pub fn warmup_steps(&self, total: usize) -> usize {
+        match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Share(share) => (total as f64 * share.clamp(0., 1.)).ceil() as usize,
+        }
+    }
+
+    /// The rate of optimizer step `step`, counted from 0, of `total`. As in transformers the first step of a warm-up
+    /// has rate 0.
+    pub fn at(&self, step: usize, total: usize) -> f64 {
+        let warmup = self.warmup_steps(total);
+        if step < warmup {
+            return self.learning_rate * step as f64 / warmup as f64;
+        }
+        let progress = ((step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64).min(1.);
+        let share = match self.decay {
+            Decay::Constant => return self.learning_rate,
+            Decay::Linear => 1. - progress,
+            Decay::Cosine => 0.5 * (1. + (PI * progress).cos()),
+        };
+        self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * share
+    }
+}

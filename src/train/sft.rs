@@ -1,0 +1,155 @@
+//! Supervised fine-tuning: passes over examples in seeded order.
+
+use super::pack::runs;
+use super::{AdamWConfig, Decay, Example, Limits, Problem, Progress, Schedule, Trained, Trainer, Warmup, order};
+use crate::error::{Error, Result};
+use crate::model::{Config, Llama};
+
+/// How many examples a batch takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BatchSize {
+    /// That many sequences.
+    Sequences(usize),
+    /// As many sequences as have together at most that many tokens, context counted; at least one.
+    Tokens(usize),
+}
+
+/// The settings of [`sft`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct SftConfig {
+    /// Passes over the examples.
+    pub epochs: u32,
+    /// Size of a batch.
+    pub batch: BatchSize,
+    /// Batches whose gradients make one optimizer step. The loss is the mean over the tokens of all of them.
+    pub accumulation: usize,
+    /// Learning rate by step.
+    pub schedule: Schedule,
+    /// The optimizer.
+    pub optimizer: AdamWConfig,
+    /// Longest sequence in tokens; longer ones are left out, never cut. The model's own limit if absent.
+    pub max_length: Option<usize>,
+    /// Rows of a forward; see [`Limits`].
+    pub max_rows_per_forward: usize,
+    /// Whether every pass has its own order; see [`order`], purpose `train.sft`.
+    pub shuffle: bool,
+    /// Key of the orders.
+    pub seed: u64,
+}
+
+impl Default for SftConfig {
+    /// The paper's rates and batch (5.5e-6 to 1.1e-6 by cosine, 16 sequences), one pass, no warm-up.
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch: BatchSize::Sequences(16),
+            accumulation: 1,
+            schedule: Schedule {
+                decay: Decay::Cosine,
+                learning_rate: 5.5e-6,
+                final_learning_rate: 1.1e-6,
+                warmup: Warmup::Steps(0),
+            },
+            optimizer: AdamWConfig::default(),
+            max_length: None,
+            max_rows_per_forward: Limits::default().max_rows,
+            shuffle: true,
+            seed: 0,
+        }
+    }
+}
+
+/// Which examples can be trained on, and what is wrong with the others.
+pub fn usable_examples(model: &Config, examples: &[Example], max_length: Option<usize>) -> (Vec<usize>, Vec<Problem>) {
+    let longest = longest(model, max_length);
+    let (mut usable, mut problems) = (Vec::new(), Vec::new());
+    for (i, e) in examples.iter().enumerate() {
+        let problem = if e.tokens.len() <= e.context.max(1) {
+            Some(("empty_completion", "there is no token to learn after the context".to_owned()))
+        } else if e.tokens.len() > longest {
+            Some((
+                "too_long",
+                format!("{} tokens, at most {longest} fit; shorten it or raise max_length", e.tokens.len()),
+            ))
+        } else {
+            unknown_token(model, &[&e.tokens])
+        };
+        match problem {
+            Some((code, message)) => problems.push(Problem { id: i.to_string(), code, message }),
+            None => usable.push(i),
+        }
+    }
+    (usable, problems)
+}
+
+/// Longest sequence that is trained on, in tokens.
+pub(super) fn longest(model: &Config, max_length: Option<usize>) -> usize {
+    max_length.unwrap_or(usize::MAX).min(model.max_position_embeddings)
+}
+
+/// The problem of a token that the model does not have.
+pub(super) fn unknown_token(model: &Config, sequences: &[&[u32]]) -> Option<(&'static str, String)> {
+    let token = sequences.iter().copied().flatten().find(|&&t| t as usize >= model.vocab_size)?;
+    let message = format!(
+        "token {token} is not in the model's vocabulary of {}; was it made with another tokenizer?",
+        model.vocab_size
+    );
+    Some(("unknown_token", message))
+}
+
+/// An error if nothing is left to train on.
+pub(super) fn nothing_left(what: &str, usable: &[usize], problems: &[Problem]) -> Result<()> {
+    match (usable, problems) {
+        ([], []) => Err(Error::user(format!("there are no {what} to train on"))),
+        ([], [first, ..]) => {
+            let (id, code, message) = (&first.id, first.code, &first.message);
+            let all = problems.len();
+            Err(Error::user(format!("none of the {all} {what} can be trained on; the first, {id}: {code}, {message}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Trains on the completion tokens of `examples`: the loss of a step is the mean over its tokens.
+///
+/// Sequences are packed, so batches are not grouped by length: there is no padding to save, and grouping would bias them.
+///
+/// # Errors
+/// No example can be used, a loss or gradient is not finite, a variable gets no gradient, or what `progress` returns.
+pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &mut dyn Progress) -> Result<Trained> {
+    let (usable, problems) = usable_examples(llama.config(), examples, config.max_length);
+    nothing_left("examples", &usable, &problems)?;
+    let accumulation = config.accumulation.max(1);
+    let (max_tokens, max_sequences) = match config.batch {
+        BatchSize::Sequences(n) => (usize::MAX, n.max(1)),
+        BatchSize::Tokens(n) => (n, usize::MAX),
+    };
+    // Every pass as a list of batches: small enough to make at once, and the schedule needs their number.
+    let passes: Vec<Vec<Vec<&Example>>> = (0..config.epochs)
+        .map(|pass| {
+            let places = if config.shuffle {
+                order(usable.len(), config.seed, "train.sft", pass)
+            } else {
+                (0..usable.len()).collect()
+            };
+            let rows: Vec<&Example> = places.into_iter().map(|i| &examples[usable[i]]).collect();
+            let tokens: Vec<usize> = rows.iter().map(|e| e.tokens.len()).collect();
+            runs(&tokens, max_tokens, max_sequences).into_iter().map(|run| rows[run].to_vec()).collect()
+        })
+        .collect();
+    let total = passes.iter().map(|batches| batches.len().div_ceil(accumulation)).sum();
+    let limits = Limits { max_rows: config.max_rows_per_forward, max_items: max_sequences };
+    let mut trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
+    let mut metrics = Vec::with_capacity(total);
+    for (pass, batches) in passes.iter().enumerate() {
+        let mut seen = 0;
+        for step in batches.chunks(accumulation) {
+            seen += step.len();
+            let mut m = trainer.sft_step(&step.concat(), progress)?;
+            m.epoch = pass as f64 + seen as f64 / batches.len() as f64;
+            progress.step(&m, trainer.steps(), total)?;
+            metrics.push(m);
+        }
+    }
+    Ok(Trained { metrics, problems })
+}

@@ -1,0 +1,276 @@
+//! [`Trainer`]: one optimizer step at a time.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use super::losses::{Loss, Scores};
+use super::pack::{Pack, runs};
+use super::{AdamW, AdamWConfig, Example, Pair, Progress, Schedule, StepMetrics};
+use crate::error::{Error, Result};
+use crate::model::Llama;
+
+/// How much one forward may hold. Activation memory grows with it; results do not depend on it but for float order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Rows (tokens) of a forward. A sequence or pair that alone has more still gets its own forward.
+    pub max_rows: usize,
+    /// Sequences or pairs of a forward.
+    pub max_items: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_rows: 4096, max_items: usize::MAX }
+    }
+}
+
+/// What a DPO step minimises: `mean loss of the pairs + nll_weight x NLL of chosen + replay_weight x SFT loss of replay`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    /// The preference loss.
+    pub loss: &'static Loss,
+    /// Its beta.
+    pub beta: f64,
+    /// Its label smoothing.
+    pub label_smoothing: f64,
+    /// Weight of the NLL of the chosen completions: the mean over their tokens in the batch, which is TRL's `sft` loss
+    /// and was its `rpo_alpha` (IRPO, arXiv 2404.19733, divides by each completion's length first).
+    pub nll_weight: f64,
+    /// Weight of the SFT loss of the replayed rows.
+    pub replay_weight: f64,
+}
+
+/// Gradients of a step, summed forward by forward.
+#[derive(Default)]
+struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// Adds what `loss` sends back to the variables.
+    fn add(&mut self, llama: &Llama, loss: &Tensor) -> Result<()> {
+        let mut store = loss.backward()?;
+        for (name, var) in llama.variables() {
+            let Some(new) = store.remove(var) else { continue };
+            let sum = match self.0.remove(name) {
+                Some(old) => (old + new)?,
+                None => new.contiguous()?,
+            };
+            self.0.insert(name.clone(), sum);
+        }
+        Ok(())
+    }
+}
+
+/// A model in training: its optimizer, schedule and position.
+pub struct Trainer<'a> {
+    llama: &'a Llama,
+    adamw: AdamW,
+    schedule: Schedule,
+    total: usize,
+    limits: Limits,
+    num_tokens: u64,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares to train all of `llama`'s variables for `total` optimizer steps.
+    ///
+    /// # Errors
+    /// The model is frozen, or not f32.
+    pub fn new(
+        llama: &'a Llama,
+        optimizer: AdamWConfig,
+        schedule: Schedule,
+        total: usize,
+        limits: Limits,
+    ) -> Result<Self> {
+        if llama.variables().is_empty() {
+            return Err(Error::bug("the model to train was loaded frozen"));
+        }
+        let adamw = AdamW::new(llama.variables(), optimizer)?;
+        Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0 })
+    }
+
+    /// Optimizer steps taken.
+    pub fn steps(&self) -> usize {
+        self.adamw.steps() as usize
+    }
+    /// Optimizer steps planned.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+    /// Tokens seen.
+    pub fn num_tokens(&self) -> u64 {
+        self.num_tokens
+    }
+    /// The optimizer's moments, for a checkpoint; see [`AdamW::moments`]. With the weights, [`Trainer::steps`] and
+    /// [`Trainer::num_tokens`] they are all the state there is.
+    pub fn moments(&self) -> BTreeMap<String, Tensor> {
+        self.adamw.moments()
+    }
+    /// Continues from a checkpoint whose weights the model has already.
+    ///
+    /// # Errors
+    /// The moments are not those of this model.
+    pub fn restore(&mut self, moments: &BTreeMap<String, Tensor>, steps: usize, num_tokens: u64) -> Result<()> {
+        self.adamw.restore(moments, steps as u32)?;
+        self.num_tokens = num_tokens;
+        Ok(())
+    }
+
+    /// One step of SFT: the loss is the mean over all completion tokens of `examples`, however many forwards they take.
+    ///
+    /// Every example must have a token to learn ([`usable_examples`](super::usable_examples) sees to it).
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
+    /// or what `progress` returns.
+    pub fn sft_step(&mut self, examples: &[&Example], progress: &mut dyn Progress) -> Result<StepMetrics> {
+        let mut gradients = Gradients::default();
+        let loss = self.sft_loss(examples, 1., &mut gradients, progress)?;
+        let mut metrics = StepMetrics { loss, ..StepMetrics::default() };
+        self.apply(gradients, &mut metrics, || format!("{} sequences", examples.len()))?;
+        Ok(metrics)
+    }
+
+    /// Adds the gradients of `weight x mean token loss`, and returns that mean.
+    fn sft_loss(
+        &mut self,
+        examples: &[&Example],
+        weight: f64,
+        gradients: &mut Gradients,
+        progress: &mut dyn Progress,
+    ) -> Result<f64> {
+        let learnt: usize = examples.iter().map(|e| e.tokens.len() - e.context.max(1)).sum();
+        let rows: Vec<usize> = examples.iter().map(|e| e.tokens.len() - 1).collect();
+        let mut total = 0.;
+        for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
+            let mut pack = Pack::default();
+            examples[run].iter().for_each(|e| pack.example(&e.tokens, e.context));
+            progress.forward(pack.rows())?;
+            let loss = (pack.log_probs(self.llama)?.sum_all()? / -(learnt as f64))?;
+            let value = loss.to_scalar::<f64>()?;
+            if !value.is_finite() {
+                return Err(self.not_finite("loss", value, &format!("{} sequences", pack.completions.len())));
+            }
+            total += value;
+            gradients.add(self.llama, &(loss * weight)?)?;
+        }
+        self.num_tokens += examples.iter().map(|e| e.tokens.len() as u64).sum::<u64>();
+        Ok(total)
+    }
+
+    /// One step of DPO. `reference[i]` are the summed log-probabilities of pair `i` under the reference.
+    ///
+    /// No pair may have an empty prompt or completion ([`usable_pairs`](super::usable_pairs) sees to it).
+    ///
+    /// # Errors
+    /// As [`Trainer::sft_step`]; a loss that is not finite names its pairs.
+    pub fn dpo_step(
+        &mut self,
+        pairs: &[&Pair],
+        reference: &[(f64, f64)],
+        replay: &[&Example],
+        objective: &Objective,
+        progress: &mut dyn Progress,
+    ) -> Result<StepMetrics> {
+        let mut gradients = Gradients::default();
+        let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
+        let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
+        let (mut chosen, mut rejected, mut loss) = (Vec::new(), Vec::new(), 0.);
+        for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
+            let (pairs_here, reference) = (&pairs[run.clone()], &reference[run]);
+            let mut pack = Pack::default();
+            pairs_here.iter().for_each(|p| pack.branches(&p.prompt, [&p.chosen, &p.rejected]));
+            progress.forward(pack.rows())?;
+            let sums = pack.sums(&pack.log_probs(self.llama)?)?.reshape((pairs_here.len(), 2))?;
+            let column = |values: Vec<f64>| Tensor::new(values, sums.device());
+            let scores = Scores {
+                chosen: sums.narrow(1, 0, 1)?.squeeze(1)?,
+                rejected: sums.narrow(1, 1, 1)?.squeeze(1)?,
+                ref_chosen: column(reference.iter().map(|r| r.0).collect())?,
+                ref_rejected: column(reference.iter().map(|r| r.1).collect())?,
+                chosen_tokens: column(pairs_here.iter().map(|p| p.chosen.len() as f64).collect())?,
+                rejected_tokens: column(pairs_here.iter().map(|p| p.rejected.len() as f64).collect())?,
+                beta: objective.beta,
+                label_smoothing: objective.label_smoothing,
+            };
+            let each = (objective.loss.each)(&scores)?;
+            let bad: Vec<_> = pairs_here.iter().zip(each.to_vec1::<f64>()?).filter(|(_, l)| !l.is_finite()).collect();
+            if let Some((_, value)) = bad.first() {
+                let ids: Vec<_> = bad.iter().map(|(p, _)| p.id.as_str()).collect();
+                return Err(self.not_finite("loss", *value, &named(&ids)));
+            }
+            let mut part = (each.sum_all()? / pairs.len() as f64)?;
+            if objective.nll_weight != 0. {
+                part = (part - (scores.chosen.sum_all()? * (objective.nll_weight / chosen_tokens as f64))?)?;
+            }
+            loss += part.to_scalar::<f64>()?;
+            chosen.extend(scores.chosen.to_vec1::<f64>()?);
+            rejected.extend(scores.rejected.to_vec1::<f64>()?);
+            gradients.add(self.llama, &part)?;
+        }
+        let tokens = |p: &&Pair| (2 * p.prompt.len() + p.chosen.len() + p.rejected.len()) as u64;
+        self.num_tokens += pairs.iter().map(tokens).sum::<u64>();
+
+        let mean = |values: &mut dyn Iterator<Item = f64>| Some(values.sum::<f64>() / pairs.len() as f64);
+        let rewards: Vec<(f64, f64)> = (0..pairs.len())
+            .map(|i| (objective.beta * (chosen[i] - reference[i].0), objective.beta * (rejected[i] - reference[i].1)))
+            .collect();
+        let mut metrics = StepMetrics {
+            loss,
+            rewards_chosen: mean(&mut rewards.iter().map(|r| r.0)),
+            rewards_rejected: mean(&mut rewards.iter().map(|r| r.1)),
+            rewards_margins: mean(&mut rewards.iter().map(|r| r.0 - r.1)),
+            rewards_accuracies: mean(&mut rewards.iter().map(|r| f64::from(u8::from(r.0 > r.1)))),
+            logps_chosen: mean(&mut chosen.iter().copied()),
+            logps_rejected: mean(&mut rejected.iter().copied()),
+            nll_loss: (objective.nll_weight != 0.).then(|| -chosen.iter().sum::<f64>() / chosen_tokens as f64),
+            ..StepMetrics::default()
+        };
+        if objective.replay_weight != 0. && !replay.is_empty() {
+            let replayed = self.sft_loss(replay, objective.replay_weight, &mut gradients, progress)?;
+            metrics.loss += objective.replay_weight * replayed;
+            metrics.replay_loss = Some(replayed);
+        }
+        let ids = || named(&pairs.iter().map(|p| p.id.as_str()).collect::<Vec<_>>());
+        self.apply(gradients, &mut metrics, ids)?;
+        Ok(metrics)
+    }
+
+    /// Takes the optimizer step and fills in what it knows.
+    fn apply(&mut self, gradients: Gradients, metrics: &mut StepMetrics, rows: impl Fn() -> String) -> Result<()> {
+        if self.steps() == 0 {
+            let cut = |name: &&String| !gradients.0.contains_key(*name);
+            let without: Vec<_> = self.llama.variables().keys().filter(cut).map(String::as_str).collect();
+            if !without.is_empty() {
+                let message = format!("no gradient reaches {}; training would leave them as they are", named(&without));
+                return Err(Error::bug(message));
+            }
+        }
+        metrics.learning_rate = self.schedule.at(self.steps(), self.total);
+        metrics.grad_norm = self.adamw.step(&gradients.0, metrics.learning_rate)?;
+        if !metrics.grad_norm.is_finite() {
+            return Err(self.not_finite("gradient norm", metrics.grad_norm, &rows()));
+        }
+        metrics.step = self.steps() as u32;
+        metrics.num_tokens = self.num_tokens as f64;
+        Ok(())
+    }
+
+    fn not_finite(&self, what: &str, value: f64, rows: &str) -> Error {
+        let step = self.steps() + 1;
+        Error::user(format!("the {what} is {value} at training step {step}, from {rows}; the weights are as before it"))
+            .help("lower learning_rate or max_grad_norm, or take these rows out of the dataset")
+    }
+}
+
+/// Rows that a pair takes: its prompt once, and no last tokens.
+pub(super) fn pair_rows(pair: &Pair) -> usize {
+    pair.prompt.len() + pair.chosen.len() + pair.rejected.len() - 2
+}
+
+/// Up to eight names, and how many more there are.
+fn named(names: &[&str]) -> String {
+    let shown = names.iter().take(8).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > 8 { format!("{shown} and {} more", names.len() - 8) } else { shown }
+}

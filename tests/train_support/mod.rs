@@ -1,0 +1,58 @@
+//! The goldens' model and rows.
+#![allow(dead_code)] // each test file uses its part
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use reflux::model::{Config, Llama};
+use reflux::train::{Example, Pair};
+use serde_json::Value;
+
+pub fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/train").join(name)
+}
+pub fn json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(file(&format!("{name}.json"))).unwrap()).unwrap()
+}
+pub fn config() -> Config {
+    serde_json::from_value(json("config")).unwrap()
+}
+pub fn weights(name: &str) -> BTreeMap<String, Tensor> {
+    let all = candle_core::safetensors::load(file(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
+    all.into_iter().collect()
+}
+pub fn policy(name: &str) -> Llama {
+    Llama::trainable(&config(), &weights(name)).unwrap()
+}
+pub fn frozen(name: &str) -> Llama {
+    Llama::frozen(&config(), &weights(name)).unwrap()
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect()
+}
+pub fn pairs() -> Vec<Pair> {
+    let pair = |(i, p): (usize, &Value)| Pair {
+        id: format!("pair-{i}"),
+        prompt: ids(&p["prompt"]),
+        chosen: ids(&p["chosen"]),
+        rejected: ids(&p["rejected"]),
+        reference: None,
+    };
+    json("data")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect()
+}
+pub fn examples() -> Vec<Example> {
+    let example = |e: &Value| Example { tokens: ids(&e["tokens"]), context: e["context"].as_u64().unwrap() as usize };
+    json("data")["examples"].as_array().unwrap().iter().map(example).collect()
+}
+
+/// The weights' bits, in the order of their names.
+pub fn bits(llama: &Llama) -> Vec<u32> {
+    let bits = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    llama.variables().values().flat_map(bits).map(f32::to_bits).collect()
+}
+/// Largest difference of two models' weights.
+pub fn difference(a: &Llama, b: &Llama) -> f32 {
+    bits(a).into_iter().zip(bits(b)).map(|(a, b)| (f32::from_bits(a) - f32::from_bits(b)).abs()).fold(0., f32::max)
+}
