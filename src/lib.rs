@@ -1,4 +1,5 @@
 //! reflux runs Self-Rewarding Language Models as a streaming dataflow.
 pub mod data;
 pub mod error;
+pub mod eval;
 pub mod model;
