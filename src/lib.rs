@@ -2,5 +2,6 @@
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod model;
 pub mod train;
