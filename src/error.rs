@@ -88,7 +88,13 @@ macro_rules! system_errors { ($($from:ty),* $(,)?) => { $(
         fn from(e: $from) -> Self { Error::system(e.to_string()) }
     }
 )* } }
-system_errors!(std::io::Error, arrow::error::ArrowError, parquet::errors::ParquetError, candle_core::Error, safetensors::SafeTensorError);
+system_errors!(
+    std::io::Error,
+    arrow::error::ArrowError,
+    parquet::errors::ParquetError,
+    candle_core::Error,
+    safetensors::SafeTensorError
+);
 
 /// Says what was being done when a result failed.
 pub trait Context<T> {

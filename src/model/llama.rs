@@ -123,7 +123,8 @@ impl Config {
         let (q, kv) = (self.num_attention_heads * self.head_dim(), self.kv_heads() * self.head_dim());
         let mut all = vec![("model.embed_tokens.weight".into(), vec![self.vocab_size, d])];
         for i in 0..self.num_hidden_layers {
-            let mut layer = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{name}.weight"), shape));
+            let mut layer =
+                |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{name}.weight"), shape));
             layer("input_layernorm", vec![d]);
             layer("self_attn.q_proj", vec![q, d]);
             layer("self_attn.k_proj", vec![kv, d]);

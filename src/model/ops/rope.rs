@@ -49,7 +49,9 @@ impl RopeTable {
             }
         }
         let angles = || {
-            (0..config.max_position_embeddings).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect::<Vec<f32>>()
+            (0..config.max_position_embeddings)
+                .flat_map(|p| frequencies.iter().map(move |f| p as f32 * f))
+                .collect::<Vec<f32>>()
         };
         let (cos, sin) = (angles().iter().map(|a| a.cos()).collect(), angles().iter().map(|a| a.sin()).collect());
         Ok(Self { half, cos, sin })
@@ -65,7 +67,10 @@ impl RopeTable {
             for &p in positions {
                 let start = p as usize * self.half;
                 let Some(row) = table.get(start..start + self.half) else {
-                    candle_core::bail!("position {p} is beyond the model's {} positions", table.len() / self.half.max(1))
+                    candle_core::bail!(
+                        "position {p} is beyond the model's {} positions",
+                        table.len() / self.half.max(1)
+                    )
                 };
                 rows.extend_from_slice(row);
             }
