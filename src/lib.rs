@@ -4,4 +4,5 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod model;
+pub mod pipeline;
 pub mod train;

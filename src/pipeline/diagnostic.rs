@@ -1,0 +1,304 @@
+//! Problems of a pipeline file, collected with their places and rendered with a caret under each.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+
+use super::codes::{Code, Severity};
+use crate::error::Error;
+
+/// Columns of a rendered diagnostic, whatever the terminal: output is the same everywhere.
+const WIDTH: usize = 110;
+/// At most this many are rendered; the rest is counted.
+const MOST: usize = 100;
+/// Lines longer than this are not shown, only pointed at.
+const LONGEST_LINE: usize = 1000;
+
+/// A place: bytes `start..end` of the text numbered `source` (0 is the file, then each `--set` in order).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Span {
+    /// Which text.
+    pub source: usize,
+    /// First byte.
+    pub start: usize,
+    /// Byte after the last.
+    pub end: usize,
+}
+
+/// One text that was parsed.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file's path as given, or `--set`.
+    pub name: String,
+    /// All of it.
+    pub text: Arc<str>,
+}
+
+impl Source {
+    /// A text with its name.
+    pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+    /// The nearest character boundary at or before `at`, within the text.
+    fn boundary(&self, at: usize) -> usize {
+        let mut at = at.min(self.text.len());
+        while !self.text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    }
+    /// Line and column of a byte, both from 1; the column counts characters.
+    pub fn position(&self, at: usize) -> (usize, usize) {
+        let before = &self.text[..self.boundary(at)];
+        let start = before.rfind('\n').map_or(0, |i| i + 1);
+        (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+    }
+    /// The span within the text, on character boundaries, cut at the end of its first line.
+    fn clamp(&self, span: Span) -> (usize, usize) {
+        let start = self.boundary(span.start);
+        let end = self.boundary(span.end).max(start);
+        let line = self.text[start..end].find(['\n', '\r']).map_or(end, |i| start + i);
+        (start, line - start)
+    }
+    /// Whether the line of `at` and its neighbours are short enough to print.
+    fn printable(&self, at: usize) -> bool {
+        let at = self.boundary(at);
+        let (before, after) = (&self.text[..at], &self.text[at..]);
+        let line = before.rsplit('\n').next().unwrap_or("").len() + after.split('\n').next().unwrap_or("").len();
+        let neighbours = [before.rsplit('\n').nth(1), after.split('\n').nth(1)];
+        line <= LONGEST_LINE && neighbours.iter().flatten().all(|l| l.len() <= LONGEST_LINE)
+    }
+    /// The text with control characters replaced by others of the same length, so that a file cannot steer the terminal.
+    fn tame(&self) -> Arc<str> {
+        let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+        if !self.text.contains(control) {
+            return self.text.clone();
+        }
+        let swap = |c: char| match c {
+            '\r' => ' ',
+            c if control(c) && c.len_utf8() == 1 => '?',
+            c if control(c) => '·',
+            c => c,
+        };
+        self.text.chars().map(swap).collect::<String>().into()
+    }
+}
+
+/// A place with what is to be said about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Label {
+    /// Where.
+    pub span: Span,
+    /// A few words under the caret; may be empty.
+    pub text: String,
+}
+
+/// One problem.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// Which kind.
+    pub code: &'static Code,
+    /// What is wrong, in a sentence.
+    pub message: String,
+    /// Where; the first is the main place, the others show the other end.
+    pub labels: Vec<Label>,
+    /// What to do about it: a suggestion, or the choices there are.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// A problem at a place.
+    pub fn new(code: &'static Code, message: impl Into<String>, span: Span, label: impl Into<String>) -> Self {
+        Self { code, message: message.into(), labels: vec![Label { span, text: label.into() }], help: None }
+    }
+    /// A problem of no place in particular.
+    pub fn nowhere(code: &'static Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), labels: Vec::new(), help: None }
+    }
+    /// Adds what to do.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<Option<String>>) -> Self {
+        self.help = help.into();
+        self
+    }
+    /// Shows another place too.
+    #[must_use]
+    pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+    /// The main place.
+    pub fn span(&self) -> Option<Span> {
+        self.labels.first().map(|l| l.span)
+    }
+    /// Error or warning.
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+}
+
+/// All problems of one pipeline, by position, with the texts they point into.
+#[derive(Clone, Default)]
+pub struct Diagnostics {
+    sources: Vec<Source>,
+    list: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Sorts by place (file first, then each override) and drops exact repetitions.
+    pub fn new(sources: Vec<Source>, mut list: Vec<Diagnostic>) -> Self {
+        list.sort_by(|a, b| (a.span(), a.code.id, &a.message).cmp(&(b.span(), b.code.id, &b.message)));
+        list.dedup_by(|a, b| a.code.id == b.code.id && a.message == b.message && a.labels == b.labels);
+        Self { sources, list }
+    }
+    /// The problems, by position.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter()
+    }
+    /// How many errors.
+    pub fn errors(&self) -> usize {
+        self.list.iter().filter(|d| d.severity() == Severity::Error).count()
+    }
+    /// How many warnings.
+    pub fn warnings(&self) -> usize {
+        self.list.len() - self.errors()
+    }
+    /// Whether there is none at all.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    /// File, line and column of a place, e.g. `a.toml:3:7`.
+    pub fn at(&self, span: Span) -> String {
+        self.sources.get(span.source).map_or_else(String::new, |s| {
+            let (line, column) = s.position(span.start);
+            format!("{}:{line}:{column}", s.name)
+        })
+    }
+    /// Everything as text for people: each problem with its code, place, caret and help, and a count at the end.
+    /// `colour` only adds escape codes; see [`colour_wanted`].
+    pub fn render(&self, colour: bool) -> String {
+        let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(WIDTH).with_links(false).tab_width(4);
+        let tame: Vec<NamedSource<Arc<str>>> =
+            self.sources.iter().map(|s| NamedSource::new(&s.name, s.tame())).collect();
+        let mut out = String::new();
+        for diagnostic in self.list.iter().take(MOST) {
+            let shown = self.shown(diagnostic, &tame);
+            if handler.render_report(&mut out, &shown).is_err() {
+                let _ = writeln!(out, "{}: {}", diagnostic.code.id, shown.message);
+            }
+            out.push('\n');
+        }
+        if self.list.len() > MOST {
+            let _ = writeln!(out, "... and {} more", self.list.len() - MOST);
+        }
+        let counts = [(self.errors(), "error"), (self.warnings(), "warning")];
+        let words: Vec<String> = counts
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, word)| format!("{n} {word}{}", if *n == 1 { "" } else { "s" }))
+            .collect();
+        if let (false, Some(file)) = (words.is_empty(), self.sources.first()) {
+            let _ = writeln!(out, "{}: {}", file.name, words.join(", "));
+        }
+        // The renderer pads empty lines; trailing blanks would make snapshots fragile.
+        let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
+        lines.join("\n") + "\n"
+    }
+    fn shown<'a>(&self, diagnostic: &'a Diagnostic, tame: &'a [NamedSource<Arc<str>>]) -> Shown<'a> {
+        let mut shown = Shown {
+            diagnostic,
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+            source: None,
+            labels: Vec::new(),
+        };
+        let Some(main) = diagnostic.span() else { return shown };
+        let Some(source) = self.sources.get(main.source) else { return shown };
+        for (i, label) in diagnostic.labels.iter().enumerate() {
+            let here = label.span.source == main.source && source.printable(label.span.start);
+            if here {
+                let text = (!label.text.is_empty()).then(|| label.text.clone());
+                let place = source.clamp(label.span);
+                shown.labels.push(if i == 0 {
+                    LabeledSpan::new_primary_with_span(text, place)
+                } else {
+                    LabeledSpan::new_with_span(text, place)
+                });
+            } else if i == 0 {
+                // Nothing to draw: the place goes into the words.
+                shown.message = format!("{}: {}", self.at(label.span), shown.message);
+            } else {
+                let note = format!("{}: {}", self.at(label.span), label.text);
+                shown.help = Some(shown.help.map_or(note.clone(), |h| format!("{h}\n{note}")));
+            }
+        }
+        if !shown.labels.is_empty() {
+            shown.source = tame.get(main.source);
+        }
+        shown
+    }
+    /// As the crate's error, for callers that only pass it on. The rendered text is the message.
+    pub fn into_error(self) -> Error {
+        Error::user(self.render(false))
+    }
+}
+
+/// Whether standard error is a terminal that wants colour (`NO_COLOR` is heeded).
+pub fn colour_wanted() -> bool {
+    use std::io::IsTerminal as _;
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+impl fmt::Debug for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n{self}")
+    }
+}
+impl std::error::Error for Diagnostics {}
+
+/// What the renderer is given.
+struct Shown<'a> {
+    diagnostic: &'a Diagnostic,
+    message: String,
+    help: Option<String>,
+    source: Option<&'a NamedSource<Arc<str>>>,
+    labels: Vec<LabeledSpan>,
+}
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+impl std::error::Error for Shown<'_> {}
+impl miette::Diagnostic for Shown<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(format!("{} {}", self.diagnostic.code.id, self.diagnostic.code.name)))
+    }
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity() {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|h| Box::new(h) as Box<dyn fmt::Display>)
+    }
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.source.map(|s| s as &dyn SourceCode)
+    }
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+}

@@ -1,0 +1,625 @@
+//! The keys of one table, asked for one by one.
+//!
+//! Each ask states key, meaning and default, so the docs, the did-you-mean over known keys, the unknown-key errors and
+//! the resolved file all come from the same place. A bad value is reported and the default (or the least allowed value)
+//! returned, so that all errors of a table are found at once; nothing runs while there is an error.
+
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::codes::{self, Code};
+use super::diagnostic::{Diagnostic, Span};
+use super::suggest::{self, show};
+use super::tree::{self, EMPTY, Node, Table, Value};
+
+/// A key as the docs show it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct KeyDoc {
+    /// The key.
+    pub key: &'static str,
+    /// What it means, with its unit.
+    pub about: &'static str,
+    /// What values it takes, in words.
+    pub kind: String,
+    /// The default as TOML.
+    pub default: Option<String>,
+    /// Whether it must be given.
+    pub required: bool,
+    /// Choices with their meanings.
+    pub options: Vec<(&'static str, &'static str)>,
+    /// The keys of a sub-table.
+    pub nested: Vec<KeyDoc>,
+}
+
+/// Another step that a key names.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub key: &'static str,
+    pub name: String,
+    pub span: Span,
+}
+
+/// Where problems go. Silent when only the docs are wanted.
+#[derive(Default)]
+pub(super) struct Problems {
+    pub list: RefCell<Vec<Diagnostic>>,
+    pub silent: bool,
+}
+
+impl Problems {
+    pub fn report(&self, diagnostic: Diagnostic) {
+        if !self.silent {
+            self.list.borrow_mut().push(diagnostic);
+        }
+    }
+}
+
+/// A table whose keys are being asked for. See the module.
+pub struct Fields<'a> {
+    problems: &'a Problems,
+    table: &'a Table,
+    /// Where a missing key is reported.
+    place: Span,
+    /// Whose table it is, for messages: "step `dpo`".
+    owner: String,
+    /// `sampling.` inside a sub-table.
+    prefix: String,
+    pub(super) docs: Vec<KeyDoc>,
+    /// Key and TOML literal of every value, defaults too.
+    pub(super) values: Vec<(&'static str, String)>,
+    pub(super) steps: Vec<Named>,
+    pub(super) models: Vec<Named>,
+}
+
+/// What is wrong with a value.
+struct Fault {
+    code: &'static Code,
+    message: String,
+    label: String,
+    help: Option<String>,
+}
+
+enum Read<T> {
+    Given(T),
+    Absent,
+    Bad,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(problems: &'a Problems, table: &'a Table, place: Span, owner: String) -> Self {
+        Self {
+            problems,
+            table,
+            place,
+            owner,
+            prefix: String::new(),
+            docs: Vec::new(),
+            values: Vec::new(),
+            steps: Vec::new(),
+            models: Vec::new(),
+        }
+    }
+
+    // ---- what operators ask ----
+
+    /// An integer within `range`. Without a default it must be given.
+    pub fn int(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: Option<i64>,
+        range: RangeInclusive<i64>,
+    ) -> i64 {
+        let least = *range.start();
+        self.give(doc(key, about, int_words(&range)), default, least, i64::to_string, |n| int_value(n, &range))
+    }
+    /// As [`Fields::int`], or nothing if not given.
+    pub fn optional_int(&mut self, key: &'static str, about: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+        self.maybe(doc(key, about, int_words(&range)), i64::to_string, |n| int_value(n, &range))
+    }
+    /// A count: an integer from `range`.
+    pub fn count(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: Option<usize>,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let wide = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let n = self.int(key, about, default.map(wide), wide(*range.start())..=wide(*range.end()));
+        usize::try_from(n).unwrap_or(*range.start())
+    }
+    /// A number within `range`; an integer will do.
+    pub fn float(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: Option<f64>,
+        range: RangeInclusive<f64>,
+    ) -> f64 {
+        let least = *range.start();
+        self.give(doc(key, about, float_words(&range)), default, least, float_literal, |n| float_value(n, &range))
+    }
+    /// As [`Fields::float`], or nothing if not given.
+    pub fn optional_float(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Option<f64> {
+        self.maybe(doc(key, about, float_words(&range)), float_literal, |n| float_value(n, &range))
+    }
+    /// Text.
+    pub fn text(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> String {
+        let default = default.map(str::to_owned);
+        self.give(doc(key, about, "text"), default, String::new(), |s| tree::quote(s), text_value)
+    }
+    /// Text, or nothing if not given.
+    pub fn optional_text(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        self.maybe(doc(key, about, "text"), |s: &String| tree::quote(s), text_value)
+    }
+    /// True or false.
+    pub fn bool(&mut self, key: &'static str, about: &'static str, default: Option<bool>) -> bool {
+        self.give(doc(key, about, "true or false"), default, false, bool::to_string, |n| match n.value {
+            Value::Bool(b) => Ok(b),
+            _ => Err(wrong_type(n, "true or false")),
+        })
+    }
+    /// One of a few words, each with its meaning; the word itself is returned.
+    pub fn choice(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        options: &[(&'static str, &'static str)],
+        default: Option<&'static str>,
+    ) -> &'static str {
+        let first = options.first().map_or("", |o| o.0);
+        let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
+        self.give(doc, default, first, |s| tree::quote(s), |n| choice_value(n, options))
+    }
+    /// As [`Fields::choice`], or nothing if not given.
+    pub fn optional_choice(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        options: &[(&'static str, &'static str)],
+    ) -> Option<&'static str> {
+        let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
+        self.maybe(doc, |s: &&'static str| tree::quote(s), |n| choice_value(n, options))
+    }
+    /// A list of texts; a single text stands for a list of one.
+    pub fn texts(&mut self, key: &'static str, about: &'static str, default: Option<&[&str]>) -> Vec<String> {
+        let default = default.map(|d| d.iter().map(|s| (*s).to_owned()).collect());
+        let literal = |v: &Vec<String>| list(v.iter().map(|s| tree::quote(s)));
+        self.give(doc(key, about, "a list of texts"), default, Vec::new(), literal, |n| {
+            Ok(texts_value(n)?.into_iter().map(|(text, _)| text).collect())
+        })
+    }
+    /// A list of numbers, each within `range`; a single number stands for a list of one.
+    pub fn floats(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: Option<&[f64]>,
+        range: RangeInclusive<f64>,
+    ) -> Vec<f64> {
+        let words = format!("a list of {}s", float_words(&range).trim_start_matches("a "));
+        let literal = |v: &Vec<f64>| list(v.iter().map(float_literal));
+        self.give(doc(key, about, words), default.map(<[f64]>::to_vec), Vec::new(), literal, |n| match &n.value {
+            Value::Array(items) => items.iter().map(|n| float_value(n, &range)).collect(),
+            _ => Ok(vec![float_value(n, &range)?]),
+        })
+    }
+    /// A table of texts, e.g. new column names by old: pairs of key and text, by key. Empty if not given.
+    pub fn mapping(&mut self, key: &'static str, about: &'static str) -> Vec<(String, String)> {
+        let literal = |v: &Vec<(String, String)>| {
+            let pairs: Vec<String> = v.iter().map(|(k, v)| format!("{} = {}", tree::key(k), tree::quote(v))).collect();
+            if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
+        };
+        self.give(doc(key, about, "a table of texts"), Some(Vec::new()), Vec::new(), literal, |n| match &n.value {
+            Value::Table(t) => t.entries.iter().map(|(k, e)| Ok((k.clone(), text_value(&e.node)?))).collect(),
+            _ => Err(wrong_type(n, "a table of texts, e.g. { prompt = \"instruction\" }")),
+        })
+    }
+    /// A size in bytes within `range`: an integer, or text such as "512 MiB" or "2GB".
+    pub fn optional_bytes(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let least = bytes_words(*range.start());
+        let words = format!("a size such as \"2 GiB\", at least {least}");
+        self.maybe(
+            doc(key, about, words),
+            |b| tree::quote(&bytes_words(*b)),
+            |n| {
+                let size = match &n.value {
+                    Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
+                    Value::Text(t) => parse_bytes(t),
+                    _ => return Err(wrong_type(n, "a size such as \"2 GiB\"")),
+                };
+                size.filter(|s| range.contains(s)).ok_or_else(|| Fault {
+                    code: &codes::OUT_OF_RANGE,
+                    message: "is not a size that can be used".into(),
+                    label: format!("a size of at least {least} is wanted"),
+                    help: Some("write a number with B, KiB, MiB, GiB, KB, MB or GB, e.g. \"2 GiB\"".into()),
+                })
+            },
+        )
+    }
+    /// The path of a file or directory that must exist; relative ones start from the working directory.
+    pub fn path(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> String {
+        let path = self.text(key, about, default);
+        self.set_kind(key, "a path");
+        if !path.is_empty() {
+            self.must_exist(key, &path);
+        }
+        path
+    }
+    /// As [`Fields::path`], or nothing if not given.
+    pub fn optional_path(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        let path = self.optional_text(key, about);
+        self.set_kind(key, "a path");
+        if let Some(path) = &path {
+            self.must_exist(key, path);
+        }
+        path
+    }
+    /// A sub-table such as `sampling = { .. }`; what is not given has its defaults.
+    pub fn table<T>(&mut self, key: &'static str, about: &'static str, parse: impl FnOnce(&mut Fields<'_>) -> T) -> T {
+        let table = self.sub_table(key);
+        let mut sub = self.sub(key, table);
+        let out = parse(&mut sub);
+        self.absorb(key, about, sub, false);
+        out
+    }
+    /// As [`Fields::table`], or nothing if the table is not given: its required keys are required only within it.
+    pub fn optional_table<T>(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        parse: impl FnOnce(&mut Fields<'_>) -> T,
+    ) -> Option<T> {
+        if let Some(table) = self.sub_table(key) {
+            let mut sub = self.sub(key, Some(table));
+            let out = parse(&mut sub);
+            self.absorb(key, about, sub, true);
+            return Some(out);
+        }
+        // Asked in silence, so that the keys are known.
+        let silent = Problems { silent: true, ..Problems::default() };
+        let mut sub = Fields::new(&silent, &EMPTY, self.place, self.owner.clone());
+        parse(&mut sub);
+        self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
+        None
+    }
+    /// The name of another step: a further input, read whole.
+    pub fn step(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        let name = self.optional_text(key, about);
+        self.set_kind(key, "the name of a step");
+        if let Some(name) = &name {
+            self.steps.push(Named { key, name: name.clone(), span: self.span(key) });
+        }
+        name
+    }
+    /// The name of a further model: a `[model.NAME]`, a training step that runs once, or "policy".
+    /// The plan resolves it into [`super::Step::models`].
+    pub fn model(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> Option<String> {
+        self.model_or(key, about, &[], default)
+    }
+    /// As [`Fields::model`], or one of a few words with meanings of their own.
+    pub fn model_or(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        words: &[(&'static str, &'static str)],
+        default: Option<&str>,
+    ) -> Option<String> {
+        let name = match default {
+            Some(_) => Some(self.text(key, about, default)).filter(|n| !n.is_empty()),
+            None => self.optional_text(key, about),
+        };
+        self.set_kind(
+            key,
+            if words.is_empty() { "the name of a model" } else { "the name of a model, or a word below" },
+        );
+        if let Some(doc) = self.docs.last_mut() {
+            doc.options = words.to_vec();
+        }
+        if let Some(name) = name.as_ref().filter(|n| words.iter().all(|w| w.0 != n.as_str())) {
+            self.models.push(Named { key, name: name.clone(), span: self.span(key) });
+        }
+        name
+    }
+    /// Reports values that do not go together, at the key's place.
+    pub fn problem(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
+        let (message, help) = (format!("{}: {}", self.owner, message.into()), help.into());
+        let help = (!help.is_empty()).then_some(help);
+        self.problems.report(Diagnostic::new(&codes::CONFLICT, message, self.span(key), "here").help(help));
+    }
+    /// Whether the table has the key.
+    pub fn given(&self, key: &str) -> bool {
+        self.table.get(key).is_some()
+    }
+
+    // ---- for the sections ----
+
+    /// The place of a key's value; of the table if it is not given.
+    pub(super) fn span(&self, key: &str) -> Span {
+        self.table.get(key).map_or(self.place, |e| e.node.span)
+    }
+    /// `from`: one name or a list.
+    pub(super) fn inputs(&mut self, about: &'static str) -> Vec<Named> {
+        let literal = |v: &Vec<(String, Span)>| list(v.iter().map(|(s, _)| tree::quote(s)));
+        let names = self.maybe(doc("from", about, "the name of a step, or a list of names"), literal, texts_value);
+        names.unwrap_or_default().into_iter().map(|(name, span)| Named { key: "from", name, span }).collect()
+    }
+    pub(super) fn report(&self, diagnostic: Diagnostic) {
+        self.problems.report(diagnostic);
+    }
+    /// Marks a key as known without reading it.
+    pub(super) fn known(&mut self, key: &'static str, about: &'static str) {
+        self.docs.push(doc(key, about, "text"));
+    }
+    /// Reports every key of the table that was not asked for.
+    pub(super) fn finish(&self) {
+        for (key, entry) in &self.table.entries {
+            if self.docs.iter().any(|d| d.key == key) {
+                continue;
+            }
+            let known: Vec<&str> = self.docs.iter().map(|d| d.key).collect();
+            let inside = self.docs.iter().find(|d| d.nested.iter().any(|n| n.key == key));
+            let help = match inside {
+                Some(table) => Some(format!("it goes into the table `{0}`: {0} = {{ {key} = .. }}", table.key)),
+                None => suggest::help(key, "its keys", known.iter().copied()),
+            };
+            let message = format!("{} has no key `{}{}`", self.owner, self.prefix, show(key));
+            self.report(Diagnostic::new(&codes::UNKNOWN_KEY, message, entry.key, "unknown key").help(help));
+        }
+    }
+
+    // ---- how ----
+
+    fn sub_table(&mut self, key: &'static str) -> Option<&'a Table> {
+        let table = self.table;
+        let entry = table.get(key)?;
+        match &entry.node.value {
+            Value::Table(t) => Some(t),
+            _ => {
+                self.fault(key, &entry.node, wrong_type(&entry.node, "a table, e.g. { key = value }"));
+                None
+            }
+        }
+    }
+    fn sub(&self, key: &'static str, table: Option<&'a Table>) -> Fields<'a> {
+        let mut sub = Fields::new(self.problems, table.unwrap_or(&EMPTY), self.span(key), self.owner.clone());
+        sub.prefix = format!("{}{key}.", self.prefix);
+        sub
+    }
+    fn absorb(&mut self, key: &'static str, about: &'static str, sub: Fields<'_>, even_if_empty: bool) {
+        sub.finish();
+        let pairs: Vec<String> = sub.values.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+        if even_if_empty || !pairs.is_empty() {
+            let inner = pairs.join(", ");
+            self.value(key, if inner.is_empty() { "{}".to_owned() } else { format!("{{ {inner} }}") });
+        }
+        self.steps.extend(sub.steps);
+        self.models.extend(sub.models);
+        self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
+    }
+    fn set_kind(&mut self, key: &str, kind: &str) {
+        if let Some(doc) = self.docs.last_mut().filter(|d| d.key == key) {
+            doc.kind = kind.to_owned();
+        }
+    }
+    fn value(&mut self, key: &'static str, literal: String) {
+        self.values.retain(|(k, _)| *k != key);
+        self.values.push((key, literal));
+    }
+    fn fault(&self, key: &str, node: &Node, fault: Fault) {
+        let message = format!("{}: `{}{key}` {}", self.owner, self.prefix, fault.message);
+        self.report(Diagnostic::new(fault.code, message, node.span, fault.label).help(fault.help));
+    }
+    fn read<T>(&mut self, doc: KeyDoc, get: impl Fn(&Node) -> Result<T, Fault>) -> Read<T> {
+        let key = doc.key;
+        self.docs.push(doc);
+        match self.table.get(key) {
+            None => Read::Absent,
+            Some(entry) => match get(&entry.node) {
+                Ok(value) => Read::Given(value),
+                Err(fault) => {
+                    self.fault(key, &entry.node, fault);
+                    Read::Bad
+                }
+            },
+        }
+    }
+    fn give<T>(
+        &mut self,
+        mut doc: KeyDoc,
+        default: Option<T>,
+        fallback: T,
+        literal: impl Fn(&T) -> String,
+        get: impl Fn(&Node) -> Result<T, Fault>,
+    ) -> T {
+        let key = doc.key;
+        doc.default = default.as_ref().map(&literal);
+        doc.required = default.is_none();
+        let value = match (self.read(doc, get), default) {
+            (Read::Given(value), _) => value,
+            (_, Some(default)) => default,
+            (Read::Bad, None) => fallback,
+            (Read::Absent, None) => {
+                let message = format!("{} needs the key `{}{key}`", self.owner, self.prefix);
+                let about = self.docs.last().map(|d| format!("{key}: {}", d.about));
+                self.report(Diagnostic::new(&codes::MISSING_KEY, message, self.place, "missing here").help(about));
+                fallback
+            }
+        };
+        self.value(key, literal(&value));
+        value
+    }
+    fn maybe<T>(
+        &mut self,
+        doc: KeyDoc,
+        literal: impl Fn(&T) -> String,
+        get: impl Fn(&Node) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let key = doc.key;
+        let Read::Given(value) = self.read(doc, get) else { return None };
+        self.value(key, literal(&value));
+        Some(value)
+    }
+    fn must_exist(&self, key: &str, path: &str) {
+        if self.problems.silent || Path::new(path).exists() {
+            return;
+        }
+        let message = format!("{}: `{}{key}` names `{}`, which does not exist", self.owner, self.prefix, show(path));
+        let help = sibling(path).unwrap_or_else(|| "relative paths start from the directory reflux is run in".into());
+        self.report(Diagnostic::new(&codes::MISSING_FILE, message, self.span(key), "no such file").help(help));
+    }
+}
+
+fn doc(key: &'static str, about: &'static str, kind: impl Into<String>) -> KeyDoc {
+    let (options, nested) = (Vec::new(), Vec::new());
+    KeyDoc { key, about, kind: kind.into(), default: None, required: false, options, nested }
+}
+
+/// The nearest name in the deepest directory of `path` that exists.
+fn sibling(path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let mut name = path.file_name()?;
+    let mut parent = path.parent()?;
+    while !parent.as_os_str().is_empty() && !parent.is_dir() {
+        (name, parent) = (parent.file_name()?, parent.parent()?);
+    }
+    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let entries = std::fs::read_dir(folder).ok()?.take(10_000).flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    let near = suggest::nearest(name.to_str()?, names.iter().map(String::as_str))?;
+    Some(format!("did you mean `{}`?", show(&parent.join(near).to_string_lossy())))
+}
+
+fn wrong_type(node: &Node, wanted: &str) -> Fault {
+    let message = format!("wants {wanted}");
+    Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
+}
+fn out_of_range(words: &str) -> Fault {
+    let message = "is out of range".to_owned();
+    Fault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
+}
+fn text_value(node: &Node) -> Result<String, Fault> {
+    match &node.value {
+        Value::Text(text) => Ok(text.clone()),
+        _ => Err(wrong_type(node, "text")),
+    }
+}
+fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
+    match &node.value {
+        Value::Text(text) => Ok(vec![(text.clone(), node.span)]),
+        Value::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
+        _ => Err(wrong_type(node, "text, or a list of texts")),
+    }
+}
+fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
+    let text = text_value(node)?;
+    options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| Fault {
+        code: &codes::BAD_CHOICE,
+        message: format!("cannot be `{}`", show(&text)),
+        label: "not one of its words".into(),
+        help: suggest::help(&text, "its words", options.iter().map(|o| o.0)),
+    })
+}
+fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
+    match node.value {
+        Value::Int(Some(n)) if range.contains(&n) => Ok(n),
+        Value::Int(_) => Err(out_of_range(&int_words(range))),
+        _ => Err(wrong_type(node, &int_words(range))),
+    }
+}
+fn float_value(node: &Node, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
+    let value = match node.value {
+        Value::Float(f) => f,
+        // Rounding of integers beyond 2^53 is what a float key asks for.
+        Value::Int(Some(n)) => n as f64,
+        Value::Int(None) => return Err(out_of_range(&float_words(range))),
+        _ => return Err(wrong_type(node, &float_words(range))),
+    };
+    // NaN is in no range. Infinity is, where the range is open, but means nothing as a setting.
+    if value.is_finite() && range.contains(&value) { Ok(value) } else { Err(out_of_range(&float_words(range))) }
+}
+fn int_words(range: &RangeInclusive<i64>) -> String {
+    match (*range.start(), *range.end()) {
+        (i64::MIN, i64::MAX) => "an integer".into(),
+        (least, i64::MAX) => format!("an integer of at least {least}"),
+        (i64::MIN, most) => format!("an integer of at most {most}"),
+        (least, most) => format!("an integer from {least} to {most}"),
+    }
+}
+fn float_words(range: &RangeInclusive<f64>) -> String {
+    match (range.start().is_finite() && *range.start() > f64::MIN, range.end().is_finite() && *range.end() < f64::MAX) {
+        (false, false) => "a number".into(),
+        (true, false) => format!("a number of at least {:?}", range.start()),
+        (false, true) => format!("a number of at most {:?}", range.end()),
+        (true, true) => format!("a number from {:?} to {:?}", range.start(), range.end()),
+    }
+}
+/// Shortest text that reads back as the same float, and as a float.
+fn float_literal(value: &f64) -> String {
+    format!("{value:?}")
+}
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+const UNITS: [(&str, u64); 7] = [
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1_000),
+    ("b", 1),
+];
+/// `"1.5 GiB"` as bytes.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let (number, unit) = UNITS.iter().find_map(|(u, size)| Some((text.strip_suffix(u)?, *size))).unwrap_or((&text, 1));
+    let number = number.trim();
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit);
+    }
+    let bytes = number.parse::<f64>().ok()? * unit as f64;
+    // Below 2^63 the cast is exact enough and cannot wrap.
+    (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
+}
+/// Bytes in the largest binary unit that divides them.
+fn bytes_words(bytes: u64) -> String {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
+            return format!("{} {name}", bytes / unit);
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("2GiB"), Some(2 << 30));
+        assert_eq!(parse_bytes(" 1.5 MB "), Some(1_500_000));
+        assert_eq!(parse_bytes("17"), Some(17));
+        for bad in ["", "GiB", "-1", "1e300", "nan", "99999999999GiB", "2 TiB"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+        for bytes in [0, 1, 1023, 1024, 3 << 20, 5 << 30, 1_500_000] {
+            assert_eq!(parse_bytes(&bytes_words(bytes)), Some(bytes));
+        }
+    }
+}

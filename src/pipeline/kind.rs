@@ -1,0 +1,107 @@
+//! What the pipeline needs to know of an operator: its kind, and what a configured step says of itself.
+
+use super::fields::{Fields, KeyDoc};
+use crate::data::Schema;
+
+/// What check, plan and explain need of a configured step. The dataflow's trait extends it.
+pub trait Configured: Send + Sync {
+    /// Its settings in one line.
+    fn explain(&self) -> String;
+    /// The schema of its rows, from those of its inputs: first `from` in its order, then the `step()` keys in the
+    /// order asked.
+    ///
+    /// # Errors
+    /// Problems in words, each naming the input in backticks; [`Port::expect`] makes such words.
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>>;
+}
+
+/// One input of a step, for typechecking.
+#[derive(Clone, Copy, Debug)]
+pub struct Port<'a> {
+    /// The step that it comes from.
+    pub step: &'a str,
+    /// What its rows are.
+    pub schema: &'static Schema,
+    /// The key that named it: `from`, or a key asked for by [`Fields::step`].
+    pub key: &'a str,
+}
+
+impl Port<'_> {
+    /// Which of `accepted` the input can be read as: the schema itself, or one whose columns it all has.
+    ///
+    /// # Errors
+    /// The problem in words, with both ends and the missing columns.
+    pub fn expect(&self, accepted: &[&'static Schema]) -> Result<&'static Schema, String> {
+        if let Some(same) = accepted.iter().find(|s| std::ptr::eq(**s, self.schema) || s.name == self.schema.name) {
+            return Ok(same);
+        }
+        if let Some(fits) = accepted.iter().find(|s| s.missing_in(self.schema).is_empty()) {
+            return Ok(fits);
+        }
+        let wanted: Vec<String> = accepted
+            .iter()
+            .map(|s| format!("`{}` ({}; missing columns: {})", s.name, s.about, s.missing_in(self.schema).join(", ")))
+            .collect();
+        Err(format!(
+            "`{}` gives rows of `{}` ({}), but what is read here is {}",
+            self.step,
+            self.schema.name,
+            self.schema.about,
+            wanted.join(" or ")
+        ))
+    }
+}
+
+/// How a step takes part in the dataflow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// No inputs; its rows are known at the start.
+    Source,
+    /// A microbatch in, a microbatch out.
+    Map,
+    /// As [`Shape::Map`], through differential.
+    Keyed,
+    /// Starts microbatches inside the loop; reads its inputs whole.
+    Head,
+    /// Waits for the iteration to close and makes a model: a barrier.
+    Train,
+}
+
+/// Whether a step uses a model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NeedsModel {
+    /// `model` is an error.
+    No,
+    /// `model` must be given.
+    Yes,
+    /// `model` may be given.
+    Optional,
+}
+
+/// One operator, as the registry lists it.
+pub struct Kind<O: ?Sized + 'static> {
+    /// What `op` names it.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+    /// Its part in the dataflow.
+    pub shape: Shape,
+    /// Whether it uses a model.
+    pub model: NeedsModel,
+    /// Fewest steps in `from`.
+    pub min_inputs: usize,
+    /// Most steps in `from`; `usize::MAX` for any number.
+    pub max_inputs: usize,
+    /// A step's table as one would write it.
+    pub example: &'static str,
+    /// Asks for the keys of a step and makes it. It must ask for every key it knows in every case, since what was
+    /// not asked for is an unknown key.
+    pub parse: fn(&mut Fields<'_>) -> Box<O>,
+}
+
+impl<O: ?Sized> Kind<O> {
+    /// The keys of the operator's table, the common ones (`op`, `from`, `model`, `keep`) first, for the docs.
+    pub fn keys(&self) -> Vec<KeyDoc> {
+        super::sections::step_keys(self)
+    }
+}

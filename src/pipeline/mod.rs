@@ -1,0 +1,35 @@
+//! The pipeline file: parsed, resolved, checked, planned and explained.
+//!
+//! Knows the named schemas of [`crate::data`] and nothing above: operators come in as a slice of [`Kind`], generic over
+//! their trait object. Parsing has two stages so that every value keeps its place: `tree` turns TOML text into a
+//! spanned tree (with `--set` merged in by `overrides`), and [`Fields`] is asked by each section and operator for its
+//! keys. `resolve` then finds what names mean, works out what is in the loop, and typechecks the edges. All problems are
+//! collected as [`Diagnostics`]; their codes are listed in [`codes`].
+
+pub mod codes;
+mod diagnostic;
+mod explain;
+mod fields;
+mod kind;
+mod overrides;
+mod plan;
+mod resolve;
+mod resolved;
+mod sections;
+mod suggest;
+mod tree;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod stub;
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span, colour_wanted};
+pub use explain::{Format, explain, keys_table};
+pub use fields::{Fields, KeyDoc};
+pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
+pub use plan::{Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, parse_str};
+pub use sections::{engine_keys, loop_keys, model_keys, pipeline_keys};
+pub use suggest::nearest;

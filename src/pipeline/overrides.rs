@@ -1,0 +1,117 @@
+//! `--set SECTION.KEY=VALUE`: overrides merged into the file's tree, each with carets into its own text.
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Source, Span};
+use super::suggest;
+use super::tree::{self, Entry, Node, Table, Value};
+
+/// The keys of a model of which exactly one says where it comes from; setting one drops the others.
+pub const MODEL_SOURCES: [&str; 4] = ["path", "hf", "init", "script"];
+
+/// Parses and merges every override, the later over the earlier. `sources` grows by one text each.
+pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, problems: &mut Vec<Diagnostic>) {
+    let mut parsed = Vec::new();
+    for text in overrides {
+        let source = sources.len();
+        sources.push(Source::new("--set", text.as_str()));
+        match parse(text, source) {
+            Ok(table) => parsed.push(table),
+            Err(errors) => problems.extend(errors),
+        }
+    }
+    // An override of a step or model that the file lacks is a slip, unless the overrides themselves define it.
+    let defines = |section: &str, name: &str, keys: &[&str]| {
+        parsed.iter().any(|t: &Table| {
+            let made = t.table(section).and_then(|s| s.table(name));
+            made.is_some_and(|made| keys.iter().any(|k| made.get(k).is_some()))
+        })
+    };
+    let mut unknown = Vec::new();
+    for table in &parsed {
+        for (section, keys) in [("step", &["op"][..]), ("model", &MODEL_SOURCES[..])] {
+            let known: Vec<&str> =
+                root.table(section).map(|t| t.entries.keys().map(String::as_str).collect()).unwrap_or_default();
+            for (name, entry) in table.table(section).map(|t| &t.entries).into_iter().flatten() {
+                if known.contains(&name.as_str()) || defines(section, name, keys) {
+                    continue;
+                }
+                let code = if section == "step" { &codes::UNKNOWN_STEP } else { &codes::UNKNOWN_MODEL };
+                let message = format!("the file has no {section} `{}` to override", suggest::show(name));
+                let help = suggest::help(name, &format!("its {section}s"), known.iter().copied());
+                problems.push(Diagnostic::new(code, message, entry.key, "no such name").help(help));
+                unknown.push((section, name.clone()));
+            }
+        }
+    }
+    for mut table in parsed {
+        for (section, name) in &unknown {
+            if let Some(Value::Table(t)) = table.entries.get_mut(*section).map(|e| &mut e.node.value) {
+                t.entries.remove(name);
+            }
+        }
+        drop_other_sources(root, &table);
+        merge(root, table);
+    }
+}
+
+fn drop_other_sources(root: &mut Table, set: &Table) {
+    let Some(Value::Table(models)) = root.entries.get_mut("model").map(|e| &mut e.node.value) else { return };
+    for (name, entry) in set.table("model").map(|t| &t.entries).into_iter().flatten() {
+        let Value::Table(given) = &entry.node.value else { continue };
+        let Some(Value::Table(model)) = models.entries.get_mut(name).map(|e| &mut e.node.value) else { continue };
+        if MODEL_SOURCES.iter().any(|k| given.get(k).is_some()) {
+            model.entries.retain(|k, _| !MODEL_SOURCES.contains(&k.as_str()));
+        }
+    }
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, entry) in from.entries {
+        match (into.entries.get_mut(&key).map(|e| &mut e.node.value), entry.node.value) {
+            (Some(Value::Table(old)), Value::Table(new)) if !new.inline => merge(old, new),
+            (_, value) => {
+                into.entries.insert(key, Entry { key: entry.key, node: Node { value, span: entry.node.span } });
+            }
+        }
+    }
+}
+
+/// One override as a table with one leaf. A value that is not TOML and does not start like a list, table or quoted
+/// string is text.
+fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
+    let bad = |message: &str, start: usize, end: usize| {
+        let help = "write SECTION.KEY=VALUE, e.g. --set step.dpo.beta=0.2 or --set pipeline.seed=7".to_owned();
+        let span = Span { source, start, end };
+        Err(vec![Diagnostic::new(&codes::BAD_OVERRIDE, message, span, "here").help(help)])
+    };
+    let Some(equals) = text.find('=') else { return bad("this override has no `=`", 0, text.len()) };
+    let errors = match tree::parse(text, source) {
+        Ok(table) => return Ok(table),
+        Err(errors) => errors,
+    };
+    let rest = &text[equals + 1..];
+    let value = rest.trim();
+    let start = equals + 1 + (rest.len() - rest.trim_start().len());
+    if value.is_empty() {
+        return bad("this override has no value", 0, text.len());
+    }
+    let Ok(mut table) = tree::parse(&format!("{}= 0", &text[..equals]), source) else {
+        return bad("this override's key is not a dotted TOML key", 0, equals);
+    };
+    if value.starts_with(['[', '{', '"', '\'']) {
+        let help = "inside a list or table, text stands in quotes: --set 'step.m1.from=[\"ift\", \"eft\"]'";
+        return Err(errors.into_iter().map(|e| e.help(help.to_owned())).collect());
+    }
+    let node = Node { value: Value::Text(value.to_owned()), span: Span { source, start, end: start + value.len() } };
+    set_leaf(&mut table, node);
+    Ok(table)
+}
+
+/// Puts `leaf` at the end of the one dotted key that the table holds.
+fn set_leaf(table: &mut Table, leaf: Node) {
+    let Some(entry) = table.entries.values_mut().next() else { return };
+    match &mut entry.node.value {
+        Value::Table(inner) => set_leaf(inner, leaf),
+        _ => entry.node = leaf,
+    }
+}

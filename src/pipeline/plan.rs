@@ -1,0 +1,300 @@
+//! The plan: a pipeline file that was found to be right, in the order in which it can be run.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
+use super::fields::Problems;
+use super::kind::{Configured, Kind, Shape};
+use super::{overrides, resolve, sections, tree};
+use crate::data::Schema;
+
+/// Larger files are refused: nobody writes them by hand.
+const LARGEST: u64 = 1 << 20;
+
+/// A checked pipeline.
+pub struct Plan<O: ?Sized + 'static> {
+    /// Name of the run.
+    pub name: String,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// How often the loop runs (T).
+    pub iterations: u32,
+    /// Rows of a microbatch where it starts.
+    pub microbatch: usize,
+    /// Most microbatches open at once.
+    pub window: usize,
+    /// Settings of the inference engine.
+    pub engine: Engine,
+    /// Every `[model.NAME]`, by name.
+    pub models: Vec<ModelSource>,
+    /// The loop, if there is one.
+    pub loop_: Option<Loop>,
+    /// In dependency order, equals by name: the same whatever the order in the file.
+    pub steps: Vec<Step<O>>,
+    /// The file with all overrides and defaults written out; it parses to the same plan.
+    pub resolved: String,
+    /// What is legal but probably not meant.
+    pub warnings: Diagnostics,
+}
+
+/// `[engine]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Engine {
+    /// Compute threads; 0 for one a core.
+    pub threads: usize,
+    /// Most sequences decoded together.
+    pub max_batch: usize,
+    /// Bytes for keys and values; `None` for a share of what is free.
+    pub kv_memory: Option<u64>,
+}
+
+/// One step.
+pub struct Step<O: ?Sized + 'static> {
+    /// Its name, also of its dataset.
+    pub name: String,
+    /// Its operator.
+    pub kind: &'static Kind<O>,
+    /// The operator with its settings.
+    pub op: Arc<O>,
+    /// `from` in its order, then the steps that other keys name.
+    pub inputs: Vec<Input>,
+    /// What `model` means.
+    pub model: Option<ModelUse>,
+    /// Models that other keys name (asked for by `Fields::model`), by key.
+    pub models: Vec<(&'static str, ModelUse)>,
+    /// What its rows are.
+    pub schema: &'static Schema,
+    /// When it runs.
+    pub placement: Placement,
+    /// The iterations it has rows in: `0..=0` for a step that runs once, else from 1.
+    pub iterations: RangeInclusive<u32>,
+    /// Whether its rows are kept as a dataset.
+    pub keep: bool,
+    /// Line of its table in the file, from 1.
+    pub line: usize,
+}
+
+/// An edge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Input {
+    /// The step read.
+    pub step: String,
+    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head or training step, every
+    /// input but the first of the others, and the steps that keys other than `from` name.
+    pub whole: bool,
+    /// The key that named it: `from`, or the operator's own.
+    pub key: &'static str,
+}
+
+/// The model that a step uses.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ModelUse {
+    /// A `[model.NAME]`.
+    Source(String),
+    /// The model of a training step that runs once.
+    Step(String),
+    /// The model of the current iteration.
+    Policy,
+}
+
+impl fmt::Display for ModelUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelUse::Source(name) | ModelUse::Step(name) => f.write_str(name),
+            ModelUse::Policy => f.write_str("policy"),
+        }
+    }
+}
+
+/// When a step runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Placement {
+    /// In iteration 0, before the loop.
+    Once,
+    /// Feeds the loop from a [`Shape::Head`] and does not depend on the policy: iterations `1..=T`, as far ahead of
+    /// the policy as the window allows.
+    Ahead,
+    /// Depends on the policy and leads to `loop.next`: iterations `1..=T`.
+    Loop,
+    /// Depends on the policy and does not lead to `loop.next`: runs for every policy, iterations `1..=T+1`, the last
+    /// of which is the final model; only to T where it reads rows of the loop.
+    Observer,
+}
+
+/// `[loop]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loop {
+    /// The policy of the first iteration.
+    pub policy: ModelUse,
+    /// The training step whose model is the policy of the next iteration.
+    pub next: String,
+}
+
+/// `[model.NAME]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelSource {
+    /// NAME.
+    pub name: String,
+    /// Where it comes from.
+    pub kind: ModelKind,
+    /// How its weights are kept.
+    pub dtype: Dtype,
+}
+
+/// Where a model comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ModelKind {
+    /// A GGUF file or a Hugging Face directory.
+    Path(String),
+    /// A model of the Hugging Face hub.
+    Hub {
+        /// `org/name`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: Option<String>,
+    },
+    /// Random weights.
+    Init {
+        /// A directory with config.json and tokenizer.json.
+        config: String,
+        /// Seed of the weights; the pipeline's if none.
+        seed: Option<u64>,
+    },
+    /// Scripted answers, for tests.
+    Script {
+        /// The file with the answers.
+        file: String,
+    },
+}
+
+/// How weights are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+impl Dtype {
+    /// As the file writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+            Dtype::F16 => "f16",
+        }
+    }
+}
+
+impl<O: ?Sized> Plan<O> {
+    /// The step with this name.
+    pub fn step(&self, name: &str) -> Option<&Step<O>> {
+        self.steps.iter().find(|s| s.name == name)
+    }
+    /// The model source with this name.
+    pub fn model(&self, name: &str) -> Option<&ModelSource> {
+        self.models.iter().find(|m| m.name == name)
+    }
+    /// Whether the edge brings rows of iteration 0 into each iteration of the loop.
+    pub fn enters(&self, step: &Step<O>, input: &Input) -> bool {
+        step.placement != Placement::Once && self.step(&input.step).is_some_and(|s| s.placement == Placement::Once)
+    }
+    /// The steps that read from this one, with the edge.
+    pub fn readers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Step<O>, &'a Input)> {
+        self.steps.iter().flat_map(move |s| s.inputs.iter().filter(move |i| i.step == name).map(move |i| (s, i)))
+    }
+}
+
+impl<O: ?Sized> Step<O> {
+    /// Whether it makes a model, and so waits for its iteration to close.
+    pub fn is_training(&self) -> bool {
+        self.kind.shape == Shape::Train
+    }
+}
+
+impl<O: ?Sized> fmt::Debug for Plan<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.resolved)
+    }
+}
+
+/// Reads, resolves and checks a pipeline file. `overrides` are the texts of `--set`.
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, warnings too.
+pub fn load<O: Configured + ?Sized>(
+    path: &Path,
+    overrides: &[String],
+    kinds: &[&'static Kind<O>],
+) -> Result<Plan<O>, Diagnostics> {
+    let name = path.display().to_string();
+    match read_file(path) {
+        Ok(text) => parse_str(&name, &text, overrides, kinds),
+        Err(why) => {
+            let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: {why}"));
+            Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]))
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > LARGEST {
+        return Err("larger than 1 MiB, which no pipeline file needs to be".into());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let good = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
+        format!("not UTF-8 text: line {line} has a byte that is not")
+    })
+}
+
+/// As [`load`], from text; `name` stands for the file's path in messages.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse_str<O: Configured + ?Sized>(
+    name: &str,
+    text: &str,
+    overrides: &[String],
+    kinds: &[&'static Kind<O>],
+) -> Result<Plan<O>, Diagnostics> {
+    let mut sources = vec![Source::new(name, text)];
+    if text.len() as u64 > LARGEST || overrides.iter().any(|o| o.len() as u64 > LARGEST) {
+        let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: larger than 1 MiB"));
+        return Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]));
+    }
+    let mut root = match tree::parse(text, 0) {
+        Ok(root) => root,
+        Err(problems) => return Err(Diagnostics::new(sources, problems)),
+    };
+    let mut list = Vec::new();
+    overrides::apply(&mut root, overrides, &mut sources, &mut list);
+    let problems = Problems { list: list.into(), silent: false };
+    let file = sections::read(&root, kinds, &problems, &stem(name));
+    let line = |span: Span| sources.get(span.source).map_or(1, |s| s.position(span.start).0);
+    let plan = resolve::plan(file, &problems, line);
+    let diagnostics = Diagnostics::new(sources, problems.list.into_inner());
+    match plan {
+        Some(plan) if diagnostics.errors() == 0 => Ok(Plan { warnings: diagnostics, ..plan }),
+        _ => Err(diagnostics),
+    }
+}
+
+/// The file's name without its extension, as a name that may stand for the pipeline's.
+fn stem(name: &str) -> String {
+    let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+    let stem: String = stem.trim_start_matches('-').chars().map(plain).take(64).collect();
+    if stem.is_empty() { "pipeline".to_owned() } else { stem }
+}

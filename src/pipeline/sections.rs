@@ -1,0 +1,344 @@
+//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[model.NAME]`, `[loop]`, `[step.NAME]`.
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Span};
+use super::fields::{Fields, KeyDoc, Named, Problems};
+use super::kind::{Kind, NeedsModel, Shape};
+use super::overrides::MODEL_SOURCES;
+use super::plan::{Dtype, Engine, ModelKind, ModelSource};
+use super::suggest::{self, show};
+use super::tree::{EMPTY, Table, Value};
+
+/// Keys with their TOML literals, defaults too.
+pub(super) type Values = Vec<(&'static str, String)>;
+
+/// What `[pipeline]` says.
+pub(super) struct Header {
+    pub name: String,
+    pub seed: u64,
+    pub iterations: u32,
+    pub microbatch: usize,
+    pub window: usize,
+    pub values: Values,
+}
+
+/// A model before anybody asked for it.
+pub(super) struct DraftModel {
+    pub source: ModelSource,
+    pub key: Span,
+    pub values: Values,
+}
+
+/// What `[loop]` says.
+pub(super) struct DraftLoop {
+    pub policy: Named,
+    pub next: Named,
+    pub place: Span,
+    pub values: Values,
+}
+
+/// A step with names not yet resolved.
+pub(super) struct Draft<O: ?Sized + 'static> {
+    pub name: String,
+    pub key: Span,
+    pub place: Span,
+    pub kind: Option<&'static Kind<O>>,
+    pub op: Option<Box<O>>,
+    pub inputs: Vec<Named>,
+    pub sides: Vec<Named>,
+    pub model: Option<Named>,
+    pub models: Vec<Named>,
+    pub keep: bool,
+    pub values: Values,
+}
+
+/// The whole file, read but not resolved. Models and steps are in the order of their names.
+pub(super) struct File<O: ?Sized + 'static> {
+    pub header: Header,
+    pub engine: Engine,
+    pub engine_values: Values,
+    pub models: Vec<DraftModel>,
+    pub loop_: Option<DraftLoop>,
+    pub steps: Vec<Draft<O>>,
+}
+
+const SECTIONS: [&str; 5] = ["pipeline", "engine", "model", "loop", "step"];
+
+/// Reads every section, reporting whatever is wrong within one; `stem` is the name of a pipeline that has none.
+pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems: &Problems, stem: &str) -> File<O> {
+    for (key, entry) in &root.entries {
+        if SECTIONS.contains(&key.as_str()) {
+            continue;
+        }
+        let message = format!("a pipeline file has no `{}` at its top level", show(key));
+        let help = if pipeline_keys().iter().any(|d| d.key == key) {
+            Some(format!("it goes into the table [pipeline]: write [pipeline] above {key} = .."))
+        } else {
+            suggest::help(key, "its tables", SECTIONS)
+        };
+        problems.report(Diagnostic::new(&codes::UNKNOWN_SECTION, message, entry.key, "unknown").help(help));
+    }
+    let header = section(root, "pipeline", problems, |f| header(f, stem)).unwrap_or_else(|| {
+        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[pipeline]".into());
+        header(&mut fields, stem)
+    });
+    let (engine, engine_values) = section(root, "engine", problems, engine).unwrap_or_else(|| {
+        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[engine]".into());
+        engine(&mut fields)
+    });
+    let loop_ = section(root, "loop", problems, loop_table);
+    let models = named(root, "model", problems)
+        .into_iter()
+        .map(|(name, key, place, table)| {
+            check_name(name, "model", &["policy"], key, problems);
+            let mut fields = Fields::new(problems, table, place, format!("model `{}`", show(name)));
+            let source = model(&mut fields, name, place);
+            fields.finish();
+            DraftModel { source, key, values: fields.values }
+        })
+        .collect();
+    let steps: Vec<Draft<O>> = named(root, "step", problems)
+        .into_iter()
+        .map(|(name, key, place, table)| {
+            check_name(name, "step", &["policy", "errors"], key, problems);
+            step(name, key, place, table, kinds, problems)
+        })
+        .collect();
+    if steps.is_empty() && !matches!(root.get("step").map(|e| &e.node.value), Some(v) if !matches!(v, Value::Table(_)))
+    {
+        let help = "a step is a table such as [step.ift] with op = \"read\"".to_owned();
+        problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
+    }
+    File { header, engine, engine_values, models, loop_, steps }
+}
+
+fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
+    let entry = root.get(name)?;
+    let Value::Table(table) = &entry.node.value else {
+        let message = format!("`{name}` is not a table");
+        let label = format!("this is {}", entry.node.value.kind());
+        let help = format!("write [{name}] on a line of its own, and its keys below");
+        problems.report(Diagnostic::new(&codes::WRONG_TYPE, message, entry.node.span, label).help(help));
+        return None;
+    };
+    let mut fields = Fields::new(problems, table, entry.node.span, format!("[{name}]"));
+    let out = read(&mut fields);
+    fields.finish();
+    Some(out)
+}
+
+/// The tables `[section.NAME]`: name, place of the name, place of the header, table.
+fn named<'a>(root: &'a Table, section: &str, problems: &Problems) -> Vec<(&'a str, Span, Span, &'a Table)> {
+    let Some(entry) = root.get(section) else { return Vec::new() };
+    let wrong = |what: String, span, value: &Value| {
+        let label = format!("this is {}", value.kind());
+        let help = format!("write [{section}.NAME] on a line of its own, and its keys below");
+        problems.report(Diagnostic::new(&codes::WRONG_TYPE, what, span, label).help(help));
+    };
+    let Value::Table(table) = &entry.node.value else {
+        wrong(format!("`{section}` is not a table of {section}s"), entry.node.span, &entry.node.value);
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (name, entry) in &table.entries {
+        match &entry.node.value {
+            Value::Table(table) => out.push((name.as_str(), entry.key, entry.node.span, table)),
+            other => wrong(format!("{section} `{}` is not a table", show(name)), entry.node.span, other),
+        }
+    }
+    out
+}
+
+/// Whether a name can be a directory on every system.
+fn is_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    name.len() <= 64 && name.bytes().next().is_some_and(plain) && name.bytes().all(|b| plain(b) || b == b'-')
+}
+
+fn check_name(name: &str, what: &str, reserved: &[&str], span: Span, problems: &Problems) {
+    let message = if reserved.contains(&name) {
+        format!("a {what} cannot be named `{name}`: the word has a meaning of its own")
+    } else if !is_name(name) {
+        format!("`{}` cannot be the name of a {what}", show(name))
+    } else {
+        return;
+    };
+    let help = "names have letters, digits, underscores and hyphens, at most 64, and do not start with a hyphen";
+    problems.report(Diagnostic::new(&codes::BAD_NAME, message, span, "here").help(help.to_owned()));
+}
+
+fn header(f: &mut Fields<'_>, stem: &str) -> Header {
+    let name =
+        f.text("name", "name of the run: its directory is runs/NAME; the file's own name by default", Some(stem));
+    if f.given("name") && !is_name(&name) {
+        let message = format!("`{}` cannot be the name of a pipeline", show(&name));
+        let help = "names have letters, digits, underscores and hyphens, at most 64, and do not start with a hyphen";
+        f.report(Diagnostic::new(&codes::BAD_NAME, message, f.span("name"), "here").help(help.to_owned()));
+    }
+    let seed = f.int("seed", "seed of all randomness", Some(0), 0..=i64::MAX);
+    let iterations = f.int("iterations", "how often the loop runs; each makes the next policy", Some(1), 1..=1000);
+    let microbatch = f.count("microbatch", "rows of a microbatch where it starts", Some(32), 1..=65_536);
+    let window = f.count("window", "most microbatches open at once", Some(4), 1..=1024);
+    Header {
+        name,
+        // Both were checked against their ranges.
+        seed: u64::try_from(seed).unwrap_or(0),
+        iterations: u32::try_from(iterations).unwrap_or(1),
+        microbatch,
+        window,
+        values: std::mem::take(&mut f.values),
+    }
+}
+
+fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
+    let threads = f.count("threads", "compute threads; 0 for one a core", Some(0), 0..=1024);
+    let max_batch = f.count("max_batch", "most sequences decoded together", Some(128), 1..=65_536);
+    let kv_memory = f.optional_bytes(
+        "kv_memory",
+        "memory for keys and values; by default a share of what is free",
+        1 << 20..=u64::MAX >> 1,
+    );
+    (Engine { threads, max_batch, kv_memory }, std::mem::take(&mut f.values))
+}
+
+fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
+    let mut name = |key, about| {
+        let name = f.text(key, about, None);
+        Named { key, name, span: f.span(key) }
+    };
+    let policy = name("policy", "the model that \"policy\" means in the first iteration");
+    let next = name("next", "the training step whose model is the policy of the next iteration");
+    let place = f.span("");
+    DraftLoop { policy, next, place, values: std::mem::take(&mut f.values) }
+}
+
+fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
+    let path = f.optional_path("path", "a GGUF file, or a directory with config.json, safetensors and tokenizer.json");
+    let hub = f.optional_text("hf", "a model of the Hugging Face hub, \"org/name\"");
+    let init = f.optional_path("init", "a directory with config.json and tokenizer.json: random weights of that shape");
+    let script = f.optional_path("script", "a file of scripted answers, for tests");
+    let revision = f.optional_text("revision", "with hf: branch, tag or commit");
+    let seed = f.optional_int("seed", "with init: seed of the weights; the pipeline's by default", 0..=i64::MAX);
+    let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
+    let dtype = match f.choice("dtype", "how weights are kept", &dtypes, Some("f32")) {
+        "bf16" => Dtype::Bf16,
+        "f16" => Dtype::F16,
+        _ => Dtype::F32,
+    };
+    let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k)).collect();
+    if let [first, second, ..] = given[..] {
+        f.problem(second, format!("`{first}` and `{second}` both say where it comes from"), "keep one of them");
+    } else if given.is_empty() {
+        let message = format!("model `{}` does not say where it comes from", show(name));
+        let help = "give one of path, hf, init, script".to_owned();
+        f.report(Diagnostic::new(&codes::MISSING_KEY, message, place, "missing here").help(help));
+    }
+    for (key, with, present) in [("revision", "hf", hub.is_some()), ("seed", "init", init.is_some())] {
+        if f.given(key) && !present {
+            f.problem(key, format!("`{key}` means something only with `{with}`"), "take it out");
+        }
+    }
+    let kind = match (path, hub, init, script) {
+        (_, Some(repo), ..) => ModelKind::Hub { repo, revision },
+        (_, _, Some(config), _) => ModelKind::Init { config, seed: seed.and_then(|s| u64::try_from(s).ok()) },
+        (_, _, _, Some(file)) => ModelKind::Script { file },
+        (path, ..) => ModelKind::Path(path.unwrap_or_default()),
+    };
+    ModelSource { name: name.to_owned(), kind, dtype }
+}
+
+fn step<O: ?Sized>(
+    name: &str,
+    key: Span,
+    place: Span,
+    table: &Table,
+    kinds: &[&'static Kind<O>],
+    problems: &Problems,
+) -> Draft<O> {
+    let mut f = Fields::new(problems, table, place, format!("step `{}`", show(name)));
+    let word = f.text("op", "the operator", None);
+    let kind = kinds.iter().copied().find(|k| k.name == word);
+    if let (None, Some(Value::Text(_))) = (kind, table.get("op").map(|e| &e.node.value)) {
+        let message = format!("step `{}`: there is no operator `{}`", show(name), show(&word));
+        let help = suggest::help(&word, "the operators", kinds.iter().map(|k| k.name));
+        f.report(Diagnostic::new(&codes::UNKNOWN_OPERATOR, message, f.span("op"), "unknown operator").help(help));
+    }
+    let common = common(&mut f, kind.map(|k| (k.name, k.shape, k.model)));
+    let op = kind.map(|k| (k.parse)(&mut f));
+    if kind.is_some() {
+        f.finish();
+    }
+    let (inputs, model, keep) = common;
+    Draft {
+        name: name.to_owned(),
+        key,
+        place,
+        kind,
+        op,
+        inputs,
+        sides: f.steps,
+        model,
+        models: f.models,
+        keep,
+        values: f.values,
+    }
+}
+
+/// The keys that every step may have: `from`, `model`, `keep`. Without a known operator each is taken as it comes.
+fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<Named>, Option<Named>, bool) {
+    let inputs = f.inputs("the steps that it reads");
+    let about = "the model it uses: a [model.NAME], a training step that runs once, or \"policy\"";
+    let needs = kind.map(|k| k.2);
+    let name = match needs {
+        Some(NeedsModel::Yes) => Some(f.text("model", about, None)).filter(|n| !n.is_empty()),
+        Some(NeedsModel::No) => {
+            if let (true, Some((op, ..))) = (f.given("model"), kind) {
+                f.known("model", "not used");
+                let message = format!("the operator `{op}` uses no model");
+                let problem = Diagnostic::new(&codes::MODEL_UNUSED, message, f.span("model"), "not used");
+                f.report(problem.help("take the key out".to_owned()));
+            }
+            None
+        }
+        Some(NeedsModel::Optional) | None => f.optional_text("model", about),
+    };
+    let model = name.map(|name| Named { key: "model", name, span: f.span("model") });
+    let keep = f.bool("keep", "whether its rows are kept as a dataset", Some(true));
+    (inputs, model, keep)
+}
+
+/// The documented keys of an operator, the common ones first.
+pub(super) fn step_keys<O: ?Sized>(kind: &Kind<O>) -> Vec<KeyDoc> {
+    ask(|f| {
+        f.text("op", "the operator", None);
+        common(f, Some((kind.name, kind.shape, kind.model)));
+        if kind.max_inputs == 0 {
+            f.docs.retain(|d| d.key != "from");
+        }
+        (kind.parse)(f);
+    })
+}
+
+fn ask<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Vec<KeyDoc> {
+    let silent = Problems { silent: true, ..Problems::default() };
+    let mut fields = Fields::new(&silent, &EMPTY, Span::default(), String::new());
+    read(&mut fields);
+    fields.docs
+}
+
+/// The documented keys of `[pipeline]`.
+pub fn pipeline_keys() -> Vec<KeyDoc> {
+    ask(|f| header(f, "FILE"))
+}
+/// The documented keys of `[engine]`.
+pub fn engine_keys() -> Vec<KeyDoc> {
+    ask(engine)
+}
+/// The documented keys of `[loop]`.
+pub fn loop_keys() -> Vec<KeyDoc> {
+    ask(loop_table)
+}
+/// The documented keys of `[model.NAME]`.
+pub fn model_keys() -> Vec<KeyDoc> {
+    ask(|f| model(f, "NAME", Span::default()))
+}

@@ -1,0 +1,118 @@
+//! Stand-ins for the operators, with the same names and main keys, for this folder's tests.
+
+use super::fields::Fields;
+use super::kind::{Configured, Kind, NeedsModel, Port, Shape};
+use crate::data::{Schema, named};
+
+struct Stub {
+    line: String,
+    /// What each input may be; the last stands for all further ones.
+    accepts: Vec<Vec<&'static Schema>>,
+    gives: &'static Schema,
+}
+
+impl Configured for Stub {
+    fn explain(&self) -> String {
+        self.line.clone()
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let mut wrong = Vec::new();
+        for (i, port) in inputs.iter().enumerate() {
+            if let Some(accepted) = self.accepts.get(i).or(self.accepts.last()) {
+                wrong.extend(port.expect(accepted).err());
+            }
+        }
+        if wrong.is_empty() { Ok(self.gives) } else { Err(wrong) }
+    }
+}
+
+fn stub(line: String, accepts: &[&[&'static Schema]], gives: &'static Schema) -> Box<dyn Configured> {
+    Box::new(Stub { line, accepts: accepts.iter().map(|a| a.to_vec()).collect(), gives })
+}
+
+fn sampling(f: &mut Fields<'_>) -> f64 {
+    f.table("sampling", "how tokens are drawn", |f| {
+        let temperature = f.float("temperature", "0 is greedy", Some(0.7), 0.0..=10.0);
+        f.float("top_p", "nucleus", Some(0.9), 0.0..=1.0);
+        f.count("max_tokens", "most new tokens", Some(256), 1..=65_536);
+        temperature
+    })
+}
+
+fn read(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let dataset = f.text("dataset", "directory of Parquet files", None);
+    f.mapping("columns", "new names of columns by their old ones");
+    let schemas = [("ift", "pairs"), ("eft", "judged"), ("prompts", "prompts"), ("text", "text")];
+    let gives = match f.choice("schema", "what the rows are", &schemas, Some("ift")) {
+        "eft" => &named::EFT,
+        "prompts" => &named::PROMPTS,
+        "text" => &named::TEXT,
+        _ => &named::IFT,
+    };
+    stub(format!("reads {dataset}"), &[], gives)
+}
+fn listworld(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let rows = f.count("rows", "how many", Some(100), 1..=1_000_000);
+    stub(format!("makes {rows} rows"), &[], &named::IFT)
+}
+fn sft(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let rate = f.float("learning_rate", "peak learning rate", Some(5.5e-6), 0.0..=1.0);
+    f.optional_path("resume", "a checkpoint");
+    f.optional_table("lora", "low-rank adapters", |f| f.count("rank", "rank of the update", None, 1..=4096));
+    stub(format!("learning rate {rate:?}"), &[&[&named::IFT, &named::EFT, &named::TEXT]], &named::MODELS)
+}
+fn synthesize(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let per_iteration = f.count("per_iteration", "prompts an iteration", Some(512), 1..=10_000_000);
+    sampling(f);
+    stub(format!("{per_iteration} prompts an iteration"), &[&[&named::IFT, &named::PROMPTS]], &named::PROMPTS)
+}
+fn generate(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let samples = f.count("samples", "answers a prompt", Some(4), 1..=1024);
+    let temperature = sampling(f);
+    stub(format!("{samples} answers a prompt at {temperature:?}"), &[&[&named::PROMPTS]], &named::RESPONSES)
+}
+fn judge(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let rubric = f.text("rubric", "template", Some("additive-5"));
+    let samples = f.count("samples", "judgements an answer", Some(3), 1..=64);
+    stub(format!("{rubric}, {samples} times"), &[&[&named::RESPONSES]], &named::SCORES)
+}
+fn select(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let options = [("best-worst", "the paper's"), ("best-random", "best against a random one")];
+    let strategy = f.choice("strategy", "which pairs", &options, Some("best-worst"));
+    stub(strategy.to_owned(), &[&[&named::SCORES]], &named::PAIRS)
+}
+fn dedup(_: &mut Fields<'_>) -> Box<dyn Configured> {
+    stub(String::new(), &[&[&named::PROMPTS]], &named::PROMPTS)
+}
+fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
+    let beta = f.float("beta", "strength of the reference", Some(0.1), 0.0..=100.0);
+    f.float("learning_rate", "peak learning rate", Some(1e-6), 0.0..=1.0);
+    f.step("replay", "rows of SFT mixed in");
+    f.model_or("reference", "the reference", &[("policy-start", "the policy")], Some("policy-start"));
+    stub(format!("beta {beta:?}"), &[&[&named::PAIRS], &[&named::IFT, &named::EFT]], &named::MODELS)
+}
+fn oracle(_: &mut Fields<'_>) -> Box<dyn Configured> {
+    stub("counts points".into(), &[&[&named::RESPONSES]], &named::SCORES)
+}
+
+macro_rules! kinds {
+    ($($ident:ident $name:literal $parse:ident $shape:ident $model:ident $min:literal $max:expr;)*) => {
+        $(static $ident: Kind<dyn Configured> = Kind {
+            name: $name, about: "a stub", shape: Shape::$shape, model: NeedsModel::$model,
+            min_inputs: $min, max_inputs: $max, example: "", parse: $parse,
+        };)*
+        pub static KINDS: &[&Kind<dyn Configured>] = &[$(&$ident),*];
+    };
+}
+kinds! {
+    READ "read" read Source No 0 0;
+    LISTWORLD "listworld" listworld Source No 0 0;
+    SFT "sft" sft Train Yes 1 usize::MAX;
+    SYNTHESIZE "synthesize" synthesize Head Yes 1 2;
+    GENERATE "generate" generate Map Yes 1 1;
+    JUDGE "judge" judge Map Yes 1 1;
+    SELECT "select" select Keyed No 1 1;
+    DEDUP "dedup" dedup Keyed No 1 1;
+    DPO "dpo" dpo Train Yes 1 1;
+    ORACLE "oracle" oracle Map No 1 1;
+}

@@ -1,0 +1,181 @@
+//! TOML text as a tree of our own in which every key and value knows its place, so that overrides merge into it.
+
+use std::collections::BTreeMap;
+
+use toml::de::{DeTable, DeValue};
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Span};
+
+/// Tables and arrays nested deeper than this are refused: no key goes that deep.
+const DEEPEST: usize = 24;
+/// The TOML parser recurses on nesting (its own limits allow some thousand levels by dotted keys), so it gets this stack.
+const STACK: usize = 64 << 20;
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub value: Value,
+    pub span: Span,
+}
+
+/// What TOML knows.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Text(String),
+    /// `None`: too large for 64 bits.
+    Int(Option<i64>),
+    Float(f64),
+    Bool(bool),
+    Date,
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+impl Value {
+    /// The type in words, with its article.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Value::Text(_) => "text",
+            Value::Int(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::Bool(_) => "true or false",
+            Value::Date => "a date",
+            Value::Array(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+}
+
+/// A table by key, in the order of the keys.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub entries: BTreeMap<String, Entry>,
+    /// Written `{ .. }`, so an override with it replaces the table as a whole.
+    pub inline: bool,
+}
+
+/// A key's place and its value.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: Span,
+    pub node: Node,
+}
+
+/// A table without keys.
+pub static EMPTY: Table = Table { entries: BTreeMap::new(), inline: false };
+
+impl Table {
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+    pub fn table(&self, key: &str) -> Option<&Table> {
+        match self.get(key).map(|e| &e.node.value) {
+            Some(Value::Table(t)) => Some(t),
+            _ => None,
+        }
+    }
+}
+
+/// Parses a TOML document. With any syntax error there is no tree to trust: `Err` holds them all.
+pub fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
+    let read = || {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut problems: Vec<Diagnostic> = errors
+            .iter()
+            .map(|e| {
+                let span = e.span().unwrap_or(0..0);
+                let span = Span { source, start: span.start, end: span.end };
+                Diagnostic::new(&codes::SYNTAX, format!("this is not TOML: {}", e.message()), span, "here")
+            })
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let tree = convert_table(table.get_ref(), text, source, 0, &mut problems);
+        if problems.is_empty() { Ok(tree) } else { Err(problems) }
+    };
+    let failed = |why: &str| vec![Diagnostic::new(&codes::SYNTAX, why, Span { source, ..Span::default() }, "")];
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("toml".into()).stack_size(STACK).spawn_scoped(scope, read);
+        match thread {
+            Ok(handle) => handle.join().unwrap_or_else(|_| Err(failed("the TOML parser gave up on this text"))),
+            Err(e) => Err(failed(&format!("no thread to parse with: {e}"))),
+        }
+    })
+}
+
+fn convert_table(
+    table: &DeTable<'_>,
+    text: &str,
+    source: usize,
+    depth: usize,
+    problems: &mut Vec<Diagnostic>,
+) -> Table {
+    let mut out = Table::default();
+    for (key, value) in table.iter() {
+        let place = key.span();
+        let key_span = Span { source, start: place.start, end: place.end };
+        let place = value.span();
+        let span = Span { source, start: place.start, end: place.end };
+        let value = convert(value.get_ref(), span, text, depth + 1, problems);
+        out.entries.insert(key.get_ref().to_string(), Entry { key: key_span, node: Node { value, span } });
+    }
+    out
+}
+
+fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: &mut Vec<Diagnostic>) -> Value {
+    if depth > DEEPEST {
+        if problems.is_empty() {
+            let message = format!("tables and lists are nested more than {DEEPEST} deep");
+            problems.push(Diagnostic::new(&codes::SYNTAX, message, span, "here"));
+        }
+        return Value::Bool(false);
+    }
+    match value {
+        DeValue::String(s) => Value::Text(s.to_string()),
+        DeValue::Integer(i) => Value::Int(i64::from_str_radix(i.as_str(), i.radix()).ok()),
+        DeValue::Float(f) => Value::Float(f.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(b) => Value::Bool(*b),
+        DeValue::Datetime(_) => Value::Date,
+        DeValue::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| {
+                    let place = item.span();
+                    let span = Span { source: span.source, start: place.start, end: place.end };
+                    Node { value: convert(item.get_ref(), span, text, depth + 1, problems), span }
+                })
+                .collect(),
+        ),
+        DeValue::Table(table) => {
+            let mut out = convert_table(table, text, span.source, depth, problems);
+            out.inline = text.as_bytes().get(span.start) == Some(&b'{');
+            Value::Table(out)
+        }
+    }
+}
+
+/// A TOML basic string.
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A key, bare where TOML allows it.
+pub fn key(text: &str) -> String {
+    let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if bare { text.to_owned() } else { quote(text) }
+}
