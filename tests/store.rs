@@ -113,7 +113,7 @@ fn batches_do_not_depend_on_how_rows_are_cut_into_files() {
 fn a_jsonl_twin_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let line = |i: u32| format!("{{\"prompt\": \"prompt {i}\", \"response\": \"r\", \"category\": \"c{i}\"}}\n");
-    let jsonl = dir.path().join("ift.jsonl");
+    let (jsonl, elsewhere) = (dir.path().join("ift.jsonl"), tempfile::tempdir().unwrap());
     fs::write(&jsonl, format!("\u{feff}{}\n  \n{}", line(0), line(1).trim_end())).unwrap();
     let dataset = Dataset::open(dir.path(), &named::IFT).unwrap();
     assert_eq!(prompts(&dataset, 10), ["prompt 0", "prompt 1"]);
@@ -124,7 +124,7 @@ fn a_jsonl_twin_is_passed_over() {
     assert_eq!(imported.extra, ["category"]);
     let twin = read_parquet(&imported.path).unwrap();
     assert_eq!(twin.column_by_name("category").unwrap().as_string::<i32>().value(1), "c1");
-    let again = import_jsonl(&jsonl, Some(&named::IFT), Some(&dir.path().join("other/x.parquet"))).unwrap();
+    let again = import_jsonl(&jsonl, Some(&named::IFT), Some(&elsewhere.path().join("deep/x.parquet"))).unwrap();
     assert_eq!(again.written, imported.written);
 
     fs::write(&jsonl, "not read any more").unwrap();

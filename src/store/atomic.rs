@@ -59,6 +59,9 @@ pub(super) fn create_dirs(dir: &Path) -> Result<()> {
     create_dirs(parent)?;
     match fs::create_dir(dir) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            Err(io_error("making the directory", dir, &ErrorKind::NotADirectory.into()))
+        }
         Err(e) => Err(io_error("making the directory", dir, &e)),
         Ok(()) => sync_dir(parent),
     }
@@ -129,7 +132,7 @@ impl AtomicFile {
     }
 
     /// Gives the closed file its name, in place of any other of that name.
-    pub fn publish(mut self) -> Result<()> {
+    pub fn publish(&mut self) -> Result<()> {
         self.close()?;
         fs::rename(&self.temporary, &self.target).map_err(|e| io_error("renaming to", &self.target, &e))?;
         self.published = true;

@@ -327,7 +327,8 @@ impl Run {
         let make = |path: &str, rows: &RecordBatch| {
             let mut file = ParquetFile::create(&self.dir.join(path), rows.schema_ref())?;
             file.write(rows)?;
-            file.close()
+            let written = file.close()?;
+            Ok::<_, Error>((file, written))
         };
         // The slow part, encoding and fsync, is done by many threads at a time; naming by one.
         let (file, written) = make(&path, rows)?;

@@ -30,9 +30,7 @@ fn options() -> ArrowWriterOptions {
 
 /// A Parquet file in the making; dropped before [`ParquetFile::finish`], it leaves nothing behind.
 pub struct ParquetFile {
-    /// `None` once closed.
-    writer: Option<ArrowWriter<AtomicFile>>,
-    path: std::path::PathBuf,
+    writer: ArrowWriter<AtomicFile>,
     rows: u64,
 }
 
@@ -43,7 +41,7 @@ impl ParquetFile {
     /// The directory cannot be written.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options())?;
-        Ok(Self { writer: Some(writer), path: path.to_owned(), rows: 0 })
+        Ok(Self { writer, rows: 0 })
     }
 
     /// Adds rows. The bytes depend on how the rows are cut into calls, so cut them the same way every time.
@@ -51,33 +49,29 @@ impl ParquetFile {
     /// # Errors
     /// A full disk; a batch of another schema.
     pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        let Some(writer) = &mut self.writer else {
-            return Err(crate::error::Error::bug(format!("`{}` is closed", self.path.display())));
-        };
         self.rows += rows.num_rows() as u64;
-        writer.write(rows).map_err(|e| writer.inner_mut().error(e))
+        self.writer.write(rows).map_err(|e| self.writer.inner_mut().error(e))
     }
 
-    /// Makes the rows durable under the temporary name; the name comes with [`AtomicFile::publish`].
-    pub(super) fn close(mut self) -> Result<(AtomicFile, Written)> {
-        let Some(mut writer) = self.writer.take() else {
-            return Err(crate::error::Error::bug(format!("`{}` is closed", self.path.display())));
-        };
-        if let Err(e) = writer.finish() {
-            return Err(writer.inner_mut().error(e));
-        }
-        let mut file = writer.into_inner()?;
-        let written = Written { rows: self.rows, ..file.close()? };
-        Ok((file, written))
+    /// Makes the rows durable under the temporary name; nothing may be written after it.
+    pub(super) fn close(&mut self) -> Result<Written> {
+        // `finish` leaves nothing in the writer's own buffer, so going on with the file below it is sound.
+        self.writer.finish().map_err(|e| self.writer.inner_mut().error(e))?;
+        Ok(Written { rows: self.rows, ..self.writer.inner_mut().close()? })
+    }
+
+    /// Gives the closed file its name.
+    pub(super) fn publish(mut self) -> Result<()> {
+        self.writer.inner_mut().publish()
     }
 
     /// Makes the file appear.
     ///
     /// # Errors
     /// A full disk; nothing is left behind.
-    pub fn finish(self) -> Result<Written> {
-        let (file, written) = self.close()?;
-        file.publish()?;
+    pub fn finish(mut self) -> Result<Written> {
+        let written = self.close()?;
+        self.publish()?;
         Ok(written)
     }
 }
