@@ -5,4 +5,5 @@ pub mod error;
 pub mod eval;
 pub mod model;
 pub mod pipeline;
+pub mod store;
 pub mod train;

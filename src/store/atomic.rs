@@ -1,0 +1,205 @@
+//! Files that appear whole or not at all: a temporary name in the same directory, fsync, rename, fsync of the directory.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::fault;
+use crate::error::{Error, Result};
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Rows of a table; 0 for other files.
+    pub rows: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+}
+
+/// An I/O error with the file and what to do about it.
+pub(super) fn io_error(doing: &str, path: &Path, e: &io::Error) -> Error {
+    explain(doing, path, e.kind(), &e.to_string())
+}
+
+fn explain(doing: &str, path: &Path, kind: ErrorKind, text: &str) -> Error {
+    let path = path.display();
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::system(format!("{doing} `{path}`: the disk is full"))
+                .help("free some space and give the same command again; what was committed is intact")
+        }
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            Error::system(format!("{doing} `{path}`: {text}"))
+                .help("the directory cannot be written; check its permissions, or choose another one")
+        }
+        ErrorKind::NotADirectory => Error::system(format!("{doing} `{path}`: {text}"))
+            .help("a part of this path is a file, not a directory; choose another one"),
+        _ => Error::system(format!("{doing} `{path}`: {text}")),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    if cfg!(unix) {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io_error("writing the directory", dir, &e))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it; each new name is durable.
+pub(super) fn create_dirs(dir: &Path) -> Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    create_dirs(parent)?;
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            Err(io_error("making the directory", dir, &ErrorKind::NotADirectory.into()))
+        }
+        Err(e) => Err(io_error("making the directory", dir, &e)),
+        Ok(()) => sync_dir(parent),
+    }
+}
+
+/// How every temporary name ends; they begin with a dot.
+const TEMPORARY: &str = ".tmp";
+
+/// Whether a file name is one that [`AtomicFile`] or a model in the making gives.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY)
+}
+
+/// A file in the making. Dropped before [`AtomicFile::publish`], it leaves nothing behind.
+pub(super) struct AtomicFile {
+    target: PathBuf,
+    temporary: PathBuf,
+    /// `None` once closed.
+    file: Option<BufWriter<File>>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    /// Why writing failed, kept because a writer on top of this one may hide it.
+    failure: Option<(ErrorKind, String)>,
+    published: bool,
+}
+
+impl AtomicFile {
+    /// Starts the file that will be `target`; makes its directory.
+    pub fn create(target: &Path) -> Result<Self> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = target.file_name().and_then(|n| n.to_str());
+        let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a file", target.display())))?;
+        let dir = target.parent().unwrap_or(Path::new(""));
+        create_dirs(dir)?;
+        // Two threads may write the same file; what they write is compared later.
+        let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let temporary = dir.join(format!(".{name}.{}-{unique}{TEMPORARY}", std::process::id()));
+        let file = File::create(&temporary).map_err(|e| io_error("writing", target, &e))?;
+        Ok(Self {
+            target: target.to_owned(),
+            temporary,
+            file: Some(BufWriter::with_capacity(1 << 16, file)),
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            failure: None,
+            published: false,
+        })
+    }
+
+    /// The error to show for a failed write: the first I/O error if there was one, else `other`.
+    pub fn error(&mut self, other: impl Into<Error>) -> Error {
+        match self.failure.take() {
+            Some((kind, text)) => explain("writing", &self.target, kind, &text),
+            None => other.into().doing(format!("writing `{}`", self.target.display())),
+        }
+    }
+
+    /// Makes the bytes durable under the temporary name.
+    pub fn close(&mut self) -> Result<Written> {
+        let fail = |e: &io::Error| io_error("writing", &self.target, e);
+        if let Some(file) = self.file.take() {
+            let file = file.into_inner().map_err(|e| fail(e.error()))?;
+            fault::point(fault::AFTER_WRITE)?;
+            file.sync_all().map_err(|e| fail(&e))?;
+            fault::point(fault::AFTER_FSYNC)?;
+        }
+        Ok(Written { rows: 0, bytes: self.bytes, hash: self.hasher.finalize().to_hex().to_string() })
+    }
+
+    /// Gives the closed file its name, in place of any other of that name.
+    pub fn publish(&mut self) -> Result<()> {
+        self.close()?;
+        fs::rename(&self.temporary, &self.target).map_err(|e| io_error("renaming to", &self.target, &e))?;
+        self.published = true;
+        fault::point(fault::AFTER_RENAME)?;
+        sync_dir(self.target.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(file) = &mut self.file else { return Err(ErrorKind::BrokenPipe.into()) };
+        let result = fault::disk_full().and_then(|()| file.write(bytes));
+        match &result {
+            Ok(n) => {
+                self.hasher.update(&bytes[..*n]);
+                self.bytes += *n as u64;
+            }
+            Err(e) => self.failure = Some((e.kind(), e.to_string())),
+        }
+        result
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.file.as_mut().map_or(Ok(()), Write::flush);
+        if let Err(e) = &result {
+            self.failure = Some((e.kind(), e.to_string()));
+        }
+        result
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.published {
+            // The bytes still buffered must not be written again on the way out: a full disk stays full.
+            if let Some(file) = self.file.take() {
+                drop(file.into_parts());
+            }
+            // Nothing more can be done here; the next start sweeps temporaries away.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes a file whole or not at all, durably.
+///
+/// # Errors
+/// A full disk or a directory that cannot be written; nothing is left behind.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<Written> {
+    let mut file = AtomicFile::create(path)?;
+    if let Err(e) = file.write_all(bytes) {
+        return Err(file.error(e));
+    }
+    let written = file.close()?;
+    file.publish()?;
+    Ok(written)
+}
+
+/// blake3 of a file's bytes, 64 hex digits, and its size.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn hash_file(path: &Path) -> Result<(String, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let read = |hasher: &mut blake3::Hasher| -> io::Result<()> {
+        hasher.update_reader(File::open(path)?)?;
+        Ok(())
+    };
+    read(&mut hasher).map_err(|e| io_error("reading", path, &e))?;
+    Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
+}

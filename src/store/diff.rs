@@ -1,0 +1,63 @@
+//! The difference of two texts, line by line, for saying what changed in a pipeline file.
+
+/// At most this many changed lines are shown.
+const SHOWN: usize = 24;
+/// Above this many cells the table of the longest common subsequence is not filled.
+const CELLS: usize = 4_000_000;
+
+/// Changed lines as `-12 old` and `+12 new`, with their line numbers; empty if the texts agree.
+pub(super) fn lines(old: &str, new: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+    let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    let tail = old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&old[head..old.len() - tail], &new[head..new.len() - tail]);
+    let mut changed = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    if a.len().saturating_mul(b.len()) <= CELLS {
+        // longest[i][j]: longest common subsequence of a[i..] and b[j..]
+        let width = b.len() + 1;
+        let mut longest = vec![0u32; (a.len() + 1) * width];
+        for i in (0..a.len()).rev() {
+            for j in (0..b.len()).rev() {
+                longest[i * width + j] = if a[i] == b[j] {
+                    longest[(i + 1) * width + j + 1] + 1
+                } else {
+                    longest[(i + 1) * width + j].max(longest[i * width + j + 1])
+                };
+            }
+        }
+        while i < a.len() && j < b.len() {
+            if a[i] == b[j] {
+                (i, j) = (i + 1, j + 1);
+            } else if longest[(i + 1) * width + j] >= longest[i * width + j + 1] {
+                changed.push(format!("-{} {}", head + i + 1, a[i]));
+                i += 1;
+            } else {
+                changed.push(format!("+{} {}", head + j + 1, b[j]));
+                j += 1;
+            }
+        }
+    }
+    changed.extend((i..a.len()).map(|i| format!("-{} {}", head + i + 1, a[i])));
+    changed.extend((j..b.len()).map(|j| format!("+{} {}", head + j + 1, b[j])));
+    let more = changed.len().saturating_sub(SHOWN);
+    changed.truncate(SHOWN);
+    if more > 0 {
+        changed.push(format!("... and {more} more"));
+    }
+    changed.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lines;
+
+    #[test]
+    fn names_only_what_changed() {
+        assert_eq!(lines("a\nb\nc\n", "a\nx\nc\nd\n"), "-2 b\n+2 x\n+4 d");
+        assert_eq!(lines("a\n", "a\n"), "");
+        assert_eq!(lines("", "a"), "+1 a");
+        let (long, other) = ("x\n".repeat(3000), "y\n".repeat(3000));
+        assert!(lines(&long, &other).ends_with("... and 5976 more"));
+    }
+}

@@ -1,0 +1,273 @@
+//! JSON lines in: one row per line, errors by line, rows of a named schema out.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, UInt32Array};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::DataType;
+use serde_json::{Map, Value};
+
+use super::atomic::io_error;
+use super::reader::AsUser;
+use crate::data::{Column, List, Schema};
+use crate::error::{Error, Result};
+
+/// A longer line is refused, so that a file without line ends cannot fill the memory.
+const LONGEST: u64 = 64 << 20;
+
+/// A row, or why the line holds none.
+pub(super) type Row = Result<Map<String, Value>, (&'static str, String)>;
+
+/// The rows of a file with their line numbers, counted from 1; blank lines are passed over.
+pub(super) struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| io_error("reading", path, &e).as_user())?;
+        Ok(Self { path: path.to_owned(), reader: BufReader::new(file), line: 0, buffer: Vec::new() })
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<(u64, Row)>;
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            self.buffer.clear();
+            let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
+            match read {
+                Err(e) => return Some(Err(io_error("reading", &self.path, &e))),
+                Ok(0) => return None,
+                Ok(_) => self.line += 1,
+            }
+            if self.buffer.len() as u64 > LONGEST {
+                let (path, line) = (self.path.display(), self.line);
+                return Some(Err(Error::user(format!("`{path}` line {line} is longer than {} MiB", LONGEST >> 20))
+                    .help("each line is to hold one row, as a JSON object")));
+            }
+            let mut bytes = self.buffer.as_slice();
+            if self.line == 1 {
+                bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+            }
+            if !bytes.trim_ascii().is_empty() {
+                return Some(Ok((self.line, parse(bytes))));
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Row {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
+        // The parser's own line number is always 1 here; only the column says something.
+        Err(e) => {
+            let text = e.to_string();
+            let text = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+            Err(("bad_json", format!("is not JSON: {text} at column {}", e.column())))
+        }
+    }
+}
+
+fn spell(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(b) => format!("{b}"),
+        Value::Number(n) => format!("the number {n}"),
+        Value::String(s) => format!("the text \"{}\"", s.chars().take(30).collect::<String>().escape_debug()),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+fn text(value: Value) -> Result<String, String> {
+    match value {
+        Value::String(s) => Ok(s),
+        other => Err(format!("is {}, expected text", spell(&other))),
+    }
+}
+fn uint(value: Value) -> Result<u32, String> {
+    let fits = value.as_u64().and_then(|n| u32::try_from(n).ok());
+    fits.ok_or_else(|| format!("is {}, expected a whole number from 0 to {}", spell(&value), u32::MAX))
+}
+fn double(value: Value) -> Result<f64, String> {
+    value.as_f64().ok_or_else(|| format!("is {}, expected a number", spell(&value)))
+}
+fn float(value: Value) -> Result<f32, String> {
+    let shown = spell(&value);
+    let narrow = double(value)? as f32;
+    if narrow.is_finite() { Ok(narrow) } else { Err(format!("is {shown}, which does not fit in 32 bits")) }
+}
+fn list<T>(value: Value, each: impl Fn(Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+    match value {
+        Value::Array(items) => {
+            items.into_iter().enumerate().map(|(i, v)| each(v).map_err(|e| format!("item {i} {e}"))).collect()
+        }
+        other => Err(format!("is {}, expected a list", spell(&other))),
+    }
+}
+fn object(value: Value) -> Result<Map<String, Value>, String> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => Err(format!("is {}, expected an object", spell(&other))),
+    }
+}
+fn member<T>(map: &mut Map<String, Value>, key: &str, read: impl Fn(Value) -> Result<T, String>) -> Result<T, String> {
+    let value = map.get_mut(key).map(Value::take).ok_or_else(|| format!("lacks `{key}`"))?;
+    read(value).map_err(|e| format!("`{key}` {e}"))
+}
+fn message(value: Value) -> Result<(String, String), String> {
+    let mut map = object(value)?;
+    Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
+}
+fn judgement(value: Value) -> Result<(String, String, Option<f32>), String> {
+    let mut map = object(value)?;
+    let score = match map.get_mut("score").map(Value::take) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(float(value).map_err(|e| format!("`score` {e}"))?),
+    };
+    Ok((member(&mut map, "text", text)?, member(&mut map, "outcome", text)?, score))
+}
+
+/// A column in the making.
+enum Cells {
+    Text(Vec<Option<String>>),
+    UInt(Vec<Option<u32>>),
+    Float(Vec<Option<f32>>),
+    Double(Vec<Option<f64>>),
+    Texts(Vec<Option<Vec<String>>>),
+    Tokens(Vec<Option<Vec<u32>>>),
+    Floats(Vec<Option<Vec<f32>>>),
+    Messages(Vec<Option<Vec<(String, String)>>>),
+    Judgements(Vec<Option<Vec<(String, String, Option<f32>)>>>),
+}
+
+macro_rules! each_kind {
+    ($self:expr, $cells:ident => $body:expr) => {
+        match $self {
+            Cells::Text($cells) => $body,
+            Cells::UInt($cells) => $body,
+            Cells::Float($cells) => $body,
+            Cells::Double($cells) => $body,
+            Cells::Texts($cells) => $body,
+            Cells::Tokens($cells) => $body,
+            Cells::Floats($cells) => $body,
+            Cells::Messages($cells) => $body,
+            Cells::Judgements($cells) => $body,
+        }
+    };
+}
+
+/// Puts nulls on a list column; null rows are empty.
+fn lists<T>(cells: Vec<Option<Vec<T>>>, build: impl Fn(&[Vec<T>]) -> ArrayRef) -> Result<ArrayRef> {
+    let nulls = NullBuffer::from_iter(cells.iter().map(Option::is_some));
+    let rows: Vec<Vec<T>> = cells.into_iter().map(Option::unwrap_or_default).collect();
+    let (field, offsets, values, _) = build(&rows).as_list::<i32>().clone().into_parts();
+    Ok(Arc::new(ListArray::try_new(field, offsets, values, (nulls.null_count() > 0).then_some(nulls))?))
+}
+
+impl Cells {
+    fn new(column: &Column) -> Self {
+        let kind = column.kind.arrow();
+        let item = match &kind {
+            DataType::List(item) => Some(item.data_type()),
+            _ => None,
+        };
+        // A type not listed would be caught by `Rows::finish`, where the schema checks what was built.
+        match (&kind, item) {
+            (DataType::UInt32, _) => Self::UInt(Vec::new()),
+            (DataType::Float32, _) => Self::Float(Vec::new()),
+            (DataType::Float64, _) => Self::Double(Vec::new()),
+            (_, Some(DataType::Utf8)) => Self::Texts(Vec::new()),
+            (_, Some(DataType::UInt32)) => Self::Tokens(Vec::new()),
+            (_, Some(DataType::Float32)) => Self::Floats(Vec::new()),
+            (_, Some(DataType::Struct(f))) if f.find("role").is_some() => Self::Messages(Vec::new()),
+            (_, Some(_)) => Self::Judgements(Vec::new()),
+            _ => Self::Text(Vec::new()),
+        }
+    }
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        match self {
+            Self::Text(c) => c.push(Some(text(value)?)),
+            Self::UInt(c) => c.push(Some(uint(value)?)),
+            Self::Float(c) => c.push(Some(float(value)?)),
+            Self::Double(c) => c.push(Some(double(value)?)),
+            Self::Texts(c) => c.push(Some(list(value, text)?)),
+            Self::Tokens(c) => c.push(Some(list(value, uint)?)),
+            Self::Floats(c) => c.push(Some(list(value, float)?)),
+            Self::Messages(c) => c.push(Some(list(value, message)?)),
+            Self::Judgements(c) => c.push(Some(list(value, judgement)?)),
+        }
+        Ok(())
+    }
+    fn push_null(&mut self) {
+        each_kind!(self, cells => cells.push(None));
+    }
+    fn truncate(&mut self, rows: usize) {
+        each_kind!(self, cells => cells.truncate(rows));
+    }
+    fn finish(self) -> Result<ArrayRef> {
+        Ok(match self {
+            Self::Text(c) => Arc::new(StringArray::from(c)),
+            Self::UInt(c) => Arc::new(UInt32Array::from(c)),
+            Self::Float(c) => Arc::new(Float32Array::from(c)),
+            Self::Double(c) => Arc::new(Float64Array::from(c)),
+            Self::Texts(c) => lists(c, List::of_texts)?,
+            Self::Tokens(c) => lists(c, List::of_tokens)?,
+            Self::Floats(c) => lists(c, List::of_floats)?,
+            Self::Messages(c) => lists(c, List::of_messages)?,
+            Self::Judgements(c) => lists(c, List::of_judgements)?,
+        })
+    }
+}
+
+/// Rows of a named schema in the making. `keys` are the names in the file, in the schema's order.
+pub(super) struct Rows {
+    schema: &'static Schema,
+    keys: Vec<String>,
+    cells: Vec<Cells>,
+    rows: usize,
+}
+
+impl Rows {
+    pub fn new(schema: &'static Schema, keys: Vec<String>) -> Self {
+        Self { schema, keys, cells: schema.columns.iter().map(Cells::new).collect(), rows: 0 }
+    }
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+    /// Adds a row, or says why not and adds nothing; the values of the named columns are taken out of the row.
+    pub fn push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
+        let result = self.try_push(row);
+        match &result {
+            Ok(()) => self.rows += 1,
+            Err(_) => self.cells.iter_mut().for_each(|c| c.truncate(self.rows)),
+        }
+        result
+    }
+    fn try_push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
+        for ((column, key), cells) in self.schema.columns.iter().zip(&self.keys).zip(&mut self.cells) {
+            match row.get_mut(key).map(Value::take) {
+                None | Some(Value::Null) if column.nullable => cells.push_null(),
+                None => {
+                    let have: Vec<_> = row.keys().take(20).map(String::as_str).collect();
+                    return Err(("missing_key", format!("lacks the key `{key}`; there are: {}", have.join(", "))));
+                }
+                Some(value) => cells.push(value).map_err(|e| ("bad_value", format!("key `{key}` {e}")))?,
+            }
+        }
+        Ok(())
+    }
+    /// The rows so far.
+    pub fn finish(self) -> Result<RecordBatch> {
+        let columns: Result<Vec<_>> = self.cells.into_iter().map(Cells::finish).collect();
+        self.schema.batch(columns?)
+    }
+}

@@ -1,0 +1,437 @@
+//! `manifest.jsonl`: what a run has committed, one JSON object per line, only ever added to.
+//!
+//! A line counts once its line end is on the disk. A process that dies while writing leaves a last line without one: the
+//! reader passes over it and the next writer cuts it off. Anything else that does not parse is damage, and is said.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::atomic::{io_error, sync_dir};
+use super::fault;
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+
+/// The version of the lines below; a reader refuses a higher one.
+pub const FORMAT: u32 = 1;
+
+/// A file of rows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stored {
+    /// Relative to the run's directory, with `/`.
+    pub path: String,
+    /// Number of rows.
+    pub rows: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+}
+
+/// A committed microbatch of a step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// The step.
+    pub step: String,
+    /// 0 for steps that run once, 1.. for the rounds of the loop.
+    pub iteration: u32,
+    /// Position within the iteration.
+    pub microbatch: u32,
+    /// Relative to the run's directory, with `/`.
+    pub path: String,
+    /// Number of rows.
+    pub rows: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+    /// The rows that failed, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Stored>,
+    /// What the rows were made from: hashes of files and models, in the caller's order.
+    #[serde(default)]
+    pub lineage: Vec<String>,
+}
+
+impl FileEntry {
+    /// When it happened.
+    pub fn epoch(&self) -> Epoch {
+        Epoch::new(self.iteration, self.microbatch)
+    }
+}
+
+/// A committed model.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ModelEntry {
+    /// Its name, as in `models/NAME`.
+    pub name: String,
+    /// Relative to the run's directory, with `/`.
+    pub path: String,
+    /// Hash of its weights, as whoever wrote it said.
+    pub hash: String,
+    /// The step that made it.
+    pub step: String,
+    /// The iteration it was made in.
+    pub iteration: u32,
+}
+
+/// A table of training metrics; of several for one step and iteration the last counts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MetricsEntry {
+    /// The training step.
+    pub step: String,
+    /// The iteration.
+    pub iteration: u32,
+    /// Relative to the run's directory, with `/`.
+    pub path: String,
+    /// Number of rows.
+    pub rows: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+}
+
+/// One line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// The first line: what the run is.
+    Run {
+        /// [`FORMAT`] when it was written.
+        format: u32,
+        /// Version of reflux that started the run.
+        reflux: String,
+        /// blake3 of the resolved pipeline file, 64 hex digits.
+        pipeline: String,
+        /// Seed.
+        seed: u64,
+    },
+    /// A microbatch.
+    File(FileEntry),
+    /// A model.
+    Model(ModelEntry),
+    /// A table of metrics.
+    Metrics(MetricsEntry),
+    /// All of a step's iteration is committed, or (without a step) the run is done.
+    Finished {
+        /// The step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        /// The iteration of the step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        iteration: Option<u32>,
+    },
+    /// A step's files were removed, as its `keep = false` asks for; their lines above remain for lineage.
+    Dropped {
+        /// The step.
+        step: String,
+    },
+}
+
+const KINDS: &[&str] = &["run", "file", "model", "metrics", "finished", "dropped"];
+
+/// Whether a path of the manifest stays within the run.
+fn inside(path: &str) -> bool {
+    !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
+}
+
+impl Entry {
+    /// The line, with its line end.
+    fn to_line(&self) -> Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self).map_err(|e| Error::bug(format!("manifest line: {e}")))?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    fn parse(line: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(line).map_err(|_| "is not JSON".to_owned())?;
+        let kind = value.get("kind").and_then(Value::as_str).ok_or("has no `kind`")?;
+        if !KINDS.contains(&kind) {
+            return Err(format!(
+                "is of the unknown kind `{kind}`; it may be from a newer reflux than this one ({}, manifest format {FORMAT})",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        let entry: Self = serde_json::from_value(value).map_err(|e| format!("cannot be read: {e}"))?;
+        let paths: Vec<&str> = match &entry {
+            Self::File(f) => {
+                std::iter::once(&f.path).chain(f.errors.iter().map(|e| &e.path)).map(String::as_str).collect()
+            }
+            Self::Model(m) => vec![&m.path],
+            Self::Metrics(m) => vec![&m.path],
+            _ => Vec::new(),
+        };
+        if let Some(path) = paths.into_iter().find(|p| !inside(p)) {
+            return Err(format!("names a file outside of the run: `{path}`"));
+        }
+        if let Self::Run { format, .. } = entry
+            && format > FORMAT
+        {
+            return Err(format!("is of manifest format {format}; this reflux reads up to {FORMAT}"));
+        }
+        Ok(entry)
+    }
+}
+
+/// What [`read`] found.
+#[derive(Debug)]
+pub struct Contents {
+    /// The whole lines, in order.
+    pub entries: Vec<Entry>,
+    /// Bytes that the whole lines take.
+    pub whole: u64,
+    /// Bytes of a last line without its end; such a line does not count.
+    pub cut: u64,
+}
+
+/// Reads a manifest. A missing file has no lines.
+///
+/// # Errors
+/// A line that is whole and yet cannot be read, with its number.
+pub fn read(path: &Path) -> Result<Contents> {
+    let mut contents = Contents { entries: Vec::new(), whole: 0, cut: 0 };
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(contents),
+        other => other.map_err(|e| io_error("reading", path, &e))?,
+    };
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(|e| io_error("reading", path, &e))? as u64;
+        if read == 0 {
+            break;
+        }
+        if line.last() != Some(&b'\n') {
+            contents.cut = read;
+            break;
+        }
+        let damaged = |what: String| {
+            Error::user(format!("`{}` line {number} {what}", path.display()))
+                .help("`reflux verify RUN --repair` goes back to the last good point; `--fresh` starts the run anew")
+        };
+        let entry = Entry::parse(&line).map_err(damaged)?;
+        if (number == 1) != matches!(entry, Entry::Run { .. }) {
+            return Err(damaged("is out of place: the first line, and no other, is of the kind `run`".to_owned()));
+        }
+        contents.entries.push(entry);
+        contents.whole += read;
+    }
+    Ok(contents)
+}
+
+/// The one writer of a manifest.
+#[derive(Debug)]
+pub struct Appender {
+    path: PathBuf,
+    file: File,
+    /// Where the next line goes.
+    end: u64,
+    /// A line failed and could not be taken back: what the file ends with is not known.
+    broken: bool,
+}
+
+impl Appender {
+    /// Opens a manifest for adding to it: reads it, and cuts off a last line that is not whole.
+    ///
+    /// # Errors
+    /// As [`read`]; a directory that cannot be written.
+    pub fn open(path: &Path) -> Result<(Self, Vec<Entry>)> {
+        let fail = |e: std::io::Error| io_error("writing", path, &e);
+        let contents = read(path)?;
+        let new = !path.exists();
+        // Not in append mode: the end is kept here, so that a line that failed half-way can be written over.
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(fail)?;
+        if contents.cut > 0 {
+            file.set_len(contents.whole).and_then(|()| file.sync_all()).map_err(fail)?;
+        }
+        if new {
+            sync_dir(path.parent().unwrap_or(Path::new("")))?;
+        }
+        Ok((Self { path: path.to_owned(), file, end: contents.whole, broken: false }, contents.entries))
+    }
+
+    /// Adds a line: one write, one fsync. After an error the line is not there.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn append(&mut self, entry: &Entry) -> Result<()> {
+        if self.broken {
+            return Err(Error::system(format!("`{}` failed to be written before", self.path.display()))
+                .help("give the same command again; what was committed is intact"));
+        }
+        let line = entry.to_line()?;
+        fault::point(fault::BEFORE_MANIFEST)?;
+        let result = self.write(&line);
+        match result {
+            Ok(()) => self.end += line.len() as u64,
+            // A crash that a test asks for leaves the half line as it is.
+            Err(Failure::Injected(e)) => {
+                self.broken = true;
+                return Err(e);
+            }
+            Err(Failure::Io(e)) => {
+                let restored = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
+                self.broken = restored.is_err();
+                return Err(io_error("writing", &self.path, &e));
+            }
+        }
+        fault::point(fault::AFTER_MANIFEST)
+    }
+
+    fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
+        self.file.seek(SeekFrom::Start(self.end))?;
+        if fault::cuts(fault::MID_MANIFEST) {
+            self.file.write_all(&line[..line.len() / 2])?;
+            fault::die(fault::MID_MANIFEST).map_err(Failure::Injected)?;
+        }
+        if let Err(e) = fault::disk_full() {
+            self.file.write_all(&line[..line.len() / 2])?;
+            return Err(e.into());
+        }
+        self.file.write_all(line)?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+enum Failure {
+    Injected(Error),
+    Io(std::io::Error),
+}
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn run() -> Entry {
+        Entry::Run { format: FORMAT, reflux: "0.1.0".into(), pipeline: "ab".into(), seed: u64::MAX }
+    }
+
+    fn stored() -> impl Strategy<Value = Stored> {
+        ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", any::<u64>(), any::<u64>(), "[0-9a-f]{64}")
+            .prop_map(|(path, rows, bytes, hash)| Stored { path, rows, bytes, hash })
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let text = "[^\u{0}]{0,12}";
+        let file = (text, any::<(u32, u32)>(), stored(), prop::option::of(stored()), prop::collection::vec(text, 0..3));
+        prop_oneof![
+            file.prop_map(|(step, (iteration, microbatch), s, errors, lineage)| {
+                let Stored { path, rows, bytes, hash } = s;
+                Entry::File(FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage })
+            }),
+            (text, stored(), any::<u32>()).prop_map(|(name, s, iteration)| {
+                Entry::Model(ModelEntry { name, path: s.path, hash: s.hash, step: "dpo".into(), iteration })
+            }),
+            (text, stored(), any::<u32>()).prop_map(|(step, s, iteration)| {
+                let Stored { path, rows, bytes, hash } = s;
+                Entry::Metrics(MetricsEntry { step, iteration, path, rows, bytes, hash })
+            }),
+            (prop::option::of(text), prop::option::of(any::<u32>()))
+                .prop_map(|(step, iteration)| Entry::Finished { step, iteration }),
+            text.prop_map(|step| Entry::Dropped { step }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_appended_is_read(entries in prop::collection::vec(entry(), 0..8)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("manifest.jsonl");
+            let (mut manifest, none) = Appender::open(&path).unwrap();
+            prop_assert!(none.is_empty());
+            let mut all = vec![run()];
+            all.extend(entries);
+            for entry in &all {
+                manifest.append(entry).unwrap();
+            }
+            prop_assert_eq!(read(&path).unwrap().entries, all);
+        }
+
+        /// Cut anywhere, it reads as the lines that are whole, and goes on from there.
+        #[test]
+        fn cut_anywhere_it_goes_on(entries in prop::collection::vec(entry(), 1..6), at in any::<prop::sample::Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("manifest.jsonl");
+            let mut all = vec![run()];
+            all.extend(entries);
+            let lines: Vec<Vec<u8>> = all.iter().map(|e| e.to_line().unwrap()).collect();
+            let bytes = lines.concat();
+            let cut = at.index(bytes.len() + 1);
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            let mut whole = 0;
+            let mut end = 0;
+            while whole < lines.len() && end + lines[whole].len() <= cut {
+                end += lines[whole].len();
+                whole += 1;
+            }
+            let (mut manifest, found) = Appender::open(&path).unwrap();
+            prop_assert_eq!(&found[..], &all[..whole]);
+            for entry in &all[whole..] {
+                manifest.append(entry).unwrap();
+            }
+            prop_assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+
+        /// No bytes make the reader panic.
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("manifest.jsonl");
+            std::fs::write(&path, &bytes).unwrap();
+            let _ = read(&path);
+        }
+    }
+
+    #[test]
+    fn damage_is_named_by_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest.jsonl");
+        let with = |second: &str| {
+            let mut bytes = run().to_line().unwrap();
+            bytes.extend_from_slice(second.as_bytes());
+            bytes.extend(b"\n{\"kind\":\"finished\"}\n");
+            std::fs::write(&path, bytes).unwrap();
+            read(&path).unwrap_err().to_string()
+        };
+        assert!(with("{\"kind\":\"fi").contains("line 2 is not JSON"));
+        assert!(with("{\"kind\":\"shard\"}").contains("line 2 is of the unknown kind `shard`"));
+        assert!(with("{\"kind\":\"file\"}").contains("line 2 cannot be read: missing field"));
+        let outside = r#"{"kind":"model","name":"m","path":"../../etc","hash":"","step":"s","iteration":1}"#;
+        assert!(with(outside).contains("line 2 names a file outside of the run"));
+        assert!(with("").contains("line 2"));
+        std::fs::write(&path, "{\"kind\":\"finished\"}\n").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("line 1 is out of place"));
+        std::fs::write(&path, "{\"kind\":\"run\",\"format\":9,\"reflux\":\"9\",\"pipeline\":\"\",\"seed\":0}\n")
+            .unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("manifest format 9"));
+    }
+
+    #[test]
+    fn a_full_disk_takes_the_half_line_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest.jsonl");
+        let (mut manifest, _) = Appender::open(&path).unwrap();
+        manifest.append(&run()).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let full = fault::arm(fault::DISK_FULL, 1);
+        let dropped = Entry::Dropped { step: "x".into() };
+        assert!(manifest.append(&dropped).unwrap_err().to_string().contains("the disk is full"));
+        drop(full);
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        manifest.append(&dropped).unwrap();
+        assert_eq!(read(&path).unwrap().entries, [run(), dropped]);
+    }
+}

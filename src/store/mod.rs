@@ -1,0 +1,42 @@
+//! Parquet datasets and the run directory.
+//!
+//! * [`Dataset`] reads what a user gives: Parquet, JSON lines, or a directory of either, as batches of a named schema.
+//! * [`Run`] is the run directory: every microbatch is written whole or not at all and named in an append-only
+//!   [`manifest`], so that a run that was cut off goes on where it stopped.
+//! * [`import_jsonl`] makes the Parquet twin of a JSONL file.
+//!
+//! The layout of a run (`I` counts iterations from 1, 0 is before the loop; `M` counts microbatches from 0):
+//!
+//! ```text
+//! runs/NAME/
+//!   pipeline.toml  manifest.jsonl  summary.json  lock
+//!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step
+//!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
+//!   metrics/STEP/iteration=I.parquet                      one table per training step
+//!   models/NAME/                                          an HF directory
+//! ```
+//!
+//! This folder knows [`crate::data`] and nothing of reflux above it.
+
+mod atomic;
+mod dataset;
+mod diff;
+pub mod fault;
+mod fit;
+mod footer;
+mod import;
+mod jsonl;
+mod lock;
+pub mod manifest;
+mod reader;
+mod run;
+mod suggest;
+mod writer;
+
+pub use atomic::{Written, hash_file, write_bytes};
+pub use dataset::{BadRow, Batches, Dataset, OnBadRow, guess};
+pub use import::{Imported, import_jsonl};
+pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
+pub use reader::{decoding, read_parquet};
+pub use run::{Opened, Run};
+pub use writer::{ParquetFile, write_parquet};

@@ -1,0 +1,202 @@
+//! Parquet in, from files that nobody vouches for.
+//!
+//! What the `parquet` crate does not check is checked here before anything is decoded: counts and offsets against the
+//! file's size. Decoding runs under `catch_unwind`, as damaged pages can make the crate panic; a panic becomes an error
+//! that names the file ([`decoding`] lets a panic hook stay quiet meanwhile). Files are read in chunks of
+//! [`CHUNK`] rows, so memory is bounded by a chunk and by the page the format allows at most (2 GiB, only as far as
+//! the file's compressed bytes really unpack to it).
+
+use std::cell::Cell;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, SchemaRef};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::file::metadata::ParquetMetaData;
+
+use super::atomic::io_error;
+use crate::error::{Error, Kind, Result};
+
+/// Rows decoded at a time.
+pub(super) const CHUNK: usize = 1024;
+/// Columns nested deeper than this are refused.
+const DEEPEST: usize = 16;
+
+thread_local! {
+    static DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is decoding a file under `catch_unwind`: a panic now is a damaged file, and is reported as such.
+pub fn decoding() -> bool {
+    DECODING.get()
+}
+
+/// Runs a decoder; a panic is an error. Nothing that a panic left half-done is used again.
+pub(super) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = DECODING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(decode));
+    DECODING.set(before);
+    result.unwrap_or_else(|_| Err(damaged(path, "its pages cannot be decoded")))
+}
+
+/// The error for a file whose content is not what it says.
+pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::user(format!("`{}` is damaged or is no Parquet file: {why}", path.display()))
+        .help("get the file again, or leave it out")
+}
+
+/// An open Parquet file whose footer has been checked.
+pub(super) struct ParquetIn {
+    path: PathBuf,
+    file: File,
+    metadata: ArrowReaderMetadata,
+}
+
+impl ParquetIn {
+    /// Opens the file and checks its footer against its size.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| io_error("reading", path, &e).as_user())?;
+        let size = file.metadata().map_err(|e| io_error("reading", path, &e))?.len();
+        guarded(path, || {
+            // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.
+            let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            super::footer::check(&file, size).map_err(|e| damaged(path, e))?;
+            let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| damaged(path, e))?;
+            plausible(metadata.metadata(), size).map_err(|e| damaged(path, e))?;
+            if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > DEEPEST) {
+                return Err(damaged(path, format!("columns are nested more than {DEEPEST} deep")));
+            }
+            Ok(Self { path: path.to_owned(), file: file.try_clone()?, metadata })
+        })
+    }
+    /// The columns there are.
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+    /// Rows, as the footer says.
+    pub fn rows(&self) -> u64 {
+        self.metadata.metadata().file_metadata().num_rows().unsigned_abs()
+    }
+    /// Reads the given columns (by position) in chunks; checks at the end that the rows promised have come.
+    pub fn read(self, columns: &[usize]) -> Result<Chunks> {
+        let promised = self.rows();
+        let Self { path, file, metadata } = self;
+        let reader = guarded(&path, || {
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder.with_projection(mask).with_batch_size(CHUNK).build().map_err(|e| damaged(&path, e))
+        })?;
+        Ok(Chunks { path, reader: Some(reader), promised, seen: 0 })
+    }
+}
+
+fn depth(t: &DataType) -> usize {
+    match t {
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => {
+            1 + depth(f.data_type())
+        }
+        DataType::Struct(fields) => 1 + fields.iter().map(|f| depth(f.data_type())).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Checks counts and offsets that the crate takes at their word.
+fn plausible(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
+    let mut rows = 0i64;
+    for (g, group) in metadata.row_groups().iter().enumerate() {
+        if group.num_rows() < 0 {
+            return Err(format!("row group {g} has {} rows", group.num_rows()));
+        }
+        rows = rows.checked_add(group.num_rows()).ok_or("more rows than can be counted")?;
+        for column in group.columns() {
+            let name = column.column_path().string();
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let inside = start >= 0
+                && column.compressed_size() >= 0
+                && (start as u64).checked_add(column.compressed_size() as u64).is_some_and(|end| end <= size);
+            if !inside {
+                return Err(format!("column `{name}` of row group {g} lies outside of the file"));
+            }
+            if column.num_values() < 0 || column.uncompressed_size() < 0 {
+                return Err(format!("column `{name}` of row group {g} has a negative size"));
+            }
+            if column.column_descr().max_rep_level() == 0 && column.num_values() != group.num_rows() {
+                let (values, rows) = (column.num_values(), group.num_rows());
+                return Err(format!("column `{name}` of row group {g} has {values} values for {rows} rows"));
+            }
+        }
+    }
+    let said = metadata.file_metadata().num_rows();
+    if said == rows { Ok(()) } else { Err(format!("it says {said} rows, its row groups say {rows}")) }
+}
+
+/// The rows of one file, in order.
+pub(super) struct Chunks {
+    path: PathBuf,
+    /// `None` once ended or failed.
+    reader: Option<ParquetRecordBatchReader>,
+    promised: u64,
+    seen: u64,
+}
+
+impl Iterator for Chunks {
+    type Item = Result<RecordBatch>;
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut reader = self.reader.take()?;
+        let path = &self.path;
+        match guarded(path, || {
+            let chunk = reader.next().transpose().map_err(|e| damaged(path, e))?;
+            Ok((chunk, reader))
+        }) {
+            Ok((Some(chunk), reader)) => {
+                self.seen += chunk.num_rows() as u64;
+                if self.seen > self.promised {
+                    return Some(Err(damaged(path, format!("it says {} rows and has more", self.promised))));
+                }
+                self.reader = Some(reader);
+                Some(Ok(chunk))
+            }
+            Ok((None, _)) if self.seen != self.promised => {
+                Some(Err(damaged(path, format!("it says {} rows and has {}", self.promised, self.seen))))
+            }
+            Ok((None, _)) => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+}
+
+/// Reads a whole Parquet file with the columns it has; for files that fit in memory, such as a microbatch.
+///
+/// # Errors
+/// The file is missing or damaged.
+pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
+    let file = ParquetIn::open(path)?;
+    let schema = file.schema().clone();
+    let columns: Vec<usize> = (0..schema.fields().len()).collect();
+    let chunks: Vec<_> = file.read(&columns)?.collect::<Result<_>>()?;
+    guarded(path, || match &chunks[..] {
+        [one] => Ok(one.clone()),
+        many => Ok(concat_batches(&schema, many)?),
+    })
+}
+
+/// Blames the user for an error of the machine: the path that was given does not exist, say.
+pub(super) trait AsUser {
+    fn as_user(self) -> Error;
+}
+impl AsUser for Error {
+    fn as_user(self) -> Error {
+        let help = self.help_text().map(str::to_owned);
+        let error = Error::new(Kind::User, self.to_string());
+        match help {
+            Some(help) => error.help(help),
+            None => error,
+        }
+    }
+}

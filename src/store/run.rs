@@ -1,0 +1,616 @@
+//! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use serde_json::Value;
+
+use super::atomic::{create_dirs, io_error, is_temporary, sync_dir};
+use super::lock::Lock;
+use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Stored};
+use super::writer::ParquetFile;
+use super::{Written, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+
+/// How [`Run::create_or_open`] found the run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// Nothing was there.
+    New,
+    /// It was begun and not ended; what is committed need not be done again.
+    Unfinished,
+    /// It is done.
+    Finished,
+}
+
+/// What the manifest says, by key.
+#[derive(Default, Debug)]
+struct Index {
+    files: BTreeMap<String, BTreeMap<Epoch, FileEntry>>,
+    models: BTreeMap<String, ModelEntry>,
+    metrics: BTreeMap<(String, u32), MetricsEntry>,
+    finished_steps: BTreeSet<(String, u32)>,
+    dropped: BTreeSet<String>,
+    finished: bool,
+    pipeline: Option<(String, u64)>,
+}
+
+impl Index {
+    fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
+            Entry::File(f) => drop(self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f)),
+            Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
+            Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
+            Entry::Finished { step: Some(step), iteration } => {
+                self.finished_steps.insert((step, iteration.unwrap_or(0)));
+            }
+            Entry::Finished { step: None, .. } => self.finished = true,
+            Entry::Dropped { step } => drop(self.dropped.insert(step)),
+        }
+    }
+}
+
+/// The state behind the lock.
+#[derive(Debug)]
+struct State {
+    index: Index,
+    /// `None` where the run is only read.
+    manifest: Option<Appender>,
+}
+
+/// A run directory.
+#[derive(Debug)]
+pub struct Run {
+    dir: PathBuf,
+    state: Mutex<State>,
+    /// Held while the run may be written.
+    _lock: Option<Lock>,
+}
+
+/// A name that is to be part of a path.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(fine) {
+        return Err(Error::user(format!("`{name}` cannot be the name of a {what}"))
+            .help("use letters, digits, `-`, `_` and `.`, at most 120 bytes, not beginning with `.`"));
+    }
+    Ok(())
+}
+
+fn data_path(step: &str, epoch: Epoch) -> String {
+    format!("data/{step}/iteration={}/microbatch={:05}.parquet", epoch.iteration, epoch.microbatch)
+}
+/// Not Hive-style: the rows themselves have the columns step, iteration and microbatch, and readers refuse both.
+fn errors_path(step: &str, epoch: Epoch) -> String {
+    format!("data/errors/{step}/iteration-{}/microbatch-{:05}.parquet", epoch.iteration, epoch.microbatch)
+}
+
+fn stored(path: String, Written { rows, bytes, hash }: Written) -> Stored {
+    Stored { path, rows, bytes, hash }
+}
+
+impl Run {
+    /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
+    /// gone on with under the very same text and seed. Takes the run's lock, and sweeps away what an earlier process
+    /// left half-done. `fresh` removes a run that is there first.
+    ///
+    /// # Errors
+    /// Another process writes the run; the pipeline file has changed (the difference is shown); the manifest is
+    /// damaged; the directory cannot be written, or with `fresh` is not a run.
+    pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, Opened)> {
+        create_dirs(dir)?;
+        let manifest_path = dir.join("manifest.jsonl");
+        if !manifest_path.exists() {
+            refuse_foreign(dir)?;
+        }
+        let (lock, died) = Lock::take(dir)?;
+        if let Some(holder) = died {
+            tracing::info!(?holder, "the process that wrote this run before ended without closing it");
+        }
+        if fresh {
+            clear(dir)?;
+        }
+        let (mut manifest, entries) = Appender::open(&manifest_path)?;
+        let mut index = Index::default();
+        entries.into_iter().for_each(|e| index.add(e));
+        let hash = blake3::hash(pipeline_text.as_bytes()).to_hex().to_string();
+        let pipeline_path = dir.join("pipeline.toml");
+        let opened = match &index.pipeline {
+            None => {
+                write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
+                let reflux = env!("CARGO_PKG_VERSION").to_owned();
+                let entry = Entry::Run { format: FORMAT, reflux, pipeline: hash, seed };
+                manifest.append(&entry)?;
+                index.add(entry);
+                Opened::New
+            }
+            Some((of, with)) if *of != hash || *with != seed => {
+                let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
+                let mut what = diff::lines(&before, pipeline_text);
+                if *with != seed {
+                    what = format!("-seed {with}\n+seed {seed}\n{what}");
+                }
+                return Err(Error::user(format!(
+                    "the pipeline file has changed since the run `{}` began:\n{}",
+                    dir.display(),
+                    what.trim_end()
+                ))
+                .help("run the changed file under another name with --name, or begin anew with --fresh"));
+            }
+            Some(_) if index.finished => Opened::Finished,
+            Some(_) => Opened::Unfinished,
+        };
+        sweep(dir, &index)?;
+        let state = Mutex::new(State { index, manifest: Some(manifest) });
+        Ok((Self { dir: dir.to_owned(), state, _lock: Some(lock) }, opened))
+    }
+
+    /// Opens a run for reading; another process may be writing it.
+    ///
+    /// # Errors
+    /// There is no run, or its manifest is damaged.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let run = Self {
+            dir: dir.to_owned(),
+            state: Mutex::new(State { index: Index::default(), manifest: None }),
+            _lock: None,
+        };
+        run.refresh()?;
+        if run.state().index.pipeline.is_none() {
+            return Err(Error::user(format!("there is no run at `{}`", dir.display()))
+                .help("a run is a directory with a manifest.jsonl, by default runs/NAME"));
+        }
+        Ok(run)
+    }
+
+    /// Reads the manifest again, for following a run that another process writes. Does nothing in the writing process.
+    ///
+    /// # Errors
+    /// The manifest is damaged.
+    pub fn refresh(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.manifest.is_none() {
+            let mut index = Index::default();
+            manifest::read(&self.dir.join("manifest.jsonl"))?.entries.into_iter().for_each(|e| index.add(e));
+            state.index = index;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is behind the lock changes in single steps, after the manifest has it: a panic leaves it whole.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Adds a line to the manifest and then to the index.
+    fn record(state: &mut State, entry: Entry) -> Result<()> {
+        let manifest = state.manifest.as_mut().ok_or_else(|| Error::bug("the run is open for reading only"))?;
+        manifest.append(&entry)?;
+        state.index.add(entry);
+        Ok(())
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+    /// The directory's last part.
+    pub fn name(&self) -> String {
+        self.dir.file_name().map_or_else(|| self.dir.display().to_string(), |n| n.to_string_lossy().into_owned())
+    }
+    /// The resolved pipeline file the run was begun with.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn pipeline_text(&self) -> Result<String> {
+        let path = self.dir.join("pipeline.toml");
+        fs::read_to_string(&path).map_err(|e| io_error("reading", &path, &e))
+    }
+    /// The seed the run was begun with.
+    pub fn seed(&self) -> u64 {
+        self.state().index.pipeline.as_ref().map_or(0, |(_, seed)| *seed)
+    }
+    /// Whether the run is done.
+    pub fn finished(&self) -> bool {
+        self.state().index.finished
+    }
+
+    /// The committed file of a step's microbatch.
+    pub fn committed(&self, step: &str, epoch: Epoch) -> Option<FileEntry> {
+        self.state().index.files.get(step)?.get(&epoch).cloned()
+    }
+    /// The committed files of a step, by epoch.
+    pub fn files(&self, step: &str) -> Vec<FileEntry> {
+        self.state().index.files.get(step).map(|files| files.values().cloned().collect()).unwrap_or_default()
+    }
+    /// The steps that have committed something, by name.
+    pub fn steps(&self) -> Vec<String> {
+        self.state().index.files.keys().cloned().collect()
+    }
+
+    /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:
+    /// see [`Run::verify`].
+    ///
+    /// # Errors
+    /// The file is damaged or gone, or the step was not kept.
+    pub fn load(&self, step: &str, epoch: Epoch) -> Result<Option<RecordBatch>> {
+        self.committed(step, epoch).map(|entry| self.load_entry(&entry)).transpose()
+    }
+
+    /// The rows of a committed file; as [`Run::load`].
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        if self.state().index.dropped.contains(&entry.step) {
+            return Err(Error::user(format!("the step `{}` was not kept", entry.step))
+                .help("remove its `keep = false` and run again under another name"));
+        }
+        let path = self.dir.join(&entry.path);
+        let size = fs::metadata(&path).map_err(|e| damaged(&path, e))?.len();
+        if size != entry.bytes {
+            return Err(damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
+        }
+        let rows = read_parquet(&path)?;
+        if rows.num_rows() as u64 != entry.rows {
+            let (has, said) = (rows.num_rows(), entry.rows);
+            return Err(damaged(&path, format!("it has {has} rows, the manifest says {said}")));
+        }
+        Ok(rows)
+    }
+
+    /// Compares a committed file, and the errors beside it, with its hash.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn verify(&self, entry: &FileEntry) -> Result<()> {
+        let main = (entry.path.as_str(), entry.bytes, entry.hash.as_str());
+        for (path, bytes, hash) in
+            std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
+        {
+            let path = self.dir.join(path);
+            let (found, size) = hash_file(&path).map_err(|e| damaged(&path, e))?;
+            if size != bytes || found != hash {
+                return Err(damaged(&path, "its content is not what was committed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A step's microbatches in epoch order, of one iteration or all, read one at a time.
+    pub fn batches<'a>(
+        &'a self,
+        step: &str,
+        iteration: Option<u32>,
+    ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
+        let mut files = self.files(step);
+        files.retain(|f| iteration.is_none_or(|i| f.iteration == i));
+        files.into_iter().map(move |f| Ok((f.epoch(), self.load_entry(&f)?)))
+    }
+
+    /// All rows of a step in epoch order, of one iteration or all; `None` if nothing is committed.
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn read_step(&self, step: &str, iteration: Option<u32>) -> Result<Option<RecordBatch>> {
+        let batches: Vec<RecordBatch> = self.batches(step, iteration).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return Ok(None) };
+        Ok(Some(concat_batches(first.schema_ref(), &batches)?))
+    }
+
+    /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line
+    /// that names both. `lineage` holds the hashes of what the rows were made from. Done again with the same content,
+    /// it changes nothing.
+    ///
+    /// # Errors
+    /// A full disk: nothing is committed, and what is left of it is swept away by the next start. Other content for a
+    /// committed epoch: a bug.
+    pub fn commit(
+        &self,
+        step: &str,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        errors: &RecordBatch,
+        lineage: &[String],
+    ) -> Result<FileEntry> {
+        check_name("step", step)?;
+        if step == "errors" {
+            return Err(Error::user("a step cannot be called `errors`: the rows that failed are kept under that name"));
+        }
+        let path = data_path(step, epoch);
+        let make = |path: &str, rows: &RecordBatch| {
+            let mut file = ParquetFile::create(&self.dir.join(path), rows.schema_ref())?;
+            file.write(rows)?;
+            let written = file.close()?;
+            Ok::<_, Error>((file, written))
+        };
+        // The slow part, encoding and fsync, is done by many threads at a time; naming by one.
+        let (file, written) = make(&path, rows)?;
+        let failed = if errors.num_rows() > 0 {
+            let path = errors_path(step, epoch);
+            let (file, written) = make(&path, errors)?;
+            Some((file, stored(path, written)))
+        } else {
+            None
+        };
+        let (failed_file, failed) = failed.unzip();
+        let entry = FileEntry {
+            step: step.to_owned(),
+            iteration: epoch.iteration,
+            microbatch: epoch.microbatch,
+            path,
+            rows: written.rows,
+            bytes: written.bytes,
+            hash: written.hash,
+            errors: failed,
+            lineage: lineage.to_vec(),
+        };
+        let mut state = self.state();
+        if let Some(before) = state.index.files.get(step).and_then(|files| files.get(&epoch)) {
+            return if *before == entry {
+                Ok(entry)
+            } else {
+                let Epoch { iteration, microbatch } = epoch;
+                Err(Error::bug(format!(
+                    "step `{step}` made iteration {iteration} microbatch {microbatch} twice and not the same \
+                     (hash {} and {})",
+                    before.hash, entry.hash
+                )))
+            };
+        }
+        if let Some(file) = failed_file {
+            file.publish()?;
+        }
+        file.publish()?;
+        Self::record(&mut state, Entry::File(entry.clone()))?;
+        Ok(entry)
+    }
+
+    /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory then becomes
+    /// `models/NAME`. Done again with the same hash, it changes nothing.
+    ///
+    /// # Errors
+    /// What `write` returns; a full disk. Other weights under a committed name: a bug.
+    pub fn commit_model(
+        &self,
+        name: &str,
+        step: &str,
+        iteration: u32,
+        write: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<ModelEntry> {
+        check_name("model", name)?;
+        let path = format!("models/{name}");
+        let (models, target) = (self.dir.join("models"), self.dir.join(&path));
+        let temporary = models.join(format!(".{name}.tmp"));
+        create_dirs(&models)?;
+        remove_dir(&temporary)?;
+        create_dirs(&temporary)?;
+        let made = write(&temporary).and_then(|hash| sync_tree(&temporary).map(|()| hash));
+        let hash = match made {
+            Ok(hash) => hash,
+            Err(e) => {
+                let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
+                return Err(e);
+            }
+        };
+        let entry = ModelEntry { name: name.to_owned(), path, hash, step: step.to_owned(), iteration };
+        let mut state = self.state();
+        if let Some(before) = state.index.models.get(name) {
+            remove_dir(&temporary)?;
+            return if *before == entry {
+                Ok(entry)
+            } else {
+                let (was, is) = (&before.hash, &entry.hash);
+                Err(Error::bug(format!("the model `{name}` was made twice and not the same (hash {was} and {is})")))
+            };
+        }
+        fault::point(fault::MODEL_BEFORE_RENAME)?;
+        // What stands there was never named in the manifest.
+        remove_dir(&target)?;
+        fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
+        sync_dir(&models)?;
+        fault::point(fault::MODEL_AFTER_RENAME)?;
+        Self::record(&mut state, Entry::Model(entry.clone()))?;
+        Ok(entry)
+    }
+
+    /// A committed model.
+    pub fn model(&self, name: &str) -> Option<ModelEntry> {
+        self.state().index.models.get(name).cloned()
+    }
+    /// The committed models, by name.
+    pub fn models(&self) -> Vec<ModelEntry> {
+        self.state().index.models.values().cloned().collect()
+    }
+
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I.parquet`, in place of earlier ones.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
+        check_name("step", step)?;
+        let path = format!("metrics/{step}/iteration={iteration}.parquet");
+        let Written { rows, bytes, hash } = write_parquet(&self.dir.join(&path), rows)?;
+        let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
+        let mut state = self.state();
+        if state.index.metrics.get(&(step.to_owned(), iteration)) != Some(&entry) {
+            Self::record(&mut state, Entry::Metrics(entry.clone()))?;
+        }
+        Ok(entry)
+    }
+    /// The metrics there are, by step and iteration.
+    pub fn metrics(&self) -> Vec<MetricsEntry> {
+        self.state().index.metrics.values().cloned().collect()
+    }
+
+    /// Writes a JSON file into the run's directory, such as `summary.json`; not named in the manifest.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        check_name("file", name)?;
+        let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(format!("{name}: {e}")))?;
+        text.push('\n');
+        write_bytes(&self.dir.join(name), text.as_bytes()).map(drop)
+    }
+
+    /// Notes that all microbatches of a step's iteration are committed.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn finish_step(&self, step: &str, iteration: u32) -> Result<()> {
+        let mut state = self.state();
+        if state.index.finished_steps.contains(&(step.to_owned(), iteration)) {
+            return Ok(());
+        }
+        Self::record(&mut state, Entry::Finished { step: Some(step.to_owned()), iteration: Some(iteration) })
+    }
+    /// Whether [`Run::finish_step`] was called.
+    pub fn step_finished(&self, step: &str, iteration: u32) -> bool {
+        self.state().index.finished_steps.contains(&(step.to_owned(), iteration))
+    }
+
+    /// Notes that the run is done.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn finish(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.index.finished {
+            return Ok(());
+        }
+        Self::record(&mut state, Entry::Finished { step: None, iteration: None })
+    }
+
+    /// Removes the rows of a step that is not to be kept; the manifest says so, and keeps their hashes. The rows that
+    /// failed stay. Only for a run that is done: until then a resumed run needs them.
+    ///
+    /// # Errors
+    /// The run is not done (a bug); the files cannot be removed.
+    pub fn drop_step(&self, step: &str) -> Result<()> {
+        check_name("step", step)?;
+        let mut state = self.state();
+        if !state.index.finished {
+            return Err(Error::bug(format!("step `{step}` is dropped before the run is done")));
+        }
+        if !state.index.dropped.contains(step) {
+            Self::record(&mut state, Entry::Dropped { step: step.to_owned() })?;
+        }
+        remove_dir(&self.dir.join("data").join(step))
+    }
+}
+
+fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::user(format!("`{}` is damaged: {why}", path.display()))
+        .help("`reflux verify RUN` lists what is damaged; with --repair the run can go on from the last good point")
+}
+
+/// Names that a run's directory holds.
+const OURS: &[&str] =
+    &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", "lock", "data", "metrics", "models"];
+
+/// A directory that holds other things than a run is not made into one, and not cleared.
+fn refuse_foreign(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| io_error("listing", dir, &e))?.file_name();
+        let name = name.to_string_lossy();
+        if !OURS.contains(&name.as_ref()) && !is_temporary(&name) {
+            return Err(Error::user(format!("`{}` is not a run: it holds `{name}` and no manifest", dir.display()))
+                .help("choose another name with --name, or an empty directory"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a run's files; the lock is held and stays.
+fn clear(dir: &Path) -> Result<()> {
+    // The manifest goes first: without it, what is left half-removed counts for nothing.
+    for name in std::iter::once("manifest.jsonl").chain(OURS.iter().copied()) {
+        let path = dir.join(name);
+        match name {
+            "lock" => {}
+            "data" | "metrics" | "models" => remove_dir(&path)?,
+            _ => remove_file(&path)?,
+        }
+        if name == "manifest.jsonl" {
+            sync_dir(dir)?;
+        }
+    }
+    sync_dir(dir)
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes every file below `dir`, and every name, durable.
+fn sync_tree(dir: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| io_error("writing", dir, &e);
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io_error("writing", &path, &e))?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Removes what a process that died left: temporaries, files and models that the manifest does not name, and files of
+/// dropped steps. Only files that are named as ours are touched.
+fn sweep(dir: &Path, index: &Index) -> Result<()> {
+    let kept = |f: &&FileEntry| !index.dropped.contains(&f.step);
+    let mut named: BTreeSet<PathBuf> =
+        index.files.values().flat_map(BTreeMap::values).filter(kept).map(|f| dir.join(&f.path)).collect();
+    let errors = index.files.values().flat_map(BTreeMap::values).filter_map(|f| f.errors.as_ref());
+    named.extend(errors.map(|e| dir.join(&e.path)));
+    named.extend(index.metrics.values().map(|m| dir.join(&m.path)));
+    sweep_files(dir, 0, &named)?;
+    for part in ["data", "metrics"] {
+        sweep_files(&dir.join(part), 4, &named)?;
+    }
+    let models = dir.join("models");
+    for entry in fs::read_dir(&models).into_iter().flatten() {
+        let entry = entry.map_err(|e| io_error("listing", &models, &e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_temporary(&name) || (entry.path().is_dir() && !index.models.contains_key(&name)) {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn sweep_files(dir: &Path, depth: u32, named: &BTreeSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.map_err(|e| io_error("listing", dir, &e))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        // A link is never followed: what it leads to is not ours.
+        let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
+        let ours = ["microbatch=", "microbatch-", "iteration="].iter().any(|p| name.starts_with(p));
+        if kind.is_dir() && depth > 0 {
+            sweep_files(&path, depth - 1, named)?;
+        } else if kind.is_file()
+            && (is_temporary(&name) || (ours && name.ends_with(".parquet") && !named.contains(&path)))
+        {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Parquet out: zstd, fixed properties and no timestamps, so that the same rows give the same bytes.
+
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+
+use super::atomic::{AtomicFile, Written};
+use crate::error::Result;
+
+/// Named in every file; part of its bytes, so it only changes when the format does.
+const CREATED_BY: &str = "reflux version 1";
+/// Rows per row group: bounds the memory of whoever reads the file.
+const ROW_GROUP: usize = 65_536;
+
+fn options() -> ArrowWriterOptions {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by(CREATED_BY.to_owned())
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+        .build();
+    // The Arrow schema's copy in the footer would carry hash-map ordered metadata; our types survive without it.
+    ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true)
+}
+
+/// A Parquet file in the making; dropped before [`ParquetFile::finish`], it leaves nothing behind.
+pub struct ParquetFile {
+    writer: ArrowWriter<AtomicFile>,
+    rows: u64,
+}
+
+impl ParquetFile {
+    /// Starts the file that will be `path`; makes its directory.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
+        let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options())?;
+        Ok(Self { writer, rows: 0 })
+    }
+
+    /// Adds rows. The bytes depend on how the rows are cut into calls, so cut them the same way every time.
+    ///
+    /// # Errors
+    /// A full disk; a batch of another schema.
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.rows += rows.num_rows() as u64;
+        self.writer.write(rows).map_err(|e| self.writer.inner_mut().error(e))
+    }
+
+    /// Makes the rows durable under the temporary name; nothing may be written after it.
+    pub(super) fn close(&mut self) -> Result<Written> {
+        // `finish` leaves nothing in the writer's own buffer, so going on with the file below it is sound.
+        self.writer.finish().map_err(|e| self.writer.inner_mut().error(e))?;
+        Ok(Written { rows: self.rows, ..self.writer.inner_mut().close()? })
+    }
+
+    /// Gives the closed file its name.
+    pub(super) fn publish(mut self) -> Result<()> {
+        self.writer.inner_mut().publish()
+    }
+
+    /// Makes the file appear.
+    ///
+    /// # Errors
+    /// A full disk; nothing is left behind.
+    pub fn finish(mut self) -> Result<Written> {
+        let written = self.close()?;
+        self.publish()?;
+        Ok(written)
+    }
+}
+
+/// Writes one batch as a Parquet file, whole or not at all, durably. Same rows, same bytes.
+///
+/// # Errors
+/// A full disk or a directory that cannot be written; nothing is left behind.
+pub fn write_parquet(path: &Path, rows: &RecordBatch) -> Result<Written> {
+    let mut file = ParquetFile::create(path, rows.schema_ref())?;
+    file.write(rows)?;
+    file.finish()
+}
