@@ -5,6 +5,7 @@ pub mod llama;
 pub mod ops;
 pub mod tokenizer;
 
+mod chat;
 mod files;
 mod init;
 mod save;

@@ -6,7 +6,7 @@ mod attention;
 mod rope;
 
 pub use attention::{Packed, Segment};
-pub use rope::{RopeRows, RopeTable, rope};
+pub use rope::{RopeRows, RopeTable, frequencies, rope};
 
 use candle_core::{D, Result, Tensor};
 
