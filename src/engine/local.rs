@@ -219,8 +219,9 @@ impl Engine for Local {
                 let Some((prompt, sampling)) = sent.get(&row) else { continue };
                 answers[row] = Some(outcome.result.map(|s| {
                     let ended = s.tokens.last().is_some_and(|t| self.codec.eos_ids().contains(t));
-                    let mut text = self.codec.decode(&s.tokens[..s.tokens.len() - usize::from(ended)]);
-                    if let Some(at) = stop::find(&text, &sampling.stop) {
+                    let said = &s.tokens[..s.tokens.len() - usize::from(ended)];
+                    let mut text = self.codec.decode(said);
+                    if let Some(at) = stop::cut(said, sampling, |t| self.codec.decode(t)) {
                         text.truncate(at);
                     }
                     let prompt_tokens = prompt.clone();

@@ -44,7 +44,7 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// At most this many new tokens.
     pub max_tokens: usize,
-    /// No end token and no stop string before this many new tokens.
+    /// No end token before this many new tokens, and no stop string that is complete before.
     pub min_tokens: usize,
     /// Texts that end the answer and are cut from it.
     pub stop: Vec<String>,

@@ -164,3 +164,7 @@ fn draw_any(weights: &[f32], uniform: f64) -> Option<u32> {
     let ids = (found * STRETCH) as u32..;
     draw(weights[found * STRETCH..].iter().take(STRETCH).map(|&w| f64::from(w)).zip(ids), before, target)
 }
+
+#[cfg(test)]
+#[path = "sampler_tests.rs"]
+mod tests;

@@ -138,7 +138,7 @@ impl Scripted {
         if text.contains('{') {
             text = text.replace("{n}", &(b % 1_000_000).to_string()).replace("{score}", &(c % 6).to_string());
         }
-        if let Some(at) = stop::find(&text, &request.sampling.stop) {
+        if let Some(at) = stop::find(&text, &request.sampling.stop, 0) {
             text.truncate(at);
         }
         let mut finish = Finish::Stop;

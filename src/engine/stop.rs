@@ -1,33 +1,66 @@
 //! Stop strings, looked for in the text of an answer.
 
-/// Where the first of the stop strings begins in a text.
-pub(super) fn find(text: &str, stop: &[String]) -> Option<usize> {
-    stop.iter().filter_map(|s| text.find(s.as_str())).min()
+use super::Sampling;
+
+/// Where the text of an answer ends because of a stop string: at the first one that is not complete before token
+/// `min_tokens`.
+pub(super) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> Option<usize> {
+    if sampling.stop.is_empty() || tokens.len() < sampling.min_tokens {
+        return None;
+    }
+    let exempt = match sampling.min_tokens {
+        0 | 1 => 0,
+        n => decode(&tokens[..n - 1]).len(),
+    };
+    find(&decode(tokens), &sampling.stop, exempt)
+}
+
+/// Where the first of the stop strings that end after byte `exempt` begins.
+pub(super) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> {
+    let first = |s: &String| {
+        let from = (exempt + 1).saturating_sub(s.len());
+        let from = (from..=text.len()).find(|&i| text.is_char_boundary(i))?;
+        text[from..].find(s.as_str()).map(|at| from + at)
+    };
+    stop.iter().filter_map(first).min()
 }
 
 /// Whether the answer has reached a stop string. Called after every token, so only as many of the last tokens are
 /// decoded as could hold one; what they seem to hold is then looked for in the whole text, which may read otherwise.
-pub(super) fn reached(tokens: &[u32], stop: &[String], decode: impl Fn(&[u32]) -> String) -> bool {
-    let Some(longest) = stop.iter().map(String::len).max() else { return false };
+pub(super) fn reached(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> bool {
+    let Some(longest) = sampling.stop.iter().map(String::len).max() else { return false };
     // A token has at least a byte of text, but for special ones; a few more tokens allow for those.
     let tail = &tokens[tokens.len().saturating_sub(longest + 8)..];
-    find(&decode(tail), stop).is_some() && (tail.len() == tokens.len() || find(&decode(tokens), stop).is_some())
+    find(&decode(tail), &sampling.stop, 0).is_some() && cut(tokens, sampling, decode).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn decode(tokens: &[u32]) -> String {
+        String::from_utf8_lossy(&tokens.iter().map(|&b| b as u8).collect::<Vec<_>>()).into_owned()
+    }
+
     #[test]
     fn the_first_stop_counts_and_may_span_tokens() {
-        let stop = vec!["\n\n".to_owned(), "END".to_owned()];
-        assert_eq!(find("a END \n\n", &stop), Some(2));
-        assert_eq!(find("a", &stop), None);
-        let decode = |t: &[u32]| t.iter().map(|&b| char::from(b as u8)).collect::<String>();
-        let tokens: Vec<u32> = "some longer text, then E".bytes().map(u32::from).collect();
-        assert!(!reached(&tokens, &stop, decode));
-        let tokens: Vec<u32> = "some longer text, then END".bytes().map(u32::from).collect();
-        assert!(reached(&tokens, &stop, decode));
-        assert!(!reached(&tokens, &[], decode));
+        let sampling = Sampling { stop: vec!["\n\n".into(), "END".into()], ..Sampling::default() };
+        let at = |text: &str, min_tokens| {
+            let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+            let sampling = Sampling { min_tokens, ..sampling.clone() };
+            let cut = cut(&tokens, &sampling, decode);
+            assert_eq!(reached(&tokens, &sampling, decode), cut.is_some(), "{text:?}");
+            cut
+        };
+        assert_eq!(at("a END", 0), Some(2));
+        assert_eq!(at("a\n\nEND", 0), Some(1));
+        assert_eq!(at("some longer text, then E", 0), None);
+        assert_eq!(at("some longer text, then END", 0), Some(23));
+        // A stop string that was complete before the least number of tokens does not count, one that ends there does.
+        assert_eq!(at("END and END", 4), Some(8));
+        assert_eq!(at("END and END", 3), Some(0));
+        assert_eq!(at("END and EN", 4), None);
+        assert_eq!(at("END", 4), None);
+        assert_eq!(at("\u{1f600}\u{1f600}END", 6), Some(8));
     }
 }

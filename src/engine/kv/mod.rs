@@ -88,3 +88,6 @@ impl Attention for Paged<'_> {
         self.store.attend(self.plan, layer, q, k, v)
     }
 }
+
+#[cfg(test)]
+mod tests;
