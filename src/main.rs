@@ -1,1 +1,7 @@
-fn main() {}
+//! The `reflux` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reflux::cli::main().into()
+}

@@ -10,4 +10,4 @@ mod schema;
 pub use batch::{Batch, Epoch};
 pub use columns::{Columns, List, Messages};
 pub use ids::{Id, RngKey, hash_hex};
-pub use schema::{ALL as SCHEMAS, Column, Schema, named};
+pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};

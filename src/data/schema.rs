@@ -128,7 +128,7 @@ macro_rules! schemas {
 
 /// The schemas themselves, by name.
 pub mod named {
-    use super::{Column, Schema, Type, column, nullable};
+    use super::{Schema, Type, column, nullable};
 
     schemas! {
         /// Plain text.

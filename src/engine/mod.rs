@@ -176,6 +176,12 @@ impl Cancel {
     }
 }
 
+impl From<Arc<AtomicBool>> for Cancel {
+    fn from(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+}
+
 /// What is wrong with a request before any model is asked.
 fn problem(request: &Request) -> Option<RowError> {
     if request.messages.last().is_none_or(|m| m.content.trim().is_empty()) {

@@ -44,6 +44,8 @@ struct Inner {
     special_ids: BTreeSet<u32>,
     unknown: Option<u32>,
     eos: Vec<u32>,
+    end_of_turn: Option<u32>,
+    bos: Option<u32>,
     vocab: usize,
     template: Option<Template>,
     files: Files,
@@ -96,15 +98,28 @@ impl Tokenizer {
         let keys = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
         let tokens = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
         let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| Template::new(t, tokens));
-        if let Some(turn) = template.as_ref().and_then(|t| end_of_turn(t, &specials)) {
-            eos.insert(turn);
-        }
+        let turn = template.as_ref().and_then(|t| end_of_turn(t, &specials));
+        eos.extend(turn);
+        let end_of_turn = turn.or_else(|| named("eos_token").and_then(|t| hf.token_to_id(&t))).or(eos.first().copied());
+        let bos = named("bos_token").and_then(|t| hf.token_to_id(&t));
         let eos = eos.into_iter().filter(|&id| (id as usize) < vocab).collect();
         let special_ids = specials.values().map(|s| s.id).collect();
         let unknown = unknown_token(&files, &hf);
         let later = without_first(&hf);
         Ok(Self {
-            inner: Arc::new(Inner { first: hf, later, specials, special_ids, unknown, eos, vocab, template, files }),
+            inner: Arc::new(Inner {
+                first: hf,
+                later,
+                specials,
+                special_ids,
+                unknown,
+                eos,
+                end_of_turn,
+                bos,
+                vocab,
+                template,
+                files,
+            }),
         })
     }
 
@@ -236,6 +251,15 @@ impl Tokenizer {
     /// chat template writes after an assistant's turn. In ascending order.
     pub fn eos_ids(&self) -> &[u32] {
         &self.inner.eos
+    }
+    /// The token that an answer is taught to end with: what the chat template writes after an assistant's turn, else the
+    /// tokenizer's end of text.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.inner.end_of_turn
+    }
+    /// The token that a text begins with, if the tokenizer names one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.inner.bos
     }
     /// One more than the greatest id; the model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {

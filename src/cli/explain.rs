@@ -1,0 +1,46 @@
+//! `reflux explain`.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use super::check::load;
+use crate::error::Result;
+use crate::pipeline::{self, codes};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The pipeline file, or an error code
+    pub what: String,
+    /// How the plan is drawn
+    #[arg(long, value_enum, default_value = "tree")]
+    pub format: Format,
+    /// Overrides a key, e.g. --set step.dpo.beta=0.2
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// Indented text
+    Tree,
+    /// A Mermaid flowchart
+    Mermaid,
+    /// Graphviz
+    Dot,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if !Path::new(&args.what).exists()
+        && let Some(code) = codes::find(&args.what)
+    {
+        return super::print(&format!("{} {}\n\n{}", code.id, code.name, code.explanation));
+    }
+    let plan = load(Path::new(&args.what), &args.set, false)?;
+    let format = match args.format {
+        Format::Tree => pipeline::Format::Tree,
+        Format::Mermaid => pipeline::Format::Mermaid,
+        Format::Dot => pipeline::Format::Dot,
+    };
+    super::print(&pipeline::explain(&plan, format))
+}

@@ -1,0 +1,127 @@
+//! The command line: one file per subcommand, with no logic of its own.
+
+mod check;
+mod explain;
+mod import;
+mod listing;
+mod progress;
+mod run;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Kind, Result};
+
+/// Runs Self-Rewarding Language Models as a streaming dataflow.
+#[derive(Parser)]
+#[command(name = "reflux", version, about, after_help = AFTER, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Prints nothing but errors and what was asked for
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Prints more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How progress and messages are written to standard error
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log: Log,
+}
+
+const AFTER: &str = "Examples:
+  reflux run pipelines/quickstart.toml         the whole loop on the embedded small world
+  reflux check my.toml                         every error of a pipeline file at once
+  reflux explain my.toml --format mermaid      the plan as a picture
+  reflux schema pairs                          what the columns of a dataset mean
+
+Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else.";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Log {
+    /// Bars on a terminal, plain lines otherwise
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a pipeline file, or goes on with its unfinished run
+    Run(run::Args),
+    /// Prints every error of a pipeline file; loads and runs nothing
+    Check(check::Args),
+    /// Prints the plan of a pipeline file, or what an error code means
+    Explain(explain::Args),
+    /// Lists the schemas of datasets, or the columns of one
+    Schema(listing::SchemaArgs),
+    /// Lists the operators, or the keys of one
+    Operators(listing::OperatorsArgs),
+    /// Turns a .jsonl dataset into Parquet
+    Import(import::Args),
+}
+
+/// Runs the command line and returns the exit code.
+pub fn main() -> u8 {
+    // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
+    let cli = Cli::parse();
+    set_up_logging(&cli);
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args, &progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose)),
+        Command::Check(args) => check::run(args, cli.quiet),
+        Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => listing::schema(args),
+        Command::Operators(args) => listing::operators(args),
+        Command::Import(args) => import::run(args, cli.quiet),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(e) => {
+            tell(&e);
+            e.exit_code()
+        }
+    }
+}
+
+/// Prints an error as people read it.
+fn tell(e: &Error) {
+    let label = match e.kind() {
+        Kind::User | Kind::System => "error",
+        Kind::Bug => "defect",
+        Kind::Cancelled => "stopped",
+    };
+    let message = e.to_string();
+    // A pipeline file's diagnostics are printed already, each with its place.
+    if message.is_empty() {
+        return;
+    }
+    eprintln!("{label}: {message}");
+    if let Some(help) = e.help_text() {
+        eprintln!("  help: {help}");
+    }
+}
+
+fn set_up_logging(cli: &Cli) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let default = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "reflux=info",
+        _ => "reflux=debug",
+    };
+    let filter = EnvFilter::try_from_env("REFLUX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second subscriber in one process (as in a test) keeps the first.
+    let _kept = match cli.log {
+        Log::Json => builder.json().try_init(),
+        Log::Text => builder.without_time().try_init(),
+    };
+}
+
+/// Prints to standard output; a reader that has gone away (`reflux ... | head`) is no error.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,127 @@
+//! `reflux run`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::check::load;
+use super::progress::{Progress, Style};
+use crate::dataflow::{self, Event, Observer, Services, Shared, Stop, Transport};
+use crate::engine::Config;
+use crate::error::{Error, Result};
+use crate::operators::Models;
+use crate::report::{Summary, Tally};
+use crate::store::{Opened, Run};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The pipeline file
+    file: PathBuf,
+    /// Overrides a key, e.g. --set step.dpo.beta=0.2
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Name of the run, as in runs/NAME; the pipeline's if absent
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder of the runs
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Removes an earlier run of this name and starts anew
+    #[arg(long)]
+    fresh: bool,
+    /// Number of timely workers; the data are the same whatever it is
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+    /// Where models run: cpu, cuda, metal, or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// Counts and shows.
+struct Both {
+    tally: Tally,
+    progress: Progress,
+}
+impl Observer for Both {
+    fn event(&self, event: &Event<'_>) {
+        self.tally.event(event);
+        self.progress.event(event);
+    }
+}
+
+pub fn run(args: &Args, style: &Style) -> Result<()> {
+    let quiet = *style == Style::Quiet;
+    let plan = Arc::new(load(&args.file, &args.set, quiet)?);
+    let name = args.name.as_ref().unwrap_or(&plan.name);
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
+    }
+    let dir = args.runs.join(name);
+    let (run, opened) = Run::create_or_open(&dir, &plan.resolved, plan.seed, args.fresh)?;
+    let run = Arc::new(run);
+    let place = dir.display();
+    match opened {
+        Opened::Finished => {
+            if !quiet {
+                super::print(&format!("the run {place} is finished: its data are there; --fresh starts it anew"))?;
+            }
+            return Ok(());
+        }
+        Opened::Unfinished if !quiet => eprintln!("going on with the run {place}"),
+        _ => {}
+    }
+    let mut engine = Config { threads: (plan.engine.threads > 0).then_some(plan.engine.threads), ..Config::default() };
+    engine.max_rows = plan.engine.max_batch;
+    engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(*style) });
+    let shared = Shared {
+        plan: Arc::clone(&plan),
+        run: Arc::clone(&run),
+        services: Services::new(Models::new(&args.device, engine, plan.seed)?),
+        observer: Arc::clone(&watch) as Arc<dyn Observer>,
+        stop,
+    };
+    let began = Instant::now();
+    let result = dataflow::run(shared, args.workers.into(), Transport::Typed);
+    watch.progress.finish();
+    result.map_err(|e| match e.kind() {
+        crate::error::Kind::Cancelled => {
+            e.help(format!("what was committed to {place} stays; run the same command to go on"))
+        }
+        _ => e,
+    })?;
+    let summary = Summary::of(&plan, &run, &watch.tally, began.elapsed())?;
+    run.write_json("summary.json", summary.json())?;
+    run.finish()?;
+    for step in plan.steps.iter().filter(|s| !s.keep) {
+        run.drop_step(&step.name)?;
+    }
+    if quiet {
+        return Ok(());
+    }
+    let table = summary.table();
+    if !table.is_empty() {
+        super::print(&format!("\n{table}\n"))?;
+    }
+    if summary.errors() > 0 {
+        super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.errors()))?;
+    }
+    super::print(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
+}
+
+/// The first Ctrl-C stops the run where it is; the second ends the process.
+fn stop_on_interrupt(stop: &Stop) {
+    let stop = stop.clone();
+    let handler = move || {
+        if stop.requested() {
+            std::process::exit(1);
+        }
+        eprintln!("stopping; press Ctrl-C again to end at once");
+        stop.request();
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        tracing::debug!("Ctrl-C is not handled: {e}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Compute threads, and the desk at which a timely operator hands them work.
+//!
+//! Workers never compute and never block: an operator leaves a job in a bounded queue, keeps the capability of its
+//! time, and is woken when the answer is there. Capabilities hold an `Rc` and stay; tickets travel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use arrow::array::RecordBatch;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Capability;
+use timely::scheduling::SyncActivator;
+
+use super::operator::Stop;
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+
+/// What a job comes to: rows, or none where a source has no more.
+pub(super) type Answer = Result<Option<RecordBatch>>;
+/// A job.
+pub(super) type Work = Box<dyn FnOnce() -> Answer + Send>;
+
+struct Job {
+    ticket: u64,
+    work: Work,
+    waker: SyncActivator,
+    reply: Sender<(u64, Answer)>,
+}
+
+/// Stack of a compute thread: candle walks a model's graph recursively.
+const STACK: usize = 64 << 20;
+
+/// The compute threads of a run, and the first thing that went wrong in it.
+#[derive(Clone, Default)]
+pub(super) struct Crew {
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    failure: Arc<Mutex<Option<Error>>>,
+    pub(super) stop: Stop,
+}
+
+impl Crew {
+    pub(super) fn new(stop: Stop) -> Self {
+        Self { stop, ..Self::default() }
+    }
+    /// Stops the run; the first failure is the one that is told.
+    pub(super) fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.stop.request();
+    }
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+    /// Waits for the threads; they end when the desks that feed them are gone.
+    pub(super) fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A compute thread catches the panics of its jobs, so there is nothing to learn from its end.
+            drop(thread.join());
+        }
+    }
+    /// Starts `threads` threads that work for one desk; at most that many jobs wait in the queue.
+    fn hire(&self, name: &str, threads: usize) -> Result<Sender<Job>> {
+        let (jobs, inbox) = bounded::<Job>(threads);
+        for _ in 0..threads {
+            let (inbox, stop, who) = (inbox.clone(), self.stop.clone(), name.to_string());
+            let body = move || {
+                for job in inbox {
+                    let answer = if stop.requested() { Err(Error::cancelled()) } else { perform(job.work, &who) };
+                    // The desk may be gone already when the run is stopped: then nobody waits for the answer.
+                    drop(job.reply.send((job.ticket, answer)));
+                    let _worker_gone = job.waker.activate().is_err();
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("compute {name}")).stack_size(STACK).spawn(body)?;
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(jobs)
+    }
+}
+
+fn perform(work: Work, name: &str) -> Answer {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
+}
+
+/// A panic as an error of ours.
+pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
+    let words = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
+    Error::bug(format!("`{who}` panicked: {words}"))
+        .help("this is a defect of reflux: what was committed is intact; please report it with the pipeline file")
+}
+
+/// Where one operator on one worker leaves jobs and picks up answers.
+pub(super) struct Desk {
+    crew: Crew,
+    jobs: Sender<Job>,
+    reply: Sender<(u64, Answer)>,
+    replies: Receiver<(u64, Answer)>,
+    waker: SyncActivator,
+    held: BTreeMap<u64, Capability<Epoch>>,
+    backlog: VecDeque<Job>,
+    next: u64,
+}
+
+impl Desk {
+    /// A desk for the operator at `address`, with its own threads.
+    ///
+    /// Must be made on the worker's thread: the waker remembers it.
+    pub(super) fn new(scope: Scope<'_, Epoch>, address: &[usize], crew: &Crew, name: &str, threads: usize) -> Self {
+        let waker = scope.worker().sync_activator_for(address.to_vec());
+        let jobs = crew.hire(name, threads).unwrap_or_else(|e| {
+            // Building a dataflow is infallible; a queue that nobody serves is seen at the first job.
+            crew.fail(e.doing("starting a compute thread"));
+            bounded(1).0
+        });
+        let (reply, replies) = unbounded();
+        let (held, backlog) = (BTreeMap::new(), VecDeque::new());
+        Self { crew: crew.clone(), jobs, reply, replies, waker, held, backlog, next: 0 }
+    }
+
+    /// Leaves a job; `cap` is kept until its answer has been picked up.
+    pub(super) fn submit(&mut self, cap: Capability<Epoch>, work: Work) {
+        self.held.insert(self.next, cap);
+        let (waker, reply) = (self.waker.clone(), self.reply.clone());
+        self.backlog.push_back(Job { ticket: self.next, work, waker, reply });
+        self.next += 1;
+        self.pump();
+    }
+
+    /// Jobs whose answer has not been picked up.
+    pub(super) fn open(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Never blocks: what the queue does not take waits here, and every answer wakes the operator to try again.
+    fn pump(&mut self) {
+        while let Some(job) = self.backlog.pop_front() {
+            match self.jobs.try_send(job) {
+                Ok(()) => {}
+                Err(TrySendError::Full(job)) => {
+                    self.backlog.push_front(job);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    self.crew.fail(Error::bug("a compute thread is gone"));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next answer, with the capability of its job. A failed job stops the run and keeps its capability, so that
+    /// nothing downstream can take the missing rows for the end of an iteration.
+    pub(super) fn collect(&mut self) -> Option<(Capability<Epoch>, Option<RecordBatch>)> {
+        self.pump();
+        while let Ok((ticket, answer)) = self.replies.try_recv() {
+            self.pump();
+            match answer {
+                Ok(rows) => return self.held.remove(&ticket).map(|cap| (cap, rows)),
+                Err(e) => self.crew.fail(e),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,288 @@
+//! The timely operators behind a step: microbatch maps, keyed maps through differential, and the training barrier.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use arrow::array::RecordBatch;
+use differential_dataflow::AsCollection;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, Operator as _};
+use timely::dataflow::{Scope, StreamVec};
+use timely::progress::frontier::Antichain;
+
+use super::clock::Advance;
+use super::compute::{Crew, Desk};
+use super::jobs::StepJobs;
+use super::operator::{Item, Kept, Key, ModelAt, Stage, announced};
+use crate::data::{Batch, Epoch};
+
+/// A stream of microbatches: at most one batch a time, on the worker of its shard.
+pub(super) type Flow<'s> = StreamVec<'s, Epoch, Batch>;
+
+/// Where a step's model comes from.
+pub(super) enum Models<'s> {
+    /// Known from the start; `None` if the step uses no model.
+    Fixed(Option<ModelAt>),
+    /// One that a step before the loop makes: the same in every iteration.
+    Step(Flow<'s>),
+    /// The policy, which changes with the iteration; the first may be known from the start.
+    Policy(Option<ModelAt>, Flow<'s>),
+}
+
+/// The models an operator has learnt of.
+pub(super) enum Known {
+    /// The same whatever the iteration; the outer `None` if not known yet.
+    Always(Option<Option<ModelAt>>),
+    /// By the iteration whose policy it is.
+    ByIteration(BTreeMap<u32, ModelAt>),
+}
+
+impl<'s> Models<'s> {
+    /// What is known at the start, and the announcements to come.
+    pub(super) fn split(self) -> (Known, Option<Flow<'s>>) {
+        match self {
+            Models::Fixed(model) => (Known::Always(Some(model)), None),
+            Models::Step(flow) => (Known::Always(None), Some(flow)),
+            Models::Policy(first, flow) => {
+                (Known::ByIteration(first.map(|m| (1, m)).into_iter().collect()), Some(flow))
+            }
+        }
+    }
+}
+
+impl Known {
+    /// The model of an iteration: `Some(None)` if none is needed, `None` if it is not known yet.
+    pub(super) fn at(&self, iteration: u32) -> Option<Option<ModelAt>> {
+        match self {
+            Known::Always(model) => model.clone(),
+            Known::ByIteration(models) => models.get(&iteration).cloned().map(Some),
+        }
+    }
+    /// Takes in announcements.
+    pub(super) fn learn(&mut self, crew: &Crew, batches: &mut Vec<Batch>) {
+        for batch in batches.drain(..) {
+            let models = announced(&batch.rows).unwrap_or_else(|e| {
+                crew.fail(e.doing("reading a model's announcement"));
+                Vec::new()
+            });
+            for model in models {
+                match (&mut *self, &model) {
+                    (Known::Always(known), _) => *known = Some(Some(model)),
+                    (Known::ByIteration(known), ModelAt::Made { version, .. }) => drop(known.insert(*version, model)),
+                    (Known::ByIteration(_), ModelAt::Source(_)) => {}
+                }
+            }
+        }
+    }
+}
+
+/// A batch that goes to the worker of its microbatch.
+pub(super) fn batch(rows: RecordBatch, epoch: Epoch) -> Batch {
+    Batch::new(rows, u64::from(epoch.microbatch))
+}
+
+/// A microbatch map. `sides` are inputs that it reads whole from the run directory, once they are complete.
+pub(super) fn map<'s>(
+    scope: Scope<'s, Epoch>,
+    input: Flow<'s>,
+    models: Models<'s>,
+    sides: Vec<Flow<'s>>,
+    jobs: StepJobs,
+    crew: &Crew,
+) -> Flow<'s> {
+    let name = jobs.step().name.clone();
+    let mut op = OperatorBuilder::new(name.clone(), scope);
+    let (output, stream) = op.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
+    let same_time = [(0, Antichain::from_elem(Advance::default()))];
+    let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time);
+    // Neither announcements nor side inputs cause output: what waits for them keeps its own capability.
+    let (mut known, feed) = models.split();
+    let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
+    let first_side = 1 + usize::from(feed.is_some());
+    let mut sides: Vec<_> =
+        sides.into_iter().map(|s| op.new_input_connection(s, Pipeline, std::iter::empty())).collect();
+    let address = op.operator_info().address.to_vec();
+    let crew = crew.clone();
+    op.build(move |caps| {
+        drop(caps);
+        let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT);
+        let mut waiting: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
+        move |frontiers| {
+            input.for_each(|cap, batches| {
+                let cap = cap.retain_least(0).expect("data always travels under a time");
+                waiting.extend(batches.drain(..).map(|b| (*cap.time(), (cap.clone(), b))));
+            });
+            if let Some(feed) = &mut feed {
+                feed.for_each(|_, batches| known.learn(&crew, batches));
+            }
+            for side in &mut sides {
+                side.for_each(|_, _| {});
+            }
+            if frontiers[first_side..].iter().all(|f| !f.less_than(&Epoch::new(1, 0))) {
+                let ready = waiting.extract_if(.., |epoch, _| known.at(epoch.iteration).is_some());
+                for (epoch, (cap, batch)) in ready {
+                    let model = known.at(epoch.iteration).flatten();
+                    desk.submit(cap, jobs.map(epoch, batch.rows, model));
+                }
+            }
+            let mut out = output.activate();
+            while let Some((cap, rows)) = desk.collect() {
+                if let Some(rows) = rows {
+                    out.session(&cap).give(batch(rows, *cap.time()));
+                }
+            }
+        }
+    });
+    stream
+}
+
+/// Microbatches of a map that are computed at once, so that an engine can fill one's tail with the next one's head.
+const IN_FLIGHT: usize = 2;
+
+/// A keyed map: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
+pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs, crew: &Crew) -> Flow<'s> {
+    type Update<D> = (D, Epoch, isize);
+    let name = jobs.step().name.clone();
+    let (items_of, items_crew) = (jobs.clone(), crew.clone());
+    let items = input.clone().unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+        Pipeline,
+        &format!("{name}: items"),
+        move |cap, _| {
+            drop(cap);
+            move |input, output| {
+                input.for_each(|cap, batches| {
+                    let epoch = *cap.least().expect("data always travels under a time");
+                    let mut session = output.session(&cap);
+                    for batch in batches.drain(..) {
+                        let Stage::Keyed(keyed) = items_of.step().op.stage() else { continue };
+                        match keyed.items(epoch, &batch.rows) {
+                            Ok(items) => session.give_iterator(items.into_iter().map(|item| (item, epoch, 1isize))),
+                            Err(e) => items_crew.fail(e.doing(format!("step `{}`", items_of.step().name))),
+                        }
+                    }
+                });
+            }
+        },
+    );
+    let reducer = jobs.clone();
+    let kept = items.as_collection().reduce_named(
+        &name,
+        move |_: &Key, group: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
+            if let Stage::Keyed(keyed) = reducer.step().op.stage() {
+                let mut kept = Vec::new();
+                keyed.reduce(&mut group.iter().map(|(item, _)| **item), &mut kept);
+                out.extend(kept.into_iter().map(|k| (k, 1)));
+            }
+        },
+    );
+    let mut op = OperatorBuilder::new(name.clone(), scope);
+    let (output, stream) = op.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
+    let same_time = [(0, Antichain::from_elem(Advance::default()))];
+    let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
+    let home = Exchange::new(|u: &Update<(Key, Kept)>| u64::from(u.1.microbatch));
+    let mut kept = op.new_input_connection(kept.inner, home, same_time);
+    let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
+    op.build(move |caps| {
+        drop(caps);
+        let mut desk = Desk::new(scope, &address, &crew, &name, 1);
+        let mut rows: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
+        let mut changes: BTreeMap<Epoch, Vec<(Key, Kept)>> = BTreeMap::new();
+        move |frontiers| {
+            input.for_each(|cap, batches| {
+                let cap = cap.retain_least(0).expect("data always travels under a time");
+                rows.extend(batches.drain(..).map(|b| (*cap.time(), (cap.clone(), b))));
+            });
+            kept.for_each(|_, updates| {
+                for ((key, kept), epoch, diff) in updates.drain(..) {
+                    // The scope of a key is such that its group is complete within one microbatch, or that later
+                    // items never displace an earlier one; so nothing is ever withdrawn.
+                    debug_assert!(diff == 1, "a kept item was withdrawn");
+                    changes.entry(epoch).or_default().push((key, kept));
+                }
+            });
+            while let Some(first) = rows.first_entry() {
+                if frontiers[..2].iter().any(|f| f.less_equal(first.key())) {
+                    break;
+                }
+                let (epoch, (cap, batch)) = first.remove_entry();
+                let mut kept = changes.remove(&epoch).unwrap_or_default();
+                kept.sort_unstable();
+                desk.submit(cap, jobs.finish(epoch, batch.rows, kept));
+            }
+            let mut out = output.activate();
+            while let Some((cap, rows)) = desk.collect() {
+                if let Some(rows) = rows {
+                    out.session(&cap).give(batch(rows, *cap.time()));
+                }
+            }
+        }
+    });
+    stream
+}
+
+/// The training barrier: waits, on worker 0, until all rows of an iteration are on disk, trains on them, and announces
+/// the model. It buffers nothing: the rows are in the run directory.
+pub(super) fn train<'s>(
+    scope: Scope<'s, Epoch>,
+    inputs: Vec<(Flow<'s>, bool)>,
+    models: Models<'s>,
+    iterations: RangeInclusive<u32>,
+    jobs: StepJobs,
+    crew: &Crew,
+) -> Flow<'s> {
+    let name = jobs.step().name.clone();
+    let mut op = OperatorBuilder::new(name.clone(), scope);
+    let (output, stream) = op.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
+    let in_loop: Vec<bool> = inputs.iter().map(|(_, in_loop)| *in_loop).collect();
+    let mut inputs: Vec<_> =
+        inputs.into_iter().map(|(flow, _)| op.new_input_connection(flow, Pipeline, std::iter::empty())).collect();
+    let (mut known, feed) = models.split();
+    let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
+    let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
+    op.build(move |caps| {
+        let home = scope.index() == 0;
+        let (mut now, last) = (*iterations.start(), *iterations.end());
+        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1));
+        let mut cap = caps.into_iter().next().filter(|_| home && now <= last).map(|c| c.delayed(&Epoch::new(now, 0)));
+        move |frontiers| {
+            for input in &mut inputs {
+                input.for_each(|_, _| {});
+            }
+            if let Some(feed) = &mut feed {
+                feed.for_each(|_, batches| known.learn(&crew, batches));
+            }
+            let Some(desk) = &mut desk else { return };
+            let mut out = output.activate();
+            while let Some((job, rows)) = desk.collect() {
+                if let Some(rows) = rows {
+                    out.session(&job).give(batch(rows, *job.time()));
+                }
+                now += 1;
+            }
+            if desk.open() > 0 {
+                return;
+            }
+            if now > last {
+                cap = None;
+            }
+            let Some(cap) = &mut cap else { return };
+            cap.downgrade(&Epoch::new(now, 0));
+            let closed = in_loop.iter().zip(frontiers).all(|(&in_loop, frontier)| {
+                let after = Epoch::new(if in_loop { now + 1 } else { 1 }, 0);
+                !frontier.less_than(&after)
+            });
+            if let Some(model) = known.at(now)
+                && closed
+            {
+                desk.submit(cap.clone(), jobs.train(now, model));
+            }
+        }
+    });
+    stream
+}

@@ -1,0 +1,199 @@
+//! What happens around a job: taken from the run directory if it is there, else computed and committed; watched either
+//! way. Downstream sees rows only when they are on disk.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+
+use super::compute::{Answer, Work};
+use super::operator::{
+    Batches, Context, HeadState, Kept, Key, ModelAt, Operator, Output, RowError, Shared, Stage, model_name,
+};
+use super::progress::Event;
+use crate::data::{Epoch, named};
+use crate::error::{Error, Result};
+use crate::pipeline::Step;
+
+/// What all jobs of one step need.
+#[derive(Clone)]
+pub(super) struct StepJobs {
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
+    pub(super) start: Instant,
+}
+
+impl StepJobs {
+    pub(super) fn step(&self) -> &Step<dyn Operator> {
+        &self.shared.plan.steps[self.index]
+    }
+
+    /// Runs `compute` unless the microbatch is committed already; `None` means there is no such microbatch.
+    fn run(
+        &self,
+        epoch: Epoch,
+        model: Option<ModelAt>,
+        restore: impl FnOnce(&RecordBatch) -> Result<()>,
+        compute: impl FnOnce(&Context<'_>) -> Result<Option<Output>>,
+    ) -> Answer {
+        let (shared, step) = (&*self.shared, self.step());
+        let began = self.start.elapsed();
+        let watch = Instant::now();
+        shared.observer.event(&Event::Started { step: &step.name, epoch });
+        let place = || format!("step `{}`, iteration {}, microbatch {}", step.name, epoch.iteration, epoch.microbatch);
+        let done = |rows: &RecordBatch, errors: usize, bytes: u64, restored: bool| {
+            let (step, rows, busy) = (step.name.as_str(), rows.num_rows(), watch.elapsed());
+            shared.observer.event(&Event::Done { step, epoch, rows, errors, bytes, began, busy, restored });
+        };
+        if let Some(entry) = shared.run.committed(&step.name, epoch) {
+            let rows = shared.run.load(&step.name, epoch).map_err(|e| e.doing(place()))?;
+            let rows = rows.ok_or_else(|| Error::bug(format!("{}: committed, but not there", place())))?;
+            restore(&rows).map_err(|e| e.doing(place()))?;
+            done(&rows, entry.errors.as_ref().map_or(0, |e| e.rows as usize), entry.bytes, true);
+            return Ok(Some(rows));
+        }
+        let lineage = self.lineage(epoch, model.as_ref());
+        let cx = Context { shared, step, epoch, model };
+        let Some(output) = compute(&cx).map_err(|e| e.doing(place()))? else { return Ok(None) };
+        let errors = error_rows(&step.name, epoch, &output.errors)?;
+        let entry =
+            shared.run.commit(&step.name, epoch, &output.rows, &errors, &lineage).map_err(|e| e.doing(place()))?;
+        done(&output.rows, output.errors.len(), entry.bytes, false);
+        Ok(Some(output.rows))
+    }
+
+    /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time.
+    fn lineage(&self, epoch: Epoch, model: Option<&ModelAt>) -> Vec<String> {
+        let mut lineage = Vec::new();
+        match model {
+            Some(ModelAt::Made { hash, .. }) => lineage.push(hash.clone()),
+            Some(ModelAt::Source(name)) => lineage.push(name.clone()),
+            None => {}
+        }
+        for input in self.step().inputs.iter().filter(|i| !i.whole) {
+            let at = [epoch, Epoch::new(0, epoch.microbatch)];
+            let file = at.iter().find_map(|&e| self.shared.run.committed(&input.step, e));
+            lineage.extend(file.map(|f| f.hash));
+        }
+        lineage
+    }
+
+    /// The next microbatch of a source; it is opened at the first.
+    pub(super) fn source(&self, epoch: Epoch, state: &Arc<Mutex<Option<(Batches, u32)>>>) -> Work {
+        let (jobs, state) = (self.clone(), Arc::clone(state));
+        Box::new(move || {
+            let compute = |cx: &Context<'_>| {
+                let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+                if guard.is_none() {
+                    let Stage::Source(source) = cx.step.op.stage() else { return Err(mismatch(cx)) };
+                    *guard = Some((source.open(cx)?, 0));
+                }
+                let Some((batches, position)) = &mut *guard else { return Ok(None) };
+                // Batches that an earlier run committed are passed over.
+                while *position < epoch.microbatch {
+                    *position += 1;
+                    if batches.next().transpose()?.is_none() {
+                        return Ok(None);
+                    }
+                }
+                *position += 1;
+                batches.next().transpose()
+            };
+            jobs.run(epoch, None, |_| Ok(()), compute)
+        })
+    }
+
+    /// A microbatch of a dataset of before the loop, brought into an iteration; `None` past its end.
+    pub(super) fn enter(&self, microbatch: u32) -> Work {
+        let jobs = self.clone();
+        Box::new(move || jobs.shared.run.load(&jobs.step().name, Epoch::new(0, microbatch)))
+    }
+
+    /// The next microbatch of a head.
+    pub(super) fn head(
+        &self,
+        epoch: Epoch,
+        rows: usize,
+        model: Option<ModelAt>,
+        state: &Arc<Mutex<Option<Box<dyn HeadState>>>>,
+    ) -> Work {
+        let (jobs, state) = (self.clone(), Arc::clone(state));
+        Box::new(move || {
+            let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if guard.is_none() {
+                let (shared, step) = (&*jobs.shared, jobs.step());
+                let cx = Context { shared, step, epoch, model: model.clone() };
+                let Stage::Head(head) = step.op.stage() else { return Err(mismatch(&cx)) };
+                *guard = Some(head.start(&cx)?);
+            }
+            let Some(state) = &mut *guard else { return Err(Error::bug("a head has no state")) };
+            let state = std::cell::RefCell::new(state);
+            jobs.run(
+                epoch,
+                model,
+                |rows| state.borrow_mut().restore(epoch, rows),
+                |cx| state.borrow_mut().next(cx, rows).map(Some),
+            )
+        })
+    }
+
+    /// A microbatch of a map.
+    pub(super) fn map(&self, epoch: Epoch, rows: RecordBatch, model: Option<ModelAt>) -> Work {
+        let jobs = self.clone();
+        Box::new(move || {
+            let compute = |cx: &Context<'_>| match cx.step.op.stage() {
+                Stage::Map(map) => map.map(cx, &rows).map(Some),
+                _ => Err(mismatch(cx)),
+            };
+            jobs.run(epoch, model, |_| Ok(()), compute)
+        })
+    }
+
+    /// A microbatch of a keyed map, once its groups are reduced.
+    pub(super) fn finish(&self, epoch: Epoch, rows: RecordBatch, kept: Vec<(Key, Kept)>) -> Work {
+        let jobs = self.clone();
+        Box::new(move || {
+            let compute = |cx: &Context<'_>| match cx.step.op.stage() {
+                Stage::Keyed(keyed) => keyed.finish(cx, &rows, &kept).map(Some),
+                _ => Err(mismatch(cx)),
+            };
+            jobs.run(epoch, None, |_| Ok(()), compute)
+        })
+    }
+
+    /// A training.
+    pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>) -> Work {
+        let jobs = self.clone();
+        Box::new(move || {
+            let compute = |cx: &Context<'_>| {
+                let name = model_name(&cx.shared.plan, &cx.step.name, iteration);
+                match cx.step.op.stage() {
+                    // The model may be committed and its announcement not: the run was killed between the two.
+                    Stage::Train(_) if cx.run().model(&name).is_some() => cx.announce(&name).map(Some),
+                    Stage::Train(train) => train.train(cx, &name).map(Some),
+                    _ => Err(mismatch(cx)),
+                }
+            };
+            jobs.run(Epoch::new(iteration, 0), model, |_| Ok(()), compute)
+        })
+    }
+}
+
+fn mismatch(cx: &Context<'_>) -> Error {
+    Error::bug(format!("operator `{}` is not driven as its kind says", cx.step.kind.name))
+}
+
+fn error_rows(step: &str, epoch: Epoch, errors: &[RowError]) -> Result<RecordBatch> {
+    let text = |of: &dyn Fn(&RowError) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(errors.iter().map(of)))
+    };
+    let number = |n: u32| -> ArrayRef { Arc::new(UInt32Array::from(vec![n; errors.len()])) };
+    named::ERRORS.batch(vec![
+        text(&|_| step.into()),
+        number(epoch.iteration),
+        number(epoch.microbatch),
+        text(&|e| e.row.clone()),
+        text(&|e| e.code.clone()),
+        text(&|e| e.message.clone()),
+    ])
+}

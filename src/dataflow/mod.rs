@@ -1,0 +1,21 @@
+//! The streaming dataflow: the clock, how a plan becomes a timely graph, and how its compute leaves the workers.
+//!
+//! This is the only folder that names timely or differential. Operators are known through [`Operator`] alone.
+
+mod clock;
+mod cluster;
+mod compute;
+mod flow;
+mod jobs;
+mod operator;
+mod progress;
+mod render;
+mod start;
+
+pub use clock::Advance;
+pub use cluster::{Transport, run};
+pub use operator::{
+    Batches, Context, Head, HeadState, Item, Kept, Key, Keyed, Map, ModelAt, Operator, Output, RowError, Services,
+    Shared, Source, Stage, Stop, Train, model_name,
+};
+pub use progress::{Event, Observer, Silent};

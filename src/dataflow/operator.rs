@@ -1,0 +1,312 @@
+//! What an operator is to the dataflow: a function of one job, run on a compute thread. Operators never see timely.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{RecordBatch, StringArray, UInt32Array};
+use arrow::compute::concat_batches;
+
+use super::progress::{Event, Observer};
+use crate::data::{Columns, Epoch, RngKey, named};
+use crate::error::{Error, Result};
+use crate::pipeline::{Configured, ModelSource, ModelUse, Placement, Plan, Step};
+use crate::store::Run;
+
+/// A configured step that can be run. All faults of the user's file have been found before one of these exists.
+pub trait Operator: Configured {
+    /// How the dataflow drives it.
+    fn stage(&self) -> Stage<'_>;
+}
+
+/// The ways in which the dataflow drives an operator, one per [`crate::pipeline::Shape`].
+pub enum Stage<'a> {
+    /// Rows known at the start.
+    Source(&'a dyn Source),
+    /// Microbatch in, microbatch out.
+    Map(&'a dyn Map),
+    /// A map whose rows meet by key in a differential reduce.
+    Keyed(&'a dyn Keyed),
+    /// Starts the microbatches of an iteration.
+    Head(&'a dyn Head),
+    /// Waits for an iteration to close and makes a model.
+    Train(&'a dyn Train),
+}
+
+/// Rows, and what could not be made a row.
+pub struct Output {
+    /// Rows of the step's schema, in canonical order.
+    pub rows: RecordBatch,
+    /// Rows that failed.
+    pub errors: Vec<RowError>,
+}
+
+/// A row that a step could not handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowError {
+    /// Id of the row, or where it stands.
+    pub row: String,
+    /// Short code, as `empty_prompt`.
+    pub code: String,
+    /// What went wrong and what to do.
+    pub message: String,
+}
+
+impl From<RecordBatch> for Output {
+    fn from(rows: RecordBatch) -> Self {
+        Self { rows, errors: Vec::new() }
+    }
+}
+
+/// Batches one after the other, each at most the plan's microbatch long.
+pub type Batches = Box<dyn Iterator<Item = Result<Output>> + Send>;
+
+/// Reads or makes rows that need no input.
+pub trait Source: Send + Sync {
+    /// Opens the source.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    fn open(&self, cx: &Context<'_>) -> Result<Batches>;
+}
+
+/// Turns a microbatch into a microbatch.
+pub trait Map: Send + Sync {
+    /// One microbatch. Must be a function of its input and the context alone.
+    ///
+    /// # Errors
+    /// Only what must stop the run; a bad row is an error row.
+    fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output>;
+}
+
+/// What meets in a differential reduce: ids and integers only, text stays in Arrow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Item {
+    /// First, so that a group is sorted from least to greatest: a score in thousandths, or a position.
+    pub order: i64,
+    /// Content-hash id.
+    pub id: u128,
+}
+
+/// What a group comes to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Kept {
+    /// The item kept, or chosen.
+    pub id: u128,
+    /// The item it was kept against, or rejected.
+    pub against: u128,
+    /// Difference of their `order`.
+    pub margin: i64,
+}
+
+/// The key of a group: a scope (rows of other scopes never meet) and an id.
+pub type Key = (u64, u128);
+
+/// A map whose rows meet by key.
+pub trait Keyed: Send + Sync {
+    /// The keyed items of a microbatch.
+    ///
+    /// # Errors
+    /// A column is missing or of another type.
+    fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>>;
+    /// Reduces one group, sorted and without duplicates.
+    fn reduce(&self, group: &mut dyn Iterator<Item = Item>, kept: &mut Vec<Kept>);
+    /// Makes the microbatch's rows from what its groups came to.
+    ///
+    /// # Errors
+    /// Only what must stop the run.
+    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output>;
+}
+
+/// Starts the microbatches of each iteration, with a state that lives through the run.
+pub trait Head: Send + Sync {
+    /// How many rows an iteration is to have.
+    fn per_iteration(&self) -> usize;
+    /// The state before the first microbatch.
+    ///
+    /// # Errors
+    /// The inputs cannot be read.
+    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn HeadState>>;
+}
+
+/// The state of a [`Head`].
+pub trait HeadState: Send {
+    /// The next microbatch, of at most `rows` rows.
+    ///
+    /// # Errors
+    /// Only what must stop the run.
+    fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output>;
+    /// Takes in a microbatch that an earlier run committed, so that what follows is as if it had been made now.
+    ///
+    /// # Errors
+    /// The rows are not of the step's schema.
+    fn restore(&mut self, epoch: Epoch, rows: &RecordBatch) -> Result<()>;
+}
+
+/// Makes a model out of an iteration's rows.
+pub trait Train: Send + Sync {
+    /// Trains and commits the model `name`; returns what [`Context::announce`] makes of it.
+    ///
+    /// # Errors
+    /// Whatever must stop the run: no rows, a loss that is not finite.
+    fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output>;
+}
+
+/// Which model a step uses now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelAt {
+    /// A `[model.NAME]` of the pipeline file.
+    Source(String),
+    /// One that a step made.
+    Made {
+        /// Name, as in `models/NAME`.
+        name: String,
+        /// Hash of its weights.
+        hash: String,
+        /// The iteration whose policy it is.
+        version: u32,
+    },
+}
+
+/// Whatever the operators share beyond the run directory: engines, loaded models. The dataflow only carries it.
+#[derive(Clone)]
+pub struct Services(Arc<dyn Any + Send + Sync>);
+
+impl Services {
+    /// Wraps what the operators share.
+    pub fn new<T: Any + Send + Sync>(shared: T) -> Self {
+        Self(Arc::new(shared))
+    }
+    /// What was wrapped.
+    ///
+    /// # Errors
+    /// A bug: something else was wrapped.
+    pub fn get<T: Any>(&self) -> Result<&T> {
+        self.0.downcast_ref().ok_or_else(|| Error::bug("the operators' services are of another type"))
+    }
+}
+
+/// A request to stop that all threads see.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(pub Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks everybody to stop.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+    /// Whether somebody asked.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is common to all jobs of a run.
+pub struct Shared {
+    /// The plan.
+    pub plan: Arc<Plan<dyn Operator>>,
+    /// The run directory.
+    pub run: Arc<Run>,
+    /// What the operators share.
+    pub services: Services,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+    /// Whether to stop.
+    pub stop: Stop,
+}
+
+/// What a job may know: its step, when it is, and the model it uses.
+pub struct Context<'a> {
+    /// What is common to all jobs.
+    pub shared: &'a Shared,
+    /// The step.
+    pub step: &'a Step<dyn Operator>,
+    /// When.
+    pub epoch: Epoch,
+    /// The model it uses, if it uses one.
+    pub model: Option<ModelAt>,
+}
+
+impl Context<'_> {
+    /// The run directory.
+    pub fn run(&self) -> &Run {
+        &self.shared.run
+    }
+    /// What the operators share.
+    ///
+    /// # Errors
+    /// A bug: it is of another type.
+    pub fn services<T: Any>(&self) -> Result<&T> {
+        self.shared.services.get()
+    }
+    /// The key of this step's random draws for a row.
+    pub fn key(&self, row: &str, sample: u32) -> RngKey {
+        RngKey::new(self.shared.plan.seed, &self.step.name, self.epoch.iteration, row, sample)
+    }
+    /// Whether the run is being stopped.
+    pub fn cancelled(&self) -> bool {
+        self.shared.stop.requested()
+    }
+    /// Tells those who watch how far this job is.
+    pub fn progress(&self, done: usize, planned: usize, unit: &'static str) {
+        let (step, epoch) = (self.step.name.as_str(), self.epoch);
+        self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
+    }
+    /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
+    fn iteration_of(&self, input: &str) -> u32 {
+        let step = self.shared.plan.step(input);
+        if step.is_some_and(|s| s.placement != Placement::Once) { self.epoch.iteration } else { 0 }
+    }
+    /// All rows of an input by its key (`from`, or the key that names it), a batch per microbatch, in order.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn whole(&self, input: &str) -> Result<RecordBatch> {
+        let iteration = self.iteration_of(input);
+        let step = self.shared.plan.step(input);
+        let step = step.ok_or_else(|| Error::bug(format!("step `{input}` is not in the plan")))?;
+        let mut batches = Vec::new();
+        for file in self.run().files(input).iter().filter(|f| f.iteration == iteration) {
+            batches.extend(self.run().load(input, file.epoch())?);
+        }
+        let schema = batches.first().map_or_else(|| step.schema.arrow(), RecordBatch::schema);
+        Ok(concat_batches(&schema, &batches)?)
+    }
+    /// The source of a `[model.NAME]`.
+    ///
+    /// # Errors
+    /// A bug: the plan has no such model.
+    pub fn model_source(&self, name: &str) -> Result<&ModelSource> {
+        self.shared.plan.model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not in the plan")))
+    }
+    /// The announcement of a model that this step has committed.
+    ///
+    /// # Errors
+    /// A bug: the model is not committed.
+    pub fn announce(&self, name: &str) -> Result<Output> {
+        let entry = self.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
+        let text = |s: &str| Arc::new(StringArray::from(vec![s])) as _;
+        let version: UInt32Array = vec![self.epoch.iteration + 1].into();
+        let columns = vec![text(&entry.name), text(&entry.path), text(&entry.hash), Arc::new(version) as _];
+        Ok(named::MODELS.batch(columns)?.into())
+    }
+}
+
+/// The models that an announcement names.
+pub(super) fn announced(rows: &RecordBatch) -> Result<Vec<ModelAt>> {
+    let columns = Columns(rows);
+    let (name, hash, version) = (columns.text("name")?, columns.text("hash")?, columns.uint("version")?);
+    let model = |i| ModelAt::Made { name: name.value(i).into(), hash: hash.value(i).into(), version: version.value(i) };
+    Ok((0..rows.num_rows()).map(model).collect())
+}
+
+/// The name of the model that a train step makes in an iteration: M1 is the loop's first policy, M2 the model that its
+/// first iteration makes, and so on; a model that is no policy has its step's name.
+pub fn model_name<O: ?Sized>(plan: &Plan<O>, step: &str, iteration: u32) -> String {
+    match &plan.loop_ {
+        Some(l) if l.next == step => format!("M{}", iteration + 1),
+        Some(l) if l.policy == ModelUse::Step(step.into()) => "M1".into(),
+        _ if iteration == 0 => step.into(),
+        _ => format!("{step}-{iteration}"),
+    }
+}

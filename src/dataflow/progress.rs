@@ -1,0 +1,70 @@
+//! What those who watch a run are told: the progress bars, the trace, the tests.
+
+use std::time::Duration;
+
+use crate::data::Epoch;
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A step of an iteration is known to have so many microbatches (none if unknown yet).
+    Planned {
+        /// The step.
+        step: &'a str,
+        /// Iterations it runs in.
+        iterations: u32,
+        /// Microbatches in each.
+        microbatches: Option<u32>,
+    },
+    /// A job began.
+    Started {
+        /// The step.
+        step: &'a str,
+        /// When in the run's clock.
+        epoch: Epoch,
+    },
+    /// How far a long job is.
+    Within {
+        /// The step.
+        step: &'a str,
+        /// When in the run's clock.
+        epoch: Epoch,
+        /// Units done.
+        done: usize,
+        /// Units in all.
+        planned: usize,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// A job ended and its rows are on disk.
+    Done {
+        /// The step.
+        step: &'a str,
+        /// When in the run's clock.
+        epoch: Epoch,
+        /// Rows written.
+        rows: usize,
+        /// Rows that failed.
+        errors: usize,
+        /// Bytes on disk.
+        bytes: u64,
+        /// From the run's start to the job's start.
+        began: Duration,
+        /// How long it took.
+        busy: Duration,
+        /// Whether an earlier run had committed it, so that nothing was computed.
+        restored: bool,
+    },
+}
+
+/// Somebody who watches. Called from compute threads; must not block.
+pub trait Observer: Send + Sync {
+    /// Takes an event.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// Nobody.
+pub struct Silent;
+impl Observer for Silent {
+    fn event(&self, _: &Event<'_>) {}
+}

@@ -1,0 +1,198 @@
+//! From a plan to a timely dataflow. The graph is the same on every worker; nothing here can fail.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback, Operator as _, Probe};
+use timely::dataflow::{ProbeHandle, Scope};
+
+use super::clock::Advance;
+use super::compute::Crew;
+use super::flow::{Flow, Models, keyed, map, train};
+use super::jobs::StepJobs;
+use super::operator::{ModelAt, Operator, Shared, Stage};
+use super::progress::Event;
+use super::start::{Start, start};
+use crate::data::Epoch;
+use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
+
+/// What microbatches a starter's progress is measured on: the last steps that stream from it, before any barrier.
+struct Measured<'s> {
+    /// The step whose microbatches they are, and who consumes them; the whole loop where it is a head.
+    points: Vec<String>,
+    handle: timely::dataflow::operators::feedback::Handle<'s, Epoch, Vec<()>>,
+}
+
+/// Builds the plan's dataflow and returns a probe that is done when the run is.
+pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew, began: Instant) -> ProbeHandle<Epoch> {
+    let plan = &*shared.plan;
+    let mut flows: HashMap<&str, Flow<'_>> = HashMap::new();
+    let mut measured: Vec<Measured<'_>> = Vec::new();
+    let (announce, fed_back) = scope.feedback::<Vec<_>>(Advance::Next(1, 0));
+    let mut announce = Some(announce);
+    // The policy of every iteration, on every worker. A policy that a step before the loop makes joins once rendered.
+    let mut policy: Option<Flow<'_>> = None;
+    let mut fed_back = Some(fed_back);
+
+    for (index, step) in plan.steps.iter().enumerate() {
+        let jobs = StepJobs { shared: Arc::clone(shared), index, start: began };
+        let policy_step = plan.loop_.as_ref().and_then(|l| match &l.policy {
+            ModelUse::Step(s) => Some(s.as_str()),
+            _ => None,
+        });
+        if policy.is_none() && policy_step.is_none_or(|s| flows.contains_key(s)) {
+            let first = policy_step.map(|s| flows[s].clone());
+            policy = fed_back.take().map(|back| scope.concatenate(first.into_iter().chain([back])).broadcast());
+        }
+        let models = || match &step.model {
+            None => Models::Fixed(None),
+            Some(ModelUse::Source(name)) => Models::Fixed(Some(ModelAt::Source(name.clone()))),
+            Some(ModelUse::Step(name)) => Models::Step(flows[name.as_str()].clone().broadcast()),
+            Some(ModelUse::Policy) => {
+                let first = plan.loop_.as_ref().and_then(|l| match &l.policy {
+                    ModelUse::Source(name) => Some(ModelAt::Source(name.clone())),
+                    _ => None,
+                });
+                Models::Policy(first, policy.clone().expect("dependency order puts the policy's step first"))
+            }
+        };
+        let whole = || step.inputs.iter().filter(|i| i.whole).map(|i| flows[i.step.as_str()].clone());
+        let iterations = step.iterations.clone();
+        let per_iteration = match step.op.stage() {
+            Stage::Head(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
+            _ => None,
+        };
+        if scope.index() == 0 {
+            let (first, last) = (*iterations.start(), *iterations.end());
+            let iterations = (last + 1).saturating_sub(first);
+            shared.observer.event(&Event::Planned { step: &step.name, iterations, microbatches: per_iteration });
+        }
+        let flow = match step.kind.shape {
+            Shape::Source => {
+                let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
+                let state = Arc::new(Mutex::new(None));
+                let (name, window) = (step.name.clone(), plan.window);
+                let begin =
+                    Start { name, iterations, microbatches: None, window, wait: vec![], models: models(), done };
+                start(scope, begin, crew, move |epoch, _| jobs.source(epoch, &state))
+            }
+            Shape::Head => {
+                let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
+                let state = Arc::new(Mutex::new(None));
+                let (name, window, wait) = (step.name.clone(), plan.window, whole().collect());
+                let Stage::Head(head) = step.op.stage() else { unreachable!("a Head kind has a Head stage") };
+                let (rows, size) = (head.per_iteration(), plan.microbatch);
+                let begin =
+                    Start { name, iterations, microbatches: per_iteration, window, wait, models: models(), done };
+                start(scope, begin, crew, move |epoch, model| {
+                    let rows = size.min(rows - epoch.microbatch as usize * size);
+                    jobs.head(epoch, rows, model, &state)
+                })
+            }
+            Shape::Map | Shape::Keyed => {
+                let streamed = step.inputs.iter().find(|i| !i.whole).expect("a map has an input that streams");
+                let source = find(plan, &streamed.step);
+                let input = flows[streamed.step.as_str()].clone();
+                let input = if source.placement == Placement::Once && step.placement != Placement::Once {
+                    // A dataset of before the loop enters it: its microbatches again in every iteration.
+                    let mut points = descendants(plan, &step.name, step.placement);
+                    if points.is_empty() {
+                        points.push(step.name.clone());
+                    }
+                    let done = window(scope, &mut measured, points);
+                    let entering =
+                        plan.steps.iter().position(|s| s.name == source.name).expect("the plan has its inputs");
+                    let entering = StepJobs { index: entering, ..jobs.clone() };
+                    let (name, window) = (format!("{} enters {}", source.name, step.name), plan.window);
+                    let models = Models::Fixed(None);
+                    let begin = Start { name, iterations, microbatches: None, window, wait: vec![input], models, done };
+                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch.microbatch))
+                } else {
+                    input
+                };
+                if step.kind.shape == Shape::Map {
+                    map(scope, input, models(), whole().collect(), jobs, crew)
+                } else {
+                    keyed(scope, input, jobs, crew)
+                }
+            }
+            Shape::Train => {
+                let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
+                let inputs = step.inputs.iter().map(|i| (flows[i.step.as_str()].clone(), in_loop(&i.step))).collect();
+                let flow = train(scope, inputs, models(), iterations, jobs, crew);
+                if plan.loop_.as_ref().is_some_and(|l| l.next == step.name)
+                    && let Some(announce) = announce.take()
+                {
+                    flow.clone().connect_loop(announce);
+                }
+                flow
+            }
+        };
+        flows.insert(&step.name, flow);
+    }
+    for Measured { points, handle } in measured {
+        let progress = points.iter().map(|p| {
+            flows[p.as_str()].clone().unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
+                Pipeline,
+                "Closed",
+                |cap, _| {
+                    drop(cap);
+                    |input, _| input.for_each(|_, _| {})
+                },
+            )
+        });
+        scope.concatenate(progress.collect::<Vec<_>>()).connect_loop(handle);
+    }
+    let probe = ProbeHandle::new();
+    for step in &plan.steps {
+        if let Some(flow) = flows.remove(step.name.as_str()) {
+            flow.probe_with(&probe);
+        }
+    }
+    probe
+}
+
+fn find<'a>(plan: &'a Plan<dyn Operator>, name: &str) -> &'a Step<dyn Operator> {
+    plan.steps.iter().find(|s| s.name == name).expect("a plan has the steps that its inputs name")
+}
+
+/// A progress-only feedback; it is closed once all steps are there.
+fn window<'s>(
+    scope: Scope<'s, Epoch>,
+    measured: &mut Vec<Measured<'s>>,
+    points: Vec<String>,
+) -> timely::dataflow::StreamVec<'s, Epoch, ()> {
+    let (handle, stream) = scope.feedback::<Vec<()>>(Advance::default());
+    measured.push(Measured { points, handle });
+    stream
+}
+
+/// The last steps that stream from `name`: no barrier lies between, and they run in the iterations that it runs in
+/// (onlookers run once more, after the last training, and must not hold a window of the loop open).
+fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> Vec<String> {
+    let same = |p: Placement| match placement {
+        Placement::Once => p == Placement::Once,
+        Placement::Loop | Placement::Ahead => matches!(p, Placement::Loop | Placement::Ahead),
+        Placement::Observer => p == Placement::Observer,
+    };
+    let streams = |of: &str| {
+        let from = |s: &&Step<dyn Operator>| same(s.placement) && s.inputs.iter().any(|i| !i.whole && i.step == of);
+        plan.steps.iter().filter(from).map(|s| s.name.clone()).collect::<Vec<_>>()
+    };
+    let (mut leaves, mut todo) = (Vec::new(), streams(name));
+    while let Some(step) = todo.pop() {
+        let next = streams(&step);
+        if next.is_empty() {
+            leaves.push(step);
+        } else {
+            todo.extend(next);
+        }
+    }
+    leaves.sort();
+    leaves.dedup();
+    leaves
+}

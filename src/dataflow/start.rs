@@ -1,0 +1,106 @@
+//! The operators that start microbatches: sources before the loop, heads inside it, and datasets that enter it.
+//!
+//! timely never blocks a producer, so memory is bounded here: a starter keeps at most `window` of its microbatches
+//! open, and learns that one is closed from a progress-only feedback of the last steps that stream from it. That is
+//! always upstream of the training barrier; measured after it, nothing would ever close within an iteration.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, StreamVec};
+
+use super::compute::{Crew, Desk, Work};
+use super::flow::{Flow, Models, batch};
+use super::operator::ModelAt;
+use crate::data::Epoch;
+
+/// What a starter needs to know.
+pub(super) struct Start<'s> {
+    pub(super) name: String,
+    /// The iterations it starts microbatches in.
+    pub(super) iterations: RangeInclusive<u32>,
+    /// Microbatches of an iteration; none where the end is found by reaching it.
+    pub(super) microbatches: Option<u32>,
+    /// Most microbatches open at once.
+    pub(super) window: usize,
+    /// Inputs that must be complete up to the iteration before it starts.
+    pub(super) wait: Vec<Flow<'s>>,
+    /// The model that its microbatches need.
+    pub(super) models: Models<'s>,
+    /// Progress of what it has started.
+    pub(super) done: StreamVec<'s, Epoch, ()>,
+}
+
+/// Starts microbatches one after the other, on worker 0. `make` gives the job of one.
+pub(super) fn start<'s>(
+    scope: Scope<'s, Epoch>,
+    start: Start<'s>,
+    crew: &Crew,
+    mut make: impl FnMut(Epoch, Option<ModelAt>) -> Work + 'static,
+) -> Flow<'s> {
+    let Start { name, iterations, microbatches, window, wait, models, done } = start;
+    let mut op = OperatorBuilder::new(name.clone(), scope);
+    let (output, stream) = op.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
+    // None of the inputs causes output: the starter holds its own capability, and the window is no cycle.
+    let mut done = op.new_input_connection(done, Pipeline, std::iter::empty());
+    let (mut known, feed) = models.split();
+    let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
+    let first_wait = 1 + usize::from(feed.is_some());
+    let mut wait: Vec<_> = wait.into_iter().map(|w| op.new_input_connection(w, Pipeline, std::iter::empty())).collect();
+    let address = op.operator_info().address.to_vec();
+    let (crew, last) = (crew.clone(), *iterations.end());
+    op.build(move |caps| {
+        let mut next = Epoch::new(*iterations.start(), 0);
+        let home = scope.index() == 0;
+        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1));
+        let mut cap = caps.into_iter().next().filter(|_| home && !iterations.is_empty()).map(|c| c.delayed(&next));
+        let mut open: VecDeque<Epoch> = VecDeque::new();
+        move |frontiers| {
+            done.for_each(|_, _| {});
+            for input in &mut wait {
+                input.for_each(|_, _| {});
+            }
+            if let Some(feed) = &mut feed {
+                feed.for_each(|_, batches| known.learn(&crew, batches));
+            }
+            let Some(desk) = &mut desk else { return };
+            let mut out = output.activate();
+            while let Some((job, rows)) = desk.collect() {
+                let ended = rows.is_none();
+                if let Some(rows) = rows {
+                    open.push_back(*job.time());
+                    out.session(&job).give(batch(rows, *job.time()));
+                    next.microbatch += 1;
+                }
+                if ended || microbatches.is_some_and(|n| next.microbatch >= n) {
+                    next = Epoch::new(next.iteration + 1, 0);
+                }
+            }
+            if desk.open() > 0 {
+                return;
+            }
+            if next.iteration > last {
+                cap = None;
+            }
+            let Some(cap) = &mut cap else { return };
+            cap.downgrade(&next);
+            while open.front().is_some_and(|e| !frontiers[0].less_equal(e)) {
+                open.pop_front();
+            }
+            let before = Epoch::new(next.iteration.max(1), 0);
+            let complete = frontiers[first_wait..].iter().all(|f| !f.less_than(&before));
+            if let Some(model) = known.at(next.iteration)
+                && complete
+                && open.len() < window
+            {
+                desk.submit(cap.clone(), make(next, model));
+            }
+        }
+    });
+    stream
+}

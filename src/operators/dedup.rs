@@ -1,0 +1,69 @@
+//! `dedup`: keeps the first of prompts with the same text, whatever the order in which microbatches arrive.
+//!
+//! The texts' hashes meet in a differential reduce that keeps the earliest position; later copies change nothing.
+
+use arrow::compute::take;
+
+use super::prelude::*;
+use crate::data::Id;
+use crate::dataflow::{Item, Kept, Key, Keyed};
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "dedup",
+    about: "keeps the first of prompts with the same text",
+    shape: Shape::Keyed,
+    model: NeedsModel::No,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.fresh]\nop = \"dedup\"\nfrom = \"prompts\"\n",
+    parse: |f| {
+        let scopes = [("iteration", "within each iteration"), ("run", "in the whole run")];
+        Box::new(Dedup { whole_run: f.choice("within", "how far copies are looked for", &scopes, Some("run")) == "run" })
+    },
+};
+
+struct Dedup {
+    whole_run: bool,
+}
+
+impl Configured for Dedup {
+    fn explain(&self) -> String {
+        format!("first of each text {}", if self.whole_run { "in the run" } else { "in an iteration" })
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        settings::needs(inputs, &["prompt"], "prompts")?;
+        Ok(inputs.first().map_or(&named::PROMPTS, |i| i.schema))
+    }
+}
+impl Operator for Dedup {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Keyed(self)
+    }
+}
+
+/// Position of a row in the run, as an integer that sorts like it: 16 bits of iteration, 24 of microbatch, 23 of row.
+fn position(epoch: Epoch, row: usize) -> Result<i64> {
+    if epoch.iteration >= 1 << 16 || epoch.microbatch >= 1 << 24 || row >= 1 << 23 {
+        return Err(Error::user("too many rows to deduplicate").help("use a larger `pipeline.microbatch`"));
+    }
+    Ok(i64::from(epoch.iteration) << 47 | i64::from(epoch.microbatch) << 23 | row as i64)
+}
+
+impl Keyed for Dedup {
+    fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>> {
+        let prompts = Columns(rows).text("prompt")?;
+        let scope = if self.whole_run { 0 } else { u64::from(epoch.iteration) };
+        let item = |i| Ok(((scope, Id::of([prompts.value(i)]).0), Item { order: position(epoch, i)?, id: 0 }));
+        (0..rows.num_rows()).map(item).collect()
+    }
+    fn reduce(&self, group: &mut dyn Iterator<Item = Item>, kept: &mut Vec<Kept>) {
+        kept.extend(group.next().map(|first| Kept { id: 0, against: 0, margin: first.order }));
+    }
+    fn finish(&self, _: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
+        let mut indices: Vec<u32> = kept.iter().map(|(_, k)| (k.margin & ((1 << 23) - 1)) as u32).collect();
+        indices.sort_unstable();
+        let indices = UInt32Array::from(indices);
+        let columns = rows.columns().iter().map(|c| Ok(take(c, &indices, None)?)).collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(rows.schema(), columns)?.into())
+    }
+}

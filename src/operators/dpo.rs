@@ -1,0 +1,119 @@
+//! `dpo`: direct preference optimisation (arXiv 2305.18290) of the policy on an iteration's pairs.
+//!
+//! The model that sampled the answers is the reference where it is the policy itself, and then its log-probabilities,
+//! recorded while sampling at temperature 1 over the full vocabulary, are the reference's.
+
+use super::prelude::*;
+use super::training::{self, Watch};
+use crate::dataflow::Train;
+use crate::train::{self, DpoConfig, Pair};
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "dpo",
+    about: "trains the policy to prefer the chosen answers to the rejected ones",
+    shape: Shape::Train,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.dpo]\nop = \"dpo\"\nfrom = \"pairs\"\nmodel = \"policy\"\nbeta = 0.1\nlearning_rate = 1e-6\n",
+    parse: |f| {
+        let default = DpoConfig::default();
+        let losses: Vec<(&'static str, &'static str)> = train::losses::LOSSES.iter().map(|l| (l.name, l.equation)).collect();
+        let loss = f.choice("loss", "the preference loss", &losses, Some("sigmoid"));
+        let replay = f.step("replay", "step whose `ift`, `eft` or `text` rows are trained on alongside, so that the model keeps what SFT taught it");
+        let rubric = Template::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5");
+        let references = [("policy-start", "the model that this training starts from: the frozen policy of the iteration")];
+        f.choice("reference", "the model that the policy is held to", &references, Some("policy-start"));
+        let replay_weight = f.float("replay_weight", "weight of the loss on replayed rows", Some(if replay.is_some() { 1. } else { 0. }), 0.0..=1e6);
+        let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
+        let (optimizer, schedule) = training::optimizer(f, 1e-6, 1e-7);
+        let config = DpoConfig {
+            loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
+            beta: f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6),
+            label_smoothing: f.float("label_smoothing", "probability that a preference is wrong", Some(0.), 0.0..=0.49),
+            nll_weight: f.float("nll_weight", "weight of the chosen answers' negative log-likelihood (arXiv 2404.19733)", Some(0.), 0.0..=1e6),
+            replay_weight: if replay.is_some() { replay_weight } else { 0. },
+            replay_batch: if replay.is_some() { replay_batch } else { 0 },
+            epochs: f.int("epochs", "passes over the pairs", Some(1), 1..=100_000) as u32,
+            batch_size: f.count("batch_size", "pairs of a batch", Some(16), 1..=1 << 20),
+            accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
+            max_length: f.optional_int("max_length", "longest prompt and answer in tokens; longer pairs are left out, never cut", 2..=1 << 30).map(|n| n as usize),
+            max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory, does not change the result", Some(default.max_rows_per_forward), 1..=1 << 30),
+            shuffle: f.bool("shuffle", "a new order in every pass", Some(true)),
+            optimizer,
+            schedule,
+            seed: 0,
+        };
+        Box::new(Dpo { rubric, config })
+    },
+};
+
+struct Dpo {
+    rubric: Template,
+    config: DpoConfig,
+}
+
+impl Configured for Dpo {
+    fn explain(&self) -> String {
+        let c = &self.config;
+        let mut words = format!("{} loss, beta {}, batches of {} pairs, learning rate {:e}", c.loss.name, c.beta, c.batch_size, c.schedule.learning_rate);
+        if c.nll_weight > 0. {
+            words += &format!(", NLL of chosen x {}", c.nll_weight);
+        }
+        if c.replay_weight > 0. {
+            words += &format!(", replay x {}", c.replay_weight);
+        }
+        words
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let accepted = |p: &Port<'_>| match p.key {
+            "replay" => p.expect(&[&named::EFT, &named::IFT, &named::TEXT]).err(),
+            _ => p.expect(&[&named::PAIRS]).err(),
+        };
+        let problems: Vec<String> = inputs.iter().filter_map(accepted).collect();
+        if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
+    }
+}
+impl Operator for Dpo {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Train(self)
+    }
+}
+
+/// The pairs of a dataset. Those that the model `hash` sampled carry its log-probabilities as the reference's.
+fn pairs(rows: &RecordBatch, hash: &str) -> Result<Vec<Pair>> {
+    let columns = Columns(rows);
+    let (chosen_ids, rejected_ids, models) = (columns.text("chosen_id")?, columns.text("rejected_id")?, columns.text("model")?);
+    let (prompt, chosen, rejected) = (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
+    let (chosen_logprobs, rejected_logprobs) = (columns.floats("chosen_logprobs")?, columns.floats("rejected_logprobs")?);
+    let sum = |logprobs: &[f32]| logprobs.iter().map(|&l| f64::from(l)).sum::<f64>();
+    let pair = |i: usize| Pair {
+        id: format!("{}>{}", chosen_ids.value(i), rejected_ids.value(i)),
+        prompt: prompt.row(i).to_vec(),
+        chosen: chosen.row(i).to_vec(),
+        rejected: rejected.row(i).to_vec(),
+        reference: (models.value(i) == hash).then(|| (sum(chosen_logprobs.row(i)), sum(rejected_logprobs.row(i)))),
+    };
+    Ok((0..rows.num_rows()).map(pair).collect())
+}
+
+impl Train for Dpo {
+    fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let rows = cx.whole(&cx.step.inputs[0].step)?;
+        if rows.num_rows() == 0 {
+            let input = &cx.step.inputs[0].step;
+            return Err(Error::user(format!("iteration {} yielded no pair: `{input}` is empty", cx.epoch.iteration)).help(
+                "look at the scores: is the judge's format readable, and do the scores of a prompt differ? More samples, \
+                 a higher temperature or more training on judged responses help",
+            ));
+        }
+        let model = cx.services::<Models>()?.trainable(cx)?;
+        let pairs = pairs(&rows, &model.hash)?;
+        let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
+        // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
+        let reference = if pairs.iter().all(|p| p.reference.is_some()) { None } else { Some(model.frozen()?) };
+        let config = DpoConfig { seed: cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into()), ..self.config.clone() };
+        let trained = train::dpo(&model.llama, reference.as_ref().map(|r| &r.llama), &pairs, &replay, &config, &mut Watch(cx))?;
+        training::finish(cx, name, &model, &trained, Vec::new())
+    }
+}

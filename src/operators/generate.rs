@@ -1,0 +1,107 @@
+//! `generate`: several sampled answers to every prompt.
+
+use super::models::cancel;
+use super::prelude::*;
+use crate::data::Id;
+use crate::dataflow::Map;
+use crate::engine::{Request, Sampling};
+use crate::model::Message;
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "generate",
+    about: "answers every prompt several times",
+    shape: Shape::Map,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"policy\"\nsamples = 4\nsampling = { temperature = 0.7, top_p = 0.9, max_tokens = 256 }\n",
+    parse: |f| {
+        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
+        Box::new(Generate {
+            samples: f.int("samples", "answers to each prompt", Some(4), 1..=4096) as u32,
+            system: f.optional_text("system", "system message before each prompt"),
+            sampling: settings::sampling(f, &default),
+        })
+    },
+};
+
+struct Generate {
+    samples: u32,
+    system: Option<String>,
+    sampling: Sampling,
+}
+
+impl Configured for Generate {
+    fn explain(&self) -> String {
+        format!("{} answers a prompt, {}", self.samples, settings::describe(&self.sampling))
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        settings::needs(inputs, &["prompt"], "prompts to answer")?;
+        Ok(&named::RESPONSES)
+    }
+}
+impl Operator for Generate {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Map(self)
+    }
+}
+
+/// The id of a prompt: its row's own, or the hash of its text where the dataset has none.
+pub(super) fn prompt_ids(rows: &RecordBatch) -> Result<Vec<String>> {
+    let columns = Columns(rows);
+    let prompts = columns.text("prompt")?;
+    let given = rows.column_by_name("prompt_id").map(|_| columns.text("prompt_id")).transpose()?;
+    Ok((0..rows.num_rows()).map(|i| given.map_or_else(|| hash_hex([prompts.value(i)]), |ids| ids.value(i).into())).collect())
+}
+
+impl Map for Generate {
+    fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
+        let prompts = Columns(input).text("prompt")?;
+        let ids = prompt_ids(input)?;
+        let engine = cx.services::<Models>()?.engine(cx)?;
+        let mut errors = Vec::new();
+        let (mut asked, mut requests) = (Vec::new(), Vec::new());
+        for (i, id) in ids.iter().enumerate() {
+            let prompt = prompts.value(i);
+            if prompt.trim().is_empty() {
+                let message = "the prompt is empty; drop the row or fill it in".into();
+                errors.push(RowError { row: id.clone(), code: "empty_prompt".into(), message });
+                continue;
+            }
+            for sample in 0..self.samples {
+                let system = self.system.iter().map(|s| Message::new("system", s));
+                let messages = system.chain([Message::new("user", prompt)]).collect();
+                asked.push((i, sample));
+                requests.push(Request { messages, sampling: self.sampling.clone(), key: cx.key(id, sample) });
+            }
+        }
+        let answers = engine.generate(requests, &cancel(cx))?;
+        let mut kept = Vec::new();
+        for ((i, sample), answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => kept.push((i, sample, answer)),
+                Err(e) => errors.push(RowError { row: format!("{}/{sample}", ids[i]), code: e.code.into(), message: e.message }),
+            }
+        }
+        let text = |of: &dyn Fn(&(usize, u32, crate::engine::Completion)) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(kept.iter().map(of)))
+        };
+        let response_id = |(i, sample, answer): &(usize, u32, crate::engine::Completion)| {
+            let tokens: Vec<u8> = answer.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+            Id::of([ids[*i].as_bytes(), engine.id().as_bytes(), &sample.to_le_bytes(), &tokens]).to_string()
+        };
+        let rows = named::RESPONSES.batch(vec![
+            text(&|k| ids[k.0].clone()),
+            text(&|k| prompts.value(k.0).into()),
+            text(&response_id),
+            Arc::new(UInt32Array::from_iter_values(kept.iter().map(|k| k.1))),
+            text(&|k| k.2.text.clone()),
+            text(&|k| k.2.finish.as_str().into()),
+            List::of_tokens(&kept.iter().map(|k| k.2.prompt_tokens.to_vec()).collect::<Vec<_>>()),
+            List::of_tokens(&kept.iter().map(|k| k.2.tokens.clone()).collect::<Vec<_>>()),
+            List::of_floats(&kept.iter().map(|k| k.2.logprobs.clone()).collect::<Vec<_>>()),
+            text(&|_| engine.id().into()),
+        ])?;
+        Ok(Output { rows, errors })
+    }
+}

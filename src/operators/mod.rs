@@ -1,0 +1,47 @@
+//! The operators: one file each, and the list of them all. A new operator is one new file and one line here; how it is
+//! parsed, checked, explained and documented all comes from that file.
+
+/// What every operator file needs.
+mod prelude {
+    pub use std::sync::Arc;
+
+    pub use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
+
+    pub(super) use super::models::Models;
+    pub(super) use super::settings;
+    pub(super) use super::template::Template;
+    pub use crate::data::{Columns, Epoch, List, Schema, hash_hex, named};
+    pub use crate::dataflow::{Context, Operator, Output, RowError, Stage};
+    pub use crate::error::{Context as _, Error, Result};
+    pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};
+}
+
+mod models;
+mod rouge;
+mod score;
+mod settings;
+mod template;
+mod training;
+
+pub use models::Models;
+
+macro_rules! operators {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// Every operator, in the order in which `reflux operators` lists them.
+        pub static ALL: &[&crate::pipeline::Kind<dyn crate::dataflow::Operator>] = &[$(&$name::KIND),*];
+    };
+}
+
+operators! {
+    read,
+    listworld,
+    sft,
+    synthesize,
+    dedup,
+    generate,
+    judge,
+    oracle,
+    select,
+    dpo,
+}

@@ -1,0 +1,154 @@
+//! The models and engines that the operators of a run share: loaded when a row first names them, one engine for all
+//! steps that use the same weights, let go when the policy has moved on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device};
+
+use crate::dataflow::{Context, ModelAt};
+use crate::engine::{Cancel, Config, Engine, Local, Scripted, scripted};
+use crate::error::{Context as _, Error, Result};
+use crate::model::{Model, device};
+use crate::pipeline::{Dtype, ModelKind, ModelSource};
+
+/// Standard deviation of random weights.
+const INIT_STD: f32 = 0.05;
+
+/// The request to stop, as the engines see it.
+pub(super) fn cancel(cx: &Context<'_>) -> Cancel {
+    Cancel::from(Arc::clone(&cx.shared.stop.0))
+}
+
+/// The shared models. One per run.
+pub struct Models {
+    device: Device,
+    config: Config,
+    seed: u64,
+    engines: Mutex<BTreeMap<String, Loaded>>,
+}
+
+struct Loaded {
+    /// The iteration whose policy it is; 0 for a model of the pipeline file.
+    version: u32,
+    engine: Arc<dyn Engine>,
+}
+
+impl Models {
+    /// For a run on the device called `device` (`auto` takes an accelerator if this build has one).
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn new(device_name: &str, config: Config, seed: u64) -> Result<Self> {
+        Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default() })
+    }
+
+    /// The engine of the step's model.
+    ///
+    /// # Errors
+    /// The model cannot be loaded.
+    pub fn engine(&self, cx: &Context<'_>) -> Result<Arc<dyn Engine>> {
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a step that has no model asks for an engine"))?;
+        let (key, version) = match at {
+            ModelAt::Source(name) => (name.clone(), 0),
+            ModelAt::Made { hash, version, .. } => (hash.clone(), *version),
+        };
+        // Loading under the lock: whoever else needs this model waits for it instead of loading it twice.
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = engines.get(&key) {
+            return Ok(Arc::clone(&loaded.engine));
+        }
+        // A policy older than the last is used by nothing that is still to come.
+        engines.retain(|_, loaded| loaded.version == 0 || loaded.version + 1 >= version);
+        let engine: Arc<dyn Engine> = match at {
+            ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
+                Arc::new(self.script(cx.model_source(name)?)?)
+            }
+            _ => Arc::new(Local::spawn(self.load(cx, at, false)?, self.config.clone())?),
+        };
+        engines.insert(key, Loaded { version, engine: Arc::clone(&engine) });
+        Ok(engine)
+    }
+
+    /// A copy of the step's model to train.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or has no weights.
+    pub fn trainable(&self, cx: &Context<'_>) -> Result<Model> {
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
+        self.load(cx, at, true)
+    }
+
+    fn script(&self, source: &ModelSource) -> Result<Scripted> {
+        let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
+        let text = std::fs::read_to_string(file).map_err(|e| Error::user(format!("{file}: {e}")))?;
+        scripted(&text).map_err(|e| e.doing(file))
+    }
+
+    fn load(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
+        match at {
+            ModelAt::Made { name, .. } => {
+                let entry =
+                    cx.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
+                let model = Model::load(&cx.run().dir().join(&entry.path), &self.device, DType::F32, trainable)?;
+                if model.hash != entry.hash {
+                    return Err(Error::user(format!("models/{name}: the weights are not those that the run made"))
+                        .help("the file was changed; restore it, or run again with --fresh"));
+                }
+                Ok(model)
+            }
+            ModelAt::Source(name) => {
+                let source = cx.model_source(name)?;
+                let dtype = match source.dtype {
+                    Dtype::F32 => DType::F32,
+                    Dtype::Bf16 => DType::BF16,
+                    Dtype::F16 => DType::F16,
+                };
+                let doing = || format!("model `{name}`");
+                match &source.kind {
+                    ModelKind::Path(path) => Model::load(Path::new(path), &self.device, dtype, trainable).doing(doing),
+                    ModelKind::Hub { repo, revision } => {
+                        let dir = fetch(repo, revision.as_deref()).doing(doing)?;
+                        Model::load(&dir, &self.device, dtype, trainable).doing(doing)
+                    }
+                    ModelKind::Init { config, seed } => {
+                        let seed = seed.unwrap_or(self.seed);
+                        Model::init(Path::new(config), INIT_STD, seed, &self.device, trainable).doing(doing)
+                    }
+                    ModelKind::Script { .. } => {
+                        Err(Error::user(format!("model `{name}` is a script: it cannot be trained"))
+                            .help("give the step a model with weights"))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fetches a model's files from the Hugging Face hub into its cache; the folder that holds them.
+fn fetch(repo: &str, revision: Option<&str>) -> Result<PathBuf> {
+    use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
+    let failed = |e: hf_hub::api::sync::ApiError| {
+        Error::system(format!("{repo} on the Hugging Face hub: {e}"))
+            .help("check the network, or give the model by `path`")
+    };
+    let api = ApiBuilder::from_env().with_progress(false).build().map_err(failed)?;
+    let revision = revision.unwrap_or("main").to_string();
+    let repo = api.repo(Repo::with_revision(repo.into(), RepoType::Model, revision));
+    let info = repo.info().map_err(failed)?;
+    let wanted = |name: &str| {
+        name.ends_with(".safetensors")
+            || name.ends_with(".index.json")
+            || (name.ends_with(".json") && !name.contains('/'))
+            || name == "chat_template.jinja"
+    };
+    let mut dir = None;
+    for file in info.siblings.iter().map(|s| &s.rfilename).filter(|name| wanted(name)) {
+        let path = repo.get(file).map_err(failed)?;
+        if file == "config.json" {
+            dir = path.parent().map(Path::to_path_buf);
+        }
+    }
+    dir.ok_or_else(|| Error::user("the hub's repository has no config.json, so it holds no model that reflux can load"))
+}

@@ -1,0 +1,54 @@
+//! `oracle`: scores answers by the rules of the list world. An evaluation: nothing that it says feeds the loop.
+
+use super::judge::{Judgement, scored};
+use super::prelude::*;
+use crate::dataflow::Map;
+use crate::eval::listworld::{Request, Verdicts};
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "oracle",
+    about: "scores answers by the list world's rules, for evaluation",
+    shape: Shape::Map,
+    model: NeedsModel::No,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.truth]\nop = \"oracle\"\nfrom = \"answers\"\n",
+    parse: |_| Box::new(Oracle),
+};
+
+struct Oracle;
+
+impl Configured for Oracle {
+    fn explain(&self) -> String {
+        "one point each for kind, count, no repeats, order and closing".into()
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response", "response_tokens"], "responses to score")?;
+        Ok(&named::SCORES)
+    }
+}
+impl Operator for Oracle {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Map(self)
+    }
+}
+
+impl Map for Oracle {
+    fn map(&self, _: &Context<'_>, input: &RecordBatch) -> Result<Output> {
+        let columns = Columns(input);
+        let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
+        let mut errors = Vec::new();
+        let mut judge = |i: usize| -> Vec<Judgement> {
+            let Some(request) = Request::parse(prompts.value(i)) else {
+                let message = format!("`{}` is no request of the list world", prompts.value(i));
+                errors.push(RowError { row: ids.value(i).into(), code: "no_request".into(), message: message.clone() });
+                return vec![(message, "error".into(), None)];
+            };
+            let verdicts = Verdicts::of(&request, responses.value(i));
+            let words = Verdicts::ASPECTS.iter().zip(verdicts.points()).map(|(aspect, yes)| format!("{aspect} {}", if yes { "yes" } else { "no" }));
+            vec![(words.collect::<Vec<_>>().join(", "), "score".into(), Some(f32::from(verdicts.score())))]
+        };
+        let judgements: Vec<Vec<Judgement>> = (0..input.num_rows()).map(&mut judge).collect();
+        Ok(Output { rows: scored(input, &judgements, "oracle")?, errors })
+    }
+}

@@ -1,0 +1,63 @@
+//! Keys that several operators share.
+
+use crate::engine::Sampling;
+use crate::pipeline::{Fields, Port};
+
+/// `sampling = { ... }`.
+pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
+    let about = "how tokens are drawn";
+    fields.table("sampling", about, |f| Sampling {
+        temperature: f.float(
+            "temperature",
+            "divides the logits; 0 takes the likeliest token",
+            Some(default.temperature.into()),
+            0.0..=100.0,
+        ) as f32,
+        top_p: f.float("top_p", "smallest set of tokens with at least this mass", Some(default.top_p.into()), 0.0..=1.0)
+            as f32,
+        top_k: f.int("top_k", "at most this many tokens; 0 is no limit", Some(default.top_k as i64), 0..=1_000_000)
+            as usize,
+        min_p: f.float(
+            "min_p",
+            "drops tokens less likely than this share of the likeliest",
+            Some(default.min_p.into()),
+            0.0..=1.0,
+        ) as f32,
+        repetition_penalty: f.float(
+            "repetition_penalty",
+            "divides the logits of tokens that were there before; 1 is off",
+            Some(default.repetition_penalty.into()),
+            0.1..=10.0,
+        ) as f32,
+        max_tokens: f.int("max_tokens", "most new tokens", Some(default.max_tokens as i64), 1..=1_000_000) as usize,
+        min_tokens: f.int("min_tokens", "fewest new tokens", Some(default.min_tokens as i64), 0..=1_000_000) as usize,
+        stop: f.texts("stop", "texts that end an answer, cut before them", Some(&[])),
+    })
+}
+
+/// `{ temperature, top_p, max_tokens }` in words, for `explain`.
+pub fn describe(s: &Sampling) -> String {
+    let mut words = format!("temperature {}, top_p {}, at most {} tokens", s.temperature, s.top_p, s.max_tokens);
+    if s.top_k > 0 {
+        words += &format!(", top_k {}", s.top_k);
+    }
+    words
+}
+
+/// Checks that the first input has text columns of these names.
+pub fn needs(inputs: &[Port<'_>], columns: &[&str], what: &str) -> Result<(), Vec<String>> {
+    let Some(input) = inputs.first() else { return Ok(()) };
+    let has = |name: &&&str| input.schema.columns.iter().any(|c| c.name == **name);
+    let missing: Vec<&str> = columns.iter().filter(|name| !has(name)).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let have: Vec<&str> = input.schema.columns.iter().map(|c| c.name).collect();
+    Err(vec![format!(
+        "`{}` gives `{}` rows ({}), but {what} are needed; missing: {}",
+        input.step,
+        input.schema.name,
+        have.join(", "),
+        missing.join(", ")
+    )])
+}

@@ -1,0 +1,124 @@
+//! `sft`: supervised fine-tuning on instruction-response pairs, judged responses and plain text.
+
+use super::prelude::*;
+use super::training::{self, Watch};
+use crate::dataflow::Train;
+use crate::model::{Message, Model, Tokenizer};
+use crate::train::{self, BatchSize, Example, SftConfig};
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "sft",
+    about: "trains a model on given answers: the loss is on their tokens only, or on all tokens of plain text",
+    shape: Shape::Train,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: usize::MAX,
+    example: "[step.m1]\nop = \"sft\"\nfrom = [\"ift\", \"eft\"]\nmodel = \"m0\"\nlearning_rate = 5.5e-6\n",
+    parse: |f| {
+        let default = SftConfig::default();
+        let rubric = Template::field(f, "rubric", "judge prompt of `eft` rows: a built-in template or a file with {{ prompt }} and {{ response }}", "additive-5");
+        let tokens = f.optional_int("batch_tokens", "tokens of a batch, instead of batch_size", 1..=1 << 30);
+        let sequences = f.count("batch_size", "rows of a batch", Some(16), 1..=1 << 20);
+        let (optimizer, schedule) = training::optimizer(f, 5.5e-6, 1.1e-6);
+        let config = SftConfig {
+            epochs: f.int("epochs", "passes over the rows", Some(1), 1..=100_000) as u32,
+            batch: tokens.map_or(BatchSize::Sequences(sequences), |n| BatchSize::Tokens(n as usize)),
+            accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
+            max_length: f.optional_int("max_length", "longest row in tokens; longer ones are left out, never cut", 2..=1 << 30).map(|n| n as usize),
+            max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory, does not change the result", Some(default.max_rows_per_forward), 1..=1 << 30),
+            shuffle: f.bool("shuffle", "a new order in every pass", Some(true)),
+            optimizer,
+            schedule,
+            seed: 0,
+        };
+        Box::new(Sft { rubric, config })
+    },
+};
+
+struct Sft {
+    rubric: Template,
+    config: SftConfig,
+}
+
+impl Configured for Sft {
+    fn explain(&self) -> String {
+        let batch = match self.config.batch {
+            BatchSize::Sequences(n) => format!("{n} rows"),
+            BatchSize::Tokens(n) => format!("{n} tokens"),
+        };
+        let (epochs, rate) = (self.config.epochs, self.config.schedule.learning_rate);
+        format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}")
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
+        if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
+    }
+}
+impl Operator for Sft {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Train(self)
+    }
+}
+
+/// `eft` first: its rows have all columns of `ift`.
+static ACCEPTED: &[&Schema] = &[&named::EFT, &named::IFT, &named::TEXT];
+
+/// The examples of a dataset's rows. A row that cannot be rendered is a problem of its own.
+pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, tokenizer: &Tokenizer) -> Result<Vec<Example>> {
+    let columns = Columns(rows);
+    if schema.name == named::TEXT.name {
+        let (contexts, texts) = (columns.text("context")?, columns.text("text")?);
+        let example = |i: usize| -> Result<Example> {
+            let mut tokens: Vec<u32> = tokenizer.bos_id().into_iter().collect();
+            tokens.extend(tokenizer.encode_text(contexts.value(i))?);
+            let context = tokens.len();
+            tokens.extend(tokenizer.encode_text(texts.value(i))?);
+            tokens.extend(tokenizer.end_of_turn());
+            Ok(Example { tokens, context })
+        };
+        return (0..rows.num_rows()).map(example).collect();
+    }
+    let (prompts, responses) = (columns.text("prompt")?, columns.text("response")?);
+    let judgements = (schema.name == named::EFT.name).then(|| columns.text("judgement")).transpose()?;
+    let example = |i: usize| -> Result<Example> {
+        let (prompt, response) = (prompts.value(i), responses.value(i));
+        match judgements {
+            Some(judgements) => {
+                let text = rubric.render(minijinja::context! { prompt, response })?;
+                chat(tokenizer, &text, judgements.value(i))
+            }
+            None => chat(tokenizer, prompt, response),
+        }
+    };
+    (0..rows.num_rows()).map(example).collect()
+}
+
+/// One turn of conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
+fn chat(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Example> {
+    let mut tokens = tokenizer.encode_chat(&[Message::new("user", prompt)], true)?;
+    let context = tokens.len();
+    tokens.extend(tokenizer.encode_text(answer)?);
+    tokens.extend(tokenizer.end_of_turn());
+    Ok(Example { tokens, context })
+}
+
+/// The examples of all of a step's inputs whose key is `key`.
+pub(super) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model: &Model) -> Result<Vec<Example>> {
+    let mut all = Vec::new();
+    for input in cx.step.inputs.iter().filter(|i| i.key == key) {
+        let schema = cx.shared.plan.step(&input.step).map_or(&named::IFT, |s| s.schema);
+        let doing = || format!("rows of `{}`", input.step);
+        all.extend(examples(&cx.whole(&input.step)?, schema, rubric, &model.tokenizer).doing(doing)?);
+    }
+    Ok(all)
+}
+
+impl Train for Sft {
+    fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let model = cx.services::<Models>()?.trainable(cx)?;
+        let examples = examples_of(cx, "from", &self.rubric, &model)?;
+        let config = SftConfig { seed: cx.shared.plan.seed, ..self.config.clone() };
+        let trained = train::sft(&model.llama, &examples, &config, &mut Watch(cx))?;
+        training::finish(cx, name, &model, &trained, Vec::new())
+    }
+}

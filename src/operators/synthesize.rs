@@ -1,0 +1,274 @@
+//! `synthesize`: a model writes new prompts after examples of seed and of earlier generated ones (Self-Instruct,
+//! arXiv 2212.10560), and near copies are dropped.
+//!
+//! The pool of accepted prompts grows from microbatch to microbatch, so this is a head with a state: what is drawn for
+//! microbatch m depends on what was accepted before it, in canonical order, and on nothing else.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng as _;
+
+use super::models::cancel;
+use super::prelude::*;
+use super::rouge::{rouge_l, words};
+use crate::dataflow::{Head, HeadState};
+use crate::engine::{Finish, Request, Sampling};
+use crate::model::Message;
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "synthesize",
+    about: "writes new prompts after examples of seed and of generated ones",
+    shape: Shape::Head,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.prompts]\nop = \"synthesize\"\nfrom = \"ift\"\nmodel = \"m0\"\nper_iteration = 512\nshots = { seed = 6, generated = 2 }\nsampling = { temperature = 0.6, top_p = 0.9, max_tokens = 128 }\nreject = { rouge_l = 0.7 }\n",
+    parse: |f| {
+        let default = Sampling { temperature: 0.6, top_p: 0.9, max_tokens: 128, ..Sampling::default() };
+        let template = Template::field(f, "template", "prompt of the writer: a built-in template or a file with {{ examples }}", "instruct");
+        let per_iteration = f.int("per_iteration", "prompts to write in an iteration", Some(512), 1..=100_000_000) as usize;
+        let (seed_shots, generated_shots) = f.table("shots", "examples shown to the writer", |f| {
+            let seed = f.int("seed", "of the input", Some(6), 0..=64) as usize;
+            (seed, f.int("generated", "of earlier generated prompts, or of the input while there are none", Some(2), 0..=64) as usize)
+        });
+        let reject = f.table("reject", "what is dropped", |f| Reject {
+            rouge_l: f.float("rouge_l", "ROUGE-L F-measure with any earlier prompt above which a prompt is a near copy; 1 is off", Some(0.7), 0.0..=1.0),
+            min_words: f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize,
+            max_words: f.int("max_words", "most words", Some(150), 1..=100_000) as usize,
+        });
+        let attempts = f.int("attempts", "times a microbatch asks again for what was dropped, before it goes on with fewer prompts", Some(4), 1..=1000) as u32;
+        Box::new(Synthesize { template, per_iteration, seed_shots, generated_shots, reject, attempts, sampling: settings::sampling(f, &default) })
+    },
+};
+
+struct Synthesize {
+    template: Template,
+    per_iteration: usize,
+    seed_shots: usize,
+    generated_shots: usize,
+    reject: Reject,
+    attempts: u32,
+    sampling: Sampling,
+}
+
+#[derive(Clone, Copy)]
+struct Reject {
+    rouge_l: f64,
+    min_words: usize,
+    max_words: usize,
+}
+
+impl Configured for Synthesize {
+    fn explain(&self) -> String {
+        let (n, s, g) = (self.per_iteration, self.seed_shots, self.generated_shots);
+        format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.sampling))
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        settings::needs(inputs, &["prompt"], "example prompts")?;
+        Ok(&named::PROMPTS)
+    }
+}
+impl Operator for Synthesize {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Head(self)
+    }
+}
+
+impl Head for Synthesize {
+    fn per_iteration(&self) -> usize {
+        self.per_iteration
+    }
+    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn HeadState>> {
+        let seeds = cx.whole(&cx.step.inputs[0].step)?;
+        let prompts = Columns(&seeds).text("prompt")?;
+        let ids = super::generate::prompt_ids(&seeds)?;
+        let seeds: Vec<Prompt> = ids.into_iter().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id, text)).collect();
+        let shots = self.seed_shots + self.generated_shots;
+        if seeds.len() < shots {
+            return Err(Error::user(format!("{} examples are asked for, the input has {} rows", shots, seeds.len())));
+        }
+        Ok(Box::new(Pool { seeds, written: Vec::new(), settings: Settings::of(self)? }))
+    }
+}
+
+/// A prompt of the pool.
+struct Prompt {
+    id: String,
+    text: String,
+    words: Vec<String>,
+}
+impl Prompt {
+    fn new(id: String, text: &str) -> Self {
+        Self { id, text: text.to_string(), words: words(text) }
+    }
+}
+
+/// What a pool needs of the step: the operator itself outlives no borrow here.
+struct Settings {
+    template: Template,
+    seed_shots: usize,
+    generated_shots: usize,
+    reject: Reject,
+    attempts: u32,
+    sampling: Sampling,
+}
+impl Settings {
+    fn of(s: &Synthesize) -> Result<Self> {
+        let (seed_shots, generated_shots, reject, attempts) = (s.seed_shots, s.generated_shots, s.reject, s.attempts);
+        let template = Template::load(s.template.name())?;
+        Ok(Self { template, seed_shots, generated_shots, reject, attempts, sampling: s.sampling.clone() })
+    }
+}
+
+struct Pool {
+    seeds: Vec<Prompt>,
+    written: Vec<Prompt>,
+    settings: Settings,
+}
+
+impl Pool {
+    /// Indices of the examples: into the seeds, then (from `seeds.len()`) into the written prompts.
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let (n, m) = (self.seeds.len(), self.written.len());
+        let generated = self.settings.generated_shots.min(m);
+        let mut picked = distinct(rng, n, self.settings.seed_shots + self.settings.generated_shots - generated, 0);
+        picked.extend(distinct(rng, m, generated, n));
+        for i in (1..picked.len()).rev() {
+            picked.swap(i, below(rng, i + 1));
+        }
+        picked
+    }
+    fn prompt(&self, i: usize) -> &Prompt {
+        self.seeds.get(i).unwrap_or_else(|| &self.written[i - self.seeds.len()])
+    }
+    /// Why a text is dropped.
+    fn fault(&self, text: &str, finish: Finish) -> Option<(&'static str, String)> {
+        let reject = &self.settings.reject;
+        let count = text.split_whitespace().count();
+        if finish == Finish::Length {
+            return Some(("truncated", "cut by max_tokens".into()));
+        }
+        if count < reject.min_words || count > reject.max_words {
+            return Some(("length", format!("has {count} words; {} to {} are asked for", reject.min_words, reject.max_words)));
+        }
+        let new = words(text);
+        let near = self.seeds.iter().chain(&self.written).find(|p| reject.rouge_l < 1. && rouge_l(&p.words, &new) > reject.rouge_l)?;
+        Some(("near_copy", format!("ROUGE-L above {} with {}", reject.rouge_l, near.id)))
+    }
+}
+
+fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+    // The bias of a 64-bit remainder is beyond measure at these sizes.
+    (rng.next_u64() % n.max(1) as u64) as usize
+}
+
+/// `count` distinct numbers below `n`, each plus `offset` (Floyd's algorithm: the draws do not depend on a shuffle of all).
+fn distinct(rng: &mut ChaCha8Rng, n: usize, count: usize, offset: usize) -> Vec<usize> {
+    let mut picked: Vec<usize> = Vec::with_capacity(count);
+    for top in n - count.min(n)..n {
+        let i = below(rng, top + 1);
+        picked.push(if picked.contains(&(i + offset)) { top + offset } else { i + offset });
+    }
+    picked
+}
+
+/// The instruction in a writer's answer: its text without a leading "Task 9:" or "9." and without the next task.
+fn instruction(answer: &str) -> &str {
+    let text = answer.trim();
+    let text = text.split("\n\nTask ").next().unwrap_or(text).trim();
+    let label = text.strip_prefix("Task").unwrap_or(text).trim_start();
+    let digits = label.trim_start_matches(|c: char| c.is_ascii_digit());
+    match digits.strip_prefix([':', '.']) {
+        Some(rest) if digits.len() < label.len() || label.len() < text.len() => rest.trim(),
+        _ => text,
+    }
+}
+
+impl HeadState for Pool {
+    fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output> {
+        let engine = cx.services::<Models>()?.engine(cx)?;
+        let (mut new, mut parents, mut errors) = (Vec::<Prompt>::new(), Vec::new(), Vec::new());
+        for attempt in 0..self.settings.attempts {
+            let (mut requests, mut shown) = (Vec::new(), Vec::new());
+            for slot in 0..rows - new.len() {
+                let key = cx.key(&format!("microbatch {} attempt {attempt}", cx.epoch.microbatch), slot as u32);
+                let picked = self.draw(&mut key.rng());
+                let examples: Vec<String> = picked.iter().map(|&i| self.prompt(i).text.clone()).collect();
+                let text = self.settings.template.render(minijinja::context! { examples })?;
+                shown.push(picked.iter().map(|&i| self.prompt(i).id.clone()).collect::<Vec<_>>());
+                // The draw of the examples and the sampling of tokens use different streams.
+                let key = cx.key(&format!("microbatch {} attempt {attempt} text", cx.epoch.microbatch), slot as u32);
+                requests.push(Request { messages: vec![Message::new("user", text)], sampling: self.settings.sampling.clone(), key });
+            }
+            let answers = engine.generate(requests, &cancel(cx))?;
+            for (slot, (answer, shown)) in answers.into_iter().zip(shown).enumerate() {
+                let row = format!("{}.{attempt}.{slot}", cx.epoch.microbatch);
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    Err(e) => {
+                        errors.push(RowError { row, code: e.code.into(), message: e.message });
+                        continue;
+                    }
+                };
+                let text = instruction(&answer.text);
+                if let Some((code, message)) = self.fault(text, answer.finish) {
+                    errors.push(RowError { row, code: code.into(), message: format!("{message}: {text:?}") });
+                    continue;
+                }
+                let (iteration, place) = (cx.epoch.iteration.to_string(), format!("{}.{}", cx.epoch.microbatch, new.len()));
+                let id = hash_hex([cx.step.name.as_str(), &iteration, &place, text]);
+                let prompt = Prompt::new(id, text);
+                self.written.push(Prompt { id: prompt.id.clone(), text: prompt.text.clone(), words: prompt.words.clone() });
+                new.push(prompt);
+                parents.push(shown);
+            }
+            if new.len() == rows {
+                break;
+            }
+        }
+        let text = |of: &dyn Fn(&Prompt) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(new.iter().map(of))) };
+        let rows = named::PROMPTS.batch(vec![
+            text(&|p| p.id.clone()),
+            text(&|p| p.text.clone()),
+            text(&|_| cx.step.name.clone()),
+            List::of_texts(&parents),
+            text(&|_| engine.id().to_string()),
+        ])?;
+        Ok(Output { rows, errors })
+    }
+
+    fn restore(&mut self, _: Epoch, rows: &RecordBatch) -> Result<()> {
+        let (ids, prompts) = (Columns(rows).text("prompt_id")?, Columns(rows).text("prompt")?);
+        self.written.extend(ids.iter().flatten().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id.into(), text)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::RngKey;
+
+    #[test]
+    fn instructions_lose_their_label() {
+        assert_eq!(instruction("Task 9: Name a tree.\n\nTask 10: x"), "Name a tree.");
+        assert_eq!(instruction(" 9. Name a tree. "), "Name a tree.");
+        assert_eq!(instruction("2024 was a leap year. Why?"), "2024 was a leap year. Why?");
+        assert_eq!(instruction("Task lists: make one"), "Task lists: make one");
+        assert_eq!(instruction(""), "");
+    }
+
+    #[test]
+    fn distinct_is_distinct_and_uniform() {
+        let mut seen = [0u32; 5];
+        for i in 0..2000 {
+            let mut rng = RngKey::new(0, "t", 0, "", i).rng();
+            let mut picked = distinct(&mut rng, 5, 2, 0);
+            picked.iter().for_each(|&p| seen[p] += 1);
+            picked.dedup();
+            assert_eq!(picked.len(), 2);
+        }
+        // 800 expected, standard deviation about 22.
+        assert!(seen.iter().all(|&n| (690..910).contains(&n)), "{seen:?}");
+        assert_eq!(distinct(&mut RngKey::new(0, "t", 0, "", 0).rng(), 3, 3, 0).len(), 3);
+    }
+}

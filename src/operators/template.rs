@@ -1,0 +1,92 @@
+//! Prompt templates: Jinja text, built in or from a file. They see only the variables they are given.
+
+use minijinja::{Environment, UndefinedBehavior, Value};
+
+use crate::error::{Error, Result};
+use crate::pipeline::Fields;
+
+/// Instructions a template may run: an endless loop stops with an error.
+const FUEL: u64 = 1_000_000;
+
+const BUILT_IN: &[(&str, &str)] = &[
+    ("additive-5", include_str!("templates/additive-5.jinja")),
+    ("instruct", include_str!("templates/instruct.jinja")),
+];
+
+/// A template that parses.
+pub struct Template {
+    name: String,
+    env: Environment<'static>,
+}
+
+impl Template {
+    /// The template that `key` names: a built-in one, or a file.
+    pub fn field(fields: &mut Fields<'_>, key: &'static str, about: &'static str, default: &'static str) -> Self {
+        let name = fields.text(key, about, Some(default));
+        Self::load(&name).unwrap_or_else(|e| {
+            fields.problem(key, e.to_string(), e.help_text().unwrap_or_default());
+            Self::empty()
+        })
+    }
+
+    fn empty() -> Self {
+        Self { name: String::new(), env: Environment::empty() }
+    }
+
+    /// Loads a built-in template or a file.
+    ///
+    /// # Errors
+    /// There is no such file, or it is no template.
+    pub fn load(name: &str) -> Result<Self> {
+        let text = match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            Some((_, text)) => (*text).to_string(),
+            None => std::fs::read_to_string(name).map_err(|e| {
+                let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
+                Error::user(format!("template `{name}`: {e}"))
+                    .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
+            })?,
+        };
+        let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        // A file ends with a newline; a prompt does not.
+        let text = text.trim_end().to_string();
+        env.add_template_owned("it", text).map_err(|e| Error::user(format!("template `{name}`: {e:#}")))?;
+        Ok(Self { name: name.to_string(), env })
+    }
+
+    /// The name it was loaded by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Fills it in.
+    ///
+    /// # Errors
+    /// It uses a variable that it is not given, or runs for ever.
+    pub fn render(&self, variables: Value) -> Result<String> {
+        let rendered = self.env.get_template("it").and_then(|t| t.render(variables));
+        rendered.map_err(|e| Error::user(format!("template `{}`: {e:#}", self.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_templates_take_their_variables() {
+        let judge = Template::load("additive-5").unwrap();
+        let text = judge.render(minijinja::context! { prompt => "P {{ x }}", response => "Score: 5" }).unwrap();
+        assert!(text.contains("P {{ x }}") && text.contains("Score: 5") && text.trim_end().ends_with("Score: N"));
+        let write = Template::load("instruct").unwrap();
+        let text = write.render(minijinja::context! { examples => ["one", "two"] }).unwrap();
+        assert!(text.contains("Task 2: two"));
+    }
+
+    #[test]
+    fn faults_are_told() {
+        assert!(Template::load("no/such").err().unwrap().help_text().unwrap().contains("additive-5"));
+        assert!(Template::load("additive-5").unwrap().render(minijinja::context! {}).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! What `sft` and `dpo` share: the optimizer's keys, progress, and the model and metrics they leave behind.
+
+use arrow::array::Float64Array;
+
+use super::prelude::*;
+use crate::data::Type;
+use crate::model::Model;
+use crate::train::{AdamWConfig, Decay, Problem, Progress, Schedule, StepMetrics, Trained, Warmup};
+
+/// The keys of the optimizer and its schedule.
+pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f64) -> (AdamWConfig, Schedule) {
+    let decays = [
+        ("cosine", "half a cosine down to final_learning_rate"),
+        ("linear", "a straight line down to final_learning_rate"),
+        ("constant", "none"),
+    ];
+    let schedule = Schedule {
+        learning_rate: f.float("learning_rate", "rate at the end of the warm-up", Some(learning_rate), 0.0..=10.0),
+        final_learning_rate: f.float("final_learning_rate", "rate at the end", Some(final_learning_rate), 0.0..=10.0),
+        decay: Decay::parse(f.choice("schedule", "how the learning rate falls", &decays, Some("cosine")))
+            .unwrap_or_default(),
+        warmup: Warmup::Share(f.float(
+            "warmup",
+            "share of the steps in which the rate rises from 0",
+            Some(0.),
+            0.0..=1.0,
+        )),
+    };
+    let betas = f.floats(
+        "betas",
+        "AdamW's decay of the means of gradients and of their squares",
+        Some(&[0.9, 0.999]),
+        0.0..=1.0,
+    );
+    if betas.len() != 2 {
+        f.problem("betas", "two numbers are needed", "for example betas = [0.9, 0.95]");
+    }
+    let config = AdamWConfig {
+        beta1: betas.first().copied().unwrap_or(0.9),
+        beta2: betas.get(1).copied().unwrap_or(0.999),
+        weight_decay: f.float("weight_decay", "decoupled weight decay of the matrices", Some(0.), 0.0..=10.0),
+        max_grad_norm: f.float(
+            "max_grad_norm",
+            "gradients are scaled down to this global norm; 0 is off",
+            Some(1.),
+            0.0..=1e9,
+        ),
+        ..AdamWConfig::default()
+    };
+    (config, schedule)
+}
+
+/// Passes a training's progress on, and stops it when the run is being stopped.
+pub struct Watch<'a>(pub &'a Context<'a>);
+
+impl Progress for Watch<'_> {
+    fn step(&mut self, _: &StepMetrics, done: usize, total: usize) -> Result<()> {
+        self.0.progress(done, total, "steps");
+        self.forward(0)
+    }
+    fn forward(&mut self, _: usize) -> Result<()> {
+        if self.0.cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+}
+
+/// Commits the model and its metrics, and announces it.
+pub fn finish(cx: &Context<'_>, name: &str, model: &Model, trained: &Trained, more: Vec<RowError>) -> Result<Output> {
+    let columns = named::METRICS.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
+        let values = trained.metrics.iter().map(|m| m.columns()[i].1);
+        match column.kind {
+            Type::UInt => Arc::new(UInt32Array::from_iter_values(trained.metrics.iter().map(|m| m.step))),
+            _ => Arc::new(Float64Array::from_iter(values)),
+        }
+    });
+    let metrics = named::METRICS.batch(columns.collect())?;
+    cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
+    cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| model.save(dir))?;
+    let row_error = |p: &Problem| RowError { row: p.id.clone(), code: p.code.into(), message: p.message.clone() };
+    let mut output = cx.announce(name)?;
+    output.errors = more.into_iter().chain(trained.problems.iter().map(row_error)).collect();
+    Ok(output)
+}

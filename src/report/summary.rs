@@ -1,0 +1,161 @@
+//! The closing summary: what each step made, and the loop iteration by iteration, read back from the run directory.
+
+use std::time::Duration;
+
+use arrow::array::{Array, RecordBatch};
+use serde_json::{Map, Value, json};
+
+use super::tally::Tally;
+use crate::data::{Columns, named};
+use crate::dataflow::{Operator, model_name};
+use crate::error::Result;
+use crate::pipeline::{ModelUse, Placement, Plan, Step};
+use crate::store::{Run, read_parquet};
+
+/// What a run came to.
+pub struct Summary {
+    json: Value,
+    table: Vec<Vec<String>>,
+    errors: u64,
+}
+
+/// A figure of a step in an iteration: column name, value, decimals shown.
+type Figure = (String, f64, usize);
+
+impl Summary {
+    /// Reads the run's datasets and metrics.
+    ///
+    /// # Errors
+    /// A committed file cannot be read.
+    pub fn of(plan: &Plan<dyn Operator>, run: &Run, tally: &Tally, took: Duration) -> Result<Self> {
+        let counts = tally.counts();
+        let mut steps = Vec::new();
+        for ((step, iteration), count) in &counts {
+            steps.push(json!({
+                "step": step, "iteration": iteration, "microbatches": count.microbatches, "rows": count.rows,
+                "errors": count.errors, "bytes": count.bytes, "busy_seconds": count.busy.as_secs_f64(), "restored": count.restored,
+            }));
+        }
+        let (mut rounds, mut columns, mut lines) = (Vec::new(), Vec::<(String, usize)>::new(), Vec::new());
+        let last = plan.steps.iter().map(|s| *s.iterations.end()).max().unwrap_or(0);
+        for iteration in 1..=last {
+            let mut figures: Vec<Figure> = Vec::new();
+            let in_loop = |s: &&Step<dyn Operator>| s.placement != Placement::Once && s.iterations.contains(&iteration);
+            for step in plan.steps.iter().filter(in_loop) {
+                figures.extend(self::figures(run, step, iteration)?);
+            }
+            for (name, _, decimals) in &figures {
+                if columns.iter().all(|(have, _)| have != name) {
+                    columns.push((name.clone(), *decimals));
+                }
+            }
+            let mut round = Map::new();
+            round.insert("iteration".into(), iteration.into());
+            round.insert("policy".into(), policy_name(plan, iteration).into());
+            round.extend(figures.iter().map(|(name, value, _)| (name.clone(), json!(value))));
+            rounds.push(Value::Object(round.clone()));
+            lines.push((iteration, round));
+        }
+        let mut table = Vec::new();
+        if !lines.is_empty() {
+            let heads =
+                ["iteration", "policy"].map(String::from).into_iter().chain(columns.iter().map(|c| c.0.clone()));
+            table.push(heads.collect());
+        }
+        for (iteration, round) in lines {
+            let mut cells = vec![iteration.to_string(), policy_name(plan, iteration)];
+            for (name, decimals) in &columns {
+                let value = round.get(name).and_then(Value::as_f64);
+                cells.push(value.map_or_else(String::new, |v| format!("{v:.decimals$}")));
+            }
+            table.push(cells);
+        }
+        let errors = counts.values().map(|c| c.errors).sum();
+        let models: Vec<Value> = run
+            .models()
+            .iter()
+            .map(
+                |m| json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration }),
+            )
+            .collect();
+        let json = json!({
+            "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": errors,
+            "loop": rounds, "steps": steps, "models": models,
+        });
+        Ok(Self { json, table, errors })
+    }
+
+    /// As `summary.json`.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+    /// Rows that failed, in all steps.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+    /// The loop as an aligned table; empty where there is no loop.
+    pub fn table(&self) -> String {
+        let Some(heads) = self.table.first() else { return String::new() };
+        let width = |c: usize| self.table.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:>w$}")).collect();
+            cells.join("  ").trim_end().to_string()
+        };
+        let mut lines: Vec<String> = self.table.iter().map(line).collect();
+        lines.insert(1, "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1)));
+        lines.join("\n")
+    }
+}
+
+/// The model that is the policy of an iteration.
+fn policy_name(plan: &Plan<dyn Operator>, iteration: u32) -> String {
+    match &plan.loop_ {
+        Some(l) if iteration > 1 => model_name(plan, &l.next, iteration - 1),
+        Some(l) => match &l.policy {
+            ModelUse::Step(step) => model_name(plan, step, 0),
+            other => other.to_string(),
+        },
+        None => String::new(),
+    }
+}
+
+/// What is worth telling of a step's rows, by their schema.
+fn figures(run: &Run, step: &Step<dyn Operator>, iteration: u32) -> Result<Vec<Figure>> {
+    let name = &step.name;
+    if step.schema.name == named::MODELS.name {
+        return train_figures(run, name, iteration);
+    }
+    let Some(rows) = run.read_step(name, Some(iteration))? else { return Ok(Vec::new()) };
+    let count = |name: &str| (name.to_string(), rows.num_rows() as f64, 0);
+    let mean = |column: &str| mean(&rows, column);
+    Ok(match step.schema.name {
+        "scores" => mean("score")?.map(|m| (format!("{name} mean"), m, 3)).into_iter().collect(),
+        "pairs" => {
+            [Some(count(name)), mean("margin")?.map(|m| ("mean margin".into(), m, 2))].into_iter().flatten().collect()
+        }
+        _ => vec![count(name)],
+    })
+}
+
+fn mean(rows: &RecordBatch, column: &str) -> Result<Option<f64>> {
+    let values = Columns(rows).float(column)?;
+    let known: Vec<f64> = values.iter().flatten().map(f64::from).collect();
+    Ok((!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64))
+}
+
+/// Means over the optimizer steps of an iteration.
+fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
+    let all = run.metrics();
+    let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Vec::new()) };
+    let rows = read_parquet(&run.dir().join(&entry.path))?;
+    let mut figures = Vec::new();
+    for (column, what, decimals) in [("loss", "loss", 4), ("rewards/accuracies", "accuracy", 3)] {
+        let values = Columns(&rows).double(column)?;
+        let known: Vec<f64> = (0..values.len()).filter(|&i| values.is_valid(i)).map(|i| values.value(i)).collect();
+        if !known.is_empty() {
+            figures.push((format!("{step} {what}"), known.iter().sum::<f64>() / known.len() as f64, decimals));
+        }
+    }
+    Ok(figures)
+}
