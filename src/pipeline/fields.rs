@@ -8,10 +8,14 @@ use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::codes::{self, Code};
+use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 use super::suggest::{self, show};
 use super::tree::{self, EMPTY, Node, Table, Value};
+use super::values::{
+    Fault, bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, list,
+    name_value, sibling, text_value, texts_value, wrong_type,
+};
 
 /// A key as the docs show it.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,14 +74,6 @@ pub struct Fields<'a> {
     pub(super) values: Vec<(&'static str, String)>,
     pub(super) steps: Vec<Named>,
     pub(super) models: Vec<Named>,
-}
-
-/// What is wrong with a value.
-struct Fault {
-    code: &'static Code,
-    message: String,
-    label: String,
-    help: Option<String>,
 }
 
 enum Read<T> {
@@ -229,31 +225,15 @@ impl<'a> Fields<'a> {
         about: &'static str,
         range: RangeInclusive<u64>,
     ) -> Option<u64> {
-        let least = bytes_words(*range.start());
-        let words = format!("a size such as \"2 GiB\", at least {least}");
-        self.maybe(
-            doc(key, about, words),
-            |b| tree::quote(&bytes_words(*b)),
-            |n| {
-                let size = match &n.value {
-                    Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
-                    Value::Text(t) => parse_bytes(t),
-                    _ => return Err(wrong_type(n, "a size such as \"2 GiB\"")),
-                };
-                size.filter(|s| range.contains(s)).ok_or_else(|| Fault {
-                    code: &codes::OUT_OF_RANGE,
-                    message: "is not a size that can be used".into(),
-                    label: format!("a size of at least {least} is wanted"),
-                    help: Some("write a number with B, KiB, MiB, GiB, KB, MB or GB, e.g. \"2 GiB\"".into()),
-                })
-            },
-        )
+        let words = format!("a size such as \"2 GiB\", at least {}", bytes_words(*range.start()));
+        self.maybe(doc(key, about, words), |b| tree::quote(&bytes_words(*b)), |n| bytes_value(n, &range))
     }
     /// The path of a file or directory that must exist; relative ones start from the working directory.
     pub fn path(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> String {
         let path = self.text(key, about, default);
         self.set_kind(key, "a path");
-        if !path.is_empty() {
+        // Empty without being written so: it was reported as missing or as no text.
+        if !path.is_empty() || matches!(self.table.get(key).map(|e| &e.node.value), Some(Value::Text(_))) {
             self.must_exist(key, &path);
         }
         path
@@ -317,9 +297,9 @@ impl<'a> Fields<'a> {
         words: &[(&'static str, &'static str)],
         default: Option<&str>,
     ) -> Option<String> {
-        let name = match default {
-            Some(_) => Some(self.text(key, about, default)).filter(|n| !n.is_empty()),
-            None => self.optional_text(key, about),
+        let name = match default.map(str::to_owned) {
+            Some(d) => Some(self.give(doc(key, about, ""), Some(d), String::new(), |s| tree::quote(s), name_value)),
+            None => self.maybe(doc(key, about, ""), |s: &String| tree::quote(s), name_value),
         };
         self.set_kind(
             key,
@@ -349,6 +329,14 @@ impl<'a> Fields<'a> {
     /// The place of a key's value; of the table if it is not given.
     pub(super) fn span(&self, key: &str) -> Span {
         self.table.get(key).map_or(self.place, |e| e.node.span)
+    }
+    /// A name that must be given; empty only if that was reported.
+    pub(super) fn name(&mut self, key: &'static str, about: &'static str) -> String {
+        self.give(doc(key, about, "a name"), None, String::new(), |s| tree::quote(s), name_value)
+    }
+    /// As [`Fields::name`], or nothing if not given.
+    pub(super) fn optional_name(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        self.maybe(doc(key, about, "a name"), |s: &String| tree::quote(s), name_value)
     }
     /// `from`: one name or a list.
     pub(super) fn inputs(&mut self, about: &'static str) -> Vec<Named> {
@@ -485,141 +473,4 @@ impl<'a> Fields<'a> {
 fn doc(key: &'static str, about: &'static str, kind: impl Into<String>) -> KeyDoc {
     let (options, nested) = (Vec::new(), Vec::new());
     KeyDoc { key, about, kind: kind.into(), default: None, required: false, options, nested }
-}
-
-/// The nearest name in the deepest directory of `path` that exists.
-fn sibling(path: &str) -> Option<String> {
-    let path = Path::new(path);
-    let mut name = path.file_name()?;
-    let mut parent = path.parent()?;
-    while !parent.as_os_str().is_empty() && !parent.is_dir() {
-        (name, parent) = (parent.file_name()?, parent.parent()?);
-    }
-    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let entries = std::fs::read_dir(folder).ok()?.take(10_000).flatten();
-    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
-    names.sort();
-    let near = suggest::nearest(name.to_str()?, names.iter().map(String::as_str))?;
-    Some(format!("did you mean `{}`?", show(&parent.join(near).to_string_lossy())))
-}
-
-fn wrong_type(node: &Node, wanted: &str) -> Fault {
-    let message = format!("wants {wanted}");
-    Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
-}
-fn out_of_range(words: &str) -> Fault {
-    let message = "is out of range".to_owned();
-    Fault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
-}
-fn text_value(node: &Node) -> Result<String, Fault> {
-    match &node.value {
-        Value::Text(text) => Ok(text.clone()),
-        _ => Err(wrong_type(node, "text")),
-    }
-}
-fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
-    match &node.value {
-        Value::Text(text) => Ok(vec![(text.clone(), node.span)]),
-        Value::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
-        _ => Err(wrong_type(node, "text, or a list of texts")),
-    }
-}
-fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
-    let text = text_value(node)?;
-    options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| Fault {
-        code: &codes::BAD_CHOICE,
-        message: format!("cannot be `{}`", show(&text)),
-        label: "not one of its words".into(),
-        help: suggest::help(&text, "its words", options.iter().map(|o| o.0)),
-    })
-}
-fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
-    match node.value {
-        Value::Int(Some(n)) if range.contains(&n) => Ok(n),
-        Value::Int(_) => Err(out_of_range(&int_words(range))),
-        _ => Err(wrong_type(node, &int_words(range))),
-    }
-}
-fn float_value(node: &Node, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
-    let value = match node.value {
-        Value::Float(f) => f,
-        // Rounding of integers beyond 2^53 is what a float key asks for.
-        Value::Int(Some(n)) => n as f64,
-        Value::Int(None) => return Err(out_of_range(&float_words(range))),
-        _ => return Err(wrong_type(node, &float_words(range))),
-    };
-    // NaN is in no range. Infinity is, where the range is open, but means nothing as a setting.
-    if value.is_finite() && range.contains(&value) { Ok(value) } else { Err(out_of_range(&float_words(range))) }
-}
-fn int_words(range: &RangeInclusive<i64>) -> String {
-    match (*range.start(), *range.end()) {
-        (i64::MIN, i64::MAX) => "an integer".into(),
-        (least, i64::MAX) => format!("an integer of at least {least}"),
-        (i64::MIN, most) => format!("an integer of at most {most}"),
-        (least, most) => format!("an integer from {least} to {most}"),
-    }
-}
-fn float_words(range: &RangeInclusive<f64>) -> String {
-    match (range.start().is_finite() && *range.start() > f64::MIN, range.end().is_finite() && *range.end() < f64::MAX) {
-        (false, false) => "a number".into(),
-        (true, false) => format!("a number of at least {:?}", range.start()),
-        (false, true) => format!("a number of at most {:?}", range.end()),
-        (true, true) => format!("a number from {:?} to {:?}", range.start(), range.end()),
-    }
-}
-/// Shortest text that reads back as the same float, and as a float.
-fn float_literal(value: &f64) -> String {
-    format!("{value:?}")
-}
-fn list(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(", "))
-}
-
-const UNITS: [(&str, u64); 7] = [
-    ("gib", 1 << 30),
-    ("mib", 1 << 20),
-    ("kib", 1 << 10),
-    ("gb", 1_000_000_000),
-    ("mb", 1_000_000),
-    ("kb", 1_000),
-    ("b", 1),
-];
-/// `"1.5 GiB"` as bytes.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let (number, unit) = UNITS.iter().find_map(|(u, size)| Some((text.strip_suffix(u)?, *size))).unwrap_or((&text, 1));
-    let number = number.trim();
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit);
-    }
-    let bytes = number.parse::<f64>().ok()? * unit as f64;
-    // Below 2^63 the cast is exact enough and cannot wrap.
-    (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
-}
-/// Bytes in the largest binary unit that divides them.
-fn bytes_words(bytes: u64) -> String {
-    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-        if bytes >= unit && bytes.is_multiple_of(unit) {
-            return format!("{} {name}", bytes / unit);
-        }
-    }
-    format!("{bytes} B")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_bytes("2GiB"), Some(2 << 30));
-        assert_eq!(parse_bytes(" 1.5 MB "), Some(1_500_000));
-        assert_eq!(parse_bytes("17"), Some(17));
-        for bad in ["", "GiB", "-1", "1e300", "nan", "99999999999GiB", "2 TiB"] {
-            assert_eq!(parse_bytes(bad), None, "{bad}");
-        }
-        for bytes in [0, 1, 1023, 1024, 3 << 20, 5 << 30, 1_500_000] {
-            assert_eq!(parse_bytes(&bytes_words(bytes)), Some(bytes));
-        }
-    }
 }

@@ -10,6 +10,7 @@ pub mod codes;
 mod diagnostic;
 mod explain;
 mod fields;
+mod graph;
 mod kind;
 mod overrides;
 mod plan;
@@ -18,6 +19,7 @@ mod resolved;
 mod sections;
 mod suggest;
 mod tree;
+mod values;
 
 #[cfg(test)]
 mod fuzz;

@@ -203,7 +203,7 @@ fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
 
 fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
     let mut name = |key, about| {
-        let name = f.text(key, about, None);
+        let name = f.name(key, about);
         Named { key, name, span: f.span(key) }
     };
     let policy = name("policy", "the model that \"policy\" means in the first iteration");
@@ -214,10 +214,10 @@ fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
 
 fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
     let path = f.optional_path("path", "a GGUF file, or a directory with config.json, safetensors and tokenizer.json");
-    let hub = f.optional_text("hf", "a model of the Hugging Face hub, \"org/name\"");
+    let hub = f.optional_name("hf", "a model of the Hugging Face hub, \"org/name\"");
     let init = f.optional_path("init", "a directory with config.json and tokenizer.json: random weights of that shape");
     let script = f.optional_path("script", "a file of scripted answers, for tests");
-    let revision = f.optional_text("revision", "with hf: branch, tag or commit");
+    let revision = f.optional_name("revision", "with hf: branch, tag or commit");
     let seed = f.optional_int("seed", "with init: seed of the weights; the pipeline's by default", 0..=i64::MAX);
     let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
     let dtype = match f.choice("dtype", "how weights are kept", &dtypes, Some("f32")) {
@@ -290,7 +290,7 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
     let about = "the model it uses: a [model.NAME], a training step that runs once, or \"policy\"";
     let needs = kind.map(|k| k.2);
     let name = match needs {
-        Some(NeedsModel::Yes) => Some(f.text("model", about, None)).filter(|n| !n.is_empty()),
+        Some(NeedsModel::Yes) => Some(f.name("model", about)).filter(|n| !n.is_empty()),
         Some(NeedsModel::No) => {
             if let (true, Some((op, ..))) = (f.given("model"), kind) {
                 f.known("model", "not used");
@@ -300,7 +300,7 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
             }
             None
         }
-        Some(NeedsModel::Optional) | None => f.optional_text("model", about),
+        Some(NeedsModel::Optional) | None => f.optional_name("model", about),
     };
     let model = name.map(|name| Named { key: "model", name, span: f.span("model") });
     let keep = f.bool("keep", "whether its rows are kept as a dataset", Some(true));

@@ -1,0 +1,176 @@
+//! From a value of the tree to what a key asks for, or to what is wrong with it.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::codes::{self, Code};
+use super::diagnostic::Span;
+use super::suggest::{self, show};
+use super::tree::{Node, Value};
+
+/// What is wrong with a value.
+pub(super) struct Fault {
+    pub code: &'static Code,
+    pub message: String,
+    pub label: String,
+    pub help: Option<String>,
+}
+
+/// Another type is wanted.
+pub(super) fn wrong_type(node: &Node, wanted: &str) -> Fault {
+    let message = format!("wants {wanted}");
+    Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
+}
+pub(super) fn out_of_range(words: &str) -> Fault {
+    let message = "is out of range".to_owned();
+    Fault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
+}
+pub(super) fn text_value(node: &Node) -> Result<String, Fault> {
+    match &node.value {
+        Value::Text(text) => Ok(text.clone()),
+        _ => Err(wrong_type(node, "text")),
+    }
+}
+/// Text that names something, so is not empty.
+pub(super) fn name_value(node: &Node) -> Result<String, Fault> {
+    let name = text_value(node)?;
+    let (message, label) = ("is empty".to_owned(), "a name is wanted".to_owned());
+    if name.is_empty() { Err(Fault { code: &codes::OUT_OF_RANGE, message, label, help: None }) } else { Ok(name) }
+}
+pub(super) fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
+    match &node.value {
+        Value::Text(text) => Ok(vec![(text.clone(), node.span)]),
+        Value::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
+        _ => Err(wrong_type(node, "text, or a list of texts")),
+    }
+}
+pub(super) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
+    let text = text_value(node)?;
+    options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| Fault {
+        code: &codes::BAD_CHOICE,
+        message: format!("cannot be `{}`", show(&text)),
+        label: "not one of its words".into(),
+        help: suggest::help(&text, "its words", options.iter().map(|o| o.0)),
+    })
+}
+pub(super) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
+    match node.value {
+        Value::Int(Some(n)) if range.contains(&n) => Ok(n),
+        Value::Int(_) => Err(out_of_range(&int_words(range))),
+        _ => Err(wrong_type(node, &int_words(range))),
+    }
+}
+pub(super) fn float_value(node: &Node, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
+    let value = match node.value {
+        Value::Float(f) => f,
+        // Rounding of integers beyond 2^53 is what a float key asks for.
+        Value::Int(Some(n)) => n as f64,
+        Value::Int(None) => return Err(out_of_range(&float_words(range))),
+        _ => return Err(wrong_type(node, &float_words(range))),
+    };
+    // NaN is in no range. Infinity is, where the range is open, but means nothing as a setting.
+    if value.is_finite() && range.contains(&value) { Ok(value) } else { Err(out_of_range(&float_words(range))) }
+}
+pub(super) fn int_words(range: &RangeInclusive<i64>) -> String {
+    match (*range.start(), *range.end()) {
+        (i64::MIN, i64::MAX) => "an integer".into(),
+        (least, i64::MAX) => format!("an integer of at least {least}"),
+        (i64::MIN, most) => format!("an integer of at most {most}"),
+        (least, most) => format!("an integer from {least} to {most}"),
+    }
+}
+pub(super) fn float_words(range: &RangeInclusive<f64>) -> String {
+    match (range.start().is_finite() && *range.start() > f64::MIN, range.end().is_finite() && *range.end() < f64::MAX) {
+        (false, false) => "a number".into(),
+        (true, false) => format!("a number of at least {:?}", range.start()),
+        (false, true) => format!("a number of at most {:?}", range.end()),
+        (true, true) => format!("a number from {:?} to {:?}", range.start(), range.end()),
+    }
+}
+/// Shortest text that reads back as the same float, and as a float.
+pub(super) fn float_literal(value: &f64) -> String {
+    format!("{value:?}")
+}
+/// A TOML list of literals.
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// A size in bytes: an integer, or a number with a unit.
+pub(super) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
+    let size = match &node.value {
+        Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
+        Value::Text(t) => parse_bytes(t),
+        _ => return Err(wrong_type(node, "a size such as \"2 GiB\"")),
+    };
+    size.filter(|s| range.contains(s)).ok_or_else(|| Fault {
+        code: &codes::OUT_OF_RANGE,
+        message: "is not a size that can be used".into(),
+        label: format!("a size of at least {} is wanted", bytes_words(*range.start())),
+        help: Some("write a number with B, KiB, MiB, GiB, KB, MB or GB, e.g. \"2 GiB\"".into()),
+    })
+}
+const UNITS: [(&str, u64); 7] = [
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1_000),
+    ("b", 1),
+];
+/// `"1.5 GiB"` as bytes.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let (number, unit) = UNITS.iter().find_map(|(u, size)| Some((text.strip_suffix(u)?, *size))).unwrap_or((&text, 1));
+    let number = number.trim();
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit);
+    }
+    let bytes = number.parse::<f64>().ok()? * unit as f64;
+    // Below 2^63 the cast is exact enough and cannot wrap.
+    (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
+}
+/// Bytes in the largest binary unit that divides them.
+pub(super) fn bytes_words(bytes: u64) -> String {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
+            return format!("{} {name}", bytes / unit);
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// The nearest name in the deepest directory of `path` that exists.
+pub(super) fn sibling(path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let mut name = path.file_name()?;
+    let mut parent = path.parent()?;
+    while !parent.as_os_str().is_empty() && !parent.is_dir() {
+        (name, parent) = (parent.file_name()?, parent.parent()?);
+    }
+    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let entries = std::fs::read_dir(folder).ok()?.take(10_000).flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    let near = suggest::nearest(name.to_str()?, names.iter().map(String::as_str))?;
+    Some(format!("did you mean `{}`?", show(&parent.join(near).to_string_lossy())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("2GiB"), Some(2 << 30));
+        assert_eq!(parse_bytes(" 1.5 MB "), Some(1_500_000));
+        assert_eq!(parse_bytes("17"), Some(17));
+        for bad in ["", "GiB", "-1", "1e300", "nan", "99999999999GiB", "2 TiB"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+        for bytes in [0, 1, 1023, 1024, 3 << 20, 5 << 30, 1_500_000] {
+            assert_eq!(parse_bytes(&bytes_words(bytes)), Some(bytes));
+        }
+    }
+}
