@@ -10,6 +10,7 @@
 mod kv;
 mod local;
 mod numeric;
+mod padding;
 mod prefix;
 mod sampler;
 mod scheduler;

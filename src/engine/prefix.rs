@@ -215,7 +215,7 @@ mod tests {
         blocks.release(&a, &[], 0);
         let a = blocks.admit(&prompt(19, 0), 0).unwrap();
         let c = blocks.admit(&[5; 17], 0).unwrap();
-        assert!(blocks.roots.get(&[9u32][..]).is_none(), "the idle block was evicted");
+        assert!(!blocks.roots.contains_key(&[9u32][..]), "the idle block was evicted");
         assert!(blocks.admit(&[6], 0).is_none(), "all are held");
         blocks.release(&a, &[], 0);
         blocks.release(&c, &[], 0);
@@ -235,7 +235,7 @@ mod tests {
         for _ in 0..20_000 {
             x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let r = (x >> 33) as usize;
-            if r % 3 == 0 && !held.is_empty() {
+            if r.is_multiple_of(3) && !held.is_empty() {
                 let (path, own, left) = held.swap_remove(r / 3 % held.len());
                 blocks.release(&path, &own, left);
             } else if r % 3 == 1 && !held.is_empty() {

@@ -6,12 +6,12 @@ use super::*;
 fn exact(logits: &[f32], s: &Sampling, context: &[u32], banned: &[u32]) -> Vec<f64> {
     let mut ls: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
     let penalty = f64::from(s.repetition_penalty);
-    for id in 0..ls.len() {
-        if context.contains(&(id as u32)) {
-            ls[id] = if ls[id] < 0. { ls[id] * penalty } else { ls[id] / penalty };
+    for (l, id) in ls.iter_mut().zip(0u32..) {
+        if context.contains(&id) {
+            *l = if *l < 0. { *l * penalty } else { *l / penalty };
         }
-        if banned.contains(&(id as u32)) {
-            ls[id] = f64::NEG_INFINITY;
+        if banned.contains(&id) {
+            *l = f64::NEG_INFINITY;
         }
     }
     let t = f64::from(s.temperature);
@@ -80,7 +80,7 @@ const LOGITS: [f32; 12] = [1.2, -0.3, 2.5, 0., -1.7, 2.4, 0.9, -0.2, 1.2, -2.5, 
 
 #[test]
 fn each_option_and_their_combinations_follow_the_exact_distribution() {
-    let mut key = 0;
+    let mut key = 0u64;
     for temperature in [1., 0.6, 1.5] {
         for top_p in [1., 0.8, 0.35] {
             for top_k in [0, 5] {
@@ -89,7 +89,7 @@ fn each_option_and_their_combinations_follow_the_exact_distribution() {
                         key += 1;
                         let s =
                             Sampling { temperature, top_p, top_k, min_p, repetition_penalty, ..Sampling::default() };
-                        check(&LOGITS, &s, &[2, 4, 2, 9], if key % 3 == 0 { &[5] } else { &[] }, key);
+                        check(&LOGITS, &s, &[2, 4, 2, 9], if key.is_multiple_of(3) { &[5] } else { &[] }, key);
                     }
                 }
             }

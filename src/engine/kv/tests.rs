@@ -64,10 +64,10 @@ fn fused_and_composed_agree_with_plain_attention() {
             plan.rows.extend([Row { table: 0, visible: 0, write: None }; 2]);
             plan.tables = tables.clone();
             let n = plan.rows.len();
-            for layer in 0..2 {
+            for (layer, history) in history.iter_mut().enumerate() {
                 let [q, k, v] = [heads, kv_heads, kv_heads].map(|h| rng.floats(n * h * head_dim));
                 for (i, row) in plan.rows.iter().enumerate().filter(|(_, r)| r.write.is_some()) {
-                    let (keys, values) = &mut history[layer][row.table];
+                    let (keys, values) = &mut history[row.table];
                     let at = i * kv_heads * head_dim..(i + 1) * kv_heads * head_dim;
                     keys.push(k[at.clone()].to_vec());
                     values.push(v[at].to_vec());
@@ -84,7 +84,7 @@ fn fused_and_composed_agree_with_plain_attention() {
                                 assert!(got.iter().all(|&x| x == 0.), "a padding row is not 0");
                                 continue;
                             }
-                            let (keys, values) = &history[layer][row.table];
+                            let (keys, values) = &history[row.table];
                             let kv = head / (heads / kv_heads) * head_dim;
                             let part = |all: &'_ [Vec<f32>]| -> Vec<Vec<f32>> {
                                 all.iter().map(|x| x[kv..kv + head_dim].to_vec()).collect()
