@@ -306,7 +306,6 @@ fn every_code_has_a_case_that_gives_it() {
         let found: Vec<&str> = match load::<dyn Configured>(&path, &set, KINDS) {
             Ok(plan) => plan.warnings.iter().map(|d| d.code.id).collect(),
             Err(problems) => {
-                eprintln!("{}", problems.render(false)); // TEMP
                 assert!(!problems.render(false).is_empty());
                 problems.iter().map(|d| d.code.id).collect()
             }

@@ -56,6 +56,7 @@ pub(super) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]
 pub(super) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
     match node.value {
         Value::Int(Some(n)) if range.contains(&n) => Ok(n),
+        Value::Int(None) => Err(out_of_range("an integer below 2^63")),
         Value::Int(_) => Err(out_of_range(&int_words(range))),
         _ => Err(wrong_type(node, &int_words(range))),
     }
