@@ -32,11 +32,15 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
     let plan = &*shared.plan;
     let mut flows: HashMap<&str, Flow<'_>> = HashMap::new();
     let mut measured: Vec<Measured<'_>> = Vec::new();
-    let (announce, fed_back) = scope.feedback::<Vec<_>>(Advance::Next(1, 0));
-    let mut announce = Some(announce);
+    let (mut announce, mut fed_back) = match &plan.loop_ {
+        Some(_) => {
+            let (announce, fed_back) = scope.feedback::<Vec<_>>(Advance::Next(1, 0));
+            (Some(announce), Some(fed_back))
+        }
+        None => (None, None),
+    };
     // The policy of every iteration, on every worker. A policy that a step before the loop makes joins once rendered.
     let mut policy: Option<Flow<'_>> = None;
-    let mut fed_back = Some(fed_back);
 
     for (index, step) in plan.steps.iter().enumerate() {
         let jobs = StepJobs { shared: Arc::clone(shared), index, start: began };
