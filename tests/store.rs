@@ -9,6 +9,8 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
 use reflux::store::{
     Dataset, OnBadRow, Opened, Run, fault, guess, hash_file, import_jsonl, read_parquet, write_parquet,
@@ -31,10 +33,11 @@ fn prompts(dataset: &Dataset, rows: usize) -> Vec<String> {
         .flat_map(|b| Columns(b).text("prompt").unwrap().iter().map(|s| s.unwrap().to_owned()).collect::<Vec<_>>())
         .collect()
 }
-/// A Parquet file of any columns, as another tool might write it.
+/// A Parquet file of any columns, as another tool might write it: with Snappy and a copy of the Arrow schema.
 fn foreign(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), rows.schema(), None).unwrap();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), rows.schema(), Some(properties)).unwrap();
     writer.write(&rows).unwrap();
     writer.close().unwrap();
 }
