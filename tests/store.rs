@@ -322,7 +322,8 @@ fn a_run_goes_on_where_it_stopped() {
             .contains("no")
     );
     assert_eq!(fs::read_dir(dir.join("models")).unwrap().count(), 1);
-    run.write_metrics("dpo", 1, &named::METRICS.empty()).unwrap();
+    let metrics = run.write_metrics("dpo", 1, &named::METRICS.empty()).unwrap();
+    assert_eq!(metrics.path, "metrics/dpo/iteration=1/metrics.parquet");
     run.write_json("summary.json", &serde_json::json!({"b": 1, "a": 2})).unwrap();
     run.finish_step("generate", 2).unwrap();
 

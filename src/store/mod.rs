@@ -12,7 +12,7 @@
 //!   pipeline.toml  manifest.jsonl  summary.json  lock
 //!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
-//!   metrics/STEP/iteration=I.parquet                      one table per training step
+//!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
 //!   models/NAME/                                          an HF directory
 //! ```
 //!

@@ -380,13 +380,13 @@ impl Run {
         self.state().index.models.values().cloned().collect()
     }
 
-    /// Writes a training step's metrics as `metrics/STEP/iteration=I.parquet`, in place of earlier ones.
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones.
     ///
     /// # Errors
     /// A full disk.
     pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
         check_name("step", step)?;
-        let path = format!("metrics/{step}/iteration={iteration}.parquet");
+        let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
         let Written { rows, bytes, hash } = write_parquet(&self.dir.join(&path), rows)?;
         let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
         let mut state = self.state();

@@ -93,7 +93,7 @@ fn sweep_files(dir: &Path, depth: u32, named: &BTreeSet<PathBuf>) -> Result<()> 
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         // A link is never followed: what it leads to is not ours.
         let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
-        let ours = ["microbatch=", "microbatch-", "iteration="].iter().any(|p| name.starts_with(p));
+        let ours = ["microbatch=", "microbatch-", "metrics."].iter().any(|p| name.starts_with(p));
         if kind.is_dir() && depth > 0 {
             sweep_files(&path, depth - 1, named)?;
         } else if kind.is_file()
