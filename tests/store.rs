@@ -9,6 +9,8 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
 use reflux::store::{
     Dataset, OnBadRow, Opened, Run, fault, guess, hash_file, import_jsonl, read_parquet, write_parquet,
@@ -31,10 +33,11 @@ fn prompts(dataset: &Dataset, rows: usize) -> Vec<String> {
         .flat_map(|b| Columns(b).text("prompt").unwrap().iter().map(|s| s.unwrap().to_owned()).collect::<Vec<_>>())
         .collect()
 }
-/// A Parquet file of any columns, as another tool might write it.
+/// A Parquet file of any columns, as another tool might write it: with Snappy and a copy of the Arrow schema.
 fn foreign(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), rows.schema(), None).unwrap();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), rows.schema(), Some(properties)).unwrap();
     writer.write(&rows).unwrap();
     writer.close().unwrap();
 }
@@ -319,7 +322,8 @@ fn a_run_goes_on_where_it_stopped() {
             .contains("no")
     );
     assert_eq!(fs::read_dir(dir.join("models")).unwrap().count(), 1);
-    run.write_metrics("dpo", 1, &named::METRICS.empty()).unwrap();
+    let metrics = run.write_metrics("dpo", 1, &named::METRICS.empty()).unwrap();
+    assert_eq!(metrics.path, "metrics/dpo/iteration=1/metrics.parquet");
     run.write_json("summary.json", &serde_json::json!({"b": 1, "a": 2})).unwrap();
     run.finish_step("generate", 2).unwrap();
 

@@ -60,11 +60,11 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// Not a test of its own: what the child processes run.
 #[test]
 fn child() {
-    if let Some(dir) = std::env::var_os(RUN_DIR) {
-        if let Err(error) = work(Path::new(&dir)) {
-            eprintln!("{error}");
-            std::process::exit(3);
-        }
+    if let Some(dir) = std::env::var_os(RUN_DIR)
+        && let Err(error) = work(Path::new(&dir))
+    {
+        eprintln!("{error}");
+        std::process::exit(3);
     }
 }
 

@@ -11,7 +11,7 @@ use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
 use super::atomic::io_error;
-use super::reader::AsUser;
+use super::reader::IntoUser;
 use crate::data::{Column, List, Schema};
 use crate::error::{Error, Result};
 
@@ -31,7 +31,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).as_user())?;
+        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
         Ok(Self { path: path.to_owned(), reader: BufReader::new(file), line: 0, buffer: Vec::new() })
     }
 }
@@ -127,7 +127,9 @@ fn message(value: Value) -> Result<(String, String), String> {
     let mut map = object(value)?;
     Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
 }
-fn judgement(value: Value) -> Result<(String, String, Option<f32>), String> {
+/// Text, outcome, score.
+type Judgement = (String, String, Option<f32>);
+fn judgement(value: Value) -> Result<Judgement, String> {
     let mut map = object(value)?;
     let score = match map.get_mut("score").map(Value::take) {
         None | Some(Value::Null) => None,
@@ -146,7 +148,7 @@ enum Cells {
     Tokens(Vec<Option<Vec<u32>>>),
     Floats(Vec<Option<Vec<f32>>>),
     Messages(Vec<Option<Vec<(String, String)>>>),
-    Judgements(Vec<Option<Vec<(String, String, Option<f32>)>>>),
+    Judgements(Vec<Option<Vec<Judgement>>>),
 }
 
 macro_rules! each_kind {

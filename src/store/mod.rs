@@ -12,29 +12,34 @@
 //!   pipeline.toml  manifest.jsonl  summary.json  lock
 //!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
-//!   metrics/STEP/iteration=I.parquet                      one table per training step
+//!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
 //!   models/NAME/                                          an HF directory
 //! ```
 //!
 //! This folder knows [`crate::data`] and nothing of reflux above it.
 
 mod atomic;
+mod columns;
 mod dataset;
 mod diff;
 pub mod fault;
 mod fit;
 mod footer;
 mod import;
+mod index;
 mod jsonl;
+mod listing;
 mod lock;
 pub mod manifest;
 mod reader;
 mod run;
 mod suggest;
+mod sweep;
 mod writer;
 
 pub use atomic::{Written, hash_file, write_bytes};
-pub use dataset::{BadRow, Batches, Dataset, OnBadRow, guess};
+pub use columns::guess;
+pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use import::{Imported, import_jsonl};
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
 pub use reader::{decoding, read_parquet};

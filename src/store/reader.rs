@@ -61,7 +61,7 @@ pub(super) struct ParquetIn {
 impl ParquetIn {
     /// Opens the file and checks its footer against its size.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).as_user())?;
+        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
         let size = file.metadata().map_err(|e| io_error("reading", path, &e))?.len();
         guarded(path, || {
             // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.
@@ -187,16 +187,50 @@ pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
 }
 
 /// Blames the user for an error of the machine: the path that was given does not exist, say.
-pub(super) trait AsUser {
-    fn as_user(self) -> Error;
+pub(super) trait IntoUser {
+    fn into_user(self) -> Error;
 }
-impl AsUser for Error {
-    fn as_user(self) -> Error {
+impl IntoUser for Error {
+    fn into_user(self) -> Error {
         let help = self.help_text().map(str::to_owned);
         let error = Error::new(Kind::User, self.to_string());
         match help {
             Some(help) => error.help(help),
             None => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::file::metadata::{FileMetaData, ParquetMetaData};
+
+    /// Counts and offsets that no honest file has are refused before anything is allocated for them.
+    #[test]
+    fn absurd_counts_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        let column = || std::sync::Arc::new(arrow::array::StringArray::from(vec!["a"; 100])) as _;
+        let rows = crate::data::named::IFT.batch(vec![column(), column()]).unwrap();
+        let size = super::super::write_parquet(&path, &rows).unwrap().bytes;
+        let honest = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
+        assert_eq!(plausible(&honest, size), Ok(()));
+        assert!(plausible(&honest, size / 4).unwrap_err().contains("outside of the file"));
+        let forged = |rows: i64, group_rows: i64, length: i64| {
+            let old = honest.file_metadata();
+            let file = FileMetaData::new(1, rows, None, None, old.schema_descr_ptr(), None);
+            let mut group = honest.row_group(0).clone().into_builder().set_num_rows(group_rows);
+            let columns = group.take_columns().into_iter();
+            let columns =
+                columns.map(|c| c.into_builder().set_total_compressed_size(length).build().unwrap()).collect();
+            ParquetMetaData::new(file, vec![group.set_column_metadata(columns).build().unwrap()])
+        };
+        assert_eq!(plausible(&forged(100, 100, 20), size), Ok(()));
+        assert!(plausible(&forged(i64::MAX, 100, 20), size).unwrap_err().contains("its row groups say 100"));
+        assert!(plausible(&forged(i64::MAX, i64::MAX, 20), size).unwrap_err().contains("values for"));
+        assert!(plausible(&forged(-1, -1, 20), size).unwrap_err().contains("-1 rows"));
+        assert!(plausible(&forged(100, 100, i64::MAX), size).unwrap_err().contains("outside of the file"));
+        assert!(plausible(&forged(100, 100, -5), size).unwrap_err().contains("outside of the file"));
     }
 }

@@ -1,6 +1,5 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -9,9 +8,11 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, is_temporary, sync_dir};
+use super::atomic::{create_dirs, io_error, sync_dir};
+use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
-use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Stored};
+use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry};
+use super::sweep::{clear, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
 use super::{Written, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
 use crate::data::Epoch;
@@ -26,34 +27,6 @@ pub enum Opened {
     Unfinished,
     /// It is done.
     Finished,
-}
-
-/// What the manifest says, by key.
-#[derive(Default, Debug)]
-struct Index {
-    files: BTreeMap<String, BTreeMap<Epoch, FileEntry>>,
-    models: BTreeMap<String, ModelEntry>,
-    metrics: BTreeMap<(String, u32), MetricsEntry>,
-    finished_steps: BTreeSet<(String, u32)>,
-    dropped: BTreeSet<String>,
-    finished: bool,
-    pipeline: Option<(String, u64)>,
-}
-
-impl Index {
-    fn add(&mut self, entry: Entry) {
-        match entry {
-            Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
-            Entry::File(f) => drop(self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f)),
-            Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
-            Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
-            Entry::Finished { step: Some(step), iteration } => {
-                self.finished_steps.insert((step, iteration.unwrap_or(0)));
-            }
-            Entry::Finished { step: None, .. } => self.finished = true,
-            Entry::Dropped { step } => drop(self.dropped.insert(step)),
-        }
-    }
 }
 
 /// The state behind the lock.
@@ -71,28 +44,6 @@ pub struct Run {
     state: Mutex<State>,
     /// Held while the run may be written.
     _lock: Option<Lock>,
-}
-
-/// A name that is to be part of a path.
-fn check_name(what: &str, name: &str) -> Result<()> {
-    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(fine) {
-        return Err(Error::user(format!("`{name}` cannot be the name of a {what}"))
-            .help("use letters, digits, `-`, `_` and `.`, at most 120 bytes, not beginning with `.`"));
-    }
-    Ok(())
-}
-
-fn data_path(step: &str, epoch: Epoch) -> String {
-    format!("data/{step}/iteration={}/microbatch={:05}.parquet", epoch.iteration, epoch.microbatch)
-}
-/// Not Hive-style: the rows themselves have the columns step, iteration and microbatch, and readers refuse both.
-fn errors_path(step: &str, epoch: Epoch) -> String {
-    format!("data/errors/{step}/iteration-{}/microbatch-{:05}.parquet", epoch.iteration, epoch.microbatch)
-}
-
-fn stored(path: String, Written { rows, bytes, hash }: Written) -> Stored {
-    Stored { path, rows, bytes, hash }
 }
 
 impl Run {
@@ -146,7 +97,7 @@ impl Run {
             Some(_) if index.finished => Opened::Finished,
             Some(_) => Opened::Unfinished,
         };
-        sweep(dir, &index)?;
+        sweep(dir, &index.paths(dir), |model| index.models.contains_key(model))?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
         Ok((Self { dir: dir.to_owned(), state, _lock: Some(lock) }, opened))
     }
@@ -429,13 +380,13 @@ impl Run {
         self.state().index.models.values().cloned().collect()
     }
 
-    /// Writes a training step's metrics as `metrics/STEP/iteration=I.parquet`, in place of earlier ones.
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones.
     ///
     /// # Errors
     /// A full disk.
     pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
         check_name("step", step)?;
-        let path = format!("metrics/{step}/iteration={iteration}.parquet");
+        let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
         let Written { rows, bytes, hash } = write_parquet(&self.dir.join(&path), rows)?;
         let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
         let mut state = self.state();
@@ -504,113 +455,4 @@ impl Run {
         }
         remove_dir(&self.dir.join("data").join(step))
     }
-}
-
-fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::user(format!("`{}` is damaged: {why}", path.display()))
-        .help("`reflux verify RUN` lists what is damaged; with --repair the run can go on from the last good point")
-}
-
-/// Names that a run's directory holds.
-const OURS: &[&str] =
-    &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", "lock", "data", "metrics", "models"];
-
-/// A directory that holds other things than a run is not made into one, and not cleared.
-fn refuse_foreign(dir: &Path) -> Result<()> {
-    let entries = fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| io_error("listing", dir, &e))?.file_name();
-        let name = name.to_string_lossy();
-        if !OURS.contains(&name.as_ref()) && !is_temporary(&name) {
-            return Err(Error::user(format!("`{}` is not a run: it holds `{name}` and no manifest", dir.display()))
-                .help("choose another name with --name, or an empty directory"));
-        }
-    }
-    Ok(())
-}
-
-/// Removes a run's files; the lock is held and stays.
-fn clear(dir: &Path) -> Result<()> {
-    // The manifest goes first: without it, what is left half-removed counts for nothing.
-    for name in std::iter::once("manifest.jsonl").chain(OURS.iter().copied()) {
-        let path = dir.join(name);
-        match name {
-            "lock" => {}
-            "data" | "metrics" | "models" => remove_dir(&path)?,
-            _ => remove_file(&path)?,
-        }
-        if name == "manifest.jsonl" {
-            sync_dir(dir)?;
-        }
-    }
-    sync_dir(dir)
-}
-
-fn remove_dir(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
-        _ => Ok(()),
-    }
-}
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes every file below `dir`, and every name, durable.
-fn sync_tree(dir: &Path) -> Result<()> {
-    let fail = |e: std::io::Error| io_error("writing", dir, &e);
-    for entry in fs::read_dir(dir).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if path.is_dir() {
-            sync_tree(&path)?;
-        } else {
-            fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io_error("writing", &path, &e))?;
-        }
-    }
-    sync_dir(dir)
-}
-
-/// Removes what a process that died left: temporaries, files and models that the manifest does not name, and files of
-/// dropped steps. Only files that are named as ours are touched.
-fn sweep(dir: &Path, index: &Index) -> Result<()> {
-    let kept = |f: &&FileEntry| !index.dropped.contains(&f.step);
-    let mut named: BTreeSet<PathBuf> =
-        index.files.values().flat_map(BTreeMap::values).filter(kept).map(|f| dir.join(&f.path)).collect();
-    let errors = index.files.values().flat_map(BTreeMap::values).filter_map(|f| f.errors.as_ref());
-    named.extend(errors.map(|e| dir.join(&e.path)));
-    named.extend(index.metrics.values().map(|m| dir.join(&m.path)));
-    sweep_files(dir, 0, &named)?;
-    for part in ["data", "metrics"] {
-        sweep_files(&dir.join(part), 4, &named)?;
-    }
-    let models = dir.join("models");
-    for entry in fs::read_dir(&models).into_iter().flatten() {
-        let entry = entry.map_err(|e| io_error("listing", &models, &e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if is_temporary(&name) || (entry.path().is_dir() && !index.models.contains_key(&name)) {
-            remove_dir(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn sweep_files(dir: &Path, depth: u32, named: &BTreeSet<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir).into_iter().flatten() {
-        let entry = entry.map_err(|e| io_error("listing", dir, &e))?;
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        // A link is never followed: what it leads to is not ours.
-        let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
-        let ours = ["microbatch=", "microbatch-", "iteration="].iter().any(|p| name.starts_with(p));
-        if kind.is_dir() && depth > 0 {
-            sweep_files(&path, depth - 1, named)?;
-        } else if kind.is_file()
-            && (is_temporary(&name) || (ours && name.ends_with(".parquet") && !named.contains(&path)))
-        {
-            remove_file(&path)?;
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,164 @@
+//! Whether a file's columns are those of a schema, and which schema they fit best.
+
+use std::path::Path;
+
+use arrow::datatypes::DataType;
+use serde_json::{Map, Value};
+
+use super::fit::{castable, spell};
+use super::jsonl::{Lines, Rows};
+use super::listing::{files, is};
+use super::reader::ParquetIn;
+use crate::data::{SCHEMAS, Schema};
+use crate::error::{Error, Result};
+
+/// The columns of one file, before anything is read.
+pub(super) struct Found {
+    /// Names with their Arrow types; of a JSONL file the first row's keys, with the values themselves.
+    columns: Vec<(String, Sample)>,
+    pub rows: Option<u64>,
+    /// An empty JSONL file fits every schema.
+    any: bool,
+}
+enum Sample {
+    Typed(DataType),
+    Json(Value),
+}
+
+impl Found {
+    pub fn of(file: &Path) -> Result<Self> {
+        if is(file, "parquet") {
+            let parquet = ParquetIn::open(file)?;
+            let typed =
+                parquet.schema().fields().iter().map(|f| (f.name().clone(), Sample::Typed(f.data_type().clone())));
+            return Ok(Self { columns: typed.collect(), rows: Some(parquet.rows()), any: false });
+        }
+        let first = Lines::open(file)?.find_map(|line| match line {
+            Ok((_, Ok(row))) => Some(Ok(row)),
+            Ok((_, Err(_))) => None, // said when it is read, under the policy for bad rows
+            Err(e) => Some(Err(e)),
+        });
+        let any = first.is_none();
+        let row = first.transpose()?.unwrap_or_default();
+        Ok(Self { columns: row.into_iter().map(|(k, v)| (k, Sample::Json(v))).collect(), rows: None, any })
+    }
+
+    /// Whether the column called `name` can be read as the schema's column: `None` if it is not there, or what is
+    /// wrong with it.
+    fn fits(&self, name: &str, schema: &'static Schema, column: usize) -> Option<Result<(), String>> {
+        let (_, sample) = self.columns.iter().find(|(n, _)| n == name)?;
+        let spec = &schema.columns[column];
+        let want = spec.kind.arrow();
+        Some(match sample {
+            Sample::Typed(DataType::Null) if spec.nullable => Ok(()),
+            Sample::Typed(have) if castable(have, &want) => Ok(()),
+            Sample::Typed(have) => Err(format!("`{name}` is {}, expected {}", spell(have), spell(&want))),
+            Sample::Json(Value::Null) if spec.nullable => Ok(()),
+            Sample::Json(value) => {
+                // A schema's own reader decides: a row that holds only this column fails elsewhere or not at all.
+                let mut row = Map::from_iter([(name.to_owned(), value.clone())]);
+                let names = schema.columns.iter().map(|c| if c.name == spec.name { name } else { c.name }.to_owned());
+                match Rows::new(schema, names.collect()).push(&mut row) {
+                    Err(("bad_value", message)) => Err(message.trim_start_matches("key ").to_owned()),
+                    _ => Ok(()),
+                }
+            }
+        })
+    }
+
+    /// An error that names every missing and mistyped column; `names` are the file's names of the schema's columns.
+    pub fn check(&self, file: &Path, schema: &'static Schema, names: &[String]) -> Result<()> {
+        if self.any {
+            return Ok(());
+        }
+        let (mut missing, mut mistyped) = (Vec::new(), Vec::new());
+        for (i, (spec, name)) in schema.columns.iter().zip(names).enumerate() {
+            match self.fits(name, schema, i) {
+                Some(Ok(())) => {}
+                Some(Err(what)) => mistyped.push(what),
+                // A nullable column may be missing, unless it was asked for by another name.
+                None if spec.nullable && name == spec.name => {}
+                None => missing.push(name.as_str()),
+            }
+        }
+        if missing.is_empty() && mistyped.is_empty() {
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        if !missing.is_empty() {
+            parts.push(format!("missing: {}", tick(&missing)));
+        }
+        if !mistyped.is_empty() {
+            parts.push(format!("of another type: {}", mistyped.join("; ")));
+        }
+        let have: Vec<&str> = self.columns.iter().map(|(n, _)| n.as_str()).collect();
+        parts.push(format!("there are: {}", tick(&have)));
+        let free: Vec<&str> = have.iter().copied().filter(|h| names.iter().all(|n| n != h)).collect();
+        let hints: Vec<String> =
+            missing.iter().filter_map(|m| Some(format!("{m} = \"{}\"", super::suggest::nearest(m, &free)?))).collect();
+        let error = Error::user(format!(
+            "`{}` does not fit the schema `{}`; {}",
+            file.display(),
+            schema.name,
+            parts.join("; ")
+        ));
+        Err(if hints.is_empty() {
+            error.help(format!("`reflux schema {}` lists the columns; map other names with `columns`", schema.name))
+        } else {
+            error.help(format!("did you mean `columns = {{ {} }}`?", hints.join(", ")))
+        })
+    }
+}
+
+fn tick(names: &[&str]) -> String {
+    let mut shown: Vec<String> = names.iter().take(30).map(|n| format!("`{n}`")).collect();
+    if names.len() > 30 {
+        shown.push(format!("{} more", names.len() - 30));
+    }
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
+
+/// The named schema that a dataset's columns fit best: all that it needs are there, and of those schemas the one with
+/// the most columns matched (then the fewest unmatched; then the first listed).
+///
+/// # Errors
+/// Nothing is there, or no schema fits; the nearest is named with what it lacks.
+pub fn guess(path: &Path) -> Result<&'static Schema> {
+    let first = files(path)?.swap_remove(0);
+    let found = Found::of(&first)?;
+    let score = |schema: &'static Schema| {
+        let (mut matched, mut lacking) = (0, Vec::new());
+        for (i, column) in schema.columns.iter().enumerate() {
+            match found.fits(column.name, schema, i) {
+                Some(Ok(())) => matched += 1,
+                _ if column.nullable => {}
+                _ => lacking.push(column.name),
+            }
+        }
+        (matched, lacking)
+    };
+    let mut best: Option<(usize, &'static Schema)> = None;
+    let mut nearest: Option<(usize, &'static Schema, Vec<&str>)> = None;
+    for &schema in SCHEMAS {
+        let (matched, lacking) = score(schema);
+        if lacking.is_empty() {
+            let better = best
+                .is_none_or(|(most, of)| matched > most || matched == most && schema.columns.len() < of.columns.len());
+            if better && matched > 0 {
+                best = Some((matched, schema));
+            }
+        } else if nearest.as_ref().is_none_or(|(n, ..)| lacking.len() < *n) {
+            nearest = Some((lacking.len(), schema, lacking));
+        }
+    }
+    best.map(|(_, schema)| schema).ok_or_else(|| {
+        let have: Vec<&str> = found.columns.iter().map(|(n, _)| n.as_str()).collect();
+        let error = Error::user(format!("the columns of `{}` fit no schema: {}", first.display(), tick(&have)));
+        match nearest {
+            Some((_, schema, lacking)) => {
+                error.help(format!("the nearest is `{}`, which also needs {}", schema.name, tick(&lacking)))
+            }
+            None => error,
+        }
+    })
+}

@@ -1,0 +1,75 @@
+//! What a run's manifest says, by key, and where its files are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::Written;
+use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored};
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+
+/// What the manifest says, by key.
+#[derive(Default, Debug)]
+pub(super) struct Index {
+    pub files: BTreeMap<String, BTreeMap<Epoch, FileEntry>>,
+    pub models: BTreeMap<String, ModelEntry>,
+    pub metrics: BTreeMap<(String, u32), MetricsEntry>,
+    pub finished_steps: BTreeSet<(String, u32)>,
+    pub dropped: BTreeSet<String>,
+    pub finished: bool,
+    pub pipeline: Option<(String, u64)>,
+}
+
+impl Index {
+    /// Takes in the manifest's next line.
+    pub fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
+            Entry::File(f) => drop(self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f)),
+            Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
+            Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
+            Entry::Finished { step: Some(step), iteration } => {
+                self.finished_steps.insert((step, iteration.unwrap_or(0)));
+            }
+            Entry::Finished { step: None, .. } => self.finished = true,
+            Entry::Dropped { step } => drop(self.dropped.insert(step)),
+        }
+    }
+
+    /// Every file that is to be there.
+    pub fn paths(&self, dir: &Path) -> BTreeSet<PathBuf> {
+        let files = || self.files.values().flat_map(BTreeMap::values);
+        let rows = files().filter(|f| !self.dropped.contains(&f.step)).map(|f| &f.path);
+        let errors = files().filter_map(|f| Some(&f.errors.as_ref()?.path));
+        rows.chain(errors).chain(self.metrics.values().map(|m| &m.path)).map(|path| dir.join(path)).collect()
+    }
+}
+
+/// A name that is to be part of a path.
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(fine) {
+        return Err(Error::user(format!("`{name}` cannot be the name of a {what}"))
+            .help("use letters, digits, `-`, `_` and `.`, at most 120 bytes, not beginning with `.`"));
+    }
+    Ok(())
+}
+
+/// Where the rows of a microbatch are.
+pub(super) fn data_path(step: &str, epoch: Epoch) -> String {
+    format!("data/{step}/iteration={}/microbatch={:05}.parquet", epoch.iteration, epoch.microbatch)
+}
+/// Where the rows that failed are. Not Hive-style: the rows themselves have the columns step, iteration and microbatch, and readers refuse both.
+pub(super) fn errors_path(step: &str, epoch: Epoch) -> String {
+    format!("data/errors/{step}/iteration-{}/microbatch-{:05}.parquet", epoch.iteration, epoch.microbatch)
+}
+
+pub(super) fn stored(path: String, Written { rows, bytes, hash }: Written) -> Stored {
+    Stored { path, rows, bytes, hash }
+}
+
+/// The error for a file of a run that is not what was committed.
+pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::user(format!("`{}` is damaged: {why}", path.display()))
+        .help("`reflux verify RUN` lists what is damaged; with --repair the run can go on from the last good point")
+}

@@ -1,0 +1,106 @@
+//! What belongs to a run's directory, and the removal of what does not.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::atomic::{io_error, is_temporary, sync_dir};
+use crate::error::{Error, Result};
+
+/// Names that a run's directory holds.
+const OURS: &[&str] =
+    &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", "lock", "data", "metrics", "models"];
+
+/// A directory that holds other things than a run is not made into one, and not cleared.
+pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| io_error("listing", dir, &e))?.file_name();
+        let name = name.to_string_lossy();
+        if !OURS.contains(&name.as_ref()) && !is_temporary(&name) {
+            return Err(Error::user(format!("`{}` is not a run: it holds `{name}` and no manifest", dir.display()))
+                .help("choose another name with --name, or an empty directory"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a run's files; the lock is held and stays.
+pub(super) fn clear(dir: &Path) -> Result<()> {
+    // The manifest goes first: without it, what is left half-removed counts for nothing.
+    for name in std::iter::once("manifest.jsonl").chain(OURS.iter().copied()) {
+        let path = dir.join(name);
+        match name {
+            "lock" => {}
+            "data" | "metrics" | "models" => remove_dir(&path)?,
+            _ => remove_file(&path)?,
+        }
+        if name == "manifest.jsonl" {
+            sync_dir(dir)?;
+        }
+    }
+    sync_dir(dir)
+}
+
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes every file below `dir`, and every name, durable.
+pub(super) fn sync_tree(dir: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| io_error("writing", dir, &e);
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io_error("writing", &path, &e))?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Removes what a process that died left: temporaries, and files of ours and models that are not among `files` (with
+/// their paths) and `models` (names). Only what is named as we name things is touched.
+pub(super) fn sweep(dir: &Path, files: &BTreeSet<PathBuf>, is_model: impl Fn(&str) -> bool) -> Result<()> {
+    sweep_files(dir, 0, files)?;
+    for part in ["data", "metrics"] {
+        sweep_files(&dir.join(part), 4, files)?;
+    }
+    let models = dir.join("models");
+    for entry in fs::read_dir(&models).into_iter().flatten() {
+        let entry = entry.map_err(|e| io_error("listing", &models, &e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_temporary(&name) || (entry.path().is_dir() && !is_model(&name)) {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn sweep_files(dir: &Path, depth: u32, named: &BTreeSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.map_err(|e| io_error("listing", dir, &e))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        // A link is never followed: what it leads to is not ours.
+        let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
+        let ours = ["microbatch=", "microbatch-", "metrics."].iter().any(|p| name.starts_with(p));
+        if kind.is_dir() && depth > 0 {
+            sweep_files(&path, depth - 1, named)?;
+        } else if kind.is_file()
+            && (is_temporary(&name) || (ours && name.ends_with(".parquet") && !named.contains(&path)))
+        {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
