@@ -270,10 +270,10 @@ fn a_row_has_the_same_bits_in_every_company() {
 
 #[test]
 fn linear_rows_have_the_same_bits_at_a_real_models_shapes() {
-    for (k, n) in [(576, 192), (576, 1536), (1536, 576), (576, 4096)] {
+    for (k, n) in [(576, 192), (576, 1536), (1536, 576), (576, 4096), (2048, 256), (600, 64), (1024, 7), (64, 100)] {
         let (x, w) = (numbers(&[600, k], 1), numbers(&[n, k], 2));
         let all = ops::linear(&x, &w).unwrap();
-        for rows in [1, 2, 5, 16, 37, 128, 333] {
+        for rows in [1, 2, 3, 5, 16, 37, 64, 65, 128, 333] {
             let some = ops::linear(&x.narrow(0, 600 - rows, rows).unwrap(), &w).unwrap();
             assert_eq!(bits(&all.narrow(0, 600 - rows, rows).unwrap()), bits(&some), "{rows} rows of {k} to {n}");
         }

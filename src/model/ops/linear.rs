@@ -5,17 +5,30 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Resu
 
 /// `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`.
 ///
-/// On the CPU a row's bits do not depend on how many rows there are. The product of a single row takes another way through
-/// the gemm crate, with another order of additions, so a single row is computed as two.
+/// On the CPU a row's bits do not depend on how many rows there are, see [`least_rows`].
 ///
 /// # Errors
 /// Shapes that do not fit, or whatever candle reports.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dim(0)? == 1 {
-        let two = Tensor::cat(&[x, x], 0)?;
-        return linear(&two, w)?.narrow(0, 0, 1);
+    let (n, width) = x.dims2()?;
+    let least = least_rows(w.dim(0)?, width);
+    if x.device().is_cpu() && 0 < n && n < least {
+        return linear(&pad(x, least)?, w)?.narrow(0, 0, n);
     }
     x.contiguous()?.apply_op2(w, Linear)
+}
+
+/// From how many rows on the gemm crate (0.19) computes a row of `x W^T` the same way, whatever their number. It has other
+/// ways, with other orders of additions, for a single row, for at most 256 results, and, where rows are longer than 512, for at
+/// most 64 by 64 results (there it cuts the sums at 512, elsewhere in equal parts).
+pub(super) fn least_rows(out: usize, width: usize) -> usize {
+    if out <= 64 && width > 512 { 65 } else { (256 / out.max(1) + 1).max(2) }
+}
+
+/// The matrix with rows of zeros below, `rows` in all.
+pub(super) fn pad(x: &Tensor, rows: usize) -> Result<Tensor> {
+    let (n, width) = x.dims2()?;
+    Tensor::cat(&[x, &Tensor::zeros((rows - n, width), x.dtype(), x.device())?], 0)
 }
 
 /// The same by candle's operations: the definition, for tests.

@@ -1,5 +1,6 @@
 //! Log-probabilities of given tokens without ever holding all logits.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::backend::BackendStorage;
@@ -7,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Floats};
+use super::linear::{least_rows, pad};
 
 /// Tokens of the vocabulary whose logits are held at once, and rows: 16 MiB of logits.
 const TOKENS: usize = 4096;
@@ -30,10 +32,12 @@ pub fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Te
     if !cpu::applies(hidden) || n == 0 {
         return composed(hidden, head, targets);
     }
-    if n == 1 {
-        // As in `linear`: a single row would take another way through the matrix product.
-        let two = Tensor::cat(&[hidden, hidden], 0)?;
-        return log_prob_of(&two, head, &[targets[0], targets[0]])?.narrow(0, 0, 1);
+    // The parts of the vocabulary have nearly the same size; the smallest decides, see `least_rows`.
+    let least = least_rows(chunks(vocab, TOKENS).iter().map(Range::len).min().unwrap_or(1), head.dim(1)?);
+    if n < least {
+        let mut more = targets.to_vec();
+        more.resize(least, 0);
+        return log_prob_of(&pad(hidden, least)?, head, &more)?.narrow(0, 0, n);
     }
     let op = LogProb { targets: targets.to_vec(), log_sums: OnceLock::new() };
     hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
@@ -54,8 +58,8 @@ struct LogProb {
     log_sums: OnceLock<Vec<f32>>,
 }
 
-/// Runs of at most `size` numbers that cover `0..n`; the last two share what is left, so that none is a single row.
-fn chunks(n: usize, size: usize) -> Vec<std::ops::Range<usize>> {
+/// Runs of at most `size` numbers that cover `0..n`, of equal length but for one.
+fn chunks(n: usize, size: usize) -> Vec<Range<usize>> {
     let count = n.div_ceil(size);
     (0..count).map(|i| i * n / count..(i + 1) * n / count).collect()
 }
@@ -74,8 +78,8 @@ impl CustomOp2 for LogProb {
         let mut state = vec![(f32::NEG_INFINITY, 0f32, 0f32); n];
         for rows in chunks(n, ROWS) {
             let hidden = Layout::contiguous_with_offset((rows.len(), d), hl.start_offset() + rows.start * d);
-            for tokens in (0..vocab).step_by(TOKENS) {
-                let count = TOKENS.min(vocab - tokens);
+            for Range { start: tokens, end } in chunks(vocab, TOKENS) {
+                let count = end - tokens;
                 let head = Layout::contiguous_with_offset((count, d), wl.start_offset() + tokens * d);
                 let logits = h.matmul(w, (1, rows.len(), count, d), &hidden, &head.transpose(0, 1)?)?;
                 let CpuStorage::F32(logits) = logits else { candle_core::bail!("log-prob needs f32 numbers") };
@@ -107,8 +111,8 @@ impl CustomOp2 for LogProb {
         let mut dw = vec![0f32; if to_w { vocab * d } else { 0 }];
         for rows in chunks(n, ROWS) {
             let hidden = h.narrow(0, rows.start, rows.len())?;
-            for tokens in (0..vocab).step_by(TOKENS) {
-                let count = TOKENS.min(vocab - tokens);
+            for Range { start: tokens, end } in chunks(vocab, TOKENS) {
+                let count = end - tokens;
                 let head = w.narrow(0, tokens, count)?;
                 let slopes = self.slopes(&hidden.matmul(&head.t()?)?, rows.start, tokens, log_sums, &dy)?;
                 if to_h {
