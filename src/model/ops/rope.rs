@@ -1,7 +1,8 @@
 //! Rotary position embedding (arXiv 2104.09864) in Hugging Face's half-split layout, with Llama 3's and linear scaling.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
+use super::cpu;
 use crate::model::Config;
 
 /// The frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
@@ -94,9 +95,12 @@ impl RopeTable {
 /// Rotates `[N, heads, head_dim]`.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Shapes that do not fit, or whatever candle reports.
 pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
-    composed(x, rows)
+    if !cpu::applies(x) || x.elem_count() == 0 {
+        return composed(x, rows);
+    }
+    x.contiguous()?.apply_op3(&rows.cos, &rows.sin, Rope { back: false })
 }
 
 /// The same by candle's operations: the definition, and the way on devices other than the CPU.
@@ -109,4 +113,60 @@ pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     let first = (a.broadcast_mul(&rows.cos)? - b.broadcast_mul(&rows.sin)?)?;
     let second = (b.broadcast_mul(&rows.cos)? + a.broadcast_mul(&rows.sin)?)?;
     Tensor::cat(&[first, second], 2)
+}
+
+/// The rotation, or the one back, which is also its gradient.
+struct Rope {
+    back: bool,
+}
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        cos: &CpuStorage,
+        cl: &Layout,
+        sin: &CpuStorage,
+        sl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, heads, width) = xl.shape().dims3()?;
+        let half = width / 2;
+        if cl.dims() != [n, 1, half] || sl.dims() != [n, 1, half] || width % 2 != 0 {
+            candle_core::bail!("rope: x is {:?}, the cosines {:?}", xl.dims(), cl.dims())
+        }
+        let x = cpu::slice(x, xl, self.name())?;
+        let (cos, sin) = (cpu::slice(cos, cl, self.name())?, cpu::slice(sin, sl, self.name())?);
+        let sign = if self.back { -1. } else { 1. };
+        let mut out = vec![0f32; x.len()];
+        cpu::rows(&mut out, heads * width, |i, row| {
+            let (cos, sin) = (&cos[i * half..][..half], &sin[i * half..][..half]);
+            let x = &x[i * heads * width..][..heads * width];
+            for (y, x) in row.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
+                for j in 0..half {
+                    let s = sign * sin[j];
+                    ya[j] = xa[j] * cos[j] - xb[j] * s;
+                    yb[j] = xb[j] * cos[j] + xa[j] * s;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dx = dy.contiguous()?.apply_op3_no_bwd(cos, sin, &Rope { back: !self.back })?;
+        Ok((Some(dx), None, None))
+    }
 }
