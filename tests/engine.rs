@@ -131,7 +131,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Batch invariance: tokens, log-probabilities and text are bit-identical whatever the schedule.
     #[test]
