@@ -170,6 +170,7 @@ pub struct Llama {
     config: Config,
     device: Device,
     dtype: DType,
+    weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
     embed: Tensor,
     layers: Vec<Layer>,
@@ -228,7 +229,18 @@ impl Llama {
         let (device, dtype) = (embed.device().clone(), embed.dtype());
         let norm = get("model.norm.weight".into())?;
         let rope = ops::RopeTable::new(config)?;
-        Ok(Self { config: config.clone(), device, dtype, vars, embed, layers, norm, head, rope })
+        Ok(Self {
+            config: config.clone(),
+            device,
+            dtype,
+            weights: weights.clone(),
+            vars,
+            embed,
+            layers,
+            norm,
+            head,
+            rope,
+        })
     }
 
     /// The configuration.
@@ -242,6 +254,10 @@ impl Llama {
     /// The weights' type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+    /// Every weight by name; for a trainable model, the variables' tensors (they track gradients).
+    pub fn weights(&self) -> &BTreeMap<String, Tensor> {
+        &self.weights
     }
     /// The trainable weights by name; empty for a frozen model.
     pub fn variables(&self) -> &BTreeMap<String, Var> {

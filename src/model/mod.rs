@@ -3,5 +3,157 @@
 
 pub mod llama;
 pub mod ops;
+pub mod tokenizer;
+
+mod chat;
+mod files;
+mod init;
+mod save;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
 
 pub use llama::{Attention, Config, Llama};
+pub use tokenizer::{Message, Tokenizer};
+
+use crate::error::{Context, Error, Result};
+
+/// Weights, tokenizer and chat template of one model, and the name and hash by which rows of datasets refer to it.
+pub struct Model {
+    /// What people call it: the file or folder it came from.
+    pub name: String,
+    /// The network.
+    pub llama: Llama,
+    /// Text to token ids and back.
+    pub tokenizer: Tokenizer,
+    /// blake3 hex over names, shapes, dtypes and bytes of the weights as loaded, see [`hash`].
+    pub hash: String,
+}
+
+impl Model {
+    /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json) or a GGUF file. The weights are
+    /// converted to `dtype` and put on `device`; they are variables with gradients if `trainable`.
+    ///
+    /// # Errors
+    /// The path, one of its files, or the agreement between them is wrong; the message names the file.
+    pub fn load(path: &Path, device: &Device, dtype: DType, trainable: bool) -> Result<Self> {
+        let loaded = weights::load(path, device, dtype)?;
+        Self::from_weights(&name_of(path), &loaded.config, loaded.weights, loaded.tokenizer, trainable)
+    }
+
+    /// A model with random weights: N(0, `std`) drawn by a counter-based generator keyed by (`seed`, weight name), norms 1.
+    /// `config_dir` holds config.json and the tokenizer's files.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn init(config_dir: &Path, std: f32, seed: u64, device: &Device, trainable: bool) -> Result<Self> {
+        let (config, tokenizer) = files::config_and_tokenizer(config_dir)?;
+        let weights = init::normal(&config, std, seed, device)?;
+        Self::from_weights(&name_of(config_dir), &config, weights, tokenizer, trainable)
+    }
+
+    /// A model from its parts; the hash is computed here.
+    ///
+    /// # Errors
+    /// A weight is missing or has another shape, or the tokenizer has more tokens than the embedding has rows.
+    pub fn from_weights(
+        name: &str,
+        config: &Config,
+        weights: BTreeMap<String, Tensor>,
+        tokenizer: Tokenizer,
+        trainable: bool,
+    ) -> Result<Self> {
+        if tokenizer.vocab_size() > config.vocab_size {
+            let (t, v) = (tokenizer.vocab_size(), config.vocab_size);
+            return Err(Error::user(format!("model {name}: the tokenizer has {t} tokens, the embedding {v} rows"))
+                .help("the tokenizer's files belong to another model"));
+        }
+        let hash = hash(&weights)?;
+        let llama = if trainable { Llama::trainable(config, &weights) } else { Llama::frozen(config, &weights) };
+        Ok(Self { name: name.to_string(), llama: llama.doing(|| format!("model {name}"))?, tokenizer, hash })
+    }
+
+    /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load: config.json,
+    /// model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. Returns the weights' hash now
+    /// (which differs from `self.hash` once the weights were trained).
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<String> {
+        save::save(self, dir)
+    }
+
+    /// A deep copy whose weights are variables with gradients.
+    ///
+    /// # Errors
+    /// Out of memory, as candle reports it.
+    pub fn trainable(&self) -> Result<Self> {
+        self.copy(true)
+    }
+
+    /// A deep copy whose weights are plain tensors, cut off from this model's variables: training this one further
+    /// leaves the copy as it is.
+    ///
+    /// # Errors
+    /// As [`Model::trainable`].
+    pub fn frozen(&self) -> Result<Self> {
+        self.copy(false)
+    }
+
+    fn copy(&self, trainable: bool) -> Result<Self> {
+        let copy = |(name, w): (&String, &Tensor)| Ok((name.clone(), w.detach().copy()?));
+        let weights = self.llama.weights().iter().map(copy).collect::<Result<_>>()?;
+        Self::from_weights(&self.name, self.llama.config(), weights, self.tokenizer.clone(), trainable)
+    }
+
+    /// The hash of the weights as they are now.
+    ///
+    /// # Errors
+    /// The weights cannot be read back from their device.
+    pub fn current_hash(&self) -> Result<String> {
+        hash(self.llama.weights())
+    }
+}
+
+/// blake3 hex over each weight's name, dtype, shape and little-endian bytes, in order of name.
+///
+/// # Errors
+/// The weights cannot be read back from their device, or have a type that models do not have.
+pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for (name, w) in weights {
+        let bytes = save::bytes(w)?;
+        for part in [name.as_bytes(), w.dtype().as_str().as_bytes(), format!("{:?}", w.dims()).as_bytes(), &bytes] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The device called `cpu`, `cuda`, `cuda:1`, `metal`, or `auto`: the first accelerator this build can use, else the CPU.
+///
+/// # Errors
+/// The name is unknown, or the device is not there or not in this build.
+pub fn device(name: &str) -> Result<Device> {
+    let (kind, ordinal) = name.split_once(':').unwrap_or((name, "0"));
+    let unknown = || {
+        Error::user(format!("there is no device `{name}`"))
+            .help("devices are cpu, cuda, cuda:N, metal, metal:N and auto")
+    };
+    let ordinal: usize = ordinal.parse().map_err(|_| unknown())?;
+    let build = |kind: &str| format!("device `{name}` (reflux must be built with `--features {kind}` for it)");
+    match kind {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Device::new_cuda(ordinal).user(|| build("cuda")),
+        "metal" => Device::new_metal(ordinal).user(|| build("metal")),
+        "auto" => Ok(Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu)),
+        _ => Err(unknown()),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,17 +1,58 @@
 //! Rotary position embedding (arXiv 2104.09864) in Hugging Face's half-split layout, with Llama 3's and linear scaling.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
+use super::cpu;
 use crate::model::Config;
 
-/// Cosines and sines of every position, computed once in f32 as transformers does.
+/// The frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
+///
+/// # Errors
+/// An unknown `rope_type`, or a scaling without its parameters.
+pub fn frequencies(config: &Config) -> Result<Vec<f32>> {
+    let half = config.head_dim() / 2;
+    let mut frequencies: Vec<f32> =
+        (0..half).map(|i| 1. / (config.rope_theta as f32).powf(2. * i as f32 / config.head_dim() as f32)).collect();
+    let Some(scaling) = &config.rope_scaling else { return Ok(frequencies) };
+    let factor = scaling.factor as f32;
+    if !(factor.is_finite() && factor > 0.) {
+        candle_core::bail!("rope_scaling: factor is {factor}; it must be positive")
+    }
+    match scaling.rope_type.as_str() {
+        "default" => {}
+        "linear" => frequencies.iter_mut().for_each(|f| *f /= factor),
+        "llama3" => {
+            let original = scaling.original_max_position_embeddings as f32;
+            let (low, high) = (scaling.low_freq_factor as f32, scaling.high_freq_factor as f32);
+            if !(original > 0. && low > 0. && high > low) {
+                candle_core::bail!(
+                    "rope_scaling: llama3 needs original_max_position_embeddings, and low_freq_factor < high_freq_factor"
+                )
+            }
+            for f in &mut frequencies {
+                let wavelength = 2. * std::f32::consts::PI / *f;
+                if wavelength > original / low {
+                    *f /= factor;
+                } else if wavelength >= original / high {
+                    let smooth = (original / wavelength - low) / (high - low);
+                    *f = (1. - smooth) * *f / factor + smooth * *f;
+                }
+            }
+        }
+        other => candle_core::bail!("rope_type `{other}` is not known; there are default, linear and llama3"),
+    }
+    Ok(frequencies)
+}
+
+/// Makes the cosines and sines of the rows of a batch. They are computed when asked for: a few dozen for each row cost
+/// nothing beside its matrix products, and a table of all positions of a long-context model takes memory in hundreds of MB.
 pub struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    positions: usize,
+    frequencies: Vec<f32>,
 }
 
 /// The cosines and sines of N rows, each `[N, 1, head_dim / 2]`.
+#[derive(Clone)]
 pub struct RopeRows {
     /// Cosines.
     pub cos: Tensor,
@@ -20,74 +61,112 @@ pub struct RopeRows {
 }
 
 impl RopeTable {
-    /// The table of `max_position_embeddings` positions.
+    /// For positions up to `max_position_embeddings`.
     ///
     /// # Errors
-    /// An unknown `rope_type`.
+    /// As [`frequencies`].
     pub fn new(config: &Config) -> Result<Self> {
-        let half = config.head_dim() / 2;
-        let mut frequencies: Vec<f32> =
-            (0..half).map(|i| 1. / (config.rope_theta as f32).powf(2. * i as f32 / config.head_dim() as f32)).collect();
-        if let Some(scaling) = &config.rope_scaling {
-            match scaling.rope_type.as_str() {
-                "default" => {}
-                "linear" => frequencies.iter_mut().for_each(|f| *f /= scaling.factor as f32),
-                "llama3" => {
-                    let original = scaling.original_max_position_embeddings as f32;
-                    let (low, high) = (scaling.low_freq_factor as f32, scaling.high_freq_factor as f32);
-                    for f in &mut frequencies {
-                        let wavelength = 2. * std::f32::consts::PI / *f;
-                        if wavelength > original / low {
-                            *f /= scaling.factor as f32;
-                        } else if wavelength >= original / high {
-                            let smooth = (original / wavelength - low) / (high - low);
-                            *f = (1. - smooth) * *f / scaling.factor as f32 + smooth * *f;
-                        }
-                    }
-                }
-                other => candle_core::bail!("rope_type `{other}` is not known; there are default, linear and llama3"),
-            }
-        }
-        let angles = || {
-            (0..config.max_position_embeddings)
-                .flat_map(|p| frequencies.iter().map(move |f| p as f32 * f))
-                .collect::<Vec<f32>>()
-        };
-        let (cos, sin) = (angles().iter().map(|a| a.cos()).collect(), angles().iter().map(|a| a.sin()).collect());
-        Ok(Self { half, cos, sin })
+        Ok(Self { positions: config.max_position_embeddings, frequencies: frequencies(config)? })
     }
 
     /// The rows of the given positions.
     ///
     /// # Errors
-    /// A position beyond the table.
+    /// A position beyond the model's.
     pub fn rows(&self, positions: &[u32], device: &Device, dtype: DType) -> Result<RopeRows> {
-        let gather = |table: &[f32]| -> Result<Tensor> {
-            let mut rows = Vec::with_capacity(positions.len() * self.half);
-            for &p in positions {
-                let start = p as usize * self.half;
-                let Some(row) = table.get(start..start + self.half) else {
-                    candle_core::bail!(
-                        "position {p} is beyond the model's {} positions",
-                        table.len() / self.half.max(1)
-                    )
-                };
-                rows.extend_from_slice(row);
+        if let Some(p) = positions.iter().find(|p| **p as usize >= self.positions) {
+            candle_core::bail!("position {p} is beyond the model's {} positions", self.positions)
+        }
+        let half = self.frequencies.len();
+        let (mut cos, mut sin) =
+            (Vec::with_capacity(positions.len() * half), Vec::with_capacity(positions.len() * half));
+        for &p in positions {
+            for f in &self.frequencies {
+                let (s, c) = (p as f32 * f).sin_cos();
+                cos.push(c);
+                sin.push(s);
             }
-            Tensor::from_vec(rows, (positions.len(), 1, self.half), device)?.to_dtype(dtype)
-        };
-        Ok(RopeRows { cos: gather(&self.cos)?, sin: gather(&self.sin)? })
+        }
+        let tensor = |v: Vec<f32>| Tensor::from_vec(v, (positions.len(), 1, half), device)?.to_dtype(dtype);
+        Ok(RopeRows { cos: tensor(cos)?, sin: tensor(sin)? })
     }
 }
 
 /// Rotates `[N, heads, head_dim]`.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Shapes that do not fit, or whatever candle reports.
 pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+    if !cpu::applies(x) || x.elem_count() == 0 {
+        return composed(x, rows);
+    }
+    x.contiguous()?.apply_op3(&rows.cos, &rows.sin, Rope { back: false })
+}
+
+/// The same by candle's operations: the definition, and the way on devices other than the CPU.
+///
+/// # Errors
+/// Whatever candle reports.
+pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     let half = x.dim(2)? / 2;
     let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
     let first = (a.broadcast_mul(&rows.cos)? - b.broadcast_mul(&rows.sin)?)?;
     let second = (b.broadcast_mul(&rows.cos)? + a.broadcast_mul(&rows.sin)?)?;
     Tensor::cat(&[first, second], 2)
+}
+
+/// The rotation, or the one back, which is also its gradient.
+struct Rope {
+    back: bool,
+}
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        cos: &CpuStorage,
+        cl: &Layout,
+        sin: &CpuStorage,
+        sl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, heads, width) = xl.shape().dims3()?;
+        let half = width / 2;
+        if cl.dims() != [n, 1, half] || sl.dims() != [n, 1, half] || width % 2 != 0 {
+            candle_core::bail!("rope: x is {:?}, the cosines {:?}", xl.dims(), cl.dims())
+        }
+        let x = cpu::slice(x, xl, self.name())?;
+        let (cos, sin) = (cpu::slice(cos, cl, self.name())?, cpu::slice(sin, sl, self.name())?);
+        let sign = if self.back { -1. } else { 1. };
+        let mut out = vec![0f32; x.len()];
+        cpu::rows(&mut out, heads * width, |i, row| {
+            let (cos, sin) = (&cos[i * half..][..half], &sin[i * half..][..half]);
+            let x = &x[i * heads * width..][..heads * width];
+            for (y, x) in row.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
+                for j in 0..half {
+                    let s = sign * sin[j];
+                    ya[j] = xa[j] * cos[j] - xb[j] * s;
+                    yb[j] = xb[j] * cos[j] + xa[j] * s;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dx = dy.contiguous()?.apply_op3_no_bwd(cos, sin, &Rope { back: !self.back })?;
+        Ok((Some(dx), None, None))
+    }
 }

@@ -1,0 +1,157 @@
+//! The small files of a Hugging Face directory: configuration, tokenizer, chat template.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Map, Value as Json};
+
+use super::llama::OneOrMany;
+use super::tokenizer::Files;
+use super::{Config, Tokenizer};
+use crate::error::{Context, Error, Result};
+
+/// Longest JSON file that is read. The largest tokenizer.json in use has about 35 MB.
+const LONGEST: u64 = 256 << 20;
+
+/// Reads a whole text file of at most [`LONGEST`] bytes.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    let shown = || path.display().to_string();
+    let file = File::open(path).user(shown)?;
+    let mut text = String::new();
+    let n = file.take(LONGEST + 1).read_to_string(&mut text).user(shown)?;
+    if n as u64 > LONGEST {
+        return Err(Error::user(format!("{}: the file is longer than {} MiB", shown(), LONGEST >> 20)));
+    }
+    Ok(text)
+}
+
+/// Reads a JSON object.
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Json>> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))
+}
+
+fn read_object_if_there(path: &Path) -> Result<Map<String, Json>> {
+    if path.exists() { read_object(path) } else { Ok(Map::new()) }
+}
+
+/// Reads config.json and the tokenizer's files.
+pub(super) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
+    let path = dir.join("config.json");
+    if !path.exists() {
+        return Err(Error::user(format!("{}: there is no config.json", dir.display()))
+            .help("a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json"));
+    }
+    let config = parse_config(read_object(&path)?).map_err(|e| e.doing(path.display()))?;
+
+    let path = dir.join("tokenizer.json");
+    if !path.exists() {
+        return Err(Error::user(format!("{}: there is no tokenizer.json", dir.display())).help(
+            "older models have tokenizer.model only; save the tokenizer once with transformers (AutoTokenizer, use_fast=True)",
+        ));
+    }
+    let mut files = Files { tokenizer: read_text(&path)?, ..Default::default() };
+    files.config = read_object_if_there(&dir.join("tokenizer_config.json"))?;
+    add_special_tokens_map(&mut files.config, &dir.join("special_tokens_map.json"))?;
+    choose_template(&mut files.config, dir)?;
+    let generation = read_object_if_there(&dir.join("generation_config.json"))?;
+    let eos = generation.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>);
+    let eos = eos.transpose().map_err(|e| Error::user(format!("generation_config.json: eos_token_id: {e}")))?.flatten();
+    for ids in [&config.eos_token_id, &eos].into_iter().flatten() {
+        files.eos.extend(ids.ids());
+    }
+    let tokenizer = Tokenizer::new(files).map_err(|e| e.doing(dir.display()))?;
+    Ok((config, tokenizer))
+}
+
+/// Older directories name their special tokens in a file of its own.
+fn add_special_tokens_map(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
+    for (key, value) in read_object_if_there(path)? {
+        if config.get(&key).is_none_or(Json::is_null) {
+            config.insert(key, value);
+        }
+    }
+    Ok(())
+}
+
+/// Leaves one template, the one named `default`, in `chat_template`; chat_template.jinja goes before the list.
+fn choose_template(config: &mut Map<String, Json>, dir: &Path) -> Result<()> {
+    let path = dir.join("chat_template.jinja");
+    if path.exists() {
+        config.insert("chat_template".into(), read_text(&path)?.into());
+    } else if let Some(Json::Array(all)) = config.get("chat_template") {
+        let named = |t: &&Json| t.get("name").and_then(Json::as_str) == Some("default");
+        let template = all.iter().find(named).and_then(|t| t.get("template")).cloned();
+        config.remove("chat_template");
+        config.extend(template.map(|t| ("chat_template".to_string(), t)));
+    }
+    Ok(())
+}
+
+/// Checks that config.json describes a model that [`super::Llama`] computes, and brings newer spellings to the older.
+pub(super) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
+    let text = |json: &Map<String, Json>, key: &str| json.get(key).and_then(Json::as_str).map(str::to_string);
+    match text(&json, "model_type") {
+        Some(kind) if kind == "llama" => {}
+        kind => {
+            let kind = kind.map_or("no model_type".to_string(), |k| format!("model_type `{k}`"));
+            return Err(Error::user(format!("it has {kind}; reflux trains models of type `llama`"))
+                .help("Llama 2 and 3, SmolLM2, TinyLlama and others of their shape work"));
+        }
+    }
+    if let Some(act) = text(&json, "hidden_act").filter(|a| a != "silu") {
+        return Err(Error::user(format!("hidden_act `{act}` is not supported; Llama has `silu`")));
+    }
+    for key in ["attention_bias", "mlp_bias"] {
+        if json.get(key).and_then(Json::as_bool) == Some(true) {
+            return Err(Error::user(format!("{key} = true is not supported")));
+        }
+    }
+    // transformers 5 writes the base and the scaling of the rotary frequencies into one object.
+    if let Some(Json::Object(mut rope)) = json.remove("rope_parameters") {
+        if let Some(theta) = rope.remove("rope_theta") {
+            json.insert("rope_theta".into(), theta);
+        }
+        if rope.get("rope_type").or(rope.get("type")).is_some_and(|t| t != "default") {
+            json.insert("rope_scaling".into(), Json::Object(rope));
+        }
+    }
+    json.retain(|_, v| !v.is_null());
+    let config: Config = serde_json::from_value(Json::Object(json)).map_err(|e| Error::user(e.to_string()))?;
+    check_config(&config)?;
+    Ok(config)
+}
+
+/// Refuses sizes that make no sense, so that later arithmetic on them can neither overflow nor divide by zero.
+pub(super) fn check_config(c: &Config) -> Result<()> {
+    let sizes = [
+        ("vocab_size", c.vocab_size, 1 << 24),
+        ("hidden_size", c.hidden_size, 1 << 17),
+        ("intermediate_size", c.intermediate_size, 1 << 20),
+        ("num_hidden_layers", c.num_hidden_layers, 1 << 12),
+        ("num_attention_heads", c.num_attention_heads, 1 << 12),
+        ("num_key_value_heads", c.kv_heads(), 1 << 12),
+        ("max_position_embeddings", c.max_position_embeddings, 1 << 30),
+    ];
+    for (name, value, most) in sizes {
+        if value == 0 || value > most {
+            return Err(Error::user(format!("{name} is {value}; it must be between 1 and {most}")));
+        }
+    }
+    let (heads, kv, width) = (c.num_attention_heads, c.kv_heads(), c.head_dim());
+    if heads % kv != 0 {
+        return Err(Error::user(format!("{heads} attention heads cannot share {kv} key-value heads evenly")));
+    }
+    if c.head_dim.is_none() && c.hidden_size % heads != 0 {
+        let d = c.hidden_size;
+        return Err(Error::user(format!("hidden_size {d} is not a multiple of num_attention_heads {heads}")));
+    }
+    if width == 0 || width % 2 != 0 || width > 1 << 12 {
+        return Err(Error::user(format!("head_dim is {width}; it must be even and at most 4096")));
+    }
+    if !(c.rms_norm_eps.is_finite() && c.rms_norm_eps >= 0.) || !(c.rope_theta.is_finite() && c.rope_theta > 0.) {
+        return Err(Error::user("rms_norm_eps and rope_theta must be positive numbers"));
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! A model to a Hugging Face directory, as transformers' AutoModelForCausalLM and AutoTokenizer read it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde_json::{Map, Value as Json, json};
+
+use super::Model;
+use crate::error::{Context, Error, Result};
+
+/// Files are written to a temporary name and renamed, the weights last: a directory with weights is whole.
+pub(super) fn save(model: &Model, dir: &Path) -> Result<String> {
+    fs::create_dir_all(dir).doing(|| dir.display())?;
+    let files = model.tokenizer.files();
+    let config = model.llama.config();
+    let mut tokenizer_config = files.config.clone();
+    // A class of its own reads files (vocab.json, tokenizer.model) that are not here; this one reads tokenizer.json.
+    tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    tokenizer_config.remove("auto_map");
+    // transformers adds a beginning-of-text token by flags that belong to the old class.
+    tokenizer_config.remove("add_bos_token");
+    tokenizer_config.remove("add_eos_token");
+
+    let mut json = to_object(config)?;
+    json.insert("architectures".into(), json!(["LlamaForCausalLM"]));
+    json.insert("model_type".into(), "llama".into());
+    json.insert("hidden_act".into(), "silu".into());
+    json.insert("attention_bias".into(), false.into());
+    json.insert("mlp_bias".into(), false.into());
+    json.insert("num_key_value_heads".into(), config.kv_heads().into());
+    json.insert("head_dim".into(), config.head_dim().into());
+    json.insert("use_cache".into(), true.into());
+    json.insert("torch_dtype".into(), torch_dtype(model.llama.dtype())?.into());
+
+    let mut generation = Map::new();
+    generation.insert("_from_model_config".into(), true.into());
+    if let Some(bos) = config.bos_token_id {
+        generation.insert("bos_token_id".into(), bos.into());
+    }
+    match model.tokenizer.eos_ids() {
+        [] => {}
+        [one] => drop(generation.insert("eos_token_id".into(), (*one).into())),
+        many => drop(generation.insert("eos_token_id".into(), many.into())),
+    }
+
+    write(dir, "config.json", &pretty(json))?;
+    write(dir, "generation_config.json", &pretty(generation))?;
+    write(dir, "tokenizer.json", files.tokenizer.as_bytes())?;
+    write(dir, "tokenizer_config.json", &pretty(tokenizer_config))?;
+    // The template is in tokenizer_config.json; one left from an earlier model would go before it.
+    let stale = dir.join("chat_template.jinja");
+    if stale.exists() {
+        fs::remove_file(&stale).doing(|| stale.display())?;
+    }
+    write_with(dir, "model.safetensors", |to| safetensors(model.llama.weights(), to))?;
+    model.current_hash()
+}
+
+fn to_object(value: &impl serde::Serialize) -> Result<Map<String, Json>> {
+    match serde_json::to_value(value) {
+        Ok(Json::Object(map)) => Ok(map),
+        other => Err(Error::bug(format!("the configuration is no object: {other:?}"))),
+    }
+}
+
+fn pretty(map: Map<String, Json>) -> Vec<u8> {
+    format!("{:#}\n", Json::Object(map)).into_bytes()
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    write_with(dir, name, |to| Ok(to.write_all(bytes)?))
+}
+
+fn write_with(dir: &Path, name: &str, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let (temporary, path) = (dir.join(format!(".{name}.writing")), dir.join(name));
+    let write = || -> Result<()> {
+        let mut to = BufWriter::new(File::create(&temporary)?);
+        fill(&mut to)?;
+        to.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        Ok(fs::rename(&temporary, &path)?)
+    };
+    write().map_err(|e| {
+        // The error that stopped the writing matters, not whether the remains could be removed.
+        let _ = fs::remove_file(&temporary);
+        e.doing(path.display())
+    })
+}
+
+/// The format's header and then each tensor's bytes, in order of name.
+fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut impl Write) -> Result<()> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut end = 0;
+    for (name, w) in weights {
+        let begin = end;
+        end += w.elem_count() * w.dtype().size_in_bytes();
+        let dtype = w.dtype().as_str().to_uppercase();
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": w.dims(), "data_offsets": [begin, end]}));
+    }
+    let mut header = Json::Object(header).to_string();
+    // Tensors start at a multiple of eight bytes.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    to.write_all(&(header.len() as u64).to_le_bytes())?;
+    to.write_all(header.as_bytes())?;
+    for w in weights.values() {
+        to.write_all(&bytes(w)?)?;
+    }
+    Ok(())
+}
+
+fn torch_dtype(dtype: DType) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok("float32"),
+        DType::F16 => Ok("float16"),
+        DType::BF16 => Ok("bfloat16"),
+        other => Err(Error::bug(format!("weights of type {other:?}"))),
+    }
+}
+
+/// A weight's values, row by row, little-endian.
+pub(super) fn bytes(w: &Tensor) -> Result<Vec<u8>> {
+    let flat = w.flatten_all()?;
+    Ok(match w.dtype() {
+        DType::F32 => little_endian(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes()),
+        DType::F16 => little_endian(&flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
+        DType::BF16 => little_endian(&flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
+        other => return Err(Error::bug(format!("weights of type {other:?}"))),
+    })
+}
+
+fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut out = vec![0u8; values.len() * N];
+    for (to, &value) in out.chunks_exact_mut(N).zip(values) {
+        to.copy_from_slice(&bytes(value));
+    }
+    out
+}

@@ -1,0 +1,322 @@
+//! Text to token ids and back, and conversations through the model's own chat template.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::metaspace::PrependScheme;
+use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
+
+use super::chat::{Part, Template, mark};
+use crate::error::{Error, Result};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`; others if the template knows them.
+    pub role: String,
+    /// What was said; never interpreted, see [`Tokenizer::encode_chat`].
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A tokenizer with its chat template; cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Encodes a text from its start.
+    first: Hf,
+    /// Encodes a text that follows a special token; another one only where the vocabulary marks the start of a text.
+    later: Option<Hf>,
+    /// The special tokens by spelling.
+    specials: BTreeMap<String, Special>,
+    special_ids: BTreeSet<u32>,
+    unknown: Option<u32>,
+    eos: Vec<u32>,
+    vocab: usize,
+    template: Option<Template>,
+    files: Files,
+}
+
+/// A special token, and whether it swallows the white space beside it.
+struct Special {
+    id: u32,
+    before: bool,
+    after: bool,
+}
+
+/// What a tokenizer is made of, and saved as.
+#[derive(Clone, Default)]
+pub(super) struct Files {
+    /// tokenizer.json.
+    pub tokenizer: String,
+    /// tokenizer_config.json, with the chat template in it; an object.
+    pub config: serde_json::Map<String, Json>,
+    /// Ids that end a text by config.json and generation_config.json.
+    pub eos: Vec<u32>,
+}
+
+impl Tokenizer {
+    pub(super) fn new(files: Files) -> Result<Self> {
+        let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
+        let mut hf = Hf::from_bytes(files.tokenizer.as_bytes()).map_err(|e| broken(&e))?;
+        hf.with_truncation(None).map_err(|e| broken(&e))?;
+        hf.with_padding(None);
+
+        let named = |key: &str| token_text(files.config.get(key)?);
+        let mut eos: BTreeSet<u32> = files.eos.iter().copied().collect();
+        eos.extend(named("eos_token").and_then(|t| hf.token_to_id(&t)));
+        // A token that ends an answer must be out of reach of text even where the file forgets to call it special.
+        let forgotten = eos.iter().filter_map(|&id| hf.id_to_token(id)).filter(|t| !t.is_empty());
+        let forgotten: Vec<_> = forgotten.map(|t| AddedToken::from(t, true)).collect();
+        let known: BTreeSet<String> =
+            hf.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content).collect();
+        let forgotten: Vec<_> = forgotten.into_iter().filter(|t| !known.contains(&t.content)).collect();
+        hf.add_special_tokens(forgotten).map_err(|e| broken(&e))?;
+        hf.set_encode_special_tokens(true);
+
+        let mut specials = BTreeMap::new();
+        for (id, t) in hf.get_added_tokens_decoder() {
+            if t.special && !t.content.is_empty() {
+                specials.insert(t.content, Special { id, before: t.lstrip, after: t.rstrip });
+            }
+        }
+        let vocab = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let keys = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+        let tokens = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
+        let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| Template::new(t, tokens));
+        if let Some(turn) = template.as_ref().and_then(|t| end_of_turn(t, &specials)) {
+            eos.insert(turn);
+        }
+        let eos = eos.into_iter().filter(|&id| (id as usize) < vocab).collect();
+        let special_ids = specials.values().map(|s| s.id).collect();
+        let unknown = unknown_token(&files, &hf);
+        let later = without_first(&hf);
+        Ok(Self {
+            inner: Arc::new(Inner { first: hf, later, specials, special_ids, unknown, eos, vocab, template, files }),
+        })
+    }
+
+    pub(super) fn files(&self) -> &Files {
+        &self.inner.files
+    }
+
+    /// Plain text to ids. Special tokens are never made: text that spells one is encoded as the letters it is (as the
+    /// unknown token, in a vocabulary of whole words). No beginning-of-text token is added.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer reports.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_run(text, true)
+    }
+
+    fn encode_run(&self, text: &str, first: bool) -> Result<Vec<u32>> {
+        let inner = &self.inner;
+        let hf = if first { &inner.first } else { inner.later.as_ref().unwrap_or(&inner.first) };
+        let encoding =
+            hf.encode_fast(text, false).map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        for id in &mut ids {
+            // A vocabulary of whole words finds a special token's spelling in its table, added token or not.
+            if inner.special_ids.contains(id) && Some(*id) != inner.unknown {
+                *id = inner.unknown.ok_or_else(|| {
+                    let token = inner.first.id_to_token(*id).unwrap_or_default();
+                    Error::user(format!("the tokenizer turns plain text into the special token {token}"))
+                })?;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Ids to text; special tokens, and ids that the vocabulary does not have, are left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // The decoders of this library fail on nothing that the encoder makes; an empty text is the answer if one does.
+        self.inner.first.decode(ids, true).unwrap_or_default()
+    }
+
+    /// The conversation as the chat template writes it, special tokens spelled out.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.template()?.render(messages, add_generation_prompt)
+    }
+
+    /// The conversation as ids. Special tokens come from the template alone: message content that spells one is
+    /// encoded as the letters it is, so that text cannot close or open a turn.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render`]; or the template rewrites a content, and the special tokens are then not those that
+    /// it writes by itself.
+    pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        let template = self.template()?;
+        if let Some(parts) = template.parts(messages, add_generation_prompt)? {
+            return self.encode_parts(&parts);
+        }
+        // The template does something to a content, so its place is unknown. The text is safe all the same if the special
+        // tokens found in it are those that the template writes around any content.
+        let whole = [Part::Literal(template.render(messages, add_generation_prompt)?)];
+        let marked = [Part::Literal(template.marked(messages, add_generation_prompt)?)];
+        if self.specials_of(&whole) != self.specials_of(&marked) {
+            return Err(Error::user(
+                "a message spells a special token, and the chat template rewrites message content",
+            )
+            .help("take the special token's spelling out of the message"));
+        }
+        self.encode_parts(&whole)
+    }
+
+    fn template(&self) -> Result<&Template> {
+        self.inner.template.as_ref().ok_or_else(|| {
+            Error::user("the model has no chat template").help(
+                "take the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
+            )
+        })
+    }
+
+    fn encode_parts(&self, parts: &[Part]) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        let (mut first, mut trim) = (true, false);
+        for run in self.runs(parts) {
+            let text = if trim { run.text.trim_start() } else { &run.text };
+            let text = if run.end.is_some_and(|s| s.before) { text.trim_end() } else { text };
+            if !text.is_empty() {
+                ids.extend(self.encode_run(text, first)?);
+            }
+            first = false;
+            ids.extend(run.end.map(|s| s.id));
+            trim = run.end.is_some_and(|s| s.after);
+        }
+        Ok(ids)
+    }
+
+    fn specials_of(&self, parts: &[Part]) -> Vec<u32> {
+        self.runs(parts).iter().filter_map(|run| run.end.map(|s| s.id)).collect()
+    }
+
+    /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
+    /// around it are encoded together and merge as they do in the reference.
+    fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
+        let mut runs = Vec::new();
+        let mut text = String::new();
+        for part in parts {
+            let Part::Literal(literal) = part else {
+                text.push_str(part.text());
+                continue;
+            };
+            let mut rest = literal.as_str();
+            while let Some(c) = rest.chars().next() {
+                if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
+                    runs.push(Run { text: std::mem::take(&mut text), end: Some(special) });
+                    rest = &rest[spelling.len()..];
+                } else {
+                    text.push(c);
+                    rest = &rest[c.len_utf8()..];
+                }
+            }
+        }
+        if !text.is_empty() {
+            runs.push(Run { text, end: None });
+        }
+        runs
+    }
+
+    /// Tokens that end an answer: by the tokenizer's, the model's and the generation configuration, and the one that the
+    /// chat template writes after an assistant's turn. In ascending order.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.inner.eos
+    }
+    /// One more than the greatest id; the model's embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.vocab
+    }
+    /// The id of a token by its spelling in the vocabulary, special tokens included.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.first.token_to_id(token)
+    }
+    /// The spelling of an id in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.first.id_to_token(id)
+    }
+    /// Whether an id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.special_ids.contains(&id)
+    }
+    /// Whether [`Tokenizer::render`] can work.
+    pub fn has_chat_template(&self) -> bool {
+        self.inner.template.is_some()
+    }
+    /// The chat template's source.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.inner.template.as_ref().map(Template::source)
+    }
+}
+
+/// Plain text and the special token that ends it.
+struct Run<'a> {
+    text: String,
+    end: Option<&'a Special>,
+}
+
+fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Option<(&'a str, &'a Special)> {
+    // In order of spelling, every prefix of `text` is at most `text`, and longer ones come later.
+    let first = text.chars().next()?.to_string();
+    let near = specials.range::<str, _>((std::ops::Bound::Included(first.as_str()), std::ops::Bound::Included(text)));
+    near.rev().find(|(spelling, _)| text.starts_with(spelling.as_str())).map(|(s, special)| (s.as_str(), special))
+}
+
+/// The special token that the template writes next after an assistant's content.
+fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Option<u32> {
+    let turns = [Message::new("user", "a"), Message::new("assistant", "b")];
+    let marked = template.marked(&turns, false).ok()?;
+    let after = marked.split_once(&mark(1))?.1;
+    after.char_indices().find_map(|(i, _)| longest_prefix(specials, &after[i..])).map(|(_, special)| special.id)
+}
+
+/// A token of tokenizer_config.json: a string, or an object with `content`.
+fn token_text(value: &Json) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+}
+
+fn unknown_token(files: &Files, hf: &Hf) -> Option<u32> {
+    let of_model = || {
+        let json: Json = serde_json::from_str(&files.tokenizer).ok()?;
+        let model = json.get("model")?;
+        // Unigram models give the id, the others the spelling.
+        let by_id = model.get("unk_id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
+        by_id.or_else(|| hf.token_to_id(model.get("unk_token")?.as_str()?))
+    };
+    of_model().or_else(|| hf.token_to_id(&token_text(files.config.get("unk_token")?)?))
+}
+
+/// The tokenizer that adds no mark for the start of a text, if this one does so at the very start only.
+fn without_first(hf: &Hf) -> Option<Hf> {
+    fn patch(pre: &mut PreTokenizerWrapper) -> bool {
+        match pre {
+            PreTokenizerWrapper::Metaspace(m) if m.get_prepend_scheme() == PrependScheme::First => {
+                m.set_prepend_scheme(PrependScheme::Never);
+                true
+            }
+            // Every member must be visited, so no short circuit.
+            PreTokenizerWrapper::Sequence(all) => all.as_mut().iter_mut().fold(false, |any, one| patch(one) | any),
+            _ => false,
+        }
+    }
+    let mut pre = hf.get_pre_tokenizer()?.clone();
+    patch(&mut pre).then(|| {
+        let mut later = hf.clone();
+        later.with_pre_tokenizer(Some(pre));
+        later
+    })
+}

@@ -1,0 +1,246 @@
+//! The container: header, metadata and tensor table of a GGUF file. Written for files that nobody vouches for: every count is
+//! checked against what is left of the file before memory is taken, and arrays are kept as compactly as they are stored.
+//!
+//! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+
+use candle_core::quantized::{GgmlDType, ggml_file};
+use candle_core::{DType, Device, Tensor};
+
+use super::elements;
+use crate::error::{Error, Result};
+
+/// A metadata value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Int(i128),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+    Texts(Vec<String>),
+    Floats(Vec<f32>),
+    Ints(Vec<i32>),
+    /// An array of another kind, which no part of a model needs; skipped.
+    Other,
+}
+
+/// Where a tensor is and what it is.
+struct Info {
+    kind: u32,
+    /// Outermost dimension first, as candle has it.
+    shape: Vec<usize>,
+    offset: u64,
+}
+
+/// A GGUF file with its tables read.
+pub(super) struct Gguf<R> {
+    reader: BufReader<R>,
+    length: u64,
+    /// Bytes read so far, so that no system call is needed to know what is left.
+    position: u64,
+    data: u64,
+    pub(super) metadata: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, Info>,
+}
+
+impl<R: Read + Seek> Gguf<R> {
+    /// Reads the tables.
+    pub(super) fn read(mut file: R) -> Result<Self> {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(0))?;
+        let reader = BufReader::with_capacity(1 << 16, file);
+        let mut g = Self { reader, length, position: 0, data: 0, metadata: BTreeMap::new(), tensors: BTreeMap::new() };
+        if g.bytes()? != *b"GGUF" {
+            return Err(Error::user("it is no GGUF file"));
+        }
+        let version = g.u32()?;
+        if !(2..=3).contains(&version) {
+            return Err(Error::user(format!("it has GGUF version {version}; reflux reads 2 and 3")));
+        }
+        let (tensors, pairs) = (g.u64()?, g.u64()?);
+        // A pair takes at least 8 + 4 + 1 bytes, a tensor 8 + 4 + 4 + 8.
+        g.enough(pairs, 13, "metadata entries")?;
+        g.enough(tensors, 24, "tensors")?;
+        for _ in 0..pairs {
+            let key = g.text()?;
+            let kind = g.u32()?;
+            let value = g.value(kind).map_err(|e| e.doing(format!("metadata `{key}`")))?;
+            if g.metadata.insert(key.clone(), value).is_some() {
+                return Err(Error::user(format!("metadata `{key}` comes twice")));
+            }
+        }
+        for _ in 0..tensors {
+            let name = g.text()?;
+            let info = g.info().map_err(|e| e.doing(format!("tensor `{name}`")))?;
+            if g.tensors.insert(name.clone(), info).is_some() {
+                return Err(Error::user(format!("tensor `{name}` is described twice")));
+            }
+        }
+        let alignment = match g.metadata.get("general.alignment") {
+            None => 32,
+            Some(Value::Int(n)) if (1..=1 << 20).contains(n) => *n as u64,
+            Some(other) => return Err(Error::user(format!("general.alignment is {other:?}"))),
+        };
+        g.data = g.position.div_ceil(alignment) * alignment;
+        Ok(g)
+    }
+
+    /// Names of all tensors, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| info.shape.as_slice())
+    }
+
+    /// The tensor's values, dequantised to f32, on the CPU.
+    pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let Some(info) = self.tensors.get(name) else {
+            return Err(Error::user(format!("tensor `{name}` is missing")));
+        };
+        self.dequantised(info.kind, info.shape.clone(), info.offset).map_err(|e| e.doing(format!("tensor `{name}`")))
+    }
+
+    fn dequantised(&mut self, kind: u32, shape: Vec<usize>, offset: u64) -> Result<Tensor> {
+        let kind = ggml_type(kind)?;
+        let n = elements(&shape).ok_or_else(|| Error::user(format!("the shape {shape:?} is impossible")))?;
+        // Blocks lie along the innermost dimension.
+        let inner = shape.last().copied().unwrap_or(1);
+        if inner % kind.block_size() != 0 {
+            return Err(Error::user(format!("rows of {inner} values cannot be {kind:?}")));
+        }
+        let size = (n / kind.block_size()).checked_mul(kind.type_size());
+        let begin = self.data.checked_add(offset);
+        let end = size.zip(begin).and_then(|(s, b)| b.checked_add(s as u64));
+        let (Some(size), Some(begin), Some(end)) = (size, begin, end) else {
+            return Err(Error::user("its place is beyond any file"));
+        };
+        if end > self.length {
+            return Err(
+                Error::user(format!("it ends at byte {end}, the file at {}", self.length)).help("the file is cut off")
+            );
+        }
+        let mut bytes = vec![0u8; size];
+        self.reader.seek(SeekFrom::Start(begin))?;
+        self.reader.read_exact(&mut bytes)?;
+        if kind == GgmlDType::F32 {
+            return Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, &Device::Cpu)?);
+        }
+        Ok(ggml_file::qtensor_from_ggml(kind, &bytes, shape, &Device::Cpu)?.dequantize(&Device::Cpu)?)
+    }
+
+    fn left(&self) -> u64 {
+        self.length.saturating_sub(self.position)
+    }
+
+    fn enough(&self, count: u64, each: u64, what: &str) -> Result<()> {
+        if count.saturating_mul(each) > self.left() {
+            return Err(Error::user(format!("it claims {count} {what}, and has {} bytes left", self.left()))
+                .help("the file is cut off or broken"));
+        }
+        Ok(())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0u8; N];
+        self.enough(N as u64, 1, "bytes")?;
+        self.reader.read_exact(&mut bytes)?;
+        self.position += N as u64;
+        Ok(bytes)
+    }
+    fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.bytes()?))
+    }
+    fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.bytes()?))
+    }
+
+    fn text(&mut self) -> Result<String> {
+        let n = self.u64()?;
+        self.enough(n, 1, "bytes of text")?;
+        let mut bytes = vec![0u8; n as usize];
+        self.reader.read_exact(&mut bytes)?;
+        self.position += n;
+        String::from_utf8(bytes).map_err(|_| Error::user("a text is not UTF-8"))
+    }
+
+    fn value(&mut self, kind: u32) -> Result<Value> {
+        Ok(match kind {
+            0 => Value::Int(u8::from_le_bytes(self.bytes()?).into()),
+            1 => Value::Int(i8::from_le_bytes(self.bytes()?).into()),
+            2 => Value::Int(u16::from_le_bytes(self.bytes()?).into()),
+            3 => Value::Int(i16::from_le_bytes(self.bytes()?).into()),
+            4 => Value::Int(self.u32()?.into()),
+            5 => Value::Int(i32::from_le_bytes(self.bytes()?).into()),
+            6 => Value::Float(f32::from_le_bytes(self.bytes()?).into()),
+            7 => Value::Bool(self.bytes::<1>()?[0] != 0),
+            8 => Value::Text(self.text()?),
+            9 => self.array()?,
+            10 => Value::Int(self.u64()?.into()),
+            11 => Value::Int(i64::from_le_bytes(self.bytes()?).into()),
+            12 => Value::Float(f64::from_le_bytes(self.bytes()?)),
+            other => return Err(Error::user(format!("its type {other} is unknown"))),
+        })
+    }
+
+    fn array(&mut self) -> Result<Value> {
+        let kind = self.u32()?;
+        let n = self.u64()?;
+        let width = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            8 | 10..=12 => 8,
+            9 => return Err(Error::user("an array of arrays; no model has one")),
+            other => return Err(Error::user(format!("its element type {other} is unknown"))),
+        };
+        self.enough(n, width, "array elements")?;
+        Ok(match kind {
+            4 | 5 => Value::Ints((0..n).map(|_| Ok(i32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
+            6 => Value::Floats((0..n).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
+            8 => Value::Texts((0..n).map(|_| self.text()).collect::<Result<_>>()?),
+            _ => {
+                let skip = n * width; // at most what is left of the file
+                self.position += skip;
+                self.reader.seek(SeekFrom::Start(self.position))?;
+                Value::Other
+            }
+        })
+    }
+
+    fn info(&mut self) -> Result<Info> {
+        let dims = self.u32()?;
+        if !(1..=4).contains(&dims) {
+            return Err(Error::user(format!("it has {dims} dimensions")));
+        }
+        let shape: Vec<u64> = (0..dims).map(|_| self.u64()).collect::<Result<_>>()?;
+        let shape = shape.into_iter().rev().map(|d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
+        Ok(Info { shape, kind: self.u32()?, offset: self.u64()? })
+    }
+}
+
+fn ggml_type(kind: u32) -> Result<GgmlDType> {
+    Ok(match kind {
+        0 => GgmlDType::F32,
+        1 => GgmlDType::F16,
+        2 => GgmlDType::Q4_0,
+        3 => GgmlDType::Q4_1,
+        6 => GgmlDType::Q5_0,
+        7 => GgmlDType::Q5_1,
+        8 => GgmlDType::Q8_0,
+        10 => GgmlDType::Q2K,
+        11 => GgmlDType::Q3K,
+        12 => GgmlDType::Q4K,
+        13 => GgmlDType::Q5K,
+        14 => GgmlDType::Q6K,
+        30 => GgmlDType::BF16,
+        other => {
+            return Err(Error::user(format!("its quantisation (ggml type {other}) is not supported"))
+                .help("take a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K"));
+        }
+    })
+}

@@ -1,0 +1,220 @@
+//! A GGUF file as a Llama: metadata to configuration, tensors to Hugging Face's names and layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::gguf::{Gguf, Value};
+use super::{Loaded, gguf_tokenizer};
+use crate::error::{Context, Error, Result};
+use crate::model::files::check_config;
+use crate::model::llama::{OneOrMany, RopeScaling};
+use crate::model::{Config, Tokenizer};
+
+pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
+    let mut gguf = Gguf::read(File::open(path).user(|| "it cannot be opened")?)?;
+    let config = config(&mut gguf)?;
+    let tokenizer = Tokenizer::new(gguf_tokenizer::files(&gguf.metadata)?)?;
+    let weights = weights(&mut gguf, &config, device, dtype)?;
+    Ok(Loaded { config, weights, tokenizer })
+}
+
+/// Typed look-ups with errors that name the key.
+pub(super) struct Metadata<'a>(pub(super) &'a BTreeMap<String, Value>);
+
+impl Metadata<'_> {
+    pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Int(n)) => Ok(Some(usize::try_from(*n).map_err(|_| self.wrong(key, "a size"))?)),
+            Some(_) => Err(self.wrong(key, "a whole number")),
+        }
+    }
+    fn needed(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| Error::user(format!("metadata `{key}` is missing")))
+    }
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Float(x)) => Ok(Some(*x)),
+            Some(_) => Err(self.wrong(key, "a number")),
+        }
+    }
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Text(t)) => Ok(Some(t)),
+            Some(_) => Err(self.wrong(key, "a text")),
+        }
+    }
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(b)) => Ok(Some(*b)),
+            Some(_) => Err(self.wrong(key, "true or false")),
+        }
+    }
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        Error::user(format!("metadata `{key}` is not {wanted}"))
+    }
+}
+
+fn config<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Config> {
+    let metadata = gguf.metadata.clone();
+    let m = Metadata(&metadata);
+    match m.text("general.architecture")? {
+        Some("llama") => {}
+        other => {
+            let other = other.unwrap_or("none");
+            return Err(Error::user(format!("its architecture is `{other}`; reflux trains `llama`"))
+                .help("Llama 2 and 3, SmolLM2, TinyLlama and others of their shape work"));
+        }
+    }
+    if m.size("llama.expert_count")?.is_some_and(|n| n > 0) {
+        return Err(Error::user("it is a mixture of experts, which is not supported"));
+    }
+    let embedding = gguf.shape("token_embd.weight").map(<[usize]>::to_vec);
+    let Some([vocab_size, _]) = embedding.as_deref() else {
+        return Err(Error::user("tensor `token_embd.weight` is missing or no matrix"));
+    };
+    let heads = m.needed("llama.attention.head_count")?;
+    let hidden_size = m.needed("llama.embedding_length")?;
+    let head_dim = m.size("llama.attention.key_length")?;
+    let id = |key: &str| -> Result<Option<u32>> { Ok(m.size(key)?.and_then(|n| u32::try_from(n).ok())) };
+    let mut config = Config {
+        vocab_size: *vocab_size,
+        hidden_size,
+        intermediate_size: m.needed("llama.feed_forward_length")?,
+        num_hidden_layers: m.needed("llama.block_count")?,
+        num_attention_heads: heads,
+        num_key_value_heads: m.size("llama.attention.head_count_kv")?,
+        head_dim: head_dim.filter(|w| w.checked_mul(heads) != Some(hidden_size)),
+        // Stored as f32: 1e-5 comes back as 9.999999747378752e-6, and the shortest decimal gives it back.
+        rms_norm_eps: shortest(m.float("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5)),
+        rope_theta: shortest(m.float("llama.rope.freq_base")?.unwrap_or(10_000.)),
+        rope_scaling: None,
+        max_position_embeddings: m.needed("llama.context_length")?,
+        tie_word_embeddings: gguf.shape("output.weight").is_none(),
+        bos_token_id: id("tokenizer.ggml.bos_token_id")?,
+        eos_token_id: id("tokenizer.ggml.eos_token_id")?.map(OneOrMany::One),
+    };
+    check_config(&config)?;
+    if m.size("llama.rope.dimension_count")?.is_some_and(|n| n != config.head_dim()) {
+        return Err(Error::user("rotary positions on a part of a head only, which is not supported"));
+    }
+    config.rope_scaling = rope_scaling(gguf, &m, &config)?;
+    Ok(config)
+}
+
+fn shortest(x: f64) -> f64 {
+    (x as f32).to_string().parse().unwrap_or(x)
+}
+
+fn rope_scaling<R: Read + Seek>(gguf: &mut Gguf<R>, m: &Metadata, config: &Config) -> Result<Option<RopeScaling>> {
+    if gguf.shape("rope_freqs.weight").is_some() {
+        let factors: Vec<f32> = gguf.tensor("rope_freqs.weight")?.flatten_all()?.to_vec1()?;
+        return llama3(&factors, config).map(Some);
+    }
+    let factor = m.float("llama.rope.scaling.factor")?;
+    let linear = |factor: f64| RopeScaling {
+        rope_type: "linear".into(),
+        factor,
+        low_freq_factor: 1.,
+        high_freq_factor: 4.,
+        original_max_position_embeddings: 0,
+    };
+    match (m.text("llama.rope.scaling.type")?, m.float("llama.rope.scale_linear")?) {
+        (Some("linear"), _) => Ok(factor.map(linear)),
+        (Some("none") | None, older) => Ok(older.filter(|f| *f != 1.).map(linear)),
+        (Some(other), _) => Err(Error::user(format!("rope scaling `{other}` is not supported"))),
+    }
+}
+
+/// llama.cpp stores Llama 3's scaling as what each frequency is divided by. The parameters behind the factors are found by
+/// computing those of the released models and comparing.
+fn llama3(factors: &[f32], config: &Config) -> Result<RopeScaling> {
+    let factor = factors.iter().copied().fold(1f32, f32::max);
+    for original in [8192, 4096, 2048, 16384, 32768] {
+        let scaling = RopeScaling {
+            rope_type: "llama3".into(),
+            factor: shortest(factor.into()),
+            low_freq_factor: 1.,
+            high_freq_factor: 4.,
+            original_max_position_embeddings: original,
+        };
+        let plain = crate::model::ops::frequencies(&Config { rope_scaling: None, ..config.clone() })?;
+        let scaled = crate::model::ops::frequencies(&Config { rope_scaling: Some(scaling.clone()), ..config.clone() })?;
+        let near = |((p, s), f): ((&f32, &f32), &f32)| (p / s - f).abs() <= 1e-4 * f;
+        if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(factors).all(near) {
+            return Ok(scaling);
+        }
+    }
+    Err(Error::user("`rope_freqs.weight` holds another scaling than Llama 3's")
+        .help("take the model's Hugging Face directory"))
+}
+
+fn weights<R: Read + Seek>(
+    gguf: &mut Gguf<R>,
+    config: &Config,
+    device: &Device,
+    dtype: DType,
+) -> Result<BTreeMap<String, Tensor>> {
+    let mut weights = BTreeMap::new();
+    let mut used = BTreeSet::from(["rope_freqs.weight".to_string()]);
+    for (name, shape) in config.weights() {
+        let stored = stored_name(&name);
+        match gguf.shape(&stored) {
+            Some(s) if s == shape => {}
+            Some(s) => {
+                return Err(Error::user(format!("tensor `{stored}` has shape {s:?}, the metadata ask for {shape:?}")));
+            }
+            None => return Err(Error::user(format!("tensor `{stored}` is missing"))),
+        }
+        let mut w = gguf.tensor(&stored)?;
+        if name.ends_with("q_proj.weight") {
+            w = half_split(&w, config.num_attention_heads)?;
+        } else if name.ends_with("k_proj.weight") {
+            w = half_split(&w, config.kv_heads())?;
+        }
+        weights.insert(name, w.to_dtype(dtype)?.to_device(device)?);
+        used.insert(stored);
+    }
+    // A bias or another tensor that we do not know would change the result without a word.
+    if let Some(name) = gguf.names().find(|n| !used.contains(*n)) {
+        return Err(Error::user(format!("tensor `{name}` is not part of a Llama model that reflux knows")));
+    }
+    Ok(weights)
+}
+
+fn stored_name(name: &str) -> String {
+    let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+        return match name {
+            "model.embed_tokens.weight" => "token_embd.weight",
+            "model.norm.weight" => "output_norm.weight",
+            _ => "output.weight",
+        }
+        .into();
+    };
+    let part = match part.trim_end_matches(".weight") {
+        "input_layernorm" => "attn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "post_attention_layernorm" => "ffn_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        _ => "ffn_down",
+    };
+    format!("blk.{layer}.{part}.weight")
+}
+
+/// llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head, and the conversion permutes the rows of the
+/// query and key matrices to match. This permutes them back: row (head, j, side) goes to (head, side, j).
+fn half_split(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+    let (rows, columns) = w.dims2()?;
+    w.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
+}

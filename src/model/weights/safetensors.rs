@@ -1,0 +1,199 @@
+//! safetensors, one file or several named by an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value as Json;
+
+use super::elements;
+use crate::error::{Context, Error, Result};
+use crate::model::{Config, files};
+
+/// Longest header that is read; the reference implementation has the same limit.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Reads every weight of `config` from the directory's safetensors files.
+pub(super) fn load(dir: &Path, config: &Config, device: &Device, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
+    let expected: BTreeMap<String, Vec<usize>> = config.weights().into_iter().collect();
+    let mut weights = BTreeMap::new();
+    for path in shards(dir)? {
+        let mut file = Reader::open(&path).map_err(|e| e.doing(path.display()))?;
+        for entry in std::mem::take(&mut file.entries) {
+            let wrong = |what: String| Error::user(format!("{}: tensor `{}` {what}", path.display(), entry.name));
+            let Some(shape) = expected.get(&entry.name) else {
+                if ignored(&entry.name) {
+                    continue;
+                }
+                return Err(wrong("is not part of a Llama model of this config.json".into())
+                    .help("config.json and the weights belong to different models, or it is another architecture"));
+            };
+            if *shape != entry.shape {
+                return Err(wrong(format!("has shape {:?}, config.json asks for {shape:?}", entry.shape)));
+            }
+            let w = file.read(&entry).and_then(|w| Ok(w.to_dtype(dtype)?.to_device(device)?));
+            let w = w.map_err(|e| e.doing(format!("{}: tensor `{}`", path.display(), entry.name)))?;
+            if weights.insert(entry.name.clone(), w).is_some() {
+                return Err(wrong("is in another file of the model already".into()));
+            }
+        }
+    }
+    let missing: Vec<&str> = expected.keys().filter(|n| !weights.contains_key(*n)).map(String::as_str).collect();
+    match missing.as_slice() {
+        [] => Ok(weights),
+        [first, rest @ ..] => Err(Error::user(format!(
+            "{}: tensor `{first}` is missing{}",
+            dir.display(),
+            if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) }
+        ))
+        .help("config.json and the weights belong to different models, or a file of the model is missing")),
+    }
+}
+
+/// Tensors that checkpoints carry without need: rotary tables, and an output matrix that is the embedding anyway.
+fn ignored(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
+}
+
+fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+    let index = dir.join("model.safetensors.index.json");
+    if !index.exists() {
+        let path = dir.join("model.safetensors");
+        if path.exists() {
+            return Ok(vec![path]);
+        }
+        let what = if dir.join("pytorch_model.bin").exists() {
+            "only pytorch_model.bin, which can run code"
+        } else {
+            "no weights"
+        };
+        return Err(Error::user(format!("{}: there is {what}", dir.display()))
+            .help("reflux reads model.safetensors, or the files that model.safetensors.index.json names"));
+    }
+    let json = files::read_object(&index)?;
+    let map = json.get("weight_map").and_then(Json::as_object);
+    let map = map.ok_or_else(|| Error::user(format!("{}: there is no weight_map", index.display())))?;
+    let mut names = BTreeSet::new();
+    for file in map.values() {
+        let name = file.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']) && *n != "..");
+        let name = name.ok_or_else(|| Error::user(format!("{}: {file} is no file name", index.display())))?;
+        names.insert(name.to_string());
+    }
+    Ok(names.into_iter().map(|n| dir.join(n)).collect())
+}
+
+/// A tensor as the header describes it; `begin` counts from the start of the file.
+struct Entry {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    begin: u64,
+    bytes: usize,
+}
+
+/// An open file whose header was found consistent with its length.
+struct Reader {
+    file: File,
+    entries: Vec<Entry>,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).user(|| "cannot be opened")?;
+        let length = file.metadata()?.len();
+        let mut prefix = [0u8; 8];
+        file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
+        let header = u64::from_le_bytes(prefix);
+        if header > LONGEST_HEADER || header > length.saturating_sub(8) {
+            return Err(Error::user(format!("its header claims {header} bytes, the file has {length}"))
+                .help("the file is cut off, or it is no safetensors file"));
+        }
+        let mut bytes = vec![0u8; header as usize];
+        file.read_exact(&mut bytes)?;
+        let Pairs(pairs) =
+            serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
+
+        let data = 8 + header;
+        let mut entries = Vec::with_capacity(pairs.len());
+        for (name, json) in pairs {
+            if name != "__metadata__" {
+                entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
+            }
+        }
+        // In order of place, so that reading goes forward and neighbours show overlaps.
+        entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
+        for pair in entries.windows(2) {
+            if pair[0].begin + pair[0].bytes as u64 > pair[1].begin {
+                let (a, b) = (&pair[0].name, &pair[1].name);
+                return Err(Error::user(format!("the data of tensors `{a}` and `{b}` overlap")));
+            }
+        }
+        Ok(Self { file, entries })
+    }
+
+    fn read(&mut self, entry: &Entry) -> Result<Tensor> {
+        let mut bytes = vec![0u8; entry.bytes];
+        self.file.seek(SeekFrom::Start(entry.begin))?;
+        self.file.read_exact(&mut bytes)?;
+        Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
+    }
+}
+
+fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
+    let dtype = match json.get("dtype").and_then(Json::as_str) {
+        Some("F32") => DType::F32,
+        Some("F16") => DType::F16,
+        Some("BF16") => DType::BF16,
+        Some(other) => {
+            return Err(Error::user(format!("has type {other}")).help("reflux reads F32, F16 and BF16"));
+        }
+        None => return Err(Error::user("has no dtype")),
+    };
+    let numbers = |key: &str| -> Result<Vec<u64>> {
+        let all = json.get(key).and_then(Json::as_array).and_then(|a| a.iter().map(Json::as_u64).collect());
+        all.ok_or_else(|| Error::user(format!("{key} is not a list of whole numbers")))
+    };
+    let shape: Vec<usize> = numbers("shape")?.into_iter().map(|d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
+    let offsets = numbers("data_offsets")?;
+    let &[begin, end] = offsets.as_slice() else { return Err(Error::user("data_offsets is not a pair")) };
+    if begin > end || end > length - data {
+        let there = length - data;
+        return Err(Error::user(format!("has bytes {begin} to {end}, the file has {there}"))
+            .help("the file is cut off or broken"));
+    }
+    let bytes = elements(&shape).and_then(|n| n.checked_mul(dtype.size_in_bytes()));
+    if bytes != usize::try_from(end - begin).ok() {
+        return Err(Error::user(format!("of shape {shape:?} and type {dtype:?} cannot have {} bytes", end - begin)));
+    }
+    Ok(Entry { name: name.to_string(), dtype, shape, begin: data + begin, bytes: (end - begin) as usize })
+}
+
+/// A JSON object as pairs, refusing a name that comes twice (a map would keep the last one without a word).
+struct Pairs(Vec<(String, Json)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object that describes tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
+                while let Some((name, value)) = map.next_entry::<String, Json>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format!("tensor `{name}` is described twice")));
+                    }
+                    pairs.push((name, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        from.deserialize_map(Collect)
+    }
+}
