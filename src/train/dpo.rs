@@ -3,7 +3,7 @@
 use super::losses::{self, Loss};
 use super::pack::{Pack, runs};
 use super::sft::{longest, nothing_left, unknown_token};
-use super::trainer::pair_rows;
+use super::trainer::{check_whole, pair_rows};
 use super::{
     AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Replay, Schedule, Trained, Trainer,
     Warmup, order, usable_examples,
@@ -120,10 +120,10 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
     (usable, problems)
 }
 
-/// Summed log-probabilities of (chosen, rejected) under `llama`, with no gradient kept. Every pair must be usable.
+/// Summed log-probabilities of (chosen, rejected) under `llama`, with no gradient kept.
 ///
 /// # Errors
-/// Whatever the model reports.
+/// A pair with an empty prompt or completion, one that does not fit the model, or whatever candle reports.
 pub fn completion_logprobs(llama: &Llama, pairs: &[Pair]) -> Result<Vec<(f64, f64)>> {
     let pairs: Vec<&Pair> = pairs.iter().collect();
     let view = frozen(llama)?;
@@ -140,6 +140,7 @@ fn frozen(llama: &Llama) -> Result<Option<Llama>> {
 }
 
 fn logprobs(llama: &Llama, pairs: &[&Pair], limits: Limits, progress: &mut dyn Progress) -> Result<Vec<(f64, f64)>> {
+    pairs.iter().try_for_each(|p| check_whole(p))?;
     let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
     let mut all = Vec::with_capacity(pairs.len());
     for run in runs(&rows, limits.max_rows, limits.max_items) {

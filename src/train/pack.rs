@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::model::Llama;
-use crate::model::ops::{Packed, Segment};
+use crate::model::ops::{Packed, Segment, log_prob_of};
 
 /// One forward's rows. The last token of a sequence predicts nothing, so it has no row.
 #[derive(Default)]
@@ -80,14 +80,6 @@ impl Pack {
             self.completions.iter().map(|c| log_probs.narrow(0, c.start, c.len())?.sum_all()).collect::<Result<_>>()?;
         Tensor::stack(&sums, 0)
     }
-}
-
-/// Natural log-probability of each target, `[N]`, from its state, `[N, hidden_size]`.
-fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    let logits = crate::model::ops::linear(hidden, head)?.to_dtype(DType::F32)?;
-    let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
-    let picked = logits.gather(&Tensor::new(targets, hidden.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
-    picked - logits.exp()?.sum(1)?.log()?
 }
 
 /// Cuts items of the given row counts into runs that fit `max_rows` (an item that alone does not fit is a run of its

@@ -119,12 +119,13 @@ impl<'a> Trainer<'a> {
 
     /// One step of SFT: the loss is the mean over all completion tokens of `examples`, however many forwards they take.
     ///
-    /// Every example must have a token to learn ([`usable_examples`](super::usable_examples) sees to it).
-    ///
     /// # Errors
-    /// A loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
+    /// An example without a token to learn ([`usable_examples`](super::usable_examples) finds them), a loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
     /// or what `progress` returns.
     pub fn sft_step(&mut self, examples: &[&Example], progress: &mut dyn Progress) -> Result<StepMetrics> {
+        if examples.is_empty() {
+            return Err(Error::bug("an SFT step without examples"));
+        }
         let mut gradients = Gradients::default();
         let loss = self.sft_loss(examples, 1., &mut gradients, progress)?;
         let mut metrics = StepMetrics { loss, ..StepMetrics::default() };
@@ -140,6 +141,12 @@ impl<'a> Trainer<'a> {
         gradients: &mut Gradients,
         progress: &mut dyn Progress,
     ) -> Result<f64> {
+        if let Some(e) = examples.iter().find(|e| e.tokens.len() <= e.context.max(1)) {
+            let (n, context) = (e.tokens.len(), e.context);
+            return Err(Error::user(format!(
+                "an example of {n} tokens, {context} of them context, has nothing to learn"
+            )));
+        }
         let learnt: usize = examples.iter().map(|e| e.tokens.len() - e.context.max(1)).sum();
         let rows: Vec<usize> = examples.iter().map(|e| e.tokens.len() - 1).collect();
         let mut total = 0.;
@@ -161,10 +168,8 @@ impl<'a> Trainer<'a> {
 
     /// One step of DPO. `reference[i]` are the summed log-probabilities of pair `i` under the reference.
     ///
-    /// No pair may have an empty prompt or completion ([`usable_pairs`](super::usable_pairs) sees to it).
-    ///
     /// # Errors
-    /// As [`Trainer::sft_step`]; a loss that is not finite names its pairs.
+    /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them), and as [`Trainer::sft_step`]; a loss that is not finite names its pairs.
     pub fn dpo_step(
         &mut self,
         pairs: &[&Pair],
@@ -173,6 +178,11 @@ impl<'a> Trainer<'a> {
         objective: &Objective,
         progress: &mut dyn Progress,
     ) -> Result<StepMetrics> {
+        if pairs.len() != reference.len() || pairs.is_empty() {
+            let (pairs, reference) = (pairs.len(), reference.len());
+            return Err(Error::bug(format!("a DPO step of {pairs} pairs has {reference} reference log-probabilities")));
+        }
+        pairs.iter().try_for_each(|p| check_whole(p))?;
         let mut gradients = Gradients::default();
         let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
         let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
@@ -262,6 +272,14 @@ impl<'a> Trainer<'a> {
         Error::user(format!("the {what} is {value} at training step {step}, from {rows}; the weights are as before it"))
             .help("lower learning_rate or max_grad_norm, or take these rows out of the dataset")
     }
+}
+
+/// An error if a part of the pair has no token.
+pub(super) fn check_whole(pair: &Pair) -> Result<()> {
+    if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
+        return Err(Error::user(format!("pair `{}` has an empty prompt or completion", pair.id)));
+    }
+    Ok(())
 }
 
 /// Rows that a pair takes: its prompt once, and no last tokens.
