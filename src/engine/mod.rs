@@ -10,7 +10,6 @@
 mod kv;
 mod local;
 mod numeric;
-mod padding;
 mod prefix;
 mod sampler;
 mod scheduler;

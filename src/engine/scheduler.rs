@@ -14,7 +14,6 @@ use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 
 use super::kv::{self, BLOCK, Paged, Plan, Row, Span, Store};
-use super::padding::min_rows;
 use super::prefix::{Blocks, NodeId};
 use super::sampler::{Draw, Scratch, unit};
 use super::stats::{Counters, add};
@@ -78,7 +77,6 @@ pub(super) struct Scheduler {
     codec: Arc<dyn Codec>,
     counters: Arc<Counters>,
     limits: Limits,
-    min_rows: usize,
     store: Box<dyn Store>,
     blocks: Blocks,
     waiting: VecDeque<Incoming>,
@@ -91,7 +89,6 @@ impl Scheduler {
         let shape = kv::Shape::of(llama.config());
         let store = kv::store(shape, limits.blocks, llama.device(), llama.dtype())?;
         Ok(Self {
-            min_rows: min_rows(llama.config()),
             blocks: Blocks::new(limits.blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -201,9 +198,6 @@ impl Scheduler {
             return if self.running.is_empty() { Ok(Vec::new()) } else { Err(Error::bug("a step without rows")) };
         }
         add(&self.counters.rows, pack.ids.len());
-        while pack.ids.len() < self.min_rows {
-            pack.push(0, 0, Row { table: 0, visible: 0, write: None });
-        }
         let hidden = {
             let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
             self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
@@ -212,7 +206,7 @@ impl Scheduler {
         pack.wanted.sort_unstable();
         let mut outcomes = Vec::new();
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
-        for rows in rows.chunks(LOGIT_ROWS.max(self.min_rows)) {
+        for rows in rows.chunks(LOGIT_ROWS) {
             self.sample(&hidden, rows, &mut outcomes)?;
         }
         self.leave(&mut outcomes);
@@ -223,10 +217,7 @@ impl Scheduler {
 
     /// Draws the next token of the sequences that want the given rows: lists of (row, sequence), one list per row.
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outcomes: &mut Vec<Outcome>) -> Result<()> {
-        let mut index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
-        while index.len() < self.min_rows {
-            index.push(index[0]);
-        }
+        let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
         let logits: Vec<f32> = logits.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
         let width = self.llama.config().vocab_size;

@@ -16,7 +16,7 @@ pub struct Stats {
     pub generated_tokens: u64,
     /// Passes through the model.
     pub steps: u64,
-    /// Rows of those passes, padding left out.
+    /// Rows of those passes.
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,

@@ -38,15 +38,11 @@ impl Store for Composed {
         values.scatter_set(&to, &v.reshape((n, width))?.contiguous()?, 0)?;
         let mut out = Vec::new();
         let mut start = 0;
-        for rows in plan.rows.chunk_by(|a, b| a.table == b.table && (a.visible == 0) == (b.visible == 0)) {
+        for rows in plan.rows.chunk_by(|a, b| a.table == b.table) {
             let own = rows.len();
             let q = q.narrow(0, start, own)?;
             start += own;
             let longest = rows.iter().map(|r| r.visible).max().unwrap_or(0);
-            if longest == 0 {
-                out.push(q.zeros_like()?);
-                continue;
-            }
             let lines: Vec<u32> = Self::lines(&plan.tables[rows[0].table], longest).collect();
             let lines = Tensor::new(lines, device)?;
             // [T, kv * width] -> [kv, T, width]; the query heads of a kv head become rows of one product.

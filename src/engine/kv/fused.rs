@@ -54,13 +54,11 @@ impl Store for Fused {
             let tasks = out.par_chunks_mut(group).zip(q.par_chunks(group)).enumerate();
             tasks.for_each_init(Vec::new, |scores, (i, (out, q))| {
                 let Row { table, visible, .. } = plan.rows[i / kv_heads];
-                if visible > 0 {
-                    let pane = |span: &Span| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
-                    attend_head(&plan.tables[table], visible, head_dim, q, out, scores, |span| {
-                        let at = pane(span)..pane(span) + head_dim * BLOCK;
-                        (&keys[at.clone()], &values[at])
-                    });
-                }
+                let pane = |span: &Span| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
+                attend_head(&plan.tables[table], visible, head_dim, q, out, scores, |span| {
+                    let at = pane(span)..pane(span) + head_dim * BLOCK;
+                    (&keys[at.clone()], &values[at])
+                });
             });
         })?;
         Tensor::from_vec(out, (n, heads, head_dim), q.device())

@@ -50,7 +50,7 @@ pub(super) struct Span {
 pub(super) struct Row {
     /// Index of the row's table. Rows of one table are consecutive.
     pub table: usize,
-    /// How many positions of the table it sees, its own included; 0 for a padding row, whose output is 0.
+    /// How many positions of the table it sees, its own included; at least 1.
     pub visible: usize,
     /// Block and offset that its key and value are written to; none where they are there already.
     pub write: Option<(u32, u32)>,

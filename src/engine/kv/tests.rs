@@ -61,9 +61,11 @@ fn fused_and_composed_agree_with_plain_attention() {
                     plan.rows.push(Row { table, visible: seen, write: None });
                 }
             }
-            plan.rows.extend([Row { table: 0, visible: 0, write: None }; 2]);
             plan.tables = tables.clone();
             let n = plan.rows.len();
+            if n == 0 {
+                continue;
+            }
             for (layer, history) in history.iter_mut().enumerate() {
                 let [q, k, v] = [heads, kv_heads, kv_heads].map(|h| rng.floats(n * h * head_dim));
                 for (i, row) in plan.rows.iter().enumerate().filter(|(_, r)| r.write.is_some()) {
@@ -80,10 +82,6 @@ fn fused_and_composed_agree_with_plain_attention() {
                     for (i, row) in plan.rows.iter().enumerate() {
                         for head in 0..heads {
                             let got = &out[i][head];
-                            if row.visible == 0 {
-                                assert!(got.iter().all(|&x| x == 0.), "a padding row is not 0");
-                                continue;
-                            }
                             let (keys, values) = &history[row.table];
                             let kv = head / (heads / kv_heads) * head_dim;
                             let part = |all: &'_ [Vec<f32>]| -> Vec<Vec<f32>> {
