@@ -141,7 +141,7 @@ fn labels_are_the_oracles() {
     assert!(of_score[1..].iter().all(|n| *n > 5), "scores 0 to 5 occur {of_score:?} times");
     let request = Request::parse("list two animals in reverse order").unwrap();
     let said = judgement(&request, &Verdicts::of(&request, "ape bear ape"));
-    assert_eq!(said, "animals yes two no different no reverse no plain yes score 2");
+    assert_eq!(said, "animals yes 1 two no 1 different no 1 reverse no 1 plain yes 2 score 2");
 }
 
 #[test]

@@ -127,13 +127,18 @@ pub fn eft(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
     named::EFT.batch(vec![texts(prompts), texts(responses), texts(judgements), scores])
 }
 
-/// What a judge says: the requirement and whether it is met, aspect by aspect, then the score.
+/// What a judge says, in the additive way: per aspect the requirement, whether it is met, and the points so far; then
+/// the score. The running tally is what makes the score learnable: summing five verdicts at the end is not.
 pub fn judgement(request: &Request, verdicts: &Verdicts) -> String {
     let closing = if request.polite { "thanks" } else { "plain" };
     let claims = [request.category().name, NUMBERS[request.count], "different", request.order.word(), closing];
-    let said =
-        claims.iter().zip(verdicts.points()).map(|(c, holds)| format!("{c} {}", if holds { "yes" } else { "no" }));
-    format!("{} score {}", said.collect::<Vec<_>>().join(" "), verdicts.score())
+    let mut points = 0;
+    let mut said = String::new();
+    for (claim, holds) in claims.into_iter().zip(verdicts.points()) {
+        points += u8::from(holds);
+        said += &format!("{claim} {} {points} ", if holds { "yes" } else { "no" });
+    }
+    format!("{said}score {points}")
 }
 
 /// Self-instruction: the prompt that `pipelines/listworld/instruct.jinja` makes of `shots` requests, and a further
