@@ -1,0 +1,104 @@
+//! Runs a pipeline text in a folder of its own, through the library.
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use reflux::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
+use reflux::engine::Config;
+use reflux::error::Result;
+use reflux::operators::{self, Models};
+use reflux::pipeline::{self, Plan};
+use reflux::report::Tally;
+use reflux::store::Run;
+
+/// Counts, and asks for a stop after a number of committed microbatches.
+pub struct Watch {
+    pub tally: Tally,
+    stop: Stop,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Watch {
+    fn event(&self, event: &Event<'_>) {
+        self.tally.event(event);
+        let done: u64 = self.tally.counts().values().map(|c| c.microbatches - c.restored).sum();
+        if matches!(event, Event::Done { .. }) && self.stop_after.is_some_and(|n| done >= n) {
+            self.stop.request();
+        }
+    }
+}
+
+/// How to run.
+pub struct How {
+    pub workers: usize,
+    pub transport: Transport,
+    pub stop_after: Option<u64>,
+}
+impl Default for How {
+    fn default() -> Self {
+        Self { workers: 1, transport: Transport::Typed, stop_after: None }
+    }
+}
+
+pub fn plan(text: &str) -> Arc<Plan<dyn Operator>> {
+    Arc::new(pipeline::parse_str("test.toml", text, &[], operators::ALL).unwrap_or_else(|d| panic!("{}", d.render(false))))
+}
+
+/// Runs to the end, or until it stops.
+pub fn run(text: &str, dir: &Path, how: &How) -> (Result<()>, Arc<Watch>) {
+    let plan = plan(text);
+    let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap();
+    let stop = Stop::default();
+    let watch = Arc::new(Watch { tally: Tally::default(), stop: stop.clone(), stop_after: how.stop_after });
+    let services = Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
+    let observer = Arc::clone(&watch) as Arc<dyn Observer>;
+    let result = dataflow::run(Shared { plan, run: Arc::new(run), services, observer, stop }, how.workers, how.transport);
+    (result, watch)
+}
+
+/// Every file below a folder, with its bytes.
+pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, all: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(root, &path, all);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                all.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    walk(dir, dir, &mut all);
+    all
+}
+
+/// The data, models and metrics of a run: what must be the same however it was run.
+pub fn outcome(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = files(dir);
+    all.retain(|name, _| ["data/", "models/", "metrics/"].iter().any(|part| name.starts_with(part)));
+    all
+}
+
+/// A script that plays prompt writer, answerer and judge.
+pub fn script(dir: &Path, per_call_ms: u64) -> String {
+    let path = dir.join(format!("script-{per_call_ms}.toml"));
+    let text = format!(
+        r#"
+per_call_ms = {per_call_ms}
+[[answer]]
+match = "You write tasks"
+text = ["Name {{n}} things that float on water", "Explain how {{n}} birds find their way home", "List {{n}} uses of an old coat"]
+[[answer]]
+match = "You grade an AI"
+text = ["It is relevant and clear.\nScore: {{score}}", "It misses the point.\nScore: {{score}}", "I would rather not say."]
+[[answer]]
+text = ["Answer {{n}}.", "Perhaps {{n}}, perhaps not.", "It depends on {{n}}."]
+"#
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_string_lossy().into_owned()
+}

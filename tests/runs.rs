@@ -1,0 +1,215 @@
+//! Whole runs: the same data whatever the workers, the transport or the interruptions, and clear ends to bad ones.
+
+mod common;
+
+use common::{How, files, outcome, run, script};
+use reflux::dataflow::Transport;
+use reflux::error::Kind;
+use reflux::store::read_parquet;
+
+/// A loop on the small world with a random model and a scripted judge, so that there are pairs.
+fn small_loop(dir: &std::path::Path) -> String {
+    let script = script(dir, 0);
+    format!(
+        r#"
+[pipeline]
+name = "small"
+seed = 5
+iterations = 2
+microbatch = 8
+window = 2
+[model.m0]
+init = "pipelines/listworld/model"
+[model.script]
+script = {script:?}
+[step.ift]
+op = "listworld"
+data = "ift"
+rows = 40
+[step.eft]
+op = "listworld"
+data = "eft"
+rows = 24
+[step.m1]
+op = "sft"
+from = ["ift", "eft"]
+model = "m0"
+rubric = "pipelines/listworld/judge.jinja"
+learning_rate = 1e-3
+[loop]
+policy = "m1"
+next = "dpo"
+[step.written]
+op = "synthesize"
+from = "ift"
+model = "script"
+per_iteration = 20
+shots = {{ seed = 2, generated = 1 }}
+reject = {{ rouge_l = 0.95 }}
+[step.prompts]
+op = "dedup"
+from = "written"
+[step.responses]
+op = "generate"
+from = "prompts"
+model = "policy"
+samples = 3
+sampling = {{ temperature = 1.0, max_tokens = 6 }}
+[step.scores]
+op = "judge"
+from = "responses"
+model = "script"
+samples = 2
+[step.pairs]
+op = "select"
+from = "scores"
+[step.dpo]
+op = "dpo"
+from = "pairs"
+model = "policy"
+learning_rate = 1e-3
+batch_size = 4
+replay = "eft"
+replay_weight = 0.5
+replay_batch = 2
+rubric = "pipelines/listworld/judge.jinja"
+[step.heldout]
+op = "listworld"
+data = "requests"
+rows = 10
+[step.answers]
+op = "generate"
+from = "heldout"
+model = "policy"
+samples = 2
+sampling = {{ max_tokens = 6 }}
+[step.truth]
+op = "oracle"
+from = "answers"
+"#
+    )
+}
+
+#[test]
+fn workers_and_transport_do_not_matter() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = small_loop(temp.path());
+    let mut outcomes = Vec::new();
+    for (workers, transport) in [(1, Transport::Typed), (2, Transport::Typed), (3, Transport::Serialised)] {
+        let dir = temp.path().join(format!("w{workers}"));
+        let (result, watch) = run(&text, &dir, &How { workers, transport, ..How::default() });
+        result.unwrap();
+        let counts = watch.tally.counts();
+        assert_eq!(counts[&("truth".to_string(), 3)].rows, 20, "the last model is looked at too");
+        assert!(counts[&("pairs".to_string(), 2)].rows > 0);
+        outcomes.push(outcome(&dir));
+    }
+    assert!(outcomes[0].len() > 30);
+    assert!(outcomes[0].keys().any(|name| name == "models/M3/model.safetensors"), "{:?}", outcomes[0].keys());
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert_eq!(outcomes[0], outcomes[2]);
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_end() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = small_loop(temp.path());
+    let whole = temp.path().join("whole");
+    run(&text, &whole, &How::default()).0.unwrap();
+    let broken = temp.path().join("broken");
+    let mut stops = 0;
+    for workers in [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2] {
+        let (result, _) = run(&text, &broken, &How { workers, stop_after: Some(7), ..How::default() });
+        match result {
+            Ok(()) => break,
+            Err(e) => assert_eq!(e.kind(), Kind::Cancelled, "{e}"),
+        }
+        stops += 1;
+    }
+    assert!(stops >= 3, "only {stops} stops");
+    run(&text, &broken, &How::default()).0.unwrap();
+    assert_eq!(outcome(&whole), outcome(&broken));
+}
+
+/// Prompts of which some are bad, answered by a random tiny model.
+fn bad_prompts(dir: &std::path::Path) -> String {
+    let prompts = dir.join("prompts.jsonl");
+    let long = "ape ".repeat(400);
+    let rows = ["list two animals", "   ", long.trim(), "name three jobs"];
+    let lines: Vec<String> = rows.iter().map(|p| serde_json::json!({ "prompt": p, "response": "x" }).to_string()).collect();
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
+    format!(
+        r#"
+[pipeline]
+name = "bad"
+[model.m0]
+init = "pipelines/listworld/model"
+[step.prompts]
+op = "read"
+dataset = {:?}
+schema = "ift"
+[step.responses]
+op = "generate"
+from = "prompts"
+model = "m0"
+samples = 2
+sampling = {{ max_tokens = 4 }}
+[step.scores]
+op = "judge"
+from = "responses"
+model = "m0"
+rubric = "pipelines/listworld/judge.jinja"
+samples = 2
+sampling = {{ max_tokens = 4 }}
+[step.pairs]
+op = "select"
+from = "scores"
+"#,
+        prompts.display().to_string()
+    )
+}
+
+#[test]
+fn bad_rows_become_error_rows() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("run");
+    let (result, watch) = run(&bad_prompts(temp.path()), &dir, &How::default());
+    result.unwrap();
+    let counts = watch.tally.counts();
+    assert_eq!(counts[&("responses".to_string(), 0)].rows, 4);
+    let errors: Vec<_> = files(&dir).into_keys().filter(|n| n.starts_with("data/errors/responses")).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let rows = read_parquet(&dir.join(&errors[0])).unwrap();
+    let columns = reflux::data::Columns(&rows);
+    let codes: Vec<&str> = columns.text("code").unwrap().iter().flatten().collect();
+    assert_eq!(codes, ["empty_prompt", "prompt_too_long", "prompt_too_long"]);
+    // A random judge says nothing readable: every answer stays, without a score, and there is no pair.
+    let scores = read_parquet(&dir.join("data/scores/iteration=0/microbatch=00000.parquet")).unwrap();
+    assert_eq!((scores.num_rows(), counts[&("pairs".to_string(), 0)].rows), (4, 0));
+    assert_eq!(scores.column_by_name("score").unwrap().null_count(), 4);
+    assert_eq!(counts[&("scores".to_string(), 0)].errors, 4);
+}
+
+#[test]
+fn an_iteration_without_a_pair_ends_with_advice() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = small_loop(temp.path()).replace("op = \"select\"", "op = \"select\"\nmin_margin = 100.0");
+    let dir = temp.path().join("run");
+    let e = run(&text, &dir, &How::default()).0.unwrap_err();
+    assert_eq!(e.kind(), Kind::User);
+    assert!(e.to_string().contains("iteration 1 yielded no pair") && e.help_text().unwrap().contains("judge"), "{e}");
+    assert!(outcome(&dir).keys().any(|n| n.starts_with("data/scores/iteration=1")), "what was committed is intact");
+}
+
+#[test]
+fn a_failing_step_stops_the_run_on_all_workers() {
+    let temp = tempfile::tempdir().unwrap();
+    // The template asks for a variable that a judge does not have: it fails at the first row, inside a compute thread.
+    let rubric = temp.path().join("broken.jinja");
+    std::fs::write(&rubric, "judge {{ nothing }}").unwrap();
+    let text = bad_prompts(temp.path()).replace("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()));
+    for workers in [1, 2] {
+        let e = run(&text, &temp.path().join(format!("run{workers}")), &How { workers, ..How::default() }).0.unwrap_err();
+        assert!(e.to_string().contains("step `scores`") && e.to_string().contains("broken.jinja"), "{e}");
+    }
+}
