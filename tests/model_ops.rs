@@ -281,7 +281,7 @@ fn linear_rows_have_the_same_bits_at_a_real_models_shapes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
     /// Attention, forward and backward, has the same bits on one thread and on three; and a row the same bits when later rows
     /// of its segment are taken away.
     #[test]

@@ -143,14 +143,15 @@ pub(super) fn check_config(c: &Config) -> Result<()> {
     if heads % kv != 0 {
         return Err(Error::user(format!("{heads} attention heads cannot share {kv} key-value heads evenly")));
     }
-    if c.head_dim.is_none() && c.hidden_size % heads != 0 {
+    if c.head_dim.is_none() && !c.hidden_size.is_multiple_of(heads) {
         let d = c.hidden_size;
         return Err(Error::user(format!("hidden_size {d} is not a multiple of num_attention_heads {heads}")));
     }
     if width == 0 || width % 2 != 0 || width > 1 << 12 {
         return Err(Error::user(format!("head_dim is {width}; it must be even and at most 4096")));
     }
-    if !(c.rms_norm_eps.is_finite() && c.rms_norm_eps >= 0.) || !(c.rope_theta.is_finite() && c.rope_theta > 0.) {
+    let fine = |x: f64| x.is_finite() && x > 0.;
+    if !fine(c.rms_norm_eps) || !fine(c.rope_theta) {
         return Err(Error::user("rms_norm_eps and rope_theta must be positive numbers"));
     }
     Ok(())

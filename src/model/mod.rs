@@ -73,7 +73,7 @@ impl Model {
         }
         let hash = hash(&weights)?;
         let llama = if trainable { Llama::trainable(config, &weights) } else { Llama::frozen(config, &weights) };
-        Ok(Self { name: name.to_string(), llama: llama.doing(|| format!("model {name}"))?, tokenizer, hash })
+        Ok(Self { name: name.to_string(), llama: llama.user(|| format!("model {name}"))?, tokenizer, hash })
     }
 
     /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load: config.json,

@@ -149,6 +149,9 @@ impl LogProb {
 
 fn add(to: &mut [f32], from: &Tensor) -> Result<()> {
     let from = Floats::of(from)?;
-    to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to += from);
+    const PART: usize = 1 << 16;
+    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    });
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::{Loaded, gguf_tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::model::files::check_config;
 use crate::model::llama::{OneOrMany, RopeScaling};
+use crate::model::ops::frequencies;
 use crate::model::{Config, Tokenizer};
 
 pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
@@ -133,27 +134,34 @@ fn rope_scaling<R: Read + Seek>(gguf: &mut Gguf<R>, m: &Metadata, config: &Confi
     }
 }
 
-/// llama.cpp stores Llama 3's scaling as what each frequency is divided by. The parameters behind the factors are found by
-/// computing those of the released models and comparing.
+/// llama.cpp stores Llama 3's scaling as what each frequency is divided by. The greatest is the factor; one in the transition
+/// gives the original length by solving the formula for it; all must then come out. Released models have low and high
+/// frequency factors of 1 and 4.
 fn llama3(factors: &[f32], config: &Config) -> Result<RopeScaling> {
-    let factor = factors.iter().copied().fold(1f32, f32::max);
-    for original in [8192, 4096, 2048, 16384, 32768] {
-        let scaling = RopeScaling {
-            rope_type: "llama3".into(),
-            factor: shortest(factor.into()),
-            low_freq_factor: 1.,
-            high_freq_factor: 4.,
-            original_max_position_embeddings: original,
-        };
-        let plain = crate::model::ops::frequencies(&Config { rope_scaling: None, ..config.clone() })?;
-        let scaled = crate::model::ops::frequencies(&Config { rope_scaling: Some(scaling.clone()), ..config.clone() })?;
-        let near = |((p, s), f): ((&f32, &f32), &f32)| (p / s - f).abs() <= 1e-4 * f;
-        if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(factors).all(near) {
-            return Ok(scaling);
-        }
+    let (low, high) = (1., 4.);
+    let plain = frequencies(&Config { rope_scaling: None, ..config.clone() })?;
+    // It was computed in f32: 8.000001 is 8.
+    let factor = (factors.iter().copied().fold(1f32, f32::max) * 1e4).round() / 1e4;
+    let solve = |(f, r): (&f32, &f32)| {
+        let wavelength = 2. * std::f64::consts::PI / f64::from(*f);
+        let smooth = (1. / f64::from(*r) - 1. / f64::from(factor)) / (1. - 1. / f64::from(factor));
+        (*r > 1.001 && *r < 0.999 * factor).then_some(wavelength * (smooth * (high - low) + low))
+    };
+    let original = plain.iter().zip(factors).find_map(solve).unwrap_or(8192.).round();
+    let scaling = RopeScaling {
+        rope_type: "llama3".into(),
+        factor: shortest(factor.into()),
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_max_position_embeddings: original as usize,
+    };
+    let scaled = frequencies(&Config { rope_scaling: Some(scaling.clone()), ..config.clone() });
+    let near = |((p, s), f): ((&f32, &f32), &f32)| (p / s - f).abs() <= 1e-4 * f;
+    match scaled {
+        Ok(scaled) if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(factors).all(near) => Ok(scaling),
+        _ => Err(Error::user("`rope_freqs.weight` holds another scaling than Llama 3's")
+            .help("take the model's Hugging Face directory")),
     }
-    Err(Error::user("`rope_freqs.weight` holds another scaling than Llama 3's")
-        .help("take the model's Hugging Face directory"))
 }
 
 fn weights<R: Read + Seek>(

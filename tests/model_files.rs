@@ -1,0 +1,255 @@
+//! Broken model files: a clear error each, no panic, no memory beyond the file's size.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use proptest::prelude::*;
+use reflux::error::Kind;
+use reflux::model::{self, Message, Model};
+use tempfile::TempDir;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/model").join(name)
+}
+
+/// A copy of a golden model's directory.
+fn copy(name: &str) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+fn load(path: &Path) -> Result<Model, String> {
+    Model::load(path, &Device::Cpu, DType::F32, false).map_err(|e| {
+        assert_eq!(e.kind(), Kind::User, "{e}");
+        format!("{e} | {}", e.help_text().unwrap_or(""))
+    })
+}
+
+/// The message that loading gives; it must hold every one of `words`.
+fn refuses(path: &Path, words: &[&str]) {
+    let message = load(path).err().unwrap_or_else(|| panic!("{words:?}: it loads"));
+    for word in words {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Changes the JSON header of a safetensors file, keeping its data.
+fn edit_header(path: &Path, change: impl Fn(String) -> String) {
+    let bytes = fs::read(path).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = change(String::from_utf8(bytes[8..8 + n].to_vec()).unwrap());
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend_from_slice(header.as_bytes());
+    out.extend_from_slice(&bytes[8 + n..]);
+    fs::write(path, out).unwrap();
+}
+
+#[test]
+fn paths_that_are_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    refuses(&dir.path().join("nowhere"), &["there is no model at", "nowhere"]);
+    refuses(dir.path(), &["no config.json"]);
+    fs::write(dir.path().join("x.bin"), "x").unwrap();
+    refuses(&dir.path().join("x.bin"), &["is no model", ".gguf"]);
+    let dir = copy("smollm2");
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    refuses(dir.path(), &["no weights"]);
+    let dir = copy("smollm2");
+    fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    refuses(dir.path(), &["tokenizer.json"]);
+}
+
+#[test]
+fn configurations_that_cannot_be_run() {
+    for (from, to, words) in [
+        (r#""model_type": "llama""#, r#""model_type": "gpt_neox""#, &["config.json", "gpt_neox", "llama"][..]),
+        (r#""hidden_size": 24"#, r#""hidden_size": 0"#, &["hidden_size is 0"]),
+        (r#""hidden_size": 24"#, r#""hidden_size": 99999999999"#, &["hidden_size"]),
+        (r#""num_attention_heads": 3"#, r#""num_attention_heads": -1"#, &["config.json"]),
+        (r#""num_key_value_heads": 1"#, r#""num_key_value_heads": 2"#, &["3 attention heads", "2 key-value"]),
+        (r#""head_dim": 8"#, r#""head_dim": 7"#, &["head_dim is 7"]),
+        (r#""attention_bias": false"#, r#""attention_bias": true"#, &["attention_bias"]),
+        (r#""hidden_act": "silu""#, r#""hidden_act": "gelu""#, &["gelu"]),
+        (r#""rope_type": "default""#, r#""rope_type": "yarn""#, &["yarn"]),
+        (r#""vocab_size": "#, r#""vocab_size": 1"#, &["shape", "config.json asks for"]),
+        ("{", "[", &["config.json"]),
+    ] {
+        let dir = copy("smollm2");
+        edit(&dir.path().join("config.json"), from, to);
+        refuses(dir.path(), words);
+    }
+    // Weights that fit, and a tokenizer with more tokens than the embedding has rows.
+    let dir = copy("smollm2");
+    let added = r#""added_tokens": ["#;
+    let token = r#"{"id": 5000, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},"#;
+    let path = dir.path().join("tokenizer.json");
+    edit(&path, added, &format!("{added}{token}"));
+    edit(&path, r#""vocab": {"#, r#""vocab": {"<x>": 5000,"#);
+    refuses(dir.path(), &["tokenizer", "embedding"]);
+}
+
+#[test]
+fn broken_safetensors() {
+    let file = |dir: &TempDir| dir.path().join("model.safetensors");
+    let cut = |n: usize, words: &[&str]| {
+        let dir = copy("smollm2");
+        let bytes = fs::read(file(&dir)).unwrap();
+        fs::write(file(&dir), &bytes[..n.min(bytes.len() - 1)]).unwrap();
+        refuses(dir.path(), words);
+    };
+    cut(3, &["cut off"]);
+    cut(100, &["header claims"]);
+    cut(usize::MAX, &["bytes", "cut off"]);
+    let header = |change: &dyn Fn(String) -> String, words: &[&str]| {
+        let dir = copy("smollm2");
+        edit_header(&file(&dir), change);
+        refuses(dir.path(), words);
+    };
+    let norm = "\"model.norm.weight\"";
+    header(&|h| h.replace(norm, "\"model.norm.bias\""), &["model.norm.bias", "not part of a Llama"]);
+    header(&|h| h.replace(norm, "\"model.layers.0.input_layernorm.weight\""), &["described twice"]);
+    header(&|h| h.replacen("\"F32\"", "\"I8\"", 1), &["type I8"]);
+    header(&|h| h.replacen("[24]", "[25]", 1), &["shape [25]", "cannot have"]);
+    header(&|h| h.replacen("[24]", "[18446744073709551615,18446744073709551615]", 1), &["cannot have"]);
+    header(&|h| h.replacen("[24]", "[-1]", 1), &["shape"]);
+    header(&|h| h.replacen("\"data_offsets\":[", "\"data_offsets\":[9", 1), &["bytes"]);
+    header(&|h| h.replace('}', ""), &["header is broken"]);
+    // Two tensors over the same bytes.
+    header(
+        &|h| {
+            let offsets = |name: &str| {
+                let at = h.find(name).unwrap();
+                let from = at + h[at..].find("\"data_offsets\"").unwrap();
+                h[from..from + h[from..].find('}').unwrap()].to_string()
+            };
+            h.replace(&offsets("layers.1.input_layernorm"), &offsets("layers.0.input_layernorm"))
+        },
+        &["overlap"],
+    );
+    let dir = copy("smollm2");
+    let mut bytes = fs::read(file(&dir)).unwrap();
+    bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    fs::write(file(&dir), bytes).unwrap();
+    refuses(dir.path(), &["header claims 18446744073709551615 bytes"]);
+}
+
+#[test]
+fn broken_shards() {
+    let index = |dir: &TempDir| dir.path().join("model.safetensors.index.json");
+    let dir = copy("llama2");
+    fs::remove_file(dir.path().join("model-00002-of-00002.safetensors")).unwrap();
+    refuses(dir.path(), &["model-00002-of-00002.safetensors"]);
+    let dir = copy("llama2");
+    let text = fs::read_to_string(index(&dir)).unwrap();
+    fs::write(index(&dir), text.replace("model-00002-of-00002", "model-00001-of-00002")).unwrap();
+    refuses(dir.path(), &["is missing"]);
+    let dir = copy("llama2");
+    edit(&index(&dir), "model-00002-of-00002", "../../etc/model");
+    refuses(dir.path(), &["is no file name"]);
+}
+
+#[test]
+fn a_model_without_a_chat_template_says_so() {
+    let dir = copy("smollm2");
+    fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    let model = load(dir.path()).unwrap();
+    assert!(!model.tokenizer.has_chat_template());
+    let e = model.tokenizer.encode_chat(&[Message::new("user", "x")], true).unwrap_err();
+    assert!(e.to_string().contains("no chat template") && e.help_text().is_some(), "{e}");
+    assert!(!model.tokenizer.encode_text("plain text").unwrap().is_empty());
+}
+
+#[test]
+fn devices_have_names() {
+    assert!(model::device("cpu").unwrap().is_cpu());
+    model::device("auto").unwrap();
+    for bad in ["gpu", "", "cuda:x"] {
+        assert_eq!(model::device(bad).unwrap_err().kind(), Kind::User, "{bad}");
+    }
+}
+
+fn gguf() -> Vec<u8> {
+    fs::read(golden("llama3/model.golden-gguf")).unwrap()
+}
+
+fn load_gguf(bytes: &[u8]) -> Result<Model, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    fs::write(&path, bytes).unwrap();
+    load(&path)
+}
+
+fn place(bytes: &[u8], what: &[u8]) -> usize {
+    bytes.windows(what.len()).position(|w| w == what).unwrap()
+}
+
+#[test]
+fn broken_gguf() {
+    let refuses = |bytes: &[u8], word: &str| {
+        let message = load_gguf(bytes).err().unwrap_or_else(|| panic!("{word}: it loads"));
+        assert!(message.contains(word) && message.contains("x.gguf"), "`{word}` is not in: {message}");
+    };
+    let good = gguf();
+    refuses(b"", "bytes left");
+    refuses(b"GGUL", "no GGUF");
+    refuses(&good[..good.len() - 1], "cut off");
+    refuses(&good[..good.len() / 2], "cut off");
+    refuses(&good[..1000], "left");
+    let with = |at: usize, new: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        bytes
+    };
+    refuses(&with(4, &9u32.to_le_bytes()), "version 9");
+    refuses(&with(8, &u64::MAX.to_le_bytes()), "tensors");
+    refuses(&with(16, &u64::MAX.to_le_bytes()), "metadata entries");
+    let at = place(&good, b"general.architecture") + 20 + 4 + 8;
+    refuses(&with(at, b"mamba"), "`mamba`");
+    // The embedding's first dimension, its type, and its offset.
+    let at = place(&good, b"token_embd.weight") + 17;
+    refuses(&with(at + 4, &u64::MAX.to_le_bytes()), "token_embd.weight");
+    refuses(&with(at + 4 + 16, &77u32.to_le_bytes()), "ggml type 77");
+    refuses(&with(at + 4 + 16 + 4, &(u64::MAX - 7).to_le_bytes()), "token_embd.weight");
+    refuses(&with(at, &u32::MAX.to_le_bytes()), "dimensions");
+    refuses(&with(place(&good, b"blk.0.attn_q.weight"), b"blk.0.attn_z.weight"), "attn_");
+    let at = place(&good, b"tokenizer.ggml.tokens") + 21 + 4 + 4;
+    refuses(&with(at, &(u64::MAX / 2).to_le_bytes()), "array elements");
+    refuses(&with(place(&good, b"llama-bpe"), b"unheard-x"), "unheard-x");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    /// Whatever bytes are changed, loading ends with a model or an error of the user's kind.
+    #[test]
+    fn damaged_files_never_panic(
+        cut in 0usize..140_000, changes in prop::collection::vec((0usize..12_000, any::<u8>()), 0..6), other in any::<bool>(),
+    ) {
+        let damage = |mut bytes: Vec<u8>| {
+            let n = bytes.len();
+            for (at, value) in &changes {
+                bytes[at % n] = *value;
+            }
+            bytes.truncate(if changes.is_empty() { cut } else { n });
+            bytes
+        };
+        if other {
+            let _ = load_gguf(&damage(gguf()));
+        } else {
+            let dir = copy("smollm2");
+            let path = dir.path().join("model.safetensors");
+            fs::write(&path, damage(fs::read(&path).unwrap())).unwrap();
+            let _ = load(dir.path());
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Token ids, chat templates and logits against transformers'. The goldens and the scripts that made them are in
+//! tests/goldens/model.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, IndexOp, Tensor};
+use reflux::model::ops::{Packed, Segment};
+use reflux::model::{Message, Model, Tokenizer};
+use serde::Deserialize;
+
+const MODELS: [&str; 4] = ["smollm2", "llama2", "tinyllama", "llama3"];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/model").join(name)
+}
+
+fn golden<T: for<'de> Deserialize<'de>>(path: &str) -> T {
+    serde_json::from_str(&std::fs::read_to_string(folder(path)).unwrap()).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Message>,
+    add_generation_prompt: bool,
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    texts: Vec<Text>,
+    chats: Vec<Chat>,
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+    far_logits: Vec<Vec<f32>>,
+}
+
+fn logits(model: &Model, ids: &[u32], positions: &[u32]) -> Tensor {
+    let hidden = model.llama.forward(ids, positions, &mut Packed::new(vec![Segment::plain(0..ids.len())])).unwrap();
+    model.llama.logits(&hidden).unwrap()
+}
+
+fn from_zero(n: usize) -> Vec<u32> {
+    (0..n as u32).collect()
+}
+
+/// The greatest difference of the last two rows.
+fn difference(model: &Model, ids: &[u32], positions: &[u32], want: &[Vec<f32>]) -> f32 {
+    let got = logits(model, ids, positions);
+    let got = got.narrow(0, ids.len() - 2, 2).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!((got.len(), got[0].len()), (want.len(), want[0].len()));
+    got.iter().flatten().zip(want.iter().flatten()).fold(0., |m, (g, w)| m.max((g - w).abs()))
+}
+
+fn check_tokens(what: &str, tokenizer: &Tokenizer, texts: &[Text], chats: &[Chat]) {
+    for t in texts {
+        assert_eq!(tokenizer.encode_text(&t.text).unwrap(), t.ids, "{what}: {:?}", t.text);
+        assert_eq!(tokenizer.decode(&t.ids), t.decoded, "{what}: {:?}", t.text);
+    }
+    for c in chats {
+        assert_eq!(tokenizer.render(&c.messages, c.add_generation_prompt).unwrap(), c.text, "{what}");
+        assert_eq!(tokenizer.encode_chat(&c.messages, c.add_generation_prompt).unwrap(), c.ids, "{what}: {:?}", c.text);
+    }
+}
+
+#[test]
+fn tiny_models_agree_with_transformers() {
+    for name in MODELS {
+        let golden: Golden = golden(&format!("{name}/golden.json"));
+        let model = Model::load(&folder(name), &Device::Cpu, DType::F32, false).unwrap();
+        check_tokens(name, &model.tokenizer, &golden.texts, &golden.chats);
+        let near = difference(&model, &golden.ids, &from_zero(golden.ids.len()), &golden.logits);
+        let far = difference(&model, &golden.ids, &golden.positions, &golden.far_logits);
+        println!("{name}: greatest difference of a logit {near:e}, at the last positions {far:e}");
+        assert!(near < 2e-4 && far < 5e-4, "{name}: {near} {far}");
+    }
+}
+
+#[test]
+fn a_gguf_gives_the_same_model() {
+    let golden: Golden = golden("llama3/golden.json");
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("tiny.gguf");
+    std::fs::copy(folder("llama3").join("model.golden-gguf"), &path).unwrap();
+    let gguf = Model::load(&path, &Device::Cpu, DType::F32, false).unwrap();
+    let hf = Model::load(&folder("llama3"), &Device::Cpu, DType::F32, false).unwrap();
+    check_tokens("gguf", &gguf.tokenizer, &golden.texts, &golden.chats);
+    assert_eq!(gguf.hash, hf.hash);
+    assert_eq!(gguf.llama.config().rope_scaling, hf.llama.config().rope_scaling);
+    assert_eq!(gguf.tokenizer.eos_ids(), hf.tokenizer.eos_ids());
+    let far = difference(&gguf, &golden.ids, &golden.positions, &golden.far_logits);
+    assert!(far < 5e-4, "{far}");
+}
+
+#[test]
+fn saving_and_loading_gives_the_same_model() {
+    for name in MODELS {
+        let golden: Golden = golden(&format!("{name}/golden.json"));
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let model = Model::load(&folder(name), &Device::Cpu, dtype, true).unwrap();
+            let temporary = tempfile::tempdir().unwrap();
+            let dir = temporary.path().join("saved");
+            assert_eq!(model.save(&dir).unwrap(), model.hash);
+            let again = Model::load(&dir, &Device::Cpu, dtype, false).unwrap();
+            assert_eq!(again.hash, model.hash, "{name}");
+            assert_eq!(again.llama.config(), &{
+                // What the saved file spells out.
+                let mut c = model.llama.config().clone();
+                (c.num_key_value_heads, c.head_dim) = (Some(c.kv_heads()), Some(c.head_dim()));
+                c
+            });
+            assert_eq!(again.tokenizer.eos_ids(), model.tokenizer.eos_ids());
+            check_tokens(name, &again.tokenizer, &golden.texts, &golden.chats);
+        }
+    }
+}
+
+#[test]
+fn copies_are_deep() {
+    let model = Model::load(&folder("smollm2"), &Device::Cpu, DType::F32, true).unwrap();
+    let frozen = model.frozen().unwrap();
+    let v = &model.llama.variables()["model.norm.weight"];
+    v.set(&(v.as_tensor() * 2.).unwrap()).unwrap();
+    assert_ne!(model.current_hash().unwrap(), model.hash);
+    assert_eq!(frozen.current_hash().unwrap(), model.hash);
+    assert_eq!(model.trainable().unwrap().hash, model.current_hash().unwrap());
+    assert!(frozen.llama.variables().is_empty());
+}
+
+#[test]
+fn random_weights_depend_on_the_seed_and_the_name_alone() {
+    let init = |seed| Model::init(&folder("tinyllama"), 0.02, seed, &Device::Cpu, false).unwrap();
+    let (a, b) = (init(1), init(2));
+    assert_eq!(a.hash, init(1).hash);
+    assert_ne!(a.hash, b.hash);
+    // Held fixed, so that a model drawn once can be drawn again by a later version.
+    assert_eq!(a.hash[..16], *"827f0a6816d86f7a");
+    let w = a.llama.weights()["model.embed_tokens.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let std = (w.iter().map(|x| x * x).sum::<f32>() / w.len() as f32).sqrt();
+    assert!((std - 0.02).abs() < 0.001, "{std}");
+    assert!(a.llama.weights()["model.norm.weight"].to_vec1::<f32>().unwrap().iter().all(|x| *x == 1.));
+}
+
+#[test]
+fn text_cannot_close_or_open_a_turn() {
+    for name in MODELS {
+        let tokenizer = Model::load(&folder(name), &Device::Cpu, DType::F32, false).unwrap().tokenizer;
+        let count = |content: &str| {
+            let ids = tokenizer.encode_chat(&[Message::new("user", content)], true).unwrap();
+            ids.into_iter().filter(|id| tokenizer.is_special(*id)).count()
+        };
+        let every: String = (0..tokenizer.vocab_size() as u32)
+            .filter(|id| tokenizer.is_special(*id))
+            .filter_map(|id| tokenizer.token(id))
+            .collect();
+        assert_eq!(count("hello"), count(&every), "{name}: {every}");
+        let ids = tokenizer.encode_text(&every).unwrap();
+        assert!(!ids.iter().any(|id| tokenizer.is_special(*id)), "{name}");
+        assert!(!tokenizer.eos_ids().is_empty());
+    }
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    question: String,
+    ids: Vec<u32>,
+    top: Vec<(u32, f32)>,
+    last: Vec<f32>,
+    middle: Vec<f32>,
+    greedy: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct SmolLm2 {
+    picks: Vec<u32>,
+    texts: Vec<Text>,
+    chats: Vec<Chat>,
+    prompts: Vec<Prompt>,
+}
+
+/// SmolLM2-135M-Instruct itself: twenty prompts, logits within 2e-3 of transformers', the same greedy tokens.
+#[test]
+fn smollm2_agrees_with_transformers() {
+    let Some(path) = std::env::var_os("REFLUX_SMOLLM2") else {
+        println!("NOT RUN: set REFLUX_SMOLLM2 to the path of SmolLM2-135M-Instruct.Q4_1.gguf");
+        return;
+    };
+    let golden: SmolLm2 = golden("smollm2-135m.json");
+    let model = Model::load(path.as_ref(), &Device::Cpu, DType::F32, false).unwrap();
+    check_tokens("SmolLM2", &model.tokenizer, &golden.texts, &golden.chats);
+    let mut worst = 0f32;
+    for p in &golden.prompts {
+        let ids = model.tokenizer.encode_chat(&[Message::new("user", &*p.question)], true).unwrap();
+        assert_eq!(ids, p.ids, "{}", p.question);
+        let all = logits(&model, &ids, &from_zero(ids.len()));
+        let row = |i: usize| all.i(i).unwrap().to_vec1::<f32>().unwrap();
+        let (last, middle) = (row(ids.len() - 1), row(ids.len() / 2));
+        let pairs = p.top.iter().map(|(id, want)| (last[*id as usize], *want));
+        let pairs = pairs.chain(golden.picks.iter().zip(&p.last).map(|(id, want)| (last[*id as usize], *want)));
+        let pairs = pairs.chain(golden.picks.iter().zip(&p.middle).map(|(id, want)| (middle[*id as usize], *want)));
+        worst = pairs.fold(worst, |m, (got, want)| m.max((got - want).abs()));
+        // The whole continuation in one pass: each greedy token must be the greatest of its row.
+        let whole: Vec<u32> = ids.iter().chain(&p.greedy).copied().collect();
+        if !p.greedy.is_empty() {
+            let rows = logits(&model, &whole, &from_zero(whole.len())).to_vec2::<f32>().unwrap();
+            // The reference was held from ending before 64 tokens.
+            let ends = model.tokenizer.eos_ids();
+            let best = |row: &Vec<f32>| {
+                let rest = row.iter().enumerate().filter(|(i, _)| !ends.contains(&(*i as u32)));
+                rest.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32
+            };
+            let best: Vec<u32> = rows.iter().map(best).collect();
+            assert_eq!(best[ids.len() - 1..whole.len() - 1], p.greedy, "{}", p.question);
+        }
+    }
+    println!("SmolLM2: greatest difference of a logit {worst:e}");
+    assert!(worst < 2e-3, "{worst}");
+}
