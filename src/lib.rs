@@ -1,4 +1,43 @@
-//! reflux runs Self-Rewarding Language Models as a streaming dataflow.
+//! reflux runs Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020) as a streaming dataflow.
+//!
+//! # A tour
+//!
+//! A pipeline file is read by [`pipeline`]: parsed with spans, resolved, checked with every error at once, and planned.
+//! [`dataflow`] renders the plan as a timely graph in which microbatches of Arrow rows ([`data`]) flow; it drives the
+//! [`operators`], each a function of one job in a file of its own, on compute threads. What a job makes is committed to
+//! the run directory by [`store`] before anybody downstream sees it, and taken from there if it was committed before:
+//! that is how an unfinished run goes on.
+//!
+//! Operators that need a model ask the shared [`operators::Models`] for it: answers come from [`engine`], which batches
+//! the requests of all steps that use the same weights; weights come from [`model`], one differentiable Llama for
+//! inference and training; [`train`] is SFT and DPO. [`eval`] holds the small world that the quickstart runs on.
+//! [`report`] counts and sums up, and [`cli`] is the program.
+//!
+//! Imports point down this list: cli, report, operators, dataflow, pipeline, store, data; and from the operators to
+//! engine, train and eval, and from these to model. Only `dataflow` names timely and differential.
+//!
+//! # Running a pipeline from Rust
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use reflux::{dataflow, engine, operators, pipeline, report, store};
+//!
+//! let plan = pipeline::load("pipelines/quickstart.toml".as_ref(), &[], operators::ALL)?;
+//! let (run, _) = store::Run::create_or_open("runs/quickstart".as_ref(), &plan.resolved, plan.seed, false)?;
+//! let models = operators::Models::new("auto", engine::Config::default(), plan.seed)?;
+//! let shared = dataflow::Shared {
+//!     plan: Arc::new(plan),
+//!     run: Arc::new(run),
+//!     services: dataflow::Services::new(models),
+//!     observer: Arc::new(report::Tally::default()),
+//!     stop: dataflow::Stop::default(),
+//! };
+//! dataflow::run(shared, 2, dataflow::Transport::Typed)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod cli;
 pub mod data;
 pub mod dataflow;

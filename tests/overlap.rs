@@ -13,8 +13,9 @@ const LATENCY: u64 = 40;
 fn three_equal_stages_take_at_most_a_quarter_more_than_one() {
     let temp = tempfile::tempdir().unwrap();
     let script = script(temp.path(), LATENCY);
-    let prompts: Vec<String> =
-        (0..8).map(|i| serde_json::json!({ "prompt": format!("Tell me about number {i}"), "response": "x" }).to_string()).collect();
+    let prompts: Vec<String> = (0..8)
+        .map(|i| serde_json::json!({ "prompt": format!("Tell me about number {i}"), "response": "x" }).to_string())
+        .collect();
     std::fs::write(temp.path().join("seed.jsonl"), prompts.join("\n")).unwrap();
     let text = format!(
         r#"

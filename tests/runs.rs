@@ -136,7 +136,8 @@ fn bad_prompts(dir: &std::path::Path) -> String {
     let prompts = dir.join("prompts.jsonl");
     let long = "ape ".repeat(400);
     let rows = ["list two animals", "   ", long.trim(), "name three jobs"];
-    let lines: Vec<String> = rows.iter().map(|p| serde_json::json!({ "prompt": p, "response": "x" }).to_string()).collect();
+    let lines: Vec<String> =
+        rows.iter().map(|p| serde_json::json!({ "prompt": p, "response": "x" }).to_string()).collect();
     std::fs::write(&prompts, lines.join("\n")).unwrap();
     format!(
         r#"
@@ -207,9 +208,11 @@ fn a_failing_step_stops_the_run_on_all_workers() {
     // The template asks for a variable that a judge does not have: it fails at the first row, inside a compute thread.
     let rubric = temp.path().join("broken.jinja");
     std::fs::write(&rubric, "judge {{ nothing }}").unwrap();
-    let text = bad_prompts(temp.path()).replace("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()));
+    let text = bad_prompts(temp.path())
+        .replace("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()));
     for workers in [1, 2] {
-        let e = run(&text, &temp.path().join(format!("run{workers}")), &How { workers, ..How::default() }).0.unwrap_err();
+        let e =
+            run(&text, &temp.path().join(format!("run{workers}")), &How { workers, ..How::default() }).0.unwrap_err();
         assert!(e.to_string().contains("step `scores`") && e.to_string().contains("broken.jinja"), "{e}");
     }
 }

@@ -43,7 +43,9 @@ impl Default for How {
 }
 
 pub fn plan(text: &str) -> Arc<Plan<dyn Operator>> {
-    Arc::new(pipeline::parse_str("test.toml", text, &[], operators::ALL).unwrap_or_else(|d| panic!("{}", d.render(false))))
+    Arc::new(
+        pipeline::parse_str("test.toml", text, &[], operators::ALL).unwrap_or_else(|d| panic!("{}", d.render(false))),
+    )
 }
 
 /// Runs to the end, or until it stops.
@@ -52,9 +54,11 @@ pub fn run(text: &str, dir: &Path, how: &How) -> (Result<()>, Arc<Watch>) {
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap();
     let stop = Stop::default();
     let watch = Arc::new(Watch { tally: Tally::default(), stop: stop.clone(), stop_after: how.stop_after });
-    let services = Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
+    let services =
+        Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
     let observer = Arc::clone(&watch) as Arc<dyn Observer>;
-    let result = dataflow::run(Shared { plan, run: Arc::new(run), services, observer, stop }, how.workers, how.transport);
+    let result =
+        dataflow::run(Shared { plan, run: Arc::new(run), services, observer, stop }, how.workers, how.transport);
     (result, watch)
 }
 

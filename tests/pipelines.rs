@@ -1,0 +1,129 @@
+//! Every ready pipeline file runs, at small size.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use reflux::store::{Run, read_parquet};
+
+fn reflux(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap()
+}
+
+fn run(file: &str, runs: &Path, set: &[String]) -> String {
+    let mut args = vec!["run", file, "--runs", runs.to_str().unwrap(), "--device", "cpu"];
+    args.extend(set.iter().flat_map(|s| ["--set", s]));
+    let output = reflux(&args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{file}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// The overrides that make a pipeline file small, by its name.
+fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
+    let script = || format!("model.script.script={:?}", common::script(temp, 0));
+    let keys: Vec<String> = match name {
+        "quickstart" => [
+            "step.ift.rows=32",
+            "step.eft.rows=32",
+            "step.instruct.rows=16",
+            "step.m1.epochs=1",
+            "step.m1.learning_rate=1e-4",
+            "step.written.per_iteration=24",
+            "step.heldout.rows=8",
+            "pipeline.microbatch=8",
+            "model.script.dtype=f32",
+            "step.scores.model=script",
+            "step.scores.pattern=Score: ([0-5])",
+            "step.scores.rubric=additive-5",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
+        "listworld-pretrain" => vec!["step.corpus.rows=400".into()],
+        // A random model of the small world's shape stands for SmolLM2: it knows no word of the data, but runs.
+        "smollm2" => [
+            "model.m0.init=pipelines/listworld/model",
+            "step.ift.limit=12",
+            "step.eft.limit=4",
+            "step.prompts.per_iteration=8",
+            "step.prompts.model=script",
+            "step.scores.model=script",
+            "step.responses.sampling.max_tokens=6",
+            "step.prompts.reject.rouge_l=1.0",
+            "step.m1.max_length=250",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
+        _ => return None,
+    };
+    Some(keys)
+}
+
+fn pipeline_files() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "toml"));
+    files.sort();
+    files
+}
+
+#[test]
+fn every_pipeline_runs() {
+    let files = pipeline_files();
+    assert!(files.len() >= 3);
+    for file in files {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        let set = small(name, temp.path()).unwrap_or_else(|| panic!("{name}.toml has no small size in this test"));
+        run(file.to_str().unwrap(), temp.path(), &set);
+        let dir = temp.path().join(name);
+        let opened = Run::open(&dir).unwrap();
+        assert!(opened.finished() && dir.join("summary.json").exists());
+        // Every committed file is there and reads as one table with its schema.
+        for step in opened.steps() {
+            for entry in opened.files(&step) {
+                opened.verify(&entry).unwrap();
+                assert_eq!(read_parquet(&dir.join(&entry.path)).unwrap().num_rows() as u64, entry.rows);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_quickstart_ends_with_a_table_and_says_when_it_is_finished() {
+    let temp = tempfile::tempdir().unwrap();
+    let set = small("quickstart", temp.path()).unwrap();
+    let out = run("pipelines/quickstart.toml", temp.path(), &set);
+    for head in [
+        "iteration",
+        "policy",
+        "prompts",
+        "responses",
+        "scores mean",
+        "pairs",
+        "mean margin",
+        "dpo loss",
+        "dpo accuracy",
+        "truth mean",
+    ] {
+        assert!(out.contains(head), "no `{head}` in\n{out}");
+    }
+    assert!(["M1", "M2", "M3"].iter().all(|m| out.contains(m)), "{out}");
+    let again = run("pipelines/quickstart.toml", temp.path(), &set);
+    assert!(again.contains("is finished"), "{again}");
+    // A changed file is refused, with the difference.
+    let mut changed = set.clone();
+    changed.push("step.dpo.beta=0.2".into());
+    let mut args = vec!["run", "pipelines/quickstart.toml", "--runs", temp.path().to_str().unwrap()];
+    args.extend(changed.iter().flat_map(|s| ["--set", s]));
+    let output = reflux(&args);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains("-beta = 0.1") && err.contains("+beta = 0.2") && err.contains("--fresh"), "{err}");
+}
