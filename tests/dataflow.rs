@@ -75,7 +75,7 @@ impl Map for Slow {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let text = Columns(input).text("prompt")?.value(0).to_string();
         assert_eq!(text, format!("{}.{}", cx.epoch.iteration, cx.epoch.microbatch));
-        std::thread::sleep(Duration::from_millis(if cx.epoch.microbatch % 2 == 0 { 12 } else { 2 }));
+        std::thread::sleep(Duration::from_millis(if cx.epoch.microbatch.is_multiple_of(2) { 12 } else { 2 }));
         OPEN.fetch_sub(1, SeqCst);
         Ok(input.clone().into())
     }

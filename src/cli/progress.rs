@@ -66,6 +66,15 @@ struct Step {
     computed_rows: u64,
 }
 
+/// A microbatch that is on disk.
+struct Done {
+    epoch: Epoch,
+    rows: usize,
+    errors: usize,
+    busy: Duration,
+    restored: bool,
+}
+
 impl Progress {
     /// Shows progress in this style from now on.
     pub fn new(style: Style) -> Self {
@@ -111,16 +120,8 @@ impl Progress {
         }
     }
 
-    fn done(
-        &self,
-        step: &mut Step,
-        name: &str,
-        epoch: Epoch,
-        rows: usize,
-        errors: usize,
-        busy: Duration,
-        restored: bool,
-    ) {
+    fn done(&self, step: &mut Step, name: &str, done: &Done) {
+        let &Done { epoch, rows, errors, busy, restored } = done;
         step.done += 1;
         step.rows += rows as u64;
         if !restored {
@@ -192,7 +193,7 @@ impl Observer for Progress {
             }
             Event::Done { step, epoch, rows, errors, busy, restored, .. } => {
                 if let Some(state) = steps.get_mut(step) {
-                    self.done(state, step, epoch, rows, errors, busy, restored);
+                    self.done(state, step, &Done { epoch, rows, errors, busy, restored });
                     let all = state.microbatches.map(|n| u64::from(n) * u64::from(state.iterations));
                     if let (Some(bar), true) = (&state.bar, all == Some(state.done)) {
                         bar.finish();

@@ -109,8 +109,8 @@ mod tests {
         }
         #[test]
         fn advancing_keeps_order(a in advance(), e in epoch(), f in epoch()) {
-            if let (Some(x), Some(y)) = (a.results_in(&e), a.results_in(&f)) {
-                if e <= f { prop_assert!(x <= y); }
+            if let (Some(x), Some(y), true) = (a.results_in(&e), a.results_in(&f), e <= f) {
+                prop_assert!(x <= y);
             }
             if let Some(x) = a.results_in(&e) { prop_assert!(e <= x); }
         }

@@ -123,10 +123,11 @@ pub(super) fn map<'s>(
                 side.for_each(|_, _| {});
             }
             if frontiers[first_side..].iter().all(|f| !f.less_than(&Epoch::new(1, 0))) {
-                let ready = waiting.extract_if(.., |epoch, _| known.at(epoch.iteration).is_some());
-                for (epoch, (cap, batch)) in ready {
-                    let model = known.at(epoch.iteration).flatten();
-                    desk.submit(cap, jobs.map(epoch, batch.rows, model));
+                let ready: Vec<Epoch> = waiting.keys().copied().filter(|e| known.at(e.iteration).is_some()).collect();
+                for epoch in ready {
+                    if let (Some((cap, batch)), Some(model)) = (waiting.remove(&epoch), known.at(epoch.iteration)) {
+                        desk.submit(cap, jobs.map(epoch, batch.rows, model));
+                    }
                 }
             }
             let mut out = output.activate();

@@ -84,7 +84,7 @@ codes! {
     UNKNOWN_MODEL = "E0301" "unknown-model"
         "`model` names neither a [model.NAME] table, nor a training step, nor \"policy\".";
     POLICY_WITHOUT_LOOP = "E0302" "policy-without-loop"
-        "\"policy\" is the model of the current iteration. Without a [loop] table there is none.";
+        "\"policy\" is the model of the current iteration. Without a loop table there is none.";
     MODEL_IN_LOOP = "E0303" "model-in-loop"
         "A training step inside the loop makes another model in each iteration. Name it \"policy\"; only a training step that runs once can be named by itself.";
     NOT_A_TRAINER = "E0304" "not-a-model"

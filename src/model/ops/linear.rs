@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Resu
 
 /// `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`.
 ///
-/// On the CPU a row's bits do not depend on how many rows there are, see [`least_rows`].
+/// On the CPU a row's bits do not depend on how many rows there are, see `least_rows`.
 ///
 /// # Errors
 /// Shapes that do not fit, or whatever candle reports.
