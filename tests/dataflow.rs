@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use reflux::error::{Error, Kind as Fault, Result};
 use reflux::pipeline::{self, Configured, Kind, NeedsModel, Port, Shape};
 use reflux::store::Run;
 
+/// The counters are shared, so the tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
@@ -157,6 +159,7 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
 
 #[test]
 fn the_window_bounds_what_is_open_and_the_barrier_waits_for_all() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let temp = tempfile::tempdir().unwrap();
     for (window, workers, transport) in
         [(1, 1, Transport::Typed), (3, 2, Transport::Typed), (3, 2, Transport::Serialised), (50, 1, Transport::Typed)]
@@ -175,6 +178,7 @@ fn the_window_bounds_what_is_open_and_the_barrier_waits_for_all() {
 
 #[test]
 fn a_panic_ends_the_run_on_all_workers_and_leaves_what_was_committed() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let temp = tempfile::tempdir().unwrap();
     for workers in [1, 2, 3] {
         let dir = temp.path().join(workers.to_string());

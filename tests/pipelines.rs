@@ -125,5 +125,5 @@ fn the_quickstart_ends_with_a_table_and_says_when_it_is_finished() {
     let output = reflux(&args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
-    assert!(err.contains("-beta = 0.1") && err.contains("+beta = 0.2") && err.contains("--fresh"), "{err}");
+    assert!(err.contains(" beta = 0.1\n+") && err.contains(" beta = 0.2") && err.contains("--fresh"), "{err}");
 }

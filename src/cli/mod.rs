@@ -65,20 +65,29 @@ pub fn main() -> u8 {
     // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
     let cli = Cli::parse();
     set_up_logging(&cli);
-    let result = match &cli.command {
-        Command::Run(args) => run::run(args, &progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose)),
-        Command::Check(args) => check::run(args, cli.quiet),
-        Command::Explain(args) => explain::run(args),
-        Command::Schema(args) => listing::schema(args),
-        Command::Operators(args) => listing::operators(args),
-        Command::Import(args) => import::run(args, cli.quiet),
-    };
+    // Panics are caught where they happen and told as defects; the default hook would tell them a second time.
+    std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
+    let run = std::panic::AssertUnwindSafe(|| command(&cli));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+        Err(Error::bug("reflux panicked").help("run again with -vv for the place, and please report it"))
+    });
     match result {
         Ok(()) => 0,
         Err(e) => {
             tell(&e);
             e.exit_code()
         }
+    }
+}
+
+fn command(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Run(args) => run::run(args, &progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose)),
+        Command::Check(args) => check::run(args, cli.quiet),
+        Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => listing::schema(args),
+        Command::Operators(args) => listing::operators(args),
+        Command::Import(args) => import::run(args, cli.quiet),
     }
 }
 

@@ -178,11 +178,14 @@ impl Run {
     }
     /// The committed files of a step, by epoch.
     pub fn files(&self, step: &str) -> Vec<FileEntry> {
-        self.state().index.files.get(step).map(|files| files.values().cloned().collect()).unwrap_or_default()
+        let state = self.state();
+        let kept = state.index.files.get(step).filter(|_| !state.index.dropped.contains(step));
+        kept.map(|files| files.values().cloned().collect()).unwrap_or_default()
     }
-    /// The steps that have committed something, by name.
+    /// The steps that have committed something and not dropped it, by name.
     pub fn steps(&self) -> Vec<String> {
-        self.state().index.files.keys().cloned().collect()
+        let state = self.state();
+        state.index.files.keys().filter(|step| !state.index.dropped.contains(*step)).cloned().collect()
     }
 
     /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:
