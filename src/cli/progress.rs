@@ -61,8 +61,8 @@ struct Step {
     /// Microbatches done by iteration.
     by_iteration: BTreeMap<u32, u32>,
     told: Option<Instant>,
-    /// When a microbatch was first computed: rates are over what this process did.
-    began: Option<Instant>,
+    /// Rates are over what this process computed, while it did.
+    busy: Duration,
     computed_rows: u64,
 }
 
@@ -126,14 +126,16 @@ impl Progress {
         step.rows += rows as u64;
         if !restored {
             step.computed_rows += rows as u64;
+            step.busy += busy;
         }
         let in_iteration = step.by_iteration.entry(epoch.iteration).or_default();
         *in_iteration += 1;
         let in_iteration = *in_iteration;
-        let rate = step.began.map(|b| step.computed_rows as f64 / b.elapsed().as_secs_f64().max(1e-3));
-        let words = match rate {
-            Some(rate) if !restored => format!("{} rows, {rate:.1} rows/s", step.rows),
-            _ => format!("{} rows, restored", step.rows),
+        let rate = step.computed_rows as f64 / step.busy.as_secs_f64().max(1e-3);
+        let words = if restored {
+            format!("{} rows, restored", step.rows)
+        } else {
+            format!("{} rows, {rate:.1} rows/s", step.rows)
         };
         match self.style {
             Style::Bars => {
@@ -181,11 +183,7 @@ impl Observer for Progress {
                 let planned = Step { microbatches, iterations, bar, ..Step::default() };
                 steps.insert(step.to_string(), planned);
             }
-            Event::Started { step, .. } => {
-                if let Some(step) = steps.get_mut(step) {
-                    step.began.get_or_insert_with(Instant::now);
-                }
-            }
+            Event::Started { .. } => {}
             Event::Within { step, epoch, done, planned, unit } => {
                 if let Some(state) = steps.get_mut(step) {
                     self.within(state, step, epoch, done, planned, unit);

@@ -31,6 +31,8 @@ struct Measured<'s> {
 pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew, began: Instant) -> ProbeHandle<Epoch> {
     let plan = &*shared.plan;
     let mut flows: HashMap<&str, Flow<'_>> = HashMap::new();
+    // Microbatches of an iteration, where they are known before it runs.
+    let mut planned: HashMap<&str, Option<u32>> = HashMap::new();
     let mut measured: Vec<Measured<'_>> = Vec::new();
     let (mut announce, mut fed_back) = match &plan.loop_ {
         Some(_) => {
@@ -68,8 +70,10 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
         let iterations = step.iterations.clone();
         let per_iteration = match step.op.stage() {
             Stage::Head(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
-            _ => None,
+            Stage::Train(_) => Some(1),
+            _ => step.inputs.iter().find(|i| !i.whole).and_then(|i| planned.get(i.step.as_str()).copied().flatten()),
         };
+        planned.insert(&step.name, per_iteration);
         if scope.index() == 0 {
             let (first, last) = (*iterations.start(), *iterations.end());
             let iterations = (last + 1).saturating_sub(first);

@@ -65,7 +65,17 @@ impl Models {
             ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
                 Arc::new(self.script(cx.model_source(name)?)?)
             }
-            _ => Arc::new(Local::spawn(self.load(cx, at, false)?, self.config.clone())?),
+            _ => {
+                let model = self.load(cx, at, false)?;
+                if !model.tokenizer.has_chat_template() {
+                    return Err(Error::user(format!(
+                        "model `{}` has no chat template, so it cannot be asked anything",
+                        model.name
+                    ))
+                    .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"));
+                }
+                Arc::new(Local::spawn(model, self.config.clone())?)
+            }
         };
         engines.insert(key, Loaded { version, engine: Arc::clone(&engine) });
         Ok(engine)

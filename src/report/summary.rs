@@ -41,8 +41,13 @@ impl Summary {
         for iteration in 1..=last {
             let mut figures: Vec<Figure> = Vec::new();
             let in_loop = |s: &&Step<dyn Operator>| s.placement != Placement::Once && s.iterations.contains(&iteration);
-            for step in plan.steps.iter().filter(in_loop) {
-                figures.extend(self::figures(run, step, iteration)?);
+            // Those who only look on come last.
+            for looks_on in [false, true] {
+                for step in
+                    plan.steps.iter().filter(in_loop).filter(|s| (s.placement == Placement::Observer) == looks_on)
+                {
+                    figures.extend(self::figures(run, step, iteration)?);
+                }
             }
             for (name, _, decimals) in &figures {
                 if columns.iter().all(|(have, _)| have != name) {
