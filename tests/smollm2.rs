@@ -14,15 +14,16 @@ fn a_small_iteration_of_smollm2() {
     let temp = tempfile::tempdir().unwrap();
     let path = format!("model.m0.path={gguf:?}");
     let sizes = [
-        "step.ift.limit=16",
-        "step.eft.limit=16",
-        "step.prompts.per_iteration=3",
+        "step.ift.limit=8",
+        "step.eft.limit=8",
+        "step.prompts.per_iteration=4",
         "step.responses.samples=2",
         "step.scores.samples=2",
-        "step.prompts.sampling.max_tokens=40",
+        "step.prompts.sampling.max_tokens=48",
         "step.responses.sampling.max_tokens=24",
         "step.scores.sampling.max_tokens=64",
-        "step.pairs.min_margin=0.001",
+        "step.prompts.reject.rouge_l=1.0",
+        "step.prompts.reject.min_words=1",
     ];
     // Too little training for a judge whose format holds: an untrained one may yield no pair, which is an end of its own.
     let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));

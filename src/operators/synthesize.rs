@@ -35,17 +35,27 @@ pub static KIND: Kind<dyn Operator> = Kind {
             min_words: f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize,
             max_words: f.int("max_words", "most words", Some(150), 1..=100_000) as usize,
         });
+        let first_paragraph =
+            f.bool("first_paragraph", "takes the first paragraph for the prompt: small models ramble on", Some(false));
         let attempts = f.int("attempts", "times a microbatch asks again for what was dropped, before it goes on with fewer prompts", Some(4), 1..=1000) as u32;
-        Box::new(Synthesize { template, per_iteration, seed_shots, generated_shots, reject, attempts, sampling: settings::sampling(f, &default) })
+        let sampling = settings::sampling(f, &default);
+        let settings = Settings { template, seed_shots, generated_shots, reject, first_paragraph, attempts, sampling };
+        Box::new(Synthesize { per_iteration, settings: Arc::new(settings) })
     },
 };
 
 struct Synthesize {
-    template: Template,
     per_iteration: usize,
+    settings: Arc<Settings>,
+}
+
+/// What the operator and its state share.
+struct Settings {
+    template: Template,
     seed_shots: usize,
     generated_shots: usize,
     reject: Reject,
+    first_paragraph: bool,
     attempts: u32,
     sampling: Sampling,
 }
@@ -59,8 +69,8 @@ struct Reject {
 
 impl Configured for Synthesize {
     fn explain(&self) -> String {
-        let (n, s, g) = (self.per_iteration, self.seed_shots, self.generated_shots);
-        format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.sampling))
+        let (n, s, g) = (self.per_iteration, self.settings.seed_shots, self.settings.generated_shots);
+        format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.settings.sampling))
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt"], "example prompts")?;
@@ -82,11 +92,11 @@ impl Head for Synthesize {
         let prompts = Columns(&seeds).text("prompt")?;
         let ids = super::generate::prompt_ids(&seeds)?;
         let seeds: Vec<Prompt> = ids.into_iter().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id, text)).collect();
-        let shots = self.seed_shots + self.generated_shots;
+        let shots = self.settings.seed_shots + self.settings.generated_shots;
         if seeds.len() < shots {
             return Err(Error::user(format!("{} examples are asked for, the input has {} rows", shots, seeds.len())));
         }
-        Ok(Box::new(Pool { seeds, written: Vec::new(), settings: Settings::of(self)? }))
+        Ok(Box::new(Pool { seeds, written: Vec::new(), settings: Arc::clone(&self.settings) }))
     }
 }
 
@@ -102,27 +112,10 @@ impl Prompt {
     }
 }
 
-/// What a pool needs of the step: the operator itself outlives no borrow here.
-struct Settings {
-    template: Template,
-    seed_shots: usize,
-    generated_shots: usize,
-    reject: Reject,
-    attempts: u32,
-    sampling: Sampling,
-}
-impl Settings {
-    fn of(s: &Synthesize) -> Result<Self> {
-        let (seed_shots, generated_shots, reject, attempts) = (s.seed_shots, s.generated_shots, s.reject, s.attempts);
-        let template = Template::load(s.template.name())?;
-        Ok(Self { template, seed_shots, generated_shots, reject, attempts, sampling: s.sampling.clone() })
-    }
-}
-
 struct Pool {
     seeds: Vec<Prompt>,
     written: Vec<Prompt>,
-    settings: Settings,
+    settings: Arc<Settings>,
 }
 
 impl Pool {
@@ -141,10 +134,10 @@ impl Pool {
         self.seeds.get(i).unwrap_or_else(|| &self.written[i - self.seeds.len()])
     }
     /// Why a text is dropped.
-    fn fault(&self, text: &str, finish: Finish) -> Option<(&'static str, String)> {
+    fn fault(&self, text: &str, whole: bool) -> Option<(&'static str, String)> {
         let reject = &self.settings.reject;
         let count = text.split_whitespace().count();
-        if finish == Finish::Length {
+        if !whole {
             return Some(("truncated", "cut by max_tokens".into()));
         }
         if count < reject.min_words || count > reject.max_words {
@@ -171,15 +164,20 @@ fn distinct(rng: &mut ChaCha8Rng, n: usize, count: usize, offset: usize) -> Vec<
     picked
 }
 
-/// The instruction in a writer's answer: its text without a leading "Task 9:" or "9." and without the next task.
-fn instruction(answer: &str) -> &str {
+/// The instruction in a writer's answer, and whether it is whole: the text without a leading "Task 9:" or "9." and
+/// without the next task; where asked, its first paragraph, which is whole even if the rest was cut.
+fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
     let text = answer.trim();
-    let text = text.split("\n\nTask ").next().unwrap_or(text).trim();
     let label = text.strip_prefix("Task").unwrap_or(text).trim_start();
     let digits = label.trim_start_matches(|c: char| c.is_ascii_digit());
-    match digits.strip_prefix([':', '.']) {
-        Some(rest) if digits.len() < label.len() || label.len() < text.len() => rest.trim(),
+    let text = match digits.strip_prefix([':', '.']) {
+        Some(rest) if digits.len() < label.len() || label.len() < text.len() => rest.trim_start(),
         _ => text,
+    };
+    let end = if first_paragraph { "\n\n" } else { "\n\nTask " };
+    match text.split_once(end) {
+        Some((text, _)) => (text.trim(), true),
+        None => (text.trim(), !cut),
     }
 }
 
@@ -209,8 +207,9 @@ impl HeadState for Pool {
                         continue;
                     }
                 };
-                let text = instruction(&answer.text);
-                if let Some((code, message)) = self.fault(text, answer.finish) {
+                let cut = answer.finish == Finish::Length;
+                let (text, whole) = instruction(&answer.text, cut, self.settings.first_paragraph);
+                if let Some((code, message)) = self.fault(text, whole) {
                     errors.push(RowError { row, code: code.into(), message: format!("{message}: {text:?}") });
                     continue;
                 }
@@ -249,12 +248,17 @@ mod tests {
     use crate::data::RngKey;
 
     #[test]
-    fn instructions_lose_their_label() {
-        assert_eq!(instruction("Task 9: Name a tree.\n\nTask 10: x"), "Name a tree.");
-        assert_eq!(instruction(" 9. Name a tree. "), "Name a tree.");
-        assert_eq!(instruction("2024 was a leap year. Why?"), "2024 was a leap year. Why?");
-        assert_eq!(instruction("Task lists: make one"), "Task lists: make one");
-        assert_eq!(instruction(""), "");
+    fn instructions_lose_their_label_and_what_follows() {
+        let all = |answer| instruction(answer, false, false).0;
+        assert_eq!(all("Task 9: Name a tree.\n\nTask 10: x"), "Name a tree.");
+        assert_eq!(all(" 9. Name a tree. "), "Name a tree.");
+        assert_eq!(all("2024 was a leap year. Why?"), "2024 was a leap year. Why?");
+        assert_eq!(all("Task lists: make one"), "Task lists: make one");
+        assert_eq!(all("Sum this up:\n\nA passage."), "Sum this up:\n\nA passage.");
+        assert_eq!(all(""), "");
+        let first = |answer| instruction(answer, true, true);
+        assert_eq!(first("Task 9:\n\nName a tree.\n\nThis task is"), ("Name a tree.", true));
+        assert_eq!(first("Name a tr"), ("Name a tr", false));
     }
 
     #[test]
