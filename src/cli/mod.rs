@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, with no logic of its own.
 
+mod bench;
 mod check;
 mod explain;
 mod import;
@@ -58,6 +59,8 @@ enum Command {
     Operators(listing::OperatorsArgs),
     /// Turns a .jsonl dataset into Parquet
     Import(import::Args),
+    /// Measures this machine, and reflux on it
+    Bench(bench::Args),
 }
 
 /// Runs the command line and returns the exit code.
@@ -88,6 +91,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

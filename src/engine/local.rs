@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rayon::ThreadPool;
 
 use super::kv::{BLOCK, Shape};
 use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
 use super::stats::{Counters, add};
 use super::{Answer, Cancel, Completion, Engine, Request, RowError, Sampling, Stats, problem, stop};
 use crate::data::RngKey;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::model::{Llama, Message, Model, Tokenizer};
 
 /// What the engine needs of a tokenizer.
@@ -108,7 +109,8 @@ impl Local {
     /// # Errors
     /// The cache does not fit the device, or a thread could not be started.
     pub fn spawn(model: Model, config: Config) -> Result<Self> {
-        Self::with_codec(Arc::new(model.llama), Arc::new(model.tokenizer), model.hash, &config)
+        let llama = model.llama.for_inference().doing(|| format!("model {}", model.name))?;
+        Self::with_codec(Arc::new(llama), Arc::new(model.tokenizer), model.hash, &config)
     }
 
     /// As [`Local::spawn`], from parts. `id` is what [`Engine::id`] returns.
@@ -149,10 +151,7 @@ impl Local {
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             // Outside of what may panic, so that its callers are answered after the reason is noted.
             let mut open = BTreeMap::new();
-            let work = AssertUnwindSafe(|| match &pool {
-                None => serve(first, &scheduler, &inbox, &mut open),
-                Some(pool) => pool.install(|| serve(first, &scheduler, &inbox, &mut open)),
-            });
+            let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_ref(), &inbox, &mut open));
             if let Err(payload) = catch_unwind(work) {
                 let text = payload.downcast_ref::<&str>().map(ToString::to_string);
                 let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
@@ -256,6 +255,7 @@ impl Drop for Local {
 fn serve(
     mut scheduler: Scheduler,
     fresh: &impl Fn() -> Result<Scheduler>,
+    pool: Option<&ThreadPool>,
     inbox: &Receiver<Call>,
     open: &mut BTreeMap<u64, Open>,
 ) {
@@ -278,7 +278,12 @@ fn serve(
                 let _ = o.reply.send(Err(Error::cancelled()));
             }
         }
-        match scheduler.step() {
+        // Inside of the pool, so that a step's many parallel parts start without waking a thread for each.
+        let result = match pool {
+            Some(pool) => pool.install(|| scheduler.step()),
+            None => rayon::scope(|_| scheduler.step()),
+        };
+        match result {
             Ok(outcomes) => outcomes.into_iter().for_each(|o| settle(o, open)),
             Err(e) => {
                 // What the step left behind is unknown: everybody is told, and it starts afresh.

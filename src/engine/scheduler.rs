@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
@@ -21,6 +21,7 @@ use super::{Codec, Finish, RowError, Sampling, stop};
 use crate::data::RngKey;
 use crate::error::{Error, Result};
 use crate::model::Llama;
+use crate::model::ops::Floats;
 
 /// Rows whose logits are held at once: bounds memory at this many times the vocabulary.
 const LOGIT_ROWS: usize = 64;
@@ -197,7 +198,6 @@ impl Scheduler {
         if pack.ids.is_empty() {
             return if self.running.is_empty() { Ok(Vec::new()) } else { Err(Error::bug("a step without rows")) };
         }
-        add(&self.counters.rows, pack.ids.len());
         let hidden = {
             let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
             self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
@@ -210,8 +210,7 @@ impl Scheduler {
             self.sample(&hidden, rows, &mut outcomes)?;
         }
         self.leave(&mut outcomes);
-        add(&self.counters.steps, 1);
-        self.counters.busy(start.elapsed());
+        self.counters.pass(start.elapsed(), pack.ids.len(), pack.ids.len() - decoding);
         Ok(outcomes)
     }
 
@@ -219,7 +218,8 @@ impl Scheduler {
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outcomes: &mut Vec<Outcome>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
-        let logits: Vec<f32> = logits.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+        let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let logits = Floats::of(&logits)?;
         let width = self.llama.config().vocab_size;
         let jobs: Vec<(usize, &[f32])> = rows
             .iter()

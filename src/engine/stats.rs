@@ -20,6 +20,8 @@ pub struct Stats {
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,
+    /// The part of it that falls to prompt rows, each pass's time being shared evenly among its rows.
+    pub prefill_seconds: f64,
 }
 
 impl Stats {
@@ -39,6 +41,7 @@ pub(super) struct Counters {
     pub steps: AtomicU64,
     pub rows: AtomicU64,
     busy_nanos: AtomicU64,
+    prefill_nanos: AtomicU64,
 }
 
 /// Adds to a counter. Counters are only reported, nothing is ordered by them.
@@ -47,8 +50,14 @@ pub(super) fn add(counter: &AtomicU64, n: usize) {
 }
 
 impl Counters {
-    pub fn busy(&self, time: Duration) {
-        self.busy_nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Notes a pass of `rows` rows, of which `prefill` were of prompts.
+    pub fn pass(&self, time: Duration, rows: usize, prefill: usize) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let share = nanos as f64 * prefill as f64 / rows.max(1) as f64;
+        self.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.prefill_nanos.fetch_add(share as u64, Ordering::Relaxed);
+        add(&self.rows, rows);
+        add(&self.steps, 1);
     }
     pub fn read(&self) -> Stats {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
@@ -60,6 +69,7 @@ impl Counters {
             steps: get(&self.steps),
             rows: get(&self.rows),
             busy_seconds: get(&self.busy_nanos) as f64 * 1e-9,
+            prefill_seconds: get(&self.prefill_nanos) as f64 * 1e-9,
         }
     }
 }
