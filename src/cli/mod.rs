@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod import;
 mod listing;
+mod model;
 mod progress;
 mod run;
 

@@ -169,6 +169,13 @@ impl Matrix {
             Matrix::Panels(w) => w.product(x),
         }
     }
+    /// `base + x W^T`.
+    fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Matrix::Plain(w) => base + ops::linear(x, w)?,
+            Matrix::Panels(w) => w.product_onto(base, x),
+        }
+    }
     /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
     fn into_panels(self) -> Result<Self> {
         match self {
@@ -354,10 +361,10 @@ impl Llama {
             let k = ops::rope(&layer.k.product(&y)?.reshape((n, kv, width))?, &rope)?;
             let v = layer.v.product(&y)?.reshape((n, kv, width))?;
             let a = attention.attend(i, &q, &k, &v)?.reshape((n, heads * width))?;
-            x = (x + layer.o.product(&a)?)?;
+            x = layer.o.product_onto(&x, &a)?;
             let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
             let y = ops::swiglu(&layer.gate.product(&y)?, &layer.up.product(&y)?)?;
-            x = (x + layer.down.product(&y)?)?;
+            x = layer.down.product_onto(&x, &y)?;
         }
         ops::rms_norm(&x, &self.norm, eps)
     }

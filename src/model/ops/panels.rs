@@ -5,7 +5,7 @@
 //! the inner loop reads memory in order. Every result is one chain of fused additions over the inputs in order: a row's
 //! bits depend neither on the number of rows nor on threads.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -60,6 +60,14 @@ impl Panels {
         x.contiguous()?.apply_op1_no_bwd(self)
     }
 
+    /// `base + x W^T` in one pass.
+    ///
+    /// # Errors
+    /// As [`Panels::product`], or `base` is not `[N, out]` in f32.
+    pub fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op2_no_bwd(&base.contiguous()?, self)
+    }
+
     /// The given rows of the matrix as f32, `[N, in]`: what an embedding that is also the output matrix looks up.
     ///
     /// # Errors
@@ -83,7 +91,7 @@ impl Panels {
         Tensor::from_vec(lines, (rows.len(), self.width), &Device::Cpu)
     }
 
-    /// Computes `y = x W^T`, both matrices row by row.
+    /// Computes `y += x W^T`, both matrices row by row.
     fn compute(&self, x: &[f32], y: &mut [f32]) {
         let size = COLUMNS * self.width;
         let panels = self.out.div_ceil(COLUMNS);
@@ -135,7 +143,7 @@ fn widen<'a, T: Copy>(numbers: &[T], scratch: &'a mut Vec<f32>, f: impl Fn(T) ->
     scratch
 }
 
-/// Writes the products of all rows of `x` with a panel to the rows of `y`, from column `first` on.
+/// Adds the products of all rows of `x` with a panel to the rows of `y`, from column `first` on.
 fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let width = panel.len() / COLUMNS;
     let (mut row, tiles) = (0, y.len().div_ceil(ROWS));
@@ -170,6 +178,10 @@ fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: u
     let lines = panel.as_chunks::<COLUMNS>().0;
     let mut sums = [[0f32; COLUMNS]; R];
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * lines.len()..][..lines.len()]);
+    let end = y.first().map_or(first, |y| y.len().min(first + COLUMNS));
+    for (sums, y) in sums.iter_mut().zip(&*y) {
+        sums[..end - first].copy_from_slice(&y[first..end]);
+    }
     for (t, line) in lines.iter().enumerate() {
         for r in 0..R {
             let x = rows[r][t];
@@ -179,8 +191,23 @@ fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: u
         }
     }
     for (sums, y) in sums.iter().zip(y) {
-        let end = y.len().min(first + COLUMNS);
         y[first..end].copy_from_slice(&sums[..end - first]);
+    }
+}
+
+impl Panels {
+    fn onto(&self, mut y: Vec<f32>, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (Ok((rows, width)), name) = (xl.shape().dims2(), CustomOp1::name(self)) else {
+            candle_core::bail!("panels: x is {:?}, not a matrix", xl.dims())
+        };
+        if width != self.width || y.len() != rows * self.out {
+            let (out, in_) = (self.out, self.width);
+            candle_core::bail!("{name}: x is {:?}, the weight [{out}, {in_}], the result {}", xl.dims(), y.len())
+        }
+        if !y.is_empty() {
+            self.compute(slice(x, xl, name)?, &mut y);
+        }
+        Ok((CpuStorage::F32(y), Shape::from((rows, self.out))))
     }
 }
 
@@ -189,21 +216,22 @@ impl CustomOp1 for Panels {
         "panels"
     }
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let &[rows, width] = xl.dims() else { candle_core::bail!("panels: x is {:?}, not a matrix", xl.dims()) };
-        if width != self.width {
-            candle_core::bail!("panels: rows of {width} do not fit a weight of [{}, {}]", self.out, self.width)
-        }
-        let mut y = vec![0f32; rows * self.out];
-        if rows > 0 {
-            self.compute(slice(x, xl, self.name())?, &mut y);
-        }
-        Ok((CpuStorage::F32(y), Shape::from((rows, self.out))))
+        self.onto(vec![0.; xl.shape().elem_count() / self.width.max(1) * self.out], x, xl)
+    }
+}
+
+impl CustomOp2 for Panels {
+    fn name(&self) -> &'static str {
+        "panels-onto"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, base: &CpuStorage, bl: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.onto(slice(base, bl, CustomOp2::name(self))?.to_vec(), x, xl)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{D, DType};
+    use candle_core::DType;
 
     use super::*;
     use crate::model::ops::composed;
@@ -231,9 +259,13 @@ mod tests {
                 for rows in [1, 2, 5, 12, 13, 25, 40] {
                     let x = numbers(rows, width, 2);
                     let (got, want) = (panels.product(&x).unwrap(), composed::linear(&x, &w).unwrap());
-                    let worst = (got - want).unwrap().abs().unwrap().max(D::Minus1).unwrap().max(0).unwrap();
+                    let worst = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
                     let worst = worst.to_scalar::<f32>().unwrap();
                     assert!(worst < 1e-5, "[{out}, {width}] {dtype:?}, {rows} rows: {worst:e}");
+                    let base = numbers(rows, out, 5);
+                    let (got, want) = (panels.product_onto(&base, &x).unwrap(), (base + panels.product(&x)).unwrap());
+                    let worst = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                    assert!(worst.to_scalar::<f32>().unwrap() < 1e-5, "[{out}, {width}] onto {rows} rows");
                 }
                 let rows = [0, (out - 1) as u32, (out / 2) as u32];
                 let want = w.index_select(&Tensor::new(&rows, &Device::Cpu).unwrap(), 0).unwrap();
@@ -263,6 +295,7 @@ mod tests {
     fn no_rows_and_no_numbers() {
         let panels = Panels::new(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap()).unwrap();
         assert_eq!(panels.product(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap()).unwrap().dims(), [0, 5]);
+        assert!(panels.product_onto(&numbers(2, 4, 1), &numbers(2, 3, 1)).is_err());
         assert!(Panels::new(&Tensor::zeros((5, 3), DType::U8, &Device::Cpu).unwrap()).is_err());
     }
 }
