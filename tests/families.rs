@@ -118,6 +118,32 @@ fn passes_may_be_cut_anywhere() {
     }
 }
 
+#[test]
+fn branches_leave_what_they_branch_from_alone() {
+    for name in FAMILIES {
+        let model = load(&folder(name)).unwrap();
+        let fresh = |ids: &[u32]| model.network(ids.len()).unwrap().push(ids, |_| Ok(())).unwrap();
+        // Up to the end of Gemma's window of 8, several times.
+        let prompt = [5, 6, 7];
+        let mut network = model.network(40).unwrap();
+        network.push(&prompt, |_| Ok(())).unwrap();
+        for (first, n) in [(20u32, 5usize), (40, 3), (60, 5)] {
+            let tail: Vec<u32> = (first..).take(n).collect();
+            let mut branch = network.fork(n).unwrap();
+            let mut logits = Vec::new();
+            for &id in &tail {
+                logits = branch.push(&[id], |_| Ok(())).unwrap();
+            }
+            assert!(branch.push(&[1], |_| Ok(())).is_err(), "{name}: a branch has room for what was asked");
+            let d = difference(&logits, &fresh(&[&prompt[..], &tail].concat()));
+            assert!(d < 1e-4, "{name}: {d}");
+        }
+        assert_eq!(network.fork(6).is_none(), name == "gemma3", "beyond the window the ring would come round");
+        let d = difference(&network.push(&[9], |_| Ok(())).unwrap(), &fresh(&[5, 6, 7, 9]));
+        assert!(d < 1e-4, "{name}: {d}");
+    }
+}
+
 fn request(text: &str, key: u32, sampling: Sampling) -> Request {
     Request { messages: vec![Message::new("user", text)], sampling, key: RngKey::new(1, "t", 0, "", key) }
 }
@@ -136,17 +162,17 @@ fn an_answer_depends_on_its_request_only() {
             top_p: 0.95,
             max_tokens: [1, 4, 9, 30][i as usize % 4],
             min_tokens: i as usize % 2,
-            repetition_penalty: if i % 5 == 0 { 1.2 } else { 1. },
+            repetition_penalty: if i.is_multiple_of(5) { 1.2 } else { 1. },
             ..Sampling::default()
         };
         let requests: Vec<Request> =
-            (0..24u32).map(|i| request(texts[i as usize % texts.len()], i, sampling(i / 3))).collect();
+            (0..12u32).map(|i| request(texts[i as usize % texts.len()], i, sampling(i / 3))).collect();
         let alone: Vec<Answer> =
             requests.iter().map(|r| ask(&*engine(name, small()), vec![r.clone()]).remove(0)).collect();
         assert!(alone.iter().all(Result::is_ok));
         let different: std::collections::BTreeSet<_> =
             alone.iter().map(|a| a.as_ref().unwrap().tokens.clone()).collect();
-        assert!(different.len() > 10, "{name}: {different:?}");
+        assert!(different.len() > 6, "{name}: {different:?}");
         for threads in [1, 2] {
             let together = engine(name, Config { threads: Some(threads), ..small() });
             assert_eq!(ask(&*together, requests.clone()), alone, "{name}");
@@ -160,10 +186,10 @@ fn an_answer_depends_on_its_request_only() {
             });
             assert!(callers.iter().all(|c| *c == alone), "{name}");
             let stats = together.stats();
-            assert_eq!(stats.requests, 4 * 24);
+            assert_eq!(stats.requests, 4 * 12);
             let tokens: usize = alone.iter().map(|a| a.as_ref().unwrap().tokens.len()).sum();
             assert_eq!(stats.generated_tokens, 4 * tokens as u64);
-            assert!(name == "gemma3" || stats.hit_rate() > 0.8, "{name}: {}", stats.hit_rate());
+            assert!(name == "gemma3" || stats.hit_rate() > 0.7, "{name}: {}", stats.hit_rate());
         }
     }
 }

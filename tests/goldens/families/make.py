@@ -8,19 +8,103 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "model"))
 import make as llama
 
-GEMMA = ("{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] | trim "
-         "+ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}")
+# What the templates of Gemma 3 and Qwen 3 do with conversations of texts.
+GEMMA = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model\n'}}
+{%- endif -%}
+"""
+QWEN3 = """{%- if tools %}
+    {{- raise_exception('no tools here') }}
+{%- else %}
+    {%- if messages[0].role == 'system' %}
+        {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endif %}
+{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.multi_step_tool = false %}
+        {%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string %}
+        {%- set content = message.content %}
+    {%- else %}
+        {%- set content = '' %}
+    {%- endif %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set reasoning_content = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning_content = message.reasoning_content %}
+        {%- else %}
+            {%- if '</think>' in content %}
+                {%- set reasoning_content = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+                {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+            {%- endif %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index %}
+            {%- if loop.last or (not loop.last and reasoning_content) %}
+                {{- '<|im_start|>' + message.role + '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+            {%- else %}
+                {{- '<|im_start|>' + message.role + '\n' + content }}
+            {%- endif %}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
+{%- endif %}"""
 def gemma():
     return llama.byte_level(llama.pre_tokenizers.ByteLevel(add_prefix_space=False), ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"])
 
 QWEN = (llama.smollm2, dict(bos_token="<|endoftext|>", eos_token="<|im_end|>", chat_template=llama.CHATML))
+QWEN_3 = (llama.smollm2, dict(bos_token="<|endoftext|>", eos_token="<|im_end|>", chat_template=QWEN3))
 GEM = (gemma, dict(bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", chat_template=GEMMA))
 GEMMA_TEXT = dict(hidden_size=24, intermediate_size=32, num_attention_heads=4, num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, sliding_window=8)
 MODELS = {
     # name: (tokenizer, class of the config, class of the model, config)
     "qwen2": (QWEN, Qwen2Config, Qwen2ForCausalLM, dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
               rope_theta=1e6, tie_word_embeddings=False, use_sliding_window=False, sliding_window=16)),
-    "qwen3": (QWEN, Qwen3Config, Qwen3ForCausalLM, dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    "qwen3": (QWEN_3, Qwen3Config, Qwen3ForCausalLM, dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
               head_dim=16, rope_theta=1e6, tie_word_embeddings=True)),
     # Two sliding layers, then a full one.
     "gemma3": (GEM, Gemma3TextConfig, Gemma3ForCausalLM, dict(GEMMA_TEXT, num_hidden_layers=3, final_logit_softcapping=20.0,
@@ -67,7 +151,7 @@ def make(name):
                 # What follows can only be seen if a window wrong by one shows.
                 assert (other(torch.tensor([ids])).logits[0, -1] - logits).abs().max() > 0.05
         prompts.append({"ids": ids, "logits": r(logits), "greedy": tokens[len(ids):], "last_logits": r(last)})
-    chats = [c for c in llama.chats(tokenizer)[:2]]
+    chats = llama.chats(tokenizer)[:8]
     json.dump({"prompts": prompts, "chats": chats}, open(os.path.join(out, "golden.json"), "w"), ensure_ascii=False, separators=(",", ":"))
 
 if __name__ == "__main__":
