@@ -8,7 +8,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "model"))
 import make as llama
 
-# What the templates of Gemma 3 and Qwen 3 do with conversations of texts.
+# Written after the templates of Gemma 3 and Qwen 3, without tools and images; not copies of their files.
 GEMMA = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- if messages[0]['content'] is string -%}
