@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::ThreadPool;
 
+use super::answer::{Encoded, completion, encode};
 use super::kv::{BLOCK, Shape};
 use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Completion, Engine, Request, RowError, Sampling, Stats, problem, stop};
-use crate::data::RngKey;
+use super::{Answer, Cancel, Engine, Request, Sampling, Stats};
 use crate::error::{Context, Error, Result};
 use crate::model::{Llama, Message, Model, Tokenizer};
 
@@ -88,13 +88,6 @@ struct Call {
     reply: Sender<Result<Vec<Outcome>>>,
 }
 
-struct Encoded {
-    row: usize,
-    prompt: Arc<[u32]>,
-    sampling: Arc<Sampling>,
-    key: RngKey,
-}
-
 /// A call whose requests are in the scheduler.
 struct Open {
     cancel: Cancel,
@@ -167,45 +160,13 @@ impl Local {
         let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
     }
-
-    /// Encodes the prompts; equal neighbours are encoded once.
-    fn encode(&self, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<Encoded> {
-        type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
-        let mut last: Option<Last> = None;
-        let mut sampling: Option<Arc<Sampling>> = None;
-        let mut rows = Vec::with_capacity(requests.len());
-        for (row, request) in requests.into_iter().enumerate() {
-            if let Some(error) = problem(&request) {
-                answers[row] = Some(Err(error));
-                continue;
-            }
-            let prompt = match &last {
-                Some((messages, prompt)) if *messages == request.messages => prompt.clone(),
-                _ => {
-                    let prompt = self.codec.encode(&request.messages).map(Arc::from).map_err(|e| e.to_string());
-                    last = Some((request.messages, prompt.clone()));
-                    prompt
-                }
-            };
-            let options = match sampling.take() {
-                Some(s) if *s == request.sampling => s,
-                _ => Arc::new(request.sampling),
-            };
-            sampling = Some(options.clone());
-            match prompt {
-                Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key }),
-                Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
-            }
-        }
-        rows
-    }
 }
 
 impl Engine for Local {
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
-        let rows = self.encode(requests, &mut answers);
+        let rows = encode(&*self.codec, requests, &mut answers);
         let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
             rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
         if !rows.is_empty() {
@@ -216,16 +177,7 @@ impl Engine for Local {
             for outcome in answer.recv().map_err(|_| self.gone())?? {
                 let row = outcome.owner.1;
                 let Some((prompt, sampling)) = sent.get(&row) else { continue };
-                answers[row] = Some(outcome.result.map(|s| {
-                    let ended = s.tokens.last().is_some_and(|t| self.codec.eos_ids().contains(t));
-                    let said = &s.tokens[..s.tokens.len() - usize::from(ended)];
-                    let mut text = self.codec.decode(said);
-                    if let Some(at) = stop::cut(said, sampling, |t| self.codec.decode(t)) {
-                        text.truncate(at);
-                    }
-                    let prompt_tokens = prompt.clone();
-                    Completion { text, tokens: s.tokens, logprobs: s.logprobs, finish: s.finish, prompt_tokens }
-                }));
+                answers[row] = Some(outcome.result.map(|s| completion(&*self.codec, prompt, sampling, s)));
             }
         }
         answers

@@ -20,7 +20,8 @@ pub struct Stats {
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,
-    /// The part of it that falls to prompt rows, each pass's time being shared evenly among its rows.
+    /// The part of it that falls to prompt rows, each pass's time being shared evenly among its rows; 0 where the engine
+    /// does not tell.
     pub prefill_seconds: f64,
 }
 
@@ -50,14 +51,11 @@ pub(super) fn add(counter: &AtomicU64, n: usize) {
 }
 
 impl Counters {
-    /// Notes a pass of `rows` rows, of which `prefill` were of prompts.
-    pub fn pass(&self, time: Duration, rows: usize, prefill: usize) {
+    /// Notes time spent in passes, and which share of it fell to prompts.
+    pub fn busy(&self, time: Duration, prefill: f64) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let share = nanos as f64 * prefill as f64 / rows.max(1) as f64;
         self.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
-        self.prefill_nanos.fetch_add(share as u64, Ordering::Relaxed);
-        add(&self.rows, rows);
-        add(&self.steps, 1);
+        self.prefill_nanos.fetch_add((nanos as f64 * prefill) as u64, Ordering::Relaxed);
     }
     pub fn read(&self) -> Stats {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);

@@ -1,0 +1,43 @@
+//! The engine that a model's files ask for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+
+use super::{Config, Engine, Local, Sequential};
+use crate::error::{Error, Result};
+use crate::model::families::{Family, InferenceModel};
+use crate::model::{Model, Tokenizer};
+
+/// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`Local`] for
+/// Llamas, [`Sequential`] for the others that reflux knows. Weights are converted to `dtype` and put on `device`.
+///
+/// # Errors
+/// The model cannot be loaded (see [`Model::load`] and [`InferenceModel::load`]), has no chat template, or its engine
+/// cannot be started.
+pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Result<Arc<dyn Engine>> {
+    if Family::of(path)?.is_none() {
+        return start(Model::load(path, device, dtype, false)?, config);
+    }
+    let model = InferenceModel::load(path, device, dtype)?;
+    has_template(&model.name, &model.tokenizer)?;
+    Ok(Arc::new(Sequential::new(model, &config)?))
+}
+
+/// Starts the engine of a loaded Llama.
+///
+/// # Errors
+/// It has no chat template, or see [`Local::spawn`].
+pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
+    has_template(&model.name, &model.tokenizer)?;
+    Ok(Arc::new(Local::spawn(model, config)?))
+}
+
+fn has_template(name: &str, tokenizer: &Tokenizer) -> Result<()> {
+    if tokenizer.has_chat_template() {
+        return Ok(());
+    }
+    Err(Error::user(format!("model `{name}` has no chat template, so it cannot be asked anything"))
+        .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"))
+}
