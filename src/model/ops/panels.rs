@@ -8,11 +8,15 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use wide::f32x16;
 
-use super::cpu::{fma, slice};
+use super::cpu::slice;
 
-/// Outputs of a panel: two vector registers, or four of the narrow ones.
-const COLUMNS: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
+/// Vectors of a panel's line. They are spelled out, for whether the compiler makes vectors of plain loops here hangs by a
+/// thread, and a product is thirty times slower where it does not.
+const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
+/// Outputs of a panel.
+const COLUMNS: usize = 16 * VECTORS;
 /// Most rows of a tile. A tile's sums, one line of the panel and one input fill the registers.
 const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
 /// Multiplications below which a product is not worth handing to other threads.
@@ -170,29 +174,37 @@ fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     }
 }
 
-/// The products of `R` rows with a panel. Not inlined: each copy then has the registers to itself. Loops by index, for only
-/// so does the compiler keep all sums in vector registers; iterators make it thirty times slower.
+/// The products of `R` rows with a panel. Not inlined: each copy then has the registers to itself.
 #[inline(never)]
-#[allow(clippy::needless_range_loop)]
 fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let lines = panel.as_chunks::<COLUMNS>().0;
-    let mut sums = [[0f32; COLUMNS]; R];
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * lines.len()..][..lines.len()]);
     let end = y.first().map_or(first, |y| y.len().min(first + COLUMNS));
+    let mut sums = [[f32x16::ZERO; VECTORS]; R];
     for (sums, y) in sums.iter_mut().zip(&*y) {
-        sums[..end - first].copy_from_slice(&y[first..end]);
+        let mut line = [0f32; COLUMNS];
+        line[..end - first].copy_from_slice(&y[first..end]);
+        *sums = vectors(&line);
     }
     for (t, line) in lines.iter().enumerate() {
-        for r in 0..R {
-            let x = rows[r][t];
-            for c in 0..COLUMNS {
-                sums[r][c] = fma(x, line[c], sums[r][c]);
+        let line = vectors(line);
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            let x = f32x16::splat(row[t]);
+            for (sum, w) in sums.iter_mut().zip(line) {
+                *sum = x.mul_add(w, *sum);
             }
         }
     }
     for (sums, y) in sums.iter().zip(y) {
-        y[first..end].copy_from_slice(&sums[..end - first]);
+        let line = sums.map(f32x16::to_array);
+        y[first..end].copy_from_slice(&line.as_flattened()[..end - first]);
     }
+}
+
+#[inline(always)]
+fn vectors(line: &[f32; COLUMNS]) -> [f32x16; VECTORS] {
+    let (parts, _) = line.as_chunks::<16>();
+    std::array::from_fn(|i| f32x16::from(parts[i]))
 }
 
 impl Panels {
