@@ -127,10 +127,14 @@ impl Model {
 pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for (name, w) in weights {
-        let bytes = save::bytes(w)?;
-        for part in [name.as_bytes(), w.dtype().as_str().as_bytes(), format!("{:?}", w.dims()).as_bytes(), &bytes] {
+        for part in [name.as_bytes(), w.dtype().as_str().as_bytes(), format!("{:?}", w.dims()).as_bytes()] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
+        hasher.update(&((w.elem_count() * w.dtype().size_in_bytes()) as u64).to_le_bytes());
+        save::bytes(w, |part| {
+            hasher.update(part);
+            Ok(())
+        })?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -106,7 +106,7 @@ fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut impl Write) -> Resul
     to.write_all(&(header.len() as u64).to_le_bytes())?;
     to.write_all(header.as_bytes())?;
     for w in weights.values() {
-        to.write_all(&bytes(w)?)?;
+        bytes(w, |part| Ok(to.write_all(part)?))?;
     }
     Ok(())
 }
@@ -120,15 +120,21 @@ fn torch_dtype(dtype: DType) -> Result<&'static str> {
     }
 }
 
-/// A weight's values, row by row, little-endian.
-pub(super) fn bytes(w: &Tensor) -> Result<Vec<u8>> {
+/// Hands over a weight's values, row by row, little-endian: a stretch at a time, for an embedding may be half a model.
+pub(super) fn bytes(w: &Tensor, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    const STRETCH: usize = 1 << 20;
     let flat = w.flatten_all()?;
-    Ok(match w.dtype() {
-        DType::F32 => little_endian(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes()),
-        DType::F16 => little_endian(&flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
-        DType::BF16 => little_endian(&flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
-        other => return Err(Error::bug(format!("weights of type {other:?}"))),
-    })
+    let n = flat.elem_count();
+    for start in (0..n).step_by(STRETCH) {
+        let values = flat.narrow(0, start, STRETCH.min(n - start))?;
+        each(&match w.dtype() {
+            DType::F32 => little_endian(&values.to_vec1::<f32>()?, |v| v.to_le_bytes()),
+            DType::F16 => little_endian(&values.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
+            DType::BF16 => little_endian(&values.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
+            other => return Err(Error::bug(format!("weights of type {other:?}"))),
+        })?;
+    }
+    Ok(())
 }
 
 fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
