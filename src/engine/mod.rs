@@ -16,6 +16,7 @@ mod scheduler;
 mod scripted;
 mod stats;
 mod stop;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ pub use crate::model::Message;
 pub use local::{Codec, Config, Local};
 pub use scripted::{Script, Scripted, scripted};
 pub use stats::Stats;
+pub use stream::{Asked, Asker, Asking, answer_in_order};
 
 use crate::data::RngKey;
 use crate::error::Result;
