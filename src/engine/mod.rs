@@ -10,6 +10,7 @@
 mod kv;
 mod local;
 mod numeric;
+mod open;
 mod prefix;
 mod sampler;
 mod scheduler;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::model::Message;
 pub use local::{Codec, Config, Local};
+pub use open::open;
 pub use scripted::{Script, Scripted, scripted};
 pub use stats::Stats;
 pub use stream::{Asked, Asker, Asking, answer_in_order};
