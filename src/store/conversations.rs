@@ -36,7 +36,7 @@ fn as_messages<S: serde::Serializer>(turns: &[Turn], s: S) -> Result<S::Ok, S::E
 /// Where in a text the prompts are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PromptForm {
-    /// The whole text is one.
+    /// The whole text is one, unless it is blank.
     Whole,
     /// Every line that is not blank is one.
     Lines,
@@ -58,10 +58,16 @@ impl Prompts {
         Self { lines, form, done: false }
     }
 
+    /// Where in the text they are.
+    pub fn form(&self) -> PromptForm {
+        self.form
+    }
+
     fn read(&mut self) -> Result<Option<(Option<u64>, Result<Prompt, String>)>> {
         if self.form == PromptForm::Whole {
             self.done = true;
-            return Ok(Some((None, Ok(Prompt::Text(self.lines.rest()?)))));
+            let text = self.lines.rest()?;
+            return Ok((!text.trim().is_empty()).then_some((None, Ok(Prompt::Text(text)))));
         }
         let Some((line, bytes)) = self.lines.next_line()? else { return Ok(None) };
         let prompt = match self.form {

@@ -118,6 +118,61 @@ pub fn logprobs(llama: &Llama, rows: &[Scored], limits: Limits) -> Result<Vec<Ve
     Ok(rows.iter().map(|r| sums.by_ref().take(r.completions.len()).collect()).collect())
 }
 
+/// A stream of rows scored together, as many at a time as a forward holds.
+pub struct Scoring<'a, T> {
+    llama: &'a Llama,
+    limits: Limits,
+    /// What its caller knows a row by, and the row; none only keeps its place.
+    waiting: Vec<(T, Option<Scored>)>,
+    rows: usize,
+}
+
+impl<'a, T> Scoring<'a, T> {
+    /// Scores with that many rows (tokens) to a forward; a row that alone has more still gets its own.
+    pub fn new(llama: &'a Llama, max_rows: usize) -> Self {
+        Self { llama, limits: Limits { max_rows, ..Limits::default() }, waiting: Vec::new(), rows: 0 }
+    }
+
+    /// Adds a row. Those before it are scored first if they fill a forward, and go to `each` in order, which says whether
+    /// to go on; so does this.
+    ///
+    /// # Errors
+    /// As [`logprobs`], and what `each` returns.
+    pub fn push(
+        &mut self,
+        tag: T,
+        row: Option<Scored>,
+        each: impl FnMut(T, Option<(Scored, Vec<f64>)>) -> Result<bool>,
+    ) -> Result<bool> {
+        let more = row.as_ref().map_or(0, Scored::rows);
+        // Rows without anything to compute must not pile up either.
+        let full = self.rows + more > self.limits.max_rows || self.waiting.len() >= 1024;
+        let going_on = !full || self.finish(each)?;
+        self.rows += more;
+        self.waiting.push((tag, row));
+        Ok(going_on)
+    }
+
+    /// Scores what waits.
+    ///
+    /// # Errors
+    /// As [`Scoring::push`].
+    pub fn finish(&mut self, mut each: impl FnMut(T, Option<(Scored, Vec<f64>)>) -> Result<bool>) -> Result<bool> {
+        self.rows = 0;
+        let (tags, rows): (Vec<T>, Vec<Option<Scored>>) = std::mem::take(&mut self.waiting).into_iter().unzip();
+        let places: Vec<bool> = rows.iter().map(Option::is_some).collect();
+        let rows: Vec<Scored> = rows.into_iter().flatten().collect();
+        let sums = logprobs(self.llama, &rows, self.limits)?;
+        let mut scored = rows.into_iter().zip(sums);
+        for (tag, there) in tags.into_iter().zip(places) {
+            if !each(tag, if there { scored.next() } else { None })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// A view of the same weights that keeps no graph, or nothing if the model keeps none anyway.
 pub(super) fn frozen(llama: &Llama) -> Result<Option<Llama>> {
     if llama.variables().is_empty() {

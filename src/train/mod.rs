@@ -18,7 +18,7 @@ mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use dpo::{DpoConfig, completion_logprobs, dpo, usable_pairs};
-pub use logprobs::{Scored, logprobs};
+pub use logprobs::{Scored, Scoring, logprobs};
 pub use order::{Replay, order};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use sft::{BatchSize, SftConfig, sft, usable_examples};

@@ -1,0 +1,41 @@
+//! What the commands that run one model have in common.
+
+use std::path::PathBuf;
+
+use candle_core::DType;
+use clap::ValueEnum;
+
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// A GGUF file, or a Hugging Face directory
+    pub model: PathBuf,
+    /// Type of the weights in memory
+    #[arg(long, value_enum, default_value = "f32", help_heading = "Model")]
+    dtype: Dtype,
+    /// Compute threads; one per core if absent. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Model")]
+    threads: Option<u16>,
+    /// Where the model runs: cpu, cuda, metal, or auto
+    #[arg(long, default_value = "auto", help_heading = "Model")]
+    pub device: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl ModelArgs {
+    pub fn dtype(&self) -> DType {
+        match self.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        }
+    }
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
