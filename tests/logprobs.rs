@@ -52,7 +52,7 @@ fn the_numbers_are_those_of_transformers() {
 const PAIR: &str = r#"{"prompt": "name three animals", "chosen": "cat dog fox .", "rejected": "cat cat cat ."}"#;
 
 #[test]
-fn threads_and_batches_change_nothing_that_matters() {
+fn threads_and_batches_change_nothing() {
     let more: Vec<String> = ["ape bear .", "yes", "fig grape kiwi lemon mango .", "no no no no"]
         .iter()
         .map(|a| format!(r#"{{"prompt": "list two fruits", "completion": "{a}"}}"#))
@@ -65,14 +65,9 @@ fn threads_and_batches_change_nothing_that_matters() {
     };
     let one = of(&["--threads", "1"]);
     assert_eq!(one, of(&["--threads", "3"]));
-    // In batches of other sizes the sums of a matrix product may be added up in another order.
-    let (one, apart) = (rows(&one), rows(&of(&["--batch-tokens", "1"])));
+    assert_eq!(one, of(&["--batch-tokens", "1"]));
+    let one = rows(&one);
     assert_eq!(one.len(), 6);
-    for (a, b) in one.iter().zip(&apart) {
-        for (key, value) in a.as_object().unwrap() {
-            assert!((value.as_f64().unwrap() - b[key].as_f64().unwrap()).abs() < 1e-4, "{a} {b}");
-        }
-    }
     assert_eq!(one[0]["chosen_logprob"], one[5]["chosen_logprob"]);
     assert!(one[0]["chosen_logprob"].as_f64().unwrap() > one[0]["rejected_logprob"].as_f64().unwrap());
     assert_eq!(one[0]["chosen_tokens"], json!(5), "four words and the end");

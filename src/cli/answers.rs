@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::ticker::{Ticker, counted};
-use crate::engine::{Answer, Engine};
+use crate::engine::{Answer, Engine, Listener};
 use crate::error::{Error, Result};
 use crate::store::Prompt;
 
@@ -63,44 +63,21 @@ pub struct Printer<'a> {
 impl<'a> Printer<'a> {
     /// `name` is where the prompts are from.
     pub fn new(json: bool, headings: bool, name: String, mut ticker: Ticker, engine: &'a dyn Engine) -> Self {
-        ticker.restart();
+        ticker.restart("answering");
         let (prompts, failed, answers, tokens) = (0, 0, 0, 0);
         Self { json, headings, name, ticker, engine, prompts, failed, answers, tokens, last: String::new() }
     }
 
-    /// Prints a prompt's answers. Returns whether somebody still reads.
-    pub fn prompt(&mut self, place: &Place, answers: &[Answer]) -> Result<bool> {
-        self.prompts += 1;
-        let unread = place.unread();
-        let unanswered = || answers.iter().find_map(|a| Some(&a.as_ref().err()?.message));
-        if let Some(why) = unread.as_ref().or_else(unanswered) {
-            self.failed += 1;
-            why.clone_into(&mut self.last);
-            match (place.line, &unread) {
-                (_, Some(why)) => self.ticker.row_error(&format!("`{}` {why}", self.name)),
-                (Some(line), None) => self.ticker.row_error(&format!("`{}` line {line}: {why}", self.name)),
-                // The only prompt's error is what the command ends with.
-                (None, None) => {}
-            }
-        }
-        if let Some(error) = &unread
-            && self.json
-            && !self.row(place, None, Outcome::Error { error })?
-        {
-            return Ok(false);
-        }
-        for (sample, answer) in answers.iter().enumerate() {
-            if !self.answer(place, sample, answers.len(), answer)? {
-                return Ok(false);
-            }
-        }
+    fn tick(&mut self) {
         let (prompts, answers) = (self.prompts, self.answers);
-        let rate = self.engine.stats().generated_tokens as f64 / self.ticker.seconds().max(1e-9);
-        self.ticker.tick(
-            || format!("{}, {}, {rate:.1} tokens/s", counted(prompts, "prompt"), counted(answers, "answer")),
-            || json!({ "prompts": prompts, "answers": answers, "tokens_per_second": rate }),
-        );
-        Ok(true)
+        let tokens = self.engine.stats().generated_tokens;
+        let rate = tokens as f64 / self.ticker.seconds().max(1e-9);
+        let shown = || {
+            let (prompts, answers) = (counted(prompts, "prompt"), counted(answers, "answer"));
+            format!("{prompts}, {answers}, {tokens} tokens ({rate:.1} tokens/s)")
+        };
+        let event = || json!({ "prompts": prompts, "answers": answers, "tokens": tokens, "tokens_per_second": rate });
+        self.ticker.tick(shown, event);
     }
 
     fn answer(&mut self, place: &Place, sample: usize, samples: usize, answer: &Answer) -> Result<bool> {
@@ -172,5 +149,41 @@ impl<'a> Printer<'a> {
             return Err(Error::user(format!("{failed} of {} have no answer", counted(prompts, "prompt"))));
         }
         Ok(())
+    }
+}
+
+impl Listener<Place> for Printer<'_> {
+    /// Prints a prompt's answers; without a reader it is over.
+    fn answered(&mut self, place: Place, answers: Vec<Answer>) -> Result<bool> {
+        self.prompts += 1;
+        let unread = place.unread();
+        let unanswered = || answers.iter().find_map(|a| Some(&a.as_ref().err()?.message));
+        if let Some(why) = unread.as_ref().or_else(unanswered) {
+            self.failed += 1;
+            why.clone_into(&mut self.last);
+            match (place.line, &unread) {
+                (_, Some(why)) => self.ticker.row_error(&format!("`{}` {why}", self.name)),
+                (Some(line), None) => self.ticker.row_error(&format!("`{}` line {line}: {why}", self.name)),
+                // The only prompt's error is what the command ends with.
+                (None, None) => {}
+            }
+        }
+        if let Some(error) = &unread
+            && self.json
+            && !self.row(&place, None, Outcome::Error { error })?
+        {
+            return Ok(false);
+        }
+        for (sample, answer) in answers.iter().enumerate() {
+            if !self.answer(&place, sample, answers.len(), answer)? {
+                return Ok(false);
+            }
+        }
+        self.tick();
+        Ok(true)
+    }
+
+    fn waiting(&mut self) {
+        self.tick();
     }
 }

@@ -140,12 +140,10 @@ fn prompts(args: &Args, style: Style) -> Result<(String, Prompts)> {
                 return Err(Error::user("the prompt is given, there are no lines to read")
                     .help("--lines and --jsonl are about --file and standard input"));
             }
-            if Path::new(text).is_file() {
-                if style != Style::Quiet {
-                    eprintln!(
-                        "note: `{text}` is the prompt's text; for what is in the file of that name, use --file {text}"
-                    );
-                }
+            if style != Style::Quiet && Path::new(text).is_file() {
+                eprintln!(
+                    "note: `{text}` is the prompt's text; for what is in the file of that name, use --file {text}"
+                );
             }
             (Lines::of("the prompt", std::io::Cursor::new(text.to_owned())), false)
         }
@@ -201,7 +199,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let asked = read(prompts, Asker::new(asking))?;
     let headings = !whole || args.samples > 1;
     let mut printer = Printer::new(args.json, headings, name, ticker, engine.as_ref());
-    let done = answer_in_order(engine.as_ref(), &asked, &cancel, |place, answers| printer.prompt(&place, &answers));
+    let done = answer_in_order(engine.as_ref(), &asked, &cancel, &mut printer);
     done.map_err(|e| match e.kind() {
         Kind::Cancelled => e.help(printer.so_far()),
         _ => e,

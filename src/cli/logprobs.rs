@@ -30,7 +30,7 @@ pub struct Args {
     model: ModelArgs,
     /// The .jsonl file; `-` is standard input
     file: PathBuf,
-    /// Tokens computed at once: bounds memory
+    /// Tokens computed at once: bounds memory, does not change results
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: u32,
     /// Longest prompt and answer in tokens; rows that are longer are errors, never cut. The model's own limit if absent
@@ -54,7 +54,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     stop_on_interrupt(&stop);
     let mut ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
-    ticker.restart();
+    ticker.restart("scoring");
     let work = || score(args, lines, &model, &stop, ticker);
     match args.model.threads() {
         None => work(),

@@ -33,8 +33,11 @@ impl Ticker {
         Self { style, start: Instant::now(), told: Instant::now(), bar }
     }
 
-    /// Takes this for the start.
-    pub fn restart(&mut self) {
+    /// Takes this for the start of what the words say.
+    pub fn restart(&mut self, words: &'static str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(words);
+        }
         self.start = Instant::now();
         self.told = self.start;
     }

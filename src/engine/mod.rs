@@ -27,7 +27,7 @@ pub use local::{Codec, Config, Local};
 pub use open::open;
 pub use scripted::{Script, Scripted, scripted};
 pub use stats::Stats;
-pub use stream::{Asked, Asker, Asking, answer_in_order};
+pub use stream::{Asked, Asker, Asking, Listener, answer_in_order};
 
 use crate::data::RngKey;
 use crate::error::Result;

@@ -77,20 +77,38 @@ pub struct Asked<T> {
     pub requests: Vec<Request>,
 }
 
+/// Who gets the answers to a stream.
+pub trait Listener<T> {
+    /// A prompt is answered. Says whether to go on.
+    ///
+    /// # Errors
+    /// An error ends the stream and is returned.
+    fn answered(&mut self, tag: T, answers: Vec<Answer>) -> Result<bool>;
+
+    /// Nothing happened for a moment; a time to say how far the engine is.
+    fn waiting(&mut self) {}
+}
+
+impl<T, F: FnMut(T, Vec<Answer>) -> Result<bool>> Listener<T> for F {
+    fn answered(&mut self, tag: T, answers: Vec<Answer>) -> Result<bool> {
+        self(tag, answers)
+    }
+}
+
 /// What a call was about: the prompts, each with its number of requests.
 type Tags<T> = Vec<(T, usize)>;
 
-/// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to
-/// `each`, in the order in which they came and as soon as the prompts before it are answered. Returns when all are, or
-/// when `each` says false, or fails: `cancel` is set then, to end what is still at work.
+/// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to the
+/// `listener`, in the order in which they came and as soon as the prompts before it are answered. Returns when all are,
+/// or when the listener says false, or fails: `cancel` is set then, to end what is still at work.
 ///
 /// # Errors
-/// Cancelled, the engine failed, or what came through `prompts` or out of `each`.
+/// Cancelled, the engine failed, or what came through `prompts` or from the listener.
 pub fn answer_in_order<T: Send>(
     engine: &dyn Engine,
     prompts: &Receiver<Result<Asked<T>>>,
     cancel: &Cancel,
-    mut each: impl FnMut(T, Vec<Answer>) -> Result<bool>,
+    listener: &mut impl Listener<T>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
         let mut work = || -> Result<()> {
@@ -124,13 +142,13 @@ pub fn answer_in_order<T: Send>(
                         at_work -= count;
                         waiting.insert(number, result?);
                     },
-                    default(LOOK) => {}
+                    default(LOOK) => listener.waiting(),
                 }
                 while let Some((tags, answers)) = waiting.remove(&given) {
                     given += 1;
                     let mut answers = answers.into_iter();
                     for (tag, count) in tags {
-                        if !each(tag, answers.by_ref().take(count).collect())? {
+                        if !listener.answered(tag, answers.by_ref().take(count).collect())? {
                             cancel.set();
                             return Ok(());
                         }
@@ -243,13 +261,14 @@ mod tests {
     fn order_and_bounds() {
         let engine = Slow::default();
         let mut next = 0;
-        let all = answer_in_order(&engine, &send(3000, 3, false), &Cancel::new(), |tag, answers| {
-            assert_eq!(tag, next);
-            next += 1;
-            assert_eq!(answers.len(), if tag % 10 == 9 { 0 } else { 3 });
-            assert!(answers.iter().all(|a| a.as_ref().unwrap().text == tag.to_string()));
-            Ok(true)
-        });
+        let all =
+            answer_in_order(&engine, &send(3000, 3, false), &Cancel::new(), &mut |tag: usize, answers: Vec<Answer>| {
+                assert_eq!(tag, next);
+                next += 1;
+                assert_eq!(answers.len(), if tag % 10 == 9 { 0 } else { 3 });
+                assert!(answers.iter().all(|a| a.as_ref().unwrap().text == tag.to_string()));
+                Ok(true)
+            });
         assert!(all.is_ok() && next == 3000);
         let most = engine.most.into_inner();
         assert!(most > CALL && most < AT_WORK + CALL + 3, "{most} requests at a time");
@@ -260,21 +279,23 @@ mod tests {
         let engine = Slow::default();
         let mut seen = 0;
         let cancel = Cancel::new();
-        answer_in_order(&engine, &send(3000, 1, false), &cancel, |_, _| {
+        answer_in_order(&engine, &send(3000, 1, false), &cancel, &mut |_, _: Vec<Answer>| {
             seen += 1;
             Ok(seen < 40)
         })
         .unwrap();
         assert!(seen == 40 && cancel.is_set());
         let of = |fails, result: fn() -> Result<bool>| {
-            answer_in_order(&engine, &send(30, 1, fails), &Cancel::new(), |_, _| result()).unwrap_err().to_string()
+            answer_in_order(&engine, &send(30, 1, fails), &Cancel::new(), &mut |_, _: Vec<Answer>| result())
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(of(false, || Err(Error::system("the disk is full"))), "the disk is full");
         assert_eq!(of(true, || Ok(true)), "the file ends in the middle");
         let cancel = Cancel::new();
         let (_sender, silent) = crossbeam_channel::bounded::<Result<Asked<()>>>(1);
         cancel.set();
-        let e = answer_in_order(&engine, &silent, &cancel, |_, _| Ok(true)).unwrap_err();
+        let e = answer_in_order(&engine, &silent, &cancel, &mut |(), _: Vec<Answer>| Ok(true)).unwrap_err();
         assert_eq!(e.kind(), crate::error::Kind::Cancelled);
     }
 

@@ -44,6 +44,9 @@ pub enum PromptForm {
     Json,
 }
 
+/// A prompt or why there is none, with the line it stands in.
+type Read = (Option<u64>, Result<Prompt, String>);
+
 /// The prompts of a text with the lines they stand in, counted from 1; none for a whole text. A line that holds no
 /// prompt says why.
 pub struct Prompts {
@@ -63,7 +66,7 @@ impl Prompts {
         self.form
     }
 
-    fn read(&mut self) -> Result<Option<(Option<u64>, Result<Prompt, String>)>> {
+    fn read(&mut self) -> Result<Option<Read>> {
         if self.form == PromptForm::Whole {
             self.done = true;
             let text = self.lines.rest()?;
@@ -79,7 +82,7 @@ impl Prompts {
 }
 
 impl Iterator for Prompts {
-    type Item = Result<(Option<u64>, Result<Prompt, String>)>;
+    type Item = Result<Read>;
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
@@ -204,7 +207,7 @@ mod tests {
     fn turn(role: &str, content: &str) -> Turn {
         (role.into(), content.into())
     }
-    fn prompts(text: &'static str, form: PromptForm) -> Vec<(Option<u64>, Result<Prompt, String>)> {
+    fn prompts(text: &'static str, form: PromptForm) -> Vec<Read> {
         Prompts::new(Lines::of("x", text.as_bytes()), form).map(|p| p.unwrap()).collect()
     }
 

@@ -102,7 +102,7 @@ fn completion(tokenizer: &Tokenizer, prompt: &[Message], rendered: &[u32], turns
 
 /// The summed natural log-probability of every completion of every row under `llama`: f64 sums of what the model gives
 /// each token, of the end of the answer too. No gradient is kept. Rows go through the model together as far as `limits`
-/// allow, which changes results by float order at most.
+/// allow; on a CPU it makes no difference to their bits.
 ///
 /// # Errors
 /// A row that has a [`Scored::problem`], or whatever candle reports.
