@@ -18,20 +18,20 @@ use crate::pipeline::parse_bytes;
 use crate::store::{Lines, PromptForm, Prompts};
 
 const AFTER: &str = "Examples:
-  reflux generate model.gguf \"Name three rivers.\"                 one answer
+  reflux generate model.gguf \"Name three rivers.\"                one answer
   reflux generate model.gguf --file prompts.jsonl --samples 4 --json > answers.jsonl
-  printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines      a prompt a line
-  reflux generate models/M2 --file letter.txt --temperature 0      the whole file is one prompt
+  printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    a prompt a line
+  reflux generate models/M2 --file letter.txt --temperature 0     the whole file is one prompt
 
 Without --json, answers are headed by their line and sample where there may be several.
 
 A row of a .jsonl file has `prompt`, a text or a list of {role, content}, or `messages`, such a list.
 
-With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish (stop or length),
-prompt_tokens (their number), token_ids and logprobs (natural, of each token at temperature 1). A prompt that has no answer
+With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish (stop or length), \
+prompt_tokens (their number), token_ids and logprobs (natural, of each token at temperature 1). A prompt that has no answer \
 has `error`.
 
-The same prompt, seed and sampling give the same answers whatever else is in the file and wherever it stands. When a prompt
+The same prompt, seed and sampling give the same answers whatever else is in the file and wherever it stands. When a prompt \
 comes again in the same input, it gets other answers than the first time.";
 
 #[derive(clap::Args)]
