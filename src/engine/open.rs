@@ -17,11 +17,8 @@ use crate::model::Model;
 pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Result<Arc<dyn Engine>> {
     let model = Model::load(path, device, dtype, false)?;
     if !model.tokenizer.has_chat_template() {
-        return Err(Error::user(format!(
-            "model `{}` has no chat template, so it cannot be asked anything",
-            model.name
-        ))
-        .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"));
+        return Err(Error::user(format!("model `{}` has no chat template, so it cannot be asked anything", model.name))
+            .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"));
     }
     Ok(Arc::new(Local::spawn(model, config)?))
 }
