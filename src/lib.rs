@@ -11,9 +11,9 @@
 //! Operators that need a model ask the shared [`operators::Models`] for it: answers come from [`engine`], which batches
 //! the requests of all steps that use the same weights; weights come from [`model`], one differentiable Llama for
 //! inference and training; [`train`] is SFT and DPO. [`eval`] holds the small world that the quickstart runs on.
-//! [`report`] counts and sums up, and [`cli`] is the program.
+//! [`report`] counts and sums up, [`mod@bench`] measures, and [`cli`] is the program.
 //!
-//! Imports point down this list: cli, report, operators, dataflow, pipeline, store, data; and from the operators to
+//! Imports point down this list: cli, bench, report, operators, dataflow, pipeline, store, data; and from the operators to
 //! engine, train and eval, and from these to model. Only `dataflow` names timely and differential.
 //!
 //! # Running a pipeline from Rust
@@ -38,6 +38,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod dataflow;

@@ -56,7 +56,7 @@ fn config(positions: usize) -> model::Config {
 }
 
 /// Weights from a fixed recipe. `favoured`'s logit is so large that it wins every draw or none, by the state's sign.
-fn llama(positions: usize, favoured: Option<u32>) -> Arc<Llama> {
+fn plain(positions: usize, favoured: Option<u32>) -> Llama {
     let config = config(positions);
     let mut state = 1u64;
     let weights: BTreeMap<String, Tensor> = config
@@ -75,7 +75,12 @@ fn llama(positions: usize, favoured: Option<u32>) -> Arc<Llama> {
             (name, Tensor::from_vec(w, shape, &Device::Cpu).unwrap())
         })
         .collect();
-    Arc::new(Llama::frozen(&config, &weights).unwrap())
+    Llama::frozen(&config, &weights).unwrap()
+}
+
+/// The same, laid out as the engine runs it.
+fn llama(positions: usize, favoured: Option<u32>) -> Arc<Llama> {
+    Arc::new(plain(positions, favoured).for_inference().unwrap())
 }
 
 fn engine(llama: &Arc<Llama>, config: &Config) -> Local {
@@ -142,8 +147,9 @@ proptest! {
         blocks in 14u64..120,
         threads in 1usize..3,
         callers in 1usize..4,
+        laid_out in any::<bool>(),
     ) {
-        let llama = llama(256, None);
+        let llama = if laid_out { llama(256, None) } else { Arc::new(plain(256, None)) };
         let requests: Vec<Request> = prompts
             .iter()
             .flat_map(|(text, s, n)| (0..*n).map(move |i| (text, s, i)))
@@ -188,9 +194,8 @@ proptest! {
 #[test]
 fn greedy_answers_agree_with_the_model_run_at_once() {
     // The log-probabilities of a sampled answer are those of one pass over prompt and answer, as training makes it.
-    let llama = llama(256, None);
     let answers = ask(
-        &engine(&llama, &small()),
+        &engine(&llama(256, None), &small()),
         (0..4)
             .map(|i| {
                 request(&"a long enough prompt ".repeat(i + 1), 0, Sampling { max_tokens: 30, ..Sampling::default() })
@@ -202,6 +207,7 @@ fn greedy_answers_agree_with_the_model_run_at_once() {
         let ids: Vec<u32> = c.prompt_tokens.iter().chain(&c.tokens).copied().collect();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         let segments = vec![model::ops::Segment { prefix: 0..0, rows: 0..ids.len() }];
+        let llama = plain(256, None);
         let hidden = llama.forward(&ids, &positions, &mut model::ops::Packed::new(segments)).unwrap();
         let logits = llama.logits(&hidden).unwrap();
         let logps = candle_nn::ops::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();

@@ -25,7 +25,11 @@ const MAY: &[(&str, &[&str])] = &[
     ("eval", &["model", "data"]),
     ("operators", &["dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"]),
     ("report", &["dataflow", "pipeline", "store", "data"]),
-    ("cli", &["report", "operators", "dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"]),
+    ("bench", &["data", "engine", "train", "model"]),
+    (
+        "cli",
+        &["bench", "report", "operators", "dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"],
+    ),
 ];
 
 #[test]

@@ -338,7 +338,7 @@ fn loss(dtype: DType, change: Option<(&str, usize, f64)>) -> (f64, Llama, GradSt
     let rows = Tensor::new(&[5u32, 6, 7, 8, 5, 10, 11, 12], &CPU).unwrap();
     let hidden = hidden.index_select(&rows, 0).unwrap();
     let targets: Vec<u32> = ids[6..14].to_vec();
-    let logps = ops::log_prob_of(&hidden, llama.head(), &targets).unwrap();
+    let logps = ops::log_prob_of(&hidden, llama.head().unwrap(), &targets).unwrap();
     let margin = (logps.narrow(0, 0, 4).unwrap().sum_all().unwrap()
         - logps.narrow(0, 4, 4).unwrap().sum_all().unwrap())
     .unwrap();

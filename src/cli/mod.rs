@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, with no logic of its own.
 
 mod answers;
+mod bench;
 mod check;
 mod explain;
 mod generate;
@@ -68,6 +69,8 @@ enum Command {
     Generate(generate::Args),
     /// Scores given answers: the log-probability of each under a model
     Logprobs(logprobs::Args),
+    /// Measures this machine, and reflux on it
+    Bench(bench::Args),
 }
 
 /// Runs the command line and returns the exit code.
@@ -101,6 +104,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Import(args) => import::run(args, cli.quiet),
         Command::Generate(args) => generate::run(args, style),
         Command::Logprobs(args) => logprobs::run(args, style),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

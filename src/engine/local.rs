@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rayon::ThreadPool;
 
+use super::answer::{Encoded, completion, encode};
 use super::kv::{BLOCK, Shape};
 use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Completion, Engine, Request, RowError, Sampling, Stats, problem, stop};
-use crate::data::RngKey;
-use crate::error::{Error, Result};
+use super::{Answer, Cancel, Engine, Request, Sampling, Stats};
+use crate::error::{Context, Error, Result};
 use crate::model::{Llama, Message, Model, Tokenizer};
 
 /// What the engine needs of a tokenizer.
@@ -87,13 +88,6 @@ struct Call {
     reply: Sender<Result<Vec<Outcome>>>,
 }
 
-struct Encoded {
-    row: usize,
-    prompt: Arc<[u32]>,
-    sampling: Arc<Sampling>,
-    key: RngKey,
-}
-
 /// A call whose requests are in the scheduler.
 struct Open {
     cancel: Cancel,
@@ -108,7 +102,8 @@ impl Local {
     /// # Errors
     /// The cache does not fit the device, or a thread could not be started.
     pub fn spawn(model: Model, config: Config) -> Result<Self> {
-        Self::with_codec(Arc::new(model.llama), Arc::new(model.tokenizer), model.hash, &config)
+        let llama = model.llama.for_inference().doing(|| format!("model {}", model.name))?;
+        Self::with_codec(Arc::new(llama), Arc::new(model.tokenizer), model.hash, &config)
     }
 
     /// As [`Local::spawn`], from parts. `id` is what [`Engine::id`] returns.
@@ -149,10 +144,7 @@ impl Local {
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             // Outside of what may panic, so that its callers are answered after the reason is noted.
             let mut open = BTreeMap::new();
-            let work = AssertUnwindSafe(|| match &pool {
-                None => serve(first, &scheduler, &inbox, &mut open),
-                Some(pool) => pool.install(|| serve(first, &scheduler, &inbox, &mut open)),
-            });
+            let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_ref(), &inbox, &mut open));
             if let Err(payload) = catch_unwind(work) {
                 let text = payload.downcast_ref::<&str>().map(ToString::to_string);
                 let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
@@ -168,45 +160,13 @@ impl Local {
         let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
     }
-
-    /// Encodes the prompts; equal neighbours are encoded once.
-    fn encode(&self, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<Encoded> {
-        type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
-        let mut last: Option<Last> = None;
-        let mut sampling: Option<Arc<Sampling>> = None;
-        let mut rows = Vec::with_capacity(requests.len());
-        for (row, request) in requests.into_iter().enumerate() {
-            if let Some(error) = problem(&request) {
-                answers[row] = Some(Err(error));
-                continue;
-            }
-            let prompt = match &last {
-                Some((messages, prompt)) if *messages == request.messages => prompt.clone(),
-                _ => {
-                    let prompt = self.codec.encode(&request.messages).map(Arc::from).map_err(|e| e.to_string());
-                    last = Some((request.messages, prompt.clone()));
-                    prompt
-                }
-            };
-            let options = match sampling.take() {
-                Some(s) if *s == request.sampling => s,
-                _ => Arc::new(request.sampling),
-            };
-            sampling = Some(options.clone());
-            match prompt {
-                Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key }),
-                Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
-            }
-        }
-        rows
-    }
 }
 
 impl Engine for Local {
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
-        let rows = self.encode(requests, &mut answers);
+        let rows = encode(&*self.codec, requests, &mut answers);
         let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
             rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
         if !rows.is_empty() {
@@ -217,16 +177,7 @@ impl Engine for Local {
             for outcome in answer.recv().map_err(|_| self.gone())?? {
                 let row = outcome.owner.1;
                 let Some((prompt, sampling)) = sent.get(&row) else { continue };
-                answers[row] = Some(outcome.result.map(|s| {
-                    let ended = s.tokens.last().is_some_and(|t| self.codec.eos_ids().contains(t));
-                    let said = &s.tokens[..s.tokens.len() - usize::from(ended)];
-                    let mut text = self.codec.decode(said);
-                    if let Some(at) = stop::cut(said, sampling, |t| self.codec.decode(t)) {
-                        text.truncate(at);
-                    }
-                    let prompt_tokens = prompt.clone();
-                    Completion { text, tokens: s.tokens, logprobs: s.logprobs, finish: s.finish, prompt_tokens }
-                }));
+                answers[row] = Some(outcome.result.map(|s| completion(&*self.codec, prompt, sampling, s)));
             }
         }
         answers
@@ -256,6 +207,7 @@ impl Drop for Local {
 fn serve(
     mut scheduler: Scheduler,
     fresh: &impl Fn() -> Result<Scheduler>,
+    pool: Option<&ThreadPool>,
     inbox: &Receiver<Call>,
     open: &mut BTreeMap<u64, Open>,
 ) {
@@ -278,7 +230,12 @@ fn serve(
                 let _ = o.reply.send(Err(Error::cancelled()));
             }
         }
-        match scheduler.step() {
+        // Inside of the pool, so that a step's many parallel parts start without waking a thread for each.
+        let result = match pool {
+            Some(pool) => pool.install(|| scheduler.step()),
+            None => rayon::scope(|_| scheduler.step()),
+        };
+        match result {
             Ok(outcomes) => outcomes.into_iter().for_each(|o| settle(o, open)),
             Err(e) => {
                 // What the step left behind is unknown: everybody is told, and it starts afresh.

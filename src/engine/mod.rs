@@ -2,11 +2,13 @@
 //!
 //! [`Local`] runs a Llama on one device with continuous batching: requests join and leave at token granularity, prompts
 //! are computed in chunks beside the decoding of others, and what prompts have in common is computed once.
+//! [`Sequential`] runs models of other families, one sequence after the other. [`open`] takes the one that a model asks for.
 //! [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
 //!
 //! What a request gets depends on its messages, its sampling options and its key: never on its batch-mates, on when it
 //! came, or on the number of threads (DESIGN.md section 4).
 
+mod answer;
 mod kv;
 mod local;
 mod numeric;
@@ -15,6 +17,7 @@ mod prefix;
 mod sampler;
 mod scheduler;
 mod scripted;
+mod sequential;
 mod stats;
 mod stop;
 mod stream;
@@ -24,8 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::model::Message;
 pub use local::{Codec, Config, Local};
-pub use open::open;
+pub use open::{open, start};
 pub use scripted::{Script, Scripted, scripted};
+pub use sequential::Sequential;
 pub use stats::Stats;
 pub use stream::{Asked, Asker, Asking, Listener, answer_in_order};
 

@@ -5,20 +5,39 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::{Config, Engine, Local};
+use super::{Config, Engine, Local, Sequential};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::families::{Family, InferenceModel};
+use crate::model::{Model, Tokenizer};
 
 /// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`Local`] for
-/// Llamas. Weights are converted to `dtype` and put on `device`.
+/// Llamas, [`Sequential`] for the others that reflux knows. Weights are converted to `dtype` and put on `device`.
 ///
 /// # Errors
-/// The model cannot be loaded (see [`Model::load`]), has no chat template, or its engine cannot be started.
+/// The model cannot be loaded (see [`Model::load`] and [`InferenceModel::load`]), has no chat template, or its engine
+/// cannot be started.
 pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Result<Arc<dyn Engine>> {
-    let model = Model::load(path, device, dtype, false)?;
-    if !model.tokenizer.has_chat_template() {
-        return Err(Error::user(format!("model `{}` has no chat template, so it cannot be asked anything", model.name))
-            .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"));
+    if Family::of(path)?.is_none() {
+        return start(Model::load(path, device, dtype, false)?, config);
     }
+    let model = InferenceModel::load(path, device, dtype)?;
+    has_template(&model.name, &model.tokenizer)?;
+    Ok(Arc::new(Sequential::new(model, &config)?))
+}
+
+/// Starts the engine of a loaded Llama.
+///
+/// # Errors
+/// It has no chat template, or see [`Local::spawn`].
+pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
+    has_template(&model.name, &model.tokenizer)?;
     Ok(Arc::new(Local::spawn(model, config)?))
+}
+
+fn has_template(name: &str, tokenizer: &Tokenizer) -> Result<()> {
+    if tokenizer.has_chat_template() {
+        return Ok(());
+    }
+    Err(Error::user(format!("model `{name}` has no chat template, so it cannot be asked anything"))
+        .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"))
 }

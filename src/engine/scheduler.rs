@@ -8,19 +8,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 
+use super::answer::{self, Sampled};
 use super::kv::{self, BLOCK, Paged, Plan, Row, Span, Store};
 use super::prefix::{Blocks, NodeId};
-use super::sampler::{Draw, Scratch, unit};
+use super::sampler::Scratch;
 use super::stats::{Counters, add};
-use super::{Codec, Finish, RowError, Sampling, stop};
+use super::{Codec, Finish, RowError, Sampling};
 use crate::data::RngKey;
 use crate::error::{Error, Result};
 use crate::model::Llama;
+use crate::model::ops::Floats;
 
 /// Rows whose logits are held at once: bounds memory at this many times the vocabulary.
 const LOGIT_ROWS: usize = 64;
@@ -38,13 +39,6 @@ pub(super) struct Incoming {
 pub(super) struct Outcome {
     pub owner: (u64, usize),
     pub result: std::result::Result<Sampled, RowError>,
-}
-
-/// A finished sequence.
-pub(super) struct Sampled {
-    pub tokens: Vec<u32>,
-    pub logprobs: Vec<f32>,
-    pub finish: Finish,
 }
 
 /// A running sequence.
@@ -117,16 +111,8 @@ impl Scheduler {
         let limit = self.limit(&incoming);
         let needed = Blocks::needed(prompt, limit.saturating_sub(1));
         let refuse = |code, message| Some(Outcome { owner: incoming.owner, result: Err(RowError { code, message }) });
-        if prompt == 0 {
-            return refuse("empty_prompt", "the prompt has no tokens".into());
-        }
-        if let Some(id) = incoming.prompt.iter().find(|&&id| id as usize >= self.llama.config().vocab_size) {
-            return refuse("template", format!("token {id} of the prompt is beyond the model's vocabulary"));
-        }
-        if prompt >= context {
-            let message =
-                format!("the prompt has {prompt} tokens, the model's context is {context}; shorten or drop the row");
-            return refuse("prompt_too_long", message);
+        if let Some(error) = answer::unfit(&incoming.prompt, self.llama.config().vocab_size, context) {
+            return Some(Outcome { owner: incoming.owner, result: Err(error) });
         }
         if needed > self.blocks.total() {
             let (tokens, room) = (needed * BLOCK, self.blocks.total() * BLOCK);
@@ -197,7 +183,6 @@ impl Scheduler {
         if pack.ids.is_empty() {
             return if self.running.is_empty() { Ok(Vec::new()) } else { Err(Error::bug("a step without rows")) };
         }
-        add(&self.counters.rows, pack.ids.len());
         let hidden = {
             let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
             self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
@@ -210,8 +195,10 @@ impl Scheduler {
             self.sample(&hidden, rows, &mut outcomes)?;
         }
         self.leave(&mut outcomes);
+        let rows = pack.ids.len();
         add(&self.counters.steps, 1);
-        self.counters.busy(start.elapsed());
+        add(&self.counters.rows, rows);
+        self.counters.busy(start.elapsed(), (rows - decoding) as f64 / rows as f64);
         Ok(outcomes)
     }
 
@@ -219,7 +206,8 @@ impl Scheduler {
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outcomes: &mut Vec<Outcome>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
-        let logits: Vec<f32> = logits.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+        let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let logits = Floats::of(&logits)?;
         let width = self.llama.config().vocab_size;
         let jobs: Vec<(usize, &[f32])> = rows
             .iter()
@@ -231,18 +219,8 @@ impl Scheduler {
             .into_par_iter()
             .map_init(Scratch::default, |scratch, (i, logits)| {
                 let s = &running[i];
-                let sampling = &s.incoming.sampling;
-                // Two words for a token: draw `i` is the same whatever was drawn before it.
-                let mut rng = s.rng.clone();
-                rng.set_word_pos(2 * s.tokens.len() as u128);
-                let draw = Draw {
-                    logits,
-                    sampling,
-                    context: [&s.incoming.prompt, &s.tokens],
-                    banned: if s.tokens.len() < sampling.min_tokens { eos } else { &[] },
-                    uniform: unit(rng.next_u64()),
-                };
-                (i, draw.token(scratch))
+                let (prompt, sampling) = (&s.incoming.prompt, &s.incoming.sampling);
+                (i, answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch))
             })
             .collect();
         add(&self.counters.generated_tokens, drawn.len());
@@ -252,14 +230,11 @@ impl Scheduler {
                 add(&self.counters.cached_prompt_tokens, s.incoming.prompt.len() - s.computed);
             }
             let result = match drawn {
-                None => {
-                    let message = "the model's logits are not finite numbers, or leave no token to choose".into();
-                    Err(RowError { code: "not_finite", message })
-                }
+                None => Err(answer::not_finite()),
                 Some((token, logprob)) => {
                     s.tokens.push(token);
                     s.logprobs.push(logprob);
-                    match s.finish(&*self.codec) {
+                    match answer::finish(&s.tokens, &s.incoming.sampling, s.limit, &*self.codec) {
                         None => continue,
                         Some(finish) => {
                             let (tokens, logprobs) = (std::mem::take(&mut s.tokens), std::mem::take(&mut s.logprobs));
@@ -290,16 +265,6 @@ impl Scheduler {
 }
 
 impl Sequence {
-    /// Whether the last token ended the answer.
-    fn finish(&self, codec: &dyn Codec) -> Option<Finish> {
-        let ended = self.tokens.last().is_some_and(|t| codec.eos_ids().contains(t));
-        if ended || stop::reached(&self.tokens, &self.incoming.sampling, |t| codec.decode(t)) {
-            Some(Finish::Stop)
-        } else {
-            (self.tokens.len() >= self.limit).then_some(Finish::Length)
-        }
-    }
-
     /// Where its keys and values are: the prompt's nodes, then its own blocks.
     fn table(&self, blocks: &Blocks) -> Vec<Span> {
         let nodes = self.path.iter().map(|&id| {

@@ -204,7 +204,7 @@ impl Engine for Scripted {
         }
         add(&self.counters.requests, requests.len());
         add(&self.counters.steps, 1);
-        self.counters.busy(start.elapsed());
+        self.counters.busy(start.elapsed(), 0.);
         Ok(answers)
     }
     fn id(&self) -> &str {

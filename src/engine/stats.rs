@@ -20,6 +20,9 @@ pub struct Stats {
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,
+    /// The part of it that falls to prompt rows, each pass's time being shared evenly among its rows; 0 where the engine
+    /// does not tell.
+    pub prefill_seconds: f64,
 }
 
 impl Stats {
@@ -39,6 +42,7 @@ pub(super) struct Counters {
     pub steps: AtomicU64,
     pub rows: AtomicU64,
     busy_nanos: AtomicU64,
+    prefill_nanos: AtomicU64,
 }
 
 /// Adds to a counter. Counters are only reported, nothing is ordered by them.
@@ -47,8 +51,11 @@ pub(super) fn add(counter: &AtomicU64, n: usize) {
 }
 
 impl Counters {
-    pub fn busy(&self, time: Duration) {
-        self.busy_nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Notes time spent in passes, and which share of it fell to prompts.
+    pub fn busy(&self, time: Duration, prefill: f64) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.prefill_nanos.fetch_add((nanos as f64 * prefill) as u64, Ordering::Relaxed);
     }
     pub fn read(&self) -> Stats {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
@@ -60,6 +67,7 @@ impl Counters {
             steps: get(&self.steps),
             rows: get(&self.rows),
             busy_seconds: get(&self.busy_nanos) as f64 * 1e-9,
+            prefill_seconds: get(&self.prefill_nanos) as f64 * 1e-9,
         }
     }
 }

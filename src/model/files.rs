@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
+use super::families::Family;
 use super::llama::OneOrMany;
 use super::tokenizer::Files;
 use super::{Config, Tokenizer};
@@ -38,13 +39,25 @@ fn read_object_if_there(path: &Path) -> Result<Map<String, Json>> {
 
 /// Reads config.json and the tokenizer's files.
 pub(super) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
+    let (path, json) = config_object(dir)?;
+    let config = parse_config(json).map_err(|e| e.doing(path.display()))?;
+    let tokenizer = tokenizer(dir, config.eos_token_id.as_ref())?;
+    Ok((config, tokenizer))
+}
+
+/// Reads config.json; its path, and what is in it.
+pub(super) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> {
     let path = dir.join("config.json");
     if !path.exists() {
         return Err(Error::user(format!("{}: there is no config.json", dir.display()))
             .help("a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json"));
     }
-    let config = parse_config(read_object(&path)?).map_err(|e| e.doing(path.display()))?;
+    let json = read_object(&path)?;
+    Ok((path, json))
+}
 
+/// Reads the tokenizer's files. `eos` are the ids that end a text by config.json.
+pub(super) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
     if !path.exists() {
         return Err(Error::user(format!("{}: there is no tokenizer.json", dir.display())).help(
@@ -56,13 +69,13 @@ pub(super) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
     add_special_tokens_map(&mut files.config, &dir.join("special_tokens_map.json"))?;
     choose_template(&mut files.config, dir)?;
     let generation = read_object_if_there(&dir.join("generation_config.json"))?;
-    let eos = generation.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>);
-    let eos = eos.transpose().map_err(|e| Error::user(format!("generation_config.json: eos_token_id: {e}")))?.flatten();
-    for ids in [&config.eos_token_id, &eos].into_iter().flatten() {
+    let more = generation.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>);
+    let more =
+        more.transpose().map_err(|e| Error::user(format!("generation_config.json: eos_token_id: {e}")))?.flatten();
+    for ids in eos.into_iter().chain(&more) {
         files.eos.extend(ids.ids());
     }
-    let tokenizer = Tokenizer::new(files).map_err(|e| e.doing(dir.display()))?;
-    Ok((config, tokenizer))
+    Tokenizer::new(files).map_err(|e| e.doing(dir.display()))
 }
 
 /// Older directories name their special tokens in a file of its own.
@@ -94,10 +107,16 @@ pub(super) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     let text = |json: &Map<String, Json>, key: &str| json.get(key).and_then(Json::as_str).map(str::to_string);
     match text(&json, "model_type") {
         Some(kind) if kind == "llama" => {}
+        Some(kind) if Family::named(&kind).is_some() => {
+            return Err(Error::user(format!("it is of the family {kind}, which reflux runs but does not train"))
+                .help("Llama 2 and 3, SmolLM2, TinyLlama and others of their shape can be trained"));
+        }
         kind => {
             let kind = kind.map_or("no model_type".to_string(), |k| format!("model_type `{k}`"));
-            return Err(Error::user(format!("it has {kind}; reflux trains models of type `llama`"))
-                .help("Llama 2 and 3, SmolLM2, TinyLlama and others of their shape work"));
+            return Err(Error::user(format!("it has {kind}; reflux trains models of type `llama`")).help(
+                "Llama 2 and 3, SmolLM2, TinyLlama and others of their shape work; qwen2, qwen3 and gemma3_text \
+                     can write prompts and judge",
+            ));
         }
     }
     if let Some(act) = text(&json, "hidden_act").filter(|a| a != "silu") {

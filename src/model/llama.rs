@@ -153,29 +153,78 @@ pub trait Attention {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
 }
 
-struct Layer {
-    attention_norm: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
-    mlp_norm: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+/// The weight of a matrix product.
+enum Matrix {
+    /// As it is in the files, `[out, in]`.
+    Plain(Tensor),
+    /// Laid out for inference on the CPU.
+    Panels(ops::Panels),
 }
 
-/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors otherwise.
+impl Matrix {
+    /// `x W^T`.
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Matrix::Plain(w) => ops::linear(x, w),
+            Matrix::Panels(w) => w.product(x),
+        }
+    }
+    /// `base + x W^T`.
+    fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Matrix::Plain(w) => base + ops::linear(x, w)?,
+            Matrix::Panels(w) => w.product_onto(base, x),
+        }
+    }
+    /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
+    fn into_panels(self) -> Result<Self> {
+        match self {
+            Matrix::Plain(w) => Ok(Matrix::Panels(ops::Panels::new(&w)?)),
+            panels => Ok(panels),
+        }
+    }
+}
+
+struct Layer {
+    attention_norm: Tensor,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    mlp_norm: Tensor,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+impl Layer {
+    fn for_inference(self) -> Result<Self> {
+        Ok(Self {
+            attention_norm: self.attention_norm.to_dtype(DType::F32)?,
+            q: self.q.into_panels()?,
+            k: self.k.into_panels()?,
+            v: self.v.into_panels()?,
+            o: self.o.into_panels()?,
+            mlp_norm: self.mlp_norm.to_dtype(DType::F32)?,
+            gate: self.gate.into_panels()?,
+            up: self.up.into_panels()?,
+            down: self.down.into_panels()?,
+        })
+    }
+}
+
+/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors if by [`Llama::frozen`].
 pub struct Llama {
     config: Config,
     device: Device,
     dtype: DType,
     weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
-    embed: Tensor,
+    /// None where the output matrix serves for it, laid out for inference.
+    embed: Option<Tensor>,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Matrix,
     rope: ops::RopeTable,
 }
 
@@ -213,16 +262,17 @@ impl Llama {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for i in 0..config.num_hidden_layers {
             let get = |name: &str| get(format!("model.layers.{i}.{name}.weight"));
+            let matrix = |name: &str| get(name).map(Matrix::Plain);
             layers.push(Layer {
                 attention_norm: get("input_layernorm")?,
-                q: get("self_attn.q_proj")?,
-                k: get("self_attn.k_proj")?,
-                v: get("self_attn.v_proj")?,
-                o: get("self_attn.o_proj")?,
+                q: matrix("self_attn.q_proj")?,
+                k: matrix("self_attn.k_proj")?,
+                v: matrix("self_attn.v_proj")?,
+                o: matrix("self_attn.o_proj")?,
                 mlp_norm: get("post_attention_layernorm")?,
-                gate: get("mlp.gate_proj")?,
-                up: get("mlp.up_proj")?,
-                down: get("mlp.down_proj")?,
+                gate: matrix("mlp.gate_proj")?,
+                up: matrix("mlp.up_proj")?,
+                down: matrix("mlp.down_proj")?,
             });
         }
         let head = if config.tie_word_embeddings { embed.clone() } else { get("lm_head.weight".into())? };
@@ -235,10 +285,40 @@ impl Llama {
             dtype,
             weights: weights.clone(),
             vars,
-            embed,
+            embed: Some(embed),
             layers,
             norm,
-            head,
+            head: Matrix::Plain(head),
+            rope,
+        })
+    }
+
+    /// The model laid out for generating text. On the CPU its matrices become [`ops::Panels`], which keep the weights'
+    /// type and give f32: with bf16 or f16 weights memory is halved and everything else is computed in f32. On other
+    /// devices the model stays as it is. [`Llama::weights`], [`Llama::variables`] and [`Llama::head`] are gone
+    /// afterwards.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    pub fn for_inference(self) -> Result<Self> {
+        if !self.device.is_cpu() {
+            return Ok(self);
+        }
+        // The maps hold the matrices too; without them each is freed when it has been laid out.
+        let Self { config, device, weights, vars, embed, layers, norm, head, rope, .. } = self;
+        drop((weights, vars));
+        let embed = embed.filter(|_| !config.tie_word_embeddings);
+        let layers = layers.into_iter().map(Layer::for_inference).collect::<Result<_>>()?;
+        Ok(Self {
+            dtype: DType::F32,
+            weights: BTreeMap::new(),
+            vars: BTreeMap::new(),
+            embed,
+            layers,
+            norm: norm.to_dtype(DType::F32)?,
+            head: head.into_panels()?,
+            config,
+            device,
             rope,
         })
     }
@@ -251,7 +331,7 @@ impl Llama {
     pub fn device(&self) -> &Device {
         &self.device
     }
-    /// The weights' type.
+    /// The type that is computed in: the weights', but for a model laid out for inference on the CPU.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -274,17 +354,17 @@ impl Llama {
         let (heads, kv, width) = (self.config.num_attention_heads, self.config.kv_heads(), self.config.head_dim());
         let eps = self.config.rms_norm_eps;
         let rope = self.rope.rows(positions, &self.device, self.dtype)?;
-        let mut x = self.embed.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let mut x = self.embedded(ids)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let y = ops::rms_norm(&x, &layer.attention_norm, eps)?;
-            let q = ops::rope(&ops::linear(&y, &layer.q)?.reshape((n, heads, width))?, &rope)?;
-            let k = ops::rope(&ops::linear(&y, &layer.k)?.reshape((n, kv, width))?, &rope)?;
-            let v = ops::linear(&y, &layer.v)?.reshape((n, kv, width))?;
+            let q = ops::rope(&layer.q.product(&y)?.reshape((n, heads, width))?, &rope)?;
+            let k = ops::rope(&layer.k.product(&y)?.reshape((n, kv, width))?, &rope)?;
+            let v = layer.v.product(&y)?.reshape((n, kv, width))?;
             let a = attention.attend(i, &q, &k, &v)?.reshape((n, heads * width))?;
-            x = (x + ops::linear(&a, &layer.o)?)?;
+            x = layer.o.product_onto(&x, &a)?;
             let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
-            let y = ops::swiglu(&ops::linear(&y, &layer.gate)?, &ops::linear(&y, &layer.up)?)?;
-            x = (x + ops::linear(&y, &layer.down)?)?;
+            let y = ops::swiglu(&layer.gate.product(&y)?, &layer.up.product(&y)?)?;
+            x = layer.down.product_onto(&x, &y)?;
         }
         ops::rms_norm(&x, &self.norm, eps)
     }
@@ -294,10 +374,24 @@ impl Llama {
     /// # Errors
     /// Whatever candle reports.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        ops::linear(hidden, &self.head)
+        self.head.product(hidden)
     }
     /// The output matrix, `[vocab_size, hidden_size]`: for losses that never hold all logits at once.
-    pub fn head(&self) -> &Tensor {
-        &self.head
+    ///
+    /// # Errors
+    /// The model was laid out for inference.
+    pub fn head(&self) -> Result<&Tensor> {
+        match &self.head {
+            Matrix::Plain(w) => Ok(w),
+            Matrix::Panels(_) => candle_core::bail!("a model laid out for inference has no plain output matrix"),
+        }
+    }
+
+    fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
+        match (&self.embed, &self.head) {
+            (Some(embed), _) => embed.index_select(&Tensor::new(ids, &self.device)?, 0)?.to_dtype(self.dtype),
+            (None, Matrix::Panels(head)) => head.rows(ids),
+            (None, Matrix::Plain(_)) => candle_core::bail!("the model has no embedding"),
+        }
     }
 }

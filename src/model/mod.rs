@@ -1,6 +1,8 @@
 //! Llama-family models: one definition that is differentiable and serves inference too, their weights, tokenizer
-//! and chat template. This folder knows candle and nothing of dataflow, engine or training.
+//! and chat template; and other families, which are run but not trained ([`families`]). This folder knows candle and
+//! nothing of dataflow, engine or training.
 
+pub mod families;
 pub mod llama;
 pub mod ops;
 pub mod tokenizer;

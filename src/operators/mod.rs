@@ -24,6 +24,7 @@ mod template;
 mod training;
 
 pub use models::Models;
+pub use template::Template;
 
 macro_rules! operators {
     ($($name:ident),* $(,)?) => {

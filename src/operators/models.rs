@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 
 use crate::dataflow::{Context, ModelAt};
-use crate::engine::{Cancel, Config, Engine, Local, Scripted, scripted};
+use crate::engine::{Cancel, Config, Engine, Scripted, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
 use crate::model::{Model, device};
 use crate::pipeline::{Dtype, ModelKind, ModelSource};
@@ -65,17 +65,15 @@ impl Models {
             ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
                 Arc::new(self.script(cx.model_source(name)?)?)
             }
-            _ => {
-                let model = self.load(cx, at, false)?;
-                if !model.tokenizer.has_chat_template() {
-                    return Err(Error::user(format!(
-                        "model `{}` has no chat template, so it cannot be asked anything",
-                        model.name
-                    ))
-                    .help("take the instruction-tuned variant, or put a `chat_template` in tokenizer_config.json"));
+            ModelAt::Source(name) => {
+                let source = cx.model_source(name)?;
+                let doing = || format!("model `{name}`");
+                match files(source).doing(doing)? {
+                    Some(path) => open(&path, &self.device, dtype(source), self.config.clone()).doing(doing)?,
+                    None => start(self.load(cx, at, false)?, self.config.clone()).doing(doing)?,
                 }
-                Arc::new(Local::spawn(model, self.config.clone())?)
             }
+            ModelAt::Made { .. } => start(self.load(cx, at, false)?, self.config.clone())?,
         };
         engines.insert(key, Loaded { version, engine: Arc::clone(&engine) });
         Ok(engine)
@@ -110,29 +108,37 @@ impl Models {
             }
             ModelAt::Source(name) => {
                 let source = cx.model_source(name)?;
-                let dtype = match source.dtype {
-                    Dtype::F32 => DType::F32,
-                    Dtype::Bf16 => DType::BF16,
-                    Dtype::F16 => DType::F16,
-                };
                 let doing = || format!("model `{name}`");
+                if let Some(path) = files(source).doing(doing)? {
+                    return Model::load(&path, &self.device, dtype(source), trainable).doing(doing);
+                }
                 match &source.kind {
-                    ModelKind::Path(path) => Model::load(Path::new(path), &self.device, dtype, trainable).doing(doing),
-                    ModelKind::Hub { repo, revision } => {
-                        let dir = fetch(repo, revision.as_deref()).doing(doing)?;
-                        Model::load(&dir, &self.device, dtype, trainable).doing(doing)
-                    }
                     ModelKind::Init { config, seed } => {
                         let seed = seed.unwrap_or(self.seed);
                         Model::init(Path::new(config), INIT_STD, seed, &self.device, trainable).doing(doing)
                     }
-                    ModelKind::Script { .. } => {
-                        Err(Error::user(format!("model `{name}` is a script: it cannot be trained"))
-                            .help("give the step a model with weights"))
-                    }
+                    _ => Err(Error::user(format!("model `{name}` is a script: it cannot be trained"))
+                        .help("give the step a model with weights")),
                 }
             }
         }
+    }
+}
+
+/// Where a model's files are, once they are fetched; none if it has no files.
+fn files(source: &ModelSource) -> Result<Option<PathBuf>> {
+    match &source.kind {
+        ModelKind::Path(path) => Ok(Some(PathBuf::from(path))),
+        ModelKind::Hub { repo, revision } => fetch(repo, revision.as_deref()).map(Some),
+        ModelKind::Init { .. } | ModelKind::Script { .. } => Ok(None),
+    }
+}
+
+fn dtype(source: &ModelSource) -> DType {
+    match source.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
     }
 }
 

@@ -71,7 +71,7 @@ impl Pack {
     pub fn log_probs(&self, llama: &Llama) -> Result<Tensor> {
         let hidden = llama.forward(&self.ids, &self.positions, &mut Packed::new(self.segments.clone()))?;
         let hidden = hidden.index_select(&Tensor::new(self.from.as_slice(), llama.device())?, 0)?;
-        log_prob_of(&hidden, llama.head(), &self.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
+        log_prob_of(&hidden, llama.head()?, &self.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
     }
 
     /// Sums of [`Pack::log_probs`] by completion, `[completions]`.

@@ -4,11 +4,12 @@
 //! head's dimensions in order; the softmax in position order; the weighted sum of values in position order. Block
 //! boundaries do not enter, so the result is the same however a sequence is laid out in blocks.
 
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::super::numeric::{exp, fma, map_sum, max};
 use super::{BLOCK, Plan, Row, Shape, Span, Store};
+use crate::model::ops::Floats;
 
 /// Per layer: keys as `[block, kv_head, head_dim, BLOCK]`, so that a query meets the keys of a block side by side, and
 /// values as `[block, kv_head, BLOCK, head_dim]`.
@@ -45,36 +46,23 @@ impl Fused {
 impl Store for Fused {
     fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (n, heads, head_dim) = q.dims3()?;
-        with_slice(k, |k| with_slice(v, |v| self.write(plan, layer, k, v)))??;
+        self.write(plan, layer, &Floats::of(&k.contiguous()?)?, &Floats::of(&v.contiguous()?)?);
         let kv_heads = self.shape.kv_heads;
         let group = heads / kv_heads * head_dim;
         let (keys, values) = (&self.keys[layer], &self.values[layer]);
         let mut out = vec![0f32; n * heads * head_dim];
-        with_slice(q, |q| {
-            let tasks = out.par_chunks_mut(group).zip(q.par_chunks(group)).enumerate();
-            tasks.for_each_init(Vec::new, |scores, (i, (out, q))| {
-                let Row { table, visible, .. } = plan.rows[i / kv_heads];
-                let pane = |span: &Span| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
-                attend_head(&plan.tables[table], visible, head_dim, q, out, scores, |span| {
-                    let at = pane(span)..pane(span) + head_dim * BLOCK;
-                    (&keys[at.clone()], &values[at])
-                });
+        let contiguous = q.contiguous()?;
+        let numbers = Floats::of(&contiguous)?;
+        let tasks = out.par_chunks_mut(group).zip(numbers.par_chunks(group)).enumerate();
+        tasks.for_each_init(Vec::new, |scores, (i, (out, q))| {
+            let Row { table, visible, .. } = plan.rows[i / kv_heads];
+            let pane = |span: &Span| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
+            attend_head(&plan.tables[table], visible, head_dim, q, out, scores, |span| {
+                let at = pane(span)..pane(span) + head_dim * BLOCK;
+                (&keys[at.clone()], &values[at])
             });
-        })?;
+        });
         Tensor::from_vec(out, (n, heads, head_dim), q.device())
-    }
-}
-
-/// Runs `f` on the elements of a CPU tensor of f32.
-fn with_slice<T>(t: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let t = t.contiguous()?;
-    let (storage, layout) = t.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => {
-            let start = layout.start_offset();
-            Ok(f(&cpu.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
-        }
-        _ => candle_core::bail!("the fused cache got a tensor of another device"),
     }
 }
 

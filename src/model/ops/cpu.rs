@@ -32,14 +32,17 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static s
 }
 
 /// The numbers of a tensor, for as long as this lives.
-pub(super) struct Floats<'a> {
+pub struct Floats<'a> {
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
 
 impl<'a> Floats<'a> {
-    /// Fails unless the tensor is contiguous, f32 and on the CPU.
-    pub(super) fn of(x: &'a Tensor) -> Result<Self> {
+    /// The numbers as they lie in memory.
+    ///
+    /// # Errors
+    /// The tensor is not contiguous, not f32, or not on the CPU.
+    pub fn of(x: &'a Tensor) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("the numbers are not contiguous")

@@ -10,13 +10,16 @@ mod attention_cpu;
 mod cpu;
 mod linear;
 mod log_prob;
+mod panels;
 mod rms_norm;
 mod rope;
 mod swiglu;
 
 pub use attention::{Packed, Segment};
+pub use cpu::Floats;
 pub use linear::linear;
 pub use log_prob::log_prob_of;
+pub use panels::Panels;
 pub use rms_norm::rms_norm;
 pub use rope::{RopeRows, RopeTable, frequencies, rope};
 pub use swiglu::swiglu;

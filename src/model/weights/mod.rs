@@ -3,7 +3,7 @@
 mod gguf;
 mod gguf_model;
 mod gguf_tokenizer;
-mod safetensors;
+pub(super) mod safetensors;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded>
     let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
     if path.is_dir() {
         let (config, tokenizer) = files::config_and_tokenizer(path)?;
-        let weights = safetensors::load(path, &config, device, dtype)?;
+        let weights = safetensors::load(path, "Llama", config.weights(), device, dtype)?;
         Ok(Loaded { config, weights, tokenizer })
     } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
         gguf_model::load(path, device, dtype).map_err(|e| e.doing(path.display()))

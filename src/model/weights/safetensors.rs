@@ -12,14 +12,21 @@ use serde_json::Value as Json;
 
 use super::elements;
 use crate::error::{Context, Error, Result};
-use crate::model::{Config, files};
+use crate::model::files;
 
 /// Longest header that is read; the reference implementation has the same limit.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Reads every weight of `config` from the directory's safetensors files.
-pub(super) fn load(dir: &Path, config: &Config, device: &Device, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
-    let expected: BTreeMap<String, Vec<usize>> = config.weights().into_iter().collect();
+/// Reads the weights of the given names and shapes from the directory's safetensors files, and no others. `family` is
+/// what messages call such a model.
+pub(in crate::model) fn load(
+    dir: &Path,
+    family: &str,
+    expected: impl IntoIterator<Item = (String, Vec<usize>)>,
+    device: &Device,
+    dtype: DType,
+) -> Result<BTreeMap<String, Tensor>> {
+    let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
     let mut weights = BTreeMap::new();
     for path in shards(dir)? {
         let mut file = Reader::open(&path).map_err(|e| e.doing(path.display()))?;
@@ -29,7 +36,7 @@ pub(super) fn load(dir: &Path, config: &Config, device: &Device, dtype: DType) -
                 if ignored(&entry.name) {
                     continue;
                 }
-                return Err(wrong("is not part of a Llama model of this config.json".into())
+                return Err(wrong(format!("is not part of a {family} model of this config.json"))
                     .help("config.json and the weights belong to different models, or it is another architecture"));
             };
             if *shape != entry.shape {

@@ -1,0 +1,23 @@
+//! How fast this machine is, and reflux on it: what `reflux bench` prints, so that anyone can compare machines and tools.
+//!
+//! Every figure that depends on the model is given beside what the machine's matrix products alone reach, which is the
+//! floor under any engine.
+
+mod gemm;
+mod generate;
+
+pub use gemm::{Gemm, Product, flops_per_token, gemm};
+pub use generate::{Generate, Workload, generate};
+
+/// The most memory that this process has held, in MB (10^6 bytes); 0 where the system does not say.
+pub fn peak_rss_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map_or(0, |kib| kib * 1024 / 1_000_000)
+}
+
+fn round(x: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (x * scale).round() / scale
+}

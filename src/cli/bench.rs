@@ -1,0 +1,161 @@
+//! `reflux bench`.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use clap::Subcommand;
+
+use super::model::ModelArgs;
+use crate::bench;
+use crate::data::{Columns, named};
+use crate::engine::{Cancel, Config};
+use crate::error::{Error, Result};
+use crate::model::{Model, device};
+use crate::operators::Template;
+use crate::store::Dataset;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  reflux bench gemm model.gguf                                       what the machine's matrix products reach
+  reflux bench generate model.gguf --prompts prompts.txt --samples 4 --new-tokens 64
+  reflux bench judge model.gguf --dataset datasets/eft --count 64 --samples 3
+
+Each prints JSON, one object a line.")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Rates of the model's matrix products for several numbers of rows
+    Gemm(GemmArgs),
+    /// Samples answers of fixed length and prints how fast
+    Generate(GenerateArgs),
+    /// The same for judgements: prompts that begin with one long rubric
+    Judge(JudgeArgs),
+}
+
+#[derive(clap::Args)]
+struct GemmArgs {
+    /// A .gguf file, or a Hugging Face directory; only its shapes are used
+    model: PathBuf,
+    /// Numbers of rows, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128, 512], value_parser = clap::value_parser!(u32).range(1..=4096))]
+    rows: Vec<u32>,
+}
+
+#[derive(clap::Args)]
+struct GenerateArgs {
+    /// Text file with a prompt on each line
+    #[arg(long)]
+    prompts: PathBuf,
+    /// Takes this many of the prompts; all if absent
+    #[arg(long)]
+    count: Option<usize>,
+    /// Answers of each prompt
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    samples: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct JudgeArgs {
+    /// Dataset of prompts and responses, e.g. datasets/eft
+    #[arg(long)]
+    dataset: PathBuf,
+    /// Takes this many of the responses
+    #[arg(long, default_value_t = 64)]
+    count: usize,
+    /// Judgements of each
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    samples: u32,
+    /// The judge's prompt: a built-in template or a file
+    #[arg(long, default_value = "additive-5")]
+    rubric: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of each answer
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    new_tokens: u32,
+    /// Key of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also writes the prompts' texts, a JSON string on each line: for other tools to run
+    #[arg(long, value_name = "FILE")]
+    write_prompts: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Gemm(args) => gemm(args),
+        What::Generate(args) => sample(&args.common, prompts(&args.prompts, args.count)?, args.samples),
+        What::Judge(args) => sample(&args.common, to_judge(args)?, args.samples),
+    }
+}
+
+fn gemm(args: &GemmArgs) -> Result<()> {
+    let model = Model::load(&args.model, &device("cpu")?, DType::F16, false)?;
+    let config = model.llama.config().clone();
+    drop(model);
+    args.rows.iter().try_for_each(|&rows| print(&bench::gemm(&config, rows as usize)?))
+}
+
+fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
+    if let Some(path) = &common.write_prompts {
+        let lines: Vec<String> =
+            prompts.iter().map(|p| serde_json::Value::from(p.as_str()).to_string() + "\n").collect();
+        std::fs::write(path, lines.concat()).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
+    }
+    let args = &common.model;
+    let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
+    let model = Model::load(&args.model, &device(&args.device)?, args.dtype(), false)?;
+    let config = Config { threads: args.threads(), ..Config::default() };
+    print(&bench::generate(model, config, &work, &Cancel::new())?)
+}
+
+/// The judge's prompts for the first responses of a dataset.
+fn to_judge(args: &JudgeArgs) -> Result<Vec<String>> {
+    let rubric = Template::load(&args.rubric)?;
+    let mut texts = Vec::new();
+    for batch in Dataset::open(&args.dataset, &named::IFT)?.batches(256) {
+        let batch = batch?;
+        let columns = Columns(&batch);
+        let (prompts, responses) = (columns.text("prompt")?, columns.text("response")?);
+        for (prompt, response) in prompts.iter().zip(responses).take(args.count.saturating_sub(texts.len())) {
+            texts.push(rubric.render(minijinja::context! { prompt, response })?);
+        }
+    }
+    enough(texts.len(), args.count, &args.dataset)?;
+    Ok(texts)
+}
+
+fn enough(have: usize, want: usize, place: &Path) -> Result<()> {
+    let place = place.display();
+    match have {
+        0 => Err(Error::user(format!("{place}: no prompts")).help("put one on each line")),
+        n if n < want => Err(Error::user(format!("{place} has {n} rows, --count asks for {want}"))),
+        _ => Ok(()),
+    }
+}
+
+fn prompts(path: &Path, count: Option<usize>) -> Result<Vec<String>> {
+    let place = path.display();
+    let text = std::fs::read_to_string(path).map_err(|e| Error::user(format!("{place}: {e}")))?;
+    let mut prompts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(Into::into).collect();
+    let want = count.unwrap_or(prompts.len());
+    enough(prompts.len(), want, path)?;
+    prompts.truncate(want);
+    Ok(prompts)
+}
+
+fn print(figures: &impl serde::Serialize) -> Result<()> {
+    super::print(&serde_json::to_string(figures).map_err(|e| Error::bug(e.to_string()))?)
+}

@@ -1,0 +1,126 @@
+//! What every engine that has a model does alike with requests, tokens and answers.
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+use super::sampler::{Draw, Scratch, unit};
+use super::{Answer, Codec, Completion, Finish, Message, Request, RowError, Sampling, problem, stop};
+use crate::data::RngKey;
+
+/// A request that means something, with its prompt encoded.
+pub(super) struct Encoded {
+    /// Its place in the call.
+    pub row: usize,
+    pub prompt: Arc<[u32]>,
+    pub sampling: Arc<Sampling>,
+    pub key: RngKey,
+}
+
+/// A finished sequence.
+pub(super) struct Sampled {
+    pub tokens: Vec<u32>,
+    pub logprobs: Vec<f32>,
+    pub finish: Finish,
+}
+
+/// Encodes the prompts, equal neighbours once; requests that mean nothing have their answer at once.
+pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<Encoded> {
+    type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
+    let mut last: Option<Last> = None;
+    let mut sampling: Option<Arc<Sampling>> = None;
+    let mut rows = Vec::with_capacity(requests.len());
+    for (row, request) in requests.into_iter().enumerate() {
+        if let Some(error) = problem(&request) {
+            answers[row] = Some(Err(error));
+            continue;
+        }
+        let prompt = match &last {
+            Some((messages, prompt)) if *messages == request.messages => prompt.clone(),
+            _ => {
+                let prompt = codec.encode(&request.messages).map(Arc::from).map_err(|e| e.to_string());
+                last = Some((request.messages, prompt.clone()));
+                prompt
+            }
+        };
+        let options = match sampling.take() {
+            Some(s) if *s == request.sampling => s,
+            _ => Arc::new(request.sampling),
+        };
+        sampling = Some(options.clone());
+        match prompt {
+            Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key }),
+            Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
+        }
+    }
+    rows
+}
+
+/// Why a model of so many tokens and so long a context cannot take a prompt, if it cannot.
+pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<RowError> {
+    let refuse = |code, message| Some(RowError { code, message });
+    if prompt.is_empty() {
+        return refuse("empty_prompt", "the prompt has no tokens".into());
+    }
+    if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+        return refuse("template", format!("token {id} of the prompt is beyond the model's vocabulary"));
+    }
+    let n = prompt.len();
+    if n >= context {
+        let message = format!("the prompt has {n} tokens, the model's context is {context}; shorten or drop the row");
+        return refuse("prompt_too_long", message);
+    }
+    None
+}
+
+/// The next token of an answer and its log-probability, see [`Draw::token`]. `rng` is that of the request's key.
+pub(super) fn next_token(
+    logits: &[f32],
+    sampling: &Sampling,
+    prompt: &[u32],
+    tokens: &[u32],
+    eos: &[u32],
+    rng: &ChaCha8Rng,
+    scratch: &mut Scratch,
+) -> Option<(u32, f32)> {
+    // Two words for a token: draw `i` is the same whatever was drawn before it.
+    let mut rng = rng.clone();
+    rng.set_word_pos(2 * tokens.len() as u128);
+    let draw = Draw {
+        logits,
+        sampling,
+        context: [prompt, tokens],
+        banned: if tokens.len() < sampling.min_tokens { eos } else { &[] },
+        uniform: unit(rng.next_u64()),
+    };
+    draw.token(scratch)
+}
+
+/// Why there is no next token.
+pub(super) fn not_finite() -> RowError {
+    let message = "the model's logits are not finite numbers, or leave no token to choose".into();
+    RowError { code: "not_finite", message }
+}
+
+/// Whether the last token ended the answer, which may have `limit` tokens.
+pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &dyn Codec) -> Option<Finish> {
+    let ended = tokens.last().is_some_and(|t| codec.eos_ids().contains(t));
+    if ended || stop::reached(tokens, sampling, |t| codec.decode(t)) {
+        Some(Finish::Stop)
+    } else {
+        (tokens.len() >= limit).then_some(Finish::Length)
+    }
+}
+
+/// The answer that a finished sequence is.
+pub(super) fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: Sampled) -> Completion {
+    let ended = done.tokens.last().is_some_and(|t| codec.eos_ids().contains(t));
+    let said = &done.tokens[..done.tokens.len() - usize::from(ended)];
+    let mut text = codec.decode(said);
+    if let Some(at) = stop::cut(said, sampling, |t| codec.decode(t)) {
+        text.truncate(at);
+    }
+    let prompt_tokens = prompt.clone();
+    Completion { text, tokens: done.tokens, logprobs: done.logprobs, finish: done.finish, prompt_tokens }
+}

@@ -1,0 +1,178 @@
+//! [`Sequential`]: models of other families, one sequence at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::answer::{self, Encoded, Sampled, completion, encode};
+use super::sampler::Scratch;
+use super::stats::{Counters, add};
+use super::{Answer, Cancel, Config, Engine, Finish, Request, RowError, Stats};
+use crate::error::{Error, Kind, Result};
+use crate::model::families::{InferenceModel, Network};
+
+/// A model of a family that is run but not trained. Callers wait for each other from prompt to prompt; requests of a call
+/// that have the same prompt share its computation where the family allows it.
+pub struct Sequential {
+    model: InferenceModel,
+    kv_memory: u64,
+    pool: Option<rayon::ThreadPool>,
+    counters: Counters,
+    /// Held by whoever uses the device.
+    turn: Mutex<()>,
+}
+
+impl Sequential {
+    /// An engine for the model. Of the sizes, `kv_memory` and `threads` count.
+    ///
+    /// # Errors
+    /// The threads could not be started.
+    pub fn new(model: InferenceModel, config: &Config) -> Result<Self> {
+        let build = |n: usize| rayon::ThreadPoolBuilder::new().num_threads(n.max(1)).build();
+        let pool = config.threads.map(build).transpose();
+        let pool = pool.map_err(|e| Error::system(format!("the engine's threads: {e}")))?;
+        let turn = Mutex::default();
+        Ok(Self { model, kv_memory: config.kv_memory, pool, counters: Counters::default(), turn })
+    }
+
+    fn eos(&self) -> &[u32] {
+        self.model.tokenizer.eos_ids()
+    }
+
+    /// How many tokens an answer may have.
+    fn limit(&self, request: &Encoded) -> usize {
+        request.sampling.max_tokens.min(self.model.positions().saturating_sub(request.prompt.len()))
+    }
+
+    /// Why the model cannot take a request, if it cannot.
+    fn unfit(&self, request: &Encoded) -> Option<RowError> {
+        let found = answer::unfit(&request.prompt, self.model.vocab_size(), self.model.positions());
+        let room = self.kv_memory / self.model.position_bytes().max(1);
+        let (prompt, needed) = (request.prompt.len(), request.prompt.len() + self.limit(request));
+        found.or_else(|| {
+            (needed as u64 > room).then(|| RowError {
+                code: "prompt_too_long",
+                message: format!(
+                    "the prompt has {prompt} tokens and with max_tokens may need room for {needed}, the KV cache has \
+                     room for {room}; raise kv_memory or lower max_tokens"
+                ),
+            })
+        })
+    }
+
+    /// Answers requests that have one prompt.
+    fn answer(&self, requests: Vec<Encoded>, cancel: &Cancel, answers: &mut [Option<Answer>]) -> Result<()> {
+        let mut taken = Vec::with_capacity(requests.len());
+        for request in requests {
+            match (self.unfit(&request), self.limit(&request)) {
+                (Some(error), _) => answers[request.row] = Some(Err(error)),
+                (None, 0) => {
+                    let nothing = Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
+                    answers[request.row] = Some(Ok(self.completion(&request, nothing)));
+                }
+                (None, _) => taken.push(request),
+            }
+        }
+        let Some(first) = taken.first() else { return Ok(()) };
+        let prompt = first.prompt.clone();
+        let most = taken.iter().map(|r| self.limit(r)).max().unwrap_or(0);
+        let before = |rows: usize| {
+            if cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            add(&self.counters.steps, 1);
+            add(&self.counters.rows, rows);
+            Ok(())
+        };
+        let mut network = self.model.network(prompt.len() + most)?;
+        let mut read: Option<Vec<f32>> = None;
+        let mut scratch = Scratch::default();
+        for request in taken {
+            add(&self.counters.prompt_tokens, prompt.len());
+            let logits = match read.take() {
+                Some(logits) => {
+                    add(&self.counters.cached_prompt_tokens, prompt.len());
+                    logits
+                }
+                None => {
+                    network.clear();
+                    network.push(&prompt, before)?
+                }
+            };
+            // The last token's keys and values are never needed.
+            let result = match network.fork(self.limit(&request) - 1) {
+                Some(mut branch) => {
+                    read = Some(logits.clone());
+                    self.sample(&request, &mut branch, logits, before, &mut scratch)
+                }
+                None => self.sample(&request, &mut network, logits, before, &mut scratch),
+            };
+            answers[request.row] = Some(result?.map(|s| self.completion(&request, s)));
+        }
+        Ok(())
+    }
+
+    /// Draws tokens until the answer ends. `network` has read the prompt, `logits` are those after it.
+    fn sample(
+        &self,
+        request: &Encoded,
+        network: &mut Network,
+        mut logits: Vec<f32>,
+        before: impl Fn(usize) -> Result<()>,
+        scratch: &mut Scratch,
+    ) -> Result<std::result::Result<Sampled, RowError>> {
+        let (rng, limit) = (request.key.rng(), self.limit(request));
+        let (prompt, sampling) = (&request.prompt, &*request.sampling);
+        let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
+        loop {
+            let drawn = answer::next_token(&logits, sampling, prompt, &tokens, self.eos(), &rng, scratch);
+            add(&self.counters.generated_tokens, 1);
+            let Some((token, logprob)) = drawn else { return Ok(Err(answer::not_finite())) };
+            tokens.push(token);
+            logprobs.push(logprob);
+            if let Some(finish) = answer::finish(&tokens, sampling, limit, &self.model.tokenizer) {
+                return Ok(Ok(Sampled { tokens, logprobs, finish }));
+            }
+            logits = network.push(&[token], &before)?;
+        }
+    }
+
+    fn completion(&self, request: &Encoded, done: Sampled) -> super::Completion {
+        completion(&self.model.tokenizer, &request.prompt, &request.sampling, done)
+    }
+}
+
+impl Engine for Sequential {
+    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+        add(&self.counters.requests, requests.len());
+        let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
+        let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<Encoded>> = BTreeMap::new();
+        for request in encode(&self.model.tokenizer, requests, &mut answers) {
+            by_prompt.entry(request.prompt.clone()).or_default().push(request);
+        }
+        for requests in by_prompt.into_values() {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            let start = Instant::now();
+            let work = || self.answer(requests, cancel, &mut answers);
+            let done = match &self.pool {
+                Some(pool) => pool.install(work),
+                None => work(),
+            };
+            done.map_err(|e| if e.kind() == Kind::Cancelled { e } else { e.doing("the model failed") })?;
+            self.counters.busy(start.elapsed(), 0.);
+        }
+        answers
+            .into_iter()
+            .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
+            .collect()
+    }
+    fn id(&self) -> &str {
+        &self.model.hash
+    }
+    fn stats(&self) -> Stats {
+        self.counters.read()
+    }
+}
