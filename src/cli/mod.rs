@@ -1,13 +1,17 @@
 //! The command line: one file per subcommand, with no logic of its own.
 
+mod answers;
 mod bench;
 mod check;
 mod explain;
+mod generate;
 mod import;
 mod listing;
+mod logprobs;
 mod model;
 mod progress;
 mod run;
+mod ticker;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -35,6 +39,7 @@ const AFTER: &str = "Examples:
   reflux check my.toml                         every error of a pipeline file at once
   reflux explain my.toml --format mermaid      the plan as a picture
   reflux schema pairs                          what the columns of a dataset mean
+  reflux generate model.gguf 'Name a river.'   an answer
 
 Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else.";
 
@@ -60,6 +65,10 @@ enum Command {
     Operators(listing::OperatorsArgs),
     /// Turns a .jsonl dataset into Parquet
     Import(import::Args),
+    /// Answers prompts
+    Generate(generate::Args),
+    /// Scores given answers: the log-probability of each under a model
+    Logprobs(logprobs::Args),
     /// Measures this machine, and reflux on it
     Bench(bench::Args),
 }
@@ -85,13 +94,16 @@ pub fn main() -> u8 {
 }
 
 fn command(cli: &Cli) -> Result<()> {
+    let style = progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose);
     match &cli.command {
-        Command::Run(args) => run::run(args, &progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose)),
+        Command::Run(args) => run::run(args, &style),
         Command::Check(args) => check::run(args, cli.quiet),
         Command::Explain(args) => explain::run(args),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),
+        Command::Generate(args) => generate::run(args, style),
+        Command::Logprobs(args) => logprobs::run(args, style),
         Command::Bench(args) => bench::run(args),
     }
 }
@@ -133,9 +145,15 @@ fn set_up_logging(cli: &Cli) {
 
 /// Prints to standard output; a reader that has gone away (`reflux ... | head`) is no error.
 fn print(text: &str) -> Result<()> {
+    put(text.trim_end()).map(|_| ())
+}
+
+/// Prints a line to standard output, and returns whether somebody still reads it.
+fn put(line: &str) -> Result<bool> {
     use std::io::Write;
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
-        _ => Ok(()),
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::system(format!("standard output: {e}"))),
     }
 }

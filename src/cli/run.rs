@@ -112,7 +112,7 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
 }
 
 /// The first Ctrl-C stops the run where it is; the second ends the process.
-fn stop_on_interrupt(stop: &Stop) {
+pub fn stop_on_interrupt(stop: &Stop) {
     let stop = stop.clone();
     let handler = move || {
         if stop.requested() {

@@ -20,6 +20,7 @@ mod scripted;
 mod sequential;
 mod stats;
 mod stop;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ pub use open::{open, start};
 pub use scripted::{Script, Scripted, scripted};
 pub use sequential::Sequential;
 pub use stats::Stats;
+pub use stream::{Asked, Asker, Asking, Listener, answer_in_order};
 
 use crate::data::RngKey;
 use crate::error::Result;

@@ -95,11 +95,7 @@ pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, t
 
 /// One turn of conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
 fn chat(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Example> {
-    let mut tokens = tokenizer.encode_chat(&[Message::new("user", prompt)], true)?;
-    let context = tokens.len();
-    tokens.extend(tokenizer.encode_text(answer)?);
-    tokens.extend(tokenizer.end_of_turn());
-    Ok(Example { tokens, context })
+    Example::answer(tokenizer, tokenizer.encode_chat(&[Message::new("user", prompt)], true)?, answer)
 }
 
 /// The examples of all of a step's inputs whose key is `key`.

@@ -35,3 +35,4 @@ pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
 pub use plan::{Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, parse_str};
 pub use sections::{engine_keys, loop_keys, model_keys, pipeline_keys};
 pub use suggest::nearest;
+pub use values::parse_bytes;

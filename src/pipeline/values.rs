@@ -120,8 +120,8 @@ const UNITS: [(&str, u64); 7] = [
     ("kb", 1_000),
     ("b", 1),
 ];
-/// `"1.5 GiB"` as bytes.
-fn parse_bytes(text: &str) -> Option<u64> {
+/// `"1.5 GiB"` as bytes: a number with B, KiB, MiB, GiB, KB, MB, GB or no unit.
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let (number, unit) = UNITS.iter().find_map(|(u, size)| Some((text.strip_suffix(u)?, *size))).unwrap_or((&text, 1));
     let number = number.trim();

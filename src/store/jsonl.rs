@@ -1,8 +1,6 @@
 //! JSON lines in: one row per line, errors by line, rows of a named schema out.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, UInt32Array};
@@ -10,60 +8,30 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
-use super::atomic::io_error;
-use super::reader::IntoUser;
+use super::lines;
 use crate::data::{Column, List, Schema};
-use crate::error::{Error, Result};
-
-/// A longer line is refused, so that a file without line ends cannot fill the memory.
-const LONGEST: u64 = 64 << 20;
+use crate::error::Result;
 
 /// A row, or why the line holds none.
 pub(super) type Row = Result<Map<String, Value>, (&'static str, String)>;
 
 /// The rows of a file with their line numbers, counted from 1; blank lines are passed over.
-pub(super) struct Lines {
-    path: PathBuf,
-    reader: BufReader<File>,
-    line: u64,
-    buffer: Vec<u8>,
-}
+pub(super) struct Lines(lines::Lines);
 
 impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
-        Ok(Self { path: path.to_owned(), reader: BufReader::new(file), line: 0, buffer: Vec::new() })
+        Ok(Self(lines::Lines::open(path)?))
     }
 }
 
 impl Iterator for Lines {
     type Item = Result<(u64, Row)>;
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.buffer.clear();
-            let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
-            match read {
-                Err(e) => return Some(Err(io_error("reading", &self.path, &e))),
-                Ok(0) => return None,
-                Ok(_) => self.line += 1,
-            }
-            if self.buffer.len() as u64 > LONGEST {
-                let (path, line) = (self.path.display(), self.line);
-                return Some(Err(Error::user(format!("`{path}` line {line} is longer than {} MiB", LONGEST >> 20))
-                    .help("each line is to hold one row, as a JSON object")));
-            }
-            let mut bytes = self.buffer.as_slice();
-            if self.line == 1 {
-                bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-            }
-            if !bytes.trim_ascii().is_empty() {
-                return Some(Ok((self.line, parse(bytes))));
-            }
-        }
+        self.0.next_line().map(|line| line.map(|(line, bytes)| (line, parse(bytes)))).transpose()
     }
 }
 
-fn parse(bytes: &[u8]) -> Row {
+pub(super) fn parse(bytes: &[u8]) -> Row {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
@@ -76,7 +44,7 @@ fn parse(bytes: &[u8]) -> Row {
     }
 }
 
-fn spell(value: &Value) -> String {
+pub(super) fn spell(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(b) => format!("{b}"),
@@ -87,7 +55,7 @@ fn spell(value: &Value) -> String {
     }
 }
 
-fn text(value: Value) -> Result<String, String> {
+pub(super) fn text(value: Value) -> Result<String, String> {
     match value {
         Value::String(s) => Ok(s),
         other => Err(format!("is {}, expected text", spell(&other))),
@@ -105,7 +73,7 @@ fn float(value: Value) -> Result<f32, String> {
     let narrow = double(value)? as f32;
     if narrow.is_finite() { Ok(narrow) } else { Err(format!("is {shown}, which does not fit in 32 bits")) }
 }
-fn list<T>(value: Value, each: impl Fn(Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+pub(super) fn list<T>(value: Value, each: impl Fn(Value) -> Result<T, String>) -> Result<Vec<T>, String> {
     match value {
         Value::Array(items) => {
             items.into_iter().enumerate().map(|(i, v)| each(v).map_err(|e| format!("item {i} {e}"))).collect()
@@ -123,7 +91,7 @@ fn member<T>(map: &mut Map<String, Value>, key: &str, read: impl Fn(Value) -> Re
     let value = map.get_mut(key).map(Value::take).ok_or_else(|| format!("lacks `{key}`"))?;
     read(value).map_err(|e| format!("`{key}` {e}"))
 }
-fn message(value: Value) -> Result<(String, String), String> {
+pub(super) fn message(value: Value) -> Result<(String, String), String> {
     let mut map = object(value)?;
     Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
 }

@@ -4,6 +4,7 @@
 //! * [`Run`] is the run directory: every microbatch is written whole or not at all and named in an append-only
 //!   [`manifest`], so that a run that was cut off goes on where it stopped.
 //! * [`import_jsonl`] makes the Parquet twin of a JSONL file.
+//! * [`Prompts`] and [`Comparisons`] read conversations to answer or to compare, a line at a time.
 //!
 //! The layout of a run (`I` counts iterations from 1, 0 is before the loop; `M` counts microbatches from 0):
 //!
@@ -20,6 +21,7 @@
 
 mod atomic;
 mod columns;
+mod conversations;
 mod dataset;
 mod diff;
 pub mod fault;
@@ -28,6 +30,7 @@ mod footer;
 mod import;
 mod index;
 mod jsonl;
+mod lines;
 mod listing;
 mod lock;
 pub mod manifest;
@@ -39,8 +42,10 @@ mod writer;
 
 pub use atomic::{Written, hash_file, write_bytes};
 pub use columns::guess;
+pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use import::{Imported, import_jsonl};
+pub use lines::Lines;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
 pub use reader::{decoding, read_parquet};
 pub use run::{Opened, Run};

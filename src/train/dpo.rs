@@ -1,9 +1,9 @@
 //! Direct preference optimisation: passes over pairs, against a frozen reference.
 
+use super::logprobs::{Branches, branch_logprobs, frozen};
 use super::losses::{self, Loss};
-use super::pack::{Pack, runs};
 use super::sft::{longest, nothing_left, unknown_token};
-use super::trainer::{check_whole, pair_rows};
+use super::trainer::check_whole;
 use super::{
     AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Replay, Schedule, Trained, Trainer,
     Warmup, order, usable_examples,
@@ -130,27 +130,12 @@ pub fn completion_logprobs(llama: &Llama, pairs: &[Pair]) -> Result<Vec<(f64, f6
     logprobs(view.as_ref().unwrap_or(llama), &pairs, Limits::default(), &mut super::Quiet)
 }
 
-/// A view of the same weights that keeps no graph, or nothing if the model keeps none anyway.
-fn frozen(llama: &Llama) -> Result<Option<Llama>> {
-    if llama.variables().is_empty() {
-        return Ok(None);
-    }
-    let weights = llama.variables().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-    Ok(Some(Llama::frozen(llama.config(), &weights)?))
-}
-
 fn logprobs(llama: &Llama, pairs: &[&Pair], limits: Limits, progress: &mut dyn Progress) -> Result<Vec<(f64, f64)>> {
     pairs.iter().try_for_each(|p| check_whole(p))?;
-    let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
-    let mut all = Vec::with_capacity(pairs.len());
-    for run in runs(&rows, limits.max_rows, limits.max_items) {
-        let mut pack = Pack::default();
-        pairs[run].iter().for_each(|p| pack.branches(&p.prompt, [&p.chosen, &p.rejected]));
-        progress.forward(pack.rows())?;
-        let sums = pack.sums(&pack.log_probs(llama)?)?.to_vec1::<f64>()?;
-        all.extend(sums.chunks_exact(2).map(|both| (both[0], both[1])));
-    }
-    Ok(all)
+    let rows: Vec<Branches<'_>> =
+        pairs.iter().map(|p| Branches { prompt: &p.prompt, completions: vec![&p.chosen, &p.rejected] }).collect();
+    let sums = branch_logprobs(llama, &rows, limits, progress)?;
+    Ok(sums.chunks_exact(2).map(|both| (both[0], both[1])).collect())
 }
 
 /// Trains `llama` to prefer the chosen completions, relative to the reference: `reference`, a frozen model, or if there

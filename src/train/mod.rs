@@ -8,6 +8,7 @@
 
 mod adamw;
 mod dpo;
+mod logprobs;
 pub mod losses;
 mod order;
 mod pack;
@@ -17,12 +18,14 @@ mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use dpo::{DpoConfig, completion_logprobs, dpo, usable_pairs};
+pub use logprobs::{Scored, Scoring, logprobs};
 pub use order::{Replay, order};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use sft::{BatchSize, SftConfig, sft, usable_examples};
 pub use trainer::{Limits, Objective, Trainer};
 
 use crate::error::Result;
+use crate::model::Tokenizer;
 
 /// A sequence to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,20 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// How many of the first tokens carry no loss. The very first token never does: nothing predicts it.
     pub context: usize,
+}
+
+impl Example {
+    /// An answer to learn: `prompt` is the rendered conversation, and what is learnt are the answer's tokens and the token
+    /// that ends an assistant's turn.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer reports.
+    pub fn answer(tokenizer: &Tokenizer, prompt: Vec<u32>, answer: &str) -> Result<Self> {
+        let (context, mut tokens) = (prompt.len(), prompt);
+        tokens.extend(tokenizer.encode_text(answer)?);
+        tokens.extend(tokenizer.end_of_turn());
+        Ok(Self { tokens, context })
+    }
 }
 
 /// A preference: one prompt, a better and a worse completion of it, as sampled (token ids, end token included).

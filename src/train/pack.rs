@@ -58,7 +58,7 @@ impl Pack {
     }
 
     /// Adds a prompt once, with its completions as branches. Neither may be empty.
-    pub fn branches(&mut self, prompt: &[u32], completions: [&[u32]; 2]) {
+    pub fn branches(&mut self, prompt: &[u32], completions: &[&[u32]]) {
         let prompt = self.segment(prompt, 0..0);
         for completion in completions {
             let rows = self.segment(&completion[..completion.len() - 1], prompt.clone());
@@ -107,7 +107,7 @@ mod tests {
     fn a_pair_has_its_prompt_once_and_no_row_for_last_tokens() {
         let mut pack = Pack::default();
         pack.example(&[1, 2, 3, 4], 0);
-        pack.branches(&[5, 6, 7], [&[8, 9], &[10]]);
+        pack.branches(&[5, 6, 7], &[&[8, 9], &[10]]);
         assert_eq!(pack.ids, [1, 2, 3, 5, 6, 7, 8]);
         assert_eq!(pack.positions, [0, 1, 2, 0, 1, 2, 3]);
         let segment = |prefix, rows| Segment { prefix, rows };

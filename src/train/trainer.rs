@@ -190,7 +190,7 @@ impl<'a> Trainer<'a> {
         for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
             let (pairs_here, reference) = (&pairs[run.clone()], &reference[run]);
             let mut pack = Pack::default();
-            pairs_here.iter().for_each(|p| pack.branches(&p.prompt, [&p.chosen, &p.rejected]));
+            pairs_here.iter().for_each(|p| pack.branches(&p.prompt, &[&p.chosen, &p.rejected]));
             progress.forward(pack.rows())?;
             let sums = pack.sums(&pack.log_probs(self.llama)?)?.reshape((pairs_here.len(), 2))?;
             let column = |values: Vec<f64>| Tensor::new(values, sums.device());
@@ -283,7 +283,7 @@ pub(super) fn check_whole(pair: &Pair) -> Result<()> {
 }
 
 /// Rows that a pair takes: its prompt once, and no last tokens.
-pub(super) fn pair_rows(pair: &Pair) -> usize {
+fn pair_rows(pair: &Pair) -> usize {
     pair.prompt.len() + pair.chosen.len() + pair.rejected.len() - 2
 }
 

@@ -1,0 +1,189 @@
+//! Prints the answers of `reflux generate`, as text or as JSON lines.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::ticker::{Ticker, counted};
+use crate::engine::{Answer, Engine, Listener};
+use crate::error::{Error, Result};
+use crate::store::Prompt;
+
+/// A prompt under way: where it stands, and what it is or why it is none.
+pub struct Place {
+    /// From 0.
+    pub index: u64,
+    pub line: Option<u64>,
+    pub prompt: Result<Prompt, String>,
+}
+
+impl Place {
+    /// Why the line holds no prompt, if it does not.
+    fn unread(&self) -> Option<String> {
+        let why = self.prompt.as_ref().err()?;
+        Some(self.line.map_or_else(|| why.clone(), |line| format!("line {line} {why}")))
+    }
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Row<'a> {
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a Prompt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<usize>,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Answer { text: &'a str, finish: &'a str, prompt_tokens: usize, token_ids: &'a [u32], logprobs: &'a [f32] },
+    Error { error: &'a str },
+}
+
+/// Prints answers and counts.
+pub struct Printer<'a> {
+    json: bool,
+    /// Whether there may be more than one answer, so that each needs a heading.
+    headings: bool,
+    name: String,
+    ticker: Ticker,
+    engine: &'a dyn Engine,
+    prompts: u64,
+    failed: u64,
+    answers: u64,
+    tokens: u64,
+    /// The error of the last prompt that has one.
+    last: String,
+}
+
+impl<'a> Printer<'a> {
+    /// `name` is where the prompts are from.
+    pub fn new(json: bool, headings: bool, name: String, mut ticker: Ticker, engine: &'a dyn Engine) -> Self {
+        ticker.restart("answering");
+        let (prompts, failed, answers, tokens) = (0, 0, 0, 0);
+        Self { json, headings, name, ticker, engine, prompts, failed, answers, tokens, last: String::new() }
+    }
+
+    fn tick(&mut self) {
+        let (prompts, answers) = (self.prompts, self.answers);
+        let tokens = self.engine.stats().generated_tokens;
+        let rate = tokens as f64 / self.ticker.seconds().max(1e-9);
+        let shown = || {
+            let (prompts, answers) = (counted(prompts, "prompt"), counted(answers, "answer"));
+            format!("{prompts}, {answers}, {tokens} tokens ({rate:.1} tokens/s)")
+        };
+        let event = || json!({ "prompts": prompts, "answers": answers, "tokens": tokens, "tokens_per_second": rate });
+        self.ticker.tick(shown, event);
+    }
+
+    fn answer(&mut self, place: &Place, sample: usize, samples: usize, answer: &Answer) -> Result<bool> {
+        let a = match answer {
+            Ok(answer) => answer,
+            Err(e) if self.json => return self.row(place, Some(sample), Outcome::Error { error: &e.message }),
+            Err(_) => return Ok(true),
+        };
+        self.answers += 1;
+        self.tokens += a.tokens.len() as u64;
+        if self.json {
+            let (prompt_tokens, finish) = (a.prompt_tokens.len(), a.finish.as_str());
+            let (text, token_ids, logprobs) = (&a.text, &a.tokens, &a.logprobs);
+            return self.row(place, Some(sample), Outcome::Answer { text, finish, prompt_tokens, token_ids, logprobs });
+        }
+        let mut out = String::new();
+        if self.headings {
+            let blank = if self.answers > 1 { "\n" } else { "" };
+            let line = place.line.map(|line| format!("line {line}"));
+            let sample = (samples > 1).then(|| format!("sample {sample}"));
+            let heading: Vec<String> = line.into_iter().chain(sample).collect();
+            out = format!("{blank}--- {}\n", heading.join(", "));
+        }
+        out += a.text.trim_end();
+        self.ticker.aside(|| super::put(&out))
+    }
+
+    fn row(&self, place: &Place, sample: Option<usize>, outcome: Outcome<'_>) -> Result<bool> {
+        let Place { index, line, ref prompt } = *place;
+        let row = Row { index, line, prompt: prompt.as_ref().ok(), sample, outcome };
+        let line = serde_json::to_string(&row).map_err(|e| Error::bug(format!("an answer as JSON: {e}")))?;
+        self.ticker.aside(|| super::put(&line))
+    }
+
+    /// What was printed, where it ends early.
+    pub fn so_far(&self) -> String {
+        format!("{} to {} were printed", counted(self.answers, "answer"), counted(self.prompts, "prompt"))
+    }
+
+    /// Sums up. `whole` says that there was one prompt at most.
+    ///
+    /// # Errors
+    /// There was no prompt, or one without an answer.
+    pub fn finish(self, whole: bool) -> Result<()> {
+        let Self { name, ticker, prompts, failed, answers, tokens, last, .. } = self;
+        // The error says it all.
+        match (prompts, failed) {
+            (0, _) if whole => return Err(Error::user(format!("{name} is empty"))),
+            (0, _) => return Err(Error::user(format!("{name} holds no prompt"))),
+            (_, 1..) if whole => return Err(Error::user(last)),
+            _ => {}
+        }
+        let (seconds, hits) = (ticker.seconds(), self.engine.stats().hit_rate());
+        let rate = tokens as f64 / seconds.max(1e-9);
+        ticker.finish(
+            || {
+                let (prompts, answers, hits) = (counted(prompts, "prompt"), counted(answers, "answer"), 100. * hits);
+                format!(
+                    "{prompts}, {answers}, {tokens} tokens in {seconds:.1} s ({rate:.1} tokens/s); {hits:.0}% of the prompts' \
+                     tokens were in the prefix cache"
+                )
+            },
+            || {
+                json!({ "prompts": prompts, "answers": answers, "errors": failed, "tokens": tokens,
+                    "tokens_per_second": rate, "prefix_cache_hit_rate": hits })
+            },
+        );
+        if failed > 0 {
+            return Err(Error::user(format!("{failed} of {} have no answer", counted(prompts, "prompt"))));
+        }
+        Ok(())
+    }
+}
+
+impl Listener<Place> for Printer<'_> {
+    /// Prints a prompt's answers; without a reader it is over.
+    fn answered(&mut self, place: Place, answers: Vec<Answer>) -> Result<bool> {
+        self.prompts += 1;
+        let unread = place.unread();
+        let unanswered = || answers.iter().find_map(|a| Some(&a.as_ref().err()?.message));
+        if let Some(why) = unread.as_ref().or_else(unanswered) {
+            self.failed += 1;
+            why.clone_into(&mut self.last);
+            match (place.line, &unread) {
+                (_, Some(why)) => self.ticker.row_error(&format!("`{}` {why}", self.name)),
+                (Some(line), None) => self.ticker.row_error(&format!("`{}` line {line}: {why}", self.name)),
+                // The only prompt's error is what the command ends with.
+                (None, None) => {}
+            }
+        }
+        if let Some(error) = &unread
+            && self.json
+            && !self.row(&place, None, Outcome::Error { error })?
+        {
+            return Ok(false);
+        }
+        for (sample, answer) in answers.iter().enumerate() {
+            if !self.answer(&place, sample, answers.len(), answer)? {
+                return Ok(false);
+            }
+        }
+        self.tick();
+        Ok(true)
+    }
+
+    fn waiting(&mut self) {
+        self.tick();
+    }
+}

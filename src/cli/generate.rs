@@ -1,0 +1,208 @@
+//! `reflux generate`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::answers::{Place, Printer};
+use super::model::ModelArgs;
+use super::progress::Style;
+use super::run::stop_on_interrupt;
+use super::ticker::Ticker;
+use crate::dataflow::Stop;
+use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
+use crate::error::{Error, Kind, Result};
+use crate::model::{Message, device};
+use crate::pipeline::parse_bytes;
+use crate::store::{Lines, PromptForm, Prompts};
+
+const AFTER: &str = "Examples:
+  reflux generate model.gguf \"Name three rivers.\"                one answer
+  reflux generate model.gguf --file prompts.jsonl --samples 4 --json > answers.jsonl
+  printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    a prompt a line
+  reflux generate models/M2 --file letter.txt --temperature 0     the whole file is one prompt
+
+Without --json, answers are headed by their line and sample where there may be several.
+
+A row of a .jsonl file has `prompt`, a text or a list of {role, content}, or `messages`, such a list.
+
+With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish (stop or length), \
+prompt_tokens (their number), token_ids and logprobs (natural, of each token at temperature 1). A prompt that has no answer \
+has `error`.
+
+The same prompt, seed and sampling give the same answers whatever else is in the file and wherever it stands. When a prompt \
+comes again in the same input, it gets other answers than the first time.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What to ask; standard input if absent or `-`
+    prompt: Option<String>,
+    /// Reads prompts from a file: one a row of a .jsonl file, else the whole text is one
+    #[arg(short, long, conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Every line of the file or of standard input that is not blank is a prompt
+    #[arg(long, conflicts_with = "jsonl")]
+    lines: bool,
+    /// Every line of the file or of standard input is a JSON object
+    #[arg(long)]
+    jsonl: bool,
+    /// System message of conversations that have none
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Answers to each prompt
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    samples: u32,
+    /// Prints a JSON object for every answer
+    #[arg(long)]
+    json: bool,
+    /// Memory for keys and values, e.g. 2GiB; by default a share of what is free
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Model")]
+    kv_memory: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(short, long, value_name = "X", default_value_t = 0.7, allow_negative_numbers = true)]
+    temperature: f32,
+    /// The smallest set of likeliest tokens with at least this mass; 1 is off
+    #[arg(long, value_name = "P", default_value_t = 0.9, allow_negative_numbers = true)]
+    top_p: f32,
+    /// At most this many likeliest tokens; 0 is off
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Drops tokens less likely than this share of the likeliest; 0 is off
+    #[arg(long, value_name = "P", default_value_t = 0., allow_negative_numbers = true)]
+    min_p: f32,
+    /// Divides the logits of tokens that were there before; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1., allow_negative_numbers = true)]
+    repetition_penalty: f32,
+    /// Most tokens of an answer
+    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Fewest tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_tokens: u32,
+    /// A text that ends an answer and is cut from it; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// The draws depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
+    bytes.ok_or_else(|| "a size of at least 1 MiB is wanted, such as 512MiB or 2GiB".into())
+}
+
+impl SamplingArgs {
+    fn checked(&self) -> Result<Sampling> {
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            max_tokens: self.max_tokens as usize,
+            min_tokens: self.min_tokens as usize,
+            stop: self.stop.clone(),
+        };
+        if let Some(problem) = sampling.problem() {
+            return Err(Error::user(problem));
+        }
+        if self.min_tokens > self.max_tokens {
+            let (least, most) = (self.min_tokens, self.max_tokens);
+            return Err(Error::user(format!("min_tokens is {least}, more than max_tokens, which is {most}")));
+        }
+        Ok(sampling)
+    }
+}
+
+/// Where prompts come from, and whether there may be several.
+fn prompts(args: &Args, style: Style) -> Result<(String, Prompts)> {
+    let stdin = || Lines::of("standard input", std::io::BufReader::new(std::io::stdin()));
+    let (lines, jsonl) = match (&args.file, args.prompt.as_deref()) {
+        (Some(path), _) if path.as_os_str() == "-" => (stdin(), args.jsonl),
+        (Some(path), _) => {
+            let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
+            (Lines::open(path)?, args.jsonl || (jsonl && !args.lines))
+        }
+        (None, Some(text)) if text != "-" => {
+            if args.lines || args.jsonl {
+                return Err(Error::user("the prompt is given, there are no lines to read")
+                    .help("--lines and --jsonl are about --file and standard input"));
+            }
+            if style != Style::Quiet && Path::new(text).is_file() {
+                eprintln!(
+                    "note: `{text}` is the prompt's text; for what is in the file of that name, use --file {text}"
+                );
+            }
+            (Lines::of("the prompt", std::io::Cursor::new(text.to_owned())), false)
+        }
+        (None, None) if std::io::stdin().is_terminal() => {
+            return Err(Error::user("there is no prompt")
+                .help("give it after the model, or name a file with --file, or write to standard input"));
+        }
+        _ => (stdin(), args.jsonl),
+    };
+    let form = match (args.lines, jsonl) {
+        (true, _) => PromptForm::Lines,
+        (_, true) => PromptForm::Json,
+        _ => PromptForm::Whole,
+    };
+    Ok((lines.name().to_owned(), Prompts::new(lines, form)))
+}
+
+/// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
+fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Place>>>> {
+    let (sender, asked) = bounded(64);
+    let work = move || {
+        for (index, read) in (0..).zip(prompts) {
+            let asked = read.map(|(line, prompt)| {
+                let messages = prompt.iter().flat_map(|p| p.turns()).map(|(role, content)| Message::new(role, content));
+                let requests = if prompt.is_ok() { asker.requests(messages.collect()) } else { Vec::new() };
+                Asked { tag: Place { index, line, prompt }, requests }
+            });
+            // Nobody listens any more once printing has ended.
+            if sender.send(asked).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("prompts".into()).spawn(work);
+    thread.map_err(|e| Error::system(format!("the thread that reads prompts: {e}")))?;
+    Ok(asked)
+}
+
+pub fn run(args: &Args, style: Style) -> Result<()> {
+    let sampling = args.sampling.checked()?;
+    let (name, prompts) = prompts(args, style)?;
+    let device = device(&args.model.device)?;
+    let mut config = Config { threads: args.model.threads(), ..Config::default() };
+    config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    let cancel = Cancel::from(stop.0);
+    let ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
+    let engine = open(&args.model.model, &device, args.model.dtype(), config)?;
+
+    let whole = prompts.form() == PromptForm::Whole;
+    let asking = Asking { system: args.system.clone(), samples: args.samples, sampling, seed: args.sampling.seed };
+    let asked = read(prompts, Asker::new(asking))?;
+    let headings = !whole || args.samples > 1;
+    let mut printer = Printer::new(args.json, headings, name, ticker, engine.as_ref());
+    let done = answer_in_order(engine.as_ref(), &asked, &cancel, &mut printer);
+    done.map_err(|e| match e.kind() {
+        Kind::Cancelled => e.help(printer.so_far()),
+        _ => e,
+    })?;
+    printer.finish(whole)
+}

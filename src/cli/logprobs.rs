@@ -1,0 +1,146 @@
+//! `reflux logprobs`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::model::ModelArgs;
+use super::progress::Style;
+use super::run::stop_on_interrupt;
+use super::ticker::{Ticker, counted};
+use crate::dataflow::Stop;
+use crate::error::{Error, Result};
+use crate::model::{Message, Model, device};
+use crate::store::{Comparisons, Lines, Turn};
+use crate::train::{Scored, Scoring};
+
+const AFTER: &str = "Examples:
+  reflux logprobs model.gguf pairs.jsonl > scored.jsonl
+  reflux logprobs models/M2 pairs.jsonl | jq '.chosen_logprob - .rejected_logprob'
+
+A row has `prompt`, `chosen` and `rejected`, or `prompt` and `completion`, each a list of {role, content} or a text. For every \
+row an object is printed, in order: line, prompt_tokens, chosen_tokens and rejected_tokens (their numbers), chosen_logprob and \
+rejected_logprob: the natural log-probability of the whole answer and of the token that ends its turn, after the prompt, at \
+temperature 1. It is what DPO computes in training. A row that cannot be scored has `error`.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The .jsonl file; `-` is standard input
+    file: PathBuf,
+    /// Tokens computed at once: bounds memory, does not change results
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_tokens: u32,
+    /// Longest prompt and answer in tokens; rows that are longer are errors, never cut. The model's own limit if absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_length: Option<u32>,
+}
+
+/// A row under way: its line, and the names of its completions or why it cannot be scored.
+struct Place {
+    line: u64,
+    names: Result<Vec<&'static str>, String>,
+}
+
+pub fn run(args: &Args, style: Style) -> Result<()> {
+    let lines = match args.file.as_os_str() == "-" {
+        true => Lines::of("standard input", std::io::BufReader::new(std::io::stdin())),
+        false => Lines::open(&args.file)?,
+    };
+    let device = device(&args.model.device)?;
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    let mut ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
+    let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
+    ticker.restart("scoring");
+    let work = || score(args, lines, &model, &stop, ticker);
+    match args.model.threads() {
+        None => work(),
+        Some(threads) => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.map_err(|e| Error::system(format!("the threads: {e}")))?.install(work)
+        }
+    }
+}
+
+fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
+    let name = lines.name().to_owned();
+    let max_length = args.max_length.map(|n| n as usize);
+    let (mut rows, mut failed, mut tokens) = (0, 0, 0);
+    let mut scoring = Scoring::new(&model.llama, args.batch_tokens as usize);
+    let mut print = |place: Place, sums: Option<(Scored, Vec<f64>)>| -> Result<bool> {
+        rows += 1;
+        let mut row = json!({ "line": place.line });
+        match (place.names, sums) {
+            (Ok(names), Some((scored, sums))) if sums.iter().all(|s| s.is_finite()) => {
+                row["prompt_tokens"] = json!(scored.prompt.len());
+                for (name, completion) in names.iter().zip(&scored.completions) {
+                    row[format!("{name}_tokens")] = json!(completion.len());
+                }
+                for (name, sum) in names.iter().zip(&sums) {
+                    row[format!("{name}_logprob")] = json!(sum);
+                }
+                tokens += scored.rows() as u64;
+            }
+            (names, _) => {
+                failed += 1;
+                let why = names.err().unwrap_or_else(|| {
+                    format!("line {}: the log-probability is not finite; try another --dtype", place.line)
+                });
+                ticker.row_error(&format!("`{name}` {why}"));
+                row["error"] = json!(why);
+            }
+        }
+        let rate = tokens as f64 / ticker.seconds().max(1e-9);
+        let words = || format!("{}, {rate:.1} tokens/s", counted(rows, "row"));
+        ticker.tick(words, || json!({ "rows": rows, "errors": failed, "tokens_per_second": rate }));
+        ticker.aside(|| super::put(&row.to_string()))
+    };
+    let mut reads = true;
+    for row in Comparisons::new(lines) {
+        if stop.requested() {
+            return Err(Error::cancelled());
+        }
+        let (line, comparison) = row?;
+        let encoded = comparison.map_err(|why| format!("line {line} {why}")).and_then(|c| {
+            let (names, turns): (Vec<_>, Vec<_>) = c.completions.into_iter().unzip();
+            let turns: Vec<Vec<Message>> = turns.into_iter().map(messages).collect();
+            let scored = Scored::encode(&model.tokenizer, &messages(c.prompt), &turns);
+            let scored = scored.map_err(|e| format!("line {line}: {e}"))?;
+            match scored.problem(model.llama.config(), max_length) {
+                Some(problem) => Err(format!("line {line}: {problem}")),
+                None => Ok((names, scored)),
+            }
+        });
+        let (names, scored) = match encoded {
+            Ok((names, scored)) => (Ok(names), Some(scored)),
+            Err(why) => (Err(why), None),
+        };
+        reads = scoring.push(Place { line, names }, scored, &mut print)?;
+        if !reads {
+            break;
+        }
+    }
+    if reads {
+        scoring.finish(&mut print)?;
+    }
+    if rows == 0 {
+        return Err(Error::user(format!("{name} holds no row")));
+    }
+    let seconds = ticker.seconds();
+    let rate = tokens as f64 / seconds.max(1e-9);
+    ticker.finish(
+        || format!("{}, {tokens} tokens in {seconds:.1} s ({rate:.1} tokens/s)", counted(rows, "row")),
+        || json!({ "rows": rows, "errors": failed, "tokens": tokens, "tokens_per_second": rate }),
+    );
+    if failed > 0 {
+        return Err(Error::user(format!("{failed} of {} could not be scored", counted(rows, "row"))));
+    }
+    Ok(())
+}
+
+fn messages(turns: Vec<Turn>) -> Vec<Message> {
+    turns.into_iter().map(|(role, content)| Message::new(role, content)).collect()
+}

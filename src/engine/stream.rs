@@ -1,0 +1,324 @@
+//! Answers to a stream of prompts, in its order: a bounded number at work, however long the stream is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvError, TryRecvError, never, select, unbounded};
+
+use super::{Answer, Cancel, Engine, Message, Request, Sampling};
+use crate::data::{Id, RngKey};
+use crate::error::{Error, Result};
+
+/// A new call is made while fewer requests than this are without an answer. Twice the rows that a local engine decodes
+/// together by default, so that there is always one to take the place of one that ended.
+const AT_WORK: usize = 512;
+/// Most requests of a call, unless one prompt alone has more: what a prompt waits for is the rest of its call.
+const CALL: usize = 32;
+/// Most calls at a time, answered ones that wait for an earlier one counted. Each has a thread while it is at work.
+const CALLS: usize = 64;
+/// Between two looks at whether to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How the prompts of a stream are asked.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// Put before conversations that have no system message.
+    pub system: Option<String>,
+    /// Answers to each prompt.
+    pub samples: u32,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// The draws depend on it.
+    pub seed: u64,
+}
+
+/// Turns prompts into requests.
+///
+/// The draws of an answer depend on the seed, the conversation, the sample's number, and on how many prompts of the same
+/// conversation came before it: a prompt's answers are the same whatever else is in the stream, and those of its second
+/// occurrence are others than those of its first.
+pub struct Asker {
+    asking: Asking,
+    seen: HashMap<Id, u32>,
+}
+
+impl Asker {
+    /// Asks like this.
+    pub fn new(asking: Asking) -> Self {
+        Self { asking, seen: HashMap::new() }
+    }
+
+    /// A request for each sample.
+    pub fn requests(&mut self, mut messages: Vec<Message>) -> Vec<Request> {
+        if let Some(system) = &self.asking.system
+            && messages.first().is_none_or(|m| m.role != "system")
+        {
+            messages.insert(0, Message::new("system", system));
+        }
+        let id = Id::of(messages.iter().flat_map(|m| [&m.role, &m.content]));
+        let occurrence = self.seen.entry(id).or_default();
+        let row = format!("{id}/{occurrence}");
+        *occurrence = occurrence.saturating_add(1);
+        let request = |sample| Request {
+            messages: messages.clone(),
+            sampling: self.asking.sampling.clone(),
+            key: RngKey::new(self.asking.seed, "generate", 0, &row, sample),
+        };
+        (0..self.asking.samples).map(request).collect()
+    }
+}
+
+/// A prompt of a stream: what its caller knows it by, and its requests. Without any, it only keeps its place.
+pub struct Asked<T> {
+    /// Given back with the answers.
+    pub tag: T,
+    /// Answered together.
+    pub requests: Vec<Request>,
+}
+
+/// Who gets the answers to a stream.
+pub trait Listener<T> {
+    /// A prompt is answered. Says whether to go on.
+    ///
+    /// # Errors
+    /// An error ends the stream and is returned.
+    fn answered(&mut self, tag: T, answers: Vec<Answer>) -> Result<bool>;
+
+    /// Nothing happened for a moment; a time to say how far the engine is.
+    fn waiting(&mut self) {}
+}
+
+impl<T, F: FnMut(T, Vec<Answer>) -> Result<bool>> Listener<T> for F {
+    fn answered(&mut self, tag: T, answers: Vec<Answer>) -> Result<bool> {
+        self(tag, answers)
+    }
+}
+
+/// What a call was about: the prompts, each with its number of requests.
+type Tags<T> = Vec<(T, usize)>;
+
+/// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to the
+/// `listener`, in the order in which they came and as soon as the prompts before it are answered. Returns when all are,
+/// or when the listener says false, or fails: `cancel` is set then, to end what is still at work.
+///
+/// # Errors
+/// Cancelled, the engine failed, or what came through `prompts` or from the listener.
+pub fn answer_in_order<T: Send>(
+    engine: &dyn Engine,
+    prompts: &Receiver<Result<Asked<T>>>,
+    cancel: &Cancel,
+    listener: &mut impl Listener<T>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let mut work = || -> Result<()> {
+            let (done, answered) = unbounded::<(u64, usize, Result<(Tags<T>, Vec<Answer>)>)>();
+            let (mut waiting, mut begun, mut given, mut at_work) = (BTreeMap::new(), 0u64, 0u64, 0usize);
+            // What broke the stream is told when all prompts before it are answered.
+            let (mut open, mut broken) = (true, None);
+            loop {
+                if cancel.is_set() {
+                    return Err(Error::cancelled());
+                }
+                if !open && begun == given {
+                    return broken.map_or(Ok(()), Err);
+                }
+                let room = open && at_work < AT_WORK && begun - given < CALLS as u64;
+                let none = never();
+                select! {
+                    recv(if room { prompts } else { &none }) -> prompt => {
+                        let (tags, requests);
+                        (tags, requests, open, broken) = gather(prompt, prompts);
+                        let (number, count, done) = (begun, requests.len(), done.clone());
+                        begun += 1;
+                        at_work += count;
+                        scope.spawn(move || {
+                            let answers = call(engine, requests, cancel);
+                            // Nobody listens any more once the stream has failed.
+                            let _ = done.send((number, count, answers.map(|a| (tags, a))));
+                        });
+                    },
+                    recv(answered) -> call => if let Ok((number, count, result)) = call {
+                        at_work -= count;
+                        waiting.insert(number, result?);
+                    },
+                    default(LOOK) => listener.waiting(),
+                }
+                while let Some((tags, answers)) = waiting.remove(&given) {
+                    given += 1;
+                    let mut answers = answers.into_iter();
+                    for (tag, count) in tags {
+                        if !listener.answered(tag, answers.by_ref().take(count).collect())? {
+                            cancel.set();
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        // The scope waits for its threads: what they do for a stream that failed is to end.
+        work().inspect_err(|_| cancel.set())
+    })
+}
+
+/// The prompts of a call: this one and those that are there already. And whether there may be more, or why not.
+fn gather<T>(
+    first: Result<Result<Asked<T>>, RecvError>,
+    prompts: &Receiver<Result<Asked<T>>>,
+) -> (Tags<T>, Vec<Request>, bool, Option<Error>) {
+    let (mut tags, mut requests) = (Vec::new(), Vec::new());
+    let mut next = first.map_err(|_| TryRecvError::Disconnected);
+    loop {
+        match next {
+            Ok(Ok(asked)) => {
+                tags.push((asked.tag, asked.requests.len()));
+                requests.extend(asked.requests);
+            }
+            Ok(Err(e)) => return (tags, requests, false, Some(e)),
+            Err(TryRecvError::Empty) => return (tags, requests, true, None),
+            Err(TryRecvError::Disconnected) => return (tags, requests, false, None),
+        }
+        if requests.len() >= CALL || tags.len() >= CALL {
+            return (tags, requests, true, None);
+        }
+        next = prompts.try_recv();
+    }
+}
+
+fn call(engine: &dyn Engine, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A thread that ended without a word would be waited for without end.
+    let work = AssertUnwindSafe(|| engine.generate(requests, cancel));
+    catch_unwind(work).unwrap_or_else(|_| Err(Error::bug("the engine panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::engine::{Completion, Finish, Stats};
+
+    /// Answers with the question after a time that is longer for earlier calls, and notes how many requests it holds.
+    #[derive(Default)]
+    struct Slow {
+        held: AtomicUsize,
+        most: AtomicUsize,
+        calls: AtomicUsize,
+    }
+    impl Engine for Slow {
+        fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+            let held = self.held.fetch_add(requests.len(), Ordering::SeqCst) + requests.len();
+            self.most.fetch_max(held, Ordering::SeqCst);
+            let call = self.calls.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..(7 - call % 7) {
+                if cancel.is_set() {
+                    return Err(Error::cancelled());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.held.fetch_sub(requests.len(), Ordering::SeqCst);
+            let answer = |r: Request| {
+                let text = r.messages[0].content.clone();
+                let (tokens, logprobs) = (Vec::new(), Vec::new());
+                Ok(Completion { text, tokens, logprobs, finish: Finish::Stop, prompt_tokens: [].into() })
+            };
+            Ok(requests.into_iter().map(answer).collect())
+        }
+        fn id(&self) -> &str {
+            "slow"
+        }
+        fn stats(&self) -> Stats {
+            Stats::default()
+        }
+    }
+
+    fn asker(samples: u32, system: Option<&str>) -> Asker {
+        Asker::new(Asking { system: system.map(str::to_owned), samples, sampling: Sampling::default(), seed: 1 })
+    }
+    /// Sends that many prompts, every tenth without a request, and a failure after them if there is one.
+    fn send(count: usize, samples: u32, fails: bool) -> Receiver<Result<Asked<usize>>> {
+        let (sender, prompts) = crossbeam_channel::bounded(50);
+        std::thread::spawn(move || {
+            let mut asker = asker(samples, None);
+            for tag in 0..count {
+                let messages = vec![Message::new("user", tag.to_string())];
+                let requests = if tag % 10 == 9 { Vec::new() } else { asker.requests(messages) };
+                if sender.send(Ok(Asked { tag, requests })).is_err() {
+                    return;
+                }
+            }
+            if fails {
+                let _ = sender.send(Err(Error::user("the file ends in the middle")));
+            }
+        });
+        prompts
+    }
+
+    #[test]
+    fn order_and_bounds() {
+        let engine = Slow::default();
+        let mut next = 0;
+        let all =
+            answer_in_order(&engine, &send(3000, 3, false), &Cancel::new(), &mut |tag: usize, answers: Vec<Answer>| {
+                assert_eq!(tag, next);
+                next += 1;
+                assert_eq!(answers.len(), if tag % 10 == 9 { 0 } else { 3 });
+                assert!(answers.iter().all(|a| a.as_ref().unwrap().text == tag.to_string()));
+                Ok(true)
+            });
+        assert!(all.is_ok() && next == 3000);
+        let most = engine.most.into_inner();
+        assert!(most > CALL && most < AT_WORK + CALL + 3, "{most} requests at a time");
+    }
+
+    #[test]
+    fn a_stream_ends_early() {
+        let engine = Slow::default();
+        let mut seen = 0;
+        let cancel = Cancel::new();
+        answer_in_order(&engine, &send(3000, 1, false), &cancel, &mut |_, _: Vec<Answer>| {
+            seen += 1;
+            Ok(seen < 40)
+        })
+        .unwrap();
+        assert!(seen == 40 && cancel.is_set());
+        let of = |fails, result: fn() -> Result<bool>| {
+            answer_in_order(&engine, &send(30, 1, fails), &Cancel::new(), &mut |_, _: Vec<Answer>| result())
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(of(false, || Err(Error::system("the disk is full"))), "the disk is full");
+        assert_eq!(of(true, || Ok(true)), "the file ends in the middle");
+        let cancel = Cancel::new();
+        let (_sender, silent) = crossbeam_channel::bounded::<Result<Asked<()>>>(1);
+        cancel.set();
+        let e = answer_in_order(&engine, &silent, &cancel, &mut |(), _: Vec<Answer>| Ok(true)).unwrap_err();
+        assert_eq!(e.kind(), crate::error::Kind::Cancelled);
+    }
+
+    #[test]
+    fn draws_depend_on_the_conversation_and_its_occurrence() {
+        let ask = |asker: &mut Asker, text: &str| asker.requests(vec![Message::new("user", text)]);
+        let keys = |requests: Vec<Request>| requests.into_iter().map(|r| r.key).collect::<Vec<_>>();
+        let mut one = asker(2, None);
+        let (a, b, again) = (keys(ask(&mut one, "a")), keys(ask(&mut one, "b")), keys(ask(&mut one, "a")));
+        let mut other = asker(3, None);
+        let (b2, a2) = (keys(ask(&mut other, "b")), keys(ask(&mut other, "a")));
+        assert!(a == a2[..2] && b == b2[..2]);
+        let mut all = [a, b, again].concat();
+        all.extend(keys(ask(&mut asker(1, Some("s")), "a")));
+        assert!((1..all.len()).all(|i| !all[..i].contains(&all[i])), "{all:?}");
+    }
+
+    #[test]
+    fn a_system_message_is_put_where_there_is_none() {
+        let mut asker = asker(1, Some("be kind"));
+        let first = |r: Vec<Request>| r[0].messages.iter().map(|m| m.content.clone()).collect::<Vec<_>>();
+        assert_eq!(first(asker.requests(vec![Message::new("user", "a")])), ["be kind", "a"]);
+        let own = vec![Message::new("system", "be brief"), Message::new("user", "a")];
+        assert_eq!(first(asker.requests(own)), ["be brief", "a"]);
+    }
+}
