@@ -6,6 +6,7 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use wide::f32x16;
 
 use super::super::numeric::{exp, fma, map_sum, max};
 use super::{BLOCK, Plan, Row, Shape, Span, Store};
@@ -77,83 +78,131 @@ fn attend_head<'a>(
     scores: &mut Vec<f32>,
     pane: impl Fn(&Span) -> (&'a [f32], &'a [f32]),
 ) {
-    let group = q.len() / head_dim;
-    let scale = 1. / (head_dim as f32).sqrt();
-    scores.clear();
-    scores.resize(group * visible, 0.);
-    let spans = || {
-        let mut done = 0;
-        table.iter().map_while(move |span| {
-            let (start, len) = (done, (visible - done).min(span.len as usize));
-            done += len;
-            (len > 0).then_some((span, start, len))
-        })
-    };
-    for (span, start, len) in spans() {
-        let (keys, _) = pane(span);
-        let mut head = 0;
-        while head < group {
-            let q = &q[head * head_dim..];
-            let mut put = |dots: &[[f32; BLOCK]]| {
-                for (i, dots) in dots.iter().enumerate() {
-                    let at = (head + i) * visible + start;
-                    scores[at..at + len].iter_mut().zip(dots).for_each(|(s, d)| *s = d * scale);
-                }
-                head += dots.len();
-            };
-            match q.len() / head_dim {
-                1 => put(&dots::<1>(q, head_dim, keys)),
-                2 => put(&dots::<2>(q, head_dim, keys)),
-                3 => put(&dots::<3>(q, head_dim, keys)),
-                _ => put(&dots::<4>(q, head_dim, keys)),
-            }
+    let mut done = 0;
+    let spans = table.iter().map_while(|span| {
+        let (start, len) = (done, (visible - done).min(span.len as usize));
+        done += len;
+        let (keys, values) = pane(span);
+        (len > 0).then_some(Part { start, len, keys, values })
+    });
+    let parts: Vec<Part> = spans.collect();
+    // A few heads at once, so that keys and values are loaded once for all of them.
+    for (q, out) in q.chunks(HEADS * head_dim).zip(out.chunks_mut(HEADS * head_dim)) {
+        match q.len() / head_dim {
+            1 => attend::<1>(&parts, visible, head_dim, q, out, scores),
+            2 => attend::<2>(&parts, visible, head_dim, q, out, scores),
+            3 => attend::<3>(&parts, visible, head_dim, q, out, scores),
+            _ => attend::<HEADS>(&parts, visible, head_dim, q, out, scores),
         }
     }
-    for (scores, out) in scores.chunks_exact_mut(visible).zip(out.chunks_exact_mut(head_dim)) {
-        let top = max(scores);
-        let total = map_sum(scores, |s| exp(s - top)) as f32;
-        for (span, start, len) in spans() {
-            let (_, values) = pane(span);
-            accumulate(&scores[start..start + len], values, out);
+}
+
+/// Most query heads that are worked on at once: their sums fit the registers.
+const HEADS: usize = 4;
+
+/// A span's positions in the sequence, and the block's keys and values.
+struct Part<'a> {
+    start: usize,
+    len: usize,
+    keys: &'a [f32],
+    values: &'a [f32],
+}
+
+fn attend<const G: usize>(
+    parts: &[Part],
+    visible: usize,
+    head_dim: usize,
+    q: &[f32],
+    out: &mut [f32],
+    scores: &mut Vec<f32>,
+) {
+    let scale = f32x16::splat(1. / (head_dim as f32).sqrt());
+    // A block is written whole; what it has beyond its span is overwritten by the next, and at the end left over.
+    let line = visible + BLOCK;
+    scores.clear();
+    scores.resize(G * line, 0.);
+    for part in parts {
+        for (g, dots) in dots::<G>(q, head_dim, part.keys).into_iter().enumerate() {
+            scores[g * line + part.start..][..BLOCK].copy_from_slice(&(dots * scale).to_array());
         }
+    }
+    let mut totals = [0f32; G];
+    for (scores, total) in scores.chunks_exact_mut(line).zip(&mut totals) {
+        let scores = &mut scores[..visible];
+        let top = max(scores);
+        *total = map_sum(scores, |s| exp(s - top)) as f32;
+    }
+    let (mut from, weights) = (0, |g: usize, part: &Part| &scores[g * line + part.start..][..part.len]);
+    while from < head_dim {
+        from += match head_dim - from {
+            64.. => accumulate::<G, 4>(parts, weights, head_dim, from, out),
+            16.. => accumulate::<G, 1>(parts, weights, head_dim, from, out),
+            _ => accumulate_one::<G>(parts, weights, head_dim, from, out),
+        };
+    }
+    for (out, total) in out.chunks_exact_mut(head_dim).zip(totals) {
         out.iter_mut().for_each(|o| *o /= total);
     }
 }
 
 /// Products of `G` queries with the [`BLOCK`] keys of a pane.
 #[inline(always)]
-fn dots<const G: usize>(q: &[f32], head_dim: usize, keys: &[f32]) -> [[f32; BLOCK]; G] {
-    let mut sums = [[0f32; BLOCK]; G];
+fn dots<const G: usize>(q: &[f32], head_dim: usize, keys: &[f32]) -> [f32x16; G] {
+    let queries: [&[f32]; G] = std::array::from_fn(|g| &q[g * head_dim..][..head_dim]);
+    let mut sums = [f32x16::ZERO; G];
     for (d, column) in keys.as_chunks::<BLOCK>().0.iter().enumerate() {
-        for (g, sums) in sums.iter_mut().enumerate() {
-            let x = q[g * head_dim + d];
-            for (sum, &key) in sums.iter_mut().zip(column) {
-                *sum = fma(x, key, *sum);
-            }
+        let column = f32x16::from(*column);
+        for (sum, q) in sums.iter_mut().zip(&queries) {
+            *sum = f32x16::splat(q[d]).mul_add(column, *sum);
         }
     }
     sums
 }
 
-/// `out += weights . values`, key by key.
+/// `out = weights . values` for `16 N` dimensions from `from` on, position by position; returns how many dimensions.
 #[inline(always)]
-fn accumulate(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    const WIDE: usize = 64;
-    let head_dim = out.len();
-    let (wide, rest) = out.as_chunks_mut::<WIDE>();
-    for (c, out) in wide.iter_mut().enumerate() {
-        let mut sums = *out;
-        for (j, &w) in weights.iter().enumerate() {
-            let at = j * head_dim + c * WIDE;
-            for (sum, &v) in sums.iter_mut().zip(&values[at..at + WIDE]) {
-                *sum = fma(w, v, *sum);
+fn accumulate<'w, const G: usize, const N: usize>(
+    parts: &[Part],
+    weights: impl Fn(usize, &Part) -> &'w [f32],
+    head_dim: usize,
+    from: usize,
+    out: &mut [f32],
+) -> usize {
+    let mut sums = [[f32x16::ZERO; N]; G];
+    for part in parts {
+        let weights: [&[f32]; G] = std::array::from_fn(|g| weights(g, part));
+        for (j, row) in part.values.chunks_exact(head_dim).take(part.len).enumerate() {
+            let (values, _) = row[from..from + 16 * N].as_chunks::<16>();
+            let values: [f32x16; N] = std::array::from_fn(|n| f32x16::from(values[n]));
+            for (sums, weights) in sums.iter_mut().zip(&weights) {
+                let weight = f32x16::splat(weights[j]);
+                for (sum, v) in sums.iter_mut().zip(values) {
+                    *sum = weight.mul_add(v, *sum);
+                }
             }
         }
-        *out = sums;
     }
-    let done = head_dim - rest.len();
-    for (j, &w) in weights.iter().enumerate() {
-        let row = &values[j * head_dim + done..(j + 1) * head_dim];
-        rest.iter_mut().zip(row).for_each(|(o, &v)| *o = fma(w, v, *o));
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(head_dim)) {
+        out[from..from + 16 * N].copy_from_slice(sums.map(f32x16::to_array).as_flattened());
     }
+    16 * N
+}
+
+/// The same for one dimension.
+fn accumulate_one<'w, const G: usize>(
+    parts: &[Part],
+    weights: impl Fn(usize, &Part) -> &'w [f32],
+    head_dim: usize,
+    from: usize,
+    out: &mut [f32],
+) -> usize {
+    for (g, out) in out.chunks_exact_mut(head_dim).enumerate() {
+        out[from] = 0.;
+        for part in parts {
+            for (w, row) in weights(g, part).iter().zip(part.values.chunks_exact(head_dim)) {
+                out[from] = fma(*w, row[from], out[from]);
+            }
+        }
+    }
+    1
 }
