@@ -1,8 +1,10 @@
 //! Drawing a token from logits. Everything has a fixed order, so a draw depends on the logits, the options, the tokens
 //! so far and the random number, and on nothing else.
 
+use wide::f32x16;
+
 use super::Sampling;
-use super::numeric::{exp, map_sum, max, sum_of};
+use super::numeric::{map_sum, max, sum_of};
 
 /// Buffers that are used again from token to token.
 #[derive(Default)]
@@ -39,11 +41,11 @@ impl Draw<'_> {
         let raw = self.logits;
         let top = max(raw);
         // A sum of finite numbers times 0 is 0; one that is not finite makes it NaN.
-        if sum_of(raw, |x| x * 0.) != 0. {
+        if sum_of(raw, |x| x * f32x16::ZERO) != 0. {
             return None;
         }
         let token = self.pick(scratch)?;
-        let log_total = sum_of(raw, |x| exp(x - top)).ln();
+        let log_total = sum_of(raw, |x| (x - f32x16::splat(top)).exp()).ln();
         Some((token, (f64::from(raw[token as usize]) - f64::from(top) - log_total) as f32))
     }
 
@@ -75,8 +77,8 @@ impl Draw<'_> {
         if s.temperature == 0. {
             return weights.iter().position(|&l| l == top).map(|id| id as u32);
         }
-        let temperature = s.temperature;
-        let total = map_sum(weights, |l| exp((l - top) / temperature));
+        let (highest, temperature) = (f32x16::splat(top), f32x16::splat(s.temperature));
+        let total = map_sum(weights, |l| ((l - highest) / temperature).exp());
         let by_rank = s.top_k > 0 && s.top_k < weights.len();
         if !by_rank && s.top_p >= 1. && s.min_p <= 0. {
             return draw_any(weights, self.uniform);
@@ -94,7 +96,7 @@ impl Draw<'_> {
 fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept: &mut Vec<(f32, u32)>) {
     let nucleus = f64::from(s.top_p);
     for cut in [1e-1, 2e-2, 4e-3, 6e-4, 5e-5, 1e-7, 0f32] {
-        let above = |w: f32| if w >= cut { w } else { 0. };
+        let above = |w: f32x16| w.simd_ge(f32x16::splat(cut)).select(w, f32x16::ZERO);
         let enough = cut == 0.
             || if by_rank {
                 weights.iter().map(|&w| usize::from(w >= cut)).sum::<usize>() >= s.top_k

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use wide::f32x16;
 
-use super::super::numeric::{exp, fma, map_sum, max};
+use super::super::numeric::{fma, map_sum, max};
 use super::{BLOCK, Plan, Row, Shape, Span, Store};
 use crate::model::ops::Floats;
 
@@ -129,8 +129,8 @@ fn attend<const G: usize>(
     let mut totals = [0f32; G];
     for (scores, total) in scores.chunks_exact_mut(line).zip(&mut totals) {
         let scores = &mut scores[..visible];
-        let top = max(scores);
-        *total = map_sum(scores, |s| exp(s - top)) as f32;
+        let top = f32x16::splat(max(scores));
+        *total = map_sum(scores, |s| (s - top).exp()) as f32;
     }
     let (mut from, weights) = (0, |g: usize, part: &Part| &scores[g * line + part.start..][..part.len]);
     while from < head_dim {

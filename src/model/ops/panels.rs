@@ -179,11 +179,13 @@ fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
 fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let lines = panel.as_chunks::<COLUMNS>().0;
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * lines.len()..][..lines.len()]);
-    let end = y.first().map_or(first, |y| y.len().min(first + COLUMNS));
     let mut sums = [[f32x16::ZERO; VECTORS]; R];
     for (sums, y) in sums.iter_mut().zip(&*y) {
         let mut line = [0f32; COLUMNS];
-        line[..end - first].copy_from_slice(&y[first..end]);
+        match y[first..].first_chunk() {
+            Some(all) => line = *all,
+            None => line[..y.len() - first].copy_from_slice(&y[first..]),
+        }
         *sums = vectors(&line);
     }
     for (t, line) in lines.iter().enumerate() {
@@ -197,7 +199,11 @@ fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: u
     }
     for (sums, y) in sums.iter().zip(y) {
         let line = sums.map(f32x16::to_array);
-        y[first..end].copy_from_slice(&line.as_flattened()[..end - first]);
+        let (y, line) = (&mut y[first..], line.as_flattened());
+        match y.first_chunk_mut::<COLUMNS>() {
+            Some(all) => all.copy_from_slice(line),
+            None => y.copy_from_slice(&line[..y.len()]),
+        }
     }
 }
 
