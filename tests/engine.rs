@@ -132,6 +132,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
         max_tokens,
         min_tokens: max_tokens / 2,
         stop: if other == 3 { vec!["a".into(), "he".into()] } else { Vec::new() },
+        stop_ids: if p == 1 { vec![u32::from(b'q'), 1_000_000] } else { Vec::new() },
     })
 }
 
@@ -316,6 +317,49 @@ fn answers_end_at_the_end_token_or_a_stop_string() {
     assert!(full.text.starts_with(&cut.text) && !cut.text.contains(&stop));
     assert_eq!(cut.tokens[..], full.tokens[..cut.tokens.len()]);
     assert_eq!(cut.text.len() + 2, cut.tokens.len());
+}
+
+#[test]
+fn a_stop_id_ends_an_answer_and_is_not_of_its_text() {
+    let e = engine(&llama(256, None), &small());
+    let s = Sampling { max_tokens: 200, temperature: 1.5, ..Sampling::default() };
+    let answers = ask(&e, (0..24).map(|i| request("hello", i, s.clone())).collect());
+    let key = answers.iter().position(|a| a.as_ref().unwrap().tokens.len() > 50).unwrap();
+    let full = answers[key].as_ref().unwrap();
+    let id = full.tokens[40];
+    let first = full.tokens.iter().position(|&t| t == id).unwrap();
+    let s = Sampling { stop_ids: vec![1_000_000, id], ..s };
+    let cut = ask(&e, vec![request("hello", key as u32, s.clone())]).remove(0).unwrap();
+    assert_eq!(cut.tokens[..], full.tokens[..=first]);
+    assert_eq!((cut.finish, cut.text.as_str()), (Finish::Stop, &full.text[..first]));
+    // Before the least number of tokens it is not drawn at all.
+    let later = Sampling { min_tokens: first + 5, ..s };
+    let later = ask(&e, vec![request("hello", key as u32, later)]).remove(0).unwrap();
+    assert!(later.tokens.len() >= first + 5 && !later.tokens[..first + 4].contains(&id));
+}
+
+#[test]
+fn a_thousand_waiting_requests_keep_to_the_budget_and_change_nothing() {
+    let llama = llama(256, None);
+    let requests: Vec<Request> = (0..1000)
+        .map(|i| {
+            let text = format!("{} and {}", ["the cat", "a dog", "some birds"][i % 3], i / 4);
+            request(&text, i as u32, Sampling { max_tokens: 12, ..Sampling::default() })
+        })
+        .collect();
+    // Room for some thirty sequences: the rest wait.
+    let kv_memory = 100 * 2 * 2 * 2 * 16 * 16 * 4;
+    let e = engine(&llama, &Config { max_rows: 64, kv_memory, ..small() });
+    let answers = ask(&e, requests.clone());
+    let stats = e.stats();
+    assert_eq!(stats.requests, 1000);
+    assert!(stats.rows as usize <= 64 * stats.steps as usize);
+    // Many are worked on at once although the cache is small.
+    assert!(stats.rows > 10 * stats.steps, "{} rows in {} steps", stats.rows, stats.steps);
+    for i in (0..1000).step_by(97) {
+        let alone = ask(&engine(&llama, &small()), vec![requests[i].clone()]).remove(0).unwrap();
+        assert_eq!(bits(answers[i].as_ref().unwrap()), bits(&alone), "request {i}");
+    }
 }
 
 #[test]

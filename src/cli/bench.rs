@@ -85,6 +85,9 @@ struct Common {
     /// Tokens of each answer
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     new_tokens: u32,
+    /// Memory for keys and values, e.g. 2GiB; by default a share of what is free
+    #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
+    kv_memory: Option<u64>,
     /// Key of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -117,7 +120,8 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     let args = &common.model;
     let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
     let model = Model::load(&args.model, &device(&args.device)?, args.dtype(), false)?;
-    let config = Config { threads: args.threads(), ..Config::default() };
+    let mut config = Config { threads: args.threads(), ..Config::default() };
+    config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);
     print(&bench::generate(model, config, &work, &Cancel::new())?)
 }
 

@@ -14,7 +14,6 @@ use crate::dataflow::Stop;
 use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Message, device};
-use crate::pipeline::parse_bytes;
 use crate::store::{Lines, PromptForm, Prompts};
 
 const AFTER: &str = "Examples:
@@ -60,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Memory for keys and values, e.g. 2GiB; by default a share of what is free
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Model")]
+    #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
     kv_memory: Option<u64>,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -93,14 +92,12 @@ struct SamplingArgs {
     /// A text that ends an answer and is cut from it; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// A token id that ends an answer, beside the model's own; may be given several times
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
     /// The draws depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
-    bytes.ok_or_else(|| "a size of at least 1 MiB is wanted, such as 512MiB or 2GiB".into())
 }
 
 impl SamplingArgs {
@@ -114,6 +111,7 @@ impl SamplingArgs {
             max_tokens: self.max_tokens as usize,
             min_tokens: self.min_tokens as usize,
             stop: self.stop.clone(),
+            stop_ids: self.stop_id.clone(),
         };
         if let Some(problem) = sampling.problem() {
             return Err(Error::user(problem));

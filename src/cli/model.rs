@@ -5,6 +5,14 @@ use std::path::PathBuf;
 use candle_core::DType;
 use clap::ValueEnum;
 
+use crate::pipeline::parse_bytes;
+
+/// Reads a size of the command line.
+pub fn size(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
+    bytes.ok_or_else(|| "a size of at least 1 MiB is wanted, such as 512MiB or 2GiB".into())
+}
+
 #[derive(clap::Args)]
 pub struct ModelArgs {
     /// A GGUF file, or a Hugging Face directory

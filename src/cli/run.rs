@@ -76,10 +76,11 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(*style) });
+    let services = Services::new(Models::new(&args.device, engine, plan.seed)?);
     let shared = Shared {
         plan: Arc::clone(&plan),
         run: Arc::clone(&run),
-        services: Services::new(Models::new(&args.device, engine, plan.seed)?),
+        services: services.clone(),
         observer: Arc::clone(&watch) as Arc<dyn Observer>,
         stop,
     };
@@ -92,7 +93,8 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
         }
         _ => e,
     })?;
-    let summary = Summary::of(&plan, &run, &watch.tally, began.elapsed())?;
+    let engines = services.get::<Models>()?.engines();
+    let summary = Summary::of(&plan, &run, &watch.tally, &engines, began.elapsed())?;
     run.write_json("summary.json", summary.json())?;
     run.finish()?;
     for step in plan.steps.iter().filter(|s| !s.keep) {
@@ -104,6 +106,15 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let table = summary.table();
     if !table.is_empty() {
         super::print(&format!("\n{table}\n"))?;
+    }
+    for used in engines.iter().filter(|e| e.stats.prompt_tokens > 0) {
+        let (model, stats, share) = (&used.model, &used.stats, 100. * used.prefix_hit_rate);
+        super::print(&format!(
+            "{model}: {} answers, {} tokens at {:.0} a second; {share:.0}% of the prompts' tokens came from the prefix cache",
+            stats.requests,
+            stats.generated_tokens,
+            stats.generated_tokens as f64 / stats.busy_seconds.max(1e-9),
+        ))?;
     }
     if summary.errors() > 0 {
         super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.errors()))?;

@@ -91,7 +91,7 @@ pub(super) fn next_token(
         logits,
         sampling,
         context: [prompt, tokens],
-        banned: if tokens.len() < sampling.min_tokens { eos } else { &[] },
+        banned: if tokens.len() < sampling.min_tokens { [eos, &sampling.stop_ids] } else { [&[], &[]] },
         uniform: unit(rng.next_u64()),
     };
     draw.token(scratch)
@@ -103,10 +103,14 @@ pub(super) fn not_finite() -> RowError {
     RowError { code: "not_finite", message }
 }
 
+/// Whether the last token is one that ends answers.
+fn ended(tokens: &[u32], sampling: &Sampling, codec: &dyn Codec) -> bool {
+    tokens.last().is_some_and(|t| codec.eos_ids().contains(t) || sampling.stop_ids.contains(t))
+}
+
 /// Whether the last token ended the answer, which may have `limit` tokens.
 pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &dyn Codec) -> Option<Finish> {
-    let ended = tokens.last().is_some_and(|t| codec.eos_ids().contains(t));
-    if ended || stop::reached(tokens, sampling, |t| codec.decode(t)) {
+    if ended(tokens, sampling, codec) || stop::reached(tokens, sampling, |t| codec.decode(t)) {
         Some(Finish::Stop)
     } else {
         (tokens.len() >= limit).then_some(Finish::Length)
@@ -115,7 +119,7 @@ pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &
 
 /// The answer that a finished sequence is.
 pub(super) fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: Sampled) -> Completion {
-    let ended = done.tokens.last().is_some_and(|t| codec.eos_ids().contains(t));
+    let ended = ended(&done.tokens, sampling, codec);
     let said = &done.tokens[..done.tokens.len() - usize::from(ended)];
     let mut text = codec.decode(said);
     if let Some(at) = stop::cut(said, sampling, |t| codec.decode(t)) {

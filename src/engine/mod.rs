@@ -52,10 +52,12 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// At most this many new tokens.
     pub max_tokens: usize,
-    /// No end token before this many new tokens, and no stop string that is complete before.
+    /// No end token or stop id before this many new tokens, and no stop string that is complete before.
     pub min_tokens: usize,
     /// Texts that end the answer and are cut from it.
     pub stop: Vec<String>,
+    /// Tokens that end the answer, beside the model's own.
+    pub stop_ids: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -69,6 +71,7 @@ impl Default for Sampling {
             max_tokens: 256,
             min_tokens: 0,
             stop: Vec::new(),
+            stop_ids: Vec::new(),
         }
     }
 }
@@ -128,7 +131,7 @@ impl Finish {
 pub struct Completion {
     /// The text, without the end token, cut before the stop string.
     pub text: String,
-    /// Token ids as sampled, with the end token if that ended it, and with the stop string's tokens if that did.
+    /// Token ids as sampled, with the end token or stop id if that ended it, and with the stop string's tokens if that did.
     pub tokens: Vec<u32>,
     /// Natural log-probability of each token at temperature 1 over the full vocabulary, whatever the sampling options.
     pub logprobs: Vec<f32>,

@@ -23,8 +23,8 @@ pub(super) struct Draw<'a> {
     pub sampling: &'a Sampling,
     /// The tokens so far: prompt, then answer.
     pub context: [&'a [u32]; 2],
-    /// Tokens that may not come now.
-    pub banned: &'a [u32],
+    /// Tokens that may not come now: those of the model that end an answer, and the request's.
+    pub banned: [&'a [u32]; 2],
     /// Uniform in [0, 1).
     pub uniform: f64,
 }
@@ -65,7 +65,7 @@ impl Draw<'_> {
                 }
             }
         }
-        for &id in self.banned {
+        for &id in self.banned.into_iter().flatten() {
             if let Some(l) = weights.get_mut(id as usize) {
                 *l = f32::NEG_INFINITY;
             }

@@ -23,7 +23,7 @@ mod settings;
 mod template;
 mod training;
 
-pub use models::Models;
+pub use models::{EngineUse, Models};
 pub use template::Template;
 
 macro_rules! operators {

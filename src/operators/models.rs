@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 
 use crate::dataflow::{Context, ModelAt};
-use crate::engine::{Cancel, Config, Engine, Scripted, open, scripted, start};
+use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
 use crate::model::{Model, device};
 use crate::pipeline::{Dtype, ModelKind, ModelSource};
@@ -27,12 +27,34 @@ pub struct Models {
     config: Config,
     seed: u64,
     engines: Mutex<BTreeMap<String, Loaded>>,
+    /// What the engines had done that were let go.
+    gone: Mutex<Vec<EngineUse>>,
+}
+
+/// What one engine has done in this process.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct EngineUse {
+    /// The model's name.
+    pub model: String,
+    /// Share of the prompts' tokens that the prefix cache had.
+    pub prefix_hit_rate: f64,
+    /// Its counters.
+    #[serde(flatten)]
+    pub stats: Stats,
 }
 
 struct Loaded {
+    name: String,
     /// The iteration whose policy it is; 0 for a model of the pipeline file.
     version: u32,
     engine: Arc<dyn Engine>,
+}
+
+impl Loaded {
+    fn used(&self) -> EngineUse {
+        let stats = self.engine.stats();
+        EngineUse { model: self.name.clone(), prefix_hit_rate: stats.hit_rate(), stats }
+    }
 }
 
 impl Models {
@@ -41,7 +63,7 @@ impl Models {
     /// # Errors
     /// There is no such device.
     pub fn new(device_name: &str, config: Config, seed: u64) -> Result<Self> {
-        Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default() })
+        Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default(), gone: Mutex::default() })
     }
 
     /// The engine of the step's model.
@@ -50,9 +72,9 @@ impl Models {
     /// The model cannot be loaded.
     pub fn engine(&self, cx: &Context<'_>) -> Result<Arc<dyn Engine>> {
         let at = cx.model.as_ref().ok_or_else(|| Error::bug("a step that has no model asks for an engine"))?;
-        let (key, version) = match at {
-            ModelAt::Source(name) => (name.clone(), 0),
-            ModelAt::Made { hash, version, .. } => (hash.clone(), *version),
+        let (key, name, version) = match at {
+            ModelAt::Source(name) => (name.clone(), name, 0),
+            ModelAt::Made { hash, name, version } => (hash.clone(), name, *version),
         };
         // Loading under the lock: whoever else needs this model waits for it instead of loading it twice.
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +82,9 @@ impl Models {
             return Ok(Arc::clone(&loaded.engine));
         }
         // A policy older than the last is used by nothing that is still to come.
-        engines.retain(|_, loaded| loaded.version == 0 || loaded.version + 1 >= version);
+        let old = |_: &String, loaded: &mut Loaded| loaded.version != 0 && loaded.version + 1 < version;
+        let gone: Vec<EngineUse> = engines.extract_if(.., old).map(|(_, loaded)| loaded.used()).collect();
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         let engine: Arc<dyn Engine> = match at {
             ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
                 Arc::new(self.script(cx.model_source(name)?)?)
@@ -75,8 +99,18 @@ impl Models {
             }
             ModelAt::Made { .. } => start(self.load(cx, at, false)?, self.config.clone())?,
         };
-        engines.insert(key, Loaded { version, engine: Arc::clone(&engine) });
+        engines.insert(key, Loaded { name: name.clone(), version, engine: Arc::clone(&engine) });
         Ok(engine)
+    }
+
+    /// What each engine has done so far, in the order in which they were let go, then those still there by name.
+    pub fn engines(&self) -> Vec<EngineUse> {
+        let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut here: Vec<EngineUse> = engines.values().map(Loaded::used).collect();
+        here.sort_by(|a, b| a.model.cmp(&b.model));
+        all.extend(here);
+        all
     }
 
     /// A copy of the step's model to train.

@@ -32,6 +32,11 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
         max_tokens: f.int("max_tokens", "most new tokens", Some(default.max_tokens as i64), 1..=1_000_000) as usize,
         min_tokens: f.int("min_tokens", "fewest new tokens", Some(default.min_tokens as i64), 0..=1_000_000) as usize,
         stop: f.texts("stop", "texts that end an answer, cut before them", Some(&[])),
+        stop_ids: f
+            .ints("stop_ids", "token ids that end an answer, beside the model's own", Some(&[]), 0..=u32::MAX.into())
+            .into_iter()
+            .map(|id| id as u32)
+            .collect(),
     })
 }
 

@@ -207,6 +207,21 @@ impl<'a> Fields<'a> {
             _ => Ok(vec![float_value(n, &range)?]),
         })
     }
+    /// A list of whole numbers, each within `range`.
+    pub fn ints(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: Option<&[i64]>,
+        range: RangeInclusive<i64>,
+    ) -> Vec<i64> {
+        let literal = |v: &Vec<i64>| list(v.iter().map(i64::to_string));
+        let words = "a list of whole numbers";
+        self.give(doc(key, about, words), default.map(<[i64]>::to_vec), Vec::new(), literal, |n| match &n.value {
+            Value::Array(items) => items.iter().map(|n| int_value(n, &range)).collect(),
+            _ => Err(wrong_type(n, words)),
+        })
+    }
     /// A table of texts, e.g. new column names by old: pairs of key and text, by key. Empty if not given.
     pub fn mapping(&mut self, key: &'static str, about: &'static str) -> Vec<(String, String)> {
         let literal = |v: &Vec<(String, String)>| {

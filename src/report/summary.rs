@@ -23,11 +23,17 @@ pub struct Summary {
 type Figure = (String, f64, usize);
 
 impl Summary {
-    /// Reads the run's datasets and metrics.
+    /// Reads the run's datasets and metrics. `engines` is what each engine did.
     ///
     /// # Errors
     /// A committed file cannot be read.
-    pub fn of(plan: &Plan<dyn Operator>, run: &Run, tally: &Tally, took: Duration) -> Result<Self> {
+    pub fn of(
+        plan: &Plan<dyn Operator>,
+        run: &Run,
+        tally: &Tally,
+        engines: &impl serde::Serialize,
+        took: Duration,
+    ) -> Result<Self> {
         let counts = tally.counts();
         let mut steps = Vec::new();
         for ((step, iteration), count) in &counts {
@@ -85,7 +91,7 @@ impl Summary {
             .collect();
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": errors,
-            "loop": rounds, "steps": steps, "models": models,
+            "loop": rounds, "steps": steps, "models": models, "engines": engines,
         });
         Ok(Self { json, table, errors })
     }
