@@ -72,7 +72,7 @@ fn plain(positions: usize, favoured: Option<u32>) -> Llama {
             if let Some(id) = favoured.filter(|_| name.contains("embed")) {
                 w[id as usize * 64..][..64].fill(40.);
             }
-            (name, Tensor::from_vec(w, shape, &Device::Cpu).unwrap())
+            (name, Tensor::from_vec(w, shape, &device()).unwrap())
         })
         .collect();
     Llama::frozen(&config, &weights).unwrap()
@@ -99,9 +99,21 @@ fn ask(engine: &Local, requests: Vec<Request>) -> Vec<Answer> {
     engine.generate(requests, &Cancel::new()).unwrap()
 }
 
-fn bits(c: &Completion) -> (Vec<u32>, Vec<u32>, String, Finish, Vec<u32>) {
-    let logprobs = c.logprobs.iter().map(|l| l.to_bits()).collect();
-    (c.tokens.clone(), logprobs, c.text.clone(), c.finish, c.prompt_tokens.to_vec())
+/// Where the tests run: REFLUX_TEST_DEVICE, or the CPU.
+fn device() -> Device {
+    model::device(&std::env::var("REFLUX_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())).unwrap()
+}
+
+/// On the CPU two answers to one request are bit-identical. On an accelerator the order of additions depends on the batch:
+/// there they agree up to where a draw fell between two tokens.
+fn same(a: &Completion, b: &Completion) -> bool {
+    let bits = |c: &Completion| c.logprobs.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+    if device().is_cpu() {
+        return bits(a) == bits(b) && a == b;
+    }
+    let common = a.tokens.iter().zip(&b.tokens).take_while(|(x, y)| x == y).count();
+    a.prompt_tokens == b.prompt_tokens
+        && a.logprobs.iter().zip(&b.logprobs).take(common).all(|(x, y)| (x - y).abs() < 1e-2)
 }
 
 /// Prompts that share heads of varied length, or nothing.
@@ -183,7 +195,7 @@ proptest! {
             prop_assert_eq!(answers.len(), requests.len());
             for (i, answer) in answers {
                 let (got, want) = (answer.unwrap(), alone[i].as_ref().unwrap());
-                prop_assert_eq!(bits(&got), bits(want), "request {} in round {}", i, round);
+                prop_assert!(same(&got, want), "request {i} in round {round}: {got:?}, alone {want:?}");
             }
         }
         let stats = together.stats();
@@ -358,7 +370,7 @@ fn a_thousand_waiting_requests_keep_to_the_budget_and_change_nothing() {
     assert!(stats.rows > 10 * stats.steps, "{} rows in {} steps", stats.rows, stats.steps);
     for i in (0..1000).step_by(97) {
         let alone = ask(&engine(&llama, &small()), vec![requests[i].clone()]).remove(0).unwrap();
-        assert_eq!(bits(answers[i].as_ref().unwrap()), bits(&alone), "request {i}");
+        assert!(same(answers[i].as_ref().unwrap(), &alone), "request {i}: {:?}, alone {alone:?}", answers[i]);
     }
 }
 
@@ -410,7 +422,7 @@ fn ask_error(e: &Local) -> String {
 fn a_model_without_finite_logits_gives_row_errors() {
     let config = config(64);
     let nan = |(name, shape): (String, Vec<usize>)| {
-        let w = Tensor::full(f32::NAN, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        let w = Tensor::full(f32::NAN, shape, &device()).unwrap().to_dtype(DType::F32).unwrap();
         (name, w)
     };
     let weights: BTreeMap<String, Tensor> = config.weights().into_iter().map(nan).collect();
