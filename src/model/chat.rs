@@ -10,9 +10,11 @@ use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
 use super::Message;
 use crate::error::{Error, Result};
 
-/// Instructions a template may execute, beside one for each byte of content (minijinja also charges one for every 64
-/// bytes of a string made, so this bounds memory too). A real template needs a few dozen for each message.
-const FUEL: u64 = 1_000_000;
+/// Instructions a template may execute, beside [`FUEL_A_MESSAGE`] for each message and one for each byte of content
+/// (minijinja also charges one for every 64 bytes of a string made, so this bounds memory too).
+const FUEL: u64 = 200_000;
+/// A real template needs a few dozen.
+const FUEL_A_MESSAGE: u64 = 2_000;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
@@ -69,7 +71,7 @@ impl Template {
             }
         }
         let bytes: u64 = messages.iter().map(|m| m.content.len() as u64).sum();
-        environment.set_fuel(Some(FUEL + bytes));
+        environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * messages.len() as u64 + bytes));
         let turn = |m: &Message| -> Value {
             BTreeMap::from([("role", Value::from(&m.role)), ("content", Value::from(&m.content))]).into()
         };
