@@ -197,6 +197,30 @@ fn devices_have_names() {
     }
 }
 
+#[test]
+fn broken_tokenizers() {
+    let refuses = |from: &str, to: &str, words: &[&str]| {
+        let dir = copy("smollm2");
+        edit(&dir.path().join("tokenizer.json"), from, to);
+        refuses(dir.path(), words);
+    };
+    let normalizer = |to: &str, words: &[&str]| {
+        refuses("\"normalizer\": null", &format!("\"normalizer\": {to}"), &[&["tokenizer.json"], words].concat());
+    };
+    refuses("{", "[", &["tokenizer.json"]);
+    refuses("\"BPE\"", "\"CPE\"", &["tokenizer.json"]);
+    refuses("\"ByteLevel\"", "\"BiteLevel\"", &["tokenizer.json"]);
+    refuses("\"merges\": [", "\"merges\": [[\"a\", \"no such token\"],", &["tokenizer.json", "no such token"]);
+    // The library panics where it reads these.
+    normalizer(r#"{"type": "Precompiled", "precompiled_charsmap": "AAAAAP//"}"#, &["cannot be used"]);
+    refuses("\"decoder\": {", "\"decoder\": 7, \"x\": {", &["tokenizer.json"]);
+    // Memory beyond the file's size: a table that claims 4 GiB, replacements that double a text sixty times.
+    normalizer(r#"{"type": "Precompiled", "precompiled_charsmap": "////////"}"#, &["precompiled_charsmap"]);
+    let double = r#"{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}"#;
+    let doubles = vec![double; 60].join(",");
+    normalizer(&format!(r#"{{"type": "Sequence", "normalizers": [{doubles}]}}"#), &["times as long"]);
+}
+
 fn gguf() -> Vec<u8> {
     fs::read(golden("llama3/model.golden-gguf")).unwrap()
 }

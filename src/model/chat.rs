@@ -159,8 +159,9 @@ fn replace_generation(source: &str) -> String {
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
+        // After the opening `{%`, whose `%` must not be taken for the closing one's in `{%}`.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else { break };
         out.push_str(before);
-        let Some(end) = tag.find("%}") else { break };
         let inside = &tag[2..end];
         let word = inside.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         match word {
@@ -242,8 +243,11 @@ mod tests {
     fn templates_speak_as_transformers_has_them() {
         let t = Template::new("{{ raise_exception('roles must alternate') }}", vec![]);
         assert!(t.render(&[], false).unwrap_err().to_string().contains("roles must alternate"));
-        let t = Template::new("{% broken", vec![]);
-        assert!(t.render(&[], false).is_err());
+        for broken in ["{% broken", "{%}", "{%}generation%}", "{%-%}", "{%", "%}{%"] {
+            assert!(Template::new(broken, vec![]).render(&[], false).is_err(), "{broken}");
+        }
+        // What looks like an unclosed tag may be a string.
+        assert_eq!(Template::new("a{{ '{%' }}b", vec![]).render(&[], false).unwrap(), "a{%b");
         let t = Template::new("{%- generation -%} a {%- endgeneration %}", vec![]);
         assert_eq!(t.render(&[], false).unwrap(), "a");
         let t = Template::new("{{ [messages[0].content, 1] | tojson }}", vec![]);
