@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_core::{DType, Device, Tensor};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Message, Model, Tokenizer};
 use serde::Deserialize;
