@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const FUEL: u64 = 200_000;
 /// A real template needs a few dozen.
 const FUEL_A_MESSAGE: u64 = 2_000;
+/// Bytes that a template may write, beside four for each byte of content. Real ones write at most some ten thousand.
+const LONGEST: u64 = 1 << 20;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
@@ -80,10 +82,15 @@ impl Template {
         values.insert("add_generation_prompt", add_generation_prompt.into());
         values.insert("tools", ().into());
         values.insert("documents", ().into());
-        environment.get_template(NAME).and_then(|t| t.render(Value::from(values))).map_err(|e| match e.kind() {
-            ErrorKind::OutOfFuel => wrong("it does not end"),
-            _ => wrong(&describe(&e)),
-        })
+        let text = environment.get_template(NAME).and_then(|t| t.render(Value::from(values)));
+        match text {
+            Ok(text) if text.len() as u64 > LONGEST + 4 * bytes => {
+                Err(wrong(&format!("it makes {} bytes of a conversation of {bytes}", text.len())))
+            }
+            Ok(text) => Ok(text),
+            Err(e) if e.kind() == ErrorKind::OutOfFuel => Err(wrong("it does not end")),
+            Err(e) => Err(wrong(&describe(&e))),
+        }
     }
 
     /// The conversation in parts; their concatenation is what [`Template::render`] gives. `None` if the template does

@@ -237,6 +237,8 @@ impl Tokenizer {
     /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
     /// around it are encoded together and merge as they do in the reference.
     fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
+        let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
+        starts.dedup();
         let mut runs = Vec::new();
         let mut text = String::new();
         for part in parts {
@@ -245,15 +247,19 @@ impl Tokenizer {
                 continue;
             };
             let mut rest = literal.as_str();
-            while let Some(c) = rest.chars().next() {
+            while let Some(at) = rest.find(starts.as_slice()) {
+                text.push_str(&rest[..at]);
+                rest = &rest[at..];
                 if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
                     runs.push(Run { text: std::mem::take(&mut text), end: Some(special) });
                     rest = &rest[spelling.len()..];
                 } else {
-                    text.push(c);
-                    rest = &rest[c.len_utf8()..];
+                    let n = rest.chars().next().map_or(0, char::len_utf8);
+                    text.push_str(&rest[..n]);
+                    rest = &rest[n..];
                 }
             }
+            text.push_str(rest);
         }
         if !text.is_empty() {
             runs.push(Run { text, end: None });
