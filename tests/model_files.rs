@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use proptest::prelude::*;
 use reflux::error::Kind;
-use reflux::model::{self, Message, Model};
+use reflux::model::{self, Message, Model, Tokenizer};
 use tempfile::TempDir;
 
 fn golden(name: &str) -> PathBuf {
@@ -137,6 +137,24 @@ fn broken_safetensors() {
         },
         &["overlap"],
     );
+    // Types that the format has and models do not, places beyond the data and backwards, and what is no description.
+    for kind in ["F64", "I64", "BOOL", "U8", "F8_E4M3", "f32", ""] {
+        header(&|h| h.replacen("\"F32\"", &format!("\"{kind}\""), 1), &["tensor", "has type", "F32, F16 and BF16"]);
+    }
+    header(&|h| h.replacen("\"dtype\":\"F32\"", "\"dtype\":\"F16\"", 1), &["cannot have"]);
+    header(&|h| h.replacen("\"dtype\":\"F32\",", "", 1), &["has no dtype"]);
+    header(
+        &|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[18446744073709551615,", 1),
+        &["cut off or broken"],
+    );
+    header(&|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[0,0,", 1), &["not a pair"]);
+    header(&|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[-1,", 1), &["whole numbers"]);
+    header(&|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[4,", 1), &["cannot have"]);
+    header(&|h| h.replacen("\"shape\":[", "\"shape\":[0,", 1), &["cannot have"]);
+    header(&|h| h.replacen("\"shape\":[", "\"shape\":[1,", 1), &["has shape [1, ", "config.json asks for"]);
+    header(&|_| format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), &["header is broken"]);
+    header(&|_| format!(r#"{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000)), &["header is broken"]);
+    header(&|_| "{}".into(), &["is missing", "more"]);
     let dir = copy("smollm2");
     let mut bytes = fs::read(file(&dir)).unwrap();
     bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -177,6 +195,30 @@ fn devices_have_names() {
     for bad in ["gpu", "", "cuda:x"] {
         assert_eq!(model::device(bad).unwrap_err().kind(), Kind::User, "{bad}");
     }
+}
+
+#[test]
+fn broken_tokenizers() {
+    let refuses = |from: &str, to: &str, words: &[&str]| {
+        let dir = copy("smollm2");
+        edit(&dir.path().join("tokenizer.json"), from, to);
+        refuses(dir.path(), words);
+    };
+    let normalizer = |to: &str, words: &[&str]| {
+        refuses("\"normalizer\": null", &format!("\"normalizer\": {to}"), &[&["tokenizer.json"], words].concat());
+    };
+    refuses("{", "[", &["tokenizer.json"]);
+    refuses("\"BPE\"", "\"CPE\"", &["tokenizer.json"]);
+    refuses("\"ByteLevel\"", "\"BiteLevel\"", &["tokenizer.json"]);
+    refuses("\"merges\": [", "\"merges\": [[\"a\", \"no such token\"],", &["tokenizer.json", "no such token"]);
+    // The library panics where it reads these.
+    normalizer(r#"{"type": "Precompiled", "precompiled_charsmap": "AAAAAP//"}"#, &["cannot be used"]);
+    refuses("\"decoder\": {", "\"decoder\": 7, \"x\": {", &["tokenizer.json"]);
+    // Memory beyond the file's size: a table that claims 4 GiB, replacements that double a text sixty times.
+    normalizer(r#"{"type": "Precompiled", "precompiled_charsmap": "////////"}"#, &["precompiled_charsmap"]);
+    let double = r#"{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}"#;
+    let doubles = vec![double; 60].join(",");
+    normalizer(&format!(r#"{{"type": "Sequence", "normalizers": [{doubles}]}}"#), &["times as long"]);
 }
 
 fn gguf() -> Vec<u8> {
@@ -226,6 +268,97 @@ fn broken_gguf() {
     let at = place(&good, b"tokenizer.ggml.tokens") + 21 + 4 + 4;
     refuses(&with(at, &(u64::MAX / 2).to_le_bytes()), "array elements");
     refuses(&with(place(&good, b"llama-bpe"), b"unheard-x"), "unheard-x");
+}
+
+#[test]
+fn absurd_gguf() {
+    let refuses = |bytes: &[u8], word: &str| {
+        let message = load_gguf(bytes).err().unwrap_or_else(|| panic!("{word}: it loads"));
+        assert!(message.contains(word) && message.contains("x.gguf"), "`{word}` is not in: {message}");
+    };
+    let good = gguf();
+    let with = |changes: &[(usize, &[u8])]| {
+        let mut bytes = good.clone();
+        for (at, new) in changes {
+            bytes[*at..*at + new.len()].copy_from_slice(new);
+        }
+        bytes
+    };
+    // A tensor's description is its name, the number of dimensions, these innermost first, the type and the offset.
+    let embedding = place(&good, b"token_embd.weight") + 17 + 4;
+    let output = place(&good, b"\x0d\0\0\0\0\0\0\0output.weight") + 8 + 13 + 4;
+    let huge = (1u64 << 62).to_le_bytes();
+    refuses(&with(&[(embedding, &huge)]), "token_embd.weight");
+    refuses(&with(&[(embedding + 8, &huge)]), "vocab_size is 4611686018427387904");
+    refuses(&with(&[(output, &huge), (output + 8, &huge)]), "output.weight");
+    let rows = u64::from_le_bytes(good[embedding + 8..embedding + 16].try_into().unwrap());
+    refuses(&with(&[(embedding + 8, &(rows - 1).to_le_bytes())]), "output.weight");
+    // One row less in both: the file is sound, and its tokenizer has a token more than the embedding has rows.
+    let fewer = (rows - 1).to_le_bytes();
+    refuses(&with(&[(embedding + 8, &fewer), (output + 8, &fewer)]), "the tokenizer has");
+    // Types that ggml has and reflux does not, and one whose blocks the rows cannot be made of.
+    for kind in [4u32, 9, 15, 16, 24, 28, 29, 31, 34, u32::MAX] {
+        refuses(&with(&[(embedding + 16, &kind.to_le_bytes())]), &format!("ggml type {kind}"));
+    }
+    refuses(&with(&[(embedding + 16, &14u32.to_le_bytes())]), "rows of 32 values cannot be");
+    // Two tensors over the same bytes.
+    let offset = good[embedding + 20..embedding + 28].to_vec();
+    refuses(&with(&[(output + 20, &offset)]), "overlap");
+    // Texts and arrays that are longer than any file.
+    let key = place(&good, b"general.architecture");
+    refuses(&with(&[(key - 8, &u64::MAX.to_le_bytes())]), "bytes of text");
+    refuses(&with(&[(key + 20 + 4, &(1u64 << 40).to_le_bytes())]), "general.architecture");
+    let array = place(&good, b"tokenizer.ggml.tokens") + 21 + 4;
+    refuses(&with(&[(array, &9u32.to_le_bytes())]), "array of arrays");
+    refuses(&with(&[(array, &99u32.to_le_bytes())]), "element type 99");
+    refuses(&with(&[(array, &10u32.to_le_bytes())]), "bytes left");
+    refuses(&with(&[(key, b"\xff")]), "not UTF-8");
+    // Cut off anywhere at all.
+    for n in (0..good.len()).step_by(499) {
+        let message = load_gguf(&good[..n]).err().unwrap_or_else(|| panic!("{n} bytes of {} load", good.len()));
+        assert!(message.contains("x.gguf"), "{message}");
+    }
+}
+
+/// A tokenizer of the golden model with another chat template.
+fn with_template(template: &str) -> Tokenizer {
+    let dir = copy("smollm2");
+    fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    load(dir.path()).unwrap().tokenizer
+}
+
+#[test]
+fn endless_templates() {
+    let range = "{% for a in range(99999) %}".repeat(4) + "x" + &"{% endfor %}".repeat(4);
+    let doubling = "{% set ns = namespace(x='abcdefgh') %}{% for i in range(90) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+    for template in [
+        range.as_str(),
+        doubling,
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ range(1000000000000) | list }}",
+        "{% for i in range(1000000000000) %}{{ i }}{% endfor %}",
+        "{{ 'x' * 100000000000 }}",
+        "{{ [0] * 100000000000 }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ '%3658553d' | format(1) }}",
+        "{{ '<' * 2000000 }}",
+        "{{ 'x' | center(99999999999) }}",
+        "{{ 'x' | indent(99999999999, true) }}",
+        "{{ ('x' * 9999) | replace('x', 'y' * 9999) | replace('y', 'z' * 9999) }}",
+        "{{ ('x,' * 99999).split(',') | join('y' * 99999) }}",
+        "{% for m in messages %}{% for n in m.content * 99999 %}{% for o in range(99999) %}{{ n }}{% endfor %}{% endfor %}{% endfor %}",
+    ] {
+        let tokenizer = with_template(template);
+        for result in [
+            tokenizer.render(&[Message::new("user", "hello")], true).map(|text| text.len()),
+            tokenizer.encode_chat(&[Message::new("user", "hello")], true).map(|ids| ids.len()),
+        ] {
+            let e = result.err().unwrap_or_else(|| panic!("{template} ends"));
+            assert_eq!(e.kind(), Kind::User, "{template}: {e}");
+            assert!(e.to_string().contains("chat template failed") && e.help_text().is_some(), "{template}: {e}");
+        }
+    }
 }
 
 proptest! {

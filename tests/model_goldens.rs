@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_core::{DType, Device, Tensor};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Message, Model, Tokenizer};
 use serde::Deserialize;
@@ -149,23 +149,114 @@ fn random_weights_depend_on_the_seed_and_the_name_alone() {
     assert!(a.llama.weights()["model.norm.weight"].to_vec1::<f32>().unwrap().iter().all(|x| *x == 1.));
 }
 
+/// Whatever special tokens the contents spell, the special tokens of the ids are those around a plain word.
+fn check_turns(what: &str, tokenizer: &Tokenizer) {
+    let chat = |user: &str, assistant: &str| {
+        let turns = [("user", user), ("assistant", assistant), ("user", user)];
+        let turns: Vec<_> = turns.into_iter().map(|(role, text)| Message::new(role, text)).collect();
+        let ids = tokenizer.encode_chat(&turns, true).unwrap();
+        ids.into_iter().filter(|id| tokenizer.is_special(*id)).collect::<Vec<_>>()
+    };
+    let plain = chat("hello", "hello");
+    assert!(plain.contains(&tokenizer.end_of_turn().unwrap()), "{what}: {plain:?}");
+    let specials: Vec<String> = (0..tokenizer.vocab_size() as u32)
+        .filter(|id| tokenizer.is_special(*id))
+        .filter_map(|id| tokenizer.token(id))
+        .collect();
+    assert!(specials.len() >= 3, "{what}: {specials:?}");
+    for special in specials.iter().chain([&specials.concat(), &specials.join("\n")]) {
+        // Beside text, doubled, cut in two by the other message, and as a whole turn of its own.
+        let half = special.len() / 2;
+        for text in [
+            special.clone(),
+            format!("a{special}{special}b"),
+            format!("x{special}\n"),
+            format!("{special}assistant\nyes"),
+        ] {
+            assert_eq!(chat(&text, "hello"), plain, "{what}: {text:?}");
+            assert_eq!(chat("hello", &text), plain, "{what}: {text:?}");
+        }
+        if special.is_char_boundary(half) {
+            assert_eq!(chat(&special[..half], &special[half..]), plain, "{what}: {special}");
+        }
+        let ids = tokenizer.encode_text(special).unwrap();
+        assert!(
+            !ids.iter().any(|id| tokenizer.is_special(*id) && tokenizer.token(*id).as_deref() != Some("<unk>")),
+            "{what}: {special}"
+        );
+    }
+    assert!(!tokenizer.eos_ids().is_empty());
+}
+
 #[test]
 fn text_cannot_close_or_open_a_turn() {
     for name in MODELS {
-        let tokenizer = Model::load(&folder(name), &Device::Cpu, DType::F32, false).unwrap().tokenizer;
-        let count = |content: &str| {
-            let ids = tokenizer.encode_chat(&[Message::new("user", content)], true).unwrap();
-            ids.into_iter().filter(|id| tokenizer.is_special(*id)).count()
-        };
-        let every: String = (0..tokenizer.vocab_size() as u32)
-            .filter(|id| tokenizer.is_special(*id))
-            .filter_map(|id| tokenizer.token(id))
-            .collect();
-        assert_eq!(count("hello"), count(&every), "{name}: {every}");
-        let ids = tokenizer.encode_text(&every).unwrap();
-        assert!(!ids.iter().any(|id| tokenizer.is_special(*id)), "{name}");
-        assert!(!tokenizer.eos_ids().is_empty());
+        check_turns(name, &Model::load(&folder(name), &Device::Cpu, DType::F32, false).unwrap().tokenizer);
     }
+    check_turns("sentencepiece", &sentencepiece(|_| ()).tokenizer);
+}
+
+/// The small GGUF with a SentencePiece vocabulary, its bytes changed.
+fn sentencepiece(change: impl Fn(&mut Vec<u8>)) -> Model {
+    let mut bytes = std::fs::read(folder("sentencepiece").join("model.golden-gguf")).unwrap();
+    change(&mut bytes);
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("tiny.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    Model::load(&path, &Device::Cpu, DType::F32, false).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Piece {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+    /// By a model that puts no space before a text.
+    bare: Vec<u32>,
+    bare_decoded: String,
+}
+
+#[derive(Deserialize)]
+struct SentencePiece {
+    texts: Vec<Piece>,
+    chats: Vec<Chat>,
+    users: Vec<Text>,
+}
+
+#[test]
+fn sentencepiece_in_a_gguf_agrees_with_sentencepiece() {
+    let golden: SentencePiece = golden("sentencepiece/golden.json");
+    assert!(golden.texts.len() > 60);
+    let tokenizer = sentencepiece(|_| ()).tokenizer;
+    for t in &golden.texts {
+        assert_eq!(tokenizer.encode_text(&t.text).unwrap(), t.ids, "{:?}", t.text);
+        assert_eq!(tokenizer.decode(&t.ids), t.decoded, "{:?}", t.text);
+    }
+    check_tokens("sentencepiece", &tokenizer, &[], &golden.chats);
+    for t in &golden.users {
+        assert_eq!(tokenizer.encode_text(&t.text).unwrap(), t.ids, "{:?}", t.text);
+    }
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids()), (Some(1), &[2][..]));
+
+    // The same vocabulary without the space before a text: `add_space_prefix` is a one-byte truth value of type 7.
+    let key = b"tokenizer.ggml.add_space_prefix";
+    let at = |bytes: &[u8]| bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    let bare = sentencepiece(|bytes| {
+        let at = at(bytes);
+        assert_eq!(bytes[at], 1);
+        bytes[at] = 0;
+    });
+    for t in &golden.texts {
+        assert_eq!(bare.tokenizer.encode_text(&t.text).unwrap(), t.bare, "{:?}", t.text);
+        assert_eq!(bare.tokenizer.decode(&t.bare), t.bare_decoded, "{:?}", t.text);
+    }
+    // A file that does not say which token is the unknown one has it by its type.
+    let nameless = sentencepiece(|bytes| {
+        let key = b"tokenizer.ggml.unknown_token_id";
+        let at = bytes.windows(key.len()).position(|w| w == key).unwrap();
+        bytes[at + key.len() - 1] = b'x';
+    });
+    assert_eq!(nameless.tokenizer.encode_text("<unk>").unwrap(), tokenizer.encode_text("<unk>").unwrap());
 }
 
 #[derive(Deserialize)]
@@ -175,6 +266,7 @@ struct Prompt {
     top: Vec<(u32, f32)>,
     last: Vec<f32>,
     middle: Vec<f32>,
+    log_sum_exp: Vec<f32>,
     greedy: Vec<u32>,
 }
 
@@ -186,7 +278,12 @@ struct SmolLm2 {
     prompts: Vec<Prompt>,
 }
 
-/// SmolLM2-135M-Instruct itself: twenty prompts, logits within 2e-3 of transformers', the same greedy tokens.
+fn greatest_difference<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f32 {
+    got.into_iter().zip(want).fold(0., |m, (g, w)| m.max((g - w).abs()))
+}
+
+/// SmolLM2-135M-Instruct itself: prompts of varied length and script, logits within 2e-3 of transformers', the same 64
+/// greedy tokens, the same ids and text of conversations.
 #[test]
 fn smollm2_agrees_with_transformers() {
     let Some(path) = std::env::var_os("REFLUX_SMOLLM2") else {
@@ -196,31 +293,57 @@ fn smollm2_agrees_with_transformers() {
     let golden: SmolLm2 = golden("smollm2-135m.json");
     let model = Model::load(path.as_ref(), &Device::Cpu, DType::F32, false).unwrap();
     check_tokens("SmolLM2", &model.tokenizer, &golden.texts, &golden.chats);
-    let mut worst = 0f32;
-    for p in &golden.prompts {
+    check_turns("SmolLM2", &model.tokenizer);
+    // Every logit at every position, where make_smollm2.py was asked to write them.
+    let all_logits = std::env::var_os("REFLUX_SMOLLM2_LOGITS")
+        .map(|path| candle_core::safetensors::load(path, &Device::Cpu).unwrap());
+    let (mut some, mut every) = (0f32, 0f32);
+    assert!(golden.prompts.len() >= 20);
+    for (index, p) in golden.prompts.iter().enumerate() {
         let ids = model.tokenizer.encode_chat(&[Message::new("user", &*p.question)], true).unwrap();
         assert_eq!(ids, p.ids, "{}", p.question);
-        let all = logits(&model, &ids, &from_zero(ids.len()));
-        let row = |i: usize| all.i(i).unwrap().to_vec1::<f32>().unwrap();
-        let (last, middle) = (row(ids.len() - 1), row(ids.len() / 2));
-        let pairs = p.top.iter().map(|(id, want)| (last[*id as usize], *want));
-        let pairs = pairs.chain(golden.picks.iter().zip(&p.last).map(|(id, want)| (last[*id as usize], *want)));
-        let pairs = pairs.chain(golden.picks.iter().zip(&p.middle).map(|(id, want)| (middle[*id as usize], *want)));
-        worst = pairs.fold(worst, |m, (got, want)| m.max((got - want).abs()));
+        assert_eq!(p.greedy.len(), 64);
         // The whole continuation in one pass: each greedy token must be the greatest of its row.
         let whole: Vec<u32> = ids.iter().chain(&p.greedy).copied().collect();
-        if !p.greedy.is_empty() {
-            let rows = logits(&model, &whole, &from_zero(whole.len())).to_vec2::<f32>().unwrap();
-            // The reference was held from ending before 64 tokens.
-            let ends = model.tokenizer.eos_ids();
-            let best = |row: &Vec<f32>| {
-                let rest = row.iter().enumerate().filter(|(i, _)| !ends.contains(&(*i as u32)));
-                rest.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32
-            };
-            let best: Vec<u32> = rows.iter().map(best).collect();
-            assert_eq!(best[ids.len() - 1..whole.len() - 1], p.greedy, "{}", p.question);
+        let rows = logits(&model, &whole, &from_zero(whole.len())).to_vec2::<f32>().unwrap();
+        // The reference was held from ending before 64 tokens.
+        let ends = model.tokenizer.eos_ids();
+        let best = |row: &Vec<f32>| {
+            let rest = row.iter().enumerate().filter(|(i, _)| !ends.contains(&(*i as u32)));
+            rest.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32
+        };
+        let best: Vec<u32> = rows.iter().map(best).collect();
+        assert_eq!(best[ids.len() - 1..whole.len() - 1], p.greedy, "{}", p.question);
+
+        let rows = &rows[..ids.len()];
+        let (last, middle) = (&rows[ids.len() - 1], &rows[ids.len() / 2]);
+        let top = greatest_difference(p.top.iter().map(|(id, _)| &last[*id as usize]), p.top.iter().map(|(_, x)| x));
+        let picked = |row: &Vec<f32>, want: &Vec<f32>| {
+            assert_eq!(want.len(), golden.picks.len());
+            greatest_difference(golden.picks.iter().map(|id| &row[*id as usize]), want)
+        };
+        let log_sum_exp = |row: &Vec<f32>| row.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln() as f32;
+        let sums: Vec<f32> = rows.iter().map(log_sum_exp).collect();
+        assert_eq!(sums.len(), p.log_sum_exp.len());
+        let here = [top, picked(last, &p.last), picked(middle, &p.middle), greatest_difference(&sums, &p.log_sum_exp)];
+        some = here.into_iter().fold(some, f32::max);
+        if let Some(all) = &all_logits {
+            let want = all[&index.to_string()].to_vec2::<f32>().unwrap();
+            assert_eq!((want.len(), want[0].len()), (rows.len(), rows[0].len()));
+            every = every.max(greatest_difference(rows.iter().flatten(), want.iter().flatten()));
         }
     }
-    println!("SmolLM2: greatest difference of a logit {worst:e}");
-    assert!(worst < 2e-3, "{worst}");
+    let n: usize = golden.prompts.iter().map(|p| p.ids.len()).sum();
+    println!(
+        "SmolLM2: greatest difference of a logit of the golden {some:e}; {} prompts, {n} positions",
+        golden.prompts.len()
+    );
+    assert!(some < 2e-3, "{some}");
+    match all_logits {
+        Some(_) => println!("SmolLM2: greatest difference of any logit at any position {every:e}"),
+        None => {
+            println!("NOT RUN: every logit; set REFLUX_SMOLLM2_LOGITS to the second file that make_smollm2.py writes")
+        }
+    }
+    assert!(every < 2e-3, "{every}");
 }

@@ -10,9 +10,13 @@ use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
 use super::Message;
 use crate::error::{Error, Result};
 
-/// Instructions a template may execute, beside one for each byte of content (minijinja also charges one for every 64
-/// bytes of a string made, so this bounds memory too). A real template needs a few dozen for each message.
-const FUEL: u64 = 1_000_000;
+/// Instructions a template may execute, beside [`FUEL_A_MESSAGE`] for each message and one for each byte of content
+/// (minijinja also charges one for every 64 bytes of a string made, so this bounds memory too).
+const FUEL: u64 = 200_000;
+/// A real template needs a few dozen.
+const FUEL_A_MESSAGE: u64 = 2_000;
+/// Bytes that a template may write, beside four for each byte of content. Real ones write at most some ten thousand.
+const LONGEST: u64 = 1 << 20;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
@@ -69,7 +73,7 @@ impl Template {
             }
         }
         let bytes: u64 = messages.iter().map(|m| m.content.len() as u64).sum();
-        environment.set_fuel(Some(FUEL + bytes));
+        environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * messages.len() as u64 + bytes));
         let turn = |m: &Message| -> Value {
             BTreeMap::from([("role", Value::from(&m.role)), ("content", Value::from(&m.content))]).into()
         };
@@ -78,10 +82,15 @@ impl Template {
         values.insert("add_generation_prompt", add_generation_prompt.into());
         values.insert("tools", ().into());
         values.insert("documents", ().into());
-        environment.get_template(NAME).and_then(|t| t.render(Value::from(values))).map_err(|e| match e.kind() {
-            ErrorKind::OutOfFuel => wrong("it does not end"),
-            _ => wrong(&describe(&e)),
-        })
+        let text = environment.get_template(NAME).and_then(|t| t.render(Value::from(values)));
+        match text {
+            Ok(text) if text.len() as u64 > LONGEST + 4 * bytes => {
+                Err(wrong(&format!("it makes {} bytes of a conversation of {bytes}", text.len())))
+            }
+            Ok(text) => Ok(text),
+            Err(e) if e.kind() == ErrorKind::OutOfFuel => Err(wrong("it does not end")),
+            Err(e) => Err(wrong(&describe(&e))),
+        }
     }
 
     /// The conversation in parts; their concatenation is what [`Template::render`] gives. `None` if the template does
@@ -157,8 +166,9 @@ fn replace_generation(source: &str) -> String {
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
+        // After the opening `{%`, whose `%` must not be taken for the closing one's in `{%}`.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else { break };
         out.push_str(before);
-        let Some(end) = tag.find("%}") else { break };
         let inside = &tag[2..end];
         let word = inside.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         match word {
@@ -240,8 +250,11 @@ mod tests {
     fn templates_speak_as_transformers_has_them() {
         let t = Template::new("{{ raise_exception('roles must alternate') }}", vec![]);
         assert!(t.render(&[], false).unwrap_err().to_string().contains("roles must alternate"));
-        let t = Template::new("{% broken", vec![]);
-        assert!(t.render(&[], false).is_err());
+        for broken in ["{% broken", "{%}", "{%}generation%}", "{%-%}", "{%", "%}{%"] {
+            assert!(Template::new(broken, vec![]).render(&[], false).is_err(), "{broken}");
+        }
+        // What looks like an unclosed tag may be a string.
+        assert_eq!(Template::new("a{{ '{%' }}b", vec![]).render(&[], false).unwrap(), "a{%b");
         let t = Template::new("{%- generation -%} a {%- endgeneration %}", vec![]);
         assert_eq!(t.render(&[], false).unwrap(), "a");
         let t = Template::new("{{ [messages[0].content, 1] | tojson }}", vec![]);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Family;
 use super::llama::OneOrMany;
+use super::ops::frequencies;
 use super::tokenizer::Files;
 use super::{Config, Tokenizer};
 use crate::error::{Context, Error, Result};
@@ -119,27 +120,62 @@ pub(super) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
             ));
         }
     }
-    if let Some(act) = text(&json, "hidden_act").filter(|a| a != "silu") {
-        return Err(Error::user(format!("hidden_act `{act}` is not supported; Llama has `silu`")));
+    if let Some(act) = json.get("hidden_act").filter(|a| !a.is_null() && **a != "silu") {
+        return Err(Error::user(format!("hidden_act {act} is not supported; Llama has \"silu\"")));
     }
     for key in ["attention_bias", "mlp_bias"] {
-        if json.get(key).and_then(Json::as_bool) == Some(true) {
-            return Err(Error::user(format!("{key} = true is not supported")));
+        if let Some(value) = json.get(key).filter(|v| !v.is_null() && **v != false) {
+            return Err(Error::user(format!("{key} = {value} is not supported")));
         }
     }
-    // transformers 5 writes the base and the scaling of the rotary frequencies into one object.
-    if let Some(Json::Object(mut rope)) = json.remove("rope_parameters") {
-        if let Some(theta) = rope.remove("rope_theta") {
-            json.insert("rope_theta".into(), theta);
-        }
-        if rope.get("rope_type").or(rope.get("type")).is_some_and(|t| t != "default") {
-            json.insert("rope_scaling".into(), Json::Object(rope));
-        }
-    }
+    one_rope(&mut json)?;
     json.retain(|_, v| !v.is_null());
     let config: Config = serde_json::from_value(Json::Object(json)).map_err(|e| Error::user(e.to_string()))?;
     check_config(&config)?;
     Ok(config)
+}
+
+/// Brings the spellings of the rotary settings to one: `rope_theta` and `rope_scaling`, the type under `rope_type`. Older
+/// files say `type`, or both; transformers 5 writes base and scaling into one object, `rope_parameters`. Where a file has
+/// several spellings, the one that transformers reads goes first.
+fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
+    let whole = |settings: &Map<String, Json>| match settings.get("partial_rotary_factor") {
+        Some(part) if !part.is_null() && part.as_f64() != Some(1.) => {
+            Err(Error::user(format!("partial_rotary_factor = {part} is not supported")))
+        }
+        _ => Ok(()),
+    };
+    whole(json)?;
+    let newer = json.remove("rope_parameters").filter(|v| !v.is_null());
+    let empty = |v: &Json| v.is_null() || v.as_object().is_some_and(Map::is_empty);
+    let older = json.remove("rope_scaling").filter(|v| !empty(v));
+    let top = json.get("original_max_position_embeddings").cloned();
+    let mut rope = match older.or(newer) {
+        None => return Ok(()),
+        Some(Json::Object(rope)) => rope,
+        Some(other) => return Err(Error::user(format!("the rotary settings are {other}; they must be an object"))),
+    };
+    if let Some(layers) = rope.iter().find(|(_, v)| v.is_object()) {
+        return Err(Error::user(format!("rotary settings of their own for `{}` layers are not supported", layers.0)));
+    }
+    whole(&rope)?;
+    if let Some(theta) = rope.remove("rope_theta").filter(|v| !v.is_null()) {
+        json.insert("rope_theta".into(), theta);
+    }
+    let older = rope.remove("type").filter(|v| !v.is_null());
+    let kind = rope.remove("rope_type").filter(|v| !v.is_null()).or(older).unwrap_or_else(|| "default".into());
+    if kind == "default" {
+        return Ok(());
+    }
+    if kind == "llama3" {
+        let within = rope.remove("original_max_position_embeddings");
+        let original = top.or(within).filter(|v| !v.is_null()).or_else(|| json.get("max_position_embeddings").cloned());
+        rope.extend(original.map(|n| ("original_max_position_embeddings".to_string(), n)));
+    }
+    rope.insert("rope_type".into(), kind);
+    rope.retain(|_, v| !v.is_null());
+    json.insert("rope_scaling".into(), rope.into());
+    Ok(())
 }
 
 /// Refuses sizes that make no sense, so that later arithmetic on them can neither overflow nor divide by zero.
@@ -173,5 +209,6 @@ pub(super) fn check_config(c: &Config) -> Result<()> {
     if !fine(c.rms_norm_eps) || !fine(c.rope_theta) {
         return Err(Error::user("rms_norm_eps and rope_theta must be positive numbers"));
     }
-    Ok(())
+    // An unknown kind of scaling is best told before the weights are read.
+    frequencies(c).map(drop).user(|| "the rotary settings cannot be used")
 }

@@ -93,7 +93,7 @@ impl OneOrMany {
 }
 
 fn default_eps() -> f64 {
-    1e-5
+    1e-6
 }
 fn default_theta() -> f64 {
     10_000.

@@ -11,6 +11,7 @@ mod chat;
 mod files;
 mod init;
 mod save;
+mod tokenizer_json;
 mod weights;
 
 use std::collections::BTreeMap;

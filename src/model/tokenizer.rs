@@ -1,6 +1,8 @@
 //! Text to token ids and back, and conversations through the model's own chat template.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
 use super::chat::{Part, Template, mark};
+use super::tokenizer_json;
 use crate::error::{Error, Result};
 
 /// One turn of a conversation.
@@ -70,9 +73,20 @@ pub(super) struct Files {
 }
 
 impl Tokenizer {
+    /// The tokenizer and chat template of a Hugging Face directory, without the model's weights. config.json is read
+    /// too: it may name tokens that end an answer.
+    ///
+    /// # Errors
+    /// A file is missing or broken; the message names it.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Ok(super::files::config_and_tokenizer(dir)?.1)
+    }
+
     pub(super) fn new(files: Files) -> Result<Self> {
         let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
-        let mut hf = Hf::from_bytes(files.tokenizer.as_bytes()).map_err(|e| broken(&e))?;
+        let json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
+        tokenizer_json::check(&json).map_err(|e| e.doing("tokenizer.json"))?;
+        let mut hf = guarded(|| Hf::from_bytes(files.tokenizer.as_bytes())).map_err(|e| broken(&e))?;
         hf.with_truncation(None).map_err(|e| broken(&e))?;
         hf.with_padding(None);
 
@@ -85,7 +99,7 @@ impl Tokenizer {
         let known: BTreeSet<String> =
             hf.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content).collect();
         let forgotten: Vec<_> = forgotten.into_iter().filter(|t| !known.contains(&t.content)).collect();
-        hf.add_special_tokens(forgotten).map_err(|e| broken(&e))?;
+        guarded(|| hf.add_special_tokens(forgotten)).map_err(|e| broken(&e))?;
         hf.set_encode_special_tokens(true);
 
         let mut specials = BTreeMap::new();
@@ -104,7 +118,7 @@ impl Tokenizer {
         let bos = named("bos_token").and_then(|t| hf.token_to_id(&t));
         let eos = eos.into_iter().filter(|&id| (id as usize) < vocab).collect();
         let special_ids = specials.values().map(|s| s.id).collect();
-        let unknown = unknown_token(&files, &hf);
+        let unknown = unknown_token(&json, &files, &hf);
         let later = without_first(&hf);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -139,8 +153,8 @@ impl Tokenizer {
     fn encode_run(&self, text: &str, first: bool) -> Result<Vec<u32>> {
         let inner = &self.inner;
         let hf = if first { &inner.first } else { inner.later.as_ref().unwrap_or(&inner.first) };
-        let encoding =
-            hf.encode_fast(text, false).map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
+        let encoding = guarded(|| hf.encode_fast(text, false))
+            .map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
         for id in &mut ids {
             // A vocabulary of whole words finds a special token's spelling in its table, added token or not.
@@ -157,7 +171,7 @@ impl Tokenizer {
     /// Ids to text; special tokens, and ids that the vocabulary does not have, are left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         // The decoders of this library fail on nothing that the encoder makes; an empty text is the answer if one does.
-        self.inner.first.decode(ids, true).unwrap_or_default()
+        guarded(|| self.inner.first.decode(ids, true)).unwrap_or_default()
     }
 
     /// The conversation as the chat template writes it, special tokens spelled out.
@@ -223,6 +237,8 @@ impl Tokenizer {
     /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
     /// around it are encoded together and merge as they do in the reference.
     fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
+        let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
+        starts.dedup();
         let mut runs = Vec::new();
         let mut text = String::new();
         for part in parts {
@@ -231,15 +247,19 @@ impl Tokenizer {
                 continue;
             };
             let mut rest = literal.as_str();
-            while let Some(c) = rest.chars().next() {
+            while let Some(at) = rest.find(starts.as_slice()) {
+                text.push_str(&rest[..at]);
+                rest = &rest[at..];
                 if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
                     runs.push(Run { text: std::mem::take(&mut text), end: Some(special) });
                     rest = &rest[spelling.len()..];
                 } else {
-                    text.push(c);
-                    rest = &rest[c.len_utf8()..];
+                    let n = rest.chars().next().map_or(0, char::len_utf8);
+                    text.push_str(&rest[..n]);
+                    rest = &rest[n..];
                 }
             }
+            text.push_str(rest);
         }
         if !text.is_empty() {
             runs.push(Run { text, end: None });
@@ -313,9 +333,16 @@ fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }
 
-fn unknown_token(files: &Files, hf: &Hf) -> Option<u32> {
+/// The tokenizer library panics where a file is broken in ways that it does not expect, when reading and when using it.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("it is broken in a way that the tokenizer library does not expect".into()),
+    }
+}
+
+fn unknown_token(json: &Json, files: &Files, hf: &Hf) -> Option<u32> {
     let of_model = || {
-        let json: Json = serde_json::from_str(&files.tokenizer).ok()?;
         let model = json.get("model")?;
         // Unigram models give the id, the others the spelling.
         let by_id = model.get("unk_id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());

@@ -106,8 +106,20 @@ impl<R: Read + Seek> Gguf<R> {
     }
 
     fn dequantised(&mut self, kind: u32, shape: Vec<usize>, offset: u64) -> Result<Tensor> {
+        let (kind, begin, size) = self.place(kind, &shape, offset)?;
+        let mut bytes = vec![0u8; size];
+        self.reader.seek(SeekFrom::Start(begin))?;
+        self.reader.read_exact(&mut bytes)?;
+        if kind == GgmlDType::F32 {
+            return Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, &Device::Cpu)?);
+        }
+        Ok(ggml_file::qtensor_from_ggml(kind, &bytes, shape, &Device::Cpu)?.dequantize(&Device::Cpu)?)
+    }
+
+    /// The type of a tensor, its first byte in the file and its number of bytes, which the file was found to have.
+    fn place(&self, kind: u32, shape: &[usize], offset: u64) -> Result<(GgmlDType, u64, usize)> {
         let kind = ggml_type(kind)?;
-        let n = elements(&shape).ok_or_else(|| Error::user(format!("the shape {shape:?} is impossible")))?;
+        let n = elements(shape).ok_or_else(|| Error::user(format!("the shape {shape:?} is impossible")))?;
         // Blocks lie along the innermost dimension.
         let inner = shape.last().copied().unwrap_or(1);
         if inner % kind.block_size() != 0 {
@@ -124,13 +136,23 @@ impl<R: Read + Seek> Gguf<R> {
                 Error::user(format!("it ends at byte {end}, the file at {}", self.length)).help("the file is cut off")
             );
         }
-        let mut bytes = vec![0u8; size];
-        self.reader.seek(SeekFrom::Start(begin))?;
-        self.reader.read_exact(&mut bytes)?;
-        if kind == GgmlDType::F32 {
-            return Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, &Device::Cpu)?);
+        Ok((kind, begin, size))
+    }
+
+    /// Checks that every tensor is within the file and that no two share bytes: many tensors over the same bytes would
+    /// make a large model of a small file.
+    pub(super) fn check_places(&self) -> Result<()> {
+        let mut places = Vec::with_capacity(self.tensors.len());
+        for (name, info) in &self.tensors {
+            let (_, begin, size) =
+                self.place(info.kind, &info.shape, info.offset).map_err(|e| e.doing(format!("tensor `{name}`")))?;
+            places.push((begin, begin + size as u64, name));
         }
-        Ok(ggml_file::qtensor_from_ggml(kind, &bytes, shape, &Device::Cpu)?.dequantize(&Device::Cpu)?)
+        places.sort();
+        match places.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            None => Ok(()),
+            Some(pair) => Err(Error::user(format!("the data of tensors `{}` and `{}` overlap", pair[0].2, pair[1].2))),
+        }
     }
 
     fn left(&self) -> u64 {

@@ -18,6 +18,7 @@ use crate::model::{Config, Tokenizer};
 pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
     let mut gguf = Gguf::read(File::open(path).user(|| "it cannot be opened")?)?;
     let config = config(&mut gguf)?;
+    gguf.check_places()?;
     let tokenizer = Tokenizer::new(gguf_tokenizer::files(&gguf.metadata)?)?;
     let weights = weights(&mut gguf, &config, device, dtype)?;
     Ok(Loaded { config, weights, tokenizer })

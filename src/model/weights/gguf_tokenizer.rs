@@ -13,6 +13,9 @@ use crate::model::tokenizer::Files;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
+/// Longest token of a SentencePiece vocabulary, in bytes: every way to cut it in two is tried.
+const LONGEST_PIECE: usize = 1024;
 
 pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     let m = Metadata(metadata);
@@ -40,8 +43,17 @@ pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
             if scores.len() != tokens.len() {
                 return Err(missing("tokenizer.ggml.scores"));
             }
+            if m.flag("tokenizer.ggml.remove_extra_whitespaces")? == Some(true) {
+                return Err(Error::user("its tokenizer drops repeated spaces, which no Llama's does")
+                    .help("take the model's Hugging Face directory"));
+            }
+            if let Some(id) = tokens.iter().position(|t| t.len() > LONGEST_PIECE) {
+                return Err(Error::user(format!("token {id} has {} bytes", tokens[id].len())));
+            }
+            // Files without the key have the token all the same.
+            let by_type = || types.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id].clone());
             let prefix = m.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-            sentencepiece(tokens, scores, &types, unknown.clone(), prefix)
+            sentencepiece(tokens, scores, &types, unknown.or_else(by_type), prefix)
         }
         other => {
             return Err(Error::user(format!("its tokenizer is of kind `{}`", other.unwrap_or("none"))).help(
@@ -141,13 +153,15 @@ fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> 
     Ok(Parts { normalizer, pre_tokenizer, decoder, model })
 }
 
-/// SentencePiece BPE as Hugging Face converts Llama 2's: a merge for every way to split a piece into two others, best score
+/// SentencePiece BPE as the released tokenizer.json of Llama 2 has it (a space goes before every stretch between special tokens,
+/// where sentencepiece itself knows a start of the text only): a merge for every way to split a piece into two others, best score
 /// of the whole first (SentencePiece merges by score; a merge list has the same order), ties by the ids of the parts.
 fn sentencepiece(tokens: &[String], scores: &[f32], types: &[i32], unknown: Option<String>, prefix: bool) -> Parts {
     let ids: BTreeMap<&str, usize> = tokens.iter().enumerate().rev().map(|(id, t)| (t.as_str(), id)).collect();
     let mut merges: Vec<(f32, usize, usize)> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
-        if types[id] == CONTROL || types[id] == UNKNOWN {
+        // These stand for something else than their spelling: no text is merged into them.
+        if matches!(types[id], CONTROL | UNKNOWN | BYTE) {
             continue;
         }
         let splits = token
