@@ -57,6 +57,10 @@ fn config(positions: usize) -> model::Config {
 
 /// Weights from a fixed recipe. `favoured`'s logit is so large that it wins every draw or none, by the state's sign.
 fn plain(positions: usize, favoured: Option<u32>) -> Llama {
+    of_type(positions, favoured, DType::F32)
+}
+
+fn of_type(positions: usize, favoured: Option<u32>, dtype: DType) -> Llama {
     let config = config(positions);
     let mut state = 1u64;
     let weights: BTreeMap<String, Tensor> = config
@@ -72,7 +76,7 @@ fn plain(positions: usize, favoured: Option<u32>) -> Llama {
             if let Some(id) = favoured.filter(|_| name.contains("embed")) {
                 w[id as usize * 64..][..64].fill(40.);
             }
-            (name, Tensor::from_vec(w, shape, &device()).unwrap())
+            (name, Tensor::from_vec(w, shape, &device()).unwrap().to_dtype(dtype).unwrap())
         })
         .collect();
     Llama::frozen(&config, &weights).unwrap()
@@ -329,6 +333,24 @@ fn answers_end_at_the_end_token_or_a_stop_string() {
     assert!(full.text.starts_with(&cut.text) && !cut.text.contains(&stop));
     assert_eq!(cut.tokens[..], full.tokens[..cut.tokens.len()]);
     assert_eq!(cut.text.len() + 2, cut.tokens.len());
+}
+
+#[test]
+fn weights_kept_narrow_are_widened_exactly() {
+    let requests: Vec<Request> = (0..6)
+        .map(|i| request(&"narrow ".repeat(i + 1), i as u32, Sampling { max_tokens: 30, ..Sampling::default() }))
+        .collect();
+    for dtype in [DType::BF16, DType::F16] {
+        let narrow = of_type(256, None, dtype);
+        let wide = narrow.weights().iter().map(|(name, w)| (name.clone(), w.to_dtype(DType::F32).unwrap())).collect();
+        let wide = Llama::frozen(&config(256), &wide).unwrap();
+        let [narrow, wide] = [narrow, wide]
+            .map(|llama| ask(&engine(&Arc::new(llama.for_inference().unwrap()), &small()), requests.clone()));
+        for (narrow, wide) in narrow.iter().zip(&wide) {
+            let (narrow, wide) = (narrow.as_ref().unwrap(), wide.as_ref().unwrap());
+            assert!(same(narrow, wide), "{dtype:?}: {narrow:?}, in f32 {wide:?}");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use reflux::data::RngKey;
+use reflux::engine::{Cancel, Config, Engine, Local, Request, Sampling};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Message, Model, Tokenizer};
 use serde::Deserialize;
@@ -346,4 +348,28 @@ fn smollm2_agrees_with_transformers() {
         }
     }
     assert!(every < 2e-3, "{every}");
+}
+
+/// The engine, with its own layout of the weights and all prompts in one batch, writes transformers' greedy tokens.
+#[test]
+fn smollm2_in_the_engine_agrees_with_transformers() {
+    let Some(path) = std::env::var_os("REFLUX_SMOLLM2") else {
+        println!("NOT RUN: set REFLUX_SMOLLM2 to the path of SmolLM2-135M-Instruct.Q4_1.gguf");
+        return;
+    };
+    let golden: SmolLm2 = golden("smollm2-135m.json");
+    let model = Model::load(path.as_ref(), &Device::Cpu, DType::F32, false).unwrap();
+    let engine = Local::spawn(model, Config { kv_memory: 1 << 30, ..Config::default() }).unwrap();
+    let sampling = Sampling { temperature: 0., max_tokens: 64, min_tokens: 64, ..Sampling::default() };
+    let request = |p: &Prompt| Request {
+        messages: vec![Message::new("user", &*p.question)],
+        sampling: sampling.clone(),
+        key: RngKey::new(0, "golden", 0, &p.question, 0),
+    };
+    let answers = engine.generate(golden.prompts.iter().map(request).collect(), &Cancel::new()).unwrap();
+    for (p, answer) in golden.prompts.iter().zip(answers) {
+        let answer = answer.unwrap();
+        assert_eq!(*answer.prompt_tokens, *p.ids, "{}", p.question);
+        assert_eq!(answer.tokens, p.greedy, "{}", p.question);
+    }
 }
