@@ -82,8 +82,14 @@ impl Models {
             return Ok(Arc::clone(&loaded.engine));
         }
         // A policy older than the last is used by nothing that is still to come.
-        let old = |_: &String, loaded: &mut Loaded| loaded.version != 0 && loaded.version + 1 < version;
-        let gone: Vec<EngineUse> = engines.extract_if(.., old).map(|(_, loaded)| loaded.used()).collect();
+        let mut gone = Vec::new();
+        engines.retain(|_, loaded| {
+            let stays = loaded.version == 0 || loaded.version + 1 >= version;
+            if !stays {
+                gone.push(loaded.used());
+            }
+            stays
+        });
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         let engine: Arc<dyn Engine> = match at {
             ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {

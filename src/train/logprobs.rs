@@ -47,10 +47,11 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Tokenises conversations: the prompt as it is rendered for sampling, completions as [`completion`] does.
+    /// Tokenises conversations: the prompt as it is rendered for sampling, completions as the loss sees them: what was said and
+    /// the token that ends the turn.
     ///
     /// # Errors
-    /// The chat template refuses them, or as [`completion`].
+    /// The chat template refuses them, or the rendered prompt is no beginning of the rendered conversation.
     pub fn encode(tokenizer: &Tokenizer, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Self> {
         let tokens = tokenizer.encode_chat(prompt, true)?;
         let encode = |turns: &Vec<Message>| completion(tokenizer, prompt, &tokens, turns);
