@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use reflux::model::Llama;
 use reflux::model::ops::{Packed, Segment};
+use reflux::train::losses::Knobs;
 use reflux::train::{
-    AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Pair, Quiet, Schedule, SftConfig, Trained, Trainer,
-    Warmup, completion_logprobs, dpo, sft,
+    AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Quiet, Schedule, SftConfig, Trained,
+    Trainer, Warmup, completion_logprobs, dpo, sft,
 };
 use train_support::{bits, config, difference, examples, frozen, pairs, policy, weights};
 
@@ -34,8 +35,7 @@ fn sft_config() -> SftConfig {
 fn dpo_config() -> DpoConfig {
     DpoConfig {
         batch_size: 8,
-        nll_weight: 0.2,
-        replay_weight: 0.5,
+        objective: Objective { nll_weight: 0.2, replay_weight: 0.5, ..Objective::default() },
         replay_batch: 5,
         schedule: schedule(),
         optimizer: optimizer(),
@@ -151,7 +151,7 @@ fn first_gradients(
     let still = Schedule { learning_rate: 0., ..schedule() };
     let optimizer = AdamWConfig { max_grad_norm: 0., beta1: 0.5, ..AdamWConfig::default() };
     let mut trainer = Trainer::new(llama, optimizer, still, 1, Limits::default()).unwrap();
-    trainer.dpo_step(batch, reference, &[], &config.objective(), &mut Quiet).unwrap();
+    trainer.dpo_step(batch, reference, &[], &config.objective, &mut Quiet).unwrap();
     let moments = trainer.moments();
     let gradient = |name: &String| (moments[&format!("exp_avg.{name}")].clone() * 2.).unwrap();
     llama.variables().keys().map(|name| (name.clone(), gradient(name))).collect()
@@ -162,12 +162,19 @@ fn gradients_are_those_of_finite_differences() {
     let pairs = pairs();
     let batch: Vec<&Pair> = pairs[..4].iter().collect();
     let reference = completion_logprobs(&frozen("reference"), &pairs[..4]).unwrap();
-    let config = DpoConfig { nll_weight: 0.3, beta: 0.5, ..DpoConfig::default() };
+    let config = DpoConfig {
+        objective: Objective {
+            nll_weight: 0.3,
+            knobs: Knobs { beta: 0.5, ..Knobs::default() },
+            ..Objective::default()
+        },
+        ..DpoConfig::default()
+    };
     let loss_of = |weights: &BTreeMap<String, Tensor>| {
         let llama = Llama::trainable(&train_support::config(), weights).unwrap();
         let still = Schedule { learning_rate: 0., ..schedule() };
         let mut trainer = Trainer::new(&llama, AdamWConfig::default(), still, 1, Limits::default()).unwrap();
-        trainer.dpo_step(&batch, &reference, &[], &config.objective(), &mut Quiet).unwrap().loss
+        trainer.dpo_step(&batch, &reference, &[], &config.objective, &mut Quiet).unwrap().loss
     };
     let start = weights("start");
     let gradients = first_gradients(&policy("start"), &batch, &reference, &config);
@@ -203,7 +210,7 @@ fn an_interrupted_trainer_continues_to_the_same_bits() {
     let reference = completion_logprobs(&frozen("reference"), &pairs).unwrap();
     let step = |trainer: &mut Trainer, i: usize| {
         let batch: Vec<&Pair> = pairs[i * 6..i * 6 + 6].iter().collect();
-        let objective = dpo_config().objective();
+        let objective = dpo_config().objective;
         trainer.dpo_step(&batch, &reference[i * 6..i * 6 + 6], &[], &objective, &mut Quiet).unwrap()
     };
     let new = |llama| Trainer::new(llama, optimizer(), schedule(), 6, Limits::default()).unwrap();
@@ -232,7 +239,9 @@ fn an_interrupted_trainer_continues_to_the_same_bits() {
 #[test]
 fn replay_adds_its_loss_at_its_weight() {
     let with = run_dpo(&dpo_config()).1.metrics;
-    let without = run_dpo(&DpoConfig { replay_weight: 0., ..dpo_config() }).1.metrics;
+    let mut alone = dpo_config();
+    alone.objective.replay_weight = 0.;
+    let without = run_dpo(&alone).1.metrics;
     let (first, plain) = (&with[0], &without[0]);
     assert_eq!(plain.replay_loss, None);
     assert!((first.loss - plain.loss - 0.5 * first.replay_loss.unwrap()).abs() < 1e-9);
@@ -269,6 +278,7 @@ fn wide() -> Vec<u32> {
         chosen: tokens(80),
         rejected: tokens(70),
         reference: None,
+        margin: 1.,
     };
     let pairs: Vec<Pair> = (0..4).map(|i| pair(i, &mut tokens)).collect();
     let replay: Vec<Example> = (0..4).map(|_| Example { tokens: tokens(90), context: 10 }).collect();

@@ -4,8 +4,10 @@
 mod train_support;
 
 use candle_core::{Device, Tensor, Var};
+use reflux::train::losses::{Knobs, Scores};
 use reflux::train::{
-    AdamW, AdamWConfig, BatchSize, Decay, DpoConfig, Quiet, Schedule, SftConfig, StepMetrics, Warmup, dpo, losses, sft,
+    AdamW, AdamWConfig, BatchSize, Decay, DpoConfig, Objective, Quiet, Schedule, SftConfig, StepMetrics, Warmup, dpo,
+    losses, sft,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -76,13 +78,24 @@ fn sft_equals_trl() {
     }
 }
 
+fn objective(run: &Value) -> Objective {
+    Objective {
+        loss: losses::by_name(run["loss"].as_str().unwrap()).unwrap(),
+        knobs: Knobs {
+            beta: run["beta"].as_f64().unwrap(),
+            label_smoothing: run["label_smoothing"].as_f64().unwrap_or(0.),
+            ..Knobs::default()
+        },
+        nll_weight: run["nll_weight"].as_f64().unwrap(),
+        replay_weight: 0.,
+    }
+}
+
 fn dpo_run(name: &str, steps: usize, warmup: usize) -> (reflux::model::Llama, Vec<StepMetrics>, Value) {
     let run = json("runs")[name].clone();
     let accumulation = run["accumulation"].as_u64().unwrap() as usize;
     let config = DpoConfig {
-        loss: losses::by_name(run["loss"].as_str().unwrap()).unwrap(),
-        beta: run["beta"].as_f64().unwrap(),
-        nll_weight: run["nll_weight"].as_f64().unwrap(),
+        objective: objective(&run),
         epochs: 2,
         batch_size: 4,
         accumulation,
@@ -116,7 +129,7 @@ fn dpo_steps(
         let rows: Vec<usize> = (0..size).map(|i| (step * size + i) % pairs.len()).collect();
         let batch: Vec<_> = rows.iter().map(|&i| &pairs[i]).collect();
         let reference: Vec<_> = rows.iter().map(|&i| reference[i]).collect();
-        let mut m = trainer.dpo_step(&batch, &reference, &[], &config.objective(), &mut Quiet).unwrap();
+        let mut m = trainer.dpo_step(&batch, &reference, &[], &config.objective, &mut Quiet).unwrap();
         m.epoch = (step + 1) as f64 * size as f64 / pairs.len() as f64;
         metrics.push(m);
     }
@@ -125,7 +138,18 @@ fn dpo_steps(
 
 #[test]
 fn dpo_equals_trl() {
-    for name in ["dpo", "dpo-from-start", "dpo-nll", "dpo-accumulated", "dpo-ipo", "dpo-hinge"] {
+    for name in [
+        "dpo",
+        "dpo-from-start",
+        "dpo-nll",
+        "dpo-accumulated",
+        "dpo-ipo",
+        "dpo-hinge",
+        "dpo-robust",
+        "dpo-sigmoid-norm",
+        "dpo-apo-zero",
+        "dpo-apo-down",
+    ] {
         let (llama, metrics, run) = dpo_run(name, 3, 0);
         let worst = same_metrics(name, &metrics, &run, 1e-3);
         println!("{name}: metrics within {worst:.1e}");
@@ -150,7 +174,7 @@ fn the_loop_is_the_trainer_step_by_step() {
     // dpo() over two passes of the 40 pairs is the 20 steps of the trajectory.
     let (by_hand, steps, run) = dpo_run("trajectory", 20, 2);
     let config = DpoConfig {
-        nll_weight: run["nll_weight"].as_f64().unwrap(),
+        objective: objective(&run),
         epochs: 2,
         batch_size: 4,
         schedule: schedule(2),
@@ -216,4 +240,50 @@ fn schedules_equal_transformers() {
     // transformers rounds a share of steps up.
     let share = |share| Schedule { warmup: Warmup::Share(share), ..schedule(0) }.warmup_steps(15);
     assert_eq!([share(0.), share(0.1), share(1.)], [0, 2, 15]);
+}
+
+/// Value and gradient of every loss, by torch's automatic differentiation in float64.
+#[test]
+fn losses_equal_torch_in_value_and_gradient() {
+    let golden = json("losses");
+    let inputs = &golden["inputs"];
+    let column = |name: &str| inputs[name].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    let tensor = |name: &str| Tensor::new(column(name), &Device::Cpu).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    for loss in losses::LOSSES {
+        assert!(cases.iter().any(|c| c["loss"] == loss.name), "no golden of {}", loss.name);
+    }
+    for case in cases {
+        let loss = losses::by_name(case["loss"].as_str().unwrap()).unwrap();
+        let knob = |name: &str| case[name].as_f64().unwrap();
+        let (chosen, rejected) =
+            (Var::from_tensor(&tensor("chosen")).unwrap(), Var::from_tensor(&tensor("rejected")).unwrap());
+        let scores = Scores {
+            chosen: chosen.as_tensor().clone(),
+            rejected: rejected.as_tensor().clone(),
+            ref_chosen: tensor("ref_chosen"),
+            ref_rejected: tensor("ref_rejected"),
+            chosen_tokens: tensor("chosen_tokens"),
+            rejected_tokens: tensor("rejected_tokens"),
+            margin: tensor("margin"),
+            knobs: Knobs {
+                beta: knob("beta"),
+                label_smoothing: knob("label_smoothing"),
+                gamma: knob("gamma"),
+                margin_scale: knob("margin_scale"),
+            },
+        };
+        let each = (loss.each)(&scores).unwrap();
+        let grads = each.sum_all().unwrap().backward().unwrap();
+        let grad = |var: &Var| grads.get(var).map(|g| g.to_vec1::<f64>().unwrap()).unwrap();
+        for (what, got) in
+            [("each", each.to_vec1::<f64>().unwrap()), ("chosen", grad(&chosen)), ("rejected", grad(&rejected))]
+        {
+            let want: Vec<f64> = case[what].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.iter().zip(want) {
+                assert!((got - want).abs() <= 1e-9 * (1. + want.abs()), "{case}: {what} is {got}, not {want}");
+            }
+        }
+    }
 }

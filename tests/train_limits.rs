@@ -21,7 +21,7 @@ fn dpo_config() -> DpoConfig {
 }
 fn pair(id: &str, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Pair {
     let (prompt, chosen, rejected) = (prompt.to_vec(), chosen.to_vec(), rejected.to_vec());
-    Pair { id: id.into(), prompt, chosen, rejected, reference: Some((-1., -2.)) }
+    Pair { id: id.into(), prompt, chosen, rejected, reference: Some((-1., -2.)), margin: 1. }
 }
 
 #[test]

@@ -6,7 +6,8 @@
 use super::prelude::*;
 use super::training::{self, Watch};
 use crate::dataflow::Train;
-use crate::train::{self, DpoConfig, Pair};
+use crate::train::losses::Knobs;
+use crate::train::{self, DpoConfig, Objective, Pair};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "dpo",
@@ -28,11 +29,17 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
         let (optimizer, schedule) = training::optimizer(f, 1e-6, 1e-7);
         let config = DpoConfig {
-            loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
-            beta: f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6),
-            label_smoothing: f.float("label_smoothing", "probability that a preference is wrong", Some(0.), 0.0..=0.49),
-            nll_weight: f.float("nll_weight", "weight of the chosen answers' negative log-likelihood (arXiv 2404.19733)", Some(0.), 0.0..=1e6),
-            replay_weight: if replay.is_some() { replay_weight } else { 0. },
+            objective: Objective {
+                loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
+                knobs: Knobs {
+                    beta: f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6),
+                    label_smoothing: f.float("label_smoothing", "probability that a preference is wrong, e of the losses", Some(0.), 0.0..=0.49),
+                    gamma: f.float("simpo_gamma", "gamma of the simpo loss", Some(0.5), 0.0..=1e6),
+                    margin_scale: f.float("margin_scale", "factor from a difference of scores to g of the rpo losses", Some(1.), 0.0..=1e6),
+                },
+                nll_weight: f.float("nll_weight", "weight of the chosen answers' negative log-likelihood (arXiv 2404.19733)", Some(0.), 0.0..=1e6),
+                replay_weight: if replay.is_some() { replay_weight } else { 0. },
+            },
             replay_batch: if replay.is_some() { replay_batch } else { 0 },
             epochs: f.int("epochs", "passes over the pairs", Some(1), 1..=100_000) as u32,
             batch_size: f.count("batch_size", "pairs of a batch", Some(16), 1..=1 << 20),
@@ -56,12 +63,12 @@ struct Dpo {
 impl Configured for Dpo {
     fn explain(&self) -> String {
         let c = &self.config;
-        let mut words = format!("{} loss, beta {}, batches of {} pairs, learning rate {:e}", c.loss.name, c.beta, c.batch_size, c.schedule.learning_rate);
-        if c.nll_weight > 0. {
-            words += &format!(", NLL of chosen x {}", c.nll_weight);
+        let mut words = format!("{} loss, beta {}, batches of {} pairs, learning rate {:e}", c.objective.loss.name, c.objective.knobs.beta, c.batch_size, c.schedule.learning_rate);
+        if c.objective.nll_weight > 0. {
+            words += &format!(", NLL of chosen x {}", c.objective.nll_weight);
         }
-        if c.replay_weight > 0. {
-            words += &format!(", replay x {}", c.replay_weight);
+        if c.objective.replay_weight > 0. {
+            words += &format!(", replay x {}", c.objective.replay_weight);
         }
         words
     }
@@ -86,12 +93,14 @@ fn pairs(rows: &RecordBatch, hash: &str) -> Result<Vec<Pair>> {
     let (chosen_ids, rejected_ids, models) = (columns.text("chosen_id")?, columns.text("rejected_id")?, columns.text("model")?);
     let (prompt, chosen, rejected) = (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
     let (chosen_logprobs, rejected_logprobs) = (columns.floats("chosen_logprobs")?, columns.floats("rejected_logprobs")?);
+    let margins = columns.float("margin")?;
     let sum = |logprobs: &[f32]| logprobs.iter().map(|&l| f64::from(l)).sum::<f64>();
     let pair = |i: usize| Pair {
         id: format!("{}>{}", chosen_ids.value(i), rejected_ids.value(i)),
         prompt: prompt.row(i).to_vec(),
         chosen: chosen.row(i).to_vec(),
         rejected: rejected.row(i).to_vec(),
+        margin: margins.value(i).into(),
         reference: (models.value(i) == hash).then(|| (sum(chosen_logprobs.row(i)), sum(rejected_logprobs.row(i)))),
     };
     Ok((0..rows.num_rows()).map(pair).collect())

@@ -1,7 +1,6 @@
 //! Direct preference optimisation: passes over pairs, against a frozen reference.
 
 use super::logprobs::{Branches, branch_logprobs, frozen};
-use super::losses::{self, Loss};
 use super::sft::{longest, nothing_left, unknown_token};
 use super::trainer::check_whole;
 use super::{
@@ -14,16 +13,8 @@ use crate::model::{Config, Llama};
 /// The settings of [`dpo`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
-    /// The preference loss, one of [`losses::LOSSES`].
-    pub loss: &'static Loss,
-    /// Strength of the pull to the reference.
-    pub beta: f64,
-    /// Probability that a label is wrong, in [0, 0.5).
-    pub label_smoothing: f64,
-    /// Weight of the chosen completions' NLL; see [`Objective::nll_weight`].
-    pub nll_weight: f64,
-    /// Weight of the SFT loss of replayed rows.
-    pub replay_weight: f64,
+    /// What a step minimises.
+    pub objective: Objective,
     /// Rows replayed in each optimizer step; see [`Replay`].
     pub replay_batch: usize,
     /// Passes over the pairs.
@@ -51,11 +42,7 @@ impl Default for DpoConfig {
     /// The paper's settings (beta 0.1, 16 pairs, 1e-6 to 1e-7), one pass, no warm-up.
     fn default() -> Self {
         Self {
-            loss: &losses::LOSSES[0],
-            beta: 0.1,
-            label_smoothing: 0.,
-            nll_weight: 0.,
-            replay_weight: 0.,
+            objective: Objective::default(),
             replay_batch: 0,
             epochs: 1,
             batch_size: 16,
@@ -71,19 +58,6 @@ impl Default for DpoConfig {
             max_rows_per_forward: Limits::default().max_rows,
             shuffle: true,
             seed: 0,
-        }
-    }
-}
-
-impl DpoConfig {
-    /// The part that a single step needs.
-    pub fn objective(&self) -> Objective {
-        Objective {
-            loss: self.loss,
-            beta: self.beta,
-            label_smoothing: self.label_smoothing,
-            nll_weight: self.nll_weight,
-            replay_weight: self.replay_weight,
         }
     }
 }
@@ -109,6 +83,8 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
             Some(("too_long", format!("{message}; ask for shorter answers or raise max_length")))
         } else if pair.reference.is_some_and(|(c, r)| !c.is_finite() || !r.is_finite()) {
             Some(("bad_reference", "the reference log-probabilities are not finite; compute them anew".to_owned()))
+        } else if !pair.margin.is_finite() {
+            Some(("bad_margin", "the difference of the scores is no finite number; judge the answers anew".to_owned()))
         } else {
             unknown_token(model, &[&pair.prompt, &pair.chosen, &pair.rejected])
         };
@@ -163,7 +139,7 @@ pub fn dpo(
         let message = format!("pair `{id}` has no reference log-probabilities and no reference model is given");
         return Err(Error::user(message).help("name a reference model, or compute them first"));
     }
-    let replaying = config.replay_weight != 0. && config.replay_batch > 0;
+    let replaying = config.objective.replay_weight != 0. && config.replay_batch > 0;
     let replay_rows: Vec<&Example> = if replaying {
         let (usable, bad) = usable_examples(llama.config(), replay, config.max_length);
         nothing_left("replay rows", &usable, &bad)?;
@@ -179,7 +155,6 @@ pub fn dpo(
     let total = usable.len().div_ceil(step_size) * config.epochs as usize;
     let limits = Limits { max_rows: config.max_rows_per_forward, max_items: batch };
     let mut trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
-    let objective = config.objective();
     let mut metrics = Vec::with_capacity(total);
     for pass in 0..config.epochs {
         let places: Vec<usize> = if config.shuffle {
@@ -200,7 +175,7 @@ pub fn dpo(
             let reference: Vec<(f64, f64)> = places.iter().filter_map(|&p| known[p]).collect();
             let replayed: Vec<&Example> =
                 replay.draw(trainer.steps(), config.replay_batch).into_iter().map(|i| replay_rows[i]).collect();
-            let mut m = trainer.dpo_step(&rows, &reference, &replayed, &objective, progress)?;
+            let mut m = trainer.dpo_step(&rows, &reference, &replayed, &config.objective, progress)?;
             m.epoch = f64::from(pass) + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
             progress.step(&m, trainer.steps(), total)?;
             metrics.push(m);

@@ -2,7 +2,8 @@
 //! [`LOSSES`].
 //!
 //! Notation: `w` is chosen, `l` rejected; `r = log pi(y|x) - log ref(y|x)` summed over the completion's tokens;
-//! `D = r_w - r_l`; `s` is the logistic function.
+//! `D = r_w - r_l`; `m = log pi(y|x) / |y|`; `s` is the logistic function; `e` is `label_smoothing`; `g` is
+//! `margin_scale` times the judge's score of `w` less that of `l`.
 
 use candle_core::{Result, Tensor};
 
@@ -22,10 +23,29 @@ pub struct Scores {
     pub chosen_tokens: Tensor,
     /// Number of tokens of `y_l`.
     pub rejected_tokens: Tensor,
+    /// The judge's score of `y_w` less that of `y_l`.
+    pub margin: Tensor,
+    /// What the losses can be tuned by.
+    pub knobs: Knobs,
+}
+
+/// What the losses can be tuned by; each takes what its equation names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Knobs {
     /// Strength of the pull to the reference.
     pub beta: f64,
     /// Probability that a label is wrong, in [0, 0.5).
     pub label_smoothing: f64,
+    /// SimPO's target margin between the mean log-probabilities, times beta.
+    pub gamma: f64,
+    /// RPO's factor from a difference of scores to a difference of rewards.
+    pub margin_scale: f64,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { beta: 0.1, label_smoothing: 0., gamma: 0.5, margin_scale: 1. }
+    }
 }
 
 impl Scores {
@@ -39,7 +59,15 @@ impl Scores {
     }
     /// `beta D`.
     fn logit(&self) -> Result<Tensor> {
-        (self.chosen_ratio()? - self.rejected_ratio()?)? * self.beta
+        (self.chosen_ratio()? - self.rejected_ratio()?)? * self.knobs.beta
+    }
+    /// `r_w / |y_w| - r_l / |y_l|`.
+    fn mean_ratio(&self) -> Result<Tensor> {
+        self.chosen_ratio()?.div(&self.chosen_tokens)? - self.rejected_ratio()?.div(&self.rejected_tokens)?
+    }
+    /// `g`.
+    fn target(&self) -> Result<Tensor> {
+        &self.margin * self.knobs.margin_scale
     }
 }
 
@@ -70,7 +98,7 @@ impl PartialEq for Loss {
 pub static LOSSES: &[Loss] = &[
     Loss {
         name: "sigmoid",
-        equation: "-(1 - e) log s(beta D) - e log s(-beta D), e = label_smoothing",
+        equation: "-(1 - e) log s(beta D) - e log s(-beta D)",
         paper: "DPO, arXiv 2305.18290 eq. 7; smoothing as cDPO, ericmitchell.ai/cdpo.pdf",
         each: sigmoid,
     },
@@ -85,6 +113,54 @@ pub static LOSSES: &[Loss] = &[
         equation: "max(0, 1 - beta D)",
         paper: "SLiC, arXiv 2305.10425; RSO, arXiv 2309.06657",
         each: hinge,
+    },
+    Loss {
+        name: "robust",
+        equation: "(-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e)",
+        paper: "Robust DPO, arXiv 2403.00409",
+        each: robust,
+    },
+    Loss {
+        name: "sigmoid_norm",
+        equation: "-log s(beta (r_w / |y_w| - r_l / |y_l|))",
+        paper: "length-normalised DPO as in Tulu 3, arXiv 2411.15124",
+        each: sigmoid_norm,
+    },
+    Loss {
+        name: "simpo",
+        equation: "-(1 - e) log s(beta (m_w - m_l) - gamma) - e log s(gamma - beta (m_w - m_l)); no reference",
+        paper: "SimPO, arXiv 2405.14734 eq. 6",
+        each: simpo,
+    },
+    Loss {
+        name: "apo_zero",
+        equation: "1 - s(beta r_w) + s(beta r_l)",
+        paper: "APO, arXiv 2408.06266 eq. 7: the chosen are better than what the model says by itself",
+        each: apo_zero,
+    },
+    Loss {
+        name: "apo_down",
+        equation: "s(beta r_w) + 1 - s(beta D)",
+        paper: "APO, arXiv 2408.06266 eq. 8: the chosen are worse than what the model says by itself",
+        each: apo_down,
+    },
+    Loss {
+        name: "rpo_sq",
+        equation: "(beta D - g)^2",
+        paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, squared distance",
+        each: rpo_sq,
+    },
+    Loss {
+        name: "rpo_bwd_kl",
+        equation: "KL(Bernoulli(s(g)) || Bernoulli(s(beta D)))",
+        paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, backward KL",
+        each: rpo_bwd_kl,
+    },
+    Loss {
+        name: "rpo_fwd_kl",
+        equation: "KL(Bernoulli(s(beta D)) || Bernoulli(s(g)))",
+        paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
+        each: rpo_fwd_kl,
     },
 ];
 
@@ -107,23 +183,71 @@ fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
     (max.neg()?.exp()? + (y - &max)?.exp()?)?.log()?.add(&max)?.neg()
 }
 
-fn sigmoid(s: &Scores) -> Result<Tensor> {
-    let logit = s.logit()?;
-    let right = log_sigmoid(&logit)?;
-    if s.label_smoothing == 0. {
+/// `s(x)`, whose derivative is exact far out too: `e^(log s(x))`.
+fn logistic(x: &Tensor) -> Result<Tensor> {
+    log_sigmoid(x)?.exp()
+}
+
+/// `-(1 - e) log s(x) - e log s(-x)`.
+fn smoothed(x: &Tensor, e: f64) -> Result<Tensor> {
+    let right = log_sigmoid(x)?;
+    if e == 0. {
         return right.neg();
     }
-    let wrong = log_sigmoid(&logit.neg()?)?;
-    (right * (s.label_smoothing - 1.))? - wrong * s.label_smoothing
+    (right * (e - 1.))? - log_sigmoid(&x.neg()?)? * e
+}
+
+/// `KL(Bernoulli(s(p)) || Bernoulli(s(q)))`.
+fn bernoulli_kl(p: &Tensor, q: &Tensor) -> Result<Tensor> {
+    let part = |p: &Tensor, q: &Tensor| logistic(p)? * (log_sigmoid(p)? - log_sigmoid(q)?)?;
+    part(p, q)? + part(&p.neg()?, &q.neg()?)?
+}
+
+fn sigmoid(s: &Scores) -> Result<Tensor> {
+    smoothed(&s.logit()?, s.knobs.label_smoothing)
 }
 
 fn ipo(s: &Scores) -> Result<Tensor> {
-    let per_token = (s.chosen_ratio()?.div(&s.chosen_tokens)? - s.rejected_ratio()?.div(&s.rejected_tokens)?)?;
-    (per_token - 1. / (2. * s.beta))?.sqr()
+    (s.mean_ratio()? - 1. / (2. * s.knobs.beta))?.sqr()
 }
 
 fn hinge(s: &Scores) -> Result<Tensor> {
     (1. - s.logit()?)?.relu()
+}
+
+fn robust(s: &Scores) -> Result<Tensor> {
+    let (logit, e) = (s.logit()?, s.knobs.label_smoothing);
+    ((log_sigmoid(&logit)? * (e - 1.))? + (log_sigmoid(&logit.neg()?)? * e)?)? / (1. - 2. * e)
+}
+
+fn sigmoid_norm(s: &Scores) -> Result<Tensor> {
+    log_sigmoid(&(s.mean_ratio()? * s.knobs.beta)?)?.neg()
+}
+
+fn simpo(s: &Scores) -> Result<Tensor> {
+    let means = (s.chosen.div(&s.chosen_tokens)? - s.rejected.div(&s.rejected_tokens)?)?;
+    smoothed(&((means * s.knobs.beta)? - s.knobs.gamma)?, s.knobs.label_smoothing)
+}
+
+fn apo_zero(s: &Scores) -> Result<Tensor> {
+    let of = |ratio: Tensor| logistic(&(ratio * s.knobs.beta)?);
+    (1. - of(s.chosen_ratio()?)?)? + of(s.rejected_ratio()?)?
+}
+
+fn apo_down(s: &Scores) -> Result<Tensor> {
+    logistic(&(s.chosen_ratio()? * s.knobs.beta)?)? + (1. - logistic(&s.logit()?)?)?
+}
+
+fn rpo_sq(s: &Scores) -> Result<Tensor> {
+    (s.logit()? - s.target()?)?.sqr()
+}
+
+fn rpo_bwd_kl(s: &Scores) -> Result<Tensor> {
+    bernoulli_kl(&s.target()?, &s.logit()?)
+}
+
+fn rpo_fwd_kl(s: &Scores) -> Result<Tensor> {
+    bernoulli_kl(&s.logit()?, &s.target()?)
 }
 
 #[cfg(test)]
@@ -140,8 +264,8 @@ mod tests {
             ref_rejected: of([-12., -20., -4., -10.]),
             chosen_tokens: of([3., 7., 1., 300.]),
             rejected_tokens: of([4., 7., 2., 3.]),
-            beta: 0.1,
-            label_smoothing,
+            margin: of([1., 0.25, 4., 2.]),
+            knobs: Knobs { label_smoothing, gamma: 0.3, margin_scale: 0.7, ..Knobs::default() },
         }
     }
 
@@ -189,6 +313,9 @@ mod tests {
         assert!((each("hinge", 0.)[1] - 1.).abs() < 1e-15);
         assert!((each("hinge", 0.)[2] - 0.).abs() < 1e-15);
         let error = by_name("sigmoidal").unwrap_err();
-        assert_eq!(error.help_text(), Some("choose one of: sigmoid, ipo, hinge"));
+        assert_eq!(
+            error.help_text(),
+            Some(format!("choose one of: {}", LOSSES.iter().map(|l| l.name).collect::<Vec<_>>().join(", ")).as_str())
+        );
     }
 }

@@ -63,6 +63,8 @@ pub struct Pair {
     pub rejected: Vec<u32>,
     /// Log-probabilities (natural, summed over the completion) of chosen and rejected under the frozen reference.
     pub reference: Option<(f64, f64)>,
+    /// The judge's score of chosen less that of rejected: for the losses that aim at it.
+    pub margin: f64,
 }
 
 /// A row that was left out of training, and why. It ends up in the `errors` dataset.
@@ -70,7 +72,8 @@ pub struct Pair {
 pub struct Problem {
     /// The pair's id, or the example's place, counted from 0.
     pub id: String,
-    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token` or `bad_reference`.
+    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference` or
+    /// `bad_margin`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub message: String,

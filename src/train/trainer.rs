@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::losses::{Loss, Scores};
+use super::losses::{self, Knobs, Loss, Scores};
 use super::pack::{Pack, runs};
 use super::{AdamW, AdamWConfig, Example, Pair, Progress, Schedule, StepMetrics};
 use crate::error::{Error, Result};
@@ -26,19 +26,23 @@ impl Default for Limits {
 }
 
 /// What a DPO step minimises: `mean loss of the pairs + nll_weight x NLL of chosen + replay_weight x SFT loss of replay`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
     /// The preference loss.
     pub loss: &'static Loss,
-    /// Its beta.
-    pub beta: f64,
-    /// Its label smoothing.
-    pub label_smoothing: f64,
+    /// What it is tuned by.
+    pub knobs: Knobs,
     /// Weight of the NLL of the chosen completions: the mean over their tokens in the batch, which is TRL's `sft` loss
     /// and was its `rpo_alpha` (IRPO, arXiv 2404.19733, divides by each completion's length first).
     pub nll_weight: f64,
     /// Weight of the SFT loss of the replayed rows.
     pub replay_weight: f64,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { loss: &losses::LOSSES[0], knobs: Knobs::default(), nll_weight: 0., replay_weight: 0. }
+    }
 }
 
 /// Gradients of a step, summed forward by forward.
@@ -201,8 +205,8 @@ impl<'a> Trainer<'a> {
                 ref_rejected: column(reference.iter().map(|r| r.1).collect())?,
                 chosen_tokens: column(pairs_here.iter().map(|p| p.chosen.len() as f64).collect())?,
                 rejected_tokens: column(pairs_here.iter().map(|p| p.rejected.len() as f64).collect())?,
-                beta: objective.beta,
-                label_smoothing: objective.label_smoothing,
+                margin: column(pairs_here.iter().map(|p| p.margin).collect())?,
+                knobs: objective.knobs,
             };
             let each = (objective.loss.each)(&scores)?;
             let bad: Vec<_> = pairs_here.iter().zip(each.to_vec1::<f64>()?).filter(|(_, l)| !l.is_finite()).collect();
@@ -223,8 +227,9 @@ impl<'a> Trainer<'a> {
         self.num_tokens += pairs.iter().map(tokens).sum::<u64>();
 
         let mean = |values: &mut dyn Iterator<Item = f64>| Some(values.sum::<f64>() / pairs.len() as f64);
+        let beta = objective.knobs.beta;
         let rewards: Vec<(f64, f64)> = (0..pairs.len())
-            .map(|i| (objective.beta * (chosen[i] - reference[i].0), objective.beta * (rejected[i] - reference[i].1)))
+            .map(|i| (beta * (chosen[i] - reference[i].0), beta * (rejected[i] - reference[i].1)))
             .collect();
         let mut metrics = StepMetrics {
             loss,

@@ -39,6 +39,7 @@ pub fn pairs() -> Vec<Pair> {
         chosen: ids(&p["chosen"]),
         rejected: ids(&p["rejected"]),
         reference: None,
+        margin: 1.,
     };
     json("data")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect()
 }

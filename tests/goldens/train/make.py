@@ -144,7 +144,7 @@ def run_dpo(name, steps=3, accumulation=1, ref=reference, loss=("sigmoid",), wei
     ref_model = model(ref)
     t = Dpo(model=model(state), ref_model=ref_model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer())
     train(name, t, {"loss": loss[0], "beta": args.beta, "nll_weight": weights[1] if weights else 0.0,
-                    "accumulation": accumulation, "reference": "start" if ref is state else "reference"})
+                    "label_smoothing": args.label_smoothing, "accumulation": accumulation, "reference": "start" if ref is state else "reference"})
 
 
 def run_sft(name, accumulation=1):
@@ -162,6 +162,10 @@ run_dpo("dpo-nll", loss=("sigmoid", "sft"), weights=[1.0, 0.5])
 run_dpo("dpo-accumulated", accumulation=2)
 run_dpo("dpo-ipo", loss=("ipo",), beta=0.5)
 run_dpo("dpo-hinge", loss=("hinge",), beta=0.3)
+run_dpo("dpo-robust", loss=("robust",), beta=0.3, label_smoothing=0.2)
+run_dpo("dpo-sigmoid-norm", loss=("sigmoid_norm",), beta=2.0)
+run_dpo("dpo-apo-zero", loss=("apo_zero",), beta=0.3)
+run_dpo("dpo-apo-down", loss=("apo_down",), beta=0.3)
 run_dpo("trajectory", steps=20, warmup_steps=2, loss=("sigmoid", "sft"), weights=[1.0, 0.2])
 dump("runs.json", runs)
 
