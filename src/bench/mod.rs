@@ -5,9 +5,11 @@
 
 mod gemm;
 mod generate;
+mod train;
 
 pub use gemm::{Gemm, Product, flops_per_token, gemm};
 pub use generate::{Generate, Workload, generate};
+pub use train::{Trained, Training, dpo, sft};
 
 /// The most memory that this process has held, in MB (10^6 bytes); 0 where the system does not say.
 pub fn peak_rss_mb() -> u64 {

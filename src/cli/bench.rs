@@ -5,20 +5,23 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use clap::Subcommand;
 
+use super::logprobs::messages;
 use super::model::ModelArgs;
 use crate::bench;
 use crate::data::{Columns, named};
 use crate::engine::{Cancel, Config};
-use crate::error::{Error, Result};
-use crate::model::{Model, device};
+use crate::error::{Context, Error, Result};
+use crate::model::{Message, Model, device};
 use crate::operators::Template;
-use crate::store::Dataset;
+use crate::store::{Comparisons, Dataset, Lines};
+use crate::train::{Limits, Scored};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   reflux bench gemm model.gguf                                       what the machine's matrix products reach
   reflux bench generate model.gguf --prompts prompts.txt --samples 4 --new-tokens 64
   reflux bench judge model.gguf --dataset datasets/eft --count 64 --samples 3
+  reflux bench dpo model.gguf --pairs pairs.jsonl --batch 4 --steps 6
 
 Each prints JSON, one object a line.")]
 pub struct Args {
@@ -34,6 +37,10 @@ enum What {
     Generate(GenerateArgs),
     /// The same for judgements: prompts that begin with one long rubric
     Judge(JudgeArgs),
+    /// Takes DPO steps and prints how fast
+    Dpo(TrainArgs),
+    /// Takes SFT steps on the chosen answers and prints how fast
+    Sft(TrainArgs),
 }
 
 #[derive(clap::Args)]
@@ -79,6 +86,21 @@ struct JudgeArgs {
 }
 
 #[derive(clap::Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// .jsonl file of `prompt`, `chosen` and `rejected`, or `prompt` and `completion`
+    #[arg(long)]
+    pairs: PathBuf,
+    /// Rows of a step
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch: u32,
+    /// Steps
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    steps: u32,
+}
+
+#[derive(clap::Args)]
 struct Common {
     #[command(flatten)]
     model: ModelArgs,
@@ -100,6 +122,8 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Gemm(args) => gemm(args),
         What::Generate(args) => sample(&args.common, prompts(&args.prompts, args.count)?, args.samples),
+        What::Dpo(args) => train(args, bench::dpo),
+        What::Sft(args) => train(args, bench::sft),
         What::Judge(args) => sample(&args.common, to_judge(args)?, args.samples),
     }
 }
@@ -109,6 +133,23 @@ fn gemm(args: &GemmArgs) -> Result<()> {
     let config = model.llama.config().clone();
     drop(model);
     args.rows.iter().try_for_each(|&rows| print(&bench::gemm(&config, rows as usize)?))
+}
+
+fn train(args: &TrainArgs, step: fn(&Model, &bench::Training) -> Result<bench::Trained>) -> Result<()> {
+    let work = || {
+        let model = Model::load(&args.model.model, &device(&args.model.device)?, args.model.dtype(), true)?;
+        let mut rows = Vec::new();
+        for row in Comparisons::new(Lines::open(&args.pairs)?) {
+            let (line, comparison) = row?;
+            let place = || format!("{}, line {line}", args.pairs.display());
+            let comparison = comparison.map_err(|why| Error::user(format!("{}: {why}", place())))?;
+            let turns: Vec<Vec<Message>> = comparison.completions.into_iter().map(|(_, c)| messages(c)).collect();
+            rows.push(Scored::encode(&model.tokenizer, &messages(comparison.prompt), &turns).doing(place)?);
+        }
+        let (batch, steps) = (args.batch as usize, args.steps as usize);
+        print(&step(&model, &bench::Training { rows, batch, steps, limits: Limits::default() })?)
+    };
+    args.model.on_threads(work)
 }
 
 fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {

@@ -56,13 +56,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
     ticker.restart("scoring");
     let work = || score(args, lines, &model, &stop, ticker);
-    match args.model.threads() {
-        None => work(),
-        Some(threads) => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            pool.map_err(|e| Error::system(format!("the threads: {e}")))?.install(work)
-        }
-    }
+    args.model.on_threads(work)
 }
 
 fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
@@ -141,6 +135,6 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     Ok(())
 }
 
-fn messages(turns: Vec<Turn>) -> Vec<Message> {
+pub fn messages(turns: Vec<Turn>) -> Vec<Message> {
     turns.into_iter().map(|(role, content)| Message::new(role, content)).collect()
 }

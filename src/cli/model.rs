@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 use clap::ValueEnum;
 
+use crate::error::{Error, Result};
 use crate::pipeline::parse_bytes;
 
 /// Reads a size of the command line.
@@ -41,6 +42,16 @@ impl ModelArgs {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
+        }
+    }
+    /// Runs `work` on as many threads as were asked for.
+    pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match self.threads() {
+            None => work(),
+            Some(threads) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                pool.map_err(|e| Error::system(format!("the threads: {e}")))?.install(work)
+            }
         }
     }
     pub fn threads(&self) -> Option<usize> {
