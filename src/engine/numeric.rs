@@ -6,12 +6,6 @@ use wide::f32x16;
 /// Elements whose lane sums are kept in f32 before they go to f64.
 const STRETCH: usize = 1024;
 
-/// `a * b + c`, fused where the machine has an instruction for it.
-#[inline(always)]
-pub(super) fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
-}
-
 /// The last numbers of a slice, which fill no vector, with `fill` behind them.
 fn padded(rest: &[f32], fill: f32) -> f32x16 {
     let mut line = [fill; 16];

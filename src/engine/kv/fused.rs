@@ -8,9 +8,9 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use wide::f32x16;
 
-use super::super::numeric::{fma, map_sum, max};
+use super::super::numeric::{map_sum, max};
 use super::{BLOCK, Plan, Row, Shape, Span, Store};
-use crate::model::ops::Floats;
+use crate::model::ops::{Floats, fma};
 
 /// Per layer: keys as `[block, kv_head, head_dim, BLOCK]`, so that a query meets the keys of a block side by side, and
 /// values as `[block, kv_head, BLOCK, head_dim]`.

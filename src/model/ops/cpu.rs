@@ -14,7 +14,7 @@ const LANES: usize = 32;
 
 /// `a * b + c`. Fused where the machine has the instruction; where it does not, a library call would cost a hundredfold.
 #[inline(always)]
-pub(super) fn fma(a: f32, b: f32, c: f32) -> f32 {
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 

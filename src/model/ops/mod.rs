@@ -16,7 +16,7 @@ mod rope;
 mod swiglu;
 
 pub use attention::{Packed, Segment};
-pub use cpu::Floats;
+pub use cpu::{Floats, fma};
 pub use linear::linear;
 pub use log_prob::log_prob_of;
 pub use panels::Panels;
