@@ -1,4 +1,7 @@
-//! What the fuzz targets share beside tests/loader_inputs.
+//! What the fuzz targets share: what is done with an input, and which panics are no finding.
+
+#[path = "../../tests/loader_inputs/mod.rs"]
+pub mod loader_inputs;
 
 /// libFuzzer's hook ends the process at any panic. reflux catches those of the tokenizer library and makes errors of them, so
 /// these go by in silence; a panic of theirs that is not caught still ends the process, and so does any other.
