@@ -26,12 +26,17 @@ pub(super) fn normal(config: &Config, std: f32, seed: u64, device: &Device) -> R
     Ok(all)
 }
 
-fn draw(values: &mut Vec<f32>, n: usize, std: f32, seed: u64, name: &str) {
+/// Numbers of (0, 1) from the generator of (seed, weight name).
+pub(super) fn uniform(seed: u64, name: &str) -> impl FnMut() -> f64 {
     use rand_chacha::rand_core::{Rng, SeedableRng};
     let key = blake3::Hasher::new().update(&seed.to_le_bytes()).update(name.as_bytes()).finalize();
     let mut rng = rand_chacha::ChaCha8Rng::from_seed(*key.as_bytes());
-    // 32 random bits to the middle of one of 2^32 cells of (0, 1): never 0, so the logarithm is finite.
-    let mut uniform = || (f64::from(rng.next_u32()) + 0.5) / 4_294_967_296.;
+    // 32 random bits to the middle of one of 2^32 cells of (0, 1): never 0, so its logarithm is finite.
+    move || (f64::from(rng.next_u32()) + 0.5) / 4_294_967_296.
+}
+
+fn draw(values: &mut Vec<f32>, n: usize, std: f32, seed: u64, name: &str) {
+    let mut uniform = uniform(seed, name);
     while values.len() < n {
         let (radius, angle) = ((-2. * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
         values.push((radius * angle.cos()) as f32 * std);

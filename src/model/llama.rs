@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use super::lora::{Adapted, LoraConfig};
 use super::ops;
 
 /// `config.json` of a Llama-family model; field names are Hugging Face's.
@@ -154,11 +155,13 @@ pub trait Attention {
 }
 
 /// The weight of a matrix product.
-enum Matrix {
+pub(super) enum Matrix {
     /// As it is in the files, `[out, in]`.
     Plain(Tensor),
     /// Laid out for inference on the CPU.
     Panels(ops::Panels),
+    /// Frozen, with an adapter that is trained.
+    Lora(Adapted),
 }
 
 impl Matrix {
@@ -167,6 +170,7 @@ impl Matrix {
         match self {
             Matrix::Plain(w) => ops::linear(x, w),
             Matrix::Panels(w) => w.product(x),
+            Matrix::Lora(w) => w.product(x),
         }
     }
     /// `base + x W^T`.
@@ -174,12 +178,14 @@ impl Matrix {
         match self {
             Matrix::Plain(w) => base + ops::linear(x, w)?,
             Matrix::Panels(w) => w.product_onto(base, x),
+            Matrix::Lora(w) => base + w.product(x)?,
         }
     }
     /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
     fn into_panels(self) -> Result<Self> {
         match self {
             Matrix::Plain(w) => Ok(Matrix::Panels(ops::Panels::new(&w)?)),
+            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?)?)),
             panels => Ok(panels),
         }
     }
@@ -198,6 +204,30 @@ struct Layer {
 }
 
 impl Layer {
+    /// The matrices by name within the layer, in the order of [`super::lora::TARGETS`].
+    fn matrices(&self) -> [(&'static str, &Matrix); 7] {
+        [
+            ("self_attn.q_proj", &self.q),
+            ("self_attn.k_proj", &self.k),
+            ("self_attn.v_proj", &self.v),
+            ("self_attn.o_proj", &self.o),
+            ("mlp.gate_proj", &self.gate),
+            ("mlp.up_proj", &self.up),
+            ("mlp.down_proj", &self.down),
+        ]
+    }
+    fn matrix_mut(&mut self, target: &str) -> Option<&mut Matrix> {
+        match target {
+            "q_proj" => Some(&mut self.q),
+            "k_proj" => Some(&mut self.k),
+            "v_proj" => Some(&mut self.v),
+            "o_proj" => Some(&mut self.o),
+            "gate_proj" => Some(&mut self.gate),
+            "up_proj" => Some(&mut self.up),
+            "down_proj" => Some(&mut self.down),
+            _ => None,
+        }
+    }
     fn for_inference(self) -> Result<Self> {
         Ok(Self {
             attention_norm: self.attention_norm.to_dtype(DType::F32)?,
@@ -213,13 +243,15 @@ impl Layer {
     }
 }
 
-/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors if by [`Llama::frozen`].
+/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors if by [`Llama::frozen`];
+/// with [`Llama::with_lora`] only an adapter's are variables.
 pub struct Llama {
     config: Config,
     device: Device,
     dtype: DType,
     weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
+    lora: Option<LoraConfig>,
     /// None where the output matrix serves for it, laid out for inference.
     embed: Option<Tensor>,
     layers: Vec<Layer>,
@@ -285,12 +317,36 @@ impl Llama {
             dtype,
             weights: weights.clone(),
             vars,
+            lora: None,
             embed: Some(embed),
             layers,
             norm,
             head: Matrix::Plain(head),
             rope,
         })
+    }
+
+    /// The model with an adapter (arXiv 2106.09685) beside its matrices, whose weights are the only variables. `adapter` has
+    /// the names and shapes that [`LoraConfig::weights`] lists; they become f32, whatever the model's own type.
+    ///
+    /// # Errors
+    /// A weight is missing or has another shape, or the model was laid out for inference.
+    pub fn with_lora(mut self, lora: &LoraConfig, adapter: &BTreeMap<String, Tensor>) -> Result<Self> {
+        self.vars = lora.variables(&self.config, adapter, &self.device)?;
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            for target in &lora.targets {
+                let Some(matrix) = layer.matrix_mut(target) else {
+                    candle_core::bail!("there is no matrix `{target}`")
+                };
+                let Matrix::Plain(weight) = matrix else {
+                    candle_core::bail!("a matrix that is not plain gets no adapter")
+                };
+                *matrix = Matrix::Lora(Adapted::new(weight.detach(), &self.vars, lora, i, target)?);
+            }
+        }
+        self.weights = self.weights.into_iter().map(|(name, w)| (name, w.detach())).collect();
+        self.lora = Some(lora.clone());
+        Ok(self)
     }
 
     /// The model laid out for generating text. On the CPU its matrices become [`ops::Panels`], which keep the weights'
@@ -313,6 +369,7 @@ impl Llama {
             dtype: DType::F32,
             weights: BTreeMap::new(),
             vars: BTreeMap::new(),
+            lora: None,
             embed,
             layers,
             norm: norm.to_dtype(DType::F32)?,
@@ -342,6 +399,27 @@ impl Llama {
     /// The trainable weights by name; empty for a frozen model.
     pub fn variables(&self) -> &BTreeMap<String, Var> {
         &self.vars
+    }
+
+    /// The settings of its adapter, if it has one.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
+    }
+    /// Every weight by name, as a model without an adapter has it: `W + scale B A` where there is one. The others are
+    /// shared with this model.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    pub fn merged(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut all = self.weights.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            for (name, matrix) in layer.matrices() {
+                if let Matrix::Lora(w) = matrix {
+                    all.insert(format!("model.layers.{i}.{name}.weight"), w.merged()?);
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Runs N packed rows and returns the final normed states, `[N, hidden_size]`. `positions[i]` is the place of
@@ -383,7 +461,7 @@ impl Llama {
     pub fn head(&self) -> Result<&Tensor> {
         match &self.head {
             Matrix::Plain(w) => Ok(w),
-            Matrix::Panels(_) => candle_core::bail!("a model laid out for inference has no plain output matrix"),
+            _ => candle_core::bail!("a model laid out for inference has no plain output matrix"),
         }
     }
 
@@ -391,7 +469,7 @@ impl Llama {
         match (&self.embed, &self.head) {
             (Some(embed), _) => embed.index_select(&Tensor::new(ids, &self.device)?, 0)?.to_dtype(self.dtype),
             (None, Matrix::Panels(head)) => head.rows(ids),
-            (None, Matrix::Plain(_)) => candle_core::bail!("the model has no embedding"),
+            (None, _) => candle_core::bail!("the model has no embedding"),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod families;
 pub mod llama;
+pub mod lora;
 pub mod ops;
 pub mod tokenizer;
 
@@ -20,6 +21,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 pub use llama::{Attention, Config, Llama};
+pub use lora::LoraConfig;
 pub use tokenizer::{Message, Tokenizer};
 
 use crate::error::{Context, Error, Result};
@@ -80,8 +82,8 @@ impl Model {
     }
 
     /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load: config.json,
-    /// model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. Returns the weights' hash now
-    /// (which differs from `self.hash` once the weights were trained).
+    /// model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. An adapter is merged into the
+    /// weights. Returns the weights' hash now (which differs from `self.hash` once the weights were trained).
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -89,7 +91,7 @@ impl Model {
         save::save(self, dir)
     }
 
-    /// A deep copy whose weights are variables with gradients.
+    /// A deep copy whose weights are variables with gradients; an adapter is merged into them.
     ///
     /// # Errors
     /// Out of memory, as candle reports it.
@@ -98,7 +100,7 @@ impl Model {
     }
 
     /// A deep copy whose weights are plain tensors, cut off from this model's variables: training this one further
-    /// leaves the copy as it is.
+    /// leaves the copy as it is. An adapter is merged into them.
     ///
     /// # Errors
     /// As [`Model::trainable`].
@@ -106,18 +108,28 @@ impl Model {
         self.copy(false)
     }
 
+    /// The model with a new adapter as its only variables: A drawn by the generator keyed by (`seed`, weight name), B
+    /// zero, so that it computes what it did. Weights are shared with what this model was made from.
+    ///
+    /// # Errors
+    /// The model was laid out for inference.
+    pub fn with_lora(self, lora: &LoraConfig, seed: u64) -> Result<Self> {
+        let adapter = lora.init(self.llama.config(), seed, self.llama.device())?;
+        Ok(Self { llama: self.llama.with_lora(lora, &adapter)?, ..self })
+    }
+
     fn copy(&self, trainable: bool) -> Result<Self> {
-        let copy = |(name, w): (&String, &Tensor)| Ok((name.clone(), w.detach().copy()?));
-        let weights = self.llama.weights().iter().map(copy).collect::<Result<_>>()?;
+        let copy = |(name, w): (String, Tensor)| Ok((name, w.detach().copy()?));
+        let weights = self.llama.merged()?.into_iter().map(copy).collect::<Result<_>>()?;
         Self::from_weights(&self.name, self.llama.config(), weights, self.tokenizer.clone(), trainable)
     }
 
-    /// The hash of the weights as they are now.
+    /// The hash of the weights as they are now, an adapter merged into them.
     ///
     /// # Errors
     /// The weights cannot be read back from their device.
     pub fn current_hash(&self) -> Result<String> {
-        hash(self.llama.weights())
+        hash(&self.llama.merged()?)
     }
 }
 

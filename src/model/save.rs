@@ -16,6 +16,7 @@ pub(super) fn save(model: &Model, dir: &Path) -> Result<String> {
     fs::create_dir_all(dir).doing(|| dir.display())?;
     let files = model.tokenizer.files();
     let config = model.llama.config();
+    let weights = model.llama.merged()?;
     let mut tokenizer_config = files.config.clone();
     // A class of its own reads files (vocab.json, tokenizer.model) that are not here; this one reads tokenizer.json.
     tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
@@ -55,8 +56,8 @@ pub(super) fn save(model: &Model, dir: &Path) -> Result<String> {
     if stale.exists() {
         fs::remove_file(&stale).doing(|| stale.display())?;
     }
-    write_with(dir, "model.safetensors", |to| safetensors(model.llama.weights(), to))?;
-    model.current_hash()
+    write_with(dir, "model.safetensors", |to| safetensors(&weights, to))?;
+    super::hash(&weights)
 }
 
 fn to_object(value: &impl serde::Serialize) -> Result<Map<String, Json>> {
