@@ -11,9 +11,9 @@ use reflux::model::ops::{Packed, Segment};
 use reflux::train::losses::Knobs;
 use reflux::train::{
     AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Quiet, Schedule, SftConfig, Trained,
-    Trainer, Warmup, completion_logprobs, dpo, sft,
+    Trainer, Warmup, dpo, sft,
 };
-use train_support::{bits, config, difference, examples, frozen, pairs, policy, weights};
+use train_support::{against, bits, config, difference, examples, pairs, policy, referred, sums, weights};
 
 fn schedule() -> Schedule {
     Schedule { decay: Decay::Linear, learning_rate: 2e-3, final_learning_rate: 1e-4, warmup: Warmup::Share(0.2) }
@@ -50,7 +50,7 @@ fn run_sft(config: &SftConfig) -> (Llama, Trained) {
 }
 fn run_dpo(config: &DpoConfig) -> (Llama, Trained) {
     let llama = policy("start");
-    let trained = dpo(&llama, Some(&frozen("reference")), &pairs(), &examples(), config, &mut Quiet).unwrap();
+    let trained = dpo(&llama, &against("reference"), &examples(), config, &mut Quiet).unwrap();
     (llama, trained)
 }
 
@@ -117,23 +117,24 @@ fn separately(llama: &Llama, prompt: &[u32], completion: &[u32]) -> Tensor {
 #[test]
 fn a_shared_prompt_is_two_separate_sequences() {
     let (llama, pairs) = (policy("start"), pairs());
-    for (pair, (chosen, rejected)) in pairs.iter().zip(completion_logprobs(&llama, &pairs).unwrap()) {
+    for (pair, (chosen, rejected)) in pairs.iter().zip(sums(&llama, &pairs)) {
         for (completion, got) in [(&pair.chosen, chosen), (&pair.rejected, rejected)] {
             let want = separately(&llama, &pair.prompt, completion).to_scalar::<f64>().unwrap();
             assert!((got - want).abs() < 1e-5 * want.abs(), "{}: {got}, separately {want}", pair.id);
         }
     }
     // The gradient too: DPO's by hand on separate sequences, against the trainer's.
+    let pairs = against("reference");
     let batch: Vec<&Pair> = pairs[..6].iter().collect();
-    let reference = completion_logprobs(&frozen("reference"), &pairs[..6]).unwrap();
     let mut loss = Tensor::new(0f64, &Device::Cpu).unwrap();
-    for (pair, (ref_chosen, ref_rejected)) in batch.iter().zip(&reference) {
+    for pair in &batch {
+        let (ref_chosen, ref_rejected) = pair.reference.as_ref().unwrap().sums();
         let [c, r] = [&pair.chosen, &pair.rejected].map(|c| separately(&llama, &pair.prompt, c));
         let logit = (((c - r).unwrap() - (ref_chosen - ref_rejected)).unwrap() * 0.1).unwrap();
         loss = (loss + (logit.neg().unwrap().exp().unwrap() + 1.).unwrap().log().unwrap() / 6.).unwrap();
     }
     let by_hand = loss.backward().unwrap();
-    let gradients = first_gradients(&llama, &batch, &reference, &DpoConfig::default());
+    let gradients = first_gradients(&llama, &batch, &DpoConfig::default());
     for (name, var) in llama.variables() {
         let off = (by_hand.get(var).unwrap() - &gradients[name]).unwrap().abs().unwrap().flatten_all().unwrap();
         let off = off.max(0).unwrap().to_scalar::<f32>().unwrap();
@@ -142,16 +143,11 @@ fn a_shared_prompt_is_two_separate_sequences() {
 }
 
 /// The gradients of a step, read from the first moments; the step has rate 0 and no clipping.
-fn first_gradients(
-    llama: &Llama,
-    batch: &[&Pair],
-    reference: &[(f64, f64)],
-    config: &DpoConfig,
-) -> BTreeMap<String, Tensor> {
+fn first_gradients(llama: &Llama, batch: &[&Pair], config: &DpoConfig) -> BTreeMap<String, Tensor> {
     let still = Schedule { learning_rate: 0., ..schedule() };
     let optimizer = AdamWConfig { max_grad_norm: 0., beta1: 0.5, ..AdamWConfig::default() };
     let mut trainer = Trainer::new(llama, optimizer, still, 1, Limits::default()).unwrap();
-    trainer.dpo_step(batch, reference, &[], &config.objective, &mut Quiet).unwrap();
+    trainer.dpo_step(batch, &[], &config.objective, &mut Quiet).unwrap();
     let moments = trainer.moments();
     let gradient = |name: &String| (moments[&format!("exp_avg.{name}")].clone() * 2.).unwrap();
     llama.variables().keys().map(|name| (name.clone(), gradient(name))).collect()
@@ -159,9 +155,8 @@ fn first_gradients(
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    let pairs = pairs();
+    let pairs = against("reference");
     let batch: Vec<&Pair> = pairs[..4].iter().collect();
-    let reference = completion_logprobs(&frozen("reference"), &pairs[..4]).unwrap();
     let config = DpoConfig {
         objective: Objective {
             nll_weight: 0.3,
@@ -174,10 +169,10 @@ fn gradients_are_those_of_finite_differences() {
         let llama = Llama::trainable(&train_support::config(), weights).unwrap();
         let still = Schedule { learning_rate: 0., ..schedule() };
         let mut trainer = Trainer::new(&llama, AdamWConfig::default(), still, 1, Limits::default()).unwrap();
-        trainer.dpo_step(&batch, &reference, &[], &config.objective, &mut Quiet).unwrap().loss
+        trainer.dpo_step(&batch, &[], &config.objective, &mut Quiet).unwrap().loss
     };
     let start = weights("start");
-    let gradients = first_gradients(&policy("start"), &batch, &reference, &config);
+    let gradients = first_gradients(&policy("start"), &batch, &config);
     for (name, gradient) in &gradients {
         // The weight of the variable that matters most.
         let values = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -206,12 +201,11 @@ fn the_same_inputs_give_the_same_bits_and_another_seed_does_not() {
 
 #[test]
 fn an_interrupted_trainer_continues_to_the_same_bits() {
-    let pairs = pairs();
-    let reference = completion_logprobs(&frozen("reference"), &pairs).unwrap();
+    let pairs = against("reference");
     let step = |trainer: &mut Trainer, i: usize| {
         let batch: Vec<&Pair> = pairs[i * 6..i * 6 + 6].iter().collect();
         let objective = dpo_config().objective;
-        trainer.dpo_step(&batch, &reference[i * 6..i * 6 + 6], &[], &objective, &mut Quiet).unwrap()
+        trainer.dpo_step(&batch, &[], &objective, &mut Quiet).unwrap()
     };
     let new = |llama| Trainer::new(llama, optimizer(), schedule(), 6, Limits::default()).unwrap();
     let whole = policy("start");
@@ -285,7 +279,7 @@ fn wide() -> Vec<u32> {
     let llama = Llama::trainable(&config, &weights).unwrap();
     let reference = Llama::frozen(&config, &weights).unwrap();
     let config = DpoConfig { batch_size: 2, replay_batch: 2, schedule: schedule(), ..dpo_config() };
-    dpo(&llama, Some(&reference), &pairs, &replay, &config, &mut Quiet).unwrap();
+    dpo(&llama, &referred(&reference, pairs), &replay, &config, &mut Quiet).unwrap();
     bits(&llama)
 }
 

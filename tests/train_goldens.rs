@@ -6,12 +6,12 @@ mod train_support;
 use candle_core::{Device, Tensor, Var};
 use reflux::train::losses::{Knobs, Scores};
 use reflux::train::{
-    AdamW, AdamWConfig, BatchSize, Decay, DpoConfig, Objective, Quiet, Schedule, SftConfig, StepMetrics, Warmup, dpo,
-    losses, sft,
+    AdamW, AdamWConfig, BatchSize, Decay, DpoConfig, Objective, Pair, Quiet, Schedule, SftConfig, StepMetrics, Warmup,
+    dpo, losses, sft,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
-use train_support::{examples, frozen, json, pairs, policy, weights};
+use train_support::{against, examples, json, policy, weights};
 
 fn close(what: &str, got: f64, want: f64, relative: f64) {
     assert!((got - want).abs() <= relative * want.abs().max(1e-3), "{what}: {got}, expected {want}");
@@ -105,21 +105,13 @@ fn dpo_run(name: &str, steps: usize, warmup: usize) -> (reflux::model::Llama, Ve
         ..DpoConfig::default()
     };
     let llama = policy("start");
-    let reference = frozen(run["reference"].as_str().unwrap());
-    let trained = dpo_steps(&llama, &reference, &config, steps);
+    let trained = dpo_steps(&llama, &against(run["reference"].as_str().unwrap()), &config, steps);
     (llama, trained, run)
 }
 
 /// TRL was told `max_steps`, so its schedule ends there and not with the data.
-fn dpo_steps(
-    llama: &reflux::model::Llama,
-    reference: &reflux::model::Llama,
-    config: &DpoConfig,
-    steps: usize,
-) -> Vec<StepMetrics> {
-    use reflux::train::{Limits, Trainer, completion_logprobs};
-    let pairs = pairs();
-    let reference = completion_logprobs(reference, &pairs).unwrap();
+fn dpo_steps(llama: &reflux::model::Llama, pairs: &[Pair], config: &DpoConfig, steps: usize) -> Vec<StepMetrics> {
+    use reflux::train::{Limits, Trainer};
     let mut trainer =
         Trainer::new(llama, config.optimizer, config.schedule, steps, Limits { max_items: 4, ..Limits::default() })
             .unwrap();
@@ -128,8 +120,7 @@ fn dpo_steps(
     for step in 0..steps {
         let rows: Vec<usize> = (0..size).map(|i| (step * size + i) % pairs.len()).collect();
         let batch: Vec<_> = rows.iter().map(|&i| &pairs[i]).collect();
-        let reference: Vec<_> = rows.iter().map(|&i| reference[i]).collect();
-        let mut m = trainer.dpo_step(&batch, &reference, &[], &config.objective, &mut Quiet).unwrap();
+        let mut m = trainer.dpo_step(&batch, &[], &config.objective, &mut Quiet).unwrap();
         m.epoch = (step + 1) as f64 * size as f64 / pairs.len() as f64;
         metrics.push(m);
     }
@@ -183,7 +174,7 @@ fn the_loop_is_the_trainer_step_by_step() {
         ..DpoConfig::default()
     };
     let llama = policy("start");
-    let trained = dpo(&llama, Some(&frozen("reference")), &pairs(), &[], &config, &mut Quiet).unwrap();
+    let trained = dpo(&llama, &against("reference"), &[], &config, &mut Quiet).unwrap();
     same_metrics("loop", &trained.metrics, &run, 5e-3);
     assert_eq!(trained.metrics.len(), steps.len());
     for (a, b) in llama.variables().values().zip(by_hand.variables().values()) {

@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, Kind, Result};
 use reflux::model::Llama;
 use reflux::train::{
-    BatchSize, Decay, DpoConfig, Example, Pair, Progress, Quiet, Schedule, SftConfig, StepMetrics, Warmup, dpo, sft,
-    usable_examples, usable_pairs,
+    BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet, Reference, Schedule, SftConfig,
+    StepMetrics, Warmup, dpo, losses, reference, sft, usable_examples, usable_pairs,
 };
-use train_support::{bits, config, difference, examples, frozen, pairs, policy, weights};
+use train_support::{against, bits, config, difference, examples, frozen, pairs, policy, referred, sums, weights};
 
 fn rate(learning_rate: f64) -> Schedule {
     Schedule { decay: Decay::Constant, learning_rate, final_learning_rate: 0., warmup: Warmup::Steps(0) }
@@ -21,7 +21,8 @@ fn dpo_config() -> DpoConfig {
 }
 fn pair(id: &str, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Pair {
     let (prompt, chosen, rejected) = (prompt.to_vec(), chosen.to_vec(), rejected.to_vec());
-    Pair { id: id.into(), prompt, chosen, rejected, reference: Some((-1., -2.)), margin: 1. }
+    let reference = Reference { chosen: vec![-1.; chosen.len()], rejected: vec![-2.; rejected.len()] };
+    Pair { id: id.into(), prompt, chosen, rejected, reference: Some(reference), margin: 1. }
 }
 
 #[test]
@@ -35,11 +36,18 @@ fn unusable_pairs_are_left_out_and_named() {
         pair("long", &[4, 4, 4, 4, 4], &long, &[5]),
         pair("just-fits", &[4, 4, 4, 4], &long, &[5]),
         pair("strange", &[4], &[5, 64], &[6]),
-        Pair { reference: Some((f64::NAN, 0.)), ..pair("nan", &[4], &[5], &[6]) },
+        Pair {
+            reference: Some(Reference { chosen: vec![f32::NAN], rejected: vec![0.] }),
+            ..pair("nan", &[4], &[5], &[6])
+        },
+        Pair {
+            reference: Some(Reference { chosen: vec![-1.; 2], rejected: vec![-1.] }),
+            ..pair("other", &[4], &[5], &[6])
+        },
         pair("good", &[4], &[5], &[6]),
     ];
     let (usable, problems) = usable_pairs(&config(), &all, None);
-    assert_eq!(usable, [5, 8]);
+    assert_eq!(usable, [5, 9]);
     let codes: Vec<_> = problems.iter().map(|p| (p.id.as_str(), p.code)).collect();
     let expected = [
         ("no-prompt", "empty_prompt"),
@@ -49,24 +57,25 @@ fn unusable_pairs_are_left_out_and_named() {
         ("long", "too_long"),
         ("strange", "unknown_token"),
         ("nan", "bad_reference"),
+        ("other", "bad_reference"),
     ];
     assert_eq!(codes, expected);
     assert_eq!(
         problems[4].message,
         "prompt and completion have 65 tokens, at most 64 fit; ask for shorter answers or raise max_length"
     );
-    assert_eq!(usable_pairs(&config(), &all, Some(10)).0, [8]);
+    assert_eq!(usable_pairs(&config(), &all, Some(10)).0, [9]);
 
-    let trained = dpo(&policy("start"), None, &all, &[], &dpo_config(), &mut Quiet).unwrap();
+    let trained = dpo(&policy("start"), &all, &[], &dpo_config(), &mut Quiet).unwrap();
     assert_eq!((trained.metrics.len(), trained.problems), (1, problems));
     all.truncate(5);
-    let error = dpo(&policy("start"), None, &all, &[], &dpo_config(), &mut Quiet).unwrap_err();
+    let error = dpo(&policy("start"), &all, &[], &dpo_config(), &mut Quiet).unwrap_err();
     assert_eq!(error.kind(), Kind::User);
     assert_eq!(
         error.to_string(),
         "none of the 5 pairs can be trained on; the first, no-prompt: empty_prompt, the prompt has no token"
     );
-    let error = dpo(&policy("start"), None, &[], &[], &dpo_config(), &mut Quiet).unwrap_err();
+    let error = dpo(&policy("start"), &[], &[], &dpo_config(), &mut Quiet).unwrap_err();
     assert_eq!(error.to_string(), "there are no pairs to train on");
 }
 
@@ -103,33 +112,43 @@ fn unusable_examples_are_left_out_and_named() {
 }
 
 #[test]
-fn log_probabilities_of_rows_that_do_not_fit_are_errors() {
-    let of = |p: Pair| reflux::train::completion_logprobs(&policy("start"), &[p]).map_err(|e| e.to_string());
-    assert_eq!(of(pair("a", &[], &[5], &[6])).unwrap_err(), "pair `a` has an empty prompt or completion");
-    assert!(of(pair("a", &[4], &[64, 5], &[6])).is_err());
-    assert!(of(pair("a", &[4], &[5; 70], &[6])).unwrap_err().contains("position 64"));
-    assert!(of(pair("a", &[4], &[5], &[5])).unwrap()[0].0 < 0.);
+fn the_reference_of_pairs_that_cannot_be_used_is_not_computed_and_no_given_one_is_replaced() {
+    let given = pair("given", &[4], &[5], &[6]);
+    let lacking = |id, prompt: &[u32], chosen: &[u32]| Pair { reference: None, ..pair(id, prompt, chosen, &[6]) };
+    let mut all = [
+        lacking("no-prompt", &[], &[5]),
+        given.clone(),
+        lacking("strange", &[4], &[64, 5]),
+        lacking("long", &[4], &[5; 70]),
+        lacking("good", &[4], &[5, 7]),
+    ];
+    assert_eq!(reference(&policy("start"), &mut all, Limits::default(), &mut Quiet).unwrap(), 1);
+    assert_eq!(all[1], given);
+    assert!([0, 2, 3].iter().all(|&i: &usize| all[i].reference.is_none()));
+    let found = all[4].reference.clone().unwrap();
+    assert_eq!((found.chosen.len(), found.rejected.len()), (2, 1));
+    assert!(found.chosen.iter().chain(&found.rejected).all(|&l| l < 0.));
 }
 
 #[test]
-fn a_pair_without_reference_needs_a_model() {
-    let error = dpo(&policy("start"), None, &pairs(), &[], &dpo_config(), &mut Quiet).unwrap_err();
+fn a_pair_without_reference_is_not_trained_on() {
+    let error = dpo(&policy("start"), &pairs(), &[], &dpo_config(), &mut Quiet).unwrap_err();
     assert_eq!(error.kind(), Kind::User);
-    assert_eq!(error.to_string(), "pair `pair-0` has no reference log-probabilities and no reference model is given");
+    assert_eq!(error.to_string(), "pair `pair-0` has no log-probabilities under the reference");
 }
 
 #[test]
 fn a_loss_that_is_not_finite_names_step_and_pairs_and_leaves_the_weights() {
-    let mut rows: Vec<Pair> =
-        pairs().into_iter().take(4).map(|p| Pair { reference: Some((-30., -30.)), ..p }).collect();
-    rows[2].reference = Some((1e308, -1e308)); // finite, its difference is not
-    let config = DpoConfig { batch_size: 2, shuffle: false, ..dpo_config() };
+    let mut rows: Vec<Pair> = against("start").into_iter().take(4).collect();
+    rows[2].margin = 1e200; // finite, its square is not
+    let objective = Objective { loss: losses::by_name("rpo_sq").unwrap(), ..Objective::default() };
+    let config = DpoConfig { objective, batch_size: 2, shuffle: false, ..dpo_config() };
     let llama = policy("start");
-    let error = dpo(&llama, None, &rows, &[], &config, &mut Quiet).unwrap_err();
+    let error = dpo(&llama, &rows, &[], &config, &mut Quiet).unwrap_err();
     assert!(error.to_string().contains("at training step 2, from `pair-2`;"), "{error}");
     // The weights are those after the first step.
     let first = policy("start");
-    dpo(&first, None, &rows[..2], &[], &config, &mut Quiet).unwrap();
+    dpo(&first, &rows[..2], &[], &config, &mut Quiet).unwrap();
     assert_eq!(bits(&llama), bits(&first));
 
     let mut broken = weights("start");
@@ -149,7 +168,7 @@ fn every_trainable_variable_must_get_a_gradient_and_frozen_ones_get_none() {
     assert!(error.to_string().starts_with("no gradient reaches `model.unused.weight`;"), "{error}");
 
     let (llama, reference) = (policy("start"), frozen("start"));
-    dpo(&llama, Some(&reference), &pairs(), &[], &dpo_config(), &mut Quiet).unwrap();
+    dpo(&llama, &referred(&reference, pairs()), &[], &dpo_config(), &mut Quiet).unwrap();
     assert!(reference.variables().is_empty());
     // Every weight of the policy moved, and the reference still gives what it gave.
     let start = weights("start");
@@ -157,8 +176,7 @@ fn every_trainable_variable_must_get_a_gradient_and_frozen_ones_get_none() {
         let moved = (var.as_tensor() - &start[name]).unwrap().abs().unwrap().sum_all().unwrap();
         assert!(moved.to_scalar::<f32>().unwrap() > 0., "{name} did not move");
     }
-    let logps = |llama: &Llama| reflux::train::completion_logprobs(llama, &pairs()).unwrap();
-    assert_eq!(logps(&reference), logps(&frozen("start")));
+    assert_eq!(sums(&reference, &pairs()), sums(&frozen("start"), &pairs()));
 
     let error = sft(&frozen("start"), &examples(), &SftConfig::default(), &mut Quiet).unwrap_err();
     assert_eq!(error.kind(), Kind::Bug);
@@ -187,7 +205,7 @@ impl Progress for StopAt {
 fn a_stop_leaves_whole_steps() {
     let run = |stop: &mut dyn Progress| {
         let llama = policy("start");
-        let result = dpo(&llama, Some(&frozen("reference")), &pairs(), &[], &dpo_config(), stop);
+        let result = dpo(&llama, &against("reference"), &[], &dpo_config(), stop);
         (llama, result)
     };
     let mut seen = Vec::new();
@@ -201,8 +219,7 @@ fn a_stop_leaves_whole_steps() {
     assert_eq!(seen, [1e-3; 5]);
     let (at_two, result) = run(&mut StopAt { step: 2, forwards: 100 });
     assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
-    // Two forwards a step, the reference's and the policy's: the sixth is the policy's of the third step.
-    let (in_three, result) = run(&mut StopAt { step: 5, forwards: 5 });
+    let (in_three, result) = run(&mut StopAt { step: 5, forwards: 2 });
     assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
     assert_eq!(bits(&at_two), bits(&in_three));
     assert!(difference(&at_two, &policy("start")) > 1e-3);

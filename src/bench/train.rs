@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::Model;
 use crate::train::{
     AdamWConfig, Decay, Example, Limits, Objective, Pair, Quiet, Schedule, Scored, StepMetrics, Trainer, Warmup,
-    logprobs,
+    reference,
 };
 
 /// What is trained on: batches of rows in their order, from the start again when they run out.
@@ -87,17 +87,18 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
     // Before the first step: afterwards the model is no longer the reference.
     let mut passes = Vec::new();
     for step in 0..work.steps {
-        let scored: Vec<Scored> = batch(step, work).into_iter().map(|i| work.rows[i].clone()).collect();
+        let places = batch(step, work);
+        let mut batch: Vec<Pair> = places.iter().map(|&i| pairs[i].clone()).collect();
         let began = Instant::now();
-        let sums = logprobs(&model.llama, &scored, work.limits)?;
+        reference(&model.llama, &mut batch, work.limits, &mut Quiet)?;
         references.push(began.elapsed().as_secs_f64());
-        passes.push(sums.into_iter().map(|sums| (sums[0], sums[1])).collect::<Vec<_>>());
-        rows += scored.iter().map(Scored::rows).sum::<usize>();
+        passes.push(batch);
+        rows += places.iter().map(|&i| work.rows[i].rows()).sum::<usize>();
     }
-    for (step, reference) in passes.iter().enumerate() {
-        let batch: Vec<&Pair> = batch(step, work).into_iter().map(|i| &pairs[i]).collect();
+    for batch in &passes {
+        let batch: Vec<&Pair> = batch.iter().collect();
         let began = Instant::now();
-        metrics.push(trainer.dpo_step(&batch, reference, &[], &Objective::default(), &mut Quiet)?);
+        metrics.push(trainer.dpo_step(&batch, &[], &Objective::default(), &mut Quiet)?);
         times.push(began.elapsed().as_secs_f64());
         targets += batch.iter().map(|p| p.chosen.len() + p.rejected.len()).sum::<usize>();
     }

@@ -7,7 +7,7 @@ use super::prelude::*;
 use super::training::{self, Watch};
 use crate::dataflow::Train;
 use crate::train::losses::Knobs;
-use crate::train::{self, DpoConfig, Objective, Pair};
+use crate::train::{self, DpoConfig, Limits, Objective, Pair, Reference};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "dpo",
@@ -94,14 +94,14 @@ fn pairs(rows: &RecordBatch, hash: &str) -> Result<Vec<Pair>> {
     let (prompt, chosen, rejected) = (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
     let (chosen_logprobs, rejected_logprobs) = (columns.floats("chosen_logprobs")?, columns.floats("rejected_logprobs")?);
     let margins = columns.float("margin")?;
-    let sum = |logprobs: &[f32]| logprobs.iter().map(|&l| f64::from(l)).sum::<f64>();
     let pair = |i: usize| Pair {
         id: format!("{}>{}", chosen_ids.value(i), rejected_ids.value(i)),
         prompt: prompt.row(i).to_vec(),
         chosen: chosen.row(i).to_vec(),
         rejected: rejected.row(i).to_vec(),
         margin: margins.value(i).into(),
-        reference: (models.value(i) == hash).then(|| (sum(chosen_logprobs.row(i)), sum(rejected_logprobs.row(i)))),
+        reference: (models.value(i) == hash)
+            .then(|| Reference { chosen: chosen_logprobs.row(i).to_vec(), rejected: rejected_logprobs.row(i).to_vec() }),
     };
     Ok((0..rows.num_rows()).map(pair).collect())
 }
@@ -117,12 +117,13 @@ impl Train for Dpo {
             ));
         }
         let model = cx.services::<Models>()?.trainable(cx)?;
-        let pairs = pairs(&rows, &model.hash)?;
+        let mut pairs = pairs(&rows, &model.hash)?;
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
         // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
-        let reference = if pairs.iter().all(|p| p.reference.is_some()) { None } else { Some(model.frozen()?) };
+        let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
+        train::reference(&model.llama, &mut pairs, limits, &mut Watch(cx))?;
         let config = DpoConfig { seed: cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into()), ..self.config.clone() };
-        let trained = train::dpo(&model.llama, reference.as_ref().map(|r| &r.llama), &pairs, &replay, &config, &mut Watch(cx))?;
+        let trained = train::dpo(&model.llama, &pairs, &replay, &config, &mut Watch(cx))?;
         training::finish(cx, name, &model, &trained, Vec::new())
     }
 }

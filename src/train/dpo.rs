@@ -1,13 +1,12 @@
-//! Direct preference optimisation: passes over pairs, against a frozen reference.
+//! Direct preference optimisation: passes over pairs that carry their reference's log-probabilities.
 
-use super::logprobs::{Branches, branch_logprobs, frozen};
 use super::sft::{longest, nothing_left, unknown_token};
-use super::trainer::check_whole;
+use super::trainer::check_reference;
 use super::{
-    AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Replay, Schedule, Trained, Trainer,
-    Warmup, order, usable_examples,
+    AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Reference, Replay, Schedule, Trained,
+    Trainer, Warmup, order, usable_examples,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Config, Llama};
 
 /// The settings of [`dpo`].
@@ -81,8 +80,8 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
         } else if length > limit {
             let message = format!("prompt and completion have {length} tokens, at most {limit} fit");
             Some(("too_long", format!("{message}; ask for shorter answers or raise max_length")))
-        } else if pair.reference.is_some_and(|(c, r)| !c.is_finite() || !r.is_finite()) {
-            Some(("bad_reference", "the reference log-probabilities are not finite; compute them anew".to_owned()))
+        } else if let Some(message) = pair.reference.as_ref().and_then(|r| bad_reference(pair, r)) {
+            Some(("bad_reference", message))
         } else if !pair.margin.is_finite() {
             Some(("bad_margin", "the difference of the scores is no finite number; judge the answers anew".to_owned()))
         } else {
@@ -96,33 +95,32 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
     (usable, problems)
 }
 
-/// Summed log-probabilities of (chosen, rejected) under `llama`, with no gradient kept.
-///
-/// # Errors
-/// A pair with an empty prompt or completion, one that does not fit the model, or whatever candle reports.
-pub fn completion_logprobs(llama: &Llama, pairs: &[Pair]) -> Result<Vec<(f64, f64)>> {
-    let pairs: Vec<&Pair> = pairs.iter().collect();
-    let view = frozen(llama)?;
-    logprobs(view.as_ref().unwrap_or(llama), &pairs, Limits::default(), &mut super::Quiet)
+/// What is wrong with a pair's reference, if something is.
+fn bad_reference(pair: &Pair, reference: &Reference) -> Option<String> {
+    for (which, tokens, logprobs) in
+        [("chosen", &pair.chosen, &reference.chosen), ("rejected", &pair.rejected, &reference.rejected)]
+    {
+        if tokens.len() != logprobs.len() {
+            let (n, found) = (tokens.len(), logprobs.len());
+            return Some(format!(
+                "the {which} completion has {n} tokens, its reference {found} log-probabilities; compute them anew"
+            ));
+        }
+        if logprobs.iter().any(|l| !l.is_finite()) {
+            return Some("the reference log-probabilities are not finite; compute them anew".to_owned());
+        }
+    }
+    None
 }
 
-fn logprobs(llama: &Llama, pairs: &[&Pair], limits: Limits, progress: &mut dyn Progress) -> Result<Vec<(f64, f64)>> {
-    pairs.iter().try_for_each(|p| check_whole(p))?;
-    let rows: Vec<Branches<'_>> =
-        pairs.iter().map(|p| Branches { prompt: &p.prompt, completions: vec![&p.chosen, &p.rejected] }).collect();
-    let sums = branch_logprobs(llama, &rows, limits, progress)?;
-    Ok(sums.chunks_exact(2).map(|both| (both[0], both[1])).collect())
-}
-
-/// Trains `llama` to prefer the chosen completions, relative to the reference: `reference`, a frozen model, or if there
-/// is none the log-probabilities that the pairs carry. A reference model is asked once for each pair, batch by batch.
+/// Trains `llama` to prefer the chosen completions, relative to the reference whose log-probabilities the pairs carry
+/// ([`reference`](super::reference()) computes them).
 ///
 /// # Errors
-/// No pair can be used, there is neither a reference model nor a pair's log-probabilities, a loss or gradient is not
-/// finite, a variable gets no gradient, or what `progress` returns.
+/// No pair can be used, one that can carries no reference, a loss or gradient is not finite, a variable gets no
+/// gradient, or what `progress` returns.
 pub fn dpo(
     llama: &Llama,
-    reference: Option<&Llama>,
     pairs: &[Pair],
     replay: &[Example],
     config: &DpoConfig,
@@ -130,14 +128,8 @@ pub fn dpo(
 ) -> Result<Trained> {
     let (usable, mut problems) = usable_pairs(llama.config(), pairs, config.max_length);
     nothing_left("pairs", &usable, &problems)?;
-    let mut known: Vec<Option<(f64, f64)>> =
-        usable.iter().map(|&i| pairs[i].reference.filter(|_| reference.is_none())).collect();
-    if reference.is_none()
-        && let Some(at) = known.iter().position(Option::is_none)
-    {
-        let id = &pairs[usable[at]].id;
-        let message = format!("pair `{id}` has no reference log-probabilities and no reference model is given");
-        return Err(Error::user(message).help("name a reference model, or compute them first"));
+    for &i in &usable {
+        check_reference(&pairs[i])?;
     }
     let replaying = config.objective.replay_weight != 0. && config.replay_batch > 0;
     let replay_rows: Vec<&Example> = if replaying {
@@ -165,17 +157,9 @@ pub fn dpo(
         let batches = usable.len().div_ceil(batch);
         for (i, places) in places.chunks(step_size).enumerate() {
             let rows: Vec<&Pair> = places.iter().map(|&p| &pairs[usable[p]]).collect();
-            if let Some(model) = reference {
-                let unknown: Vec<usize> = places.iter().copied().filter(|&p| known[p].is_none()).collect();
-                let rows: Vec<&Pair> = unknown.iter().map(|&p| &pairs[usable[p]]).collect();
-                for (p, both) in unknown.into_iter().zip(logprobs(model, &rows, limits, progress)?) {
-                    known[p] = Some(both);
-                }
-            }
-            let reference: Vec<(f64, f64)> = places.iter().filter_map(|&p| known[p]).collect();
             let replayed: Vec<&Example> =
                 replay.draw(trainer.steps(), config.replay_batch).into_iter().map(|i| replay_rows[i]).collect();
-            let mut m = trainer.dpo_step(&rows, &reference, &replayed, &config.objective, progress)?;
+            let mut m = trainer.dpo_step(&rows, &replayed, &config.objective, progress)?;
             m.epoch = f64::from(pass) + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
             progress.step(&m, trainer.steps(), total)?;
             metrics.push(m);

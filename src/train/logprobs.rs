@@ -1,6 +1,9 @@
 //! Log-probabilities of given completions, as training computes them: the reference of DPO, and what `reflux logprobs` prints.
 
+use candle_core::DType;
+
 use super::pack::{Pack, runs};
+use super::reference::sum;
 use super::sft::{longest, unknown_token};
 use super::{Example, Limits, Progress};
 use crate::error::{Error, Result};
@@ -12,14 +15,14 @@ pub(super) struct Branches<'a> {
     pub completions: Vec<&'a [u32]>,
 }
 
-/// The summed log-probability of every completion of the rows in turn under `llama`. A prompt is computed once for all its
-/// completions.
+/// The log-probability of every token of every completion of the rows in turn under `llama`. A prompt is computed once for
+/// all its completions.
 pub(super) fn branch_logprobs(
     llama: &Llama,
     rows: &[Branches<'_>],
     limits: Limits,
     progress: &mut dyn Progress,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<Vec<f32>>> {
     let counts: Vec<usize> =
         rows.iter().map(|b| count(b.prompt.len(), b.completions.iter().map(|c| c.len()))).collect();
     let mut all = Vec::with_capacity(2 * rows.len());
@@ -27,7 +30,8 @@ pub(super) fn branch_logprobs(
         let mut pack = Pack::default();
         rows[run].iter().for_each(|b| pack.branches(b.prompt, &b.completions));
         progress.forward(pack.rows())?;
-        all.extend(pack.sums(&pack.log_probs(llama)?)?.to_vec1::<f64>()?);
+        let log_probs = pack.log_probs(llama)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        all.extend(pack.completions.iter().map(|c| log_probs[c.clone()].to_vec()));
     }
     Ok(all)
 }
@@ -114,8 +118,8 @@ pub fn logprobs(llama: &Llama, rows: &[Scored], limits: Limits) -> Result<Vec<Ve
         return Err(Error::user(problem));
     }
     let branches: Vec<Branches<'_>> = rows.iter().map(Scored::branches).collect();
-    let sums = branch_logprobs(llama, &branches, limits, &mut super::Quiet)?;
-    let mut sums = sums.into_iter();
+    let tokens = branch_logprobs(llama, &branches, limits, &mut super::Quiet)?;
+    let mut sums = tokens.iter().map(|logprobs| sum(logprobs));
     Ok(rows.iter().map(|r| sums.by_ref().take(r.completions.len()).collect()).collect())
 }
 

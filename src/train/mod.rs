@@ -12,14 +12,16 @@ mod logprobs;
 pub mod losses;
 mod order;
 mod pack;
+mod reference;
 mod schedule;
 mod sft;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use dpo::{DpoConfig, completion_logprobs, dpo, usable_pairs};
+pub use dpo::{DpoConfig, dpo, usable_pairs};
 pub use logprobs::{Scored, Scoring, logprobs};
 pub use order::{Replay, order};
+pub use reference::{Reference, reference};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use sft::{BatchSize, SftConfig, sft, usable_examples};
 pub use trainer::{Limits, Objective, Trainer};
@@ -61,8 +63,8 @@ pub struct Pair {
     pub chosen: Vec<u32>,
     /// Token ids of the other completion.
     pub rejected: Vec<u32>,
-    /// Log-probabilities (natural, summed over the completion) of chosen and rejected under the frozen reference.
-    pub reference: Option<(f64, f64)>,
+    /// Log-probabilities of the completions' tokens under the frozen reference; [`reference()`] computes them.
+    pub reference: Option<Reference>,
     /// The judge's score of chosen less that of rejected: for the losses that aim at it.
     pub margin: f64,
 }

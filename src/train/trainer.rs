@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::losses::{self, Knobs, Loss, Scores};
 use super::pack::{Pack, runs};
-use super::{AdamW, AdamWConfig, Example, Pair, Progress, Schedule, StepMetrics};
+use super::{AdamW, AdamWConfig, Example, Pair, Progress, Reference, Schedule, StepMetrics};
 use crate::error::{Error, Result};
 use crate::model::Llama;
 
@@ -170,23 +170,23 @@ impl<'a> Trainer<'a> {
         Ok(total)
     }
 
-    /// One step of DPO. `reference[i]` are the summed log-probabilities of pair `i` under the reference.
+    /// One step of DPO on pairs that carry their reference.
     ///
     /// # Errors
-    /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them), and as [`Trainer::sft_step`]; a loss that is not finite names its pairs.
+    /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them) or without its
+    /// reference ([`reference`](super::reference()) computes it), and as [`Trainer::sft_step`]; a loss that is not finite names its pairs.
     pub fn dpo_step(
         &mut self,
         pairs: &[&Pair],
-        reference: &[(f64, f64)],
         replay: &[&Example],
         objective: &Objective,
         progress: &mut dyn Progress,
     ) -> Result<StepMetrics> {
-        if pairs.len() != reference.len() || pairs.is_empty() {
-            let (pairs, reference) = (pairs.len(), reference.len());
-            return Err(Error::bug(format!("a DPO step of {pairs} pairs has {reference} reference log-probabilities")));
+        if pairs.is_empty() {
+            return Err(Error::bug("a DPO step without pairs"));
         }
         pairs.iter().try_for_each(|p| check_whole(p))?;
+        let reference: Vec<(f64, f64)> = pairs.iter().map(|p| Ok(check_reference(p)?.sums())).collect::<Result<_>>()?;
         let mut gradients = Gradients::default();
         let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
         let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
@@ -280,11 +280,19 @@ impl<'a> Trainer<'a> {
 }
 
 /// An error if a part of the pair has no token.
-pub(super) fn check_whole(pair: &Pair) -> Result<()> {
+fn check_whole(pair: &Pair) -> Result<()> {
     if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
         return Err(Error::user(format!("pair `{}` has an empty prompt or completion", pair.id)));
     }
     Ok(())
+}
+
+/// The pair's reference; an error if it has none.
+pub(super) fn check_reference(pair: &Pair) -> Result<&Reference> {
+    pair.reference.as_ref().ok_or_else(|| {
+        Error::user(format!("pair `{}` has no log-probabilities under the reference", pair.id))
+            .help("compute them before training, with the model that is the reference")
+    })
 }
 
 /// Rows that a pair takes: its prompt once, and no last tokens.

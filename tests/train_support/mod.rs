@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use reflux::model::{Config, Llama};
-use reflux::train::{Example, Pair};
+use reflux::train::{Example, Limits, Pair, Quiet, reference};
 use serde_json::Value;
 
 pub fn file(name: &str) -> PathBuf {
@@ -42,6 +42,20 @@ pub fn pairs() -> Vec<Pair> {
         margin: 1.,
     };
     json("data")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect()
+}
+/// The pairs with the log-probabilities of the model `name` as their reference.
+pub fn against(name: &str) -> Vec<Pair> {
+    referred(&frozen(name), pairs())
+}
+/// `pairs` with the log-probabilities that `llama` gives.
+pub fn referred(llama: &Llama, mut pairs: Vec<Pair>) -> Vec<Pair> {
+    pairs.iter_mut().for_each(|p| p.reference = None);
+    reference(llama, &mut pairs, Limits::default(), &mut Quiet).unwrap();
+    pairs
+}
+/// The sums of the log-probabilities that `llama` gives chosen and rejected.
+pub fn sums(llama: &Llama, pairs: &[Pair]) -> Vec<(f64, f64)> {
+    referred(llama, pairs.to_vec()).iter().map(|p| p.reference.as_ref().unwrap().sums()).collect()
 }
 pub fn examples() -> Vec<Example> {
     let example = |e: &Value| Example { tokens: ids(&e["tokens"]), context: e["context"].as_u64().unwrap() as usize };
