@@ -33,12 +33,16 @@ fn work(dir: &Path) -> Result<()> {
             None => drop(run.commit("s", epoch, &rows(m), &failed(m), &[])?),
         }
     }
+    for at in run.checkpoints("dpo", 1).first().map_or(1, |(at, _)| at + 1)..=2 {
+        run.save_checkpoint("dpo", 1, at, |files| files.put("state", |to| Ok(to.write_all(b"state")?)))?;
+    }
     if run.model("M1").is_none() {
         run.commit_model("M1", "dpo", 1, |path| {
             fs::write(path.join("model.safetensors"), "weights")?;
             Ok("hash".into())
         })?;
     }
+    run.remove_checkpoints("dpo", 1)?;
     run.finish()
 }
 
@@ -103,6 +107,12 @@ fn killed_at_every_point_the_run_ends_the_same() {
             for (path, _) in contents(&dir).iter().filter(|(p, _)| p.extension().is_some_and(|e| e == "parquet")) {
                 read_parquet(&dir.join(path)).unwrap();
             }
+            // A checkpoint that has its name is whole, and there are at most two.
+            let checkpoints = fs::read_dir(dir.join("checkpoints/dpo/iteration=1")).into_iter().flatten().flatten();
+            let named: Vec<PathBuf> =
+                checkpoints.map(|e| e.path()).filter(|p| p.to_string_lossy().contains("/step=")).collect();
+            assert!(named.len() <= 2, "{named:?}");
+            named.iter().for_each(|dir| Run::verify_checkpoint(dir).unwrap());
             work(&dir).unwrap();
             assert_eq!(contents(&dir), want, "{point}:{nth}");
         }

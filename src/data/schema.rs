@@ -226,6 +226,11 @@ pub mod named {
             nullable("logps/rejected", Type::Double, "the same of the rejected answers"),
             nullable("nll_loss", Type::Double, "negative log-likelihood per token of the chosen answers, where nll_weight is used"),
             nullable("replay_loss", Type::Double, "loss of the replayed SFT rows, where replay is used"),
+            nullable("eval_loss", Type::Double, "loss on the held-out rows after the step, where it was measured"),
+            nullable("eval_rewards/chosen", Type::Double, "as rewards/chosen, of the held-out pairs after the step"),
+            nullable("eval_rewards/rejected", Type::Double, "as rewards/rejected, of the held-out pairs after the step"),
+            nullable("eval_rewards/margins", Type::Double, "as rewards/margins, of the held-out pairs after the step"),
+            nullable("eval_rewards/accuracies", Type::Double, "as rewards/accuracies, of the held-out pairs after the step"),
         ];
         /// Rows that failed.
         ERRORS = "errors", "a row that a step could not handle", [

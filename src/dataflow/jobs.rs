@@ -174,7 +174,9 @@ impl StepJobs {
                     _ => Err(mismatch(cx)),
                 }
             };
-            jobs.run(Epoch::new(iteration, 0), model, |_| Ok(()), compute)
+            let rows = jobs.run(Epoch::new(iteration, 0), model, |_| Ok(()), compute)?;
+            jobs.shared.run.remove_checkpoints(&jobs.step().name, iteration)?;
+            Ok(rows)
         })
     }
 }

@@ -16,6 +16,7 @@ mod tokenizer_json;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -150,6 +151,22 @@ pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
         })?;
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Writes tensors of any names in the safetensors format, in order of name.
+///
+/// # Errors
+/// What `to` reports, or a type that models do not have.
+pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
+    save::safetensors(tensors, to)
+}
+
+/// Reads every tensor of a safetensors file, as it is.
+///
+/// # Errors
+/// The file is not there, or not such a file: its header is checked before anything is read.
+pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    weights::safetensors::read_all(path, device)
 }
 
 /// The device called `cpu`, `cuda`, `cuda:1`, `metal`, or `auto`: the first accelerator this build can use, else the CPU.

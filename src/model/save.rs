@@ -91,7 +91,7 @@ fn write_with(dir: &Path, name: &str, fill: impl FnOnce(&mut BufWriter<File>) ->
 }
 
 /// The format's header and then each tensor's bytes, in order of name.
-fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut impl Write) -> Result<()> {
+pub(super) fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;

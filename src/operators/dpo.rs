@@ -50,14 +50,16 @@ pub static KIND: Kind<dyn Operator> = Kind {
             optimizer,
             schedule,
             seed: 0,
+            validation: None,
         };
-        Box::new(Dpo { rubric, config })
+        Box::new(Dpo { rubric, config, checkpoint_every: training::checkpoint_every(f) })
     },
 };
 
 struct Dpo {
     rubric: Template,
     config: DpoConfig,
+    checkpoint_every: usize,
 }
 
 impl Configured for Dpo {
@@ -120,10 +122,11 @@ impl Train for Dpo {
         let mut pairs = pairs(&rows, &model.hash)?;
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
         // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
+        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
         let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
-        train::reference(&model.llama, &mut pairs, limits, &mut Watch(cx))?;
+        train::reference(&model.llama, &mut pairs, limits, &mut watch)?;
         let config = DpoConfig { seed: cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into()), ..self.config.clone() };
-        let trained = train::dpo(&model.llama, &pairs, &replay, &config, &mut Watch(cx))?;
+        let trained = train::dpo(&model.llama, &pairs, &replay, &config, &mut watch)?;
         training::finish(cx, name, &model, &trained, Vec::new())
     }
 }

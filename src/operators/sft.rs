@@ -30,14 +30,16 @@ pub static KIND: Kind<dyn Operator> = Kind {
             optimizer,
             schedule,
             seed: 0,
+            validation: None,
         };
-        Box::new(Sft { rubric, config })
+        Box::new(Sft { rubric, config, checkpoint_every: training::checkpoint_every(f) })
     },
 };
 
 struct Sft {
     rubric: Template,
     config: SftConfig,
+    checkpoint_every: usize,
 }
 
 impl Configured for Sft {
@@ -114,7 +116,7 @@ impl Train for Sft {
         let model = cx.services::<Models>()?.trainable(cx)?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
         let config = SftConfig { seed: cx.shared.plan.seed, ..self.config.clone() };
-        let trained = train::sft(&model.llama, &examples, &config, &mut Watch(cx))?;
+        let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;
         training::finish(cx, name, &model, &trained, Vec::new())
     }
 }

@@ -5,7 +5,10 @@ use arrow::array::Float64Array;
 use super::prelude::*;
 use crate::data::Type;
 use crate::model::Model;
-use crate::train::{AdamWConfig, Decay, Problem, Progress, Schedule, StepMetrics, Trained, Warmup};
+use crate::store::Run;
+use crate::train::{
+    AdamWConfig, Checkpoint, Checkpoints, Decay, Problem, Progress, Schedule, StepMetrics, Trained, Warmup,
+};
 
 /// The keys of the optimizer and its schedule.
 pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f64) -> (AdamWConfig, Schedule) {
@@ -50,16 +53,65 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
     (config, schedule)
 }
 
-/// Passes a training's progress on, and stops it when the run is being stopped.
-pub struct Watch<'a>(pub &'a Context<'a>);
+/// The key of the checkpoints.
+pub fn checkpoint_every(f: &mut Fields<'_>) -> usize {
+    let about =
+        "steps after which the training's state is kept, so that a run that was stopped goes on from there; 0 is never";
+    f.count("checkpoint_every", about, Some(50), 0..=1 << 30)
+}
+
+/// Passes a training's progress on, stops it when the run is being stopped, and keeps its state in the run directory.
+pub struct Watch<'a> {
+    cx: &'a Context<'a>,
+    /// Hash of the weights that it starts from.
+    start: String,
+    checkpoint_every: usize,
+}
+
+impl<'a> Watch<'a> {
+    /// Of the training of `model`, before its first step.
+    pub fn new(cx: &'a Context<'a>, model: &Model, checkpoint_every: usize) -> Self {
+        Self { cx, start: model.hash.clone(), checkpoint_every }
+    }
+}
 
 impl Progress for Watch<'_> {
     fn step(&mut self, _: &StepMetrics, done: usize, total: usize) -> Result<()> {
-        self.0.progress(done, total, "steps");
+        self.cx.progress(done, total, "steps");
         self.forward(0)
     }
     fn forward(&mut self, _: usize) -> Result<()> {
-        if self.0.cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+        if self.cx.cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+    fn checkpoints(&mut self) -> Option<&mut dyn Checkpoints> {
+        (self.checkpoint_every > 0).then_some(self)
+    }
+}
+
+impl Checkpoints for Watch<'_> {
+    fn every(&self) -> usize {
+        self.checkpoint_every
+    }
+    fn start(&self) -> String {
+        self.start.clone()
+    }
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let (run, step) = (self.cx.run(), &self.cx.step.name);
+        run.save_checkpoint(step, self.cx.epoch.iteration, checkpoint.steps(), |files| {
+            checkpoint.write(&mut |name, fill| files.put(name, |to| fill(to)))
+        })
+    }
+    fn latest(&mut self) -> Result<Option<Checkpoint>> {
+        for (step, dir) in self.cx.run().checkpoints(&self.cx.step.name, self.cx.epoch.iteration) {
+            match Run::verify_checkpoint(&dir).and_then(|()| Checkpoint::read(&dir)) {
+                Ok(checkpoint) => {
+                    tracing::info!("training `{}` goes on from step {step}", self.cx.step.name);
+                    return Ok(Some(checkpoint));
+                }
+                Err(e) => tracing::warn!("{e}; training goes on from the checkpoint before, or starts anew"),
+            }
+        }
+        Ok(None)
     }
 }
 

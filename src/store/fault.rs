@@ -28,6 +28,10 @@ pub const AFTER_MANIFEST: &str = "after-manifest";
 pub const MODEL_BEFORE_RENAME: &str = "model-before-rename";
 /// A model has its name, the manifest does not name it.
 pub const MODEL_AFTER_RENAME: &str = "model-after-rename";
+/// The files of a training's state are durable under the temporary name.
+pub const CHECKPOINT_BEFORE_RENAME: &str = "checkpoint-before-rename";
+/// A training's state has its name, the one before is still there.
+pub const CHECKPOINT_AFTER_RENAME: &str = "checkpoint-after-rename";
 /// Writing a file fails for want of space.
 pub const DISK_FULL: &str = "disk-full";
 
@@ -41,6 +45,8 @@ pub const POINTS: &[&str] = &[
     AFTER_MANIFEST,
     MODEL_BEFORE_RENAME,
     MODEL_AFTER_RENAME,
+    CHECKPOINT_BEFORE_RENAME,
+    CHECKPOINT_AFTER_RENAME,
 ];
 
 /// What `REFLUX_FAULT` asks for: the point, and how often it is passed before it fails.

@@ -15,11 +15,13 @@
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
 //!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
 //!   models/NAME/                                          an HF directory
+//!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
 //! ```
 //!
 //! This folder knows [`crate::data`] and nothing of reflux above it.
 
 mod atomic;
+mod checkpoints;
 mod columns;
 mod conversations;
 mod dataset;
@@ -41,6 +43,7 @@ mod sweep;
 mod writer;
 
 pub use atomic::{Written, hash_file, write_bytes};
+pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};

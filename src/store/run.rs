@@ -14,7 +14,7 @@ use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry};
 use super::sweep::{clear, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
+use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
@@ -98,6 +98,9 @@ impl Run {
             Some(_) => Opened::Unfinished,
         };
         sweep(dir, &index.paths(dir), |model| index.models.contains_key(model))?;
+        checkpoints::sweep(dir, |step, iteration| {
+            index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
+        })?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
         Ok((Self { dir: dir.to_owned(), state, _lock: Some(lock) }, opened))
     }

@@ -8,8 +8,17 @@ use super::atomic::{io_error, is_temporary, sync_dir};
 use crate::error::{Error, Result};
 
 /// Names that a run's directory holds.
-const OURS: &[&str] =
-    &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", "lock", "data", "metrics", "models"];
+const OURS: &[&str] = &[
+    "pipeline.toml",
+    "manifest.jsonl",
+    "summary.json",
+    "report.html",
+    "lock",
+    "data",
+    "metrics",
+    "models",
+    "checkpoints",
+];
 
 /// A directory that holds other things than a run is not made into one, and not cleared.
 pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
@@ -32,7 +41,7 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
         let path = dir.join(name);
         match name {
             "lock" => {}
-            "data" | "metrics" | "models" => remove_dir(&path)?,
+            "data" | "metrics" | "models" | "checkpoints" => remove_dir(&path)?,
             _ => remove_file(&path)?,
         }
         if name == "manifest.jsonl" {

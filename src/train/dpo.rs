@@ -1,10 +1,11 @@
 //! Direct preference optimisation: passes over pairs that carry their reference's log-probabilities.
 
+use super::course::{Course, Seen};
 use super::sft::{longest, nothing_left, unknown_token};
 use super::trainer::check_reference;
 use super::{
     AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Reference, Replay, Schedule, Trained,
-    Trainer, Warmup, order, usable_examples,
+    Trainer, Validation, Warmup, order, usable_examples,
 };
 use crate::error::Result;
 use crate::model::{Config, Llama};
@@ -35,6 +36,8 @@ pub struct DpoConfig {
     pub shuffle: bool,
     /// Key of the orders.
     pub seed: u64,
+    /// Held-out pairs that are measured while training.
+    pub validation: Option<Validation<Pair>>,
 }
 
 impl Default for DpoConfig {
@@ -57,6 +60,7 @@ impl Default for DpoConfig {
             max_rows_per_forward: Limits::default().max_rows,
             shuffle: true,
             seed: 0,
+            validation: None,
         }
     }
 }
@@ -128,42 +132,96 @@ pub fn dpo(
 ) -> Result<Trained> {
     let (usable, mut problems) = usable_pairs(llama.config(), pairs, config.max_length);
     nothing_left("pairs", &usable, &problems)?;
-    for &i in &usable {
-        check_reference(&pairs[i])?;
+    let usable: Vec<&Pair> = usable.into_iter().map(|i| &pairs[i]).collect();
+    for pair in &usable {
+        check_reference(pair)?;
     }
-    let replaying = config.objective.replay_weight != 0. && config.replay_batch > 0;
-    let replay_rows: Vec<&Example> = if replaying {
-        let (usable, bad) = usable_examples(llama.config(), replay, config.max_length);
-        nothing_left("replay rows", &usable, &bad)?;
-        problems.extend(bad.into_iter().map(|p| Problem { id: format!("replay {}", p.id), ..p }));
-        usable.into_iter().map(|i| &replay[i]).collect()
-    } else {
-        Vec::new()
-    };
-    let mut replay = Replay::new(replay_rows.len(), config.seed);
-
-    let (batch, accumulation) = (config.batch_size.max(1), config.accumulation.max(1));
-    let step_size = batch.saturating_mul(accumulation);
-    let total = usable.len().div_ceil(step_size) * config.epochs as usize;
-    let limits = Limits { max_rows: config.max_rows_per_forward, max_items: batch };
-    let mut trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
-    let mut metrics = Vec::with_capacity(total);
-    for pass in 0..config.epochs {
-        let places: Vec<usize> = if config.shuffle {
-            order(usable.len(), config.seed, "train.dpo", pass)
-        } else {
-            (0..usable.len()).collect()
-        };
-        let batches = usable.len().div_ceil(batch);
-        for (i, places) in places.chunks(step_size).enumerate() {
-            let rows: Vec<&Pair> = places.iter().map(|&p| &pairs[usable[p]]).collect();
-            let replayed: Vec<&Example> =
-                replay.draw(trainer.steps(), config.replay_batch).into_iter().map(|i| replay_rows[i]).collect();
-            let mut m = trainer.dpo_step(&rows, &replayed, &config.objective, progress)?;
-            m.epoch = f64::from(pass) + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
-            progress.step(&m, trainer.steps(), total)?;
-            metrics.push(m);
+    let mut steps = Steps::new(llama.config(), replay, config, &mut problems)?;
+    let (size, accumulation) = (steps.size, config.accumulation.max(1));
+    let (per_pass, batches) = (usable.len().div_ceil(size), usable.len().div_ceil(config.batch_size.max(1)));
+    let total = per_pass * config.epochs as usize;
+    let mut course = steps.course(llama, total, None, progress)?;
+    course.seen = Seen::of(&usable)?;
+    course.resume_latest()?;
+    let mut places: (Option<u32>, Vec<usize>) = (None, (0..usable.len()).collect());
+    while course.steps() < total && course.goes_on()? {
+        let (pass, i) = ((course.steps() / per_pass) as u32, course.steps() % per_pass);
+        if config.shuffle && places.0 != Some(pass) {
+            places = (Some(pass), order(usable.len(), config.seed, "train.dpo", pass));
         }
+        let here = &places.1[i * size..usable.len().min((i + 1) * size)];
+        let rows: Vec<&Pair> = here.iter().map(|&p| usable[p]).collect();
+        let epoch = f64::from(pass) + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
+        steps.take(&mut course, &rows, epoch, total, None)?;
     }
-    Ok(Trained { metrics, problems })
+    course.finish(problems)
+}
+
+/// What the steps of a DPO training have in common.
+pub(super) struct Steps<'a> {
+    config: &'a DpoConfig,
+    replay_rows: Vec<&'a Example>,
+    replay: Replay,
+    /// Pairs of an optimizer step.
+    pub size: usize,
+}
+
+impl<'a> Steps<'a> {
+    /// Adds what is wrong with replayed rows to `problems`.
+    pub fn new(
+        model: &Config,
+        replay: &'a [Example],
+        config: &'a DpoConfig,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Self> {
+        let replaying = config.objective.replay_weight != 0. && config.replay_batch > 0;
+        let replay_rows: Vec<&Example> = if replaying {
+            let (usable, bad) = usable_examples(model, replay, config.max_length);
+            nothing_left("replay rows", &usable, &bad)?;
+            problems.extend(bad.into_iter().map(|p| Problem { id: format!("replay {}", p.id), ..p }));
+            usable.into_iter().map(|i| &replay[i]).collect()
+        } else {
+            Vec::new()
+        };
+        let size = config.batch_size.max(1).saturating_mul(config.accumulation.max(1));
+        let replay = Replay::new(replay_rows.len(), config.seed);
+        Ok(Self { config, replay_rows, replay, size })
+    }
+
+    /// The training before its first step: of `total` steps, or of pairs that come in `microbatches`.
+    pub fn course<'p>(
+        &self,
+        llama: &'a Llama,
+        total: usize,
+        microbatches: Option<usize>,
+        progress: &'p mut dyn Progress,
+    ) -> Result<Course<'a, 'p>> {
+        let config = self.config;
+        let limits = Limits { max_rows: config.max_rows_per_forward, max_items: config.batch_size.max(1) };
+        let validation = config.validation.as_ref();
+        let validation = validation.map(|v| v.pairs(llama.config(), &config.objective, limits)).transpose()?;
+        let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
+        // Other rows for replay are another training.
+        let settings = (config, microbatches, Seen::of(&self.replay_rows)?.hash());
+        Ok(Course::new(trainer, llama, &settings, validation, progress))
+    }
+
+    /// The next step, at the schedule's rate unless one is given.
+    pub fn take(
+        &mut self,
+        course: &mut Course<'a, '_>,
+        pairs: &[&Pair],
+        epoch: f64,
+        total: usize,
+        rate: Option<f64>,
+    ) -> Result<()> {
+        let replayed = self.replay.draw(course.steps(), self.config.replay_batch);
+        let replayed: Vec<&Example> = replayed.into_iter().map(|i| self.replay_rows[i]).collect();
+        course.step(epoch, total, |trainer, progress| {
+            if let Some(rate) = rate {
+                trainer.next_rate(rate);
+            }
+            trainer.dpo_step(pairs, &replayed, &self.config.objective, progress)
+        })
+    }
 }

@@ -7,6 +7,8 @@
 //! the number of threads. What is measured has TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
 
 mod adamw;
+mod checkpoint;
+mod course;
 mod dpo;
 mod logprobs;
 pub mod losses;
@@ -15,16 +17,21 @@ mod pack;
 mod reference;
 mod schedule;
 mod sft;
+mod stream;
 mod trainer;
+mod validation;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use checkpoint::{Checkpoint, Checkpoints};
 pub use dpo::{DpoConfig, dpo, usable_pairs};
 pub use logprobs::{Scored, Scoring, logprobs};
 pub use order::{Replay, order};
 pub use reference::{Reference, reference};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use sft::{BatchSize, SftConfig, sft, usable_examples};
+pub use stream::dpo_stream;
 pub use trainer::{Limits, Objective, Trainer};
+pub use validation::{Keep, Measure, Validation};
 
 use crate::error::Result;
 use crate::model::Tokenizer;
@@ -88,6 +95,8 @@ pub struct Trained {
     pub metrics: Vec<StepMetrics>,
     /// The rows that were left out.
     pub problems: Vec<Problem>,
+    /// The step whose weights the model has now, from 1: the last one, unless validation chose another.
+    pub chosen: usize,
 }
 
 /// The measurements of one optimizer step, with TRL's names and definitions; the fields of the `metrics` schema.
@@ -121,11 +130,21 @@ pub struct StepMetrics {
     pub nll_loss: Option<f64>,
     /// SFT loss of the replayed rows, where replay is used; unweighted.
     pub replay_loss: Option<f64>,
+    /// Loss on the held-out rows after the step, where they were measured; without replay.
+    pub eval_loss: Option<f64>,
+    /// As `rewards_chosen`, of the held-out pairs after the step.
+    pub eval_rewards_chosen: Option<f64>,
+    /// As `rewards_rejected`, of the held-out pairs after the step.
+    pub eval_rewards_rejected: Option<f64>,
+    /// As `rewards_margins`, of the held-out pairs after the step.
+    pub eval_rewards_margins: Option<f64>,
+    /// As `rewards_accuracies`, of the held-out pairs after the step.
+    pub eval_rewards_accuracies: Option<f64>,
 }
 
 impl StepMetrics {
     /// Names and values in the order of the `metrics` schema.
-    pub fn columns(&self) -> [(&'static str, Option<f64>); 14] {
+    pub fn columns(&self) -> [(&'static str, Option<f64>); 19] {
         [
             ("step", Some(self.step.into())),
             ("epoch", Some(self.epoch)),
@@ -141,7 +160,41 @@ impl StepMetrics {
             ("logps/rejected", self.logps_rejected),
             ("nll_loss", self.nll_loss),
             ("replay_loss", self.replay_loss),
+            ("eval_loss", self.eval_loss),
+            ("eval_rewards/chosen", self.eval_rewards_chosen),
+            ("eval_rewards/rejected", self.eval_rewards_rejected),
+            ("eval_rewards/margins", self.eval_rewards_margins),
+            ("eval_rewards/accuracies", self.eval_rewards_accuracies),
         ]
+    }
+
+    /// The inverse of [`StepMetrics::columns`], a column at a time. False if there is none of that name, or it must
+    /// have a value and is given none.
+    #[must_use]
+    pub fn set(&mut self, name: &str, value: Option<f64>) -> bool {
+        match (name, value) {
+            ("step", Some(v)) => self.step = v as u32,
+            ("epoch", Some(v)) => self.epoch = v,
+            ("loss", Some(v)) => self.loss = v,
+            ("grad_norm", Some(v)) => self.grad_norm = v,
+            ("learning_rate", Some(v)) => self.learning_rate = v,
+            ("num_tokens", Some(v)) => self.num_tokens = v,
+            ("rewards/chosen", v) => self.rewards_chosen = v,
+            ("rewards/rejected", v) => self.rewards_rejected = v,
+            ("rewards/margins", v) => self.rewards_margins = v,
+            ("rewards/accuracies", v) => self.rewards_accuracies = v,
+            ("logps/chosen", v) => self.logps_chosen = v,
+            ("logps/rejected", v) => self.logps_rejected = v,
+            ("nll_loss", v) => self.nll_loss = v,
+            ("replay_loss", v) => self.replay_loss = v,
+            ("eval_loss", v) => self.eval_loss = v,
+            ("eval_rewards/chosen", v) => self.eval_rewards_chosen = v,
+            ("eval_rewards/rejected", v) => self.eval_rewards_rejected = v,
+            ("eval_rewards/margins", v) => self.eval_rewards_margins = v,
+            ("eval_rewards/accuracies", v) => self.eval_rewards_accuracies = v,
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -161,6 +214,11 @@ pub trait Progress {
     fn forward(&mut self, rows: usize) -> Result<()> {
         let _ = rows;
         Ok(())
+    }
+
+    /// Where the training keeps its state and finds it again, if it is to.
+    fn checkpoints(&mut self) -> Option<&mut dyn Checkpoints> {
+        None
     }
 }
 

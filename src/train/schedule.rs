@@ -61,10 +61,24 @@ impl Schedule {
     /// has rate 0.
     pub fn at(&self, step: usize, total: usize) -> f64 {
         let warmup = self.warmup_steps(total);
-        if step < warmup {
-            return self.learning_rate * step as f64 / warmup as f64;
+        self.rate(step as f64, warmup as f64, total.saturating_sub(warmup).max(1) as f64)
+    }
+
+    /// The rate at `place` of `total`, in any unit and between steps too: for a training whose number of steps is not
+    /// known before. A warm-up given in steps is one in that unit.
+    pub fn at_place(&self, place: f64, total: f64) -> f64 {
+        let warmup = match self.warmup {
+            Warmup::Steps(steps) => steps as f64,
+            Warmup::Share(share) => total * share.clamp(0., 1.),
+        };
+        self.rate(place, warmup, (total - warmup).max(f64::MIN_POSITIVE))
+    }
+
+    fn rate(&self, place: f64, warmup: f64, rest: f64) -> f64 {
+        if place < warmup {
+            return self.learning_rate * place / warmup;
         }
-        let progress = ((step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64).min(1.);
+        let progress = ((place - warmup) / rest).min(1.);
         let share = match self.decay {
             Decay::Constant => return self.learning_rate,
             Decay::Linear => 1. - progress,

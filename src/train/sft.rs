@@ -1,7 +1,10 @@
 //! Supervised fine-tuning: passes over examples in seeded order.
 
+use super::course::{Course, Seen};
 use super::pack::runs;
-use super::{AdamWConfig, Decay, Example, Limits, Problem, Progress, Schedule, Trained, Trainer, Warmup, order};
+use super::{
+    AdamWConfig, Decay, Example, Limits, Problem, Progress, Schedule, Trained, Trainer, Validation, Warmup, order,
+};
 use crate::error::{Error, Result};
 use crate::model::{Config, Llama};
 
@@ -35,6 +38,8 @@ pub struct SftConfig {
     pub shuffle: bool,
     /// Key of the orders.
     pub seed: u64,
+    /// Held-out rows that are measured while training.
+    pub validation: Option<Validation<Example>>,
 }
 
 impl Default for SftConfig {
@@ -55,6 +60,7 @@ impl Default for SftConfig {
             max_rows_per_forward: Limits::default().max_rows,
             shuffle: true,
             seed: 0,
+            validation: None,
         }
     }
 }
@@ -139,17 +145,20 @@ pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &m
         .collect();
     let total = passes.iter().map(|batches| batches.len().div_ceil(accumulation)).sum();
     let limits = Limits { max_rows: config.max_rows_per_forward, max_items: max_sequences };
-    let mut trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
-    let mut metrics = Vec::with_capacity(total);
-    for (pass, batches) in passes.iter().enumerate() {
-        let mut seen = 0;
-        for step in batches.chunks(accumulation) {
-            seen += step.len();
-            let mut m = trainer.sft_step(&step.concat(), progress)?;
-            m.epoch = pass as f64 + seen as f64 / batches.len() as f64;
-            progress.step(&m, trainer.steps(), total)?;
-            metrics.push(m);
+    let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
+    let validation = config.validation.as_ref().map(|v| v.examples(llama.config(), limits)).transpose()?;
+    let mut course = Course::new(trainer, llama, config, validation, progress);
+    course.seen = Seen::of(usable.iter().map(|&i| &examples[i]))?;
+    course.resume_latest()?;
+    let steps = passes.iter().enumerate().flat_map(|(pass, batches)| {
+        let seen = move |i: usize| ((i + 1) * accumulation).min(batches.len()) as f64 / batches.len() as f64;
+        batches.chunks(accumulation).enumerate().map(move |(i, step)| (pass as f64 + seen(i), step))
+    });
+    for (epoch, step) in steps.skip(course.steps()) {
+        if !course.goes_on()? {
+            break;
         }
+        course.step(epoch, total, |trainer, progress| trainer.sft_step(&step.concat(), progress))?;
     }
-    Ok(Trained { metrics, problems })
+    course.finish(problems)
 }

@@ -73,6 +73,8 @@ pub struct Trainer<'a> {
     total: usize,
     limits: Limits,
     num_tokens: u64,
+    /// Learning rate of the next step, where the schedule does not give it.
+    rate: Option<f64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -91,7 +93,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::bug("the model to train was loaded frozen"));
         }
         let adamw = AdamW::new(llama.variables(), optimizer)?;
-        Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0 })
+        Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0, rate: None })
     }
 
     /// Optimizer steps taken.
@@ -110,6 +112,10 @@ impl<'a> Trainer<'a> {
     /// [`Trainer::num_tokens`] they are all the state there is.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
         self.adamw.moments()
+    }
+    /// Gives the next step another learning rate than the schedule's.
+    pub fn next_rate(&mut self, rate: f64) {
+        self.rate = Some(rate);
     }
     /// Continues from a checkpoint whose weights the model has already.
     ///
@@ -262,7 +268,7 @@ impl<'a> Trainer<'a> {
                 return Err(Error::bug(message));
             }
         }
-        metrics.learning_rate = self.schedule.at(self.steps(), self.total);
+        metrics.learning_rate = self.rate.take().unwrap_or_else(|| self.schedule.at(self.steps(), self.total));
         metrics.grad_norm = self.adamw.step(&gradients.0, metrics.learning_rate)?;
         if !metrics.grad_norm.is_finite() {
             return Err(self.not_finite("gradient norm", metrics.grad_norm, &rows()));

@@ -61,6 +61,16 @@ pub(in crate::model) fn load(
     }
 }
 
+/// Every tensor of one file, as it is.
+pub(in crate::model) fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    let read = || -> Result<BTreeMap<String, Tensor>> {
+        let mut file = Reader::open(path)?;
+        let entries = std::mem::take(&mut file.entries);
+        entries.iter().map(|e| Ok((e.name.clone(), file.read(e)?.to_device(device)?))).collect()
+    };
+    read().map_err(|e| e.doing(path.display()))
+}
+
 /// Tensors that checkpoints carry without need: rotary tables, and an output matrix that is the embedding anyway.
 fn ignored(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"

@@ -1,0 +1,151 @@
+//! The state of a training under way: a directory per optimizer step, whole or not there, removed when the training is
+//! done. It is not named in the manifest: nothing that a run has committed depends on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{AtomicFile, create_dirs, io_error, sync_dir};
+use super::index::{check_name, damaged};
+use super::sweep::remove_dir;
+use super::{Run, fault, hash_file, write_bytes};
+use crate::error::{Error, Result};
+
+/// Lists the files of a checkpoint with size and hash; the last to be written.
+const LIST: &str = "files.json";
+
+/// A file as the list has it.
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    bytes: u64,
+    hash: String,
+}
+
+/// A checkpoint in the making.
+pub struct CheckpointFiles {
+    dir: PathBuf,
+    files: BTreeMap<String, Listed>,
+}
+
+impl CheckpointFiles {
+    /// Writes one file.
+    ///
+    /// # Errors
+    /// What `fill` returns; a full disk.
+    pub fn put(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        let mut file = AtomicFile::create(&self.dir.join(name))?;
+        if let Err(e) = fill(&mut file) {
+            return Err(file.error(e));
+        }
+        let written = file.close()?;
+        file.publish()?;
+        self.files.insert(name.to_owned(), Listed { bytes: written.bytes, hash: written.hash });
+        Ok(())
+    }
+}
+
+impl Run {
+    fn checkpoints_dir(&self, step: &str, iteration: u32) -> PathBuf {
+        self.dir().join("checkpoints").join(step).join(format!("iteration={iteration}"))
+    }
+
+    /// Keeps the state of a training after optimizer step `at`, in place of those before: `fill` writes its files, which
+    /// then become `checkpoints/STEP/iteration=I/step=AT`.
+    ///
+    /// # Errors
+    /// What `fill` returns; a full disk. The checkpoint before is there as long as this one is not whole.
+    pub fn save_checkpoint(
+        &self,
+        step: &str,
+        iteration: u32,
+        at: usize,
+        fill: impl FnOnce(&mut CheckpointFiles) -> Result<()>,
+    ) -> Result<()> {
+        check_name("step", step)?;
+        let dir = self.checkpoints_dir(step, iteration);
+        let name = format!("step={at:06}");
+        let (temporary, target) = (dir.join(format!(".{name}.tmp")), dir.join(&name));
+        remove_dir(&temporary)?;
+        create_dirs(&temporary)?;
+        let mut files = CheckpointFiles { dir: temporary.clone(), files: BTreeMap::new() };
+        let list = |files: &CheckpointFiles| {
+            let text = serde_json::to_vec_pretty(&files.files).map_err(|e| Error::bug(format!("{LIST}: {e}")))?;
+            write_bytes(&temporary.join(LIST), &text)
+        };
+        if let Err(e) = fill(&mut files).and_then(|()| list(&files)) {
+            let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
+            return Err(e);
+        }
+        fault::point(fault::CHECKPOINT_BEFORE_RENAME)?;
+        // One of the same step: it was found damaged, or made from other settings.
+        remove_dir(&target)?;
+        fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
+        sync_dir(&dir)?;
+        fault::point(fault::CHECKPOINT_AFTER_RENAME)?;
+        for (_, other) in self.checkpoints(step, iteration).into_iter().filter(|(_, path)| *path != target) {
+            remove_dir(&other)?;
+        }
+        Ok(())
+    }
+
+    /// The checkpoints of a training, the latest first: optimizer step and directory. Usually there is one; two where the
+    /// process died as it put one in place of the other.
+    pub fn checkpoints(&self, step: &str, iteration: u32) -> Vec<(usize, PathBuf)> {
+        let entries = fs::read_dir(self.checkpoints_dir(step, iteration)).into_iter().flatten().flatten();
+        let numbered = |path: PathBuf| Some((path.file_name()?.to_str()?.strip_prefix("step=")?.parse().ok()?, path));
+        let mut found: Vec<(usize, PathBuf)> = entries.filter_map(|e| numbered(e.path())).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found
+    }
+
+    /// Compares every file of a checkpoint with its hash.
+    ///
+    /// # Errors
+    /// A file is damaged or gone: the checkpoint is not to be used.
+    pub fn verify_checkpoint(dir: &Path) -> Result<()> {
+        let list = dir.join(LIST);
+        let text = fs::read(&list).map_err(|e| damaged(&list, e))?;
+        let files: BTreeMap<String, Listed> = serde_json::from_slice(&text).map_err(|e| damaged(&list, e))?;
+        for (name, Listed { bytes, hash }) in files {
+            let path = dir.join(&name);
+            let size = fs::metadata(&path).map_err(|e| damaged(&path, e))?.len();
+            if size != bytes || hash_file(&path).map_err(|e| damaged(&path, e))?.0 != hash {
+                return Err(damaged(&path, "its content is not what was written"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the checkpoints of a training that is done.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub fn remove_checkpoints(&self, step: &str, iteration: u32) -> Result<()> {
+        remove_dir(&self.checkpoints_dir(step, iteration))
+    }
+}
+
+/// Removes what a process that died left below `checkpoints`: unfinished ones, and those of trainings that `done` knows.
+pub(super) fn sweep(run: &Path, done: impl Fn(&str, u32) -> bool) -> Result<()> {
+    let folders = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect::<Vec<_>>()
+    };
+    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    for step in folders(&run.join("checkpoints")) {
+        for dir in folders(&step) {
+            let iteration = name(&dir).strip_prefix("iteration=").and_then(|i| i.parse().ok());
+            if iteration.is_some_and(|i| done(&name(&step), i)) {
+                remove_dir(&dir)?;
+                continue;
+            }
+            for unfinished in folders(&dir).iter().filter(|d| super::atomic::is_temporary(&name(d))) {
+                remove_dir(unfinished)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! DPO on pairs that come while others are still being made: microbatches in their order, one pass.
+
+use super::course::Seen;
+use super::dpo::Steps;
+use super::sft::nothing_left;
+use super::trainer::check_reference;
+use super::{Checkpoint, DpoConfig, Example, Pair, Progress, Trained, usable_pairs};
+use crate::error::Result;
+use crate::model::Llama;
+
+/// A pair that has come.
+struct Came {
+    pair: Pair,
+    /// Its place, in microbatches: the third of four pairs of microbatch 7 has 7.5.
+    place: f64,
+    /// Where the next one is.
+    end: f64,
+}
+
+/// Trains `llama` on pairs in the order in which `microbatches` yields them, each optimizer step as soon as its
+/// `batch_size x accumulation` pairs are there; what is left at the end is a last step. One pass, never shuffled:
+/// `epochs` and `shuffle` of the settings do not count.
+///
+/// The learning rate of a step is the schedule at the place of its first pair, counted in microbatches (and parts of one),
+/// of the `planned` microbatches: neither timing nor the number of pairs to come has a part in it. `epoch` in the metrics
+/// is the share of the microbatches behind a step.
+///
+/// A training that goes on from a checkpoint takes the same microbatches again from the first one.
+///
+/// # Errors
+/// As [`dpo`](super::dpo()), and what `microbatches` yields.
+pub fn dpo_stream(
+    llama: &Llama,
+    planned: usize,
+    microbatches: &mut dyn Iterator<Item = Result<Vec<Pair>>>,
+    replay: &[Example],
+    config: &DpoConfig,
+    progress: &mut dyn Progress,
+) -> Result<Trained> {
+    let mut problems = Vec::new();
+    let mut steps = Steps::new(llama.config(), replay, config, &mut problems)?;
+    let mut course = steps.course(llama, 0, Some(planned), progress)?;
+    let (size, planned) = (steps.size, planned.max(1) as f64);
+    let mut waiting: Option<Checkpoint> = course.latest()?;
+    let mut came: Vec<Came> = Vec::new();
+    let mut last = false;
+    for microbatch in 0u32.. {
+        match microbatches.next().transpose()? {
+            Some(pairs) => {
+                let (usable, bad) = usable_pairs(llama.config(), &pairs, config.max_length);
+                problems.extend(bad);
+                let place = |i: usize| f64::from(microbatch) + i as f64 / usable.len() as f64;
+                let mut pairs: Vec<Option<Pair>> = pairs.into_iter().map(Some).collect();
+                for (i, &at) in usable.iter().enumerate() {
+                    let Some(pair) = pairs[at].take() else { continue };
+                    check_reference(&pair)?;
+                    came.push(Came { pair, place: place(i), end: place(i + 1) });
+                }
+            }
+            None => last = true,
+        }
+        if let Some(checkpoint) = &waiting {
+            if came.len() < checkpoint.rows && !last {
+                continue;
+            }
+            let seen = Seen::of(came.iter().take(checkpoint.rows).map(|c| &c.pair))?;
+            if course.resume(checkpoint, &seen)? {
+                course.seen = seen;
+            }
+            waiting = None;
+        }
+        // Full steps, and at the end what is left.
+        while course.steps() * size < came.len() && (last || (course.steps() + 1) * size <= came.len()) {
+            if !course.goes_on()? {
+                break; // the rest is still taken in: what cannot be used does not depend on where training stopped
+            }
+            let here = &came[course.steps() * size..came.len().min((course.steps() + 1) * size)];
+            let (Some(first), Some(end)) = (here.first(), here.last().map(|c| c.end)) else { break };
+            here.iter().skip(course.seen.rows - course.steps() * size).try_for_each(|c| course.seen.add(&c.pair))?;
+            let pairs: Vec<&Pair> = here.iter().map(|c| &c.pair).collect();
+            // An estimate, for those who watch.
+            let total = ((course.steps() + 1) as f64 * planned / end).round() as usize;
+            let rate = config.schedule.at_place(first.place, planned);
+            steps.take(&mut course, &pairs, end / planned, total, Some(rate))?;
+        }
+        if last {
+            break;
+        }
+    }
+    if came.is_empty() {
+        nothing_left("pairs", &[], &problems)?;
+    }
+    course.finish(problems)
+}

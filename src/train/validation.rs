@@ -1,0 +1,235 @@
+//! Validation while training: a measure on rows that are not trained on, by which training may stop early and the
+//! weights to keep are chosen (arXiv 2401.10020, section 3.1.4: checkpoints every 200 steps, picked on held-out data).
+
+use candle_core::{Device, Tensor};
+
+use super::course::Evaluate;
+use super::logprobs::{Branches, branch_logprobs, frozen};
+use super::losses::Scores;
+use super::pack::{Pack, runs};
+use super::reference::sum;
+use super::sft::nothing_left;
+use super::trainer::check_reference;
+use super::{Example, Limits, Objective, Pair, Progress, StepMetrics, usable_examples, usable_pairs};
+use crate::error::Result;
+use crate::model::{Config, Llama};
+
+/// What is measured on the held-out rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Measure {
+    /// The loss that training minimises, without replay; lower is better.
+    #[default]
+    Loss,
+    /// Share of pairs whose chosen reward is above the rejected one; higher is better. DPO only.
+    Accuracy,
+    /// Mean of chosen reward less rejected reward; higher is better. DPO only.
+    Margin,
+}
+
+impl Measure {
+    /// The value in a step's metrics, if the step was measured.
+    pub fn of(self, metrics: &StepMetrics) -> Option<f64> {
+        match self {
+            Measure::Loss => metrics.eval_loss,
+            Measure::Accuracy => metrics.eval_rewards_accuracies,
+            Measure::Margin => metrics.eval_rewards_margins,
+        }
+    }
+
+    /// The name in the metrics.
+    pub fn column(self) -> &'static str {
+        match self {
+            Measure::Loss => "eval_loss",
+            Measure::Accuracy => "eval_rewards/accuracies",
+            Measure::Margin => "eval_rewards/margins",
+        }
+    }
+
+    fn better(self, new: f64, old: f64) -> bool {
+        if self == Measure::Loss { new < old } else { new > old }
+    }
+}
+
+/// Which weights a training ends with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Keep {
+    /// Those of the measurement that was best, the first of equals.
+    #[default]
+    Best,
+    /// Those after the last step.
+    Last,
+}
+
+/// When and on what to measure.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Validation<Row> {
+    /// The held-out rows. Pairs carry their reference.
+    pub rows: Vec<Row>,
+    /// Optimizer steps between measurements; the last step is always measured.
+    pub every: usize,
+    /// What decides.
+    pub measure: Measure,
+    /// Training stops after that many measurements in a row that are no better than the best one before.
+    pub patience: Option<usize>,
+    /// Which weights are kept.
+    pub keep: Keep,
+}
+
+/// The settings without the rows, which is all that a training's course needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub every: usize,
+    pub measure: Measure,
+    pub patience: Option<usize>,
+    pub keep: Keep,
+}
+
+impl<Row> Validation<Row> {
+    pub(super) fn rules(&self) -> Rules {
+        Rules { every: self.every.max(1), measure: self.measure, patience: self.patience, keep: self.keep }
+    }
+}
+
+impl Rules {
+    /// Index and value of the best measurement.
+    pub fn best(&self, metrics: &[StepMetrics]) -> Option<(usize, f64)> {
+        let measured = metrics.iter().enumerate().filter_map(|(i, m)| Some((i, self.measure.of(m)?)));
+        measured.filter(|(_, v)| v.is_finite()).reduce(
+            |best, new| {
+                if self.measure.better(new.1, best.1) { new } else { best }
+            },
+        )
+    }
+
+    /// Whether patience has run out.
+    pub fn stops(&self, metrics: &[StepMetrics]) -> bool {
+        let Some(patience) = self.patience else { return false };
+        let after = self.best(metrics).map_or(0, |(i, _)| i + 1);
+        metrics[after..].iter().filter(|m| self.measure.of(m).is_some()).count() >= patience
+    }
+}
+
+impl Validation<Example> {
+    /// The rules, and what measures the loss on the rows.
+    pub(super) fn examples(&self, model: &Config, limits: Limits) -> Result<(Rules, Evaluate<'_>)> {
+        let (usable, problems) = usable_examples(model, &self.rows, None);
+        nothing_left("validation rows", &usable, &problems)?;
+        let rows: Vec<&Example> = usable.into_iter().map(|i| &self.rows[i]).collect();
+        let evaluate = move |llama: &Llama, metrics: &mut StepMetrics, progress: &mut dyn Progress| {
+            metrics.eval_loss = Some(mean_loss(llama, &rows, limits, progress)?);
+            Ok(())
+        };
+        Ok((self.rules(), Box::new(evaluate)))
+    }
+}
+
+impl Validation<Pair> {
+    /// The rules, and what measures loss and rewards on the pairs.
+    pub(super) fn pairs<'a>(
+        &'a self,
+        model: &Config,
+        objective: &'a Objective,
+        limits: Limits,
+    ) -> Result<(Rules, Evaluate<'a>)> {
+        let (usable, problems) = usable_pairs(model, &self.rows, None);
+        nothing_left("validation pairs", &usable, &problems)?;
+        let rows: Vec<&Pair> = usable.into_iter().map(|i| &self.rows[i]).collect();
+        for pair in &rows {
+            check_reference(pair)?;
+        }
+        let evaluate = move |llama: &Llama, metrics: &mut StepMetrics, progress: &mut dyn Progress| {
+            rewards(llama, &rows, objective, limits, metrics, progress)
+        };
+        Ok((self.rules(), Box::new(evaluate)))
+    }
+}
+
+/// Mean negative log-likelihood of the examples' completion tokens; no gradient is kept.
+fn mean_loss(llama: &Llama, examples: &[&Example], limits: Limits, progress: &mut dyn Progress) -> Result<f64> {
+    let view = frozen(llama)?;
+    let llama = view.as_ref().unwrap_or(llama);
+    let rows: Vec<usize> = examples.iter().map(|e| e.tokens.len() - 1).collect();
+    let (mut total, mut learnt) = (0., 0);
+    for run in runs(&rows, limits.max_rows, limits.max_items) {
+        let mut pack = Pack::default();
+        examples[run].iter().for_each(|e| pack.example(&e.tokens, e.context));
+        progress.forward(pack.rows())?;
+        let log_probs = pack.log_probs(llama)?;
+        learnt += log_probs.elem_count();
+        total -= log_probs.sum_all()?.to_scalar::<f64>()?;
+    }
+    Ok(total / learnt as f64)
+}
+
+/// The objective without replay, and the rewards, as a step of DPO has them; no gradient is kept.
+fn rewards(
+    llama: &Llama,
+    pairs: &[&Pair],
+    objective: &Objective,
+    limits: Limits,
+    metrics: &mut StepMetrics,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let view = frozen(llama)?;
+    let llama = view.as_ref().unwrap_or(llama);
+    let rows: Vec<Branches<'_>> =
+        pairs.iter().map(|p| Branches { prompt: &p.prompt, completions: vec![&p.chosen, &p.rejected] }).collect();
+    let sums: Vec<f64> = branch_logprobs(llama, &rows, limits, progress)?.iter().map(|l| sum(l)).collect();
+    let (chosen, rejected): (Vec<f64>, Vec<f64>) = sums.chunks_exact(2).map(|both| (both[0], both[1])).unzip();
+    let reference = pairs.iter().map(|p| Ok(check_reference(p)?.sums())).collect::<Result<Vec<_>>>()?;
+    let (ref_chosen, ref_rejected): (Vec<f64>, Vec<f64>) = reference.into_iter().unzip();
+    let column = |values: &[f64]| Tensor::new(values, &Device::Cpu);
+    let count = |of: fn(&Pair) -> usize| pairs.iter().map(|p| of(p) as f64).collect::<Vec<f64>>();
+    let chosen_tokens = count(|p| p.chosen.len());
+    let scores = Scores {
+        chosen: column(&chosen)?,
+        rejected: column(&rejected)?,
+        ref_chosen: column(&ref_chosen)?,
+        ref_rejected: column(&ref_rejected)?,
+        chosen_tokens: column(&chosen_tokens)?,
+        rejected_tokens: column(&count(|p| p.rejected.len()))?,
+        margin: column(&pairs.iter().map(|p| p.margin).collect::<Vec<f64>>())?,
+        knobs: objective.knobs,
+    };
+    let each = (objective.loss.each)(&scores)?.to_vec1::<f64>()?;
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / pairs.len() as f64;
+    let nll = -chosen.iter().sum::<f64>() / chosen_tokens.iter().sum::<f64>();
+    let beta = objective.knobs.beta;
+    let reward = |of: &[f64], reference: &[f64]| -> Vec<f64> {
+        of.iter().zip(reference).map(|(policy, reference)| beta * (policy - reference)).collect()
+    };
+    let (won, lost) = (reward(&chosen, &ref_chosen), reward(&rejected, &ref_rejected));
+    let both = || won.iter().zip(&lost);
+    metrics.eval_loss = Some(mean(&mut each.into_iter()) + objective.nll_weight * nll);
+    metrics.eval_rewards_chosen = Some(mean(&mut won.iter().copied()));
+    metrics.eval_rewards_rejected = Some(mean(&mut lost.iter().copied()));
+    metrics.eval_rewards_margins = Some(mean(&mut both().map(|(w, l)| w - l)));
+    metrics.eval_rewards_accuracies = Some(mean(&mut both().map(|(w, l)| f64::from(u8::from(w > l)))));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(losses: &[Option<f64>]) -> Vec<StepMetrics> {
+        losses.iter().map(|&eval_loss| StepMetrics { eval_loss, ..StepMetrics::default() }).collect()
+    }
+
+    #[test]
+    fn the_first_of_equal_measurements_is_best_and_patience_counts_from_it() {
+        let rules = Rules { every: 2, measure: Measure::Loss, patience: Some(2), keep: Keep::Best };
+        let metrics = measured(&[None, Some(2.), None, Some(1.), None, Some(1.), None, Some(f64::NAN)]);
+        assert_eq!(rules.best(&metrics), Some((3, 1.)));
+        assert!(!rules.stops(&metrics[..6]) && rules.stops(&metrics));
+        assert!(!Rules { patience: None, ..rules }.stops(&metrics));
+        assert_eq!(rules.best(&measured(&[None])), None);
+        assert!(!rules.stops(&measured(&[None, Some(1.)])));
+        // Never a finite measurement: nothing to choose, and no reason to go on.
+        assert!(rules.stops(&measured(&[Some(f64::NAN), Some(f64::NAN)])));
+        let higher = Rules { measure: Measure::Margin, ..rules };
+        let metrics: Vec<_> =
+            [1., 3., 2.].map(|v| StepMetrics { eval_rewards_margins: Some(v), ..StepMetrics::default() }).into();
+        assert_eq!(higher.best(&metrics), Some((1, 3.)));
+    }
+}
