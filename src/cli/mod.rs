@@ -4,6 +4,7 @@ mod answers;
 mod bench;
 mod check;
 mod explain;
+mod export;
 mod generate;
 mod import;
 mod listing;
@@ -65,6 +66,8 @@ enum Command {
     Operators(listing::OperatorsArgs),
     /// Turns a .jsonl dataset into Parquet
     Import(import::Args),
+    /// Writes a model as a GGUF file for llama.cpp
+    Export(export::Args),
     /// Answers prompts
     Generate(generate::Args),
     /// Scores given answers: the log-probability of each under a model
@@ -102,6 +105,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),
+        Command::Export(args) => export::run(args, cli.quiet),
         Command::Generate(args) => generate::run(args, style),
         Command::Logprobs(args) => logprobs::run(args, style),
         Command::Bench(args) => bench::run(args),

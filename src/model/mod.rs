@@ -2,6 +2,8 @@
 //! and chat template; and other families, which are run but not trained ([`families`]). This folder knows candle and
 //! nothing of dataflow, engine or training.
 
+pub mod adapter;
+pub mod export;
 pub mod families;
 pub mod llama;
 pub mod lora;
@@ -40,8 +42,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json) or a GGUF file. The weights are
-    /// converted to `dtype` and put on `device`; they are variables with gradients if `trainable`.
+    /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file, or a LoRA adapter in PEFT's
+    /// layout, merged into the base model that it names. The weights are converted to `dtype` and put on `device`; they
+    /// are variables with gradients if `trainable`.
     ///
     /// # Errors
     /// The path, one of its files, or the agreement between them is wrong; the message names the file.
@@ -117,6 +120,24 @@ impl Model {
     pub fn with_lora(self, lora: &LoraConfig, seed: u64) -> Result<Self> {
         let adapter = lora.init(self.llama.config(), seed, self.llama.device())?;
         Ok(Self { llama: self.llama.with_lora(lora, &adapter)?, ..self })
+    }
+
+    /// The model with the adapter in a directory of PEFT's layout as its only variables; see [`adapter::load`].
+    ///
+    /// # Errors
+    /// As [`adapter::load`].
+    pub fn load_lora(self, dir: &Path) -> Result<Self> {
+        let (lora, weights) = adapter::load(dir, self.llama.config())?;
+        Ok(Self { llama: self.llama.with_lora(&lora, &weights).user(|| dir.display().to_string())?, ..self })
+    }
+
+    /// Writes the adapter in PEFT's layout: adapter_config.json, which names `base` as the model it was trained on, and
+    /// adapter_model.safetensors.
+    ///
+    /// # Errors
+    /// The model has no adapter, or the directory cannot be written.
+    pub fn save_lora(&self, base: Option<&str>, dir: &Path) -> Result<()> {
+        adapter::save(&self.llama, base, dir)
     }
 
     fn copy(&self, trainable: bool) -> Result<Self> {

@@ -76,12 +76,21 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_with(dir: &Path, name: &str, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let (temporary, path) = (dir.join(format!(".{name}.writing")), dir.join(name));
-    let write = || -> Result<()> {
+    write_file(&dir.join(name), fill)
+}
+
+/// Writes a file to a temporary name beside it and renames it: it is there whole or not at all.
+pub(super) fn write_file<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+    let Some(name) = path.file_name() else {
+        return Err(Error::user(format!("{} is not the name of a file", path.display())));
+    };
+    let temporary = path.with_file_name(format!(".{}.writing", name.to_string_lossy()));
+    let write = || -> Result<T> {
         let mut to = BufWriter::new(File::create(&temporary)?);
-        fill(&mut to)?;
+        let filled = fill(&mut to)?;
         to.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        Ok(fs::rename(&temporary, &path)?)
+        fs::rename(&temporary, path)?;
+        Ok(filled)
     };
     write().map_err(|e| {
         // The error that stopped the writing matters, not whether the remains could be removed.

@@ -329,7 +329,7 @@ fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Opt
 }
 
 /// A token of tokenizer_config.json: a string, or an object with `content`.
-fn token_text(value: &Json) -> Option<String> {
+pub(super) fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }
 

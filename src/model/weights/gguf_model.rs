@@ -5,23 +5,37 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use super::gguf::{Gguf, Value};
-use super::{Loaded, gguf_tokenizer};
+use super::gguf_tokenizer;
 use crate::error::{Context, Error, Result};
 use crate::model::files::check_config;
 use crate::model::llama::{OneOrMany, RopeScaling};
 use crate::model::ops::frequencies;
 use crate::model::{Config, Tokenizer};
 
-pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
-    let mut gguf = Gguf::read(File::open(path).user(|| "it cannot be opened")?)?;
-    let config = config(&mut gguf)?;
-    gguf.check_places()?;
-    let tokenizer = Tokenizer::new(gguf_tokenizer::files(&gguf.metadata)?)?;
-    let weights = weights(&mut gguf, &config, device, dtype)?;
-    Ok(Loaded { config, weights, tokenizer })
+/// An open file whose tensors were found to be those of a Llama.
+pub(super) struct Model(Gguf<File>);
+
+impl Model {
+    pub(super) fn open(path: &Path) -> Result<(Self, Config, Tokenizer)> {
+        let mut gguf = Gguf::read(File::open(path).user(|| "it cannot be opened")?)?;
+        let config = config(&mut gguf)?;
+        gguf.check_places()?;
+        let tokenizer = Tokenizer::new(gguf_tokenizer::files(&gguf.metadata)?)?;
+        check_tensors(&gguf, &config)?;
+        Ok((Self(gguf), config, tokenizer))
+    }
+
+    /// The weight of that name of Hugging Face, in f32 and in Hugging Face's layout.
+    pub(super) fn tensor(&mut self, name: &str, config: &Config) -> Result<Tensor> {
+        let w = self.0.tensor(&stored_name(name))?;
+        Ok(match rotated_heads(name, config) {
+            Some(heads) => half_split(&w, heads)?,
+            None => w,
+        })
+    }
 }
 
 /// Typed look-ups with errors that name the key.
@@ -165,13 +179,7 @@ fn llama3(factors: &[f32], config: &Config) -> Result<RopeScaling> {
     }
 }
 
-fn weights<R: Read + Seek>(
-    gguf: &mut Gguf<R>,
-    config: &Config,
-    device: &Device,
-    dtype: DType,
-) -> Result<BTreeMap<String, Tensor>> {
-    let mut weights = BTreeMap::new();
+fn check_tensors<R: Read + Seek>(gguf: &Gguf<R>, config: &Config) -> Result<()> {
     let mut used = BTreeSet::from(["rope_freqs.weight".to_string()]);
     for (name, shape) in config.weights() {
         let stored = stored_name(&name);
@@ -182,23 +190,26 @@ fn weights<R: Read + Seek>(
             }
             None => return Err(Error::user(format!("tensor `{stored}` is missing"))),
         }
-        let mut w = gguf.tensor(&stored)?;
-        if name.ends_with("q_proj.weight") {
-            w = half_split(&w, config.num_attention_heads)?;
-        } else if name.ends_with("k_proj.weight") {
-            w = half_split(&w, config.kv_heads())?;
-        }
-        weights.insert(name, w.to_dtype(dtype)?.to_device(device)?);
         used.insert(stored);
     }
     // A bias or another tensor that we do not know would change the result without a word.
     if let Some(name) = gguf.names().find(|n| !used.contains(*n)) {
         return Err(Error::user(format!("tensor `{name}` is not part of a Llama model that reflux knows")));
     }
-    Ok(weights)
+    Ok(())
 }
 
-fn stored_name(name: &str) -> String {
+/// How many heads the rows of a matrix are that llama.cpp permutes; none if it does not.
+pub(in crate::model) fn rotated_heads(name: &str, config: &Config) -> Option<usize> {
+    match name.rsplit('.').nth(1) {
+        Some("q_proj") => Some(config.num_attention_heads),
+        Some("k_proj") => Some(config.kv_heads()),
+        _ => None,
+    }
+}
+
+/// llama.cpp's name of a weight of [`Config::weights`].
+pub(in crate::model) fn stored_name(name: &str) -> String {
     let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
         return match name {
             "model.embed_tokens.weight" => "token_embd.weight",

@@ -10,10 +10,12 @@ use crate::error::{Error, Result};
 use crate::model::tokenizer::Files;
 
 /// ggml's token types.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const BYTE: i32 = 6;
+pub(in crate::model) const NORMAL: i32 = 1;
+pub(in crate::model) const UNKNOWN: i32 = 2;
+pub(in crate::model) const CONTROL: i32 = 3;
+pub(in crate::model) const USER_DEFINED: i32 = 4;
+pub(in crate::model) const UNUSED: i32 = 5;
+pub(in crate::model) const BYTE: i32 = 6;
 /// Longest token of a SentencePiece vocabulary, in bytes: every way to cut it in two is tried.
 const LONGEST_PIECE: usize = 1024;
 
@@ -25,7 +27,7 @@ pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     };
     let types = match metadata.get("tokenizer.ggml.token_type") {
         Some(Value::Ints(types)) if types.len() == tokens.len() => types.clone(),
-        None => vec![1; tokens.len()],
+        None => vec![NORMAL; tokens.len()],
         Some(_) => return Err(missing("tokenizer.ggml.token_type")),
     };
     let unknown = special(&m, tokens, "unknown")?;
@@ -89,7 +91,10 @@ pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     if let Some(template) = m.text("tokenizer.chat_template")? {
         config.insert("chat_template".into(), template.into());
     }
-    let eos = ["eos", "eot"].iter().map(|k| m.size(&format!("tokenizer.ggml.{k}_token_id")));
+    if let Some(add) = m.flag("tokenizer.ggml.add_bos_token")? {
+        config.insert("add_bos_token".into(), add.into());
+    }
+    let eos = ["eos", "eot", "eom"].iter().map(|k| m.size(&format!("tokenizer.ggml.{k}_token_id")));
     let eos = eos.collect::<Result<Vec<_>>>()?.into_iter().flatten().filter_map(|id| u32::try_from(id).ok()).collect();
     Ok(Files { tokenizer: tokenizer.to_string(), config, eos })
 }
@@ -121,8 +126,10 @@ fn vocab(tokens: &[String]) -> Json {
     Json::Object(map)
 }
 
-const LLAMA3: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const QWEN2: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+/// Llama 3's words.
+pub(in crate::model) const LLAMA3: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+/// Qwen 2's words.
+pub(in crate::model) const QWEN2: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /// Byte-level BPE; `pre` is llama.cpp's name for how text is cut into words.
 fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> {

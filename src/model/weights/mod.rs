@@ -1,16 +1,17 @@
 //! Weights from files. Every length that a file states is checked against the file's size before memory is taken for it.
 
 mod gguf;
-mod gguf_model;
-mod gguf_tokenizer;
+pub(super) mod gguf_model;
+pub(super) mod gguf_tokenizer;
 pub(super) mod safetensors;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Config, Tokenizer, files};
+use super::lora::merge;
+use super::{Config, LoraConfig, Tokenizer, adapter, files};
 use crate::error::{Error, Result};
 
 /// What a model's files hold.
@@ -24,17 +25,66 @@ pub(super) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded>
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
         return Err(Error::user(format!("weights cannot be {dtype:?}")).help("the types are f32, f16 and bf16"));
     }
-    let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
-    if path.is_dir() {
-        let (config, tokenizer) = files::config_and_tokenizer(path)?;
-        let weights = safetensors::load(path, "Llama", config.weights(), device, dtype)?;
-        Ok(Loaded { config, weights, tokenizer })
-    } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        gguf_model::load(path, device, dtype).map_err(|e| e.doing(path.display()))
-    } else if path.exists() {
-        Err(Error::user(format!("{} is no model", path.display())).help(help))
-    } else {
-        Err(Error::user(format!("there is no model at {}", path.display())).help(help))
+    let mut source = Source::open(path)?;
+    let mut weights = BTreeMap::new();
+    for (name, _) in source.config.weights() {
+        let w = source.tensor(&name)?.to_dtype(dtype)?.to_device(device)?;
+        weights.insert(name, w);
+    }
+    Ok(Loaded { config: source.config, weights, tokenizer: source.tokenizer })
+}
+
+/// A model's files, found to hold every weight; weights are read one at a time.
+pub(super) struct Source {
+    pub config: Config,
+    pub tokenizer: Tokenizer,
+    path: PathBuf,
+    files: Files,
+    /// A LoRA adapter that is merged into what is read.
+    adapter: Option<(LoraConfig, BTreeMap<String, Tensor>)>,
+}
+
+enum Files {
+    Safetensors(safetensors::Files),
+    Gguf(gguf_model::Model),
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if adapter::is_one(path) {
+            let (lora, base) = adapter::open(path)?;
+            let source = Self::open(&adapter::base(path, base.as_deref())?).map_err(|e| e.doing(path.display()))?;
+            let weights = adapter::weights(path, &lora, &source.config)?;
+            return Ok(Self { adapter: Some((lora, weights)), ..source });
+        }
+        let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
+        let (config, tokenizer, files) = if path.is_dir() {
+            let (config, tokenizer) = files::config_and_tokenizer(path)?;
+            let files = safetensors::Files::open(safetensors::shards(path)?, path, "Llama", config.weights())?;
+            (config, tokenizer, Files::Safetensors(files))
+        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;
+            (config, tokenizer, Files::Gguf(model))
+        } else if path.exists() {
+            return Err(Error::user(format!("{} is no model", path.display())).help(help));
+        } else {
+            return Err(Error::user(format!("there is no model at {}", path.display())).help(help));
+        };
+        Ok(Self { config, tokenizer, path: path.into(), files, adapter: None })
+    }
+
+    /// A weight of [`Config::weights`] on the CPU, in the type it is stored in; f32 if it is quantised.
+    pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let w = match &mut self.files {
+            Files::Safetensors(files) => files.tensor(name)?,
+            Files::Gguf(model) => model.tensor(name, &self.config).map_err(|e| e.doing(self.path.display()))?,
+        };
+        let Some((lora, weights)) = &self.adapter else { return Ok(w) };
+        let part = |part: &str| weights.get(&format!("{}.{part}.weight", name.strip_suffix(".weight")?));
+        match part("lora_A").zip(part("lora_B")) {
+            Some((a, b)) => Ok(merge(&w, a, b, lora.scale())?),
+            None => Ok(w),
+        }
     }
 }
 

@@ -26,38 +26,74 @@ pub(in crate::model) fn load(
     device: &Device,
     dtype: DType,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
-    let mut weights = BTreeMap::new();
-    for path in shards(dir)? {
-        let mut file = Reader::open(&path).map_err(|e| e.doing(path.display()))?;
-        for entry in std::mem::take(&mut file.entries) {
-            let wrong = |what: String| Error::user(format!("{}: tensor `{}` {what}", path.display(), entry.name));
-            let Some(shape) = expected.get(&entry.name) else {
-                if ignored(&entry.name) {
-                    continue;
+    let files = Files::open(shards(dir)?, dir, family, expected)?;
+    let names: Vec<String> = files.entries.keys().cloned().collect();
+    names.into_iter().map(|n| Ok((n.clone(), files.tensor(&n)?.to_dtype(dtype)?.to_device(device)?))).collect()
+}
+
+/// Safetensors files that hold the weights that were asked for.
+pub(in crate::model) struct Files {
+    paths: Vec<PathBuf>,
+    /// By name: which file, and where in it.
+    entries: BTreeMap<String, (usize, Entry)>,
+}
+
+impl Files {
+    /// Reads the files' headers. `dir` and `family` are what messages call the model.
+    pub(in crate::model) fn open(
+        paths: Vec<PathBuf>,
+        dir: &Path,
+        family: &str,
+        expected: impl IntoIterator<Item = (String, Vec<usize>)>,
+    ) -> Result<Self> {
+        let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
+        let mut entries = BTreeMap::new();
+        for (at, path) in paths.iter().enumerate() {
+            for entry in header(path).map_err(|e| e.doing(path.display()))? {
+                let wrong = |what: String| Error::user(format!("{}: tensor `{}` {what}", path.display(), entry.name));
+                let Some(shape) = expected.get(&entry.name) else {
+                    if ignored(&entry.name) {
+                        continue;
+                    }
+                    return Err(wrong(format!("is not part of a {family} model of this config.json")).help(
+                        "config.json and the weights belong to different models, or it is another architecture",
+                    ));
+                };
+                if *shape != entry.shape {
+                    return Err(wrong(format!("has shape {:?}, config.json asks for {shape:?}", entry.shape)));
                 }
-                return Err(wrong(format!("is not part of a {family} model of this config.json"))
-                    .help("config.json and the weights belong to different models, or it is another architecture"));
-            };
-            if *shape != entry.shape {
-                return Err(wrong(format!("has shape {:?}, config.json asks for {shape:?}", entry.shape)));
-            }
-            let w = file.read(&entry).and_then(|w| Ok(w.to_dtype(dtype)?.to_device(device)?));
-            let w = w.map_err(|e| e.doing(format!("{}: tensor `{}`", path.display(), entry.name)))?;
-            if weights.insert(entry.name.clone(), w).is_some() {
-                return Err(wrong("is in another file of the model already".into()));
+                if entries.contains_key(&entry.name) {
+                    return Err(wrong("is in another file of the model already".into()));
+                }
+                entries.insert(entry.name.clone(), (at, entry));
             }
         }
+        let missing: Vec<&str> = expected.keys().filter(|n| !entries.contains_key(*n)).map(String::as_str).collect();
+        match missing.as_slice() {
+            [] => Ok(Self { paths, entries }),
+            [first, rest @ ..] => Err(Error::user(format!(
+                "{}: tensor `{first}` is missing{}",
+                dir.display(),
+                if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) }
+            ))
+            .help("config.json and the weights belong to different models, or a file of the model is missing")),
+        }
     }
-    let missing: Vec<&str> = expected.keys().filter(|n| !weights.contains_key(*n)).map(String::as_str).collect();
-    match missing.as_slice() {
-        [] => Ok(weights),
-        [first, rest @ ..] => Err(Error::user(format!(
-            "{}: tensor `{first}` is missing{}",
-            dir.display(),
-            if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) }
-        ))
-        .help("config.json and the weights belong to different models, or a file of the model is missing")),
+
+    /// A weight on the CPU, in the type it is stored in.
+    pub(in crate::model) fn tensor(&self, name: &str) -> Result<Tensor> {
+        let Some((at, entry)) = self.entries.get(name) else {
+            return Err(Error::bug(format!("tensor `{name}` was not asked for")));
+        };
+        let path = &self.paths[*at];
+        let read = || -> Result<Tensor> {
+            let mut bytes = vec![0u8; entry.bytes];
+            let mut file = File::open(path).user(|| "cannot be opened")?;
+            file.seek(SeekFrom::Start(entry.begin))?;
+            file.read_exact(&mut bytes)?;
+            Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
+        };
+        read().map_err(|e| e.doing(format!("{}: tensor `{name}`", path.display())))
     }
 }
 
@@ -76,7 +112,8 @@ fn ignored(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
 }
 
-fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The files that hold a directory's weights.
+pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     let index = dir.join("model.safetensors.index.json");
     if !index.exists() {
         let path = dir.join("model.safetensors");
@@ -112,52 +149,37 @@ struct Entry {
     bytes: usize,
 }
 
-/// An open file whose header was found consistent with its length.
-struct Reader {
-    file: File,
-    entries: Vec<Entry>,
-}
-
-impl Reader {
-    fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).user(|| "cannot be opened")?;
-        let length = file.metadata()?.len();
-        let mut prefix = [0u8; 8];
-        file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
-        let header = u64::from_le_bytes(prefix);
-        if header > LONGEST_HEADER || header > length.saturating_sub(8) {
-            return Err(Error::user(format!("its header claims {header} bytes, the file has {length}"))
-                .help("the file is cut off, or it is no safetensors file"));
-        }
-        let mut bytes = vec![0u8; header as usize];
-        file.read_exact(&mut bytes)?;
-        let Pairs(pairs) =
-            serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
-
-        let data = 8 + header;
-        let mut entries = Vec::with_capacity(pairs.len());
-        for (name, json) in pairs {
-            if name != "__metadata__" {
-                entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
-            }
-        }
-        // In order of place, so that reading goes forward and neighbours show overlaps.
-        entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
-        for pair in entries.windows(2) {
-            if pair[0].begin + pair[0].bytes as u64 > pair[1].begin {
-                let (a, b) = (&pair[0].name, &pair[1].name);
-                return Err(Error::user(format!("the data of tensors `{a}` and `{b}` overlap")));
-            }
-        }
-        Ok(Self { file, entries })
+/// What a file's header describes, found consistent with the file's length.
+fn header(path: &Path) -> Result<Vec<Entry>> {
+    let mut file = File::open(path).user(|| "cannot be opened")?;
+    let length = file.metadata()?.len();
+    let mut prefix = [0u8; 8];
+    file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
+    let header = u64::from_le_bytes(prefix);
+    if header > LONGEST_HEADER || header > length.saturating_sub(8) {
+        return Err(Error::user(format!("its header claims {header} bytes, the file has {length}"))
+            .help("the file is cut off, or it is no safetensors file"));
     }
+    let mut bytes = vec![0u8; header as usize];
+    file.read_exact(&mut bytes)?;
+    let Pairs(pairs) = serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
 
-    fn read(&mut self, entry: &Entry) -> Result<Tensor> {
-        let mut bytes = vec![0u8; entry.bytes];
-        self.file.seek(SeekFrom::Start(entry.begin))?;
-        self.file.read_exact(&mut bytes)?;
-        Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
+    let data = 8 + header;
+    let mut entries = Vec::with_capacity(pairs.len());
+    for (name, json) in pairs {
+        if name != "__metadata__" {
+            entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
+        }
     }
+    // In order of place, so that neighbours show overlaps.
+    entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
+    for pair in entries.windows(2) {
+        if pair[0].begin + pair[0].bytes as u64 > pair[1].begin {
+            let (a, b) = (&pair[0].name, &pair[1].name);
+            return Err(Error::user(format!("the data of tensors `{a}` and `{b}` overlap")));
+        }
+    }
+    Ok(entries)
 }
 
 fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {

@@ -1,0 +1,66 @@
+//! `reflux export`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::error::{Error, Result};
+use crate::model::export::{GgufType, export};
+
+const AFTER: &str = "Examples:
+  reflux export runs/smollm2/models/M2 m2.gguf         every bit of the weights, for llama.cpp
+  reflux export models/M2 m2-q8_0.gguf --type q8_0     about a quarter of the size
+  reflux export models/M2/adapter m2.gguf              a LoRA adapter, merged into its base model
+  llama-cli -m m2.gguf -p 'Name a river.'              what the file is for
+
+The file has the tokenizer and the chat template in it, and reflux itself reads it too. Norms are f32 in every type. \
+What GGUF cannot express (another kind of tokenizer, say) is an error, and then no file is written.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// A Hugging Face directory such as a run's models/M2, a LoRA adapter's directory, or a GGUF file
+    model: PathBuf,
+    /// The GGUF file to write
+    out: PathBuf,
+    /// Type of the matrices
+    #[arg(long = "type", value_enum, default_value = "f32", value_name = "TYPE")]
+    kind: Type,
+    /// Writes over a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    /// 32 bits a weight, nothing lost
+    F32,
+    /// 16 bits a weight
+    F16,
+    /// 8.5 bits a weight
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+pub fn run(args: &Args, quiet: bool) -> Result<()> {
+    let out = args.out.display();
+    if !args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return Err(Error::user(format!("{out}: the file's name must end in .gguf")).help("programs know it by that"));
+    }
+    if args.out.exists() && !args.force {
+        return Err(Error::user(format!("{out} is there already")).help("--force writes over it"));
+    }
+    let kind = match args.kind {
+        Type::F32 => GgufType::F32,
+        Type::F16 => GgufType::F16,
+        Type::Q8_0 => GgufType::Q8_0,
+    };
+    let made = export(&args.model, &args.out, kind)?;
+    if quiet {
+        return Ok(());
+    }
+    for note in &made.notes {
+        eprintln!("note: {note}");
+    }
+    super::print(&format!("{out}: {} tensors, {:.1} MB", made.tensors, made.bytes as f64 / 1e6))
+}
