@@ -99,7 +99,7 @@ pub(super) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<B
     let expected: Vec<_> =
         lora.weights(model).into_iter().map(|(name, shape)| (format!("{PREFIX}{name}"), shape)).collect();
     let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
-    let files = safetensors::Files::open(vec![path], dir, "LoRA", expected)?;
+    let files = safetensors::Files::open(vec![path], dir, ("LoRA", CONFIG), expected)?;
     let weight = |name: String| {
         let w = files.tensor(&name)?.to_dtype(DType::F32)?;
         Ok((name[PREFIX.len()..].to_owned(), w))

@@ -349,6 +349,26 @@ impl Llama {
         Ok(self)
     }
 
+    /// The same weights, an adapter's too, with no gradients: what is trained here shows there at once.
+    ///
+    /// # Errors
+    /// The model was laid out for inference.
+    pub fn view(&self) -> Result<Self> {
+        let weights = self.weights.iter().map(|(name, w)| (name.clone(), w.detach())).collect();
+        let mut view = Self::build(&self.config, &weights, BTreeMap::new())?;
+        let Some(lora) = &self.lora else { return Ok(view) };
+        for (layer, of) in view.layers.iter_mut().zip(&self.layers) {
+            for (name, matrix) in of.matrices() {
+                let target = name.rsplit('.').next().and_then(|target| layer.matrix_mut(target));
+                if let (Matrix::Lora(w), Some(target)) = (matrix, target) {
+                    *target = Matrix::Lora(w.detached());
+                }
+            }
+        }
+        view.lora = Some(lora.clone());
+        Ok(view)
+    }
+
     /// The model laid out for generating text. On the CPU its matrices become [`ops::Panels`], which keep the weights'
     /// type and give f32: with bf16 or f16 weights memory is halved and everything else is computed in f32. On other
     /// devices the model stays as it is. [`Llama::weights`], [`Llama::variables`] and [`Llama::head`] are gone

@@ -113,6 +113,11 @@ impl Adapted {
         Ok(Self { weight, a: get("lora_A")?, b: get("lora_B")?, scale: lora.scale() })
     }
 
+    /// The same memory, with no gradients.
+    pub(super) fn detached(&self) -> Self {
+        Self { weight: self.weight.detach(), a: self.a.detach(), b: self.b.detach(), scale: self.scale }
+    }
+
     /// `x W^T + scale x A^T B^T`, the adapter's share computed in f32.
     pub(super) fn product(&self, x: &Tensor) -> Result<Tensor> {
         // Scaled where it is thin.

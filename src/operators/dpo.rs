@@ -4,8 +4,10 @@
 //! recorded while sampling at temperature 1 over the full vocabulary, are the reference's.
 
 use super::prelude::*;
+use super::settings::{self, describe_lora};
 use super::training::{self, Watch};
 use crate::dataflow::Train;
+use crate::model::LoraConfig;
 use crate::train::losses::Knobs;
 use crate::train::{self, DpoConfig, Limits, Objective, Pair, Reference};
 
@@ -52,7 +54,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             seed: 0,
             validation: None,
         };
-        Box::new(Dpo { rubric, config, checkpoint_every: training::checkpoint_every(f) })
+        Box::new(Dpo { rubric, config, checkpoint_every: training::checkpoint_every(f), lora: settings::lora(f) })
     },
 };
 
@@ -60,6 +62,7 @@ struct Dpo {
     rubric: Template,
     config: DpoConfig,
     checkpoint_every: usize,
+    lora: Option<LoraConfig>,
 }
 
 impl Configured for Dpo {
@@ -72,7 +75,7 @@ impl Configured for Dpo {
         if c.objective.replay_weight > 0. {
             words += &format!(", replay x {}", c.objective.replay_weight);
         }
-        words
+        words + &describe_lora(self.lora.as_ref())
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let accepted = |p: &Port<'_>| match p.key {
@@ -118,7 +121,7 @@ impl Train for Dpo {
                  a higher temperature or more training on judged responses help",
             ));
         }
-        let model = cx.services::<Models>()?.trainable(cx)?;
+        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut pairs = pairs(&rows, &model.hash)?;
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
         // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.

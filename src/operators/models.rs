@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use crate::dataflow::{Context, ModelAt};
 use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
-use crate::model::{Model, device};
+use crate::model::{LoraConfig, Model, device};
 use crate::pipeline::{Dtype, ModelKind, ModelSource};
 
 /// Standard deviation of random weights.
@@ -119,13 +119,34 @@ impl Models {
         all
     }
 
-    /// A copy of the step's model to train.
+    /// A copy of the step's model to train: all of its weights, or a new adapter, drawn anew in each iteration.
     ///
     /// # Errors
     /// The model cannot be loaded, or has no weights.
-    pub fn trainable(&self, cx: &Context<'_>) -> Result<Model> {
+    pub fn trainable(&self, cx: &Context<'_>, lora: Option<&LoraConfig>) -> Result<Model> {
         let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
-        self.load(cx, at, true)
+        let model = self.load(cx, at, lora.is_none())?;
+        match lora {
+            Some(lora) => model.with_lora(lora, self.seed.wrapping_add(cx.epoch.iteration.into())),
+            None => Ok(model),
+        }
+    }
+
+    /// What an adapter in `models/NAME/adapter` says of the model that it was trained on: its path, or its name on the
+    /// hub. Random weights have neither.
+    ///
+    /// # Errors
+    /// The step has no model.
+    pub fn base(cx: &Context<'_>) -> Result<Option<String>> {
+        match cx.model.as_ref() {
+            None => Err(Error::bug("a training step has no model")),
+            Some(ModelAt::Made { name, .. }) => Ok(Some(format!("../../{name}"))),
+            Some(ModelAt::Source(name)) => Ok(match &cx.model_source(name)?.kind {
+                ModelKind::Path(path) => Some(path.clone()),
+                ModelKind::Hub { repo, .. } => Some(repo.clone()),
+                ModelKind::Init { .. } | ModelKind::Script { .. } => None,
+            }),
+        }
     }
 
     fn script(&self, source: &ModelSource) -> Result<Scripted> {

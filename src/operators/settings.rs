@@ -1,6 +1,8 @@
 //! Keys that several operators share.
 
 use crate::engine::Sampling;
+use crate::model::LoraConfig;
+use crate::model::lora::TARGETS;
 use crate::pipeline::{Fields, Port};
 
 /// `sampling = { ... }`.
@@ -38,6 +40,36 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
             .map(|id| id as u32)
             .collect(),
     })
+}
+
+/// `lora = { ... }`; nothing if it is not given, and then all weights are trained.
+pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
+    let about = "trains a LoRA adapter (arXiv 2106.09685) and not the weights themselves; the model is saved with it merged, \
+                 and the adapter beside it in PEFT's layout";
+    fields.optional_table("lora", about, |f| {
+        let default = LoraConfig::default();
+        let rank = f.count("rank", "rows of A, columns of B", Some(default.rank), 1..=1 << 14);
+        let alpha = f.float("alpha", "the adapter's share is scaled by alpha / rank", Some(default.alpha), 1e-6..=1e6);
+        let about = "matrices that have an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \
+                     \"all-linear\"";
+        let given = f.texts("targets", about, Some(&["all-linear"]));
+        let all = given.iter().any(|t| t == "all-linear");
+        let targets: Vec<&str> = TARGETS.into_iter().filter(|t| all || given.iter().any(|g| g == t)).collect();
+        if let Some(unknown) = given.iter().find(|g| *g != "all-linear" && !TARGETS.contains(&g.as_str())) {
+            let known = format!("they are {}, and all-linear for all of them", TARGETS.join(", "));
+            f.problem("targets", format!("a Llama has no matrix `{unknown}`"), known);
+        } else if targets.is_empty() {
+            f.problem("targets", "at least one matrix is needed", "leave the key out for all of them");
+        }
+        LoraConfig { rank, alpha, targets }
+    })
+}
+
+/// `lora` in words, for `explain`; nothing where it is off.
+pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
+    let Some(l) = lora else { return String::new() };
+    let targets = if l.targets.len() == TARGETS.len() { "all-linear".into() } else { l.targets.join(", ") };
+    format!(", LoRA of rank {} and alpha {} on {targets}", l.rank, l.alpha)
 }
 
 /// `{ temperature, top_p, max_tokens }` in words, for `explain`.

@@ -1,9 +1,10 @@
 //! `sft`: supervised fine-tuning on instruction-response pairs, judged responses and plain text.
 
 use super::prelude::*;
+use super::settings::{self, describe_lora};
 use super::training::{self, Watch};
 use crate::dataflow::Train;
-use crate::model::{Message, Model, Tokenizer};
+use crate::model::{LoraConfig, Message, Model, Tokenizer};
 use crate::train::{self, BatchSize, Example, SftConfig};
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -32,7 +33,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             seed: 0,
             validation: None,
         };
-        Box::new(Sft { rubric, config, checkpoint_every: training::checkpoint_every(f) })
+        Box::new(Sft { rubric, config, checkpoint_every: training::checkpoint_every(f), lora: settings::lora(f) })
     },
 };
 
@@ -40,6 +41,7 @@ struct Sft {
     rubric: Template,
     config: SftConfig,
     checkpoint_every: usize,
+    lora: Option<LoraConfig>,
 }
 
 impl Configured for Sft {
@@ -49,7 +51,8 @@ impl Configured for Sft {
             BatchSize::Tokens(n) => format!("{n} tokens"),
         };
         let (epochs, rate) = (self.config.epochs, self.config.schedule.learning_rate);
-        format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}")
+        let lora = describe_lora(self.lora.as_ref());
+        format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}{lora}")
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
@@ -113,7 +116,7 @@ pub(super) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model:
 
 impl Train for Sft {
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
-        let model = cx.services::<Models>()?.trainable(cx)?;
+        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
         let config = SftConfig { seed: cx.shared.plan.seed, ..self.config.clone() };
         let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;

@@ -115,7 +115,7 @@ impl Checkpoints for Watch<'_> {
     }
 }
 
-/// Commits the model and its metrics, and announces it.
+/// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
 pub fn finish(cx: &Context<'_>, name: &str, model: &Model, trained: &Trained, more: Vec<RowError>) -> Result<Output> {
     let columns = named::METRICS.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
         let values = trained.metrics.iter().map(|m| m.columns()[i].1);
@@ -126,7 +126,12 @@ pub fn finish(cx: &Context<'_>, name: &str, model: &Model, trained: &Trained, mo
     });
     let metrics = named::METRICS.batch(columns.collect())?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
-    cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| model.save(dir))?;
+    cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
+        if model.llama.lora().is_some() {
+            model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
+        }
+        model.save(dir)
+    })?;
     let row_error = |p: &Problem| RowError { row: p.id.clone(), code: p.code.into(), message: p.message.clone() };
     let mut output = cx.announce(name)?;
     output.errors = more.into_iter().chain(trained.problems.iter().map(row_error)).collect();

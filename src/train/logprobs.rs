@@ -183,6 +183,5 @@ pub(super) fn frozen(llama: &Llama) -> Result<Option<Llama>> {
     if llama.variables().is_empty() {
         return Ok(None);
     }
-    let weights = llama.variables().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-    Ok(Some(Llama::frozen(llama.config(), &weights)?))
+    Ok(Some(llama.view()?))
 }

@@ -26,7 +26,7 @@ pub(in crate::model) fn load(
     device: &Device,
     dtype: DType,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let files = Files::open(shards(dir)?, dir, family, expected)?;
+    let files = Files::open(shards(dir)?, dir, (family, "config.json"), expected)?;
     let names: Vec<String> = files.entries.keys().cloned().collect();
     names.into_iter().map(|n| Ok((n.clone(), files.tensor(&n)?.to_dtype(dtype)?.to_device(device)?))).collect()
 }
@@ -39,11 +39,11 @@ pub(in crate::model) struct Files {
 }
 
 impl Files {
-    /// Reads the files' headers. `dir` and `family` are what messages call the model.
+    /// Reads the files' headers. Messages call it `dir`, and a model of the family that its configuration file describes.
     pub(in crate::model) fn open(
         paths: Vec<PathBuf>,
         dir: &Path,
-        family: &str,
+        (family, config): (&str, &str),
         expected: impl IntoIterator<Item = (String, Vec<usize>)>,
     ) -> Result<Self> {
         let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
@@ -55,12 +55,12 @@ impl Files {
                     if ignored(&entry.name) {
                         continue;
                     }
-                    return Err(wrong(format!("is not part of a {family} model of this config.json")).help(
-                        "config.json and the weights belong to different models, or it is another architecture",
-                    ));
+                    return Err(wrong(format!("is not part of a {family} model of this {config}")).help(format!(
+                        "{config} and the weights belong to different models, or it is another architecture"
+                    )));
                 };
                 if *shape != entry.shape {
-                    return Err(wrong(format!("has shape {:?}, config.json asks for {shape:?}", entry.shape)));
+                    return Err(wrong(format!("has shape {:?}, {config} asks for {shape:?}", entry.shape)));
                 }
                 if entries.contains_key(&entry.name) {
                     return Err(wrong("is in another file of the model already".into()));
@@ -76,7 +76,7 @@ impl Files {
                 dir.display(),
                 if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) }
             ))
-            .help("config.json and the weights belong to different models, or a file of the model is missing")),
+            .help(format!("{config} and the weights belong to different models, or a file of the model is missing"))),
         }
     }
 
@@ -86,25 +86,24 @@ impl Files {
             return Err(Error::bug(format!("tensor `{name}` was not asked for")));
         };
         let path = &self.paths[*at];
-        let read = || -> Result<Tensor> {
-            let mut bytes = vec![0u8; entry.bytes];
-            let mut file = File::open(path).user(|| "cannot be opened")?;
-            file.seek(SeekFrom::Start(entry.begin))?;
-            file.read_exact(&mut bytes)?;
-            Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
-        };
-        read().map_err(|e| e.doing(format!("{}: tensor `{name}`", path.display())))
+        read(path, entry).map_err(|e| e.doing(format!("{}: tensor `{name}`", path.display())))
     }
 }
 
 /// Every tensor of one file, as it is.
 pub(in crate::model) fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let read = || -> Result<BTreeMap<String, Tensor>> {
-        let mut file = Reader::open(path)?;
-        let entries = std::mem::take(&mut file.entries);
-        entries.iter().map(|e| Ok((e.name.clone(), file.read(e)?.to_device(device)?))).collect()
+    let all = || -> Result<BTreeMap<String, Tensor>> {
+        header(path)?.iter().map(|e| Ok((e.name.clone(), read(path, e)?.to_device(device)?))).collect()
     };
-    read().map_err(|e| e.doing(path.display()))
+    all().map_err(|e| e.doing(path.display()))
+}
+
+fn read(path: &Path, entry: &Entry) -> Result<Tensor> {
+    let mut bytes = vec![0u8; entry.bytes];
+    let mut file = File::open(path).user(|| "cannot be opened")?;
+    file.seek(SeekFrom::Start(entry.begin))?;
+    file.read_exact(&mut bytes)?;
+    Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
 }
 
 /// Tensors that checkpoints carry without need: rotary tables, and an output matrix that is the embedding anyway.

@@ -1,0 +1,92 @@
+//! `lora = { .. }` in a pipeline file: models come out whole, with the adapter beside them, the same whatever the workers.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use candle_core::{DType, Device};
+use reflux::model::Model;
+
+fn reflux(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap()
+}
+
+/// The quickstart at small size with these further settings.
+fn run(runs: &Path, workers: &str, more: &[&str]) -> Output {
+    let script = format!("model.script.script={:?}", common::script(runs, 0));
+    let small = [
+        "step.ift.rows=32",
+        "step.eft.rows=32",
+        "step.instruct.rows=16",
+        "step.m1.epochs=1",
+        "step.written.per_iteration=24",
+        "step.heldout.rows=8",
+        "pipeline.microbatch=8",
+        "pipeline.iterations=2",
+        "model.script.dtype=f32",
+        "step.scores.model=script",
+        "step.scores.pattern=Score: ([0-5])",
+        "step.scores.rubric=additive-5",
+        script.as_str(),
+    ];
+    let mut args = vec!["run", "pipelines/quickstart.toml", "--device", "cpu", "-w", workers, "--runs"];
+    args.push(runs.to_str().unwrap());
+    args.extend(small.iter().chain(more).flat_map(|s| ["--set", s]));
+    reflux(&args)
+}
+
+#[test]
+fn adapters_lie_beside_merged_models() {
+    let lora = [
+        "step.m1.lora.rank=4",
+        "step.m1.lora.alpha=8",
+        "step.dpo.lora.rank=2",
+        "step.dpo.lora.targets=[\"q_proj\", \"v_proj\"]",
+        "step.dpo.learning_rate=1e-3",
+    ];
+    let load = |path: &Path| Model::load(path, &Device::Cpu, DType::F32, false).unwrap();
+    let mut hashes = Vec::new();
+    for workers in ["1", "2"] {
+        let temp = tempfile::tempdir().unwrap();
+        let output = run(temp.path(), workers, &lora);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let models = temp.path().join("quickstart/models");
+        let m0 = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listworld/m0"));
+        let mut all = vec![m0.hash.clone()];
+        for name in ["M1", "M2", "M3"] {
+            let whole = load(&models.join(name));
+            assert!(!all.contains(&whole.hash), "{name} was trained");
+            all.push(whole.hash.clone());
+            // An adapter is its base model, named by where it lies, and the change.
+            let merged = load(&models.join(name).join("adapter"));
+            assert_eq!(merged.hash, whole.hash, "{name}");
+        }
+        // Only what has an adapter has changed.
+        let (m1, m2) = (load(&models.join("M1")), load(&models.join("M2")));
+        for (name, w) in m1.llama.weights() {
+            let moved = (w - &m2.llama.weights()[name]).unwrap().abs().unwrap().sum_all().unwrap();
+            let moved = moved.to_scalar::<f32>().unwrap() > 0.;
+            assert_eq!(moved, name.contains("q_proj") || name.contains("v_proj"), "{name}");
+        }
+        hashes.push(all);
+    }
+    assert_eq!(hashes[0], hashes[1], "one worker and two");
+}
+
+#[test]
+fn explain_says_so_and_wrong_targets_are_told() {
+    let explain = |set: &str| {
+        let output = reflux(&["explain", "pipelines/quickstart.toml", "--set", set]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, plan, _) = explain("step.dpo.lora.alpha=8");
+    assert!(code == Some(0) && plan.contains("LoRA of rank 16 and alpha 8 on all-linear"), "{plan}");
+    assert!(!explain("step.dpo.beta=0.2").1.contains("LoRA"));
+    let (code, out, err) = explain("step.dpo.lora.targets=[\"q_proj\", \"lm_head\"]");
+    assert!(code == Some(2) && format!("{out}{err}").contains("no matrix `lm_head`"), "{out}{err}");
+    let (code, out, err) = explain("step.dpo.lora.rang=8");
+    assert!(code == Some(2) && format!("{out}{err}").contains("rank"), "{out}{err}");
+}
