@@ -191,7 +191,11 @@ fn space_prefix(json: &Json, notes: &mut Vec<String>) -> Result<bool> {
             if scheme == "never" {
                 return Ok(false);
             }
-            let other = if scheme == "first" { "at the start of a text only" } else { "only where there is none" };
+            let other = if scheme == "first" {
+                "at the start of a text only, and only where there is none"
+            } else {
+                "only where there is none"
+            };
             notes.push(format!(
                 "llama.cpp puts a space before every stretch of text between special tokens, the model's own tokenizer {other}"
             ));
