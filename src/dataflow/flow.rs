@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use arrow::array::RecordBatch;
+use crossbeam_channel::{Sender, unbounded};
 use differential_dataflow::AsCollection;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -15,7 +16,7 @@ use timely::progress::frontier::Antichain;
 
 use super::clock::Advance;
 use super::compute::{Crew, Desk};
-use super::jobs::StepJobs;
+use super::jobs::{Closed, StepJobs};
 use super::operator::{Item, Kept, Key, ModelAt, Stage, announced};
 use crate::data::{Batch, Epoch};
 
@@ -227,12 +228,15 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
 }
 
 /// The training barrier: waits, on worker 0, until all rows of an iteration are on disk, trains on them, and announces
-/// the model. It buffers nothing: the rows are in the run directory.
+/// the model. It buffers nothing: the rows are in the run directory. With `planned`, the number of microbatches that an
+/// iteration of its first input has, the training streams: it starts when everything else is there, and is told of each
+/// of them as it closes.
 pub(super) fn train<'s>(
     scope: Scope<'s, Epoch>,
     inputs: Vec<(Flow<'s>, bool)>,
     models: Models<'s>,
     iterations: RangeInclusive<u32>,
+    planned: Option<u32>,
     jobs: StepJobs,
     crew: &Crew,
 ) -> Flow<'s> {
@@ -251,6 +255,7 @@ pub(super) fn train<'s>(
         let (mut now, last) = (*iterations.start(), *iterations.end());
         let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1));
         let mut cap = caps.into_iter().next().filter(|_| home && now <= last).map(|c| c.delayed(&Epoch::new(now, 0)));
+        let mut telling: Option<Telling> = None;
         move |frontiers| {
             for input in &mut inputs {
                 input.for_each(|_, _| {});
@@ -265,8 +270,10 @@ pub(super) fn train<'s>(
                     out.session(&job).give(batch(rows, *job.time()));
                 }
                 now += 1;
+                telling = None;
             }
             if desk.open() > 0 {
+                tell(&mut telling, |microbatch| !frontiers[0].less_equal(&Epoch::new(now, microbatch)));
                 return;
             }
             if now > last {
@@ -274,16 +281,40 @@ pub(super) fn train<'s>(
             }
             let Some(cap) = &mut cap else { return };
             cap.downgrade(&Epoch::new(now, 0));
-            let closed = in_loop.iter().zip(frontiers).all(|(&in_loop, frontier)| {
+            let waits_for = usize::from(planned.is_some());
+            let closed = in_loop.iter().zip(frontiers).skip(waits_for).all(|(&in_loop, frontier)| {
                 let after = Epoch::new(if in_loop { now + 1 } else { 1 }, 0);
                 !frontier.less_than(&after)
             });
             if let Some(model) = known.at(now)
                 && closed
             {
-                desk.submit(cap.clone(), jobs.train(now, model));
+                let closed = planned.map(|planned| {
+                    // Numbers only, at most as many as are planned.
+                    let (to, numbers) = unbounded();
+                    telling = Some(Telling { to, next: 0, planned });
+                    Closed { planned, numbers }
+                });
+                desk.submit(cap.clone(), jobs.train(now, model, closed));
+                tell(&mut telling, |microbatch| !frontiers[0].less_equal(&Epoch::new(now, microbatch)));
             }
         }
     });
     stream
+}
+
+/// A streaming training under way, to be told of microbatches as they close.
+struct Telling {
+    to: Sender<u32>,
+    next: u32,
+    planned: u32,
+}
+
+fn tell(training: &mut Option<Telling>, closed: impl Fn(u32) -> bool) {
+    let Some(Telling { to, next, planned }) = training else { return };
+    while *next < *planned && closed(*next) {
+        // Nobody listens where the iteration's model is there already.
+        let _ended = to.send(*next).is_err();
+        *next += 1;
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use crossbeam_channel::Receiver;
 
 use super::compute::{Answer, Work};
 use super::operator::{
@@ -161,8 +162,8 @@ impl StepJobs {
         })
     }
 
-    /// A training.
-    pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>) -> Work {
+    /// A training. One that streams is told by `closed` of the microbatches of its first input, in order, as they close.
+    pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Work {
         let jobs = self.clone();
         Box::new(move || {
             let compute = |cx: &Context<'_>| {
@@ -170,7 +171,13 @@ impl StepJobs {
                 match cx.step.op.stage() {
                     // The model may be committed and its announcement not: the run was killed between the two.
                     Stage::Train(_) if cx.run().model(&name).is_some() => cx.announce(&name).map(Some),
-                    Stage::Train(train) => train.train(cx, &name).map(Some),
+                    Stage::Train(train) => match &closed {
+                        None => train.train(cx, &name).map(Some),
+                        Some(closed) => {
+                            let mut microbatches = (0..closed.planned).map(|_| closed.next(cx));
+                            train.stream(cx, &name, closed.planned, &mut microbatches).map(Some)
+                        }
+                    },
                     _ => Err(mismatch(cx)),
                 }
             };
@@ -178,6 +185,25 @@ impl StepJobs {
             jobs.shared.run.remove_checkpoints(&jobs.step().name, iteration)?;
             Ok(rows)
         })
+    }
+}
+
+/// The microbatches of a training's first input that have closed.
+pub(super) struct Closed {
+    /// How many there will be.
+    pub(super) planned: u32,
+    /// Their numbers, in order.
+    pub(super) numbers: Receiver<u32>,
+}
+
+impl Closed {
+    /// The rows of the next one; waits for it. This is on a compute thread, and ends when the worker is gone.
+    fn next(&self, cx: &Context<'_>) -> Result<RecordBatch> {
+        let microbatch = self.numbers.iter().next().ok_or_else(Error::cancelled)?;
+        let input = &cx.step.inputs[0].step;
+        let epoch = Epoch::new(cx.iteration_of(input), microbatch);
+        let rows = cx.run().load(input, epoch)?;
+        rows.ok_or_else(|| Error::bug(format!("`{input}`: microbatch {microbatch} has closed, but is not there")))
     }
 }
 

@@ -150,6 +150,21 @@ pub trait Train: Send + Sync {
     /// # Errors
     /// Whatever must stop the run: no rows, a loss that is not finite.
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output>;
+    /// The same for an operator that [streams](Configured::streams): `microbatches` yields the `planned` microbatches of
+    /// the first input in order, each as soon as it is on disk, and waits for it until then. All are to be taken.
+    ///
+    /// # Errors
+    /// As [`Train::train`], and what `microbatches` yields: that the run is being stopped, say.
+    fn stream(
+        &self,
+        cx: &Context<'_>,
+        name: &str,
+        planned: u32,
+        microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>,
+    ) -> Result<Output> {
+        let _ = (name, planned, microbatches);
+        Err(Error::bug(format!("operator `{}` cannot stream", cx.step.kind.name)))
+    }
 }
 
 /// Which model a step uses now.
@@ -253,7 +268,7 @@ impl Context<'_> {
         self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
     }
     /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
-    fn iteration_of(&self, input: &str) -> u32 {
+    pub(super) fn iteration_of(&self, input: &str) -> u32 {
         let step = self.shared.plan.step(input);
         if step.is_some_and(|s| s.placement != Placement::Once) { self.epoch.iteration } else { 0 }
     }

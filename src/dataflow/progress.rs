@@ -50,7 +50,7 @@ pub enum Event<'a> {
         bytes: u64,
         /// From the run's start to the job's start.
         began: Duration,
-        /// How long it took.
+        /// How long it took; what a streaming training waits for its microbatches is counted.
         busy: Duration,
         /// Whether an earlier run had committed it, so that nothing was computed.
         restored: bool,

@@ -131,7 +131,9 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
             Shape::Train => {
                 let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
                 let inputs = step.inputs.iter().map(|i| (flows[i.step.as_str()].clone(), in_loop(&i.step))).collect();
-                let flow = train(scope, inputs, models(), iterations, jobs, crew);
+                let first = step.inputs.first().filter(|_| step.op.streams());
+                let streamed = first.and_then(|i| planned.get(i.step.as_str()).copied().flatten());
+                let flow = train(scope, inputs, models(), iterations, streamed, jobs, crew);
                 if plan.loop_.as_ref().is_some_and(|l| l.next == step.name)
                     && let Some(announce) = announce.take()
                 {

@@ -5,11 +5,13 @@
 
 use super::prelude::*;
 use super::settings::{self, describe_lora};
-use super::training::{self, Watch};
+use super::training::{self, Validating, Watch};
 use crate::dataflow::Train;
 use crate::model::LoraConfig;
 use crate::train::losses::Knobs;
-use crate::train::{self, DpoConfig, Limits, Objective, Pair, Reference};
+use crate::error::Kind as ErrorKind;
+use crate::model::Model;
+use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair, Reference};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "dpo",
@@ -30,6 +32,19 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let replay_weight = f.float("replay_weight", "weight of the loss on replayed rows", Some(if replay.is_some() { 1. } else { 0. }), 0.0..=1e6);
         let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
         let (optimizer, schedule) = training::optimizer(f, 1e-6, 1e-7);
+        let schedules = [
+            ("epochs", "after the iteration has closed: shuffled, in one pass or several"),
+            ("streaming", "microbatch by microbatch as they close, in their order, while later ones are still being made: one pass, the learning rate by the share of microbatches"),
+        ];
+        let streaming = f.choice("data_schedule", "when pairs are trained on", &schedules, Some("epochs")) == "streaming";
+        let epochs = f.int("epochs", "passes over the pairs", Some(1), 1..=100_000) as u32;
+        let shuffle = f.bool("shuffle", "a new order in every pass", Some(!streaming));
+        if streaming && epochs > 1 {
+            f.problem("epochs", "pairs that are trained on as they come are seen once", "leave `epochs` out, or write data_schedule = \"epochs\"");
+        }
+        if streaming && shuffle {
+            f.problem("shuffle", "pairs that are trained on as they come keep their order", "leave `shuffle` out, or write data_schedule = \"epochs\"");
+        }
         let config = DpoConfig {
             objective: Objective {
                 loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
@@ -43,18 +58,24 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 replay_weight: if replay.is_some() { replay_weight } else { 0. },
             },
             replay_batch: if replay.is_some() { replay_batch } else { 0 },
-            epochs: f.int("epochs", "passes over the pairs", Some(1), 1..=100_000) as u32,
+            epochs,
             batch_size: f.count("batch_size", "pairs of a batch", Some(16), 1..=1 << 20),
             accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
             max_length: f.optional_int("max_length", "longest prompt and answer in tokens; longer pairs are left out, never cut", 2..=1 << 30).map(|n| n as usize),
             max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory, does not change the result", Some(default.max_rows_per_forward), 1..=1 << 30),
-            shuffle: f.bool("shuffle", "a new order in every pass", Some(true)),
+            shuffle,
             optimizer,
             schedule,
             seed: 0,
             validation: None,
         };
-        Box::new(Dpo { rubric, config, checkpoint_every: training::checkpoint_every(f), lora: settings::lora(f) })
+        let checkpoint_every = training::checkpoint_every(f);
+        let measures = [
+            ("accuracy", "greatest share of pairs whose chosen reward is above the rejected one"),
+            ("margin", "greatest mean of chosen reward less rejected reward"),
+        ];
+        let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
+        Box::new(Dpo { rubric, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
@@ -62,6 +83,8 @@ struct Dpo {
     rubric: Template,
     config: DpoConfig,
     checkpoint_every: usize,
+    streaming: bool,
+    validating: Validating,
     lora: Option<LoraConfig>,
 }
 
@@ -75,7 +98,14 @@ impl Configured for Dpo {
         if c.objective.replay_weight > 0. {
             words += &format!(", replay x {}", c.objective.replay_weight);
         }
+        if self.streaming {
+            words += ", streaming";
+        }
+        self.validating.explain(&mut words);
         words + &describe_lora(self.lora.as_ref())
+    }
+    fn streams(&self) -> bool {
+        self.streaming
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let accepted = |p: &Port<'_>| match p.key {
@@ -111,25 +141,80 @@ fn pairs(rows: &RecordBatch, hash: &str) -> Result<Vec<Pair>> {
     Ok((0..rows.num_rows()).map(pair).collect())
 }
 
+/// What a training starts with.
+struct Ready {
+    model: Model,
+    replay: Vec<Example>,
+    config: DpoConfig,
+    measure: Option<Measure>,
+}
+
+impl Dpo {
+    fn ready(&self, cx: &Context<'_>) -> Result<Ready> {
+        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
+        let mut validation = None;
+        if let Some(input) = cx.step.inputs.iter().find(|i| i.key == "validation") {
+            let mut held_out = pairs(&cx.whole(&input.step)?, &model.hash)?;
+            train::reference(&model.llama, &mut held_out, self.limits(), &mut Watch::new(cx, &model, 0))?;
+            validation = Some(self.validating.on(held_out));
+        }
+        let measure = validation.as_ref().map(|_| self.validating.measure());
+        let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
+        Ok(Ready { model, replay, config: DpoConfig { seed, validation, ..self.config.clone() }, measure })
+    }
+    fn limits(&self) -> Limits {
+        Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() }
+    }
+}
+
+fn no_pairs(cx: &Context<'_>) -> Error {
+    let input = &cx.step.inputs[0].step;
+    Error::user(format!("iteration {} yielded no pair: `{input}` is empty", cx.epoch.iteration)).help(
+        "look at the scores: is the judge's format readable, and do the scores of a prompt differ? More samples, \
+         a higher temperature or more training on judged responses help",
+    )
+}
+
 impl Train for Dpo {
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let rows = cx.whole(&cx.step.inputs[0].step)?;
         if rows.num_rows() == 0 {
-            let input = &cx.step.inputs[0].step;
-            return Err(Error::user(format!("iteration {} yielded no pair: `{input}` is empty", cx.epoch.iteration)).help(
-                "look at the scores: is the judge's format readable, and do the scores of a prompt differ? More samples, \
-                 a higher temperature or more training on judged responses help",
-            ));
+            return Err(no_pairs(cx));
         }
-        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let Ready { model, replay, config, measure } = self.ready(cx)?;
         let mut pairs = pairs(&rows, &model.hash)?;
-        let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
-        // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
-        let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
-        train::reference(&model.llama, &mut pairs, limits, &mut watch)?;
-        let config = DpoConfig { seed: cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into()), ..self.config.clone() };
+        // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
+        train::reference(&model.llama, &mut pairs, self.limits(), &mut watch)?;
         let trained = train::dpo(&model.llama, &pairs, &replay, &config, &mut watch)?;
-        training::finish(cx, name, &model, &trained, Vec::new())
+        training::finish(cx, name, &model, &trained, measure, Vec::new())
+    }
+
+    fn stream(&self, cx: &Context<'_>, name: &str, planned: u32, microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Result<Output> {
+        let Ready { model, replay, config, measure } = self.ready(cx)?;
+        let (mut start, mut came) = (None, 0);
+        let mut pairs = microbatches.map(|rows| {
+            let rows = rows?;
+            came += rows.num_rows();
+            let mut pairs = pairs(&rows, &model.hash)?;
+            if pairs.iter().any(|p| p.reference.is_none()) {
+                // The policy has moved on from where it started.
+                let start = match &mut start {
+                    Some(start) => start,
+                    none => none.insert(cx.services::<Models>()?.frozen(cx)?),
+                };
+                train::reference(&start.llama, &mut pairs, self.limits(), &mut Watch::new(cx, &model, 0))?;
+            }
+            Ok(pairs)
+        });
+        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
+        let trained = train::dpo_stream(&model.llama, planned as usize, &mut pairs, &replay, &config, &mut watch);
+        drop(pairs);
+        let trained = match trained {
+            Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(no_pairs(cx)),
+            other => other?,
+        };
+        training::finish(cx, name, &model, &trained, measure, Vec::new())
     }
 }

@@ -149,6 +149,15 @@ impl Models {
         }
     }
 
+    /// The step's model as it is, its weights frozen; a copy of its own.
+    ///
+    /// # Errors
+    /// As [`Models::trainable`].
+    pub fn frozen(&self, cx: &Context<'_>) -> Result<Model> {
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
+        self.load(cx, at, false)
+    }
+
     fn script(&self, source: &ModelSource) -> Result<Scripted> {
         let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
         let text = std::fs::read_to_string(file).map_err(|e| Error::user(format!("{file}: {e}")))?;

@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::settings::{self, describe_lora};
-use super::training::{self, Watch};
+use super::training::{self, Validating, Watch};
 use crate::dataflow::Train;
 use crate::model::{LoraConfig, Message, Model, Tokenizer};
 use crate::train::{self, BatchSize, Example, SftConfig};
@@ -33,7 +33,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
             seed: 0,
             validation: None,
         };
-        Box::new(Sft { rubric, config, checkpoint_every: training::checkpoint_every(f), lora: settings::lora(f) })
+        let checkpoint_every = training::checkpoint_every(f);
+        let validating = Validating::fields(f, "step with held-out `ift`, `eft` or `text` rows, on which the loss is measured while training", &[]);
+        Box::new(Sft { rubric, config, checkpoint_every, validating, lora: settings::lora(f) })
     },
 };
 
@@ -41,6 +43,7 @@ struct Sft {
     rubric: Template,
     config: SftConfig,
     checkpoint_every: usize,
+    validating: Validating,
     lora: Option<LoraConfig>,
 }
 
@@ -51,8 +54,9 @@ impl Configured for Sft {
             BatchSize::Tokens(n) => format!("{n} tokens"),
         };
         let (epochs, rate) = (self.config.epochs, self.config.schedule.learning_rate);
-        let lora = describe_lora(self.lora.as_ref());
-        format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}{lora}")
+        let mut words = format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}");
+        self.validating.explain(&mut words);
+        words + &describe_lora(self.lora.as_ref())
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
@@ -118,8 +122,11 @@ impl Train for Sft {
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
-        let config = SftConfig { seed: cx.shared.plan.seed, ..self.config.clone() };
+        let held_out = training::has(cx, "validation").then(|| examples_of(cx, "validation", &self.rubric, &model)).transpose()?;
+        let measure = held_out.as_ref().map(|_| self.validating.measure());
+        let validation = held_out.map(|rows| self.validating.on(rows));
+        let config = SftConfig { seed: cx.shared.plan.seed, validation, ..self.config.clone() };
         let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;
-        training::finish(cx, name, &model, &trained, Vec::new())
+        training::finish(cx, name, &model, &trained, measure, Vec::new())
     }
 }

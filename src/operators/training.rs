@@ -7,7 +7,8 @@ use crate::data::Type;
 use crate::model::Model;
 use crate::store::Run;
 use crate::train::{
-    AdamWConfig, Checkpoint, Checkpoints, Decay, Problem, Progress, Schedule, StepMetrics, Trained, Warmup,
+    AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Problem, Progress, Schedule, StepMetrics, Trained,
+    Validation, Warmup,
 };
 
 /// The keys of the optimizer and its schedule.
@@ -58,6 +59,83 @@ pub fn checkpoint_every(f: &mut Fields<'_>) -> usize {
     let about =
         "steps after which the training's state is kept, so that a run that was stopped goes on from there; 0 is never";
     f.count("checkpoint_every", about, Some(50), 0..=1 << 30)
+}
+
+/// What is measured while training, and what follows from it.
+pub struct Validating {
+    /// Whether there are held-out rows.
+    validates: bool,
+    every: usize,
+    measure: Measure,
+    patience: Option<usize>,
+    keep: Keep,
+}
+
+impl Validating {
+    /// The keys; `rows` says what the held-out rows are, `measures` what else than the loss can be chosen by.
+    pub fn fields(f: &mut Fields<'_>, rows: &'static str, measures: &[(&'static str, &'static str)]) -> Self {
+        let validates = f.step("validation", rows).is_some();
+        let every = f.count(
+            "validate_every",
+            "steps between measurements; the last step is always measured",
+            Some(200),
+            1..=1 << 30,
+        );
+        let measure = if measures.is_empty() {
+            "loss"
+        } else {
+            let all: Vec<_> =
+                std::iter::once(("loss", "least loss, without replay")).chain(measures.iter().copied()).collect();
+            f.choice("measure", "what the best measurement is", &all, Some("loss"))
+        };
+        let about =
+            "training stops after so many measurements in a row without a better one; it runs to its end if not given";
+        let patience = f.optional_int("patience", about, 1..=1 << 30).map(|n| n as usize);
+        if patience.is_some() && !validates {
+            f.problem(
+                "patience",
+                "`patience` counts measurements, but there is nothing to measure on",
+                "name held-out rows: validation = \"STEP\"",
+            );
+        }
+        let kept = [("best", "those of the best measurement"), ("last", "those after the last step")];
+        let keep =
+            f.choice("keep_weights", "which weights become the model, where there is validation", &kept, Some("best"));
+        Self {
+            validates,
+            every,
+            measure: match measure {
+                "accuracy" => Measure::Accuracy,
+                "margin" => Measure::Margin,
+                _ => Measure::Loss,
+            },
+            patience,
+            keep: if keep == "last" { Keep::Last } else { Keep::Best },
+        }
+    }
+    /// What it goes by.
+    pub fn measure(&self) -> Measure {
+        self.measure
+    }
+    /// With the held-out rows.
+    pub fn on<Row>(&self, rows: Vec<Row>) -> Validation<Row> {
+        Validation { rows, every: self.every, measure: self.measure, patience: self.patience, keep: self.keep }
+    }
+    /// In words, where the step has held-out rows.
+    pub fn explain(&self, words: &mut String) {
+        if !self.validates {
+            return;
+        }
+        *words += &format!(", validated every {} steps by {}", self.every, self.measure.column());
+        if let Some(patience) = self.patience {
+            *words += &format!(" with patience {patience}");
+        }
+    }
+}
+
+/// Whether the step has an input by this key.
+pub fn has(cx: &Context<'_>, key: &str) -> bool {
+    cx.step.inputs.iter().any(|i| i.key == key)
 }
 
 /// Passes a training's progress on, stops it when the run is being stopped, and keeps its state in the run directory.
@@ -115,8 +193,30 @@ impl Checkpoints for Watch<'_> {
     }
 }
 
+/// `reflux.json` beside a model's weights: how it was made.
+fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Measure>) -> Vec<u8> {
+    let mut json = serde_json::json!({
+        "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
+        "start": model.hash, "steps": trained.metrics.len(), "chosen_step": trained.chosen,
+    });
+    let chosen = trained.chosen.checked_sub(1).and_then(|i| trained.metrics.get(i));
+    if let (Some(measure), Some(chosen)) = (measure, chosen) {
+        json["measure"] = measure.column().into();
+        json[measure.column()] = measure.of(chosen).into();
+    }
+    format!("{json:#}\n").into_bytes()
+}
+
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
-pub fn finish(cx: &Context<'_>, name: &str, model: &Model, trained: &Trained, more: Vec<RowError>) -> Result<Output> {
+/// `measure` is what validation went by, if there was any.
+pub fn finish(
+    cx: &Context<'_>,
+    name: &str,
+    model: &Model,
+    trained: &Trained,
+    measure: Option<Measure>,
+    more: Vec<RowError>,
+) -> Result<Output> {
     let columns = named::METRICS.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
         let values = trained.metrics.iter().map(|m| m.columns()[i].1);
         match column.kind {
@@ -127,6 +227,8 @@ pub fn finish(cx: &Context<'_>, name: &str, model: &Model, trained: &Trained, mo
     let metrics = named::METRICS.batch(columns.collect())?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
+        let path = dir.join("reflux.json");
+        std::fs::write(&path, origin(cx, model, trained, measure)).doing(|| path.display())?;
         if model.llama.lora().is_some() {
             model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
         }

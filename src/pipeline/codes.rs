@@ -81,6 +81,8 @@ codes! {
         "Steps read from one another in a circle. The only way round is the loop: a step that uses model = \"policy\" gets the model that loop.next made one iteration before.";
     NO_STEPS = "E0208" "no-steps"
         "The file has no [step.NAME] table, so there is nothing to run.";
+    UNKNOWN_LENGTH = "E0209" "unknown-length"
+        "A training that takes microbatches as they close sets its learning rate by how many of them there will be. That is known where they come from a step with per_iteration, not where a dataset is read to its end.";
     UNKNOWN_MODEL = "E0301" "unknown-model"
         "`model` names neither a [model.NAME] table, nor a training step, nor \"policy\".";
     POLICY_WITHOUT_LOOP = "E0302" "policy-without-loop"

@@ -58,9 +58,16 @@ fn source(model: &ModelSource) -> String {
     format!("{from}, {}", model.dtype.name())
 }
 
-fn how<O: ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
+/// Whether the step takes this input's microbatches as they close.
+fn streams<O: Configured + ?Sized>(step: &Step<O>, input: &Input) -> bool {
+    step.op.streams() && step.inputs.first() == Some(input)
+}
+
+fn how<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
     let mut words = Vec::new();
-    if input.whole {
+    if streams(step, input) {
+        words.push("by microbatch, as they close");
+    } else if input.whole {
         words.push("whole");
     } else {
         words.push("by microbatch");
@@ -148,7 +155,8 @@ fn step_branch<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Branch
         let next = plan.loop_.as_ref().is_some_and(|l| l.next == step.name);
         let makes = if next { "makes the next policy" } else { "makes a model" };
         let closes = if step.placement == Placement::Once { "its inputs close" } else { "its iteration closes" };
-        below.push(Branch::leaf(format!("barrier: {makes} when {closes}")));
+        let trains = if step.op.streams() { "trains as microbatches close, " } else { "" };
+        below.push(Branch::leaf(format!("barrier: {trains}{makes} when {closes}")));
     }
     Branch { text, below }
 }
@@ -197,8 +205,12 @@ fn node<O: ?Sized>(plan: &Plan<O>, model: &ModelUse) -> String {
     }
 }
 
-fn edge_label<O: ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
-    let whole = if input.whole { ", whole" } else { "" };
+fn edge_label<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
+    let whole = match input.whole {
+        true if streams(step, input) => ", streaming",
+        true => ", whole",
+        false => "",
+    };
     let window = plan.loop_.as_ref().is_some_and(|l| l.next == step.name) && !plan.enters(step, input);
     format!("{}{whole}{}", schema(plan, &input.step), if window { ", window" } else { "" })
 }

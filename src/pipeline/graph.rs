@@ -70,6 +70,33 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
         .collect()
     }
 
+    /// A training can only stream what comes from a head: nothing else says before how many microbatches there will be.
+    pub fn check_streams(&self) {
+        for (i, step) in self.steps.iter().enumerate().filter(|(_, s)| s.op.as_ref().is_some_and(|op| op.streams())) {
+            let mut at = i;
+            // A chain without a circle has at most every step; a circle is reported elsewhere.
+            for _ in 0..self.steps.len() {
+                let Some(&from) = self.reads[at].first() else { break };
+                at = from;
+                if !matches!(self.shape(at), Some(Shape::Map | Shape::Keyed)) {
+                    break;
+                }
+            }
+            let (Some(input), Some(Shape::Source | Shape::Train)) = (step.inputs.first(), self.shape(at)) else {
+                continue;
+            };
+            let (name, origin) = (show(&step.name), &self.steps[at]);
+            let message = format!(
+                "step `{name}` takes the microbatches of `{}` as they close, but it is not known before how many there will be",
+                show(&input.name)
+            );
+            let problem = Diagnostic::new(&codes::UNKNOWN_LENGTH, message, input.span, "how many microbatches?");
+            let help = "write data_schedule = \"epochs\", or take pairs whose prompts a step with per_iteration writes";
+            let label = format!("`{}` is read to its end", show(&origin.name));
+            self.problems.report(problem.also(origin.key, label).help(help.to_owned()));
+        }
+    }
+
     /// What a step waits for: the steps it reads and the makers of its models.
     pub fn waits_for(&self, i: usize) -> impl Iterator<Item = usize> {
         self.reads[i].iter().copied().chain(self.makers[i].iter().map(|(m, _)| *m))

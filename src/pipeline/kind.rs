@@ -13,6 +13,11 @@ pub trait Configured: Send + Sync {
     /// # Errors
     /// Problems in words, each naming the input in backticks; [`Port::expect`] makes such words.
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>>;
+    /// Whether a training takes the microbatches of its first input one by one as they close, instead of waiting for the
+    /// iteration to close. Their number must be known before: they must come from a [`Shape::Head`].
+    fn streams(&self) -> bool {
+        false
+    }
 }
 
 /// One input of a step, for typechecking.

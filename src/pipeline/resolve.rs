@@ -44,6 +44,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
     });
     let order = graph.order(first);
     let schemas = graph.typecheck(&order);
+    graph.check_streams();
     if failed(problems) {
         return None;
     }

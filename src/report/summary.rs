@@ -52,7 +52,7 @@ impl Summary {
                 for step in
                     plan.steps.iter().filter(in_loop).filter(|s| (s.placement == Placement::Observer) == looks_on)
                 {
-                    figures.extend(self::figures(run, step, iteration)?);
+                    figures.extend(self::figures(plan, run, step, iteration)?);
                 }
             }
             for (name, _, decimals) in &figures {
@@ -86,7 +86,7 @@ impl Summary {
             .models()
             .iter()
             .map(
-                |m| json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration }),
+                |m| json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration, "training": training(run, &m.path) }),
             )
             .collect();
         let json = json!({
@@ -131,11 +131,24 @@ fn policy_name(plan: &Plan<dyn Operator>, iteration: u32) -> String {
     }
 }
 
+/// How a model was made, as its `reflux.json` says; null for a model without one.
+fn training(run: &Run, path: &str) -> Value {
+    let text = std::fs::read(run.dir().join(path).join("reflux.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
 /// What is worth telling of a step's rows, by their schema.
-fn figures(run: &Run, step: &Step<dyn Operator>, iteration: u32) -> Result<Vec<Figure>> {
+fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iteration: u32) -> Result<Vec<Figure>> {
     let name = &step.name;
     if step.schema.name == named::MODELS.name {
-        return train_figures(run, name, iteration);
+        let mut figures = train_figures(run, name, iteration)?;
+        // Where validation chose the weights, which step it was and what it measured there.
+        let made = run.model(&model_name(plan, name, iteration)).map(|m| training(run, &m.path)).unwrap_or_default();
+        if let (Some(measure), Some(at)) = (made["measure"].as_str(), made["chosen_step"].as_f64()) {
+            figures.push((format!("{name} chosen step"), at, 0));
+            figures.extend(made[measure].as_f64().map(|v| (format!("{name} {measure}"), v, 4)));
+        }
+        return Ok(figures);
     }
     let Some(rows) = run.read_step(name, Some(iteration))? else { return Ok(Vec::new()) };
     let count = |name: &str| (name.to_string(), rows.num_rows() as f64, 0);
