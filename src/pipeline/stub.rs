@@ -9,6 +9,7 @@ struct Stub {
     /// What each input may be; the last stands for all further ones.
     accepts: Vec<Vec<&'static Schema>>,
     gives: &'static Schema,
+    streams: bool,
 }
 
 impl Configured for Stub {
@@ -24,10 +25,13 @@ impl Configured for Stub {
         }
         if wrong.is_empty() { Ok(self.gives) } else { Err(wrong) }
     }
+    fn streams(&self) -> bool {
+        self.streams
+    }
 }
 
 fn stub(line: String, accepts: &[&[&'static Schema]], gives: &'static Schema) -> Box<dyn Configured> {
-    Box::new(Stub { line, accepts: accepts.iter().map(|a| a.to_vec()).collect(), gives })
+    Box::new(Stub { line, accepts: accepts.iter().map(|a| a.to_vec()).collect(), gives, streams: false })
 }
 
 fn sampling(f: &mut Fields<'_>) -> f64 {
@@ -53,7 +57,8 @@ fn read(f: &mut Fields<'_>) -> Box<dyn Configured> {
 }
 fn listworld(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let rows = f.count("rows", "how many", Some(100), 1..=1_000_000);
-    stub(format!("makes {rows} rows"), &[], &named::IFT)
+    let data = f.choice("data", "which rows", &[("ift", "answered"), ("requests", "bare")], Some("ift"));
+    stub(format!("makes {rows} rows"), &[], if data == "ift" { &named::IFT } else { &named::PROMPTS })
 }
 fn sft(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let rate = f.float("learning_rate", "peak learning rate", Some(5.5e-6), 0.0..=1.0);
@@ -89,7 +94,10 @@ fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
     f.float("learning_rate", "peak learning rate", Some(1e-6), 0.0..=1.0);
     f.step("replay", "rows of SFT mixed in");
     f.model_or("reference", "the reference", &[("policy-start", "the policy")], Some("policy-start"));
-    stub(format!("beta {beta:?}"), &[&[&named::PAIRS], &[&named::IFT, &named::EFT]], &named::MODELS)
+    let schedules = [("epochs", "when all are there"), ("streaming", "as they come")];
+    let streams = f.choice("data_schedule", "when pairs are trained on", &schedules, Some("epochs")) == "streaming";
+    let accepts = vec![vec![&named::PAIRS], vec![&named::IFT, &named::EFT]];
+    Box::new(Stub { line: format!("beta {beta:?}"), accepts, gives: &named::MODELS, streams })
 }
 fn oracle(_: &mut Fields<'_>) -> Box<dyn Configured> {
     stub("counts points".into(), &[&[&named::RESPONSES]], &named::SCORES)

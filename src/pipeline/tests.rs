@@ -319,6 +319,20 @@ fn every_code_has_a_case_that_gives_it() {
 }
 
 #[test]
+fn only_what_a_head_starts_can_be_streamed() {
+    let streaming = "step.dpo.data_schedule=streaming";
+    let plan = parse(PAPER, &[streaming]).unwrap();
+    let tree = explain(&plan, Format::Tree);
+    assert!(tree.contains("from pairs (`pairs`, by microbatch, as they close; window of 4 measured here)"), "{tree}");
+    assert!(tree.contains("barrier: trains as microbatches close, makes the next policy when its iteration closes"));
+    assert!(explain(&plan, Format::Mermaid).contains("\"pairs, streaming, window\""));
+    // Rows of a dataset that is read to its end, through any number of steps.
+    let stored = ["step.requests.op=listworld", "step.requests.data=requests", "step.responses.from=requests"];
+    assert!(parse(PAPER, &stored).is_ok());
+    assert_eq!(codes_of(PAPER, &[stored.as_slice(), &[streaming]].concat()), ["E0209"]);
+}
+
+#[test]
 fn explained_as_a_tree() {
     let plan = parse(PAPER, &["step.truth.keep=false", "step.answers.keep=true"]);
     // A step that nobody reads and that is not kept is worth a warning, no more.
