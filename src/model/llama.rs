@@ -191,16 +191,24 @@ impl Matrix {
     }
 }
 
-struct Layer {
-    attention_norm: Tensor,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    o: Matrix,
-    mlp_norm: Tensor,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+/// What is dropped from what each layer adds, in training.
+#[derive(Clone, Copy)]
+pub(super) struct Dropped<'a> {
+    pub dropout: ops::Dropout,
+    /// What each row draws by.
+    pub keys: &'a [u64],
+}
+
+pub(super) struct Layer {
+    pub attention_norm: Tensor,
+    pub q: Matrix,
+    pub k: Matrix,
+    pub v: Matrix,
+    pub o: Matrix,
+    pub mlp_norm: Tensor,
+    pub gate: Matrix,
+    pub up: Matrix,
+    pub down: Matrix,
 }
 
 impl Layer {
@@ -253,11 +261,11 @@ pub struct Llama {
     vars: BTreeMap<String, Var>,
     lora: Option<LoraConfig>,
     /// None where the output matrix serves for it, laid out for inference.
-    embed: Option<Tensor>,
-    layers: Vec<Layer>,
-    norm: Tensor,
-    head: Matrix,
-    rope: ops::RopeTable,
+    pub(super) embed: Option<Tensor>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: Tensor,
+    pub(super) head: Matrix,
+    pub(super) rope: ops::RopeTable,
 }
 
 impl Llama {
@@ -448,23 +456,63 @@ impl Llama {
     /// # Errors
     /// An id or position out of range, or whatever candle reports.
     pub fn forward(&self, ids: &[u32], positions: &[u32], attention: &mut dyn Attention) -> Result<Tensor> {
-        let n = ids.len();
+        self.normed(&self.states(ids, positions, attention, None)?)
+    }
+
+    /// The states after the last layer, before the last norm.
+    pub(super) fn states(
+        &self,
+        ids: &[u32],
+        positions: &[u32],
+        attention: &mut dyn Attention,
+        dropped: Option<Dropped<'_>>,
+    ) -> Result<Tensor> {
+        let rope = self.angles(positions)?;
+        let mut x = self.embedded(ids)?;
+        for layer in 0..self.layers.len() {
+            x = self.layer(layer, &x, &rope, attention, dropped)?;
+        }
+        Ok(x)
+    }
+
+    /// The rotary angles of the rows.
+    pub(super) fn angles(&self, positions: &[u32]) -> Result<ops::RopeRows> {
+        self.rope.rows(positions, &self.device, self.dtype)
+    }
+
+    /// One layer.
+    pub(super) fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        rope: &ops::RopeRows,
+        attention: &mut dyn Attention,
+        dropped: Option<Dropped<'_>>,
+    ) -> Result<Tensor> {
+        let (n, layer) = (x.dim(0)?, &self.layers[index]);
         let (heads, kv, width) = (self.config.num_attention_heads, self.config.kv_heads(), self.config.head_dim());
         let eps = self.config.rms_norm_eps;
-        let rope = self.rope.rows(positions, &self.device, self.dtype)?;
-        let mut x = self.embedded(ids)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let y = ops::rms_norm(&x, &layer.attention_norm, eps)?;
-            let q = ops::rope(&layer.q.product(&y)?.reshape((n, heads, width))?, &rope)?;
-            let k = ops::rope(&layer.k.product(&y)?.reshape((n, kv, width))?, &rope)?;
-            let v = layer.v.product(&y)?.reshape((n, kv, width))?;
-            let a = attention.attend(i, &q, &k, &v)?.reshape((n, heads * width))?;
-            x = layer.o.product_onto(&x, &a)?;
-            let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
-            let y = ops::swiglu(&layer.gate.product(&y)?, &layer.up.product(&y)?)?;
-            x = layer.down.product_onto(&x, &y)?;
-        }
-        ops::rms_norm(&x, &self.norm, eps)
+        let add = |base: &Tensor, matrix: &Matrix, y: &Tensor, part: usize| match dropped {
+            None => matrix.product_onto(base, y),
+            Some(d) => {
+                let mask = d.dropout.mask(d.keys, (2 * index + part) as u64, self.config.hidden_size, &self.device)?;
+                base + (matrix.product(y)? * mask.to_dtype(base.dtype())?)?
+            }
+        };
+        let y = ops::rms_norm(x, &layer.attention_norm, eps)?;
+        let q = ops::rope(&layer.q.product(&y)?.reshape((n, heads, width))?, rope)?;
+        let k = ops::rope(&layer.k.product(&y)?.reshape((n, kv, width))?, rope)?;
+        let v = layer.v.product(&y)?.reshape((n, kv, width))?;
+        let a = attention.attend(index, &q, &k, &v)?.reshape((n, heads * width))?;
+        let x = add(x, &layer.o, &a, 0)?;
+        let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
+        let y = ops::swiglu(&layer.gate.product(&y)?, &layer.up.product(&y)?)?;
+        add(&x, &layer.down, &y, 1)
+    }
+
+    /// The last norm.
+    pub(super) fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)
     }
 
     /// Logits of the given states, `[N, hidden_size]` to `[N, vocab_size]`.
@@ -485,7 +533,8 @@ impl Llama {
         }
     }
 
-    fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
+    /// The embeddings of tokens, `[N, hidden_size]`.
+    pub(super) fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
         match (&self.embed, &self.head) {
             (Some(embed), _) => embed.index_select(&Tensor::new(ids, &self.device)?, 0)?.to_dtype(self.dtype),
             (None, Matrix::Panels(head)) => head.rows(ids),

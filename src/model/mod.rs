@@ -3,6 +3,7 @@
 //! nothing of dataflow, engine or training.
 
 pub mod adapter;
+pub mod backprop;
 pub mod export;
 pub mod families;
 pub mod llama;

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp3, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::error::{Context, Error, Result};
+use crate::model::backprop::{Gradient, Gradients};
+use crate::model::ops::Floats;
 
 /// Elements that one thread takes at a time; also the unit in which sums of squares are added up.
 const CHUNK: usize = 1 << 15;
@@ -33,28 +35,43 @@ impl Default for AdamWConfig {
     }
 }
 
+/// One weight and what is known of its gradients.
+struct Slot {
+    var: Var,
+    /// What the updates are added to where the weight itself is too coarse for them: bf16.
+    master: Option<Var>,
+    /// Mean of gradients.
+    mean: Tensor,
+    /// Mean of their squares.
+    square: Tensor,
+}
+
 /// The optimizer: settings, moments, and how many steps it took.
 pub struct AdamW {
     config: AdamWConfig,
     steps: u32,
-    /// Variable, mean of gradients, mean of squares.
-    slots: BTreeMap<String, (Var, Tensor, Tensor)>,
+    slots: BTreeMap<String, Slot>,
 }
 
+/// torch's names of the moments, and ours of the f32 copy of a weight of another type.
+const STATE: [&str; 3] = ["exp_avg", "exp_avg_sq", "master"];
+
 impl AdamW {
-    /// For the given variables, with zero moments.
+    /// For the given variables, with zero moments. Weights in bf16 get masters in f32 (arXiv 1710.03740).
     ///
     /// # Errors
-    /// A variable that is not f32, or no memory.
+    /// A variable that is neither f32 nor bf16 (f16 would need its loss scaled), or no memory.
     pub fn new(variables: &BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
         let mut slots = BTreeMap::new();
         for (name, var) in variables {
-            if var.dtype() != DType::F32 {
-                let message = format!("weight `{name}` is {:?}; only f32 weights are trained", var.dtype());
+            if !matches!(var.dtype(), DType::F32 | DType::BF16) {
+                let message = format!("weight `{name}` is {:?}; only f32 and bf16 weights are trained", var.dtype());
                 return Err(Error::user(message).help("load the model with dtype = \"f32\""));
             }
-            let zeros = || var.zeros_like();
-            slots.insert(name.clone(), (var.clone(), zeros()?, zeros()?));
+            let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+            let master =
+                (var.dtype() != DType::F32).then(|| Var::from_tensor(&var.to_dtype(DType::F32)?)).transpose()?;
+            slots.insert(name.clone(), Slot { var: var.clone(), master, mean: zeros()?, square: zeros()? });
         }
         Ok(Self { config, steps: 0, slots })
     }
@@ -64,11 +81,14 @@ impl AdamW {
         self.steps
     }
 
-    /// The moments under torch's names, `exp_avg.WEIGHT` and `exp_avg_sq.WEIGHT`. They share memory with the optimizer:
-    /// write or copy them before the next step.
+    /// The moments under torch's names, `exp_avg.WEIGHT` and `exp_avg_sq.WEIGHT`, and `master.WEIGHT` where a weight has
+    /// one. They share memory with the optimizer: write or copy them before the next step.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
-        let named = |(name, (_, m, v)): (&String, &(Var, Tensor, Tensor))| {
-            [(format!("exp_avg.{name}"), m.clone()), (format!("exp_avg_sq.{name}"), v.clone())]
+        let named = |(name, slot): (&String, &Slot)| {
+            let master = slot.master.as_ref().map(|m| m.as_detached_tensor());
+            let state = [Some(slot.mean.clone()), Some(slot.square.clone()), master];
+            let name = name.clone();
+            STATE.into_iter().zip(state).filter_map(move |(kind, t)| Some((format!("{kind}.{name}"), t?)))
         };
         self.slots.iter().flat_map(named).collect()
     }
@@ -79,9 +99,9 @@ impl AdamW {
     /// One is missing or has another shape; nothing is changed then.
     pub fn restore(&mut self, moments: &BTreeMap<String, Tensor>, steps: u32) -> Result<()> {
         let mut restored = BTreeMap::new();
-        for (name, (var, ..)) in &self.slots {
+        for (name, slot) in &self.slots {
             let get = |kind: &str| -> Result<Tensor> {
-                let key = format!("{kind}.{name}");
+                let (key, var) = (format!("{kind}.{name}"), &slot.var);
                 let t = moments.get(&key).ok_or_else(|| Error::user(format!("the checkpoint has no `{key}`")))?;
                 if t.dims() != var.dims() || t.dtype() != DType::F32 {
                     let message = format!("`{key}` is {:?} {:?}, expected F32 {:?}", t.dtype(), t.dims(), var.dims());
@@ -89,7 +109,10 @@ impl AdamW {
                 }
                 Ok(t.to_device(var.device())?.force_contiguous()?)
             };
-            restored.insert(name.clone(), (var.clone(), get("exp_avg")?, get("exp_avg_sq")?));
+            let [mean, square, master] = STATE;
+            let master = slot.master.is_some().then(|| Ok::<_, Error>(Var::from_tensor(&get(master)?)?)).transpose()?;
+            let slot = Slot { var: slot.var.clone(), master, mean: get(mean)?, square: get(square)? };
+            restored.insert(name.clone(), slot);
         }
         (self.slots, self.steps) = (restored, steps);
         Ok(())
@@ -99,10 +122,16 @@ impl AdamW {
     ///
     /// # Errors
     /// Whatever candle reports.
-    pub fn norm(gradients: &BTreeMap<String, Tensor>) -> Result<f64> {
+    pub fn norm(gradients: &Gradients) -> Result<f64> {
         let mut sum = 0.;
-        for g in gradients.values() {
-            sum += if g.device().is_cpu() { squares(g)? } else { g.sqr()?.sum_all()?.to_scalar::<f32>()?.into() };
+        for (_, g) in gradients.iter() {
+            sum += match g {
+                Gradient::Numbers(numbers) => squares(numbers),
+                Gradient::Tensor(t) => match Floats::of(t) {
+                    Ok(numbers) => squares(&numbers),
+                    Err(_) => t.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?.into(),
+                },
+            };
         }
         Ok(sum.sqrt())
     }
@@ -112,7 +141,7 @@ impl AdamW {
     ///
     /// # Errors
     /// Whatever candle reports.
-    pub fn step(&mut self, gradients: &BTreeMap<String, Tensor>, learning_rate: f64) -> Result<f64> {
+    pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<f64> {
         let norm = Self::norm(gradients)?;
         if !norm.is_finite() {
             return Ok(norm);
@@ -122,27 +151,55 @@ impl AdamW {
         // torch's clip_grad_norm_.
         let clip = if c.max_grad_norm > 0. { (c.max_grad_norm / (norm + 1e-6)).min(1.) } else { 1. };
         let correction = |beta: f64| 1. - beta.powf(f64::from(self.steps));
-        for (name, (var, m, v)) in &self.slots {
+        for (name, slot) in &self.slots {
             let Some(g) = gradients.get(name) else { continue };
-            let decay = if var.rank() > 1 { 1. - learning_rate * c.weight_decay } else { 1. };
+            let decay = if slot.var.rank() > 1 { 1. - learning_rate * c.weight_decay } else { 1. };
             let update = Update {
                 decay: decay as f32,
                 step_size: (learning_rate / correction(c.beta1)) as f32,
                 root_correction: correction(c.beta2).sqrt() as f32,
                 eps: c.eps as f32,
             };
-            if var.device().is_cpu() {
-                m.inplace_op2(g, &Mean { rest: (1. - c.beta1) as f32, scale: clip as f32 })?;
-                v.inplace_op2(
-                    g,
-                    &MeanSquare { keep: c.beta2 as f32, rest: (1. - c.beta2) as f32, scale: clip as f32 },
-                )?;
-                var.inplace_op3(m, v, &update)?;
-            } else {
-                update.composed(var, m, v, &(g * clip)?, c).doing(|| format!("updating `{name}`"))?;
-            }
+            let fused = slot.master.is_none() && slot.var.device().is_cpu();
+            let done = match g {
+                Gradient::Numbers(g) if fused => slot.fused(g, &update, clip, c),
+                Gradient::Tensor(g) if fused => Floats::of(g).and_then(|g| slot.fused(&g, &update, clip, c)),
+                Gradient::Numbers(g) => Tensor::new(g.as_slice(), slot.var.device())
+                    .and_then(|g| slot.composed(&g.reshape(slot.var.shape())?, &update, clip, c)),
+                Gradient::Tensor(g) => slot.composed(g, &update, clip, c),
+            };
+            done.doing(|| format!("updating `{name}`"))?;
         }
         Ok(norm)
+    }
+}
+
+impl Slot {
+    /// In place, on the CPU in f32.
+    fn fused(&self, g: &[f32], update: &Update, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
+        let scale = clip as f32;
+        self.mean.inplace_op1(&Mean { g, rest: (1. - c.beta1) as f32, scale })?;
+        self.square.inplace_op1(&MeanSquare { g, keep: c.beta2 as f32, rest: (1. - c.beta2) as f32, scale })?;
+        self.var.inplace_op3(&self.mean, &self.square, update)
+    }
+
+    /// The same out of candle's operations, for other devices and for weights with a master.
+    fn composed(&self, g: &Tensor, update: &Update, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
+        let g = (g.to_dtype(DType::F32)? * clip)?;
+        let (m, v, p) = (&self.mean, &self.square, self.master.as_ref().unwrap_or(&self.var));
+        let next_m = (m + ((&g - m)? * (1. - c.beta1))?)?;
+        let next_v = ((v * c.beta2)? + (g.sqr()? * (1. - c.beta2))?)?;
+        let root = ((next_v.sqrt()? / f64::from(update.root_correction))? + f64::from(update.eps))?;
+        let moved = ((next_m.div(&root)?) * f64::from(update.step_size))?;
+        let next = ((p.as_tensor() * f64::from(update.decay))? - moved)?;
+        p.set(&next)?;
+        if self.master.is_some() {
+            self.var.set(&next.to_dtype(self.var.dtype())?)?;
+        }
+        for (old, new) in [(m, next_m), (v, next_v)] {
+            old.slice_set(&new, 0, 0)?;
+        }
+        Ok(())
     }
 }
 
@@ -164,35 +221,29 @@ fn elements_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core
 }
 
 /// Sum of squares in f64: eight lanes within a chunk, then chunk by chunk.
-fn squares(t: &Tensor) -> candle_core::Result<f64> {
-    let t = t.contiguous()?;
-    let (storage, layout) = t.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("not on the CPU") };
-    let chunks: Vec<f64> = elements(storage, layout)?
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            let mut lanes = [0f64; 8];
-            for eight in chunk.chunks(8) {
-                lanes.iter_mut().zip(eight).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
-            }
-            lanes.iter().sum::<f64>()
-        })
-        .collect();
-    Ok(chunks.iter().sum())
+fn squares(numbers: &[f32]) -> f64 {
+    let chunk = |chunk: &[f32]| {
+        let mut lanes = [0f64; 8];
+        for eight in chunk.chunks(8) {
+            lanes.iter_mut().zip(eight).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
+        }
+        lanes.iter().sum::<f64>()
+    };
+    numbers.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().iter().sum()
 }
 
 /// `m += (1 - beta1) (scale g - m)`.
-struct Mean {
+struct Mean<'a> {
+    g: &'a [f32],
     rest: f32,
     scale: f32,
 }
-impl InplaceOp2 for Mean {
+impl InplaceOp1 for Mean<'_> {
     fn name(&self) -> &'static str {
         "adamw-mean"
     }
-    fn cpu_fwd(&self, m: &mut CpuStorage, ml: &Layout, g: &CpuStorage, gl: &Layout) -> candle_core::Result<()> {
-        let (m, g) = (elements_mut(m, ml)?, elements(g, gl)?);
-        m.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).for_each(|(m, g)| {
+    fn cpu_fwd(&self, m: &mut CpuStorage, ml: &Layout) -> candle_core::Result<()> {
+        elements_mut(m, ml)?.par_chunks_mut(CHUNK).zip(self.g.par_chunks(CHUNK)).for_each(|(m, g)| {
             m.iter_mut().zip(g).for_each(|(m, &g)| *m += self.rest * (g * self.scale - *m));
         });
         Ok(())
@@ -200,18 +251,18 @@ impl InplaceOp2 for Mean {
 }
 
 /// `v = beta2 v + (1 - beta2) (scale g)^2`.
-struct MeanSquare {
+struct MeanSquare<'a> {
+    g: &'a [f32],
     keep: f32,
     rest: f32,
     scale: f32,
 }
-impl InplaceOp2 for MeanSquare {
+impl InplaceOp1 for MeanSquare<'_> {
     fn name(&self) -> &'static str {
         "adamw-mean-square"
     }
-    fn cpu_fwd(&self, v: &mut CpuStorage, vl: &Layout, g: &CpuStorage, gl: &Layout) -> candle_core::Result<()> {
-        let (v, g) = (elements_mut(v, vl)?, elements(g, gl)?);
-        v.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).for_each(|(v, g)| {
+    fn cpu_fwd(&self, v: &mut CpuStorage, vl: &Layout) -> candle_core::Result<()> {
+        elements_mut(v, vl)?.par_chunks_mut(CHUNK).zip(self.g.par_chunks(CHUNK)).for_each(|(v, g)| {
             for (v, &g) in v.iter_mut().zip(g) {
                 let g = g * self.scale;
                 *v = *v * self.keep + self.rest * g * g;
@@ -247,20 +298,6 @@ impl InplaceOp3 for Update {
                 *p = *p * self.decay - self.step_size * (m / (v.sqrt() / self.root_correction + self.eps));
             }
         });
-        Ok(())
-    }
-}
-impl Update {
-    /// The same out of candle's operations, for devices other than the CPU.
-    fn composed(&self, p: &Var, m: &Tensor, v: &Tensor, g: &Tensor, c: AdamWConfig) -> Result<()> {
-        let next_m = (m + ((g - m)? * (1. - c.beta1))?)?;
-        let next_v = ((v * c.beta2)? + (g.sqr()? * (1. - c.beta2))?)?;
-        let root = ((next_v.sqrt()? / f64::from(self.root_correction))? + f64::from(self.eps))?;
-        let moved = ((next_m.div(&root)?) * f64::from(self.step_size))?;
-        p.set(&((p.as_tensor() * f64::from(self.decay))? - moved)?)?;
-        for (old, new) in [(m, next_m), (v, next_v)] {
-            old.slice_set(&new, 0, 0)?;
-        }
         Ok(())
     }
 }

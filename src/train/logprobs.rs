@@ -1,12 +1,11 @@
 //! Log-probabilities of given completions, as training computes them: the reference of DPO, and what `reflux logprobs` prints.
 
-use candle_core::DType;
-
 use super::pack::{Pack, runs};
 use super::reference::sum;
 use super::sft::{longest, unknown_token};
 use super::{Example, Limits, Progress};
 use crate::error::{Error, Result};
+use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama, Message, Tokenizer};
 
 /// A prompt and completions of it, as token ids; none may be empty.
@@ -26,11 +25,12 @@ pub(super) fn branch_logprobs(
     let counts: Vec<usize> =
         rows.iter().map(|b| count(b.prompt.len(), b.completions.iter().map(|c| c.len()))).collect();
     let mut all = Vec::with_capacity(2 * rows.len());
+    let mut pool = Pool::default();
     for run in runs(&counts, limits.max_rows, limits.max_items) {
         let mut pack = Pack::default();
         rows[run].iter().for_each(|b| pack.branches(b.prompt, &b.completions));
         progress.forward(pack.rows())?;
-        let log_probs = pack.log_probs(llama)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let log_probs = backprop::log_probs(llama, &pack.packed, &mut pool)?;
         all.extend(pack.completions.iter().map(|c| log_probs[c.clone()].to_vec()));
     }
     Ok(all)

@@ -3,41 +3,48 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use crate::model::Llama;
-use crate::model::ops::{Packed, Segment, log_prob_of};
+use crate::model::backprop::Rows;
+use crate::model::ops::Segment;
 
 /// One forward's rows. The last token of a sequence predicts nothing, so it has no row.
 #[derive(Default)]
 pub(super) struct Pack {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    segments: Vec<Segment>,
-    /// Row whose state predicts each target.
-    from: Vec<u32>,
-    targets: Vec<u32>,
+    /// The rows and their targets.
+    pub packed: Rows,
     /// The targets of each completion, in the order they were put in.
     pub completions: Vec<Range<usize>>,
+    /// What the rows of the next sequence or pair draw their dropout by, if there is any.
+    key: Option<u64>,
 }
 
 impl Pack {
     /// Rows so far.
     pub fn rows(&self) -> usize {
-        self.ids.len()
+        self.packed.ids.len()
     }
     /// Completion tokens so far.
     pub fn targets(&self) -> usize {
-        self.targets.len()
+        self.packed.targets.len()
+    }
+
+    /// Has the rows that follow draw their dropout by `key`, the next number, and so on.
+    pub fn draw_by(&mut self, key: Option<u64>) {
+        self.key = key;
     }
 
     /// Appends rows that see `prefix` and, causally, each other.
     fn segment(&mut self, tokens: &[u32], prefix: Range<usize>) -> Range<usize> {
         let rows = self.rows()..self.rows() + tokens.len();
-        self.ids.extend(tokens);
-        self.positions.extend((0..tokens.len()).map(|i| (prefix.len() + i) as u32));
+        self.packed.ids.extend(tokens);
+        self.packed.positions.extend((0..tokens.len()).map(|i| (prefix.len() + i) as u32));
+        if let Some(key) = &mut self.key {
+            self.packed.keys.extend((0..tokens.len() as u64).map(|i| key.wrapping_add(i)));
+            *key = key.wrapping_add(tokens.len() as u64);
+        }
         if !tokens.is_empty() {
-            self.segments.push(Segment { prefix, rows: rows.clone() });
+            self.packed.segments.push(Segment { prefix, rows: rows.clone() });
         }
         rows
     }
@@ -45,8 +52,8 @@ impl Pack {
     /// Appends a completion whose first token is predicted by row `first` and the others by the rows `rest`.
     fn completion(&mut self, tokens: &[u32], first: usize, rest: Range<usize>) {
         let start = self.targets();
-        self.targets.extend(tokens);
-        self.from.extend(std::iter::once(first).chain(rest).map(|row| row as u32));
+        self.packed.targets.extend(tokens);
+        self.packed.from.extend(std::iter::once(first).chain(rest).map(|row| row as u32));
         self.completions.push(start..self.targets());
     }
 
@@ -66,15 +73,7 @@ impl Pack {
         }
     }
 
-    /// Log-probability of every completion token, f64 on the CPU: sums over hundreds of tokens and differences of such
-    /// sums keep their digits there.
-    pub fn log_probs(&self, llama: &Llama) -> Result<Tensor> {
-        let hidden = llama.forward(&self.ids, &self.positions, &mut Packed::new(self.segments.clone()))?;
-        let hidden = hidden.index_select(&Tensor::new(self.from.as_slice(), llama.device())?, 0)?;
-        log_prob_of(&hidden, llama.head()?, &self.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
-    }
-
-    /// Sums of [`Pack::log_probs`] by completion, `[completions]`.
+    /// Sums of the targets' log-probabilities by completion, `[completions]`.
     pub fn sums(&self, log_probs: &Tensor) -> Result<Tensor> {
         let sums: Vec<Tensor> =
             self.completions.iter().map(|c| log_probs.narrow(0, c.start, c.len())?.sum_all()).collect::<Result<_>>()?;
@@ -108,12 +107,12 @@ mod tests {
         let mut pack = Pack::default();
         pack.example(&[1, 2, 3, 4], 0);
         pack.branches(&[5, 6, 7], &[&[8, 9], &[10]]);
-        assert_eq!(pack.ids, [1, 2, 3, 5, 6, 7, 8]);
-        assert_eq!(pack.positions, [0, 1, 2, 0, 1, 2, 3]);
+        assert_eq!(pack.packed.ids, [1, 2, 3, 5, 6, 7, 8]);
+        assert_eq!(pack.packed.positions, [0, 1, 2, 0, 1, 2, 3]);
         let segment = |prefix, rows| Segment { prefix, rows };
-        assert_eq!(pack.segments, [segment(0..0, 0..3), segment(0..0, 3..6), segment(3..6, 6..7)]);
-        assert_eq!(pack.targets, [2, 3, 4, 8, 9, 10]);
-        assert_eq!(pack.from, [0, 1, 2, 5, 6, 5]);
+        assert_eq!(pack.packed.segments, [segment(0..0, 0..3), segment(0..0, 3..6), segment(3..6, 6..7)]);
+        assert_eq!(pack.packed.targets, [2, 3, 4, 8, 9, 10]);
+        assert_eq!(pack.packed.from, [0, 1, 2, 5, 6, 5]);
         assert_eq!(pack.completions, [0..3, 3..5, 5..6]);
     }
 

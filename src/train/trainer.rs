@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::losses::{self, Knobs, Loss, Scores};
 use super::pack::{Pack, runs};
+use super::reference::sum;
 use super::{AdamW, AdamWConfig, Example, Pair, Progress, Reference, Schedule, StepMetrics};
+use rand_chacha::rand_core::Rng;
+
+use crate::data::RngKey;
 use crate::error::{Error, Result};
 use crate::model::Llama;
+use crate::model::backprop::{self, Gradients, Options, Pool};
 
 /// How much one forward may hold. Activation memory grows with it; results do not depend on it but for float order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,26 +50,6 @@ impl Default for Objective {
     }
 }
 
-/// Gradients of a step, summed forward by forward.
-#[derive(Default)]
-struct Gradients(BTreeMap<String, Tensor>);
-
-impl Gradients {
-    /// Adds what `loss` sends back to the variables.
-    fn add(&mut self, llama: &Llama, loss: &Tensor) -> Result<()> {
-        let mut store = loss.backward()?;
-        for (name, var) in llama.variables() {
-            let Some(new) = store.remove(var) else { continue };
-            let sum = match self.0.remove(name) {
-                Some(old) => (old + new)?,
-                None => new.contiguous()?,
-            };
-            self.0.insert(name.clone(), sum);
-        }
-        Ok(())
-    }
-}
-
 /// A model in training: its optimizer, schedule and position.
 pub struct Trainer<'a> {
     llama: &'a Llama,
@@ -75,6 +60,11 @@ pub struct Trainer<'a> {
     num_tokens: u64,
     /// Learning rate of the next step, where the schedule does not give it.
     rate: Option<f64>,
+    options: Options,
+    /// Key of the dropout.
+    seed: u64,
+    gradients: Gradients,
+    pool: Pool,
 }
 
 impl<'a> Trainer<'a> {
@@ -93,7 +83,21 @@ impl<'a> Trainer<'a> {
             return Err(Error::bug("the model to train was loaded frozen"));
         }
         let adamw = AdamW::new(llama.variables(), optimizer)?;
-        Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0, rate: None })
+        let (options, gradients, pool) = (Options::default(), Gradients::default(), Pool::default());
+        Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0, rate: None, options, seed: 0, gradients, pool })
+    }
+
+    /// The same with dropout or checkpointed activations; `seed` is the key of the dropout.
+    pub fn recording(self, options: Options, seed: u64) -> Self {
+        Self { options, seed, ..self }
+    }
+
+    /// What the rows of a step's item draw their dropout by: neither how the step is cut into forwards nor what came
+    /// before it matters.
+    fn key(&self, kind: &str, item: usize) -> Option<u64> {
+        let step = self.steps() as u32;
+        let draw = || RngKey::new(self.seed, "train.dropout", step, kind, item as u32).rng().next_u64();
+        (self.options.dropout.rate > 0.).then(draw)
     }
 
     /// Optimizer steps taken.
@@ -136,21 +140,15 @@ impl<'a> Trainer<'a> {
         if examples.is_empty() {
             return Err(Error::bug("an SFT step without examples"));
         }
-        let mut gradients = Gradients::default();
-        let loss = self.sft_loss(examples, 1., &mut gradients, progress)?;
+        self.gradients.clear();
+        let loss = self.sft_loss(examples, 1., progress)?;
         let mut metrics = StepMetrics { loss, ..StepMetrics::default() };
-        self.apply(gradients, &mut metrics, || format!("{} sequences", examples.len()))?;
+        self.apply(&mut metrics, || format!("{} sequences", examples.len()))?;
         Ok(metrics)
     }
 
     /// Adds the gradients of `weight x mean token loss`, and returns that mean.
-    fn sft_loss(
-        &mut self,
-        examples: &[&Example],
-        weight: f64,
-        gradients: &mut Gradients,
-        progress: &mut dyn Progress,
-    ) -> Result<f64> {
+    fn sft_loss(&mut self, examples: &[&Example], weight: f64, progress: &mut dyn Progress) -> Result<f64> {
         if let Some(e) = examples.iter().find(|e| e.tokens.len() <= e.context.max(1)) {
             let (n, context) = (e.tokens.len(), e.context);
             return Err(Error::user(format!(
@@ -162,15 +160,19 @@ impl<'a> Trainer<'a> {
         let mut total = 0.;
         for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
             let mut pack = Pack::default();
-            examples[run].iter().for_each(|e| pack.example(&e.tokens, e.context));
+            for item in run {
+                pack.draw_by(self.key("sft", item));
+                pack.example(&examples[item].tokens, examples[item].context);
+            }
             progress.forward(pack.rows())?;
-            let loss = (pack.log_probs(self.llama)?.sum_all()? / -(learnt as f64))?;
-            let value = loss.to_scalar::<f64>()?;
+            let recorded = backprop::record(self.llama, &pack.packed, self.options, &mut self.pool)?;
+            let value = -sum(recorded.log_probs()) / learnt as f64;
             if !value.is_finite() {
                 return Err(self.not_finite("loss", value, &format!("{} sequences", pack.completions.len())));
             }
             total += value;
-            gradients.add(self.llama, &(loss * weight)?)?;
+            let slopes = vec![(-weight / learnt as f64) as f32; pack.targets()];
+            recorded.backward(&slopes, &mut self.gradients, &mut self.pool)?;
         }
         self.num_tokens += examples.iter().map(|e| e.tokens.len() as u64).sum::<u64>();
         Ok(total)
@@ -193,16 +195,23 @@ impl<'a> Trainer<'a> {
         }
         pairs.iter().try_for_each(|p| check_whole(p))?;
         let reference: Vec<(f64, f64)> = pairs.iter().map(|p| Ok(check_reference(p)?.sums())).collect::<Result<_>>()?;
-        let mut gradients = Gradients::default();
+        self.gradients.clear();
         let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
         let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
         let (mut chosen, mut rejected, mut loss) = (Vec::new(), Vec::new(), 0.);
         for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
-            let (pairs_here, reference) = (&pairs[run.clone()], &reference[run]);
+            let (pairs_here, reference) = (&pairs[run.clone()], &reference[run.clone()]);
             let mut pack = Pack::default();
-            pairs_here.iter().for_each(|p| pack.branches(&p.prompt, &[&p.chosen, &p.rejected]));
+            for (item, p) in run.zip(pairs_here) {
+                pack.draw_by(self.key("dpo", item));
+                pack.branches(&p.prompt, &[&p.chosen, &p.rejected]);
+            }
             progress.forward(pack.rows())?;
-            let sums = pack.sums(&pack.log_probs(self.llama)?)?.reshape((pairs_here.len(), 2))?;
+            let recorded = backprop::record(self.llama, &pack.packed, self.options, &mut self.pool)?;
+            // Sums over hundreds of tokens and differences of such sums keep their digits in f64.
+            let log_probs: Vec<f64> = recorded.log_probs().iter().map(|&l| l.into()).collect();
+            let log_probs = Var::from_vec(log_probs, pack.targets(), &Device::Cpu)?;
+            let sums = pack.sums(&log_probs)?.reshape((pairs_here.len(), 2))?;
             let column = |values: Vec<f64>| Tensor::new(values, sums.device());
             let scores = Scores {
                 chosen: sums.narrow(1, 0, 1)?.squeeze(1)?,
@@ -227,7 +236,10 @@ impl<'a> Trainer<'a> {
             loss += part.to_scalar::<f64>()?;
             chosen.extend(scores.chosen.to_vec1::<f64>()?);
             rejected.extend(scores.rejected.to_vec1::<f64>()?);
-            gradients.add(self.llama, &part)?;
+            let slopes = part.backward()?.remove(&log_probs);
+            let slopes = slopes.ok_or_else(|| Error::bug(format!("loss {} has no gradient", objective.loss.name)))?;
+            let slopes: Vec<f32> = slopes.to_dtype(DType::F32)?.to_vec1()?;
+            recorded.backward(&slopes, &mut self.gradients, &mut self.pool)?;
         }
         let tokens = |p: &&Pair| (2 * p.prompt.len() + p.chosen.len() + p.rejected.len()) as u64;
         self.num_tokens += pairs.iter().map(tokens).sum::<u64>();
@@ -249,19 +261,19 @@ impl<'a> Trainer<'a> {
             ..StepMetrics::default()
         };
         if objective.replay_weight != 0. && !replay.is_empty() {
-            let replayed = self.sft_loss(replay, objective.replay_weight, &mut gradients, progress)?;
+            let replayed = self.sft_loss(replay, objective.replay_weight, progress)?;
             metrics.loss += objective.replay_weight * replayed;
             metrics.replay_loss = Some(replayed);
         }
         let ids = || named(&pairs.iter().map(|p| p.id.as_str()).collect::<Vec<_>>());
-        self.apply(gradients, &mut metrics, ids)?;
+        self.apply(&mut metrics, ids)?;
         Ok(metrics)
     }
 
     /// Takes the optimizer step and fills in what it knows.
-    fn apply(&mut self, gradients: Gradients, metrics: &mut StepMetrics, rows: impl Fn() -> String) -> Result<()> {
+    fn apply(&mut self, metrics: &mut StepMetrics, rows: impl Fn() -> String) -> Result<()> {
         if self.steps() == 0 {
-            let cut = |name: &&String| !gradients.0.contains_key(*name);
+            let cut = |name: &&String| self.gradients.get(name).is_none();
             let without: Vec<_> = self.llama.variables().keys().filter(cut).map(String::as_str).collect();
             if !without.is_empty() {
                 let message = format!("no gradient reaches {}; training would leave them as they are", named(&without));
@@ -269,7 +281,7 @@ impl<'a> Trainer<'a> {
             }
         }
         metrics.learning_rate = self.rate.take().unwrap_or_else(|| self.schedule.at(self.steps(), self.total));
-        metrics.grad_norm = self.adamw.step(&gradients.0, metrics.learning_rate)?;
+        metrics.grad_norm = self.adamw.step(&self.gradients, metrics.learning_rate)?;
         if !metrics.grad_norm.is_finite() {
             return Err(self.not_finite("gradient norm", metrics.grad_norm, &rows()));
         }

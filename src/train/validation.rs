@@ -12,6 +12,7 @@ use super::sft::nothing_left;
 use super::trainer::check_reference;
 use super::{Example, Limits, Objective, Pair, Progress, StepMetrics, usable_examples, usable_pairs};
 use crate::error::Result;
+use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama};
 
 /// What is measured on the held-out rows.
@@ -149,14 +150,13 @@ fn mean_loss(llama: &Llama, examples: &[&Example], limits: Limits, progress: &mu
     let view = frozen(llama)?;
     let llama = view.as_ref().unwrap_or(llama);
     let rows: Vec<usize> = examples.iter().map(|e| e.tokens.len() - 1).collect();
-    let (mut total, mut learnt) = (0., 0);
+    let (mut total, mut learnt, mut pool) = (0., 0, Pool::default());
     for run in runs(&rows, limits.max_rows, limits.max_items) {
         let mut pack = Pack::default();
         examples[run].iter().for_each(|e| pack.example(&e.tokens, e.context));
         progress.forward(pack.rows())?;
-        let log_probs = pack.log_probs(llama)?;
-        learnt += log_probs.elem_count();
-        total -= log_probs.sum_all()?.to_scalar::<f64>()?;
+        total -= sum(&backprop::log_probs(llama, &pack.packed, &mut pool)?);
+        learnt += pack.targets();
     }
     Ok(total / learnt as f64)
 }

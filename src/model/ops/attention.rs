@@ -37,28 +37,29 @@ impl Packed {
     pub fn new(segments: Vec<Segment>) -> Self {
         Self { segments: segments.into() }
     }
+}
 
-    fn check(&self, rows: usize) -> Result<()> {
-        let mut next = 0;
-        for s in self.segments.iter() {
-            if s.rows.start != next || s.rows.end < s.rows.start {
-                candle_core::bail!("attention: the segments' rows {:?} do not follow row {next}", s.rows)
-            }
-            if s.prefix.start > s.prefix.end || s.prefix.end > rows {
-                candle_core::bail!("attention: the prefix {:?} is not within the {rows} rows", s.prefix)
-            }
-            next = s.rows.end;
+/// An error unless the segments cover the rows in order, without gaps.
+pub(in crate::model) fn check(segments: &[Segment], rows: usize) -> Result<()> {
+    let mut next = 0;
+    for s in segments {
+        if s.rows.start != next || s.rows.end < s.rows.start {
+            candle_core::bail!("attention: the segments' rows {:?} do not follow row {next}", s.rows)
         }
-        if next != rows {
-            candle_core::bail!("attention: the segments have {next} rows, the batch {rows}")
+        if s.prefix.start > s.prefix.end || s.prefix.end > rows {
+            candle_core::bail!("attention: the prefix {:?} is not within the {rows} rows", s.prefix)
         }
-        Ok(())
+        next = s.rows.end;
     }
+    if next != rows {
+        candle_core::bail!("attention: the segments have {next} rows, the batch {rows}")
+    }
+    Ok(())
 }
 
 impl Attention for Packed {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        self.check(q.dim(0)?)?;
+        check(&self.segments, q.dim(0)?)?;
         if !cpu::applies(q) || q.elem_count() == 0 {
             return composed(&self.segments, q, k, v);
         }
@@ -128,7 +129,8 @@ impl CustomOp3 for Fused {
         let shape = attention_cpu::Shape { heads, kv_heads, width };
         let (q, k, v) =
             (cpu::slice(q, ql, self.name())?, cpu::slice(k, kl, self.name())?, cpu::slice(v, vl, self.name())?);
-        let (out, log_sums) = attention_cpu::forward(&self.segments, shape, q, k, v);
+        let (mut out, mut log_sums) = (vec![0f32; q.len()], vec![0f32; n * heads]);
+        attention_cpu::forward(&self.segments, shape, q, k, v, &mut out, &mut log_sums);
         // A second forward of the same operation would find the same numbers.
         let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), ql.shape().clone()))

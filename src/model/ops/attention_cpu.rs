@@ -18,7 +18,7 @@ const KEYS: usize = 64;
 
 /// Heads and their width.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::model) struct Shape {
     pub heads: usize,
     pub kv_heads: usize,
     pub width: usize,
@@ -38,7 +38,7 @@ impl Shape {
 }
 
 /// What the forward had and gave.
-pub(super) struct Forward<'a> {
+pub(in crate::model) struct Forward<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
     pub v: &'a [f32],
@@ -88,8 +88,16 @@ fn tiles(segments: &[Segment]) -> Vec<Tile> {
     segments.iter().enumerate().flat_map(of).collect()
 }
 
-/// Returns `[N, heads, width]` and, for the backward, `[N, heads]` logarithms of the softmax's sums.
-pub(super) fn forward(segments: &[Segment], shape: Shape, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
+/// Writes `[N, heads, width]` and, for the backward, `[N, heads]` logarithms of the softmax's sums.
+pub(in crate::model) fn forward(
+    segments: &[Segment],
+    shape: Shape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    log_sums: &mut [f32],
+) {
     let row = shape.heads * shape.width;
     let packs: Vec<(Vec<f32>, Vec<f32>)> = (0..segments.len() * shape.kv_heads)
         .into_par_iter()
@@ -98,12 +106,9 @@ pub(super) fn forward(segments: &[Segment], shape: Shape, q: &[f32], k: &[f32], 
             (transpose(&gather(s, shape, k, head), shape.width), gather(s, shape, v, head))
         })
         .collect();
-    let mut out = vec![0f32; q.len()];
-    let mut log_sums = vec![0f32; q.len() / shape.width];
-
     // Tiles cover the rows in order, so each can be given its part of the results.
     let mut jobs = Vec::new();
-    let (mut out_rest, mut sums_rest) = (out.as_mut_slice(), log_sums.as_mut_slice());
+    let (mut out_rest, mut sums_rest) = (out, log_sums);
     for tile in tiles(segments) {
         let (part, rest) = out_rest.split_at_mut(tile.rows.len() * row);
         let (sums, sums_after) = sums_rest.split_at_mut(tile.rows.len() * shape.heads);
@@ -117,7 +122,6 @@ pub(super) fn forward(segments: &[Segment], shape: Shape, q: &[f32], k: &[f32], 
             forward_tile(&tile, head, shape, q, kt, v, &mut work, out, sums);
         }
     });
-    (out, log_sums)
 }
 
 /// Scratch space of a tile.
@@ -183,7 +187,7 @@ fn forward_tile(
 }
 
 /// The gradients of q, k and v.
-pub(super) fn backward(segments: &[Segment], shape: Shape, f: Forward, dy: &[f32]) -> [Vec<f32>; 3] {
+pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward, dy: &[f32]) -> [Vec<f32>; 3] {
     let parts: Vec<Gradient> = (0..segments.len() * shape.heads)
         .into_par_iter()
         .map(|i| backward_head(&segments[i / shape.heads], i % shape.heads, shape, &f, dy))

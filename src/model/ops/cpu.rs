@@ -19,7 +19,7 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Whether the fused operations apply: f32 on the CPU.
-pub(super) fn applies(x: &Tensor) -> bool {
+pub(in crate::model) fn applies(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
@@ -66,7 +66,7 @@ impl std::ops::Deref for Floats<'_> {
 }
 
 /// Calls `f(row, out)` for each row of `out`, in parallel where there is enough to do.
-pub(super) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(in crate::model) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     // Some tens of microseconds of work, so that handing it to a thread pays.
     let at_once = (1 << 15) / width.max(1) + 1;
     if out.len() <= at_once * width {
@@ -160,10 +160,21 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 
 /// A matrix by its numbers and strides.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::model) struct Matrix<'a> {
     pub numbers: &'a [f32],
     pub row: usize,
     pub column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row by row, `width` numbers each.
+    pub fn rows(numbers: &'a [f32], width: usize) -> Self {
+        Self { numbers, row: width, column: 1 }
+    }
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
 }
 
 /// `c += a b` for small matrices: `a` is `[m, k]` with any strides, `b` is `[k, n]` with rows `b_row` apart, `c` is `[m, n]`

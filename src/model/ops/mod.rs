@@ -8,15 +8,18 @@
 mod attention;
 mod attention_cpu;
 mod cpu;
+mod dropout;
 mod linear;
-mod log_prob;
+pub(in crate::model) mod log_prob;
 mod panels;
-mod rms_norm;
+mod product;
+pub(in crate::model) mod rms_norm;
 mod rope;
-mod swiglu;
+pub(in crate::model) mod swiglu;
 
 pub use attention::{Packed, Segment};
 pub use cpu::{Floats, fma};
+pub use dropout::Dropout;
 pub use linear::linear;
 pub use log_prob::log_prob_of;
 pub use panels::Panels;
@@ -32,4 +35,18 @@ pub mod composed {
     pub use super::rms_norm::composed as rms_norm;
     pub use super::rope::composed as rope;
     pub use super::swiglu::composed as swiglu;
+}
+
+/// What a pass written out by hand is made of: the same operations on plain numbers.
+pub(in crate::model) mod fused {
+    pub(in crate::model) use super::attention_cpu::Shape;
+    pub(in crate::model) use super::cpu::Matrix;
+    pub(in crate::model) use super::product::product;
+    pub(in crate::model) use super::rope::rotate;
+    pub(in crate::model) use super::{log_prob, rms_norm, swiglu};
+
+    pub(in crate::model) mod attention {
+        pub(in crate::model) use super::super::attention::check;
+        pub(in crate::model) use super::super::attention_cpu::{Forward, backward, forward};
+    }
 }

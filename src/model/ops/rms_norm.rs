@@ -25,53 +25,62 @@ pub fn composed(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?.broadcast_mul(w)
 }
 
-struct RmsNorm {
-    eps: f32,
+/// `1 / sqrt(mean(x^2) + eps)` of a row.
+fn scale(x: &[f32], eps: f32) -> f32 {
+    1. / (cpu::dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-impl RmsNorm {
-    fn scale(&self, x: &[f32]) -> f32 {
-        1. / (cpu::dot(x, x) / x.len() as f32 + self.eps).sqrt()
-    }
-
-    /// With n = x s, s the row's scale: dx = s (dy w - n mean(dy w n)).
-    fn to_x(&self, x: &[f32], w: &[f32], dy: &[f32]) -> Vec<f32> {
-        let d = w.len();
-        let mut out = vec![0f32; x.len()];
-        cpu::rows(&mut out, d, |i, dx| {
-            let (x, dy) = (&x[i * d..][..d], &dy[i * d..][..d]);
-            let s = self.scale(x);
-            for ((o, dy), w) in dx.iter_mut().zip(dy).zip(w) {
-                *o = dy * w;
-            }
-            let mean = cpu::dot(dx, x) * s * s / d as f32;
-            for (o, x) in dx.iter_mut().zip(x) {
-                *o = s * (*o - mean * x);
-            }
-        });
-        out
-    }
-
-    /// dw = sum over rows of dy n, by blocks of rows whose sums are added in order.
-    fn to_w(&self, x: &[f32], dy: &[f32], d: usize) -> Vec<f32> {
-        const ROWS: usize = 64;
-        let block = |(x, dy): (&[f32], &[f32])| {
-            let mut sum = vec![0f32; d];
-            for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
-                let s = self.scale(x);
-                for ((o, x), dy) in sum.iter_mut().zip(x).zip(dy) {
-                    *o = cpu::fma(*dy, x * s, *o);
-                }
-            }
-            sum
-        };
-        let sums: Vec<Vec<f32>> = x.par_chunks(ROWS * d).zip(dy.par_chunks(ROWS * d)).map(block).collect();
-        let mut out = vec![0f32; d];
-        for sum in sums {
-            out.iter_mut().zip(sum).for_each(|(o, s)| *o += s);
+/// The norm of the rows of `x`, each as long as `w`.
+pub(in crate::model) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    let d = w.len();
+    cpu::rows(out, d, |i, y| {
+        let x = &x[i * d..][..d];
+        let s = scale(x, eps);
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * s * w;
         }
-        out
+    });
+}
+
+/// Makes the gradient of the rows out of the gradient of the result, in its place. With n = x s, s the row's scale:
+/// dx = s (dy w - n mean(dy w n)).
+pub(in crate::model) fn to_x(x: &[f32], w: &[f32], eps: f32, dy: &mut [f32]) {
+    let d = w.len();
+    cpu::rows(dy, d, |i, dx| {
+        let x = &x[i * d..][..d];
+        let s = scale(x, eps);
+        for (o, w) in dx.iter_mut().zip(w) {
+            *o *= w;
+        }
+        let mean = cpu::dot(dx, x) * s * s / d as f32;
+        for (o, x) in dx.iter_mut().zip(x) {
+            *o = s * (*o - mean * x);
+        }
+    });
+}
+
+/// Adds the gradient of the weight: dw = sum over rows of dy n, by blocks of rows whose sums are added in order.
+pub(in crate::model) fn to_w(x: &[f32], eps: f32, dy: &[f32], dw: &mut [f32]) {
+    const ROWS: usize = 64;
+    let d = dw.len();
+    let block = |(x, dy): (&[f32], &[f32])| {
+        let mut sum = vec![0f32; d];
+        for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
+            let s = scale(x, eps);
+            for ((o, x), dy) in sum.iter_mut().zip(x).zip(dy) {
+                *o = cpu::fma(*dy, x * s, *o);
+            }
+        }
+        sum
+    };
+    let sums: Vec<Vec<f32>> = x.par_chunks(ROWS * d).zip(dy.par_chunks(ROWS * d)).map(block).collect();
+    for sum in sums {
+        dw.iter_mut().zip(sum).for_each(|(o, s)| *o += s);
     }
+}
+
+struct RmsNorm {
+    eps: f32,
 }
 
 impl CustomOp2 for RmsNorm {
@@ -81,26 +90,28 @@ impl CustomOp2 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (cpu::slice(x, xl, self.name())?, cpu::slice(w, wl, self.name())?);
-        let d = w.len();
-        if d == 0 || xl.dims().last() != Some(&d) {
-            candle_core::bail!("rms-norm: rows of {:?} do not fit a weight of {d}", xl.dims())
+        if w.is_empty() || xl.dims().last() != Some(&w.len()) {
+            candle_core::bail!("rms-norm: rows of {:?} do not fit a weight of {}", xl.dims(), w.len())
         }
         let mut out = vec![0f32; x.len()];
-        cpu::rows(&mut out, d, |i, y| {
-            let x = &x[i * d..][..d];
-            let s = self.scale(x);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = x * s * w;
-            }
-        });
+        forward(x, w, self.eps, &mut out);
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let (xs, ws, dys) = (Floats::of(x)?, Floats::of(w)?, Floats::of(&dy)?);
-        let to_x = || Tensor::from_vec(self.to_x(&xs, &ws, &dys), x.shape(), x.device());
-        let to_w = || Tensor::from_vec(self.to_w(&xs, &dys, ws.len()), w.shape(), w.device());
-        Ok((x.track_op().then(to_x).transpose()?, w.track_op().then(to_w).transpose()?))
+        let tensor = |numbers, like: &Tensor| Tensor::from_vec(numbers, like.shape(), like.device());
+        let by_x = || {
+            let mut dx = dys.to_vec();
+            to_x(&xs, &ws, self.eps, &mut dx);
+            tensor(dx, x)
+        };
+        let by_w = || {
+            let mut dw = vec![0f32; ws.len()];
+            to_w(&xs, self.eps, &dys, &mut dw);
+            tensor(dw, w)
+        };
+        Ok((x.track_op().then(by_x).transpose()?, w.track_op().then(by_w).transpose()?))
     }
 }

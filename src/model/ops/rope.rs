@@ -69,17 +69,16 @@ impl RopeTable {
         Ok(Self { positions: config.max_position_embeddings, frequencies: frequencies(config)? })
     }
 
-    /// The rows of the given positions.
+    /// The cosines and sines of the given positions, `[N, head_dim / 2]`.
     ///
     /// # Errors
     /// A position beyond the model's.
-    pub fn rows(&self, positions: &[u32], device: &Device, dtype: DType) -> Result<RopeRows> {
+    pub fn angles(&self, positions: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         if let Some(p) = positions.iter().find(|p| **p as usize >= self.positions) {
             candle_core::bail!("position {p} is beyond the model's {} positions", self.positions)
         }
-        let half = self.frequencies.len();
-        let (mut cos, mut sin) =
-            (Vec::with_capacity(positions.len() * half), Vec::with_capacity(positions.len() * half));
+        let size = positions.len() * self.frequencies.len();
+        let (mut cos, mut sin) = (Vec::with_capacity(size), Vec::with_capacity(size));
         for &p in positions {
             for f in &self.frequencies {
                 let (s, c) = (p as f32 * f).sin_cos();
@@ -87,7 +86,17 @@ impl RopeTable {
                 sin.push(s);
             }
         }
-        let tensor = |v: Vec<f32>| Tensor::from_vec(v, (positions.len(), 1, half), device)?.to_dtype(dtype);
+        Ok((cos, sin))
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// As [`RopeTable::angles`].
+    pub fn rows(&self, positions: &[u32], device: &Device, dtype: DType) -> Result<RopeRows> {
+        let (cos, sin) = self.angles(positions)?;
+        let shape = (positions.len(), 1, self.frequencies.len());
+        let tensor = |v: Vec<f32>| Tensor::from_vec(v, shape, device)?.to_dtype(dtype);
         Ok(RopeRows { cos: tensor(cos)?, sin: tensor(sin)? })
     }
 }
@@ -115,7 +124,23 @@ pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     Tensor::cat(&[first, second], 2)
 }
 
-/// The rotation, or the one back, which is also its gradient.
+/// Rotates `[N, heads, 2 half]` in place by the angles of each row, `[N, half]`; or back, which is also the gradient.
+pub(in crate::model) fn rotate(x: &mut [f32], heads: usize, (cos, sin): (&[f32], &[f32]), half: usize, back: bool) {
+    let sign = if back { -1. } else { 1. };
+    let width = 2 * half;
+    cpu::rows(x, heads * width, |i, row| {
+        let (cos, sin) = (&cos[i * half..][..half], &sin[i * half..][..half]);
+        for head in row.chunks_exact_mut(width) {
+            let (a, b) = head.split_at_mut(half);
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                let sin = sign * sin;
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    });
+}
+
+/// The rotation, or the one back.
 struct Rope {
     back: bool,
 }
@@ -139,22 +164,9 @@ impl CustomOp3 for Rope {
         if cl.dims() != [n, 1, half] || sl.dims() != [n, 1, half] || width % 2 != 0 {
             candle_core::bail!("rope: x is {:?}, the cosines {:?}", xl.dims(), cl.dims())
         }
-        let x = cpu::slice(x, xl, self.name())?;
-        let (cos, sin) = (cpu::slice(cos, cl, self.name())?, cpu::slice(sin, sl, self.name())?);
-        let sign = if self.back { -1. } else { 1. };
-        let mut out = vec![0f32; x.len()];
-        cpu::rows(&mut out, heads * width, |i, row| {
-            let (cos, sin) = (&cos[i * half..][..half], &sin[i * half..][..half]);
-            let x = &x[i * heads * width..][..heads * width];
-            for (y, x) in row.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
-                for j in 0..half {
-                    let s = sign * sin[j];
-                    ya[j] = xa[j] * cos[j] - xb[j] * s;
-                    yb[j] = xb[j] * cos[j] + xa[j] * s;
-                }
-            }
-        });
+        let mut out = cpu::slice(x, xl, self.name())?.to_vec();
+        let angles = (cpu::slice(cos, cl, self.name())?, cpu::slice(sin, sl, self.name())?);
+        rotate(&mut out, heads, angles, half, self.back);
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 

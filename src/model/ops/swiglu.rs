@@ -1,6 +1,7 @@
 //! SwiGLU (arXiv 2002.05202): `silu(gate) * up`, where `silu(x) = x sigmoid(x)`.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 use super::cpu::{self, Floats};
 
@@ -23,12 +24,37 @@ pub fn composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 
-struct SwiGlu;
+/// Elements that one thread takes at a time.
+const PART: usize = 1 << 14;
 
-/// Elements that are handled as one row.
-fn width(shape: &Shape) -> usize {
-    shape.dims().last().copied().unwrap_or(1).max(1)
+/// `silu(gate) * up`, element by element.
+pub(in crate::model) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let part = |((y, g), u): ((&mut [f32], &[f32]), &[f32])| {
+        for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
+            *y = g * cpu::sigmoid(*g) * u;
+        }
+    };
+    if out.len() <= PART {
+        part(((out, gate), up));
+    } else {
+        out.par_chunks_mut(PART).zip(gate.par_chunks(PART)).zip(up.par_chunks(PART)).for_each(part);
+    }
 }
+
+/// Puts the gradients of gate and up in their places. With s = sigmoid(g): d up = dy g s, d gate = dy u s (1 + g (1 - s)).
+pub(in crate::model) fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    let part = |((g, u), dy): ((&mut [f32], &mut [f32]), &[f32])| {
+        for ((g, u), dy) in g.iter_mut().zip(u).zip(dy) {
+            let s = cpu::sigmoid(*g);
+            let to_up = dy * *g * s;
+            *g = dy * *u * s * cpu::fma(*g, 1. - s, 1.);
+            *u = to_up;
+        }
+    };
+    gate.par_chunks_mut(PART).zip(up.par_chunks_mut(PART)).zip(dy.par_chunks(PART)).for_each(part);
+}
+
+struct SwiGlu;
 
 impl CustomOp2 for SwiGlu {
     fn name(&self) -> &'static str {
@@ -40,43 +66,18 @@ impl CustomOp2 for SwiGlu {
             candle_core::bail!("swiglu: gate is {:?}, up is {:?}", gl.dims(), ul.dims())
         }
         let (gate, up) = (cpu::slice(gate, gl, self.name())?, cpu::slice(up, ul, self.name())?);
-        let w = width(gl.shape());
         let mut out = vec![0f32; gate.len()];
-        cpu::rows(&mut out, w, |i, y| {
-            for ((y, g), u) in y.iter_mut().zip(&gate[i * w..][..w]).zip(&up[i * w..][..w]) {
-                *y = g * cpu::sigmoid(*g) * u;
-            }
-        });
+        forward(gate, up, &mut out);
         Ok((CpuStorage::F32(out), gl.shape().clone()))
     }
 
-    /// With s = sigmoid(g): d up = dy g s, d gate = dy u s (1 + g (1 - s)).
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let (g, u, d) = (Floats::of(gate)?, Floats::of(up)?, Floats::of(&dy)?);
-        let (g, u, d): (&[f32], &[f32], &[f32]) = (&g, &u, &d);
-        let w = width(gate.shape());
-        let gradient = |f: &(dyn Fn(usize, &mut [f32]) + Sync)| {
-            let mut out = vec![0f32; g.len()];
-            cpu::rows(&mut out, w, f);
-            Tensor::from_vec(out, gate.shape(), gate.device())
+        let (mut g, mut u) = (Floats::of(gate)?.to_vec(), Floats::of(up)?.to_vec());
+        backward(&mut g, &mut u, &Floats::of(&dy)?);
+        let gradient = |numbers, like: &Tensor| -> Result<Option<Tensor>> {
+            like.track_op().then(|| Tensor::from_vec(numbers, like.shape(), like.device())).transpose()
         };
-        let to_gate = |i: usize, out: &mut [f32]| {
-            let (g, u, d) = (&g[i * w..][..w], &u[i * w..][..w], &d[i * w..][..w]);
-            for j in 0..out.len() {
-                let s = cpu::sigmoid(g[j]);
-                out[j] = d[j] * u[j] * s * cpu::fma(g[j], 1. - s, 1.);
-            }
-        };
-        let to_up = |i: usize, out: &mut [f32]| {
-            let (g, d) = (&g[i * w..][..w], &d[i * w..][..w]);
-            for j in 0..out.len() {
-                out[j] = d[j] * g[j] * cpu::sigmoid(g[j]);
-            }
-        };
-        Ok((
-            gate.track_op().then(|| gradient(&to_gate)).transpose()?,
-            up.track_op().then(|| gradient(&to_up)).transpose()?,
-        ))
+        Ok((gradient(g, gate)?, gradient(u, up)?))
     }
 }

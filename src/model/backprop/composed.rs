@@ -1,0 +1,109 @@
+//! The pass by candle's graph: for every device and type, and what the fused pass is held against.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+use super::{Gradients, Options, Rows};
+use crate::model::Llama;
+use crate::model::llama::Dropped;
+use crate::model::ops::{Packed, log_prob_of};
+
+pub(super) struct Tape<'a> {
+    llama: &'a Llama,
+    rows: &'a Rows,
+    options: Options,
+    kept: Kept,
+}
+
+enum Kept {
+    /// The log-probabilities with all that led to them.
+    Graph(Tensor),
+    /// The input of each layer, and what the last one gave.
+    Inputs(Vec<Tensor>),
+}
+
+fn attention(rows: &Rows) -> Packed {
+    Packed::new(rows.segments.clone())
+}
+
+fn dropped<'a>(rows: &'a Rows, options: Options) -> Option<Dropped<'a>> {
+    (options.dropout.rate > 0.).then_some(Dropped { dropout: options.dropout, keys: &rows.keys })
+}
+
+/// From the last layer's states to log-probabilities, f64 on the CPU.
+fn finish(llama: &Llama, rows: &Rows, x: &Tensor) -> Result<Tensor> {
+    let x = x.index_select(&Tensor::new(rows.from.as_slice(), llama.device())?, 0)?;
+    log_prob_of(&llama.normed(&x)?, llama.head()?, &rows.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
+}
+
+fn graph(llama: &Llama, rows: &Rows, options: Options) -> Result<Tensor> {
+    let x = llama.states(&rows.ids, &rows.positions, &mut attention(rows), dropped(rows, options))?;
+    finish(llama, rows, &x)
+}
+
+fn numbers(log_probs: &Tensor) -> Result<Vec<f32>> {
+    log_probs.to_dtype(DType::F32)?.to_vec1()
+}
+
+pub(super) fn log_probs(llama: &Llama, rows: &Rows) -> Result<Vec<f32>> {
+    numbers(&graph(llama, rows, Options::default())?)
+}
+
+pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> Result<(Vec<f32>, Tape<'a>)> {
+    let (log_probs, kept) = if options.checkpoint {
+        let rope = llama.angles(&rows.positions)?;
+        let mut inputs = vec![llama.embedded(&rows.ids)?.detach()];
+        for layer in 0..llama.config().num_hidden_layers {
+            let out = llama.layer(layer, &inputs[layer], &rope, &mut attention(rows), dropped(rows, options))?;
+            // Cut off, so that what led to it is let go.
+            inputs.push(out.detach());
+        }
+        (finish(llama, rows, &inputs[inputs.len() - 1])?, Kept::Inputs(inputs))
+    } else {
+        let log_probs = graph(llama, rows, options)?;
+        (log_probs.clone(), Kept::Graph(log_probs))
+    };
+    Ok((numbers(&log_probs)?, Tape { llama, rows, options, kept }))
+}
+
+impl Tape<'_> {
+    pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients) -> Result<()> {
+        let slopes = Tensor::new(slopes, &Device::Cpu)?.to_dtype(DType::F64)?;
+        let inputs = match self.kept {
+            Kept::Graph(log_probs) => return add(self.llama, &log_probs, &slopes, None, gradients).map(drop),
+            Kept::Inputs(inputs) => inputs,
+        };
+        let (llama, rows) = (self.llama, self.rows);
+        let rope = llama.angles(&rows.positions)?;
+        let mut slopes = slopes;
+        for (i, input) in inputs.iter().enumerate().rev() {
+            let x = Var::from_tensor(input)?;
+            let out = if i + 1 == inputs.len() {
+                finish(llama, rows, &x)?
+            } else {
+                llama.layer(i, &x, &rope, &mut attention(rows), dropped(rows, self.options))?
+            };
+            let Some(back) = add(llama, &out, &slopes, Some(&x), gradients)? else {
+                candle_core::bail!("no gradient reaches the input of layer {i}")
+            };
+            slopes = back;
+        }
+        add(llama, &llama.embedded(&rows.ids)?, &slopes, None, gradients).map(drop)
+    }
+}
+
+/// Goes back from `out` with its derivatives; returns those of `input`.
+fn add(
+    llama: &Llama,
+    out: &Tensor,
+    slopes: &Tensor,
+    input: Option<&Var>,
+    to: &mut Gradients,
+) -> Result<Option<Tensor>> {
+    let mut store = (out * slopes)?.sum_all()?.backward()?;
+    for (name, var) in llama.variables() {
+        if let Some(new) = store.remove(var) {
+            to.add(name, new)?;
+        }
+    }
+    Ok(input.and_then(|x| store.remove(x)))
+}

@@ -1,0 +1,382 @@
+//! The pass written out by hand for f32 on the CPU.
+//!
+//! A layer is `x2 = x + attend(norm(x)) Wo^T`, `x3 = x2 + swiglu(norm(x2) Wg^T, norm(x2) Wu^T) Wd^T`. It keeps x, the
+//! rotated q and k, v, the attention's result and x2, gate and up; norms and swiglu are computed again on the way back.
+
+use candle_core::Result;
+
+use super::plain::{Adapter, Linear, Plain, Weight};
+use super::{Gradients, Options, Pool, Rows};
+use crate::model::ops::Dropout;
+use crate::model::ops::fused::{Matrix, Shape, attention, log_prob, product, rms_norm, rotate, swiglu};
+
+impl Linear<'_> {
+    /// `y = x W^T`, or added to y.
+    fn forward(&self, x: &[f32], y: &mut [f32], onto: bool) {
+        let (n, width) = (x.len() / self.width, self.width);
+        product((n, self.out, width), Matrix::rows(x, width), Matrix::rows(&self.weight.numbers, width).t(), y, onto);
+        if let Some(adapter) = &self.adapter {
+            let (inner, rank) = (adapter.inner(x, width), adapter.rank);
+            product(
+                (n, self.out, rank),
+                Matrix::rows(&inner, rank),
+                Matrix::rows(&adapter.b.numbers, rank).t(),
+                y,
+                true,
+            );
+        }
+    }
+
+    /// The gradients of the weights, added, and of x: `dx = dy W`, or added to dx.
+    fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, gradients: &mut Gradients) -> Result<()> {
+        let (n, out, width) = (x.len() / self.width, self.out, self.width);
+        let (rows, slopes) = (Matrix::rows(x, width), Matrix::rows(dy, out));
+        self.weight.gradient(gradients, (out, width, n), slopes.t(), rows)?;
+        product((n, width, out), slopes, Matrix::rows(&self.weight.numbers, width), dx, onto);
+        if let Some(adapter) = &self.adapter {
+            let rank = adapter.rank;
+            let inner = adapter.inner(x, width);
+            adapter.b.gradient(gradients, (out, rank, n), slopes.t(), Matrix::rows(&inner, rank))?;
+            let mut to_inner = inner;
+            product((n, rank, out), slopes, Matrix::rows(&adapter.b.numbers, rank), &mut to_inner, false);
+            to_inner.iter_mut().for_each(|x| *x *= adapter.scale);
+            let to_inner = Matrix::rows(&to_inner, rank);
+            adapter.a.gradient(gradients, (rank, width, n), to_inner.t(), rows)?;
+            product((n, width, rank), to_inner, Matrix::rows(&adapter.a.numbers, width), dx, true);
+        }
+        Ok(())
+    }
+}
+
+impl Adapter<'_> {
+    /// `scale x A^T`, `[n, rank]`.
+    fn inner(&self, x: &[f32], width: usize) -> Vec<f32> {
+        let mut inner = vec![0f32; x.len() / width * self.rank];
+        let a = Matrix::rows(&self.a.numbers, width).t();
+        product((x.len() / width, self.rank, width), Matrix::rows(x, width), a, &mut inner, false);
+        inner.iter_mut().for_each(|x| *x *= self.scale);
+        inner
+    }
+}
+
+impl Weight<'_> {
+    /// Adds `a b` to its gradient, if it is trained.
+    fn gradient(&self, to: &mut Gradients, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
+        if let Some(name) = &self.name {
+            let (sum, fresh) = to.numbers(name, self.numbers.len())?;
+            product(size, a, b, sum, !fresh);
+        }
+        Ok(())
+    }
+
+    /// Norms: from the gradient of the result, which becomes that of the rows in its place, to its own.
+    fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Gradients) -> Result<()> {
+        if let Some(name) = &self.name {
+            rms_norm::to_w(x, eps, dy, to.zeroed(name, self.numbers.len())?);
+        }
+        rms_norm::to_x(x, &self.numbers, eps, dy);
+        Ok(())
+    }
+}
+
+/// What a layer has computed besides its result.
+struct Inner {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    log_sums: Vec<f32>,
+    x2: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+/// One forward in the making: the model, the rows and their angles.
+struct Pass<'a> {
+    plain: Plain<'a>,
+    rows: &'a Rows,
+    dropout: Dropout,
+    angles: (Vec<f32>, Vec<f32>),
+}
+
+pub(super) struct Tape<'a> {
+    pass: Pass<'a>,
+    /// Of each layer the input and, unless it is to be computed again, the rest.
+    layers: Vec<(Vec<f32>, Option<Inner>)>,
+    /// The states that predict a target, before and after the last norm.
+    last: (Vec<f32>, Vec<f32>),
+    log_sums: Vec<f32>,
+}
+
+/// The log-probabilities, nothing kept.
+pub(super) fn log_probs(plain: Plain<'_>, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
+    let pass = Pass::new(plain, rows, Dropout::default())?;
+    let mut x = pass.embedded(pool)?;
+    for layer in 0..pass.plain.layers.len() {
+        let (out, inner) = pass.forward(layer, &x, pool);
+        pass.release(inner, pool);
+        pool.give(pass.d(), std::mem::replace(&mut x, out));
+    }
+    let (gathered, normed) = pass.last(&x, pool)?;
+    let (log_probs, _) = pass.head(&normed).forward();
+    for buffer in [x, gathered, normed] {
+        pool.give(pass.d(), buffer);
+    }
+    Ok(log_probs)
+}
+
+/// The log-probabilities and what the way back needs.
+pub(super) fn record<'a>(
+    plain: Plain<'a>,
+    rows: &'a Rows,
+    options: Options,
+    pool: &mut Pool,
+) -> Result<(Vec<f32>, Tape<'a>)> {
+    let pass = Pass::new(plain, rows, options.dropout)?;
+    let mut layers = Vec::with_capacity(pass.plain.layers.len());
+    let mut x = pass.embedded(pool)?;
+    for layer in 0..pass.plain.layers.len() {
+        let (out, inner) = pass.forward(layer, &x, pool);
+        let kept = if options.checkpoint {
+            pass.release(inner, pool);
+            None
+        } else {
+            Some(inner)
+        };
+        layers.push((std::mem::replace(&mut x, out), kept));
+    }
+    let last = pass.last(&x, pool)?;
+    pool.give(pass.d(), x);
+    let (log_probs, log_sums) = pass.head(&last.1).forward();
+    Ok((log_probs, Tape { pass, layers, last, log_sums }))
+}
+
+impl<'a> Pass<'a> {
+    fn new(plain: Plain<'a>, rows: &'a Rows, dropout: Dropout) -> Result<Self> {
+        let angles = plain.rope.angles(&rows.positions)?;
+        if let Some(id) = rows.ids.iter().chain(&rows.targets).find(|id| **id as usize >= plain.config.vocab_size) {
+            candle_core::bail!("token {id} is outside the vocabulary of {}", plain.config.vocab_size)
+        }
+        if rows.from.len() != rows.targets.len() || rows.from.iter().any(|r| *r as usize >= rows.ids.len()) {
+            candle_core::bail!("the {} targets are not predicted by rows of the batch", rows.targets.len())
+        }
+        attention::check(&rows.segments, rows.ids.len())?;
+        Ok(Self { plain, rows, dropout, angles })
+    }
+
+    fn n(&self) -> usize {
+        self.rows.ids.len()
+    }
+    fn d(&self) -> usize {
+        self.plain.config.hidden_size
+    }
+    fn eps(&self) -> f32 {
+        self.plain.config.rms_norm_eps as f32
+    }
+    fn shape(&self) -> Shape {
+        let c = self.plain.config;
+        Shape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_dim() }
+    }
+    fn rotate(&self, x: &mut [f32], heads: usize, back: bool) {
+        rotate(x, heads, (&self.angles.0, &self.angles.1), self.plain.config.head_dim() / 2, back);
+    }
+    /// Drops from what a layer's attention (0) or MLP (1) adds.
+    fn drop(&self, layer: usize, part: usize, numbers: &mut [f32]) {
+        self.dropout.apply(&self.rows.keys, (2 * layer + part) as u64, self.d(), numbers);
+    }
+
+    fn embedded(&self, pool: &mut Pool) -> Result<Vec<f32>> {
+        let d = self.d();
+        let mut x = pool.take(self.n(), d);
+        for (x, id) in x.chunks_exact_mut(d).zip(&self.rows.ids) {
+            x.copy_from_slice(&self.plain.embed.numbers[*id as usize * d..][..d]);
+        }
+        Ok(x)
+    }
+
+    /// The result of a layer, and what it has computed on the way.
+    fn forward(&self, index: usize, x: &[f32], pool: &mut Pool) -> (Vec<f32>, Inner) {
+        let layer = &self.plain.layers[index];
+        let (n, d, shape) = (self.n(), self.d(), self.shape());
+        let mut y = pool.take(n, d);
+        rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
+        let project = |linear: &Linear, y: &[f32], pool: &mut Pool| {
+            let mut out = pool.take(n, linear.out);
+            linear.forward(y, &mut out, false);
+            out
+        };
+        let (mut q, mut k) = (project(&layer.q, &y, pool), project(&layer.k, &y, pool));
+        let v = project(&layer.v, &y, pool);
+        self.rotate(&mut q, shape.heads, false);
+        self.rotate(&mut k, shape.kv_heads, false);
+        let mut attended = pool.take(n, layer.q.out);
+        let mut log_sums = pool.take(n, shape.heads);
+        attention::forward(&self.rows.segments, shape, &q, &k, &v, &mut attended, &mut log_sums);
+        let mut x2 = pool.take(n, d);
+        self.add(x, &attended, &layer.o, (index, 0), &mut x2, pool);
+        rms_norm::forward(&x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
+        let (gate, up) = (project(&layer.gate, &y, pool), project(&layer.up, &y, pool));
+        let mut s = pool.take(n, layer.down.width);
+        swiglu::forward(&gate, &up, &mut s);
+        self.add(&x2, &s, &layer.down, (index, 1), &mut y, pool);
+        pool.give(layer.down.width, s);
+        (y, Inner { q, k, v, attended, log_sums, x2, gate, up })
+    }
+
+    /// `out = base + dropout(x W^T)`.
+    fn add(
+        &self,
+        base: &[f32],
+        x: &[f32],
+        linear: &Linear,
+        (layer, part): (usize, usize),
+        out: &mut [f32],
+        pool: &mut Pool,
+    ) {
+        out.copy_from_slice(base);
+        if self.dropout.rate == 0. {
+            linear.forward(x, out, true);
+        } else {
+            let mut more = pool.take(self.n(), self.d());
+            linear.forward(x, &mut more, false);
+            self.drop(layer, part, &mut more);
+            out.iter_mut().zip(&more).for_each(|(o, x)| *o += x);
+            pool.give(self.d(), more);
+        }
+    }
+
+    /// Gives back what a layer computed.
+    fn release(&self, inner: Inner, pool: &mut Pool) {
+        let (shape, layer) = (self.shape(), &self.plain.layers[0]);
+        let (attention, kv, mlp) = (layer.q.out, layer.k.out, layer.gate.out);
+        let Inner { q, k, v, attended, log_sums, x2, gate, up } = inner;
+        let all = [
+            (attention, q),
+            (kv, k),
+            (kv, v),
+            (attention, attended),
+            (shape.heads, log_sums),
+            (self.d(), x2),
+            (mlp, gate),
+            (mlp, up),
+        ];
+        for (width, buffer) in all {
+            pool.give(width, buffer);
+        }
+    }
+
+    /// The states that predict a target, before and after the last norm.
+    fn last(&self, x: &[f32], pool: &mut Pool) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (d, from) = (self.d(), &self.rows.from);
+        let (mut gathered, mut normed) = (pool.take(from.len(), d), pool.take(from.len(), d));
+        for (to, row) in gathered.chunks_exact_mut(d).zip(from) {
+            to.copy_from_slice(&x[*row as usize * d..][..d]);
+        }
+        rms_norm::forward(&gathered, &self.plain.norm.numbers, self.eps(), &mut normed);
+        Ok((gathered, normed))
+    }
+
+    fn head<'b>(&'b self, hidden: &'b [f32]) -> log_prob::Rows<'b> {
+        let head = self.plain.head.as_ref().unwrap_or(&self.plain.embed);
+        log_prob::Rows { hidden, head: &head.numbers, targets: &self.rows.targets, d: self.d() }
+    }
+
+    /// Goes back through a layer: `slopes` are the derivatives of its result and become those of its input.
+    fn backward(
+        &self,
+        index: usize,
+        x: &[f32],
+        mut inner: Inner,
+        slopes: &mut [f32],
+        gradients: &mut Gradients,
+        pool: &mut Pool,
+    ) -> Result<()> {
+        let layer = &self.plain.layers[index];
+        let (n, d, shape, mlp) = (self.n(), self.d(), self.shape(), layer.down.width);
+        let (mut y, mut dy) = (pool.take(n, d), pool.take(n, d));
+        let plus = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(to, x)| *to += x);
+
+        // The MLP.
+        let (mut s, mut ds) = (pool.take(n, mlp), pool.take(n, mlp));
+        swiglu::forward(&inner.gate, &inner.up, &mut s);
+        dy.copy_from_slice(slopes);
+        self.drop(index, 1, &mut dy);
+        layer.down.backward(&s, &dy, &mut ds, false, gradients)?;
+        swiglu::backward(&mut inner.gate, &mut inner.up, &ds);
+        pool.give(mlp, s);
+        pool.give(mlp, ds);
+        rms_norm::forward(&inner.x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
+        layer.gate.backward(&y, &inner.gate, &mut dy, false, gradients)?;
+        layer.up.backward(&y, &inner.up, &mut dy, true, gradients)?;
+        layer.mlp_norm.norm_backward(&inner.x2, self.eps(), &mut dy, gradients)?;
+        plus(slopes, &dy);
+
+        // The attention.
+        let mut attended = pool.take(n, layer.o.width);
+        dy.copy_from_slice(slopes);
+        self.drop(index, 0, &mut dy);
+        layer.o.backward(&inner.attended, &dy, &mut attended, false, gradients)?;
+        let Inner { q, k, v, attended: result, log_sums, .. } = &inner;
+        let forward = attention::Forward { q, k, v, y: result, log_sums };
+        let [mut dq, mut dk, dv] = attention::backward(&self.rows.segments, shape, forward, &attended);
+        pool.give(layer.o.width, attended);
+        self.rotate(&mut dq, shape.heads, true);
+        self.rotate(&mut dk, shape.kv_heads, true);
+        rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
+        layer.q.backward(&y, &dq, &mut dy, false, gradients)?;
+        layer.k.backward(&y, &dk, &mut dy, true, gradients)?;
+        layer.v.backward(&y, &dv, &mut dy, true, gradients)?;
+        layer.attention_norm.norm_backward(x, self.eps(), &mut dy, gradients)?;
+        plus(slopes, &dy);
+        pool.give(d, y);
+        pool.give(d, dy);
+        self.release(inner, pool);
+        Ok(())
+    }
+}
+
+impl Tape<'_> {
+    pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients, pool: &mut Pool) -> Result<()> {
+        let Tape { pass, mut layers, last: (gathered, normed), log_sums } = self;
+        let d = pass.d();
+        let mut to_last = pool.take(gathered.len() / d, d);
+        {
+            let head = pass.plain.head.as_ref().unwrap_or(&pass.plain.embed);
+            let to_head = match &head.name {
+                Some(name) => Some(gradients.numbers(name, head.numbers.len())?),
+                None => None,
+            };
+            pass.head(&normed).backward(&log_sums, slopes, Some(&mut to_last), to_head);
+        }
+        pass.plain.norm.norm_backward(&gathered, pass.eps(), &mut to_last, gradients)?;
+        let mut slopes = pool.take(pass.n(), d);
+        slopes.fill(0.);
+        for (from, row) in to_last.chunks_exact(d).zip(&pass.rows.from) {
+            slopes[*row as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
+        }
+        for buffer in [to_last, gathered, normed] {
+            pool.give(d, buffer);
+        }
+        while let Some((x, inner)) = layers.pop() {
+            let index = layers.len();
+            let inner = match inner {
+                Some(inner) => inner,
+                None => {
+                    let (out, inner) = pass.forward(index, &x, pool);
+                    pool.give(d, out);
+                    inner
+                }
+            };
+            pass.backward(index, &x, inner, &mut slopes, gradients, pool)?;
+            pool.give(d, x);
+        }
+        if let Some(name) = &pass.plain.embed.name {
+            let sum = gradients.zeroed(name, pass.plain.embed.numbers.len())?;
+            for (from, id) in slopes.chunks_exact(d).zip(&pass.rows.ids) {
+                sum[*id as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
+            }
+        }
+        pool.give(d, slopes);
+        Ok(())
+    }
+}

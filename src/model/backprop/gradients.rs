@@ -1,0 +1,83 @@
+//! The gradients of one optimizer step, added up forward by forward.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+
+/// A gradient, of its weight's shape.
+pub enum Gradient {
+    /// On the CPU, in memory that serves every step.
+    Numbers(Vec<f32>),
+    /// Wherever the model is.
+    Tensor(Tensor),
+}
+
+/// A gradient for each variable that one has reached.
+#[derive(Default)]
+pub struct Gradients {
+    by_name: BTreeMap<String, Gradient>,
+    /// Those of earlier steps, for their memory.
+    spare: BTreeMap<String, Vec<f32>>,
+}
+
+impl Gradients {
+    /// Forgets all gradients and keeps their memory.
+    pub fn clear(&mut self) {
+        for (name, gradient) in std::mem::take(&mut self.by_name) {
+            if let Gradient::Numbers(numbers) = gradient {
+                self.spare.insert(name, numbers);
+            }
+        }
+    }
+
+    /// The gradient of a weight of `count` numbers, and whether it is fresh: then its numbers mean nothing yet, and all
+    /// of them must be written.
+    pub(super) fn numbers(&mut self, name: &str, count: usize) -> Result<(&mut [f32], bool)> {
+        let fresh = !self.by_name.contains_key(name);
+        if fresh {
+            let numbers = self.spare.remove(name).filter(|n| n.len() == count).unwrap_or_else(|| vec![0.; count]);
+            self.by_name.insert(name.to_owned(), Gradient::Numbers(numbers));
+        }
+        match self.by_name.get_mut(name) {
+            Some(Gradient::Numbers(numbers)) => Ok((numbers, fresh)),
+            _ => candle_core::bail!("the gradient of `{name}` is kept in two ways"),
+        }
+    }
+
+    /// As [`Gradients::numbers`], with zeros to begin with.
+    pub(super) fn zeroed(&mut self, name: &str, count: usize) -> Result<&mut [f32]> {
+        let (numbers, fresh) = self.numbers(name, count)?;
+        if fresh {
+            numbers.fill(0.);
+        }
+        Ok(numbers)
+    }
+
+    /// Adds a gradient that candle made.
+    pub(super) fn add(&mut self, name: &str, new: Tensor) -> Result<()> {
+        let sum = match self.by_name.remove(name) {
+            None => new.contiguous()?,
+            Some(Gradient::Tensor(old)) => (old + new)?,
+            Some(Gradient::Numbers(_)) => candle_core::bail!("the gradient of `{name}` is kept in two ways"),
+        };
+        self.by_name.insert(name.to_owned(), Gradient::Tensor(sum));
+        Ok(())
+    }
+
+    /// The gradient of a weight, if one has reached it.
+    pub fn get(&self, name: &str) -> Option<&Gradient> {
+        self.by_name.get(name)
+    }
+
+    /// All gradients by weight.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Gradient)> {
+        self.by_name.iter()
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Gradients {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(all: I) -> Self {
+        let by_name = all.into_iter().map(|(name, t)| (name, Gradient::Tensor(t))).collect();
+        Self { by_name, spare: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,244 @@
+//! The matrix product of training on the CPU: both factors change from call to call, or are read along either side, so
+//! they are laid out anew each time (Goto and van de Geijn, ACM TOMS 34(3), 2008) and multiplied in tiles that stay in
+//! registers.
+//!
+//! Every result is one chain of fused additions over the inner dimension in order, begun with zero or with what was
+//! there. Its bits depend neither on the other rows and columns nor on threads, and are those of [`super::Panels`].
+
+use std::cell::Cell;
+
+use rayon::prelude::*;
+use wide::f32x16;
+
+use super::cpu::Matrix;
+
+/// Vectors of a tile's line. They are spelled out, as in [`super::Panels`], and for the same reason.
+const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
+/// Columns of a tile.
+const COLUMNS: usize = 16 * VECTORS;
+/// Rows of a tile: its sums, one line of the right factor and one number of the left one fill the registers.
+const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
+/// Steps of the inner dimension that are done before the next tile: a tile's rows of the left factor stay in the first
+/// cache.
+const DEPTH: usize = 512;
+/// Columns that are done before the next rows: their part of the right factor stays in the second cache.
+const WIDTH: usize = 512;
+/// Multiplications below which a product is not worth handing to other threads.
+const ALONE: usize = 1 << 17;
+
+thread_local! {
+    /// The right factor as it was laid out last, for its memory.
+    static RIGHT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// `c = a b`, or `c += a b` if `onto`: `a` is `[m, k]` and `b` is `[k, n]`, each with any strides, `c` is `[m, n]` row by
+/// row.
+pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: Matrix, c: &mut [f32], onto: bool) {
+    let c = &mut c[..m * n];
+    if c.is_empty() || k == 0 {
+        if !onto {
+            c.fill(0.);
+        }
+        return;
+    }
+    // Taken and put back, for a thread that waits may be lent to another product.
+    let mut right = RIGHT.take();
+    let panels = n.div_ceil(COLUMNS) * COLUMNS * k;
+    if right.len() < panels {
+        right.resize(panels, 0.);
+    }
+    let alone = m * n * k < ALONE;
+    let lay = |(p, out): (usize, &mut [f32])| lay_right(b, k, p * COLUMNS..n.min((p + 1) * COLUMNS), out);
+    let parts = right[..panels].chunks_exact_mut(COLUMNS * k);
+    if alone {
+        parts.enumerate().for_each(lay);
+    } else {
+        right[..panels].par_chunks_exact_mut(COLUMNS * k).enumerate().for_each(lay);
+    }
+    // A few runs of rows a thread let one that is late be helped.
+    let runs = if alone { 1 } else { 4 * rayon::current_num_threads() };
+    let run = m.div_ceil(runs).next_multiple_of(ROWS);
+    let (right_panels, _) = right[..panels].as_chunks::<COLUMNS>();
+    let rows = |left: &mut Vec<f32>, (i, c): (usize, &mut [f32])| {
+        let a = Matrix { numbers: &a.numbers[i * run * a.row..], ..a };
+        multiply((c.len() / n, n, k), a, right_panels, c, onto, left);
+    };
+    if m <= run {
+        rows(&mut Vec::new(), (0, c));
+    } else {
+        c.par_chunks_mut(run * n).enumerate().for_each_init(Vec::new, rows);
+    }
+    RIGHT.set(right);
+}
+
+/// Some columns of `b`, line by line, zeros beyond the last.
+fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f32]) {
+    let (first, count) = (columns.start, columns.len());
+    let (lines, _) = out.as_chunks_mut::<COLUMNS>();
+    if b.column == 1 {
+        for (t, line) in lines.iter_mut().enumerate() {
+            line[..count].copy_from_slice(&b.numbers[t * b.row + first..][..count]);
+            line[count..].fill(0.);
+        }
+        return;
+    }
+    if count < COLUMNS {
+        lines.as_flattened_mut().fill(0.);
+    }
+    const SQUARE: usize = 16;
+    for (t, lines) in lines.chunks_mut(SQUARE).enumerate() {
+        let t = t * SQUARE;
+        if b.row == 1 && count == COLUMNS && t + SQUARE <= k {
+            let from: [&[f32]; COLUMNS] = std::array::from_fn(|c| &b.numbers[(first + c) * b.column + t..][..SQUARE]);
+            for (i, line) in lines.iter_mut().enumerate() {
+                line.iter_mut().zip(&from).for_each(|(x, from)| *x = from[i]);
+            }
+        } else {
+            for c in 0..count {
+                let from = &b.numbers[(first + c) * b.column + t * b.row..];
+                lines.iter_mut().enumerate().for_each(|(i, line)| line[c] = from[i * b.row]);
+            }
+        }
+    }
+}
+
+/// Rows of `a` in groups of [`ROWS`], side by side for each step, zeros beyond the last.
+fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
+    for (p, out) in out.chunks_exact_mut(ROWS * k).enumerate() {
+        let rows = ROWS.min(m - p * ROWS);
+        let (lines, _) = out.as_chunks_mut::<ROWS>();
+        if a.column == 1 {
+            for r in 0..ROWS {
+                if r < rows {
+                    let from = &a.numbers[(p * ROWS + r) * a.row..][..k];
+                    lines.iter_mut().zip(from).for_each(|(line, x)| line[r] = *x);
+                } else {
+                    lines.iter_mut().for_each(|line| line[r] = 0.);
+                }
+            }
+        } else {
+            for (t, line) in lines.iter_mut().enumerate() {
+                let from = &a.numbers[t * a.column + p * ROWS * a.row..];
+                for (r, x) in line.iter_mut().enumerate() {
+                    *x = if r < rows { from[r * a.row] } else { 0. };
+                }
+            }
+        }
+    }
+}
+
+/// The product of some rows, on this thread. `right` is `b` laid out: panels of `k` lines.
+fn multiply(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix,
+    right: &[[f32; COLUMNS]],
+    c: &mut [f32],
+    onto: bool,
+    left: &mut Vec<f32>,
+) {
+    for first in (0..k).step_by(DEPTH) {
+        let depth = DEPTH.min(k - first);
+        left.resize(m.div_ceil(ROWS) * ROWS * depth, 0.);
+        lay_left(Matrix { numbers: &a.numbers[first * a.column..], ..a }, m, depth, left);
+        for columns in (0..n).step_by(WIDTH) {
+            for (i, left) in left.chunks_exact(ROWS * depth).enumerate() {
+                let (left, _) = left.as_chunks::<ROWS>();
+                let rows = ROWS.min(m - i * ROWS);
+                for j in (columns..n.min(columns + WIDTH)).step_by(COLUMNS) {
+                    let lines = &right[j / COLUMNS * k + first..][..depth];
+                    let size = (rows, COLUMNS.min(n - j));
+                    tile(left, lines, &mut c[i * ROWS * n + j..], n, size, onto || first > 0);
+                }
+            }
+        }
+    }
+}
+
+/// One tile of `c`, whose rows are `row` apart. Not inlined: it then has the registers to itself.
+#[inline(never)]
+fn tile(
+    left: &[[f32; ROWS]],
+    lines: &[[f32; COLUMNS]],
+    c: &mut [f32],
+    row: usize,
+    (rows, columns): (usize, usize),
+    onto: bool,
+) {
+    let mut sums = [[f32x16::ZERO; VECTORS]; ROWS];
+    if onto {
+        for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+            let from = &c[r * row..];
+            *sums = match from.first_chunk::<COLUMNS>() {
+                Some(whole) if columns == COLUMNS => vectors(whole),
+                _ => {
+                    let mut line = [0f32; COLUMNS];
+                    line[..columns].copy_from_slice(&from[..columns]);
+                    vectors(&line)
+                }
+            };
+        }
+    }
+    for (left, line) in left.iter().zip(lines) {
+        let line = vectors(line);
+        for (sums, x) in sums.iter_mut().zip(left) {
+            let x = f32x16::splat(*x);
+            for (sum, y) in sums.iter_mut().zip(line) {
+                *sum = x.mul_add(y, *sum);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate().take(rows) {
+        let line = sums.map(f32x16::to_array);
+        c[r * row..][..columns].copy_from_slice(&line.as_flattened()[..columns]);
+    }
+}
+
+#[inline(always)]
+fn vectors(line: &[f32; COLUMNS]) -> [f32x16; VECTORS] {
+    let (parts, _) = line.as_chunks::<16>();
+    std::array::from_fn(|i| f32x16::from(parts[i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cpu::fma;
+    use super::*;
+
+    fn numbers(n: usize, s: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + s) % 997) as f32 / 997. - 0.5).collect()
+    }
+
+    #[test]
+    fn every_result_is_one_chain_whatever_the_shape_and_strides() {
+        for (m, n, k) in [(1, 1, 1), (12, 32, 8), (5, 43, 7), (37, 75, 1301), (3, 9, 2), (130, 70, 40), (13, 600, 515)]
+        {
+            let (a, b, start) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
+            for (a_turned, b_turned, onto) in [(false, true, false), (true, false, true), (false, false, true)] {
+                let strides = |turned: bool, rows: usize, columns: usize| if turned { (1, rows) } else { (columns, 1) };
+                let ((a_row, a_column), (b_row, b_column)) = (strides(a_turned, m, k), strides(b_turned, k, n));
+                let mut c = start.clone();
+                let left = Matrix { numbers: &a, row: a_row, column: a_column };
+                let right = Matrix { numbers: &b, row: b_row, column: b_column };
+                product((m, n, k), left, right, &mut c, onto);
+                for i in 0..m {
+                    for j in 0..n {
+                        let chain = |s, t| fma(a[i * a_row + t * a_column], b[t * b_row + j * b_column], s);
+                        let want = (0..k).fold(if onto { start[i * n + j] } else { 0. }, chain);
+                        assert_eq!(c[i * n + j], want, "({m} {n} {k}) {a_turned} {b_turned} {onto} at {i} {j}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_add_up_is_zero() {
+        let none = Matrix { numbers: &[], row: 0, column: 1 };
+        let mut c = vec![1.; 6];
+        product((2, 3, 0), none, none, &mut c, true);
+        assert_eq!(c, [1.; 6]);
+        product((2, 3, 0), none, none, &mut c, false);
+        assert_eq!(c, [0.; 6]);
+        product((0, 3, 2), none, Matrix { numbers: &[0.; 6], row: 3, column: 1 }, &mut [], false);
+    }
+}
