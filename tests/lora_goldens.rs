@@ -8,11 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use reflux::error::Kind;
+use reflux::error::{Error, Kind, Result};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Llama, LoraConfig, Model, adapter};
+use reflux::store::Run;
 use reflux::train::{
-    AdamWConfig, Decay, Example, Limits, Objective, Pair, Quiet, Schedule, Trainer, Warmup, reference,
+    AdamWConfig, Checkpoint, Checkpoints, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet,
+    Schedule, StepMetrics, Trainer, Warmup, dpo, reference,
 };
 use serde_json::Value;
 use train_support::{config, frozen, pairs};
@@ -223,6 +225,57 @@ fn a_new_adapter_changes_nothing_and_is_reproducible() {
     assert!(most(&a.variables()[names[0]], &again.variables()[names[0]]) > 0.);
 }
 
+/// Keeps checkpoints in a run directory, and stops the training after so many steps.
+struct Stopping(Run, usize);
+
+impl Progress for Stopping {
+    fn step(&mut self, _: &StepMetrics, done: usize, _: usize) -> Result<()> {
+        if done == self.1 { Err(Error::cancelled()) } else { Ok(()) }
+    }
+    fn checkpoints(&mut self) -> Option<&mut dyn Checkpoints> {
+        Some(self)
+    }
+}
+impl Checkpoints for Stopping {
+    fn every(&self) -> usize {
+        1000
+    }
+    fn start(&self) -> String {
+        "start".into()
+    }
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.0.save_checkpoint("train", 1, checkpoint.steps(), |files| {
+            checkpoint.write(&mut |name, fill| files.put(name, |to| fill(to)))
+        })
+    }
+    fn latest(&mut self) -> Result<Option<Checkpoint>> {
+        self.0.checkpoints("train", 1).first().map(|(_, dir)| Checkpoint::read(dir)).transpose()
+    }
+}
+
+#[test]
+fn a_stopped_training_of_an_adapter_goes_on_to_the_same_bits() {
+    let config = DpoConfig { batch_size: 4, schedule: schedule(), ..DpoConfig::default() };
+    let pairs = &pairs_of(&frozen("start"))[..16];
+    let temp = tempfile::tempdir().unwrap();
+    let train = |llama: &Llama, dir: &str, stop: usize| {
+        let run = Run::create_or_open(&temp.path().join(dir), "a = 1\n", 1, false).unwrap().0;
+        dpo(llama, pairs, &[], &config, &mut Stopping(run, stop))
+    };
+    let whole = adapted("all");
+    assert_eq!(train(&whole, "whole", 99).unwrap().metrics.len(), 4);
+    for stop in 1..4 {
+        let dir = format!("stopped-{stop}");
+        assert_eq!(train(&adapted("all"), &dir, stop).unwrap_err().kind(), Kind::Cancelled);
+        // What it starts from does not matter: the checkpoint has the whole adapter.
+        let resumed = adapted("all");
+        let var = &resumed.variables()["model.layers.0.self_attn.q_proj.lora_B.weight"];
+        var.set(&var.zeros_like().unwrap()).unwrap();
+        train(&resumed, &dir, 99).unwrap();
+        assert_eq!(train_support::bits(&resumed), train_support::bits(&whole));
+    }
+}
+
 #[test]
 fn the_files_are_pefts() {
     for name in ["all", "qv"] {
@@ -345,6 +398,24 @@ fn broken_adapters_are_refused() {
     fs::write(&path, good.replacen(smollm2().to_str().unwrap(), llama3.to_str().unwrap(), 1)).unwrap();
     refuses(&["adapter_model.safetensors", "has shape"]);
     fs::write(&path, &good).unwrap();
+    // Cut off or changed anywhere, the files give a model or a message, and never a panic.
+    let weights = adapter.join("adapter_model.safetensors");
+    for file in [&path, &weights] {
+        let whole = fs::read(file).unwrap();
+        for i in (0..whole.len().min(4000)).step_by(7) {
+            let mut bytes = whole.clone();
+            if i % 2 == 0 {
+                bytes.truncate(i)
+            } else {
+                bytes[i] = bytes[i].wrapping_mul(31).wrapping_add(7)
+            }
+            fs::write(file, bytes).unwrap();
+            let loaded = Model::load(&adapter, &Device::Cpu, DType::F32, false);
+            assert!(loaded.as_ref().err().is_none_or(|e| e.kind() == Kind::User), "{:?}", loaded.err());
+            assert!(i % 2 == 1 || loaded.is_err() || i + 2 >= whole.len(), "cut off at {i}");
+        }
+        fs::write(file, whole).unwrap();
+    }
     fs::remove_file(adapter.join("adapter_model.safetensors")).unwrap();
     refuses(&["no adapter_model.safetensors"]);
 }

@@ -75,6 +75,26 @@ fn adapters_lie_beside_merged_models() {
     assert_eq!(hashes[0], hashes[1], "one worker and two");
 }
 
+/// A base in bf16 stays so in memory; what is saved is f32, and the run goes on with it.
+#[test]
+fn a_base_in_bf16_is_trained() {
+    let temp = tempfile::tempdir().unwrap();
+    let set = ["pipeline.iterations=1", "model.m0.dtype=bf16", "step.m1.lora.rank=4", "step.dpo.lora.rank=4"];
+    let output = run(temp.path(), "1", &set);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let models = temp.path().join("quickstart/models");
+    let load = |name: &str| Model::load(&models.join(name), &Device::Cpu, DType::F32, false).unwrap();
+    let (m1, m2) = (load("M1"), load("M2"));
+    assert_eq!(load("M2/adapter").hash, m2.hash);
+    let m0 = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listworld/m0");
+    let m0 = Model::load(&m0, &Device::Cpu, DType::BF16, false).unwrap();
+    for (name, w) in m0.llama.weights() {
+        let moved = (w.to_dtype(DType::F32).unwrap() - &m1.llama.weights()[name]).unwrap().abs().unwrap();
+        let moved = moved.sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.;
+        assert_eq!(moved, name.contains("_proj"), "{name}");
+    }
+}
+
 #[test]
 fn explain_says_so_and_wrong_targets_are_told() {
     let explain = |set: &str| {

@@ -16,7 +16,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// A GGUF file, or a Hugging Face directory
+    /// A GGUF file, a Hugging Face directory, or a LoRA adapter's
     pub model: PathBuf,
     /// Type of the weights in memory
     #[arg(long, value_enum, default_value = "f32", help_heading = "Model")]

@@ -185,7 +185,7 @@ impl Matrix {
     fn into_panels(self) -> Result<Self> {
         match self {
             Matrix::Plain(w) => Ok(Matrix::Panels(ops::Panels::new(&w)?)),
-            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?)?)),
+            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?.to_dtype(w.weight.dtype())?)?)),
             panels => Ok(panels),
         }
     }
@@ -433,13 +433,16 @@ impl Llama {
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
     }
-    /// Every weight by name, as a model without an adapter has it: `W + scale B A` where there is one. The others are
-    /// shared with this model.
+    /// Every weight by name, as a model without an adapter has it. With an adapter that is `W + scale B A` where it has a
+    /// part, and all are f32, so that what was learnt is not rounded away in a narrower type.
     ///
     /// # Errors
     /// Whatever candle reports.
     pub fn merged(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut all = self.weights.clone();
+        if self.lora.is_some() {
+            all = all.into_iter().map(|(name, w)| Ok((name, w.to_dtype(DType::F32)?))).collect::<Result<_>>()?;
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             for (name, matrix) in layer.matrices() {
                 if let Matrix::Lora(w) = matrix {

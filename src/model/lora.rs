@@ -125,13 +125,13 @@ impl Adapted {
         ops::linear(x, &self.weight)? + ops::linear(&inner, &self.b)?.to_dtype(x.dtype())?
     }
 
-    /// `W + scale B A` in the type of W, rounded once.
+    /// `W + scale B A` in f32.
     pub(super) fn merged(&self) -> Result<Tensor> {
         merge(&self.weight, &self.a.detach(), &self.b.detach(), self.scale)
     }
 }
 
-/// `W + scale B A`, computed in f32 and rounded once to the type of W.
+/// `W + scale B A` in f32.
 pub(super) fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    (w.to_dtype(DType::F32)? + (b.matmul(a)? * scale)?)?.to_dtype(w.dtype())
+    w.to_dtype(DType::F32)? + (b.matmul(a)? * scale)?
 }

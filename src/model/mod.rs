@@ -88,7 +88,7 @@ impl Model {
 
     /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load: config.json,
     /// model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. An adapter is merged into the
-    /// weights. Returns the weights' hash now (which differs from `self.hash` once the weights were trained).
+    /// weights, and all are f32 then. Returns the weights' hash now (which differs from `self.hash` once the weights were trained).
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -105,7 +105,7 @@ impl Model {
     }
 
     /// A deep copy whose weights are plain tensors, cut off from this model's variables: training this one further
-    /// leaves the copy as it is. An adapter is merged into them.
+    /// leaves the copy as it is. An adapter is merged into them, see [`Llama::merged`].
     ///
     /// # Errors
     /// As [`Model::trainable`].

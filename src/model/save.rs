@@ -34,7 +34,7 @@ pub(super) fn save(model: &Model, dir: &Path) -> Result<String> {
     json.insert("num_key_value_heads".into(), config.kv_heads().into());
     json.insert("head_dim".into(), config.head_dim().into());
     json.insert("use_cache".into(), true.into());
-    json.insert("torch_dtype".into(), torch_dtype(model.llama.dtype())?.into());
+    json.insert("torch_dtype".into(), torch_dtype(weights.values().next().map_or(DType::F32, Tensor::dtype))?.into());
 
     let mut generation = Map::new();
     generation.insert("_from_model_config".into(), true.into());

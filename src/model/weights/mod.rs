@@ -74,7 +74,7 @@ impl Source {
         Ok(Self { config, tokenizer, path: path.into(), files, adapter: None })
     }
 
-    /// A weight of [`Config::weights`] on the CPU, in the type it is stored in; f32 if it is quantised.
+    /// A weight of [`Config::weights`] on the CPU, in the type it is stored in; f32 if it is quantised or has an adapter.
     pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let w = match &mut self.files {
             Files::Safetensors(files) => files.tensor(name)?,
