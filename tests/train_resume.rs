@@ -4,14 +4,15 @@ mod train_support;
 
 use std::path::Path;
 
+use candle_core::Device;
 use reflux::error::{Error, Kind, Result};
-use reflux::model::Llama;
+use reflux::model::{Llama, LoraConfig};
 use reflux::store::Run;
 use reflux::train::{
     AdamWConfig, BatchSize, Checkpoint, Checkpoints, Decay, DpoConfig, Keep, Measure, Objective, Pair, Progress,
     Schedule, SftConfig, StepMetrics, Trained, Validation, Warmup, dpo, dpo_stream, sft,
 };
-use train_support::{against, bits, examples, policy};
+use train_support::{against, bits, examples, frozen, policy};
 
 /// Keeps checkpoints in a run directory, and ends the training after some steps or forwards.
 struct Watch {
@@ -90,6 +91,16 @@ fn held_out<T>(rows: Vec<T>, measure: Measure, patience: Option<usize>, keep: Ke
 
 type Training = (&'static str, Box<dyn Fn(&Llama, &mut dyn Progress) -> Result<Trained>>);
 
+/// What a training starts from.
+fn start(name: &str) -> Llama {
+    if !name.ends_with("lora") {
+        return policy("start");
+    }
+    let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
+    let adapter = lora.init(&train_support::config(), 3, &Device::Cpu).unwrap();
+    frozen("start").with_lora(&lora, &adapter).unwrap()
+}
+
 /// Every kind of training, with all that a checkpoint has to carry.
 fn trainings() -> Vec<Training> {
     let sft_config = SftConfig {
@@ -128,7 +139,9 @@ fn trainings() -> Vec<Training> {
     };
     let (pairs, rows) = (against("reference"), examples());
     let (p, r) = (pairs.clone(), rows.clone());
+    let (lora_rows, lora_pairs, lora) = (rows.clone(), pairs.clone(), measured.clone());
     vec![
+        ("dpo, lora", Box::new(move |llama, progress| dpo(llama, &lora_pairs, &lora_rows, &lora, progress))),
         ("sft", Box::new(move |llama, progress| sft(llama, &examples(), &sft_config, progress))),
         ("sft, best", Box::new(move |llama, progress| sft(llama, &examples(), &best, progress))),
         ("dpo", Box::new(move |llama, progress| dpo(llama, &p, &r, &dpo_config, progress))),
@@ -156,7 +169,7 @@ fn outcome(llama: &Llama, trained: &Trained) -> (Vec<u32>, Vec<Vec<Option<u64>>>
 fn stopped_at_any_step_it_ends_the_same() {
     for (name, train) in trainings() {
         let temp = tempfile::tempdir().unwrap();
-        let llama = policy("start");
+        let llama = start(name);
         let mut whole = Watch::new(&temp.path().join("whole"));
         let undisturbed = train(&llama, &mut whole).unwrap();
         let want = outcome(&llama, &undisturbed);
@@ -165,10 +178,10 @@ fn stopped_at_any_step_it_ends_the_same() {
         for steps in 1..=total {
             let dir = temp.path().join(format!("stopped-{steps}"));
             let mut watch = Watch { steps, ..Watch::new(&dir) };
-            assert_eq!(train(&policy("start"), &mut watch).unwrap_err().kind(), Kind::Cancelled);
+            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), Kind::Cancelled);
             assert_eq!(watch.saved, [steps], "{name}");
             drop(watch);
-            let (llama, mut watch) = (policy("start"), Watch::new(&dir));
+            let (llama, mut watch) = (start(name), Watch::new(&dir));
             let trained = train(&llama, &mut watch).unwrap();
             assert_eq!(usize::MAX - watch.steps, total - steps, "{name}: steps taken again");
             assert!(outcome(&llama, &trained) == want, "{name}, stopped after step {steps}");
@@ -177,15 +190,15 @@ fn stopped_at_any_step_it_ends_the_same() {
         for forward in (1..=forwards).step_by(5) {
             let dir = temp.path().join(format!("within-{forward}"));
             let mut watch = Watch { forwards: forward, ..Watch::new(&dir) };
-            assert_eq!(train(&policy("start"), &mut watch).unwrap_err().kind(), Kind::Cancelled);
+            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), Kind::Cancelled);
             drop(watch);
-            let llama = policy("start");
+            let llama = start(name);
             let trained = train(&llama, &mut Watch::new(&dir)).unwrap();
             assert!(outcome(&llama, &trained) == want, "{name}, stopped in forward {forward}");
         }
         // Stopped again and again.
         let dir = temp.path().join("limping");
-        let stops = (0..).find(|_| train(&policy("start"), &mut Watch { steps: 1, ..Watch::new(&dir) }).is_ok());
+        let stops = (0..).find(|_| train(&start(name), &mut Watch { steps: 1, ..Watch::new(&dir) }).is_ok());
         assert_eq!(stops, Some(total), "{name}");
     }
 }
@@ -194,19 +207,19 @@ fn stopped_at_any_step_it_ends_the_same() {
 fn killed_at_any_step_it_goes_on_from_the_last_checkpoint() {
     for (name, train) in trainings() {
         let temp = tempfile::tempdir().unwrap();
-        let llama = policy("start");
+        let llama = start(name);
         let undisturbed = train(&llama, &mut Watch::new(&temp.path().join("whole"))).unwrap();
         let (want, total) = (outcome(&llama, &undisturbed), undisturbed.metrics.len());
         for steps in 1..=total {
             let dir = temp.path().join(steps.to_string());
             let mut watch = Watch { steps, every: 2, end: killed, ..Watch::new(&dir) };
-            train(&policy("start"), &mut watch).unwrap_err();
+            train(&start(name), &mut watch).unwrap_err();
             // The kill comes before the step's own checkpoint.
             let kept = (steps - 1) / 2 * 2;
             assert_eq!(watch.saved.last().copied().unwrap_or(0), kept, "{name}");
             assert_eq!(watch.run.checkpoints("train", 1).len(), usize::from(kept > 0), "only the last is kept");
             drop(watch);
-            let (llama, mut watch) = (policy("start"), Watch { every: 2, ..Watch::new(&dir) });
+            let (llama, mut watch) = (start(name), Watch { every: 2, ..Watch::new(&dir) });
             let trained = train(&llama, &mut watch).unwrap();
             assert_eq!(usize::MAX - watch.steps, total - kept, "{name}: steps taken again");
             assert!(outcome(&llama, &trained) == want, "{name}, killed after step {steps}");
@@ -216,7 +229,7 @@ fn killed_at_any_step_it_goes_on_from_the_last_checkpoint() {
 
 #[test]
 fn a_checkpoint_that_is_not_whole_or_not_its_own_is_not_used() {
-    let (name, train) = &trainings()[3];
+    let (name, train) = &trainings()[4];
     let temp = tempfile::tempdir().unwrap();
     let llama = policy("start");
     let want = outcome(&llama, &train(&llama, &mut Watch::new(&temp.path().join("whole"))).unwrap());
