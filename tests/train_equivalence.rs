@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use reflux::model::Llama;
-use reflux::model::ops::{Packed, Segment};
+use reflux::model::backprop::Options;
+use reflux::model::ops::{Dropout, Packed, Segment};
 use reflux::train::losses::Knobs;
 use reflux::train::{
     AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Quiet, Schedule, SftConfig, Trained,
@@ -86,6 +87,40 @@ fn batch_8_is_batch_4_accumulated_twice() {
     same("sft", &run_sft(&sft_config()), &run_sft(&halves));
     let halves = DpoConfig { batch_size: 4, accumulation: 2, ..dpo_config() };
     same("dpo", &run_dpo(&dpo_config()), &run_dpo(&halves));
+}
+
+#[test]
+fn checkpointed_activations_are_stored_ones_to_the_bit() {
+    for rate in [0., 0.2] {
+        let options = |checkpoint| Options { checkpoint, dropout: Dropout { rate } };
+        let sft = |checkpoint| run_sft(&SftConfig { options: options(checkpoint), ..sft_config() });
+        let dpo = |checkpoint| run_dpo(&DpoConfig { options: options(checkpoint), ..dpo_config() });
+        for (stored, checkpointed) in [(sft(false), sft(true)), (dpo(false), dpo(true))] {
+            assert_eq!(bits(&stored.0), bits(&checkpointed.0));
+            assert_eq!(stored.1, checkpointed.1);
+        }
+    }
+}
+
+#[test]
+fn dropout_does_not_depend_on_how_a_step_is_cut() {
+    let options = Options { dropout: Dropout { rate: 0.2 }, ..Options::default() };
+    let sft = |config: SftConfig| run_sft(&SftConfig { options, ..config });
+    let dpo = |config: DpoConfig| run_dpo(&DpoConfig { options, ..config });
+    let (whole_sft, whole_dpo) = (sft(sft_config()), dpo(dpo_config()));
+    same("sft", &whole_sft, &sft(SftConfig { batch: BatchSize::Sequences(4), accumulation: 2, ..sft_config() }));
+    same("dpo", &whole_dpo, &dpo(DpoConfig { batch_size: 4, accumulation: 2, ..dpo_config() }));
+    same("dpo, one by one", &whole_dpo, &dpo(DpoConfig { max_rows_per_forward: 1, ..dpo_config() }));
+    // It is there, and every step draws anew.
+    let first_loss = |run: &(Llama, Trained)| run.1.metrics[0].loss;
+    assert!((first_loss(&whole_sft) - first_loss(&run_sft(&sft_config()))).abs() > 1e-3);
+    let still = Schedule { learning_rate: 0., final_learning_rate: 0., ..schedule() };
+    let all = BatchSize::Sequences(12);
+    let (_, repeated) = sft(SftConfig { schedule: still, batch: all, shuffle: false, ..sft_config() });
+    assert!(
+        (repeated.metrics[0].loss - repeated.metrics[1].loss).abs() > 1e-3,
+        "the same rows and weights, other draws"
+    );
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
             max_length: f.optional_int("max_length", "longest row in tokens; longer ones are left out, never cut", 2..=1 << 30).map(|n| n as usize),
             max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory, does not change the result", Some(default.max_rows_per_forward), 1..=1 << 30),
+            options: training::options(f),
             shuffle: f.bool("shuffle", "a new order in every pass", Some(true)),
             optimizer,
             schedule,

@@ -8,6 +8,7 @@ use super::{
     Trainer, Validation, Warmup, order, usable_examples,
 };
 use crate::error::Result;
+use crate::model::backprop::Options;
 use crate::model::{Config, Llama};
 
 /// The settings of [`dpo`].
@@ -32,6 +33,8 @@ pub struct DpoConfig {
     pub max_length: Option<usize>,
     /// Rows of a forward; see [`Limits`].
     pub max_rows_per_forward: usize,
+    /// Dropout, drawn by `seed`, and whether activations are computed again on the way back to save memory.
+    pub options: Options,
     /// Whether every pass has its own order; see [`order`], purpose `train.dpo`.
     pub shuffle: bool,
     /// Key of the orders.
@@ -58,6 +61,7 @@ impl Default for DpoConfig {
             optimizer: AdamWConfig::default(),
             max_length: None,
             max_rows_per_forward: Limits::default().max_rows,
+            options: Options::default(),
             shuffle: true,
             seed: 0,
             validation: None,
@@ -201,6 +205,7 @@ impl<'a> Steps<'a> {
         let validation = config.validation.as_ref();
         let validation = validation.map(|v| v.pairs(llama.config(), &config.objective, limits)).transpose()?;
         let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
+        let trainer = trainer.recording(config.options, config.seed);
         // Other rows for replay are another training.
         let settings = (config, microbatches, Seen::of(&self.replay_rows)?.hash());
         Ok(Course::new(trainer, llama, &settings, validation, progress))

@@ -6,6 +6,7 @@ use super::{
     AdamWConfig, Decay, Example, Limits, Problem, Progress, Schedule, Trained, Trainer, Validation, Warmup, order,
 };
 use crate::error::{Error, Result};
+use crate::model::backprop::Options;
 use crate::model::{Config, Llama};
 
 /// How many examples a batch takes.
@@ -34,6 +35,8 @@ pub struct SftConfig {
     pub max_length: Option<usize>,
     /// Rows of a forward; see [`Limits`].
     pub max_rows_per_forward: usize,
+    /// Dropout, drawn by `seed`, and whether activations are computed again on the way back to save memory.
+    pub options: Options,
     /// Whether every pass has its own order; see [`order`], purpose `train.sft`.
     pub shuffle: bool,
     /// Key of the orders.
@@ -58,6 +61,7 @@ impl Default for SftConfig {
             optimizer: AdamWConfig::default(),
             max_length: None,
             max_rows_per_forward: Limits::default().max_rows,
+            options: Options::default(),
             shuffle: true,
             seed: 0,
             validation: None,
@@ -146,6 +150,7 @@ pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &m
     let total = passes.iter().map(|batches| batches.len().div_ceil(accumulation)).sum();
     let limits = Limits { max_rows: config.max_rows_per_forward, max_items: max_sequences };
     let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
+    let trainer = trainer.recording(config.options, config.seed);
     let validation = config.validation.as_ref().map(|v| v.examples(llama.config(), limits)).transpose()?;
     let mut course = Course::new(trainer, llama, config, validation, progress);
     course.seen = Seen::of(usable.iter().map(|&i| &examples[i]))?;

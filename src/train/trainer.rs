@@ -26,7 +26,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_rows: 4096, max_items: usize::MAX }
+        Self { max_rows: 2048, max_items: usize::MAX }
     }
 }
 

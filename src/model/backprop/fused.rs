@@ -245,6 +245,16 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The derivatives of what a layer added, from those of the sum; `work` is for them where something was dropped.
+    fn dropped<'b>(&self, slopes: &'b [f32], (layer, part): (usize, usize), work: &'b mut [f32]) -> &'b [f32] {
+        if self.dropout.rate == 0. {
+            return slopes;
+        }
+        work.copy_from_slice(slopes);
+        self.drop(layer, part, work);
+        work
+    }
+
     /// Gives back what a layer computed.
     fn release(&self, inner: Inner, pool: &mut Pool) {
         let (shape, layer) = (self.shape(), &self.plain.layers[0]);
@@ -299,9 +309,8 @@ impl<'a> Pass<'a> {
         // The MLP.
         let (mut s, mut ds) = (pool.take(n, mlp), pool.take(n, mlp));
         swiglu::forward(&inner.gate, &inner.up, &mut s);
-        dy.copy_from_slice(slopes);
-        self.drop(index, 1, &mut dy);
-        layer.down.backward(&s, &dy, &mut ds, false, gradients)?;
+        let added = self.dropped(slopes, (index, 1), &mut dy);
+        layer.down.backward(&s, added, &mut ds, false, gradients)?;
         swiglu::backward(&mut inner.gate, &mut inner.up, &ds);
         pool.give(mlp, s);
         pool.give(mlp, ds);
@@ -313,9 +322,8 @@ impl<'a> Pass<'a> {
 
         // The attention.
         let mut attended = pool.take(n, layer.o.width);
-        dy.copy_from_slice(slopes);
-        self.drop(index, 0, &mut dy);
-        layer.o.backward(&inner.attended, &dy, &mut attended, false, gradients)?;
+        let added = self.dropped(slopes, (index, 0), &mut dy);
+        layer.o.backward(&inner.attended, added, &mut attended, false, gradients)?;
         let Inner { q, k, v, attended: result, log_sums, .. } = &inner;
         let forward = attention::Forward { q, k, v, y: result, log_sums };
         let [mut dq, mut dk, dv] = attention::backward(&self.rows.segments, shape, forward, &attended);

@@ -151,8 +151,10 @@ fn forward_tile(
     let row = shape.heads * d;
     let (mut most, mut total) = ([f32::NEG_INFINITY; ROWS], [0f32; ROWS]);
     work.sums.fill(0.);
-    for start in (0..tile.first + n).step_by(KEYS) {
-        let count = KEYS.min(t - start);
+    // Keys that a row of the tile sees.
+    let visible = tile.first + n;
+    for start in (0..visible).step_by(KEYS) {
+        let count = KEYS.min(visible - start);
         work.scores.fill(0.);
         let queries = Matrix { numbers: &q[shape.at(tile.rows.start, head)..], row, column: 1 };
         gemm((n, count, d), queries, &kt[start..], t, &mut work.scores, KEYS);
@@ -236,8 +238,10 @@ fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]
             *mean = cpu::dot(&outer[i * row..][..d], &f.y[at + i * row..][..d]);
         }
         let dq = &mut g.q[(tile.rows.start - s.rows.start) * d..][..n * d];
-        for start in (0..tile.first + n).step_by(KEYS) {
-            let count = KEYS.min(t - start);
+        // Keys that a row of the tile sees.
+        let visible = tile.first + n;
+        for start in (0..visible).step_by(KEYS) {
+            let count = KEYS.min(visible - start);
             weights.fill(0.);
             slopes.fill(0.);
             gemm((n, count, d), Matrix { numbers: queries, row, column: 1 }, &kt[start..], t, &mut weights, KEYS);
