@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, Kind, Result};
+use reflux::model::backprop::Options;
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Llama, LoraConfig, Model, adapter};
 use reflux::store::Run;
@@ -187,7 +188,7 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn a_new_adapter_changes_nothing_and_is_reproducible() {
-    let lora = LoraConfig { rank: 4, alpha: 8., targets: vec!["k_proj", "down_proj"] };
+    let lora = LoraConfig { rank: 4, alpha: 8., dropout: 0., targets: vec!["k_proj", "down_proj"] };
     let new = |seed: u64| {
         let weights = lora.init(&config(), seed, &Device::Cpu).unwrap();
         frozen("start").with_lora(&lora, &weights).unwrap()
@@ -223,6 +224,43 @@ fn a_new_adapter_changes_nothing_and_is_reproducible() {
     let first = trainer.sft_step(&[&example], &mut Quiet).unwrap().loss;
     assert!(trainer.sft_step(&[&example], &mut Quiet).unwrap().loss < first);
     assert!(most(&a.variables()[names[0]], &again.variables()[names[0]]) > 0.);
+}
+
+/// The adapter after two steps with dropout of 0.3 under a seed, and the losses.
+fn with_dropout(seed: u64, checkpoint: bool, max_items: usize) -> (Vec<u32>, [f64; 2]) {
+    let (lora, weights) = adapter::load(&golden("all"), &config()).unwrap();
+    let llama = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
+    let limits = Limits { max_items, ..Limits::default() };
+    let options = Options { checkpoint, ..Options::default() };
+    let mut trainer =
+        Trainer::new(&llama, AdamWConfig::default(), schedule(), 2, limits).unwrap().recording(options, seed);
+    let pairs = pairs_of(&frozen("start"));
+    let mut step = |i: usize| {
+        let batch: Vec<_> = pairs[4 * i..4 * i + 4].iter().collect();
+        trainer.dpo_step(&batch, &[], &Objective::default(), &mut Quiet).unwrap().loss
+    };
+    let losses = [step(0), step(1)];
+    (train_support::bits(&llama), losses)
+}
+
+#[test]
+fn dropout_of_the_adapters_input_depends_on_seed_step_and_row_alone() {
+    let (bits, losses) = with_dropout(1, false, 99);
+    assert_eq!(with_dropout(1, false, 99), (bits.clone(), losses), "reproducible");
+    assert_eq!(with_dropout(1, true, 99).0, bits, "computed again on the way back, it draws the same");
+    let (cut, cut_losses) = with_dropout(1, false, 1);
+    let off = bits.iter().zip(&cut).map(|(a, b)| (f32::from_bits(*a) - f32::from_bits(*b)).abs()).fold(0., f32::max);
+    assert!(off < 1e-5 && (losses[0] - cut_losses[0]).abs() < 1e-6, "pair by pair: {off}, {losses:?} {cut_losses:?}");
+    let other = with_dropout(2, false, 99).1;
+    assert!((other[0] - losses[0]).abs() > 1e-3, "another seed draws otherwise");
+    // Nothing is dropped where nothing is learnt: the reference, a measurement, what is saved.
+    let (lora, weights) = adapter::load(&golden("all"), &config()).unwrap();
+    let drops = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
+    assert_eq!(sums(&drops), sums(&adapted("all")));
+    // It is kept in the adapter's settings.
+    let dir = tempfile::tempdir().unwrap();
+    adapter::save(&drops, None, dir.path()).unwrap();
+    assert_eq!(adapter::load(dir.path(), &config()).unwrap().0.dropout, 0.3);
 }
 
 /// Keeps checkpoints in a run directory, and stops the training after so many steps.
@@ -376,6 +414,7 @@ fn broken_adapters_are_refused() {
         (r#""r": 2"#, r#""r": 0"#, &["r is not"]),
         (r#""r": 2"#, r#""r": 3"#, &["adapter_model.safetensors", "has shape"]),
         (r#""r": 2"#, r#""r": 99999999999999"#, &["adapter_model.safetensors", "has shape"]),
+        (r#""lora_dropout": 0.0"#, r#""lora_dropout": 1.5"#, &["lora_dropout"]),
         (r#""lora_alpha": 32"#, r#""lora_alpha": "x""#, &["lora_alpha"]),
         (r#""q_proj","#, r#""lm_head","#, &["target_modules has `lm_head`", "q_proj"]),
         (r#""q_proj","#, "", &["is not part of a LoRA model"]),

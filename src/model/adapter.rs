@@ -38,7 +38,7 @@ pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     let config = json!({
         "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": base, "bias": "none",
         "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "layers_pattern": null,
-        "layers_to_transform": null, "lora_alpha": alpha, "lora_dropout": 0.0, "modules_to_save": null,
+        "layers_to_transform": null, "lora_alpha": alpha, "lora_dropout": lora.dropout, "modules_to_save": null,
         "peft_type": "LORA", "r": lora.rank, "rank_pattern": {}, "revision": null, "target_modules": lora.targets,
         "task_type": "CAUSAL_LM", "use_dora": false, "use_rslora": false,
     });
@@ -139,6 +139,11 @@ fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
     let rank = rank.ok_or_else(|| Error::user("r is not a whole number above 0"))?;
     let alpha = json.get("lora_alpha").and_then(Json::as_f64).filter(|a| a.is_finite());
     let alpha = alpha.ok_or_else(|| Error::user("lora_alpha is not a number"))?;
+    let dropout = match json.get("lora_dropout") {
+        None => Some(0.),
+        Some(rate) => rate.as_f64().filter(|r| (0.0..1.0).contains(r)),
+    };
+    let dropout = dropout.ok_or_else(|| Error::user("lora_dropout is not a number from 0 to below 1"))?;
     let named: Vec<&str> = match json.get("target_modules") {
         Some(Json::String(all)) if all == "all-linear" => TARGETS.to_vec(),
         Some(Json::Array(list)) => list.iter().map(|t| t.as_str().unwrap_or_default()).collect(),
@@ -157,7 +162,7 @@ fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
     if targets.is_empty() {
         return Err(Error::user("target_modules is empty"));
     }
-    Ok(LoraConfig { rank, alpha, targets })
+    Ok(LoraConfig { rank, alpha, dropout, targets })
 }
 
 /// Whether a setting says nothing.

@@ -165,20 +165,19 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// `x W^T`.
-    fn product(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x W^T`. An adapter with dropout draws by `keys`, one a row, if they are given.
+    fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
         match self {
             Matrix::Plain(w) => ops::linear(x, w),
             Matrix::Panels(w) => w.product(x),
-            Matrix::Lora(w) => w.product(x),
+            Matrix::Lora(w) => w.product(x, keys),
         }
     }
     /// `base + x W^T`.
     fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
-            Matrix::Plain(w) => base + ops::linear(x, w)?,
             Matrix::Panels(w) => w.product_onto(base, x),
-            Matrix::Lora(w) => base + w.product(x)?,
+            other => base + other.product(x, None)?,
         }
     }
     /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
@@ -191,7 +190,7 @@ impl Matrix {
     }
 }
 
-/// What is dropped from what each layer adds, in training.
+/// What is dropped from what each layer adds, in training; adapters draw by the same keys.
 #[derive(Clone, Copy)]
 pub(super) struct Dropped<'a> {
     pub dropout: ops::Dropout,
@@ -433,6 +432,10 @@ impl Llama {
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
     }
+    /// Whether it has an adapter with dropout.
+    pub fn drops(&self) -> bool {
+        self.lora.as_ref().is_some_and(|l| l.dropout > 0.)
+    }
     /// Every weight by name, as a model without an adapter has it. With an adapter that is `W + scale B A` where it has a
     /// part, and all are f32, so that what was learnt is not rounded away in a narrower type.
     ///
@@ -499,17 +502,18 @@ impl Llama {
             None => matrix.product_onto(base, y),
             Some(d) => {
                 let mask = d.dropout.mask(d.keys, (2 * index + part) as u64, self.config.hidden_size, &self.device)?;
-                base + (matrix.product(y)? * mask.to_dtype(base.dtype())?)?
+                base + (matrix.product(y, Some(d.keys))? * mask.to_dtype(base.dtype())?)?
             }
         };
+        let keys = dropped.map(|d| d.keys);
         let y = ops::rms_norm(x, &layer.attention_norm, eps)?;
-        let q = ops::rope(&layer.q.product(&y)?.reshape((n, heads, width))?, rope)?;
-        let k = ops::rope(&layer.k.product(&y)?.reshape((n, kv, width))?, rope)?;
-        let v = layer.v.product(&y)?.reshape((n, kv, width))?;
+        let q = ops::rope(&layer.q.product(&y, keys)?.reshape((n, heads, width))?, rope)?;
+        let k = ops::rope(&layer.k.product(&y, keys)?.reshape((n, kv, width))?, rope)?;
+        let v = layer.v.product(&y, keys)?.reshape((n, kv, width))?;
         let a = attention.attend(index, &q, &k, &v)?.reshape((n, heads * width))?;
         let x = add(x, &layer.o, &a, 0)?;
         let y = ops::rms_norm(&x, &layer.mlp_norm, eps)?;
-        let y = ops::swiglu(&layer.gate.product(&y)?, &layer.up.product(&y)?)?;
+        let y = ops::swiglu(&layer.gate.product(&y, keys)?, &layer.up.product(&y, keys)?)?;
         add(&x, &layer.down, &y, 1)
     }
 
@@ -523,7 +527,7 @@ impl Llama {
     /// # Errors
     /// Whatever candle reports.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.product(hidden)
+        self.head.product(hidden, None)
     }
     /// The output matrix, `[vocab_size, hidden_size]`: for losses that never hold all logits at once.
     ///

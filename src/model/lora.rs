@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::ops::Dropout;
 use super::{Config, init, ops};
 
 /// The matrices of a layer that may have an adapter, by PEFT's names: what it calls `all-linear` of a Llama.
@@ -17,14 +18,17 @@ pub struct LoraConfig {
     pub rank: usize,
     /// The adapter's share is scaled by `alpha / rank`.
     pub alpha: f64,
+    /// Probability that a number of a matrix's input is dropped on its way to A, in [0, 1); in training only. Draws depend
+    /// on seed, step, row, layer and matrix alone.
+    pub dropout: f64,
     /// Matrices that have one: names of [`TARGETS`], in its order, each once.
     pub targets: Vec<&'static str>,
 }
 
 impl Default for LoraConfig {
-    /// Rank 16 and alpha 32 on all matrices.
+    /// Rank 16 and alpha 32 on all matrices, no dropout.
     fn default() -> Self {
-        Self { rank: 16, alpha: 32., targets: TARGETS.to_vec() }
+        Self { rank: 16, alpha: 32., dropout: 0., targets: TARGETS.to_vec() }
     }
 }
 
@@ -94,7 +98,14 @@ pub(super) struct Adapted {
     pub b: Tensor,
     /// What multiplies `B A`.
     pub scale: f64,
+    /// What is dropped of the input on its way to A, in training.
+    dropout: Dropout,
+    /// What tells this matrix's draws from the others'.
+    site: u64,
 }
+
+/// Draws of adapters lie beyond those of layers.
+const SITES: u64 = 1 << 32;
 
 impl Adapted {
     /// The matrix `weight` of the target in the layer, with its variables.
@@ -110,18 +121,26 @@ impl Adapted {
             Some(var) => Ok(var.as_tensor().clone()),
             None => candle_core::bail!("the adapter has no {part} for {target} of layer {layer}"),
         };
-        Ok(Self { weight, a: get("lora_A")?, b: get("lora_B")?, scale: lora.scale() })
+        let place = TARGETS.iter().position(|t| *t == target).unwrap_or(0);
+        let site = SITES + (TARGETS.len() * layer + place) as u64;
+        let dropout = Dropout { rate: lora.dropout };
+        Ok(Self { weight, a: get("lora_A")?, b: get("lora_B")?, scale: lora.scale(), dropout, site })
     }
 
     /// The same memory, with no gradients.
     pub(super) fn detached(&self) -> Self {
-        Self { weight: self.weight.detach(), a: self.a.detach(), b: self.b.detach(), scale: self.scale }
+        Self { weight: self.weight.detach(), a: self.a.detach(), b: self.b.detach(), ..*self }
     }
 
-    /// `x W^T + scale x A^T B^T`, the adapter's share computed in f32.
-    pub(super) fn product(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x W^T + scale dropout(x) A^T B^T`, the adapter's share computed in f32. Without `keys`, of which there is one a
+    /// row, nothing is dropped.
+    pub(super) fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
+        let mut input = x.to_dtype(DType::F32)?;
+        if let Some(keys) = keys.filter(|_| self.dropout.rate > 0.) {
+            input = (input * self.dropout.mask(keys, self.site, x.dim(1)?, x.device())?)?;
+        }
         // Scaled where it is thin.
-        let inner = (ops::linear(&x.to_dtype(DType::F32)?, &self.a)? * self.scale)?;
+        let inner = (ops::linear(&input, &self.a)? * self.scale)?;
         ops::linear(x, &self.weight)? + ops::linear(&inner, &self.b)?.to_dtype(x.dtype())?
     }
 
@@ -134,4 +153,41 @@ impl Adapted {
 /// `W + scale B A` in f32.
 pub(super) fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     w.to_dtype(DType::F32)? + (b.matmul(a)? * scale)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `x W^T + scale (x m) A^T B^T` with m the draws of the rows' keys; and on average over keys nothing changes.
+    #[test]
+    fn dropout_is_on_the_adapters_input_only() -> Result<()> {
+        let device = Device::Cpu;
+        let mut uniform = init::uniform(7, "test");
+        let mut random = |rows: usize, columns: usize| {
+            let values: Vec<f32> = (0..rows * columns).map(|_| (4. * uniform() - 2.) as f32).collect();
+            Tensor::from_vec(values, (rows, columns), &device)
+        };
+        let (n, input, out, rank) = (4, 40, 6, 3);
+        let dropout = Dropout { rate: 0.25 };
+        let (weight, a, b) = (random(out, input)?, random(rank, input)?, random(out, rank)?);
+        let w = Adapted { weight, a, b, scale: 0.5, dropout, site: SITES + 9 };
+        let x = random(n, input)?;
+        let delta = |x: &Tensor| x.matmul(&w.a.t()?)?.matmul(&w.b.t()?)? * 0.5;
+        let plain = x.matmul(&w.weight.t()?)?;
+        let off = |a: &Tensor, b: &Tensor| (a - b)?.abs()?.max_all()?.to_scalar::<f32>();
+        assert!(off(&w.product(&x, None)?, &(&plain + delta(&x)?)?)? < 1e-4);
+        let keys = [5, 6, 7, 8];
+        let mask = dropout.mask(&keys, SITES + 9, input, &device)?;
+        assert!(off(&w.product(&x, Some(&keys))?, &(&plain + delta(&(&x * &mask)?)?)?)? < 1e-4);
+        let dropped = mask.flatten_all()?.to_vec1::<f32>()?.iter().filter(|m| **m == 0.).count();
+        assert!((20..60).contains(&dropped), "{dropped} of 160");
+        let mut mean = Tensor::zeros((n, out), DType::F32, &device)?;
+        for draw in 0..2000u64 {
+            mean = (mean + w.product(&x, Some(&[0, 1, 2, 3].map(|row| draw * 4 + row)))?)?;
+        }
+        let spread = off(&delta(&x)?, &Tensor::zeros((n, out), DType::F32, &device)?)?;
+        assert!(off(&(mean / 2000.)?, &(&plain + delta(&x)?)?)? < 0.1 * spread.max(1.));
+        Ok(())
+    }
 }

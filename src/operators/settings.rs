@@ -50,6 +50,9 @@ pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
         let default = LoraConfig::default();
         let rank = f.count("rank", "rows of A, columns of B", Some(default.rank), 1..=1 << 14);
         let alpha = f.float("alpha", "the adapter's share is scaled by alpha / rank", Some(default.alpha), 1e-6..=1e6);
+        let about = "probability that a number of a matrix's input is dropped on its way to the adapter, in training; \
+                     above 0 a step takes longer and more memory";
+        let dropout = f.float("dropout", about, Some(0.), 0.0..=0.9);
         let about = "matrices that have an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \
                      \"all-linear\"";
         let given = f.texts("targets", about, Some(&["all-linear"]));
@@ -61,7 +64,7 @@ pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
         } else if targets.is_empty() {
             f.problem("targets", "at least one matrix is needed", "leave the key out for all of them");
         }
-        LoraConfig { rank, alpha, targets }
+        LoraConfig { rank, alpha, dropout, targets }
     })
 }
 
@@ -69,7 +72,8 @@ pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
 pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
     let Some(l) = lora else { return String::new() };
     let targets = if l.targets.len() == TARGETS.len() { "all-linear".into() } else { l.targets.join(", ") };
-    format!(", LoRA of rank {} and alpha {} on {targets}", l.rank, l.alpha)
+    let dropout = if l.dropout > 0. { format!(", dropout {}", l.dropout) } else { String::new() };
+    format!(", LoRA of rank {} and alpha {} on {targets}{dropout}", l.rank, l.alpha)
 }
 
 /// `{ temperature, top_p, max_tokens }` in words, for `explain`.

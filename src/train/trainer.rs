@@ -97,7 +97,7 @@ impl<'a> Trainer<'a> {
     fn key(&self, kind: &str, item: usize) -> Option<u64> {
         let step = self.steps() as u32;
         let draw = || RngKey::new(self.seed, "train.dropout", step, kind, item as u32).rng().next_u64();
-        (self.options.dropout.rate > 0.).then(draw)
+        (self.options.dropout.rate > 0. || self.llama.drops()).then(draw)
     }
 
     /// Optimizer steps taken.

@@ -25,8 +25,8 @@ fn attention(rows: &Rows) -> Packed {
     Packed::new(rows.segments.clone())
 }
 
-fn dropped<'a>(rows: &'a Rows, options: Options) -> Option<Dropped<'a>> {
-    (options.dropout.rate > 0.).then_some(Dropped { dropout: options.dropout, keys: &rows.keys })
+fn dropped<'a>(llama: &Llama, rows: &'a Rows, options: Options) -> Option<Dropped<'a>> {
+    (options.dropout.rate > 0. || llama.drops()).then_some(Dropped { dropout: options.dropout, keys: &rows.keys })
 }
 
 /// From the last layer's states to log-probabilities, f64 on the CPU.
@@ -35,8 +35,8 @@ fn finish(llama: &Llama, rows: &Rows, x: &Tensor) -> Result<Tensor> {
     log_prob_of(&llama.normed(&x)?, llama.head()?, &rows.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
 }
 
-fn graph(llama: &Llama, rows: &Rows, options: Options) -> Result<Tensor> {
-    let x = llama.states(&rows.ids, &rows.positions, &mut attention(rows), dropped(rows, options))?;
+fn graph(llama: &Llama, rows: &Rows, dropped: Option<Dropped<'_>>) -> Result<Tensor> {
+    let x = llama.states(&rows.ids, &rows.positions, &mut attention(rows), dropped)?;
     finish(llama, rows, &x)
 }
 
@@ -45,7 +45,7 @@ fn numbers(log_probs: &Tensor) -> Result<Vec<f32>> {
 }
 
 pub(super) fn log_probs(llama: &Llama, rows: &Rows) -> Result<Vec<f32>> {
-    numbers(&graph(llama, rows, Options::default())?)
+    numbers(&graph(llama, rows, None)?)
 }
 
 pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> Result<(Vec<f32>, Tape<'a>)> {
@@ -53,13 +53,13 @@ pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> 
         let rope = llama.angles(&rows.positions)?;
         let mut inputs = vec![llama.embedded(&rows.ids)?.detach()];
         for layer in 0..llama.config().num_hidden_layers {
-            let out = llama.layer(layer, &inputs[layer], &rope, &mut attention(rows), dropped(rows, options))?;
+            let out = llama.layer(layer, &inputs[layer], &rope, &mut attention(rows), dropped(llama, rows, options))?;
             // Cut off, so that what led to it is let go.
             inputs.push(out.detach());
         }
         (finish(llama, rows, &inputs[inputs.len() - 1])?, Kept::Inputs(inputs))
     } else {
-        let log_probs = graph(llama, rows, options)?;
+        let log_probs = graph(llama, rows, dropped(llama, rows, options))?;
         (log_probs.clone(), Kept::Graph(log_probs))
     };
     Ok((numbers(&log_probs)?, Tape { llama, rows, options, kept }))
@@ -80,7 +80,7 @@ impl Tape<'_> {
             let out = if i + 1 == inputs.len() {
                 finish(llama, rows, &x)?
             } else {
-                llama.layer(i, &x, &rope, &mut attention(rows), dropped(rows, self.options))?
+                llama.layer(i, &x, &rope, &mut attention(rows), dropped(llama, rows, self.options))?
             };
             let Some(back) = add(llama, &out, &slopes, Some(&x), gradients)? else {
                 candle_core::bail!("no gradient reaches the input of layer {i}")

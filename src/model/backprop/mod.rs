@@ -77,10 +77,12 @@ pub fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options, pool: &mut
     if llama.variables().is_empty() {
         candle_core::bail!("a frozen model has no gradients")
     }
-    if options.dropout.rate > 0. && rows.keys.len() != rows.ids.len() {
+    if (options.dropout.rate > 0. || llama.drops()) && rows.keys.len() != rows.ids.len() {
         candle_core::bail!("dropout: {} rows have {} keys", rows.ids.len(), rows.keys.len())
     }
-    let (log_probs, tape) = match plain::Plain::of(llama) {
+    // The fused pass has no dropout within a product.
+    let plain = if llama.drops() { None } else { plain::Plain::of(llama) };
+    let (log_probs, tape) = match plain {
         Some(plain) => {
             let (log_probs, tape) = fused::record(plain, rows, options, pool)?;
             (log_probs, Tape::Fused(Box::new(tape)))

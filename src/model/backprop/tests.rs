@@ -32,7 +32,7 @@ fn model(tied: bool) -> Llama {
 }
 
 fn with_lora(llama: Llama) -> Llama {
-    let lora = LoraConfig { rank: 3, alpha: 5., targets: vec!["q_proj", "v_proj", "o_proj", "down_proj"] };
+    let lora = LoraConfig { rank: 3, alpha: 5., dropout: 0., targets: vec!["q_proj", "v_proj", "o_proj", "down_proj"] };
     let mut adapter = lora.init(llama.config(), 3, &Device::Cpu).unwrap();
     for (i, w) in adapter.values_mut().enumerate() {
         // B is zero at the start, and A would get no gradient.

@@ -82,7 +82,7 @@ mod tests {
         let bytes = coded(bits.collect(), GgufType::Q8_0).unwrap();
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden["bytes"].as_str().unwrap());
-        assert_eq!(bytes.len(), 29 * 34);
+        assert_eq!(bytes.len(), 30 * 34);
     }
 
     #[test]
