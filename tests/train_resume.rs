@@ -4,7 +4,7 @@ mod train_support;
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use reflux::error::{Error, Kind, Result};
 use reflux::model::{Llama, LoraConfig};
 use reflux::store::Run;
@@ -12,7 +12,7 @@ use reflux::train::{
     AdamWConfig, BatchSize, Checkpoint, Checkpoints, Decay, DpoConfig, Keep, Measure, Objective, Pair, Progress,
     Schedule, SftConfig, StepMetrics, Trained, Validation, Warmup, dpo, dpo_stream, sft,
 };
-use train_support::{against, bits, examples, frozen, policy};
+use train_support::{against, bits, examples, frozen, policy, weights};
 
 /// Keeps checkpoints in a run directory, and ends the training after some steps or forwards.
 struct Watch {
@@ -93,6 +93,10 @@ type Training = (&'static str, Box<dyn Fn(&Llama, &mut dyn Progress) -> Result<T
 
 /// What a training starts from.
 fn start(name: &str) -> Llama {
+    if name.ends_with("bf16") {
+        let half = weights("start").into_iter().map(|(name, w)| (name, w.to_dtype(DType::BF16).unwrap()));
+        return Llama::trainable(&train_support::config(), &half.collect()).unwrap();
+    }
     if !name.ends_with("lora") {
         return policy("start");
     }
@@ -140,7 +144,9 @@ fn trainings() -> Vec<Training> {
     let (pairs, rows) = (against("reference"), examples());
     let (p, r) = (pairs.clone(), rows.clone());
     let (lora_rows, lora_pairs, lora) = (rows.clone(), pairs.clone(), measured.clone());
+    let half = best.clone();
     vec![
+        ("sft, bf16", Box::new(move |llama, progress| sft(llama, &examples(), &half, progress))),
         ("dpo, lora", Box::new(move |llama, progress| dpo(llama, &lora_pairs, &lora_rows, &lora, progress))),
         ("sft", Box::new(move |llama, progress| sft(llama, &examples(), &sft_config, progress))),
         ("sft, best", Box::new(move |llama, progress| sft(llama, &examples(), &best, progress))),
@@ -229,7 +235,8 @@ fn killed_at_any_step_it_goes_on_from_the_last_checkpoint() {
 
 #[test]
 fn a_checkpoint_that_is_not_whole_or_not_its_own_is_not_used() {
-    let (name, train) = &trainings()[4];
+    let trainings = trainings();
+    let (name, train) = trainings.iter().find(|(name, _)| *name == "dpo, best").unwrap();
     let temp = tempfile::tempdir().unwrap();
     let llama = policy("start");
     let want = outcome(&llama, &train(&llama, &mut Watch::new(&temp.path().join("whole"))).unwrap());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use reflux::model::{Config, Llama};
 use reflux::train::{Example, Limits, Pair, Quiet, reference};
 use serde_json::Value;
@@ -64,7 +64,7 @@ pub fn examples() -> Vec<Example> {
 
 /// The weights' bits, in the order of their names.
 pub fn bits(llama: &Llama) -> Vec<u32> {
-    let bits = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let bits = |v: &candle_core::Var| v.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
     llama.variables().values().flat_map(bits).map(f32::to_bits).collect()
 }
 /// Largest difference of two models' weights.
