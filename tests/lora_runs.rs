@@ -42,6 +42,7 @@ fn adapters_lie_beside_merged_models() {
     let lora = [
         "step.m1.lora.rank=4",
         "step.m1.lora.alpha=8",
+        "step.m1.lora.dropout=0.1",
         "step.dpo.lora.rank=2",
         "step.dpo.lora.targets=[\"q_proj\", \"v_proj\"]",
         "step.dpo.learning_rate=1e-3",
