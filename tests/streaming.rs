@@ -200,6 +200,7 @@ fn pairs(rows: &RecordBatch) -> Vec<Pair> {
             rejected: rejected_logprobs.row(i).to_vec(),
         }),
         margin: c.float("margin").unwrap().value(i).into(),
+        consistency: 1.,
     };
     (0..rows.num_rows()).map(pair).collect()
 }

@@ -308,6 +308,7 @@ fn wide() -> Vec<u32> {
         rejected: tokens(70),
         reference: None,
         margin: 1.,
+        consistency: 1.,
     };
     let pairs: Vec<Pair> = (0..4).map(|i| pair(i, &mut tokens)).collect();
     let replay: Vec<Example> = (0..4).map(|_| Example { tokens: tokens(90), context: 10 }).collect();

@@ -88,6 +88,7 @@ fn objective(run: &Value) -> Objective {
         },
         nll_weight: run["nll_weight"].as_f64().unwrap(),
         replay_weight: 0.,
+        ld_alpha: run["ld_alpha"].as_f64(),
     }
 }
 
@@ -140,6 +141,8 @@ fn dpo_equals_trl() {
         "dpo-sigmoid-norm",
         "dpo-apo-zero",
         "dpo-apo-down",
+        "dpo-ld",
+        "dpo-ld-nll",
     ] {
         let (llama, metrics, run) = dpo_run(name, 3, 0);
         let worst = same_metrics(name, &metrics, &run, 1e-3);
@@ -257,6 +260,7 @@ fn losses_equal_torch_in_value_and_gradient() {
             chosen_tokens: tensor("chosen_tokens"),
             rejected_tokens: tensor("rejected_tokens"),
             margin: tensor("margin"),
+            consistency: tensor("consistency"),
             knobs: Knobs {
                 beta: knob("beta"),
                 label_smoothing: knob("label_smoothing"),

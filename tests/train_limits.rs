@@ -22,7 +22,7 @@ fn dpo_config() -> DpoConfig {
 fn pair(id: &str, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Pair {
     let (prompt, chosen, rejected) = (prompt.to_vec(), chosen.to_vec(), rejected.to_vec());
     let reference = Reference { chosen: vec![-1.; chosen.len()], rejected: vec![-2.; rejected.len()] };
-    Pair { id: id.into(), prompt, chosen, rejected, reference: Some(reference), margin: 1. }
+    Pair { id: id.into(), prompt, chosen, rejected, reference: Some(reference), margin: 1., consistency: 1. }
 }
 
 #[test]

@@ -76,6 +76,7 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
             rejected: rejected.clone(),
             reference: None,
             margin: 1.,
+            consistency: 1.,
         }),
         _ => Err(Error::user(format!("row {} has no chosen and rejected completion", i + 1))),
     };

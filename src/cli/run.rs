@@ -9,7 +9,7 @@ use super::progress::{Progress, Style};
 use crate::dataflow::{self, Event, Observer, Services, Shared, Stop, Transport};
 use crate::engine::Config;
 use crate::error::{Error, Result};
-use crate::operators::Models;
+use crate::operators::{Models, ReferenceUse};
 use crate::report::{Summary, Tally};
 use crate::store::{Opened, Run};
 
@@ -94,11 +94,17 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
         _ => e,
     })?;
     let engines = services.get::<Models>()?.engines();
-    let summary = Summary::of(&plan, &run, &watch.tally, &engines, began.elapsed())?;
+    let references = ReferenceUse::of(&plan, &run)?;
+    let summary = Summary::of(&plan, &run, &watch.tally, &engines, &references, began.elapsed())?;
     run.write_json("summary.json", summary.json())?;
     run.finish()?;
     for step in plan.steps.iter().filter(|s| !s.keep) {
-        run.drop_step(&step.name)?;
+        let beside = format!("{}.", step.name);
+        let mut dropped = run.steps();
+        dropped.retain(|name| *name == step.name || name.starts_with(&beside));
+        for name in dropped {
+            run.drop_step(&name)?;
+        }
     }
     if quiet {
         return Ok(());
@@ -115,6 +121,9 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
             stats.generated_tokens,
             stats.generated_tokens as f64 / stats.busy_seconds.max(1e-9),
         ))?;
+    }
+    for used in &references {
+        super::print(&used.to_string())?;
     }
     if summary.errors() > 0 {
         super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.errors()))?;

@@ -202,6 +202,20 @@ pub mod named {
             column("chosen_logprobs", Type::Floats, "log-probability of each preferred token under the model that sampled it"),
             column("rejected_logprobs", Type::Floats, "log-probability of each other token under the model that sampled it"),
             column("model", Type::Text, "hash of the model that wrote both answers"),
+            nullable("consistency", Type::Float, "(Kendall's tau + 1) / 2 between the judge's ranking of the prompt's answers and another's, C of CREAM; null if there is no other"),
+        ];
+        /// What the answers of pairs are to a training's reference.
+        REFERENCE = "reference", "the log-probabilities of a pair's answers under the model that a training is held to", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("chosen_id", Type::Text, "response id of the preferred answer"),
+            column("rejected_id", Type::Text, "response id of the other answer"),
+            column("chosen_logprobs", Type::Floats, "log-probability of each preferred token under the reference: natural, temperature 1, full vocabulary"),
+            column("rejected_logprobs", Type::Floats, "log-probability of each other token under the reference"),
+            column("chosen_logprob", Type::Double, "sum of chosen_logprobs"),
+            column("rejected_logprob", Type::Double, "sum of rejected_logprobs"),
+            column("model", Type::Text, "hash of the reference's weights"),
+            column("source", Type::Text, "recorded (while sampling, by the same weights) or computed"),
+            nullable("audit", Type::Double, "where the pair was in the audit: mean absolute difference per token between recorded and computed, in nats"),
         ];
         /// Model announcements.
         MODELS = "models", "a model that a step made; the weights stay in the directory", [

@@ -146,7 +146,14 @@ pub(super) fn map<'s>(
 const IN_FLIGHT: usize = 2;
 
 /// A keyed map: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
-pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs, crew: &Crew) -> Flow<'s> {
+/// `beside` are inputs whose same microbatch it reads from the run directory.
+pub(super) fn keyed<'s>(
+    scope: Scope<'s, Epoch>,
+    input: Flow<'s>,
+    beside: Vec<Flow<'s>>,
+    jobs: StepJobs,
+    crew: &Crew,
+) -> Flow<'s> {
     type Update<D> = (D, Epoch, isize);
     let name = jobs.step().name.clone();
     let (items_of, items_crew) = (jobs.clone(), crew.clone());
@@ -188,6 +195,9 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
     let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
     let home = Exchange::new(|u: &Update<(Key, Kept)>| u64::from(u.1.microbatch));
     let mut kept = op.new_input_connection(kept.inner, home, same_time);
+    // Their rows are on disk once their frontier has passed; what waits for them keeps its own capability.
+    let mut beside: Vec<_> =
+        beside.into_iter().map(|b| op.new_input_connection(b, Pipeline, std::iter::empty())).collect();
     let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
     op.build(move |caps| {
         drop(caps);
@@ -207,8 +217,11 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
                     changes.entry(epoch).or_default().push((key, kept));
                 }
             });
+            for input in &mut beside {
+                input.for_each(|_, _| {});
+            }
             while let Some(first) = rows.first_entry() {
-                if frontiers[..2].iter().any(|f| f.less_equal(first.key())) {
+                if frontiers.iter().any(|f| f.less_equal(first.key())) {
                     break;
                 }
                 let (epoch, (cap, batch)) = first.remove_entry();

@@ -66,10 +66,12 @@ impl StepJobs {
     /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time.
     fn lineage(&self, epoch: Epoch, model: Option<&ModelAt>) -> Vec<String> {
         let mut lineage = Vec::new();
-        match model {
-            Some(ModelAt::Made { hash, .. }) => lineage.push(hash.clone()),
-            Some(ModelAt::Source(name)) => lineage.push(name.clone()),
-            None => {}
+        let others = self.step().models.iter().filter_map(|(_, m)| self.shared.model_at(m, model).ok());
+        for model in model.cloned().into_iter().chain(others.filter(|other| Some(other) != model)) {
+            lineage.push(match model {
+                ModelAt::Made { hash, .. } => hash,
+                ModelAt::Source(name) => name,
+            });
         }
         for input in self.step().inputs.iter().filter(|i| !i.whole) {
             let at = [epoch, Epoch::new(0, epoch.microbatch)];

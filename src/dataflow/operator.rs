@@ -11,7 +11,7 @@ use super::progress::{Event, Observer};
 use crate::data::{Columns, Epoch, RngKey, named};
 use crate::error::{Error, Result};
 use crate::pipeline::{Configured, ModelSource, ModelUse, Placement, Plan, Step};
-use crate::store::Run;
+use crate::store::{FileEntry, Run};
 
 /// A configured step that can be run. All faults of the user's file have been found before one of these exists.
 pub trait Operator: Configured {
@@ -230,6 +230,23 @@ pub struct Shared {
     pub stop: Stop,
 }
 
+impl Shared {
+    /// What a name of the plan stands for; `policy` is the step's own model.
+    pub(super) fn model_at(&self, meant: &ModelUse, policy: Option<&ModelAt>) -> Result<ModelAt> {
+        match meant {
+            ModelUse::Source(name) => Ok(ModelAt::Source(name.clone())),
+            ModelUse::Policy => policy.cloned().ok_or_else(|| Error::bug("a step without a model names the policy")),
+            ModelUse::Step(step) => {
+                let name = model_name(&self.plan, step, 0);
+                let made =
+                    self.run.model(&name).ok_or_else(|| Error::bug(format!("`{step}` has made no model yet")))?;
+                let policy = self.plan.loop_.as_ref().is_some_and(|l| l.policy == *meant);
+                Ok(ModelAt::Made { name, hash: made.hash, version: u32::from(policy) })
+            }
+        }
+    }
+}
+
 /// What a job may know: its step, when it is, and the model it uses.
 pub struct Context<'a> {
     /// What is common to all jobs.
@@ -277,15 +294,35 @@ impl Context<'_> {
     /// # Errors
     /// A file cannot be read.
     pub fn whole(&self, input: &str) -> Result<RecordBatch> {
-        let iteration = self.iteration_of(input);
         let step = self.shared.plan.step(input);
         let step = step.ok_or_else(|| Error::bug(format!("step `{input}` is not in the plan")))?;
-        let mut batches = Vec::new();
-        for file in self.run().files(input).iter().filter(|f| f.iteration == iteration) {
-            batches.extend(self.run().load(input, file.epoch())?);
-        }
+        let batches: Vec<RecordBatch> = self.microbatches(input).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
         let schema = batches.first().map_or_else(|| step.schema.arrow(), RecordBatch::schema);
         Ok(concat_batches(&schema, &batches)?)
+    }
+    /// The same microbatch by microbatch, each with its number, read one at a time.
+    pub fn microbatches<'a>(&'a self, input: &'a str) -> impl Iterator<Item = Result<(u32, RecordBatch)>> + 'a {
+        let iteration = self.iteration_of(input);
+        self.run().batches(input, Some(iteration)).map(|b| b.map(|(epoch, rows)| (epoch.microbatch, rows)))
+    }
+    /// The file of an input's microbatch, if it is committed.
+    pub fn committed(&self, input: &str, microbatch: u32) -> Option<FileEntry> {
+        self.run().committed(input, Epoch::new(self.iteration_of(input), microbatch))
+    }
+    /// The rows of an input that belong to this microbatch; `None` if it has no such microbatch.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn beside(&self, input: &str) -> Result<Option<RecordBatch>> {
+        self.run().load(input, Epoch::new(self.iteration_of(input), self.epoch.microbatch))
+    }
+    /// The model that another key than `model` names; `None` if the step has no such key.
+    ///
+    /// # Errors
+    /// A bug: a step that the plan puts before this one has not made it.
+    pub fn other_model(&self, key: &str) -> Result<Option<ModelAt>> {
+        let Some((_, meant)) = self.step.models.iter().find(|(k, _)| *k == key) else { return Ok(None) };
+        self.shared.model_at(meant, self.model.as_ref()).map(Some)
     }
     /// The source of a `[model.NAME]`.
     ///

@@ -125,12 +125,20 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                 if step.kind.shape == Shape::Map {
                     map(scope, input, models(), whole().collect(), jobs, crew)
                 } else {
-                    keyed(scope, input, jobs, crew)
+                    let beside = step.inputs.iter().filter(|i| !i.whole && i.key != "from");
+                    let beside = beside.map(|i| flows[i.step.as_str()].clone()).collect();
+                    keyed(scope, input, beside, jobs, crew)
                 }
             }
             Shape::Train => {
                 let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
-                let inputs = step.inputs.iter().map(|i| (flows[i.step.as_str()].clone(), in_loop(&i.step))).collect();
+                // Models that other keys name are there before it starts, as its rows are.
+                let makers = step.models.iter().filter_map(|(_, m)| match m {
+                    ModelUse::Step(maker) => Some((flows[maker.as_str()].clone(), false)),
+                    _ => None,
+                });
+                let inputs = step.inputs.iter().map(|i| (flows[i.step.as_str()].clone(), in_loop(&i.step)));
+                let inputs = inputs.chain(makers).collect();
                 let first = step.inputs.first().filter(|_| step.op.streams());
                 let streamed = first.and_then(|i| planned.get(i.step.as_str()).copied().flatten());
                 let flow = train(scope, inputs, models(), iterations, streamed, jobs, crew);

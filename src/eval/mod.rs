@@ -1,3 +1,4 @@
-//! What is measured and never fed back: the small world with its oracle.
+//! What is measured: the small world with its oracle, and statistics.
 
 pub mod listworld;
+pub mod statistics;

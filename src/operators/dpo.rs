@@ -1,9 +1,9 @@
 //! `dpo`: direct preference optimisation (arXiv 2305.18290) of the policy on an iteration's pairs.
 //!
-//! The model that sampled the answers is the reference where it is the policy itself, and then its log-probabilities,
-//! recorded while sampling at temperature 1 over the full vocabulary, are the reference's.
+//! What the policy is held to, and where its log-probabilities come from, is [`reference`](super::reference)'s part.
 
 use super::prelude::*;
+use super::reference::{References, Settings, pair_id};
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
 use crate::dataflow::Train;
@@ -11,7 +11,7 @@ use crate::model::LoraConfig;
 use crate::train::losses::Knobs;
 use crate::error::Kind as ErrorKind;
 use crate::model::Model;
-use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair, Reference};
+use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "dpo",
@@ -27,8 +27,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let loss = f.choice("loss", "the preference loss", &losses, Some("sigmoid"));
         let replay = f.step("replay", "step whose `ift`, `eft` or `text` rows are trained on alongside, so that the model keeps what SFT taught it");
         let rubric = Template::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5");
-        let references = [("policy-start", "the model that this training starts from: the frozen policy of the iteration")];
-        f.choice("reference", "the model that the policy is held to", &references, Some("policy-start"));
+        let reference = Settings::fields(f);
         let replay_weight = f.float("replay_weight", "weight of the loss on replayed rows", Some(if replay.is_some() { 1. } else { 0. }), 0.0..=1e6);
         let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
         let (optimizer, schedule) = training::optimizer(f, 1e-6, 1e-7);
@@ -56,6 +55,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 },
                 nll_weight: f.float("nll_weight", "weight of the chosen answers' negative log-likelihood (arXiv 2404.19733)", Some(0.), 0.0..=1e6),
                 replay_weight: if replay.is_some() { replay_weight } else { 0. },
+                ld_alpha: f.optional_float("ld_alpha", "weight of the tokens beyond the shorter answer's length, in the policy's and the reference's log-probabilities (LD-DPO, arXiv 2409.06411)", 0.0..=1.0),
             },
             replay_batch: if replay.is_some() { replay_batch } else { 0 },
             epochs,
@@ -76,12 +76,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("margin", "greatest mean of chosen reward less rejected reward"),
         ];
         let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
-        Box::new(Dpo { rubric, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
+        Box::new(Dpo { rubric, reference, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
 struct Dpo {
     rubric: Template,
+    reference: Settings,
     config: DpoConfig,
     checkpoint_every: usize,
     streaming: bool,
@@ -99,11 +100,14 @@ impl Configured for Dpo {
         if c.objective.replay_weight > 0. {
             words += &format!(", replay x {}", c.objective.replay_weight);
         }
+        if let Some(alpha) = c.objective.ld_alpha {
+            words += &format!(", tokens beyond the shorter answer x {alpha}");
+        }
         if self.streaming {
             words += ", streaming";
         }
         self.validating.explain(&mut words);
-        words + &describe_lora(self.lora.as_ref())
+        format!("{words}{}; {}", describe_lora(self.lora.as_ref()), self.reference.explain())
     }
     fn streams(&self) -> bool {
         self.streaming
@@ -123,49 +127,49 @@ impl Operator for Dpo {
     }
 }
 
-/// The pairs of a dataset. Those that the model `hash` sampled carry its log-probabilities as the reference's.
-fn pairs(rows: &RecordBatch, hash: &str) -> Result<Vec<Pair>> {
+/// The pairs of a dataset, without their references.
+pub(super) fn pairs(rows: &RecordBatch) -> Result<Vec<Pair>> {
     let columns = Columns(rows);
-    let (chosen_ids, rejected_ids, models) = (columns.text("chosen_id")?, columns.text("rejected_id")?, columns.text("model")?);
+    let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
     let (prompt, chosen, rejected) = (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
-    let (chosen_logprobs, rejected_logprobs) = (columns.floats("chosen_logprobs")?, columns.floats("rejected_logprobs")?);
     let margins = columns.float("margin")?;
+    // Datasets of others need not have it.
+    let consistency = rows.column_by_name("consistency").map(|_| columns.float("consistency")).transpose()?;
     let pair = |i: usize| Pair {
-        id: format!("{}>{}", chosen_ids.value(i), rejected_ids.value(i)),
+        id: pair_id(chosen_ids.value(i), rejected_ids.value(i)),
         prompt: prompt.row(i).to_vec(),
         chosen: chosen.row(i).to_vec(),
         rejected: rejected.row(i).to_vec(),
         margin: margins.value(i).into(),
-        reference: (models.value(i) == hash)
-            .then(|| Reference { chosen: chosen_logprobs.row(i).to_vec(), rejected: rejected_logprobs.row(i).to_vec() }),
+        consistency: consistency.filter(|c| c.is_valid(i)).map_or(1., |c| c.value(i).into()),
+        reference: None,
     };
     Ok((0..rows.num_rows()).map(pair).collect())
 }
 
-/// What a training starts with.
+/// What a training starts with, beside its model and its pairs.
 struct Ready {
-    model: Model,
     replay: Vec<Example>,
     config: DpoConfig,
     measure: Option<Measure>,
 }
 
 impl Dpo {
-    fn ready(&self, cx: &Context<'_>) -> Result<Ready> {
-        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
-        let replay = super::sft::examples_of(cx, "replay", &self.rubric, &model)?;
+    fn ready(&self, cx: &Context<'_>, model: &Model, references: &mut References<'_>) -> Result<Ready> {
+        let replay = super::sft::examples_of(cx, "replay", &self.rubric, model)?;
         let mut validation = None;
         if let Some(input) = cx.step.inputs.iter().find(|i| i.key == "validation") {
-            let mut held_out = pairs(&cx.whole(&input.step)?, &model.hash)?;
-            train::reference(&model.llama, &mut held_out, self.limits(), &mut Watch::new(cx, &model, 0))?;
+            let mut held_out = pairs(&cx.whole(&input.step)?)?;
+            references.compute(&mut held_out, &mut Watch::new(cx, model, 0))?;
             validation = Some(self.validating.on(held_out));
         }
         let measure = validation.as_ref().map(|_| self.validating.measure());
         let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
-        Ok(Ready { model, replay, config: DpoConfig { seed, validation, ..self.config.clone() }, measure })
+        Ok(Ready { replay, config: DpoConfig { seed, validation, ..self.config.clone() }, measure })
     }
-    fn limits(&self) -> Limits {
-        Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() }
+    fn references<'a>(&'a self, cx: &'a Context<'a>, model: &'a Model, untouched: bool) -> Result<References<'a>> {
+        let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
+        References::new(cx, &self.reference, model, untouched, limits, self.config.max_length)
     }
 }
 
@@ -179,35 +183,35 @@ fn no_pairs(cx: &Context<'_>) -> Error {
 
 impl Train for Dpo {
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
-        let rows = cx.whole(&cx.step.inputs[0].step)?;
-        if rows.num_rows() == 0 {
+        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
+        // Found before the first step; another model than the policy is let go of before it.
+        let (all, errors, Ready { replay, config, measure }) = {
+            let mut references = self.references(cx, &model, true)?;
+            let mut all = Vec::new();
+            for microbatch in cx.microbatches(&cx.step.inputs[0].step) {
+                let (microbatch, rows) = microbatch?;
+                all.extend(references.fill(microbatch, &rows, pairs(&rows)?, &mut watch)?);
+            }
+            let ready = self.ready(cx, &model, &mut references)?;
+            (all, references.errors, ready)
+        };
+        if all.is_empty() && errors.is_empty() {
             return Err(no_pairs(cx));
         }
-        let Ready { model, replay, config, measure } = self.ready(cx)?;
-        let mut pairs = pairs(&rows, &model.hash)?;
-        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
-        // The policy is the reference: pairs of another model's answers need its log-probabilities before it changes.
-        train::reference(&model.llama, &mut pairs, self.limits(), &mut watch)?;
-        let trained = train::dpo(&model.llama, &pairs, &replay, &config, &mut watch)?;
-        training::finish(cx, name, &model, &trained, measure, Vec::new())
+        let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
+        training::finish(cx, name, &model, &trained, measure, errors)
     }
 
     fn stream(&self, cx: &Context<'_>, name: &str, planned: u32, microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Result<Output> {
-        let Ready { model, replay, config, measure } = self.ready(cx)?;
-        let (mut start, mut came) = (None, 0);
-        let mut pairs = microbatches.map(|rows| {
+        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let mut references = self.references(cx, &model, false)?;
+        let Ready { replay, config, measure } = self.ready(cx, &model, &mut references)?;
+        let mut came = 0;
+        let mut pairs = (0..).zip(microbatches).map(|(microbatch, rows)| {
             let rows = rows?;
             came += rows.num_rows();
-            let mut pairs = pairs(&rows, &model.hash)?;
-            if pairs.iter().any(|p| p.reference.is_none()) {
-                // The policy has moved on from where it started.
-                let start = match &mut start {
-                    Some(start) => start,
-                    none => none.insert(cx.services::<Models>()?.frozen(cx)?),
-                };
-                train::reference(&start.llama, &mut pairs, self.limits(), &mut Watch::new(cx, &model, 0))?;
-            }
-            Ok(pairs)
+            references.fill(microbatch, &rows, pairs(&rows)?, &mut Watch::new(cx, &model, 0))
         });
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
         let trained = train::dpo_stream(&model.llama, planned as usize, &mut pairs, &replay, &config, &mut watch);
@@ -216,6 +220,6 @@ impl Train for Dpo {
             Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(no_pairs(cx)),
             other => other?,
         };
-        training::finish(cx, name, &model, &trained, measure, Vec::new())
+        training::finish(cx, name, &model, &trained, measure, references.errors)
     }
 }

@@ -17,6 +17,7 @@ mod prelude {
 }
 
 mod models;
+mod reference;
 mod rouge;
 mod score;
 mod settings;
@@ -24,6 +25,7 @@ mod template;
 mod training;
 
 pub use models::{EngineUse, Models};
+pub use reference::ReferenceUse;
 pub use template::Template;
 
 macro_rules! operators {

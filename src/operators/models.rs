@@ -149,12 +149,11 @@ impl Models {
         }
     }
 
-    /// The step's model as it is, its weights frozen; a copy of its own.
+    /// A copy of a model that stays as it is.
     ///
     /// # Errors
     /// As [`Models::trainable`].
-    pub fn frozen(&self, cx: &Context<'_>) -> Result<Model> {
-        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
+    pub fn frozen(&self, cx: &Context<'_>, at: &ModelAt) -> Result<Model> {
         self.load(cx, at, false)
     }
 
@@ -187,8 +186,10 @@ impl Models {
                         let seed = seed.unwrap_or(self.seed);
                         Model::init(Path::new(config), INIT_STD, seed, &self.device, trainable).doing(doing)
                     }
-                    _ => Err(Error::user(format!("model `{name}` is a script: it cannot be trained"))
-                        .help("give the step a model with weights")),
+                    _ => Err(Error::user(format!(
+                        "model `{name}` is a script: it has no weights to train or to be held to"
+                    ))
+                    .help("give the step a model with weights")),
                 }
             }
         }

@@ -3,6 +3,7 @@
 use arrow::array::Float64Array;
 
 use super::prelude::*;
+use super::reference::ReferenceUse;
 use crate::data::Type;
 use crate::model::Model;
 use crate::model::backprop::Options;
@@ -209,7 +210,7 @@ impl Checkpoints for Watch<'_> {
 }
 
 /// `reflux.json` beside a model's weights: how it was made.
-fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Measure>) -> Vec<u8> {
+fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Measure>) -> Result<Vec<u8>> {
     let mut json = serde_json::json!({
         "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
         "start": model.hash, "steps": trained.metrics.len(), "chosen_step": trained.chosen,
@@ -219,7 +220,10 @@ fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Me
         json["measure"] = measure.column().into();
         json[measure.column()] = measure.of(chosen).into();
     }
-    format!("{json:#}\n").into_bytes()
+    if let Some(reference) = ReferenceUse::at(cx.step, cx.run(), cx.epoch.iteration)? {
+        json["reference"] = serde_json::to_value(reference).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
+    }
+    Ok(format!("{json:#}\n").into_bytes())
 }
 
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
@@ -243,7 +247,7 @@ pub fn finish(
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
         let path = dir.join("reflux.json");
-        std::fs::write(&path, origin(cx, model, trained, measure)).doing(|| path.display())?;
+        std::fs::write(&path, origin(cx, model, trained, measure)?).doing(|| path.display())?;
         if model.llama.lora().is_some() {
             model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
         }

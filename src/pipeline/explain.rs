@@ -194,8 +194,8 @@ fn model_number<O: ?Sized>(plan: &Plan<O>, name: &str) -> usize {
 
 /// The models that a step uses, as node names.
 fn model_nodes<O: ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Vec<String> {
-    let uses = step.model.iter().chain(step.models.iter().map(|(_, m)| m));
-    uses.map(|u| node(plan, u)).collect()
+    let others = step.models.iter().map(|(_, m)| m).filter(|m| step.model.as_ref() != Some(m));
+    step.model.iter().chain(others).map(|u| node(plan, u)).collect()
 }
 fn node<O: ?Sized>(plan: &Plan<O>, model: &ModelUse) -> String {
     match model {

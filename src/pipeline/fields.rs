@@ -36,12 +36,24 @@ pub struct KeyDoc {
     pub nested: Vec<KeyDoc>,
 }
 
-/// Another step that a key names.
+/// Another step, or a model, that a key names.
 #[derive(Clone, Debug)]
 pub(super) struct Named {
     pub key: &'static str,
     pub name: String,
     pub span: Span,
+    pub how: How,
+}
+
+/// How a name is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum How {
+    /// As the name of a step or model; a step that is not in `from` is read whole.
+    Plain,
+    /// A step that is read microbatch by microbatch, beside the first input.
+    Beside,
+    /// A model, or a word or path that stands for one: [`Fields::reference`].
+    Reference,
 }
 
 /// Where problems go. Silent when only the docs are wanted.
@@ -58,6 +70,13 @@ impl Problems {
         }
     }
 }
+
+/// The words that stand for a reference, with their meanings. A model or step that is called so goes before.
+pub const REFERENCES: [(&str, &str); 3] = [
+    ("policy-start", "the model that this training starts from: the frozen policy of the iteration"),
+    ("m1", "the loop's first policy, in every iteration"),
+    ("base", "the [model.NAME] that the loop's first policy was trained from; without a loop, that `model` was"),
+];
 
 /// A table whose keys are being asked for. See the module.
 pub struct Fields<'a> {
@@ -295,37 +314,29 @@ impl<'a> Fields<'a> {
         let name = self.optional_text(key, about);
         self.set_kind(key, "the name of a step");
         if let Some(name) = &name {
-            self.steps.push(Named { key, name: name.clone(), span: self.span(key) });
+            self.steps.push(Named { key, name: name.clone(), span: self.span(key), how: How::Plain });
         }
         name
     }
-    /// The name of a further model: a `[model.NAME]`, a training step that runs once, or "policy".
-    /// The plan resolves it into [`super::Step::models`].
-    pub fn model(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> Option<String> {
-        self.model_or(key, about, &[], default)
+    /// As [`Fields::step`], but read microbatch by microbatch, beside the first input whose microbatches it shares.
+    pub fn step_beside(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        let name = self.step(key, about);
+        if let Some(named) = self.steps.last_mut().filter(|_| name.is_some()) {
+            named.how = How::Beside;
+        }
+        name
     }
-    /// As [`Fields::model`], or one of a few words with meanings of their own.
-    pub fn model_or(
-        &mut self,
-        key: &'static str,
-        about: &'static str,
-        words: &[(&'static str, &'static str)],
-        default: Option<&str>,
-    ) -> Option<String> {
-        let name = match default.map(str::to_owned) {
-            Some(d) => Some(self.give(doc(key, about, ""), Some(d), String::new(), |s| tree::quote(s), name_value)),
-            None => self.maybe(doc(key, about, ""), |s: &String| tree::quote(s), name_value),
-        };
-        self.set_kind(
-            key,
-            if words.is_empty() { "the name of a model" } else { "the name of a model, or a word below" },
-        );
+    /// The model that a training is held to: a `[model.NAME]`, a training step that runs
+    /// once, one of [`REFERENCES`], or the path of a model.
+    /// The plan resolves it into [`super::Step::models`].
+    pub fn reference(&mut self, key: &'static str, about: &'static str) -> String {
+        let default = Some(REFERENCES[0].0.to_owned());
+        let name = self.give(doc(key, about, ""), default, String::new(), |s| tree::quote(s), name_value);
+        self.set_kind(key, "a word below, the name of a model, or the path of one");
         if let Some(doc) = self.docs.last_mut() {
-            doc.options = words.to_vec();
+            doc.options = REFERENCES.to_vec();
         }
-        if let Some(name) = name.as_ref().filter(|n| words.iter().all(|w| w.0 != n.as_str())) {
-            self.models.push(Named { key, name: name.clone(), span: self.span(key) });
-        }
+        self.models.push(Named { key, name: name.clone(), span: self.span(key), how: How::Reference });
         name
     }
     /// Reports values that do not go together, at the key's place.
@@ -357,7 +368,11 @@ impl<'a> Fields<'a> {
     pub(super) fn inputs(&mut self, about: &'static str) -> Vec<Named> {
         let literal = |v: &Vec<(String, Span)>| list(v.iter().map(|(s, _)| tree::quote(s)));
         let names = self.maybe(doc("from", about, "the name of a step, or a list of names"), literal, texts_value);
-        names.unwrap_or_default().into_iter().map(|(name, span)| Named { key: "from", name, span }).collect()
+        names
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, span)| Named { key: "from", name, span, how: How::Plain })
+            .collect()
     }
     pub(super) fn report(&self, diagnostic: Diagnostic) {
         self.problems.report(diagnostic);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
-use super::fields::Problems;
+use super::fields::{Named, Problems};
 use super::kind::{Configured, Shape};
 use super::plan::Placement;
 use super::sections::{Draft, DraftModel};
@@ -14,7 +14,8 @@ use super::suggest::show;
 pub(super) struct Graph<'a, O: ?Sized + 'static> {
     pub steps: &'a [Draft<O>],
     pub models: &'a [DraftModel],
-    pub has_loop: bool,
+    /// What `loop.policy` names, if there is a loop.
+    pub first: Option<&'a Named>,
     pub by_name: BTreeMap<&'a str, usize>,
     pub problems: &'a Problems,
     /// The steps that each step reads, in order: `from`, then other keys.

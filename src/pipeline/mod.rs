@@ -14,6 +14,7 @@ mod graph;
 mod kind;
 mod overrides;
 mod plan;
+mod reference;
 mod resolve;
 mod resolved;
 mod sections;
@@ -30,7 +31,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span, colour_wanted};
 pub use explain::{Format, explain, keys_table};
-pub use fields::{Fields, KeyDoc};
+pub use fields::{Fields, KeyDoc, REFERENCES};
 pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
 pub use plan::{Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, parse_str};
 pub use sections::{engine_keys, loop_keys, model_keys, pipeline_keys};

@@ -29,7 +29,7 @@ pub struct Plan<O: ?Sized + 'static> {
     pub window: usize,
     /// Settings of the inference engine.
     pub engine: Engine,
-    /// Every `[model.NAME]`, by name.
+    /// Every `[model.NAME]`, by name, then the models that keys name by their path, which is then their name.
     pub models: Vec<ModelSource>,
     /// The loop, if there is one.
     pub loop_: Option<Loop>,
@@ -64,7 +64,7 @@ pub struct Step<O: ?Sized + 'static> {
     pub inputs: Vec<Input>,
     /// What `model` means.
     pub model: Option<ModelUse>,
-    /// Models that other keys name (asked for by `Fields::model`), by key.
+    /// Models that other keys name (asked for by `Fields::reference`), by key.
     pub models: Vec<(&'static str, ModelUse)>,
     /// What its rows are.
     pub schema: &'static Schema,
@@ -84,7 +84,8 @@ pub struct Input {
     /// The step read.
     pub step: String,
     /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head or training step, every
-    /// input but the first of the others, and the steps that keys other than `from` name.
+    /// input but the first of the others, and the steps that keys other than `from` name, unless they are asked for by
+    /// `Fields::step_beside`.
     pub whole: bool,
     /// The key that named it: `from`, or the operator's own.
     pub key: &'static str,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Span};
-use super::fields::{Named, Problems};
+use super::fields::{How, Named, Problems};
 use super::graph::Graph;
 use super::kind::{Configured, Port, Shape};
 use super::plan::{Input, Loop, ModelUse, Placement, Plan, Step};
@@ -23,7 +23,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
     let mut graph = Graph {
         steps: &file.steps,
         models: &file.models,
-        has_loop: file.loop_.is_some(),
+        first: file.loop_.as_ref().map(|l| &l.policy),
         by_name: file.steps.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect(),
         problems,
         reads: vec![Vec::new(); n],
@@ -65,7 +65,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         let inputs = draft.inputs.into_iter().chain(draft.sides).enumerate();
         let inputs = inputs.map(|(at, input)| Input {
             step: input.name,
-            whole: all_whole || at > 0 || input.key != "from",
+            whole: all_whole || (input.how != How::Beside && (at > 0 || input.key != "from")),
             key: input.key,
         });
         let first = if placements[i] == Placement::Once { 0 } else { 1 };
@@ -83,6 +83,8 @@ pub(super) fn plan<O: Configured + ?Sized>(
             line: line(draft.key),
         });
     }
+    let models = file.models.into_iter().map(|m| m.source).collect();
+    let models = super::reference::with_paths(models, &steps);
     Some(Plan {
         name: file.header.name,
         seed: file.header.seed,
@@ -90,7 +92,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         microbatch: file.header.microbatch,
         window: file.header.window,
         engine: file.engine,
-        models: file.models.into_iter().map(|m| m.source).collect(),
+        models,
         loop_,
         steps,
         resolved,
@@ -182,11 +184,15 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
         for (i, step) in self.steps.iter().enumerate() {
             let mut resolve = |named: &Named| {
                 let owner = format!("step `{}`", show(&step.name));
-                let meant = self.model(named, &owner)?;
+                let meant = match named.how {
+                    How::Reference => self.reference(named, step, &owner)?,
+                    _ => self.model(named, &owner)?,
+                };
                 match &meant {
                     ModelUse::Policy => self.uses_policy[i] = true,
                     ModelUse::Step(name) => {
                         let maker = self.by_name.get(name.as_str());
+                        let maker = maker.filter(|m| self.makers[i].iter().all(|(known, _)| known != *m));
                         self.makers[i].extend(maker.map(|m| (*m, named.span)));
                     }
                     ModelUse::Source(_) => {}
@@ -201,10 +207,10 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
     }
 
     /// What the name of a model means.
-    fn model(&self, named: &Named, owner: &str) -> Option<ModelUse> {
+    pub(super) fn model(&self, named: &Named, owner: &str) -> Option<ModelUse> {
         let name = &named.name;
         if name == "policy" {
-            if self.has_loop {
+            if self.first.is_some() {
                 return Some(ModelUse::Policy);
             }
             let message = format!("{owner} uses the policy, but the file has no [loop]");
@@ -236,9 +242,9 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
         None
     }
 
-    fn model_names(&self) -> impl Iterator<Item = &'a str> + Clone {
+    pub(super) fn model_names(&self) -> impl Iterator<Item = &'a str> + Clone {
         let training = self.steps.iter().filter(|s| s.kind.is_some_and(|k| k.shape == Shape::Train));
-        let policy = self.has_loop.then_some("policy");
+        let policy = self.first.map(|_| "policy");
         let sources = self.models.iter().map(|m| m.source.name.as_str());
         sources.chain(training.map(|s| s.name.as_str())).chain(policy)
     }

@@ -2,7 +2,7 @@
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
-use super::fields::{Fields, KeyDoc, Named, Problems};
+use super::fields::{Fields, How, KeyDoc, Named, Problems};
 use super::kind::{Kind, NeedsModel, Shape};
 use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
@@ -204,7 +204,7 @@ fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
 fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
     let mut name = |key, about| {
         let name = f.name(key, about);
-        Named { key, name, span: f.span(key) }
+        Named { key, name, span: f.span(key), how: How::Plain }
     };
     let policy = name("policy", "the model that \"policy\" means in the first iteration");
     let next = name("next", "the training step whose model is the policy of the next iteration");
@@ -302,7 +302,7 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
         }
         Some(NeedsModel::Optional) | None => f.optional_name("model", about),
     };
-    let model = name.map(|name| Named { key: "model", name, span: f.span("model") });
+    let model = name.map(|name| Named { key: "model", name, span: f.span("model"), how: How::Plain });
     let keep = f.bool("keep", "whether its rows are kept as a dataset", Some(true));
     (inputs, model, keep)
 }

@@ -93,7 +93,7 @@ fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let beta = f.float("beta", "strength of the reference", Some(0.1), 0.0..=100.0);
     f.float("learning_rate", "peak learning rate", Some(1e-6), 0.0..=1.0);
     f.step("replay", "rows of SFT mixed in");
-    f.model_or("reference", "the reference", &[("policy-start", "the policy")], Some("policy-start"));
+    f.reference("reference", "the reference");
     let schedules = [("epochs", "when all are there"), ("streaming", "as they come")];
     let streams = f.choice("data_schedule", "when pairs are trained on", &schedules, Some("epochs")) == "streaming";
     let accepts = vec![vec![&named::PAIRS], vec![&named::IFT, &named::EFT]];

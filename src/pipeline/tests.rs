@@ -275,6 +275,33 @@ fn models_are_resolved() {
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=m9"]), ["E0301"]);
     let plan = parse(PAPER, &["step.dpo.reference=m1"]).unwrap();
     assert_eq!(plan.step("dpo").unwrap().models, [("reference", ModelUse::Step("m1".into()))]);
+    let reference = |word: &str| {
+        let plan = parse(PAPER, &[&format!("step.dpo.reference={word}")]).unwrap();
+        plan.step("dpo").unwrap().models[0].1.clone()
+    };
+    assert_eq!(reference("policy-start"), ModelUse::Policy);
+    assert_eq!(reference("policy"), ModelUse::Policy);
+    assert_eq!(reference("base"), ModelUse::Source("m0".into()));
+    assert_eq!(reference("m0"), ModelUse::Source("m0".into()));
+    // A path is a model of its own, in f32.
+    assert_eq!(reference("./src"), ModelUse::Source("./src".into()));
+    let plan = parse(PAPER, &["step.dpo.reference=./src"]).unwrap();
+    assert_eq!(plan.model("./src").unwrap().kind, ModelKind::Path("./src".into()));
+    assert_eq!(codes_of(PAPER, &["step.dpo.reference=./scr"]), ["E0108"]);
+    let near = parse(PAPER, &["step.dpo.reference=policy-strat"]).unwrap_err().render(false);
+    assert!(near.contains("did you mean `policy-start`?"), "{near}");
+    assert_eq!(codes_of(PAPER, &["step.dpo.reference=dpo"]), ["E0303"]);
+    assert_eq!(codes_of(PAPER, &["step.dpo.reference=ift"]), ["E0304"]);
+    // Another model than the policy has no claim to it; and a word gives way to a step or model of its name.
+    let moved = ["step.dpo.model=m0", "step.dpo.reference=policy", "loop.next=again", "step.again.op=dpo"];
+    let moved = [&moved[..], &["step.again.from=pairs", "step.again.model=policy"]].concat();
+    assert_eq!(codes_of(PAPER, &moved), ["E0109"]);
+    let renamed = PAPER.replace("\"m1\"", "\"first\"").replace("[step.m1]", "[step.first]");
+    let of = |word: &str| {
+        let plan = parse(&renamed, &[&format!("step.dpo.reference={word}")]).unwrap();
+        plan.step("dpo").unwrap().models[0].1.clone()
+    };
+    assert_eq!((of("m1"), of("base")), (ModelUse::Step("first".into()), ModelUse::Source("m0".into())));
     assert_eq!(codes_of(PAPER, &["loop.next=m1"]), ["E0307", "E0306"]);
     assert_eq!(codes_of(PAPER, &["loop.next=pairs"]), ["E0305"]);
     assert_eq!(codes_of(PAPER, &["loop.policy=dpo"]), ["E0307"]);
@@ -378,6 +405,7 @@ self-rewarding: 2 iterations of the loop, 32 rows a microbatch, at most 4 microb
 │     ├─ from pairs (`pairs`, whole; window of 4 measured here)
 │     ├─ replay = eft (`eft`, whole, the same rows in each iteration)
 │     ├─ model policy
+│     ├─ reference = model policy
 │     └─ barrier: makes the next policy when its iteration closes
 └─ for every policy, beside the loop (iterations 1 to 3)
    ├─ answers: generate gives `responses`

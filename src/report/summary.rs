@@ -23,7 +23,7 @@ pub struct Summary {
 type Figure = (String, f64, usize);
 
 impl Summary {
-    /// Reads the run's datasets and metrics. `engines` is what each engine did.
+    /// Reads the run's datasets and metrics. `engines` is what each engine did, `references` what each training was held to.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -32,6 +32,7 @@ impl Summary {
         run: &Run,
         tally: &Tally,
         engines: &impl serde::Serialize,
+        references: &impl serde::Serialize,
         took: Duration,
     ) -> Result<Self> {
         let counts = tally.counts();
@@ -91,7 +92,7 @@ impl Summary {
             .collect();
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": errors,
-            "loop": rounds, "steps": steps, "models": models, "engines": engines,
+            "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
         });
         Ok(Self { json, table, errors })
     }

@@ -92,6 +92,8 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
             Some(("bad_reference", message))
         } else if !pair.margin.is_finite() {
             Some(("bad_margin", "the difference of the scores is no finite number; judge the answers anew".to_owned()))
+        } else if !(0.0..=1.0).contains(&pair.consistency) {
+            Some(("bad_consistency", format!("the consistency is {}, it must be from 0 to 1", pair.consistency)))
         } else {
             unknown_token(model, &[&pair.prompt, &pair.chosen, &pair.rejected])
         };

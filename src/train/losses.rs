@@ -3,7 +3,7 @@
 //!
 //! Notation: `w` is chosen, `l` rejected; `r = log pi(y|x) - log ref(y|x)` summed over the completion's tokens;
 //! `D = r_w - r_l`; `m = log pi(y|x) / |y|`; `s` is the logistic function; `e` is `label_smoothing`; `g` is
-//! `margin_scale` times the judge's score of `w` less that of `l`.
+//! `margin_scale` times the judge's score of `w` less that of `l`; `C` is how far two judges agree, in [0, 1].
 
 use candle_core::{Result, Tensor};
 
@@ -25,6 +25,8 @@ pub struct Scores {
     pub rejected_tokens: Tensor,
     /// The judge's score of `y_w` less that of `y_l`.
     pub margin: Tensor,
+    /// `C`, in [0, 1].
+    pub consistency: Tensor,
     /// What the losses can be tuned by.
     pub knobs: Knobs,
 }
@@ -162,6 +164,12 @@ pub static LOSSES: &[Loss] = &[
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
         each: rpo_fwd_kl,
     },
+    Loss {
+        name: "cream",
+        equation: "-C log s(beta D) - (1 - C) log s(-beta D)",
+        paper: "CREAM, arXiv 2410.12735: the less two judges agree on a prompt's answers, the less its pair teaches",
+        each: cream,
+    },
 ];
 
 /// The loss of that name.
@@ -250,6 +258,11 @@ fn rpo_fwd_kl(s: &Scores) -> Result<Tensor> {
     bernoulli_kl(&s.logit()?, &s.target()?)
 }
 
+fn cream(s: &Scores) -> Result<Tensor> {
+    let (logit, c) = (s.logit()?, &s.consistency);
+    (log_sigmoid(&logit)? * c)?.neg()? - (log_sigmoid(&logit.neg()?)? * (1. - c)?)?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +278,7 @@ mod tests {
             chosen_tokens: of([3., 7., 1., 300.]),
             rejected_tokens: of([4., 7., 2., 3.]),
             margin: of([1., 0.25, 4., 2.]),
+            consistency: of([1., 0.5, 0.8, 0.]),
             knobs: Knobs { label_smoothing, gamma: 0.3, margin_scale: 0.7, ..Knobs::default() },
         }
     }

@@ -74,6 +74,8 @@ pub struct Pair {
     pub reference: Option<Reference>,
     /// The judge's score of chosen less that of rejected: for the losses that aim at it.
     pub margin: f64,
+    /// How far two judges rank the prompt's answers alike, C of CREAM in [0, 1]; 1 where nobody has compared them.
+    pub consistency: f64,
 }
 
 /// A row that was left out of training, and why. It ends up in the `errors` dataset.
@@ -81,8 +83,8 @@ pub struct Pair {
 pub struct Problem {
     /// The pair's id, or the example's place, counted from 0.
     pub id: String,
-    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference` or
-    /// `bad_margin`.
+    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference`,
+    /// `bad_margin` or `bad_consistency`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub message: String,

@@ -22,6 +22,15 @@ impl Reference {
     pub fn sums(&self) -> (f64, f64) {
         (sum(&self.chosen), sum(&self.rejected))
     }
+
+    /// The same where tokens beyond the shorter completion count `alpha`, as those of LD-DPO do.
+    pub(super) fn weighted_sums(&self, alpha: Option<f64>) -> (f64, f64) {
+        let Some(alpha) = alpha else { return self.sums() };
+        let shared = self.chosen.len().min(self.rejected.len());
+        let weight = |i: usize| if i < shared { 1. } else { alpha };
+        let of = |all: &[f32]| all.iter().enumerate().map(|(i, &l)| f64::from(l) * weight(i)).sum();
+        (of(&self.chosen), of(&self.rejected))
+    }
 }
 
 /// Sum of log-probabilities, first to last, in f64.

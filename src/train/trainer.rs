@@ -42,11 +42,14 @@ pub struct Objective {
     pub nll_weight: f64,
     /// Weight of the SFT loss of the replayed rows.
     pub replay_weight: f64,
+    /// LD-DPO (arXiv 2409.06411 eq. 9; TRL's `ld_alpha`), for any loss: in the log-probabilities of policy and reference,
+    /// tokens beyond the length of the shorter completion count by this much. The NLL of chosen counts every token.
+    pub ld_alpha: Option<f64>,
 }
 
 impl Default for Objective {
     fn default() -> Self {
-        Self { loss: &losses::LOSSES[0], knobs: Knobs::default(), nll_weight: 0., replay_weight: 0. }
+        Self { loss: &losses::LOSSES[0], knobs: Knobs::default(), nll_weight: 0., replay_weight: 0., ld_alpha: None }
     }
 }
 
@@ -194,11 +197,12 @@ impl<'a> Trainer<'a> {
             return Err(Error::bug("a DPO step without pairs"));
         }
         pairs.iter().try_for_each(|p| check_whole(p))?;
-        let reference: Vec<(f64, f64)> = pairs.iter().map(|p| Ok(check_reference(p)?.sums())).collect::<Result<_>>()?;
+        let reference: Vec<(f64, f64)> =
+            pairs.iter().map(|p| Ok(check_reference(p)?.weighted_sums(objective.ld_alpha))).collect::<Result<_>>()?;
         self.gradients.clear();
         let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
         let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
-        let (mut chosen, mut rejected, mut loss) = (Vec::new(), Vec::new(), 0.);
+        let (mut chosen, mut rejected, mut loss, mut nll) = (Vec::new(), Vec::new(), 0., 0.);
         for run in runs(&rows, self.limits.max_rows, self.limits.max_items) {
             let (pairs_here, reference) = (&pairs[run.clone()], &reference[run.clone()]);
             let mut pack = Pack::default();
@@ -211,7 +215,14 @@ impl<'a> Trainer<'a> {
             // Sums over hundreds of tokens and differences of such sums keep their digits in f64.
             let log_probs: Vec<f64> = recorded.log_probs().iter().map(|&l| l.into()).collect();
             let log_probs = Var::from_vec(log_probs, pack.targets(), &Device::Cpu)?;
-            let sums = pack.sums(&log_probs)?.reshape((pairs_here.len(), 2))?;
+            let plain = pack.sums(&log_probs)?.reshape((pairs_here.len(), 2))?;
+            let sums = match objective.ld_alpha {
+                None => plain.clone(),
+                Some(alpha) => {
+                    let weights = Tensor::new(ld_weights(pairs_here, alpha), log_probs.device())?;
+                    pack.sums(&(log_probs.as_tensor() * weights)?)?.reshape((pairs_here.len(), 2))?
+                }
+            };
             let column = |values: Vec<f64>| Tensor::new(values, sums.device());
             let scores = Scores {
                 chosen: sums.narrow(1, 0, 1)?.squeeze(1)?,
@@ -221,6 +232,7 @@ impl<'a> Trainer<'a> {
                 chosen_tokens: column(pairs_here.iter().map(|p| p.chosen.len() as f64).collect())?,
                 rejected_tokens: column(pairs_here.iter().map(|p| p.rejected.len() as f64).collect())?,
                 margin: column(pairs_here.iter().map(|p| p.margin).collect())?,
+                consistency: column(pairs_here.iter().map(|p| p.consistency).collect())?,
                 knobs: objective.knobs,
             };
             let each = (objective.loss.each)(&scores)?;
@@ -231,7 +243,9 @@ impl<'a> Trainer<'a> {
             }
             let mut part = (each.sum_all()? / pairs.len() as f64)?;
             if objective.nll_weight != 0. {
-                part = (part - (scores.chosen.sum_all()? * (objective.nll_weight / chosen_tokens as f64))?)?;
+                let here = (plain.narrow(1, 0, 1)?.sum_all()? / -(chosen_tokens as f64))?;
+                nll += here.to_scalar::<f64>()?;
+                part = (part + (here * objective.nll_weight)?)?;
             }
             loss += part.to_scalar::<f64>()?;
             chosen.extend(scores.chosen.to_vec1::<f64>()?);
@@ -257,7 +271,7 @@ impl<'a> Trainer<'a> {
             rewards_accuracies: mean(&mut rewards.iter().map(|r| f64::from(u8::from(r.0 > r.1)))),
             logps_chosen: mean(&mut chosen.iter().copied()),
             logps_rejected: mean(&mut rejected.iter().copied()),
-            nll_loss: (objective.nll_weight != 0.).then(|| -chosen.iter().sum::<f64>() / chosen_tokens as f64),
+            nll_loss: (objective.nll_weight != 0.).then_some(nll),
             ..StepMetrics::default()
         };
         if objective.replay_weight != 0. && !replay.is_empty() {
@@ -311,6 +325,16 @@ pub(super) fn check_reference(pair: &Pair) -> Result<&Reference> {
         Error::user(format!("pair `{}` has no log-probabilities under the reference", pair.id))
             .help("compute them before training, with the model that is the reference")
     })
+}
+
+/// What each completion token of the pairs counts, in the order in which they are packed: 1 up to the length of the
+/// pair's shorter completion, `alpha` beyond.
+fn ld_weights(pairs: &[&Pair], alpha: f64) -> Vec<f64> {
+    let of_pair = |p: &&Pair| {
+        let shared = p.chosen.len().min(p.rejected.len());
+        [p.chosen.len(), p.rejected.len()].map(|n| (0..n).map(move |i| if i < shared { 1. } else { alpha }))
+    };
+    pairs.iter().flat_map(of_pair).flatten().collect()
 }
 
 /// Rows that a pair takes: its prompt once, and no last tokens.

@@ -10,7 +10,7 @@ use super::pack::{Pack, runs};
 use super::reference::sum;
 use super::sft::nothing_left;
 use super::trainer::check_reference;
-use super::{Example, Limits, Objective, Pair, Progress, StepMetrics, usable_examples, usable_pairs};
+use super::{Example, Limits, Objective, Pair, Progress, Reference, StepMetrics, usable_examples, usable_pairs};
 use crate::error::Result;
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama};
@@ -174,9 +174,12 @@ fn rewards(
     let llama = view.as_ref().unwrap_or(llama);
     let rows: Vec<Branches<'_>> =
         pairs.iter().map(|p| Branches { prompt: &p.prompt, completions: vec![&p.chosen, &p.rejected] }).collect();
-    let sums: Vec<f64> = branch_logprobs(llama, &rows, limits, progress)?.iter().map(|l| sum(l)).collect();
-    let (chosen, rejected): (Vec<f64>, Vec<f64>) = sums.chunks_exact(2).map(|both| (both[0], both[1])).unzip();
-    let reference = pairs.iter().map(|p| Ok(check_reference(p)?.sums())).collect::<Result<Vec<_>>>()?;
+    let mut tokens = branch_logprobs(llama, &rows, limits, progress)?.into_iter();
+    let mut next = || tokens.next().unwrap_or_default();
+    let policy: Vec<Reference> = pairs.iter().map(|_| Reference { chosen: next(), rejected: next() }).collect();
+    let alpha = objective.ld_alpha;
+    let (chosen, rejected): (Vec<f64>, Vec<f64>) = policy.iter().map(|p| p.weighted_sums(alpha)).unzip();
+    let reference = pairs.iter().map(|p| Ok(check_reference(p)?.weighted_sums(alpha))).collect::<Result<Vec<_>>>()?;
     let (ref_chosen, ref_rejected): (Vec<f64>, Vec<f64>) = reference.into_iter().unzip();
     let column = |values: &[f64]| Tensor::new(values, &Device::Cpu);
     let count = |of: fn(&Pair) -> usize| pairs.iter().map(|p| of(p) as f64).collect::<Vec<f64>>();
@@ -189,11 +192,12 @@ fn rewards(
         chosen_tokens: column(&chosen_tokens)?,
         rejected_tokens: column(&count(|p| p.rejected.len()))?,
         margin: column(&pairs.iter().map(|p| p.margin).collect::<Vec<f64>>())?,
+        consistency: column(&pairs.iter().map(|p| p.consistency).collect::<Vec<f64>>())?,
         knobs: objective.knobs,
     };
     let each = (objective.loss.each)(&scores)?.to_vec1::<f64>()?;
     let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / pairs.len() as f64;
-    let nll = -chosen.iter().sum::<f64>() / chosen_tokens.iter().sum::<f64>();
+    let nll = -policy.iter().map(|p| p.sums().0).sum::<f64>() / chosen_tokens.iter().sum::<f64>();
     let beta = objective.knobs.beta;
     let reward = |of: &[f64], reference: &[f64]| -> Vec<f64> {
         of.iter().zip(reference).map(|(policy, reference)| beta * (policy - reference)).collect()

@@ -40,6 +40,7 @@ pub fn pairs() -> Vec<Pair> {
         rejected: ids(&p["rejected"]),
         reference: None,
         margin: 1.,
+        consistency: 1.,
     };
     json("data")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect()
 }

@@ -144,7 +144,7 @@ def run_dpo(name, steps=3, accumulation=1, ref=reference, loss=("sigmoid",), wei
     ref_model = model(ref)
     t = Dpo(model=model(state), ref_model=ref_model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer())
     train(name, t, {"loss": loss[0], "beta": args.beta, "nll_weight": weights[1] if weights else 0.0,
-                    "label_smoothing": args.label_smoothing, "accumulation": accumulation, "reference": "start" if ref is state else "reference"})
+                    "label_smoothing": args.label_smoothing, "ld_alpha": args.ld_alpha, "accumulation": accumulation, "reference": "start" if ref is state else "reference"})
 
 
 def run_sft(name, accumulation=1):
@@ -166,6 +166,8 @@ run_dpo("dpo-robust", loss=("robust",), beta=0.3, label_smoothing=0.2)
 run_dpo("dpo-sigmoid-norm", loss=("sigmoid_norm",), beta=2.0)
 run_dpo("dpo-apo-zero", loss=("apo_zero",), beta=0.3)
 run_dpo("dpo-apo-down", loss=("apo_down",), beta=0.3)
+run_dpo("dpo-ld", ld_alpha=0.5)
+run_dpo("dpo-ld-nll", ld_alpha=0.5, loss=("ipo", "sft"), weights=[1.0, 0.5], beta=0.5)
 run_dpo("trajectory", steps=20, warmup_steps=2, loss=("sigmoid", "sft"), weights=[1.0, 0.2])
 dump("runs.json", runs)
 

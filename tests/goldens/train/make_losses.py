@@ -16,7 +16,7 @@ inputs = {
     "chosen": T(-11.0, -20.0, -1.5, -33.3, -10.0, -400.0), "rejected": T(-9.0, -20.0, -6.0, -71.0, -500.0, -10.0),
     "ref_chosen": T(-10.0, -20.0, -3.0, -35.1, -90.0, -10.0), "ref_rejected": T(-12.0, -20.0, -4.0, -60.2, -10.0, -12.0),
     "chosen_tokens": T(3.0, 7.0, 1.0, 12.0, 30.0, 41.0), "rejected_tokens": T(4.0, 7.0, 2.0, 30.0, 3.0, 5.0),
-    "margin": T(1.0, 0.25, 4.0, 1.0 / 3.0, 2.0, 5.0),
+    "margin": T(1.0, 0.25, 4.0, 1.0 / 3.0, 2.0, 5.0), "consistency": T(1.0, 0.5, 2.0 / 3.0, 0.0, 0.25, 5.0 / 6.0),
 }
 
 
@@ -60,11 +60,14 @@ def loss(name, c, r, k):
         return kl(judge, policy)
     if name == "rpo_fwd_kl":
         return kl(policy, judge)
+    if name == "cream":
+        c = inputs["consistency"]
+        return c * -F.logsigmoid(beta * delta_score) + (1 - c) * -F.logsigmoid(-beta * delta_score)
     raise KeyError(name)
 
 
 cases = []
-names = "sigmoid ipo hinge robust sigmoid_norm simpo apo_zero apo_down rpo_sq rpo_bwd_kl rpo_fwd_kl".split()
+names = "sigmoid ipo hinge robust sigmoid_norm simpo apo_zero apo_down rpo_sq rpo_bwd_kl rpo_fwd_kl cream".split()
 for name in names:
     for knobs in (dict(beta=0.1, label_smoothing=0.0, gamma=0.5, margin_scale=1.0), dict(beta=0.7, label_smoothing=0.2, gamma=0.9, margin_scale=0.3)):
         c, r = (inputs[n].clone().requires_grad_() for n in ("chosen", "rejected"))

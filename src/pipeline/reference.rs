@@ -1,0 +1,102 @@
+//! What the words and paths mean that stand for a training's reference.
+
+use std::path::Path;
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::fields::{Named, REFERENCES};
+use super::graph::Graph;
+use super::kind::{Configured, Shape};
+use super::plan::{Dtype, ModelKind, ModelSource, ModelUse, Step};
+use super::sections::Draft;
+use super::suggest::{self, show};
+use super::values::sibling;
+
+/// Whether a name is meant as a path: the names of models and steps have no such letters.
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\', '.'])
+}
+
+/// `models`, and those that steps name by their path.
+pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<O>]) -> Vec<ModelSource> {
+    for (_, meant) in steps.iter().flat_map(|s| &s.models) {
+        if let ModelUse::Source(name) = meant
+            && models.iter().all(|m| m.name != *name)
+        {
+            models.push(ModelSource { name: name.clone(), kind: ModelKind::Path(name.clone()), dtype: Dtype::F32 });
+        }
+    }
+    models
+}
+
+impl<O: Configured + ?Sized> Graph<'_, O> {
+    /// What a model of the file, or a step that makes one, is called by.
+    fn named(&self, name: &str) -> Option<ModelUse> {
+        if self.models.iter().any(|m| m.source.name == name) {
+            return Some(ModelUse::Source(name.to_owned()));
+        }
+        let &i = self.by_name.get(name)?;
+        (self.shape(i) == Some(Shape::Train)).then(|| ModelUse::Step(name.to_owned()))
+    }
+
+    /// What a step's reference means. Of what is wrong with `model` and `loop.policy` nothing is said again.
+    pub(super) fn reference(&self, named: &Named, step: &Draft<O>, owner: &str) -> Option<ModelUse> {
+        let name = named.name.as_str();
+        let own = step.model.as_ref().map(|m| m.name.as_str());
+        if self.named(name).is_some() || self.by_name.contains_key(name) {
+            return self.model(named, owner);
+        }
+        let meaning = |name: &str| match name {
+            "policy" => self.first.map(|_| ModelUse::Policy),
+            name => self.named(name),
+        };
+        let report = |code, message: String, label: &str, help: Option<String>| {
+            self.problems.report(Diagnostic::new(code, message, named.span, label).help(help));
+            None
+        };
+        match name {
+            // The name is missing or empty; that was reported.
+            "" => None,
+            "policy-start" => meaning(own?),
+            "policy" if own == Some("policy") => meaning("policy"),
+            "policy" => {
+                let message = format!("{owner} is held to the policy, but trains another model");
+                let help = "write \"policy-start\" for the model that it starts from, or name a fixed one".to_owned();
+                report(&codes::CONFLICT, message, "which one?", Some(help))
+            }
+            "m1" => match self.first {
+                Some(first) => self.named(&first.name),
+                None => {
+                    let message = format!("{owner} is held to the loop's first policy, but the file has no [loop]");
+                    let help = "add [loop] with policy and next, or name a model".to_owned();
+                    report(&codes::POLICY_WITHOUT_LOOP, message, "what policy?", Some(help))
+                }
+            },
+            "base" => {
+                let mut at = self.first.map(|f| f.name.as_str()).or(own)?;
+                // A chain without a circle has at most every step.
+                for _ in 0..=self.steps.len() {
+                    match self.named(at)? {
+                        ModelUse::Step(_) => at = &self.steps[*self.by_name.get(at)?].model.as_ref()?.name,
+                        meant => return Some(meant),
+                    }
+                }
+                None
+            }
+            path if is_path(path) => {
+                if self.problems.silent || Path::new(path).exists() {
+                    return Some(ModelUse::Source(path.to_owned()));
+                }
+                let message = format!("{owner}: `{}` names `{}`, which does not exist", named.key, show(path));
+                let relative = || "relative paths start from the directory reflux is run in".to_owned();
+                report(&codes::MISSING_FILE, message, "no such file", Some(sibling(path).unwrap_or_else(relative)))
+            }
+            _ => {
+                let message = format!("{owner}: nobody makes the model `{}`", show(name));
+                let known = self.model_names().filter(|n| *n != "policy").chain(REFERENCES.iter().map(|r| r.0));
+                let help = suggest::help(name, "the references", known);
+                report(&codes::UNKNOWN_MODEL, message, "no such model", help)
+            }
+        }
+    }
+}
