@@ -1,9 +1,10 @@
 //! AdamW (arXiv 1711.05101) as `torch.optim.AdamW` computes it: weight decay is decoupled and comes first, epsilon is
 //! added after the bias correction. Element by element, in place, in f32: no order of threads can show.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp3, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::error::{Context, Error, Result};
@@ -155,6 +156,10 @@ impl AdamW {
             let Some(g) = gradients.get(name) else { continue };
             let decay = if slot.var.rank() > 1 { 1. - learning_rate * c.weight_decay } else { 1. };
             let update = Update {
+                mean_rest: (1. - c.beta1) as f32,
+                square_keep: c.beta2 as f32,
+                square_rest: (1. - c.beta2) as f32,
+                scale: clip as f32,
                 decay: decay as f32,
                 step_size: (learning_rate / correction(c.beta1)) as f32,
                 root_correction: correction(c.beta2).sqrt() as f32,
@@ -162,8 +167,8 @@ impl AdamW {
             };
             let fused = slot.master.is_none() && slot.var.device().is_cpu();
             let done = match g {
-                Gradient::Numbers(g) if fused => slot.fused(g, &update, clip, c),
-                Gradient::Tensor(g) if fused => Floats::of(g).and_then(|g| slot.fused(&g, &update, clip, c)),
+                Gradient::Numbers(g) if fused => slot.fused(g, &update),
+                Gradient::Tensor(g) if fused => Floats::of(g).and_then(|g| slot.fused(&g, &update)),
                 Gradient::Numbers(g) => Tensor::new(g.as_slice(), slot.var.device())
                     .and_then(|g| slot.composed(&g.reshape(slot.var.shape())?, &update, clip, c)),
                 Gradient::Tensor(g) => slot.composed(g, &update, clip, c),
@@ -176,11 +181,16 @@ impl AdamW {
 
 impl Slot {
     /// In place, on the CPU in f32.
-    fn fused(&self, g: &[f32], update: &Update, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
-        let scale = clip as f32;
-        self.mean.inplace_op1(&Mean { g, rest: (1. - c.beta1) as f32, scale })?;
-        self.square.inplace_op1(&MeanSquare { g, keep: c.beta2 as f32, rest: (1. - c.beta2) as f32, scale })?;
-        self.var.inplace_op3(&self.mean, &self.square, update)
+    fn fused(&self, g: &[f32], update: &Update) -> candle_core::Result<()> {
+        Changing::all(&self.var, |p| {
+            Changing::all(&self.mean, |m| {
+                Changing::all(&self.square, |v| {
+                    let parts = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+                    parts.zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| update.apply(p, m, v, g));
+                    Ok(())
+                })
+            })
+        })
     }
 
     /// The same out of candle's operations, for other devices and for weights with a master.
@@ -203,23 +213,6 @@ impl Slot {
     }
 }
 
-/// The contiguous f32 elements of a CPU tensor.
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("a gradient or moment is not contiguous"),
-    }
-}
-fn elements_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("a weight or moment is not contiguous")
-    };
-    match storage {
-        CpuStorage::F32(all) => Ok(&mut all[start..end]),
-        _ => candle_core::bail!("a weight or moment is not f32"),
-    }
-}
-
 /// Sum of squares in f64: eight lanes within a chunk, then chunk by chunk.
 fn squares(numbers: &[f32]) -> f64 {
     let chunk = |chunk: &[f32]| {
@@ -232,72 +225,47 @@ fn squares(numbers: &[f32]) -> f64 {
     numbers.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().iter().sum()
 }
 
-/// `m += (1 - beta1) (scale g - m)`.
-struct Mean<'a> {
-    g: &'a [f32],
-    rest: f32,
-    scale: f32,
-}
-impl InplaceOp1 for Mean<'_> {
-    fn name(&self) -> &'static str {
-        "adamw-mean"
-    }
-    fn cpu_fwd(&self, m: &mut CpuStorage, ml: &Layout) -> candle_core::Result<()> {
-        elements_mut(m, ml)?.par_chunks_mut(CHUNK).zip(self.g.par_chunks(CHUNK)).for_each(|(m, g)| {
-            m.iter_mut().zip(g).for_each(|(m, &g)| *m += self.rest * (g * self.scale - *m));
-        });
-        Ok(())
-    }
-}
-
-/// `v = beta2 v + (1 - beta2) (scale g)^2`.
-struct MeanSquare<'a> {
-    g: &'a [f32],
-    keep: f32,
-    rest: f32,
-    scale: f32,
-}
-impl InplaceOp1 for MeanSquare<'_> {
-    fn name(&self) -> &'static str {
-        "adamw-mean-square"
-    }
-    fn cpu_fwd(&self, v: &mut CpuStorage, vl: &Layout) -> candle_core::Result<()> {
-        elements_mut(v, vl)?.par_chunks_mut(CHUNK).zip(self.g.par_chunks(CHUNK)).for_each(|(v, g)| {
-            for (v, &g) in v.iter_mut().zip(g) {
-                let g = g * self.scale;
-                *v = *v * self.keep + self.rest * g * g;
-            }
-        });
-        Ok(())
-    }
-}
-
-/// `p = decay p - step_size m / (sqrt(v) / root_correction + eps)`.
+/// One pass over gradient, moments and weight, for memory is what it waits for: `m += (1 - beta1) (scale g - m)`,
+/// `v = beta2 v + (1 - beta2) (scale g)^2`, `p = decay p - step_size m / (sqrt(v) / root_correction + eps)`.
 struct Update {
+    mean_rest: f32,
+    square_keep: f32,
+    square_rest: f32,
+    /// What the gradient is scaled by: the clipping.
+    scale: f32,
     decay: f32,
     step_size: f32,
     root_correction: f32,
     eps: f32,
 }
-impl InplaceOp3 for Update {
-    fn name(&self) -> &'static str {
-        "adamw-update"
+
+/// candle hands out the numbers of one tensor at a time to be changed: three of these inside each other have all three.
+struct Changing<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> candle_core::Result<()>> Changing<F> {
+    fn all(tensor: &Tensor, f: F) -> candle_core::Result<()> {
+        tensor.inplace_op1(&Self(Cell::new(Some(f))))
     }
-    fn cpu_fwd(
-        &self,
-        p: &mut CpuStorage,
-        pl: &Layout,
-        m: &CpuStorage,
-        ml: &Layout,
-        v: &CpuStorage,
-        vl: &Layout,
-    ) -> candle_core::Result<()> {
-        let (p, m, v) = (elements_mut(p, pl)?, elements(m, ml)?, elements(v, vl)?);
-        p.par_chunks_mut(CHUNK).zip(m.par_chunks(CHUNK)).zip(v.par_chunks(CHUNK)).for_each(|((p, m), v)| {
-            for ((p, &m), &v) in p.iter_mut().zip(m).zip(v) {
-                *p = *p * self.decay - self.step_size * (m / (v.sqrt() / self.root_correction + self.eps));
-            }
-        });
-        Ok(())
+}
+impl<F: FnOnce(&mut [f32]) -> candle_core::Result<()>> InplaceOp1 for Changing<F> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (Some((start, end)), CpuStorage::F32(all)) = (layout.contiguous_offsets(), storage) else {
+            candle_core::bail!("a weight or moment is not contiguous f32")
+        };
+        self.0.take().map_or(Ok(()), |f| f(&mut all[start..end]))
+    }
+}
+
+impl Update {
+    fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * self.scale;
+            *m += self.mean_rest * (g - *m);
+            *v = *v * self.square_keep + self.square_rest * g * g;
+            *p = *p * self.decay - self.step_size * (*m / (v.sqrt() / self.root_correction + self.eps));
+        }
     }
 }

@@ -59,10 +59,13 @@ fn gather(s: &Segment, shape: Shape, from: &[f32], kv_head: usize) -> Vec<f32> {
     out
 }
 
-/// `[T, width]` to `[width, T]`.
+/// Keys that are handled at once: a few more than are seen cost less than a few one by one.
+const GROUP: usize = 8;
+
+/// `[T, width]` to `[width, T]`, with zeros up to a multiple of [`GROUP`] columns.
 fn transpose(rows: &[f32], width: usize) -> Vec<f32> {
-    let t = rows.len() / width;
-    let mut out = vec![0f32; rows.len()];
+    let t = (rows.len() / width).next_multiple_of(GROUP);
+    let mut out = vec![0f32; t * width];
     for (i, row) in rows.chunks_exact(width).enumerate() {
         row.iter().enumerate().for_each(|(c, x)| out[c * t + i] = *x);
     }
@@ -148,16 +151,16 @@ fn forward_tile(
     log_sums: &mut [f32],
 ) {
     let (d, n, t) = (shape.width, tile.rows.len(), v.len() / shape.width);
-    let row = shape.heads * d;
+    let (row, t_row) = (shape.heads * d, t.next_multiple_of(GROUP));
     let (mut most, mut total) = ([f32::NEG_INFINITY; ROWS], [0f32; ROWS]);
     work.sums.fill(0.);
     // Keys that a row of the tile sees.
     let visible = tile.first + n;
     for start in (0..visible).step_by(KEYS) {
-        let count = KEYS.min(visible - start);
+        let count = KEYS.min((visible - start).next_multiple_of(GROUP));
         work.scores.fill(0.);
         let queries = Matrix { numbers: &q[shape.at(tile.rows.start, head)..], row, column: 1 };
-        gemm((n, count, d), queries, &kt[start..], t, &mut work.scores, KEYS);
+        gemm((n, count, d), queries, &kt[start..], t_row, &mut work.scores, KEYS);
         for i in 0..n {
             let scores = &mut work.scores[i * KEYS..][..KEYS];
             let seen = (tile.first + i + 1).saturating_sub(start).min(count);
@@ -176,7 +179,7 @@ fn forward_tile(
             most[i] = new;
         }
         let weights = Matrix { numbers: &work.scores, row: KEYS, column: 1 };
-        gemm((n, d, count), weights, &v[start * d..], d, &mut work.sums, d);
+        gemm((n, d, count.min(t - start)), weights, &v[start * d..], d, &mut work.sums, d);
     }
     for i in 0..n {
         let scale = 1. / total[i];
@@ -227,6 +230,7 @@ fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]
     let (k, v) = (gather(s, shape, f.k, shape.kv_head(head)), gather(s, shape, f.v, shape.kv_head(head)));
     let (kt, vt) = (transpose(&k, d), transpose(&v, d));
     let t = k.len() / d;
+    let t_row = t.next_multiple_of(GROUP);
     let mut g = Gradient { q: vec![0.; s.rows.len() * d], k: vec![0.; t * d], v: vec![0.; t * d] };
     let (mut weights, mut slopes) = (vec![0f32; ROWS * KEYS], vec![0f32; ROWS * KEYS]);
     for tile in tiles(std::slice::from_ref(s)) {
@@ -241,11 +245,11 @@ fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]
         // Keys that a row of the tile sees.
         let visible = tile.first + n;
         for start in (0..visible).step_by(KEYS) {
-            let count = KEYS.min(visible - start);
+            let (count, padded) = (KEYS.min(visible - start), KEYS.min((visible - start).next_multiple_of(GROUP)));
             weights.fill(0.);
             slopes.fill(0.);
-            gemm((n, count, d), Matrix { numbers: queries, row, column: 1 }, &kt[start..], t, &mut weights, KEYS);
-            gemm((n, count, d), Matrix { numbers: outer, row, column: 1 }, &vt[start..], t, &mut slopes, KEYS);
+            gemm((n, padded, d), Matrix { numbers: queries, row, column: 1 }, &kt[start..], t_row, &mut weights, KEYS);
+            gemm((n, padded, d), Matrix { numbers: outer, row, column: 1 }, &vt[start..], t_row, &mut slopes, KEYS);
             for i in 0..n {
                 let seen = (tile.first + i + 1).saturating_sub(start).min(count);
                 let log_sum = f.log_sums[(tile.rows.start + i) * shape.heads + head];

@@ -217,14 +217,26 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
     for (r, sums) in sums.iter_mut().enumerate() {
         sums.copy_from_slice(&c[r * c_row..][..C]);
     }
-    for t in 0..k {
-        let b = &b[t * b_row..][..C];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let a = a.numbers[r * a.row + t * a.column];
-            for (s, b) in sums.iter_mut().zip(b) {
+    let mut step = |left: [f32; R], line: &[f32]| {
+        for (sums, a) in sums.iter_mut().zip(left) {
+            for (s, b) in sums.iter_mut().zip(&line[..C]) {
                 *s = fma(a, *b, *s);
             }
         }
+    };
+    // Rows are cut out beforehand, so that the loop need not ask whether a number is within.
+    let lines = b.chunks(b_row).take(k);
+    if a.column == 1 {
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[r * a.row..][..k]);
+        lines.enumerate().for_each(|(t, line)| step(std::array::from_fn(|r| rows[r][t]), line));
+    } else if a.row == 1 {
+        for (line, left) in lines.zip(a.numbers.chunks(a.column)) {
+            step(std::array::from_fn(|r| left[r]), line);
+        }
+    } else {
+        lines
+            .enumerate()
+            .for_each(|(t, line)| step(std::array::from_fn(|r| a.numbers[r * a.row + t * a.column]), line));
     }
     for (r, sums) in sums.iter().enumerate() {
         c[r * c_row..][..C].copy_from_slice(sums);

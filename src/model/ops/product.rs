@@ -20,15 +20,18 @@ const COLUMNS: usize = 16 * VECTORS;
 const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
 /// Steps of the inner dimension that are done before the next tile: a tile's rows of the left factor stay in the first
 /// cache.
-const DEPTH: usize = 512;
+const DEPTH: usize = 576;
 /// Columns that are done before the next rows: their part of the right factor stays in the second cache.
-const WIDTH: usize = 512;
+const WIDTH: usize = 256;
+/// Runs of rows for each thread: a few, so that one that is late is helped.
+const RUNS: usize = 8;
 /// Multiplications below which a product is not worth handing to other threads.
 const ALONE: usize = 1 << 17;
 
 thread_local! {
-    /// The right factor as it was laid out last, for its memory.
+    /// The factors as they were laid out last, for their memory.
     static RIGHT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static LEFT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// `c = a b`, or `c += a b` if `onto`: `a` is `[m, k]` and `b` is `[k, n]`, each with any strides, `c` is `[m, n]` row by
@@ -55,18 +58,17 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
     } else {
         right[..panels].par_chunks_exact_mut(COLUMNS * k).enumerate().for_each(lay);
     }
-    // A few runs of rows a thread let one that is late be helped.
-    let runs = if alone { 1 } else { 4 * rayon::current_num_threads() };
+    let runs = if alone { 1 } else { RUNS * rayon::current_num_threads() };
     let run = m.div_ceil(runs).next_multiple_of(ROWS);
     let (right_panels, _) = right[..panels].as_chunks::<COLUMNS>();
-    let rows = |left: &mut Vec<f32>, (i, c): (usize, &mut [f32])| {
+    let rows = |(i, c): (usize, &mut [f32])| {
         let a = Matrix { numbers: &a.numbers[i * run * a.row..], ..a };
-        multiply((c.len() / n, n, k), a, right_panels, c, onto, left);
+        multiply((c.len() / n, n, k), a, right_panels, c, onto);
     };
     if m <= run {
-        rows(&mut Vec::new(), (0, c));
+        rows((0, c));
     } else {
-        c.par_chunks_mut(run * n).enumerate().for_each_init(Vec::new, rows);
+        c.par_chunks_mut(run * n).enumerate().for_each(rows);
     }
     RIGHT.set(right);
 }
@@ -128,17 +130,15 @@ fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
 }
 
 /// The product of some rows, on this thread. `right` is `b` laid out: panels of `k` lines.
-fn multiply(
-    (m, n, k): (usize, usize, usize),
-    a: Matrix,
-    right: &[[f32; COLUMNS]],
-    c: &mut [f32],
-    onto: bool,
-    left: &mut Vec<f32>,
-) {
+fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]], c: &mut [f32], onto: bool) {
+    let mut left = LEFT.take();
+    let size = m.div_ceil(ROWS) * ROWS * k.min(DEPTH);
+    if left.len() < size {
+        left.resize(size, 0.);
+    }
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
-        left.resize(m.div_ceil(ROWS) * ROWS * depth, 0.);
+        let left = &mut left[..m.div_ceil(ROWS) * ROWS * depth];
         lay_left(Matrix { numbers: &a.numbers[first * a.column..], ..a }, m, depth, left);
         for columns in (0..n).step_by(WIDTH) {
             for (i, left) in left.chunks_exact(ROWS * depth).enumerate() {
@@ -152,6 +152,7 @@ fn multiply(
             }
         }
     }
+    LEFT.set(left);
 }
 
 /// One tile of `c`, whose rows are `row` apart. Not inlined: it then has the registers to itself.
@@ -188,8 +189,12 @@ fn tile(
         }
     }
     for (r, sums) in sums.iter().enumerate().take(rows) {
-        let line = sums.map(f32x16::to_array);
-        c[r * row..][..columns].copy_from_slice(&line.as_flattened()[..columns]);
+        let (line, to) = (sums.map(f32x16::to_array), &mut c[r * row..]);
+        match to.first_chunk_mut::<COLUMNS>() {
+            // Of a length that is known: a copy of any length would be a call.
+            Some(to) if columns == COLUMNS => to.copy_from_slice(line.as_flattened()),
+            _ => to[..columns].copy_from_slice(&line.as_flattened()[..columns]),
+        }
     }
 }
 
