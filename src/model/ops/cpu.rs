@@ -217,29 +217,32 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
     for (r, sums) in sums.iter_mut().enumerate() {
         sums.copy_from_slice(&c[r * c_row..][..C]);
     }
-    let mut step = |left: [f32; R], line: &[f32]| {
-        for (sums, a) in sums.iter_mut().zip(left) {
-            for (s, b) in sums.iter_mut().zip(&line[..C]) {
-                *s = fma(a, *b, *s);
-            }
-        }
-    };
     // Rows are cut out beforehand, so that the loop need not ask whether a number is within.
     let lines = b.chunks(b_row).take(k);
     if a.column == 1 {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[r * a.row..][..k]);
-        lines.enumerate().for_each(|(t, line)| step(std::array::from_fn(|r| rows[r][t]), line));
-    } else if a.row == 1 {
-        for (line, left) in lines.zip(a.numbers.chunks(a.column)) {
-            step(std::array::from_fn(|r| left[r]), line);
+        for (t, line) in lines.enumerate() {
+            add(&mut sums, std::array::from_fn(|r| rows[r][t]), line);
         }
     } else {
-        lines
-            .enumerate()
-            .for_each(|(t, line)| step(std::array::from_fn(|r| a.numbers[r * a.row + t * a.column]), line));
+        for (t, line) in lines.enumerate() {
+            let left = &a.numbers[t * a.column..];
+            add(&mut sums, std::array::from_fn(|r| left[r * a.row]), line);
+        }
     }
     for (r, sums) in sums.iter().enumerate() {
         c[r * c_row..][..C].copy_from_slice(sums);
+    }
+}
+
+/// One step of a tile: a number of each row times a line.
+#[inline(always)]
+fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], left: [f32; R], line: &[f32]) {
+    let line = &line[..C];
+    for (sums, a) in sums.iter_mut().zip(left) {
+        for (s, b) in sums.iter_mut().zip(line) {
+            *s = fma(a, *b, *s);
+        }
     }
 }
 

@@ -79,8 +79,14 @@ fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f3
     let (lines, _) = out.as_chunks_mut::<COLUMNS>();
     if b.column == 1 {
         for (t, line) in lines.iter_mut().enumerate() {
-            line[..count].copy_from_slice(&b.numbers[t * b.row + first..][..count]);
-            line[count..].fill(0.);
+            let from = &b.numbers[t * b.row + first..];
+            match from.first_chunk::<COLUMNS>() {
+                Some(whole) if count == COLUMNS => *line = *whole,
+                _ => {
+                    line[..count].copy_from_slice(&from[..count]);
+                    line[count..].fill(0.);
+                }
+            }
         }
         return;
     }
@@ -110,19 +116,23 @@ fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
         let rows = ROWS.min(m - p * ROWS);
         let (lines, _) = out.as_chunks_mut::<ROWS>();
         if a.column == 1 {
-            for r in 0..ROWS {
-                if r < rows {
-                    let from = &a.numbers[(p * ROWS + r) * a.row..][..k];
-                    lines.iter_mut().zip(from).for_each(|(line, x)| line[r] = *x);
-                } else {
-                    lines.iter_mut().for_each(|line| line[r] = 0.);
+            let row = |r: usize| if r < rows { &a.numbers[(p * ROWS + r) * a.row..][..k] } else { &[] };
+            let from: [&[f32]; ROWS] = std::array::from_fn(row);
+            if rows == ROWS {
+                for (t, line) in lines.iter_mut().enumerate() {
+                    *line = std::array::from_fn(|r| from[r][t]);
+                }
+            } else {
+                for (t, line) in lines.iter_mut().enumerate() {
+                    *line = std::array::from_fn(|r| from[r].get(t).copied().unwrap_or(0.));
                 }
             }
         } else {
             for (t, line) in lines.iter_mut().enumerate() {
                 let from = &a.numbers[t * a.column + p * ROWS * a.row..];
-                for (r, x) in line.iter_mut().enumerate() {
-                    *x = if r < rows { from[r * a.row] } else { 0. };
+                match from.first_chunk::<ROWS>() {
+                    Some(whole) if rows == ROWS && a.row == 1 => *line = *whole,
+                    _ => *line = std::array::from_fn(|r| if r < rows { from[r * a.row] } else { 0. }),
                 }
             }
         }
