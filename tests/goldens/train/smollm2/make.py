@@ -75,7 +75,25 @@ for i, both in enumerate(reference):
     for j in range(BATCH):
         pairs[i * BATCH + j] |= {"ref_chosen": both[j], "ref_rejected": both[BATCH + j]}
 assert len(steps) == len(reference) == STEPS
+
+
+def exact_norm():
+    """The first step's gradient norm in float64, sequence by sequence. torch's embedding drops what reaches the pad token from the
+    input side, and SmolLM2 pads with the token that ends every turn: TRL's norm lacks that share (2e-4), this one has it."""
+    exact = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float64)
+    exact.model.embed_tokens.padding_idx = None
+    for row in rows[:BATCH]:
+        sums = []
+        for side in ("chosen_ids", "rejected_ids"):
+            tokens, n = torch.tensor([row["prompt_ids"] + row[side]]), len(row[side])
+            log_probs = exact(tokens).logits[0, -n - 1 : -1].log_softmax(-1)
+            sums.append(log_probs.gather(1, tokens[0, -n:, None]).sum())
+        ratio = sums[0] - sums[1]  # the reference is the policy, so the logit is 0
+        (-torch.nn.functional.logsigmoid(0.1 * (ratio - ratio.detach())) / BATCH).backward()
+    return sum((p.grad**2).sum() for p in exact.parameters()).sqrt().item()
+
+
 compact = lambda what: json.dumps(what, separators=(",", ":"))
-text = '{"pairs":[\n' + ",\n".join(map(compact, pairs)) + '\n],"steps":[\n' + ",\n".join(map(compact, steps)) + "\n]}\n"
+text = '{"pairs":[\n' + ",\n".join(map(compact, pairs)) + '\n],"steps":[\n' + ",\n".join(map(compact, steps)) + f'\n],"first_grad_norm_f64":{exact_norm()}}}\n'
 (pathlib.Path(__file__).parent / "steps.json").write_text(text)
 print(json.dumps(steps, indent=1))
