@@ -252,7 +252,10 @@ fn a_bad_record_fails_the_audit_and_the_microbatch_is_computed() {
     assert!(texts(&rows, "source").iter().all(|s| s == "computed"));
     assert_eq!(used.computed, rows.num_rows() as u64);
     let said = used.to_string();
-    assert!(used.audit_difference.unwrap() > 0.01 && said.contains("1 microbatches failed the audit"), "{said}");
+    assert!(
+        used.audit_difference.unwrap() > 0.01 && said.contains("1 microbatch failed the audit and was computed"),
+        "{said}"
+    );
     // The other microbatch's record is used; and what is learnt is what a good record teaches, up to float order.
     assert_eq!(used.recorded + used.computed, fine.recorded);
     assert!(used.recorded > 0);

@@ -7,15 +7,17 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
+use candle_core::Device;
 use common::files;
 use reflux::data::{Columns, List, named};
+use reflux::model::Model;
 use reflux::store::{Run, read_parquet, write_parquet};
 
 /// A pair by its name: prompt, chosen, rejected, margin.
 type Row<'a> = (&'a str, Vec<u32>, Vec<u32>, Vec<u32>, f32);
 
 /// A stored dataset of pairs that some other model has sampled.
-fn pairs(rows: &[Row<'_>]) -> RecordBatch {
+fn pairs(rows: &[Row<'_>], model: &str) -> RecordBatch {
     let text =
         |of: &dyn Fn(&Row<'_>) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(of))) };
     let said = |role: &str| {
@@ -42,7 +44,7 @@ fn pairs(rows: &[Row<'_>]) -> RecordBatch {
             tokens(&|r| r.3.clone()),
             logprobs(&|r| r.2.len()),
             logprobs(&|r| r.3.len()),
-            text(&|_| "somebody".into()),
+            text(&|_| model.into()),
             Arc::new(Float32Array::from(vec![None::<f32>; rows.len()])),
         ])
         .unwrap()
@@ -50,7 +52,10 @@ fn pairs(rows: &[Row<'_>]) -> RecordBatch {
 
 /// Runs DPO on stored pairs in a folder of its own.
 fn dpo(dir: &Path, rows: &[Row<'_>], keys: &str) -> Output {
-    write_parquet(&dir.join("pairs/part.parquet"), &pairs(rows)).unwrap();
+    dpo_on(dir, &pairs(rows, "somebody"), keys)
+}
+fn dpo_on(dir: &Path, rows: &RecordBatch, keys: &str) -> Output {
+    write_parquet(&dir.join("pairs/part.parquet"), rows).unwrap();
     let text = format!(
         "[pipeline]\nname = \"refusals\"\n[model.m0]\ninit = \"pipelines/listworld/model\"\n\
          [step.pairs]\nop = \"read\"\ndataset = {:?}\nschema = \"pairs\"\n\
@@ -118,6 +123,32 @@ fn pairs_that_cannot_be_trained_on_are_error_rows_and_the_others_are_learnt() {
     let ids = Columns(&reference).text("prompt_id").unwrap();
     let ids: Vec<&str> = ids.iter().flatten().collect();
     assert!(ids.contains(&"good") && ids.contains(&"fine") && !ids.contains(&"long"), "{ids:?}");
+}
+
+#[test]
+fn a_record_that_cannot_be_true_is_named_with_both_figures() {
+    let temp = tempfile::tempdir().unwrap();
+    // The pairs say that the policy itself gave every token -1.
+    let directory = Path::new("pipelines/listworld/model");
+    let policy = Model::init(directory, 0.05, 0, &Device::Cpu, false).unwrap().hash;
+    let rows: Vec<Row<'_>> = vec![("a", vec![5, 6], vec![7, 8], vec![9], 1.), ("b", vec![6], vec![7], vec![9, 8], 1.)];
+    let (code, out, err) = said(&dpo_on(temp.path(), &pairs(&rows, &policy), "audit_threshold = 0.25"));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        err.contains("step `dpo`, iteration 0, microbatch 0: the log-probabilities recorded while sampling differ"),
+        "{err}"
+    );
+    assert!(
+        err.contains("nats a token, more than audit_threshold = 2.500e-1; all of its 2 pairs are computed"),
+        "{err}"
+    );
+    assert!(out.contains("of 0 pairs as recorded while sampling, of 2 computed; 1 audited"), "{out}");
+    assert!(out.contains("1 microbatch failed the audit and was computed"), "{out}");
+    let summary = std::fs::read(temp.path().join("runs/refusals/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&summary).unwrap();
+    let used = &summary["references"][0];
+    assert_eq!((used["hash"].as_str(), used["audits_failed"].as_u64()), (Some(policy.as_str()), Some(1)));
+    assert!(used["audit_difference"].as_f64().unwrap() > 0.25);
 }
 
 #[test]

@@ -17,11 +17,13 @@ fn validation<T>(rows: Vec<T>) -> Option<Validation<T>> {
 #[test]
 fn measured_after_a_step_is_the_next_step_on_the_same_rows() {
     // Every step takes all rows, and the held-out rows are the same: a step's metrics are from before it.
-    let pairs = against("reference");
-    for (rows_at_once, loss) in [(4096, "sigmoid"), (60, "ipo")] {
+    let mut pairs = against("reference");
+    pairs.iter_mut().enumerate().for_each(|(i, pair)| pair.consistency = (i % 5) as f64 / 4.);
+    let runs = [(4096, "sigmoid", None), (60, "ipo", None), (60, "sigmoid", Some(0.3)), (4096, "cream", None)];
+    for (rows_at_once, loss, ld_alpha) in runs {
         let loss = reflux::train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap();
         let config = DpoConfig {
-            objective: Objective { loss, nll_weight: 0.3, ..Objective::default() },
+            objective: Objective { loss, nll_weight: 0.3, ld_alpha, ..Objective::default() },
             epochs: 4,
             batch_size: pairs.len(),
             shuffle: false,

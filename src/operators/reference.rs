@@ -425,7 +425,8 @@ impl std::fmt::Display for ReferenceUse {
             write!(f, "; {audited} audited, {difference:.1e} nats a token apart")?;
         }
         if *audits_failed > 0 {
-            write!(f, "; {audits_failed} microbatches failed the audit and were computed")?;
+            let (s, were) = if *audits_failed == 1 { ("", "was") } else { ("es", "were") };
+            write!(f, "; {audits_failed} microbatch{s} failed the audit and {were} computed")?;
         }
         Ok(())
     }
