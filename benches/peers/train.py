@@ -73,7 +73,7 @@ trainer.train()
 median = sorted(clock.times)[len(clock.times) // 2]
 print(json.dumps({
     "peer": "trl" if kind == "dpo" else "transformers", "batch": batch, "steps": steps, "median_step_s": round(median, 2),
-    **({"pairs_per_s": round(batch / median, 3)} if kind == "dpo" else {"tokens_per_s": round(tokens / sum(clock.times), 1)}),
+    **({"pairs_per_s": round(batch * len(clock.times) / sum(clock.times), 3)} if kind == "dpo" else {"tokens_per_s": round(tokens / sum(clock.times), 1)}),
     "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     "log": [{k: v for k, v in h.items() if k in ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected")} for h in trainer.state.log_history[:2]],
 }))

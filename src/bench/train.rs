@@ -103,11 +103,13 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
         times.push(began.elapsed().as_secs_f64());
         targets += batch.iter().map(|p| p.chosen.len() + p.rejected.len()).sum::<usize>();
     }
-    let whole: Vec<f64> = times.iter().zip(&references).map(|(a, b)| a + b).collect();
+    // Over all steps: rows differ in length, so a median step is some rows' and not others'.
+    let rate = |seconds: f64| Some(round((work.batch * work.steps) as f64 / seconds, 3));
+    let (trained_s, reference_s) = (times.iter().sum::<f64>(), references.iter().sum::<f64>());
     let trained = report("dpo", model, work, &times, rows, targets, &metrics)?;
     Ok(Trained {
-        pairs_per_s: Some(round(work.batch as f64 / median(&whole), 3)),
-        pairs_per_s_recorded: Some(round(work.batch as f64 / median(&times), 3)),
+        pairs_per_s: rate(trained_s + reference_s),
+        pairs_per_s_recorded: rate(trained_s),
         median_reference_s: Some(round(median(&references), 3)),
         ..trained
     })

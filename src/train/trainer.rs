@@ -143,7 +143,7 @@ impl<'a> Trainer<'a> {
         if examples.is_empty() {
             return Err(Error::bug("an SFT step without examples"));
         }
-        self.gradients.clear();
+        self.gradients.clear(&mut self.pool);
         let loss = self.sft_loss(examples, 1., progress)?;
         let mut metrics = StepMetrics { loss, ..StepMetrics::default() };
         self.apply(&mut metrics, || format!("{} sequences", examples.len()))?;
@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
         pairs.iter().try_for_each(|p| check_whole(p))?;
         let reference: Vec<(f64, f64)> =
             pairs.iter().map(|p| Ok(check_reference(p)?.weighted_sums(objective.ld_alpha))).collect::<Result<_>>()?;
-        self.gradients.clear();
+        self.gradients.clear(&mut self.pool);
         let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
         let rows: Vec<usize> = pairs.iter().map(|p| pair_rows(p)).collect();
         let (mut chosen, mut rejected, mut loss, mut nll) = (Vec::new(), Vec::new(), 0., 0.);
@@ -299,6 +299,7 @@ impl<'a> Trainer<'a> {
         if !metrics.grad_norm.is_finite() {
             return Err(self.not_finite("gradient norm", metrics.grad_norm, &rows()));
         }
+        self.gradients.clear(&mut self.pool);
         metrics.step = self.steps() as u32;
         metrics.num_tokens = self.num_tokens as f64;
         Ok(())

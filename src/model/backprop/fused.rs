@@ -28,20 +28,20 @@ impl Linear<'_> {
     }
 
     /// The gradients of the weights, added, and of x: `dx = dy W`, or added to dx.
-    fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, gradients: &mut Gradients) -> Result<()> {
+    fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, to: &mut Sink) -> Result<()> {
         let (n, out, width) = (x.len() / self.width, self.out, self.width);
         let (rows, slopes) = (Matrix::rows(x, width), Matrix::rows(dy, out));
-        self.weight.gradient(gradients, (out, width, n), slopes.t(), rows)?;
+        self.weight.gradient(to, (out, width, n), slopes.t(), rows)?;
         product((n, width, out), slopes, Matrix::rows(&self.weight.numbers, width), dx, onto);
         if let Some(adapter) = &self.adapter {
             let rank = adapter.rank;
             let inner = adapter.inner(x, width);
-            adapter.b.gradient(gradients, (out, rank, n), slopes.t(), Matrix::rows(&inner, rank))?;
+            adapter.b.gradient(to, (out, rank, n), slopes.t(), Matrix::rows(&inner, rank))?;
             let mut to_inner = inner;
             product((n, rank, out), slopes, Matrix::rows(&adapter.b.numbers, rank), &mut to_inner, false);
             to_inner.iter_mut().for_each(|x| *x *= adapter.scale);
             let to_inner = Matrix::rows(&to_inner, rank);
-            adapter.a.gradient(gradients, (rank, width, n), to_inner.t(), rows)?;
+            adapter.a.gradient(to, (rank, width, n), to_inner.t(), rows)?;
             product((n, width, rank), to_inner, Matrix::rows(&adapter.a.numbers, width), dx, true);
         }
         Ok(())
@@ -61,22 +61,28 @@ impl Adapter<'_> {
 
 impl Weight<'_> {
     /// Adds `a b` to its gradient, if it is trained.
-    fn gradient(&self, to: &mut Gradients, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
+    fn gradient(&self, to: &mut Sink, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
         if let Some(name) = &self.name {
-            let (sum, fresh) = to.numbers(name, self.numbers.len())?;
+            let (sum, fresh) = to.gradients.numbers(name, self.numbers.len(), to.pool)?;
             product(size, a, b, sum, !fresh);
         }
         Ok(())
     }
 
     /// Norms: from the gradient of the result, which becomes that of the rows in its place, to its own.
-    fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Gradients) -> Result<()> {
+    fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Sink) -> Result<()> {
         if let Some(name) = &self.name {
-            rms_norm::to_w(x, eps, dy, to.zeroed(name, self.numbers.len())?);
+            rms_norm::to_w(x, eps, dy, to.gradients.zeroed(name, self.numbers.len(), to.pool)?);
         }
         rms_norm::to_x(x, &self.numbers, eps, dy);
         Ok(())
     }
+}
+
+/// Where gradients go, and the memory for them.
+struct Sink<'s> {
+    gradients: &'s mut Gradients,
+    pool: &'s mut Pool,
 }
 
 /// What a layer has computed besides its result.
@@ -114,13 +120,13 @@ pub(super) fn log_probs(plain: Plain<'_>, rows: &Rows, pool: &mut Pool) -> Resul
     let mut x = pass.embedded(pool)?;
     for layer in 0..pass.plain.layers.len() {
         let (out, inner) = pass.forward(layer, &x, pool);
-        pass.release(inner, pool);
-        pool.give(pass.d(), std::mem::replace(&mut x, out));
+        Pass::release(inner, pool);
+        pool.give(std::mem::replace(&mut x, out));
     }
     let (gathered, normed) = pass.last(&x, pool)?;
     let (log_probs, _) = pass.head(&normed).forward();
     for buffer in [x, gathered, normed] {
-        pool.give(pass.d(), buffer);
+        pool.give(buffer);
     }
     Ok(log_probs)
 }
@@ -138,7 +144,7 @@ pub(super) fn record<'a>(
     for layer in 0..pass.plain.layers.len() {
         let (out, inner) = pass.forward(layer, &x, pool);
         let kept = if options.checkpoint {
-            pass.release(inner, pool);
+            Pass::release(inner, pool);
             None
         } else {
             Some(inner)
@@ -146,7 +152,7 @@ pub(super) fn record<'a>(
         layers.push((std::mem::replace(&mut x, out), kept));
     }
     let last = pass.last(&x, pool)?;
-    pool.give(pass.d(), x);
+    pool.give(x);
     let (log_probs, log_sums) = pass.head(&last.1).forward();
     Ok((log_probs, Tape { pass, layers, last, log_sums }))
 }
@@ -187,7 +193,7 @@ impl<'a> Pass<'a> {
 
     fn embedded(&self, pool: &mut Pool) -> Result<Vec<f32>> {
         let d = self.d();
-        let mut x = pool.take(self.n(), d);
+        let mut x = pool.rows(self.n(), d);
         for (x, id) in x.chunks_exact_mut(d).zip(&self.rows.ids) {
             x.copy_from_slice(&self.plain.embed.numbers[*id as usize * d..][..d]);
         }
@@ -198,10 +204,10 @@ impl<'a> Pass<'a> {
     fn forward(&self, index: usize, x: &[f32], pool: &mut Pool) -> (Vec<f32>, Inner) {
         let layer = &self.plain.layers[index];
         let (n, d, shape) = (self.n(), self.d(), self.shape());
-        let mut y = pool.take(n, d);
+        let mut y = pool.rows(n, d);
         rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
         let project = |linear: &Linear, y: &[f32], pool: &mut Pool| {
-            let mut out = pool.take(n, linear.out);
+            let mut out = pool.rows(n, linear.out);
             linear.forward(y, &mut out, false);
             out
         };
@@ -209,17 +215,17 @@ impl<'a> Pass<'a> {
         let v = project(&layer.v, &y, pool);
         self.rotate(&mut q, shape.heads, false);
         self.rotate(&mut k, shape.kv_heads, false);
-        let mut attended = pool.take(n, layer.q.out);
-        let mut log_sums = pool.take(n, shape.heads);
+        let mut attended = pool.rows(n, layer.q.out);
+        let mut log_sums = pool.rows(n, shape.heads);
         attention::forward(&self.rows.segments, shape, &q, &k, &v, &mut attended, &mut log_sums);
-        let mut x2 = pool.take(n, d);
+        let mut x2 = pool.rows(n, d);
         self.add(x, &attended, &layer.o, (index, 0), &mut x2, pool);
         rms_norm::forward(&x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
         let (gate, up) = (project(&layer.gate, &y, pool), project(&layer.up, &y, pool));
-        let mut s = pool.take(n, layer.down.width);
+        let mut s = pool.rows(n, layer.down.width);
         swiglu::forward(&gate, &up, &mut s);
         self.add(&x2, &s, &layer.down, (index, 1), &mut y, pool);
-        pool.give(layer.down.width, s);
+        pool.give(s);
         (y, Inner { q, k, v, attended, log_sums, x2, gate, up })
     }
 
@@ -237,11 +243,11 @@ impl<'a> Pass<'a> {
         if self.dropout.rate == 0. {
             linear.forward(x, out, true);
         } else {
-            let mut more = pool.take(self.n(), self.d());
+            let mut more = pool.rows(self.n(), self.d());
             linear.forward(x, &mut more, false);
             self.drop(layer, part, &mut more);
             out.iter_mut().zip(&more).for_each(|(o, x)| *o += x);
-            pool.give(self.d(), more);
+            pool.give(more);
         }
     }
 
@@ -256,29 +262,17 @@ impl<'a> Pass<'a> {
     }
 
     /// Gives back what a layer computed.
-    fn release(&self, inner: Inner, pool: &mut Pool) {
-        let (shape, layer) = (self.shape(), &self.plain.layers[0]);
-        let (attention, kv, mlp) = (layer.q.out, layer.k.out, layer.gate.out);
+    fn release(inner: Inner, pool: &mut Pool) {
         let Inner { q, k, v, attended, log_sums, x2, gate, up } = inner;
-        let all = [
-            (attention, q),
-            (kv, k),
-            (kv, v),
-            (attention, attended),
-            (shape.heads, log_sums),
-            (self.d(), x2),
-            (mlp, gate),
-            (mlp, up),
-        ];
-        for (width, buffer) in all {
-            pool.give(width, buffer);
+        for buffer in [q, k, v, attended, log_sums, x2, gate, up] {
+            pool.give(buffer);
         }
     }
 
     /// The states that predict a target, before and after the last norm.
     fn last(&self, x: &[f32], pool: &mut Pool) -> Result<(Vec<f32>, Vec<f32>)> {
         let (d, from) = (self.d(), &self.rows.from);
-        let (mut gathered, mut normed) = (pool.take(from.len(), d), pool.take(from.len(), d));
+        let (mut gathered, mut normed) = (pool.rows(from.len(), d), pool.rows(from.len(), d));
         for (to, row) in gathered.chunks_exact_mut(d).zip(from) {
             to.copy_from_slice(&x[*row as usize * d..][..d]);
         }
@@ -292,99 +286,96 @@ impl<'a> Pass<'a> {
     }
 
     /// Goes back through a layer: `slopes` are the derivatives of its result and become those of its input.
-    fn backward(
-        &self,
-        index: usize,
-        x: &[f32],
-        mut inner: Inner,
-        slopes: &mut [f32],
-        gradients: &mut Gradients,
-        pool: &mut Pool,
-    ) -> Result<()> {
+    fn backward(&self, index: usize, x: &[f32], inner: Inner, slopes: &mut [f32], to: &mut Sink) -> Result<()> {
         let layer = &self.plain.layers[index];
         let (n, d, shape, mlp) = (self.n(), self.d(), self.shape(), layer.down.width);
-        let (mut y, mut dy) = (pool.take(n, d), pool.take(n, d));
+        let Inner { q, k, v, attended: result, log_sums, x2, mut gate, mut up } = inner;
+        let (mut y, mut dy) = (to.pool.rows(n, d), to.pool.rows(n, d));
         let plus = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(to, x)| *to += x);
 
         // The MLP.
-        let (mut s, mut ds) = (pool.take(n, mlp), pool.take(n, mlp));
-        swiglu::forward(&inner.gate, &inner.up, &mut s);
+        let (mut s, mut ds) = (to.pool.rows(n, mlp), to.pool.rows(n, mlp));
+        swiglu::forward(&gate, &up, &mut s);
         let added = self.dropped(slopes, (index, 1), &mut dy);
-        layer.down.backward(&s, added, &mut ds, false, gradients)?;
-        swiglu::backward(&mut inner.gate, &mut inner.up, &ds);
-        pool.give(mlp, s);
-        pool.give(mlp, ds);
-        rms_norm::forward(&inner.x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
-        layer.gate.backward(&y, &inner.gate, &mut dy, false, gradients)?;
-        layer.up.backward(&y, &inner.up, &mut dy, true, gradients)?;
-        layer.mlp_norm.norm_backward(&inner.x2, self.eps(), &mut dy, gradients)?;
+        layer.down.backward(&s, added, &mut ds, false, to)?;
+        swiglu::backward(&mut gate, &mut up, &ds);
+        to.pool.give(s);
+        to.pool.give(ds);
+        rms_norm::forward(&x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
+        layer.gate.backward(&y, &gate, &mut dy, false, to)?;
+        layer.up.backward(&y, &up, &mut dy, true, to)?;
+        layer.mlp_norm.norm_backward(&x2, self.eps(), &mut dy, to)?;
         plus(slopes, &dy);
+        for buffer in [gate, up, x2] {
+            to.pool.give(buffer);
+        }
 
         // The attention.
-        let mut attended = pool.take(n, layer.o.width);
+        let mut attended = to.pool.rows(n, layer.o.width);
         let added = self.dropped(slopes, (index, 0), &mut dy);
-        layer.o.backward(&inner.attended, added, &mut attended, false, gradients)?;
-        let Inner { q, k, v, attended: result, log_sums, .. } = &inner;
-        let forward = attention::Forward { q, k, v, y: result, log_sums };
+        layer.o.backward(&result, added, &mut attended, false, to)?;
+        let forward = attention::Forward { q: &q, k: &k, v: &v, y: &result, log_sums: &log_sums };
         let [mut dq, mut dk, dv] = attention::backward(&self.rows.segments, shape, forward, &attended);
-        pool.give(layer.o.width, attended);
+        for buffer in [attended, q, k, v, result, log_sums] {
+            to.pool.give(buffer);
+        }
         self.rotate(&mut dq, shape.heads, true);
         self.rotate(&mut dk, shape.kv_heads, true);
         rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
-        layer.q.backward(&y, &dq, &mut dy, false, gradients)?;
-        layer.k.backward(&y, &dk, &mut dy, true, gradients)?;
-        layer.v.backward(&y, &dv, &mut dy, true, gradients)?;
-        layer.attention_norm.norm_backward(x, self.eps(), &mut dy, gradients)?;
+        layer.q.backward(&y, &dq, &mut dy, false, to)?;
+        layer.k.backward(&y, &dk, &mut dy, true, to)?;
+        layer.v.backward(&y, &dv, &mut dy, true, to)?;
+        layer.attention_norm.norm_backward(x, self.eps(), &mut dy, to)?;
         plus(slopes, &dy);
-        pool.give(d, y);
-        pool.give(d, dy);
-        self.release(inner, pool);
+        to.pool.give(y);
+        to.pool.give(dy);
         Ok(())
     }
 }
 
 impl Tape<'_> {
     pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients, pool: &mut Pool) -> Result<()> {
+        let mut to = Sink { gradients, pool };
         let Tape { pass, mut layers, last: (gathered, normed), log_sums } = self;
         let d = pass.d();
-        let mut to_last = pool.take(gathered.len() / d, d);
+        let mut to_last = to.pool.rows(gathered.len() / d, d);
         {
             let head = pass.plain.head.as_ref().unwrap_or(&pass.plain.embed);
             let to_head = match &head.name {
-                Some(name) => Some(gradients.numbers(name, head.numbers.len())?),
+                Some(name) => Some(to.gradients.numbers(name, head.numbers.len(), to.pool)?),
                 None => None,
             };
             pass.head(&normed).backward(&log_sums, slopes, Some(&mut to_last), to_head);
         }
-        pass.plain.norm.norm_backward(&gathered, pass.eps(), &mut to_last, gradients)?;
-        let mut slopes = pool.take(pass.n(), d);
+        pass.plain.norm.norm_backward(&gathered, pass.eps(), &mut to_last, &mut to)?;
+        let mut slopes = to.pool.rows(pass.n(), d);
         slopes.fill(0.);
         for (from, row) in to_last.chunks_exact(d).zip(&pass.rows.from) {
             slopes[*row as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
         }
         for buffer in [to_last, gathered, normed] {
-            pool.give(d, buffer);
+            to.pool.give(buffer);
         }
         while let Some((x, inner)) = layers.pop() {
             let index = layers.len();
             let inner = match inner {
                 Some(inner) => inner,
                 None => {
-                    let (out, inner) = pass.forward(index, &x, pool);
-                    pool.give(d, out);
+                    let (out, inner) = pass.forward(index, &x, to.pool);
+                    to.pool.give(out);
                     inner
                 }
             };
-            pass.backward(index, &x, inner, &mut slopes, gradients, pool)?;
-            pool.give(d, x);
+            pass.backward(index, &x, inner, &mut slopes, &mut to)?;
+            to.pool.give(x);
         }
         if let Some(name) = &pass.plain.embed.name {
-            let sum = gradients.zeroed(name, pass.plain.embed.numbers.len())?;
+            let sum = to.gradients.zeroed(name, pass.plain.embed.numbers.len(), to.pool)?;
             for (from, id) in slopes.chunks_exact(d).zip(&pass.rows.ids) {
                 sum[*id as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
             }
         }
-        pool.give(d, slopes);
+        to.pool.give(slopes);
         Ok(())
     }
 }

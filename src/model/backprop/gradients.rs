@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
+use super::Pool;
+
 /// A gradient, of its weight's shape.
 pub enum Gradient {
     /// On the CPU, in memory that serves every step.
@@ -16,27 +18,24 @@ pub enum Gradient {
 #[derive(Default)]
 pub struct Gradients {
     by_name: BTreeMap<String, Gradient>,
-    /// Those of earlier steps, for their memory.
-    spare: BTreeMap<String, Vec<f32>>,
 }
 
 impl Gradients {
-    /// Forgets all gradients and keeps their memory.
-    pub fn clear(&mut self) {
-        for (name, gradient) in std::mem::take(&mut self.by_name) {
+    /// Forgets all gradients and gives their memory back.
+    pub fn clear(&mut self, pool: &mut Pool) {
+        for gradient in std::mem::take(&mut self.by_name).into_values() {
             if let Gradient::Numbers(numbers) = gradient {
-                self.spare.insert(name, numbers);
+                pool.give(numbers);
             }
         }
     }
 
     /// The gradient of a weight of `count` numbers, and whether it is fresh: then its numbers mean nothing yet, and all
     /// of them must be written.
-    pub(super) fn numbers(&mut self, name: &str, count: usize) -> Result<(&mut [f32], bool)> {
+    pub(super) fn numbers(&mut self, name: &str, count: usize, pool: &mut Pool) -> Result<(&mut [f32], bool)> {
         let fresh = !self.by_name.contains_key(name);
         if fresh {
-            let numbers = self.spare.remove(name).filter(|n| n.len() == count).unwrap_or_else(|| vec![0.; count]);
-            self.by_name.insert(name.to_owned(), Gradient::Numbers(numbers));
+            self.by_name.insert(name.to_owned(), Gradient::Numbers(pool.take(count, count)));
         }
         match self.by_name.get_mut(name) {
             Some(Gradient::Numbers(numbers)) => Ok((numbers, fresh)),
@@ -45,8 +44,8 @@ impl Gradients {
     }
 
     /// As [`Gradients::numbers`], with zeros to begin with.
-    pub(super) fn zeroed(&mut self, name: &str, count: usize) -> Result<&mut [f32]> {
-        let (numbers, fresh) = self.numbers(name, count)?;
+    pub(super) fn zeroed(&mut self, name: &str, count: usize, pool: &mut Pool) -> Result<&mut [f32]> {
+        let (numbers, fresh) = self.numbers(name, count, pool)?;
         if fresh {
             numbers.fill(0.);
         }
@@ -77,7 +76,6 @@ impl Gradients {
 
 impl FromIterator<(String, Tensor)> for Gradients {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(all: I) -> Self {
-        let by_name = all.into_iter().map(|(name, t)| (name, Gradient::Tensor(t))).collect();
-        Self { by_name, spare: BTreeMap::new() }
+        Self { by_name: all.into_iter().map(|(name, t)| (name, Gradient::Tensor(t))).collect() }
     }
 }

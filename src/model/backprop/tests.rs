@@ -145,7 +145,7 @@ fn threads_and_used_memory_do_not_show() {
         let (mut pool, mut gradients) = (Pool::default(), Gradients::default());
         for _ in 0..2 {
             // The second time in the memory of the first.
-            gradients.clear();
+            gradients.clear(&mut pool);
             workers.install(|| {
                 let recorded = record(&llama, &rows, Options::default(), &mut pool).unwrap();
                 recorded.backward(&slopes(48), &mut gradients, &mut pool).unwrap();

@@ -118,14 +118,8 @@ fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
         if a.column == 1 {
             let row = |r: usize| if r < rows { &a.numbers[(p * ROWS + r) * a.row..][..k] } else { &[] };
             let from: [&[f32]; ROWS] = std::array::from_fn(row);
-            if rows == ROWS {
-                for (t, line) in lines.iter_mut().enumerate() {
-                    *line = std::array::from_fn(|r| from[r][t]);
-                }
-            } else {
-                for (t, line) in lines.iter_mut().enumerate() {
-                    *line = std::array::from_fn(|r| from[r].get(t).copied().unwrap_or(0.));
-                }
+            for (t, line) in lines.iter_mut().enumerate() {
+                *line = std::array::from_fn(|r| from[r].get(t).copied().unwrap_or(0.));
             }
         } else {
             for (t, line) in lines.iter_mut().enumerate() {
@@ -149,15 +143,24 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
         let left = &mut left[..m.div_ceil(ROWS) * ROWS * depth];
-        lay_left(Matrix { numbers: &a.numbers[first * a.column..], ..a }, m, depth, left);
+        let a = Matrix { numbers: &a.numbers[first * a.column..], ..a };
+        // Rows that lie in order are read where they are, but for a last group that is not full.
+        let direct = if a.column == 1 { m / ROWS } else { 0 };
+        let rest = Matrix { numbers: a.numbers.get(direct * ROWS * a.row..).unwrap_or(&[]), ..a };
+        lay_left(rest, m - direct * ROWS, depth, &mut left[direct * ROWS * depth..]);
         for columns in (0..n).step_by(WIDTH) {
             for (i, left) in left.chunks_exact(ROWS * depth).enumerate() {
                 let (left, _) = left.as_chunks::<ROWS>();
-                let rows = ROWS.min(m - i * ROWS);
+                let rows = |r: usize| &a.numbers[(i * ROWS + r) * a.row..][..depth];
+                let rows: Option<[&[f32]; ROWS]> = (i < direct).then(|| std::array::from_fn(rows));
                 for j in (columns..n.min(columns + WIDTH)).step_by(COLUMNS) {
                     let lines = &right[j / COLUMNS * k + first..][..depth];
-                    let size = (rows, COLUMNS.min(n - j));
-                    tile(left, lines, &mut c[i * ROWS * n + j..], n, size, onto || first > 0);
+                    let size = (ROWS.min(m - i * ROWS), COLUMNS.min(n - j));
+                    let (c, onto) = (&mut c[i * ROWS * n + j..], onto || first > 0);
+                    match &rows {
+                        Some(rows) => tile(rows, lines, c, n, size, onto),
+                        None => tile(&left, lines, c, n, size, onto),
+                    }
                 }
             }
         }
@@ -165,10 +168,42 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
     LEFT.set(left);
 }
 
+/// A tile's part of the left factor.
+trait Left {
+    /// The first `depth` steps of it.
+    fn cut(&self, depth: usize) -> Self;
+    /// The number of row `r` at step `t`.
+    fn at(&self, r: usize, t: usize) -> f32;
+}
+
+/// Laid out side by side.
+impl Left for &[[f32; ROWS]] {
+    #[inline(always)]
+    fn cut(&self, depth: usize) -> Self {
+        &self[..depth]
+    }
+    #[inline(always)]
+    fn at(&self, r: usize, t: usize) -> f32 {
+        self[t][r]
+    }
+}
+
+/// Rows as they are.
+impl Left for [&[f32]; ROWS] {
+    #[inline(always)]
+    fn cut(&self, depth: usize) -> Self {
+        self.map(|row| &row[..depth])
+    }
+    #[inline(always)]
+    fn at(&self, r: usize, t: usize) -> f32 {
+        self[r][t]
+    }
+}
+
 /// One tile of `c`, whose rows are `row` apart. Not inlined: it then has the registers to itself.
 #[inline(never)]
-fn tile(
-    left: &[[f32; ROWS]],
+fn tile<L: Left>(
+    left: &L,
     lines: &[[f32; COLUMNS]],
     c: &mut [f32],
     row: usize,
@@ -189,10 +224,11 @@ fn tile(
             };
         }
     }
-    for (left, line) in left.iter().zip(lines) {
+    let left = left.cut(lines.len());
+    for (t, line) in lines.iter().enumerate() {
         let line = vectors(line);
-        for (sums, x) in sums.iter_mut().zip(left) {
-            let x = f32x16::splat(*x);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let x = f32x16::splat(left.at(r, t));
             for (sum, y) in sums.iter_mut().zip(line) {
                 *sum = x.mul_add(y, *sum);
             }
