@@ -81,7 +81,10 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
         _ => Err(Error::user(format!("row {} has no chosen and rejected completion", i + 1))),
     };
     let pairs: Vec<Pair> = work.rows.iter().enumerate().map(pair).collect::<Result<_>>()?;
+    // Making the optimizer's state is part of the first step, as it is in the peers.
+    let began = Instant::now();
     let mut trainer = trainer(model, work)?;
+    let mut making = began.elapsed().as_secs_f64();
     let (mut times, mut references) = (Vec::new(), Vec::new());
     let mut metrics = Vec::new();
     let (mut rows, mut targets) = (0, 0);
@@ -100,7 +103,7 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
         let batch: Vec<&Pair> = batch.iter().collect();
         let began = Instant::now();
         metrics.push(trainer.dpo_step(&batch, &[], &Objective::default(), &mut Quiet)?);
-        times.push(began.elapsed().as_secs_f64());
+        times.push(began.elapsed().as_secs_f64() + std::mem::take(&mut making));
         targets += batch.iter().map(|p| p.chosen.len() + p.rejected.len()).sum::<usize>();
     }
     // Over all steps: rows differ in length, so a median step is some rows' and not others'.
@@ -125,14 +128,17 @@ pub fn sft(model: &Model, work: &Training) -> Result<Trained> {
         context: row.prompt.len(),
     };
     let examples: Vec<Example> = work.rows.iter().map(example).collect();
+    // Making the optimizer's state is part of the first step, as it is in the peers.
+    let began = Instant::now();
     let mut trainer = trainer(model, work)?;
+    let mut making = began.elapsed().as_secs_f64();
     let (mut times, mut metrics) = (Vec::new(), Vec::new());
     let (mut rows, mut targets) = (0, 0);
     for step in 0..work.steps {
         let batch: Vec<&Example> = batch(step, work).into_iter().map(|i| &examples[i]).collect();
         let began = Instant::now();
         metrics.push(trainer.sft_step(&batch, &mut Quiet)?);
-        times.push(began.elapsed().as_secs_f64());
+        times.push(began.elapsed().as_secs_f64() + std::mem::take(&mut making));
         rows += batch.iter().map(|e| e.tokens.len() - 1).sum::<usize>();
         targets += batch.iter().map(|e| e.tokens.len() - e.context).sum::<usize>();
     }

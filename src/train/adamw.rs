@@ -69,7 +69,7 @@ impl AdamW {
                 let message = format!("weight `{name}` is {:?}; only f32 and bf16 weights are trained", var.dtype());
                 return Err(Error::user(message).help("load the model with dtype = \"f32\""));
             }
-            let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+            let zeros = || zeros(var);
             let master =
                 (var.dtype() != DType::F32).then(|| Var::from_tensor(&var.to_dtype(DType::F32)?)).transpose()?;
             slots.insert(name.clone(), Slot { var: var.clone(), master, mean: zeros()?, square: zeros()? });
@@ -177,6 +177,14 @@ impl AdamW {
         }
         Ok(norm)
     }
+}
+
+/// Zeros of a variable's shape, written and not only promised: the system would hand out a page at the first reading and
+/// change it for another at the first writing.
+fn zeros(var: &Var) -> candle_core::Result<Tensor> {
+    let mut numbers = vec![0f32; var.elem_count()];
+    numbers.par_chunks_mut(CHUNK).for_each(|part| part.fill(0.));
+    Tensor::from_vec(numbers, var.shape(), var.device())
 }
 
 impl Slot {

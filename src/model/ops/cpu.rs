@@ -177,7 +177,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `c += a b` for small matrices: `a` is `[m, k]` with any strides, `b` is `[k, n]` with rows `b_row` apart, `c` is `[m, n]`
+/// `c += a b` for small matrices: `a` is `[m, k]`, row by row or column by column, `b` is `[k, n]` with rows `b_row` apart, `c` is `[m, n]`
 /// with rows `c_row` apart. Each element of `c` is one chain of fused additions in order of `k`, whatever `m` and `n` are.
 pub(super) fn gemm((m, n, k): (usize, usize, usize), a: Matrix, b: &[f32], b_row: usize, c: &mut [f32], c_row: usize) {
     let mut i = 0;
@@ -217,17 +217,18 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
     for (r, sums) in sums.iter_mut().enumerate() {
         sums.copy_from_slice(&c[r * c_row..][..C]);
     }
-    // Rows are cut out beforehand, so that the loop need not ask whether a number is within.
-    let lines = b.chunks(b_row).take(k);
+    // Nothing in these loops can panic: the sums could not stay in registers else.
+    let lines = b.chunks(b_row).map_while(|line| line.first_chunk::<C>());
     if a.column == 1 {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[r * a.row..][..k]);
-        for (t, line) in lines.enumerate() {
+        for (t, line) in (0..k).zip(lines) {
             add(&mut sums, std::array::from_fn(|r| rows[r][t]), line);
         }
     } else {
-        for (t, line) in lines.enumerate() {
-            let left = &a.numbers[t * a.column..];
-            add(&mut sums, std::array::from_fn(|r| left[r * a.row]), line);
+        debug_assert_eq!(a.row, 1, "a matrix that lies in order, or its transpose");
+        let columns = a.numbers.chunks(a.column).map_while(|column| column.first_chunk::<R>());
+        for (column, line) in columns.take(k).zip(lines) {
+            add(&mut sums, *column, line);
         }
     }
     for (r, sums) in sums.iter().enumerate() {
@@ -237,8 +238,7 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
 
 /// One step of a tile: a number of each row times a line.
 #[inline(always)]
-fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], left: [f32; R], line: &[f32]) {
-    let line = &line[..C];
+fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], left: [f32; R], line: &[f32; C]) {
     for (sums, a) in sums.iter_mut().zip(left) {
         for (s, b) in sums.iter_mut().zip(line) {
             *s = fma(a, *b, *s);

@@ -25,6 +25,8 @@ const DEPTH: usize = 576;
 const WIDTH: usize = 256;
 /// Runs of rows for each thread: a few, so that one that is late is helped.
 const RUNS: usize = 8;
+/// Fewest groups of rows of a run: what it takes from the second cache is used as often.
+const GROUPS: usize = 5;
 /// Multiplications below which a product is not worth handing to other threads.
 const ALONE: usize = 1 << 17;
 
@@ -58,8 +60,8 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
     } else {
         right[..panels].par_chunks_exact_mut(COLUMNS * k).enumerate().for_each(lay);
     }
-    let runs = if alone { 1 } else { RUNS * rayon::current_num_threads() };
-    let run = m.div_ceil(runs).next_multiple_of(ROWS);
+    let runs = RUNS * rayon::current_num_threads();
+    let run = if alone { m } else { m.div_ceil(runs).max(GROUPS * ROWS) }.next_multiple_of(ROWS);
     let (right_panels, _) = right[..panels].as_chunks::<COLUMNS>();
     let rows = |(i, c): (usize, &mut [f32])| {
         let a = Matrix { numbers: &a.numbers[i * run * a.row..], ..a };
