@@ -112,6 +112,8 @@ pub(super) struct Tape<'a> {
     /// The states that predict a target, before and after the last norm.
     last: (Vec<f32>, Vec<f32>),
     log_sums: Vec<f32>,
+    /// As many of their logits as are kept.
+    logits: log_prob::Logits,
 }
 
 /// The log-probabilities, nothing kept.
@@ -124,7 +126,7 @@ pub(super) fn log_probs(plain: Plain<'_>, rows: &Rows, pool: &mut Pool) -> Resul
         pool.give(std::mem::replace(&mut x, out));
     }
     let (gathered, normed) = pass.last(&x, pool)?;
-    let (log_probs, _) = pass.head(&normed).forward();
+    let (log_probs, _) = pass.head(&normed).forward(None);
     for buffer in [x, gathered, normed] {
         pool.give(buffer);
     }
@@ -153,8 +155,10 @@ pub(super) fn record<'a>(
     }
     let last = pass.last(&x, pool)?;
     pool.give(x);
-    let (log_probs, log_sums) = pass.head(&last.1).forward();
-    Ok((log_probs, Tape { pass, layers, last, log_sums }))
+    let mut logits = log_prob::Logits::default();
+    let keep = (!options.checkpoint).then_some(&mut logits);
+    let (log_probs, log_sums) = pass.head(&last.1).forward(keep);
+    Ok((log_probs, Tape { pass, layers, last, log_sums, logits }))
 }
 
 impl<'a> Pass<'a> {
@@ -336,7 +340,7 @@ impl<'a> Pass<'a> {
 impl Tape<'_> {
     pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients, pool: &mut Pool) -> Result<()> {
         let mut to = Sink { gradients, pool };
-        let Tape { pass, mut layers, last: (gathered, normed), log_sums } = self;
+        let Tape { pass, mut layers, last: (gathered, normed), log_sums, logits } = self;
         let d = pass.d();
         let mut to_last = to.pool.rows(gathered.len() / d, d);
         {
@@ -345,7 +349,7 @@ impl Tape<'_> {
                 Some(name) => Some(to.gradients.numbers(name, head.numbers.len(), to.pool)?),
                 None => None,
             };
-            pass.head(&normed).backward(&log_sums, slopes, Some(&mut to_last), to_head);
+            pass.head(&normed).backward(logits, &log_sums, slopes, Some(&mut to_last), to_head);
         }
         pass.plain.norm.norm_backward(&gathered, pass.eps(), &mut to_last, &mut to)?;
         let mut slopes = to.pool.rows(pass.n(), d);

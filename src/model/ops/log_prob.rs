@@ -12,6 +12,8 @@ use super::product::product;
 /// Tokens of the vocabulary whose logits are held at once, and rows: 16 MiB of logits.
 const TOKENS: usize = 4096;
 const ROWS: usize = 1024;
+/// Most logits that a forward keeps for its backward: 64 MiB, whatever the number of rows and tokens.
+const KEPT: usize = 1 << 24;
 
 /// `log softmax(hidden head^T)` at `targets`: `hidden` is `[N, D]`, `head` is `[V, D]`, the result `[N]`.
 ///
@@ -61,26 +63,47 @@ pub(in crate::model) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Goes through the logits, some rows and some tokens at a time: rows, tokens, and their logits.
-    fn logits(&self, mut f: impl FnMut(Range<usize>, Range<usize>, &mut [f32])) {
+    /// Goes through the logits, some rows and some tokens at a time: rows, tokens, and their logits. Those in `kept` are
+    /// taken from there; those computed are added to `keep` while there is room.
+    fn logits(
+        &self,
+        kept: Logits,
+        keep: Option<&mut Logits>,
+        mut f: impl FnMut(Range<usize>, Range<usize>, &mut [f32]),
+    ) {
         let (d, vocab) = (self.d, self.head.len() / self.d);
-        let mut all = vec![0f32; ROWS.min(self.targets.len()) * TOKENS.min(vocab)];
+        let (mut kept, mut keep) = (kept.0.into_iter(), keep);
+        let mut work = Vec::new();
         for rows in chunks(self.targets.len(), ROWS) {
             let hidden = Matrix::rows(&self.hidden[rows.start * d..rows.end * d], d);
             for tokens in chunks(vocab, TOKENS) {
+                let count = rows.len() * tokens.len();
+                if let Some(mut logits) = kept.next() {
+                    f(rows.clone(), tokens, &mut logits);
+                    continue;
+                }
                 let head = Matrix::rows(&self.head[tokens.start * d..tokens.end * d], d);
-                let logits = &mut all[..rows.len() * tokens.len()];
-                product((rows.len(), tokens.len(), d), hidden, head.t(), logits, false);
-                f(rows.clone(), tokens, logits);
+                if work.len() < count {
+                    work.resize(count, 0.);
+                }
+                product((rows.len(), tokens.len(), d), hidden, head.t(), &mut work[..count], false);
+                f(rows.clone(), tokens, &mut work[..count]);
+                // The parts that are kept are the first ones, so that their places need not be.
+                keep = keep.filter(|keep| keep.size() + count <= KEPT);
+                if let Some(keep) = &mut keep {
+                    work.truncate(count);
+                    keep.0.push(std::mem::take(&mut work));
+                }
             }
         }
     }
 
-    /// The log-probability of each row's target, and the logarithm of the sum that it was divided by.
-    pub fn forward(&self) -> (Vec<f32>, Vec<f32>) {
+    /// The log-probability of each row's target, and the logarithm of the sum that it was divided by. The first logits go
+    /// to `keep`, for [`Rows::backward`].
+    pub fn forward(&self, keep: Option<&mut Logits>) -> (Vec<f32>, Vec<f32>) {
         // Greatest logit so far, sum of exponentials relative to it, the target's logit.
         let mut state = vec![(f32::NEG_INFINITY, 0f32, 0f32); self.targets.len()];
-        self.logits(|rows, tokens, logits| {
+        self.logits(Logits::default(), keep, |rows, tokens, logits| {
             let state = state[rows.clone()].par_iter_mut().zip(&self.targets[rows]);
             state.zip(logits.par_chunks_exact(tokens.len())).for_each(|(((most, total, at), target), logits)| {
                 let new = most.max(cpu::max(logits));
@@ -100,13 +123,14 @@ impl Rows<'_> {
     /// logits' is `dy (onehot - P)`.
     pub fn backward(
         &self,
+        kept: Logits,
         log_sums: &[f32],
         dy: &[f32],
         mut to_hidden: Option<&mut [f32]>,
         mut to_head: Option<(&mut [f32], bool)>,
     ) {
         let d = self.d;
-        self.logits(|rows, tokens, slopes| {
+        self.logits(kept, None, |rows, tokens, slopes| {
             let count = tokens.len();
             cpu::rows(slopes, count, |i, slopes| {
                 let row = rows.start + i;
@@ -134,6 +158,16 @@ impl Rows<'_> {
     }
 }
 
+/// The first logits of a forward, part by part: what is kept of them need not be computed again.
+#[derive(Default)]
+pub(in crate::model) struct Logits(Vec<Vec<f32>>);
+
+impl Logits {
+    fn size(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+}
+
 struct LogProb {
     targets: Vec<u32>,
     log_sums: OnceLock<Vec<f32>>,
@@ -150,7 +184,7 @@ impl CustomOp2 for LogProb {
             candle_core::bail!("log-prob: rows of {d} do not fit a matrix of {:?}", wl.dims())
         }
         let (hidden, head) = (cpu::slice(h, hl, self.name())?, cpu::slice(w, wl, self.name())?);
-        let (out, log_sums) = Rows { hidden, head, targets: &self.targets, d }.forward();
+        let (out, log_sums) = Rows { hidden, head, targets: &self.targets, d }.forward(None);
         let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), Shape::from(n)))
     }
@@ -162,10 +196,42 @@ impl CustomOp2 for LogProb {
         let rows = Rows { hidden: &hidden, head: &head, targets: &self.targets, d: h.dim(1)? };
         let place = |of: &Tensor| of.track_op().then(|| vec![0f32; of.elem_count()]);
         let (mut dh, mut dw) = (place(h), place(w));
-        rows.backward(log_sums, &Floats::of(&dy)?, dh.as_deref_mut(), dw.as_deref_mut().map(|dw| (dw, true)));
+        rows.backward(
+            Logits::default(),
+            log_sums,
+            &Floats::of(&dy)?,
+            dh.as_deref_mut(),
+            dw.as_deref_mut().map(|dw| (dw, true)),
+        );
         let tensor = |numbers: Option<Vec<f32>>, like: &Tensor| -> Result<Option<Tensor>> {
             numbers.map(|n| Tensor::from_vec(n, like.shape(), like.device())).transpose()
         };
         Ok((tensor(dh, h)?, tensor(dw, w)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_that_are_kept_and_those_that_find_no_room_give_the_same_gradients() {
+        let (n, vocab, d) = (1100, 16_400, 4);
+        let numbers =
+            |n: usize, s: usize| (0..n).map(|i| ((i * 7919 + s) % 997) as f32 / 500. - 1.).collect::<Vec<_>>();
+        let (hidden, head, dy) = (numbers(n * d, 1), numbers(vocab * d, 2), numbers(n, 3));
+        let targets: Vec<u32> = (0..n).map(|i| (i * 31 % vocab) as u32).collect();
+        let rows = Rows { hidden: &hidden, head: &head, targets: &targets, d };
+        let mut kept = Logits::default();
+        let (log_probs, log_sums) = rows.forward(Some(&mut kept));
+        assert_eq!((log_probs, log_sums.clone()), rows.forward(None));
+        let parts = chunks(n, ROWS).len() * chunks(vocab, TOKENS).len();
+        assert!(0 < kept.0.len() && kept.0.len() < parts && kept.size() <= KEPT, "{} of {parts}", kept.0.len());
+        let backward = |kept| {
+            let (mut to_hidden, mut to_head) = (vec![0.; n * d], vec![0.; vocab * d]);
+            rows.backward(kept, &log_sums, &dy, Some(&mut to_hidden), Some((&mut to_head, true)));
+            (to_hidden, to_head)
+        };
+        assert!(backward(kept) == backward(Logits::default()));
     }
 }
