@@ -26,6 +26,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use llama::{Attention, Config, Llama};
 pub use lora::LoraConfig;
+pub use save::saved_dtype;
 pub use tokenizer::{Message, Tokenizer};
 
 use crate::error::{Context, Error, Result};

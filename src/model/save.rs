@@ -121,6 +121,20 @@ pub(super) fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write
     Ok(())
 }
 
+/// The type of the weights of a model that [`Model::save`](super::Model::save) wrote.
+///
+/// # Errors
+/// Its config.json cannot be read, or names a type that models do not have.
+pub fn saved_dtype(dir: &Path) -> Result<DType> {
+    let (path, json) = super::files::config_object(dir)?;
+    let name = json.get("torch_dtype").and_then(Json::as_str).unwrap_or("float32");
+    let all = [DType::F32, DType::BF16, DType::F16];
+    all.into_iter().find(|d| torch_dtype(*d).is_ok_and(|n| n == name)).ok_or_else(|| {
+        Error::user(format!("{}: torch_dtype is {name}", path.display()))
+            .help("there are float32, bfloat16 and float16")
+    })
+}
+
 fn torch_dtype(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 => Ok("float32"),

@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use crate::dataflow::{Context, ModelAt};
 use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
-use crate::model::{LoraConfig, Model, device};
+use crate::model::{LoraConfig, Model, device, saved_dtype};
 use crate::pipeline::{Dtype, ModelKind, ModelSource};
 
 /// Standard deviation of random weights.
@@ -168,7 +168,8 @@ impl Models {
             ModelAt::Made { name, .. } => {
                 let entry =
                     cx.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
-                let model = Model::load(&cx.run().dir().join(&entry.path), &self.device, DType::F32, trainable)?;
+                let dir = cx.run().dir().join(&entry.path);
+                let model = Model::load(&dir, &self.device, saved_dtype(&dir)?, trainable)?;
                 if model.hash != entry.hash {
                     return Err(Error::user(format!("models/{name}: the weights are not those that the run made"))
                         .help("the file was changed; restore it, or run again with --fresh"));

@@ -226,7 +226,7 @@ mod tests {
         let (log_probs, log_sums) = rows.forward(Some(&mut kept));
         assert_eq!((log_probs, log_sums.clone()), rows.forward(None));
         let parts = chunks(n, ROWS).len() * chunks(vocab, TOKENS).len();
-        assert!(0 < kept.0.len() && kept.0.len() < parts && kept.size() <= KEPT, "{} of {parts}", kept.0.len());
+        assert!(!kept.0.is_empty() && kept.0.len() < parts && kept.size() <= KEPT, "{} of {parts}", kept.0.len());
         let backward = |kept| {
             let (mut to_hidden, mut to_head) = (vec![0.; n * d], vec![0.; vocab * d]);
             rows.backward(kept, &log_sums, &dy, Some(&mut to_hidden), Some((&mut to_head, true)));

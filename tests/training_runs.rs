@@ -1,4 +1,5 @@
-//! `lora = { .. }` in a pipeline file: models come out whole, with the adapter beside them, the same whatever the workers.
+//! Ways of training in a pipeline file: `lora = { .. }`, whose models come out whole with the adapter beside them; dropout,
+//! checkpointed activations, weights in bf16. Each is the same whatever the workers.
 
 mod common;
 
@@ -110,4 +111,30 @@ fn explain_says_so_and_wrong_targets_are_told() {
     assert!(code == Some(2) && format!("{out}{err}").contains("no matrix `lm_head`"), "{out}{err}");
     let (code, out, err) = explain("step.dpo.lora.rang=8");
     assert!(code == Some(2) && format!("{out}{err}").contains("rank"), "{out}{err}");
+}
+
+#[test]
+fn weights_in_bf16_stay_so_from_model_to_model() {
+    let more = [
+        "model.m0.dtype=bf16",
+        "step.m1.dropout=0.1",
+        "step.dpo.dropout=0.1",
+        "step.dpo.checkpoint_activations=true",
+        "step.dpo.learning_rate=1e-3",
+    ];
+    let mut hashes = Vec::new();
+    for workers in ["1", "2"] {
+        let temp = tempfile::tempdir().unwrap();
+        let output = run(temp.path(), workers, &more);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let models = ["M1", "M2", "M3"].map(|name| temp.path().join("quickstart/models").join(name));
+        let of = |dir: &std::path::PathBuf| {
+            assert_eq!(reflux::model::saved_dtype(dir).unwrap(), DType::BF16);
+            Model::load(dir, &Device::Cpu, DType::BF16, false).unwrap().hash
+        };
+        let all = models.each_ref().map(of);
+        assert!(all[0] != all[1] && all[1] != all[2], "each was trained");
+        hashes.push(all);
+    }
+    assert_eq!(hashes[0], hashes[1]);
 }
