@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
+use super::config::OneOrMany;
 use super::families::Family;
-use super::llama::OneOrMany;
 use super::ops::frequencies;
 use super::tokenizer::Files;
 use super::{Config, Tokenizer};

@@ -4,6 +4,7 @@
 
 pub mod adapter;
 pub mod backprop;
+pub mod config;
 pub mod export;
 pub mod families;
 pub mod llama;
@@ -24,7 +25,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use llama::{Attention, Config, Llama};
+pub use config::Config;
+pub use llama::{Attention, Llama};
 pub use lora::LoraConfig;
 pub use save::saved_dtype;
 pub use tokenizer::{Message, Tokenizer};

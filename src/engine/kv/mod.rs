@@ -9,7 +9,7 @@ mod fused;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::model::{Attention, llama};
+use crate::model::{Attention, Config};
 
 /// Positions in a block.
 pub(super) const BLOCK: usize = 16;
@@ -24,7 +24,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub fn of(config: &llama::Config) -> Self {
+    pub fn of(config: &Config) -> Self {
         Self {
             layers: config.num_hidden_layers,
             heads: config.num_attention_heads,

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 
 use self::config::Settings;
 pub use self::network::{Branch, Network};
-use super::llama::OneOrMany;
+use super::config::OneOrMany;
 use super::tokenizer::Tokenizer;
 use super::{files, hash, name_of, weights};
 use crate::error::{Context, Error, Result};

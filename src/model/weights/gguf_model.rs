@@ -10,8 +10,8 @@ use candle_core::Tensor;
 use super::gguf::{Gguf, Value};
 use super::gguf_tokenizer;
 use crate::error::{Context, Error, Result};
+use crate::model::config::{OneOrMany, RopeScaling};
 use crate::model::files::check_config;
-use crate::model::llama::{OneOrMany, RopeScaling};
 use crate::model::ops::frequencies;
 use crate::model::{Config, Tokenizer};
 
