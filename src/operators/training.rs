@@ -149,7 +149,7 @@ pub fn options(f: &mut Fields<'_>) -> Options {
         Some(0.),
         0.0..=0.9,
     );
-    let about = "keep each layer's input only and compute the rest again on the way back: a ninth of the memory of \
+    let about = "keep each layer's input only and compute the rest again on the way back: about a tenth of the memory of \
                  activations, a third more arithmetic, the same result";
     Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
 }

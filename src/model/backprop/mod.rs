@@ -40,7 +40,7 @@ pub struct Rows {
 /// How a forward is done and recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Only the input of each layer is kept, and the rest is computed again on the way back: a ninth of the memory of
+    /// Only the input of each layer is kept, and the rest is computed again on the way back: about a tenth of the memory of
     /// activations at a third more arithmetic (arXiv 1604.06174). The result is the same to the bit.
     pub checkpoint: bool,
     /// Share of the numbers that are dropped from what each layer adds to the residual stream.
