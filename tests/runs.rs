@@ -5,7 +5,8 @@ mod common;
 use common::{How, files, outcome, run, script};
 use reflux::dataflow::Transport;
 use reflux::error::Kind;
-use reflux::store::read_parquet;
+use reflux::report::LeftOut;
+use reflux::store::{Run, read_parquet};
 
 /// A loop on the small world with a random model and a scripted judge, so that there are pairs.
 fn small_loop(dir: &std::path::Path) -> String {
@@ -189,6 +190,14 @@ fn bad_rows_become_error_rows() {
     assert_eq!((scores.num_rows(), counts[&("pairs".to_string(), 0)].rows), (4, 0));
     assert_eq!(scores.column_by_name("score").unwrap().null_count(), 4);
     assert_eq!(counts[&("scores".to_string(), 0)].errors, 4);
+    // The summary counts them from the files, so a resumed run counts those of before too.
+    let left_out = LeftOut::of(&Run::open(&dir).unwrap()).unwrap();
+    assert!(left_out.rows() >= 7, "{}", left_out.rows());
+    let first = left_out.lines().into_iter().find(|l| l.starts_with("responses")).unwrap();
+    assert_eq!(first, "responses: 3 failed (prompt_too_long 2, empty_prompt 1)");
+    let one =
+        serde_json::json!({ "step": "responses", "iteration": 0, "kind": "failed", "code": "empty_prompt", "rows": 1 });
+    assert!(left_out.json().as_array().unwrap().contains(&one), "{}", left_out.json());
 }
 
 #[test]

@@ -295,7 +295,15 @@ fn a_run_goes_on_where_it_stopped() {
     let one = |t: &[&str]| text(t);
     let n: ArrayRef = Arc::new(arrow::array::UInt32Array::from(vec![1]));
     let failed = named::ERRORS
-        .batch(vec![one(&["generate"]), n.clone(), n, one(&["row"]), one(&["empty_prompt"]), one(&["m"])])
+        .batch(vec![
+            one(&["generate"]),
+            n.clone(),
+            n,
+            one(&["row"]),
+            one(&["failed"]),
+            one(&["empty_prompt"]),
+            one(&["m"]),
+        ])
         .unwrap();
     // Committed out of order, read in order.
     for epoch in [Epoch::new(10, 0), Epoch::new(2, 1), Epoch::new(2, 0)] {
@@ -308,6 +316,22 @@ fn a_run_goes_on_where_it_stopped() {
         assert!(full_error(run.commit("generate", epoch, &ift(0..1), errors, &[])).contains("not the same"));
         run.verify(&entry).unwrap();
     }
+    // A file of before there was a column `kind` reads as what it meant; one that lacks more is refused by name.
+    let entry = run.committed("generate", Epoch::new(10, 0)).unwrap();
+    assert_eq!(run.left_out(&entry).unwrap(), Some(failed.clone()));
+    assert_eq!(run.left_out(&run.committed("generate", Epoch::new(2, 0)).unwrap()).unwrap(), None);
+    let path = dir.join(&entry.errors.as_ref().unwrap().path);
+    let kept = fs::read(&path).unwrap();
+    let without = |lacking: &[&str]| {
+        let columns: Vec<usize> = (0..failed.num_columns())
+            .filter(|&i| !lacking.contains(&failed.schema().field(i).name().as_str()))
+            .collect();
+        reflux::store::write_parquet(&path, &failed.project(&columns).unwrap()).unwrap();
+        run.left_out(&entry)
+    };
+    assert_eq!(without(&["kind"]).unwrap(), Some(failed.clone()));
+    assert!(full_error(without(&["kind", "code"]).map(drop)).contains("no column `code`"));
+    fs::write(&path, kept).unwrap();
     assert!(run.commit("errors", Epoch::new(1, 0), &none, &none, &[]).is_err());
     assert!(run.commit("../x", Epoch::new(1, 0), &none, &none, &[]).is_err());
     let weights = |path: &Path| {

@@ -19,7 +19,8 @@ fn rows(n: u32) -> RecordBatch {
 fn failed(microbatch: u32) -> RecordBatch {
     let text = |s: &str| Arc::new(StringArray::from(vec![s])) as _;
     let number = |n| Arc::new(arrow::array::UInt32Array::from(vec![n])) as _;
-    let columns = vec![text("s"), number(1), number(microbatch), text("row"), text("code"), text("why")];
+    let columns =
+        vec![text("s"), number(1), number(microbatch), text("row"), text("failed"), text("code"), text("why")];
     named::ERRORS.batch(columns).unwrap()
 }
 

@@ -125,8 +125,11 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     for used in &references {
         super::print(&used.to_string())?;
     }
-    if summary.errors() > 0 {
-        super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.errors()))?;
+    for line in summary.left_out().lines() {
+        super::print(&line)?;
+    }
+    if summary.left_out().rows() > 0 {
+        super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.left_out().rows()))?;
     }
     super::print(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
 }

@@ -246,13 +246,14 @@ pub mod named {
             nullable("eval_rewards/margins", Type::Double, "as rewards/margins, of the held-out pairs after the step"),
             nullable("eval_rewards/accuracies", Type::Double, "as rewards/accuracies, of the held-out pairs after the step"),
         ];
-        /// Rows that failed.
-        ERRORS = "errors", "a row that a step could not handle", [
+        /// Rows that were left out.
+        ERRORS = "errors", "a row that a step left out: it could not handle it, or dropped it on purpose", [
             column("step", Type::Text, "the step"),
             column("iteration", Type::UInt, "iteration of the loop; 0 before it"),
             column("microbatch", Type::UInt, "microbatch within the iteration"),
             column("row", Type::Text, "id of the row, or where it stands"),
-            column("code", Type::Text, "short code of what went wrong, e.g. empty_prompt, prompt_too_long, no_match"),
+            column("kind", Type::Text, "failed (the step could not handle it) or dropped (left out on purpose: by a filter, by a tie)"),
+            column("code", Type::Text, "short code of the reason, e.g. empty_prompt, prompt_too_long, no_match, tie"),
             column("message", Type::Text, "what went wrong, and what to do"),
         ];
     }

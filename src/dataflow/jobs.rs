@@ -223,6 +223,7 @@ fn error_rows(step: &str, epoch: Epoch, errors: &[RowError]) -> Result<RecordBat
         number(epoch.iteration),
         number(epoch.microbatch),
         text(&|e| e.row.clone()),
+        text(&|e| e.kind.as_str().into()),
         text(&|e| e.code.clone()),
         text(&|e| e.message.clone()),
     ])

@@ -37,19 +37,51 @@ pub enum Stage<'a> {
 pub struct Output {
     /// Rows of the step's schema, in canonical order.
     pub rows: RecordBatch,
-    /// Rows that failed.
+    /// Rows that were left out.
     pub errors: Vec<RowError>,
 }
 
-/// A row that a step could not handle.
+/// Why a row was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeftOut {
+    /// The step could not handle it.
+    Failed,
+    /// It was dropped on purpose: by a filter, by a tie.
+    Dropped,
+}
+
+impl LeftOut {
+    /// As in the `errors` dataset.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LeftOut::Failed => "failed",
+            LeftOut::Dropped => "dropped",
+        }
+    }
+}
+
+/// A row that a step left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowError {
+    /// Why.
+    pub kind: LeftOut,
     /// Id of the row, or where it stands.
     pub row: String,
     /// Short code, as `empty_prompt`.
     pub code: String,
     /// What went wrong and what to do.
     pub message: String,
+}
+
+impl RowError {
+    /// A row that the step could not handle.
+    pub fn failed(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: LeftOut::Failed, row: row.into(), code: code.into(), message: message.into() }
+    }
+    /// A row that the step left out on purpose.
+    pub fn dropped(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: LeftOut::Dropped, ..Self::failed(row, code, message) }
+    }
 }
 
 impl From<RecordBatch> for Output {

@@ -44,7 +44,7 @@ pub enum Event<'a> {
         epoch: Epoch,
         /// Rows written.
         rows: usize,
-        /// Rows that failed.
+        /// Rows that were left out.
         errors: usize,
         /// Bytes on disk.
         bytes: u64,

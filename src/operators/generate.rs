@@ -64,8 +64,7 @@ impl Map for Generate {
         for (i, id) in ids.iter().enumerate() {
             let prompt = prompts.value(i);
             if prompt.trim().is_empty() {
-                let message = "the prompt is empty; drop the row or fill it in".into();
-                errors.push(RowError { row: id.clone(), code: "empty_prompt".into(), message });
+                errors.push(RowError::failed(id, "empty_prompt", "the prompt is empty; drop the row or fill it in"));
                 continue;
             }
             for sample in 0..self.samples {
@@ -80,7 +79,7 @@ impl Map for Generate {
         for ((i, sample), answer) in asked.into_iter().zip(answers) {
             match answer {
                 Ok(answer) => kept.push((i, sample, answer)),
-                Err(e) => errors.push(RowError { row: format!("{}/{sample}", ids[i]), code: e.code.into(), message: e.message }),
+                Err(e) => errors.push(RowError::failed(format!("{}/{sample}", ids[i]), e.code, e.message)),
             }
         }
         let text = |of: &dyn Fn(&(usize, u32, crate::engine::Completion)) -> String| -> ArrayRef {

@@ -120,7 +120,7 @@ impl Map for Judge {
                 let outcomes: Vec<&str> = row.iter().map(|j| j.1.as_str()).collect();
                 let code = if row.iter().all(|j| j.1 == row[0].1) { row[0].1.clone() } else { "no_match".into() };
                 let message = format!("none of the {} judgements was readable ({}); the answer has no score", row.len(), outcomes.join(", "));
-                errors.push(RowError { row: ids.value(i).into(), code, message });
+                errors.push(RowError::failed(ids.value(i), code, message));
             }
         }
         Ok(Output { rows: scored(input, &judgements, engine.id())?, errors })

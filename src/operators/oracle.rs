@@ -41,7 +41,7 @@ impl Map for Oracle {
         let mut judge = |i: usize| -> Vec<Judgement> {
             let Some(request) = Request::parse(prompts.value(i)) else {
                 let message = format!("`{}` is no request of the list world", prompts.value(i));
-                errors.push(RowError { row: ids.value(i).into(), code: "no_request".into(), message: message.clone() });
+                errors.push(RowError::failed(ids.value(i), "no_request", &message));
                 return vec![(message, "error".into(), None)];
             };
             let verdicts = Verdicts::of(&request, responses.value(i));

@@ -158,7 +158,7 @@ impl<'a> References<'a> {
             let (code, message) =
                 problems.first().map_or(("no_reference", String::new()), |p| (p.code, p.message.clone()));
             let message = format!("the reference {} cannot take it: {message}", self.settings.word);
-            self.errors.push(RowError { row: pair.id, code: code.into(), message });
+            self.errors.push(RowError::failed(pair.id, code, message));
         }
         Ok(pairs)
     }

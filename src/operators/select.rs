@@ -118,8 +118,8 @@ impl Keyed for Select {
         for (_, pair) in kept {
             let (chosen, rejected) = (row_of[&pair.id], row_of[&pair.against]);
             if tokens.row(chosen) == tokens.row(rejected) {
-                let message = "the best and the worst answer are the same text: the judge contradicts itself".into();
-                errors.push(RowError { row: response_ids.value(chosen).into(), code: "same_answer".into(), message });
+                let message = "the best and the worst answer are the same text: the judge contradicts itself";
+                errors.push(RowError::dropped(response_ids.value(chosen), "same_answer", message));
             } else {
                 pairs.push((chosen, rejected));
             }

@@ -203,14 +203,14 @@ impl HeadState for Pool {
                 let answer = match answer {
                     Ok(answer) => answer,
                     Err(e) => {
-                        errors.push(RowError { row, code: e.code.into(), message: e.message });
+                        errors.push(RowError::failed(row, e.code, e.message));
                         continue;
                     }
                 };
                 let cut = answer.finish == Finish::Length;
                 let (text, whole) = instruction(&answer.text, cut, self.settings.first_paragraph);
                 if let Some((code, message)) = self.fault(text, whole) {
-                    errors.push(RowError { row, code: code.into(), message: format!("{message}: {text:?}") });
+                    errors.push(RowError::dropped(row, code, format!("{message}: {text:?}")));
                     continue;
                 }
                 let (iteration, place) = (cx.epoch.iteration.to_string(), format!("{}.{}", cx.epoch.microbatch, new.len()));

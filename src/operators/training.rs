@@ -253,7 +253,7 @@ pub fn finish(
         }
         model.save(dir)
     })?;
-    let row_error = |p: &Problem| RowError { row: p.id.clone(), code: p.code.into(), message: p.message.clone() };
+    let row_error = |p: &Problem| RowError::failed(&p.id, p.code, &p.message);
     let mut output = cx.announce(name)?;
     output.errors = more.into_iter().chain(trained.problems.iter().map(row_error)).collect();
     Ok(output)

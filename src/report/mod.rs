@@ -1,7 +1,9 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
+mod left_out;
 mod summary;
 mod tally;
 
+pub use left_out::LeftOut;
 pub use summary::Summary;
 pub use tally::{Count, Span, Tally};

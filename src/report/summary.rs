@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
+use super::left_out::LeftOut;
 use super::tally::Tally;
 use crate::data::{Columns, named};
 use crate::dataflow::{Operator, model_name};
@@ -16,7 +17,7 @@ use crate::store::{Run, read_parquet};
 pub struct Summary {
     json: Value,
     table: Vec<Vec<String>>,
-    errors: u64,
+    left_out: LeftOut,
 }
 
 /// A figure of a step in an iteration: column name, value, decimals shown.
@@ -82,7 +83,7 @@ impl Summary {
             }
             table.push(cells);
         }
-        let errors = counts.values().map(|c| c.errors).sum();
+        let left_out = LeftOut::of(run)?;
         let models: Vec<Value> = run
             .models()
             .iter()
@@ -91,19 +92,19 @@ impl Summary {
             )
             .collect();
         let json = json!({
-            "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": errors,
-            "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
+            "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
+            "left_out": left_out.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
         });
-        Ok(Self { json, table, errors })
+        Ok(Self { json, table, left_out })
     }
 
     /// As `summary.json`.
     pub fn json(&self) -> &Value {
         &self.json
     }
-    /// Rows that failed, in all steps.
-    pub fn errors(&self) -> u64 {
-        self.errors
+    /// What was left out.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
     /// The loop as an aligned table; empty where there is no loop.
     pub fn table(&self) -> String {

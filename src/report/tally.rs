@@ -14,7 +14,7 @@ pub struct Count {
     pub microbatches: u64,
     /// Rows in them.
     pub rows: u64,
-    /// Rows that failed.
+    /// Rows that were left out.
     pub errors: u64,
     /// Bytes on disk.
     pub bytes: u64,

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, Mo
 use super::sweep::{clear, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
 use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
-use crate::data::Epoch;
+use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
 
 /// How [`Run::create_or_open`] found the run.
@@ -238,6 +238,26 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// The rows that were left out beside a committed file, of the schema `errors`; none where there are none. What was
+    /// written before there was a column `kind` is told as failed.
+    ///
+    /// # Errors
+    /// The file is damaged or gone.
+    pub fn left_out(&self, entry: &FileEntry) -> Result<Option<RecordBatch>> {
+        let Some(errors) = &entry.errors else { return Ok(None) };
+        let path = self.dir.join(&errors.path);
+        let rows = read_parquet(&path)?;
+        let column = |column: &Column| match rows.column_by_name(column.name) {
+            Some(there) => Ok(Arc::clone(there)),
+            None if column.name == "kind" => {
+                Ok(Arc::new(StringArray::from(vec!["failed"; rows.num_rows()])) as ArrayRef)
+            }
+            None => Err(damaged(&path, format!("it has no column `{}`", column.name))),
+        };
+        let columns = named::ERRORS.columns.iter().map(column).collect::<Result<_>>()?;
+        named::ERRORS.batch(columns).map(Some).map_err(|e| damaged(&path, e))
     }
 
     /// A step's microbatches in epoch order, of one iteration or all, read one at a time.
