@@ -145,6 +145,27 @@ fn labels_are_the_oracles() {
 }
 
 #[test]
+fn ranks_are_the_oracles() {
+    let rows = Data::Ranked.rows(3, 0..300, 0).unwrap();
+    let columns = Columns(&rows);
+    let (prompts, responses) = (columns.text("prompt").unwrap(), columns.text("response").unwrap());
+    let (ids, ranks) = (columns.text("prompt_id").unwrap(), columns.uint("rank").unwrap());
+    let score = |i: usize| Verdicts::of(&Request::parse(prompts.value(i)).unwrap(), responses.value(i)).score();
+    let mut ties = 0;
+    for group in (0..300).step_by(3) {
+        let group: Vec<usize> = (group..group + 3).collect();
+        assert!(group.iter().all(|&i| ids.value(i) == ids.value(group[0])));
+        assert_eq!(group.iter().map(|&i| ranks.value(i)).min(), Some(0));
+        for (&a, &b) in group.iter().flat_map(|a| group.iter().map(move |b| (a, b))) {
+            assert_eq!(ranks.value(a).cmp(&ranks.value(b)), score(b).cmp(&score(a)));
+            ties += usize::from(a < b && score(a) == score(b));
+        }
+    }
+    assert!((20..200).contains(&ties), "{ties} ties");
+    assert_eq!(ids.iter().flatten().collect::<BTreeSet<_>>().len(), 100);
+}
+
+#[test]
 fn held_out_requests_are_nowhere_else() {
     let held: BTreeSet<String> = held_out().iter().map(Request::to_string).collect();
     assert_eq!(held.len(), 100);
@@ -162,6 +183,7 @@ fn held_out_requests_are_nowhere_else() {
     for (data, columns) in [
         (Data::Ift, &["prompt"][..]),
         (Data::Eft, &["prompt"]),
+        (Data::Ranked, &["prompt"]),
         (Data::Instruct, &["prompt", "response"]),
         (Data::Pretrain, &["context", "text"]),
     ] {

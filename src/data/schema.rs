@@ -174,16 +174,36 @@ pub mod named {
             column("prompt_id", Type::Text, "the prompt's id"),
             column("prompt", Type::Text, "the prompt's text"),
             column("response_id", Type::Text, "the answer's id"),
-            column("sample", Type::UInt, "which of the prompt's answers, from 0"),
+            column("sample", Type::UInt, "which of the prompt's answers, from 0; the rank of a ranked answer"),
             column("response", Type::Text, "the answer's text"),
             column("finish", Type::Text, "why the answer ended: stop or length"),
-            column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt"),
-            column("response_tokens", Type::Tokens, "token ids of the answer, as sampled"),
+            column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt; empty for ranked answers"),
+            column("response_tokens", Type::Tokens, "token ids of the answer, as sampled; empty for ranked answers"),
             column("logprobs", Type::Floats, "log-probability of each token of the answer, natural, temperature 1"),
-            column("model", Type::Text, "hash of the model that wrote the answer"),
+            column("model", Type::Text, "hash of the model that wrote the answer; given for ranked answers"),
             nullable("score", Type::Float, "mean of the readable judgements' scores; null if none was readable"),
             column("judgements", Type::Judgements, "each judgement: its text, its outcome (score, no_match, ambiguous, out_of_range, truncated, too_long, error), and its score"),
             column("judge", Type::Text, "hash of the model that judged, or the rule's name"),
+        ];
+        /// Ranked answers.
+        RANKED = "ranked", "one of several answers to a prompt, with its rank among them", [
+            column("prompt_id", Type::Text, "the prompt's id; rows of one prompt stand together"),
+            column("prompt", Type::Text, "the prompt's text"),
+            column("response_id", Type::Text, "the answer's id"),
+            column("response", Type::Text, "the answer's text"),
+            column("rank", Type::UInt, "0 for the best; answers of the same rank are as good as each other"),
+            nullable("score", Type::Float, "the score that the rank comes from, where there is one; higher is better"),
+        ];
+        /// Preferences given as text.
+        PREFERENCES = "preferences", "a preferred and a rejected answer to one prompt as text only: somebody else's, without token ids; training tokenises them with the policy's template", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("prompt", Type::Messages, "the conversation up to the answer"),
+            column("chosen", Type::Messages, "the preferred answer"),
+            column("rejected", Type::Messages, "the other answer"),
+            column("chosen_id", Type::Text, "the preferred answer's id"),
+            column("rejected_id", Type::Text, "the other answer's id"),
+            nullable("chosen_score", Type::Float, "score of the preferred answer, where there is one"),
+            nullable("rejected_score", Type::Float, "score of the other answer, where there is one"),
         ];
         /// Preference pairs.
         PAIRS = "pairs", "a preferred and a rejected answer to one prompt, in TRL's conversational form", [

@@ -240,8 +240,8 @@ pub(super) fn keyed<'s>(
     stream
 }
 
-/// The training barrier: waits, on worker 0, until all rows of an iteration are on disk, trains on them, and announces
-/// the model. It buffers nothing: the rows are in the run directory. With `planned`, the number of microbatches that an
+/// The barrier: waits, on worker 0, until all rows of an iteration are on disk, then trains on them and announces the
+/// model, or makes rows of them. It buffers nothing: the rows are in the run directory. With `planned`, the number of microbatches that an
 /// iteration of its first input has, the training streams: it starts when everything else is there, and is told of each
 /// of them as it closes.
 pub(super) fn train<'s>(

@@ -164,7 +164,7 @@ impl StepJobs {
         })
     }
 
-    /// A training. One that streams is told by `closed` of the microbatches of its first input, in order, as they close.
+    /// A barrier's job. A training that streams is told by `closed` of the microbatches of its first input, in order, as they close.
     pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Work {
         let jobs = self.clone();
         Box::new(move || {
@@ -173,6 +173,7 @@ impl StepJobs {
                 match cx.step.op.stage() {
                     // The model may be committed and its announcement not: the run was killed between the two.
                     Stage::Train(_) if cx.run().model(&name).is_some() => cx.announce(&name).map(Some),
+                    Stage::Whole(whole) => whole.whole(cx).map(Some),
                     Stage::Train(train) => match &closed {
                         None => train.train(cx, &name).map(Some),
                         Some(closed) => {

@@ -16,6 +16,6 @@ pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use operator::{
     Batches, Context, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output, RowError,
-    Services, Shared, Source, Stage, Stop, Train, model_name,
+    Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
 };
 pub use progress::{Event, Observer, Silent};

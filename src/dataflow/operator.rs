@@ -29,6 +29,8 @@ pub enum Stage<'a> {
     Keyed(&'a dyn Keyed),
     /// Starts the microbatches of an iteration.
     Head(&'a dyn Head),
+    /// Waits for an iteration to close and makes rows of all of it.
+    Whole(&'a dyn Whole),
     /// Waits for an iteration to close and makes a model.
     Train(&'a dyn Train),
 }
@@ -173,6 +175,16 @@ pub trait HeadState: Send {
     /// # Errors
     /// The rows are not of the step's schema.
     fn restore(&mut self, epoch: Epoch, rows: &RecordBatch) -> Result<()>;
+}
+
+/// Makes rows of all rows of an iteration together.
+pub trait Whole: Send + Sync {
+    /// The rows, from inputs that are on disk: [`Context::microbatches`] reads them one at a time. Must be a function of
+    /// them and the context alone.
+    ///
+    /// # Errors
+    /// Only what must stop the run; a bad row is an error row.
+    fn whole(&self, cx: &Context<'_>) -> Result<Output>;
 }
 
 /// Makes a model out of an iteration's rows.

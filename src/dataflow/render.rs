@@ -70,7 +70,7 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
         let iterations = step.iterations.clone();
         let per_iteration = match step.op.stage() {
             Stage::Head(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
-            Stage::Train(_) => Some(1),
+            Stage::Whole(_) | Stage::Train(_) => Some(1),
             _ => step.inputs.iter().find(|i| !i.whole).and_then(|i| planned.get(i.step.as_str()).copied().flatten()),
         };
         planned.insert(&step.name, per_iteration);
@@ -130,7 +130,7 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                     keyed(scope, input, beside, jobs, crew)
                 }
             }
-            Shape::Train => {
+            Shape::Whole | Shape::Train => {
                 let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
                 // Models that other keys name are there before it starts, as its rows are.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {

@@ -53,7 +53,7 @@ impl Configured for Judge {
         format!("rubric {}, mean of {} judgements, {}", self.rubric.name(), self.samples, settings::describe(&self.sampling))
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
-        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response", "response_tokens"], "responses to judge")?;
+        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to judge")?;
         Ok(&named::SCORES)
     }
 }
@@ -65,6 +65,19 @@ impl Operator for Judge {
 
 /// A judgement as the dataset keeps it: text, outcome, score.
 pub(super) type Judgement = (String, String, Option<f32>);
+
+/// A column that answers which no model of the run sampled (`ranked` rows) lack: they have no tokens, and end by themselves.
+fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
+    let rows = input.num_rows();
+    Ok(match column {
+        "sample" => Arc::new(Columns(input).uint("rank")?.clone()),
+        "finish" => Arc::new(StringArray::from(vec![Finish::Stop.as_str(); rows])),
+        "model" => Arc::new(StringArray::from(vec!["given"; rows])),
+        "prompt_tokens" | "response_tokens" => List::of_tokens(&vec![Vec::new(); rows]),
+        "logprobs" => List::of_floats(&vec![Vec::new(); rows]),
+        other => return Err(Error::user(format!("column `{other}` is missing"))),
+    })
+}
 
 /// The scores dataset of judged responses; shared with the operators that score by a rule.
 pub(super) fn scored(input: &RecordBatch, judgements: &[Vec<Judgement>], judge: &str) -> Result<RecordBatch> {
@@ -78,10 +91,10 @@ pub(super) fn scored(input: &RecordBatch, judgements: &[Vec<Judgement>], judge: 
             "score" => Arc::new(Float32Array::from_iter(judgements.iter().map(mean))),
             "judgements" => List::of_judgements(judgements),
             "judge" => Arc::new(StringArray::from(vec![judge; input.num_rows()])),
-            kept => {
-                let column = input.column_by_name(kept);
-                Arc::clone(column.ok_or_else(|| Error::user(format!("column `{kept}` is missing")))?)
-            }
+            kept => match input.column_by_name(kept) {
+                Some(column) => Arc::clone(column),
+                None => given(input, kept)?,
+            },
         });
     }
     named::SCORES.batch(columns)

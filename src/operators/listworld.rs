@@ -18,6 +18,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("ift", "requests with responses of an imperfect writer"),
             ("eft", "requests with responses of varied quality, judged"),
             ("instruct", "lists of requests with one more request"),
+            ("ranked", "requests with three responses each, ranked by the oracle; a row per response"),
             ("requests", "held-out requests, for evaluation"),
         ];
         let data: Data = f.choice("data", "which dataset", &kinds, None).parse().unwrap_or(Data::Ift);

@@ -23,7 +23,7 @@ impl Configured for Oracle {
         "one point each for kind, count, no repeats, order and closing".into()
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
-        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response", "response_tokens"], "responses to score")?;
+        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to score")?;
         Ok(&named::SCORES)
     }
 }

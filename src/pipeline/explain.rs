@@ -151,12 +151,14 @@ fn step_branch<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Branch
     for (key, model) in &step.models {
         below.push(Branch::leaf(format!("{key} = model {model}")));
     }
+    let closes = if step.placement == Placement::Once { "its inputs close" } else { "its iteration closes" };
     if step.is_training() {
         let next = plan.loop_.as_ref().is_some_and(|l| l.next == step.name);
         let makes = if next { "makes the next policy" } else { "makes a model" };
-        let closes = if step.placement == Placement::Once { "its inputs close" } else { "its iteration closes" };
         let trains = if step.op.streams() { "trains as microbatches close, " } else { "" };
         below.push(Branch::leaf(format!("barrier: {trains}{makes} when {closes}")));
+    } else if step.is_barrier() {
+        below.push(Branch::leaf(format!("barrier: makes rows when {closes}")));
     }
     Branch { text, below }
 }
@@ -231,7 +233,7 @@ fn mermaid<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
         line(format!("  subgraph g{i}[\"{}\"]", escape(&title(plan, place))));
         for (n, step) in plan.steps.iter().enumerate().filter(|(_, s)| s.placement == place) {
             let text = format!("{}<br/>{}", escape(&step.name), escape(step.kind.name));
-            line(if step.is_training() {
+            line(if step.is_barrier() {
                 format!("    s{n}{{{{\"{text}<br/>barrier\"}}}}")
             } else {
                 format!("    s{n}[\"{text}\"]")
@@ -273,7 +275,7 @@ fn dot<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
         line(format!("  subgraph cluster_{i} {{"));
         line(format!("    label=\"{}\";", escape(&title(plan, place))));
         for (n, step) in plan.steps.iter().enumerate().filter(|(_, s)| s.placement == place) {
-            let barrier = if step.is_training() { (", shape=hexagon", "\\nbarrier") } else { ("", "") };
+            let barrier = if step.is_barrier() { (", shape=hexagon", "\\nbarrier") } else { ("", "") };
             let label = format!("{}\\n{}{}", escape(&step.name), escape(step.kind.name), barrier.1);
             let tip = escape(&one_line(&step.op.explain()));
             line(format!("    s{n} [label=\"{label}\", tooltip=\"{tip}\"{}];", barrier.0));

@@ -83,7 +83,9 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
                     break;
                 }
             }
-            let (Some(input), Some(Shape::Source | Shape::Train)) = (step.inputs.first(), self.shape(at)) else {
+            let (Some(input), Some(Shape::Source | Shape::Whole | Shape::Train)) =
+                (step.inputs.first(), self.shape(at))
+            else {
                 continue;
             };
             let (name, origin) = (show(&step.name), &self.steps[at]);

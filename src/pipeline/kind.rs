@@ -68,6 +68,8 @@ pub enum Shape {
     Keyed,
     /// Starts microbatches inside the loop; reads its inputs whole.
     Head,
+    /// Waits for the iteration to close and makes rows of all of it, as one microbatch: a barrier.
+    Whole,
     /// Waits for the iteration to close and makes a model: a barrier.
     Train,
 }

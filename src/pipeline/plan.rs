@@ -83,7 +83,7 @@ pub struct Step<O: ?Sized + 'static> {
 pub struct Input {
     /// The step read.
     pub step: String,
-    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head or training step, every
+    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head, barrier or training step, every
     /// input but the first of the others, and the steps that keys other than `from` name, unless they are asked for by
     /// `Fields::step_beside`.
     pub whole: bool,
@@ -217,6 +217,10 @@ impl<O: ?Sized> Step<O> {
     /// Whether it makes a model, and so waits for its iteration to close.
     pub fn is_training(&self) -> bool {
         self.kind.shape == Shape::Train
+    }
+    /// Whether it waits for its iteration to close.
+    pub fn is_barrier(&self) -> bool {
+        matches!(self.kind.shape, Shape::Whole | Shape::Train)
     }
 }
 

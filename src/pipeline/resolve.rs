@@ -61,7 +61,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         // Without errors every step is in the order once, has an operator and a schema.
         let (draft, (model, models), schema) = (slots[i].take()?, uses[i].take()?, schemas[i]?);
         let kind = draft.kind?;
-        let all_whole = matches!(kind.shape, Shape::Head | Shape::Train);
+        let all_whole = matches!(kind.shape, Shape::Head | Shape::Whole | Shape::Train);
         let inputs = draft.inputs.into_iter().chain(draft.sides).enumerate();
         let inputs = inputs.map(|(at, input)| Input {
             step: input.name,

@@ -1,11 +1,12 @@
 //! Seeded datasets of the list world as record batches of the named schemas. Row `i` of a dataset depends on the seed
 //! and `i` alone, so any range of rows can be made anywhere.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, new_null_array};
+use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, new_null_array};
 use arrow::datatypes::DataType;
 
 use super::corpus;
@@ -27,13 +28,15 @@ pub enum Data {
     Eft,
     /// The self-instruction prompt with some requests, and one more request as its response.
     Instruct,
+    /// Requests with several responses each, ranked by the oracle.
+    Ranked,
     /// Held-out requests, for evaluation.
     Requests,
 }
 
 impl Data {
     /// Every dataset.
-    pub const ALL: [Data; 5] = [Data::Pretrain, Data::Ift, Data::Eft, Data::Instruct, Data::Requests];
+    pub const ALL: [Data; 6] = [Data::Pretrain, Data::Ift, Data::Eft, Data::Instruct, Data::Ranked, Data::Requests];
 
     /// Its name in pipeline files.
     pub fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Data {
             Data::Ift => "ift",
             Data::Eft => "eft",
             Data::Instruct => "instruct",
+            Data::Ranked => "ranked",
             Data::Requests => "requests",
         }
     }
@@ -51,6 +55,7 @@ impl Data {
             Data::Pretrain => &named::TEXT,
             Data::Ift | Data::Instruct => &named::IFT,
             Data::Eft => &named::EFT,
+            Data::Ranked => &named::RANKED,
             Data::Requests => &named::PROMPTS,
         }
     }
@@ -69,6 +74,7 @@ impl Data {
             Data::Ift => ift(seed, rows),
             Data::Eft => eft(seed, rows),
             Data::Instruct => instruct(seed, rows, shots),
+            Data::Ranked => ranked(seed, rows),
             Data::Requests => requests(seed, rows),
         }
     }
@@ -152,6 +158,41 @@ pub fn instruct(seed: u64, rows: Range<usize>, shots: usize) -> Result<RecordBat
         })
         .unzip();
     named::IFT.batch(vec![texts(prompts), texts(responses)])
+}
+
+/// Responses to a request in a row of [`ranked`].
+const RANKED: usize = 3;
+
+/// Requests with three responses of varying quality each, ranked by the oracle's score: a row per response, those of a
+/// request one after the other.
+pub fn ranked(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
+    let answers = |group: usize| {
+        let draw = &mut Draw::row(seed, "ranked", group);
+        let request = writer::request(draw);
+        let answer = |_| {
+            let slips = Slips::eft(draw);
+            let response = writer::respond(&request, &slips, draw);
+            (Verdicts::of(&request, &response).score(), response)
+        };
+        (request, (0..RANKED).map(answer).collect::<Vec<_>>())
+    };
+    let (mut prompts, mut prompt_ids, mut ids, mut responses) = (vec![], vec![], vec![], vec![]);
+    let (mut ranks, mut scores) = (vec![], vec![]);
+    for row in rows {
+        let (request, answers) = answers(row / RANKED);
+        let (score, response) = &answers[row % RANKED];
+        let better: BTreeSet<u8> = answers.iter().map(|a| a.0).filter(|s| s > score).collect();
+        let (prompt, group) = (request.to_string(), (row / RANKED).to_string());
+        let prompt_id = hash_hex(["listworld", "ranked", &group, &prompt]);
+        ids.push(hash_hex([&prompt_id, &row.to_string(), response]));
+        prompt_ids.push(prompt_id);
+        prompts.push(prompt);
+        responses.push(response.clone());
+        ranks.push(better.len() as u32);
+        scores.push(f32::from(*score));
+    }
+    let (ranks, scores) = (Arc::new(UInt32Array::from(ranks)), Arc::new(Float32Array::from(scores)));
+    named::RANKED.batch(vec![texts(prompt_ids), texts(prompts), texts(ids), texts(responses), ranks, scores])
 }
 
 /// Requests kept for evaluation, in an order of the seed's.
