@@ -46,6 +46,24 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .map(ToString::to_string)
         .chain([script()])
         .collect(),
+        "sft-on-positives" => [
+            "step.ift.rows=32",
+            "step.eft.rows=32",
+            "step.instruct.rows=16",
+            "step.m1.epochs=1",
+            "step.m1.learning_rate=1e-4",
+            "step.written.per_iteration=24",
+            "step.heldout.rows=8",
+            "pipeline.microbatch=8",
+            "step.scores.model=script",
+            "step.scores.pattern=Score: ([0-5])",
+            "step.scores.rubric=additive-5",
+            "step.positives.score_min=2.0",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
         "listworld-pretrain" => vec!["step.corpus.rows=400".into()],
         // A random model of the small world's shape stands for SmolLM2: it knows no word of the data, but runs.
         "smollm2" => [

@@ -65,6 +65,16 @@ impl<'a> Columns<'a> {
             Some(List { list, values: list.values().as_primitive_opt::<Float32Type>()? })
         })
     }
+    /// The outcomes and scores of a column of judgements.
+    pub fn judgements(self, name: &str) -> Result<Judgements<'a>> {
+        self.typed(name, "lists of {text, outcome, score}", |c| {
+            let list = c.as_list_opt::<i32>()?;
+            let items = list.values().as_struct_opt()?;
+            let outcome = items.column_by_name("outcome")?.as_string_opt::<i32>()?;
+            let score = items.column_by_name("score")?.as_primitive_opt::<Float32Type>()?;
+            Some(Judgements { list, outcome, score })
+        })
+    }
     /// A list column of messages, each row as (role, content) pairs.
     pub fn messages(self, name: &str) -> Result<Messages<'a>> {
         self.typed(name, "lists of {role, content}", |c| {
@@ -92,6 +102,19 @@ impl<'a> List<'a, Float32Array> {
     /// The items of one row.
     pub fn row(&self, row: usize) -> &'a [f32] {
         &self.values.values()[span(self.list, row)]
+    }
+}
+
+/// A column of judgements.
+pub struct Judgements<'a> {
+    list: &'a ListArray,
+    outcome: &'a StringArray,
+    score: &'a Float32Array,
+}
+impl<'a> Judgements<'a> {
+    /// The outcome of each judgement of a row, and its score where it has one.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = (&'a str, Option<f32>)> + '_ {
+        span(self.list, row).map(|i| (self.outcome.value(i), self.score.is_valid(i).then(|| self.score.value(i))))
     }
 }
 

@@ -8,6 +8,6 @@ mod ids;
 mod schema;
 
 pub use batch::{Batch, Epoch};
-pub use columns::{Columns, List, Messages};
+pub use columns::{Columns, Judgements, List, Messages};
 pub use ids::{Id, RngKey, hash_hex};
 pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};

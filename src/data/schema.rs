@@ -215,7 +215,7 @@ pub mod named {
             column("rejected_id", Type::Text, "response id of the other answer"),
             column("chosen_score", Type::Float, "mean score of the preferred answer"),
             column("rejected_score", Type::Float, "mean score of the other answer"),
-            column("margin", Type::Float, "chosen_score - rejected_score"),
+            column("margin", Type::Float, "chosen_score - rejected_score, less the length penalty where `select` has one"),
             column("prompt_tokens", Type::Tokens, "token ids of the rendered prompt"),
             column("chosen_tokens", Type::Tokens, "token ids of the preferred answer, as sampled"),
             column("rejected_tokens", Type::Tokens, "token ids of the other answer, as sampled"),

@@ -17,7 +17,7 @@ use timely::progress::frontier::Antichain;
 use super::clock::Advance;
 use super::compute::{Crew, Desk};
 use super::jobs::{Closed, StepJobs};
-use super::operator::{Item, Kept, Key, ModelAt, Stage, announced};
+use super::operator::{Draws, Item, Kept, Key, ModelAt, Stage, announced};
 use crate::data::{Batch, Epoch};
 
 /// A stream of microbatches: at most one batch a time, on the worker of its shard.
@@ -178,13 +178,17 @@ pub(super) fn keyed<'s>(
         },
     );
     let reducer = jobs.clone();
+    let (mut items_of_group, mut kept_of_group) = (Vec::new(), Vec::new());
     let kept = items.as_collection().reduce_named(
         &name,
-        move |_: &Key, group: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
-            if let Stage::Keyed(keyed) = reducer.step().op.stage() {
-                let mut kept = Vec::new();
-                keyed.reduce(&mut group.iter().map(|(item, _)| **item), &mut kept);
-                out.extend(kept.into_iter().map(|k| (k, 1)));
+        move |key: &Key, group: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
+            let step = reducer.step();
+            if let Stage::Keyed(keyed) = step.op.stage() {
+                items_of_group.clear();
+                items_of_group.extend(group.iter().map(|(item, _)| **item));
+                let draws = Draws { seed: reducer.shared.plan.seed, step: &step.name };
+                keyed.reduce(&draws, key, &items_of_group, &mut kept_of_group);
+                out.extend(kept_of_group.drain(..).map(|k| (k, 1)));
             }
         },
     );

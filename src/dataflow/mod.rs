@@ -15,7 +15,7 @@ mod start;
 pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use operator::{
-    Batches, Context, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output, RowError,
-    Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
+    Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output,
+    RowError, Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
 };
 pub use progress::{Event, Observer, Silent};

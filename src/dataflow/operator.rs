@@ -113,28 +113,59 @@ pub trait Map: Send + Sync {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output>;
 }
 
-/// What meets in a differential reduce: ids and integers only, text stays in Arrow.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+/// What meets in a differential reduce: ids and integers only, text stays in Arrow. 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Item {
     /// First, so that a group is sorted from least to greatest: a score in thousandths, or a position.
     pub order: i64,
     /// Content-hash id.
     pub id: u128,
+    /// How long it is, where the operator asks for it.
+    pub length: u32,
+    /// How much its judgements vary, in millionths of a squared point, where the operator asks for it.
+    pub variance: u32,
 }
 
 /// What a group comes to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Kept {
-    /// The item kept, or chosen.
-    pub id: u128,
-    /// The item it was kept against, or rejected.
-    pub against: u128,
-    /// Difference of their `order`.
-    pub margin: i64,
+pub enum Kept {
+    /// The item of this `order`.
+    One(i64),
+    /// One item preferred to another. With their `order`s, so that a corrected score is a change.
+    Pair {
+        /// The item preferred.
+        id: u128,
+        /// The other.
+        against: u128,
+        /// `order` of the first.
+        high: i64,
+        /// `order` of the other.
+        low: i64,
+        /// What the operator takes the difference to be.
+        margin: i64,
+    },
+    /// Nothing of the group, and the operator's number for the reason.
+    Nothing(u8),
 }
 
 /// The key of a group: a scope (rows of other scopes never meet) and an id.
 pub type Key = (u64, u128);
+
+/// Where a step's random numbers come from, without a context.
+#[derive(Clone, Copy, Debug)]
+pub struct Draws<'a> {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step.
+    pub step: &'a str,
+}
+
+impl Draws<'_> {
+    /// As [`Context::key`].
+    pub fn key(&self, iteration: u32, row: &str, sample: u32) -> RngKey {
+        RngKey::new(self.seed, self.step, iteration, row, sample)
+    }
+}
 
 /// A map whose rows meet by key.
 pub trait Keyed: Send + Sync {
@@ -143,8 +174,9 @@ pub trait Keyed: Send + Sync {
     /// # Errors
     /// A column is missing or of another type.
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>>;
-    /// Reduces one group, sorted and without duplicates.
-    fn reduce(&self, group: &mut dyn Iterator<Item = Item>, kept: &mut Vec<Kept>);
+    /// Reduces one group, sorted and without duplicates: a function of key, group and keyed draws alone, so that a group
+    /// that changes can be reduced again.
+    fn reduce(&self, draws: &Draws<'_>, key: &Key, group: &[Item], kept: &mut Vec<Kept>);
     /// Makes the microbatch's rows from what its groups came to.
     ///
     /// # Errors
@@ -317,7 +349,7 @@ impl Context<'_> {
     }
     /// The key of this step's random draws for a row.
     pub fn key(&self, row: &str, sample: u32) -> RngKey {
-        RngKey::new(self.shared.plan.seed, &self.step.name, self.epoch.iteration, row, sample)
+        Draws { seed: self.shared.plan.seed, step: &self.step.name }.key(self.epoch.iteration, row, sample)
     }
     /// Whether the run is being stopped.
     pub fn cancelled(&self) -> bool {

@@ -2,11 +2,14 @@
 //!
 //! The texts' hashes meet in a differential reduce that keeps the earliest position; later copies change nothing.
 
+use std::collections::HashSet;
+
 use arrow::compute::take;
 
+use super::generate::prompt_ids;
 use super::prelude::*;
 use crate::data::Id;
-use crate::dataflow::{Item, Kept, Key, Keyed};
+use crate::dataflow::{Draws, Item, Kept, Key, Keyed};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "dedup",
@@ -53,17 +56,22 @@ impl Keyed for Dedup {
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>> {
         let prompts = Columns(rows).text("prompt")?;
         let scope = if self.whole_run { 0 } else { u64::from(epoch.iteration) };
-        let item = |i| Ok(((scope, Id::of([prompts.value(i)]).0), Item { order: position(epoch, i)?, id: 0 }));
+        let item = |i| Ok(((scope, Id::of([prompts.value(i)]).0), Item { order: position(epoch, i)?, ..Item::default() }));
         (0..rows.num_rows()).map(item).collect()
     }
-    fn reduce(&self, group: &mut dyn Iterator<Item = Item>, kept: &mut Vec<Kept>) {
-        kept.extend(group.next().map(|first| Kept { id: 0, against: 0, margin: first.order }));
+    fn reduce(&self, _: &Draws<'_>, _: &Key, group: &[Item], kept: &mut Vec<Kept>) {
+        kept.extend(group.first().map(|first| Kept::One(first.order)));
     }
     fn finish(&self, _: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
-        let mut indices: Vec<u32> = kept.iter().map(|(_, k)| (k.margin & ((1 << 23) - 1)) as u32).collect();
+        let row = |kept: &Kept| if let Kept::One(position) = kept { Some((position & ((1 << 23) - 1)) as u32) } else { None };
+        let mut indices: Vec<u32> = kept.iter().filter_map(|(_, k)| row(k)).collect();
         indices.sort_unstable();
+        let kept: HashSet<u32> = indices.iter().copied().collect();
+        let ids = prompt_ids(rows)?;
+        let copies = (0..rows.num_rows()).filter(|&i| !kept.contains(&(i as u32)));
+        let errors = copies.map(|i| RowError::dropped(&ids[i], "duplicate", "a prompt with the same text came before")).collect();
         let indices = UInt32Array::from(indices);
         let columns = rows.columns().iter().map(|c| Ok(take(c, &indices, None)?)).collect::<Result<Vec<_>>>()?;
-        Ok(RecordBatch::try_new(rows.schema(), columns)?.into())
+        Ok(Output { rows: RecordBatch::try_new(rows.schema(), columns)?, errors })
     }
 }

@@ -21,6 +21,7 @@ mod reference;
 mod rouge;
 mod score;
 mod settings;
+mod strategies;
 mod template;
 mod training;
 
@@ -46,5 +47,6 @@ operators! {
     judge,
     oracle,
     select,
+    positives,
     dpo,
 }

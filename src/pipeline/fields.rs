@@ -226,7 +226,7 @@ impl<'a> Fields<'a> {
             _ => Ok(vec![float_value(n, &range)?]),
         })
     }
-    /// A list of whole numbers, each within `range`.
+    /// A list of whole numbers, each within `range`; a single number stands for a list of one.
     pub fn ints(
         &mut self,
         key: &'static str,
@@ -238,6 +238,7 @@ impl<'a> Fields<'a> {
         let words = "a list of whole numbers";
         self.give(doc(key, about, words), default.map(<[i64]>::to_vec), Vec::new(), literal, |n| match &n.value {
             Value::Array(items) => items.iter().map(|n| int_value(n, &range)).collect(),
+            Value::Int(_) => Ok(vec![int_value(n, &range)?]),
             _ => Err(wrong_type(n, words)),
         })
     }
