@@ -16,7 +16,9 @@ mod prelude {
     pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};
 }
 
+mod asking;
 mod models;
+mod pairwise;
 mod reference;
 mod rouge;
 mod score;

@@ -1,6 +1,6 @@
 //! `oracle`: scores answers by the rules of the list world. An evaluation: nothing that it says feeds the loop.
 
-use super::judge::{Judgement, scored};
+use super::judge::{Judgement, mean, scored};
 use super::prelude::*;
 use crate::dataflow::Map;
 use crate::eval::listworld::{Request, Verdicts};
@@ -49,6 +49,7 @@ impl Map for Oracle {
             vec![(words.collect::<Vec<_>>().join(", "), "score".into(), Some(f32::from(verdicts.score())))]
         };
         let judgements: Vec<Vec<Judgement>> = (0..input.num_rows()).map(&mut judge).collect();
-        Ok(Output { rows: scored(input, &judgements, "oracle")?, errors })
+        let scores = judgements.iter().map(|row| mean(row)).collect();
+        Ok(Output { rows: scored(input, scores, &judgements, "oracle")?, errors })
     }
 }
