@@ -31,7 +31,7 @@ fn engine(name: &str, config: Config) -> Arc<dyn Engine> {
 }
 
 fn small() -> Config {
-    Config { kv_memory: 64 << 20, threads: Some(1), ..Config::default() }
+    Config { kv_memory: 64 << 20, ..Config::default() }.with_threads(Some(1)).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -174,7 +174,7 @@ fn an_answer_depends_on_its_request_only() {
             alone.iter().map(|a| a.as_ref().unwrap().tokens.clone()).collect();
         assert!(different.len() > 6, "{name}: {different:?}");
         for threads in [1, 2] {
-            let together = engine(name, Config { threads: Some(threads), ..small() });
+            let together = engine(name, small().with_threads(Some(threads)).unwrap());
             assert_eq!(ask(&*together, requests.clone()), alone, "{name}");
             let mut backwards = ask(&*together, requests.iter().rev().cloned().collect());
             backwards.reverse();

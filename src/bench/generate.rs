@@ -62,7 +62,7 @@ pub struct Generate {
 /// The model cannot be run, a prompt cannot be answered, or `cancel` was set.
 pub fn generate(model: Model, config: Config, work: &Workload, cancel: &Cancel) -> Result<Generate> {
     let shape = model.llama.config().clone();
-    let threads = config.threads.unwrap_or_else(rayon::current_num_threads);
+    let threads = config.pool.as_ref().map_or_else(rayon::current_num_threads, |p| p.current_num_threads());
     let engine = Local::spawn(model, config)?;
     let sampling = Sampling {
         temperature: 0.7,

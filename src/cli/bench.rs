@@ -161,7 +161,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     let args = &common.model;
     let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
     let model = Model::load(&args.model, &device(&args.device)?, args.dtype(), false)?;
-    let mut config = Config { threads: args.threads(), ..Config::default() };
+    let mut config = Config::default().with_threads(args.threads())?;
     config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);
     print(&bench::generate(model, config, &work, &Cancel::new())?)
 }

@@ -184,7 +184,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let sampling = args.sampling.checked()?;
     let (name, prompts) = prompts(args, style)?;
     let device = device(&args.model.device)?;
-    let mut config = Config { threads: args.model.threads(), ..Config::default() };
+    let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
     let stop = Stop::default();
     stop_on_interrupt(&stop);

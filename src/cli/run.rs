@@ -70,7 +70,7 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
         Opened::Unfinished if !quiet => eprintln!("going on with the run {place}"),
         _ => {}
     }
-    let mut engine = Config { threads: (plan.engine.threads > 0).then_some(plan.engine.threads), ..Config::default() };
+    let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
     let stop = Stop::default();

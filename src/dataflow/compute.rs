@@ -33,6 +33,28 @@ struct Job {
 /// Stack of a compute thread: candle walks a model's graph recursively.
 const STACK: usize = 64 << 20;
 
+/// How a desk's threads share the cores with others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// They are served as any thread is.
+    Usual,
+    /// They step aside for whoever else is ready to run. A training's threads wait for each other thousands of times a
+    /// second: one that finds its core taken by somebody who encodes a file keeps all of them waiting.
+    StepsAside,
+}
+
+impl Urgency {
+    /// To be called on the thread itself.
+    fn assume(self) {
+        #[cfg(target_os = "linux")]
+        if self == Urgency::StepsAside
+            && let Err(e) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min)
+        {
+            tracing::debug!("a compute thread keeps the usual priority: {e:?}");
+        }
+    }
+}
+
 /// The compute threads of a run, and the first thing that went wrong in it.
 #[derive(Clone, Default)]
 pub(super) struct Crew {
@@ -43,6 +65,8 @@ pub(super) struct Crew {
 
 impl Crew {
     pub(super) fn new(stop: Stop) -> Self {
+        // Threads inherit the priority of whoever starts them, and rayon's start when they are first asked for.
+        let _started = rayon::current_num_threads();
         Self { stop, ..Self::default() }
     }
     /// Stops the run; the first failure is the one that is told.
@@ -62,11 +86,12 @@ impl Crew {
         }
     }
     /// Starts `threads` threads that work for one desk; at most that many jobs wait in the queue.
-    fn hire(&self, name: &str, threads: usize) -> Result<Sender<Job>> {
+    fn hire(&self, name: &str, threads: usize, urgency: Urgency) -> Result<Sender<Job>> {
         let (jobs, inbox) = bounded::<Job>(threads);
         for _ in 0..threads {
             let (inbox, stop, who) = (inbox.clone(), self.stop.clone(), name.to_string());
             let body = move || {
+                urgency.assume();
                 for job in inbox {
                     let answer = if stop.requested() { Err(Error::cancelled()) } else { perform(job.work, &who) };
                     // The desk may be gone already when the run is stopped: then nobody waits for the answer.
@@ -109,9 +134,16 @@ impl Desk {
     /// A desk for the operator at `address`, with its own threads.
     ///
     /// Must be made on the worker's thread: the waker remembers it.
-    pub(super) fn new(scope: Scope<'_, Epoch>, address: &[usize], crew: &Crew, name: &str, threads: usize) -> Self {
+    pub(super) fn new(
+        scope: Scope<'_, Epoch>,
+        address: &[usize],
+        crew: &Crew,
+        name: &str,
+        threads: usize,
+        urgency: Urgency,
+    ) -> Self {
         let waker = scope.worker().sync_activator_for(address.to_vec());
-        let jobs = crew.hire(name, threads).unwrap_or_else(|e| {
+        let jobs = crew.hire(name, threads, urgency).unwrap_or_else(|e| {
             // Building a dataflow is infallible; a queue that nobody serves is seen at the first job.
             crew.fail(e.doing("starting a compute thread"));
             bounded(1).0

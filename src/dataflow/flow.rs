@@ -15,7 +15,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::progress::frontier::Antichain;
 
 use super::clock::Advance;
-use super::compute::{Crew, Desk};
+use super::compute::{Crew, Desk, Urgency};
 use super::jobs::{Closed, StepJobs};
 use super::operator::{Draws, Item, Kept, Key, ModelAt, Stage, announced};
 use crate::data::{Batch, Epoch};
@@ -110,7 +110,7 @@ pub(super) fn map<'s>(
     let crew = crew.clone();
     op.build(move |caps| {
         drop(caps);
-        let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT);
+        let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT, Urgency::StepsAside);
         let mut waiting: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
@@ -205,7 +205,7 @@ pub(super) fn keyed<'s>(
     let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
     op.build(move |caps| {
         drop(caps);
-        let mut desk = Desk::new(scope, &address, &crew, &name, 1);
+        let mut desk = Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside);
         let mut rows: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
         let mut changes: BTreeMap<Epoch, Vec<(Key, Kept)>> = BTreeMap::new();
         move |frontiers| {
@@ -270,7 +270,7 @@ pub(super) fn train<'s>(
     op.build(move |caps| {
         let home = scope.index() == 0;
         let (mut now, last) = (*iterations.start(), *iterations.end());
-        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1));
+        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1, Urgency::Usual));
         let mut cap = caps.into_iter().next().filter(|_| home && now <= last).map(|c| c.delayed(&Epoch::new(now, 0)));
         let mut telling: Option<Telling> = None;
         move |frontiers| {

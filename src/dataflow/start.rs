@@ -13,7 +13,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::compute::{Crew, Desk, Work};
+use super::compute::{Crew, Desk, Urgency, Work};
 use super::flow::{Flow, Models, batch};
 use super::operator::ModelAt;
 use crate::data::Epoch;
@@ -57,7 +57,7 @@ pub(super) fn start<'s>(
     op.build(move |caps| {
         let mut next = Epoch::new(*iterations.start(), 0);
         let home = scope.index() == 0;
-        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1));
+        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside));
         let mut cap = caps.into_iter().next().filter(|_| home && !iterations.is_empty()).map(|c| c.delayed(&next));
         let mut open: VecDeque<Epoch> = VecDeque::new();
         move |frontiers| {

@@ -50,13 +50,26 @@ pub struct Config {
     pub prefill_chunk: usize,
     /// Bytes for cached keys and values.
     pub kv_memory: u64,
-    /// Threads that compute; rayon's global pool (one per core) if none is given.
-    pub threads: Option<usize>,
+    /// Threads that compute; rayon's global pool (one per core) if none are given. Engines may share them.
+    pub pool: Option<Arc<ThreadPool>>,
+}
+
+impl Config {
+    /// With this many threads of its own, started now, with the priority of whoever calls; `None` changes nothing.
+    ///
+    /// # Errors
+    /// The threads could not be started.
+    pub fn with_threads(self, threads: Option<usize>) -> Result<Self> {
+        let Some(threads) = threads else { return Ok(self) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        let pool = pool.map_err(|e| Error::system(format!("the engine's threads: {e}")))?;
+        Ok(Self { pool: Some(Arc::new(pool)), ..self })
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), threads: None }
+        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), pool: None }
     }
 }
 
@@ -131,20 +144,14 @@ impl Local {
             let (codec, counters) = (codec.clone(), counters.clone());
             move || Scheduler::new(llama.clone(), codec.clone(), counters.clone(), limits)
         };
-        let pool = match config.threads {
-            None => None,
-            Some(n) => {
-                let build = rayon::ThreadPoolBuilder::new().num_threads(n.max(1)).build();
-                Some(build.map_err(|e| Error::system(format!("the engine's threads: {e}")))?)
-            }
-        };
+        let pool = config.pool.clone();
         let first = scheduler()?;
         let (calls, inbox) = unbounded();
         let noted = failure.clone();
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             // Outside of what may panic, so that its callers are answered after the reason is noted.
             let mut open = BTreeMap::new();
-            let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_ref(), &inbox, &mut open));
+            let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_deref(), &inbox, &mut open));
             if let Err(payload) = catch_unwind(work) {
                 let text = payload.downcast_ref::<&str>().map(ToString::to_string);
                 let text = text.or_else(|| payload.downcast_ref::<String>().cloned());

@@ -22,7 +22,7 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Resul
     }
     let model = InferenceModel::load(path, device, dtype)?;
     has_template(&model.name, &model.tokenizer)?;
-    Ok(Arc::new(Sequential::new(model, &config)?))
+    Ok(Arc::new(Sequential::new(model, &config)))
 }
 
 /// Starts the engine of a loaded Llama.

@@ -16,23 +16,17 @@ use crate::model::families::{InferenceModel, Network};
 pub struct Sequential {
     model: InferenceModel,
     kv_memory: u64,
-    pool: Option<rayon::ThreadPool>,
+    pool: Option<Arc<rayon::ThreadPool>>,
     counters: Counters,
     /// Held by whoever uses the device.
     turn: Mutex<()>,
 }
 
 impl Sequential {
-    /// An engine for the model. Of the sizes, `kv_memory` and `threads` count.
-    ///
-    /// # Errors
-    /// The threads could not be started.
-    pub fn new(model: InferenceModel, config: &Config) -> Result<Self> {
-        let build = |n: usize| rayon::ThreadPoolBuilder::new().num_threads(n.max(1)).build();
-        let pool = config.threads.map(build).transpose();
-        let pool = pool.map_err(|e| Error::system(format!("the engine's threads: {e}")))?;
-        let turn = Mutex::default();
-        Ok(Self { model, kv_memory: config.kv_memory, pool, counters: Counters::default(), turn })
+    /// An engine for the model. Of the sizes, `kv_memory` and `pool` count.
+    pub fn new(model: InferenceModel, config: &Config) -> Self {
+        let (pool, turn) = (config.pool.clone(), Mutex::default());
+        Self { model, kv_memory: config.kv_memory, pool, counters: Counters::default(), turn }
     }
 
     fn eos(&self) -> &[u32] {

@@ -302,8 +302,7 @@ impl Run {
         }
         let path = data_path(step, epoch);
         let make = |path: &str, rows: &RecordBatch| {
-            let mut file = ParquetFile::create(&self.dir.join(path), rows.schema_ref())?;
-            file.write(rows)?;
+            let mut file = ParquetFile::of(&self.dir.join(path), rows)?;
             let written = file.close()?;
             Ok::<_, Error>((file, written))
         };

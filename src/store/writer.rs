@@ -1,4 +1,4 @@
-//! Parquet out: zstd, fixed properties and no timestamps, so that the same rows give the same bytes.
+//! Parquet out: fixed properties and no timestamps, so that the same rows give the same bytes.
 
 use std::path::Path;
 
@@ -17,9 +17,13 @@ const CREATED_BY: &str = "reflux version 1";
 /// Rows per row group: bounds the memory of whoever reads the file.
 const ROW_GROUP: usize = 65_536;
 
-fn options() -> ArrowWriterOptions {
+/// Batches of fewer bytes are packed by Snappy: zstd sets up a context of a few hundred kilobytes for each column of a
+/// file, which costs more than a small microbatch itself.
+const SMALL: usize = 256 << 10;
+
+fn options(compression: Compression) -> ArrowWriterOptions {
     let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(compression)
         .set_created_by(CREATED_BY.to_owned())
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_max_row_group_row_count(Some(ROW_GROUP))
@@ -40,8 +44,24 @@ impl ParquetFile {
     /// # Errors
     /// The directory cannot be written.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
-        let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options())?;
+        Self::packed(path, schema, Compression::ZSTD(ZstdLevel::default()))
+    }
+
+    fn packed(path: &Path, schema: &SchemaRef, compression: Compression) -> Result<Self> {
+        let options = options(compression);
+        let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options)?;
         Ok(Self { writer, rows: 0 })
+    }
+
+    /// A file of just these rows, not finished yet.
+    pub(super) fn of(path: &Path, rows: &RecordBatch) -> Result<Self> {
+        // What the rows hold, not what their buffers happen to have room for: the choice must be a function of the rows.
+        let bytes = rows.columns().iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;
+        let small = bytes < SMALL;
+        let codec = if small { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::default()) };
+        let mut file = Self::packed(path, rows.schema_ref(), codec)?;
+        file.write(rows)?;
+        Ok(file)
     }
 
     /// Adds rows. The bytes depend on how the rows are cut into calls, so cut them the same way every time.
@@ -81,7 +101,5 @@ impl ParquetFile {
 /// # Errors
 /// A full disk or a directory that cannot be written; nothing is left behind.
 pub fn write_parquet(path: &Path, rows: &RecordBatch) -> Result<Written> {
-    let mut file = ParquetFile::create(path, rows.schema_ref())?;
-    file.write(rows)?;
-    file.finish()
+    ParquetFile::of(path, rows)?.finish()
 }
