@@ -1,4 +1,11 @@
-//! What is measured: the small world with its oracle, and statistics.
+//! What is measured: the small world with its oracle, win rates, reward modelling, texts, drift, and statistics. Plain
+//! functions over slices, each against a reference.
 
+pub mod alpaca;
+pub mod bootstrap;
+pub mod drift;
 pub mod listworld;
+pub mod reward;
 pub mod statistics;
+pub mod text;
+pub mod win_rate;

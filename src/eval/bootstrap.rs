@@ -1,0 +1,111 @@
+//! Percentile bootstrap intervals over clusters (Efron 1979): the answers to one prompt are drawn together, since they are
+//! not independent of each other.
+
+use rand_chacha::rand_core::Rng;
+use rayon::prelude::*;
+
+use super::statistics::quantile;
+use crate::data::RngKey;
+
+/// How an interval is made.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Bootstrap {
+    /// How often the clusters are drawn anew.
+    pub resamples: u32,
+    /// Share of the resamples that the interval holds.
+    pub confidence: f64,
+    /// The draws depend on this and on the number of clusters only.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    /// 10,000 resamples, 95%.
+    fn default() -> Self {
+        Self { resamples: 10_000, confidence: 0.95, seed: 0 }
+    }
+}
+
+/// A figure with its interval.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Estimate {
+    /// The figure.
+    pub value: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+    /// What the figure is a mean of, counted: comparisons, pairs, prompts.
+    pub n: u64,
+}
+
+impl Estimate {
+    /// A figure without an interval.
+    pub fn exact(value: f64, n: u64) -> Self {
+        Self { value, low: f64::NAN, high: f64::NAN, n }
+    }
+}
+
+/// What one cluster adds to a mean: a sum, and the weight it is divided by.
+pub type Part = (f64, f64);
+
+impl Bootstrap {
+    /// The ratio of the sums over all clusters, e.g. wins over comparisons, with its interval; `None` if the weights are 0.
+    ///
+    /// Resample `b` draws as many clusters as there are, with replacement, by the generator of (seed, b); resamples of weight 0
+    /// have no ratio and are passed over.
+    pub fn ratio(&self, clusters: &[Part]) -> Option<Estimate> {
+        let ratio = |(sum, weight): Part| (weight > 0.).then(|| sum / weight);
+        let add = |a: Part, b: &Part| (a.0 + b.0, a.1 + b.1);
+        let total = clusters.iter().fold((0., 0.), add);
+        let value = ratio(total)?;
+        let resample = |b: u32| {
+            let mut rng = RngKey::new(self.seed, "bootstrap", 0, "", b).rng();
+            let mut draw = || ((u128::from(rng.next_u64()) * clusters.len() as u128) >> 64) as usize;
+            ratio((0..clusters.len()).map(|_| &clusters[draw()]).fold((0., 0.), add))
+        };
+        let mut ratios: Vec<f64> = (0..self.resamples).into_par_iter().filter_map(resample).collect();
+        ratios.sort_by(f64::total_cmp);
+        let tail = (1. - self.confidence) / 2.;
+        let end = |q| quantile(&ratios, q).unwrap_or(f64::NAN);
+        Some(Estimate { value, low: end(tail), high: end(1. - tail), n: total.1.round() as u64 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// scipy draws otherwise; what is left is the Monte Carlo error of a quantile, of which the bounds are five standard errors.
+    #[test]
+    fn intervals_are_scipys() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/goldens/eval/bootstrap.json")).unwrap();
+        let cases = golden.as_array().unwrap();
+        assert!(cases.len() >= 4);
+        for case in cases {
+            let clusters: Vec<Part> = serde_json::from_value(case["clusters"].clone()).unwrap();
+            let confidence = case["confidence"].as_f64().unwrap();
+            let made = Bootstrap { resamples: 40_000, confidence, seed: 3 }.ratio(&clusters).unwrap();
+            let near = |name: &str, got: f64, within: f64| {
+                assert!((got - case[name].as_f64().unwrap()).abs() <= within, "{name} {got} of {case}");
+            };
+            near("value", made.value, 1e-12);
+            near("low", made.low, case["within"].as_f64().unwrap());
+            near("high", made.high, case["within"].as_f64().unwrap());
+            assert!(made.low < made.value && made.value < made.high);
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_depends_on_the_seed_alone() {
+        let clusters: Vec<Part> = (0..40).map(|i| (f64::from(i % 3), 2.)).collect();
+        let by = |seed| Bootstrap { resamples: 500, seed, ..Bootstrap::default() }.ratio(&clusters).unwrap();
+        assert_eq!(by(1), by(1));
+        assert_ne!(by(1), by(2));
+        assert_eq!(by(1).n, 80);
+        assert_eq!(Bootstrap::default().ratio(&[]), None);
+        assert_eq!(Bootstrap::default().ratio(&[(0., 0.)]), None);
+        let sure = Bootstrap::default().ratio(&[(1., 1.), (0., 0.)]).unwrap();
+        assert_eq!((sure.low, sure.high), (1., 1.));
+    }
+}
