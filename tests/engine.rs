@@ -27,6 +27,9 @@ impl Codec for Bytes {
             Ok(text.bytes().map(u32::from).collect())
         }
     }
+    fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
     fn decode(&self, tokens: &[u32]) -> String {
         assert!(self.fatal.is_none_or(|t| !tokens.contains(&t)), "a decoder that panics");
         tokens.iter().map(|&t| char::from(t as u8)).collect()

@@ -125,6 +125,9 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     for used in &references {
         super::print(&used.to_string())?;
     }
+    for line in summary.rescored().lines() {
+        super::print(&line)?;
+    }
     for line in summary.left_out().lines() {
         super::print(&line)?;
     }

@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, UInt32Type};
+use arrow::datatypes::{Field, Float32Type, Float64Type, UInt32Type};
 
 use super::schema::message_fields;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ impl<'a> Columns<'a> {
             Error::user(format!("column `{name}` is missing; there are: {}", have.join(", ")))
         })
     }
-    fn typed<T>(self, name: &str, want: &str, get: impl FnOnce(&'a ArrayRef) -> Option<T>) -> Result<T> {
+    pub(super) fn typed<T>(self, name: &str, want: &str, get: impl FnOnce(&'a ArrayRef) -> Option<T>) -> Result<T> {
         let column = self.column(name)?;
         get(column).ok_or_else(|| Error::user(format!("column `{name}` is {}, expected {want}", column.data_type())))
     }
@@ -65,16 +65,6 @@ impl<'a> Columns<'a> {
             Some(List { list, values: list.values().as_primitive_opt::<Float32Type>()? })
         })
     }
-    /// The outcomes and scores of a column of judgements.
-    pub fn judgements(self, name: &str) -> Result<Judgements<'a>> {
-        self.typed(name, "lists of {text, outcome, score}", |c| {
-            let list = c.as_list_opt::<i32>()?;
-            let items = list.values().as_struct_opt()?;
-            let outcome = items.column_by_name("outcome")?.as_string_opt::<i32>()?;
-            let score = items.column_by_name("score")?.as_primitive_opt::<Float32Type>()?;
-            Some(Judgements { list, outcome, score })
-        })
-    }
     /// A list column of messages, each row as (role, content) pairs.
     pub fn messages(self, name: &str) -> Result<Messages<'a>> {
         self.typed(name, "lists of {role, content}", |c| {
@@ -102,19 +92,6 @@ impl<'a> List<'a, Float32Array> {
     /// The items of one row.
     pub fn row(&self, row: usize) -> &'a [f32] {
         &self.values.values()[span(self.list, row)]
-    }
-}
-
-/// A column of judgements.
-pub struct Judgements<'a> {
-    list: &'a ListArray,
-    outcome: &'a StringArray,
-    score: &'a Float32Array,
-}
-impl<'a> Judgements<'a> {
-    /// The outcome of each judgement of a row, and its score where it has one.
-    pub fn row(&self, row: usize) -> impl Iterator<Item = (&'a str, Option<f32>)> + '_ {
-        span(self.list, row).map(|i| (self.outcome.value(i), self.score.is_valid(i).then(|| self.score.value(i))))
     }
 }
 
@@ -156,18 +133,5 @@ impl List<'_, ()> {
         let role: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().flatten().map(|m| &m.0)));
         let content: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().flatten().map(|m| &m.1)));
         list(offsets(rows), Arc::new(StructArray::new(message_fields(), vec![role, content], None)))
-    }
-    /// A list column of (text, outcome, score) judgements.
-    pub fn of_judgements(rows: &[Vec<(String, String, Option<f32>)>]) -> ArrayRef {
-        let items = || rows.iter().flatten();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(items().map(|j| &j.0))),
-            Arc::new(StringArray::from_iter_values(items().map(|j| &j.1))),
-            Arc::new(Float32Array::from_iter(items().map(|j| j.2))),
-        ];
-        let fields = super::schema::judgement_fields();
-        let item = DataType::Struct(fields.clone());
-        let values = Arc::new(StructArray::new(fields, columns, None));
-        Arc::new(ListArray::new(Arc::new(Field::new_list_field(item, false)), offsets(rows), values, None))
     }
 }

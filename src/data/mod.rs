@@ -5,9 +5,11 @@
 mod batch;
 mod columns;
 mod ids;
+mod judgements;
 mod schema;
 
 pub use batch::{Batch, Epoch};
-pub use columns::{Columns, Judgements, List, Messages};
+pub use columns::{Columns, List, Messages};
 pub use ids::{Id, RngKey, hash_hex};
+pub use judgements::{Judgement, Judgements};
 pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};

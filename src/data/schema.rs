@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema, SchemaRef};
 
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ pub enum Type {
     Floats,
     /// List of `{role, content}`: the conversational form that TRL reads.
     Messages,
-    /// List of `{text, outcome, score}`: what a judge said, sample by sample.
+    /// List of `{text, outcome, score, mass, tokens, logprobs}`: what a judge said, sample by sample.
     Judgements,
 }
 
@@ -52,12 +52,16 @@ impl Type {
 pub fn message_fields() -> Fields {
     vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)].into()
 }
-/// The fields of one judgement; `score` is null unless `outcome` is `score`.
+/// The fields of one judgement; `score` is null unless `outcome` is `score`, `mass` unless the score is an expected one,
+/// `tokens` and `logprobs` unless they were kept.
 pub fn judgement_fields() -> Fields {
     vec![
         Field::new("text", DataType::Utf8, false),
         Field::new("outcome", DataType::Utf8, false),
         Field::new("score", DataType::Float32, true),
+        Field::new("mass", DataType::Float32, true),
+        Field::new("tokens", Type::Tokens.arrow(), true),
+        Field::new("logprobs", Type::Floats.arrow(), true),
     ]
     .into()
 }
@@ -92,11 +96,14 @@ impl Schema {
         let fields: Vec<Field> = self.columns.iter().map(|c| Field::new(c.name, c.kind.arrow(), c.nullable)).collect();
         Arc::new(ArrowSchema::new(fields))
     }
-    /// A batch of this schema from its columns, in order.
+    /// A batch of this schema from its columns, in order. Those at the end that may be null can be left out, and are.
     ///
     /// # Errors
     /// A bug of the caller: a column of another type, length, or with nulls where none may be.
-    pub fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    pub fn batch(&self, mut columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let rows = columns.first().map_or(0, |c| c.len());
+        let absent = self.columns.iter().skip(columns.len()).take_while(|c| c.nullable);
+        columns.extend(absent.map(|c| new_null_array(&c.kind.arrow(), rows)));
         RecordBatch::try_new(self.arrow(), columns).map_err(|e| Error::bug(format!("a `{}` batch: {e}", self.name)))
     }
     /// A batch without rows.
@@ -181,9 +188,13 @@ pub mod named {
             column("response_tokens", Type::Tokens, "token ids of the answer, as sampled; empty for ranked answers"),
             column("logprobs", Type::Floats, "log-probability of each token of the answer, natural, temperature 1"),
             column("model", Type::Text, "hash of the model that wrote the answer; given for ranked answers"),
-            nullable("score", Type::Float, "mean of the readable judgements' scores; null if none was readable"),
-            column("judgements", Type::Judgements, "each judgement: its text, its outcome (score, no_match, ambiguous, out_of_range, truncated, too_long, error), and its score"),
+            nullable("score", Type::Float, "mean of the readable judgements' scores; of a pairwise judge, share of wins on the scale; null if nothing was readable"),
+            column("judgements", Type::Judgements, "each judgement, retries too: its text, its outcome (score, no_match, ambiguous, out_of_range, truncated, too_long, error), its score; for an expected score the mass that lay on the scores; where they are kept its tokens and their log-probabilities"),
             column("judge", Type::Text, "hash of the model that judged, or the rule's name"),
+            nullable("judge_prompt", Type::Text, "the judge's prompt, where judgements keep their tokens"),
+            nullable("score_before", Type::Float, "the score before `rescore` read the judgements again"),
+            nullable("changes", Type::Texts, "what `rescore` made of judgements otherwise than before, e.g. no_match -> score"),
+            nullable("judge_prompt_tokens", Type::Tokens, "token ids of the judge's rendered prompt, where judgements keep theirs"),
         ];
         /// Ranked answers.
         RANKED = "ranked", "one of several answers to a prompt, with its rank among them", [

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
+use super::choice::Chain;
 use super::sampler::{Draw, Scratch, unit};
-use super::{Answer, Codec, Completion, Finish, Message, Request, RowError, Sampling, problem, stop};
+use super::{Answer, Chances, Choice, Codec, Completion, Finish, Message, Request, RowError, Sampling, problem, stop};
 use crate::data::RngKey;
+use crate::error::{Error, Result};
 
 /// A request that means something, with its prompt encoded.
 pub(super) struct Encoded {
@@ -16,9 +18,11 @@ pub(super) struct Encoded {
     pub prompt: Arc<[u32]>,
     pub sampling: Arc<Sampling>,
     pub key: RngKey,
+    /// Instead of an answer: the tokens whose log-probabilities after the prompt are wanted.
+    pub wanted: Option<Arc<[u32]>>,
 }
 
-/// A finished sequence.
+/// A finished sequence; or the tokens that were wanted.
 pub(super) struct Sampled {
     pub tokens: Vec<u32>,
     pub logprobs: Vec<f32>,
@@ -50,7 +54,7 @@ pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [O
         };
         sampling = Some(options.clone());
         match prompt {
-            Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key }),
+            Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key, wanted: None }),
             Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
         }
     }
@@ -95,6 +99,47 @@ pub(super) fn next_token(
         uniform: unit(rng.next_u64()),
     };
     draw.token(scratch)
+}
+
+/// What is wanted of the next token instead of drawing it.
+pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<Sampled, RowError> {
+    let logprobs = super::sampler::logprobs(logits, ids).ok_or_else(not_finite)?;
+    Ok(Sampled { tokens: ids.to_vec(), logprobs, finish: Finish::Stop })
+}
+
+/// The chances of all choices, from a way to run encoded rows.
+pub(super) fn choose(
+    codec: &dyn Codec,
+    choices: &[Choice],
+    run: impl FnOnce(Vec<Encoded>) -> Result<Vec<(usize, std::result::Result<Sampled, RowError>)>>,
+) -> Result<Vec<Chances>> {
+    let chains: Vec<std::result::Result<Chain, RowError>> = choices.iter().map(|c| Chain::new(codec, c)).collect();
+    let mut rows = Vec::new();
+    for chain in chains.iter().flatten() {
+        rows.extend(chain.rows(rows.len()));
+    }
+    let mut done: Vec<Option<std::result::Result<Sampled, RowError>>> = rows.iter().map(|_| None).collect();
+    if !rows.is_empty() {
+        run(rows)?.into_iter().for_each(|(row, result)| done[row] = Some(result));
+    }
+    let mut done = done.into_iter();
+    let chances = |chain: std::result::Result<Chain, RowError>| -> Result<Chances> {
+        let chain = match chain {
+            Ok(chain) => chain,
+            Err(e) => return Ok(Err(e)),
+        };
+        // All of them are taken, so that the next chain finds its own.
+        let nodes: Vec<_> = done.by_ref().take(chain.len()).collect();
+        let mut values = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            match node.ok_or_else(|| Error::bug("the engine left a choice without an answer"))? {
+                Ok(sampled) => values.push(sampled.logprobs),
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        Ok(Ok(chain.chances(&values)))
+    };
+    chains.into_iter().map(chances).collect()
 }
 
 /// Why there is no next token.

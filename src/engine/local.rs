@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::ThreadPool;
 
-use super::answer::{Encoded, completion, encode};
+use super::answer::{self, Encoded, completion, encode};
 use super::kv::{BLOCK, Shape};
 use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Engine, Request, Sampling, Stats};
+use super::{Answer, Cancel, Chances, Choice, Engine, Request, Sampling, Stats};
 use crate::error::{Context, Error, Result};
 use crate::model::{Llama, Message, Model, Tokenizer};
 
@@ -23,6 +23,11 @@ pub trait Codec: Send + Sync {
     /// # Errors
     /// The chat template refused the messages.
     fn encode(&self, messages: &[Message]) -> Result<Vec<u32>>;
+    /// Token ids of text that goes on within an answer. Never special ones.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it.
+    fn encode_more(&self, text: &str) -> Result<Vec<u32>>;
     /// The text of tokens, special ones left out.
     fn decode(&self, tokens: &[u32]) -> String;
     /// Tokens that end an answer.
@@ -32,6 +37,9 @@ pub trait Codec: Send + Sync {
 impl Codec for Tokenizer {
     fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.encode_chat(messages, true)
+    }
+    fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_later(text)
     }
     fn decode(&self, tokens: &[u32]) -> String {
         Tokenizer::decode(self, tokens)
@@ -163,6 +171,14 @@ impl Local {
         Ok(Self { id, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
     }
 
+    /// Hands rows to the thread and waits for what becomes of them.
+    fn call(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<Outcome>> {
+        let (reply, answer) = bounded(1);
+        let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
+        calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
+        answer.recv().map_err(|_| self.gone())?
+    }
+
     fn gone(&self) -> Error {
         let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
@@ -177,11 +193,7 @@ impl Engine for Local {
         let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
             rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
         if !rows.is_empty() {
-            let (reply, answer) = bounded(1);
-            let call = Call { rows, cancel: cancel.clone(), reply };
-            let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
-            calls.send(call).map_err(|_| self.gone())?;
-            for outcome in answer.recv().map_err(|_| self.gone())?? {
+            for outcome in self.call(rows, cancel)? {
                 let row = outcome.owner.1;
                 let Some((prompt, sampling)) = sent.get(&row) else { continue };
                 answers[row] = Some(outcome.result.map(|s| completion(&*self.codec, prompt, sampling, s)));
@@ -191,6 +203,12 @@ impl Engine for Local {
             .into_iter()
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
+    }
+    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+        add(&self.counters.requests, choices.len());
+        answer::choose(&*self.codec, &choices, |rows| {
+            Ok(self.call(rows, cancel)?.into_iter().map(|o| (o.owner.1, o.result)).collect())
+        })
     }
     fn id(&self) -> &str {
         &self.id
@@ -262,8 +280,8 @@ fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, Open>,
     let n = *number;
     *number += 1;
     open.insert(n, Open { cancel: call.cancel, reply: call.reply, left: call.rows.len(), outcomes: Vec::new() });
-    for Encoded { row, prompt, sampling, key } in call.rows {
-        if let Some(outcome) = scheduler.submit(Incoming { owner: (n, row), prompt, sampling, key }) {
+    for Encoded { row, prompt, sampling, key, wanted } in call.rows {
+        if let Some(outcome) = scheduler.submit(Incoming { owner: (n, row), prompt, sampling, key, wanted }) {
             settle(outcome, open);
         }
     }

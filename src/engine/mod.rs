@@ -9,6 +9,7 @@
 //! came, or on the number of threads (DESIGN.md section 4).
 
 mod answer;
+mod choice;
 mod kv;
 mod local;
 mod numeric;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::model::Message;
+pub use choice::{Begun, Chances, Choice};
 pub use local::{Codec, Config, Local};
 pub use open::{open, start};
 pub use scripted::{Script, Scripted, scripted};
@@ -162,6 +164,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// Cancelled, or the engine itself failed.
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>>;
+    /// How likely each answer is to go on with each of a few texts, in the order of the choices; nothing is drawn. As
+    /// [`Engine::generate`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>>;
     /// Hash of the weights, or `script:` and the hash of the script.
     fn id(&self) -> &str;
     /// Counters since the start.

@@ -34,6 +34,16 @@ pub(super) fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Natural log-probabilities of tokens at temperature 1 over the full vocabulary; none if the logits are not finite numbers.
+pub(super) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
+    if sum_of(logits, |x| x * f32x16::ZERO) != 0. {
+        return None;
+    }
+    let top = max(logits);
+    let log_total = sum_of(logits, |x| (x - f32x16::splat(top)).exp()).ln();
+    ids.iter().map(|&id| Some((f64::from(*logits.get(id as usize)?) - f64::from(top) - log_total) as f32)).collect()
+}
+
 impl Draw<'_> {
     /// The token and its natural log-probability at temperature 1 over the full vocabulary; none if the logits are not
     /// finite numbers, or every token is banned.

@@ -33,6 +33,8 @@ pub(super) struct Incoming {
     pub prompt: Arc<[u32]>,
     pub sampling: Arc<Sampling>,
     pub key: RngKey,
+    /// Instead of an answer: tokens whose log-probabilities after the prompt are wanted.
+    pub wanted: Option<Arc<[u32]>>,
 }
 
 /// What became of a request.
@@ -215,12 +217,17 @@ impl Scheduler {
             .flat_map(|(wants, logits)| wants.iter().map(move |&(_, sequence)| (sequence, logits)))
             .collect();
         let (running, eos) = (&self.running, self.codec.eos_ids());
-        let drawn: Vec<(usize, Option<(u32, f32)>)> = jobs
+        type Drawn = std::result::Result<std::result::Result<(u32, f32), Sampled>, RowError>;
+        let drawn: Vec<(usize, Drawn)> = jobs
             .into_par_iter()
             .map_init(Scratch::default, |scratch, (i, logits)| {
                 let s = &running[i];
                 let (prompt, sampling) = (&s.incoming.prompt, &s.incoming.sampling);
-                (i, answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch))
+                if let Some(ids) = &s.incoming.wanted {
+                    return (i, answer::wanted(logits, ids).map(Err));
+                }
+                let token = answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch);
+                (i, token.map(Ok).ok_or_else(answer::not_finite))
             })
             .collect();
         add(&self.counters.generated_tokens, drawn.len());
@@ -230,8 +237,9 @@ impl Scheduler {
                 add(&self.counters.cached_prompt_tokens, s.incoming.prompt.len() - s.computed);
             }
             let result = match drawn {
-                None => Err(answer::not_finite()),
-                Some((token, logprob)) => {
+                Err(e) => Err(e),
+                Ok(Err(wanted)) => Ok(wanted),
+                Ok(Ok((token, logprob))) => {
                     s.tokens.push(token);
                     s.logprobs.push(logprob);
                     match answer::finish(&s.tokens, &s.incoming.sampling, s.limit, &*self.codec) {

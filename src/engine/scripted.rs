@@ -13,18 +13,23 @@
 //! [[answer]]
 //! text = "Write about the number {n}."
 //! ```
+//! A rule's `chances = { "4" = 0.5, "5" = 0.25 }` are what [`Engine::choose`] says of candidates; one that is not there has none.
+//!
 //! Which text is taken, and the numbers `{n}` (0 to 999999) and `{score}` (0 to 5), follow from the request's key.
 //!
 //! A token is a word with the blanks before it, or what blanks end the text; its id is a hash of it modulo `vocab_size`,
 //! and its log-probability a made-up number that depends on the id. The text of a completion is that of its tokens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Completion, Engine, Finish, Request, RowError, Stats, problem, stop};
+use super::{
+    Answer, Cancel, Chances, Choice, Completion, Engine, Finish, Message, Request, RowError, Stats, problem, stop,
+};
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
 
@@ -55,6 +60,8 @@ struct Rule {
     contains: Option<String>,
     starts_with: Option<String>,
     text: Texts,
+    #[serde(default)]
+    chances: BTreeMap<String, f64>,
 }
 
 /// One text, or several to choose from.
@@ -83,6 +90,12 @@ impl Script {
         }
         if script.vocab_size == 0 {
             return Err(bad("vocab_size must be at least 1".into()));
+        }
+        let chances = |r: &Rule| {
+            r.chances.values().all(|p| (0. ..=1.).contains(p)) && r.chances.values().sum::<f64>() <= 1. + 1e-9
+        };
+        if !script.answer.iter().all(chances) {
+            return Err(bad("the chances of a rule are between 0 and 1, and at most 1 together".into()));
         }
         if script.answer.iter().any(|r| r.text.all().is_empty()) {
             return Err(bad("a rule has an empty list of texts".into()));
@@ -121,15 +134,7 @@ impl Scripted {
         if let Some(error) = problem(request) {
             return Err(error);
         }
-        let asked = request.messages.last().map_or("", |m| m.content.as_str());
-        let fits = |r: &&Rule| {
-            r.contains.as_ref().is_none_or(|c| asked.contains(c.as_str()))
-                && r.starts_with.as_ref().is_none_or(|s| asked.starts_with(s.as_str()))
-        };
-        let Some(rule) = self.script.answer.iter().find(fits) else {
-            let message = "no rule of the script fits the prompt; add one without `match`".into();
-            return Err(RowError { code: "no_answer", message });
-        };
+        let rule = self.rule(&request.messages)?;
         // The key is a hash already: its bytes are as random as any made from it.
         let [a, b, c] =
             [0, 8, 16].map(|at| request.key.0[at..at + 8].iter().fold(0u64, |n, &byte| n << 8 | u64::from(byte)));
@@ -161,6 +166,48 @@ impl Scripted {
         Ok(Completion { text, tokens, logprobs, finish, prompt_tokens })
     }
 
+    /// The rule that fits the last message.
+    fn rule(&self, messages: &[Message]) -> std::result::Result<&Rule, RowError> {
+        let asked = messages.last().map_or("", |m| m.content.as_str());
+        let fits = |r: &&Rule| {
+            r.contains.as_ref().is_none_or(|c| asked.contains(c.as_str()))
+                && r.starts_with.as_ref().is_none_or(|s| asked.starts_with(s.as_str()))
+        };
+        self.script.answer.iter().find(fits).ok_or_else(|| {
+            let message = "no rule of the script fits the prompt; add one without `match`".into();
+            RowError { code: "no_answer", message }
+        })
+    }
+
+    fn chances(&self, choice: &Choice) -> Chances {
+        let rule = self.rule(&choice.messages)?;
+        if rule.chances.is_empty() {
+            let message = "the script's rule for the prompt has no `chances`".into();
+            return Err(RowError { code: "no_answer", message });
+        }
+        Ok(choice.candidates.iter().map(|c| rule.chances.get(c).copied().unwrap_or(0.)).collect())
+    }
+
+    /// Waits as long as a call with so many requests takes.
+    fn wait(&self, start: Instant, requests: usize, cancel: &Cancel) -> Result<()> {
+        let ms = self.script.per_call_ms + self.script.per_request_ms * requests as f64;
+        let until = start + Duration::from_secs_f64(ms / 1000.);
+        loop {
+            if cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+        add(&self.counters.requests, requests);
+        add(&self.counters.steps, 1);
+        self.counters.busy(start.elapsed(), 0.);
+        Ok(())
+    }
+
     /// FNV-1a, reduced to the vocabulary.
     fn token(&self, word: &str) -> u32 {
         let hash = word.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
@@ -183,8 +230,6 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 impl Engine for Scripted {
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
         let start = Instant::now();
-        let ms = self.script.per_call_ms + self.script.per_request_ms * requests.len() as f64;
-        let until = start + Duration::from_secs_f64(ms / 1000.);
         let mut answers = Vec::with_capacity(requests.len());
         for (i, request) in requests.iter().enumerate() {
             if i % 256 == 0 && cancel.is_set() {
@@ -192,20 +237,14 @@ impl Engine for Scripted {
             }
             answers.push(self.answer(request));
         }
-        loop {
-            if cancel.is_set() {
-                return Err(Error::cancelled());
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            std::thread::sleep(left.min(NAP));
-        }
-        add(&self.counters.requests, requests.len());
-        add(&self.counters.steps, 1);
-        self.counters.busy(start.elapsed(), 0.);
+        self.wait(start, requests.len(), cancel)?;
         Ok(answers)
+    }
+    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+        let start = Instant::now();
+        let chances = choices.iter().map(|c| self.chances(c)).collect();
+        self.wait(start, choices.len(), cancel)?;
+        Ok(chances)
     }
     fn id(&self) -> &str {
         &self.id

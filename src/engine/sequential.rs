@@ -7,9 +7,12 @@ use std::time::Instant;
 use super::answer::{self, Encoded, Sampled, completion, encode};
 use super::sampler::Scratch;
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Config, Engine, Finish, Request, RowError, Stats};
+use super::{Answer, Cancel, Chances, Choice, Config, Engine, Finish, Request, RowError, Sampling, Stats};
 use crate::error::{Error, Kind, Result};
 use crate::model::families::{InferenceModel, Network};
+
+/// What became of a row.
+type Done = (usize, std::result::Result<Sampled, RowError>);
 
 /// A model of a family that is run but not trained. Callers wait for each other from prompt to prompt; requests of a call
 /// that have the same prompt share its computation where the family allows it.
@@ -55,14 +58,14 @@ impl Sequential {
     }
 
     /// Answers requests that have one prompt.
-    fn answer(&self, requests: Vec<Encoded>, cancel: &Cancel, answers: &mut [Option<Answer>]) -> Result<()> {
+    fn answer(&self, requests: Vec<Encoded>, cancel: &Cancel, done: &mut Vec<Done>) -> Result<()> {
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
             match (self.unfit(&request), self.limit(&request)) {
-                (Some(error), _) => answers[request.row] = Some(Err(error)),
+                (Some(error), _) => done.push((request.row, Err(error))),
                 (None, 0) => {
                     let nothing = Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
-                    answers[request.row] = Some(Ok(self.completion(&request, nothing)));
+                    done.push((request.row, Ok(nothing)));
                 }
                 (None, _) => taken.push(request),
             }
@@ -101,7 +104,7 @@ impl Sequential {
                 }
                 None => self.sample(&request, &mut network, logits, before, &mut scratch),
             };
-            answers[request.row] = Some(result?.map(|s| self.completion(&request, s)));
+            done.push((request.row, result?));
         }
         Ok(())
     }
@@ -117,6 +120,9 @@ impl Sequential {
     ) -> Result<std::result::Result<Sampled, RowError>> {
         let (rng, limit) = (request.key.rng(), self.limit(request));
         let (prompt, sampling) = (&request.prompt, &*request.sampling);
+        if let Some(ids) = &request.wanted {
+            return Ok(answer::wanted(&logits, ids));
+        }
         let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
         loop {
             let drawn = answer::next_token(&logits, sampling, prompt, &tokens, self.eos(), &rng, scratch);
@@ -131,8 +137,28 @@ impl Sequential {
         }
     }
 
-    fn completion(&self, request: &Encoded, done: Sampled) -> super::Completion {
-        completion(&self.model.tokenizer, &request.prompt, &request.sampling, done)
+    /// Runs rows, prompt by prompt.
+    fn run(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<Done>> {
+        let mut done = Vec::with_capacity(rows.len());
+        let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<Encoded>> = BTreeMap::new();
+        for row in rows {
+            by_prompt.entry(row.prompt.clone()).or_default().push(row);
+        }
+        for rows in by_prompt.into_values() {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            let start = Instant::now();
+            let work = || self.answer(rows, cancel, &mut done);
+            let result = match &self.pool {
+                Some(pool) => pool.install(work),
+                None => work(),
+            };
+            result.map_err(|e| if e.kind() == Kind::Cancelled { e } else { e.doing("the model failed") })?;
+            self.counters.busy(start.elapsed(), 0.);
+        }
+        Ok(done)
     }
 }
 
@@ -140,28 +166,21 @@ impl Engine for Sequential {
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
-        let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<Encoded>> = BTreeMap::new();
-        for request in encode(&self.model.tokenizer, requests, &mut answers) {
-            by_prompt.entry(request.prompt.clone()).or_default().push(request);
-        }
-        for requests in by_prompt.into_values() {
-            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if cancel.is_set() {
-                return Err(Error::cancelled());
-            }
-            let start = Instant::now();
-            let work = || self.answer(requests, cancel, &mut answers);
-            let done = match &self.pool {
-                Some(pool) => pool.install(work),
-                None => work(),
-            };
-            done.map_err(|e| if e.kind() == Kind::Cancelled { e } else { e.doing("the model failed") })?;
-            self.counters.busy(start.elapsed(), 0.);
+        let rows = encode(&self.model.tokenizer, requests, &mut answers);
+        let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
+            rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
+        for (row, result) in self.run(rows, cancel)? {
+            let Some((prompt, sampling)) = sent.get(&row) else { continue };
+            answers[row] = Some(result.map(|s| completion(&self.model.tokenizer, prompt, sampling, s)));
         }
         answers
             .into_iter()
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
+    }
+    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+        add(&self.counters.requests, choices.len());
+        answer::choose(&self.model.tokenizer, &choices, |rows| self.run(rows, cancel))
     }
     fn id(&self) -> &str {
         &self.model.hash

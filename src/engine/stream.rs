@@ -199,7 +199,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::engine::{Completion, Finish, Stats};
+    use crate::engine::{Chances, Choice, Completion, Finish, Stats};
 
     /// Answers with the question after a time that is longer for earlier calls, and notes how many requests it holds.
     #[derive(Default)]
@@ -226,6 +226,9 @@ mod tests {
                 Ok(Completion { text, tokens, logprobs, finish: Finish::Stop, prompt_tokens: [].into() })
             };
             Ok(requests.into_iter().map(answer).collect())
+        }
+        fn choose(&self, _: Vec<Choice>, _: &Cancel) -> Result<Vec<Chances>> {
+            Ok(Vec::new())
         }
         fn id(&self) -> &str {
             "slow"

@@ -1,10 +1,11 @@
-//! What is measured: the small world with its oracle, win rates, reward modelling, texts, drift, and statistics. Plain
-//! functions over slices, each against a reference.
+//! What is measured: the small world with its oracle, win rates, ratings from battles, reward modelling, texts, drift, and
+//! statistics. Plain functions over slices, each against a reference.
 
 pub mod alpaca;
 pub mod bootstrap;
 pub mod drift;
 pub mod listworld;
+pub mod ratings;
 pub mod reward;
 pub mod statistics;
 pub mod text;

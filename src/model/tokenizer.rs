@@ -150,6 +150,14 @@ impl Tokenizer {
         self.encode_run(text, true)
     }
 
+    /// As [`Tokenizer::encode_text`], for text that goes on from other tokens: no mark of a text's start is put before it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_text`].
+    pub fn encode_later(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_run(text, false)
+    }
+
     fn encode_run(&self, text: &str, first: bool) -> Result<Vec<u32>> {
         let inner = &self.inner;
         let hf = if first { &inner.first } else { inner.later.as_ref().unwrap_or(&inner.first) };

@@ -1,13 +1,23 @@
-//! `judge`: a model scores every answer several times by a rubric (LLM-as-a-Judge), and the readable scores are averaged.
+//! `judge`: a model scores every answer by a rubric (LLM-as-a-Judge), several times, and the readable scores are averaged.
+//!
+//! With `max_samples` above `samples` the budget is adaptive: a prompt's answers are judged once more, all of them, while the
+//! highest and the lowest mean score are not apart by `z` standard errors of their difference, `s sqrt(1/n_high + 1/n_low)`; s is
+//! the standard deviation of a judgement, pooled over the prompt's answers. A judge that always repeats itself (s = 0) is not
+//! asked again. Whether to go on depends on the prompt's own judgements alone. It is an option because it changes the estimator:
+//! who stops when the difference is large has, on average, a difference that is too large.
 
 use std::collections::BTreeMap;
 
 use super::asking::{self, Asking, Question, Said};
-use super::pairwise::{self, Pair, Pairwise, Verdict};
+use super::expected::Expected;
+use super::judged::{Judged, scored};
+use super::pairwise::{self, Pairwise};
 use super::prelude::*;
 use super::score::{self, Reader};
+use super::tournament;
+use crate::data::Judgement;
 use crate::dataflow::Map;
-use crate::engine::{Engine, Finish, Sampling};
+use crate::engine::{Engine, Sampling};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "judge",
@@ -20,27 +30,52 @@ pub static KIND: Kind<dyn Operator> = Kind {
     parse: |f| {
         let modes = [
             ("sampled", "the judge writes its reasons and a score; the readable scores are averaged"),
-            ("pairwise", "the judge compares the prompt's answers two by two, each pair in both orders; a score is the share of wins, a tie half of one"),
+            ("expected", "the mean of the scores by the probability that the judge gives each; see `reasons`"),
+            ("pairwise", "the judge compares the prompt's answers two by two, in both orders; a score is the share of wins, a tie half of one"),
         ];
-        let pairwise = f.choice("mode", "how answers are scored", &modes, Some("sampled")) == "pairwise";
+        let mode = f.choice("mode", "how answers are scored", &modes, Some("sampled"));
+        let pairwise = mode == "pairwise";
         let about = "judge prompt: a built-in template or a file with {{ prompt }} and {{ response }}; in pairwise mode with {{ prompt }}, \
                      {{ first }} and {{ second }}, and then \"pairwise\" unless given";
         let rubric = Template::field(f, "rubric", about, if pairwise { "pairwise" } else { "additive-5" });
         let reader = Reader::fields(f, if pairwise { pairwise::PATTERN } else { score::PATTERN });
+        let expected = Expected::fields(f, mode == "expected", &reader);
+        let silent = expected.as_ref().is_some_and(Expected::is_silent);
         let about = "judgements of each answer; in pairwise mode of each pair in each order";
-        let samples = f.int("samples", about, Some(if pairwise { 1 } else { 3 }), 1..=1024) as u32;
-        let max_pairs = f.count("max_pairs", "pairwise mode: most pairs of a prompt, each answer as often as another where it can be; 0 for all", Some(0), 0..=1_000_000);
+        let samples = f.int("samples", about, Some(if pairwise || silent { 1 } else { 3 }), 1..=1024) as u32;
+        let about = "judgements of each answer while the prompt's best and worst are undecided; none beyond `samples` unless given";
+        let max_samples = f.optional_int("max_samples", about, 1..=1024).map(|n| n as u32);
+        let z = f.float("z", "standard errors by which the best and the worst mean must differ to be decided", Some(1.96), 0.0..=100.0);
+        let about = "pairwise mode: most pairs of a prompt, each answer as often as another where it can be; 0 for all";
+        let max_pairs = f.count("max_pairs", about, Some(0), 0..=1_000_000);
+        let about = "keeps the token ids and log-probabilities of judgements, and the judge's prompt: what training on them needs";
+        let keep_tokens = f.bool("keep_tokens", about, Some(false));
+        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
+        let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
         if !pairwise && f.given("max_pairs") {
             f.problem("max_pairs", "only pairwise mode has pairs", "set mode = \"pairwise\", or take the key out");
         }
-        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
+        for key in ["max_samples", "z", "keep_tokens"] {
+            if (pairwise || silent) && f.given(key) {
+                f.problem(key, format!("{mode} mode has no samples of a score"), "take the key out");
+            }
+        }
+        if silent && f.given("samples") && samples > 1 {
+            f.problem("samples", "an expected score without reasons is always the same", "take the key out, or set reasons = true");
+        }
+        if max_samples.is_some_and(|most| most < samples) {
+            f.problem("max_samples", "fewer than `samples`", "it is the most judgements of an answer, and `samples` the fewest");
+        }
+        if f.given("z") && max_samples.is_none() {
+            f.problem("z", "nothing is decided without `max_samples`", "give `max_samples`, or take the key out");
+        }
         let (min, max) = (reader.min, reader.max);
         let way = if pairwise {
             let by = Pairwise { template: rubric, pattern: reader.pattern, samples, asking };
-            Way::Pairwise { by, max_pairs: if max_pairs == 0 { usize::MAX } else { max_pairs }, min, max }
+            Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs }, min, max }
         } else {
-            Way::Sampled { rubric, reader, samples, asking }
+            let max_samples = max_samples.unwrap_or(samples).max(samples);
+            Way::Rubric(Rubric { rubric, reader, samples, max_samples, z, asking, expected, keep_tokens })
         };
         Box::new(Judge { way })
     },
@@ -52,17 +87,40 @@ struct Judge {
 
 /// How answers come by their scores.
 enum Way {
-    Sampled { rubric: Template, reader: Reader, samples: u32, asking: Asking },
-    Pairwise { by: Pairwise, max_pairs: usize, min: f32, max: f32 },
+    Rubric(Rubric),
+    Pairwise { by: Pairwise, most: usize, min: f32, max: f32 },
+}
+
+/// What came of one question: its judgements, and the judge's prompt where it is kept.
+type Asked = (Vec<Judgement>, Option<(String, Arc<[u32]>)>);
+
+struct Rubric {
+    rubric: Template,
+    reader: Reader,
+    samples: u32,
+    max_samples: u32,
+    z: f64,
+    asking: Asking,
+    expected: Option<Expected>,
+    keep_tokens: bool,
 }
 
 impl Configured for Judge {
     fn explain(&self) -> String {
-        match &self.way {
-            Way::Sampled { rubric, samples, asking, .. } => {
-                format!("rubric {}, mean of {samples} judgements, {}", rubric.name(), settings::describe(&asking.sampling))
-            }
-            Way::Pairwise { by, .. } => format!("share of wins, {}", by.describe()),
+        let rubric = match &self.way {
+            Way::Pairwise { by, .. } => return format!("share of wins, {}", by.describe()),
+            Way::Rubric(rubric) => rubric,
+        };
+        let name = rubric.rubric.name();
+        let samples = match (rubric.samples, rubric.max_samples) {
+            (n, most) if n == most => n.to_string(),
+            (n, most) => format!("{n} to {most}"),
+        };
+        let drawn = settings::describe(&rubric.asking.sampling);
+        match &rubric.expected {
+            Some(e) if e.is_silent() => format!("rubric {name}, {}", e.describe()),
+            Some(e) => format!("rubric {name}, {}, mean of {samples} judgements, {drawn}", e.describe()),
+            None => format!("rubric {name}, mean of {samples} judgements, {drawn}"),
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -76,157 +134,116 @@ impl Operator for Judge {
     }
 }
 
-/// A judgement as the dataset keeps it: text, outcome, score.
-pub(super) type Judgement = (String, String, Option<f32>);
-
-/// A column that answers which no model of the run sampled (`ranked` rows) lack: they have no tokens, and end by themselves.
-fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
-    let rows = input.num_rows();
-    Ok(match column {
-        "sample" => Arc::new(Columns(input).uint("rank")?.clone()),
-        "finish" => Arc::new(StringArray::from(vec![Finish::Stop.as_str(); rows])),
-        "model" => Arc::new(StringArray::from(vec!["given"; rows])),
-        "prompt_tokens" | "response_tokens" => List::of_tokens(&vec![Vec::new(); rows]),
-        "logprobs" => List::of_floats(&vec![Vec::new(); rows]),
-        other => return Err(Error::user(format!("column `{other}` is missing"))),
-    })
-}
-
-/// The mean of a row's readable judgements.
-pub(super) fn mean(row: &[Judgement]) -> Option<f32> {
-    let scores: Vec<f64> = row.iter().filter_map(|j| j.2).map(f64::from).collect();
-    (!scores.is_empty()).then(|| (scores.iter().sum::<f64>() / scores.len() as f64) as f32)
-}
-
-/// The scores dataset of judged responses; shared with the operators that score by a rule.
-pub(super) fn scored(input: &RecordBatch, scores: Vec<Option<f32>>, judgements: &[Vec<Judgement>], judge: &str) -> Result<RecordBatch> {
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for column in named::SCORES.columns {
-        columns.push(match column.name {
-            "score" => Arc::new(Float32Array::from(scores.clone())),
-            "judgements" => List::of_judgements(judgements),
-            "judge" => Arc::new(StringArray::from(vec![judge; input.num_rows()])),
-            kept => match input.column_by_name(kept) {
-                Some(column) => Arc::clone(column),
-                None => given(input, kept)?,
-            },
-        });
-    }
-    named::SCORES.batch(columns)
-}
-
-/// Why an answer has no score, in a word and in words.
-pub(super) fn unreadable(id: &str, row: &[Judgement]) -> RowError {
-    let outcomes: Vec<&str> = row.iter().map(|j| j.1.as_str()).collect();
-    let code = if row.iter().all(|j| j.1 == row[0].1) { outcomes[0] } else { "no_match" };
-    let message = format!("none of the {} judgements was readable ({}); the answer has no score", row.len(), outcomes.join(", "));
-    RowError::failed(id, code, message)
-}
-
 impl Map for Judge {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let engine = cx.services::<Models>()?.engine(cx)?;
         match &self.way {
-            Way::Sampled { rubric, reader, samples, asking } => sampled(cx, &*engine, input, rubric, reader, *samples, asking),
-            Way::Pairwise { by, max_pairs, min, max } => compared(cx, &*engine, input, by, *max_pairs, *min..=*max),
+            Way::Rubric(rubric) => rubric.judge(cx, &*engine, input),
+            Way::Pairwise { by, most, min, max } => tournament::play(cx, &*engine, input, by, *most, *min..=*max),
         }
     }
 }
 
-fn sampled(
-    cx: &Context<'_>,
-    engine: &dyn Engine,
-    input: &RecordBatch,
-    rubric: &Template,
-    reader: &Reader,
-    samples: u32,
-    asking: &Asking,
-) -> Result<Output> {
-    let columns = Columns(input);
-    let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
-    let render = |i| rubric.render(minijinja::context! { prompt => prompts.value(i), response => responses.value(i) });
-    let texts: Vec<String> = (0..input.num_rows()).map(render).collect::<Result<_>>()?;
-    let question = |i: usize| Question { row: ids.value(i), samples: 0..samples, text: &texts[i] };
-    let questions: Vec<Question<'_>> = (0..input.num_rows()).map(question).collect();
-    let said = asking.ask(cx, engine, &questions, |text, cut| reader.read(text, cut))?;
-    let judgement = |s: &Said| -> Judgement { (s.text().into(), s.outcome.into(), s.value) };
-    let judgements: Vec<Vec<Judgement>> = said.iter().map(|row| row.iter().map(judgement).collect()).collect();
-    let scores: Vec<Option<f32>> = judgements.iter().map(|row| mean(row)).collect();
-    let unscored = (0..scores.len()).filter(|&i| scores[i].is_none());
-    let errors = unscored.map(|i| unreadable(ids.value(i), &judgements[i])).collect();
-    Ok(Output { rows: scored(input, scores, &judgements, engine.id())?, errors })
-}
-
-/// Pairs of `n` answers, by their distance in a circle: the first n have each answer twice, the next n twice more.
-fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    let half = move |d: usize| if 2 * d == n { n / 2 } else { n };
-    (1..=n / 2).flat_map(move |d| (0..half(d)).map(move |i| (i.min((i + d) % n), i.max((i + d) % n))))
-}
-
-fn compared(
-    cx: &Context<'_>,
-    engine: &dyn Engine,
-    input: &RecordBatch,
-    by: &Pairwise,
-    max_pairs: usize,
-    scale: std::ops::RangeInclusive<f32>,
-) -> Result<Output> {
-    let columns = Columns(input);
-    let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
-    let prompt_ids = columns.text("prompt_id")?;
-    // All answers to a prompt are in one microbatch.
-    let mut answers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    (0..input.num_rows()).for_each(|i| answers.entry(prompt_ids.value(i)).or_default().push(i));
-    let of_prompt = |rows: &Vec<usize>| {
-        let rows = rows.clone();
-        pairs(rows.len()).take(max_pairs).map(move |(a, b)| (rows[a], rows[b])).collect::<Vec<_>>()
-    };
-    let met: Vec<(usize, usize)> = answers.values().flat_map(of_prompt).collect();
-    let names: Vec<String> = met.iter().map(|&(a, b)| format!("{} {}", ids.value(a), ids.value(b))).collect();
-    let asked: Vec<Pair<'_>> = std::iter::zip(&names, &met)
-        .map(|(row, &(a, b))| Pair { row, prompt: prompts.value(a), a: responses.value(a), b: responses.value(b) })
-        .collect();
-    let mut judgements: Vec<Vec<Judgement>> = vec![Vec::new(); input.num_rows()];
-    let mut wins: Vec<Vec<f64>> = vec![Vec::new(); input.num_rows()];
-    let span = f64::from(scale.end() - scale.start());
-    let scaled = |share: f64| (f64::from(*scale.start()) + share * span) as f32;
-    for (&(a, b), comparison) in met.iter().zip(by.compare(cx, engine, &asked)?) {
-        for (i, swap) in [(a, false), (b, true)] {
-            let turned = |v: Verdict, swap: bool| if swap { v.swapped() } else { v };
-            wins[i].extend(comparison.verdict.map(|v| turned(v, swap).share()));
-            for (order, shown_second) in comparison.orders.iter().zip([swap, !swap]) {
-                let said = order.said.iter();
-                judgements[i].extend(said.map(|s| (s.text().into(), s.outcome.into(), s.value.map(|v| scaled(turned(v, shown_second).share())))));
+impl Rubric {
+    fn judge(&self, cx: &Context<'_>, engine: &dyn Engine, input: &RecordBatch) -> Result<Output> {
+        let columns = Columns(input);
+        let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
+        let prompt_ids = columns.text("prompt_id")?;
+        let render = |i| self.rubric.render(minijinja::context! { prompt => prompts.value(i), response => responses.value(i) });
+        let texts: Vec<String> = (0..input.num_rows()).map(render).collect::<Result<_>>()?;
+        let judged: Vec<Judged> = match &self.expected {
+            Some(expected) if expected.is_silent() => {
+                expected.silent(cx, engine, &texts)?.into_iter().map(|j| Judged::mean(vec![j])).collect()
             }
-        }
-    }
-    let score = |wins: &Vec<f64>| (!wins.is_empty()).then(|| scaled(wins.iter().sum::<f64>() / wins.len() as f64));
-    let scores: Vec<Option<f32>> = wins.iter().map(score).collect();
-    let error = |i: usize| {
-        let row = &judgements[i];
-        let message = match row.iter().filter(|j| j.2.is_some()).count() {
-            _ if row.is_empty() => return RowError::failed(ids.value(i), "one_answer", "the prompt has one answer, which there is nothing to compare with; ask for more samples"),
-            0 => return unreadable(ids.value(i), row),
-            n => format!("{n} of {} comparisons were readable, but no pair in both orders; the answer has no score", row.len()),
+            _ => {
+                let mut judged = vec![Judged::default(); texts.len()];
+                // All answers to a prompt are in one microbatch.
+                let mut answers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+                (0..texts.len()).for_each(|i| answers.entry(prompt_ids.value(i)).or_default().push(i));
+                let mut open: Vec<Vec<usize>> = answers.into_values().collect();
+                let (mut from, mut to) = (0, self.samples);
+                loop {
+                    let mut rows: Vec<usize> = open.iter().flatten().copied().collect();
+                    rows.sort_unstable();
+                    let question = |&i: &usize| Question { row: ids.value(i), samples: from..to, text: &texts[i] };
+                    let questions: Vec<Question<'_>> = rows.iter().map(question).collect();
+                    let said = self.ask(cx, engine, &questions)?;
+                    for (i, (judgements, prompt)) in rows.into_iter().zip(said) {
+                        judged[i].judgements.extend(judgements);
+                        judged[i].prompt = judged[i].prompt.take().or(prompt);
+                    }
+                    (from, to) = (to, to + 1);
+                    let scores = |i: &usize| judged[*i].judgements.iter().filter_map(|j| j.score).map(f64::from).collect();
+                    open.retain(|rows| to <= self.max_samples && !decided(&rows.iter().map(scores).collect::<Vec<_>>(), self.z));
+                    if open.is_empty() {
+                        break;
+                    }
+                }
+                judged.into_iter().map(|j| Judged { prompt: j.prompt, ..Judged::mean(j.judgements) }).collect()
+            }
         };
-        RowError::failed(ids.value(i), "no_match", message)
-    };
-    let errors = (0..scores.len()).filter(|&i| scores[i].is_none()).map(error).collect();
-    Ok(Output { rows: scored(input, scores, &judgements, engine.id())?, errors })
+        let unscored = judged.iter().enumerate().filter(|(_, j)| j.score.is_none());
+        let errors = unscored.map(|(i, j)| j.unreadable(ids.value(i))).collect();
+        Ok(Output { rows: scored(input, &judged, engine.id())?, errors })
+    }
+
+    /// The judgements of each question, and the judge's prompt where it is kept.
+    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, questions: &[Question<'_>]) -> Result<Vec<Asked>> {
+        let said = self.asking.ask(cx, engine, questions, |text, cut| self.reader.read(text, cut))?;
+        let judgement = |s: &Said| {
+            let answer = s.answer.as_ref().ok().filter(|_| self.keep_tokens);
+            let tokens = answer.map(|a| (a.tokens.clone(), a.logprobs.clone()));
+            Judgement { text: s.text().into(), outcome: s.outcome.into(), score: s.value, mass: None, tokens }
+        };
+        let pairs = std::iter::zip(questions, &said);
+        let mut flat: Vec<(&str, Judgement, &Said)> = pairs.flat_map(|(q, said)| said.iter().map(|s| (q.text, judgement(s), s))).collect();
+        if let Some(expected) = &self.expected {
+            expected.after(cx, engine, &self.reader, &mut flat)?;
+        }
+        let mut flat = flat.into_iter();
+        let row = |(question, said): (&Question<'_>, &Vec<Said>)| {
+            let answer = said.iter().find_map(|s| s.answer.as_ref().ok()).filter(|_| self.keep_tokens);
+            let prompt = answer.map(|a| (question.text.to_owned(), a.prompt_tokens.clone()));
+            (flat.by_ref().take(said.len()).map(|(_, j, _)| j).collect(), prompt)
+        };
+        Ok(std::iter::zip(questions, &said).map(row).collect())
+    }
+}
+
+/// Whether the best and the worst of a prompt's answers are apart by `z` standard errors; see the top of the file.
+fn decided(scores: &[Vec<f64>], z: f64) -> bool {
+    let mean = |s: &Vec<f64>| s.iter().sum::<f64>() / s.len() as f64;
+    let readable: Vec<(f64, &Vec<f64>)> = scores.iter().filter(|s| !s.is_empty()).map(|s| (mean(s), s)).collect();
+    // One answer alone makes no pair, however long it is judged.
+    if scores.len() < 2 {
+        return true;
+    }
+    let degrees: usize = readable.iter().map(|(_, s)| s.len() - 1).sum();
+    let squares: f64 = readable.iter().flat_map(|(m, s)| s.iter().map(move |x| (x - m).powi(2))).sum();
+    let by_mean = |a: &&(f64, &Vec<f64>), b: &&(f64, &Vec<f64>)| a.0.total_cmp(&b.0);
+    let (Some(low), Some(high)) = (readable.iter().min_by(by_mean), readable.iter().max_by(by_mean)) else { return false };
+    if readable.len() < 2 || degrees == 0 {
+        return false;
+    }
+    let error = (squares / degrees as f64 * (1. / low.1.len() as f64 + 1. / high.1.len() as f64)).sqrt();
+    error == 0. || high.0 - low.0 > z * error
 }
 
 #[cfg(test)]
 mod tests {
+    use super::decided;
+
     #[test]
-    fn pairs_meet_once_and_evenly() {
-        for n in 0..9usize {
-            let all: Vec<_> = super::pairs(n).collect();
-            let distinct: std::collections::BTreeSet<_> = all.iter().collect();
-            assert_eq!((all.len(), distinct.len()), (n * n.saturating_sub(1) / 2, n * n.saturating_sub(1) / 2));
-            assert!(all.iter().all(|(a, b)| a < b && *b < n));
-            let mut met = vec![0; n];
-            all.iter().take(n).for_each(|&(a, b)| [a, b].iter().for_each(|&i| met[i] += 1));
-            assert!(n < 3 || met.iter().all(|&m| m == 2), "{n}: {met:?}");
-        }
+    fn best_and_worst_are_decided_by_standard_errors() {
+        // s^2 = (0.5 + 0.5) / 2 = 0.5, error = sqrt(0.5 (1/2 + 1/2)) = 0.7071, difference 2.
+        let scores = [vec![4., 5.], vec![2., 3.]];
+        assert!(decided(&scores, 2.8) && !decided(&scores, 2.9));
+        // An answer in between lends its variance: s^2 = (0.5 + 0.5 + 8) / 3 = 3, error = sqrt(3).
+        let scores = [vec![4., 5.], vec![1.5, 5.5], vec![2., 3.]];
+        assert!(decided(&scores, 1.15) && !decided(&scores, 1.16));
+        assert!(decided(&[vec![3., 3.], vec![3., 3.]], 1.96), "a judge that repeats itself");
+        assert!(!decided(&[vec![3.], vec![5.]], 1.96), "nothing is known of the spread");
+        assert!(!decided(&[vec![], vec![5., 4.]], 1.96), "one is not readable yet");
+        assert!(decided(&[vec![5., 1.]], 1.96), "there is no other");
     }
 }

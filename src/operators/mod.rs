@@ -17,6 +17,8 @@ mod prelude {
 }
 
 mod asking;
+mod expected;
+mod judged;
 mod models;
 mod pairwise;
 mod reference;
@@ -25,6 +27,7 @@ mod score;
 mod settings;
 mod strategies;
 mod template;
+mod tournament;
 mod training;
 
 pub use models::{EngineUse, Models};
@@ -47,6 +50,9 @@ operators! {
     dedup,
     generate,
     judge,
+    rescore,
+    meta_judge,
+    concat,
     oracle,
     select,
     positives,

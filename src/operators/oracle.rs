@@ -1,7 +1,8 @@
 //! `oracle`: scores answers by the rules of the list world. An evaluation: nothing that it says feeds the loop.
 
-use super::judge::{Judgement, mean, scored};
+use super::judged::{Judged, scored};
 use super::prelude::*;
+use crate::data::Judgement;
 use crate::dataflow::Map;
 use crate::eval::listworld::{Request, Verdicts};
 
@@ -42,14 +43,13 @@ impl Map for Oracle {
             let Some(request) = Request::parse(prompts.value(i)) else {
                 let message = format!("`{}` is no request of the list world", prompts.value(i));
                 errors.push(RowError::failed(ids.value(i), "no_request", &message));
-                return vec![(message, "error".into(), None)];
+                return vec![(message, "error".to_owned(), None).into()];
             };
             let verdicts = Verdicts::of(&request, responses.value(i));
             let words = Verdicts::ASPECTS.iter().zip(verdicts.points()).map(|(aspect, yes)| format!("{aspect} {}", if yes { "yes" } else { "no" }));
-            vec![(words.collect::<Vec<_>>().join(", "), "score".into(), Some(f32::from(verdicts.score())))]
+            vec![(words.collect::<Vec<_>>().join(", "), "score".to_owned(), Some(f32::from(verdicts.score()))).into()]
         };
-        let judgements: Vec<Vec<Judgement>> = (0..input.num_rows()).map(&mut judge).collect();
-        let scores = judgements.iter().map(|row| mean(row)).collect();
-        Ok(Output { rows: scored(input, scores, &judgements, "oracle")?, errors })
+        let judged: Vec<Judged> = (0..input.num_rows()).map(|i| Judged::mean(judge(i))).collect();
+        Ok(Output { rows: scored(input, &judged, "oracle")?, errors })
     }
 }

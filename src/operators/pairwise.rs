@@ -14,6 +14,10 @@ use crate::engine::{Engine, Sampling};
 /// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
 pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
 
+/// What the key `pattern` is, where verdicts are read.
+pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting: A, first or 1; \
+                         B, second or 2; C, tie, draw, equal or 0";
+
 /// Which of two is the better.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -135,9 +139,7 @@ impl Pairwise {
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = Template::field(f, "template", about, "pairwise");
-        let about = "regular expression whose first group is the verdict in the judge's own text, the last one counting: A, first or 1; \
-                     B, second or 2; C, tie, draw, equal or 0";
-        let pattern = score::pattern(f, about, PATTERN);
+        let pattern = score::pattern(f, "pattern", ABOUT, PATTERN);
         let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
         let retries = asking::retries(f);
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };

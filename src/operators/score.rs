@@ -75,15 +75,15 @@ pub struct Reader {
 }
 
 /// A regular expression with a group, from `key`.
-pub fn pattern(f: &mut Fields<'_>, about: &'static str, default: &'static str) -> Regex {
-    let text = f.text("pattern", about, Some(default));
+pub fn pattern(f: &mut Fields<'_>, key: &'static str, about: &'static str, default: &'static str) -> Regex {
+    let text = f.text(key, about, Some(default));
     let pattern = Regex::new(&text).unwrap_or_else(|e| {
-        f.problem("pattern", format!("not a regular expression: {e}"), "");
+        f.problem(key, format!("not a regular expression: {e}"), "");
         Regex::new(default).expect("the default pattern is one")
     });
     if pattern.captures_len() < 2 {
         let message = "the pattern has no group, so there is nothing to read";
-        f.problem("pattern", message, "put what is read in parentheses: `Score: ([0-5])`");
+        f.problem(key, message, "put what is read in parentheses: `Score: ([0-5])`");
     }
     pattern
 }
@@ -93,7 +93,7 @@ impl Reader {
     pub fn fields(f: &mut Fields<'_>, default: &'static str) -> Self {
         let about = "regular expression whose first group is the score in the judge's own text; a group named `of` is what the \
                      score is out of, and must be `max`; one named `more` makes it a span, which is ambiguous";
-        let pattern = pattern(f, about, default);
+        let pattern = pattern(f, "pattern", about, default);
         let options = [
             ("agree", "all must be the same, else the judgement is ambiguous"),
             ("last", "the last counts"),

@@ -11,6 +11,7 @@ const FUEL: u64 = 1_000_000;
 const BUILT_IN: &[(&str, &str)] = &[
     ("additive-5", include_str!("templates/additive-5.jinja")),
     ("instruct", include_str!("templates/instruct.jinja")),
+    ("meta-judge", include_str!("templates/meta-judge.jinja")),
     ("pairwise", include_str!("templates/pairwise.jinja")),
 ];
 

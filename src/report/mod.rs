@@ -1,9 +1,11 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
 mod left_out;
+mod rescored;
 mod summary;
 mod tally;
 
 pub use left_out::LeftOut;
+pub use rescored::Rescored;
 pub use summary::Summary;
 pub use tally::{Count, Span, Tally};

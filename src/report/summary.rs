@@ -6,6 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
 use super::left_out::LeftOut;
+use super::rescored::Rescored;
 use super::tally::Tally;
 use crate::data::{Columns, named};
 use crate::dataflow::{Operator, model_name};
@@ -18,6 +19,7 @@ pub struct Summary {
     json: Value,
     table: Vec<Vec<String>>,
     left_out: LeftOut,
+    rescored: Rescored,
 }
 
 /// A figure of a step in an iteration: column name, value, decimals shown.
@@ -84,6 +86,7 @@ impl Summary {
             table.push(cells);
         }
         let left_out = LeftOut::of(run)?;
+        let rescored = Rescored::of(plan, run)?;
         let models: Vec<Value> = run
             .models()
             .iter()
@@ -93,14 +96,18 @@ impl Summary {
             .collect();
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
-            "left_out": left_out.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
+            "left_out": left_out.json(), "rescored": rescored.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
         });
-        Ok(Self { json, table, left_out })
+        Ok(Self { json, table, left_out, rescored })
     }
 
     /// As `summary.json`.
     pub fn json(&self) -> &Value {
         &self.json
+    }
+    /// What was read otherwise than before.
+    pub fn rescored(&self) -> &Rescored {
+        &self.rescored
     }
     /// What was left out.
     pub fn left_out(&self) -> &LeftOut {

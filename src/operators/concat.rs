@@ -1,0 +1,83 @@
+//! `concat`: the rows of two steps as one, microbatch by microbatch: pairs of answers and judge pairs, for a training on both.
+
+use super::prelude::*;
+use crate::dataflow::Map;
+use arrow::compute::concat_batches;
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "concat",
+    about: "puts the rows of another step after those of the first, microbatch by microbatch",
+    shape: Shape::Map,
+    model: NeedsModel::No,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.both]\nop = \"concat\"\nfrom = \"pairs\"\nwith = \"judge_pairs\"\nmax_share = 0.15\n",
+    parse: |f| {
+        let with = f.step_beside("with", "the step whose rows follow; it goes by the same microbatches");
+        if with.is_none() {
+            f.problem("with", "there is nothing to put the rows together with", "name the other step: with = \"judge_pairs\"");
+        }
+        let about = "largest share of a microbatch's rows that may be the other step's; those beyond are left out, the last ones first";
+        Box::new(Concat { with: with.unwrap_or_default(), max_share: f.float("max_share", about, Some(1.), 0.0..=1.0) })
+    },
+};
+
+struct Concat {
+    with: String,
+    max_share: f64,
+}
+
+impl Configured for Concat {
+    fn explain(&self) -> String {
+        let share = if self.max_share < 1. { format!(", at most {} % of the rows", 100. * self.max_share) } else { String::new() };
+        format!("then the rows of {}{share}", self.with)
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let Some(first) = inputs.first() else { return Ok(&named::PAIRS) };
+        let other = inputs.iter().filter(|p| p.key == "with").filter(|p| p.schema.name != first.schema.name);
+        let problem = |p: &Port<'_>| format!("`{}` gives `{}` rows, `{}` gives `{}`: only rows of one kind go together", first.step, first.schema.name, p.step, p.schema.name);
+        let problems: Vec<String> = other.map(problem).collect();
+        if problems.is_empty() { Ok(first.schema) } else { Err(problems) }
+    }
+}
+impl Operator for Concat {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Map(self)
+    }
+}
+
+/// How many rows may join `own` rows.
+fn room(own: usize, max_share: f64) -> usize {
+    if max_share >= 1. {
+        return usize::MAX;
+    }
+    // A sum of floats just short of a whole row is that row.
+    (own as f64 * max_share / (1. - max_share) + 1e-9).floor() as usize
+}
+
+impl Map for Concat {
+    fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
+        let Some(other) = cx.beside(&self.with)? else { return Ok(input.clone().into()) };
+        let taken = other.num_rows().min(room(input.num_rows(), self.max_share));
+        let mut errors = Vec::new();
+        for i in taken..other.num_rows() {
+            let name = other.column_by_name("prompt_id").map(|_| Columns(&other).text("prompt_id")).transpose()?;
+            let row = name.map_or_else(|| format!("{}.{i}", cx.epoch.microbatch), |ids| ids.value(i).to_owned());
+            let message = format!("`{}` may be at most {} of the rows", self.with, self.max_share);
+            errors.push(RowError::dropped(row, "over_share", message));
+        }
+        let rows = concat_batches(&cx.step.schema.arrow(), [input, &other.slice(0, taken)])?;
+        Ok(Output { rows, errors })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    #[test]
+    fn shares() {
+        assert_eq!((room(17, 0.15), room(16, 0.15), room(10, 0.5), room(10, 0.), room(0, 0.5)), (3, 2, 10, 0, 0));
+        assert_eq!(room(0, 1.), usize::MAX);
+    }
+}
