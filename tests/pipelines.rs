@@ -64,6 +64,27 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .map(ToString::to_string)
         .chain([script()])
         .collect(),
+        "meta-judge" => [
+            "pipeline.iterations=1",
+            "model.m0.init=pipelines/listworld/model",
+            "step.ift.limit=12",
+            "step.eft.limit=4",
+            "step.m1.max_length=250",
+            "step.m1.epochs=1",
+            "step.prompts.per_iteration=8",
+            "step.prompts.model=script",
+            "step.prompts.reject.rouge_l=1.0",
+            "step.responses.samples=2",
+            "step.responses.sampling.max_tokens=6",
+            "step.scores.model=script",
+            "step.judgements.model=script",
+            "step.both.max_share=1.0",
+            "step.dpo.epochs=1",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
         "listworld-pretrain" => vec!["step.corpus.rows=400".into()],
         // A random model of the small world's shape stands for SmolLM2: it knows no word of the data, but runs.
         "smollm2" => [

@@ -85,12 +85,14 @@ pub(super) fn batch(rows: RecordBatch, epoch: Epoch) -> Batch {
     Batch::new(rows, u64::from(epoch.microbatch))
 }
 
-/// A microbatch map. `sides` are inputs that it reads whole from the run directory, once they are complete.
+/// A microbatch map. `sides` are inputs that it reads whole from the run directory, once they are complete; `beside` are those
+/// whose same microbatch it reads from there.
 pub(super) fn map<'s>(
     scope: Scope<'s, Epoch>,
     input: Flow<'s>,
     models: Models<'s>,
     sides: Vec<Flow<'s>>,
+    beside: Vec<Flow<'s>>,
     jobs: StepJobs,
     crew: &Crew,
 ) -> Flow<'s> {
@@ -104,8 +106,9 @@ pub(super) fn map<'s>(
     let (mut known, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let first_side = 1 + usize::from(feed.is_some());
+    let first_beside = first_side + sides.len();
     let mut sides: Vec<_> =
-        sides.into_iter().map(|s| op.new_input_connection(s, Pipeline, std::iter::empty())).collect();
+        sides.into_iter().chain(beside).map(|s| op.new_input_connection(s, Pipeline, std::iter::empty())).collect();
     let address = op.operator_info().address.to_vec();
     let crew = crew.clone();
     op.build(move |caps| {
@@ -123,8 +126,10 @@ pub(super) fn map<'s>(
             for side in &mut sides {
                 side.for_each(|_, _| {});
             }
-            if frontiers[first_side..].iter().all(|f| !f.less_than(&Epoch::new(1, 0))) {
-                let ready: Vec<Epoch> = waiting.keys().copied().filter(|e| known.at(e.iteration).is_some()).collect();
+            if frontiers[first_side..first_beside].iter().all(|f| !f.less_than(&Epoch::new(1, 0))) {
+                let there = |e: &Epoch| frontiers[first_beside..].iter().all(|f| !f.less_equal(e));
+                let ready = waiting.keys().copied().filter(|e| known.at(e.iteration).is_some() && there(e));
+                let ready: Vec<Epoch> = ready.collect();
                 for epoch in ready {
                     if let (Some((cap, batch)), Some(model)) = (waiting.remove(&epoch), known.at(epoch.iteration)) {
                         desk.submit(cap, jobs.map(epoch, batch.rows, model));

@@ -122,11 +122,11 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                 } else {
                     input
                 };
+                let beside = step.inputs.iter().filter(|i| !i.whole && i.key != "from");
+                let beside = beside.map(|i| flows[i.step.as_str()].clone()).collect();
                 if step.kind.shape == Shape::Map {
-                    map(scope, input, models(), whole().collect(), jobs, crew)
+                    map(scope, input, models(), whole().collect(), beside, jobs, crew)
                 } else {
-                    let beside = step.inputs.iter().filter(|i| !i.whole && i.key != "from");
-                    let beside = beside.map(|i| flows[i.step.as_str()].clone()).collect();
                     keyed(scope, input, beside, jobs, crew)
                 }
             }

@@ -97,6 +97,9 @@ per_call_ms = {per_call_ms}
 match = "You write tasks"
 text = ["Name {{n}} things that float on water", "Explain how {{n}} birds find their way home", "List {{n}} uses of an old coat"]
 [[answer]]
+match = "You compare two judgements"
+text = ["Both are short.\n[[A]]", "The second says more.\n[[B]]", "I see no difference.\n[[C]]"]
+[[answer]]
 match = "You grade an AI"
 text = ["It is relevant and clear.\nScore: {{score}}", "It misses the point.\nScore: {{score}}", "I would rather not say."]
 [[answer]]
