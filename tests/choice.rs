@@ -22,7 +22,7 @@ struct Golden {
 
 fn engine(folder: &str) -> Arc<dyn Engine> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
-    let config = Config { kv_memory: 64 << 20, threads: Some(1), ..Config::default() };
+    let config = Config { kv_memory: 64 << 20, ..Config::default() }.with_threads(Some(1)).unwrap();
     open(&dir, &Device::Cpu, DType::F32, config).unwrap()
 }
 
