@@ -10,6 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Arr
 use common::{How, run};
 use reflux::data::{Columns, Judgement, List, named};
 use reflux::model::Tokenizer;
+use reflux::report::Rescored;
 use reflux::store::{Run, write_parquet};
 
 /// Answers to judge: prompt, answer.
@@ -200,13 +201,13 @@ fn old_judgements_are_read_again_without_judging() {
     let answers = rows(&[("p", "odd"), ("p", "twice"), ("p", "plain")]);
     let (old, _) = judge_by(temp.path(), &answers, &format!("script = {script:?}"), "samples = 2\nretries = 0\n");
     assert_eq!(scores(&old), [None, None, Some(1.)]);
-    let again = |keys: &str, name: &str| {
-        let text = format!(
+    let again_text = |keys: &str| {
+        format!(
             "[pipeline]\nname = \"again\"\n[step.old]\nop = \"read\"\ndataset = {:?}\nschema = \"scores\"\n[step.new]\nop = \"rescore\"\nfrom = \"old\"\n{keys}\n",
             temp.path().join("run/data/scores")
-        );
-        made(&temp.path().join(name), &text, "new")
+        )
     };
+    let again = |keys: &str, name: &str| made(&temp.path().join(name), &again_text(keys), "new");
     let (new, left_out) = again("pattern = '(?:Score|Points): (\\d)'\nseveral = \"last\"\n", "last");
     assert_eq!(scores(&new), [Some(4.), Some(3.), Some(1.)]);
     assert!(left_out.is_empty());
@@ -218,6 +219,10 @@ fn old_judgements_are_read_again_without_judging() {
         (change(0), change(1), change(2)),
         (vec!["no_match -> score".to_owned(); 2], vec!["ambiguous -> score".to_owned(); 2], Vec::new())
     );
+    let plan = common::plan(&again_text("pattern = '(?:Score|Points): (\\d)'\nseveral = \"last\"\n"));
+    let rescored = Rescored::of(&plan, &Run::open(&temp.path().join("last")).unwrap()).unwrap();
+    let line = "new: 4 of 6 judgements read otherwise than before (ambiguous -> score 2, no_match -> score 2)";
+    assert_eq!(rescored.lines(), [line]);
     // Another scale: what was a score is none.
     let (new, left_out) = again("max = 0.5\n", "scale");
     assert_eq!(scores(&new), [None; 3]);
@@ -374,4 +379,96 @@ fn judgements_without_tokens_are_told_apart() {
     );
     let (rows, left_out) = made(&temp.path().join("run"), &text, "judgements");
     assert_eq!((rows.num_rows(), left_out["answer 0"].as_str()), (0, "no_tokens"));
+}
+
+#[test]
+fn a_rubric_of_ones_own_has_its_scale_and_its_faults_are_found_before_the_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let (rubric, script) = (temp.path().join("rubric.jinja"), temp.path().join("script.toml"));
+    std::fs::write(&rubric, "Rate {{ response }} as an answer to {{ prompt }}.\n").unwrap();
+    std::fs::write(&script, "[[answer]]\nmatch = \"Rate bad\"\ntext = \"Rating: 0\"\n[[answer]]\nmatch = \"Rate\"\ntext = \"Rating: 9/10\"\n").unwrap();
+    let keys = format!(
+        "rubric = {rubric:?}\npattern = 'Rating: (\\d+)(?:/(?P<of>\\d+))?'\nmin = 1.0\nmax = 10.0\nretries = 0\n"
+    );
+    let (rows, left_out) =
+        judge_by(temp.path(), &self::rows(&[("p", "good"), ("p", "bad")]), &format!("script = {script:?}"), &keys);
+    assert_eq!((scores(&rows), left_out["answer 1"].as_str()), (vec![Some(9.), None], "out_of_range"));
+    let faults = |keys: &str, rubric: &str| {
+        std::fs::write(temp.path().join("rubric.jinja"), rubric).unwrap();
+        let text = format!(
+            "[pipeline]\nname = \"f\"\n[model.judge]\nscript = {script:?}\n[step.responses]\nop = \"read\"\ndataset = {:?}\nschema = \"responses\"\n\
+             [step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"judge\"\nrubric = {:?}\n{keys}\n",
+            temp.path().join("responses.parquet"),
+            temp.path().join("rubric.jinja")
+        );
+        match reflux::pipeline::parse_str("f.toml", &text, &[], reflux::operators::ALL) {
+            Ok(_) => String::new(),
+            Err(faults) => faults.render(false),
+        }
+    };
+    assert!(faults("", "{{ answer }} {{ prompt }}").contains("asks for answer"));
+    assert!(faults("mode = \"pairwise\"", "{{ prompt }} {{ response }}").contains("asks for response"));
+    for (keys, problem) in [
+        ("min = 6.0", "must be greater"),
+        ("max_samples = 2", "fewer than `samples`"),
+        ("z = 2.0", "without `max_samples`"),
+        ("max_pairs = 2", "only pairwise mode"),
+        ("min_mass = 0.1", "only expected scores"),
+        ("mode = \"expected\"\nsamples = 3", "always the same"),
+        ("mode = \"expected\"\nmax = 4.5", "whole numbers"),
+        ("pattern = \"Score\"", "has no group"),
+    ] {
+        let said = faults(keys, "{{ prompt }} {{ response }}");
+        assert!(said.contains(problem), "{keys}: {said}");
+    }
+    assert_eq!(faults("max_samples = 9\nz = 2.0", "{{ prompt }} {{ response }}"), "");
+}
+
+#[test]
+fn a_model_of_whole_words_has_its_scores_expected_after_its_reasons() {
+    let temp = tempfile::tempdir().unwrap();
+    let answers = rows(&[
+        ("list three animals", "cat dog cow"),
+        ("list two fruits", "apple apple"),
+        ("list two fruits", "cat"),
+        ("list four colours", "red red red"),
+    ]);
+    let judge = |name: &str, mode: &str| {
+        format!(
+            "[step.{name}]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"m1\"\nrubric = \"pipelines/listworld/judge.jinja\"\n\
+             pattern = \"yes ([0-5])\"\nseveral = \"first\"\nsampling = {{ temperature = 0.0, max_tokens = 20 }}\nsamples = 1\n{mode}\n"
+        )
+    };
+    let text = format!(
+        "[pipeline]\nname = \"w\"\nseed = 1\n[model.m0]\npath = \"pipelines/listworld/m0\"\n\
+         [step.eft]\nop = \"listworld\"\ndata = \"eft\"\nrows = 300\n\
+         [step.m1]\nop = \"sft\"\nfrom = \"eft\"\nmodel = \"m0\"\nrubric = \"pipelines/listworld/judge.jinja\"\nepochs = 2\nbatch_tokens = 512\nlearning_rate = 1e-3\n\
+         [step.responses]\nop = \"read\"\ndataset = {:?}\nschema = \"responses\"\n{}{}",
+        responses(temp.path(), &answers),
+        judge("sampled", "keep_tokens = true"),
+        judge("expected", "mode = \"expected\"\nreasons = true"),
+    );
+    let (sampled, _) = made(&temp.path().join("run"), &text, "sampled");
+    let run = Run::open(&temp.path().join("run")).unwrap();
+    let expected = run.read_step("expected", None).unwrap().unwrap();
+    let mut compared = 0;
+    for (s, e) in std::iter::zip(said(&sampled), said(&expected)) {
+        assert_eq!(s[0].text, e[0].text);
+        let Some(score) = s[0].score else { continue };
+        // What the judge's own score was sampled with is a part of the mass, and bounds the mean. Tokens are words here.
+        let words: Vec<&str> = s[0].text.split(' ').collect();
+        let place = (1..words.len())
+            .find(|&i| words[i - 1] == "yes" && words[i].parse::<f64>().is_ok_and(|n| n <= 5.))
+            .unwrap();
+        let own = f64::from(s[0].tokens.as_ref().unwrap().1[place]).exp();
+        let (score, mean, mass) = (f64::from(score), f64::from(e[0].score.unwrap()), f64::from(e[0].mass.unwrap()));
+        let near = 1e-4;
+        assert!(own <= mass + near && mass <= 1. + near, "{own} {mass}");
+        assert!(
+            mean * mass >= own * score - near && mean * mass <= own * score + 5. * (mass - own) + near,
+            "{own}: {mean} {mass}"
+        );
+        compared += 1;
+    }
+    assert!(compared >= 2, "{:?}", said(&sampled));
 }

@@ -37,7 +37,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let pairwise = mode == "pairwise";
         let about = "judge prompt: a built-in template or a file with {{ prompt }} and {{ response }}; in pairwise mode with {{ prompt }}, \
                      {{ first }} and {{ second }}, and then \"pairwise\" unless given";
-        let rubric = Template::field(f, "rubric", about, if pairwise { "pairwise" } else { "additive-5" });
+        let (default, variables): (_, &[&str]) =
+            if pairwise { ("pairwise", &pairwise::VARIABLES) } else { ("additive-5", &["prompt", "response"]) };
+        let rubric = Template::field_of(f, "rubric", about, default, variables);
         let reader = Reader::fields(f, if pairwise { pairwise::PATTERN } else { score::PATTERN });
         let expected = Expected::fields(f, mode == "expected", &reader);
         let silent = expected.as_ref().is_some_and(Expected::is_silent);

@@ -32,7 +32,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"policy\"\nsamples = 11\nkeep_tokens = true\n\n[step.judgements]\nop = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"policy\"\n\n[step.judge_pairs]\nop = \"select\"\nfrom = \"judgements\"\n",
     parse: |f| {
         let about = "the meta-judge's prompt: a built-in template or a file with {{ prompt }} (the judge's), {{ first }} and {{ second }} (judgements)";
-        let template = Template::field(f, "template", about, "meta-judge");
+        let template = Template::field_of(f, "template", about, "meta-judge", &pairwise::VARIABLES);
         let pattern = score::pattern(f, "pattern", pairwise::ABOUT, pairwise::PATTERN);
         let samples = f.int("samples", "comparisons of each pair of judgements in each order", Some(1), 1..=1024) as u32;
         let strip = f.bool("strip_score", "takes the scores out of the judgements before they are compared, so that they are judged by their reasons", Some(true));

@@ -14,6 +14,9 @@ use crate::engine::{Engine, Sampling};
 /// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
 pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
 
+/// What a template of comparisons is given.
+pub const VARIABLES: [&str; 3] = ["prompt", "first", "second"];
+
 /// What the key `pattern` is, where verdicts are read.
 pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting: A, first or 1; \
                          B, second or 2; C, tie, draw, equal or 0";
@@ -138,7 +141,7 @@ impl Pairwise {
     #[allow(dead_code, reason = "for operators that compare two models' answers")]
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
-        let template = Template::field(f, "template", about, "pairwise");
+        let template = Template::field_of(f, "template", about, "pairwise", &VARIABLES);
         let pattern = score::pattern(f, "pattern", ABOUT, PATTERN);
         let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
         let retries = asking::retries(f);

@@ -31,6 +31,25 @@ impl Template {
         })
     }
 
+    /// As [`Template::field`], for a template that is given just these variables: one that asks for others is a fault of the file.
+    pub fn field_of(
+        fields: &mut Fields<'_>,
+        key: &'static str,
+        about: &'static str,
+        default: &'static str,
+        variables: &[&str],
+    ) -> Self {
+        let template = Self::field(fields, key, about, default);
+        let used = template.env.get_template("it").map(|t| t.undeclared_variables(false)).unwrap_or_default();
+        let mut unknown: Vec<String> = used.into_iter().filter(|v| !variables.contains(&v.as_str())).collect();
+        unknown.sort_unstable();
+        if !unknown.is_empty() {
+            let message = format!("template `{}` asks for {}", template.name, unknown.join(", "));
+            fields.problem(key, message, format!("what it is given is {}", variables.join(", ")));
+        }
+        template
+    }
+
     fn empty() -> Self {
         Self { name: String::new(), env: Environment::empty() }
     }
