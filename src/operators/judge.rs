@@ -13,7 +13,7 @@ use super::expected::Expected;
 use super::judged::{Judged, scored};
 use super::pairwise::{self, Pairwise};
 use super::prelude::*;
-use super::score::{self, Reader};
+use super::score::Reader;
 use super::tournament;
 use crate::data::Judgement;
 use crate::dataflow::Map;
@@ -40,7 +40,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let (default, variables): (_, &[&str]) =
             if pairwise { ("pairwise", &pairwise::VARIABLES) } else { ("additive-5", &["prompt", "response"]) };
         let rubric = Template::field_of(f, "rubric", about, default, variables);
-        let reader = Reader::fields(f, if pairwise { pairwise::PATTERN } else { score::PATTERN });
+        let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
         let expected = Expected::fields(f, mode == "expected", &reader);
         let silent = expected.as_ref().is_some_and(Expected::is_silent);
         let about = "judgements of each answer; in pairwise mode of each pair in each order";

@@ -18,7 +18,8 @@ pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
 pub const VARIABLES: [&str; 3] = ["prompt", "first", "second"];
 
 /// What the key `pattern` is, where verdicts are read.
-pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting: A, first or 1; \
+pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting; \"verdict\" is the built-in \
+                         one, [[A]], [[B]] or [[C]]: A, first or 1; \
                          B, second or 2; C, tie, draw, equal or 0";
 
 /// Which of two is the better.
@@ -142,7 +143,7 @@ impl Pairwise {
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = Template::field_of(f, "template", about, "pairwise", &VARIABLES);
-        let pattern = score::pattern(f, "pattern", ABOUT, PATTERN);
+        let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
         let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
         let retries = asking::retries(f);
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };

@@ -5,7 +5,7 @@
 
 use super::judged::Judged;
 use super::prelude::*;
-use super::score::{self, Outcome, Reader};
+use super::score::{Outcome, Reader};
 use crate::data::Judgement;
 use crate::dataflow::Map;
 use arrow::array::{StringBuilder, new_null_array};
@@ -19,7 +19,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     min_inputs: 1,
     max_inputs: 1,
     example: "[step.old]\nop = \"read\"\ndataset = \"runs/first/data/scores\"\n\n[step.scores]\nop = \"rescore\"\nfrom = \"old\"\npattern = \"points: ([0-5])\"\n",
-    parse: |f| Box::new(Rescore { reader: Reader::fields(f, score::PATTERN) }),
+    parse: |f| Box::new(Rescore { reader: Reader::fields(f, "score") }),
 };
 
 struct Rescore {
@@ -28,8 +28,7 @@ struct Rescore {
 
 impl Configured for Rescore {
     fn explain(&self) -> String {
-        let (pattern, min, max) = (&self.reader.pattern, self.reader.min, self.reader.max);
-        format!("judgements read again by {pattern} on a scale from {min} to {max}; `changes` says what came out otherwise")
+        format!("judgements read again on a scale from {} to {}; `changes` says what came out otherwise", self.reader.min, self.reader.max)
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["response_id", "response_tokens", "score", "judgements", "judge"], "scores with their judgements")?;

@@ -74,12 +74,16 @@ pub struct Reader {
     several: Several,
 }
 
-/// A regular expression with a group, from `key`.
+/// Patterns that have a name, which stands for them in a pipeline file: none of the names has a group, so none is a pattern itself.
+const NAMED: [(&str, &str); 2] = [("score", PATTERN), ("verdict", super::pairwise::PATTERN)];
+
+/// A regular expression with a group, from `key`; `default` is the name of one.
 pub fn pattern(f: &mut Fields<'_>, key: &'static str, about: &'static str, default: &'static str) -> Regex {
     let text = f.text(key, about, Some(default));
-    let pattern = Regex::new(&text).unwrap_or_else(|e| {
+    let text = NAMED.iter().find(|(name, _)| *name == text).map_or(text.as_str(), |(_, pattern)| pattern);
+    let pattern = Regex::new(text).unwrap_or_else(|e| {
         f.problem(key, format!("not a regular expression: {e}"), "");
-        Regex::new(default).expect("the default pattern is one")
+        Regex::new(PATTERN).expect("the built-in pattern is one")
     });
     if pattern.captures_len() < 2 {
         let message = "the pattern has no group, so there is nothing to read";
@@ -89,9 +93,10 @@ pub fn pattern(f: &mut Fields<'_>, key: &'static str, about: &'static str, defau
 }
 
 impl Reader {
-    /// The keys `pattern`, `several`, `min` and `max`; `default` is the pattern if none is given.
+    /// The keys `pattern`, `several`, `min` and `max`; `default` names the pattern if none is given.
     pub fn fields(f: &mut Fields<'_>, default: &'static str) -> Self {
-        let about = "regular expression whose first group is the score in the judge's own text; a group named `of` is what the \
+        let about = "regular expression whose first group is the score in the judge's own text; \"score\" is the built-in one, which knows \
+                     \"Score: 4\", \"**Score:** 4/5\" and the like; a group named `of` is what the \
                      score is out of, and must be `max`; one named `more` makes it a span, which is ambiguous";
         let pattern = pattern(f, "pattern", about, default);
         let options = [
