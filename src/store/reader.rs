@@ -216,7 +216,8 @@ mod tests {
         let size = super::super::write_parquet(&path, &rows).unwrap().bytes;
         let honest = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
         assert_eq!(plausible(&honest, size), Ok(()));
-        assert!(plausible(&honest, size / 4).unwrap_err().contains("outside of the file"));
+        // A file cut within its first column.
+        assert!(plausible(&honest, 8).unwrap_err().contains("outside of the file"));
         let forged = |rows: i64, group_rows: i64, length: i64| {
             let old = honest.file_metadata();
             let file = FileMetaData::new(1, rows, None, None, old.schema_descr_ptr(), None);
