@@ -28,6 +28,14 @@ fn run(file: &str, runs: &Path, set: &[String]) -> String {
 fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
     let script = || format!("model.script.script={:?}", common::script(temp, 0));
     let keys: Vec<String> = match name {
+        "listworld-study" => small("quickstart", temp)?
+            .into_iter()
+            .chain([
+                "study.seeds=[3, 4]".into(),
+                "study.variants={ recipe = \"\", bare = \"step.dpo.replay_weight = 0\\nstep.dpo.nll_weight = 0\" }"
+                    .into(),
+            ])
+            .collect(),
         "quickstart" => [
             "step.ift.rows=32",
             "step.eft.rows=32",
@@ -124,7 +132,10 @@ fn every_pipeline_runs() {
         let temp = tempfile::tempdir().unwrap();
         let set = small(name, temp.path()).unwrap_or_else(|| panic!("{name}.toml has no small size in this test"));
         run(file.to_str().unwrap(), temp.path(), &set);
-        let dir = temp.path().join(name);
+        let mut dir = temp.path().join(name);
+        if name.ends_with("-study") {
+            dir = dir.join("recipe/seed=3");
+        }
         let opened = Run::open(&dir).unwrap();
         assert!(opened.finished() && dir.join("summary.json").exists());
         // Every committed file is whole, and the Parquet crate's own reader reads each step's as one table.
@@ -143,6 +154,51 @@ fn every_pipeline_runs() {
             let table = concat_batches(&table[0].schema(), &table).unwrap_or_else(|e| panic!("{name}/{step}: {e}"));
             assert_eq!(table.num_rows(), rows);
         }
+    }
+}
+
+#[test]
+fn a_study_runs_every_variant_with_every_seed_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let set = small("listworld-study", temp.path()).unwrap();
+    let out = run("pipelines/listworld-study.toml", temp.path(), &set);
+    let dir = temp.path().join("listworld-study");
+    let rows = reflux::store::read_parquet(&dir.join("study.parquet")).unwrap();
+    let columns = reflux::data::Columns(&rows);
+    let (variants, measures) = (columns.text("variant").unwrap(), columns.text("measure").unwrap());
+    let (seeds, iterations) = (columns.uint("seed").unwrap(), columns.uint("iteration").unwrap());
+    let mut seen: Vec<_> = (0..rows.num_rows())
+        .filter(|&i| measures.value(i) == "truth mean")
+        .map(|i| (variants.value(i), seeds.value(i), iterations.value(i)))
+        .collect();
+    seen.sort_unstable();
+    let all = ["bare", "recipe"].into_iter().flat_map(|v| (3..=4).flat_map(move |s| (1..=3).map(move |i| (v, s, i))));
+    assert_eq!(seen, all.collect::<Vec<_>>());
+    assert!(["truth mean", "truth_greedy mean", "M1 to M3", "±"].iter().all(|w| out.contains(w)), "{out}");
+    // The variants are what they say, and the seed is the run's own.
+    let config = |run: &str| std::fs::read_to_string(dir.join(run).join("pipeline.toml")).unwrap();
+    assert!(config("bare/seed=4").contains("nll_weight = 0") && config("recipe/seed=4").contains("nll_weight = 1.0"));
+    assert!(config("recipe/seed=4").contains("seed = 4") && !config("recipe/seed=4").contains("[study]"));
+    // Nothing is run again; what was lost is.
+    let committed = |run: &str| std::fs::metadata(dir.join(run).join("manifest.jsonl")).unwrap().modified().unwrap();
+    let before = [committed("bare/seed=3"), committed("recipe/seed=4")];
+    std::fs::remove_dir_all(dir.join("bare/seed=4")).unwrap();
+    assert_eq!(run("pipelines/listworld-study.toml", temp.path(), &set), out);
+    assert_eq!([committed("bare/seed=3"), committed("recipe/seed=4")], before);
+}
+
+#[test]
+fn a_variant_that_is_wrong_is_found_before_anything_runs() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("s.toml");
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listworld-study.toml")).unwrap();
+    std::fs::write(&file, text.replacen("step.dpo.nll_weight", "step.dpo.nnl_weight", 1)).unwrap();
+    for command in ["check", "run"] {
+        let output = reflux(&[command, file.to_str().unwrap()]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains("nnl_weight") && err.contains("did you mean `nll_weight`"), "{err}");
     }
 }
 

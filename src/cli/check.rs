@@ -18,14 +18,24 @@ pub struct Args {
 
 /// Loads and checks a file; warnings go to standard error.
 pub fn load(file: &std::path::Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
-    let plan = pipeline::load(file, set, operators::ALL).map_err(|problems: Diagnostics| {
-        eprint!("{}", problems.render(colour_wanted()));
-        Error::user("")
-    })?;
+    let plan = check(file, set)?;
     if !plan.warnings.is_empty() && !quiet {
         eprint!("{}", plan.warnings.render(colour_wanted()));
     }
+    // The variants of a study are pipelines too.
+    for variant in plan.study.iter().flat_map(|s| &s.variants) {
+        let set: Vec<String> = set.iter().chain(&variant.set).cloned().collect();
+        check(file, &set)?;
+    }
     Ok(plan)
+}
+
+/// Loads and checks a file with overrides; problems go to standard error.
+pub fn check(file: &std::path::Path, set: &[String]) -> Result<Plan<dyn Operator>> {
+    pipeline::load(file, set, operators::ALL).map_err(|problems: Diagnostics| {
+        eprint!("{}", problems.render(colour_wanted()));
+        Error::user("")
+    })
 }
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {

@@ -12,6 +12,7 @@ mod logprobs;
 mod model;
 mod progress;
 mod run;
+mod study;
 mod ticker;
 
 use clap::{Parser, Subcommand, ValueEnum};

@@ -1,25 +1,26 @@
 //! `reflux run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::check::load;
 use super::progress::{Progress, Style};
-use crate::dataflow::{self, Event, Observer, Services, Shared, Stop, Transport};
+use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
 use crate::error::{Error, Result};
 use crate::operators::{Models, ReferenceUse};
+use crate::pipeline::Plan;
 use crate::report::{Summary, Tally};
 use crate::store::{Opened, Run};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The pipeline file
-    file: PathBuf,
+    pub file: PathBuf,
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
     /// Name of the run, as in runs/NAME; the pipeline's if absent
     #[arg(long)]
     name: Option<String>,
@@ -50,14 +51,25 @@ impl Observer for Both {
 }
 
 pub fn run(args: &Args, style: &Style) -> Result<()> {
-    let quiet = *style == Style::Quiet;
-    let plan = Arc::new(load(&args.file, &args.set, quiet)?);
+    let plan = Arc::new(load(&args.file, &args.set, *style == Style::Quiet)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
         return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
     }
     let dir = args.runs.join(name);
-    let (run, opened) = Run::create_or_open(&dir, &plan.resolved, plan.seed, args.fresh)?;
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    if plan.study.is_some() {
+        super::study::run(args, &plan, &dir, style, &stop)
+    } else {
+        execute(&plan, &dir, args, style, &stop)
+    }
+}
+
+/// Runs a plan in its directory, or goes on there, to the closing summary.
+pub fn execute(plan: &Arc<Plan<dyn Operator>>, dir: &Path, args: &Args, style: &Style, stop: &Stop) -> Result<()> {
+    let quiet = *style == Style::Quiet;
+    let (run, opened) = Run::create_or_open(dir, &plan.resolved, plan.seed, args.fresh)?;
     let run = Arc::new(run);
     let place = dir.display();
     match opened {
@@ -73,16 +85,14 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
-    let stop = Stop::default();
-    stop_on_interrupt(&stop);
     let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(*style) });
     let services = Services::new(Models::new(&args.device, engine, plan.seed)?);
     let shared = Shared {
-        plan: Arc::clone(&plan),
+        plan: Arc::clone(plan),
         run: Arc::clone(&run),
         services: services.clone(),
         observer: Arc::clone(&watch) as Arc<dyn Observer>,
-        stop,
+        stop: stop.clone(),
     };
     let began = Instant::now();
     let result = dataflow::run(shared, args.workers.into(), Transport::Typed);
@@ -94,8 +104,8 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
         _ => e,
     })?;
     let engines = services.get::<Models>()?.engines();
-    let references = ReferenceUse::of(&plan, &run)?;
-    let summary = Summary::of(&plan, &run, &watch.tally, &engines, &references, began.elapsed())?;
+    let references = ReferenceUse::of(plan, &run)?;
+    let summary = Summary::of(plan, &run, &watch.tally, &engines, &references, began.elapsed())?;
     run.write_json("summary.json", summary.json())?;
     run.finish()?;
     for step in plan.steps.iter().filter(|s| !s.keep) {

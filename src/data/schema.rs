@@ -277,6 +277,15 @@ pub mod named {
             nullable("eval_rewards/margins", Type::Double, "as rewards/margins, of the held-out pairs after the step"),
             nullable("eval_rewards/accuracies", Type::Double, "as rewards/accuracies, of the held-out pairs after the step"),
         ];
+        /// What came of a study's runs.
+        STUDY = "study", "a figure of one run of a study, as in the loop's table of its summary", [
+            column("variant", Type::Text, "the variant of the pipeline"),
+            column("seed", Type::UInt, "the run's seed"),
+            column("iteration", Type::UInt, "iteration of the loop"),
+            column("policy", Type::Text, "the policy of the iteration"),
+            column("measure", Type::Text, "what is measured, as truth mean"),
+            column("value", Type::Double, "its value"),
+        ];
         /// Rows that were left out.
         ERRORS = "errors", "a row that a step left out: it could not handle it, or dropped it on purpose", [
             column("step", Type::Text, "the step"),

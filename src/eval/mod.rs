@@ -8,5 +8,6 @@ pub mod listworld;
 pub mod ratings;
 pub mod reward;
 pub mod statistics;
+pub mod student;
 pub mod text;
 pub mod win_rate;

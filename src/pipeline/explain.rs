@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::fields::KeyDoc;
 use super::kind::{Configured, Shape};
 use super::plan::{Input, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
+use super::study::Variant;
 
 /// How to print a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,17 @@ fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
     if !plan.models.is_empty() {
         let leaves = plan.models.iter().map(|m| Branch::leaf(format!("{}: {}", m.name, source(m)))).collect();
         groups.push(Branch { text: "models".into(), below: leaves });
+    }
+    if let Some(study) = &plan.study {
+        let variant = |v: &Variant| {
+            Branch::leaf(format!(
+                "{}: {}",
+                v.name,
+                if v.set.is_empty() { "as in the file".into() } else { v.set.join(", ") }
+            ))
+        };
+        let text = format!("study: {} variants, each with {} seeds", study.variants.len(), study.seeds.len());
+        groups.push(Branch { text, below: study.variants.iter().map(variant).collect() });
     }
     for place in PLACES {
         let mut below: Vec<Branch> =

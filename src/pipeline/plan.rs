@@ -9,6 +9,7 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
 use super::fields::Problems;
 use super::kind::{Configured, Kind, Shape};
+use super::study::Study;
 use super::{overrides, resolve, sections, tree};
 use crate::data::Schema;
 
@@ -37,6 +38,8 @@ pub struct Plan<O: ?Sized + 'static> {
     pub steps: Vec<Step<O>>,
     /// The file with all overrides and defaults written out; it parses to the same plan.
     pub resolved: String,
+    /// `[study]`, if the file is one.
+    pub study: Option<Study>,
     /// What is legal but probably not meant.
     pub warnings: Diagnostics,
 }

@@ -96,6 +96,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         loop_,
         steps,
         resolved,
+        study: file.study,
         warnings: Diagnostics::default(),
     })
 }

@@ -1,4 +1,4 @@
-//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[model.NAME]`, `[loop]`, `[step.NAME]`.
+//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[model.NAME]`, `[loop]`, `[step.NAME]`, `[study]`.
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
@@ -6,6 +6,7 @@ use super::fields::{Fields, How, KeyDoc, Named, Problems};
 use super::kind::{Kind, NeedsModel, Shape};
 use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
+use super::study::{self, Study};
 use super::suggest::{self, show};
 use super::tree::{EMPTY, Table, Value};
 
@@ -60,9 +61,10 @@ pub(super) struct File<O: ?Sized + 'static> {
     pub models: Vec<DraftModel>,
     pub loop_: Option<DraftLoop>,
     pub steps: Vec<Draft<O>>,
+    pub study: Option<Study>,
 }
 
-const SECTIONS: [&str; 5] = ["pipeline", "engine", "model", "loop", "step"];
+const SECTIONS: [&str; 6] = ["pipeline", "engine", "model", "loop", "step", "study"];
 
 /// Reads every section, reporting whatever is wrong within one; `stem` is the name of a pipeline that has none.
 pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems: &Problems, stem: &str) -> File<O> {
@@ -87,6 +89,7 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         engine(&mut fields)
     });
     let loop_ = section(root, "loop", problems, loop_table);
+    let study = section(root, "study", problems, study::study);
     let models = named(root, "model", problems)
         .into_iter()
         .map(|(name, key, place, table)| {
@@ -109,7 +112,7 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         let help = "a step is a table such as [step.ift] with op = \"read\"".to_owned();
         problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
     }
-    File { header, engine, engine_values, models, loop_, steps }
+    File { header, engine, engine_values, models, loop_, steps, study }
 }
 
 fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
@@ -150,7 +153,7 @@ fn named<'a>(root: &'a Table, section: &str, problems: &Problems) -> Vec<(&'a st
 }
 
 /// Whether a name can be a directory on every system.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     name.len() <= 64 && name.bytes().next().is_some_and(plain) && name.bytes().all(|b| plain(b) || b == b'-')
 }
@@ -337,6 +340,10 @@ pub fn engine_keys() -> Vec<KeyDoc> {
 /// The documented keys of `[loop]`.
 pub fn loop_keys() -> Vec<KeyDoc> {
     ask(loop_table)
+}
+/// The documented keys of `[study]`.
+pub fn study_keys() -> Vec<KeyDoc> {
+    ask(study::study)
 }
 /// The documented keys of `[model.NAME]`.
 pub fn model_keys() -> Vec<KeyDoc> {

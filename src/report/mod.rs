@@ -2,10 +2,12 @@
 
 mod left_out;
 mod rescored;
+mod study;
 mod summary;
 mod tally;
 
 pub use left_out::LeftOut;
 pub use rescored::Rescored;
+pub use study::Study;
 pub use summary::Summary;
 pub use tally::{Count, Span, Tally};

@@ -1,0 +1,58 @@
+//! `[study]`: the same pipeline over several seeds and in several variants, to tell a result from luck.
+
+use super::fields::Fields;
+use super::sections::is_name;
+
+/// What `[study]` says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Study {
+    /// A run each.
+    pub seeds: Vec<u32>,
+    /// Figures of the summary that the study's table tells; all if empty.
+    pub measures: Vec<String>,
+    /// Variants of the pipeline by name; at least one.
+    pub variants: Vec<Variant>,
+}
+
+/// The pipeline with some keys set otherwise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Variant {
+    /// Its name, also of its directory.
+    pub name: String,
+    /// `SECTION.KEY=VALUE`, as after `--set`.
+    pub set: Vec<String>,
+}
+
+impl Variant {
+    /// The overrides of its run with a seed.
+    pub fn overrides(&self, seed: u32) -> Vec<String> {
+        self.set.iter().cloned().chain([format!("pipeline.seed={seed}")]).collect()
+    }
+}
+
+pub(super) fn study(f: &mut Fields<'_>) -> Study {
+    let seeds = f.ints("seeds", "seeds of the runs; two or more, for an interval", None, 0..=u32::MAX.into());
+    if f.given("seeds") && seeds.is_empty() {
+        f.problem("seeds", "a study without seeds has no runs", "for example seeds = [1, 2, 3]");
+    }
+    let measures = f.texts("measures", "columns of the loop's table that the study tells; all if empty", Some(&[]));
+    let about = "name of a variant = what it sets, a line each, as after --set; just the file if there are none";
+    let mut variants = Vec::new();
+    for (name, text) in f.mapping("variants", about) {
+        if !is_name(&name) {
+            f.problem(
+                "variants",
+                format!("`{name}` cannot be the name of a variant"),
+                "names have letters, digits, _ and -",
+            );
+        }
+        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+        variants.push(Variant { name, set: lines.map(str::to_owned).collect() });
+    }
+    if variants.is_empty() {
+        variants.push(Variant { name: "as-it-is".into(), set: Vec::new() });
+    }
+    // All are within their range.
+    let seeds = seeds.into_iter().filter_map(|s| u32::try_from(s).ok()).collect();
+    Study { seeds, measures, variants }
+}
