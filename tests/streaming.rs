@@ -73,6 +73,7 @@ op = "judge"
 from = "responses"
 model = "script"
 samples = 2
+retries = 0
 [step.pairs]
 op = "select"
 from = "scores"
