@@ -1,4 +1,4 @@
-//! What is measured: the small world with its oracle, win rates, ratings from battles, reward modelling, texts, drift, and
+//! What is measured: the small world with its oracle, win rates, ratings from battles, reward modelling, ROUGE-L, texts, drift, and
 //! statistics. Plain functions over slices, each against a reference.
 
 pub mod alpaca;
@@ -7,6 +7,7 @@ pub mod drift;
 pub mod listworld;
 pub mod ratings;
 pub mod reward;
+pub mod rouge;
 pub mod statistics;
 pub mod student;
 pub mod text;

@@ -22,7 +22,7 @@ mod judged;
 mod models;
 mod pairwise;
 mod reference;
-mod rouge;
+mod reject;
 mod score;
 mod settings;
 mod strategies;

@@ -9,9 +9,10 @@ use rand_chacha::rand_core::Rng as _;
 
 use super::models::cancel;
 use super::prelude::*;
-use super::rouge::{rouge_l, words};
+use super::reject::Reject;
 use crate::dataflow::{Head, HeadState};
 use crate::engine::{Finish, Request, Sampling};
+use crate::eval::rouge::NearCopies;
 use crate::model::Message;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -30,11 +31,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             let seed = f.int("seed", "of the input", Some(6), 0..=64) as usize;
             (seed, f.int("generated", "of earlier generated prompts, or of the input while there are none", Some(2), 0..=64) as usize)
         });
-        let reject = f.table("reject", "what is dropped", |f| Reject {
-            rouge_l: f.float("rouge_l", "ROUGE-L F-measure with any earlier prompt above which a prompt is a near copy; 1 is off", Some(0.7), 0.0..=1.0),
-            min_words: f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize,
-            max_words: f.int("max_words", "most words", Some(150), 1..=100_000) as usize,
-        });
+        let reject = Reject::fields(f);
         let first_paragraph =
             f.bool("first_paragraph", "takes the first paragraph for the prompt: small models ramble on", Some(false));
         let attempts = f.int("attempts", "times a microbatch asks again for what was dropped, before it goes on with fewer prompts", Some(4), 1..=1000) as u32;
@@ -58,13 +55,6 @@ struct Settings {
     first_paragraph: bool,
     attempts: u32,
     sampling: Sampling,
-}
-
-#[derive(Clone, Copy)]
-struct Reject {
-    rouge_l: f64,
-    min_words: usize,
-    max_words: usize,
 }
 
 impl Configured for Synthesize {
@@ -96,7 +86,11 @@ impl Head for Synthesize {
         if seeds.len() < shots {
             return Err(Error::user(format!("{} examples are asked for, the input has {} rows", shots, seeds.len())));
         }
-        Ok(Box::new(Pool { seeds, written: Vec::new(), settings: Arc::clone(&self.settings) }))
+        let mut near = NearCopies::new(self.settings.reject.rouge_l);
+        if self.settings.reject.rouge_l < 1. {
+            seeds.iter().for_each(|seed| near.insert(&seed.text));
+        }
+        Ok(Box::new(Pool { seeds, written: Vec::new(), near, settings: Arc::clone(&self.settings) }))
     }
 }
 
@@ -104,17 +98,18 @@ impl Head for Synthesize {
 struct Prompt {
     id: String,
     text: String,
-    words: Vec<String>,
 }
 impl Prompt {
     fn new(id: String, text: &str) -> Self {
-        Self { id, text: text.to_string(), words: words(text) }
+        Self { id, text: text.to_string() }
     }
 }
 
 struct Pool {
     seeds: Vec<Prompt>,
     written: Vec<Prompt>,
+    /// Seeds and written prompts by their number; nothing where copies are not looked for.
+    near: NearCopies,
     settings: Arc<Settings>,
 }
 
@@ -134,18 +129,18 @@ impl Pool {
         self.seeds.get(i).unwrap_or_else(|| &self.written[i - self.seeds.len()])
     }
     /// Why a text is dropped.
-    fn fault(&self, text: &str, whole: bool) -> Option<(&'static str, String)> {
-        let reject = &self.settings.reject;
-        let count = text.split_whitespace().count();
-        if !whole {
-            return Some(("truncated", "cut by max_tokens".into()));
+    fn fault(&mut self, text: &str, whole: bool) -> Option<(&'static str, String)> {
+        self.settings.reject.fault(text, whole).or_else(|| {
+            let near = self.near.first(text)?;
+            let prompt = self.prompt(near.text);
+            Some(("near_copy", format!("ROUGE-L {:.3} with {}, {:?}", near.rouge_l, prompt.id, prompt.text)))
+        })
+    }
+    fn add(&mut self, prompt: Prompt) {
+        if self.settings.reject.rouge_l < 1. {
+            self.near.insert(&prompt.text);
         }
-        if count < reject.min_words || count > reject.max_words {
-            return Some(("length", format!("has {count} words; {} to {} are asked for", reject.min_words, reject.max_words)));
-        }
-        let new = words(text);
-        let near = self.seeds.iter().chain(&self.written).find(|p| reject.rouge_l < 1. && rouge_l(&p.words, &new) > reject.rouge_l)?;
-        Some(("near_copy", format!("ROUGE-L above {} with {}", reject.rouge_l, near.id)))
+        self.written.push(prompt);
     }
 }
 
@@ -216,7 +211,7 @@ impl HeadState for Pool {
                 let (iteration, place) = (cx.epoch.iteration.to_string(), format!("{}.{}", cx.epoch.microbatch, new.len()));
                 let id = hash_hex([cx.step.name.as_str(), &iteration, &place, text]);
                 let prompt = Prompt::new(id, text);
-                self.written.push(Prompt { id: prompt.id.clone(), text: prompt.text.clone(), words: prompt.words.clone() });
+                self.add(Prompt::new(prompt.id.clone(), &prompt.text));
                 new.push(prompt);
                 parents.push(shown);
             }
@@ -237,7 +232,7 @@ impl HeadState for Pool {
 
     fn restore(&mut self, _: Epoch, rows: &RecordBatch) -> Result<()> {
         let (ids, prompts) = (Columns(rows).text("prompt_id")?, Columns(rows).text("prompt")?);
-        self.written.extend(ids.iter().flatten().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id.into(), text)));
+        ids.iter().flatten().zip(prompts.iter().flatten()).for_each(|(id, text)| self.add(Prompt::new(id.into(), text)));
         Ok(())
     }
 }
