@@ -13,7 +13,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
 use reflux::store::{
-    Dataset, OnBadRow, Opened, Run, fault, guess, hash_file, import_jsonl, read_parquet, write_parquet,
+    Dataset, How, OnBadRow, Opened, Run, fault, guess, hash_file, import, read_parquet, write_parquet,
 };
 
 fn text(rows: &[&str]) -> ArrayRef {
@@ -122,12 +122,13 @@ fn a_jsonl_twin_is_passed_over() {
     assert_eq!(prompts(&dataset, 10), ["prompt 0", "prompt 1"]);
     assert_eq!(dataset.rows(), None);
 
-    let imported = import_jsonl(&jsonl, None, None).unwrap();
+    let imported = import(&jsonl, &How::default()).unwrap();
     assert_eq!((imported.schema, imported.written.rows), ("ift", 2));
     assert_eq!(imported.extra, ["category"]);
     let twin = read_parquet(&imported.path).unwrap();
     assert_eq!(twin.column_by_name("category").unwrap().as_string::<i32>().value(1), "c1");
-    let again = import_jsonl(&jsonl, Some(&named::IFT), Some(&elsewhere.path().join("deep/x.parquet"))).unwrap();
+    let out = Some(elsewhere.path().join("deep/x.parquet"));
+    let again = import(&jsonl, &How { schema: Some(&named::IFT), out, ..How::default() }).unwrap();
     assert_eq!(again.written, imported.written);
 
     fs::write(&jsonl, "not read any more").unwrap();

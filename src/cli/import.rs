@@ -2,17 +2,68 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use crate::data::SCHEMAS;
 use crate::error::{Error, Result};
-use crate::store::import_jsonl;
+use crate::store::{Format, How, import};
+
+const AFTER: &str = "Formats, found out from the first row unless --format names one:
+  oasst          Open Assistant (oasst1, oasst2), trees or messages: first turns in English; `ift` takes the answer of
+                 rank 0, --schema ranked all ranked answers of a prompt
+  self-instruct  seed_tasks.jsonl
+  alpaca         instruction, input, output
+  sharegpt       conversations, or messages: the first question with its answer
+  ultrafeedback  an instruction with rated completions, to `ranked`
+  preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
+  reflux         rows that follow a schema already (`reflux schema`), as .jsonl
+
+Files are JSON lines or one JSON array, gzipped or not, or Parquet.
+
+Examples:
+  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz                    the paper's 3,200 first turns, and more
+  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --schema ranked    what `build_eft` starts from
+  reflux import alpaca_data.json --out datasets/alpaca.parquet
+  reflux import ultrafeedback/train_prefs.parquet --bad-rows skip        pairs for `dpo`
+  reflux import datasets/ift/ift.jsonl";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Named {
+    Auto,
+    Reflux,
+    Oasst,
+    SelfInstruct,
+    Alpaca,
+    Sharegpt,
+    Ultrafeedback,
+    Preferences,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BadRows {
+    /// The first ends the import
+    Refuse,
+    /// They are left out and told
+    Skip,
+}
 
 #[derive(clap::Args)]
+#[command(after_help = AFTER)]
 pub struct Args {
-    /// The .jsonl file
+    /// The file, or a folder of .parquet or .jsonl files
     file: PathBuf,
-    /// Name of its rows' schema; guessed from the first row if absent
+    /// What the rows are
+    #[arg(long, value_enum, default_value = "auto", hide_possible_values = true)]
+    format: Named,
+    /// Name of the schema to make; the format's usual one if absent
     #[arg(long)]
     schema: Option<String>,
+    /// With oasst: the language of messages, or `any`
+    #[arg(long, default_value = "en")]
+    language: String,
+    /// What is done about rows that cannot be read
+    #[arg(long, value_enum, default_value = "refuse")]
+    bad_rows: BadRows,
     /// Where the Parquet file goes; beside the input if absent
     #[arg(long)]
     out: Option<PathBuf>,
@@ -23,17 +74,45 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
         found.ok_or_else(|| Error::user(format!("there is no schema `{name}`")).help("`reflux schema` lists them"))
     };
-    let schema = args.schema.as_ref().map(find).transpose()?;
-    let made = import_jsonl(&args.file, schema, args.out.as_deref())?;
+    let how = How {
+        format: match args.format {
+            Named::Auto | Named::Reflux => None,
+            Named::Oasst => Some(Format::Oasst),
+            Named::SelfInstruct => Some(Format::SelfInstruct),
+            Named::Alpaca => Some(Format::Alpaca),
+            Named::Sharegpt => Some(Format::ShareGpt),
+            Named::Ultrafeedback => Some(Format::UltraFeedback),
+            Named::Preferences => Some(Format::Preferences),
+        },
+        schema: args.schema.as_ref().map(find).transpose()?,
+        language: (args.language != "any").then(|| args.language.clone()),
+        skip_bad: args.bad_rows == BadRows::Skip,
+        out: args.out.clone(),
+    };
+    let made = match args.format {
+        Named::Reflux => crate::store::import_jsonl(&args.file, &how)?,
+        _ => import(&args.file, &how)?,
+    };
+    // Told even where little is: rows are gone.
+    for row in &made.bad_rows {
+        eprintln!("left out: {row}");
+    }
+    if made.bad > made.bad_rows.len() as u64 {
+        eprintln!("left out: {} bad rows more", made.bad - made.bad_rows.len() as u64);
+    }
     if quiet {
         return Ok(());
     }
-    let mut text = format!("{}: {} rows of `{}`", made.path.display(), made.written.rows, made.schema);
+    let of = made.format.map(|f| format!(" from {}", f.name())).unwrap_or_default();
+    let mut text = format!("{}: {} rows of `{}`{of}", made.path.display(), made.written.rows, made.schema);
     if !made.extra.is_empty() {
         text += &format!(", with the columns {}", made.extra.join(", "));
     }
     if !made.ignored.is_empty() {
         text += &format!("; left out, as they hold no text: {}", made.ignored.join(", "));
+    }
+    for (why, count) in &made.left_out {
+        text += &format!("\n  left out {count} with {why}");
     }
     super::print(&text)
 }

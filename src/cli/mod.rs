@@ -65,7 +65,7 @@ enum Command {
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
     Operators(listing::OperatorsArgs),
-    /// Turns a .jsonl dataset into Parquet
+    /// Turns public datasets, and .jsonl of any schema, into Parquet
     Import(import::Args),
     /// Writes a model as a GGUF file for llama.cpp
     Export(export::Args),

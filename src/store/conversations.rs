@@ -156,7 +156,7 @@ impl Iterator for Comparisons {
     }
 }
 
-fn comparison(mut row: Map<String, Value>) -> Result<Comparison, String> {
+pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, String> {
     let keys = keys(&row);
     let mut side = |key: &str, role: &str| match row.remove(key) {
         Some(Value::String(text)) => Ok(Some(vec![(role.to_owned(), text)])),

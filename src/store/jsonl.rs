@@ -87,7 +87,11 @@ fn object(value: Value) -> Result<Map<String, Value>, String> {
         other => Err(format!("is {}, expected an object", spell(&other))),
     }
 }
-fn member<T>(map: &mut Map<String, Value>, key: &str, read: impl Fn(Value) -> Result<T, String>) -> Result<T, String> {
+pub(super) fn member<T>(
+    map: &mut Map<String, Value>,
+    key: &str,
+    read: impl Fn(Value) -> Result<T, String>,
+) -> Result<T, String> {
     let value = map.get_mut(key).map(Value::take).ok_or_else(|| format!("lacks `{key}`"))?;
     read(value).map_err(|e| format!("`{key}` {e}"))
 }

@@ -9,7 +9,7 @@ use super::reader::IntoUser;
 use crate::error::{Error, Result};
 
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
-const LONGEST: u64 = 64 << 20;
+pub(super) const LONGEST: u64 = 64 << 20;
 
 /// The lines of a text, read one at a time.
 pub struct Lines {

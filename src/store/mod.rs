@@ -3,7 +3,7 @@
 //! * [`Dataset`] reads what a user gives: Parquet, JSON lines, or a directory of either, as batches of a named schema.
 //! * [`Run`] is the run directory: every microbatch is written whole or not at all and named in an append-only
 //!   [`manifest`], so that a run that was cut off goes on where it stopped.
-//! * [`import_jsonl`] makes the Parquet twin of a JSONL file.
+//! * [`import`] makes Parquet of public formats, and the Parquet twin of a JSONL file.
 //! * [`Prompts`] and [`Comparisons`] read conversations to answer or to compare, a line at a time.
 //!
 //! The layout of a run (`I` counts iterations from 1, 0 is before the loop; `M` counts microbatches from 0):
@@ -47,7 +47,7 @@ pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
-pub use import::{Imported, import_jsonl};
+pub use import::{Format, How, Imported, import, import_jsonl};
 pub use lines::Lines;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
 pub use reader::{decoding, read_parquet};

@@ -145,6 +145,13 @@ pub(super) struct Chunks {
     seen: u64,
 }
 
+impl Chunks {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Iterator for Chunks {
     type Item = Result<RecordBatch>;
     fn next(&mut self) -> Option<Self::Item> {

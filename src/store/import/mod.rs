@@ -1,0 +1,175 @@
+//! Files of others as Parquet of a named schema, read as a stream: a row, or a chunk of Parquet, is held at a time.
+
+mod formats;
+mod oasst;
+mod own;
+mod preferences;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use formats::Format;
+pub use own::import_jsonl;
+
+use self::formats::{Converter, Sink};
+use self::rows::RowsOf;
+use super::jsonl::Rows;
+use super::reader::CHUNK;
+use super::{ParquetFile, Written};
+use crate::data::Schema;
+use crate::error::{Error, Result};
+
+/// Bad rows that are told one by one.
+const TOLD: usize = 20;
+
+/// What [`import`] made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Imported {
+    /// The Parquet file.
+    pub path: PathBuf,
+    /// Its rows, size and hash.
+    pub written: Written,
+    /// The schema its rows follow.
+    pub schema: &'static str,
+    /// The format that was read; none for rows that follow the schema already.
+    pub format: Option<Format>,
+    /// Keys that the schema does not know, kept as text columns after its own, in order of first appearance.
+    pub extra: Vec<String>,
+    /// Keys that were left out, as they hold other things than text.
+    pub ignored: Vec<String>,
+    /// Rows that the format's filter left out, by reason.
+    pub left_out: BTreeMap<&'static str, u64>,
+    /// Rows that could not be read.
+    pub bad: u64,
+    /// The first of them: file, line and what is wrong.
+    pub bad_rows: Vec<String>,
+}
+
+/// How to import.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// The format; found out from the first row if none is given.
+    pub format: Option<Format>,
+    /// The schema of the rows to make; what is usual for the format if none is given.
+    pub schema: Option<&'static Schema>,
+    /// The language of Open Assistant's messages; none for all.
+    pub language: Option<String>,
+    /// Whether bad rows are left out and told, or end the import.
+    pub skip_bad: bool,
+    /// The file to write; beside the input if none is given.
+    pub out: Option<PathBuf>,
+}
+
+/// Bad rows, refused or counted.
+struct Bad {
+    skip: bool,
+    count: u64,
+    rows: Vec<String>,
+}
+
+impl Bad {
+    fn new(skip: bool) -> Self {
+        Self { skip, count: 0, rows: Vec::new() }
+    }
+    fn row(&mut self, place: &str, what: &str) -> Result<()> {
+        let told = format!("{place} {what}");
+        if !self.skip {
+            return Err(Error::user(told).help("mend the row, or leave bad rows out with --bad-rows skip"));
+        }
+        self.count += 1;
+        if self.rows.len() < TOLD {
+            self.rows.push(told);
+        }
+        Ok(())
+    }
+}
+
+/// Imports a file of a public format, or one whose rows follow a schema already ([`import_jsonl`]).
+///
+/// # Errors
+/// Nothing is there, the format is not known or does not become the schema, a bad row unless they are skipped, or no row is
+/// left; a full disk. The output appears whole or not at all.
+pub fn import(input: &Path, how: &How) -> Result<Imported> {
+    let format = match how.format {
+        Some(format) => Some(format),
+        None => {
+            let row = RowsOf::open(input)?.find_map(|row| row.map(|r| r.row.ok()).transpose()).transpose()?;
+            let found = row.as_ref().and_then(Format::of);
+            found.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
+        }
+    };
+    let Some(format) = format else { return import_jsonl(input, how) };
+    let targets = format.targets();
+    let schema = match how.schema {
+        None => targets[0],
+        Some(asked) => *targets.iter().find(|t| t.name == asked.name).ok_or_else(|| {
+            let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
+            Error::user(format!("a file of the format {} does not become `{}` rows", format.name(), asked.name))
+                .help(format!("it becomes: {}", names.join(", ")))
+        })?,
+    };
+    let path = how.out.clone().unwrap_or_else(|| beside(input, schema));
+    let mut bad = Bad::new(how.skip_bad);
+    let mut converter = Converter::new(format, schema, how.language.clone());
+    let mut sink = Sink::default();
+    let mut file = ParquetFile::create(&path, &schema.arrow())?;
+    let mut source = RowsOf::open(input)?;
+    let mut more = true;
+    while more {
+        match source.next().transpose()? {
+            Some(row) => {
+                let place = row.place();
+                let taken = row.row.map_err(|(_, what)| what).and_then(|row| converter.row(row, &mut sink));
+                taken.or_else(|what| bad.row(&place, &what))?;
+            }
+            None => {
+                converter.end(&mut sink);
+                more = false;
+            }
+        }
+        // One row can become many.
+        while sink.rows.len() >= CHUNK || !more && !sink.rows.is_empty() {
+            let chunk = sink.rows.len().min(CHUNK);
+            write(&mut file, schema, sink.rows.drain(..chunk))?;
+        }
+    }
+    let written = file.close()?;
+    if written.rows == 0 {
+        let why: Vec<String> = sink.left_out.iter().map(|(why, n)| format!("{n} with {why}")).collect();
+        let error =
+            Error::user(format!("`{}` holds no row of the format {} to import", input.display(), format.name()));
+        return Err(if why.is_empty() { error } else { error.help(format!("left out: {}", why.join(", "))) });
+    }
+    file.publish()?;
+    Ok(Imported {
+        path,
+        written,
+        schema: schema.name,
+        format: Some(format),
+        extra: Vec::new(),
+        ignored: Vec::new(),
+        left_out: sink.left_out,
+        bad: bad.count,
+        bad_rows: bad.rows,
+    })
+}
+
+fn write(file: &mut ParquetFile, schema: &'static Schema, rows: impl Iterator<Item = formats::Object>) -> Result<()> {
+    let names = schema.columns.iter().map(|c| c.name.to_owned()).collect();
+    let mut batch = Rows::new(schema, names);
+    for mut row in rows {
+        batch.push(&mut row).map_err(|(_, what)| Error::bug(format!("an imported row {what}")))?;
+    }
+    file.write(&batch.finish()?)
+}
+
+/// `x.SCHEMA.parquet` for `x.jsonl.gz`, so that one file can become several.
+fn beside(input: &Path, schema: &Schema) -> PathBuf {
+    let name = input.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut stem = name.as_str();
+    for extension in [".gz", ".jsonl", ".json", ".parquet"] {
+        stem = stem.strip_suffix(extension).unwrap_or(stem);
+    }
+    input.with_file_name(format!("{stem}.{}.parquet", schema.name))
+}

@@ -1,0 +1,306 @@
+//! Public formats into Parquet: small files of each, as their publishers write them, and the ways in which they go wrong.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use arrow::array::{Array, RecordBatch};
+use reflux::data::{Columns, named};
+use reflux::error::Kind;
+use reflux::store::{Dataset, Format, How, Imported, import, read_parquet};
+use serde_json::{Value, json};
+
+fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
+    let path = dir.join(name);
+    let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
+    let bytes = if name.ends_with(".gz") {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(text.as_bytes()).unwrap();
+        gz.finish().unwrap()
+    } else {
+        text.into_bytes()
+    };
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+fn made(path: &Path, how: &How) -> (Imported, RecordBatch) {
+    let imported = import(path, how).unwrap();
+    let rows = read_parquet(&imported.path).unwrap();
+    assert_eq!(rows.num_rows() as u64, imported.written.rows);
+    (imported, rows)
+}
+fn texts(rows: &RecordBatch, columns: &[&str]) -> Vec<Vec<String>> {
+    let columns: Vec<_> = columns.iter().map(|c| Columns(rows).text(c).unwrap()).collect();
+    (0..rows.num_rows()).map(|i| columns.iter().map(|c| c.value(i).to_owned()).collect()).collect()
+}
+fn english() -> How {
+    How { language: Some("en".into()), ..How::default() }
+}
+
+/// Three trees: a good one, a German one, and one whose answers are not ranked.
+fn trees() -> Vec<Value> {
+    let message = |id: &str, parent: Value, role: &str, text: &str, lang: &str, rank: Value| {
+        json!({
+            "message_id": id, "parent_id": parent, "user_id": "u", "created_date": "2023-02-05T12:23:50+00:00",
+            "text": text, "role": role, "lang": lang, "review_count": 3, "review_result": true, "deleted": false,
+            "rank": rank, "synthetic": false, "model_name": null, "emojis": {"+1": 2}, "labels": {"spam": {"value": 0.0, "count": 3}},
+        })
+    };
+    let with = |mut m: Value, replies: Vec<Value>| {
+        m["replies"] = replies.into();
+        m
+    };
+    let a = |id: &str, of: &str, text: &str, lang: &str, rank: Value| {
+        with(message(id, of.into(), "assistant", text, lang, rank), Vec::new())
+    };
+    let mut deleted = a("a4", "t1", "gone", "en", json!(1));
+    deleted["deleted"] = true.into();
+    let follow = with(
+        message("p2", "a1".into(), "prompter", "And more?", "en", Value::Null),
+        vec![a("a9", "p2", "No.", "en", json!(0))],
+    );
+    let best = with(message("a1", "t1".into(), "assistant", "The Danube.", "en", json!(0)), vec![follow]);
+    let first = vec![a("a2", "t1", "A river.", "en", json!(2)), best, a("a3", "t1", "Donau", "de", json!(1)), deleted];
+    let tree = |root: Value| json!({ "message_tree_id": root["message_id"], "tree_state": "ready_for_export", "prompt": root });
+    vec![
+        tree(with(message("t1", Value::Null, "prompter", "Name a river.", "en", Value::Null), first)),
+        tree(with(
+            message("t2", Value::Null, "prompter", "Nenne einen Fluss.", "de", Value::Null),
+            vec![a("b1", "t2", "Rhein", "de", json!(0))],
+        )),
+        tree(with(
+            message("t3", Value::Null, "prompter", "Name a hill.", "en", Value::Null),
+            vec![a("c1", "t3", "Any.", "en", Value::Null)],
+        )),
+    ]
+}
+
+/// The messages of trees, as the hub's files list them: each tree's one after the other.
+fn messages() -> Vec<Value> {
+    fn walk(tree: &Value, mut m: Value, all: &mut Vec<Value>) {
+        let replies = m.as_object_mut().unwrap().remove("replies");
+        m["message_tree_id"] = tree["message_tree_id"].clone();
+        m["tree_state"] = tree["tree_state"].clone();
+        all.push(m);
+        for r in replies.iter().flat_map(|r| r.as_array().unwrap()) {
+            walk(tree, r.clone(), all);
+        }
+    }
+    let mut all = Vec::new();
+    trees().iter().for_each(|t| walk(t, t["prompt"].clone(), &mut all));
+    all
+}
+
+#[test]
+fn open_assistant_in_every_form() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let flat = write(dir, "messages.jsonl", &messages());
+    // The hub's form: Parquet with structs, floats for ranks, and nulls.
+    let parquet = dir.join("messages.parquet");
+    let mut reader = {
+        let file = std::fs::File::open(&flat).unwrap();
+        let (schema, _) =
+            arrow::json::reader::infer_json_schema(std::io::BufReader::new(file.try_clone().unwrap()), None).unwrap();
+        let file = std::fs::File::open(&flat).unwrap();
+        arrow::json::ReaderBuilder::new(schema.into()).build(std::io::BufReader::new(file)).unwrap()
+    };
+    reflux::store::write_parquet(&parquet, &reader.next().unwrap().unwrap()).unwrap();
+    let files = [
+        write(dir, "trees.jsonl", &trees()),
+        write(dir, "trees.jsonl.gz", &trees()),
+        flat,
+        write(dir, "messages.jsonl.gz", &messages()),
+        parquet,
+    ];
+    for file in &files {
+        let out = |name: &str| How { out: Some(dir.join(name)), ..english() };
+        let (imported, rows) = made(file, &out("ift.parquet"));
+        assert_eq!((imported.format, imported.schema), (Some(Format::Oasst), "ift"), "{file:?}");
+        assert_eq!(texts(&rows, &["prompt", "response"]), [["Name a river.", "The Danube."]], "{file:?}");
+        assert_eq!(imported.left_out["another language"], 1);
+        assert_eq!(imported.left_out["no answer of rank 0"], 1);
+        let (imported, rows) = made(file, &How { schema: Some(&named::RANKED), ..out("ranked.parquet") });
+        let want = [["t1", "Name a river.", "a1", "The Danube."], ["t1", "Name a river.", "a2", "A river."]];
+        assert_eq!(texts(&rows, &["prompt_id", "prompt", "response_id", "response"]), want, "{file:?}");
+        assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 2]);
+        assert_eq!(imported.left_out["fewer than two ranked answers"], 1);
+        let all = How { schema: Some(&named::RANKED), language: None, ..out("all.parquet") };
+        assert_eq!(Columns(&made(file, &all).1).uint("rank").unwrap().values(), &[0, 1, 2]);
+    }
+    // Answers that were torn from their prompt are told, not joined to another.
+    let mut torn = messages();
+    torn.remove(0);
+    let file = write(dir, "torn.jsonl", &torn);
+    let e = import(&file, &english()).unwrap_err();
+    assert!(e.help_text().unwrap().contains("does not stand beside"), "{e} {:?}", e.help_text());
+}
+
+#[test]
+fn instruction_sets() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let alpaca = [
+        json!({"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}),
+        json!({"instruction": "Say hello.", "input": "", "output": "Hello!"}),
+        json!({"instruction": "Say nothing.", "input": "", "output": ""}),
+    ];
+    let want = [["Add the numbers.\n\n1, 2", "3"], ["Say hello.", "Hello!"]];
+    let array = dir.join("alpaca_data.json");
+    std::fs::write(&array, serde_json::to_string_pretty(&alpaca).unwrap()).unwrap();
+    for file in [array, write(dir, "alpaca.jsonl", &alpaca)] {
+        let (imported, rows) = made(&file, &How::default());
+        assert_eq!((imported.format, imported.left_out["an empty answer"]), (Some(Format::Alpaca), 1));
+        assert_eq!(texts(&rows, &["prompt", "response"]), want);
+        assert!(imported.path.to_string_lossy().ends_with(".ift.parquet"));
+        assert_eq!(Dataset::open(&imported.path, &named::IFT).unwrap().rows(), Some(2));
+    }
+    let seeds = [
+        json!({"id": "seed_task_0", "name": "a", "instruction": "Name a tree.", "instances": [{"input": "", "output": "Oak"}], "is_classification": false}),
+        json!({"id": "seed_task_1", "name": "b", "instruction": "Which is it?", "instances": [{"input": "2 + 2", "output": "4"}, {"input": "3", "output": "3"}], "is_classification": true}),
+    ];
+    let (imported, rows) = made(&write(dir, "seed_tasks.jsonl", &seeds), &How::default());
+    assert_eq!(imported.format, Some(Format::SelfInstruct));
+    let want = [["Name a tree.", "Oak"], ["Which is it?\n\n2 + 2", "4"], ["Which is it?\n\n3", "3"]];
+    assert_eq!(texts(&rows, &["prompt", "response"]), want);
+    let chats = [
+        json!({"id": "x", "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Ho."}, {"from": "human", "value": "z"}]}),
+        json!({"id": "y", "conversations": [{"from": "gpt", "value": "I begin."}, {"from": "human", "value": "So?"}]}),
+        json!({"id": "z", "conversations": [{"from": "system", "value": "Be a pirate."}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+        json!({"id": "w", "conversations": []}),
+    ];
+    let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &How::default());
+    assert_eq!(imported.format, Some(Format::ShareGpt));
+    assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."]]);
+    assert_eq!(imported.left_out["a system message"], 1);
+    assert_eq!(imported.left_out["no question with an answer at its beginning"], 2);
+    let rated = [json!({"source": "s", "instruction": "Why?", "models": ["a", "b", "c"], "completions": [
+        {"model": "a", "response": "So.", "overall_score": 6.5}, {"model": "b", "response": "Because.", "overall_score": 8.0},
+        {"model": "c", "response": "Eh.", "overall_score": 6.5}]})];
+    let (imported, rows) = made(&write(dir, "ultra.jsonl", &rated), &How::default());
+    assert_eq!((imported.format, imported.schema), (Some(Format::UltraFeedback), "ranked"));
+    assert_eq!(texts(&rows, &["response"]), [["Because."], ["So."], ["Eh."]]);
+    assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 1]);
+    assert_eq!(Columns(&rows).float("score").unwrap().values(), &[8., 6.5, 6.5]);
+}
+
+#[test]
+fn preferences_in_every_form() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let m = |role: &str, content: &str| json!({"role": role, "content": content});
+    let (u, a, b) = (m("user", "u?"), m("assistant", "a."), m("assistant", "b."));
+    let rows = [
+        json!({"prompt": "u?", "chosen": "a.", "rejected": "b."}),
+        json!({"prompt": [u], "chosen": [a], "rejected": [b]}),
+        json!({"chosen": [u, a], "rejected": [u, b]}),
+        // UltraFeedback, binarized.
+        json!({"prompt": "u?", "prompt_id": "7f", "chosen": [u, a], "rejected": [u, b], "messages": [u, a], "score_chosen": 8.5, "score_rejected": 4.0}),
+        json!({"prompt": null, "chosen": "\n\nHuman: u?\n\nAssistant: a.", "rejected": "\n\nHuman: u?\n\nAssistant: b."}),
+        json!({"chosen": "u? a.", "rejected": "u? b."}),
+        json!({"prompt": "u?", "chosen": "a.", "rejected": "a."}),
+    ];
+    let jsonl = write(dir, "prefs.jsonl", &rows);
+    let (imported, rows) = made(&jsonl, &How::default());
+    assert_eq!((imported.format, imported.left_out["both answers are the same"]), (Some(Format::Preferences), 1));
+    let of = |name: &str, i: usize| {
+        let turns: Vec<String> =
+            Columns(&rows).messages(name).unwrap().row(i).map(|(r, c)| format!("{r}: {c}")).collect();
+        turns.join("; ")
+    };
+    for i in 0..6 {
+        // TRL leaves the blank between a prompt and its answers to the answers where both are one text.
+        let (chosen, rejected) =
+            if i == 5 { ("assistant:  a.", "assistant:  b.") } else { ("assistant: a.", "assistant: b.") };
+        assert_eq!(
+            (of("prompt", i).as_str(), of("chosen", i).as_str(), of("rejected", i).as_str()),
+            ("user: u?", chosen, rejected),
+            "row {i}"
+        );
+    }
+    let scores = Columns(&rows).float("chosen_score").unwrap();
+    assert_eq!(
+        (0..6).map(|i| scores.is_valid(i).then(|| scores.value(i))).collect::<Vec<_>>(),
+        [None, None, None, Some(8.5), None, None]
+    );
+    assert_eq!(Columns(&rows).text("prompt_id").unwrap().value(3), "7f");
+    let ids = Columns(&rows).text("chosen_id").unwrap();
+    assert_eq!(ids.value(0), ids.value(1), "the same conversation, the same id");
+    assert_ne!(ids.value(0), Columns(&rows).text("rejected_id").unwrap().value(0));
+}
+
+#[test]
+fn bad_rows_are_refused_or_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("bad.jsonl");
+    let good = r#"{"instruction": "Say hello.", "input": null, "output": "Hello!"}"#;
+    let lines = [
+        good,
+        "",
+        "{\"instruction\": ",
+        r#"{"instruction": 3, "output": "x"}"#,
+        r#"{"instruction": "no output"}"#,
+        "[1]",
+        good,
+    ];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let e = import(&file, &How::default()).unwrap_err();
+    assert_eq!(e.kind(), Kind::User);
+    assert!(e.to_string().contains("bad.jsonl` line 3") && e.help_text().unwrap().contains("--bad-rows skip"), "{e}");
+    assert!(!temp.path().join("bad.ift.parquet").exists(), "nothing is left behind");
+    let (imported, rows) = made(&file, &How { skip_bad: true, ..How::default() });
+    assert_eq!((rows.num_rows(), imported.bad), (2, 4));
+    for (told, what) in imported.bad_rows.iter().zip([
+        "line 3 is not JSON",
+        "line 4 `instruction` is the number 3",
+        "line 5 lacks `output`",
+        "line 6 is a list",
+    ]) {
+        assert!(told.contains(what), "{told}");
+    }
+    // Deep nesting, which could exhaust the stack.
+    std::fs::write(&file, format!("{good}\n{}{}\n", "{\"a\":".repeat(100_000), "1")).unwrap();
+    assert_eq!(made(&file, &How { skip_bad: true, ..How::default() }).0.bad, 1);
+    let only = write(temp.path(), "empty.jsonl", &[json!({"instruction": "x", "output": ""})]);
+    let e = import(&only, &How::default()).unwrap_err();
+    assert!(e.to_string().contains("no row") && e.help_text().unwrap().contains("an empty answer"), "{e}");
+    let e = import(&file, &How { schema: Some(&named::PAIRS), format: Some(Format::Alpaca), ..How::default() })
+        .unwrap_err();
+    assert!(e.to_string().contains("does not become `pairs`") && e.help_text().unwrap().contains("ift"), "{e}");
+}
+
+#[test]
+fn a_large_file_is_a_stream_of_the_same_bytes() {
+    let temp = tempfile::tempdir().unwrap();
+    let rows: Vec<Value> =
+        (0..3000).map(|i| json!({"instruction": format!("Say {i}."), "output": format!("{i}!")})).collect();
+    let lines = import(&write(temp.path(), "a.jsonl", &rows), &How::default()).unwrap();
+    let zipped = import(&write(temp.path(), "b.jsonl.gz", &rows), &How::default()).unwrap();
+    assert_eq!((lines.written.rows, &lines.written), (3000, &zipped.written));
+    let (_, table) = made(&temp.path().join("a.jsonl"), &How::default());
+    assert_eq!(Columns(&table).text("prompt").unwrap().value(2047), "Say 2047.");
+}
+
+#[test]
+fn the_command_says_what_it_did() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = write(temp.path(), "trees.jsonl", &trees());
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_reflux")).arg("import").arg(&file).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, out, err) = run(&[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        out.contains("trees.ift.parquet: 1 rows of `ift` from oasst")
+            && out.contains("left out 1 with another language"),
+        "{out}"
+    );
+    let (code, out, _) = run(&["--schema", "ranked", "--language", "any"]);
+    assert!(code == Some(0) && out.contains("3 rows of `ranked`"), "{out}");
+    let (code, _, err) = run(&["--schema", "rankd"]);
+    assert!(code == Some(2) && err.contains("no schema `rankd`"), "{err}");
+    std::fs::write(&file, "{\"instruction\": \"a\", \"output\": \"b\"}\n{\n").unwrap();
+    let (code, _, err) = run(&["--bad-rows", "skip"]);
+    assert!(code == Some(0) && err.contains("left out:") && err.contains("line 2"), "{err}");
+}
