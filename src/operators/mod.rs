@@ -54,6 +54,8 @@ operators! {
     meta_judge,
     concat,
     oracle,
+    split,
+    build_eft,
     select,
     positives,
     dpo,
