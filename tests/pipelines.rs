@@ -93,6 +93,9 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .map(ToString::to_string)
         .chain([script()])
         .collect(),
+        "build-eft" => {
+            vec!["step.ift.rows=32".into(), "step.ranked.rows=90".into(), "step.baseline.batch_tokens=256".into()]
+        }
         "listworld-pretrain" => vec!["step.corpus.rows=400".into()],
         // A random model of the small world's shape stands for SmolLM2: it knows no word of the data, but runs.
         "smollm2" => [
