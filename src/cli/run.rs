@@ -138,8 +138,8 @@ pub fn execute(plan: &Arc<Plan<dyn Operator>>, dir: &Path, args: &Args, style: &
     for line in summary.rescored().lines() {
         super::print(&line)?;
     }
-    for line in summary.left_out().lines() {
-        super::print(&line)?;
+    for line in summary.health().lines().iter().chain(&summary.left_out().lines()) {
+        super::print(line)?;
     }
     if summary.left_out().rows() > 0 {
         super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.left_out().rows()))?;

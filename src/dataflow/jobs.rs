@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
 use super::compute::{Answer, Work};
+use super::health::{self, Known};
 use super::operator::{
     Batches, Context, HeadState, Kept, Key, ModelAt, Operator, Output, RowError, Shared, Stage, model_name,
 };
@@ -175,7 +176,10 @@ impl StepJobs {
                     Stage::Train(_) if cx.run().model(&name).is_some() => cx.announce(&name).map(Some),
                     Stage::Whole(whole) => whole.whole(cx).map(Some),
                     Stage::Train(train) => match &closed {
-                        None => train.train(cx, &name).map(Some),
+                        None => {
+                            health::check(cx.shared, cx.step, iteration, Known::Rows)?;
+                            train.train(cx, &name).map(Some)
+                        }
                         Some(closed) => {
                             let mut microbatches = (0..closed.planned).map(|_| closed.next(cx));
                             train.stream(cx, &name, closed.planned, &mut microbatches).map(Some)
@@ -185,7 +189,12 @@ impl StepJobs {
                 }
             };
             let rows = jobs.run(Epoch::new(iteration, 0), model, |_| Ok(()), compute)?;
-            jobs.shared.run.remove_checkpoints(&jobs.step().name, iteration)?;
+            let (shared, step) = (&*jobs.shared, jobs.step());
+            shared.run.remove_checkpoints(&step.name, iteration)?;
+            // After the commit, and also when it is restored: a run that was stopped here and goes on is asked again.
+            for known in closed.is_some().then_some(Known::Rows).into_iter().chain([Known::Training]) {
+                health::check(shared, step, iteration, known)?;
+            }
             Ok(rows)
         })
     }

@@ -6,6 +6,7 @@ mod clock;
 mod cluster;
 mod compute;
 mod flow;
+mod health;
 mod jobs;
 mod operator;
 mod progress;
@@ -14,6 +15,7 @@ mod start;
 
 pub use clock::Advance;
 pub use cluster::{Transport, run};
+pub use health::{Known, Readings, Round};
 pub use operator::{
     Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output,
     RowError, Services, Shared, Source, Stage, Stop, Train, Whole, model_name,

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::concat_batches;
 
+use super::health::{Known, Readings, Round};
 use super::progress::{Event, Observer};
 use crate::data::{Columns, Epoch, RngKey, named};
 use crate::error::{Error, Result};
 use crate::pipeline::{Configured, ModelSource, ModelUse, Placement, Plan, Step};
-use crate::store::{FileEntry, Run};
+use crate::store::Run;
 
 /// A configured step that can be run. All faults of the user's file have been found before one of these exists.
 pub trait Operator: Configured {
@@ -221,6 +222,15 @@ pub trait Whole: Send + Sync {
 
 /// Makes a model out of an iteration's rows.
 pub trait Train: Send + Sync {
+    /// What is measured of an iteration for the bounds of `[health]`, from what is committed. The dataflow asks before the
+    /// training starts (or, where it [streams](Configured::streams), when it has ended) and after it; the summary again.
+    ///
+    /// # Errors
+    /// A committed file cannot be read.
+    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+        let _ = (round, known);
+        Ok(Vec::new())
+    }
     /// Trains and commits the model `name`; returns what [`Context::announce`] makes of it.
     ///
     /// # Errors
@@ -361,7 +371,7 @@ impl Context<'_> {
         self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
     }
     /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
-    pub(super) fn iteration_of(&self, input: &str) -> u32 {
+    pub fn iteration_of(&self, input: &str) -> u32 {
         let step = self.shared.plan.step(input);
         if step.is_some_and(|s| s.placement != Placement::Once) { self.epoch.iteration } else { 0 }
     }
@@ -381,9 +391,15 @@ impl Context<'_> {
         let iteration = self.iteration_of(input);
         self.run().batches(input, Some(iteration)).map(|b| b.map(|(epoch, rows)| (epoch.microbatch, rows)))
     }
-    /// The file of an input's microbatch, if it is committed.
-    pub fn committed(&self, input: &str, microbatch: u32) -> Option<FileEntry> {
-        self.run().committed(input, Epoch::new(self.iteration_of(input), microbatch))
+    /// The same of this and earlier iterations, at most `iterations` of them, the oldest first.
+    pub fn window<'a>(
+        &'a self,
+        input: &'a str,
+        iterations: u32,
+    ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
+        let last = self.iteration_of(input);
+        let first = (last + 1).saturating_sub(iterations.max(1)).max(last.min(1));
+        (first..=last).flat_map(move |iteration| self.run().batches(input, Some(iteration)))
     }
     /// The rows of an input that belong to this microbatch; `None` if it has no such microbatch.
     ///

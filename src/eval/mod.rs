@@ -4,6 +4,7 @@
 pub mod alpaca;
 pub mod bootstrap;
 pub mod drift;
+pub mod health;
 pub mod listworld;
 pub mod ratings;
 pub mod reward;

@@ -2,15 +2,18 @@
 //!
 //! What the policy is held to, and where its log-probabilities come from, is [`reference`](super::reference)'s part.
 
+use std::collections::BTreeMap;
+
 use super::prelude::*;
 use super::reference::{References, Settings, pair_id};
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
-use crate::dataflow::Train;
+use crate::dataflow::{Known, Readings, Round, Train};
 use crate::model::LoraConfig;
 use crate::train::losses::Knobs;
 use crate::error::Kind as ErrorKind;
 use crate::model::Model;
+use crate::pipeline::ChoiceOrCount;
 use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair};
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -44,6 +47,12 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if streaming && shuffle {
             f.problem("shuffle", "pairs that are trained on as they come keep their order", "leave `shuffle` out, or write data_schedule = \"epochs\"");
         }
+        let kinds = [("fresh", "those of its own iteration"), ("cumulative", "those of all iterations so far")];
+        let window = ("{ window = N }", "those of the last N iterations");
+        let data = f.choice_or_count("data", "whose pairs an iteration is trained on; what other weights than the reference's wrote has its log-probabilities computed", &kinds, window, 1..=1000);
+        if streaming && data != ChoiceOrCount::Choice("fresh") {
+            f.problem("data", "pairs that are trained on as they come are those of their own iteration", "leave `data` out, or write data_schedule = \"epochs\"");
+        }
         let config = DpoConfig {
             objective: Objective {
                 loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
@@ -76,13 +85,14 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("margin", "greatest mean of chosen reward less rejected reward"),
         ];
         let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
-        Box::new(Dpo { rubric, reference, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
+        Box::new(Dpo { rubric, reference, data, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
 struct Dpo {
     rubric: Template,
     reference: Settings,
+    data: ChoiceOrCount,
     config: DpoConfig,
     checkpoint_every: usize,
     streaming: bool,
@@ -102,6 +112,11 @@ impl Configured for Dpo {
         }
         if let Some(alpha) = c.objective.ld_alpha {
             words += &format!(", tokens beyond the shorter answer x {alpha}");
+        }
+        match self.data {
+            ChoiceOrCount::Choice("cumulative") => words += ", pairs of all iterations so far",
+            ChoiceOrCount::Count(n) => words += &format!(", pairs of the last {n} iterations"),
+            ChoiceOrCount::Choice(_) => {}
         }
         if self.streaming {
             words += ", streaming";
@@ -155,6 +170,14 @@ struct Ready {
 }
 
 impl Dpo {
+    /// How many iterations' pairs it takes.
+    fn iterations(&self) -> u32 {
+        match self.data {
+            ChoiceOrCount::Count(n) => u32::try_from(n).unwrap_or(u32::MAX),
+            ChoiceOrCount::Choice("cumulative") => u32::MAX,
+            ChoiceOrCount::Choice(_) => 1,
+        }
+    }
     fn ready(&self, cx: &Context<'_>, model: &Model, references: &mut References<'_>) -> Result<Ready> {
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, model)?;
         let mut validation = None;
@@ -173,6 +196,11 @@ impl Dpo {
     }
 }
 
+/// Which iterations' pairs a training had, for `reflux.json`.
+fn data(taken: &BTreeMap<u32, usize>) -> serde_json::Value {
+    taken.iter().map(|(iteration, pairs)| serde_json::json!({ "iteration": iteration, "pairs": pairs })).collect()
+}
+
 fn no_pairs(cx: &Context<'_>) -> Error {
     let input = &cx.step.inputs[0].step;
     Error::user(format!("iteration {} yielded no pair: `{input}` is empty", cx.epoch.iteration)).help(
@@ -182,16 +210,31 @@ fn no_pairs(cx: &Context<'_>) -> Error {
 }
 
 impl Train for Dpo {
+    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+        super::health::measure(round, known, Some(self.config.objective.knobs.beta))
+    }
+
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
+        let mut taken = BTreeMap::new();
         // Found before the first step; another model than the policy is let go of before it.
         let (all, errors, Ready { replay, config, measure }) = {
             let mut references = self.references(cx, &model, true)?;
             let mut all = Vec::new();
-            for microbatch in cx.microbatches(&cx.step.inputs[0].step) {
-                let (microbatch, rows) = microbatch?;
-                all.extend(references.fill(microbatch, &rows, pairs(&rows)?, &mut watch)?);
+            let input = &cx.step.inputs[0].step;
+            // The microbatches of this iteration keep their numbers; those of earlier ones have the numbers after them.
+            let last = cx.iteration_of(input);
+            let own = cx.run().files(input).iter().filter(|f| f.iteration == last).map(|f| f.microbatch + 1).max();
+            let mut beyond = own.unwrap_or(0);
+            for microbatch in cx.window(input, self.iterations()) {
+                let (epoch, rows) = microbatch?;
+                let mut number = epoch.microbatch;
+                if epoch.iteration < last {
+                    (number, beyond) = (beyond, beyond + 1);
+                }
+                *taken.entry(epoch.iteration).or_insert(0) += rows.num_rows();
+                all.extend(references.fill(number, epoch, &rows, pairs(&rows)?, &mut watch)?);
             }
             let ready = self.ready(cx, &model, &mut references)?;
             (all, references.errors, ready)
@@ -200,7 +243,7 @@ impl Train for Dpo {
             return Err(no_pairs(cx));
         }
         let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
-        training::finish(cx, name, &model, &trained, measure, errors)
+        training::finish(cx, name, &model, &trained, measure, errors, &data(&taken))
     }
 
     fn stream(&self, cx: &Context<'_>, name: &str, planned: u32, microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Result<Output> {
@@ -211,7 +254,7 @@ impl Train for Dpo {
         let mut pairs = (0..).zip(microbatches).map(|(microbatch, rows)| {
             let rows = rows?;
             came += rows.num_rows();
-            references.fill(microbatch, &rows, pairs(&rows)?, &mut Watch::new(cx, &model, 0))
+            references.fill(microbatch, Epoch::new(cx.iteration_of(&cx.step.inputs[0].step), microbatch), &rows, pairs(&rows)?, &mut Watch::new(cx, &model, 0))
         });
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
         let trained = train::dpo_stream(&model.llama, planned as usize, &mut pairs, &replay, &config, &mut watch);
@@ -220,6 +263,6 @@ impl Train for Dpo {
             Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(no_pairs(cx)),
             other => other?,
         };
-        training::finish(cx, name, &model, &trained, measure, references.errors)
+        training::finish(cx, name, &model, &trained, measure, references.errors, &data(&[(cx.epoch.iteration, came)].into()))
     }
 }

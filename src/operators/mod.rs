@@ -18,6 +18,7 @@ mod prelude {
 
 mod asking;
 mod expected;
+mod health;
 mod judged;
 mod models;
 mod pairwise;

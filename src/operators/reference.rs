@@ -3,7 +3,8 @@
 //! A generator that has the reference's weights (the hash covers their type too) has recorded them while sampling, raw:
 //! at temperature 1 over the full vocabulary. Of those a random slice is computed again; where the two differ too much,
 //! the microbatch is computed whole, as it is where other weights wrote the answers. What was used is a dataset of its
-//! own, `STEP.reference`, whose microbatches are those of the pairs. It cannot be a part of the pairs: what is committed
+//! own, `STEP.reference`, whose microbatches are those of the pairs; those of earlier iterations, where a training takes them too,
+//! follow with numbers beyond, the oldest first. It cannot be a part of the pairs: what is committed
 //! never changes, and the step that makes them knows no reference (several trainings may hold them to several).
 
 use std::collections::HashMap;
@@ -120,8 +121,8 @@ impl<'a> References<'a> {
         self.loaded.as_ref().map(|m| &m.llama).ok_or_else(|| Error::bug("the reference is not loaded"))
     }
 
-    /// Fills in the references of `pairs`, which are the rows of a microbatch of the pairs' dataset, from the microbatch of
-    /// the same number of this one, which is made and committed if it is not there yet. Usable pairs that end up without
+    /// Fills in the references of `pairs`, which are the rows of the microbatch `of` of the pairs' dataset, from the microbatch
+    /// `microbatch` of this one, which is made and committed if it is not there yet. Usable pairs that end up without
     /// are taken out and reported.
     ///
     /// # Errors
@@ -129,6 +130,7 @@ impl<'a> References<'a> {
     pub fn fill(
         &mut self,
         microbatch: u32,
+        of: Epoch,
         rows: &RecordBatch,
         mut pairs: Vec<Pair>,
         progress: &mut dyn Progress,
@@ -136,7 +138,7 @@ impl<'a> References<'a> {
         let (name, epoch) = (dataset(&self.cx.step.name), Epoch::new(self.cx.epoch.iteration, microbatch));
         if self.cx.run().committed(&name, epoch).is_none() {
             let made = self.make(microbatch, rows, pairs.clone(), progress)?;
-            let lineage = self.cx.committed(&self.cx.step.inputs[0].step, microbatch);
+            let lineage = self.cx.run().committed(&self.cx.step.inputs[0].step, of);
             let lineage: Vec<String> = std::iter::once(self.hash.clone()).chain(lineage.map(|f| f.hash)).collect();
             self.cx.run().commit(&name, epoch, &made, &named::ERRORS.empty(), &lineage)?;
         }

@@ -3,7 +3,7 @@
 use super::prelude::*;
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
-use crate::dataflow::Train;
+use crate::dataflow::{Known, Readings, Round, Train};
 use crate::model::{LoraConfig, Message, Model, Tokenizer};
 use crate::train::{self, BatchSize, Example, SftConfig};
 
@@ -120,6 +120,10 @@ pub(super) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model:
 }
 
 impl Train for Sft {
+    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+        super::health::measure(round, known, None)
+    }
+
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
@@ -128,6 +132,6 @@ impl Train for Sft {
         let validation = held_out.map(|rows| self.validating.on(rows));
         let config = SftConfig { seed: cx.shared.plan.seed, validation, ..self.config.clone() };
         let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;
-        training::finish(cx, name, &model, &trained, measure, Vec::new())
+        training::finish(cx, name, &model, &trained, measure, Vec::new(), &serde_json::Value::Null)
     }
 }

@@ -210,11 +210,20 @@ impl Checkpoints for Watch<'_> {
 }
 
 /// `reflux.json` beside a model's weights: how it was made.
-fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Measure>) -> Result<Vec<u8>> {
+fn origin(
+    cx: &Context<'_>,
+    model: &Model,
+    trained: &Trained,
+    measure: Option<Measure>,
+    data: &serde_json::Value,
+) -> Result<Vec<u8>> {
     let mut json = serde_json::json!({
         "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
         "start": model.hash, "steps": trained.metrics.len(), "chosen_step": trained.chosen,
     });
+    if !data.is_null() {
+        json["data"] = data.clone();
+    }
     let chosen = trained.chosen.checked_sub(1).and_then(|i| trained.metrics.get(i));
     if let (Some(measure), Some(chosen)) = (measure, chosen) {
         json["measure"] = measure.column().into();
@@ -227,7 +236,7 @@ fn origin(cx: &Context<'_>, model: &Model, trained: &Trained, measure: Option<Me
 }
 
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
-/// `measure` is what validation went by, if there was any.
+/// `measure` is what validation went by, if there was any; `data` says which rows it was, where that is not plain.
 pub fn finish(
     cx: &Context<'_>,
     name: &str,
@@ -235,6 +244,7 @@ pub fn finish(
     trained: &Trained,
     measure: Option<Measure>,
     more: Vec<RowError>,
+    data: &serde_json::Value,
 ) -> Result<Output> {
     let columns = named::METRICS.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
         let values = trained.metrics.iter().map(|m| m.columns()[i].1);
@@ -247,7 +257,7 @@ pub fn finish(
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
         let path = dir.join("reflux.json");
-        std::fs::write(&path, origin(cx, model, trained, measure)?).doing(|| path.display())?;
+        std::fs::write(&path, origin(cx, model, trained, measure, data)?).doing(|| path.display())?;
         if model.llama.lora().is_some() {
             model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
         }

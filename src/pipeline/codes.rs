@@ -46,7 +46,7 @@ codes! {
     SYNTAX = "E0002" "syntax"
         "The file is not TOML. Nothing else is checked until it is. A key or table that is given twice counts too.";
     UNKNOWN_SECTION = "E0101" "unknown-section"
-        "The top level has the tables pipeline, engine, model.NAME, step.NAME and loop, and nothing else.";
+        "The top level has the tables pipeline, engine, health, model.NAME, step.NAME and loop, and nothing else.";
     UNKNOWN_KEY = "E0102" "unknown-key"
         "The table has a key that nobody reads. Each operator lists its keys with `reflux operators`.";
     MISSING_KEY = "E0103" "missing-key"

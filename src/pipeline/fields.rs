@@ -95,6 +95,15 @@ pub struct Fields<'a> {
     pub(super) models: Vec<Named>,
 }
 
+/// What [`Fields::choice_or_count`] gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChoiceOrCount {
+    /// One of the words.
+    Choice(&'static str),
+    /// The number of the table.
+    Count(i64),
+}
+
 enum Read<T> {
     Given(T),
     Absent,
@@ -202,6 +211,36 @@ impl<'a> Fields<'a> {
     ) -> Option<&'static str> {
         let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
         self.maybe(doc, |s: &&'static str| tree::quote(s), |n| choice_value(n, options))
+    }
+    /// One of a few words, each with its meaning, or `{ count = N }` with a whole number within `range`; the first word is the
+    /// default.
+    pub fn choice_or_count(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        options: &[(&'static str, &'static str)],
+        count: (&'static str, &'static str),
+        range: RangeInclusive<i64>,
+    ) -> ChoiceOrCount {
+        let mut words = options.to_vec();
+        words.push(count);
+        let doc = KeyDoc { options: words, ..doc(key, about, "one of the words below, or a table") };
+        let first = ChoiceOrCount::Choice(options.first().map_or("", |o| o.0));
+        let name = count.0.trim_matches(|c: char| !c.is_ascii_alphabetic()).split(' ').next().unwrap_or_default();
+        let literal = |v: &ChoiceOrCount| match v {
+            ChoiceOrCount::Choice(word) => tree::quote(word),
+            ChoiceOrCount::Count(n) => format!("{{ {name} = {n} }}"),
+        };
+        self.give(doc, Some(first), first, literal, |n| match &n.value {
+            Value::Table(t) => match t.entries.iter().next() {
+                Some((key, entry)) if t.entries.len() == 1 && key == name => {
+                    int_value(&entry.node, &range).map(ChoiceOrCount::Count)
+                }
+                _ => Err(wrong_type(n, count.0)),
+            },
+            Value::Text(_) => choice_value(n, options).map(ChoiceOrCount::Choice),
+            _ => Err(wrong_type(n, &format!("a word or {}", count.0))),
+        })
     }
     /// A list of texts; a single text stands for a list of one.
     pub fn texts(&mut self, key: &'static str, about: &'static str, default: Option<&[&str]>) -> Vec<String> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
 use super::fields::Problems;
+use super::health::Gate;
 use super::kind::{Configured, Kind, Shape};
 use super::study::Study;
 use super::{overrides, resolve, sections, tree};
@@ -30,6 +31,8 @@ pub struct Plan<O: ?Sized + 'static> {
     pub window: usize,
     /// Settings of the inference engine.
     pub engine: Engine,
+    /// `[health]`: every gate, in the order of [`super::GATES`].
+    pub health: Vec<Gate>,
     /// Every `[model.NAME]`, by name, then the models that keys name by their path, which is then their name.
     pub models: Vec<ModelSource>,
     /// The loop, if there is one.

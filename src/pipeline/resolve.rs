@@ -92,6 +92,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         microbatch: file.header.microbatch,
         window: file.header.window,
         engine: file.engine,
+        health: file.health,
         models,
         loop_,
         steps,

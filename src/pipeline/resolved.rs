@@ -10,6 +10,7 @@ pub(super) fn text<O: ?Sized>(file: &File<O>, order: &[usize]) -> String {
     let mut out = String::new();
     table(&mut out, "pipeline", &file.header.values);
     table(&mut out, "engine", &file.engine_values);
+    table(&mut out, "health", &file.health_values);
     for model in &file.models {
         table(&mut out, &format!("model.{}", tree::key(&model.source.name)), &model.values);
     }

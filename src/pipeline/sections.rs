@@ -1,8 +1,10 @@
-//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[model.NAME]`, `[loop]`, `[step.NAME]`, `[study]`.
+//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[health]`, `[model.NAME]`, `[loop]`, `[step.NAME]`,
+//! `[study]`.
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 use super::fields::{Fields, How, KeyDoc, Named, Problems};
+use super::health::{self, Gate};
 use super::kind::{Kind, NeedsModel, Shape};
 use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
@@ -58,13 +60,15 @@ pub(super) struct File<O: ?Sized + 'static> {
     pub header: Header,
     pub engine: Engine,
     pub engine_values: Values,
+    pub health: Vec<Gate>,
+    pub health_values: Values,
     pub models: Vec<DraftModel>,
     pub loop_: Option<DraftLoop>,
     pub steps: Vec<Draft<O>>,
     pub study: Option<Study>,
 }
 
-const SECTIONS: [&str; 6] = ["pipeline", "engine", "model", "loop", "step", "study"];
+const SECTIONS: [&str; 7] = ["pipeline", "engine", "health", "model", "loop", "step", "study"];
 
 /// Reads every section, reporting whatever is wrong within one; `stem` is the name of a pipeline that has none.
 pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems: &Problems, stem: &str) -> File<O> {
@@ -87,6 +91,10 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
     let (engine, engine_values) = section(root, "engine", problems, engine).unwrap_or_else(|| {
         let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[engine]".into());
         engine(&mut fields)
+    });
+    let (health, health_values) = section(root, "health", problems, health).unwrap_or_else(|| {
+        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[health]".into());
+        health(&mut fields)
     });
     let loop_ = section(root, "loop", problems, loop_table);
     let study = section(root, "study", problems, study::study);
@@ -112,7 +120,7 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         let help = "a step is a table such as [step.ift] with op = \"read\"".to_owned();
         problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
     }
-    File { header, engine, engine_values, models, loop_, steps, study }
+    File { header, engine, engine_values, health, health_values, models, loop_, steps, study }
 }
 
 fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
@@ -202,6 +210,10 @@ fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
         1 << 20..=u64::MAX >> 1,
     );
     (Engine { threads, max_batch, kv_memory }, std::mem::take(&mut f.values))
+}
+
+fn health(f: &mut Fields<'_>) -> (Vec<Gate>, Values) {
+    (health::section(f), std::mem::take(&mut f.values))
 }
 
 fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
@@ -336,6 +348,10 @@ pub fn pipeline_keys() -> Vec<KeyDoc> {
 /// The documented keys of `[engine]`.
 pub fn engine_keys() -> Vec<KeyDoc> {
     ask(engine)
+}
+/// The documented keys of `[health]`.
+pub fn health_keys() -> Vec<KeyDoc> {
+    ask(health)
 }
 /// The documented keys of `[loop]`.
 pub fn loop_keys() -> Vec<KeyDoc> {

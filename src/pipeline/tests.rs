@@ -437,7 +437,7 @@ fn keys_are_documented_where_they_are_read() {
     assert!(read.iter().all(|k| k.key != "from" && k.key != "model"));
     let table = keys_table(&read);
     assert!(table.contains("directory of Parquet files (text; required)"), "{table}");
-    for keys in [pipeline_keys(), engine_keys(), loop_keys(), model_keys(), study_keys()] {
+    for keys in [pipeline_keys(), engine_keys(), health_keys(), loop_keys(), model_keys(), study_keys()] {
         assert!(!keys.is_empty() && keys.iter().all(|k| !k.about.is_empty()));
     }
     // The keys of a table that is absent are known all the same.

@@ -1,11 +1,13 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
+mod health;
 mod left_out;
 mod rescored;
 mod study;
 mod summary;
 mod tally;
 
+pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;
 pub use study::Study;

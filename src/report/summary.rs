@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
+use super::health::Health;
 use super::left_out::LeftOut;
 use super::rescored::Rescored;
 use super::tally::Tally;
@@ -20,6 +21,7 @@ pub struct Summary {
     table: Vec<Vec<String>>,
     left_out: LeftOut,
     rescored: Rescored,
+    health: Health,
 }
 
 /// A figure of a step in an iteration: column name, value, decimals shown.
@@ -87,6 +89,7 @@ impl Summary {
         }
         let left_out = LeftOut::of(run)?;
         let rescored = Rescored::of(plan, run)?;
+        let health = Health::of(plan, run)?;
         let models: Vec<Value> = run
             .models()
             .iter()
@@ -96,9 +99,9 @@ impl Summary {
             .collect();
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
-            "left_out": left_out.json(), "rescored": rescored.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
+            "left_out": left_out.json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
         });
-        Ok(Self { json, table, left_out, rescored })
+        Ok(Self { json, table, left_out, rescored, health })
     }
 
     /// As `summary.json`.
@@ -108,6 +111,10 @@ impl Summary {
     /// What was read otherwise than before.
     pub fn rescored(&self) -> &Rescored {
         &self.rescored
+    }
+    /// What the bounds of `[health]` came to.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
     /// What was left out.
     pub fn left_out(&self) -> &LeftOut {

@@ -46,9 +46,22 @@ pub struct Run {
     _lock: Option<Lock>,
 }
 
+/// What of a resolved pipeline file says what is made: all but its table `[health]`.
+fn identity(text: &str) -> String {
+    let mut health = false;
+    let made = |line: &&str| {
+        if line.starts_with('[') {
+            health = line.trim_end() == "[health]";
+        }
+        !health
+    };
+    text.split_inclusive('\n').filter(made).collect::<String>().trim_end().to_owned()
+}
+
 impl Run {
     /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
-    /// gone on with under the very same text and seed. Takes the run's lock, and sweeps away what an earlier process
+    /// gone on with under the very same text and seed, but for the table `[health]`, which says when to stop and not what to
+    /// make. Takes the run's lock, and sweeps away what an earlier process
     /// left half-done. `fresh` removes a run that is there first.
     ///
     /// # Errors
@@ -70,7 +83,7 @@ impl Run {
         let (mut manifest, entries) = Appender::open(&manifest_path)?;
         let mut index = Index::default();
         entries.into_iter().for_each(|e| index.add(e));
-        let hash = blake3::hash(pipeline_text.as_bytes()).to_hex().to_string();
+        let hash = blake3::hash(identity(pipeline_text).as_bytes()).to_hex().to_string();
         let pipeline_path = dir.join("pipeline.toml");
         let opened = match &index.pipeline {
             None => {
@@ -83,7 +96,7 @@ impl Run {
             }
             Some((of, with)) if *of != hash || *with != seed => {
                 let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
-                let mut what = diff::lines(&before, pipeline_text);
+                let mut what = diff::lines(&identity(&before), &identity(pipeline_text));
                 if *with != seed {
                     what = format!("-seed {with}\n+seed {seed}\n{what}");
                 }
@@ -95,7 +108,12 @@ impl Run {
                 .help("run the changed file under another name with --name, or begin anew with --fresh"));
             }
             Some(_) if index.finished => Opened::Finished,
-            Some(_) => Opened::Unfinished,
+            Some(_) => {
+                if fs::read_to_string(&pipeline_path).is_ok_and(|before| before != pipeline_text) {
+                    write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
+                }
+                Opened::Unfinished
+            }
         };
         sweep(dir, &index.paths(dir), |model| index.models.contains_key(model))?;
         checkpoints::sweep(dir, |step, iteration| {

@@ -1,0 +1,87 @@
+//! What the rows that a training learns from look like, and what it did to them, for the bounds of `[health]`.
+
+use std::collections::HashSet;
+
+use super::prelude::*;
+use crate::dataflow::{Known, Readings, Round};
+use crate::eval::health::{Answers, Lengths, chosen_fall};
+use crate::pipeline::{Placement, Step};
+use crate::store::read_parquet;
+
+/// The nearest steps above a training, along `from`, whose rows are of a schema.
+fn above<'a>(round: &Round<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
+    let (mut found, mut seen, mut todo) = (Vec::new(), HashSet::new(), vec![round.step]);
+    while let Some(step) = todo.pop() {
+        for input in step.inputs.iter().filter(|i| i.key == "from") {
+            let Some(step) = round.plan.step(&input.step).filter(|s| seen.insert(s.name.as_str())) else { continue };
+            if step.schema.name == schema.name { found.push(step) } else { todo.push(step) }
+        }
+    }
+    found
+}
+
+/// A step's committed rows that belong to the round.
+fn rows<'a>(round: &Round<'a>, step: &Step<dyn Operator>) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
+    let iteration = if step.placement == Placement::Once { 0 } else { round.iteration };
+    round.run.batches(&step.name, Some(iteration)).map(|b| Ok(b?.1))
+}
+
+/// The lengths of the pairs it is trained on.
+fn lengths(round: &Round<'_>) -> Result<Lengths> {
+    let mut lengths = Lengths::default();
+    for step in above(round, &named::PAIRS) {
+        for batch in rows(round, step) {
+            let batch = batch?;
+            let (chosen, rejected) =
+                (Columns(&batch).tokens("chosen_tokens")?, Columns(&batch).tokens("rejected_tokens")?);
+            (0..batch.num_rows()).for_each(|i| lengths.add(chosen.row(i).len(), rejected.row(i).len()));
+        }
+    }
+    Ok(lengths)
+}
+
+/// Measures a round. `beta` is that of a training on pairs.
+///
+/// # Errors
+/// A committed file cannot be read.
+pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Result<Readings> {
+    let lengths = if beta.is_some() { lengths(&round)? } else { Lengths::default() };
+    let readings: [(&'static str, Option<f64>); 6] = match known {
+        Known::Training => {
+            let metrics = round.run.metrics();
+            let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
+            let rewards: Vec<f64> = match (entry, beta) {
+                (Some(entry), Some(_)) => {
+                    let metrics = read_parquet(&round.run.dir().join(&entry.path))?;
+                    Columns(&metrics).double("rewards/chosen")?.iter().flatten().collect()
+                }
+                _ => Vec::new(),
+            };
+            let fall = chosen_fall(&rewards, beta.unwrap_or(0.), lengths.chosen().unwrap_or(0.));
+            return Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect());
+        }
+        Known::Rows => {
+            let (mut answers, mut prompts) = (Answers::default(), 0);
+            for step in above(&round, &named::SCORES) {
+                for batch in rows(&round, step) {
+                    let batch = batch?;
+                    let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
+                    let judgements = Columns(&batch).judgements("judgements")?;
+                    // All answers to a prompt are in one microbatch.
+                    prompts += ids.iter().collect::<HashSet<_>>().len();
+                    (0..batch.num_rows()).for_each(|i| answers.add(texts.value(i), judgements.row(i).map(|j| j.1)));
+                }
+            }
+            let pair_yield = (beta.is_some() && prompts > 0).then(|| lengths.pairs() as f64 / prompts as f64);
+            [
+                ("pair_yield", pair_yield),
+                ("parse_failures", answers.parse_failures()),
+                ("score_entropy", answers.score_entropy()),
+                ("length_gap", lengths.gap()),
+                ("duplicates", answers.duplicates()),
+                ("chosen_logprob", None),
+            ]
+        }
+    };
+    Ok(readings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
