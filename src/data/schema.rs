@@ -255,6 +255,34 @@ pub mod named {
             column("hash", Type::Text, "hash of its weights"),
             column("version", Type::UInt, "the iteration whose policy it is"),
         ];
+        /// Two answers to one prompt, compared.
+        COMPARISONS = "comparisons", "two answers to one prompt, and which is the better", [
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("prompt", Type::Text, "the prompt's text"),
+            column("sample", Type::UInt, "the sample number that both answers have, or which of the prompt's pairs it is, from 0"),
+            column("first_id", Type::Text, "response id of the first answer"),
+            nullable("second_id", Type::Text, "response id of the second answer; null if the other dataset has none to this prompt and sample"),
+            column("first", Type::Text, "the first answer's text"),
+            nullable("second", Type::Text, "the second answer's text"),
+            nullable("first_score", Type::Float, "the first answer's score, where scores are compared"),
+            nullable("second_score", Type::Float, "the second answer's score, where scores are compared"),
+            nullable("first_shown_first", Type::Text, "win, tie or loss of the first answer when the judge read it first; null if nothing was readable, or no judge was asked"),
+            nullable("second_shown_first", Type::Text, "win, tie or loss of the first answer when the judge read it second"),
+            column("outcome", Type::Text, "win, tie or loss of the first answer, a tie where the orders disagree; null (the word) where it is not known"),
+            nullable("expected", Type::Text, "win, tie or loss of the first answer by given ranks, where both answers have one"),
+            column("judgements_first", Type::Judgements, "what the judge said when it read the first answer first; a score is the first answer's share of the win: 1, 0.5 or 0"),
+            column("judgements_second", Type::Judgements, "the same when it read the first answer second"),
+            column("judge", Type::Text, "hash of the model that compared, or \"score\""),
+        ];
+        /// Figures of an iteration.
+        MEASURES = "measures", "a figure of a step's rows in an iteration, with its interval", [
+            column("step", Type::Text, "the step whose rows were measured"),
+            column("name", Type::Text, "what was measured; `reflux operators measure` says what each is"),
+            nullable("value", Type::Double, "the figure; null where nothing counts for it"),
+            nullable("low", Type::Double, "lower end of its bootstrap interval; null without one"),
+            nullable("high", Type::Double, "upper end of its bootstrap interval"),
+            column("n", Type::UInt, "what it is of, counted: comparisons, pairs, prompts, answers"),
+        ];
         /// Training metrics.
         METRICS = "metrics", "one optimizer step of SFT or DPO, with TRL's names", [
             column("step", Type::UInt, "optimizer step, from 1"),

@@ -65,11 +65,15 @@ pub struct Means {
 /// Least growth of the length that is worth a warning: a tenth.
 pub const LEAST_GROWTH: f64 = 0.1;
 
+/// How much more `after` is than `before`, as a share of it; not finite from nothing.
+pub fn growth(before: f64, after: f64) -> f64 {
+    (after - before) / before.abs()
+}
+
 /// A warning if answers have become longer by at least `least` (a share) and by more, in proportion, than their score has
 /// risen: a judge that takes length for quality is being served (reward hacking). The paper's own went from 1,092 to 1,552 to
 /// 2,552 on AlpacaEval.
 pub fn outgrown(before: &Means, after: &Means, least: f64) -> Option<String> {
-    let growth = |a: f64, b: f64| (b - a) / a.abs();
     let (length, score) = (growth(before.tokens, after.tokens), growth(before.score, after.score));
     // From a score of nothing any rise is without bound, and staying there is no growth.
     let outgrown = length >= least && (score.is_nan() || score < length);

@@ -59,5 +59,7 @@ operators! {
     build_eft,
     select,
     positives,
+    compare,
+    measure,
     dpo,
 }

@@ -109,11 +109,6 @@ impl Order {
         let verdict = (!readable.is_empty()).then(|| plurality(&readable));
         Self { said, verdict: verdict.map(|v| if swapped { v.swapped() } else { v }) }
     }
-    /// How many attempts could not be read.
-    #[allow(dead_code, reason = "for operators that compare two models' answers")]
-    pub fn unreadable(&self) -> usize {
-        self.said.iter().filter(|s| s.value.is_none()).count()
-    }
 }
 
 /// What a judge said of a pair in both.
@@ -139,7 +134,6 @@ fn plurality(verdicts: &[Verdict]) -> Verdict {
 
 impl Pairwise {
     /// The keys `template`, `pattern`, `samples`, `retries` and `sampling`.
-    #[allow(dead_code, reason = "for operators that compare two models' answers")]
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = Template::field_of(f, "template", about, "pairwise", &VARIABLES);

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow::compute::concat_batches;
+
 use super::prelude::*;
 use crate::dataflow::{Batches, Source};
 use crate::data::SCHEMAS;
@@ -66,16 +68,83 @@ impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
         let dataset = Dataset::open_as(Path::new(&self.dataset), self.schema, &self.rename)?;
         let mut left = self.limit.unwrap_or(usize::MAX);
-        let limited = dataset.batches(cx.shared.plan.microbatch).map_while(move |batch| {
+        let size = cx.shared.plan.microbatch;
+        let limited = dataset.batches(size).map_while(move |batch| {
             if left == 0 {
                 return None;
             }
             Some(batch.map(|rows| {
                 let rows = rows.slice(0, rows.num_rows().min(left));
                 left -= rows.num_rows();
-                Output::from(rows)
+                rows
             }))
         });
+        // What compares the answers of a prompt needs them in one microbatch.
+        if self.schema.columns.iter().any(|c| c.name == "prompt_id") && self.schema.columns.iter().any(|c| c.name == "response_id") {
+            let whole = Prompts { batches: limited, rest: None, size };
+            return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
+        }
+        let limited = limited.map(|rows| rows.map(Output::from));
         Ok(Box::new(limited))
+    }
+}
+
+/// Batches cut between prompts, each of at most `size` rows; a prompt with more than that is cut where it must be.
+struct Prompts<I> {
+    batches: I,
+    /// Rows that are still to come out; none at the end.
+    rest: Option<RecordBatch>,
+    size: usize,
+}
+
+impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Prompts<I> {
+    type Item = Result<RecordBatch>;
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.rest.as_ref().is_none_or(|r| r.num_rows() <= self.size) {
+            let more = match self.batches.next() {
+                Some(Ok(more)) => more,
+                Some(Err(e)) => return Some(Err(e)),
+                None => return self.rest.take().filter(|r| r.num_rows() > 0).map(Ok),
+            };
+            self.rest = Some(match self.rest.take() {
+                None => more,
+                Some(rest) => match concat_batches(&rest.schema(), [&rest, &more]) {
+                    Ok(both) => both,
+                    Err(e) => return Some(Err(e.into())),
+                },
+            });
+        }
+        let rest = self.rest.take()?;
+        let at = match Columns(&rest).text("prompt_id") {
+            // Where a prompt begins, at most `size` rows on.
+            Ok(ids) => (1..=self.size).rev().find(|&i| ids.value(i) != ids.value(i - 1)).unwrap_or(self.size),
+            Err(e) => return Some(Err(e)),
+        };
+        self.rest = Some(rest.slice(at, rest.num_rows() - at));
+        Some(Ok(rest.slice(0, at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_stay_whole() {
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new("prompt_id", arrow::datatypes::DataType::Utf8, false)]));
+        let batch = |ids: &str| {
+            let ids: Vec<String> = ids.chars().map(String::from).collect();
+            Ok(RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(ids))]).unwrap())
+        };
+        let cut = |batches: &[&str], size| -> Vec<String> {
+            let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
+            let whole = Prompts { batches: batches.into_iter(), rest: None, size };
+            whole.map(|b| Columns(&b.unwrap()).text("prompt_id").unwrap().iter().flatten().collect()).collect()
+        };
+        assert_eq!(cut(&["aab", "bcc", "d"], 3), ["aa", "bb", "ccd"]);
+        assert_eq!(cut(&["aaaaaaa", "b"], 3), ["aaa", "aaa", "ab"]);
+        assert_eq!(cut(&["abcdef"], 3), ["abc", "def"]);
+        assert_eq!(cut(&["ab", "c"], 3), ["abc"]);
+        assert_eq!(cut(&[], 3), [""; 0]);
     }
 }

@@ -1,0 +1,321 @@
+//! `measure`: what an iteration's rows come to, as figures with intervals.
+//!
+//! Of `comparisons`: `win_rate` (ties count half), `wins`, `ties`, `losses` (shares), `nulls` (a count), and `order_agreement`, the share in
+//! which both orders say the same. Where outcomes were expected (ranks, LLMBar): `agreement` with them, and `agreement_first` and
+//! `agreement_second`, those of either order alone; expected ties do not count.
+//!
+//! Of answers: `tokens`, `characters` and `words` (means), `cut` (the share that max_tokens ended), `distinct_1` and `distinct_2`. Of scored ones also `score`
+//! (mean), `unscored` (a count) and, against the iteration before, `score_shift` (Wasserstein distance), `score_variation` (total variation),
+//! `length_growth` and `score_growth` (shares), with a warning when length outgrows the score.
+//!
+//! Of scored answers that people have ranked (`ranked`): Table 4 of the paper, see [`crate::eval::reward`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::array::Float64Array;
+
+use super::prelude::*;
+use crate::dataflow::Whole;
+use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
+use crate::eval::drift::{self, Means};
+use crate::eval::reward::{Judged, Reward};
+use crate::eval::text::{Length, distinct_n};
+use crate::eval::win_rate::{Outcome, Record};
+use crate::pipeline::Placement;
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "measure",
+    about: "figures of an iteration's comparisons, answers or scores: win rates, reward modelling, lengths, distinct-n, drift",
+    shape: Shape::Whole,
+    model: NeedsModel::No,
+    min_inputs: 1,
+    max_inputs: usize::MAX,
+    example: "[step.measures]\nop = \"measure\"\nfrom = [\"against_m1\", \"scores\"]\n",
+    parse: |f| {
+        let default = Bootstrap::default();
+        let resamples = f.int("resamples", "bootstrap resamples of prompts; 0 for no intervals", Some(default.resamples.into()), 0..=10_000_000);
+        Box::new(Measure {
+            bootstrap: Bootstrap {
+                resamples: resamples as u32,
+                confidence: f.float("confidence", "share of the resamples that an interval holds", Some(default.confidence), 0.01..=0.9999),
+                seed: 0,
+            },
+            ranked: f.step("ranked", "step with the ranks of the same answers, as people gave them: reward modelling is measured"),
+            perfect: f.float("perfect", "the score that counts for 5-best", Some(5.), -1e6..=1e6),
+            bin: f.float("bin", "width of the bins of score_variation, in points", Some(0.5), 1e-6..=1e6),
+            distinct_of: f.count("distinct_of", "distinct-n is of this many answers, the first: it falls with their number", Some(1000), 1..=1 << 24),
+            growth: f.float("growth", "least growth of the length, as a share, that is warned of when the score has grown less", Some(drift::LEAST_GROWTH), 0.0..=1e6),
+        })
+    },
+};
+
+struct Measure {
+    bootstrap: Bootstrap,
+    ranked: Option<String>,
+    perfect: f64,
+    bin: f64,
+    distinct_of: usize,
+    growth: f64,
+}
+
+impl Configured for Measure {
+    fn explain(&self) -> String {
+        let ranked = self.ranked.as_ref().map(|r| format!(", against the ranks of {r}")).unwrap_or_default();
+        format!("{} % intervals of {} resamples{ranked}", 100. * self.bootstrap.confidence, self.bootstrap.resamples)
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let mut problems = Vec::new();
+        for port in inputs {
+            let port = std::slice::from_ref(port);
+            let needs = |columns: &[&str], what| settings::needs(port, columns, what).err().unwrap_or_default();
+            if port[0].key == "ranked" {
+                problems.extend(needs(&["prompt_id", "response_id", "rank"], "ranked answers"));
+            } else if port[0].schema.name != named::COMPARISONS.name {
+                problems.extend(needs(&["prompt_id", "response"], "comparisons or answers"));
+            }
+        }
+        if problems.is_empty() { Ok(&named::MEASURES) } else { Err(problems) }
+    }
+}
+impl Operator for Measure {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Whole(self)
+    }
+}
+
+/// A figure: name, value with its interval, and what it is of. Without a value, nothing counts for it.
+type Figure = (&'static str, Option<Estimate>);
+
+fn count(n: u64, of: u64) -> Option<Estimate> {
+    Some(Estimate::exact(n as f64, of))
+}
+
+/// What the answers of an iteration come to.
+#[derive(Default)]
+struct Answers {
+    /// Sums and counts by prompt, for intervals.
+    tokens: BTreeMap<String, Part>,
+    characters: BTreeMap<String, Part>,
+    words: BTreeMap<String, Part>,
+    cut: BTreeMap<String, Part>,
+    score: BTreeMap<String, Part>,
+    scores: Vec<f64>,
+    unscored: u64,
+    /// The first answers' texts.
+    texts: Vec<String>,
+    scored: bool,
+    /// Answers with tokens: ranked ones have none.
+    tokenised: bool,
+}
+
+fn add(parts: &mut BTreeMap<String, Part>, prompt: &str, value: f64) {
+    let part = match parts.get_mut(prompt) {
+        Some(part) => part,
+        None => parts.entry(prompt.into()).or_default(),
+    };
+    *part = (part.0 + value, part.1 + 1.);
+}
+
+fn mean(parts: &BTreeMap<String, Part>) -> f64 {
+    let sum = parts.values().fold((0., 0.), |a, b| (a.0 + b.0, a.1 + b.1));
+    sum.0 / sum.1
+}
+
+impl Answers {
+    fn take(&mut self, rows: &RecordBatch, texts: usize) -> Result<()> {
+        let columns = Columns(rows);
+        let has = |name: &str| rows.column_by_name(name).is_some();
+        let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response")?);
+        let scores = has("score").then(|| columns.float("score")).transpose()?;
+        let tokens = has("response_tokens").then(|| columns.tokens("response_tokens")).transpose()?;
+        let finish = has("finish").then(|| columns.text("finish")).transpose()?;
+        self.scored |= scores.is_some();
+        for i in 0..rows.num_rows() {
+            let (prompt, text) = (prompts.value(i), responses.value(i));
+            let length = Length::of(text);
+            add(&mut self.characters, prompt, length.characters as f64);
+            add(&mut self.words, prompt, length.words as f64);
+            if let Some(tokens) = &tokens {
+                self.tokenised |= !tokens.row(i).is_empty();
+                add(&mut self.tokens, prompt, tokens.row(i).len() as f64);
+            }
+            if let Some(finish) = finish {
+                add(&mut self.cut, prompt, f64::from(u8::from(finish.value(i) == "length")));
+            }
+            match scores.filter(|s| s.is_valid(i) && s.value(i).is_finite()).map(|s| f64::from(s.value(i))) {
+                Some(score) => {
+                    add(&mut self.score, prompt, score);
+                    self.scores.push(score);
+                }
+                None => self.unscored += u64::from(scores.is_some()),
+            }
+            if self.texts.len() < texts {
+                self.texts.push(text.into());
+            }
+        }
+        Ok(())
+    }
+    fn means(&self, iteration: u32) -> Option<Means> {
+        let known = self.tokenised && !self.scores.is_empty();
+        known.then(|| Means { iteration, tokens: mean(&self.tokens), score: mean(&self.score) })
+    }
+}
+
+impl Measure {
+    fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
+        let mut outcomes: Vec<(String, Outcome)> = Vec::new();
+        // Right ones over all, by prompt: of the outcome, of either order, and of the orders with each other.
+        let mut shares: [BTreeMap<String, Part>; 4] = Default::default();
+        for batch in batches {
+            let batch = batch?;
+            let columns = Columns(&batch);
+            let (prompts, outcome, expected) = (columns.text("prompt_id")?, columns.text("outcome")?, columns.text("expected")?);
+            let orders = [columns.text("first_shown_first")?, columns.text("second_shown_first")?];
+            for i in 0..batch.num_rows() {
+                let said = Outcome::of(outcome.value(i)).ok_or_else(|| {
+                    Error::user(format!("`{}` is no outcome; they are win, tie, loss and null", outcome.value(i)))
+                })?;
+                let prompt = prompts.value(i);
+                outcomes.push((prompt.into(), said));
+                let order = orders.map(|o| o.is_valid(i).then(|| o.value(i)));
+                if let [Some(first), Some(second)] = order {
+                    add(&mut shares[3], prompt, f64::from(u8::from(first == second)));
+                }
+                if expected.is_valid(i) && expected.value(i) != Outcome::Tie.name() {
+                    let all = [(said != Outcome::Null).then(|| said.name()), order[0], order[1]];
+                    for (share, said) in shares.iter_mut().zip(all) {
+                        if let Some(said) = said {
+                            add(share, prompt, f64::from(u8::from(said == expected.value(i))));
+                        }
+                    }
+                }
+            }
+        }
+        let record = Record::of(outcomes.iter().map(|(p, o)| (p.as_str(), *o)), &self.bootstrap);
+        let mut figures = vec![
+            ("win_rate", record.win_rate),
+            ("wins", record.win_share),
+            ("ties", record.tie_share),
+            ("losses", record.loss_share),
+            ("nulls", count(record.nulls, outcomes.len() as u64)),
+        ];
+        for (name, share) in ["agreement", "agreement_first", "agreement_second", "order_agreement"].into_iter().zip(&shares) {
+            if !share.is_empty() {
+                figures.push((name, self.ratio(share)));
+            }
+        }
+        Ok(figures)
+    }
+
+    fn ratio(&self, parts: &BTreeMap<String, Part>) -> Option<Estimate> {
+        self.bootstrap.ratio(&parts.values().copied().collect::<Vec<_>>())
+    }
+
+    fn answers(&self, cx: &Context<'_>, now: &Answers, before: Option<&Answers>) -> Vec<Figure> {
+        let mut figures: Vec<Figure> = Vec::new();
+        if now.tokenised {
+            figures.push(("tokens", self.ratio(&now.tokens)));
+            figures.push(("cut", self.ratio(&now.cut)));
+        }
+        figures.push(("characters", self.ratio(&now.characters)));
+        figures.push(("words", self.ratio(&now.words)));
+        for (n, name) in [(1, "distinct_1"), (2, "distinct_2")] {
+            let distinct = distinct_n(now.texts.iter().map(String::as_str), n);
+            figures.push((name, distinct.map(|(value, all)| Estimate::exact(value, all))));
+        }
+        if !now.scored {
+            return figures;
+        }
+        let n = now.scores.len() as u64;
+        figures.push(("score", self.ratio(&now.score)));
+        figures.push(("unscored", count(now.unscored, n + now.unscored)));
+        let Some(before) = before else { return figures };
+        let exact = |v: Option<f64>| v.map(|v| Estimate::exact(v, n));
+        figures.push(("score_shift", exact(drift::wasserstein(&before.scores, &now.scores))));
+        figures.push(("score_variation", exact(drift::total_variation(&before.scores, &now.scores, self.bin))));
+        if let (Some(was), Some(is)) = (before.means(cx.epoch.iteration - 1), now.means(cx.epoch.iteration)) {
+            figures.push(("length_growth", exact(Some(drift::growth(was.tokens, is.tokens)).filter(|g| g.is_finite()))));
+            figures.push(("score_growth", exact(Some(drift::growth(was.score, is.score)).filter(|g| g.is_finite()))));
+            if let Some(warning) = drift::outgrown(&was, &is, self.growth) {
+                tracing::warn!("step `{}`: {warning}", cx.step.name);
+            }
+        }
+        figures
+    }
+
+    fn reward(&self, cx: &Context<'_>, input: &str, ranked: &str) -> Result<Vec<Figure>> {
+        let mut scores: HashMap<String, f64> = HashMap::new();
+        for batch in cx.microbatches(input) {
+            let (_, batch) = batch?;
+            let columns = Columns(&batch);
+            let (ids, score) = (columns.text("response_id")?, columns.float("score")?);
+            let known = (0..batch.num_rows()).filter(|&i| score.is_valid(i));
+            scores.extend(known.map(|i| (ids.value(i).to_owned(), f64::from(score.value(i)))));
+        }
+        let mut prompts: BTreeMap<String, Vec<Judged>> = BTreeMap::new();
+        for batch in cx.microbatches(ranked) {
+            let (_, batch) = batch?;
+            let columns = Columns(&batch);
+            let (prompt, ids, rank) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.uint("rank")?);
+            for i in 0..batch.num_rows() {
+                let judged = Judged { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
+                prompts.entry(prompt.value(i).into()).or_default().push(judged);
+            }
+        }
+        let table = Reward::of(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
+        Ok(vec![
+            ("pairwise_accuracy", table.pairwise_accuracy),
+            ("pairwise_tied", table.pairwise_tied),
+            ("five_best", table.five_best),
+            ("exact_match", table.exact_match),
+            ("spearman", table.spearman),
+            ("kendall", table.kendall),
+            ("reward_nulls", count(table.nulls, table.answers)),
+        ])
+    }
+}
+
+impl Whole for Measure {
+    fn whole(&self, cx: &Context<'_>) -> Result<Output> {
+        let mut rows: Vec<(&str, Figure)> = Vec::new();
+        for input in cx.step.inputs.iter().filter(|i| i.key == "from") {
+            let step = cx.shared.plan.step(&input.step).ok_or_else(|| Error::bug("an input is not in the plan"))?;
+            let schema = step.schema;
+            let mut figures = Vec::new();
+            if schema.name == named::COMPARISONS.name {
+                figures.extend(self.comparisons(cx.microbatches(&input.step).map(|b| Ok(b?.1)))?);
+            } else {
+                let read = |batches: &mut dyn Iterator<Item = Result<RecordBatch>>| -> Result<Answers> {
+                    let mut answers = Answers::default();
+                    for batch in batches {
+                        answers.take(&batch?, self.distinct_of)?;
+                    }
+                    Ok(answers)
+                };
+                let now = read(&mut cx.microbatches(&input.step).map(|b| Ok(b?.1)))?;
+                let changes = step.placement != Placement::Once && cx.epoch.iteration > 1;
+                let before = (changes && now.scored)
+                    .then(|| read(&mut cx.run().batches(&input.step, Some(cx.epoch.iteration - 1)).map(|b| Ok(b?.1))))
+                    .transpose()?;
+                figures.extend(self.answers(cx, &now, before.as_ref()));
+                if let Some(ranked) = self.ranked.as_ref().filter(|_| now.scored) {
+                    figures.extend(self.reward(cx, &input.step, ranked)?);
+                }
+            }
+            rows.extend(figures.into_iter().map(|f| (input.step.as_str(), f)));
+        }
+        let number = |of: &dyn Fn(&Estimate) -> f64| -> ArrayRef {
+            let value = |(_, (_, e)): &(&str, Figure)| e.as_ref().map(of).filter(|v| v.is_finite());
+            Arc::new(rows.iter().map(value).collect::<Float64Array>())
+        };
+        let rows = named::MEASURES.batch(vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1.0))),
+            number(&|e| e.value),
+            number(&|e| e.low),
+            number(&|e| e.high),
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.1.1.map_or(0, |e| e.n.min(u32::MAX.into()) as u32)))),
+        ])?;
+        Ok(rows.into())
+    }
+}
