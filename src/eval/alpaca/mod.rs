@@ -1,4 +1,4 @@
-//! AlpacaEval 2.0: its annotations, the win rate over them, and the length-controlled win rate (arXiv 2404.04475) of [`glm`].
+//! AlpacaEval 2.0: its annotations, the win rate over them, and the length-controlled win rate (arXiv 2404.04475), of [`Glm`].
 //!
 //! Figures are those of the `alpaca_eval` package (0.6.6), in per cent, with one difference: a preference that is none (below 1 or
 //! above 2, other than the old 0 for a draw) is an error here and passed over there.
