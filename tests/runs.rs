@@ -2,94 +2,11 @@
 
 mod common;
 
-use common::{How, files, outcome, run, script};
+use common::{How, files, outcome, run, small_loop};
 use reflux::dataflow::Transport;
 use reflux::error::Kind;
 use reflux::report::LeftOut;
 use reflux::store::{Run, read_parquet};
-
-/// A loop on the small world with a random model and a scripted judge, so that there are pairs.
-fn small_loop(dir: &std::path::Path) -> String {
-    let script = script(dir, 0);
-    format!(
-        r#"
-[pipeline]
-name = "small"
-seed = 5
-iterations = 2
-microbatch = 8
-window = 2
-[model.m0]
-init = "pipelines/listworld/model"
-[model.script]
-script = {script:?}
-[step.ift]
-op = "listworld"
-data = "ift"
-rows = 40
-[step.eft]
-op = "listworld"
-data = "eft"
-rows = 24
-[step.m1]
-op = "sft"
-from = ["ift", "eft"]
-model = "m0"
-rubric = "pipelines/listworld/judge.jinja"
-learning_rate = 1e-3
-[loop]
-policy = "m1"
-next = "dpo"
-[step.written]
-op = "synthesize"
-from = "ift"
-model = "script"
-per_iteration = 20
-shots = {{ seed = 2, generated = 1 }}
-reject = {{ rouge_l = 0.95 }}
-[step.prompts]
-op = "dedup"
-from = "written"
-[step.responses]
-op = "generate"
-from = "prompts"
-model = "policy"
-samples = 3
-sampling = {{ temperature = 1.0, max_tokens = 6 }}
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
-learning_rate = 1e-3
-batch_size = 4
-replay = "eft"
-replay_weight = 0.5
-replay_batch = 2
-rubric = "pipelines/listworld/judge.jinja"
-[step.heldout]
-op = "listworld"
-data = "requests"
-rows = 10
-[step.answers]
-op = "generate"
-from = "heldout"
-model = "policy"
-samples = 2
-sampling = {{ max_tokens = 6 }}
-[step.truth]
-op = "oracle"
-from = "answers"
-"#
-    )
-}
 
 #[test]
 fn workers_and_transport_do_not_matter() {

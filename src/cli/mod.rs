@@ -9,9 +9,11 @@ mod generate;
 mod import;
 mod listing;
 mod logprobs;
+mod ls;
 mod model;
 mod progress;
 mod run;
+mod show;
 mod study;
 mod ticker;
 
@@ -40,6 +42,8 @@ const AFTER: &str = "Examples:
   reflux run pipelines/quickstart.toml         the whole loop on the embedded small world
   reflux check my.toml                         every error of a pipeline file at once
   reflux explain my.toml --format mermaid      the plan as a picture
+  reflux ls quickstart                         what a run holds
+  reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
   reflux schema pairs                          what the columns of a dataset mean
   reflux generate model.gguf 'Name a river.'   an answer
 
@@ -61,6 +65,10 @@ enum Command {
     Check(check::Args),
     /// Prints the plan of a pipeline file, or what an error code means
     Explain(explain::Args),
+    /// Lists what a run holds: steps, rows, bytes, models, metrics
+    Ls(ls::Args),
+    /// Shows rows of a run, or of any Parquet file: as a table, JSON, CSV, Arrow or Parquet; of a live run as they come
+    Show(show::Args),
     /// Lists the schemas of datasets, or the columns of one
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
@@ -103,6 +111,8 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Run(args) => run::run(args, &style),
         Command::Check(args) => check::run(args, cli.quiet),
         Command::Explain(args) => explain::run(args),
+        Command::Ls(args) => ls::run(args),
+        Command::Show(args) => show::run(args),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),
@@ -146,6 +156,11 @@ fn set_up_logging(cli: &Cli) {
         Log::Json => builder.json().try_init(),
         Log::Text => builder.without_time().try_init(),
     };
+}
+
+/// How wide a table may be: as the terminal, or 120 where there is none.
+fn terminal_width() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout()).map_or(120, |(width, _)| usize::from(width.0))
 }
 
 /// Prints to standard output; a reader that has gone away (`reflux ... | head`) is no error.

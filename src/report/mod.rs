@@ -1,12 +1,15 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
+mod contents;
 mod health;
 mod left_out;
 mod rescored;
+pub mod show;
 mod study;
 mod summary;
 mod tally;
 
+pub use contents::Contents;
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;

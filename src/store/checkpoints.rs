@@ -101,6 +101,21 @@ impl Run {
         found
     }
 
+    /// The trainings that are under way: step, iteration, optimizer step and directory of each checkpoint, in that order.
+    pub fn all_checkpoints(&self) -> Vec<(String, u32, usize, PathBuf)> {
+        let mut found = Vec::new();
+        for step in folders(&self.dir().join("checkpoints")) {
+            for dir in folders(&step) {
+                let Some(iteration) = iteration_of(&dir) else { continue };
+                let name = name(&step);
+                let states = self.checkpoints(&name, iteration).into_iter();
+                found.extend(states.map(|(at, path)| (name.clone(), iteration, at, path)));
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// Compares every file of a checkpoint with its hash.
     ///
     /// # Errors
@@ -128,17 +143,22 @@ impl Run {
     }
 }
 
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+fn name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+fn iteration_of(dir: &Path) -> Option<u32> {
+    name(dir).strip_prefix("iteration=")?.parse().ok()
+}
+
 /// Removes what a process that died left below `checkpoints`: unfinished ones, and those of trainings that `done` knows.
 pub(super) fn sweep(run: &Path, done: impl Fn(&str, u32) -> bool) -> Result<()> {
-    let folders = |dir: &Path| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect::<Vec<_>>()
-    };
-    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     for step in folders(&run.join("checkpoints")) {
         for dir in folders(&step) {
-            let iteration = name(&dir).strip_prefix("iteration=").and_then(|i| i.parse().ok());
-            if iteration.is_some_and(|i| done(&name(&step), i)) {
+            if iteration_of(&dir).is_some_and(|i| done(&name(&step), i)) {
                 remove_dir(&dir)?;
                 continue;
             }

@@ -16,6 +16,8 @@ pub(super) struct Index {
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub finished_steps: BTreeSet<(String, u32)>,
     pub dropped: BTreeSet<String>,
+    /// The steps in the order of their first lines: none comes before what it was made from.
+    pub order: Vec<String>,
     pub finished: bool,
     pub pipeline: Option<(String, u64)>,
 }
@@ -25,7 +27,12 @@ impl Index {
     pub fn add(&mut self, entry: Entry) {
         match entry {
             Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
-            Entry::File(f) => drop(self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f)),
+            Entry::File(f) => {
+                if !self.files.contains_key(&f.step) {
+                    self.order.push(f.step.clone());
+                }
+                self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f);
+            }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
             Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
             Entry::Finished { step: Some(step), iteration } => {

@@ -24,13 +24,34 @@ pub(super) struct Holder {
 
 impl Holder {
     fn me() -> Self {
-        let text = |path: &str| std::fs::read_to_string(path).ok();
-        // Field 22, counted after the command's name, which is in parentheses and may hold spaces.
-        let started =
-            text("/proc/self/stat").and_then(|s| s.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok());
-        let boot = text("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned());
-        Self { pid: std::process::id(), started, boot }
+        Self { pid: std::process::id(), started: started("/proc/self/stat"), boot: boot() }
     }
+
+    /// Whether the process lives, as far as the system tells: another may have its number by now.
+    fn lives(&self) -> bool {
+        if !Path::new("/proc/self/stat").exists() {
+            return true;
+        }
+        started(&format!("/proc/{}/stat", self.pid)) == self.started && boot() == self.boot
+    }
+}
+
+/// Clock ticks from boot to a process's start: field 22, counted after the command's name, which is in parentheses and may
+/// hold spaces.
+fn started(stat: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(stat).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+fn boot() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|s| s.trim().to_owned())
+}
+
+/// The process that writes the run in `dir`, if one does; the lock is not touched.
+pub(super) fn writer(dir: &Path) -> Option<u32> {
+    let mut text = String::new();
+    File::open(dir.join("lock")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    let holder: Holder = serde_json::from_str(&text).ok()?;
+    holder.lives().then_some(holder.pid)
 }
 
 /// Held as long as this lives.
@@ -89,11 +110,17 @@ mod tests {
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(lock);
+        assert_eq!(writer(dir.path()), None);
         let (lock, before) = Lock::take(dir.path()).unwrap();
         assert_eq!(before, None, "released in order");
+        assert_eq!(writer(dir.path()), Some(std::process::id()));
         // A holder that died: the lock is gone, its name is still there.
         lock.0.unlock().unwrap();
         let (_lock, before) = Lock::take(dir.path()).unwrap();
         assert_eq!(before, Some(Holder::me()));
+        // Its number belongs to a process that began at another time.
+        let other = Holder { started: Some(1), ..Holder::me() };
+        std::fs::write(dir.path().join("lock"), serde_json::to_string(&other).unwrap()).unwrap();
+        assert_eq!(writer(dir.path()), None);
     }
 }

@@ -193,6 +193,11 @@ impl Run {
         self.state().index.finished
     }
 
+    /// The process that writes the run now, if one does.
+    pub fn writer(&self) -> Option<u32> {
+        super::lock::writer(&self.dir)
+    }
+
     /// The committed file of a step's microbatch.
     pub fn committed(&self, step: &str, epoch: Epoch) -> Option<FileEntry> {
         self.state().index.files.get(step)?.get(&epoch).cloned()
@@ -207,6 +212,19 @@ impl Run {
     pub fn steps(&self) -> Vec<String> {
         let state = self.state();
         state.index.files.keys().filter(|step| !state.index.dropped.contains(*step)).cloned().collect()
+    }
+
+    /// Every committed file, by step and epoch, those of dropped steps too.
+    pub fn entries(&self) -> Vec<FileEntry> {
+        self.state().index.files.values().flat_map(|files| files.values().cloned()).collect()
+    }
+    /// The steps that have committed something, in the order in which they began to: none comes before what it reads.
+    pub fn steps_in_order(&self) -> Vec<String> {
+        self.state().index.order.clone()
+    }
+    /// Whether the rows of a step were removed, as its `keep = false` asks for.
+    pub fn dropped(&self, step: &str) -> bool {
+        self.state().index.dropped.contains(step)
     }
 
     /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:

@@ -1,0 +1,92 @@
+//! `reflux show`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::dataflow::Stop;
+use crate::error::{Error, Result};
+use crate::report::show::{self, Condition, Show};
+use crate::store::Scan;
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// RUN/STEP, RUN/errors, RUN/metrics/STEP, a Parquet file, or a directory of them
+    what: PathBuf,
+    /// Only this iteration
+    #[arg(long, value_name = "N")]
+    iteration: Option<u32>,
+    /// Only rows for which this holds: COLUMN, one of = != < <= > >= and ~ (holds the text), VALUE; all of several must
+    #[arg(long = "where", value_name = "COLUMN=VALUE")]
+    conditions: Vec<Condition>,
+    /// These columns, in this order; by default all, and as a table all but lists of numbers
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    columns: Vec<String>,
+    /// At most this many rows, 0 for all; by default 20 as a table, else all
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// How rows are written
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Goes on as the run commits, until it is finished or Ctrl-C
+    #[arg(long)]
+    follow: bool,
+    /// Width of a table; by default the terminal's, 120 where there is none
+    #[arg(long, value_name = "PLACES")]
+    width: Option<u16>,
+}
+
+const AFTER: &str = "Examples:
+  reflux show runs/quickstart/pairs                      the first pairs, to fit the terminal
+  reflux show quickstart/scores --iteration 2 --where 'score>=4' --columns prompt,response
+  reflux show quickstart/errors --where code=tie         rows left out, and why
+  reflux show quickstart/metrics/dpo --format csv > dpo.csv
+  reflux show quickstart/scores --follow --format json   as the run commits
+  reflux show quickstart/pairs --format arrow > pairs.arrows";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned, for people
+    Table,
+    /// A JSON object a line
+    Json,
+    /// Comma-separated; lists and structs as JSON
+    Csv,
+    /// An Arrow IPC stream, as pyarrow.ipc.open_stream reads it
+    Arrow,
+    /// A Parquet file
+    Parquet,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let format = match args.format {
+        Format::Table => show::Format::Table,
+        Format::Json => show::Format::Json,
+        Format::Csv => show::Format::Csv,
+        Format::Arrow => show::Format::Arrow,
+        Format::Parquet => show::Format::Parquet,
+    };
+    let binary = matches!(args.format, Format::Arrow | Format::Parquet);
+    if binary && std::io::stdout().is_terminal() {
+        return Err(
+            Error::user("these bytes are not for a terminal").help("write them to a file with `>`, or to a pipe")
+        );
+    }
+    let default = (args.format == Format::Table && !args.follow).then_some(20);
+    let show = Show {
+        iteration: args.iteration,
+        conditions: args.conditions.clone(),
+        columns: args.columns.clone(),
+        limit: args.limit.or(default).filter(|n| *n > 0),
+        format,
+        width: args.width.map_or_else(super::terminal_width, usize::from),
+        follow: args.follow,
+    };
+    let stop = Stop::default();
+    if args.follow {
+        super::run::stop_on_interrupt(&stop);
+    }
+    show.run(&mut Scan::open(&args.what)?, std::io::stdout(), &|| stop.requested())
+}

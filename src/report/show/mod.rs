@@ -1,0 +1,213 @@
+//! A table as it lies on the disk, shown: some of its rows and columns, in one of several formats, once or for as long as a
+//! run goes on. Files are read a thousand rows at a time; nothing is held but that.
+
+mod condition;
+mod sink;
+mod table;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+pub use condition::Condition;
+pub use sink::Format;
+pub use table::{aligned, fitted, width};
+
+use condition::Check;
+use sink::{End, Pipe, Sink};
+
+use crate::error::{Error, Result};
+use crate::store::Scan;
+
+/// Between two looks at a manifest that may have grown.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What of a table to show, and how.
+#[derive(Clone, Debug)]
+pub struct Show {
+    /// Only this iteration of a run.
+    pub iteration: Option<u32>,
+    /// Rows for which all of them hold.
+    pub conditions: Vec<Condition>,
+    /// These columns in this order; all if empty (as a table, all but lists of numbers).
+    pub columns: Vec<String>,
+    /// At most this many rows.
+    pub limit: Option<u64>,
+    /// How.
+    pub format: Format,
+    /// Columns of the terminal that a table is to fit.
+    pub width: usize,
+    /// Whether to go on as a live run commits.
+    pub follow: bool,
+}
+
+/// What a scan's rows become on their way out, known from its first file.
+struct Shape {
+    /// What is read: the columns shown and those that conditions are about.
+    read: SchemaRef,
+    checks: Vec<Check>,
+    /// Positions of the columns shown.
+    shown: Vec<usize>,
+}
+
+impl Show {
+    /// Writes the rows to `to`. With `follow`, ends when the run is finished, or `stop` says so; a reader that has gone
+    /// away ends it too.
+    ///
+    /// # Errors
+    /// A file is damaged; a column is not there; a condition does not suit its column.
+    pub fn run(&self, scan: &mut Scan, to: impl Write + Send + 'static, stop: &dyn Fn() -> bool) -> Result<()> {
+        let pipe = Pipe::new(to);
+        match self.write(scan, &pipe, stop) {
+            Err(_) if pipe.gone() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn write(&self, scan: &mut Scan, pipe: &Pipe, stop: &dyn Fn() -> bool) -> Result<()> {
+        let mut out: Option<(Shape, Box<dyn Sink>)> = None;
+        // Rows of each file that were read: metrics are written anew as they grow.
+        let mut seen: HashMap<PathBuf, u64> = HashMap::new();
+        let (mut written, mut total) = (0u64, 0u64);
+        let full = |written: u64| self.limit.is_some_and(|limit| written >= limit);
+        loop {
+            // Looked at before the files: what is committed in between is seen in the next round.
+            let live = self.follow && scan.live();
+            let mut news = false;
+            for part in scan.parts(self.iteration)? {
+                let rows = part.rows()?;
+                let before = seen.get(&part.path).copied();
+                if before.is_some_and(|before| rows <= before) {
+                    continue;
+                }
+                seen.insert(part.path.clone(), rows);
+                total += rows - before.unwrap_or(0);
+                if out.is_none() {
+                    let all = part.schema()?;
+                    let shape = self.shape(&all)?;
+                    let shown = Arc::new(shape.read.project(&shape.shown)?);
+                    let sink = sink::of(self.format, &shown, pipe, self.width, self.hidden(&all))?;
+                    out = Some((shape, sink));
+                }
+                let Some((shape, sink)) = out.as_mut().filter(|_| !full(written)) else { continue };
+                let mut skip = before.unwrap_or(0);
+                for batch in part.read(&shape.read)? {
+                    if full(written) || pipe.gone() || stop() {
+                        break;
+                    }
+                    let mut batch = batch?;
+                    let known = skip.min(batch.num_rows() as u64);
+                    skip -= known;
+                    batch = batch.slice(known as usize, batch.num_rows() - known as usize);
+                    let mut batch = shape.choose(&batch)?;
+                    if let Some(limit) = self.limit {
+                        batch = batch
+                            .slice(0, batch.num_rows().min(usize::try_from(limit - written).unwrap_or(usize::MAX)));
+                    }
+                    written += batch.num_rows() as u64;
+                    if batch.num_rows() > 0 {
+                        sink.write(&batch)?;
+                        news = true;
+                    }
+                }
+            }
+            if let Some((_, sink)) = out.as_mut().filter(|_| news && live) {
+                sink.flush()?;
+            }
+            if !live || full(written) || pipe.gone() || stop() {
+                break;
+            }
+            std::thread::sleep(PATIENCE);
+            scan.refresh()?;
+        }
+        match out {
+            Some((_, mut sink)) => {
+                let chosen = !self.conditions.is_empty();
+                sink.finish(&End { written, total, chosen, full: full(written) })
+            }
+            // A table without a file yet has no columns; lines of nothing are none.
+            None if matches!(self.format, Format::Table) => {
+                let mut pipe = pipe.clone();
+                writeln!(pipe, "no rows")?;
+                Ok(pipe.flush()?)
+            }
+            None if matches!(self.format, Format::Json | Format::Csv) => Ok(()),
+            None => Err(Error::user(format!("`{}` has no rows yet, and so no columns", scan.given().display()))
+                .help("`--follow` waits for the first")),
+        }
+    }
+
+    fn shape(&self, all: &SchemaRef) -> Result<Shape> {
+        let shown: Vec<String> = match &self.columns[..] {
+            [] => all.fields().iter().filter(|f| !self.hides(f)).map(|f| f.name().clone()).collect(),
+            columns => columns.to_vec(),
+        };
+        let find = |name: &str| all.index_of(name).map_err(|_| condition::no_column(name, all));
+        let mut columns = shown.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
+        let positions = (0..columns.len()).collect();
+        let mut checks = Vec::new();
+        for condition in &self.conditions {
+            let at = find(condition.column())?;
+            let position = columns.iter().position(|c| *c == at).unwrap_or_else(|| {
+                columns.push(at);
+                columns.len() - 1
+            });
+            checks.push(condition.check(position, all.field(at))?);
+        }
+        Ok(Shape { read: Arc::new(all.project(&columns)?), checks, shown: positions })
+    }
+
+    /// Whether a column is left out of a table unless it is asked for: token ids and log-probabilities tell nobody anything.
+    fn hides(&self, field: &Field) -> bool {
+        self.format == Format::Table
+            && matches!(field.data_type(), DataType::List(item) if item.data_type().is_numeric())
+    }
+
+    /// The columns that a table of this schema leaves out unless they are asked for.
+    fn hidden(&self, all: &Schema) -> Vec<String> {
+        let hidden = all.fields().iter().filter(|f| self.columns.is_empty() && self.hides(f));
+        hidden.map(|f| f.name().clone()).collect()
+    }
+}
+
+impl Shape {
+    /// The rows for which every condition holds, with the columns shown.
+    fn choose(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let shown = |rows: &RecordBatch| Ok(rows.project(&self.shown)?);
+        if self.checks.is_empty() {
+            return shown(rows);
+        }
+        let about: Vec<usize> = self.checks.iter().map(|c| c.column).collect();
+        let mut keep = vec![true; rows.num_rows()];
+        for (check, column) in self.checks.iter().zip(about) {
+            for (keep, value) in keep.iter_mut().zip(values(&rows.project(&[column])?)?) {
+                *keep = *keep && check.holds(&value);
+            }
+        }
+        shown(&filter_record_batch(rows, &BooleanArray::from(keep))?)
+    }
+}
+
+/// Rows as JSON objects, in the order of their columns.
+pub(crate) fn objects(rows: &RecordBatch) -> Result<Vec<Map<String, Value>>> {
+    let mut writer = arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::LineDelimited>(vec![]);
+    writer.write(rows).map_err(|e| Error::user(format!("these rows cannot be shown as text: {e}")))?;
+    writer.finish()?;
+    let bytes = writer.into_inner();
+    let objects = serde_json::Deserializer::from_slice(&bytes).into_iter();
+    objects.map(|o| o.map_err(|e| Error::bug(format!("Arrow's JSON: {e}")))).collect()
+}
+
+/// The values of a batch of one column.
+fn values(rows: &RecordBatch) -> Result<Vec<Value>> {
+    Ok(objects(rows)?.into_iter().map(|o| o.into_iter().next().map_or(Value::Null, |(_, v)| v)).collect())
+}

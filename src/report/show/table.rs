@@ -1,0 +1,154 @@
+//! Tables for people: aligned, as wide as the terminal at most, and safe to print.
+
+use serde_json::Value;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Between two columns.
+const GAP: usize = 2;
+/// No column is made narrower than this to fit.
+const NARROWEST: usize = 6;
+/// What a cell takes of a longer text.
+const LONGEST: usize = 2000;
+
+/// Places of the terminal that a text takes.
+pub fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// A text that can be printed in a line: control characters, which could order the terminal about, and marks that turn the
+/// direction of writing, are shown instead of obeyed.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' => '⏎',
+        '\t' => ' ',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().take(LONGEST).map(shown).collect()
+}
+
+/// A value as a cell of a table shows it: a conversation by its contents, judgements by their outcomes, all else as it is.
+pub(super) fn cell(value: &Value) -> String {
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let judgement = |v: &Value| match &v["score"] {
+        Value::Null => text(&v["outcome"]),
+        score => score.to_string(),
+    };
+    match value {
+        Value::Null => String::new(),
+        Value::Array(items) if !items.is_empty() && items.iter().all(|i| i.get("content").is_some()) => {
+            printable(&items.iter().map(|i| text(&i["content"])).collect::<Vec<_>>().join(" | "))
+        }
+        Value::Array(items) if !items.is_empty() && items.iter().all(|i| i.get("outcome").is_some()) => {
+            printable(&items.iter().map(judgement).collect::<Vec<_>>().join(", "))
+        }
+        other => printable(&text(other)),
+    }
+}
+
+/// A text cut to `places` of the terminal, with an ellipsis where something is missing.
+pub fn fitted(text: &str, places: usize) -> String {
+    if width(text) <= places {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    let mut taken = 0;
+    for c in text.chars() {
+        let wide = c.width().unwrap_or(0);
+        if taken + wide + 1 > places {
+            break;
+        }
+        taken += wide;
+        cut.push(c);
+    }
+    cut.push('…');
+    cut
+}
+
+/// Widths for columns that would like to be `wanted` wide, so that they fit into `room`: what is narrow is left alone, the
+/// others share what is left. Fewer than were given if not all can be shown; at least one is.
+pub(super) fn widths(wanted: &[usize], room: usize) -> Vec<usize> {
+    let least = |n: usize| wanted[..n].iter().map(|&w| w.min(NARROWEST)).sum::<usize>() + GAP * n.saturating_sub(1);
+    let shown = (1..=wanted.len()).rev().find(|&n| least(n) <= room).unwrap_or(wanted.len().min(1));
+    let mut room = room.saturating_sub(GAP * shown.saturating_sub(1));
+    let mut widths = vec![0; shown];
+    let mut order: Vec<usize> = (0..shown).collect();
+    order.sort_by_key(|&i| wanted[i]);
+    for (done, &i) in order.iter().enumerate() {
+        widths[i] = wanted[i].min(room / (shown - done)).max(1);
+        room = room.saturating_sub(widths[i]);
+    }
+    widths
+}
+
+/// One line of cells in columns of the given widths; numbers stand to the right.
+pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String {
+    let mut line = String::new();
+    for (i, (cell, &places)) in cells.iter().zip(widths).enumerate() {
+        let cell = fitted(cell, places);
+        let padding = " ".repeat(places.saturating_sub(width(&cell)));
+        if i > 0 {
+            line.push_str(&" ".repeat(GAP));
+        }
+        if right.get(i).copied().unwrap_or(false) {
+            line.push_str(&padding);
+            line.push_str(&cell);
+        } else {
+            line.push_str(&cell);
+            line.push_str(&padding);
+        }
+    }
+    line.trim_end().to_owned()
+}
+
+/// Whole rows under a head and a rule, each column as wide as it has to be; those that `right` says stand to the right.
+pub fn aligned(head: &[&str], right: &[bool], rows: &[Vec<String>]) -> Vec<String> {
+    let wide = |c: usize| rows.iter().map(|row| width(&row[c])).chain([width(head[c])]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(wide).collect();
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let rule = "-".repeat(widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1));
+    let lines = rows.iter().map(|row| line(row, &widths, right));
+    [line(&head, &widths, right), rule].into_iter().chain(lines).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn wide_text_is_cut_where_it_does_not_fit() {
+        assert_eq!(fitted("river", 5), "river");
+        assert_eq!(fitted("rivers", 5), "rive…");
+        assert_eq!(fitted("世界世界", 5), "世界…", "two places each");
+        assert_eq!(fitted("世界世界", 4), "世…");
+        assert_eq!(width(&fitted("e\u{301}e\u{301}e\u{301}e\u{301}", 3)), 3, "marks take no place");
+    }
+
+    #[test]
+    fn columns_share_the_room() {
+        assert_eq!(widths(&[3, 4], 80), [3, 4]);
+        assert_eq!(widths(&[3, 100, 100], 47), [3, 20, 20]);
+        assert_eq!(widths(&[100, 3, 10], 47), [30, 3, 10]);
+        assert_eq!(widths(&[32; 10], 30).len(), 4, "those that have no room are left out");
+        assert_eq!(widths(&[32, 32], 3), [3], "one is shown always");
+        for room in 1..200 {
+            let got = widths(&[32, 5, 60, 9, 200, 1], room);
+            let sum: usize = got.iter().sum::<usize>() + GAP * (got.len() - 1);
+            assert!(sum <= room.max(1), "{room}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn cells_say_what_matters_and_cannot_order_the_terminal_about() {
+        assert_eq!(cell(&json!("a\nb\t\u{1b}[2Jc\u{202e}")), "a⏎b \u{fffd}[2Jc\u{fffd}");
+        assert_eq!(cell(&json!([{ "role": "user", "content": "Hi" }])), "Hi");
+        assert_eq!(
+            cell(&json!([{ "outcome": "score", "score": 4.0 }, { "outcome": "no_match", "score": null }])),
+            "4.0, no_match"
+        );
+        assert_eq!(cell(&json!(["x"])), "[\"x\"]");
+        assert_eq!(cell(&Value::Null), "");
+    }
+}

@@ -1,0 +1,307 @@
+//! Looking at runs: `reflux ls` and `reflux show`.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use common::{How, run, script, small_loop};
+use reflux::data::Columns;
+use reflux::store::{Run, read_parquet};
+use serde_json::Value;
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
+    command
+}
+fn reflux(args: &[&str]) -> (Option<i32>, Vec<u8>, String) {
+    let Output { status, stdout, stderr } = command(args).output().unwrap();
+    (status.code(), stdout, String::from_utf8(stderr).unwrap())
+}
+/// What a command that works prints.
+fn text(args: &[&str]) -> String {
+    let (code, out, err) = reflux(args);
+    assert_eq!(code, Some(0), "{args:?}: {err}");
+    String::from_utf8(out).unwrap()
+}
+fn lines(args: &[&str]) -> Vec<Value> {
+    text(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// A finished run of two iterations that all tests look at.
+fn finished() -> &'static Path {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let temp = tempfile::tempdir().unwrap().keep();
+        let dir = temp.join("small");
+        common::run(&small_loop(&temp), &dir, &How::default()).0.unwrap();
+        let text = Run::open(&dir).unwrap().pipeline_text().unwrap();
+        Run::create_or_open(&dir, &text, 5, false).unwrap().0.finish().unwrap();
+        dir
+    })
+}
+fn of(what: &str) -> String {
+    finished().join(what).to_str().unwrap().to_owned()
+}
+fn stored(step: &str, iteration: Option<u32>) -> RecordBatch {
+    Run::open(finished()).unwrap().read_step(step, iteration).unwrap().unwrap()
+}
+fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
+    Columns(rows).text(column).unwrap().iter().map(|t| t.unwrap().to_owned()).collect()
+}
+
+#[test]
+fn ls_counts_what_the_files_hold() {
+    let dir = finished().to_str().unwrap();
+    let contents: Value = serde_json::from_str(&text(&["ls", dir, "--json"])).unwrap();
+    assert_eq!((&contents["state"], &contents["seed"]), (&"finished".into(), &5.into()));
+    let run = Run::open(finished()).unwrap();
+    let steps = contents["steps"].as_array().unwrap();
+    for step in steps {
+        let (name, iteration) = (step["step"].as_str().unwrap(), step["iteration"].as_u64().unwrap() as u32);
+        let files: Vec<_> = run.files(name).into_iter().filter(|f| f.iteration == iteration).collect();
+        let read: usize = files.iter().map(|f| read_parquet(&run.dir().join(&f.path)).unwrap().num_rows()).sum();
+        assert_eq!(step["rows"], read, "{step}");
+        assert_eq!(step["microbatches"], files.len(), "{step}");
+        let on_disk = |path: &String| std::fs::metadata(run.dir().join(path)).unwrap().len();
+        let errors = files.iter().filter_map(|f| f.errors.as_ref());
+        let bytes: u64 =
+            files.iter().map(|f| on_disk(&f.path)).sum::<u64>() + errors.clone().map(|e| on_disk(&e.path)).sum::<u64>();
+        assert_eq!(step["bytes"], bytes, "{step}");
+        assert_eq!(step["left_out"], errors.map(|e| e.rows).sum::<u64>(), "{step}");
+    }
+    let at = |step: &str, iteration: u32| {
+        steps.iter().position(|s| s["step"] == step && s["iteration"] == iteration).unwrap_or_else(|| panic!("{step}"))
+    };
+    assert!(at("ift", 0) < at("m1", 0) && at("m1", 0) < at("written", 1), "in the order of the dataflow");
+    assert!(at("responses", 1) < at("scores", 1) && at("scores", 1) < at("dpo", 1) && at("dpo", 1) < at("written", 2));
+    let names: Vec<_> = contents["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["M1", "M2", "M3"]);
+    let people = text(&["ls", dir]);
+    assert!(["finished", "step", "microbatches", "M3", "metrics of"].iter().all(|w| people.contains(w)), "{people}");
+}
+
+#[test]
+fn json_lines_are_the_rows_in_order() {
+    let shown = lines(&["show", &of("pairs"), "--format", "json"]);
+    let want = stored("pairs", None);
+    assert_eq!(shown.len(), want.num_rows());
+    let ids: Vec<_> = shown.iter().map(|r| r["prompt_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, texts(&want, "prompt_id"));
+    let margins = Columns(&want).float("margin").unwrap();
+    let tokens = Columns(&want).tokens("chosen_tokens").unwrap();
+    for (i, row) in shown.iter().enumerate() {
+        assert_eq!(row["margin"].as_f64().unwrap() as f32, margins.value(i));
+        assert_eq!(row["chosen_tokens"].as_array().unwrap().len(), tokens.row(i).len());
+        assert_eq!(row["prompt"][0]["role"], "user");
+    }
+    assert_eq!(shown[0]["iteration"], 1);
+    assert_eq!(shown.last().unwrap()["iteration"], 2);
+    // The same by the folder, and of one iteration.
+    assert_eq!(lines(&["show", &of("data/pairs"), "--format", "json"]), shown);
+    let second = lines(&["show", &of("pairs"), "--format", "json", "--iteration", "2"]);
+    assert_eq!(second.len(), stored("pairs", Some(2)).num_rows());
+    assert!(!second.is_empty() && second.iter().all(|r| r["iteration"] == 2));
+}
+
+#[test]
+fn conditions_and_columns_choose() {
+    let scores = stored("scores", None);
+    let score = Columns(&scores).float("score").unwrap();
+    let high = (0..scores.num_rows()).filter(|&i| score.iter().nth(i).unwrap().is_some_and(|s| s >= 3.)).count();
+    let unread = score.iter().filter(Option::is_none).count();
+    assert!(high > 0 && high < scores.num_rows());
+    let count = |conditions: &[&str]| {
+        let mut args = vec!["show".to_owned(), of("scores"), "--format".into(), "json".into()];
+        args.extend(conditions.iter().flat_map(|c| ["--where".to_owned(), (*c).to_owned()]));
+        lines(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_eq!(count(&["score>=3"]).len(), high);
+    assert_eq!(count(&["score<3"]).len(), scores.num_rows() - high - unread);
+    assert_eq!(count(&["score=null"]).len(), unread);
+    assert!(count(&["score>=3", "iteration=2"]).iter().all(|r| r["iteration"] == 2 && r["score"].as_f64() >= Some(3.)));
+    assert!(!count(&["judgements~no_match"]).is_empty());
+    let chosen = ["show", &of("scores"), "--format", "json", "--columns", "score,response", "--where", "sample=0"];
+    let rows = lines(&chosen);
+    let samples = Columns(&scores).uint("sample").unwrap();
+    assert_eq!(rows.len(), samples.iter().filter(|s| *s == Some(0)).count());
+    assert!(rows.iter().all(|r| r.as_object().unwrap().keys().eq(["score", "response"])), "in the order asked for");
+    assert_eq!(lines(&["show", &of("scores"), "--format", "json", "--limit", "7"]).len(), 7);
+}
+
+#[test]
+fn every_format_holds_the_same_rows() {
+    let want = lines(&["show", &of("scores"), "--format", "json"]);
+    let temp = tempfile::tempdir().unwrap();
+    let (_, stream, _) = reflux(&["show", &of("scores"), "--format", "arrow"]);
+    let batches = arrow::ipc::reader::StreamReader::try_new(&stream[..], None).unwrap();
+    let from_arrow: Vec<RecordBatch> = batches.map(Result::unwrap).collect();
+    let file = temp.path().join("scores.parquet");
+    std::fs::write(&file, reflux(&["show", &of("scores"), "--format", "parquet"]).1).unwrap();
+    let from_parquet = read_parquet(&file).unwrap();
+    let joined = arrow::compute::concat_batches(&from_arrow[0].schema(), &from_arrow).unwrap();
+    assert_eq!(joined.columns(), from_parquet.columns());
+    assert_eq!(joined.num_rows(), want.len());
+    assert_eq!(texts(&joined, "response_id"), texts(&stored("scores", None), "response_id"));
+    // A Parquet file that is no run's is shown too, and so is a directory of them.
+    for what in [file.as_path(), temp.path()] {
+        assert_eq!(lines(&["show", what.to_str().unwrap(), "--format", "json"]), want);
+    }
+    // CSV: a field for each column, lists as JSON; a reader of it gets the same values.
+    let csv = text(&["show", &of("scores"), "--format", "csv", "--columns", "score,response,response_tokens"]);
+    let mut records = records(&csv).into_iter();
+    assert_eq!(records.next().unwrap(), ["score", "response", "response_tokens"]);
+    for (record, row) in records.by_ref().zip(&want) {
+        assert_eq!(record[0], if row["score"].is_null() { String::new() } else { row["score"].to_string() });
+        assert_eq!(record[1], row["response"].as_str().unwrap());
+        assert_eq!(serde_json::from_str::<Value>(&record[2]).unwrap(), row["response_tokens"]);
+    }
+}
+
+/// A reader of RFC 4180.
+fn records(csv: &str) -> Vec<Vec<String>> {
+    let (mut records, mut record, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut chars = csv.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => field.extend(chars.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => record.push(std::mem::take(&mut field)),
+            '\n' if !quoted => {
+                record.push(std::mem::take(&mut field));
+                records.push(std::mem::take(&mut record));
+            }
+            c => field.push(c),
+        }
+    }
+    records
+}
+
+#[test]
+fn a_table_fits() {
+    for width in [20, 40, 80, 200] {
+        let table = text(&["show", &of("scores"), "--width", &width.to_string(), "--limit", "5"]);
+        let mut rows = table.lines().take_while(|l| !l.is_empty());
+        assert!(rows.by_ref().all(|l| reflux::report::show::width(l) <= width), "{width}\n{table}");
+        assert_eq!(table.lines().position(str::is_empty), Some(7), "{table}");
+        assert!(table.contains(&format!("5 of {} rows", stored("scores", None).num_rows())), "{table}");
+        assert!(table.contains("not shown: prompt_tokens"), "{table}");
+    }
+    let narrow = text(&["show", &of("responses"), "--width", "60", "--columns", "prompt,response,prompt_tokens"]);
+    assert!(narrow.contains('…') && narrow.starts_with("prompt"), "{narrow}");
+    assert!(narrow.lines().next().unwrap().contains("prompt_tokens"), "{narrow}");
+}
+
+#[test]
+fn errors_and_metrics_are_tables_too() {
+    let errors = lines(&["show", &of("errors"), "--format", "json"]);
+    let run = Run::open(finished()).unwrap();
+    let left_out: u64 = run.entries().iter().filter_map(|f| f.errors.as_ref()).map(|e| e.rows).sum();
+    assert_eq!(errors.len() as u64, left_out);
+    let of_scores = lines(&["show", &of("errors/scores"), "--format", "json"]);
+    assert!(!of_scores.is_empty() && of_scores.iter().all(|e| e["step"] == "scores" && e["code"].is_string()));
+    assert_eq!(lines(&["show", &of("errors"), "--where", "step=scores", "--format", "json"]), of_scores);
+    let metrics =
+        lines(&["show", &of("metrics/dpo"), "--format", "json", "--columns", "iteration,step,rewards/margins"]);
+    let rows: u64 = run.metrics().iter().filter(|m| m.step == "dpo").map(|m| m.rows).sum();
+    assert_eq!(metrics.len() as u64, rows);
+    assert!(metrics.iter().any(|m| m["iteration"] == 2 && m["rewards/margins"].is_f64()));
+}
+
+#[test]
+fn what_is_not_there_is_said_with_what_is() {
+    let said = |args: &[&str], words: &[&str]| {
+        let (code, _, err) = reflux(args);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(words.iter().all(|w| err.contains(w)), "{words:?}: {err}");
+    };
+    let run = finished().to_str().unwrap();
+    said(&["show", run], &["is a run", "pairs", "errors", "metrics/dpo"]);
+    said(&["show", &of("pears")], &["no step `pears`", "did you mean `pairs`"]);
+    said(&["show", &of("metrics/pairs")], &["no metrics of `pairs`", "metrics/dpo"]);
+    said(&["show", &of("errors/pears")], &["no step `pears`"]);
+    said(&["show", &of("pairs"), "--columns", "margn"], &["no column `margn`", "did you mean `margin`"]);
+    said(&["show", &of("pairs"), "--where", "margn=1"], &["no column `margn`"]);
+    said(&["show", &of("pairs"), "--where", "margin=big"], &["`margin` holds numbers"]);
+    said(&["show", &of("pairs"), "--where", "margin"], &["is no condition"]);
+    said(&["show", "no/such"], &["nothing at `no/such`"]);
+    said(&["ls", "no/such"], &["no run at `no/such`"]);
+    let file = finished().join("data/pairs/iteration=1/microbatch=00000.parquet");
+    said(&["show", file.to_str().unwrap(), "--iteration", "1"], &["not a run's step"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = command(&["show", &of("scores"), "--format", "csv"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+/// Follows a run that another process writes, from before its first row to its end.
+#[test]
+fn a_live_run_is_followed_to_its_end() {
+    let temp = tempfile::tempdir().unwrap();
+    let script = script(temp.path(), 60);
+    let text = format!(
+        "[pipeline]\nname = \"live\"\nmicrobatch = 2\n[model.m]\nscript = {script:?}\n[step.prompts]\nop = \"listworld\"\n\
+         data = \"requests\"\nrows = 12\n[step.answers]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"m\"\nsamples = 2\n"
+    );
+    let file = temp.path().join("live.toml");
+    std::fs::write(&file, text).unwrap();
+    let runs = temp.path().join("runs");
+    let args = ["run", file.to_str().unwrap(), "--runs", runs.to_str().unwrap(), "-q"];
+    let mut running = command(&args).spawn().unwrap();
+    let dir = runs.join("live");
+    while !std::fs::read_to_string(dir.join("manifest.jsonl")).is_ok_and(|m| m.contains("\"run\"")) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let answers = dir.join("answers");
+    let followers: Vec<_> = ["json", "csv", "arrow", "table"]
+        .iter()
+        .map(|format| {
+            let args = ["show", answers.to_str().unwrap(), "--follow", "--format", format, "--columns", "response_id"];
+            command(&args).stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let outputs: Vec<Vec<u8>> = followers.into_iter().map(|f| f.wait_with_output().unwrap().stdout).collect();
+    assert!(running.wait().unwrap().success());
+    let run = Run::open(&dir).unwrap();
+    assert!(run.finished(), "the followers ended when the run did");
+    let mut want = texts(&run.read_step("answers", None).unwrap().unwrap(), "response_id");
+    want.sort();
+    assert_eq!(want.len(), 24);
+    // Microbatches come as they are committed.
+    let sorted = |mut ids: Vec<String>| {
+        ids.sort();
+        ids
+    };
+    let text = |i: usize| String::from_utf8(outputs[i].clone()).unwrap();
+    let json = text(0);
+    let ids =
+        json.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["response_id"].as_str().unwrap().to_owned());
+    assert_eq!(sorted(ids.collect()), want);
+    assert_eq!(sorted(text(1).lines().skip(1).map(str::to_owned).collect()), want);
+    let stream = arrow::ipc::reader::StreamReader::try_new(&outputs[2][..], None).unwrap();
+    assert_eq!(sorted(stream.flat_map(|b| texts(&b.unwrap(), "response_id")).collect()), want);
+    assert_eq!(sorted(text(3).lines().skip(2).take(24).map(str::to_owned).collect()), want);
+}
+
+/// While a process writes a run, and after it has died, `ls` says so.
+#[test]
+fn the_state_of_a_run_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("r");
+    let (result, _) = run(&small_loop(temp.path()), &dir, &How { stop_after: Some(3), ..How::default() });
+    assert!(result.is_err());
+    assert!(text(&["ls", dir.to_str().unwrap()]).contains("unfinished"));
+    let writing = Run::open(&dir).unwrap().pipeline_text().unwrap();
+    let held = Run::create_or_open(&dir, &writing, 5, false).unwrap();
+    let told = text(&["ls", dir.to_str().unwrap()]);
+    assert!(told.contains(&format!("running, process {}", std::process::id())), "{told}");
+    drop(held);
+    assert!(text(&["ls", dir.to_str().unwrap()]).contains("unfinished"));
+}
