@@ -1,6 +1,6 @@
 //! What `reflux check` prints for each kind of problem, compared with the `.stderr` beside each case.
 //!
-//! `BLESS=1 cargo test --test diagnostics` writes them anew. Lines `# --set KEY=VALUE` of a case become options.
+//! `BLESS=1 cargo test --test diagnostics` writes them anew. Lines `# --set KEY=VALUE` of a case become options, and so does `# --no-data`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,6 +25,9 @@ fn each_diagnostic_looks_as_it_did() {
         for set in text.lines().filter_map(|l| l.strip_prefix("# --set ")) {
             // One argument: a value may start with a hyphen.
             command.arg(format!("--set={set}"));
+        }
+        if text.lines().any(|l| l == "# --no-data") {
+            command.arg("--no-data");
         }
         let output = command.output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

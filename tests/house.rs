@@ -24,7 +24,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("train", &["model", "data"]),
     ("eval", &["model", "data"]),
     ("operators", &["dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"]),
-    ("report", &["dataflow", "pipeline", "store", "data", "eval"]),
+    ("report", &["dataflow", "pipeline", "store", "data", "eval", "model"]),
     ("bench", &["data", "engine", "train", "model"]),
     (
         "cli",

@@ -1,6 +1,6 @@
 //! `reflux check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
@@ -14,10 +14,27 @@ pub struct Args {
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Datasets and models that are not here are warned of only
+    #[arg(long)]
+    pub no_data: bool,
 }
 
 /// Loads and checks a file; warnings go to standard error.
-pub fn load(file: &std::path::Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
+pub fn load(file: &Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
+    told(file, set, quiet, check)
+}
+
+/// As [`load`]; datasets and models that are not here are warned of only.
+pub fn load_without_data(file: &Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
+    told(file, set, quiet, |file, set| shown(pipeline::load_without_data(file, set, operators::ALL)))
+}
+
+fn told(
+    file: &Path,
+    set: &[String],
+    quiet: bool,
+    check: impl Fn(&Path, &[String]) -> Result<Plan<dyn Operator>>,
+) -> Result<Plan<dyn Operator>> {
     let plan = check(file, set)?;
     if !plan.warnings.is_empty() && !quiet {
         eprint!("{}", plan.warnings.render(colour_wanted()));
@@ -31,14 +48,19 @@ pub fn load(file: &std::path::Path, set: &[String], quiet: bool) -> Result<Plan<
 }
 
 /// Loads and checks a file with overrides; problems go to standard error.
-pub fn check(file: &std::path::Path, set: &[String]) -> Result<Plan<dyn Operator>> {
-    pipeline::load(file, set, operators::ALL).map_err(|problems: Diagnostics| {
+pub fn check(file: &Path, set: &[String]) -> Result<Plan<dyn Operator>> {
+    shown(pipeline::load(file, set, operators::ALL))
+}
+
+fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn Operator>> {
+    plan.map_err(|problems: Diagnostics| {
         eprint!("{}", problems.render(colour_wanted()));
         Error::user("")
     })
 }
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
+    let load = if args.no_data { load_without_data } else { load };
     let plan = load(&args.file, &args.set, quiet)?;
     if quiet {
         return Ok(());

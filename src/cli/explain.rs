@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::check::load;
+use super::check::load_without_data;
 use crate::error::Result;
 use crate::pipeline::{self, codes};
 
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
     {
         return super::print(&format!("{} {}\n\n{}", code.id, code.name, code.explanation));
     }
-    let plan = load(Path::new(&args.what), &args.set, false)?;
+    let plan = load_without_data(Path::new(&args.what), &args.set, false)?;
     let format = match args.format {
         Format::Tree => pipeline::Format::Tree,
         Format::Mermaid => pipeline::Format::Mermaid,

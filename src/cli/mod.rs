@@ -3,6 +3,7 @@
 mod answers;
 mod bench;
 mod check;
+mod cost;
 mod explain;
 mod export;
 mod generate;
@@ -65,6 +66,8 @@ enum Command {
     Check(check::Args),
     /// Prints the plan of a pipeline file, or what an error code means
     Explain(explain::Args),
+    /// Prints what a pipeline file would need: tokens, FLOPs, memory, hours; runs nothing
+    Cost(cost::Args),
     /// Lists what a run holds: steps, rows, bytes, models, metrics
     Ls(ls::Args),
     /// Shows rows of a run, or of any Parquet file: as a table, JSON, CSV, Arrow or Parquet; of a live run as they come
@@ -111,6 +114,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Run(args) => run::run(args, &style),
         Command::Check(args) => check::run(args, cli.quiet),
         Command::Explain(args) => explain::run(args),
+        Command::Cost(args) => cost::run(args),
         Command::Ls(args) => ls::run(args),
         Command::Show(args) => show::run(args),
         Command::Schema(args) => listing::schema(args),

@@ -51,6 +51,10 @@ impl Configured for BuildEft {
         let limit = self.limit.map(|n| format!(", at most {n} rows")).unwrap_or_default();
         format!("scores {ranking} as ranked, commonest score at most {} x the next{limit}", self.balance)
     }
+    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        Work::rows(Amount { rows: self.limit.map_or(from.rows, |n| from.rows.min(n as f64)), per_prompt: 1., ..from })
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let problem = |p: &Port<'_>| match p.key {
             "ranks" => settings::needs(std::slice::from_ref(p), &["prompt_id", "response_id", "rank"], "ranked answers").err(),

@@ -45,6 +45,23 @@ impl Configured for Compare {
     fn explain(&self) -> String {
         if self.by_score { format!("by score, a tie within {}", self.margin) } else { self.pairwise.describe() }
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        if self.by_score {
+            return Work::rows(from);
+        }
+        let by = &self.pairwise;
+        let others = if inputs.iter().filter(|i| i.key == "from").count() > 1 { 1. } else { (from.per_prompt - 1.) / 2. };
+        let (asked, read) = (2. * from.rows * others, from.prompt + 2. * from.answer);
+        let most = by.asking.sampling.max_tokens as f64;
+        Work {
+            out: from,
+            read: Pass::of(1., 0., assume.rubric).and(Pass::of(asked, assume.rubric, read)),
+            sampled: Pass::of(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
+            longest: assume.rubric + read + most,
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let mut columns = vec!["prompt_id", "prompt", "response_id", "response"];
         columns.extend(self.by_score.then_some("score"));

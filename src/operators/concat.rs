@@ -32,6 +32,17 @@ impl Configured for Concat {
         let share = if self.max_share < 1. { format!(", at most {} % of the rows", 100. * self.max_share) } else { String::new() };
         format!("then the rows of {}{share}", self.with)
     }
+    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+        let mut all = inputs.first().map(|i| i.amount).unwrap_or_default();
+        // At most `max_share` of all the rows, so at most `max_share / (1 - max_share)` for each of the first's.
+        let room = if self.max_share < 1. { all.rows * self.max_share / (1. - self.max_share) } else { f64::INFINITY };
+        if let Some(with) = inputs.iter().find(|i| i.key == "with").map(|i| i.amount) {
+            let (first, more) = (all.rows, with.rows.min(room));
+            let mean = |a: f64, b: f64| if first + more > 0. { (first * a + more * b) / (first + more) } else { 0. };
+            all = Amount { rows: first + more, prompt: mean(all.prompt, with.prompt), answer: mean(all.answer, with.answer), ..all };
+        }
+        Work::rows(all)
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let Some(first) = inputs.first() else { return Ok(&named::PAIRS) };
         let other = inputs.iter().filter(|p| p.key == "with").filter(|p| p.schema.name != first.schema.name);

@@ -127,6 +127,31 @@ impl Configured for Dpo {
     fn streams(&self) -> bool {
         self.streaming
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let of = |key: &str| inputs.iter().find(|i| i.key == key);
+        let (pairs, c) = (of("from").map(|i| i.amount).unwrap_or_default(), &self.config);
+        // A prompt is computed once for both of its answers.
+        let pass = |a: Amount| Pass::of(a.rows, 0., a.prompt).and(Pass::of(2. * a.rows, a.prompt, a.answer));
+        let (all, held_out) = (pass(pairs), pass(of("validation").map(|i| i.amount).unwrap_or_default()));
+        let epochs = f64::from(c.epochs);
+        let steps = (epochs * pairs.rows / (c.batch_size * c.accumulation) as f64).ceil();
+        let replayed = |i: &Load| {
+            let judged = if i.schema.name == named::EFT.name { assume.rubric + assume.judgement } else { 0. };
+            Pass::of(steps * c.replay_batch as f64, 0., i.amount.prompt + i.amount.answer + judged)
+        };
+        // What the policy recorded while sampling costs nothing but its audit; held-out pairs are always computed.
+        let reference = all.times(if self.reference.recorded() { 0. } else { 1. }).and(held_out);
+        Work {
+            out: Amount { rows: 1., ..Amount::default() },
+            scored: reference.and(held_out.times(self.validating.times(steps))),
+            trained: all.times(epochs).and(of("replay").map(replayed).unwrap_or_default()),
+            steps,
+            held: (c.max_rows_per_forward as f64).min(c.batch_size as f64 * (pairs.prompt + 2. * pairs.answer)),
+            recompute: c.options.checkpoint,
+            adapter: self.lora.as_ref().map(|l| (l.rank as f64, l.targets.clone())),
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let accepted = |p: &Port<'_>| match p.key {
             "replay" => p.expect(&[&named::EFT, &named::IFT, &named::TEXT]).err(),

@@ -35,6 +35,18 @@ impl Configured for Generate {
     fn explain(&self) -> String {
         format!("{} answers a prompt, {}", self.samples, settings::describe(&self.sampling))
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let (rows, most) = (from.rows * f64::from(self.samples), self.sampling.max_tokens as f64);
+        let answer = assume.fill * most;
+        Work {
+            out: Amount { rows, prompt: from.prompt, answer, per_prompt: f64::from(self.samples) * from.per_prompt.max(1.) },
+            read: Pass::of(from.rows, 0., from.prompt),
+            sampled: Pass::of(rows, from.prompt, answer),
+            longest: from.prompt + most,
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt"], "prompts to answer")?;
         Ok(&named::RESPONSES)

@@ -125,6 +125,31 @@ impl Configured for Judge {
             None => format!("rubric {name}, mean of {samples} judgements, {drawn}"),
         }
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let (silent, sampling) = match &self.way {
+            Way::Rubric(r) => (r.expected.as_ref().is_some_and(Expected::is_silent), &r.asking.sampling),
+            Way::Pairwise { by, .. } => (false, &by.asking.sampling),
+        };
+        let most = if silent { 0. } else { sampling.max_tokens as f64 };
+        // How often is asked, with how many judgements each time, and what is read after the rubric. Under an adaptive budget
+        // every answer is judged as often as it may be.
+        let (asked, judgements, read) = match &self.way {
+            Way::Rubric(r) => (from.rows, f64::from(r.max_samples), from.prompt + from.answer),
+            Way::Pairwise { by, most, .. } => {
+                let pairs = (from.per_prompt * (from.per_prompt - 1.) / 2.).min(*most as f64);
+                (2. * pairs * from.prompts(), f64::from(by.samples), from.prompt + 2. * from.answer)
+            }
+        };
+        Work {
+            out: from,
+            // The rubric is read once for all.
+            read: Pass::of(1., 0., assume.rubric).and(Pass::of(asked, assume.rubric, read)),
+            sampled: Pass::of(asked * judgements, assume.rubric + read, assume.fill * most),
+            longest: assume.rubric + read + most,
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to judge")?;
         Ok(&named::SCORES)

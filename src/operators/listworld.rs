@@ -45,6 +45,9 @@ impl Configured for ListWorld {
     fn explain(&self) -> String {
         format!("{} rows of {}", self.rows, self.data.name())
     }
+    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
+        Work::rows(Amount { rows: self.rows as f64, prompt: assume.prompt, answer: assume.answer, per_prompt: 1. })
+    }
     fn output(&self, _: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         Ok(self.data.schema())
     }

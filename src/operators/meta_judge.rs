@@ -74,6 +74,24 @@ impl Configured for MetaJudge {
         let rounds = if self.rounds == 0 { "all iterations".into() } else { format!("iterations 1 to {}", self.rounds) };
         format!("up to {} judgements of each prompt's most varied answer, rated by Bradley-Terry, in {rounds}; {}", self.most, self.by.describe())
     }
+    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        if self.rounds > 0 && iteration > self.rounds {
+            return Work::default();
+        }
+        let judgements = self.most as f64;
+        // Every judgement of a prompt's most varied answer against every other one, in both orders.
+        let asked = from.prompts() * judgements * (judgements - 1.) * f64::from(self.by.samples);
+        let judged = assume.rubric + from.prompt + from.answer;
+        let (read, most) = (judged + 2. * assume.judgement, self.by.asking.sampling.max_tokens as f64);
+        Work {
+            out: Amount { rows: from.prompts() * judgements, prompt: judged, answer: assume.judgement, per_prompt: judgements },
+            read: Pass::of(asked, 0., read),
+            sampled: Pass::of(asked, read, assume.fill * most),
+            longest: read + most,
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let needed = ["prompt_id", "response_id", "judgements", "judge", "judge_prompt", "judge_prompt_tokens"];
         settings::needs(inputs, &needed, "scores whose judgements keep their tokens")?;

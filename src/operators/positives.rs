@@ -32,6 +32,11 @@ impl Configured for Positives {
         let limit = if self.per_prompt > 0 { format!(", at most {} a prompt", self.per_prompt) } else { String::new() };
         format!("answers from {} points{limit}", self.score_min)
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let most = if self.per_prompt > 0 { self.per_prompt as f64 * from.prompts() } else { from.rows };
+        Work::rows(Amount { rows: (from.rows * assume.positives).min(most), per_prompt: 1., ..from })
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response", "finish", "score"], "scored answers")?;
         Ok(&named::IFT)

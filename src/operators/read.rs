@@ -22,6 +22,11 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let named = f.optional_text("schema", "name of its schema (`reflux schema` lists them); guessed from its columns if absent");
         let rename = f.mapping("rename", "our name of a column = the name it has in the files");
         let limit = f.optional_int("limit", "reads at most this many rows", 1..=i64::MAX).map(|n| n as usize);
+        let about = "fewest rows; a run stops where there are fewer, so that it is not of other data than the file means";
+        let min_rows = f.count("min_rows", about, Some(0), 0..=1 << 40);
+        if limit.is_some_and(|most| most < min_rows) {
+            f.problem("min_rows", "more than `limit`", "lower it, or raise `limit`");
+        }
         let schema = match &named {
             Some(name) => SCHEMAS.iter().copied().find(|s| s.name == *name).ok_or_else(|| {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
@@ -34,12 +39,14 @@ pub static KIND: Kind<dyn Operator> = Kind {
             f.problem(if named.is_some() { "schema" } else { "dataset" }, e.to_string(), e.help_text().unwrap_or_default());
             &named::IFT
         });
-        if dataset.exists()
-            && let Err(e) = Dataset::open_as(&dataset, schema, &rename)
-        {
-            f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default());
+        let mut stored = None;
+        if dataset.exists() {
+            match Dataset::open_as(&dataset, schema, &rename) {
+                Ok(found) => stored = found.rows(),
+                Err(e) => f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default()),
+            }
         }
-        Box::new(Read { dataset, schema, rename, limit })
+        Box::new(Read { dataset, schema, rename, limit, min_rows, stored })
     },
 };
 
@@ -48,12 +55,26 @@ struct Read {
     schema: &'static Schema,
     rename: Vec<(String, String)>,
     limit: Option<usize>,
+    min_rows: usize,
+    /// Rows of the files, where they say so.
+    stored: Option<u64>,
 }
 
 impl Configured for Read {
     fn explain(&self) -> String {
         let limit = self.limit.map(|n| format!(", at most {n} rows")).unwrap_or_default();
-        format!("{}{limit}", self.dataset.display())
+        let least = if self.min_rows > 0 { format!(", at least {} rows", self.min_rows) } else { String::new() };
+        format!("{}{least}{limit}", self.dataset.display())
+    }
+    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
+        let limit = self.limit.map(|n| n as f64);
+        let rows = match self.stored {
+            Some(stored) => (stored as f64).min(limit.unwrap_or(f64::INFINITY)),
+            None => limit.unwrap_or(0.),
+        };
+        let rows = rows.max(self.min_rows as f64);
+        let answer = if self.schema.name == named::PROMPTS.name { 0. } else { assume.answer };
+        Work::rows(Amount { rows, prompt: assume.prompt, answer, per_prompt: 1. })
     }
     fn output(&self, _: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         Ok(self.schema)
@@ -64,9 +85,33 @@ impl Operator for Read {
         Stage::Source(self)
     }
 }
+impl Read {
+    /// That there are as many rows as there have to be; only files that do not say how many they have are read for it.
+    fn enough(&self, dataset: &Dataset) -> Result<()> {
+        if self.min_rows == 0 {
+            return Ok(());
+        }
+        let mut rows = dataset.rows().unwrap_or(0);
+        if dataset.rows().is_none() {
+            for batch in dataset.batches(1024) {
+                rows += batch?.num_rows() as u64;
+                if rows >= self.min_rows as u64 {
+                    break;
+                }
+            }
+        }
+        if rows >= self.min_rows as u64 {
+            return Ok(());
+        }
+        Err(Error::user(format!("{} has {rows} rows, but `min_rows` asks for {}", self.dataset.display(), self.min_rows))
+            .help("name the data that the file is meant for as `dataset`, or lower `min_rows`"))
+    }
+}
+
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
         let dataset = Dataset::open_as(Path::new(&self.dataset), self.schema, &self.rename)?;
+        self.enough(&dataset)?;
         let mut left = self.limit.unwrap_or(usize::MAX);
         let size = cx.shared.plan.microbatch;
         let limited = dataset.batches(size).map_while(move |batch| {

@@ -37,6 +37,10 @@ impl Settings {
             threshold: f.float("audit_threshold", "greatest mean difference of a microbatch's audited tokens, in nats; above it all of the microbatch is computed", Some(1e-3), 0.0..=1e3),
         }
     }
+    /// Whether the policy itself is the reference, so that sampling has recorded it.
+    pub fn recorded(&self) -> bool {
+        self.word == "policy-start" || self.word == "policy"
+    }
     /// In words, for `explain`.
     pub fn explain(&self) -> String {
         format!("held to {}, {} % of recorded log-probabilities audited", self.word, self.audit * 100.)

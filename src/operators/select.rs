@@ -137,6 +137,17 @@ impl Configured for Select {
         }
         words
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        // Pairs of a prompt that gives any.
+        let pairs = match self.rules.strategy {
+            Strategy::BestWorst => 1.,
+            Strategy::BestRandom => from.per_prompt - 1.,
+            Strategy::AllPairs => from.per_prompt * (from.per_prompt - 1.) / 2.,
+        };
+        let pairs = pairs.clamp(1., self.rules.max_pairs as f64);
+        Work::rows(Amount { rows: from.prompts() * assume.pair_yield * pairs, per_prompt: pairs, ..from })
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt_id", "response_id", "score", "response_tokens", "logprobs"], "scored answers")?;
         if self.rules.tie == Tie::Variance {

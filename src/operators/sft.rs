@@ -59,6 +59,33 @@ impl Configured for Sft {
         self.validating.explain(&mut words);
         words + &describe_lora(self.lora.as_ref())
     }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let length = |i: &Load| match i.schema.name {
+            "eft" => assume.rubric + i.amount.prompt + i.amount.answer + assume.judgement,
+            _ => i.amount.prompt + i.amount.answer,
+        };
+        let of = |key: &str| {
+            let pass = |i: &Load| Pass::of(i.amount.rows, 0., length(i));
+            inputs.iter().filter(|i| i.key == key).map(pass).fold(Pass::default(), Pass::and)
+        };
+        let (rows, pass) = (inputs.iter().filter(|i| i.key == "from").map(|i| i.amount.rows).sum::<f64>(), of("from"));
+        let (epochs, sequence) = (f64::from(self.config.epochs), pass.tokens / f64::max(rows, 1.));
+        let batch = match self.config.batch {
+            BatchSize::Sequences(n) => n as f64,
+            BatchSize::Tokens(n) => n as f64 / f64::max(sequence, 1.),
+        };
+        let steps = (epochs * rows / f64::max(batch, 1.) / self.config.accumulation as f64).ceil();
+        Work {
+            out: Amount { rows: 1., ..Amount::default() },
+            scored: of("validation").times(self.validating.times(steps)),
+            trained: pass.times(epochs),
+            steps,
+            held: (self.config.max_rows_per_forward as f64).min(batch * sequence),
+            recompute: self.config.options.checkpoint,
+            adapter: self.lora.as_ref().map(|l| (l.rank as f64, l.targets.clone())),
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
         if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }

@@ -35,6 +35,11 @@ impl Configured for Split {
         let part = if self.held_out { "held-out" } else { "train" };
         format!("{part} part, {} % of the prompts held out", self.share * 100.)
     }
+    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let share = if self.held_out { self.share } else { 1. - self.share };
+        Work::rows(Amount { rows: from.rows * share, ..from })
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt"], "rows with prompts")?;
         Ok(inputs.first().map_or(&named::RANKED, |i| i.schema))

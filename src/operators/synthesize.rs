@@ -62,6 +62,19 @@ impl Configured for Synthesize {
         let (n, s, g) = (self.per_iteration, self.settings.seed_shots, self.settings.generated_shots);
         format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.settings.sampling))
     }
+    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
+        let s = &self.settings;
+        let (rows, most) = (self.per_iteration as f64, s.sampling.max_tokens as f64);
+        let written = assume.fill * most;
+        let shown = (s.seed_shots + s.generated_shots) as f64 * assume.prompt;
+        Work {
+            out: Amount { rows, prompt: written, answer: 0., per_prompt: 1. },
+            read: Pass::of(rows, 0., shown),
+            sampled: Pass::of(rows, shown, written),
+            longest: shown + most,
+            ..Work::default()
+        }
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt"], "example prompts")?;
         Ok(&named::PROMPTS)

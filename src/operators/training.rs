@@ -120,6 +120,10 @@ impl Validating {
     pub fn measure(&self) -> Measure {
         self.measure
     }
+    /// How often a training of so many steps is measured.
+    pub fn times(&self, steps: f64) -> f64 {
+        if self.validates { (steps / self.every as f64).ceil() } else { 0. }
+    }
     /// With the held-out rows.
     pub fn on<Row>(&self, rows: Vec<Row>) -> Validation<Row> {
         Validation { rows, every: self.every, measure: self.measure, patience: self.patience, keep: self.keep }

@@ -46,7 +46,7 @@ codes! {
     SYNTAX = "E0002" "syntax"
         "The file is not TOML. Nothing else is checked until it is. A key or table that is given twice counts too.";
     UNKNOWN_SECTION = "E0101" "unknown-section"
-        "The top level has the tables pipeline, engine, health, model.NAME, step.NAME and loop, and nothing else.";
+        "The top level has the tables pipeline, engine, health, model.NAME, step.NAME, loop and study, and nothing else.";
     UNKNOWN_KEY = "E0102" "unknown-key"
         "The table has a key that nobody reads. Each operator lists its keys with `reflux operators`.";
     MISSING_KEY = "E0103" "missing-key"
@@ -105,6 +105,8 @@ codes! {
         "Nobody reads what the step makes, and it is not kept either, or it only reads what is already stored.";
     UNUSED_MODEL = "W0402" "unused-model"
         "No step uses the model. It is not loaded.";
+    ABSENT_DATA = "W0403" "absent-data"
+        "A file or directory that a key names does not exist. With `check --no-data`, and for `explain` and `cost`, which read none, the file is right for all that; it cannot be run here.";
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub(super) enum How {
 pub(super) struct Problems {
     pub list: RefCell<Vec<Diagnostic>>,
     pub silent: bool,
+    /// Files that are not there are warned of only.
+    pub without_data: bool,
 }
 
 impl Problems {
@@ -536,7 +538,8 @@ impl<'a> Fields<'a> {
         }
         let message = format!("{}: `{}{key}` names `{}`, which does not exist", self.owner, self.prefix, show(path));
         let help = sibling(path).unwrap_or_else(|| "relative paths start from the directory reflux is run in".into());
-        self.report(Diagnostic::new(&codes::MISSING_FILE, message, self.span(key), "no such file").help(help));
+        let code = if self.problems.without_data { &codes::ABSENT_DATA } else { &codes::MISSING_FILE };
+        self.report(Diagnostic::new(code, message, self.span(key), "no such file").help(help));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the pipeline needs to know of an operator: its kind, and what a configured step says of itself.
 
 use super::fields::{Fields, KeyDoc};
+use super::work::{Assume, Load, Work};
 use crate::data::Schema;
 
 /// What check, plan and explain need of a configured step. The dataflow's trait extends it.
@@ -17,6 +18,12 @@ pub trait Configured: Send + Sync {
     /// iteration to close. Their number must be known before: they must come from a [`Shape::Head`].
     fn streams(&self) -> bool {
         false
+    }
+    /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
+    /// default it passes its first input's rows on.
+    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let _ = (iteration, assume);
+        Work::rows(inputs.first().map(|i| i.amount).unwrap_or_default())
     }
 }
 

@@ -23,6 +23,7 @@ mod study;
 mod suggest;
 mod tree;
 mod values;
+mod work;
 
 #[cfg(test)]
 mod fuzz;
@@ -36,8 +37,12 @@ pub use explain::{Format, explain, keys_table};
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
 pub use health::{GATES, Gate, GateKind, Verdict};
 pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
-pub use plan::{Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, parse_str};
+pub use plan::{
+    Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, load_without_data,
+    parse_str,
+};
 pub use sections::{engine_keys, health_keys, loop_keys, model_keys, pipeline_keys, study_keys};
 pub use study::{Study, Variant};
 pub use suggest::nearest;
 pub use values::parse_bytes;
+pub use work::{Amount, Assume, Load, Pass, Work};

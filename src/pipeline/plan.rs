@@ -150,6 +150,8 @@ pub struct ModelSource {
     pub kind: ModelKind,
     /// How its weights are kept.
     pub dtype: Dtype,
+    /// A config.json that tells its shape where the model is not here, for `reflux cost`.
+    pub config: Option<String>,
 }
 
 /// Where a model comes from.
@@ -245,9 +247,30 @@ pub fn load<O: Configured + ?Sized>(
     overrides: &[String],
     kinds: &[&'static Kind<O>],
 ) -> Result<Plan<O>, Diagnostics> {
+    read_and_parse(path, overrides, kinds, false)
+}
+
+/// As [`load`] for a machine that has neither datasets nor models: that they are not there is a warning.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_data<O: Configured + ?Sized>(
+    path: &Path,
+    overrides: &[String],
+    kinds: &[&'static Kind<O>],
+) -> Result<Plan<O>, Diagnostics> {
+    read_and_parse(path, overrides, kinds, true)
+}
+
+fn read_and_parse<O: Configured + ?Sized>(
+    path: &Path,
+    overrides: &[String],
+    kinds: &[&'static Kind<O>],
+    without_data: bool,
+) -> Result<Plan<O>, Diagnostics> {
     let name = path.display().to_string();
     match read_file(path) {
-        Ok(text) => parse_str(&name, &text, overrides, kinds),
+        Ok(text) => parse(&name, &text, overrides, kinds, without_data),
         Err(why) => {
             let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: {why}"));
             Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]))
@@ -280,6 +303,16 @@ pub fn parse_str<O: Configured + ?Sized>(
     overrides: &[String],
     kinds: &[&'static Kind<O>],
 ) -> Result<Plan<O>, Diagnostics> {
+    parse(name, text, overrides, kinds, false)
+}
+
+fn parse<O: Configured + ?Sized>(
+    name: &str,
+    text: &str,
+    overrides: &[String],
+    kinds: &[&'static Kind<O>],
+    without_data: bool,
+) -> Result<Plan<O>, Diagnostics> {
     let mut sources = vec![Source::new(name, text)];
     if text.len() as u64 > LARGEST || overrides.iter().any(|o| o.len() as u64 > LARGEST) {
         let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: larger than 1 MiB"));
@@ -291,7 +324,7 @@ pub fn parse_str<O: Configured + ?Sized>(
     };
     let mut list = Vec::new();
     overrides::apply(&mut root, overrides, &mut sources, &mut list);
-    let problems = Problems { list: list.into(), silent: false };
+    let problems = Problems { list: list.into(), silent: false, without_data };
     let file = sections::read(&root, kinds, &problems, &stem(name));
     let line = |span: Span| sources.get(span.source).map_or(1, |s| s.position(span.start).0);
     let plan = resolve::plan(file, &problems, line);

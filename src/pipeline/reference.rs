@@ -23,7 +23,12 @@ pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<
         if let ModelUse::Source(name) = meant
             && models.iter().all(|m| m.name != *name)
         {
-            models.push(ModelSource { name: name.clone(), kind: ModelKind::Path(name.clone()), dtype: Dtype::F32 });
+            models.push(ModelSource {
+                name: name.clone(),
+                kind: ModelKind::Path(name.clone()),
+                dtype: Dtype::F32,
+                config: None,
+            });
         }
     }
     models

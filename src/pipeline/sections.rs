@@ -240,6 +240,8 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
         "f16" => Dtype::F16,
         _ => Dtype::F32,
     };
+    let config =
+        f.optional_path("config", "a config.json that tells its shape where the model is not here, for `reflux cost`");
     let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k)).collect();
     if let [first, second, ..] = given[..] {
         f.problem(second, format!("`{first}` and `{second}` both say where it comes from"), "keep one of them");
@@ -259,7 +261,7 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
         (_, _, _, Some(file)) => ModelKind::Script { file },
         (path, ..) => ModelKind::Path(path.unwrap_or_default()),
     };
-    ModelSource { name: name.to_owned(), kind, dtype }
+    ModelSource { name: name.to_owned(), kind, dtype, config }
 }
 
 fn step<O: ?Sized>(

@@ -1,6 +1,7 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
 mod contents;
+mod cost;
 mod health;
 mod left_out;
 mod rescored;
@@ -10,6 +11,7 @@ mod summary;
 mod tally;
 
 pub use contents::Contents;
+pub use cost::{Cost, Hardware, ModelShape};
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;

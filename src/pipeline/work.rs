@@ -1,0 +1,157 @@
+//! What a step would have to do, in tokens, from its settings and from averages: for `reflux cost`, which runs nothing.
+
+use crate::data::Schema;
+
+/// The rows of a step in an iteration.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Amount {
+    /// Rows.
+    pub rows: f64,
+    /// Mean tokens of a row's prompt.
+    pub prompt: f64,
+    /// Mean tokens of a row's answer; of a pair, of each of its two.
+    pub answer: f64,
+    /// Rows of a prompt.
+    pub per_prompt: f64,
+}
+
+impl Amount {
+    /// Prompts that the rows are of.
+    pub fn prompts(&self) -> f64 {
+        self.rows / self.per_prompt.max(1.)
+    }
+}
+
+/// Averages that no pipeline file states.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assume {
+    /// Tokens of a given prompt.
+    pub prompt: f64,
+    /// Tokens of a given answer.
+    pub answer: f64,
+    /// Tokens of the judge's prompt without prompt and answer.
+    pub rubric: f64,
+    /// Tokens of a given judgement.
+    pub judgement: f64,
+    /// Share of `max_tokens` that a sampled answer has.
+    pub fill: f64,
+    /// Share of the prompts whose answers give pairs.
+    pub pair_yield: f64,
+    /// Share of the answers that `positives` keeps.
+    pub positives: f64,
+}
+
+impl Default for Assume {
+    fn default() -> Self {
+        let (prompt, answer, rubric, judgement) = (60., 250., 300., 120.);
+        Self { prompt, answer, rubric, judgement, fill: 0.5, pair_yield: 0.8, positives: 0.25 }
+    }
+}
+
+impl Assume {
+    /// That the averages are some.
+    ///
+    /// # Errors
+    /// Which one is not, by the flag of `reflux cost`.
+    pub fn check(&self) -> Result<(), String> {
+        let numbers = [
+            ("--prompt-tokens", self.prompt, f64::MAX),
+            ("--answer-tokens", self.answer, f64::MAX),
+            ("--rubric-tokens", self.rubric, f64::MAX),
+            ("--judgement-tokens", self.judgement, f64::MAX),
+            ("--fill", self.fill, 1.),
+            ("--pair-yield", self.pair_yield, 1.),
+            ("--positives", self.positives, 1.),
+        ];
+        match numbers.into_iter().find(|&(_, n, most)| !(0. ..=most).contains(&n)) {
+            None => Ok(()),
+            Some((flag, n, 1.)) => Err(format!("{flag} is a share from 0 to 1, not {n}")),
+            Some((flag, n, _)) => Err(format!("{flag} is a number from 0 on, not {n}")),
+        }
+    }
+}
+
+/// An input of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// The key that named it.
+    pub key: &'static str,
+    /// What its rows are.
+    pub schema: &'static Schema,
+    /// How many and how long.
+    pub amount: Amount,
+}
+
+/// Tokens that go through a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// How many.
+    pub tokens: f64,
+    /// How many tokens each of them attends to, on average.
+    pub context: f64,
+}
+
+impl Pass {
+    /// Of sequences of `length` tokens, each after `before` tokens that were computed already.
+    pub fn of(sequences: f64, before: f64, length: f64) -> Self {
+        Self { tokens: sequences * length, context: before + length / 2. }
+    }
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let tokens = self.tokens + other.tokens;
+        let attended = self.tokens * self.context + other.tokens * other.context;
+        Self { tokens, context: if tokens > 0. { attended / tokens } else { 0. } }
+    }
+    /// So many times.
+    #[must_use]
+    pub fn times(self, n: f64) -> Self {
+        Self { tokens: n * self.tokens, ..self }
+    }
+}
+
+/// What a step does in an iteration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// The rows that it makes.
+    pub out: Amount,
+    /// Prompts read; what is shared (the rubric, the prompt of several samples) counts once.
+    pub read: Pass,
+    /// Tokens sampled one after the other.
+    pub sampled: Pass,
+    /// Tokens whose log-probabilities are computed: for a reference, or on held-out rows.
+    pub scored: Pass,
+    /// Tokens trained on, prompts counted, in all passes over the rows.
+    pub trained: Pass,
+    /// Optimizer steps.
+    pub steps: f64,
+    /// Longest sequence that is sampled.
+    pub longest: f64,
+    /// Tokens computed at once in training, whose activations are held.
+    pub held: f64,
+    /// Whether activations are computed again on the way back.
+    pub recompute: bool,
+    /// The adapter that is trained instead of the weights: its rank and the matrices that have one.
+    pub adapter: Option<(f64, Vec<&'static str>)>,
+}
+
+impl Work {
+    /// Of a step that uses no model and makes such rows.
+    pub fn rows(out: Amount) -> Self {
+        Self { out, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_of_two_passes_is_the_mean_over_their_tokens() {
+        // A prompt of 10 tokens and two answers of 20 after it: positions 0..10 and twice 10..30.
+        let pass = Pass::of(1., 0., 10.).and(Pass::of(2., 10., 20.));
+        assert_eq!(pass, Pass { tokens: 50., context: (10. * 5. + 40. * 20.) / 50. });
+        assert_eq!(Pass::default().and(Pass::default()), Pass::default());
+        assert_eq!(pass.times(3.), Pass { tokens: 150., context: 17. });
+    }
+}

@@ -1,0 +1,105 @@
+//! What a pipeline would run on.
+
+use crate::error::{Error, Result};
+
+/// What it would run on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hardware {
+    /// Devices.
+    pub devices: f64,
+    /// Greatest 16-bit operations a second of each, in 10^12.
+    pub peak_tflops: f64,
+    /// Memory of each, in 10^9 bytes.
+    pub memory_gb: f64,
+    /// Share of the operations that training, and reading prompts, reach.
+    pub mfu: f64,
+    /// Share that sampling reaches, which waits for memory.
+    pub sampling_mfu: f64,
+}
+
+/// Devices by name: dense 16-bit TFLOPS and GB, as their makers state them.
+const DEVICES: [(&str, f64, f64); 6] = [
+    ("A100", 312., 80.),
+    ("H100", 989., 80.),
+    ("H200", 989., 141.),
+    ("B200", 2250., 192.),
+    ("MI300X", 1307., 192.),
+    ("L40S", 362., 48.),
+];
+
+impl Hardware {
+    /// Share of the peak that training reaches unless said otherwise.
+    pub const MFU: f64 = 0.4;
+    /// Share of the peak that sampling reaches unless said otherwise.
+    pub const SAMPLING_MFU: f64 = 0.1;
+
+    /// Reads `8xH100`, or the name alone for one.
+    ///
+    /// # Errors
+    /// The device is not known by name.
+    pub fn parse(text: &str) -> Result<Self> {
+        let of = |name: &str| DEVICES.into_iter().find(|d| name.eq_ignore_ascii_case(d.0));
+        let counted = || {
+            let (count, name) = text.split_once(['x', 'X'])?;
+            Some((count.parse::<u32>().ok().filter(|n| *n > 0)?, of(name)?))
+        };
+        let Some((count, (_, peak_tflops, memory_gb))) = of(text).map(|d| (1, d)).or_else(counted) else {
+            let names = DEVICES.map(|d| d.0).join(", ");
+            return Err(Error::user(format!("`{text}` is no hardware that is known by name")).help(format!(
+                "write e.g. 8xH100, of {names}; or leave it out and give --devices, --peak-tflops and --memory-gb"
+            )));
+        };
+        let (mfu, sampling_mfu) = (Self::MFU, Self::SAMPLING_MFU);
+        Ok(Self { devices: count.into(), peak_tflops, memory_gb, mfu, sampling_mfu })
+    }
+
+    /// That its numbers are some.
+    ///
+    /// # Errors
+    /// One is not above 0, or not finite, or a share is above 1.
+    pub fn check(&self) -> Result<()> {
+        let numbers = [
+            ("--devices", self.devices, f64::MAX),
+            ("--peak-tflops", self.peak_tflops, f64::MAX),
+            ("--memory-gb", self.memory_gb, f64::MAX),
+            ("--mfu", self.mfu, 1.),
+            ("--sampling-mfu", self.sampling_mfu, 1.),
+        ];
+        match numbers.into_iter().find(|&(_, n, most)| !(n > 0. && n <= most)) {
+            None => Ok(()),
+            Some((flag, n, 1.)) => Err(Error::user(format!("{flag} is a share above 0 and up to 1, not {n}"))),
+            Some((flag, n, _)) => Err(Error::user(format!("{flag} is a number above 0, not {n}"))),
+        }
+    }
+
+    /// Operations an hour at full speed.
+    pub(super) fn per_hour(&self) -> f64 {
+        3600. * self.devices * self.peak_tflops * 1e12
+    }
+
+    /// In words.
+    pub(super) fn describe(&self) -> String {
+        let Self { devices, peak_tflops, memory_gb, mfu, sampling_mfu } = *self;
+        let s = if devices == 1. { "" } else { "s" };
+        format!(
+            "on {devices} device{s} of {peak_tflops} TFLOPS and {memory_gb} GB, of which training and reading reach {:.0}%, sampling {:.0}%",
+            100. * mfu,
+            100. * sampling_mfu
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_with_and_without_a_number() {
+        assert_eq!(Hardware::parse("64xh100").unwrap().devices, 64.);
+        assert_eq!(Hardware::parse("MI300X").unwrap(), Hardware::parse("1xmi300x").unwrap());
+        for wrong in ["", "x", "0xH100", "8x", "8xTPU", "-1xH100", "4294967296xH100"] {
+            let error = Hardware::parse(wrong).unwrap_err();
+            assert!(error.help_text().unwrap().contains("8xH100"), "{wrong}");
+        }
+    }
+}

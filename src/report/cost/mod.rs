@@ -1,0 +1,290 @@
+//! What a pipeline would need: tokens, arithmetic, memory and time, from its settings; nothing is loaded or run.
+//!
+//! A forward takes two operations a weight of the matrices and `4 L A` for each token attended to ([`ModelShape::forward`]).
+//! Training takes three times that: the backward is two more forwards; with `checkpoint_activations` four times. Where an
+//! adapter is trained the weights' gradients are not computed, which saves one of these. The output matrix is counted for
+//! every token but those of prompts that are only read.
+//!
+//! Memory is that of weights, in the type that `dtype` says; of training's gradient, two moments and, for 16-bit weights,
+//! masters, in f32; of activations, in f32, of what is computed at once; or of keys and values, of as many sequences as are
+//! decoded together at their longest. Several devices count as one: how they share the work is not asked.
+
+mod hardware;
+mod shape;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+pub use hardware::Hardware;
+pub use shape::ModelShape;
+
+use crate::dataflow::Operator;
+use crate::error::{Error, Result};
+use crate::pipeline::{Amount, Assume, Dtype, Engine, Input, Load, ModelUse, Plan, Step, Work};
+
+/// What one step takes in one iteration.
+#[derive(Debug)]
+struct StepCost {
+    step: String,
+    iteration: u32,
+    /// The model that it uses, as the pipeline file says.
+    model: String,
+    training: bool,
+    work: Work,
+    flops: f64,
+    hours: f64,
+    memory: Memory,
+}
+
+/// In bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Memory {
+    weights: f64,
+    /// Gradients, moments, masters.
+    optimizer: f64,
+    /// Activations of training, keys and values of sampling.
+    working: f64,
+}
+
+impl Memory {
+    fn all(self) -> f64 {
+        self.weights + self.optimizer + self.working
+    }
+}
+
+/// The whole.
+#[derive(Debug)]
+pub struct Cost {
+    steps: Vec<StepCost>,
+    hardware: Hardware,
+}
+
+impl Cost {
+    /// Of a plan. `shapes` are those of its `[model.*]`, `given` rows of steps by iteration that are known better (the last
+    /// holds for all further ones).
+    ///
+    /// # Errors
+    /// A dataset's rows or a model's shape are not known.
+    pub fn of(
+        plan: &Plan<dyn Operator>,
+        shapes: &BTreeMap<String, ModelShape>,
+        given: &BTreeMap<String, Vec<f64>>,
+        assume: &Assume,
+        hardware: Hardware,
+    ) -> Result<Self> {
+        if let Some(name) = given.keys().find(|name| plan.step(name).is_none()) {
+            return Err(Error::user(format!("--rows names `{name}`, which is no step")));
+        }
+        let mut amounts: BTreeMap<(&str, u32), Amount> = BTreeMap::new();
+        let mut steps = Vec::new();
+        let last = plan.steps.iter().map(|s| *s.iterations.end()).max().unwrap_or(0);
+        for iteration in 0..=last {
+            for step in plan.steps.iter().filter(|s| s.iterations.contains(&iteration)) {
+                let load = |i: &Input| {
+                    let of = plan.step(&i.step)?;
+                    let own = amounts.get(&(i.step.as_str(), iteration));
+                    let once = || amounts.get(&(i.step.as_str(), 0));
+                    Some(Load { key: i.key, schema: of.schema, amount: own.or_else(once).copied().unwrap_or_default() })
+                };
+                let loads: Vec<Load> = step.inputs.iter().filter_map(load).collect();
+                let mut work = step.op.work(iteration, &loads, assume);
+                let known = given.get(&step.name).and_then(|r| r.get(iteration.max(1) as usize - 1).or(r.last()));
+                if let Some(rows) = known {
+                    work.out.rows = *rows;
+                }
+                if step.inputs.is_empty() && known.is_none() && work.out.rows == 0. {
+                    return Err(Error::user(format!("how many rows `{}` has is not known", step.name))
+                        .help(format!("give --rows {}=N, or a `limit` in the file", step.name)));
+                }
+                amounts.insert((&step.name, iteration), work.out);
+                if let Some(used) = &step.model {
+                    let (shape, dtype) = shape_of(plan, shapes, used, step)?;
+                    steps.push(cost(step, iteration, used, work, shape, dtype, &plan.engine, &hardware));
+                }
+            }
+        }
+        Ok(Self { steps, hardware })
+    }
+
+    /// Hours in all, one step after the other.
+    pub fn hours(&self) -> f64 {
+        self.steps.iter().map(|s| s.hours).sum()
+    }
+    /// Operations in all.
+    pub fn flops(&self) -> f64 {
+        self.steps.iter().map(|s| s.flops).sum()
+    }
+    /// The most bytes at once, and when: a training, or the models that sample beside each other in an iteration.
+    pub fn most_memory(&self) -> (f64, String) {
+        let mut at: BTreeMap<(u32, Option<&str>), BTreeMap<&str, Memory>> = BTreeMap::new();
+        for s in &self.steps {
+            let training = s.training.then_some(s.step.as_str());
+            let most = at.entry((s.iteration, training)).or_default().entry(s.model.as_str()).or_default();
+            // One engine serves all steps of a model: the largest of what each needs.
+            most.weights = most.weights.max(s.memory.weights);
+            most.optimizer = most.optimizer.max(s.memory.optimizer);
+            most.working = most.working.max(s.memory.working);
+        }
+        let sums = at.into_iter().map(|((iteration, training), models)| {
+            let names: Vec<&str> = models.keys().copied().collect();
+            let what = match training {
+                Some(step) => format!("in `{step}`"),
+                None => format!("sampling from {}", names.join(" and ")),
+            };
+            (models.values().map(|m| m.all()).sum::<f64>(), format!("{what}, iteration {iteration}"))
+        });
+        sums.fold((0., String::new()), |most, next| if next.0 > most.0 { next } else { most })
+    }
+
+    /// As JSON: counts of tokens and operations, bytes, hours.
+    pub fn json(&self) -> Value {
+        let step = |s: &StepCost| {
+            json!({
+                "step": s.step, "iteration": s.iteration, "model": s.model, "rows": s.work.out.rows,
+                "read_tokens": s.work.read.tokens, "sampled_tokens": s.work.sampled.tokens,
+                "scored_tokens": s.work.scored.tokens, "trained_tokens": s.work.trained.tokens,
+                "optimizer_steps": s.work.steps, "flops": s.flops, "hours": s.hours,
+                "weight_bytes": s.memory.weights, "optimizer_bytes": s.memory.optimizer,
+                "activation_or_kv_bytes": s.memory.working,
+            })
+        };
+        let h = &self.hardware;
+        let (bytes, when) = self.most_memory();
+        json!({
+            "steps": self.steps.iter().map(step).collect::<Vec<_>>(), "flops": self.flops(), "hours": self.hours(),
+            "most_bytes": bytes, "most_bytes_when": when, "most_bytes_per_device": bytes / h.devices,
+            "hardware": {
+                "devices": h.devices, "peak_tflops": h.peak_tflops, "memory_gb": h.memory_gb, "mfu": h.mfu,
+                "sampling_mfu": h.sampling_mfu,
+            },
+        })
+    }
+
+    /// As an aligned table with its total, and what follows from it.
+    pub fn table(&self) -> String {
+        let heads = ["step", "iteration", "rows", "read", "sampled", "scored", "trained", "FLOPs", "memory", "hours"];
+        let mut table: Vec<Vec<String>> = vec![heads.map(String::from).to_vec()];
+        for s in &self.steps {
+            let w = &s.work;
+            let mut cells = vec![s.step.clone(), s.iteration.to_string()];
+            cells.push(if s.training { String::new() } else { format!("{:.0}", w.out.rows) });
+            cells.extend([w.read, w.sampled, w.scored, w.trained].map(|p| short(p.tokens)));
+            cells.extend([format!("{:.2e}", s.flops), bytes(s.memory.all()), hours(s.hours)]);
+            table.push(cells);
+        }
+        let mut total = vec!["all".to_owned(), String::new(), String::new()];
+        let sum = |of: fn(&Work) -> f64| short(self.steps.iter().map(|s| of(&s.work)).sum());
+        total.extend([sum(|w| w.read.tokens), sum(|w| w.sampled.tokens), sum(|w| w.scored.tokens)]);
+        total.extend([sum(|w| w.trained.tokens), format!("{:.2e}", self.flops()), String::new(), hours(self.hours())]);
+        table.push(total);
+        let widths: Vec<usize> =
+            (0..heads.len()).map(|c| table.iter().map(|r| r[c].len()).max().unwrap_or(0)).collect();
+        let line = |row: &Vec<String>| {
+            let cell = |(i, c): (usize, &String)| {
+                if i == 0 { format!("{c:<w$}", w = widths[0]) } else { format!("{c:>w$}", w = widths[i]) }
+            };
+            row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")
+        };
+        let mut lines: Vec<String> = table.iter().map(line).collect();
+        lines.push(self.hardware.describe());
+        let (most, when) = self.most_memory();
+        let (h, gb) = (&self.hardware, most / 1e9);
+        lines.push(format!("at most {} at once, {} a device ({when})", bytes(most), bytes(most / h.devices)));
+        if gb > h.devices * h.memory_gb {
+            lines.push(format!("these devices do not hold that: {:.0} would", (gb / h.memory_gb).ceil()));
+        }
+        lines.join("\n")
+    }
+}
+
+/// A count with a unit.
+fn short(n: f64) -> String {
+    match n {
+        n if n >= 1e9 => format!("{:.2}G", n / 1e9),
+        n if n >= 1e6 => format!("{:.2}M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1}k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// A size with its unit, in powers of 1000 as makers of devices count.
+fn bytes(n: f64) -> String {
+    match n {
+        n if n >= 1e12 => format!("{:.2} TB", n / 1e12),
+        n if n >= 1e9 => format!("{:.1} GB", n / 1e9),
+        n => format!("{:.1} MB", n / 1e6),
+    }
+}
+
+/// Two digits that tell something, however little it is.
+fn hours(n: f64) -> String {
+    if n == 0. || n >= 0.1 { format!("{n:.2}") } else { format!("{n:.1e}") }
+}
+
+/// The shape of the model that a step uses, and how its source keeps weights: a trained model has that of where it began.
+fn shape_of(
+    plan: &Plan<dyn Operator>,
+    shapes: &BTreeMap<String, ModelShape>,
+    used: &ModelUse,
+    step: &Step<dyn Operator>,
+) -> Result<(ModelShape, Dtype)> {
+    let mut at = used.clone();
+    // A chain without a circle has at most every step.
+    for _ in 0..=plan.steps.len() {
+        at = match (&at, &plan.loop_) {
+            (ModelUse::Policy, Some(l)) => l.policy.clone(),
+            (ModelUse::Step(name), _) => match plan.step(name).and_then(|s| s.model.clone()) {
+                Some(model) => model,
+                None => break,
+            },
+            (ModelUse::Source(name), _) => {
+                let found = shapes.get(name).copied().zip(plan.model(name).map(|m| m.dtype));
+                return found.ok_or_else(|| {
+                    Error::user(format!("the shape of model `{name}` is not known"))
+                        .help(format!("give --shape {name}=PATH, a config.json or the directory of one; or write it as `config` of [model.{name}]"))
+                });
+            }
+            (ModelUse::Policy, None) => break,
+        };
+    }
+    Err(Error::bug(format!("the model of `{}` comes from nowhere", step.name)))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one sum, each from elsewhere")]
+fn cost(
+    step: &Step<dyn Operator>,
+    iteration: u32,
+    used: &ModelUse,
+    work: Work,
+    shape: ModelShape,
+    dtype: Dtype,
+    engine: &Engine,
+    h: &Hardware,
+) -> StepCost {
+    let forward = |pass: crate::pipeline::Pass, output| pass.tokens * shape.forward(pass.context, output);
+    let backward = if work.adapter.is_some() { 1. } else { 2. };
+    let passes = 1. + backward + if work.recompute { 1. } else { 0. };
+    let dense = forward(work.read, false) + forward(work.scored, true) + passes * forward(work.trained, true);
+    let sampled = forward(work.sampled, true);
+    let hours = dense / (h.per_hour() * h.mfu) + sampled / (h.per_hour() * h.sampling_mfu);
+    let (n, bytes) = (shape.parameters(), if dtype == Dtype::F32 { 4. } else { 2. });
+    let training = step.is_training();
+    let memory = if training {
+        let (trained, masters) = match &work.adapter {
+            Some((rank, targets)) => (shape.adapter(*rank, targets), 4.),
+            None => (n, if dtype == Dtype::F32 { 0. } else { 4. }),
+        };
+        Memory {
+            weights: bytes * n,
+            optimizer: (4. + 8. + masters) * trained,
+            working: 4. * work.held * shape.activations(work.recompute),
+        }
+    } else {
+        let sequences = f64::min(engine.max_batch as f64, work.out.rows.max(1.));
+        let kv = sequences * work.longest * shape.kv() * bytes;
+        Memory { weights: bytes * n, optimizer: 0., working: engine.kv_memory.map_or(kv, |most| kv.min(most as f64)) }
+    };
+    let (step, model) = (step.name.clone(), used.to_string());
+    StepCost { step, iteration, model, training, work, flops: dense + sampled, hours, memory }
+}
