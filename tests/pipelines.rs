@@ -32,6 +32,7 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
             .into_iter()
             .chain([
                 "study.seeds=[3, 4]".into(),
+                "step.ranked.rows=12".into(),
                 "study.variants={ recipe = \"\", bare = \"step.dpo.replay_weight = 0\\nstep.dpo.nll_weight = 0\" }"
                     .into(),
             ])

@@ -141,11 +141,6 @@ fn partners(cx: &Context<'_>, ours: Vec<Answer>, other: &str) -> Result<Vec<Met>
             take(&mut theirs, &microbatch?.1)?;
         }
     }
-    if theirs.is_empty() && !ours.is_empty() {
-        let from = cx.step.inputs.first().map_or("", |i| i.step.as_str());
-        return Err(Error::user(format!("step `{}`: no answer of `{from}` has its prompt in `{other}`", cx.step.name))
-            .help("both are to answer the same prompts, with the same prompt_id: what was asked differently does not compare"));
-    }
     Ok(ours.into_iter().map(|a| {
         let partner = theirs.remove(&(a.prompt_id.clone(), a.sample));
         (a.sample, a, partner)
@@ -236,7 +231,7 @@ impl Map for Compare {
         let mut errors = Vec::new();
         for ((sample, a, b), result) in met.iter().zip(&results) {
             if b.is_none() {
-                let message = "the other step has no answer to this prompt and sample: counted as a comparison without an outcome";
+                let message = "the other step has no answer to this prompt and sample: a comparison without an outcome. Both are to answer the same prompts, with the same prompt_id";
                 errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_partner", message));
             } else if result.outcome == Outcome::Null {
                 let message = "the comparison has no outcome: a score is missing, or nothing that the judge said in one of the orders was readable";

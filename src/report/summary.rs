@@ -24,8 +24,11 @@ pub struct Summary {
     health: Health,
 }
 
-/// A figure of a step in an iteration: column name, value, decimals shown.
-type Figure = (String, f64, usize);
+/// A figure of a step in an iteration: column name, value, decimals shown; none where it is in `summary.json` alone.
+type Figure = (String, f64, Option<usize>);
+
+/// What the table shows of a `measure`; the rest is in `summary.json`.
+const HEADLINES: [&str; 5] = ["win_rate", "agreement", "pairwise_accuracy", "spearman", "length_growth"];
 
 impl Summary {
     /// Reads the run's datasets and metrics. `engines` is what each engine did, `references` what each training was held to.
@@ -62,8 +65,10 @@ impl Summary {
                 }
             }
             for (name, _, decimals) in &figures {
-                if columns.iter().all(|(have, _)| have != name) {
-                    columns.push((name.clone(), *decimals));
+                if let Some(decimals) = *decimals
+                    && columns.iter().all(|(have, _)| have != name)
+                {
+                    columns.push((name.clone(), decimals));
                 }
             }
             let mut round = Map::new();
@@ -161,21 +166,35 @@ fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iter
         // Where validation chose the weights, which step it was and what it measured there.
         let made = run.model(&model_name(plan, name, iteration)).map(|m| training(run, &m.path)).unwrap_or_default();
         if let (Some(measure), Some(at)) = (made["measure"].as_str(), made["chosen_step"].as_f64()) {
-            figures.push((format!("{name} chosen step"), at, 0));
-            figures.extend(made[measure].as_f64().map(|v| (format!("{name} {measure}"), v, 4)));
+            figures.push((format!("{name} chosen step"), at, Some(0)));
+            figures.extend(made[measure].as_f64().map(|v| (format!("{name} {measure}"), v, Some(4))));
         }
         return Ok(figures);
     }
     let Some(rows) = run.read_step(name, Some(iteration))? else { return Ok(Vec::new()) };
-    let count = |name: &str| (name.to_string(), rows.num_rows() as f64, 0);
+    let count = |name: &str| (name.to_string(), rows.num_rows() as f64, Some(0));
     let mean = |column: &str| mean(&rows, column);
     Ok(match step.schema.name {
-        "scores" => mean("score")?.map(|m| (format!("{name} mean"), m, 3)).into_iter().collect(),
-        "pairs" => {
-            [Some(count(name)), mean("margin")?.map(|m| ("mean margin".into(), m, 2))].into_iter().flatten().collect()
-        }
+        "measures" => measured(&rows)?,
+        "scores" => mean("score")?.map(|m| (format!("{name} mean"), m, Some(3))).into_iter().collect(),
+        "pairs" => [Some(count(name)), mean("margin")?.map(|m| ("mean margin".into(), m, Some(2)))]
+            .into_iter()
+            .flatten()
+            .collect(),
         _ => vec![count(name)],
     })
+}
+
+/// The figures of a `measure`, each with the step that it is of before its name.
+fn measured(rows: &RecordBatch) -> Result<Vec<Figure>> {
+    let columns = Columns(rows);
+    let (steps, names, values) = (columns.text("step")?, columns.text("name")?, columns.double("value")?);
+    let known = (0..rows.num_rows()).filter(|&i| values.is_valid(i));
+    let figure = |i: usize| {
+        let shown = HEADLINES.contains(&names.value(i)).then_some(3);
+        (format!("{} {}", steps.value(i), names.value(i)), values.value(i), shown)
+    };
+    Ok(known.map(figure).collect())
 }
 
 fn mean(rows: &RecordBatch, column: &str) -> Result<Option<f64>> {
@@ -194,7 +213,7 @@ fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
         let values = Columns(&rows).double(column)?;
         let known: Vec<f64> = (0..values.len()).filter(|&i| values.is_valid(i)).map(|i| values.value(i)).collect();
         if !known.is_empty() {
-            figures.push((format!("{step} {what}"), known.iter().sum::<f64>() / known.len() as f64, decimals));
+            figures.push((format!("{step} {what}"), known.iter().sum::<f64>() / known.len() as f64, Some(decimals)));
         }
     }
     Ok(figures)
