@@ -70,8 +70,9 @@ fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
     let column = Columns(rows).text(column).unwrap();
     (0..rows.num_rows()).map(|i| if column.is_valid(i) { column.value(i).to_owned() } else { "-".into() }).collect()
 }
-/// Value, and interval where there is one.
-fn figures(dir: &Path, step: &str) -> BTreeMap<String, (Option<f64>, Option<(f64, f64)>)> {
+/// A value, and its interval where there is one.
+type Figure = (Option<f64>, Option<(f64, f64)>);
+fn figures(dir: &Path, step: &str) -> BTreeMap<String, Figure> {
     let rows = rows(dir, step);
     let c = Columns(&rows);
     let [value, low, high] = ["value", "low", "high"].map(|n| c.double(n).unwrap());
