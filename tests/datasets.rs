@@ -54,6 +54,45 @@ fn eft_is_what_it_says() {
     assert!(by_score.values().all(|&n| n >= 15), "{by_score:?}");
 }
 
+/// `ranked` and `preferences` are the answers of `eft`, as `datasets/derive.py` puts them.
+#[test]
+fn what_is_made_of_eft_follows_its_scores() {
+    let ((eft, _), (ranked, _), (preferences, _)) = (twin("eft"), twin("ranked"), twin("preferences"));
+    let (prompts, responses) = (Columns(&eft).text("prompt").unwrap(), Columns(&eft).text("response").unwrap());
+    let scores = Columns(&eft).float("score").unwrap();
+    let mut known: BTreeMap<&str, BTreeMap<&str, f32>> = BTreeMap::new();
+    for i in 0..eft.num_rows() {
+        known.entry(prompts.value(i)).or_default().insert(responses.value(i), scores.value(i));
+    }
+    assert_eq!(ranked.num_rows(), eft.num_rows());
+    let text = |name: &str| Columns(&ranked).text(name).unwrap();
+    let (ids, prompts, answers) = (text("prompt_id"), text("prompt"), text("response"));
+    let (ranks, scores) = (Columns(&ranked).uint("rank").unwrap(), Columns(&ranked).float("score").unwrap());
+    let mut groups: Vec<&str> = Vec::new();
+    for i in 0..ranked.num_rows() {
+        let of_prompt = &known[prompts.value(i)];
+        let score = of_prompt[answers.value(i)];
+        let better: BTreeSet<u32> = of_prompt.values().filter(|s| **s > score).map(|s| *s as u32).collect();
+        assert_eq!((ranks.value(i) as usize, scores.value(i)), (better.len(), score), "row {i}");
+        if groups.last() != Some(&ids.value(i)) {
+            groups.push(ids.value(i));
+        }
+    }
+    assert_eq!(groups.len(), known.len(), "rows of a prompt stand together, under an id of its own");
+    let of = |name: &str| Columns(&preferences).messages(name).unwrap();
+    let (prompts, chosen, rejected) = (of("prompt"), of("chosen"), of("rejected"));
+    let expected: usize = known
+        .values()
+        .map(|a| a.values().flat_map(|x| a.values().map(move |y| x - y)).filter(|d| *d >= 2.).count())
+        .sum();
+    assert_eq!(preferences.num_rows(), expected);
+    for i in 0..preferences.num_rows() {
+        let one = |m: &reflux::data::Messages<'_>| m.row(i).map(|t| t.1.to_owned()).collect::<Vec<_>>().concat();
+        let of_prompt = &known[one(&prompts).as_str()];
+        assert!(of_prompt[one(&chosen).as_str()] >= of_prompt[one(&rejected).as_str()] + 2., "row {i}");
+    }
+}
+
 #[test]
 fn the_parquet_crates_own_reader_reads_them() {
     let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/eft/eft.parquet")).unwrap();

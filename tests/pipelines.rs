@@ -97,6 +97,27 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         "build-eft" => {
             vec!["step.ift.rows=32".into(), "step.ranked.rows=90".into(), "step.baseline.batch_tokens=256".into()]
         }
+        "dpo-on-preferences" => vec!["model.m0.init=pipelines/listworld/model".into()],
+        "smollm2-measured" => [
+            "model.m0.init=pipelines/listworld/model",
+            "step.instructions.limit=24",
+            "step.m1.max_length=250",
+            "step.prompts.per_iteration=8",
+            "step.prompts.model=script",
+            "step.prompts.reject.rouge_l=1.0",
+            "step.responses.sampling.max_tokens=6",
+            "step.scores.model=script",
+            "step.scores.mode=sampled",
+            "step.answers.sampling.max_tokens=6",
+            "step.answers_m1.sampling.max_tokens=6",
+            "step.judging.resamples=50",
+            "step.judging_m0.resamples=50",
+            "step.answering.resamples=50",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
         "listworld-pretrain" => vec!["step.corpus.rows=400".into()],
         // A random model of the small world's shape stands for SmolLM2: it knows no word of the data, but runs.
         "smollm2" => [

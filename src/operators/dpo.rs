@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::prelude::*;
+use super::preferences::as_pairs;
 use super::reference::{References, Settings, pair_id};
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
@@ -155,7 +156,7 @@ impl Configured for Dpo {
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let accepted = |p: &Port<'_>| match p.key {
             "replay" => p.expect(&[&named::EFT, &named::IFT, &named::TEXT]).err(),
-            _ => p.expect(&[&named::PAIRS]).err(),
+            _ => p.expect(&[&named::PAIRS, &named::PREFERENCES]).err(),
         };
         let problems: Vec<String> = inputs.iter().filter_map(accepted).collect();
         if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
@@ -207,13 +208,19 @@ impl Dpo {
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, model)?;
         let mut validation = None;
         if let Some(input) = cx.step.inputs.iter().find(|i| i.key == "validation") {
-            let mut held_out = pairs(&cx.whole(&input.step)?)?;
+            let rows = self.as_pairs(&cx.whole(&input.step)?, model, &mut references.errors)?;
+            let mut held_out = pairs(&rows)?;
             references.compute(&mut held_out, &mut Watch::new(cx, model, 0))?;
             validation = Some(self.validating.on(held_out));
         }
         let measure = validation.as_ref().map(|_| self.validating.measure());
         let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
         Ok(Ready { replay, config: DpoConfig { seed, validation, ..self.config.clone() }, measure })
+    }
+    /// Rows with tokens.
+    fn as_pairs(&self, rows: &RecordBatch, model: &Model, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
+        let scored = self.config.objective.loss.name.starts_with("rpo_");
+        as_pairs(rows, &model.tokenizer, scored, errors)
     }
     fn references<'a>(&'a self, cx: &'a Context<'a>, model: &'a Model, untouched: bool) -> Result<References<'a>> {
         let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
@@ -226,8 +233,13 @@ fn data(taken: &BTreeMap<u32, usize>) -> serde_json::Value {
     taken.iter().map(|(iteration, pairs)| serde_json::json!({ "iteration": iteration, "pairs": pairs })).collect()
 }
 
-fn no_pairs(cx: &Context<'_>) -> Error {
+/// Why there is nothing to train on, where nothing is left but what was refused.
+fn nothing_usable(cx: &Context<'_>, refused: &[RowError]) -> Error {
     let input = &cx.step.inputs[0].step;
+    if let [first, ..] = refused {
+        let (all, RowError { row, code, message, .. }) = (refused.len(), first);
+        return Error::user(format!("none of the {all} rows of `{input}` can be trained on; the first, {row}: {code}, {message}"));
+    }
     Error::user(format!("iteration {} yielded no pair: `{input}` is empty", cx.epoch.iteration)).help(
         "look at the scores: is the judge's format readable, and do the scores of a prompt differ? More samples, \
          a higher temperature or more training on judged responses help",
@@ -258,14 +270,15 @@ impl Train for Dpo {
                 if epoch.iteration < last {
                     (number, beyond) = (beyond, beyond + 1);
                 }
+                let rows = self.as_pairs(&rows, &model, &mut references.errors)?;
                 *taken.entry(epoch.iteration).or_insert(0) += rows.num_rows();
                 all.extend(references.fill(number, epoch, &rows, pairs(&rows)?, &mut watch)?);
             }
             let ready = self.ready(cx, &model, &mut references)?;
             (all, references.errors, ready)
         };
-        if all.is_empty() && errors.is_empty() {
-            return Err(no_pairs(cx));
+        if all.is_empty() {
+            return Err(nothing_usable(cx, &errors));
         }
         let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
         training::finish(cx, name, &model, &trained, measure, errors, &data(&taken))
@@ -277,7 +290,7 @@ impl Train for Dpo {
         let Ready { replay, config, measure } = self.ready(cx, &model, &mut references)?;
         let mut came = 0;
         let mut pairs = (0..).zip(microbatches).map(|(microbatch, rows)| {
-            let rows = rows?;
+            let rows = self.as_pairs(&rows?, &model, &mut references.errors)?;
             came += rows.num_rows();
             references.fill(microbatch, Epoch::new(cx.iteration_of(&cx.step.inputs[0].step), microbatch), &rows, pairs(&rows)?, &mut Watch::new(cx, &model, 0))
         });
@@ -285,7 +298,7 @@ impl Train for Dpo {
         let trained = train::dpo_stream(&model.llama, planned as usize, &mut pairs, &replay, &config, &mut watch);
         drop(pairs);
         let trained = match trained {
-            Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(no_pairs(cx)),
+            Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(nothing_usable(cx, &references.errors)),
             other => other?,
         };
         training::finish(cx, name, &model, &trained, measure, references.errors, &data(&[(cx.epoch.iteration, came)].into()))

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::prelude::*;
+use super::reference;
 use crate::dataflow::{Known, Readings, Round};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::pipeline::{Placement, Step};
@@ -40,6 +41,18 @@ fn lengths(round: &Round<'_>) -> Result<Lengths> {
     Ok(lengths)
 }
 
+/// Mean tokens of the chosen answers that a training had, of whatever it was given: those that its reference stands for.
+fn chosen_tokens(round: &Round<'_>) -> Result<Option<f64>> {
+    let (mut tokens, mut answers) = (0, 0);
+    for rows in round.run.batches(&reference::dataset(&round.step.name), Some(round.iteration)) {
+        let rows = rows?.1;
+        let logprobs = Columns(&rows).floats("chosen_logprobs")?;
+        (0..rows.num_rows()).for_each(|i| tokens += logprobs.row(i).len());
+        answers += rows.num_rows();
+    }
+    Ok((answers > 0).then(|| tokens as f64 / answers as f64))
+}
+
 /// Measures a round. `beta` is that of a training on pairs.
 ///
 /// # Errors
@@ -57,7 +70,9 @@ pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Resu
                 }
                 _ => Vec::new(),
             };
-            let fall = chosen_fall(&rewards, beta.unwrap_or(0.), lengths.chosen().unwrap_or(0.));
+            // Preferences given as text are no pairs before the training has tokenised them.
+            let tokens = if let Some(tokens) = lengths.chosen() { Some(tokens) } else { chosen_tokens(&round)? };
+            let fall = chosen_fall(&rewards, beta.unwrap_or(0.), tokens.unwrap_or(0.));
             return Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect());
         }
         Known::Rows => {

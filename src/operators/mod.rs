@@ -23,6 +23,7 @@ mod health;
 mod judged;
 mod models;
 mod pairwise;
+mod preferences;
 mod reference;
 mod reject;
 mod score;
