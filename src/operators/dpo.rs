@@ -54,6 +54,14 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if streaming && data != ChoiceOrCount::Choice("fresh") {
             f.problem("data", "pairs that are trained on as they come are those of their own iteration", "leave `data` out, or write data_schedule = \"epochs\"");
         }
+        let about = "trains on at most this many pairs of an iteration, the first ones; a list has a value for each iteration, the last for all further ones; 0 is no limit";
+        let limit = f.ints("limit", about, Some(&[0]), 0..=1 << 40);
+        if limit.is_empty() {
+            f.problem("limit", "the list is empty", "leave the key out, or give a value");
+        }
+        if streaming && limit.iter().any(|&n| n > 0) {
+            f.problem("limit", "pairs that are trained on as they come are all trained on", "leave `limit` out, or write data_schedule = \"epochs\"");
+        }
         let config = DpoConfig {
             objective: Objective {
                 loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
@@ -86,7 +94,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("margin", "greatest mean of chosen reward less rejected reward"),
         ];
         let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
-        Box::new(Dpo { rubric, reference, data, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
+        Box::new(Dpo { rubric, reference, data, limit, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
@@ -94,6 +102,8 @@ struct Dpo {
     rubric: Template,
     reference: Settings,
     data: ChoiceOrCount,
+    /// By iteration; 0 for none.
+    limit: Vec<i64>,
     config: DpoConfig,
     checkpoint_every: usize,
     streaming: bool,
@@ -119,6 +129,9 @@ impl Configured for Dpo {
             ChoiceOrCount::Count(n) => words += &format!(", pairs of the last {n} iterations"),
             ChoiceOrCount::Choice(_) => {}
         }
+        if self.limit.iter().any(|&n| n > 0) {
+            words += &format!(", at most {:?} pairs", self.limit);
+        }
         if self.streaming {
             words += ", streaming";
         }
@@ -128,9 +141,10 @@ impl Configured for Dpo {
     fn streams(&self) -> bool {
         self.streaming
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
         let of = |key: &str| inputs.iter().find(|i| i.key == key);
-        let (pairs, c) = (of("from").map(|i| i.amount).unwrap_or_default(), &self.config);
+        let (mut pairs, c) = (of("from").map(|i| i.amount).unwrap_or_default(), &self.config);
+        pairs.rows = pairs.rows.min(self.limit(iteration) as f64);
         // A prompt is computed once for both of its answers.
         let pass = |a: Amount| Pass::of(a.rows, 0., a.prompt).and(Pass::of(2. * a.rows, a.prompt, a.answer));
         let (all, held_out) = (pass(pairs), pass(of("validation").map(|i| i.amount).unwrap_or_default()));
@@ -204,6 +218,14 @@ impl Dpo {
             ChoiceOrCount::Choice(_) => 1,
         }
     }
+    /// Most pairs of an iteration; without a loop there is only the first.
+    fn limit(&self, iteration: u32) -> usize {
+        let at = iteration.max(1) as usize - 1;
+        match self.limit.get(at).or(self.limit.last()) {
+            None | Some(0) => usize::MAX,
+            Some(&most) => usize::try_from(most).unwrap_or(usize::MAX),
+        }
+    }
     fn ready(&self, cx: &Context<'_>, model: &Model, references: &mut References<'_>) -> Result<Ready> {
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, model)?;
         let mut validation = None;
@@ -270,8 +292,14 @@ impl Train for Dpo {
                 if epoch.iteration < last {
                     (number, beyond) = (beyond, beyond + 1);
                 }
+                let had = taken.entry(epoch.iteration).or_insert(0);
+                let left = self.limit(epoch.iteration) - *had;
+                if left == 0 {
+                    continue;
+                }
                 let rows = self.as_pairs(&rows, &model, &mut references.errors)?;
-                *taken.entry(epoch.iteration).or_insert(0) += rows.num_rows();
+                let rows = rows.slice(0, rows.num_rows().min(left));
+                *had += rows.num_rows();
                 all.extend(references.fill(number, epoch, &rows, pairs(&rows)?, &mut watch)?);
             }
             let ready = self.ready(cx, &model, &mut references)?;

@@ -12,23 +12,27 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
         temperature: f.float(
             "temperature",
             "divides the logits; 0 takes the likeliest token",
-            Some(default.temperature.into()),
+            Some(shortest(default.temperature)),
             0.0..=100.0,
         ) as f32,
-        top_p: f.float("top_p", "smallest set of tokens with at least this mass", Some(default.top_p.into()), 0.0..=1.0)
-            as f32,
+        top_p: f.float(
+            "top_p",
+            "smallest set of tokens with at least this mass",
+            Some(shortest(default.top_p)),
+            0.0..=1.0,
+        ) as f32,
         top_k: f.int("top_k", "at most this many tokens; 0 is no limit", Some(default.top_k as i64), 0..=1_000_000)
             as usize,
         min_p: f.float(
             "min_p",
             "drops tokens less likely than this share of the likeliest",
-            Some(default.min_p.into()),
+            Some(shortest(default.min_p)),
             0.0..=1.0,
         ) as f32,
         repetition_penalty: f.float(
             "repetition_penalty",
             "divides the logits of tokens that were there before; 1 is off",
-            Some(default.repetition_penalty.into()),
+            Some(shortest(default.repetition_penalty)),
             0.1..=10.0,
         ) as f32,
         max_tokens: f.int("max_tokens", "most new tokens", Some(default.max_tokens as i64), 1..=1_000_000) as usize,
@@ -40,6 +44,11 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
             .map(|id| id as u32)
             .collect(),
     })
+}
+
+/// The number as one would write it: 0.7, and not what is nearest to it in 32 bits.
+fn shortest(n: f32) -> f64 {
+    n.to_string().parse().unwrap_or(n.into())
 }
 
 /// `lora = { ... }`; nothing if it is not given, and then all weights are trained.
