@@ -49,9 +49,7 @@ fn quoted(cell: &str) -> Vec<&str> {
 }
 
 fn literal(text: &str) -> toml::Value {
-    let table: toml::Table = text.parse().map(|v: toml::Value| toml::Table::from_iter([("v".to_owned(), v)])).unwrap_or_else(
-        |_| format!("v = {text}").parse().unwrap_or_else(|e| panic!("`{text}` is no TOML value: {e}")),
-    );
+    let table: toml::Table = format!("v = {text}").parse().unwrap_or_else(|e| panic!("`{text}` is no TOML value: {e}"));
     table["v"].clone()
 }
 
@@ -123,7 +121,10 @@ fn every_key_of_the_table_has_the_value_it_names() {
             assert_eq!(number(found), number(value), "{place}: `{key}`");
         }
     }
-    assert!(defaults >= 50 && stated >= 50 && none >= 5, "{defaults} defaults, {stated} in files, {none} not taken over");
+    assert!(
+        defaults >= 50 && stated >= 50 && none >= 5,
+        "{defaults} defaults, {stated} in files, {none} not taken over"
+    );
 }
 
 #[test]

@@ -94,6 +94,41 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .map(ToString::to_string)
         .chain([script()])
         .collect(),
+        // A random model of the small world's shape stands for 70 billion parameters, and the shipped data for the paper's.
+        "paper-llama2-70b" => [
+            "pipeline.microbatch=8",
+            "model.m0.init=pipelines/listworld/model",
+            "model.m0.dtype=f32",
+            "step.ift.limit=12",
+            "step.ift.min_rows=12",
+            "step.eft.limit=4",
+            "step.eft.min_rows=4",
+            "step.m1.max_length=250",
+            "step.baseline.max_length=250",
+            "step.prompts.per_iteration=12",
+            "step.prompts.model=script",
+            "step.prompts.reject.rouge_l=1.0",
+            "step.responses.sampling.max_tokens=6",
+            "step.scores.model=script",
+            "step.dpo.limit=[2, 3]",
+            "step.validation_prompts.limit=12",
+            "step.validation_prompts.min_rows=12",
+            "step.validation_responses.sampling.max_tokens=6",
+            "step.validation_scores.model=script",
+            "step.test_prompts.limit=3",
+            "step.test_prompts.min_rows=3",
+            "step.answers.sampling.max_tokens=6",
+            "step.baseline_answers.sampling.max_tokens=6",
+            "step.against_baseline.model=script",
+            "step.ranked.limit=8",
+            "step.ranked.min_rows=8",
+            "step.ranked_scores.model=script",
+            "step.measures.resamples=50",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([script()])
+        .collect(),
         "build-eft" => {
             vec!["step.ift.rows=32".into(), "step.ranked.rows=90".into(), "step.baseline.batch_tokens=256".into()]
         }
@@ -258,4 +293,99 @@ fn the_quickstart_ends_with_a_table_and_says_when_it_is_finished() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains(" beta = 0.1\n+") && err.contains(" beta = 0.2") && err.contains("--fresh"), "{err}");
+}
+
+const PAPER: &str = "pipelines/paper-llama2-70b.toml";
+
+/// What the paper's run is told as, without its data and models.
+fn tell(command: &[&str]) -> String {
+    let output = reflux(command);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && err.is_empty(), "{command:?}: {out}\n{err}");
+    out.into_owned()
+}
+
+#[test]
+fn the_papers_run_is_checked_explained_and_costed() {
+    assert!(tell(&["check", PAPER]).contains("no errors"));
+    let plan = tell(&["explain", PAPER]);
+    for words in [
+        "2 iterations of the loop",
+        "ahead of the loop",
+        "policy: m1 in iteration 1, then the model that dpo made one iteration before",
+        "4 answers a prompt, temperature 0.7, top_p 0.9",
+        "mean of 3 judgements",
+        "6 seed and 2 generated examples, temperature 0.6, top_p 0.9",
+        "beta 0.1, batches of 16 pairs, learning rate 1e-6, at most [3964, 6942] pairs, validated every 200 steps",
+        "held to policy-start",
+    ] {
+        assert!(plan.contains(words), "no `{words}` in\n{plan}");
+    }
+    let cost: serde_json::Value = serde_json::from_str(&tell(&["cost", PAPER, "--json"])).unwrap();
+    let of = |step: &str, iteration: u64, key: &str| {
+        let steps = cost["steps"].as_array().unwrap();
+        steps.iter().find(|s| s["step"] == step && s["iteration"] == iteration).unwrap()[key].as_f64().unwrap()
+    };
+    // 3,200 + 1,630 rows and 3,964 and 6,942 pairs in batches of 16.
+    assert_eq!((of("m1", 0, "optimizer_steps"), of("dpo", 1, "optimizer_steps")), (302., 248.));
+    assert_eq!(of("dpo", 2, "optimizer_steps"), 434.);
+    // 8,700 prompts have 4 answers each; the weights of the policy in 16 bits.
+    assert_eq!((of("responses", 1, "rows"), of("responses", 2, "weight_bytes")), (34_800., 2. * 68_976_648_192.));
+    // A training of all weights has 18 bytes for each, and its activations.
+    let trained = of("dpo", 1, "weight_bytes") + of("dpo", 1, "optimizer_bytes");
+    assert_eq!(trained, 18. * 68_976_648_192.);
+    // To within a few percent, 6 FLOPs for each weight and token, 8 with activations computed again.
+    let per_token = of("m1", 0, "flops") / of("m1", 0, "trained_tokens");
+    assert!((per_token / (8. * 68_976_648_192.) - 1.).abs() < 0.02, "{per_token:e}");
+}
+
+/// The overrides that the file's head gives for the paper's variant without pairs.
+fn positives() -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAPER)).unwrap();
+    let set = text.lines().filter_map(|l| l.strip_prefix("#   --set '")?.strip_suffix('\''));
+    let set: Vec<String> = set.map(str::to_owned).collect();
+    assert_eq!(set.len(), 2);
+    set
+}
+
+#[test]
+fn the_papers_variant_without_pairs_is_a_matter_of_two_overrides() {
+    let set = positives();
+    let args = ["explain", PAPER, "--set", &set[0], "--set", &set[1]];
+    let output = reflux(&args);
+    let plan = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(plan.contains("from positives (`ift`, whole") && plan.contains("answers from 5 points"), "{plan}");
+    assert!(plan.contains("then the model that dpo made one iteration before"), "{plan}");
+    let temp = tempfile::tempdir().unwrap();
+    let mut small = small("paper-llama2-70b", temp.path()).unwrap();
+    small.retain(|s| !s.starts_with("step.dpo."));
+    small.extend([set[0].replace("5.0", "2.0"), set[1].replace("dropout", "max_length = 250, dropout")]);
+    run(PAPER, temp.path(), &small);
+    assert!(temp.path().join("paper-llama2-70b/models/M3/model.safetensors").exists());
+}
+
+#[test]
+fn the_papers_run_takes_its_pairs_and_no_other_data() {
+    let temp = tempfile::tempdir().unwrap();
+    let set = small("paper-llama2-70b", temp.path()).unwrap();
+    run(PAPER, temp.path(), &set);
+    for (model, iteration, pairs) in [("M2", 1, 2), ("M3", 2, 3)] {
+        let path = temp.path().join("paper-llama2-70b/models").join(model).join("reflux.json");
+        let origin: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(origin["data"], serde_json::json!([{ "iteration": iteration, "pairs": pairs }]), "{model}");
+        assert_eq!(origin["measure"], "eval_rewards/accuracies");
+    }
+    // The shipped data are fewer rows than the paper's.
+    let runs = temp.path().join("refused");
+    let mut args = vec!["run", PAPER, "--runs", runs.to_str().unwrap()];
+    let set: Vec<&String> = set.iter().filter(|s| !s.starts_with("step.ift.")).collect();
+    args.extend(set.iter().flat_map(|s| ["--set", s]));
+    let output = reflux(&args);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(
+        err.contains("datasets/ift has 246 rows, but `min_rows` asks for 3200") && err.contains("`dataset`"),
+        "{err}"
+    );
 }
