@@ -194,6 +194,10 @@ fn held_out_requests_are_nowhere_else() {
     }
     assert_eq!(seen.len(), 476, "every other request is seen");
     assert!(seen.is_disjoint(&held));
+    let ranked = Data::RankedHeldOut.rows(5, 0..4000, 3).unwrap();
+    let prompts: BTreeSet<String> =
+        Columns(&ranked).text("prompt").unwrap().iter().flatten().map(String::from).collect();
+    assert_eq!(prompts, held);
 }
 
 fn model_file(name: &str) -> String {

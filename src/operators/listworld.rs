@@ -19,6 +19,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("eft", "requests with responses of varied quality, judged"),
             ("instruct", "lists of requests with one more request"),
             ("ranked", "requests with three responses each, ranked by the oracle; a row per response"),
+            ("ranked-heldout", "the same of held-out requests, for evaluation"),
             ("requests", "held-out requests, for evaluation"),
         ];
         let data: Data = f.choice("data", "which dataset", &kinds, None).parse().unwrap_or(Data::Ift);

@@ -30,13 +30,16 @@ pub enum Data {
     Instruct,
     /// Requests with several responses each, ranked by the oracle.
     Ranked,
+    /// The same of held-out requests, for evaluation.
+    RankedHeldOut,
     /// Held-out requests, for evaluation.
     Requests,
 }
 
 impl Data {
     /// Every dataset.
-    pub const ALL: [Data; 6] = [Data::Pretrain, Data::Ift, Data::Eft, Data::Instruct, Data::Ranked, Data::Requests];
+    pub const ALL: [Data; 7] =
+        [Data::Pretrain, Data::Ift, Data::Eft, Data::Instruct, Data::Ranked, Data::RankedHeldOut, Data::Requests];
 
     /// Its name in pipeline files.
     pub fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Data {
             Data::Eft => "eft",
             Data::Instruct => "instruct",
             Data::Ranked => "ranked",
+            Data::RankedHeldOut => "ranked-heldout",
             Data::Requests => "requests",
         }
     }
@@ -55,7 +59,7 @@ impl Data {
             Data::Pretrain => &named::TEXT,
             Data::Ift | Data::Instruct => &named::IFT,
             Data::Eft => &named::EFT,
-            Data::Ranked => &named::RANKED,
+            Data::Ranked | Data::RankedHeldOut => &named::RANKED,
             Data::Requests => &named::PROMPTS,
         }
     }
@@ -74,7 +78,8 @@ impl Data {
             Data::Ift => ift(seed, rows),
             Data::Eft => eft(seed, rows),
             Data::Instruct => instruct(seed, rows, shots),
-            Data::Ranked => ranked(seed, rows),
+            Data::Ranked => ranked(seed, rows, false),
+            Data::RankedHeldOut => ranked(seed, rows, true),
             Data::Requests => requests(seed, rows),
         }
     }
@@ -164,11 +169,13 @@ pub fn instruct(seed: u64, rows: Range<usize>, shots: usize) -> Result<RecordBat
 const RANKED: usize = 3;
 
 /// Requests with three responses of varying quality each, ranked by the oracle's score: a row per response, those of a
-/// request one after the other.
-pub fn ranked(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
+/// request one after the other. The requests are those kept for evaluation, or the others.
+pub fn ranked(seed: u64, rows: Range<usize>, is_held_out: bool) -> Result<RecordBatch> {
+    let stream = if is_held_out { Data::RankedHeldOut } else { Data::Ranked }.name();
+    let kept: Vec<Request> = held_out().iter().copied().collect();
     let answers = |group: usize| {
-        let draw = &mut Draw::row(seed, "ranked", group);
-        let request = writer::request(draw);
+        let draw = &mut Draw::row(seed, stream, group);
+        let request = if is_held_out { draw.pick(&kept) } else { writer::request(draw) };
         let answer = |_| {
             let slips = Slips::eft(draw);
             let response = writer::respond(&request, &slips, draw);
@@ -183,7 +190,7 @@ pub fn ranked(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
         let (score, response) = &answers[row % RANKED];
         let better: BTreeSet<u8> = answers.iter().map(|a| a.0).filter(|s| s > score).collect();
         let (prompt, group) = (request.to_string(), (row / RANKED).to_string());
-        let prompt_id = hash_hex(["listworld", "ranked", &group, &prompt]);
+        let prompt_id = hash_hex(["listworld", stream, &group, &prompt]);
         ids.push(hash_hex([&prompt_id, &row.to_string(), response]));
         prompt_ids.push(prompt_id);
         prompts.push(prompt);
