@@ -1,16 +1,22 @@
-//! Rows a second through the whole dataflow, with scripted models: what the engine costs beside the models.
+//! Rows a second and peak memory of the whole dataflow, with scripted models: what it costs beside the models.
 //!
-//! `cargo bench --bench dataflow`
+//! `cargo bench --profile dev --bench dataflow [-- PROMPTS ...]`; each size runs in a process of its own, so that its peak
+//! memory is its own. A row is one that a step has written: of P prompts P are read, 4 P answered, 4 P judged (three
+//! judgements in a row each), and most prompts give a pair.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
+use reflux::bench::peak_rss_mb;
 use reflux::dataflow::{self, Services, Shared, Stop, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
 use reflux::report::Tally;
 use reflux::store::Run;
+
+type Failure = Box<dyn std::error::Error>;
 
 const SCRIPT: &str = "
 [[answer]]
@@ -20,39 +26,57 @@ text = [\"Clear.\\nScore: {score}\", \"Dull.\\nScore: {score}\"]
 text = [\"Answer {n}.\", \"Perhaps {n}.\"]
 ";
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failure> {
+    if let Ok(prompts) = std::env::var("REFLUX_BENCH_PROMPTS") {
+        return measure(prompts.parse()?);
+    }
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let sizes = if asked.is_empty() { vec!["1000".into(), "10000".into(), "100000".into()] } else { asked };
+    for size in sizes {
+        let status = Command::new(std::env::current_exe()?).env("REFLUX_BENCH_PROMPTS", size).status()?;
+        if !status.success() {
+            return Err(format!("the measured process ended with {status}").into());
+        }
+    }
+    Ok(())
+}
+
+fn measure(rows: usize) -> Result<(), Failure> {
     let dir = std::env::temp_dir().join(format!("reflux-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let (script, prompts) = (dir.join("script.toml"), dir.join("prompts.jsonl"));
     std::fs::write(&script, SCRIPT)?;
-    for rows in [1_000, 10_000] {
-        let lines: Vec<String> =
-            (0..rows).map(|i| format!("{{\"prompt\": \"Tell me about {i}\", \"response\": \"x\"}}")).collect();
-        std::fs::write(&prompts, lines.join("\n"))?;
-        let text = format!(
-            "[pipeline]\nname = \"bench\"\nmicrobatch = 256\n[model.s]\nscript = {script:?}\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\n\
-             dataset = {prompts:?}\n[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"s\"\nsamples = 4\n\
-             [step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"s\"\nsamples = 3\n[step.pairs]\nop = \"select\"\nfrom = \"scores\"\n"
-        );
-        let plan = pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?;
-        let (run, _) = Run::create_or_open(&dir.join(rows.to_string()), &plan.resolved, plan.seed, true)?;
-        let (services, tally) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Tally::default()));
-        let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
-        let began = Instant::now();
-        dataflow::run(
-            Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() },
-            1,
-            Transport::Typed,
-        )?;
-        let seconds = began.elapsed().as_secs_f64();
-        let all: u64 = tally.counts().values().map(|c| c.rows).sum();
-        let judgements = rows * 4 * 3;
-        println!(
-            "{rows} prompts: {seconds:.2} s, {:.0} rows/s written, {:.0} judgements/s",
-            all as f64 / seconds,
-            judgements as f64 / seconds
-        );
+    {
+        use std::io::Write;
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&prompts)?);
+        for i in 0..rows {
+            writeln!(file, "{{\"prompt\": \"Tell me about {i}\", \"response\": \"x\"}}")?;
+        }
+        file.flush()?;
     }
+    let text = format!(
+        "[pipeline]\nname = \"bench\"\nmicrobatch = 256\n[model.s]\nscript = {script:?}\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\n\
+         dataset = {prompts:?}\n[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"s\"\nsamples = 4\n\
+         [step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"s\"\nsamples = 3\n[step.pairs]\nop = \"select\"\nfrom = \"scores\"\n"
+    );
+    let plan = pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?;
+    let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
+    let (services, tally) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Tally::default()));
+    let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
+    let began = Instant::now();
+    dataflow::run(
+        Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() },
+        1,
+        Transport::Typed,
+    )?;
+    let seconds = began.elapsed().as_secs_f64();
+    let all: u64 = tally.counts().values().map(|c| c.rows).sum();
+    let memory = peak_rss_mb();
+    println!(
+        "{rows} prompts: {all} rows in {seconds:.2} s, {:.0} rows/s, {:.0} judgements/s, peak memory {memory} MB",
+        all as f64 / seconds,
+        (rows * 4 * 3) as f64 / seconds
+    );
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }

@@ -150,7 +150,7 @@ pub(super) fn map<'s>(
 /// Microbatches of a map that are computed at once, so that an engine can fill one's tail with the next one's head.
 const IN_FLIGHT: usize = 2;
 
-/// A keyed map: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
+/// A keyed map whose groups go on from one microbatch to the next: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
 /// `beside` are inputs whose same microbatch it reads from the run directory.
 pub(super) fn keyed<'s>(
     scope: Scope<'s, Epoch>,

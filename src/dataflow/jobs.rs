@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
 use super::compute::{Answer, Work};
+use super::groups;
 use super::health::{self, Known};
 use super::operator::{
     Batches, Context, HeadState, Kept, Key, ModelAt, Operator, Output, RowError, Shared, Stage, model_name,
@@ -141,12 +142,13 @@ impl StepJobs {
         })
     }
 
-    /// A microbatch of a map.
+    /// A microbatch of a map, or of a keyed map whose groups it has whole.
     pub(super) fn map(&self, epoch: Epoch, rows: RecordBatch, model: Option<ModelAt>) -> Work {
         let jobs = self.clone();
         Box::new(move || {
             let compute = |cx: &Context<'_>| match cx.step.op.stage() {
                 Stage::Map(map) => map.map(cx, &rows).map(Some),
+                Stage::Keyed(keyed) => keyed.finish(cx, &rows, &groups::alone(keyed, cx, &rows)?).map(Some),
                 _ => Err(mismatch(cx)),
             };
             jobs.run(epoch, model, |_| Ok(()), compute)

@@ -6,6 +6,7 @@ mod clock;
 mod cluster;
 mod compute;
 mod flow;
+mod groups;
 mod health;
 mod jobs;
 mod operator;
@@ -15,6 +16,7 @@ mod start;
 
 pub use clock::Advance;
 pub use cluster::{Transport, run};
+pub use groups::{Correction, Revised, revise};
 pub use health::{Known, Readings, Round};
 pub use operator::{
     Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output,

@@ -175,6 +175,11 @@ pub trait Keyed: Send + Sync {
     /// # Errors
     /// A column is missing or of another type.
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>>;
+    /// Whether all items of a group are always in one microbatch. Such groups are reduced microbatch by microbatch, and a run's
+    /// memory does not grow with them; others are held in a differential arrangement as long as the run goes on.
+    fn complete(&self) -> bool {
+        false
+    }
     /// Reduces one group, sorted and without duplicates: a function of key, group and keyed draws alone, so that a group
     /// that changes can be reduced again.
     fn reduce(&self, draws: &Draws<'_>, key: &Key, group: &[Item], kept: &mut Vec<Kept>);

@@ -124,7 +124,8 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                 };
                 let beside = step.inputs.iter().filter(|i| !i.whole && i.key != "from");
                 let beside = beside.map(|i| flows[i.step.as_str()].clone()).collect();
-                if step.kind.shape == Shape::Map {
+                let alone = matches!(step.op.stage(), Stage::Keyed(keyed) if keyed.complete());
+                if alone || step.kind.shape == Shape::Map {
                     map(scope, input, models(), whole().collect(), beside, jobs, crew)
                 } else {
                     keyed(scope, input, beside, jobs, crew)

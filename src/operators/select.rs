@@ -1,9 +1,10 @@
 //! `select`: each prompt's scored answers become preference pairs, by one of a few strategies; a prompt that gives none is a
 //! dropped row with its reason.
 //!
-//! The scores meet in a differential reduce as (prompt id, score in thousandths, response id), with the answer's length and
-//! the variance of its judgements where a rule asks for them: what becomes of a prompt is a function of that alone
-//! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other.
+//! The scores meet in a reduce as (prompt id, score in thousandths, response id), with the answer's length and the variance of
+//! its judgements where a rule asks for them: what becomes of a prompt is a function of that alone
+//! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other. A run reduces
+//! a microbatch by itself, as it has all answers to its prompts; `reflux revise` holds the same groups in differential.
 //!
 //! With `consistency`, scores of the same answers by another judge, a pair also learns how far the two judges rank the
 //! prompt's answers alike: `C = (tau + 1) / 2` of CREAM (arXiv 2410.12735), tau being Kendall's tau-b over the answers that
@@ -235,6 +236,10 @@ impl Keyed for Select {
             }
         };
         Ok((0..rows.num_rows()).map(|i| ((scope, parse_id(prompts.value(i))), item(i))).collect())
+    }
+
+    fn complete(&self) -> bool {
+        true
     }
 
     fn reduce(&self, draws: &Draws<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<Kept>) {
