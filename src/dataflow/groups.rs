@@ -95,6 +95,9 @@ pub fn revise(
     Ok(all)
 }
 
+/// What a group came to, when (0 before the corrections, 1 with them), and whether it is new (1) or no more (-1).
+type Update = ((Key, Kept), u32, isize);
+
 /// A worker's part.
 fn work(
     worker: &mut timely::worker::Worker,
@@ -105,7 +108,7 @@ fn work(
 ) -> Revised {
     let (this, peers) = (worker.index(), worker.peers());
     let began = Instant::now();
-    let updates: Rc<RefCell<Vec<((Key, Kept), u32, isize)>>> = Rc::default();
+    let updates: Rc<RefCell<Vec<Update>>> = Rc::default();
     let (seen, reducer) = (Rc::clone(&updates), Arc::clone(plan));
     let probe = ProbeHandle::new();
     let mut input = InputSession::<u32, (Key, Item), isize>::new();
