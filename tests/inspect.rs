@@ -305,3 +305,177 @@ fn the_state_of_a_run_is_told() {
     drop(held);
     assert!(text(&["ls", dir.to_str().unwrap()]).contains("unfinished"));
 }
+
+/// One prompt of the second iteration, followed through every dataset by what the files hold.
+#[test]
+fn a_prompt_is_traced_from_its_writing_to_the_training() {
+    let dir = finished().to_str().unwrap();
+    let pairs = stored("pairs", Some(2));
+    let prompt = texts(&pairs, "prompt_id")[0].clone();
+    let trace: Value = serde_json::from_str(&text(&["trace", dir, &prompt[..12], "--json"])).unwrap();
+    assert_eq!((&trace["kind"], &trace["prompt_id"]), (&"prompt".into(), &prompt.as_str().into()));
+    let events = trace["events"].as_array().unwrap();
+    let what: Vec<(&str, &str)> =
+        events.iter().map(|e| (e["step"].as_str().unwrap(), e["what"].as_str().unwrap())).collect();
+    let want = [("written", "prompt"), ("prompts", "prompt")]
+        .into_iter()
+        .chain([("responses", "response"); 3])
+        .chain([("scores", "score"); 3])
+        .chain([("pairs", "pair"), ("dpo.reference", "training")]);
+    assert_eq!(what, want.collect::<Vec<_>>());
+    assert!(events.iter().all(|e| e["iteration"] == 2), "{events:?}");
+    assert_eq!(events.last().unwrap()["made"], "M3");
+    // The rows are those of the datasets, whole.
+    let scores = stored("scores", Some(2));
+    let of_prompt: Vec<usize> = (0..scores.num_rows()).filter(|&i| texts(&scores, "prompt_id")[i] == prompt).collect();
+    let traced: Vec<&Value> = events.iter().filter(|e| e["what"] == "score").map(|e| &e["row"]).collect();
+    for (row, i) in traced.iter().zip(of_prompt) {
+        assert_eq!(row["response_id"], texts(&scores, "response_id")[i]);
+        let judgements = Columns(&scores).judgements("judgements").unwrap().whole(i);
+        assert!(judgements.len() >= 2);
+        assert_eq!(row["judgements"].as_array().unwrap().len(), judgements.len());
+        assert_eq!(row["judgements"][0]["text"], judgements[0].text);
+    }
+    assert_eq!(events[8]["row"]["chosen_id"], events[9]["row"]["chosen_id"]);
+    // A response and a judgement lead to the same life.
+    let response = traced[1]["response_id"].as_str().unwrap();
+    for (id, kind) in [(response.to_owned(), "response"), (format!("{response}/1"), "judgement")] {
+        let by: Value = serde_json::from_str(&text(&["trace", dir, &id, "--json"])).unwrap();
+        assert_eq!((by["kind"].as_str(), &by["events"]), (Some(kind), &trace["events"]), "{id}");
+    }
+    let people = text(&["trace", dir, &prompt, "--width", "90"]);
+    let words =
+        [&prompt, "written, iteration 2", "sample 2", "/0 ", "preferred to", "dpo, iteration 2, made M3", "recorded"];
+    assert!(words.iter().all(|w| people.contains(*w)), "{people}");
+    assert!(people.lines().all(|l| reflux::report::show::width(l) <= 90), "{people}");
+}
+
+#[test]
+fn why_there_is_no_pair_is_told() {
+    let dir = finished().to_str().unwrap();
+    let dropped = lines(&["show", &of("errors/pairs"), "--format", "json"]);
+    let tie = dropped.first().expect("a prompt without a pair; choose another seed if there is none");
+    let id = tie["row"].as_str().unwrap();
+    let people = text(&["trace", dir, id]);
+    assert!(people.contains(&format!(
+        "{} (dropped): {}",
+        tie["code"].as_str().unwrap(),
+        &tie["message"].as_str().unwrap()[..20]
+    )));
+    assert!(!people.contains("preferred to") && !people.contains("made M"), "{people}");
+    // What went wrong with one of its answers is told too.
+    let failed = lines(&["show", &of("errors/scores"), "--format", "json"]);
+    let trace = text(&["trace", dir, failed[0]["row"].as_str().unwrap()]);
+    assert!(trace.contains("no_match (failed)"), "{trace}");
+}
+
+#[test]
+fn ids_that_are_none_or_several_are_refused_with_what_there_is() {
+    let dir = finished().to_str().unwrap();
+    for (id, words) in [
+        ("zzz", &["no", "begins with `zzz`"][..]),
+        ("", &["the id is empty"]),
+        ("0", &["several ids begin with `0`", "prompt 0", "response 0"]),
+    ] {
+        let (code, _, err) = reflux(&["trace", dir, id]);
+        assert!(code == Some(2) && words.iter().all(|w| err.contains(w)), "{id}: {err}");
+    }
+    let response = &texts(&stored("scores", None), "response_id")[0];
+    let (code, _, err) = reflux(&["trace", dir, &format!("{response}/99")]);
+    assert!(code == Some(2) && err.contains("has no judgement `99`") && err.contains("counted from 0"), "{err}");
+}
+
+/// Judgements that were rated against each other are traced by the ids that `meta-judge` gave them.
+#[test]
+fn a_rated_judgement_is_traced_to_the_answer() {
+    let temp = tempfile::tempdir().unwrap();
+    let script = script(temp.path(), 0);
+    let text_of = format!(
+        "[pipeline]\nname = \"meta\"\n[model.m]\nscript = {script:?}\n[step.prompts]\nop = \"listworld\"\ndata = \"requests\"\nrows = 3\n\
+         [step.answers]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"m\"\nsamples = 2\n\
+         [step.scores]\nop = \"judge\"\nfrom = \"answers\"\nmodel = \"m\"\nsamples = 3\nkeep_tokens = true\n\
+         [step.rated]\nop = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"m\"\n"
+    );
+    let dir = temp.path().join("meta");
+    run(&text_of, &dir, &How::default()).0.unwrap();
+    let rated = Run::open(&dir).unwrap().read_step("rated", None).unwrap().unwrap();
+    let judgement = &texts(&rated, "response_id")[0];
+    let dir = dir.to_str().unwrap();
+    let trace: Value = serde_json::from_str(&text(&["trace", dir, judgement, "--json"])).unwrap();
+    assert_eq!(trace["kind"], "judgement");
+    let steps: Vec<_> = trace["events"].as_array().unwrap().iter().map(|e| e["step"].as_str().unwrap()).collect();
+    assert!(["prompts", "answers", "scores", "rated"].iter().all(|s| steps.contains(s)), "{steps:?}");
+    let by_prompt: Value =
+        serde_json::from_str(&text(&["trace", dir, trace["prompt_id"].as_str().unwrap(), "--json"])).unwrap();
+    assert_eq!(by_prompt["events"], trace["events"]);
+}
+
+/// What `reflux diff` prints and its exit code.
+fn diff(first: &Path, second: &Path) -> (Option<i32>, Value, String) {
+    let paths = [first.to_str().unwrap(), second.to_str().unwrap()];
+    let (code, json, err) = reflux(&["diff", paths[0], paths[1], "--json"]);
+    let json = serde_json::from_slice(&json).unwrap_or_else(|e| panic!("{e}: {err}"));
+    let (again, people, _) = reflux(&["diff", paths[0], paths[1]]);
+    assert_eq!(code, again);
+    (code, json, String::from_utf8(people).unwrap())
+}
+
+#[test]
+fn runs_are_compared_to_the_first_row_that_differs() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = small_loop(temp.path());
+    let (a, b) = (temp.path().join("a"), temp.path().join("b"));
+    run(&text, &a, &How::default()).0.unwrap();
+    run(&text, &b, &How { workers: 2, ..How::default() }).0.unwrap();
+    let (code, json, people) = diff(&a, &b);
+    assert_eq!((code, &json["same"]), (Some(0), &true.into()), "{people}");
+    assert!(people.contains("are the same"), "{people}");
+
+    // Another beta: the first difference is in the metrics of the first DPO, for whose first step both are the same.
+    let c = temp.path().join("c");
+    run(&text.replace("op = \"dpo\"", "op = \"dpo\"\nbeta = 0.5"), &c, &How::default()).0.unwrap();
+    let (code, json, people) = diff(&a, &c);
+    assert_eq!((code, &json["same"]), (Some(1), &false.into()));
+    assert!(json["settings"].as_str().unwrap().contains("beta = 0.5"), "{json}");
+    let first = &json["first_difference"];
+    assert_eq!((&first["step"], &first["iteration"], &first["part"]), (&"dpo".into(), &1.into(), &"metrics".into()));
+    let metrics = |dir: &Path| read_parquet(&dir.join("metrics/dpo/iteration=1/metrics.parquet")).unwrap();
+    let (row, column) = (first["row"].as_u64().unwrap() as usize, first["column"].as_str().unwrap());
+    for (i, dir) in [&a, &c].into_iter().enumerate() {
+        let value = Columns(&metrics(dir)).double(column).unwrap().value(row);
+        assert_eq!(first["values"][i].as_f64().unwrap(), value, "{column}");
+    }
+    for before in 0..row {
+        assert_eq!(metrics(&a).slice(before, 1), metrics(&c).slice(before, 1));
+    }
+    assert_eq!(json["models"], serde_json::json!(["M2", "M3"]));
+    assert!(
+        people.contains("dpo, iteration 1, metrics, row") && people.contains("models that differ: M2, M3"),
+        "{people}"
+    );
+
+    // A file that was changed by hand and committed so: the row, the column and both values.
+    let d = temp.path().join("d");
+    let rows = Run::open(&a).unwrap().read_step("eft", Some(0)).unwrap().unwrap();
+    let (copy, _) = Run::create_or_open(&d, &Run::open(&a).unwrap().pipeline_text().unwrap(), 5, false).unwrap();
+    let mut columns = rows.columns().to_vec();
+    let mut scores: Vec<f32> = Columns(&rows).float("score").unwrap().iter().flatten().collect();
+    scores[1] += 1.;
+    columns[3] = std::sync::Arc::new(arrow::array::Float32Array::from(scores.clone()));
+    let changed = RecordBatch::try_new(rows.schema(), columns).unwrap().slice(0, 8);
+    let none = reflux::data::named::ERRORS.empty();
+    copy.commit("eft", reflux::data::Epoch::new(0, 0), &changed, &none, &[]).unwrap();
+    let (code, json, people) = diff(&d, &a);
+    assert_eq!(code, Some(1));
+    let first = &json["first_difference"];
+    assert_eq!(
+        (&first["step"], &first["row"], &first["column"]),
+        (&"eft".into(), &1.into(), &"score".into()),
+        "{json}"
+    );
+    assert_eq!(first["values"], serde_json::json!([scores[1], scores[1] - 1.]));
+    assert!(people.contains("eft, iteration 0, microbatch 0, row 1, column score"), "{people}");
+    let eft = json["microbatches"].as_array().unwrap().iter().find(|m| m["step"] == "eft").unwrap().clone();
+    assert_eq!((&eft["differ"], &eft["only_second"], &eft["same"]), (&1.into(), &2.into(), &0.into()), "{eft}");
+    assert_eq!(reflux(&["diff", a.to_str().unwrap(), "no/such"]).0, Some(2));
+}

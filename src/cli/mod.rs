@@ -4,6 +4,7 @@ mod answers;
 mod bench;
 mod check;
 mod cost;
+mod diff;
 mod explain;
 mod export;
 mod generate;
@@ -17,6 +18,7 @@ mod run;
 mod show;
 mod study;
 mod ticker;
+mod trace;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -48,7 +50,7 @@ const AFTER: &str = "Examples:
   reflux schema pairs                          what the columns of a dataset mean
   reflux generate model.gguf 'Name a river.'   an answer
 
-Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else.";
+Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else, and runs that differ (diff).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Log {
@@ -72,6 +74,10 @@ enum Command {
     Ls(ls::Args),
     /// Shows rows of a run, or of any Parquet file: as a table, JSON, CSV, Arrow or Parquet; of a live run as they come
     Show(show::Args),
+    /// Tells one prompt's whole life: answers, judgements, the pair or why there is none, the training that used it
+    Trace(trace::Args),
+    /// Says where two runs first differ
+    Diff(diff::Args),
     /// Lists the schemas of datasets, or the columns of one
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
@@ -117,6 +123,8 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Cost(args) => cost::run(args),
         Command::Ls(args) => ls::run(args),
         Command::Show(args) => show::run(args),
+        Command::Trace(args) => trace::run(args),
+        Command::Diff(args) => diff::run(args, cli.quiet),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),
@@ -135,7 +143,7 @@ fn tell(e: &Error) {
         Kind::Cancelled => "stopped",
     };
     let message = e.to_string();
-    // A pipeline file's diagnostics are printed already, each with its place.
+    // A pipeline file's diagnostics are printed already, each with its place; and so is what two runs differ in.
     if message.is_empty() {
         return;
     }

@@ -2,6 +2,7 @@
 
 mod contents;
 mod cost;
+mod difference;
 mod health;
 mod left_out;
 mod rescored;
@@ -9,12 +10,15 @@ pub mod show;
 mod study;
 mod summary;
 mod tally;
+mod trace;
 
 pub use contents::Contents;
 pub use cost::{Cost, Hardware, ModelShape};
+pub use difference::Difference;
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;
 pub use study::Study;
 pub use summary::Summary;
 pub use tally::{Count, Span, Tally};
+pub use trace::Trace;

@@ -6,7 +6,7 @@ const SHOWN: usize = 24;
 const CELLS: usize = 4_000_000;
 
 /// Changed lines as `-12 old` and `+12 new`, with their line numbers; empty if the texts agree.
-pub(super) fn lines(old: &str, new: &str) -> String {
+pub fn lines(old: &str, new: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
     let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let tail = old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a == b).count();

@@ -48,6 +48,7 @@ pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
+pub use diff::lines as changed_lines;
 pub use import::{Format, How, Imported, import, import_jsonl};
 pub use lines::Lines;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};

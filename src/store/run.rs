@@ -222,6 +222,10 @@ impl Run {
     pub fn steps_in_order(&self) -> Vec<String> {
         self.state().index.order.clone()
     }
+    /// The same of one step.
+    pub fn entries_of(&self, step: &str) -> Vec<FileEntry> {
+        self.state().index.files.get(step).map(|files| files.values().cloned().collect()).unwrap_or_default()
+    }
     /// Whether the rows of a step were removed, as its `keep = false` asks for.
     pub fn dropped(&self, step: &str) -> bool {
         self.state().index.dropped.contains(step)

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::Run;
 use super::index::damaged;
 use super::listing::{files, is};
 use super::reader::{Chunks, ParquetIn};
 use super::suggest::nearest;
+use super::{FileEntry, Run};
 use crate::error::{Error, Result};
 
 /// Which rows of a run.
@@ -170,12 +170,7 @@ impl Scan {
                 if run.dropped(step) {
                     return Err(not_kept(step));
                 }
-                let part = |f: super::FileEntry| Part {
-                    path: file(&f.path),
-                    place: vec![("iteration", f.iteration), ("microbatch", f.microbatch)],
-                    committed: Some((f.rows, f.bytes)),
-                };
-                run.files(step).into_iter().map(|f| (f.iteration, part(f))).collect()
+                run.files(step).iter().map(|f| (f.iteration, run.part(f))).collect()
             }
             Of::Errors(of) => {
                 let entries = run.entries().into_iter().filter(|f| of.as_ref().is_none_or(|step| f.step == *step));
@@ -222,6 +217,17 @@ fn there_is(run: &Run) -> String {
 fn not_kept(step: &str) -> Error {
     Error::user(format!("the rows of the step `{step}` were not kept"))
         .help("remove its `keep = false` and run again under another name")
+}
+
+impl Run {
+    /// A committed file, to be read by columns.
+    pub fn part(&self, file: &FileEntry) -> Part {
+        Part {
+            path: self.dir().join(&file.path),
+            place: vec![("iteration", file.iteration), ("microbatch", file.microbatch)],
+            committed: Some((file.rows, file.bytes)),
+        }
+    }
 }
 
 impl Part {

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 pub use condition::Condition;
 pub use sink::Format;
+pub(crate) use table::printable;
 pub use table::{aligned, fitted, width};
 
 use condition::Check;

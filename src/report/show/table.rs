@@ -17,7 +17,7 @@ pub fn width(text: &str) -> usize {
 
 /// A text that can be printed in a line: control characters, which could order the terminal about, and marks that turn the
 /// direction of writing, are shown instead of obeyed.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' => '⏎',
         '\t' => ' ',

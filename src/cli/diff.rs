@@ -1,0 +1,39 @@
+//! `reflux diff`.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::report::Difference;
+use crate::store::{Run, find_run};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Compares settings, then step by step in the order of the dataflow: what a training measured and made, rows, and
+what was left out. Files are compared by hash; of the first that differs the row, the column and both values are told.
+
+Exit codes: 0 the runs are the same; 1 they differ; 2 one of them is not there or damaged.
+
+Examples:
+  reflux diff quickstart beta-0.2
+  reflux diff runs/a other/runs/a --json | jq .first_difference"
+)]
+pub struct Args {
+    /// A run: a directory, or a name in runs
+    first: PathBuf,
+    /// Another
+    second: PathBuf,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args, quiet: bool) -> Result<()> {
+    let difference = Difference::of(&Run::open(&find_run(&args.first))?, &Run::open(&find_run(&args.second))?)?;
+    if args.json {
+        super::print(&difference.json().to_string())?;
+    } else if !quiet {
+        super::print(&difference.lines().join("\n"))?;
+    }
+    // The difference has been told; what is left is the exit code.
+    if difference.same() { Ok(()) } else { Err(Error::system("")) }
+}

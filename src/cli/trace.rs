@@ -1,0 +1,39 @@
+//! `reflux trace`.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::operators;
+use crate::pipeline;
+use crate::report::Trace;
+use crate::store::{Run, find_run};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  reflux trace quickstart 07917cc1          the prompt, or the response, whose id begins so
+  reflux trace quickstart b4311777/2        the third judgement of a response
+  reflux trace quickstart 07917cc1 --json | jq '.events[] | select(.what == \"left_out\").row'")]
+pub struct Args {
+    /// The run: a directory, or a name in runs
+    run: PathBuf,
+    /// The id of a prompt, a response or a judgement (also RESPONSE/N), or its beginning
+    id: String,
+    /// As one JSON object, with the rows whole
+    #[arg(long)]
+    json: bool,
+    /// Width of a line; by default the terminal's, 120 where there is none
+    #[arg(long, value_name = "PLACES")]
+    width: Option<u16>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let run = Run::open(&find_run(&args.run))?;
+    // Its datasets may have gone from this machine since; then the plan says nothing and the rows still do.
+    let plan = pipeline::parse_str("pipeline.toml", &run.pipeline_text().unwrap_or_default(), &[], operators::ALL).ok();
+    let trace = Trace::of(&run, plan.as_ref(), &args.id)?;
+    if args.json {
+        super::print(&trace.json().to_string())
+    } else {
+        super::print(&trace.lines(args.width.map_or_else(super::terminal_width, usize::from)).join("\n"))
+    }
+}

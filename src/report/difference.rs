@@ -1,0 +1,325 @@
+//! Where two runs first differ, in the order of the dataflow, and how much of each step does.
+
+use std::collections::BTreeSet;
+
+use arrow::array::RecordBatch;
+use serde_json::{Value, json};
+
+use super::show::{aligned, objects, printable};
+use crate::data::Epoch;
+use crate::error::Result;
+use crate::store::{FileEntry, Run, changed_lines};
+
+/// Characters of a value that are shown.
+const SHOWN: usize = 120;
+
+/// One place where two runs differ.
+#[derive(Debug)]
+struct Place {
+    step: String,
+    iteration: u32,
+    microbatch: Option<u32>,
+    /// `rows`, `left out`, `metrics`, `model`.
+    part: &'static str,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Only one of them has it: the first (`true`) or the second.
+    Only(bool),
+    /// Another number of rows, those that both have being the same.
+    Rows(usize, usize),
+    /// A value.
+    Value { row: usize, column: String, first: Value, second: Value },
+    /// Columns of other names or types.
+    Columns(String, String),
+    /// A hash, and nothing to look into.
+    Hash(String, String),
+    /// The same rows in other bytes.
+    Bytes,
+}
+
+/// What a step's iteration has in common.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    same: usize,
+    differ: usize,
+    only_first: usize,
+    only_second: usize,
+}
+
+/// Two runs compared.
+#[derive(Debug)]
+pub struct Difference {
+    names: [String; 2],
+    /// Lines of the pipeline files that differ; empty if none do.
+    settings: String,
+    seeds: [u64; 2],
+    first: Option<Place>,
+    /// By iteration and step, in the order of the dataflow.
+    counts: Vec<(u32, String, Count)>,
+    /// Names of models with other weights, or that one of them lacks.
+    models: Vec<String>,
+}
+
+impl Difference {
+    /// Compares by hashes; only the first file that differs is read.
+    ///
+    /// # Errors
+    /// That file is damaged.
+    pub fn of(first: &Run, second: &Run) -> Result<Self> {
+        let text = |run: &Run| run.pipeline_text().unwrap_or_default();
+        let mut steps = first.steps_in_order();
+        steps.extend(second.steps_in_order().into_iter().filter(|s| first.entries_of(s).is_empty()));
+        let mut all = Self {
+            names: [first, second].map(|run| run.dir().display().to_string()),
+            settings: changed_lines(&text(first), &text(second)),
+            seeds: [first.seed(), second.seed()],
+            first: None,
+            counts: Vec::new(),
+            models: Vec::new(),
+        };
+        let iterations: BTreeSet<u32> = [first, second].iter().flat_map(|r| r.entries()).map(|f| f.iteration).collect();
+        for iteration in iterations {
+            for step in &steps {
+                all.step(first, second, step, iteration)?;
+            }
+        }
+        let names: BTreeSet<String> = [first, second].iter().flat_map(|r| r.models()).map(|m| m.name).collect();
+        let hash = |run: &Run, name: &str| run.model(name).map(|m| m.hash);
+        all.models = names.into_iter().filter(|n| hash(first, n) != hash(second, n)).collect();
+        Ok(all)
+    }
+
+    fn step(&mut self, first: &Run, second: &Run, step: &str, iteration: u32) -> Result<()> {
+        // What a training measured and made comes before the row that announces it.
+        self.training(first, second, step, iteration)?;
+        let of = |run: &Run| -> Vec<FileEntry> {
+            run.entries_of(step).into_iter().filter(|f| f.iteration == iteration).collect()
+        };
+        let (ours, theirs) = (of(first), of(second));
+        let microbatches: BTreeSet<u32> = ours.iter().chain(&theirs).map(|f| f.microbatch).collect();
+        let mut count = Count::default();
+        for microbatch in microbatches {
+            let find = |files: &[FileEntry]| files.iter().find(|f| f.microbatch == microbatch).cloned();
+            let pair = match (find(&ours), find(&theirs)) {
+                (Some(a), Some(b)) => Ok((a, b)),
+                (a, _) => Err(a.is_some()),
+            };
+            let errors = |f: &FileEntry| f.errors.as_ref().map(|e| e.hash.clone());
+            let found = match &pair {
+                Err(is_first) => {
+                    *(if *is_first { &mut count.only_first } else { &mut count.only_second }) += 1;
+                    Some(("rows", What::Only(*is_first)))
+                }
+                Ok((a, b)) if a.hash == b.hash && errors(a) == errors(b) => {
+                    count.same += 1;
+                    None
+                }
+                Ok((a, b)) => {
+                    count.differ += 1;
+                    if self.first.is_some() {
+                        continue;
+                    }
+                    if a.hash == b.hash {
+                        let what = match (first.left_out(a)?, second.left_out(b)?) {
+                            (Some(a), Some(b)) => rows(&a, &b)?,
+                            (a, _) => What::Only(a.is_some()),
+                        };
+                        Some(("left out", what))
+                    } else if first.dropped(step) || second.dropped(step) {
+                        Some(("rows", What::Hash(a.hash.clone(), b.hash.clone())))
+                    } else {
+                        Some(("rows", rows(&first.load_entry(a)?, &second.load_entry(b)?)?))
+                    }
+                }
+            };
+            if let (Some((part, what)), None) = (found, &self.first) {
+                let Epoch { iteration, microbatch } = Epoch::new(iteration, microbatch);
+                self.first = Some(Place { step: step.into(), iteration, microbatch: Some(microbatch), part, what });
+            }
+        }
+        if !ours.is_empty() || !theirs.is_empty() {
+            self.counts.push((iteration, step.to_owned(), count));
+        }
+        Ok(())
+    }
+
+    /// The metrics and the model of a training step.
+    fn training(&mut self, first: &Run, second: &Run, step: &str, iteration: u32) -> Result<()> {
+        if self.first.is_some() {
+            return Ok(());
+        }
+        let metrics = |run: &Run| run.metrics().into_iter().find(|m| m.step == step && m.iteration == iteration);
+        let what = match (metrics(first), metrics(second)) {
+            (Some(a), Some(b)) if a.hash != b.hash => {
+                let read = |run: &Run, path: &str| crate::store::read_parquet(&run.dir().join(path));
+                Some(rows(&read(first, &a.path)?, &read(second, &b.path)?)?)
+            }
+            (None, None) | (Some(_), Some(_)) => None,
+            (a, _) => Some(What::Only(a.is_some())),
+        };
+        let place = |part, what| Place { step: step.to_owned(), iteration, microbatch: None, part, what };
+        if let Some(what) = what {
+            self.first = Some(place("metrics", what));
+            return Ok(());
+        }
+        let model = |run: &Run| run.models().into_iter().find(|m| m.step == step && m.iteration == iteration);
+        match (model(first), model(second)) {
+            (Some(a), Some(b)) if a.hash != b.hash => self.first = Some(place("model", What::Hash(a.hash, b.hash))),
+            (None, None) | (Some(_), Some(_)) => {}
+            (a, _) => self.first = Some(place("model", What::Only(a.is_some()))),
+        }
+        Ok(())
+    }
+
+    /// Whether they agree: in settings, rows, what was left out, metrics and models.
+    pub fn same(&self) -> bool {
+        self.settings.is_empty() && self.seeds[0] == self.seeds[1] && self.first.is_none() && self.models.is_empty()
+    }
+
+    /// One JSON object.
+    pub fn json(&self) -> Value {
+        let count = |(iteration, step, c): &(u32, String, Count)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
+        json!({
+            "first": self.names[0], "second": self.names[1], "same": self.same(), "settings": self.settings, "seeds": self.seeds,
+            "first_difference": self.first.as_ref().map(Place::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
+            "models": self.models,
+        })
+    }
+
+    /// The same for people.
+    pub fn lines(&self) -> Vec<String> {
+        let [a, b] = &self.names;
+        if self.same() {
+            let files: usize = self.counts.iter().map(|c| c.2.same).sum();
+            return vec![format!("{a} and {b} are the same: settings, {files} microbatches, metrics and models")];
+        }
+        let mut lines = vec![format!("- {a}"), format!("+ {b}")];
+        if self.seeds[0] != self.seeds[1] {
+            lines.push(format!("\nseed: {} and {}", self.seeds[0], self.seeds[1]));
+        }
+        if !self.settings.is_empty() {
+            lines.push("\nsettings that differ, by the line of pipeline.toml:".to_owned());
+            lines.extend(self.settings.lines().map(|l| format!("  {l}")));
+        }
+        match &self.first {
+            None => lines.push("\nthe rows and metrics are the same".to_owned()),
+            Some(place) => {
+                lines.push("\nthe first difference:".to_owned());
+                lines.extend(place.lines().into_iter().map(|l| format!("  {l}")));
+                let row = |(iteration, step, c): &(u32, String, Count)| {
+                    let numbers = [c.same, c.differ, c.only_first, c.only_second].map(|n| n.to_string());
+                    [step.clone(), iteration.to_string()].into_iter().chain(numbers).collect()
+                };
+                let differing = |c: &&(u32, String, Count)| c.2.differ + c.2.only_first + c.2.only_second > 0;
+                let rows: Vec<Vec<String>> = self.counts.iter().filter(differing).map(row).collect();
+                if !rows.is_empty() {
+                    lines.push("\nmicrobatches of the steps that differ:".to_owned());
+                    let head = ["step", "iteration", "same", "differ", "only in -", "only in +"];
+                    lines.extend(aligned(&head, &[false, true, true, true, true, true], &rows));
+                }
+            }
+        }
+        if !self.models.is_empty() {
+            lines.push(format!("\nmodels that differ: {}", self.models.join(", ")));
+        }
+        lines
+    }
+}
+
+impl Place {
+    fn json(&self) -> Value {
+        let mut json =
+            json!({ "step": self.step, "iteration": self.iteration, "microbatch": self.microbatch, "part": self.part });
+        match &self.what {
+            What::Only(first) => json["only_in"] = if *first { "first" } else { "second" }.into(),
+            What::Rows(a, b) => json["rows"] = json!([a, b]),
+            What::Value { row, column, first, second } => {
+                json["row"] = json!(row);
+                json["column"] = json!(column);
+                json["values"] = json!([first, second]);
+            }
+            What::Columns(a, b) => json["columns"] = json!([a, b]),
+            What::Hash(a, b) => json["hashes"] = json!([a, b]),
+            What::Bytes => json["bytes_only"] = json!(true),
+        }
+        json
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let microbatch = self.microbatch.map(|m| format!(", microbatch {m}")).unwrap_or_default();
+        let part = if self.part == "rows" { String::new() } else { format!(", {}", self.part) };
+        let place = format!("{}, iteration {}{microbatch}{part}", self.step, self.iteration);
+        match &self.what {
+            What::Only(first) => vec![format!("{place}: only in {}", if *first { "-" } else { "+" })],
+            What::Rows(a, b) => vec![format!("{place}: {a} and {b} rows, the same as far as both go")],
+            What::Value { row, column, first, second } => {
+                let (first, second) = apart(first, second);
+                vec![format!("{place}, row {row}, column {column}:"), format!("- {first}"), format!("+ {second}")]
+            }
+            What::Columns(a, b) => vec![format!("{place}: other columns"), format!("- {a}"), format!("+ {b}")],
+            What::Hash(a, b) => vec![format!("{place}: other content by hash"), format!("- {a}"), format!("+ {b}")],
+            What::Bytes => vec![format!("{place}: the same rows in other bytes")],
+        }
+    }
+}
+
+/// Two values as text, from shortly before the place where they part.
+fn apart(first: &Value, second: &Value) -> (String, String) {
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), |s| format!("{s:?}"));
+    let (a, b) = (text(first), text(second));
+    let common = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
+    let from = if common > SHOWN / 2 { common - SHOWN / 4 } else { 0 };
+    let cut = |text: &str| {
+        let head = if from > 0 { "…" } else { "" };
+        let rest = text.chars().skip(from);
+        let tail = if rest.clone().count() > SHOWN { "…" } else { "" };
+        format!("{head}{}{tail}", printable(&rest.take(SHOWN).collect::<String>()))
+    };
+    (cut(&a), cut(&b))
+}
+
+/// How two tables that are not the same file differ: the first row that does, and its first column. Rows count from 0.
+fn rows(first: &RecordBatch, second: &RecordBatch) -> Result<What> {
+    let columns = |rows: &RecordBatch| {
+        let fields = rows.schema_ref().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));
+        fields.collect::<Vec<_>>().join(", ")
+    };
+    let (ours, theirs) = (columns(first), columns(second));
+    if ours != theirs {
+        return Ok(What::Columns(ours, theirs));
+    }
+    let shared = first.num_rows().min(second.num_rows());
+    for row in 0..shared {
+        for (at, (a, b)) in first.columns().iter().zip(second.columns()).enumerate() {
+            if a.slice(row, 1) != b.slice(row, 1) {
+                let column = first.schema_ref().field(at).name().clone();
+                let value = |rows: &RecordBatch| -> Result<Value> {
+                    let one = objects(&rows.slice(row, 1).project(&[at])?)?.pop().unwrap_or_default();
+                    Ok(one.into_iter().next().map_or(Value::Null, |(_, v)| v))
+                };
+                return Ok(What::Value { row, column, first: value(first)?, second: value(second)? });
+            }
+        }
+    }
+    Ok(match (first.num_rows(), second.num_rows()) {
+        (a, b) if a == b => What::Bytes,
+        (a, b) => What::Rows(a, b),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_shown_where_they_part() {
+        let long = |end: &str| json!("x".repeat(500) + end);
+        let (a, b) = apart(&long("left"), &long("right"));
+        assert!(a.starts_with("…x") && a.contains("left") && b.contains("right"), "{a} {b}");
+        assert_eq!(apart(&json!(1.5), &json!(null)), ("1.5".to_owned(), "null".to_owned()));
+        assert_eq!(apart(&json!("a\nb"), &json!("a")).0, "\"a\\nb\"");
+    }
+}

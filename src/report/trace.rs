@@ -1,0 +1,412 @@
+//! One prompt's whole life: what wrote it, its answers, what judges said of them, the pair that came of it or why none did, and
+//! the training that used it. Found by ids in the datasets alone; a file is read at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Schema};
+use serde_json::{Map, Value, json};
+
+use super::show::{fitted, objects, printable};
+use crate::data::{Columns, Epoch, hash_hex};
+use crate::dataflow::Operator;
+use crate::error::{Error, Result};
+use crate::pipeline::Plan;
+use crate::store::{FileEntry, Run};
+
+/// Columns that hold ids, and what they are ids of.
+const IDS: &[(&str, Kind)] = &[
+    ("prompt_id", Kind::Prompt),
+    ("response_id", Kind::Response),
+    ("first_id", Kind::Response),
+    ("second_id", Kind::Response),
+    ("chosen_id", Kind::Response),
+    ("rejected_id", Kind::Response),
+];
+
+/// What an id is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Kind {
+    Prompt,
+    Response,
+    Judgement,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Prompt => "prompt",
+            Kind::Response => "response",
+            Kind::Judgement => "judgement",
+        }
+    }
+}
+
+/// Something that happened to the prompt: a row of a step, or of the errors beside it.
+#[derive(Debug)]
+struct Event {
+    step: String,
+    epoch: Epoch,
+    /// `prompt`, `response`, `score`, `pair`, `comparison`, `training`, `left_out`, or `row`.
+    what: &'static str,
+    row: Map<String, Value>,
+}
+
+/// A prompt's life.
+#[derive(Debug)]
+pub struct Trace {
+    kind: Kind,
+    id: String,
+    prompt_id: String,
+    events: Vec<Event>,
+    /// The model that a training made, by step and iteration.
+    made: BTreeMap<(String, u32), String>,
+}
+
+/// Ids that are told where a beginning is ambiguous.
+const TOLD: usize = 8;
+
+impl Trace {
+    /// Follows what `id`, or what alone begins with it, is of: a prompt, a response, a judgement (by an id that `meta-judge`
+    /// gave it, or as RESPONSE/N, counted from 0), to its prompt and all that became of it. With a plan, trainings that keep no
+    /// reference are named too.
+    ///
+    /// # Errors
+    /// Nothing, or several things, are called so; a file is damaged.
+    pub fn of(run: &Run, plan: Option<&Plan<dyn Operator>>, id: &str) -> Result<Self> {
+        let (given, number) = match id.split_once('/') {
+            Some((id, n)) => (id, Some(n)),
+            None => (id, None),
+        };
+        if given.is_empty() {
+            return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
+        }
+        let known = candidates(run, given)?;
+        let ids: BTreeSet<&String> = known.keys().map(|(id, _)| id).collect();
+        let Some(found) = ids.first().filter(|_| ids.len() == 1).map(|id| (*id).clone()) else {
+            return Err(not_one(run, given, &known));
+        };
+        // An id may be seen as several things: a pair of judgements names them as it names answers.
+        let ((_, kind), prompts) =
+            known.into_iter().next().ok_or_else(|| Error::bug("an id was found and is not there"))?;
+        let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
+        let mut kind = if number.is_some() { Kind::Judgement } else { kind };
+        let mut trace = Self::gather(run, &prompt_id)?;
+        // The judge's own prompt, of which a judgement is an answer: its life is that of the answer that was judged.
+        let known = trace.iter().any(|e| matches!(e.what, "prompt" | "response"));
+        if let Some(judged) = if known { None } else { judged(run, &prompt_id)? } {
+            kind = Kind::Judgement;
+            prompt_id = judged;
+            trace = Self::gather(run, &prompt_id)?;
+        }
+        if let Some(n) = number {
+            let said = trace.iter().filter(|e| e.row.get("response_id").is_some_and(|r| *r == found.as_str()));
+            let most = said.filter_map(|e| e.row.get("judgements")?.as_array().map(Vec::len)).max().unwrap_or(0);
+            if n.parse::<usize>().map_or(true, |n| n >= most) {
+                return Err(Error::user(format!("the response `{found}` has no judgement `{n}`"))
+                    .help(format!("it has {most}, counted from 0")));
+            }
+        }
+        let id = number.map_or(found.clone(), |n| format!("{found}/{n}"));
+        let made = run.models().into_iter().map(|m| ((m.step, m.iteration), m.name)).collect();
+        let mut all = Self { kind, id, prompt_id, events: trace, made };
+        all.trainings(plan);
+        Ok(all)
+    }
+
+    /// Every row about a prompt, in the order of the dataflow.
+    fn gather(run: &Run, prompt_id: &str) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let mut own: BTreeSet<String> = [prompt_id.to_owned()].into();
+        let mut files: Vec<(u32, usize, FileEntry)> = Vec::new();
+        for (place, step) in run.steps_in_order().into_iter().enumerate() {
+            files.extend(run.entries_of(&step).into_iter().map(|f| (f.iteration, place, f)));
+        }
+        files.sort_by_key(|(iteration, place, f)| (*iteration, *place, f.microbatch));
+        for (.., entry) in files {
+            if !run.dropped(&entry.step) {
+                for row in rows_of(run, &entry, &own)? {
+                    if let Some(Value::String(response)) = row.get("response_id") {
+                        own.insert(response.clone());
+                        // What `meta-judge` calls the prompt of the judgements of an answer.
+                        own.insert(hash_hex(["judgements", response.as_str()]));
+                    }
+                    let (step, epoch) = (entry.step.clone(), entry.epoch());
+                    events.push(Event { step, epoch, what: what(&row), row });
+                }
+            }
+            if let Some(errors) = run.left_out(&entry)? {
+                let rows = Columns(&errors).text("row")?;
+                let about = |row: &str| own.contains(row.split('/').next().unwrap_or(row));
+                let here = (0..errors.num_rows()).filter(|&i| about(rows.value(i)));
+                for row in objects(&taken(&errors, here)?)? {
+                    let (step, epoch) = (entry.step.clone(), entry.epoch());
+                    events.push(Event { step, epoch, what: "left_out", row });
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// Adds the trainings that read a step with the prompt's rows and keep no reference of them.
+    fn trainings(&mut self, plan: Option<&Plan<dyn Operator>>) {
+        let Some(plan) = plan else { return };
+        let mut more = Vec::new();
+        for event in self.events.iter().filter(|e| e.what != "training" && e.what != "left_out") {
+            for (reader, input) in plan.readers(&event.step).filter(|(reader, _)| reader.is_training()) {
+                let iteration =
+                    if reader.iterations.contains(&event.epoch.iteration) { event.epoch.iteration } else { 0 };
+                let told = |e: &Event| e.what == "training" && e.step == reader.name && e.epoch.iteration == iteration;
+                let known = self.events.iter().chain(&more).any(told);
+                if input.key == "from" && !known && self.made.contains_key(&(reader.name.clone(), iteration)) {
+                    let row = Map::from_iter([("read".to_owned(), json!(event.step))]);
+                    let epoch = Epoch::new(iteration, 0);
+                    more.push(Event { step: reader.name.clone(), epoch, what: "training", row });
+                }
+            }
+        }
+        self.events.extend(more);
+    }
+
+    /// One JSON object: the rows whole.
+    pub fn json(&self) -> Value {
+        let event = |e: &Event| {
+            let model =
+                self.made.get(&(trained(&e.step).to_owned(), e.epoch.iteration)).filter(|_| e.what == "training");
+            let mut event = json!({ "what": e.what, "step": e.step, "iteration": e.epoch.iteration, "microbatch": e.epoch.microbatch });
+            if let Some(model) = model {
+                event["made"] = json!(model);
+            }
+            event["row"] = Value::Object(e.row.clone());
+            event
+        };
+        json!({
+            "id": self.id, "kind": self.kind.word(), "prompt_id": self.prompt_id,
+            "events": self.events.iter().map(event).collect::<Value>(),
+        })
+    }
+
+    /// The same for people; texts are cut to `width` places.
+    pub fn lines(&self, width: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.kind != Kind::Prompt {
+            lines.push(format!("{} {}", self.kind.word(), self.id));
+        }
+        lines.push(format!("prompt {}", self.prompt_id));
+        let prompt = self.events.iter().find_map(|e| e.row.get("prompt")?.as_str());
+        lines.extend(prompt.map(|p| format!("  {}", printable(p))));
+        let mut before: Option<(&str, u32)> = None;
+        for event in &self.events {
+            let place = (event.step.as_str(), event.epoch.iteration);
+            if before != Some(place) {
+                let made = self.made.get(&(trained(&event.step).to_owned(), event.epoch.iteration));
+                let made = made.filter(|_| event.what == "training").map(|m| format!(", made {m}")).unwrap_or_default();
+                lines.push(String::new());
+                lines.push(format!("{}, iteration {}{made}", trained(&event.step), event.epoch.iteration));
+                before = Some(place);
+            }
+            lines.extend(event.lines().into_iter().map(|l| format!("  {l}")));
+        }
+        lines.into_iter().map(|l| fitted(&l, width)).collect()
+    }
+}
+
+/// The training step whose references a dataset holds.
+fn trained(step: &str) -> &str {
+    step.strip_suffix(".reference").unwrap_or(step)
+}
+
+/// The beginning of an id.
+fn short(id: &Value) -> String {
+    let id = id.as_str().unwrap_or("?");
+    printable(&id.chars().take(8).collect::<String>())
+}
+
+impl Event {
+    fn lines(&self) -> Vec<String> {
+        let get = |name: &str| self.row.get(name).unwrap_or(&Value::Null);
+        let text = |name: &str| printable(get(name).as_str().unwrap_or_default());
+        let number = |name: &str| get(name).as_f64().map_or("none".to_owned(), |n| format!("{n:.3}"));
+        match self.what {
+            "left_out" => vec![format!("{} ({}): {}", text("code"), text("kind"), text("message"))],
+            "prompt" => {
+                let by = if get("model").is_null() {
+                    "given".to_owned()
+                } else {
+                    format!("written by {}", short(get("model")))
+                };
+                let parents: Vec<String> = get("parents").as_array().into_iter().flatten().map(short).collect();
+                let after = if parents.is_empty() { String::new() } else { format!(", after {}", parents.join(" ")) };
+                vec![format!("microbatch {}, {by}{after}", self.epoch.microbatch)]
+            }
+            "response" => {
+                let (id, by, sample) = (short(get("response_id")), short(get("model")), get("sample"));
+                vec![format!("{id} sample {sample} by {by}, ended by {}: {}", text("finish"), text("response"))]
+            }
+            "score" => {
+                let mut lines = vec![format!(
+                    "{} score {} by {}: {}",
+                    short(get("response_id")),
+                    number("score"),
+                    printable(get("judge").as_str().unwrap_or_default()).chars().take(12).collect::<String>(),
+                    text("response")
+                )];
+                for (n, said) in get("judgements").as_array().into_iter().flatten().enumerate() {
+                    let score = said["score"].as_f64().map(|s| format!(" {s}")).unwrap_or_default();
+                    let (outcome, words) =
+                        (said["outcome"].as_str().unwrap_or("?"), said["text"].as_str().unwrap_or_default());
+                    lines.push(format!("  /{n} {}{score}: {}", printable(outcome), printable(words)));
+                }
+                lines
+            }
+            "pair" => {
+                let (chosen, rejected) = (short(get("chosen_id")), short(get("rejected_id")));
+                vec![format!(
+                    "{chosen} ({}) preferred to {rejected} ({}), margin {}",
+                    number("chosen_score"),
+                    number("rejected_score"),
+                    number("margin")
+                )]
+            }
+            "training" => match self.row.get("read") {
+                Some(step) => vec![format!("trained on {}", printable(step.as_str().unwrap_or_default()))],
+                None => vec![format!(
+                    "used {} over {}; the reference {} gives them {} and {} nats ({})",
+                    short(get("chosen_id")),
+                    short(get("rejected_id")),
+                    short(get("model")),
+                    number("chosen_logprob"),
+                    number("rejected_logprob"),
+                    text("source")
+                )],
+            },
+            "comparison" => {
+                let (first, second) = (short(get("first_id")), short(get("second_id")));
+                vec![format!("{first} against {second}: {} by {}", text("outcome"), short(get("judge")))]
+            }
+            _ => vec![printable(&Value::Object(self.row.clone()).to_string())],
+        }
+    }
+}
+
+/// What a row is, by its columns.
+fn what(row: &Map<String, Value>) -> &'static str {
+    let has = |name: &str| row.contains_key(name);
+    match () {
+        () if has("chosen_logprob") && has("source") => "training",
+        () if has("chosen_id") => "pair",
+        () if has("first_id") => "comparison",
+        () if has("judgements") => "score",
+        () if has("response_id") => "response",
+        () if has("prompt") && has("origin") => "prompt",
+        () => "row",
+    }
+}
+
+/// Columns of ids that a file has.
+fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
+    let column = |(name, kind): &(&str, Kind)| {
+        let at = schema.index_of(name).ok()?;
+        (*schema.field(at).data_type() == DataType::Utf8).then_some((at, *kind))
+    };
+    IDS.iter().filter_map(column).collect()
+}
+
+/// Everything that begins with `given`: the id, what it is of, and the prompts that it belongs to.
+fn candidates(run: &Run, given: &str) -> Result<BTreeMap<(String, Kind), BTreeSet<String>>> {
+    let mut known: BTreeMap<(String, Kind), BTreeSet<String>> = BTreeMap::new();
+    for step in run.steps_in_order() {
+        for entry in run.files(&step) {
+            let part = run.part(&entry);
+            let schema = part.schema()?;
+            let columns = id_columns(&schema);
+            let Some(of_prompt) = columns.iter().position(|(_, kind)| *kind == Kind::Prompt) else { continue };
+            let wanted: Vec<usize> = columns.iter().map(|(at, _)| *at).collect();
+            for rows in part.read(&schema.project(&wanted)?.into())? {
+                let rows = rows?;
+                let prompts = rows.column(of_prompt).as_string::<i32>();
+                for (i, (_, kind)) in columns.iter().enumerate() {
+                    let ids = rows.column(i).as_string::<i32>();
+                    for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && ids.value(r).starts_with(given)) {
+                        let of = known.entry((ids.value(row).to_owned(), *kind)).or_default();
+                        if of.len() < TOLD {
+                            of.insert(prompts.value(row).to_owned());
+                        }
+                    }
+                }
+            }
+            // More than are told; the answer is known.
+            if known.len() > 4 * TOLD {
+                return Ok(known);
+            }
+        }
+    }
+    Ok(known)
+}
+
+fn not_one(run: &Run, given: &str, known: &BTreeMap<(String, Kind), BTreeSet<String>>) -> Error {
+    if known.is_empty() {
+        return Error::user(format!(
+            "nothing of the run `{}` has an id that begins with `{given}`",
+            run.dir().display()
+        ))
+        .help("ids are in the columns prompt_id and response_id: `reflux show RUN/STEP --columns prompt_id,prompt`");
+    }
+    let mut told: BTreeMap<&str, &str> = BTreeMap::new();
+    known.keys().for_each(|(id, kind)| {
+        told.entry(id).or_insert(kind.word());
+    });
+    let more = if told.len() > TOLD { ", and more" } else { "" };
+    let words: Vec<String> = told.iter().take(TOLD).map(|(id, kind)| format!("{kind} {id}")).collect();
+    Error::user(format!("several ids begin with `{given}`"))
+        .help(format!("give more of one: {}{more}", words.join(", ")))
+}
+
+/// The prompt of the answer whose judgements have this prompt id, if they are of one.
+fn judged(run: &Run, prompt_id: &str) -> Result<Option<String>> {
+    for step in run.steps_in_order() {
+        for entry in run.files(&step) {
+            let part = run.part(&entry);
+            let schema = part.schema()?;
+            let at =
+                |name: &str| schema.index_of(name).ok().filter(|&i| *schema.field(i).data_type() == DataType::Utf8);
+            let (Some(prompt), Some(response)) = (at("prompt_id"), at("response_id")) else { continue };
+            for rows in part.read(&schema.project(&[prompt, response])?.into())? {
+                let rows = rows?;
+                let (prompts, responses) = (rows.column(0).as_string::<i32>(), rows.column(1).as_string::<i32>());
+                let of = |i: &usize| hash_hex(["judgements", responses.value(*i)]) == prompt_id;
+                if let Some(i) = (0..rows.num_rows()).find(of) {
+                    return Ok(Some(prompts.value(i).to_owned()));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The rows of a file about one of the prompts or answers.
+fn rows_of(run: &Run, entry: &FileEntry, own: &BTreeSet<String>) -> Result<Vec<Map<String, Value>>> {
+    let part = run.part(entry);
+    let schema = part.schema()?;
+    let columns = id_columns(&schema);
+    let Some((prompt, _)) = columns.iter().find(|(_, kind)| *kind == Kind::Prompt) else { return Ok(Vec::new()) };
+    let mut here = Vec::new();
+    let mut before = 0;
+    for rows in part.read(&schema.project(&[*prompt])?.into())? {
+        let rows = rows?;
+        let ids = rows.column(0).as_string::<i32>();
+        here.extend(
+            (0..rows.num_rows()).filter(|&i| ids.is_valid(i) && own.contains(ids.value(i))).map(|i| before + i),
+        );
+        before += rows.num_rows();
+    }
+    if here.is_empty() {
+        return Ok(Vec::new());
+    }
+    objects(&taken(&run.load_entry(entry)?, here.into_iter())?)
+}
+
+fn taken(rows: &RecordBatch, which: impl Iterator<Item = usize>) -> Result<RecordBatch> {
+    Ok(take_record_batch(rows, &UInt32Array::from_iter_values(which.map(|i| i as u32)))?)
+}
