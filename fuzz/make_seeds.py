@@ -1,5 +1,5 @@
 """Writes first inputs for the fuzz targets into corpus/: small files of every kind that the loaders read. What fuzzing adds to them and keeps is
-committed; run this only to begin anew.   usage: python make_seeds.py   (needs numpy, gguf)"""
+committed; run this only to begin anew.   usage: python make_seeds.py   (needs numpy, gguf, pyarrow)"""
 import json, os, struct
 import gguf, numpy as np
 
@@ -168,3 +168,59 @@ for i, (template, *contents) in enumerate([
     ("{{ '\U000F1A70' }}{{ messages[0].content | trim }}0{{ '\U000F1A71' }}</s>", "\U000F1A700\U000F1A71", "</s>"),
 ]):
     put("chat_template", str(i), CUT.join([template, *contents]))
+
+# ---- manifests of a run
+H = "0123456789abcdef" * 4
+RUN = {"kind": "run", "format": 1, "reflux": "0.1.0", "pipeline": H, "seed": 5}
+def rows(step, iteration, microbatch, **more):
+    place = f"data/{step}/iteration={iteration}/microbatch={microbatch:05}.parquet"
+    return {"kind": "file", "step": step, "iteration": iteration, "microbatch": microbatch, "path": place, "rows": 3, "bytes": 9, "hash": H, "lineage": [H, "m0"], **more}
+def errors(step, iteration, microbatch):
+    return {"errors": {"path": f"data/errors/{step}/iteration-{iteration}/microbatch-{microbatch:05}.parquet", "rows": 1, "bytes": 2, "hash": H}}
+MODEL = {"kind": "model", "name": "M1", "path": "models/M1", "hash": H, "step": "m1", "iteration": 0, "files": {"config.json": {"bytes": 3, "hash": H}, "adapter/a.bin": {"bytes": 0, "hash": H}}}
+METRICS = {"kind": "metrics", "step": "m1", "iteration": 0, "path": "metrics/m1/iteration=0/metrics.parquet", "rows": 4, "bytes": 5, "hash": H}
+DONE, STEP_DONE, DROPPED = {"kind": "finished"}, {"kind": "finished", "step": "ift", "iteration": 0}, {"kind": "dropped", "step": "ift"}
+def jsonl(*lines):
+    return "".join((line if isinstance(line, str) else json.dumps(line, separators=(",", ":"))) + "\n" for line in lines)
+whole = [RUN, rows("ift", 0, 0), rows("ift", 0, 1, **errors("ift", 0, 1)), METRICS, MODEL, rows("m1", 0, 0), rows("pairs", 1, 0, lineage=[]), STEP_DONE, DONE, DROPPED]
+for i, text in enumerate([
+    "", jsonl(RUN), jsonl(*whole), jsonl(*whole)[:-20], jsonl(*whole[1:]), jsonl(RUN, RUN), jsonl(RUN, rows("a", 0, 0), rows("a", 0, 0)), jsonl(RUN, "", DONE),
+    jsonl(RUN, "{}", rows("a", 0, 0)), jsonl("?", *whole[1:]), jsonl({**RUN, "format": 2}), jsonl(RUN, rows("../a", 0, 0)), jsonl(RUN, {**rows("a", 0, 0), "path": "../x"}),
+    jsonl(RUN, rows("a", 4294967295, 4294967295)), jsonl(RUN, {**rows("a", 0, 0), "rows": 2**64 - 1, "bytes": 2**64 - 1}), jsonl(RUN, {**rows("a", 0, 0), "microbatch": 2**32}), jsonl(RUN, {**MODEL, "files": {"../x": {"bytes": 1, "hash": ""}}}),
+    jsonl(RUN, {**MODEL, "files": {}}), jsonl(RUN, {**MODEL, "path": "models/../x"}), jsonl(RUN, DONE, rows("a", 1, 0), rows("a", 1, 2), rows("a", 1, 4294967295)), jsonl(RUN, *[rows("a", i, 0, lineage=[H[i:] + H[:i]]) for i in range(9)]),
+    jsonl(RUN, {"kind": "shard"}), "[" * 200 + "\n", jsonl(RUN, rows("é\U0001f600", 0, 0)), jsonl(RUN, {**rows("a", 0, 0), "lineagf": []}), jsonl(RUN, DROPPED, DONE, rows("ift", 0, 0)),
+]):
+    put("manifest", str(i), text)
+
+# ---- Parquet files
+import io, pyarrow as pa, pyarrow.parquet as pq
+def parquet(name, table, **how):
+    to = io.BytesIO()
+    pq.write_table(table, to, **how)
+    put("parquet", name, to.getvalue())
+    return to.getvalue()
+text, nothing = ["a", "", "世界\n", "x" * 40], [None, "a", None, "b"]
+message = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+TABLES = {
+    "ift": pa.table({"prompt": text, "response": text}), "nulls": pa.table({"prompt": nothing, "response": nothing}), "empty": pa.table({"prompt": pa.array([], pa.string())}),
+    "prompts": pa.table({"prompt_id": text, "prompt": text, "origin": text, "parents": [["a"], [], ["b", "c"], []], "model": nothing}),
+    "messages": pa.table({"prompt_id": text, "prompt": pa.array([[{"role": "user", "content": t}] for t in text], message), "chosen": pa.array([[]] * 4, message), "rejected": pa.array([[{"role": "a", "content": "b"}] * 3] * 4, message), "chosen_id": text, "rejected_id": text}),
+    "numbers": pa.table({"a": pa.array([1, None, 3, 4], pa.uint32()), "b": pa.array([1.5, float("nan"), float("inf"), None], pa.float32()), "c": pa.array([-1, 2**62, 0, None], pa.int64()), "d": [True, None, False, True], "e": pa.array([1, 2, 3, 4], pa.int8())}),
+    "lists": pa.table({"a": pa.array([[1, 2], [], None, [None]], pa.list_(pa.uint32())), "b": pa.array([[[1.0]], [[], [2.0, 3.0]], [], None], pa.list_(pa.list_(pa.float32()))), "c": pa.array([[1, 2]] * 4, pa.list_(pa.int16(), 2))}),
+    "structs": pa.table({"a": [{"b": {"c": [1, 2], "d": "x"}, "e": None}, None, {"b": None, "e": 1.0}, {"b": {"c": None, "d": None}, "e": 2.0}]}),
+    "dictionary": pa.table({"prompt": pa.array(text * 20).dictionary_encode(), "response": text * 20}),
+    "others": pa.table({"a": pa.array([1, 2], pa.timestamp("us", tz="UTC")), "b": pa.array([1, None], pa.date32()), "c": pa.array([b"a", b"\xff"], pa.binary()), "d": pa.array([b"ab", None], pa.binary(2)), "e": pa.array([1, 2], pa.decimal128(9, 2)), "f": pa.array([1, 2], pa.time64("us")), "g": pa.nulls(2), "h": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32())), "i": pa.array(["a", "b"], pa.large_string()), "j": pa.array([1, 2], pa.float16())}),
+    "wide": pa.table({f"c{i}": [i] for i in range(60)}), "same": pa.table([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"]), "rows": pa.table({"iteration": pa.array(list(range(3000)), pa.uint32()), "text": ["a"] * 3000}),
+}
+for name, table in TABLES.items():
+    whole = parquet(name, table, compression=["none", "snappy", "zstd"][len(name) % 3])
+    parquet(name + "-2", table, data_page_version="2.0", version="2.6", compression=["zstd", "none", "snappy"][len(name) % 3], use_dictionary=len(name) % 2 == 0, row_group_size=2 if len(table) < 99 else None, write_statistics=False)
+    put("parquet", name + "-cut", whole[: len(whole) * 2 // 3])
+    put("parquet", name + "-tail", whole[len(whole) // 3:])
+parquet("gzip", TABLES["ift"], compression="gzip")
+deep = pa.array([1])
+for _ in range(20):
+    deep = pa.array([deep.to_pylist()], pa.list_(deep.type))
+parquet("deep", pa.table({"a": deep}))
+for i, data in enumerate([b"", b"PAR1", b"PAR1" + b"\0" * 4 + b"PAR1", b"PAR1" + b"\xff" * 4 + b"PAR1", b"PAR1\x15\x02\x19\xfc\xff\xff\xff\x0f\x0a\0\0\0PAR1"]):
+    put("parquet", str(i), data)

@@ -19,6 +19,7 @@ mod show;
 mod study;
 mod ticker;
 mod trace;
+mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -50,7 +51,8 @@ const AFTER: &str = "Examples:
   reflux schema pairs                          what the columns of a dataset mean
   reflux generate model.gguf 'Name a river.'   an answer
 
-Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else, and runs that differ (diff).";
+Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else, and runs that differ (diff)
+or are damaged (verify).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Log {
@@ -78,6 +80,8 @@ enum Command {
     Trace(trace::Args),
     /// Says where two runs first differ
     Diff(diff::Args),
+    /// Checks every file of a run against its manifest; --repair goes back to the last good point
+    Verify(verify::Args),
     /// Lists the schemas of datasets, or the columns of one
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
@@ -125,6 +129,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Show(args) => show::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args, cli.quiet),
+        Command::Verify(args) => verify::run(args, cli.quiet),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),

@@ -11,6 +11,7 @@ mod study;
 mod summary;
 mod tally;
 mod trace;
+mod verify;
 
 pub use contents::Contents;
 pub use cost::{Cost, Hardware, ModelShape};
@@ -22,3 +23,4 @@ pub use study::Study;
 pub use summary::Summary;
 pub use tally::{Count, Span, Tally};
 pub use trace::Trace;
+pub use verify::Verdict;

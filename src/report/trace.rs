@@ -272,13 +272,13 @@ impl Event {
             "training" => match self.row.get("read") {
                 Some(step) => vec![format!("trained on {}", printable(step.as_str().unwrap_or_default()))],
                 None => vec![format!(
-                    "used {} over {}; the reference {} gives them {} and {} nats ({})",
+                    "used {} over {}; {} under the reference {}: {} and {} nats",
                     short(get("chosen_id")),
                     short(get("rejected_id")),
+                    text("source"),
                     short(get("model")),
                     number("chosen_logprob"),
-                    number("rejected_logprob"),
-                    text("source")
+                    number("rejected_logprob")
                 )],
             },
             "comparison" => {

@@ -94,26 +94,12 @@ impl Run {
     /// The checkpoints of a training, the latest first: optimizer step and directory. Usually there is one; two where the
     /// process died as it put one in place of the other.
     pub fn checkpoints(&self, step: &str, iteration: u32) -> Vec<(usize, PathBuf)> {
-        let entries = fs::read_dir(self.checkpoints_dir(step, iteration)).into_iter().flatten().flatten();
-        let numbered = |path: PathBuf| Some((path.file_name()?.to_str()?.strip_prefix("step=")?.parse().ok()?, path));
-        let mut found: Vec<(usize, PathBuf)> = entries.filter_map(|e| numbered(e.path())).collect();
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        found
+        states(&self.checkpoints_dir(step, iteration))
     }
 
     /// The trainings that are under way: step, iteration, optimizer step and directory of each checkpoint, in that order.
     pub fn all_checkpoints(&self) -> Vec<(String, u32, usize, PathBuf)> {
-        let mut found = Vec::new();
-        for step in folders(&self.dir().join("checkpoints")) {
-            for dir in folders(&step) {
-                let Some(iteration) = iteration_of(&dir) else { continue };
-                let name = name(&step);
-                let states = self.checkpoints(&name, iteration).into_iter();
-                found.extend(states.map(|(at, path)| (name.clone(), iteration, at, path)));
-            }
-        }
-        found.sort();
-        found
+        all(self.dir())
     }
 
     /// Compares every file of a checkpoint with its hash.
@@ -141,6 +127,28 @@ impl Run {
     pub fn remove_checkpoints(&self, step: &str, iteration: u32) -> Result<()> {
         remove_dir(&self.checkpoints_dir(step, iteration))
     }
+}
+
+/// Optimizer step and directory of each state of one training, the latest first.
+fn states(dir: &Path) -> Vec<(usize, PathBuf)> {
+    let numbered = |path: PathBuf| Some((name(&path).strip_prefix("step=")?.parse().ok()?, path));
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<(usize, PathBuf)> = entries.filter_map(|e| numbered(e.path())).collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found
+}
+
+/// As [`Run::all_checkpoints`], of a run's directory.
+pub(super) fn all(run: &Path) -> Vec<(String, u32, usize, PathBuf)> {
+    let mut found = Vec::new();
+    for step in folders(&run.join("checkpoints")) {
+        for dir in folders(&step) {
+            let Some(iteration) = iteration_of(&dir) else { continue };
+            found.extend(states(&dir).into_iter().map(|(at, path)| (name(&step), iteration, at, path)));
+        }
+    }
+    found.sort();
+    found
 }
 
 fn folders(dir: &Path) -> Vec<PathBuf> {

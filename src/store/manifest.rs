@@ -3,8 +3,9 @@
 //! A line counts once its line end is on the disk. A process that dies while writing leaves a last line without one: the
 //! reader passes over it and the next writer cuts it off. Anything else that does not parse is damage, and is said.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub const FORMAT: u32 = 1;
 
 /// A file of rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Stored {
     /// Relative to the run's directory, with `/`.
     pub path: String,
@@ -33,6 +35,7 @@ pub struct Stored {
 
 /// A committed microbatch of a step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileEntry {
     /// The step.
     pub step: String,
@@ -63,8 +66,19 @@ impl FileEntry {
     }
 }
 
+/// A file of a model.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+}
+
 /// A committed model.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelEntry {
     /// Its name, as in `models/NAME`.
     pub name: String,
@@ -76,10 +90,23 @@ pub struct ModelEntry {
     pub step: String,
     /// The iteration it was made in.
     pub iteration: u32,
+    /// Every file of it, by its path in the model's directory; empty in manifests of before there was this list.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, ModelFile>,
+}
+
+impl ModelEntry {
+    /// Whether it is the same model; files count where both know them.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let known = !self.files.is_empty() && !other.files.is_empty();
+        let bare = |m: &Self| Self { files: BTreeMap::new(), ..m.clone() };
+        bare(self) == bare(other) && (!known || self.files == other.files)
+    }
 }
 
 /// A table of training metrics; of several for one step and iteration the last counts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MetricsEntry {
     /// The training step.
     pub step: String,
@@ -97,7 +124,7 @@ pub struct MetricsEntry {
 
 /// One line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Entry {
     /// The first line: what the run is.
     Run {
@@ -132,6 +159,9 @@ pub enum Entry {
     },
 }
 
+/// How the complaint about a manifest of a newer reflux begins.
+pub(super) const NEWER: &str = "is of manifest format";
+
 const KINDS: &[&str] = &["run", "file", "model", "metrics", "finished", "dropped"];
 
 /// Whether a path of the manifest stays within the run.
@@ -141,7 +171,7 @@ fn inside(path: &str) -> bool {
 
 impl Entry {
     /// The line, with its line end.
-    fn to_line(&self) -> Result<Vec<u8>> {
+    pub(super) fn to_line(&self) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self).map_err(|e| Error::bug(format!("manifest line: {e}")))?;
         line.push(b'\n');
         Ok(line)
@@ -161,7 +191,7 @@ impl Entry {
             Self::File(f) => {
                 std::iter::once(&f.path).chain(f.errors.iter().map(|e| &e.path)).map(String::as_str).collect()
             }
-            Self::Model(m) => vec![&m.path],
+            Self::Model(m) => std::iter::once(&m.path).chain(m.files.keys()).map(String::as_str).collect(),
             Self::Metrics(m) => vec![&m.path],
             _ => Vec::new(),
         };
@@ -171,7 +201,7 @@ impl Entry {
         if let Self::Run { format, .. } = entry
             && format > FORMAT
         {
-            return Err(format!("is of manifest format {format}; this reflux reads up to {FORMAT}"));
+            return Err(format!("{NEWER} {format}; this reflux reads up to {FORMAT}"));
         }
         Ok(entry)
     }
@@ -188,40 +218,85 @@ pub struct Contents {
     pub cut: u64,
 }
 
+/// A whole line, read or not.
+#[derive(Debug)]
+pub struct Line {
+    /// From 1.
+    pub number: usize,
+    /// With its line end.
+    pub bytes: Vec<u8>,
+    /// What it says, or why it says nothing.
+    pub entry: Result<Entry, String>,
+}
+
+/// Longer lines are refused; the longest that is written has a few hundred hashes.
+const LONGEST: u64 = 16 << 20;
+
+/// Reads lines until one is cut or `take` says that it is enough; returns the bytes of a last line without its end.
+fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(|e| io_error("reading", path, &e))?,
+    };
+    let mut reader = BufReader::new(file);
+    for number in 1usize.. {
+        let mut bytes = Vec::new();
+        let read = (&mut reader).take(LONGEST).read_until(b'\n', &mut bytes);
+        let read = read.map_err(|e| io_error("reading", path, &e))? as u64;
+        if read == 0 {
+            break;
+        }
+        let whole = bytes.last() == Some(&b'\n');
+        if !whole && read < LONGEST {
+            return Ok(read);
+        }
+        let entry = match Entry::parse(&bytes) {
+            _ if !whole => Err(format!("is longer than {} MiB", LONGEST >> 20)),
+            Ok(entry) if (number == 1) != matches!(entry, Entry::Run { .. }) => {
+                Err("is out of place: the first line, and no other, is of the kind `run`".to_owned())
+            }
+            other => other,
+        };
+        if !take(Line { number, bytes, entry }) {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+/// Every whole line of a manifest, those that cannot be read too, and the bytes of a last line without its end.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn lines(path: &Path) -> Result<(Vec<Line>, u64)> {
+    let mut lines = Vec::new();
+    let cut = each_line(path, |line| {
+        lines.push(line);
+        true
+    })?;
+    Ok((lines, cut))
+}
+
 /// Reads a manifest. A missing file has no lines.
 ///
 /// # Errors
 /// A line that is whole and yet cannot be read, with its number.
 pub fn read(path: &Path) -> Result<Contents> {
     let mut contents = Contents { entries: Vec::new(), whole: 0, cut: 0 };
-    let file = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(contents),
-        other => other.map_err(|e| io_error("reading", path, &e))?,
-    };
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    for number in 1u64.. {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(|e| io_error("reading", path, &e))? as u64;
-        if read == 0 {
-            break;
+    let mut damaged = None;
+    contents.cut = each_line(path, |line| {
+        match line.entry {
+            Ok(entry) => contents.entries.push(entry),
+            Err(what) => damaged = Some(format!("`{}` line {} {what}", path.display(), line.number)),
         }
-        if line.last() != Some(&b'\n') {
-            contents.cut = read;
-            break;
-        }
-        let damaged = |what: String| {
-            Error::user(format!("`{}` line {number} {what}", path.display()))
-                .help("`reflux verify RUN --repair` goes back to the last good point; `--fresh` starts the run anew")
-        };
-        let entry = Entry::parse(&line).map_err(damaged)?;
-        if (number == 1) != matches!(entry, Entry::Run { .. }) {
-            return Err(damaged("is out of place: the first line, and no other, is of the kind `run`".to_owned()));
-        }
-        contents.entries.push(entry);
-        contents.whole += read;
+        contents.whole += line.bytes.len() as u64;
+        damaged.is_none()
+    })?;
+    match damaged {
+        None => Ok(contents),
+        Some(what) => Err(Error::user(what)
+            .help("`reflux verify RUN --repair` goes back to the last good point; `--fresh` starts the run anew")),
     }
-    Ok(contents)
 }
 
 /// The one writer of a manifest.
@@ -331,7 +406,8 @@ mod tests {
                 Entry::File(FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage })
             }),
             (text, stored(), any::<u32>()).prop_map(|(name, s, iteration)| {
-                Entry::Model(ModelEntry { name, path: s.path, hash: s.hash, step: "dpo".into(), iteration })
+                let files = BTreeMap::from([(s.path.clone(), ModelFile { bytes: s.bytes, hash: s.hash.clone() })]);
+                Entry::Model(ModelEntry { name, path: s.path, hash: s.hash, step: "dpo".into(), iteration, files })
             }),
             (text, stored(), any::<u32>()).prop_map(|(step, s, iteration)| {
                 let Stored { path, rows, bytes, hash } = s;

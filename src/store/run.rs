@@ -1,5 +1,6 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::atomic::{create_dirs, io_error, sync_dir};
 use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
-use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry};
+use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, ModelFile};
 use super::sweep::{clear, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
 use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
@@ -47,7 +48,7 @@ pub struct Run {
 }
 
 /// What of a resolved pipeline file says what is made: all but its table `[health]`.
-fn identity(text: &str) -> String {
+pub(super) fn identity(text: &str) -> String {
     let mut health = false;
     let made = |line: &&str| {
         if line.starts_with('[') {
@@ -56,6 +57,26 @@ fn identity(text: &str) -> String {
         !health
     };
     text.split_inclusive('\n').filter(made).collect::<String>().trim_end().to_owned()
+}
+
+/// Every file below a model's directory.
+fn model_files(dir: &Path) -> Result<BTreeMap<String, ModelFile>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![(dir.to_owned(), String::new())];
+    while let Some((at, prefix)) = open.pop() {
+        let fail = |e: std::io::Error| io_error("listing", &at, &e);
+        for entry in fs::read_dir(&at).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+            if path.is_dir() {
+                open.push((path, name + "/"));
+            } else {
+                let (hash, bytes) = hash_file(&path)?;
+                files.insert(name, ModelFile { bytes, hash });
+            }
+        }
+    }
+    Ok(files)
 }
 
 impl Run {
@@ -107,12 +128,14 @@ impl Run {
                 ))
                 .help("run the changed file under another name with --name, or begin anew with --fresh"));
             }
-            Some(_) if index.finished => Opened::Finished,
             Some(_) => {
-                if fs::read_to_string(&pipeline_path).is_ok_and(|before| before != pipeline_text) {
+                let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
+                // Damaged, or gone: this is what it was.
+                let damaged = identity(&before) != identity(pipeline_text);
+                if damaged || (!index.finished && before != pipeline_text) {
                     write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
                 }
-                Opened::Unfinished
+                if index.finished { Opened::Finished } else { Opened::Unfinished }
             }
         };
         sweep(dir, &index.paths(dir), |model| index.models.contains_key(model))?;
@@ -415,11 +438,12 @@ impl Run {
                 return Err(e);
             }
         };
-        let entry = ModelEntry { name: name.to_owned(), path, hash, step: step.to_owned(), iteration };
+        let files = model_files(&temporary)?;
+        let entry = ModelEntry { name: name.to_owned(), path, hash, step: step.to_owned(), iteration, files };
         let mut state = self.state();
         if let Some(before) = state.index.models.get(name) {
             remove_dir(&temporary)?;
-            return if *before == entry {
+            return if before.is(&entry) {
                 Ok(entry)
             } else {
                 let (was, is) = (&before.hash, &entry.hash);

@@ -20,13 +20,23 @@ const OURS: &[&str] = &[
     "checkpoints",
 ];
 
+/// Whether a run's directory holds things of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    OURS.contains(&name) || name.starts_with(super::repair::KEPT)
+}
+
+/// Whether a file of rows has a name as we give it.
+pub(super) fn is_named_as_ours(name: &str) -> bool {
+    ["microbatch=", "microbatch-", "metrics."].iter().any(|p| name.starts_with(p)) && name.ends_with(".parquet")
+}
+
 /// A directory that holds other things than a run is not made into one, and not cleared.
 pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))?;
     for entry in entries {
         let name = entry.map_err(|e| io_error("listing", dir, &e))?.file_name();
         let name = name.to_string_lossy();
-        if !OURS.contains(&name.as_ref()) && !is_temporary(&name) {
+        if !is_ours(&name) && !is_temporary(&name) {
             return Err(Error::user(format!("`{}` is not a run: it holds `{name}` and no manifest", dir.display()))
                 .help("choose another name with --name, or an empty directory"));
         }
@@ -46,6 +56,12 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
         }
         if name == "manifest.jsonl" {
             sync_dir(dir)?;
+        }
+    }
+    for entry in fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))? {
+        let path = entry.map_err(|e| io_error("listing", dir, &e))?.path();
+        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(super::repair::KEPT)) {
+            remove_file(&path)?;
         }
     }
     sync_dir(dir)
@@ -102,12 +118,9 @@ fn sweep_files(dir: &Path, depth: u32, named: &BTreeSet<PathBuf>) -> Result<()> 
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         // A link is never followed: what it leads to is not ours.
         let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
-        let ours = ["microbatch=", "microbatch-", "metrics."].iter().any(|p| name.starts_with(p));
         if kind.is_dir() && depth > 0 {
             sweep_files(&path, depth - 1, named)?;
-        } else if kind.is_file()
-            && (is_temporary(&name) || (ours && name.ends_with(".parquet") && !named.contains(&path)))
-        {
+        } else if kind.is_file() && (is_temporary(&name) || (is_named_as_ours(&name) && !named.contains(&path))) {
             remove_file(&path)?;
         }
     }

@@ -1,0 +1,73 @@
+//! `reflux verify`.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use crate::error::{Error, Result};
+use crate::model::{Model, saved_dtype};
+use crate::operators;
+use crate::pipeline;
+use crate::report::Verdict;
+use crate::store::{Repair, find_run};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Checks hash, size, rows, schema and lineage of every file, models and checkpoints, and names files that are not the run's.
+--repair takes out of the manifest what is damaged and all that was made of it; the old manifest is kept beside it. Then
+`reflux run` of the same file goes on from there, and ends with the same bytes as if nothing had happened.
+
+Exit codes: 0 nothing is damaged, or it was repaired; 1 something is; 2 there is no run.
+
+Examples:
+  reflux verify quickstart
+  reflux verify quickstart --repair && reflux run pipelines/quickstart.toml"
+)]
+pub struct Args {
+    /// The run: a directory, or a name in runs
+    run: PathBuf,
+    /// Goes back to the last good point, so that `reflux run` can go on
+    #[arg(long)]
+    repair: bool,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn weights(dir: &Path) -> Result<String> {
+    Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
+}
+
+pub fn run(args: &Args, quiet: bool) -> Result<()> {
+    let dir = find_run(&args.run);
+    // Held until the end: nobody writes the run meanwhile.
+    let repair = args.repair.then(|| Repair::begin(&dir)).transpose()?;
+    let text = std::fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default();
+    let plan = pipeline::parse_str("pipeline.toml", &text, &[], operators::ALL).ok();
+    let verdict = Verdict::of(&dir, plan.as_ref(), &weights)?;
+    if args.json {
+        super::print(&verdict.json().to_string())?;
+    } else if !quiet {
+        super::print(&verdict.lines().join("\n"))?;
+    }
+    let (place, damaged) = (dir.display(), verdict.damaged());
+    let Some(repair) = repair else {
+        return if verdict.sound() {
+            Ok(())
+        } else {
+            Err(Error::system(format!("the run `{place}` is damaged in {damaged} places")).help(format!(
+                "`reflux verify {place} --repair` goes back to the last good point: {} go",
+                verdict.going_in_words()
+            )))
+        };
+    };
+    let kept = repair.apply(verdict.found(), verdict.goes(), verdict.seed())?;
+    if verdict.sound() || quiet || args.json {
+        return Ok(());
+    }
+    let words = match kept {
+        Some(kept) => format!("repaired: {} go; the manifest as it was is {kept}", verdict.going_in_words()),
+        None => "repaired: nothing that is committed goes".to_owned(),
+    };
+    super::print(&format!("{words}\n`reflux run` of the run's pipeline file goes on from there"))
+}

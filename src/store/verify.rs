@@ -1,0 +1,382 @@
+//! Whether a run's directory is what its manifest says: every file against its hash, size, rows and schema, models and
+//! checkpoints against theirs, and what nobody knows of. Nothing is changed here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use arrow::datatypes::DataType;
+use rayon::prelude::*;
+
+use super::atomic::{hash_file, io_error, is_temporary};
+use super::index::{data_path, errors_path};
+use super::manifest::{self, Entry, FileEntry, Line, MetricsEntry, ModelEntry};
+use super::reader::ParquetIn;
+use super::run::identity;
+use super::sweep::{is_named_as_ours, is_ours};
+use super::{Run, checkpoints};
+use crate::data::{Epoch, Schema, named};
+use crate::error::{Error, Result};
+
+/// What of a run is damaged.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Thing {
+    /// The manifest's line of this number, from 1.
+    Line(usize),
+    /// `pipeline.toml`.
+    Pipeline,
+    /// A step's microbatch.
+    Rows(String, Epoch),
+    /// A step's microbatch is whole, and what it was made of is not there.
+    Lineage(String, Epoch),
+    /// What was left out beside it.
+    Errors(String, Epoch),
+    /// The metrics of a training.
+    Metrics(String, u32),
+    /// The model of a training.
+    Model(String, u32),
+    /// A training's state: the directory, relative to the run's.
+    Checkpoint(String),
+}
+
+/// Something damaged.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Finding {
+    /// What it is.
+    pub thing: Thing,
+    /// The file, relative to the run's directory.
+    pub path: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(thing: Thing, path: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { thing, path: path.into(), why: why.into() }
+    }
+}
+
+/// What is known of a run that may be damaged.
+#[derive(Debug)]
+pub struct Inspected {
+    /// The manifest's lines, those that cannot be read too.
+    pub lines: Vec<Line>,
+    /// What is damaged, in the manifest's order.
+    pub findings: Vec<Finding>,
+    /// Files that the manifest does not know: left by a process that died, or somebody else's.
+    pub strays: Vec<String>,
+    /// Bytes of a last line that is cut short; the next run takes it off.
+    pub cut: u64,
+    /// Files that were looked at.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Inspected {
+    /// The entries of the lines that can be read, with the lines' numbers.
+    pub fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.lines.iter().filter_map(|l| Some((l.number, l.entry.as_ref().ok()?)))
+    }
+    /// The files of rows.
+    pub fn rows(&self) -> impl Iterator<Item = &FileEntry> {
+        self.numbered().map(|(_, f)| f)
+    }
+    /// The same with their lines' numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, &FileEntry)> {
+        self.entries().filter_map(|(n, e)| if let Entry::File(f) = e { Some((n, f)) } else { None })
+    }
+    /// The models.
+    pub fn models(&self) -> impl Iterator<Item = &ModelEntry> {
+        self.entries().filter_map(|(_, e)| if let Entry::Model(m) = e { Some(m) } else { None })
+    }
+    /// Whether the run is done.
+    pub fn finished(&self) -> bool {
+        self.entries().any(|(_, e)| matches!(e, Entry::Finished { step: None, .. }))
+    }
+    /// The steps whose rows were removed on purpose.
+    pub fn dropped(&self) -> BTreeSet<&str> {
+        self.entries()
+            .filter_map(|(_, e)| if let Entry::Dropped { step } = e { Some(step.as_str()) } else { None })
+            .collect()
+    }
+}
+
+/// Looks at everything in the run's directory. `schema` says what the rows of a step are to be, where that is known;
+/// `weights` computes the hash of a model's weights, for models of before each of their files had a hash.
+///
+/// # Errors
+/// There is no run; the directory cannot be listed.
+pub fn inspect(
+    dir: &Path,
+    schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
+    weights: &dyn Fn(&Path) -> Result<String>,
+) -> Result<Inspected> {
+    let path = dir.join("manifest.jsonl");
+    let (lines, cut) = manifest::lines(&path)?;
+    if lines.is_empty() {
+        // Says that there is no run.
+        Run::open(dir)?;
+    }
+    // What a newer reflux wrote is not damaged, whatever this one thinks of it.
+    if let Some(Err(why)) = lines.first().map(|l| &l.entry)
+        && why.contains(manifest::NEWER)
+    {
+        return Err(Error::user(format!("`{}` line 1 {why}", path.display())).help("use a newer reflux"));
+    }
+    let mut all = Inspected { lines, findings: Vec::new(), strays: Vec::new(), cut, files: 0, bytes: 0 };
+    for line in &all.lines {
+        if let Err(why) = &line.entry {
+            all.findings.push(Finding::new(
+                Thing::Line(line.number),
+                "manifest.jsonl",
+                format!("line {} {why}", line.number),
+            ));
+        }
+    }
+    all.findings.extend(pipeline(dir, &all));
+    let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
+    let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
+    let rows: Vec<&FileEntry> = numbered.iter().map(|(_, f)| f).collect();
+    let metrics: Vec<MetricsEntry> = last_metrics(&all);
+    let models: Vec<ModelEntry> = all.models().cloned().collect();
+    let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
+    let mut found: Vec<Finding> = of_rows.collect();
+    found.extend(twice(&numbered));
+    let of_metrics = metrics.par_iter().filter_map(|m| {
+        let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
+        let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
+        let why = if m.path == want { file.check(dir, Some(&named::METRICS)).err()? } else { misplaced(&want) };
+        Some(Finding::new(Thing::Metrics(m.step.clone(), m.iteration), &m.path, why))
+    });
+    found.extend(of_metrics.collect::<Vec<_>>());
+    for model in &models {
+        let thing = || Thing::Model(model.step.clone(), model.iteration);
+        found.extend(check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::new(thing(), path, why)));
+    }
+    for (_, _, _, path) in checkpoints::all(dir) {
+        if let Err(e) = Run::verify_checkpoint(&path) {
+            let path = relative(dir, &path);
+            found.push(Finding::new(Thing::Checkpoint(path.clone()), path, e.to_string()));
+        }
+    }
+    all.findings.extend(found);
+    let errors = rows.iter().filter_map(|f| f.errors.as_ref());
+    let kept = || rows.iter().filter(|f| !dropped.contains(&f.step));
+    all.files =
+        kept().count() + errors.clone().count() + metrics.len() + models.iter().map(|m| m.files.len()).sum::<usize>();
+    all.bytes = kept().map(|f| f.bytes).sum::<u64>()
+        + errors.map(|e| e.bytes).sum::<u64>()
+        + metrics.iter().map(|m| m.bytes).sum::<u64>()
+        + models.iter().flat_map(|m| m.files.values()).map(|f| f.bytes).sum::<u64>();
+    all.strays = strays(dir, &all)?;
+    Ok(all)
+}
+
+/// The metrics that count: of several for one training the last.
+fn last_metrics(all: &Inspected) -> Vec<MetricsEntry> {
+    let mut last = std::collections::BTreeMap::new();
+    for (_, entry) in all.entries() {
+        if let Entry::Metrics(m) = entry {
+            last.insert((m.step.clone(), m.iteration), m.clone());
+        }
+    }
+    last.into_values().collect()
+}
+
+/// Compares `pipeline.toml` with the manifest's first line.
+fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
+    let (_, Entry::Run { pipeline, .. }) = all.entries().next()? else { return None };
+    let why = match fs::read_to_string(dir.join("pipeline.toml")) {
+        Err(e) => e.to_string(),
+        Ok(text) if blake3::hash(identity(&text).as_bytes()).to_hex().as_str() == pipeline => return None,
+        Ok(_) => "it is not the file that the run was begun with".to_owned(),
+    };
+    Some(Finding::new(Thing::Pipeline, "pipeline.toml", why))
+}
+
+/// Microbatches that two lines claim.
+fn twice(rows: &[(usize, FileEntry)]) -> Vec<Finding> {
+    let mut seen = BTreeSet::new();
+    let again = rows.iter().filter(|(_, f)| !seen.insert((&f.step, f.epoch())));
+    let finding =
+        |(n, f): &(usize, FileEntry)| Finding::new(Thing::Line(*n), &f.path, "the manifest has two lines for it");
+    again.map(finding).collect()
+}
+
+/// Why a line cannot be right.
+fn misplaced(want: &str) -> String {
+    format!("the manifest has it at this place, and not at `{want}`")
+}
+
+/// A file as the manifest has it.
+struct Committed<'a> {
+    path: &'a str,
+    rows: u64,
+    bytes: u64,
+    hash: &'a str,
+}
+
+impl Committed<'_> {
+    /// What is wrong with the file, if something is.
+    fn check(&self, dir: &Path, schema: Option<&Schema>) -> Result<(), String> {
+        let path = dir.join(self.path);
+        same_bytes(&path, self.bytes, self.hash)?;
+        // Bytes that are as committed can be wrong only where the manifest's line is.
+        let parquet = ParquetIn::open(&path).map_err(|e| e.to_string())?;
+        if parquet.rows() != self.rows {
+            return Err(format!("it has {} rows, the manifest says {}", parquet.rows(), self.rows));
+        }
+        let Some(schema) = schema else { return Ok(()) };
+        let have = parquet.schema();
+        for column in schema.columns {
+            let there = have.field_with_name(column.name).ok().map(|f| f.data_type());
+            match there {
+                Some(kind) if alike(kind, &column.kind.arrow()) => {}
+                None if column.nullable => {}
+                Some(kind) => {
+                    return Err(format!("its column `{}` is {kind}, not as `{}` has it", column.name, schema.name));
+                }
+                None => return Err(format!("it has no column `{}`, which `{}` has", column.name, schema.name)),
+            }
+        }
+        match have.fields().iter().find(|f| schema.columns.iter().all(|c| c.name != f.name())) {
+            Some(other) => Err(format!("it has a column `{}`, which `{}` has not", other.name(), schema.name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether two types are the same but for the names of list items and what may be null.
+fn alike(a: &DataType, b: &DataType) -> bool {
+    match (a, b) {
+        (DataType::List(a), DataType::List(b)) => alike(a.data_type(), b.data_type()),
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()))
+        }
+        (a, b) => a == b,
+    }
+}
+
+fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), String> {
+    let size = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err("it is gone".to_owned()),
+        Err(e) => return Err(e.to_string()),
+        Ok(m) if !m.is_file() => return Err("it is no file".to_owned()),
+        Ok(m) => m.len(),
+    };
+    if size < bytes {
+        return Err(format!("it is cut short: {size} of {bytes} bytes"));
+    }
+    if size > bytes {
+        return Err(format!("it has {size} bytes, {} more than were committed", size - bytes));
+    }
+    let (found, _) = hash_file(path).map_err(|e| e.to_string())?;
+    if found == hash { Ok(()) } else { Err("its content is not what was committed".to_owned()) }
+}
+
+fn check_rows(
+    dir: &Path,
+    line: usize,
+    file: &FileEntry,
+    dropped: bool,
+    schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
+) -> Vec<Finding> {
+    let (step, epoch) = (&file.step, file.epoch());
+    let mut found = Vec::new();
+    let errors = file.errors.as_ref().map(|e| (&e.path, errors_path(step, epoch)));
+    for (path, want) in [Some((&file.path, data_path(step, epoch))), errors].into_iter().flatten() {
+        // Then the line is damaged, and nobody knows whose file it is.
+        if *path != want {
+            return vec![Finding::new(Thing::Line(line), path, misplaced(&want))];
+        }
+    }
+    let rows = Committed { path: &file.path, rows: file.rows, bytes: file.bytes, hash: &file.hash };
+    if !dropped && let Err(why) = rows.check(dir, schema(step)) {
+        found.push(Finding::new(Thing::Rows(step.clone(), epoch), &file.path, why));
+    }
+    if let Some(e) = &file.errors {
+        let errors = Committed { path: &e.path, rows: e.rows, bytes: e.bytes, hash: &e.hash };
+        if let Err(why) = errors.check(dir, Some(&named::ERRORS)) {
+            found.push(Finding::new(Thing::Errors(step.clone(), epoch), &e.path, why));
+        }
+    }
+    found
+}
+
+/// What is wrong with a model's files, with the path of each.
+fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result<String>) -> Vec<(String, String)> {
+    let wrong = |why: String| vec![(model.path.clone(), why)];
+    let want = format!("models/{}", model.name);
+    if model.path != want {
+        return wrong(misplaced(&want));
+    }
+    let place = dir.join(&model.path);
+    if !place.is_dir() {
+        return wrong("it is gone".to_owned());
+    }
+    if model.files.is_empty() {
+        return match weights(&place) {
+            Ok(hash) if hash == model.hash => Vec::new(),
+            Ok(_) => wrong("its weights are not those that the run made".to_owned()),
+            Err(e) => wrong(e.to_string()),
+        };
+    }
+    let file = |(name, file): (&String, &manifest::ModelFile)| {
+        let why = same_bytes(&place.join(name), file.bytes, &file.hash).err()?;
+        Some((format!("{}/{name}", model.path), why))
+    };
+    model.files.iter().filter_map(file).collect()
+}
+
+fn relative(dir: &Path, path: &Path) -> String {
+    let parts = path.strip_prefix(dir).unwrap_or(path).iter().map(|p| p.to_string_lossy().into_owned());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Files below the run's directory that are neither the manifest's nor a checkpoint's.
+fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
+    let dropped = all.dropped();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for file in all.rows() {
+        known.extend((!dropped.contains(file.step.as_str())).then(|| file.path.clone()));
+        known.extend(file.errors.iter().map(|e| e.path.clone()));
+    }
+    known.extend(last_metrics(all).into_iter().map(|m| m.path));
+    // Of a model without a list everything is its own.
+    let mut whole: Vec<String> = Vec::new();
+    for model in all.models() {
+        known.extend(model.files.keys().map(|name| format!("{}/{name}", model.path)));
+        whole.extend(model.files.is_empty().then(|| format!("{}/", model.path)));
+    }
+    whole.extend(checkpoints::all(dir).into_iter().map(|(.., path)| relative(dir, &path) + "/"));
+    let mut strays = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(at) = open.pop() {
+        let fail = |e: std::io::Error| io_error("listing", &at, &e);
+        for entry in fs::read_dir(&at).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let (path, name) = (entry.path(), relative(dir, &entry.path()));
+            let folder = entry.file_type().map_err(fail)?.is_dir();
+            let top = at == dir;
+            if folder && (!top || is_ours(&name)) {
+                open.push(path);
+            } else if folder {
+                strays.push(name + "/");
+            } else if !(known.contains(&name) || (top && is_ours(&name)) || whole.iter().any(|w| name.starts_with(w))) {
+                strays.push(name);
+            }
+        }
+    }
+    strays.sort();
+    Ok(strays)
+}
+
+/// Whether a stray is one that the next run takes away: a temporary, or a file that was never committed.
+pub fn is_leftover(stray: &str) -> bool {
+    let name = stray.rsplit('/').next().unwrap_or(stray);
+    let data = ["data/", "metrics/"].iter().any(|part| stray.starts_with(part));
+    is_temporary(name) || (data && is_named_as_ours(name))
+}
