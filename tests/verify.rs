@@ -264,6 +264,10 @@ fn any_line_of_the_manifest() {
         });
     });
     made_good(&runs().finished, "a line lost", |dir| edit(dir, |l| drop(l.remove(line_of(l, &scores)))));
+    for words in [["\"metrics\"", "\"dpo\""], ["\"model\"", "\"M2\""], ["\"file\"", "\"dpo\""], ["\"file\"", "\"eft\""]]
+    {
+        made_good(&runs().finished, words[1], |dir| edit(dir, |l| drop(l.remove(line_of(l, &words)))));
+    }
     let said = made_good(&runs().finished, "another model", |dir| {
         edit(dir, |l| {
             let at = line_of(l, &["\"model\"", "\"M2\""]);

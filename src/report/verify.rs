@@ -245,16 +245,32 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
     findings
 }
 
-/// Microbatches that are missing between others of a finished run.
+/// What has no line where others say that it was there: the metrics of a model, and in a finished run the announcement of a
+/// model and microbatches between others.
 fn gaps(found: &Inspected) -> Vec<Finding> {
+    const NO_LINE: &str = "the manifest has no line for it";
+    let mut findings = Vec::new();
+    for model in found.models() {
+        let of = |e: &Entry| matches!(e, Entry::Metrics(m) if m.step == model.step && m.iteration == model.iteration);
+        if !found.entries().any(|(_, e)| of(e)) {
+            let path = format!("metrics/{}/iteration={}/metrics.parquet", model.step, model.iteration);
+            findings.push(Finding::new(Thing::Metrics(model.step.clone(), model.iteration), path, NO_LINE));
+        }
+    }
     if !found.finished() {
-        return Vec::new();
+        return findings;
+    }
+    for model in found.models() {
+        let epoch = Epoch::new(model.iteration, 0);
+        if !found.rows().any(|f| f.step == model.step && f.epoch() == epoch) {
+            let path = format!("data/{}/iteration={}/microbatch=00000.parquet", model.step, model.iteration);
+            findings.push(Finding::new(Thing::Rows(model.step.clone(), epoch), path, NO_LINE));
+        }
     }
     let mut numbers: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
     for file in found.rows() {
         numbers.entry((&file.step, file.iteration)).or_default().insert(file.microbatch);
     }
-    let mut findings = Vec::new();
     for ((step, iteration), numbers) in numbers {
         let last = numbers.last().copied().unwrap_or(0);
         // One for each gap: numbers are not to be believed to any extent.
@@ -263,7 +279,7 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         findings.extend(starts.map(|microbatch| {
             let path = format!("data/{step}/iteration={iteration}/microbatch={microbatch:05}.parquet");
             let thing = Thing::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
-            Finding::new(thing, path, "the manifest has no line for it")
+            Finding::new(thing, path, NO_LINE)
         }));
     }
     findings
@@ -343,7 +359,9 @@ fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize>
         }
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
-    if lines.is_empty() {
+    // These are made good without anything being made again.
+    let beside = |f: &Finding| matches!(f.thing, Thing::Pipeline | Thing::Checkpoint(_) | Thing::Line(1));
+    if found.findings.iter().all(beside) {
         return lines;
     }
     // The run is to be gone on with: it is not finished, and what was removed when it was is needed again.
@@ -368,7 +386,9 @@ fn about(thing: &Thing, entry: &Entry) -> bool {
             f.step == *step && f.epoch() >= *epoch
         }
         (Thing::Metrics(step, iteration), Entry::Metrics(m)) => m.step == *step && m.iteration == *iteration,
-        (Thing::Model(step, iteration), Entry::Model(m)) => m.step == *step && m.iteration == *iteration,
+        (Thing::Metrics(step, iteration) | Thing::Model(step, iteration), Entry::Model(m)) => {
+            m.step == *step && m.iteration == *iteration
+        }
         _ => false,
     }
 }

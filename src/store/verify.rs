@@ -139,15 +139,18 @@ pub fn inspect(
     let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
     let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
     let rows: Vec<&FileEntry> = numbered.iter().map(|(_, f)| f).collect();
-    let metrics: Vec<MetricsEntry> = last_metrics(&all);
+    let metrics: Vec<(usize, MetricsEntry)> = last_metrics(&all);
     let models: Vec<ModelEntry> = all.models().cloned().collect();
     let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
     let mut found: Vec<Finding> = of_rows.collect();
     found.extend(twice(&numbered));
-    let of_metrics = metrics.par_iter().filter_map(|m| {
+    let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
         let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
-        let why = if m.path == want { file.check(dir, Some(&named::METRICS)).err()? } else { misplaced(&want) };
+        if m.path != want {
+            return Some(Finding::new(Thing::Line(*line), &m.path, misplaced(&want)));
+        }
+        let why = file.check(dir, Some(&named::METRICS)).err()?;
         Some(Finding::new(Thing::Metrics(m.step.clone(), m.iteration), &m.path, why))
     });
     found.extend(of_metrics.collect::<Vec<_>>());
@@ -168,18 +171,18 @@ pub fn inspect(
         kept().count() + errors.clone().count() + metrics.len() + models.iter().map(|m| m.files.len()).sum::<usize>();
     all.bytes = kept().map(|f| f.bytes).sum::<u64>()
         + errors.map(|e| e.bytes).sum::<u64>()
-        + metrics.iter().map(|m| m.bytes).sum::<u64>()
+        + metrics.iter().map(|(_, m)| m.bytes).sum::<u64>()
         + models.iter().flat_map(|m| m.files.values()).map(|f| f.bytes).sum::<u64>();
     all.strays = strays(dir, &all)?;
     Ok(all)
 }
 
-/// The metrics that count: of several for one training the last.
-fn last_metrics(all: &Inspected) -> Vec<MetricsEntry> {
+/// The metrics that count, with their lines' numbers: of several for one training the last.
+fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
     let mut last = std::collections::BTreeMap::new();
-    for (_, entry) in all.entries() {
+    for (number, entry) in all.entries() {
         if let Entry::Metrics(m) = entry {
-            last.insert((m.step.clone(), m.iteration), m.clone());
+            last.insert((m.step.clone(), m.iteration), (number, m.clone()));
         }
     }
     last.into_values().collect()
@@ -344,7 +347,7 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
         known.extend((!dropped.contains(file.step.as_str())).then(|| file.path.clone()));
         known.extend(file.errors.iter().map(|e| e.path.clone()));
     }
-    known.extend(last_metrics(all).into_iter().map(|m| m.path));
+    known.extend(last_metrics(all).into_iter().map(|(_, m)| m.path));
     // Of a model without a list everything is its own.
     let mut whole: Vec<String> = Vec::new();
     for model in all.models() {
