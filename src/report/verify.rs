@@ -352,11 +352,7 @@ fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize>
     let mut lines: BTreeSet<usize> = BTreeSet::new();
     match plan {
         Some(plan) => lines.extend(descendants(found, plan)),
-        None => {
-            let damaged = |entry: &Entry| found.findings.iter().any(|f| about(&f.thing, entry));
-            let first = found.entries().find(|(_, entry)| damaged(entry)).map(|(number, _)| number);
-            cut = cut.into_iter().chain(first).min();
-        }
+        None => cut = cut.into_iter().chain(first_damaged(found)).min(),
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
     // These are made good without anything being made again.
@@ -379,18 +375,29 @@ fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize>
     lines
 }
 
-/// Whether a line is about something that is damaged.
-fn about(thing: &Thing, entry: &Entry) -> bool {
-    match (thing, entry) {
-        (Thing::Rows(step, epoch) | Thing::Errors(step, epoch) | Thing::Lineage(step, epoch), Entry::File(f)) => {
-            f.step == *step && f.epoch() >= *epoch
+/// The first line about something that is damaged.
+fn first_damaged(found: &Inspected) -> Option<usize> {
+    let mut rows: BTreeMap<&str, Epoch> = BTreeMap::new();
+    let mut trainings: BTreeSet<(&str, u32)> = BTreeSet::new();
+    for finding in &found.findings {
+        match &finding.thing {
+            Thing::Rows(step, epoch) | Thing::Errors(step, epoch) | Thing::Lineage(step, epoch) => {
+                let first = rows.entry(step).or_insert(*epoch);
+                *first = (*first).min(*epoch);
+            }
+            Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
+                trainings.insert((step, *iteration));
+            }
+            Thing::Line(_) | Thing::Pipeline | Thing::Checkpoint(_) => {}
         }
-        (Thing::Metrics(step, iteration), Entry::Metrics(m)) => m.step == *step && m.iteration == *iteration,
-        (Thing::Metrics(step, iteration) | Thing::Model(step, iteration), Entry::Model(m)) => {
-            m.step == *step && m.iteration == *iteration
-        }
-        _ => false,
     }
+    let damaged = |entry: &Entry| match entry {
+        Entry::File(f) => rows.get(f.step.as_str()).is_some_and(|first| f.epoch() >= *first),
+        Entry::Metrics(m) => trainings.contains(&(m.step.as_str(), m.iteration)),
+        Entry::Model(m) => trainings.contains(&(m.step.as_str(), m.iteration)),
+        _ => false,
+    };
+    found.entries().find(|(_, entry)| damaged(entry)).map(|(number, _)| number)
 }
 
 /// The lines of what is damaged and of all that was made of it.

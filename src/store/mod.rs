@@ -16,6 +16,7 @@
 //!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
 //!   models/NAME/                                          an HF directory
 //!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
+//!   manifest.before-repair-N.jsonl                        what the manifest was before a repair
 //! ```
 //!
 //! This folder knows [`crate::data`] and nothing of reflux above it.

@@ -1,6 +1,5 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,8 +11,8 @@ use serde_json::Value;
 use super::atomic::{create_dirs, io_error, sync_dir};
 use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
-use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, ModelFile};
-use super::sweep::{clear, refuse_foreign, remove_dir, sweep, sync_tree};
+use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry};
+use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
 use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
 use crate::data::{Column, Epoch, named};
@@ -57,26 +56,6 @@ pub(super) fn identity(text: &str) -> String {
         !health
     };
     text.split_inclusive('\n').filter(made).collect::<String>().trim_end().to_owned()
-}
-
-/// Every file below a model's directory.
-fn model_files(dir: &Path) -> Result<BTreeMap<String, ModelFile>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![(dir.to_owned(), String::new())];
-    while let Some((at, prefix)) = open.pop() {
-        let fail = |e: std::io::Error| io_error("listing", &at, &e);
-        for entry in fs::read_dir(&at).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
-            if path.is_dir() {
-                open.push((path, name + "/"));
-            } else {
-                let (hash, bytes) = hash_file(&path)?;
-                files.insert(name, ModelFile { bytes, hash });
-            }
-        }
-    }
-    Ok(files)
 }
 
 impl Run {

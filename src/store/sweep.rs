@@ -1,10 +1,11 @@
 //! What belongs to a run's directory, and the removal of what does not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::atomic::{io_error, is_temporary, sync_dir};
+use super::atomic::{hash_file, io_error, is_temporary, sync_dir};
+use super::manifest::ModelFile;
 use crate::error::{Error, Result};
 
 /// Names that a run's directory holds.
@@ -92,6 +93,26 @@ pub(super) fn sync_tree(dir: &Path) -> Result<()> {
         }
     }
     sync_dir(dir)
+}
+
+/// Every file below a model's directory with its size and hash, by its path there.
+pub(super) fn model_files(dir: &Path) -> Result<BTreeMap<String, ModelFile>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![(dir.to_owned(), String::new())];
+    while let Some((at, prefix)) = open.pop() {
+        let fail = |e: std::io::Error| io_error("listing", &at, &e);
+        for entry in fs::read_dir(&at).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+            if path.is_dir() {
+                open.push((path, name + "/"));
+            } else {
+                let (hash, bytes) = hash_file(&path)?;
+                files.insert(name, ModelFile { bytes, hash });
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Removes what a process that died left: temporaries, and files of ours and models that are not among `files` (with
