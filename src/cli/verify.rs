@@ -42,8 +42,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let dir = find_run(&args.run);
     // Held until the end: nobody writes the run meanwhile.
     let repair = args.repair.then(|| Repair::begin(&dir)).transpose()?;
-    let text = std::fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default();
-    let plan = pipeline::parse_str("pipeline.toml", &text, &[], operators::ALL).ok();
+    let plan = pipeline::load_without_data(&dir.join("pipeline.toml"), &[], operators::ALL).ok();
     let verdict = Verdict::of(&dir, plan.as_ref(), &weights)?;
     if args.json {
         super::print(&verdict.json().to_string())?;

@@ -1,7 +1,6 @@
 //! What of a damaged run has to be made again: what is damaged itself, and all that was made of it.
 //!
-//! With the run's plan that is followed edge by edge; without one (its pipeline file is damaged, or asks for data that this
-//! machine has not) everything that was committed after the first damaged file goes, as nothing is made of what comes later.
+//! With the run's plan that is followed edge by edge; without one (its pipeline file is damaged) everything that was committed after the first damaged file goes, as nothing is made of what comes later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
