@@ -1,6 +1,7 @@
 //! What of a damaged run has to be made again: what is damaged itself, and all that was made of it.
 //!
-//! With the run's plan that is followed edge by edge; without one (its pipeline file is damaged) everything that was committed after the first damaged file goes, as nothing is made of what comes later.
+//! With the run's plan that is followed edge by edge; without one (its pipeline file is damaged) everything that was committed
+//! after the first damaged file goes, as nothing is made of what comes later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::dataflow::{Operator, model_name};
 use crate::error::Result;
 use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
 use crate::store::manifest::Entry;
-use crate::store::{FileEntry, Finding, Inspected, Thing, inspect, is_leftover, read_parquet};
+use crate::store::{FileEntry, Finding, Inspected, Thing, inspect, read_parquet};
 
 /// A run that was looked through.
 pub struct Verdict {
@@ -149,7 +150,7 @@ impl Verdict {
             ));
         }
         for stray in &self.found.strays {
-            let why = if is_leftover(stray) {
+            let why = if self.found.is_leftover(stray) {
                 "left by a process that died; the next run takes it away"
             } else {
                 "not of this run"

@@ -59,5 +59,5 @@ pub use reader::{decoding, read_parquet};
 pub use repair::Repair;
 pub use run::{Opened, Run};
 pub use scan::{Part, PartRows, Scan, find_run};
-pub use verify::{Finding, Inspected, Thing, inspect, is_leftover};
+pub use verify::{Finding, Inspected, Thing, inspect};
 pub use writer::{ParquetFile, write_parquet};

@@ -91,6 +91,17 @@ impl Inspected {
     pub fn models(&self) -> impl Iterator<Item = &ModelEntry> {
         self.entries().filter_map(|(_, e)| if let Entry::Model(m) = e { Some(m) } else { None })
     }
+    /// Whether a stray is one that the next run takes away: a temporary, or what was never committed, or is no more.
+    pub fn is_leftover(&self, stray: &str) -> bool {
+        let mut parts = stray.split('/');
+        let (place, within) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let name = stray.rsplit('/').next().unwrap_or(stray);
+        match place {
+            "models" => self.models().all(|m| m.name != within),
+            "data" | "metrics" => is_temporary(name) || is_named_as_ours(name),
+            _ => is_temporary(name),
+        }
+    }
     /// Whether the run is done.
     pub fn finished(&self) -> bool {
         self.entries().any(|(_, e)| matches!(e, Entry::Finished { step: None, .. }))
@@ -375,11 +386,4 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
     }
     strays.sort();
     Ok(strays)
-}
-
-/// Whether a stray is one that the next run takes away: a temporary, or a file that was never committed.
-pub fn is_leftover(stray: &str) -> bool {
-    let name = stray.rsplit('/').next().unwrap_or(stray);
-    let data = ["data/", "metrics/"].iter().any(|part| stray.starts_with(part));
-    is_temporary(name) || (data && is_named_as_ours(name))
 }
