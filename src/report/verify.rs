@@ -179,7 +179,9 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
         // What is not kept has lost its lines where the run is to be gone on with.
         let forgets = |i: &crate::pipeline::Input| plan.and_then(|p| p.step(&i.step)).is_some_and(|s| !s.keep);
         let forgotten = !found.finished() && step.is_some_and(|s| s.inputs.iter().any(forgets));
-        for of in &file.lineage {
+        // References begin with the hash of weights that may be anybody's.
+        let foreign = usize::from(owner(&file.step) != file.step);
+        for of in file.lineage.iter().skip(foreign) {
             let why = if is_hash(of) {
                 (!hashes.contains(of.as_str()) && !forgotten)
                     .then(|| format!("it was made of {}, which the manifest does not have", &of[..12]))

@@ -146,10 +146,13 @@ impl Show {
     }
 
     fn shape(&self, all: &SchemaRef) -> Result<Shape> {
-        let shown: Vec<String> = match &self.columns[..] {
+        let mut shown: Vec<String> = match &self.columns[..] {
             [] => all.fields().iter().filter(|f| !self.hides(f)).map(|f| f.name().clone()).collect(),
             columns => columns.to_vec(),
         };
+        // Of several columns of one name, as a stranger's file may have, the first is shown.
+        let mut seen = std::collections::HashSet::new();
+        shown.retain(|name| seen.insert(name.clone()));
         let find = |name: &str| all.index_of(name).map_err(|_| condition::no_column(name, all));
         let mut columns = shown.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
         let positions = (0..columns.len()).collect();
