@@ -51,3 +51,27 @@ fn each_diagnostic_looks_as_it_did() {
     let all: BTreeSet<String> = reflux::pipeline::codes::ALL.iter().map(|c| c.id.to_owned()).collect();
     assert_eq!(codes, all, "every code has a case");
 }
+
+/// What a run keeps as its pipeline file is read again as the same plan, by whoever replays, traces or repairs it.
+#[test]
+fn every_shipped_pipeline_resolves_to_a_file_that_reads_the_same() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root.join("pipelines")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        let load = |path: &std::path::Path| {
+            reflux::pipeline::load_without_data(path, &[], reflux::operators::ALL)
+                .unwrap_or_else(|d| panic!("{}: {}", path.display(), d.render(false)))
+        };
+        let plan = load(&path);
+        let temp = tempfile::tempdir().unwrap();
+        let kept = temp.path().join("pipeline.toml");
+        std::fs::write(&kept, &plan.resolved).unwrap();
+        assert_eq!(load(&kept).resolved, plan.resolved, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 5);
+}

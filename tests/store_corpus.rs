@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-const TARGETS: [(&str, fn(&[u8])); 2] = [("manifest", store_inputs::manifest), ("parquet", store_inputs::parquet)];
+type Target = (&'static str, fn(&[u8]));
+const TARGETS: [Target; 2] = [("manifest", store_inputs::manifest), ("parquet", store_inputs::parquet)];
 
 fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);

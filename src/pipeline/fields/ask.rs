@@ -270,8 +270,11 @@ impl Fields<'_> {
         let help = (!help.is_empty()).then_some(help);
         self.problems.report(Diagnostic::new(&codes::CONFLICT, message, self.span(key), "here").help(help));
     }
-    /// Whether the table has the key.
+    /// Whether the table has the key, with another value than its default where that has been asked for: a file that has all
+    /// defaults written out, as a run keeps it, says no more than one without them.
     pub fn given(&self, key: &str) -> bool {
-        self.table.get(key).is_some()
+        let default = self.docs.iter().find(|d| d.key == key).and_then(|d| d.default.as_ref());
+        let value = self.values.iter().find(|(k, _)| *k == key).map(|(_, literal)| literal);
+        self.table.get(key).is_some() && (default.is_none() || value != default)
     }
 }
