@@ -157,7 +157,9 @@ impl Trace {
             for (reader, input) in plan.readers(&event.step).filter(|(reader, _)| reader.is_training()) {
                 let iteration =
                     if reader.iterations.contains(&event.epoch.iteration) { event.epoch.iteration } else { 0 };
-                let told = |e: &Event| e.what == "training" && e.step == reader.name && e.epoch.iteration == iteration;
+                let told = |e: &Event| {
+                    e.what == "training" && trained(&e.step) == reader.name && e.epoch.iteration == iteration
+                };
                 let known = self.events.iter().chain(&more).any(told);
                 if input.key == "from" && !known && self.made.contains_key(&(reader.name.clone(), iteration)) {
                     let row = Map::from_iter([("read".to_owned(), json!(event.step))]);
