@@ -1,6 +1,6 @@
 //! From a plan to a timely dataflow. The graph is the same on every worker; nothing here can fail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -190,8 +190,32 @@ fn window<'s>(
     stream
 }
 
+/// Whether a step is `name`, or is made of it in any way within an iteration.
+fn made_of(plan: &Plan<dyn Operator>, step: &str, name: &str) -> bool {
+    let (mut todo, mut seen) = (vec![step], HashSet::new());
+    while let Some(step) = todo.pop() {
+        if step == name {
+            return true;
+        }
+        let Some(step) = plan.step(step).filter(|s| seen.insert(s.name.as_str())) else { continue };
+        todo.extend(step.inputs.iter().map(|i| i.step.as_str()));
+        todo.extend(makers(step));
+    }
+    false
+}
+
+/// The steps whose models a step uses.
+fn makers(step: &Step<dyn Operator>) -> impl Iterator<Item = &str> {
+    step.model.iter().chain(step.models.iter().map(|m| &m.1)).filter_map(|m| match m {
+        ModelUse::Step(maker) => Some(maker.as_str()),
+        _ => None,
+    })
+}
+
 /// The last steps that stream from `name`: no barrier lies between, and they run in the iterations that it runs in
-/// (onlookers run once more, after the last training, and must not hold a window of the loop open).
+/// (onlookers run once more, after the last training, and must not hold a window of the loop open). A step that waits for
+/// all that comes of `name`, as a model trained on it or a second input made of it, must not hold its window open either:
+/// it would wait for ever.
 fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> Vec<String> {
     let same = |p: Placement| match placement {
         Placement::Once => p == Placement::Once,
@@ -199,7 +223,17 @@ fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> V
         Placement::Observer => p == Placement::Observer,
     };
     let streams = |of: &str| {
-        let from = |s: &&Step<dyn Operator>| same(s.placement) && s.inputs.iter().any(|i| !i.whole && i.step == of);
+        let waits = |s: &Step<dyn Operator>| {
+            s.inputs
+                .iter()
+                .filter(|i| i.whole)
+                .map(|i| i.step.as_str())
+                .chain(makers(s))
+                .any(|w| made_of(plan, w, name))
+        };
+        let from = |s: &&Step<dyn Operator>| {
+            same(s.placement) && s.inputs.iter().any(|i| !i.whole && i.step == of) && !waits(s)
+        };
         plan.steps.iter().filter(from).map(|s| s.name.clone()).collect::<Vec<_>>()
     };
     let (mut leaves, mut todo) = (Vec::new(), streams(name));
