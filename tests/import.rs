@@ -270,6 +270,96 @@ fn bad_rows_are_refused_or_told() {
 }
 
 #[test]
+fn nothing_is_imported_over_its_source() {
+    let temp = tempfile::tempdir().unwrap();
+    let rows = [json!({"prompt": "a", "chosen": "x", "rejected": "y"})];
+    let file = write(temp.path(), "p.jsonl", &rows);
+    let before = std::fs::read(&file).unwrap();
+    let over = temp.path().join("../").join(temp.path().file_name().unwrap()).join("p.jsonl");
+    let refused = |input: &Path, out: &Path| {
+        let error = import(input, &How { out: Some(out.into()), ..How::default() }).unwrap_err();
+        assert_eq!(error.kind(), Kind::User);
+        assert!(error.to_string().contains("written over what is imported"), "{error}");
+    };
+    refused(&file, &over);
+    let eft = write(temp.path(), "eft.jsonl", &[json!({"prompt": "a", "response": "b"})]);
+    refused(&eft, &eft);
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    // A folder's own file would be read the next time.
+    let folder = temp.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let one = write(&folder, "one.jsonl", &rows);
+    refused(&folder, &one);
+    assert_eq!(std::fs::read(&one).unwrap(), before);
+}
+
+#[test]
+fn files_without_a_row_to_import_are_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let skip = || How { skip_bad: true, schema: Some(&named::IFT), ..How::default() };
+    let fails = |path: &Path, how: &How, words: &[&str]| {
+        let error = import(path, how).unwrap_err();
+        assert_eq!(error.kind(), Kind::User, "{error}");
+        let told = format!("{error} {}", error.help_text().unwrap_or_default());
+        assert!(words.iter().all(|w| told.contains(w)), "{told}");
+        assert!(!path.with_extension("parquet").exists() || path.extension().unwrap() == "parquet");
+    };
+    let empty = temp.path().join("empty.jsonl");
+    std::fs::write(&empty, "\n \n").unwrap();
+    fails(&empty, &How::default(), &["holds no row"]);
+    fails(&empty, &skip(), &["holds no row"]);
+    // The first row decides what columns there are; it is those after it that can be bad.
+    let bad = temp.path().join("bad.jsonl");
+    std::fs::write(&bad, "{\"prompt\": 3, \"response\": \"x\"}\n").unwrap();
+    fails(&bad, &How::default(), &["fit no schema", "also needs `prompt` as text"]);
+    // What follows a schema already.
+    let ready =
+        made(&write(temp.path(), "ok.jsonl", &[json!({"prompt": "a", "response": "b"})]), &How::default()).0.path;
+    fails(&ready, &How::default(), &["follows the schema `ift` already", "`read` takes it"]);
+}
+
+#[test]
+fn what_a_row_cannot_be_is_told_with_its_line() {
+    let temp = tempfile::tempdir().unwrap();
+    let rated = |scores: &[f64]| {
+        let rows: Vec<Value> =
+            scores.iter().map(|s| json!({"response": format!("r{s}"), "overall_score": s})).collect();
+        json!({"instruction": "i", "completions": rows})
+    };
+    let file = write(temp.path(), "u.jsonl", &[rated(&[1., 2.]), rated(&[1e300, 1.])]);
+    let error = import(&file, &How::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::User, "{error}");
+    assert!(error.to_string().contains("line 2") && error.to_string().contains("does not fit in 32 bits"), "{error}");
+    // Ranks of equal scores are equal, and a row of very many is no work of their square.
+    let many: Vec<f64> = (0..200_000).map(|i| f64::from(i % 1000)).collect();
+    let (_, rows) = made(&write(temp.path(), "many.jsonl", &[rated(&many)]), &How::default());
+    let (ranks, scores) = (Columns(&rows).uint("rank").unwrap(), Columns(&rows).float("score").unwrap());
+    assert!(
+        (0..rows.num_rows()).all(|i| ranks.value(i) as f32 == 999. - scores.value(i)) && rows.num_rows() == 200_000
+    );
+
+    // Dialogues with a mark of one kind only, a hundred thousand times; and answers that are the same to the end.
+    let turns = "\n\nHuman:".repeat(100_000);
+    let rows = [
+        json!({"chosen": format!("{turns}\n\nAssistant: a"), "rejected": format!("{turns}\n\nAssistant: b")}),
+        json!({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: a"}),
+        json!({"chosen": "a", "rejected": "a"}),
+        json!({"chosen": "\n\n\nHuman: q\n\nAssistant: a", "rejected": "\n\n\nHuman: q\n\nAssistant: b"}),
+        json!({"chosen": "\n\nHuman: q\n\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}),
+    ];
+    let (imported, rows) = made(&write(temp.path(), "d.jsonl", &rows), &How::default());
+    assert_eq!(imported.left_out.get("both answers are the same"), Some(&2));
+    let prompts = Columns(&rows).messages("prompt").unwrap();
+    let lengths: Vec<usize> = (0..rows.num_rows()).map(|i| prompts.row(i).count()).collect();
+    assert_eq!(lengths, [100_000, 1, 1]);
+    assert_eq!(
+        prompts.row(2).collect::<Vec<_>>(),
+        [("user", "q")],
+        "a mark begins at the last two line ends before it"
+    );
+}
+
+#[test]
 fn a_large_file_is_a_stream_of_the_same_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let rows: Vec<Value> =

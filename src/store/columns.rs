@@ -132,13 +132,15 @@ pub fn guess(path: &Path) -> Result<&'static Schema> {
             match found.fits(column.name, schema, i) {
                 Some(Ok(())) => matched += 1,
                 _ if column.nullable => {}
-                _ => lacking.push(column.name),
+                // There, but of another type.
+                Some(Err(_)) => lacking.push(format!("`{}` as {}", column.name, spell(&column.kind.arrow()))),
+                None => lacking.push(format!("`{}`", column.name)),
             }
         }
         (matched, lacking)
     };
     let mut best: Option<(usize, &'static Schema)> = None;
-    let mut nearest: Option<(usize, &'static Schema, Vec<&str>)> = None;
+    let mut nearest: Option<(usize, &'static Schema, Vec<String>)> = None;
     for &schema in SCHEMAS {
         let (matched, lacking) = score(schema);
         if lacking.is_empty() {
@@ -156,7 +158,7 @@ pub fn guess(path: &Path) -> Result<&'static Schema> {
         let error = Error::user(format!("the columns of `{}` fit no schema: {}", first.display(), tick(&have)));
         match nearest {
             Some((_, schema, lacking)) => {
-                error.help(format!("the nearest is `{}`, which also needs {}", schema.name, tick(&lacking)))
+                error.help(format!("the nearest is `{}`, which also needs {}", schema.name, lacking.join(", ")))
             }
             None => error,
         }

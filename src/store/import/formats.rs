@@ -238,18 +238,19 @@ fn ultrafeedback(mut row: Object, sink: &mut Sink) -> Result<(), String> {
         list(v, |v| {
             let Value::Object(mut o) = v else { return Err(format!("is {}, expected an object", spell(&v))) };
             let score = ["overall_score", "score", "fine-grained_score"].iter().find_map(|k| o.get(*k)?.as_f64());
+            if let Some(score) = score.filter(|s| !(*s as f32).is_finite()) {
+                return Err(format!("has the score {score:e}, which does not fit in 32 bits"));
+            }
             Ok((member(&mut o, "response", text)?, score))
         })
     })?;
     let prompt_id = hash_hex([&prompt]);
     let scored: Vec<(usize, String, f64)> =
         completions.into_iter().enumerate().filter_map(|(i, (text, score))| Some((i, text, score?))).collect();
-    let rank = |score: f64| {
-        let mut better: Vec<f64> = scored.iter().map(|s| s.2).filter(|s| *s > score).collect();
-        better.sort_unstable_by(f64::total_cmp);
-        better.dedup();
-        better.len() as u32
-    };
+    let mut distinct: Vec<f64> = scored.iter().map(|s| s.2).collect();
+    distinct.sort_unstable_by(|a, b| b.total_cmp(a));
+    distinct.dedup();
+    let rank = |score: f64| distinct.partition_point(|s| *s > score) as u32;
     let answers = scored.iter().map(|(i, text, score)| Ranked {
         id: hash_hex([prompt_id.as_str(), &i.to_string(), text]),
         text: text.clone(),

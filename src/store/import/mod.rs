@@ -91,6 +91,7 @@ impl Bad {
 /// Nothing is there, the format is not known or does not become the schema, a bad row unless they are skipped, or no row is
 /// left; a full disk. The output appears whole or not at all.
 pub fn import(input: &Path, how: &How) -> Result<Imported> {
+    keeps_its_source(input, how)?;
     let format = match how.format {
         Some(format) => Some(format),
         None => {
@@ -162,6 +163,17 @@ fn write(file: &mut ParquetFile, schema: &'static Schema, rows: impl Iterator<It
         batch.push(&mut row).map_err(|(_, what)| Error::bug(format!("an imported row {what}")))?;
     }
     file.write(&batch.finish()?)
+}
+
+/// Nothing is imported over what it is made of, or beside it in a folder whose files are all read.
+fn keeps_its_source(input: &Path, how: &How) -> Result<()> {
+    let Some(out) = &how.out else { return Ok(()) };
+    let (Ok(source), Ok(target)) = (input.canonicalize(), out.canonicalize()) else { return Ok(()) };
+    if source == target || source.is_dir() && target.parent() == Some(&source) {
+        return Err(Error::user(format!("`{}` would be written over what is imported", out.display()))
+            .help("name another file with --out"));
+    }
+    Ok(())
 }
 
 /// `x.SCHEMA.parquet` for `x.jsonl.gz`, so that one file can become several.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::formats::{Object, Ranked, Sink, optional};
 use crate::store::jsonl::{list, member, spell, text};
 
-/// Greatest length of the texts of one tree's first turn whose messages come one by one.
+/// Greatest size of one tree's first turn whose messages come one by one, in bytes of text, ids and what holds them.
 const LARGEST: usize = 64 << 20;
 
 /// What is done with each tree.
@@ -89,7 +89,7 @@ impl Oasst {
         }
         let why = if m.parent.is_none() { self.wants(&m) } else { None };
         let Some(tree) = &mut self.open else { return Ok(()) };
-        tree.size += m.text.len();
+        tree.size += size_of::<Message>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
         if tree.size > LARGEST {
             return Err(format!("is in a tree of more than {} MiB", LARGEST >> 20));
         }

@@ -26,12 +26,26 @@ const MOST_EXTRA: usize = 256;
 /// A row that does not follow the schema, with its line, unless they are skipped; a full disk. The output appears whole or
 /// not at all.
 pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
+    super::keeps_its_source(input, how)?;
+    if is(input, "parquet")
+        && let Ok(schema) = guess(input)
+    {
+        return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name))
+            .help("there is nothing to import: `read` takes it as it is"));
+    }
     if !is(input, "jsonl") {
         return Err(Error::user(format!(
             "`{}` is of no format that is known, and is not a .jsonl file",
             input.display()
         ))
         .help("`reflux import --help` lists the formats; name one with --format"));
+    }
+    let empty = || {
+        Error::user(format!("`{}` holds no row to import", input.display()))
+            .help("each line is to hold one row, as a JSON object")
+    };
+    if Lines::open(input)?.next().transpose()?.is_none() {
+        return Err(empty());
     }
     let schema = match how.schema {
         Some(schema) => schema,
@@ -68,7 +82,12 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         columns.extend(texts.into_iter().map(|t| Arc::new(StringArray::from(t)) as ArrayRef));
         file.write(&RecordBatch::try_new(arrow.clone(), columns)?)?;
     }
-    let (written, left_out) = (file.finish()?, BTreeMap::new());
+    let written = file.close()?;
+    if written.rows == 0 {
+        return Err(empty().help(format!("all its {} rows are bad; the first: {}", bad.count, bad.rows.join("; "))));
+    }
+    file.publish()?;
+    let left_out = BTreeMap::new();
     let (bad, bad_rows) = (bad.count, bad.rows);
     Ok(Imported { path, written, schema: schema.name, format: None, extra, ignored, left_out, bad, bad_rows })
 }

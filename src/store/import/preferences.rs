@@ -23,6 +23,11 @@ pub(super) fn preference(mut row: Object, sink: &mut Sink) -> Result<(), String>
     if row.get("prompt").is_some_and(Value::is_null) {
         row.remove("prompt");
     }
+    // What is the same to its end has no prompt that could be told from an answer.
+    if row.get("chosen").is_some_and(|chosen| !chosen.is_null() && row.get("rejected") == Some(chosen)) {
+        sink.leave_out("both answers are the same");
+        return Ok(());
+    }
     if !row.contains_key("prompt") {
         split_texts(&mut row);
     }
@@ -82,15 +87,17 @@ fn split_texts(row: &mut Map<String, Value>) {
 /// The turns of a dialogue that is written `\n\nHuman: ..\n\nAssistant: ..`.
 fn dialogue(text: &str) -> Option<Vec<Turn>> {
     const MARKS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
-    let next = |text: &str| MARKS.iter().filter_map(|m| Some((text.find(m.0)?, *m))).min();
-    let (0, mut mark) = next(text)? else { return None };
-    let (mut turns, mut rest) = (Vec::new(), &text[mark.0.len()..]);
-    loop {
-        let following = next(rest);
-        let content = &rest[..following.map_or(rest.len(), |f| f.0)];
-        turns.push((mark.1.to_owned(), content.trim().to_owned()));
-        let Some((at, m)) = following else { return Some(turns) };
-        rest = &rest[at + m.0.len()..];
-        mark = m;
+    let mark = |at: usize| MARKS.iter().find(|m| text[at..].starts_with(m.0)).map(|m| (at, m.0.len(), m.1));
+    // Every mark in one pass, whichever of them are there.
+    let breaks = text.match_indices('\n').map(|(at, _)| at).filter(|at| text[at + 1..].starts_with('\n'));
+    let mut marks = breaks.filter_map(mark).peekable();
+    if marks.peek()?.0 != 0 {
+        return None;
     }
+    let mut turns = Vec::new();
+    while let Some((at, length, role)) = marks.next() {
+        let end = marks.peek().map_or(text.len(), |next| next.0);
+        turns.push((role.to_owned(), text[at + length..end].trim().to_owned()));
+    }
+    Some(turns)
 }

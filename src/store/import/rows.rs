@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use arrow::array::RecordBatch;
 use arrow::json::LineDelimitedWriter;
 
 use crate::error::{Error, Result};
@@ -32,7 +33,8 @@ impl Numbered {
 enum Open {
     Lines(Lines),
     Array(Array),
-    Parquet(Box<Chunks>, VecDeque<Row>, u64),
+    /// What is left of a chunk, the rows that are ready, and the number of the last.
+    Parquet(Box<Chunks>, Option<RecordBatch>, VecDeque<Row>, u64),
 }
 
 /// All rows of a file, or of a folder's Parquet and JSONL files in reading order. Holds a row, or a chunk of Parquet.
@@ -80,7 +82,7 @@ impl Open {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
             let columns: Vec<usize> = (0..parquet.schema().fields().len()).collect();
-            return Ok(Open::Parquet(Box::new(parquet.read(&columns)?), VecDeque::new(), 0));
+            return Ok(Open::Parquet(Box::new(parquet.read(&columns)?), None, VecDeque::new(), 0));
         }
         let fail = |e: &std::io::Error| io_error("reading", file, e).into_user();
         let plain = File::open(file).map_err(|e| fail(&e))?;
@@ -101,9 +103,20 @@ impl Open {
         match self {
             Open::Lines(lines) => Ok(lines.next_line()?.map(|(line, bytes)| (line, parse(bytes)))),
             Open::Array(array) => array.next(),
-            Open::Parquet(chunks, ready, number) => {
+            Open::Parquet(chunks, left, ready, number) => {
                 while ready.is_empty() {
-                    let Some(chunk) = chunks.next().transpose()? else { return Ok(None) };
+                    let chunk = match left.take() {
+                        Some(left) => left,
+                        None => match chunks.next().transpose()? {
+                            Some(chunk) => chunk,
+                            None => return Ok(None),
+                        },
+                    };
+                    // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
+                    let large = chunk.get_array_memory_size() as u64 > LONGEST && chunk.num_rows() > 1;
+                    let rows = if large { 1 } else { chunk.num_rows() };
+                    *left = (rows < chunk.num_rows()).then(|| chunk.slice(rows, chunk.num_rows() - rows));
+                    let chunk = chunk.slice(0, rows);
                     let mut text = Vec::new();
                     let path = chunks.path().to_owned();
                     guarded(&path, || {
