@@ -59,7 +59,7 @@ pub struct Near {
 }
 
 /// Texts, searched for the first whose ROUGE-L with a query is above a threshold. Its memory is about four bytes a word for
-/// the texts and as much again for the index.
+/// the texts and as much again for the index, whose lists, one for a word and a length that occur together, take some fifty each.
 pub struct NearCopies {
     threshold: f64,
     ids: HashMap<String, u32>,

@@ -103,11 +103,14 @@ fn judgements(rows: &RecordBatch) -> Result<impl Fn(usize) -> Vec<(String, Optio
     let list: &ListArray = rows.column_by_name("judgements").and_then(|c| c.as_list_opt()).ok_or_else(broken)?;
     let items = list.values().as_struct_opt().ok_or_else(broken)?;
     let text = items.column_by_name("text").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(broken)?;
-    let score = items.column_by_name("score").and_then(|c| c.as_primitive_opt::<arrow::datatypes::Float32Type>());
-    let score = score.ok_or_else(broken)?;
+    let numbers = |name| items.column_by_name(name).and_then(|c| c.as_primitive_opt::<arrow::datatypes::Float32Type>());
+    let score = numbers("score").ok_or_else(broken)?;
+    // An expected score is not the one that the text ends with: nobody is to learn to write it.
+    let expected = numbers("mass");
     Ok(move |row: usize| {
         let span = list.value_offsets()[row] as usize..list.value_offsets()[row + 1] as usize;
-        let readable = |i: usize| score.is_valid(i).then(|| score.value(i)).filter(|s| s.is_finite());
+        let written = |i: usize| score.is_valid(i) && expected.is_none_or(|mass| mass.is_null(i));
+        let readable = |i: usize| written(i).then(|| score.value(i)).filter(|s| s.is_finite());
         span.map(|i| (text.value(i).to_owned(), readable(i))).collect()
     })
 }
@@ -172,7 +175,7 @@ impl BuildEft {
         let scores = |k: usize| group.answers.iter().map(|a| a.judgements.get(k)?.1).collect::<Option<Vec<f32>>>();
         let readable: Vec<(usize, Vec<f32>)> = (0..trials).filter_map(|k| Some((k, scores(k)?))).collect();
         if readable.is_empty() {
-            return Err(("unreadable", format!("in none of {trials} trials all answers have a readable score")));
+            return Err(("unreadable", format!("in none of {trials} trials all answers have a readable score that the judge wrote; expected scores are none")));
         }
         let said: Vec<String> = readable.iter().take(10).map(|(_, s)| format!("{s:?}")).collect();
         let found = readable.into_iter().find(|(_, scores)| self.agrees(&ranks, scores));

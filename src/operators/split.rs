@@ -54,8 +54,13 @@ impl Operator for Split {
 impl Map for Split {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let columns = Columns(input);
+        // A conversation of one turn is its text: the same prompt is in the same part, whichever form a dataset has it in.
         let conversation = |i| -> Result<String> {
-            Ok(columns.messages("prompt")?.row(i).flat_map(|(role, content)| [role, "\n", content, "\n"]).collect())
+            let turns: Vec<_> = columns.messages("prompt")?.row(i).collect();
+            Ok(match turns[..] {
+                [("user", content)] => content.to_owned(),
+                _ => turns.iter().flat_map(|(role, content)| [role, "\n", content, "\n"]).collect(),
+            })
         };
         let mut keep = Vec::with_capacity(input.num_rows());
         for i in 0..input.num_rows() {

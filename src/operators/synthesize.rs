@@ -97,7 +97,9 @@ impl Head for Synthesize {
         let seeds: Vec<Prompt> = ids.into_iter().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id, text)).collect();
         let shots = self.settings.seed_shots + self.settings.generated_shots;
         if seeds.len() < shots {
-            return Err(Error::user(format!("{} examples are asked for, the input has {} rows", shots, seeds.len())));
+            let input = &cx.step.inputs[0].step;
+            return Err(Error::user(format!("{shots} examples are asked for, `{input}` has {} rows", seeds.len()))
+                .help("give it more rows, or show fewer examples: shots = { seed = .., generated = .. }"));
         }
         let mut near = NearCopies::new(self.settings.reject.rouge_l);
         if self.settings.reject.rouge_l < 1. {
@@ -172,19 +174,22 @@ fn distinct(rng: &mut ChaCha8Rng, n: usize, count: usize, offset: usize) -> Vec<
     picked
 }
 
-/// The instruction in a writer's answer, and whether it is whole: the text without a leading "Task 9:" or "9." and
-/// without the next task; where asked, its first paragraph, which is whole even if the rest was cut.
+/// The instruction in a writer's answer, and whether it is whole: the text without a leading "Task 9:" or "9." (but 3.5 and
+/// 10:30 are no labels) and without the next task; where asked, its first paragraph, which is whole even if the rest was cut.
 fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
     let text = answer.trim();
     let label = text.strip_prefix("Task").unwrap_or(text).trim_start();
     let digits = label.trim_start_matches(|c: char| c.is_ascii_digit());
     let text = match digits.strip_prefix([':', '.']) {
-        Some(rest) if digits.len() < label.len() || label.len() < text.len() => rest.trim_start(),
+        Some(rest) if label.len() < text.len() => rest.trim_start(),
+        Some(rest) if digits.len() < label.len() && !rest.starts_with(|c: char| c.is_ascii_digit()) => rest.trim_start(),
         _ => text,
     };
-    let end = if first_paragraph { "\n\n" } else { "\n\nTask " };
-    match text.split_once(end) {
-        Some((text, _)) => (text.trim(), true),
+    let numbered = |at: &usize| text[at + "\nTask ".len()..].starts_with(|c: char| c.is_ascii_digit());
+    let next = text.match_indices("\nTask ").map(|(at, _)| at).find(numbered);
+    let end = if first_paragraph { [next, text.find("\n\n")].into_iter().flatten().min() } else { next };
+    match end {
+        Some(end) => (text[..end].trim(), true),
         None => (text.trim(), !cut),
     }
 }
@@ -263,6 +268,11 @@ mod tests {
         assert_eq!(all("2024 was a leap year. Why?"), "2024 was a leap year. Why?");
         assert_eq!(all("Task lists: make one"), "Task lists: make one");
         assert_eq!(all("Sum this up:\n\nA passage."), "Sum this up:\n\nA passage.");
+        assert_eq!(all("3.5 litres are how many cups?"), "3.5 litres are how many cups?");
+        assert_eq!(all("10:30 is when the train leaves. When is it due?"), "10:30 is when the train leaves. When is it due?");
+        assert_eq!(all("Task 3: 3.5 litres are how many cups?"), "3.5 litres are how many cups?");
+        assert_eq!(all("9.Name a tree.\nTask 10: Name a bird."), "Name a tree.");
+        assert_eq!(all("Rank these:\n\nTask A is short.\nTask B is not."), "Rank these:\n\nTask A is short.\nTask B is not.");
         assert_eq!(all(""), "");
         let first = |answer| instruction(answer, true, true);
         assert_eq!(first("Task 9:\n\nName a tree.\n\nThis task is"), ("Name a tree.", true));
