@@ -58,16 +58,35 @@ impl Bootstrap {
         let add = |a: Part, b: &Part| (a.0 + b.0, a.1 + b.1);
         let total = clusters.iter().fold((0., 0.), add);
         let value = ratio(total)?;
+        let resample =
+            |draw: &mut dyn FnMut() -> usize| ratio((0..clusters.len()).map(|_| &clusters[draw()]).fold((0., 0.), add));
+        Some(self.interval(clusters.len(), value, total.1.round() as u64, resample))
+    }
+
+    /// Any other figure of `clusters` clusters, `of` those by number, with its interval; `None` if it has none of them all.
+    /// `n` counts what it is a figure of. The draws are those of [`Bootstrap::ratio`]; resamples without a figure are passed over.
+    pub fn figure(&self, clusters: usize, n: u64, of: impl Fn(&[usize]) -> Option<f64> + Sync) -> Option<Estimate> {
+        let value = of(&(0..clusters).collect::<Vec<_>>())?;
+        let resample = |draw: &mut dyn FnMut() -> usize| of(&(0..clusters).map(|_| draw()).collect::<Vec<_>>());
+        Some(self.interval(clusters, value, n, resample))
+    }
+
+    fn interval(
+        &self,
+        clusters: usize,
+        value: f64,
+        n: u64,
+        resample: impl Fn(&mut dyn FnMut() -> usize) -> Option<f64> + Sync,
+    ) -> Estimate {
         let resample = |b: u32| {
             let mut rng = RngKey::new(self.seed, "bootstrap", 0, "", b).rng();
-            let mut draw = || ((u128::from(rng.next_u64()) * clusters.len() as u128) >> 64) as usize;
-            ratio((0..clusters.len()).map(|_| &clusters[draw()]).fold((0., 0.), add))
+            resample(&mut || ((u128::from(rng.next_u64()) * clusters as u128) >> 64) as usize)
         };
-        let mut ratios: Vec<f64> = (0..self.resamples).into_par_iter().filter_map(resample).collect();
-        ratios.sort_by(f64::total_cmp);
+        let mut figures: Vec<f64> = (0..self.resamples).into_par_iter().filter_map(resample).collect();
+        figures.sort_by(f64::total_cmp);
         let tail = (1. - self.confidence) / 2.;
-        let end = |q| quantile(&ratios, q).unwrap_or(f64::NAN);
-        Some(Estimate { value, low: end(tail), high: end(1. - tail), n: total.1.round() as u64 })
+        let end = |q| quantile(&figures, q).unwrap_or(f64::NAN);
+        Estimate { value, low: end(tail), high: end(1. - tail), n }
     }
 }
 

@@ -92,6 +92,19 @@ impl Reward {
     }
 }
 
+/// Spearman's rho between the scores that answers were given and those of the judge, over all answers to all prompts, with the
+/// prompts as clusters: where most prompts have one scored answer, ranks within a prompt say little. `None` where either has all
+/// scores the same. What is no number is left out.
+pub fn agreement(prompts: &[Vec<(f64, f64)>], bootstrap: &Bootstrap) -> Option<Estimate> {
+    let known = |p: &Vec<(f64, f64)>| p.iter().copied().filter(|(a, b)| a.is_finite() && b.is_finite()).collect();
+    let prompts: Vec<Vec<(f64, f64)>> = prompts.iter().map(known).collect();
+    let answers = prompts.iter().map(Vec::len).sum::<usize>() as u64;
+    bootstrap.figure(prompts.len(), answers, |drawn| {
+        let (given, said): (Vec<f64>, Vec<f64>) = drawn.iter().flat_map(|&i| &prompts[i]).copied().unzip();
+        spearman(&given, &said)
+    })
+}
+
 /// The pairs of one prompt that people order.
 struct Pairs {
     all: f64,
@@ -122,6 +135,35 @@ impl Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// scipy's rho; of the ends what is left is the Monte Carlo error of a quantile, of which the bounds are five standard errors.
+    #[test]
+    fn agreement_over_all_answers_is_scipys() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/goldens/eval/agreement.json")).unwrap();
+        let cases = golden.as_array().unwrap();
+        assert!(cases.len() >= 3);
+        for case in cases {
+            let prompts: Vec<Vec<(f64, f64)>> = serde_json::from_value(case["prompts"].clone()).unwrap();
+            let got = agreement(&prompts, &Bootstrap { resamples: 40_000, seed: 2, ..Bootstrap::default() }).unwrap();
+            let near = |name: &str, got: f64, within: f64| {
+                assert!((got - case[name].as_f64().unwrap()).abs() <= within, "{name} {got}");
+            };
+            near("value", got.value, 1e-12);
+            near("low", got.low, case["within"].as_f64().unwrap());
+            near("high", got.high, case["within"].as_f64().unwrap());
+            assert_eq!(got.n, case["n"].as_u64().unwrap());
+        }
+        let few = Bootstrap { resamples: 10, ..Bootstrap::default() };
+        assert_eq!(agreement(&[], &few), None);
+        assert_eq!(
+            agreement(&[vec![(1., 2.), (3., 2.)], vec![(2., 2.)]], &few),
+            None,
+            "a judge that always says the same"
+        );
+        let with_nan = agreement(&[vec![(1., 2.), (f64::NAN, 1.)], vec![(2., 3.)]], &few).unwrap();
+        assert_eq!((with_nan.value, with_nan.n), (1., 2));
+    }
 
     #[test]
     fn the_table_is_what_scipy_and_the_definitions_say() {

@@ -8,7 +8,8 @@
 //! (mean), `unscored` (a count) and, against the iteration before, `score_shift` (Wasserstein distance), `score_variation` (total variation),
 //! `length_growth` and `score_growth` (shares), with a warning when length outgrows the score.
 //!
-//! Of scored answers that people have ranked (`ranked`): Table 4 of the paper, see [`crate::eval::reward`].
+//! Of scored answers that people have ranked (`ranked`): Table 4 of the paper, see [`crate::eval::reward`]; where the ranks come from
+//! scores, also `score_spearman`, between those and the judge's over all answers of all prompts.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +19,7 @@ use super::prelude::*;
 use crate::dataflow::Whole;
 use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
 use crate::eval::drift::{self, Means};
-use crate::eval::reward::{Judged, Reward};
+use crate::eval::reward::{self, Judged, Reward};
 use crate::eval::text::{Length, distinct_n};
 use crate::eval::win_rate::{Outcome, Record};
 use crate::pipeline::Placement;
@@ -253,17 +254,22 @@ impl Measure {
             scores.extend(known.map(|i| (ids.value(i).to_owned(), f64::from(score.value(i)))));
         }
         let mut prompts: BTreeMap<String, Vec<Judged>> = BTreeMap::new();
+        let mut given: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for batch in cx.microbatches(ranked) {
             let (_, batch) = batch?;
             let columns = Columns(&batch);
             let (prompt, ids, rank) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.uint("rank")?);
+            let known = batch.column_by_name("score").map(|_| columns.float("score")).transpose()?;
             for i in 0..batch.num_rows() {
+                if let (Some(known), Some(&said)) = (known.filter(|k| k.is_valid(i)), scores.get(ids.value(i))) {
+                    given.entry(prompt.value(i).into()).or_default().push((known.value(i).into(), said));
+                }
                 let judged = Judged { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
                 prompts.entry(prompt.value(i).into()).or_default().push(judged);
             }
         }
         let table = Reward::of(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
-        Ok(vec![
+        let mut figures = vec![
             ("pairwise_accuracy", table.pairwise_accuracy),
             ("pairwise_tied", table.pairwise_tied),
             ("five_best", table.five_best),
@@ -271,7 +277,12 @@ impl Measure {
             ("spearman", table.spearman),
             ("kendall", table.kendall),
             ("reward_nulls", count(table.nulls, table.answers)),
-        ])
+        ];
+        if !given.is_empty() {
+            let agreement = reward::agreement(&given.into_values().collect::<Vec<_>>(), &self.bootstrap);
+            figures.push(("score_spearman", agreement));
+        }
+        Ok(figures)
     }
 }
 

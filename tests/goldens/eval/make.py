@@ -1,5 +1,5 @@
 """Makes the goldens of src/eval: bootstrap.json by scipy.stats.bootstrap over clusters; reward.json, Table 4 of the paper by its
-definitions with scipy's rho and tau; texts.json in plain Python; drift.json by scipy.stats.wasserstein_distance.
+definitions with scipy's rho and tau; agreement.json by scipy's rho over prompts drawn with numpy; texts.json in plain Python; drift.json by scipy.stats.wasserstein_distance.
 
     python tests/goldens/eval/make.py        # scipy 1.17, numpy 2.4
 """
@@ -105,3 +105,29 @@ for n, m in ((1, 1), (1, 5), (4, 4), (10, 30), (60, 60), (60, 7)):
         tv = sum(abs(share(x, b) - share(y, b)) for b in range(17)) / 2
         cases.append({"x": x, "y": y, "width": width, "wasserstein": float(wasserstein_distance(x, y)), "total_variation": tv})
 write("drift.json", cases)
+
+
+# Given and judged scores, by prompt: rho over all answers, the prompts drawn anew.
+def agreement(case, prompts, confidence=0.95, resamples=40_000):
+    rho = lambda drawn: spearmanr(*np.array([a for p in drawn for a in p]).T).statistic
+    g = np.random.default_rng(case)
+    figures = [rho([prompts[i] for i in g.integers(0, len(prompts), len(prompts))]) for _ in range(resamples)]
+    figures = [f for f in figures if not math.isnan(f)]
+    q = (1 - confidence) / 2
+    error = math.sqrt(2 * q * (1 - q) / resamples) / (norm.pdf(norm.ppf(q)) / np.std(figures))
+    low, high = np.quantile(figures, [q, 1 - q])
+    return {
+        "prompts": prompts, "value": float(rho(prompts)), "low": float(low), "high": float(high),
+        "within": 5 * error, "n": sum(map(len, prompts)),
+    }
+
+
+g = np.random.default_rng(11)
+cases = []
+for case, (count, most, noise) in enumerate(((30, 4, 1.0), (55, 1, 3.0), (20, 3, 0.3))):
+    prompts = []
+    for _ in range(count):
+        given = g.integers(0, 6, g.integers(1, most + 1)).astype(float)
+        prompts.append([[a, round(float(a + g.normal(0, noise)), 3)] for a in given])
+    cases.append(agreement(case, prompts))
+write("agreement.json", cases)
