@@ -339,7 +339,7 @@ fn what_a_row_cannot_be_is_told_with_its_line() {
     );
 
     // Dialogues with a mark of one kind only, a hundred thousand times; and answers that are the same to the end.
-    let turns = "\n\nHuman:".repeat(100_000);
+    let turns = "\n\nHuman: q".repeat(100_000);
     let rows = [
         json!({"chosen": format!("{turns}\n\nAssistant: a"), "rejected": format!("{turns}\n\nAssistant: b")}),
         json!({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: a"}),
