@@ -162,7 +162,7 @@ mod tests {
             "a judge that always says the same"
         );
         let with_nan = agreement(&[vec![(1., 2.), (f64::NAN, 1.)], vec![(2., 3.)]], &few).unwrap();
-        assert_eq!((with_nan.value, with_nan.n), (1., 2));
+        assert!((with_nan.value - 1.).abs() < 1e-12 && with_nan.n == 2, "{with_nan:?}");
     }
 
     #[test]
