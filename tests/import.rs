@@ -185,6 +185,64 @@ fn instruction_sets() {
 }
 
 #[test]
+fn evaluation_sets() {
+    let temp = tempfile::tempdir().unwrap();
+    let questions = [
+        json!({"question_id": 81, "category": "writing", "turns": ["Write a post.", "Now every sentence with an A."]}),
+        json!({"question_id": 101, "category": "math", "turns": ["What is 2 + 2? ", "And 3 + 3?"], "reference": ["4", "6"]}),
+        json!({"question_id": 102, "category": "math", "turns": ["Alone?"], "reference": null}),
+        json!({"question_id": 103, "category": "math", "turns": ["", "b"]}),
+    ];
+    let (imported, rows) = made(&write(temp.path(), "question.jsonl", &questions), &How::default());
+    assert_eq!((imported.format, imported.schema), (Some(Format::MtBench), "prompts"));
+    assert_eq!(imported.left_out["an empty first turn"], 1);
+    assert_eq!(imported.extra, ["question_id", "category", "turn_2", "reference"]);
+    let want = [
+        ["Write a post.", "mt-bench", "81", "writing"],
+        ["What is 2 + 2?", "mt-bench", "101", "math"],
+        ["Alone?", "mt-bench", "102", "math"],
+    ];
+    assert_eq!(texts(&rows, &["prompt", "origin", "question_id", "category"]), want);
+    let held = |column: &str| -> Vec<Option<String>> {
+        let column = Columns(&rows).text(column).unwrap();
+        column.iter().map(|t| t.map(str::to_owned)).collect()
+    };
+    let text = |t: &str| Some(t.to_owned());
+    assert_eq!(held("turn_2"), [text("Now every sentence with an A."), text("And 3 + 3?"), None]);
+    assert_eq!(held("reference"), [None, text("4"), None]);
+    // What comes after the schema's columns is in nobody's way.
+    assert_eq!(Dataset::open(&imported.path, &named::PROMPTS).unwrap().rows(), Some(3));
+
+    let pairs = [
+        json!({"input": "Why?", "output_1": "No.", "output_2": "Because.", "label": 2}),
+        json!({"input": "Why?", "output_1": "So it is.", "output_2": "Eh.", "label": 1}),
+    ];
+    let array = temp.path().join("dataset.json");
+    std::fs::write(&array, serde_json::to_string_pretty(&pairs).unwrap()).unwrap();
+    let (imported, rows) = made(&array, &How::default());
+    assert_eq!((imported.format, imported.schema), (Some(Format::LlmBar), "ranked"));
+    assert_eq!(texts(&rows, &["response"]), [["Because."], ["No."], ["So it is."], ["Eh."]]);
+    assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 0, 1]);
+    let ids = Columns(&rows).text("prompt_id").unwrap();
+    assert!(ids.value(0) == ids.value(1) && ids.value(1) != ids.value(2), "one instruction, two comparisons");
+    for (format, row, why) in [
+        (
+            Format::LlmBar,
+            json!({"input": "a", "output_1": "b", "output_2": "c", "label": 3}),
+            "`label` is the number 3",
+        ),
+        (Format::LlmBar, json!({"input": "a", "output_1": "b", "output_2": "c"}), "`label` is missing"),
+        (Format::MtBench, json!({"question_id": 1, "turns": "a"}), "`turns` is"),
+        (Format::MtBench, json!({"turns": ["a"]}), "lacks `question_id`"),
+        (Format::MtBench, json!({"question_id": 1, "turns": ["a", "b", "c"]}), "more than two turns"),
+    ] {
+        let file = write(temp.path(), "bad.jsonl", &[row]);
+        let e = import(&file, &How { format: Some(format), ..How::default() }).unwrap_err().to_string();
+        assert!(e.contains("bad.jsonl` line 1") && e.contains(why), "{e}");
+    }
+}
+
+#[test]
 fn preferences_in_every_form() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();

@@ -16,6 +16,8 @@ const AFTER: &str = "Formats, found out from the first row unless --format names
   sharegpt       conversations, or messages: the first question with its answer
   ultrafeedback  an instruction with rated completions, to `ranked`
   preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
+  mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
+  llmbar         dataset.json, to `ranked`: the output that people prefer has rank 0
   reflux         rows that follow a schema already (`reflux schema`), as .jsonl
 
 Files are JSON lines or one JSON array, gzipped or not, or Parquet.
@@ -37,6 +39,9 @@ enum Named {
     Sharegpt,
     Ultrafeedback,
     Preferences,
+    MtBench,
+    #[value(name = "llmbar")]
+    LlmBar,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +88,8 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
             Named::Sharegpt => Some(Format::ShareGpt),
             Named::Ultrafeedback => Some(Format::UltraFeedback),
             Named::Preferences => Some(Format::Preferences),
+            Named::MtBench => Some(Format::MtBench),
+            Named::LlmBar => Some(Format::LlmBar),
         },
         schema: args.schema.as_ref().map(find).transpose()?,
         language: (args.language != "any").then(|| args.language.clone()),

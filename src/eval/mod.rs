@@ -2,6 +2,7 @@
 //! statistics. Plain functions over slices, each against a reference.
 
 pub mod alpaca;
+pub mod answers;
 pub mod bootstrap;
 pub mod drift;
 pub mod health;

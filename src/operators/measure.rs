@@ -17,10 +17,10 @@ use arrow::array::Float64Array;
 
 use super::prelude::*;
 use crate::dataflow::Whole;
+use crate::eval::answers::{Answers, Figure, add, count};
 use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
-use crate::eval::drift::{self, Means};
+use crate::eval::drift;
 use crate::eval::reward::{self, Judged, Reward};
-use crate::eval::text::{Length, distinct_n};
 use crate::eval::win_rate::{Outcome, Record};
 use crate::pipeline::Placement;
 
@@ -84,84 +84,6 @@ impl Operator for Measure {
     }
 }
 
-/// A figure: name, value with its interval, and what it is of. Without a value, nothing counts for it.
-type Figure = (&'static str, Option<Estimate>);
-
-fn count(n: u64, of: u64) -> Option<Estimate> {
-    Some(Estimate::exact(n as f64, of))
-}
-
-/// What the answers of an iteration come to.
-#[derive(Default)]
-struct Answers {
-    /// Sums and counts by prompt, for intervals.
-    tokens: BTreeMap<String, Part>,
-    characters: BTreeMap<String, Part>,
-    words: BTreeMap<String, Part>,
-    cut: BTreeMap<String, Part>,
-    score: BTreeMap<String, Part>,
-    scores: Vec<f64>,
-    unscored: u64,
-    /// The first answers' texts.
-    texts: Vec<String>,
-    scored: bool,
-    /// Answers with tokens: ranked ones have none.
-    tokenised: bool,
-}
-
-fn add(parts: &mut BTreeMap<String, Part>, prompt: &str, value: f64) {
-    let part = match parts.get_mut(prompt) {
-        Some(part) => part,
-        None => parts.entry(prompt.into()).or_default(),
-    };
-    *part = (part.0 + value, part.1 + 1.);
-}
-
-fn mean(parts: &BTreeMap<String, Part>) -> f64 {
-    let sum = parts.values().fold((0., 0.), |a, b| (a.0 + b.0, a.1 + b.1));
-    sum.0 / sum.1
-}
-
-impl Answers {
-    fn take(&mut self, rows: &RecordBatch, texts: usize) -> Result<()> {
-        let columns = Columns(rows);
-        let has = |name: &str| rows.column_by_name(name).is_some();
-        let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response")?);
-        let scores = has("score").then(|| columns.float("score")).transpose()?;
-        let tokens = has("response_tokens").then(|| columns.tokens("response_tokens")).transpose()?;
-        let finish = has("finish").then(|| columns.text("finish")).transpose()?;
-        self.scored |= scores.is_some();
-        for i in 0..rows.num_rows() {
-            let (prompt, text) = (prompts.value(i), responses.value(i));
-            let length = Length::of(text);
-            add(&mut self.characters, prompt, length.characters as f64);
-            add(&mut self.words, prompt, length.words as f64);
-            if let Some(tokens) = &tokens {
-                self.tokenised |= !tokens.row(i).is_empty();
-                add(&mut self.tokens, prompt, tokens.row(i).len() as f64);
-            }
-            if let Some(finish) = finish {
-                add(&mut self.cut, prompt, f64::from(u8::from(finish.value(i) == "length")));
-            }
-            match scores.filter(|s| s.is_valid(i) && s.value(i).is_finite()).map(|s| f64::from(s.value(i))) {
-                Some(score) => {
-                    add(&mut self.score, prompt, score);
-                    self.scores.push(score);
-                }
-                None => self.unscored += u64::from(scores.is_some()),
-            }
-            if self.texts.len() < texts {
-                self.texts.push(text.into());
-            }
-        }
-        Ok(())
-    }
-    fn means(&self, iteration: u32) -> Option<Means> {
-        let known = self.tokenised && !self.scores.is_empty();
-        known.then(|| Means { iteration, tokens: mean(&self.tokens), score: mean(&self.score) })
-    }
-}
-
 impl Measure {
     fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
         let mut outcomes: Vec<(String, Outcome)> = Vec::new();
@@ -213,33 +135,12 @@ impl Measure {
     }
 
     fn answers(&self, cx: &Context<'_>, now: &Answers, before: Option<&Answers>) -> Vec<Figure> {
-        let mut figures: Vec<Figure> = Vec::new();
-        if now.tokenised {
-            figures.push(("tokens", self.ratio(&now.tokens)));
-            figures.push(("cut", self.ratio(&now.cut)));
-        }
-        figures.push(("characters", self.ratio(&now.characters)));
-        figures.push(("words", self.ratio(&now.words)));
-        for (n, name) in [(1, "distinct_1"), (2, "distinct_2")] {
-            let distinct = distinct_n(now.texts.iter().map(String::as_str), n);
-            figures.push((name, distinct.map(|(value, all)| Estimate::exact(value, all))));
-        }
-        if !now.scored {
-            return figures;
-        }
-        let n = now.scores.len() as u64;
-        figures.push(("score", self.ratio(&now.score)));
-        figures.push(("unscored", count(now.unscored, n + now.unscored)));
-        let Some(before) = before else { return figures };
-        let exact = |v: Option<f64>| v.map(|v| Estimate::exact(v, n));
-        figures.push(("score_shift", exact(drift::wasserstein(&before.scores, &now.scores))));
-        figures.push(("score_variation", exact(drift::total_variation(&before.scores, &now.scores, self.bin))));
-        if let (Some(was), Some(is)) = (before.means(cx.epoch.iteration - 1), now.means(cx.epoch.iteration)) {
-            figures.push(("length_growth", exact(Some(drift::growth(was.tokens, is.tokens)).filter(|g| g.is_finite()))));
-            figures.push(("score_growth", exact(Some(drift::growth(was.score, is.score)).filter(|g| g.is_finite()))));
-            if let Some(warning) = drift::outgrown(&was, &is, self.growth) {
-                tracing::warn!("step `{}`: {warning}", cx.step.name);
-            }
+        let mut figures = now.figures(&self.bootstrap);
+        let Some(before) = before.filter(|_| now.scored()) else { return figures };
+        let (changes, warning) = now.changes(before, cx.epoch.iteration, self.bin, self.growth);
+        figures.extend(changes);
+        if let Some(warning) = warning {
+            tracing::warn!("step `{}`: {warning}", cx.step.name);
         }
         figures
     }
@@ -305,11 +206,11 @@ impl Whole for Measure {
                 };
                 let now = read(&mut cx.microbatches(&input.step).map(|b| Ok(b?.1)))?;
                 let changes = step.placement != Placement::Once && cx.epoch.iteration > 1;
-                let before = (changes && now.scored)
+                let before = (changes && now.scored())
                     .then(|| read(&mut cx.run().batches(&input.step, Some(cx.epoch.iteration - 1)).map(|b| Ok(b?.1))))
                     .transpose()?;
                 figures.extend(self.answers(cx, &now, before.as_ref()));
-                if let Some(ranked) = self.ranked.as_ref().filter(|_| now.scored) {
+                if let Some(ranked) = self.ranked.as_ref().filter(|_| now.scored()) {
                     figures.extend(self.reward(cx, &input.step, ranked)?);
                 }
             }

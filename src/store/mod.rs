@@ -52,7 +52,9 @@ pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use diff::lines as changed_lines;
-pub use import::{Format, How, Imported, import, import_jsonl};
+pub use import::{
+    Format, Given, GivenAnswer, GivenPrompt, How, Imported, given_answers, given_prompts, import, import_jsonl,
+};
 pub use lines::Lines;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
 pub use reader::{decoding, read_parquet};

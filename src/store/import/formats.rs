@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::benchmarks::{MT_BENCH, llmbar, mt_bench};
 use super::oasst::Oasst;
 use super::preferences::preference;
 use crate::data::{Schema, hash_hex, named};
@@ -27,11 +28,15 @@ pub enum Format {
     UltraFeedback,
     /// TRL's preference pairs: chosen and rejected.
     Preferences,
+    /// MT-Bench's questions: turns, of which the first is asked.
+    MtBench,
+    /// LLMBar's pairs: input, output_1, output_2, label.
+    LlmBar,
 }
 
 impl Format {
     /// Every format with its name and what it is.
-    pub const ALL: [(Format, &'static str, &'static str); 6] = [
+    pub const ALL: [(Format, &'static str, &'static str); 8] = [
         (Format::Oasst, "oasst", "Open Assistant's trees, or its messages one a row"),
         (Format::SelfInstruct, "self-instruct", "Self-Instruct's seed_tasks: instruction, instances"),
         (Format::Alpaca, "alpaca", "instruction, input, output"),
@@ -42,6 +47,8 @@ impl Format {
         ),
         (Format::UltraFeedback, "ultrafeedback", "an instruction with rated completions"),
         (Format::Preferences, "preferences", "TRL's: chosen and rejected, with or without prompt, text or messages"),
+        (Format::MtBench, "mt-bench", "MT-Bench's question.jsonl: question_id, category, turns"),
+        (Format::LlmBar, "llmbar", "LLMBar's dataset.json: input, output_1, output_2, label"),
     ];
 
     /// Its name.
@@ -55,6 +62,8 @@ impl Format {
         Some(match () {
             () if row.get("prompt").is_some_and(|p| p.get("replies").is_some()) => Format::Oasst,
             () if has("message_id") && has("message_tree_id") && has("role") && has("text") => Format::Oasst,
+            () if has("question_id") && has("turns") => Format::MtBench,
+            () if has("input") && has("output_1") && has("output_2") && has("label") => Format::LlmBar,
             () if has("instruction") && has("instances") => Format::SelfInstruct,
             () if has("instruction") && has("completions") => Format::UltraFeedback,
             () if has("instruction") && has("output") => Format::Alpaca,
@@ -69,9 +78,15 @@ impl Format {
         match self {
             Format::Oasst => vec![&named::IFT, &named::RANKED],
             Format::SelfInstruct | Format::Alpaca | Format::ShareGpt => vec![&named::IFT],
-            Format::UltraFeedback => vec![&named::RANKED],
+            Format::UltraFeedback | Format::LlmBar => vec![&named::RANKED],
             Format::Preferences => vec![&named::PREFERENCES],
+            Format::MtBench => vec![&named::PROMPTS],
         }
+    }
+
+    /// Names of text columns that its rows have after the schema's own.
+    pub(super) fn extra(self) -> &'static [&'static str] {
+        if self == Format::MtBench { MT_BENCH } else { &[] }
     }
 }
 
@@ -149,6 +164,8 @@ impl Converter {
             Format::ShareGpt => conversation(row, sink),
             Format::UltraFeedback => ultrafeedback(row, sink),
             Format::Preferences => preference(row, sink),
+            Format::MtBench => mt_bench(row, sink),
+            Format::LlmBar => llmbar(row, sink),
         }
     }
 
@@ -167,7 +184,7 @@ pub(super) fn optional(row: &mut Object, key: &str) -> Result<Option<String>, St
 }
 
 /// An instruction with what it is about below it, as Self-Instruct and Alpaca show them to a model.
-fn with_input(instruction: &str, input: &str) -> String {
+pub(super) fn with_input(instruction: &str, input: &str) -> String {
     match input.trim() {
         "" => instruction.trim().to_owned(),
         input => format!("{}\n\n{input}", instruction.trim()),

@@ -1,6 +1,8 @@
 //! Files of others as Parquet of a named schema, read as a stream: a row, or a chunk of Parquet, is held at a time.
 
+mod benchmarks;
 mod formats;
+mod given;
 mod oasst;
 mod own;
 mod preferences;
@@ -8,8 +10,13 @@ mod rows;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 
 pub use formats::Format;
+pub use given::{Given, GivenAnswer, GivenPrompt, given_answers, given_prompts};
 pub use own::import_jsonl;
 
 use self::formats::{Converter, Sink};
@@ -114,7 +121,8 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     let mut bad = Bad::new(how.skip_bad);
     let mut converter = Converter::new(format, schema, how.language.clone());
     let mut sink = Sink::default();
-    let mut file = ParquetFile::create(&path, &schema.arrow())?;
+    let table = extended(schema, format.extra());
+    let mut file = ParquetFile::create(&path, &table)?;
     let mut source = RowsOf::open(input)?;
     let mut more = true;
     while more {
@@ -132,7 +140,7 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
         // One row can become many.
         while sink.rows.len() >= CHUNK || !more && !sink.rows.is_empty() {
             let chunk = sink.rows.len().min(CHUNK);
-            write(&mut file, schema, sink.rows.drain(..chunk))?;
+            file.write(&batch(schema, &table, sink.rows.drain(..chunk))?)?;
         }
     }
     let written = file.close()?;
@@ -148,7 +156,7 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
         written,
         schema: schema.name,
         format: Some(format),
-        extra: Vec::new(),
+        extra: format.extra().iter().map(|&name| name.to_owned()).collect(),
         ignored: Vec::new(),
         left_out: sink.left_out,
         bad: bad.count,
@@ -156,13 +164,33 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     })
 }
 
-fn write(file: &mut ParquetFile, schema: &'static Schema, rows: impl Iterator<Item = formats::Object>) -> Result<()> {
+/// The schema's columns, then text that may be missing.
+fn extended(schema: &'static Schema, extra: &[&str]) -> SchemaRef {
+    let own = schema.arrow().fields().iter().cloned().collect::<Vec<_>>();
+    let more = extra.iter().map(|&name| Arc::new(Field::new(name, DataType::Utf8, true)));
+    Arc::new(ArrowSchema::new(own.into_iter().chain(more).collect::<Vec<_>>()))
+}
+
+/// Rows of `table`: those of the schema, with text columns after them.
+fn batch(
+    schema: &'static Schema,
+    table: &SchemaRef,
+    rows: impl Iterator<Item = formats::Object>,
+) -> Result<RecordBatch> {
+    let own = schema.columns.len();
     let names = schema.columns.iter().map(|c| c.name.to_owned()).collect();
-    let mut batch = Rows::new(schema, names);
+    let mut made = Rows::new(schema, names);
+    let mut extra: Vec<Vec<Option<String>>> = vec![Vec::new(); table.fields().len() - own];
     for mut row in rows {
-        batch.push(&mut row).map_err(|(_, what)| Error::bug(format!("an imported row {what}")))?;
+        for (field, cells) in table.fields()[own..].iter().zip(&mut extra) {
+            cells.push(row.get(field.name()).and_then(|v| v.as_str()).map(str::to_owned));
+        }
+        made.push(&mut row).map_err(|(_, what)| Error::bug(format!("an imported row {what}")))?;
     }
-    file.write(&batch.finish()?)
+    let made = made.finish()?;
+    let text = |cells: Vec<Option<String>>| Arc::new(StringArray::from(cells)) as ArrayRef;
+    let columns = made.columns().iter().cloned().chain(extra.into_iter().map(text)).collect();
+    Ok(RecordBatch::try_new(table.clone(), columns)?)
 }
 
 /// Nothing is imported over what it is made of, or beside it in a folder whose files are all read.

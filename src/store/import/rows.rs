@@ -41,6 +41,8 @@ enum Open {
 pub struct RowsOf {
     left: VecDeque<PathBuf>,
     open: Option<(PathBuf, Open)>,
+    /// The columns of Parquet files that are read; all if none is named.
+    only: &'static [&'static str],
 }
 
 impl RowsOf {
@@ -50,7 +52,12 @@ impl RowsOf {
     /// Nothing is there.
     pub fn open(path: &Path) -> Result<Self> {
         let left = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
-        Ok(Self { left: left.into(), open: None })
+        Ok(Self { left: left.into(), open: None, only: &[] })
+    }
+
+    /// Of several files, one after the other; of Parquet only the columns named.
+    pub fn over(files: Vec<PathBuf>, only: &'static [&'static str]) -> Self {
+        Self { left: files.into(), open: None, only }
     }
 
     fn read(&mut self) -> Result<Option<Numbered>> {
@@ -61,7 +68,7 @@ impl RowsOf {
                 return Ok(Some(Numbered { file: file.clone(), number, row }));
             }
             let Some(file) = self.left.pop_front() else { return Ok(None) };
-            self.open = Some((file.clone(), Open::of(&file)?));
+            self.open = Some((file.clone(), Open::of(&file, self.only)?));
         }
     }
 }
@@ -78,10 +85,12 @@ impl Iterator for RowsOf {
 }
 
 impl Open {
-    fn of(file: &Path) -> Result<Self> {
+    fn of(file: &Path, only: &[&str]) -> Result<Self> {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
-            let columns: Vec<usize> = (0..parquet.schema().fields().len()).collect();
+            let fields = parquet.schema().fields();
+            let wanted = |i: &usize| only.is_empty() || only.contains(&fields[*i].name().as_str());
+            let columns: Vec<usize> = (0..fields.len()).filter(wanted).collect();
             return Ok(Open::Parquet(Box::new(parquet.read(&columns)?), None, VecDeque::new(), 0));
         }
         let fail = |e: &std::io::Error| io_error("reading", file, e).into_user();

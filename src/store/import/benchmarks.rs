@@ -1,0 +1,67 @@
+//! Public sets to evaluate with: MT-Bench's questions (arXiv 2306.05685) and LLMBar's pairs (arXiv 2310.07641).
+
+use serde_json::{Value, json};
+
+use super::formats::{Object, Ranked, Sink, optional};
+use crate::data::hash_hex;
+use crate::store::jsonl::{list, member, spell, text};
+
+/// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.
+pub(super) const MT_BENCH: &[&str] = &["question_id", "category", "turn_2", "reference"];
+
+/// A line of question.jsonl: question_id, category, turns and, for some, reference answers, a turn each.
+pub(super) fn mt_bench(mut row: Object, sink: &mut Sink) -> Result<(), String> {
+    let turns = member(&mut row, "turns", |v| list(v, text))?;
+    let id = match row.get("question_id") {
+        Some(Value::Number(n)) => n.to_string(),
+        Some(Value::String(s)) => s.clone(),
+        Some(other) => return Err(format!("`question_id` is {}, expected a number", spell(other))),
+        None => return Err("lacks `question_id`".into()),
+    };
+    let category = optional(&mut row, "category")?;
+    let reference = match row.remove("reference") {
+        None | Some(Value::Null) => None,
+        Some(value) => list(value, text).map_err(|e| format!("`reference` {e}"))?.into_iter().next(),
+    };
+    let mut turns = turns.into_iter();
+    let prompt = turns.next().unwrap_or_default();
+    if prompt.trim().is_empty() {
+        sink.leave_out("an empty first turn");
+        return Ok(());
+    }
+    let turn_2 = turns.next();
+    if turns.next().is_some() {
+        return Err("has more than two turns, which no question of MT-Bench has".into());
+    }
+    let prompt = prompt.trim();
+    sink.push(json!({
+        "prompt_id": hash_hex([prompt]), "prompt": prompt, "origin": "mt-bench", "parents": [], "model": null,
+        "question_id": id, "category": category, "turn_2": turn_2, "reference": reference,
+    }));
+    Ok(())
+}
+
+/// A row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2: which output people find the better. It comes
+/// first, with rank 0.
+pub(super) fn llmbar(mut row: Object, sink: &mut Sink) -> Result<(), String> {
+    let input = member(&mut row, "input", text)?;
+    let outputs = [member(&mut row, "output_1", text)?, member(&mut row, "output_2", text)?];
+    let best = match row.get("label").and_then(Value::as_f64) {
+        Some(1.) => 0,
+        Some(2.) => 1,
+        _ => {
+            let found = row.get("label").map_or("missing".into(), spell);
+            return Err(format!("`label` is {found}, expected 1 or 2"));
+        }
+    };
+    // The same instruction comes with several pairs; each is a comparison of its own.
+    let prompt_id = hash_hex([&input, &outputs[0], &outputs[1]]);
+    let answer = |(i, text): (usize, &String)| Ranked {
+        id: hash_hex([prompt_id.as_str(), &i.to_string(), text]),
+        text: text.clone(),
+        rank: u32::from(i != best),
+        score: None,
+    };
+    sink.ranked(&prompt_id, &input, outputs.iter().enumerate().map(answer).collect());
+    Ok(())
+}

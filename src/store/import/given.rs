@@ -1,0 +1,238 @@
+//! What an evaluation is given: prompts and answers in whatever form people have them, all of them in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::formats::{Object, optional, with_input};
+use super::rows::RowsOf;
+use crate::data::hash_hex;
+use crate::error::{Error, Result};
+use crate::store::jsonl::{list, member, message, spell, text};
+use crate::store::listing::is;
+use crate::store::{Lines, Scan};
+
+/// The columns that are looked at, the first of each kind that is there.
+const COLUMNS: &[&str] = &[
+    "prompt_id",
+    "prompt",
+    "instruction",
+    "input",
+    "turns",
+    "dataset",
+    "response_id",
+    "sample",
+    "response",
+    "output",
+    "completion",
+    "text",
+    "error",
+];
+const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
+
+/// A prompt to answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GivenPrompt {
+    /// As given, or the hash of the text.
+    pub id: String,
+    /// The instruction.
+    pub text: String,
+    /// The part of an evaluation set that it is of, where AlpacaEval's key says so.
+    pub dataset: Option<String>,
+}
+
+/// An answer that somebody gave to a prompt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GivenAnswer {
+    /// The prompt.
+    pub prompt: GivenPrompt,
+    /// Which of the prompt's answers, from 0: as given, or by the place among them.
+    pub sample: u32,
+    /// As given, or a hash of prompt, place and text.
+    pub id: String,
+    /// The answer; may be empty.
+    pub text: String,
+}
+
+/// Rows, and how many were left out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Given<T> {
+    /// In the order of the file.
+    pub rows: Vec<T>,
+    /// Prompts that came again, or answers with an `error` in their place.
+    pub left_out: u64,
+}
+
+/// The prompts of a file: a line each of a .txt file, else rows of JSON lines, a JSON array or Parquet (also RUN/STEP) with `prompt`,
+/// `instruction` (and `input`) or `turns`, of which the first is taken. A prompt that comes again is left out.
+///
+/// # Errors
+/// Nothing is there, or no prompt; a row without one, with its line; two prompts of one id.
+pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
+    let mut given = Given { rows: Vec::new(), left_out: 0 };
+    let mut known: HashMap<String, String> = HashMap::new();
+    let mut take = |place: String, prompt: GivenPrompt| match known.get(&prompt.id) {
+        None => {
+            known.insert(prompt.id.clone(), prompt.text.clone());
+            given.rows.push(prompt);
+            Ok(())
+        }
+        Some(text) if *text == prompt.text => {
+            given.left_out += 1;
+            Ok(())
+        }
+        Some(_) => Err(Error::user(format!("{place} has the prompt_id `{}`, as another prompt before it", prompt.id))
+            .help("give every prompt an id of its own, or none at all")),
+    };
+    if is(path, "txt") {
+        let mut lines = Lines::open(path)?;
+        while let Some((line, bytes)) = lines.next_line()? {
+            let place = format!("`{}` line {line}", path.display());
+            let text = std::str::from_utf8(bytes).map_err(|_| Error::user(format!("{place} is not UTF-8 text")))?;
+            take(place, GivenPrompt { id: hash_hex([text.trim()]), text: text.trim().into(), dataset: None })?;
+        }
+    } else {
+        for row in rows_at(path)? {
+            let row = row?;
+            let place = row.place();
+            let read = row.row.map_err(|e| e.1).and_then(|mut row| prompt(&mut row));
+            take(place.clone(), read.map_err(|what| bad(&place, &what, path))?)?;
+        }
+    }
+    if given.rows.is_empty() {
+        return Err(Error::user(format!("`{}` holds no prompt", path.display())));
+    }
+    Ok(given)
+}
+
+/// The answers of a file: rows as for [`given_prompts`] with `response`, `output`, `completion` or `text` beside the prompt: reflux's
+/// datasets, what `reflux generate --json` prints, AlpacaEval's outputs. A row with `error` and no answer is left out.
+///
+/// # Errors
+/// Nothing is there, or no answer; a row without prompt or answer, with its line; two answers to a prompt with the same `sample`.
+pub fn given_answers(path: &Path) -> Result<Given<GivenAnswer>> {
+    let mut given = Given { rows: Vec::new(), left_out: 0 };
+    let mut places: HashMap<String, u32> = HashMap::new();
+    let mut taken: HashSet<(String, u32)> = HashSet::new();
+    for row in rows_at(path)? {
+        let row = row?;
+        let place = row.place();
+        let read = row.row.map_err(|e| e.1).and_then(|mut row| answer(&mut row));
+        let (prompt, sample, id, text) = match read.map_err(|what| bad(&place, &what, path))? {
+            Some(read) => read,
+            None => {
+                given.left_out += 1;
+                continue;
+            }
+        };
+        let next = places.entry(prompt.id.clone()).or_default();
+        let sample = sample.unwrap_or(*next);
+        *next += 1;
+        if !taken.insert((prompt.id.clone(), sample)) {
+            let help = "is it of several iterations? give one, as RUN/STEP@2; or number the answers of each prompt";
+            return Err(
+                Error::user(format!("{place} is a second answer to its prompt with sample {sample}")).help(help)
+            );
+        }
+        let id = id.unwrap_or_else(|| hash_hex([prompt.id.as_str(), &sample.to_string(), &text]));
+        given.rows.push(GivenAnswer { prompt, sample, id, text });
+    }
+    if given.rows.is_empty() {
+        return Err(Error::user(format!("`{}` holds no answer", path.display())));
+    }
+    Ok(given)
+}
+
+fn bad(place: &str, what: &str, path: &Path) -> Error {
+    let error = Error::user(format!("{place} {what}"));
+    let known = ["jsonl", "json", "gz", "parquet"].iter().any(|e| is(path, e)) || path.is_dir();
+    if known {
+        error
+    } else {
+        error.help("rows are JSON or Parquet; prompts as plain text, a line each, are a .txt file")
+    }
+}
+
+/// The rows of what `given` names: a file, a folder, or RUN/STEP, of one iteration after an `@`.
+fn rows_at(given: &Path) -> Result<RowsOf> {
+    let (mut path, mut iteration) = (given.to_owned(), None);
+    if let Some((before, after)) = given.to_string_lossy().rsplit_once('@')
+        && !given.exists()
+        && let Ok(n) = after.parse::<u32>()
+    {
+        (path, iteration) = (PathBuf::from(before), Some(n));
+    }
+    if path.is_file() && iteration.is_none() {
+        return Ok(RowsOf::over(vec![path], COLUMNS));
+    }
+    let scan = match Scan::open(&path) {
+        Ok(scan) => scan,
+        // A folder of JSON lines.
+        Err(_) if path.is_dir() && !path.join("manifest.jsonl").is_file() => return RowsOf::open(&path),
+        Err(e) => return Err(e),
+    };
+    let parts = scan.parts(iteration)?;
+    // Compares each file with what the manifest says of it.
+    parts.iter().try_for_each(|part| part.schema().map(drop))?;
+    if parts.is_empty() {
+        let of = iteration.map(|n| format!(" of iteration {n}")).unwrap_or_default();
+        return Err(Error::user(format!("`{}` has no rows{of}", path.display())));
+    }
+    Ok(RowsOf::over(parts.into_iter().map(|part| part.path).collect(), COLUMNS))
+}
+
+fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
+    let given = |row: &Object, key: &str| row.get(key).is_some_and(|v| !v.is_null());
+    let text = if given(row, "prompt") {
+        match row.remove("prompt") {
+            Some(Value::Array(turns)) => {
+                let turns = list(Value::Array(turns), message).map_err(|e| format!("`prompt` {e}"))?;
+                match &turns[..] {
+                    [(role, text)] if role == "user" => text.clone(),
+                    _ => {
+                        return Err(format!(
+                            "has a `prompt` of {} messages; only single questions are asked",
+                            turns.len()
+                        ));
+                    }
+                }
+            }
+            Some(value) => self::text(value).map_err(|e| format!("`prompt` {e}"))?,
+            None => String::new(),
+        }
+    } else if given(row, "instruction") {
+        let (instruction, input) = (member(row, "instruction", text)?, optional(row, "input")?.unwrap_or_default());
+        // As it is: alpaca_eval finds the baseline's answer by the instruction.
+        if input.trim().is_empty() { instruction } else { with_input(&instruction, &input) }
+    } else if given(row, "turns") {
+        member(row, "turns", |v| list(v, text))?.into_iter().next().unwrap_or_default()
+    } else {
+        return Err("has no `prompt`, `instruction` or `turns`".into());
+    };
+    if text.trim().is_empty() {
+        return Err("has an empty prompt".into());
+    }
+    let id = optional(row, "prompt_id")?.filter(|id| !id.is_empty()).unwrap_or_else(|| hash_hex([&text]));
+    Ok(GivenPrompt { id, text, dataset: optional(row, "dataset")? })
+}
+
+/// Prompt, sample and id if given, text; none where an error stands in its place.
+type Read = (GivenPrompt, Option<u32>, Option<String>, String);
+
+fn answer(row: &mut Object) -> Result<Option<Read>, String> {
+    let Some(key) = ANSWERS.iter().find(|key| row.get(**key).is_some_and(|v| !v.is_null())) else {
+        let failed = row.get("error").is_some_and(|v| !v.is_null());
+        return if failed { Ok(None) } else { Err(format!("has no answer: none of {}", ANSWERS.join(", "))) };
+    };
+    let answer = member(row, key, text)?;
+    let sample = match row.remove("sample") {
+        None | Some(Value::Null) => None,
+        Some(value) => {
+            let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+            Some(number.ok_or_else(|| format!("`sample` is {}, expected a whole number", spell(&value)))?)
+        }
+    };
+    let id = optional(row, "response_id")?;
+    Ok(Some((prompt(row)?, sample, id, answer)))
+}
