@@ -137,7 +137,7 @@ fn gemm(args: &GemmArgs) -> Result<()> {
 
 fn train(args: &TrainArgs, step: fn(&Model, &bench::Training) -> Result<bench::Trained>) -> Result<()> {
     let work = || {
-        let model = Model::load(&args.model.model, &device(&args.model.device)?, args.model.dtype(), true)?;
+        let model = Model::load(&args.model.model, &device(&args.model.loading.device)?, args.model.dtype(), true)?;
         let mut rows = Vec::new();
         for row in Comparisons::new(Lines::open(&args.pairs)?) {
             let (line, comparison) = row?;
@@ -160,7 +160,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     }
     let args = &common.model;
     let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
-    let model = Model::load(&args.model, &device(&args.device)?, args.dtype(), false)?;
+    let model = Model::load(&args.model, &device(&args.loading.device)?, args.dtype(), false)?;
     let mut config = Config::default().with_threads(args.threads())?;
     config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);
     print(&bench::generate(model, config, &work, &Cancel::new())?)

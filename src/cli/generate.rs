@@ -183,7 +183,7 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
 pub fn run(args: &Args, style: Style) -> Result<()> {
     let sampling = args.sampling.checked()?;
     let (name, prompts) = prompts(args, style)?;
-    let device = device(&args.model.device)?;
+    let device = device(&args.model.loading.device)?;
     let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
     let stop = Stop::default();

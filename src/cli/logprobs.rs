@@ -49,7 +49,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         true => Lines::of("standard input", std::io::BufReader::new(std::io::stdin())),
         false => Lines::open(&args.file)?,
     };
-    let device = device(&args.model.device)?;
+    let device = device(&args.model.loading.device)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     let mut ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));

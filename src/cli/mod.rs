@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod cost;
 mod diff;
+mod eval;
 mod explain;
 mod export;
 mod generate;
@@ -49,6 +50,7 @@ const AFTER: &str = "Examples:
   reflux ls quickstart                         what a run holds
   reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
   reflux schema pairs                          what the columns of a dataset mean
+  reflux eval drift quickstart                 lengths and scores, iteration by iteration
   reflux generate model.gguf 'Name a river.'   an answer
 
 Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else, and runs that differ (diff)
@@ -94,6 +96,8 @@ enum Command {
     Generate(generate::Args),
     /// Scores given answers: the log-probability of each under a model
     Logprobs(logprobs::Args),
+    /// Measures models, judges and runs: win rates, reward modelling, AlpacaEval, drift
+    Eval(eval::Args),
     /// Measures this machine, and reflux on it
     Bench(bench::Args),
 }
@@ -136,6 +140,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Export(args) => export::run(args, cli.quiet),
         Command::Generate(args) => generate::run(args, style),
         Command::Logprobs(args) => logprobs::run(args, style),
+        Command::Eval(args) => eval::run(args, style),
         Command::Bench(args) => bench::run(args),
     }
 }

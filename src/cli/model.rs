@@ -18,6 +18,13 @@ pub fn size(text: &str) -> Result<u64, String> {
 pub struct ModelArgs {
     /// A GGUF file, a Hugging Face directory, or a LoRA adapter's
     pub model: PathBuf,
+    #[command(flatten)]
+    pub loading: Loading,
+}
+
+/// How models are loaded.
+#[derive(clap::Args)]
+pub struct Loading {
     /// Type of the weights in memory
     #[arg(long, value_enum, default_value = "f32", help_heading = "Model")]
     dtype: Dtype,
@@ -36,9 +43,23 @@ enum Dtype {
     F16,
 }
 
+impl Loading {
+    /// As a pipeline file writes it.
+    pub fn dtype_name(&self) -> &'static str {
+        match self.dtype {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+            Dtype::F16 => "f16",
+        }
+    }
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
+
 impl ModelArgs {
     pub fn dtype(&self) -> DType {
-        match self.dtype {
+        match self.loading.dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
@@ -55,6 +76,6 @@ impl ModelArgs {
         }
     }
     pub fn threads(&self) -> Option<usize> {
-        self.threads.map(usize::from)
+        self.loading.threads()
     }
 }

@@ -38,6 +38,21 @@ pub struct Args {
     device: String,
 }
 
+impl Args {
+    /// A run on a device in which all else is as usual.
+    pub fn on(device: &str) -> Self {
+        Self {
+            file: PathBuf::new(),
+            set: Vec::new(),
+            name: None,
+            runs: PathBuf::new(),
+            fresh: false,
+            workers: 1,
+            device: device.to_owned(),
+        }
+    }
+}
+
 /// Counts and shows.
 struct Both {
     tally: Tally,
@@ -68,7 +83,18 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
 
 /// Runs a plan in its directory, or goes on there, to the closing summary.
 pub fn execute(plan: &Arc<Plan<dyn Operator>>, dir: &Path, args: &Args, style: &Style, stop: &Stop) -> Result<()> {
-    let quiet = *style == Style::Quiet;
+    carry_out(plan, dir, args, *style, *style == Style::Quiet, stop)
+}
+
+/// As [`execute`]; with `quiet` progress is shown and nothing is said at the end.
+pub fn carry_out(
+    plan: &Arc<Plan<dyn Operator>>,
+    dir: &Path,
+    args: &Args,
+    style: Style,
+    quiet: bool,
+    stop: &Stop,
+) -> Result<()> {
     let (run, opened) = Run::create_or_open(dir, &plan.resolved, plan.seed, args.fresh)?;
     let run = Arc::new(run);
     let place = dir.display();
@@ -85,7 +111,7 @@ pub fn execute(plan: &Arc<Plan<dyn Operator>>, dir: &Path, args: &Args, style: &
     let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
-    let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(*style) });
+    let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(style) });
     let services = Services::new(Models::new(&args.device, engine, plan.seed)?);
     let shared = Shared {
         plan: Arc::clone(plan),

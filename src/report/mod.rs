@@ -3,6 +3,7 @@
 mod contents;
 mod cost;
 mod difference;
+mod evaluation;
 mod health;
 mod left_out;
 mod rescored;
@@ -16,6 +17,7 @@ mod verify;
 pub use contents::Contents;
 pub use cost::{Cost, Hardware, ModelShape};
 pub use difference::Difference;
+pub use evaluation::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side, model_outputs};
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;

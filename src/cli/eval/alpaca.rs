@@ -1,0 +1,173 @@
+//! `reflux eval alpaca`.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::{Common, SamplingArgs};
+use crate::cli::progress::Style;
+use crate::error::{Context as _, Error, Result};
+use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
+use crate::report::{Evaluation, Side, model_outputs};
+use crate::store::{given_answers, given_prompts, write_bytes};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Writes a model's answers, or answers that are there, as `alpaca_eval --model_outputs` reads them
+    Export(Export),
+    /// Win rate and length-controlled win rate from annotations.json of alpaca_eval
+    WinRate(Rates),
+}
+
+const EXPORT: &str = "Examples:
+  reflux eval alpaca export models/M2 --prompts alpaca_eval.json -o outputs.json --temperature 0 -m 2048
+  reflux eval alpaca export runs/mine/answers@3 --prompts alpaca_eval.json -o outputs.json --generator M3
+
+Every output is {instruction, output, generator, dataset}, in the order of the prompts. A prompt without an answer has an empty \
+output, which loses, and is told.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXPORT)]
+pub struct Export {
+    /// A model, or answers: JSON, Parquet or RUN/STEP, of one iteration after an @
+    from: PathBuf,
+    /// The instructions: AlpacaEval's own set, or any prompts
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    /// The model's name in the outputs; that of its file if absent
+    #[arg(long, value_name = "NAME")]
+    generator: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+const RATES: &str = "Examples:
+  reflux eval alpaca win-rate annotations.json
+  reflux eval alpaca win-rate annotations.json --gamed df_gamed.csv         the leaderboard's figures
+  reflux eval alpaca win-rate M1/annotations.json M2/annotations.json --json
+
+Figures are in per cent, as those of the alpaca_eval package (0.6.6). length_controlled_v1 and length_controlled_noreg need \
+df_gamed.csv of the data set tatsu-lab/alpaca_eval; without it the regression is length_controlled_minimal, of length and model \
+alone.";
+
+#[derive(clap::Args)]
+#[command(after_help = RATES)]
+pub struct Rates {
+    /// Files of annotations, each of one model against one baseline
+    #[arg(required = true)]
+    annotations: Vec<PathBuf>,
+    /// df_gamed.csv: the difficulty of instructions, and baselines that play with length
+    #[arg(long, value_name = "FILE")]
+    gamed: Option<PathBuf>,
+    /// Which regression; v1 with --gamed, else minimal
+    #[arg(long, value_enum)]
+    glm: Option<Which>,
+    /// Prints a JSON object for each file
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// The leaderboard's
+    V1,
+    /// Without the baselines that play with length
+    Noreg,
+    /// Without the difficulty of instructions too
+    Minimal,
+}
+
+pub fn run(command: &Command, style: Style) -> Result<()> {
+    match command {
+        Command::Export(args) => export(args, style),
+        Command::WinRate(args) => rates(args),
+    }
+}
+
+fn export(args: &Export, style: Style) -> Result<()> {
+    let (prompts, answers) = match Side::of(&args.from) {
+        Side::Answers(path) => (given_prompts(&args.prompts)?.rows, given_answers(&path)?.rows),
+        Side::Model(model) => {
+            let place = args.common.place()?;
+            let mut evaluation = Evaluation::new("alpaca", &place.dir, args.common.setting());
+            let prompts = evaluation.answer(&model, &args.prompts, &args.sampling.sampled(1))?;
+            let run = args.common.carry_out(&evaluation, &place, style)?;
+            (prompts, given_answers(&run.dir().join("a"))?.rows)
+        }
+    };
+    let own = args.from.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    let (outputs, missing) = model_outputs(&prompts, answers, args.generator.as_ref().unwrap_or(&own));
+    let mut text = serde_json::to_string_pretty(&outputs).map_err(|e| Error::bug(format!("the outputs: {e}")))?;
+    text.push('\n');
+    write_bytes(&args.out, text.as_bytes())?;
+    if missing > 0 {
+        eprintln!("warning: {missing} of {} prompts have no answer; theirs is empty", outputs.len());
+    }
+    if style == Style::Quiet {
+        return Ok(());
+    }
+    crate::cli::print(&format!("{}: {} outputs", args.out.display(), outputs.len()))
+}
+
+fn rates(args: &Rates) -> Result<()> {
+    let read = |path: &PathBuf| std::fs::read(path).user(|| path.display());
+    let table = args.gamed.as_ref().map(|path| gamed(&read(path)?).doing(|| path.display())).transpose()?;
+    let glm = match args.glm {
+        Some(Which::V1) => Glm::V1,
+        Some(Which::Noreg) => Glm::NoRegularisation,
+        Some(Which::Minimal) => Glm::Minimal,
+        None => table.as_ref().map_or(Glm::Minimal, |_| Glm::V1),
+    };
+    let mut models = Vec::new();
+    for path in &args.annotations {
+        models.push((path.display().to_string(), annotations(&read(path)?).doing(|| path.display())?));
+    }
+    same_instructions(&models)?;
+    for (name, annotations) in &models {
+        let plain = WinRate::of(annotations);
+        let control = LengthControl { glm, gamed: table.as_deref() }.of(annotations).doing(|| name);
+        let control = match control {
+            Ok(control) => Some(control),
+            // Asked for nothing in particular: the plain win rate is there all the same.
+            Err(e) if args.glm.is_none() && args.gamed.is_none() => {
+                eprintln!("note: no length-controlled win rate: {e}");
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        let (model, baseline) = annotations.first().map_or(("", ""), |a| (&a.generator_2, &a.generator_1));
+        if args.json {
+            let mut row = json!({"file": name, "model": model, "baseline": baseline});
+            let figures = serde_json::to_value(plain).map_err(|e| Error::bug(format!("the figures: {e}")))?;
+            for (key, value) in figures.as_object().into_iter().flatten() {
+                row[key] = value.clone();
+            }
+            row["length_controlled_winrate"] = json!(control.map(|c| c.win_rate));
+            row["lc_standard_error"] = json!(control.and_then(|c| c.standard_error));
+            row["glm"] = json!(glm.name());
+            crate::cli::print(&row.to_string())?;
+            continue;
+        }
+        let percent = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2}"));
+        crate::cli::print(&format!(
+            "{model} against {baseline}: win rate {} (standard error {}), length-controlled {} ({}, {}); {} wins, {} losses, {} draws, {} without a preference; {:.0} characters",
+            percent(plain.win_rate),
+            percent(plain.standard_error),
+            percent(control.map(|c| c.win_rate)),
+            percent(control.and_then(|c| c.standard_error)),
+            glm.name(),
+            plain.n_wins,
+            plain.n_wins_base,
+            plain.n_draws,
+            plain.n_null,
+            plain.avg_length,
+        ))?;
+    }
+    Ok(())
+}

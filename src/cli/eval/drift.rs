@@ -1,0 +1,42 @@
+//! `reflux eval drift`.
+
+use std::path::PathBuf;
+
+use super::Intervals;
+use crate::error::Result;
+use crate::eval::drift::LEAST_GROWTH;
+use crate::report::Drift;
+use crate::store::{Run, find_run};
+
+const AFTER: &str = "Examples:
+  reflux eval drift quickstart
+  reflux eval drift runs/my-run --step scores --json | jq '.[] | [.iteration, .tokens.value, .score.value]'
+
+For each step and iteration: answers, tokens and words (means), cut (share that max_tokens ended), distinct_1 and distinct_2 (of the \
+first 1000 answers), score (mean), and against the iteration before score_shift (Wasserstein distance, in points), score_variation \
+(total variation, bins of half a point), length_growth and score_growth. It warns where answers have grown longer by more than \
+their score has risen: a judge may take length for quality.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// The run: a directory, or a name in runs/
+    run: PathBuf,
+    /// A step with answers; by default every one with scores, or else with answers
+    #[arg(long, value_name = "STEP")]
+    step: Vec<String>,
+    /// Least growth of the length, as a share, that is warned of
+    #[arg(long, value_name = "X", default_value_t = LEAST_GROWTH)]
+    growth: f64,
+    #[command(flatten)]
+    intervals: Intervals,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let run = Run::open(&find_run(&args.run))?;
+    let drift = Drift::of(&run, &args.step, &args.intervals.bootstrap(), args.growth)?;
+    let text = if args.intervals.json { drift.json().to_string() } else { drift.table() };
+    crate::cli::print(&text)?;
+    drift.warnings().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(())
+}

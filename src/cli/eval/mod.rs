@@ -1,0 +1,237 @@
+//! `reflux eval`: one file per subcommand.
+
+mod alpaca;
+mod drift;
+mod reward;
+mod win_rate;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::cli::model::Loading;
+use crate::cli::progress::Style;
+use crate::cli::run::{carry_out, stop_on_interrupt};
+use crate::dataflow::Stop;
+use crate::error::{Context as _, Error, Result};
+use crate::eval::bootstrap::Bootstrap;
+use crate::operators;
+use crate::pipeline::{self, colour_wanted};
+use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
+use crate::store::Run;
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "Examples:
+  reflux eval win-rate models/M2 models/M1 --prompts held-out.jsonl --judge judge.gguf
+  reflux eval reward judge.gguf --data datasets/ranked
+  reflux eval alpaca export models/M2 --prompts alpaca_eval.json -o outputs.json
+  reflux eval alpaca win-rate annotations.json
+  reflux eval drift quickstart";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Two models, or answers that are there, head to head: the share of prompts that each wins before a judge
+    WinRate(win_rate::Args),
+    /// A judge against answers that people have ranked: the paper's Table 4
+    Reward(reward::Args),
+    /// AlpacaEval 2.0: outputs in its format, and win rates from its annotations
+    #[command(subcommand)]
+    Alpaca(alpaca::Command),
+    /// How the answers and scores of a run move from one iteration to the next
+    Drift(drift::Args),
+}
+
+pub fn run(args: &Args, style: Style) -> Result<()> {
+    match &args.command {
+        Command::WinRate(args) => win_rate::run(args, style),
+        Command::Reward(args) => reward::run(args, style),
+        Command::Alpaca(command) => alpaca::run(command, style),
+        Command::Drift(args) => drift::run(args),
+    }
+}
+
+/// What every evaluation with models has.
+#[derive(clap::Args)]
+struct Common {
+    #[command(flatten)]
+    loading: Loading,
+    /// Keeps the rows: a run in DIR/run, and what it reads beside it. The same command goes on there
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// The draws depend on it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    seed: u64,
+    #[command(flatten)]
+    intervals: Intervals,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Figures")]
+struct Intervals {
+    /// Bootstrap resamples of prompts; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
+    resamples: u32,
+    /// Share of the resamples that an interval holds
+    #[arg(long, value_name = "P", default_value_t = Bootstrap::default().confidence, value_parser = share)]
+    confidence: f64,
+    /// Prints a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Intervals {
+    fn bootstrap(&self) -> Bootstrap {
+        Bootstrap { resamples: self.resamples, confidence: self.confidence, ..Bootstrap::default() }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|s| (0.01..=0.9999).contains(s));
+    share.ok_or_else(|| "a share from 0.01 to 0.9999 is wanted".into())
+}
+
+/// How answers are sampled.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Answers")]
+struct SamplingArgs {
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, value_name = "X", default_value_t = 0.7)]
+    temperature: f64,
+    /// The smallest set of likeliest tokens with at least this mass; 1 is off
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    top_p: f64,
+    /// Most tokens of an answer
+    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+}
+
+impl SamplingArgs {
+    fn sampled(&self, samples: u32) -> Sampled {
+        Sampled { samples, temperature: self.temperature, top_p: self.top_p, max_tokens: self.max_tokens }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// The judge reads two answers, in both orders; where the orders disagree it is a tie
+    Pairwise,
+    /// An answer's score is the mean of the scores by the probability that the judge gives each
+    Expected,
+    /// An answer's score is the mean of sampled judgements
+    Sampled,
+}
+
+/// How the judge is asked.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Judge")]
+struct JudgingArgs {
+    /// A built-in template or a file; the mode's own if absent
+    #[arg(long, value_name = "NAME|FILE")]
+    rubric: Option<String>,
+    /// A regular expression whose first group is the verdict, or the score, in the judge's text
+    #[arg(long, value_name = "REGEX")]
+    pattern: Option<String>,
+    /// Judgements of an answer, or of a pair in each order; the mode's own number if absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    judgements: Option<u32>,
+    /// Most tokens of a judgement
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    judge_tokens: u32,
+    /// Divides the judge's logits; 0 takes the likeliest token
+    #[arg(long, value_name = "X", default_value_t = 0.7)]
+    judge_temperature: f64,
+}
+
+impl JudgingArgs {
+    fn judging(&self, mode: Mode) -> Judging {
+        Judging {
+            mode: match mode {
+                Mode::Pairwise => "pairwise",
+                Mode::Expected => "expected",
+                Mode::Sampled => "sampled",
+            },
+            rubric: self.rubric.clone(),
+            pattern: self.pattern.clone(),
+            samples: self.judgements,
+            max_tokens: self.judge_tokens,
+            temperature: self.judge_temperature,
+        }
+    }
+}
+
+/// Where an evaluation lies: in the directory asked for, or in one that is gone when it is done.
+struct Place {
+    dir: PathBuf,
+    _gone: Option<tempfile::TempDir>,
+}
+
+impl Common {
+    fn place(&self) -> Result<Place> {
+        match &self.into {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).doing(|| dir.display())?;
+                Ok(Place { dir: dir.clone(), _gone: None })
+            }
+            None => {
+                let gone =
+                    tempfile::Builder::new().prefix("reflux-eval-").tempdir().doing(|| "a temporary directory")?;
+                Ok(Place { dir: gone.path().to_owned(), _gone: Some(gone) })
+            }
+        }
+    }
+
+    fn setting(&self) -> Setting {
+        Setting {
+            dtype: self.loading.dtype_name(),
+            threads: self.loading.threads(),
+            seed: self.seed,
+            bootstrap: self.intervals.bootstrap(),
+        }
+    }
+
+    /// Runs the evaluation to its end and opens what came of it.
+    fn carry_out(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<Run> {
+        if style != Style::Quiet {
+            evaluation.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        let plan =
+            pipeline::parse_str("evaluation.toml", &evaluation.text(), &[], operators::ALL).map_err(|problems| {
+                eprint!("{}", problems.render(colour_wanted()));
+                Error::user("")
+            })?;
+        let dir = place.dir.join("run");
+        let stop = Stop::default();
+        stop_on_interrupt(&stop);
+        carry_out(&Arc::new(plan), &dir, &crate::cli::run::Args::on(&self.loading.device), style, true, &stop)?;
+        Run::open(&dir)
+    }
+
+    /// As [`Common::carry_out`], and tells the figures.
+    fn tell(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<()> {
+        let run = self.carry_out(evaluation, place, style)?;
+        let figures = Figures::of(&run)?;
+        if self.intervals.json {
+            return crate::cli::print(&figures.json().to_string());
+        }
+        crate::cli::print(&figures.table())?;
+        if style == Style::Quiet || self.into.is_none() {
+            return Ok(());
+        }
+        crate::cli::print(&format!("\nrows: {}", run.dir().display()))
+    }
+}
+
+/// The path, or an error that names it.
+fn there(path: &Path, what: &str) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::user(format!("there is no {what} at `{}`", path.display())))
+}

@@ -1,0 +1,57 @@
+//! `reflux eval reward`.
+
+use std::path::PathBuf;
+
+use super::{Common, JudgingArgs, Mode, there};
+use crate::cli::progress::Style;
+use crate::data::named;
+use crate::error::Result;
+use crate::report::Evaluation;
+use crate::store::{Dataset, How, import};
+
+const AFTER: &str = "Examples:
+  reflux eval reward judge.gguf --data datasets/ranked
+  reflux eval reward models/M2 --data ranked.parquet --mode expected --json
+  reflux eval reward judge.gguf --data LLMBar/Natural/dataset.json --mode pairwise
+
+The data are `ranked` rows (`reflux schema ranked`), as Parquet or .jsonl, or a format that `reflux import` makes them of.
+
+Figures, as in Table 4 of the paper: pairwise_accuracy (share of the pairs that people order which the scores order alike; a tie is \
+not), pairwise_tied, five_best (share of answers with a perfect score that people rank first), exact_match (share of prompts \
+whose whole order is right), spearman and kendall (mean over prompts). In pairwise mode the judge compares every two answers of a \
+prompt in both orders: agreement is the share of the pairs in which its verdict is the one that the ranks ask for; agreement_first \
+and agreement_second are those of the orders alone, with the better answer read first and second.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// The model that judges
+    model: PathBuf,
+    /// Answers with people's ranks
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// How answers are judged
+    #[arg(long, value_enum, default_value = "sampled")]
+    mode: Mode,
+    /// The score that counts as perfect for five_best
+    #[arg(long, value_name = "X", default_value_t = 5.)]
+    perfect: f64,
+    #[command(flatten)]
+    judging: JudgingArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: &Args, style: Style) -> Result<()> {
+    there(&args.model, "model")?;
+    there(&args.data, "data")?;
+    let place = args.common.place()?;
+    let mut data = args.data.clone();
+    if Dataset::open(&data, &named::RANKED).is_err() {
+        data = place.dir.join("ranked.parquet");
+        import(&args.data, &How { schema: Some(&named::RANKED), out: Some(data.clone()), ..How::default() })?;
+    }
+    let mut evaluation = Evaluation::new("reward", &place.dir, args.common.setting());
+    evaluation.reward(&args.model, &data, &args.judging.judging(args.mode), args.perfect);
+    args.common.tell(&evaluation, &place, style)
+}
