@@ -168,7 +168,9 @@ impl Evaluation {
                 self.read(name, &file, "responses");
             }
             (Side::Model(path) | Side::Answers(path), _) => {
-                self.model(name, path);
+                // A step and a model may not have the same name.
+                let model = format!("model_{name}");
+                self.model(&model, path);
                 let sampling = table([
                     ("temperature", sampled.temperature.into()),
                     ("top_p", sampled.top_p.into()),
@@ -177,7 +179,7 @@ impl Evaluation {
                 let keys = [
                     ("op", "generate".into()),
                     ("from", "prompts".into()),
-                    ("model", name.into()),
+                    ("model", model.into()),
                     ("samples", i64::from(sampled.samples).into()),
                     ("sampling", Value::Table(sampling)),
                 ];
