@@ -238,6 +238,11 @@ fn a_runs_drift() {
     let rounds = eval(&["drift", &name, "--resamples", "0"]);
     let rounds = rounds.as_array().unwrap();
     assert!(rounds.iter().any(|r| r["step"] == "scores"), "{rounds:?}");
+    for round in rounds.iter().filter(|r| r.get("length_growth").is_some()) {
+        let of = |name: &str| round[name]["value"].as_f64();
+        let (Some(length), Some(score)) = (of("length_growth"), of("score_growth")) else { continue };
+        assert_eq!(round["warning"].is_string(), length >= 0.1 && score < length, "{round}");
+    }
     let scores: Vec<&Value> = rounds.iter().filter(|r| r["step"] == "scores").collect();
     assert_eq!(scores.iter().map(|r| r["iteration"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
     assert!(scores[0].get("score_shift").is_none() && scores[1]["score_shift"]["value"].is_f64());

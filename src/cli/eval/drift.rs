@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Intervals;
+use crate::cli::progress::Style;
 use crate::error::Result;
 use crate::eval::drift::LEAST_GROWTH;
 use crate::report::Drift;
@@ -32,11 +33,13 @@ pub struct Args {
     intervals: Intervals,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, style: Style) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
     let drift = Drift::of(&run, &args.step, &args.intervals.bootstrap(), args.growth)?;
     let text = if args.intervals.json { drift.json().to_string() } else { drift.table() };
     crate::cli::print(&text)?;
-    drift.warnings().for_each(|warning| eprintln!("warning: {warning}"));
+    if style != Style::Quiet {
+        drift.warnings().for_each(|warning| eprintln!("warning: {warning}"));
+    }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         Command::WinRate(args) => win_rate::run(args, style),
         Command::Reward(args) => reward::run(args, style),
         Command::Alpaca(command) => alpaca::run(command, style),
-        Command::Drift(args) => drift::run(args),
+        Command::Drift(args) => drift::run(args, style),
     }
 }
 
