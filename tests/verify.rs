@@ -129,6 +129,9 @@ fn microbatches(said: &Value) -> u64 {
     said["repair_drops"]["microbatches"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum()
 }
 
+/// A way to damage a file.
+type Way = fn(&Path);
+
 #[test]
 fn a_sound_run_is_said_to_be_sound() {
     for dir in [&runs().finished, &runs().stopped] {
@@ -149,7 +152,7 @@ fn a_sound_run_is_said_to_be_sound() {
 /// Each kind of file in each way, in a run that is finished.
 #[test]
 fn any_file_of_a_finished_run() {
-    let ways: [(&str, fn(&Path)); 4] = [("cut", cut), ("flip", flip), ("delete", delete), ("lengthen", lengthen)];
+    let ways: [(&str, Way); 4] = [("cut", cut), ("flip", flip), ("delete", delete), ("lengthen", lengthen)];
     let kinds = [
         ("data/ift/iteration=0/microbatch=00002.parquet", "a source's"),
         ("data/written/iteration=1/microbatch=00001.parquet", "a head's"),
