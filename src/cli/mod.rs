@@ -15,6 +15,7 @@ mod logprobs;
 mod ls;
 mod model;
 mod progress;
+mod replay;
 mod run;
 mod show;
 mod study;
@@ -68,6 +69,8 @@ enum Log {
 enum Command {
     /// Runs a pipeline file, or goes on with its unfinished run
     Run(run::Args),
+    /// Makes anew, as another run, what follows from a step or a changed setting; takes the rest over
+    Replay(replay::Args),
     /// Prints every error of a pipeline file; loads and runs nothing
     Check(check::Args),
     /// Prints the plan of a pipeline file, or what an error code means
@@ -126,6 +129,7 @@ fn command(cli: &Cli) -> Result<()> {
     let style = progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose);
     match &cli.command {
         Command::Run(args) => run::run(args, &style),
+        Command::Replay(args) => replay::run(args, &style),
         Command::Check(args) => check::run(args, cli.quiet),
         Command::Explain(args) => explain::run(args),
         Command::Cost(args) => cost::run(args),

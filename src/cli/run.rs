@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::check::load;
+use super::check::{load, was};
 use super::progress::{Progress, Style};
 use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
@@ -30,6 +30,13 @@ pub struct Args {
     /// Removes an earlier run of this name and starts anew
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What it runs on.
+#[derive(clap::Args)]
+pub struct Machine {
     /// Number of timely workers; the data are the same whatever it is
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
@@ -38,18 +45,30 @@ pub struct Args {
     device: String,
 }
 
-impl Args {
-    /// A run on a device in which all else is as usual.
+impl Machine {
+    /// One worker and this device.
     pub fn on(device: &str) -> Self {
-        Self {
-            file: PathBuf::new(),
-            set: Vec::new(),
-            name: None,
-            runs: PathBuf::new(),
-            fresh: false,
-            workers: 1,
-            device: device.to_owned(),
+        Self { workers: 1, device: device.to_owned() }
+    }
+}
+
+/// How a run's directory is opened.
+pub enum Open<'a> {
+    /// Begun, or gone on with. The options name the pipeline file on the command line of a replay.
+    Continue(&'a [String]),
+    /// Begun anew.
+    Fresh,
+}
+
+impl Args {
+    /// How to open a run of this file under the overrides `set`.
+    pub fn open<'a>(&self, set: &[String], named: &'a mut Vec<String>) -> Open<'a> {
+        if self.fresh {
+            return Open::Fresh;
         }
+        *named = vec!["--file".to_owned(), self.file.display().to_string()];
+        named.extend(set.iter().flat_map(|s| ["--set".to_owned(), s.clone()]));
+        Open::Continue(named)
     }
 }
 
@@ -68,34 +87,52 @@ impl Observer for Both {
 pub fn run(args: &Args, style: &Style) -> Result<()> {
     let plan = Arc::new(load(&args.file, &args.set, *style == Style::Quiet)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
-    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
-    }
-    let dir = args.runs.join(name);
+    let dir = directory(&args.runs, name)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     if plan.study.is_some() {
         super::study::run(args, &plan, &dir, style, &stop)
     } else {
-        execute(&plan, &dir, args, style, &stop)
+        let mut named = Vec::new();
+        execute(&plan, &dir, &args.open(&args.set, &mut named), &args.machine, style, &stop)
     }
 }
 
+/// The directory of a run of that name.
+pub fn directory(runs: &Path, name: &str) -> Result<PathBuf> {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
+    }
+    Ok(runs.join(name))
+}
+
 /// Runs a plan in its directory, or goes on there, to the closing summary.
-pub fn execute(plan: &Arc<Plan<dyn Operator>>, dir: &Path, args: &Args, style: &Style, stop: &Stop) -> Result<()> {
-    carry_out(plan, dir, args, *style, *style == Style::Quiet, stop)
+pub fn execute(
+    plan: &Arc<Plan<dyn Operator>>,
+    dir: &Path,
+    open: &Open<'_>,
+    machine: &Machine,
+    style: &Style,
+    stop: &Stop,
+) -> Result<()> {
+    carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
 }
 
 /// As [`execute`]; with `quiet` progress is shown and nothing is said at the end.
 pub fn carry_out(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
-    args: &Args,
+    open: &Open<'_>,
+    machine: &Machine,
     style: Style,
     quiet: bool,
     stop: &Stop,
 ) -> Result<()> {
-    let (run, opened) = Run::create_or_open(dir, &plan.resolved, plan.seed, args.fresh)?;
+    let fresh = matches!(open, Open::Fresh);
+    let (run, opened) = Run::create_or_open_advised(dir, &plan.resolved, plan.seed, fresh, |before| {
+        let Open::Continue(named) = open else { return None };
+        dataflow::advice(&was(before)?, plan, dir, named)
+    })?;
     let run = Arc::new(run);
     let place = dir.display();
     match opened {
@@ -112,7 +149,7 @@ pub fn carry_out(
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
     let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(style) });
-    let services = Services::new(Models::new(&args.device, engine, plan.seed)?);
+    let services = Services::new(Models::new(&machine.device, engine, plan.seed)?);
     let shared = Shared {
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
@@ -121,7 +158,7 @@ pub fn carry_out(
         stop: stop.clone(),
     };
     let began = Instant::now();
-    let result = dataflow::run(shared, args.workers.into(), Transport::Typed);
+    let result = dataflow::run(shared, machine.workers.into(), Transport::Typed);
     watch.progress.finish();
     result.map_err(|e| match e.kind() {
         crate::error::Kind::Cancelled => {

@@ -27,7 +27,9 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
             eprintln!("{} of {all}: {}, seed {seed}", i + 1, variant.name);
         }
         let plan = Arc::new(check(&args.file, &set)?);
-        execute(&plan, &dir, args, &Style::Quiet, stop).doing(|| dir.display())?;
+        let mut named = Vec::new();
+        let open = args.open(&set, &mut named);
+        execute(&plan, &dir, &open, &args.machine, &Style::Quiet, stop).doing(|| dir.display())?;
         let path = dir.join("summary.json");
         let summary = std::fs::read(&path).doing(|| path.display())?;
         let summary =

@@ -12,6 +12,7 @@ mod jobs;
 mod operator;
 mod progress;
 mod render;
+mod replay;
 mod start;
 
 pub use clock::Advance;
@@ -23,3 +24,4 @@ pub use operator::{
     RowError, Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
 };
 pub use progress::{Event, Observer, Silent};
+pub use replay::{Replay, advice};

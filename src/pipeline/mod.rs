@@ -16,6 +16,7 @@ mod kind;
 mod overrides;
 mod plan;
 mod reference;
+pub mod replay;
 mod resolve;
 mod resolved;
 mod sections;
@@ -39,7 +40,7 @@ pub use health::{GATES, Gate, GateKind, Verdict};
 pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
 pub use plan::{
     Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, load_without_data,
-    parse_str,
+    parse_str, parse_str_without_data,
 };
 pub use sections::{engine_keys, health_keys, loop_keys, model_keys, pipeline_keys, study_keys};
 pub use study::{Study, Variant};

@@ -306,6 +306,18 @@ pub fn parse_str<O: Configured + ?Sized>(
     parse(name, text, overrides, kinds, false)
 }
 
+/// As [`load_without_data`], from text.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse_str_without_data<O: Configured + ?Sized>(
+    name: &str,
+    text: &str,
+    kinds: &[&'static Kind<O>],
+) -> Result<Plan<O>, Diagnostics> {
+    parse(name, text, &[], kinds, true)
+}
+
 fn parse<O: Configured + ?Sized>(
     name: &str,
     text: &str,

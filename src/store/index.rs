@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Written;
-use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored};
+use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
@@ -20,6 +20,8 @@ pub(super) struct Index {
     pub order: Vec<String>,
     pub finished: bool,
     pub pipeline: Option<(String, u64)>,
+    /// Where a replayed run has its first files from.
+    pub taken: Option<Taken>,
 }
 
 impl Index {
@@ -27,6 +29,7 @@ impl Index {
     pub fn add(&mut self, entry: Entry) {
         match entry {
             Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
+            Entry::Taken(taken) => self.taken = Some(taken),
             Entry::File(f) => {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());

@@ -122,6 +122,21 @@ pub struct MetricsEntry {
     pub hash: String,
 }
 
+/// Where what a replayed run did not make itself comes from. The lines that follow name the files, with the step and the hash of
+/// each: `entries` lines, all of which are of that run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// The run's directory, as it was given.
+    pub run: String,
+    /// blake3 of that run's resolved pipeline file, as its own first line has it.
+    pub pipeline: String,
+    /// The steps from which on the rows are made anew.
+    pub from: Vec<String>,
+    /// How many of the next lines were taken over.
+    pub entries: u64,
+}
+
 /// One line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -137,6 +152,8 @@ pub enum Entry {
         /// Seed.
         seed: u64,
     },
+    /// In a replayed run, the second line: which run the lines after it were taken over from.
+    Taken(Taken),
     /// A microbatch.
     File(FileEntry),
     /// A model.
@@ -162,7 +179,7 @@ pub enum Entry {
 /// How the complaint about a manifest of a newer reflux begins.
 pub(super) const NEWER: &str = "is of manifest format";
 
-const KINDS: &[&str] = &["run", "file", "model", "metrics", "finished", "dropped"];
+const KINDS: &[&str] = &["run", "taken", "file", "model", "metrics", "finished", "dropped"];
 
 /// Whether a path of the manifest stays within the run.
 fn inside(path: &str) -> bool {
@@ -416,6 +433,8 @@ mod tests {
             (prop::option::of(text), prop::option::of(any::<u32>()))
                 .prop_map(|(step, iteration)| Entry::Finished { step, iteration }),
             text.prop_map(|step| Entry::Dropped { step }),
+            (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), any::<u64>())
+                .prop_map(|(run, pipeline, from, entries)| Entry::Taken(Taken { run, pipeline, from, entries })),
         ]
     }
 

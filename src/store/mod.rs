@@ -43,6 +43,7 @@ mod run;
 mod scan;
 mod suggest;
 mod sweep;
+mod take;
 mod verify;
 mod writer;
 
@@ -56,10 +57,11 @@ pub use import::{
     Format, Given, GivenAnswer, GivenPrompt, How, Imported, given_answers, given_prompts, import, import_jsonl,
 };
 pub use lines::Lines;
-pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored};
+pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 pub use reader::{decoding, read_parquet};
 pub use repair::Repair;
 pub use run::{Opened, Run};
 pub use scan::{Part, PartRows, Scan, find_run};
+pub use take::Take;
 pub use verify::{Finding, Inspected, Thing, inspect};
 pub use writer::{ParquetFile, write_parquet};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::atomic::{create_dirs, io_error, sync_dir};
 use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
-use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry};
+use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
 use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
@@ -58,6 +58,11 @@ pub(super) fn identity(text: &str) -> String {
     text.split_inclusive('\n').filter(made).collect::<String>().trim_end().to_owned()
 }
 
+/// What a manifest's first line says of the pipeline file.
+pub(super) fn pipeline_hash(text: &str) -> String {
+    blake3::hash(identity(text).as_bytes()).to_hex().to_string()
+}
+
 impl Run {
     /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
     /// gone on with under the very same text and seed, but for the table `[health]`, which says when to stop and not what to
@@ -68,6 +73,21 @@ impl Run {
     /// Another process writes the run; the pipeline file has changed (the difference is shown); the manifest is
     /// damaged; the directory cannot be written, or with `fresh` is not a run.
     pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, Opened)> {
+        Self::create_or_open_advised(dir, pipeline_text, seed, fresh, |_| None)
+    }
+
+    /// As [`Run::create_or_open`]. Where the pipeline file has changed, `advise` is given the run's own resolved file, and the
+    /// command it returns is told as a third way out.
+    ///
+    /// # Errors
+    /// As [`Run::create_or_open`].
+    pub fn create_or_open_advised(
+        dir: &Path,
+        pipeline_text: &str,
+        seed: u64,
+        fresh: bool,
+        advise: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<(Self, Opened)> {
         create_dirs(dir)?;
         let manifest_path = dir.join("manifest.jsonl");
         if !manifest_path.exists() {
@@ -83,7 +103,7 @@ impl Run {
         let (mut manifest, entries) = Appender::open(&manifest_path)?;
         let mut index = Index::default();
         entries.into_iter().for_each(|e| index.add(e));
-        let hash = blake3::hash(identity(pipeline_text).as_bytes()).to_hex().to_string();
+        let hash = pipeline_hash(pipeline_text);
         let pipeline_path = dir.join("pipeline.toml");
         let opened = match &index.pipeline {
             None => {
@@ -105,7 +125,13 @@ impl Run {
                     dir.display(),
                     what.trim_end()
                 ))
-                .help("run the changed file under another name with --name, or begin anew with --fresh"));
+                .help(match advise(&before) {
+                    Some(command) => format!(
+                        "make only what follows from the change, as another run:\n    {command}\n  or make everything, under \
+                         another name with --name, or anew with --fresh"
+                    ),
+                    None => "run the changed file under another name with --name, or begin anew with --fresh".to_owned(),
+                }));
             }
             Some(_) => {
                 let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
@@ -189,6 +215,14 @@ impl Run {
     /// The seed the run was begun with.
     pub fn seed(&self) -> u64 {
         self.state().index.pipeline.as_ref().map_or(0, |(_, seed)| *seed)
+    }
+    /// In a replayed run, where what it did not make itself comes from.
+    pub fn taken(&self) -> Option<Taken> {
+        self.state().index.taken.clone()
+    }
+    /// The hash of the resolved pipeline file that the manifest has.
+    pub(super) fn pipeline(&self) -> String {
+        self.state().index.pipeline.as_ref().map_or_else(String::new, |(hash, _)| hash.clone())
     }
     /// Whether the run is done.
     pub fn finished(&self) -> bool {

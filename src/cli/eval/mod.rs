@@ -12,7 +12,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
-use crate::cli::run::{carry_out, stop_on_interrupt};
+use crate::cli::run::{Machine, Open, carry_out, stop_on_interrupt};
 use crate::dataflow::Stop;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
@@ -209,7 +209,8 @@ impl Common {
         let dir = place.dir.join("run");
         let stop = Stop::default();
         stop_on_interrupt(&stop);
-        carry_out(&Arc::new(plan), &dir, &crate::cli::run::Args::on(&self.loading.device), style, true, &stop)?;
+        let machine = Machine::on(&self.loading.device);
+        carry_out(&Arc::new(plan), &dir, &Open::Continue(&[]), &machine, style, true, &stop)?;
         Run::open(&dir)
     }
 

@@ -1,0 +1,74 @@
+//! `reflux replay`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use super::check::{check, shown};
+use super::progress::Style;
+use super::run::{Machine, Open, directory, execute, stop_on_interrupt};
+use crate::dataflow::{Replay, Stop};
+use crate::error::Result;
+use crate::model::{Model, saved_dtype};
+use crate::pipeline;
+use crate::store::{Run, find_run};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  reflux replay small --from scores --set step.scores.model=m0      another judge for the answers of the run small
+  reflux replay small --set step.pairs.min_margin=1 --into strict   other pairs; what has changed is found
+  reflux replay small --from dpo --file other.toml --dry-run        what would be made under another file
+  reflux replay small --set pipeline.iterations=3                   an iteration more
+
+What the run has of the steps above is not made again: its files are linked into the new run, each checked against its hash.
+The new run's manifest says which run they came from. If it is stopped, the same command goes on with it.")]
+pub struct Args {
+    /// The run: a directory, or a name in runs
+    run: PathBuf,
+    /// A step to make anew, with all that follows from it; may be repeated. By default the steps that have changed
+    #[arg(long, value_name = "STEP")]
+    from: Vec<String>,
+    /// Overrides a key of the run's pipeline file, e.g. --set step.dpo.beta=0.2
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A pipeline file in place of the run's own
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Name of the new run; RUN-replay if absent
+    #[arg(long, value_name = "NAME")]
+    into: Option<String>,
+    /// Folder of the new run
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Prints what would be taken over and what made, and stops there
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+fn weights(dir: &Path) -> Result<String> {
+    Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
+}
+
+pub fn run(args: &Args, style: &Style) -> Result<()> {
+    let quiet = *style == Style::Quiet;
+    let source = Run::open(&find_run(&args.run))?;
+    let own = source.dir().join("pipeline.toml");
+    let before = shown(pipeline::load_without_data(&own, &[], crate::operators::ALL))?;
+    let plan = Arc::new(check(args.file.as_deref().unwrap_or(&own), &args.set)?);
+    let replay = Replay::of(&source, &before, &plan, &args.from)?;
+    let name = args.into.clone().unwrap_or_else(|| format!("{}-replay", source.name()));
+    let dir = directory(&args.runs, &name)?;
+    if args.dry_run || !quiet {
+        super::print(&replay.lines().join("\n"))?;
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    replay.begin(&dir, &weights)?;
+    execute(&plan, &dir, &Open::Continue(&[]), &args.machine, style, &stop)
+}

@@ -1,0 +1,151 @@
+//! Replaying a run: what of it stands under a changed file or from a named step on, taken over into a new run that
+//! [`super::run`] then goes on with.
+
+use std::path::Path;
+
+use super::operator::Operator;
+use crate::error::{Error, Result};
+use crate::pipeline::replay::{Anew, changed, command, owner, roots};
+use crate::pipeline::{Plan, Step, nearest};
+use crate::store::{FileEntry, Run, Take};
+
+/// What a replay takes over and what it makes.
+pub struct Replay<'a> {
+    source: &'a Run,
+    plan: &'a Plan<dyn Operator>,
+    from: Vec<String>,
+    anew: Anew,
+}
+
+impl<'a> Replay<'a> {
+    /// A replay of `source`, which `before` made, under `plan`. The steps `from` are made anew, and all that follows from them;
+    /// without any, the steps that the two plans differ in.
+    ///
+    /// # Errors
+    /// There is no such step; the plans differ in a step that is not below `from`, or in nothing; the run did not get so far
+    /// that there is something to start from.
+    pub fn of(
+        source: &'a Run,
+        before: &Plan<dyn Operator>,
+        plan: &'a Plan<dyn Operator>,
+        from: &[String],
+    ) -> Result<Self> {
+        let known = || plan.steps.iter().map(|s| s.name.as_str());
+        if let Some(unknown) = from.iter().find(|name| plan.step(name).is_none()) {
+            let near = nearest(unknown, known()).map(|near| format!("did you mean `{near}`? "));
+            let steps: Vec<&str> = known().collect();
+            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(format!(
+                "{}its steps are {}",
+                near.unwrap_or_default(),
+                steps.join(", ")
+            )));
+        }
+        let changed = changed(before, plan);
+        let from = if from.is_empty() { roots(plan, &changed) } else { from.to_vec() };
+        if from.is_empty() && before.iterations == plan.iterations && before.steps.len() == plan.steps.len() {
+            return Err(Error::user("nothing has changed: there is nothing to make anew")
+                .help("name a step with --from, or change something with --set or --file"));
+        }
+        let anew = Anew::from(plan, from.iter().map(String::as_str));
+        let outside: Vec<_> =
+            plan.steps.iter().filter(|s| changed.contains_key(&s.name) && !anew.whole(plan, &s.name)).collect();
+        if let Some(step) = outside.first() {
+            let tables: Vec<String> = changed[&step.name].iter().map(|t| format!("[{t}]")).collect();
+            let all: Vec<String> = roots(plan, &changed).iter().map(|s| format!("--from {s}")).collect();
+            return Err(Error::user(format!(
+                "the change in {} is one of the step `{}`, which is not made anew from its start by {}",
+                tables.join(", "),
+                step.name,
+                from.iter().map(|s| format!("--from {s}")).collect::<Vec<_>>().join(" ")
+            ))
+            .help(format!("{} makes anew what the change touches", all.join(" "))));
+        }
+        let replay = Self { source, plan, from, anew };
+        for name in &replay.from {
+            replay.ready(name)?;
+        }
+        Ok(replay)
+    }
+
+    /// Whether there is something to begin a step with.
+    fn ready(&self, name: &str) -> Result<()> {
+        let Some(step) = self.plan.step(name) else { return Ok(()) };
+        for input in &step.inputs {
+            let made = self.anew.first(&input.step) <= *step.iterations.start();
+            if !made && self.source.entries().iter().all(|f| f.step != input.step) {
+                return Err(Error::user(format!(
+                    "the run `{}` did not get to the rows of `{}`, from which `{name}` is made",
+                    self.source.dir().display(),
+                    input.step
+                ))
+                .help("go on with it first: `reflux run` with its pipeline file"));
+            }
+        }
+        Ok(())
+    }
+
+    fn takes(&self, dataset: &str, iteration: u32) -> bool {
+        self.anew.takes(self.plan, dataset, iteration)
+    }
+
+    /// What is taken over and what is made, a line a step.
+    pub fn lines(&self) -> Vec<String> {
+        let entries = self.source.entries();
+        let width = self.plan.steps.iter().map(|s| s.name.len()).max().unwrap_or(0);
+        let line = |step: &Step<dyn Operator>| {
+            let of = |f: &&FileEntry| {
+                owner(self.plan, &f.step).is_some_and(|s| s.name == step.name) && self.takes(&f.step, f.iteration)
+            };
+            let taken: Vec<&FileEntry> = entries.iter().filter(of).collect();
+            let there = |iteration: u32| taken.iter().any(|f| f.iteration == iteration);
+            let (kept, made): (Vec<u32>, Vec<u32>) = step.iterations.clone().partition(|&i| there(i));
+            let rows: u64 = taken.iter().filter(|f| f.step == step.name).map(|f| f.rows).sum();
+            let kept = (!kept.is_empty()).then(|| format!("taken over: {} ({rows} rows)", said(&kept)));
+            let made = (!made.is_empty()).then(|| format!("made: {}", said(&made)));
+            let both: Vec<String> = kept.into_iter().chain(made).collect();
+            format!("  {:width$}  {}", step.name, both.join("; "))
+        };
+        let head = format!("replay of {}", self.source.dir().display());
+        let from = if self.from.is_empty() { String::new() } else { format!(" from {}", self.from.join(", ")) };
+        let open = if self.source.finished() { "" } else { " (unfinished: what it lacks is made)" };
+        std::iter::once(format!("{head}{open}{from}")).chain(self.plan.steps.iter().map(line)).collect()
+    }
+
+    /// Begins the run in `dir` with what is taken over; [`super::run`] goes on with it. Returns false where that was done
+    /// before. `weights` computes the hash of a model's weights.
+    ///
+    /// # Errors
+    /// As [`Take::begin`].
+    pub fn begin(&self, dir: &Path, weights: &dyn Fn(&Path) -> Result<String>) -> Result<bool> {
+        let takes = |dataset: &str, iteration: u32| self.takes(dataset, iteration);
+        let take = Take { source: self.source, from: &self.from, takes: &takes, weights };
+        take.begin(dir, &self.plan.resolved, self.plan.seed)
+    }
+}
+
+/// `iterations 1 to 3`, or `once` for what runs before the loop.
+fn said(iterations: &[u32]) -> String {
+    match iterations {
+        [0] => "once".to_owned(),
+        [one] => format!("iteration {one}"),
+        [first, .., last] => format!("iterations {first} to {last}"),
+        [] => String::new(),
+    }
+}
+
+/// The command that replays the run in `dir` under a changed plan, for whoever tries to go on with it. `otherwise` are the
+/// options that stand for the changed file.
+pub fn advice(
+    before: &Plan<dyn Operator>,
+    plan: &Plan<dyn Operator>,
+    dir: &Path,
+    otherwise: &[String],
+) -> Option<String> {
+    let name = dir.file_name()?.to_string_lossy().into_owned();
+    let runs = dir.parent()?;
+    let free = (2u32..).map(|n| format!("{name}-{n}")).find(|name| !runs.join(name).exists())?;
+    let usual = runs == Path::new("runs");
+    let run = if usual { name } else { dir.display().to_string() };
+    let runs = (!usual).then(|| runs.display().to_string());
+    command(before, plan, &run, &free, runs.as_deref(), otherwise)
+}

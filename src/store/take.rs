@@ -1,0 +1,206 @@
+//! Taking files over from one run into a new one.
+//!
+//! Committed files never change, so a hard link is as good as a copy, and costs nothing; a copy is made where the file system
+//! knows no links. The manifest comes last and all at once: without it the directory is no run, and is cleared the next time.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::Run;
+use super::atomic::{AtomicFile, create_dirs, io_error, sync_dir, write_bytes};
+use super::hash_file;
+use super::index::damaged;
+use super::lock::Lock;
+use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
+use super::run::pipeline_hash;
+use super::sweep::{clear, refuse_foreign};
+use crate::error::{Error, Result};
+
+/// What a new run takes over from another.
+pub struct Take<'a> {
+    /// The run that has it.
+    pub source: &'a Run,
+    /// The steps from which on the new run makes its rows itself; for the manifest.
+    pub from: &'a [String],
+    /// Whether what a step, or a dataset beside one, has in an iteration is taken.
+    pub takes: &'a dyn Fn(&str, u32) -> bool,
+    /// The hash of the weights of the model in a directory.
+    pub weights: &'a dyn Fn(&Path) -> Result<String>,
+}
+
+impl Take<'_> {
+    /// The lines of the source's manifest that are taken, in its order.
+    ///
+    /// # Errors
+    /// The manifest is damaged; the rows of a step that is needed were not kept.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let all = manifest::read(&self.source.dir().join("manifest.jsonl"))?.entries;
+        let metrics = self.source.metrics();
+        let mut entries = Vec::new();
+        let mut seen = BTreeSet::new();
+        for entry in all {
+            let taken = match &entry {
+                Entry::File(f) if (self.takes)(&f.step, f.iteration) => {
+                    if self.source.dropped(&f.step) {
+                        return Err(self.not_kept(&f.step));
+                    }
+                    true
+                }
+                Entry::Model(m) => (self.takes)(&m.step, m.iteration),
+                // Of several for one training the last counts.
+                Entry::Metrics(m) => {
+                    let last = (self.takes)(&m.step, m.iteration) && metrics.contains(m);
+                    last && seen.insert((m.step.clone(), m.iteration))
+                }
+                _ => false,
+            };
+            if taken {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn not_kept(&self, step: &str) -> Error {
+        let run = self.source.dir().display();
+        Error::user(format!("the rows of `{step}` are needed, and the run `{run}` has not kept them"))
+            .help(format!("`--from {step}` makes them again; without its `keep = false` they would be there"))
+    }
+
+    /// Begins the run in `dir`, under `pipeline_text` and `seed`, with what it takes over, each file checked against its hash.
+    /// Returns false where that was done before: the run is there, of the same file and with the same files of the same run.
+    ///
+    /// # Errors
+    /// There is another run, or something that is no run; another process writes one of the two runs; a file is damaged or gone;
+    /// a full disk, which leaves no run behind.
+    pub fn begin(&self, dir: &Path, pipeline_text: &str, seed: u64) -> Result<bool> {
+        let source = self.source;
+        if let Some(pid) = source.writer() {
+            return Err(Error::user(format!("the run `{}` is being written by process {pid}", source.dir().display()))
+                .help("wait until it has ended, or stop it"));
+        }
+        let entries = self.entries()?;
+        let taken = Taken {
+            run: source.dir().display().to_string(),
+            pipeline: source.pipeline(),
+            from: self.from.to_vec(),
+            entries: entries.len() as u64,
+        };
+        create_dirs(dir)?;
+        if dir.join("manifest.jsonl").exists() {
+            let there = Run::open(dir)?;
+            let same = there.pipeline() == pipeline_hash(pipeline_text) && there.seed() == seed;
+            return if same && there.taken() == Some(taken) {
+                Ok(false)
+            } else {
+                Err(Error::user(format!("there is a run at `{}` already, and not this one", dir.display()))
+                    .help("choose another name with --into"))
+            };
+        }
+        refuse_foreign(dir)?;
+        let (_lock, _) = Lock::take(dir)?;
+        clear(dir)?;
+        for entry in &entries {
+            match entry {
+                Entry::File(f) => {
+                    source.verify(f)?;
+                    for path in std::iter::once(&f.path).chain(f.errors.iter().map(|e| &e.path)) {
+                        link(&source.dir().join(path), &dir.join(path))?;
+                    }
+                }
+                Entry::Metrics(m) => {
+                    let path = source.dir().join(&m.path);
+                    let (hash, bytes) = hash_file(&path).map_err(|e| damaged(&path, e))?;
+                    if (&hash, bytes) != (&m.hash, m.bytes) {
+                        return Err(damaged(&path, "its content is not what was committed"));
+                    }
+                    link(&path, &dir.join(&m.path))?;
+                }
+                Entry::Model(m) => self.model(m, dir)?,
+                _ => {}
+            }
+        }
+        for part in ["data", "metrics", "models"] {
+            sync_dirs(&dir.join(part))?;
+        }
+        sync_dir(dir)?;
+        write_bytes(&dir.join("pipeline.toml"), pipeline_text.as_bytes())?;
+        let (reflux, pipeline) = (env!("CARGO_PKG_VERSION").to_owned(), pipeline_hash(pipeline_text));
+        let mut lines = Entry::Run { format: FORMAT, reflux, pipeline, seed }.to_line()?;
+        for entry in std::iter::once(&Entry::Taken(taken)).chain(&entries) {
+            lines.extend(entry.to_line()?);
+        }
+        write_bytes(&dir.join("manifest.jsonl"), &lines)?;
+        Ok(true)
+    }
+
+    fn model(&self, model: &ModelEntry, dir: &Path) -> Result<()> {
+        let from = self.source.dir().join(&model.path);
+        let changed = "its content is not what was committed";
+        for (name, file) in &model.files {
+            let path = from.join(name);
+            let (hash, bytes) = hash_file(&path).map_err(|e| damaged(&path, e))?;
+            if (&hash, bytes) != (&file.hash, file.bytes) {
+                return Err(damaged(&path, changed));
+            }
+            link(&path, &dir.join(&model.path).join(name))?;
+        }
+        if !model.files.is_empty() {
+            return Ok(());
+        }
+        // A manifest of before models had their files listed.
+        let hash = (self.weights)(&from).map_err(|e| damaged(&from, e))?;
+        if hash != model.hash {
+            return Err(damaged(&from, "the weights are not those that were committed"));
+        }
+        link_tree(&from, &dir.join(&model.path))
+    }
+}
+
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    let fail = |e: io::Error| io_error("listing", from, &e);
+    create_dirs(to)?;
+    for entry in fs::read_dir(from).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let kind = entry.file_type().map_err(fail)?;
+        let target = to.join(entry.file_name());
+        if kind.is_dir() {
+            link_tree(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            link(&entry.path(), &target)?;
+        } else {
+            return Err(damaged(&entry.path(), "it is neither a file nor a directory"));
+        }
+    }
+    Ok(())
+}
+
+/// Gives a file a second name, or where that cannot be, a copy.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if let Some(dir) = to.parent() {
+        create_dirs(dir)?;
+    }
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    let mut read = fs::File::open(from).map_err(|e| io_error("reading", from, &e))?;
+    let mut file = AtomicFile::create(to)?;
+    if let Err(e) = io::copy(&mut read, &mut file) {
+        return Err(file.error(e));
+    }
+    file.publish()
+}
+
+/// Makes the names in a directory and below last; what they name is on the disk already.
+fn sync_dirs(dir: &Path) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))? {
+        let path = entry.map_err(|e| io_error("listing", dir, &e))?.path();
+        sync_dirs(&path)?;
+    }
+    sync_dir(dir)
+}
