@@ -112,7 +112,7 @@ fn another_beta_trains_on_the_same_pairs() {
 fn an_iteration_more_takes_over_those_before() {
     let text = source().1.replace("iterations = 2", "iterations = 3");
     let watch = same_as_anew("longer", &text, &[]);
-    assert!(made(&watch).iter().all(|(step, i)| *i >= 3 && *i <= 4 || step == "never"), "{:?}", made(&watch));
+    assert!(made(&watch).iter().all(|(_, i)| *i >= 3), "{:?}", made(&watch));
     assert!(made(&watch).contains(&("dpo".to_owned(), 3)));
 }
 
@@ -165,9 +165,6 @@ fn the_manifest_says_where_files_came_from_and_links_cost_nothing() {
         let inode = |dir: &Path| std::fs::metadata(dir.join(file)).unwrap().ino();
         assert_eq!(inode(&dir), inode(&small), "{file}");
     }
-    // The source goes away: names only.
-    let copy = outcome(&dir);
-    assert!(!copy.is_empty());
 }
 
 #[test]
@@ -294,6 +291,8 @@ fn a_changed_file_is_refused_with_the_command_that_replays_it() {
     let anew = run(&[&changed[..], &["--name", "anew"]].concat());
     assert!(anew.status.success(), "{}", told(&anew));
     assert_eq!(outcome(&runs.join("small-2")), outcome(&runs.join("anew")));
+    let ls = told(&reflux(&["ls", runs.join("small-2").to_str().unwrap()]));
+    assert!(ls.contains(&format!("replays {} from dpo: ", runs.join("small").display())), "{ls}");
     // Where nothing could be taken over, nothing of that kind is proposed.
     let seed = told(&run(&["--set", "pipeline.seed=6"]));
     assert!(seed.contains("--name") && !seed.contains("reflux replay"), "{seed}");

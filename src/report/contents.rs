@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::show::aligned;
-use crate::store::{MetricsEntry, ModelEntry, Run};
+use crate::store::{MetricsEntry, ModelEntry, Run, Taken};
 
 /// A step in an iteration.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Contents {
     state: &'static str,
     writer: Option<u32>,
     seed: u64,
+    /// Where a replayed run has its first files from.
+    taken: Option<Taken>,
     /// By iteration, and within it in the order in which steps began to commit.
     steps: Vec<(u32, String, Count)>,
     models: Vec<ModelEntry>,
@@ -74,6 +76,7 @@ impl Contents {
             state,
             writer,
             seed: run.seed(),
+            taken: run.taken(),
             steps: steps.into_iter().map(named).collect(),
             models: run.models(),
             metrics: run.metrics(),
@@ -86,7 +89,7 @@ impl Contents {
         let step = |(iteration, step, c): &(u32, String, Count)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
         let checkpoint = |(step, iteration, at): &(String, u32, usize)| json!({ "step": step, "iteration": iteration, "optimizer_step": at });
         json!({
-            "run": self.name, "state": self.state, "writer": self.writer, "seed": self.seed,
+            "run": self.name, "state": self.state, "writer": self.writer, "seed": self.seed, "taken": self.taken,
             "steps": self.steps.iter().map(step).collect::<Value>(), "models": self.models, "metrics": self.metrics,
             "checkpoints": self.checkpoints.iter().map(checkpoint).collect::<Value>(),
         })
@@ -99,7 +102,12 @@ impl Contents {
             ("unfinished", _) => "unfinished; `reflux run` of the same file goes on".to_owned(),
             (state, _) => state.to_owned(),
         };
-        let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed), String::new()];
+        let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed)];
+        if let Some(Taken { run, from, entries, .. }) = &self.taken {
+            let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(", ")) };
+            lines.push(format!("replays {run}{from}: {entries} files and models taken over"));
+        }
+        lines.push(String::new());
         let step = |(iteration, step, c): &(u32, String, Count)| {
             let bytes = if c.dropped { "not kept".to_owned() } else { size(c.bytes) };
             let number = |n: u64| n.to_string();

@@ -182,7 +182,9 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         create_dirs(dir)?;
     }
-    if fs::hard_link(from, to).is_ok() {
+    // A second name of a symbolic link would be one more symbolic link, which may lead nowhere from its new place.
+    let plain = fs::symlink_metadata(from).is_ok_and(|m| m.is_file());
+    if plain && fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
     let mut read = fs::File::open(from).map_err(|e| io_error("reading", from, &e))?;
