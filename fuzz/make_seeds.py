@@ -224,3 +224,70 @@ for _ in range(20):
 parquet("deep", pa.table({"a": deep}))
 for i, data in enumerate([b"", b"PAR1", b"PAR1" + b"\0" * 4 + b"PAR1", b"PAR1" + b"\xff" * 4 + b"PAR1", b"PAR1\x15\x02\x19\xfc\xff\xff\xff\x0f\x0a\0\0\0PAR1"]):
     put("parquet", str(i), data)
+# ---- pipeline files: the ready ones, with files that tests/text_inputs has put there, and every operator's keys in small ones with overrides
+import glob, re
+FILES = {"path": "m", "init": "m", "script": "m", "config": "m", "dataset": "a.jsonl", "rubric": "t.jinja", "template": "t.jinja", "reference": "m0"}
+for path in sorted(glob.glob(os.path.join(HERE, "..", "pipelines", "*.toml"))):
+    text = "".join(line for line in open(path) if not line.lstrip().startswith("#"))
+    text = re.sub(r"\s+#[^\"\n]*$", "", text, flags=re.M)
+    text = re.sub(r'(\w+)( *= *)"[^"\n]*/[^"\n]*"', lambda m: f'{m[1]}{m[2]}"{FILES.get(m[1], "org/name")}"', text)
+    put("pipeline", os.path.basename(path), text)
+LOOP = """[pipeline]
+name = "x"
+seed = 1
+iterations = 2
+microbatch = 8
+[model.m0]
+init = "m"
+[model.s]
+script = "m"
+[step.ift]
+op = "listworld"
+data = "ift"
+rows = 9
+[step.m1]
+op = "sft"
+from = "ift"
+model = "m0"
+[loop]
+policy = "m1"
+next = "dpo"
+[step.w]
+op = "synthesize"
+from = "ift"
+model = "s"
+per_iteration = 9
+[step.r]
+op = "generate"
+from = "w"
+model = "policy"
+samples = 3
+[step.j]
+op = "judge"
+from = "r"
+model = "policy"
+[step.p]
+op = "select"
+from = "j"
+[step.dpo]
+op = "dpo"
+from = "p"
+model = "policy"
+"""
+for i, (text, *sets) in enumerate([
+    (LOOP,), (LOOP, "step.p.strategy=all", "step.p.max_pairs=2", "step.dpo.beta=0.5"), (LOOP, 'step.dpo.lora={ rank = 4, targets = ["q_proj"] }', "step.dpo.data_schedule=streaming"),
+    (LOOP, 'step.j.mode="pairwise"', "step.j.samples=5"), (LOOP, 'step.j.mode="expected"', "step.j.min=1", "step.j.max=10", 'step.j.pattern="([0-9]+)"'), (LOOP, "step.j.max_samples=9", "step.j.z=1.0"),
+    (LOOP.replace('from = "w"', 'from = "dpo"'),), (LOOP, "pipeline.iterations=4294967295"), (LOOP, "step.w.per_iteration=9223372036854775807"), (LOOP, "pipeline.microbatch=1", "pipeline.window=4294967295"),
+    (LOOP + "[health]\npair_yield = { warn = 0.5, stop = 0.1 }\nlength_gap = { warn = 2 }\n",), (LOOP + '[study]\nseeds = [1, 2]\nvariants = { a = "", b = "step.p.min_margin = 1" }\nmeasures = ["j"]\n',),
+    (LOOP + '[engine]\nkv_memory = "1 GiB"\nthreads = 2\n', 'engine.kv_memory="99999999999 TiB"'), (LOOP, "step.dpo.data=cumulative", "step.dpo.epochs=3", "step.dpo.validation=0.1"),
+    ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nlimit = 5\nrename = { prompt = "q" }\nschema = "prompts"\n',), ('[step.a]\nop = "read"\ndataset = "b.jsonl"\n',), ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nkeep = false\n[step.b]\nop = "concat"\nfrom = ["a", "a"]\n',),
+    ('[step."é 𝄞"]\r\nop = "raed"\r\n', 'step."é 𝄞".op=read', 'step."é 𝄞".dataset=a.jsonl'), ("a = " + "[" * 60 + "]" * 60,), ("", "a.b.c.d.e.f = {", "x", "=", "step.=3"), ("\ufeff[pipeline]\nname = '''x\n'''\nseed = 0x7fff_ffff_ffff_ffff\n",),
+]):
+    put("pipeline", str(i), CUT.join([text, *sets]))
+
+# ---- what judges write
+for i, text in enumerate([
+    "", "Score: 4", "**Score:** 4/5\n", "Score (0-5): four", "the score is **3** out of 5.", "Score: 1 + 1 + 1 = 3", "Score: 4-5", "Score: 3 or 4", "Score: 80/100", "Score: 1,000", "Score: 4,5 / 5", "Score: −1", "Score: ٤", "Score: ４/５",
+    "Score: 5\nScore: 5/10", "Score: 2\nNo: Score: 4", "Score:\n\n4", "SCORE is [[ 5 ]] of 5", "Rating: 7", "rating = infinity", "Rating: 1e9", "Score: " + "9" * 400, "score (" * 40, "Score: 1", "3/4 5/ 6 /7", "Score: \"`*4*`\"", "Final score = <2.50> out of 5.0 or more", "Score: 0x4", "Score: nan", "underscore: 4",
+]):
+    put("score", str(i), text)

@@ -4,6 +4,8 @@
 pub mod loader_inputs;
 #[path = "../../tests/store_inputs/mod.rs"]
 pub mod store_inputs;
+#[path = "../../tests/text_inputs/mod.rs"]
+pub mod text_inputs;
 
 /// libFuzzer's hook ends the process at any panic. reflux catches those of the tokenizer library, and those of decoding a Parquet
 /// file, and makes errors of them, so these go by in silence; a panic of theirs that is not caught still ends the process, and so

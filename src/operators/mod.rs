@@ -26,7 +26,7 @@ mod pairwise;
 mod preferences;
 mod reference;
 mod reject;
-mod score;
+pub mod score;
 mod settings;
 mod strategies;
 mod template;

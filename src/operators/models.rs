@@ -12,6 +12,7 @@ use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, sta
 use crate::error::{Context as _, Error, Result};
 use crate::model::{LoraConfig, Model, device, saved_dtype};
 use crate::pipeline::{Dtype, ModelKind, ModelSource};
+use crate::store::Lines;
 
 /// Standard deviation of random weights.
 const INIT_STD: f32 = 0.05;
@@ -159,7 +160,7 @@ impl Models {
 
     fn script(&self, source: &ModelSource) -> Result<Scripted> {
         let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
-        let text = std::fs::read_to_string(file).map_err(|e| Error::user(format!("{file}: {e}")))?;
+        let text = Lines::open(Path::new(file))?.rest()?;
         scripted(&text).map_err(|e| e.doing(file))
     }
 

@@ -93,6 +93,22 @@ pub fn pattern(f: &mut Fields<'_>, key: &'static str, about: &'static str, defau
 }
 
 impl Reader {
+    /// Scores from `min` to `max`, by a regular expression whose first group is the score: [`PATTERN`], for one.
+    ///
+    /// # Errors
+    /// It is no regular expression or has no group, or the scale is empty.
+    pub fn new(pattern: &str, min: f32, max: f32, several: Several) -> Result<Self> {
+        let pattern = Regex::new(pattern).map_err(|e| Error::user(format!("not a regular expression: {e}")))?;
+        if pattern.captures_len() < 2 {
+            return Err(Error::user("the pattern has no group, so there is nothing to read"));
+        }
+        // Not-a-number is no bound either.
+        if !(min < max) {
+            return Err(Error::user(format!("the scale goes from {min} to {max}")));
+        }
+        Ok(Self { pattern, min, max, several })
+    }
+
     /// The keys `pattern`, `several`, `min` and `max`; `default` names the pattern if none is given.
     pub fn fields(f: &mut Fields<'_>, default: &'static str) -> Self {
         let about = "regular expression whose first group is the score in the judge's own text; \"score\" is the built-in one, which knows \
@@ -217,7 +233,7 @@ mod tests {
     use super::*;
 
     fn reader(pattern: &str, max: f32, several: Several) -> Reader {
-        Reader { pattern: Regex::new(pattern).unwrap(), min: 0., max, several }
+        Reader::new(pattern, 0., max, several).unwrap()
     }
     fn read(text: &str) -> Outcome {
         reader(PATTERN, 5., Several::Agree).read(text, false)

@@ -1,9 +1,12 @@
 //! Prompt templates: Jinja text, built in or from a file. They see only the variables they are given.
 
+use std::path::Path;
+
 use minijinja::{Environment, UndefinedBehavior, Value};
 
 use crate::error::{Error, Result};
 use crate::pipeline::Fields;
+use crate::store::Lines;
 
 /// Instructions a template may run: an endless loop stops with an error.
 const FUEL: u64 = 1_000_000;
@@ -61,7 +64,7 @@ impl Template {
     pub fn load(name: &str) -> Result<Self> {
         let text = match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             Some((_, text)) => (*text).to_string(),
-            None => std::fs::read_to_string(name).map_err(|e| {
+            None => Lines::open(Path::new(name)).and_then(|mut file| file.rest()).map_err(|e| {
                 let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
                 Error::user(format!("template `{name}`: {e}"))
                     .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
@@ -109,5 +112,13 @@ mod tests {
     fn faults_are_told() {
         assert!(Template::load("no/such").err().unwrap().help_text().unwrap().contains("additive-5"));
         assert!(Template::load("additive-5").unwrap().render(minijinja::context! {}).is_err());
+        assert!(Template::load("src").err().unwrap().to_string().contains("is a directory"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_without_end_is_refused() {
+        let refused = Template::load("/dev/zero").err().unwrap();
+        assert!(refused.to_string().contains("longer than 64 MiB"), "{refused}");
     }
 }
