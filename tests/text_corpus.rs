@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-const TARGETS: [(&str, fn(&[u8])); 2] = [("pipeline", text_inputs::pipeline), ("score", text_inputs::score)];
+type Target = (&'static str, fn(&[u8]));
+const TARGETS: [Target; 2] = [("pipeline", text_inputs::pipeline), ("score", text_inputs::score)];
 
 /// Longest that one input may take. A build for tests on a machine with other work is slow; what hangs takes for ever.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -49,7 +50,18 @@ fn pieces(text: &[u8]) -> Vec<&[u8]> {
 
 /// Numbers that are at the edge of something.
 const EDGES: [&str; 12] = [
-    "0", "-1", "1e308", "-0.0", "nan", "inf", "4294967295", "4294967296", "9223372036854775807", "9223372036854775808", "0.1", "1e-320",
+    "0",
+    "-1",
+    "1e308",
+    "-0.0",
+    "nan",
+    "inf",
+    "4294967295",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "0.1",
+    "1e-320",
 ];
 
 /// A few changes: pieces gone, twice, from elsewhere or put in another's place, lines of others, numbers at the edge, and bytes.

@@ -103,7 +103,7 @@ impl Reader {
             return Err(Error::user("the pattern has no group, so there is nothing to read"));
         }
         // Not-a-number is no bound either.
-        if !(min < max) {
+        if min.partial_cmp(&max) != Some(std::cmp::Ordering::Less) {
             return Err(Error::user(format!("the scale goes from {min} to {max}")));
         }
         Ok(Self { pattern, min, max, several })

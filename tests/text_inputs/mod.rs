@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use reflux::dataflow::Operator;
 use reflux::error::Kind;
-use reflux::operators::score::{Outcome, PATTERN, Reader, Several};
 use reflux::operators::ALL;
+use reflux::operators::score::{Outcome, PATTERN, Reader, Several};
 use reflux::pipeline::{Assume, Format, Plan, explain, parse_str};
 use reflux::report::{Cost, Hardware, ModelShape};
 
@@ -83,7 +83,8 @@ fn cost(plan: &Plan<dyn Operator>) {
 static READERS: LazyLock<Vec<[Reader; 3]>> = LazyLock::new(|| {
     let patterns =
         [(PATTERN, 0., 5.), (PATTERN, -10., 1e6), (r"(?i)rating\W+(\S+)", 1., 10.), (r"(\d+)?(?P<of>/\d+)?", 0., 9.)];
-    let reader = |(pattern, min, max), several| Reader::new(pattern, min, max, several).expect("a pattern with a group");
+    let reader =
+        |(pattern, min, max), several| Reader::new(pattern, min, max, several).expect("a pattern with a group");
     patterns.map(|p| [Several::Agree, Several::First, Several::Last].map(|several| reader(p, several))).into()
 });
 
