@@ -275,12 +275,12 @@ from = "p"
 model = "policy"
 """
 for i, (text, *sets) in enumerate([
-    (LOOP,), (LOOP, "step.p.strategy=all", "step.p.max_pairs=2", "step.dpo.beta=0.5"), (LOOP, 'step.dpo.lora={ rank = 4, targets = ["q_proj"] }', "step.dpo.data_schedule=streaming"),
+    (LOOP,), (LOOP, "step.p.strategy=all-pairs", "step.p.max_pairs=2", "step.dpo.beta=0.5"), (LOOP, 'step.dpo.lora={ rank = 4, targets = ["q_proj"] }', "step.dpo.data_schedule=streaming"),
     (LOOP, 'step.j.mode="pairwise"', "step.j.samples=5"), (LOOP, 'step.j.mode="expected"', "step.j.min=1", "step.j.max=10", 'step.j.pattern="([0-9]+)"'), (LOOP, "step.j.max_samples=9", "step.j.z=1.0"),
     (LOOP.replace('from = "w"', 'from = "dpo"'),), (LOOP, "pipeline.iterations=4294967295"), (LOOP, "step.w.per_iteration=9223372036854775807"), (LOOP, "pipeline.microbatch=1", "pipeline.window=4294967295"),
     (LOOP + "[health]\npair_yield = { warn = 0.5, stop = 0.1 }\nlength_gap = { warn = 2 }\n",), (LOOP + '[study]\nseeds = [1, 2]\nvariants = { a = "", b = "step.p.min_margin = 1" }\nmeasures = ["j"]\n',),
-    (LOOP + '[engine]\nkv_memory = "1 GiB"\nthreads = 2\n', 'engine.kv_memory="99999999999 TiB"'), (LOOP, "step.dpo.data=cumulative", "step.dpo.epochs=3", "step.dpo.validation=0.1"),
-    ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nlimit = 5\nrename = { prompt = "q" }\nschema = "prompts"\n',), ('[step.a]\nop = "read"\ndataset = "b.jsonl"\n',), ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nkeep = false\n[step.b]\nop = "concat"\nfrom = ["a", "a"]\n',),
+    (LOOP + '[engine]\nkv_memory = "1 GiB"\nthreads = 2\n',), (LOOP, 'engine.kv_memory="99999999999 TiB"'), (LOOP, "step.dpo.data=cumulative", "step.dpo.epochs=3"), (LOOP, "pipeline.iterations=1000", "step.dpo.validation=0.1"), (LOOP, "pipeline.iterations=1000", "step.w.per_iteration=1000000"),
+    ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nlimit = 5\nrename = { prompt = "prompt" }\nschema = "ift"\n',), ('[step.a]\nop = "read"\ndataset = "b.jsonl"\n',), ('[step.a]\nop = "read"\ndataset = "a.jsonl"\nkeep = false\n[step.b]\nop = "concat"\nfrom = ["a", "a"]\n',),
     ('[step."é 𝄞"]\r\nop = "raed"\r\n', 'step."é 𝄞".op=read', 'step."é 𝄞".dataset=a.jsonl'), ("a = " + "[" * 60 + "]" * 60,), ("", "a.b.c.d.e.f = {", "x", "=", "step.=3"), ("\ufeff[pipeline]\nname = '''x\n'''\nseed = 0x7fff_ffff_ffff_ffff\n",),
 ]):
     put("pipeline", str(i), CUT.join([text, *sets]))

@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reflux_fuzz::text_inputs::score(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    reflux_fuzz::text_inputs::score(bytes);
+});

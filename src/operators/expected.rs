@@ -36,7 +36,7 @@ impl Expected {
         let about = "expected mode: least probability of all scores together; with less a judgement is no_match";
         let min_mass = f.float("min_mass", about, Some(0.5), 0.0..=1.0);
         for key in ["reasons", "lead", "min_mass"] {
-            if !used && f.changed(key) {
+            if !used && f.given(key) {
                 f.problem(key, "only expected scores have this", "set mode = \"expected\", or take the key out");
             }
         }

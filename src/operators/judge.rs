@@ -54,11 +54,11 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let keep_tokens = f.bool("keep_tokens", about, Some(false));
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
         let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
-        if !pairwise && f.changed("max_pairs") {
+        if !pairwise && f.given("max_pairs") {
             f.problem("max_pairs", "only pairwise mode has pairs", "set mode = \"pairwise\", or take the key out");
         }
         for key in ["max_samples", "z", "keep_tokens"] {
-            if (pairwise || silent) && f.changed(key) {
+            if (pairwise || silent) && f.given(key) {
                 f.problem(key, format!("{mode} mode has no samples of a score"), "take the key out");
             }
         }
@@ -68,7 +68,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if max_samples.is_some_and(|most| most < samples) {
             f.problem("max_samples", "fewer than `samples`", "it is the most judgements of an answer, and `samples` the fewest");
         }
-        if f.changed("z") && max_samples.is_none() {
+        if f.given("z") && max_samples.is_none() {
             f.problem("z", "nothing is decided without `max_samples`", "give `max_samples`, or take the key out");
         }
         let (min, max) = (reader.min, reader.max);

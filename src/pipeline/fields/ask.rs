@@ -277,11 +277,4 @@ impl Fields<'_> {
         let value = self.values.iter().find(|(k, _)| *k == key).map(|(_, literal)| literal);
         self.table.get(key).is_some() && (default.is_none() || value != default)
     }
-    /// Whether the table has the key with another value than its default, once it has been asked for. What a key that does not
-    /// apply is refused by: the resolved file writes out every default, and must be a plan itself.
-    pub fn changed(&self, key: &str) -> bool {
-        let default = self.docs.iter().find(|d| d.key == key).and_then(|d| d.default.as_ref());
-        let value = self.values.iter().find(|(k, _)| *k == key).map(|(_, literal)| literal);
-        self.given(key) && (default.is_none() || value != default)
-    }
 }
