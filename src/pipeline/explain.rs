@@ -139,7 +139,7 @@ fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
 fn step_branch<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Branch {
     let mut text = format!("{}: {} gives `{}`", step.name, step.kind.name, step.schema.name);
     if step.kind.shape == Shape::Keyed {
-        text.push_str(" (differential)");
+        text.push_str(" (groups by key)");
     }
     if step.placement == Placement::Observer && *step.iterations.end() <= plan.iterations {
         text.push_str(&format!(" ({} only: it reads rows of the loop)", range(plan.iterations, 0)));

@@ -71,7 +71,7 @@ pub enum Shape {
     Source,
     /// A microbatch in, a microbatch out.
     Map,
-    /// As [`Shape::Map`], through differential.
+    /// As [`Shape::Map`], over groups of rows with one key.
     Keyed,
     /// Starts microbatches inside the loop; reads its inputs whole.
     Head,

@@ -399,7 +399,7 @@ self-rewarding: 2 iterations of the loop, 32 rows a microbatch, at most 4 microb
 │  │  ├─ additive-5, 3 times
 │  │  ├─ from responses (`responses`, by microbatch)
 │  │  └─ model policy
-│  ├─ pairs: select gives `pairs` (differential)
+│  ├─ pairs: select gives `pairs` (groups by key)
 │  │  ├─ best-worst
 │  │  └─ from scores (`scores`, by microbatch)
 │  └─ dpo: dpo gives `models`
