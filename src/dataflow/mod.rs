@@ -17,7 +17,6 @@ mod start;
 
 pub use clock::Advance;
 pub use cluster::{Transport, run};
-pub use groups::{Correction, Revised, revise};
 pub use health::{Known, Readings, Round};
 pub use operator::{
     Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output,

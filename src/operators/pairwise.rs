@@ -34,15 +34,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// `first`, `second` or `tie`, as in the datasets.
-    #[allow(dead_code, reason = "for operators that compare two models' answers")]
-    pub fn name(self) -> &'static str {
-        match self {
-            Verdict::First => "first",
-            Verdict::Second => "second",
-            Verdict::Tie => "tie",
-        }
-    }
     /// The same of the two the other way round.
     pub fn swapped(self) -> Self {
         match self {

@@ -3,8 +3,8 @@
 //!
 //! The scores meet in a reduce as (prompt id, score in thousandths, response id), with the answer's length and the variance of
 //! its judgements where a rule asks for them: what becomes of a prompt is a function of that alone
-//! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other. A run reduces
-//! a microbatch by itself, as it has all answers to its prompts; `reflux revise` holds the same groups in differential.
+//! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other. A
+//! microbatch is reduced by itself, as it has all answers to its prompts.
 //!
 //! With `consistency`, scores of the same answers by another judge, a pair also learns how far the two judges rank the
 //! prompt's answers alike: `C = (tau + 1) / 2` of CREAM (arXiv 2410.12735), tau being Kendall's tau-b over the answers that
