@@ -14,6 +14,11 @@ mod tally;
 mod trace;
 mod verify;
 
+/// The step that a dataset belongs to: its own, or the training whose references it holds.
+fn owner(dataset: &str) -> &str {
+    dataset.strip_suffix(".reference").unwrap_or(dataset)
+}
+
 pub use contents::Contents;
 pub use cost::{Cost, Hardware, ModelShape};
 pub use difference::Difference;

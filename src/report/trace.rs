@@ -8,6 +8,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Schema};
 use serde_json::{Map, Value, json};
 
+use super::owner;
 use super::show::{fitted, objects, printable};
 use crate::data::{Columns, Epoch, hash_hex};
 use crate::dataflow::Operator;
@@ -157,9 +158,8 @@ impl Trace {
             for (reader, input) in plan.readers(&event.step).filter(|(reader, _)| reader.is_training()) {
                 let iteration =
                     if reader.iterations.contains(&event.epoch.iteration) { event.epoch.iteration } else { 0 };
-                let told = |e: &Event| {
-                    e.what == "training" && trained(&e.step) == reader.name && e.epoch.iteration == iteration
-                };
+                let told =
+                    |e: &Event| e.what == "training" && owner(&e.step) == reader.name && e.epoch.iteration == iteration;
                 let known = self.events.iter().chain(&more).any(told);
                 if input.key == "from" && !known && self.made.contains_key(&(reader.name.clone(), iteration)) {
                     let row = Map::from_iter([("read".to_owned(), json!(event.step))]);
@@ -174,8 +174,7 @@ impl Trace {
     /// One JSON object: the rows whole.
     pub fn json(&self) -> Value {
         let event = |e: &Event| {
-            let model =
-                self.made.get(&(trained(&e.step).to_owned(), e.epoch.iteration)).filter(|_| e.what == "training");
+            let model = self.made.get(&(owner(&e.step).to_owned(), e.epoch.iteration)).filter(|_| e.what == "training");
             let mut event = json!({ "what": e.what, "step": e.step, "iteration": e.epoch.iteration, "microbatch": e.epoch.microbatch });
             if let Some(model) = model {
                 event["made"] = json!(model);
@@ -202,21 +201,16 @@ impl Trace {
         for event in &self.events {
             let place = (event.step.as_str(), event.epoch.iteration);
             if before != Some(place) {
-                let made = self.made.get(&(trained(&event.step).to_owned(), event.epoch.iteration));
+                let made = self.made.get(&(owner(&event.step).to_owned(), event.epoch.iteration));
                 let made = made.filter(|_| event.what == "training").map(|m| format!(", made {m}")).unwrap_or_default();
                 lines.push(String::new());
-                lines.push(format!("{}, iteration {}{made}", trained(&event.step), event.epoch.iteration));
+                lines.push(format!("{}, iteration {}{made}", owner(&event.step), event.epoch.iteration));
                 before = Some(place);
             }
             lines.extend(event.lines().into_iter().map(|l| format!("  {l}")));
         }
         lines.into_iter().map(|l| fitted(&l, width)).collect()
     }
-}
-
-/// The training step whose references a dataset holds.
-fn trained(step: &str) -> &str {
-    step.strip_suffix(".reference").unwrap_or(step)
 }
 
 /// The beginning of an id.

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::owner;
 use crate::data::{Columns, Epoch, Schema, named};
-use crate::dataflow::{Operator, model_name};
+use crate::dataflow::{Operator, Stage, model_name};
 use crate::error::Result;
 use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
 use crate::store::manifest::Entry;
@@ -30,11 +31,6 @@ fn schema(plan: Option<&Plan<dyn Operator>>, step: &str) -> Option<&'static Sche
         return Some(&named::REFERENCE);
     }
     plan?.step(step).map(|s| s.schema)
-}
-
-/// The step that a dataset belongs to: its own, or the training whose references it holds.
-fn owner(step: &str) -> &str {
-    step.strip_suffix(".reference").unwrap_or(step)
 }
 
 impl Verdict {
@@ -325,8 +321,9 @@ impl Dirty {
                 return self.until(&input.step, Epoch::new(iteration, u32::MAX));
             }
             let same = Epoch::new(iteration, epoch.microbatch);
-            // A reduce sees everything that came before.
-            if step.kind.shape == Shape::Keyed { self.until(&input.step, same) } else { self.has(&input.step, same) }
+            // A reduce sees everything that came before, unless its groups are whole within a microbatch.
+            let sees_before = matches!(step.op.stage(), Stage::Keyed(keyed) if !keyed.complete());
+            if sees_before { self.until(&input.step, same) } else { self.has(&input.step, same) }
         })
     }
     fn before(&self, step: &str, epoch: Epoch) -> bool {

@@ -203,3 +203,24 @@ pub fn hash_file(path: &Path) -> Result<(String, u64)> {
     read(&mut hasher).map_err(|e| io_error("reading", path, &e))?;
     Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
 }
+
+/// Compares a file with the size and the hash that it was committed with.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), String> {
+    let size = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("it is gone".to_owned()),
+        Err(e) => return Err(e.to_string()),
+        Ok(m) if !m.is_file() => return Err("it is no file".to_owned()),
+        Ok(m) => m.len(),
+    };
+    if size < bytes {
+        return Err(format!("it is cut short: {size} of {bytes} bytes"));
+    }
+    if size > bytes {
+        return Err(format!("it has {size} bytes, {} more than were committed", size - bytes));
+    }
+    let (found, _) = hash_file(path).map_err(|e| e.to_string())?;
+    if found == hash { Ok(()) } else { Err("its content is not what was committed".to_owned()) }
+}

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{AtomicFile, create_dirs, io_error, sync_dir};
+use super::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir};
 use super::index::{check_name, damaged};
 use super::sweep::remove_dir;
-use super::{Run, fault, hash_file, write_bytes};
+use super::{Run, fault, write_bytes};
 use crate::error::{Error, Result};
 
 /// Lists the files of a checkpoint with size and hash; the last to be written.
@@ -112,10 +112,7 @@ impl Run {
         let files: BTreeMap<String, Listed> = serde_json::from_slice(&text).map_err(|e| damaged(&list, e))?;
         for (name, Listed { bytes, hash }) in files {
             let path = dir.join(&name);
-            let size = fs::metadata(&path).map_err(|e| damaged(&path, e))?.len();
-            if size != bytes || hash_file(&path).map_err(|e| damaged(&path, e))?.0 != hash {
-                return Err(damaged(&path, "its content is not what was written"));
-            }
+            same_bytes(&path, bytes, &hash).map_err(|why| damaged(&path, why))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::atomic::{io_error, write_bytes};
 use super::lock::Lock;
 use super::manifest::{Entry, FORMAT};
-use super::run::identity;
+use super::run::pipeline_hash;
 use super::sweep::remove_dir;
 use super::verify::{Inspected, Thing};
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl Repair {
             )
             .help("`reflux run FILE --fresh` starts it anew"));
         };
-        let pipeline = blake3::hash(identity(&text).as_bytes()).to_hex().to_string();
+        let pipeline = pipeline_hash(&text);
         Entry::Run { format: FORMAT, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()
     }
 }

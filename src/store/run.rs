@@ -8,13 +8,13 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, sync_dir};
+use super::atomic::{create_dirs, io_error, same_bytes, sync_dir};
 use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, hash_file, read_parquet, write_bytes, write_parquet};
+use super::{Written, checkpoints, diff, fault, read_parquet, write_bytes, write_parquet};
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
 
@@ -308,10 +308,7 @@ impl Run {
             std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
         {
             let path = self.dir.join(path);
-            let (found, size) = hash_file(&path).map_err(|e| damaged(&path, e))?;
-            if size != bytes || found != hash {
-                return Err(damaged(&path, "its content is not what was committed"));
-            }
+            same_bytes(&path, bytes, hash).map_err(|why| damaged(&path, why))?;
         }
         Ok(())
     }

@@ -9,8 +9,7 @@ use std::io;
 use std::path::Path;
 
 use super::Run;
-use super::atomic::{AtomicFile, create_dirs, io_error, sync_dir, write_bytes};
-use super::hash_file;
+use super::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir, write_bytes};
 use super::index::damaged;
 use super::lock::Lock;
 use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
@@ -112,10 +111,7 @@ impl Take<'_> {
                 }
                 Entry::Metrics(m) => {
                     let path = source.dir().join(&m.path);
-                    let (hash, bytes) = hash_file(&path).map_err(|e| damaged(&path, e))?;
-                    if (&hash, bytes) != (&m.hash, m.bytes) {
-                        return Err(damaged(&path, "its content is not what was committed"));
-                    }
+                    same_bytes(&path, m.bytes, &m.hash).map_err(|why| damaged(&path, why))?;
                     link(&path, &dir.join(&m.path))?;
                 }
                 Entry::Model(m) => self.model(m, dir)?,
@@ -138,13 +134,9 @@ impl Take<'_> {
 
     fn model(&self, model: &ModelEntry, dir: &Path) -> Result<()> {
         let from = self.source.dir().join(&model.path);
-        let changed = "its content is not what was committed";
         for (name, file) in &model.files {
             let path = from.join(name);
-            let (hash, bytes) = hash_file(&path).map_err(|e| damaged(&path, e))?;
-            if (&hash, bytes) != (&file.hash, file.bytes) {
-                return Err(damaged(&path, changed));
-            }
+            same_bytes(&path, file.bytes, &file.hash).map_err(|why| damaged(&path, why))?;
             link(&path, &dir.join(&model.path).join(name))?;
         }
         if !model.files.is_empty() {

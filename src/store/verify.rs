@@ -8,11 +8,11 @@ use std::path::Path;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use super::atomic::{hash_file, io_error, is_temporary};
+use super::atomic::{io_error, is_temporary, same_bytes};
 use super::index::{data_path, errors_path};
 use super::manifest::{self, Entry, FileEntry, Line, MetricsEntry, ModelEntry};
 use super::reader::ParquetIn;
-use super::run::identity;
+use super::run::pipeline_hash;
 use super::sweep::{is_named_as_ours, is_ours};
 use super::{Run, checkpoints};
 use crate::data::{Epoch, Schema, named};
@@ -204,7 +204,7 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
     let (_, Entry::Run { pipeline, .. }) = all.entries().next()? else { return None };
     let why = match fs::read_to_string(dir.join("pipeline.toml")) {
         Err(e) => e.to_string(),
-        Ok(text) if blake3::hash(identity(&text).as_bytes()).to_hex().as_str() == pipeline => return None,
+        Ok(text) if pipeline_hash(&text) == *pipeline => return None,
         Ok(_) => "it is not the file that the run was begun with".to_owned(),
     };
     Some(Finding::new(Thing::Pipeline, "pipeline.toml", why))
@@ -272,23 +272,6 @@ fn alike(a: &DataType, b: &DataType) -> bool {
         }
         (a, b) => a == b,
     }
-}
-
-fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), String> {
-    let size = match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err("it is gone".to_owned()),
-        Err(e) => return Err(e.to_string()),
-        Ok(m) if !m.is_file() => return Err("it is no file".to_owned()),
-        Ok(m) => m.len(),
-    };
-    if size < bytes {
-        return Err(format!("it is cut short: {size} of {bytes} bytes"));
-    }
-    if size > bytes {
-        return Err(format!("it has {size} bytes, {} more than were committed", size - bytes));
-    }
-    let (found, _) = hash_file(path).map_err(|e| e.to_string())?;
-    if found == hash { Ok(()) } else { Err("its content is not what was committed".to_owned()) }
 }
 
 fn check_rows(
