@@ -6,24 +6,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::array::{Array, RecordBatch};
-use common::{How, outcome, run};
+use common::{FAIR_JUDGE, How, outcome, run};
 use reflux::data::Columns;
 use reflux::store::Run;
 
-/// The judge knows good from bad wherever it stands, finds plain ones equal, and says nothing of what is mute.
-const FAIR: &str = r#"
-[[answer]]
-match = "mute"
-text = "I would rather not say."
-[[answer]]
-match = "<response_a>\ngood"
-text = "[[A]]"
-[[answer]]
-match = "<response_b>\ngood"
-text = "[[B]]"
-[[answer]]
-text = "[[C]]"
-"#;
 /// The judge likes what it reads first.
 const VAIN: &str = "[[answer]]\ntext = \"[[A]]\"\n";
 
@@ -97,7 +83,7 @@ fn codes(dir: &Path, step: &str) -> BTreeMap<String, String> {
 fn a_judge_reads_both_orders() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
-    let text = two(temp.path(), FAIR, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
+    let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
     run(&text, &dir, &How::default()).0.unwrap();
     let met = rows(&dir, "met");
     assert_eq!(texts(&met, "outcome"), ["win", "loss", "tie", "null", "null"]);
@@ -147,7 +133,7 @@ fn scores_decide_beyond_a_margin() {
     let temp = tempfile::tempdir().unwrap();
     for (margin, third) in [("", "win"), ("margin = 0.5\n", "tie")] {
         let dir = temp.path().join(third);
-        let text = two(temp.path(), FAIR, &format!("{COMPARED}by = \"score\"\n{margin}"));
+        let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{margin}"));
         run(&text, &dir, &How::default()).0.unwrap();
         let met = rows(&dir, "met");
         assert_eq!(texts(&met, "outcome"), ["win", "loss", third, "null", "null"]);
@@ -163,7 +149,7 @@ fn ranks_say_what_was_expected() {
     let rows_of =
         [("p0", "good", None), ("p0", "bad", None), ("p1", "bad", None), ("p1", "good", None), ("p2", "x", None)];
     let script = temp.path().join("judge.toml");
-    std::fs::write(&script, FAIR).unwrap();
+    std::fs::write(&script, FAIR_JUDGE).unwrap();
     let text = format!(
         "[pipeline]\nname = \"c\"\n[model.judge]\nscript = {script:?}\n[step.pairs]\nop = \"read\"\ndataset = {:?}\nschema = \"ranked\"\n\
          [step.met]\nop = \"compare\"\nfrom = \"pairs\"\nmodel = \"judge\"\n{MEASURED}",
@@ -211,7 +197,7 @@ fn reward_modelling_of_the_oracle_and_of_a_flatterer() {
 #[test]
 fn workers_change_nothing() {
     let temp = tempfile::tempdir().unwrap();
-    let text = two(temp.path(), FAIR, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
+    let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
     let made: Vec<_> = [1, 3]
         .map(|workers| {
             let dir = temp.path().join(format!("with {workers}"));
@@ -226,7 +212,7 @@ fn workers_change_nothing() {
 fn answers_to_other_prompts_do_not_compare() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
-    let text = two(temp.path(), FAIR, &format!("{COMPARED}by = \"score\"\n{MEASURED}"));
+    let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{MEASURED}"));
     answers(temp.path(), "theirs", &[("q", "good", Some(1.))]);
     run(&text, &dir, &How::default()).0.unwrap();
     assert!(codes(&dir, "met").len() == 5 && codes(&dir, "met").values().all(|code| code == "no_partner"));

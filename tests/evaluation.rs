@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{How, small_loop};
+use common::{FAIR_JUDGE, How, small_loop};
 use reflux::store::{given_answers, given_prompts};
 use serde_json::{Value, json};
 
@@ -43,21 +43,6 @@ impl Files {
     }
 }
 
-/// Knows good from bad wherever it stands, finds plain ones equal, and prefers what it reads first where both are good.
-const JUDGE: &str = r#"
-[[answer]]
-match = "mute"
-text = "I would rather not say."
-[[answer]]
-match = "<response_a>\ngood"
-text = "[[A]]"
-[[answer]]
-match = "<response_b>\ngood"
-text = "[[B]]"
-[[answer]]
-text = "[[C]]"
-"#;
-
 /// Stored answers in two forms, and in another order: a win, a loss, a tie by indifference, one by disagreement, a null.
 fn stored(files: &Files) -> (String, String) {
     let answers = ["good", "bad", "plain", "good", "mute"];
@@ -76,7 +61,7 @@ fn stored(files: &Files) -> (String, String) {
 fn stored_answers_head_to_head() {
     let files = Files::new();
     let (ours, theirs) = stored(&files);
-    let judge = files.put("judge.toml", JUDGE);
+    let judge = files.put("judge.toml", FAIR_JUDGE);
     let into = files.path("kept").display().to_string();
     let args = ["win-rate", &ours, &theirs, "--judge", &judge, "--resamples", "200", "--into", &into];
     let figures = eval(&args);
@@ -114,7 +99,7 @@ fn models_answer_and_are_compared_by_verdict_or_score() {
     let files = Files::new();
     let judge = files.put(
         "judge.toml",
-        &format!("[[answer]]\nmatch = \"Response: weak\"\ntext = \"Score: 1\"\n{}", JUDGE.trim_start()),
+        &format!("[[answer]]\nmatch = \"Response: weak\"\ntext = \"Score: 1\"\n{}", FAIR_JUDGE.trim_start()),
     );
     let good = files.put("good.toml", "[[answer]]\ntext = \"good\"\n");
     let bad = files.put("bad.toml", "[[answer]]\ntext = \"bad\"\n");
@@ -168,7 +153,7 @@ fn a_judge_against_ranks() {
         {"input": "c", "output_1": "good", "output_2": "good", "label": 1},
     ]);
     let llmbar = files.put("dataset.json", &pairs.to_string());
-    let judge = files.put("pairs.toml", JUDGE);
+    let judge = files.put("pairs.toml", FAIR_JUDGE);
     let figures = eval(&["reward", &judge, "--data", &llmbar, "--mode", "pairwise", "--resamples", "0"]);
     let value = |name: &str| figures["comparisons"][name]["value"].as_f64().unwrap();
     let near = |name: &str, want: f64| assert!((value(name) - want).abs() < 1e-12, "{name}: {}", value(name));
@@ -274,7 +259,7 @@ fn a_runs_drift() {
 #[test]
 fn bad_input_is_named() {
     let files = Files::new();
-    let judge = files.put("judge.toml", JUDGE);
+    let judge = files.put("judge.toml", FAIR_JUDGE);
     let good = files.rows("good.jsonl", &[json!({"prompt": "p0", "response": "good"})]);
     let with = |a: &str, b: &str, more: &[&str], what: &[&str]| {
         fails(&[&["win-rate", a, b, "--judge", &judge][..], more].concat(), what)

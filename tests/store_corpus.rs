@@ -1,40 +1,32 @@
 //! The inputs that fuzzing found worth keeping (fuzz/corpus), and inputs made of them by chance, through the same functions:
 //! each is read or refused.
 
+mod fuzzing;
 mod store_inputs;
 
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::time::{Duration, Instant};
-
+use fuzzing::{Seeds, Target};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng;
 
-type Target = (&'static str, fn(&[u8]));
-const TARGETS: [Target; 2] = [("manifest", store_inputs::manifest), ("parquet", store_inputs::parquet)];
-
-fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    assert!(paths.len() > 20, "{name}: {} inputs", paths.len());
-    paths.into_iter().map(|p| (p.display().to_string(), fs::read(&p).unwrap())).collect()
-}
+/// These do not tell what they refuse.
+const TARGETS: [Target; 2] = [
+    ("manifest", |bytes| {
+        store_inputs::manifest(bytes);
+        true
+    }),
+    ("parquet", |bytes| {
+        store_inputs::parquet(bytes);
+        true
+    }),
+];
 
 #[test]
 fn every_kept_input_is_survived() {
-    for (name, run) in TARGETS {
-        for (path, bytes) in corpus(name) {
-            // Printed by a failing test: a panic does not say which input it was.
-            println!("{path}");
-            run(&bytes);
-        }
-    }
+    fuzzing::every_kept(&TARGETS, 0);
 }
 
 /// A few changes at places by chance: what a failing disk, a bad copy or ill will would do.
-fn mutated(rng: &mut ChaCha8Rng, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
+fn mutated(rng: &mut ChaCha8Rng, seeds: &Seeds) -> Vec<u8> {
     let mut below = |n: usize| (rng.next_u64() % n.max(1) as u64) as usize;
     let mut bytes = seeds[below(seeds.len())].1.clone();
     for _ in 0..=below(6) {
@@ -62,27 +54,7 @@ fn mutated(rng: &mut ChaCha8Rng, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// A few hundred inputs; for as many seconds for each target as REFLUX_FUZZ_SECONDS says, where it is set. What fails is
-/// written to the temporary directory.
 #[test]
 fn mutated_inputs_are_survived() {
-    let seconds = std::env::var("REFLUX_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).map(Duration::from_secs);
-    for (name, run) in TARGETS {
-        let seeds = corpus(name);
-        let began = Instant::now();
-        let mut tried = 0u64;
-        while seconds.map_or(tried < 200, |s| began.elapsed() < s) {
-            let bytes = mutated(&mut ChaCha8Rng::seed_from_u64(tried), &seeds);
-            let here = Instant::now();
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&bytes))) {
-                let kept = std::env::temp_dir().join(format!("reflux-{name}-{tried}"));
-                fs::write(&kept, &bytes).unwrap();
-                println!("{name} input {tried}, kept as {}", kept.display());
-                std::panic::resume_unwind(panic);
-            }
-            assert!(here.elapsed() < Duration::from_secs(20), "{name} input {tried} took {:?}", here.elapsed());
-            tried += 1;
-        }
-        println!("{name}: {tried} inputs in {:.1} s", began.elapsed().as_secs_f64());
-    }
+    fuzzing::mutated(&TARGETS, 200, mutated);
 }

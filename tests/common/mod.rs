@@ -110,6 +110,22 @@ text = ["Answer {{n}}.", "Perhaps {{n}}, perhaps not.", "It depends on {{n}}."]
     path.to_string_lossy().into_owned()
 }
 
+/// A judge of pairs, as a script: it knows good from bad wherever it stands, finds plain ones equal, prefers what it reads first where
+/// both are good, and says nothing of what is mute.
+pub const FAIR_JUDGE: &str = r#"
+[[answer]]
+match = "mute"
+text = "I would rather not say."
+[[answer]]
+match = "<response_a>\ngood"
+text = "[[A]]"
+[[answer]]
+match = "<response_b>\ngood"
+text = "[[B]]"
+[[answer]]
+text = "[[C]]"
+"#;
+
 /// A loop on the small world with a random model and a scripted judge, so that there are pairs.
 pub fn small_loop(dir: &Path) -> String {
     let script = script(dir, 0);
