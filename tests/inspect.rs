@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -348,6 +349,118 @@ fn a_prompt_is_traced_from_its_writing_to_the_training() {
         [&prompt, "written, iteration 2", "sample 2", "/0 ", "preferred to", "dpo, iteration 2, made M3", "recorded"];
     assert!(words.iter().all(|w| people.contains(*w)), "{people}");
     assert!(people.lines().all(|l| reflux::report::show::width(l) <= 90), "{people}");
+}
+
+/// Which optimizer step used a pair, by what the steps themselves measured: tokens, and before the first step the reference's
+/// log-probabilities. In shuffled passes with accumulation, as pairs come, with a limit, and after stops.
+#[test]
+fn the_optimizer_steps_of_a_pair_are_told() {
+    let text_of = |temp: &Path, keys: &str| {
+        let text = small_loop(temp);
+        let (before, dpo) = text.split_once("[step.dpo]").unwrap();
+        let (_, after) = dpo.split_once("[step.heldout]").unwrap();
+        let dpo = "op = \"dpo\"\nfrom = \"pairs\"\nmodel = \"policy\"\nlearning_rate = 1e-3\nbatch_size = 2\naccumulation = 2\n\
+                   checkpoint_every = 2";
+        format!("{before}[step.dpo]\n{dpo}\n{keys}\n[step.heldout]{after}")
+    };
+    let cases = [
+        ("epochs = 3", 3, None),
+        ("data_schedule = \"streaming\"", 1, None),
+        ("limit = 5\nshuffle = false", 1, Some(5)),
+    ];
+    for (keys, passes, limit) in cases {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("r");
+        let file = text_of(temp.path(), keys);
+        run(&file, &dir, &How::default()).0.unwrap();
+        let stopped = temp.path().join("stopped");
+        for stop_after in [Some(7), Some(9), None] {
+            let ended = run(&file, &stopped, &How { stop_after, workers: 2, ..How::default() }).0;
+            assert_eq!(ended.is_ok(), stop_after.is_none(), "{keys}");
+        }
+        let metrics_of = |dir: &Path| std::fs::read(dir.join("metrics/dpo/iteration=2/metrics.parquet")).unwrap();
+        assert!(metrics_of(&dir) == metrics_of(&stopped), "{keys}");
+
+        let step = dir.join("pairs");
+        let of_second = ["--iteration", "2", "--format", "json"];
+        let rows = |what: &str| lines(&[&["show", dir.join(what).to_str().unwrap()][..], &of_second].concat());
+        let id = |r: &Value| format!("{}>{}", r["chosen_id"].as_str().unwrap(), r["rejected_id"].as_str().unwrap());
+        let pairs: BTreeMap<String, Value> = rows("pairs").iter().map(|r| (id(r), r.clone())).collect();
+        let reference: BTreeMap<String, Value> = rows("dpo.reference").iter().map(|r| (id(r), r.clone())).collect();
+        assert_eq!(reference.len(), limit.unwrap_or(pairs.len()), "{keys}: {}", step.display());
+        let mut used: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut tokens = 0.;
+        let metrics = rows("metrics/dpo");
+        for (i, m) in metrics.iter().enumerate() {
+            let here: Vec<&str> = m["pairs"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+            let len = |r: &Value, column: &str| r[column].as_array().unwrap().len() as f64;
+            let of = |p: &&str| {
+                let r = &pairs[*p];
+                2. * len(r, "prompt_tokens") + len(r, "chosen_tokens") + len(r, "rejected_tokens")
+            };
+            tokens += here.iter().map(of).sum::<f64>();
+            assert_eq!(m["num_tokens"].as_f64().unwrap(), tokens, "{keys}, step {}", i + 1);
+            if i == 0 {
+                let known = here.iter().map(|p| reference[*p]["chosen_logprob"].as_f64().unwrap());
+                let mean = known.sum::<f64>() / here.len() as f64;
+                assert!((m["logps/chosen"].as_f64().unwrap() - mean).abs() < 1e-4, "{keys}");
+            }
+            here.iter().for_each(|p| used.entry((*p).to_owned()).or_default().push(i as u64 + 1));
+        }
+        assert!(
+            used.keys().eq(reference.keys()) && used.values().all(|steps| steps.len() == passes),
+            "{keys}: {used:?}"
+        );
+        if limit.is_none() {
+            assert!(metrics.len() > 2 * passes, "{keys}: several steps a pass");
+        }
+        if passes > 1 {
+            let per_pass = metrics.len() / passes;
+            let first: Vec<u64> = used.values().map(|steps| (steps[1] - 1) % per_pass as u64 + 1).collect();
+            assert_ne!(first, used.values().map(|steps| steps[0]).collect::<Vec<_>>(), "another order in every pass");
+        }
+
+        for (id, pair) in &pairs {
+            let prompt = pair["prompt_id"].as_str().unwrap();
+            let trace: Value =
+                serde_json::from_str(&text(&["trace", dir.to_str().unwrap(), prompt, "--json"])).unwrap();
+            let events = trace["events"].as_array().unwrap();
+            let training = events.iter().find(|e| e["what"] == "training").unwrap();
+            let want = used.get(id).cloned().unwrap_or_default();
+            assert_eq!(training["optimizer_steps"], serde_json::json!(want), "{keys}: {training}");
+            let people = text(&["trace", dir.to_str().unwrap(), prompt, "--width", "300"]);
+            let said = match &want[..] {
+                [] => format!("trained on pairs, on this prompt in none of its {} steps", metrics.len()),
+                [step] => format!(" in step {step} of {};", metrics.len()),
+                [a, b, c] => format!(" in steps {a}, {b}, {c} of {};", metrics.len()),
+                _ => panic!("{want:?}"),
+            };
+            assert!(people.contains(&said), "{keys}: {said}\n{people}");
+        }
+    }
+}
+
+/// A pair that a training could not take is told with the reason.
+#[test]
+fn a_pair_that_a_training_left_out_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let replayed = "replay = \"eft\"\nreplay_weight = 0.5\nreplay_batch = 2\nrubric = \"pipelines/listworld/judge.jinja\"\n[step.heldout]";
+    // One token less than the longest pair of the first iteration has.
+    let pairs = stored("pairs", Some(1));
+    let [prompt, chosen, rejected] =
+        ["prompt_tokens", "chosen_tokens", "rejected_tokens"].map(|c| Columns(&pairs).tokens(c).unwrap());
+    let length = |i: usize| prompt.row(i).len() + chosen.row(i).len().max(rejected.row(i).len());
+    let longest = (0..pairs.num_rows()).map(length).max().unwrap();
+    let text_of = small_loop(temp.path()).replace(replayed, &format!("max_length = {}\n[step.heldout]", longest - 1));
+    assert!(text_of.contains("max_length"));
+    let dir = temp.path().join("r");
+    run(&text_of, &dir, &How::default()).0.unwrap();
+    let left =
+        lines(&["show", dir.join("errors/dpo").to_str().unwrap(), "--format", "json", "--where", "code=too_long"]);
+    let row = left.iter().find_map(|e| e["row"].as_str()?.split_once('>')).expect("a pair that is too long");
+    let people = text(&["trace", dir.to_str().unwrap(), row.0, "--width", "200"]);
+    assert!(people.contains("too_long (failed): prompt and completion have"), "{people}");
+    assert!(!people.contains(" used "), "{people}");
 }
 
 #[test]

@@ -228,7 +228,8 @@ fn a_stop_leaves_whole_steps() {
 #[test]
 fn metrics_have_the_schemas_columns() {
     let schema = reflux::data::named::METRICS.arrow();
-    let names: Vec<_> = StepMetrics::default().columns().map(|c| c.0).to_vec();
+    let mut names: Vec<_> = StepMetrics::default().columns().map(|c| c.0).to_vec();
+    names.push("pairs");
     assert_eq!(names, schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>());
     for (field, (name, value)) in schema.fields().iter().zip(StepMetrics::default().columns()) {
         assert_eq!(field.is_nullable(), value.is_none(), "{name}");

@@ -166,9 +166,10 @@ fn trainings() -> Vec<Training> {
 }
 
 /// What must be the same.
-fn outcome(llama: &Llama, trained: &Trained) -> (Vec<u32>, Vec<Vec<Option<u64>>>, usize) {
+fn outcome(llama: &Llama, trained: &Trained) -> impl PartialEq + use<> {
     let row = |m: &StepMetrics| m.columns().map(|(_, v)| v.map(f64::to_bits)).to_vec();
-    (bits(llama), trained.metrics.iter().map(row).collect(), trained.chosen)
+    let metrics: Vec<_> = trained.metrics.iter().map(row).collect();
+    (bits(llama), metrics, trained.chosen, trained.pairs.clone())
 }
 
 #[test]

@@ -10,9 +10,9 @@ use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  reflux trace quickstart 07917cc1          the prompt, or the response, whose id begins so
-  reflux trace quickstart b4311777/2        the third judgement of a response
-  reflux trace quickstart 07917cc1 --json | jq '.events[] | select(.what == \"left_out\").row'")]
+  reflux trace quickstart 98844957          the prompt, or the response, whose id begins so
+  reflux trace quickstart a917c3af/2        the third judgement of a response
+  reflux trace quickstart 9c60dff8 --json | jq '.events[] | select(.what == \"left_out\").row'")]
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,

@@ -125,7 +125,7 @@ impl List<'_, ()> {
         list(offsets(rows), Arc::new(Float32Array::from_iter_values(rows.iter().flatten().copied())))
     }
     /// A list column of text.
-    pub fn of_texts(rows: &[Vec<String>]) -> ArrayRef {
+    pub fn of_texts<T: AsRef<str>>(rows: &[Vec<T>]) -> ArrayRef {
         list(offsets(rows), Arc::new(StringArray::from_iter_values(rows.iter().flatten())))
     }
     /// A list column of (role, content) messages.

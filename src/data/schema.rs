@@ -304,6 +304,7 @@ pub mod named {
             nullable("eval_rewards/rejected", Type::Double, "as rewards/rejected, of the held-out pairs after the step"),
             nullable("eval_rewards/margins", Type::Double, "as rewards/margins, of the held-out pairs after the step"),
             nullable("eval_rewards/accuracies", Type::Double, "as rewards/accuracies, of the held-out pairs after the step"),
+            nullable("pairs", Type::Texts, "the pairs that the step was taken on, each chosen_id>rejected_id, in their order; null for SFT, and where a training's steps have more than 4194304 pairs in all"),
         ];
         /// What came of a study's runs.
         STUDY = "study", "a figure of one run of a study, as in the loop's table of its summary", [

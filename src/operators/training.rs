@@ -14,6 +14,10 @@ use crate::train::{
     Validation, Warmup,
 };
 
+/// Most pairs that the steps of a training name in its metrics, each counted as often as it was used: 260 MB of ids, while they are
+/// written.
+const MOST_PAIRS: usize = 1 << 22;
+
 /// The keys of the optimizer and its schedule.
 pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f64) -> (AdamWConfig, Schedule) {
     let decays = [
@@ -250,14 +254,20 @@ pub fn finish(
     more: Vec<RowError>,
     data: &serde_json::Value,
 ) -> Result<Output> {
-    let columns = named::METRICS.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
+    let numbers = StepMetrics::default().columns().len();
+    let columns = named::METRICS.columns.iter().take(numbers).enumerate().map(|(i, column)| -> ArrayRef {
         let values = trained.metrics.iter().map(|m| m.columns()[i].1);
         match column.kind {
             Type::UInt => Arc::new(UInt32Array::from_iter_values(trained.metrics.iter().map(|m| m.step))),
             _ => Arc::new(Float64Array::from_iter(values)),
         }
     });
-    let metrics = named::METRICS.batch(columns.collect())?;
+    let mut columns: Vec<ArrayRef> = columns.collect();
+    let pairs: usize = trained.pairs.iter().map(Vec::len).sum();
+    if (1..=MOST_PAIRS).contains(&pairs) {
+        columns.push(List::of_texts(&trained.pairs));
+    }
+    let metrics = named::METRICS.batch(columns)?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
         let path = dir.join("reflux.json");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, UInt32Type};
 use serde_json::{Map, Value, json};
 
 use super::owner;
@@ -14,7 +14,7 @@ use crate::data::{Columns, Epoch, hash_hex};
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
-use crate::store::{FileEntry, Run};
+use crate::store::{FileEntry, Part, Run};
 
 /// Columns that hold ids, and what they are ids of.
 const IDS: &[(&str, Kind)] = &[
@@ -52,6 +52,9 @@ struct Event {
     /// `prompt`, `response`, `score`, `pair`, `comparison`, `training`, `left_out`, or `row`.
     what: &'static str,
     row: Map<String, Value>,
+    /// Of a training, where its metrics name the pairs of every step: the optimizer steps that took the pair (any of the prompt's
+    /// pairs, where the row is none of them).
+    steps: Option<Vec<u32>>,
 }
 
 /// A prompt's life.
@@ -63,6 +66,8 @@ pub struct Trace {
     events: Vec<Event>,
     /// The model that a training made, by step and iteration.
     made: BTreeMap<(String, u32), String>,
+    /// How many optimizer steps a training had, by step and iteration.
+    lengths: BTreeMap<(String, u32), u64>,
 }
 
 /// Ids that are told where a beginning is ambiguous.
@@ -111,8 +116,10 @@ impl Trace {
         }
         let id = number.map_or(found.clone(), |n| format!("{found}/{n}"));
         let made = run.models().into_iter().map(|m| ((m.step, m.iteration), m.name)).collect();
-        let mut all = Self { kind, id, prompt_id, events: trace, made };
+        let lengths = run.metrics().into_iter().map(|m| ((m.step, m.iteration), m.rows)).collect();
+        let mut all = Self { kind, id, prompt_id, events: trace, made, lengths };
         all.trainings(plan);
+        all.steps(run)?;
         Ok(all)
     }
 
@@ -134,16 +141,17 @@ impl Trace {
                         own.insert(hash_hex(["judgements", response.as_str()]));
                     }
                     let (step, epoch) = (entry.step.clone(), entry.epoch());
-                    events.push(Event { step, epoch, what: what(&row), row });
+                    events.push(Event { step, epoch, what: what(&row), row, steps: None });
                 }
             }
             if let Some(errors) = run.left_out(&entry)? {
                 let rows = Columns(&errors).text("row")?;
-                let about = |row: &str| own.contains(row.split('/').next().unwrap_or(row));
+                // RESPONSE/N is one of a response's judgements, CHOSEN>REJECTED a pair.
+                let about = |row: &str| own.contains(row.split(['/', '>']).next().unwrap_or(row));
                 let here = (0..errors.num_rows()).filter(|&i| about(rows.value(i)));
                 for row in objects(&taken(&errors, here)?)? {
                     let (step, epoch) = (entry.step.clone(), entry.epoch());
-                    events.push(Event { step, epoch, what: "left_out", row });
+                    events.push(Event { step, epoch, what: "left_out", row, steps: None });
                 }
             }
         }
@@ -164,11 +172,39 @@ impl Trace {
                 if input.key == "from" && !known && self.made.contains_key(&(reader.name.clone(), iteration)) {
                     let row = Map::from_iter([("read".to_owned(), json!(event.step))]);
                     let epoch = Epoch::new(iteration, 0);
-                    more.push(Event { step: reader.name.clone(), epoch, what: "training", row });
+                    more.push(Event { step: reader.name.clone(), epoch, what: "training", row, steps: None });
                 }
             }
         }
         self.events.extend(more);
+    }
+
+    /// Finds the optimizer steps of the trainings.
+    fn steps(&mut self, run: &Run) -> Result<()> {
+        let id = |row: &Map<String, Value>| {
+            let side = |name: &str| row.get(name).and_then(Value::as_str);
+            Some(format!("{}>{}", side("chosen_id")?, side("rejected_id")?))
+        };
+        let own: BTreeSet<String> = self.events.iter().filter_map(|e| id(&e.row)).collect();
+        let metrics = run.metrics();
+        let mut found: BTreeMap<(String, u32), Option<Uses>> = BTreeMap::new();
+        for event in self.events.iter_mut().filter(|e| e.what == "training") {
+            let place = (owner(&event.step).to_owned(), event.epoch.iteration);
+            if !found.contains_key(&place) {
+                let entry = metrics.iter().find(|m| (m.step.as_str(), m.iteration) == (place.0.as_str(), place.1));
+                let uses = entry.map(|m| uses(&run.metrics_part(m), &own)).transpose()?.flatten();
+                found.insert(place.clone(), uses);
+            }
+            let Some(Some(uses)) = found.get(&place) else { continue };
+            let mut steps: Vec<u32> = match id(&event.row) {
+                Some(id) => uses.get(&id).cloned().unwrap_or_default(),
+                None => uses.values().flatten().copied().collect(),
+            };
+            steps.sort_unstable();
+            steps.dedup();
+            event.steps = Some(steps);
+        }
+        Ok(())
     }
 
     /// One JSON object: the rows whole.
@@ -178,6 +214,9 @@ impl Trace {
             let mut event = json!({ "what": e.what, "step": e.step, "iteration": e.epoch.iteration, "microbatch": e.epoch.microbatch });
             if let Some(model) = model {
                 event["made"] = json!(model);
+            }
+            if let Some(steps) = &e.steps {
+                event["optimizer_steps"] = json!(steps);
             }
             event["row"] = Value::Object(e.row.clone());
             event
@@ -207,7 +246,8 @@ impl Trace {
                 lines.push(format!("{}, iteration {}{made}", owner(&event.step), event.epoch.iteration));
                 before = Some(place);
             }
-            lines.extend(event.lines().into_iter().map(|l| format!("  {l}")));
+            let length = self.lengths.get(&(owner(&event.step).to_owned(), event.epoch.iteration));
+            lines.extend(event.lines(length.copied().unwrap_or(0)).into_iter().map(|l| format!("  {l}")));
         }
         lines.into_iter().map(|l| fitted(&l, width)).collect()
     }
@@ -220,7 +260,8 @@ fn short(id: &Value) -> String {
 }
 
 impl Event {
-    fn lines(&self) -> Vec<String> {
+    /// A training has `length` optimizer steps.
+    fn lines(&self, length: u64) -> Vec<String> {
         let get = |name: &str| self.row.get(name).unwrap_or(&Value::Null);
         let text = |name: &str| printable(get(name).as_str().unwrap_or_default());
         let number = |name: &str| get(name).as_f64().map_or("none".to_owned(), |n| format!("{n:.3}"));
@@ -266,11 +307,19 @@ impl Event {
                 )]
             }
             "training" => match self.row.get("read") {
-                Some(step) => vec![format!("trained on {}", printable(step.as_str().unwrap_or_default()))],
+                Some(step) => {
+                    let step = printable(step.as_str().unwrap_or_default());
+                    vec![format!(
+                        "trained on {step}{}",
+                        self.in_steps(length).replace("in none", "on this prompt in none")
+                    )]
+                }
                 None => vec![format!(
-                    "used {} over {}; {} under the reference {}: {} and {} nats",
+                    "{} {} over {}{}; {} under the reference {}: {} and {} nats",
+                    if self.steps.as_ref().is_some_and(Vec::is_empty) { "did not use" } else { "used" },
                     short(get("chosen_id")),
                     short(get("rejected_id")),
+                    self.in_steps(length),
                     text("source"),
                     short(get("model")),
                     number("chosen_logprob"),
@@ -284,6 +333,47 @@ impl Event {
             _ => vec![printable(&Value::Object(self.row.clone()).to_string())],
         }
     }
+
+    /// Which of a training's optimizer steps took the pair.
+    fn in_steps(&self, length: u64) -> String {
+        /// Steps that are told; a training may have any number of passes.
+        const MOST: usize = 8;
+        let Some(steps) = &self.steps else { return String::new() };
+        let told: Vec<String> = steps.iter().take(MOST).map(u32::to_string).collect();
+        let more = if steps.len() > MOST { format!(" and {} more", steps.len() - MOST) } else { String::new() };
+        match steps.len() {
+            0 => format!(", in none of its {length} steps"),
+            1 => format!(" in step {} of {length}", told.join("")),
+            _ => format!(" in steps {}{more} of {length}", told.join(", ")),
+        }
+    }
+}
+
+/// The optimizer steps of a training that took a pair, by the pair.
+type Uses = BTreeMap<String, Vec<u32>>;
+
+/// Where a training used which of the pairs `own`; nothing where its metrics do not say.
+fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<Uses>> {
+    let schema = metrics.schema()?;
+    let at = ["step", "pairs"].map(|name| schema.index_of(name).ok());
+    let [Some(step), Some(pairs)] = at else { return Ok(None) };
+    // A name of the list's items is not to be relied on.
+    let texts = matches!(schema.field(pairs).data_type(), DataType::List(item) if *item.data_type() == DataType::Utf8);
+    if !texts || *schema.field(step).data_type() != DataType::UInt32 {
+        return Ok(None);
+    }
+    let (mut uses, mut told) = (Uses::new(), false);
+    for rows in metrics.read(&schema.project(&[step, pairs])?.into())? {
+        let rows = rows?;
+        let (steps, lists) = (rows.column(0).as_primitive::<UInt32Type>(), rows.column(1).as_list::<i32>());
+        for row in (0..rows.num_rows()).filter(|&row| lists.is_valid(row)) {
+            told = true;
+            for id in lists.value(row).as_string::<i32>().iter().flatten().filter(|id| own.contains(*id)) {
+                uses.entry(id.to_owned()).or_default().push(steps.value(row));
+            }
+        }
+    }
+    Ok(told.then_some(uses))
 }
 
 /// What a row is, by its columns.

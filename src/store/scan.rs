@@ -10,7 +10,7 @@ use super::index::damaged;
 use super::listing::{files, is};
 use super::reader::{Chunks, ParquetIn};
 use super::suggest::nearest;
-use super::{FileEntry, Run};
+use super::{FileEntry, MetricsEntry, Run};
 use crate::error::{Error, Result};
 
 /// Which rows of a run.
@@ -181,12 +181,7 @@ impl Scan {
             }
             Of::Metrics(step) => {
                 let metrics = run.metrics().into_iter().filter(|m| m.step == *step);
-                let part = |m: super::MetricsEntry| Part {
-                    path: file(&m.path),
-                    place: vec![("iteration", m.iteration)],
-                    committed: Some((m.rows, m.bytes)),
-                };
-                metrics.map(|m| (m.iteration, part(m))).collect()
+                metrics.map(|m| (m.iteration, run.metrics_part(&m))).collect()
             }
         };
         parts.retain(|(i, _)| iteration.is_none_or(|wanted| *i == wanted));
@@ -228,6 +223,14 @@ impl Run {
             committed: Some((file.rows, file.bytes)),
         }
     }
+    /// A training's committed metrics.
+    pub fn metrics_part(&self, file: &MetricsEntry) -> Part {
+        Part {
+            path: self.dir().join(&file.path),
+            place: vec![("iteration", file.iteration)],
+            committed: Some((file.rows, file.bytes)),
+        }
+    }
 }
 
 impl Part {
@@ -251,18 +254,17 @@ impl Part {
     }
 
     fn open(&self) -> Result<(ParquetIn, SchemaRef)> {
-        if let Some((rows, bytes)) = self.committed {
+        if let Some((_, bytes)) = self.committed {
             let size = std::fs::metadata(&self.path).map_err(|e| damaged(&self.path, e))?.len();
             if size != bytes {
                 return Err(damaged(&self.path, format!("it has {size} bytes, the manifest says {bytes}")));
             }
-            let parquet = ParquetIn::open(&self.path)?;
-            if parquet.rows() != rows {
-                let has = parquet.rows();
-                return Err(damaged(&self.path, format!("it has {has} rows, the manifest says {rows}")));
-            }
         }
         let parquet = ParquetIn::open(&self.path)?;
+        if let Some((rows, _)) = self.committed.filter(|(rows, _)| *rows != parquet.rows()) {
+            let has = parquet.rows();
+            return Err(damaged(&self.path, format!("it has {has} rows, the manifest says {rows}")));
+        }
         let own = parquet.schema();
         let place = self.place.iter().filter(|(name, _)| own.index_of(name).is_err());
         let mut fields: Vec<Arc<Field>> =

@@ -263,7 +263,7 @@ impl<'a, 'p> Course<'a, 'p> {
             self.set(best)?;
             chosen = at + 1;
         }
-        Ok(Trained { metrics: self.metrics, problems, chosen })
+        Ok(Trained { metrics: self.metrics, pairs: Vec::new(), problems, chosen })
     }
 }
 

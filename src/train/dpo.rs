@@ -1,5 +1,7 @@
 //! Direct preference optimisation: passes over pairs that carry their reference's log-probabilities.
 
+use std::sync::Arc;
+
 use super::course::{Course, Seen};
 use super::sft::{longest, nothing_left, unknown_token};
 use super::trainer::check_reference;
@@ -149,18 +151,46 @@ pub fn dpo(
     let mut course = steps.course(llama, total, None, progress)?;
     course.seen = Seen::of(&usable)?;
     course.resume_latest()?;
-    let mut places: (Option<u32>, Vec<usize>) = (None, (0..usable.len()).collect());
+    let mut places = Places::new(usable.len(), size, config);
     while course.steps() < total && course.goes_on()? {
-        let (pass, i) = ((course.steps() / per_pass) as u32, course.steps() % per_pass);
-        if config.shuffle && places.0 != Some(pass) {
-            places = (Some(pass), order(usable.len(), config.seed, "train.dpo", pass));
-        }
-        let here = &places.1[i * size..usable.len().min((i + 1) * size)];
-        let rows: Vec<&Pair> = here.iter().map(|&p| usable[p]).collect();
-        let epoch = f64::from(pass) + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
+        let (pass, i) = (course.steps() / per_pass, course.steps() % per_pass);
+        let rows: Vec<&Pair> = places.of(course.steps()).iter().map(|&p| usable[p]).collect();
+        let epoch = pass as f64 + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
         steps.take(&mut course, &rows, epoch, total, None)?;
     }
-    course.finish(problems)
+    let mut trained = course.finish(problems)?;
+    // Steps that an earlier process took are among them: places are a function of the step.
+    let ids: Vec<Arc<str>> = usable.iter().map(|p| p.id.as_str().into()).collect();
+    let of = |step| places.of(step).iter().map(|&p| Arc::clone(&ids[p])).collect();
+    trained.pairs = (0..trained.metrics.len()).map(of).collect();
+    Ok(trained)
+}
+
+/// Which of the pairs a step takes: those of its pass's order that come next.
+struct Places {
+    pairs: usize,
+    /// Pairs of a step.
+    size: usize,
+    /// Of the orders; none where pairs keep theirs.
+    seed: Option<u64>,
+    pass: (Option<u32>, Vec<usize>),
+}
+
+impl Places {
+    fn new(pairs: usize, size: usize, config: &DpoConfig) -> Self {
+        let seed = config.shuffle.then_some(config.seed);
+        Self { pairs, size, seed, pass: (None, (0..pairs).collect()) }
+    }
+
+    /// The places of the pairs of optimizer step `step`, counted from 0.
+    fn of(&mut self, step: usize) -> &[usize] {
+        let per_pass = self.pairs.div_ceil(self.size);
+        let (pass, i) = ((step / per_pass) as u32, step % per_pass);
+        if let Some(seed) = self.seed.filter(|_| self.pass.0 != Some(pass)) {
+            self.pass = (Some(pass), order(self.pairs, seed, "train.dpo", pass));
+        }
+        &self.pass.1[i * self.size..self.pairs.min((i + 1) * self.size)]
+    }
 }
 
 /// What the steps of a DPO training have in common.

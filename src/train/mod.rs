@@ -33,6 +33,8 @@ pub use stream::dpo_stream;
 pub use trainer::{Limits, Objective, Trainer};
 pub use validation::{Keep, Measure, Validation};
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::model::Tokenizer;
 
@@ -95,13 +97,15 @@ pub struct Problem {
 pub struct Trained {
     /// One entry per optimizer step.
     pub metrics: Vec<StepMetrics>,
+    /// The ids of the pairs that each step was taken on, in their order; empty for SFT, whose examples have none.
+    pub pairs: Vec<Vec<Arc<str>>>,
     /// The rows that were left out.
     pub problems: Vec<Problem>,
     /// The step whose weights the model has now, from 1: the last one, unless validation chose another.
     pub chosen: usize,
 }
 
-/// The measurements of one optimizer step, with TRL's names and definitions; the fields of the `metrics` schema.
+/// The measurements of one optimizer step, with TRL's names and definitions: the numbers of the `metrics` schema.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepMetrics {
     /// Optimizer step, from 1.

@@ -90,5 +90,8 @@ pub fn dpo_stream(
     if came.is_empty() {
         nothing_left("pairs", &[], &problems)?;
     }
-    course.finish(problems)
+    let mut trained = course.finish(problems)?;
+    let ids = |step: &[Came]| step.iter().map(|c| c.pair.id.as_str().into()).collect();
+    trained.pairs = came.chunks(size).take(trained.metrics.len()).map(ids).collect();
+    Ok(trained)
 }

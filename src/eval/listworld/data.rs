@@ -219,7 +219,7 @@ pub fn requests(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
         texts(prompts.iter().map(|p| hash_hex(["listworld", p]))),
         texts(&prompts),
         texts(prompts.iter().map(|_| "listworld")),
-        List::of_texts(&vec![Vec::new(); prompts.len()]),
+        List::of_texts(&vec![Vec::<String>::new(); prompts.len()]),
         new_null_array(&DataType::Utf8, prompts.len()),
     ])
 }
