@@ -23,7 +23,13 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 fn prompts(text: &str) -> Result<RecordBatch> {
     let column = |s: &str| -> ArrayRef { Arc::new(StringArray::from(vec![s])) };
     let none: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>]));
-    named::PROMPTS.batch(vec![column(text), column(text), column("test"), List::of_texts(&[vec![]]), none])
+    named::PROMPTS.batch(vec![
+        column(text),
+        column(text),
+        column("test"),
+        List::of_texts(&[Vec::<String>::new()]),
+        none,
+    ])
 }
 
 macro_rules! configured {

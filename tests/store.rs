@@ -230,7 +230,7 @@ fn foreign_types_are_cast_and_bad_rows_named() {
             ("prompt", text(&["a"])),
             ("prompt_id", text(&["i"])),
             ("origin", text(&["o"])),
-            ("parents", List::of_texts(&[vec![]])),
+            ("parents", List::of_texts(&[Vec::<String>::new()])),
         ],
     );
     let rows = Dataset::open(&path, &named::PROMPTS).unwrap().batches(1).next().unwrap().unwrap();
