@@ -94,6 +94,61 @@ fn stored_answers_head_to_head() {
     assert!(err.contains("3 answers in") && err.contains("are to other prompts"), "{err}");
 }
 
+/// A judge of which nothing can be read is warned of, with what to do; what the names stand for is told.
+#[test]
+fn what_a_judge_said_in_vain_is_told() {
+    let files = Files::new();
+    let (ours, theirs) = stored(&files);
+    let mute = files.put("mute.toml", "[[answer]]\ntext = \"I would rather not say.\"\n");
+    for (mode, step) in [("pairwise", "comparisons"), ("sampled", "b_scores")] {
+        let into = files.path(mode).display().to_string();
+        let args = ["eval", "win-rate", &ours, &theirs, "--judge", &mute, "--mode", mode];
+        let (code, out, err) = reflux(&args);
+        assert_eq!(code, Some(0), "{err}");
+        let warning = err.lines().find(|l| l.starts_with(&format!("warning: {step}: 5 failed ("))).unwrap_or_default();
+        assert!(!warning.is_empty() && err.contains("with --into DIR") && err.contains("--pattern"), "{err}");
+        for words in [format!("a: {ours}\n"), format!("b: {theirs}\n"), format!("judge: {mute}\n")] {
+            assert!(out.contains(&words), "{out}");
+        }
+        let nulls = out.lines().find(|l| l.contains(" nulls ")).unwrap();
+        assert_eq!(nulls.split_whitespace().collect::<Vec<_>>(), ["comparisons", "nulls", "5", "5"]);
+        let (_, _, err) = reflux(&[&args[..], &["--into", &into]].concat());
+        assert!(err.contains(&format!("`reflux show {into}/run/errors` says why")), "{err}");
+        let (code, shown, _) = reflux(&["show", &format!("{into}/run/errors"), "--where", &format!("step={step}")]);
+        assert!(code == Some(0) && shown.contains("5 of "), "{shown}");
+        let (_, _, err) = reflux(&[&args[..], &["-q"]].concat());
+        assert_eq!(err, "");
+    }
+}
+
+/// What lies in a directory is an evaluation of these rows and settings, or the command is refused: figures of other rows are not told.
+#[test]
+fn another_evaluation_is_not_taken_for_this_one() {
+    let files = Files::new();
+    let (ours, theirs) = stored(&files);
+    let judge = files.put("judge.toml", FAIR_JUDGE);
+    let into = files.path("kept").display().to_string();
+    let args = ["win-rate", &ours, &theirs, "--judge", &judge, "--resamples", "0", "--into", &into];
+    let first = eval(&args);
+    let rows: Vec<Value> = (0..5).map(|i| json!({"prompt": format!("p{i}"), "response": "good"})).collect();
+    files.rows("ours.jsonl", &rows);
+    fails(&args, &["another evaluation lies in", "--into"]);
+    fails(&[&args[..], &["--judge-tokens", "9"]].concat(), &["another evaluation lies in"]);
+    assert_ne!(eval(&args[..7])["comparisons"], first["comparisons"], "the other rows have other figures");
+    stored(&files);
+    assert_eq!(eval(&args), first, "and the first are still there");
+    // Rows that are imported, too.
+    let ranked =
+        |best: &str, worst: &str| json!([{"input": "p", "output_1": best, "output_2": worst, "label": 1}]).to_string();
+    let data = files.put("dataset.json", &ranked("good", "bad"));
+    let into = files.path("ranks").display().to_string();
+    let args = ["reward", &judge, "--data", &data, "--mode", "pairwise", "--resamples", "0", "--into", &into];
+    assert_eq!(eval(&args)["comparisons"]["agreement"]["value"], json!(1.));
+    files.put("dataset.json", &ranked("bad", "good"));
+    fails(&args, &["another evaluation lies in"]);
+    assert_eq!(eval(&args[..8])["comparisons"]["agreement"]["value"], json!(0.));
+}
+
 #[test]
 fn models_answer_and_are_compared_by_verdict_or_score() {
     let files = Files::new();
@@ -190,6 +245,14 @@ fn alpaca_evals_files() {
         (&read(&out)[0]["output"], &read(&out)[1]["output"], &read(&out)[1]["generator"]),
         (&json!(""), &json!("Nebo"), &json!("a"))
     );
+
+    // A directory is called by its whole name.
+    std::fs::create_dir(files.path("m1.5")).unwrap();
+    std::fs::copy("datasets/ift/ift.parquet", files.path("m1.5/ift.parquet")).unwrap();
+    let dir = files.path("m1.5").display().to_string();
+    let (code, _, err) =
+        reflux(&["eval", "alpaca", "export", &dir, "--prompts", "datasets/ift/ift.parquet", "-o", &out, "-q"]);
+    assert_eq!((code, &read(&out)[0]["generator"]), (Some(0), &json!("m1.5")), "{err}");
 
     // The package's own figures, from the golden that was made by it.
     let golden: Vec<Value> = serde_json::from_str(include_str!("goldens/alpaca/golden.json")).unwrap();
@@ -297,7 +360,9 @@ fn bad_input_is_named() {
     with(&good, &good, &["--prompts", &files.put("plain", "Name a river.\n")], &["plain` line 1", ".txt"]);
     fails(&["win-rate", &good, &good, "--judge", "no/judge"], &["no judge at `no/judge`"]);
     fails(&["reward", &judge, "--data", &good], &["good.jsonl"]);
+    fails(&["reward", &judge, "--data", "datasets/ift"], &["datasets/ift", "`ranked`", "missing", "`rank`"]);
     fails(&["drift", "no/run"], &["no/run"]);
+    fails(&["drift", "no/run", "--growth", "nan"], &["--growth", "a share of 0 or more"]);
     let same_id = [json!({"prompt_id": "1", "prompt": "a"}), json!({"prompt_id": "1", "prompt": "b"})];
     let e = given_prompts(Path::new(&files.rows("ids.jsonl", &same_id))).unwrap_err().to_string();
     assert!(e.contains("ids.jsonl` line 2") && e.contains("prompt_id `1`"), "{e}");

@@ -58,8 +58,8 @@ struct Step {
     bar: Option<ProgressBar>,
     done: u64,
     rows: u64,
-    /// Microbatches done by iteration.
-    by_iteration: BTreeMap<u32, u32>,
+    /// Microbatches and their rows by iteration.
+    by_iteration: BTreeMap<u32, (u32, u64)>,
     told: Option<Instant>,
     /// Rates are over what this process computed, while it did.
     busy: Duration,
@@ -128,20 +128,18 @@ impl Progress {
             step.computed_rows += rows as u64;
             step.busy += busy;
         }
-        let in_iteration = step.by_iteration.entry(epoch.iteration).or_default();
-        *in_iteration += 1;
-        let in_iteration = *in_iteration;
+        let here = step.by_iteration.entry(epoch.iteration).or_default();
+        *here = (here.0 + 1, here.1 + rows as u64);
+        let (in_iteration, rows_here) = *here;
         let rate = step.computed_rows as f64 / step.busy.as_secs_f64().max(1e-3);
-        let words = if restored {
-            format!("{} rows, restored", step.rows)
-        } else {
-            format!("{} rows, {rate:.1} rows/s", step.rows)
+        let words = |rows: u64| {
+            if restored { format!("{rows} rows, restored") } else { format!("{rows} rows, {rate:.1} rows/s") }
         };
         match self.style {
             Style::Bars => {
                 if let Some(bar) = &step.bar {
                     bar.set_position(step.done);
-                    bar.set_message(words);
+                    bar.set_message(words(step.rows));
                 }
             }
             Style::Lines { all } => {
@@ -150,7 +148,7 @@ impl Progress {
                 if all || closed || !patient {
                     step.told = Some(Instant::now());
                     let of = step.microbatches.map(|n| format!("/{n}")).unwrap_or_default();
-                    self.line(name, epoch.iteration, &format!("{in_iteration}{of} microbatches, {words}"));
+                    self.line(name, epoch.iteration, &format!("{in_iteration}{of} microbatches, {}", words(rows_here)));
                 }
             }
             Style::Json => self.json(json!({ "event": "done", "step": name, "iteration": epoch.iteration, "microbatch": epoch.microbatch, "rows": rows, "errors": errors, "busy_seconds": busy.as_secs_f64(), "restored": restored })),

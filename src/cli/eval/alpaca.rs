@@ -101,7 +101,9 @@ fn export(args: &Export, style: Style) -> Result<()> {
             (prompts, given_answers(&run.dir().join("a"))?.rows)
         }
     };
-    let own = args.from.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    // A directory's name has no ending, even with a point in it.
+    let own = if args.from.is_dir() { args.from.file_name() } else { args.from.file_stem() };
+    let own = own.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
     let (outputs, missing) = model_outputs(&prompts, answers, args.generator.as_ref().unwrap_or(&own));
     let mut text = serde_json::to_string_pretty(&outputs).map_err(|e| Error::bug(format!("the outputs: {e}")))?;
     text.push('\n');

@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     step: Vec<String>,
     /// Least growth of the length, as a share, that is warned of
-    #[arg(long, value_name = "X", default_value_t = LEAST_GROWTH)]
+    #[arg(long, value_name = "X", default_value_t = LEAST_GROWTH, value_parser = growth)]
     growth: f64,
     #[command(flatten)]
     intervals: Intervals,
@@ -42,4 +42,9 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         drift.warnings().for_each(|warning| eprintln!("warning: {warning}"));
     }
     Ok(())
+}
+
+fn growth(text: &str) -> Result<f64, String> {
+    let growth = text.parse().ok().filter(|g: &f64| *g >= 0.);
+    growth.ok_or_else(|| "a share of 0 or more is wanted, 0.1 for a tenth".into())
 }

@@ -18,7 +18,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
 use crate::pipeline::{self, colour_wanted};
-use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
+use crate::report::{Evaluation, Figures, Judging, Sampled, Setting, unread};
 use crate::store::Run;
 
 #[derive(clap::Args)]
@@ -207,6 +207,7 @@ impl Common {
                 Error::user("")
             })?;
         let dir = place.dir.join("run");
+        Evaluation::same(&dir, &plan.resolved)?;
         let stop = Stop::default();
         stop_on_interrupt(&stop);
         let machine = Machine::on(&self.loading.device);
@@ -218,8 +219,15 @@ impl Common {
     fn tell(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<()> {
         let run = self.carry_out(evaluation, place, style)?;
         let figures = Figures::of(&run)?;
+        if style != Style::Quiet {
+            let kept = self.into.as_deref().map(|_| run.dir());
+            unread(&run, kept)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        }
         if self.intervals.json {
             return crate::cli::print(&figures.json().to_string());
+        }
+        for name in &evaluation.names {
+            crate::cli::print(name)?;
         }
         crate::cli::print(&figures.table())?;
         if style == Style::Quiet || self.into.is_none() {

@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 use super::{Common, JudgingArgs, Mode, there};
 use crate::cli::progress::Style;
-use crate::data::named;
 use crate::error::Result;
 use crate::report::Evaluation;
-use crate::store::{Dataset, How, import};
 
 const AFTER: &str = "Examples:
   reflux eval reward judge.gguf --data datasets/ranked
@@ -46,12 +44,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     there(&args.model, "model")?;
     there(&args.data, "data")?;
     let place = args.common.place()?;
-    let mut data = args.data.clone();
-    if Dataset::open(&data, &named::RANKED).is_err() {
-        data = place.dir.join("ranked.parquet");
-        import(&args.data, &How { schema: Some(&named::RANKED), out: Some(data.clone()), ..How::default() })?;
-    }
     let mut evaluation = Evaluation::new("reward", &place.dir, args.common.setting());
-    evaluation.reward(&args.model, &data, &args.judging.judging(args.mode), args.perfect);
+    evaluation.reward(&args.model, &args.data, &args.judging.judging(args.mode), args.perfect)?;
     args.common.tell(&evaluation, &place, style)
 }

@@ -18,6 +18,13 @@ struct Figure {
     n: u32,
 }
 
+impl Figure {
+    /// Whether it is a number of rows.
+    fn counts(&self) -> bool {
+        self.name.ends_with("nulls") || self.name == "unscored"
+    }
+}
+
 /// The figures that the step `figures` of a run has made.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Figures(Vec<Figure>);
@@ -60,7 +67,7 @@ impl Figures {
     /// A line a figure.
     pub fn table(&self) -> String {
         let row = |f: &Figure| {
-            let number = |v: f64| if v.fract() == 0. && v.abs() >= 2. { format!("{v}") } else { format!("{v:.4}") };
+            let number = |v: f64| if f.counts() { format!("{v}") } else { format!("{v:.4}") };
             let interval = f.interval.map(|(low, high)| format!("{} to {}", number(low), number(high)));
             let value = f.value.map_or("-".into(), number);
             vec![f.step.clone(), f.name.clone(), value, interval.unwrap_or_default(), f.n.to_string()]

@@ -8,17 +8,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use toml::{Table, Value};
 
 pub use drift::Drift;
 pub use figures::Figures;
 
+use super::left_out::LeftOut;
 use crate::data::{List, named};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
-use crate::store::{GivenAnswer, GivenPrompt, given_answers, given_prompts, write_parquet};
+use crate::store::{Dataset, GivenAnswer, GivenPrompt, How, Run, given_answers, given_prompts, import, write_parquet};
 
 /// What is evaluated.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,6 +89,8 @@ pub struct Evaluation {
     dir: PathBuf,
     /// What is to be told of the data: rows that play no part.
     pub notes: Vec<String>,
+    /// What the names in the figures stand for.
+    pub names: Vec<String>,
 }
 
 fn table(keys: impl IntoIterator<Item = (&'static str, Value)>) -> Table {
@@ -103,7 +106,20 @@ impl Evaluation {
         if let Some(threads) = setting.threads {
             root.insert("engine".into(), Value::Table(table([("threads", (threads as i64).into())])));
         }
-        Self { root, setting, dir: dir.to_owned(), notes: Vec::new() }
+        Self { root, setting, dir: dir.to_owned(), notes: Vec::new(), names: Vec::new() }
+    }
+
+    /// Checks that what lies in the run directory `dir`, if there is something, is this evaluation, by its resolved file.
+    ///
+    /// # Errors
+    /// It is another one, or cannot be read.
+    pub fn same(dir: &Path, resolved: &str) -> Result<()> {
+        if !dir.join("manifest.jsonl").is_file() || Run::open(dir)?.pipeline_text()? == resolved {
+            return Ok(());
+        }
+        let place = dir.parent().unwrap_or(dir).display();
+        Err(Error::user(format!("another evaluation lies in `{place}`: of other models, rows or settings"))
+            .help("name another directory with --into"))
     }
 
     /// The pipeline file.
@@ -163,9 +179,7 @@ impl Evaluation {
                         path.display()
                     ));
                 }
-                let file = self.dir.join(format!("{name}.parquet"));
-                write_answers(&file, &kept)?;
-                self.read(name, &file, "responses");
+                self.given(name, &answers_batch(&kept)?, "responses")?;
             }
             (Side::Model(path) | Side::Answers(path), _) => {
                 // A step and a model may not have the same name.
@@ -189,8 +203,22 @@ impl Evaluation {
         Ok(())
     }
 
+    /// A step that reads rows, which become a file. Its name has their hash: an evaluation of other rows is another one.
+    fn given(&mut self, name: &str, rows: &RecordBatch, schema: &str) -> Result<()> {
+        let written = self.dir.join(format!("{name}.parquet"));
+        let hash = write_parquet(&written, rows)?.hash;
+        self.imported(name, &written, &hash, schema)
+    }
+
+    /// As [`Evaluation::given`], of a file that has been written.
+    fn imported(&mut self, name: &str, written: &Path, hash: &str, schema: &str) -> Result<()> {
+        let file = self.dir.join(format!("{name}-{}.parquet", hash.get(..16).unwrap_or(hash)));
+        std::fs::rename(written, &file).doing(|| file.display())?;
+        self.read(name, &file, schema);
+        Ok(())
+    }
+
     fn prompts(&mut self, prompts: &[GivenPrompt]) -> Result<()> {
-        let file = self.dir.join("prompts.parquet");
         let text = |of: &dyn Fn(&GivenPrompt) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(prompts.iter().map(of)))
         };
@@ -201,9 +229,7 @@ impl Evaluation {
             text(&|_| "given".into()),
             List::of_texts(&none),
         ])?;
-        write_parquet(&file, &rows)?;
-        self.read("prompts", &file, "prompts");
-        Ok(())
+        self.given("prompts", &rows, "prompts")
     }
 
     fn judged(&self, op: &'static str, from: Value, model: &'static str, judging: &Judging) -> Table {
@@ -263,6 +289,10 @@ impl Evaluation {
         self.side("a", a, ours, &prompts, sampled)?;
         self.side("b", b, theirs, &prompts, sampled)?;
         self.model("judge", judge);
+        let path = |side: &Side| match side {
+            Side::Model(path) | Side::Answers(path) => path.display().to_string(),
+        };
+        self.names = vec![format!("a: {}", path(a)), format!("b: {}", path(b)), format!("judge: {}", judge.display())];
         let both = |a: &str, b: &str| Value::from(vec![Value::from(a), Value::from(b)]);
         let compare = if judging.mode == "pairwise" {
             self.judged("compare", both("a", "b"), "judge", judging)
@@ -280,10 +310,23 @@ impl Evaluation {
     }
 
     /// Reward modelling: a judge's scores of answers that people have ranked (Table 4 of the paper); in pairwise mode its agreement
-    /// with the ranks. `ranked` is a dataset of that schema.
-    pub fn reward(&mut self, judge: &Path, ranked: &Path, judging: &Judging, perfect: f64) {
+    /// with the ranks. `ranked` is a dataset of that schema, or of a format that it is made of.
+    ///
+    /// # Errors
+    /// `ranked` is neither; a full disk.
+    pub fn reward(&mut self, judge: &Path, ranked: &Path, judging: &Judging, perfect: f64) -> Result<()> {
         self.model("judge", judge);
-        self.read("ranked", ranked, "ranked");
+        match Dataset::open(ranked, &named::RANKED) {
+            Ok(_) => self.read("ranked", ranked, "ranked"),
+            // No other format is a table.
+            Err(e) if ranked.is_dir() || ranked.extension().is_some_and(|e| e == "parquet") => return Err(e),
+            Err(_) => {
+                let file = self.dir.join("ranked.parquet");
+                let how = How { schema: Some(&named::RANKED), out: Some(file.clone()), ..How::default() };
+                let hash = import(ranked, &how)?.written.hash;
+                self.imported("ranked", &file, &hash, "ranked")?;
+            }
+        }
         if judging.mode == "pairwise" {
             let keys = self.judged("compare", "ranked".into(), "judge", judging);
             self.under("step", "comparisons", keys);
@@ -293,6 +336,7 @@ impl Evaluation {
             self.under("step", "scores", keys);
             self.measure(&["scores"], table([("ranked", "ranked".into()), ("perfect", perfect.into())]));
         }
+        Ok(())
     }
 
     /// One answer of a model to each prompt, in the step `a`; returns the prompts.
@@ -339,6 +383,23 @@ impl Evaluation {
     }
 }
 
+/// What a judge said that could not be read, and other rows without an outcome, by step: with a reason and what to do. `kept` is
+/// the run, where it stays.
+///
+/// # Errors
+/// A file is damaged.
+pub fn unread(run: &Run, kept: Option<&Path>) -> Result<Vec<String>> {
+    let mut lines = LeftOut::of(run)?.lines();
+    if let Some(last) = lines.last_mut() {
+        *last += &match kept {
+            Some(dir) => format!("; `reflux show {}/errors` says why", dir.display()),
+            None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
+        };
+        *last += ". A judge that was trained on another form needs its --rubric and --pattern";
+    }
+    Ok(lines)
+}
+
 /// The answers to these prompts, under their ids and in their order, and how many are to others.
 fn matched(answers: Vec<GivenAnswer>, prompts: &[GivenPrompt]) -> (Vec<GivenAnswer>, usize) {
     let by_id: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
@@ -353,12 +414,12 @@ fn matched(answers: Vec<GivenAnswer>, prompts: &[GivenPrompt]) -> (Vec<GivenAnsw
 }
 
 /// As `responses`; nobody's tokens are known.
-fn write_answers(file: &Path, answers: &[GivenAnswer]) -> Result<()> {
+fn answers_batch(answers: &[GivenAnswer]) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&GivenAnswer) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(answers.iter().map(of)))
     };
     let tokens = || List::of_tokens(&vec![Vec::new(); answers.len()]);
-    let rows = named::RESPONSES.batch(vec![
+    named::RESPONSES.batch(vec![
         text(&|a| a.prompt.id.clone()),
         text(&|a| a.prompt.text.clone()),
         text(&|a| a.id.clone()),
@@ -369,8 +430,7 @@ fn write_answers(file: &Path, answers: &[GivenAnswer]) -> Result<()> {
         tokens(),
         List::of_floats(&vec![Vec::new(); answers.len()]),
         text(&|_| "given".into()),
-    ])?;
-    write_parquet(file, &rows).map(drop)
+    ])
 }
 
 /// Answers in AlpacaEval's format, the first to each prompt, in the order of the prompts; those without an answer have an empty one,

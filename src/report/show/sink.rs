@@ -223,7 +223,9 @@ impl Table {
             let hashes = |c: usize| self.waiting.iter().all(|row| is_hash(&row[c]));
             wanted.iter_mut().enumerate().filter(|(c, w)| **w >= 32 && hashes(*c)).for_each(|(_, w)| *w = SHORT_HASH);
         }
-        let widths = widths(&wanted, self.room);
+        let cells = |c: usize| self.waiting.iter().map(|row| width(&row[c])).max().unwrap_or(0);
+        let least: Vec<usize> = (0..self.names.len()).map(|c| if self.right[c] { cells(c) } else { 0 }).collect();
+        let widths = widths(&wanted, &least, self.room);
         writeln!(self.pipe, "{}", line(&self.names, &widths, &self.right))?;
         let rule = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
         writeln!(self.pipe, "{}", "-".repeat(rule))?;

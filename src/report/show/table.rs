@@ -43,7 +43,21 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Array(items) if !items.is_empty() && items.iter().all(|i| i.get("outcome").is_some()) => {
             printable(&items.iter().map(judgement).collect::<Vec<_>>().join(", "))
         }
+        Value::Number(n) => number(n),
         other => printable(&text(other)),
+    }
+}
+
+/// A number with the digits that people read: as it is where that is short, else four significant ones. The other formats have all.
+fn number(n: &serde_json::Number) -> String {
+    const SHORT: usize = 8;
+    let exact = n.to_string();
+    let (true, Some(value)) = (n.is_f64() && exact.len() > SHORT, n.as_f64()) else { return exact };
+    let scale = value.abs().log10().floor();
+    match scale {
+        // Zero is short. A number in front of the point is told whole.
+        -4.0..=6.0 => format!("{value:.*}", (3. - scale).max(1.) as usize),
+        _ => format!("{value:.3e}"),
     }
 }
 
@@ -66,18 +80,28 @@ pub fn fitted(text: &str, places: usize) -> String {
     cut
 }
 
-/// Widths for columns that would like to be `wanted` wide, so that they fit into `room`: what is narrow is left alone, the
-/// others share what is left. Fewer than were given if not all can be shown; at least one is.
-pub(super) fn widths(wanted: &[usize], room: usize) -> Vec<usize> {
-    let least = |n: usize| wanted[..n].iter().map(|&w| w.min(NARROWEST)).sum::<usize>() + GAP * n.saturating_sub(1);
-    let shown = (1..=wanted.len()).rev().find(|&n| least(n) <= room).unwrap_or(wanted.len().min(1));
+/// Widths for columns that would like to be `wanted` wide and must be `least` wide, as numbers must, so that they fit into `room`:
+/// what is narrow is left alone, the others share what is left. Fewer than were given if not all can be shown; at least one is.
+pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usize> {
+    let at_least = |i: usize| wanted[i].min(NARROWEST.max(least[i]));
+    let taken = |n: usize| (0..n).map(at_least).sum::<usize>() + GAP * n.saturating_sub(1);
+    let shown = (1..=wanted.len()).rev().find(|&n| taken(n) <= room).unwrap_or(wanted.len().min(1));
+    let whole = room;
     let mut room = room.saturating_sub(GAP * shown.saturating_sub(1));
-    let mut widths = vec![0; shown];
+    // Everyone has the least; what is left is shared, those that want little first.
+    let mut widths: Vec<usize> = (0..shown).map(at_least).collect();
+    room = room.saturating_sub(widths.iter().sum());
     let mut order: Vec<usize> = (0..shown).collect();
     order.sort_by_key(|&i| wanted[i]);
     for (done, &i) in order.iter().enumerate() {
-        widths[i] = wanted[i].min(room / (shown - done)).max(1);
-        room = room.saturating_sub(widths[i]);
+        let rest: usize = order[done..].iter().map(|&i| widths[i]).sum();
+        let fair = (rest + room) / (shown - done);
+        let more = wanted[i].min(fair).saturating_sub(widths[i]).min(room);
+        widths[i] += more;
+        room -= more;
+    }
+    if let [only] = &mut widths[..] {
+        *only = (*only).min(whole.max(1));
     }
     widths
 }
@@ -86,7 +110,9 @@ pub(super) fn widths(wanted: &[usize], room: usize) -> Vec<usize> {
 pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String {
     let mut line = String::new();
     for (i, (cell, &places)) in cells.iter().zip(widths).enumerate() {
-        let cell = fitted(cell, places);
+        // A number that is cut would be another number.
+        let number = right.get(i).copied().unwrap_or(false) && cell.bytes().any(|b| b.is_ascii_digit());
+        let cell = if number && width(cell) > places { "…".to_owned() } else { fitted(cell, places) };
         let padding = " ".repeat(places.saturating_sub(width(&cell)));
         if i > 0 {
             line.push_str(&" ".repeat(GAP));
@@ -128,13 +154,16 @@ mod tests {
 
     #[test]
     fn columns_share_the_room() {
-        assert_eq!(widths(&[3, 4], 80), [3, 4]);
-        assert_eq!(widths(&[3, 100, 100], 47), [3, 20, 20]);
-        assert_eq!(widths(&[100, 3, 10], 47), [30, 3, 10]);
-        assert_eq!(widths(&[32; 10], 30).len(), 4, "those that have no room are left out");
-        assert_eq!(widths(&[32, 32], 3), [3], "one is shown always");
+        let texts = |wanted: &[usize], room| widths(wanted, &vec![0; wanted.len()], room);
+        assert_eq!(texts(&[3, 4], 80), [3, 4]);
+        assert_eq!(texts(&[3, 100, 100], 47), [3, 20, 20]);
+        assert_eq!(texts(&[100, 3, 10], 47), [30, 3, 10]);
+        assert_eq!(texts(&[32; 10], 30).len(), 4, "those that have no room are left out");
+        assert_eq!(texts(&[32, 32], 3), [3], "one is shown always");
+        assert_eq!(widths(&[100, 20, 10], &[0, 9, 9], 30), [8, 9, 9], "numbers are whole, their heads need not be");
+        assert_eq!(widths(&[12; 5], &[9; 5], 30), [12, 12], "what is a number has room for it or is left out");
         for room in 1..200 {
-            let got = widths(&[32, 5, 60, 9, 200, 1], room);
+            let got = widths(&[32, 5, 60, 9, 200, 1], &[0, 5, 0, 9, 0, 1], room);
             let sum: usize = got.iter().sum::<usize>() + GAP * (got.len() - 1);
             assert!(sum <= room.max(1), "{room}: {got:?}");
         }
@@ -149,6 +178,22 @@ mod tests {
             "4.0, no_match"
         );
         assert_eq!(cell(&json!(["x"])), "[\"x\"]");
+        let numbers = [
+            (json!(4.666666507720947), "4.667"),
+            (json!(-2.68805e-7), "-2.688e-7"),
+            (json!(0.0003), "0.0003"),
+            (json!(0.000123456789), "0.0001235"),
+            (json!(-12.34567891), "-12.35"),
+            (json!(1234567.891), "1234567.9"),
+            (json!(123456789.125), "1.235e8"),
+            (json!(1e300), "1e+300"),
+            (json!(4.0), "4.0"),
+            (json!(12345678901u64), "12345678901"),
+        ];
+        for (number, shown) in numbers {
+            assert_eq!(cell(&number), shown);
+        }
+        assert_eq!(line(&["-2.688e-7".into(), "learning_rate".into()], &[6, 6], &[true, true]), "     …  learn…");
         assert_eq!(cell(&Value::Null), "");
     }
 }
