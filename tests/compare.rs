@@ -99,7 +99,7 @@ fn a_judge_reads_both_orders() {
     assert_eq!(shares("judgements_second"), [Some(1.), Some(0.), Some(0.5)]);
     assert_eq!(
         codes(&dir, "met"),
-        [("id of p3/0", "no_outcome"), ("id of p4/0", "no_partner")].map(|(a, b)| (a.into(), b.into())).into()
+        [("id of p3/0", "no_match"), ("id of p4/0", "no_partner")].map(|(a, b)| (a.into(), b.into())).into()
     );
     let figures = figures(&dir, "figures");
     let value = |name: &str| figures[name].0.unwrap();

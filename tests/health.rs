@@ -194,7 +194,7 @@ fn the_command_says_what_stopped_it_and_how_the_rest_looks() {
     std::fs::write(&file, pipeline(temp.path(), "", "")).unwrap();
     let reflux = |set: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").arg("run").arg(&file);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("NO_COLOR").arg("run").arg(&file);
         command.arg("--runs").arg(temp.path().join("runs")).args(["--device", "cpu"]);
         let output = command.args(set.iter().flat_map(|s| ["--set", s])).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -205,7 +205,8 @@ fn the_command_says_what_stopped_it_and_how_the_rest_looks() {
     assert!(err.contains("above health.parse_failures.stop = 0.01") && err.contains("mend its pattern"), "{err}");
     let (code, out, err) = reflux(&["health.parse_failures.warn=0.02"]);
     assert_eq!(code, Some(0), "{err}");
-    assert!(err.contains("above health.parse_failures.warn = 0.02"), "{err}");
+    assert!(err.contains("WARN") && err.contains("above health.parse_failures.warn = 0.02"), "{err}");
+    assert!(!err.contains('\u{1b}'), "colours are for terminals: {err:?}");
     assert!(out.contains("dpo 3: pair_yield ") && out.contains("above health.parse_failures.warn = 0.02"), "{out}");
     let summary: Value =
         serde_json::from_slice(&std::fs::read(temp.path().join("runs/health/summary.json")).unwrap()).unwrap();

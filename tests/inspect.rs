@@ -192,6 +192,8 @@ fn a_table_fits() {
         assert!(table.contains(&format!("5 of {} rows", stored("scores", None).num_rows())), "{table}");
         assert!(table.contains("not shown: prompt_tokens"), "{table}");
     }
+    let by_columns = command(&["show", &of("scores"), "--limit", "5"]).env("COLUMNS", "40").output().unwrap().stdout;
+    assert_eq!(String::from_utf8(by_columns).unwrap(), text(&["show", &of("scores"), "--width", "40", "--limit", "5"]));
     let narrow = text(&["show", &of("responses"), "--width", "60", "--columns", "prompt,response,prompt_tokens"]);
     assert!(narrow.contains('…') && narrow.starts_with("prompt"), "{narrow}");
     assert!(narrow.lines().next().unwrap().contains("prompt_tokens"), "{narrow}");
@@ -231,6 +233,10 @@ fn what_is_not_there_is_said_with_what_is() {
     said(&["show", &of("pairs"), "--where", "margin"], &["is no condition"]);
     said(&["show", "no/such"], &["nothing at `no/such`"]);
     said(&["ls", "no/such"], &["no run at `no/such`"]);
+    for command in [&["ls"][..], &["verify"], &["eval", "drift"]] {
+        said(&[command, &["Cargo.toml"]].concat(), &["no run at `Cargo.toml`"]);
+    }
+    said(&["trace", "Cargo.toml", "0"], &["no run at `Cargo.toml`"]);
     let file = finished().join("data/pairs/iteration=1/microbatch=00000.parquet");
     said(&["show", file.to_str().unwrap(), "--iteration", "1"], &["not a run's step"]);
 }
@@ -493,6 +499,9 @@ fn ids_that_are_none_or_several_are_refused_with_what_there_is() {
         let (code, _, err) = reflux(&["trace", dir, id]);
         assert!(code == Some(2) && words.iter().all(|w| err.contains(w)), "{id}: {err}");
     }
+    let prompt = &texts(&stored("scores", None), "prompt_id")[0];
+    let (code, _, err) = reflux(&["trace", dir, &format!("{prompt}/0")]);
+    assert!(code == Some(2) && err.contains("is a prompt, and judgements are of responses"), "{err}");
     let response = &texts(&stored("scores", None), "response_id")[0];
     let (code, _, err) = reflux(&["trace", dir, &format!("{response}/99")]);
     assert!(code == Some(2) && err.contains("has no judgement `99`") && err.contains("counted from 0"), "{err}");

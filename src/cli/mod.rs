@@ -177,6 +177,8 @@ fn set_up_logging(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_env("REFLUX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Colours are for terminals: a log file has none.
+    let builder = builder.with_ansi(crate::pipeline::colour_wanted());
     // A second subscriber in one process (as in a test) keeps the first.
     let _kept = match cli.log {
         Log::Json => builder.json().try_init(),
@@ -184,9 +186,11 @@ fn set_up_logging(cli: &Cli) {
     };
 }
 
-/// How wide a table may be: as the terminal, or 120 where there is none.
+/// How wide a table may be: as the terminal, or as COLUMNS says where there is none, or 120.
 fn terminal_width() -> usize {
-    terminal_size::terminal_size_of(std::io::stdout()).map_or(120, |(width, _)| usize::from(width.0))
+    let terminal = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    let said = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0);
+    terminal.or_else(said).unwrap_or(120)
 }
 
 /// Prints to standard output; a reader that has gone away (`reflux ... | head`) is no error.

@@ -33,7 +33,7 @@ pub struct Args {
     /// Goes on as the run commits, until it is finished or Ctrl-C
     #[arg(long)]
     follow: bool,
-    /// Width of a table; by default the terminal's, 120 where there is none
+    /// Width of a table; by default the terminal's, or COLUMNS, or 120
     #[arg(long, value_name = "PLACES")]
     width: Option<u16>,
 }

@@ -21,7 +21,7 @@ pub struct Args {
     /// As one JSON object, with the rows whole
     #[arg(long)]
     json: bool,
-    /// Width of a line; by default the terminal's, 120 where there is none
+    /// Width of a line; by default the terminal's, or COLUMNS, or 120
     #[arg(long, value_name = "PLACES")]
     width: Option<u16>,
 }

@@ -54,7 +54,8 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return if verdict.sound() {
             Ok(())
         } else {
-            Err(Error::system(format!("the run `{place}` is damaged in {damaged} places")).help(format!(
+            let places = if damaged == 1 { "place" } else { "places" };
+            Err(Error::system(format!("the run `{place}` is damaged in {damaged} {places}")).help(format!(
                 "`reflux verify {place} --repair` goes back to the last good point: {} go",
                 verdict.going_in_words()
             )))

@@ -6,7 +6,7 @@
 //! [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
 //!
 //! What a request gets depends on its messages, its sampling options and its key: never on its batch-mates, on when it
-//! came, or on the number of threads (DESIGN.md section 4).
+//! came, or on the number of threads.
 
 mod answer;
 mod choice;

@@ -1,5 +1,5 @@
 //! `compare`: answers of two steps to the same prompts against each other, by a judge that reads them in both orders or by the
-//! scores that they have: the paper's head-to-head evaluation (section 3.3; 256 prompts, a disagreement of the orders is a tie).
+//! scores that they have: the paper's head-to-head evaluation (section 3.1.2; 256 prompts, a disagreement of the orders is a tie).
 //!
 //! With one step, the answers of each prompt are compared with each other; where they have ranks (`ranked` rows, LLMBar), the
 //! outcome that the ranks ask for stands beside the judge's.
@@ -192,6 +192,22 @@ struct Compared {
     judgements: [Vec<Judgement>; 2],
 }
 
+impl Compared {
+    /// Why there is no outcome: as a code, what most of the judge's words in an order of which nothing was readable came to.
+    fn unread(&self) -> (&str, String) {
+        let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+        let silent = self.orders.iter().zip(&self.judgements).filter(|(order, _)| order.is_none());
+        for (_, outcome, _) in silent.flat_map(|(_, said)| said) {
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+        let Some((code, _)) = outcomes.iter().max_by_key(|(_, n)| **n) else {
+            return ("no_outcome", "the comparison has no outcome: an answer has no score".into());
+        };
+        let told: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
+        (code, format!("nothing that the judge said in one of the orders was readable ({}); the comparison has no outcome", told.join(", ")))
+    }
+}
+
 impl Map for Compare {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let ours = answers(input, |_| true)?;
@@ -234,8 +250,8 @@ impl Map for Compare {
                 let message = "the other step has no answer to this prompt and sample: a comparison without an outcome. Both are to answer the same prompts, with the same prompt_id";
                 errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_partner", message));
             } else if result.outcome == Outcome::Null {
-                let message = "the comparison has no outcome: a score is missing, or nothing that the judge said in one of the orders was readable";
-                errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_outcome", message));
+                let (code, message) = result.unread();
+                errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), code, message));
             }
         }
         let expected = |(_, a, b): &Met| {

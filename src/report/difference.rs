@@ -1,6 +1,6 @@
 //! Where two runs first differ, in the order of the dataflow, and how much of each step does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
 use serde_json::{Value, json};
@@ -95,15 +95,15 @@ impl Difference {
     fn step(&mut self, first: &Run, second: &Run, step: &str, iteration: u32) -> Result<()> {
         // What a training measured and made comes before the row that announces it.
         self.training(first, second, step, iteration)?;
-        let of = |run: &Run| -> Vec<FileEntry> {
-            run.entries_of(step).into_iter().filter(|f| f.iteration == iteration).collect()
+        let of = |run: &Run| -> BTreeMap<u32, FileEntry> {
+            let here = run.entries_of(step).into_iter().filter(|f| f.iteration == iteration);
+            here.map(|f| (f.microbatch, f)).collect()
         };
         let (ours, theirs) = (of(first), of(second));
-        let microbatches: BTreeSet<u32> = ours.iter().chain(&theirs).map(|f| f.microbatch).collect();
+        let microbatches: BTreeSet<u32> = ours.keys().chain(theirs.keys()).copied().collect();
         let mut count = Count::default();
         for microbatch in microbatches {
-            let find = |files: &[FileEntry]| files.iter().find(|f| f.microbatch == microbatch).cloned();
-            let pair = match (find(&ours), find(&theirs)) {
+            let pair = match (ours.get(&microbatch), theirs.get(&microbatch)) {
                 (Some(a), Some(b)) => Ok((a, b)),
                 (a, _) => Err(a.is_some()),
             };

@@ -97,6 +97,11 @@ impl Trace {
         let ((_, kind), prompts) =
             known.into_iter().next().ok_or_else(|| Error::bug("an id was found and is not there"))?;
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
+        if number.is_some() && kind == Kind::Prompt {
+            return Err(Error::user(format!("`{found}` is a prompt, and judgements are of responses")).help(
+                "leave out what follows the `/`, or give a response's id: `reflux trace RUN PROMPT` lists them",
+            ));
+        }
         let mut kind = if number.is_some() { Kind::Judgement } else { kind };
         let mut trace = Self::gather(run, &prompt_id)?;
         // The judge's own prompt, of which a judgement is an answer: its life is that of the answer that was judged.

@@ -252,7 +252,8 @@ const LONGEST: u64 = 16 << 20;
 /// Reads lines until one is cut or `take` says that it is enough; returns the bytes of a last line without its end.
 fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
     let file = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        // A file where the run's directory should be holds no run either.
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(0),
         other => other.map_err(|e| io_error("reading", path, &e))?,
     };
     let mut reader = BufReader::new(file);
@@ -311,6 +312,8 @@ pub fn read(path: &Path) -> Result<Contents> {
     })?;
     match damaged {
         None => Ok(contents),
+        // Not damaged, whatever this reflux thinks of it.
+        Some(what) if what.contains(NEWER) => Err(Error::user(what).help("use a newer reflux")),
         Some(what) => Err(Error::user(what)
             .help("`reflux verify RUN --repair` goes back to the last good point; `--fresh` starts the run anew")),
     }
@@ -511,7 +514,9 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("line 1 is out of place"));
         std::fs::write(&path, "{\"kind\":\"run\",\"format\":9,\"reflux\":\"9\",\"pipeline\":\"\",\"seed\":0}\n")
             .unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("manifest format 9"));
+        let newer = read(&path).unwrap_err();
+        assert!(newer.to_string().contains("manifest format 9"));
+        assert_eq!(newer.help_text(), Some("use a newer reflux"));
     }
 
     #[test]

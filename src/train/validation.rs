@@ -1,5 +1,5 @@
 //! Validation while training: a measure on rows that are not trained on, by which training may stop early and the
-//! weights to keep are chosen (arXiv 2401.10020, section 3.1.4: checkpoints every 200 steps, picked on held-out data).
+//! weights to keep are chosen (arXiv 2401.10020, section 3.1.3: checkpoints every 200 steps, picked on held-out data).
 
 use candle_core::{Device, Tensor};
 

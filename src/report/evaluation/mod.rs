@@ -395,7 +395,7 @@ pub fn unread(run: &Run, kept: Option<&Path>) -> Result<Vec<String>> {
             Some(dir) => format!("; `reflux show {}/errors` says why", dir.display()),
             None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
         };
-        *last += ". A judge that was trained on another form needs its --rubric and --pattern";
+        *last += ". What is truncated needs more --judge-tokens, a judge with a form of its own --rubric and --pattern";
     }
     Ok(lines)
 }
