@@ -22,7 +22,7 @@ fn owner(dataset: &str) -> &str {
 pub use contents::Contents;
 pub use cost::{Cost, Hardware, ModelShape};
 pub use difference::Difference;
-pub use evaluation::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side, model_outputs, unread};
+pub use evaluation::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side, model_outputs};
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;

@@ -18,7 +18,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
 use crate::pipeline::{self, colour_wanted};
-use crate::report::{Evaluation, Figures, Judging, Sampled, Setting, unread};
+use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
 use crate::store::Run;
 
 #[derive(clap::Args)]
@@ -221,7 +221,7 @@ impl Common {
         let figures = Figures::of(&run)?;
         if style != Style::Quiet {
             let kept = self.into.as_deref().map(|_| run.dir());
-            unread(&run, kept)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            Evaluation::unread(&run, kept)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
         }
         if self.intervals.json {
             return crate::cli::print(&figures.json().to_string());

@@ -122,6 +122,24 @@ impl Evaluation {
             .help("name another directory with --into"))
     }
 
+    /// What a judge said that could not be read, and other rows without an outcome, by step: with a reason and what to do. `kept` is
+    /// the run, where it stays.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn unread(run: &Run, kept: Option<&Path>) -> Result<Vec<String>> {
+        let mut lines = LeftOut::of(run)?.lines();
+        if let Some(last) = lines.last_mut() {
+            *last += &match kept {
+                Some(dir) => format!("; `reflux show {}/errors` says why", dir.display()),
+                None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
+            };
+            *last +=
+                ". What is truncated needs more --judge-tokens, a judge with a form of its own --rubric and --pattern";
+        }
+        Ok(lines)
+    }
+
     /// The pipeline file.
     pub fn text(&self) -> String {
         self.root.to_string()
@@ -381,23 +399,6 @@ impl Evaluation {
         let mut seen = std::collections::HashSet::new();
         Ok(answers.iter().map(|a| &a.prompt).filter(|p| seen.insert(p.id.clone())).cloned().collect())
     }
-}
-
-/// What a judge said that could not be read, and other rows without an outcome, by step: with a reason and what to do. `kept` is
-/// the run, where it stays.
-///
-/// # Errors
-/// A file is damaged.
-pub fn unread(run: &Run, kept: Option<&Path>) -> Result<Vec<String>> {
-    let mut lines = LeftOut::of(run)?.lines();
-    if let Some(last) = lines.last_mut() {
-        *last += &match kept {
-            Some(dir) => format!("; `reflux show {}/errors` says why", dir.display()),
-            None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
-        };
-        *last += ". What is truncated needs more --judge-tokens, a judge with a form of its own --rubric and --pattern";
-    }
-    Ok(lines)
 }
 
 /// The answers to these prompts, under their ids and in their order, and how many are to others.
