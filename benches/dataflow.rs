@@ -1,7 +1,7 @@
 //! Rows a second and peak memory of the whole dataflow, with scripted models: what it costs beside the models.
 //!
-//! `cargo bench --profile dev --bench dataflow [-- PROMPTS ...]`; each size runs in a process of its own, so that its peak
-//! memory is its own. A row is one that a step has written: of P prompts P are read, 4 P answered, 4 P judged (three
+//! `cargo bench --profile dev --bench dataflow [-- PROMPTS ... --microbatch 256]`; each size runs in a process of its own, so that
+//! its peak memory is its own. A row is one that a step has written: of P prompts P are read, 4 P answered, 4 P judged (three
 //! judgements in a row each), and most prompts give a pair.
 
 use std::process::Command;
@@ -28,12 +28,23 @@ text = [\"Answer {n}.\", \"Perhaps {n}.\"]
 
 fn main() -> Result<(), Failure> {
     if let Ok(prompts) = std::env::var("REFLUX_BENCH_PROMPTS") {
-        return measure(prompts.parse()?);
+        return measure(prompts.parse()?, std::env::var("REFLUX_BENCH_MICROBATCH")?.parse()?);
     }
-    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let sizes = if asked.is_empty() { vec!["1000".into(), "10000".into(), "100000".into()] } else { asked };
+    let (mut sizes, mut microbatch) = (Vec::new(), "256".to_owned());
+    let mut given = std::env::args().skip(1).filter(|a| a != "--bench");
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--microbatch" => microbatch = given.next().ok_or("--microbatch needs a number")?,
+            _ => sizes.push(argument),
+        }
+    }
+    if sizes.is_empty() {
+        sizes = ["1000", "10000", "100000"].map(String::from).to_vec();
+    }
     for size in sizes {
-        let status = Command::new(std::env::current_exe()?).env("REFLUX_BENCH_PROMPTS", size).status()?;
+        let mut sized = Command::new(std::env::current_exe()?);
+        sized.env("REFLUX_BENCH_PROMPTS", size).env("REFLUX_BENCH_MICROBATCH", &microbatch);
+        let status = sized.status()?;
         if !status.success() {
             return Err(format!("the measured process ended with {status}").into());
         }
@@ -41,7 +52,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn measure(rows: usize) -> Result<(), Failure> {
+fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     let dir = std::env::temp_dir().join(format!("reflux-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let (script, prompts) = (dir.join("script.toml"), dir.join("prompts.jsonl"));
@@ -55,7 +66,7 @@ fn measure(rows: usize) -> Result<(), Failure> {
         file.flush()?;
     }
     let text = format!(
-        "[pipeline]\nname = \"bench\"\nmicrobatch = 256\n[model.s]\nscript = {script:?}\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\n\
+        "[pipeline]\nname = \"bench\"\nmicrobatch = {microbatch}\n[model.s]\nscript = {script:?}\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\n\
          dataset = {prompts:?}\n[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"s\"\nsamples = 4\n\
          [step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"s\"\nsamples = 3\n[step.pairs]\nop = \"select\"\nfrom = \"scores\"\n"
     );
@@ -73,7 +84,7 @@ fn measure(rows: usize) -> Result<(), Failure> {
     let all: u64 = tally.counts().values().map(|c| c.rows).sum();
     let memory = peak_rss_mb();
     println!(
-        "{rows} prompts: {all} rows in {seconds:.2} s, {:.0} rows/s, {:.0} judgements/s, peak memory {memory} MB",
+        "{rows} prompts, {microbatch} at a time: {all} rows in {seconds:.2} s, {:.0} rows/s, {:.0} judgements/s, peak memory {memory} MB",
         all as f64 / seconds,
         (rows * 4 * 3) as f64 / seconds
     );

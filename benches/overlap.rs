@@ -15,7 +15,7 @@ use reflux::dataflow::{self, Services, Shared, Stop, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
-use reflux::report::Tally;
+use reflux::report::Spans;
 use reflux::store::Run;
 
 const MICROBATCHES: u32 = 32;
@@ -59,13 +59,13 @@ fn iteration(dir: &Path, schedule: &str, latency_ms: f64) -> Result<Took, Box<dy
     );
     let plan = pipeline::parse_str("overlap.toml", &text, &[], operators::ALL).map_err(|d| d.render(false))?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
-    let (services, tally) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Tally::default()));
-    let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
+    let (services, spans) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Spans::default()));
+    let observer = Arc::clone(&spans) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() };
     dataflow::run(shared, 1, Transport::Typed)?;
     let all = began.elapsed();
-    let spans = tally.spans();
+    let spans = spans.all();
     let of = |step: &'static str| spans.iter().filter(move |s| s.step == step && s.epoch.iteration == 1);
     let pairs = of("pairs").map(|s| s.ended).max().unwrap_or_default();
     let training = of("dpo").map(|s| s.ended - s.began).sum();

@@ -63,10 +63,10 @@ model = "policy"
         temp.path().join("seed.jsonl").display().to_string(),
         4 * MICROBATCHES
     );
-    let (result, watch) = run(&text, &temp.path().join("run"), &How::default());
+    let (result, watch) = run(&text, &temp.path().join("run"), &How { spans: true, ..How::default() });
     // The script's tokens are none of the tiny model's vocabulary; this is about what comes before training.
     assert!(result.is_ok() || result.unwrap_err().to_string().contains("dpo"));
-    let spans = watch.tally.spans();
+    let spans = watch.spans.as_ref().unwrap().all();
     let stages = ["prompts", "responses", "scores"];
     let of = |stage: &'static str| spans.iter().filter(move |s| s.step == stage);
     for stage in stages {

@@ -11,12 +11,16 @@ pub use gemm::{Gemm, Product, flops_per_token, gemm};
 pub use generate::{Generate, Workload, generate};
 pub use train::{Trained, Training, dpo, sft};
 
-/// The most memory that this process has held, in MB (10^6 bytes); 0 where the system does not say.
-pub fn peak_rss_mb() -> u64 {
+/// The most memory that this process has held, in bytes; 0 where the system does not say.
+pub fn peak_rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map_or(0, |kib| kib * 1024 / 1_000_000)
+    line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+/// The same in MB (10^6 bytes).
+pub fn peak_rss_mb() -> u64 {
+    peak_rss() / 1_000_000
 }
 
 fn round(x: f64, digits: i32) -> f64 {

@@ -8,6 +8,7 @@ mod health;
 mod left_out;
 mod rescored;
 pub mod show;
+mod spans;
 mod study;
 mod summary;
 mod tally;
@@ -26,8 +27,9 @@ pub use evaluation::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side
 pub use health::Health;
 pub use left_out::LeftOut;
 pub use rescored::Rescored;
+pub use spans::{Span, Spans};
 pub use study::Study;
 pub use summary::Summary;
-pub use tally::{Count, Span, Tally};
+pub use tally::{Count, Tally};
 pub use trace::Trace;
 pub use verify::Verdict;

@@ -1,10 +1,9 @@
-//! Counts a run's microbatches as they happen, and keeps when each job ran.
+//! Counts a run's microbatches as they happen.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
 
 /// Counts of one step in one iteration.
@@ -24,56 +23,32 @@ pub struct Count {
     pub restored: u64,
 }
 
-/// When a job ran, since the run's start.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Span {
-    /// The step.
-    pub step: String,
-    /// The microbatch.
-    pub epoch: Epoch,
-    /// Start.
-    pub began: Duration,
-    /// End.
-    pub ended: Duration,
-}
-
 /// The counts so far.
 #[derive(Default)]
 pub struct Tally {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    counts: BTreeMap<(String, u32), Count>,
-    spans: Vec<Span>,
+    counts: Mutex<BTreeMap<(String, u32), Count>>,
 }
 
 impl Tally {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Count>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// By step and iteration.
     pub fn counts(&self) -> BTreeMap<(String, u32), Count> {
-        self.state().counts.clone()
-    }
-    /// All jobs in the order in which they ended.
-    pub fn spans(&self) -> Vec<Span> {
-        self.state().spans.clone()
+        self.lock().clone()
     }
 }
 
 impl Observer for Tally {
     fn event(&self, event: &Event<'_>) {
-        let Event::Done { step, epoch, rows, errors, bytes, began, busy, restored } = *event else { return };
-        let mut state = self.state();
-        let count = state.counts.entry((step.to_string(), epoch.iteration)).or_default();
+        let Event::Done { step, epoch, rows, errors, bytes, busy, restored, .. } = *event else { return };
+        let mut counts = self.lock();
+        let count = counts.entry((step.to_string(), epoch.iteration)).or_default();
         count.microbatches += 1;
         count.rows += rows as u64;
         count.errors += errors as u64;
         count.bytes += bytes;
         count.busy += busy;
         count.restored += u64::from(restored);
-        state.spans.push(Span { step: step.to_string(), epoch, began, ended: began + busy });
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Written;
+use super::kept::Kept;
 use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 /// What the manifest says, by key.
 #[derive(Default, Debug)]
 pub(super) struct Index {
-    pub files: BTreeMap<String, BTreeMap<Epoch, FileEntry>>,
+    pub files: BTreeMap<String, BTreeMap<Epoch, Kept>>,
     pub models: BTreeMap<String, ModelEntry>,
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub finished_steps: BTreeSet<(String, u32)>,
@@ -34,7 +35,8 @@ impl Index {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                self.files.entry(f.step.clone()).or_default().insert(f.epoch(), f);
+                let kept = Kept::of(&f);
+                self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), kept);
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
             Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
@@ -46,12 +48,25 @@ impl Index {
         }
     }
 
+    /// The committed file of a step's microbatch.
+    pub fn file(&self, step: &str, epoch: Epoch) -> Option<FileEntry> {
+        Some(self.files.get(step)?.get(&epoch)?.entry(step, epoch))
+    }
+    /// The committed files of a step, by epoch.
+    pub fn files_of(&self, step: &str) -> Vec<FileEntry> {
+        let files = self.files.get(step);
+        files.into_iter().flatten().map(|(&epoch, kept)| kept.entry(step, epoch)).collect()
+    }
+    /// Every committed file, by step and epoch.
+    pub fn every_file(&self) -> impl Iterator<Item = FileEntry> {
+        self.files.iter().flat_map(|(step, files)| files.iter().map(|(&epoch, kept)| kept.entry(step, epoch)))
+    }
+
     /// Every file that is to be there.
     pub fn paths(&self, dir: &Path) -> BTreeSet<PathBuf> {
-        let files = || self.files.values().flat_map(BTreeMap::values);
-        let rows = files().filter(|f| !self.dropped.contains(&f.step)).map(|f| &f.path);
-        let errors = files().filter_map(|f| Some(&f.errors.as_ref()?.path));
-        rows.chain(errors).chain(self.metrics.values().map(|m| &m.path)).map(|path| dir.join(path)).collect()
+        let rows = self.every_file().filter(|f| !self.dropped.contains(&f.step)).map(|f| f.path);
+        let errors = self.every_file().filter_map(|f| Some(f.errors?.path));
+        rows.chain(errors).chain(self.metrics.values().map(|m| m.path.clone())).map(|path| dir.join(path)).collect()
     }
 }
 

@@ -33,6 +33,7 @@ mod footer;
 mod import;
 mod index;
 mod jsonl;
+mod kept;
 mod lines;
 mod listing;
 mod lock;

@@ -236,13 +236,12 @@ impl Run {
 
     /// The committed file of a step's microbatch.
     pub fn committed(&self, step: &str, epoch: Epoch) -> Option<FileEntry> {
-        self.state().index.files.get(step)?.get(&epoch).cloned()
+        self.state().index.file(step, epoch)
     }
     /// The committed files of a step, by epoch.
     pub fn files(&self, step: &str) -> Vec<FileEntry> {
         let state = self.state();
-        let kept = state.index.files.get(step).filter(|_| !state.index.dropped.contains(step));
-        kept.map(|files| files.values().cloned().collect()).unwrap_or_default()
+        if state.index.dropped.contains(step) { Vec::new() } else { state.index.files_of(step) }
     }
     /// The steps that have committed something and not dropped it, by name.
     pub fn steps(&self) -> Vec<String> {
@@ -252,7 +251,7 @@ impl Run {
 
     /// Every committed file, by step and epoch, those of dropped steps too.
     pub fn entries(&self) -> Vec<FileEntry> {
-        self.state().index.files.values().flat_map(|files| files.values().cloned()).collect()
+        self.state().index.every_file().collect()
     }
     /// The steps that have committed something, in the order in which they began to: none comes before what it reads.
     pub fn steps_in_order(&self) -> Vec<String> {
@@ -260,7 +259,7 @@ impl Run {
     }
     /// The same of one step.
     pub fn entries_of(&self, step: &str) -> Vec<FileEntry> {
-        self.state().index.files.get(step).map(|files| files.values().cloned().collect()).unwrap_or_default()
+        self.state().index.files_of(step)
     }
     /// Whether the rows of a step were removed, as its `keep = false` asks for.
     pub fn dropped(&self, step: &str) -> bool {
@@ -401,8 +400,8 @@ impl Run {
             lineage: lineage.to_vec(),
         };
         let mut state = self.state();
-        if let Some(before) = state.index.files.get(step).and_then(|files| files.get(&epoch)) {
-            return if *before == entry {
+        if let Some(before) = state.index.file(step, epoch) {
+            return if before == entry {
                 Ok(entry)
             } else {
                 let Epoch { iteration, microbatch } = epoch;

@@ -10,12 +10,14 @@ use reflux::engine::Config;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
 use reflux::pipeline::{self, Plan};
-use reflux::report::Tally;
+use reflux::report::{Spans, Tally};
 use reflux::store::Run;
 
 /// Counts, and asks for a stop after a number of committed microbatches.
 pub struct Watch {
     pub tally: Tally,
+    /// When each job ran, where that was asked for.
+    pub spans: Option<Spans>,
     stop: Stop,
     stop_after: Option<u64>,
 }
@@ -23,6 +25,9 @@ pub struct Watch {
 impl Observer for Watch {
     fn event(&self, event: &Event<'_>) {
         self.tally.event(event);
+        if let Some(spans) = &self.spans {
+            spans.event(event);
+        }
         let done: u64 = self.tally.counts().values().map(|c| c.microbatches - c.restored).sum();
         if matches!(event, Event::Done { .. }) && self.stop_after.is_some_and(|n| done >= n) {
             self.stop.request();
@@ -35,10 +40,11 @@ pub struct How {
     pub workers: usize,
     pub transport: Transport,
     pub stop_after: Option<u64>,
+    pub spans: bool,
 }
 impl Default for How {
     fn default() -> Self {
-        Self { workers: 1, transport: Transport::Typed, stop_after: None }
+        Self { workers: 1, transport: Transport::Typed, stop_after: None, spans: false }
     }
 }
 
@@ -53,7 +59,12 @@ pub fn run(text: &str, dir: &Path, how: &How) -> (Result<()>, Arc<Watch>) {
     let plan = plan(text);
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap();
     let stop = Stop::default();
-    let watch = Arc::new(Watch { tally: Tally::default(), stop: stop.clone(), stop_after: how.stop_after });
+    let watch = Arc::new(Watch {
+        tally: Tally::default(),
+        spans: how.spans.then(Spans::default),
+        stop: stop.clone(),
+        stop_after: how.stop_after,
+    });
     let services =
         Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
     let observer = Arc::clone(&watch) as Arc<dyn Observer>;
