@@ -1,12 +1,16 @@
 //! One prompt's whole life: what wrote it, its answers, what judges said of them, the pair that came of it or why none did, and
 //! the training that used it. Found by ids in the datasets alone; a file is read at a time.
 
+mod uses;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Schema, UInt32Type};
+use arrow::datatypes::{DataType, Schema};
 use serde_json::{Map, Value, json};
+
+use uses::{Uses, uses};
 
 use super::owner;
 use super::show::{fitted, objects, printable};
@@ -14,7 +18,7 @@ use crate::data::{Columns, Epoch, hash_hex};
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
-use crate::store::{FileEntry, Part, Run};
+use crate::store::{FileEntry, Run};
 
 /// Columns that hold ids, and what they are ids of.
 const IDS: &[(&str, Kind)] = &[
@@ -352,33 +356,6 @@ impl Event {
             _ => format!(" in steps {}{more} of {length}", told.join(", ")),
         }
     }
-}
-
-/// The optimizer steps of a training that took a pair, by the pair.
-type Uses = BTreeMap<String, Vec<u32>>;
-
-/// Where a training used which of the pairs `own`; nothing where its metrics do not say.
-fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<Uses>> {
-    let schema = metrics.schema()?;
-    let at = ["step", "pairs"].map(|name| schema.index_of(name).ok());
-    let [Some(step), Some(pairs)] = at else { return Ok(None) };
-    // A name of the list's items is not to be relied on.
-    let texts = matches!(schema.field(pairs).data_type(), DataType::List(item) if *item.data_type() == DataType::Utf8);
-    if !texts || *schema.field(step).data_type() != DataType::UInt32 {
-        return Ok(None);
-    }
-    let (mut uses, mut told) = (Uses::new(), false);
-    for rows in metrics.read(&schema.project(&[step, pairs])?.into())? {
-        let rows = rows?;
-        let (steps, lists) = (rows.column(0).as_primitive::<UInt32Type>(), rows.column(1).as_list::<i32>());
-        for row in (0..rows.num_rows()).filter(|&row| lists.is_valid(row)) {
-            told = true;
-            for id in lists.value(row).as_string::<i32>().iter().flatten().filter(|id| own.contains(*id)) {
-                uses.entry(id.to_owned()).or_default().push(steps.value(row));
-            }
-        }
-    }
-    Ok(told.then_some(uses))
 }
 
 /// What a row is, by its columns.
