@@ -16,6 +16,7 @@ mod ls;
 mod model;
 mod progress;
 mod replay;
+mod revise;
 mod run;
 mod show;
 mod study;
@@ -87,6 +88,8 @@ enum Command {
     Diff(diff::Args),
     /// Checks every file of a run against its manifest; --repair goes back to the last good point
     Verify(verify::Args),
+    /// Brings corrected scores into a finished run's pairs: what changes, and all pairs as they then are
+    Revise(revise::Args),
     /// Lists the schemas of datasets, or the columns of one
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
@@ -138,6 +141,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args, cli.quiet),
         Command::Verify(args) => verify::run(args, cli.quiet),
+        Command::Revise(args) => revise::run(args, cli.quiet),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
         Command::Import(args) => import::run(args, cli.quiet),

@@ -13,6 +13,7 @@ mod operator;
 mod progress;
 mod render;
 mod replay;
+mod revision;
 mod start;
 
 pub use clock::Advance;
@@ -24,3 +25,4 @@ pub use operator::{
 };
 pub use progress::{Event, Observer, Silent};
 pub use replay::{Replay, advice};
+pub use revision::{Revision, revisable, revise_run};

@@ -25,6 +25,7 @@ mod atomic;
 mod checkpoints;
 mod columns;
 mod conversations;
+mod corrections;
 mod dataset;
 mod diff;
 pub mod fault;
@@ -52,6 +53,7 @@ pub use atomic::{Written, hash_file, write_bytes};
 pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
+pub use corrections::{Corrected, Corrections, link, make_folder};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use diff::lines as changed_lines;
 pub use import::{

@@ -193,6 +193,18 @@ pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
     })
 }
 
+/// The same of some columns only, in the file's order.
+pub(super) fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
+    let file = ParquetIn::open(path)?;
+    let place =
+        |name: &&str| file.schema().index_of(name).map_err(|_| damaged(path, format!("it has no column `{name}`")));
+    let mut columns: Vec<usize> = names.iter().map(place).collect::<Result<_>>()?;
+    columns.sort_unstable();
+    let schema = std::sync::Arc::new(file.schema().project(&columns)?);
+    let chunks: Vec<_> = file.read(&columns)?.collect::<Result<_>>()?;
+    guarded(path, || Ok(concat_batches(&schema, &chunks)?))
+}
+
 /// Blames the user for an error of the machine: the path that was given does not exist, say.
 pub(super) trait IntoUser {
     fn into_user(self) -> Error;

@@ -14,7 +14,7 @@ use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, read_parquet, write_bytes, write_parquet};
+use super::{Written, checkpoints, diff, fault, read_parquet, reader::read_columns, write_bytes, write_parquet};
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
 
@@ -280,6 +280,26 @@ impl Run {
     /// # Errors
     /// As [`Run::load`].
     pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        let path = self.present(entry)?;
+        let rows = read_parquet(&path)?;
+        if rows.num_rows() as u64 != entry.rows {
+            let (has, said) = (rows.num_rows(), entry.rows);
+            return Err(damaged(&path, format!("it has {has} rows, the manifest says {said}")));
+        }
+        Ok(rows)
+    }
+
+    /// Some columns of a committed file; as [`Run::load`].
+    ///
+    /// # Errors
+    /// As [`Run::load`]; a column is missing.
+    pub fn load_columns(&self, entry: &FileEntry, names: &[&str]) -> Result<RecordBatch> {
+        let path = self.present(entry)?;
+        read_columns(&path, names)
+    }
+
+    /// Where a committed file is, if its step is kept and it has the size that was committed.
+    fn present(&self, entry: &FileEntry) -> Result<PathBuf> {
         if self.state().index.dropped.contains(&entry.step) {
             return Err(Error::user(format!("the step `{}` was not kept", entry.step))
                 .help("remove its `keep = false` and run again under another name"));
@@ -289,12 +309,7 @@ impl Run {
         if size != entry.bytes {
             return Err(damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
         }
-        let rows = read_parquet(&path)?;
-        if rows.num_rows() as u64 != entry.rows {
-            let (has, said) = (rows.num_rows(), entry.rows);
-            return Err(damaged(&path, format!("it has {has} rows, the manifest says {said}")));
-        }
-        Ok(rows)
+        Ok(path)
     }
 
     /// Compares a committed file, and the errors beside it, with its hash.

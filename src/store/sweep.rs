@@ -19,6 +19,7 @@ const OURS: &[&str] = &[
     "metrics",
     "models",
     "checkpoints",
+    "revised",
 ];
 
 /// Whether a run's directory holds things of this name.
@@ -52,7 +53,7 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
         let path = dir.join(name);
         match name {
             "lock" => {}
-            "data" | "metrics" | "models" | "checkpoints" => remove_dir(&path)?,
+            "data" | "metrics" | "models" | "checkpoints" | "revised" => remove_dir(&path)?,
             _ => remove_file(&path)?,
         }
         if name == "manifest.jsonl" {

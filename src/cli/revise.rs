@@ -1,0 +1,66 @@
+//! `reflux revise`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::dataflow::{revisable, revise_run};
+use crate::error::{Error, Result};
+use crate::operators;
+use crate::pipeline::{self, colour_wanted};
+use crate::store::{Corrections, Run, find_run};
+
+const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null score withdraws the answer's:
+  {\"response_id\": \"8d1f..\", \"score\": 4.5}
+  {\"response_id\": \"07aa..\", \"score\": null}
+
+The folder that is made holds data/STEP, all pairs as a run over the corrected scores has them; changes.parquet, the pairs
+that changed, with a column `change` (withdrawn or added); and revision.json, what it was made of. The run stays as it is.
+
+Examples:
+  reflux revise quickstart --scores fix.jsonl                      into runs/quickstart/revised/pairs-HASH
+  reflux revise runs/a --scores human.parquet --step pairs --into corrected
+  reflux show corrected/changes.parquet --columns change,reason,prompt_id,margin";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// The finished run: its directory, or its name in `runs`
+    run: PathBuf,
+    /// The corrected scores, .parquet or .jsonl
+    #[arg(long, value_name = "FILE")]
+    scores: PathBuf,
+    /// The step that made the pairs; needed where there are several
+    #[arg(long)]
+    step: Option<String>,
+    /// The folder to make; RUN/revised/STEP-HASH if absent, HASH being the file's
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, quiet: bool) -> Result<()> {
+    let corrections = Corrections::read(&args.scores)?;
+    let run = Arc::new(Run::open(&find_run(&args.run))?);
+    let place = run.dir().join("pipeline.toml").display().to_string();
+    let plan = pipeline::parse_str(&place, &run.pipeline_text()?, &[], operators::ALL).map_err(|problems| {
+        eprint!("{}", problems.render(colour_wanted()));
+        Error::user("")
+    })?;
+    let plan = Arc::new(plan);
+    let step = &revisable(&plan, args.step.as_deref())?.name;
+    let usual = || run.dir().join("revised").join(format!("{step}-{}", &corrections.hash()[..12]));
+    let into = args.into.clone().unwrap_or_else(usual);
+    let done = revise_run(&plan, &run, step, &corrections, &into)?;
+    if quiet {
+        return Ok(());
+    }
+    super::print(&format!(
+        "{} answers corrected in {} of {} microbatches: {} pairs withdrawn, {} added; {} pairs: {}",
+        corrections.len(),
+        done.touched,
+        done.microbatches,
+        done.withdrawn,
+        done.added,
+        done.pairs,
+        into.display()
+    ))
+}
