@@ -1,126 +1,183 @@
-//! Best-worst pairs of stored scores, and their revision: Parquet of ids and scores to Parquet of ids, as
-//! `benches/peers/best_worst.py` does with DuckDB on the same file.
+//! Best-worst selection over stored scores, and its revision, as the program does both; `benches/peers/best_worst.py` does the
+//! selection with DuckDB on the same files.
 //!
-//! `cargo bench --profile dev --bench select -- scores.parquet pairs.parquet`; the script makes the file. Rows of a prompt stand
-//! together. The groups are held in differential by two workers; then 0.1% of the scores are corrected.
+//! `cargo bench --profile dev --bench select [-- DIR [ANSWERS [MICROBATCH]]]`: a run of ANSWERS scores, four to a prompt, in
+//! microbatches of so many rows, is made in DIR (and stays there where one is given). Then, each in a process of its own with its
+//! own peak memory: `reflux replay --from pairs`, that is every score read from the stored run and all pairs written again; and
+//! `reflux revise` of a thousandth of the scores, once those of answers that stand together and once of answers everywhere.
 
-use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use reflux::bench::peak_rss_mb;
-use reflux::data::{Epoch, Id};
-use reflux::dataflow::{Correction, Item, Kept, Key, Operator, Stage, revise};
+use reflux::data::{Columns, Id, List, RngKey, named};
+use reflux::dataflow::{self, Operator, Replay, Services, Shared, Silent, Stop, Transport, revise_run};
 use reflux::operators;
 use reflux::pipeline::{self, Plan};
-use reflux::store::ParquetFile;
+use reflux::store::{Corrections, ParquetFile, Run};
+
+use rand_chacha::rand_core::Rng;
 
 type Failure = Box<dyn std::error::Error>;
 
-const WORKERS: usize = 2;
+/// Rows written at a time.
+const CHUNK: usize = 65_536;
 
 fn main() -> Result<(), Failure> {
-    let paths: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let [scores, pairs] = &paths[..] else {
-        println!("select: give the scores and the pairs to write, see benches/peers/best_worst.py");
-        return Ok(());
-    };
-    let text = "[pipeline]\nname = \"bench\"\n[step.scores]\nop = \"read\"\nschema = \"scores\"\ndataset = \"nowhere\"\n\
-                [step.pairs]\nop = \"select\"\nfrom = \"scores\"\n";
-    let plan: Arc<Plan<dyn Operator>> = Arc::new(pipeline::parse_str("bench.toml", text, &[], operators::ALL)?);
-
-    let began = Instant::now();
-    let shards: Vec<Vec<(Key, Item)>> = std::thread::scope(|s| {
-        let read = |shard| {
-            s.spawn({
-                let plan = &plan;
-                move || read(plan, Path::new(scores), shard).map_err(|e| e.to_string())
-            })
-        };
-        let threads: Vec<_> = (0..WORKERS).map(read).collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().map_err(|_| "a thread panicked".to_owned())?)
-            .collect::<Result<_, String>>()
-    })?;
-    let (rows, reading) = (shards.iter().map(Vec::len).sum::<usize>(), began.elapsed());
-    // Every thousandth score is another one.
-    let every = shards.iter().flatten().step_by(1000);
-    let corrections: Vec<Correction> = every
-        .map(|&(key, was)| Correction { key, was, is: Item { order: (was.order + 1700) % 5001, ..was } })
-        .collect();
-    let corrected = corrections.len();
-    let revised = revise(&plan, "pairs", shards, corrections)?;
-    let began = Instant::now();
-    let written = write(Path::new(pairs), &revised.kept)?;
-    let writing = began.elapsed();
-    let full = reading + revised.full + writing;
-    println!(
-        "{rows} scores, {written} pairs: {:.2} s (read {:.2}, select {:.2}, write {:.2}); {corrected} corrected: {:.4} s, {:.2}% of it and \
-         {:.2}% of the selecting; {} pairs withdrawn, {} added; peak memory {} MB",
-        full.as_secs_f64(),
-        reading.as_secs_f64(),
-        revised.full.as_secs_f64(),
-        writing.as_secs_f64(),
-        revised.revision.as_secs_f64(),
-        100. * revised.revision.as_secs_f64() / full.as_secs_f64(),
-        100. * revised.revision.as_secs_f64() / revised.full.as_secs_f64(),
-        revised.withdrawn.len(),
-        revised.added.len(),
-        peak_rss_mb(),
-    );
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let answers: usize = args.get(1).map_or(Ok(100_000), |a| a.parse())?;
+    let microbatch: usize = args.get(2).map_or(Ok(16_384), |a| a.parse())?;
+    let kept = args.first().map(std::path::PathBuf::from);
+    let dir = kept.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("reflux-bench-{}", std::process::id())));
+    if let Ok(phase) = std::env::var("REFLUX_BENCH_PHASE") {
+        return work(&phase, &dir, answers, microbatch);
+    }
+    std::fs::create_dir_all(&dir)?;
+    for phase in ["make", "run", "select", "together", "everywhere"] {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(&dir).arg(answers.to_string()).arg(microbatch.to_string()).env("REFLUX_BENCH_PHASE", phase);
+        let status = command.status()?;
+        if !status.success() {
+            return Err(format!("the phase `{phase}` ended with {status}").into());
+        }
+    }
+    if kept.is_none() {
+        std::fs::remove_dir_all(&dir)?;
+    }
     Ok(())
 }
 
-/// The items of every second row group.
-fn read(plan: &Plan<dyn Operator>, path: &Path, shard: usize) -> Result<Vec<(Key, Item)>, Failure> {
-    let step = plan.step("pairs").ok_or("no step")?;
-    let Stage::Keyed(keyed) = step.op.stage() else { return Err("select is keyed".into()) };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
-    let groups = (shard..builder.metadata().num_row_groups()).step_by(WORKERS).collect();
-    let columns = ProjectionMask::columns(builder.parquet_schema(), ["prompt_id", "response_id", "score"]);
-    let mut items = Vec::new();
-    for rows in builder.with_row_groups(groups).with_projection(columns).with_batch_size(8192).build()? {
-        items.extend(keyed.items(Epoch::new(1, 0), &rows?)?);
+fn work(phase: &str, dir: &Path, answers: usize, microbatch: usize) -> Result<(), Failure> {
+    let (scores, run) = (dir.join("scores.parquet"), dir.join("run"));
+    let text = format!(
+        "[pipeline]\nname = \"bench\"\nmicrobatch = {microbatch}\n[step.scores]\nop = \"read\"\nschema = \"scores\"\ndataset = {scores:?}\n\
+         [step.pairs]\nop = \"select\"\nfrom = \"scores\"\n"
+    );
+    let parse = || -> Result<Arc<Plan<dyn Operator>>, Failure> {
+        Ok(Arc::new(pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?))
+    };
+    match phase {
+        "make" if scores.exists() => {}
+        "make" => make(&scores, answers)?,
+        "run" if run.exists() => {}
+        "run" => to_the_end(&parse()?, &run)?,
+        "select" => {
+            let again = dir.join("again");
+            if again.exists() {
+                std::fs::remove_dir_all(&again)?;
+            }
+            let began = Instant::now();
+            let plan = parse()?;
+            let source = Run::open(&run)?;
+            let replay = Replay::of(&source, &plan, &plan, &["pairs".to_owned()])?;
+            replay.begin(&again, &|_| Ok(String::new()))?;
+            let taken = began.elapsed();
+            to_the_end(&plan, &again)?;
+            let all = began.elapsed();
+            let pairs: u64 = Run::open(&again)?.files("pairs").iter().map(|f| f.rows).sum();
+            println!(
+                "selection of {answers} scores in microbatches of {microbatch}: {pairs} pairs in {:.2} s, of it {:.2} s to check and take over \
+                 the scores; peak memory {} MB",
+                all.as_secs_f64(),
+                taken.as_secs_f64(),
+                peak_rss_mb()
+            );
+        }
+        _ => {
+            let fix = dir.join(format!("{phase}.jsonl"));
+            corrections(&fix, &run, answers, phase == "everywhere")?;
+            let into = dir.join("revised");
+            if into.exists() {
+                std::fs::remove_dir_all(&into)?;
+            }
+            let began = Instant::now();
+            let plan = parse()?;
+            let (all, run) = (Corrections::read(&fix)?, Arc::new(Run::open(&run)?));
+            let done = revise_run(&plan, &run, "pairs", &all, &into)?;
+            println!(
+                "revision of {} scores {phase}: {:.3} s; {} of {} microbatches, {} pairs withdrawn, {} added; peak memory {} MB",
+                all.len(),
+                began.elapsed().as_secs_f64(),
+                done.touched,
+                done.microbatches,
+                done.withdrawn,
+                done.added,
+                peak_rss_mb()
+            );
+        }
     }
-    Ok(items)
+    Ok(())
 }
 
-/// The pairs' ids and margins.
-fn write(path: &Path, kept: &[(Key, Kept)]) -> Result<usize, Failure> {
-    let mut file: Option<ParquetFile> = None;
-    let mut written = 0;
-    for part in kept.chunks(65_536) {
-        let pairs = || {
-            part.iter().filter_map(|((_, prompt), kept)| match kept {
-                Kept::Pair { id, against, margin, .. } => Some((*prompt, *id, *against, *margin)),
-                _ => None,
-            })
+fn to_the_end(plan: &Arc<Plan<dyn Operator>>, dir: &Path) -> Result<(), Failure> {
+    let run = Arc::new(Run::create_or_open(dir, &plan.resolved, plan.seed, false)?.0);
+    let shared = Shared {
+        plan: Arc::clone(plan),
+        run: Arc::clone(&run),
+        services: Services::new(()),
+        observer: Arc::new(Silent),
+        stop: Stop::default(),
+    };
+    dataflow::run(shared, 1, Transport::Typed)?;
+    Ok(run.finish()?)
+}
+
+/// Scores as a judge of five points gives them in three judgements, of short answers.
+fn make(path: &Path, answers: usize) -> Result<(), Failure> {
+    let mut file = ParquetFile::create(path, &named::SCORES.arrow())?;
+    for start in (0..answers).step_by(CHUNK) {
+        let rows: Vec<usize> = (start..(start + CHUNK).min(answers)).collect();
+        let mut rng = RngKey::new(1, "bench", 0, &start.to_string(), 0).rng();
+        let mut draw = |n: u64| rng.next_u64() % n;
+        let given: Vec<[u64; 3]> = rows.iter().map(|_| [draw(6), draw(6), draw(6)]).collect();
+        let tokens: Vec<Vec<u32>> = rows.iter().map(|_| (0..8).map(|_| draw(49_152) as u32).collect()).collect();
+        let logprobs: Vec<Vec<f32>> = rows.iter().map(|_| (0..8).map(|_| -(draw(1 << 20) as f32) / 1e5).collect()).collect();
+        let text = |of: &dyn Fn(usize) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|&i| of(i))))
         };
-        let ids = |of: fn((u128, u128, u128, i64)) -> u128| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(pairs().map(|p| Id(of(p)).to_string())))
+        let prompt = |i: usize| (i / 4).to_string();
+        let judged = |g: &[u64; 3]| {
+            g.iter().map(|s| (format!("Relevant.\nScore: {s}"), "score".to_owned(), Some(*s as f32))).collect()
         };
-        let margin: ArrayRef = Arc::new(Float32Array::from_iter_values(pairs().map(|p| p.3 as f32 / 1000.)));
-        let columns = [
-            ("prompt_id", ids(|p| p.0)),
-            ("chosen_id", ids(|p| p.1)),
-            ("rejected_id", ids(|p| p.2)),
-            ("margin", margin),
-        ];
-        let rows = RecordBatch::try_from_iter(columns)?;
-        written += rows.num_rows();
-        let file = match &mut file {
-            Some(file) => file,
-            None => file.insert(ParquetFile::create(path, &rows.schema())?),
-        };
-        file.write(&rows)?;
+        file.write(&named::SCORES.batch(vec![
+            text(&|i| Id::of([prompt(i)]).to_string()),
+            text(&|i| format!("Tell me something new about the number {}", i / 4)),
+            text(&|i| Id::of([prompt(i), i.to_string()]).to_string()),
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32 % 4))),
+            text(&|i| format!("It is the square of something near {} and odd", i % 1000)),
+            text(&|_| "stop".into()),
+            List::of_tokens(&rows.iter().map(|&i| (0..8).map(|k| (i / 4 % 1000 + k) as u32).collect()).collect::<Vec<_>>()),
+            List::of_tokens(&tokens),
+            List::of_floats(&logprobs),
+            text(&|_| "9f2c51d0a7".into()),
+            Arc::new(Float32Array::from_iter_values(given.iter().map(|g| g.iter().sum::<u64>() as f32 / 3.))),
+            List::of_judgements(&given.iter().map(judged).collect::<Vec<_>>()),
+            text(&|_| "9f2c51d0a7".into()),
+        ])?)?;
     }
-    if let Some(file) = file {
-        file.finish()?;
+    file.finish()?;
+    Ok(())
+}
+
+/// A thousandth of the scores, each another one: a stretch from the middle, or every thousandth.
+fn corrections(path: &Path, run: &Path, answers: usize, everywhere: bool) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let run = Run::open(run)?;
+    let (mut at, middle) = (0, answers / 2 / 4 * 4);
+    for entry in run.files("scores") {
+        let rows = run.load_columns(&entry, &["response_id", "score"])?;
+        let (ids, scores) = (Columns(&rows).text("response_id")?, Columns(&rows).float("score")?);
+        for i in 0..rows.num_rows() {
+            if if everywhere { at % 1000 == 500 } else { (middle..middle + answers / 1000).contains(&at) } {
+                let score = (scores.value(i) + 1.7) % 5.;
+                writeln!(file, "{{\"response_id\": \"{}\", \"score\": {score}}}", ids.value(i))?;
+            }
+            at += 1;
+        }
     }
-    Ok(written)
+    Ok(file.flush()?)
 }

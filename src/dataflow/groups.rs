@@ -1,9 +1,20 @@
-//! The reduce of a keyed step whose groups are whole within a microbatch.
+//! The reduce of a keyed step whose groups are whole within a microbatch: by itself as the run makes it, and in differential
+//! where corrections come to it afterwards.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use differential_dataflow::input::InputSession;
+use timely::dataflow::ProbeHandle;
 
-use super::operator::{Context, Draws, Kept, Key, Keyed};
-use crate::error::Result;
+use super::compute::panicked;
+use super::operator::{Context, Draws, Item, Kept, Key, Keyed, Operator, Stage};
+use crate::error::{Error, Result};
+use crate::pipeline::Plan;
 
 /// What the groups of a microbatch come to, where none has items in another: no memory of earlier microbatches is needed.
 pub(super) fn alone(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> Result<Vec<(Key, Kept)>> {
@@ -20,4 +31,77 @@ pub(super) fn alone(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> 
     }
     all.sort_unstable();
     Ok(all)
+}
+
+/// One item in place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Correction {
+    /// The group.
+    pub(super) key: Key,
+    /// The item as it was.
+    pub(super) was: Item,
+    /// The item as it is to be.
+    pub(super) is: Item,
+}
+
+/// What the groups of a microbatch come to under corrections, sorted: all items are arranged and reduced, and then the corrections
+/// come as the withdrawal of what was and the addition of what is. The same as [`alone`] makes of the corrected rows.
+pub(super) fn corrected(
+    plan: &Arc<Plan<dyn Operator>>,
+    step: &str,
+    items: Vec<(Key, Item)>,
+    corrections: Vec<Correction>,
+) -> Result<Vec<(Key, Kept)>> {
+    let index = plan.steps.iter().position(|s| s.name == step && matches!(s.op.stage(), Stage::Keyed(_)));
+    let index = index.ok_or_else(|| Error::bug(format!("`{step}` is not a keyed step")))?;
+    let reducer = Arc::clone(plan);
+    let work = move |worker: &mut timely::worker::Worker| arrange(worker, reducer, index, items, &corrections);
+    let work = AssertUnwindSafe(|| timely::execute_directly(work));
+    catch_unwind(work).map_err(|panic| panicked(step, &*panic))
+}
+
+fn arrange(
+    worker: &mut timely::worker::Worker,
+    plan: Arc<Plan<dyn Operator>>,
+    index: usize,
+    items: Vec<(Key, Item)>,
+    corrections: &[Correction],
+) -> Vec<(Key, Kept)> {
+    let kept: Rc<RefCell<BTreeMap<(Key, Kept), isize>>> = Rc::default();
+    let seen = Rc::clone(&kept);
+    let probe = ProbeHandle::new();
+    let mut input = InputSession::<u32, (Key, Item), isize>::new();
+    worker.dataflow(|scope| {
+        let (mut group, mut of_group) = (Vec::new(), Vec::new());
+        let reduced = input.to_collection(scope).reduce_named(
+            "Groups",
+            move |key: &Key, items: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
+                let step = &plan.steps[index];
+                if let Stage::Keyed(keyed) = step.op.stage() {
+                    group.clear();
+                    group.extend(items.iter().map(|(item, _)| **item));
+                    keyed.reduce(&Draws { seed: plan.seed, step: &step.name }, key, &group, &mut of_group);
+                    out.extend(of_group.drain(..).map(|kept| (kept, 1)));
+                }
+            },
+        );
+        let count = move |(kept, _, diff): &((Key, Kept), u32, isize)| *seen.borrow_mut().entry(*kept).or_default() += diff;
+        reduced.inspect(count).probe_with(&probe);
+    });
+    for item in items {
+        input.insert(item);
+    }
+    input.advance_to(1);
+    input.flush();
+    worker.step_while(|| probe.less_than(&1));
+    for Correction { key, was, is } in corrections {
+        input.remove((*key, *was));
+        input.insert((*key, *is));
+    }
+    input.advance_to(2);
+    input.flush();
+    worker.step_while(|| probe.less_than(&2));
+    drop(input);
+    let kept = kept.take();
+    kept.into_iter().filter(|(_, times)| *times > 0).map(|(kept, _)| kept).collect()
 }

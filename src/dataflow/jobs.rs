@@ -225,7 +225,8 @@ fn mismatch(cx: &Context<'_>) -> Error {
     Error::bug(format!("operator `{}` is not driven as its kind says", cx.step.kind.name))
 }
 
-fn error_rows(step: &str, epoch: Epoch, errors: &[RowError]) -> Result<RecordBatch> {
+/// The rows of `errors` for what a microbatch left out.
+pub(super) fn error_rows(step: &str, epoch: Epoch, errors: &[RowError]) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&RowError) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(errors.iter().map(of)))
     };

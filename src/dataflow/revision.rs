@@ -5,18 +5,22 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, new_null_array};
-use arrow::compute::{concat_batches, take};
+use arrow::array::{
+    Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, make_comparator, new_null_array,
+};
+use arrow::compute::{SortOptions, cast, concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::groups::{Correction, revise};
+use super::groups::{Correction, corrected};
+use super::jobs::error_rows;
 use super::operator::{Context, Operator, Output, Services, Shared, Stage, Stop};
 use super::progress::Silent;
 use crate::data::{Columns, Epoch, Schema, named};
 use crate::error::{Error, Result};
 use crate::pipeline::{Plan, Step};
-use crate::store::{Corrections, FileEntry, ParquetFile, Run, link, make_folder, write_bytes, write_parquet};
+use crate::store::{Corrections, FileEntry, ParquetFile, Run, link, make_folder, put_microbatch, write_bytes};
 
 /// What corrections came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +42,9 @@ pub struct Revision {
 /// # Errors
 /// There is none, or several and none is named.
 pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result<&'a Step<dyn Operator>> {
-    let fits = |s: &&Step<dyn Operator>| matches!(s.op.stage(), Stage::Keyed(_)) && s.schema.name == named::PAIRS.name;
-    let all: Vec<&Step<dyn Operator>> = plan.steps.iter().filter(fits).collect();
+    // Groups that go beyond a microbatch cannot be made again from the microbatches concerned.
+    let whole = |s: &Step<dyn Operator>| matches!(s.op.stage(), Stage::Keyed(keyed) if keyed.complete());
+    let all: Vec<_> = plan.steps.iter().filter(|s| whole(s) && s.schema.name == named::PAIRS.name).collect();
     let names: Vec<String> = all.iter().map(|s| format!("`{}`", s.name)).collect();
     match (name, &all[..]) {
         (None, [one]) => Ok(one),
@@ -60,13 +65,23 @@ struct Part {
     scores: FileEntry,
 }
 
-/// Writes into the new folder `into` what becomes of the step's pairs: `data/STEP` with all pairs as they are now, the very
-/// files that a run over corrected scores has; `changes.parquet` with what was withdrawn and added; and `revision.json` with the
-/// lineage, by hash. The run itself stays as it is.
+/// A microbatch made again.
+struct Made {
+    /// For the lineage.
+    line: Value,
+    /// Rows of `changes.parquet`, and how many of them are withdrawn.
+    changes: RecordBatch,
+    withdrawn: usize,
+    pairs: u64,
+}
+
+/// Writes into the new folder `into` what becomes of the step's pairs: `data/STEP` with all pairs as they are now and
+/// `data/errors/STEP` with the prompts that give none, the very files that a run over corrected scores has; `changes.parquet` with
+/// what was withdrawn and added; and `revision.json` with the lineage, by hash. The run itself stays as it is.
 ///
 /// # Errors
-/// The run is not finished, or did not keep the step or its scores; a correction is of an answer that is not there; a file is
-/// damaged; the disk is full. Nothing is left behind.
+/// The run is not finished, or did not keep the step or its scores; a correction is of an answer that is not there, or off the
+/// judge's scale; a file is damaged; the disk is full. Nothing is left behind.
 pub fn revise_run(
     plan: &Arc<Plan<dyn Operator>>,
     run: &Arc<Run>,
@@ -82,19 +97,12 @@ pub fn revise_run(
     let step = revisable(plan, Some(step))?;
     let input = step.inputs.iter().find(|i| i.key == "from" && !i.whole);
     let input = &input.ok_or_else(|| Error::bug("a keyed step has an input that streams"))?.step;
-    let mut parts = Vec::new();
-    for pairs in run.files(&step.name) {
-        // A dataset of before the loop enters it in every iteration.
-        let at = [pairs.epoch(), Epoch::new(0, pairs.microbatch)];
-        let scores = at.iter().find_map(|&e| run.committed(input, e));
-        let scores =
-            scores.ok_or_else(|| Error::user(format!("`{place}`: there are no scores for `{}`", pairs.path)))?;
-        parts.push(Part { pairs, scores });
+    if let Some((least, most)) = plan.step(input).and_then(|s| s.op.scale())
+        && let Some(error) = corrections.outside(least, most)
+    {
+        return Err(error.help(format!("the scores of `{input}` go from {least} to {most}")));
     }
-    if parts.is_empty() {
-        return Err(Error::user(format!("`{place}` has no rows of the step `{}`", step.name))
-            .help("a step with `keep = false` cannot be revised"));
-    }
+    let parts = parts(run, &step.name, input)?;
     let touched = touched(run, &parts, corrections)?;
     let shared = Shared {
         plan: Arc::clone(plan),
@@ -105,26 +113,27 @@ pub fn revise_run(
     };
     make_folder(into, |dir| {
         let mut revision = Revision { microbatches: parts.len(), touched: touched.len(), ..Revision::default() };
+        for (_, part) in parts.iter().enumerate().filter(|(i, _)| touched.binary_search(i).is_err()) {
+            let errors = part.pairs.errors.iter().map(|e| &e.path);
+            for path in std::iter::once(&part.pairs.path).chain(errors) {
+                link(&run.dir().join(path), &dir.join(path))?;
+            }
+            revision.pairs += part.pairs.rows;
+        }
         let schema = change_schema(step.schema);
         let mut changes = ParquetFile::create(&dir.join("changes.parquet"), &schema)?;
-        let mut files: Vec<Value> = Vec::new();
-        for (i, Part { pairs, scores }) in parts.iter().enumerate() {
-            if !touched.contains(&i) {
-                link(&run.dir().join(&pairs.path), &dir.join(&pairs.path))?;
-                revision.pairs += pairs.rows;
-                continue;
+        let mut lines: Vec<Value> = Vec::new();
+        // So many microbatches are in memory at once.
+        for some in touched.chunks(2 * rayon::current_num_threads()) {
+            let again = |&i: &usize| again(&shared, step, &parts[i], corrections, dir, &schema);
+            for made in some.par_iter().map(again).collect::<Vec<_>>() {
+                let made = made?;
+                changes.write(&made.changes)?;
+                revision.withdrawn += made.withdrawn;
+                revision.added += made.changes.num_rows() - made.withdrawn;
+                revision.pairs += made.pairs;
+                lines.push(made.line);
             }
-            let epoch = pairs.epoch();
-            let cx = Context { shared: &shared, step, epoch, model: None };
-            let before = run.load_entry(pairs)?;
-            let output = again(&cx, &run.load_entry(scores)?, corrections)?;
-            let written = write_parquet(&dir.join(&pairs.path), &output.rows)?;
-            let rows = change_rows(&schema, epoch, &before, &output)?;
-            revision.withdrawn += rows.0;
-            revision.added += rows.1;
-            revision.pairs += written.rows;
-            changes.write(&rows.2)?;
-            files.push(json!({"path": pairs.path, "rows": written.rows, "hash": written.hash, "was": pairs.hash, "scores": scores.hash}));
         }
         changes.finish()?;
         let lineage = json!({
@@ -143,7 +152,7 @@ pub fn revise_run(
             "pairs": revision.pairs,
             "withdrawn": revision.withdrawn,
             "added": revision.added,
-            "revised": files,
+            "revised": lines,
         });
         let text = serde_json::to_string_pretty(&lineage).map_err(|e| Error::bug(format!("revision.json: {e}")))?;
         write_bytes(&dir.join("revision.json"), format!("{text}\n").as_bytes())?;
@@ -151,47 +160,87 @@ pub fn revise_run(
     })
 }
 
-/// The parts that hold a corrected answer.
-fn touched(run: &Run, parts: &[Part], corrections: &Corrections) -> Result<HashSet<usize>> {
-    let (mut touched, mut known) = (HashSet::new(), HashSet::new());
-    for (i, part) in parts.iter().enumerate() {
-        let ids = run.load_columns(&part.scores, &["response_id"])?;
-        for id in Columns(&ids).text("response_id")?.iter().flatten() {
-            if corrections.get(id).is_some() {
-                touched.insert(i);
-                known.insert(id.to_owned());
-            }
-        }
+fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
+    let place = run.dir().display();
+    let mut parts = Vec::new();
+    for pairs in run.files(step) {
+        // A dataset of before the loop enters it in every iteration.
+        let at = [pairs.epoch(), Epoch::new(0, pairs.microbatch)];
+        let scores = at.iter().find_map(|&e| run.committed(input, e));
+        let scores =
+            scores.ok_or_else(|| Error::user(format!("`{place}`: there are no scores for `{}`", pairs.path)))?;
+        parts.push(Part { pairs, scores });
     }
+    if parts.is_empty() {
+        return Err(Error::user(format!("`{place}` has no rows of the step `{step}`"))
+            .help("a step with `keep = false` cannot be revised"));
+    }
+    Ok(parts)
+}
+
+/// The parts that hold a corrected answer, in order.
+fn touched(run: &Run, parts: &[Part], corrections: &Corrections) -> Result<Vec<usize>> {
+    let hits = |part: &Part| -> Result<Vec<String>> {
+        let ids = run.load_columns(&part.scores, &["response_id"])?;
+        let ids = Columns(&ids).text("response_id")?.iter().flatten();
+        Ok(ids.filter(|id| corrections.get(id).is_some()).map(str::to_owned).collect())
+    };
+    let hits: Vec<Vec<String>> = parts.par_iter().map(hits).collect::<Result<_>>()?;
+    let known: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
     match corrections.unknown(|id| known.contains(id)) {
         Some(error) => {
             Err(error.help(format!("`{}` holds the scores of the run `{}`", parts[0].scores.step, run.name())))
         }
-        None => Ok(touched),
+        None => Ok((0..parts.len()).filter(|&i| !hits[i].is_empty()).collect()),
     }
 }
 
-/// The step's output of a microbatch under the corrections.
-fn again(cx: &Context<'_>, scores: &RecordBatch, corrections: &Corrections) -> Result<Output> {
-    let Stage::Keyed(keyed) = cx.step.op.stage() else { return Err(Error::bug("a revised step is keyed")) };
-    let corrected = corrected(scores, corrections)?;
-    let (was, is) = (keyed.items(cx.epoch, scores)?, keyed.items(cx.epoch, &corrected)?);
+/// Makes a microbatch again under the corrections, and writes it below `dir`.
+fn again(
+    shared: &Shared,
+    step: &Step<dyn Operator>,
+    Part { pairs, scores }: &Part,
+    corrections: &Corrections,
+    dir: &Path,
+    schema: &SchemaRef,
+) -> Result<Made> {
+    let (run, epoch) = (&shared.run, pairs.epoch());
+    for file in [pairs, scores] {
+        run.verify(file)?;
+    }
+    let Stage::Keyed(keyed) = step.op.stage() else { return Err(Error::bug("a revised step is keyed")) };
+    let before = run.load_entry(pairs)?;
+    let rows = run.load_entry(scores)?;
+    let new = with_scores(&rows, corrections)?;
+    let (was, is) = (keyed.items(epoch, &rows)?, keyed.items(epoch, &new)?);
     let differs = was.iter().zip(&is).filter(|(was, is)| was != is);
     let differs = differs.map(|((key, was), (_, is))| Correction { key: *key, was: *was, is: *is }).collect();
-    let revised = revise(&cx.shared.plan, &cx.step.name, vec![was], differs)?;
-    keyed.finish(cx, &corrected, &revised.kept)
+    let kept = corrected(&shared.plan, &step.name, was, differs)?;
+    let cx = Context { shared, step, epoch, model: None };
+    let output = keyed.finish(&cx, &new, &kept)?;
+    let errors = error_rows(&step.name, epoch, &output.errors)?;
+    let written = put_microbatch(dir, &step.name, epoch, &output.rows, &errors)?;
+    let (withdrawn, changes) = change_rows(schema, epoch, &before, &output)?;
+    let line = json!({"path": written.path, "rows": written.rows, "hash": written.hash, "was": pairs.hash, "scores": scores.hash});
+    Ok(Made { line, changes, withdrawn, pairs: written.rows })
 }
 
 /// The rows with the new scores.
-fn corrected(rows: &RecordBatch, corrections: &Corrections) -> Result<RecordBatch> {
+fn with_scores(rows: &RecordBatch, corrections: &Corrections) -> Result<RecordBatch> {
     let (ids, scores) = (Columns(rows).text("response_id")?, Columns(rows).float("score")?);
     let new = Float32Array::from_iter(
         ids.iter().zip(scores).map(|(id, score)| id.and_then(|id| corrections.get(id)).map_or(score, |c| c.score)),
     );
     let new: ArrayRef = Arc::new(new);
-    let columns = rows.schema_ref().fields().iter().zip(rows.columns());
-    let columns = columns.map(|(f, c)| if f.name() == "score" { Arc::clone(&new) } else { Arc::clone(c) }).collect();
-    Ok(RecordBatch::try_new(rows.schema(), columns)?)
+    let fields = rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, column)| {
+        if field.name() == "score" {
+            (Field::new("score", DataType::Float32, true), Arc::clone(&new))
+        } else {
+            (field.as_ref().clone(), Arc::clone(column))
+        }
+    });
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = fields.unzip();
+    Ok(RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), columns)?)
 }
 
 /// `change`, when, and why, beside the columns of the pairs.
@@ -206,13 +255,22 @@ fn change_schema(pairs: &'static Schema) -> SchemaRef {
     Arc::new(ArrowSchema::new(fields))
 }
 
-/// How many pairs of a microbatch are withdrawn and added, and these pairs; a pair of which any column differs is both.
+/// How many pairs of a microbatch are withdrawn, and these pairs, then those added; a pair of which any column differs is both.
 fn change_rows(
     schema: &SchemaRef,
     epoch: Epoch,
     before: &RecordBatch,
     after: &Output,
-) -> Result<(usize, usize, RecordBatch)> {
+) -> Result<(usize, RecordBatch)> {
+    let pairs = schema.fields().iter().skip(4);
+    // What an earlier version wrote may lack columns that may be null.
+    let column = |field: &Arc<Field>| match before.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+        Some(column) => cast(column, field.data_type()),
+        None => Ok(new_null_array(field.data_type(), before.num_rows())),
+    };
+    let columns = pairs.map(column).collect::<Result<_, _>>()?;
+    let before = &RecordBatch::try_new(after.rows.schema(), columns)?;
     let (withdrawn, added) = differences(before, &after.rows)?;
     let reasons: HashMap<&str, &str> = after.errors.iter().map(|e| (e.row.as_str(), e.code.as_str())).collect();
     let prompts = Columns(before).text("prompt_id")?;
@@ -235,30 +293,26 @@ fn change_rows(
     };
     let none = new_null_array(&DataType::Utf8, added.len());
     let both = [part(before, &withdrawn, "withdrawn", reason)?, part(&after.rows, &added, "added", none)?];
-    Ok((withdrawn.len(), added.len(), concat_batches(schema, &both)?))
+    Ok((withdrawn.len(), concat_batches(schema, &both)?))
 }
 
-/// Rows of `before` that `after` lacks, and the other way round.
+/// Rows of `before` that `after` lacks, and the other way round, in order.
 fn differences(before: &RecordBatch, after: &RecordBatch) -> Result<(Vec<u32>, Vec<u32>)> {
-    let ids = |rows: &RecordBatch| {
+    let ids = |rows| {
         let columns = Columns(rows);
-        let [prompt, chosen, rejected] =
-            [columns.text("prompt_id")?, columns.text("chosen_id")?, columns.text("rejected_id")?];
-        let key = |i| [prompt, chosen, rejected].map(|c| c.value(i).to_owned());
-        Ok::<_, Error>((0..rows.num_rows()).map(key).collect::<Vec<_>>())
+        Ok::<_, Error>([columns.text("prompt_id")?, columns.text("chosen_id")?, columns.text("rejected_id")?])
     };
-    let mut old: HashMap<[String; 3], Vec<u32>> = HashMap::new();
-    for (i, key) in ids(before)?.into_iter().enumerate() {
-        old.entry(key).or_default().push(i as u32);
+    let (were, are) = (ids(before)?, ids(after)?);
+    let columns = before.columns().iter().zip(after.columns());
+    let compare = columns.map(|(a, b)| make_comparator(a, b, SortOptions::default())).collect::<Result<Vec<_>, _>>()?;
+    let mut old: HashMap<[&str; 3], Vec<u32>> = HashMap::with_capacity(before.num_rows());
+    for i in 0..before.num_rows() {
+        old.entry(were.map(|c| c.value(i))).or_default().push(i as u32);
     }
-    let same = |i: u32, j: usize| {
-        let columns = before.columns().iter().zip(after.columns());
-        columns.into_iter().all(|(a, b)| a.slice(i as usize, 1).to_data() == b.slice(j, 1).to_data())
-    };
     let mut added = Vec::new();
-    for (j, key) in ids(after)?.into_iter().enumerate() {
-        let found = old.get_mut(&key).and_then(|all| {
-            let at = all.iter().position(|&i| same(i, j))?;
+    for j in 0..after.num_rows() {
+        let found = old.get_mut(&are.map(|c| c.value(j))).and_then(|all| {
+            let at = all.iter().position(|&i| compare.iter().all(|c| c(i as usize, j).is_eq()))?;
             Some(all.swap_remove(at))
         });
         if found.is_none() {

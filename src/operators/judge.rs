@@ -71,26 +71,28 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if f.given("z") && max_samples.is_none() {
             f.problem("z", "nothing is decided without `max_samples`", "give `max_samples`, or take the key out");
         }
-        let (min, max) = (reader.min, reader.max);
+        let scale = (reader.min, reader.max);
         let way = if pairwise {
             let by = Pairwise { template: rubric, pattern: reader.pattern, samples, asking };
-            Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs }, min, max }
+            Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
         } else {
             let max_samples = max_samples.unwrap_or(samples).max(samples);
             Way::Rubric(Rubric { rubric, reader, samples, max_samples, z, asking, expected, keep_tokens })
         };
-        Box::new(Judge { way })
+        Box::new(Judge { way, scale })
     },
 };
 
 struct Judge {
     way: Way,
+    /// The least and the greatest score.
+    scale: (f32, f32),
 }
 
 /// How answers come by their scores.
 enum Way {
     Rubric(Rubric),
-    Pairwise { by: Pairwise, most: usize, min: f32, max: f32 },
+    Pairwise { by: Pairwise, most: usize },
 }
 
 /// What came of one question: its judgements, and the judge's prompt where it is kept.
@@ -124,6 +126,9 @@ impl Configured for Judge {
             Some(e) => format!("rubric {name}, {}, mean of {samples} judgements, {drawn}", e.describe()),
             None => format!("rubric {name}, mean of {samples} judgements, {drawn}"),
         }
+    }
+    fn scale(&self) -> Option<(f32, f32)> {
+        Some(self.scale)
     }
     fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
@@ -166,7 +171,7 @@ impl Map for Judge {
         let engine = cx.services::<Models>()?.engine(cx)?;
         match &self.way {
             Way::Rubric(rubric) => rubric.judge(cx, &*engine, input),
-            Way::Pairwise { by, most, min, max } => tournament::play(cx, &*engine, input, by, *most, *min..=*max),
+            Way::Pairwise { by, most } => tournament::play(cx, &*engine, input, by, *most, self.scale.0..=self.scale.1),
         }
     }
 }

@@ -23,6 +23,9 @@ impl Configured for Oracle {
     fn explain(&self) -> String {
         "one point each for kind, count, no repeats, order and closing".into()
     }
+    fn scale(&self) -> Option<(f32, f32)> {
+        Some((0., 5.))
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to score")?;
         Ok(&named::SCORES)

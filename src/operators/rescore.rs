@@ -30,6 +30,9 @@ impl Configured for Rescore {
     fn explain(&self) -> String {
         format!("judgements read again on a scale from {} to {}; `changes` says what came out otherwise", self.reader.min, self.reader.max)
     }
+    fn scale(&self) -> Option<(f32, f32)> {
+        Some((self.reader.min, self.reader.max))
+    }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["response_id", "response_tokens", "score", "judgements", "judge"], "scores with their judgements")?;
         Ok(&named::SCORES)

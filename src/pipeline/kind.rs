@@ -19,6 +19,10 @@ pub trait Configured: Send + Sync {
     fn streams(&self) -> bool {
         false
     }
+    /// The least and the greatest score that it gives, where it gives scores on a scale.
+    fn scale(&self) -> Option<(f32, f32)> {
+        None
+    }
     /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
     /// default it passes its first input's rows on.
     fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {

@@ -1,7 +1,6 @@
-//! Corrections as data: new scores by response id, and the folder that what comes of them is written to.
+//! Corrections as data: new scores by response id.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray};
@@ -9,12 +8,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, sync_dir};
 use super::jsonl::{Lines, spell};
 use super::listing::is;
 use super::reader::{ParquetIn, guarded};
-use super::sweep::{remove_dir, sync_tree};
 use crate::error::{Error, Result};
+
+/// Beyond this no rule of `select` can be written.
+const GREATEST: f64 = 1e6;
 
 /// A corrected score.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -109,8 +109,8 @@ impl Corrections {
 
     fn add(&mut self, row: u64, id: String, score: Option<f64>) -> Result<()> {
         let narrow = score.map(|s| s as f32);
-        if narrow.is_some_and(|s| !s.is_finite()) {
-            return Err(self.bad(row, "`score` does not fit in 32 bits"));
+        if let Some(score) = score.filter(|s| s.is_nan() || s.abs() > GREATEST) {
+            return Err(self.bad(row, format!("`score` is {score}, expected a number from -{GREATEST} to {GREATEST}")));
         }
         if let Some(before) = self.by_id.get(&id) {
             let before = before.row;
@@ -152,60 +152,31 @@ impl Corrections {
     pub fn withdrawn(&self) -> usize {
         self.by_id.values().filter(|c| c.score.is_none()).count()
     }
+    /// An error that names those of them, by row, that are not within a scale; none if all are.
+    pub fn outside(&self, least: f32, most: f32) -> Option<Error> {
+        let off = |c: &Corrected| c.score.filter(|s| !(least..=most).contains(s));
+        let off = self.by_id.values().filter_map(|c| Some((c.row, off(c)?.to_string()))).collect();
+        self.named(off).map(|rows| {
+            Error::user(format!("`{}` has scores that are not on the judge's scale: {rows}", self.path.display()))
+        })
+    }
     /// An error that names those of them, by row, for which nothing is `known`; none if all are.
     pub fn unknown(&self, known: impl Fn(&str) -> bool) -> Option<Error> {
-        let mut unknown: Vec<(u64, &str)> =
-            self.by_id.iter().filter(|(id, _)| !known(id)).map(|(id, c)| (c.row, id.as_str())).collect();
-        unknown.sort_unstable();
-        let unit = self.unit();
-        let mut shown: Vec<String> = unknown.iter().take(10).map(|(row, id)| format!("{unit} {row} `{id}`")).collect();
-        if unknown.len() > 10 {
-            shown.push(format!("and {} more", unknown.len() - 10));
+        let unknown = self.by_id.iter().filter(|(id, _)| !known(id)).map(|(id, c)| (c.row, format!("`{id}`"))).collect();
+        self.named(unknown).map(|rows| {
+            Error::user(format!("`{}` corrects answers that are not there: {rows}", self.path.display()))
+        })
+    }
+    /// The first few rows in words; none if there are none.
+    fn named(&self, mut rows: Vec<(u64, String)>) -> Option<String> {
+        rows.sort_unstable();
+        let mut shown: Vec<String> =
+            rows.iter().take(10).map(|(row, what)| format!("{} {row} {what}", self.unit())).collect();
+        if rows.len() > 10 {
+            shown.push(format!("and {} more", rows.len() - 10));
         }
-        let error = || {
-            Error::user(format!("`{}` corrects answers that are not there: {}", self.path.display(), shown.join(", ")))
-        };
-        (!unknown.is_empty()).then(error)
+        (!shown.is_empty()).then(|| shown.join(", "))
     }
-}
-
-/// Makes the folder `target`, which appears whole or not at all: `fill` is given an empty one beside it.
-///
-/// # Errors
-/// Something stands there; what `fill` returns; a full disk.
-pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let name = target.file_name().and_then(|n| n.to_str());
-    let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a folder", target.display())))?;
-    let there = || {
-        Error::user(format!("`{}` is there already", target.display()))
-            .help("give another folder with --into, or remove it")
-    };
-    if fs::symlink_metadata(target).is_ok() {
-        return Err(there());
-    }
-    let parent = target.parent().unwrap_or(Path::new(""));
-    create_dirs(parent)?;
-    let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-    remove_dir(&temporary)?;
-    create_dirs(&temporary)?;
-    let made = fill(&temporary).and_then(|made| sync_tree(&temporary).map(|()| made));
-    let made = made.inspect_err(|_| drop(fs::remove_dir_all(&temporary)))?;
-    if let Err(e) = fs::rename(&temporary, target) {
-        let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
-        return Err(if fs::symlink_metadata(target).is_ok() { there() } else { io_error("renaming to", target, &e) });
-    }
-    sync_dir(parent)?;
-    Ok(made)
-}
-
-/// The same file under another name: a link where the file system has them, else a copy. Files of a run are never changed in
-/// place.
-///
-/// # Errors
-/// It cannot be read, or the disk is full.
-pub fn link(from: &Path, to: &Path) -> Result<()> {
-    create_dirs(to.parent().unwrap_or(Path::new("")))?;
-    fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop)).map_err(|e| io_error("copying to", to, &e))
 }
 
 #[cfg(test)]
@@ -215,7 +186,7 @@ mod tests {
     fn read(text: &str) -> Result<Corrections> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fix.jsonl");
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         Corrections::read(&path)
     }
 
@@ -233,7 +204,7 @@ mod tests {
             ("{\"response_id\": \"a\", \"scores\": 4}", "line 1 lacks the key `score`"),
             ("{\"response_id\": 3, \"score\": 4}", "line 1 `response_id` is the number 3"),
             ("{\"response_id\": \"a\", \"score\": \"4\"}", "line 1 `score` is the text \"4\""),
-            ("{\"response_id\": \"a\", \"score\": 1e300}", "line 1 `score` does not fit"),
+            ("{\"response_id\": \"a\", \"score\": 1e300}", "line 1 `score` is 1"),
             (
                 "\n{\"response_id\": \"a\", \"score\": 1}\n{\"response_id\": \"a\", \"score\": 1}",
                 "line 3 corrects `a` again, which line 2 does",
@@ -243,17 +214,5 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
-    }
-
-    #[test]
-    fn a_folder_appears_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("x/new");
-        let write = |d: &Path| fs::write(d.join("a"), "1").map_err(|e| Error::system(e.to_string()));
-        assert!(make_folder(&target, |d| write(d).and_then(|()| Err::<(), _>(Error::user("no")))).is_err());
-        assert_eq!(fs::read_dir(dir.path().join("x")).unwrap().count(), 0);
-        make_folder(&target, write).unwrap();
-        assert!(make_folder(&target, write).unwrap_err().to_string().contains("there already"));
-        assert_eq!(fs::read_dir(dir.path().join("x")).unwrap().count(), 1);
     }
 }

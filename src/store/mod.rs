@@ -30,6 +30,7 @@ mod dataset;
 mod diff;
 pub mod fault;
 mod fit;
+mod folder;
 mod footer;
 mod import;
 mod index;
@@ -53,9 +54,10 @@ pub use atomic::{Written, hash_file, write_bytes};
 pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
-pub use corrections::{Corrected, Corrections, link, make_folder};
+pub use corrections::{Corrected, Corrections};
 pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use diff::lines as changed_lines;
+pub use folder::{make_folder, put_microbatch};
 pub use import::{
     Format, Given, GivenAnswer, GivenPrompt, How, Imported, given_answers, given_prompts, import, import_jsonl,
 };
@@ -65,6 +67,6 @@ pub use reader::{decoding, read_parquet};
 pub use repair::Repair;
 pub use run::{Opened, Run};
 pub use scan::{Part, PartRows, Scan, find_run};
-pub use take::Take;
+pub use take::{Take, link};
 pub use verify::{Finding, Inspected, Thing, inspect};
 pub use writer::{ParquetFile, write_parquet};

@@ -169,8 +169,11 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file a second name, or where that cannot be, a copy.
-fn link(from: &Path, to: &Path) -> Result<()> {
+/// Gives a file a second name, or where that cannot be, a copy. Files of a run are never changed in place, so both are as good.
+///
+/// # Errors
+/// It cannot be read; the disk is full.
+pub fn link(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         create_dirs(dir)?;
     }
@@ -188,7 +191,7 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Makes the names in a directory and below last; what they name is on the disk already.
-fn sync_dirs(dir: &Path) -> Result<()> {
+pub(super) fn sync_dirs(dir: &Path) -> Result<()> {
     if !dir.is_dir() {
         return Ok(());
     }
