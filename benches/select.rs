@@ -134,7 +134,8 @@ fn make(path: &Path, answers: usize) -> Result<(), Failure> {
         let mut draw = |n: u64| rng.next_u64() % n;
         let given: Vec<[u64; 3]> = rows.iter().map(|_| [draw(6), draw(6), draw(6)]).collect();
         let tokens: Vec<Vec<u32>> = rows.iter().map(|_| (0..8).map(|_| draw(49_152) as u32).collect()).collect();
-        let logprobs: Vec<Vec<f32>> = rows.iter().map(|_| (0..8).map(|_| -(draw(1 << 20) as f32) / 1e5).collect()).collect();
+        let logprobs: Vec<Vec<f32>> =
+            rows.iter().map(|_| (0..8).map(|_| -(draw(1 << 20) as f32) / 1e5).collect()).collect();
         let text = |of: &dyn Fn(usize) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(rows.iter().map(|&i| of(i))))
         };
@@ -149,7 +150,9 @@ fn make(path: &Path, answers: usize) -> Result<(), Failure> {
             Arc::new(UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32 % 4))),
             text(&|i| format!("It is the square of something near {} and odd", i % 1000)),
             text(&|_| "stop".into()),
-            List::of_tokens(&rows.iter().map(|&i| (0..8).map(|k| (i / 4 % 1000 + k) as u32).collect()).collect::<Vec<_>>()),
+            List::of_tokens(
+                &rows.iter().map(|&i| (0..8).map(|k| (i / 4 % 1000 + k) as u32).collect()).collect::<Vec<_>>(),
+            ),
             List::of_tokens(&tokens),
             List::of_floats(&logprobs),
             text(&|_| "9f2c51d0a7".into()),
@@ -169,14 +172,16 @@ fn corrections(path: &Path, run: &Path, answers: usize, everywhere: bool) -> Res
     let run = Run::open(run)?;
     let (mut at, middle) = (0, answers / 2 / 4 * 4);
     for entry in run.files("scores") {
-        let rows = run.load_columns(&entry, &["response_id", "score"])?;
-        let (ids, scores) = (Columns(&rows).text("response_id")?, Columns(&rows).float("score")?);
-        for i in 0..rows.num_rows() {
-            if if everywhere { at % 1000 == 500 } else { (middle..middle + answers / 1000).contains(&at) } {
-                let score = (scores.value(i) + 1.7) % 5.;
-                writeln!(file, "{{\"response_id\": \"{}\", \"score\": {score}}}", ids.value(i))?;
+        for rows in run.columns(&entry, &["response_id", "score"])? {
+            let rows = rows?;
+            let (ids, scores) = (Columns(&rows).text("response_id")?, Columns(&rows).float("score")?);
+            for i in 0..rows.num_rows() {
+                if if everywhere { at % 1000 == 500 } else { (middle..middle + answers / 1000).contains(&at) } {
+                    let score = (scores.value(i) + 1.7) % 5.;
+                    writeln!(file, "{{\"response_id\": \"{}\", \"score\": {score}}}", ids.value(i))?;
+                }
+                at += 1;
             }
-            at += 1;
         }
     }
     Ok(file.flush()?)

@@ -9,12 +9,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
-use common::{How, files, plan, run};
+use common::{How, files, plan, run, small_loop};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use reflux::data::{Columns, List, named};
-use reflux::dataflow::{Revision, revise_run};
-use reflux::store::{Corrections, Run, read_parquet, write_parquet};
+use reflux::dataflow::{Replay, Revision, revise_run};
+use reflux::store::{Corrections, Run, fault, read_parquet, write_parquet};
 
 /// An answer: prompt, name, tokens, score, the judge's scores.
 type Answer = (String, String, Vec<u32>, Option<f32>, Vec<f32>);
@@ -110,17 +110,27 @@ fn all_pairs(dir: &Path) -> BTreeMap<String, i64> {
     all
 }
 
-const SELECTS: [&str; 5] = [
+const SELECTS: [&str; 8] = [
     "",
     "strategy = \"all-pairs\"\nmax_pairs = 3",
     "strategy = \"best-random\"\nmax_pairs = 2\nmin_margin = 1.5",
     "length_control = 0.3\ntie_break = \"variance\"",
     "consistency = \"others\"\nconsistency_of = \"microbatch\"\nlength_penalty = 0.25",
+    "consistency = \"others\"\nlength_penalty = 0.01\nlength_unit = \"characters\"",
+    "chosen_min = 3\nrejected_max = 2\ntie_break = \"length\"",
+    "strategy = \"all-pairs\"\nmax_chosen_length = 3\nchosen_min = 1",
 ];
+
+/// The command in a folder: exit code, what it said, what it complained of.
+fn reflux(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    let out = command.current_dir(dir).args(args).envs(env.iter().copied()).output().unwrap();
+    (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+}
 
 #[test]
 fn revised_is_recomputed() {
-    for case in 0..15u64 {
+    for case in 0..24u64 {
         let mut rng = ChaCha8Rng::seed_from_u64(case);
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
@@ -151,9 +161,13 @@ fn revised_is_recomputed() {
         assert_eq!(files(&dir.join("run")), untouched, "the run stays as it is");
         finished(&pipeline(dir, "after.parquet", select), &dir.join("again"));
 
+        // Rows and the prompts that were left out, with their reasons.
         let recomputed = files(&dir.join("again/data/out"));
         assert!(recomputed.len() > 5 && done.microbatches == recomputed.len());
         assert_eq!(files(&dir.join("new/data/out")), recomputed, "case {case}: to the byte");
+        let left_out = files(&dir.join("again/data/errors/out"));
+        assert!(!left_out.is_empty());
+        assert_eq!(files(&dir.join("new/data/errors/out")), left_out, "case {case}: to the byte");
         // Before, less what was withdrawn, with what was added, is after; and nothing is both withdrawn and added.
         let mut sum = all_pairs(&dir.join("run"));
         let changes = read_parquet(&dir.join("new/changes.parquet")).unwrap();
@@ -167,9 +181,18 @@ fn revised_is_recomputed() {
         assert_eq!(sum, all_pairs(&dir.join("again")));
         assert_eq!(changes.num_rows(), done.withdrawn + done.added);
         assert_eq!(share > 0, changes.num_rows() > 0, "case {case}");
-        // As Parquet, the same; and with the same lineage but for the file.
-        revised(&text, &dir.join("run"), &dir.join("fix.parquet"), &dir.join("same"));
-        assert_eq!(files(&dir.join("same/data")), files(&dir.join("new/data")));
+        // As Parquet and as CSV, the same.
+        let csv = fix.iter().map(|a| format!("\"{}\",{}\n", a.1, a.3.map_or(String::new(), |s| s.to_string())));
+        fs::write(dir.join("fix.csv"), "response_id,score\n".to_owned() + &csv.collect::<String>()).unwrap();
+        for name in ["fix.parquet", "fix.csv"] {
+            let into = dir.join(format!("of {name}"));
+            revised(&text, &dir.join("run"), &dir.join(name), &into);
+            assert_eq!(files(&into.join("data")), files(&dir.join("new/data")));
+            assert_eq!(
+                fs::read(into.join("changes.parquet")).unwrap(),
+                fs::read(dir.join("new/changes.parquet")).unwrap()
+            );
+        }
         let lineage: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.join("new/revision.json")).unwrap()).unwrap();
         let hash = reflux::store::hash_file(&dir.join("fix.jsonl")).unwrap().0;
@@ -195,11 +218,7 @@ fn only_the_microbatches_concerned_are_made_again() {
     finished(&text, &dir.join("run"));
     // The best answer loses its score: the second takes its place.
     fs::write(dir.join("fix.jsonl"), "\n{\"response_id\": \"q-0\", \"score\": null}\n").unwrap();
-    let reflux = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_reflux")).current_dir(dir).args(args).output().unwrap();
-        let (said, told) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
-        (out.status.code(), said, told)
-    };
+    let reflux = |args: &[&str]| reflux(dir, args, &[]);
     let (code, said, told) = reflux(&["revise", "run", "--scores", "fix.jsonl", "--into", "new"]);
     assert_eq!(code, Some(0), "{told}");
     assert!(said.contains("1 answers corrected in 1 of ") && said.contains(": 1 pairs withdrawn, 1 added;"), "{said}");
@@ -236,10 +255,203 @@ fn only_the_microbatches_concerned_are_made_again() {
             "`scores` is not a step of the run that makes pairs",
         ),
         (vec!["--scores", "missing.jsonl", "--into", "x"], "missing.jsonl"),
+        (vec!["--scores", "missing.parquet", "--into", "x"], "missing.parquet"),
+        (vec!["--scores", "missing.csv", "--into", "x"], "missing.csv"),
+        (vec!["--scores", "run", "--into", "x"], "Is a directory"),
     ] {
         let (code, _, told) = reflux(&[&["revise", "run"], &args[..]].concat());
         assert_eq!(code, Some(2), "{told}");
         assert!(told.contains(says), "{told}");
         assert!(!dir.join("x").exists());
     }
+    // The run is still what its manifest says, and what was made in it belongs there.
+    let (code, said, told) = reflux(&["verify", "run"]);
+    assert_eq!(code, Some(0), "{said}{told}");
+    assert!(!said.contains("revised"), "{said}");
+    // A run that is not finished has scores that are not there yet.
+    let manifest = fs::read_to_string(dir.join("run/manifest.jsonl")).unwrap();
+    let open: String =
+        manifest.lines().filter(|l| !l.contains("{\"kind\":\"finished\"}")).map(|l| format!("{l}\n")).collect();
+    assert_ne!(open, manifest);
+    fs::write(dir.join("run/manifest.jsonl"), &open).unwrap();
+    let (code, _, told) = reflux(&["revise", "run", "--scores", "fix.jsonl", "--into", "x"]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("is not finished") && !dir.join("x").exists(), "{told}");
+    // A damaged file is not built upon.
+    fs::write(dir.join("run/manifest.jsonl"), &manifest).unwrap();
+    let touched = manifest.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    for entry in touched.filter(|e| e["step"] == "scores" && e["kind"] == "file") {
+        let path = dir.join("run").join(entry["path"].as_str().unwrap());
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    let (code, _, told) = reflux(&["revise", "run", "--scores", "fix.jsonl", "--into", "x"]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("damaged") && !dir.join("x").exists(), "{told}");
+}
+
+#[test]
+fn the_new_pairs_are_a_dataset() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let all = answers(&mut rng, 30);
+    write_scores(&dir.join("before.parquet"), &all);
+    write_scores(&dir.join("others.parquet"), &all);
+    finished(&pipeline(dir, "before.parquet", ""), &dir.join("run"));
+    let lines = all.iter().step_by(9).map(|a| format!("{{\"response_id\": \"{}\", \"score\": 2.5}}\n", a.1));
+    fs::write(dir.join("fix.jsonl"), lines.collect::<String>()).unwrap();
+    let (code, said, told) = reflux(dir, &["revise", "run", "--scores", "fix.jsonl", "--into", "new"], &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(said.contains(" pairs: new"), "{said}");
+    let data = dir.join("new/data/out");
+    let text =
+        format!("[pipeline]\nname = \"r\"\n[step.pairs]\nop = \"read\"\nschema = \"pairs\"\ndataset = {data:?}\n");
+    finished(&text, &dir.join("read"));
+    let mut read = BTreeMap::new();
+    for name in files(&dir.join("read/data/pairs")).keys() {
+        rows(&read_parquet(&dir.join("read/data/pairs").join(name)).unwrap(), &mut read, |_| 1);
+    }
+    assert_eq!(read, all_pairs(&dir.join("new")));
+    assert!(read.len() > 10);
+}
+
+/// A run with a loop: an iteration is revised as a replay over corrected scores makes it, the others stay.
+#[test]
+fn an_iteration_of_a_loop_is_revised() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let text = small_loop(dir);
+    finished(&text, &dir.join("run"));
+    let source = Run::open(&dir.join("run")).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    // The same run, had the judge said otherwise.
+    copy(&dir.join("run"), &dir.join("other"));
+    let manifest = dir.join("other/manifest.jsonl");
+    let mut said = fs::read_to_string(&manifest).unwrap();
+    let mut fix = String::new();
+    for entry in source.files("scores").into_iter().filter(|f| f.iteration == 1) {
+        let rows = source.load_entry(&entry).unwrap();
+        let (ids, scores) = (Columns(&rows).text("response_id").unwrap(), Columns(&rows).float("score").unwrap());
+        let new: Vec<Option<f32>> = scores
+            .iter()
+            .zip(ids)
+            .map(|(before, id)| {
+                if draw(&mut rng, 3) > 0 {
+                    return before;
+                }
+                let new = draw(&mut rng, 11) as f32 / 2.;
+                fix += &format!("{{\"response_id\": \"{}\", \"score\": {new}}}\n", id.unwrap());
+                Some(new)
+            })
+            .collect();
+        let at = rows.schema().index_of("score").unwrap();
+        let mut columns = rows.columns().to_vec();
+        columns[at] = Arc::new(Float32Array::from(new));
+        let path = dir.join("other").join(&entry.path);
+        let new = write_parquet(&path, &RecordBatch::try_new(rows.schema(), columns).unwrap()).unwrap();
+        said = said.replace(&entry.hash, &new.hash);
+        said = said.replace(
+            &format!("\"bytes\":{},\"hash\":\"{}\"", entry.bytes, new.hash),
+            &format!("\"bytes\":{},\"hash\":\"{}\"", new.bytes, new.hash),
+        );
+    }
+    fs::write(&manifest, said).unwrap();
+    fs::write(dir.join("fix.jsonl"), fix).unwrap();
+    let (other, plan) = (Run::open(&dir.join("other")).unwrap(), plan(&text));
+    let replay = Replay::of(&other, &plan, &plan, &["pairs".to_owned()]).unwrap();
+    replay.begin(&dir.join("again"), &|_| panic!("the manifest knows every file of a model")).unwrap();
+    run(&text, &dir.join("again"), &How::default()).0.unwrap();
+
+    let corrections = Corrections::read(&dir.join("fix.jsonl")).unwrap();
+    let done = revise_run(&plan, &Arc::new(source), "pairs", &corrections, &dir.join("new")).unwrap();
+    assert!(done.withdrawn > 0 && done.added > 0 && done.touched < done.microbatches, "{done:?}");
+    for (part, again) in [("data/pairs/iteration=1", "again"), ("data/pairs/iteration=2", "run")] {
+        assert_eq!(files(&dir.join("new").join(part)), files(&dir.join(again).join(part)), "{part}");
+    }
+    for (part, again) in [("data/errors/pairs/iteration-1", "again"), ("data/errors/pairs/iteration-2", "run")] {
+        assert_eq!(files(&dir.join("new").join(part)), files(&dir.join(again).join(part)), "{part}");
+    }
+    assert_ne!(files(&dir.join("new/data/pairs/iteration=1")), files(&dir.join("run/data/pairs/iteration=1")));
+
+    // The judge's scale is known.
+    let id = corrections_id(&dir.join("fix.jsonl"));
+    fs::write(dir.join("off.csv"), format!("response_id,score\n{id},45\n")).unwrap();
+    let off = Corrections::read(&dir.join("off.csv")).unwrap();
+    let source = Arc::new(Run::open(&dir.join("run")).unwrap());
+    let error = revise_run(&plan, &source, "pairs", &off, &dir.join("off")).unwrap_err();
+    assert!(error.to_string().contains("off.csv` has scores that are not on the judge's scale: line 2 45"), "{error}");
+    assert!(error.help_text().unwrap().contains("from 0 to 5"));
+    assert!(!dir.join("off").exists());
+}
+
+fn corrections_id(lines: &Path) -> String {
+    let text = fs::read_to_string(lines).unwrap();
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    first["response_id"].as_str().unwrap().to_owned()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        fs::create_dir_all(to.join(&name).parent().unwrap()).unwrap();
+        fs::write(to.join(&name), bytes).unwrap();
+    }
+}
+
+/// Whenever it is killed, or the disk is full, there is nothing or the whole revision, and the run stays as it was.
+#[test]
+fn a_killed_revision_leaves_nothing_or_all() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let all = answers(&mut rng, 30);
+    write_scores(&dir.join("before.parquet"), &all);
+    write_scores(&dir.join("others.parquet"), &all);
+    finished(&pipeline(dir, "before.parquet", ""), &dir.join("run"));
+    let lines = all.iter().step_by(9).map(|a| format!("{{\"response_id\": \"{}\", \"score\": 2.5}}\n", a.1));
+    fs::write(dir.join("fix.jsonl"), lines.collect::<String>()).unwrap();
+    let revise = ["revise", "run", "--scores", "fix.jsonl", "--into", "new"];
+    assert_eq!(reflux(dir, &revise, &[]).0, Some(0));
+    let whole = files(&dir.join("new"));
+    let before = files(&dir.join("run"));
+    let mut killed = 0;
+    let mut check = |code: Option<i32>| {
+        if code == Some(0) {
+            assert!(files(&dir.join("new")) == whole);
+            return false;
+        }
+        assert!(!dir.join("new").exists(), "a part of a revision has its name");
+        killed += 1;
+        true
+    };
+    for point in [fault::AFTER_WRITE, fault::AFTER_FSYNC, fault::AFTER_RENAME, fault::DISK_FULL] {
+        for n in 1.. {
+            let _ = fs::remove_dir_all(dir.join("new"));
+            let (code, _, told) = reflux(dir, &revise, &[("REFLUX_FAULT", &format!("{point}:{n}"))]);
+            if !check(code) {
+                break;
+            }
+            assert!(point != fault::DISK_FULL || (code == Some(1) && told.contains("the disk is full")), "{told}");
+        }
+    }
+    // At any moment.
+    for _ in 0..40 {
+        let _ = fs::remove_dir_all(dir.join("new"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+        let mut child = command.current_dir(dir).args(revise).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(draw(&mut rng, 60_000)));
+        child.kill().unwrap();
+        let code = child.wait().unwrap().code();
+        // It may have been done a moment before it was killed.
+        check(if dir.join("new").exists() { Some(0) } else { code });
+    }
+    assert!(killed > 20, "only {killed}");
+    let _ = fs::remove_dir_all(dir.join("new"));
+    assert_eq!(reflux(dir, &revise, &[]).0, Some(0));
+    assert!(files(&dir.join("new")) == whole && files(&dir.join("run")) == before);
+    let left = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.filter(|n| n.starts_with('.')).count(), 0, "what was left half-done is gone");
 }

@@ -85,7 +85,8 @@ fn arrange(
                 }
             },
         );
-        let count = move |(kept, _, diff): &((Key, Kept), u32, isize)| *seen.borrow_mut().entry(*kept).or_default() += diff;
+        let count =
+            move |(kept, _, diff): &((Key, Kept), u32, isize)| *seen.borrow_mut().entry(*kept).or_default() += diff;
         reduced.inspect(count).probe_with(&probe);
     });
     for item in items {

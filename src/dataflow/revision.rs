@@ -181,9 +181,13 @@ fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
 /// The parts that hold a corrected answer, in order.
 fn touched(run: &Run, parts: &[Part], corrections: &Corrections) -> Result<Vec<usize>> {
     let hits = |part: &Part| -> Result<Vec<String>> {
-        let ids = run.load_columns(&part.scores, &["response_id"])?;
-        let ids = Columns(&ids).text("response_id")?.iter().flatten();
-        Ok(ids.filter(|id| corrections.get(id).is_some()).map(str::to_owned).collect())
+        let mut hits = Vec::new();
+        for rows in run.columns(&part.scores, &["response_id"])? {
+            let rows = rows?;
+            let ids = Columns(&rows).text("response_id")?.iter().flatten();
+            hits.extend(ids.filter(|id| corrections.get(id).is_some()).map(str::to_owned));
+        }
+        Ok(hits)
     };
     let hits: Vec<Vec<String>> = parts.par_iter().map(hits).collect::<Result<_>>()?;
     let known: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
@@ -256,12 +260,7 @@ fn change_schema(pairs: &'static Schema) -> SchemaRef {
 }
 
 /// How many pairs of a microbatch are withdrawn, and these pairs, then those added; a pair of which any column differs is both.
-fn change_rows(
-    schema: &SchemaRef,
-    epoch: Epoch,
-    before: &RecordBatch,
-    after: &Output,
-) -> Result<(usize, RecordBatch)> {
+fn change_rows(schema: &SchemaRef, epoch: Epoch, before: &RecordBatch, after: &Output) -> Result<(usize, RecordBatch)> {
     let pairs = schema.fields().iter().skip(4);
     // What an earlier version wrote may lack columns that may be null.
     let column = |field: &Arc<Field>| match before.column_by_name(field.name()) {

@@ -8,6 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use serde_json::Value;
 
+use super::csv::CsvRows;
 use super::jsonl::{Lines, spell};
 use super::listing::is;
 use super::reader::{ParquetIn, guarded};
@@ -31,21 +32,40 @@ pub struct Corrections {
     path: PathBuf,
     hash: String,
     by_id: HashMap<String, Corrected>,
+    /// A bit for each id, and few others: most answers of a run are not corrected, and this says so at once.
+    some: Vec<u64>,
+}
+
+/// Which bit an id has, of 64 `words`, a power of two: ids are hashes, but a stranger's may be anything.
+fn bit(id: &str, words: usize) -> (usize, u64) {
+    let tail = &id.as_bytes()[id.len().saturating_sub(8)..];
+    let mut last = [0; 8];
+    last[..tail.len()].copy_from_slice(tail);
+    let mixed = u64::from_le_bytes(last).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((mixed >> 40) as usize & (words - 1), 1 << (mixed >> 34 & 63))
 }
 
 impl Corrections {
-    /// Reads a `.parquet` or `.jsonl` file of rows `response_id` (text) and `score` (a number, or null for none).
+    /// Reads a `.parquet`, `.csv` or `.jsonl` file of rows `response_id` (text) and `score` (a number, or null for none, which is an
+    /// empty field of a `.csv`). Other columns are passed over.
     ///
     /// # Errors
     /// The file cannot be read; a row lacks one of the two or has it of another type; a response is corrected twice. The
     /// file and the row are named.
     pub fn read(path: &Path) -> Result<Self> {
         let (hash, _) = super::hash_file(path).map_err(|e| Error::user(e.to_string()))?;
-        let mut all = Self { path: path.to_owned(), hash, by_id: HashMap::new() };
+        let mut all = Self { path: path.to_owned(), hash, by_id: HashMap::new(), some: Vec::new() };
         if is(path, "parquet") {
             all.read_parquet()?
+        } else if is(path, "csv") {
+            all.read_csv()?
         } else {
             all.read_lines()?
+        }
+        all.some = vec![0; all.by_id.len().next_power_of_two()];
+        for id in all.by_id.keys() {
+            let (word, bit) = bit(id, all.some.len());
+            all.some[word] |= bit;
         }
         Ok(all)
     }
@@ -72,14 +92,41 @@ impl Corrections {
         Ok(())
     }
 
+    fn read_csv(&mut self) -> Result<()> {
+        let mut rows = CsvRows::open(&self.path)?;
+        let Some((_, head)) = rows.next().map_err(|(line, why)| self.bad(line, why))? else {
+            return Err(self.no_column("response_id", std::iter::empty()));
+        };
+        let place = |name: &str| {
+            let have = head.iter().map(|h| h.trim());
+            head.iter().position(|h| h.trim() == name).ok_or_else(|| self.no_column(name, have))
+        };
+        let (id_at, score_at) = (place("response_id")?, place("score")?);
+        while let Some((line, row)) = rows.next().map_err(|(line, why)| self.bad(line, why))? {
+            if row.len() != head.len() {
+                return Err(self.bad(line, format!("has {} fields, the first row has {}", row.len(), head.len())));
+            }
+            let text = row[score_at].trim();
+            let score = match text {
+                "" => None,
+                _ => Some(text.parse().map_err(|_| self.bad(line, format!("`score` is `{text}`, expected a number")))?),
+            };
+            self.add(line, row[id_at].trim().to_owned(), score)?;
+        }
+        Ok(())
+    }
+
+    fn no_column<'a>(&self, name: &str, have: impl Iterator<Item = &'a str>) -> Error {
+        let have: Vec<_> = have.map(|h| format!("`{h}`")).collect();
+        Error::user(format!("`{}` has no column `{name}`; there are: {}", self.path.display(), have.join(", ")))
+            .help("corrections are rows of `response_id` and `score`; a score that is null takes the answer's away")
+    }
+
     fn read_parquet(&mut self) -> Result<()> {
         let file = ParquetIn::open(&self.path)?;
         let place = |name: &str| {
-            file.schema().index_of(name).map_err(|_| {
-                let have: Vec<_> = file.schema().fields().iter().map(|f| format!("`{}`", f.name())).collect();
-                Error::user(format!("`{}` has no column `{name}`; there are: {}", self.path.display(), have.join(", ")))
-                    .help("corrections are rows of `response_id` and `score`; a null score withdraws")
-            })
+            let have = file.schema().fields().iter().map(|f| f.name().as_str());
+            file.schema().index_of(name).map_err(|_| self.no_column(name, have))
         };
         let (id_at, score_at) = (place("response_id")?, place("score")?);
         let kind = file.schema().field(score_at).data_type().clone();
@@ -110,7 +157,12 @@ impl Corrections {
     fn add(&mut self, row: u64, id: String, score: Option<f64>) -> Result<()> {
         let narrow = score.map(|s| s as f32);
         if let Some(score) = score.filter(|s| s.is_nan() || s.abs() > GREATEST) {
-            return Err(self.bad(row, format!("`score` is {score}, expected a number from -{GREATEST} to {GREATEST}")));
+            return Err(
+                self.bad(row, format!("`score` is {score:?}, expected a number from -{GREATEST} to {GREATEST}"))
+            );
+        }
+        if id.is_empty() {
+            return Err(self.bad(row, "`response_id` is empty"));
         }
         if let Some(before) = self.by_id.get(&id) {
             let before = before.row;
@@ -138,7 +190,8 @@ impl Corrections {
     }
     /// The correction of a response.
     pub fn get(&self, response: &str) -> Option<Corrected> {
-        self.by_id.get(response).copied()
+        let (word, bit) = bit(response, self.some.len());
+        if self.some[word] & bit == 0 { None } else { self.by_id.get(response).copied() }
     }
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -162,10 +215,10 @@ impl Corrections {
     }
     /// An error that names those of them, by row, for which nothing is `known`; none if all are.
     pub fn unknown(&self, known: impl Fn(&str) -> bool) -> Option<Error> {
-        let unknown = self.by_id.iter().filter(|(id, _)| !known(id)).map(|(id, c)| (c.row, format!("`{id}`"))).collect();
-        self.named(unknown).map(|rows| {
-            Error::user(format!("`{}` corrects answers that are not there: {rows}", self.path.display()))
-        })
+        let unknown =
+            self.by_id.iter().filter(|(id, _)| !known(id)).map(|(id, c)| (c.row, format!("`{id}`"))).collect();
+        self.named(unknown)
+            .map(|rows| Error::user(format!("`{}` corrects answers that are not there: {rows}", self.path.display())))
     }
     /// The first few rows in words; none if there are none.
     fn named(&self, mut rows: Vec<(u64, String)>) -> Option<String> {
@@ -182,37 +235,126 @@ impl Corrections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt8Array};
+    use std::sync::Arc;
 
-    fn read(text: &str) -> Result<Corrections> {
+    fn read(name: &str, text: &str) -> Result<Corrections> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("fix.jsonl");
+        let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         Corrections::read(&path)
     }
+    fn parquet(columns: Vec<(&str, ArrayRef)>) -> Result<Corrections> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fix.parquet");
+        super::super::write_parquet(&path, &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        Corrections::read(&path)
+    }
+    fn texts(all: &[Option<&str>]) -> ArrayRef {
+        Arc::new(StringArray::from(all.to_vec()))
+    }
 
     #[test]
-    fn rows_are_read_and_bad_ones_are_named() {
-        let all =
-            read("{\"response_id\": \"a\", \"score\": 4.5}\n\n{\"response_id\": \"b\", \"score\": null}\n").unwrap();
-        assert_eq!((all.len(), all.withdrawn()), (2, 1));
-        assert_eq!(all.get("a"), Some(Corrected { score: Some(4.5), row: 1 }));
-        assert_eq!(all.get("b"), Some(Corrected { score: None, row: 3 }));
-        let error = all.unknown(|id| id == "a").unwrap().to_string();
-        assert!(error.contains("line 3 `b`"), "{error}");
-        assert!(all.unknown(|_| true).is_none());
-        for (text, says) in [
-            ("{\"response_id\": \"a\", \"scores\": 4}", "line 1 lacks the key `score`"),
-            ("{\"response_id\": 3, \"score\": 4}", "line 1 `response_id` is the number 3"),
-            ("{\"response_id\": \"a\", \"score\": \"4\"}", "line 1 `score` is the text \"4\""),
-            ("{\"response_id\": \"a\", \"score\": 1e300}", "line 1 `score` is 1"),
+    fn rows_are_read_whatever_the_format() {
+        let lines =
+            "{\"response_id\": \"a\", \"score\": 4.5, \"who\": \"me\"}\n\n{\"response_id\": \"b\", \"score\": null}\n";
+        let csv = "score,note,response_id\n4.5,\"one, two\",a\n,,b\n";
+        let scores = || Arc::new(Float64Array::from(vec![Some(4.5), None]));
+        let columns = parquet(vec![("score", scores()), ("response_id", texts(&[Some("a"), Some("b")]))]);
+        let all = [(read("x.jsonl", lines), 1), (read("x.csv", csv), 2), (columns, 1)];
+        for ((all, first), last) in all.into_iter().zip([3, 3, 2]) {
+            let all = all.unwrap();
+            assert_eq!((all.len(), all.withdrawn()), (2, 1));
+            assert_eq!(all.get("a"), Some(Corrected { score: Some(4.5), row: first }));
+            assert_eq!(all.get("b"), Some(Corrected { score: None, row: last }));
+            assert_eq!(all.get("c"), None);
+        }
+        let whole = parquet(vec![("response_id", texts(&[Some("a")])), ("score", Arc::new(UInt8Array::from(vec![3])))]);
+        assert_eq!(whole.unwrap().get("a"), Some(Corrected { score: Some(3.), row: 1 }));
+        assert!(read("x.jsonl", "").unwrap().is_empty());
+        assert_eq!(read("x.jsonl", "").unwrap().get("a"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_file_and_row() {
+        for (name, text, says) in [
+            ("x.jsonl", "{\"response_id\": \"a\", \"scores\": 4}", "line 1 lacks the key `score`"),
+            ("x.jsonl", "{\"response_id\": 3, \"score\": 4}", "line 1 `response_id` is the number 3"),
+            ("x.jsonl", "{\"response_id\": \"a\", \"score\": \"4\"}", "line 1 `score` is the text \"4\""),
+            ("x.jsonl", "{\"response_id\": \"a\", \"score\": 1e300}", "line 1 `score` is 1e300"),
+            ("x.jsonl", "{\"response_id\": \"a\", \"score\": NaN}", "line 1 is not JSON"),
             (
+                "x.jsonl",
                 "\n{\"response_id\": \"a\", \"score\": 1}\n{\"response_id\": \"a\", \"score\": 1}",
                 "line 3 corrects `a` again, which line 2 does",
             ),
-            ("nonsense", "line 1 is not JSON"),
+            ("x.jsonl", "nonsense", "line 1 is not JSON"),
+            ("x.csv", "", "has no column `response_id`"),
+            ("x.csv", "response_id,points\na,3\n", "has no column `score`; there are: `response_id`, `points`"),
+            ("x.csv", "response_id,score\na,3\nb,4,5\n", "line 3 has 3 fields, the first row has 2"),
+            ("x.csv", "response_id,score\na,good\n", "line 2 `score` is `good`"),
+            ("x.csv", "response_id,score\na,NaN\n", "line 2 `score` is NaN"),
+            ("x.csv", "response_id,score\n,3\n", "line 2 `response_id` is empty"),
+            ("x.parquet", "response_id", "damaged"),
         ] {
-            let error = read(text).unwrap_err().to_string();
+            let error = read(name, text).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(error.kind(), crate::error::Kind::User, "{error}");
+        }
+        let floats = |all: &[f64]| -> ArrayRef { Arc::new(Float64Array::from(all.to_vec())) };
+        for (columns, says) in [
+            (
+                vec![("id", texts(&[Some("a")])), ("score", floats(&[1.]))],
+                "has no column `response_id`; there are: `id`, `score`",
+            ),
+            (
+                vec![("response_id", texts(&[Some("a")])), ("score", texts(&[Some("4")]))],
+                "`score` is Utf8, expected a number",
+            ),
+            (
+                vec![("response_id", texts(&[Some("a"), None])), ("score", floats(&[1., 2.]))],
+                "row 2 `response_id` is null",
+            ),
+            (
+                vec![("response_id", texts(&[Some("a"), Some("b")])), ("score", floats(&[1., f64::NAN]))],
+                "row 2 `score` is NaN",
+            ),
+            (
+                vec![("response_id", texts(&[Some("a"), Some("a")])), ("score", floats(&[1., 2.]))],
+                "row 2 corrects `a` again, which row 1",
+            ),
+        ] {
+            let error = parquet(columns).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn those_that_do_not_fit_a_run_are_named() {
+        let all = read("x.csv", "response_id,score\na,3\nb,5.5\nc,\n").unwrap();
+        let error = all.unknown(|id| id == "a").unwrap().to_string();
+        assert!(error.contains("line 3 `b`, line 4 `c`"), "{error}");
+        assert!(all.unknown(|_| true).is_none());
+        let error = all.outside(0., 5.).unwrap().to_string();
+        assert!(error.contains("not on the judge's scale: line 3 5.5"), "{error}");
+        assert!(all.outside(3., 6.).is_none());
+    }
+
+    /// Whether an id has a correction does not depend on how ids are told apart.
+    #[test]
+    fn ids_of_any_kind_are_found() {
+        let ids: Vec<String> = (0..2000)
+            .map(|i| match i % 3 {
+                0 => crate::data::hash_hex([i.to_string()]),
+                1 => format!("{i}"),
+                _ => format!("an answer with the number {i} and the same end"),
+            })
+            .collect();
+        let lines: String =
+            ids.iter().step_by(2).map(|id| format!("{{\"response_id\": \"{id}\", \"score\": 1}}\n")).collect();
+        let all = read("x.jsonl", &lines).unwrap();
+        for (i, id) in ids.iter().enumerate() {
+            assert_eq!(all.get(id).is_some(), i % 2 == 0, "{id}");
         }
     }
 }

@@ -26,6 +26,7 @@ mod checkpoints;
 mod columns;
 mod conversations;
 mod corrections;
+mod csv;
 mod dataset;
 mod diff;
 pub mod fault;

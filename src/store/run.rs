@@ -289,13 +289,16 @@ impl Run {
         Ok(rows)
     }
 
-    /// Some columns of a committed file; as [`Run::load`].
+    /// Some columns of a committed file, a chunk at a time.
     ///
     /// # Errors
     /// As [`Run::load`]; a column is missing.
-    pub fn load_columns(&self, entry: &FileEntry, names: &[&str]) -> Result<RecordBatch> {
-        let path = self.present(entry)?;
-        read_columns(&path, names)
+    pub fn columns(
+        &self,
+        entry: &FileEntry,
+        names: &[&str],
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        read_columns(&self.present(entry)?, names)
     }
 
     /// Where a committed file is, if its step is kept and it has the size that was committed.
