@@ -172,17 +172,18 @@ fn corrections(path: &Path, run: &Path, answers: usize, everywhere: bool) -> Res
     let run = Run::open(run)?;
     let (mut at, middle) = (0, answers / 2 / 4 * 4);
     for entry in run.files("scores") {
-        for rows in run.columns(&entry, &["response_id", "score"])? {
-            let rows = rows?;
+        let after = at + entry.rows as usize;
+        let within =
+            |at: usize| if everywhere { at % 1000 == 500 } else { (middle..middle + answers / 1000).contains(&at) };
+        if (at..after).any(within) {
+            let rows = run.load_entry(&entry)?;
             let (ids, scores) = (Columns(&rows).text("response_id")?, Columns(&rows).float("score")?);
-            for i in 0..rows.num_rows() {
-                if if everywhere { at % 1000 == 500 } else { (middle..middle + answers / 1000).contains(&at) } {
-                    let score = (scores.value(i) + 1.7) % 5.;
-                    writeln!(file, "{{\"response_id\": \"{}\", \"score\": {score}}}", ids.value(i))?;
-                }
-                at += 1;
+            for i in (0..rows.num_rows()).filter(|i| within(at + i)) {
+                let score = (scores.value(i) + 1.7) % 5.;
+                writeln!(file, "{{\"response_id\": \"{}\", \"score\": {score}}}", ids.value(i))?;
             }
         }
+        at = after;
     }
     Ok(file.flush()?)
 }

@@ -180,15 +180,7 @@ fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
 
 /// The parts that hold a corrected answer, in order.
 fn touched(run: &Run, parts: &[Part], corrections: &Corrections) -> Result<Vec<usize>> {
-    let hits = |part: &Part| -> Result<Vec<String>> {
-        let mut hits = Vec::new();
-        for rows in run.columns(&part.scores, &["response_id"])? {
-            let rows = rows?;
-            let ids = Columns(&rows).text("response_id")?.iter().flatten();
-            hits.extend(ids.filter(|id| corrections.get(id).is_some()).map(str::to_owned));
-        }
-        Ok(hits)
-    };
+    let hits = |part: &Part| run.texts(&part.scores, "response_id", &|id| corrections.has(id));
     let hits: Vec<Vec<String>> = parts.par_iter().map(hits).collect::<Result<_>>()?;
     let known: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
     match corrections.unknown(|id| known.contains(id)) {

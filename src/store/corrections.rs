@@ -37,8 +37,8 @@ pub struct Corrections {
 }
 
 /// Which bit an id has, of 64 `words`, a power of two: ids are hashes, but a stranger's may be anything.
-fn bit(id: &str, words: usize) -> (usize, u64) {
-    let tail = &id.as_bytes()[id.len().saturating_sub(8)..];
+fn bit(id: &[u8], words: usize) -> (usize, u64) {
+    let tail = &id[id.len().saturating_sub(8)..];
     let mut last = [0; 8];
     last[..tail.len()].copy_from_slice(tail);
     let mixed = u64::from_le_bytes(last).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -64,7 +64,7 @@ impl Corrections {
         }
         all.some = vec![0; all.by_id.len().next_power_of_two()];
         for id in all.by_id.keys() {
-            let (word, bit) = bit(id, all.some.len());
+            let (word, bit) = bit(id.as_bytes(), all.some.len());
             all.some[word] |= bit;
         }
         Ok(all)
@@ -190,8 +190,15 @@ impl Corrections {
     }
     /// The correction of a response.
     pub fn get(&self, response: &str) -> Option<Corrected> {
+        if self.maybe(response.as_bytes()) { self.by_id.get(response).copied() } else { None }
+    }
+    /// Whether a response is corrected.
+    pub fn has(&self, response: &[u8]) -> bool {
+        self.maybe(response) && std::str::from_utf8(response).is_ok_and(|id| self.by_id.contains_key(id))
+    }
+    fn maybe(&self, response: &[u8]) -> bool {
         let (word, bit) = bit(response, self.some.len());
-        if self.some[word] & bit == 0 { None } else { self.by_id.get(response).copied() }
+        self.some[word] & bit != 0
     }
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -354,7 +361,7 @@ mod tests {
             ids.iter().step_by(2).map(|id| format!("{{\"response_id\": \"{id}\", \"score\": 1}}\n")).collect();
         let all = read("x.jsonl", &lines).unwrap();
         for (i, id) in ids.iter().enumerate() {
-            assert_eq!(all.get(id).is_some(), i % 2 == 0, "{id}");
+            assert_eq!((all.get(id).is_some(), all.has(id.as_bytes())), (i % 2 == 0, i % 2 == 0), "{id}");
         }
     }
 }

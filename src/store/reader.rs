@@ -10,15 +10,19 @@ use std::cell::Cell;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::{Encoding, Type};
+use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::atomic::io_error;
 use crate::error::{Error, Kind, Result};
@@ -193,14 +197,68 @@ pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
     })
 }
 
-/// The rows of some columns only, in the file's order of columns, a chunk at a time.
-pub(super) fn read_columns(path: &Path, names: &[&str]) -> Result<Chunks> {
+/// Those values of a column of text that are `wanted`, each as often as the file's pages spell it out, once at the least: to look
+/// for a few in many. No rows are made where the pages can be read as they are, as those of required columns can.
+///
+/// # Errors
+/// The file is missing or damaged, or has no such column of text.
+pub(super) fn texts(path: &Path, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
     let file = ParquetIn::open(path)?;
-    let place =
-        |name: &&str| file.schema().index_of(name).map_err(|_| damaged(path, format!("it has no column `{name}`")));
-    let mut columns: Vec<usize> = names.iter().map(place).collect::<Result<_>>()?;
-    columns.sort_unstable();
-    file.read(&columns)
+    let Ok(at) = file.schema().index_of(column) else {
+        return Err(damaged(path, format!("it has no column `{column}`")));
+    };
+    if let Some(found) = guarded(path, || in_pages(&file, column, wanted))? {
+        return Ok(found);
+    }
+    let mut found = Vec::new();
+    for rows in file.read(&[at])? {
+        let rows = rows?;
+        let texts = rows.column(0).as_string_opt::<i32>();
+        let texts = texts.ok_or_else(|| damaged(path, format!("its column `{column}` is no text")))?;
+        found.extend(texts.iter().flatten().filter(|t| wanted(t.as_bytes())).map(str::to_owned));
+    }
+    Ok(found)
+}
+
+/// The same from the pages' bytes; `None` if they are not plain texts, or a dictionary of such.
+fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Option<Vec<String>>> {
+    let (path, metadata) = (&file.path, file.metadata.metadata());
+    let leaves = metadata.file_metadata().schema_descr().columns();
+    let Some(leaf) = leaves.iter().position(|c| c.path().parts() == [column]) else { return Ok(None) };
+    let flat = leaves[leaf].max_def_level() == 0 && leaves[leaf].max_rep_level() == 0;
+    if !flat || leaves[leaf].physical_type() != Type::BYTE_ARRAY {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    let bytes = Arc::new(file.file.try_clone()?);
+    for group in metadata.row_groups() {
+        let rows = group.num_rows().unsigned_abs() as usize;
+        let mut pages = SerializedPageReader::new(Arc::clone(&bytes), group.column(leaf), rows, None)?;
+        while let Some(page) = pages.get_next_page().map_err(|e| damaged(path, e))? {
+            let dictionary = matches!(page, Page::DictionaryPage { .. });
+            match page.encoding() {
+                Encoding::PLAIN | Encoding::PLAIN_DICTIONARY if dictionary => {}
+                Encoding::PLAIN => {}
+                // Places in the dictionary, which has been looked through.
+                Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => continue,
+                _ => return Ok(None),
+            }
+            let mut rest: &[u8] = page.buffer();
+            for _ in 0..page.num_values() {
+                let text = rest.split_first_chunk().and_then(|(length, after)| {
+                    let text = after.get(..u32::from_le_bytes(*length) as usize)?;
+                    rest = &after[text.len()..];
+                    Some(text)
+                });
+                let text = text.ok_or_else(|| damaged(path, "a page is cut short"))?;
+                if wanted(text) {
+                    let text = std::str::from_utf8(text).map_err(|e| damaged(path, e))?;
+                    found.push(text.to_owned());
+                }
+            }
+        }
+    }
+    Ok(Some(found))
 }
 
 /// Blames the user for an error of the machine: the path that was given does not exist, say.
@@ -250,5 +308,51 @@ mod tests {
         assert!(plausible(&forged(-1, -1, 20), size).unwrap_err().contains("-1 rows"));
         assert!(plausible(&forged(100, 100, i64::MAX), size).unwrap_err().contains("outside of the file"));
         assert!(plausible(&forged(100, 100, -5), size).unwrap_err().contains("outside of the file"));
+    }
+
+    /// However a file spells its texts, the same are found as its rows have; what is cut short is told.
+    #[test]
+    fn texts_are_found_in_pages() {
+        use parquet::arrow::ArrowWriter;
+        use parquet::file::properties::{WriterProperties, WriterVersion};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        let texts: Vec<String> = (0..5000).map(|i| format!("{:0>1$}", i % 4000, i % 40)).collect();
+        let wanted = |t: &[u8]| t.ends_with(b"77");
+        let expected: std::collections::BTreeSet<&String> = texts.iter().filter(|t| wanted(t.as_bytes())).collect();
+        assert!(expected.len() > 40);
+        let column =
+            || std::sync::Arc::new(arrow::array::StringArray::from_iter_values(&texts)) as arrow::array::ArrayRef;
+        for nullable in [false, true] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                // All in a dictionary, some, none; and in an encoding that is not read here.
+                for (dictionary, delta) in [(1 << 20, false), (1 << 10, false), (0, false), (0, true)] {
+                    let properties = WriterProperties::builder()
+                        .set_writer_version(version)
+                        .set_dictionary_enabled(dictionary > 0)
+                        .set_dictionary_page_size_limit(dictionary)
+                        .set_max_row_group_row_count(Some(1500))
+                        .set_data_page_row_count_limit(200)
+                        .set_write_batch_size(100)
+                        .set_compression(parquet::basic::Compression::SNAPPY);
+                    let encoding = if delta { Encoding::DELTA_BYTE_ARRAY } else { Encoding::PLAIN };
+                    let properties = properties.set_encoding(encoding).build();
+                    let rows = RecordBatch::try_from_iter_with_nullable([
+                        ("other", column(), true),
+                        ("t", column(), nullable),
+                    ]);
+                    let rows = rows.unwrap();
+                    let file = File::create(&path).unwrap();
+                    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+                    writer.write(&rows).unwrap();
+                    writer.close().unwrap();
+                    let found = super::texts(&path, "t", &wanted).unwrap();
+                    assert_eq!(found.iter().collect::<std::collections::BTreeSet<_>>(), expected);
+                    let open = ParquetIn::open(&path).unwrap();
+                    assert_eq!(in_pages(&open, "t", &wanted).unwrap().is_some(), !nullable && !delta);
+                }
+            }
+        }
+        assert!(super::texts(&path, "u", &wanted).unwrap_err().to_string().contains("no column `u`"));
     }
 }

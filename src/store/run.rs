@@ -14,7 +14,7 @@ use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, read_parquet, reader::read_columns, write_bytes, write_parquet};
+use super::{Written, checkpoints, diff, fault, read_parquet, reader::texts, write_bytes, write_parquet};
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
 
@@ -289,16 +289,12 @@ impl Run {
         Ok(rows)
     }
 
-    /// Some columns of a committed file, a chunk at a time.
+    /// Those values of a committed file's column of text that are `wanted`, some perhaps more than once.
     ///
     /// # Errors
-    /// As [`Run::load`]; a column is missing.
-    pub fn columns(
-        &self,
-        entry: &FileEntry,
-        names: &[&str],
-    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-        read_columns(&self.present(entry)?, names)
+    /// As [`Run::load`]; there is no such column.
+    pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
+        texts(&self.present(entry)?, column, wanted)
     }
 
     /// Where a committed file is, if its step is kept and it has the size that was committed.
