@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::check::shown;
 use crate::dataflow::{revisable, revise_run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::operators;
-use crate::pipeline::{self, colour_wanted};
+use crate::pipeline;
 use crate::store::{Corrections, Run, find_run};
 
-const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null score withdraws the answer's:
+const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null (in CSV an empty) score takes the answer's away:
   {\"response_id\": \"8d1f..\", \"score\": 4.5}
   {\"response_id\": \"07aa..\", \"score\": null}
 
@@ -18,15 +19,15 @@ that changed, with a column `change` (withdrawn or added); and revision.json, wh
 
 Examples:
   reflux revise quickstart --scores fix.jsonl                      into runs/quickstart/revised/pairs-HASH
-  reflux revise runs/a --scores human.parquet --step pairs --into corrected
+  reflux revise runs/a --scores human.csv --step pairs --into corrected
   reflux show corrected/changes.parquet --columns change,reason,prompt_id,margin";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
-    /// The finished run: its directory, or its name in `runs`
+    /// The finished run: a directory, or a name in runs
     run: PathBuf,
-    /// The corrected scores, .parquet or .jsonl
+    /// The corrected scores, .parquet, .csv or .jsonl
     #[arg(long, value_name = "FILE")]
     scores: PathBuf,
     /// The step that made the pairs; needed where there are several
@@ -40,12 +41,8 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let corrections = Corrections::read(&args.scores)?;
     let run = Arc::new(Run::open(&find_run(&args.run))?);
-    let place = run.dir().join("pipeline.toml").display().to_string();
-    let plan = pipeline::parse_str(&place, &run.pipeline_text()?, &[], operators::ALL).map_err(|problems| {
-        eprint!("{}", problems.render(colour_wanted()));
-        Error::user("")
-    })?;
-    let plan = Arc::new(plan);
+    let own = run.dir().join("pipeline.toml");
+    let plan = Arc::new(shown(pipeline::load_without_data(&own, &[], operators::ALL))?);
     let step = &revisable(&plan, args.step.as_deref())?.name;
     let usual = || run.dir().join("revised").join(format!("{step}-{}", &corrections.hash()[..12]));
     let into = args.into.clone().unwrap_or_else(usual);

@@ -358,9 +358,11 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
             let (path, name) = (entry.path(), relative(dir, &entry.path()));
             let folder = entry.file_type().map_err(fail)?.is_dir();
             let top = at == dir;
-            if top && folder && name == "revised" {
-                // Each revision says itself what it is.
-            } else if folder && (!top || is_ours(&name)) {
+            // Each revision says itself what it is.
+            if top && name == "revised" {
+                continue;
+            }
+            if folder && (!top || is_ours(&name)) {
                 open.push(path);
             } else if folder {
                 strays.push(name + "/");
