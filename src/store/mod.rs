@@ -17,6 +17,7 @@
 //!   models/NAME/                                          an HF directory
 //!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
 //!   manifest.before-repair-N.jsonl                        what the manifest was before a repair
+//!   revised/STEP-HASH/                                    pairs under corrected scores; each says itself what it is
 //! ```
 //!
 //! This folder knows [`crate::data`] and nothing of reflux above it.
