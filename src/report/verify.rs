@@ -53,8 +53,14 @@ impl Verdict {
         let mut found = inspect(dir, &known, weights)?;
         // A plan of a file that is not the run's says nothing about the run.
         let plan = plan.filter(|_| found.findings.iter().all(|f| f.thing != Thing::Pipeline));
-        let more =
-            [lineage(&found, plan), names(&found, plan), announcements(dir, &found, plan), gaps(&found)].concat();
+        let more = [
+            lineage(&found, plan),
+            names(&found, plan),
+            announcements(dir, &found, plan),
+            references(dir, &found),
+            gaps(&found),
+        ]
+        .concat();
         found.findings.extend(more);
         found.findings.dedup();
         let goes = goes(&found, plan);
@@ -175,7 +181,7 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
         // What is not kept has lost its lines where the run is to be gone on with.
         let forgets = |i: &crate::pipeline::Input| plan.and_then(|p| p.step(&i.step)).is_some_and(|s| !s.keep);
         let forgotten = !found.finished() && step.is_some_and(|s| s.inputs.iter().any(forgets));
-        // References begin with the hash of weights that may be anybody's.
+        // References begin with the hash of weights that may be anybody's: `references` compares it.
         let foreign = usize::from(owner(&file.step) != file.step);
         for of in file.lineage.iter().skip(foreign) {
             let why = if is_hash(of) {
@@ -238,6 +244,23 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
                 let thing = Thing::Model(file.step.clone(), file.iteration);
                 findings.push(Finding::new(thing, format!("models/{name}"), why));
             }
+        }
+    }
+    findings
+}
+
+/// References whose line names other weights than their rows do.
+fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
+    let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
+    let mut findings = Vec::new();
+    for file in found.rows().filter(|f| owner(&f.step) != f.step && !damaged.contains(f.path.as_str())) {
+        let Ok(rows) = read_parquet(&dir.join(&file.path)) else { continue };
+        let Ok(models) = Columns(&rows).text("model") else { continue };
+        let named = file.lineage.first().map(String::as_str);
+        if let Some(other) = models.iter().find(|m| *m != named) {
+            let (named, other) = (named.unwrap_or("no weights"), other.unwrap_or_default());
+            let why = format!("the manifest has it made with `{named}`, its rows with `{other}`");
+            findings.push(Finding::new(Thing::Lineage(file.step.clone(), file.epoch()), &file.path, why));
         }
     }
     findings

@@ -3,9 +3,15 @@
 //! The crate turns the footer's flat list of schema elements into a tree by recursion, so that a footer of a few
 //! hundred kilobytes that nests every element in the one before overflows the stack, which no `catch_unwind` catches.
 //! This walks the same list (Thrift's compact protocol, `FileMetaData.schema`) without recursion and bounds its depth.
+//!
+//! In the header of a page the crate passes over a list of unknown items one by one and does not see the file's end: a header
+//! of ten bytes keeps it busy for minutes. [`Checked`] walks each header first.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
+
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::reader::{ChunkReader, Length};
 
 /// Schemas nested deeper than this are refused; each of our list columns takes three levels.
 const DEEPEST: usize = 64;
@@ -39,21 +45,22 @@ pub(super) fn check(mut file: &File, size: u64) -> Result<(), String> {
 
 /// Walks `FileMetaData { 1: i32 version, 2: list<SchemaElement>, .. }` as far as the end of the schema.
 fn schema_depth(footer: &[u8]) -> Result<(), String> {
+    let of_footer = |e: String| format!("its footer {e}");
     let mut thrift = Thrift(footer);
     let mut id = 0;
-    while let Some(kind) = thrift.field(&mut id)? {
+    while let Some(kind) = thrift.field(&mut id).map_err(of_footer)? {
         if id != 2 {
-            thrift.skip(kind)?;
+            thrift.skip(kind).map_err(of_footer)?;
             continue;
         }
-        let (count, element) = thrift.list()?;
+        let (count, element) = thrift.list().map_err(of_footer)?;
         if kind != LIST || element != STRUCT {
             return Err("its schema is not a list".to_owned());
         }
         // Children still to come of each open element.
         let mut open: Vec<u64> = Vec::new();
         for _ in 0..count {
-            let children = thrift.schema_element()?;
+            let children = thrift.schema_element().map_err(of_footer)?;
             if children > 0 {
                 open.push(children);
             } else {
@@ -74,6 +81,41 @@ fn schema_depth(footer: &[u8]) -> Result<(), String> {
     Err("its footer has no schema".to_owned())
 }
 
+/// Headers of pages larger than this are refused; with statistics of long texts they have some kilobytes.
+const LARGEST_HEADER: usize = 1 << 20;
+
+/// A file, each header of a page in which is whole before it is read.
+pub(super) struct Checked<R>(pub R);
+
+impl<R: ChunkReader> Length for Checked<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Checked<R> {
+    type T = std::io::Chain<Cursor<Vec<u8>>, R::T>;
+
+    /// What begins at `start`, which is the header of a page.
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let (mut rest, mut head) = (self.0.get_read(start)?, Vec::new());
+        let mut more: usize = 512;
+        loop {
+            let read = rest.by_ref().take(more as u64).read_to_end(&mut head)?;
+            let Err(why) = Thrift(&head).skip(STRUCT) else { break };
+            if read < more || head.len() > LARGEST_HEADER {
+                return Err(ParquetError::General(format!("the header of a page {why}")));
+            }
+            more = head.len() * 3;
+        }
+        Ok(Cursor::new(head).chain(rest))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
+        self.0.get_bytes(start, length)
+    }
+}
+
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
@@ -82,7 +124,7 @@ struct Thrift<'a>(&'a [u8]);
 
 impl Thrift<'_> {
     fn byte(&mut self) -> Result<u8, String> {
-        let (first, rest) = self.0.split_first().ok_or("its footer is cut short")?;
+        let (first, rest) = self.0.split_first().ok_or("is cut short")?;
         self.0 = rest;
         Ok(*first)
     }
@@ -95,11 +137,11 @@ impl Thrift<'_> {
                 return Ok(value);
             }
         }
-        Err("a number in its footer is too long".to_owned())
+        Err("has a number that is too long".to_owned())
     }
     fn drop(&mut self, bytes: u64) -> Result<(), String> {
         let bytes = usize::try_from(bytes).map_err(|e| e.to_string())?;
-        self.0 = self.0.get(bytes..).ok_or("its footer is cut short")?;
+        self.0 = self.0.get(bytes..).ok_or("is cut short")?;
         Ok(())
     }
     /// The next field's type, its number in `id`; `None` at the end of the struct.
@@ -120,7 +162,7 @@ impl Thrift<'_> {
         let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
         // Every item takes a byte at least.
         if count > self.0.len() as u64 {
-            Err("a list in its footer is cut short".to_owned())
+            Err("has a list that is cut short".to_owned())
         } else {
             Ok((count, head & 15))
         }
@@ -130,7 +172,7 @@ impl Thrift<'_> {
         let (mut id, mut children) = (0, 0);
         while let Some(kind) = self.field(&mut id)? {
             if id == 5 && kind == 5 {
-                children = u64::try_from(zigzag(self.varint()?)).map_err(|_| "a negative number of columns")?;
+                children = u64::try_from(zigzag(self.varint()?)).map_err(|_| "has a negative number of columns")?;
             } else {
                 self.skip(kind)?;
             }
@@ -162,10 +204,10 @@ impl Thrift<'_> {
                         open.push(Open::Items(count, item));
                     }
                     STRUCT => open.push(Open::Struct(0)),
-                    _ => return Err(format!("its footer has a value of type {kind}")),
+                    _ => return Err(format!("has a value of type {kind}")),
                 }
                 if open.len() > DEEPEST {
-                    return Err(format!("its footer is nested more than {DEEPEST} deep"));
+                    return Err(format!("is nested more than {DEEPEST} deep"));
                 }
             }
             match open.pop() {
@@ -217,5 +259,23 @@ mod tests {
         assert!(schema_depth(&nested(100_000)).unwrap_err().contains("deep"));
         assert!(schema_depth(&nested(20)[..40]).is_err());
         assert!(schema_depth(&[]).is_err());
+    }
+
+    /// Eight bytes of a header that promise two thousand million numbers, and no file behind them.
+    #[test]
+    fn a_list_in_the_header_of_a_page_is_no_longer_than_the_file() {
+        let long = [0x79, 0xf7, 0xff, 0xff, 0xff, 0xff, 0x07];
+        let whole: Vec<u8> = [&[0x15, 0, 0x19, 0x25, 2, 4, 0][..], &[7; 3000]].concat();
+        let read = |bytes: &[u8]| Checked(bytes::Bytes::copy_from_slice(bytes)).get_read(0);
+        assert!(read(&long).err().unwrap().to_string().contains("the header of a page has a list that is cut short"));
+        let mut all = Vec::new();
+        read(&whole).unwrap().read_to_end(&mut all).unwrap();
+        assert_eq!(all, whole);
+        // One that is longer than what is looked at first.
+        let text = [&[0x18, 0xd0, 0x0f][..], &[b'a'; 2000], &[0, 9, 9]].concat();
+        let mut all = Vec::new();
+        read(&text).unwrap().read_to_end(&mut all).unwrap();
+        assert_eq!(all, text);
+        assert!(read(&text[..1000]).is_err());
     }
 }

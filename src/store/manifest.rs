@@ -181,6 +181,9 @@ pub(super) const NEWER: &str = "is of manifest format";
 
 const KINDS: &[&str] = &["run", "taken", "file", "model", "metrics", "finished", "dropped"];
 
+/// Rows and bytes of a file beyond this are refused: no file has them, and sums of them would overflow.
+const LARGEST: u64 = 1 << 40;
+
 /// Whether a path of the manifest stays within the run.
 fn inside(path: &str) -> bool {
     !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
@@ -215,12 +218,27 @@ impl Entry {
         if let Some(path) = paths.into_iter().find(|p| !inside(p)) {
             return Err(format!("names a file outside of the run: `{path}`"));
         }
+        if let Some(count) = entry.counts().into_iter().find(|&n| n > LARGEST) {
+            return Err(format!("has a count that cannot be: {count}"));
+        }
         if let Self::Run { format, .. } = entry
             && format > FORMAT
         {
             return Err(format!("{NEWER} {format}; this reflux reads up to {FORMAT}"));
         }
         Ok(entry)
+    }
+
+    /// The numbers of rows, bytes and lines that it gives.
+    fn counts(&self) -> Vec<u64> {
+        match self {
+            Self::File(FileEntry { rows, bytes, errors: None, .. }) => vec![*rows, *bytes],
+            Self::File(FileEntry { rows, bytes, errors: Some(e), .. }) => vec![*rows, *bytes, e.rows, e.bytes],
+            Self::Model(m) => m.files.values().map(|f| f.bytes).collect(),
+            Self::Metrics(m) => vec![m.rows, m.bytes],
+            Self::Taken(taken) => vec![taken.entries],
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -413,7 +431,7 @@ mod tests {
     }
 
     fn stored() -> impl Strategy<Value = Stored> {
-        ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", any::<u64>(), any::<u64>(), "[0-9a-f]{64}")
+        ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", 0..=LARGEST, 0..=LARGEST, "[0-9a-f]{64}")
             .prop_map(|(path, rows, bytes, hash)| Stored { path, rows, bytes, hash })
     }
 
@@ -436,7 +454,7 @@ mod tests {
             (prop::option::of(text), prop::option::of(any::<u32>()))
                 .prop_map(|(step, iteration)| Entry::Finished { step, iteration }),
             text.prop_map(|step| Entry::Dropped { step }),
-            (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), any::<u64>())
+            (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), 0..=LARGEST)
                 .prop_map(|(run, pipeline, from, entries)| Entry::Taken(Taken { run, pipeline, from, entries })),
         ]
     }

@@ -25,6 +25,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::atomic::io_error;
+use super::footer::Checked;
 use crate::error::{Error, Kind, Result};
 
 /// Rows decoded at a time.
@@ -92,7 +93,7 @@ impl ParquetIn {
         let promised = self.rows();
         let Self { path, file, metadata } = self;
         let reader = guarded(&path, || {
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(Checked(file), metadata);
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
             builder.with_projection(mask).with_batch_size(CHUNK).build().map_err(|e| damaged(&path, e))
         })?;
@@ -230,7 +231,7 @@ fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> R
         return Ok(None);
     }
     let mut found = Vec::new();
-    let bytes = Arc::new(file.file.try_clone()?);
+    let bytes = Arc::new(Checked(file.file.try_clone()?));
     for group in metadata.row_groups() {
         let rows = group.num_rows().unsigned_abs() as usize;
         let mut pages = SerializedPageReader::new(Arc::clone(&bytes), group.column(leaf), rows, None)?;
