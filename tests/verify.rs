@@ -283,6 +283,21 @@ fn any_line_of_the_manifest() {
         });
     });
     assert!(said["damaged"].to_string().contains("announces"), "{said}");
+    let said = made_good(&runs().finished, "a reference by other weights", |dir| {
+        edit(dir, |l| {
+            let at = line_of(l, &["\"dpo.reference\"", "\"iteration\":2"]);
+            let from = l[at].find("\"lineage\":[\"").unwrap() + 12;
+            l[at].replace_range(from..from + 64, &"1".repeat(64));
+        });
+    });
+    assert!(said["damaged"].to_string().contains("the manifest has it made with `1111"), "{said}");
+    let said = made_good(&runs().finished, "more rows than there can be", |dir| {
+        edit(dir, |l| {
+            let at = line_of(l, &scores);
+            l[at] = l[at].replacen("\"rows\":", "\"rows\":1844674407370955", 1);
+        });
+    });
+    assert!(said["damaged"].to_string().contains("has a count that cannot be"), "{said}");
     made_good(&runs().finished, "another seed", |dir| edit(dir, |l| l[0] = l[0].replace("\"seed\":5", "\"seed\":4")));
 }
 
