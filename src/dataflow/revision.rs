@@ -139,7 +139,7 @@ pub fn revise_run(
         let lineage = json!({
             "reflux": env!("CARGO_PKG_VERSION"),
             "run": run.name(),
-            "pipeline": blake3::hash(run.pipeline_text()?.as_bytes()).to_hex().to_string(),
+            "pipeline": run.pipeline(),
             "step": step.name,
             "from": input,
             "corrections": {

@@ -221,7 +221,7 @@ impl Run {
         self.state().index.taken.clone()
     }
     /// The hash of the resolved pipeline file that the manifest has.
-    pub(super) fn pipeline(&self) -> String {
+    pub fn pipeline(&self) -> String {
         self.state().index.pipeline.as_ref().map_or_else(String::new, |(hash, _)| hash.clone())
     }
     /// Whether the run is done.
