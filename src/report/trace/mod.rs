@@ -318,17 +318,14 @@ impl Event {
             "training" => match self.row.get("read") {
                 Some(step) => {
                     let step = printable(step.as_str().unwrap_or_default());
-                    vec![format!(
-                        "trained on {step}{}",
-                        self.in_steps(length).replace("in none", "on this prompt in none")
-                    )]
+                    vec![format!("trained on {step}{}", self.in_steps(length, ", on this prompt "))]
                 }
                 None => vec![format!(
                     "{} {} over {}{}; {} under the reference {}: {} and {} nats",
                     if self.steps.as_ref().is_some_and(Vec::is_empty) { "did not use" } else { "used" },
                     short(get("chosen_id")),
                     short(get("rejected_id")),
-                    self.in_steps(length),
+                    self.in_steps(length, ", "),
                     text("source"),
                     short(get("model")),
                     number("chosen_logprob"),
@@ -343,15 +340,15 @@ impl Event {
         }
     }
 
-    /// Which of a training's optimizer steps took the pair.
-    fn in_steps(&self, length: u64) -> String {
+    /// Which of a training's optimizer steps took the pair; `before` leads to what is said where none did.
+    fn in_steps(&self, length: u64, before: &str) -> String {
         /// Steps that are told; a training may have any number of passes.
         const MOST: usize = 8;
         let Some(steps) = &self.steps else { return String::new() };
         let told: Vec<String> = steps.iter().take(MOST).map(u32::to_string).collect();
         let more = if steps.len() > MOST { format!(" and {} more", steps.len() - MOST) } else { String::new() };
         match steps.len() {
-            0 => format!(", in none of its {length} steps"),
+            0 => format!("{before}in none of its {length} steps"),
             1 => format!(" in step {} of {length}", told.join("")),
             _ => format!(" in steps {}{more} of {length}", told.join(", ")),
         }
