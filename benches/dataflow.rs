@@ -4,6 +4,9 @@
 //! its peak memory is its own. A row is one that a step has written: of P prompts P are read, 4 P answered, 4 P judged (three
 //! judgements in a row each), and most prompts give a pair.
 
+#[path = "scripted/mod.rs"]
+mod scripted;
+
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,14 +20,6 @@ use reflux::report::Tally;
 use reflux::store::Run;
 
 type Failure = Box<dyn std::error::Error>;
-
-const SCRIPT: &str = "
-[[answer]]
-match = \"You grade an AI\"
-text = [\"Clear.\\nScore: {score}\", \"Dull.\\nScore: {score}\"]
-[[answer]]
-text = [\"Answer {n}.\", \"Perhaps {n}.\"]
-";
 
 fn main() -> Result<(), Failure> {
     if let Ok(prompts) = std::env::var("REFLUX_BENCH_PROMPTS") {
@@ -55,21 +50,7 @@ fn main() -> Result<(), Failure> {
 fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     let dir = std::env::temp_dir().join(format!("reflux-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
-    let (script, prompts) = (dir.join("script.toml"), dir.join("prompts.jsonl"));
-    std::fs::write(&script, SCRIPT)?;
-    {
-        use std::io::Write;
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&prompts)?);
-        for i in 0..rows {
-            writeln!(file, "{{\"prompt\": \"Tell me about {i}\", \"response\": \"x\"}}")?;
-        }
-        file.flush()?;
-    }
-    let text = format!(
-        "[pipeline]\nname = \"bench\"\nmicrobatch = {microbatch}\n[model.s]\nscript = {script:?}\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\n\
-         dataset = {prompts:?}\n[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"s\"\nsamples = 4\n\
-         [step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"s\"\nsamples = 3\n[step.pairs]\nop = \"select\"\nfrom = \"scores\"\n"
-    );
+    let text = scripted::pipeline(&dir, rows, microbatch)?;
     let plan = pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
     let (services, tally) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Tally::default()));

@@ -293,17 +293,21 @@ fn only_the_microbatches_concerned_are_made_again() {
     assert!(told.contains("damaged") && !dir.join("x").exists(), "{told}");
 }
 
-#[test]
-fn the_new_pairs_are_a_dataset() {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
-    let all = answers(&mut rng, 30);
+/// Makes a finished run of thirty prompts in `dir`, and corrections of every ninth answer.
+fn run_and_fix(dir: &Path, seed: u64) {
+    let all = answers(&mut ChaCha8Rng::seed_from_u64(seed), 30);
     write_scores(&dir.join("before.parquet"), &all);
     write_scores(&dir.join("others.parquet"), &all);
     finished(&pipeline(dir, "before.parquet", ""), &dir.join("run"));
     let lines = all.iter().step_by(9).map(|a| format!("{{\"response_id\": \"{}\", \"score\": 2.5}}\n", a.1));
     fs::write(dir.join("fix.jsonl"), lines.collect::<String>()).unwrap();
+}
+
+#[test]
+fn the_new_pairs_are_a_dataset() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_and_fix(dir, 7);
     let (code, said, told) = reflux(dir, &["revise", "run", "--scores", "fix.jsonl", "--into", "new"], &[]);
     assert_eq!(code, Some(0), "{told}");
     assert!(said.contains(" pairs: new"), "{said}");
@@ -404,15 +408,10 @@ fn copy(from: &Path, to: &Path) {
 /// Whenever it is killed, or the disk is full, there is nothing or the whole revision, and the run stays as it was.
 #[test]
 fn a_killed_revision_leaves_nothing_or_all() {
-    let mut rng = ChaCha8Rng::seed_from_u64(5);
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let all = answers(&mut rng, 30);
-    write_scores(&dir.join("before.parquet"), &all);
-    write_scores(&dir.join("others.parquet"), &all);
-    finished(&pipeline(dir, "before.parquet", ""), &dir.join("run"));
-    let lines = all.iter().step_by(9).map(|a| format!("{{\"response_id\": \"{}\", \"score\": 2.5}}\n", a.1));
-    fs::write(dir.join("fix.jsonl"), lines.collect::<String>()).unwrap();
+    run_and_fix(dir, 5);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
     let revise = ["revise", "run", "--scores", "fix.jsonl", "--into", "new"];
     assert_eq!(reflux(dir, &revise, &[]).0, Some(0));
     let whole = files(&dir.join("new"));
