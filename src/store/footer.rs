@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
-use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
 /// Schemas nested deeper than this are refused; each of our list columns takes three levels.
@@ -94,25 +94,48 @@ impl<R: ChunkReader> Length for Checked<R> {
 }
 
 impl<R: ChunkReader> ChunkReader for Checked<R> {
-    type T = std::io::Chain<Cursor<Vec<u8>>, R::T>;
+    type T = Whole<R::T>;
 
-    /// What begins at `start`, which is the header of a page.
+    /// What begins at `start`: the header of a page, or its data, of which the crate reads nothing here.
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let (mut rest, mut head) = (self.0.get_read(start)?, Vec::new());
-        let mut more: usize = 512;
-        loop {
-            let read = rest.by_ref().take(more as u64).read_to_end(&mut head)?;
-            let Err(why) = Thrift(&head).skip(STRUCT) else { break };
-            if read < more || head.len() > LARGEST_HEADER {
-                return Err(ParquetError::General(format!("the header of a page {why}")));
-            }
-            more = head.len() * 3;
-        }
-        Ok(Cursor::new(head).chain(rest))
+        Ok(Whole { head: None, rest: self.0.get_read(start)? })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
         self.0.get_bytes(start, length)
+    }
+}
+
+/// The header of a page and what comes after it; nothing is read of one that is not whole.
+pub(super) struct Whole<R> {
+    /// The header, and some of what comes after it, once something was read.
+    head: Option<Cursor<Vec<u8>>>,
+    rest: R,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let head = match &mut self.head {
+            Some(head) => head,
+            None => self.head.insert(Cursor::new(whole_header(&mut self.rest)?)),
+        };
+        match head.read(into)? {
+            0 => self.rest.read(into),
+            some => Ok(some),
+        }
+    }
+}
+
+/// The bytes of a header, and as it comes some more.
+fn whole_header(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let (mut head, mut more) = (Vec::new(), 512);
+    loop {
+        let read = from.by_ref().take(more as u64).read_to_end(&mut head)?;
+        let Err(why) = Thrift(&head).skip(STRUCT) else { return Ok(head) };
+        if read < more || head.len() > LARGEST_HEADER {
+            return Err(std::io::Error::other(format!("the header of a page {why}")));
+        }
+        more = head.len() * 3;
     }
 }
 
@@ -266,16 +289,16 @@ mod tests {
     fn a_list_in_the_header_of_a_page_is_no_longer_than_the_file() {
         let long = [0x79, 0xf7, 0xff, 0xff, 0xff, 0xff, 0x07];
         let whole: Vec<u8> = [&[0x15, 0, 0x19, 0x25, 2, 4, 0][..], &[7; 3000]].concat();
-        let read = |bytes: &[u8]| Checked(bytes::Bytes::copy_from_slice(bytes)).get_read(0);
-        assert!(read(&long).err().unwrap().to_string().contains("the header of a page has a list that is cut short"));
-        let mut all = Vec::new();
-        read(&whole).unwrap().read_to_end(&mut all).unwrap();
-        assert_eq!(all, whole);
+        let read = |bytes: &[u8]| {
+            let mut all = Vec::new();
+            let mut from = Checked(bytes::Bytes::copy_from_slice(bytes)).get_read(0).unwrap();
+            from.read_to_end(&mut all).map(|_| all).map_err(|e| e.to_string())
+        };
+        assert!(read(&long).unwrap_err().contains("the header of a page has a list that is cut short"));
+        assert_eq!(read(&whole), Ok(whole));
         // One that is longer than what is looked at first.
         let text = [&[0x18, 0xd0, 0x0f][..], &[b'a'; 2000], &[0, 9, 9]].concat();
-        let mut all = Vec::new();
-        read(&text).unwrap().read_to_end(&mut all).unwrap();
-        assert_eq!(all, text);
+        assert_eq!(read(&text).as_ref(), Ok(&text));
         assert!(read(&text[..1000]).is_err());
     }
 }

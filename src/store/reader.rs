@@ -311,6 +311,29 @@ mod tests {
         assert!(plausible(&forged(100, 100, -5), size).unwrap_err().contains("outside of the file"));
     }
 
+    /// The crate looks ahead to the next page of a list column, to see whether a list goes on.
+    #[test]
+    fn lists_of_several_pages_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        let mut state = 1u32;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let lists: Vec<Vec<u32>> = (0..60_000).map(|i| (0..i % 17).map(|_| draw()).collect()).collect();
+        let column = crate::data::List::of_tokens(&lists);
+        let rows = RecordBatch::try_from_iter([("tokens", column)]).unwrap();
+        super::super::write_parquet(&path, &rows).unwrap();
+        let metadata = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
+        // Pages have a megabyte at most.
+        assert!(metadata.row_group(0).column(0).uncompressed_size() > 1_800_000);
+        let again = read_parquet(&path).unwrap();
+        assert_eq!(again.num_rows(), lists.len());
+        let again = crate::data::Columns(&again).tokens("tokens").unwrap();
+        assert!(lists.iter().enumerate().all(|(i, list)| again.row(i) == &list[..]));
+    }
+
     /// However a file spells its texts, the same are found as its rows have; what is cut short is told.
     #[test]
     fn texts_are_found_in_pages() {
