@@ -36,7 +36,7 @@ fn main() -> Result<(), Failure> {
         return work(&phase, &dir, answers, microbatch);
     }
     std::fs::create_dir_all(&dir)?;
-    for phase in ["make", "run", "select", "together", "everywhere"] {
+    for phase in ["make", "run", "select", "together", "everywhere", "whole"] {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(&dir).arg(answers.to_string()).arg(microbatch.to_string()).env("REFLUX_BENCH_PHASE", phase);
         let status = command.status()?;
@@ -88,15 +88,15 @@ fn work(phase: &str, dir: &Path, answers: usize, microbatch: usize) -> Result<()
         }
         _ => {
             let fix = dir.join(format!("{phase}.jsonl"));
-            corrections(&fix, &run, answers, phase == "everywhere")?;
+            corrections(&fix, &run, answers, phase != "together")?;
             let into = dir.join("revised");
             if into.exists() {
                 std::fs::remove_dir_all(&into)?;
             }
             let began = Instant::now();
             let plan = parse()?;
-            let (all, run) = (Corrections::read(&fix)?, Arc::new(Run::open(&run)?));
-            let done = revise_run(&plan, &run, "pairs", &all, &into)?;
+            let (all, run) = (Arc::new(Corrections::read(&fix)?), Arc::new(Run::open(&run)?));
+            let done = revise_run(&plan, &run, "pairs", &all, &into, phase == "whole")?;
             println!(
                 "revision of {} scores {phase}: {:.3} s; {} of {} microbatches, {} pairs withdrawn, {} added; peak memory {} MB",
                 all.len(),

@@ -424,7 +424,10 @@ fn a_run_with_a_step_that_was_not_kept() {
     assert_eq!(verify(&dir, &[]).0, Some(0));
     flip(&dir.join("data/scores/iteration=0/microbatch=00001.parquet"));
     let said = json(&dir);
-    assert_eq!(said["repair_drops"]["microbatches"], serde_json::json!({ "answers": 3, "pairs": 1, "scores": 1 }));
+    assert_eq!(
+        said["repair_drops"]["microbatches"],
+        serde_json::json!({ "answers": 3, "pairs": 1, "pairs.candidates": 1, "scores": 1 })
+    );
     let (code, out, err) = verify(&dir, &["--repair"]);
     assert!(code == Some(0) && out.contains("manifest.before-repair-1.jsonl"), "{out}{err}");
     let (code, out, err) = verify(&dir, &[]);

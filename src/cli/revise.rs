@@ -36,17 +36,20 @@ pub struct Args {
     /// The folder to make; RUN/revised/STEP-HASH if absent, HASH being the file's
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
+    /// Also write all pairs as they then are; without it they are made as the folder is read
+    #[arg(long)]
+    whole: bool,
 }
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
-    let corrections = Corrections::read(&args.scores)?;
+    let corrections = Arc::new(Corrections::read(&args.scores)?);
     let run = Arc::new(Run::open(&find_run(&args.run))?);
     let own = run.dir().join("pipeline.toml");
     let plan = Arc::new(shown(pipeline::load_without_data(&own, &[], operators::ALL))?);
     let step = &revisable(&plan, args.step.as_deref())?.name;
     let usual = || run.dir().join("revised").join(format!("{step}-{}", &corrections.hash()[..12]));
     let into = args.into.clone().unwrap_or_else(usual);
-    let done = revise_run(&plan, &run, step, &corrections, &into)?;
+    let done = revise_run(&plan, &run, step, &corrections, &into, args.whole)?;
     if quiet {
         return Ok(());
     }

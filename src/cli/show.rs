@@ -1,19 +1,20 @@
 //! `reflux show`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::dataflow::Stop;
+use crate::dataflow::{Revised, Stop};
 use crate::error::{Error, Result};
+use crate::operators::revised;
 use crate::report::show::{self, Condition, Show};
 use crate::store::Scan;
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
-    /// RUN/STEP, RUN/errors, RUN/metrics/STEP, a Parquet file, or a directory of them
+    /// RUN/STEP, RUN/errors, RUN/metrics/STEP, the folder of a revision, a Parquet file, or a directory of them
     what: PathBuf,
     /// Only this iteration
     #[arg(long, value_name = "N")]
@@ -44,7 +45,17 @@ const AFTER: &str = "Examples:
   reflux show quickstart/errors --where code=tie         rows left out, and why
   reflux show quickstart/metrics/dpo --format csv > dpo.csv
   reflux show quickstart/scores --follow --format json   as the run commits
-  reflux show quickstart/pairs --format arrow > pairs.arrows";
+  reflux show quickstart/pairs --format arrow > pairs.arrows
+  reflux show quickstart/revised/pairs-5d0c81f2a9b3 --format parquet > pairs.parquet";
+
+/// What `what` names: a revision, or anything that [`Scan::open`] knows.
+fn scan(what: &Path) -> Result<Scan> {
+    let within = Path::new("runs").join(what);
+    match [what, &within].into_iter().find(|path| Revised::is_at(path)) {
+        Some(folder) => Ok(revised::open(folder)?.scan(folder)),
+        None => Scan::open(what),
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -88,5 +99,5 @@ pub fn run(args: &Args) -> Result<()> {
     if args.follow {
         super::run::stop_on_interrupt(&stop);
     }
-    show.run(&mut Scan::open(&args.what)?, std::io::stdout(), &|| stop.requested())
+    show.run(&mut scan(&args.what)?, std::io::stdout(), &|| stop.requested())
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray,
+    StructArray, UInt32Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Field, Float32Type, Float64Type, UInt32Type};
@@ -50,6 +51,10 @@ impl<'a> Columns<'a> {
     /// A 64-bit float column.
     pub fn double(self, name: &str) -> Result<&'a Float64Array> {
         self.typed(name, "64-bit floats", |c| c.as_primitive_opt::<Float64Type>())
+    }
+    /// A column of 128-bit hashes.
+    pub fn hashes(self, name: &str) -> Result<&'a FixedSizeBinaryArray> {
+        self.typed(name, "hashes of 16 bytes", |c| c.as_fixed_size_binary_opt().filter(|c| c.value_length() == 16))
     }
     /// A list column of token ids.
     pub fn tokens(self, name: &str) -> Result<List<'a, UInt32Array>> {

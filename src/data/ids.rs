@@ -28,9 +28,28 @@ impl Id {
         first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(u128::from_be_bytes(first))
     }
+    /// The id that a text spells, or, of a stranger's of another make, its hash.
+    pub fn read(text: &str) -> Self {
+        Self::parse(text).unwrap_or_else(|| Self::of([text]))
+    }
     /// Reads the 32 hex digits that [`Id`] prints as.
     pub fn parse(hex: &str) -> Option<Self> {
-        (hex.len() == 32 && hex.is_ascii()).then(|| u128::from_str_radix(hex, 16).ok()).flatten().map(Self)
+        let digits: &[u8; 32] = hex.as_bytes().try_into().ok()?;
+        // Every row's ids are read, so no step is taken twice: a digit that is none shows in the end.
+        let (mut halves, mut none) = ([0u64; 2], 0u8);
+        for (half, digits) in halves.iter_mut().zip(digits.chunks_exact(16)) {
+            for &digit in digits {
+                let value = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    b'A'..=b'F' => digit - b'A' + 10,
+                    _ => 0xff,
+                };
+                none |= value & 0xf0;
+                *half = *half << 4 | u64::from(value & 0x0f);
+            }
+        }
+        (none == 0).then_some(Self(u128::from(halves[0]) << 64 | u128::from(halves[1])))
     }
 }
 impl std::fmt::Display for Id {
@@ -67,6 +86,11 @@ mod tests {
         let id = Id::of(["x"]);
         assert_eq!(Id::parse(&id.to_string()), Some(id));
         assert_eq!(Id::parse("zz"), None);
+        assert_eq!(Id::parse(&id.to_string().to_uppercase()), Some(id));
+        for other in ['g', '/', ':', '@', '`', '+', ' '] {
+            assert_eq!(Id::parse(&format!("{other}{}", &id.to_string()[1..])), None);
+        }
+        assert_eq!((Id::read(&id.to_string()), Id::read("zz")), (id, Id::of(["zz"])));
     }
 
     #[test]

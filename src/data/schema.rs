@@ -18,6 +18,8 @@ pub enum Type {
     Float,
     /// 64-bit float.
     Double,
+    /// 16 bytes: a 128-bit hash, most significant byte first.
+    Hash,
     /// List of text.
     Texts,
     /// List of token ids.
@@ -39,6 +41,7 @@ impl Type {
             Type::UInt => DataType::UInt32,
             Type::Float => DataType::Float32,
             Type::Double => DataType::Float64,
+            Type::Hash => DataType::FixedSizeBinary(16),
             Type::Texts => list(DataType::Utf8),
             Type::Tokens => list(DataType::UInt32),
             Type::Floats => list(DataType::Float32),
@@ -282,6 +285,31 @@ pub mod named {
             nullable("low", Type::Double, "lower end of its bootstrap interval; null without one"),
             nullable("high", Type::Double, "upper end of its bootstrap interval"),
             column("n", Type::UInt, "what it is of, counted: comparisons, pairs, prompts, answers"),
+        ];
+        /// What a selection goes by.
+        CANDIDATES = "candidates", "a scored answer as `select` weighed it; row by row those of the scores, beside the pairs as STEP.candidates", [
+            column("response_hash", Type::Hash, "the answer's id as 16 bytes; of an id that is not 32 hex digits, a hash of it"),
+            column("prompt_hash", Type::Hash, "the prompt's id, in the same way"),
+            nullable("score", Type::Float, "the answer's score"),
+            column("answer", Type::UInt, "which of the prompt's answers, from 0; those of the same tokens have the same number"),
+            nullable("length", Type::UInt, "its length, in tokens or characters, where a rule asks for it"),
+            nullable("variance", Type::UInt, "variance of its judgements' scores, in millionths of a squared point, where a rule asks for it"),
+            nullable("response_id", Type::Text, "the answer's id, where that is not what `response_hash` spells"),
+            nullable("prompt_id", Type::Text, "the prompt's id, where that is not what `prompt_hash` spells"),
+        ];
+        /// What corrections changed.
+        CHANGES = "changes", "a pair that `revise` has withdrawn or added", [
+            column("change", Type::Text, "withdrawn or added; a pair that is not as it was is both"),
+            column("iteration", Type::UInt, "iteration of the loop; 0 before it"),
+            column("microbatch", Type::UInt, "microbatch within the iteration"),
+            column("prompt_id", Type::Text, "the prompt's id"),
+            column("chosen_id", Type::Text, "the preferred answer's id"),
+            column("rejected_id", Type::Text, "the other answer's id"),
+            column("chosen_score", Type::Float, "score of the preferred answer: of a withdrawn pair as it was, of an added one as it is"),
+            column("rejected_score", Type::Float, "score of the other answer, in the same way"),
+            column("margin", Type::Float, "difference of the scores, as the pair has it"),
+            nullable("reason", Type::Text, "of a withdrawn pair whose prompt now gives none: why, as `errors` has it"),
+            nullable("consistency", Type::Float, "how far two judges agree, where the pair has it"),
         ];
         /// Training metrics.
         METRICS = "metrics", "one optimizer step of SFT or DPO, with TRL's names", [

@@ -44,14 +44,22 @@ pub(super) struct Correction {
     pub(super) is: Item,
 }
 
-/// What the groups of a microbatch come to under corrections, sorted: all items are arranged and reduced, and then the corrections
-/// come as the withdrawal of what was and the addition of what is. The same as [`alone`] makes of the corrected rows.
+/// What groups come to before and after corrections, both sorted.
+pub(super) struct Twice {
+    /// As [`alone`] makes of the rows.
+    pub(super) before: Vec<(Key, Kept)>,
+    /// As it makes of the corrected ones.
+    pub(super) after: Vec<(Key, Kept)>,
+}
+
+/// What groups come to under corrections: all items are arranged and reduced, and then the corrections come as the withdrawal of
+/// what was and the addition of what is.
 pub(super) fn corrected(
     plan: &Arc<Plan<dyn Operator>>,
     step: &str,
     items: Vec<(Key, Item)>,
     corrections: Vec<Correction>,
-) -> Result<Vec<(Key, Kept)>> {
+) -> Result<Twice> {
     let index = plan.steps.iter().position(|s| s.name == step && matches!(s.op.stage(), Stage::Keyed(_)));
     let index = index.ok_or_else(|| Error::bug(format!("`{step}` is not a keyed step")))?;
     let reducer = Arc::clone(plan);
@@ -66,7 +74,7 @@ fn arrange(
     index: usize,
     items: Vec<(Key, Item)>,
     corrections: &[Correction],
-) -> Vec<(Key, Kept)> {
+) -> Twice {
     let kept: Rc<RefCell<BTreeMap<(Key, Kept), isize>>> = Rc::default();
     let seen = Rc::clone(&kept);
     let probe = ProbeHandle::new();
@@ -95,6 +103,8 @@ fn arrange(
     input.advance_to(1);
     input.flush();
     worker.step_while(|| probe.less_than(&1));
+    let now = || kept.borrow().iter().filter(|(_, times)| **times > 0).map(|(kept, _)| *kept).collect();
+    let before = now();
     for Correction { key, was, is } in corrections {
         input.remove((*key, *was));
         input.insert((*key, *is));
@@ -102,7 +112,5 @@ fn arrange(
     input.advance_to(2);
     input.flush();
     worker.step_while(|| probe.less_than(&2));
-    drop(input);
-    let kept = kept.take();
-    kept.into_iter().filter(|(_, times)| *times > 0).map(|(kept, _)| kept).collect()
+    Twice { before, after: now() }
 }

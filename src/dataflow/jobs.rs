@@ -7,6 +7,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
+use super::candidates::candidates_of;
 use super::compute::{Answer, Work};
 use super::groups;
 use super::health::{self, Known};
@@ -148,11 +149,28 @@ impl StepJobs {
         Box::new(move || {
             let compute = |cx: &Context<'_>| match cx.step.op.stage() {
                 Stage::Map(map) => map.map(cx, &rows).map(Some),
-                Stage::Keyed(keyed) => keyed.finish(cx, &rows, &groups::alone(keyed, cx, &rows)?).map(Some),
+                Stage::Keyed(keyed) => {
+                    let output = keyed.finish(cx, &rows, &groups::alone(keyed, cx, &rows)?)?;
+                    jobs.candidates(epoch, &rows)?;
+                    Ok(Some(output))
+                }
                 _ => Err(mismatch(cx)),
             };
-            jobs.run(epoch, model, |_| Ok(()), compute)
+            jobs.run(epoch, model, |_| jobs.candidates(epoch, &rows), compute)
         })
+    }
+
+    /// Commits beside a microbatch what its groups went by, where the step keeps that. A run that goes on makes good what it lacks.
+    fn candidates(&self, epoch: Epoch, rows: &RecordBatch) -> Result<()> {
+        let (step, run) = (self.step(), &self.shared.run);
+        let Stage::Keyed(keyed) = step.op.stage() else { return Ok(()) };
+        let Some(keeps) = keyed.candidates() else { return Ok(()) };
+        let dataset = candidates_of(&step.name);
+        if run.committed(&dataset, epoch).is_none() {
+            let lineage = self.lineage(epoch, None);
+            run.commit(&dataset, epoch, &keeps.candidates(rows)?, &named::ERRORS.empty(), &lineage)?;
+        }
+        Ok(())
     }
 
     /// A microbatch of a keyed map, once its groups are reduced.

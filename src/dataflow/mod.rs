@@ -2,6 +2,7 @@
 //!
 //! This is the only folder that names timely or differential. Operators are known through [`Operator`] alone.
 
+mod candidates;
 mod clock;
 mod cluster;
 mod compute;
@@ -16,6 +17,7 @@ mod replay;
 mod revision;
 mod start;
 
+pub use candidates::{Candidate, Candidates, Decision, candidates_of};
 pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use health::{Known, Readings, Round};
@@ -25,4 +27,4 @@ pub use operator::{
 };
 pub use progress::{Event, Observer, Silent};
 pub use replay::{Replay, advice};
-pub use revision::{Revision, revisable, revise_run};
+pub use revision::{Revised, Revision, revisable, revise_run};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::concat_batches;
 
+use super::candidates::Candidates;
 use super::health::{Known, Readings, Round};
 use super::progress::{Event, Observer};
 use crate::data::{Columns, Epoch, RngKey, named};
@@ -179,6 +180,10 @@ pub trait Keyed: Send + Sync {
     /// memory does not grow with them; others are held in a differential arrangement as long as the run goes on.
     fn complete(&self) -> bool {
         false
+    }
+    /// The step as one that keeps what it went by, if it does.
+    fn candidates(&self) -> Option<&dyn Candidates> {
+        None
     }
     /// Reduces one group, sorted and without duplicates: a function of key, group and keyed draws alone, so that a group
     /// that changes can be reduced again.

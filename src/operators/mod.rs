@@ -26,6 +26,7 @@ mod pairwise;
 mod preferences;
 mod reference;
 mod reject;
+pub mod revised;
 pub mod score;
 mod settings;
 mod strategies;

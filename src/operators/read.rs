@@ -1,11 +1,12 @@
-//! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's.
+//! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's; or a revision, whose pairs are made as they are read.
 
 use std::path::{Path, PathBuf};
 
 use arrow::compute::concat_batches;
 
 use super::prelude::*;
-use crate::dataflow::{Batches, Source};
+use super::revised;
+use crate::dataflow::{Batches, Revised, Source};
 use crate::data::SCHEMAS;
 use crate::store::{Dataset, guess};
 
@@ -32,6 +33,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
                 Error::user(format!("there is no schema `{name}`")).help(format!("schemas: {}", names.join(", ")))
             }),
+            None if Revised::is_at(&dataset) => Ok(&named::PAIRS),
             None if dataset.exists() => guess(&dataset),
             None => Ok(&named::IFT),
         };
@@ -41,14 +43,47 @@ pub static KIND: Kind<dyn Operator> = Kind {
         });
         let mut stored = None;
         if dataset.exists() {
-            match Dataset::open_as(&dataset, schema, &rename) {
-                Ok(found) => stored = found.rows(),
+            match Data::rows(&dataset, schema, &rename) {
+                Ok(rows) => stored = rows,
                 Err(e) => f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default()),
             }
         }
         Box::new(Read { dataset, schema, rename, limit, min_rows, stored })
     },
 };
+
+/// What there is to read.
+enum Data {
+    Files(Dataset),
+    Revised(Box<Revised>),
+}
+
+impl Data {
+    /// How many rows there are, where that is said somewhere.
+    fn rows(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Option<u64>> {
+        if !Revised::is_at(path) {
+            return Ok(Dataset::open_as(path, schema, rename)?.rows());
+        }
+        if schema.name != named::PAIRS.name || !rename.is_empty() {
+            return Err(Error::user(format!("`{}` is a revision, which has `pairs`", path.display()))
+                .help("leave `schema` and `rename` out"));
+        }
+        Revised::count(path).map(Some)
+    }
+    fn open(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+        Ok(match Revised::is_at(path) {
+            true => Self::Revised(Box::new(revised::open(path)?)),
+            false => Self::Files(Dataset::open_as(path, schema, rename)?),
+        })
+    }
+    /// All rows, `size` at a time.
+    fn batches(self, size: usize) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
+        match self {
+            Self::Files(dataset) => Box::new(dataset.batches(size)),
+            Self::Revised(revised) => Box::new(Cut { batches: revised.batches(), rest: None, size, at: |_, size| Ok(size) }),
+        }
+    }
+}
 
 struct Read {
     dataset: PathBuf,
@@ -87,13 +122,14 @@ impl Operator for Read {
 }
 impl Read {
     /// That there are as many rows as there have to be; only files that do not say how many they have are read for it.
-    fn enough(&self, dataset: &Dataset) -> Result<()> {
+    fn enough(&self) -> Result<()> {
         if self.min_rows == 0 {
             return Ok(());
         }
-        let mut rows = dataset.rows().unwrap_or(0);
-        if dataset.rows().is_none() {
-            for batch in dataset.batches(1024) {
+        let said = Data::rows(&self.dataset, self.schema, &self.rename)?;
+        let mut rows = said.unwrap_or(0);
+        if said.is_none() {
+            for batch in Data::open(&self.dataset, self.schema, &self.rename)?.batches(1024) {
                 rows += batch?.num_rows() as u64;
                 if rows >= self.min_rows as u64 {
                     break;
@@ -110,11 +146,11 @@ impl Read {
 
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
-        let dataset = Dataset::open_as(Path::new(&self.dataset), self.schema, &self.rename)?;
-        self.enough(&dataset)?;
+        self.enough()?;
+        let data = Data::open(&self.dataset, self.schema, &self.rename)?;
         let mut left = self.limit.unwrap_or(usize::MAX);
         let size = cx.shared.plan.microbatch;
-        let limited = dataset.batches(size).map_while(move |batch| {
+        let limited = data.batches(size).map_while(move |batch| {
             if left == 0 {
                 return None;
             }
@@ -126,7 +162,7 @@ impl Source for Read {
         });
         // What compares the answers of a prompt needs them in one microbatch.
         if self.schema.columns.iter().any(|c| c.name == "prompt_id") && self.schema.columns.iter().any(|c| c.name == "response_id") {
-            let whole = Prompts { batches: limited, rest: None, size };
+            let whole = Cut { batches: limited, rest: None, size, at: between_prompts };
             return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
         }
         let limited = limited.map(|rows| rows.map(Output::from));
@@ -134,15 +170,23 @@ impl Source for Read {
     }
 }
 
-/// Batches cut between prompts, each of at most `size` rows; a prompt with more than that is cut where it must be.
-struct Prompts<I> {
+/// Batches cut anew, each of at most `size` rows.
+struct Cut<I> {
     batches: I,
     /// Rows that are still to come out; none at the end.
     rest: Option<RecordBatch>,
     size: usize,
+    /// Where to cut more than `size` rows.
+    at: fn(&RecordBatch, usize) -> Result<usize>,
 }
 
-impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Prompts<I> {
+/// Where the last prompt begins that can, at most `size` rows on; a prompt with more than that is cut where it must be.
+fn between_prompts(rows: &RecordBatch, size: usize) -> Result<usize> {
+    let ids = Columns(rows).text("prompt_id")?;
+    Ok((1..=size).rev().find(|&i| ids.value(i) != ids.value(i - 1)).unwrap_or(size))
+}
+
+impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Cut<I> {
     type Item = Result<RecordBatch>;
     fn next(&mut self) -> Option<Self::Item> {
         while self.rest.as_ref().is_none_or(|r| r.num_rows() <= self.size) {
@@ -160,9 +204,8 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Prompts<I> {
             });
         }
         let rest = self.rest.take()?;
-        let at = match Columns(&rest).text("prompt_id") {
-            // Where a prompt begins, at most `size` rows on.
-            Ok(ids) => (1..=self.size).rev().find(|&i| ids.value(i) != ids.value(i - 1)).unwrap_or(self.size),
+        let at = match (self.at)(&rest, self.size) {
+            Ok(at) => at,
             Err(e) => return Some(Err(e)),
         };
         self.rest = Some(rest.slice(at, rest.num_rows() - at));
@@ -183,7 +226,7 @@ mod tests {
         };
         let cut = |batches: &[&str], size| -> Vec<String> {
             let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
-            let whole = Prompts { batches: batches.into_iter(), rest: None, size };
+            let whole = Cut { batches: batches.into_iter(), rest: None, size, at: between_prompts };
             whole.map(|b| Columns(&b.unwrap()).text("prompt_id").unwrap().iter().flatten().collect()).collect()
         };
         assert_eq!(cut(&["aab", "bcc", "d"], 3), ["aa", "bb", "ccd"]);

@@ -11,12 +11,15 @@
 //! both have scored. Where tau is not defined (fewer than two such answers, or a judge that scores them all the same) nothing
 //! speaks for or against, and C is 1/2.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use arrow::array::FixedSizeBinaryArray;
 
 use super::prelude::*;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
-use crate::data::Id;
-use crate::dataflow::{Draws, Item, Kept, Key, Keyed};
+use crate::data::{Id, Judgements};
+use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Kept, Key, Keyed};
 use crate::eval::statistics::kendall_tau;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -188,11 +191,6 @@ fn consistencies(ours: &RecordBatch, theirs: &RecordBatch) -> Result<HashMap<Str
     Ok(rankings.into_iter().map(|(prompt, both)| (prompt, c(both))).collect())
 }
 
-fn parse_id(hex: &str) -> u128 {
-    // A stranger's dataset may have ids of its own making.
-    Id::parse(hex).unwrap_or_else(|| Id::of([hex])).0
-}
-
 /// The population variance of an answer's readable scores, in millionths of a squared point.
 fn variance(scores: impl Iterator<Item = f32>) -> u32 {
     let scores: Vec<f64> = scores.map(f64::from).filter(|s| s.is_finite()).collect();
@@ -215,31 +213,78 @@ fn iteration_of(scope: u64) -> u32 {
     (scope >> 32) as u32
 }
 
+/// What rules may ask of an answer beside its score; 0 where none does.
+struct Measures<'a> {
+    tokens: Option<List<'a, UInt32Array>>,
+    texts: Option<&'a StringArray>,
+    judgements: Option<Judgements<'a>>,
+}
+
+impl<'a> Measures<'a> {
+    fn of(select: &Select, columns: Columns<'a>) -> Result<Self> {
+        Ok(Self {
+            tokens: (select.measures() && !select.characters).then(|| columns.tokens("response_tokens")).transpose()?,
+            texts: (select.measures() && select.characters).then(|| columns.text("response")).transpose()?,
+            judgements: (select.rules.tie == Tie::Variance).then(|| columns.judgements("judgements")).transpose()?,
+        })
+    }
+    fn length(&self, row: usize) -> Option<u32> {
+        let tokens = self.tokens.as_ref().map(|t| t.row(row).len());
+        tokens.or_else(|| self.texts.map(|t| t.value(row).chars().count())).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+    fn variance(&self, row: usize) -> Option<u32> {
+        self.judgements.as_ref().map(|j| variance(j.row(row).filter_map(|(_, score)| score)))
+    }
+}
+
+/// The rows of each prompt, prompts in the order of their first rows.
+fn by_prompt(prompts: &StringArray) -> Vec<(u128, Vec<usize>)> {
+    let mut all: Vec<(u128, Vec<usize>)> = Vec::new();
+    let mut places: HashMap<u128, usize> = HashMap::new();
+    let mut place = 0;
+    for row in 0..prompts.len() {
+        // They stand together, as a rule.
+        if row == 0 || prompts.value(row) != prompts.value(row - 1) {
+            let prompt = Id::read(prompts.value(row)).0;
+            place = *places.entry(prompt).or_insert(all.len());
+            if place == all.len() {
+                all.push((prompt, Vec::new()));
+            }
+        }
+        all[place].1.push(row);
+    }
+    all
+}
+
+/// Which of a prompt's answers each of its rows is: those of the same tokens have the same number.
+fn answers(tokens: &List<'_, UInt32Array>, rows: &[usize]) -> Vec<u32> {
+    let first = |&row: &usize| rows.iter().position(|&other| tokens.row(other) == tokens.row(row)).unwrap_or(0);
+    rows.iter().map(|row| first(row) as u32).collect()
+}
+
+fn valid(scores: &Float32Array, row: usize) -> Option<f32> {
+    scores.is_valid(row).then(|| scores.value(row))
+}
+
 impl Keyed for Select {
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>> {
         let columns = Columns(rows);
         let (prompts, responses, scores) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
-        let tokens = (self.measures() && !self.characters).then(|| columns.tokens("response_tokens")).transpose()?;
-        let texts = (self.measures() && self.characters).then(|| columns.text("response")).transpose()?;
-        let judgements = (self.rules.tie == Tie::Variance).then(|| columns.judgements("judgements")).transpose()?;
-        // All answers to a prompt are in one microbatch.
-        let scope = u64::from(epoch.iteration) << 32 | u64::from(epoch.microbatch);
+        let measures = Measures::of(self, columns)?;
         let item = |i: usize| {
-            let score = Some(f64::from(scores.value(i))).filter(|s| scores.is_valid(i) && s.is_finite());
-            let length = tokens.as_ref().map(|t| t.row(i).len()).or_else(|| texts.map(|t| t.value(i).chars().count()));
-            let variance = judgements.as_ref().map(|j| variance(j.row(i).filter_map(|(_, score)| score)));
-            Item {
-                order: score.map_or(UNSCORED, thousandths),
-                id: parse_id(responses.value(i)),
-                length: length.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
-                variance: variance.unwrap_or(0),
-            }
+            let (length, variance) = (measures.length(i).unwrap_or(0), measures.variance(i).unwrap_or(0));
+            self.scored(Item { order: 0, id: Id::read(responses.value(i)).0, length, variance }, valid(scores, i))
         };
-        Ok((0..rows.num_rows()).map(|i| ((scope, parse_id(prompts.value(i))), item(i))).collect())
+        Ok((0..rows.num_rows()).map(|i| (self.key(epoch, Id::read(prompts.value(i)).0), item(i))).collect())
     }
 
     fn complete(&self) -> bool {
         true
+    }
+
+    /// With another judge's scores a pair depends on more than its group.
+    fn candidates(&self) -> Option<&dyn Candidates> {
+        self.other.is_none().then_some(self)
     }
 
     fn reduce(&self, draws: &Draws<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<Kept>) {
@@ -256,51 +301,109 @@ impl Keyed for Select {
 
     fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
         let columns = Columns(rows);
-        let (prompt_ids, response_ids) = (columns.text("prompt_id")?, columns.text("response_id")?);
+        let (prompts, responses, scores) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
         let tokens = columns.tokens("response_tokens")?;
-        let row_of: HashMap<u128, usize> = (0..rows.num_rows()).map(|i| (parse_id(response_ids.value(i)), i)).collect();
-        let first_row: HashMap<u128, usize> = (0..rows.num_rows()).rev().map(|i| (parse_id(prompt_ids.value(i)), i)).collect();
-        let place = |what: &HashMap<u128, usize>, id: u128| what.get(&id).copied().ok_or_else(|| Error::bug("a pair's answer is not in its microbatch"));
-        let (mut pairs, mut same): (Vec<Pair>, Vec<Pair>) = (Vec::new(), Vec::new());
-        let mut dropped: Vec<(usize, Reason)> = Vec::new();
-        for ((_, prompt), kept) in kept {
-            let first = place(&first_row, *prompt)?;
-            match *kept {
-                Kept::Pair { id, against, margin, .. } => {
-                    let pair = Pair { first, margin, chosen: place(&row_of, id)?, rejected: place(&row_of, against)? };
-                    let alike = tokens.row(pair.chosen) == tokens.row(pair.rejected);
-                    (if alike { &mut same } else { &mut pairs }).push(pair);
-                }
-                Kept::Nothing(number) => dropped.extend(Reason::from_number(number).map(|reason| (first, reason))),
-                Kept::One(_) => return Err(Error::bug("`select` keeps pairs")),
+        let mut of_group: HashMap<u128, &[(Key, Kept)]> = HashMap::new();
+        for same in kept.chunk_by(|a, b| a.0 == b.0) {
+            of_group.insert(same[0].0.1, same);
+        }
+        let (mut pairs, mut errors) = (Vec::new(), Vec::new());
+        for (prompt, rows) in by_prompt(prompts) {
+            let kept: Vec<Kept> = of_group.get(&prompt).into_iter().flat_map(|same| same.iter().map(|(_, kept)| *kept)).collect();
+            let candidate = |(&row, answer)| Candidate { id: Id::read(responses.value(row)).0, score: valid(scores, row), answer };
+            let group: Vec<Candidate> = rows.iter().zip(answers(&tokens, &rows)).map(candidate).collect();
+            match decided(&group, &kept)? {
+                Ok(decisions) => pairs.extend(decisions.into_iter().map(|d| Decision { chosen: rows[d.chosen], rejected: rows[d.rejected], ..d })),
+                Err(reason) => errors.push(RowError::dropped(prompts.value(rows[0]), reason.code(), reason.message())),
             }
         }
-        // In the order of the prompts' rows, and a prompt's best pair first.
-        pairs.sort_unstable_by_key(|p| (p.first, std::cmp::Reverse(p.margin), p.chosen, p.rejected));
-        let paired: HashSet<usize> = pairs.iter().map(|p| p.first).collect();
-        let nothing_else: HashSet<usize> = same.iter().map(|p| p.first).filter(|first| !paired.contains(first)).collect();
-        dropped.extend(nothing_else.into_iter().map(|first| (first, Reason::SameAnswer)));
-        dropped.sort_unstable_by_key(|&(first, _)| first);
-        let error = |(first, reason): (usize, Reason)| RowError::dropped(prompt_ids.value(first), reason.code(), reason.message());
-        let errors = dropped.into_iter().map(error).collect();
         let consistency = self.consistency(cx, rows, &pairs)?;
         Ok(Output { rows: batch(columns, &pairs, consistency)?, errors })
     }
 }
 
-/// A pair by its rows.
-struct Pair {
-    /// The first row of its prompt.
-    first: usize,
-    chosen: usize,
-    rejected: usize,
-    /// In thousandths.
-    margin: i64,
+impl Candidates for Select {
+    fn candidates(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let columns = Columns(rows);
+        let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response_id")?);
+        let (tokens, measures) = (columns.tokens("response_tokens")?, Measures::of(self, columns)?);
+        let mut numbers = vec![0; rows.num_rows()];
+        for (_, rows) in by_prompt(prompts) {
+            for (&row, answer) in rows.iter().zip(answers(&tokens, &rows)) {
+                numbers[row] = answer;
+            }
+        }
+        let hashes = |ids: &StringArray| -> Result<ArrayRef> {
+            let bytes = ids.iter().map(|id| Id::read(id.unwrap_or_default()).0.to_be_bytes());
+            Ok(Arc::new(FixedSizeBinaryArray::try_from_iter(bytes)?))
+        };
+        let otherwise = |ids: &StringArray| -> ArrayRef {
+            Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| Id::parse(id).is_none_or(|read| read.to_string() != *id)))))
+        };
+        let all = 0..rows.num_rows();
+        named::CANDIDATES.batch(vec![
+            hashes(responses)?,
+            hashes(prompts)?,
+            Arc::new(columns.float("score")?.clone()),
+            Arc::new(UInt32Array::from(numbers)),
+            Arc::new(UInt32Array::from_iter(all.clone().map(|row| measures.length(row)))),
+            Arc::new(UInt32Array::from_iter(all.map(|row| measures.variance(row)))),
+            otherwise(responses),
+            otherwise(prompts),
+        ])
+    }
+
+    fn key(&self, epoch: Epoch, prompt: u128) -> Key {
+        // All answers to a prompt are in one microbatch.
+        (u64::from(epoch.iteration) << 32 | u64::from(epoch.microbatch), prompt)
+    }
+
+    fn scored(&self, item: Item, score: Option<f32>) -> Item {
+        let score = score.map(f64::from).filter(|s| s.is_finite());
+        Item { order: score.map_or(UNSCORED, thousandths), ..item }
+    }
+
+    fn decide(&self, group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, &'static str>> {
+        Ok(decided(group, kept)?.map_err(Reason::code))
+    }
+}
+
+/// What becomes of a prompt: its pairs, the best first, or why there is none.
+fn decided(group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, Reason>> {
+    let lost = || Error::bug("a pair's answer is not in its microbatch");
+    let place = |id: u128| group.iter().rposition(|c| c.id == id).ok_or_else(lost);
+    let (mut pairs, mut reason) = (Vec::new(), None);
+    for kept in kept {
+        match *kept {
+            Kept::Pair { id, against, margin, .. } => {
+                let (chosen, rejected) = (place(id)?, place(against)?);
+                if group[chosen].answer == group[rejected].answer {
+                    reason = Some(Reason::SameAnswer);
+                } else {
+                    pairs.push((margin, chosen, rejected));
+                }
+            }
+            Kept::Nothing(number) => reason = Reason::from_number(number),
+            Kept::One(_) => return Err(Error::bug("`select` keeps pairs")),
+        }
+    }
+    if let Some(reason) = reason.filter(|_| pairs.is_empty()) {
+        return Ok(Err(reason));
+    }
+    pairs.sort_unstable_by_key(|&(margin, chosen, rejected)| (Reverse(margin), chosen, rejected));
+    let score = |place: usize| group[place].score.ok_or_else(lost);
+    let decision = |(margin, chosen, rejected)| {
+        let (high, low) = (score(chosen)?, score(rejected)?);
+        // Exact where there is no penalty.
+        let exact = thousandths(f64::from(high)) - thousandths(f64::from(low)) == margin;
+        Ok(Decision { chosen, rejected, margin: if exact { high - low } else { margin as f32 / 1000. } })
+    };
+    pairs.into_iter().map(decision).collect::<Result<_>>().map(Ok)
 }
 
 impl Select {
     /// C of each pair; null without another judge.
-    fn consistency(&self, cx: &Context<'_>, rows: &RecordBatch, pairs: &[Pair]) -> Result<Vec<Option<f32>>> {
+    fn consistency(&self, cx: &Context<'_>, rows: &RecordBatch, pairs: &[Decision]) -> Result<Vec<Option<f32>>> {
         let Some(other) = &self.other else { return Ok(vec![None; pairs.len()]) };
         // A microbatch that the other judge lacks agrees with nothing and contradicts nothing.
         let theirs = cx.beside(other)?.unwrap_or_else(|| named::SCORES.empty());
@@ -313,22 +416,17 @@ impl Select {
 }
 
 /// The pairs' rows.
-fn batch(columns: Columns<'_>, pairs: &[Pair], consistency: Vec<Option<f32>>) -> Result<RecordBatch> {
+fn batch(columns: Columns<'_>, pairs: &[Decision], consistency: Vec<Option<f32>>) -> Result<RecordBatch> {
     let (prompts, responses, scores) = (columns.text("prompt")?, columns.text("response")?, columns.float("score")?);
     let (prompt_ids, response_ids, models) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.text("model")?);
     let (prompt_tokens, tokens, logprobs) = (columns.tokens("prompt_tokens")?, columns.tokens("response_tokens")?, columns.floats("logprobs")?);
-    let text = |of: &dyn Fn(&Pair) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(pairs.iter().map(of))) };
-    let number = |of: &dyn Fn(&Pair) -> f32| -> ArrayRef { Arc::new(Float32Array::from_iter_values(pairs.iter().map(of))) };
-    let message = |role: &str, of: &dyn Fn(&Pair) -> String| {
+    let text = |of: &dyn Fn(&Decision) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(pairs.iter().map(of))) };
+    let number = |of: &dyn Fn(&Decision) -> f32| -> ArrayRef { Arc::new(Float32Array::from_iter_values(pairs.iter().map(of))) };
+    let message = |role: &str, of: &dyn Fn(&Decision) -> String| {
         List::of_messages(&pairs.iter().map(|p| vec![(role.to_string(), of(p))]).collect::<Vec<_>>())
     };
-    let ids = |of: &dyn Fn(&Pair) -> Vec<u32>| List::of_tokens(&pairs.iter().map(of).collect::<Vec<_>>());
-    let floats = |of: &dyn Fn(&Pair) -> Vec<f32>| List::of_floats(&pairs.iter().map(of).collect::<Vec<_>>());
-    let penalised = |p: &Pair| {
-        let difference = scores.value(p.chosen) - scores.value(p.rejected);
-        // Exact where there is no penalty.
-        if thousandths(f64::from(scores.value(p.chosen))) - thousandths(f64::from(scores.value(p.rejected))) == p.margin { difference } else { p.margin as f32 / 1000. }
-    };
+    let ids = |of: &dyn Fn(&Decision) -> Vec<u32>| List::of_tokens(&pairs.iter().map(of).collect::<Vec<_>>());
+    let floats = |of: &dyn Fn(&Decision) -> Vec<f32>| List::of_floats(&pairs.iter().map(of).collect::<Vec<_>>());
     named::PAIRS.batch(vec![
         text(&|p| prompt_ids.value(p.chosen).into()),
         message("user", &|p| prompts.value(p.chosen).into()),
@@ -338,7 +436,7 @@ fn batch(columns: Columns<'_>, pairs: &[Pair], consistency: Vec<Option<f32>>) ->
         text(&|p| response_ids.value(p.rejected).into()),
         number(&|p| scores.value(p.chosen)),
         number(&|p| scores.value(p.rejected)),
-        number(&penalised),
+        number(&|p| p.margin),
         ids(&|p| prompt_tokens.row(p.chosen).to_vec()),
         ids(&|p| tokens.row(p.chosen).to_vec()),
         ids(&|p| tokens.row(p.rejected).to_vec()),

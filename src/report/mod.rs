@@ -15,9 +15,9 @@ mod tally;
 mod trace;
 mod verify;
 
-/// The step that a dataset belongs to: its own, or the training whose references it holds.
+/// The step that a dataset belongs to: its own, the training whose references it holds, or the selection whose candidates.
 fn owner(dataset: &str) -> &str {
-    dataset.strip_suffix(".reference").unwrap_or(dataset)
+    [".reference", ".candidates"].iter().find_map(|beside| dataset.strip_suffix(beside)).unwrap_or(dataset)
 }
 
 pub use contents::Contents;

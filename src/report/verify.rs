@@ -25,10 +25,18 @@ pub struct Verdict {
     seed: Option<u64>,
 }
 
+/// Whether a dataset holds a training's references.
+fn is_reference(step: &str) -> bool {
+    step.ends_with(".reference")
+}
+
 /// What the rows of a step are, if the plan knows.
 fn schema(plan: Option<&Plan<dyn Operator>>, step: &str) -> Option<&'static Schema> {
-    if step.ends_with(".reference") {
+    if is_reference(step) {
         return Some(&named::REFERENCE);
+    }
+    if owner(step) != step {
+        return Some(&named::CANDIDATES);
     }
     plan?.step(step).map(|s| s.schema)
 }
@@ -182,7 +190,7 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
         let forgets = |i: &crate::pipeline::Input| plan.and_then(|p| p.step(&i.step)).is_some_and(|s| !s.keep);
         let forgotten = !found.finished() && step.is_some_and(|s| s.inputs.iter().any(forgets));
         // References begin with the hash of weights that may be anybody's: `references` compares it.
-        let foreign = usize::from(owner(&file.step) != file.step);
+        let foreign = usize::from(is_reference(&file.step));
         for of in file.lineage.iter().skip(foreign) {
             let why = if is_hash(of) {
                 (!hashes.contains(of.as_str()) && !forgotten)
@@ -253,7 +261,7 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
 fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
     let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
     let mut findings = Vec::new();
-    for file in found.rows().filter(|f| owner(&f.step) != f.step && !damaged.contains(f.path.as_str())) {
+    for file in found.rows().filter(|f| is_reference(&f.step) && !damaged.contains(f.path.as_str())) {
         let Ok(rows) = read_parquet(&dir.join(&file.path)) else { continue };
         let Ok(models) = Columns(&rows).text("model") else { continue };
         let named = file.lineage.first().map(String::as_str);

@@ -209,6 +209,24 @@ pub fn hash_file(path: &Path) -> Result<(String, u64)> {
 /// # Errors
 /// What is wrong with it, in words.
 pub(super) fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), String> {
+    same_size(path, bytes)?;
+    let (found, _) = hash_file(path).map_err(|e| e.to_string())?;
+    if found == hash { Ok(()) } else { Err(OTHER.to_owned()) }
+}
+
+/// Reads a file that is to have this size and this hash.
+///
+/// # Errors
+/// As [`same_bytes`].
+pub(super) fn read_same(path: &Path, bytes: u64, hash: &str) -> Result<Vec<u8>, String> {
+    same_size(path, bytes)?;
+    let read = fs::read(path).map_err(|e| e.to_string())?;
+    if blake3::hash(&read).to_hex().as_str() == hash { Ok(read) } else { Err(OTHER.to_owned()) }
+}
+
+const OTHER: &str = "its content is not what was committed";
+
+fn same_size(path: &Path, bytes: u64) -> Result<(), String> {
     let size = match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("it is gone".to_owned()),
         Err(e) => return Err(e.to_string()),
@@ -221,6 +239,5 @@ pub(super) fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), Stri
     if size > bytes {
         return Err(format!("it has {size} bytes, {} more than were committed", size - bytes));
     }
-    let (found, _) = hash_file(path).map_err(|e| e.to_string())?;
-    if found == hash { Ok(()) } else { Err("its content is not what was committed".to_owned()) }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::csv::CsvRows;
 use super::jsonl::{Lines, spell};
 use super::listing::is;
 use super::reader::{ParquetIn, guarded};
+use crate::data::Id;
 use crate::error::{Error, Result};
 
 /// Beyond this no rule of `select` can be written.
@@ -32,17 +34,39 @@ pub struct Corrections {
     path: PathBuf,
     hash: String,
     by_id: HashMap<String, Corrected>,
-    /// A bit for each id, and few others: most answers of a run are not corrected, and this says so at once.
-    some: Vec<u64>,
+    texts: Filter,
+    hashes: Filter,
+    /// Their [`Id`]s, sorted.
+    ids: Vec<Id>,
 }
 
-/// Which bit an id has, of 64 `words`, a power of two: ids are hashes, but a stranger's may be anything.
-fn bit(id: &[u8], words: usize) -> (usize, u64) {
+/// A bit for each id, and few others: most answers of a run are not corrected, and this says so at once.
+#[derive(Clone, Debug, Default)]
+struct Filter(Vec<u64>);
+
+impl Filter {
+    fn of(mixed: impl ExactSizeIterator<Item = u64>) -> Self {
+        let mut bits = vec![0; mixed.len().next_power_of_two()];
+        let words = bits.len();
+        for mixed in mixed {
+            bits[Self::word(mixed, words)] |= 1 << (mixed >> 58);
+        }
+        Self(bits)
+    }
+    fn word(mixed: u64, words: usize) -> usize {
+        (mixed >> 26) as usize & (words - 1)
+    }
+    fn has(&self, mixed: u64) -> bool {
+        self.0[Self::word(mixed, self.0.len())] & 1 << (mixed >> 58) != 0
+    }
+}
+
+/// Of the last bytes of an id's text: ids are hashes, but a stranger's may be anything.
+fn mixed(id: &[u8]) -> u64 {
     let tail = &id[id.len().saturating_sub(8)..];
     let mut last = [0; 8];
     last[..tail.len()].copy_from_slice(tail);
-    let mixed = u64::from_le_bytes(last).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    ((mixed >> 40) as usize & (words - 1), 1 << (mixed >> 34 & 63))
+    u64::from_le_bytes(last).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Corrections {
@@ -54,7 +78,14 @@ impl Corrections {
     /// file and the row are named.
     pub fn read(path: &Path) -> Result<Self> {
         let (hash, _) = super::hash_file(path).map_err(|e| Error::user(e.to_string()))?;
-        let mut all = Self { path: path.to_owned(), hash, by_id: HashMap::new(), some: Vec::new() };
+        let mut all = Self {
+            path: path.to_owned(),
+            hash,
+            by_id: HashMap::new(),
+            texts: Filter::default(),
+            hashes: Filter::default(),
+            ids: Vec::new(),
+        };
         if is(path, "parquet") {
             all.read_parquet()?
         } else if is(path, "csv") {
@@ -62,11 +93,10 @@ impl Corrections {
         } else {
             all.read_lines()?
         }
-        all.some = vec![0; all.by_id.len().next_power_of_two()];
-        for id in all.by_id.keys() {
-            let (word, bit) = bit(id.as_bytes(), all.some.len());
-            all.some[word] |= bit;
-        }
+        all.texts = Filter::of(all.by_id.keys().map(|id| mixed(id.as_bytes())));
+        all.ids = all.by_id.keys().map(|id| Id::read(id)).collect();
+        all.ids.sort_unstable();
+        all.hashes = Filter::of(all.ids.iter().map(|id| id.0 as u64));
         Ok(all)
     }
 
@@ -190,15 +220,23 @@ impl Corrections {
     }
     /// The correction of a response.
     pub fn get(&self, response: &str) -> Option<Corrected> {
-        if self.maybe(response.as_bytes()) { self.by_id.get(response).copied() } else { None }
+        if self.texts.has(mixed(response.as_bytes())) { self.by_id.get(response).copied() } else { None }
+    }
+    /// They themselves as rows of `response_id` and `score`, in the file's order.
+    pub fn rows(&self) -> Result<RecordBatch> {
+        let mut all: Vec<(&String, &Corrected)> = self.by_id.iter().collect();
+        all.sort_unstable_by_key(|(_, c)| c.row);
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(all.iter().map(|(id, _)| id)));
+        let scores: ArrayRef = Arc::new(Float32Array::from_iter(all.iter().map(|(_, c)| c.score)));
+        Ok(RecordBatch::try_from_iter_with_nullable([("response_id", ids, false), ("score", scores, true)])?)
     }
     /// Whether a response is corrected.
     pub fn has(&self, response: &[u8]) -> bool {
-        self.maybe(response) && std::str::from_utf8(response).is_ok_and(|id| self.by_id.contains_key(id))
+        self.texts.has(mixed(response)) && std::str::from_utf8(response).is_ok_and(|id| self.by_id.contains_key(id))
     }
-    fn maybe(&self, response: &[u8]) -> bool {
-        let (word, bit) = bit(response, self.some.len());
-        self.some[word] & bit != 0
+    /// Whether a response is corrected whose text reads as this [`Id`]; it may be one of another spelling.
+    pub fn has_id(&self, response: Id) -> bool {
+        self.hashes.has(response.0 as u64) && self.ids.binary_search(&response).is_ok()
     }
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -242,8 +280,7 @@ impl Corrections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt8Array};
-    use std::sync::Arc;
+    use arrow::array::{Float64Array, UInt8Array};
 
     fn read(name: &str, text: &str) -> Result<Corrections> {
         let dir = tempfile::tempdir().unwrap();

@@ -7,8 +7,7 @@
 //! In the header of a page the crate passes over a list of unknown items one by one and does not see the file's end: a header
 //! of ten bytes keeps it busy for minutes. [`Checked`] walks each header first.
 
-use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read};
 
 use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
@@ -19,14 +18,12 @@ const DEEPEST: usize = 64;
 const LARGEST: u64 = 256 << 20;
 
 /// Checks the last bytes of a file of `size` bytes.
-pub(super) fn check(mut file: &File, size: u64) -> Result<(), String> {
-    let io = |e: std::io::Error| e.to_string();
+pub(super) fn check(file: &impl ChunkReader, size: u64) -> Result<(), String> {
+    let bytes = |start: u64, length: u64| file.get_bytes(start, length as usize).map_err(|e| e.to_string());
     if size < 12 {
         return Err(format!("it has only {size} bytes"));
     }
-    let mut tail = [0; 8];
-    file.seek(SeekFrom::Start(size - 8)).map_err(io)?;
-    file.read_exact(&mut tail).map_err(io)?;
+    let tail = bytes(size - 8, 8)?;
     if &tail[4..] != b"PAR1" {
         return Err("its end is missing, or it is encrypted".to_owned());
     }
@@ -37,10 +34,7 @@ pub(super) fn check(mut file: &File, size: u64) -> Result<(), String> {
     if length > LARGEST {
         return Err(format!("its footer of {length} bytes is larger than {LARGEST}"));
     }
-    let mut footer = vec![0; length as usize];
-    file.seek(SeekFrom::Start(size - 8 - length)).map_err(io)?;
-    file.read_exact(&mut footer).map_err(io)?;
-    schema_depth(&footer)
+    schema_depth(&bytes(size - 8 - length, length)?)
 }
 
 /// Walks `FileMetaData { 1: i32 version, 2: list<SchemaElement>, .. }` as far as the end of the schema.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -22,6 +23,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::atomic::io_error;
@@ -30,6 +32,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Rows decoded at a time.
 pub(super) const CHUNK: usize = 1024;
+/// Rows decoded at a time where all are asked for.
+const WHOLE: usize = 32_768;
 /// Columns nested deeper than this are refused.
 const DEEPEST: usize = 16;
 
@@ -57,9 +61,9 @@ pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
 }
 
 /// An open Parquet file whose footer has been checked.
-pub(super) struct ParquetIn {
+pub(super) struct ParquetIn<R = File> {
     path: PathBuf,
-    file: File,
+    file: R,
     metadata: ArrowReaderMetadata,
 }
 
@@ -67,8 +71,15 @@ impl ParquetIn {
     /// Opens the file and checks its footer against its size.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
-        let size = file.metadata().map_err(|e| io_error("reading", path, &e))?.len();
+        Self::of(path, file)
+    }
+}
+
+impl<R: ChunkReader + 'static> ParquetIn<R> {
+    /// What was read, or is to be read, of the file at `path`.
+    fn of(path: &Path, file: R) -> Result<Self> {
         guarded(path, || {
+            let size = file.len();
             // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.
             let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             super::footer::check(&file, size).map_err(|e| damaged(path, e))?;
@@ -77,7 +88,7 @@ impl ParquetIn {
             if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > DEEPEST) {
                 return Err(damaged(path, format!("columns are nested more than {DEEPEST} deep")));
             }
-            Ok(Self { path: path.to_owned(), file: file.try_clone()?, metadata })
+            Ok(Self { path: path.to_owned(), file, metadata })
         })
     }
     /// The columns there are.
@@ -90,12 +101,15 @@ impl ParquetIn {
     }
     /// Reads the given columns (by position) in chunks; checks at the end that the rows promised have come.
     pub fn read(self, columns: &[usize]) -> Result<Chunks> {
+        self.read_by(columns, CHUNK)
+    }
+    fn read_by(self, columns: &[usize], chunk: usize) -> Result<Chunks> {
         let promised = self.rows();
         let Self { path, file, metadata } = self;
         let reader = guarded(&path, || {
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(Checked(file), metadata);
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-            builder.with_projection(mask).with_batch_size(CHUNK).build().map_err(|e| damaged(&path, e))
+            builder.with_projection(mask).with_batch_size(chunk).build().map_err(|e| damaged(&path, e))
         })?;
         Ok(Chunks { path, reader: Some(reader), promised, seen: 0 })
     }
@@ -188,11 +202,21 @@ impl Iterator for Chunks {
 /// # Errors
 /// The file is missing or damaged.
 pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
-    let file = ParquetIn::open(path)?;
+    whole(ParquetIn::open(path)?)
+}
+
+/// The same from the bytes of the file at `path`.
+pub(super) fn parquet_rows(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
+    whole(ParquetIn::of(path, Bytes::from(bytes))?)
+}
+
+fn whole<R: ChunkReader + 'static>(file: ParquetIn<R>) -> Result<RecordBatch> {
+    let path = file.path.clone();
     let schema = file.schema().clone();
     let columns: Vec<usize> = (0..schema.fields().len()).collect();
-    let chunks: Vec<_> = file.read(&columns)?.collect::<Result<_>>()?;
-    guarded(path, || match &chunks[..] {
+    let rows = usize::try_from(file.rows()).unwrap_or(usize::MAX);
+    let chunks: Vec<_> = file.read_by(&columns, rows.clamp(CHUNK, WHOLE))?.collect::<Result<_>>()?;
+    guarded(&path, || match &chunks[..] {
         [one] => Ok(one.clone()),
         many => Ok(concat_batches(&schema, many)?),
     })

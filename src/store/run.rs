@@ -8,13 +8,14 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, same_bytes, sync_dir};
+use super::atomic::{create_dirs, io_error, read_same, same_bytes, sync_dir};
 use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
 use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
+use super::reader::{parquet_rows, texts};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, read_parquet, reader::texts, write_bytes, write_parquet};
+use super::{Written, checkpoints, diff, fault, read_parquet, write_bytes, write_parquet};
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
 
@@ -282,9 +283,23 @@ impl Run {
     pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
         let path = self.present(entry)?;
         let rows = read_parquet(&path)?;
+        Self::as_committed(entry, &path, rows)
+    }
+
+    /// The same, compared with its hash.
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        let path = self.present(entry)?;
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| damaged(&path, why))?;
+        Self::as_committed(entry, &path, parquet_rows(&path, bytes)?)
+    }
+
+    fn as_committed(entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
         if rows.num_rows() as u64 != entry.rows {
             let (has, said) = (rows.num_rows(), entry.rows);
-            return Err(damaged(&path, format!("it has {has} rows, the manifest says {said}")));
+            return Err(damaged(path, format!("it has {has} rows, the manifest says {said}")));
         }
         Ok(rows)
     }

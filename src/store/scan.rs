@@ -8,9 +8,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::index::damaged;
 use super::listing::{files, is};
-use super::reader::{Chunks, ParquetIn};
+use super::reader::ParquetIn;
 use super::suggest::nearest;
 use super::{FileEntry, MetricsEntry, Run};
+use crate::data::Epoch;
 use crate::error::{Error, Result};
 
 /// Which rows of a run.
@@ -30,7 +31,7 @@ pub struct Scan {
     given: PathBuf,
     run: Option<(Run, Of)>,
     /// Where it is not a run's.
-    files: Vec<PathBuf>,
+    parts: Vec<Part>,
     manifest_bytes: u64,
 }
 
@@ -43,6 +44,21 @@ pub struct Part {
     place: Vec<(&'static str, u32)>,
     /// Rows and bytes, where a manifest says so.
     committed: Option<(u64, u64)>,
+    /// What makes its rows, where the file is still to be made.
+    make: Option<Make>,
+}
+
+/// Makes the rows of a [`Part`] that is no file.
+#[derive(Clone)]
+struct Make {
+    schema: SchemaRef,
+    rows: Arc<dyn Fn() -> Result<RecordBatch> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Make {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Make({:?})", self.schema)
+    }
 }
 
 /// The run at `given`, or called so in the folder `runs`.
@@ -78,7 +94,7 @@ impl Scan {
                     _ => continue,
                 };
                 let scan =
-                    Self { given: path.clone(), run: Some((Run::open(dir)?, of)), files: vec![], manifest_bytes: 0 };
+                    Self { given: path.clone(), run: Some((Run::open(dir)?, of)), parts: vec![], manifest_bytes: 0 };
                 scan.check()?;
                 return Ok(scan);
             }
@@ -89,11 +105,16 @@ impl Scan {
                     return Err(Error::user(format!("`{}` holds no Parquet file", path.display()))
                         .help("`reflux import` turns JSON lines and other formats into Parquet"));
                 }
-                return Ok(Self { given: path, run: None, files: found, manifest_bytes: 0 });
+                return Ok(Self::of(&path, found.into_iter().map(Part::file).collect()));
             }
         }
         Err(Error::user(format!("there is nothing at `{}`", given.display()))
             .help("give RUN/STEP, as runs/quickstart/pairs, a Parquet file, or a directory of them"))
+    }
+
+    /// A table of these parts, that is called so.
+    pub fn of(given: &Path, parts: Vec<Part>) -> Self {
+        Self { given: given.to_owned(), run: None, parts, manifest_bytes: 0 }
     }
 
     /// Whether the step is one of the run.
@@ -155,14 +176,16 @@ impl Scan {
     /// The step was not kept.
     pub fn parts(&self, iteration: Option<u32>) -> Result<Vec<Part>> {
         let Some((run, of)) = &self.run else {
-            if iteration.is_some() {
+            let of = |part: &Part| part.place.iter().find(|(name, _)| *name == "iteration").map(|(_, i)| *i);
+            if iteration.is_some() && self.parts.iter().any(|part| of(part).is_none()) {
                 return Err(Error::user(format!(
                     "`{}` is not a run's step: it has no iterations",
                     self.given.display()
                 ))
                 .help("`--where COLUMN=VALUE` chooses rows by a column"));
             }
-            return Ok(self.files.iter().map(|f| Part { path: f.clone(), place: vec![], committed: None }).collect());
+            let wanted = |part: &&Part| iteration.is_none() || of(part) == iteration;
+            return Ok(self.parts.iter().filter(wanted).cloned().collect());
         };
         let file = |path: &str| run.dir().join(path);
         let mut parts: Vec<(u32, Part)> = match of {
@@ -175,8 +198,7 @@ impl Scan {
             Of::Errors(of) => {
                 let entries = run.entries().into_iter().filter(|f| of.as_ref().is_none_or(|step| f.step == *step));
                 let errors = entries.filter_map(|f| f.errors.map(|e| (f.iteration, e)));
-                let part =
-                    |e: super::Stored| Part { path: file(&e.path), place: vec![], committed: Some((e.rows, e.bytes)) };
+                let part = |e: super::Stored| Part { committed: Some((e.rows, e.bytes)), ..Part::file(file(&e.path)) };
                 errors.map(|(iteration, e)| (iteration, part(e))).collect()
             }
             Of::Metrics(step) => {
@@ -221,6 +243,7 @@ impl Run {
             path: self.dir().join(&file.path),
             place: vec![("iteration", file.iteration), ("microbatch", file.microbatch)],
             committed: Some((file.rows, file.bytes)),
+            make: None,
         }
     }
     /// A training's committed metrics.
@@ -229,17 +252,37 @@ impl Run {
             path: self.dir().join(&file.path),
             place: vec![("iteration", file.iteration)],
             committed: Some((file.rows, file.bytes)),
+            make: None,
         }
     }
 }
 
 impl Part {
+    fn file(path: PathBuf) -> Self {
+        Self { path, place: vec![], committed: None, make: None }
+    }
+
+    /// The microbatch that a file will have or would have, its rows made by `make` when they are asked for.
+    pub fn made(
+        path: PathBuf,
+        epoch: Epoch,
+        rows: u64,
+        schema: SchemaRef,
+        make: impl Fn() -> Result<RecordBatch> + Send + Sync + 'static,
+    ) -> Self {
+        let place = vec![("iteration", epoch.iteration), ("microbatch", epoch.microbatch)];
+        Self { path, place, committed: Some((rows, 0)), make: Some(Make { schema, rows: Arc::new(make) }) }
+    }
+
     /// Its columns: those that its place stands for, then the file's own.
     ///
     /// # Errors
     /// The file is damaged or gone.
     pub fn schema(&self) -> Result<SchemaRef> {
-        self.open().map(|(_, schema)| schema)
+        match &self.make {
+            Some(make) => Ok(self.placed(&make.schema)),
+            None => Ok(self.placed(self.open()?.schema())),
+        }
     }
 
     /// Rows, as the file or the manifest says.
@@ -253,7 +296,7 @@ impl Part {
         })
     }
 
-    fn open(&self) -> Result<(ParquetIn, SchemaRef)> {
+    fn open(&self) -> Result<ParquetIn> {
         if let Some((_, bytes)) = self.committed {
             let size = std::fs::metadata(&self.path).map_err(|e| damaged(&self.path, e))?.len();
             if size != bytes {
@@ -265,13 +308,16 @@ impl Part {
             let has = parquet.rows();
             return Err(damaged(&self.path, format!("it has {has} rows, the manifest says {rows}")));
         }
-        let own = parquet.schema();
+        Ok(parquet)
+    }
+
+    /// These columns, after those that its place stands for.
+    fn placed(&self, own: &SchemaRef) -> SchemaRef {
         let place = self.place.iter().filter(|(name, _)| own.index_of(name).is_err());
         let mut fields: Vec<Arc<Field>> =
             place.map(|(name, _)| Arc::new(Field::new(*name, DataType::UInt32, false))).collect();
         fields.extend(own.fields().iter().cloned());
-        let schema = Arc::new(Schema::new(fields));
-        Ok((parquet, schema))
+        Arc::new(Schema::new(fields))
     }
 
     /// Its rows with the columns of `schema`, in that order, in batches of a thousand or so.
@@ -279,8 +325,12 @@ impl Part {
     /// # Errors
     /// The file is damaged or gone, or lacks one of the columns.
     pub fn read(&self, schema: &SchemaRef) -> Result<PartRows> {
-        let (parquet, have) = self.open()?;
-        let own = parquet.schema().clone();
+        let table = match &self.make {
+            Some(make) => Table::Made((make.rows)()?),
+            None => Table::File(self.open()?),
+        };
+        let own = table.schema();
+        let have = self.placed(&own);
         let mut sources = Vec::new();
         for field in schema.fields() {
             let there = have.field_with_name(field.name()).ok().map(Field::data_type);
@@ -312,7 +362,28 @@ impl Part {
                 *at = wanted.partition_point(|w| w < at);
             }
         }
-        Ok(PartRows { chunks: parquet.read(&wanted)?, sources, schema: schema.clone() })
+        Ok(PartRows { path: self.path.clone(), chunks: table.read(&wanted)?, sources, schema: schema.clone() })
+    }
+}
+
+/// Rows to be read by columns.
+enum Table {
+    File(ParquetIn),
+    Made(RecordBatch),
+}
+
+impl Table {
+    fn schema(&self) -> SchemaRef {
+        match self {
+            Self::File(parquet) => parquet.schema().clone(),
+            Self::Made(rows) => rows.schema(),
+        }
+    }
+    fn read(self, columns: &[usize]) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>>>> {
+        Ok(match self {
+            Self::File(parquet) => Box::new(parquet.read(columns)?),
+            Self::Made(rows) => Box::new(std::iter::once(rows.project(columns).map_err(Error::from))),
+        })
     }
 }
 
@@ -324,7 +395,8 @@ enum Source {
 
 /// The rows of a [`Part`].
 pub struct PartRows {
-    chunks: Chunks,
+    path: PathBuf,
+    chunks: Box<dyn Iterator<Item = Result<RecordBatch>>>,
     sources: Vec<Source>,
     schema: SchemaRef,
 }
@@ -344,6 +416,6 @@ impl Iterator for PartRows {
         };
         let columns = self.sources.iter().map(column).collect();
         let batch = RecordBatch::try_new(self.schema.clone(), columns);
-        Some(batch.map_err(|e| damaged(self.chunks.path(), e)))
+        Some(batch.map_err(|e| damaged(&self.path, e)))
     }
 }

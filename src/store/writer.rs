@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
@@ -21,15 +21,22 @@ const ROW_GROUP: usize = 65_536;
 /// file, which costs more than a small microbatch itself.
 const SMALL: usize = 256 << 10;
 
-fn options(compression: Compression) -> ArrowWriterOptions {
-    let properties = WriterProperties::builder()
+fn is_hash(field: &Field) -> bool {
+    matches!(field.data_type(), DataType::FixedSizeBinary(_))
+}
+
+fn options(schema: &Schema, compression: Compression) -> ArrowWriterOptions {
+    let mut properties = WriterProperties::builder()
         .set_compression(compression)
         .set_created_by(CREATED_BY.to_owned())
         .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_max_row_group_row_count(Some(ROW_GROUP))
-        .build();
+        .set_max_row_group_row_count(Some(ROW_GROUP));
+    // Hashes do not compress.
+    for field in schema.fields().iter().filter(|f| is_hash(f)) {
+        properties = properties.set_column_compression(field.name().as_str().into(), Compression::UNCOMPRESSED);
+    }
     // The Arrow schema's copy in the footer would carry hash-map ordered metadata; our types survive without it.
-    ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true)
+    ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true)
 }
 
 /// A Parquet file in the making; dropped before [`ParquetFile::finish`], it leaves nothing behind.
@@ -48,7 +55,7 @@ impl ParquetFile {
     }
 
     fn packed(path: &Path, schema: &SchemaRef, compression: Compression) -> Result<Self> {
-        let options = options(compression);
+        let options = options(schema, compression);
         let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options)?;
         Ok(Self { writer, rows: 0 })
     }
@@ -57,7 +64,8 @@ impl ParquetFile {
     pub(super) fn of(path: &Path, rows: &RecordBatch) -> Result<Self> {
         // What the rows hold, not what their buffers happen to have room for: the choice must be a function of the rows.
         let bytes = rows.columns().iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;
-        let small = bytes < SMALL;
+        // Where there are hashes there is little that compresses.
+        let small = bytes < SMALL || rows.schema_ref().fields().iter().any(|f| is_hash(f));
         let codec = if small { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::default()) };
         let mut file = Self::packed(path, rows.schema_ref(), codec)?;
         file.write(rows)?;

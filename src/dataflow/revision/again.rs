@@ -1,0 +1,94 @@
+//! Microbatches made again whole, from the scores: to write or read their pairs, and where the step has not kept what it went by.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float32Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use rayon::prelude::*;
+
+use super::{Changes, Part, Record, Revising};
+use crate::data::Columns;
+use crate::dataflow::groups::{Correction, corrected};
+use crate::dataflow::jobs::error_rows;
+use crate::dataflow::operator::{Context, Output};
+use crate::error::Result;
+use crate::store::{Corrections, link, put_microbatch};
+
+impl Revising {
+    /// Makes the microbatches that hold a corrected answer again, and below `whole`, if that is asked for, writes them, and links to
+    /// all others.
+    pub(super) fn again_all(&self, whole: Option<&Path>, record: &mut Record) -> Result<()> {
+        let touched = self.touched()?;
+        if let Some(dir) = whole {
+            for (_, part) in self.parts.iter().enumerate().filter(|(i, _)| touched.binary_search(i).is_err()) {
+                let errors = part.pairs.errors.iter().map(|e| &e.path);
+                for path in std::iter::once(&part.pairs.path).chain(errors) {
+                    link(&self.run().dir().join(path), &dir.join(path))?;
+                }
+            }
+        }
+        let again = |&i: &usize| {
+            let part = &self.parts[i];
+            let output = self.again(part)?;
+            let changes = Changes::between(&self.run().load_verified(&part.pairs)?, &output)?;
+            let hash = whole.map(|dir| self.put(dir, part, &output)).transpose()?;
+            Ok((part, changes, hash))
+        };
+        // So many microbatches are in memory at once.
+        for some in touched.chunks(2 * rayon::current_num_threads()) {
+            for made in some.par_iter().map(again).collect::<Vec<Result<_>>>() {
+                let (part, changes, hash) = made?;
+                record.add(part, &changes, hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts that hold a corrected answer, in order.
+    fn touched(&self) -> Result<Vec<usize>> {
+        let hits = |part: &Part| self.run().texts(&part.scores, "response_id", &|id| self.corrections.has(id));
+        let hits: Vec<Vec<String>> = self.parts.par_iter().map(hits).collect::<Result<_>>()?;
+        let known: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
+        self.all_known(|id| known.contains(id))?;
+        Ok((0..self.parts.len()).filter(|&i| !hits[i].is_empty()).collect())
+    }
+
+    /// What a microbatch comes to under the corrections. The scores are compared with their hash.
+    pub(super) fn again(&self, Part { pairs, scores, .. }: &Part) -> Result<Output> {
+        let (keyed, epoch) = (self.keyed()?, pairs.epoch());
+        let rows = self.run().load_verified(scores)?;
+        let new = with_scores(&rows, &self.corrections)?;
+        let (was, is) = (keyed.items(epoch, &rows)?, keyed.items(epoch, &new)?);
+        let differs = was.iter().zip(&is).filter(|(was, is)| was != is);
+        let differs = differs.map(|((key, was), (_, is))| Correction { key: *key, was: *was, is: *is }).collect();
+        let kept = corrected(&self.shared.plan, &self.step, was, differs)?.after;
+        keyed.finish(&Context { shared: &self.shared, step: self.step()?, epoch, model: None }, &new, &kept)
+    }
+
+    /// Writes a microbatch below `dir`; the hash of its file.
+    fn put(&self, dir: &Path, part: &Part, output: &Output) -> Result<String> {
+        let epoch = part.pairs.epoch();
+        let errors = error_rows(&self.step, epoch, &output.errors)?;
+        Ok(put_microbatch(dir, &self.step, epoch, &output.rows, &errors)?.hash)
+    }
+}
+
+/// The rows with the new scores.
+fn with_scores(rows: &RecordBatch, corrections: &Corrections) -> Result<RecordBatch> {
+    let (ids, scores) = (Columns(rows).text("response_id")?, Columns(rows).float("score")?);
+    let new = Float32Array::from_iter(
+        ids.iter().zip(scores).map(|(id, score)| id.and_then(|id| corrections.get(id)).map_or(score, |c| c.score)),
+    );
+    let new: ArrayRef = Arc::new(new);
+    let fields = rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, column)| {
+        if field.name() == "score" {
+            (Field::new("score", DataType::Float32, true), Arc::clone(&new))
+        } else {
+            (field.as_ref().clone(), Arc::clone(column))
+        }
+    });
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = fields.unzip();
+    Ok(RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), columns)?)
+}

@@ -1,0 +1,135 @@
+//! `changes.parquet`: the pairs that are no more and those that are new, by id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, make_comparator, new_null_array};
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::Field;
+
+use crate::data::{Columns, Epoch, named};
+use crate::dataflow::Output;
+use crate::error::{Error, Result};
+
+/// A pair, of one microbatch.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Row {
+    pub(super) prompt_id: String,
+    pub(super) chosen_id: String,
+    pub(super) rejected_id: String,
+    pub(super) chosen_score: f32,
+    pub(super) rejected_score: f32,
+    pub(super) margin: f32,
+    pub(super) consistency: Option<f32>,
+}
+
+/// What becomes of a microbatch's pairs, in the order in which its rows are, and were.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// With the code of the reason why the prompt now gives none, where it gives none.
+    pub(super) withdrawn: Vec<(Row, Option<String>)>,
+    pub(super) added: Vec<Row>,
+}
+
+impl Changes {
+    pub(super) fn len(&self) -> usize {
+        self.withdrawn.len() + self.added.len()
+    }
+
+    /// As rows of the schema `changes`: those withdrawn, then those added.
+    pub(super) fn batch(&self, epoch: Epoch) -> Result<RecordBatch> {
+        let withdrawn = self.withdrawn.iter().map(|(row, reason)| ("withdrawn", row, reason.as_deref()));
+        let rows: Vec<_> = withdrawn.chain(self.added.iter().map(|row| ("added", row, None))).collect();
+        let text = |of: &dyn Fn(&Row) -> &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, row, _)| of(row))))
+        };
+        let float = |of: &dyn Fn(&Row) -> f32| -> ArrayRef {
+            Arc::new(Float32Array::from_iter_values(rows.iter().map(|(_, row, _)| of(row))))
+        };
+        let number = |n: u32| -> ArrayRef { Arc::new(UInt32Array::from(vec![n; rows.len()])) };
+        named::CHANGES.batch(vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|(change, _, _)| change))),
+            number(epoch.iteration),
+            number(epoch.microbatch),
+            text(&|r| &r.prompt_id),
+            text(&|r| &r.chosen_id),
+            text(&|r| &r.rejected_id),
+            float(&|r| r.chosen_score),
+            float(&|r| r.rejected_score),
+            float(&|r| r.margin),
+            Arc::new(StringArray::from_iter(rows.iter().map(|(_, _, reason)| *reason))),
+            Arc::new(Float32Array::from_iter(rows.iter().map(|(_, row, _)| row.consistency))),
+        ])
+    }
+
+    /// From all pairs of a microbatch as they were and as they are; a pair of which any column differs is both withdrawn and added.
+    pub(super) fn between(before: &RecordBatch, after: &Output) -> Result<Self> {
+        // What an earlier version wrote may lack columns that may be null.
+        let column = |field: &Arc<Field>| match before.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            Some(column) => cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), before.num_rows())),
+        };
+        let schema = named::PAIRS.arrow();
+        let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+        let before = &RecordBatch::try_new(after.rows.schema(), columns)?;
+        let (withdrawn, added) = differences(before, &after.rows)?;
+        let reasons: HashMap<&str, &str> = after.errors.iter().map(|e| (e.row.as_str(), e.code.as_str())).collect();
+        let reason = |row: Row| {
+            let reason = reasons.get(row.prompt_id.as_str()).map(|code| (*code).to_owned());
+            (row, reason)
+        };
+        Ok(Self {
+            withdrawn: rows(before, &withdrawn)?.into_iter().map(reason).collect(),
+            added: rows(&after.rows, &added)?,
+        })
+    }
+}
+
+/// These rows of a batch of pairs.
+fn rows(pairs: &RecordBatch, indices: &[usize]) -> Result<Vec<Row>> {
+    let columns = Columns(pairs);
+    let (prompts, chosen, rejected) =
+        (columns.text("prompt_id")?, columns.text("chosen_id")?, columns.text("rejected_id")?);
+    let (high, low, margins) =
+        (columns.float("chosen_score")?, columns.float("rejected_score")?, columns.float("margin")?);
+    let consistency: Vec<Option<f32>> = columns.float("consistency")?.iter().collect();
+    let row = |&i: &usize| Row {
+        prompt_id: prompts.value(i).to_owned(),
+        chosen_id: chosen.value(i).to_owned(),
+        rejected_id: rejected.value(i).to_owned(),
+        chosen_score: high.value(i),
+        rejected_score: low.value(i),
+        margin: margins.value(i),
+        consistency: consistency[i],
+    };
+    Ok(indices.iter().map(row).collect())
+}
+
+/// Rows of `before` that `after` lacks, and the other way round, in order.
+fn differences(before: &RecordBatch, after: &RecordBatch) -> Result<(Vec<usize>, Vec<usize>)> {
+    let ids = |rows| {
+        let columns = Columns(rows);
+        Ok::<_, Error>([columns.text("prompt_id")?, columns.text("chosen_id")?, columns.text("rejected_id")?])
+    };
+    let (were, are) = (ids(before)?, ids(after)?);
+    let columns = before.columns().iter().zip(after.columns());
+    let compare = columns.map(|(a, b)| make_comparator(a, b, SortOptions::default())).collect::<Result<Vec<_>, _>>()?;
+    let mut old: HashMap<[&str; 3], Vec<usize>> = HashMap::with_capacity(before.num_rows());
+    for i in 0..before.num_rows() {
+        old.entry(were.map(|c| c.value(i))).or_default().push(i);
+    }
+    let mut added = Vec::new();
+    for j in 0..after.num_rows() {
+        let found = old.get_mut(&are.map(|c| c.value(j))).and_then(|all| {
+            let at = all.iter().position(|&i| compare.iter().all(|c| c(i, j).is_eq()))?;
+            Some(all.swap_remove(at))
+        });
+        if found.is_none() {
+            added.push(j);
+        }
+    }
+    let mut withdrawn: Vec<usize> = old.into_values().flatten().collect();
+    withdrawn.sort_unstable();
+    Ok((withdrawn, added))
+}

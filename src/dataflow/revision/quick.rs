@@ -1,0 +1,103 @@
+//! What corrections change, from what the step went by alone.
+
+use std::collections::{HashMap, HashSet};
+
+use rayon::prelude::*;
+
+use super::changes::Row;
+use super::{Changes, Part, Record, Revising};
+use crate::dataflow::candidates::{Candidate, Candidates, Decision, Group, groups};
+use crate::dataflow::groups::{Correction, corrected};
+use crate::dataflow::operator::{Kept, Key};
+use crate::error::{Error, Result};
+
+/// Answers that go through differential together, about.
+const TOGETHER: usize = 1 << 16;
+
+/// Finds the groups that hold a corrected answer, and writes what becomes of their pairs.
+pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut Record) -> Result<()> {
+    let mut known: HashSet<String> = HashSet::new();
+    let mut waiting: Vec<(&Part, Vec<Group>)> = Vec::new();
+    let mut answers = 0;
+    let groups = |part| touched(revising, keeps, part);
+    for some in revising.parts.chunks(16 * rayon::current_num_threads()) {
+        for (part, found) in some.iter().zip(some.par_iter().map(groups).collect::<Vec<_>>()) {
+            let found = found?;
+            let all = || found.iter().flat_map(|group| &group.answers);
+            answers += all().count();
+            known.extend(all().map(|a| &a.response_id).filter(|id| revising.corrections.get(id).is_some()).cloned());
+            if !found.is_empty() {
+                waiting.push((part, found));
+            }
+        }
+        if answers >= TOGETHER {
+            together(revising, keeps, std::mem::take(&mut waiting), record)?;
+            answers = 0;
+        }
+    }
+    together(revising, keeps, waiting, record)?;
+    revising.all_known(|id| known.contains(id))
+}
+
+fn touched(revising: &Revising, keeps: &dyn Candidates, part: &Part) -> Result<Vec<Group>> {
+    let file = part.candidates.as_ref().ok_or_else(|| Error::bug("a microbatch has no candidates"))?;
+    groups(keeps, part.pairs.epoch(), &revising.run().load_verified(file)?, &revising.corrections)
+}
+
+/// The groups of some microbatches, in differential.
+fn together(
+    revising: &Revising,
+    keeps: &dyn Candidates,
+    parts: Vec<(&Part, Vec<Group>)>,
+    record: &mut Record,
+) -> Result<()> {
+    let (mut items, mut corrections) = (Vec::new(), Vec::new());
+    for group in parts.iter().flat_map(|(_, groups)| groups) {
+        for (was, is) in group.items(keeps) {
+            items.push((group.key, was));
+            if was != is {
+                corrections.push(Correction { key: group.key, was, is });
+            }
+        }
+    }
+    let twice = corrected(&revising.shared.plan, &revising.step, items, corrections)?;
+    let (before, after) = (by_key(&twice.before), by_key(&twice.after));
+    for (part, groups) in &parts {
+        let mut changes = Changes::default();
+        for group in groups {
+            let of = |kept: &HashMap<Key, Vec<Kept>>, after: bool| {
+                let candidates = group.candidates(after);
+                let kept = kept.get(&group.key).map_or(&[][..], Vec::as_slice);
+                Ok::<_, Error>(match keeps.decide(&candidates, kept)? {
+                    Ok(pairs) => (pairs.iter().map(|d| row(group, &candidates, d)).collect::<Result<Vec<_>>>()?, None),
+                    Err(reason) => (Vec::new(), Some(reason.to_owned())),
+                })
+            };
+            let ((were, _), (are, reason)) = (of(&before, false)?, of(&after, true)?);
+            changes
+                .withdrawn
+                .extend(were.iter().filter(|row| !are.contains(row)).map(|row| (row.clone(), reason.clone())));
+            changes.added.extend(are.into_iter().filter(|row| !were.contains(row)));
+        }
+        record.add(part, &changes, None)?;
+    }
+    Ok(())
+}
+
+fn by_key(kept: &[(Key, Kept)]) -> HashMap<Key, Vec<Kept>> {
+    kept.chunk_by(|a, b| a.0 == b.0).map(|same| (same[0].0, same.iter().map(|(_, kept)| *kept).collect())).collect()
+}
+
+fn row(group: &Group, candidates: &[Candidate], decision: &Decision) -> Result<Row> {
+    let id = |place: usize| group.answers[place].response_id.clone();
+    let score = |place: usize| candidates[place].score.ok_or_else(|| Error::bug("a pair's answer has no score"));
+    Ok(Row {
+        prompt_id: group.prompt_id.clone(),
+        chosen_id: id(decision.chosen),
+        rejected_id: id(decision.rejected),
+        chosen_score: score(decision.chosen)?,
+        rejected_score: score(decision.rejected)?,
+        margin: decision.margin,
+        consistency: None,
+    })
+}

@@ -1,0 +1,111 @@
+//! A revision as a dataset: its pairs, made as they are read.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use rayon::prelude::*;
+
+use super::Revising;
+use super::lineage::{Line, Lineage, NAME};
+use crate::data::named;
+use crate::dataflow::operator::Operator;
+use crate::error::{Error, Result};
+use crate::pipeline::Plan;
+use crate::store::{Corrections, Part, Run, Scan};
+
+/// The folder of a revision, to be read.
+pub struct Revised {
+    revising: Revising,
+    /// Microbatches that hold a corrected answer, by their path.
+    revised: HashMap<String, Line>,
+}
+
+impl Revised {
+    /// Whether a folder is that of a revision.
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join(NAME).is_file()
+    }
+
+    /// How many pairs there are in the folder of a revision of a run that is there.
+    ///
+    /// # Errors
+    /// The folder is damaged, or the run is gone.
+    pub fn count(folder: &Path) -> Result<u64> {
+        let lineage = Lineage::read(folder)?;
+        let manifest = folder.join(&lineage.directory).join("manifest.jsonl");
+        match manifest.is_file() {
+            true => Ok(lineage.pairs),
+            false => Err(gone(folder, &lineage, "it is not there")),
+        }
+    }
+
+    /// The folder, with the run that it is of; `plan` reads a run's own pipeline file.
+    ///
+    /// # Errors
+    /// The folder is damaged, or not of the run as it now is; the run is gone.
+    pub fn open(folder: &Path, plan: impl FnOnce(&Path) -> Result<Arc<Plan<dyn Operator>>>) -> Result<Self> {
+        let lineage = Lineage::read(folder)?;
+        let dir: PathBuf = folder.join(&lineage.directory);
+        let run = Arc::new(Run::open(&dir).map_err(|e| gone(folder, &lineage, e))?);
+        let other = |what: &str| {
+            Error::user(format!(
+                "`{}` is of another run than there is at `{}`: {what}",
+                folder.display(),
+                dir.display()
+            ))
+            .help("`reflux revise` makes it anew")
+        };
+        if run.pipeline() != lineage.pipeline {
+            return Err(other("its pipeline file is another one"));
+        }
+        let plan = plan(&run.dir().join("pipeline.toml"))?;
+        let corrections = Arc::new(Corrections::read(&folder.join("corrections.parquet"))?);
+        let revising = Revising::new(&plan, &run, &lineage.step, corrections)?;
+        let revised: HashMap<String, Line> = lineage.revised.into_iter().map(|l| (l.path.clone(), l)).collect();
+        let same = |part: &super::Part| {
+            revised.get(&part.pairs.path).is_none_or(|l| l.was == part.pairs.hash && l.scores == part.scores.hash)
+        };
+        if let Some(part) = revising.parts.iter().find(|part| !same(part)) {
+            return Err(other(&format!("`{}` has changed", part.pairs.path)));
+        }
+        Ok(Self { revising, revised })
+    }
+
+    /// The pairs of a part. Files are compared with their hashes.
+    fn part(&self, i: usize) -> Result<RecordBatch> {
+        let part = &self.revising.parts[i];
+        if self.revised.contains_key(&part.pairs.path) {
+            return Ok(self.revising.again(part)?.rows);
+        }
+        self.revising.run().load_verified(&part.pairs)
+    }
+
+    /// All pairs as a table to be looked at, `given` being what it was opened as.
+    pub fn scan(self, given: &Path) -> Scan {
+        let all = Arc::new(self);
+        let part = |i: usize| {
+            let (all, pairs) = (Arc::clone(&all), &all.revising.parts[i].pairs);
+            let rows = all.revised.get(&pairs.path).map_or(pairs.rows, |line| line.rows);
+            Part::made(given.join(&pairs.path), pairs.epoch(), rows, named::PAIRS.arrow(), move || all.part(i))
+        };
+        Scan::of(given, (0..all.revising.parts.len()).map(part).collect())
+    }
+
+    /// The pairs, microbatch by microbatch, as many at a time as there are cores.
+    pub fn batches(self) -> impl Iterator<Item = Result<RecordBatch>> + Send {
+        let (parts, together) = (self.revising.parts.len(), rayon::current_num_threads());
+        (0..parts).step_by(together).flat_map(move |first| {
+            let some = first..(first + together).min(parts);
+            some.into_par_iter().map(|i| self.part(i)).collect::<Vec<_>>()
+        })
+    }
+}
+
+fn gone(folder: &Path, lineage: &Lineage, why: impl std::fmt::Display) -> Error {
+    let dir = folder.join(&lineage.directory);
+    let what = format!("`{}` is a revision of the run `{}`", folder.display(), lineage.run);
+    Error::user(format!("{what}, which cannot be read at `{}`: {why}", dir.display()))
+        .help("bring the run back there; what `reflux revise --whole` makes can be read without it")
+}
