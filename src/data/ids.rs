@@ -11,6 +11,19 @@ pub fn hash_hex<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> String {
     Id::of(parts).to_string()
 }
 
+/// What each byte is as a hex digit; 255 if it is none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let (lower, upper) = (b"0123456789abcdef", b"0123456789ABCDEF");
+    let mut value = 0;
+    while value < 16 {
+        digits[lower[value] as usize] = value as u8;
+        digits[upper[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 /// A 128-bit content hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Id(pub u128);
@@ -32,19 +45,18 @@ impl Id {
     pub fn read(text: &str) -> Self {
         Self::parse(text).unwrap_or_else(|| Self::of([text]))
     }
+    /// Whether a text is as an [`Id`] prints: 32 lower-case hex digits.
+    pub fn is_spelt(text: &str) -> bool {
+        text.len() == 32 && text.bytes().all(|b| DIGITS[usize::from(b)] < 16 && !b.is_ascii_uppercase())
+    }
     /// Reads the 32 hex digits that [`Id`] prints as.
     pub fn parse(hex: &str) -> Option<Self> {
         let digits: &[u8; 32] = hex.as_bytes().try_into().ok()?;
-        // Every row's ids are read, so no step is taken twice: a digit that is none shows in the end.
+        // Every row's ids are read: no branch depends on a digit, and one that is none shows in the end.
         let (mut halves, mut none) = ([0u64; 2], 0u8);
-        for (half, digits) in halves.iter_mut().zip(digits.chunks_exact(16)) {
+        for (half, digits) in halves.iter_mut().zip(digits.as_chunks::<16>().0) {
             for &digit in digits {
-                let value = match digit {
-                    b'0'..=b'9' => digit - b'0',
-                    b'a'..=b'f' => digit - b'a' + 10,
-                    b'A'..=b'F' => digit - b'A' + 10,
-                    _ => 0xff,
-                };
+                let value = DIGITS[usize::from(digit)];
                 none |= value & 0xf0;
                 *half = *half << 4 | u64::from(value & 0x0f);
             }
@@ -90,6 +102,7 @@ mod tests {
         for other in ['g', '/', ':', '@', '`', '+', ' '] {
             assert_eq!(Id::parse(&format!("{other}{}", &id.to_string()[1..])), None);
         }
+        assert!(Id::is_spelt(&id.to_string()) && !Id::is_spelt("zz") && !Id::is_spelt(&"A".repeat(32)));
         assert_eq!((Id::read(&id.to_string()), Id::read("zz")), (id, Id::of(["zz"])));
     }
 

@@ -338,7 +338,7 @@ impl Candidates for Select {
             Ok(Arc::new(FixedSizeBinaryArray::try_from_iter(bytes)?))
         };
         let otherwise = |ids: &StringArray| -> ArrayRef {
-            Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| Id::parse(id).is_none_or(|read| read.to_string() != *id)))))
+            Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| !Id::is_spelt(id)))))
         };
         let all = 0..rows.num_rows();
         named::CANDIDATES.batch(vec![

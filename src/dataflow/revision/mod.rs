@@ -13,6 +13,9 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+
 pub use view::Revised;
 
 use super::candidates::{Candidates, candidates_of};
@@ -157,10 +160,15 @@ pub fn revise_run(
     })
 }
 
+/// Rows of `changes.parquet` that are written at a time, or a few more.
+const WRITTEN_TOGETHER: usize = 8192;
+
 /// What is written of a revision as it is made.
 struct Record {
     dir: PathBuf,
     changes: ParquetFile,
+    /// Rows of `changes` that are still to be written, and how many.
+    waiting: (Vec<RecordBatch>, usize),
     revision: Revision,
     lines: Vec<Line>,
 }
@@ -170,13 +178,17 @@ impl Record {
         let changes = ParquetFile::create(&dir.join("changes.parquet"), &named::CHANGES.arrow())?;
         let pairs = revising.parts.iter().map(|part| part.pairs.rows).sum();
         let revision = Revision { microbatches: revising.parts.len(), pairs, ..Revision::default() };
-        Ok(Self { dir: dir.to_owned(), changes, revision, lines: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), changes, waiting: Default::default(), revision, lines: Vec::new() })
     }
 
     /// A microbatch with a corrected answer; `hash` is that of its file, where one was written.
     fn add(&mut self, part: &Part, changes: &Changes, hash: Option<String>) -> Result<()> {
         if changes.len() > 0 {
-            self.changes.write(&changes.batch(part.pairs.epoch())?)?;
+            self.waiting.0.push(changes.batch(part.pairs.epoch())?);
+            self.waiting.1 += changes.len();
+        }
+        if self.waiting.1 >= WRITTEN_TOGETHER {
+            self.write()?;
         }
         let (withdrawn, added) = (changes.withdrawn.len(), changes.added.len());
         let rows = part.pairs.rows.saturating_sub(withdrawn as u64) + added as u64;
@@ -190,8 +202,14 @@ impl Record {
         Ok(())
     }
 
-    fn finish(self, revising: &Revising, into: &Path) -> Result<Revision> {
-        let Self { dir, changes, revision, lines } = self;
+    fn write(&mut self) -> Result<()> {
+        let (batches, _) = std::mem::take(&mut self.waiting);
+        self.changes.write(&concat_batches(&named::CHANGES.arrow(), &batches)?)
+    }
+
+    fn finish(mut self, revising: &Revising, into: &Path) -> Result<Revision> {
+        self.write()?;
+        let Self { dir, changes, revision, lines, .. } = self;
         changes.finish()?;
         let (run, corrections) = (revising.run(), &revising.corrections);
         let lineage = Lineage {

@@ -62,7 +62,7 @@ fn together(
     }
     let twice = corrected(&revising.shared.plan, &revising.step, items, corrections)?;
     let (before, after) = (by_key(&twice.before), by_key(&twice.after));
-    for (part, groups) in &parts {
+    let changes = |(_, groups): &(&Part, Vec<Group>)| {
         let mut changes = Changes::default();
         for group in groups {
             let of = |kept: &HashMap<Key, Vec<Kept>>, after: bool| {
@@ -79,7 +79,10 @@ fn together(
                 .extend(were.iter().filter(|row| !are.contains(row)).map(|row| (row.clone(), reason.clone())));
             changes.added.extend(are.into_iter().filter(|row| !were.contains(row)));
         }
-        record.add(part, &changes, None)?;
+        Ok(changes)
+    };
+    for ((part, _), changes) in parts.iter().zip(parts.par_iter().map(changes).collect::<Vec<Result<_>>>()) {
+        record.add(part, &changes?, None)?;
     }
     Ok(())
 }
