@@ -12,7 +12,7 @@ use crate::dataflow::operator::{Kept, Key};
 use crate::error::{Error, Result};
 
 /// Answers that go through differential together, about.
-const TOGETHER: usize = 1 << 16;
+const TOGETHER: usize = 1 << 13;
 
 /// Finds the groups that hold a corrected answer, and writes what becomes of their pairs.
 pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut Record) -> Result<()> {
@@ -20,8 +20,16 @@ pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut R
     let mut waiting: Vec<(&Part, Vec<Group>)> = Vec::new();
     let mut answers = 0;
     let groups = |part| touched(revising, keeps, part);
-    for some in revising.parts.chunks(16 * rayon::current_num_threads()) {
-        for (part, found) in some.iter().zip(some.par_iter().map(groups).collect::<Vec<_>>()) {
+    for some in revising.parts.chunks(8 * rayon::current_num_threads()) {
+        let ready = if answers >= TOGETHER { std::mem::take(&mut waiting) } else { Vec::new() };
+        answers = if ready.is_empty() { answers } else { 0 };
+        // One core follows up what was found while others look on.
+        let (found, done) = rayon::join(
+            || some.par_iter().map(groups).collect::<Vec<_>>(),
+            || if ready.is_empty() { Ok(()) } else { together(revising, keeps, ready, record) },
+        );
+        done?;
+        for (part, found) in some.iter().zip(found) {
             let found = found?;
             let all = || found.iter().flat_map(|group| &group.answers);
             answers += all().count();
@@ -29,10 +37,6 @@ pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut R
             if !found.is_empty() {
                 waiting.push((part, found));
             }
-        }
-        if answers >= TOGETHER {
-            together(revising, keeps, std::mem::take(&mut waiting), record)?;
-            answers = 0;
         }
     }
     together(revising, keeps, waiting, record)?;
