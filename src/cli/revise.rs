@@ -14,13 +14,15 @@ const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and
   {\"response_id\": \"8d1f..\", \"score\": 4.5}
   {\"response_id\": \"07aa..\", \"score\": null}
 
-The folder that is made holds data/STEP, all pairs as a run over the corrected scores has them; changes.parquet, the pairs
-that changed, with a column `change` (withdrawn or added); and revision.json, what it was made of. The run stays as it is.
+The folder that is made holds changes.parquet, the pairs that changed, with a column `change` (withdrawn or added), and
+revision.json, what it was made of. It is a dataset of all pairs as they then are, for `op = \"read\"` and `reflux show`, as
+long as the run stays; --whole also writes them, byte for byte as a run over the corrected scores. The run stays as it is.
 
 Examples:
   reflux revise quickstart --scores fix.jsonl                      into runs/quickstart/revised/pairs-HASH
-  reflux revise runs/a --scores human.csv --step pairs --into corrected
-  reflux show corrected/changes.parquet --columns change,reason,prompt_id,margin";
+  reflux revise runs/a --scores human.csv --step pairs --whole --into corrected
+  reflux show corrected/changes.parquet --columns change,reason,prompt_id,margin
+  reflux show quickstart/revised/pairs-5d0c81f2a9b3 --format parquet > pairs.parquet";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]

@@ -11,7 +11,8 @@
 //! ```text
 //! runs/NAME/
 //!   pipeline.toml  manifest.jsonl  summary.json  lock
-//!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step
+//!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step; STEP.reference and
+//!                                                         STEP.candidates are tables beside one
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
 //!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
 //!   models/NAME/                                          an HF directory
