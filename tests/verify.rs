@@ -159,6 +159,7 @@ fn any_file_of_a_finished_run() {
         ("data/scores/iteration=1/microbatch=00002.parquet", "a map's"),
         ("data/pairs/iteration=2/microbatch=00000.parquet", "a reduce's"),
         ("data/dpo.reference/iteration=1/microbatch=00000.parquet", "references"),
+        ("data/pairs.candidates/iteration=1/microbatch=00001.parquet", "candidates"),
         ("data/dpo/iteration=1/microbatch=00000.parquet", "an announcement"),
         ("metrics/dpo/iteration=1/metrics.parquet", "metrics"),
         ("models/M1/model.safetensors", "weights"),
@@ -197,6 +198,9 @@ fn no_more_goes_than_has_to() {
     // Nobody reads what the oracle says.
     let (steps, models) = drops("data/truth/iteration=1/microbatch=00001.parquet");
     assert_eq!((steps, models.len()), (serde_json::json!({ "truth": 1 }), 0));
+    // Candidates are made of the scores again, the pairs are not.
+    let (steps, models) = drops("data/pairs.candidates/iteration=2/microbatch=00001.parquet");
+    assert_eq!((steps, models.len()), (serde_json::json!({ "pairs.candidates": 1 }), 0));
     // An announcement is made of its model again.
     let (steps, models) = drops("data/dpo/iteration=1/microbatch=00000.parquet");
     assert_eq!((steps, models.len()), (serde_json::json!({ "dpo": 1 }), 0));

@@ -10,17 +10,19 @@ use crate::operators;
 use crate::pipeline;
 use crate::store::{Corrections, Run, find_run};
 
-const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null (in CSV an empty) score takes the answer's away:
+const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null (in CSV an empty)
+score takes the answer's away:
   {\"response_id\": \"8d1f..\", \"score\": 4.5}
   {\"response_id\": \"07aa..\", \"score\": null}
 
-The folder that is made holds changes.parquet, the pairs that changed, with a column `change` (withdrawn or added), and
-revision.json, what it was made of. It is a dataset of all pairs as they then are, for `op = \"read\"` and `reflux show`, as
-long as the run stays; --whole also writes them, byte for byte as a run over the corrected scores. The run stays as it is.
+The folder that is made holds changes.parquet, the pairs that changed, with a column `change`
+(withdrawn or added), and revision.json, what it was made of. It is a dataset of all pairs as they
+then are, for `op = \"read\"` and `reflux show`, as long as the run stays; --whole also writes them,
+byte for byte as a run over the corrected scores does. The run stays as it is.
 
 Examples:
-  reflux revise quickstart --scores fix.jsonl                      into runs/quickstart/revised/pairs-HASH
-  reflux revise runs/a --scores human.csv --step pairs --whole --into corrected
+  reflux revise quickstart --scores fix.jsonl          into runs/quickstart/revised/pairs-HASH
+  reflux revise quickstart --scores human.csv --step pairs --whole --into corrected
   reflux show corrected/changes.parquet --columns change,reason,prompt_id,margin
   reflux show quickstart/revised/pairs-5d0c81f2a9b3 --format parquet > pairs.parquet";
 

@@ -41,6 +41,7 @@ mod jsonl;
 mod kept;
 mod lines;
 mod listing;
+mod load;
 mod lock;
 pub mod manifest;
 mod reader;

@@ -2,21 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::compute::concat_batches;
+use arrow::array::RecordBatch;
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, read_same, same_bytes, sync_dir};
-use super::index::{Index, check_name, damaged, data_path, errors_path, stored};
+use super::atomic::{create_dirs, io_error, sync_dir};
+use super::index::{Index, check_name, data_path, errors_path, stored};
 use super::lock::Lock;
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
-use super::reader::{parquet_rows, texts};
 use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
 use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, read_parquet, write_bytes, write_parquet};
-use crate::data::{Column, Epoch, named};
+use super::{Written, checkpoints, diff, fault, write_bytes, write_parquet};
+use crate::data::Epoch;
 use crate::error::{Error, Result};
 
 /// How [`Run::create_or_open`] found the run.
@@ -265,121 +263,6 @@ impl Run {
     /// Whether the rows of a step were removed, as its `keep = false` asks for.
     pub fn dropped(&self, step: &str) -> bool {
         self.state().index.dropped.contains(step)
-    }
-
-    /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:
-    /// see [`Run::verify`].
-    ///
-    /// # Errors
-    /// The file is damaged or gone, or the step was not kept.
-    pub fn load(&self, step: &str, epoch: Epoch) -> Result<Option<RecordBatch>> {
-        self.committed(step, epoch).map(|entry| self.load_entry(&entry)).transpose()
-    }
-
-    /// The rows of a committed file; as [`Run::load`].
-    ///
-    /// # Errors
-    /// As [`Run::load`].
-    pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
-        let path = self.present(entry)?;
-        let rows = read_parquet(&path)?;
-        Self::as_committed(entry, &path, rows)
-    }
-
-    /// The same, compared with its hash.
-    ///
-    /// # Errors
-    /// As [`Run::load`].
-    pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
-        let path = self.present(entry)?;
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| damaged(&path, why))?;
-        Self::as_committed(entry, &path, parquet_rows(&path, bytes)?)
-    }
-
-    fn as_committed(entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
-        if rows.num_rows() as u64 != entry.rows {
-            let (has, said) = (rows.num_rows(), entry.rows);
-            return Err(damaged(path, format!("it has {has} rows, the manifest says {said}")));
-        }
-        Ok(rows)
-    }
-
-    /// Those values of a committed file's column of text that are `wanted`, some perhaps more than once.
-    ///
-    /// # Errors
-    /// As [`Run::load`]; there is no such column.
-    pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
-        texts(&self.present(entry)?, column, wanted)
-    }
-
-    /// Where a committed file is, if its step is kept and it has the size that was committed.
-    fn present(&self, entry: &FileEntry) -> Result<PathBuf> {
-        if self.state().index.dropped.contains(&entry.step) {
-            return Err(Error::user(format!("the step `{}` was not kept", entry.step))
-                .help("remove its `keep = false` and run again under another name"));
-        }
-        let path = self.dir.join(&entry.path);
-        let size = fs::metadata(&path).map_err(|e| damaged(&path, e))?.len();
-        if size != entry.bytes {
-            return Err(damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
-        }
-        Ok(path)
-    }
-
-    /// Compares a committed file, and the errors beside it, with its hash.
-    ///
-    /// # Errors
-    /// A file is damaged or gone.
-    pub fn verify(&self, entry: &FileEntry) -> Result<()> {
-        let main = (entry.path.as_str(), entry.bytes, entry.hash.as_str());
-        for (path, bytes, hash) in
-            std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
-        {
-            let path = self.dir.join(path);
-            same_bytes(&path, bytes, hash).map_err(|why| damaged(&path, why))?;
-        }
-        Ok(())
-    }
-
-    /// The rows that were left out beside a committed file, of the schema `errors`; none where there are none. What was
-    /// written before there was a column `kind` is told as failed.
-    ///
-    /// # Errors
-    /// The file is damaged or gone.
-    pub fn left_out(&self, entry: &FileEntry) -> Result<Option<RecordBatch>> {
-        let Some(errors) = &entry.errors else { return Ok(None) };
-        let path = self.dir.join(&errors.path);
-        let rows = read_parquet(&path)?;
-        let column = |column: &Column| match rows.column_by_name(column.name) {
-            Some(there) => Ok(Arc::clone(there)),
-            None if column.name == "kind" => {
-                Ok(Arc::new(StringArray::from(vec!["failed"; rows.num_rows()])) as ArrayRef)
-            }
-            None => Err(damaged(&path, format!("it has no column `{}`", column.name))),
-        };
-        let columns = named::ERRORS.columns.iter().map(column).collect::<Result<_>>()?;
-        named::ERRORS.batch(columns).map(Some).map_err(|e| damaged(&path, e))
-    }
-
-    /// A step's microbatches in epoch order, of one iteration or all, read one at a time.
-    pub fn batches<'a>(
-        &'a self,
-        step: &str,
-        iteration: Option<u32>,
-    ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
-        let mut files = self.files(step);
-        files.retain(|f| iteration.is_none_or(|i| f.iteration == i));
-        files.into_iter().map(move |f| Ok((f.epoch(), self.load_entry(&f)?)))
-    }
-
-    /// All rows of a step in epoch order, of one iteration or all; `None` if nothing is committed.
-    ///
-    /// # Errors
-    /// As [`Run::load`].
-    pub fn read_step(&self, step: &str, iteration: Option<u32>) -> Result<Option<RecordBatch>> {
-        let batches: Vec<RecordBatch> = self.batches(step, iteration).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
-        let Some(first) = batches.first() else { return Ok(None) };
-        Ok(Some(concat_batches(first.schema_ref(), &batches)?))
     }
 
     /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line

@@ -54,6 +54,9 @@ pub(super) struct Line {
     pub(super) scores: String,
 }
 
+/// A file larger than this is not read; each microbatch takes some 300 bytes of it.
+const LARGEST: u64 = 1 << 30;
+
 /// The name of the file in the folder of a revision.
 pub(super) const NAME: &str = "revision.json";
 
@@ -69,6 +72,10 @@ impl Lineage {
             Error::user(format!("`{}` cannot be read: {e}", path.display()))
                 .help("`reflux revise` makes the folder anew")
         };
+        let size = std::fs::metadata(&path).map_err(|e| bad(&e))?.len();
+        if size > LARGEST {
+            return Err(bad(&format!("it has {size} bytes, more than {LARGEST}")));
+        }
         let text = std::fs::read_to_string(&path).map_err(|e| bad(&e))?;
         serde_json::from_str(&text).map_err(|e| bad(&e))
     }
