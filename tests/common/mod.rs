@@ -1,6 +1,9 @@
 //! Runs a pipeline text in a folder of its own, through the library.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod looked_at;
+pub mod scored;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

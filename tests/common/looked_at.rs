@@ -1,0 +1,53 @@
+//! A run that is looked at through the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use arrow::array::RecordBatch;
+use reflux::data::Columns;
+use reflux::store::Run;
+use serde_json::Value;
+
+use super::{How, small_loop};
+
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
+    command
+}
+pub fn reflux(args: &[&str]) -> (Option<i32>, Vec<u8>, String) {
+    let Output { status, stdout, stderr } = command(args).output().unwrap();
+    (status.code(), stdout, String::from_utf8(stderr).unwrap())
+}
+/// What a command that works prints.
+pub fn text(args: &[&str]) -> String {
+    let (code, out, err) = reflux(args);
+    assert_eq!(code, Some(0), "{args:?}: {err}");
+    String::from_utf8(out).unwrap()
+}
+pub fn lines(args: &[&str]) -> Vec<Value> {
+    text(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// A finished run of two iterations that all tests look at.
+pub fn finished() -> &'static Path {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let temp = tempfile::tempdir().unwrap().keep();
+        let dir = temp.join("small");
+        super::run(&small_loop(&temp), &dir, &How::default()).0.unwrap();
+        let text = Run::open(&dir).unwrap().pipeline_text().unwrap();
+        Run::create_or_open(&dir, &text, 5, false).unwrap().0.finish().unwrap();
+        dir
+    })
+}
+pub fn of(what: &str) -> String {
+    finished().join(what).to_str().unwrap().to_owned()
+}
+pub fn stored(step: &str, iteration: Option<u32>) -> RecordBatch {
+    Run::open(finished()).unwrap().read_step(step, iteration).unwrap().unwrap()
+}
+pub fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
+    Columns(rows).text(column).unwrap().iter().map(|t| t.unwrap().to_owned()).collect()
+}
