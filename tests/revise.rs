@@ -99,12 +99,18 @@ fn revised_is_recomputed() {
         // None, a few, or most of the answers are corrected.
         let share = [0, 12, 2][case as usize / SELECTS.len()];
         let (mut after, mut fix) = (before.clone(), Vec::new());
+        let mut given: BTreeMap<String, Option<f32>> = BTreeMap::new();
         for answer in &mut after {
-            if share > 0 && draw(&mut rng, share) == 0 {
+            if let Some(score) = given.get(&answer.1) {
+                answer.3 = *score;
+            } else if share > 0 && draw(&mut rng, share) == 0 {
                 answer.3 = score(&mut rng);
+                given.insert(answer.1.clone(), answer.3);
                 fix.push(answer.clone());
             }
         }
+        // What stands before the one that was drawn, too.
+        after.iter_mut().for_each(|a| a.3 = given.get(&a.1).copied().unwrap_or(a.3));
         let lines = fix.iter().map(|a| format!("{}\n", serde_json::json!({"response_id": a.1, "score": a.3})));
         fs::write(dir.join("fix.jsonl"), lines.collect::<String>()).unwrap();
         write_scores(&dir.join("fix.parquet"), &fix);
@@ -120,10 +126,10 @@ fn revised_is_recomputed() {
         // Rows and the prompts that were left out, with their reasons.
         let recomputed = files(&dir.join("again/data/out"));
         assert!(recomputed.len() > 5 && done.microbatches == recomputed.len());
-        assert_eq!(files(&dir.join("new/data/out")), recomputed, "case {case}: to the byte");
+        assert!(files(&dir.join("new/data/out")) == recomputed, "case {case}: to the byte");
         let left_out = files(&dir.join("again/data/errors/out"));
         assert!(!left_out.is_empty());
-        assert_eq!(files(&dir.join("new/data/errors/out")), left_out, "case {case}: to the byte");
+        assert!(files(&dir.join("new/data/errors/out")) == left_out, "case {case}: errors, to the byte");
         // Before, less what was withdrawn, with what was added, is after; and nothing is both withdrawn and added.
         let mut sum = all_pairs(&dir.join("run"));
         let changes = read_parquet(&dir.join("new/changes.parquet")).unwrap();
@@ -152,15 +158,13 @@ fn revised_is_recomputed() {
         // From the candidates alone the same changes are found, and the pairs that are then read are those that were written.
         let quick = revised(&text, &dir.join("run"), &dir.join("fix.jsonl"), &dir.join("quick"), false);
         assert_eq!(quick, done);
-        assert_eq!(
-            fs::read(dir.join("quick/changes.parquet")).unwrap(),
-            fs::read(dir.join("new/changes.parquet")).unwrap()
-        );
+        let changes_of = |name: &str| fs::read(dir.join(name).join("changes.parquet")).unwrap();
+        assert!(changes_of("quick") == changes_of("new"), "case {case}: the changes");
         assert!(!dir.join("quick/data").exists());
         let kept = dir.join("run/data/out.candidates").is_dir();
         assert_eq!(kept, !select.contains("consistency"), "with another judge's scores pairs depend on more");
         let read = |name: &str| read_by_a_pipeline(dir, name);
-        assert_eq!(read("quick"), read("new/data/out"), "case {case}");
+        assert!(read("quick") == read("new/data/out"), "case {case}: as it is read");
         let lineage: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.join("new/revision.json")).unwrap()).unwrap();
         let hash = reflux::store::hash_file(&dir.join("fix.jsonl")).unwrap().0;

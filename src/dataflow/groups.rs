@@ -30,6 +30,8 @@ pub(super) fn alone(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> 
         all.extend(of_group.drain(..).map(|kept| (same[0].0, kept)));
     }
     all.sort_unstable();
+    // An answer that is there twice makes no pair twice.
+    all.dedup();
     Ok(all)
 }
 

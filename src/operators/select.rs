@@ -262,6 +262,11 @@ fn answers(tokens: &List<'_, UInt32Array>, rows: &[usize]) -> Vec<u32> {
     rows.iter().map(|row| first(row) as u32).collect()
 }
 
+/// A score in the reduce.
+fn order(score: Option<f32>) -> i64 {
+    score.map(f64::from).filter(|s| s.is_finite()).map_or(UNSCORED, thousandths)
+}
+
 fn valid(scores: &Float32Array, row: usize) -> Option<f32> {
     scores.is_valid(row).then(|| scores.value(row))
 }
@@ -359,8 +364,7 @@ impl Candidates for Select {
     }
 
     fn scored(&self, item: Item, score: Option<f32>) -> Item {
-        let score = score.map(f64::from).filter(|s| s.is_finite());
-        Item { order: score.map_or(UNSCORED, thousandths), ..item }
+        Item { order: order(score), ..item }
     }
 
     fn decide(&self, group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, &'static str>> {
@@ -371,12 +375,13 @@ impl Candidates for Select {
 /// What becomes of a prompt: its pairs, the best first, or why there is none.
 fn decided(group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, Reason>> {
     let lost = || Error::bug("a pair's answer is not in its microbatch");
-    let place = |id: u128| group.iter().rposition(|c| c.id == id).ok_or_else(lost);
+    // A stranger's dataset may have an answer twice, with another score.
+    let place = |id: u128, at: i64| group.iter().rposition(|c| c.id == id && order(c.score) == at).ok_or_else(lost);
     let (mut pairs, mut reason) = (Vec::new(), None);
     for kept in kept {
         match *kept {
-            Kept::Pair { id, against, margin, .. } => {
-                let (chosen, rejected) = (place(id)?, place(against)?);
+            Kept::Pair { id, against, high, low, margin } => {
+                let (chosen, rejected) = (place(id, high)?, place(against, low)?);
                 if group[chosen].answer == group[rejected].answer {
                     reason = Some(Reason::SameAnswer);
                 } else {

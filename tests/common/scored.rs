@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
-use reflux::data::{List, named};
+use reflux::data::{List, hash_hex, named};
 use reflux::store::write_parquet;
 
 /// An answer: prompt, name, tokens, score, the judge's scores.
@@ -60,7 +60,18 @@ pub fn answers(rng: &mut ChaCha8Rng, prompts: usize) -> Vec<Answer> {
             // Some answers are the same text.
             let tokens = (0..draw(rng, 4) + 1).map(|t| t as u32).collect();
             let judged = (0..3).map(|_| draw(rng, 6) as f32).collect();
-            all.push((format!("p{p:03}"), format!("p{p:03}-{a}"), tokens, score(rng), judged));
+            // Ids of ours and of a stranger's make, in either spelling.
+            let id = |what: String| match p % 3 {
+                0 => what,
+                1 => hash_hex([what]),
+                _ => hash_hex([what]).to_uppercase(),
+            };
+            all.push((id(format!("p{p:03}")), id(format!("p{p:03}-{a}")), tokens, score(rng), judged));
+            // A stranger's dataset may have an answer twice.
+            if draw(rng, 15) == 0 {
+                let twice = all[all.len() - 1].clone();
+                all.push((twice.0, twice.1, vec![9], score(rng), twice.4));
+            }
         }
     }
     all
