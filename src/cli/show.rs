@@ -51,9 +51,10 @@ const AFTER: &str = "Examples:
 /// What `what` names: a revision, or anything that [`Scan::open`] knows.
 fn scan(what: &Path) -> Result<Scan> {
     let within = Path::new("runs").join(what);
-    match [what, &within].into_iter().find(|path| Revised::is_at(path)) {
-        Some(folder) => Ok(revised::open(folder)?.scan(folder)),
-        None => Scan::open(what),
+    let Some(folder) = [what, &within].into_iter().find(|path| Revised::is_at(path)) else { return Scan::open(what) };
+    match Revised::written(folder)? {
+        Some(pairs) => Scan::open(&pairs),
+        None => Ok(revised::open(folder)?.scan(folder)),
     }
 }
 

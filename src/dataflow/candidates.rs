@@ -120,17 +120,16 @@ pub(super) fn groups(
     let columns = Columns(rows);
     let (responses, prompts) =
         (Ids::of(rows, "response_hash", "response_id")?, Ids::of(rows, "prompt_hash", "prompt_id")?);
-    let hit = |(row, id)| corrections.has_id(id) && corrections.get(&responses.text(row)).is_some();
-    let hits = responses.all().enumerate().filter(|&(row, id)| hit((row, id)));
-    let mut touched: Vec<u128> = hits.map(|(row, _)| prompts.id(row)).collect();
+    let hit = |&(row, id): &(usize, Id)| corrections.has_id(id) && corrections.get(&responses.text(row)).is_some();
+    let mut touched: Vec<u128> = responses.all().enumerate().filter(hit).map(|(row, _)| prompts.id(row)).collect();
+    if touched.is_empty() {
+        return Ok(Vec::new());
+    }
     touched.sort_unstable();
     // Most prompts have none, and this says so at once.
     let mut some = [0u64; 1024];
     let bit = |prompt: u128| (prompt as usize >> 6 & 1023, 1u64 << (prompt & 63));
     touched.iter().map(|&prompt| bit(prompt)).for_each(|(word, bit)| some[word] |= bit);
-    if touched.is_empty() {
-        return Ok(Vec::new());
-    }
     let (scores, answers) = (columns.float("score")?, columns.uint("answer")?);
     let (lengths, variances) = (columns.uint("length")?, columns.uint("variance")?);
     let mut all: Vec<Group> = Vec::new();

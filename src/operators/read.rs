@@ -68,12 +68,18 @@ impl Data {
             return Err(Error::user(format!("`{}` is a revision, which has `pairs`", path.display()))
                 .help("leave `schema` and `rename` out"));
         }
-        Revised::count(path).map(Some)
+        match Revised::written(path)? {
+            Some(pairs) => Ok(Dataset::open(&pairs, schema)?.rows()),
+            None => Revised::count(path).map(Some),
+        }
     }
     fn open(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
-        Ok(match Revised::is_at(path) {
-            true => Self::Revised(Box::new(revised::open(path)?)),
-            false => Self::Files(Dataset::open_as(path, schema, rename)?),
+        if !Revised::is_at(path) {
+            return Ok(Self::Files(Dataset::open_as(path, schema, rename)?));
+        }
+        Ok(match Revised::written(path)? {
+            Some(pairs) => Self::Files(Dataset::open(&pairs, schema)?),
+            None => Self::Revised(Box::new(revised::open(path)?)),
         })
     }
     /// All rows, `size` at a time.

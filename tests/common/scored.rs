@@ -49,6 +49,7 @@ pub fn score(rng: &mut ChaCha8Rng) -> Option<f32> {
     match draw(rng, 12) {
         0 => None,
         1 => Some(3.0001),
+        2 => Some(-0.0),
         n => Some((n % 6) as f32),
     }
 }

@@ -12,7 +12,7 @@ use crate::dataflow::Output;
 use crate::error::{Error, Result};
 
 /// A pair, of one microbatch.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) prompt_id: String,
     pub(super) chosen_id: String,
@@ -21,6 +21,17 @@ pub(super) struct Row {
     pub(super) rejected_score: f32,
     pub(super) margin: f32,
     pub(super) consistency: Option<f32>,
+}
+
+impl Row {
+    /// Whether nothing differs, to the bit.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let numbers =
+            |r: &Self| [r.chosen_score, r.rejected_score, r.margin, r.consistency.unwrap_or(-1.)].map(f32::to_bits);
+        (&self.prompt_id, &self.chosen_id, &self.rejected_id)
+            == (&other.prompt_id, &other.chosen_id, &other.rejected_id)
+            && numbers(self) == numbers(other)
+    }
 }
 
 /// What becomes of a microbatch's pairs, in the order in which its rows are, and were.
@@ -64,15 +75,7 @@ impl Changes {
 
     /// From all pairs of a microbatch as they were and as they are; a pair of which any column differs is both withdrawn and added.
     pub(super) fn between(before: &RecordBatch, after: &Output) -> Result<Self> {
-        // What an earlier version wrote may lack columns that may be null.
-        let column = |field: &Arc<Field>| match before.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-            Some(column) => cast(column, field.data_type()),
-            None => Ok(new_null_array(field.data_type(), before.num_rows())),
-        };
-        let schema = named::PAIRS.arrow();
-        let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
-        let before = &RecordBatch::try_new(after.rows.schema(), columns)?;
+        let before = &as_pairs(before)?;
         let (withdrawn, added) = differences(before, &after.rows)?;
         let reasons: HashMap<&str, &str> = after.errors.iter().map(|e| (e.row.as_str(), e.code.as_str())).collect();
         let reason = |row: Row| {
@@ -84,6 +87,18 @@ impl Changes {
             added: rows(&after.rows, &added)?,
         })
     }
+}
+
+/// A run's pairs with today's columns: what an earlier version wrote may lack some that may be null.
+pub(super) fn as_pairs(rows: &RecordBatch) -> Result<RecordBatch> {
+    let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+        Some(column) => cast(column, field.data_type()),
+        None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+    };
+    let schema = named::PAIRS.arrow();
+    let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// These rows of a batch of pairs.

@@ -78,10 +78,10 @@ fn together(
                 })
             };
             let ((were, _), (are, reason)) = (of(&before, false)?, of(&after, true)?);
-            changes
-                .withdrawn
-                .extend(were.iter().filter(|row| !are.contains(row)).map(|row| (row.clone(), reason.clone())));
-            changes.added.extend(are.into_iter().filter(|row| !were.contains(row)));
+            let lacks = |rows: &[Row], row: &Row| !rows.iter().any(|other| other.same(row));
+            let gone = were.iter().filter(|row| lacks(&are, row));
+            changes.withdrawn.extend(gone.map(|row| (row.clone(), reason.clone())));
+            changes.added.extend(are.into_iter().filter(|row| lacks(&were, row)));
         }
         Ok(changes)
     };

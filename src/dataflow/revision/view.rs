@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use rayon::prelude::*;
 
 use super::Revising;
+use super::changes::as_pairs;
 use super::lineage::{Line, Lineage, NAME};
 use crate::data::named;
 use crate::dataflow::operator::Operator;
@@ -26,6 +27,15 @@ impl Revised {
     /// Whether a folder is that of a revision.
     pub fn is_at(folder: &Path) -> bool {
         folder.join(NAME).is_file()
+    }
+
+    /// Where the pairs are in the folder of a revision, if they were written: they can be read without the run.
+    ///
+    /// # Errors
+    /// The folder is damaged.
+    pub fn written(folder: &Path) -> Result<Option<PathBuf>> {
+        let pairs = folder.join("data").join(Lineage::read(folder)?.step);
+        Ok(pairs.is_dir().then_some(pairs))
     }
 
     /// How many pairs there are in the folder of a revision of a run that is there.
@@ -79,7 +89,7 @@ impl Revised {
         if self.revised.contains_key(&part.pairs.path) {
             return Ok(self.revising.again(part)?.rows);
         }
-        self.revising.run().load_verified(&part.pairs)
+        as_pairs(&self.revising.run().load_verified(&part.pairs)?)
     }
 
     /// All pairs as a table to be looked at, `given` being what it was opened as.
