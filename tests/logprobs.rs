@@ -49,6 +49,34 @@ fn the_numbers_are_those_of_transformers() {
     }
 }
 
+/// The weights are rounded to the type and all else is f32, so the numbers are those of transformers in f32 on the rounded
+/// weights. What transformers gives in the type itself is near.
+#[test]
+fn half_precision_is_computed_in_f32() {
+    let golden: Value = serde_json::from_str(include_str!("goldens/logprobs/half.json")).unwrap();
+    let mut compared = 0;
+    for (name, types) in golden.as_object().unwrap() {
+        for (dtype, golden) in types.as_object().unwrap() {
+            let model = format!("tests/goldens/model/{name}");
+            let (code, out, err) = run(&[&model, "tests/goldens/logprobs/rows.jsonl", "-q", "--dtype", dtype], "");
+            assert_eq!((code, err.as_str()), (Some(0), ""), "{name} in {dtype}");
+            for (row, golden) in rows(&out).iter().zip(golden.as_array().unwrap()) {
+                for (key, value) in golden.as_object().unwrap() {
+                    let of = |what: &str| value[what].as_f64().unwrap();
+                    let (ours, exact, torchs) = (row[key].as_f64().unwrap(), of("exact"), of("torch"));
+                    assert!((ours - exact).abs() < 1e-3, "{name} in {dtype}, {row}: {key} is {exact}");
+                    assert!(
+                        (ours - torchs).abs() < 0.01 * torchs.abs(),
+                        "{name} in {dtype}, {row}: torch has {torchs}"
+                    );
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared >= 20, "{compared} numbers were compared");
+}
+
 const PAIR: &str = r#"{"prompt": "name three animals", "chosen": "cat dog fox .", "rejected": "cat cat cat ."}"#;
 
 #[test]

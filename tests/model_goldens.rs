@@ -139,7 +139,7 @@ fn copies_are_deep() {
 
 #[test]
 fn random_weights_depend_on_the_seed_and_the_name_alone() {
-    let init = |seed| Model::init(&folder("tinyllama"), 0.02, seed, &Device::Cpu, false).unwrap();
+    let init = |seed| Model::init(&folder("tinyllama"), 0.02, seed, &Device::Cpu, DType::F32, false).unwrap();
     let (a, b) = (init(1), init(2));
     assert_eq!(a.hash, init(1).hash);
     assert_ne!(a.hash, b.hash);

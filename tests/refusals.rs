@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use common::files;
 use reflux::data::{Columns, List, named};
 use reflux::model::Model;
@@ -130,7 +130,7 @@ fn a_record_that_cannot_be_true_is_named_with_both_figures() {
     let temp = tempfile::tempdir().unwrap();
     // The pairs say that the policy itself gave every token -1.
     let directory = Path::new("pipelines/listworld/model");
-    let policy = Model::init(directory, 0.05, 0, &Device::Cpu, false).unwrap().hash;
+    let policy = Model::init(directory, 0.05, 0, &Device::Cpu, DType::F32, false).unwrap().hash;
     let rows: Vec<Row<'_>> = vec![("a", vec![5, 6], vec![7, 8], vec![9], 1.), ("b", vec![6], vec![7], vec![9, 8], 1.)];
     let (code, out, err) = said(&dpo_on(temp.path(), &pairs(&rows, &policy), "audit_threshold = 0.25"));
     assert_eq!(code, Some(0), "{err}");

@@ -180,9 +180,10 @@ fn every_trainable_variable_must_get_a_gradient_and_frozen_ones_get_none() {
 
     let error = sft(&frozen("start"), &examples(), &SftConfig::default(), &mut Quiet).unwrap_err();
     assert_eq!(error.kind(), Kind::Bug);
-    let half: BTreeMap<_, _> = start.iter().map(|(k, t)| (k.clone(), t.to_dtype(DType::F16).unwrap())).collect();
-    let error = sft(&Llama::trainable(&config(), &half).unwrap(), &examples(), &SftConfig::default(), &mut Quiet);
-    assert!(error.unwrap_err().to_string().contains("only f32 and bf16 weights are trained"));
+    let wide: BTreeMap<_, _> = start.iter().map(|(k, t)| (k.clone(), t.to_dtype(DType::F64).unwrap())).collect();
+    let error = sft(&Llama::trainable(&config(), &wide).unwrap(), &examples(), &SftConfig::default(), &mut Quiet);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("is F64; f32 and bf16 weights are trained on every device"), "{error}");
 }
 
 struct StopAt {

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use reflux::model::Model;
 
 fn reflux(args: &[&str]) -> Output {
@@ -95,6 +95,54 @@ fn a_base_in_bf16_is_trained() {
         let moved = moved.sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.;
         assert_eq!(moved, name.contains("_proj"), "{name}");
     }
+}
+
+/// A step that leaves a weight beyond f32 makes no model: here decay alone, on an embedding that no row uses.
+#[test]
+fn a_model_that_is_not_finite_is_not_committed() {
+    let temp = tempfile::tempdir().unwrap();
+    let m0 = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listworld/m0");
+    let model = Model::load(&m0, &Device::Cpu, DType::F32, false).unwrap();
+    // One more row than the tokenizer has tokens, in an embedding that is not the output matrix.
+    let (mut config, mut weights) = (model.llama.config().clone(), model.llama.weights().clone());
+    let embedding = &weights["model.embed_tokens.weight"];
+    let head = Tensor::cat(&[embedding, &embedding.narrow(0, 0, 1).unwrap()], 0).unwrap();
+    let unused = Tensor::full(1e37f32, (1, config.hidden_size), &Device::Cpu).unwrap();
+    let embedding = Tensor::cat(&[embedding, &unused], 0).unwrap();
+    (config.vocab_size, config.tie_word_embeddings) = (config.vocab_size + 1, false);
+    weights.extend([("model.embed_tokens.weight".to_owned(), embedding), ("lm_head.weight".to_owned(), head)]);
+    let large = Model::from_weights("m0", &config, weights, model.tokenizer.clone(), false).unwrap();
+    let start = temp.path().join("large");
+    large.save(&start).unwrap();
+    let path = format!("model.m0.path={:?}", start.to_str().unwrap());
+    // One step, at the full rate.
+    let one_step = [
+        "step.m1.batch_tokens=1000000",
+        "step.m1.warmup=0",
+        "step.m1.learning_rate=10",
+        "step.m1.weight_decay=10",
+        path.as_str(),
+    ];
+    let output = run(temp.path(), "1", &one_step);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    let why = "the model is not saved: weight `model.embed_tokens.weight` holds 128 of 19328 numbers";
+    assert!(error.contains(why) && error.contains("lower its learning_rate"), "{error}");
+    assert!(!temp.path().join("quickstart/models/M1").exists());
+    let manifest = std::fs::read_to_string(temp.path().join("quickstart/manifest.jsonl")).unwrap();
+    assert!(!manifest.contains("models/M1"), "{manifest}");
+}
+
+#[test]
+fn a_beta_of_one_is_refused_before_anything_runs() {
+    for betas in ["[1.0, 0.999]", "[0.9, 1.0]", "[0.9, 1]", "[-0.1, 0.9]"] {
+        let output = reflux(&["check", "pipelines/quickstart.toml", "--set", &format!("step.dpo.betas={betas}")]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{betas}: {error}");
+        assert!(error.contains("a number of at least 0.0 and less than 1.0 is wanted"), "{error}");
+    }
+    let output = reflux(&["check", "pipelines/quickstart.toml", "--set", "step.dpo.betas=[0.0, 0.0]"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

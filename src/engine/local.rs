@@ -136,7 +136,7 @@ impl Local {
         let (max_rows, positions) = (config.max_rows.max(1), llama.config().max_position_embeddings);
         // More than all rows at full length is never needed.
         let most = max_rows.saturating_mul(positions.div_ceil(BLOCK) + 1);
-        let bytes = shape.block_bytes(llama.dtype()).max(1) as u64;
+        let bytes = shape.block_bytes().max(1) as u64;
         let blocks = usize::try_from(config.kv_memory / bytes).unwrap_or(usize::MAX).min(most).min(u32::MAX as usize);
         if blocks == 0 {
             return Err(Error::user(format!(

@@ -83,7 +83,7 @@ pub(super) struct Scheduler {
 impl Scheduler {
     pub fn new(llama: Arc<Llama>, codec: Arc<dyn Codec>, counters: Arc<Counters>, limits: Limits) -> Result<Self> {
         let shape = kv::Shape::of(llama.config());
-        let store = kv::store(shape, limits.blocks, llama.device(), llama.dtype())?;
+        let store = kv::store(shape, limits.blocks, llama.device())?;
         Ok(Self {
             blocks: Blocks::new(limits.blocks),
             waiting: VecDeque::new(),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::lora::TARGETS;
 use super::weights::safetensors;
-use super::{Config, Llama, LoraConfig, files, save};
+use super::{Config, Llama, LoraConfig, files, finite, save};
 use crate::error::{Context, Error, Result};
 
 /// What PEFT puts before the names of a causal language model.
@@ -28,9 +28,12 @@ pub(super) fn is_one(dir: &Path) -> bool {
 /// trained on.
 ///
 /// # Errors
-/// The model has no adapter, or the directory cannot be written.
+/// The model has no adapter, its weights are not all finite, or the directory cannot be written.
 pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     let Some(lora) = llama.lora() else { return Err(Error::bug("a model without an adapter has none to save")) };
+    let weights =
+        llama.variables().iter().map(|(name, v)| (format!("{PREFIX}{name}"), v.as_tensor().clone())).collect();
+    finite::check(&weights).map_err(|e| e.doing("the adapter is not saved"))?;
     fs::create_dir_all(dir).doing(|| dir.display())?;
     let whole = lora.alpha.fract() == 0. && lora.alpha.abs() < 1e9;
     let alpha = if whole { json!(lora.alpha as i64) } else { json!(lora.alpha) };
@@ -42,8 +45,6 @@ pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
         "peft_type": "LORA", "r": lora.rank, "rank_pattern": {}, "revision": null, "target_modules": lora.targets,
         "task_type": "CAUSAL_LM", "use_dora": false, "use_rslora": false,
     });
-    let weights =
-        llama.variables().iter().map(|(name, v)| (format!("{PREFIX}{name}"), v.as_tensor().clone())).collect();
     save::write_file(&dir.join(CONFIG), |to| Ok(writeln!(to, "{config:#}")?))?;
     save::write_file(&dir.join(WEIGHTS), |to| save::safetensors(&weights, to))
 }

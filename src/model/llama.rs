@@ -52,7 +52,8 @@ impl Matrix {
     fn into_panels(self) -> Result<Self> {
         match self {
             Matrix::Plain(w) => Ok(Matrix::Panels(ops::Panels::new(&w)?)),
-            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?.to_dtype(w.weight.dtype())?)?)),
+            // In f32, so that what was learnt is not rounded away.
+            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?)?)),
             panels => Ok(panels),
         }
     }
@@ -183,7 +184,7 @@ impl Llama {
             });
         }
         let head = if config.tie_word_embeddings { embed.clone() } else { get("lm_head.weight".into())? };
-        let (device, dtype) = (embed.device().clone(), embed.dtype());
+        let (device, dtype) = (embed.device().clone(), ops::computed_in(embed.dtype()));
         let norm = get("model.norm.weight".into())?;
         let rope = ops::RopeTable::new(config)?;
         Ok(Self {
@@ -252,7 +253,7 @@ impl Llama {
     /// # Errors
     /// Whatever candle reports.
     pub fn for_inference(self) -> Result<Self> {
-        if !self.device.is_cpu() {
+        if !self.device.is_cpu() || ops::composed_only() {
             return Ok(self);
         }
         // The maps hold the matrices too; without them each is freed when it has been laid out.
@@ -283,7 +284,7 @@ impl Llama {
     pub fn device(&self) -> &Device {
         &self.device
     }
-    /// The type that is computed in: the weights', but for a model laid out for inference on the CPU.
+    /// The type that is computed in and that keys and values are kept in: f32, whatever the weights' type.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -411,7 +412,7 @@ impl Llama {
     /// The embeddings of tokens, `[N, hidden_size]`.
     pub(super) fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
         match (&self.embed, &self.head) {
-            (Some(embed), _) => embed.index_select(&Tensor::new(ids, &self.device)?, 0)?.to_dtype(self.dtype),
+            (Some(embed), _) => ops::embedding(embed, ids),
             (None, Matrix::Panels(head)) => head.rows(ids),
             (None, _) => candle_core::bail!("the model has no embedding"),
         }

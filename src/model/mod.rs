@@ -14,6 +14,7 @@ pub mod tokenizer;
 
 mod chat;
 mod files;
+mod finite;
 mod init;
 mod save;
 mod tokenizer_json;
@@ -58,20 +59,29 @@ impl Model {
     }
 
     /// A model with random weights: N(0, `std`) drawn by a counter-based generator keyed by (`seed`, weight name), norms 1.
-    /// `config_dir` holds config.json and the tokenizer's files.
+    /// They are drawn in f32 and kept in `dtype`. `config_dir` holds config.json and the tokenizer's files.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn init(config_dir: &Path, std: f32, seed: u64, device: &Device, trainable: bool) -> Result<Self> {
+    pub fn init(
+        config_dir: &Path,
+        std: f32,
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+        trainable: bool,
+    ) -> Result<Self> {
         let (config, tokenizer) = files::config_and_tokenizer(config_dir)?;
-        let weights = init::normal(&config, std, seed, device)?;
+        let drawn = init::normal(&config, std, seed, device)?;
+        let weights = drawn.into_iter().map(|(name, w)| Ok((name, w.to_dtype(dtype)?))).collect::<Result<_>>()?;
         Self::from_weights(&name_of(config_dir), &config, weights, tokenizer, trainable)
     }
 
     /// A model from its parts; the hash is computed here.
     ///
     /// # Errors
-    /// A weight is missing or has another shape, or the tokenizer has more tokens than the embedding has rows.
+    /// A weight is missing, has another shape or holds a number that is not finite, or the tokenizer has more tokens than
+    /// the embedding has rows.
     pub fn from_weights(
         name: &str,
         config: &Config,
@@ -84,6 +94,7 @@ impl Model {
             return Err(Error::user(format!("model {name}: the tokenizer has {t} tokens, the embedding {v} rows"))
                 .help("the tokenizer's files belong to another model"));
         }
+        finite::check(&weights).map_err(|e| e.doing(format!("model {name}")))?;
         let hash = hash(&weights)?;
         let llama = if trainable { Llama::trainable(config, &weights) } else { Llama::frozen(config, &weights) };
         Ok(Self { name: name.to_string(), llama: llama.user(|| format!("model {name}"))?, tokenizer, hash })
@@ -94,7 +105,7 @@ impl Model {
     /// weights, and all are f32 then. Returns the weights' hash now (which differs from `self.hash` once the weights were trained).
     ///
     /// # Errors
-    /// The directory cannot be written.
+    /// A weight holds a number that is not finite, or the directory cannot be written.
     pub fn save(&self, dir: &Path) -> Result<String> {
         save::save(self, dir)
     }
@@ -139,7 +150,7 @@ impl Model {
     /// adapter_model.safetensors.
     ///
     /// # Errors
-    /// The model has no adapter, or the directory cannot be written.
+    /// The model has no adapter, its weights are not all finite, or the directory cannot be written.
     pub fn save_lora(&self, base: Option<&str>, dir: &Path) -> Result<()> {
         adapter::save(&self.llama, base, dir)
     }

@@ -13,10 +13,11 @@ use crate::error::{Context, Error, Result};
 
 /// Files are written to a temporary name and renamed, the weights last: a directory with weights is whole.
 pub(super) fn save(model: &Model, dir: &Path) -> Result<String> {
+    let weights = model.llama.merged()?;
+    super::finite::check(&weights).map_err(|e| e.doing("the model is not saved"))?;
     fs::create_dir_all(dir).doing(|| dir.display())?;
     let files = model.tokenizer.files();
     let config = model.llama.config();
-    let weights = model.llama.merged()?;
     let mut tokenizer_config = files.config.clone();
     // A class of its own reads files (vocab.json, tokenizer.model) that are not here; this one reads tokenizer.json.
     tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());

@@ -186,7 +186,8 @@ impl Models {
                 match &source.kind {
                     ModelKind::Init { config, seed } => {
                         let seed = seed.unwrap_or(self.seed);
-                        Model::init(Path::new(config), INIT_STD, seed, &self.device, trainable).doing(doing)
+                        Model::init(Path::new(config), INIT_STD, seed, &self.device, dtype(source), trainable)
+                            .doing(doing)
                     }
                     _ => Err(Error::user(format!(
                         "model `{name}` is a script: it has no weights to train or to be held to"

@@ -41,7 +41,7 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
         "betas",
         "AdamW's decay of the means of gradients and of their squares",
         Some(&[0.9, 0.999]),
-        0.0..=1.0,
+        0.0..1.0,
     );
     if betas.len() != 2 {
         f.problem("betas", "two numbers are needed", "for example betas = [0.9, 0.95]");

@@ -44,6 +44,47 @@ impl<O: Configured + ?Sized> Graph<'_, O> {
         (self.shape(i) == Some(Shape::Train)).then(|| ModelUse::Step(name.to_owned()))
     }
 
+    /// The `[model.NAME]` that a model was trained from, through any number of steps.
+    fn trained_from(&self, name: &str) -> Option<&ModelSource> {
+        let mut at = if name == "policy" { self.first?.name.as_str() } else { name };
+        // A chain without a circle has at most every step.
+        for _ in 0..=self.steps.len() {
+            match self.named(at)? {
+                ModelUse::Step(_) => at = &self.steps[*self.by_name.get(at)?].model.as_ref()?.name,
+                _ => return self.models.iter().map(|m| &m.source).find(|source| source.name == at),
+            }
+        }
+        None
+    }
+
+    /// Reports a reference whose weights are kept in another type than the trained model's. The two would differ by
+    /// rounding before the first step, and the loss would count that as a preference.
+    pub(super) fn check_reference_dtype(&self, named: &Named, step: &Draft<O>, meant: &ModelUse, owner: &str) {
+        let Some(trained) = step.model.as_ref().and_then(|own| self.trained_from(&own.name)) else { return };
+        let name = match meant {
+            ModelUse::Source(name) | ModelUse::Step(name) => name.as_str(),
+            ModelUse::Policy => "policy",
+        };
+        let source = self.trained_from(name);
+        // A model named by its path is kept in f32.
+        let dtype = source.map_or(Dtype::F32, |source| source.dtype);
+        if (source.is_none() && !is_path(name)) || dtype == trained.dtype {
+            return;
+        }
+        let (own, other) = (trained.dtype.name(), dtype.name());
+        let message = format!(
+            "{owner} trains a model in {own} and is held to a reference in {other}: rounding alone would set them apart"
+        );
+        let help = match source {
+            Some(source) => {
+                format!("give [model.{}] and [model.{}] the same dtype", show(&trained.name), show(&source.name))
+            }
+            None => format!("give the reference a [model.NAME] with path = \"{}\" and dtype = \"{own}\"", show(name)),
+        };
+        let problem = Diagnostic::new(&codes::CONFLICT, message, named.span, format!("kept in {other}"));
+        self.problems.report(problem.help(help));
+    }
+
     /// What a step's reference means. Of what is wrong with `model` and `loop.policy` nothing is said again.
     pub(super) fn reference(&self, named: &Named, step: &Draft<O>, owner: &str) -> Option<ModelUse> {
         let name = named.name.as_str();

@@ -187,7 +187,11 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
             let mut resolve = |named: &Named| {
                 let owner = format!("step `{}`", show(&step.name));
                 let meant = match named.how {
-                    How::Reference => self.reference(named, step, &owner)?,
+                    How::Reference => {
+                        let meant = self.reference(named, step, &owner)?;
+                        self.check_reference_dtype(named, step, &meant, &owner);
+                        meant
+                    }
                     _ => self.model(named, &owner)?,
                 };
                 match &meant {

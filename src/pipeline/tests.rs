@@ -288,6 +288,13 @@ fn models_are_resolved() {
     let plan = parse(PAPER, &["step.dpo.reference=./src"]).unwrap();
     assert_eq!(plan.model("./src").unwrap().kind, ModelKind::Path("./src".into()));
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=./scr"]), ["E0108"]);
+    // Its weights must be kept in the type of those that are trained.
+    assert_eq!(codes_of(PAPER, &["step.dpo.reference=./src", "model.m0.dtype=bf16"]), ["E0109"]);
+    let other = ["model.ref.path=./src", "model.ref.dtype=f16", "step.dpo.reference=ref"];
+    let apart = parse(PAPER, &other).unwrap_err().render(false);
+    assert!(apart.contains("trains a model in f32 and is held to a reference in f16"), "{apart}");
+    assert!(apart.contains("give [model.m0] and [model.ref] the same dtype"), "{apart}");
+    parse(PAPER, &[&other[..], &["model.m0.dtype=f16"]].concat()).unwrap();
     let near = parse(PAPER, &["step.dpo.reference=policy-strat"]).unwrap_err().render(false);
     assert!(near.contains("did you mean `policy-start`?"), "{near}");
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=dpo"]), ["E0303"]);

@@ -1,6 +1,6 @@
 //! From a value of the tree to what a key asks for, or to what is wrong with it.
 
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::Path;
 
 use super::codes::{self, Code};
@@ -61,7 +61,7 @@ pub(super) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64,
         _ => Err(wrong_type(node, &int_words(range))),
     }
 }
-pub(super) fn float_value(node: &Node, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
+pub(super) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, Fault> {
     let value = match node.value {
         Value::Float(f) => f,
         // Rounding of integers beyond 2^53 is what a float key asks for.
@@ -80,12 +80,35 @@ pub(super) fn int_words(range: &RangeInclusive<i64>) -> String {
         (least, most) => format!("an integer from {least} to {most}"),
     }
 }
-pub(super) fn float_words(range: &RangeInclusive<f64>) -> String {
-    match (range.start().is_finite() && *range.start() > f64::MIN, range.end().is_finite() && *range.end() < f64::MAX) {
-        (false, false) => "a number".into(),
-        (true, false) => format!("a number of at least {:?}", range.start()),
-        (false, true) => format!("a number of at most {:?}", range.end()),
-        (true, true) => format!("a number from {:?} to {:?}", range.start(), range.end()),
+/// Which numbers a range has, in words. A bound that every number keeps to is not mentioned.
+pub(super) fn float_words(range: &impl RangeBounds<f64>) -> String {
+    let (start, end) = (range.start_bound().cloned(), range.end_bound().cloned());
+    if let (Bound::Included(least), Bound::Included(most)) = (start, end)
+        && least > f64::MIN
+        && most < f64::MAX
+    {
+        return format!("a number from {least:?} to {most:?}");
+    }
+    let least = match start {
+        Bound::Included(least) if least > f64::MIN => Some(format!("of at least {least:?}")),
+        Bound::Excluded(least) if least >= f64::MIN => Some(format!("greater than {least:?}")),
+        _ => None,
+    };
+    let most = match end {
+        Bound::Included(most) if most < f64::MAX => Some(format!("of at most {most:?}")),
+        Bound::Excluded(most) if most <= f64::MAX => Some(format!("less than {most:?}")),
+        _ => None,
+    };
+    let bounds: Vec<String> = [least, most].into_iter().flatten().collect();
+    if bounds.is_empty() { "a number".into() } else { format!("a number {}", bounds.join(" and ")) }
+}
+
+/// The least number of a range; what stands in for a value that was refused.
+pub(super) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
+    match range.start_bound() {
+        Bound::Included(least) => *least,
+        Bound::Excluded(least) => least.next_up(),
+        Bound::Unbounded => f64::MIN,
     }
 }
 /// Shortest text that reads back as the same float, and as a float.

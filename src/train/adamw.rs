@@ -29,6 +29,24 @@ pub struct AdamWConfig {
     pub max_grad_norm: f64,
 }
 
+impl AdamWConfig {
+    /// Checks that the bias correction divides by no zero: each beta is at least 0 and less than 1.
+    ///
+    /// # Errors
+    /// A setting is outside of its bounds.
+    fn check(&self) -> Result<()> {
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0. ..1.).contains(&beta) {
+                return Err(Error::user(format!("AdamW's {name} is {beta}; it must be at least 0 and less than 1")));
+            }
+        }
+        if !(self.eps > 0. && self.eps.is_finite()) {
+            return Err(Error::user(format!("AdamW's eps is {}; it must be greater than 0", self.eps)));
+        }
+        Ok(())
+    }
+}
+
 impl Default for AdamWConfig {
     /// TRL's defaults.
     fn default() -> Self {
@@ -39,7 +57,7 @@ impl Default for AdamWConfig {
 /// One weight and what is known of its gradients.
 struct Slot {
     var: Var,
-    /// What the updates are added to where the weight itself is too coarse for them: bf16.
+    /// What the updates are added to where the weight itself is too coarse for them: bf16 and f16.
     master: Option<Var>,
     /// Mean of gradients.
     mean: Tensor,
@@ -58,16 +76,26 @@ pub struct AdamW {
 const STATE: [&str; 3] = ["exp_avg", "exp_avg_sq", "master"];
 
 impl AdamW {
-    /// For the given variables, with zero moments. Weights in bf16 get masters in f32 (arXiv 1710.03740).
+    /// For the given variables, with zero moments. Weights in bf16 and f16 get masters in f32 (arXiv 1710.03740).
     ///
     /// # Errors
-    /// A variable that is neither f32 nor bf16 (f16 would need its loss scaled), or no memory.
+    /// A variable of another type, f16 on a device other than the CPU (its gradients are f16 there, and would need the loss
+    /// scaled), a `beta` outside of [0, 1), or no memory.
     pub fn new(variables: &BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
+        config.check()?;
         let mut slots = BTreeMap::new();
         for (name, var) in variables {
-            if !matches!(var.dtype(), DType::F32 | DType::BF16) {
-                let message = format!("weight `{name}` is {:?}; only f32 and bf16 weights are trained", var.dtype());
-                return Err(Error::user(message).help("load the model with dtype = \"f32\""));
+            let trained = match var.dtype() {
+                DType::F32 | DType::BF16 => true,
+                DType::F16 => var.device().is_cpu(),
+                _ => false,
+            };
+            if !trained {
+                let message = format!(
+                    "weight `{name}` is {:?}; f32 and bf16 weights are trained on every device, f16 weights on the CPU only",
+                    var.dtype()
+                );
+                return Err(Error::user(message).help("load the model with dtype = \"bf16\" or \"f32\""));
             }
             let zeros = || zeros(var);
             let master =
@@ -165,10 +193,13 @@ impl AdamW {
                 root_correction: correction(c.beta2).sqrt() as f32,
                 eps: c.eps as f32,
             };
-            let fused = slot.master.is_none() && slot.var.device().is_cpu();
+            let fused = slot.var.device().is_cpu();
             let done = match g {
                 Gradient::Numbers(g) if fused => slot.fused(g, &update),
-                Gradient::Tensor(g) if fused => Floats::of(g).and_then(|g| slot.fused(&g, &update)),
+                Gradient::Tensor(g) if fused => {
+                    let g = g.to_dtype(DType::F32)?;
+                    Floats::of(&g).and_then(|g| slot.fused(&g, &update))
+                }
                 Gradient::Numbers(g) => Tensor::new(g.as_slice(), slot.var.device())
                     .and_then(|g| slot.composed(&g.reshape(slot.var.shape())?, &update, clip, c)),
                 Gradient::Tensor(g) => slot.composed(g, &update, clip, c),
@@ -188,9 +219,9 @@ fn zeros(var: &Var) -> candle_core::Result<Tensor> {
 }
 
 impl Slot {
-    /// In place, on the CPU in f32.
+    /// In place, on the CPU in f32. A weight with a master becomes the master's rounded value.
     fn fused(&self, g: &[f32], update: &Update) -> candle_core::Result<()> {
-        Changing::all(&self.var, |p| {
+        Changing::all(self.master.as_ref().unwrap_or(&self.var), |p| {
             Changing::all(&self.mean, |m| {
                 Changing::all(&self.square, |v| {
                     let parts = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
@@ -198,10 +229,14 @@ impl Slot {
                     Ok(())
                 })
             })
-        })
+        })?;
+        match &self.master {
+            Some(master) => self.var.set(&master.to_dtype(self.var.dtype())?),
+            None => Ok(()),
+        }
     }
 
-    /// The same out of candle's operations, for other devices and for weights with a master.
+    /// The same out of candle's operations, for other devices.
     fn composed(&self, g: &Tensor, update: &Update, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
         let g = (g.to_dtype(DType::F32)? * clip)?;
         let (m, v, p) = (&self.mean, &self.square, self.master.as_ref().unwrap_or(&self.var));

@@ -1,4 +1,4 @@
-//! Attention over the paged cache out of candle's own operations: any device, any float type. It gathers a
+//! Attention over the paged cache out of candle's own operations, for any device, in f32. It gathers a
 //! sequence's keys and values for every step, which the fused code does not.
 
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -13,9 +13,9 @@ pub(super) struct Composed {
 }
 
 impl Composed {
-    pub fn new(shape: Shape, blocks: usize, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn new(shape: Shape, blocks: usize, device: &Device) -> Result<Self> {
         let lines = blocks * BLOCK + 1;
-        let pool = || Tensor::zeros((lines, shape.kv_heads * shape.head_dim), dtype, device);
+        let pool = || Tensor::zeros((lines, shape.kv_heads * shape.head_dim), DType::F32, device);
         let layers = (0..shape.layers).map(|_| Ok((pool()?, pool()?))).collect::<Result<_>>()?;
         Ok(Self { shape, layers, spare: (lines - 1) as u32 })
     }
@@ -29,6 +29,7 @@ impl Composed {
 impl Store for Composed {
     fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let Shape { kv_heads, head_dim, heads, .. } = self.shape;
+        let (q, k, v) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?);
         let (n, width, device) = (plan.rows.len(), kv_heads * head_dim, q.device());
         let (keys, values) = &self.layers[layer];
         let to: Vec<u32> =
@@ -58,7 +59,7 @@ impl Store for Composed {
                 .flat_map(|r| std::iter::repeat_n(r.visible, group))
                 .flat_map(|visible| (0..longest).map(move |j| if j < visible { 0. } else { f32::NEG_INFINITY }))
                 .collect();
-            let mask = Tensor::from_vec(mask, (1, own * group, longest), device)?.to_dtype(scores.dtype())?;
+            let mask = Tensor::from_vec(mask, (1, own * group, longest), device)?;
             let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
             let o = weights.matmul(&take(values)?)?.reshape((kv_heads, own, group, head_dim))?;
             out.push(o.permute((1, 0, 2, 3))?.contiguous()?.reshape((own, heads, head_dim))?);

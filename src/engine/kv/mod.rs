@@ -7,7 +7,7 @@
 mod composed;
 mod fused;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use crate::model::{Attention, Config};
 
@@ -32,9 +32,9 @@ impl Shape {
             head_dim: config.head_dim(),
         }
     }
-    /// Bytes of a block over all layers, keys and values.
-    pub fn block_bytes(&self, dtype: DType) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * BLOCK * dtype.size_in_bytes()
+    /// Bytes of a block over all layers, keys and values. They are f32, whatever type the weights have.
+    pub fn block_bytes(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * BLOCK * size_of::<f32>()
     }
 }
 
@@ -69,11 +69,11 @@ pub(super) trait Store: Send {
     fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
 }
 
-/// A cache of `blocks` blocks: fused code for f32 on the CPU, composed candle operations otherwise.
-pub(super) fn store(shape: Shape, blocks: usize, device: &Device, dtype: DType) -> Result<Box<dyn Store>> {
-    Ok(match (device, dtype) {
-        (Device::Cpu, DType::F32) => Box::new(fused::Fused::new(shape, blocks)),
-        _ => Box::new(composed::Composed::new(shape, blocks, device, dtype)?),
+/// A cache of `blocks` blocks: fused code on the CPU, composed candle operations otherwise.
+pub(super) fn store(shape: Shape, blocks: usize, device: &Device) -> Result<Box<dyn Store>> {
+    Ok(match device {
+        Device::Cpu => Box::new(fused::Fused::new(shape, blocks)),
+        _ => Box::new(composed::Composed::new(shape, blocks, device)?),
     })
 }
 

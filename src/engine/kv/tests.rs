@@ -33,7 +33,7 @@ fn fused_and_composed_agree_with_plain_attention() {
         let shape = Shape { layers: 2, heads, kv_heads, head_dim };
         let mut stores: Vec<Box<dyn Store>> = vec![
             Box::new(fused::Fused::new(shape, 32)),
-            Box::new(composed::Composed::new(shape, 32, &Device::Cpu, DType::F32).unwrap()),
+            Box::new(composed::Composed::new(shape, 32, &Device::Cpu).unwrap()),
         ];
         // Blocks in random order, so that layouts are scattered.
         let mut free: Vec<u32> = (0..32).collect();
@@ -103,9 +103,9 @@ fn fused_and_composed_agree_with_plain_attention() {
 }
 
 #[test]
-fn other_float_types_use_the_composed_cache() {
+fn half_precision_is_attended_in_f32() {
     let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 4 };
-    let mut store = store(shape, 2, &Device::Cpu, DType::BF16).unwrap();
+    let mut store = composed::Composed::new(shape, 2, &Device::Cpu).unwrap();
     let plan = Plan {
         tables: vec![vec![Span { block: 1, len: 1 }]],
         rows: vec![Row { table: 0, visible: 1, write: Some((1, 0)) }],

@@ -1,4 +1,5 @@
-//! The pass written out by hand for f32 on the CPU.
+//! The pass written out by hand for the CPU, in f32. Weights in half precision are widened where they are used, and their
+//! gradients are f32.
 //!
 //! A layer is `x2 = x + attend(norm(x)) Wo^T`, `x3 = x2 + swiglu(norm(x2) Wg^T, norm(x2) Wu^T) Wd^T`. It keeps x, the
 //! rotated q and k, v, the attention's result and x2, gate and up; norms and swiglu are computed again on the way back.
@@ -14,13 +15,19 @@ impl Linear<'_> {
     /// `y = x W^T`, or added to y.
     fn forward(&self, x: &[f32], y: &mut [f32], onto: bool) {
         let (n, width) = (x.len() / self.width, self.width);
-        product((n, self.out, width), Matrix::rows(x, width), Matrix::rows(&self.weight.numbers, width).t(), y, onto);
+        product(
+            (n, self.out, width),
+            Matrix::rows(x, width),
+            Matrix::rows(&self.weight.numbers.as_f32(), width).t(),
+            y,
+            onto,
+        );
         if let Some(adapter) = &self.adapter {
             let (inner, rank) = (adapter.inner(x, width), adapter.rank);
             product(
                 (n, self.out, rank),
                 Matrix::rows(&inner, rank),
-                Matrix::rows(&adapter.b.numbers, rank).t(),
+                Matrix::rows(&adapter.b.numbers.as_f32(), rank).t(),
                 y,
                 true,
             );
@@ -32,17 +39,17 @@ impl Linear<'_> {
         let (n, out, width) = (x.len() / self.width, self.out, self.width);
         let (rows, slopes) = (Matrix::rows(x, width), Matrix::rows(dy, out));
         self.weight.gradient(to, (out, width, n), slopes.t(), rows)?;
-        product((n, width, out), slopes, Matrix::rows(&self.weight.numbers, width), dx, onto);
+        product((n, width, out), slopes, Matrix::rows(&self.weight.numbers.as_f32(), width), dx, onto);
         if let Some(adapter) = &self.adapter {
             let rank = adapter.rank;
             let inner = adapter.inner(x, width);
             adapter.b.gradient(to, (out, rank, n), slopes.t(), Matrix::rows(&inner, rank))?;
             let mut to_inner = inner;
-            product((n, rank, out), slopes, Matrix::rows(&adapter.b.numbers, rank), &mut to_inner, false);
+            product((n, rank, out), slopes, Matrix::rows(&adapter.b.numbers.as_f32(), rank), &mut to_inner, false);
             to_inner.iter_mut().for_each(|x| *x *= adapter.scale);
             let to_inner = Matrix::rows(&to_inner, rank);
             adapter.a.gradient(to, (rank, width, n), to_inner.t(), rows)?;
-            product((n, width, rank), to_inner, Matrix::rows(&adapter.a.numbers, width), dx, true);
+            product((n, width, rank), to_inner, Matrix::rows(&adapter.a.numbers.as_f32(), width), dx, true);
         }
         Ok(())
     }
@@ -52,7 +59,8 @@ impl Adapter<'_> {
     /// `scale x A^T`, `[n, rank]`.
     fn inner(&self, x: &[f32], width: usize) -> Vec<f32> {
         let mut inner = vec![0f32; x.len() / width * self.rank];
-        let a = Matrix::rows(&self.a.numbers, width).t();
+        let a = self.a.numbers.as_f32();
+        let a = Matrix::rows(&a, width).t();
         product((x.len() / width, self.rank, width), Matrix::rows(x, width), a, &mut inner, false);
         inner.iter_mut().for_each(|x| *x *= self.scale);
         inner
@@ -74,7 +82,7 @@ impl Weight<'_> {
         if let Some(name) = &self.name {
             rms_norm::to_w(x, eps, dy, to.gradients.zeroed(name, self.numbers.len(), to.pool)?);
         }
-        rms_norm::to_x(x, &self.numbers, eps, dy);
+        rms_norm::to_x(x, &self.numbers.as_f32(), eps, dy);
         Ok(())
     }
 }
@@ -199,7 +207,8 @@ impl<'a> Pass<'a> {
         let d = self.d();
         let mut x = pool.rows(self.n(), d);
         for (x, id) in x.chunks_exact_mut(d).zip(&self.rows.ids) {
-            x.copy_from_slice(&self.plain.embed.numbers[*id as usize * d..][..d]);
+            let row = *id as usize * d;
+            x.copy_from_slice(&self.plain.embed.numbers.part(row..row + d));
         }
         Ok(x)
     }
@@ -209,7 +218,7 @@ impl<'a> Pass<'a> {
         let layer = &self.plain.layers[index];
         let (n, d, shape) = (self.n(), self.d(), self.shape());
         let mut y = pool.rows(n, d);
-        rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
+        rms_norm::forward(x, &layer.attention_norm.numbers.as_f32(), self.eps(), &mut y);
         let project = |linear: &Linear, y: &[f32], pool: &mut Pool| {
             let mut out = pool.rows(n, linear.out);
             linear.forward(y, &mut out, false);
@@ -224,7 +233,7 @@ impl<'a> Pass<'a> {
         attention::forward(&self.rows.segments, shape, &q, &k, &v, &mut attended, &mut log_sums);
         let mut x2 = pool.rows(n, d);
         self.add(x, &attended, &layer.o, (index, 0), &mut x2, pool);
-        rms_norm::forward(&x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
+        rms_norm::forward(&x2, &layer.mlp_norm.numbers.as_f32(), self.eps(), &mut y);
         let (gate, up) = (project(&layer.gate, &y, pool), project(&layer.up, &y, pool));
         let mut s = pool.rows(n, layer.down.width);
         swiglu::forward(&gate, &up, &mut s);
@@ -280,13 +289,13 @@ impl<'a> Pass<'a> {
         for (to, row) in gathered.chunks_exact_mut(d).zip(from) {
             to.copy_from_slice(&x[*row as usize * d..][..d]);
         }
-        rms_norm::forward(&gathered, &self.plain.norm.numbers, self.eps(), &mut normed);
+        rms_norm::forward(&gathered, &self.plain.norm.numbers.as_f32(), self.eps(), &mut normed);
         Ok((gathered, normed))
     }
 
     fn head<'b>(&'b self, hidden: &'b [f32]) -> log_prob::Rows<'b> {
         let head = self.plain.head.as_ref().unwrap_or(&self.plain.embed);
-        log_prob::Rows { hidden, head: &head.numbers, targets: &self.rows.targets, d: self.d() }
+        log_prob::Rows { hidden, head: head.numbers.slice(), targets: &self.rows.targets, d: self.d() }
     }
 
     /// Goes back through a layer: `slopes` are the derivatives of its result and become those of its input.
@@ -305,7 +314,7 @@ impl<'a> Pass<'a> {
         swiglu::backward(&mut gate, &mut up, &ds);
         to.pool.give(s);
         to.pool.give(ds);
-        rms_norm::forward(&x2, &layer.mlp_norm.numbers, self.eps(), &mut y);
+        rms_norm::forward(&x2, &layer.mlp_norm.numbers.as_f32(), self.eps(), &mut y);
         layer.gate.backward(&y, &gate, &mut dy, false, to)?;
         layer.up.backward(&y, &up, &mut dy, true, to)?;
         layer.mlp_norm.norm_backward(&x2, self.eps(), &mut dy, to)?;
@@ -325,7 +334,7 @@ impl<'a> Pass<'a> {
         }
         self.rotate(&mut dq, shape.heads, true);
         self.rotate(&mut dk, shape.kv_heads, true);
-        rms_norm::forward(x, &layer.attention_norm.numbers, self.eps(), &mut y);
+        rms_norm::forward(x, &layer.attention_norm.numbers.as_f32(), self.eps(), &mut y);
         layer.q.backward(&y, &dq, &mut dy, false, to)?;
         layer.k.backward(&y, &dk, &mut dy, true, to)?;
         layer.v.backward(&y, &dv, &mut dy, true, to)?;

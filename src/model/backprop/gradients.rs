@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 
 use super::Pool;
+use crate::model::ops::computed_in;
 
 /// A gradient, of its weight's shape.
 pub enum Gradient {
@@ -52,8 +53,9 @@ impl Gradients {
         Ok(numbers)
     }
 
-    /// Adds a gradient that candle made.
+    /// Adds a gradient that candle made, which has its weight's type. Sums of several are f32, whatever the weight is.
     pub(super) fn add(&mut self, name: &str, new: Tensor) -> Result<()> {
+        let new = new.to_dtype(computed_in(new.dtype()))?;
         let sum = match self.by_name.remove(name) {
             None => new.contiguous()?,
             Some(Gradient::Tensor(old)) => (old + new)?,

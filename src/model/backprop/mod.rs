@@ -1,6 +1,6 @@
 //! Log-probabilities with their gradients: one recorded forward over packed rows, and the way back.
 //!
-//! In f32 on the CPU the pass is written out by hand (`fused.rs`): a layer keeps nothing that is cheap to compute again,
+//! On the CPU the pass is written out by hand (`fused.rs`): a layer keeps nothing that is cheap to compute again,
 //! gradients are added where they belong, and the memory of one step serves the next. Elsewhere candle's graph does it.
 //! Tests hold the two against each other.
 

@@ -1,10 +1,10 @@
-//! The numbers of a model, where they are plain f32 on the CPU.
+//! The numbers of a model on the CPU: plain f32, or half precision that is widened where it is used.
 
 use candle_core::Tensor;
 
 use crate::model::llama::Matrix;
 use crate::model::lora::Adapted;
-use crate::model::ops::{Floats, RopeTable};
+use crate::model::ops::{FloatTensor, RopeTable, composed_only};
 use crate::model::{Config, Llama};
 
 /// A model's numbers.
@@ -23,7 +23,7 @@ pub(super) struct Plain<'a> {
 pub(super) struct Weight<'a> {
     /// Its name, by which its gradient goes; none if it is frozen.
     pub name: Option<String>,
-    pub numbers: Floats<'a>,
+    pub numbers: FloatTensor<'a>,
 }
 
 /// The weight of a matrix product, `[out, width]`.
@@ -55,8 +55,11 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Plain<'a> {
-    /// None if a weight is not f32 on the CPU, or is laid out otherwise.
+    /// None if a weight is not on the CPU, of another type, or laid out otherwise.
     pub(super) fn of(llama: &'a Llama) -> Option<Self> {
+        if composed_only() {
+            return None;
+        }
         let layer = |(i, layer): (usize, &'a crate::model::llama::Layer)| {
             let name = |part: &str| format!("model.layers.{i}.{part}");
             Some(Layer {
@@ -90,7 +93,7 @@ impl<'a> Plain<'a> {
 impl<'a> Weight<'a> {
     fn of(llama: &Llama, name: String, tensor: &'a Tensor) -> Option<Self> {
         let name = llama.variables().contains_key(&name).then_some(name);
-        Some(Self { name, numbers: Floats::of(tensor).ok()? })
+        Some(Self { name, numbers: FloatTensor::of(tensor).ok()? })
     }
 }
 

@@ -16,7 +16,7 @@ use self::config::Settings;
 pub use self::network::{Branch, Network};
 use super::config::OneOrMany;
 use super::tokenizer::Tokenizer;
-use super::{files, hash, name_of, weights};
+use super::{files, finite, hash, name_of, weights};
 use crate::error::{Context, Error, Result};
 
 /// A family of models that is run but not trained.
@@ -109,6 +109,7 @@ impl InferenceModel {
             .help("the tokenizer's files belong to another model"));
         }
         let weights = weights::safetensors::load(path, family.name(), settings.weights(), device, dtype)?;
+        finite::check(&weights).map_err(|e| e.doing(path.display()))?;
         let hash = hash(&weights)?;
         let model = Self { name: name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
         // Made once for little, so that a fault shows now and not at the first request.

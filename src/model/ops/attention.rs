@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::float::widened;
 use super::{attention_cpu, cpu};
 use crate::model::Attention;
 
@@ -60,19 +61,22 @@ pub(in crate::model) fn check(segments: &[Segment], rows: usize) -> Result<()> {
 impl Attention for Packed {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         check(&self.segments, q.dim(0)?)?;
-        if !cpu::applies(q) || q.elem_count() == 0 {
-            return composed(&self.segments, q, k, v);
+        let (q, k, v) = (widened(q)?, widened(k)?, widened(v)?);
+        if !cpu::applies(&q) || q.elem_count() == 0 {
+            return composed(&self.segments, &q, &k, &v);
         }
         let fused = Fused { segments: self.segments.clone(), log_sums: OnceLock::new() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, fused)
     }
 }
 
-/// The same by candle's operations: the definition, and the way for other devices and types.
+/// The same by candle's operations: the definition, and the way for other devices and types. Half precision is widened:
+/// the result is f32.
 ///
 /// # Errors
 /// Whatever candle reports.
 pub fn composed(segments: &[Segment], q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (q, k, v) = (&widened(q)?, &widened(k)?, &widened(v)?);
     let (_, heads, width) = q.dims3()?;
     let groups = heads / k.dim(1)?;
     let mut out = Vec::with_capacity(segments.len());

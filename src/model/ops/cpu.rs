@@ -4,6 +4,7 @@
 //! Every result depends on its own row alone: sums run in a fixed order over a fixed number of lanes, and what is divided
 //! among threads is rows, never a sum. So a row has the same bits whatever is computed beside it and on however many threads.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
@@ -18,9 +19,32 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 
+thread_local! {
+    /// Whether this thread leaves the fused operations alone.
+    static COMPOSED_ONLY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `f` with every operation composed of candle's own, as on a device that has no fused code. Tests use it to run
+/// on the CPU what other devices run. It holds for the calling thread only, on which models are built and computed.
+pub fn with_composed<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COMPOSED_ONLY.set(self.0);
+        }
+    }
+    let _restore = Restore(COMPOSED_ONLY.replace(true));
+    f()
+}
+
+/// Whether [`with_composed`] is in force on this thread.
+pub(in crate::model) fn composed_only() -> bool {
+    COMPOSED_ONLY.get()
+}
+
 /// Whether the fused operations apply: f32 on the CPU.
 pub(in crate::model) fn applies(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+    x.device().is_cpu() && x.dtype() == DType::F32 && !composed_only()
 }
 
 /// The numbers of a contiguous f32 storage, as the forward of a custom operation gets it.

@@ -1,26 +1,31 @@
 //! The matrix product of a layer, whose backward costs nothing for weights that are frozen.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, MetalStorage, Result, Shape, Tensor};
 
 use super::cpu::{self, Floats, Matrix};
+use super::float::{FloatSlice, FloatTensor, computed_in, is_half, widened};
 use super::product::product;
 
-/// `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`.
+/// `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`. The result is f32 where the weight is in half precision.
 ///
-/// In f32 on the CPU a row's bits do not depend on how many rows there are.
+/// On the CPU a weight in half precision is widened and the product is f32. Elsewhere the rows are rounded to the weight's
+/// type, which is what the device multiplies fast. On the CPU a row's bits do not depend on how many rows there are.
 ///
 /// # Errors
 /// Shapes that do not fit, or whatever candle reports.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(w, Linear)
+    widened(x)?.contiguous()?.apply_op2(w, Linear)
 }
 
-/// The same by candle's operations: the definition, for tests.
+/// The same by candle's operations: the definition of what devices other than the CPU compute.
 ///
 /// # Errors
 /// As [`linear`].
 pub fn composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if is_half(w.dtype()) {
+        return x.to_dtype(w.dtype())?.matmul(&w.t()?)?.to_dtype(DType::F32);
+    }
     x.matmul(&w.t()?)
 }
 
@@ -37,11 +42,37 @@ fn sizes(xl: &Layout, wl: &Layout) -> Result<(usize, usize, usize)> {
     Ok((rows, out, width))
 }
 
-/// By the device's own product.
+/// By the device's own product, in the weight's type.
 fn device_product<S: BackendStorage>(x: &S, xl: &Layout, w: &S, wl: &Layout) -> Result<(S, Shape)> {
-    let (rows, out, width) = sizes(xl, wl)?;
-    let y = x.matmul(w, (1, rows, out, width), xl, &wl.transpose(0, 1)?)?;
-    Ok((y, Shape::from((rows, out))))
+    let ((rows, out, width), wt) = (sizes(xl, wl)?, wl.transpose(0, 1)?);
+    let shape = Shape::from((rows, out));
+    if !is_half(w.dtype()) {
+        return Ok((x.matmul(w, (1, rows, out, width), xl, &wt)?, shape));
+    }
+    let (narrow, layout) = (x.to_dtype(xl, w.dtype())?, Layout::contiguous(xl.shape()));
+    let y = narrow.matmul(w, (1, rows, out, width), &layout, &wt)?;
+    Ok((y.to_dtype(&Layout::contiguous(&shape), computed_in(w.dtype()))?, shape))
+}
+
+/// `slopes W` by the device's own product, in the weight's type, for a weight in half precision.
+///
+/// f16 has no numbers below 6e-8, and derivatives often are smaller. So they are scaled by a power of two, which is exact,
+/// until the largest is about 1.
+fn half_to_x(slopes: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if w.dtype() != DType::F16 {
+        return slopes.to_dtype(w.dtype())?.matmul(w)?.to_dtype(DType::F32);
+    }
+    let largest = slopes.abs()?.max_all()?.to_scalar::<f32>()?;
+    if largest == 0. || !largest.is_finite() {
+        return slopes.to_dtype(w.dtype())?.matmul(w)?.to_dtype(DType::F32);
+    }
+    let scale = 2f64.powi(f64::from(largest).log2().floor() as i32);
+    (slopes / scale)?.to_dtype(w.dtype())?.matmul(w)?.to_dtype(DType::F32)? * scale
+}
+
+/// `slopes^T x` by the device's own product, in the type of a weight in half precision.
+fn half_to_w(slopes: &Tensor, x: &Tensor, dtype: DType) -> Result<Tensor> {
+    slopes.to_dtype(dtype)?.t()?.matmul(&x.to_dtype(dtype)?)
 }
 
 impl CustomOp2 for Linear {
@@ -49,12 +80,13 @@ impl CustomOp2 for Linear {
         "linear"
     }
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (Ok(x), Ok(w)) = (cpu::slice(x, xl, self.name()), cpu::slice(w, wl, self.name())) else {
+        let numbers = (cpu::slice(x, xl, self.name()), FloatSlice::of_storage(w, wl));
+        let (Ok(x), Some(w), false) = (numbers.0, numbers.1, cpu::composed_only()) else {
             return device_product(x, xl, w, wl);
         };
         let (rows, out, width) = sizes(xl, wl)?;
         let mut y = vec![0f32; rows * out];
-        product((rows, out, width), Matrix::rows(x, width), Matrix::rows(w, width).t(), &mut y, false);
+        product((rows, out, width), Matrix::rows(x, width), Matrix::rows(&w.as_f32(), width).t(), &mut y, false);
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
     fn cuda_fwd(&self, x: &CudaStorage, xl: &Layout, w: &CudaStorage, wl: &Layout) -> Result<(CudaStorage, Shape)> {
@@ -69,6 +101,11 @@ impl CustomOp2 for Linear {
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         if !cpu::applies(&dy) || !w.is_contiguous() {
+            if is_half(w.dtype()) {
+                let to_x = || half_to_x(&dy, &w.detach());
+                let to_w = || half_to_w(&dy, &x.detach(), w.dtype());
+                return Ok((x.track_op().then(to_x).transpose()?, w.track_op().then(to_w).transpose()?));
+            }
             let to_x = || dy.matmul(&w.detach());
             let to_w = || dy.t()?.matmul(&x.detach());
             return Ok((x.track_op().then(to_x).transpose()?, w.track_op().then(to_w).transpose()?));
@@ -78,8 +115,8 @@ impl CustomOp2 for Linear {
         let slopes = Matrix::rows(&slopes, out);
         let times = |a, of: &Tensor, (m, k): (usize, usize), like: &Tensor| {
             let mut to = vec![0f32; m * width];
-            product((m, width, k), a, Matrix::rows(&Floats::of(of)?, width), &mut to, false);
-            Tensor::from_vec(to, like.shape(), like.device())
+            product((m, width, k), a, Matrix::rows(&FloatTensor::of(of)?.as_f32(), width), &mut to, false);
+            Tensor::from_vec(to, like.shape(), like.device())?.to_dtype(like.dtype())
         };
         let to_x = || times(slopes, w, (rows, out), x);
         let to_w = || times(slopes.t(), x, (out, rows), w);

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Floats, Matrix};
+use super::float::{FloatSlice, FloatTensor, widened};
 use super::product::product;
 
 /// Tokens of the vocabulary whose logits are held at once, and rows: 16 MiB of logits.
@@ -18,7 +19,8 @@ const KEPT: usize = 1 << 24;
 /// `log softmax(hidden head^T)` at `targets`: `hidden` is `[N, D]`, `head` is `[V, D]`, the result `[N]`.
 ///
 /// Logits are computed for some of the vocabulary at a time, and again in the backward. With P the probabilities, the
-/// gradient of the logits is `dy (onehot - P)`. A row's bits do not depend on how many rows there are.
+/// gradient of the logits is `dy (onehot - P)`. A row's bits do not depend on how many rows there are. Half precision is
+/// widened: the result is f32.
 ///
 /// # Errors
 /// A target outside the vocabulary, shapes that do not fit, or whatever candle reports.
@@ -30,6 +32,7 @@ pub fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Te
     if let Some(t) = targets.iter().find(|t| **t as usize >= vocab) {
         candle_core::bail!("log-prob: token {t} is outside the vocabulary of {vocab}")
     }
+    let hidden = &widened(hidden)?;
     if !cpu::applies(hidden) || n == 0 {
         return composed(hidden, head, targets);
     }
@@ -57,7 +60,7 @@ fn chunks(n: usize, size: usize) -> Vec<Range<usize>> {
 #[derive(Clone, Copy)]
 pub(in crate::model) struct Rows<'a> {
     pub hidden: &'a [f32],
-    pub head: &'a [f32],
+    pub head: FloatSlice<'a>,
     pub targets: &'a [u32],
     pub d: usize,
 }
@@ -82,7 +85,8 @@ impl Rows<'_> {
                     f(rows.clone(), tokens, &mut logits);
                     continue;
                 }
-                let head = Matrix::rows(&self.head[tokens.start * d..tokens.end * d], d);
+                let head = self.head.part(tokens.start * d..tokens.end * d);
+                let head = Matrix::rows(&head, d);
                 if work.len() < count {
                     work.resize(count, 0.);
                 }
@@ -145,7 +149,8 @@ impl Rows<'_> {
             });
             let slopes = Matrix::rows(slopes, count);
             if let Some(to) = &mut to_hidden {
-                let head = Matrix::rows(&self.head[tokens.start * d..tokens.end * d], d);
+                let head = self.head.part(tokens.start * d..tokens.end * d);
+                let head = Matrix::rows(&head, d);
                 let to = &mut to[rows.start * d..rows.end * d];
                 product((rows.len(), d, count), slopes, head, to, tokens.start > 0);
             }
@@ -183,7 +188,10 @@ impl CustomOp2 for LogProb {
         if d != dw {
             candle_core::bail!("log-prob: rows of {d} do not fit a matrix of {:?}", wl.dims())
         }
-        let (hidden, head) = (cpu::slice(h, hl, self.name())?, cpu::slice(w, wl, self.name())?);
+        let hidden = cpu::slice(h, hl, self.name())?;
+        let Some(head) = FloatSlice::of_storage(w, wl) else {
+            candle_core::bail!("log-prob needs contiguous numbers of a float type")
+        };
         let (out, log_sums) = Rows { hidden, head, targets: &self.targets, d }.forward(None);
         let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), Shape::from(n)))
@@ -192,8 +200,8 @@ impl CustomOp2 for LogProb {
     fn bwd(&self, h: &Tensor, w: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(log_sums) = self.log_sums.get() else { candle_core::bail!("log-prob: backward before forward") };
         let dy = dy.contiguous()?;
-        let (hidden, head) = (Floats::of(h)?, Floats::of(w)?);
-        let rows = Rows { hidden: &hidden, head: &head, targets: &self.targets, d: h.dim(1)? };
+        let (hidden, head) = (Floats::of(h)?, FloatTensor::of(w)?);
+        let rows = Rows { hidden: &hidden, head: head.slice(), targets: &self.targets, d: h.dim(1)? };
         let place = |of: &Tensor| of.track_op().then(|| vec![0f32; of.elem_count()]);
         let (mut dh, mut dw) = (place(h), place(w));
         rows.backward(
@@ -204,7 +212,8 @@ impl CustomOp2 for LogProb {
             dw.as_deref_mut().map(|dw| (dw, true)),
         );
         let tensor = |numbers: Option<Vec<f32>>, like: &Tensor| -> Result<Option<Tensor>> {
-            numbers.map(|n| Tensor::from_vec(n, like.shape(), like.device())).transpose()
+            let numbers = numbers.map(|n| Tensor::from_vec(n, like.shape(), like.device())?.to_dtype(like.dtype()));
+            numbers.transpose()
         };
         Ok((tensor(dh, h)?, tensor(dw, w)?))
     }
@@ -221,7 +230,7 @@ mod tests {
             |n: usize, s: usize| (0..n).map(|i| ((i * 7919 + s) % 997) as f32 / 500. - 1.).collect::<Vec<_>>();
         let (hidden, head, dy) = (numbers(n * d, 1), numbers(vocab * d, 2), numbers(n, 3));
         let targets: Vec<u32> = (0..n).map(|i| (i * 31 % vocab) as u32).collect();
-        let rows = Rows { hidden: &hidden, head: &head, targets: &targets, d };
+        let rows = Rows { hidden: &hidden, head: FloatSlice::F32(&head), targets: &targets, d };
         let mut kept = Logits::default();
         let (log_probs, log_sums) = rows.forward(Some(&mut kept));
         assert_eq!((log_probs, log_sums.clone()), rows.forward(None));

@@ -4,11 +4,18 @@
 //! Each operation is defined twice: composed of candle's own operations, which runs on every device and in every type, and
 //! fused for f32 on the CPU with a backward written by hand. Tests hold the two against each other and against finite
 //! differences.
+//!
+//! Activations are f32 whatever the weights are, so every norm, softmax, rotation and sum is f32. Weights in bf16 or f16
+//! meet them in the matrix products only. On the CPU a product widens the weight and is f32 throughout. On other devices
+//! it rounds the activations to the weight's type, multiplies there (the sums are the device's, in f32) and widens the
+//! result, as torch's autocast does.
 
 mod attention;
 mod attention_cpu;
 mod cpu;
 mod dropout;
+mod embedding;
+mod float;
 mod linear;
 pub(in crate::model) mod log_prob;
 mod panels;
@@ -18,8 +25,9 @@ mod rope;
 pub(in crate::model) mod swiglu;
 
 pub use attention::{Packed, Segment};
-pub use cpu::{Floats, fma};
+pub use cpu::{Floats, fma, with_composed};
 pub use dropout::Dropout;
+pub use embedding::embedding;
 pub use linear::linear;
 pub use log_prob::log_prob_of;
 pub use panels::Panels;
@@ -36,6 +44,9 @@ pub mod composed {
     pub use super::rope::composed as rope;
     pub use super::swiglu::composed as swiglu;
 }
+
+pub(in crate::model) use cpu::composed_only;
+pub(in crate::model) use float::{FloatTensor, computed_in};
 
 /// What a pass written out by hand is made of: the same operations on plain numbers.
 pub(in crate::model) mod fused {

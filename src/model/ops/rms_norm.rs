@@ -4,14 +4,16 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Floats};
+use super::float::widened;
 
-/// RMSNorm of `[N, D]` with the weight `[D]`.
+/// RMSNorm of `[N, D]` with the weight `[D]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
 /// Shapes that do not fit, or whatever candle reports.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    if !cpu::applies(x) {
-        return composed(x, w, eps);
+    let (x, w) = (widened(x)?, widened(w)?);
+    if !cpu::applies(&x) {
+        return composed(&x, &w, eps);
     }
     x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps: eps as f32 })
 }
@@ -21,8 +23,9 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`rms_norm`].
 pub fn composed(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let (x, w) = (widened(x)?, widened(w)?);
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    x.broadcast_div(&scale)?.broadcast_mul(w)
+    x.broadcast_div(&scale)?.broadcast_mul(&w)
 }
 
 /// `1 / sqrt(mean(x^2) + eps)` of a row.

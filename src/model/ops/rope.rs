@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
 use super::cpu;
+use super::float::widened;
 use crate::model::Config;
 
 /// The frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
@@ -101,15 +102,16 @@ impl RopeTable {
     }
 }
 
-/// Rotates `[N, heads, head_dim]`.
+/// Rotates `[N, heads, head_dim]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
 /// Shapes that do not fit, or whatever candle reports.
 pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
-    if !cpu::applies(x) || x.elem_count() == 0 {
-        return composed(x, rows);
+    let x = widened(x)?;
+    if !cpu::applies(&x) || x.elem_count() == 0 {
+        return composed(&x, rows);
     }
-    x.contiguous()?.apply_op3(&rows.cos, &rows.sin, Rope { back: false })
+    x.contiguous()?.apply_op3(&widened(&rows.cos)?, &widened(&rows.sin)?, Rope { back: false })
 }
 
 /// The same by candle's operations: the definition, and the way on devices other than the CPU.
@@ -117,10 +119,11 @@ pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
 /// # Errors
 /// Whatever candle reports.
 pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+    let (x, cos, sin) = (widened(x)?, widened(&rows.cos)?, widened(&rows.sin)?);
     let half = x.dim(2)? / 2;
     let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let first = (a.broadcast_mul(&rows.cos)? - b.broadcast_mul(&rows.sin)?)?;
-    let second = (b.broadcast_mul(&rows.cos)? + a.broadcast_mul(&rows.sin)?)?;
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
     Tensor::cat(&[first, second], 2)
 }
 

@@ -4,14 +4,16 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Floats};
+use super::float::widened;
 
-/// `silu(gate) * up` of two `[N, F]`.
+/// `silu(gate) * up` of two `[N, F]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
 /// Shapes that differ, or whatever candle reports.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if !cpu::applies(gate) || gate.elem_count() == 0 {
-        return composed(gate, up);
+    let (gate, up) = (widened(gate)?, widened(up)?);
+    if !cpu::applies(&gate) || gate.elem_count() == 0 {
+        return composed(&gate, &up);
     }
     gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
 }
@@ -21,7 +23,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`swiglu`].
 pub fn composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+    widened(gate)?.silu()? * widened(up)?
 }
 
 /// Elements that one thread takes at a time.

@@ -1,13 +1,13 @@
 //! What sections and operators ask of a table.
 
-use std::ops::RangeInclusive;
+use std::ops::{RangeBounds, RangeInclusive};
 
 use super::super::codes;
 use super::super::diagnostic::Diagnostic;
 use super::super::tree::{self, EMPTY, Value};
 use super::super::values::{
-    bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, list,
-    name_value, text_value, texts_value, wrong_type,
+    bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, least_float,
+    list, name_value, text_value, texts_value, wrong_type,
 };
 use super::{ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
 
@@ -39,15 +39,15 @@ impl Fields<'_> {
         let n = self.int(key, about, default.map(wide), wide(*range.start())..=wide(*range.end()));
         usize::try_from(n).unwrap_or(*range.start())
     }
-    /// A number within `range`; an integer will do.
+    /// A number within `range`, whose ends may be left out as in `0.0..1.0`; an integer will do.
     pub fn float(
         &mut self,
         key: &'static str,
         about: &'static str,
         default: Option<f64>,
-        range: RangeInclusive<f64>,
+        range: impl RangeBounds<f64>,
     ) -> f64 {
-        let least = *range.start();
+        let least = least_float(&range);
         self.give(doc(key, about, float_words(&range)), default, least, float_literal, |n| float_value(n, &range))
     }
     /// As [`Fields::float`], or nothing if not given.
@@ -55,7 +55,7 @@ impl Fields<'_> {
         &mut self,
         key: &'static str,
         about: &'static str,
-        range: RangeInclusive<f64>,
+        range: impl RangeBounds<f64>,
     ) -> Option<f64> {
         self.maybe(doc(key, about, float_words(&range)), float_literal, |n| float_value(n, &range))
     }
@@ -141,7 +141,7 @@ impl Fields<'_> {
         key: &'static str,
         about: &'static str,
         default: Option<&[f64]>,
-        range: RangeInclusive<f64>,
+        range: impl RangeBounds<f64>,
     ) -> Vec<f64> {
         let words = float_words(&range).replacen("a number", "a list of numbers", 1);
         let literal = |v: &Vec<f64>| list(v.iter().map(float_literal));

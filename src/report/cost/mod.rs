@@ -282,7 +282,8 @@ fn cost(
         }
     } else {
         let sequences = f64::min(engine.max_batch as f64, work.out.rows.max(1.));
-        let kv = sequences * work.longest * shape.kv() * bytes;
+        // They are f32, whatever type the weights have.
+        let kv = sequences * work.longest * shape.kv() * 4.;
         Memory { weights: bytes * n, optimizer: 0., working: engine.kv_memory.map_or(kv, |most| kv.min(most as f64)) }
     };
     let (step, model) = (step.name.clone(), used.to_string());
