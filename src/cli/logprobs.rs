@@ -10,7 +10,7 @@ use super::run::stop_on_interrupt;
 use super::ticker::{Ticker, counted};
 use crate::dataflow::Stop;
 use crate::error::{Error, Result};
-use crate::model::{Message, Model, device};
+use crate::model::{Message, Model, Unwritten, device};
 use crate::store::{Comparisons, Lines, Turn};
 use crate::train::{Scored, Scoring};
 
@@ -21,7 +21,8 @@ const AFTER: &str = "Examples:
 A row has `prompt`, `chosen` and `rejected`, or `prompt` and `completion`, each a list of {role, content} or a text. For every \
 row an object is printed, in order: line, prompt_tokens, chosen_tokens and rejected_tokens (their numbers), chosen_logprob and \
 rejected_logprob: the natural log-probability of the whole answer and of the token that ends its turn, after the prompt, at \
-temperature 1. It is what DPO computes in training. A row that cannot be scored has `error`.";
+temperature 1. It is what DPO computes in training. A row that cannot be scored has `error`. Where the chat template does not \
+write an answer as it was given, the answer is scored as given and `note` says so.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
@@ -42,6 +43,8 @@ pub struct Args {
 struct Place {
     line: u64,
     names: Result<Vec<&'static str>, String>,
+    /// What the chat template makes of the completions otherwise than they are scored.
+    notes: Vec<String>,
 }
 
 pub fn run(args: &Args, style: Style) -> Result<()> {
@@ -62,7 +65,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
 fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
     let name = lines.name().to_owned();
     let max_length = args.max_length.map(|n| n as usize);
-    let (mut rows, mut failed, mut tokens) = (0, 0, 0);
+    let (mut rows, mut failed, mut tokens, mut apart) = (0, 0, 0, 0);
     let mut scoring = Scoring::new(&model.llama, args.batch_tokens as usize);
     let mut print = |place: Place, sums: Option<(Scored, Vec<f64>)>| -> Result<bool> {
         rows += 1;
@@ -75,6 +78,10 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
                 }
                 for (name, sum) in names.iter().zip(&sums) {
                     row[format!("{name}_logprob")] = json!(sum);
+                }
+                if !place.notes.is_empty() {
+                    apart += 1;
+                    row["note"] = json!(place.notes.join("; "));
                 }
                 tokens += scored.rows() as u64;
             }
@@ -101,18 +108,18 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
         let encoded = comparison.map_err(|why| format!("line {line} {why}")).and_then(|c| {
             let (names, turns): (Vec<_>, Vec<_>) = c.completions.into_iter().unzip();
             let turns: Vec<Vec<Message>> = turns.into_iter().map(messages).collect();
-            let scored = Scored::encode(&model.tokenizer, &messages(c.prompt), &turns);
-            let scored = scored.map_err(|e| format!("line {line}: {e}"))?;
+            let scored = Scored::encode_with(&model.tokenizer, &messages(c.prompt), &turns, Unwritten::Apart);
+            let (scored, notes) = scored.map_err(|e| format!("line {line}: {e}"))?;
             match scored.problem(model.llama.config(), max_length) {
                 Some(problem) => Err(format!("line {line}: {problem}")),
-                None => Ok((names, scored)),
+                None => Ok((names, notes, scored)),
             }
         });
-        let (names, scored) = match encoded {
-            Ok((names, scored)) => (Ok(names), Some(scored)),
-            Err(why) => (Err(why), None),
+        let (place, scored) = match encoded {
+            Ok((names, notes, scored)) => (Place { line, names: Ok(names), notes }, Some(scored)),
+            Err(why) => (Place { line, names: Err(why), notes: Vec::new() }, None),
         };
-        reads = scoring.push(Place { line, names }, scored, &mut print)?;
+        reads = scoring.push(place, scored, &mut print)?;
         if !reads {
             break;
         }
@@ -122,6 +129,13 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     }
     if rows == 0 {
         return Err(Error::user(format!("{name} holds no row")));
+    }
+    if apart > 0 {
+        tracing::warn!(
+            "the chat template does not write the answers of {} as they were given: they are scored as given, after the \
+             prompt; `note` of a row says more, and training on texts refuses such rows or takes what the template writes",
+            counted(apart, "row")
+        );
     }
     let seconds = ticker.seconds();
     let rate = tokens as f64 / seconds.max(1e-9);

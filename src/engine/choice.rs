@@ -52,6 +52,7 @@ impl Chain {
             return Err(refuse("empty_prompt", "the prompt is empty; remove the row or give it a text".into()));
         }
         let mut given = codec.encode(&choice.messages).map_err(template)?;
+        let prompt = given.len();
         let lead = match &choice.begun {
             Begun::Text(text) => text.clone(),
             Begun::Tokens(tokens, at) => {
@@ -60,7 +61,12 @@ impl Chain {
                 gap
             }
         };
-        let encode = |c: &String| codec.encode_more(&format!("{lead}{c}")).map_err(template);
+        let begins = given.len() == prompt;
+        let encode = |candidate: &String| {
+            let text = format!("{lead}{candidate}");
+            let ids = if begins { codec.encode_beginning(&choice.messages, &text) } else { codec.encode_more(&text) };
+            ids.map_err(template)
+        };
         let mut candidates: Vec<Vec<u32>> = choice.candidates.iter().map(encode).collect::<Result<_, _>>()?;
         let distinct: BTreeSet<&Vec<u32>> = candidates.iter().collect();
         if distinct.len() < candidates.len() || candidates.iter().any(Vec::is_empty) {

@@ -28,6 +28,14 @@ pub trait Codec: Send + Sync {
     /// # Errors
     /// The tokenizer cannot encode it.
     fn encode_more(&self, text: &str) -> Result<Vec<u32>>;
+    /// Token ids of text that begins the answer to a conversation. Never special ones.
+    ///
+    /// # Errors
+    /// The chat template refused the messages, or the tokenizer cannot encode the text.
+    fn encode_beginning(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
+        let _ = messages;
+        self.encode_more(text)
+    }
     /// The text of tokens, special ones left out.
     fn decode(&self, tokens: &[u32]) -> String;
     /// Tokens that end an answer.
@@ -40,6 +48,9 @@ impl Codec for Tokenizer {
     }
     fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_later(text)
+    }
+    fn encode_beginning(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
+        self.encode_answer_beginning(messages, text)
     }
     fn decode(&self, tokens: &[u32]) -> String {
         Tokenizer::decode(self, tokens)

@@ -13,6 +13,8 @@ pub mod ops;
 pub mod tokenizer;
 
 mod chat;
+mod completion;
+mod continuation;
 mod files;
 mod finite;
 mod init;
@@ -26,6 +28,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use completion::{Completion, Unwritten};
 pub use config::Config;
 pub use llama::{Attention, Llama};
 pub use lora::LoraConfig;

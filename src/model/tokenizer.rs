@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
 use super::chat::{Part, Template, mark};
+use super::continuation::{ByPosition, Position};
 use super::tokenizer_json;
 use crate::error::{Error, Result};
 
@@ -38,10 +37,8 @@ pub struct Tokenizer {
 }
 
 struct Inner {
-    /// Encodes a text from its start.
-    first: Hf,
-    /// Encodes a text that follows a special token; another one only where the vocabulary marks the start of a text.
-    later: Option<Hf>,
+    /// Encodes texts, by where they stand.
+    by_position: ByPosition,
     /// The special tokens by spelling.
     specials: BTreeMap<String, Special>,
     special_ids: BTreeSet<u32>,
@@ -119,11 +116,10 @@ impl Tokenizer {
         let eos = eos.into_iter().filter(|&id| (id as usize) < vocab).collect();
         let special_ids = specials.values().map(|s| s.id).collect();
         let unknown = unknown_token(&json, &files, &hf);
-        let later = without_first(&hf);
+        let by_position = guarded(|| ByPosition::new(hf)).map_err(|e| broken(&e))?;
         Ok(Self {
             inner: Arc::new(Inner {
-                first: hf,
-                later,
+                by_position,
                 specials,
                 special_ids,
                 unknown,
@@ -147,20 +143,22 @@ impl Tokenizer {
     /// # Errors
     /// Whatever the tokenizer reports.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_run(text, true)
+        self.encode_at(text, Position::Start)
     }
 
-    /// As [`Tokenizer::encode_text`], for text that goes on from other tokens: no mark of a text's start is put before it.
+    /// As [`Tokenizer::encode_text`], for text that follows other plain text: nothing is put before it that marks the start
+    /// of a text.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_text`].
     pub fn encode_later(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_run(text, false)
+        self.encode_at(text, Position::WithinText)
     }
 
-    fn encode_run(&self, text: &str, first: bool) -> Result<Vec<u32>> {
+    /// Ids of plain text that stands at `position`.
+    fn encode_at(&self, text: &str, position: Position) -> Result<Vec<u32>> {
         let inner = &self.inner;
-        let hf = if first { &inner.first } else { inner.later.as_ref().unwrap_or(&inner.first) };
+        let hf = inner.by_position.at(position);
         let encoding = guarded(|| hf.encode_fast(text, false))
             .map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
@@ -168,7 +166,7 @@ impl Tokenizer {
             // A vocabulary of whole words finds a special token's spelling in its table, added token or not.
             if inner.special_ids.contains(id) && Some(*id) != inner.unknown {
                 *id = inner.unknown.ok_or_else(|| {
-                    let token = inner.first.id_to_token(*id).unwrap_or_default();
+                    let token = inner.by_position.original().id_to_token(*id).unwrap_or_default();
                     Error::user(format!("the tokenizer turns plain text into the special token {token}"))
                 })?;
             }
@@ -179,7 +177,7 @@ impl Tokenizer {
     /// Ids to text; special tokens, and ids that the vocabulary does not have, are left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         // The decoders of this library fail on nothing that the encoder makes; an empty text is the answer if one does.
-        guarded(|| self.inner.first.decode(ids, true)).unwrap_or_default()
+        guarded(|| self.inner.by_position.original().decode(ids, true)).unwrap_or_default()
     }
 
     /// The conversation as the chat template writes it, special tokens spelled out.
@@ -197,24 +195,50 @@ impl Tokenizer {
     /// As [`Tokenizer::render`]; or the template rewrites a content, and the special tokens are then not those that
     /// it writes by itself.
     pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        self.encode_parts(&self.conversation(messages, add_generation_prompt)?)
+    }
+
+    /// What the chat template writes of the conversation, special tokens told apart from what messages say.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_chat`].
+    pub(super) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
         let template = self.template()?;
         if let Some(parts) = template.parts(messages, add_generation_prompt)? {
-            return self.encode_parts(&parts);
+            return Ok(parts);
         }
         // The template does something to a content, so its place is unknown. The text is safe all the same if the special
         // tokens found in it are those that the template writes around any content.
-        let whole = [Part::Literal(template.render(messages, add_generation_prompt)?)];
-        let marked = [Part::Literal(template.marked(messages, add_generation_prompt)?)];
-        if self.specials_of(&whole) != self.specials_of(&marked) {
+        let whole = vec![Part::Literal(template.render(messages, add_generation_prompt)?)];
+        let specials = self.specials_of(&whole);
+        let same = |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[Part::Literal(text)]) == specials);
+        // Marks are not enough where the template asks what a content says: then with contents that can spell none.
+        if !same(template.marked(messages, add_generation_prompt))
+            && !same(template.render(&self.harmless(messages), add_generation_prompt))
+        {
             return Err(Error::user(
                 "a message spells a special token, and the chat template rewrites message content",
             )
             .help("take the special token's spelling out of the message"));
         }
-        self.encode_parts(&whole)
+        Ok(whole)
     }
 
-    fn template(&self) -> Result<&Template> {
+    /// The messages without the characters that special tokens begin with.
+    fn harmless(&self, messages: &[Message]) -> Vec<Message> {
+        let starts = self.special_starts();
+        let content = |m: &Message| m.content.replace(starts.as_slice(), "_");
+        messages.iter().map(|m| Message::new(m.role.clone(), content(m))).collect()
+    }
+
+    /// The characters that special tokens begin with.
+    fn special_starts(&self) -> Vec<char> {
+        let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
+        starts.dedup();
+        starts
+    }
+
+    pub(super) fn template(&self) -> Result<&Template> {
         self.inner.template.as_ref().ok_or_else(|| {
             Error::user("the model has no chat template").help(
                 "take the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
@@ -222,20 +246,41 @@ impl Tokenizer {
         })
     }
 
-    fn encode_parts(&self, parts: &[Part]) -> Result<Vec<u32>> {
+    pub(super) fn encode_parts(&self, parts: &[Part]) -> Result<Vec<u32>> {
+        self.encode_parts_after(&[], parts)
+    }
+
+    /// Ids of `parts` alone, encoded as what follows the parts `before`.
+    pub(super) fn encode_parts_after(&self, before: &[Part], parts: &[Part]) -> Result<Vec<u32>> {
+        let (mut position, mut trim) = match self.runs(before).last() {
+            None => (Position::Start, false),
+            Some(Run { end: Some(special), .. }) => (Position::AfterSpecial, special.after),
+            Some(Run { end: None, .. }) => (Position::WithinText, false),
+        };
         let mut ids = Vec::new();
-        let (mut first, mut trim) = (true, false);
         for run in self.runs(parts) {
             let text = if trim { run.text.trim_start() } else { &run.text };
             let text = if run.end.is_some_and(|s| s.before) { text.trim_end() } else { text };
             if !text.is_empty() {
-                ids.extend(self.encode_run(text, first)?);
+                ids.extend(self.encode_at(text, position)?);
             }
-            first = false;
+            position = Position::AfterSpecial;
             ids.extend(run.end.map(|s| s.id));
             trim = run.end.is_some_and(|s| s.after);
         }
         Ok(ids)
+    }
+
+    /// Where the special tokens that end an answer stand in a text of the template: the byte after each.
+    pub(super) fn ends_of_turns(&self, literal: &str) -> Vec<usize> {
+        let (mut ends, mut at) = (Vec::new(), 0);
+        for run in self.runs(&[Part::Literal(literal.to_owned())]) {
+            at += run.text.len() + run.spelling;
+            if run.end.is_some_and(|special| self.inner.eos.contains(&special.id)) {
+                ends.push(at);
+            }
+        }
+        ends
     }
 
     fn specials_of(&self, parts: &[Part]) -> Vec<u32> {
@@ -245,8 +290,7 @@ impl Tokenizer {
     /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
     /// around it are encoded together and merge as they do in the reference.
     fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
-        let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
-        starts.dedup();
+        let starts = self.special_starts();
         let mut runs = Vec::new();
         let mut text = String::new();
         for part in parts {
@@ -259,7 +303,7 @@ impl Tokenizer {
                 text.push_str(&rest[..at]);
                 rest = &rest[at..];
                 if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
-                    runs.push(Run { text: std::mem::take(&mut text), end: Some(special) });
+                    runs.push(Run { text: std::mem::take(&mut text), end: Some(special), spelling: spelling.len() });
                     rest = &rest[spelling.len()..];
                 } else {
                     let n = rest.chars().next().map_or(0, char::len_utf8);
@@ -270,7 +314,7 @@ impl Tokenizer {
             text.push_str(rest);
         }
         if !text.is_empty() {
-            runs.push(Run { text, end: None });
+            runs.push(Run { text, end: None, spelling: 0 });
         }
         runs
     }
@@ -295,11 +339,11 @@ impl Tokenizer {
     }
     /// The id of a token by its spelling in the vocabulary, special tokens included.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.inner.first.token_to_id(token)
+        self.inner.by_position.original().token_to_id(token)
     }
     /// The spelling of an id in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.first.id_to_token(id)
+        self.inner.by_position.original().id_to_token(id)
     }
     /// Whether an id is a special token.
     pub fn is_special(&self, id: u32) -> bool {
@@ -319,6 +363,8 @@ impl Tokenizer {
 struct Run<'a> {
     text: String,
     end: Option<&'a Special>,
+    /// Bytes of the special token's spelling.
+    spelling: usize,
 }
 
 fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Option<(&'a str, &'a Special)> {
@@ -357,25 +403,4 @@ fn unknown_token(json: &Json, files: &Files, hf: &Hf) -> Option<u32> {
         by_id.or_else(|| hf.token_to_id(model.get("unk_token")?.as_str()?))
     };
     of_model().or_else(|| hf.token_to_id(&token_text(files.config.get("unk_token")?)?))
-}
-
-/// The tokenizer that adds no mark for the start of a text, if this one does so at the very start only.
-fn without_first(hf: &Hf) -> Option<Hf> {
-    fn patch(pre: &mut PreTokenizerWrapper) -> bool {
-        match pre {
-            PreTokenizerWrapper::Metaspace(m) if m.get_prepend_scheme() == PrependScheme::First => {
-                m.set_prepend_scheme(PrependScheme::Never);
-                true
-            }
-            // Every member must be visited, so no short circuit.
-            PreTokenizerWrapper::Sequence(all) => all.as_mut().iter_mut().fold(false, |any, one| patch(one) | any),
-            _ => false,
-        }
-    }
-    let mut pre = hf.get_pre_tokenizer()?.clone();
-    patch(&mut pre).then(|| {
-        let mut later = hf.clone();
-        later.with_pre_tokenizer(Some(pre));
-        later
-    })
 }

@@ -105,14 +105,7 @@ pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, t
     let columns = Columns(rows);
     if schema.name == named::TEXT.name {
         let (contexts, texts) = (columns.text("context")?, columns.text("text")?);
-        let example = |i: usize| -> Result<Example> {
-            let mut tokens: Vec<u32> = tokenizer.bos_id().into_iter().collect();
-            tokens.extend(tokenizer.encode_text(contexts.value(i))?);
-            let context = tokens.len();
-            tokens.extend(tokenizer.encode_text(texts.value(i))?);
-            tokens.extend(tokenizer.end_of_turn());
-            Ok(Example { tokens, context })
-        };
+        let example = |i: usize| Example::text(tokenizer, contexts.value(i), texts.value(i));
         return (0..rows.num_rows()).map(example).collect();
     }
     let (prompts, responses) = (columns.text("prompt")?, columns.text("response")?);
@@ -132,7 +125,7 @@ pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, t
 
 /// One turn of conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
 fn chat(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Example> {
-    Example::answer(tokenizer, tokenizer.encode_chat(&[Message::new("user", prompt)], true)?, answer)
+    Example::answer(tokenizer, &[Message::new("user", prompt)], answer)
 }
 
 /// The examples of all of a step's inputs whose key is `key`.

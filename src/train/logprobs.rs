@@ -3,10 +3,10 @@
 use super::pack::{Pack, runs};
 use super::reference::sum;
 use super::sft::{longest, unknown_token};
-use super::{Example, Limits, Progress};
+use super::{Limits, Progress};
 use crate::error::{Error, Result};
 use crate::model::backprop::{self, Pool};
-use crate::model::{Config, Llama, Message, Tokenizer};
+use crate::model::{Config, Llama, Message, Tokenizer, Unwritten};
 
 /// A prompt and completions of it, as token ids; none may be empty.
 pub(super) struct Branches<'a> {
@@ -51,16 +51,35 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Tokenises conversations: the prompt as it is rendered for sampling, completions as the loss sees them: what was said and
-    /// the token that ends the turn.
+    /// Tokenises conversations: the prompt as it is rendered for sampling, completions as the loss sees them: what was said
+    /// and the token that ends the turn. See [`Tokenizer::encode_completion`].
     ///
     /// # Errors
-    /// The chat template refuses them, or the rendered prompt is no beginning of the rendered conversation.
+    /// The chat template refuses them, or prompt and completion are not what it gives for the whole conversation.
     pub fn encode(tokenizer: &Tokenizer, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Self> {
-        let tokens = tokenizer.encode_chat(prompt, true)?;
-        let encode = |turns: &Vec<Message>| completion(tokenizer, prompt, &tokens, turns);
-        let completions = completions.iter().map(encode).collect::<Result<_>>()?;
-        Ok(Self { prompt: tokens, completions })
+        Ok(Self::encode_with(tokenizer, prompt, completions, Unwritten::Refuse)?.0)
+    }
+
+    /// As [`Scored::encode`], with a completion that the template does not write as it was given taken as `unwritten` says;
+    /// and the notes on such completions.
+    ///
+    /// # Errors
+    /// As [`Scored::encode`].
+    pub fn encode_with(
+        tokenizer: &Tokenizer,
+        prompt: &[Message],
+        completions: &[Vec<Message>],
+        unwritten: Unwritten,
+    ) -> Result<(Self, Vec<String>)> {
+        let mut scored = Self { prompt: Vec::new(), completions: Vec::new() };
+        let mut notes = Vec::new();
+        for turns in completions {
+            let encoded = tokenizer.encode_completion(prompt, turns, unwritten)?;
+            scored.prompt = encoded.prompt;
+            scored.completions.push(encoded.answer);
+            notes.extend(encoded.note.filter(|note| !notes.contains(note)));
+        }
+        Ok((scored, notes))
     }
 
     fn branches(&self) -> Branches<'_> {
@@ -88,21 +107,6 @@ impl Scored {
             unknown_token(model, &all).map(|(_, message)| message)
         }
     }
-}
-
-/// Token ids of what follows a rendered prompt. One assistant's turn is what training makes of it ([`Example::answer`]).
-/// Several turns are what the chat template writes of them, up to the token that ends the last one.
-fn completion(tokenizer: &Tokenizer, prompt: &[Message], rendered: &[u32], turns: &[Message]) -> Result<Vec<u32>> {
-    if let [answer] = turns {
-        return Ok(Example::answer(tokenizer, rendered.to_vec(), &answer.content)?.tokens.split_off(rendered.len()));
-    }
-    let whole = tokenizer.encode_chat(&[prompt, turns].concat(), false)?;
-    let Some(rest) = whole.strip_prefix(rendered) else {
-        return Err(Error::user("the chat template writes the prompt differently when turns follow it")
-            .help("give the prompt all turns but the last, and the completion one"));
-    };
-    let end = rest.iter().rposition(|t| tokenizer.eos_ids().contains(t)).map_or(rest.len(), |at| at + 1);
-    Ok(rest[..end].to_vec())
 }
 
 /// The summed natural log-probability of every completion of every row under `llama`: f64 sums of what the model gives

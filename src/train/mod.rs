@@ -36,7 +36,7 @@ pub use validation::{Keep, Measure, Validation};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::model::Tokenizer;
+use crate::model::{Completion, Message, Tokenizer, Unwritten};
 
 /// A sequence to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,16 +48,32 @@ pub struct Example {
 }
 
 impl Example {
-    /// An answer to learn: `prompt` is the rendered conversation, and what is learnt are the answer's tokens and the token
-    /// that ends an assistant's turn.
+    /// An answer to learn after a prompt: what is learnt are the answer's tokens and the token that ends an assistant's
+    /// turn, see [`Tokenizer::encode_completion`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_completion`].
+    pub fn answer(tokenizer: &Tokenizer, prompt: &[Message], answer: &str) -> Result<Self> {
+        let turn = [Message::new("assistant", answer)];
+        let Completion { prompt: mut tokens, answer, .. } =
+            tokenizer.encode_completion(prompt, &turn, Unwritten::Refuse)?;
+        let context = tokens.len();
+        tokens.extend(answer);
+        Ok(Self { tokens, context })
+    }
+
+    /// Plain text to learn after a context, which may be empty and is not learnt; what ends an assistant's turn ends it too.
     ///
     /// # Errors
     /// Whatever the tokenizer reports.
-    pub fn answer(tokenizer: &Tokenizer, prompt: Vec<u32>, answer: &str) -> Result<Self> {
-        let (context, mut tokens) = (prompt.len(), prompt);
-        tokens.extend(tokenizer.encode_text(answer)?);
+    pub fn text(tokenizer: &Tokenizer, context: &str, text: &str) -> Result<Self> {
+        let mut tokens: Vec<u32> = tokenizer.bos_id().into_iter().collect();
+        tokens.extend(tokenizer.encode_text(context)?);
+        let before = tokens.len();
+        let follows = if context.is_empty() { tokenizer.encode_text(text)? } else { tokenizer.encode_later(text)? };
+        tokens.extend(follows);
         tokens.extend(tokenizer.end_of_turn());
-        Ok(Self { tokens, context })
+        Ok(Self { tokens, context: before })
     }
 }
 
