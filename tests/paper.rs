@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use reflux::operators;
-use reflux::pipeline::{KeyDoc, health_keys};
+use reflux::pipeline::{KeyDoc, SECTION_DOCS};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -69,11 +69,17 @@ fn find<'a>(keys: &'a [KeyDoc], path: &str) -> Option<&'a KeyDoc> {
     }
 }
 
+/// The documented keys of a section.
+fn section_keys(name: &str) -> Vec<KeyDoc> {
+    let section = SECTION_DOCS.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no section `{name}`"));
+    (section.keys)()
+}
+
 /// The default of `operator.key`, or of a key of `[health]`.
 fn default_of(path: &str) -> Option<String> {
     let (owner, key) = path.split_once('.').unwrap_or_else(|| panic!("`{path}` is no operator.key"));
     let keys = match owner {
-        "health" => health_keys(),
+        "health" => section_keys("health"),
         _ => operators::ALL.iter().find(|k| k.name == owner).unwrap_or_else(|| panic!("no operator `{owner}`")).keys(),
     };
     find(&keys, key).unwrap_or_else(|| panic!("`{owner}` has no key `{key}`")).default.clone()

@@ -1,9 +1,11 @@
-//! `reflux schema` and `reflux operators`: what there is, from the same tables that check it.
+//! `reflux schema`, `reflux operators` and `reflux keys`: what a pipeline file may say, from the tables that check it.
+
+use std::fmt::Write as _;
 
 use crate::data::{SCHEMAS, Schema};
 use crate::error::{Error, Result};
 use crate::operators;
-use crate::pipeline::{keys_table, nearest};
+use crate::pipeline::{SECTION_DOCS, keys_markdown, keys_table, nearest};
 
 #[derive(clap::Args)]
 pub struct SchemaArgs {
@@ -15,6 +17,15 @@ pub struct SchemaArgs {
 pub struct OperatorsArgs {
     /// One operator; all of them if absent
     name: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct KeysArgs {
+    /// One section: pipeline, engine, health, model, loop or study; all of them if absent
+    section: Option<String>,
+    /// Prints the whole reference, operators and columns too, as a Markdown page (docs/reference.md)
+    #[arg(long, conflicts_with = "section")]
+    markdown: bool,
 }
 
 fn no_such(what: &str, name: &str, there_are: &[&str]) -> Error {
@@ -54,4 +65,62 @@ pub fn operators(args: &OperatorsArgs) -> Result<()> {
     };
     let kind = operators::ALL.iter().find(|k| k.name == name).ok_or_else(|| no_such("operator", name, &names))?;
     super::print(&format!("{}: {}\n\n{}\n{}", kind.name, kind.about, keys_table(&kind.keys()), kind.example))
+}
+
+pub fn keys(args: &KeysArgs) -> Result<()> {
+    if args.markdown {
+        return super::print(&reference_page());
+    }
+    let names: Vec<&str> = SECTION_DOCS.iter().map(|s| s.name).collect();
+    let found = match &args.section {
+        // A step's keys depend on its operator, so they are listed there.
+        Some(name) if name == "step" => {
+            return Err(Error::user("the keys of a step depend on its operator")
+                .help("`reflux operators` lists the operators, and `reflux operators dpo` the keys of one"));
+        }
+        Some(name) => {
+            let found = SECTION_DOCS.iter().find(|s| s.name == name);
+            vec![found.ok_or_else(|| no_such("section", name, &names))?]
+        }
+        None => SECTION_DOCS.iter().collect(),
+    };
+    let sections: Vec<String> =
+        found.iter().map(|s| format!("{}: {}\n\n{}", s.header, s.about, keys_table(&(s.keys)()))).collect();
+    super::print(&sections.join("\n"))
+}
+
+/// The page `docs/reference.md`: every key of every section and operator, and every column of every schema.
+fn reference_page() -> String {
+    let mut page = String::from(
+        "# Reference\n\nEvery key of a pipeline file and every column of a dataset. `reflux keys --markdown` prints this page; \
+         `reflux keys`, `reflux operators NAME` and `reflux schema NAME` print parts of it.\n\n## Sections\n",
+    );
+    for section in &SECTION_DOCS {
+        let keys = keys_markdown(&(section.keys)());
+        // Writing to a String cannot fail.
+        let _ = write!(page, "\n### `{}`\n\n{}.\n\n{keys}", section.header, capitalized(section.about));
+    }
+    page.push_str("\n## Operators\n\nThe keys of `[step.NAME]`, by the operator that `op` names.\n");
+    for kind in operators::ALL {
+        let (about, keys) = (capitalized(kind.about), keys_markdown(&kind.keys()));
+        let example = kind.example.trim();
+        let _ = write!(page, "\n### `{}`\n\n{about}.\n\n{keys}\n```toml\n{example}\n```\n", kind.name);
+    }
+    page.push_str("\n## Columns\n\nThe schemas of datasets; `?` marks a column that may be null.\n");
+    for schema in SCHEMAS {
+        let _ = write!(page, "\n### `{}`\n\n{}.\n\n", schema.name, capitalized(schema.about));
+        page.push_str("| column | type | meaning |\n|---|---|---|\n");
+        for column in schema.columns {
+            let nullable = if column.nullable { "?" } else { "" };
+            let about = column.about.replace('|', "\\|");
+            let _ = writeln!(page, "| `{}` | {:?}{nullable} | {about} |", column.name, column.kind);
+        }
+    }
+    page
+}
+
+/// The text with its first letter in upper case, to begin a sentence.
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

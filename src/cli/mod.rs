@@ -94,6 +94,8 @@ enum Command {
     Schema(listing::SchemaArgs),
     /// Lists the operators, or the keys of one
     Operators(listing::OperatorsArgs),
+    /// Lists the keys of a pipeline file's sections, or of one section
+    Keys(listing::KeysArgs),
     /// Turns public datasets, and .jsonl of any schema, into Parquet
     Import(import::Args),
     /// Writes a model as a GGUF file for llama.cpp
@@ -144,6 +146,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Revise(args) => revise::run(args, cli.quiet),
         Command::Schema(args) => listing::schema(args),
         Command::Operators(args) => listing::operators(args),
+        Command::Keys(args) => listing::keys(args),
         Command::Import(args) => import::run(args, cli.quiet),
         Command::Export(args) => export::run(args, cli.quiet),
         Command::Generate(args) => generate::run(args, style),

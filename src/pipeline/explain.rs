@@ -333,3 +333,34 @@ pub fn keys_table(keys: &[KeyDoc]) -> String {
     lines(keys, 2, &mut out);
     out
 }
+
+/// Documented keys as rows of a Markdown table; the keys of a sub-table follow it as `table.key`.
+///
+/// Texts of `about` may hold `|`, which would end a cell, so it is escaped.
+pub fn keys_markdown(keys: &[KeyDoc]) -> String {
+    fn rows(keys: &[KeyDoc], prefix: &str, out: &mut String) {
+        for key in keys {
+            let name = format!("{prefix}{}", key.key);
+            let default = match (&key.default, key.required) {
+                (Some(literal), _) => format!("`{literal}`"),
+                (None, true) => "required".to_owned(),
+                (None, false) => String::new(),
+            };
+            let mut about = key.about.to_owned();
+            for (word, meaning) in &key.options {
+                let _ = write!(about, "<br>`\"{word}\"`: {meaning}");
+            }
+            let _ = writeln!(
+                out,
+                "| `{name}` | {} | {} | {} |",
+                about.replace('|', "\\|"),
+                key.kind.replace('|', "\\|"),
+                default.replace('|', "\\|")
+            );
+            rows(&key.nested, &format!("{name}."), out);
+        }
+    }
+    let mut out = String::from("| key | meaning | value | default |\n|---|---|---|---|\n");
+    rows(keys, "", &mut out);
+    out
+}

@@ -34,7 +34,7 @@ mod stub;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span, colour_wanted};
-pub use explain::{Format, explain, keys_table};
+pub use explain::{Format, explain, keys_markdown, keys_table};
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
 pub use health::{GATES, Gate, GateKind, Verdict};
 pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
@@ -42,7 +42,7 @@ pub use plan::{
     Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, load_without_data,
     parse_str, parse_str_without_data,
 };
-pub use sections::{engine_keys, health_keys, loop_keys, model_keys, pipeline_keys, study_keys};
+pub use sections::{SECTION_DOCS, SectionDoc};
 pub use study::{Study, Variant};
 pub use suggest::nearest;
 pub use values::parse_bytes;

@@ -77,7 +77,7 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
             continue;
         }
         let message = format!("a pipeline file has no `{}` at its top level", show(key));
-        let help = if pipeline_keys().iter().any(|d| d.key == key) {
+        let help = if ask(|f| header(f, "FILE")).iter().any(|d| d.key == key) {
             Some(format!("it goes into the table [pipeline]: write [pipeline] above {key} = .."))
         } else {
             suggest::help(key, "its tables", SECTIONS)
@@ -343,27 +343,49 @@ fn ask<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Vec<KeyDoc> {
     fields.docs
 }
 
-/// The documented keys of `[pipeline]`.
-pub fn pipeline_keys() -> Vec<KeyDoc> {
-    ask(|f| header(f, "FILE"))
+/// A section of a pipeline file, for the docs.
+pub struct SectionDoc {
+    /// Its name; `NAME` in its header stands for a name of the user's choice.
+    pub name: &'static str,
+    /// Its header as one writes it.
+    pub header: &'static str,
+    /// What it says, in a sentence.
+    pub about: &'static str,
+    /// The keys it takes.
+    pub keys: fn() -> Vec<KeyDoc>,
 }
-/// The documented keys of `[engine]`.
-pub fn engine_keys() -> Vec<KeyDoc> {
-    ask(engine)
-}
-/// The documented keys of `[health]`.
-pub fn health_keys() -> Vec<KeyDoc> {
-    ask(health)
-}
-/// The documented keys of `[loop]`.
-pub fn loop_keys() -> Vec<KeyDoc> {
-    ask(loop_table)
-}
-/// The documented keys of `[study]`.
-pub fn study_keys() -> Vec<KeyDoc> {
-    ask(study::study)
-}
-/// The documented keys of `[model.NAME]`.
-pub fn model_keys() -> Vec<KeyDoc> {
-    ask(|f| model(f, "NAME", Span::default()))
-}
+
+/// Every section of a pipeline file but `[step.NAME]`, whose keys depend on its operator ([`Kind::keys`]).
+pub const SECTION_DOCS: [SectionDoc; 6] = [
+    SectionDoc {
+        name: "pipeline",
+        header: "[pipeline]",
+        about: "the name of the run, its seed, and how its rows are cut into microbatches",
+        keys: || ask(|f| header(f, "FILE")),
+    },
+    SectionDoc { name: "engine", header: "[engine]", about: "how models run on this machine", keys: || ask(engine) },
+    SectionDoc {
+        name: "health",
+        header: "[health]",
+        about: "bounds on figures of an iteration: each warns, or stops the run",
+        keys: || ask(health),
+    },
+    SectionDoc {
+        name: "model",
+        header: "[model.NAME]",
+        about: "a model that steps can name: where it comes from and how its weights are kept",
+        keys: || ask(|f| model(f, "NAME", Span::default())),
+    },
+    SectionDoc {
+        name: "loop",
+        header: "[loop]",
+        about: "the steps that train the policy; a file without it runs every step once",
+        keys: || ask(loop_table),
+    },
+    SectionDoc {
+        name: "study",
+        header: "[study]",
+        about: "the same pipeline over several seeds and in several variants",
+        keys: || ask(study::study),
+    },
+];

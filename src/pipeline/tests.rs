@@ -446,8 +446,9 @@ fn keys_are_documented_where_they_are_read() {
     assert!(read.iter().all(|k| k.key != "from" && k.key != "model"));
     let table = keys_table(&read);
     assert!(table.contains("directory of Parquet files (text; required)"), "{table}");
-    for keys in [pipeline_keys(), engine_keys(), health_keys(), loop_keys(), model_keys(), study_keys()] {
-        assert!(!keys.is_empty() && keys.iter().all(|k| !k.about.is_empty()));
+    for section in &SECTION_DOCS {
+        let keys = (section.keys)();
+        assert!(!keys.is_empty() && keys.iter().all(|k| !k.about.is_empty()), "{}", section.name);
     }
     // The keys of a table that is absent are known all the same.
     let sft = KINDS.iter().find(|k| k.name == "sft").unwrap().keys();
