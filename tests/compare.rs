@@ -215,7 +215,8 @@ fn answers_to_other_prompts_do_not_compare() {
     let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{MEASURED}"));
     answers(temp.path(), "theirs", &[("q", "good", Some(1.))]);
     run(&text, &dir, &How::default()).0.unwrap();
-    assert!(codes(&dir, "met").len() == 5 && codes(&dir, "met").values().all(|code| code == "no_partner"));
+    // Five answers of the first step, and the one of the other.
+    assert!(codes(&dir, "met").len() == 6 && codes(&dir, "met").values().all(|code| code == "no_partner"));
     // Nothing counts, so there is no rate; that is not a rate of nothing.
     assert_eq!(figures(&dir, "figures")["win_rate"], (None, None));
 }

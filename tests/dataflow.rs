@@ -9,7 +9,8 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::data::{Columns, Epoch, List, Schema, named};
 use reflux::dataflow::{
-    self, Context, Head, HeadState, Map, Operator, Output, Services, Shared, Silent, Stage, Stop, Train, Transport,
+    self, Context, Head, HeadState, Ledger, Map, Operator, Output, Services, Shared, Silent, Stage, Stop, Train,
+    Transport,
 };
 use reflux::error::{Error, Kind as Fault, Result};
 use reflux::pipeline::{self, Configured, Kind, NeedsModel, Port, Shape};
@@ -30,6 +31,13 @@ fn prompts(text: &str) -> Result<RecordBatch> {
         List::of_texts(&[Vec::<String>::new()]),
         none,
     ])
+}
+
+/// Every row as it is.
+fn passed_on(input: &RecordBatch) -> Result<Output> {
+    let mut ledger = Ledger::new(input);
+    ledger.all_kept();
+    ledger.close(input.clone())
 }
 
 macro_rules! configured {
@@ -85,7 +93,7 @@ impl Map for Slow {
         assert_eq!(text, format!("{}.{}", cx.epoch.iteration, cx.epoch.microbatch));
         std::thread::sleep(Duration::from_millis(if cx.epoch.microbatch.is_multiple_of(2) { 12 } else { 2 }));
         OPEN.fetch_sub(1, SeqCst);
-        Ok(input.clone().into())
+        passed_on(input)
     }
 }
 
@@ -100,7 +108,21 @@ impl Operator for Panics {
 impl Map for Panics {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         assert!(cx.epoch != Epoch::new(1, 3), "boom");
-        Ok(input.clone().into())
+        passed_on(input)
+    }
+}
+
+/// Loses the row of one microbatch.
+struct Loses;
+configured!(Loses, &named::PROMPTS);
+impl Operator for Loses {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Map(self)
+    }
+}
+impl Map for Loses {
+    fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
+        if cx.epoch == Epoch::new(1, 3) { Ok(input.slice(0, 0).into()) } else { passed_on(input) }
     }
 }
 
@@ -145,6 +167,7 @@ macro_rules! kind {
 kind!(WRITER, "writer", Shape::Head, NeedsModel::Yes, 0, Writer);
 kind!(SLOW, "slow", Shape::Map, NeedsModel::No, 1, Slow);
 kind!(PANICS, "panics", Shape::Map, NeedsModel::No, 1, Panics);
+kind!(LOSES, "loses", Shape::Map, NeedsModel::No, 1, Loses);
 kind!(BARRIER, "barrier", Shape::Train, NeedsModel::Yes, 1, Barrier);
 
 fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transport: Transport) -> Result<()> {
@@ -154,7 +177,7 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
          [step.write]\nop = \"writer\"\nmodel = \"policy\"\n[step.map]\nop = \"{map}\"\nfrom = \"write\"\n\
          [step.train]\nop = \"barrier\"\nfrom = \"map\"\nmodel = \"policy\"\n"
     );
-    let kinds = [&WRITER, &SLOW, &PANICS, &BARRIER];
+    let kinds = [&WRITER, &SLOW, &PANICS, &LOSES, &BARRIER];
     let plan =
         Arc::new(pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false))));
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false)?;
@@ -196,4 +219,16 @@ fn a_panic_ends_the_run_on_all_workers_and_leaves_what_was_committed() {
         run.files("map").iter().for_each(|entry| run.verify(entry).unwrap());
         assert!(run.files("map").len() <= 5);
     }
+}
+
+/// An operator cannot drop a row without a row, an error or a count: the dataflow compares its account with what it was given.
+#[test]
+fn a_row_that_an_operator_loses_stops_the_run() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let temp = tempfile::tempdir().unwrap();
+    let e = run(&temp.path().join("run"), "loses", 2, 1, Transport::Typed).unwrap_err();
+    assert_eq!(e.kind(), Fault::Bug);
+    assert!(e.to_string().contains("step `map` was given 1 rows and accounts for 0"), "{e}");
+    let run = Run::open(&temp.path().join("run")).unwrap();
+    assert!(run.committed("map", Epoch::new(1, 2)).is_some() && run.committed("map", Epoch::new(1, 3)).is_none());
 }

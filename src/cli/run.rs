@@ -201,7 +201,8 @@ pub fn carry_out(
     for line in summary.rescored().lines() {
         super::print(&line)?;
     }
-    for line in summary.health().lines().iter().chain(&summary.left_out().lines()) {
+    let unused = summary.left_out().unused_lines();
+    for line in summary.health().lines().iter().chain(&summary.left_out().lines()).chain(&unused) {
         super::print(line)?;
     }
     if summary.left_out().rows() > 0 {

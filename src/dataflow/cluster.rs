@@ -8,6 +8,7 @@ use timely::communication::allocator::AllocatorBuilder;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::compute::{Crew, panicked};
+use super::join::Joins;
 use super::operator::Shared;
 use super::render::render;
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ const PARK: Duration = Duration::from_millis(50);
 /// # Errors
 /// The first failure of any job or worker, or that the run was stopped. What was committed stays.
 pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
-    let (shared, began) = (Arc::new(shared), Instant::now());
+    let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
     let crew = Crew::new(shared.stop.clone());
     let communication = match (workers, transport) {
         (0 | 1, Transport::Typed) => CommunicationConfig::Thread,
@@ -41,7 +42,8 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
     let workers_crew = crew.clone();
     let guards = timely::execute::execute_from(builders, guards, WorkerConfig::default(), move |worker| {
         let crew = &workers_crew;
-        let built = catch_unwind(AssertUnwindSafe(|| worker.dataflow(|scope| render(scope, &shared, crew, began))));
+        let built =
+            catch_unwind(AssertUnwindSafe(|| worker.dataflow(|scope| render(scope, &shared, &joins, crew, began))));
         match built {
             Ok(probe) => {
                 while !probe.done() && !crew.stop.requested() {

@@ -19,15 +19,19 @@ use crate::data::Epoch;
 use crate::error::{Error, Result};
 
 /// What a job comes to: rows, or none where a source has no more.
-pub(super) type Answer = Result<Option<RecordBatch>>;
+pub(super) type Answer<T = RecordBatch> = Result<Option<T>>;
 /// A job.
-pub(super) type Work = Box<dyn FnOnce() -> Answer + Send>;
+pub(super) type Work<T = RecordBatch> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
 
-struct Job {
+/// Proof that the caller is on a compute thread: no other thread can make one. What computes, reads files or waits for locks
+/// asks for it, so that code of a worker cannot call it.
+pub(super) struct ComputeThread(());
+
+struct Job<T> {
     ticket: u64,
-    work: Work,
+    work: Work<T>,
     waker: SyncActivator,
-    reply: Sender<(u64, Answer)>,
+    reply: Sender<(u64, Answer<T>)>,
 }
 
 /// Stack of a compute thread: candle walks a model's graph recursively.
@@ -86,8 +90,8 @@ impl Crew {
         }
     }
     /// Starts `threads` threads that work for one desk; at most that many jobs wait in the queue.
-    fn hire(&self, name: &str, threads: usize, urgency: Urgency) -> Result<Sender<Job>> {
-        let (jobs, inbox) = bounded::<Job>(threads);
+    fn hire<T: Send + 'static>(&self, name: &str, threads: usize, urgency: Urgency) -> Result<Sender<Job<T>>> {
+        let (jobs, inbox) = bounded::<Job<T>>(threads);
         for _ in 0..threads {
             let (inbox, stop, who) = (inbox.clone(), self.stop.clone(), name.to_string());
             let body = move || {
@@ -106,8 +110,9 @@ impl Crew {
     }
 }
 
-fn perform(work: Work, name: &str) -> Answer {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
+fn perform<T>(work: Work<T>, name: &str) -> Answer<T> {
+    let work = AssertUnwindSafe(|| work(&ComputeThread(())));
+    catch_unwind(work).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
 }
 
 /// A panic as an error of ours.
@@ -119,18 +124,18 @@ pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
 }
 
 /// Where one operator on one worker leaves jobs and picks up answers.
-pub(super) struct Desk {
+pub(super) struct Desk<T = RecordBatch> {
     crew: Crew,
-    jobs: Sender<Job>,
-    reply: Sender<(u64, Answer)>,
-    replies: Receiver<(u64, Answer)>,
+    jobs: Sender<Job<T>>,
+    reply: Sender<(u64, Answer<T>)>,
+    replies: Receiver<(u64, Answer<T>)>,
     waker: SyncActivator,
     held: BTreeMap<u64, Capability<Epoch>>,
-    backlog: VecDeque<Job>,
+    backlog: VecDeque<Job<T>>,
     next: u64,
 }
 
-impl Desk {
+impl<T: Send + 'static> Desk<T> {
     /// A desk for the operator at `address`, with its own threads.
     ///
     /// Must be made on the worker's thread: the waker remembers it.
@@ -154,7 +159,7 @@ impl Desk {
     }
 
     /// Leaves a job; `cap` is kept until its answer has been picked up.
-    pub(super) fn submit(&mut self, cap: Capability<Epoch>, work: Work) {
+    pub(super) fn submit(&mut self, cap: Capability<Epoch>, work: Work<T>) {
         self.held.insert(self.next, cap);
         let (waker, reply) = (self.waker.clone(), self.reply.clone());
         self.backlog.push_back(Job { ticket: self.next, work, waker, reply });
@@ -186,7 +191,7 @@ impl Desk {
 
     /// The next answer, with the capability of its job. A failed job stops the run and keeps its capability, so that
     /// nothing downstream can take the missing rows for the end of an iteration.
-    pub(super) fn collect(&mut self) -> Option<(Capability<Epoch>, Option<RecordBatch>)> {
+    pub(super) fn collect(&mut self) -> Option<(Capability<Epoch>, Option<T>)> {
         self.pump();
         while let Ok((ticket, answer)) = self.replies.try_recv() {
             self.pump();

@@ -8,9 +8,9 @@ use crossbeam_channel::{Sender, unbounded};
 use differential_dataflow::AsCollection;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::operators::{Capability, Operator as _};
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::frontier::Antichain;
 
@@ -85,14 +85,32 @@ pub(super) fn batch(rows: RecordBatch, epoch: Epoch) -> Batch {
     Batch::new(rows, u64::from(epoch.microbatch))
 }
 
-/// A microbatch map. `sides` are inputs that it reads whole from the run directory, once they are complete; `beside` are those
-/// whose same microbatch it reads from there.
+/// A microbatch that waits to be computed.
+struct Waiting {
+    cap: Capability<Epoch>,
+    /// Its rows; not held where many wait, as they are on disk.
+    rows: Option<RecordBatch>,
+}
+
+/// An input that a step reads whole from the run directory.
+pub(super) struct Side<'s> {
+    pub(super) flow: Flow<'s>,
+    /// Whether it has rows in each iteration; else it has them in iteration 0 alone.
+    pub(super) in_loop: bool,
+}
+
+/// The time at which a side input is complete for an iteration of its reader: once its frontier has reached it.
+pub(super) fn complete_at(in_loop: bool, iteration: u32) -> Epoch {
+    Epoch::new(if in_loop { iteration + 1 } else { 1 }, 0)
+}
+
+/// A microbatch map. `sides` are inputs that it reads whole from the run directory, once they are complete in the microbatch's
+/// iteration.
 pub(super) fn map<'s>(
     scope: Scope<'s, Epoch>,
     input: Flow<'s>,
     models: Models<'s>,
-    sides: Vec<Flow<'s>>,
-    beside: Vec<Flow<'s>>,
+    sides: Vec<Side<'s>>,
     jobs: StepJobs,
     crew: &Crew,
 ) -> Flow<'s> {
@@ -106,19 +124,22 @@ pub(super) fn map<'s>(
     let (mut known, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let first_side = 1 + usize::from(feed.is_some());
-    let first_beside = first_side + sides.len();
+    let in_loop: Vec<bool> = sides.iter().map(|s| s.in_loop).collect();
     let mut sides: Vec<_> =
-        sides.into_iter().chain(beside).map(|s| op.new_input_connection(s, Pipeline, std::iter::empty())).collect();
+        sides.into_iter().map(|s| op.new_input_connection(s.flow, Pipeline, std::iter::empty())).collect();
     let address = op.operator_info().address.to_vec();
     let crew = crew.clone();
     op.build(move |caps| {
         drop(caps);
         let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT, Urgency::StepsAside);
-        let mut waiting: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
+        let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
-                waiting.extend(batches.drain(..).map(|b| (*cap.time(), (cap.clone(), b))));
+                for batch in batches.drain(..) {
+                    let rows = (waiting.len() < HELD).then_some(batch.rows);
+                    waiting.insert(*cap.time(), Waiting { cap: cap.clone(), rows });
+                }
             });
             if let Some(feed) = &mut feed {
                 feed.for_each(|_, batches| known.learn(&crew, batches));
@@ -126,21 +147,23 @@ pub(super) fn map<'s>(
             for side in &mut sides {
                 side.for_each(|_, _| {});
             }
-            if frontiers[first_side..first_beside].iter().all(|f| !f.less_than(&Epoch::new(1, 0))) {
-                let there = |e: &Epoch| frontiers[first_beside..].iter().all(|f| !f.less_equal(e));
-                let ready = waiting.keys().copied().filter(|e| known.at(e.iteration).is_some() && there(e));
-                let ready: Vec<Epoch> = ready.collect();
-                for epoch in ready {
-                    if let (Some((cap, batch)), Some(model)) = (waiting.remove(&epoch), known.at(epoch.iteration)) {
-                        desk.submit(cap, jobs.map(epoch, batch.rows, model));
-                    }
-                }
-            }
             let mut out = output.activate();
             while let Some((cap, rows)) = desk.collect() {
                 if let Some(rows) = rows {
                     out.session(&cap).give(batch(rows, *cap.time()));
                 }
+            }
+            let ready = |epoch: &Epoch| {
+                let mut sides = in_loop.iter().zip(&frontiers[first_side..]);
+                known.at(epoch.iteration).is_some()
+                    && sides.all(|(in_loop, f)| !f.less_than(&complete_at(*in_loop, epoch.iteration)))
+            };
+            // Every answer wakes the operator, so a job more than there are threads keeps all of them at work.
+            while desk.open() <= IN_FLIGHT
+                && let Some(epoch) = waiting.keys().copied().find(ready)
+                && let (Some(next), Some(model)) = (waiting.remove(&epoch), known.at(epoch.iteration))
+            {
+                desk.submit(next.cap, jobs.map(epoch, next.rows, model));
             }
         }
     });
@@ -148,40 +171,15 @@ pub(super) fn map<'s>(
 }
 
 /// Microbatches of a map that are computed at once, so that an engine can fill one's tail with the next one's head.
-const IN_FLIGHT: usize = 2;
+pub(super) const IN_FLIGHT: usize = 2;
+/// Microbatches whose rows are held by a map while they wait; those of further ones are read from the run directory when
+/// their turn comes. So a map that is slower than what feeds it does not need more memory the longer it takes.
+const HELD: usize = 4;
 
 /// A keyed map whose groups go on from one microbatch to the next: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
-/// `beside` are inputs whose same microbatch it reads from the run directory.
-pub(super) fn keyed<'s>(
-    scope: Scope<'s, Epoch>,
-    input: Flow<'s>,
-    beside: Vec<Flow<'s>>,
-    jobs: StepJobs,
-    crew: &Crew,
-) -> Flow<'s> {
-    type Update<D> = (D, Epoch, isize);
+pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs, crew: &Crew) -> Flow<'s> {
     let name = jobs.step().name.clone();
-    let (items_of, items_crew) = (jobs.clone(), crew.clone());
-    let items = input.clone().unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
-        Pipeline,
-        &format!("{name}: items"),
-        move |cap, _| {
-            drop(cap);
-            move |input, output| {
-                input.for_each(|cap, batches| {
-                    let epoch = *cap.least().expect("data always travels under a time");
-                    let mut session = output.session(&cap);
-                    for batch in batches.drain(..) {
-                        let Stage::Keyed(keyed) = items_of.step().op.stage() else { continue };
-                        match keyed.items(epoch, &batch.rows) {
-                            Ok(items) => session.give_iterator(items.into_iter().map(|item| (item, epoch, 1isize))),
-                            Err(e) => items_crew.fail(e.doing(format!("step `{}`", items_of.step().name))),
-                        }
-                    }
-                });
-            }
-        },
-    );
+    let items = items(scope, input.clone(), &jobs, crew);
     let reducer = jobs.clone();
     let (mut items_of_group, mut kept_of_group) = (Vec::new(), Vec::new());
     let kept = items.as_collection().reduce_named(
@@ -204,19 +202,19 @@ pub(super) fn keyed<'s>(
     let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
     let home = Exchange::new(|u: &Update<(Key, Kept)>| u64::from(u.1.microbatch));
     let mut kept = op.new_input_connection(kept.inner, home, same_time);
-    // Their rows are on disk once their frontier has passed; what waits for them keeps its own capability.
-    let mut beside: Vec<_> =
-        beside.into_iter().map(|b| op.new_input_connection(b, Pipeline, std::iter::empty())).collect();
     let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
     op.build(move |caps| {
         drop(caps);
         let mut desk = Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside);
-        let mut rows: BTreeMap<Epoch, (Capability<Epoch>, Batch)> = BTreeMap::new();
+        let mut rows: BTreeMap<Epoch, Waiting> = BTreeMap::new();
         let mut changes: BTreeMap<Epoch, Vec<(Key, Kept)>> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
-                rows.extend(batches.drain(..).map(|b| (*cap.time(), (cap.clone(), b))));
+                for batch in batches.drain(..) {
+                    let held = (rows.len() < HELD).then_some(batch.rows);
+                    rows.insert(*cap.time(), Waiting { cap: cap.clone(), rows: held });
+                }
             });
             kept.for_each(|_, updates| {
                 for ((key, kept), epoch, diff) in updates.drain(..) {
@@ -226,17 +224,14 @@ pub(super) fn keyed<'s>(
                     changes.entry(epoch).or_default().push((key, kept));
                 }
             });
-            for input in &mut beside {
-                input.for_each(|_, _| {});
-            }
             while let Some(first) = rows.first_entry() {
                 if frontiers.iter().any(|f| f.less_equal(first.key())) {
                     break;
                 }
-                let (epoch, (cap, batch)) = first.remove_entry();
+                let (epoch, next) = first.remove_entry();
                 let mut kept = changes.remove(&epoch).unwrap_or_default();
                 kept.sort_unstable();
-                desk.submit(cap, jobs.finish(epoch, batch.rows, kept));
+                desk.submit(next.cap, jobs.finish(epoch, next.rows, kept));
             }
             let mut out = output.activate();
             while let Some((cap, rows)) = desk.collect() {
@@ -249,13 +244,52 @@ pub(super) fn keyed<'s>(
     stream
 }
 
+/// An update of a differential collection.
+type Update<D> = (D, Epoch, isize);
+
+/// The keyed items of each microbatch, made on a compute thread: hashing texts is no work for a worker.
+fn items<'s>(
+    scope: Scope<'s, Epoch>,
+    input: Flow<'s>,
+    jobs: &StepJobs,
+    crew: &Crew,
+) -> StreamVec<'s, Epoch, Update<(Key, Item)>> {
+    let name = format!("{}: items", jobs.step().name);
+    let mut op = OperatorBuilder::new(name.clone(), scope);
+    let (output, stream) = op.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
+    let same_time = [(0, Antichain::from_elem(Advance::default()))];
+    let mut input = op.new_input_connection(input, Pipeline, same_time);
+    let (address, crew, jobs) = (op.operator_info().address.to_vec(), crew.clone(), jobs.clone());
+    op.build(move |caps| {
+        drop(caps);
+        let mut desk: Desk<Vec<(Key, Item)>> = Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside);
+        move |_| {
+            input.for_each(|cap, batches| {
+                let cap = cap.retain_least(0).expect("data always travels under a time");
+                for batch in batches.drain(..) {
+                    let rows = (desk.open() < HELD).then_some(batch.rows);
+                    desk.submit(cap.clone(), jobs.items(*cap.time(), rows));
+                }
+            });
+            let mut out = output.activate();
+            while let Some((cap, items)) = desk.collect() {
+                let epoch = *cap.time();
+                let items = items.into_iter().flatten();
+                out.session(&cap).give_iterator(items.map(|item| (item, epoch, 1isize)));
+            }
+        }
+    });
+    stream
+}
+
 /// The barrier: waits, on worker 0, until all rows of an iteration are on disk, then trains on them and announces the
 /// model, or makes rows of them. It buffers nothing: the rows are in the run directory. With `planned`, the number of microbatches that an
 /// iteration of its first input has, the training streams: it starts when everything else is there, and is told of each
 /// of them as it closes.
 pub(super) fn train<'s>(
     scope: Scope<'s, Epoch>,
-    inputs: Vec<(Flow<'s>, bool)>,
+    inputs: Vec<Side<'s>>,
     models: Models<'s>,
     iterations: RangeInclusive<u32>,
     planned: Option<u32>,
@@ -266,9 +300,9 @@ pub(super) fn train<'s>(
     let mut op = OperatorBuilder::new(name.clone(), scope);
     let (output, stream) = op.new_output();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
-    let in_loop: Vec<bool> = inputs.iter().map(|(_, in_loop)| *in_loop).collect();
+    let in_loop: Vec<bool> = inputs.iter().map(|side| side.in_loop).collect();
     let mut inputs: Vec<_> =
-        inputs.into_iter().map(|(flow, _)| op.new_input_connection(flow, Pipeline, std::iter::empty())).collect();
+        inputs.into_iter().map(|side| op.new_input_connection(side.flow, Pipeline, std::iter::empty())).collect();
     let (mut known, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
@@ -304,10 +338,8 @@ pub(super) fn train<'s>(
             let Some(cap) = &mut cap else { return };
             cap.downgrade(&Epoch::new(now, 0));
             let waits_for = usize::from(planned.is_some());
-            let closed = in_loop.iter().zip(frontiers).skip(waits_for).all(|(&in_loop, frontier)| {
-                let after = Epoch::new(if in_loop { now + 1 } else { 1 }, 0);
-                !frontier.less_than(&after)
-            });
+            let mut sides = in_loop.iter().zip(frontiers).skip(waits_for);
+            let closed = sides.all(|(in_loop, frontier)| !frontier.less_than(&complete_at(*in_loop, now)));
             if let Some(model) = known.at(now)
                 && closed
             {

@@ -7,17 +7,19 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
-use super::candidates::candidates_of;
-use super::compute::{Answer, Work};
+use super::candidates::{Candidates, candidates_of};
+use super::compute::{Answer, ComputeThread, Work};
 use super::groups;
 use super::health::{self, Known};
+use super::join::{Joined, Joins};
+use super::ledger::{self, Output};
 use super::operator::{
-    Batches, Context, HeadState, Kept, Key, ModelAt, Operator, Output, RowError, Shared, Stage, model_name,
+    Batches, Context, HeadState, Item, Kept, Key, ModelAt, Operator, RowError, Shared, Stage, model_name,
 };
 use super::progress::Event;
 use crate::data::{Epoch, named};
 use crate::error::{Error, Result};
-use crate::pipeline::Step;
+use crate::pipeline::{Input, Step};
 
 /// What all jobs of one step need.
 #[derive(Clone)]
@@ -25,6 +27,28 @@ pub(super) struct StepJobs {
     pub(super) shared: Arc<Shared>,
     pub(super) index: usize,
     pub(super) start: Instant,
+    /// The indices of the run's joins.
+    pub(super) joins: Arc<Joins>,
+}
+
+/// A microbatch that is to be made.
+struct Microbatch {
+    epoch: Epoch,
+    model: Option<ModelAt>,
+    /// How many rows the operator is given, each of which it has to account for, without those that are joined.
+    given: u64,
+    joined: Option<Joined>,
+}
+
+impl Microbatch {
+    /// One that is made of no rows.
+    fn new(epoch: Epoch, model: Option<ModelAt>) -> Self {
+        Self { epoch, model, given: 0, joined: None }
+    }
+    /// One that is made of these rows.
+    fn of(rows: &RecordBatch, epoch: Epoch, model: Option<ModelAt>) -> Self {
+        Self { given: rows.num_rows() as u64, ..Self::new(epoch, model) }
+    }
 }
 
 impl StepJobs {
@@ -35,11 +59,12 @@ impl StepJobs {
     /// Runs `compute` unless the microbatch is committed already; `None` means there is no such microbatch.
     fn run(
         &self,
-        epoch: Epoch,
-        model: Option<ModelAt>,
+        _: &ComputeThread,
+        microbatch: Microbatch,
         restore: impl FnOnce(&RecordBatch) -> Result<()>,
         compute: impl FnOnce(&Context<'_>) -> Result<Option<Output>>,
     ) -> Answer {
+        let Microbatch { epoch, model, given, joined } = microbatch;
         let (shared, step) = (&*self.shared, self.step());
         let began = self.start.elapsed();
         let watch = Instant::now();
@@ -56,17 +81,22 @@ impl StepJobs {
             done(&rows, entry.errors.as_ref().map_or(0, |e| e.rows as usize), entry.bytes, true);
             return Ok(Some(rows));
         }
-        let lineage = self.lineage(epoch, model.as_ref());
-        let cx = Context { shared, step, epoch, model };
+        let mut lineage = self.lineage(epoch, model.as_ref());
+        let given = given + joined.as_ref().map_or(0, |j| j.unmatched.num_rows() as u64);
+        lineage.extend(joined.iter().flat_map(|j| j.files.iter().cloned()));
+        let cx = Context { joined, ..Context::new(shared, step, epoch, model) };
         let Some(output) = compute(&cx).map_err(|e| e.doing(place()))? else { return Ok(None) };
         let errors = error_rows(&step.name, epoch, &output.errors)?;
-        let entry =
-            shared.run.commit(&step.name, epoch, &output.rows, &errors, &lineage).map_err(|e| e.doing(place()))?;
+        ledger::check(&step.name, &output, given)?;
+        let unused = output.unused.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect();
+        let entry = shared.run.commit_counted(&step.name, epoch, &output.rows, &errors, &lineage, unused);
+        let entry = entry.map_err(|e| e.doing(place()))?;
         done(&output.rows, output.errors.len(), entry.bytes, false);
         Ok(Some(output.rows))
     }
 
-    /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time.
+    /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time. Those of what is
+    /// joined to it are added where that is known.
     fn lineage(&self, epoch: Epoch, model: Option<&ModelAt>) -> Vec<String> {
         let mut lineage = Vec::new();
         let others = self.step().models.iter().filter_map(|(_, m)| self.shared.model_at(m, model).ok());
@@ -76,7 +106,7 @@ impl StepJobs {
                 ModelAt::Source(name) => name,
             });
         }
-        for input in self.step().inputs.iter().filter(|i| !i.whole) {
+        for input in self.step().inputs.iter().filter(|i| !i.whole && !i.joined) {
             let at = [epoch, Epoch::new(0, epoch.microbatch)];
             let file = at.iter().find_map(|&e| self.shared.run.committed(&input.step, e));
             lineage.extend(file.map(|f| f.hash));
@@ -87,7 +117,7 @@ impl StepJobs {
     /// The next microbatch of a source; it is opened at the first.
     pub(super) fn source(&self, epoch: Epoch, state: &Arc<Mutex<Option<(Batches, u32)>>>) -> Work {
         let (jobs, state) = (self.clone(), Arc::clone(state));
-        Box::new(move || {
+        Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
                 let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
                 if guard.is_none() {
@@ -105,14 +135,21 @@ impl StepJobs {
                 *position += 1;
                 batches.next().transpose()
             };
-            jobs.run(epoch, None, |_| Ok(()), compute)
+            jobs.run(thread, Microbatch::new(epoch, None), |_| Ok(()), compute)
         })
     }
 
-    /// A microbatch of a dataset of before the loop, brought into an iteration; `None` past its end.
-    pub(super) fn enter(&self, microbatch: u32) -> Work {
+    /// A microbatch of a dataset of before the loop, brought into an iteration; `None` past its end. Without `rows` only its
+    /// place is brought, for a step that reads the rows itself.
+    pub(super) fn enter(&self, microbatch: u32, rows: bool) -> Work {
         let jobs = self.clone();
-        Box::new(move || jobs.shared.run.load(&jobs.step().name, Epoch::new(0, microbatch)))
+        Box::new(move |_| {
+            let (run, step, epoch) = (&jobs.shared.run, jobs.step(), Epoch::new(0, microbatch));
+            if rows {
+                return run.load(&step.name, epoch);
+            }
+            Ok(run.committed(&step.name, epoch).map(|_| step.schema.empty()))
+        })
     }
 
     /// The next microbatch of a head.
@@ -124,47 +161,95 @@ impl StepJobs {
         state: &Arc<Mutex<Option<Box<dyn HeadState>>>>,
     ) -> Work {
         let (jobs, state) = (self.clone(), Arc::clone(state));
-        Box::new(move || {
+        Box::new(move |thread| {
             let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
             if guard.is_none() {
                 let (shared, step) = (&*jobs.shared, jobs.step());
-                let cx = Context { shared, step, epoch, model: model.clone() };
+                let cx = Context::new(shared, step, epoch, model.clone());
                 let Stage::Head(head) = step.op.stage() else { return Err(mismatch(&cx)) };
                 *guard = Some(head.start(&cx)?);
             }
             let Some(state) = &mut *guard else { return Err(Error::bug("a head has no state")) };
             let state = std::cell::RefCell::new(state);
             jobs.run(
-                epoch,
-                model,
+                thread,
+                Microbatch::new(epoch, model),
                 |rows| state.borrow_mut().restore(epoch, rows),
                 |cx| state.borrow_mut().next(cx, rows).map(Some),
             )
         })
     }
 
-    /// A microbatch of a map, or of a keyed map whose groups it has whole.
-    pub(super) fn map(&self, epoch: Epoch, rows: RecordBatch, model: Option<ModelAt>) -> Work {
+    /// A microbatch of a map, or of a keyed map whose groups it has whole. Rows that are not held are read.
+    pub(super) fn map(&self, epoch: Epoch, rows: Option<RecordBatch>, model: Option<ModelAt>) -> Work {
         let jobs = self.clone();
-        Box::new(move || {
-            let compute = |cx: &Context<'_>| match cx.step.op.stage() {
-                Stage::Map(map) => map.map(cx, &rows).map(Some),
-                Stage::Keyed(keyed) => {
-                    let output = keyed.finish(cx, &rows, &groups::alone(keyed, cx, &rows)?)?;
-                    jobs.candidates(epoch, &rows)?;
-                    Ok(Some(output))
-                }
-                _ => Err(mismatch(cx)),
-            };
-            jobs.run(epoch, model, |_| jobs.candidates(epoch, &rows), compute)
+        Box::new(move |thread| {
+            let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
+            let microbatch = Microbatch::of(&rows, epoch, model);
+            let restore = |_: &RecordBatch| jobs.candidates(epoch, &rows);
+            jobs.run(thread, microbatch, restore, |cx| jobs.map_rows(cx, &rows).map(Some))
         })
+    }
+
+    /// A microbatch with what is joined to it; `None` where that is not certain before both inputs are `complete` in the
+    /// iteration.
+    pub(super) fn join(&self, epoch: Epoch, model: Option<ModelAt>, complete: bool) -> Work {
+        let jobs = self.clone();
+        Box::new(move |thread| {
+            let (shared, step) = (&*jobs.shared, jobs.step());
+            let committed = shared.run.committed(&step.name, epoch).is_some();
+            if committed && keeps_candidates(step).is_none() {
+                return jobs.run(thread, Microbatch::new(epoch, model), |_| Ok(()), |cx| Err(mismatch(cx)));
+            }
+            let cx = Context::new(shared, step, epoch, model.clone());
+            let join = step.op.join().ok_or_else(|| mismatch(&cx))?;
+            let Some((rows, joined)) = jobs.joins.join(&cx, join, complete)? else { return Ok(None) };
+            let restore = |_: &RecordBatch| jobs.candidates(epoch, &rows);
+            let microbatch = Microbatch { joined: Some(joined), ..Microbatch::of(&rows, epoch, model) };
+            jobs.run(thread, microbatch, restore, |cx| jobs.map_rows(cx, &rows).map(Some))
+        })
+    }
+
+    /// The one microbatch of an iteration's barrier. What is made of all rows accounts for all of them; a training names its
+    /// rows itself, in its reference and its metrics.
+    fn barrier(&self, iteration: u32, model: Option<ModelAt>) -> Microbatch {
+        let (run, step, epoch) = (&self.shared.run, self.step(), Epoch::new(iteration, 0));
+        let cx = Context::new(&self.shared, step, epoch, None);
+        let rows_of = |input: &Input| {
+            let at = cx.iteration_of(&input.step);
+            run.files(&input.step).iter().filter(|f| f.iteration == at).map(|f| f.rows).sum::<u64>()
+        };
+        let whole = matches!(step.op.stage(), Stage::Whole(_));
+        let given = step.inputs.iter().filter(|i| whole && i.key == "from").map(rows_of).sum();
+        Microbatch { given, ..Microbatch::new(epoch, model) }
+    }
+
+    /// What a map makes of a microbatch.
+    fn map_rows(&self, cx: &Context<'_>, rows: &RecordBatch) -> Result<Output> {
+        match cx.step.op.stage() {
+            Stage::Map(map) => map.map(cx, rows),
+            Stage::Keyed(keyed) => {
+                let output = keyed.finish(cx, rows, &groups::alone(keyed, cx, rows)?)?;
+                self.candidates(cx.epoch, rows)?;
+                Ok(output)
+            }
+            _ => Err(mismatch(cx)),
+        }
+    }
+
+    /// The rows of the first input's microbatch, which are on disk before anybody hears of them.
+    fn input_rows(&self, epoch: Epoch) -> Result<RecordBatch> {
+        let input = self.step().inputs.iter().find(|i| !i.whole && !i.joined);
+        let input = input.ok_or_else(|| Error::bug("a map has an input that streams"))?;
+        let at = Context::new(&self.shared, self.step(), epoch, None).iteration_of(&input.step);
+        let rows = self.shared.run.load(&input.step, Epoch::new(at, epoch.microbatch))?;
+        rows.ok_or_else(|| Error::bug(format!("`{}`: microbatch {} is not there", input.step, epoch.microbatch)))
     }
 
     /// Commits beside a microbatch what its groups went by, where the step keeps that. A run that goes on makes good what it lacks.
     fn candidates(&self, epoch: Epoch, rows: &RecordBatch) -> Result<()> {
         let (step, run) = (self.step(), &self.shared.run);
-        let Stage::Keyed(keyed) = step.op.stage() else { return Ok(()) };
-        let Some(keeps) = keyed.candidates() else { return Ok(()) };
+        let Some(keeps) = keeps_candidates(step) else { return Ok(()) };
         let dataset = candidates_of(&step.name);
         if run.committed(&dataset, epoch).is_none() {
             let lineage = self.lineage(epoch, None);
@@ -173,22 +258,36 @@ impl StepJobs {
         Ok(())
     }
 
-    /// A microbatch of a keyed map, once its groups are reduced.
-    pub(super) fn finish(&self, epoch: Epoch, rows: RecordBatch, kept: Vec<(Key, Kept)>) -> Work {
+    /// The keyed items of a microbatch, for the reduce. Rows that are not held are read.
+    pub(super) fn items(&self, epoch: Epoch, rows: Option<RecordBatch>) -> Work<Vec<(Key, Item)>> {
         let jobs = self.clone();
-        Box::new(move || {
+        Box::new(move |_| {
+            let step = jobs.step();
+            let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
+            let Stage::Keyed(keyed) = step.op.stage() else {
+                return Err(mismatch(&Context::new(&jobs.shared, step, epoch, None)));
+            };
+            keyed.items(epoch, &rows).map(Some).map_err(|e| e.doing(format!("step `{}`", step.name)))
+        })
+    }
+
+    /// A microbatch of a keyed map, once its groups are reduced. Rows that are not held are read.
+    pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, kept: Vec<(Key, Kept)>) -> Work {
+        let jobs = self.clone();
+        Box::new(move |thread| {
+            let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
             let compute = |cx: &Context<'_>| match cx.step.op.stage() {
                 Stage::Keyed(keyed) => keyed.finish(cx, &rows, &kept).map(Some),
                 _ => Err(mismatch(cx)),
             };
-            jobs.run(epoch, None, |_| Ok(()), compute)
+            jobs.run(thread, Microbatch::of(&rows, epoch, None), |_| Ok(()), compute)
         })
     }
 
     /// A barrier's job. A training that streams is told by `closed` of the microbatches of its first input, in order, as they close.
     pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Work {
         let jobs = self.clone();
-        Box::new(move || {
+        Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
                 let name = model_name(&cx.shared.plan, &cx.step.name, iteration);
                 match cx.step.op.stage() {
@@ -208,7 +307,7 @@ impl StepJobs {
                     _ => Err(mismatch(cx)),
                 }
             };
-            let rows = jobs.run(Epoch::new(iteration, 0), model, |_| Ok(()), compute)?;
+            let rows = jobs.run(thread, jobs.barrier(iteration, model), |_| Ok(()), compute)?;
             let (shared, step) = (&*jobs.shared, jobs.step());
             shared.run.remove_checkpoints(&step.name, iteration)?;
             // After the commit, and also when it is restored: a run that was stopped here and goes on is asked again.
@@ -237,6 +336,12 @@ impl Closed {
         let rows = cx.run().load(input, epoch)?;
         rows.ok_or_else(|| Error::bug(format!("`{input}`: microbatch {microbatch} has closed, but is not there")))
     }
+}
+
+/// The step as one that keeps what its groups went by, if it does.
+fn keeps_candidates(step: &Step<dyn Operator>) -> Option<&dyn Candidates> {
+    let Stage::Keyed(keyed) = step.op.stage() else { return None };
+    keyed.candidates()
 }
 
 fn mismatch(cx: &Context<'_>) -> Error {

@@ -7,9 +7,12 @@ mod clock;
 mod cluster;
 mod compute;
 mod flow;
+mod flow_join;
 mod groups;
 mod health;
 mod jobs;
+mod join;
+mod ledger;
 mod operator;
 mod progress;
 mod render;
@@ -21,9 +24,11 @@ pub use candidates::{Candidate, Candidates, Decision, candidates_of};
 pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use health::{Known, Readings, Round};
+pub use join::{Join, Joined, KeysOf, Matching, Place};
+pub use ledger::{Ledger, Output};
 pub use operator::{
-    Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, Output,
-    RowError, Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
+    Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, RowError,
+    Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
 };
 pub use progress::{Event, Observer, Silent};
 pub use replay::{Replay, advice};

@@ -9,6 +9,8 @@ use arrow::compute::concat_batches;
 
 use super::candidates::Candidates;
 use super::health::{Known, Readings, Round};
+use super::join::{Join, Joined};
+use super::ledger::Output;
 use super::progress::{Event, Observer};
 use crate::data::{Columns, Epoch, RngKey, named};
 use crate::error::{Error, Result};
@@ -19,6 +21,11 @@ use crate::store::Run;
 pub trait Operator: Configured {
     /// How the dataflow drives it.
     fn stage(&self) -> Stage<'_>;
+    /// How the rows of a joined input ([`crate::pipeline::Input::joined`]) belong to those of the first. An operator that
+    /// takes such an input must say so, and finds them as [`Context::joined`].
+    fn join(&self) -> Option<Join> {
+        None
+    }
 }
 
 /// The ways in which the dataflow drives an operator, one per [`crate::pipeline::Shape`].
@@ -35,14 +42,6 @@ pub enum Stage<'a> {
     Whole(&'a dyn Whole),
     /// Waits for an iteration to close and makes a model.
     Train(&'a dyn Train),
-}
-
-/// Rows, and what could not be made a row.
-pub struct Output {
-    /// Rows of the step's schema, in canonical order.
-    pub rows: RecordBatch,
-    /// Rows that were left out.
-    pub errors: Vec<RowError>,
 }
 
 /// Why a row was left out.
@@ -85,12 +84,6 @@ impl RowError {
     /// A row that the step left out on purpose.
     pub fn dropped(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { kind: LeftOut::Dropped, ..Self::failed(row, code, message) }
-    }
-}
-
-impl From<RecordBatch> for Output {
-    fn from(rows: RecordBatch) -> Self {
-        Self { rows, errors: Vec::new() }
     }
 }
 
@@ -353,6 +346,15 @@ pub struct Context<'a> {
     pub epoch: Epoch,
     /// The model it uses, if it uses one.
     pub model: Option<ModelAt>,
+    /// What was joined to the microbatch, if the step joins.
+    pub(super) joined: Option<Joined>,
+}
+
+impl<'a> Context<'a> {
+    /// What a job may know of a step, but for what is joined to its rows.
+    pub(super) fn new(shared: &'a Shared, step: &'a Step<dyn Operator>, epoch: Epoch, model: Option<ModelAt>) -> Self {
+        Self { shared, step, epoch, model, joined: None }
+    }
 }
 
 impl Context<'_> {
@@ -411,12 +413,12 @@ impl Context<'_> {
         let first = (last + 1).saturating_sub(iterations.max(1)).max(last.min(1));
         (first..=last).flat_map(move |iteration| self.run().batches(input, Some(iteration)))
     }
-    /// The rows of an input that belong to this microbatch; `None` if it has no such microbatch.
+    /// What was joined to the microbatch.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn beside(&self, input: &str) -> Result<Option<RecordBatch>> {
-        self.run().load(input, Epoch::new(self.iteration_of(input), self.epoch.microbatch))
+    /// A bug: the step joins nothing.
+    pub fn joined(&self) -> Result<&Joined> {
+        self.joined.as_ref().ok_or_else(|| Error::bug(format!("step `{}` joins nothing", self.step.name)))
     }
     /// The model that another key than `model` names; `None` if the step has no such key.
     ///

@@ -12,13 +12,15 @@ use timely::dataflow::{ProbeHandle, Scope};
 
 use super::clock::Advance;
 use super::compute::Crew;
-use super::flow::{Flow, Models, keyed, map, train};
+use super::flow::{Flow, Models, Side, keyed, map, train};
+use super::flow_join::join;
 use super::jobs::StepJobs;
+use super::join::Joins;
 use super::operator::{ModelAt, Operator, Shared, Stage};
 use super::progress::Event;
 use super::start::{Start, start};
 use crate::data::Epoch;
-use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
+use crate::pipeline::{Input, ModelUse, Placement, Plan, Shape, Step};
 
 /// What microbatches a starter's progress is measured on: the last steps that stream from it, before any barrier.
 struct Measured<'s> {
@@ -28,7 +30,13 @@ struct Measured<'s> {
 }
 
 /// Builds the plan's dataflow and returns a probe that is done when the run is.
-pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew, began: Instant) -> ProbeHandle<Epoch> {
+pub(super) fn render(
+    scope: Scope<'_, Epoch>,
+    shared: &Arc<Shared>,
+    joins: &Arc<Joins>,
+    crew: &Crew,
+    began: Instant,
+) -> ProbeHandle<Epoch> {
     let plan = &*shared.plan;
     let mut flows: HashMap<&str, Flow<'_>> = HashMap::new();
     // Microbatches of an iteration, where they are known before it runs.
@@ -45,7 +53,7 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
     let mut policy: Option<Flow<'_>> = None;
 
     for (index, step) in plan.steps.iter().enumerate() {
-        let jobs = StepJobs { shared: Arc::clone(shared), index, start: began };
+        let jobs = StepJobs { shared: Arc::clone(shared), index, start: began, joins: Arc::clone(joins) };
         let policy_step = plan.loop_.as_ref().and_then(|l| match &l.policy {
             ModelUse::Step(s) => Some(s.as_str()),
             _ => None,
@@ -66,12 +74,16 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                 Models::Policy(first, policy.clone().expect("dependency order puts the policy's step first"))
             }
         };
-        let whole = || step.inputs.iter().filter(|i| i.whole).map(|i| flows[i.step.as_str()].clone());
+        let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
+        let side = |i: &Input| Side { flow: flows[i.step.as_str()].clone(), in_loop: in_loop(&i.step) };
+        let whole = || step.inputs.iter().filter(|i| i.whole).map(side);
         let iterations = step.iterations.clone();
         let per_iteration = match step.op.stage() {
             Stage::Head(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
             Stage::Whole(_) | Stage::Train(_) => Some(1),
-            _ => step.inputs.iter().find(|i| !i.whole).and_then(|i| planned.get(i.step.as_str()).copied().flatten()),
+            _ => longest(
+                step.inputs.iter().filter(|i| !i.whole).map(|i| planned.get(i.step.as_str()).copied().flatten()),
+            ),
         };
         planned.insert(&step.name, per_iteration);
         if scope.index() == 0 {
@@ -102,44 +114,47 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
                 })
             }
             Shape::Map | Shape::Keyed => {
-                let streamed = step.inputs.iter().find(|i| !i.whole).expect("a map has an input that streams");
-                let source = find(plan, &streamed.step);
-                let input = flows[streamed.step.as_str()].clone();
-                let input = if source.placement == Placement::Once && step.placement != Placement::Once {
+                let joins = step.inputs.iter().any(|i| i.joined);
+                let mut streamed = |input: &Input| {
+                    let side = side(input);
+                    if side.in_loop || step.placement == Placement::Once {
+                        return side.flow;
+                    }
                     // A dataset of before the loop enters it: its microbatches again in every iteration.
                     let mut points = descendants(plan, &step.name, step.placement);
                     if points.is_empty() {
                         points.push(step.name.clone());
                     }
-                    let done = window(scope, &mut measured, points);
+                    // A step that joins may wait for all of it, and reads the rows itself: only their places enter.
+                    let window = if joins { usize::MAX } else { plan.window };
+                    let done = self::window(scope, &mut measured, if joins { Vec::new() } else { points });
                     let entering =
-                        plan.steps.iter().position(|s| s.name == source.name).expect("the plan has its inputs");
+                        plan.steps.iter().position(|s| s.name == input.step).expect("the plan has its inputs");
                     let entering = StepJobs { index: entering, ..jobs.clone() };
-                    let (name, window) = (format!("{} enters {}", source.name, step.name), plan.window);
+                    let (name, iterations) = (format!("{} enters {}", input.step, step.name), iterations.clone());
                     let models = Models::Fixed(None);
-                    let begin = Start { name, iterations, microbatches: None, window, wait: vec![input], models, done };
-                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch.microbatch))
-                } else {
-                    input
+                    let begin = Start { name, iterations, microbatches: None, window, wait: vec![side], models, done };
+                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch.microbatch, !joins))
                 };
-                let beside = step.inputs.iter().filter(|i| !i.whole && i.key != "from");
-                let beside = beside.map(|i| flows[i.step.as_str()].clone()).collect();
+                let mut flows =
+                    step.inputs.iter().filter(|i| !i.whole).map(&mut streamed).collect::<Vec<_>>().into_iter();
+                let input = flows.next().expect("a map has an input that streams");
                 let alone = matches!(step.op.stage(), Stage::Keyed(keyed) if keyed.complete());
-                if alone || step.kind.shape == Shape::Map {
-                    map(scope, input, models(), whole().collect(), beside, jobs, crew)
-                } else {
-                    keyed(scope, input, beside, jobs, crew)
+                match flows.next() {
+                    Some(other) => join(scope, [input, other], models(), jobs, crew),
+                    None if alone || step.kind.shape == Shape::Map => {
+                        map(scope, input, models(), whole().collect(), jobs, crew)
+                    }
+                    None => keyed(scope, input, jobs, crew),
                 }
             }
             Shape::Whole | Shape::Train => {
-                let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
                 // Models that other keys name are there before it starts, as its rows are.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {
-                    ModelUse::Step(maker) => Some((flows[maker.as_str()].clone(), false)),
+                    ModelUse::Step(maker) => Some(Side { flow: flows[maker.as_str()].clone(), in_loop: false }),
                     _ => None,
                 });
-                let inputs = step.inputs.iter().map(|i| (flows[i.step.as_str()].clone(), in_loop(&i.step)));
-                let inputs = inputs.chain(makers).collect();
+                let inputs = step.inputs.iter().map(side).chain(makers).collect();
                 let first = step.inputs.first().filter(|_| step.op.streams());
                 let streamed = first.and_then(|i| planned.get(i.step.as_str()).copied().flatten());
                 let flow = train(scope, inputs, models(), iterations, streamed, jobs, crew);
@@ -173,6 +188,11 @@ pub(super) fn render(scope: Scope<'_, Epoch>, shared: &Arc<Shared>, crew: &Crew,
         }
     }
     probe
+}
+
+/// The largest of numbers of microbatches; none where one of them is not known.
+fn longest(numbers: impl Iterator<Item = Option<u32>>) -> Option<u32> {
+    numbers.collect::<Option<Vec<u32>>>()?.into_iter().max()
 }
 
 fn find<'a>(plan: &'a Plan<dyn Operator>, name: &str) -> &'a Step<dyn Operator> {
@@ -215,7 +235,7 @@ fn makers(step: &Step<dyn Operator>) -> impl Iterator<Item = &str> {
 /// The last steps that stream from `name`: no barrier lies between, and they run in the iterations that it runs in
 /// (onlookers run once more, after the last training, and must not hold a window of the loop open). A step that waits for
 /// all that comes of `name`, as a model trained on it or a second input made of it, must not hold its window open either:
-/// it would wait for ever.
+/// it would wait for ever. The same holds for a step that joins: where a row has no partner, it waits for all of both inputs.
 fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> Vec<String> {
     let same = |p: Placement| match placement {
         Placement::Once => p == Placement::Once,
@@ -232,7 +252,8 @@ fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> V
                 .any(|w| made_of(plan, w, name))
         };
         let from = |s: &&Step<dyn Operator>| {
-            same(s.placement) && s.inputs.iter().any(|i| !i.whole && i.step == of) && !waits(s)
+            let joins = s.inputs.iter().any(|i| i.joined);
+            same(s.placement) && s.inputs.iter().any(|i| !i.whole && i.step == of) && !joins && !waits(s)
         };
         plan.steps.iter().filter(from).map(|s| s.name.clone()).collect::<Vec<_>>()
     };

@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::compute::{Crew, Desk, Urgency, Work};
-use super::flow::{Flow, Models, batch};
+use super::flow::{Flow, Models, Side, batch, complete_at};
 use super::operator::ModelAt;
 use crate::data::Epoch;
 
@@ -27,8 +27,8 @@ pub(super) struct Start<'s> {
     pub(super) microbatches: Option<u32>,
     /// Most microbatches open at once.
     pub(super) window: usize,
-    /// Inputs that must be complete up to the iteration before it starts.
-    pub(super) wait: Vec<Flow<'s>>,
+    /// Inputs that must be complete in an iteration before it starts.
+    pub(super) wait: Vec<Side<'s>>,
     /// The model that its microbatches need.
     pub(super) models: Models<'s>,
     /// Progress of what it has started.
@@ -51,7 +51,9 @@ pub(super) fn start<'s>(
     let (mut known, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let first_wait = 1 + usize::from(feed.is_some());
-    let mut wait: Vec<_> = wait.into_iter().map(|w| op.new_input_connection(w, Pipeline, std::iter::empty())).collect();
+    let in_loop: Vec<bool> = wait.iter().map(|side| side.in_loop).collect();
+    let mut wait: Vec<_> =
+        wait.into_iter().map(|w| op.new_input_connection(w.flow, Pipeline, std::iter::empty())).collect();
     let address = op.operator_info().address.to_vec();
     let (crew, last) = (crew.clone(), *iterations.end());
     op.build(move |caps| {
@@ -92,8 +94,8 @@ pub(super) fn start<'s>(
             while open.front().is_some_and(|e| !frontiers[0].less_equal(e)) {
                 open.pop_front();
             }
-            let before = Epoch::new(next.iteration.max(1), 0);
-            let complete = frontiers[first_wait..].iter().all(|f| !f.less_than(&before));
+            let mut sides = in_loop.iter().zip(&frontiers[first_wait..]);
+            let complete = sides.all(|(in_loop, f)| !f.less_than(&complete_at(*in_loop, next.iteration)));
             if let Some(model) = known.at(next.iteration)
                 && complete
                 && open.len() < window

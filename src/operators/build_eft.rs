@@ -1,8 +1,12 @@
 //! `build_eft`: evaluation fine-tuning data out of answers that people ranked and a model judged (Yuan et al. 2024, section
 //! 3.1: a judgement is kept if the scores rank a prompt's answers as people did, and the commonest score is thinned out).
 //!
-//! The k-th judgements of a prompt's answers are one trial; the first trial whose scores agree with the ranks becomes the
-//! prompt's rows. All of the data is seen at once, as the balance of scores is a matter of all of it.
+//! The k-th readable judgements of a prompt's answers are one trial: attempts that were asked for again because they could not
+//! be read do not count. The first trial whose scores agree with the ranks becomes the prompt's rows. All of the data is seen
+//! at once, as the balance of scores is a matter of all of it.
+//!
+//! Scores and ranks belong together by response id. A score without a rank and a rank without a score are rows of `errors`, and
+//! are left out of their prompt's ranking.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +14,8 @@ use arrow::array::{AsArray, ListArray};
 use rand_chacha::rand_core::Rng as _;
 
 use super::prelude::*;
-use crate::dataflow::Whole;
+use crate::data::Id;
+use crate::dataflow::{Matching, Place, Whole};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "build_eft",
@@ -75,8 +80,10 @@ struct Answer {
     id: String,
     response: String,
     rank: u32,
-    /// Text and score of each judgement; no score where none was readable.
-    judgements: Vec<(String, Option<f32>)>,
+    /// How many judgements there are, readable or not.
+    asked: usize,
+    /// Text and score of each readable judgement.
+    judgements: Vec<(String, f32)>,
 }
 
 /// A prompt with its answers, in the order of the rows.
@@ -97,7 +104,12 @@ struct Row {
     draw: u64,
 }
 
-/// Text and score of every judgement of a row.
+/// The key by which scores and ranks belong together: the response id.
+fn by_response(rows: &RecordBatch) -> Result<Vec<u128>> {
+    Ok(Columns(rows).text("response_id")?.iter().map(|id| Id::of([id.unwrap_or_default()]).0).collect())
+}
+
+/// Text and score of every judgement of a row; no score where none was readable.
 fn judgements(rows: &RecordBatch) -> Result<impl Fn(usize) -> Vec<(String, Option<f32>)> + '_> {
     let broken = || Error::user("column `judgements` is no list of {text, outcome, score}");
     let list: &ListArray = rows.column_by_name("judgements").and_then(|c| c.as_list_opt()).ok_or_else(broken)?;
@@ -117,23 +129,32 @@ fn judgements(rows: &RecordBatch) -> Result<impl Fn(usize) -> Vec<(String, Optio
 
 impl BuildEft {
     fn groups(&self, cx: &Context<'_>, errors: &mut Vec<RowError>) -> Result<Vec<Group>> {
-        let mut ranks: HashMap<String, u32> = HashMap::new();
+        let scores = &cx.step.inputs[0].step;
+        let matching = Matching::new(cx, scores, &self.ranks, by_response)?;
+        let mut ranks: HashMap<Place, u32> = HashMap::new();
         for rows in cx.microbatches(&self.ranks) {
-            let (_, rows) = rows?;
+            let (microbatch, rows) = rows?;
             let columns = Columns(&rows);
             let (ids, rank) = (columns.text("response_id")?, columns.uint("rank")?);
-            ranks.extend((0..rows.num_rows()).map(|i| (ids.value(i).to_owned(), rank.value(i))));
+            for (i, score) in matching.of_theirs(microbatch, &rows)?.into_iter().enumerate() {
+                if score.is_some() {
+                    ranks.insert(Place { microbatch, row: i as u32 }, rank.value(i));
+                } else {
+                    let message = format!("`{scores}` has no row for this answer; it is left out of its prompt's ranking");
+                    errors.push(RowError::failed(ids.value(i), "not_judged", message));
+                }
+            }
         }
         let mut groups: Vec<Group> = Vec::new();
         let mut place: HashMap<String, usize> = HashMap::new();
-        for rows in cx.microbatches(&cx.step.inputs[0].step) {
-            let (_, rows) = rows?;
+        for rows in cx.microbatches(scores) {
+            let (microbatch, rows) = rows?;
             let columns = Columns(&rows);
             let (prompt_ids, prompts) = (columns.text("prompt_id")?, columns.text("prompt")?);
             let (ids, responses) = (columns.text("response_id")?, columns.text("response")?);
             let judgements = judgements(&rows)?;
-            for i in 0..rows.num_rows() {
-                let Some(&rank) = ranks.get(ids.value(i)) else {
+            for (i, partner) in matching.of_ours(microbatch, &rows)?.into_iter().enumerate() {
+                let Some(&rank) = partner.and_then(|at| ranks.get(&at)) else {
                     let message = format!("`{}` has no rank of this answer; it is left out of its prompt's ranking", self.ranks);
                     errors.push(RowError::failed(ids.value(i), "no_rank", message));
                     continue;
@@ -142,8 +163,14 @@ impl BuildEft {
                     groups.push(Group { id: prompt_ids.value(i).into(), prompt: prompts.value(i).into(), answers: Vec::new() });
                     groups.len() - 1
                 });
-                let answer = Answer { id: ids.value(i).into(), response: responses.value(i).into(), rank, judgements: judgements(i) };
-                groups[at].answers.push(answer);
+                let all = judgements(i);
+                groups[at].answers.push(Answer {
+                    id: ids.value(i).into(),
+                    response: responses.value(i).into(),
+                    rank,
+                    asked: all.len(),
+                    judgements: all.into_iter().filter_map(|(text, score)| Some((text, score?))).collect(),
+                });
             }
         }
         Ok(groups)
@@ -171,11 +198,14 @@ impl BuildEft {
         if ranks.iter().all(|r| *r == ranks[0]) {
             return Err(("no_ranking", format!("{} answers of one rank: there is nothing to agree with", ranks.len())));
         }
-        let trials = group.answers.iter().map(|a| a.judgements.len()).max().unwrap_or(0);
-        let scores = |k: usize| group.answers.iter().map(|a| a.judgements.get(k)?.1).collect::<Option<Vec<f32>>>();
-        let readable: Vec<(usize, Vec<f32>)> = (0..trials).filter_map(|k| Some((k, scores(k)?))).collect();
+        let trials = group.answers.iter().map(|a| a.judgements.len()).min().unwrap_or(0);
+        let scores = |k: usize| group.answers.iter().map(|a| a.judgements[k].1).collect::<Vec<f32>>();
+        let readable: Vec<(usize, Vec<f32>)> = (0..trials).map(|k| (k, scores(k))).collect();
         if readable.is_empty() {
-            return Err(("unreadable", format!("in none of {trials} trials all answers have a readable score that the judge wrote; expected scores are none")));
+            let asked: usize = group.answers.iter().map(|a| a.asked).sum();
+            let silent = group.answers.iter().filter(|a| a.judgements.is_empty()).count();
+            let message = format!("{silent} of {} answers have no readable score that the judge wrote, in {asked} judgements; expected scores are none", group.answers.len());
+            return Err(("unreadable", message));
         }
         let said: Vec<String> = readable.iter().take(10).map(|(_, s)| format!("{s:?}")).collect();
         let found = readable.into_iter().find(|(_, scores)| self.agrees(&ranks, scores));
@@ -219,7 +249,10 @@ impl Whole for BuildEft {
     fn whole(&self, cx: &Context<'_>) -> Result<Output> {
         let mut errors = Vec::new();
         let mut rows: Vec<Row> = Vec::new();
-        for group in self.groups(cx, &mut errors)? {
+        let groups = self.groups(cx, &mut errors)?;
+        let mut accounted = errors.iter().filter(|e| e.code == "no_rank").count();
+        for group in groups {
+            accounted += group.answers.len();
             match self.trial(&group) {
                 Err((code, why)) => errors.push(RowError::dropped(group.id, code, why)),
                 Ok((k, scores)) => rows.extend(group.answers.into_iter().zip(scores).map(|(mut a, score)| Row {
@@ -240,7 +273,7 @@ impl Whole for BuildEft {
             text(&|r| &r.judgement),
             Arc::new(Float32Array::from_iter_values(rows.iter().map(|r| r.score))),
         ])?;
-        Ok(Output { rows, errors })
+        Ok(Output::of_iteration(rows, errors, accounted as u64))
     }
 }
 
@@ -275,12 +308,15 @@ mod tests {
             id: format!("a{rank}"),
             response: String::new(),
             rank,
-            judgements: scores.iter().map(|s| (format!("{s:?}"), *s)).collect(),
+            asked: scores.len(),
+            judgements: scores.iter().flatten().map(|s| (format!("{s:?}"), *s)).collect(),
         };
         let group = |answers| Group { id: "p".into(), prompt: "p".into(), answers };
         let op = op(true, 1., None);
         let good = group(vec![answer(0, &[Some(1.), None, Some(5.), Some(4.)]), answer(1, &[Some(2.), Some(1.), Some(4.), Some(3.)])]);
-        assert_eq!(op.trial(&good), Ok((2, vec![5., 4.])));
+        assert_eq!(op.trial(&good), Ok((1, vec![5., 1.])), "what was not readable is no trial");
+        let retried = group(vec![answer(0, &[None, None, Some(5.)]), answer(1, &[Some(1.)])]);
+        assert_eq!(op.trial(&retried), Ok((0, vec![5., 1.])));
         let code = |answers| op.trial(&group(answers)).unwrap_err().0;
         assert_eq!(code(vec![answer(0, &[Some(1.)]), answer(1, &[Some(2.)])]), "disagrees");
         assert_eq!(code(vec![answer(0, &[None]), answer(1, &[Some(2.)])]), "unreadable");

@@ -1,6 +1,9 @@
 //! `compare`: answers of two steps to the same prompts against each other, by a judge that reads them in both orders or by the
 //! scores that they have: the paper's head-to-head evaluation (section 3.1.2; 256 prompts, a disagreement of the orders is a tie).
 //!
+//! Answers of two steps belong together by prompt and sample number, whatever microbatches they are in; an answer of either
+//! step without a partner is a row of `errors`, and one of the first step is a comparison without an outcome too.
+//!
 //! With one step, the answers of each prompt are compared with each other; where they have ranks (`ranked` rows, LLMBar), the
 //! outcome that the ranks ask for stands beside the judge's.
 
@@ -8,7 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::pairwise::{Order, Pair, Pairwise, Verdict};
 use super::prelude::*;
-use crate::dataflow::Map;
+use crate::data::Id;
+use crate::dataflow::{Join, Joined, Map};
 use crate::eval::win_rate::Outcome;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -74,6 +78,32 @@ impl Operator for Compare {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
     }
+    fn join(&self) -> Option<Join> {
+        Some(Join::ByKey(prompt_and_sample))
+    }
+}
+
+/// The key by which answers of two steps belong together: prompt id and sample number.
+fn prompt_and_sample(rows: &RecordBatch) -> Result<Vec<u128>> {
+    let prompt_ids = Columns(rows).text("prompt_id")?;
+    let key = |(i, sample): (usize, u32)| Id::of([prompt_ids.value(i).as_bytes(), &sample.to_le_bytes()]).0;
+    Ok(samples(rows)?.into_iter().enumerate().map(key).collect())
+}
+
+/// The sample number of each row: its own, or where the rows have none its place among those of its prompt.
+fn samples(rows: &RecordBatch) -> Result<Vec<u32>> {
+    let columns = Columns(rows);
+    if rows.column_by_name("sample").is_some() {
+        return Ok(columns.uint("sample")?.values().to_vec());
+    }
+    let prompt_ids = columns.text("prompt_id")?;
+    let mut places: HashMap<&str, u32> = HashMap::new();
+    let mut place = |i: usize| {
+        let next = places.entry(prompt_ids.value(i)).or_default();
+        *next += 1;
+        *next - 1
+    };
+    Ok((0..rows.num_rows()).map(&mut place).collect())
 }
 
 /// An answer of either side.
@@ -89,62 +119,61 @@ struct Answer {
     rank: Option<u32>,
 }
 
-/// The answers of a batch that `wanted` takes.
-fn answers(rows: &RecordBatch, wanted: impl Fn(&str) -> bool) -> Result<Vec<Answer>> {
+/// The answers of a batch.
+fn answers(rows: &RecordBatch) -> Result<Vec<Answer>> {
     let columns = Columns(rows);
     let has = |name: &str| rows.column_by_name(name).is_some();
     let (prompt_ids, prompts) = (columns.text("prompt_id")?, columns.text("prompt")?);
     let (ids, texts) = (columns.text("response_id")?, columns.text("response")?);
     let scores = has("score").then(|| columns.float("score")).transpose()?;
-    let samples = has("sample").then(|| columns.uint("sample")).transpose()?;
     let ranks = has("rank").then(|| columns.uint("rank")).transpose()?;
-    let mut places: HashMap<&str, u32> = HashMap::new();
-    let mut all = Vec::new();
-    for i in 0..rows.num_rows() {
-        let place = places.entry(prompt_ids.value(i)).or_default();
-        let sample = samples.map_or(*place, |s| s.value(i));
-        *place += 1;
-        if wanted(prompt_ids.value(i)) {
-            all.push(Answer {
-                prompt_id: prompt_ids.value(i).into(),
-                prompt: prompts.value(i).into(),
-                id: ids.value(i).into(),
-                text: texts.value(i).into(),
-                sample,
-                score: scores.filter(|s| s.is_valid(i)).map(|s| s.value(i)),
-                rank: ranks.map(|r| r.value(i)),
-            });
-        }
-    }
-    Ok(all)
+    let answer = |(i, sample): (usize, u32)| Answer {
+        prompt_id: prompt_ids.value(i).into(),
+        prompt: prompts.value(i).into(),
+        id: ids.value(i).into(),
+        text: texts.value(i).into(),
+        sample,
+        score: scores.filter(|s| s.is_valid(i)).map(|s| s.value(i)),
+        rank: ranks.map(|r| r.value(i)),
+    };
+    Ok(samples(rows)?.into_iter().enumerate().map(answer).collect())
 }
 
 /// A pair with its sample number; without a second where there is none.
 type Met = (u32, Answer, Option<Answer>);
 
 /// Every answer of `ours` with the other step's to the same prompt and sample.
-fn partners(cx: &Context<'_>, ours: Vec<Answer>, other: &str) -> Result<Vec<Met>> {
-    let mut theirs: HashMap<(String, u32), Answer> = HashMap::new();
-    let wanted: std::collections::HashSet<String> = ours.iter().map(|a| a.prompt_id.clone()).collect();
-    let take = |theirs: &mut HashMap<(String, u32), Answer>, rows: &RecordBatch| -> Result<()> {
-        for answer in answers(rows, |id| wanted.contains(id))? {
-            theirs.entry((answer.prompt_id.clone(), answer.sample)).or_insert(answer);
-        }
-        Ok(())
-    };
-    // The other's answers to a microbatch's prompts are in the microbatch of the same number, if both answer the same step.
-    if let Some(rows) = cx.beside(other)? {
-        take(&mut theirs, &rows)?;
+fn partners(ours: Vec<Answer>, joined: &Joined) -> Result<Vec<Met>> {
+    let theirs = answers(&joined.partners)?;
+    let met = |(a, partner): (Answer, &Option<usize>)| (a.sample, a, partner.map(|at| theirs[at].clone()));
+    Ok(ours.into_iter().zip(&joined.partner_of).map(met).collect())
+}
+
+/// Leaves out the answers of the other step that no answer of the first belongs to.
+fn leave_out_strangers(first: &str, joined: &Joined, ledger: &mut Ledger) -> Result<()> {
+    let message = format!(
+        "`{first}` has no answer to this prompt and sample, so this one is compared with none. Both steps are to answer the \
+         same prompts, with the same prompt_id"
+    );
+    for (i, a) in answers(&joined.unmatched)?.into_iter().enumerate() {
+        let row = format!("{}/{}", a.prompt_id, a.sample);
+        ledger.unmatched_left_out(i, RowError::failed(row, "no_partner", message.clone()));
     }
-    if !ours.iter().all(|a| theirs.contains_key(&(a.prompt_id.clone(), a.sample))) {
-        for microbatch in cx.microbatches(other) {
-            take(&mut theirs, &microbatch?.1)?;
+    Ok(())
+}
+
+/// Leaves out the answers to prompts that have no other.
+fn leave_out_lone(ours: &[Answer], ledger: &mut Ledger) {
+    let mut of_prompt: HashMap<&str, usize> = HashMap::new();
+    ours.iter().for_each(|a| *of_prompt.entry(&a.prompt_id).or_default() += 1);
+    for (i, a) in ours.iter().enumerate() {
+        if of_prompt[a.prompt_id.as_str()] == 1 {
+            let message = "the prompt has one answer only, and there is none to compare it with";
+            ledger.left_out([i], RowError::dropped(&a.prompt_id, "one_answer", message));
+        } else {
+            ledger.kept(i);
         }
     }
-    Ok(ours.into_iter().map(|a| {
-        let partner = theirs.remove(&(a.prompt_id.clone(), a.sample));
-        (a.sample, a, partner)
-    }).collect())
 }
 
 /// Every two answers of a prompt.
@@ -210,11 +239,17 @@ impl Compared {
 
 impl Map for Compare {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
-        let ours = answers(input, |_| true)?;
-        let mut from = cx.step.inputs.iter().filter(|i| i.key == "from").skip(1);
-        let met = match from.next() {
-            Some(other) => partners(cx, ours, &other.step)?,
-            None => among(ours),
+        let ours = answers(input)?;
+        let (met, mut ledger) = if cx.step.inputs.iter().any(|i| i.joined) {
+            let joined = cx.joined()?;
+            let mut ledger = Ledger::of_join(input, joined);
+            ledger.all_kept();
+            leave_out_strangers(&cx.step.inputs[0].step, joined, &mut ledger)?;
+            (partners(ours, joined)?, ledger)
+        } else {
+            let mut ledger = Ledger::new(input);
+            leave_out_lone(&ours, &mut ledger);
+            (among(ours), ledger)
         };
         let mut results = vec![Compared { orders: [None; 2], outcome: Outcome::Null, judgements: Default::default() }; met.len()];
         let mut judge = "score".to_owned();
@@ -244,14 +279,13 @@ impl Map for Compare {
                 };
             }
         }
-        let mut errors = Vec::new();
         for ((sample, a, b), result) in met.iter().zip(&results) {
             if b.is_none() {
                 let message = "the other step has no answer to this prompt and sample: a comparison without an outcome. Both are to answer the same prompts, with the same prompt_id";
-                errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_partner", message));
+                ledger.note(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_partner", message));
             } else if result.outcome == Outcome::Null {
                 let (code, message) = result.unread();
-                errors.push(RowError::failed(format!("{}/{sample}", a.prompt_id), code, message));
+                ledger.note(RowError::failed(format!("{}/{sample}", a.prompt_id), code, message));
             }
         }
         let expected = |(_, a, b): &Met| {
@@ -285,6 +319,6 @@ impl Map for Compare {
             said(1),
             Arc::new(StringArray::from(vec![judge.as_str(); met.len()])),
         ])?;
-        Ok(Output { rows, errors })
+        ledger.close(rows)
     }
 }

@@ -1,19 +1,23 @@
-//! `concat`: the rows of two steps as one, microbatch by microbatch: pairs of answers and judge pairs, for a training on both.
+//! `concat`: the rows of two steps as one: pairs of answers and judge pairs, for a training on both.
+//!
+//! Every row of both steps is in the output, or is a row of `errors` where `max_share` leaves it out. A microbatch has the rows
+//! of both steps' microbatches of its number; where one step has more microbatches than the other, the rest are made of its
+//! rows alone.
 
 use super::prelude::*;
-use crate::dataflow::Map;
+use crate::dataflow::{Join, Map};
 use arrow::compute::concat_batches;
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "concat",
-    about: "puts the rows of another step after those of the first, microbatch by microbatch",
+    about: "puts the rows of another step after those of the first, microbatch by microbatch; no row of either is lost",
     shape: Shape::Map,
     model: NeedsModel::No,
     min_inputs: 1,
     max_inputs: 1,
     example: "[step.both]\nop = \"concat\"\nfrom = \"pairs\"\nwith = \"judge_pairs\"\nmax_share = 0.15\n",
     parse: |f| {
-        let with = f.step_beside("with", "the step whose rows follow; it goes by the same microbatches");
+        let with = f.step_joined("with", "the step whose rows follow; it may have more microbatches than the first, or fewer");
         if with.is_none() {
             f.problem("with", "there is nothing to put the rows together with", "name the other step: with = \"judge_pairs\"");
         }
@@ -55,6 +59,9 @@ impl Operator for Concat {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
     }
+    fn join(&self) -> Option<Join> {
+        Some(Join::Append)
+    }
 }
 
 /// How many rows may join `own` rows.
@@ -68,17 +75,19 @@ fn room(own: usize, max_share: f64) -> usize {
 
 impl Map for Concat {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
-        let Some(other) = cx.beside(&self.with)? else { return Ok(input.clone().into()) };
+        let other = &cx.joined()?.unmatched;
         let taken = other.num_rows().min(room(input.num_rows(), self.max_share));
-        let mut errors = Vec::new();
+        let mut ledger = Ledger::of_join(input, cx.joined()?);
+        ledger.all_kept();
+        (0..taken).for_each(|i| ledger.unmatched_kept(i));
         for i in taken..other.num_rows() {
-            let name = other.column_by_name("prompt_id").map(|_| Columns(&other).text("prompt_id")).transpose()?;
+            let name = other.column_by_name("prompt_id").map(|_| Columns(other).text("prompt_id")).transpose()?;
             let row = name.map_or_else(|| format!("{}.{i}", cx.epoch.microbatch), |ids| ids.value(i).to_owned());
             let message = format!("`{}` may be at most {} of the rows", self.with, self.max_share);
-            errors.push(RowError::dropped(row, "over_share", message));
+            ledger.unmatched_left_out(i, RowError::dropped(row, "over_share", message));
         }
         let rows = concat_batches(&cx.step.schema.arrow(), [input, &other.slice(0, taken)])?;
-        Ok(Output { rows, errors })
+        ledger.close(rows)
     }
 }
 

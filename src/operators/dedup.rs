@@ -68,10 +68,16 @@ impl Keyed for Dedup {
         indices.sort_unstable();
         let kept: HashSet<u32> = indices.iter().copied().collect();
         let ids = prompt_ids(rows)?;
-        let copies = (0..rows.num_rows()).filter(|&i| !kept.contains(&(i as u32)));
-        let errors = copies.map(|i| RowError::dropped(&ids[i], "duplicate", "a prompt with the same text came before")).collect();
+        let mut ledger = Ledger::new(rows);
+        for (i, id) in ids.iter().enumerate() {
+            if kept.contains(&(i as u32)) {
+                ledger.kept(i);
+            } else {
+                ledger.left_out([i], RowError::dropped(id, "duplicate", "a prompt with the same text came before"));
+            }
+        }
         let indices = UInt32Array::from(indices);
         let columns = rows.columns().iter().map(|c| Ok(take(c, &indices, None)?)).collect::<Result<Vec<_>>>()?;
-        Ok(Output { rows: RecordBatch::try_new(rows.schema(), columns)?, errors })
+        ledger.close(RecordBatch::try_new(rows.schema(), columns)?)
     }
 }

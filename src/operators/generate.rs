@@ -71,12 +71,12 @@ impl Map for Generate {
         let prompts = Columns(input).text("prompt")?;
         let ids = prompt_ids(input)?;
         let engine = cx.services::<Models>()?.engine(cx)?;
-        let mut errors = Vec::new();
+        let mut ledger = Ledger::new(input);
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (i, id) in ids.iter().enumerate() {
             let prompt = prompts.value(i);
             if prompt.trim().is_empty() {
-                errors.push(RowError::failed(id, "empty_prompt", "the prompt is empty; drop the row or fill it in"));
+                ledger.left_out([i], RowError::failed(id, "empty_prompt", "the prompt is empty; drop the row or fill it in"));
                 continue;
             }
             for sample in 0..self.samples {
@@ -90,8 +90,11 @@ impl Map for Generate {
         let mut kept = Vec::new();
         for ((i, sample), answer) in asked.into_iter().zip(answers) {
             match answer {
-                Ok(answer) => kept.push((i, sample, answer)),
-                Err(e) => errors.push(RowError::failed(format!("{}/{sample}", ids[i]), e.code, e.message)),
+                Ok(answer) => {
+                    ledger.kept(i);
+                    kept.push((i, sample, answer));
+                }
+                Err(e) => ledger.left_out([i], RowError::failed(format!("{}/{sample}", ids[i]), e.code, e.message)),
             }
         }
         let text = |of: &dyn Fn(&(usize, u32, crate::engine::Completion)) -> String| -> ArrayRef {
@@ -113,6 +116,6 @@ impl Map for Generate {
             List::of_floats(&kept.iter().map(|k| k.2.logprobs.clone()).collect::<Vec<_>>()),
             text(&|_| engine.id().into()),
         ])?;
-        Ok(Output { rows, errors })
+        ledger.close(rows)
     }
 }

@@ -1,9 +1,10 @@
 //! What the rows that a training learns from look like, and what it did to them, for the bounds of `[health]`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::prelude::*;
 use super::reference;
+use crate::data::Id;
 use crate::dataflow::{Known, Readings, Round};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::pipeline::{Placement, Step};
@@ -27,18 +28,35 @@ fn rows<'a>(round: &Round<'a>, step: &Step<dyn Operator>) -> impl Iterator<Item 
     round.run.batches(&step.name, Some(iteration)).map(|b| Ok(b?.1))
 }
 
-/// The lengths of the pairs it is trained on.
-fn lengths(round: &Round<'_>) -> Result<Lengths> {
-    let mut lengths = Lengths::default();
-    for step in above(round, &named::PAIRS) {
-        for batch in rows(round, step) {
-            let batch = batch?;
-            let (chosen, rejected) =
-                (Columns(&batch).tokens("chosen_tokens")?, Columns(&batch).tokens("rejected_tokens")?);
-            (0..batch.num_rows()).for_each(|i| lengths.add(chosen.row(i).len(), rejected.row(i).len()));
+/// The pairs that it is trained on.
+#[derive(Default)]
+struct Pairs {
+    lengths: Lengths,
+    /// Pairs by the prompt that they are answers to.
+    by_prompt: HashMap<Id, u64>,
+}
+
+impl Pairs {
+    fn of(round: &Round<'_>) -> Result<Self> {
+        let mut pairs = Self::default();
+        for step in above(round, &named::PAIRS) {
+            for batch in rows(round, step) {
+                let batch = batch?;
+                let columns = Columns(&batch);
+                let (chosen, rejected) = (columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
+                let prompts = columns.text("prompt_id")?;
+                for i in 0..batch.num_rows() {
+                    pairs.lengths.add(chosen.row(i).len(), rejected.row(i).len());
+                    *pairs.by_prompt.entry(Id::of([prompts.value(i)])).or_default() += 1;
+                }
+            }
         }
+        Ok(pairs)
     }
-    Ok(lengths)
+    /// How many are of these prompts. Judge pairs answer the judge's prompts, which are others.
+    fn of_prompts(&self, prompts: &HashSet<Id>) -> u64 {
+        prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).sum()
+    }
 }
 
 /// Mean tokens of the chosen answers that a training had, of whatever it was given: those that its reference stands for.
@@ -58,7 +76,8 @@ fn chosen_tokens(round: &Round<'_>) -> Result<Option<f64>> {
 /// # Errors
 /// A committed file cannot be read.
 pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Result<Readings> {
-    let lengths = if beta.is_some() { lengths(&round)? } else { Lengths::default() };
+    let pairs = if beta.is_some() { Pairs::of(&round)? } else { Pairs::default() };
+    let lengths = pairs.lengths;
     let readings: [(&'static str, Option<f64>); 6] = match known {
         Known::Training => {
             let metrics = round.run.metrics();
@@ -76,18 +95,18 @@ pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Resu
             return Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect());
         }
         Known::Rows => {
-            let (mut answers, mut prompts) = (Answers::default(), 0);
+            let (mut answers, mut prompts) = (Answers::default(), HashSet::new());
             for step in above(&round, &named::SCORES) {
                 for batch in rows(&round, step) {
                     let batch = batch?;
                     let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
                     let judgements = Columns(&batch).judgements("judgements")?;
-                    // All answers to a prompt are in one microbatch.
-                    prompts += ids.iter().collect::<HashSet<_>>().len();
+                    prompts.extend(ids.iter().flatten().map(|id| Id::of([id])));
                     (0..batch.num_rows()).for_each(|i| answers.add(texts.value(i), judgements.row(i).map(|j| j.1)));
                 }
             }
-            let pair_yield = (beta.is_some() && prompts > 0).then(|| lengths.pairs() as f64 / prompts as f64);
+            let judged = beta.is_some() && !prompts.is_empty();
+            let pair_yield = judged.then(|| pairs.of_prompts(&prompts) as f64 / prompts.len() as f64);
             [
                 ("pair_yield", pair_yield),
                 ("parse_failures", answers.parse_failures()),

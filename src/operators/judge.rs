@@ -215,8 +215,11 @@ impl Rubric {
             }
         };
         let unscored = judged.iter().enumerate().filter(|(_, j)| j.score.is_none());
-        let errors = unscored.map(|(i, j)| j.unreadable(ids.value(i))).collect();
-        Ok(Output { rows: scored(input, &judged, engine.id())?, errors })
+        let errors = unscored.map(|(i, j)| j.unreadable(ids.value(i)));
+        let mut ledger = Ledger::new(input);
+        ledger.all_kept();
+        errors.for_each(|error| ledger.note(error));
+        ledger.close(scored(input, &judged, engine.id())?)
     }
 
     /// The judgements of each question, and the judge's prompt where it is kept.

@@ -190,12 +190,19 @@ impl Measure {
 impl Whole for Measure {
     fn whole(&self, cx: &Context<'_>) -> Result<Output> {
         let mut rows: Vec<(&str, Figure)> = Vec::new();
+        // Every row is part of a figure, or of the counts `nulls`, `unscored` and `reward_nulls`.
+        let accounted = std::cell::Cell::new(0);
         for input in cx.step.inputs.iter().filter(|i| i.key == "from") {
             let step = cx.shared.plan.step(&input.step).ok_or_else(|| Error::bug("an input is not in the plan"))?;
             let schema = step.schema;
             let mut figures = Vec::new();
+            let counted = |batch: Result<(u32, RecordBatch)>| {
+                let (_, rows) = batch?;
+                accounted.set(accounted.get() + rows.num_rows() as u64);
+                Ok(rows)
+            };
             if schema.name == named::COMPARISONS.name {
-                figures.extend(self.comparisons(cx.microbatches(&input.step).map(|b| Ok(b?.1)))?);
+                figures.extend(self.comparisons(cx.microbatches(&input.step).map(counted))?);
             } else {
                 let read = |batches: &mut dyn Iterator<Item = Result<RecordBatch>>| -> Result<Answers> {
                     let mut answers = Answers::default();
@@ -204,7 +211,7 @@ impl Whole for Measure {
                     }
                     Ok(answers)
                 };
-                let now = read(&mut cx.microbatches(&input.step).map(|b| Ok(b?.1)))?;
+                let now = read(&mut cx.microbatches(&input.step).map(counted))?;
                 let changes = step.placement != Placement::Once && cx.epoch.iteration > 1;
                 let before = (changes && now.scored())
                     .then(|| read(&mut cx.run().batches(&input.step, Some(cx.epoch.iteration - 1)).map(|b| Ok(b?.1))))
@@ -228,6 +235,6 @@ impl Whole for Measure {
             number(&|e| e.high),
             Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.1.1.map_or(0, |e| e.n.min(u32::MAX.into()) as u32)))),
         ])?;
-        Ok(rows.into())
+        Ok(Output::of_iteration(rows, Vec::new(), accounted.get()))
     }
 }

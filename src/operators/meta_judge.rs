@@ -8,7 +8,7 @@
 //! Against a preference for what is shown first, a win in the first place counts `w1` and one in the second `w2`; unless given,
 //! `w1 = wins in second place / all wins` and `w2 = wins in first place / all wins`, over the microbatch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::compute::take_record_batch;
 use regex::Regex;
@@ -121,17 +121,20 @@ fn variance(scores: &[f64]) -> f64 {
 
 impl MetaJudge {
     /// The answer of each prompt that is taken, in the order of the rows.
-    fn candidates(&self, input: &RecordBatch, errors: &mut Vec<RowError>) -> Result<Vec<Candidate>> {
+    fn candidates(&self, input: &RecordBatch, ledger: &mut Ledger) -> Result<Vec<Candidate>> {
         let columns = Columns(input);
         let (prompts, ids, said) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.judgements("judgements")?);
         let judge_prompts = columns.text("judge_prompt")?;
         let mut best: BTreeMap<&str, (f64, usize, Vec<Judgement>)> = BTreeMap::new();
         let mut seen: Vec<&str> = Vec::new();
+        let mut rows_of: HashMap<&str, Vec<usize>> = HashMap::new();
         for i in 0..input.num_rows() {
             let prompt = prompts.value(i);
-            if seen.last() != Some(&prompt) {
+            let rows = rows_of.entry(prompt).or_default();
+            if rows.is_empty() {
                 seen.push(prompt);
             }
+            rows.push(i);
             let readable: Vec<Judgement> = said.whole(i).into_iter().filter(|j| j.score.is_some()).collect();
             let scores: Vec<f64> = readable.iter().filter_map(|j| j.score).map(f64::from).collect();
             let varies = if scores.is_empty() { 0. } else { variance(&scores) };
@@ -143,19 +146,20 @@ impl MetaJudge {
         let mut taken = Vec::new();
         for prompt in seen {
             let Some((varies, row, readable)) = best.remove(prompt) else { continue };
+            let others = rows_of.remove(prompt).unwrap_or_default();
             if varies == 0. {
-                errors.push(RowError::dropped(prompt, "no_variance", "no answer of the prompt has judgements that differ, so there is nothing to compare"));
+                ledger.left_out(others, RowError::dropped(prompt, "no_variance", "no answer of the prompt has judgements that differ, so there is nothing to compare"));
                 continue;
             }
             if judge_prompts.is_null(row) || readable.iter().any(|j| j.tokens.is_none()) {
                 let message = "the judgements have no tokens, which training on them needs; set keep_tokens = true on the step that judged";
-                errors.push(RowError::failed(ids.value(row), "no_tokens", message));
+                ledger.left_out(others, RowError::failed(ids.value(row), "no_tokens", message));
                 continue;
             }
             let mut distinct = BTreeSet::new();
             let judgements: Vec<Judgement> = readable.into_iter().filter(|j| distinct.insert(j.tokens.as_ref().map(|t| t.0.clone()))).take(self.most).collect();
             if judgements.len() < 2 {
-                errors.push(RowError::dropped(prompt, "no_variance", "fewer than two different judgements"));
+                ledger.left_out(others, RowError::dropped(prompt, "no_variance", "fewer than two different judgements"));
                 continue;
             }
             let shown = |j: &Judgement| match &self.strip {
@@ -163,6 +167,7 @@ impl MetaJudge {
                 None => j.text.clone(),
             };
             let shown = judgements.iter().map(shown).collect();
+            others.into_iter().filter(|&other| other != row).for_each(|other| ledger.unused(other, "less_varied"));
             taken.push(Candidate { row, id: ids.value(row).to_owned(), judgements, shown });
         }
         Ok(taken)
@@ -198,12 +203,13 @@ fn battles(one: usize, other: usize, comparison: &Comparison, weights: [f64; 2])
 
 impl Map for MetaJudge {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
-        let mut errors = Vec::new();
+        let mut ledger = Ledger::new(input);
         if self.rounds > 0 && cx.epoch.iteration > self.rounds {
-            return Ok(Output { rows: named::SCORES.empty(), errors });
+            (0..input.num_rows()).for_each(|row| ledger.unused(row, "later_iteration"));
+            return ledger.close(named::SCORES.empty());
         }
         let engine = cx.services::<Models>()?.engine(cx)?;
-        let candidates = self.candidates(input, &mut errors)?;
+        let candidates = self.candidates(input, &mut ledger)?;
         let columns = Columns(input);
         let judge_prompts = columns.text("judge_prompt")?;
         let mut met: Vec<(usize, usize, usize, String)> = Vec::new();
@@ -228,9 +234,10 @@ impl Map for MetaJudge {
             let fought: Vec<Battle> = own().flat_map(|((_, i, j, _), said)| battles(*i, *j, said, weights)).collect();
             if fought.is_empty() {
                 let message = "no comparison of the answer's judgements was readable";
-                errors.push(RowError::failed(&candidate.id, "no_match", message));
+                ledger.left_out([candidate.row], RowError::failed(&candidate.id, "no_match", message));
                 continue;
             }
+            ledger.kept(candidate.row);
             let scores = ratings(candidate.judgements.len(), &fought, self.scale);
             for (n, (judgement, rating)) in std::iter::zip(&candidate.judgements, scores).enumerate() {
                 let said = own().filter(|((_, i, j, _), _)| *i == n || *j == n).flat_map(|((_, i, ..), said)| said_of(said, *i == n));
@@ -238,7 +245,7 @@ impl Map for MetaJudge {
             }
         }
         let rows = rated.rows(input, engine.id())?;
-        Ok(Output { rows, errors })
+        ledger.close(rows)
     }
 }
 

@@ -11,7 +11,7 @@ mod prelude {
     pub(super) use super::settings;
     pub(super) use super::template::Template;
     pub use crate::data::{Columns, Epoch, List, Schema, hash_hex, named};
-    pub use crate::dataflow::{Context, Operator, Output, RowError, Stage};
+    pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
     pub use crate::error::{Context as _, Error, Result};
     pub(super) use crate::pipeline::{Amount, Assume, Load, Pass, Work};
     pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};

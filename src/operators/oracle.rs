@@ -41,11 +41,12 @@ impl Map for Oracle {
     fn map(&self, _: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let columns = Columns(input);
         let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
-        let mut errors = Vec::new();
+        let mut ledger = Ledger::new(input);
+        ledger.all_kept();
         let mut judge = |i: usize| -> Vec<Judgement> {
             let Some(request) = Request::parse(prompts.value(i)) else {
                 let message = format!("`{}` is no request of the list world", prompts.value(i));
-                errors.push(RowError::failed(ids.value(i), "no_request", &message));
+                ledger.note(RowError::failed(ids.value(i), "no_request", &message));
                 return vec![(message, "error".to_owned(), None).into()];
             };
             let verdicts = Verdicts::of(&request, responses.value(i));
@@ -53,6 +54,6 @@ impl Map for Oracle {
             vec![(words.collect::<Vec<_>>().join(", "), "score".to_owned(), Some(f32::from(verdicts.score()))).into()]
         };
         let judged: Vec<Judged> = (0..input.num_rows()).map(|i| Judged::mean(judge(i))).collect();
-        Ok(Output { rows: scored(input, &judged, "oracle")?, errors })
+        ledger.close(scored(input, &judged, "oracle")?)
     }
 }

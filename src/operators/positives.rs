@@ -80,8 +80,12 @@ impl Map for Positives {
             dropped.extend(beyond.into_iter().map(|i| (i, "per_prompt", "the prompt has better answers, as many as per_prompt")));
         }
         dropped.sort_unstable();
-        let errors = dropped.into_iter().map(|(i, code, message)| RowError::dropped(ids.value(i), code, message)).collect();
+        let mut ledger = Ledger::new(input);
+        kept.iter().for_each(|&i| ledger.kept(i));
+        for (i, code, message) in dropped {
+            ledger.left_out([i], RowError::dropped(ids.value(i), code, message));
+        }
         let text = |column: &StringArray| -> ArrayRef { Arc::new(StringArray::from_iter_values(kept.iter().map(|&i| column.value(i)))) };
-        Ok(Output { rows: named::IFT.batch(vec![text(prompts), text(responses)])?, errors })
+        ledger.close(named::IFT.batch(vec![text(prompts), text(responses)])?)
     }
 }

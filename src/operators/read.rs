@@ -1,13 +1,14 @@
 //! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's; or a revision, whose pairs are made as they are read.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use arrow::compute::concat_batches;
+use arrow::compute::{concat_batches, take_record_batch};
 
 use super::prelude::*;
 use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
-use crate::data::SCHEMAS;
+use crate::data::{Id, SCHEMAS};
 use crate::store::{Dataset, guess};
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -86,7 +87,7 @@ impl Data {
     fn batches(self, size: usize) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
         match self {
             Self::Files(dataset) => Box::new(dataset.batches(size)),
-            Self::Revised(revised) => Box::new(Cut { batches: revised.batches(), rest: None, size, at: |_, size| Ok(size) }),
+            Self::Revised(revised) => Box::new(Cut::new(revised.batches(), size, |_, size| Ok(Some(size)))),
         }
     }
 }
@@ -153,10 +154,26 @@ impl Read {
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
         self.enough()?;
+        let size = cx.shared.plan.microbatch;
+        // What compares the answers of a prompt needs them in one microbatch.
+        let has = |name: &str| self.schema.columns.iter().any(|c| c.name == name);
+        if has("prompt_id") && has("response_id") {
+            let whole = Cut::new(self.grouped(size)?, size, between_prompts);
+            return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
+        }
+        Ok(Box::new(self.limited(size)?.map(|rows| rows.map(Output::from))))
+    }
+}
+
+/// Batches of a dataset, one after the other.
+type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+
+impl Read {
+    /// The rows up to `limit`, `size` at a time.
+    fn limited(&self, size: usize) -> Result<Rows> {
         let data = Data::open(&self.dataset, self.schema, &self.rename)?;
         let mut left = self.limit.unwrap_or(usize::MAX);
-        let size = cx.shared.plan.microbatch;
-        let limited = data.batches(size).map_while(move |batch| {
+        Ok(Box::new(data.batches(size).map_while(move |batch| {
             if left == 0 {
                 return None;
             }
@@ -165,63 +182,154 @@ impl Source for Read {
                 left -= rows.num_rows();
                 rows
             }))
-        });
-        // What compares the answers of a prompt needs them in one microbatch.
-        if self.schema.columns.iter().any(|c| c.name == "prompt_id") && self.schema.columns.iter().any(|c| c.name == "response_id") {
-            let whole = Cut { batches: limited, rest: None, size, at: between_prompts };
-            return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
-        }
-        let limited = limited.map(|rows| rows.map(Output::from));
-        Ok(Box::new(limited))
+        })))
+    }
+
+    /// The same with the rows of each prompt together. They stand together in most datasets, which are then read as they
+    /// are; of others all rows are read into memory first.
+    fn grouped(&self, size: usize) -> Result<Rows> {
+        let Some(torn) = torn_prompt(self.limited(size)?)? else { return self.limited(size) };
+        let batches: Vec<RecordBatch> = self.limited(size)?.collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return self.limited(size) };
+        let all = concat_batches(&first.schema(), &batches)?;
+        tracing::warn!(
+            "{}: the rows of prompt `{torn}` do not stand together; all {} rows are read into memory, to bring those of each \
+             prompt together. A dataset sorted by prompt_id needs no such memory",
+            self.dataset.display(),
+            all.num_rows()
+        );
+        let grouped = by_prompt(&all)?;
+        Ok(Box::new((0..grouped.num_rows()).step_by(size).map(move |at| {
+            let rows = size.min(grouped.num_rows() - at);
+            Ok(grouped.slice(at, rows))
+        })))
     }
 }
 
-/// Batches cut anew, each of at most `size` rows.
+/// The first prompt whose rows have rows of another prompt between them.
+fn torn_prompt(batches: Rows) -> Result<Option<String>> {
+    let (mut seen, mut last) = (HashSet::new(), None);
+    for batch in batches {
+        let batch = batch?;
+        for id in Columns(&batch).text("prompt_id")?.iter().flatten() {
+            let hash = Id::of([id]);
+            if last == Some(hash) {
+                continue;
+            }
+            if !seen.insert(hash) {
+                return Ok(Some(id.to_owned()));
+            }
+            last = Some(hash);
+        }
+    }
+    Ok(None)
+}
+
+/// The rows with those of each prompt together: prompts in the order of their first rows, the rows of each in their order.
+fn by_prompt(rows: &RecordBatch) -> Result<RecordBatch> {
+    let ids = Columns(rows).text("prompt_id")?;
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut groups: Vec<Vec<u32>> = Vec::new();
+    for (row, id) in (0..).zip(ids) {
+        let place = *places.entry(id.unwrap_or_default()).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[place].push(row);
+    }
+    Ok(take_record_batch(rows, &UInt32Array::from(groups.concat()))?)
+}
+
+/// Where to cut more than so many rows; `None` where only later rows can tell.
+type CutAt = fn(&RecordBatch, usize) -> Result<Option<usize>>;
+
+/// Batches cut anew, each of about `size` rows.
 struct Cut<I> {
     batches: I,
     /// Rows that are still to come out; none at the end.
     rest: Option<RecordBatch>,
     size: usize,
-    /// Where to cut more than `size` rows.
-    at: fn(&RecordBatch, usize) -> Result<usize>,
+    at: CutAt,
 }
 
-/// Where the last prompt begins that can, at most `size` rows on; a prompt with more than that is cut where it must be.
-fn between_prompts(rows: &RecordBatch, size: usize) -> Result<usize> {
+/// Where the last prompt begins that does so at most `size` rows on. A prompt with more rows than that is not cut: its
+/// microbatch grows.
+fn between_prompts(rows: &RecordBatch, size: usize) -> Result<Option<usize>> {
     let ids = Columns(rows).text("prompt_id")?;
-    Ok((1..=size).rev().find(|&i| ids.value(i) != ids.value(i - 1)).unwrap_or(size))
+    let begins = |i: &usize| ids.value(*i) != ids.value(*i - 1);
+    Ok((1..=size).rev().find(begins).or_else(|| (size + 1..ids.len()).find(begins)))
+}
+
+impl<I: Iterator<Item = Result<RecordBatch>>> Cut<I> {
+    fn new(batches: I, size: usize, at: CutAt) -> Self {
+        Self { batches, rest: None, size, at }
+    }
+
+    /// Reads on until there are more than `rows` rows; whether there are.
+    fn fill(&mut self, rows: usize) -> Result<bool> {
+        let mut parts: Vec<RecordBatch> = self.rest.take().into_iter().collect();
+        let mut held: usize = parts.iter().map(RecordBatch::num_rows).sum();
+        while held <= rows {
+            let Some(more) = self.batches.next().transpose()? else { break };
+            held += more.num_rows();
+            parts.push(more);
+        }
+        self.rest = match &parts[..] {
+            [] => None,
+            [one] => Some(one.clone()),
+            [first, ..] => Some(concat_batches(&first.schema(), &parts)?),
+        };
+        Ok(held > rows)
+    }
+
+    fn cut(&mut self) -> Result<Option<RecordBatch>> {
+        let mut rows = self.size;
+        loop {
+            let ended = !self.fill(rows)?;
+            let Some(rest) = self.rest.take().filter(|rest| rest.num_rows() > 0) else { return Ok(None) };
+            let at = if rest.num_rows() > self.size { (self.at)(&rest, self.size)? } else { None };
+            if let Some(at) = at {
+                self.rest = Some(rest.slice(at, rest.num_rows() - at));
+                return Ok(Some(rest.slice(0, at)));
+            }
+            if ended {
+                return Ok(Some(rest));
+            }
+            // Twice as many each time, so that a long prompt is not copied for each batch of it.
+            rows = 2 * rest.num_rows();
+            self.rest = Some(rest);
+        }
+    }
 }
 
 impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Cut<I> {
     type Item = Result<RecordBatch>;
     fn next(&mut self) -> Option<Self::Item> {
-        while self.rest.as_ref().is_none_or(|r| r.num_rows() <= self.size) {
-            let more = match self.batches.next() {
-                Some(Ok(more)) => more,
-                Some(Err(e)) => return Some(Err(e)),
-                None => return self.rest.take().filter(|r| r.num_rows() > 0).map(Ok),
-            };
-            self.rest = Some(match self.rest.take() {
-                None => more,
-                Some(rest) => match concat_batches(&rest.schema(), [&rest, &more]) {
-                    Ok(both) => both,
-                    Err(e) => return Some(Err(e.into())),
-                },
-            });
-        }
-        let rest = self.rest.take()?;
-        let at = match (self.at)(&rest, self.size) {
-            Ok(at) => at,
-            Err(e) => return Some(Err(e)),
-        };
-        self.rest = Some(rest.slice(at, rest.num_rows() - at));
-        Some(Ok(rest.slice(0, at)))
+        self.cut().transpose()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_a_prompt_are_brought_together() {
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new("prompt_id", arrow::datatypes::DataType::Utf8, false)]));
+        let batch = |ids: &str| {
+            let ids: Vec<String> = ids.chars().map(String::from).collect();
+            RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(ids))]).unwrap()
+        };
+        let torn = |batches: &[&str]| {
+            let batches: Vec<_> = batches.iter().map(|b| Ok(batch(b))).collect();
+            torn_prompt(Box::new(batches.into_iter())).unwrap()
+        };
+        assert_eq!(torn(&["aab", "bcc", "d"]), None);
+        assert_eq!(torn(&["aab", "bca"]).as_deref(), Some("a"));
+        let grouped = by_prompt(&batch("abacb")).unwrap();
+        let ids: String = Columns(&grouped).text("prompt_id").unwrap().iter().flatten().collect();
+        assert_eq!(ids, "aabbc");
+    }
 
     #[test]
     fn prompts_stay_whole() {
@@ -232,11 +340,13 @@ mod tests {
         };
         let cut = |batches: &[&str], size| -> Vec<String> {
             let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
-            let whole = Cut { batches: batches.into_iter(), rest: None, size, at: between_prompts };
+            let whole = Cut::new(batches.into_iter(), size, between_prompts);
             whole.map(|b| Columns(&b.unwrap()).text("prompt_id").unwrap().iter().flatten().collect()).collect()
         };
         assert_eq!(cut(&["aab", "bcc", "d"], 3), ["aa", "bb", "ccd"]);
-        assert_eq!(cut(&["aaaaaaa", "b"], 3), ["aaa", "aaa", "ab"]);
+        assert_eq!(cut(&["aaaaaaa", "b"], 3), ["aaaaaaa", "b"]);
+        assert_eq!(cut(&["aaa", "aab", "cc"], 2), ["aaaaa", "b", "cc"]);
+        assert_eq!(cut(&["aaa", "aaa"], 2), ["aaaaaa"]);
         assert_eq!(cut(&["abcdef"], 3), ["abc", "def"]);
         assert_eq!(cut(&["ab", "c"], 3), ["abc"]);
         assert_eq!(cut(&[], 3), [""; 0]);

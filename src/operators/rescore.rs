@@ -67,7 +67,8 @@ impl Map for Rescore {
         let (ids, before, said) = (columns.text("response_id")?, columns.float("score")?, columns.judgements("judgements")?);
         let field = Field::new_list_field(DataType::Utf8, false);
         let mut changes = arrow::array::ListBuilder::new(StringBuilder::new()).with_field(field);
-        let (mut judged, mut errors) = (Vec::new(), Vec::new());
+        let (mut judged, mut ledger) = (Vec::new(), Ledger::new(input));
+        ledger.all_kept();
         for i in 0..input.num_rows() {
             let mut judgements = Vec::new();
             for old in said.whole(i) {
@@ -80,7 +81,7 @@ impl Map for Rescore {
             changes.append(true);
             let row = Judged::mean(judgements);
             if row.score.is_none() {
-                errors.push(row.unreadable(ids.value(i)));
+                ledger.note(row.unreadable(ids.value(i)));
             }
             judged.push(row);
         }
@@ -98,6 +99,6 @@ impl Map for Rescore {
                 },
             });
         }
-        Ok(Output { rows: named::SCORES.batch(out)?, errors })
+        ledger.close(named::SCORES.batch(out)?)
     }
 }

@@ -6,7 +6,7 @@
 //! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other. A
 //! microbatch is reduced by itself, as it has all answers to its prompts.
 //!
-//! With `consistency`, scores of the same answers by another judge, a pair also learns how far the two judges rank the
+//! With `consistency`, scores of the same answers by another judge, joined by prompt id and response id, a pair also learns how far the two judges rank the
 //! prompt's answers alike: `C = (tau + 1) / 2` of CREAM (arXiv 2410.12735), tau being Kendall's tau-b over the answers that
 //! both have scored. Where tau is not defined (fewer than two such answers, or a judge that scores them all the same) nothing
 //! speaks for or against, and C is 1/2.
@@ -19,7 +19,7 @@ use arrow::array::FixedSizeBinaryArray;
 use super::prelude::*;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
 use crate::data::{Id, Judgements};
-use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Kept, Key, Keyed};
+use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Join, Joined, Kept, Key, Keyed};
 use crate::eval::statistics::kendall_tau;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -41,7 +41,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             "all-pairs" => Strategy::AllPairs,
             _ => Strategy::BestWorst,
         };
-        let other = f.step_beside("consistency", "step with another judge's scores of the same answers; the pairs then know how far the two agree, for the cream loss");
+        let other = f.step_joined("consistency", "step with another judge's scores of the same answers; the pairs then know how far the two agree, for the cream loss");
         let spans = [("row", "each prompt's own"), ("microbatch", "the mean over the microbatch's pairs, for all of them")];
         let span = f.choice("consistency_of", "whose agreement a pair has", &spans, Some("row"));
         let min_margin = f.float("min_margin", "least difference of scores", Some(0.001), 0.0..=1e6);
@@ -153,7 +153,7 @@ impl Configured for Select {
         Work::rows(Amount { rows: from.prompts() * assume.pair_yield * pairs, per_prompt: pairs, ..from })
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
-        settings::needs(inputs, &["prompt_id", "response_id", "score", "response_tokens", "logprobs"], "scored answers")?;
+        settings::needs(inputs, &["prompt_id", "response_id", "response", "score", "response_tokens", "logprobs"], "scored answers")?;
         if self.rules.tie == Tie::Variance {
             settings::needs(inputs, &["judgements"], "the judgements of answers, whose variance breaks ties,")?;
         }
@@ -168,23 +168,28 @@ impl Operator for Select {
     fn stage(&self) -> Stage<'_> {
         Stage::Keyed(self)
     }
+    fn join(&self) -> Option<Join> {
+        Some(Join::ByKey(prompt_and_response))
+    }
+}
+
+/// The key by which two judges' scores belong together: prompt id and response id.
+fn prompt_and_response(rows: &RecordBatch) -> Result<Vec<u128>> {
+    let (prompts, responses) = (Columns(rows).text("prompt_id")?, Columns(rows).text("response_id")?);
+    Ok((0..rows.num_rows()).map(|i| Id::of([prompts.value(i), responses.value(i)]).0).collect())
 }
 
 /// C of CREAM by prompt id: of two judges' scores of the same answers.
-fn consistencies(ours: &RecordBatch, theirs: &RecordBatch) -> Result<HashMap<String, f32>> {
-    let scores = |rows: &RecordBatch| -> Result<Vec<(String, String, f64)>> {
-        let columns = Columns(rows);
-        let (prompts, answers, scores) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
-        let scored = (0..rows.num_rows()).filter(|&i| scores.is_valid(i) && scores.value(i).is_finite());
-        Ok(scored.map(|i| (prompts.value(i).to_owned(), answers.value(i).to_owned(), f64::from(scores.value(i)))).collect())
-    };
-    let theirs: HashMap<(String, String), f64> = scores(theirs)?.into_iter().map(|(p, a, s)| ((p, a), s)).collect();
+fn consistencies(ours: &RecordBatch, joined: &Joined) -> Result<HashMap<String, f32>> {
+    let (prompts, scores) = (Columns(ours).text("prompt_id")?, Columns(ours).float("score")?);
+    let others = Columns(&joined.partners).float("score")?;
     let mut rankings: HashMap<String, (Vec<f64>, Vec<f64>)> = HashMap::new();
-    for (prompt, answer, score) in scores(ours)? {
-        let both = rankings.entry(prompt.clone()).or_default();
-        if let Some(other) = theirs.get(&(prompt, answer)) {
-            both.0.push(score);
-            both.1.push(*other);
+    for (i, partner) in joined.partner_of.iter().enumerate() {
+        let both = rankings.entry(prompts.value(i).to_owned()).or_default();
+        let other = partner.and_then(|at| valid(others, at));
+        if let Some((score, other)) = valid(scores, i).zip(other).filter(|(a, b)| a.is_finite() && b.is_finite()) {
+            both.0.push(f64::from(score));
+            both.1.push(f64::from(other));
         }
     }
     let c = |(x, y): (Vec<f64>, Vec<f64>)| ((kendall_tau(&x, &y).unwrap_or(0.) + 1.) / 2.) as f32;
@@ -256,9 +261,14 @@ fn by_prompt(prompts: &StringArray) -> Vec<(u128, Vec<usize>)> {
     all
 }
 
-/// Which of a prompt's answers each of its rows is: those of the same tokens have the same number.
-fn answers(tokens: &List<'_, UInt32Array>, rows: &[usize]) -> Vec<u32> {
-    let first = |&row: &usize| rows.iter().position(|&other| tokens.row(other) == tokens.row(row)).unwrap_or(0);
+/// Which of a prompt's answers each of its rows is: those of the same tokens have the same number. Answers that no model of the
+/// run sampled have no tokens, and are the same where their texts are.
+fn answers(tokens: &List<'_, UInt32Array>, texts: &StringArray, rows: &[usize]) -> Vec<u32> {
+    let same = |a: usize, b: usize| {
+        let (of_a, of_b) = (tokens.row(a), tokens.row(b));
+        if of_a.is_empty() || of_b.is_empty() { texts.value(a) == texts.value(b) } else { of_a == of_b }
+    };
+    let first = |&row: &usize| rows.iter().position(|&other| same(other, row)).unwrap_or(0);
     rows.iter().map(|row| first(row) as u32).collect()
 }
 
@@ -307,23 +317,35 @@ impl Keyed for Select {
     fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
         let columns = Columns(rows);
         let (prompts, responses, scores) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
-        let tokens = columns.tokens("response_tokens")?;
+        let (tokens, texts) = (columns.tokens("response_tokens")?, columns.text("response")?);
         let mut of_group: HashMap<u128, &[(Key, Kept)]> = HashMap::new();
         for same in kept.chunk_by(|a, b| a.0 == b.0) {
             of_group.insert(same[0].0.1, same);
         }
-        let (mut pairs, mut errors) = (Vec::new(), Vec::new());
+        let mut ledger = if self.other.is_some() { Ledger::of_join(rows, cx.joined()?) } else { Ledger::new(rows) };
+        let mut pairs: Vec<Decision> = Vec::new();
         for (prompt, rows) in by_prompt(prompts) {
             let kept: Vec<Kept> = of_group.get(&prompt).into_iter().flat_map(|same| same.iter().map(|(_, kept)| *kept)).collect();
             let candidate = |(&row, answer)| Candidate { id: Id::read(responses.value(row)).0, score: valid(scores, row), answer };
-            let group: Vec<Candidate> = rows.iter().zip(answers(&tokens, &rows)).map(candidate).collect();
+            let group: Vec<Candidate> = rows.iter().zip(answers(&tokens, texts, &rows)).map(candidate).collect();
             match decided(&group, &kept)? {
-                Ok(decisions) => pairs.extend(decisions.into_iter().map(|d| Decision { chosen: rows[d.chosen], rejected: rows[d.rejected], ..d })),
-                Err(reason) => errors.push(RowError::dropped(prompts.value(rows[0]), reason.code(), reason.message())),
+                Ok(decisions) => {
+                    for d in decisions {
+                        let pair = Decision { chosen: rows[d.chosen], rejected: rows[d.rejected], ..d };
+                        ledger.kept(pair.chosen);
+                        ledger.kept(pair.rejected);
+                        pairs.push(pair);
+                    }
+                    rows.iter().for_each(|&row| ledger.unused(row, "in_no_pair"));
+                }
+                Err(reason) => {
+                    let error = RowError::dropped(prompts.value(rows[0]), reason.code(), reason.message());
+                    ledger.left_out(rows, error);
+                }
             }
         }
-        let consistency = self.consistency(cx, rows, &pairs)?;
-        Ok(Output { rows: batch(columns, &pairs, consistency)?, errors })
+        let consistency = self.consistency(cx, rows, &pairs, &mut ledger)?;
+        ledger.close(batch(columns, &pairs, consistency)?)
     }
 }
 
@@ -331,10 +353,11 @@ impl Candidates for Select {
     fn candidates(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let columns = Columns(rows);
         let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response_id")?);
-        let (tokens, measures) = (columns.tokens("response_tokens")?, Measures::of(self, columns)?);
+        let (tokens, texts) = (columns.tokens("response_tokens")?, columns.text("response")?);
+        let measures = Measures::of(self, columns)?;
         let mut numbers = vec![0; rows.num_rows()];
         for (_, rows) in by_prompt(prompts) {
-            for (&row, answer) in rows.iter().zip(answers(&tokens, &rows)) {
+            for (&row, answer) in rows.iter().zip(answers(&tokens, texts, &rows)) {
                 numbers[row] = answer;
             }
         }
@@ -408,16 +431,41 @@ fn decided(group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, R
 
 impl Select {
     /// C of each pair; null without another judge.
-    fn consistency(&self, cx: &Context<'_>, rows: &RecordBatch, pairs: &[Decision]) -> Result<Vec<Option<f32>>> {
+    fn consistency(
+        &self,
+        cx: &Context<'_>,
+        rows: &RecordBatch,
+        pairs: &[Decision],
+        ledger: &mut Ledger,
+    ) -> Result<Vec<Option<f32>>> {
         let Some(other) = &self.other else { return Ok(vec![None; pairs.len()]) };
-        // A microbatch that the other judge lacks agrees with nothing and contradicts nothing.
-        let theirs = cx.beside(other)?.unwrap_or_else(|| named::SCORES.empty());
-        let by_prompt = consistencies(rows, &theirs)?;
+        let joined = cx.joined()?;
+        without_partner(rows, joined, [&cx.step.inputs[0].step, other], ledger)?;
+        let by_prompt = consistencies(rows, joined)?;
         let prompt_ids = Columns(rows).text("prompt_id")?;
         let each: Vec<f32> = pairs.iter().map(|p| by_prompt.get(prompt_ids.value(p.chosen)).copied().unwrap_or(0.5)).collect();
         let mean = each.iter().map(|&c| f64::from(c)).sum::<f64>() / each.len().max(1) as f64;
         Ok(each.into_iter().map(|c| Some(if self.mean { mean as f32 } else { c })).collect())
     }
+}
+
+/// Rows of `errors` for scores of either judge that the other judge has no row for.
+fn without_partner(
+    rows: &RecordBatch,
+    joined: &Joined,
+    [first, other]: [&str; 2],
+    ledger: &mut Ledger,
+) -> Result<()> {
+    let error = |id: &str, of: &str| {
+        let message = format!("`{of}` has no row for this answer, so the consistency of its prompt is found without it");
+        RowError::failed(id, "no_partner", message)
+    };
+    let ours = Columns(rows).text("response_id")?;
+    let alone = joined.partner_of.iter().enumerate().filter(|(_, partner)| partner.is_none());
+    alone.for_each(|(i, _)| ledger.note(error(ours.value(i), other)));
+    let theirs = Columns(&joined.unmatched).text("response_id")?;
+    (0..theirs.len()).for_each(|i| ledger.unmatched_left_out(i, error(theirs.value(i), first)));
+    Ok(())
 }
 
 /// The pairs' rows.

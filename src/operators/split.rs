@@ -62,14 +62,20 @@ impl Map for Split {
                 _ => turns.iter().flat_map(|(role, content)| [role, "\n", content, "\n"]).collect(),
             })
         };
+        let mut ledger = Ledger::new(input);
         let mut keep = Vec::with_capacity(input.num_rows());
         for i in 0..input.num_rows() {
             let prompt = columns.text("prompt").map(|p| p.value(i).to_owned()).or_else(|_| conversation(i))?;
             // The prompt's text and the pipeline's seed alone, not the step's name: both parts must see the same draw.
             let draw = RngKey::new(cx.shared.plan.seed, "split", 0, &prompt, 0).rng().next_u64();
             let held_out = (draw as f64) < self.share * 2f64.powi(64);
+            if held_out == self.held_out {
+                ledger.kept(i);
+            } else {
+                ledger.unused(i, "other_part");
+            }
             keep.push(held_out == self.held_out);
         }
-        Ok(filter_record_batch(input, &BooleanArray::from(keep))?.into())
+        ledger.close(filter_record_batch(input, &BooleanArray::from(keep))?)
     }
 }

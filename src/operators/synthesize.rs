@@ -245,7 +245,7 @@ impl HeadState for Pool {
             List::of_texts(&parents),
             text(&|_| engine.id().to_string()),
         ])?;
-        Ok(Output { rows, errors })
+        Ok(Output::new(rows, errors))
     }
 
     fn restore(&mut self, _: Epoch, rows: &RecordBatch) -> Result<()> {

@@ -55,7 +55,8 @@ pub(super) fn play(
             }
         }
     }
-    let mut errors = Vec::new();
+    let mut ledger = Ledger::new(input);
+    ledger.all_kept();
     for (i, (row, wins)) in std::iter::zip(&mut judged, &wins).enumerate() {
         if !wins.is_empty() {
             row.score = Some(scaled(wins.iter().sum::<f64>() / wins.len() as f64));
@@ -63,7 +64,7 @@ pub(super) fn play(
         }
         let (id, said) = (ids.value(i), row.judgements.len());
         let readable = row.judgements.iter().filter(|j| j.score.is_some()).count();
-        errors.push(if said == 0 {
+        ledger.note(if said == 0 {
             let message = "the prompt has too few answers, or `max_pairs` too few pairs, for this one to be compared with another";
             RowError::failed(id, "not_compared", message)
         } else if readable == 0 {
@@ -73,7 +74,7 @@ pub(super) fn play(
             RowError::failed(id, "no_match", message)
         });
     }
-    Ok(Output { rows: scored(input, &judged, engine.id())?, errors })
+    ledger.close(scored(input, &judged, engine.id())?)
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ fn how<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) ->
         words.push("by microbatch, as they close");
     } else if input.whole {
         words.push("whole");
+    } else if input.joined {
+        words.push("joined row by row");
     } else {
         words.push("by microbatch");
     }

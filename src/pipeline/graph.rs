@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
-use super::fields::{Named, Problems};
+use super::fields::{How, Named, Problems};
 use super::kind::{Configured, Shape};
 use super::plan::Placement;
 use super::sections::{Draft, DraftModel};
@@ -74,20 +74,8 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
     /// A training can only stream what comes from a head: nothing else says before how many microbatches there will be.
     pub fn check_streams(&self) {
         for (i, step) in self.steps.iter().enumerate().filter(|(_, s)| s.op.as_ref().is_some_and(|op| op.streams())) {
-            let mut at = i;
-            // A chain without a circle has at most every step; a circle is reported elsewhere.
-            for _ in 0..self.steps.len() {
-                let Some(&from) = self.reads[at].first() else { break };
-                at = from;
-                if !matches!(self.shape(at), Some(Shape::Map | Shape::Keyed)) {
-                    break;
-                }
-            }
-            let (Some(input), Some(Shape::Source | Shape::Whole | Shape::Train)) =
-                (step.inputs.first(), self.shape(at))
-            else {
-                continue;
-            };
+            let Some(input) = step.inputs.first() else { continue };
+            let Some(at) = self.reads[i].first().and_then(|&from| self.of_unknown_length(from)) else { continue };
             let (name, origin) = (show(&step.name), &self.steps[at]);
             let message = format!(
                 "step `{name}` takes the microbatches of `{}` as they close, but it is not known before how many there will be",
@@ -98,6 +86,31 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
             let label = format!("`{}` is read to its end", show(&origin.name));
             self.problems.report(problem.also(origin.key, label).help(help.to_owned()));
         }
+    }
+
+    /// The first step found, from `start` on and through all inputs that come microbatch by microbatch, whose number of
+    /// microbatches is not known before it runs. A joined input counts too: it may have more microbatches than the first.
+    fn of_unknown_length(&self, start: usize) -> Option<usize> {
+        let (mut open, mut seen) = (vec![start], BTreeSet::new());
+        while let Some(at) = open.pop() {
+            // A circle is reported elsewhere.
+            if !seen.insert(at) {
+                continue;
+            }
+            match self.shape(at) {
+                Some(Shape::Map | Shape::Keyed) => open.extend(self.streamed(at).rev()),
+                Some(Shape::Source | Shape::Whole | Shape::Train) => return Some(at),
+                Some(Shape::Head) | None => {}
+            }
+        }
+        None
+    }
+
+    /// The steps that a map or keyed map reads microbatch by microbatch: all of `from`, and those that it joins.
+    fn streamed(&self, i: usize) -> impl DoubleEndedIterator<Item = usize> {
+        let step = &self.steps[i];
+        let named = step.inputs.iter().chain(step.sides.iter().filter(|s| s.how == How::Joined));
+        named.filter_map(|n| self.by_name.get(n.name.as_str()).copied()).collect::<Vec<_>>().into_iter()
     }
 
     /// What a step waits for: the steps it reads and the makers of its models.

@@ -89,10 +89,12 @@ pub struct Step<O: ?Sized + 'static> {
 pub struct Input {
     /// The step read.
     pub step: String,
-    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head, barrier or training step, every
-    /// input but the first of the others, and the steps that keys other than `from` name, unless they are asked for by
-    /// `Fields::step_beside`.
+    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head, barrier or training step, and
+    /// the steps that keys other than `from` name, unless they are asked for by `Fields::step_joined`.
     pub whole: bool,
+    /// Joined to the first input, row by row: a second step in `from` of a step that makes a microbatch out of a
+    /// microbatch, or a step asked for by `Fields::step_joined`.
+    pub joined: bool,
     /// The key that named it: `from`, or the operator's own.
     pub key: &'static str,
 }

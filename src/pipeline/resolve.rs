@@ -65,7 +65,8 @@ pub(super) fn plan<O: Configured + ?Sized>(
         let inputs = draft.inputs.into_iter().chain(draft.sides).enumerate();
         let inputs = inputs.map(|(at, input)| Input {
             step: input.name,
-            whole: all_whole || (input.how != How::Beside && (at > 0 || input.key != "from")),
+            whole: all_whole || (input.how != How::Joined && input.key != "from"),
+            joined: !all_whole && (input.how == How::Joined || (at > 0 && input.key == "from")),
             key: input.key,
         });
         let first = if placements[i] == Placement::Once { 0 } else { 1 };

@@ -106,8 +106,8 @@ fn the_paper_is_placed() {
     assert_eq!(at("answers"), (Placement::Observer, 1..=3));
     let dpo = plan.step("dpo").unwrap();
     assert_eq!(dpo.model, Some(ModelUse::Policy));
-    assert_eq!(dpo.inputs[0], Input { step: "pairs".into(), whole: true, key: "from" });
-    assert_eq!(dpo.inputs[1], Input { step: "eft".into(), whole: true, key: "replay" });
+    assert_eq!(dpo.inputs[0], Input { step: "pairs".into(), whole: true, joined: false, key: "from" });
+    assert_eq!(dpo.inputs[1], Input { step: "eft".into(), whole: true, joined: false, key: "replay" });
     assert!(!plan.step("scores").unwrap().inputs[0].whole);
     let answers = plan.step("answers").unwrap();
     assert!(plan.enters(answers, &answers.inputs[0]));

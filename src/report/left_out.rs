@@ -14,6 +14,8 @@ use crate::store::Run;
 pub struct LeftOut {
     /// Rows by step, iteration, kind and code.
     counts: BTreeMap<(String, u32, String, String), u64>,
+    /// Input rows that are in no row of a step's output though nothing is wrong with them, by step, iteration and reason.
+    unused: BTreeMap<(String, u32, String), u64>,
 }
 
 /// Reasons of a step that are told by name; `summary.json` has all.
@@ -25,9 +27,12 @@ impl LeftOut {
     /// # Errors
     /// A file is damaged or gone.
     pub fn of(run: &Run) -> Result<Self> {
-        let mut counts = BTreeMap::new();
+        let (mut counts, mut unused) = (BTreeMap::new(), BTreeMap::new());
         for step in run.steps() {
             for entry in run.files(&step) {
+                for (reason, rows) in &entry.unused {
+                    *unused.entry((step.clone(), entry.iteration, reason.clone())).or_default() += rows;
+                }
                 let Some(rows) = run.left_out(&entry)? else { continue };
                 let columns = Columns(&rows);
                 for (kind, code) in columns.text("kind")?.iter().zip(columns.text("code")?) {
@@ -41,13 +46,35 @@ impl LeftOut {
                 }
             }
         }
-        Ok(Self { counts })
+        Ok(Self { counts, unused })
     }
 
     /// As in `summary.json`: a list of step, iteration, kind, code and rows.
     pub fn json(&self) -> Value {
         let one = |((step, iteration, kind, code), rows): (&(String, u32, String, String), &u64)| json!({ "step": step, "iteration": iteration, "kind": kind, "code": code, "rows": rows });
         self.counts.iter().map(one).collect()
+    }
+
+    /// The unused rows as in `summary.json`: a list of step, iteration, reason and rows.
+    pub fn unused_json(&self) -> Value {
+        let unused = self.unused.iter();
+        let one = unused.map(|((step, iteration, reason), rows)| {
+            json!({ "step": step, "iteration": iteration, "reason": reason, "rows": rows })
+        });
+        one.collect()
+    }
+
+    /// A line for each step with unused rows, over all iterations: `pairs: 40 rows unused (in_no_pair 40)`.
+    pub fn unused_lines(&self) -> Vec<String> {
+        let mut steps: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+        for ((step, _, reason), rows) in &self.unused {
+            *steps.entry(step).or_default().entry(reason).or_default() += rows;
+        }
+        let line = |(step, reasons): (&str, BTreeMap<&str, u64>)| {
+            let told: Vec<String> = reasons.iter().map(|(reason, rows)| format!("{reason} {rows}")).collect();
+            format!("{step}: {} rows unused ({})", reasons.values().sum::<u64>(), told.join(", "))
+        };
+        steps.into_iter().map(line).collect()
     }
 
     /// Rows in all.

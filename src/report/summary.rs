@@ -104,7 +104,7 @@ impl Summary {
             .collect();
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
-            "left_out": left_out.json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
+            "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
         });
         Ok(Self { json, table, left_out, rescored, health })
     }

@@ -348,7 +348,7 @@ impl Dirty {
         step.inputs.iter().any(|input| {
             let once = plan.step(&input.step).is_some_and(|s| s.placement == Placement::Once);
             let iteration = if once { 0 } else { epoch.iteration };
-            if input.whole || step.is_barrier() || own_order {
+            if input.whole || input.joined || step.is_barrier() || own_order {
                 return self.until(&input.step, Epoch::new(iteration, u32::MAX));
             }
             let same = Epoch::new(iteration, epoch.microbatch);

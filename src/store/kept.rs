@@ -10,7 +10,8 @@ use crate::data::Epoch;
 pub(super) struct Kept {
     rows: u64,
     bytes: u64,
-    /// Its path, empty where it is the usual one; its hash; whether rows failed, and then their path, hash, rows and bytes; its lineage.
+    /// Its path, empty where it is the usual one; its hash; whether rows failed, and then their path, hash, rows and bytes; what is unused; its
+    /// lineage.
     rest: Box<[u8]>,
 }
 
@@ -24,6 +25,11 @@ impl Kept {
             put(&mut rest, path);
             put(&mut rest, hash);
             rest.extend([rows.to_le_bytes(), bytes.to_le_bytes()].concat());
+        }
+        rest.extend((entry.unused.len() as u32).to_le_bytes());
+        for (reason, rows) in &entry.unused {
+            put(&mut rest, reason);
+            rest.extend(rows.to_le_bytes());
         }
         for name in &entry.lineage {
             put(&mut rest, name);
@@ -39,10 +45,12 @@ impl Kept {
             let (path, hash) = (name(&mut rest), name(&mut rest));
             Stored { path, hash, rows: u64::from_le_bytes(take(&mut rest)), bytes: u64::from_le_bytes(take(&mut rest)) }
         });
+        let reasons = u32::from_le_bytes(take(&mut rest));
+        let unused = (0..reasons).map(|_| (name(&mut rest), u64::from_le_bytes(take(&mut rest)))).collect();
         let lineage = std::iter::from_fn(|| (!rest.is_empty()).then(|| name(&mut rest))).collect();
         let Epoch { iteration, microbatch } = epoch;
         let (rows, bytes) = (self.rows, self.bytes);
-        FileEntry { step: step.to_owned(), iteration, microbatch, path, rows, bytes, hash, errors, lineage }
+        FileEntry { step: step.to_owned(), iteration, microbatch, path, rows, bytes, hash, errors, lineage, unused }
     }
 }
 
@@ -100,7 +108,8 @@ mod tests {
             prop_assume!(!path.is_empty());
             let step = "answers".to_owned();
             let path = if usual { data_path(&step, Epoch::new(iteration, microbatch)) } else { path };
-            let entry = FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage };
+            let unused = names.iter().cloned().zip([rows, bytes]).collect();
+            let entry = FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage, unused };
             prop_assert_eq!(Kept::of(&entry).entry("answers", entry.epoch()), entry);
         }
     }

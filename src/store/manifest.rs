@@ -57,6 +57,10 @@ pub struct FileEntry {
     /// What the rows were made from: hashes of files and models, in the caller's order.
     #[serde(default)]
     pub lineage: Vec<String>,
+    /// How many input rows are in no row of the output though nothing is wrong with them, by the reason; empty in manifests of
+    /// before there was this count.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unused: BTreeMap<String, u64>,
 }
 
 impl FileEntry {
@@ -441,7 +445,18 @@ mod tests {
         prop_oneof![
             file.prop_map(|(step, (iteration, microbatch), s, errors, lineage)| {
                 let Stored { path, rows, bytes, hash } = s;
-                Entry::File(FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage })
+                Entry::File(FileEntry {
+                    step,
+                    iteration,
+                    microbatch,
+                    path,
+                    rows,
+                    bytes,
+                    hash,
+                    errors,
+                    lineage,
+                    unused: BTreeMap::new(),
+                })
             }),
             (text, stored(), any::<u32>()).prop_map(|(name, s, iteration)| {
                 let files = BTreeMap::from([(s.path.clone(), ModelFile { bytes: s.bytes, hash: s.hash.clone() })]);

@@ -1,5 +1,6 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -280,6 +281,22 @@ impl Run {
         errors: &RecordBatch,
         lineage: &[String],
     ) -> Result<FileEntry> {
+        self.commit_counted(step, epoch, rows, errors, lineage, BTreeMap::new())
+    }
+
+    /// As [`Run::commit`], with the number of input rows that are in no row of the output, by the reason.
+    ///
+    /// # Errors
+    /// As [`Run::commit`].
+    pub fn commit_counted(
+        &self,
+        step: &str,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        errors: &RecordBatch,
+        lineage: &[String],
+        unused: BTreeMap<String, u64>,
+    ) -> Result<FileEntry> {
         check_name("step", step)?;
         if step == "errors" {
             return Err(Error::user("a step cannot be called `errors`: the rows that failed are kept under that name"));
@@ -310,6 +327,7 @@ impl Run {
             hash: written.hash,
             errors: failed,
             lineage: lineage.to_vec(),
+            unused,
         };
         let mut state = self.state();
         if let Some(before) = state.index.file(step, epoch) {

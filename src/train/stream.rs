@@ -42,7 +42,10 @@ pub fn dpo_stream(
     let mut course = steps.course(llama, 0, Some(planned), progress)?;
     let (size, planned) = (steps.size, planned.max(1) as f64);
     let mut waiting: Option<Checkpoint> = course.latest()?;
+    // Those that a step has not taken yet, and how many stood before them: a training does not hold the pairs it is done with.
     let mut came: Vec<Came> = Vec::new();
+    let mut gone = 0;
+    let mut ids: Vec<String> = Vec::new();
     let mut last = false;
     for microbatch in 0u32.. {
         match microbatches.next().transpose()? {
@@ -54,12 +57,14 @@ pub fn dpo_stream(
                 for (i, &at) in usable.iter().enumerate() {
                     let Some(pair) = pairs[at].take() else { continue };
                     check_reference(&pair)?;
+                    ids.push(pair.id.clone());
                     came.push(Came { pair, place: place(i), end: place(i + 1) });
                 }
             }
             None => last = true,
         }
         if let Some(checkpoint) = &waiting {
+            // Nothing is gone yet.
             if came.len() < checkpoint.rows && !last {
                 continue;
             }
@@ -70,28 +75,32 @@ pub fn dpo_stream(
             waiting = None;
         }
         // Full steps, and at the end what is left.
-        while course.steps() * size < came.len() && (last || (course.steps() + 1) * size <= came.len()) {
+        while course.steps() * size < ids.len() && (last || (course.steps() + 1) * size <= ids.len()) {
             if !course.goes_on()? {
                 break; // the rest is still taken in: what cannot be used does not depend on where training stopped
             }
-            let here = &came[course.steps() * size..came.len().min((course.steps() + 1) * size)];
+            let (start, end) = (course.steps() * size, ids.len().min((course.steps() + 1) * size));
+            let here = &came[start - gone..end - gone];
             let (Some(first), Some(end)) = (here.first(), here.last().map(|c| c.end)) else { break };
-            here.iter().skip(course.seen.rows - course.steps() * size).try_for_each(|c| course.seen.add(&c.pair))?;
+            here.iter().skip(course.seen.rows - start).try_for_each(|c| course.seen.add(&c.pair))?;
             let pairs: Vec<&Pair> = here.iter().map(|c| &c.pair).collect();
             // An estimate, for those who watch.
             let total = ((course.steps() + 1) as f64 * planned / end).round() as usize;
             let rate = config.schedule.at_place(first.place, planned);
             steps.take(&mut course, &pairs, end / planned, total, Some(rate))?;
         }
+        let done = (course.steps() * size).min(ids.len());
+        came.drain(..done - gone);
+        gone = done;
         if last {
             break;
         }
     }
-    if came.is_empty() {
+    if ids.is_empty() {
         nothing_left("pairs", &[], &problems)?;
     }
     let mut trained = course.finish(problems)?;
-    let ids = |step: &[Came]| step.iter().map(|c| c.pair.id.as_str().into()).collect();
-    trained.pairs = came.chunks(size).take(trained.metrics.len()).map(ids).collect();
+    let named = |step: &[String]| step.iter().map(|id| id.as_str().into()).collect();
+    trained.pairs = ids.chunks(size).take(trained.metrics.len()).map(named).collect();
     Ok(trained)
 }

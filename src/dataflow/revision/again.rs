@@ -12,7 +12,8 @@ use super::{Changes, Part, Record, Revising};
 use crate::data::Columns;
 use crate::dataflow::groups::{Correction, corrected};
 use crate::dataflow::jobs::error_rows;
-use crate::dataflow::operator::{Context, Output};
+use crate::dataflow::ledger::Output;
+use crate::dataflow::operator::Context;
 use crate::error::Result;
 use crate::store::{Corrections, link, put_microbatch};
 
@@ -64,7 +65,10 @@ impl Revising {
         let differs = was.iter().zip(&is).filter(|(was, is)| was != is);
         let differs = differs.map(|((key, was), (_, is))| Correction { key: *key, was: *was, is: *is }).collect();
         let kept = corrected(&self.shared.plan, &self.step, was, differs)?.after;
-        keyed.finish(&Context { shared: &self.shared, step: self.step()?, epoch, model: None }, &new, &kept)
+        let cx = Context::new(&self.shared, self.step()?, epoch, None);
+        // What is joined goes by ids, which no correction changes.
+        let joined = self.joins.of_finished(&cx)?;
+        keyed.finish(&Context { joined, ..cx }, &new, &kept)
     }
 
     /// Writes a microbatch below `dir`; the hash of its file.

@@ -19,6 +19,7 @@ use arrow::compute::concat_batches;
 pub use view::Revised;
 
 use super::candidates::{Candidates, candidates_of};
+use super::join::Joins;
 use super::operator::{Keyed, Operator, Services, Shared, Stage, Stop};
 use super::progress::Silent;
 use crate::data::{Epoch, named};
@@ -68,6 +69,7 @@ pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result
 /// What a revision is made of.
 struct Revising {
     shared: Shared,
+    joins: Joins,
     /// The step's name.
     step: String,
     /// The step that has its scores.
@@ -105,7 +107,7 @@ impl Revising {
             observer: Arc::new(Silent),
             stop: Stop::default(),
         };
-        Ok(Self { shared, step: step.name.clone(), input: input.clone(), parts, corrections })
+        Ok(Self { shared, joins: Joins::default(), step: step.name.clone(), input: input.clone(), parts, corrections })
     }
 
     fn run(&self) -> &Run {

@@ -243,11 +243,11 @@ impl Fields<'_> {
         }
         name
     }
-    /// As [`Fields::step`], but read microbatch by microbatch, beside the first input whose microbatches it shares.
-    pub fn step_beside(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+    /// As [`Fields::step`], but its rows are joined to those of the first input, as the operator's `join` says.
+    pub fn step_joined(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         let name = self.step(key, about);
         if let Some(named) = self.steps.last_mut().filter(|_| name.is_some()) {
-            named.how = How::Beside;
+            named.how = How::Joined;
         }
         name
     }

@@ -48,8 +48,8 @@ pub(super) struct Named {
 pub(super) enum How {
     /// As the name of a step or model; a step that is not in `from` is read whole.
     Plain,
-    /// A step that is read microbatch by microbatch, beside the first input.
-    Beside,
+    /// A step whose rows are joined to those of the first input.
+    Joined,
     /// A model, or a word or path that stands for one: [`Fields::reference`].
     Reference,
 }

@@ -1,0 +1,330 @@
+//! The join of two steps' rows by key, whatever microbatches they are in.
+//!
+//! Both sides are indexed by key, microbatch by microbatch, as their files are committed. The n-th row with a key on one side
+//! belongs to the n-th row with that key on the other; so every row has at most one partner, and which one it is depends on
+//! the rows alone. A microbatch is joined as soon as all of its rows have partners, and otherwise when both sides are
+//! complete in its iteration: only then is it certain that a row has none.
+//!
+//! An index needs about 80 bytes for each row of the iteration on either side. Files are read twice: once for their keys,
+//! once for the rows that are partners.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+
+use super::operator::{Context, Operator};
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+use crate::pipeline::Step;
+use crate::store::Run;
+
+/// The key of each row of a batch, as a hash.
+pub type KeysOf = fn(&RecordBatch) -> Result<Vec<u128>>;
+
+/// How the rows of a joined input belong to those of the first one.
+#[derive(Clone, Copy)]
+pub enum Join {
+    /// Rows with the same key are partners.
+    ByKey(KeysOf),
+    /// No row has a partner: the other step's rows follow those of the microbatch with the same number, and microbatches that
+    /// the first input does not have are made of them alone.
+    Append,
+}
+
+/// The other step's part in a microbatch of a step with a [`Join`].
+pub struct Joined {
+    /// The partners of the microbatch's rows, each once.
+    pub partners: RecordBatch,
+    /// For each row of the microbatch, the place of its partner in `partners`.
+    pub partner_of: Vec<Option<usize>>,
+    /// Rows of the other step's microbatch with the same number that are the partner of no row in any microbatch.
+    pub unmatched: RecordBatch,
+    /// Hashes of the files that the other step's rows come from, in order.
+    pub(super) files: Vec<String>,
+}
+
+/// Where a row is within an iteration of a step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    /// Number of its microbatch.
+    pub microbatch: u32,
+    /// Its row in the microbatch.
+    pub row: u32,
+}
+
+/// The rows with one key, in order.
+enum Places {
+    One(Place),
+    Many(Vec<Place>),
+}
+
+impl Places {
+    fn as_slice(&self) -> &[Place] {
+        match self {
+            Places::One(place) => std::slice::from_ref(place),
+            Places::Many(places) => places,
+        }
+    }
+    fn push(&mut self, place: Place) {
+        match self {
+            Places::One(first) => *self = Places::Many(vec![*first, place]),
+            Places::Many(places) => places.push(place),
+        }
+    }
+}
+
+/// The rows of one step's iteration by key, as far as they have been read.
+#[derive(Default)]
+struct Index {
+    places: HashMap<u128, Places>,
+    /// The microbatches before this one have been read.
+    read: u32,
+    /// The number of microbatches, once the iteration is complete.
+    length: Option<u32>,
+}
+
+impl Index {
+    fn add(&mut self, microbatch: u32, keys: &[u128]) {
+        for (row, key) in (0..).zip(keys) {
+            let place = Place { microbatch, row };
+            self.places.entry(*key).and_modify(|p| p.push(place)).or_insert(Places::One(place));
+        }
+    }
+    /// Which of the rows with this key the row at `place` is, counted from 0.
+    fn ordinal(&self, key: u128, place: Place) -> Result<usize> {
+        let found = self.places.get(&key).and_then(|p| p.as_slice().binary_search(&place).ok());
+        found.ok_or_else(|| Error::bug("a row of a join is not in its index"))
+    }
+    fn nth(&self, key: u128, n: usize) -> Option<Place> {
+        self.places.get(&key)?.as_slice().get(n).copied()
+    }
+    /// For each row of a microbatch with these keys, the row of `other` that belongs to it.
+    fn partners(&self, other: &Self, microbatch: u32, keys: &[u128]) -> Result<Vec<Option<Place>>> {
+        let partner = |(row, key): (u32, &u128)| {
+            let n = self.ordinal(*key, Place { microbatch, row })?;
+            Ok(other.nth(*key, n))
+        };
+        (0..).zip(keys).map(partner).collect()
+    }
+}
+
+/// One side of a join: a step, and which of its iterations.
+struct Side<'a> {
+    run: &'a Run,
+    step: &'a str,
+    iteration: u32,
+}
+
+impl<'a> Side<'a> {
+    fn new(cx: &'a Context<'_>, step: &'a str) -> Self {
+        Self { run: cx.run(), step, iteration: cx.iteration_of(step) }
+    }
+    fn load(&self, microbatch: u32) -> Result<Option<RecordBatch>> {
+        self.run.load(self.step, Epoch::new(self.iteration, microbatch))
+    }
+    /// How many microbatches the iteration has, once all are committed.
+    fn length(&self) -> u32 {
+        let files = self.run.files(self.step);
+        let numbers = files.iter().filter(|f| f.iteration == self.iteration).map(|f| f.microbatch + 1);
+        numbers.max().unwrap_or(0)
+    }
+    /// Reads on in `index`: up to and with microbatch `last`, or to the end. `known` is a microbatch that was loaded already.
+    fn extend(
+        &self,
+        index: &mut Index,
+        keys: KeysOf,
+        last: Option<u32>,
+        known: Option<(u32, &RecordBatch)>,
+    ) -> Result<()> {
+        let end = match last {
+            Some(last) => last + 1,
+            None => *index.length.get_or_insert_with(|| self.length()),
+        };
+        while index.read < end {
+            let microbatch = index.read;
+            match known {
+                Some((number, rows)) if number == microbatch => index.add(microbatch, &keys(rows)?),
+                _ => {
+                    if let Some(rows) = self.load(microbatch)? {
+                        index.add(microbatch, &keys(&rows)?);
+                    }
+                }
+            }
+            index.read += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The two sides of a join in one iteration.
+#[derive(Default)]
+struct Sides {
+    ours: Index,
+    theirs: Index,
+}
+
+type SharedSides = Arc<Mutex<Sides>>;
+
+/// The indices of a run's joins, shared by all threads that work on them.
+#[derive(Default)]
+pub(super) struct Joins {
+    /// By the step that joins, and its iteration.
+    open: Mutex<BTreeMap<(String, u32), SharedSides>>,
+}
+
+impl Joins {
+    /// The index of a step's iteration. Those of iterations that are long over are dropped; one that is wanted after all is
+    /// made again.
+    fn sides(&self, step: &str, iteration: u32) -> SharedSides {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(name, of), _| name != step || of + 1 >= iteration);
+        Arc::clone(open.entry((step.to_owned(), iteration)).or_default())
+    }
+
+    /// What is joined to a microbatch of a finished run; none where the step joins nothing.
+    pub(super) fn of_finished(&self, cx: &Context<'_>) -> Result<Option<Joined>> {
+        let joins = cx.step.inputs.iter().any(|i| i.joined);
+        let Some(join) = cx.step.op.join().filter(|_| joins) else { return Ok(None) };
+        Ok(self.join(cx, join, true)?.map(|(_, joined)| joined))
+    }
+
+    /// The rows of the first input and what is joined to them; `None` where that is not certain before both inputs are
+    /// complete in the iteration, which `complete` says that they are. Up to this microbatch both are.
+    pub(super) fn join(&self, cx: &Context<'_>, join: Join, complete: bool) -> Result<Option<(RecordBatch, Joined)>> {
+        let (first, other) = inputs(cx.step)?;
+        let (our_side, their_side) = (Side::new(cx, first), Side::new(cx, other));
+        let microbatch = cx.epoch.microbatch;
+        let ours = our_side.load(microbatch)?.map_or_else(|| empty(cx, first), Ok)?;
+        let theirs = their_side.load(microbatch)?.map_or_else(|| empty(cx, other), Ok)?;
+        let Join::ByKey(keys) = join else {
+            let files = hash_of(&their_side, microbatch).into_iter().collect();
+            let partner_of = vec![None; ours.num_rows()];
+            return Ok(Some((ours, Joined { partners: theirs.slice(0, 0), partner_of, unmatched: theirs, files })));
+        };
+        let sides = self.sides(&cx.step.name, cx.epoch.iteration);
+        let (partners, matched) = {
+            let mut sides = sides.lock().unwrap_or_else(PoisonError::into_inner);
+            let Sides { ours: our_index, theirs: their_index } = &mut *sides;
+            let last = (!complete).then_some(microbatch);
+            our_side.extend(our_index, keys, last, Some((microbatch, &ours)))?;
+            their_side.extend(their_index, keys, last, Some((microbatch, &theirs)))?;
+            let partners = our_index.partners(their_index, microbatch, &keys(&ours)?)?;
+            (partners, their_index.partners(our_index, microbatch, &keys(&theirs)?)?)
+        };
+        if !complete && partners.iter().chain(&matched).any(Option::is_none) {
+            return Ok(None);
+        }
+        let alone = (0..).zip(&matched).filter(|(_, m)| m.is_none()).map(|(row, _)| row);
+        let unmatched = take_record_batch(&theirs, &UInt32Array::from_iter_values(alone))?;
+        let joined = gather(&their_side, (microbatch, &theirs), &partners, unmatched)?;
+        Ok(Some((ours, joined)))
+    }
+}
+
+/// The names of the first input and of the one that is joined to it.
+fn inputs(step: &Step<dyn Operator>) -> Result<(&str, &str)> {
+    let first = step.inputs.iter().find(|i| !i.whole && !i.joined);
+    let other = step.inputs.iter().find(|i| i.joined);
+    let both = first.zip(other).map(|(a, b)| (a.step.as_str(), b.step.as_str()));
+    both.ok_or_else(|| Error::bug(format!("step `{}` joins nothing", step.name)))
+}
+
+/// No rows of a step.
+fn empty(cx: &Context<'_>, step: &str) -> Result<RecordBatch> {
+    let step = cx.shared.plan.step(step);
+    let step = step.ok_or_else(|| Error::bug("an input is not in the plan"))?;
+    Ok(step.schema.empty())
+}
+
+fn hash_of(side: &Side<'_>, microbatch: u32) -> Option<String> {
+    side.run.committed(side.step, Epoch::new(side.iteration, microbatch)).map(|f| f.hash)
+}
+
+/// Reads the partners, a file at a time.
+fn gather(
+    side: &Side<'_>,
+    known: (u32, &RecordBatch),
+    partners: &[Option<Place>],
+    unmatched: RecordBatch,
+) -> Result<Joined> {
+    let mut places: Vec<Place> = partners.iter().flatten().copied().collect();
+    places.sort_unstable();
+    let partner_of = partners.iter().map(|p| p.and_then(|place| places.binary_search(&place).ok())).collect();
+    let mut taken: Vec<RecordBatch> = Vec::new();
+    let mut files: Vec<String> = Vec::new();
+    for of_file in places.chunk_by(|a, b| a.microbatch == b.microbatch) {
+        let microbatch = of_file[0].microbatch;
+        let rows = if microbatch == known.0 { Some(known.1.clone()) } else { side.load(microbatch)? };
+        let rows = rows.ok_or_else(|| Error::bug("a microbatch of a join is gone"))?;
+        let numbers = UInt32Array::from_iter_values(of_file.iter().map(|p| p.row));
+        taken.push(take_record_batch(&rows, &numbers)?);
+        files.extend(hash_of(side, microbatch));
+    }
+    if unmatched.num_rows() > 0 {
+        files.extend(hash_of(side, known.0).filter(|hash| !files.contains(hash)));
+    }
+    let partners = concat_batches(&known.1.schema(), &taken)?;
+    Ok(Joined { partners, partner_of, unmatched, files })
+}
+
+/// Two steps of a barrier's inputs, matched by key over all of its iteration.
+pub struct Matching {
+    keys: KeysOf,
+    ours: Index,
+    theirs: Index,
+}
+
+impl Matching {
+    /// Matches the rows of two steps.
+    ///
+    /// # Errors
+    /// A file cannot be read, or has no such key.
+    pub fn new(cx: &Context<'_>, ours: &str, theirs: &str, keys: KeysOf) -> Result<Self> {
+        let mut matching = Self { keys, ours: Index::default(), theirs: Index::default() };
+        Side::new(cx, ours).extend(&mut matching.ours, keys, None, None)?;
+        Side::new(cx, theirs).extend(&mut matching.theirs, keys, None, None)?;
+        Ok(matching)
+    }
+    /// For each row of a microbatch of ours, where its partner is.
+    ///
+    /// # Errors
+    /// The rows are not those of this microbatch.
+    pub fn of_ours(&self, microbatch: u32, rows: &RecordBatch) -> Result<Vec<Option<Place>>> {
+        self.ours.partners(&self.theirs, microbatch, &(self.keys)(rows)?)
+    }
+    /// The same for a microbatch of theirs.
+    ///
+    /// # Errors
+    /// The rows are not those of this microbatch.
+    pub fn of_theirs(&self, microbatch: u32, rows: &RecordBatch) -> Result<Vec<Option<Place>>> {
+        self.theirs.partners(&self.ours, microbatch, &(self.keys)(rows)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(microbatches: &[&[u128]]) -> Index {
+        let mut index = Index::default();
+        for (number, keys) in (0..).zip(microbatches) {
+            index.add(number, keys);
+        }
+        index
+    }
+
+    #[test]
+    fn rows_meet_by_key_whatever_their_microbatches() {
+        let ours = index(&[&[1, 2], &[3, 1]]);
+        let theirs = index(&[&[3], &[9, 1], &[2, 2, 1, 1]]);
+        let place = |microbatch, row| Some(Place { microbatch, row });
+        assert_eq!(ours.partners(&theirs, 0, &[1, 2]).unwrap(), [place(1, 1), place(2, 0)]);
+        // The second row with key 1 belongs to the second one there.
+        assert_eq!(ours.partners(&theirs, 1, &[3, 1]).unwrap(), [place(0, 0), place(2, 2)]);
+        assert_eq!(theirs.partners(&ours, 1, &[9, 1]).unwrap(), [None, place(0, 0)]);
+        assert_eq!(theirs.partners(&ours, 2, &[2, 2, 1, 1]).unwrap(), [place(0, 1), None, place(1, 1), None]);
+        assert!(ours.partners(&theirs, 0, &[7]).is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! What becomes of each row that an operator is given.
+//!
+//! An operator cannot return rows alone: an [`Output`] is made by closing a [`Ledger`], which was opened for the input, or by
+//! one of the few other constructors below, each of which says how many rows it accounts for. The dataflow compares that
+//! number with the rows it handed over, at the one place where outputs are committed. So a row that is neither kept, nor left
+//! out with an error, nor counted as unused stops the run as a bug, and cannot be lost in silence.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+
+use super::join::Joined;
+use super::operator::RowError;
+use crate::error::{Error, Result};
+
+/// Rows, what could not be made a row, and an account of the rows that it was made of.
+pub struct Output {
+    /// Rows of the step's schema, in canonical order.
+    pub rows: RecordBatch,
+    /// Rows that were left out.
+    pub errors: Vec<RowError>,
+    /// How many input rows there was something to say of.
+    pub(super) accounted: u64,
+    /// Input rows that are in no output row, by the reason.
+    pub(super) unused: BTreeMap<&'static str, u64>,
+}
+
+impl Output {
+    /// Rows that are made of no input rows: of a dataset, or of a model's own words.
+    pub fn new(rows: RecordBatch, errors: Vec<RowError>) -> Self {
+        Self { rows, errors, accounted: 0, unused: BTreeMap::new() }
+    }
+    /// Rows made of a whole iteration. `accounted` is the number of rows of `from` that were looked at, each of which is in
+    /// the rows or the errors.
+    pub fn of_iteration(rows: RecordBatch, errors: Vec<RowError>, accounted: u64) -> Self {
+        Self { accounted, ..Self::new(rows, errors) }
+    }
+}
+
+impl From<RecordBatch> for Output {
+    fn from(rows: RecordBatch) -> Self {
+        Self::new(rows, Vec::new())
+    }
+}
+
+/// An account of the rows of a microbatch, and of what is joined to it. It is opened with every row open, and can only be
+/// closed when none is.
+pub struct Ledger {
+    input: Vec<bool>,
+    /// Rows of the other step's microbatch that have no partner.
+    unmatched: Vec<bool>,
+    errors: Vec<RowError>,
+    unused: BTreeMap<&'static str, u64>,
+}
+
+impl Ledger {
+    /// For the rows of a microbatch.
+    pub fn new(input: &RecordBatch) -> Self {
+        let input = vec![false; input.num_rows()];
+        Self { input, unmatched: Vec::new(), errors: Vec::new(), unused: BTreeMap::new() }
+    }
+    /// For the rows of a microbatch and the unmatched rows that are joined to it.
+    pub fn of_join(input: &RecordBatch, joined: &Joined) -> Self {
+        Self { unmatched: vec![false; joined.unmatched.num_rows()], ..Self::new(input) }
+    }
+    /// A row became a row of the output, or a part of one.
+    pub fn kept(&mut self, row: usize) {
+        self.input[row] = true;
+    }
+    /// Every row did.
+    pub fn all_kept(&mut self) {
+        self.input.fill(true);
+    }
+    /// Rows that are left out for one reason, such as the answers to a prompt.
+    pub fn left_out(&mut self, rows: impl IntoIterator<Item = usize>, error: RowError) {
+        rows.into_iter().for_each(|row| self.input[row] = true);
+        self.errors.push(error);
+    }
+    /// A row that the operator had no use for, though nothing is wrong with it: it is counted under `reason`. A row that was
+    /// kept is not counted.
+    pub fn unused(&mut self, row: usize, reason: &'static str) {
+        if !std::mem::replace(&mut self.input[row], true) {
+            *self.unused.entry(reason).or_default() += 1;
+        }
+    }
+    /// An unmatched row of the other step became a row of the output.
+    pub fn unmatched_kept(&mut self, row: usize) {
+        self.unmatched[row] = true;
+    }
+    /// An unmatched row of the other step is left out.
+    pub fn unmatched_left_out(&mut self, row: usize, error: RowError) {
+        self.unmatched[row] = true;
+        self.errors.push(error);
+    }
+    /// Something to say of rows that are accounted for elsewhere, such as a score that nobody could read.
+    pub fn note(&mut self, error: RowError) {
+        self.errors.push(error);
+    }
+    /// The output.
+    ///
+    /// # Errors
+    /// A bug of the operator: it says nothing of a row.
+    pub fn close(self, rows: RecordBatch) -> Result<Output> {
+        for (name, all) in [("the input", &self.input), ("the joined step", &self.unmatched)] {
+            if let Some(row) = all.iter().position(|told| !told) {
+                return Err(Error::bug(format!(
+                    "row {row} of {name} would be lost: it is in no row, in no error and not counted"
+                )));
+            }
+        }
+        let accounted = (self.input.len() + self.unmatched.len()) as u64;
+        Ok(Output { rows, errors: self.errors, accounted, unused: self.unused })
+    }
+}
+
+/// Compares what an operator accounts for with what it was given.
+pub(super) fn check(step: &str, output: &Output, given: u64) -> Result<()> {
+    if output.accounted == given {
+        return Ok(());
+    }
+    let told = output.accounted;
+    Err(Error::bug(format!("step `{step}` was given {given} rows and accounts for {told}; nothing of it is committed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::named;
+
+    fn three() -> RecordBatch {
+        let column = |name: &str| -> arrow::array::ArrayRef {
+            std::sync::Arc::new(arrow::array::StringArray::from_iter_values((0..3).map(|i| format!("{name} {i}"))))
+        };
+        named::IFT.batch(vec![column("prompt"), column("response")]).unwrap()
+    }
+
+    #[test]
+    fn no_row_can_be_forgotten() {
+        let rows = three();
+        let mut ledger = Ledger::new(&rows);
+        ledger.kept(0);
+        ledger.left_out([2], RowError::dropped("2", "why", "for a reason"));
+        let Err(lost) = ledger.close(rows.slice(0, 1)) else { panic!("row 1 is lost") };
+        assert!(lost.to_string().contains("row 1 of the input would be lost"), "{lost}");
+
+        let mut ledger = Ledger::new(&rows);
+        ledger.kept(0);
+        ledger.left_out([2], RowError::dropped("2", "why", "for a reason"));
+        (0..3).for_each(|row| ledger.unused(row, "not_needed"));
+        let output = ledger.close(rows.slice(0, 1)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((output.accounted, output.unused["not_needed"], output.errors.len()), (3, 1, 1));
+        check("s", &output, 3).unwrap();
+        assert!(check("s", &output, 4).is_err(), "an account of other rows");
+    }
+}
