@@ -16,6 +16,11 @@ fn reflux(args: &[&str]) -> Output {
 
 /// The quickstart at small size with these further settings.
 fn run(runs: &Path, workers: &str, more: &[&str]) -> Output {
+    run_with(runs, workers, more, &[])
+}
+
+/// The same with these variables of the environment.
+fn run_with(runs: &Path, workers: &str, more: &[&str], variables: &[(&str, &str)]) -> Output {
     let script = format!("model.script.script={:?}", common::script(runs, 0));
     let small = [
         "step.ift.rows=32",
@@ -35,7 +40,9 @@ fn run(runs: &Path, workers: &str, more: &[&str]) -> Output {
     let mut args = vec!["run", "pipelines/quickstart.toml", "--device", "cpu", "-w", workers, "--runs"];
     args.push(runs.to_str().unwrap());
     args.extend(small.iter().chain(more).flat_map(|s| ["--set", s]));
-    reflux(&args)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
+    command.envs(variables.iter().copied()).output().unwrap()
 }
 
 #[test]
@@ -95,6 +102,43 @@ fn a_base_in_bf16_is_trained() {
         let moved = moved.sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.;
         assert_eq!(moved, name.contains("_proj"), "{name}");
     }
+}
+
+/// While a training goes on its metrics so far can be read. A run that dies and goes on leaves the files of one that did
+/// not.
+#[test]
+fn metrics_can_be_read_while_a_training_goes_on() {
+    let metrics = "quickstart/metrics/m1/iteration=0/metrics.parquet";
+    let once = ["pipeline.iterations=1", "step.m1.checkpoint_every=2"];
+    let (died, undisturbed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = run_with(died.path(), "1", &once, &[("REFLUX_FAULT", "checkpoint-before-rename")]);
+    assert!(!output.status.success(), "the process dies as it keeps the state after two steps");
+    let show = |dir: &Path| {
+        let what = dir.join("quickstart/metrics/m1");
+        let output = reflux(&["show", what.to_str().unwrap(), "--format", "json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<serde_json::Value>>()
+    };
+    let running = died.path().join("quickstart/metrics/m1/iteration=0/metrics.running.parquet");
+    assert!(running.exists() && !died.path().join(metrics).exists());
+    let so_far = show(died.path());
+    assert!(!so_far.is_empty() && so_far[0]["step"] == 1 && so_far[0]["iteration"] == 0, "{so_far:?}");
+
+    for dir in [died.path(), undisturbed.path()] {
+        let output = run(dir, "1", &once);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(!running.exists(), "the whole metrics have taken its place");
+    let whole = show(died.path());
+    assert!(whole.len() > so_far.len());
+    for (before, after) in so_far.iter().zip(&whole) {
+        assert_eq!(before["loss"], after["loss"]);
+    }
+    let bytes = |dir: &Path| std::fs::read(dir.join(metrics)).unwrap();
+    assert_eq!(bytes(died.path()), bytes(undisturbed.path()));
+    let listed = |dir: &Path| std::fs::read_dir(dir.join("quickstart/metrics/m1/iteration=0")).unwrap().count();
+    assert_eq!((listed(died.path()), listed(undisturbed.path())), (1, 1));
 }
 
 /// A step that leaves a weight beyond f32 makes no model: here decay alone, on an embedding that no row uses.

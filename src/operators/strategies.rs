@@ -283,6 +283,21 @@ mod tests {
         RngKey::new(3, "pairs", 1, "prompt", 0).rng()
     }
 
+    /// The paper's selection, without thresholds.
+    fn best_worst() -> Rules {
+        Rules {
+            strategy: Strategy::BestWorst,
+            least_margin: 1,
+            chosen_min: None,
+            rejected_max: None,
+            length_control: vec![],
+            length_penalty: 0.,
+            max_chosen_length: vec![],
+            max_pairs: 1,
+            tie: Tie::Id,
+        }
+    }
+
     fn items() -> impl Arbitrary<Value = Vec<Item>> {
         let order = prop_oneof![Just(UNSCORED), (0i64..6).prop_map(|s| s * 1000), 0i64..5000];
         let one = (order, 0u32..5, 0u32..3);
@@ -427,17 +442,7 @@ mod tests {
     fn every_other_answer_is_drawn_as_often() {
         let item = |id: u128, order| Item { order, id, ..Item::default() };
         let items: Vec<Item> = (0..5).map(|i| item(i, 1000)).chain([item(9, 4000)]).collect();
-        let rules = Rules {
-            strategy: Strategy::BestRandom,
-            least_margin: 1,
-            chosen_min: None,
-            rejected_max: None,
-            length_control: vec![],
-            length_penalty: 0.,
-            max_chosen_length: vec![],
-            max_pairs: 2,
-            tie: Tie::Id,
-        };
+        let rules = Rules { strategy: Strategy::BestRandom, max_pairs: 2, ..best_worst() };
         let mut drawn = [0; 5];
         for n in 0..5000 {
             let pairs = select(&rules, 1, &items, || RngKey::new(1, "pairs", 1, &n.to_string(), 0).rng()).unwrap();
@@ -446,6 +451,31 @@ mod tests {
         }
         // 2,000 each; five standard deviations are 173.
         assert!(drawn.iter().all(|&n| (1827..2173).contains(&n)), "{drawn:?}");
+    }
+
+    /// Scores are compared in thousandths: averages of the same judgements in another order differ by less.
+    #[test]
+    fn scores_within_a_thousandth_tie_and_the_margin_has_thousandths() {
+        let item = |id: u128, score: f64| Item { order: thousandths(score), id, ..Item::default() };
+        let rules = best_worst();
+        let of = |high: f64, low: f64| select(&rules, 1, &[item(1, low), item(2, high)], rng);
+        assert_eq!(of(3.3334, 3.3333), Err(Reason::Tie));
+        // (0.1 + 0.2) + 0.3 and 0.1 + (0.2 + 0.3) are two numbers.
+        assert_eq!(of((0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)), Err(Reason::Tie));
+        assert_eq!(of(3.334, 3.333).unwrap()[0].margin, 1);
+        assert_eq!(of(11. / 3., 3.).unwrap()[0].margin, 667);
+    }
+
+    /// Among answers of the same score the greatest id is chosen and the lowest rejected, in whatever order they come.
+    #[test]
+    fn equal_scores_are_decided_by_id() {
+        let item = |id: u128, order| Item { order, id, ..Item::default() };
+        let mut items = vec![item(8, 1000), item(3, 1000), item(5, 4000), item(7, 4000), item(6, 2000)];
+        for _ in 0..items.len() {
+            let pairs = select(&best_worst(), 1, &items, rng).unwrap();
+            assert_eq!(pairs.iter().map(|p| (p.chosen.id, p.rejected.id)).collect::<Vec<_>>(), [(7, 3)]);
+            items.rotate_left(1);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What `sft` and `dpo` share: the optimizer's keys, progress, and the model and metrics they leave behind.
 
+use std::time::{Duration, Instant};
+
 use arrow::array::Float64Array;
 
 use super::prelude::*;
@@ -162,18 +164,26 @@ pub fn options(f: &mut Fields<'_>) -> Options {
     Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
 }
 
-/// Passes a training's progress on, stops it when the run is being stopped, and keeps its state in the run directory.
+/// Least time between two writes of the metrics so far.
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two writes is at least this many times what the last one took, so that they cost 5% at most.
+const METRICS_PATIENCE: u32 = 20;
+
+/// Passes a training's progress on, stops it when the run is being stopped, and keeps its state and its metrics so far in
+/// the run directory.
 pub struct Watch<'a> {
     cx: &'a Context<'a>,
     /// Hash of the weights that it starts from.
     start: String,
     checkpoint_every: usize,
+    /// When the metrics so far may be written next.
+    metrics_due: Instant,
 }
 
 impl<'a> Watch<'a> {
     /// Of the training of `model`, before its first step.
     pub fn new(cx: &'a Context<'a>, model: &Model, checkpoint_every: usize) -> Self {
-        Self { cx, start: model.hash.clone(), checkpoint_every }
+        Self { cx, start: model.hash.clone(), checkpoint_every, metrics_due: Instant::now() }
     }
 }
 
@@ -181,6 +191,15 @@ impl Progress for Watch<'_> {
     fn step(&mut self, _: &StepMetrics, done: usize, total: usize) -> Result<()> {
         self.cx.progress(done, total, "steps");
         self.forward(0)
+    }
+    fn recorded(&mut self, metrics: &[StepMetrics]) -> Result<()> {
+        let start = Instant::now();
+        if start < self.metrics_due {
+            return Ok(());
+        }
+        self.cx.run().write_running_metrics(&self.cx.step.name, self.cx.epoch.iteration, &table(metrics, &[])?)?;
+        self.metrics_due = Instant::now() + METRICS_INTERVAL.max(start.elapsed() * METRICS_PATIENCE);
+        Ok(())
     }
     fn forward(&mut self, _: usize) -> Result<()> {
         if self.cx.cancelled() { Err(Error::cancelled()) } else { Ok(()) }
@@ -243,6 +262,23 @@ fn origin(
     Ok(format!("{json:#}\n").into_bytes())
 }
 
+/// The metrics of a training as rows, one a step; `pairs` are the ids of the pairs that each step used, or nothing.
+fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch> {
+    let numbers = StepMetrics::default().columns().len();
+    let columns = named::METRICS.columns.iter().take(numbers).enumerate().map(|(i, column)| -> ArrayRef {
+        match column.kind {
+            Type::UInt => Arc::new(UInt32Array::from_iter_values(metrics.iter().map(|m| m.step))),
+            _ => Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.columns()[i].1))),
+        }
+    });
+    let mut columns: Vec<ArrayRef> = columns.collect();
+    let count: usize = pairs.iter().map(Vec::len).sum();
+    if (1..=MOST_PAIRS).contains(&count) {
+        columns.push(List::of_texts(pairs));
+    }
+    named::METRICS.batch(columns)
+}
+
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
 /// `measure` is what validation went by, if there was any; `data` says which rows it was, where that is not plain.
 pub fn finish(
@@ -254,20 +290,7 @@ pub fn finish(
     more: Vec<RowError>,
     data: &serde_json::Value,
 ) -> Result<Output> {
-    let numbers = StepMetrics::default().columns().len();
-    let columns = named::METRICS.columns.iter().take(numbers).enumerate().map(|(i, column)| -> ArrayRef {
-        let values = trained.metrics.iter().map(|m| m.columns()[i].1);
-        match column.kind {
-            Type::UInt => Arc::new(UInt32Array::from_iter_values(trained.metrics.iter().map(|m| m.step))),
-            _ => Arc::new(Float64Array::from_iter(values)),
-        }
-    });
-    let mut columns: Vec<ArrayRef> = columns.collect();
-    let pairs: usize = trained.pairs.iter().map(Vec::len).sum();
-    if (1..=MOST_PAIRS).contains(&pairs) {
-        columns.push(List::of_texts(&trained.pairs));
-    }
-    let metrics = named::METRICS.batch(columns)?;
+    let metrics = table(&trained.metrics, &trained.pairs)?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
         let path = dir.join("reflux.json");

@@ -14,7 +14,8 @@
 //!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step; STEP.reference and
 //!                                                         STEP.candidates are tables beside one
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns
-//!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step
+//!   metrics/STEP/iteration=I/metrics.parquet              one Hive-style table per training step; while it trains,
+//!                                                         metrics.running.parquet is there instead
 //!   models/NAME/                                          an HF directory
 //!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
 //!   manifest.before-repair-N.jsonl                        what the manifest was before a repair
@@ -47,6 +48,7 @@ pub mod manifest;
 mod reader;
 mod repair;
 mod run;
+mod running;
 mod scan;
 mod suggest;
 mod sweep;

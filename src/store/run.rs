@@ -408,7 +408,8 @@ impl Run {
         self.state().index.models.values().cloned().collect()
     }
 
-    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones.
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones and of those
+    /// of the training while it was under way.
     ///
     /// # Errors
     /// A full disk.
@@ -421,6 +422,8 @@ impl Run {
         if state.index.metrics.get(&(step.to_owned(), iteration)) != Some(&entry) {
             Self::record(&mut state, Entry::Metrics(entry.clone()))?;
         }
+        drop(state);
+        self.remove_running_metrics(step, iteration)?;
         Ok(entry)
     }
     /// The metrics there are, by step and iteration.

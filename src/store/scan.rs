@@ -203,7 +203,10 @@ impl Scan {
             }
             Of::Metrics(step) => {
                 let metrics = run.metrics().into_iter().filter(|m| m.step == *step);
-                metrics.map(|m| (m.iteration, run.metrics_part(&m))).collect()
+                let mut parts: Vec<(u32, Part)> = metrics.map(|m| (m.iteration, run.metrics_part(&m))).collect();
+                let running = run.running_metrics(step)?.into_iter();
+                parts.extend(running.map(|(iteration, rows)| (iteration, Part::running(run, step, iteration, rows))));
+                parts
             }
         };
         parts.retain(|(i, _)| iteration.is_none_or(|wanted| *i == wanted));
@@ -260,6 +263,15 @@ impl Run {
 impl Part {
     fn file(path: PathBuf) -> Self {
         Self { path, place: vec![], committed: None, make: None }
+    }
+
+    /// The metrics of a training that is under way, read already: the file may be written anew at any time. They are called
+    /// as the file that the training will leave, of which they are the first rows.
+    fn running(run: &Run, step: &str, iteration: u32, rows: RecordBatch) -> Self {
+        let path = run.dir().join(format!("metrics/{step}/iteration={iteration}/metrics.parquet"));
+        let (schema, count) = (rows.schema(), rows.num_rows() as u64);
+        let make = Make { schema, rows: Arc::new(move || Ok(rows.clone())) };
+        Self { path, place: vec![("iteration", iteration)], committed: Some((count, 0)), make: Some(make) }
     }
 
     /// The microbatch that a file will have or would have, its rows made by `make` when they are asked for.

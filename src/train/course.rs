@@ -190,6 +190,7 @@ impl<'a, 'p> Course<'a, 'p> {
         self.metrics.push(metrics.clone());
         self.progress.step(&metrics, self.metrics.len(), total)?;
         self.measure_if_due()?;
+        self.progress.recorded(&self.metrics)?;
         let every = self.progress.checkpoints().map_or(0, |c| c.every());
         if every > 0 && self.steps().is_multiple_of(every) {
             self.save()?;

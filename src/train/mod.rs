@@ -229,6 +229,15 @@ pub trait Progress {
     /// are those after this step.
     fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()>;
 
+    /// The metrics of all steps so far, after each step. Those of the step that is over have what was measured after it.
+    ///
+    /// # Errors
+    /// As [`Progress::step`].
+    fn recorded(&mut self, metrics: &[StepMetrics]) -> Result<()> {
+        let _ = metrics;
+        Ok(())
+    }
+
     /// A forward of that many rows is about to run; a step of a large batch has several.
     ///
     /// # Errors
