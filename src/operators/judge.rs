@@ -73,7 +73,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         }
         let scale = (reader.min, reader.max);
         let way = if pairwise {
-            let by = Pairwise { template: rubric, pattern: reader.pattern, samples, asking };
+            let by = Pairwise { template: rubric, pattern: reader.into_pattern(), samples, asking };
             Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
         } else {
             let max_samples = max_samples.unwrap_or(samples).max(samples);

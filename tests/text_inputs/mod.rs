@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use reflux::dataflow::Operator;
 use reflux::error::Kind;
 use reflux::operators::ALL;
-use reflux::operators::score::{Outcome, PATTERN, Reader, Several};
+use reflux::operators::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
 use reflux::pipeline::{Assume, Format, Plan, explain, parse_str};
 use reflux::report::{Cost, Hardware, ModelShape};
 
@@ -121,5 +121,13 @@ pub fn score(bytes: &[u8]) -> bool {
             assert!(cut == whole || cut == Outcome::Truncated, "{cut:?} {whole:?}");
         }
     }
-    scored
+    let grammar = Reader::new(GRAMMAR, 0., 5., Several::Agree).expect("the grammar has a scale");
+    let [whole, cut] = [false, true].map(|cut| grammar.locate(&text, cut));
+    for (outcome, place) in [&whole, &cut] {
+        assert!(outcome.score().is_none_or(|score| (0. ..=5.).contains(&score)), "{outcome:?}");
+        assert!(place.as_ref().is_none_or(|p| text.get(p.clone()).is_some()), "{place:?}");
+    }
+    // Cutting a text makes no score and changes none.
+    assert!(cut.0.score().is_none() || cut.0 == whole.0, "{cut:?} {whole:?}");
+    scored || whole.0.score().is_some()
 }

@@ -1,0 +1,479 @@
+//! Where a judge's text mentions a score, what value stands there, and how the sentence means it.
+
+use super::tokens::{Kind, Token};
+use super::value::{self, Value};
+use super::words::{
+    AFTER_SCORE, DESERVING, EARLIER, EXAMPLES, FINAL, FITTING, HYPOTHETICAL, JUDGING, LINE_ONLY, NEGATIONS,
+    NOT_ITS_OWN, PLAIN, PLAIN_LABELS, SCORE, SCORE_ENDINGS, SPEAKERS, SPEECH, WHOLE_CRITERIA,
+};
+
+/// How a mention is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It says what the score is: "Score: 4" at the start of a line or sentence.
+    Verdict,
+    /// It says so within a sentence: "I give it a score of 4".
+    Sentence,
+    /// It speaks of a score that is not the answer's, or quotes one: "the maximum score is 5".
+    Other,
+}
+
+/// What the words before "score" make of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// "Final score", "total score", a boxed number.
+    Final,
+    /// "Score".
+    Plain,
+    /// "Relevance score": of one criterion.
+    Part,
+}
+
+/// A mention of a score.
+#[derive(Clone, Debug)]
+pub(super) struct Mention {
+    pub value: Value,
+    pub standing: Standing,
+    pub rank: Rank,
+    /// Whether it stands in a code fence.
+    pub fenced: bool,
+}
+
+/// How far a sentence is looked at, in tokens: a text of a million words is still read in one pass.
+const REACH: usize = 40;
+
+/// Every mention of a score, in the order of the text.
+pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
+    let mut out: Vec<Mention> = Vec::new();
+    for at in 0..tokens.len() {
+        let found = match &tokens[at].kind {
+            Kind::Word(w) if is_score(w) => named(tokens, at).or_else(|| given(tokens, at)),
+            Kind::Word(w) if LINE_ONLY.contains(&w.as_str()) && begins_line(tokens, at).is_some() => {
+                line_only(tokens, at)
+            }
+            Kind::Word(w) if JUDGING.contains(&w.as_str()) || DESERVING.contains(&w.as_str()) => given(tokens, at),
+            Kind::Word(w) if w == "boxed" => boxed(tokens, at),
+            Kind::Mark('[') if tokens.get(at + 1).is_some_and(|t| t.is_mark("[")) => boxed(tokens, at + 1),
+            _ => None,
+        };
+        // A number is mentioned once: "final rating: [[4]]" is one mention.
+        if let Some(found) = found
+            && out.last().is_none_or(|last| last.value.token != found.value.token)
+        {
+            out.push(found);
+        }
+    }
+    out
+}
+
+fn is_score(word: &str) -> bool {
+    SCORE.contains(&word) || SCORE_ENDINGS.iter().any(|ending| word.ends_with(ending))
+}
+
+/// The tokens of the sentence before a token, nearest first.
+fn sentence_before(tokens: &[Token], at: usize) -> impl Iterator<Item = (usize, &Token)> {
+    let ends = move |i: usize| {
+        let t = &tokens[i];
+        let stop = t.is_mark(".!?;") && tokens.get(i + 1).is_none_or(|next| next.spaced || next.is_newline());
+        t.is_newline() || stop
+    };
+    (at.saturating_sub(REACH)..at).rev().take_while(move |&i| !ends(i)).map(move |i| (i, &tokens[i]))
+}
+
+/// Whether a mention begins its line, but for marks, list numbers and words that leave it what it is; its rank then.
+fn begins_line(tokens: &[Token], at: usize) -> Option<Rank> {
+    let mut rank = Rank::Plain;
+    for (_, token) in sentence_before(tokens, at) {
+        match &token.kind {
+            Kind::Word(w) if FINAL.contains(&w.as_str()) => rank = Rank::Final,
+            Kind::Word(w) if PLAIN.contains(&w.as_str()) => {}
+            Kind::Word(_) => return None,
+            _ => {}
+        }
+    }
+    Some(rank)
+}
+
+/// The rank of a mention within a line: by the words just before it, and by a label ("Clarity: Score: 3").
+fn rank(tokens: &[Token], at: usize) -> Rank {
+    // What a judge says of itself is no criterion: "I first thought score: 2".
+    let speaks = sentence_before(tokens, at).any(|(_, t)| matches!(t.word(), Some("i" | "we" | "i'd")));
+    let mut adjacent = !speaks;
+    for (i, token) in sentence_before(tokens, at) {
+        match &token.kind {
+            Kind::Word(w) if FINAL.contains(&w.as_str()) => return Rank::Final,
+            Kind::Word(w) if adjacent && !PLAIN.contains(&w.as_str()) => {
+                // "relevance score", "relevance_score"; a verb or a preposition before it is no criterion.
+                let linked = i + 1 == at || tokens[i + 1..at].iter().all(|t| t.is_mark("_-*"));
+                let label = !linked && !PLAIN_LABELS.contains(&w.as_str());
+                return if (linked && !WHOLE_CRITERIA.contains(&w.as_str())) || label {
+                    Rank::Part
+                } else {
+                    Rank::Plain
+                };
+            }
+            Kind::Word(_) => adjacent = false,
+            Kind::Number(_) if adjacent => return Rank::Part,
+            Kind::Mark(':' | '-' | '–' | '—' | '*' | '_' | '#' | '|' | '`' | '"' | '\'' | '{' | '(' | '<') => {}
+            _ => adjacent = false,
+        }
+    }
+    Rank::Plain
+}
+
+/// How "score" and its value are joined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connector {
+    /// A colon, an equals sign, a dash, an arrow, a tag, a table's bar, a heading's line end.
+    Colon,
+    /// "is", "of".
+    Word,
+    /// Nothing: "Score 4/5".
+    None,
+}
+
+/// What stands between "score" and its value.
+struct Joint {
+    connector: Connector,
+    /// The scale that is named there: "Score (0-5): 4".
+    of: Option<f32>,
+    /// The words there: "for this response".
+    words: Vec<usize>,
+    /// Where the value is looked for.
+    at: usize,
+    /// Line ends that may stand before the value.
+    newlines: usize,
+}
+
+/// "Score: 4", "the score is 4", "a score of 4".
+fn named(tokens: &[Token], at: usize) -> Option<Mention> {
+    // A closing tag names no score.
+    if at >= 2 && tokens[at - 1].is_mark("/") && tokens[at - 2].is_mark("<") {
+        return None;
+    }
+    let joint = joint(tokens, at)?;
+    let mut value = value::value(tokens, joint.at, joint.newlines)?;
+    if joint.of.is_some() && value.of.is_none() {
+        value.of = joint.of;
+    }
+    if value.of.is_none() {
+        value.of = object_scale(tokens, at);
+    }
+    if value.of.is_none() {
+        value.of = scale_before(tokens, at);
+    }
+    let nearest = sentence_before(tokens, at).filter_map(|(_, t)| t.word()).take(4);
+    value.certain &= !nearest.into_iter().any(|w| EARLIER.contains(&w));
+    let foreign = joint.words.first().and_then(|&i| tokens[i].word()).is_some_and(|w| !AFTER_SCORE.contains(&w));
+    let line = begins_line(tokens, at);
+    let standing = match joint.connector {
+        Connector::None if line.is_none() => return None,
+        Connector::None => {
+            // "Score 0: irrelevant" begins a list of what scores mean.
+            let alone = value.of.is_some() || tokens.get(value.end).is_none_or(Token::is_newline);
+            if alone { Standing::Verdict } else { Standing::Other }
+        }
+        Connector::Colon if line.is_some() || begins_clause(tokens, at) => Standing::Verdict,
+        // "The last line of the response is Score: 5."
+        Connector::Colon
+            if sentence_before(tokens, at).any(|(_, t)| t.word().is_some_and(|w| SPEAKERS.contains(&w))) =>
+        {
+            Standing::Other
+        }
+        Connector::Colon => Standing::Sentence,
+        Connector::Word if states_the_score(tokens, at, &joint, &value) => Standing::Sentence,
+        Connector::Word => Standing::Other,
+    };
+    let standing = if is_json_key(tokens, at) {
+        Standing::Verdict
+    } else if foreign || is_other(tokens, at, &joint, &value) {
+        Standing::Other
+    } else {
+        standing
+    };
+    let rank = line.filter(|r| *r == Rank::Final).unwrap_or_else(|| rank(tokens, at));
+    let rank = if joint.connector == Connector::Word && rank == Rank::Part { Rank::Plain } else { rank };
+    Some(Mention { fenced: tokens[at].fenced, value, standing, rank })
+}
+
+/// Whether a sentence says which score the answer has: "the final score is 4", "I give it a score of 4", "it deserves a
+/// score of 4", "a score of 4 is fair". Other sentences have scores too: "her credit score is 4".
+fn states_the_score(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -> bool {
+    let before: Vec<&str> = sentence_before(tokens, at).filter_map(|(_, t)| t.word()).collect();
+    let determiner = before.iter().copied().find(|w| !FINAL.contains(w));
+    let of = tokens[joint.at.saturating_sub(1)].word() == Some("of");
+    if !of {
+        return matches!(determiner, None | Some("the" | "my" | "so" | "thus" | "this" | "overall"));
+    }
+    let after = tokens[value.end..].iter().take(4).filter_map(Token::word);
+    let fits = after.into_iter().any(|w| FITTING.contains(&w));
+    let judge = before.iter().any(|w| matches!(*w, "i" | "i'd" | "i'll" | "i'm" | "we"));
+    let verb = |verbs: &[&str]| before.iter().any(|w| verbs.contains(w));
+    match determiner {
+        None => true,
+        Some("a" | "the" | "my" | "an") => (judge && verb(&JUDGING)) || (!judge && verb(&DESERVING)) || fits,
+        _ => false,
+    }
+}
+
+/// Whether a label, a bracket or a quotation mark stands before a mention: "Verdict: Score: 4", `{"score": 4}`.
+fn begins_clause(tokens: &[Token], at: usize) -> bool {
+    let mut before = at;
+    while before > 0 && (tokens[before - 1].is_mark("*_\"'`<{(") || qualifies(&tokens[before - 1])) {
+        before -= 1;
+    }
+    before == 0 || (tokens[before - 1].word().is_none() && tokens[before - 1].number().is_none())
+}
+
+fn qualifies(token: &Token) -> bool {
+    token.word().is_some_and(|w| FINAL.contains(&w) || PLAIN.contains(&w))
+}
+
+/// Reads what stands between "score" and its value.
+fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
+    let mut joint = Joint { connector: Connector::None, of: None, words: Vec::new(), at, newlines: 0 };
+    let mut i = at + 1;
+    for _ in 0..16 {
+        let token = tokens.get(i)?;
+        let (next, spaced_next) = (tokens.get(i + 1), tokens.get(i + 1).is_some_and(|t| t.spaced || t.is_newline()));
+        match &token.kind {
+            Kind::Mark('=') if next.is_some_and(|t| t.is_mark(">")) => {
+                (joint.connector, i) = (Connector::Colon, i + 1);
+            }
+            Kind::Mark(':' | '：' | '=' | '→' | '➜' | '⇒' | '➡') => {
+                (joint.connector, joint.newlines) = (Connector::Colon, 2)
+            }
+            Kind::Mark('|') if next.is_some_and(|t| !t.is_newline()) => joint.connector = Connector::Colon,
+            Kind::Mark('>') if at > 0 && tokens[at - 1].is_mark("<") => joint.connector = Connector::Colon,
+            Kind::Mark('-' | '–' | '—') if next.is_some_and(|t| t.is_mark(">")) => {
+                (joint.connector, i) = (Connector::Colon, i + 1);
+            }
+            Kind::Mark('-' | '–' | '—') if token.spaced && spaced_next && joint.words.is_empty() => {
+                joint.connector = Connector::Colon;
+            }
+            Kind::Newline if joint.words.is_empty() && begins_line(tokens, at).is_some() => {
+                // The line end is left to the value, which may not be a list's first number.
+                return Some(Joint { connector: Connector::Colon, newlines: 2, at: i, ..joint });
+            }
+            Kind::Word(w) if matches!(w.as_str(), "is" | "was" | "be" | "equals") => joint.connector = Connector::Word,
+            Kind::Word(w) if w == "of" && joint.words.is_empty() => joint.connector = Connector::Word,
+            Kind::Word(w) if w == "out" && next.and_then(Token::word) == Some("of") => {
+                joint.of = Some(tokens.get(i + 2)?.number()?);
+                i += 2;
+            }
+            Kind::Mark('/') => {
+                joint.of = Some(next?.number()?);
+                i += 1;
+            }
+            Kind::Mark('(' | '[') => {
+                let Some((of, end)) = scale_in_brackets(tokens, i) else {
+                    // "Score [4]" and "Score (4)" are values in brackets.
+                    joint.at = i;
+                    return Some(joint);
+                };
+                joint.of = of.or(joint.of);
+                i = end;
+            }
+            Kind::Mark('"' | '\'' | '*' | '_' | '`' | '#' | '’' | '”' | ']') => {}
+            Kind::Word(w) if joint.words.len() < 6 && !is_score(w) => joint.words.push(i),
+            Kind::Number(_) if joint.words.is_empty() => {
+                joint.at = i;
+                return Some(joint);
+            }
+            _ => return None,
+        }
+        i += 1;
+        if joint.connector != Connector::None {
+            // "The score is: 4".
+            if joint.connector == Connector::Word && tokens.get(i).is_some_and(|t| t.is_mark(":")) {
+                (joint.newlines, i) = (2, i + 1);
+            }
+            joint.at = i;
+            return Some(joint);
+        }
+    }
+    None
+}
+
+/// "(0-5)", "[out of 5]", "(for the response)": the scale that it names, if any, and its closing bracket.
+/// `None` if it holds one number and nothing else.
+fn scale_in_brackets(tokens: &[Token], at: usize) -> Option<(Option<f32>, usize)> {
+    let end = (at + 1..tokens.len().min(at + 16)).find(|&i| tokens[i].is_mark(")]") || tokens[i].is_newline())?;
+    if tokens[end].is_newline() {
+        return None;
+    }
+    let numbers: Vec<f32> = tokens[at + 1..end].iter().filter_map(Token::number).collect();
+    if numbers.len() == 1 && end == at + 2 {
+        return None;
+    }
+    Some((numbers.into_iter().reduce(f32::max), end))
+}
+
+/// Whether "score" is the key of an object: what stands before it is another key's value, and no sentence of its own.
+fn is_json_key(tokens: &[Token], at: usize) -> bool {
+    let quoted =
+        tokens.get(at + 1).is_some_and(|t| t.is_mark("\"'")) && tokens.get(at + 2).is_some_and(|t| t.is_mark(":"));
+    let mut first = at;
+    while first > 0 && (tokens[first - 1].is_mark("_") || tokens[first - 1].word().is_some_and(|w| FINAL.contains(&w)))
+    {
+        first -= 1;
+    }
+    quoted && first > 0 && tokens[first - 1].is_mark("\"'")
+}
+
+/// The scale that the sentence names before its score: "on a scale of 1 to 10, the score is 4".
+fn scale_before(tokens: &[Token], at: usize) -> Option<f32> {
+    let start = at - sentence_before(tokens, at).count();
+    (start..at)
+        .filter(|&i| matches!(tokens[i].word(), Some("on" | "out")))
+        .find_map(|i| value::out_of(tokens, i).filter(|(_, end)| *end <= at))
+        .map(|(of, _)| of)
+}
+
+/// The greatest score that the other keys of a JSON object name: `{"score": 3, "max": 10}`.
+fn object_scale(tokens: &[Token], at: usize) -> Option<f32> {
+    let quoted_key = at > 0 && tokens.get(at + 1).is_some_and(|t| t.is_mark("\"'"));
+    if !quoted_key {
+        return None;
+    }
+    let end = tokens[at..].iter().take(200).position(|t| t.is_mark("}")).map_or(tokens.len().min(at + 200), |e| at + e);
+    let start = (at.saturating_sub(200)..at).rev().find(|&i| tokens[i].is_mark("{"))?;
+    let object = &tokens[start..end];
+    let key = object.iter().position(|t| {
+        t.word().is_some_and(|w| w.starts_with("max") || matches!(w, "out" | "scale" | "possible" | "outof"))
+    })?;
+    object[key..].iter().take(8).find_map(Token::number)
+}
+
+/// Whether a mention speaks of another score, or quotes one.
+fn is_other(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -> bool {
+    let quote = tokens[value.token].quote;
+    if quote != 0 && tokens[at].quote == quote && !is_whole(tokens, quote) {
+        return true;
+    }
+    let hypothetical = tokens.get(value.end).and_then(Token::word).is_some_and(|w| HYPOTHETICAL.contains(&w));
+    // "A score of 4 seems fair" is no hypothesis.
+    let fits = tokens[value.end..].iter().take(3).any(|t| t.word().is_some_and(|w| FITTING.contains(&w)));
+    let between = joint.words.iter().filter_map(|&i| tokens[i].word());
+    let would = |w: &str| w == "would" && !fits && !joint.words.iter().any(|&i| tokens[i].word() == Some("i"));
+    (hypothetical && !fits)
+        || between.into_iter().any(|w| NOT_ITS_OWN.contains(&w) || NEGATIONS.contains(&w) || would(w))
+        || spoken_of(tokens, at)
+        || in_copied_paragraph(tokens, at)
+}
+
+/// Whether a paragraph begins with a label of the judge's prompt, so that it is a copy of what is judged: "Response: ..".
+fn in_copied_paragraph(tokens: &[Token], at: usize) -> bool {
+    // Only a line of its own can be part of a copy; how far back is bounded, as sentences are.
+    let from = at.saturating_sub(10 * REACH);
+    let blank = |i: usize| tokens[i].is_newline() && tokens[i - 1].is_newline();
+    let start = (from.max(1)..at).rev().find(|&i| blank(i)).map_or(from, |i| i + 1);
+    let mut line = tokens[start..at].iter().filter(|t| !t.is_mark("*#_"));
+    let label = line.next().and_then(Token::word);
+    let labelled = matches!(label, Some("response" | "assistant" | "user" | "prompt" | "question"));
+    labelled && line.next().is_some_and(|t| t.is_mark(":")) && line.any(Token::is_newline)
+}
+
+/// Whether the sentence before a token speaks of a score that is not the answer's, or reports what somebody says.
+fn spoken_of(tokens: &[Token], at: usize) -> bool {
+    let words: Vec<&str> = sentence_before(tokens, at).filter_map(|(_, t)| t.word()).collect();
+    // "I would give": a judge's way to say what it gives. Words come nearest first.
+    let would = words.iter().position(|w| *w == "would").is_some_and(|i| words.get(i + 1) != Some(&"i"));
+    let to = words.last().is_some_and(|w| matches!(*w, "to" | "for"));
+    // A negation is of its clause: "it is not complete, the score is 3".
+    let clause = sentence_before(tokens, at).take_while(|(_, t)| !t.is_mark(",")).filter_map(|(_, t)| t.word());
+    let negated = clause.into_iter().any(|w| NEGATIONS.contains(&w));
+    let other = negated || words.iter().any(|w| NOT_ITS_OWN.contains(w));
+    let said = |words: &[&str]| words.iter().any(|w| SPEAKERS.contains(w)) && words.iter().any(|w| SPEECH.contains(w));
+    would || to || other || said(&words) || introduced(tokens, at, said)
+}
+
+/// Whether a mention that begins its line follows a line that introduces a quotation: "The response reads:".
+fn introduced(tokens: &[Token], at: usize, said: impl Fn(&[&str]) -> bool) -> bool {
+    let start = at - sentence_before(tokens, at).count();
+    let mut before = start;
+    while before > 0 && (tokens[before - 1].is_newline() || tokens[before - 1].is_mark("`")) {
+        before -= 1;
+    }
+    if before == start || before == 0 {
+        return false;
+    }
+    let line = tokens[before.saturating_sub(REACH)..before].iter().rev().take_while(|t| !t.is_newline());
+    let words: Vec<&str> = line.filter_map(Token::word).collect();
+    let colon = tokens[before - 1].is_mark(":");
+    // Without a colon, only a sentence that does not end leads over to the next line.
+    let unfinished = colon || tokens[before - 1].word().is_some();
+    let example = colon && words.iter().any(|w| EXAMPLES.contains(w));
+    example || (unfinished && said(&words))
+}
+
+/// Whether a quotation is all of the text: a judge that puts its verdict in quotation marks.
+fn is_whole(tokens: &[Token], quote: u32) -> bool {
+    tokens.iter().all(|t| t.quote == quote || t.is_newline() || t.is_mark("\"'“”‘’«»."))
+        && !tokens[0].is_mark(">")
+        && !tokens[0].is_mark("<")
+}
+
+/// "Total: 4/5", "Points: 4" at the start of a line.
+fn line_only(tokens: &[Token], at: usize) -> Option<Mention> {
+    let mut i = at + 1;
+    let word = tokens[at].word()?;
+    while tokens.get(i).is_some_and(|t| t.is_mark("*_") || matches!(t.word(), Some("points" | "verdict" | "awarded"))) {
+        i += 1;
+    }
+    if !tokens.get(i)?.is_mark(":：=") {
+        return None;
+    }
+    let value = value::value(tokens, i + 1, 0)?;
+    let joint = Joint { connector: Connector::Colon, of: None, words: Vec::new(), at: i, newlines: 0 };
+    let standing = if is_other(tokens, at, &joint, &value) { Standing::Other } else { Standing::Verdict };
+    let rank = if word == "points" && begins_line(tokens, at) != Some(Rank::Final) { Rank::Part } else { Rank::Final };
+    Some(Mention { fenced: tokens[at].fenced, value, standing, rank })
+}
+
+/// "I rate this response 4/5", "it earns 4 out of 5": only with the scale, for such sentences have other numbers too.
+fn given(tokens: &[Token], at: usize) -> Option<Mention> {
+    let mut i = at + 1;
+    for _ in 0..8 {
+        let token = tokens.get(i)?;
+        match &token.kind {
+            Kind::Number(_) => break,
+            Kind::Word(w) if is_score(w) => return None,
+            Kind::Word(_) | Kind::Mark('*' | '_' | '`' | '\'' | '"') => i += 1,
+            _ => return None,
+        }
+    }
+    let value = value::value(tokens, i, 0)?;
+    value.of?;
+    let word = tokens[at].word()?;
+    let judge = sentence_before(tokens, at).any(|(_, t)| matches!(t.word(), Some("i" | "i'd" | "i'll" | "i'm" | "we")));
+    let answer = sentence_before(tokens, at)
+        .any(|(_, t)| matches!(t.word(), Some("it" | "this" | "that" | "response" | "answer" | "assistant" | "which")));
+    let other = (DESERVING.contains(&word) && !answer)
+        || (JUDGING.contains(&word) && !judge)
+        || spoken_of(tokens, at)
+        || tokens[at + 1..i]
+            .iter()
+            .filter_map(Token::word)
+            .any(|w| NOT_ITS_OWN.contains(&w) || NEGATIONS.contains(&w) || w == "for");
+    let quoted = tokens[value.token].quote != 0;
+    let standing = if other || quoted { Standing::Other } else { Standing::Sentence };
+    Some(Mention { fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
+}
+
+/// `\boxed{4}` and `[[4]]`.
+fn boxed(tokens: &[Token], at: usize) -> Option<Mention> {
+    let mut i = at + 1;
+    if tokens[at].word().is_some() {
+        if !tokens.get(i)?.is_mark("{") {
+            return None;
+        }
+        i += 1;
+    }
+    tokens.get(i)?.number()?;
+    let value = value::value(tokens, i, 0)?;
+    tokens[i + 1..].iter().take(4).find(|t| t.is_mark("}]"))?;
+    let other = tokens[i].quote != 0 || spoken_of(tokens, at);
+    let standing = if other { Standing::Other } else { Standing::Verdict };
+    Some(Mention { fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
+}
