@@ -207,7 +207,7 @@ fn smaller_types_are_within_their_steps() {
     }
 }
 
-/// Every key that llama.cpp's converter gives SmolLM2 is there with its type; with its value too where the file is at hand.
+/// Every key that llama.cpp's converter gives SmolLM2 is there with its type.
 #[test]
 fn metadata_are_llama_cpps() {
     let text = fs::read(goldens().join("export/smollm2.json")).unwrap();
@@ -220,10 +220,15 @@ fn metadata_are_llama_cpps() {
             assert_eq!(got.get(key).unwrap_or_else(|| panic!("`{key}` is missing"))[0], value[0], "{key}");
         }
     }
-    let Ok(gguf) = std::env::var("REFLUX_SMOLLM2") else {
-        println!("values not compared: REFLUX_SMOLLM2 does not name the model's file");
-        return;
-    };
+}
+
+/// The real model's file, read and written again, has the values, names and dimensions that llama.cpp's converter gave it.
+#[test]
+#[ignore = "needs REFLUX_SMOLLM2, the path of SmolLM2-135M-Instruct.Q4_1.gguf (pipelines/get-smollm2.sh)"]
+fn metadata_of_smollm2_are_llama_cpps() {
+    let gguf = std::env::var("REFLUX_SMOLLM2").expect("REFLUX_SMOLLM2 names the model's file");
+    let text = fs::read(goldens().join("export/smollm2.json")).unwrap();
+    let want: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.gguf");
     export(Path::new(&gguf), &path, GgufType::Q8_0).unwrap();
