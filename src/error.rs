@@ -1,6 +1,6 @@
 //! One error type for the crate, with the user's fault and ours told apart.
 //!
-//! [`Kind`] decides the exit code: the user's file or data is 2, everything else is 1. A message names the file,
+//! [`Kind`] decides the exit code: the user's file or data is 2, a run of which nothing came is 3, everything else is 1. A message names the file,
 //! row or line; `help` says what to do about it.
 
 use std::fmt;
@@ -19,6 +19,8 @@ pub enum Kind {
     Bug,
     /// Stopped on request (Ctrl-C) or because another part failed. Exit code 1.
     Cancelled,
+    /// Everything was done, and nothing came of it: no readable score, no pair. Exit code 3.
+    Nothing,
 }
 
 /// A message with its kind, what was being done, and what to do about it.
@@ -50,6 +52,10 @@ impl Error {
     pub fn cancelled() -> Self {
         Self::new(Kind::Cancelled, "stopped")
     }
+    /// Nothing came of a run.
+    pub fn nothing(message: impl Into<String>) -> Self {
+        Self::new(Kind::Nothing, message)
+    }
     /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -70,9 +76,13 @@ impl Error {
     pub fn help_text(&self) -> Option<&str> {
         self.help.as_deref()
     }
-    /// The process exit code: 2 for the user's file, 1 for the rest.
+    /// The process exit code: 2 for the user's file, 3 where nothing came of a run, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
-        if self.kind == Kind::User { 2 } else { 1 }
+        match self.kind {
+            Kind::User => 2,
+            Kind::Nothing => 3,
+            Kind::System | Kind::Bug | Kind::Cancelled => 1,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
-use crate::operators;
+use crate::operators::{self, Preflight};
 use crate::pipeline::{self, Diagnostics, Plan, colour_wanted};
 
 #[derive(clap::Args)]
@@ -65,11 +65,29 @@ pub fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn O
     })
 }
 
+/// All problems as one error.
+///
+/// # Errors
+/// There are any.
+pub fn refuse(problems: Vec<Error>) -> Result<()> {
+    let mut problems = problems.into_iter();
+    let Some(first) = problems.next() else { return Ok(()) };
+    for other in problems {
+        super::tell(&other);
+    }
+    Err(first)
+}
+
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let load = if args.no_data { load_without_data } else { load };
     let plan = load(&args.file, &args.set, quiet)?;
+    let found = if args.no_data { Preflight::default() } else { operators::preflight(&plan) };
+    refuse(found.problems)?;
     if quiet {
         return Ok(());
+    }
+    for note in found.notes {
+        super::print(&format!("note: {note}"))?;
     }
     super::print(&format!("{}: {} steps, no errors", args.file.display(), plan.steps.len()))
 }

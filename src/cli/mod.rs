@@ -55,7 +55,7 @@ const AFTER: &str = "Examples:
   reflux eval drift quickstart                 lengths and scores, iteration by iteration
   reflux generate model.gguf 'Name a river.'   an answer
 
-Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 1 anything else, and runs that differ (diff)
+Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 3 nothing came of a run (no readable score, no pair); 1 anything else, and runs that differ (diff)
 or are damaged (verify).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -159,7 +159,7 @@ fn command(cli: &Cli) -> Result<()> {
 /// Prints an error as people read it.
 fn tell(e: &Error) {
     let label = match e.kind() {
-        Kind::User | Kind::System => "error",
+        Kind::User | Kind::System | Kind::Nothing => "error",
         Kind::Bug => "defect",
         Kind::Cancelled => "stopped",
     };
@@ -168,7 +168,12 @@ fn tell(e: &Error) {
     if message.is_empty() {
         return;
     }
-    eprintln!("{label}: {message}");
+    // An error that only says that the run was stopped has nothing to add to the label.
+    if message == label {
+        eprintln!("{label}")
+    } else {
+        eprintln!("{label}: {message}")
+    }
     if let Some(help) = e.help_text() {
         eprintln!("  help: {help}");
     }

@@ -133,7 +133,12 @@ impl Progress {
         let (in_iteration, rows_here) = *here;
         let rate = step.computed_rows as f64 / step.busy.as_secs_f64().max(1e-3);
         let words = |rows: u64| {
-            if restored { format!("{rows} rows, restored") } else { format!("{rows} rows, {rate:.1} rows/s") }
+            match (restored, rate >= 0.05) {
+                (true, _) => format!("{rows} rows, restored"),
+                (false, true) => format!("{rows} rows, {rate:.1} rows/s"),
+                // A training makes one row; its pace is not told in rows.
+                (false, false) => format!("{rows} rows"),
+            }
         };
         match self.style {
             Style::Bars => {
@@ -148,7 +153,8 @@ impl Progress {
                 if all || closed || !patient {
                     step.told = Some(Instant::now());
                     let of = step.microbatches.map(|n| format!("/{n}")).unwrap_or_default();
-                    self.line(name, epoch.iteration, &format!("{in_iteration}{of} microbatches, {}", words(rows_here)));
+                    let noun = if in_iteration == 1 && of.is_empty() || of == "/1" { "microbatch" } else { "microbatches" };
+                    self.line(name, epoch.iteration, &format!("{in_iteration}{of} {noun}, {}", words(rows_here)));
                 }
             }
             Style::Json => self.json(json!({ "event": "done", "step": name, "iteration": epoch.iteration, "microbatch": epoch.microbatch, "rows": rows, "errors": errors, "busy_seconds": busy.as_secs_f64(), "restored": restored })),

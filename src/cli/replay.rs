@@ -7,7 +7,7 @@ use candle_core::Device;
 
 use super::check::{check, shown};
 use super::progress::Style;
-use super::run::{Machine, Open, directory, execute, stop_on_interrupt};
+use super::run::{Machine, Open, directory, execute, something_came, stop_on_interrupt};
 use crate::dataflow::{Replay, Stop};
 use crate::error::Result;
 use crate::model::{Model, saved_dtype};
@@ -70,5 +70,6 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     replay.begin(&dir, &weights)?;
-    execute(&plan, &dir, &Open::Continue(&[]), &args.machine, style, &stop)
+    execute(&plan, &dir, &Open::Continue(&[]), &args.machine, style, &stop)?;
+    something_came(&plan, &dir)
 }

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::check::{load, was};
+use super::check::{load, refuse, was};
 use super::progress::{Progress, Style};
 use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
-use crate::error::{Error, Result};
-use crate::operators::{Models, ReferenceUse};
-use crate::pipeline::Plan;
-use crate::report::{Summary, Tally};
+use crate::error::{Error, Kind, Result};
+use crate::operators::{self, Models, ReferenceUse};
+use crate::pipeline::{self, Plan};
+use crate::report::{Fruitless, Summary, Tally};
 use crate::store::{Opened, Run};
 
 #[derive(clap::Args)]
@@ -30,6 +30,9 @@ pub struct Args {
     /// Removes an earlier run of this name and starts anew
     #[arg(long)]
     fresh: bool,
+    /// Continues a run with the --set overrides that it was made with
+    #[arg(long, conflicts_with = "fresh")]
+    resume: bool,
     #[command(flatten)]
     pub machine: Machine,
 }
@@ -85,17 +88,57 @@ impl Observer for Both {
 }
 
 pub fn run(args: &Args, style: &Style) -> Result<()> {
-    let plan = Arc::new(load(&args.file, &args.set, *style == Style::Quiet)?);
+    let mut plan = Arc::new(load(&args.file, &args.set, *style == Style::Quiet)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     let dir = directory(&args.runs, name)?;
+    let mut set = args.set.clone();
+    if args.resume {
+        set.extend(settings_of(&dir, &plan)?);
+        plan = Arc::new(load(&args.file, &set, true)?);
+    }
+    refuse(operators::preflight(&plan).problems)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     if plan.study.is_some() {
         super::study::run(args, &plan, &dir, style, &stop)
     } else {
         let mut named = Vec::new();
-        execute(&plan, &dir, &args.open(&args.set, &mut named), &args.machine, style, &stop)
+        execute(&plan, &dir, &args.open(&set, &mut named), &args.machine, style, &stop)?;
+        something_came(&plan, &dir)
     }
+}
+
+/// Says of which steps nothing came.
+///
+/// # Errors
+/// Nothing came of the whole run.
+pub fn something_came(plan: &Plan<dyn Operator>, dir: &Path) -> Result<()> {
+    let fruitless = Fruitless::of(plan, &Run::open(dir)?)?;
+    if fruitless.all() {
+        let message = format!("nothing came of the run {}: {}", dir.display(), fruitless.lines().join("; "));
+        return Err(Error::nothing(message).help(format!(
+            "look at what the judge wrote (`reflux show {0}/data/STEP`) and at why rows were left out (`reflux show {0}/data/errors`): \
+             more max_tokens, another pattern or rubric, more samples or another judge may help",
+            dir.display()
+        )));
+    }
+    fruitless.lines().iter().for_each(|line| tracing::warn!("nothing came of the step {line}"));
+    Ok(())
+}
+
+/// The overrides that turn a file into the one that a run was made with.
+///
+/// # Errors
+/// There is no such run, or overrides alone do not turn one into the other.
+fn settings_of(dir: &Path, plan: &Plan<dyn Operator>) -> Result<Vec<String>> {
+    let before = Run::open(dir)?.pipeline_text()?;
+    pipeline::replay::settings(&plan.resolved, &before).ok_or_else(|| {
+        Error::user(format!(
+            "the run `{}` was made with another pipeline file, not only with other settings",
+            dir.display()
+        ))
+        .help(format!("its own file is {}/pipeline.toml", dir.display()))
+    })
 }
 
 /// The directory of a run of that name.
@@ -118,6 +161,22 @@ pub fn execute(
     carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
 }
 
+/// Adds to a refusal to go on with a run the overrides that it was made with, where those alone are missing.
+fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
+    let before = std::fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default();
+    let changed = e.kind() == Kind::User && !before.is_empty() && before != plan.resolved;
+    let Some(set) = pipeline::replay::settings(&plan.resolved, &before).filter(|set| changed && !set.is_empty()) else {
+        return e;
+    };
+    let set: Vec<String> = set.iter().map(|s| format!("--set {}", pipeline::replay::quoted(s))).collect();
+    let mut help = e.help_text().unwrap_or_default().to_owned();
+    help.push_str(&format!(
+        "\n  or continue the run with the settings that it was made with: add --resume, which stands for\n    {}",
+        set.join(" ")
+    ));
+    e.help(help)
+}
+
 /// As [`execute`]; with `quiet` progress is shown and nothing is said at the end.
 pub fn carry_out(
     plan: &Arc<Plan<dyn Operator>>,
@@ -129,10 +188,11 @@ pub fn carry_out(
     stop: &Stop,
 ) -> Result<()> {
     let fresh = matches!(open, Open::Fresh);
-    let (run, opened) = Run::create_or_open_advised(dir, &plan.resolved, plan.seed, fresh, |before| {
+    let created = Run::create_or_open_advised(dir, &plan.resolved, plan.seed, fresh, |before| {
         let Open::Continue(named) = open else { return None };
         dataflow::advice(&was(before)?, plan, dir, named)
-    })?;
+    });
+    let (run, opened) = created.map_err(|e| with_settings(e, plan, dir))?;
     let run = Arc::new(run);
     let place = dir.display();
     match opened {

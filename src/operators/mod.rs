@@ -24,6 +24,7 @@ mod judged;
 mod models;
 mod pairwise;
 mod preferences;
+mod preflight;
 mod reference;
 mod reject;
 pub mod revised;
@@ -35,6 +36,7 @@ mod tournament;
 mod training;
 
 pub use models::{EngineUse, Models};
+pub use preflight::{Preflight, preflight};
 pub use reference::ReferenceUse;
 pub use template::Template;
 
