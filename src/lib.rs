@@ -45,6 +45,7 @@ pub mod dataflow;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod jinja;
 pub mod model;
 pub mod operators;
 pub mod pipeline;

@@ -95,7 +95,9 @@ fn engine(llama: &Arc<Llama>, config: &Config) -> Local {
 }
 
 fn small() -> Config {
-    Config { max_rows: 64, prefill_chunk: 64, kv_memory: 1 << 20, pool: None }.with_threads(Some(1)).unwrap()
+    Config { max_rows: 64, prefill_chunk: 64, kv_memory: 1 << 20, date: None, pool: None }
+        .with_threads(Some(1))
+        .unwrap()
 }
 
 fn request(text: &str, key: u32, sampling: Sampling) -> Request {
@@ -181,7 +183,7 @@ proptest! {
             requests.iter().map(|r| ask(&engine(&llama, &small()), vec![r.clone()]).remove(0)).collect();
         // 2 layers x 2 kv heads x 16 x 16 positions x keys and values x 4 bytes.
         let kv_memory = blocks * 2 * 2 * 2 * 16 * 16 * 4;
-        let together = engine(&llama, &Config { max_rows, prefill_chunk, kv_memory, pool: None }.with_threads(Some(threads)).unwrap());
+        let together = engine(&llama, &Config { max_rows, prefill_chunk, kv_memory, date: None, pool: None }.with_threads(Some(threads)).unwrap());
         for round in 0..2 {
             let answers: Vec<(usize, Answer)> = std::thread::scope(|scope| {
                 let calls: Vec<_> = (0..callers)

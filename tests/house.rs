@@ -16,19 +16,33 @@ fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
 /// What each folder may import of the crate, besides itself and `error`.
 const MAY: &[(&str, &[&str])] = &[
     ("data", &[]),
+    ("jinja", &[]),
     ("store", &["data"]),
-    ("pipeline", &["store", "data"]),
+    ("pipeline", &["store", "data", "jinja"]),
     ("dataflow", &["pipeline", "store", "data"]),
-    ("model", &["data"]),
-    ("engine", &["model", "data"]),
+    ("model", &["data", "jinja"]),
+    ("engine", &["model", "data", "jinja"]),
     ("train", &["model", "data"]),
     ("eval", &["model", "data"]),
-    ("operators", &["dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"]),
+    ("operators", &["dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model", "jinja"]),
     ("report", &["dataflow", "pipeline", "store", "data", "eval", "model"]),
     ("bench", &["data", "engine", "train", "model"]),
     (
         "cli",
-        &["bench", "report", "operators", "dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model"],
+        &[
+            "bench",
+            "report",
+            "operators",
+            "dataflow",
+            "pipeline",
+            "store",
+            "data",
+            "engine",
+            "train",
+            "eval",
+            "model",
+            "jinja",
+        ],
     ),
 ];
 

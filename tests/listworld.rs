@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use minijinja::context;
 use reflux::data::Columns;
 use reflux::eval::listworld::data::judgement;
 use reflux::eval::listworld::world::{CATEGORIES, held_out, vocabulary};
 use reflux::eval::listworld::{Data, Request, Verdicts, score};
+use reflux::jinja::{Settings, Template, Value, Whitespace};
 use tokenizers::Tokenizer;
 
 fn points(request: &str, response: &str) -> String {
@@ -278,25 +278,32 @@ fn no_text_forges_a_control_token() {
 
 #[test]
 fn templates_make_the_prompts_of_the_seed_data() {
-    let mut jinja = minijinja::Environment::new();
-    jinja.add_template_owned("judge", model_file("judge.jinja")).unwrap();
-    jinja.add_template_owned("instruct", model_file("instruct.jinja")).unwrap();
-    let config: serde_json::Value = serde_json::from_str(&model_file("model/tokenizer_config.json")).unwrap();
-    jinja.add_template_owned("chat", config["chat_template"].as_str().unwrap().to_string()).unwrap();
-    let judge = context! { prompt => "list two animals", response => "ape bear" };
-    assert_eq!(jinja.get_template("judge").unwrap().render(judge).unwrap(), "judge list two animals : ape bear");
+    let settings = Settings { work: 100_000, output: 10_000, strict: true, now: None };
+    let fill = |template: &str, variables: &[(&str, Value)]| {
+        Template::parse(template, Whitespace::Kept).unwrap().render(variables, settings).unwrap()
+    };
+    let judge = [("prompt", "list two animals".into()), ("response", "ape bear".into())];
+    assert_eq!(fill(&model_file("judge.jinja"), &judge), "judge list two animals : ape bear");
     let rows = Data::Instruct.rows(2, 0..5, 3).unwrap();
     for prompt in Columns(&rows).text("prompt").unwrap().iter().flatten() {
-        let examples: Vec<String> =
-            prompt.split(" . ").filter_map(|p| p.strip_prefix("task : ")).map(String::from).collect();
+        let examples: Vec<Value> =
+            prompt.split(" . ").filter_map(|p| p.strip_prefix("task : ")).map(Value::from).collect();
         assert_eq!(examples.len(), 3);
-        assert_eq!(jinja.get_template("instruct").unwrap().render(context! { examples }).unwrap(), prompt);
+        assert_eq!(fill(&model_file("instruct.jinja"), &[("examples", Value::list(examples).unwrap())]), prompt);
     }
+    let config: serde_json::Value = serde_json::from_str(&model_file("model/tokenizer_config.json")).unwrap();
+    let template = config["chat_template"].as_str().unwrap();
+    let turn = |role: &str, content: &str| Value::dict([("role", role.into()), ("content", content.into())]).unwrap();
     let chat = |answer: Option<&str>| {
-        let mut messages = vec![context! { role => "user", content => "list two animals" }];
-        messages.extend(answer.map(|content| context! { role => "assistant", content }));
-        let data = context! { messages, bos_token => "<bos>", eos_token => "<end>", add_generation_prompt => answer.is_none() };
-        jinja.get_template("chat").unwrap().render(data).unwrap()
+        let mut messages = vec![turn("user", "list two animals")];
+        messages.extend(answer.map(|content| turn("assistant", content)));
+        let variables = [
+            ("messages", Value::list(messages).unwrap()),
+            ("bos_token", "<bos>".into()),
+            ("eos_token", "<end>".into()),
+            ("add_generation_prompt", Value::Bool(answer.is_none())),
+        ];
+        fill(template, &variables)
     };
     assert_eq!(chat(None), "<bos> list two animals :");
     assert_eq!(chat(Some("ape bear")), "<bos> list two animals : ape bear <end>");

@@ -175,7 +175,8 @@ fn to_judge(args: &JudgeArgs) -> Result<Vec<String>> {
         let columns = Columns(&batch);
         let (prompts, responses) = (columns.text("prompt")?, columns.text("response")?);
         for (prompt, response) in prompts.iter().zip(responses).take(args.count.saturating_sub(texts.len())) {
-            texts.push(rubric.render(minijinja::context! { prompt, response })?);
+            let (prompt, response) = (prompt.unwrap_or_default(), response.unwrap_or_default());
+            texts.push(rubric.render(&[("prompt", prompt.into()), ("response", response.into())])?);
         }
     }
     enough(texts.len(), args.count, &args.dataset)?;

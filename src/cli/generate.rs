@@ -13,6 +13,7 @@ use super::ticker::Ticker;
 use crate::dataflow::Stop;
 use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
 use crate::error::{Error, Kind, Result};
+use crate::jinja::DateTime;
 use crate::model::{Message, device};
 use crate::store::{Lines, PromptForm, Prompts};
 
@@ -186,6 +187,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let device = device(&args.model.loading.device)?;
     let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
+    config.date = Some(DateTime::now());
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     let cancel = Cancel::from(stop.0);

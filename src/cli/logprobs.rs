@@ -10,6 +10,7 @@ use super::run::stop_on_interrupt;
 use super::ticker::{Ticker, counted};
 use crate::dataflow::Stop;
 use crate::error::{Error, Result};
+use crate::jinja::DateTime;
 use crate::model::{Message, Model, Unwritten, device};
 use crate::store::{Comparisons, Lines, Turn};
 use crate::train::{Scored, Scoring};
@@ -57,6 +58,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     stop_on_interrupt(&stop);
     let mut ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
+    let model = Model { tokenizer: model.tokenizer.with_date(Some(DateTime::now())), ..model };
     ticker.restart("scoring");
     let work = || score(args, lines, &model, &stop, ticker);
     args.model.on_threads(work)

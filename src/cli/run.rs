@@ -208,6 +208,7 @@ pub fn carry_out(
     let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
+    engine.date = plan.date;
     let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(style) });
     let services = Services::new(Models::new(&machine.device, engine, plan.seed)?);
     let shared = Shared {

@@ -14,6 +14,7 @@ use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
 use super::stats::{Counters, add};
 use super::{Answer, Cancel, Chances, Choice, Engine, Request, Sampling, Stats};
 use crate::error::{Context, Error, Result};
+use crate::jinja::DateTime;
 use crate::model::{Llama, Message, Model, Tokenizer};
 
 /// What the engine needs of a tokenizer.
@@ -60,7 +61,7 @@ impl Codec for Tokenizer {
     }
 }
 
-/// Sizes of a local engine. None of them changes what a request gets.
+/// Settings of a local engine. None but the date changes what a request gets.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Most rows of a step, and most sequences at once.
@@ -69,6 +70,8 @@ pub struct Config {
     pub prefill_chunk: usize,
     /// Bytes for cached keys and values.
     pub kv_memory: u64,
+    /// What chat templates see as the present time, see [`Tokenizer::with_date`].
+    pub date: Option<DateTime>,
     /// Threads that compute; rayon's global pool (one per core) if none are given. Engines may share them.
     pub pool: Option<Arc<ThreadPool>>,
 }
@@ -88,7 +91,7 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), pool: None }
+        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), date: None, pool: None }
     }
 }
 

@@ -20,7 +20,8 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Resul
     if Family::of(path)?.is_none() {
         return start(Model::load(path, device, dtype, false)?, config);
     }
-    let model = InferenceModel::load(path, device, dtype)?;
+    let mut model = InferenceModel::load(path, device, dtype)?;
+    model.tokenizer = model.tokenizer.with_date(config.date);
     has_template(&model.name, &model.tokenizer)?;
     Ok(Arc::new(Sequential::new(model, &config)))
 }
@@ -31,6 +32,7 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Resul
 /// It has no chat template, or see [`Local::spawn`].
 pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
     has_template(&model.name, &model.tokenizer)?;
+    let model = Model { tokenizer: model.tokenizer.with_date(config.date), ..model };
     Ok(Arc::new(Local::spawn(model, config)?))
 }
 

@@ -13,6 +13,7 @@ use super::chat::{Part, Template, mark};
 use super::continuation::{ByPosition, Position};
 use super::tokenizer_json;
 use crate::error::{Error, Result};
+use crate::jinja::DateTime;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ impl Message {
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
+    /// What the chat template sees as the present time (`strftime_now`).
+    now: Option<DateTime>,
 }
 
 struct Inner {
@@ -118,6 +121,7 @@ impl Tokenizer {
         let unknown = unknown_token(&json, &files, &hf);
         let by_position = guarded(|| ByPosition::new(hf)).map_err(|e| broken(&e))?;
         Ok(Self {
+            now: None,
             inner: Arc::new(Inner {
                 by_position,
                 specials,
@@ -131,6 +135,13 @@ impl Tokenizer {
                 files,
             }),
         })
+    }
+
+    /// The same tokenizer with what the chat template sees as the present time. Without it, a template that asks for
+    /// the date refuses every conversation: a run must not depend on the day it is made on.
+    #[must_use]
+    pub fn with_date(self, now: Option<DateTime>) -> Self {
+        Self { now, ..self }
     }
 
     pub(super) fn files(&self) -> &Files {
@@ -185,7 +196,7 @@ impl Tokenizer {
     /// # Errors
     /// There is no template, or it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template()?.render(messages, add_generation_prompt)
+        self.template()?.render(messages, add_generation_prompt, self.now)
     }
 
     /// The conversation as ids. Special tokens come from the template alone: message content that spells one is
@@ -204,17 +215,17 @@ impl Tokenizer {
     /// As [`Tokenizer::encode_chat`].
     pub(super) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
         let template = self.template()?;
-        if let Some(parts) = template.parts(messages, add_generation_prompt)? {
+        if let Some(parts) = template.parts(messages, add_generation_prompt, self.now)? {
             return Ok(parts);
         }
         // The template does something to a content, so its place is unknown. The text is safe all the same if the special
         // tokens found in it are those that the template writes around any content.
-        let whole = vec![Part::Literal(template.render(messages, add_generation_prompt)?)];
+        let whole = vec![Part::Literal(template.render(messages, add_generation_prompt, self.now)?)];
         let specials = self.specials_of(&whole);
         let same = |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[Part::Literal(text)]) == specials);
         // Marks are not enough where the template asks what a content says: then with contents that can spell none.
-        if !same(template.marked(messages, add_generation_prompt))
-            && !same(template.render(&self.harmless(messages), add_generation_prompt))
+        if !same(template.marked(messages, add_generation_prompt, self.now))
+            && !same(template.render(&self.harmless(messages), add_generation_prompt, self.now))
         {
             return Err(Error::user(
                 "a message spells a special token, and the chat template rewrites message content",
@@ -377,7 +388,8 @@ fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Op
 /// The special token that the template writes next after an assistant's content.
 fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Option<u32> {
     let turns = [Message::new("user", "a"), Message::new("assistant", "b")];
-    let marked = template.marked(&turns, false).ok()?;
+    // What ends a turn does not depend on the date.
+    let marked = template.marked(&turns, false, Some(DateTime::now())).ok()?;
     let after = marked.split_once(&mark(1))?.1;
     after.char_indices().find_map(|(i, _)| longest_prefix(specials, &after[i..])).map(|(_, special)| special.id)
 }

@@ -181,7 +181,9 @@ impl Rubric {
         let columns = Columns(input);
         let (prompts, responses, ids) = (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
         let prompt_ids = columns.text("prompt_id")?;
-        let render = |i| self.rubric.render(minijinja::context! { prompt => prompts.value(i), response => responses.value(i) });
+        let render = |i| {
+            self.rubric.render(&[("prompt", prompts.value(i).into()), ("response", responses.value(i).into())])
+        };
         let texts: Vec<String> = (0..input.num_rows()).map(render).collect::<Result<_>>()?;
         let judged: Vec<Judged> = match &self.expected {
             Some(expected) if expected.is_silent() => {

@@ -165,6 +165,11 @@ impl Models {
     }
 
     fn load(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
+        let model = self.load_files(cx, at, trainable)?;
+        Ok(Model { tokenizer: model.tokenizer.with_date(self.config.date), ..model })
+    }
+
+    fn load_files(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
         match at {
             ModelAt::Made { name, .. } => {
                 let entry =

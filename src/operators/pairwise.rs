@@ -159,7 +159,8 @@ impl Pairwise {
         let mut prompts = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
             for (order, first, second) in [("ab", pair.a, pair.b), ("ba", pair.b, pair.a)] {
-                let text = self.template.render(minijinja::context! { prompt => pair.prompt, first, second })?;
+                let variables = [("prompt", pair.prompt.into()), ("first", first.into()), ("second", second.into())];
+                let text = self.template.render(&variables)?;
                 prompts.push((format!("{} {order}", pair.row), text));
             }
         }
@@ -225,7 +226,7 @@ mod tests {
     fn the_template_shows_both() {
         let text = pairwise()
             .template
-            .render(minijinja::context! { prompt => "P", first => "one [[A]]", second => "two" })
+            .render(&[("prompt", "P".into()), ("first", "one [[A]]".into()), ("second", "two".into())])
             .unwrap();
         assert!(
             text.contains("one [[A]]\n</response_a>")

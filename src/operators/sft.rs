@@ -114,7 +114,7 @@ pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, t
         let (prompt, response) = (prompts.value(i), responses.value(i));
         match judgements {
             Some(judgements) => {
-                let text = rubric.render(minijinja::context! { prompt, response })?;
+                let text = rubric.render(&[("prompt", prompt.into()), ("response", response.into())])?;
                 chat(tokenizer, &text, judgements.value(i))
             }
             None => chat(tokenizer, prompt, response),

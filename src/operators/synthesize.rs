@@ -13,6 +13,7 @@ use super::reject::Reject;
 use crate::dataflow::{Head, HeadState};
 use crate::engine::{Finish, Request, Sampling};
 use crate::eval::rouge::NearCopies;
+use crate::jinja::Value;
 use crate::model::Message;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -203,8 +204,9 @@ impl HeadState for Pool {
             for slot in 0..rows - new.len() {
                 let key = cx.key(&format!("microbatch {} attempt {attempt}", cx.epoch.microbatch), slot as u32);
                 let picked = self.draw(&mut key.rng());
-                let examples: Vec<String> = picked.iter().map(|&i| self.prompt(i).text.clone()).collect();
-                let text = self.settings.template.render(minijinja::context! { examples })?;
+                let examples = picked.iter().map(|&i| self.prompt(i).text.as_str().into()).collect();
+                let examples = Value::list(examples).map_err(|e| Error::user(e.to_string()))?;
+                let text = self.settings.template.render(&[("examples", examples)])?;
                 shown.push(picked.iter().map(|&i| self.prompt(i).id.clone()).collect::<Vec<_>>());
                 // The draw of the examples and the sampling of tokens use different streams.
                 let key = cx.key(&format!("microbatch {} attempt {attempt} text", cx.epoch.microbatch), slot as u32);

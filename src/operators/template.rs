@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
-
 use crate::error::{Error, Result};
+use crate::jinja::{self, Settings, Value, Whitespace};
 use crate::pipeline::Fields;
 use crate::store::Lines;
 
-/// Instructions a template may run: an endless loop stops with an error.
-const FUEL: u64 = 1_000_000;
+/// Work that a template may do, beside two units for each byte that it is given; see [`Settings::work`].
+const WORK: u64 = 1_000_000;
+/// Bytes that a template may write, beside four for each byte that it is given.
+const LONGEST: usize = 4 << 20;
 
 const BUILT_IN: &[(&str, &str)] = &[
     ("additive-5", include_str!("templates/additive-5.jinja")),
@@ -21,7 +22,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 /// A template that parses.
 pub struct Template {
     name: String,
-    env: Environment<'static>,
+    template: jinja::Template,
 }
 
 impl Template {
@@ -43,9 +44,8 @@ impl Template {
         variables: &[&str],
     ) -> Self {
         let template = Self::field(fields, key, about, default);
-        let used = template.env.get_template("it").map(|t| t.undeclared_variables(false)).unwrap_or_default();
-        let mut unknown: Vec<String> = used.into_iter().filter(|v| !variables.contains(&v.as_str())).collect();
-        unknown.sort_unstable();
+        let unknown: Vec<&str> =
+            template.template.free_names().into_iter().filter(|name| !variables.contains(name)).collect();
         if !unknown.is_empty() {
             let message = format!("template `{}` asks for {}", template.name, unknown.join(", "));
             fields.problem(key, message, format!("what it is given is {}", variables.join(", ")));
@@ -54,7 +54,7 @@ impl Template {
     }
 
     fn empty() -> Self {
-        Self { name: String::new(), env: Environment::empty() }
+        Self { name: String::new(), template: jinja::Template::default() }
     }
 
     /// Loads a built-in template or a file.
@@ -70,13 +70,10 @@ impl Template {
                     .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
             })?,
         };
-        let mut env = Environment::new();
-        env.set_fuel(Some(FUEL));
-        env.set_undefined_behavior(UndefinedBehavior::Strict);
         // A file ends with a newline; a prompt does not.
-        let text = text.trim_end().to_string();
-        env.add_template_owned("it", text).map_err(|e| Error::user(format!("template `{name}`: {e:#}")))?;
-        Ok(Self { name: name.to_string(), env })
+        let template = jinja::Template::parse(text.trim_end(), Whitespace::Kept)
+            .map_err(|e| Error::user(format!("template `{name}`: {e}")))?;
+        Ok(Self { name: name.to_string(), template })
     }
 
     /// The name it was loaded by.
@@ -87,10 +84,12 @@ impl Template {
     /// Fills it in.
     ///
     /// # Errors
-    /// It uses a variable that it is not given, or runs for ever.
-    pub fn render(&self, variables: Value) -> Result<String> {
-        let rendered = self.env.get_template("it").and_then(|t| t.render(variables));
-        rendered.map_err(|e| Error::user(format!("template `{}`: {e:#}", self.name)))
+    /// It uses a variable that it is not given, an operation fails, or it reaches a limit on work or output.
+    pub fn render(&self, variables: &[(&str, Value)]) -> Result<String> {
+        let bytes: usize = variables.iter().map(|(_, value)| value.text_bytes()).sum();
+        let settings = Settings { work: WORK + 2 * bytes as u64, output: LONGEST + 4 * bytes, strict: true, now: None };
+        let rendered = self.template.render(variables, settings);
+        rendered.map_err(|e| Error::user(format!("template `{}`: {e}", self.name)))
     }
 }
 
@@ -101,17 +100,17 @@ mod tests {
     #[test]
     fn built_in_templates_take_their_variables() {
         let judge = Template::load("additive-5").unwrap();
-        let text = judge.render(minijinja::context! { prompt => "P {{ x }}", response => "Score: 5" }).unwrap();
+        let text = judge.render(&[("prompt", "P {{ x }}".into()), ("response", "Score: 5".into())]).unwrap();
         assert!(text.contains("P {{ x }}") && text.contains("Score: 5") && text.trim_end().ends_with("Score: N"));
         let write = Template::load("instruct").unwrap();
-        let text = write.render(minijinja::context! { examples => ["one", "two"] }).unwrap();
+        let text = write.render(&[("examples", Value::list(vec!["one".into(), "two".into()]).unwrap())]).unwrap();
         assert!(text.contains("Task 2: two"));
     }
 
     #[test]
     fn faults_are_told() {
         assert!(Template::load("no/such").err().unwrap().help_text().unwrap().contains("additive-5"));
-        assert!(Template::load("additive-5").unwrap().render(minijinja::context! {}).is_err());
+        assert!(Template::load("additive-5").unwrap().render(&[]).is_err());
         assert!(Template::load("src").err().unwrap().to_string().contains("is a directory"));
     }
 

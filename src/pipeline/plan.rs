@@ -13,6 +13,7 @@ use super::kind::{Configured, Kind, Shape};
 use super::study::Study;
 use super::{overrides, resolve, sections, tree};
 use crate::data::Schema;
+use crate::jinja::DateTime;
 
 /// Larger files are refused: nobody writes them by hand.
 const LARGEST: u64 = 1 << 20;
@@ -23,6 +24,8 @@ pub struct Plan<O: ?Sized + 'static> {
     pub name: String,
     /// Seed of all randomness.
     pub seed: u64,
+    /// What chat templates see as the present time (`strftime_now`); templates that ask for it need it.
+    pub date: Option<DateTime>,
     /// How often the loop runs (T).
     pub iterations: u32,
     /// Rows of a microbatch where it starts.

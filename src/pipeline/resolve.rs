@@ -89,6 +89,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
     Some(Plan {
         name: file.header.name,
         seed: file.header.seed,
+        date: file.header.date,
         iterations,
         microbatch: file.header.microbatch,
         window: file.header.window,

@@ -11,6 +11,7 @@ use super::plan::{Dtype, Engine, ModelKind, ModelSource};
 use super::study::{self, Study};
 use super::suggest::{self, show};
 use super::tree::{EMPTY, Table, Value};
+use crate::jinja::DateTime;
 
 /// Keys with their TOML literals, defaults too.
 pub(super) type Values = Vec<(&'static str, String)>;
@@ -19,6 +20,7 @@ pub(super) type Values = Vec<(&'static str, String)>;
 pub(super) struct Header {
     pub name: String,
     pub seed: u64,
+    pub date: Option<DateTime>,
     pub iterations: u32,
     pub microbatch: usize,
     pub window: usize,
@@ -187,6 +189,11 @@ fn header(f: &mut Fields<'_>, stem: &str) -> Header {
         f.report(Diagnostic::new(&codes::BAD_NAME, message, f.span("name"), "here").help(help.to_owned()));
     }
     let seed = f.int("seed", "seed of all randomness", Some(0), 0..=i64::MAX);
+    let date = f.optional_text("date", "the date that chat templates see as today's, such as \"2025-01-31\"");
+    let date = date.and_then(|text| {
+        let problem = |message: String| f.problem("date", message, "the same date every time makes runs repeat");
+        text.parse().map_err(problem).ok()
+    });
     let iterations = f.int("iterations", "how often the loop runs; each makes the next policy", Some(1), 1..=1000);
     let microbatch = f.count("microbatch", "rows of a microbatch where it starts", Some(32), 1..=65_536);
     let window = f.count("window", "most microbatches open at once", Some(4), 1..=1024);
@@ -194,6 +201,7 @@ fn header(f: &mut Fields<'_>, stem: &str) -> Header {
         name,
         // Both were checked against their ranges.
         seed: u64::try_from(seed).unwrap_or(0),
+        date,
         iterations: u32::try_from(iterations).unwrap_or(1),
         microbatch,
         window,

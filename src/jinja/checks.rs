@@ -1,0 +1,96 @@
+//! Jinja2's tests: what may follow `is`.
+
+use super::arguments::Args;
+use super::ast::Comparison;
+use super::error::{ErrorKind, Result, TemplateError, fail};
+use super::interpreter::Interpreter;
+use super::print::type_name;
+use super::value::{Number, Value};
+
+/// Whether `value is name(args)`.
+pub(super) fn holds(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Result<bool> {
+    let comparison = match name {
+        "eq" | "equalto" | "==" => Some(Comparison::Equal),
+        "ne" | "!=" => Some(Comparison::NotEqual),
+        "lt" | "lessthan" | "<" => Some(Comparison::Less),
+        "le" | "<=" => Some(Comparison::LessOrEqual),
+        "gt" | "greaterthan" | ">" => Some(Comparison::Greater),
+        "ge" | ">=" => Some(Comparison::GreaterOrEqual),
+        "in" => Some(Comparison::In),
+        _ => None,
+    };
+    if let Some(comparison) = comparison {
+        let [other] = args.exactly(name)?;
+        return cx.compare(value, comparison, &other);
+    }
+    match name {
+        "divisibleby" => {
+            let [divisor] = args.exactly(name)?;
+            return Ok(remainder(value, &divisor)? == 0);
+        }
+        "sameas" => {
+            let [other] = args.exactly(name)?;
+            let same_kind = type_name(value) == type_name(&other);
+            return Ok(same_kind && value.equals(&other, &mut cx.budget)?);
+        }
+        _ => {}
+    }
+    args.exactly::<0>(name)?;
+    Ok(match name {
+        "defined" => !matches!(value, Value::Undefined(_)),
+        "undefined" => matches!(value, Value::Undefined(_)),
+        "none" => matches!(value, Value::None),
+        "boolean" => matches!(value, Value::Bool(_)),
+        "true" => matches!(value, Value::Bool(true)),
+        "false" => matches!(value, Value::Bool(false)),
+        "integer" => matches!(value, Value::Int(_)),
+        "float" => matches!(value, Value::Float(_)),
+        "number" => value.number().is_some(),
+        "string" => matches!(value, Value::Text(_)),
+        "mapping" => matches!(value, Value::Dict(_)),
+        "iterable" => {
+            matches!(value, Value::Undefined(_) | Value::Text(_) | Value::List(_) | Value::Dict(_) | Value::Loop(_))
+        }
+        "sequence" => is_sequence(value),
+        // Jinja2's `Undefined` can be called, to say that it is undefined.
+        "callable" => {
+            matches!(
+                value,
+                Value::Undefined(_) | Value::Function(_) | Value::Macro(_) | Value::Method(_) | Value::Loop(_)
+            )
+        }
+        "odd" => remainder(value, &Value::Int(2))? == 1,
+        "even" => remainder(value, &Value::Int(2))? == 0,
+        "lower" => is_cased(&cx.display(value)?, char::is_uppercase, char::is_lowercase),
+        "upper" => is_cased(&cx.display(value)?, char::is_lowercase, char::is_uppercase),
+        "escaped" => false,
+        "filter" => super::filters::exists(&cx.display(value)?),
+        _ => {
+            let name = super::parser::shown(name);
+            return Err(TemplateError::new(ErrorKind::Runtime, format!("No test named '{name}'.")));
+        }
+    })
+}
+
+/// What has a length and elements by number.
+fn is_sequence(value: &Value) -> bool {
+    match value {
+        Value::Undefined(_) | Value::Text(_) | Value::Dict(_) => true,
+        Value::List(list) => !matches!(list.kind, super::value::ListKind::Generator | super::value::ListKind::View(_)),
+        _ => false,
+    }
+}
+
+fn remainder(value: &Value, divisor: &Value) -> Result<i64> {
+    match (value.number(), divisor.number()) {
+        (Some(Number::Int(n)), Some(Number::Int(d))) if d != 0 => Ok(n.checked_rem_euclid(d).unwrap_or(0)),
+        (Some(Number::Float(_)), _) | (_, Some(Number::Float(_))) => fail("a whole number is needed here"),
+        (Some(_), Some(_)) => fail("integer modulo by zero"),
+        _ => fail(format!("not all arguments converted during string formatting: '{}'", type_name(value))),
+    }
+}
+
+/// Python's `islower` and `isupper`: at least one letter of the wanted case, and none of the other.
+pub(super) fn is_cased(text: &str, other: fn(char) -> bool, wanted: fn(char) -> bool) -> bool {
+    !text.chars().any(other) && text.chars().any(wanted)
+}

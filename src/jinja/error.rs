@@ -1,0 +1,57 @@
+//! Errors of templates.
+
+use std::fmt;
+
+/// Why a template could not be parsed or rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    /// What kind of error it is.
+    pub kind: ErrorKind,
+    /// The error in words, as Jinja2 or Python words it where they have it.
+    pub message: String,
+    /// Line of the template, from 1; 0 if it is not known.
+    pub line: u32,
+}
+
+/// The kinds of template errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The template cannot be parsed.
+    Syntax,
+    /// An operation failed while the template was rendered.
+    Runtime,
+    /// The template itself refused its input (`raise_exception`).
+    Raised,
+    /// A limit on nesting, work or output was reached.
+    Limit,
+}
+
+pub(super) type Result<T> = std::result::Result<T, TemplateError>;
+
+impl TemplateError {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), line: 0 }
+    }
+
+    /// Sets the line unless an inner construct has set it.
+    pub(super) fn at(mut self, line: u32) -> Self {
+        if self.line == 0 {
+            self.line = line;
+        }
+        self
+    }
+}
+
+/// A failed operation.
+pub(super) fn fail<T>(message: impl Into<String>) -> Result<T> {
+    Err(TemplateError::new(ErrorKind::Runtime, message))
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        if self.line > 0 { write!(f, " (line {})", self.line) } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for TemplateError {}

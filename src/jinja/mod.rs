@@ -1,0 +1,76 @@
+//! Jinja templates as Hugging Face's transformers renders chat templates: the language of Jinja2 in its sandbox, with
+//! Python's values, operators, string methods and texts of values.
+//!
+//! Templates come with models that nobody vouches for, so everything is bounded. The parser bounds length and nesting;
+//! whatever can be chained without brackets is a list in the syntax tree. While a template is rendered, every operation
+//! and every byte is paid from a budget before it is done ([`Settings::work`]), nested evaluations are counted, lists and
+//! dicts are nested at most some 60 deep, and no value can contain itself. So a template can neither overflow the stack
+//! nor take time or memory that is not proportional to its budget.
+//!
+//! Not supported, and refused by name: templates of several files (`include`, `import`, `extends`, `block`),
+//! `autoescape`, filters that write HTML, whole numbers beyond 64 bits, and the text of a generator or function, which
+//! in Python is an address.
+
+mod arguments;
+mod ast;
+mod budget;
+mod checks;
+mod date;
+mod error;
+mod evaluate;
+mod expressions;
+mod filters;
+mod format;
+mod interpreter;
+mod lexer;
+mod loops;
+mod methods;
+mod numbers;
+mod operators;
+mod parser;
+mod print;
+mod strings;
+mod text_filters;
+mod value;
+
+use std::collections::BTreeSet;
+
+pub use date::DateTime;
+pub use error::{ErrorKind, TemplateError};
+pub use interpreter::Settings;
+pub use lexer::Whitespace;
+pub use value::{Dict, Function, List, ListKind, Value};
+
+/// The names that templates have without being given them.
+const GLOBALS: [&str; 6] = ["range", "dict", "namespace", "raise_exception", "strftime_now", "loop"];
+
+/// A parsed template. The default one writes nothing.
+#[derive(Default)]
+pub struct Template {
+    parsed: parser::Parsed,
+}
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// It is not in the language, is longer than 512 KiB, or is nested more than 100 deep.
+    pub fn parse(source: &str, whitespace: Whitespace) -> Result<Self, TemplateError> {
+        Ok(Self { parsed: parser::parse(source, whitespace)? })
+    }
+
+    /// Renders it with these variables.
+    ///
+    /// # Errors
+    /// An operation fails, the template raises an exception, or a limit is reached.
+    pub fn render(&self, variables: &[(&str, Value)], settings: Settings) -> Result<String, TemplateError> {
+        interpreter::Interpreter::new(settings, variables).render(&self.parsed.body)
+    }
+
+    /// The names that it reads and nowhere assigns: the variables that it must be given.
+    pub fn free_names(&self) -> BTreeSet<&str> {
+        let special = ["caller", "varargs", "kwargs"];
+        let known = |name: &&str| !GLOBALS.contains(name) && !special.contains(name);
+        self.parsed.free_names.iter().map(String::as_str).filter(known).collect()
+    }
+}

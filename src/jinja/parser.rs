@@ -1,0 +1,408 @@
+//! Tokens to statements, by the grammar of Jinja2's parser; expressions are in [`super::expressions`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::ast::{Body, Expr, For, Macro, Node, Statement, Step, Takes, Target};
+use super::error::{ErrorKind, Result, TemplateError};
+use super::lexer::{Kind, Token, Whitespace, tokens};
+use super::value::Value;
+
+/// Nesting of blocks and brackets. Real templates have some ten.
+const MAX_NESTING: u32 = 100;
+
+/// A parsed template.
+#[derive(Default)]
+pub(super) struct Parsed {
+    pub body: Body,
+    /// Names that are read, and not assigned anywhere.
+    pub free_names: BTreeSet<String>,
+}
+
+pub(super) fn parse(source: &str, whitespace: Whitespace) -> Result<Parsed> {
+    let tokens = tokens(source, whitespace)?;
+    let mut parser =
+        Parser { tokens, at: 0, nesting: 0, read: BTreeSet::new(), assigned: BTreeSet::new(), takes: Takes::default() };
+    let body = parser.body(&[]).map_err(|e| e.at(parser.line()))?;
+    let free_names = parser.read.difference(&parser.assigned).map(ToString::to_string).collect();
+    Ok(Parsed { body, free_names })
+}
+
+pub(super) struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+    nesting: u32,
+    read: BTreeSet<Arc<str>>,
+    assigned: BTreeSet<Arc<str>>,
+    /// Special names read since the innermost macro began.
+    takes: Takes,
+}
+
+pub(super) fn syntax<T>(message: impl Into<String>) -> Result<T> {
+    Err(TemplateError::new(ErrorKind::Syntax, message))
+}
+
+impl Parser {
+    pub(super) fn line(&self) -> u32 {
+        self.tokens[self.at].line
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.tokens[self.at].kind
+    }
+
+    pub(super) fn peek(&self) -> &Kind {
+        let next = (self.at + 1).min(self.tokens.len() - 1);
+        &self.tokens[next].kind
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.at = (self.at + 1).min(self.tokens.len() - 1);
+    }
+
+    pub(super) fn is_operator(&self, operator: &str) -> bool {
+        matches!(self.kind(), Kind::Operator(o) if *o == operator)
+    }
+
+    pub(super) fn is_name(&self, name: &str) -> bool {
+        matches!(self.kind(), Kind::Name(n) if **n == *name)
+    }
+
+    pub(super) fn skip_operator(&mut self, operator: &str) -> bool {
+        let found = self.is_operator(operator);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    pub(super) fn skip_name(&mut self, name: &str) -> bool {
+        let found = self.is_name(name);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    pub(super) fn expect_operator(&mut self, operator: &str) -> Result<()> {
+        if self.skip_operator(operator) {
+            return Ok(());
+        }
+        syntax(format!("expected '{operator}', got {}", self.describe()))
+    }
+
+    fn expect_name(&mut self, name: &str) -> Result<()> {
+        if self.skip_name(name) {
+            return Ok(());
+        }
+        syntax(format!("expected '{name}', got {}", self.describe()))
+    }
+
+    pub(super) fn name(&mut self) -> Result<Arc<str>> {
+        if let Kind::Name(name) = self.kind() {
+            let name = Arc::clone(name);
+            self.advance();
+            return Ok(name);
+        }
+        syntax(format!("expected a name, got {}", self.describe()))
+    }
+
+    fn block_end(&mut self) -> Result<()> {
+        if *self.kind() == Kind::BlockEnd {
+            self.advance();
+            return Ok(());
+        }
+        syntax(format!("expected end of statement block, got {}", self.describe()))
+    }
+
+    /// The current token in words.
+    pub(super) fn describe(&self) -> String {
+        match self.kind() {
+            Kind::Data(_) => "template data".into(),
+            Kind::BlockBegin => "begin of statement block".into(),
+            Kind::BlockEnd => "end of statement block".into(),
+            Kind::OutputBegin => "begin of print statement".into(),
+            Kind::OutputEnd => "end of print statement".into(),
+            Kind::Name(name) => format!("'{}'", shown(name)),
+            Kind::Text(text) => format!("the string {:?}", shown(text)),
+            Kind::Int(number) => format!("'{number}'"),
+            Kind::Float(number) => format!("'{number}'"),
+            Kind::Operator(operator) => format!("'{operator}'"),
+            Kind::End => "end of template".into(),
+        }
+    }
+
+    /// Begins something nested; whoever calls it calls [`Parser::leave`] at the end.
+    pub(super) fn enter(&mut self) -> Result<()> {
+        self.nesting += 1;
+        if self.nesting > MAX_NESTING {
+            let message = format!("its blocks or expressions are nested more than {MAX_NESTING} deep");
+            return Err(TemplateError::new(ErrorKind::Limit, message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.nesting -= 1;
+    }
+
+    /// Notes that a name is read.
+    pub(super) fn reads(&mut self, name: &Arc<str>) {
+        match &**name {
+            "varargs" => self.takes.varargs = true,
+            "kwargs" => self.takes.kwargs = true,
+            "caller" => self.takes.caller = true,
+            _ => {}
+        }
+        self.read.insert(Arc::clone(name));
+    }
+
+    fn assigns(&mut self, name: &Arc<str>) {
+        self.assigned.insert(Arc::clone(name));
+    }
+
+    /// Statements up to a tag with one of these names, which is not taken, or to the end of the template.
+    fn body(&mut self, ends: &[&str]) -> Result<Body> {
+        self.enter()?;
+        let mut body = Body::new();
+        loop {
+            let line = self.line();
+            match self.kind() {
+                Kind::Data(text) => {
+                    body.push(Statement { line, node: Node::Text(Arc::clone(text)) });
+                    self.advance();
+                }
+                Kind::OutputBegin => {
+                    self.advance();
+                    let value = self.tuple(true)?;
+                    if *self.kind() != Kind::OutputEnd {
+                        return syntax(format!("expected end of print statement, got {}", self.describe()));
+                    }
+                    self.advance();
+                    body.push(Statement { line, node: Node::Output(value) });
+                }
+                Kind::BlockBegin => {
+                    self.advance();
+                    if matches!(self.kind(), Kind::Name(name) if ends.contains(&&**name)) {
+                        break;
+                    }
+                    let node = self.statement()?;
+                    self.block_end()?;
+                    body.extend(node.map(|node| Statement { line, node }));
+                }
+                Kind::End if ends.is_empty() => break,
+                _ => return syntax(format!("unexpected {}; '{}' is missing", self.describe(), ends.join("' or '"))),
+            }
+        }
+        self.leave();
+        Ok(body)
+    }
+
+    /// As [`Parser::body`], with the tag that ends it taken up to its closing sign.
+    fn block(&mut self, end: &str) -> Result<Body> {
+        self.block_end()?;
+        let body = self.body(&[end])?;
+        self.advance();
+        Ok(body)
+    }
+
+    /// A statement, from its name up to the sign that closes its last tag.
+    fn statement(&mut self) -> Result<Option<Node>> {
+        let name = self.name().or_else(|_| syntax("tag name expected"))?;
+        Ok(Some(match &*name {
+            "for" => self.for_loop()?,
+            "if" => self.condition()?,
+            "set" => self.set()?,
+            "with" => self.with()?,
+            "filter" => {
+                let filters = self.filters(true)?;
+                Node::FilterBlock(filters, self.block("endfilter")?)
+            }
+            "macro" => {
+                let name = self.name()?;
+                self.assigns(&name);
+                Node::Macro(Box::new(self.macro_after_name(name, "endmacro")?))
+            }
+            "call" => self.call_block()?,
+            "generation" => Node::Scoped(self.block("endgeneration")?),
+            "print" => return self.print(),
+            "break" => Node::Break,
+            "continue" => Node::Continue,
+            "include" | "import" | "from" | "extends" | "block" => {
+                return syntax(format!("`{name}` is not supported: a template here is one text"));
+            }
+            "autoescape" => return syntax("`autoescape` is not supported: nothing is escaped"),
+            other => return syntax(format!("Encountered unknown tag '{}'", shown(other))),
+        }))
+    }
+
+    fn print(&mut self) -> Result<Option<Node>> {
+        let mut parts = Vec::new();
+        while *self.kind() != Kind::BlockEnd {
+            if !parts.is_empty() {
+                self.expect_operator(",")?;
+            }
+            parts.push(self.expression()?);
+        }
+        // `~` writes each part as `print` does.
+        parts.push(Expr::Constant(Value::text("")));
+        Ok(Some(Node::Output(Expr::Concat(parts))))
+    }
+
+    fn for_loop(&mut self) -> Result<Node> {
+        let target = self.target(false)?;
+        self.expect_name("in")?;
+        let items = self.tuple(false)?;
+        let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
+        let recursive = self.skip_name("recursive");
+        self.block_end()?;
+        let body = self.body(&["endfor", "else"])?;
+        let mut otherwise = Body::new();
+        if self.skip_name("else") {
+            otherwise = self.block("endfor")?;
+        } else {
+            self.advance();
+        }
+        Ok(Node::For(Box::new(For { target, items, condition, body, otherwise, recursive })))
+    }
+
+    fn condition(&mut self) -> Result<Node> {
+        let mut branches = Vec::new();
+        loop {
+            let test = self.tuple(false)?;
+            self.block_end()?;
+            branches.push((test, self.body(&["elif", "else", "endif"])?));
+            if self.skip_name("elif") {
+                continue;
+            }
+            let otherwise = if self.skip_name("else") { self.block("endif")? } else { Body::new() };
+            if self.is_name("endif") {
+                self.advance();
+            }
+            return Ok(Node::If { branches, otherwise });
+        }
+    }
+
+    fn set(&mut self) -> Result<Node> {
+        let target = self.target(true)?;
+        if self.skip_operator("=") {
+            return Ok(Node::Set(target, self.tuple(true)?));
+        }
+        let filters = self.filters(false)?;
+        Ok(Node::SetBlock { target, filters, body: self.block("endset")? })
+    }
+
+    fn with(&mut self) -> Result<Node> {
+        let mut values = Vec::new();
+        while *self.kind() != Kind::BlockEnd {
+            if !values.is_empty() {
+                self.expect_operator(",")?;
+            }
+            let name = self.name()?;
+            self.assigns(&name);
+            self.expect_operator("=")?;
+            values.push((Target::Name(name), self.expression()?));
+        }
+        Ok(Node::With(values, self.block("endwith")?))
+    }
+
+    fn call_block(&mut self) -> Result<Node> {
+        let line = self.line();
+        let outer = std::mem::take(&mut self.takes);
+        let parameters = if self.is_operator("(") { self.parameters()? } else { Vec::new() };
+        let call = self.expression()?;
+        if !matches!(&call, Expr::Chain(_, steps) if matches!(steps.last(), Some(Step { apply: super::ast::Apply::Call(_), .. })))
+        {
+            return Err(TemplateError::new(ErrorKind::Syntax, "expected call").at(line));
+        }
+        let body = self.block("endcall")?;
+        let takes = std::mem::replace(&mut self.takes, outer);
+        Ok(Node::CallBlock { caller: Box::new(Macro { name: "caller".into(), parameters, body, takes }), call })
+    }
+
+    fn macro_after_name(&mut self, name: Arc<str>, end: &str) -> Result<Macro> {
+        let outer = std::mem::take(&mut self.takes);
+        let parameters = self.parameters()?;
+        let body = self.block(end)?;
+        let takes = std::mem::replace(&mut self.takes, outer);
+        Ok(Macro { name, parameters, body, takes })
+    }
+
+    fn parameters(&mut self) -> Result<Vec<(Arc<str>, Option<Expr>)>> {
+        let mut parameters: Vec<(Arc<str>, Option<Expr>)> = Vec::new();
+        self.expect_operator("(")?;
+        while !self.is_operator(")") {
+            if !parameters.is_empty() {
+                self.expect_operator(",")?;
+            }
+            let name = self.name()?;
+            self.assigns(&name);
+            let default = if self.skip_operator("=") { Some(self.expression()?) } else { None };
+            if default.is_none() && parameters.last().is_some_and(|(_, d)| d.is_some()) {
+                return syntax("non-default argument follows default argument");
+            }
+            parameters.push((name, default));
+        }
+        self.advance();
+        Ok(parameters)
+    }
+
+    /// Filters after a text: `| upper | trim`. With `first`, the first has no sign before it.
+    fn filters(&mut self, mut first: bool) -> Result<Vec<Step>> {
+        let mut filters = Vec::new();
+        while first || self.skip_operator("|") {
+            filters.push(self.filter()?);
+            first = false;
+        }
+        Ok(filters)
+    }
+
+    /// What a `for` or `set` assigns to.
+    fn target(&mut self, attributes: bool) -> Result<Target> {
+        let mut targets = Vec::new();
+        let mut tuple = false;
+        loop {
+            if tuple && !matches!(self.kind(), Kind::Name(_)) && !self.is_operator("(") || self.is_name("in") {
+                break;
+            }
+            targets.push(self.one_target(attributes)?);
+            if !self.skip_operator(",") {
+                break;
+            }
+            tuple = true;
+        }
+        match targets.pop() {
+            Some(only) if !tuple && targets.is_empty() => Ok(only),
+            Some(last) => {
+                targets.push(last);
+                Ok(Target::Tuple(targets))
+            }
+            None => syntax(format!("expected a name to assign to, got {}", self.describe())),
+        }
+    }
+
+    fn one_target(&mut self, attributes: bool) -> Result<Target> {
+        if self.skip_operator("(") {
+            self.enter()?;
+            let inner = self.target(attributes)?;
+            self.leave();
+            self.expect_operator(")")?;
+            return Ok(inner);
+        }
+        let name = self.name()?;
+        if matches!(&*name, "true" | "false" | "none" | "True" | "False" | "None") {
+            return syntax("can't assign to a constant");
+        }
+        if attributes && self.skip_operator(".") {
+            self.reads(&name);
+            return Ok(Target::Attribute(name, self.name()?));
+        }
+        self.assigns(&name);
+        Ok(Target::Name(name))
+    }
+}
+
+/// At most the first 40 characters, for messages.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
+}
