@@ -64,15 +64,39 @@ pub struct RopeScaling {
     pub original_max_position_embeddings: usize,
 }
 
-/// One id or several.
+/// One id or several. Negative ids, by which some files say that there is none, are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "serde_json::Value")]
 pub enum OneOrMany {
     /// One id.
     One(u32),
     /// Several ids.
     Many(Vec<u32>),
 }
+impl TryFrom<serde_json::Value> for OneOrMany {
+    type Error = String;
+
+    fn try_from(json: serde_json::Value) -> Result<Self, String> {
+        let wrong = |value: &serde_json::Value| {
+            format!("it is {value}; it must be a whole number (without quotes) or a list of them")
+        };
+        let id = |value: &serde_json::Value| -> Result<Option<u32>, String> {
+            match value.as_i64() {
+                Some(id) if id < 0 => Ok(None),
+                Some(id) => u32::try_from(id).map(Some).map_err(|_| wrong(value)),
+                None => Err(wrong(value)),
+            }
+        };
+        match &json {
+            serde_json::Value::Array(all) => {
+                let ids: Vec<Option<u32>> = all.iter().map(id).collect::<Result<_, _>>()?;
+                Ok(Self::Many(ids.into_iter().flatten().collect()))
+            }
+            one => Ok(id(one)?.map_or(Self::Many(Vec::new()), Self::One)),
+        }
+    }
+}
+
 impl OneOrMany {
     /// The ids.
     pub fn ids(&self) -> &[u32] {

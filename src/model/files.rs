@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::config::OneOrMany;
 use super::families::Family;
@@ -68,6 +68,7 @@ pub(super) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer
     let mut files = Files { tokenizer: read_text(&path)?, ..Default::default() };
     files.config = read_object_if_there(&dir.join("tokenizer_config.json"))?;
     add_special_tokens_map(&mut files.config, &dir.join("special_tokens_map.json"))?;
+    add_added_tokens(&mut files.config, &dir.join("added_tokens.json"))?;
     choose_template(&mut files.config, dir)?;
     let generation = read_object_if_there(&dir.join("generation_config.json"))?;
     let more = generation.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>);
@@ -86,6 +87,17 @@ fn add_special_tokens_map(config: &mut Map<String, Json>, path: &Path) -> Result
             config.insert(key, value);
         }
     }
+    Ok(())
+}
+
+/// Older directories list tokens that were added to the vocabulary in a file of its own, by spelling.
+fn add_added_tokens(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
+    let added = read_object_if_there(path)?;
+    if added.is_empty() || config.get("added_tokens_decoder").is_some_and(|d| !d.is_null()) {
+        return Ok(());
+    }
+    let by_id = added.into_iter().map(|(content, id)| (id.to_string(), json!({ "content": content })));
+    config.insert("added_tokens_decoder".into(), Json::Object(by_id.collect()));
     Ok(())
 }
 
@@ -120,6 +132,7 @@ pub(super) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
             ));
         }
     }
+    refuse_quantised(&json)?;
     if let Some(act) = json.get("hidden_act").filter(|a| !a.is_null() && **a != "silu") {
         return Err(Error::user(format!("hidden_act {act} is not supported; Llama has \"silu\"")));
     }
@@ -130,9 +143,36 @@ pub(super) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     }
     one_rope(&mut json)?;
     json.retain(|_, v| !v.is_null());
-    let config: Config = serde_json::from_value(Json::Object(json)).map_err(|e| Error::user(e.to_string()))?;
+    if json.get("bos_token_id").and_then(Json::as_i64).is_some_and(|id| id < 0) {
+        json.remove("bos_token_id");
+    }
+    let config = typed_config(&json)?;
     check_config(&config)?;
     Ok(config)
+}
+
+/// Refuses a model whose weights are quantised in a way of its own.
+pub(super) fn refuse_quantised(json: &Map<String, Json>) -> Result<()> {
+    let Some(settings) = json.get("quantization_config").filter(|v| !v.is_null()) else { return Ok(()) };
+    let method = settings.get("quant_method").and_then(Json::as_str).unwrap_or("of an unknown method");
+    Err(Error::user(format!("its weights are quantised ({method}), which reflux does not read from a folder"))
+        .help("take the model as it was before it was quantised, or a GGUF file"))
+}
+
+/// The configuration with its values in the types they must have; an error names the key.
+pub(super) fn typed_config(json: &Map<String, Json>) -> Result<Config> {
+    let read = |json: Map<String, Json>| serde_json::from_value::<Config>(Json::Object(json));
+    let Err(e) = read(json.clone()) else { return read(json.clone()).map_err(|e| Error::user(e.to_string())) };
+    // The library does not say which key it was: the one without which there is another error, or none.
+    let wrong = json.keys().find(|key| {
+        let mut without = json.clone();
+        without.shift_remove(*key);
+        read(without).err().is_none_or(|other| other.to_string() != e.to_string())
+    });
+    Err(match wrong {
+        Some(key) => Error::user(format!("{key}: {e}")),
+        None => Error::user(e.to_string()),
+    })
 }
 
 /// Brings the spellings of the rotary settings to one: `rope_theta` and `rope_scaling`, the type under `rope_type`. Older
@@ -163,18 +203,44 @@ fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
         json.insert("rope_theta".into(), theta);
     }
     let older = rope.remove("type").filter(|v| !v.is_null());
-    let kind = rope.remove("rope_type").filter(|v| !v.is_null()).or(older).unwrap_or_else(|| "default".into());
+    let kind = rope.remove("rope_type").filter(|v| !v.is_null()).or(older);
+    rope.retain(|_, v| !v.is_null());
+    let Some(kind) = kind else {
+        // transformers 5 computes without any scaling then, older versions refuse, llama.cpp scales linearly.
+        return match rope.get("factor") {
+            None => Ok(()),
+            Some(factor) => Err(Error::user(format!("rope_scaling has a factor ({factor}) and no type"))
+                .help("say what it means: add \"rope_type\": \"linear\" to rope_scaling, or take rope_scaling out")),
+        };
+    };
     if kind == "default" {
         return Ok(());
     }
+    needed_by_scaling(&kind, &rope)?;
     if kind == "llama3" {
         let within = rope.remove("original_max_position_embeddings");
         let original = top.or(within).filter(|v| !v.is_null()).or_else(|| json.get("max_position_embeddings").cloned());
         rope.extend(original.map(|n| ("original_max_position_embeddings".to_string(), n)));
     }
     rope.insert("rope_type".into(), kind);
-    rope.retain(|_, v| !v.is_null());
     json.insert("rope_scaling".into(), rope.into());
+    Ok(())
+}
+
+/// Refuses a scaling without the numbers that it is made of: defaults would be another model.
+fn needed_by_scaling(kind: &Json, rope: &Map<String, Json>) -> Result<()> {
+    let needed: &[&str] = match kind.as_str() {
+        Some("linear") => &["factor"],
+        Some("llama3") => &["factor", "low_freq_factor", "high_freq_factor"],
+        _ => &[],
+    };
+    for key in needed {
+        match rope.get(*key) {
+            Some(value) if value.is_number() => {}
+            Some(value) => return Err(Error::user(format!("rope_scaling: {key} is {value}; it must be a number"))),
+            None => return Err(Error::user(format!("rope_scaling of type {kind} has no {key}"))),
+        }
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ pub mod lora;
 pub mod ops;
 pub mod tokenizer;
 
+mod added_tokens;
 mod chat;
 mod completion;
 mod continuation;

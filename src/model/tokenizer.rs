@@ -11,7 +11,7 @@ use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
 use super::chat::{Part, Template, mark};
 use super::continuation::{ByPosition, Position};
-use super::tokenizer_json;
+use super::{added_tokens, tokenizer_json};
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 
@@ -84,8 +84,12 @@ impl Tokenizer {
 
     pub(super) fn new(files: Files) -> Result<Self> {
         let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
-        let json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
+        let mut files = files;
+        let mut json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
         tokenizer_json::check(&json).map_err(|e| e.doing("tokenizer.json"))?;
+        if added_tokens::complete(&mut json, &files.config).map_err(|e| e.doing("tokenizer_config.json"))? {
+            files.tokenizer = json.to_string();
+        }
         let mut hf = guarded(|| Hf::from_bytes(files.tokenizer.as_bytes())).map_err(|e| broken(&e))?;
         hf.with_truncation(None).map_err(|e| broken(&e))?;
         hf.with_padding(None);
@@ -110,7 +114,11 @@ impl Tokenizer {
         }
         let vocab = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let keys = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
-        let tokens = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
+        let mut tokens: Vec<(String, String)> = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
+        // Where the further special tokens have names, templates know them by these.
+        if let Some(Json::Object(named)) = files.config.get("extra_special_tokens") {
+            tokens.extend(named.iter().filter_map(|(name, token)| Some((name.clone(), token_text(token)?))));
+        }
         let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| Template::new(t, tokens));
         let turn = template.as_ref().and_then(|t| end_of_turn(t, &specials));
         eos.extend(turn);

@@ -34,6 +34,7 @@ pub(super) struct Gemma {
 impl Settings {
     /// Reads and checks config.json.
     pub fn parse(family: Family, mut json: Map<String, Json>) -> Result<Self> {
+        files::refuse_quantised(&json)?;
         let local_theta = flatten_rope(family, &mut json)?;
         json.retain(|_, v| !v.is_null());
         let mut needed = vec![
@@ -54,8 +55,7 @@ impl Settings {
             return Err(Error::user(format!("there is no {key}")));
         }
         json.entry("tie_word_embeddings").or_insert((family == Family::Gemma3).into());
-        let sizes: Config =
-            serde_json::from_value(Json::Object(json.clone())).map_err(|e| Error::user(e.to_string()))?;
+        let sizes = files::typed_config(&json)?;
         files::check_config(&sizes)?;
         let settings = Self {
             family,

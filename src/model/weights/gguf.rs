@@ -43,6 +43,8 @@ pub(super) struct Gguf<R> {
     data: u64,
     pub(super) metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Info>,
+    /// The further files of a model that is split over several.
+    parts: Vec<Self>,
 }
 
 impl<R: Read + Seek> Gguf<R> {
@@ -51,11 +53,23 @@ impl<R: Read + Seek> Gguf<R> {
         let length = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
         let reader = BufReader::with_capacity(1 << 16, file);
-        let mut g = Self { reader, length, position: 0, data: 0, metadata: BTreeMap::new(), tensors: BTreeMap::new() };
+        let mut g = Self {
+            reader,
+            length,
+            position: 0,
+            data: 0,
+            metadata: BTreeMap::new(),
+            tensors: BTreeMap::new(),
+            parts: Vec::new(),
+        };
         if g.bytes()? != *b"GGUF" {
             return Err(Error::user("it is no GGUF file"));
         }
         let version = g.u32()?;
+        if (2..=3).contains(&version.swap_bytes()) {
+            return Err(Error::user("it is a big-endian GGUF file; reflux reads little-endian ones")
+                .help("convert it with llama.cpp's gguf_convert_endian.py, or take the little-endian file"));
+        }
         if !(2..=3).contains(&version) {
             return Err(Error::user(format!("it has GGUF version {version}; reflux reads 2 and 3")));
         }
@@ -87,18 +101,32 @@ impl<R: Read + Seek> Gguf<R> {
         Ok(g)
     }
 
-    /// Names of all tensors, in order.
+    /// Adds a further file of the same model, of which the tensors are used.
+    pub(super) fn add_part(&mut self, part: Self) -> Result<()> {
+        if let Some(name) = part.names().find(|name| self.shape(name).is_some()) {
+            return Err(Error::user(format!("tensor `{name}` is in another file of the model already")));
+        }
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// Names of all tensors, in the order of the files.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        let further = self.parts.iter().flat_map(|part| part.tensors.keys());
+        self.tensors.keys().chain(further).map(String::as_str)
     }
 
     /// The shape of a tensor, if it is there.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|info| info.shape.as_slice())
+        let mut all = std::iter::once(self).chain(&self.parts);
+        all.find_map(|part| part.tensors.get(name)).map(|info| info.shape.as_slice())
     }
 
     /// The tensor's values, dequantised to f32, on the CPU.
     pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        if let Some(part) = self.parts.iter_mut().find(|part| part.tensors.contains_key(name)) {
+            return part.tensor(name);
+        }
         let Some(info) = self.tensors.get(name) else {
             return Err(Error::user(format!("tensor `{name}` is missing")));
         };
@@ -142,6 +170,9 @@ impl<R: Read + Seek> Gguf<R> {
     /// Checks that every tensor is within the file and that no two share bytes: many tensors over the same bytes would
     /// make a large model of a small file.
     pub(super) fn check_places(&self) -> Result<()> {
+        for part in &self.parts {
+            part.check_places()?;
+        }
         let mut places = Vec::with_capacity(self.tensors.len());
         for (name, info) in &self.tensors {
             let (_, begin, size) =

@@ -15,12 +15,15 @@ use crate::model::files::check_config;
 use crate::model::ops::frequencies;
 use crate::model::{Config, Tokenizer};
 
+/// Files that one model may be split into. The largest of released ones are in some 50.
+const MAX_PARTS: usize = 1000;
+
 /// An open file whose tensors were found to be those of a Llama.
 pub(super) struct Model(Gguf<File>);
 
 impl Model {
     pub(super) fn open(path: &Path) -> Result<(Self, Config, Tokenizer)> {
-        let mut gguf = Gguf::read(File::open(path).user(|| "it cannot be opened")?)?;
+        let mut gguf = open_parts(path)?;
         let config = config(&mut gguf)?;
         gguf.check_places()?;
         let tokenizer = Tokenizer::new(gguf_tokenizer::files(&gguf.metadata)?)?;
@@ -36,6 +39,43 @@ impl Model {
             None => w,
         })
     }
+}
+
+fn open_file(path: &Path) -> Result<Gguf<File>> {
+    Gguf::read(File::open(path).user(|| "it cannot be opened")?)
+}
+
+/// Opens a file, and the others of its model where llama.cpp has split it: NAME-00001-of-00003.gguf and so on. The first
+/// has the metadata.
+fn open_parts(path: &Path) -> Result<Gguf<File>> {
+    let given = open_file(path)?;
+    let count = Metadata(&given.metadata).size("split.count")?.unwrap_or(1);
+    if count <= 1 {
+        return Ok(given);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let end = name.len().saturating_sub("-00001-of-00003.gguf".len());
+    let suffix_of = |number: usize| format!("-{number:05}-of-{count:05}.gguf");
+    let fits = name.is_char_boundary(end) && (1..=count).any(|number| name[end..] == suffix_of(number));
+    if !fits || count > MAX_PARTS {
+        return Err(Error::user(format!("it is one of {count} files of a model, and its name does not say which"))
+            .help(format!("the files of a split model are named NAME{} and so on", suffix_of(1))));
+    }
+    let part = |number: usize| {
+        let path = path.with_file_name(format!("{}{}", &name[..end], suffix_of(number)));
+        open_file(&path).map_err(|e| e.doing(format!("part {number} of {count}, {}", path.display())))
+    };
+    let mut first = part(1)?;
+    for number in 2..=count {
+        first.add_part(part(number)?).map_err(|e| e.doing(format!("part {number} of {count}")))?;
+    }
+    let stated = Metadata(&first.metadata).size("split.tensors.count")?;
+    let found = first.names().count();
+    if stated.is_some_and(|stated| stated != found) {
+        let stated = stated.unwrap_or_default();
+        return Err(Error::user(format!("its {count} files have {found} tensors together, and should have {stated}")));
+    }
+    Ok(first)
 }
 
 /// Typed look-ups with errors that name the key.
@@ -143,8 +183,9 @@ fn rope_scaling<R: Read + Seek>(gguf: &mut Gguf<R>, m: &Metadata, config: &Confi
         original_max_position_embeddings: 0,
     };
     match (m.text("llama.rope.scaling.type")?, m.float("llama.rope.scale_linear")?) {
-        (Some("linear"), _) => Ok(factor.map(linear)),
-        (Some("none") | None, older) => Ok(older.filter(|f| *f != 1.).map(linear)),
+        // A factor without a type is a linear one, as llama.cpp reads it.
+        (Some("linear"), older) | (None, older) => Ok(factor.or(older).filter(|f| *f != 0. && *f != 1.).map(linear)),
+        (Some("none"), _) => Ok(None),
         (Some(other), _) => Err(Error::user(format!("rope scaling `{other}` is not supported"))),
     }
 }

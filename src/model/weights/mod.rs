@@ -59,9 +59,13 @@ impl Source {
         }
         let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
         let (config, tokenizer, files) = if path.is_dir() {
-            let (config, tokenizer) = files::config_and_tokenizer(path)?;
-            let files =
-                safetensors::Files::open(safetensors::shards(path)?, path, ("Llama", "config.json"), config.weights())?;
+            let (mut config, tokenizer) = files::config_and_tokenizer(path)?;
+            let shards = safetensors::shards(path)?;
+            let mut files = safetensors::Files::open(shards, path, ("Llama", "config.json"), config.weights())?;
+            if config.tie_word_embeddings && files.has_another_head()? {
+                config.tie_word_embeddings = false;
+                files.take_head();
+            }
             (config, tokenizer, Files::Safetensors(files))
         } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;

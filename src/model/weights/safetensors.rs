@@ -27,6 +27,13 @@ pub(in crate::model) fn load(
     dtype: DType,
 ) -> Result<BTreeMap<String, Tensor>> {
     let files = Files::open(shards(dir)?, dir, (family, "config.json"), expected)?;
+    if files.has_another_head()? {
+        return Err(Error::user(format!(
+            "{}: `{HEAD}` is not the embedding, and config.json ties them",
+            dir.display()
+        ))
+        .help("set tie_word_embeddings to false in config.json if the model has two matrices"));
+    }
     let names: Vec<String> = files.entries.keys().cloned().collect();
     names.into_iter().map(|n| Ok((n.clone(), files.tensor(&n)?.to_dtype(dtype)?.to_device(device)?))).collect()
 }
@@ -36,7 +43,12 @@ pub(in crate::model) struct Files {
     paths: Vec<PathBuf>,
     /// By name: which file, and where in it.
     entries: BTreeMap<String, (usize, Entry)>,
+    /// An output matrix that was not asked for, since the configuration says that it is the embedding.
+    head: Option<(usize, Entry)>,
 }
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 impl Files {
     /// Reads the files' headers. Messages call it `dir`, and a model of the family that its configuration file describes.
@@ -47,30 +59,38 @@ impl Files {
         expected: impl IntoIterator<Item = (String, Vec<usize>)>,
     ) -> Result<Self> {
         let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
-        let mut entries = BTreeMap::new();
+        let mut entries: BTreeMap<String, (usize, Entry)> = BTreeMap::new();
+        let mut head = None;
         for (at, path) in paths.iter().enumerate() {
             for entry in header(path).map_err(|e| e.doing(path.display()))? {
                 let wrong = |what: String| Error::user(format!("{}: tensor `{}` {what}", path.display(), entry.name));
-                let Some(shape) = expected.get(&entry.name) else {
-                    if ignored(&entry.name) {
+                let name = full_name(&entry.name, &expected);
+                let Some(shape) = expected.get(&name) else {
+                    if name == HEAD {
+                        head = Some((at, entry));
                         continue;
                     }
-                    return Err(wrong(format!("is not part of a {family} model of this {config}")).help(format!(
-                        "{config} and the weights belong to different models, or it is another architecture"
+                    if ignored(&name) {
+                        continue;
+                    }
+                    return Err(wrong(format!("is not part of a {family} model of this {config}")).help(stranger(
+                        &entry.name,
+                        config,
+                        &expected,
                     )));
                 };
                 if *shape != entry.shape {
                     return Err(wrong(format!("has shape {:?}, {config} asks for {shape:?}", entry.shape)));
                 }
-                if entries.contains_key(&entry.name) {
+                if entries.contains_key(&name) {
                     return Err(wrong("is in another file of the model already".into()));
                 }
-                entries.insert(entry.name.clone(), (at, entry));
+                entries.insert(name, (at, entry));
             }
         }
         let missing: Vec<&str> = expected.keys().filter(|n| !entries.contains_key(*n)).map(String::as_str).collect();
         match missing.as_slice() {
-            [] => Ok(Self { paths, entries }),
+            [] => Ok(Self { paths, entries, head }),
             [first, rest @ ..] => Err(Error::user(format!(
                 "{}: tensor `{first}` is missing{}",
                 dir.display(),
@@ -80,7 +100,34 @@ impl Files {
         }
     }
 
-    /// A weight on the CPU, in the type it is stored in.
+    /// Whether the files have an output matrix of their own although the configuration says that it is the embedding.
+    /// transformers uses both then; many checkpoints carry a copy of the embedding, which is no other matrix.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(in crate::model) fn has_another_head(&self) -> Result<bool> {
+        let (Some((at, head)), Some((of, embedding))) = (&self.head, self.entries.get(EMBEDDING)) else {
+            return Ok(false);
+        };
+        if head.shape != embedding.shape {
+            let path = self.paths[*at].display();
+            let (a, b) = (&head.shape, &embedding.shape);
+            return Err(Error::user(format!("{path}: tensor `{HEAD}` has shape {a:?}, the embedding {b:?}")));
+        }
+        let same_place = (at, head.begin) == (of, embedding.begin);
+        Ok(!same_place && self.values(*at, head)? != self.values(*of, embedding)?)
+    }
+
+    fn values(&self, at: usize, entry: &Entry) -> Result<Vec<f32>> {
+        Ok(read(&self.paths[at], entry)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Takes the output matrix among the weights.
+    pub(in crate::model) fn take_head(&mut self) {
+        self.entries.extend(self.head.take().map(|head| (HEAD.to_string(), head)));
+    }
+
+    /// A weight on the CPU, in the type it is stored in; f32 if that is f64.
     pub(in crate::model) fn tensor(&self, name: &str) -> Result<Tensor> {
         let Some((at, entry)) = self.entries.get(name) else {
             return Err(Error::bug(format!("tensor `{name}` was not asked for")));
@@ -103,22 +150,44 @@ fn read(path: &Path, entry: &Entry) -> Result<Tensor> {
     let mut file = File::open(path).user(|| "cannot be opened")?;
     file.seek(SeekFrom::Start(entry.begin))?;
     file.read_exact(&mut bytes)?;
-    Ok(Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?)
+    let tensor = Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?;
+    Ok(if entry.dtype == DType::F64 { tensor.to_dtype(DType::F32)? } else { tensor })
 }
 
-/// Tensors that checkpoints carry without need: rotary tables, and an output matrix that is the embedding anyway.
+/// Tensors that checkpoints carry without need: rotary tables.
 fn ignored(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
+    name.ends_with(".rotary_emb.inv_freq")
+}
+
+/// The name of a weight with the prefix that models saved without their head lack.
+fn full_name(name: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
+    let prefixed = format!("model.{name}");
+    if !expected.contains_key(name) && expected.contains_key(&prefixed) { prefixed } else { name.to_string() }
+}
+
+/// What to do about a tensor that the model does not have.
+fn stranger(name: &str, config: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
+    for (prefix, how) in
+        [("_orig_mod.", "from what torch.compile made of it"), ("module.", "from a DataParallel wrapper")]
+    {
+        if name.strip_prefix(prefix).is_some_and(|rest| expected.contains_key(&full_name(rest, expected))) {
+            return format!(
+                "the model was saved {how}, so that all names begin with `{prefix}`: save the model itself"
+            );
+        }
+    }
+    format!("{config} and the weights belong to different models, or it is another architecture")
 }
 
 /// The files that hold a directory's weights.
 pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+    // Where both are there, the shards are what an earlier save left: transformers takes the single file.
+    let path = dir.join("model.safetensors");
+    if path.exists() {
+        return Ok(vec![path]);
+    }
     let index = dir.join("model.safetensors.index.json");
     if !index.exists() {
-        let path = dir.join("model.safetensors");
-        if path.exists() {
-            return Ok(vec![path]);
-        }
         let what = if dir.join("pytorch_model.bin").exists() {
             "only pytorch_model.bin, which can run code"
         } else {
@@ -155,6 +224,10 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
     let mut prefix = [0u8; 8];
     file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
     let header = u64::from_le_bytes(prefix);
+    if prefix == *b"version " {
+        return Err(Error::user("it is a pointer of Git LFS, and not the weights themselves")
+            .help("fetch the file: `git lfs pull` in the repository, or `huggingface-cli download`"));
+    }
     if header > LONGEST_HEADER || header > length.saturating_sub(8) {
         return Err(Error::user(format!("its header claims {header} bytes, the file has {length}"))
             .help("the file is cut off, or it is no safetensors file"));
@@ -186,8 +259,11 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
         Some("F32") => DType::F32,
         Some("F16") => DType::F16,
         Some("BF16") => DType::BF16,
+        // Read as f32.
+        Some("F64") => DType::F64,
         Some(other) => {
-            return Err(Error::user(format!("has type {other}")).help("reflux reads F32, F16 and BF16"));
+            return Err(Error::user(format!("has type {other}: its weights are quantised"))
+                .help("reflux reads F32, F16, BF16 and F64; take the model as it was before it was quantised"));
         }
         None => return Err(Error::user("has no dtype")),
     };
