@@ -8,7 +8,8 @@ use fuzzing::{Seeds, Target};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-const TARGETS: [Target; 2] = [("pipeline", text_inputs::pipeline), ("score", text_inputs::score)];
+const TARGETS: [Target; 3] =
+    [("pipeline", text_inputs::pipeline), ("score", text_inputs::score), ("template", text_inputs::template)];
 
 #[test]
 fn every_kept_input_is_survived() {

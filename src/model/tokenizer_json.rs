@@ -8,8 +8,30 @@ use crate::error::{Error, Result};
 /// bytes for a space.
 const LONGEST_GROWTH: f64 = 256.;
 
-/// Refuses a normalizer or decoder that makes texts very long, and a table that claims to be longer than it is.
+/// Steps of the normalizers, pre-tokenizers and decoders together. Real tokenizers have some ten.
+const MOST_STEPS: usize = 200;
+/// Longest piece of a Unigram vocabulary, in bytes: the library keeps pieces in a tree as deep as the longest is long, and
+/// drops that tree by recursion. Real pieces have at most some hundred.
+const LONGEST_PIECE: usize = 1024;
+
+/// Refuses a normalizer or decoder that makes texts very long, a table that claims to be longer than it is, more steps than
+/// a tokenizer has, and pieces that would overflow the stack.
 pub(super) fn check(tokenizer: &Json) -> Result<()> {
+    let steps: usize =
+        ["normalizer", "pre_tokenizer", "decoder", "post_processor"].iter().map(|k| steps(&tokenizer[*k])).sum();
+    if steps > MOST_STEPS {
+        return Err(Error::user(format!(
+            "it has {steps} steps (normalizers and the like); at most {MOST_STEPS} are run"
+        )));
+    }
+    if let Json::Array(pieces) = &tokenizer["model"]["vocab"] {
+        let longest = pieces.iter().filter_map(|piece| piece[0].as_str()).map(str::len).max().unwrap_or(0);
+        if longest > LONGEST_PIECE {
+            return Err(Error::user(format!(
+                "a piece of its vocabulary has {longest} bytes; at most {LONGEST_PIECE} are read"
+            )));
+        }
+    }
     for key in ["normalizer", "decoder"] {
         let mut growth = 1.;
         grow(&tokenizer[key], &mut growth).map_err(|e| e.doing(key))?;
@@ -18,6 +40,13 @@ pub(super) fn check(tokenizer: &Json) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many steps a chain has, nested ones included.
+fn steps(step: &Json) -> usize {
+    let lists = ["normalizers", "pretokenizers", "decoders", "processors"];
+    let nested = lists.iter().flat_map(|list| step[*list].as_array().into_iter().flatten());
+    usize::from(step.is_object()) + nested.map(steps).sum::<usize>()
 }
 
 /// Multiplies `growth` by what each step of a chain can do at most.
@@ -76,6 +105,19 @@ mod tests {
         assert!(chain(vec![replace("a", "aa"); 60]).unwrap_err().to_string().contains("normalizer"));
         let regex = json!({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "y".repeat(1000)});
         assert!(check(&json!({ "decoder": regex })).unwrap_err().to_string().contains("decoder"));
+    }
+
+    #[test]
+    fn what_would_take_long_or_overflow_the_stack_is_refused() {
+        let chain = |n: usize| {
+            check(&json!({"normalizer": {"type": "Sequence", "normalizers": vec![json!({"type": "Strip"}); n]}}))
+        };
+        assert!(chain(20).is_ok());
+        assert!(chain(100_000).unwrap_err().to_string().contains("100001 steps"));
+        let piece =
+            |n: usize| check(&json!({"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a".repeat(n), -1.0]]}}));
+        assert!(piece(100).is_ok());
+        assert!(piece(200_000).unwrap_err().to_string().contains("200000 bytes"));
     }
 
     #[test]

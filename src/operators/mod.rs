@@ -20,6 +20,7 @@ mod prelude {
 mod asking;
 mod expected;
 mod health;
+pub mod hub;
 mod judged;
 mod models;
 mod pairwise;

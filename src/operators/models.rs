@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 
+use super::hub;
 use crate::dataflow::{Context, ModelAt};
 use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
@@ -208,7 +209,7 @@ impl Models {
 fn files(source: &ModelSource) -> Result<Option<PathBuf>> {
     match &source.kind {
         ModelKind::Path(path) => Ok(Some(PathBuf::from(path))),
-        ModelKind::Hub { repo, revision } => fetch(repo, revision.as_deref()).map(Some),
+        ModelKind::Hub { repo, revision } => hub::folder(repo, revision.as_deref()).map(Some),
         ModelKind::Init { .. } | ModelKind::Script { .. } => Ok(None),
     }
 }
@@ -219,31 +220,4 @@ fn dtype(source: &ModelSource) -> DType {
         Dtype::Bf16 => DType::BF16,
         Dtype::F16 => DType::F16,
     }
-}
-
-/// Fetches a model's files from the Hugging Face hub into its cache; the folder that holds them.
-fn fetch(repo: &str, revision: Option<&str>) -> Result<PathBuf> {
-    use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
-    let failed = |e: hf_hub::api::sync::ApiError| {
-        Error::system(format!("{repo} on the Hugging Face hub: {e}"))
-            .help("check the network, or give the model by `path`")
-    };
-    let api = ApiBuilder::from_env().with_progress(false).build().map_err(failed)?;
-    let revision = revision.unwrap_or("main").to_string();
-    let repo = api.repo(Repo::with_revision(repo.into(), RepoType::Model, revision));
-    let info = repo.info().map_err(failed)?;
-    let wanted = |name: &str| {
-        name.ends_with(".safetensors")
-            || name.ends_with(".index.json")
-            || (name.ends_with(".json") && !name.contains('/'))
-            || name == "chat_template.jinja"
-    };
-    let mut dir = None;
-    for file in info.siblings.iter().map(|s| &s.rfilename).filter(|name| wanted(name)) {
-        let path = repo.get(file).map_err(failed)?;
-        if file == "config.json" {
-            dir = path.parent().map(Path::to_path_buf);
-        }
-    }
-    dir.ok_or_else(|| Error::user("the hub's repository has no config.json, so it holds no model that reflux can load"))
 }

@@ -1,4 +1,4 @@
-//! What the fuzz targets `pipeline` and `score` of fuzz/ do with an input, and what tests/text_corpus.rs does with the inputs that
+//! What the fuzz targets `pipeline`, `score` and `template` of fuzz/ do with an input, and what tests/text_corpus.rs does with the inputs that
 //! are kept: a pipeline file becomes a plan that can be explained and costed, or problems that can be shown; a judge's text becomes
 //! a score on the scale, or none.
 
@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use reflux::dataflow::Operator;
 use reflux::error::Kind;
+use reflux::jinja::{Settings, Template, Value, Whitespace};
 use reflux::operators::ALL;
 use reflux::operators::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
 use reflux::pipeline::{Assume, Format, Plan, explain, parse_str};
@@ -130,4 +131,27 @@ pub fn score(bytes: &[u8]) -> bool {
     // Cutting a text makes no score and changes none.
     assert!(cut.0.score().is_none() || cut.0 == whole.0, "{cut:?} {whole:?}");
     scored || whole.0.score().is_some()
+}
+
+/// A template, rendered for two messages with the limits of chat templates. Says whether it gives a text.
+pub fn template(bytes: &[u8]) -> bool {
+    let Ok(source) = std::str::from_utf8(bytes) else { return false };
+    let turn = |role: &str, content: &str| Value::dict([("role", role.into()), ("content", content.into())]);
+    let messages =
+        Value::list(vec![turn("system", "Be brief, é.").unwrap(), turn("user", "  Hi <x>\n").unwrap()]).unwrap();
+    let now = Some("2025-03-09T14:05:06".parse().expect("a date"));
+    let settings = Settings { work: 1_000_000, output: 1 << 20, strict: false, now };
+    let variables =
+        [("messages", messages), ("text", "Hello, World".into()), ("add_generation_prompt", Value::Bool(true))];
+    let rendered = Template::parse(source, Whitespace::Trimmed).and_then(|t| t.render(&variables, settings));
+    match rendered {
+        Ok(text) => {
+            assert!(text.len() <= settings.output);
+            true
+        }
+        Err(e) => {
+            assert!(!e.message.is_empty());
+            false
+        }
+    }
 }

@@ -18,6 +18,10 @@ pub(in crate::model) const UNUSED: i32 = 5;
 pub(in crate::model) const BYTE: i32 = 6;
 /// Longest token of a SentencePiece vocabulary, in bytes: every way to cut it in two is tried.
 const LONGEST_PIECE: usize = 1024;
+/// Merges of a SentencePiece vocabulary for each of its tokens. Llama 2's has 1.9, Gemma's 2.0.
+const MERGES_A_TOKEN: usize = 4;
+/// Bytes of all merges for each byte of the tokens.
+const MERGED_BYTES: usize = 16;
 
 pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     let m = Metadata(metadata);
@@ -55,7 +59,7 @@ pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
             // Files without the key have the token all the same.
             let by_type = || types.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id].clone());
             let prefix = m.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-            sentencepiece(tokens, scores, &types, unknown.or_else(by_type), prefix)
+            sentencepiece(tokens, scores, &types, unknown.or_else(by_type), prefix)?
         }
         other => {
             return Err(Error::user(format!("its tokenizer is of kind `{}`", other.unwrap_or("none"))).help(
@@ -163,8 +167,16 @@ fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> 
 /// SentencePiece BPE as the released tokenizer.json of Llama 2 has it (a space goes before every stretch between special tokens,
 /// where sentencepiece itself knows a start of the text only): a merge for every way to split a piece into two others, best score
 /// of the whole first (SentencePiece merges by score; a merge list has the same order), ties by the ids of the parts.
-fn sentencepiece(tokens: &[String], scores: &[f32], types: &[i32], unknown: Option<String>, prefix: bool) -> Parts {
+fn sentencepiece(
+    tokens: &[String],
+    scores: &[f32],
+    types: &[i32],
+    unknown: Option<String>,
+    prefix: bool,
+) -> Result<Parts> {
     let ids: BTreeMap<&str, usize> = tokens.iter().enumerate().rev().map(|(id, t)| (t.as_str(), id)).collect();
+    let most_bytes = MERGED_BYTES.saturating_mul(tokens.iter().map(String::len).sum()).saturating_add(1 << 20);
+    let (most, mut bytes) = (MERGES_A_TOKEN * tokens.len() + 10_000, 0usize);
     let mut merges: Vec<(f32, usize, usize)> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
         // These stand for something else than their spelling: no text is merged into them.
@@ -175,7 +187,13 @@ fn sentencepiece(tokens: &[String], scores: &[f32], types: &[i32], unknown: Opti
             .char_indices()
             .skip(1)
             .filter_map(|(i, _)| Some((scores[id], *ids.get(&token[..i])?, *ids.get(&token[i..])?)));
+        let before = merges.len();
         merges.extend(splits);
+        bytes = bytes.saturating_add((merges.len() - before) * token.len());
+        if merges.len() > most || bytes > most_bytes {
+            return Err(Error::user(format!("its {} tokens are merged in more than {most} ways", tokens.len()))
+                .help("no vocabulary that was trained is like this: the file is broken, or made to take memory"));
+        }
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let merges: Vec<Json> = merges.into_iter().map(|(_, a, b)| json!([tokens[a], tokens[b]])).collect();
@@ -190,7 +208,7 @@ fn sentencepiece(tokens: &[String], scores: &[f32], types: &[i32], unknown: Opti
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    Parts {
+    Ok(Parts {
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Json::Null,
         decoder: json!({"type": "Sequence", "decoders": decoders}),
@@ -199,5 +217,20 @@ fn sentencepiece(tokens: &[String], scores: &[f32], types: &[i32], unknown: Opti
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
             "vocab": vocab(tokens), "merges": merges,
         }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vocabulary_that_is_merged_in_too_many_ways_is_refused() {
+        let merged = |longest: usize| {
+            let tokens: Vec<String> = (1..=longest).map(|n| "a".repeat(n)).collect();
+            sentencepiece(&tokens, &vec![0.; longest], &vec![NORMAL; longest], None, true).map(drop)
+        };
+        assert!(merged(50).is_ok());
+        assert!(merged(1024).unwrap_err().to_string().contains("merged in more than"));
     }
 }

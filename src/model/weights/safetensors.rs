@@ -262,8 +262,13 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
         // Read as f32.
         Some("F64") => DType::F64,
         Some(other) => {
-            return Err(Error::user(format!("has type {other}: its weights are quantised"))
-                .help("reflux reads F32, F16, BF16 and F64; take the model as it was before it was quantised"));
+            let cause = match other {
+                "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F4" => ", as quantised weights have",
+                _ => "",
+            };
+            return Err(Error::user(format!("has type {other}{cause}")).help(
+                "reflux reads F32, F16 and BF16, and F64 as f32; take the model as it was before it was quantised",
+            ));
         }
         None => return Err(Error::user("has no dtype")),
     };
