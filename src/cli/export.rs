@@ -55,7 +55,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         Type::F16 => GgufType::F16,
         Type::Q8_0 => GgufType::Q8_0,
     };
-    let made = export(&args.model, &args.out, kind)?;
+    let made = export(&args.model, &crate::store::output_target(&args.out)?, kind)?;
     if quiet {
         return Ok(());
     }

@@ -12,8 +12,8 @@ const AFTER: &str = "Formats, found out from the first row unless --format names
   oasst          Open Assistant (oasst1, oasst2), trees or messages: first turns in English; `ift` takes the answer of
                  rank 0, --schema ranked all ranked answers of a prompt
   self-instruct  seed_tasks.jsonl
-  alpaca         instruction, input, output
-  sharegpt       conversations, or messages: the first question with its answer
+  alpaca         instruction, input, output; Dolly's context and response; question and answer; prompt and completion
+  sharegpt       conversations, or messages: the first question with its answer (ShareGPT, UltraChat, OpenAI, LIMA)
   ultrafeedback  an instruction with rated completions, to `ranked`
   preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
   mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
@@ -21,6 +21,9 @@ const AFTER: &str = "Formats, found out from the first row unless --format names
   reflux         rows that follow a schema already (`reflux schema`), as .jsonl
 
 Files are JSON lines or one JSON array, gzipped or not, or Parquet.
+
+A row with a history, a system message, tools or images is left out with that reason where its schema has no place for
+them. The closing lines list every key that was not read, with the number of rows that have it.
 
 Examples:
   reflux import 2023-04-12_oasst_ready.trees.jsonl.gz                    the paper's 3,200 first turns, and more
@@ -115,11 +118,11 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     if !made.extra.is_empty() {
         text += &format!(", with the columns {}", made.extra.join(", "));
     }
-    if !made.ignored.is_empty() {
-        text += &format!("; left out, as they hold no text: {}", made.ignored.join(", "));
-    }
     for (why, count) in &made.left_out {
         text += &format!("\n  left out {count} with {why}");
+    }
+    for (key, count) in &made.unread {
+        text += &format!("\n  not read: {} (in {count} rows)", key.escape_debug());
     }
     super::print(&text)
 }

@@ -176,6 +176,31 @@ impl Drop for AtomicFile {
     }
 }
 
+/// Where an output that a user names is to be written: the path itself, or the end of the link that it is. The rename
+/// at the end of a write would otherwise replace the link, or a device or FIFO, with a file.
+///
+/// # Errors
+/// What is there is no regular file, or the links go round in a circle.
+pub fn output_target(path: &Path) -> Result<PathBuf> {
+    const MAX_LINKS: usize = 40;
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(metadata) = fs::symlink_metadata(&target) else { return Ok(target) };
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let next = fs::read_link(&target).map_err(|e| io_error("reading the link", &target, &e))?;
+            target = target.parent().unwrap_or(Path::new("")).join(next);
+        } else if kind.is_file() {
+            return Ok(target);
+        } else {
+            let what = if kind.is_dir() { "a directory" } else { "no regular file" };
+            return Err(Error::user(format!("`{}` is {what}, and cannot be written as a file", path.display()))
+                .help("name another file to write"));
+        }
+    }
+    Err(Error::user(format!("`{}` is a link that leads back to itself", path.display())))
+}
+
 /// Writes a file whole or not at all, durably.
 ///
 /// # Errors

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use csv_core::{ReadRecordResult, Reader};
 
-use super::atomic::io_error;
-use super::reader::IntoUser;
+use super::lines::open_regular;
 use crate::error::Result;
 
 /// A row with longer text is refused, so that a quotation mark that is never closed cannot fill the memory.
@@ -30,7 +29,7 @@ impl CsvRows {
     /// # Errors
     /// The file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
+        let file = open_regular(path)?;
         let (text, ends) = (vec![0; LONGEST], vec![0; WIDEST]);
         Ok(Self { input: BufReader::new(file), reader: Reader::new(), text, ends })
     }

@@ -32,17 +32,46 @@ impl Iterator for Lines {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Row {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(row)) => Ok(row),
-        Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
-        // The parser's own line number is always 1 here; only the column says something.
-        Err(e) => {
-            let text = e.to_string();
-            let text = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-            Err(("bad_json", format!("is not JSON: {text} at column {}", e.column())))
+    let error = match serde_json::from_slice(bytes) {
+        Ok(Value::Object(row)) => return Ok(row),
+        Ok(other) => return Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
+        Err(error) => error,
+    };
+    Err(("bad_json", not_json(bytes, &error)))
+}
+
+/// What is wrong with a line that is no JSON, by what people's files have: another encoding, numbers that JSON lacks.
+fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.iter().take(4).any(|b| *b == 0) {
+        return "is UTF-16 text, or no text at all; save the file as UTF-8".to_owned();
+    }
+    if let Err(utf8) = std::str::from_utf8(bytes) {
+        let at = utf8.valid_up_to();
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        return format!("is not UTF-8 text: byte {byte:#04x} at column {}; save the file as UTF-8", at + 1);
+    }
+    // The parser's own line number is always 1 here; only the column says something.
+    let column = error.column();
+    let rest = &bytes[column.saturating_sub(1).min(bytes.len())..];
+    for (number, name) in [("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")] {
+        let tail = number.strip_prefix('-').unwrap_or(number);
+        // After a minus sign the parser stops at the letter.
+        let negative = number.starts_with('-') && column >= 2 && bytes.get(column - 2) == Some(&b'-');
+        if rest.starts_with(number.as_bytes()) || negative && rest.starts_with(tail.as_bytes()) {
+            return format!("is not JSON: {name} at column {column}, which JSON does not have; write null");
         }
     }
+    let text = error.to_string();
+    let text = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    match text {
+        "recursion limit exceeded" => format!("is nested more than {MAX_DEPTH} deep at column {column}"),
+        _ if error.is_eof() => format!("is not JSON: {text} at column {column}; each line has to hold a whole row"),
+        _ => format!("is not JSON: {text} at column {column}"),
+    }
 }
+
+/// Lists and objects within one another that the JSON parser follows.
+const MAX_DEPTH: usize = 127;
 
 pub(super) fn spell(value: &Value) -> String {
     match value {

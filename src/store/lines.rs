@@ -11,6 +11,25 @@ use crate::error::{Error, Result};
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
 pub(super) const LONGEST: u64 = 64 << 20;
 
+/// Opens a file for reading, if it is a regular file, itself or at the end of a link.
+///
+/// A FIFO without a writer would wait for ever, a device may have no end, and what can be read once only cannot be
+/// looked at before it is read.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub(super) fn open_regular(path: &Path) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(|e| io_error("reading", path, &e).into_user())?;
+    if metadata.is_dir() {
+        return Err(Error::user(format!("`{}` is a directory, a file is needed", path.display())));
+    }
+    if !metadata.is_file() {
+        return Err(Error::user(format!("`{}` is not a regular file", path.display()))
+            .help("a pipe or a device is not read here: write what it gives to a file, and name that"));
+    }
+    File::open(path).map_err(|e| io_error("reading", path, &e).into_user())
+}
+
 /// The lines of a text, read one at a time.
 pub struct Lines {
     /// How errors name it: the path, or `standard input`.
@@ -26,10 +45,7 @@ impl Lines {
     /// # Errors
     /// It cannot be read, or is a directory.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(Error::user(format!("`{}` is a directory, a file is needed", path.display())));
-        }
+        let file = open_regular(path)?;
         Ok(Self::of(path.display().to_string(), BufReader::new(file)))
     }
 

@@ -45,6 +45,7 @@ mod listing;
 mod load;
 mod lock;
 pub mod manifest;
+mod printable;
 mod reader;
 mod repair;
 mod run;
@@ -56,7 +57,7 @@ mod take;
 mod verify;
 mod writer;
 
-pub use atomic::{Written, hash_file, write_bytes};
+pub use atomic::{Written, hash_file, output_target, write_bytes};
 pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
@@ -69,6 +70,7 @@ pub use import::{
 };
 pub use lines::Lines;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
+pub use printable::printable_with_bytes;
 pub use reader::{decoding, read_parquet};
 pub use repair::Repair;
 pub use run::{Opened, Run};

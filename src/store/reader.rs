@@ -20,14 +20,14 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::{Encoding, Type};
+use parquet::basic::{Compression, Encoding, Type};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::atomic::io_error;
 use super::footer::Checked;
+use super::lines::open_regular;
 use crate::error::{Error, Kind, Result};
 
 /// Rows decoded at a time.
@@ -70,8 +70,7 @@ pub(super) struct ParquetIn<R = File> {
 impl ParquetIn {
     /// Opens the file and checks its footer against its size.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("reading", path, &e).into_user())?;
-        Self::of(path, file)
+        Self::of(path, open_regular(path)?)
     }
 }
 
@@ -84,6 +83,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
             let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             super::footer::check(&file, size).map_err(|e| damaged(path, e))?;
             let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| damaged(path, e))?;
+            readable_codecs(path, metadata.metadata())?;
             plausible(metadata.metadata(), size).map_err(|e| damaged(path, e))?;
             if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > DEEPEST) {
                 return Err(damaged(path, format!("columns are nested more than {DEEPEST} deep")));
@@ -98,6 +98,21 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
     /// Rows, as the footer says.
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().unsigned_abs()
+    }
+    /// In how many rows a column (by position) has a value: all rows, where the footer does not say how many are null.
+    pub fn values_of(&self, column: usize) -> u64 {
+        let name = self.schema().field(column).name();
+        let mut values = 0;
+        for group in self.metadata.metadata().row_groups() {
+            let mut leaves = group.columns().iter().filter(|leaf| leaf.column_path().parts().first() == Some(name));
+            let (leaf, another) = (leaves.next(), leaves.next());
+            let statistics = leaf.filter(|_| another.is_none()).and_then(|leaf| leaf.statistics());
+            let nulls = statistics.and_then(|statistics| statistics.null_count_opt()).unwrap_or(0);
+            let nested = leaf.is_some_and(|leaf| leaf.column_descr().max_rep_level() > 0);
+            let rows = group.num_rows().unsigned_abs();
+            values += if nested { rows } else { rows.saturating_sub(nulls) };
+        }
+        values
     }
     /// Reads the given columns (by position) in chunks; checks at the end that the rows promised have come.
     pub fn read(self, columns: &[usize]) -> Result<Chunks> {
@@ -123,6 +138,21 @@ fn depth(t: &DataType) -> usize {
         DataType::Struct(fields) => 1 + fields.iter().map(|f| depth(f.data_type())).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// Refuses files whose pages are compressed in a way that is not read here.
+fn readable_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+        if matches!(column.compression(), Compression::LZO) {
+            let name = column.column_path().string();
+            return Err(Error::user(format!(
+                "`{}`: the column `{name}` is compressed with LZO, which reflux does not read",
+                path.display()
+            ))
+            .help("write the file again with another codec: none, snappy, gzip, brotli, lz4 or zstd"));
+        }
+    }
+    Ok(())
 }
 
 /// Checks counts and offsets that the crate takes at their word.

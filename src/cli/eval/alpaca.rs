@@ -10,7 +10,7 @@ use crate::cli::progress::Style;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
-use crate::store::{given_answers, given_prompts, write_bytes};
+use crate::store::{given_answers, given_prompts, output_target, write_bytes};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -91,6 +91,7 @@ pub fn run(command: &Command, style: Style) -> Result<()> {
 }
 
 fn export(args: &Export, style: Style) -> Result<()> {
+    let out = output_target(&args.out)?;
     let (prompts, answers) = match Side::of(&args.from) {
         Side::Answers(path) => (given_prompts(&args.prompts)?.rows, given_answers(&path)?.rows),
         Side::Model(model) => {
@@ -107,7 +108,7 @@ fn export(args: &Export, style: Style) -> Result<()> {
     let (outputs, missing) = model_outputs(&prompts, answers, args.generator.as_ref().unwrap_or(&own));
     let mut text = serde_json::to_string_pretty(&outputs).map_err(|e| Error::bug(format!("the outputs: {e}")))?;
     text.push('\n');
-    write_bytes(&args.out, text.as_bytes())?;
+    write_bytes(&out, text.as_bytes())?;
     if missing > 0 {
         eprintln!("warning: {missing} of {} prompts have no answer; theirs is empty", outputs.len());
     }

@@ -25,7 +25,7 @@ use condition::Check;
 use sink::{End, Pipe, Sink};
 
 use crate::error::{Error, Result};
-use crate::store::Scan;
+use crate::store::{Scan, printable_with_bytes};
 
 /// Between two looks at a manifest that may have grown.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -204,7 +204,8 @@ pub(crate) fn objects(rows: &RecordBatch) -> Result<Vec<Map<String, Value>>> {
     let mut writer = arrow::json::WriterBuilder::new()
         .with_explicit_nulls(true)
         .build::<_, arrow::json::writer::LineDelimited>(vec![]);
-    writer.write(rows).map_err(|e| Error::user(format!("these rows cannot be shown as text: {e}")))?;
+    let rows = printable_with_bytes(rows)?;
+    writer.write(&rows).map_err(|e| Error::user(format!("these rows cannot be shown as text: {e}")))?;
     writer.finish()?;
     let bytes = writer.into_inner();
     let objects = serde_json::Deserializer::from_slice(&bytes).into_iter();

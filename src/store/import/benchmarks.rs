@@ -2,27 +2,28 @@
 
 use serde_json::{Value, json};
 
-use super::formats::{Object, Ranked, Sink, optional};
+use super::formats::{Ranked, Sink};
+use super::record::Record;
 use crate::data::hash_hex;
-use crate::store::jsonl::{list, member, spell, text};
+use crate::store::jsonl::{list, spell, text};
 
 /// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.
 pub(super) const MT_BENCH: &[&str] = &["question_id", "category", "turn_2", "reference"];
 
 /// A line of question.jsonl: question_id, category, turns and, for some, reference answers, a turn each.
-pub(super) fn mt_bench(mut row: Object, sink: &mut Sink) -> Result<(), String> {
-    let turns = member(&mut row, "turns", |v| list(v, text))?;
-    let id = match row.get("question_id") {
-        Some(Value::Number(n)) => n.to_string(),
-        Some(Value::String(s)) => s.clone(),
-        Some(other) => return Err(format!("`question_id` is {}, expected a number", spell(other))),
-        None => return Err("lacks `question_id`".into()),
-    };
-    let category = optional(&mut row, "category")?;
-    let reference = match row.remove("reference") {
-        None | Some(Value::Null) => None,
-        Some(value) => list(value, text).map_err(|e| format!("`reference` {e}"))?.into_iter().next(),
-    };
+pub(super) fn mt_bench(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+    let turns = record.required("turns", |value| list(value, text))?;
+    let id = record.required("question_id", |value| match value {
+        Value::Number(number) => Ok(number.to_string()),
+        Value::String(text) => Ok(text),
+        other => Err(format!("is {}, expected a number", spell(&other))),
+    })?;
+    let category = record.optional_text("category")?;
+    let mut reference = record.optional("reference", |value| list(value, text))?.unwrap_or_default().into_iter();
+    let first_reference = reference.next();
+    if reference.next().is_some() {
+        record.report("reference (of the second turn)".to_owned());
+    }
     let mut turns = turns.into_iter();
     let prompt = turns.next().unwrap_or_default();
     if prompt.trim().is_empty() {
@@ -36,21 +37,22 @@ pub(super) fn mt_bench(mut row: Object, sink: &mut Sink) -> Result<(), String> {
     let prompt = prompt.trim();
     sink.push(json!({
         "prompt_id": hash_hex([prompt]), "prompt": prompt, "origin": "mt-bench", "parents": [], "model": null,
-        "question_id": id, "category": category, "turn_2": turn_2, "reference": reference,
+        "question_id": id, "category": category, "turn_2": turn_2, "reference": first_reference,
     }));
     Ok(())
 }
 
 /// A row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2: which output people find the better. It comes
 /// first, with rank 0.
-pub(super) fn llmbar(mut row: Object, sink: &mut Sink) -> Result<(), String> {
-    let input = member(&mut row, "input", text)?;
-    let outputs = [member(&mut row, "output_1", text)?, member(&mut row, "output_2", text)?];
-    let best = match row.get("label").and_then(Value::as_f64) {
+pub(super) fn llmbar(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+    let input = record.text("input")?;
+    let outputs = [record.text("output_1")?, record.text("output_2")?];
+    let label = record.take("label");
+    let best = match label.as_ref().and_then(Value::as_f64) {
         Some(1.) => 0,
         Some(2.) => 1,
         _ => {
-            let found = row.get("label").map_or("missing".into(), spell);
+            let found = label.as_ref().map_or("missing".into(), spell);
             return Err(format!("`label` is {found}, expected 1 or 2"));
         }
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::formats::{Object, optional, with_input};
+use super::formats::{Object, with_input};
 use super::rows::RowsOf;
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
@@ -169,7 +169,7 @@ fn rows_at(given: &Path) -> Result<RowsOf> {
     let scan = match Scan::open(&path) {
         Ok(scan) => scan,
         // A folder of JSON lines.
-        Err(_) if path.is_dir() && !path.join("manifest.jsonl").is_file() => return RowsOf::open(&path),
+        Err(_) if path.is_dir() && !path.join("manifest.jsonl").is_file() => return RowsOf::open(&path, COLUMNS),
         Err(e) => return Err(e),
     };
     let parts = scan.parts(iteration)?;
@@ -215,6 +215,14 @@ fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
     }
     let id = optional(row, "prompt_id")?.filter(|id| !id.is_empty()).unwrap_or_else(|| hash_hex([&text]));
     Ok(GivenPrompt { id, text, dataset: optional(row, "dataset")? })
+}
+
+/// A text that may be missing or null.
+fn optional(row: &mut Object, key: &str) -> Result<Option<String>, String> {
+    match row.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => text(value).map(Some).map_err(|e| format!("`{key}` {e}")),
+    }
 }
 
 /// Prompt, sample and id if given, text; none where an error stands in its place.

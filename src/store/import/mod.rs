@@ -6,7 +6,9 @@ mod given;
 mod oasst;
 mod own;
 mod preferences;
+mod record;
 mod rows;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,9 @@ pub use given::{Given, GivenAnswer, GivenPrompt, given_answers, given_prompts};
 pub use own::import_jsonl;
 
 use self::formats::{Converter, Sink};
+use self::record::KEYS;
 use self::rows::RowsOf;
+use super::atomic::output_target;
 use super::jsonl::Rows;
 use super::reader::CHUNK;
 use super::{ParquetFile, Written};
@@ -29,6 +33,9 @@ use crate::error::{Error, Result};
 
 /// Bad rows that are told one by one.
 const TOLD: usize = 20;
+
+/// Rows are written as soon as they hold this many bytes of text, however few they are.
+const CHUNK_BYTES: usize = 64 << 20;
 
 /// What [`import`] made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,8 +50,9 @@ pub struct Imported {
     pub format: Option<Format>,
     /// Keys that the schema does not know, kept as text columns after its own, in order of first appearance.
     pub extra: Vec<String>,
-    /// Keys that were left out, as they hold other things than text.
-    pub ignored: Vec<String>,
+    /// Keys whose values are not in the output, with the number of rows that have a value there. A path such as
+    /// `completions[].model` names a key within a list.
+    pub unread: BTreeMap<String, u64>,
     /// Rows that the format's filter left out, by reason.
     pub left_out: BTreeMap<&'static str, u64>,
     /// Rows that could not be read.
@@ -101,11 +109,7 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     keeps_its_source(input, how)?;
     let format = match how.format {
         Some(format) => Some(format),
-        None => {
-            let row = RowsOf::open(input)?.find_map(|row| row.map(|r| r.row.ok()).transpose()).transpose()?;
-            let found = row.as_ref().and_then(Format::of);
-            found.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
-        }
+        None => found_format(input, how)?,
     };
     let Some(format) = format else { return import_jsonl(input, how) };
     let targets = format.targets();
@@ -117,13 +121,13 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
                 .help(format!("it becomes: {}", names.join(", ")))
         })?,
     };
-    let path = how.out.clone().unwrap_or_else(|| beside(input, schema));
+    let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
     let mut bad = Bad::new(how.skip_bad);
     let mut converter = Converter::new(format, schema, how.language.clone());
     let mut sink = Sink::default();
     let table = extended(schema, format.extra());
     let mut file = ParquetFile::create(&path, &table)?;
-    let mut source = RowsOf::open(input)?;
+    let mut source = RowsOf::open(input, KEYS)?;
     let mut more = true;
     while more {
         match source.next().transpose()? {
@@ -138,10 +142,14 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
             }
         }
         // One row can become many.
-        while sink.rows.len() >= CHUNK || !more && !sink.rows.is_empty() {
+        while sink.rows.len() >= CHUNK || sink.bytes >= CHUNK_BYTES || !more && !sink.rows.is_empty() {
             let chunk = sink.rows.len().min(CHUNK);
             file.write(&batch(schema, &table, sink.rows.drain(..chunk))?)?;
+            sink.bytes = 0;
         }
+    }
+    for (column, rows) in source.unread_columns() {
+        sink.count_unread(column.clone(), *rows);
     }
     let written = file.close()?;
     if written.rows == 0 {
@@ -157,11 +165,37 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
         schema: schema.name,
         format: Some(format),
         extra: format.extra().iter().map(|&name| name.to_owned()).collect(),
-        ignored: Vec::new(),
+        unread: sink.unread,
         left_out: sink.left_out,
         bad: bad.count,
         bad_rows: bad.rows,
     })
+}
+
+/// The format that the first readable row has; none if it has none, or one that does not become the schema asked for.
+fn found_format(input: &Path, how: &How) -> Result<Option<Format>> {
+    let (mut rows, mut first_bad) = (0u64, None);
+    for row in RowsOf::open(input, KEYS)? {
+        let row = row?;
+        rows += 1;
+        let place = row.place();
+        match row.row {
+            Ok(row) => {
+                let format = Format::of(&row);
+                return Ok(format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name))));
+            }
+            Err((_, what)) if how.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
+            Err((_, what)) => return Bad::new(false).row(&place, &what).map(|()| None),
+        }
+    }
+    match first_bad {
+        None => {
+            let error = Error::user(format!("`{}` holds no row to import", input.display()));
+            Err(error.help("each line, or each row of Parquet, is to hold one row"))
+        }
+        Some(bad) => Err(Error::user(format!("`{}` holds no row to import", input.display()))
+            .help(format!("all its {rows} rows are bad; the first: {bad}"))),
+    }
 }
 
 /// The schema's columns, then text that may be missing.

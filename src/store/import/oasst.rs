@@ -4,10 +4,9 @@
 //! `ift` is the paper's filter: the answer of rank 0. `ranked` has all ranked answers of prompts with at least two. Messages
 //! that were deleted or failed review are left out.
 
-use serde_json::Value;
-
-use super::formats::{Object, Ranked, Sink, optional};
-use crate::store::jsonl::{list, member, spell, text};
+use super::formats::{Ranked, Sink};
+use super::record::Record;
+use crate::store::jsonl::spell;
 
 /// Greatest size of one tree's first turn whose messages come one by one, in bytes of text, ids and what holds them.
 const LARGEST: usize = 64 << 20;
@@ -42,24 +41,22 @@ struct Message {
     good: bool,
 }
 
-fn message(row: &mut Object) -> Result<Message, String> {
-    let flag = |row: &Object, key: &str| row.get(key).and_then(Value::as_bool);
-    let rank = match row.get("rank") {
-        None | Some(Value::Null) => None,
-        Some(v) => {
-            // pandas writes whole numbers beside nulls as floats.
-            let whole = v.as_f64().filter(|f| f.fract() == 0. && (0. ..=1e9).contains(f)).map(|f| f as u32);
-            Some(whole.ok_or_else(|| format!("`rank` is {}, expected a whole number from 0", spell(v)))?)
-        }
-    };
+fn message(record: &mut Record) -> Result<Message, String> {
+    let rank = record.optional("rank", |value| {
+        // pandas writes whole numbers beside nulls as floats.
+        let whole = value.as_f64().filter(|f| f.fract() == 0. && (0. ..=1e9).contains(f)).map(|f| f as u32);
+        whole.ok_or_else(|| format!("is {}, expected a whole number from 0", spell(&value)))
+    })?;
+    let deleted = record.take("deleted").and_then(|flag| flag.as_bool());
+    let review_result = record.take("review_result").and_then(|flag| flag.as_bool());
     Ok(Message {
-        good: flag(row, "deleted") != Some(true) && flag(row, "review_result") != Some(false),
+        good: deleted != Some(true) && review_result != Some(false),
         rank,
-        id: member(row, "message_id", text)?,
-        parent: optional(row, "parent_id")?,
-        role: member(row, "role", text)?,
-        lang: optional(row, "lang")?,
-        text: member(row, "text", text)?,
+        id: record.text("message_id")?,
+        parent: record.optional_text("parent_id")?,
+        role: record.text("role")?,
+        lang: record.optional_text("lang")?,
+        text: record.text("text")?,
     })
 }
 
@@ -77,12 +74,12 @@ impl Oasst {
         }
     }
 
-    pub fn row(&mut self, mut row: Object, sink: &mut Sink) -> Result<(), String> {
-        if row.contains_key("prompt") {
-            return self.tree(row, sink);
+    pub fn row(&mut self, record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+        if record.contains("prompt") {
+            return self.tree(record, sink);
         }
-        let tree = member(&mut row, "message_tree_id", text)?;
-        let m = message(&mut row)?;
+        let tree = record.text("message_tree_id")?;
+        let m = message(record)?;
         if self.open.as_ref().is_none_or(|t| t.id != tree) {
             self.flush(sink);
             self.open = Some(Tree { id: tree, prompt: None, begun: false, answers: Vec::new(), size: 0 });
@@ -103,25 +100,19 @@ impl Oasst {
             }
             // A tree is named after its first message, so that answers to it are known even before it has come.
             (Some(parent), "assistant") if *parent == tree.id => tree.answers.push(m),
-            (Some(_), "assistant" | "prompter") => {}
+            (Some(_), "assistant" | "prompter") => record.report("turns after the first answer".to_owned()),
             (_, role) => return Err(format!("has the role `{}` in no place of a conversation", role.escape_debug())),
         }
         Ok(())
     }
 
-    fn tree(&mut self, mut row: Object, sink: &mut Sink) -> Result<(), String> {
-        let object = |v: Value| match v {
-            Value::Object(o) => Ok(o),
-            other => Err(format!("is {}, expected an object", spell(&other))),
-        };
-        let mut root = member(&mut row, "prompt", object)?;
-        let replies = match root.remove("replies") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(replies) => {
-                list(replies, |v| object(v).and_then(|mut o| message(&mut o))).map_err(|e| format!("`replies` {e}"))?
-            }
-        };
-        let prompt = message(&mut root).map_err(|e| format!("`prompt` {e}"))?;
+    fn tree(&mut self, record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+        // The tree is named after its first message.
+        record.take("message_tree_id");
+        let (prompt, replies) = record.record("prompt", |root| {
+            let replies = if root.has("replies") { root.records("replies", message)? } else { Vec::new() };
+            Ok((message(root)?, replies))
+        })?;
         if let Some(why) = self.wants(&prompt) {
             sink.leave_out(why);
             return Ok(());

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{Bad, How, Imported};
 use crate::data::Schema;
 use crate::error::{Error, Result};
+use crate::store::atomic::output_target;
 use crate::store::jsonl::{Lines, Rows};
 use crate::store::listing::is;
 use crate::store::reader::CHUNK;
@@ -44,16 +45,21 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         Error::user(format!("`{}` holds no row to import", input.display()))
             .help("each line is to hold one row, as a JSON object")
     };
-    if Lines::open(input)?.next().transpose()?.is_none() {
-        return Err(empty());
+    match Lines::open(input)?.next().transpose()? {
+        None => return Err(empty()),
+        // The first row decides which schema the file has: it is told before anything is said of the schema.
+        Some((line, Err((_, what)))) if !how.skip_bad => {
+            return Bad::new(false).row(&format!("`{}` line {line}", input.display()), &what).and(Err(empty()));
+        }
+        Some(_) => {}
     }
     let schema = match how.schema {
         Some(schema) => schema,
         None => guess(input)?,
     };
     Dataset::open(input, schema)?;
-    let path = how.out.clone().unwrap_or_else(|| input.with_extension("parquet"));
-    let (extra, ignored) = extra_keys(input, schema)?;
+    let path = output_target(&how.out.clone().unwrap_or_else(|| input.with_extension("parquet")))?;
+    let (extra, unread) = extra_keys(input, schema)?;
     let mut fields: Vec<Field> = schema.arrow().fields().iter().map(|f| f.as_ref().clone()).collect();
     fields.extend(extra.iter().map(|key| Field::new(key, DataType::Utf8, true)));
     let arrow = Arc::new(ArrowSchema::new(fields));
@@ -89,36 +95,30 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
     file.publish()?;
     let left_out = BTreeMap::new();
     let (bad, bad_rows) = (bad.count, bad.rows);
-    Ok(Imported { path, written, schema: schema.name, format: None, extra, ignored, left_out, bad, bad_rows })
+    Ok(Imported { path, written, schema: schema.name, format: None, extra, unread, left_out, bad, bad_rows })
 }
 
-/// Keys that the schema does not know: those that hold text only, and the others.
-fn extra_keys(input: &Path, schema: &Schema) -> Result<(Vec<String>, Vec<String>)> {
+/// Keys that the schema does not know: those that hold text only, and the others with the number of their rows.
+fn extra_keys(input: &Path, schema: &Schema) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
     let known: BTreeSet<&str> = schema.columns.iter().map(|c| c.name).collect();
-    let (mut extra, mut ignored) = (Vec::<String>::new(), Vec::<String>::new());
-    let mut seen = BTreeSet::<String>::new();
-    let mut other = BTreeSet::<String>::new();
+    let mut extra = Vec::<String>::new();
+    // Rows with a value, and whether one of these is no text.
+    let mut values = BTreeMap::<String, (u64, bool)>::new();
     for line in Lines::open(input)? {
         let (_, Ok(row)) = line? else { continue };
         for (key, value) in row.iter().filter(|(k, _)| !known.contains(k.as_str())) {
-            if !value.is_string() && !value.is_null() {
-                other.insert(key.clone());
-            }
-            if !seen.contains(key) {
-                if seen.len() >= MOST_EXTRA {
+            if !values.contains_key(key) {
+                if values.len() >= MOST_EXTRA {
                     return Err(Error::user(format!("`{}` has more than {MOST_EXTRA} unknown keys", input.display())));
                 }
-                seen.insert(key.clone());
                 extra.push(key.clone());
             }
+            let (rows, other) = values.entry(key.clone()).or_default();
+            *rows += u64::from(!value.is_null());
+            *other |= !value.is_string() && !value.is_null();
         }
     }
-    extra.retain(|key| {
-        let keep = !other.contains(key);
-        if !keep {
-            ignored.push(key.clone());
-        }
-        keep
-    });
-    Ok((extra, ignored))
+    extra.retain(|key| values.get(key).is_none_or(|(_, other)| !other));
+    let unread = values.into_iter().filter(|(_, (_, other))| *other).map(|(key, (rows, _))| (key, rows));
+    Ok((extra, unread.collect()))
 }

@@ -3,7 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::formats::{Object, Sink};
+use super::formats::{Sink, with_input};
+use super::record::Record;
+use super::turns::{TOOL_CALL, is_encoded_messages, is_tool_call, take_turns};
 use crate::data::hash_hex;
 use crate::store::conversations::{Turn, comparison};
 
@@ -15,28 +17,51 @@ const SCORES: [(&str, &str); 4] = [
     ("chosen_rating", "rejected_rating"),
 ];
 
-pub(super) fn preference(mut row: Object, sink: &mut Sink) -> Result<(), String> {
-    let number = |key: &str| row.get(key).and_then(Value::as_f64).filter(|s| (*s as f32).is_finite());
-    let score = |which: fn(&(&'static str, &'static str)) -> &'static str| SCORES.iter().find_map(|s| number(which(s)));
-    let (chosen_score, rejected_score) = (score(|s| s.0), score(|s| s.1));
-    let given = row.get("prompt_id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(str::to_owned);
-    if row.get("prompt").is_some_and(Value::is_null) {
-        row.remove("prompt");
+/// Other names of the prompt, the first that is there.
+const QUESTIONS: [&str; 3] = ["question", "instruction", "query"];
+
+/// Reads a pair. `system` is the row's system prompt, which becomes the first message.
+pub(super) fn preference(record: &mut Record, system: Option<String>, sink: &mut Sink) -> Result<(), String> {
+    let (chosen_score, rejected_score) = take_scores(record);
+    let prompt_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
+    // UltraFeedback's binarized rows repeat the chosen conversation.
+    if record.has("messages") && record.peek("messages") == record.peek("chosen") {
+        record.take("messages");
     }
     // What is the same to its end has no prompt that could be told from an answer.
-    if row.get("chosen").is_some_and(|chosen| !chosen.is_null() && row.get("rejected") == Some(chosen)) {
+    if record.has("chosen") && record.peek("chosen") == record.peek("rejected") {
         sink.leave_out("both answers are the same");
+        return Ok(());
+    }
+    let mut row = Map::new();
+    let mut reason = None;
+    take_prompt(record, &mut row, &mut reason)?;
+    for key in ["chosen", "rejected"] {
+        take_side(record, key, key, &mut row, &mut reason)?;
+    }
+    if let Some(reason) = reason {
+        sink.leave_out(reason);
         return Ok(());
     }
     if !row.contains_key("prompt") {
         split_texts(&mut row);
     }
-    let pair = comparison(row)?;
+    let mut pair = comparison(row)?;
+    if let Some(system) = system {
+        match pair.prompt.first() {
+            Some((role, text)) if role == "system" && text.trim() != system.trim() => {
+                sink.leave_out("two system messages");
+                return Ok(());
+            }
+            Some((role, _)) if role == "system" => {}
+            _ => pair.prompt.insert(0, ("system".to_owned(), system)),
+        }
+    }
     let [(_, chosen), (_, rejected)] = pair.completions.as_slice() else {
         return Err("has no `chosen` and `rejected`".into());
     };
-    let blank = |turns: &[Turn]| turns.iter().all(|t| t.1.trim().is_empty());
-    if blank(&pair.prompt) || blank(chosen) || blank(rejected) {
+    let asked: Vec<&Turn> = pair.prompt.iter().filter(|turn| turn.0 != "system").collect();
+    if asked.iter().all(|turn| turn.1.trim().is_empty()) || is_blank(chosen) || is_blank(rejected) {
         sink.leave_out("an empty prompt or answer");
         return Ok(());
     }
@@ -44,16 +69,97 @@ pub(super) fn preference(mut row: Object, sink: &mut Sink) -> Result<(), String>
         sink.leave_out("both answers are the same");
         return Ok(());
     }
-    let parts = |turns: &[Turn]| turns.iter().flat_map(|t| [t.0.clone(), t.1.clone()]).collect::<Vec<_>>();
-    let prompt_id = given.unwrap_or_else(|| hash_hex(parts(&pair.prompt)));
+    let prompt_id = prompt_id.unwrap_or_else(|| hash_hex(parts(&pair.prompt)));
     let id = |turns: &[Turn]| hash_hex(std::iter::once(prompt_id.clone()).chain(parts(turns)));
-    let messages = |turns: &[Turn]| turns.iter().map(|t| json!({ "role": t.0, "content": t.1 })).collect::<Vec<_>>();
     sink.push(json!({
         "prompt_id": prompt_id, "prompt": messages(&pair.prompt),
         "chosen": messages(chosen), "rejected": messages(rejected),
         "chosen_id": id(chosen), "rejected_id": id(rejected),
         "chosen_score": chosen_score, "rejected_score": rejected_score,
     }));
+    Ok(())
+}
+
+fn is_blank(turns: &[Turn]) -> bool {
+    turns.iter().all(|turn| turn.1.trim().is_empty())
+}
+
+/// What an id is the hash of.
+fn parts(turns: &[Turn]) -> Vec<String> {
+    turns.iter().flat_map(|turn| [turn.0.clone(), turn.1.clone()]).collect()
+}
+
+fn messages(turns: &[Turn]) -> Vec<Value> {
+    turns.iter().map(|turn| json!({ "role": turn.0, "content": turn.1 })).collect()
+}
+
+/// Takes the scores of both answers, by the first of the names that is there.
+fn take_scores(record: &mut Record) -> (Option<f64>, Option<f64>) {
+    let names = SCORES.iter().find(|(chosen, rejected)| record.has(chosen) || record.has(rejected));
+    names.map_or((None, None), |(chosen, rejected)| (record.number(chosen), record.number(rejected)))
+}
+
+/// Takes the prompt under any of its names. A row without one has it at the beginning of both answers.
+fn take_prompt(
+    record: &mut Record,
+    row: &mut Map<String, Value>,
+    reason: &mut Option<&'static str>,
+) -> Result<(), String> {
+    if record.has("prompt") {
+        return take_side(record, "prompt", "prompt", row, reason);
+    }
+    if let Some(key) = QUESTIONS.iter().find(|key| record.has(key)) {
+        take_side(record, key, "prompt", row, reason)?;
+        if *key == "instruction"
+            && let Some(input) = record.optional_text("input")?
+            && let Some(Value::String(instruction)) = row.get("prompt")
+        {
+            let prompt = with_input(instruction, &input);
+            row.insert("prompt".into(), prompt.into());
+        }
+        return Ok(());
+    }
+    if record.has("conversations") {
+        return take_side(record, "conversations", "prompt", row, reason);
+    }
+    if record.peek("input").is_some_and(Value::is_string) {
+        return take_side(record, "input", "prompt", row, reason);
+    }
+    Ok(())
+}
+
+/// Takes a text, or messages with nothing in them but role and text, and puts it into `row` as `name`.
+fn take_side(
+    record: &mut Record,
+    key: &str,
+    name: &str,
+    row: &mut Map<String, Value>,
+    reason: &mut Option<&'static str>,
+) -> Result<(), String> {
+    let value = match record.peek(key) {
+        None => return Ok(()),
+        Some(Value::String(text)) if is_encoded_messages(text) => {
+            return Err(format!("`{key}` holds messages that are written as text; make it a list of objects"));
+        }
+        Some(Value::String(text)) => {
+            if name != "prompt" && is_tool_call(text) {
+                *reason = Some(TOOL_CALL);
+            }
+            record.take(key).unwrap_or_default()
+        }
+        Some(Value::Array(_) | Value::Object(_)) => {
+            let turns = take_turns(record, key)?;
+            *reason = reason.or(turns.iter().find_map(|turn| turn.beyond_text));
+            let message = |turn: super::turns::Turn| {
+                // Roles that chat templates know are theirs; others stay as they are spelled.
+                let role = if turn.role == super::turns::Role::Other { turn.spelled } else { turn.role.name().into() };
+                json!({ "role": role, "content": turn.text })
+            };
+            turns.into_iter().map(message).collect()
+        }
+        Some(_) => record.take(key).unwrap_or_default(),
+    };
+    row.insert(name.into(), value);
     Ok(())
 }
 

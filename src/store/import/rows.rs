@@ -1,7 +1,6 @@
 //! The rows of a stranger's file as JSON objects, one at a time: JSON lines or one JSON array, plain or gzipped, or Parquet.
 
-use std::collections::VecDeque;
-use std::fs::File;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -11,8 +10,9 @@ use arrow::json::LineDelimitedWriter;
 use crate::error::{Error, Result};
 use crate::store::atomic::io_error;
 use crate::store::jsonl::{Row, parse};
-use crate::store::lines::{LONGEST, Lines};
+use crate::store::lines::{LONGEST, Lines, open_regular};
 use crate::store::listing::{files, is};
+use crate::store::printable::as_printable;
 use crate::store::reader::{Chunks, IntoUser, ParquetIn, guarded};
 
 /// A row, or why it is none, with its number: a line of text, or a row of Parquet, from 1.
@@ -41,23 +41,31 @@ enum Open {
 pub struct RowsOf {
     left: VecDeque<PathBuf>,
     open: Option<(PathBuf, Open)>,
-    /// The columns of Parquet files that are read; all if none is named.
+    /// The columns of Parquet files that are read.
     only: &'static [&'static str],
+    /// The other columns of the Parquet files so far, with the number of rows that have a value there.
+    unread: BTreeMap<String, u64>,
 }
 
 impl RowsOf {
-    /// Of a path.
+    /// Of a path; of Parquet only the columns named.
     ///
     /// # Errors
     /// Nothing is there.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, only: &'static [&'static str]) -> Result<Self> {
         let left = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
-        Ok(Self { left: left.into(), open: None, only: &[] })
+        Ok(Self::over(left, only))
     }
 
     /// Of several files, one after the other; of Parquet only the columns named.
     pub fn over(files: Vec<PathBuf>, only: &'static [&'static str]) -> Self {
-        Self { left: files.into(), open: None, only }
+        Self { left: files.into(), open: None, only, unread: BTreeMap::new() }
+    }
+
+    /// The columns of the Parquet files read so far that were not asked for, with the number of rows that have a value
+    /// there.
+    pub fn unread_columns(&self) -> &BTreeMap<String, u64> {
+        &self.unread
     }
 
     fn read(&mut self) -> Result<Option<Numbered>> {
@@ -68,7 +76,7 @@ impl RowsOf {
                 return Ok(Some(Numbered { file: file.clone(), number, row }));
             }
             let Some(file) = self.left.pop_front() else { return Ok(None) };
-            self.open = Some((file.clone(), Open::of(&file, self.only)?));
+            self.open = Some((file.clone(), Open::of(&file, self.only, &mut self.unread)?));
         }
     }
 }
@@ -85,16 +93,26 @@ impl Iterator for RowsOf {
 }
 
 impl Open {
-    fn of(file: &Path, only: &[&str]) -> Result<Self> {
+    fn of(file: &Path, only: &[&str], unread: &mut BTreeMap<String, u64>) -> Result<Self> {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
-            let fields = parquet.schema().fields();
-            let wanted = |i: &usize| only.is_empty() || only.contains(&fields[*i].name().as_str());
-            let columns: Vec<usize> = (0..fields.len()).filter(wanted).collect();
+            let mut columns = Vec::new();
+            for (at, field) in parquet.schema().fields().iter().enumerate() {
+                if only.contains(&field.name().as_str()) {
+                    columns.push(at);
+                    continue;
+                }
+                let values = parquet.values_of(at);
+                if values > 0 {
+                    let listed = unread.len() < MAX_UNREAD_COLUMNS || unread.contains_key(field.name());
+                    let name = if listed { field.name().as_str() } else { "other columns" };
+                    *unread.entry(name.to_owned()).or_default() += values;
+                }
+            }
             return Ok(Open::Parquet(Box::new(parquet.read(&columns)?), None, VecDeque::new(), 0));
         }
         let fail = |e: &std::io::Error| io_error("reading", file, e).into_user();
-        let plain = File::open(file).map_err(|e| fail(&e))?;
+        let plain = open_regular(file)?;
         let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(plain));
         if reader.fill_buf().map_err(|e| fail(&e))?.starts_with(&[0x1f, 0x8b]) {
             // Several members one after the other are one file. What they unpack to is bounded by a row's greatest length.
@@ -122,23 +140,53 @@ impl Open {
                         },
                     };
                     // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
-                    let large = chunk.get_array_memory_size() as u64 > LONGEST && chunk.num_rows() > 1;
+                    let large = slice_bytes(&chunk) > LONGEST / 4 && chunk.num_rows() > 1;
                     let rows = if large { 1 } else { chunk.num_rows() };
-                    *left = (rows < chunk.num_rows()).then(|| chunk.slice(rows, chunk.num_rows() - rows));
-                    let chunk = chunk.slice(0, rows);
-                    let mut text = Vec::new();
                     let path = chunks.path().to_owned();
-                    guarded(&path, || {
-                        let mut writer = LineDelimitedWriter::new(&mut text);
-                        Ok(writer.write(&chunk).and_then(|()| writer.finish())?)
-                    })?;
-                    ready.extend(text.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(parse));
+                    match json_rows(&path, &chunk.slice(0, rows)) {
+                        Ok(made) => ready.extend(made),
+                        // One row cannot be turned into JSON: find it, and go on with the others.
+                        Err(_) if rows > 1 => {
+                            for row in 0..rows {
+                                let made = json_rows(&path, &chunk.slice(row, 1));
+                                ready.extend(made.unwrap_or_else(|what| vec![Err(("bad_value", what))]));
+                            }
+                        }
+                        Err(what) => ready.push_back(Err(("bad_value", what))),
+                    }
+                    *left = (rows < chunk.num_rows()).then(|| chunk.slice(rows, chunk.num_rows() - rows));
                 }
                 *number += 1;
                 Ok(ready.pop_front().map(|row| (*number, row)))
             }
         }
     }
+}
+
+/// Columns that were not asked for are listed up to this many; those after them are counted together.
+const MAX_UNREAD_COLUMNS: usize = 1000;
+
+/// The bytes that the rows of a batch take, without the rest of the buffers that they are a part of.
+fn slice_bytes(rows: &RecordBatch) -> u64 {
+    let sizes = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX));
+    sizes.fold(0u64, |sum, size| sum.saturating_add(size as u64))
+}
+
+/// Rows of Parquet as JSON objects, or what cannot be turned into one.
+fn json_rows(path: &Path, rows: &RecordBatch) -> std::result::Result<Vec<Row>, String> {
+    if rows.num_rows() == 1 && slice_bytes(rows) > LONGEST {
+        return Err(format!("is longer than {} MiB", LONGEST >> 20));
+    }
+    let turned = guarded(path, || {
+        let rows = as_printable(rows)?;
+        let mut text = Vec::new();
+        let mut writer = LineDelimitedWriter::new(&mut text);
+        writer.write(&rows).and_then(|()| writer.finish())?;
+        Ok(text)
+    });
+    let text = turned.map_err(|e| format!("cannot be read: {e}"))?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.map(parse).collect())
 }
 
 /// The elements of one JSON array, each read to its end before it is parsed.
@@ -243,7 +291,7 @@ mod tests {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let say = |r: Row| r.map(|r| serde_json::to_string(&r).unwrap()).map_err(|e| e.1);
-        RowsOf::open(&path)?.map(|r| r.map(|r| (r.number, say(r.row)))).collect()
+        RowsOf::open(&path, &[])?.map(|r| r.map(|r| (r.number, say(r.row)))).collect()
     }
     fn gz(text: &[u8]) -> Vec<u8> {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

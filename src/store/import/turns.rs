@@ -1,0 +1,147 @@
+//! Turns of conversations in the spellings that people have: `{role, content}`, `{from, value}`, plain texts in turn.
+
+use serde_json::Value;
+
+use super::record::{Record, is_empty};
+use crate::store::jsonl::{list, spell, text};
+
+/// Who speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    System,
+    User,
+    Assistant,
+    /// A tool, or a call of one.
+    Tool,
+    Other,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        match name {
+            "human" | "user" | "prompter" => Self::User,
+            "gpt" | "chatgpt" | "bing" | "bard" | "model" | "assistant" => Self::Assistant,
+            "system" | "developer" => Self::System,
+            "tool" | "function" | "function_call" | "tool_call" | "observation" | "function_response"
+            | "tool_response" | "ipython" => Self::Tool,
+            _ => Self::Other,
+        }
+    }
+
+    /// The name that chat templates know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Turn {
+    pub role: Role,
+    /// The role as the file spells it.
+    pub spelled: String,
+    pub text: String,
+    /// Why the turn is more than its text, so that its row has to be left out.
+    pub beyond_text: Option<&'static str>,
+}
+
+/// The reason for leaving out a row with a call of a tool.
+pub(super) const TOOL_CALL: &str = "a tool call or its result";
+
+/// Takes the turns under a key: a list of objects, a list of texts by user and assistant in turn, or one object.
+pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<Turn>, String> {
+    match record.peek(key) {
+        Some(Value::Array(items)) if items.first().is_some_and(Value::is_string) => {
+            let texts = record.required(key, |value| list(value, text))?;
+            Ok(texts.into_iter().enumerate().map(|(at, text)| plain_turn(at, text)).collect())
+        }
+        Some(Value::Object(_)) => Ok(vec![record.record(key, turn)?]),
+        _ => record.records(key, turn),
+    }
+}
+
+fn plain_turn(at: usize, text: String) -> Turn {
+    let role = if at.is_multiple_of(2) { Role::User } else { Role::Assistant };
+    Turn { role, spelled: role.name().to_owned(), text, beyond_text: None }
+}
+
+/// Reads one turn.
+fn turn(record: &mut Record) -> Result<Turn, String> {
+    let (who, what) = if record.contains("from") { ("from", "value") } else { ("role", "content") };
+    let spelled = record.text(who)?;
+    let role = Role::of(&spelled);
+    let mut beyond_text = (role == Role::Tool).then_some(TOOL_CALL);
+    for key in ["tool_calls", "function_call", "tool_call_id"] {
+        if record.take(key).is_some_and(|value| !is_empty(&value)) {
+            beyond_text = Some(TOOL_CALL);
+        }
+    }
+    // OpenAI's `weight` and others' `train`: the loss is not on this answer.
+    let flags = [record.take("weight"), record.take("train")];
+    let untrained = flags.iter().flatten().any(|flag| flag.as_f64() == Some(0.) || flag == &Value::Bool(false));
+    if role == Role::Assistant && untrained {
+        beyond_text = beyond_text.or(Some("an answer that is not to be trained on"));
+    }
+    let (text, other_parts) = match record.take(what) {
+        None if beyond_text == Some(TOOL_CALL) => (String::new(), false),
+        None if !record.contains(what) => return Err(format!("lacks `{what}`")),
+        None => return Err(format!("`{what}` is null, expected text")),
+        Some(value) => content(value).map_err(|why| format!("`{what}` {why}"))?,
+    };
+    if other_parts {
+        beyond_text = beyond_text.or(Some("images or other parts that are no text"));
+    }
+    if role == Role::Assistant && is_tool_call(&text) {
+        beyond_text = beyond_text.or(Some(TOOL_CALL));
+    }
+    Ok(Turn { role, spelled, text, beyond_text })
+}
+
+/// The text of a message, and whether it has parts that are no text.
+fn content(value: Value) -> Result<(String, bool), String> {
+    let parts = match value {
+        Value::String(text) => return Ok((text, false)),
+        Value::Array(parts) => parts,
+        other => return Err(format!("is {}, expected text", spell(&other))),
+    };
+    let (mut all, mut other_parts) = (String::new(), false);
+    for part in &parts {
+        match part.get("text") {
+            Some(Value::String(text)) => all.push_str(text),
+            _ => other_parts = true,
+        }
+    }
+    Ok((all, other_parts))
+}
+
+/// Whether an answer is a call of a tool, by the marks that models write before one.
+pub(super) fn is_tool_call(answer: &str) -> bool {
+    const MARKS: [&str; 6] =
+        ["<tool_call>", "<functioncall>", "<function_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]"];
+    let answer = answer.trim_start();
+    MARKS.iter().any(|mark| answer.starts_with(mark))
+}
+
+/// Whether a text is a list of messages that somebody wrote as text: JSON, or what Python prints of one.
+pub(super) fn is_encoded_messages(text: &str) -> bool {
+    let text = text.trim();
+    if !text.starts_with('[') || !text.ends_with(']') {
+        return false;
+    }
+    let inside = text[1..].trim_start();
+    if ["{'role':", "{'content':", "{'from':", "{'value':"].iter().any(|start| inside.starts_with(start)) {
+        return true;
+    }
+    let Ok(Value::Array(items)) = serde_json::from_str::<Value>(text) else { return false };
+    let is_message = |item: &Value| {
+        let has = |key: &str| item.get(key).is_some_and(Value::is_string);
+        has("role") && item.get("content").is_some() || has("from") && has("value")
+    };
+    !items.is_empty() && items.iter().all(is_message)
+}
