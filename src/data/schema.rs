@@ -178,6 +178,7 @@ pub mod named {
             column("response_tokens", Type::Tokens, "token ids as sampled, with the end token where finish is stop"),
             column("logprobs", Type::Floats, "natural log-probability of each sampled token at temperature 1 over the full vocabulary"),
             column("model", Type::Text, "hash of the model that wrote it"),
+            nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the token ids are of; null where it is not known"),
         ];
         /// Judged answers.
         SCORES = "scores", "one answer with its score", [
@@ -198,6 +199,8 @@ pub mod named {
             nullable("score_before", Type::Float, "the score before `rescore` read the judgements again"),
             nullable("changes", Type::Texts, "what `rescore` made of judgements otherwise than before, e.g. no_match -> score"),
             nullable("judge_prompt_tokens", Type::Tokens, "token ids of the judge's rendered prompt, where judgements keep theirs"),
+            nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the answer's token ids are of; null where it is not known"),
+            nullable("judge_tokenizer", Type::Text, "hash of the tokenizer and chat template that the judge's token ids are of; null where it is not known"),
         ];
         /// Ranked answers.
         RANKED = "ranked", "one of several answers to a prompt, with its rank among them", [
@@ -237,6 +240,7 @@ pub mod named {
             column("rejected_logprobs", Type::Floats, "log-probability of each other token under the model that sampled it"),
             column("model", Type::Text, "hash of the model that wrote both answers"),
             nullable("consistency", Type::Float, "(Kendall's tau + 1) / 2 between the judge's ranking of the prompt's answers and another's, C of CREAM; null if there is no other"),
+            nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the token ids are of; null where it is not known"),
         ];
         /// What the answers of pairs are to a training's reference.
         REFERENCE = "reference", "the log-probabilities of a pair's answers under the model that a training is held to", [

@@ -41,6 +41,10 @@ pub trait Codec: Send + Sync {
     fn decode(&self, tokens: &[u32]) -> String;
     /// Tokens that end an answer.
     fn eos_ids(&self) -> &[u32];
+    /// Hash of the tokenizer and its chat template, if it has one.
+    fn hash(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Codec for Tokenizer {
@@ -58,6 +62,9 @@ impl Codec for Tokenizer {
     }
     fn eos_ids(&self) -> &[u32] {
         Tokenizer::eos_ids(self)
+    }
+    fn hash(&self) -> Option<String> {
+        Some(Tokenizer::hash(self).to_owned())
     }
 }
 
@@ -108,6 +115,8 @@ fn default_kv_memory() -> u64 {
 /// A Llama on this machine. Dropping it ends its thread.
 pub struct Local {
     id: String,
+    /// Hash of the tokenizer.
+    tokenizer: Option<String>,
     codec: Arc<dyn Codec>,
     counters: Arc<Counters>,
     /// Why the thread ended early, if it did.
@@ -182,7 +191,8 @@ impl Local {
             }
         });
         let thread = thread.map_err(|e| Error::system(format!("the engine's thread: {e}")))?;
-        Ok(Self { id, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
+        let tokenizer = codec.hash();
+        Ok(Self { id, tokenizer, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
     }
 
     /// Hands rows to the thread and waits for what becomes of them.
@@ -226,6 +236,9 @@ impl Engine for Local {
     }
     fn id(&self) -> &str {
         &self.id
+    }
+    fn tokenizer(&self) -> Option<&str> {
+        self.tokenizer.as_deref()
     }
     fn stats(&self) -> Stats {
         self.counters.read()

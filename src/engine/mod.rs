@@ -172,6 +172,10 @@ pub trait Engine: Send + Sync {
     fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>>;
     /// Hash of the weights, or `script:` and the hash of the script.
     fn id(&self) -> &str;
+    /// Hash of the tokenizer and chat template that its token ids are of; none where ids are made up.
+    fn tokenizer(&self) -> Option<&str> {
+        None
+    }
     /// Counters since the start.
     fn stats(&self) -> Stats;
 }

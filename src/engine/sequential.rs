@@ -185,6 +185,9 @@ impl Engine for Sequential {
     fn id(&self) -> &str {
         &self.model.hash
     }
+    fn tokenizer(&self) -> Option<&str> {
+        Some(self.model.tokenizer.hash())
+    }
     fn stats(&self) -> Stats {
         self.counters.read()
     }

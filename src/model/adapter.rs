@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value as Json, json};
 
+use super::config::OneOrMany;
 use super::lora::TARGETS;
 use super::weights::safetensors;
-use super::{Config, Llama, LoraConfig, files, finite, save};
+use super::{Config, Llama, LoraConfig, Tokenizer, files, finite, save};
 use crate::error::{Context, Error, Result};
 
 /// What PEFT puts before the names of a causal language model.
@@ -19,9 +20,33 @@ const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Whether a directory is an adapter's and not a whole model's.
+/// Files of a whole model's weights.
+const WHOLE: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Values of `init_lora_weights` that only say how A and B began. The others (`pissa`, `olora`, `loftq`, `corda`, `lora_ga`)
+/// take the adapter's first value out of the base model's weights, and PEFT does so again when it loads the adapter.
+const HARMLESS_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+
+/// Whether a directory is an adapter's. What `Trainer` saves has the base model's config.json too, but not its weights.
 pub(super) fn is_one(dir: &Path) -> bool {
-    dir.join(CONFIG).is_file() && !dir.join("config.json").exists()
+    dir.join(CONFIG).is_file() && whole_weights(dir).is_none()
+}
+
+/// The first file of a whole model's weights that the directory has.
+fn whole_weights(dir: &Path) -> Option<&'static str> {
+    WHOLE.into_iter().find(|name| dir.join(name).exists())
+}
+
+/// Refuses a directory that holds a whole model's weights and an adapter: which of them is meant cannot be known.
+pub(super) fn check_not_both(dir: &Path) -> Result<()> {
+    match whole_weights(dir).filter(|_| dir.join(CONFIG).is_file()) {
+        None => Ok(()),
+        Some(weights) => {
+            let message = format!("{}: it holds a whole model ({weights}) and an adapter ({CONFIG})", dir.display());
+            Err(Error::user(message).help("move the adapter's files into a directory of their own"))
+        }
+    }
 }
 
 /// Writes the adapter of `llama`, its settings first. `base` is what adapter_config.json says of the model that it was
@@ -90,6 +115,22 @@ pub(super) fn base(dir: &Path, named: Option<&str>) -> Result<PathBuf> {
     Ok(base)
 }
 
+/// The tokenizer to use with the adapter: its own where its directory has one, and the base model's else, with the
+/// adapter's chat template if it has one. Ids that end a text by the base model's files end it here too.
+///
+/// # Errors
+/// One of the files is broken; the message names it.
+pub(super) fn tokenizer(dir: &Path, base: Tokenizer) -> Result<Tokenizer> {
+    if dir.join("tokenizer.json").exists() {
+        let eos = OneOrMany::Many(base.files().eos.clone());
+        return files::tokenizer(dir, Some(&eos));
+    }
+    let Some(template) = files::own_template(dir)? else { return Ok(base) };
+    let mut own = base.files().clone();
+    own.config.insert("chat_template".into(), template);
+    Tokenizer::new(own).map_err(|e| e.doing(dir.display()))
+}
+
 /// The adapter's weights, named as [`LoraConfig::weights`] names them, in f32 on the CPU.
 pub(super) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<BTreeMap<String, Tensor>> {
     let path = dir.join(WEIGHTS);
@@ -128,12 +169,21 @@ fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
             | "trainable_token_indices"
             | "exclude_modules"
             | "alora_invocation_tokens" => off(value),
+            "init_lora_weights" => match value {
+                Json::Null | Json::Bool(_) => true,
+                _ => value.as_str().is_some_and(|init| HARMLESS_INITS.contains(&init.to_lowercase().as_str())),
+            },
             _ => true,
         };
         if !allowed {
-            return Err(Error::user(format!("{key} is {value}, which is not supported")).help(
-                "reflux reads plain LoRA of a Llama's matrices; merge the adapter with PEFT (merge_and_unload)",
-            ));
+            let help = match key.as_str() {
+                "init_lora_weights" => {
+                    "this initialisation changes the base model's weights; merge the adapter with PEFT \
+                     (merge_and_unload), or save it as plain LoRA (path_initial_model_for_weight_conversion)"
+                }
+                _ => "reflux reads plain LoRA of a Llama's matrices; merge the adapter with PEFT (merge_and_unload)",
+            };
+            return Err(Error::user(format!("{key} is {value}, which is not supported")).help(help));
         }
     }
     let rank = json.get("r").and_then(Json::as_u64).and_then(|r| usize::try_from(r).ok()).filter(|r| *r > 0);

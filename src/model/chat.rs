@@ -47,6 +47,11 @@ impl Template {
         &self.source
     }
 
+    /// `bos_token` and the like with their spellings, as the template sees them.
+    pub(super) fn tokens(&self) -> &[(String, String)] {
+        &self.tokens
+    }
+
     /// The conversation as text. `now` is what the template sees as the present time; without it, asking for it is an
     /// error.
     pub(super) fn render(

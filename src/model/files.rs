@@ -101,6 +101,13 @@ fn add_added_tokens(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The chat template of a directory that need not have a tokenizer.
+pub(super) fn own_template(dir: &Path) -> Result<Option<Json>> {
+    let mut config = read_object_if_there(&dir.join("tokenizer_config.json"))?;
+    choose_template(&mut config, dir)?;
+    Ok(config.remove("chat_template").filter(|template| !template.is_null()))
+}
+
 /// Leaves one template, the one named `default`, in `chat_template`; chat_template.jinja goes before the list.
 fn choose_template(config: &mut Map<String, Json>, dir: &Path) -> Result<()> {
     let path = dir.join("chat_template.jinja");

@@ -18,6 +18,7 @@ mod completion;
 mod continuation;
 mod files;
 mod finite;
+mod identity;
 mod init;
 mod save;
 mod tokenizer_json;

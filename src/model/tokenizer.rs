@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -11,6 +11,7 @@ use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
 use super::chat::{Part, Template, mark};
 use super::continuation::{ByPosition, Position};
+use super::identity::Identity;
 use super::{added_tokens, tokenizer_json};
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
@@ -52,6 +53,8 @@ struct Inner {
     vocab: usize,
     template: Option<Template>,
     files: Files,
+    /// Computed when first asked for.
+    identity: OnceLock<Identity>,
 }
 
 /// A special token, and whether it swallows the white space beside it.
@@ -141,6 +144,7 @@ impl Tokenizer {
                 vocab,
                 template,
                 files,
+                identity: OnceLock::new(),
             }),
         })
     }
@@ -150,6 +154,22 @@ impl Tokenizer {
     #[must_use]
     pub fn with_date(self, now: Option<DateTime>) -> Self {
         Self { now, ..self }
+    }
+
+    /// blake3 hex of what a conversation's token ids depend on: vocabulary, merges, normalizer, pre-tokenizer, special
+    /// tokens and the chat template. How tokenizer.json is laid out does not matter. Rows with token ids carry it.
+    pub fn hash(&self) -> &str {
+        &self.identity().tokenizer
+    }
+
+    /// blake3 hex of what each id stands for: two models with the same can share token ids, whatever else differs.
+    pub fn vocabulary_hash(&self) -> &str {
+        &self.identity().vocabulary
+    }
+
+    fn identity(&self) -> &Identity {
+        let inner = &self.inner;
+        inner.identity.get_or_init(|| Identity::of(inner.by_position.original(), inner.template.as_ref()))
     }
 
     pub(super) fn files(&self) -> &Files {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::prelude::*;
-use super::preferences::as_pairs;
+use super::preferences::{OtherTokenizer, PairReader};
 use super::reference::{References, Settings, pair_id};
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
@@ -54,6 +54,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if streaming && data != ChoiceOrCount::Choice("fresh") {
             f.problem("data", "pairs that are trained on as they come are those of their own iteration", "leave `data` out, or write data_schedule = \"epochs\"");
         }
+        let other_tokenizer = OtherTokenizer::field(f);
         let about = "trains on at most this many pairs of an iteration, the first ones; a list has a value for each iteration, the last for all further ones; 0 is no limit";
         let limit = f.ints("limit", about, Some(&[0]), 0..=1 << 40);
         if limit.is_empty() {
@@ -94,7 +95,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             ("margin", "greatest mean of chosen reward less rejected reward"),
         ];
         let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
-        Box::new(Dpo { rubric, reference, data, limit, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
+        Box::new(Dpo { rubric, reference, data, other_tokenizer, limit, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
@@ -102,6 +103,7 @@ struct Dpo {
     rubric: Template,
     reference: Settings,
     data: ChoiceOrCount,
+    other_tokenizer: OtherTokenizer,
     /// By iteration; 0 for none.
     limit: Vec<i64>,
     config: DpoConfig,
@@ -230,7 +232,7 @@ impl Dpo {
         let replay = super::sft::examples_of(cx, "replay", &self.rubric, model)?;
         let mut validation = None;
         if let Some(input) = cx.step.inputs.iter().find(|i| i.key == "validation") {
-            let rows = self.as_pairs(&cx.whole(&input.step)?, model, &mut references.errors)?;
+            let rows = self.reader(&input.step, model).read(&cx.whole(&input.step)?, &mut references.errors)?;
             let mut held_out = pairs(&rows)?;
             references.compute(&mut held_out, &mut Watch::new(cx, model, 0))?;
             validation = Some(self.validating.on(held_out));
@@ -239,10 +241,15 @@ impl Dpo {
         let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
         Ok(Ready { replay, config: DpoConfig { seed, validation, ..self.config.clone() }, measure })
     }
-    /// Rows with tokens.
-    fn as_pairs(&self, rows: &RecordBatch, model: &Model, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
-        let scored = self.config.objective.loss.name.starts_with("rpo_");
-        as_pairs(rows, &model.tokenizer, scored, errors)
+    /// Gives rows of `input` the policy's token ids.
+    fn reader<'a>(&self, input: &'a str, model: &'a Model) -> PairReader<'a> {
+        PairReader {
+            input,
+            tokenizer: &model.tokenizer,
+            policy: &model.hash,
+            other: self.other_tokenizer,
+            needs_scores: self.config.objective.loss.name.starts_with("rpo_"),
+        }
     }
     fn references<'a>(&'a self, cx: &'a Context<'a>, model: &'a Model, untouched: bool) -> Result<References<'a>> {
         let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
@@ -297,7 +304,7 @@ impl Train for Dpo {
                 if left == 0 {
                     continue;
                 }
-                let rows = self.as_pairs(&rows, &model, &mut references.errors)?;
+                let rows = self.reader(input, &model).read(&rows, &mut references.errors)?;
                 let rows = rows.slice(0, rows.num_rows().min(left));
                 *had += rows.num_rows();
                 all.extend(references.fill(number, epoch, &rows, pairs(&rows)?, &mut watch)?);
@@ -318,7 +325,7 @@ impl Train for Dpo {
         let Ready { replay, config, measure } = self.ready(cx, &model, &mut references)?;
         let mut came = 0;
         let mut pairs = (0..).zip(microbatches).map(|(microbatch, rows)| {
-            let rows = self.as_pairs(&rows?, &model, &mut references.errors)?;
+            let rows = self.reader(&cx.step.inputs[0].step, &model).read(&rows?, &mut references.errors)?;
             came += rows.num_rows();
             references.fill(microbatch, Epoch::new(cx.iteration_of(&cx.step.inputs[0].step), microbatch), &rows, pairs(&rows)?, &mut Watch::new(cx, &model, 0))
         });

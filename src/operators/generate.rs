@@ -115,6 +115,7 @@ impl Map for Generate {
             List::of_tokens(&kept.iter().map(|k| k.2.tokens.clone()).collect::<Vec<_>>()),
             List::of_floats(&kept.iter().map(|k| k.2.logprobs.clone()).collect::<Vec<_>>()),
             text(&|_| engine.id().into()),
+            Arc::new(StringArray::from(vec![engine.tokenizer(); kept.len()])),
         ])?;
         ledger.close(rows)
     }

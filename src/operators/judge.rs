@@ -221,7 +221,7 @@ impl Rubric {
         let mut ledger = Ledger::new(input);
         ledger.all_kept();
         errors.for_each(|error| ledger.note(error));
-        ledger.close(scored(input, &judged, engine.id())?)
+        ledger.close(scored(input, &judged, engine.id(), engine.tokenizer())?)
     }
 
     /// The judgements of each question, and the judge's prompt where it is kept.

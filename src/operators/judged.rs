@@ -51,13 +51,19 @@ fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
 }
 
 /// The scores dataset of judged responses; shared with the operators that score by a rule.
-pub(super) fn scored(input: &RecordBatch, rows: &[Judged], judge: &str) -> Result<RecordBatch> {
+pub(super) fn scored(
+    input: &RecordBatch,
+    rows: &[Judged],
+    judge: &str,
+    judge_tokenizer: Option<&str>,
+) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = Vec::new();
     for column in named::SCORES.columns {
         columns.push(match column.name {
             "score" => Arc::new(Float32Array::from_iter(rows.iter().map(|r| r.score))),
             "judgements" => List::of_judgements(&rows.iter().map(|r| r.judgements.clone()).collect::<Vec<_>>()),
             "judge" => Arc::new(StringArray::from(vec![judge; input.num_rows()])),
+            "judge_tokenizer" => Arc::new(StringArray::from(vec![judge_tokenizer; input.num_rows()])),
             "score_before" | "changes" => new_null_array(&column.kind.arrow(), input.num_rows()),
             "judge_prompt" => {
                 Arc::new(StringArray::from_iter(rows.iter().map(|r| r.prompt.as_ref().map(|p| p.0.as_str()))))
@@ -65,6 +71,7 @@ pub(super) fn scored(input: &RecordBatch, rows: &[Judged], judge: &str) -> Resul
             "judge_prompt_tokens" => tokens(rows.iter().map(|r| r.prompt.as_ref().map(|p| &*p.1))),
             kept => match input.column_by_name(kept) {
                 Some(column) => Arc::clone(column),
+                None if column.nullable => new_null_array(&column.kind.arrow(), input.num_rows()),
                 None => given(input, kept)?,
             },
         });

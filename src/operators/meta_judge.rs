@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use arrow::array::new_null_array;
 use arrow::compute::take_record_batch;
 use regex::Regex;
 
@@ -17,7 +18,7 @@ use super::asking::{self, Asking};
 use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
 use super::prelude::*;
 use super::score;
-use crate::data::{Id, Judgement};
+use crate::data::{Id, Judgement, Type};
 use crate::dataflow::Map;
 use crate::engine::Sampling;
 use crate::eval::ratings::{Battle, Scale, ratings};
@@ -244,7 +245,7 @@ impl Map for MetaJudge {
                 rated.push(candidate, n, judgement, rating as f32, said.collect());
             }
         }
-        let rows = rated.rows(input, engine.id())?;
+        let rows = rated.rows(input, engine.id(), engine.tokenizer())?;
         ledger.close(rows)
     }
 }
@@ -295,12 +296,16 @@ impl Rated {
         self.said.push(said);
     }
 
-    fn rows(self, input: &RecordBatch, judge: &str) -> Result<RecordBatch> {
+    fn rows(self, input: &RecordBatch, judge: &str, judge_tokenizer: Option<&str>) -> Result<RecordBatch> {
         let from = take_record_batch(input, &UInt32Array::from(self.source.clone()))?;
         let of = Columns(&from);
         let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
         let (prompts, prompt_tokens) = (of.text("judge_prompt")?, of.tokens("judge_prompt_tokens")?);
         let rows = 0..from.num_rows();
+        let nothing = |name: &str| -> ArrayRef {
+            let kind = named::SCORES.columns.iter().find(|c| c.name == name).map_or(Type::Text, |c| c.kind);
+            new_null_array(&kind.arrow(), from.num_rows())
+        };
         named::SCORES.batch(vec![
             text(self.prompt_ids),
             Arc::new(prompts.clone()),
@@ -315,7 +320,14 @@ impl Rated {
             Arc::new(of.text("judge")?.clone()),
             Arc::new(Float32Array::from(self.ratings)),
             List::of_judgements(&self.said),
-            text(rows.map(|_| judge.into()).collect()),
+            text(rows.clone().map(|_| judge.into()).collect()),
+            nothing("judge_prompt"),
+            nothing("score_before"),
+            nothing("changes"),
+            nothing("judge_prompt_tokens"),
+            // What was rated are the judge's answers.
+            from.column_by_name("judge_tokenizer").map_or_else(|| nothing("tokenizer"), Arc::clone),
+            Arc::new(StringArray::from(vec![judge_tokenizer; from.num_rows()])),
         ])
     }
 }

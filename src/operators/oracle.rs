@@ -54,6 +54,6 @@ impl Map for Oracle {
             vec![(words.collect::<Vec<_>>().join(", "), "score".to_owned(), Some(f32::from(verdicts.score()))).into()]
         };
         let judged: Vec<Judged> = (0..input.num_rows()).map(|i| Judged::mean(judge(i))).collect();
-        ledger.close(scored(input, &judged, "oracle")?)
+        ledger.close(scored(input, &judged, "oracle", None)?)
     }
 }

@@ -104,6 +104,10 @@ impl<'a> References<'a> {
                 return Err(Error::user(format!("the reference {} has a vocabulary of {has} tokens, the policy one of {wants}: their token ids mean different things", settings.word))
                     .help("name a reference with the policy's tokenizer"));
             }
+            if model.tokenizer.vocabulary_hash() != policy.tokenizer.vocabulary_hash() {
+                return Err(Error::user(format!("the reference {} has another vocabulary than the policy, of the same size: their token ids mean different things", settings.word))
+                    .help("name a reference with the policy's tokenizer"));
+            }
             new.hash.clone_from(&model.hash);
             // Other files, the same weights: nothing more to hold.
             new.is_policy = model.hash == policy.hash && untouched;

@@ -497,5 +497,13 @@ fn batch(columns: Columns<'_>, pairs: &[Decision], consistency: Vec<Option<f32>>
         floats(&|p| logprobs.row(p.rejected).to_vec()),
         text(&|p| models.value(p.chosen).into()),
         Arc::new(Float32Array::from_iter(consistency)),
+        Arc::new(tokenizers(columns, pairs)?),
     ])
+}
+
+/// The tokenizer of each pair's token ids; null where its answers have two different ones, or nobody knows.
+fn tokenizers(columns: Columns<'_>, pairs: &[Decision]) -> Result<StringArray> {
+    let known = columns.0.column_by_name("tokenizer").map(|_| columns.text("tokenizer")).transpose()?;
+    let of = |row: usize| known.filter(|column| column.is_valid(row)).map(|column| column.value(row));
+    Ok(pairs.iter().map(|pair| of(pair.chosen).filter(|chosen| of(pair.rejected) == Some(chosen))).collect())
 }

@@ -74,7 +74,7 @@ pub(super) fn play(
             RowError::failed(id, "no_match", message)
         });
     }
-    ledger.close(scored(input, &judged, engine.id())?)
+    ledger.close(scored(input, &judged, engine.id(), engine.tokenizer())?)
 }
 
 #[cfg(test)]

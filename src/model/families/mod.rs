@@ -16,7 +16,7 @@ use self::config::Settings;
 pub use self::network::{Branch, Network};
 use super::config::OneOrMany;
 use super::tokenizer::Tokenizer;
-use super::{files, finite, hash, name_of, weights};
+use super::{adapter, files, finite, hash, name_of, weights};
 use crate::error::{Context, Error, Result};
 
 /// A family of models that is run but not trained.
@@ -47,7 +47,7 @@ impl Family {
     /// config.json cannot be read, or is no JSON object.
     pub fn of(path: &Path) -> Result<Option<Self>> {
         let config = path.join("config.json");
-        if !config.is_file() {
+        if !config.is_file() || adapter::is_one(path) {
             return Ok(None);
         }
         let json = files::read_object(&config)?;

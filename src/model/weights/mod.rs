@@ -51,11 +51,13 @@ enum Files {
 
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
+        adapter::check_not_both(path)?;
         if adapter::is_one(path) {
             let (lora, base) = adapter::open(path)?;
             let source = Self::open(&adapter::base(path, base.as_deref())?).map_err(|e| e.doing(path.display()))?;
             let weights = adapter::weights(path, &lora, &source.config)?;
-            return Ok(Self { adapter: Some((lora, weights)), ..source });
+            let tokenizer = adapter::tokenizer(path, source.tokenizer)?;
+            return Ok(Self { adapter: Some((lora, weights)), tokenizer, ..source });
         }
         let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
         let (config, tokenizer, files) = if path.is_dir() {
