@@ -89,8 +89,8 @@ fn what_cannot_be_read_is_asked_again_and_all_is_kept() {
     assert_eq!(scores(&rows), [Some(4.), None, Some(3.)]);
     assert_eq!(left_out, BTreeMap::from([("answer 1".to_owned(), "no_match".to_owned())]));
     // A judge at temperature 0 would only repeat itself.
-    let (rows, _) = judge(&answers, script, "samples = 2\nretries = 5\nsampling = { temperature = 0.0 }\n");
-    assert_eq!(self::said(&rows)[1].len(), 2);
+    let (rows, _) = judge(&answers, script, "retries = 5\nsampling = { temperature = 0.0 }\n");
+    assert_eq!(self::said(&rows)[1].len(), 3);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn judgements_are_judged_and_trained_on() {
          [step.judge_pairs]\nop = \"select\"\nfrom = \"judgements\"\n\
          [step.pairs]\nop = \"select\"\nfrom = \"scores\"\n\
          [step.both]\nop = \"concat\"\nfrom = \"pairs\"\nwith = \"judge_pairs\"\n\
-         [step.dpo]\nop = \"dpo\"\nfrom = \"both\"\nmodel = \"m0\"\nbatch_size = 4\n",
+         [step.dpo]\nop = \"dpo\"\nfrom = \"both\"\nmodel = \"m0\"\nbatch_size = 4\nother_tokenizer = \"encode\"\n",
         dir.join("script.toml"),
         responses(dir, &answers),
         dir.join("grade.jinja"),

@@ -66,6 +66,9 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
+/// `--top-p` unless given.
+const DEFAULT_TOP_P: f32 = 0.9;
+
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
 struct SamplingArgs {
@@ -73,7 +76,7 @@ struct SamplingArgs {
     #[arg(short, long, value_name = "X", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
     /// The smallest set of likeliest tokens with at least this mass; 1 is off
-    #[arg(long, value_name = "P", default_value_t = 0.9, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = DEFAULT_TOP_P, allow_negative_numbers = true)]
     top_p: f32,
     /// At most this many likeliest tokens; 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -114,6 +117,17 @@ impl SamplingArgs {
             stop: self.stop.clone(),
             stop_ids: self.stop_id.clone(),
         };
+        if self.temperature == 0. {
+            // A value that switches an option off says nothing, and neither does a default.
+            let top_p = self.top_p < 1. && self.top_p != DEFAULT_TOP_P;
+            let given = [("--top-p", top_p), ("--top-k", self.top_k > 0), ("--min-p", self.min_p > 0.)];
+            if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
+                return Err(Error::user(format!(
+                    "{flag} has no effect with --temperature 0, which takes the likeliest token"
+                ))
+                .help("leave it out, or raise the temperature"));
+            }
+        }
         if let Some(problem) = sampling.problem() {
             return Err(Error::user(problem));
         }

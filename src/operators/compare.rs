@@ -35,7 +35,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
             f.problem("by", "a judge is needed to compare answers", "name one: model = \"NAME\"; or write by = \"score\"");
         }
         let margin = f.float("margin", "by score: scores no further apart than this tie", Some(0.), 0.0..=1e6);
-        Box::new(Compare { by_score, margin, pairwise: Pairwise::fields(f) })
+        let pairwise = Pairwise::fields(f);
+        if by_score {
+            f.without_effect(&Pairwise::KEYS, "with by = \"score\", where no model is asked", "write by = \"judge\"");
+        } else {
+            f.without_effect(&["margin"], "with by = \"judge\"", "write by = \"score\"");
+        }
+        Box::new(Compare { by_score, margin, pairwise })
     },
 };
 

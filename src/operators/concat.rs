@@ -54,6 +54,11 @@ impl Configured for Concat {
         let problems: Vec<String> = other.map(problem).collect();
         if problems.is_empty() { Ok(first.schema) } else { Err(problems) }
     }
+    fn leaves_null(&self, inputs: &[Port<'_>]) -> Vec<&'static str> {
+        let Some((first, others)) = inputs.split_first() else { return Vec::new() };
+        let everywhere = |column: &&&str| others.iter().all(|other| other.lacks.contains(column));
+        first.lacks.iter().filter(everywhere).copied().collect()
+    }
 }
 impl Operator for Concat {
     fn stage(&self) -> Stage<'_> {

@@ -37,6 +37,9 @@ impl Configured for Dedup {
         settings::needs(inputs, &["prompt"], "prompts")?;
         Ok(inputs.first().map_or(&named::PROMPTS, |i| i.schema))
     }
+    fn leaves_null(&self, inputs: &[Port<'_>]) -> Vec<&'static str> {
+        inputs.first().map_or_else(Vec::new, |i| i.lacks.to_vec())
+    }
 }
 impl Operator for Dedup {
     fn stage(&self) -> Stage<'_> {

@@ -11,7 +11,7 @@ use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
 use crate::dataflow::{Known, Readings, Round, Train};
 use crate::model::LoraConfig;
-use crate::train::losses::Knobs;
+use crate::train::losses::{Input, Knobs};
 use crate::error::Kind as ErrorKind;
 use crate::model::Model;
 use crate::pipeline::ChoiceOrCount;
@@ -34,6 +34,10 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let reference = Settings::fields(f);
         let replay_weight = f.float("replay_weight", "weight of the loss on replayed rows", Some(if replay.is_some() { 1. } else { 0. }), 0.0..=1e6);
         let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
+        if replay.is_none() {
+            f.without_effect(&["replay_weight", "replay_batch", "rubric"], "without `replay`", "name the rows: replay = \"STEP\"");
+        }
+        let rubric_given = f.given("rubric");
         let (optimizer, schedule) = training::optimizer(f, 1e-6, 1e-7);
         let schedules = [
             ("epochs", "after the iteration has closed: shuffled, in one pass or several"),
@@ -89,18 +93,26 @@ pub static KIND: Kind<dyn Operator> = Kind {
             seed: 0,
             validation: None,
         };
+        let loss = config.objective.loss;
+        for (input, key) in Input::OPTIONS {
+            if !loss.takes(input) {
+                let others: Vec<_> = train::losses::LOSSES.iter().filter(|l| l.takes(input)).map(|l| l.name).collect();
+                f.without_effect(&[key], &format!("with loss = \"{}\"", loss.name), &format!("choose a loss that reads it: {}", others.join(", ")));
+            }
+        }
         let checkpoint_every = training::checkpoint_every(f);
         let measures = [
             ("accuracy", "greatest share of pairs whose chosen reward is above the rejected one"),
             ("margin", "greatest mean of chosen reward less rejected reward"),
         ];
         let validating = Validating::fields(f, "step with held-out pairs, on which loss and rewards are measured while training", &measures);
-        Box::new(Dpo { rubric, reference, data, other_tokenizer, limit, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
+        Box::new(Dpo { rubric, rubric_given, reference, data, other_tokenizer, limit, config, checkpoint_every, streaming, validating, lora: settings::lora(f) })
     },
 };
 
 struct Dpo {
     rubric: Template,
+    rubric_given: bool,
     reference: Settings,
     data: ChoiceOrCount,
     other_tokenizer: OtherTokenizer,
@@ -174,7 +186,17 @@ impl Configured for Dpo {
             "replay" => p.expect(&[&named::EFT, &named::IFT, &named::TEXT]).err(),
             _ => p.expect(&[&named::PAIRS, &named::PREFERENCES]).err(),
         };
-        let problems: Vec<String> = inputs.iter().filter_map(accepted).collect();
+        let mut problems: Vec<String> = inputs.iter().filter_map(accepted).collect();
+        let loss = self.config.objective.loss;
+        if loss.takes(Input::Consistency) {
+            let lacks = |p: &&Port<'_>| {
+                let column = p.schema.columns.iter().any(|c| c.name == "consistency");
+                p.key != "replay" && (!column || p.lacks.contains(&"consistency"))
+            };
+            let message = |p: &Port<'_>| format!("`{}` does not say how far two judges agree, which the loss {} reads: give its `select` consistency = \"STEP\"", p.step, loss.name);
+            problems.extend(inputs.iter().filter(lacks).map(message));
+        }
+        problems.extend(super::sft::unused_rubric(self.rubric_given, inputs, "replay"));
         if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
     }
 }
@@ -248,7 +270,7 @@ impl Dpo {
             tokenizer: &model.tokenizer,
             policy: &model.hash,
             other: self.other_tokenizer,
-            needs_scores: self.config.objective.loss.name.starts_with("rpo_"),
+            loss: self.config.objective.loss,
         }
     }
     fn references<'a>(&'a self, cx: &'a Context<'a>, model: &'a Model, untouched: bool) -> Result<References<'a>> {

@@ -40,6 +40,9 @@ impl Expected {
                 f.problem(key, "only expected scores have this", "set mode = \"expected\", or take the key out");
             }
         }
+        if used && reasons {
+            f.without_effect(&["lead"], "with reasons = true: the judge begins its answer itself", "");
+        }
         if !used {
             return None;
         }

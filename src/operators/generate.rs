@@ -17,11 +17,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"policy\"\nsamples = 4\nsampling = { temperature = 0.7, top_p = 0.9, max_tokens = 256 }\n",
     parse: |f| {
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        Box::new(Generate {
-            samples: f.int("samples", "answers to each prompt", Some(4), 1..=4096) as u32,
-            system: f.optional_text("system", "system message before each prompt"),
-            sampling: settings::sampling(f, &default),
-        })
+        let samples = f.int("samples", "answers to each prompt", Some(4), 1..=4096) as u32;
+        let system = f.optional_text("system", "system message before each prompt");
+        let sampling = settings::sampling(f, &default);
+        if f.given("samples") && samples > 1 && sampling.temperature == 0. {
+            f.problem("samples", "at temperature 0 every answer to a prompt is the same", "raise the temperature, or set samples = 1");
+        }
+        Box::new(Generate { samples, system, sampling })
     },
 };
 

@@ -54,6 +54,16 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let keep_tokens = f.bool("keep_tokens", about, Some(false));
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
         let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
+        if silent {
+            let setting = "where the judge writes nothing: expected scores without reasons are read from probabilities";
+            f.without_effect(&["pattern", "several", "sampling", "retries"], setting, "set reasons = true");
+        }
+        if pairwise {
+            f.without_effect(&["several"], "in pairwise mode, where a verdict is read", "");
+        }
+        if f.given("samples") && samples > 1 && asking.sampling.temperature == 0. {
+            f.problem("samples", "at temperature 0 every sample is the same", "raise the temperature, or take the key out");
+        }
         if !pairwise && f.given("max_pairs") {
             f.problem("max_pairs", "only pairwise mode has pairs", "set mode = \"pairwise\", or take the key out");
         }

@@ -30,6 +30,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
             f.problem("rows", format!("there are only {limit} rows of `{}`", data.name()), "ask for fewer");
         }
         let shots = f.count("shots", "example requests in a row of `instruct`", Some(3), 1..=64);
+        if data.name() != "instruct" {
+            f.without_effect(&["shots"], "on these rows: only `instruct` shows examples", "");
+        }
         let seed = f.optional_int("seed", "seed of the rows; the pipeline's if absent", 0..=i64::MAX);
         Box::new(ListWorld { data, rows, shots, seed: seed.map(|s| s as u64) })
     },

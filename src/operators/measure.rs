@@ -35,7 +35,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     parse: |f| {
         let default = Bootstrap::default();
         let resamples = f.int("resamples", "bootstrap resamples of prompts; 0 for no intervals", Some(default.resamples.into()), 0..=10_000_000);
-        Box::new(Measure {
+        let measure = Measure {
             bootstrap: Bootstrap {
                 resamples: resamples as u32,
                 confidence: f.float("confidence", "share of the resamples that an interval holds", Some(default.confidence), 0.01..=0.9999),
@@ -46,7 +46,14 @@ pub static KIND: Kind<dyn Operator> = Kind {
             bin: f.float("bin", "width of the bins of score_variation, in points", Some(0.5), 1e-6..=1e6),
             distinct_of: f.count("distinct_of", "distinct-n is of this many answers, the first: it falls with their number", Some(1000), 1..=1 << 24),
             growth: f.float("growth", "least growth of the length, as a share, that is warned of when the score has grown less", Some(drift::LEAST_GROWTH), 0.0..=1e6),
-        })
+        };
+        if resamples == 0 {
+            f.without_effect(&["confidence"], "with resamples = 0", "");
+        }
+        if measure.ranked.is_none() {
+            f.without_effect(&["perfect"], "without `ranked`", "name the ranked rows: ranked = \"STEP\"");
+        }
+        Box::new(measure)
     },
 };
 

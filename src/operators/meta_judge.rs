@@ -38,6 +38,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let samples = f.int("samples", "comparisons of each pair of judgements in each order", Some(1), 1..=1024) as u32;
         let strip = f.bool("strip_score", "takes the scores out of the judgements before they are compared, so that they are judged by their reasons", Some(true));
         let scores = score::pattern(f, "score_pattern", "regular expression of what is taken out; \"score\" is the built-in one of judge", "score");
+        if !strip {
+            f.without_effect(&["score_pattern"], "with strip_score = false", "");
+        }
         let most = f.count("judgements", "most judgements of an answer that are compared, the first ones; the comparisons are its square less itself", Some(11), 2..=1024);
         let rounds = f.int("iterations", "iterations of the loop in which judgements are compared; later ones give no rows. 0 is all", Some(2), 0..=1_000_000) as u32;
         let weights = f.floats("order_weights", "what a win counts of the judgement shown first, and of the one shown second; measured in the microbatch unless given", Some(&[]), 0.0..=1e6);

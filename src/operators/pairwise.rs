@@ -124,6 +124,9 @@ fn plurality(verdicts: &[Verdict]) -> Verdict {
 }
 
 impl Pairwise {
+    /// The keys of [`Pairwise::fields`].
+    pub const KEYS: [&'static str; 5] = ["template", "pattern", "samples", "retries", "sampling"];
+
     /// The keys `template`, `pattern`, `samples`, `retries` and `sampling`.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";

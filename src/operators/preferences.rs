@@ -12,6 +12,7 @@ use super::prelude::*;
 use crate::data::Messages;
 use crate::model::{Message, Tokenizer};
 use crate::train::Scored;
+use crate::train::losses::{Input, Loss};
 
 /// What to do with pairs whose token ids another tokenizer made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +51,8 @@ pub(super) struct PairReader<'a> {
     pub policy: &'a str,
     /// What to do with ids that are not the policy's.
     pub other: OtherTokenizer,
-    /// Whether the loss needs both answers' scores.
-    pub needs_scores: bool,
+    /// The loss: rows must have what it reads.
+    pub loss: &'static Loss,
 }
 
 /// The columns of `pairs` or `preferences` that a row is tokenised from.
@@ -104,6 +105,7 @@ impl PairReader<'_> {
     /// # Errors
     /// A column is missing or of another type, or token ids are of another tokenizer and that is refused.
     pub fn read(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
+        let rows = &self.complete(rows, errors)?;
         let recorded = self.recorded(rows)?;
         if recorded.iter().all(|recorded| *recorded) && rows.column_by_name("chosen_tokens").is_some() {
             return Ok(rows.clone());
@@ -131,6 +133,37 @@ impl PairReader<'_> {
             }
         }
         self.pairs(rows, &texts, &kept)
+    }
+
+    /// The rows that have the columns which the loss reads; the others go to `errors`.
+    fn complete(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
+        let columns = Columns(rows);
+        let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
+        let valid = |column: &str, row: usize| rows.column_by_name(column).is_some_and(|column| column.is_valid(row));
+        let missing = |row: usize| {
+            if self.loss.takes(Input::Margin) && !(valid("chosen_score", row) && valid("rejected_score", row)) {
+                return Some((
+                    "no_score",
+                    "this loss aims at the difference of the answers' scores, and they have none; choose another loss",
+                ));
+            }
+            if self.loss.takes(Input::Consistency) && !valid("consistency", row) {
+                return Some((
+                    "no_consistency",
+                    "this loss reads how far two judges agree, and the pair does not say; give `select` a `consistency`",
+                ));
+            }
+            None
+        };
+        let mut complete = vec![true; rows.num_rows()];
+        for (row, complete) in complete.iter_mut().enumerate() {
+            if let Some((code, message)) = missing(row) {
+                let pair = super::reference::pair_id(chosen_ids.value(row), rejected_ids.value(row));
+                errors.push(RowError::failed(pair, code, message));
+                *complete = false;
+            }
+        }
+        Ok(arrow::compute::filter_record_batch(rows, &complete.into())?)
     }
 
     /// Which rows have token ids that are the policy's own.
@@ -190,11 +223,6 @@ impl PairReader<'_> {
 
     /// The row's texts as token ids.
     fn encode(&self, texts: &Texts<'_>, row: usize) -> std::result::Result<Scored, RowError> {
-        if self.needs_scores && !texts.has_scores(row) {
-            let message =
-                "this loss aims at the difference of the answers' scores, and they have none; choose another loss";
-            return Err(RowError::failed(texts.id(row), "no_score", message));
-        }
         let turns = |messages: &Messages<'_>| -> Vec<Message> {
             messages.row(row).map(|(role, content)| Message::new(role, content)).collect()
         };

@@ -31,11 +31,15 @@ pub(super) struct Settings {
 impl Settings {
     /// Asks for them.
     pub fn fields(f: &mut Fields<'_>) -> Self {
-        Self {
+        let settings = Self {
             word: f.reference("reference", "the model that the policy is held to"),
             audit: f.float("audit", "share of the pairs whose log-probabilities, recorded while sampling, are computed again and compared; at least one pair of a microbatch, 0 for none", Some(0.02), 0.0..=1.0),
             threshold: f.float("audit_threshold", "greatest mean difference of a microbatch's audited tokens, in nats; above it all of the microbatch is computed", Some(1e-3), 0.0..=1e3),
+        };
+        if settings.audit == 0. {
+            f.without_effect(&["audit_threshold"], "with audit = 0", "");
         }
+        settings
     }
     /// Whether the policy itself is the reference, so that sampling has recorded it.
     pub fn recorded(&self) -> bool {

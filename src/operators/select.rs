@@ -64,6 +64,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
             "length" => Tie::Length,
             _ => Tie::Id,
         };
+        if other.is_none() {
+            f.without_effect(&["consistency_of"], "without `consistency`", "name the other judge's scores: consistency = \"STEP\"");
+        }
+        let by_length = controlled || length_penalty > 0. || tie == Tie::Length || max_chosen_length.iter().any(|&n| n > 0);
+        if !by_length {
+            f.without_effect(&["length_unit"], "where nothing goes by length", "set length_control, length_penalty, max_chosen_length or tie_break = \"length\"");
+        }
         if strategy == Strategy::BestWorst && max_pairs > 1 {
             f.problem("max_pairs", "best-worst gives one pair of a prompt", "write strategy = \"best-random\" or \"all-pairs\" for more");
         }
@@ -162,6 +169,9 @@ impl Configured for Select {
             Some(problems) => Err(problems),
             None => Ok(&named::PAIRS),
         }
+    }
+    fn leaves_null(&self, _: &[Port<'_>]) -> Vec<&'static str> {
+        if self.other.is_none() { vec!["consistency"] } else { Vec::new() }
     }
 }
 impl Operator for Select {

@@ -8,7 +8,27 @@ use crate::pipeline::{Fields, Port};
 /// `sampling = { ... }`.
 pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
     let about = "how tokens are drawn";
-    fields.table("sampling", about, |f| Sampling {
+    fields.table("sampling", about, |f| {
+        let sampling = sampling_keys(f, default);
+        if sampling.min_tokens > sampling.max_tokens {
+            let message = format!(
+                "`min_tokens` is {}, more than `max_tokens`, which is {}",
+                sampling.min_tokens, sampling.max_tokens
+            );
+            f.problem("min_tokens", message, "lower it, or raise `max_tokens`");
+        }
+        // A value that switches an option off says nothing, and does no harm.
+        let drawing = [("top_p", sampling.top_p < 1.), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0.)];
+        for (key, _) in drawing.into_iter().filter(|(_, narrows)| *narrows && sampling.temperature == 0.) {
+            f.without_effect(&[key], "with temperature = 0, which takes the likeliest token", "raise the temperature");
+        }
+        sampling
+    })
+}
+
+/// The keys of `sampling`.
+fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
+    Sampling {
         temperature: f.float(
             "temperature",
             "divides the logits; 0 takes the likeliest token",
@@ -43,7 +63,7 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
             .into_iter()
             .map(|id| id as u32)
             .collect(),
-    })
+    }
 }
 
 /// The number as one would write it: 0.7, and not what is nearest to it in 32 bits.

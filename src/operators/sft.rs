@@ -20,6 +20,10 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let rubric = Template::field(f, "rubric", "judge prompt of `eft` rows: a built-in template or a file with {{ prompt }} and {{ response }}", "additive-5");
         let tokens = f.optional_int("batch_tokens", "tokens of a batch, instead of batch_size", 1..=1 << 30);
         let sequences = f.count("batch_size", "rows of a batch", Some(16), 1..=1 << 20);
+        if tokens.is_some() {
+            f.without_effect(&["batch_size"], "with `batch_tokens`", "keep one of them");
+        }
+        let rubric_given = f.given("rubric");
         let (optimizer, schedule) = training::optimizer(f, 5.5e-6, 1.1e-6);
         let config = SftConfig {
             epochs: f.int("epochs", "passes over the rows", Some(1), 1..=100_000) as u32,
@@ -36,12 +40,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
         };
         let checkpoint_every = training::checkpoint_every(f);
         let validating = Validating::fields(f, "step with held-out `ift`, `eft` or `text` rows, on which the loss is measured while training", &[]);
-        Box::new(Sft { rubric, config, checkpoint_every, validating, lora: settings::lora(f) })
+        Box::new(Sft { rubric, rubric_given, config, checkpoint_every, validating, lora: settings::lora(f) })
     },
 };
 
 struct Sft {
     rubric: Template,
+    rubric_given: bool,
     config: SftConfig,
     checkpoint_every: usize,
     validating: Validating,
@@ -87,7 +92,8 @@ impl Configured for Sft {
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
-        let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
+        let mut problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(ACCEPTED).err()).collect();
+        problems.extend(unused_rubric(self.rubric_given, inputs, ""));
         if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
     }
 }
@@ -99,6 +105,15 @@ impl Operator for Sft {
 
 /// `eft` first: its rows have all columns of `ift`.
 static ACCEPTED: &[&Schema] = &[&named::EFT, &named::IFT, &named::TEXT];
+
+/// Why a rubric that was given has no effect: none of the inputs (with that key, unless it is empty) has judged rows.
+pub(super) fn unused_rubric(given: bool, inputs: &[Port<'_>], key: &str) -> Option<String> {
+    let mut rows = inputs.iter().filter(|p| key.is_empty() || p.key == key).peekable();
+    let first = *rows.peek().filter(|_| given)?;
+    let judged = rows.any(|p| p.expect(ACCEPTED).is_ok_and(|schema| schema.name == named::EFT.name));
+    let message = || format!("`rubric` has no effect: `{}` gives `{}` rows, and only those of `eft` are judged by it; take the key out", first.step, first.schema.name);
+    (!judged).then(message)
+}
 
 /// The examples of a dataset's rows. A row that cannot be rendered is a problem of its own.
 pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, tokenizer: &Tokenizer) -> Result<Vec<Example>> {

@@ -44,6 +44,9 @@ impl Configured for Split {
         settings::needs(inputs, &["prompt"], "rows with prompts")?;
         Ok(inputs.first().map_or(&named::RANKED, |i| i.schema))
     }
+    fn leaves_null(&self, inputs: &[Port<'_>]) -> Vec<&'static str> {
+        inputs.first().map_or_else(Vec::new, |i| i.lacks.to_vec())
+    }
 }
 impl Operator for Split {
     fn stage(&self) -> Stage<'_> {

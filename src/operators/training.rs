@@ -39,6 +39,9 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
             0.0..=1.0,
         )),
     };
+    if schedule.decay == Decay::Constant {
+        f.without_effect(&["final_learning_rate"], "with schedule = \"constant\"", "choose another schedule");
+    }
     let betas = f.floats(
         "betas",
         "AdamW's decay of the means of gradients and of their squares",
@@ -110,6 +113,14 @@ impl Validating {
         let kept = [("best", "those of the best measurement"), ("last", "those after the last step")];
         let keep =
             f.choice("keep_weights", "which weights become the model, where there is validation", &kept, Some("best"));
+        if !validates {
+            let keys: &[&str] = if measures.is_empty() {
+                &["validate_every", "keep_weights"]
+            } else {
+                &["validate_every", "measure", "keep_weights"]
+            };
+            f.without_effect(keys, "without `validation`", "name held-out rows: validation = \"STEP\"");
+        }
         Self {
             validates,
             every,

@@ -14,6 +14,11 @@ pub trait Configured: Send + Sync {
     /// # Errors
     /// Problems in words, each naming the input in backticks; [`Port::expect`] makes such words.
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>>;
+    /// Columns of its rows that may be null, and are so in all of them as the step is configured: what reads them is then
+    /// refused.
+    fn leaves_null(&self, _inputs: &[Port<'_>]) -> Vec<&'static str> {
+        Vec::new()
+    }
     /// Whether a training takes the microbatches of its first input one by one as they close, instead of waiting for the
     /// iteration to close. Their number must be known before: they must come from a [`Shape::Head`].
     fn streams(&self) -> bool {
@@ -40,6 +45,8 @@ pub struct Port<'a> {
     pub schema: &'static Schema,
     /// The key that named it: `from`, or a key asked for by [`Fields::step`].
     pub key: &'a str,
+    /// Columns that may be null, and are so in all of its rows.
+    pub lacks: &'a [&'static str],
 }
 
 impl Port<'_> {

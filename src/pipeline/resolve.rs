@@ -336,14 +336,15 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
     /// The schema of each step, where those of its inputs are known and fit.
     fn typecheck(&self, order: &[usize]) -> Vec<Option<&'static Schema>> {
         let mut schemas: Vec<Option<&'static Schema>> = vec![None; self.steps.len()];
+        let mut lacks: Vec<Vec<&'static str>> = vec![Vec::new(); self.steps.len()];
         for &i in order {
             let step = &self.steps[i];
             let Some(op) = &step.op else { continue };
             let named = || step.inputs.iter().chain(&step.sides);
             let ports: Vec<Port<'_>> = named()
                 .filter_map(|n| {
-                    let schema = schemas[*self.by_name.get(n.name.as_str())?]?;
-                    Some(Port { step: &n.name, schema, key: n.key })
+                    let from = *self.by_name.get(n.name.as_str())?;
+                    Some(Port { step: &n.name, schema: schemas[from]?, key: n.key, lacks: &lacks[from] })
                 })
                 .collect();
             let (least, most) = step.kind.map_or((0, usize::MAX), |k| (k.min_inputs, k.max_inputs));
@@ -352,7 +353,10 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
                 continue;
             }
             match op.output(&ports) {
-                Ok(schema) => schemas[i] = Some(schema),
+                Ok(schema) => {
+                    let own = op.leaves_null(&ports);
+                    (schemas[i], lacks[i]) = (Some(schema), own);
+                }
                 Err(words) => {
                     // An operator that fails without a word: say at least where.
                     let words = if words.is_empty() { vec!["its inputs do not fit".to_owned()] } else { words };

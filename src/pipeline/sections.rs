@@ -99,6 +99,9 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         health(&mut fields)
     });
     let loop_ = section(root, "loop", problems, loop_table);
+    if header.iterations > 1 && root.get("loop").is_none() {
+        iterations_without_loop(root, problems);
+    }
     let study = section(root, "study", problems, study::study);
     let models = named(root, "model", problems)
         .into_iter()
@@ -123,6 +126,15 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
     }
     File { header, engine, engine_values, health, health_values, models, loop_, steps, study }
+}
+
+/// Iterations are those of the loop.
+fn iterations_without_loop(root: &Table, problems: &Problems) {
+    let Some(Value::Table(pipeline)) = root.get("pipeline").map(|entry| &entry.node.value) else { return };
+    let Some(entry) = pipeline.get("iterations") else { return };
+    let message = "[pipeline]: `iterations` has no effect without [loop]: every step runs once";
+    let help = "take the key out, or write [loop] with `policy` and `next`".to_owned();
+    problems.report(Diagnostic::new(&codes::CONFLICT, message, entry.node.span, "here").help(help));
 }
 
 fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
@@ -250,6 +262,11 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
     };
     let config =
         f.optional_path("config", "a config.json that tells its shape where the model is not here, for `reflux cost`");
+    if script.is_some() {
+        f.without_effect(&["dtype", "config"], "with `script`: a script has no weights", "");
+    } else if init.is_some() {
+        f.without_effect(&["config"], "with `init`, which names the config.json", "");
+    }
     let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k)).collect();
     if let [first, second, ..] = given[..] {
         f.problem(second, format!("`{first}` and `{second}` both say where it comes from"), "keep one of them");

@@ -73,6 +73,28 @@ impl Scores {
     }
 }
 
+/// What a loss reads beside the log-probabilities of policy and reference, and beta: an option of its own, or a column of the
+/// pairs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// [`Knobs::label_smoothing`].
+    LabelSmoothing,
+    /// [`Knobs::gamma`].
+    Gamma,
+    /// [`Knobs::margin_scale`].
+    MarginScale,
+    /// [`Scores::margin`].
+    Margin,
+    /// [`Scores::consistency`].
+    Consistency,
+}
+
+impl Input {
+    /// The options that only some losses read, with their keys in pipeline files.
+    pub const OPTIONS: [(Self, &'static str); 3] =
+        [(Self::LabelSmoothing, "label_smoothing"), (Self::Gamma, "simpo_gamma"), (Self::MarginScale, "margin_scale")];
+}
+
 /// A named loss.
 pub struct Loss {
     /// As pipeline files and TRL's `loss_type` spell it.
@@ -81,6 +103,8 @@ pub struct Loss {
     pub equation: &'static str,
     /// Where it comes from.
     pub paper: &'static str,
+    /// What it reads; options that it does not read are refused, and rows that lack a column it reads.
+    pub reads: &'static [Input],
     /// Loss of each pair, `[B]`.
     pub each: fn(&Scores) -> Result<Tensor>,
 }
@@ -88,6 +112,12 @@ pub struct Loss {
 impl std::fmt::Debug for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
+    }
+}
+impl Loss {
+    /// Whether it reads that.
+    pub fn takes(&self, input: Input) -> bool {
+        self.reads.contains(&input)
     }
 }
 impl PartialEq for Loss {
@@ -102,72 +132,84 @@ pub static LOSSES: &[Loss] = &[
         name: "sigmoid",
         equation: "-(1 - e) log s(beta D) - e log s(-beta D)",
         paper: "DPO, arXiv 2305.18290 eq. 7; smoothing as cDPO, ericmitchell.ai/cdpo.pdf",
+        reads: &[Input::LabelSmoothing],
         each: sigmoid,
     },
     Loss {
         name: "ipo",
         equation: "(r_w / |y_w| - r_l / |y_l| - 1 / (2 beta))^2",
         paper: "IPO, arXiv 2310.12036 eq. 17; per token, as its authors told TRL",
+        reads: &[],
         each: ipo,
     },
     Loss {
         name: "hinge",
         equation: "max(0, 1 - beta D)",
         paper: "SLiC, arXiv 2305.10425; RSO, arXiv 2309.06657",
+        reads: &[],
         each: hinge,
     },
     Loss {
         name: "robust",
         equation: "(-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e)",
         paper: "Robust DPO, arXiv 2403.00409",
+        reads: &[Input::LabelSmoothing],
         each: robust,
     },
     Loss {
         name: "sigmoid_norm",
         equation: "-log s(beta (r_w / |y_w| - r_l / |y_l|))",
         paper: "length-normalised DPO as in Tulu 3, arXiv 2411.15124",
+        reads: &[],
         each: sigmoid_norm,
     },
     Loss {
         name: "simpo",
         equation: "-(1 - e) log s(beta (m_w - m_l) - gamma) - e log s(gamma - beta (m_w - m_l)); no reference",
         paper: "SimPO, arXiv 2405.14734 eq. 6",
+        reads: &[Input::LabelSmoothing, Input::Gamma],
         each: simpo,
     },
     Loss {
         name: "apo_zero",
         equation: "1 - s(beta r_w) + s(beta r_l)",
         paper: "APO, arXiv 2408.06266 eq. 7: the chosen are better than what the model says by itself",
+        reads: &[],
         each: apo_zero,
     },
     Loss {
         name: "apo_down",
         equation: "s(beta r_w) + 1 - s(beta D)",
         paper: "APO, arXiv 2408.06266 eq. 8: the chosen are worse than what the model says by itself",
+        reads: &[],
         each: apo_down,
     },
     Loss {
         name: "rpo_sq",
         equation: "(beta D - g)^2",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, squared distance",
+        reads: &[Input::MarginScale, Input::Margin],
         each: rpo_sq,
     },
     Loss {
         name: "rpo_bwd_kl",
         equation: "KL(Bernoulli(s(g)) || Bernoulli(s(beta D)))",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, backward KL",
+        reads: &[Input::MarginScale, Input::Margin],
         each: rpo_bwd_kl,
     },
     Loss {
         name: "rpo_fwd_kl",
         equation: "KL(Bernoulli(s(beta D)) || Bernoulli(s(g)))",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
+        reads: &[Input::MarginScale, Input::Margin],
         each: rpo_fwd_kl,
     },
     Loss {
         name: "cream",
         equation: "-C log s(beta D) - (1 - C) log s(-beta D)",
         paper: "CREAM, arXiv 2410.12735: the less two judges agree on a prompt's answers, the less its pair teaches",
+        reads: &[Input::Consistency],
         each: cream,
     },
 ];
@@ -308,6 +350,30 @@ mod tests {
                         assert!((got - want).abs() < near, "{} {smoothing} {side} {i}: {got} {want}", loss.name);
                     }
                 }
+            }
+        }
+    }
+
+    /// What a loss says it reads is what its value depends on, and no more.
+    #[test]
+    fn losses_read_what_they_declare() {
+        let at = |v: [f64; 4]| Tensor::new(&v, &Device::Cpu).unwrap();
+        let base = || scores(&at([-10., -21., -3., -90.]), &at([-12., -20., -6., -10.]), 0.1);
+        type Change = fn(&mut Scores);
+        let changes: [(Input, Change); 5] = [
+            (Input::LabelSmoothing, |s| s.knobs.label_smoothing = 0.3),
+            (Input::Gamma, |s| s.knobs.gamma = 0.9),
+            (Input::MarginScale, |s| s.knobs.margin_scale = 0.2),
+            (Input::Margin, |s| s.margin = (&s.margin * 3.).unwrap()),
+            (Input::Consistency, |s| s.consistency = (&s.consistency * 0.5).unwrap()),
+        ];
+        for loss in LOSSES {
+            let values = |s: &Scores| (loss.each)(s).unwrap().to_vec1::<f64>().unwrap();
+            for (input, change) in changes {
+                let mut changed = base();
+                change(&mut changed);
+                let depends = values(&base()) != values(&changed);
+                assert_eq!(depends, loss.takes(input), "{} and {input:?}", loss.name);
             }
         }
     }

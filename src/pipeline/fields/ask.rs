@@ -270,11 +270,24 @@ impl Fields<'_> {
         let help = (!help.is_empty()).then_some(help);
         self.problems.report(Diagnostic::new(&codes::CONFLICT, message, self.span(key), "here").help(help));
     }
+    /// Reports each of these keys that is given although nothing reads it. `setting` says in which setting that is so, as
+    /// `with schedule = "constant"`; `help` says what to do instead of taking the key out.
+    pub fn without_effect(&mut self, keys: &[&str], setting: &str, help: &str) {
+        for key in keys {
+            if self.given(key) {
+                let or = if help.is_empty() { String::new() } else { format!(", or {help}") };
+                self.problem(key, format!("`{key}` has no effect {setting}"), format!("take the key out{or}"));
+            }
+        }
+    }
     /// Whether the table has the key, with another value than its default where that has been asked for: a file that has all
     /// defaults written out, as a run keeps it, says no more than one without them.
     pub fn given(&self, key: &str) -> bool {
         let default = self.docs.iter().find(|d| d.key == key).and_then(|d| d.default.as_ref());
         let value = self.values.iter().find(|(k, _)| *k == key).map(|(_, literal)| literal);
+        if self.default_tables.contains(&key) {
+            return false;
+        }
         self.table.get(key).is_some() && (default.is_none() || value != default)
     }
 }

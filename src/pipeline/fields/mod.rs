@@ -89,6 +89,8 @@ pub struct Fields<'a> {
     /// `sampling.` inside a sub-table.
     prefix: String,
     pub(super) docs: Vec<KeyDoc>,
+    /// Sub-tables in which no key has another value than its default.
+    default_tables: Vec<&'static str>,
     /// Key and TOML literal of every value, defaults too.
     pub(super) values: Vec<(&'static str, String)>,
     pub(super) steps: Vec<Named>,
@@ -119,6 +121,7 @@ impl<'a> Fields<'a> {
             owner,
             prefix: String::new(),
             docs: Vec::new(),
+            default_tables: Vec::new(),
             values: Vec::new(),
             steps: Vec::new(),
             models: Vec::new(),
@@ -193,6 +196,9 @@ impl<'a> Fields<'a> {
     }
     fn absorb(&mut self, key: &'static str, about: &'static str, sub: Fields<'_>, even_if_empty: bool) {
         sub.finish();
+        if !even_if_empty && !sub.docs.iter().any(|doc| sub.given(doc.key)) {
+            self.default_tables.push(key);
+        }
         let pairs: Vec<String> = sub.values.iter().map(|(k, v)| format!("{k} = {v}")).collect();
         if even_if_empty || !pairs.is_empty() {
             let inner = pairs.join(", ");
