@@ -197,7 +197,7 @@ fn expected_scores_are_means_over_the_mass() {
 fn old_judgements_are_read_again_without_judging() {
     let temp = tempfile::tempdir().unwrap();
     let script = temp.path().join("judge.toml");
-    std::fs::write(&script, "[[answer]]\nmatch = \"odd\"\ntext = \"Points: 4 of 5\"\n[[answer]]\nmatch = \"twice\"\ntext = \"Score: 2. No, Score: 3\"\n[[answer]]\ntext = \"Score: 1\"\n").unwrap();
+    std::fs::write(&script, "[[answer]]\nmatch = \"odd\"\ntext = \"Merit: 4 of 5\"\n[[answer]]\nmatch = \"twice\"\ntext = \"Score: 2. No, Score: 3\"\n[[answer]]\ntext = \"Score: 1\"\n").unwrap();
     let answers = rows(&[("p", "odd"), ("p", "twice"), ("p", "plain")]);
     let (old, _) = judge_by(temp.path(), &answers, &format!("script = {script:?}"), "samples = 2\nretries = 0\n");
     assert_eq!(scores(&old), [None, None, Some(1.)]);
@@ -208,7 +208,7 @@ fn old_judgements_are_read_again_without_judging() {
         )
     };
     let again = |keys: &str, name: &str| made(&temp.path().join(name), &again_text(keys), "new");
-    let (new, left_out) = again("pattern = '(?:Score|Points): (\\d)'\nseveral = \"last\"\n", "last");
+    let (new, left_out) = again("pattern = '(?:Score|Merit): (\\d)'\nseveral = \"last\"\n", "last");
     assert_eq!(scores(&new), [Some(4.), Some(3.), Some(1.)]);
     assert!(left_out.is_empty());
     assert_eq!(Columns(&new).float("score_before").unwrap().iter().collect::<Vec<_>>(), scores(&old));
@@ -219,7 +219,7 @@ fn old_judgements_are_read_again_without_judging() {
         (change(0), change(1), change(2)),
         (vec!["no_match -> score".to_owned(); 2], vec!["ambiguous -> score".to_owned(); 2], Vec::new())
     );
-    let plan = common::plan(&again_text("pattern = '(?:Score|Points): (\\d)'\nseveral = \"last\"\n"));
+    let plan = common::plan(&again_text("pattern = '(?:Score|Merit): (\\d)'\nseveral = \"last\"\n"));
     let rescored = Rescored::of(&plan, &Run::open(&temp.path().join("last")).unwrap()).unwrap();
     let line = "new: 4 of 6 judgements read otherwise than before (ambiguous -> score 2, no_match -> score 2)";
     assert_eq!(rescored.lines(), [line]);

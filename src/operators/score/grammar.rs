@@ -101,7 +101,7 @@ fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
             && m.value.score == first.value.score
             && m.value.certain == first.value.certain
     };
-    rest.iter().all(|m| same(m)).then_some(*counting.last()?)
+    rest.iter().all(same).then_some(*counting.last()?)
 }
 
 /// Whether a sentence after a mention takes it back: "Wait, that should be 3."; in a text that was cut, what it would have
