@@ -230,8 +230,7 @@ fn requests_that_cannot_be_answered_have_codes() {
         };
         assert_eq!(codes(small()), ["length", "empty_prompt", "prompt_too_long", "bad_sampling", "length"], "{name}");
         let tight = Config { kv_memory: 2000, ..small() };
-        let refused = ["prompt_too_long", "empty_prompt", "prompt_too_long", "bad_sampling", "prompt_too_long"];
-        assert_eq!(codes(tight), refused, "{name}");
+        assert_eq!(codes(tight), codes(small()), "{name}: the budget decides no row");
         // The context's end cuts the answer.
         let e = engine(name, small());
         let long = Sampling { max_tokens: 1000, min_tokens: 1000, ..s.clone() };

@@ -75,7 +75,7 @@ pub struct Config {
     pub max_rows: usize,
     /// Most prompt rows of a step.
     pub prefill_chunk: usize,
-    /// Bytes for cached keys and values.
+    /// Bytes for cached keys and values of all sequences together. A single sequence that needs more gets more.
     pub kv_memory: u64,
     /// What chat templates see as the present time, see [`Tokenizer::with_date`].
     pub date: Option<DateTime>,

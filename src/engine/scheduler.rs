@@ -19,7 +19,7 @@ use super::sampler::Scratch;
 use super::stats::{Counters, add};
 use super::{Codec, Finish, RowError, Sampling};
 use crate::data::RngKey;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::model::Llama;
 use crate::model::ops::Floats;
 
@@ -109,20 +109,10 @@ impl Scheduler {
 
     /// Puts a request in line, or says at once what becomes of it.
     pub fn submit(&mut self, incoming: Incoming) -> Option<Outcome> {
-        let (prompt, context) = (incoming.prompt.len(), self.llama.config().max_position_embeddings);
+        let context = self.llama.config().max_position_embeddings;
         let limit = self.limit(&incoming);
-        let needed = Blocks::needed(prompt, limit.saturating_sub(1));
-        let refuse = |code, message| Some(Outcome { owner: incoming.owner, result: Err(RowError { code, message }) });
         if let Some(error) = answer::unfit(&incoming.prompt, self.llama.config().vocab_size, context) {
             return Some(Outcome { owner: incoming.owner, result: Err(error) });
-        }
-        if needed > self.blocks.total() {
-            let (tokens, room) = (needed * BLOCK, self.blocks.total() * BLOCK);
-            let message = format!(
-                "the prompt has {prompt} tokens and with max_tokens may need room for {tokens}, the KV cache has room \
-                 for {room}; raise kv_memory or lower max_tokens"
-            );
-            return refuse("prompt_too_long", message);
         }
         if limit == 0 {
             let result = Ok(Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
@@ -142,14 +132,23 @@ impl Scheduler {
         }
     }
 
-    fn admit(&mut self) {
+    fn admit(&mut self) -> Result<()> {
         while self.running.len() < self.limits.max_rows {
-            let Some(next) = self.waiting.front() else { return };
+            let Some(next) = self.waiting.front() else { return Ok(()) };
             let limit = self.limit(next);
             // The last token's keys and values are never needed.
             let reserved = (limit - 1).div_ceil(BLOCK);
-            let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return };
-            let Some(incoming) = self.waiting.pop_front() else { return };
+            let needed = Blocks::needed(next.prompt.len(), limit - 1);
+            if needed > self.blocks.total() {
+                // It goes alone: the others' blocks are not moved.
+                if !self.running.is_empty() {
+                    return Ok(());
+                }
+                self.grow(needed)?;
+            }
+            let next = &self.waiting[0];
+            let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
+            let Some(incoming) = self.waiting.pop_front() else { return Ok(()) };
             add(&self.counters.prompt_tokens, incoming.prompt.len());
             self.running.push(Sequence {
                 rng: incoming.key.rng(),
@@ -163,6 +162,22 @@ impl Scheduler {
                 logprobs: Vec::new(),
             });
         }
+        Ok(())
+    }
+
+    /// Makes the cache as large as one request needs. The budget says how many sequences are decoded together; it must not say
+    /// which rows get an answer, because it depends on the machine and on its free memory.
+    fn grow(&mut self, blocks: usize) -> Result<()> {
+        assert!(self.running.is_empty(), "blocks that are in use cannot be moved");
+        let shape = kv::Shape::of(self.llama.config());
+        let device = self.llama.device();
+        tracing::debug!(blocks, "the cache of keys and values grows to hold one long request");
+        // The old one goes first, so that both are never there.
+        self.store = kv::store(shape, 1, device)?;
+        self.blocks = Blocks::new(blocks);
+        self.store = kv::store(shape, blocks, device)
+            .doing(|| format!("room for keys and values of {} tokens", blocks * BLOCK))?;
+        Ok(())
     }
 
     /// One pass through the model. Returns what ended with it.
@@ -170,7 +185,7 @@ impl Scheduler {
     /// # Errors
     /// The model failed; the scheduler is then of no further use.
     pub fn step(&mut self) -> Result<Vec<Outcome>> {
-        self.admit();
+        self.admit()?;
         self.steps += 1;
         let start = Instant::now();
         let mut pack = Pack::default();

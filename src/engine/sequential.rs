@@ -18,7 +18,6 @@ type Done = (usize, std::result::Result<Sampled, RowError>);
 /// that have the same prompt share its computation where the family allows it.
 pub struct Sequential {
     model: InferenceModel,
-    kv_memory: u64,
     pool: Option<Arc<rayon::ThreadPool>>,
     counters: Counters,
     /// Held by whoever uses the device.
@@ -26,10 +25,10 @@ pub struct Sequential {
 }
 
 impl Sequential {
-    /// An engine for the model. Of the sizes, `kv_memory` and `pool` count.
+    /// An engine for the model. Of the sizes, only `pool` counts: sequences are computed one after the other.
     pub fn new(model: InferenceModel, config: &Config) -> Self {
         let (pool, turn) = (config.pool.clone(), Mutex::default());
-        Self { model, kv_memory: config.kv_memory, pool, counters: Counters::default(), turn }
+        Self { model, pool, counters: Counters::default(), turn }
     }
 
     fn eos(&self) -> &[u32] {
@@ -43,18 +42,7 @@ impl Sequential {
 
     /// Why the model cannot take a request, if it cannot.
     fn unfit(&self, request: &Encoded) -> Option<RowError> {
-        let found = answer::unfit(&request.prompt, self.model.vocab_size(), self.model.positions());
-        let room = self.kv_memory / self.model.position_bytes().max(1);
-        let (prompt, needed) = (request.prompt.len(), request.prompt.len() + self.limit(request));
-        found.or_else(|| {
-            (needed as u64 > room).then(|| RowError {
-                code: "prompt_too_long",
-                message: format!(
-                    "the prompt has {prompt} tokens and with max_tokens may need room for {needed}, the KV cache has \
-                     room for {room}; raise kv_memory or lower max_tokens"
-                ),
-            })
-        })
+        answer::unfit(&request.prompt, self.model.vocab_size(), self.model.positions())
     }
 
     /// Answers requests that have one prompt.
