@@ -169,3 +169,37 @@ fn workers_never_block() {
     }
     assert!(worker_files >= 7, "only {worker_files} files were looked at");
 }
+
+/// An operator reads files outside of the run through `External`, which records them in the run's manifest.
+#[test]
+fn operators_open_no_files_of_their_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root.join("operators"), &mut files);
+    sources(&root.join("dataflow"), &mut files);
+    let opens = ["File::open", "fs::read", "read_to_string(", "Lines::open", "Dataset::open", "outside_of_runs"];
+    // Each with the reason for which it may.
+    let may = [
+        // Takes paths that `External::open` has given, or checks a file while the pipeline file is read.
+        ("operators/read.rs", "Dataset::open"),
+        // A template for commands that make no run.
+        ("operators/template.rs", "Lines::open"),
+        // A path that `External::open` has given.
+        ("operators/models.rs", "Lines::open"),
+        // Checks of `reflux check`, which make no rows.
+        ("operators/preflight.rs", "outside_of_runs"),
+    ];
+    let mut seen = 0;
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Tests come last in a file, and may read what they like.
+        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        seen += 1;
+        for call in opens.iter().filter(|call| code.contains(**call)) {
+            let allowed = may.iter().any(|(file, what)| name == *file && call == what) || name.contains("revision");
+            assert!(allowed, "{name} calls {call}: ask for the path with `Fields` and open it with `External::open`");
+        }
+    }
+    assert!(seen > 30, "only {seen} files were looked at");
+}

@@ -25,13 +25,75 @@ impl Draw {
     }
 }
 
-/// A loop of two iterations with checkpoints, in a file of its own.
+/// Observers of every policy: the held-out questions of two steps, answered by it and by the first policy, and compared.
+const OBSERVERS: &str = r#"
+[step.more]
+op = "listworld"
+data = "requests"
+rows = 5
+[step.questions]
+op = "concat"
+from = "heldout"
+with = "more"
+[step.answers_m1]
+op = "generate"
+from = "questions"
+model = "m1"
+sampling = { max_tokens = 6 }
+samples = 1
+keep = false
+[step.truth_m1]
+op = "oracle"
+from = "answers_m1"
+[step.against_m1]
+op = "compare"
+from = ["truth", "truth_m1"]
+by = "score"
+"#;
+
+/// A loop of two iterations with checkpoints, an adapter, steps that are not kept, and observers that concatenate and compare, in
+/// a file of its own. Its rubric and its script are files beside it.
 fn pipeline(dir: &Path) -> PathBuf {
-    let text = common::small_loop(dir).replace("learning_rate = 1e-3", "learning_rate = 1e-3\ncheckpoint_every = 2");
-    assert_eq!(text.matches("checkpoint_every").count(), 2);
+    let rubric = dir.join("judge.jinja");
+    std::fs::copy("pipelines/listworld/judge.jinja", &rubric).unwrap();
+    let mut text = common::small_loop(dir);
+    let mut put = |from: &str, to: &str, times: usize| {
+        assert_eq!(text.matches(from).count(), times, "{from}");
+        text = text.replace(from, to);
+    };
+    put("learning_rate = 1e-3", "learning_rate = 1e-3\ncheckpoint_every = 2", 2);
+    put("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()), 2);
+    put("batch_size = 4\n", "batch_size = 4\nlora = { rank = 2 }\n", 1);
+    put("op = \"dedup\"\n", "op = \"dedup\"\nkeep = false\n", 1);
+    put(
+        "from = \"heldout\"\nmodel = \"policy\"\nsamples = 2\n",
+        "from = \"questions\"\nmodel = \"policy\"\nsamples = 1\nkeep = false\n",
+        1,
+    );
     let file = dir.join("small.toml");
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, text + OBSERVERS).unwrap();
     file
+}
+
+/// Edits an input that the run in `dir` has read, if it has read one, and expects that the run does not go on; then undoes it.
+fn edit_an_input(file: &Path, runs: &Path, set: &[&str], draw: &mut Draw, what: &str) -> bool {
+    let names = ["judge.jinja", "script-0.toml"];
+    let input = file.with_file_name(names[usize::from(draw.share() < 0.5)]);
+    let manifest = std::fs::read_to_string(runs.join("small/manifest.jsonl")).unwrap_or_default();
+    let name = input.file_name().unwrap().to_str().unwrap();
+    let has_read = manifest.lines().any(|l| l.contains("\"kind\":\"input\"") && l.contains(name) && l.ends_with('}'));
+    // Whether the line is whole is for the run to say: only what surely is, is expected to be refused.
+    if !has_read || !manifest.ends_with('\n') || manifest.contains("{\"kind\":\"finished\"}\n") {
+        return false;
+    }
+    let before = std::fs::read_to_string(&input).unwrap();
+    std::fs::write(&input, before.clone() + "\n# edited\n").unwrap();
+    let output = reflux(file, runs, set).output().unwrap();
+    std::fs::write(&input, before).unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{what}, {name} edited: {text}");
+    assert!(text.contains("read other inputs") && text.contains(name), "{what}, {name} edited: {text}");
+    true
 }
 
 /// `reflux run` of the file, in `runs`/small.
@@ -90,7 +152,7 @@ fn kill(seed: u64, kills: usize, set: &[&str]) {
     let file = pipeline(temp.path());
     let (expected, took) = undisturbed(&file, &temp.path().join("undisturbed"), set);
     let mut draw = Draw(seed);
-    let (mut hit, mut case) = (0, 0);
+    let (mut hit, mut case, mut edited) = (0, 0, 0);
     while hit < kills {
         case += 1;
         let runs = temp.path().join(format!("case {case}"));
@@ -109,12 +171,17 @@ fn kill(seed: u64, kills: usize, set: &[&str]) {
             }
             hit += 1;
             moments.push(moment);
+            if draw.share() < 0.25 {
+                let what = format!("seed {seed}, case {case}, killed after {moments:?}");
+                edited += usize::from(edit_an_input(&file, &runs, set, &mut draw, &what));
+            }
         }
         let what = format!("seed {seed}, case {case}, killed after {moments:?}");
         to_the_end(reflux(&file, &runs, set), &what);
         expected.expect(&runs.join("small"), &what);
         std::fs::remove_dir_all(&runs).unwrap();
     }
+    assert!(edited > kills / 20, "inputs were edited {edited} times in {kills} kills");
 }
 
 #[test]

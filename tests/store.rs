@@ -373,16 +373,24 @@ fn a_run_goes_on_where_it_stopped() {
     fs::write(dir.join("manifest.jsonl"), [&lines[..], b"{\"kind\":\"fi"].concat()).unwrap();
     let orphan = dir.join("data/generate/iteration=2/microbatch=00002.parquet");
     let temporary = dir.join("data/generate/iteration=2/.microbatch=00003.parquet.1-1.tmp");
-    for file in [&orphan, &temporary] {
-        fs::write(file, "x").unwrap();
+    fs::copy(dir.join("data/generate/iteration=2/microbatch=00001.parquet"), &orphan).unwrap();
+    fs::write(&temporary, "x").unwrap();
+    let unfinished = dir.join("models/.M2.unfinished.tmp");
+    fs::create_dir(&unfinished).unwrap();
+    // What bears our names only almost, or was not written by us, is somebody else's.
+    let theirs =
+        ["data/generate/iteration=2/microbatch=00009.parquet", "data/generate/iteration=2/.x.tmp", "models/M2/w"];
+    for name in theirs {
+        fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+        fs::write(dir.join(name), "the user's own").unwrap();
     }
-    fs::create_dir(dir.join("models/M2")).unwrap();
     fs::write(dir.join("data/notes.txt"), "the user's own").unwrap();
     check(&Run::open(&dir).unwrap());
     let (run, opened) = Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap();
     assert_eq!(opened, Opened::Unfinished);
     check(&run);
-    assert!(!orphan.exists() && !temporary.exists() && !dir.join("models/M2").exists());
+    assert!(!orphan.exists() && !temporary.exists() && !unfinished.exists());
+    assert!(theirs.iter().all(|name| dir.join(name).exists()));
     assert!(dir.join("data/notes.txt").exists() && dir.join("models/M1/model.safetensors").exists());
     assert_eq!(fs::read(dir.join("manifest.jsonl")).unwrap(), lines);
 
@@ -390,7 +398,9 @@ fn a_run_goes_on_where_it_stopped() {
     run.finish().unwrap();
     run.drop_step("generate").unwrap();
     assert!(full_error(run.load("generate", Epoch::new(2, 0))).contains("not kept"));
-    assert!(!dir.join("data/generate").exists() && dir.join("data/errors/generate").exists());
+    assert!(!dir.join("data/generate/iteration=10").exists() && dir.join("data/errors/generate").exists());
+    let left = fs::read_dir(dir.join("data/generate/iteration=2")).unwrap().count();
+    assert_eq!(left, 2, "the user's own");
     drop(run);
     assert_eq!(Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap().1, Opened::Finished);
 }

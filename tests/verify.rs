@@ -353,7 +353,9 @@ fn strays_are_named_and_left_alone() {
     copy(&runs().finished, &dir);
     let strays = [
         ("data/scores/iteration=9/microbatch=00000.parquet", "takes it away"),
-        ("data/scores/.x.tmp", "takes it away"),
+        ("data/scores/iteration=1/.microbatch=00000.parquet.7-1.tmp", "takes it away"),
+        ("data/scores/.x.tmp", "not of this run"),
+        ("data/scores/iteration=9/microbatch=00001.parquet", "not of this run"),
         ("data/notes.txt", "not of this run"),
         ("models/M1/extra.bin", "not of this run"),
         ("notes/", "not of this run"),
@@ -363,6 +365,8 @@ fn strays_are_named_and_left_alone() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x").unwrap();
     }
+    // Reflux wrote this one.
+    fs::copy(dir.join("data/scores/iteration=1/microbatch=00000.parquet"), dir.join(strays[0].0)).unwrap();
     let (code, out, _) = verify(&dir, &[]);
     assert_eq!(code, Some(0), "{out}");
     for (name, why) in strays {

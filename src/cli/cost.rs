@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::check::load_without_data;
 use crate::error::{Context as _, Error, Result};
 use crate::model::Config;
-use crate::pipeline::{Assume, ModelKind};
+use crate::pipeline::{Assume, External, ModelKind};
 use crate::report::{Cost, Hardware, ModelShape};
 
 #[derive(clap::Args)]
@@ -96,12 +96,12 @@ pub fn run(args: &Args) -> Result<()> {
     let mut shapes = BTreeMap::new();
     for model in &plan.models {
         let beside = match &model.kind {
-            ModelKind::Path(path) => Some(path).filter(|p| Path::new(p).join("config.json").exists()),
-            ModelKind::Init { config, .. } => Some(config),
+            ModelKind::Path(path) => Some(path.outside_of_runs()).filter(|path| path.join("config.json").exists()),
+            ModelKind::Init { config, .. } => Some(config.outside_of_runs()),
             ModelKind::Hub { .. } | ModelKind::Script { .. } => None,
         };
-        if let Some(path) = beside.or(model.config.as_ref()) {
-            shapes.insert(model.name.clone(), shape(Path::new(path))?);
+        if let Some(path) = beside.or(model.config.as_ref().map(External::outside_of_runs)) {
+            shapes.insert(model.name.clone(), shape(path)?);
         }
     }
     for text in &args.shape {

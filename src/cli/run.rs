@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::check::{load, refuse, was};
 use super::progress::{Progress, Style};
@@ -197,6 +197,11 @@ pub fn carry_out(
     let place = dir.display();
     match opened {
         Opened::Finished => {
+            // The process that finished it may have died before it had removed what is not to be kept.
+            dataflow::drop_unkept(plan, &run)?;
+            if !run.has_summary() {
+                summarize_again(plan, &run)?;
+            }
             if !quiet {
                 super::print(&format!("the run {place} is finished: its data are there; --fresh starts it anew"))?;
             }
@@ -230,16 +235,9 @@ pub fn carry_out(
     let engines = services.get::<Models>()?.engines();
     let references = ReferenceUse::of(plan, &run)?;
     let summary = Summary::of(plan, &run, &watch.tally, &engines, &references, began.elapsed())?;
-    run.write_json("summary.json", summary.json())?;
+    run.write_summary(summary.json())?;
     run.finish()?;
-    for step in plan.steps.iter().filter(|s| !s.keep) {
-        let beside = format!("{}.", step.name);
-        let mut dropped = run.steps();
-        dropped.retain(|name| *name == step.name || name.starts_with(&beside));
-        for name in dropped {
-            run.drop_step(&name)?;
-        }
-    }
+    dataflow::drop_unkept(plan, &run)?;
     if quiet {
         return Ok(());
     }
@@ -270,6 +268,27 @@ pub fn carry_out(
         super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.left_out().rows()))?;
     }
     super::print(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
+}
+
+/// Makes the summary of a finished run from what is committed. How long it took, and what the engines did, is not known any more.
+fn summarize_again(plan: &Plan<dyn Operator>, run: &Run) -> Result<()> {
+    let tally = Tally::default();
+    for file in run.entries().iter().filter(|f| plan.step(&f.step).is_some()) {
+        tally.event(&Event::Done {
+            step: &file.step,
+            epoch: file.epoch(),
+            rows: usize::try_from(file.rows).unwrap_or(usize::MAX),
+            errors: file.errors.as_ref().map_or(0, |e| usize::try_from(e.rows).unwrap_or(usize::MAX)),
+            bytes: file.bytes,
+            began: Duration::ZERO,
+            busy: Duration::ZERO,
+            restored: true,
+        });
+    }
+    let engines: [(); 0] = [];
+    let references = ReferenceUse::of(plan, run)?;
+    let summary = Summary::of(plan, run, &tally, &engines, &references, Duration::ZERO)?;
+    run.write_summary(summary.json())
 }
 
 /// The first Ctrl-C stops the run where it is; the second ends the process.

@@ -54,6 +54,14 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return if verdict.sound() {
             Ok(())
         } else {
+            if verdict.unreadable() > 0 {
+                let files = if verdict.unreadable() == 1 { "file" } else { "files" };
+                return Err(Error::system(format!(
+                    "of the run `{place}` {} {files} cannot be read; whether they are damaged is not known",
+                    verdict.unreadable()
+                ))
+                .help("let them be read (permissions, the limit of open files, the disk), and verify again"));
+            }
             let places = if damaged == 1 { "place" } else { "places" };
             Err(Error::system(format!("the run `{place}` is damaged in {damaged} {places}")).help(format!(
                 "`reflux verify {place} --repair` goes back to the last good point: {} go",

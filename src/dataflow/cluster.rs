@@ -8,6 +8,7 @@ use timely::communication::allocator::AllocatorBuilder;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::compute::{Crew, panicked};
+use super::inputs;
 use super::join::Joins;
 use super::operator::Shared;
 use super::render::render;
@@ -29,9 +30,12 @@ const PARK: Duration = Duration::from_millis(50);
 /// Runs a plan to its end on `workers` timely workers.
 ///
 /// # Errors
-/// The first failure of any job or worker, or that the run was stopped. What was committed stays.
+/// An external input is not what the run has read before; the first failure of any job or worker, or that the run was stopped.
+/// What was committed stays.
 pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
+    inputs::check(&shared)?;
     let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
+    let whole = Arc::clone(&shared);
     let crew = Crew::new(shared.stop.clone());
     let communication = match (workers, transport) {
         (0 | 1, Transport::Typed) => CommunicationConfig::Thread,
@@ -67,6 +71,6 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
         (Some(error), _) => Err(error),
         (None, Some(died)) => Err(Error::bug(format!("a worker died: {died}"))),
         (None, None) if crew.stop.requested() => Err(Error::cancelled()),
-        (None, None) => Ok(()),
+        (None, None) => inputs::check_again(&whole),
     }
 }

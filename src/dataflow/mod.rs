@@ -10,8 +10,10 @@ mod flow;
 mod flow_join;
 mod groups;
 mod health;
+mod inputs;
 mod jobs;
 mod join;
+mod keep;
 mod ledger;
 mod operator;
 mod progress;
@@ -25,6 +27,7 @@ pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use health::{Known, Readings, Round};
 pub use join::{Join, Joined, KeysOf, Matching, Place};
+pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output};
 pub use operator::{
     Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, RowError,

@@ -456,13 +456,7 @@ pub(super) fn announced(rows: &RecordBatch) -> Result<Vec<ModelAt>> {
     Ok((0..rows.num_rows()).map(model).collect())
 }
 
-/// The name of the model that a train step makes in an iteration: M1 is the loop's first policy, M2 the model that its
-/// first iteration makes, and so on; a model that is no policy has its step's name.
+/// As [`Plan::model_name`].
 pub fn model_name<O: ?Sized>(plan: &Plan<O>, step: &str, iteration: u32) -> String {
-    match &plan.loop_ {
-        Some(l) if l.next == step => format!("M{}", iteration + 1),
-        Some(l) if l.policy == ModelUse::Step(step.into()) => "M1".into(),
-        _ if iteration == 0 => step.into(),
-        _ => format!("{step}-{iteration}"),
-    }
+    plan.model_name(step, iteration)
 }

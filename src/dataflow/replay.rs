@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
+use super::inputs;
 use super::operator::Operator;
 use crate::error::{Error, Result};
-use crate::pipeline::replay::{Anew, changed, command, owner, roots};
+use crate::pipeline::replay::{Anew, changed, command, command_for_inputs, owner, roots};
 use crate::pipeline::{Plan, Step, nearest};
-use crate::store::{FileEntry, Run, Take};
+use crate::store::{ChangedInput, FileEntry, InputEntry, Run, Take};
 
 /// What a replay takes over and what it makes.
 pub struct Replay<'a> {
@@ -15,6 +16,8 @@ pub struct Replay<'a> {
     plan: &'a Plan<dyn Operator>,
     from: Vec<String>,
     anew: Anew,
+    /// External inputs that are not what the source read.
+    inputs: Vec<ChangedInput>,
 }
 
 impl<'a> Replay<'a> {
@@ -40,7 +43,8 @@ impl<'a> Replay<'a> {
                 steps.join(", ")
             )));
         }
-        let changed = changed(before, plan);
+        let inputs = inputs::changed(source, plan)?;
+        let changed = changed(before, plan, &inputs.iter().map(|i| i.table.clone()).collect());
         let from = if from.is_empty() { roots(plan, &changed) } else { from.to_vec() };
         if from.is_empty() && before.iterations == plan.iterations && before.steps.len() == plan.steps.len() {
             return Err(Error::user("nothing has changed: there is nothing to make anew")
@@ -58,9 +62,13 @@ impl<'a> Replay<'a> {
                 step.name,
                 from.iter().map(|s| format!("--from {s}")).collect::<Vec<_>>().join(" ")
             ))
-            .help(format!("{} makes anew what the change touches", all.join(" "))));
+            .help(format!(
+                "{} makes anew what the change touches{}",
+                all.join(" "),
+                other_inputs(&inputs)
+            )));
         }
-        let replay = Self { source, plan, from, anew };
+        let replay = Self { source, plan, from, anew, inputs };
         for name in &replay.from {
             replay.ready(name)?;
         }
@@ -108,7 +116,8 @@ impl<'a> Replay<'a> {
         let head = format!("replay of {}", self.source.dir().display());
         let from = if self.from.is_empty() { String::new() } else { format!(" from {}", self.from.join(", ")) };
         let open = if self.source.finished() { "" } else { " (unfinished: what it lacks is made)" };
-        std::iter::once(format!("{head}{open}{from}")).chain(self.plan.steps.iter().map(line)).collect()
+        let inputs = self.inputs.iter().map(|i| format!("  changed since: {}", i.what));
+        std::iter::once(format!("{head}{open}{from}")).chain(inputs).chain(self.plan.steps.iter().map(line)).collect()
     }
 
     /// Begins the run in `dir` with what is taken over; [`super::run`] goes on with it. Returns false where that was done
@@ -118,9 +127,18 @@ impl<'a> Replay<'a> {
     /// As [`Take::begin`].
     pub fn begin(&self, dir: &Path, weights: &dyn Fn(&Path) -> Result<String>) -> Result<bool> {
         let takes = |dataset: &str, iteration: u32| self.takes(dataset, iteration);
-        let take = Take { source: self.source, from: &self.from, takes: &takes, weights };
+        let keeps = |input: &InputEntry| {
+            inputs::is_read(self.plan, input) && self.inputs.iter().all(|changed| changed.table != input.table)
+        };
+        let take = Take { source: self.source, from: &self.from, takes: &takes, keeps: &keeps, weights };
         take.begin(dir, &self.plan.resolved, self.plan.seed)
     }
+}
+
+/// The inputs that have changed, as the end of a help.
+fn other_inputs(inputs: &[ChangedInput]) -> String {
+    let what: Vec<&str> = inputs.iter().map(|i| i.what.as_str()).collect();
+    if what.is_empty() { String::new() } else { format!("; changed since the run read it: {}", what.join(", ")) }
 }
 
 /// `iterations 1 to 3`, or `once` for what runs before the loop.
@@ -141,11 +159,34 @@ pub fn advice(
     dir: &Path,
     otherwise: &[String],
 ) -> Option<String> {
-    let name = dir.file_name()?.to_string_lossy().into_owned();
-    let runs = dir.parent()?;
-    let free = (2u32..).map(|n| format!("{name}-{n}")).find(|name| !runs.join(name).exists())?;
-    let usual = runs == Path::new("runs");
-    let run = if usual { name } else { dir.display().to_string() };
-    let runs = (!usual).then(|| runs.display().to_string());
-    command(before, plan, &run, &free, runs.as_deref(), otherwise)
+    let place = NewRun::beside(dir)?;
+    command(before, plan, &place.source, &place.name, place.runs.as_deref(), otherwise)
+}
+
+/// The command that makes again, as another run, what follows from external inputs of the run in `dir` that have changed.
+pub(super) fn advice_for_inputs(plan: &Plan<dyn Operator>, dir: &Path, changed: &[ChangedInput]) -> Option<String> {
+    let place = NewRun::beside(dir)?;
+    let tables = changed.iter().map(|c| c.table.clone()).collect();
+    command_for_inputs(plan, &tables, &place.source, &place.name, place.runs.as_deref())
+}
+
+/// How a replay of a run is named on the command line.
+struct NewRun {
+    /// The run that is replayed.
+    source: String,
+    /// A free name.
+    name: String,
+    /// The folder of both, if it is not the usual one.
+    runs: Option<String>,
+}
+
+impl NewRun {
+    fn beside(dir: &Path) -> Option<Self> {
+        let name = dir.file_name()?.to_string_lossy().into_owned();
+        let runs = dir.parent()?;
+        let free = (2u32..).map(|n| format!("{name}-{n}")).find(|name| !runs.join(name).exists())?;
+        let usual = runs == Path::new("runs");
+        let source = if usual { name } else { dir.display().to_string() };
+        Some(Self { source, name: free, runs: (!usual).then(|| runs.display().to_string()) })
+    }
 }

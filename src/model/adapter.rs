@@ -131,6 +131,18 @@ pub(super) fn tokenizer(dir: &Path, base: Tokenizer) -> Result<Tokenizer> {
     Tokenizer::new(own).map_err(|e| e.doing(dir.display()))
 }
 
+/// Where the base model is of the adapter in `dir`; `None` if there is no adapter.
+///
+/// # Errors
+/// The adapter's configuration cannot be read, or its base model is not there.
+pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
+    if !is_one(dir) {
+        return Ok(None);
+    }
+    let (_, named) = open(dir)?;
+    base(dir, named.as_deref()).map(Some)
+}
+
 /// The adapter's weights, named as [`LoraConfig::weights`] names them, in f32 on the CPU.
 pub(super) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<BTreeMap<String, Tensor>> {
     let path = dir.join(WEIGHTS);

@@ -8,7 +8,6 @@ use crate::data::Id;
 use crate::dataflow::{Known, Readings, Round};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::pipeline::{Placement, Step};
-use crate::store::read_parquet;
 
 /// The nearest steps above a training, along `from`, whose rows are of a schema.
 fn above<'a>(round: &Round<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
@@ -84,7 +83,7 @@ pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Resu
             let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
             let rewards: Vec<f64> = match (entry, beta) {
                 (Some(entry), Some(_)) => {
-                    let metrics = read_parquet(&round.run.dir().join(&entry.path))?;
+                    let metrics = round.run.load_metrics(entry)?;
                     Columns(&metrics).double("rewards/chosen")?.iter().flatten().collect()
                 }
                 _ => Vec::new(),

@@ -196,11 +196,6 @@ fn failed(repo: &str, revision: &str, e: &ApiError) -> Error {
     }
 }
 
-/// As [`fetch`], for whoever needs the folder only.
-pub(super) fn folder(repo: &str, revision: Option<&str>) -> Result<PathBuf> {
-    fetch(repo, revision).map(|model| model.dir)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;

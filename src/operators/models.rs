@@ -2,7 +2,7 @@
 //! steps that use the same weights, let go when the policy has moved on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
@@ -11,9 +11,12 @@ use super::hub;
 use crate::dataflow::{Context, ModelAt};
 use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
-use crate::model::{LoraConfig, Model, device, saved_dtype};
-use crate::pipeline::{Dtype, ModelKind, ModelSource};
-use crate::store::Lines;
+use crate::model::{LoraConfig, Model, adapter, device, saved_dtype};
+use crate::pipeline::{Dtype, ModelKind, ModelSource, model_table};
+use crate::store::{InputForm, InputPlace, Lines, Run};
+
+/// The key that names a model of the hub.
+const HUB_KEY: &str = "hf";
 
 /// Standard deviation of random weights.
 const INIT_STD: f32 = 0.05;
@@ -95,12 +98,12 @@ impl Models {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         let engine: Arc<dyn Engine> = match at {
             ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
-                Arc::new(self.script(cx.model_source(name)?)?)
+                Arc::new(script(cx.run(), cx.model_source(name)?)?)
             }
             ModelAt::Source(name) => {
                 let source = cx.model_source(name)?;
                 let doing = || format!("model `{name}`");
-                match files(source).doing(doing)? {
+                match files(cx.run(), source).doing(doing)? {
                     Some(path) => open(&path, &self.device, dtype(source), self.config.clone()).doing(doing)?,
                     None => start(self.load(cx, at, false)?, self.config.clone()).doing(doing)?,
                 }
@@ -144,7 +147,7 @@ impl Models {
             None => Err(Error::bug("a training step has no model")),
             Some(ModelAt::Made { name, .. }) => Ok(Some(format!("../../{name}"))),
             Some(ModelAt::Source(name)) => Ok(match &cx.model_source(name)?.kind {
-                ModelKind::Path(path) => Some(path.clone()),
+                ModelKind::Path(path) => Some(path.shown()),
                 ModelKind::Hub { repo, .. } => Some(repo.clone()),
                 ModelKind::Init { .. } | ModelKind::Script { .. } => None,
             }),
@@ -159,12 +162,6 @@ impl Models {
         self.load(cx, at, false)
     }
 
-    fn script(&self, source: &ModelSource) -> Result<Scripted> {
-        let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
-        let text = Lines::open(Path::new(file))?.rest()?;
-        scripted(&text).map_err(|e| e.doing(file))
-    }
-
     fn load(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
         let model = self.load_files(cx, at, trainable)?;
         Ok(Model { tokenizer: model.tokenizer.with_date(self.config.date), ..model })
@@ -175,6 +172,7 @@ impl Models {
             ModelAt::Made { name, .. } => {
                 let entry =
                     cx.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
+                cx.run().verify_model(&entry)?;
                 let dir = cx.run().dir().join(&entry.path);
                 let model = Model::load(&dir, &self.device, saved_dtype(&dir)?, trainable)?;
                 if model.hash != entry.hash {
@@ -186,14 +184,14 @@ impl Models {
             ModelAt::Source(name) => {
                 let source = cx.model_source(name)?;
                 let doing = || format!("model `{name}`");
-                if let Some(path) = files(source).doing(doing)? {
+                if let Some(path) = files(cx.run(), source).doing(doing)? {
                     return Model::load(&path, &self.device, dtype(source), trainable).doing(doing);
                 }
                 match &source.kind {
                     ModelKind::Init { config, seed } => {
                         let seed = seed.unwrap_or(self.seed);
-                        Model::init(Path::new(config), INIT_STD, seed, &self.device, dtype(source), trainable)
-                            .doing(doing)
+                        let config = config.open(cx.run()).doing(doing)?;
+                        Model::init(config, INIT_STD, seed, &self.device, dtype(source), trainable).doing(doing)
                     }
                     _ => Err(Error::user(format!(
                         "model `{name}` is a script: it has no weights to train or to be held to"
@@ -205,13 +203,43 @@ impl Models {
     }
 }
 
-/// Where a model's files are, once they are fetched; none if it has no files.
-fn files(source: &ModelSource) -> Result<Option<PathBuf>> {
+fn script(run: &Run, source: &ModelSource) -> Result<Scripted> {
+    let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
+    let path = file.open(run)?;
+    let text = Lines::open(path)?.rest()?;
+    scripted(&text).map_err(|e| e.doing(path.display()))
+}
+
+/// Where a model's files are, once they are fetched; none if it has no files. The run's manifest then has their hashes, and those
+/// of the base model where they are an adapter's.
+fn files(run: &Run, source: &ModelSource) -> Result<Option<PathBuf>> {
     match &source.kind {
-        ModelKind::Path(path) => Ok(Some(PathBuf::from(path))),
-        ModelKind::Hub { repo, revision } => hub::folder(repo, revision.as_deref()).map(Some),
+        ModelKind::Path(external) => {
+            let path = external.open(run)?;
+            if let Some(base) = adapter::base_of(path)? {
+                external.related("base", base).open(run)?;
+            }
+            Ok(Some(path.to_owned()))
+        }
+        ModelKind::Hub { repo, revision } => hub_files(run, &source.name, repo, revision.as_deref()).map(Some),
         ModelKind::Init { .. } | ModelKind::Script { .. } => Ok(None),
     }
+}
+
+/// The folder of a hub model's files. A run that goes on takes the commit that it began with, whatever its branch says now.
+fn hub_files(run: &Run, name: &str, repo: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let table = model_table(name);
+    let pinned = run.input(&table, HUB_KEY).and_then(|input| input.revision);
+    let hub::HubModel { commit, dir } = hub::fetch(repo, pinned.as_deref().or(revision))?;
+    run.read_input(&InputPlace {
+        table: &table,
+        key: HUB_KEY,
+        path: &dir,
+        form: InputForm::Model,
+        revision: Some(&commit),
+        content: None,
+    })?;
+    Ok(dir)
 }
 
 fn dtype(source: &ModelSource) -> DType {

@@ -2,7 +2,6 @@
 //! opened, and no weights.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::data::named;
 use crate::dataflow::Operator;
@@ -55,10 +54,12 @@ fn suits(plan: &Plan<dyn Operator>, step: &Step<dyn Operator>, source: &ModelSou
     let trains = step.is_training();
     let dir = match &source.kind {
         ModelKind::Script { file } if trains => {
-            return Err(Error::user(format!("`{file}` is a script and has no weights to train"))
+            return Err(Error::user(format!("`{}` is a script and has no weights to train", file.shown()))
                 .help("give the step a model with weights"));
         }
-        ModelKind::Path(path) | ModelKind::Init { config: path, .. } if Path::new(path).is_dir() => Path::new(path),
+        ModelKind::Path(path) | ModelKind::Init { config: path, .. } if path.outside_of_runs().is_dir() => {
+            path.outside_of_runs()
+        }
         // A GGUF file has its tokenizer and template within, a hub's model is not here yet.
         _ => return Ok(()),
     };

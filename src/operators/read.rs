@@ -1,7 +1,7 @@
 //! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's; or a revision, whose pairs are made as they are read.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::compute::{concat_batches, take_record_batch};
 
@@ -9,7 +9,8 @@ use super::prelude::*;
 use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
 use crate::data::{Id, SCHEMAS};
-use crate::store::{Dataset, guess};
+use crate::pipeline::External;
+use crate::store::{Dataset, InputForm, guess};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "read",
@@ -20,7 +21,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
     max_inputs: 0,
     example: "[step.ift]\nop = \"read\"\ndataset = \"datasets/ift\"\n",
     parse: |f| {
-        let dataset: PathBuf = f.path("dataset", "file or folder to read", None).into();
+        let dataset = f.path("dataset", "file or folder to read", InputForm::Dataset);
+        let place = f.inspect(&dataset).to_owned();
         let named = f.optional_text("schema", "name of its schema (`reflux schema` lists them); guessed from its columns if absent");
         let rename = f.mapping("rename", "our name of a column = the name it has in the files");
         let limit = f.optional_int("limit", "reads at most this many rows", 1..=i64::MAX).map(|n| n as usize);
@@ -34,8 +36,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
                 Error::user(format!("there is no schema `{name}`")).help(format!("schemas: {}", names.join(", ")))
             }),
-            None if Revised::is_at(&dataset) => Ok(&named::PAIRS),
-            None if dataset.exists() => guess(&dataset),
+            None if Revised::is_at(&place) => Ok(&named::PAIRS),
+            None if place.exists() => guess(&place),
             None => Ok(&named::IFT),
         };
         let schema = schema.unwrap_or_else(|e| {
@@ -43,8 +45,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
             &named::IFT
         });
         let mut stored = None;
-        if dataset.exists() {
-            match Data::rows(&dataset, schema, &rename) {
+        if place.exists() {
+            match Data::rows(&place, schema, &rename) {
                 Ok(rows) => stored = rows,
                 Err(e) => f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default()),
             }
@@ -93,7 +95,7 @@ impl Data {
 }
 
 struct Read {
-    dataset: PathBuf,
+    dataset: External,
     schema: &'static Schema,
     rename: Vec<(String, String)>,
     limit: Option<usize>,
@@ -106,7 +108,7 @@ impl Configured for Read {
     fn explain(&self) -> String {
         let limit = self.limit.map(|n| format!(", at most {n} rows")).unwrap_or_default();
         let least = if self.min_rows > 0 { format!(", at least {} rows", self.min_rows) } else { String::new() };
-        format!("{}{least}{limit}", self.dataset.display())
+        format!("{}{least}{limit}", self.dataset.shown())
     }
     fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
         let limit = self.limit.map(|n| n as f64);
@@ -129,14 +131,14 @@ impl Operator for Read {
 }
 impl Read {
     /// That there are as many rows as there have to be; only files that do not say how many they have are read for it.
-    fn enough(&self) -> Result<()> {
+    fn enough(&self, path: &Path) -> Result<()> {
         if self.min_rows == 0 {
             return Ok(());
         }
-        let said = Data::rows(&self.dataset, self.schema, &self.rename)?;
+        let said = Data::rows(path, self.schema, &self.rename)?;
         let mut rows = said.unwrap_or(0);
         if said.is_none() {
-            for batch in Data::open(&self.dataset, self.schema, &self.rename)?.batches(1024) {
+            for batch in Data::open(path, self.schema, &self.rename)?.batches(1024) {
                 rows += batch?.num_rows() as u64;
                 if rows >= self.min_rows as u64 {
                     break;
@@ -146,22 +148,23 @@ impl Read {
         if rows >= self.min_rows as u64 {
             return Ok(());
         }
-        Err(Error::user(format!("{} has {rows} rows, but `min_rows` asks for {}", self.dataset.display(), self.min_rows))
+        Err(Error::user(format!("{} has {rows} rows, but `min_rows` asks for {}", path.display(), self.min_rows))
             .help("name the data that the file is meant for as `dataset`, or lower `min_rows`"))
     }
 }
 
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
-        self.enough()?;
+        let path = self.dataset.open(cx.run())?;
+        self.enough(path)?;
         let size = cx.shared.plan.microbatch;
         // What compares the answers of a prompt needs them in one microbatch.
         let has = |name: &str| self.schema.columns.iter().any(|c| c.name == name);
         if has("prompt_id") && has("response_id") {
-            let whole = Cut::new(self.grouped(size)?, size, between_prompts);
+            let whole = Cut::new(self.grouped(path, size)?, size, between_prompts);
             return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
         }
-        Ok(Box::new(self.limited(size)?.map(|rows| rows.map(Output::from))))
+        Ok(Box::new(self.limited(path, size)?.map(|rows| rows.map(Output::from))))
     }
 }
 
@@ -170,8 +173,8 @@ type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Read {
     /// The rows up to `limit`, `size` at a time.
-    fn limited(&self, size: usize) -> Result<Rows> {
-        let data = Data::open(&self.dataset, self.schema, &self.rename)?;
+    fn limited(&self, path: &Path, size: usize) -> Result<Rows> {
+        let data = Data::open(path, self.schema, &self.rename)?;
         let mut left = self.limit.unwrap_or(usize::MAX);
         Ok(Box::new(data.batches(size).map_while(move |batch| {
             if left == 0 {
@@ -187,15 +190,15 @@ impl Read {
 
     /// The same with the rows of each prompt together. They stand together in most datasets, which are then read as they
     /// are; of others all rows are read into memory first.
-    fn grouped(&self, size: usize) -> Result<Rows> {
-        let Some(torn) = torn_prompt(self.limited(size)?)? else { return self.limited(size) };
-        let batches: Vec<RecordBatch> = self.limited(size)?.collect::<Result<_>>()?;
-        let Some(first) = batches.first() else { return self.limited(size) };
+    fn grouped(&self, path: &Path, size: usize) -> Result<Rows> {
+        let Some(torn) = torn_prompt(self.limited(path, size)?)? else { return self.limited(path, size) };
+        let batches: Vec<RecordBatch> = self.limited(path, size)?.collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return self.limited(path, size) };
         let all = concat_batches(&first.schema(), &batches)?;
         tracing::warn!(
             "{}: the rows of prompt `{torn}` do not stand together; all {} rows are read into memory, to bring those of each \
              prompt together. A dataset sorted by prompt_id needs no such memory",
-            self.dataset.display(),
+            path.display(),
             all.num_rows()
         );
         let grouped = by_prompt(&all)?;

@@ -19,6 +19,16 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("pairwise", include_str!("templates/pairwise.jinja")),
 ];
 
+fn built_in(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+fn unreadable(name: &str, why: &Error) -> Error {
+    let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
+    Error::user(format!("template `{name}`: {why}"))
+        .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
+}
+
 /// A template that parses.
 pub struct Template {
     name: String,
@@ -29,7 +39,13 @@ impl Template {
     /// The template that `key` names: a built-in one, or a file.
     pub fn field(fields: &mut Fields<'_>, key: &'static str, about: &'static str, default: &'static str) -> Self {
         let name = fields.text(key, about, Some(default));
-        Self::load(&name).unwrap_or_else(|e| {
+        let loaded = match built_in(&name) {
+            Some(text) => Self::parse(&name, text),
+            None => {
+                fields.read_text(key, &name).map_err(|e| unreadable(&name, &e)).and_then(|t| Self::parse(&name, &t))
+            }
+        };
+        loaded.unwrap_or_else(|e| {
             fields.problem(key, e.to_string(), e.help_text().unwrap_or_default());
             Self::empty()
         })
@@ -57,19 +73,22 @@ impl Template {
         Self { name: String::new(), template: jinja::Template::default() }
     }
 
-    /// Loads a built-in template or a file.
+    /// Loads a built-in template or a file, for commands that make no run. Operators ask for it with [`Template::field`], so
+    /// that their run knows the file.
     ///
     /// # Errors
     /// There is no such file, or it is no template.
     pub fn load(name: &str) -> Result<Self> {
-        let text = match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
-            Some((_, text)) => (*text).to_string(),
-            None => Lines::open(Path::new(name)).and_then(|mut file| file.rest()).map_err(|e| {
-                let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
-                Error::user(format!("template `{name}`: {e}"))
-                    .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
-            })?,
-        };
+        match built_in(name) {
+            Some(text) => Self::parse(name, text),
+            None => {
+                let text = Lines::open(Path::new(name)).and_then(|mut file| file.rest());
+                Self::parse(name, &text.map_err(|e| unreadable(name, &e))?)
+            }
+        }
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self> {
         // A file ends with a newline; a prompt does not.
         let template = jinja::Template::parse(text.trim_end(), Whitespace::Kept)
             .map_err(|e| Error::user(format!("template `{name}`: {e}")))?;

@@ -100,7 +100,7 @@ codes! {
     MODEL_UNUSED = "E0308" "takes-no-model"
         "The operator uses no model, but `model` is given.";
     AMBIGUOUS_NAME = "E0309" "ambiguous-name"
-        "A model and a step share a name, so `model = NAME` could mean either.";
+        "Two things share a name, or have names that differ in case only: a model and a step, the models that two steps make (a loop makes M1, M2 and so on), or the folders of two steps.";
     UNUSED_STEP = "W0401" "unused-step"
         "Nobody reads what the step makes, and it is not kept either, or it only reads what is already stored.";
     UNUSED_MODEL = "W0402" "unused-model"

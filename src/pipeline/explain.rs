@@ -50,11 +50,11 @@ fn title<O: ?Sized>(plan: &Plan<O>, place: Placement) -> String {
 
 fn source(model: &ModelSource) -> String {
     let from = match &model.kind {
-        ModelKind::Path(path) => path.clone(),
+        ModelKind::Path(path) => path.shown(),
         ModelKind::Hub { repo, revision: None } => format!("{repo} from the hub"),
         ModelKind::Hub { repo, revision: Some(r) } => format!("{repo} at {r} from the hub"),
-        ModelKind::Init { config, .. } => format!("random weights of the shape in {config}"),
-        ModelKind::Script { file } => format!("scripted answers of {file}"),
+        ModelKind::Init { config, .. } => format!("random weights of the shape in {}", config.shown()),
+        ModelKind::Script { file } => format!("scripted answers of {}", file.shown()),
     };
     format!("{from}, {}", model.dtype.name())
 }

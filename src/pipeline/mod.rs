@@ -9,10 +9,12 @@
 pub mod codes;
 mod diagnostic;
 mod explain;
+mod external;
 mod fields;
 mod graph;
 mod health;
 mod kind;
+mod names;
 mod overrides;
 mod plan;
 mod reference;
@@ -35,6 +37,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span, colour_wanted};
 pub use explain::{Format, explain, keys_markdown, keys_table};
+pub use external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
 pub use health::{GATES, Gate, GateKind, Verdict};
 pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
@@ -42,7 +45,7 @@ pub use plan::{
     Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, load_without_data,
     parse_str, parse_str_without_data,
 };
-pub use sections::{SECTION_DOCS, SectionDoc};
+pub use sections::{SECTION_DOCS, SectionDoc, model_table, step_table};
 pub use study::{Study, Variant};
 pub use suggest::nearest;
 pub use values::parse_bytes;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
+use super::external::External;
 use super::fields::Problems;
 use super::health::Gate;
 use super::kind::{Configured, Kind, Shape};
@@ -75,6 +76,8 @@ pub struct Step<O: ?Sized + 'static> {
     pub model: Option<ModelUse>,
     /// Models that other keys name (asked for by `Fields::reference`), by key.
     pub models: Vec<(&'static str, ModelUse)>,
+    /// The files outside of the run that it reads.
+    pub externals: Vec<External>,
     /// What its rows are.
     pub schema: &'static Schema,
     /// When it runs.
@@ -156,14 +159,14 @@ pub struct ModelSource {
     /// How its weights are kept.
     pub dtype: Dtype,
     /// A config.json that tells its shape where the model is not here, for `reflux cost`.
-    pub config: Option<String>,
+    pub config: Option<External>,
 }
 
 /// Where a model comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ModelKind {
     /// A GGUF file or a Hugging Face directory.
-    Path(String),
+    Path(External),
     /// A model of the Hugging Face hub.
     Hub {
         /// `org/name`.
@@ -174,14 +177,14 @@ pub enum ModelKind {
     /// Random weights.
     Init {
         /// A directory with config.json and tokenizer.json.
-        config: String,
+        config: External,
         /// Seed of the weights; the pipeline's if none.
         seed: Option<u64>,
     },
     /// Scripted answers, for tests.
     Script {
         /// The file with the answers.
-        file: String,
+        file: External,
     },
 }
 
@@ -211,6 +214,15 @@ impl<O: ?Sized> Plan<O> {
     /// The step with this name.
     pub fn step(&self, name: &str) -> Option<&Step<O>> {
         self.steps.iter().find(|s| s.name == name)
+    }
+    /// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its
+    /// first iteration makes, and so on; a model that is no policy has its step's name.
+    pub fn model_name(&self, step: &str, iteration: u32) -> String {
+        super::names::made_model(self.loop_.as_ref(), step, iteration)
+    }
+    /// The external inputs of all steps that were read with the pipeline file.
+    pub fn texts(&self) -> impl Iterator<Item = &External> {
+        self.steps.iter().flat_map(|s| &s.externals).filter(|e| e.is_read())
     }
     /// The model source with this name.
     pub fn model(&self, name: &str) -> Option<&ModelSource> {

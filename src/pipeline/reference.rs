@@ -4,13 +4,15 @@ use std::path::Path;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
+use super::external::External;
 use super::fields::{Named, REFERENCES};
 use super::graph::Graph;
 use super::kind::{Configured, Shape};
 use super::plan::{Dtype, ModelKind, ModelSource, ModelUse, Step};
-use super::sections::Draft;
+use super::sections::{Draft, table_of};
 use super::suggest::{self, show};
 use super::values::sibling;
+use crate::store::InputForm;
 
 /// Whether a name is meant as a path: the names of models and steps have no such letters.
 fn is_path(name: &str) -> bool {
@@ -25,7 +27,7 @@ pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<
         {
             models.push(ModelSource {
                 name: name.clone(),
-                kind: ModelKind::Path(name.clone()),
+                kind: ModelKind::Path(External::new(&table_of("model", name), "path", name, InputForm::Model)),
                 dtype: Dtype::F32,
                 config: None,
             });

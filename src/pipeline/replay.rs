@@ -34,9 +34,10 @@ fn models<O: ?Sized>(step: &Step<O>) -> impl Iterator<Item = &ModelUse> {
 }
 
 /// The steps of `after` that do something else than in `before`, or were not there. What follows from them is not among them.
-pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>) -> Changed {
+/// `inputs` are the tables that name external inputs whose content has changed.
+pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<String>) -> Changed {
     let (old, new) = (tables(&before.resolved), tables(&after.resolved));
-    let differs = |table: &str| old.get(table) != new.get(table);
+    let differs = |table: &str| old.get(table) != new.get(table) || inputs.contains(table);
     let all = |at: &BTreeMap<&str, BTreeMap<&str, &str>>| {
         let mut keys = at.get("pipeline").cloned().unwrap_or_default();
         keys.retain(|key, _| !HARMLESS.contains(key));
@@ -193,24 +194,53 @@ pub fn command<O: ?Sized>(
     runs: Option<&str>,
     otherwise: &[String],
 ) -> Option<String> {
-    let from = roots(after, &changed(before, after));
+    let from = roots(after, &changed(before, after, &BTreeSet::new()));
     let anew = Anew::from(after, from.iter().map(String::as_str));
     let kept = |s: &Step<O>| before.step(&s.name).is_some() && anew.first(&s.name) > *s.iterations.start();
     if !after.steps.iter().any(kept) {
         return None;
     }
-    let mut command = format!("reflux replay {}", quoted(run));
-    // Writing to a string cannot fail.
-    for step in &from {
-        let _ = write!(command, " --from {step}");
-    }
+    let mut command = replay_from(run, &from);
     match settings(&before.resolved, &after.resolved) {
         Some(set) => set.iter().for_each(|s| command.push_str(&format!(" --set {}", quoted(s)))),
         None => otherwise.iter().for_each(|s| command.push_str(&format!(" {}", quoted(s)))),
     }
-    let _ = write!(command, " --into {}", quoted(into));
-    runs.into_iter().for_each(|runs| command.push_str(&format!(" --runs {}", quoted(runs))));
+    add_place(&mut command, into, runs);
     Some(command)
+}
+
+/// The command that makes again what follows from external inputs that have changed, those of the tables `inputs`; `None` if no
+/// step reads them. `run`, `into` and `runs` are as for [`command`].
+pub fn command_for_inputs<O: ?Sized>(
+    plan: &Plan<O>,
+    inputs: &BTreeSet<String>,
+    run: &str,
+    into: &str,
+    runs: Option<&str>,
+) -> Option<String> {
+    let from = roots(plan, &changed(plan, plan, inputs));
+    if from.is_empty() {
+        return None;
+    }
+    let mut command = replay_from(run, &from);
+    add_place(&mut command, into, runs);
+    Some(command)
+}
+
+fn replay_from(run: &str, from: &[String]) -> String {
+    let mut command = format!("reflux replay {}", quoted(run));
+    for step in from {
+        // Writing to a string cannot fail.
+        let _ = write!(command, " --from {step}");
+    }
+    command
+}
+
+fn add_place(command: &mut String, into: &str, runs: Option<&str>) {
+    let _ = write!(command, " --into {}", quoted(into));
+    if let Some(runs) = runs {
+        let _ = write!(command, " --runs {}", quoted(runs));
+    }
 }
 
 /// A word for the shell.
@@ -254,7 +284,7 @@ mod tests {
     #[test]
     fn a_change_is_found_where_it_acts() {
         let paper = plan(PAPER, &[]);
-        let of = |set: &[&str]| changed(&paper, &plan(PAPER, set)).into_keys().collect::<Vec<_>>();
+        let of = |set: &[&str]| changed(&paper, &plan(PAPER, set), &BTreeSet::new()).into_keys().collect::<Vec<_>>();
         assert_eq!(of(&[]), [] as [&str; 0]);
         assert_eq!(
             of(&["pipeline.iterations=3", "pipeline.window=9", "engine.threads=3", "pipeline.name=other"]),
@@ -265,6 +295,21 @@ mod tests {
         assert_eq!(of(&["step.scores.model=m0"]), ["scores"]);
         assert_eq!(of(&["pipeline.seed=18"]).len(), paper.steps.len());
         assert!(of(&["loop.policy=m0"]).contains(&"responses".to_owned()));
+    }
+
+    #[test]
+    fn a_changed_input_is_a_change_of_the_steps_that_read_it() {
+        let paper = plan(PAPER, &[]);
+        let of = |tables: &[&str]| {
+            let tables = tables.iter().map(ToString::to_string).collect();
+            changed(&paper, &paper, &tables).into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["step.ift"]), ["ift"]);
+        assert_eq!(of(&["model.m0"]), ["m1", "prompts"]);
+        let tables = BTreeSet::from(["step.scores".to_owned()]);
+        let command = command_for_inputs(&paper, &tables, "small", "small-2", Some("elsewhere")).unwrap();
+        assert_eq!(command, "reflux replay small --from scores --into small-2 --runs elsewhere");
+        assert_eq!(command_for_inputs(&paper, &BTreeSet::from(["step.gone".to_owned()]), "a", "b", None), None);
     }
 
     #[test]

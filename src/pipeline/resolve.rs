@@ -45,13 +45,14 @@ pub(super) fn plan<O: Configured + ?Sized>(
     let order = graph.order(first);
     let schemas = graph.typecheck(&order);
     graph.check_streams();
+    let iterations = file.header.iterations;
+    let last = graph.last_iterations(&order, &placements, iterations);
+    graph.check_names(loop_.as_ref(), &placements, &last);
     if failed(problems) {
         return None;
     }
     graph.unused(&uses, loop_.as_ref());
 
-    let iterations = file.header.iterations;
-    let last = graph.last_iterations(&order, &placements, iterations);
     let resolved = super::resolved::text(&file, &order);
     let mut slots: Vec<Option<Draft<O>>> = Vec::new();
     let mut uses: Vec<_> = uses.into_iter().map(Some).collect();
@@ -77,6 +78,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
             inputs: inputs.collect(),
             model,
             models,
+            externals: draft.externals,
             schema,
             placement: placements[i],
             iterations: first..=last[i],

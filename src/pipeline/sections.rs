@@ -1,8 +1,11 @@
 //! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[health]`, `[model.NAME]`, `[loop]`, `[step.NAME]`,
 //! `[study]`.
 
+use std::path::PathBuf;
+
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
+use super::external::External;
 use super::fields::{Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
 use super::kind::{Kind, NeedsModel, Shape};
@@ -10,8 +13,24 @@ use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
 use super::study::{self, Study};
 use super::suggest::{self, show};
-use super::tree::{EMPTY, Table, Value};
+use super::tree::{self, EMPTY, Table, Value};
 use crate::jinja::DateTime;
+use crate::store::InputForm;
+
+/// The full name of a table, as the resolved file has it.
+pub(super) fn table_of(section: &str, name: &str) -> String {
+    format!("{section}.{}", tree::key(name))
+}
+
+/// The full name of the table of a model, as [`crate::store::InputEntry`] has it.
+pub fn model_table(name: &str) -> String {
+    table_of("model", name)
+}
+
+/// The full name of the table of a step.
+pub fn step_table(name: &str) -> String {
+    table_of("step", name)
+}
 
 /// Keys with their TOML literals, defaults too.
 pub(super) type Values = Vec<(&'static str, String)>;
@@ -53,6 +72,7 @@ pub(super) struct Draft<O: ?Sized + 'static> {
     pub sides: Vec<Named>,
     pub model: Option<Named>,
     pub models: Vec<Named>,
+    pub externals: Vec<External>,
     pub keep: bool,
     pub values: Values,
 }
@@ -107,7 +127,8 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         .into_iter()
         .map(|(name, key, place, table)| {
             check_name(name, "model", &["policy"], key, problems);
-            let mut fields = Fields::new(problems, table, place, format!("model `{}`", show(name)));
+            let owner = format!("model `{}`", show(name));
+            let mut fields = Fields::new(problems, table, place, owner).at(table_of("model", name));
             let source = model(&mut fields, name, place);
             fields.finish();
             DraftModel { source, key, values: fields.values }
@@ -181,7 +202,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 fn check_name(name: &str, what: &str, reserved: &[&str], span: Span, problems: &Problems) {
-    let message = if reserved.contains(&name) {
+    let message = if reserved.iter().any(|word| word.eq_ignore_ascii_case(name)) {
         format!("a {what} cannot be named `{name}`: the word has a meaning of its own")
     } else if !is_name(name) {
         format!("`{}` cannot be the name of a {what}", show(name))
@@ -248,10 +269,18 @@ fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
 }
 
 fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
-    let path = f.optional_path("path", "a GGUF file, or a directory with config.json, safetensors and tokenizer.json");
+    let path = f.optional_path(
+        "path",
+        "a GGUF file, or a directory with config.json, safetensors and tokenizer.json",
+        InputForm::Model,
+    );
     let hub = f.optional_name("hf", "a model of the Hugging Face hub, \"org/name\"");
-    let init = f.optional_path("init", "a directory with config.json and tokenizer.json: random weights of that shape");
-    let script = f.optional_path("script", "a file of scripted answers, for tests");
+    let init = f.optional_path(
+        "init",
+        "a directory with config.json and tokenizer.json: random weights of that shape",
+        InputForm::Model,
+    );
+    let script = f.optional_path("script", "a file of scripted answers, for tests", InputForm::Text);
     let revision = f.optional_name("revision", "with hf: branch, tag or commit");
     let seed = f.optional_int("seed", "with init: seed of the weights; the pipeline's by default", 0..=i64::MAX);
     let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
@@ -260,8 +289,11 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
         "f16" => Dtype::F16,
         _ => Dtype::F32,
     };
-    let config =
-        f.optional_path("config", "a config.json that tells its shape where the model is not here, for `reflux cost`");
+    let config = f.optional_path(
+        "config",
+        "a config.json that tells its shape where the model is not here, for `reflux cost`",
+        InputForm::Text,
+    );
     if script.is_some() {
         f.without_effect(&["dtype", "config"], "with `script`: a script has no weights", "");
     } else if init.is_some() {
@@ -284,7 +316,10 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
         (_, Some(repo), ..) => ModelKind::Hub { repo, revision },
         (_, _, Some(config), _) => ModelKind::Init { config, seed: seed.and_then(|s| u64::try_from(s).ok()) },
         (_, _, _, Some(file)) => ModelKind::Script { file },
-        (path, ..) => ModelKind::Path(path.unwrap_or_default()),
+        // Without any source nothing runs: that was reported.
+        (path, ..) => {
+            ModelKind::Path(path.unwrap_or_else(|| External::new("", "path", PathBuf::new(), InputForm::Model)))
+        }
     };
     ModelSource { name: name.to_owned(), kind, dtype, config }
 }
@@ -297,7 +332,7 @@ fn step<O: ?Sized>(
     kinds: &[&'static Kind<O>],
     problems: &Problems,
 ) -> Draft<O> {
-    let mut f = Fields::new(problems, table, place, format!("step `{}`", show(name)));
+    let mut f = Fields::new(problems, table, place, format!("step `{}`", show(name))).at(table_of("step", name));
     let word = f.text("op", "the operator", None);
     let kind = kinds.iter().copied().find(|k| k.name == word);
     if let (None, Some(Value::Text(_))) = (kind, table.get("op").map(|e| &e.node.value)) {
@@ -321,6 +356,7 @@ fn step<O: ?Sized>(
         sides: f.steps,
         model,
         models: f.models,
+        externals: f.externals,
         keep,
         values: f.values,
     }

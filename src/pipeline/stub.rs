@@ -62,7 +62,7 @@ fn listworld(f: &mut Fields<'_>) -> Box<dyn Configured> {
 }
 fn sft(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let rate = f.float("learning_rate", "peak learning rate", Some(5.5e-6), 0.0..=1.0);
-    f.optional_path("resume", "a checkpoint");
+    f.optional_path("resume", "a checkpoint", crate::store::InputForm::Model);
     f.optional_table("lora", "low-rank adapters", |f| f.count("rank", "rank of the update", None, 1..=4096));
     stub(format!("learning rate {rate:?}"), &[&[&named::IFT, &named::EFT, &named::TEXT]], &named::MODELS)
 }

@@ -46,6 +46,9 @@ pub(super) fn study(f: &mut Fields<'_>) -> Study {
                 "names have letters, digits, _ and -",
             );
         }
+        if variants.iter().any(|v: &Variant| v.name.eq_ignore_ascii_case(&name)) {
+            f.problem("variants", format!("two variants are called `{name}`, but for case"), "give one another name");
+        }
         let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
         variants.push(Variant { name, set: lines.map(str::to_owned).collect() });
     }

@@ -167,7 +167,7 @@ fn overrides_are_checked_the_same_way() {
     assert_eq!(codes_of(PAPER, &["step.dpo=3"]), ["E0202", "E0104"]);
     // One source of a model replaces the other; a table in braces replaces the whole.
     let plan = parse(PAPER, &["model.m0.init=src", "step.responses.sampling={ top_p = 0.5 }"]).unwrap();
-    assert_eq!(plan.models[0].kind, ModelKind::Init { config: "src".into(), seed: None });
+    assert!(matches!(&plan.models[0].kind, ModelKind::Init { config, seed: None } if config.shown() == "src"));
     assert!(plan.resolved.contains("sampling = { temperature = 0.7, top_p = 0.5, max_tokens = 256 }"));
     // A later override wins; one may add a step.
     let plan = parse(PAPER, &["pipeline.seed=1", "pipeline.seed=2", "step.new.op=dedup", "step.new.from=prompts"]);
@@ -286,7 +286,7 @@ fn models_are_resolved() {
     // A path is a model of its own, in f32.
     assert_eq!(reference("./src"), ModelUse::Source("./src".into()));
     let plan = parse(PAPER, &["step.dpo.reference=./src"]).unwrap();
-    assert_eq!(plan.model("./src").unwrap().kind, ModelKind::Path("./src".into()));
+    assert!(matches!(&plan.model("./src").unwrap().kind, ModelKind::Path(path) if path.shown() == "./src"));
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=./scr"]), ["E0108"]);
     // Its weights must be kept in the type of those that are trained.
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=./src", "model.m0.dtype=bf16"]), ["E0109"]);

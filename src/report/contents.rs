@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::show::aligned;
-use crate::store::{MetricsEntry, ModelEntry, Run, Taken};
+use crate::store::{MetricsEntry, ModelEntry, Run, Taken, Writer};
 
 /// A step in an iteration.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ struct Count {
 pub struct Contents {
     name: String,
     state: &'static str,
-    writer: Option<u32>,
+    writer: Option<Writer>,
     seed: u64,
     /// Where a replayed run has its first files from.
     taken: Option<Taken>,
@@ -89,7 +89,7 @@ impl Contents {
         let step = |(iteration, step, c): &(u32, String, Count)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
         let checkpoint = |(step, iteration, at): &(String, u32, usize)| json!({ "step": step, "iteration": iteration, "optimizer_step": at });
         json!({
-            "run": self.name, "state": self.state, "writer": self.writer, "seed": self.seed, "taken": self.taken,
+            "run": self.name, "state": self.state, "writer": self.writer.and_then(|w| w.pid), "seed": self.seed, "taken": self.taken,
             "steps": self.steps.iter().map(step).collect::<Value>(), "models": self.models, "metrics": self.metrics,
             "checkpoints": self.checkpoints.iter().map(checkpoint).collect::<Value>(),
         })
@@ -98,7 +98,7 @@ impl Contents {
     /// The same for people.
     pub fn lines(&self) -> Vec<String> {
         let state = match (self.state, self.writer) {
-            ("running", Some(process)) => format!("running, process {process}"),
+            ("running", Some(writer)) => format!("running, {writer}"),
             ("unfinished", _) => "unfinished; `reflux run` of the same file goes on".to_owned(),
             (state, _) => state.to_owned(),
         };

@@ -13,7 +13,7 @@ use crate::data::{Columns, named};
 use crate::dataflow::{Operator, model_name};
 use crate::error::Result;
 use crate::pipeline::{ModelUse, Placement, Plan, Step};
-use crate::store::{Run, read_parquet};
+use crate::store::Run;
 
 /// What a run came to.
 pub struct Summary {
@@ -207,7 +207,7 @@ fn mean(rows: &RecordBatch, column: &str) -> Result<Option<f64>> {
 fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
     let all = run.metrics();
     let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Vec::new()) };
-    let rows = read_parquet(&run.dir().join(&entry.path))?;
+    let rows = run.load_metrics(entry)?;
     let mut figures = Vec::new();
     for (column, what, decimals) in [("loss", "loss", 4), ("rewards/accuracies", "accuracy", 3)] {
         let values = Columns(&rows).double(column)?;

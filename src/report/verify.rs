@@ -79,6 +79,10 @@ impl Verdict {
     pub fn sound(&self) -> bool {
         self.found.findings.is_empty()
     }
+    /// How many files could not be read, and so may be as they should be.
+    pub fn unreadable(&self) -> usize {
+        self.found.findings.iter().filter(|f| f.unreadable).count()
+    }
     /// How many things are damaged.
     pub fn damaged(&self) -> usize {
         self.found.findings.len()
@@ -128,7 +132,7 @@ impl Verdict {
     /// One JSON object.
     pub fn json(&self) -> Value {
         let finding = |f: &Finding| {
-            let mut json = json!({ "path": f.path, "why": f.why });
+            let mut json = json!({ "path": f.path, "why": f.why, "unreadable": f.unreadable });
             let (step, iteration, microbatch) = match &f.thing {
                 Thing::Rows(step, e) | Thing::Errors(step, e) | Thing::Lineage(step, e) => {
                     (Some(step), Some(e.iteration), Some(e.microbatch))
@@ -152,7 +156,7 @@ impl Verdict {
     /// The same for people.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
-            self.found.findings.iter().map(|f| format!("damaged: {}: {}", f.path, f.why)).collect();
+            self.found.findings.iter().map(|f| format!("{}: {}: {}", kind(f), f.path, f.why)).collect();
         if self.found.cut > 0 {
             lines.push(format!(
                 "cut: manifest.jsonl ends in {} bytes of a line that was not finished; the next run takes them off",
@@ -176,6 +180,10 @@ impl Verdict {
         }
         lines
     }
+}
+
+fn kind(finding: &Finding) -> &'static str {
+    if finding.unreadable { "unreadable" } else { "damaged" }
 }
 
 /// Files and models that rows say they were made of, and the manifest does not have.
@@ -386,7 +394,8 @@ fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize>
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
     // These are made good without anything being made again.
-    let beside = |f: &Finding| matches!(f.thing, Thing::Pipeline | Thing::Checkpoint(_) | Thing::Line(1));
+    let beside =
+        |f: &Finding| matches!(f.thing, Thing::Pipeline | Thing::Summary | Thing::Checkpoint(_) | Thing::Line(1));
     if found.findings.iter().all(beside) {
         return lines;
     }
@@ -418,7 +427,7 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 trainings.insert((step, *iteration));
             }
-            Thing::Line(_) | Thing::Pipeline | Thing::Checkpoint(_) => {}
+            Thing::Line(_) | Thing::Pipeline | Thing::Summary | Thing::Checkpoint(_) => {}
         }
     }
     let damaged = |entry: &Entry| match entry {
@@ -451,7 +460,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 dirty.trainings.insert((step.clone(), *iteration));
             }
-            Thing::Line(_) | Thing::Pipeline | Thing::Checkpoint(_) => {}
+            Thing::Line(_) | Thing::Pipeline | Thing::Summary | Thing::Checkpoint(_) => {}
         }
     }
     let files: Vec<&FileEntry> = found.rows().collect();

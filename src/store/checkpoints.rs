@@ -8,14 +8,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir};
+use super::atomic::{AtomicFile, Wrong, create_dirs, io_error, same_bytes, sync_dir};
 use super::index::{check_name, damaged};
-use super::sweep::remove_dir;
+use super::owned::{is_link, remove_dir, remove_empty, remove_file};
 use super::{Run, fault, write_bytes};
 use crate::error::{Error, Result};
 
-/// Lists the files of a checkpoint with size and hash; the last to be written.
+/// Lists the files of a checkpoint with size and hash; the last to be written. A directory without it is no checkpoint.
 const LIST: &str = "files.json";
+/// The list's name while the files of the checkpoint are removed.
+const REMOVED: &str = "files.removed.json";
+/// The files of a checkpoint whose list is lost.
+const USUAL: &[&str] = &["model.safetensors", "optimizer.safetensors", "best.safetensors", "trainer.json"];
 
 /// A file as the list has it.
 #[derive(Serialize, Deserialize)]
@@ -81,12 +85,12 @@ impl Run {
         }
         fault::point(fault::CHECKPOINT_BEFORE_RENAME)?;
         // One of the same step: it was found damaged, or made from other settings.
-        remove_dir(&target)?;
+        remove_state(&target)?;
         fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
         sync_dir(&dir)?;
         fault::point(fault::CHECKPOINT_AFTER_RENAME)?;
         for (_, other) in self.checkpoints(step, iteration).into_iter().filter(|(_, path)| *path != target) {
-            remove_dir(&other)?;
+            remove_state(&other)?;
         }
         Ok(())
     }
@@ -107,14 +111,7 @@ impl Run {
     /// # Errors
     /// A file is damaged or gone: the checkpoint is not to be used.
     pub fn verify_checkpoint(dir: &Path) -> Result<()> {
-        let list = dir.join(LIST);
-        let text = fs::read(&list).map_err(|e| damaged(&list, e))?;
-        let files: BTreeMap<String, Listed> = serde_json::from_slice(&text).map_err(|e| damaged(&list, e))?;
-        for (name, Listed { bytes, hash }) in files {
-            let path = dir.join(&name);
-            same_bytes(&path, bytes, &hash).map_err(|why| damaged(&path, why))?;
-        }
-        Ok(())
+        check(dir).map_err(|(file, why)| damaged(&file, why))
     }
 
     /// Removes the checkpoints of a training that is done.
@@ -122,15 +119,36 @@ impl Run {
     /// # Errors
     /// They cannot be removed.
     pub fn remove_checkpoints(&self, step: &str, iteration: u32) -> Result<()> {
-        remove_dir(&self.checkpoints_dir(step, iteration))
+        remove_all(self.dir(), &self.checkpoints_dir(step, iteration))
     }
+}
+
+/// Whether a directory is a whole checkpoint; one that is being removed is not.
+pub(super) fn is_one(dir: &Path) -> bool {
+    dir.join(LIST).exists()
+}
+
+/// Compares every file of a checkpoint with its hash.
+///
+/// # Errors
+/// The first file that is not as it was written, and why.
+pub(super) fn check(dir: &Path) -> Result<(), (PathBuf, Wrong)> {
+    let list = dir.join(LIST);
+    let text = fs::read(&list).map_err(|e| (list.clone(), Wrong::from_io(&e)))?;
+    let files: BTreeMap<String, Listed> =
+        serde_json::from_slice(&text).map_err(|e| (list.clone(), Wrong::Damaged(e.to_string())))?;
+    for (name, Listed { bytes, hash }) in files {
+        let path = dir.join(&name);
+        same_bytes(&path, bytes, &hash).map_err(|why| (path, why))?;
+    }
+    Ok(())
 }
 
 /// Optimizer step and directory of each state of one training, the latest first.
 fn states(dir: &Path) -> Vec<(usize, PathBuf)> {
-    let numbered = |path: PathBuf| Some((name(&path).strip_prefix("step=")?.parse().ok()?, path));
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<(usize, PathBuf)> = entries.filter_map(|e| numbered(e.path())).collect();
+    let numbered = |path: PathBuf| Some((number(&name(&path))?, path));
+    let mut found: Vec<(usize, PathBuf)> = folders(dir).into_iter().filter_map(numbered).collect();
+    found.retain(|(_, path)| is_one(path));
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
 }
@@ -148,6 +166,51 @@ pub(super) fn all(run: &Path) -> Vec<(String, u32, usize, PathBuf)> {
     found
 }
 
+/// The optimizer step of a checkpoint's directory.
+fn number(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("step=")?;
+    if digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+/// Whether a directory is a checkpoint in the making.
+fn is_unfinished(name: &str) -> bool {
+    name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp")).is_some_and(|n| number(n).is_some())
+}
+
+/// Removes a checkpoint: the files of its list, and its directory unless others have put something there.
+pub(super) fn remove_state(dir: &Path) -> Result<()> {
+    if is_link(dir) || !dir.is_dir() {
+        return Ok(());
+    }
+    let (list, removed) = (dir.join(LIST), dir.join(REMOVED));
+    // Without its list it is no checkpoint: whoever dies from here on leaves something to be removed, and nothing to be used.
+    if list.exists() {
+        fs::rename(&list, &removed).map_err(|e| io_error("renaming to", &removed, &e))?;
+    }
+    let listed = fs::read(&removed).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let listed: BTreeMap<String, Listed> = listed.unwrap_or_default();
+    let plain = |name: &&String| check_name("file", name).is_ok();
+    for name in listed.keys().filter(plain).map(String::as_str).chain(USUAL.iter().copied()) {
+        remove_file(&dir.join(name))?;
+    }
+    remove_file(&removed)?;
+    // It stays where it holds things of others.
+    let _ = fs::remove_dir(dir);
+    Ok(())
+}
+
+/// Removes all states of a training, finished or not, and its folders where they are empty then.
+fn remove_all(run: &Path, dir: &Path) -> Result<()> {
+    for state in folders(dir) {
+        if number(&name(&state)).is_some() {
+            remove_state(&state)?;
+        } else if is_unfinished(&name(&state)) {
+            remove_dir(&state)?;
+        }
+    }
+    remove_empty(dir, run);
+    Ok(())
+}
+
 fn folders(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
@@ -163,12 +226,17 @@ fn iteration_of(dir: &Path) -> Option<u32> {
 pub(super) fn sweep(run: &Path, done: impl Fn(&str, u32) -> bool) -> Result<()> {
     for step in folders(&run.join("checkpoints")) {
         for dir in folders(&step) {
-            if iteration_of(&dir).is_some_and(|i| done(&name(&step), i)) {
-                remove_dir(&dir)?;
+            let Some(iteration) = iteration_of(&dir) else { continue };
+            if done(&name(&step), iteration) {
+                remove_all(run, &dir)?;
                 continue;
             }
-            for unfinished in folders(&dir).iter().filter(|d| super::atomic::is_temporary(&name(d))) {
-                remove_dir(unfinished)?;
+            for state in folders(&dir) {
+                if is_unfinished(&name(&state)) {
+                    remove_dir(&state)?;
+                } else if number(&name(&state)).is_some() && !state.join(LIST).exists() {
+                    remove_state(&state)?;
+                }
             }
         }
     }

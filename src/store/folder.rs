@@ -9,7 +9,7 @@ use super::atomic::{create_dirs, io_error, sync_dir};
 use super::index::{data_path, errors_path, stored};
 use super::lock::{Lock, writer};
 use super::manifest::Stored;
-use super::sweep::remove_dir;
+use super::owned::remove_dir;
 use super::take::sync_dirs;
 use super::write_parquet;
 use crate::data::Epoch;
@@ -32,8 +32,8 @@ pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> R
     }
     let parent = target.parent().unwrap_or(Path::new(""));
     let temporary = parent.join(format!(".{name}.tmp"));
-    if let Some(pid) = writer(&temporary) {
-        return Err(Error::user(format!("`{}` is being made by process {pid}", target.display()))
+    if let Some(who) = writer(&temporary) {
+        return Err(Error::user(format!("`{}` is being made by {who}", target.display()))
             .help("wait until it has ended, or give another folder with --into"));
     }
     create_dirs(&temporary)?;

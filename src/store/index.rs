@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Written;
+use super::inputs::InputEntry;
 use super::kept::Kept;
 use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
+use super::run::Begun;
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
@@ -20,7 +22,10 @@ pub(super) struct Index {
     /// The steps in the order of their first lines: none comes before what it was made from.
     pub order: Vec<String>,
     pub finished: bool,
-    pub pipeline: Option<(String, u64)>,
+    /// The first line.
+    pub begun: Option<Begun>,
+    /// External inputs, by table and key of the pipeline file.
+    pub inputs: BTreeMap<(String, String), InputEntry>,
     /// Where a replayed run has its first files from.
     pub taken: Option<Taken>,
 }
@@ -29,8 +34,9 @@ impl Index {
     /// Takes in the manifest's next line.
     pub fn add(&mut self, entry: Entry) {
         match entry {
-            Entry::Run { pipeline, seed, .. } => self.pipeline = Some((pipeline, seed)),
+            Entry::Run { format, pipeline, seed, .. } => self.begun = Some(Begun { format, pipeline, seed }),
             Entry::Taken(taken) => self.taken = Some(taken),
+            Entry::Input(input) => drop(self.inputs.insert((input.table.clone(), input.key.clone()), input)),
             Entry::File(f) => {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
@@ -91,6 +97,15 @@ pub(super) fn errors_path(step: &str, epoch: Epoch) -> String {
 
 pub(super) fn stored(path: String, Written { rows, bytes, hash }: Written) -> Stored {
     Stored { path, rows, bytes, hash }
+}
+
+/// The error for a file of the run in `run` that is not what was committed.
+pub(super) fn damaged_in(run: &Path, path: &Path, why: impl std::fmt::Display) -> Error {
+    let (file, run) = (path.display(), run.display());
+    Error::user(format!("`{file}` is damaged: {why}")).help(format!(
+        "`reflux verify {run}` lists what is damaged; `reflux verify {run} --repair` takes it out, and the same command then goes \
+         on from the last good point"
+    ))
 }
 
 /// The error for a file of a run that is not what was committed.

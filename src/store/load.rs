@@ -8,8 +8,8 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 
 use super::atomic::{read_same, same_bytes};
-use super::index::damaged;
-use super::manifest::FileEntry;
+use super::index::damaged_in;
+use super::manifest::{FileEntry, MetricsEntry, ModelEntry};
 use super::reader::{parquet_rows, texts};
 use super::{Run, read_parquet};
 use crate::data::{Column, Epoch, named};
@@ -30,25 +30,36 @@ impl Run {
     /// # Errors
     /// As [`Run::load`].
     pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        // A file of the right size may have other bytes: the first time it is read they are compared with the hash.
+        if !self.is_verified(&entry.path) {
+            return self.load_verified(entry);
+        }
         let path = self.present(entry)?;
         let rows = read_parquet(&path)?;
-        Self::as_committed(entry, &path, rows)
+        self.as_committed(entry, &path, rows)
     }
 
-    /// The same, compared with its hash.
+    /// The same, compared with its hash whether or not that was done before.
     ///
     /// # Errors
     /// As [`Run::load`].
     pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
         let path = self.present(entry)?;
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| damaged(&path, why))?;
-        Self::as_committed(entry, &path, parquet_rows(&path, bytes)?)
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+        let rows = self.as_committed(entry, &path, parquet_rows(&path, bytes)?)?;
+        self.note_verified(&entry.path);
+        Ok(rows)
     }
 
-    fn as_committed(entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
+    /// The error for a file of this run that is not what was committed.
+    pub(super) fn damaged(&self, path: &Path, why: impl std::fmt::Display) -> Error {
+        damaged_in(self.dir(), path, why)
+    }
+
+    fn as_committed(&self, entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
         if rows.num_rows() as u64 != entry.rows {
             let (has, said) = (rows.num_rows(), entry.rows);
-            return Err(damaged(path, format!("it has {has} rows, the manifest says {said}")));
+            return Err(self.damaged(path, format!("it has {has} rows, the manifest says {said}")));
         }
         Ok(rows)
     }
@@ -58,7 +69,12 @@ impl Run {
     /// # Errors
     /// As [`Run::load`]; there is no such column.
     pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
-        texts(&self.present(entry)?, column, wanted)
+        let path = self.present(entry)?;
+        if !self.is_verified(&entry.path) {
+            same_bytes(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+            self.note_verified(&entry.path);
+        }
+        texts(&path, column, wanted)
     }
 
     /// Where a committed file is, if its step is kept and it has the size that was committed.
@@ -68,9 +84,14 @@ impl Run {
                 .help("remove its `keep = false` and run again under another name"));
         }
         let path = self.dir().join(&entry.path);
-        let size = fs::metadata(&path).map_err(|e| damaged(&path, e))?.len();
+        // Not through a link: what it leads to is not the run's.
+        let there = fs::symlink_metadata(&path).map_err(|e| self.damaged(&path, e))?;
+        if !there.is_file() {
+            return Err(self.damaged(&path, "it is no file of its own, but a link or a directory"));
+        }
+        let size = there.len();
         if size != entry.bytes {
-            return Err(damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
+            return Err(self.damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
         }
         Ok(path)
     }
@@ -85,7 +106,7 @@ impl Run {
             std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
         {
             let path = self.dir().join(path);
-            same_bytes(&path, bytes, hash).map_err(|why| damaged(&path, why))?;
+            same_bytes(&path, bytes, hash).map_err(|why| self.damaged(&path, why))?;
         }
         Ok(())
     }
@@ -98,16 +119,48 @@ impl Run {
     pub fn left_out(&self, entry: &FileEntry) -> Result<Option<RecordBatch>> {
         let Some(errors) = &entry.errors else { return Ok(None) };
         let path = self.dir().join(&errors.path);
+        if !self.is_verified(&errors.path) {
+            same_bytes(&path, errors.bytes, &errors.hash).map_err(|why| self.damaged(&path, why))?;
+            self.note_verified(&errors.path);
+        }
         let rows = read_parquet(&path)?;
         let column = |column: &Column| match rows.column_by_name(column.name) {
             Some(there) => Ok(Arc::clone(there)),
             None if column.name == "kind" => {
                 Ok(Arc::new(StringArray::from(vec!["failed"; rows.num_rows()])) as ArrayRef)
             }
-            None => Err(damaged(&path, format!("it has no column `{}`", column.name))),
+            None => Err(self.damaged(&path, format!("it has no column `{}`", column.name))),
         };
         let columns = named::ERRORS.columns.iter().map(column).collect::<Result<_>>()?;
-        named::ERRORS.batch(columns).map(Some).map_err(|e| damaged(&path, e))
+        named::ERRORS.batch(columns).map(Some).map_err(|e| self.damaged(&path, e))
+    }
+
+    /// The rows of a training's metrics, compared with their hash.
+    ///
+    /// # Errors
+    /// The file is damaged or gone.
+    pub fn load_metrics(&self, entry: &MetricsEntry) -> Result<RecordBatch> {
+        let path = self.dir().join(&entry.path);
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+        parquet_rows(&path, bytes)
+    }
+
+    /// Compares the files of a committed model with their hashes, once in a process: all but the weights, whose own hash is
+    /// compared where they are loaded.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn verify_model(&self, model: &ModelEntry) -> Result<()> {
+        if self.is_verified(&model.path) {
+            return Ok(());
+        }
+        let small = |name: &str| !name.ends_with(".safetensors");
+        for (name, file) in model.files.iter().filter(|(name, _)| small(name)) {
+            let path = self.dir().join(&model.path).join(name);
+            same_bytes(&path, file.bytes, &file.hash).map_err(|why| self.damaged(&path, why))?;
+        }
+        self.note_verified(&model.path);
+        Ok(())
     }
 
     /// A step's microbatches in epoch order, of one iteration or all, read one at a time.

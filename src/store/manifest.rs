@@ -13,11 +13,13 @@ use serde_json::Value;
 
 use super::atomic::{io_error, sync_dir};
 use super::fault;
+use super::inputs::InputEntry;
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
-/// The version of the lines below; a reader refuses a higher one.
-pub const FORMAT: u32 = 1;
+/// The version of the lines below; a reader refuses a higher one. Version 2 has external inputs, and a pipeline hash without the
+/// settings that change no rows.
+pub const FORMAT: u32 = 2;
 
 /// A file of rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -141,6 +143,13 @@ pub struct Taken {
     pub entries: u64,
 }
 
+impl Taken {
+    /// Whether the same was taken over; a repair may have left fewer lines of it.
+    pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
+        self.run == other.run && self.pipeline == other.pipeline && self.from == other.from
+    }
+}
+
 /// One line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -158,6 +167,8 @@ pub enum Entry {
     },
     /// In a replayed run, the second line: which run the lines after it were taken over from.
     Taken(Taken),
+    /// An external input, when it is first read.
+    Input(InputEntry),
     /// A microbatch.
     File(FileEntry),
     /// A model.
@@ -180,10 +191,13 @@ pub enum Entry {
     },
 }
 
+/// The list of what a replay takes over, until it is the manifest; or of what `--fresh` removes, until it is gone.
+pub(super) const BEING_TAKEN: &str = "manifest.unfinished.jsonl";
+
 /// How the complaint about a manifest of a newer reflux begins.
 pub(super) const NEWER: &str = "is of manifest format";
 
-const KINDS: &[&str] = &["run", "taken", "file", "model", "metrics", "finished", "dropped"];
+const KINDS: &[&str] = &["run", "taken", "input", "file", "model", "metrics", "finished", "dropped"];
 
 /// Rows and bytes of a file beyond this are refused: no file has them, and sums of them would overflow.
 const LARGEST: u64 = 1 << 40;
@@ -241,6 +255,7 @@ impl Entry {
             Self::Model(m) => m.files.values().map(|f| f.bytes).collect(),
             Self::Metrics(m) => vec![m.rows, m.bytes],
             Self::Taken(taken) => vec![taken.entries],
+            Self::Input(input) => input.files.values().map(|f| f.bytes).collect(),
             _ => Vec::new(),
         }
     }

@@ -76,7 +76,7 @@ impl ParquetIn {
 
 impl<R: ChunkReader + 'static> ParquetIn<R> {
     /// What was read, or is to be read, of the file at `path`.
-    fn of(path: &Path, file: R) -> Result<Self> {
+    pub fn of(path: &Path, file: R) -> Result<Self> {
         guarded(path, || {
             let size = file.len();
             // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.

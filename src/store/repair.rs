@@ -6,10 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::atomic::{io_error, write_bytes};
+use super::checkpoints;
 use super::lock::Lock;
-use super::manifest::{Entry, FORMAT};
+use super::manifest::{Entry, FORMAT, Line, Taken};
+use super::owned::{created_by_us, remove_file};
 use super::run::pipeline_hash;
-use super::sweep::remove_dir;
+use super::sweep::remove_model;
 use super::verify::{Inspected, Thing};
 use crate::error::{Error, Result};
 
@@ -43,10 +45,20 @@ impl Repair {
     /// # Errors
     /// A full disk: then the manifest is what it was. The first line is damaged and there is no seed.
     pub fn apply(&self, found: &Inspected, goes: &BTreeSet<usize>, seed: Option<u64>) -> Result<Option<String>> {
+        // What cannot be read may be as it should be: nothing is taken out on a guess.
+        if let Some(finding) = found.findings.iter().find(|f| f.unreadable) {
+            let file = self.dir.join(&finding.path);
+            return Err(Error::system(format!("`{}`: {}; nothing was repaired", file.display(), finding.why)).help(
+                "let it be read (its permissions, the limit of open files, the disk), and give the same command again",
+            ));
+        }
         for finding in &found.findings {
             if let Thing::Checkpoint(path) = &finding.thing {
-                remove_dir(&self.dir.join(path))?;
+                checkpoints::remove_state(&self.dir.join(path))?;
             }
+        }
+        for (_, entry) in found.entries().filter(|(number, _)| goes.contains(number)) {
+            self.clear_places(entry)?;
         }
         let first_is_damaged = found.findings.iter().any(|f| f.thing == Thing::Line(1));
         if goes.is_empty() && !first_is_damaged {
@@ -57,7 +69,7 @@ impl Repair {
             if line.number == 1 && first_is_damaged {
                 bytes.extend(self.first_line(seed)?);
             } else {
-                bytes.extend(&line.bytes);
+                bytes.extend(still_taken(line, goes)?.unwrap_or_else(|| line.bytes.clone()));
             }
         }
         let path = self.dir.join("manifest.jsonl");
@@ -69,6 +81,36 @@ impl Repair {
         Ok(Some(free))
     }
 
+    /// Makes room where a line's files are to be made again.
+    fn clear_places(&self, entry: &Entry) -> Result<()> {
+        match entry {
+            Entry::File(f) => {
+                self.clear_file(&f.path)?;
+                f.errors.iter().try_for_each(|e| self.clear_file(&e.path))
+            }
+            Entry::Metrics(m) => self.clear_file(&m.path),
+            Entry::Model(m) => {
+                let place = self.dir.join(&m.path);
+                remove_model(&self.dir, m)?;
+                // What is not the run's goes out of the way and stays.
+                if fs::symlink_metadata(&place).is_ok() { set_aside(&place) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a damaged file that the manifest names. A whole one stays, for whoever wants the manifest back as it was: the next
+    /// run takes it away.
+    fn clear_file(&self, path: &str) -> Result<()> {
+        let file = self.dir.join(path);
+        match fs::symlink_metadata(&file) {
+            Err(_) => Ok(()),
+            Ok(there) if there.is_file() && created_by_us(&file) => Ok(()),
+            Ok(there) if there.is_file() => remove_file(&file),
+            Ok(_) => set_aside(&file),
+        }
+    }
+
     fn first_line(&self, seed: Option<u64>) -> Result<Vec<u8>> {
         let path = self.dir.join("pipeline.toml");
         let text = fs::read_to_string(&path).ok();
@@ -78,7 +120,25 @@ impl Repair {
             )
             .help("`reflux run FILE --fresh` starts it anew"));
         };
-        let pipeline = pipeline_hash(&text);
+        let pipeline = pipeline_hash(&text, FORMAT);
         Entry::Run { format: FORMAT, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()
     }
+}
+
+/// The line of a replay that says how many of the next lines it took over, without those that go; `None` for other lines.
+fn still_taken(line: &Line, goes: &BTreeSet<usize>) -> Result<Option<Vec<u8>>> {
+    let Ok(Entry::Taken(taken)) = &line.entry else { return Ok(None) };
+    let last = line.number.saturating_add(usize::try_from(taken.entries).unwrap_or(usize::MAX));
+    let going = goes.range(line.number + 1..=last.max(line.number + 1)).filter(|n| **n <= last).count();
+    let entries = taken.entries.saturating_sub(going as u64);
+    Entry::Taken(Taken { entries, ..taken.clone() }).to_line().map(Some)
+}
+
+/// Gives something that stands in the way another name beside it: `NAME.aside-1` and so on.
+fn set_aside(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names = (1u32..).map(|n| path.with_file_name(format!("{name}.aside-{n}")));
+    let free = names.find(|p| fs::symlink_metadata(p).is_err());
+    let free = free.ok_or_else(|| Error::bug("no name is free"))?;
+    fs::rename(path, &free).map_err(|e| io_error("renaming to", &free, &e))
 }

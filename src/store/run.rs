@@ -1,6 +1,6 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -10,9 +10,16 @@ use serde_json::Value;
 
 use super::atomic::{create_dirs, io_error, sync_dir};
 use super::index::{Index, check_name, data_path, errors_path, stored};
-use super::lock::Lock;
+use super::inputs::{InputEntry, Seen};
+use super::lock::{Lock, Writer};
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
-use super::sweep::{clear, model_files, refuse_foreign, remove_dir, sweep, sync_tree};
+use super::owned::{
+    created_by_us, is_link, refuse_link, refuse_links, remove_dir, remove_file, renaming_note, steps_of,
+    unfinished_model,
+};
+use super::sweep::{
+    clear, in_the_way, is_made_by, model_files, refuse_foreign, remove_named, remove_unlisted, sweep, sync_tree,
+};
 use super::writer::ParquetFile;
 use super::{Written, checkpoints, diff, fault, write_bytes, write_parquet};
 use crate::data::Epoch;
@@ -42,31 +49,54 @@ struct State {
 pub struct Run {
     dir: PathBuf,
     state: Mutex<State>,
+    /// The external inputs that this process has compared with the manifest.
+    inputs: Mutex<Seen>,
+    /// The run's files that this process has written, or has compared with their hashes: 64 bits of the hash of each path.
+    verified: Mutex<BTreeSet<u64>>,
     /// Held while the run may be written.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
-/// What of a resolved pipeline file says what is made: all but its table `[health]`.
-pub(super) fn identity(text: &str) -> String {
-    let mut health = false;
-    let made = |line: &&str| {
+/// The part of a resolved pipeline file that decides which rows are made. `[health]` says when to stop; `[engine]`,
+/// `pipeline.window` and `pipeline.name` say how and where the rows are made. Manifests of format 1 left out `[health]` only.
+pub(super) fn identity(text: &str, format: u32) -> String {
+    let mut table = String::new();
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
         if line.starts_with('[') {
-            health = line.trim_end() == "[health]";
+            line.trim_end().clone_into(&mut table);
         }
-        !health
-    };
-    text.split_inclusive('\n').filter(made).collect::<String>().trim_end().to_owned()
+        let left_out = match table.as_str() {
+            "[health]" => true,
+            "[engine]" => format >= 2,
+            "[pipeline]" => format >= 2 && (line.starts_with("window = ") || line.starts_with("name = ")),
+            _ => false,
+        };
+        if !left_out {
+            kept.push_str(line);
+        }
+    }
+    kept.trim_end().to_owned()
 }
 
-/// What a manifest's first line says of the pipeline file.
-pub(super) fn pipeline_hash(text: &str) -> String {
-    blake3::hash(identity(text).as_bytes()).to_hex().to_string()
+/// The pipeline file's hash in the first line of a manifest of this format.
+pub(super) fn pipeline_hash(text: &str, format: u32) -> String {
+    blake3::hash(identity(text, format).as_bytes()).to_hex().to_string()
+}
+
+/// What the first line of a manifest says of its run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Begun {
+    pub format: u32,
+    /// Hash of the part of the pipeline file that decides which rows are made.
+    pub pipeline: String,
+    pub seed: u64,
 }
 
 impl Run {
     /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
-    /// gone on with under the very same text and seed, but for the table `[health]`, which says when to stop and not what to
-    /// make. Takes the run's lock, and sweeps away what an earlier process
+    /// gone on with under the same text and seed, but for settings that do not change rows (`[health]`, `[engine]`,
+    /// `pipeline.window`). Takes the run's lock, and sweeps away what an earlier process
     /// left half-done. `fresh` removes a run that is there first.
     ///
     /// # Errors
@@ -89,23 +119,28 @@ impl Run {
         advise: impl FnOnce(&str) -> Option<String>,
     ) -> Result<(Self, Opened)> {
         create_dirs(dir)?;
+        let mut steps = steps_of(pipeline_text);
+        refuse_links(dir, &steps)?;
         let manifest_path = dir.join("manifest.jsonl");
-        if !manifest_path.exists() {
+        let unfinished = !manifest_path.exists() && dir.join(manifest::BEING_TAKEN).exists();
+        if !manifest_path.exists() && !unfinished {
             refuse_foreign(dir)?;
         }
         let (lock, died) = Lock::take(dir)?;
         if let Some(holder) = died {
             tracing::info!(?holder, "the process that wrote this run before ended without closing it");
         }
-        if fresh {
+        // Without a manifest there may be what a removal, or a replay, that was cut off has left.
+        if fresh || unfinished {
             clear(dir)?;
         }
         let (mut manifest, entries) = Appender::open(&manifest_path)?;
         let mut index = Index::default();
         entries.into_iter().for_each(|e| index.add(e));
-        let hash = pipeline_hash(pipeline_text);
+        let format = index.begun.as_ref().map_or(FORMAT, |begun| begun.format);
+        let hash = pipeline_hash(pipeline_text, format);
         let pipeline_path = dir.join("pipeline.toml");
-        let opened = match &index.pipeline {
+        let opened = match &index.begun {
             None => {
                 write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
                 let reflux = env!("CARGO_PKG_VERSION").to_owned();
@@ -114,11 +149,11 @@ impl Run {
                 index.add(entry);
                 Opened::New
             }
-            Some((of, with)) if *of != hash || *with != seed => {
+            Some(begun) if begun.pipeline != hash || begun.seed != seed => {
                 let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
-                let mut what = diff::lines(&identity(&before), &identity(pipeline_text));
-                if *with != seed {
-                    what = format!("-seed {with}\n+seed {seed}\n{what}");
+                let mut what = diff::lines(&identity(&before, format), &identity(pipeline_text, format));
+                if begun.seed != seed {
+                    what = format!("-seed {}\n+seed {seed}\n{what}", begun.seed);
                 }
                 return Err(Error::user(format!(
                     "the pipeline file has changed since the run `{}` began:\n{}",
@@ -136,19 +171,25 @@ impl Run {
             Some(_) => {
                 let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
                 // Damaged, or gone: this is what it was.
-                let damaged = identity(&before) != identity(pipeline_text);
+                let damaged = identity(&before, format) != identity(pipeline_text, format);
                 if damaged || (!index.finished && before != pipeline_text) {
                     write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
                 }
                 if index.finished { Opened::Finished } else { Opened::Unfinished }
             }
         };
-        sweep(dir, &index.paths(dir), |model| index.models.contains_key(model))?;
+        steps.extend(index.order.iter().cloned());
+        steps.extend(index.metrics.keys().map(|(step, _)| step.clone()));
+        index.models.values().try_for_each(|m| refuse_link(&dir.join(&m.path)))?;
+        sweep(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
         checkpoints::sweep(dir, |step, iteration| {
             index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
         })?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
-        Ok((Self { dir: dir.to_owned(), state, _lock: Some(lock) }, opened))
+        Ok((
+            Self { dir: dir.to_owned(), state, inputs: Mutex::default(), verified: Mutex::default(), lock: Some(lock) },
+            opened,
+        ))
     }
 
     /// Opens a run for reading; another process may be writing it.
@@ -159,10 +200,12 @@ impl Run {
         let run = Self {
             dir: dir.to_owned(),
             state: Mutex::new(State { index: Index::default(), manifest: None }),
-            _lock: None,
+            inputs: Mutex::default(),
+            verified: Mutex::default(),
+            lock: None,
         };
         run.refresh()?;
-        if run.state().index.pipeline.is_none() {
+        if run.state().index.begun.is_none() {
             return Err(Error::user(format!("there is no run at `{}`", dir.display()))
                 .help("a run is a directory with a manifest.jsonl, by default runs/NAME"));
         }
@@ -186,6 +229,11 @@ impl Run {
     fn state(&self) -> MutexGuard<'_, State> {
         // What is behind the lock changes in single steps, after the manifest has it: a panic leaves it whole.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Checks that the directory is still the one whose lock this process holds. Whoever writes asks before each commit.
+    fn check_place(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.check_place(&self.dir))
     }
 
     /// Adds a line to the manifest and then to the index.
@@ -214,7 +262,7 @@ impl Run {
     }
     /// The seed the run was begun with.
     pub fn seed(&self) -> u64 {
-        self.state().index.pipeline.as_ref().map_or(0, |(_, seed)| *seed)
+        self.state().index.begun.as_ref().map_or(0, |begun| begun.seed)
     }
     /// In a replayed run, where what it did not make itself comes from.
     pub fn taken(&self) -> Option<Taken> {
@@ -222,7 +270,31 @@ impl Run {
     }
     /// The hash of the resolved pipeline file that the manifest has.
     pub fn pipeline(&self) -> String {
-        self.state().index.pipeline.as_ref().map_or_else(String::new, |(hash, _)| hash.clone())
+        self.state().index.begun.as_ref().map_or_else(String::new, |begun| begun.pipeline.clone())
+    }
+    /// The format of the manifest's first line.
+    pub(super) fn format(&self) -> u32 {
+        self.state().index.begun.as_ref().map_or(FORMAT, |begun| begun.format)
+    }
+    /// The external inputs that were read, by table and key of the pipeline file.
+    pub fn inputs(&self) -> Vec<InputEntry> {
+        self.state().index.inputs.values().cloned().collect()
+    }
+    /// What was recorded of the input that a key of a table names.
+    pub fn input(&self, table: &str, key: &str) -> Option<InputEntry> {
+        self.state().index.inputs.get(&(table.to_owned(), key.to_owned())).cloned()
+    }
+    pub(super) fn seen_inputs(&self) -> MutexGuard<'_, Seen> {
+        // An entry is put in as a whole: a panic leaves the table as it was.
+        self.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// Adds a line to the manifest; does nothing where the run is open for reading only.
+    pub(super) fn record_if_open(&self, entry: Entry) -> Result<()> {
+        let mut state = self.state();
+        if state.manifest.is_none() {
+            return Ok(());
+        }
+        Self::record(&mut state, entry)
     }
     /// Whether the run is done.
     pub fn finished(&self) -> bool {
@@ -230,7 +302,7 @@ impl Run {
     }
 
     /// The process that writes the run now, if one does.
-    pub fn writer(&self) -> Option<u32> {
+    pub fn writer(&self) -> Option<Writer> {
         super::lock::writer(&self.dir)
     }
 
@@ -301,6 +373,7 @@ impl Run {
         if step == "errors" {
             return Err(Error::user("a step cannot be called `errors`: the rows that failed are kept under that name"));
         }
+        self.check_place()?;
         let path = data_path(step, epoch);
         let make = |path: &str, rows: &RecordBatch| {
             let mut file = ParquetFile::of(&self.dir.join(path), rows)?;
@@ -342,11 +415,18 @@ impl Run {
                 )))
             };
         }
+        self.check_place()?;
+        // What a process that died left was swept away when the run was opened.
+        refuse_other(&self.dir.join(&entry.path))?;
         if let Some(file) = failed_file {
+            entry.errors.iter().try_for_each(|e| refuse_other(&self.dir.join(&e.path)))?;
             file.publish()?;
         }
         file.publish()?;
         Self::record(&mut state, Entry::File(entry.clone()))?;
+        drop(state);
+        self.note_verified(&entry.path);
+        entry.errors.iter().for_each(|e| self.note_verified(&e.path));
         Ok(entry)
     }
 
@@ -364,8 +444,9 @@ impl Run {
     ) -> Result<ModelEntry> {
         check_name("model", name)?;
         let path = format!("models/{name}");
-        let (models, target) = (self.dir.join("models"), self.dir.join(&path));
-        let temporary = models.join(format!(".{name}.tmp"));
+        let models = self.dir.join("models");
+        let temporary = unfinished_model(&models, name);
+        self.check_place()?;
         create_dirs(&models)?;
         remove_dir(&temporary)?;
         create_dirs(&temporary)?;
@@ -389,20 +470,62 @@ impl Run {
                 Err(Error::bug(format!("the model `{name}` was made twice and not the same (hash {was} and {is})")))
             };
         }
-        fault::point(fault::MODEL_BEFORE_RENAME)?;
-        // What stands there was never named in the manifest.
-        remove_dir(&target)?;
-        fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
-        sync_dir(&models)?;
-        fault::point(fault::MODEL_AFTER_RENAME)?;
-        Self::record(&mut state, Entry::Model(entry.clone()))?;
+        if let Err(e) = self.publish_model(&mut state, &temporary, &entry) {
+            let _ = remove_dir(&temporary); // the error at hand says more than a second one
+            return Err(e);
+        }
         Ok(entry)
+    }
+
+    /// Gives a model's directory its name, and its line in the manifest. Where that fails, nothing with the model's name is left.
+    fn publish_model(&self, state: &mut State, temporary: &Path, entry: &ModelEntry) -> Result<()> {
+        self.check_place()?;
+        let (models, target) = (self.dir.join("models"), self.dir.join(&entry.path));
+        // Whoever finds the directory without its line in the manifest knows by the note that it is ours.
+        let note = renaming_note(&models, &entry.name);
+        let text = serde_json::to_vec(&entry.files).map_err(|e| Error::bug(format!("note on a model: {e}")))?;
+        remove_unlisted(&self.dir, &note, entry)?;
+        write_bytes(&note, &text)?;
+        let mut named = || {
+            fault::point(fault::MODEL_BEFORE_RENAME)?;
+            fs::rename(temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
+            sync_dir(&models)?;
+            fault::point(fault::MODEL_AFTER_RENAME)?;
+            Self::record(state, Entry::Model(entry.clone())).inspect_err(|_| drop(remove_dir(&target)))
+        };
+        let result = named();
+        // A note that stays does no harm: the next start takes it away.
+        let _ = remove_file(&note);
+        result
+    }
+
+    /// Refuses a place where a model of that name is to be made, and something of somebody else stands.
+    ///
+    /// # Errors
+    /// Something stands there.
+    pub fn check_place_of_model(&self, name: &str, step: &str, iteration: u32) -> Result<()> {
+        let place = self.dir.join("models").join(name);
+        let free = fs::symlink_metadata(&place).is_err();
+        if free || self.model(name).is_some() || is_made_by(&place, step, iteration) {
+            Ok(())
+        } else {
+            Err(in_the_way(&place))
+        }
     }
 
     /// A committed model.
     pub fn model(&self, name: &str) -> Option<ModelEntry> {
         self.state().index.models.get(name).cloned()
     }
+    /// Whether this process has written the file, or compared it with its hash.
+    pub(super) fn is_verified(&self, path: &str) -> bool {
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&short(path))
+    }
+    /// Notes that this process has written a file, or compared it with its hash.
+    pub(super) fn note_verified(&self, path: &str) {
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(short(path));
+    }
+
     /// The committed models, by name.
     pub fn models(&self) -> Vec<ModelEntry> {
         self.state().index.models.values().cloned().collect()
@@ -416,6 +539,10 @@ impl Run {
     pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
         check_name("step", step)?;
         let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
+        self.check_place()?;
+        if !self.state().index.metrics.contains_key(&(step.to_owned(), iteration)) {
+            refuse_other(&self.dir.join(&path))?;
+        }
         let Written { rows, bytes, hash } = write_parquet(&self.dir.join(&path), rows)?;
         let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
         let mut state = self.state();
@@ -437,9 +564,23 @@ impl Run {
     /// A full disk.
     pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
         check_name("file", name)?;
+        self.check_place()?;
         let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(format!("{name}: {e}")))?;
         text.push('\n');
         write_bytes(&self.dir.join(name), text.as_bytes()).map(drop)
+    }
+
+    /// Writes `summary.json`, an object with keys.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn write_summary(&self, summary: &Value) -> Result<()> {
+        self.check_place()?;
+        super::summary::write(&self.dir, summary)
+    }
+    /// Whether `summary.json` is there and as it was written.
+    pub fn has_summary(&self) -> bool {
+        super::summary::check(&self.dir).is_ok()
     }
 
     /// Notes that all microbatches of a step's iteration are committed.
@@ -463,6 +604,7 @@ impl Run {
     /// # Errors
     /// A full disk.
     pub fn finish(&self) -> Result<()> {
+        self.check_place()?;
         let mut state = self.state();
         if state.index.finished {
             return Ok(());
@@ -471,7 +613,8 @@ impl Run {
     }
 
     /// Removes the rows of a step that is not to be kept; the manifest says so, and keeps their hashes. The rows that
-    /// failed stay. Only for a run that is done: until then a resumed run needs them.
+    /// failed stay. Only for a run that is done: until then a resumed run needs them. Done again it removes what is left, for a
+    /// process that died in between.
     ///
     /// # Errors
     /// The run is not done (a bug); the files cannot be removed.
@@ -484,6 +627,23 @@ impl Run {
         if !state.index.dropped.contains(step) {
             Self::record(&mut state, Entry::Dropped { step: step.to_owned() })?;
         }
-        remove_dir(&self.dir.join("data").join(step))
+        let files = state.index.files_of(step);
+        drop(state);
+        files.iter().try_for_each(|f| remove_named(&self.dir, &f.path))
     }
+}
+
+/// 64 bits that stand for a path: a run has many files, and their paths would take as much memory as the manifest.
+fn short(path: &str) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// Refuses to write over a file that the manifest does not name and reflux did not write.
+fn refuse_other(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_err() || (!is_link(path) && created_by_us(path)) {
+        return Ok(());
+    }
+    Err(in_the_way(path))
 }

@@ -11,8 +11,10 @@ use std::path::Path;
 use super::Run;
 use super::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir, write_bytes};
 use super::index::damaged;
-use super::lock::Lock;
+use super::inputs::InputEntry;
+use super::lock::{Lock, SharedLock};
 use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
+use super::owned::{refuse_links, steps_of};
 use super::run::pipeline_hash;
 use super::sweep::{clear, refuse_foreign};
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ pub struct Take<'a> {
     pub from: &'a [String],
     /// Whether what a step, or a dataset beside one, has in an iteration is taken.
     pub takes: &'a dyn Fn(&str, u32) -> bool,
+    /// Whether an external input that the source has recorded is still the same, and read by the new run too.
+    pub keeps: &'a dyn Fn(&InputEntry) -> bool,
     /// The hash of the weights of the model in a directory.
     pub weights: &'a dyn Fn(&Path) -> Result<String>,
 }
@@ -62,6 +66,11 @@ impl Take<'_> {
         Ok(entries)
     }
 
+    /// What the source recorded of external inputs that the new run reads too, and that are still the same.
+    fn inputs(&self) -> Vec<Entry> {
+        self.source.inputs().into_iter().filter(|input| (self.keeps)(input)).map(Entry::Input).collect()
+    }
+
     fn not_kept(&self, step: &str) -> Error {
         let run = self.source.dir().display();
         Error::user(format!("the rows of `{step}` are needed, and the run `{run}` has not kept them"))
@@ -76,10 +85,9 @@ impl Take<'_> {
     /// a full disk, which leaves no run behind.
     pub fn begin(&self, dir: &Path, pipeline_text: &str, seed: u64) -> Result<bool> {
         let source = self.source;
-        if let Some(pid) = source.writer() {
-            return Err(Error::user(format!("the run `{}` is being written by process {pid}", source.dir().display()))
-                .help("wait until it has ended, or stop it"));
-        }
+        // Nobody goes on with the source while its files are taken over.
+        let _shared = SharedLock::take(source.dir())?;
+        source.refresh()?;
         let entries = self.entries()?;
         let taken = Taken {
             run: source.dir().display().to_string(),
@@ -88,19 +96,25 @@ impl Take<'_> {
             entries: entries.len() as u64,
         };
         create_dirs(dir)?;
+        refuse_links(dir, &steps_of(pipeline_text))?;
         if dir.join("manifest.jsonl").exists() {
             let there = Run::open(dir)?;
-            let same = there.pipeline() == pipeline_hash(pipeline_text) && there.seed() == seed;
-            return if same && there.taken() == Some(taken) {
+            let same = there.pipeline() == pipeline_hash(pipeline_text, there.format()) && there.seed() == seed;
+            return if same && there.taken().is_some_and(|t| t.is_of_the_same(&taken)) {
                 Ok(false)
             } else {
                 Err(Error::user(format!("there is a run at `{}` already, and not this one", dir.display()))
                     .help("choose another name with --into"))
             };
         }
-        refuse_foreign(dir)?;
+        if !dir.join(manifest::BEING_TAKEN).exists() {
+            refuse_foreign(dir)?;
+        }
         let (_lock, _) = Lock::take(dir)?;
         clear(dir)?;
+        // Until the run is whole, this is what to remove of it.
+        let unfinished = dir.join(manifest::BEING_TAKEN);
+        write_bytes(&unfinished, &self.lines(&taken, &entries, pipeline_text, seed)?)?;
         for entry in &entries {
             match entry {
                 Entry::File(f) => {
@@ -123,13 +137,20 @@ impl Take<'_> {
         }
         sync_dir(dir)?;
         write_bytes(&dir.join("pipeline.toml"), pipeline_text.as_bytes())?;
-        let (reflux, pipeline) = (env!("CARGO_PKG_VERSION").to_owned(), pipeline_hash(pipeline_text));
+        let manifest = dir.join("manifest.jsonl");
+        fs::rename(&unfinished, &manifest).map_err(|e| io_error("renaming to", &manifest, &e))?;
+        sync_dir(dir)?;
+        Ok(true)
+    }
+
+    /// The new run's manifest.
+    fn lines(&self, taken: &Taken, entries: &[Entry], pipeline_text: &str, seed: u64) -> Result<Vec<u8>> {
+        let (reflux, pipeline) = (env!("CARGO_PKG_VERSION").to_owned(), pipeline_hash(pipeline_text, FORMAT));
         let mut lines = Entry::Run { format: FORMAT, reflux, pipeline, seed }.to_line()?;
-        for entry in std::iter::once(&Entry::Taken(taken)).chain(&entries) {
+        for entry in std::iter::once(&Entry::Taken(taken.clone())).chain(entries).chain(&self.inputs()) {
             lines.extend(entry.to_line()?);
         }
-        write_bytes(&dir.join("manifest.jsonl"), &lines)?;
-        Ok(true)
+        Ok(lines)
     }
 
     fn model(&self, model: &ModelEntry, dir: &Path) -> Result<()> {

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use super::atomic::{io_error, is_temporary, same_bytes};
+use super::atomic::{Wrong, io_error, same_bytes};
 use super::index::{data_path, errors_path};
+use super::lock::writer;
 use super::manifest::{self, Entry, FileEntry, Line, MetricsEntry, ModelEntry};
+use super::owned::{created_by_us, is_leftover, steps_of};
 use super::reader::ParquetIn;
 use super::run::pipeline_hash;
-use super::sweep::{is_named_as_ours, is_ours};
+use super::sweep::is_ours;
 use super::{Run, checkpoints};
 use crate::data::{Epoch, Schema, named};
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ pub enum Thing {
     Line(usize),
     /// `pipeline.toml`.
     Pipeline,
+    /// `summary.json`, which `reflux run` makes again.
+    Summary,
     /// A step's microbatch.
     Rows(String, Epoch),
     /// A step's microbatch is whole, and what it was made of is not there.
@@ -48,12 +52,18 @@ pub struct Finding {
     pub path: String,
     /// What is wrong with it.
     pub why: String,
+    /// Whether the system did not let us read it, so that it may be as it should be.
+    pub unreadable: bool,
 }
 
 impl Finding {
+    fn wrong(thing: Thing, path: impl Into<String>, wrong: &Wrong) -> Self {
+        let unreadable = matches!(wrong, Wrong::Unreadable(_));
+        Self { thing, path: path.into(), why: wrong.to_string(), unreadable }
+    }
     /// A finding.
     pub fn new(thing: Thing, path: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { thing, path: path.into(), why: why.into() }
+        Self { thing, path: path.into(), why: why.into(), unreadable: false }
     }
 }
 
@@ -68,6 +78,10 @@ pub struct Inspected {
     pub strays: Vec<String>,
     /// Bytes of a last line that is cut short; the next run takes it off.
     pub cut: u64,
+    /// The run's directory.
+    dir: PathBuf,
+    /// The steps that the pipeline file or the manifest has.
+    steps: BTreeSet<String>,
     /// Files that were looked at.
     pub files: usize,
     /// Their bytes.
@@ -93,14 +107,9 @@ impl Inspected {
     }
     /// Whether a stray is one that the next run takes away: a temporary, or what was never committed, or is no more.
     pub fn is_leftover(&self, stray: &str) -> bool {
-        let mut parts = stray.split('/');
-        let (place, within) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let name = stray.rsplit('/').next().unwrap_or(stray);
-        match place {
-            "models" => self.models().all(|m| m.name != within),
-            "data" | "metrics" => is_temporary(name) || is_named_as_ours(name),
-            _ => is_temporary(name),
-        }
+        let noted = |name: &str| self.strays.iter().any(|s| *s == format!("models/.{name}.renamed.tmp"));
+        let model = stray.strip_prefix("models/").and_then(|rest| rest.split('/').next());
+        is_leftover(stray, &self.steps, || created_by_us(&self.dir.join(stray))) || model.is_some_and(noted)
     }
     /// Whether the run is done.
     pub fn finished(&self) -> bool {
@@ -124,6 +133,31 @@ pub fn inspect(
     schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
     weights: &dyn Fn(&Path) -> Result<String>,
 ) -> Result<Inspected> {
+    let mut found = inspect_once(dir, schema, weights)?;
+    // A run that is under way may have removed rows that are not kept after its manifest was read.
+    for _ in 0..LOOKS {
+        if found.findings.is_empty() || writer(dir).is_none() {
+            break;
+        }
+        found = inspect_once(dir, schema, weights)?;
+    }
+    if writer(dir).is_some() {
+        // What looks like left over is being written.
+        let leftover: Vec<bool> = found.strays.iter().map(|stray| found.is_leftover(stray)).collect();
+        let mut leftover = leftover.into_iter();
+        found.strays.retain(|_| !leftover.next().unwrap_or(false));
+    }
+    Ok(found)
+}
+
+/// How often a run that is under way is looked at again where something seems to be damaged.
+const LOOKS: u32 = 3;
+
+fn inspect_once(
+    dir: &Path,
+    schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
+    weights: &dyn Fn(&Path) -> Result<String>,
+) -> Result<Inspected> {
     let path = dir.join("manifest.jsonl");
     let (lines, cut) = manifest::lines(&path)?;
     if lines.is_empty() {
@@ -136,7 +170,22 @@ pub fn inspect(
     {
         return Err(Error::user(format!("`{}` line 1 {why}", path.display())).help("use a newer reflux"));
     }
-    let mut all = Inspected { lines, findings: Vec::new(), strays: Vec::new(), cut, files: 0, bytes: 0 };
+    let mut steps = steps_of(&fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default());
+    for line in &lines {
+        if let Ok(Entry::File(FileEntry { step, .. }) | Entry::Metrics(MetricsEntry { step, .. })) = &line.entry {
+            steps.insert(step.clone());
+        }
+    }
+    let mut all = Inspected {
+        lines,
+        findings: Vec::new(),
+        strays: Vec::new(),
+        cut,
+        dir: dir.to_owned(),
+        steps,
+        files: 0,
+        bytes: 0,
+    };
     for line in &all.lines {
         if let Err(why) = &line.entry {
             all.findings.push(Finding::new(
@@ -147,6 +196,9 @@ pub fn inspect(
         }
     }
     all.findings.extend(pipeline(dir, &all));
+    if let Err(Some(wrong)) = super::summary::check(dir) {
+        all.findings.push(Finding::wrong(Thing::Summary, "summary.json", &wrong));
+    }
     let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
     let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
     let rows: Vec<&FileEntry> = numbered.iter().map(|(_, f)| f).collect();
@@ -162,17 +214,22 @@ pub fn inspect(
             return Some(Finding::new(Thing::Line(*line), &m.path, misplaced(&want)));
         }
         let why = file.check(dir, Some(&named::METRICS)).err()?;
-        Some(Finding::new(Thing::Metrics(m.step.clone(), m.iteration), &m.path, why))
+        Some(Finding::wrong(Thing::Metrics(m.step.clone(), m.iteration), &m.path, &why))
     });
     found.extend(of_metrics.collect::<Vec<_>>());
     for model in &models {
         let thing = || Thing::Model(model.step.clone(), model.iteration);
-        found.extend(check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::new(thing(), path, why)));
+        found.extend(
+            check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(thing(), path, &why)),
+        );
     }
     for (_, _, _, path) in checkpoints::all(dir) {
-        if let Err(e) = Run::verify_checkpoint(&path) {
-            let path = relative(dir, &path);
-            found.push(Finding::new(Thing::Checkpoint(path.clone()), path, e.to_string()));
+        // A run that is under way takes a checkpoint away when it has a later one: it is gone then, and not damaged.
+        if let Err((file, why)) = checkpoints::check(&path)
+            && checkpoints::is_one(&path)
+        {
+            let name = relative(dir, &path);
+            found.push(Finding::wrong(Thing::Checkpoint(name), relative(dir, &file), &why));
         }
     }
     all.findings.extend(found);
@@ -201,13 +258,15 @@ fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
 
 /// Compares `pipeline.toml` with the manifest's first line.
 fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
-    let (_, Entry::Run { pipeline, .. }) = all.entries().next()? else { return None };
+    let (_, Entry::Run { pipeline, format, .. }) = all.entries().next()? else { return None };
+    let thing = || Thing::Pipeline;
     let why = match fs::read_to_string(dir.join("pipeline.toml")) {
-        Err(e) => e.to_string(),
-        Ok(text) if pipeline_hash(&text) == *pipeline => return None,
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is no text".to_owned(),
+        Err(e) => return Some(Finding::wrong(thing(), "pipeline.toml", &Wrong::from_io(&e))),
+        Ok(text) if pipeline_hash(&text, *format) == *pipeline => return None,
         Ok(_) => "it is not the file that the run was begun with".to_owned(),
     };
-    Some(Finding::new(Thing::Pipeline, "pipeline.toml", why))
+    Some(Finding::new(thing(), "pipeline.toml", why))
 }
 
 /// Microbatches that two lines claim.
@@ -234,11 +293,16 @@ struct Committed<'a> {
 
 impl Committed<'_> {
     /// What is wrong with the file, if something is.
-    fn check(&self, dir: &Path, schema: Option<&Schema>) -> Result<(), String> {
+    fn check(&self, dir: &Path, schema: Option<&Schema>) -> Result<(), Wrong> {
         let path = dir.join(self.path);
         same_bytes(&path, self.bytes, self.hash)?;
+        let file = fs::File::open(&path).map_err(|e| Wrong::from_io(&e))?;
+        self.check_content(&path, file, schema).map_err(Wrong::Damaged)
+    }
+
+    fn check_content(&self, path: &Path, file: fs::File, schema: Option<&Schema>) -> Result<(), String> {
         // Bytes that are as committed can be wrong only where the manifest's line is.
-        let parquet = ParquetIn::open(&path).map_err(|e| e.to_string())?;
+        let parquet = ParquetIn::of(path, file).map_err(|e| e.to_string())?;
         if parquet.rows() != self.rows {
             return Err(format!("it has {} rows, the manifest says {}", parquet.rows(), self.rows));
         }
@@ -292,27 +356,30 @@ fn check_rows(
     }
     let rows = Committed { path: &file.path, rows: file.rows, bytes: file.bytes, hash: &file.hash };
     if !dropped && let Err(why) = rows.check(dir, schema(step)) {
-        found.push(Finding::new(Thing::Rows(step.clone(), epoch), &file.path, why));
+        found.push(Finding::wrong(Thing::Rows(step.clone(), epoch), &file.path, &why));
     }
     if let Some(e) = &file.errors {
         let errors = Committed { path: &e.path, rows: e.rows, bytes: e.bytes, hash: &e.hash };
         if let Err(why) = errors.check(dir, Some(&named::ERRORS)) {
-            found.push(Finding::new(Thing::Errors(step.clone(), epoch), &e.path, why));
+            found.push(Finding::wrong(Thing::Errors(step.clone(), epoch), &e.path, &why));
         }
     }
     found
 }
 
 /// What is wrong with a model's files, with the path of each.
-fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result<String>) -> Vec<(String, String)> {
-    let wrong = |why: String| vec![(model.path.clone(), why)];
+fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result<String>) -> Vec<(String, Wrong)> {
+    let wrong = |why: String| vec![(model.path.clone(), Wrong::Damaged(why))];
     let want = format!("models/{}", model.name);
     if model.path != want {
         return wrong(misplaced(&want));
     }
     let place = dir.join(&model.path);
-    if !place.is_dir() {
-        return wrong("it is gone".to_owned());
+    match fs::symlink_metadata(&place) {
+        Err(e) => return vec![(model.path.clone(), Wrong::from_io(&e))],
+        Ok(there) if there.file_type().is_symlink() => return wrong("it is a link, and not the run's own".to_owned()),
+        Ok(there) if !there.is_dir() => return wrong("it is no directory".to_owned()),
+        Ok(_) => {}
     }
     if model.files.is_empty() {
         return match weights(&place) {

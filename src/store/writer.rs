@@ -13,7 +13,7 @@ use super::atomic::{AtomicFile, Written};
 use crate::error::Result;
 
 /// Named in every file; part of its bytes, so it only changes when the format does.
-const CREATED_BY: &str = "reflux version 1";
+pub(super) const CREATED_BY: &str = "reflux version 1";
 /// Rows per row group: bounds the memory of whoever reads the file.
 const ROW_GROUP: usize = 65_536;
 

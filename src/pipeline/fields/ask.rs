@@ -1,15 +1,19 @@
 //! What sections and operators ask of a table.
 
 use std::ops::{RangeBounds, RangeInclusive};
+use std::path::Path;
 
 use super::super::codes;
 use super::super::diagnostic::Diagnostic;
+use super::super::external::External;
 use super::super::tree::{self, EMPTY, Value};
 use super::super::values::{
     bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, least_float,
     list, name_value, text_value, texts_value, wrong_type,
 };
 use super::{ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
+use crate::error::{Error, Result};
+use crate::store::{InputForm, Lines, hash_file};
 
 impl Fields<'_> {
     /// An integer within `range`. Without a default it must be given.
@@ -187,24 +191,50 @@ impl Fields<'_> {
         let words = format!("a size such as \"2 GiB\", at least {}", bytes_words(*range.start()));
         self.maybe(doc(key, about, words), |b| tree::quote(&bytes_words(*b)), |n| bytes_value(n, &range))
     }
-    /// The path of a file or directory that must exist; relative ones start from the working directory.
-    pub fn path(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> String {
-        let path = self.text(key, about, default);
+    /// The path of a file or directory that must exist; relative ones start from the working directory. `form` says which files
+    /// of a directory are read.
+    pub fn path(&mut self, key: &'static str, about: &'static str, form: InputForm) -> External {
+        let path = self.text(key, about, None);
         self.set_kind(key, "a path");
         // Empty without being written so: it was reported as missing or as no text.
         if !path.is_empty() || matches!(self.table.get(key).map(|e| &e.node.value), Some(Value::Text(_))) {
             self.must_exist(key, &path);
         }
-        path
+        self.external(key, &path, form)
     }
     /// As [`Fields::path`], or nothing if not given.
-    pub fn optional_path(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+    pub fn optional_path(&mut self, key: &'static str, about: &'static str, form: InputForm) -> Option<External> {
         let path = self.optional_text(key, about);
         self.set_kind(key, "a path");
-        if let Some(path) = &path {
-            self.must_exist(key, path);
+        let path = path?;
+        self.must_exist(key, &path);
+        Some(self.external(key, &path, form))
+    }
+    /// The text of the file that the value `path` of a key names. It is read now, and a run of the plan has its hash.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text, or changes while it is read.
+    pub fn read_text(&mut self, key: &str, path: &str) -> Result<String> {
+        let external = self.external(key, path, InputForm::Text);
+        let place = external.outside_of_runs();
+        // The reader bounds the length; a device has no hash to compare with.
+        let text = Lines::open(place)?.rest()?;
+        let (hash, _) = hash_file(place)?;
+        if Lines::open(place)?.rest()? != text {
+            return Err(Error::user(format!("`{path}` is being changed")).help("give the command again"));
         }
-        path
+        self.externals.retain(|known| known.key() != external.key());
+        self.externals.push(external.with_content(hash));
+        Ok(text)
+    }
+    /// The place of an external input, for checks of its form while the pipeline file is read.
+    pub fn inspect<'e>(&self, external: &'e External) -> &'e Path {
+        external.outside_of_runs()
+    }
+    fn external(&mut self, key: &str, path: &str, form: InputForm) -> External {
+        let external = External::new(&self.full_name, &format!("{}{key}", self.prefix), path, form);
+        self.externals.push(external.clone());
+        external
     }
     /// A sub-table such as `sampling = { .. }`; what is not given has its defaults.
     pub fn table<T>(&mut self, key: &'static str, about: &'static str, parse: impl FnOnce(&mut Fields<'_>) -> T) -> T {

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
+use super::external::External;
 use super::suggest::{self, show};
 use super::tree::{self, EMPTY, Node, Table, Value};
 use super::values::{Fault, list, name_value, sibling, texts_value, wrong_type};
@@ -95,6 +96,9 @@ pub struct Fields<'a> {
     pub(super) values: Vec<(&'static str, String)>,
     pub(super) steps: Vec<Named>,
     pub(super) models: Vec<Named>,
+    /// The table's full name, e.g. `step.dpo`.
+    pub(super) full_name: String,
+    pub(super) externals: Vec<External>,
 }
 
 /// What [`Fields::choice_or_count`] gives.
@@ -125,10 +129,18 @@ impl<'a> Fields<'a> {
             values: Vec::new(),
             steps: Vec::new(),
             models: Vec::new(),
+            full_name: String::new(),
+            externals: Vec::new(),
         }
     }
 
     // ---- for the sections ----
+
+    /// Says which table of the file it is, e.g. `step.dpo`: the manifest names external inputs by it.
+    pub(super) fn at(mut self, full_name: String) -> Self {
+        self.full_name = full_name;
+        self
+    }
 
     /// The place of a key's value; of the table if it is not given.
     pub(super) fn span(&self, key: &str) -> Span {
@@ -192,6 +204,7 @@ impl<'a> Fields<'a> {
     fn sub(&self, key: &'static str, table: Option<&'a Table>) -> Fields<'a> {
         let mut sub = Fields::new(self.problems, table.unwrap_or(&EMPTY), self.span(key), self.owner.clone());
         sub.prefix = format!("{}{key}.", self.prefix);
+        sub.full_name.clone_from(&self.full_name);
         sub
     }
     fn absorb(&mut self, key: &'static str, about: &'static str, sub: Fields<'_>, even_if_empty: bool) {
@@ -206,6 +219,7 @@ impl<'a> Fields<'a> {
         }
         self.steps.extend(sub.steps);
         self.models.extend(sub.models);
+        self.externals.extend(sub.externals);
         self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
     }
     fn set_kind(&mut self, key: &str, kind: &str) {
