@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Lines;
+use super::context::{is_encoded_messages, take_system, unheld_context, with_system};
 use super::jsonl::{list, message, parse, spell};
 use crate::error::Result;
 
@@ -40,7 +41,7 @@ pub enum PromptForm {
     Whole,
     /// Every line that is not blank is one.
     Lines,
-    /// Every line is an object with `prompt` (text or messages) or `messages`.
+    /// Every line is an object with `prompt` (text or messages) or `messages`, and perhaps `system`.
     Json,
 }
 
@@ -94,8 +95,24 @@ impl Iterator for Prompts {
     }
 }
 
+/// What a row asks. Its system message is the first turn; a row with another context is refused.
 fn prompt(mut row: Map<String, Value>) -> Result<Prompt, String> {
+    let system = take_system(&mut row)?;
+    if let Some(what) = unheld_context(&row) {
+        return Err(what);
+    }
+    let prompt = asked_in(row)?;
+    if system.is_none() {
+        return Ok(prompt);
+    }
+    let mut turns = prompt.turns();
+    with_system(&mut turns, system)?;
+    Ok(Prompt::Turns(turns))
+}
+
+fn asked_in(mut row: Map<String, Value>) -> Result<Prompt, String> {
     match (row.remove("prompt"), row.remove("messages")) {
+        (Some(Value::String(text)), _) if is_encoded_messages(&text) => Err(encoded("prompt")),
         (Some(Value::String(text)), _) => Ok(Prompt::Text(text)),
         (Some(value @ Value::Array(_)), _) => asked(turns("prompt", value)?).map(Prompt::Turns),
         (None, Some(value @ Value::Array(_))) => asked(turns("messages", value)?).map(Prompt::Turns),
@@ -121,6 +138,9 @@ fn turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
 
 fn keys(row: &Map<String, Value>) -> String {
     row.keys().take(20).map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+fn encoded(key: &str) -> String {
+    format!("key `{key}` holds messages that are written as text; make it a list of objects")
 }
 fn lacks(key: &str, keys: &str) -> String {
     format!("lacks the key `{key}`; there are: {keys}")
@@ -158,7 +178,12 @@ impl Iterator for Comparisons {
 
 pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, String> {
     let keys = keys(&row);
+    let system = take_system(&mut row)?;
+    if let Some(what) = unheld_context(&row) {
+        return Err(what);
+    }
     let mut side = |key: &str, role: &str| match row.remove(key) {
+        Some(Value::String(text)) if is_encoded_messages(&text) => Err(encoded(key)),
         Some(Value::String(text)) => Ok(Some(vec![(role.to_owned(), text)])),
         Some(value @ Value::Array(_)) => turns(key, value).map(Some),
         Some(other) => Err(format!("key `{key}` is {}, expected text or a list of messages", spell(&other))),
@@ -182,6 +207,11 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
         let common = chosen.iter().zip(rejected.iter()).take_while(|(a, b)| a == b).count();
         let head: Vec<Turn> = chosen.drain(..common).collect();
         rejected.drain(..common);
+        if let Some(turn) = prompt.iter().flatten().find(|turn| !repeats(&head, turn)) {
+            let start: String = turn.1.chars().take(30).collect();
+            let start = start.escape_debug();
+            return Err(format!("key `prompt` has \"{start}\", which the conversations do not begin with"));
+        }
         prompt = Some(head);
     }
     for (key, turns) in &completions {
@@ -192,12 +222,18 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
             });
         }
     }
-    let prompt = prompt.ok_or_else(|| lacks("prompt", &keys))?;
+    let mut prompt = prompt.ok_or_else(|| lacks("prompt", &keys))?;
+    with_system(&mut prompt, system)?;
     let prompt = asked(prompt).map_err(|why| format!("key `prompt` {why}"))?;
     if prompt.is_empty() {
         return Err("key `prompt` has no turn".into());
     }
     Ok(Comparison { prompt, completions })
+}
+
+/// Whether a conversation has a turn, but for the blanks around it.
+fn repeats(head: &[Turn], turn: &Turn) -> bool {
+    head.iter().any(|(role, text)| *role == turn.0 && text.trim() == turn.1.trim())
 }
 
 #[cfg(test)]
@@ -226,6 +262,8 @@ mod tests {
         assert_eq!(all[0].1, text("a"));
         assert_eq!(all[1].1, turns(&[("user", "b")]));
         assert_eq!(all[2].1, turns(&[("system", "s"), ("user", "b")]));
+        let system = "{\"prompt\": \"a\", \"system\": \"s\", \"tools\": \"[]\", \"history\": []}";
+        assert_eq!(prompts(system, PromptForm::Json)[0].1, turns(&[("system", "s"), ("user", "a")]));
         let shown = serde_json::to_string(all[1].1.as_ref().unwrap()).unwrap();
         assert_eq!(shown, r#"[{"role":"user","content":"b"}]"#);
         for (row, why) in [
@@ -233,6 +271,10 @@ mod tests {
             ("{\"prompt\": 3}", "expected text or a list"),
             ("{\"messages\": [{\"role\": \"user\"}]}", "lacks `content`"),
             ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}", "ends with the assistant's turn"),
+            ("{\"prompt\": \"a\", \"history\": [[\"q\", \"r\"]]}", "has `history`"),
+            ("{\"prompt\": \"a\", \"tools\": \"[{}]\"}", "has `tools`"),
+            ("{\"prompt\": \"[{'role': 'user', 'content': 'b'}]\"}", "written as text"),
+            ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\", \"tool_calls\": [1]}]}", "has `tool_calls`"),
             ("[1]", "expected a JSON object"),
             ("{\"prompt\": ", "is not JSON"),
         ] {
@@ -262,7 +304,12 @@ mod tests {
         assert_eq!(of(&format!(r#"{{"chosen":[{u},{a}],"rejected":[{u},{b}]}}"#)).as_ref(), Ok(&want));
         let one = of(r#"{"prompt":"u","completion":"a"}"#).unwrap();
         assert_eq!(one.completions, [("completion", vec![turn("assistant", "a")])]);
+        let with_system = of(r#"{"system":"s","prompt":"u","chosen":"a","rejected":"b"}"#).unwrap();
+        assert_eq!(with_system.prompt, [turn("system", "s"), turn("user", "u")]);
         for (row, why) in [
+            (r#"{"prompt":"u","chosen":"a","rejected":"b","history":[["q","r"]]}"#.to_owned(), "has `history`"),
+            (format!(r#"{{"prompt":"v","chosen":[{u},{a}],"rejected":[{u},{b}]}}"#), "do not begin with"),
+            (r#"{"prompt":"u","chosen":"[{'role': 'user'}]","rejected":"b"}"#.to_owned(), "written as text"),
             (r#"{"prompt":"u","chosen":"a"}"#.to_owned(), "lacks the key `rejected`"),
             (r#"{"chosen":"a","rejected":"b"}"#.to_owned(), "lacks the key `prompt`"),
             (r#"{"prompt":"u"}"#.to_owned(), "`chosen` and `rejected`, or `completion`"),

@@ -1,12 +1,14 @@
 //! [`Dataset`]: what a user gives to read, as batches of a named schema.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::error::ArrowError;
 
 use super::columns::Found;
+use super::context::{is_context, rows_with_context};
 use super::fit::{Bad, fit_batch};
 use super::jsonl::{Lines, Rows};
 use super::listing::{files, is};
@@ -138,9 +140,52 @@ impl Dataset {
 }
 
 enum Source {
-    /// A file, its rows, where each column stands in a chunk, and rows read before the chunk.
-    Parquet(PathBuf, Box<Chunks>, Vec<Option<usize>>, u64),
+    Parquet(ParquetSource),
     Jsonl(PathBuf, Lines),
+}
+
+/// A Parquet file that is being read.
+struct ParquetSource {
+    file: PathBuf,
+    chunks: Box<Chunks>,
+    /// Where each column of the schema stands in a chunk.
+    columns: Vec<Option<usize>>,
+    /// Where the columns stand whose values change what a row means, and that the schema lacks.
+    context: Vec<usize>,
+    /// Rows read before the next chunk.
+    before: u64,
+}
+
+impl ParquetSource {
+    /// The next rows that fit the schema, and those that do not by their place in the file, from 1.
+    fn next(&mut self, schema: &'static Schema) -> Result<Option<(RecordBatch, BTreeMap<u64, String>)>> {
+        let Some(chunk) = self.chunks.next().transpose()? else { return Ok(None) };
+        let fitted = guarded(&self.file, || {
+            self.fit(schema, &chunk)
+                .map_err(|e| Error::user(format!("`{}` does not fit `{}`: {e}", self.file.display(), schema.name)))
+        });
+        let (batch, bad) = fitted?;
+        let before = self.before;
+        self.before += chunk.num_rows() as u64;
+        Ok(Some((batch, bad.into_iter().map(|(row, what)| (before + row as u64 + 1, what)).collect())))
+    }
+
+    /// The rows of a chunk in the types of the schema, and those that are left out by their place in the chunk.
+    fn fit(&self, schema: &'static Schema, chunk: &RecordBatch) -> Result<(RecordBatch, Bad), ArrowError> {
+        let names = chunk.schema();
+        let context = self.context.iter().map(|&at| (names.field(at).name().as_str(), chunk.column(at)));
+        let mut bad: Bad = rows_with_context(context)?;
+        let kept: Vec<usize> = (0..chunk.num_rows()).filter(|row| !bad.contains_key(row)).collect();
+        let mut rows = chunk.clone();
+        if !bad.is_empty() {
+            let keep: BooleanArray = (0..chunk.num_rows()).map(|row| Some(!bad.contains_key(&row))).collect();
+            rows = filter_record_batch(chunk, &keep)?;
+        }
+        let columns: Vec<_> = self.columns.iter().map(|at| at.map(|at| rows.column(at).clone())).collect();
+        let (batch, misfits) = fit_batch(schema, &columns, rows.num_rows())?;
+        bad.extend(misfits.into_iter().map(|(row, what)| (kept[row], what)));
+        Ok((batch, bad))
+    }
 }
 
 /// Iterator over a dataset's batches.
@@ -171,12 +216,17 @@ impl Batches {
         // The file may have changed since the dataset was opened.
         Found::of(&file)?.check(&file, self.schema, &self.names)?;
         let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
-        let mut columns: Vec<usize> = at.iter().flatten().copied().collect();
+        let fields = parquet.schema().fields().iter().enumerate();
+        let unnamed = fields.filter(|(_, field)| is_context(field.name()) && !self.names.contains(field.name()));
+        let context: Vec<usize> = unnamed.map(|(at, _)| at).filter(|&at| parquet.values_of(at) > 0).collect();
+        let mut columns: Vec<usize> = at.iter().flatten().chain(&context).copied().collect();
         columns.sort_unstable();
         columns.dedup();
-        let within = at.iter().map(|i| i.and_then(|i| columns.binary_search(&i).ok())).collect();
-        let chunks = parquet.read(&columns)?;
-        Ok(Source::Parquet(file, Box::new(chunks), within, 0))
+        let place = |column: usize| columns.binary_search(&column).ok();
+        let within = at.iter().map(|column| column.and_then(place)).collect();
+        let context = context.into_iter().filter_map(place).collect();
+        let chunks = Box::new(parquet.read(&columns)?);
+        Ok(Source::Parquet(ParquetSource { file, chunks, columns: within, context, before: 0 }))
     }
 
     /// The next rows of the current file; `None` at its end.
@@ -191,17 +241,11 @@ impl Batches {
         };
         match &mut self.source {
             None => Ok(None),
-            Some(Source::Parquet(file, chunks, within, before)) => {
-                let Some(chunk) = chunks.next().transpose()? else { return Ok(None) };
-                let columns: Vec<_> = within.iter().map(|i| i.map(|i| chunk.column(i).clone())).collect();
-                let (batch, misfits): (RecordBatch, Bad) = guarded(file, || {
-                    fit_batch(schema, &columns, chunk.num_rows())
-                        .map_err(|e| Error::user(format!("`{}` does not fit `{}`: {e}", file.display(), schema.name)))
-                })?;
+            Some(Source::Parquet(source)) => {
+                let Some((batch, misfits)) = source.next(schema)? else { return Ok(None) };
                 for (row, message) in misfits {
-                    note(BadRow { file: file.clone(), row: *before + row as u64 + 1, code: "bad_value", message })?;
+                    note(BadRow { file: source.file.clone(), row, code: "bad_value", message })?;
                 }
-                *before += chunk.num_rows() as u64;
                 Ok(Some(batch))
             }
             Some(Source::Jsonl(file, lines)) => {

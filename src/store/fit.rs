@@ -10,6 +10,7 @@ use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Fields, Float32Type, Float64Type, Int64Type, Schema as ArrowSchema};
 use arrow::error::ArrowError;
 
+use super::context::{MESSAGE_KEYS, rows_with_a_value};
 use crate::data::Schema;
 
 /// Rows of a batch that do not fit, with the first reason found.
@@ -173,6 +174,12 @@ fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, Arr
                 };
                 fields.push(Field::new(w.name(), column.data_type().clone(), true));
                 columns.push(column);
+            }
+            for key in MESSAGE_KEYS.iter().filter(|key| want.find(key).is_none()) {
+                let Some(column) = from.column_by_name(key) else { continue };
+                for row in rows_with_a_value(column)?.into_iter().filter(|&row| from.is_valid(row)) {
+                    bad.entry(row).or_insert_with(|| format!("it has `{key}`, and a message here is its text only"));
+                }
             }
             let nulls = from.nulls().cloned();
             Ok(Arc::new(StructArray::try_new_with_length(Fields::from(fields), columns, nulls, from.len())?))

@@ -8,6 +8,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
+use super::context::{MESSAGE_KEYS, is_empty, unheld_context};
 use super::lines;
 use crate::data::{Column, List, Schema};
 use crate::error::Result;
@@ -126,6 +127,10 @@ pub(super) fn member<T>(
 }
 pub(super) fn message(value: Value) -> Result<(String, String), String> {
     let mut map = object(value)?;
+    let has = |key: &&&str| map.get(**key).is_some_and(|value| !is_empty(value));
+    if let Some(key) = MESSAGE_KEYS.iter().find(has) {
+        return Err(format!("has `{key}`, and a message here is its text only"));
+    }
     Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
 }
 /// Text, outcome, score.
@@ -266,7 +271,8 @@ impl Rows {
                 Some(value) => cells.push(value).map_err(|e| ("bad_value", format!("key `{key}` {e}")))?,
             }
         }
-        Ok(())
+        // The values of the columns were taken out: what is left has no column.
+        unheld_context(row).map_or(Ok(()), |what| Err(("bad_value", what)))
     }
     /// The rows so far.
     pub fn finish(self) -> Result<RecordBatch> {

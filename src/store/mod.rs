@@ -27,6 +27,7 @@
 mod atomic;
 mod checkpoints;
 mod columns;
+mod context;
 mod conversations;
 mod corrections;
 mod csv;

@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 use super::benchmarks::{MT_BENCH, llmbar, mt_bench};
 use super::oasst::Oasst;
 use super::preferences::preference;
-use super::record::{Record, is_empty};
-use super::turns::{Role, TOOL_CALL, Turn, is_encoded_messages, is_tool_call, take_turns};
+use super::record::Record;
+use super::turns::{Role, TOOL_CALL, Turn, is_tool_call, take_turns};
 use crate::data::{Schema, hash_hex, named};
+use crate::store::context::{CONTEXT_KEYS, SYSTEM_KEYS, is_empty, is_encoded_messages};
 
 /// A row as it came.
 pub(super) type Object = Map<String, Value>;
@@ -234,26 +235,14 @@ enum Context {
 
 /// Takes what changes the meaning of a row in every format. Only preferences have a place for a system prompt.
 fn take_context(record: &mut Record, format: Format) -> Result<Context, String> {
-    const BEYOND: [(&str, &str); 10] = [
-        ("history", "a history of earlier turns"),
-        ("tools", "tools"),
-        ("functions", "tools"),
-        ("tool_calls", "tools"),
-        ("function_call", "tools"),
-        ("image", "images or sound"),
-        ("images", "images or sound"),
-        ("videos", "images or sound"),
-        ("audio", "images or sound"),
-        ("audios", "images or sound"),
-    ];
     let mut reason = None;
-    for (key, why) in BEYOND {
+    for (key, why) in CONTEXT_KEYS {
         if record.take(key).is_some_and(|value| !is_empty(&value)) {
             reason = reason.or(Some(why));
         }
     }
     let mut system = None;
-    for key in ["system", "system_prompt", "system_message"] {
+    for key in SYSTEM_KEYS {
         let value = record.optional_text(key)?.filter(|text| !text.trim().is_empty());
         if system.is_some() && value.is_some() && system != value {
             reason = reason.or(Some("two system messages"));

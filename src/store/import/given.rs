@@ -9,6 +9,7 @@ use super::formats::{Object, with_input};
 use super::rows::RowsOf;
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
+use crate::store::context::unheld_context;
 use crate::store::jsonl::{list, member, message, spell, text};
 use crate::store::listing::is;
 use crate::store::{Lines, Scan};
@@ -28,6 +29,20 @@ const COLUMNS: &[&str] = &[
     "completion",
     "text",
     "error",
+    // Refused where they hold something.
+    "system",
+    "system_prompt",
+    "system_message",
+    "history",
+    "tools",
+    "functions",
+    "tool_calls",
+    "function_call",
+    "image",
+    "images",
+    "videos",
+    "audio",
+    "audios",
 ];
 const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
 
@@ -183,6 +198,9 @@ fn rows_at(given: &Path) -> Result<RowsOf> {
 }
 
 fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
+    if let Some(what) = unheld_context(row) {
+        return Err(what);
+    }
     let given = |row: &Object, key: &str| row.get(key).is_some_and(|v| !v.is_null());
     let text = if given(row, "prompt") {
         match row.remove("prompt") {

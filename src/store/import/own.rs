@@ -12,6 +12,7 @@ use super::{Bad, How, Imported};
 use crate::data::Schema;
 use crate::error::{Error, Result};
 use crate::store::atomic::output_target;
+use crate::store::context::is_context;
 use crate::store::jsonl::{Lines, Rows};
 use crate::store::listing::is;
 use crate::store::reader::CHUNK;
@@ -106,7 +107,7 @@ fn extra_keys(input: &Path, schema: &Schema) -> Result<(Vec<String>, BTreeMap<St
     let mut values = BTreeMap::<String, (u64, bool)>::new();
     for line in Lines::open(input)? {
         let (_, Ok(row)) = line? else { continue };
-        for (key, value) in row.iter().filter(|(k, _)| !known.contains(k.as_str())) {
+        for (key, value) in row.iter().filter(|(k, _)| !known.contains(k.as_str()) && !is_context(k)) {
             if !values.contains_key(key) {
                 if values.len() >= MOST_EXTRA {
                     return Err(Error::user(format!("`{}` has more than {MOST_EXTRA} unknown keys", input.display())));

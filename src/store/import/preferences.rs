@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::formats::{Sink, with_input};
 use super::record::Record;
-use super::turns::{TOOL_CALL, is_encoded_messages, is_tool_call, take_turns};
+use super::turns::{TOOL_CALL, is_tool_call, take_turns};
 use crate::data::hash_hex;
+use crate::store::context::is_encoded_messages;
 use crate::store::conversations::{Turn, comparison};
 
 /// Names of the scores of the chosen and the rejected answer.

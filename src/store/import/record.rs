@@ -208,18 +208,6 @@ impl Record {
     }
 }
 
-/// Whether a value says nothing: null, false, blank, an empty list, and the same written as text.
-pub(super) fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(value) => !value,
-        Value::Number(_) => false,
-        Value::String(text) => matches!(text.trim(), "" | "[]" | "{}" | "null" | "None"),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(values) => values.is_empty(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

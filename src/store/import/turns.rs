@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::record::{Record, is_empty};
+use super::record::Record;
+use crate::store::context::{MESSAGE_KEYS, is_empty};
 use crate::store::jsonl::{list, spell, text};
 
 /// Who speaks.
@@ -77,7 +78,7 @@ fn turn(record: &mut Record) -> Result<Turn, String> {
     let spelled = record.text(who)?;
     let role = Role::of(&spelled);
     let mut beyond_text = (role == Role::Tool).then_some(TOOL_CALL);
-    for key in ["tool_calls", "function_call", "tool_call_id"] {
+    for key in MESSAGE_KEYS {
         if record.take(key).is_some_and(|value| !is_empty(&value)) {
             beyond_text = Some(TOOL_CALL);
         }
@@ -126,22 +127,4 @@ pub(super) fn is_tool_call(answer: &str) -> bool {
         ["<tool_call>", "<functioncall>", "<function_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]"];
     let answer = answer.trim_start();
     MARKS.iter().any(|mark| answer.starts_with(mark))
-}
-
-/// Whether a text is a list of messages that somebody wrote as text: JSON, or what Python prints of one.
-pub(super) fn is_encoded_messages(text: &str) -> bool {
-    let text = text.trim();
-    if !text.starts_with('[') || !text.ends_with(']') {
-        return false;
-    }
-    let inside = text[1..].trim_start();
-    if ["{'role':", "{'content':", "{'from':", "{'value':"].iter().any(|start| inside.starts_with(start)) {
-        return true;
-    }
-    let Ok(Value::Array(items)) = serde_json::from_str::<Value>(text) else { return false };
-    let is_message = |item: &Value| {
-        let has = |key: &str| item.get(key).is_some_and(Value::is_string);
-        has("role") && item.get("content").is_some() || has("from") && has("value")
-    };
-    !items.is_empty() && items.iter().all(is_message)
 }
