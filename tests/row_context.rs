@@ -127,3 +127,25 @@ fn questions_and_answers_to_evaluate_have_no_context() {
     std::fs::write(&path, r#"{"prompt": "p", "response": "a", "system": "", "history": []}"#).unwrap();
     assert_eq!((given_prompts(&path).unwrap().rows.len(), given_answers(&path).unwrap().rows.len()), (1, 1));
 }
+
+/// What the message proposes for a misspelt column is typed as it stands, and works.
+#[test]
+fn the_proposed_rename_works() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::write(temp.path().join("x.jsonl"), "{\"promt\": \"p\", \"response\": \"a\"}\n").unwrap();
+    let check = |more: &str| {
+        let text = format!(
+            "[pipeline]\nname = \"x\"\n[step.a]\nop = \"read\"\ndataset = \"x.jsonl\"\nschema = \"ift\"\n{more}\n"
+        );
+        std::fs::write(temp.path().join("p.toml"), text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reflux"));
+        command.args(["check", "p.toml"]).current_dir(temp.path()).env("COLUMNS", "200").env("NO_COLOR", "1");
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (fits, said) = check("");
+    let proposed = said.split('`').find(|part| part.starts_with("rename = {"));
+    assert!(!fits && proposed.is_some(), "{said}");
+    let (fits, said) = check(proposed.unwrap());
+    assert!(fits, "{said}");
+}

@@ -103,9 +103,9 @@ impl Found {
             parts.join("; ")
         ));
         Err(if hints.is_empty() {
-            error.help(format!("`reflux schema {}` lists the columns; map other names with `columns`", schema.name))
+            error.help(format!("`reflux schema {}` lists the columns; map other names with `rename`", schema.name))
         } else {
-            error.help(format!("did you mean `columns = {{ {} }}`?", hints.join(", ")))
+            error.help(format!("did you mean `rename = {{ {} }}`?", hints.join(", ")))
         })
     }
 }

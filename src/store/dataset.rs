@@ -42,8 +42,9 @@ pub struct BadRow {
 impl BadRow {
     fn into_error(self) -> Error {
         let unit = if is(&self.file, "parquet") { "row" } else { "line" };
-        Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message))
-            .help("mend the row, or let bad rows be left out with `on_bad_row = \"collect\"`")
+        Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message)).help(
+            "mend the row, or take it out of the file; `reflux import --bad-rows skip` makes a file without bad rows",
+        )
     }
 }
 
