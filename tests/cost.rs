@@ -184,9 +184,14 @@ fn settings_change_what_is_needed() {
     // Another reference did not write the answers: one forward more.
     let held = of(&["step.dpo.reference=m1"]);
     assert_figures(step(&held, "dpo", 2), &[("scored_tokens", 550.), ("flops", trained / 3. * 4.)]);
-    // Scores by probability: nothing is sampled.
+    // Scores by probability: nothing is sampled, so that `sampling` would have no effect.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let silent = text.replace("sampling = { max_tokens = 100 }\n[step.pairs]", "mode = \"expected\"\n[step.pairs]");
+    assert_ne!(text, silent);
+    let expected = temp.path().join("expected.toml");
+    std::fs::write(&expected, silent).unwrap();
     assert_figures(
-        step(&of(&["step.scores.mode=expected"]), "scores", 1),
+        step(&cost(expected.to_str().unwrap(), &[]), "scores", 1),
         &[("sampled_tokens", 0.), ("read_tokens", 2430.)],
     );
     // All pairs of 4 answers, 2 orders each, read whole: prompt and both answers.

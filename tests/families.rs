@@ -457,7 +457,6 @@ sampling = {{ max_tokens = 4 }}
 op = "sft"
 from = "prompts"
 model = "learner"
-rubric = "pipelines/listworld/judge.jinja"
 "#
     )
 }

@@ -356,9 +356,11 @@ fn two_judges_make_consistent_pairs_for_cream() {
         let want = each.values().iter().map(|&v| f64::from(v)).sum::<f64>() / each.len() as f64;
         assert!(c.values().iter().all(|&v| (f64::from(v) - want).abs() < 1e-6), "{c:?} {want}");
     }
-    // Without another judge C is 1, and the loss DPO's.
-    let (cream, plain) = (text(temp.path(), 1, "loss = \"cream\""), text(temp.path(), 1, ""));
-    let (cream, plain) = (done(&cream, &temp.path().join("cream")), done(&plain, &temp.path().join("plain")));
-    assert_eq!(weights(&cream, "M2"), weights(&plain, "M2"));
+    // Without another judge there is nothing that the loss could read.
+    let alone = text(temp.path(), 1, "loss = \"cream\"");
+    let problems = reflux::pipeline::parse_str("alone.toml", &alone, &[], reflux::operators::ALL);
+    let problems = problems.err().expect("cream without a second judge is refused").render(false);
+    assert!(problems.contains("consistency = \"STEP\""), "{problems}");
+    let plain = done(&text(temp.path(), 1, ""), &temp.path().join("plain"));
     assert_ne!(weights(&run, "M2"), weights(&plain, "M2"));
 }

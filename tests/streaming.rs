@@ -332,7 +332,9 @@ impl Map for Gate {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(input.clone().into())
+        let mut ledger = reflux::dataflow::Ledger::new(input);
+        ledger.all_kept();
+        ledger.close(input.clone())
     }
 }
 static GATE: Kind<dyn Operator> = Kind {

@@ -5,7 +5,8 @@ use super::diagnostic::{Diagnostic, Source, Span};
 use super::suggest;
 use super::tree::{self, Entry, Node, Table, Value};
 
-/// The keys of a model of which exactly one says where it comes from; setting one drops the others.
+/// The keys of a model of which exactly one says where it comes from; setting one drops the others, and
+/// the keys that only they have.
 pub const MODEL_SOURCES: [&str; 4] = ["path", "hf", "init", "script"];
 
 /// Parses and merges every override, the later over the earlier. `sources` grows by one text each.
@@ -60,8 +61,21 @@ fn drop_other_sources(root: &mut Table, set: &Table) {
         let Value::Table(given) = &entry.node.value else { continue };
         let Some(Value::Table(model)) = models.entries.get_mut(name).map(|e| &mut e.node.value) else { continue };
         if MODEL_SOURCES.iter().any(|k| given.get(k).is_some()) {
-            model.entries.retain(|k, _| !MODEL_SOURCES.contains(&k.as_str()));
+            model.entries.retain(|k, _| !MODEL_SOURCES.contains(&k.as_str()) && !belongs_to_other_source(k, given));
         }
+    }
+}
+
+/// Whether a key of the file says something of the source that an override replaces, and would have no effect with the
+/// new one.
+fn belongs_to_other_source(key: &str, given: &Table) -> bool {
+    let has = |source: &str| given.get(source).is_some();
+    match key {
+        "revision" => !has("hf"),
+        "seed" => !has("init"),
+        "config" => has("init") || has("script"),
+        "dtype" => has("script"),
+        _ => false,
     }
 }
 
