@@ -189,6 +189,9 @@ fn operators_open_no_files_of_their_own() {
         ("operators/template.rs", "Lines::open"),
         // A path that `External::open` has given.
         ("operators/models.rs", "Lines::open"),
+        // The commit that the hub's cache has for a revision; a run records the commit and keeps to it.
+        ("operators/hub.rs", "fs::read"),
+        ("operators/hub.rs", "read_to_string("),
         // Checks of `reflux check`, which make no rows.
         ("operators/preflight.rs", "outside_of_runs"),
     ];
@@ -196,7 +199,10 @@ fn operators_open_no_files_of_their_own() {
     for path in files {
         let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        // Tests come last in a file, and may read what they like.
+        // Tests come last in a file, or in one of their own, and may read what they like.
+        if path.ends_with("tests.rs") {
+            continue;
+        }
         let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
         seen += 1;
         for call in opens.iter().filter(|call| code.contains(**call)) {

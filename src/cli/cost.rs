@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::load_without_data;
+use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
 use crate::model::Config;
 use crate::pipeline::{Assume, External, ModelKind};
@@ -84,7 +85,7 @@ fn pair<'a>(text: &'a str, flag: &str) -> Result<(&'a str, &'a str)> {
 /// The shape that a config.json, or the directory of one, tells.
 fn shape(path: &Path) -> Result<ModelShape> {
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-    let text = std::fs::read(&path).user(|| path.display().to_string())?;
+    let text = read_regular(&path).user(|| path.display().to_string())?;
     let config: Config = serde_json::from_slice(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))?;
     ModelShape::of(&config)
         .ok_or_else(|| Error::user(format!("{}: a model has layers, heads, a width and a vocabulary", path.display())))

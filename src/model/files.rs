@@ -1,6 +1,5 @@
 //! The small files of a Hugging Face directory: configuration, tokenizer, chat template.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use super::families::Family;
 use super::ops::frequencies;
 use super::tokenizer::Files;
 use super::{Config, Tokenizer};
+use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
 
 /// Longest JSON file that is read. The largest tokenizer.json in use has about 35 MB.
@@ -19,7 +19,7 @@ const LONGEST: u64 = 256 << 20;
 /// Reads a whole text file of at most [`LONGEST`] bytes.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     let shown = || path.display().to_string();
-    let file = File::open(path).user(shown)?;
+    let file = open_regular(path).user(shown)?;
     let mut text = String::new();
     let n = file.take(LONGEST + 1).read_to_string(&mut text).user(shown)?;
     if n as u64 > LONGEST {

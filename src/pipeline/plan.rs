@@ -13,7 +13,7 @@ use super::health::Gate;
 use super::kind::{Configured, Kind, Shape};
 use super::study::Study;
 use super::{overrides, resolve, sections, tree};
-use crate::data::Schema;
+use crate::data::{Schema, open_regular};
 use crate::jinja::DateTime;
 
 /// Larger files are refused: nobody writes them by hand.
@@ -297,7 +297,7 @@ fn read_and_parse<O: Configured + ?Sized>(
 
 fn read_file(path: &Path) -> Result<String, String> {
     use std::io::Read as _;
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let file = open_regular(path).map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if bytes.len() as u64 > LARGEST {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Common, SamplingArgs};
 use crate::cli::progress::Style;
+use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
@@ -119,7 +120,7 @@ fn export(args: &Export, style: Style) -> Result<()> {
 }
 
 fn rates(args: &Rates) -> Result<()> {
-    let read = |path: &PathBuf| std::fs::read(path).user(|| path.display());
+    let read = |path: &PathBuf| read_regular(path).user(|| path.display());
     let table = args.gamed.as_ref().map(|path| gamed(&read(path)?).doing(|| path.display())).transpose()?;
     let glm = match args.glm {
         Some(Which::V1) => Glm::V1,

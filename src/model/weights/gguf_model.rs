@@ -9,6 +9,7 @@ use candle_core::Tensor;
 
 use super::gguf::{Gguf, Value};
 use super::gguf_tokenizer;
+use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
 use crate::model::config::{OneOrMany, RopeScaling};
 use crate::model::files::check_config;
@@ -42,7 +43,7 @@ impl Model {
 }
 
 fn open_file(path: &Path) -> Result<Gguf<File>> {
-    Gguf::read(File::open(path).user(|| "it cannot be opened")?)
+    Gguf::read(open_regular(path).user(|| "it cannot be opened")?)
 }
 
 /// Opens a file, and the others of its model where llama.cpp has split it: NAME-00001-of-00003.gguf and so on. The first

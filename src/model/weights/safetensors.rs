@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
 use super::elements;
+use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
 use crate::model::files;
 
@@ -147,7 +147,7 @@ pub(in crate::model) fn read_all(path: &Path, device: &Device) -> Result<BTreeMa
 
 fn read(path: &Path, entry: &Entry) -> Result<Tensor> {
     let mut bytes = vec![0u8; entry.bytes];
-    let mut file = File::open(path).user(|| "cannot be opened")?;
+    let mut file = open_regular(path).user(|| "cannot be opened")?;
     file.seek(SeekFrom::Start(entry.begin))?;
     file.read_exact(&mut bytes)?;
     let tensor = Tensor::from_raw_buffer(&bytes, entry.dtype, &entry.shape, &Device::Cpu)?;
@@ -219,7 +219,7 @@ struct Entry {
 
 /// What a file's header describes, found consistent with the file's length.
 fn header(path: &Path) -> Result<Vec<Entry>> {
-    let mut file = File::open(path).user(|| "cannot be opened")?;
+    let mut file = open_regular(path).user(|| "cannot be opened")?;
     let length = file.metadata()?.len();
     let mut prefix = [0u8; 8];
     file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
