@@ -189,9 +189,6 @@ fn operators_open_no_files_of_their_own() {
         ("operators/template.rs", "Lines::open"),
         // A path that `External::open` has given.
         ("operators/models.rs", "Lines::open"),
-        // The commit that the hub's cache has for a revision; a run records the commit and keeps to it.
-        ("operators/hub.rs", "fs::read"),
-        ("operators/hub.rs", "read_to_string("),
         // Checks of `reflux check`, which make no rows.
         ("operators/preflight.rs", "outside_of_runs"),
     ];

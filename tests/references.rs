@@ -359,7 +359,7 @@ fn two_judges_make_consistent_pairs_for_cream() {
     // Without another judge there is nothing that the loss could read.
     let alone = text(temp.path(), 1, "loss = \"cream\"");
     let problems = reflux::pipeline::parse_str("alone.toml", &alone, &[], reflux::operators::ALL);
-    let problems = problems.err().expect("cream without a second judge is refused").render(false);
+    let problems = problems.expect_err("cream without a second judge is refused").render(false);
     assert!(problems.contains("consistency = \"STEP\""), "{problems}");
     let plain = done(&text(temp.path(), 1, ""), &temp.path().join("plain"));
     assert_ne!(weights(&run, "M2"), weights(&plain, "M2"));
