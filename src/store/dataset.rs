@@ -12,9 +12,15 @@ use super::context::{is_context, rows_with_context};
 use super::fit::{Bad, fit_batch};
 use super::jsonl::{Lines, Rows};
 use super::listing::{files, is};
-use super::reader::{CHUNK, Chunks, ParquetIn, guarded};
+use super::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
 use crate::data::Schema;
 use crate::error::{Error, Result};
+
+/// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
+/// can hold are exceeded, however long the rows are. Where it ends depends on the rows alone.
+const BATCH_BYTES: u64 = 256 << 20;
+/// Lines are turned into columns at the latest when they have this many bytes.
+const LINES_BYTES: u64 = 64 << 20;
 
 /// What to do about a row that does not parse, lacks a value, or whose value does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -135,6 +141,7 @@ impl Dataset {
             source: None,
             pending: Vec::new(),
             pending_rows: 0,
+            pending_bytes: 0,
             bad: Vec::new(),
         }
     }
@@ -199,6 +206,7 @@ pub struct Batches {
     source: Option<Source>,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
+    pending_bytes: u64,
     bad: Vec<BadRow>,
 }
 
@@ -251,7 +259,8 @@ impl Batches {
             }
             Some(Source::Jsonl(file, lines)) => {
                 let mut rows = Rows::new(schema, self.names.clone());
-                while rows.len() < CHUNK.min(self.size) {
+                let start = lines.bytes();
+                while rows.len() < CHUNK.min(self.size) && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES) {
                     let Some((line, row)) = lines.next().transpose()? else { break };
                     if let Err((code, message)) = row.and_then(|mut row| rows.push(&mut row)) {
                         note(BadRow { file: file.clone(), row: line, code, message })?;
@@ -263,9 +272,10 @@ impl Batches {
     }
 
     fn advance(&mut self) -> Result<Option<RecordBatch>> {
-        while self.pending_rows < self.size {
+        while self.pending_rows < self.size && self.pending_bytes < BATCH_BYTES {
             match self.chunk()? {
                 Some(chunk) => {
+                    self.pending_bytes = self.pending_bytes.saturating_add(row_bytes(&chunk));
                     self.pending_rows += chunk.num_rows();
                     if chunk.num_rows() > 0 {
                         self.pending.push(chunk);
@@ -290,6 +300,7 @@ impl Batches {
         let take = self.size.min(all.num_rows());
         let rest = all.slice(take, all.num_rows() - take);
         self.pending_rows = rest.num_rows();
+        self.pending_bytes = row_bytes(&rest);
         self.pending = if rest.num_rows() > 0 { vec![rest] } else { Vec::new() };
         Ok(Some(all.slice(0, take)))
     }
@@ -303,7 +314,7 @@ impl Iterator for Batches {
             self.left.clear();
             self.source = None;
             self.pending.clear();
-            self.pending_rows = 0;
+            (self.pending_rows, self.pending_bytes) = (0, 0);
         }
         result.transpose()
     }

@@ -14,6 +14,8 @@ use parquet::file::reader::{ChunkReader, Length};
 
 /// Schemas nested deeper than this are refused; each of our list columns takes three levels.
 const DEEPEST: usize = 64;
+/// Schemas of more columns, those of nested values counted too, are refused: each takes about a kilobyte once it is read.
+const MAX_COLUMNS: u64 = 100_000;
 /// Footers larger than this are refused.
 const LARGEST: u64 = 256 << 20;
 
@@ -50,6 +52,9 @@ fn schema_depth(footer: &[u8]) -> Result<(), String> {
         let (count, element) = thrift.list().map_err(of_footer)?;
         if kind != LIST || element != STRUCT {
             return Err("its schema is not a list".to_owned());
+        }
+        if count > MAX_COLUMNS {
+            return Err(format!("it has more than {MAX_COLUMNS} columns"));
         }
         // Children still to come of each open element.
         let mut open: Vec<u64> = Vec::new();
@@ -273,8 +278,9 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         assert_eq!(schema_depth(&nested(20)), Ok(()));
-        assert!(schema_depth(&nested(100_000)).unwrap_err().contains("deep"));
+        assert!(schema_depth(&nested(50_000)).unwrap_err().contains("deep"));
         assert!(schema_depth(&nested(20)[..40]).is_err());
+        assert!(schema_depth(&nested(200_000)).unwrap_err().contains("more than 100000 columns"));
         assert!(schema_depth(&[]).is_err());
     }
 

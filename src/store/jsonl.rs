@@ -17,22 +17,37 @@ use crate::error::Result;
 pub(super) type Row = Result<Map<String, Value>, (&'static str, String)>;
 
 /// The rows of a file with their line numbers, counted from 1; blank lines are passed over.
-pub(super) struct Lines(lines::Lines);
+pub(super) struct Lines {
+    lines: lines::Lines,
+    bytes: u64,
+}
 
 impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self(lines::Lines::open(path)?))
+        Ok(Self { lines: lines::Lines::open(path)?, bytes: 0 })
+    }
+
+    /// Bytes of the lines so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
 impl Iterator for Lines {
     type Item = Result<(u64, Row)>;
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next_line().map(|line| line.map(|(line, bytes)| (line, parse(bytes)))).transpose()
+        let next = self.lines.next_line().transpose()?;
+        Some(next.map(|(line, bytes)| {
+            self.bytes += bytes.len() as u64;
+            (line, parse(bytes))
+        }))
     }
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Row {
+    if has_too_many_values(bytes) {
+        return Err(("bad_json", format!("holds more than {MAX_VALUES} values")));
+    }
     let error = match serde_json::from_slice(bytes) {
         Ok(Value::Object(row)) => return Ok(row),
         Ok(other) => return Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
@@ -69,6 +84,28 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
         _ if error.is_eof() => format!("is not JSON: {text} at column {column}; each line has to hold a whole row"),
         _ => format!("is not JSON: {text} at column {column}"),
     }
+}
+
+/// Values that one row may hold. A value of two bytes takes up to a hundred in memory once it is parsed.
+const MAX_VALUES: usize = 1 << 20;
+
+/// Counts the commas outside of texts, without parsing anything.
+fn has_too_many_values(bytes: &[u8]) -> bool {
+    // Every value but the first follows a comma or takes a few bytes of its own.
+    if bytes.len() < MAX_VALUES {
+        return false;
+    }
+    let (mut values, mut quoted, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'{' | b'[' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    values > MAX_VALUES
 }
 
 /// Lists and objects within one another that the JSON parser follows.
@@ -278,5 +315,22 @@ impl Rows {
     pub fn finish(self) -> Result<RecordBatch> {
         let columns: Result<Vec<_>> = self.cells.into_iter().map(Cells::finish).collect();
         self.schema.batch(columns?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small gzip file can unpack to a line of very many tiny values, each of which takes memory once it is parsed.
+    #[test]
+    fn a_row_of_too_many_values_is_not_parsed() {
+        let row = |item: &str, count: usize| format!("{{\"x\":[{}0]}}", item.repeat(count));
+        let (_, why) = parse(row("{\"\":0},", MAX_VALUES / 2 + 1).as_bytes()).unwrap_err();
+        assert!(why.contains("holds more than"), "{why}");
+        assert!(parse(row("0,", 1000).as_bytes()).is_ok());
+        // Commas within a text are not values.
+        let text = format!("{{\"x\": \"{}\\\",\"}}", ",".repeat(MAX_VALUES + 10));
+        assert!(parse(text.as_bytes()).is_ok());
     }
 }

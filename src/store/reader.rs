@@ -121,6 +121,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
     fn read_by(self, columns: &[usize], chunk: usize) -> Result<Chunks> {
         let promised = self.rows();
         let Self { path, file, metadata } = self;
+        let chunk = rows_at_a_time(&metadata, columns, chunk).map_err(|why| damaged(&path, why))?;
         let reader = guarded(&path, || {
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(Checked(file), metadata);
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
@@ -153,6 +154,55 @@ fn readable_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes that the rows of a batch take, without the rest of the buffers that they are a part of.
+pub(super) fn row_bytes(rows: &RecordBatch) -> u64 {
+    let sizes = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX));
+    sizes.fold(0u64, |sum, size| sum.saturating_add(size as u64))
+}
+
+/// Bytes of rows that are decoded at a time, as far as the footer tells.
+const CHUNK_BYTES: u64 = 256 << 20;
+/// A column of lists may unpack to this many bytes in any case.
+const MAX_UNPACKED: u64 = 512 << 20;
+/// Beyond it, a column of lists unpacks to at most so many times its compressed bytes.
+const MAX_EXPANSION: u64 = 5000;
+
+/// How many rows of the given columns (by position) are decoded at a time: `most`, or fewer where rows are large.
+///
+/// A list of 200 million zeros takes a kilobyte in the file. Only lists can be so: of other columns the rows that are
+/// decoded at a time bound the values.
+fn rows_at_a_time(
+    metadata: &ArrowReaderMetadata,
+    columns: &[usize],
+    most: usize,
+) -> std::result::Result<usize, String> {
+    let schema = metadata.schema();
+    let names: Vec<&str> = columns.iter().map(|at| schema.field(*at).name().as_str()).collect();
+    let mut rows = most as u64;
+    for group in metadata.metadata().row_groups() {
+        let mut group_bytes = 0u64;
+        for leaf in group.columns() {
+            let root = leaf.column_path().parts().first().map_or("", String::as_str);
+            if !names.contains(&root) {
+                continue;
+            }
+            let values = leaf.num_values().unsigned_abs().saturating_mul(4);
+            let text = leaf.unencoded_byte_array_data_bytes().unwrap_or(0).unsigned_abs();
+            let bytes = values.saturating_add(text.max(leaf.uncompressed_size().unsigned_abs()));
+            let packed = leaf.compressed_size().unsigned_abs().max(1);
+            let lists = leaf.column_descr().max_rep_level() > 0;
+            if lists && bytes > MAX_UNPACKED && bytes / packed > MAX_EXPANSION {
+                let name = leaf.column_path().string();
+                return Err(format!("its column `{name}` would unpack from {packed} bytes to {} MiB", bytes >> 20));
+            }
+            group_bytes = group_bytes.saturating_add(bytes);
+        }
+        let row = group_bytes / group.num_rows().unsigned_abs().max(1);
+        rows = rows.min(CHUNK_BYTES / row.max(1));
+    }
+    Ok(rows.max(1) as usize)
 }
 
 /// Checks counts and offsets that the crate takes at their word.

@@ -13,7 +13,7 @@ use crate::store::jsonl::{Row, parse};
 use crate::store::lines::{LONGEST, Lines, open_regular};
 use crate::store::listing::{files, is};
 use crate::store::printable::as_printable;
-use crate::store::reader::{Chunks, IntoUser, ParquetIn, guarded};
+use crate::store::reader::{Chunks, IntoUser, ParquetIn, guarded, row_bytes};
 
 /// A row, or why it is none, with its number: a line of text, or a row of Parquet, from 1.
 pub struct Numbered {
@@ -140,7 +140,7 @@ impl Open {
                         },
                     };
                     // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
-                    let large = slice_bytes(&chunk) > LONGEST / 4 && chunk.num_rows() > 1;
+                    let large = row_bytes(&chunk) > LONGEST / 4 && chunk.num_rows() > 1;
                     let rows = if large { 1 } else { chunk.num_rows() };
                     let path = chunks.path().to_owned();
                     match json_rows(&path, &chunk.slice(0, rows)) {
@@ -166,15 +166,9 @@ impl Open {
 /// Columns that were not asked for are listed up to this many; those after them are counted together.
 const MAX_UNREAD_COLUMNS: usize = 1000;
 
-/// The bytes that the rows of a batch take, without the rest of the buffers that they are a part of.
-fn slice_bytes(rows: &RecordBatch) -> u64 {
-    let sizes = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX));
-    sizes.fold(0u64, |sum, size| sum.saturating_add(size as u64))
-}
-
 /// Rows of Parquet as JSON objects, or what cannot be turned into one.
 fn json_rows(path: &Path, rows: &RecordBatch) -> std::result::Result<Vec<Row>, String> {
-    if rows.num_rows() == 1 && slice_bytes(rows) > LONGEST {
+    if rows.num_rows() == 1 && row_bytes(rows) > LONGEST {
         return Err(format!("is longer than {} MiB", LONGEST >> 20));
     }
     let turned = guarded(path, || {
