@@ -48,7 +48,7 @@ pub struct InputEntry {
     pub revision: Option<String>,
     /// blake3 over names, sizes and hashes of all files, 64 hex digits.
     pub hash: String,
-    /// Every file by its path below `path` (empty for `path` itself); none where there are more than [`MAX_LISTED`].
+    /// Every file by its path below `path` (empty for `path` itself); none where there are more than `MAX_LISTED`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, InputFile>,
 }
@@ -61,7 +61,7 @@ pub struct InputFile {
     pub bytes: u64,
     /// blake3 of the bytes, 64 hex digits.
     pub hash: String,
-    /// The file's times when it was hashed, for files of at least [`LARGE`] bytes.
+    /// The file's times when it was hashed, for files of at least `LARGE` bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<FileTimes>,
 }

@@ -17,7 +17,7 @@ pub(crate) fn as_printable(rows: &RecordBatch) -> Result<RecordBatch> {
     converted(rows, true)
 }
 
-/// As [`as_printable`], with bytes left as bytes, which are printed in hexadecimal.
+/// As `as_printable`, with bytes left as bytes, which are printed in hexadecimal.
 ///
 /// # Errors
 /// A type that cannot be printed.

@@ -22,7 +22,7 @@ pub enum Format {
     Oasst,
     /// Self-Instruct's seed tasks.
     SelfInstruct,
-    /// Alpaca: instruction, input, output; and other names of the same: see [`QUESTIONS`], [`CONTEXTS`], [`ANSWERS`].
+    /// Alpaca: instruction, input, output; and other names of the same: see `QUESTIONS`, `CONTEXTS`, `ANSWERS`.
     Alpaca,
     /// ShareGPT: conversations of `{from, value}`, or of `{role, content}`.
     ShareGpt,
