@@ -236,9 +236,29 @@ fn mistakes() {
         assert!(code == Some(2) && out.is_empty() && err.contains(why), "{args:?}: {code:?} {out} {err}");
         assert_eq!(err.matches("error:").count(), 1, "{err}");
     }
-    // A file's name in the place of a prompt is a prompt, and a doubt.
-    let (code, _, err) = run(&[MODEL, "README.md", "-m", "1"], "");
-    assert!(code == Some(0) && err.contains("use --file README.md"), "{err}");
+}
+
+#[test]
+fn a_file_in_the_place_of_a_prompt_is_asked_about_and_both_answers_can_be_typed() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("two words.txt");
+    std::fs::write(&file, "name three animals").unwrap();
+    let file = file.to_str().unwrap();
+    let (code, out, err) = run(&[MODEL, file, "-m", "1"], "");
+    assert!(code == Some(2) && out.is_empty() && err.contains("is the name of a file"), "{err}");
+    let typed = |command: String| {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(command.replace("reflux generate", &format!("{} generate", env!("CARGO_BIN_EXE_reflux"))));
+        let output = shell.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let flag = err.split_once("add --file: ").and_then(|(_, rest)| rest.split(';').next()).unwrap();
+    let (_, want, _) = run(&[MODEL, "name three animals", "-m", "3"], "");
+    assert_eq!(typed(format!("reflux generate {MODEL} {flag} -m 3")), want);
+    let pipe = err.split_once("standard input: ").and_then(|(_, rest)| rest.lines().next()).unwrap();
+    let (_, want, _) = run(&[MODEL, "-m", "3"], file);
+    assert_eq!(typed(format!("{pipe} -m 3")), want);
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn the_command_says_what_stopped_it_and_how_the_rest_looks() {
     assert!(err.contains("above health.parse_failures.stop = 0.01") && err.contains("mend its pattern"), "{err}");
     let (code, out, err) = reflux(&["health.parse_failures.warn=0.02"]);
     assert_eq!(code, Some(0), "{err}");
-    assert!(err.contains("WARN") && err.contains("above health.parse_failures.warn = 0.02"), "{err}");
+    assert!(err.contains("warning: ") && err.contains("above health.parse_failures.warn = 0.02"), "{err}");
     assert!(!err.contains('\u{1b}'), "colours are for terminals: {err:?}");
     assert!(out.contains("dpo 3: pair_yield ") && out.contains("above health.parse_failures.warn = 0.02"), "{out}");
     let summary: Value =

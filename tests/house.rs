@@ -76,6 +76,31 @@ fn imports_point_down() {
     assert!(seen > 100, "only {seen} imports were looked at");
 }
 
+/// What files and models say reaches a terminal only through `cli::terminal`, which shows what would steer it.
+#[test]
+fn only_the_terminal_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let prints = ["print!", "println!", "dbg!(", "stdout()", "stderr()", "Stdout", "Stderr", "indicatif::", "/dev/tty"];
+    let logs = ["tracing_subscriber::", "Cli::parse()", ".exit()"];
+    let mut seen = 0;
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap();
+        // Tests come last in a file, or in one of their own, and may print.
+        if name.starts_with("cli/terminal") || path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        for call in prints.iter().chain(&logs) {
+            assert!(!code.contains(call), "{} has `{call}`: print with `cli::terminal`", name.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 100, "only {seen} files were looked at");
+}
+
 /// Files of `src/dataflow` whose code runs on compute threads, or without a running dataflow. All others are a worker's.
 const COMPUTES: &[&str] = &[
     "candidates.rs",

@@ -221,7 +221,8 @@ fn old_judgements_are_read_again_without_judging() {
     );
     let plan = common::plan(&again_text("pattern = '(?:Score|Merit): (\\d)'\nseveral = \"last\"\n"));
     let rescored = Rescored::of(&plan, &Run::open(&temp.path().join("last")).unwrap()).unwrap();
-    let line = "new: 4 of 6 judgements read otherwise than before (ambiguous -> score 2, no_match -> score 2)";
+    let line =
+        "new: 4 of 6 judgements read differently than before: 2 times ambiguous -> score, 2 times no_match -> score";
     assert_eq!(rescored.lines(), [line]);
     // Another scale: what was a score is none.
     let (new, left_out) = again("max = 0.5\n", "scale");

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::ticker::{Ticker, counted};
+use super::ticker::Ticker;
+use crate::data::counted;
 use crate::engine::{Answer, Engine, Listener};
 use crate::error::{Error, Result};
 use crate::store::Prompt;
@@ -102,14 +103,14 @@ impl<'a> Printer<'a> {
             out = format!("{blank}--- {}\n", heading.join(", "));
         }
         out += a.text.trim_end();
-        self.ticker.aside(|| super::put(&out))
+        super::terminal::put(&out)
     }
 
     fn row(&self, place: &Place, sample: Option<usize>, outcome: Outcome<'_>) -> Result<bool> {
         let Place { index, line, ref prompt } = *place;
         let row = Row { index, line, prompt: prompt.as_ref().ok(), sample, outcome };
         let line = serde_json::to_string(&row).map_err(|e| Error::bug(format!("an answer as JSON: {e}")))?;
-        self.ticker.aside(|| super::put(&line))
+        super::terminal::put_json(line)
     }
 
     /// What was printed, where it ends early.

@@ -203,5 +203,6 @@ fn prompts(path: &Path, count: Option<usize>) -> Result<Vec<String>> {
 }
 
 fn print(figures: &impl serde::Serialize) -> Result<()> {
-    super::print(&serde_json::to_string(figures).map_err(|e| Error::bug(e.to_string()))?)
+    let text = serde_json::to_string(figures).map_err(|e| Error::bug(e.to_string()))?;
+    super::terminal::print_json(text)
 }

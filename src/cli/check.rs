@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::terminal;
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::operators::{self, Preflight};
-use crate::pipeline::{self, Diagnostics, Plan, colour_wanted};
+use crate::pipeline::{self, Diagnostics, Plan};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,7 +38,7 @@ fn told(
 ) -> Result<Plan<dyn Operator>> {
     let plan = check(file, set)?;
     if !plan.warnings.is_empty() && !quiet {
-        eprint!("{}", plan.warnings.render(colour_wanted()));
+        terminal::diagnostics(&plan.warnings);
     }
     // The variants of a study are pipelines too.
     for variant in plan.study.iter().flat_map(|s| &s.variants) {
@@ -60,7 +61,7 @@ pub fn was(resolved: &str) -> Option<Plan<dyn Operator>> {
 /// Prints what is wrong with a file.
 pub fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn Operator>> {
     plan.map_err(|problems: Diagnostics| {
-        eprint!("{}", problems.render(colour_wanted()));
+        terminal::diagnostics(&problems);
         Error::user("")
     })
 }
@@ -73,7 +74,7 @@ pub fn refuse(problems: Vec<Error>) -> Result<()> {
     let mut problems = problems.into_iter();
     let Some(first) = problems.next() else { return Ok(()) };
     for other in problems {
-        super::tell(&other);
+        terminal::error(&other);
     }
     Err(first)
 }
@@ -87,7 +88,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return Ok(());
     }
     for note in found.notes {
-        super::print(&format!("note: {note}"))?;
+        terminal::print_line(&format!("note: {note}"))?;
     }
-    super::print(&format!("{}: {} steps, no errors", args.file.display(), plan.steps.len()))
+    terminal::print_line(&format!("{}: {} steps, no errors", args.file.display(), plan.steps.len()))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::load_without_data;
+use super::terminal;
 use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
 use crate::model::Config;
@@ -139,5 +140,5 @@ pub fn run(args: &Args) -> Result<()> {
     hardware.check()?;
     assume.check().map_err(Error::user)?;
     let cost = Cost::of(&plan, &shapes, &rows, &assume, hardware)?;
-    super::print(&if args.json { format!("{:#}", cost.json()) } else { cost.table() })
+    if args.json { terminal::print_json(format_args!("{:#}", cost.json())) } else { terminal::print(&cost.table()) }
 }

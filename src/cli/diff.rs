@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::terminal;
 use crate::error::{Error, Result};
 use crate::report::Difference;
 use crate::store::{Run, find_run};
@@ -30,9 +31,9 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let difference = Difference::of(&Run::open(&find_run(&args.first))?, &Run::open(&find_run(&args.second))?)?;
     if args.json {
-        super::print(&difference.json().to_string())?;
+        terminal::print_json(difference.json())?;
     } else if !quiet {
-        super::print(&difference.lines().join("\n"))?;
+        terminal::print_lines(difference.lines())?;
     }
     // The difference has been told; what is left is the exit code.
     if difference.same() { Ok(()) } else { Err(Error::system("")) }

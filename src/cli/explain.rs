@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !Path::new(&args.what).exists()
         && let Some(code) = codes::find(&args.what)
     {
-        return super::print(&format!("{} {}\n\n{}", code.id, code.name, code.explanation));
+        return super::terminal::print(&format!("{} {}\n\n{}", code.id, code.name, code.explanation));
     }
     let plan = load_without_data(Path::new(&args.what), &args.set, false)?;
     let format = match args.format {
@@ -42,5 +42,5 @@ pub fn run(args: &Args) -> Result<()> {
         Format::Mermaid => pipeline::Format::Mermaid,
         Format::Dot => pipeline::Format::Dot,
     };
-    super::print(&pipeline::explain(&plan, format))
+    super::terminal::print(&pipeline::explain(&plan, format))
 }

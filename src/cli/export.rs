@@ -60,7 +60,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return Ok(());
     }
     for note in &made.notes {
-        eprintln!("note: {note}");
+        super::terminal::note(note);
     }
-    super::print(&format!("{out}: {} tensors, {:.1} MB", made.tensors, made.bytes as f64 / 1e6))
+    super::terminal::print_line(&format!("{out}: {} tensors, {:.1} MB", made.tensors, made.bytes as f64 / 1e6))
 }

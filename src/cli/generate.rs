@@ -15,6 +15,7 @@ use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_or
 use crate::error::{Error, Kind, Result};
 use crate::jinja::DateTime;
 use crate::model::{Message, device};
+use crate::pipeline::replay::quoted;
 use crate::store::{Lines, PromptForm, Prompts};
 
 const AFTER: &str = "Examples:
@@ -140,7 +141,7 @@ impl SamplingArgs {
 }
 
 /// Where prompts come from, and whether there may be several.
-fn prompts(args: &Args, style: Style) -> Result<(String, Prompts)> {
+fn prompts(args: &Args) -> Result<(String, Prompts)> {
     let stdin = || Lines::of("standard input", std::io::BufReader::new(std::io::stdin()));
     let (lines, jsonl) = match (&args.file, args.prompt.as_deref()) {
         (Some(path), _) if path.as_os_str() == "-" => (stdin(), args.jsonl),
@@ -153,10 +154,13 @@ fn prompts(args: &Args, style: Style) -> Result<(String, Prompts)> {
                 return Err(Error::user("the prompt is given, there are no lines to read")
                     .help("--lines and --jsonl are about --file and standard input"));
             }
-            if style != Style::Quiet && Path::new(text).is_file() {
-                eprintln!(
-                    "note: `{text}` is the prompt's text; for what is in the file of that name, use --file {text}"
-                );
+            // Nobody asks a model about a file's name alone; which was meant is not guessed.
+            if Path::new(text).is_file() {
+                let (file, model) = (quoted(text), quoted(&args.model.model.display().to_string()));
+                return Err(Error::user(format!("the prompt `{text}` is the name of a file")).help(format!(
+                    "for what is in it, add --file: --file {file}; for the name itself, write it to standard input: \
+                     printf %s {file} | reflux generate {model}"
+                )));
             }
             (Lines::of("the prompt", std::io::Cursor::new(text.to_owned())), false)
         }
@@ -197,7 +201,7 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
 
 pub fn run(args: &Args, style: Style) -> Result<()> {
     let sampling = args.sampling.checked()?;
-    let (name, prompts) = prompts(args, style)?;
+    let (name, prompts) = prompts(args)?;
     let device = device(&args.model.loading.device)?;
     let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);

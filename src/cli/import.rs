@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use crate::data::SCHEMAS;
+use super::terminal;
+use crate::data::{SCHEMAS, counted};
 use crate::error::{Error, Result};
 use crate::store::{Format, How, import};
 
@@ -105,24 +106,21 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     };
     // Told even where little is: rows are gone.
     for row in &made.bad_rows {
-        eprintln!("left out: {row}");
+        terminal::line(&format!("left out: {row}"));
     }
     if made.bad > made.bad_rows.len() as u64 {
-        eprintln!("left out: {} bad rows more", made.bad - made.bad_rows.len() as u64);
+        let more = made.bad - made.bad_rows.len() as u64;
+        terminal::line(&format!("left out: {more} bad rows more"));
     }
     if quiet {
         return Ok(());
     }
     let of = made.format.map(|f| format!(" from {}", f.name())).unwrap_or_default();
-    let mut text = format!("{}: {} rows of `{}`{of}", made.path.display(), made.written.rows, made.schema);
+    let mut head = format!("{}: {} of `{}`{of}", made.path.display(), counted(made.written.rows, "row"), made.schema);
     if !made.extra.is_empty() {
-        text += &format!(", with the columns {}", made.extra.join(", "));
+        head += &format!(", with the columns {}", made.extra.join(", "));
     }
-    for (why, count) in &made.left_out {
-        text += &format!("\n  left out {count} with {why}");
-    }
-    for (key, count) in &made.unread {
-        text += &format!("\n  not read: {} (in {count} rows)", key.escape_debug());
-    }
-    super::print(&text)
+    let left_out = made.left_out.iter().map(|(why, count)| format!("  left out {count} with {why}"));
+    let unread = made.unread.iter().map(|(key, count)| format!("  not read: {key} (in {})", counted(*count, "row")));
+    terminal::print_lines([head].into_iter().chain(left_out).chain(unread))
 }

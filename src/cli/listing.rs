@@ -50,9 +50,9 @@ pub fn schema(args: &SchemaArgs) -> Result<()> {
     match &args.name {
         Some(name) => {
             let found = SCHEMAS.iter().find(|s| s.name == name).ok_or_else(|| no_such("schema", name, &names))?;
-            super::print(&columns(found))
+            super::terminal::print(&columns(found))
         }
-        None => super::print(&SCHEMAS.iter().map(|s| columns(s)).collect::<Vec<_>>().join("\n")),
+        None => super::terminal::print(&SCHEMAS.iter().map(|s| columns(s)).collect::<Vec<_>>().join("\n")),
     }
 }
 
@@ -61,15 +61,15 @@ pub fn operators(args: &OperatorsArgs) -> Result<()> {
     let Some(name) = &args.name else {
         let width = names.iter().map(|n| n.len()).max().unwrap_or(0);
         let lines: Vec<String> = operators::ALL.iter().map(|k| format!("{:width$}  {}", k.name, k.about)).collect();
-        return super::print(&lines.join("\n"));
+        return super::terminal::print(&lines.join("\n"));
     };
     let kind = operators::ALL.iter().find(|k| k.name == name).ok_or_else(|| no_such("operator", name, &names))?;
-    super::print(&format!("{}: {}\n\n{}\n{}", kind.name, kind.about, keys_table(&kind.keys()), kind.example))
+    super::terminal::print(&format!("{}: {}\n\n{}\n{}", kind.name, kind.about, keys_table(&kind.keys()), kind.example))
 }
 
 pub fn keys(args: &KeysArgs) -> Result<()> {
     if args.markdown {
-        return super::print(&reference_page());
+        return super::terminal::print(&reference_page());
     }
     let names: Vec<&str> = SECTION_DOCS.iter().map(|s| s.name).collect();
     let found = match &args.section {
@@ -86,7 +86,7 @@ pub fn keys(args: &KeysArgs) -> Result<()> {
     };
     let sections: Vec<String> =
         found.iter().map(|s| format!("{}: {}\n\n{}", s.header, s.about, keys_table(&(s.keys)()))).collect();
-    super::print(&sections.join("\n"))
+    super::terminal::print(&sections.join("\n"))
 }
 
 /// The page `docs/reference.md`: every key of every section and operator, and every column of every schema.

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::model::ModelArgs;
 use super::progress::Style;
 use super::run::stop_on_interrupt;
-use super::ticker::{Ticker, counted};
+use super::ticker::Ticker;
+use crate::data::counted;
 use crate::dataflow::Stop;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
@@ -99,7 +100,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
         let rate = tokens as f64 / ticker.seconds().max(1e-9);
         let words = || format!("{}, {rate:.1} tokens/s", counted(rows, "row"));
         ticker.tick(words, || json!({ "rows": rows, "errors": failed, "tokens_per_second": rate }));
-        ticker.aside(|| super::put(&row.to_string()))
+        super::terminal::put_json(&row)
     };
     let mut reads = true;
     for row in Comparisons::new(lines) {

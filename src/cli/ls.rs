@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::terminal;
 use crate::error::Result;
 use crate::report::Contents;
 use crate::store::{Run, find_run};
@@ -20,5 +21,5 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let contents = Contents::of(&Run::open(&find_run(&args.run))?);
-    if args.json { super::print(&contents.json().to_string()) } else { super::print(&contents.lines().join("\n")) }
+    if args.json { terminal::print_json(contents.json()) } else { terminal::print_lines(contents.lines()) }
 }

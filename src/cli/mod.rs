@@ -20,13 +20,14 @@ mod revise;
 mod run;
 mod show;
 mod study;
+mod terminal;
 mod ticker;
 mod trace;
 mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Runs Self-Rewarding Language Models as a streaming dataflow.
 #[derive(Parser)]
@@ -113,8 +114,12 @@ enum Command {
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {
     // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
-    let cli = Cli::parse();
-    set_up_logging(&cli);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return terminal::usage(e),
+    };
+    terminal::set_form(if cli.log == Log::Json { terminal::Form::Json } else { terminal::Form::Text });
+    terminal::set_up_logging(cli.quiet, cli.verbose);
     // Panics are caught where they happen and told as defects; the default hook would tell them a second time.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     let run = std::panic::AssertUnwindSafe(|| command(&cli));
@@ -124,7 +129,7 @@ pub fn main() -> u8 {
     match result {
         Ok(()) => 0,
         Err(e) => {
-            tell(&e);
+            terminal::error(&e);
             e.exit_code()
         }
     }
@@ -153,69 +158,5 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Logprobs(args) => logprobs::run(args, style),
         Command::Eval(args) => eval::run(args, style),
         Command::Bench(args) => bench::run(args),
-    }
-}
-
-/// Prints an error as people read it.
-fn tell(e: &Error) {
-    let label = match e.kind() {
-        Kind::User | Kind::System | Kind::Nothing => "error",
-        Kind::Bug => "defect",
-        Kind::Cancelled => "stopped",
-    };
-    let message = e.to_string();
-    // A pipeline file's diagnostics are printed already, each with its place; and so is what two runs differ in.
-    if message.is_empty() {
-        return;
-    }
-    // An error that only says that the run was stopped has nothing to add to the label.
-    if message == label {
-        eprintln!("{label}")
-    } else {
-        eprintln!("{label}: {message}")
-    }
-    if let Some(help) = e.help_text() {
-        eprintln!("  help: {help}");
-    }
-}
-
-fn set_up_logging(cli: &Cli) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let default = match (cli.quiet, cli.verbose) {
-        (true, _) => "error",
-        (_, 0) => "warn",
-        (_, 1) => "reflux=info",
-        _ => "reflux=debug",
-    };
-    let filter = EnvFilter::try_from_env("REFLUX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // Colours are for terminals: a log file has none.
-    let builder = builder.with_ansi(crate::pipeline::colour_wanted());
-    // A second subscriber in one process (as in a test) keeps the first.
-    let _kept = match cli.log {
-        Log::Json => builder.json().try_init(),
-        Log::Text => builder.without_time().try_init(),
-    };
-}
-
-/// How wide a table may be: as the terminal, or as COLUMNS says where there is none, or 120.
-fn terminal_width() -> usize {
-    let terminal = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-    let said = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0);
-    terminal.or_else(said).unwrap_or(120)
-}
-
-/// Prints to standard output; a reader that has gone away (`reflux ... | head`) is no error.
-fn print(text: &str) -> Result<()> {
-    put(text.trim_end()).map(|_| ())
-}
-
-/// Prints a line to standard output, and returns whether somebody still reads it.
-fn put(line: &str) -> Result<bool> {
-    use std::io::Write;
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Error::system(format!("standard output: {e}"))),
     }
 }

@@ -1,13 +1,12 @@
 //! Progress for people (bars on a terminal, plain lines otherwise) and for machines (JSON lines), on standard error.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::terminal::{self, Bar};
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
 
@@ -33,7 +32,7 @@ impl Style {
         match (quiet, json) {
             (true, _) => Style::Quiet,
             (_, true) => Style::Json,
-            _ if std::io::stderr().is_terminal() && verbose == 0 => Style::Bars,
+            _ if terminal::stderr_is_terminal() && verbose == 0 => Style::Bars,
             _ => Style::Lines { all: verbose > 0 },
         }
     }
@@ -46,7 +45,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Progress {
     style: Style,
     start: Instant,
-    bars: MultiProgress,
     steps: Mutex<BTreeMap<String, Step>>,
 }
 
@@ -55,7 +53,7 @@ struct Step {
     /// Microbatches of an iteration, if known.
     microbatches: Option<u32>,
     iterations: u32,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     done: u64,
     rows: u64,
     /// Microbatches and their rows by iteration.
@@ -78,25 +76,23 @@ struct Done {
 impl Progress {
     /// Shows progress in this style from now on.
     pub fn new(style: Style) -> Self {
-        Self { style, start: Instant::now(), bars: MultiProgress::new(), steps: Mutex::default() }
+        Self { style, start: Instant::now(), steps: Mutex::default() }
     }
 
     /// Takes the bars off the screen.
     pub fn finish(&self) {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.values().filter_map(|s| s.bar.as_ref()).for_each(ProgressBar::abandon);
+        steps.values().filter_map(|s| s.bar.as_ref()).for_each(Bar::abandon);
     }
 
-    fn bar(&self, name: &str, total: Option<u64>) -> ProgressBar {
-        let bar = self.bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+    fn bar(name: &str, total: Option<u64>) -> Bar {
         let template = if total.is_some() {
             "{prefix:>12} {bar:24} {pos:>4}/{len:<4} {msg} {elapsed:>5} eta {eta}"
         } else {
             "{prefix:>12} {spinner} {pos:>27} {msg} {elapsed:>5}"
         };
-        // The templates are constants that the test below builds.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(name.to_string());
+        let bar = Bar::new(template, total);
+        bar.prefix(name);
         bar
     }
 
@@ -104,7 +100,7 @@ impl Progress {
         match self.style {
             Style::Bars => {
                 if let Some(bar) = &step.bar {
-                    bar.set_message(format!("{done}/{planned} {unit}"));
+                    bar.message(&format!("{done}/{planned} {unit}"));
                     bar.tick();
                 }
             }
@@ -143,8 +139,8 @@ impl Progress {
         match self.style {
             Style::Bars => {
                 if let Some(bar) = &step.bar {
-                    bar.set_position(step.done);
-                    bar.set_message(words(step.rows));
+                    bar.position(step.done);
+                    bar.message(&words(step.rows));
                 }
             }
             Style::Lines { all } => {
@@ -165,12 +161,12 @@ impl Progress {
     fn line(&self, step: &str, iteration: u32, words: &str) {
         let when = self.start.elapsed().as_secs_f64();
         let iteration = if iteration == 0 { "before the loop".into() } else { format!("iteration {iteration}") };
-        eprintln!("{when:7.1}s  {step:<12} {iteration:<16} {words}");
+        terminal::line(&format!("{when:7.1}s  {step:<12} {iteration:<16} {words}"));
     }
 
     fn json(&self, mut object: serde_json::Value) {
         object["seconds"] = json!(self.start.elapsed().as_secs_f64());
-        eprintln!("{object}");
+        terminal::event(&object);
     }
 }
 
@@ -183,7 +179,7 @@ impl Observer for Progress {
         match *event {
             Event::Planned { step, iterations, microbatches } => {
                 let bar = (self.style == Style::Bars)
-                    .then(|| self.bar(step, microbatches.map(|n| u64::from(n) * u64::from(iterations))));
+                    .then(|| Self::bar(step, microbatches.map(|n| u64::from(n) * u64::from(iterations))));
                 let planned = Step { microbatches, iterations, bar, ..Step::default() };
                 steps.insert(step.to_string(), planned);
             }

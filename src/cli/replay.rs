@@ -62,14 +62,15 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let name = args.into.clone().unwrap_or_else(|| format!("{}-replay", source.name()));
     let dir = directory(&args.runs, &name)?;
     if args.dry_run || !quiet {
-        super::print(&replay.lines().join("\n"))?;
+        super::terminal::print_lines(replay.lines())?;
     }
     if args.dry_run {
         return Ok(());
     }
     let stop = Stop::default();
     stop_on_interrupt(&stop);
+    let open = if dir.exists() { Open::Continue(&[]) } else { Open::Begun };
     replay.begin(&dir, &weights)?;
-    execute(&plan, &dir, &Open::Continue(&[]), &args.machine, style, &stop)?;
+    execute(&plan, &dir, &open, &args.machine, style, &stop)?;
     something_came(&plan, &dir)
 }

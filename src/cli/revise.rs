@@ -57,7 +57,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     if quiet {
         return Ok(());
     }
-    super::print(&format!(
+    super::terminal::print_line(&format!(
         "{} answers corrected in {} of {} microbatches: {} pairs withdrawn, {} added; {} pairs: {}",
         corrections.len(),
         done.touched,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::check::{load, refuse, was};
 use super::progress::{Progress, Style};
+use super::terminal;
 use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
 use crate::error::{Error, Kind, Result};
@@ -61,6 +62,8 @@ pub enum Open<'a> {
     Continue(&'a [String]),
     /// Begun anew.
     Fresh,
+    /// Just begun by a replay, with what it takes over.
+    Begun,
 }
 
 impl Args {
@@ -203,11 +206,15 @@ pub fn carry_out(
                 summarize_again(plan, &run)?;
             }
             if !quiet {
-                super::print(&format!("the run {place} is finished: its data are there; --fresh starts it anew"))?;
+                terminal::print_line(&format!(
+                    "the run {place} is finished: its data are there; --fresh starts it anew"
+                ))?;
             }
             return Ok(());
         }
-        Opened::Unfinished if !quiet => eprintln!("going on with the run {place}"),
+        Opened::Unfinished if !quiet && !matches!(open, Open::Begun) => {
+            terminal::line(&format!("going on with the run {place}"))
+        }
         _ => {}
     }
     let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
@@ -243,11 +250,11 @@ pub fn carry_out(
     }
     let table = summary.table();
     if !table.is_empty() {
-        super::print(&format!("\n{table}\n"))?;
+        terminal::print(&format!("\n{table}\n"))?;
     }
     for used in engines.iter().filter(|e| e.stats.prompt_tokens > 0) {
         let (model, stats, share) = (&used.model, &used.stats, 100. * used.prefix_hit_rate);
-        super::print(&format!(
+        terminal::print_line(&format!(
             "{model}: {} answers, {} tokens at {:.0} a second; {share:.0}% of the prompts' tokens came from the prefix cache",
             stats.requests,
             stats.generated_tokens,
@@ -255,19 +262,22 @@ pub fn carry_out(
         ))?;
     }
     for used in &references {
-        super::print(&used.to_string())?;
+        terminal::print_line(&used.to_string())?;
     }
     for line in summary.rescored().lines() {
-        super::print(&line)?;
+        terminal::print_line(&line)?;
     }
     let unused = summary.left_out().unused_lines();
     for line in summary.health().lines().iter().chain(&summary.left_out().lines()).chain(&unused) {
-        super::print(line)?;
+        terminal::print_line(line)?;
     }
     if summary.left_out().rows() > 0 {
-        super::print(&format!("{} rows were left out; {place}/data/errors says why", summary.left_out().rows()))?;
+        terminal::print_line(&format!(
+            "{} rows were left out; {place}/data/errors says why",
+            summary.left_out().rows()
+        ))?;
     }
-    super::print(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
+    terminal::print_line(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
 }
 
 /// Makes the summary of a finished run from what is committed. How long it took, and what the engines did, is not known any more.
@@ -298,7 +308,7 @@ pub fn stop_on_interrupt(stop: &Stop) {
         if stop.requested() {
             std::process::exit(1);
         }
-        eprintln!("stopping; press Ctrl-C again to end at once");
+        terminal::line("stopping; press Ctrl-C again to end at once");
         stop.request();
     };
     if let Err(e) = ctrlc::set_handler(handler) {

@@ -1,10 +1,10 @@
 //! `reflux show`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::terminal::{self, Output};
 use crate::dataflow::{Revised, Stop};
 use crate::error::{Error, Result};
 use crate::operators::revised;
@@ -31,6 +31,10 @@ pub struct Args {
     /// How rows are written
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
+    /// With --format csv: puts a ' before texts that a spreadsheet would take for formulas (they begin with = + - @, a tab
+    /// or CR)
+    #[arg(long)]
+    guard_formulas: bool,
     /// Goes on as the run commits, until it is finished or Ctrl-C
     #[arg(long)]
     follow: bool,
@@ -76,12 +80,15 @@ pub fn run(args: &Args) -> Result<()> {
     let format = match args.format {
         Format::Table => show::Format::Table,
         Format::Json => show::Format::Json,
-        Format::Csv => show::Format::Csv,
+        Format::Csv => show::Format::Csv { guard: args.guard_formulas },
         Format::Arrow => show::Format::Arrow,
         Format::Parquet => show::Format::Parquet,
     };
+    if args.guard_formulas && args.format != Format::Csv {
+        return Err(Error::user("--guard-formulas has no effect without --format csv").help("leave it out"));
+    }
     let binary = matches!(args.format, Format::Arrow | Format::Parquet);
-    if binary && std::io::stdout().is_terminal() {
+    if binary && terminal::stdout_is_terminal() {
         return Err(
             Error::user("these bytes are not for a terminal").help("write them to a file with `>`, or to a pipe")
         );
@@ -93,12 +100,18 @@ pub fn run(args: &Args) -> Result<()> {
         columns: args.columns.clone(),
         limit: args.limit.or(default).filter(|n| *n > 0),
         format,
-        width: args.width.map_or_else(super::terminal_width, usize::from),
+        width: args.width.map_or_else(terminal::width, usize::from),
         follow: args.follow,
     };
     let stop = Stop::default();
     if args.follow {
         super::run::stop_on_interrupt(&stop);
     }
-    show.run(&mut scan(&args.what)?, std::io::stdout(), &|| stop.requested())
+    let output = match args.format {
+        Format::Table => Output::Text,
+        Format::Json => Output::Json,
+        Format::Csv => Output::Exact,
+        Format::Arrow | Format::Parquet => Output::Binary,
+    };
+    show.run(&mut scan(&args.what)?, terminal::output(output), &|| stop.requested())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::check::check;
 use super::progress::Style;
 use super::run::{Args, execute};
+use super::terminal;
 use crate::dataflow::{Operator, Stop};
 use crate::error::{Context as _, Error, Result};
 use crate::pipeline::Plan;
@@ -24,7 +25,7 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
         let set: Vec<String> = args.set.iter().cloned().chain(variant.overrides(seed)).collect();
         let dir = dir.join(&variant.name).join(format!("seed={seed}"));
         if !quiet {
-            eprintln!("{} of {all}: {}, seed {seed}", i + 1, variant.name);
+            terminal::line(&format!("{} of {all}: {}, seed {seed}", i + 1, variant.name));
         }
         let plan = Arc::new(check(&args.file, &set)?);
         let mut named = Vec::new();
@@ -41,5 +42,6 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
     if quiet {
         return Ok(());
     }
-    super::print(&format!("{}\n\n{all} runs: {}", came.tables(&study.measures), path.display()))
+    terminal::print(&came.tables(&study.measures))?;
+    terminal::print_lines(["".to_owned(), format!("{all} runs: {}", path.display())])
 }

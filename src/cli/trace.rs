@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::terminal;
 use crate::error::Result;
 use crate::operators;
 use crate::pipeline;
@@ -32,8 +33,8 @@ pub fn run(args: &Args) -> Result<()> {
     let plan = pipeline::load_without_data(&run.dir().join("pipeline.toml"), &[], operators::ALL).ok();
     let trace = Trace::of(&run, plan.as_ref(), &args.id)?;
     if args.json {
-        super::print(&trace.json().to_string())
+        terminal::print_json(trace.json())
     } else {
-        super::print(&trace.lines(args.width.map_or_else(super::terminal_width, usize::from)).join("\n"))
+        terminal::print_lines(trace.lines(args.width.map_or_else(terminal::width, usize::from)))
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::terminal;
 use crate::error::{Error, Result};
 use crate::model::{Model, saved_dtype};
 use crate::operators;
@@ -45,9 +46,9 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let plan = pipeline::load_without_data(&dir.join("pipeline.toml"), &[], operators::ALL).ok();
     let verdict = Verdict::of(&dir, plan.as_ref(), &weights)?;
     if args.json {
-        super::print(&verdict.json().to_string())?;
+        terminal::print_json(verdict.json())?;
     } else if !quiet {
-        super::print(&verdict.lines().join("\n"))?;
+        terminal::print_lines(verdict.lines())?;
     }
     let (place, damaged) = (dir.display(), verdict.damaged());
     let Some(repair) = repair else {
@@ -77,5 +78,5 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         Some(kept) => format!("repaired: {} go; the manifest as it was is {kept}", verdict.going_in_words()),
         None => "repaired: nothing that is committed goes".to_owned(),
     };
-    super::print(&format!("{words}\n`reflux run` of the run's pipeline file goes on from there"))
+    terminal::print_lines([words.as_str(), "`reflux run` of the run's pipeline file goes on from there"])
 }

@@ -4,14 +4,18 @@
 
 mod batch;
 mod columns;
+mod counted;
 mod ids;
 mod judgements;
 mod regular;
 mod schema;
+mod visible;
 
 pub use batch::{Batch, Epoch};
 pub use columns::{Columns, List, Messages};
+pub use counted::{counted, plural};
 pub use ids::{Id, RngKey, hash_hex};
 pub use judgements::{Judgement, Judgements};
 pub use regular::{open_regular, read_regular};
 pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};
+pub use visible::{one_line, steers, visible, visible_json};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
 use super::codes::{Code, Severity};
+use crate::data::{counted, one_line, steers, visible};
 use crate::error::Error;
 
 /// Columns of a rendered diagnostic, whatever the terminal: output is the same everywhere.
@@ -69,17 +70,18 @@ impl Source {
         let neighbours = [before.rsplit('\n').nth(1), after.split('\n').nth(1)];
         line <= LONGEST_LINE && neighbours.iter().flatten().all(|l| l.len() <= LONGEST_LINE)
     }
-    /// The text with control characters replaced by others of the same length, so that a file cannot steer the terminal.
+    /// The text with what steers a terminal replaced by characters of as many bytes, so that places stay.
     fn tame(&self) -> Arc<str> {
-        let control = |c: char| c.is_control() && c != '\n' && c != '\t';
-        if !self.text.contains(control) {
+        let steers = |c: char| steers(c) && c != '\n' && c != '\t';
+        if !self.text.contains(steers) {
             return self.text.clone();
         }
-        let swap = |c: char| match c {
-            '\r' => ' ',
-            c if control(c) && c.len_utf8() == 1 => '?',
-            c if control(c) => '·',
-            c => c,
+        let swap = |c: char| match (c, c.len_utf8()) {
+            ('\r', _) => ' ',
+            (c, 1) if steers(c) => '?',
+            (c, 2) if steers(c) => '·',
+            (c, _) if steers(c) => '\u{fffd}',
+            (c, _) => c,
         };
         self.text.chars().map(swap).collect::<String>().into()
     }
@@ -172,16 +174,16 @@ impl Diagnostics {
     pub fn at(&self, span: Span) -> String {
         self.sources.get(span.source).map_or_else(String::new, |s| {
             let (line, column) = s.position(span.start);
-            format!("{}:{line}:{column}", s.name)
+            format!("{}:{line}:{column}", one_line(&s.name))
         })
     }
     /// Everything as text for people: each problem with its code, place, caret and help, and a count at the end.
-    /// `colour` only adds escape codes; see [`colour_wanted`].
+    /// `colour` only adds escape codes.
     pub fn render(&self, colour: bool) -> String {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(WIDTH).with_links(false).tab_width(4);
         let tame: Vec<NamedSource<Arc<str>>> =
-            self.sources.iter().map(|s| NamedSource::new(&s.name, s.tame())).collect();
+            self.sources.iter().map(|s| NamedSource::new(one_line(&s.name), s.tame())).collect();
         let mut out = String::new();
         for diagnostic in self.list.iter().take(MOST) {
             let shown = self.shown(diagnostic, &tame);
@@ -194,13 +196,9 @@ impl Diagnostics {
             let _ = writeln!(out, "... and {} more", self.list.len() - MOST);
         }
         let counts = [(self.errors(), "error"), (self.warnings(), "warning")];
-        let words: Vec<String> = counts
-            .iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, word)| format!("{n} {word}{}", if *n == 1 { "" } else { "s" }))
-            .collect();
+        let words: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| counted(*n, word)).collect();
         if let (false, Some(file)) = (words.is_empty(), self.sources.first()) {
-            let _ = writeln!(out, "{}: {}", file.name, words.join(", "));
+            let _ = writeln!(out, "{}: {}", one_line(&file.name), words.join(", "));
         }
         // The renderer pads empty lines; trailing blanks would make snapshots fragile.
         let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
@@ -209,8 +207,8 @@ impl Diagnostics {
     fn shown<'a>(&self, diagnostic: &'a Diagnostic, tame: &'a [NamedSource<Arc<str>>]) -> Shown<'a> {
         let mut shown = Shown {
             diagnostic,
-            message: diagnostic.message.clone(),
-            help: diagnostic.help.clone(),
+            message: visible(&diagnostic.message).into_owned(),
+            help: diagnostic.help.as_ref().map(|help| visible(help).into_owned()),
             source: None,
             labels: Vec::new(),
         };
@@ -219,7 +217,7 @@ impl Diagnostics {
         for (i, label) in diagnostic.labels.iter().enumerate() {
             let here = label.span.source == main.source && source.printable(label.span.start);
             if here {
-                let text = (!label.text.is_empty()).then(|| label.text.clone());
+                let text = (!label.text.is_empty()).then(|| one_line(&label.text).into_owned());
                 let place = source.clamp(label.span);
                 shown.labels.push(if i == 0 {
                     LabeledSpan::new_primary_with_span(text, place)
@@ -230,7 +228,7 @@ impl Diagnostics {
                 // Nothing to draw: the place goes into the words.
                 shown.message = format!("{}: {}", self.at(label.span), shown.message);
             } else {
-                let note = format!("{}: {}", self.at(label.span), label.text);
+                let note = format!("{}: {}", self.at(label.span), one_line(&label.text));
                 shown.help = Some(shown.help.map_or(note.clone(), |h| format!("{h}\n{note}")));
             }
         }
@@ -243,12 +241,6 @@ impl Diagnostics {
     pub fn into_error(self) -> Error {
         Error::user(self.render(false))
     }
-}
-
-/// Whether standard error is a terminal that wants colour (`NO_COLOR` is heeded).
-pub fn colour_wanted() -> bool {
-    use std::io::IsTerminal as _;
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 impl fmt::Display for Diagnostics {

@@ -35,7 +35,7 @@ mod stub;
 #[cfg(test)]
 mod tests;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span, colour_wanted};
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Source, Span};
 pub use explain::{Format, explain, keys_markdown, keys_table};
 pub use external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};

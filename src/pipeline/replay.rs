@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::plan::{ModelUse, Plan, Step};
+use crate::data::steers;
 
 /// Keys of `[pipeline]` that say how much is made, or how far ahead of itself, and not what.
 const HARMLESS: [&str; 3] = ["name", "iterations", "window"];
@@ -243,8 +244,16 @@ fn add_place(command: &mut String, into: &str, runs: Option<&str>) {
     }
 }
 
-/// A word for the shell.
+/// A word for the shell; what steers a terminal is escaped as bash reads it.
 pub fn quoted(word: &str) -> String {
+    if word.contains(steers) {
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if steers(c) => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        };
+        return format!("$'{}'", word.chars().map(escaped).collect::<String>());
+    }
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -1,5 +1,7 @@
 //! Did-you-mean: the nearest of a few known words, and user text made fit to print.
 
+use crate::data::one_line;
+
 /// Words longer than this are not compared: the cost is quadratic and nobody mistypes that much.
 const LONGEST: usize = 64;
 
@@ -61,7 +63,7 @@ pub fn help<'a>(word: &str, what: &str, candidates: impl IntoIterator<Item = &'a
     }
 }
 
-/// User text fit for a message: one line, no control characters, not endless.
+/// User text fit for a message: one line, nothing that steers a terminal, not endless.
 pub fn show(text: &str) -> String {
     let mut out = String::new();
     for (i, c) in text.chars().enumerate() {
@@ -69,9 +71,9 @@ pub fn show(text: &str) -> String {
             out.push('…');
             break;
         }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        out.push(c);
     }
-    out
+    one_line(&out).into_owned()
 }
 
 #[cfg(test)]

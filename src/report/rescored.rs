@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray};
 use serde_json::{Value, json};
 
-use crate::data::Columns;
+use crate::data::{Columns, counted};
 use crate::dataflow::Operator;
 use crate::error::Result;
 use crate::pipeline::Plan;
@@ -47,13 +47,13 @@ impl Rescored {
         self.steps.iter().map(step).collect()
     }
 
-    /// A line for each step: `scores: 12 of 96 judgements read otherwise than before (no_match -> score 12)`.
+    /// A line for each step: `scores: 12 of 96 judgements read differently than before: 12 times no_match -> score`.
     pub fn lines(&self) -> Vec<String> {
         let line = |(step, (judgements, changes)): (&String, &(u64, BTreeMap<String, u64>))| {
             let changed: u64 = changes.values().sum();
-            let told: Vec<String> = changes.iter().map(|(change, n)| format!("{change} {n}")).collect();
-            let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
-            format!("{step}: {changed} of {judgements} judgements read otherwise than before{told}")
+            let told: Vec<String> = changes.iter().map(|(change, n)| format!("{n} times {change}")).collect();
+            let told = if told.is_empty() { String::new() } else { format!(": {}", told.join(", ")) };
+            format!("{step}: {changed} of {} read differently than before{told}", counted(*judgements, "judgement"))
         };
         self.steps.iter().map(line).collect()
     }

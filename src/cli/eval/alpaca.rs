@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Common, SamplingArgs};
 use crate::cli::progress::Style;
+use crate::cli::terminal;
 use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
@@ -111,12 +112,12 @@ fn export(args: &Export, style: Style) -> Result<()> {
     text.push('\n');
     write_bytes(&out, text.as_bytes())?;
     if missing > 0 {
-        eprintln!("warning: {missing} of {} prompts have no answer; theirs is empty", outputs.len());
+        terminal::warning(&format!("{missing} of {} prompts have no answer; theirs is empty", outputs.len()));
     }
     if style == Style::Quiet {
         return Ok(());
     }
-    crate::cli::print(&format!("{}: {} outputs", args.out.display(), outputs.len()))
+    terminal::print_line(&format!("{}: {} outputs", args.out.display(), outputs.len()))
 }
 
 fn rates(args: &Rates) -> Result<()> {
@@ -140,7 +141,7 @@ fn rates(args: &Rates) -> Result<()> {
             Ok(control) => Some(control),
             // Asked for nothing in particular: the plain win rate is there all the same.
             Err(e) if args.glm.is_none() && args.gamed.is_none() => {
-                eprintln!("note: no length-controlled win rate: {e}");
+                terminal::note(&format!("no length-controlled win rate: {e}"));
                 None
             }
             Err(e) => return Err(e),
@@ -155,11 +156,11 @@ fn rates(args: &Rates) -> Result<()> {
             row["length_controlled_winrate"] = json!(control.map(|c| c.win_rate));
             row["lc_standard_error"] = json!(control.and_then(|c| c.standard_error));
             row["glm"] = json!(glm.name());
-            crate::cli::print(&row.to_string())?;
+            terminal::print_json(&row)?;
             continue;
         }
         let percent = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2}"));
-        crate::cli::print(&format!(
+        terminal::print_line(&format!(
             "{model} against {baseline}: win rate {} (standard error {}), length-controlled {} ({}, {}); {} wins, {} losses, {} draws, {} without a preference; {:.0} characters",
             percent(plain.win_rate),
             percent(plain.standard_error),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Intervals;
 use crate::cli::progress::Style;
+use crate::cli::terminal;
 use crate::error::Result;
 use crate::eval::drift::LEAST_GROWTH;
 use crate::report::Drift;
@@ -36,10 +37,13 @@ pub struct Args {
 pub fn run(args: &Args, style: Style) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
     let drift = Drift::of(&run, &args.step, &args.intervals.bootstrap(), args.growth)?;
-    let text = if args.intervals.json { drift.json().to_string() } else { drift.table() };
-    crate::cli::print(&text)?;
+    if args.intervals.json {
+        terminal::print_json(drift.json())?;
+    } else {
+        terminal::print(&drift.table())?;
+    }
     if style != Style::Quiet {
-        drift.warnings().for_each(|warning| eprintln!("warning: {warning}"));
+        drift.warnings().for_each(|warning| terminal::warning(&warning));
     }
     Ok(())
 }

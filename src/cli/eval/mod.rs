@@ -13,11 +13,12 @@ use clap::{Subcommand, ValueEnum};
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
 use crate::cli::run::{Machine, Open, carry_out, stop_on_interrupt};
+use crate::cli::terminal;
 use crate::dataflow::Stop;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
-use crate::pipeline::{self, colour_wanted};
+use crate::pipeline;
 use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
 use crate::store::Run;
 
@@ -199,11 +200,11 @@ impl Common {
     /// Runs the evaluation to its end and opens what came of it.
     fn carry_out(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<Run> {
         if style != Style::Quiet {
-            evaluation.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            evaluation.notes.iter().for_each(|note| terminal::note(note));
         }
         let plan =
             pipeline::parse_str("evaluation.toml", &evaluation.text(), &[], operators::ALL).map_err(|problems| {
-                eprint!("{}", problems.render(colour_wanted()));
+                terminal::diagnostics(&problems);
                 Error::user("")
             })?;
         let dir = place.dir.join("run");
@@ -221,19 +222,19 @@ impl Common {
         let figures = Figures::of(&run)?;
         if style != Style::Quiet {
             let kept = self.into.as_deref().map(|_| run.dir());
-            Evaluation::unread(&run, kept)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            Evaluation::unread(&run, kept)?.iter().for_each(|warning| terminal::warning(warning));
         }
         if self.intervals.json {
-            return crate::cli::print(&figures.json().to_string());
+            return terminal::print_json(figures.json());
         }
         for name in &evaluation.names {
-            crate::cli::print(name)?;
+            terminal::print_line(name)?;
         }
-        crate::cli::print(&figures.table())?;
+        terminal::print(&figures.table())?;
         if style == Style::Quiet || self.into.is_none() {
             return Ok(());
         }
-        crate::cli::print(&format!("\nrows: {}", run.dir().display()))
+        terminal::print_lines(["".to_owned(), format!("rows: {}", run.dir().display())])
     }
 }
 

@@ -139,7 +139,7 @@ impl Show {
                 writeln!(pipe, "no rows")?;
                 Ok(pipe.flush()?)
             }
-            None if matches!(self.format, Format::Json | Format::Csv) => Ok(()),
+            None if matches!(self.format, Format::Json | Format::Csv { .. }) => Ok(()),
             None => Err(Error::user(format!("`{}` has no rows yet, and so no columns", scan.given().display()))
                 .help("`--follow` waits for the first")),
         }

@@ -11,7 +11,7 @@ use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 use super::objects;
-use super::table::{cell, line, width, widths};
+use super::table::{cell, line, printable, width, widths};
 use crate::error::Result;
 
 /// How rows are written.
@@ -22,7 +22,10 @@ pub enum Format {
     /// A JSON object a line.
     Json,
     /// Comma-separated with a head, as in RFC 4180; lists and structs as JSON; a null is empty, an empty text is `""`.
-    Csv,
+    Csv {
+        /// Whether texts that a spreadsheet would take for formulas begin with `'`.
+        guard: bool,
+    },
     /// An Arrow IPC stream.
     Arrow,
     /// A Parquet file.
@@ -93,16 +96,20 @@ pub(super) fn of(
     hidden: Vec<String>,
 ) -> Result<Box<dyn Sink>> {
     let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-    let mut pipe = pipe.clone();
+    let pipe = pipe.clone();
     Ok(match format {
         Format::Table => {
+            let names = names.iter().map(|name| printable(name)).collect();
+            let hidden = hidden.iter().map(|name| printable(name)).collect();
             let right = schema.fields().iter().map(|f| f.data_type().is_numeric()).collect();
             Box::new(Table { pipe, names, right, room, waiting: Vec::new(), widths: None, hidden })
         }
         Format::Json => Box::new(Json(pipe)),
-        Format::Csv => {
-            writeln!(pipe, "{}", names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(","))?;
-            Box::new(Csv(pipe))
+        Format::Csv { guard } => {
+            let csv = Csv { pipe, guard };
+            let head: Vec<String> = names.iter().map(|name| csv.text(name)).collect();
+            csv.line(&head)?;
+            Box::new(csv)
         }
         Format::Arrow => Box::new(Arrow(StreamWriter::try_new(pipe, schema)?)),
         Format::Parquet => Box::new(Parquet(ArrowWriter::try_new(pipe, schema.clone(), None)?)),
@@ -126,22 +133,40 @@ impl Sink for Json {
     }
 }
 
-struct Csv(Pipe);
+struct Csv {
+    pipe: Pipe,
+    guard: bool,
+}
+
+impl Csv {
+    fn line(&self, fields: &[String]) -> Result<()> {
+        Ok(writeln!(self.pipe.clone(), "{}", fields.join(","))?)
+    }
+    fn text(&self, text: &str) -> String {
+        if self.guard && text.starts_with(FORMULA) { quoted(&format!("'{text}")) } else { quoted(text) }
+    }
+    fn field(&self, value: &Value) -> String {
+        match value {
+            Value::Null => String::new(),
+            Value::String(text) => self.text(text),
+            other => quoted(&other.to_string()),
+        }
+    }
+}
+
+/// What a spreadsheet takes for the beginning of a formula, or skips in front of one; the last four are full-width.
+const FORMULA: &[char] = &['=', '+', '-', '@', '\t', '\r', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
 
 impl Sink for Csv {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         for object in objects(rows)? {
-            let field = |value: &Value| match value {
-                Value::Null => String::new(),
-                Value::String(text) => quoted(text),
-                other => quoted(&other.to_string()),
-            };
-            writeln!(self.0, "{}", object.values().map(field).collect::<Vec<_>>().join(","))?;
+            let fields: Vec<String> = object.values().map(|value| self.field(value)).collect();
+            self.line(&fields)?;
         }
         Ok(())
     }
     fn flush(&mut self) -> Result<()> {
-        Ok(self.0.flush()?)
+        Ok(self.pipe.flush()?)
     }
     fn finish(&mut self, _: &End) -> Result<()> {
         self.flush()

@@ -3,6 +3,8 @@
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::data::steers;
+
 /// Between two columns.
 const GAP: usize = 2;
 /// No column is made narrower than this to fit.
@@ -15,14 +17,12 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// A text that can be printed in a line: control characters, which could order the terminal about, and marks that turn the
-/// direction of writing, are shown instead of obeyed.
+/// A text that can be printed in a cell: what steers a terminal takes one place and is not obeyed.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' => '⏎',
         '\t' => ' ',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
-        c if c.is_control() => '\u{fffd}',
+        c if steers(c) => '\u{fffd}',
         c => c,
     };
     text.chars().take(LONGEST).map(shown).collect()
@@ -129,10 +129,12 @@ pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String
 }
 
 /// Whole rows under a head and a rule, each column as wide as it has to be; those that `right` says stand to the right.
+/// What steers a terminal is replaced, as in [`printable`].
 pub fn aligned(head: &[&str], right: &[bool], rows: &[Vec<String>]) -> Vec<String> {
-    let wide = |c: usize| rows.iter().map(|row| width(&row[c])).chain([width(head[c])]).max().unwrap_or(0);
+    let head: Vec<String> = head.iter().map(|cell| printable(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let wide = |c: usize| rows.iter().map(|row| width(&row[c])).chain([width(&head[c])]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(wide).collect();
-    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let rule = "-".repeat(widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1));
     let lines = rows.iter().map(|row| line(row, &widths, right));
     [line(&head, &widths, right), rule].into_iter().chain(lines).collect()

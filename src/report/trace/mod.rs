@@ -76,6 +76,11 @@ pub struct Trace {
 
 /// Ids that are told where a beginning is ambiguous.
 const TOLD: usize = 8;
+/// Places of an id that is no hash.
+const LONGEST_ID: usize = 40;
+
+/// What begins with an id, by name and kind, and the prompts that each belongs to.
+type Candidates = BTreeMap<(String, Kind), BTreeSet<String>>;
 
 impl Trace {
     /// Follows what `id`, or what alone begins with it, is of: a prompt, a response, a judgement (by an id that `meta-judge`
@@ -85,14 +90,7 @@ impl Trace {
     /// # Errors
     /// Nothing, or several things, are called so; a file is damaged.
     pub fn of(run: &Run, plan: Option<&Plan<dyn Operator>>, id: &str) -> Result<Self> {
-        let (given, number) = match id.split_once('/') {
-            Some((id, n)) => (id, Some(n)),
-            None => (id, None),
-        };
-        if given.is_empty() {
-            return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
-        }
-        let known = candidates(run, given)?;
+        let (given, number, known) = named(run, id)?;
         let ids: BTreeSet<&String> = known.keys().map(|(id, _)| id).collect();
         let Some(found) = ids.first().filter(|_| ids.len() == 1).map(|id| (*id).clone()) else {
             return Err(not_one(run, given, &known));
@@ -262,10 +260,16 @@ impl Trace {
     }
 }
 
-/// The beginning of an id.
+/// An id as it is shown: of a hash the beginning, which says enough; an id that was given by other people's data is whole, as
+/// its beginning may be that of all.
 fn short(id: &Value) -> String {
-    let id = id.as_str().unwrap_or("?");
-    printable(&id.chars().take(8).collect::<String>())
+    beginning(id.as_str().unwrap_or("?"), 8)
+}
+
+/// The first `digits` of a hash, or another text, cut where it is very long.
+fn beginning(id: &str, digits: usize) -> String {
+    let is_hash = id.len() >= 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_hash { id[..digits].to_owned() } else { fitted(&printable(id), LONGEST_ID) }
 }
 
 impl Event {
@@ -295,7 +299,7 @@ impl Event {
                     "{} score {} by {}: {}",
                     short(get("response_id")),
                     number("score"),
-                    printable(get("judge").as_str().unwrap_or_default()).chars().take(12).collect::<String>(),
+                    beginning(get("judge").as_str().unwrap_or_default(), 12),
                     text("response")
                 )];
                 for (n, said) in get("judgements").as_array().into_iter().flatten().enumerate() {
@@ -378,9 +382,22 @@ fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
     IDS.iter().filter_map(column).collect()
 }
 
+/// What `id` names: the id, the number of a judgement where it is RESPONSE/N, and everything that begins so. Ids of other
+/// people's data may have a `/` of their own.
+fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a str>, Candidates)> {
+    if id.is_empty() || id.starts_with('/') {
+        return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
+    }
+    let whole = candidates(run, id)?;
+    match id.rsplit_once('/') {
+        Some((response, number)) if whole.is_empty() => Ok((response, Some(number), candidates(run, response)?)),
+        _ => Ok((id, None, whole)),
+    }
+}
+
 /// Everything that begins with `given`: the id, what it is of, and the prompts that it belongs to.
-fn candidates(run: &Run, given: &str) -> Result<BTreeMap<(String, Kind), BTreeSet<String>>> {
-    let mut known: BTreeMap<(String, Kind), BTreeSet<String>> = BTreeMap::new();
+fn candidates(run: &Run, given: &str) -> Result<Candidates> {
+    let mut known = Candidates::new();
     for step in run.steps_in_order() {
         for entry in run.files(&step) {
             let part = run.part(&entry);
@@ -410,7 +427,7 @@ fn candidates(run: &Run, given: &str) -> Result<BTreeMap<(String, Kind), BTreeSe
     Ok(known)
 }
 
-fn not_one(run: &Run, given: &str, known: &BTreeMap<(String, Kind), BTreeSet<String>>) -> Error {
+fn not_one(run: &Run, given: &str, known: &Candidates) -> Error {
     if known.is_empty() {
         return Error::user(format!(
             "nothing of the run `{}` has an id that begins with `{given}`",

@@ -1,0 +1,133 @@
+//! Lines at the bottom of a terminal that change.
+
+use std::fmt::Debug;
+use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+
+use crate::data::one_line;
+
+/// All bars of the process, so that messages can be printed above them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Redraws a second.
+const REDRAWS: u8 = 20;
+
+/// Writes without leaving pieces of a bar in the output.
+pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
+    match BARS.get() {
+        Some(bars) => bars.suspend(write),
+        None => write(),
+    }
+}
+
+/// A line of standard error that changes. Its words are made visible: they may name files.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar of indicatif's `template`, which may use `{prefix}` and `{msg}`, with the number of things to do, if known.
+    pub fn new(template: &'static str, total: Option<u64>) -> Self {
+        let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), REDRAWS);
+        let bars = BARS.get_or_init(|| MultiProgress::with_draw_target(target()));
+        let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+        // Templates are constants; one that is wrong shows the usual bar.
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+    /// Redraws it now and then, whatever else happens.
+    pub fn keep_ticking(&self) {
+        self.0.enable_steady_tick(Duration::from_millis(120));
+    }
+    /// Sets `{prefix}`.
+    pub fn prefix(&self, text: &str) {
+        self.0.set_prefix(one_line(text).into_owned());
+    }
+    /// Sets `{msg}`.
+    pub fn message(&self, text: &str) {
+        self.0.set_message(one_line(text).into_owned());
+    }
+    /// Sets how many things are done.
+    pub fn position(&self, done: u64) {
+        self.0.set_position(done);
+    }
+    /// Redraws it.
+    pub fn tick(&self) {
+        self.0.tick();
+    }
+    /// Leaves it on the screen, done.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
+    /// Leaves it on the screen as it is.
+    pub fn abandon(&self) {
+        self.0.abandon();
+    }
+    /// Takes it off the screen.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Standard error as a terminal that never fails: a terminal that was closed shows nothing, and the run goes on.
+#[derive(Default)]
+struct Screen(Mutex<String>);
+
+impl Debug for Screen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard error")
+    }
+}
+
+impl Screen {
+    fn push(&self, text: &str) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+        Ok(())
+    }
+    /// Moves the cursor by the control sequence of a direction.
+    fn go(&self, n: usize, direction: char) -> io::Result<()> {
+        if n > 0 { self.push(&format!("\u{1b}[{n}{direction}")) } else { Ok(()) }
+    }
+}
+
+/// Width and height.
+fn size() -> (u16, u16) {
+    terminal_size::terminal_size_of(io::stderr()).map_or((80, 24), |(width, height)| (width.0.max(1), height.0.max(1)))
+}
+
+impl TermLike for Screen {
+    fn width(&self) -> u16 {
+        size().0
+    }
+    fn height(&self) -> u16 {
+        size().1
+    }
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'A')
+    }
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'B')
+    }
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'C')
+    }
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'D')
+    }
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.push(text)?;
+        self.push("\n")
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.push(text)
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        self.push("\r\u{1b}[2K")
+    }
+    fn flush(&self) -> io::Result<()> {
+        let text = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let _unread = io::stderr().lock().write_all(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! Log lines in the same form as all other messages.
+
+use std::fmt::{Debug, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry};
+
+use super::{Label, message, warning};
+
+/// Shows log lines from the level that the flags ask for, or as the variable `REFLUX_LOG` says.
+pub fn set_up(quiet: bool, verbose: u8) {
+    let default = match (quiet, verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "reflux=info",
+        _ => "reflux=debug",
+    };
+    let said = std::env::var_os("REFLUX_LOG").map(|_| EnvFilter::try_from_env("REFLUX_LOG"));
+    if let Some(Err(e)) = &said {
+        warning(&format!("REFLUX_LOG is not read: {e}; `{default}` is taken"));
+    }
+    let filter = said.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(default));
+    // A second subscriber in one process (as in a test) keeps the first.
+    let _kept = Registry::default().with(filter).with(Messages).try_init();
+}
+
+/// Prints each log line as a message.
+struct Messages;
+
+impl<S: Subscriber> Layer<S> for Messages {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let label = match *event.metadata().level() {
+            Level::ERROR => Label::Error,
+            Level::WARN => Label::Warning,
+            Level::INFO => Label::Note,
+            Level::DEBUG | Level::TRACE => Label::Debug,
+        };
+        let mut words = Words::default();
+        event.record(&mut words);
+        message(label, &(words.text + &words.fields), None);
+    }
+}
+
+/// The words of a log line, then its fields.
+#[derive(Default)]
+struct Words {
+    text: String,
+    fields: String,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a String cannot fail. Lines of the `log` crate have fields about their origin.
+        let _ = match field.name() {
+            "message" => write!(self.text, "{value:?}"),
+            name if name.starts_with("log.") => Ok(()),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
