@@ -57,6 +57,15 @@ fn a_prompt_from_the_argument_a_file_or_a_pipe_gets_the_same_answer() {
     assert_eq!(of(&["--file", "-"], "name three animals"), wanted);
     assert_eq!(of(&["--lines"], "\n\nname three animals\n"), wanted);
     assert_eq!(of(&["--jsonl"], r#"{"messages": [{"role": "user", "content": "name three animals"}]}"#), wanted);
+    assert_eq!(of(&["--file", &plain, "--whole"], ""), wanted);
+    // A .txt file has a prompt a line, unless the whole of it is asked for.
+    let two = write("b.txt", "name three\nanimals\n");
+    assert_eq!(rows(&answers(&["--json", "--file", &two], "")).len(), 2);
+    assert_eq!(rows(&answers(&["--json", "--file", &two, "--whole"], ""))[0]["prompt"], json!("name three\nanimals"));
+    let csv = write("a.csv", "id,prompt\n1,name three animals\n");
+    assert_eq!(of(&["--file", &csv], ""), wanted);
+    let (_, _, err) = run(&[MODEL, "-m", "2", "--file", &csv], "");
+    assert!(err.contains("not read: id (in 1 row)"), "{err}");
     // A text of several lines is one prompt, and a .jsonl file whose lines are asked for is text.
     assert_eq!(rows(&answers(&["--json"], "name three\nanimals\n"))[0]["prompt"], json!("name three\nanimals"));
     assert_eq!(rows(&answers(&["--json", "--lines", "--file", &jsonl], ""))[0]["prompt"].as_str().unwrap().len(), 32);

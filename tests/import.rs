@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arrow::array::{Array, RecordBatch};
-use reflux::data::{Columns, named};
+use reflux::data::{Columns, Prompts, named};
 use reflux::error::Kind;
-use reflux::store::{Dataset, Format, How, Imported, import, read_parquet};
+use reflux::store::{Dataset, Format, How, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -117,14 +117,32 @@ fn open_assistant_in_every_form() {
         let out = |name: &str| How { out: Some(dir.join(name)), ..english() };
         let (imported, rows) = made(file, &out("ift.parquet"));
         assert_eq!((imported.format, imported.schema), (Some(Format::Oasst), "ift"), "{file:?}");
+        let talk = "user: Name a river.\n\nassistant: The Danube.\n\nuser: And more?";
+        let want = [["Name a river.", "The Danube."], [talk, "No."]];
+        assert_eq!(texts(&rows, &["prompt", "response"]), want, "{file:?}");
+        let prompts = Prompts::new(&rows).unwrap();
+        assert_eq!(prompts.conversation(0), None);
+        let turns = [("user", "Name a river."), ("assistant", "The Danube."), ("user", "And more?")];
+        assert_eq!(prompts.conversation(1).unwrap(), turns);
+        let left_out = |imported: &Imported| -> Vec<(&str, u64)> {
+            imported.left_out.iter().map(|(why, rows)| (*why, *rows)).collect()
+        };
+        let want = [
+            ("an answer without a rank", 1),
+            ("another language", 2),
+            ("deleted or failed in review", 1),
+            ("no answer of rank 0", 1),
+        ];
+        assert_eq!(left_out(&imported), want, "{file:?}");
+        let (imported, rows) = made(file, &How { turns: Turns::First, ..out("first.parquet") });
         assert_eq!(texts(&rows, &["prompt", "response"]), [["Name a river.", "The Danube."]], "{file:?}");
-        assert_eq!(imported.left_out["another language"], 1);
-        assert_eq!(imported.left_out["no answer of rank 0"], 1);
+        assert_eq!(left_out(&imported), want);
+        assert_eq!(imported.unread["turns after the first answer"], 1);
         let (imported, rows) = made(file, &How { schema: Some(&named::RANKED), ..out("ranked.parquet") });
         let want = [["t1", "Name a river.", "a1", "The Danube."], ["t1", "Name a river.", "a2", "A river."]];
         assert_eq!(texts(&rows, &["prompt_id", "prompt", "response_id", "response"]), want, "{file:?}");
         assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 2]);
-        assert_eq!(imported.left_out["fewer than two ranked answers"], 1);
+        assert_eq!(imported.left_out["fewer than two ranked answers"], 2);
         let all = How { schema: Some(&named::RANKED), language: None, ..out("all.parquet") };
         assert_eq!(Columns(&made(file, &all).1).uint("rank").unwrap().values(), &[0, 1, 2]);
     }
@@ -171,9 +189,11 @@ fn instruction_sets() {
     ];
     let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &How::default());
     assert_eq!(imported.format, Some(Format::ShareGpt));
-    assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."]]);
-    assert_eq!(imported.left_out["a system message"], 1);
-    assert_eq!(imported.left_out["no question with an answer at its beginning"], 2);
+    let pirate = "system: Be a pirate.\n\nuser: a";
+    assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."], [pirate, "b"]]);
+    assert_eq!(Prompts::new(&rows).unwrap().turns(1), [("system", "Be a pirate."), ("user", "a")]);
+    assert_eq!(imported.left_out["no question with an answer"], 2);
+    assert_eq!(imported.unread["a last question without an answer"], 1);
     let rated = [json!({"source": "s", "instruction": "Why?", "models": ["a", "b", "c"], "completions": [
         {"model": "a", "response": "So.", "overall_score": 6.5}, {"model": "b", "response": "Because.", "overall_score": 8.0},
         {"model": "c", "response": "Eh.", "overall_score": 6.5}]})];
@@ -440,10 +460,12 @@ fn the_command_says_what_it_did() {
     let (code, out, err) = run(&[]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.contains("trees.ift.parquet: 1 rows of `ift` from oasst")
-            && out.contains("left out 1 with another language"),
+        out.contains("trees.ift.parquet: 2 rows of `ift` from oasst")
+            && out.contains("left out 2 with another language"),
         "{out}"
     );
+    let (code, out, _) = run(&["--turns", "first"]);
+    assert!(code == Some(0) && out.contains("1 rows of `ift`") && out.contains("not read: turns after"), "{out}");
     let (code, out, _) = run(&["--schema", "ranked", "--language", "any"]);
     assert!(code == Some(0) && out.contains("3 rows of `ranked`"), "{out}");
     let (code, _, err) = run(&["--schema", "rankd"]);

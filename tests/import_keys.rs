@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, MapBuilder, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::array::{Int32Builder, StringBuilder};
-use reflux::data::Columns;
+use reflux::data::{Columns, Prompts};
 use reflux::store::{Format, How, Imported, import, output_target, read_parquet};
 use serde_json::{Value, json};
 
@@ -44,16 +44,19 @@ fn turns(rows: &RecordBatch, column: &str, row: usize) -> String {
 }
 
 #[test]
-fn instructions_with_more_than_a_question_are_left_out() {
+fn instructions_with_more_than_a_question_are_kept_or_left_out() {
     let (imported, rows) = imported(&[
         json!({"instruction": "a", "input": "", "output": "b", "history": [["q", "r"]]}),
         json!({"instruction": "a", "output": "b", "system": "Be brief."}),
+        json!({"instruction": "a", "output": "b", "history": "what was said"}),
         json!({"instruction": "a", "output": "b", "tools": "[{\"name\": \"f\"}]"}),
         json!({"instruction": "a", "output": "<tool_call>{\"name\": \"f\"}</tool_call>"}),
         json!({"instruction": "c", "input": "d", "output": "e", "history": [], "system": "", "tools": "[]", "source": "s", "id": null}),
     ]);
-    assert_eq!(pairs(&rows, ["prompt", "response"]), [["c\n\nd", "e"]]);
-    for reason in ["a history of earlier turns", "a system message", "tools", "a tool call or its result"] {
+    assert_eq!(asked(&rows, 0), "user: q; assistant: r; user: a");
+    assert_eq!(asked(&rows, 1), "system: Be brief.; user: a");
+    assert_eq!(pairs(&rows, ["prompt", "response"])[2..], [["c\n\nd", "e"]]);
+    for reason in ["a history of earlier turns", "tools", "a tool call or its result"] {
         assert_eq!(imported.left_out.get(reason), Some(&1), "{reason}");
     }
     assert_eq!(unread(&imported), [("source", 1)]);
@@ -76,19 +79,66 @@ fn conversations_in_the_spellings_people_have() {
         json!({"conversations": ["q1", "a1"], "source": "lima"}),
     ]);
     assert_eq!(imported.format, Some(Format::ShareGpt));
-    let want = [["parts", "joined"], ["Name a bird.", "The wren."], ["q1", "a1"]];
-    assert_eq!(pairs(&rows, ["prompt", "response"]), want);
+    let want = [
+        ["system: Talk like a pirate.; user: q", "pirate"],
+        ["user: parts", "joined"],
+        ["user: Name a bird.", "The wren."],
+        ["user: Name a bird.; assistant: The wren.; user: More.", "No."],
+        ["user: q1", "a1"],
+    ];
+    let responses = Columns(&rows).text("response").unwrap();
+    let have: Vec<_> = (0..rows.num_rows()).map(|row| [asked(&rows, row), responses.value(row).to_owned()]).collect();
+    assert_eq!(have, want);
     let reasons: Vec<(&str, u64)> = imported.left_out.iter().map(|(why, rows)| (*why, *rows)).collect();
     assert_eq!(
         reasons,
         [
-            ("a system message", 1),
             ("a tool call or its result", 2),
             ("an answer that is not to be trained on", 1),
             ("images or other parts that are no text", 1)
         ]
     );
-    assert_eq!(unread(&imported), [("prompt_id", 1), ("source", 1), ("turns after the first answer", 1)]);
+    assert_eq!(unread(&imported), [("prompt_id", 1), ("source", 1)]);
+}
+
+/// What a row asks, as a model is given it.
+fn asked(rows: &RecordBatch, row: usize) -> String {
+    let turns = Prompts::new(rows).unwrap().turns(row);
+    turns.iter().map(|(role, text)| format!("{role}: {text}")).collect::<Vec<_>>().join("; ")
+}
+
+/// What is said before an answer is kept with it, whatever stands in the way of another answer of the conversation.
+#[test]
+fn every_answer_of_a_conversation_is_a_row() {
+    let m = |role: &str, content: &str| json!({"role": role, "content": content});
+    let (imported, rows) = imported(&[
+        json!({"system": "s", "messages": [m("user", "a"), m("assistant", "b"), m("user", "c"),
+            {"role": "assistant", "content": "d", "weight": 0}, m("user", "e"), m("assistant", "f")]}),
+        json!({"messages": [m("user", "a"), m("assistant", "b"), m("user", "c"), {"role": "assistant", "content": null,
+            "tool_calls": [{"id": "1"}]}, m("tool", "4"), m("assistant", "four"), m("user", "g"), m("assistant", "h")]}),
+        json!({"system": "s", "messages": [m("system", "t"), m("user", "a"), m("assistant", "b")]}),
+        json!({"messages": [m("assistant", "Hello."), m("user", "a"), m("assistant", "b"), m("user", "z")], "id": 7}),
+    ]);
+    let have: Vec<String> = (0..rows.num_rows()).map(|row| asked(&rows, row)).collect();
+    let long = "system: s; user: a; assistant: b; user: c; assistant: d; user: e";
+    assert_eq!(have, ["system: s; user: a", long, "user: a", "assistant: Hello.; user: a"]);
+    let reasons: Vec<(&str, u64)> = imported.left_out.iter().map(|(why, rows)| (*why, *rows)).collect();
+    let want =
+        [("a tool call or its result", 2), ("an answer that is not to be trained on", 1), ("two system messages", 1)];
+    assert_eq!(reasons, want);
+    assert_eq!(unread(&imported), [("a last question without an answer", 1), ("id", 1)]);
+    // A prompt's own answers are not learnt: the completion is.
+    let (_, rows) = self::imported(&[json!({"prompt": [m("user", "a"), m("assistant", "b"), m("user", "c")],
+        "completion": [m("assistant", "d")]})]);
+    assert_eq!((rows.num_rows(), asked(&rows, 0)), (1, "user: a; assistant: b; user: c".into()));
+    // What is the same as text is another conversation.
+    let (_, rows) = self::imported(&[
+        json!({"messages": [m("system", "s"), m("user", "u")]}),
+        json!({"prompt": "system: s\n\nuser: u"}),
+    ]);
+    let ids = Columns(&rows).text("prompt_id").unwrap();
+    let texts = Columns(&rows).text("prompt").unwrap();
+    assert!(ids.value(0) != ids.value(1) && texts.value(0) == texts.value(1));
 }
 
 #[test]

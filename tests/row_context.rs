@@ -1,4 +1,4 @@
-//! A system message, a history or tools beside a row change what it means: no reader passes over them.
+//! A system message, a history or tools beside a row change what it means: readers keep them or refuse the row.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
-use reflux::data::{Columns, named};
+use reflux::data::{Columns, Prompts, named};
 use reflux::error::Error;
 use reflux::store::{Dataset, How, OnBadRow, given_answers, given_prompts, import, write_parquet};
 
@@ -41,7 +41,7 @@ const ROWS: [(&str, Option<&str>, Option<&str>); 5] = [
 ];
 
 #[test]
-fn a_dataset_row_with_a_system_message_or_tools_is_bad() {
+fn a_dataset_row_keeps_its_system_message_and_is_bad_with_tools() {
     let temp = tempfile::tempdir().unwrap();
     let (json, parquet) = (temp.path().join("x.jsonl"), temp.path().join("y.parquet"));
     let line = |row: &(&str, Option<&str>, Option<&str>)| {
@@ -58,12 +58,21 @@ fn a_dataset_row_with_a_system_message_or_tools_is_bad() {
     write_parquet(&parquet, &rows.unwrap()).unwrap();
     for path in [&json, &parquet] {
         let (prompts, bad) = collected(path, &named::IFT);
-        assert_eq!(prompts, ["plain", "blank", "last"], "{}", path.display());
-        assert_eq!(bad.iter().map(|bad| bad.0).collect::<Vec<_>>(), [2, 4]);
-        assert!(bad[0].1.contains("has `system`") && bad[1].1.contains("has `tools`"), "{bad:?}");
+        let pirate = "system: Talk like a pirate.\n\nuser: pirate";
+        assert_eq!(prompts, ["plain", pirate, "blank", "last"], "{}", path.display());
+        assert_eq!(bad.iter().map(|bad| bad.0).collect::<Vec<_>>(), [4]);
+        assert!(bad[0].1.contains("has `tools`"), "{bad:?}");
         let error = first_error(path).to_string();
-        assert!(error.contains(" 2 has `system`, which changes what the row means"), "{error}");
+        assert!(error.contains(" 4 has `tools`, which changes what the row means"), "{error}");
+        let rows = Dataset::open(path, &named::IFT).unwrap().batches(2).next().unwrap().unwrap();
+        let asked = Prompts::new(&rows).unwrap();
+        assert_eq!(asked.turns(1), [("system", "Talk like a pirate."), ("user", "pirate")]);
+        assert_eq!(asked.conversation(0), None);
     }
+    // A schema without a place for it has no such row.
+    let eft = temp.path().join("eft.jsonl");
+    std::fs::write(&eft, r#"{"prompt": "p", "response": "a", "judgement": "j", "score": 1, "system": "s"}"#).unwrap();
+    assert!(collected(&eft, &named::EFT).1[0].1.contains("has `system`"));
     // A column that the pipeline file names is read, whatever it is called.
     let rename = [("prompt".to_owned(), "system".to_owned())];
     let renamed = Dataset::open_as(&parquet, &named::IFT, &rename).unwrap().on_bad_row(OnBadRow::Collect);
@@ -71,10 +80,51 @@ fn a_dataset_row_with_a_system_message_or_tools_is_bad() {
     assert_eq!(read, 2);
     // Import of rows that follow a schema goes by the same rule.
     let error = import(&json, &How::default()).unwrap_err().to_string();
-    assert!(error.contains("line 2 has `system`"), "{error}");
+    assert!(error.contains("line 4 has `tools`"), "{error}");
     let how = How { skip_bad: true, schema: Some(&named::IFT), ..How::default() };
     let imported = import(&json, &how).unwrap();
-    assert_eq!((imported.written.rows, imported.bad, imported.extra.len()), (3, 2, 0));
+    assert_eq!((imported.written.rows, imported.bad, imported.extra.len()), (4, 1, 0));
+}
+
+/// TRL's conversational rows: a prompt of messages, as JSON lines and as Parquet, in every schema that has prompts.
+#[test]
+fn a_prompt_of_messages_is_read_as_a_conversation() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    let m = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let one =
+        serde_json::json!({"prompt": [m("user", "a"), m("assistant", "b"), m("user", "c")], "response": "d", "id": 1});
+    let two = serde_json::json!({"prompt": [m("user", "e")], "response": "f", "system": "s"});
+    let three = serde_json::json!({"prompt": [m("user", "g")], "response": "h"});
+    std::fs::write(path("x.jsonl"), format!("{one}\n{two}\n{three}\n")).unwrap();
+    let file = std::fs::File::open(path("x.jsonl")).unwrap();
+    let reader = || std::io::BufReader::new(file.try_clone().unwrap());
+    let (schema, _) = arrow::json::reader::infer_json_schema(reader(), None).unwrap();
+    std::io::Seek::rewind(&mut &file).unwrap();
+    let mut rows = arrow::json::ReaderBuilder::new(schema.into()).build(reader()).unwrap();
+    write_parquet(&path("x.parquet"), &rows.next().unwrap().unwrap()).unwrap();
+    for name in ["x.jsonl", "x.parquet"] {
+        let dataset = Dataset::open(&path(name), &named::IFT).unwrap();
+        let mut batches = dataset.batches(8);
+        let rows = batches.next().unwrap().unwrap();
+        let asked = Prompts::new(&rows).unwrap();
+        assert_eq!(asked.turns(0), [("user", "a"), ("assistant", "b"), ("user", "c")], "{name}");
+        assert_eq!(asked.text(0), "user: a\n\nassistant: b\n\nuser: c");
+        assert_eq!(asked.turns(1), [("system", "s"), ("user", "e")]);
+        assert_eq!((asked.text(2), asked.conversation(2)), ("g", None));
+        assert_eq!(batches.unread().clone().into_iter().collect::<Vec<_>>(), [("id".to_owned(), 1)]);
+        // What was read is stored, and read again as it is.
+        write_parquet(&path("again.parquet"), &rows).unwrap();
+        let again = Dataset::open(&path("again.parquet"), &named::IFT).unwrap().batches(8).next().unwrap().unwrap();
+        assert_eq!(again, rows);
+    }
+    let answered = serde_json::json!({"prompt": [m("user", "a"), m("assistant", "b")], "response": "d"});
+    std::fs::write(path("x.jsonl"), format!("{three}\n{answered}\n")).unwrap();
+    assert!(first_error(&path("x.jsonl")).to_string().contains("ends with the assistant's turn"));
+    let pair = serde_json::json!({"prompt_id": "p", "prompt": [m("user", "u")], "chosen_id": "c", "rejected_id": "r",
+        "chosen": [m("assistant", "a")], "rejected": [m("assistant", "b")], "system": "s"});
+    std::fs::write(path("x.jsonl"), pair.to_string()).unwrap();
+    assert_eq!(collected(&path("x.jsonl"), &named::PREFERENCES).0, ["su"]);
 }
 
 #[test]

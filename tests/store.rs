@@ -187,9 +187,9 @@ fn wrong_columns_are_all_named() {
 
     assert!(full_error(guess(&path)).contains("fit no schema"));
     for (name, want) in
-        [("nowhere", "there is no dataset"), ("x.csv", "neither .parquet nor .jsonl"), ("empty", "holds no")]
+        [("nowhere", "there is no dataset"), ("x.xlsx", "none of .parquet, .jsonl"), ("empty", "holds no")]
     {
-        fs::write(dir.path().join("x.csv"), "").unwrap();
+        fs::write(dir.path().join("x.xlsx"), "").unwrap();
         fs::create_dir_all(dir.path().join("empty")).unwrap();
         let error = Dataset::open(&dir.path().join(name), &named::IFT).unwrap_err();
         assert!(error.to_string().contains(want), "{error}");

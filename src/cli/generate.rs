@@ -1,32 +1,39 @@
 //! `reflux generate`.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, bounded};
 
 use super::answers::{Place, Printer};
+use super::logprobs::messages;
 use super::model::ModelArgs;
 use super::progress::Style;
 use super::run::stop_on_interrupt;
+use super::terminal;
 use super::ticker::Ticker;
+use crate::data::counted;
 use crate::dataflow::Stop;
 use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
 use crate::error::{Error, Kind, Result};
 use crate::jinja::DateTime;
-use crate::model::{Message, device};
+use crate::model::device;
 use crate::pipeline::replay::quoted;
 use crate::store::{Lines, PromptForm, Prompts};
 
 const AFTER: &str = "Examples:
   reflux generate model.gguf \"Name three rivers.\"                one answer
   reflux generate model.gguf --file prompts.jsonl --samples 4 --json > answers.jsonl
+  reflux generate model.gguf --file prompts.csv                   one a row, from the column `prompt`
   printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    a prompt a line
-  reflux generate models/M2 --file letter.txt --temperature 0     the whole file is one prompt
+  reflux generate models/M2 --file letter.txt --whole             the whole file is one prompt
 
 Without --json, answers are headed by their line and sample where there may be several.
 
-A row of a .jsonl file has `prompt`, a text or a list of {role, content}, or `messages`, such a list.
+A row of a .jsonl, .json, .csv or .parquet file has `prompt`, a text or a list of {role, content}, or `messages`, such a \
+list; and perhaps `system`. A .txt file has a prompt a line. Keys that are not read are listed at the end.
 
 With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish (stop or length), \
 prompt_tokens (their number), token_ids and logprobs (natural, of each token at temperature 1). A prompt that has no answer \
@@ -42,9 +49,13 @@ pub struct Args {
     model: ModelArgs,
     /// What to ask; standard input if absent or `-`
     prompt: Option<String>,
-    /// Reads prompts from a file: one a row of a .jsonl file, else the whole text is one
+    /// Reads prompts from a file: one a row of .jsonl, .json, .csv and .parquet, one a line of .txt; of any other file the
+    /// whole text is one
     #[arg(short, long, conflicts_with = "prompt")]
     file: Option<PathBuf>,
+    /// The whole file is one prompt, whatever it is called
+    #[arg(long, conflicts_with_all = ["lines", "jsonl"])]
+    whole: bool,
     /// Every line of the file or of standard input that is not blank is a prompt
     #[arg(long, conflicts_with = "jsonl")]
     lines: bool,
@@ -141,18 +152,27 @@ impl SamplingArgs {
 }
 
 /// Where prompts come from, and whether there may be several.
-fn prompts(args: &Args) -> Result<(String, Prompts)> {
+fn prompts(args: &Args) -> Result<Prompts> {
     let stdin = || Lines::of("standard input", std::io::BufReader::new(std::io::stdin()));
-    let (lines, jsonl) = match (&args.file, args.prompt.as_deref()) {
-        (Some(path), _) if path.as_os_str() == "-" => (stdin(), args.jsonl),
+    let asked_for = match (args.lines, args.jsonl) {
+        (true, _) => Some(PromptForm::Lines),
+        (_, true) => Some(PromptForm::Json),
+        _ => args.whole.then_some(PromptForm::Whole),
+    };
+    let lines = match (&args.file, args.prompt.as_deref()) {
+        (Some(path), _) if path.as_os_str() == "-" => stdin(),
         (Some(path), _) => {
-            let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-            (Lines::open(path)?, args.jsonl || (jsonl && !args.lines))
+            let rows = ["jsonl", "json", "gz", "csv", "parquet", "txt"];
+            let named = |extension: &&str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+            if asked_for.is_none() && rows.iter().any(named) {
+                return Prompts::open(path);
+            }
+            Lines::open(path)?
         }
         (None, Some(text)) if text != "-" => {
-            if args.lines || args.jsonl {
-                return Err(Error::user("the prompt is given, there are no lines to read")
-                    .help("--lines and --jsonl are about --file and standard input"));
+            if asked_for.is_some() {
+                return Err(Error::user("the prompt is given, there is no file to read")
+                    .help("--lines, --jsonl and --whole are about --file and standard input"));
             }
             // Nobody asks a model about a file's name alone; which was meant is not guessed.
             if Path::new(text).is_file() {
@@ -162,20 +182,23 @@ fn prompts(args: &Args) -> Result<(String, Prompts)> {
                      printf %s {file} | reflux generate {model}"
                 )));
             }
-            (Lines::of("the prompt", std::io::Cursor::new(text.to_owned())), false)
+            Lines::of("the prompt", std::io::Cursor::new(text.to_owned()))
         }
         (None, None) if std::io::stdin().is_terminal() => {
             return Err(Error::user("there is no prompt")
                 .help("give it after the model, or name a file with --file, or write to standard input"));
         }
-        _ => (stdin(), args.jsonl),
+        _ => stdin(),
     };
-    let form = match (args.lines, jsonl) {
-        (true, _) => PromptForm::Lines,
-        (_, true) => PromptForm::Json,
-        _ => PromptForm::Whole,
-    };
-    Ok((lines.name().to_owned(), Prompts::new(lines, form)))
+    Ok(Prompts::new(lines, asked_for.unwrap_or(PromptForm::Whole)))
+}
+
+/// Tells the keys of prompts that were not read.
+fn tell_unread(unread: &Mutex<BTreeMap<String, u64>>) {
+    let unread = unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (key, rows) in unread.iter() {
+        terminal::line(&format!("not read: {key} (in {})", counted(*rows, "row")));
+    }
 }
 
 /// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
@@ -184,8 +207,8 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
     let work = move || {
         for (index, read) in (0..).zip(prompts) {
             let asked = read.map(|(line, prompt)| {
-                let messages = prompt.iter().flat_map(|p| p.turns()).map(|(role, content)| Message::new(role, content));
-                let requests = if prompt.is_ok() { asker.requests(messages.collect()) } else { Vec::new() };
+                let messages = prompt.as_ref().map(|prompt| messages(prompt.turns()));
+                let requests = messages.map_or_else(|_| Vec::new(), |messages| asker.requests(messages));
                 Asked { tag: Place { index, line, prompt }, requests }
             });
             // Nobody listens any more once printing has ended.
@@ -201,7 +224,8 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
 
 pub fn run(args: &Args, style: Style) -> Result<()> {
     let sampling = args.sampling.checked()?;
-    let (name, prompts) = prompts(args)?;
+    let prompts = prompts(args)?;
+    let (name, unread) = (prompts.name().to_owned(), prompts.unread());
     let device = device(&args.model.loading.device)?;
     let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
@@ -222,5 +246,8 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         Kind::Cancelled => e.help(printer.so_far()),
         _ => e,
     })?;
+    if style != Style::Quiet {
+        tell_unread(&unread);
+    }
     printer.finish(whole)
 }

@@ -7,30 +7,35 @@ use clap::ValueEnum;
 use super::terminal;
 use crate::data::{SCHEMAS, counted};
 use crate::error::{Error, Result};
-use crate::store::{Format, How, import};
+use crate::store::{Format, How, Rename, Turns, import};
 
 const AFTER: &str = "Formats, found out from the first row unless --format names one:
-  oasst          Open Assistant (oasst1, oasst2), trees or messages: first turns in English; `ift` takes the answer of
-                 rank 0, --schema ranked all ranked answers of a prompt
+  oasst          Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each
+                 message of a person, --schema ranked all its ranked answers
   self-instruct  seed_tasks.jsonl
   alpaca         instruction, input, output; Dolly's context and response; question and answer; prompt and completion
-  sharegpt       conversations, or messages: the first question with its answer (ShareGPT, UltraChat, OpenAI, LIMA)
+  sharegpt       conversations, or messages: every answer with the conversation before it (ShareGPT, UltraChat, OpenAI,
+                 LIMA)
   ultrafeedback  an instruction with rated completions, to `ranked`
   preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
   mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
   llmbar         dataset.json, to `ranked`: the output that people prefer has rank 0
-  reflux         rows that follow a schema already (`reflux schema`), as .jsonl
+  prompts        prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with a prompt a line
+  reflux         rows that follow a schema already (`reflux schema`), as .jsonl, .json or .csv
 
-Files are JSON lines or one JSON array, gzipped or not, or Parquet.
+Files are JSON lines or one JSON array, gzipped or not, CSV whose first row names the columns, plain text, or Parquet.
 
-A row with a history, a system message, tools or images is left out with that reason where its schema has no place for
-them. The closing lines list every key that was not read, with the number of rows that have it.
+A conversation of several turns, or with a system message, is kept as messages in the column `prompt_messages`. A row with
+tools or images is left out with that reason. The closing lines list every key that was not read, with the number of rows
+that have it.
 
 Examples:
-  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz                    the paper's 3,200 first turns, and more
+  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --turns first      the paper's 3,200 first turns, and more
   reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --schema ranked    what `build_eft` starts from
   reflux import alpaca_data.json --out datasets/alpaca.parquet
   reflux import ultrafeedback/train_prefs.parquet --bad-rows skip        pairs for `dpo`
+  reflux import prompts.txt                                              a prompt a line
+  reflux import mine.jsonl --rename q=instruction --rename a=output
   reflux import datasets/ift/ift.jsonl";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +51,15 @@ enum Named {
     MtBench,
     #[value(name = "llmbar")]
     LlmBar,
+    Prompts,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhichTurns {
+    /// Every answer of a conversation, each with all that was said before it
+    All,
+    /// The first answer
+    First,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,6 +84,12 @@ pub struct Args {
     /// With oasst: the language of messages, or `any`
     #[arg(long, default_value = "en")]
     language: String,
+    /// Which answers of a conversation become rows
+    #[arg(long, value_enum, default_value = "all")]
+    turns: WhichTurns,
+    /// Reads the key A of the file as B; may be given several times
+    #[arg(long, value_name = "A=B")]
+    rename: Vec<String>,
     /// What is done about rows that cannot be read
     #[arg(long, value_enum, default_value = "refuse")]
     bad_rows: BadRows,
@@ -94,9 +114,15 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
             Named::Preferences => Some(Format::Preferences),
             Named::MtBench => Some(Format::MtBench),
             Named::LlmBar => Some(Format::LlmBar),
+            Named::Prompts => Some(Format::Prompts),
         },
         schema: args.schema.as_ref().map(find).transpose()?,
         language: (args.language != "any").then(|| args.language.clone()),
+        turns: match args.turns {
+            WhichTurns::All => Turns::All,
+            WhichTurns::First => Turns::First,
+        },
+        rename: Rename::parse(&args.rename)?,
         skip_bad: args.bad_rows == BadRows::Skip,
         out: args.out.clone(),
     };

@@ -153,5 +153,5 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
 }
 
 pub fn messages(turns: Vec<Turn>) -> Vec<Message> {
-    turns.into_iter().map(|(role, content)| Message::new(role, content)).collect()
+    turns.into_iter().map(|turn| Message { role: turn.role, content: turn.content, keys: turn.keys }).collect()
 }

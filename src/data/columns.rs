@@ -107,6 +107,10 @@ pub struct Messages<'a> {
     content: &'a StringArray,
 }
 impl<'a> Messages<'a> {
+    /// Whether a row is not null.
+    pub fn is_valid(&self, row: usize) -> bool {
+        self.list.is_valid(row)
+    }
     /// The (role, content) pairs of one row.
     pub fn row(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
         span(self.list, row).map(|i| (self.role.value(i), self.content.value(i)))

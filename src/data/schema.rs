@@ -109,6 +109,17 @@ impl Schema {
         columns.extend(absent.map(|c| new_null_array(&c.kind.arrow(), rows)));
         RecordBatch::try_new(self.arrow(), columns).map_err(|e| Error::bug(format!("a `{}` batch: {e}", self.name)))
     }
+    /// Rows of this schema that were stored before it had all of its columns: those that are absent are null.
+    ///
+    /// # Errors
+    /// As [`Schema::batch`].
+    pub fn conform(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let column = |c: &Column| match rows.column_by_name(c.name) {
+            Some(there) => Arc::clone(there),
+            None => new_null_array(&c.kind.arrow(), rows.num_rows()),
+        };
+        self.batch(self.columns.iter().map(column).collect())
+    }
     /// A batch without rows.
     pub fn empty(&self) -> RecordBatch {
         RecordBatch::new_empty(self.arrow())
@@ -140,6 +151,9 @@ macro_rules! schemas {
 pub mod named {
     use super::{Schema, Type, column, nullable};
 
+    /// What the column `prompt_messages` is.
+    const MESSAGES: &str = "the conversation before the answer, where it is more than one message of a user; `prompt` is then its transcript";
+
     schemas! {
         /// Plain text.
         TEXT = "text", "a document to train on; the loss is on all of its tokens but those of the context", [
@@ -148,8 +162,9 @@ pub mod named {
         ];
         /// Instruction-response pairs.
         IFT = "ift", "an instruction and a good response to it (instruction fine-tuning)", [
-            column("prompt", Type::Text, "the instruction"),
+            column("prompt", Type::Text, "the instruction; of a conversation its transcript"),
             column("response", Type::Text, "the response; the loss is on its tokens"),
+            nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Judged responses.
         EFT = "eft", "a response with a judgement of it (evaluation fine-tuning)", [
@@ -161,15 +176,16 @@ pub mod named {
         /// Instructions to answer.
         PROMPTS = "prompts", "an instruction to answer", [
             column("prompt_id", Type::Text, "hash of the text and its lineage, 32 hex digits"),
-            column("prompt", Type::Text, "the instruction"),
+            column("prompt", Type::Text, "the instruction; of a conversation its transcript"),
             column("origin", Type::Text, "the step that made it"),
             column("parents", Type::Texts, "ids of the example prompts it was written after; empty for given prompts"),
             nullable("model", Type::Text, "hash of the model that wrote it; null for given prompts"),
+            nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Sampled answers.
         RESPONSES = "responses", "one sampled answer to a prompt", [
             column("prompt_id", Type::Text, "the prompt's id"),
-            column("prompt", Type::Text, "the prompt's text"),
+            column("prompt", Type::Text, "the prompt's text; of a conversation its transcript"),
             column("response_id", Type::Text, "hash of the prompt's id, the model, the sample number and the tokens"),
             column("sample", Type::UInt, "which of the prompt's answers, from 0"),
             column("response", Type::Text, "the answer's text, without the token that ended it"),
@@ -179,11 +195,12 @@ pub mod named {
             column("logprobs", Type::Floats, "natural log-probability of each sampled token at temperature 1 over the full vocabulary"),
             column("model", Type::Text, "hash of the model that wrote it"),
             nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the token ids are of; null where it is not known"),
+            nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Judged answers.
         SCORES = "scores", "one answer with its score", [
             column("prompt_id", Type::Text, "the prompt's id"),
-            column("prompt", Type::Text, "the prompt's text"),
+            column("prompt", Type::Text, "the prompt's text; of a conversation its transcript"),
             column("response_id", Type::Text, "the answer's id"),
             column("sample", Type::UInt, "which of the prompt's answers, from 0; the rank of a ranked answer"),
             column("response", Type::Text, "the answer's text"),
@@ -201,15 +218,17 @@ pub mod named {
             nullable("judge_prompt_tokens", Type::Tokens, "token ids of the judge's rendered prompt, where judgements keep theirs"),
             nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the answer's token ids are of; null where it is not known"),
             nullable("judge_tokenizer", Type::Text, "hash of the tokenizer and chat template that the judge's token ids are of; null where it is not known"),
+            nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Ranked answers.
         RANKED = "ranked", "one of several answers to a prompt, with its rank among them", [
             column("prompt_id", Type::Text, "the prompt's id; rows of one prompt stand together"),
-            column("prompt", Type::Text, "the prompt's text"),
+            column("prompt", Type::Text, "the prompt's text; of a conversation its transcript"),
             column("response_id", Type::Text, "the answer's id"),
             column("response", Type::Text, "the answer's text"),
             column("rank", Type::UInt, "0 for the best; answers of the same rank are as good as each other"),
             nullable("score", Type::Float, "the score that the rank comes from, where there is one; higher is better"),
+            nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Preferences given as text.
         PREFERENCES = "preferences", "a preferred and a rejected answer to one prompt as text only: somebody else's, without token ids; training tokenises them with the policy's template", [
@@ -265,7 +284,7 @@ pub mod named {
         /// Two answers to one prompt, compared.
         COMPARISONS = "comparisons", "two answers to one prompt, and which is the better", [
             column("prompt_id", Type::Text, "the prompt's id"),
-            column("prompt", Type::Text, "the prompt's text"),
+            column("prompt", Type::Text, "the prompt's text; of a conversation its transcript"),
             column("sample", Type::UInt, "the sample number that both answers have, or which of the prompt's pairs it is, from 0"),
             column("first_id", Type::Text, "response id of the first answer"),
             nullable("second_id", Type::Text, "response id of the second answer; null if the other dataset has none to this prompt and sample"),

@@ -56,7 +56,10 @@ impl Asker {
         {
             messages.insert(0, Message::new("system", system));
         }
-        let id = Id::of(messages.iter().flat_map(|m| [&m.role, &m.content]));
+        let keys: Vec<_> =
+            messages.iter().map(|m| m.keys.clone().map(|keys| serde_json::Value::from(keys).to_string())).collect();
+        let parts = messages.iter().zip(&keys).flat_map(|(m, keys)| [&m.role, &m.content].into_iter().chain(keys));
+        let id = Id::of(parts);
         let occurrence = self.seen.entry(id).or_default();
         let row = format!("{id}/{occurrence}");
         *occurrence = occurrence.saturating_add(1);

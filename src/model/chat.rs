@@ -1,6 +1,8 @@
 //! Chat templates: the model's own Jinja, rendered as transformers renders it, and split into what the template wrote
 //! and what the messages said.
 
+use serde_json::Value as Json;
+
 use super::Message;
 use crate::error::{Error, Result};
 use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
@@ -68,7 +70,8 @@ impl Template {
                     .help("roles are plain words: system, user, assistant"));
             }
         }
-        let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
+        let keys = |m: &Message| m.other_keys().map(|(key, value)| key.len() + text_bytes(value)).sum::<usize>();
+        let bytes: usize = messages.iter().map(|m| m.content.len() + keys(m)).sum();
         let settings = Settings {
             work: WORK + WORK_A_MESSAGE * messages.len() as u64 + 2 * bytes as u64,
             output: LONGEST + 4 * bytes,
@@ -108,7 +111,7 @@ impl Template {
         generation_prompt: bool,
         now: Option<DateTime>,
     ) -> Result<String> {
-        let marked: Vec<_> = messages.iter().enumerate().map(|(i, m)| Message::new(m.role.clone(), mark(i))).collect();
+        let marked: Vec<_> = messages.iter().enumerate().map(|(i, m)| m.with_content(mark(i))).collect();
         self.render(&marked, generation_prompt, now)
     }
 }
@@ -149,9 +152,45 @@ fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<Part>
     }
 }
 
-/// A message as a template sees it.
+/// A message as a template sees it: with the keys of its file, in their order.
 fn turn(message: &Message) -> Result<Value, jinja::TemplateError> {
-    Value::dict([("role", Value::text(&message.role)), ("content", Value::text(&message.content))])
+    let Some(keys) = &message.keys else {
+        return Value::dict([("role", Value::text(&message.role)), ("content", Value::text(&message.content))]);
+    };
+    let pairs = keys.iter().map(|(key, value)| {
+        let value = match key.as_str() {
+            "role" => Value::text(&message.role),
+            "content" => Value::text(&message.content),
+            _ => plain(value)?,
+        };
+        Ok((key.as_str(), value))
+    });
+    Value::dict(pairs.collect::<Result<Vec<_>, jinja::TemplateError>>()?)
+}
+
+/// A JSON value as a template sees it.
+fn plain(value: &Json) -> Result<Value, jinja::TemplateError> {
+    Ok(match value {
+        Json::Null => Value::None,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => number.as_i64().map_or(Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Int),
+        Json::String(text) => Value::text(text),
+        Json::Array(items) => Value::list(items.iter().map(plain).collect::<Result<_, _>>()?)?,
+        Json::Object(values) => {
+            let pairs = values.iter().map(|(key, value)| Ok((key.as_str(), plain(value)?)));
+            Value::dict(pairs.collect::<Result<Vec<_>, jinja::TemplateError>>()?)?
+        }
+    })
+}
+
+/// Bytes of the texts and the values within a value.
+fn text_bytes(value: &Json) -> usize {
+    match value {
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(|item| text_bytes(item) + 1).sum(),
+        Json::Object(values) => values.iter().map(|(key, value)| key.len() + text_bytes(value) + 1).sum(),
+        _ => 8,
+    }
 }
 
 fn failed(e: &jinja::TemplateError) -> Error {

@@ -23,12 +23,27 @@ pub struct Message {
     pub role: String,
     /// What was said; never interpreted, see [`Tokenizer::encode_chat`].
     pub content: String,
+    /// The message as its file has it, where that is anything else than role and content in this order: the chat template
+    /// sees these keys, in their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<serde_json::Map<String, Json>>,
 }
 
 impl Message {
     /// A turn.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), keys: None }
+    }
+
+    /// The same with other content.
+    pub(super) fn with_content(&self, content: String) -> Self {
+        Self { content, ..self.clone() }
+    }
+
+    /// The keys that are neither role nor content.
+    pub(super) fn other_keys(&self) -> impl Iterator<Item = (&str, &Json)> {
+        let keys = self.keys.iter().flatten();
+        keys.map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| !matches!(*key, "role" | "content"))
     }
 }
 
@@ -243,6 +258,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode_chat`].
     pub(super) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
         let template = self.template()?;
+        self.check_keys(messages)?;
         if let Some(parts) = template.parts(messages, add_generation_prompt, self.now)? {
             return Ok(parts);
         }
@@ -263,11 +279,24 @@ impl Tokenizer {
         Ok(whole)
     }
 
+    /// That no key of a message beside its content spells a special token: what the template writes of it could not be told
+    /// from what the template writes by itself.
+    fn check_keys(&self, messages: &[Message]) -> Result<()> {
+        let spells = |text: &str| !self.specials_of(&[Part::Literal(text.to_owned())]).is_empty();
+        for (key, value) in messages.iter().flat_map(Message::other_keys) {
+            if spells(key) || spells_one(value, &spells) {
+                return Err(Error::user(format!("a message spells a special token under `{}`", key.escape_debug()))
+                    .help("take the special token's spelling out of the message, or leave the key out"));
+            }
+        }
+        Ok(())
+    }
+
     /// The messages without the characters that special tokens begin with.
     fn harmless(&self, messages: &[Message]) -> Vec<Message> {
         let starts = self.special_starts();
         let content = |m: &Message| m.content.replace(starts.as_slice(), "_");
-        messages.iter().map(|m| Message::new(m.role.clone(), content(m))).collect()
+        messages.iter().map(|m| m.with_content(content(m))).collect()
     }
 
     /// The characters that special tokens begin with.
@@ -395,6 +424,16 @@ impl Tokenizer {
     /// The chat template's source.
     pub fn chat_template(&self) -> Option<&str> {
         self.inner.template.as_ref().map(Template::source)
+    }
+}
+
+/// Whether a text within a value spells a special token.
+fn spells_one(value: &Json, spells: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        Json::String(text) => spells(text),
+        Json::Array(items) => items.iter().any(|item| spells_one(item, spells)),
+        Json::Object(values) => values.iter().any(|(key, value)| spells(key) || spells_one(value, spells)),
+        _ => false,
     }
 }
 

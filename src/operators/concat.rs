@@ -91,7 +91,9 @@ impl Map for Concat {
             let message = format!("`{}` may be at most {} of the rows", self.with, self.max_share);
             ledger.unmatched_left_out(i, RowError::dropped(row, "over_share", message));
         }
-        let rows = concat_batches(&cx.step.schema.arrow(), [input, &other.slice(0, taken)])?;
+        let schema = cx.step.schema;
+        let (own, others) = (schema.conform(input)?, schema.conform(&other.slice(0, taken))?);
+        let rows = concat_batches(&schema.arrow(), [&own, &others])?;
         ledger.close(rows)
     }
 }

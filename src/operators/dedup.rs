@@ -57,9 +57,9 @@ fn position(epoch: Epoch, row: usize) -> Result<i64> {
 
 impl Keyed for Dedup {
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>> {
-        let prompts = Columns(rows).text("prompt")?;
+        let prompts = Prompts::new(rows)?;
         let scope = if self.whole_run { 0 } else { u64::from(epoch.iteration) };
-        let item = |i| Ok(((scope, Id::of([prompts.value(i)]).0), Item { order: position(epoch, i)?, ..Item::default() }));
+        let item = |i| Ok(((scope, Id::read(&prompts.id(i)).0), Item { order: position(epoch, i)?, ..Item::default() }));
         (0..rows.num_rows()).map(item).collect()
     }
     fn reduce(&self, _: &Draws<'_>, _: &Key, group: &[Item], kept: &mut Vec<Kept>) {

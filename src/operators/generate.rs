@@ -2,7 +2,7 @@
 
 use super::models::cancel;
 use super::prelude::*;
-use crate::data::Id;
+use crate::data::{Id, conversations};
 use crate::dataflow::Map;
 use crate::engine::{Request, Sampling};
 use crate::model::Message;
@@ -18,7 +18,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     parse: |f| {
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
         let samples = f.int("samples", "answers to each prompt", Some(4), 1..=4096) as u32;
-        let system = f.optional_text("system", "system message before each prompt");
+        let system = f.optional_text("system", "system message before each prompt that has none of its own");
         let sampling = settings::sampling(f, &default);
         if f.given("samples") && samples > 1 && sampling.temperature == 0. {
             f.problem("samples", "at temperature 0 every answer to a prompt is the same", "raise the temperature, or set samples = 1");
@@ -60,30 +60,38 @@ impl Operator for Generate {
     }
 }
 
-/// The id of a prompt: its row's own, or the hash of its text where the dataset has none.
+/// The id of a prompt: its row's own, or the hash of what it says where the dataset has none.
 pub(super) fn prompt_ids(rows: &RecordBatch) -> Result<Vec<String>> {
-    let columns = Columns(rows);
-    let prompts = columns.text("prompt")?;
-    let given = rows.column_by_name("prompt_id").map(|_| columns.text("prompt_id")).transpose()?;
-    Ok((0..rows.num_rows()).map(|i| given.map_or_else(|| hash_hex([prompts.value(i)]), |ids| ids.value(i).into())).collect())
+    let prompts = Prompts::new(rows)?;
+    let given = rows.column_by_name("prompt_id").map(|_| Columns(rows).text("prompt_id")).transpose()?;
+    Ok((0..rows.num_rows()).map(|i| given.map_or_else(|| prompts.id(i), |ids| ids.value(i).into())).collect())
+}
+
+impl Generate {
+    /// What a model is given of a prompt: its messages, after the step's system message where they have none.
+    fn messages(&self, prompts: &Prompts<'_>, row: usize) -> Vec<Message> {
+        let turns = prompts.turns(row);
+        let begins = turns.first().is_some_and(|turn| turn.0 == "system");
+        let system = self.system.iter().filter(|_| !begins).map(|text| Message::new("system", text));
+        system.chain(turns.into_iter().map(|(role, content)| Message::new(role, content))).collect()
+    }
 }
 
 impl Map for Generate {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
-        let prompts = Columns(input).text("prompt")?;
+        let prompts = Prompts::new(input)?;
         let ids = prompt_ids(input)?;
         let engine = cx.services::<Models>()?.engine(cx)?;
         let mut ledger = Ledger::new(input);
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (i, id) in ids.iter().enumerate() {
-            let prompt = prompts.value(i);
-            if prompt.trim().is_empty() {
+            if prompts.is_blank(i) {
                 ledger.left_out([i], RowError::failed(id, "empty_prompt", "the prompt is empty; drop the row or fill it in"));
                 continue;
             }
+            let messages = self.messages(&prompts, i);
             for sample in 0..self.samples {
-                let system = self.system.iter().map(|s| Message::new("system", s));
-                let messages = system.chain([Message::new("user", prompt)]).collect();
+                let messages = messages.clone();
                 asked.push((i, sample));
                 requests.push(Request { messages, sampling: self.sampling.clone(), key: cx.key(id, sample) });
             }
@@ -108,7 +116,7 @@ impl Map for Generate {
         };
         let rows = named::RESPONSES.batch(vec![
             text(&|k| ids[k.0].clone()),
-            text(&|k| prompts.value(k.0).into()),
+            text(&|k| prompts.text(k.0).into()),
             text(&response_id),
             Arc::new(UInt32Array::from_iter_values(kept.iter().map(|k| k.1))),
             text(&|k| k.2.text.clone()),
@@ -118,6 +126,7 @@ impl Map for Generate {
             List::of_floats(&kept.iter().map(|k| k.2.logprobs.clone()).collect::<Vec<_>>()),
             text(&|_| engine.id().into()),
             Arc::new(StringArray::from(vec![engine.tokenizer(); kept.len()])),
+            conversations(&kept.iter().map(|k| prompts.conversation(k.0)).collect::<Vec<_>>())?,
         ])?;
         ledger.close(rows)
     }

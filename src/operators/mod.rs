@@ -10,7 +10,7 @@ mod prelude {
     pub(super) use super::models::Models;
     pub(super) use super::settings;
     pub(super) use super::template::Template;
-    pub use crate::data::{Columns, Epoch, List, Schema, hash_hex, named};
+    pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
     pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
     pub use crate::error::{Context as _, Error, Result};
     pub(super) use crate::pipeline::{Amount, Assume, Load, Pass, Work};

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::prelude::*;
+use crate::data::conversations;
 use crate::dataflow::Map;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -52,7 +53,7 @@ impl Map for Positives {
     fn map(&self, _: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let columns = Columns(input);
         let (prompt_ids, ids, scores) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
-        let (prompts, responses, finish) = (columns.text("prompt")?, columns.text("response")?, columns.text("finish")?);
+        let (prompts, responses, finish) = (Prompts::new(input)?, columns.text("response")?, columns.text("finish")?);
         let mut dropped: Vec<(usize, &str, &str)> = Vec::new();
         let mut kept: Vec<usize> = Vec::new();
         for i in 0..input.num_rows() {
@@ -85,7 +86,9 @@ impl Map for Positives {
         for (i, code, message) in dropped {
             ledger.left_out([i], RowError::dropped(ids.value(i), code, message));
         }
-        let text = |column: &StringArray| -> ArrayRef { Arc::new(StringArray::from_iter_values(kept.iter().map(|&i| column.value(i)))) };
-        ledger.close(named::IFT.batch(vec![text(prompts), text(responses)])?)
+        let asked: ArrayRef = Arc::new(StringArray::from_iter_values(kept.iter().map(|&i| prompts.text(i))));
+        let answered: ArrayRef = Arc::new(StringArray::from_iter_values(kept.iter().map(|&i| responses.value(i))));
+        let messages = conversations(&kept.iter().map(|&i| prompts.conversation(i)).collect::<Vec<_>>())?;
+        ledger.close(named::IFT.batch(vec![asked, answered, messages])?)
     }
 }

@@ -1,20 +1,20 @@
 //! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's; or a revision, whose pairs are made as they are read.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::compute::{concat_batches, take_record_batch};
 
 use super::prelude::*;
 use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
-use crate::data::{Id, SCHEMAS};
+use crate::data::{Id, SCHEMAS, counted};
 use crate::pipeline::External;
 use crate::store::{Dataset, InputForm, guess};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "read",
-    about: "reads a dataset: a .parquet or .jsonl file, or a folder of them",
+    about: "reads a dataset: a .parquet, .jsonl, .csv or .txt file (a prompt a line), or a folder of the first two",
     shape: Shape::Source,
     model: NeedsModel::No,
     min_inputs: 0,
@@ -25,7 +25,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let place = f.inspect(&dataset).to_owned();
         let named = f.optional_text("schema", "name of its schema (`reflux schema` lists them); guessed from its columns if absent");
         let rename = f.mapping("rename", "our name of a column = the name it has in the files");
-        let limit = f.optional_int("limit", "reads at most this many rows", 1..=i64::MAX).map(|n| n as usize);
+        let limit = f.optional_int("limit", "reads at most this many rows; of a prompt with several answers all or none", 1..=i64::MAX).map(|n| n as usize);
         let about = "fewest rows; a run stops where there are fewer, so that it is not of other data than the file means";
         let min_rows = f.count("min_rows", about, Some(0), 0..=1 << 40);
         if limit.is_some_and(|most| most < min_rows) {
@@ -85,11 +85,36 @@ impl Data {
             None => Self::Revised(Box::new(revised::open(path)?)),
         })
     }
-    /// All rows, `size` at a time.
-    fn batches(self, size: usize) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
+    /// All rows, `size` at a time. `tell` says whether the columns that are not read are told at the end.
+    fn batches(self, size: usize, tell: bool) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
         match self {
+            Self::Files(dataset) if tell => Box::new(Telling { batches: dataset.batches(size), path: dataset.path().into() }),
             Self::Files(dataset) => Box::new(dataset.batches(size)),
             Self::Revised(revised) => Box::new(Cut::new(revised.batches(), size, |_, size| Ok(Some(size)))),
+        }
+    }
+}
+
+/// Batches that tell at their end which columns were not read.
+struct Telling {
+    batches: crate::store::Batches,
+    path: PathBuf,
+}
+
+impl Iterator for Telling {
+    type Item = Result<RecordBatch>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
+}
+
+impl Drop for Telling {
+    /// Also where a limit, or a row that is bad, ends the reading early.
+    fn drop(&mut self) {
+        let column = |(key, rows): (&String, &u64)| format!("{key} (in {})", counted(*rows, "row"));
+        let unread: Vec<String> = self.batches.unread().iter().map(column).collect();
+        if !unread.is_empty() {
+            tracing::warn!("{}: not read: {}", self.path.display(), unread.join(", "));
         }
     }
 }
@@ -138,7 +163,7 @@ impl Read {
         let said = Data::rows(path, self.schema, &self.rename)?;
         let mut rows = said.unwrap_or(0);
         if said.is_none() {
-            for batch in Data::open(path, self.schema, &self.rename)?.batches(1024) {
+            for batch in Data::open(path, self.schema, &self.rename)?.batches(1024, false) {
                 rows += batch?.num_rows() as u64;
                 if rows >= self.min_rows as u64 {
                     break;
@@ -161,10 +186,10 @@ impl Source for Read {
         // What compares the answers of a prompt needs them in one microbatch.
         let has = |name: &str| self.schema.columns.iter().any(|c| c.name == name);
         if has("prompt_id") && has("response_id") {
-            let whole = Cut::new(self.grouped(path, size)?, size, between_prompts);
-            return Ok(Box::new(whole.map(|rows| rows.map(Output::from))));
+            return Ok(Box::new(self.grouped(path, size)?.map(|rows| rows.map(Output::from))));
         }
-        Ok(Box::new(self.limited(path, size)?.map(|rows| rows.map(Output::from))))
+        let rows = Whole::new(self.rows(path, size, true)?, self.limit, |_, most| Ok(most));
+        Ok(Box::new(rows.map(|rows| rows.map(Output::from))))
     }
 }
 
@@ -172,28 +197,21 @@ impl Source for Read {
 type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Read {
-    /// The rows up to `limit`, `size` at a time.
-    fn limited(&self, path: &Path, size: usize) -> Result<Rows> {
-        let data = Data::open(path, self.schema, &self.rename)?;
-        let mut left = self.limit.unwrap_or(usize::MAX);
-        Ok(Box::new(data.batches(size).map_while(move |batch| {
-            if left == 0 {
-                return None;
-            }
-            Some(batch.map(|rows| {
-                let rows = rows.slice(0, rows.num_rows().min(left));
-                left -= rows.num_rows();
-                rows
-            }))
-        })))
+    /// All rows, `size` at a time.
+    fn rows(&self, path: &Path, size: usize, tell: bool) -> Result<Rows> {
+        Ok(Data::open(path, self.schema, &self.rename)?.batches(size, tell))
     }
 
-    /// The same with the rows of each prompt together. They stand together in most datasets, which are then read as they
-    /// are; of others all rows are read into memory first.
+    /// The rows up to `limit` in batches of about `size`, with the rows of each prompt together. They stand together in most
+    /// datasets, which are then read as they are; of others all rows are read into memory first. With a limit only rows up to
+    /// it are looked at: where a prompt's rows come again after it, those are not read.
     fn grouped(&self, path: &Path, size: usize) -> Result<Rows> {
-        let Some(torn) = torn_prompt(self.limited(path, size)?)? else { return self.limited(path, size) };
-        let batches: Vec<RecordBatch> = self.limited(path, size)?.collect::<Result<_>>()?;
-        let Some(first) = batches.first() else { return self.limited(path, size) };
+        let whole = |rows: Rows| Whole::new(Cut::new(rows, size, between_prompts), self.limit, prompts_within);
+        let Some(torn) = torn_prompt(whole(self.rows(path, size, false)?))? else {
+            return Ok(Box::new(whole(self.rows(path, size, true)?)));
+        };
+        let batches: Vec<RecordBatch> = self.rows(path, size, true)?.collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return self.rows(path, size, false) };
         let all = concat_batches(&first.schema(), &batches)?;
         tracing::warn!(
             "{}: the rows of prompt `{torn}` do not stand together; all {} rows are read into memory, to bring those of each \
@@ -202,15 +220,68 @@ impl Read {
             all.num_rows()
         );
         let grouped = by_prompt(&all)?;
-        Ok(Box::new((0..grouped.num_rows()).step_by(size).map(move |at| {
+        let batches = (0..grouped.num_rows()).step_by(size).map(move |at| {
             let rows = size.min(grouped.num_rows() - at);
             Ok(grouped.slice(at, rows))
-        })))
+        });
+        Ok(Box::new(whole(Box::new(batches))))
     }
 }
 
+/// How many of the first rows of a batch are taken where at most so many may be.
+type Within = fn(&RecordBatch, usize) -> Result<usize>;
+
+/// Batches up to a limit of rows.
+struct Whole<I> {
+    batches: I,
+    /// Rows that may still be taken; no limit if absent.
+    left: Option<usize>,
+    within: Within,
+    /// Whether any row was taken.
+    taken: bool,
+}
+
+impl<I: Iterator<Item = Result<RecordBatch>>> Whole<I> {
+    fn new(batches: I, limit: Option<usize>, within: Within) -> Self {
+        Self { batches, left: limit, within, taken: false }
+    }
+
+    fn take(&mut self, rows: RecordBatch) -> Result<Option<RecordBatch>> {
+        let Some(left) = self.left else { return Ok(Some(rows)) };
+        let count = if rows.num_rows() <= left { rows.num_rows() } else { (self.within)(&rows, left)? };
+        // What did not fit ends the reading, though a later prompt might fit.
+        self.left = Some(if count < rows.num_rows() { 0 } else { left - count });
+        self.taken |= count > 0;
+        if count == 0 && !self.taken {
+            return Err(Error::user(format!("the first prompt has more than the {left} rows that `limit` allows"))
+                .help("raise `limit`: the answers to a prompt are read together, or not at all"));
+        }
+        Ok((count > 0).then(|| rows.slice(0, count)))
+    }
+}
+
+impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Whole<I> {
+    type Item = Result<RecordBatch>;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == Some(0) {
+            return None;
+        }
+        match self.batches.next()? {
+            Ok(rows) => self.take(rows).transpose(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// The rows of the first prompts, as many prompts as have at most `most` rows together; there are more rows than that.
+fn prompts_within(rows: &RecordBatch, most: usize) -> Result<usize> {
+    let ids = Columns(rows).text("prompt_id")?;
+    let begins = |i: &usize| *i == 0 || ids.value(*i) != ids.value(*i - 1);
+    Ok((0..=most).rev().find(begins).unwrap_or(0))
+}
+
 /// The first prompt whose rows have rows of another prompt between them.
-fn torn_prompt(batches: Rows) -> Result<Option<String>> {
+fn torn_prompt(batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Option<String>> {
     let (mut seen, mut last) = (HashSet::new(), None);
     for batch in batches {
         let batch = batch?;
@@ -325,7 +396,7 @@ mod tests {
         };
         let torn = |batches: &[&str]| {
             let batches: Vec<_> = batches.iter().map(|b| Ok(batch(b))).collect();
-            torn_prompt(Box::new(batches.into_iter())).unwrap()
+            torn_prompt(batches.into_iter()).unwrap()
         };
         assert_eq!(torn(&["aab", "bcc", "d"]), None);
         assert_eq!(torn(&["aab", "bca"]).as_deref(), Some("a"));
@@ -353,5 +424,15 @@ mod tests {
         assert_eq!(cut(&["abcdef"], 3), ["abc", "def"]);
         assert_eq!(cut(&["ab", "c"], 3), ["abc"]);
         assert_eq!(cut(&[], 3), [""; 0]);
+        // A limit takes whole prompts, or says that it cannot.
+        let within = |batches: &[&str], limit| -> Result<String> {
+            let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
+            let rows = Whole::new(Cut::new(batches.into_iter(), 3, between_prompts), Some(limit), prompts_within);
+            rows.map(|b| Ok(Columns(&b?).text("prompt_id")?.iter().flatten().collect::<String>())).collect()
+        };
+        for (limit, taken) in [(2, "aa"), (3, "aa"), (4, "aabb"), (5, "aabb"), (6, "aabb"), (7, "aabbccc"), (99, "aabbcccd")] {
+            assert_eq!(within(&["aab", "bcc", "cd"], limit).unwrap(), taken, "{limit}");
+        }
+        assert!(within(&["aab"], 1).unwrap_err().to_string().contains("more than the 1 rows that `limit` allows"));
     }
 }

@@ -123,24 +123,25 @@ pub(super) fn examples(rows: &RecordBatch, schema: &Schema, rubric: &Template, t
         let example = |i: usize| Example::text(tokenizer, contexts.value(i), texts.value(i));
         return (0..rows.num_rows()).map(example).collect();
     }
-    let (prompts, responses) = (columns.text("prompt")?, columns.text("response")?);
+    let (prompts, responses) = (Prompts::new(rows)?, columns.text("response")?);
     let judgements = (schema.name == named::EFT.name).then(|| columns.text("judgement")).transpose()?;
     let example = |i: usize| -> Result<Example> {
-        let (prompt, response) = (prompts.value(i), responses.value(i));
+        let response = responses.value(i);
         match judgements {
             Some(judgements) => {
-                let text = rubric.render(&[("prompt", prompt.into()), ("response", response.into())])?;
-                chat(tokenizer, &text, judgements.value(i))
+                let text = rubric.render(&[("prompt", prompts.text(i).into()), ("response", response.into())])?;
+                chat(tokenizer, &[("user", &text)], judgements.value(i))
             }
-            None => chat(tokenizer, prompt, response),
+            None => chat(tokenizer, &prompts.turns(i), response).doing(|| format!("row {}", i + 1)),
         }
     };
     (0..rows.num_rows()).map(example).collect()
 }
 
-/// One turn of conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
-fn chat(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Example> {
-    Example::answer(tokenizer, &[Message::new("user", prompt)], answer)
+/// The answer to a conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
+fn chat(tokenizer: &Tokenizer, prompt: &[(&str, &str)], answer: &str) -> Result<Example> {
+    let prompt: Vec<Message> = prompt.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+    Example::answer(tokenizer, &prompt, answer)
 }
 
 /// The examples of all of a step's inputs whose key is `key`.

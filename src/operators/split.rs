@@ -5,7 +5,7 @@ use arrow::compute::filter_record_batch;
 use rand_chacha::rand_core::Rng as _;
 
 use super::prelude::*;
-use crate::data::RngKey;
+use crate::data::{RngKey, transcript};
 use crate::dataflow::Map;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -57,13 +57,9 @@ impl Operator for Split {
 impl Map for Split {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let columns = Columns(input);
-        // A conversation of one turn is its text: the same prompt is in the same part, whichever form a dataset has it in.
+        // The same prompt is in the same part, whether a dataset has it as text or as messages.
         let conversation = |i| -> Result<String> {
-            let turns: Vec<_> = columns.messages("prompt")?.row(i).collect();
-            Ok(match turns[..] {
-                [("user", content)] => content.to_owned(),
-                _ => turns.iter().flat_map(|(role, content)| [role, "\n", content, "\n"]).collect(),
-            })
+            Ok(transcript(&columns.messages("prompt")?.row(i).collect::<Vec<_>>()))
         };
         let mut ledger = Ledger::new(input);
         let mut keep = Vec::with_capacity(input.num_rows());

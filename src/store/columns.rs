@@ -5,11 +5,14 @@ use std::path::Path;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
+use super::asked::{is_made_up, is_prompt_only};
 use super::fit::{castable, spell};
-use super::jsonl::{Lines, Rows};
+use super::jsonl::Rows;
 use super::listing::{files, is};
 use super::reader::ParquetIn;
-use crate::data::{SCHEMAS, Schema};
+use super::rename::Rename;
+use super::text_rows::TextRows;
+use crate::data::{Column, PROMPT_MESSAGES, SCHEMAS, Schema, Type};
 use crate::error::{Error, Result};
 
 /// The columns of one file, before anything is read.
@@ -26,14 +29,15 @@ enum Sample {
 }
 
 impl Found {
-    pub fn of(file: &Path) -> Result<Self> {
+    /// Those of a file, under the names that `rename` gives them.
+    pub fn of(file: &Path, rename: &Rename) -> Result<Self> {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
             let typed =
                 parquet.schema().fields().iter().map(|f| (f.name().clone(), Sample::Typed(f.data_type().clone())));
             return Ok(Self { columns: typed.collect(), rows: Some(parquet.rows()), any: false });
         }
-        let first = Lines::open(file)?.find_map(|line| match line {
+        let first = TextRows::open(file)?.renamed(rename).find_map(|line| match line {
             Ok((_, Ok(row))) => Some(Ok(row)),
             Ok((_, Err(_))) => None, // said when it is read, under the policy for bad rows
             Err(e) => Some(Err(e)),
@@ -52,6 +56,8 @@ impl Found {
         Some(match sample {
             Sample::Typed(DataType::Null) if spec.nullable => Ok(()),
             Sample::Typed(have) if castable(have, &want) => Ok(()),
+            // A prompt of messages becomes a conversation and its transcript.
+            Sample::Typed(have) if is_conversation(schema, spec, have) => Ok(()),
             Sample::Typed(have) => Err(format!("`{name}` is {}, expected {}", spell(have), spell(&want))),
             Sample::Json(Value::Null) if spec.nullable => Ok(()),
             Sample::Json(value) => {
@@ -66,6 +72,11 @@ impl Found {
         })
     }
 
+    /// Whether there is a column of this name.
+    fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|(column, _)| column == name)
+    }
+
     /// An error that names every missing and mistyped column; `names` are the file's names of the schema's columns.
     pub fn check(&self, file: &Path, schema: &'static Schema, names: &[String]) -> Result<()> {
         if self.any {
@@ -77,7 +88,7 @@ impl Found {
                 Some(Ok(())) => {}
                 Some(Err(what)) => mistyped.push(what),
                 // A nullable column may be missing, unless it was asked for by another name.
-                None if spec.nullable && name == spec.name => {}
+                None if (spec.nullable || is_made_up(schema, spec.name)) && name == spec.name => {}
                 None => missing.push(name.as_str()),
             }
         }
@@ -110,6 +121,12 @@ impl Found {
     }
 }
 
+/// Whether a column that the schema has as text is messages in the file, and the schema has a place for those.
+pub(super) fn is_conversation(schema: &Schema, spec: &Column, have: &DataType) -> bool {
+    let held = spec.name == "prompt" && schema.columns.iter().any(|column| column.name == PROMPT_MESSAGES);
+    held && castable(have, &Type::Messages.arrow())
+}
+
 fn tick(names: &[&str]) -> String {
     let mut shown: Vec<String> = names.iter().take(30).map(|n| format!("`{n}`")).collect();
     if names.len() > 30 {
@@ -124,14 +141,20 @@ fn tick(names: &[&str]) -> String {
 /// # Errors
 /// Nothing is there, or no schema fits; the nearest is named with what it lacks.
 pub fn guess(path: &Path) -> Result<&'static Schema> {
+    guess_as(path, &Rename::default())
+}
+
+/// As [`guess`], of a file whose keys are renamed.
+pub(super) fn guess_as(path: &Path, rename: &Rename) -> Result<&'static Schema> {
     let first = files(path)?.swap_remove(0);
-    let found = Found::of(&first)?;
+    let found = Found::of(&first, rename)?;
     let score = |schema: &'static Schema| {
         let (mut matched, mut lacking) = (0, Vec::new());
         for (i, column) in schema.columns.iter().enumerate() {
             match found.fits(column.name, schema, i) {
                 Some(Ok(())) => matched += 1,
                 _ if column.nullable => {}
+                None if is_made_up(schema, column.name) && is_prompt_only(|key| found.has(key)) => {}
                 // There, but of another type.
                 Some(Err(_)) => lacking.push(format!("`{}` as {}", column.name, spell(&column.kind.arrow()))),
                 None => lacking.push(format!("`{}`", column.name)),

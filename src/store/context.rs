@@ -118,22 +118,6 @@ pub(super) fn take_system(row: &mut Map<String, Value>) -> Result<Option<String>
     Ok(system)
 }
 
-/// Puts a system message before the turns of a conversation.
-///
-/// # Errors
-/// The conversation begins with another system message.
-pub(super) fn with_system(turns: &mut Vec<(String, String)>, system: Option<String>) -> Result<(), String> {
-    let Some(system) = system else { return Ok(()) };
-    match turns.first() {
-        Some((role, text)) if role == "system" && text.trim() != system.trim() => {
-            return Err("has two system messages".to_owned());
-        }
-        Some((role, _)) if role == "system" => {}
-        _ => turns.insert(0, ("system".to_owned(), system)),
-    }
-    Ok(())
-}
-
 /// Whether a text is a list of messages that somebody wrote as text: JSON, or what Python prints of one.
 pub(super) fn is_encoded_messages(text: &str) -> bool {
     let text = text.trim();

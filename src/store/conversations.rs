@@ -1,14 +1,70 @@
-//! Conversations in text files and JSON lines: prompts to answer, and answers to compare. Read a line at a time.
+//! Conversations in files of all kinds: prompts to answer, and answers to compare. Read a row at a time.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Map, Value, json};
 
 use super::Lines;
-use super::context::{is_encoded_messages, take_system, unheld_context, with_system};
-use super::jsonl::{list, message, parse, spell};
+use super::context::{is_empty, is_encoded_messages, take_system, unheld_context};
+use super::jsonl::{Unread, count_unread, list, message, parse, spell};
+use super::rows::RowsOf;
+use crate::data::PROMPT_MESSAGES;
 use crate::error::Result;
 
-/// Role and content.
-pub type Turn = (String, String);
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// `system`, `user`, `assistant`, or another that the chat template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+    /// The message as the file has it, where it is anything else than role and content in this order: templates see keys
+    /// in their order.
+    pub keys: Option<Map<String, Value>>,
+}
+
+impl Turn {
+    /// A message of role and content alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), keys: None }
+    }
+
+    /// Of an object with `role` and `content`.
+    ///
+    /// # Errors
+    /// It is something else, or calls a tool.
+    pub(super) fn parse(value: Value) -> Result<Self, String> {
+        let keys = match &value {
+            Value::Object(keys) if !keys.keys().eq(["role", "content"]) => Some(keys.clone()),
+            _ => None,
+        };
+        let (role, content) = message(value)?;
+        Ok(Self { role, content, keys })
+    }
+
+    /// Role and content as JSON.
+    pub(super) fn to_json(&self) -> Value {
+        json!({ "role": self.role, "content": self.content })
+    }
+}
+
+/// Puts a system message before the turns of a conversation.
+///
+/// # Errors
+/// The conversation begins with another system message.
+pub(super) fn with_system(turns: &mut Vec<Turn>, system: Option<String>) -> Result<(), String> {
+    let Some(system) = system else { return Ok(()) };
+    match turns.first() {
+        Some(first) if first.role == "system" && first.content.trim() != system.trim() => {
+            return Err("has two system messages".to_owned());
+        }
+        Some(first) if first.role == "system" => {}
+        _ => turns.insert(0, Turn::new("system", system)),
+    }
+    Ok(())
+}
 
 /// What a model is asked.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -24,14 +80,14 @@ impl Prompt {
     /// The conversation.
     pub fn turns(&self) -> Vec<Turn> {
         match self {
-            Prompt::Text(text) => vec![("user".into(), text.clone())],
+            Prompt::Text(text) => vec![Turn::new("user", text)],
             Prompt::Turns(turns) => turns.clone(),
         }
     }
 }
 
 fn as_messages<S: serde::Serializer>(turns: &[Turn], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(turns.iter().map(|(role, content)| serde_json::json!({ "role": role, "content": content })))
+    s.collect_seq(turns.iter().map(|turn| turn.keys.clone().map_or_else(|| turn.to_json(), Value::Object)))
 }
 
 /// Where in a text the prompts are.
@@ -43,42 +99,120 @@ pub enum PromptForm {
     Lines,
     /// Every line is an object with `prompt` (text or messages) or `messages`, and perhaps `system`.
     Json,
+    /// Every row of a file is such an object: JSON lines or an array, gzipped or not, CSV, Parquet, a line of plain text.
+    Rows,
 }
 
-/// A prompt or why there is none, with the line it stands in.
+/// A prompt or why there is none, with the line or row it stands in.
 type Read = (Option<u64>, Result<Prompt, String>);
 
-/// The prompts of a text with the lines they stand in, counted from 1; none for a whole text. A line that holds no
+/// The columns of Parquet that may be a part of a prompt.
+const COLUMNS: &[&str] = &[
+    "prompt",
+    PROMPT_MESSAGES,
+    "messages",
+    // A system message is kept; the others are refused where they hold something.
+    "system",
+    "system_prompt",
+    "system_message",
+    "history",
+    "tools",
+    "functions",
+    "tool_calls",
+    "function_call",
+    "image",
+    "images",
+    "videos",
+    "audio",
+    "audios",
+];
+
+enum Source {
+    Text(Lines, PromptForm),
+    Rows(RowsOf),
+}
+
+/// The prompts of a text or a file with the lines they stand in, counted from 1; none for a whole text. A row that holds no
 /// prompt says why.
 pub struct Prompts {
-    lines: Lines,
-    form: PromptForm,
+    source: Source,
+    name: String,
+    unread: Arc<Mutex<Unread>>,
     done: bool,
 }
 
 impl Prompts {
-    /// Those of these lines.
+    /// Those of these lines; the form is not [`PromptForm::Rows`], which takes a file.
     pub fn new(lines: Lines, form: PromptForm) -> Self {
-        Self { lines, form, done: false }
+        let name = lines.name().to_owned();
+        Self { source: Source::Text(lines, form), name, unread: Arc::default(), done: false }
+    }
+
+    /// Those of the rows of a file, or of a folder of files.
+    ///
+    /// # Errors
+    /// Nothing is there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let source = Source::Rows(RowsOf::open(path, COLUMNS)?);
+        Ok(Self { source, name: path.display().to_string(), unread: Arc::default(), done: false })
     }
 
     /// Where in the text they are.
     pub fn form(&self) -> PromptForm {
-        self.form
+        match &self.source {
+            Source::Text(_, form) => *form,
+            Source::Rows(_) => PromptForm::Rows,
+        }
+    }
+
+    /// How errors name where they are from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The keys that were not read, with the number of rows that have a value there; complete when all prompts were read.
+    pub fn unread(&self) -> Arc<Mutex<BTreeMap<String, u64>>> {
+        Arc::clone(&self.unread)
     }
 
     fn read(&mut self) -> Result<Option<Read>> {
-        if self.form == PromptForm::Whole {
-            self.done = true;
-            let text = self.lines.rest()?;
-            return Ok((!text.trim().is_empty()).then_some((None, Ok(Prompt::Text(text)))));
-        }
-        let Some((line, bytes)) = self.lines.next_line()? else { return Ok(None) };
-        let prompt = match self.form {
-            PromptForm::Json => parse(bytes).map_err(|(_, why)| why).and_then(prompt),
-            _ => String::from_utf8(bytes.to_vec()).map(Prompt::Text).map_err(|_| "is not UTF-8 text".into()),
+        let row = match &mut self.source {
+            Source::Text(lines, PromptForm::Whole) => {
+                self.done = true;
+                let text = lines.rest()?;
+                return Ok((!text.trim().is_empty()).then_some((None, Ok(Prompt::Text(text)))));
+            }
+            Source::Text(lines, form) => {
+                let Some((line, bytes)) = lines.next_line()? else { return Ok(None) };
+                if *form == PromptForm::Lines {
+                    let text = String::from_utf8(bytes.to_vec()).map(Prompt::Text);
+                    return Ok(Some((Some(line), text.map_err(|_| "is not UTF-8 text".into()))));
+                }
+                (line, parse(bytes))
+            }
+            Source::Rows(rows) => match rows.next().transpose()? {
+                Some(row) => (row.number, row.row),
+                None => {
+                    let columns = rows.unread_columns().clone();
+                    columns.iter().for_each(|(key, rows)| self.note_unread(key, *rows));
+                    return Ok(None);
+                }
+            },
         };
+        let (line, row) = row;
+        let prompt = row.map_err(|(_, why)| why).and_then(|mut row| {
+            let prompt = take_prompt(&mut row)?;
+            let left = row.iter().filter(|(_, value)| !is_empty(value));
+            left.for_each(|(key, _)| self.note_unread(key, 1));
+            Ok(prompt)
+        });
         Ok(Some((Some(line), prompt)))
+    }
+
+    fn note_unread(&self, key: &str, rows: u64) {
+        // Nothing can panic while the lock is held.
+        let mut unread = self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        count_unread(&mut unread, key, rows);
     }
 }
 
@@ -95,10 +229,10 @@ impl Iterator for Prompts {
     }
 }
 
-/// What a row asks. Its system message is the first turn; a row with another context is refused.
-fn prompt(mut row: Map<String, Value>) -> Result<Prompt, String> {
-    let system = take_system(&mut row)?;
-    if let Some(what) = unheld_context(&row) {
+/// Takes what a row asks out of it. Its system message is the first turn; a row with another context is refused.
+pub(super) fn take_prompt(row: &mut Map<String, Value>) -> Result<Prompt, String> {
+    let system = take_system(row)?;
+    if let Some(what) = unheld_context(row) {
         return Err(what);
     }
     let prompt = asked_in(row)?;
@@ -110,30 +244,39 @@ fn prompt(mut row: Map<String, Value>) -> Result<Prompt, String> {
     Ok(Prompt::Turns(turns))
 }
 
-fn asked_in(mut row: Map<String, Value>) -> Result<Prompt, String> {
-    match (row.remove("prompt"), row.remove("messages")) {
+fn asked_in(row: &mut Map<String, Value>) -> Result<Prompt, String> {
+    let have = keys(row);
+    // A stored row of ours has the conversation beside its transcript.
+    if let Some(value @ Value::Array(_)) = row.shift_remove(PROMPT_MESSAGES) {
+        row.shift_remove("prompt");
+        return asked(turns(PROMPT_MESSAGES, value)?).map(Prompt::Turns);
+    }
+    // UltraChat repeats the first question beside the whole conversation: a prompt that is text goes first.
+    let prompt = row.shift_remove("prompt").filter(|value| !value.is_null());
+    let messages = if prompt.is_none() { row.shift_remove("messages").filter(|value| !value.is_null()) } else { None };
+    match (prompt, messages) {
         (Some(Value::String(text)), _) if is_encoded_messages(&text) => Err(encoded("prompt")),
         (Some(Value::String(text)), _) => Ok(Prompt::Text(text)),
         (Some(value @ Value::Array(_)), _) => asked(turns("prompt", value)?).map(Prompt::Turns),
         (None, Some(value @ Value::Array(_))) => asked(turns("messages", value)?).map(Prompt::Turns),
         (Some(other), _) => Err(format!("key `prompt` is {}, expected text or a list of messages", spell(&other))),
         (None, Some(other)) => Err(format!("key `messages` is {}, expected a list of messages", spell(&other))),
-        (None, None) => Err(lacks("prompt` or `messages", &keys(&row))),
+        (None, None) => Err(lacks("prompt` or `messages", &have)),
     }
 }
 
 /// A conversation that somebody is to answer.
-fn asked(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
+pub(super) fn asked(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
     match turns.last() {
-        Some((role, _)) if role == "assistant" => {
+        Some(last) if last.role == "assistant" => {
             Err("ends with the assistant's turn; leave that out, it is what the model is asked for".into())
         }
         _ => Ok(turns),
     }
 }
 
-fn turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
-    list(value, message).map_err(|e| format!("key `{key}` {e}"))
+pub(super) fn turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
+    list(value, Turn::parse).map_err(|e| format!("key `{key}` {e}"))
 }
 
 fn keys(row: &Map<String, Value>) -> String {
@@ -184,7 +327,7 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
     }
     let mut side = |key: &str, role: &str| match row.remove(key) {
         Some(Value::String(text)) if is_encoded_messages(&text) => Err(encoded(key)),
-        Some(Value::String(text)) => Ok(Some(vec![(role.to_owned(), text)])),
+        Some(Value::String(text)) => Ok(Some(vec![Turn::new(role, text)])),
         Some(value @ Value::Array(_)) => turns(key, value).map(Some),
         Some(other) => Err(format!("key `{key}` is {}, expected text or a list of messages", spell(&other))),
         None => Ok(None),
@@ -199,7 +342,7 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
         (None, Some(_), _) => return Err(lacks("chosen", &keys)),
         (None, None, None) => return Err(lacks("chosen` and `rejected`, or `completion", &keys)),
     };
-    let begins = |turns: &[Turn]| turns.first().is_some_and(|(role, _)| role == "assistant");
+    let begins = |turns: &[Turn]| turns.first().is_some_and(|turn| turn.role == "assistant");
     if let [(_, chosen), (_, rejected)] = completions.as_mut_slice()
         && !begins(chosen)
         && !begins(rejected)
@@ -208,7 +351,7 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
         let head: Vec<Turn> = chosen.drain(..common).collect();
         rejected.drain(..common);
         if let Some(turn) = prompt.iter().flatten().find(|turn| !repeats(&head, turn)) {
-            let start: String = turn.1.chars().take(30).collect();
+            let start: String = turn.content.chars().take(30).collect();
             let start = start.escape_debug();
             return Err(format!("key `prompt` has \"{start}\", which the conversations do not begin with"));
         }
@@ -218,7 +361,7 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
         if !begins(turns) {
             return Err(match turns.first() {
                 None => format!("key `{key}` has no turn beyond the prompt's"),
-                Some((role, _)) => format!("key `{key}` begins with a turn of `{role}`, expected `assistant`"),
+                Some(turn) => format!("key `{key}` begins with a turn of `{}`, expected `assistant`", turn.role),
             });
         }
     }
@@ -233,7 +376,7 @@ pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, Stri
 
 /// Whether a conversation has a turn, but for the blanks around it.
 fn repeats(head: &[Turn], turn: &Turn) -> bool {
-    head.iter().any(|(role, text)| *role == turn.0 && text.trim() == turn.1.trim())
+    head.iter().any(|said| said.role == turn.role && said.content.trim() == turn.content.trim())
 }
 
 #[cfg(test)]
@@ -241,7 +384,7 @@ mod tests {
     use super::*;
 
     fn turn(role: &str, content: &str) -> Turn {
-        (role.into(), content.into())
+        Turn::new(role, content)
     }
     fn prompts(text: &'static str, form: PromptForm) -> Vec<Read> {
         Prompts::new(Lines::of("x", text.as_bytes()), form).map(|p| p.unwrap()).collect()

@@ -10,9 +10,10 @@ use arrow::datatypes::{DataType, Float64Type};
 use serde_json::Value;
 
 use super::csv::CsvRows;
-use super::jsonl::{Lines, spell};
+use super::jsonl::spell;
 use super::listing::is;
 use super::reader::{ParquetIn, guarded};
+use super::text_rows::TextRows;
 use crate::data::Id;
 use crate::error::{Error, Result};
 
@@ -101,7 +102,7 @@ impl Corrections {
     }
 
     fn read_lines(&mut self) -> Result<()> {
-        let mut lines = Lines::open(&self.path)?;
+        let mut lines = TextRows::open(&self.path)?;
         while let Some((line, row)) = lines.next().transpose()? {
             let row = row.map_err(|(_, why)| self.bad(line, why))?;
             let id = match row.get("response_id") {

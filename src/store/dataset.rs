@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::Schema as ArrowSchema;
 use arrow::error::ArrowError;
 
-use super::columns::Found;
+use super::asked::{holds_system, is_made_up};
+use super::columns::{Found, is_conversation};
 use super::context::{is_context, rows_with_context};
-use super::fit::{Bad, fit_batch};
-use super::jsonl::{Lines, Rows};
+use super::fit::{Bad, fit_batch, message_extras};
+use super::json_rows::ParquetRows;
+use super::jsonl::{Row, Rows, Unread, count_unread};
 use super::listing::{files, is};
 use super::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
-use crate::data::Schema;
+use super::rename::Rename;
+use super::text_rows::TextRows;
+use crate::data::{Schema, Type};
 use crate::error::{Error, Result};
 
 /// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
@@ -83,17 +88,11 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`]; a name that neither side knows.
     pub fn open_as(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
-        if let Some((ours, _)) = rename.iter().find(|(ours, _)| schema.columns.iter().all(|c| c.name != ours)) {
-            let names: Vec<_> = schema.columns.iter().map(|c| c.name).collect();
-            return Err(Error::user(format!("the schema `{}` has no column `{ours}`", schema.name))
-                .help(format!("its columns are: {}", names.join(", "))));
-        }
-        let theirs = |ours: &str| rename.iter().find(|r| r.0 == ours).map_or(ours, |r| &r.1).to_owned();
-        let names: Vec<String> = schema.columns.iter().map(|c| theirs(c.name)).collect();
+        let names = Rename::new(rename).names(schema)?;
         let files = files(path)?;
         let mut rows = Some(0u64);
         for file in &files {
-            let columns = Found::of(file)?;
+            let columns = Found::of(file, &Rename::default())?;
             columns.check(file, schema, &names)?;
             rows = rows.zip(columns.rows).map(|(a, b)| a.saturating_add(b));
         }
@@ -143,13 +142,30 @@ impl Dataset {
             pending_rows: 0,
             pending_bytes: 0,
             bad: Vec::new(),
+            unread: Unread::new(),
         }
     }
 }
 
 enum Source {
     Parquet(ParquetSource),
-    Jsonl(PathBuf, Lines),
+    /// Rows that are brought into the schema's columns one by one.
+    Rows(PathBuf, Box<dyn RowSource>),
+}
+
+/// Rows with their numbers, and the bytes read for them so far.
+trait RowSource: Iterator<Item = Result<(u64, Row)>> + Send {
+    fn bytes(&self) -> u64;
+}
+impl RowSource for TextRows {
+    fn bytes(&self) -> u64 {
+        TextRows::bytes(self)
+    }
+}
+impl RowSource for ParquetRows {
+    fn bytes(&self) -> u64 {
+        ParquetRows::bytes(self)
+    }
 }
 
 /// A Parquet file that is being read.
@@ -166,8 +182,20 @@ struct ParquetSource {
 
 impl ParquetSource {
     /// The next rows that fit the schema, and those that do not by their place in the file, from 1.
-    fn next(&mut self, schema: &'static Schema) -> Result<Option<(RecordBatch, BTreeMap<u64, String>)>> {
+    fn next(
+        &mut self,
+        schema: &'static Schema,
+        unread: &mut Unread,
+    ) -> Result<Option<(RecordBatch, BTreeMap<u64, String>)>> {
         let Some(chunk) = self.chunks.next().transpose()? else { return Ok(None) };
+        for (column, at) in schema.columns.iter().zip(&self.columns) {
+            let given =
+                at.filter(|_| column.kind == Type::Messages).map(|at| (chunk.schema_ref().field(at), chunk.column(at)));
+            let Some((field, messages)) = given else { continue };
+            for (name, rows) in message_extras(messages) {
+                count_unread(unread, &format!("{}[].{name}", field.name()), rows);
+            }
+        }
         let fitted = guarded(&self.file, || {
             self.fit(schema, &chunk)
                 .map_err(|e| Error::user(format!("`{}` does not fit `{}`: {e}", self.file.display(), schema.name)))
@@ -208,34 +236,64 @@ pub struct Batches {
     pending_rows: usize,
     pending_bytes: u64,
     bad: Vec<BadRow>,
+    unread: Unread,
+}
+
+/// Adds what was not read of more rows.
+fn merge(all: &mut Unread, more: Unread) {
+    more.into_iter().for_each(|(key, rows)| count_unread(all, &key, rows));
 }
 
 impl Batches {
+    /// The keys and columns that were not read so far, with the number of rows that have a value there: of the rows of
+    /// text files that were read, and of all rows of Parquet files that were opened.
+    pub fn unread(&self) -> &BTreeMap<String, u64> {
+        &self.unread
+    }
+
     /// The rows left out since the last call, in file order.
     pub fn take_bad_rows(&mut self) -> Vec<BadRow> {
         std::mem::take(&mut self.bad)
     }
 
-    fn open(&self, file: PathBuf) -> Result<Source> {
+    fn open(&mut self, file: PathBuf) -> Result<Source> {
         if !is(&file, "parquet") {
-            let lines = Lines::open(&file)?;
-            return Ok(Source::Jsonl(file, lines));
+            let rows = Box::new(TextRows::open(&file)?);
+            return Ok(Source::Rows(file, rows));
         }
         let parquet = ParquetIn::open(&file)?;
         // The file may have changed since the dataset was opened.
-        Found::of(&file)?.check(&file, self.schema, &self.names)?;
+        Found::of(&file, &Rename::default())?.check(&file, self.schema, &self.names)?;
         let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
-        let fields = parquet.schema().fields().iter().enumerate();
-        let unnamed = fields.filter(|(_, field)| is_context(field.name()) && !self.names.contains(field.name()));
-        let context: Vec<usize> = unnamed.map(|(at, _)| at).filter(|&at| parquet.values_of(at) > 0).collect();
-        let mut columns: Vec<usize> = at.iter().flatten().chain(&context).copied().collect();
+        let unnamed =
+            parquet.schema().fields().iter().enumerate().filter(|(_, field)| !self.names.contains(field.name()));
+        let unnamed = unnamed.map(|(at, field)| (at, field.name().clone(), parquet.values_of(at)));
+        let (context, unread): (Vec<_>, Vec<_>) =
+            unnamed.filter(|column| column.2 > 0).partition(|(_, name, _)| is_context(name));
+        let held = context.iter().any(|(_, name, _)| holds_system(self.schema, &self.names, name));
+        let by_row = held || self.needs_rows(parquet.schema(), &at);
+        unread.iter().for_each(|(_, name, rows)| count_unread(&mut self.unread, name, *rows));
+        let mut columns: Vec<usize> =
+            at.iter().flatten().copied().chain(context.iter().map(|column| column.0)).collect();
         columns.sort_unstable();
         columns.dedup();
         let place = |column: usize| columns.binary_search(&column).ok();
         let within = at.iter().map(|column| column.and_then(place)).collect();
-        let context = context.into_iter().filter_map(place).collect();
-        let chunks = Box::new(parquet.read(&columns)?);
-        Ok(Source::Parquet(ParquetSource { file, chunks, columns: within, context, before: 0 }))
+        let context = context.into_iter().filter_map(|column| place(column.0)).collect();
+        let chunks = parquet.read(&columns)?;
+        if by_row {
+            return Ok(Source::Rows(file, Box::new(ParquetRows::new(chunks))));
+        }
+        Ok(Source::Parquet(ParquetSource { file, chunks: Box::new(chunks), columns: within, context, before: 0 }))
+    }
+
+    /// Whether a file's columns are not those of the schema as they are: a prompt that is messages where the schema has
+    /// text, or a column that is made up.
+    fn needs_rows(&self, file: &ArrowSchema, at: &[Option<usize>]) -> bool {
+        self.schema.columns.iter().zip(at).any(|(column, at)| match at {
+            Some(at) => is_conversation(self.schema, column, file.field(*at).data_type()),
+            None => is_made_up(self.schema, column.name),
+        })
     }
 
     /// The next rows of the current file; `None` at its end.
@@ -251,13 +309,13 @@ impl Batches {
         match &mut self.source {
             None => Ok(None),
             Some(Source::Parquet(source)) => {
-                let Some((batch, misfits)) = source.next(schema)? else { return Ok(None) };
+                let Some((batch, misfits)) = source.next(schema, &mut self.unread)? else { return Ok(None) };
                 for (row, message) in misfits {
                     note(BadRow { file: source.file.clone(), row, code: "bad_value", message })?;
                 }
                 Ok(Some(batch))
             }
-            Some(Source::Jsonl(file, lines)) => {
+            Some(Source::Rows(file, lines)) => {
                 let mut rows = Rows::new(schema, self.names.clone());
                 let start = lines.bytes();
                 while rows.len() < CHUNK.min(self.size) && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES) {
@@ -266,6 +324,7 @@ impl Batches {
                         note(BadRow { file: file.clone(), row: line, code, message })?;
                     }
                 }
+                merge(&mut self.unread, rows.take_unread());
                 if rows.len() == 0 { Ok(None) } else { Ok(Some(rows.finish()?)) }
             }
         }

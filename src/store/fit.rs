@@ -1,6 +1,6 @@
 //! Fits a stranger's columns to a named schema: which types are taken, and the casting itself with a reason per row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -186,6 +186,25 @@ fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, Arr
         }
         _ => fit_leaf(array, want, bad),
     }
+}
+
+/// The fields of a column of messages that are neither role nor content, with the number of rows that have a value there.
+pub(super) fn message_extras(column: &ArrayRef) -> Vec<(String, u64)> {
+    if let DataType::LargeList(item) | DataType::FixedSizeList(item, _) = column.data_type() {
+        let list = cast_with_options(column, &DataType::List(item.clone()), &CastOptions::default());
+        return list.map_or_else(|_| Vec::new(), |list| message_extras(&list));
+    }
+    let Some(list) = column.as_list_opt::<i32>() else { return Vec::new() };
+    let Some(messages) = list.values().as_struct_opt() else { return Vec::new() };
+    let other = |name: &str| !matches!(name, "role" | "content") && !MESSAGE_KEYS.contains(&name);
+    let fields = messages.fields().iter().zip(messages.columns()).filter(|(field, _)| other(field.name()));
+    let counted = fields.map(|(field, values)| {
+        let given = rows_with_a_value(values).unwrap_or_default();
+        let rows: BTreeSet<usize> =
+            given.into_iter().map(|item| list.value_offsets().partition_point(|&o| o as usize <= item)).collect();
+        (field.name().clone(), rows.len() as u64)
+    });
+    counted.filter(|(_, rows)| *rows > 0).collect()
 }
 
 /// Gives an array that already holds fitting values the exact type, nullability of inner fields included.

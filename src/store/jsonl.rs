@@ -1,6 +1,6 @@
 //! JSON lines in: one row per line, errors by line, rows of a named schema out.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, UInt32Array};
@@ -8,52 +8,28 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
+use super::asked::settle;
 use super::context::{MESSAGE_KEYS, is_empty, unheld_context};
-use super::lines;
-use crate::data::{Column, List, Schema};
+use super::json::Fault;
+use crate::data::{Column, List, Schema, Type};
 use crate::error::Result;
 
 /// A row, or why the line holds none.
 pub(super) type Row = Result<Map<String, Value>, (&'static str, String)>;
 
-/// The rows of a file with their line numbers, counted from 1; blank lines are passed over.
-pub(super) struct Lines {
-    lines: lines::Lines,
-    bytes: u64,
-}
-
-impl Lines {
-    pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { lines: lines::Lines::open(path)?, bytes: 0 })
-    }
-
-    /// Bytes of the lines so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl Iterator for Lines {
-    type Item = Result<(u64, Row)>;
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.lines.next_line().transpose()?;
-        Some(next.map(|(line, bytes)| {
-            self.bytes += bytes.len() as u64;
-            (line, parse(bytes))
-        }))
-    }
-}
-
 pub(super) fn parse(bytes: &[u8]) -> Row {
     if has_too_many_values(bytes) {
         return Err(("bad_json", format!("holds more than {MAX_VALUES} values")));
     }
-    let error = match serde_json::from_slice(bytes) {
-        Ok(Value::Object(row)) => return Ok(row),
-        Ok(other) => return Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
-        Err(error) => error,
-    };
-    Err(("bad_json", not_json(bytes, &error)))
+    match super::json::value(bytes) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
+        Err(Fault::Twice(key)) => {
+            let key = key.chars().take(60).collect::<String>();
+            Err(("bad_json", format!("has the key `{}` twice; keep one of the two", key.escape_debug())))
+        }
+        Err(Fault::Json(error)) => Err(("bad_json", not_json(bytes, &error))),
+    }
 }
 
 /// What is wrong with a line that is no JSON, by what people's files have: another encoding, numbers that JSON lacks.
@@ -170,6 +146,13 @@ pub(super) fn message(value: Value) -> Result<(String, String), String> {
     }
     Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
 }
+/// The keys of messages that are neither role nor content, each as a path such as `prompt[].name`.
+fn message_extras(key: &str, messages: Option<&Value>) -> Vec<String> {
+    let messages = messages.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
+    let extra =
+        messages.flatten().filter(|(name, value)| !matches!(name.as_str(), "role" | "content") && !is_empty(value));
+    extra.take(MAX_UNREAD).map(|(name, _)| format!("{key}[].{name}")).collect()
+}
 /// Text, outcome, score.
 type Judgement = (String, String, Option<f32>);
 fn judgement(value: Value) -> Result<Judgement, String> {
@@ -279,23 +262,60 @@ pub(super) struct Rows {
     keys: Vec<String>,
     cells: Vec<Cells>,
     rows: usize,
+    /// Keys with a value that have no column, with the number of their rows.
+    unread: Unread,
+}
+
+/// Keys or columns that were not read, with the number of rows that have a value there.
+pub(super) type Unread = BTreeMap<String, u64>;
+
+/// Different keys that are listed; all others are counted together.
+const MAX_UNREAD: usize = 256;
+
+/// Counts a key that was not read in `rows` rows.
+pub(super) fn count_unread(unread: &mut Unread, key: &str, rows: u64) {
+    let listed = unread.len() < MAX_UNREAD || unread.contains_key(key);
+    *unread.entry(if listed { key } else { "other keys" }.to_owned()).or_default() += rows;
 }
 
 impl Rows {
     pub fn new(schema: &'static Schema, keys: Vec<String>) -> Self {
-        Self { schema, keys, cells: schema.columns.iter().map(Cells::new).collect(), rows: 0 }
+        Self { schema, keys, cells: schema.columns.iter().map(Cells::new).collect(), rows: 0, unread: Unread::new() }
     }
     pub fn len(&self) -> usize {
         self.rows
     }
     /// Adds a row, or says why not and adds nothing; the values of the named columns are taken out of the row.
     pub fn push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
-        let result = self.try_push(row);
+        let extra = self.extras(row);
+        let result = settle(self.schema, &self.keys, row).map_err(|what| ("bad_value", what));
+        let result = result.and_then(|()| self.try_push(row));
         match &result {
-            Ok(()) => self.rows += 1,
+            Ok(()) => {
+                self.rows += 1;
+                self.count_unread(row);
+                extra.iter().for_each(|path| count_unread(&mut self.unread, path, 1));
+            }
             Err(_) => self.cells.iter_mut().for_each(|c| c.truncate(self.rows)),
         }
         result
+    }
+    /// The keys of the rows so far that have no column, and those of messages that are neither role nor content.
+    pub fn take_unread(&mut self) -> Unread {
+        std::mem::take(&mut self.unread)
+    }
+    /// The keys of a row's messages that are neither role nor content.
+    fn extras(&self, row: &Map<String, Value>) -> BTreeSet<String> {
+        let columns = self.schema.columns.iter().zip(&self.keys);
+        let conversations = columns.filter(|(column, _)| column.kind == Type::Messages || column.name == "prompt");
+        conversations.flat_map(|(_, key)| message_extras(key, row.get(key))).collect()
+    }
+    fn count_unread(&mut self, row: &Map<String, Value>) {
+        for (key, _) in row.iter().filter(|(_, value)| !is_empty(value)) {
+            if !self.keys.contains(key) {
+                count_unread(&mut self.unread, key, 1);
+            }
+        }
     }
     fn try_push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
         for ((column, key), cells) in self.schema.columns.iter().zip(&self.keys).zip(&mut self.cells) {

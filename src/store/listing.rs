@@ -9,6 +9,9 @@ pub(super) fn is(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
+/// Extensions of files that are read; those of a folder are .parquet and .jsonl.
+const READ: [&str; 6] = ["parquet", "jsonl", "json", "gz", "csv", "txt"];
+
 /// A path's place in the reading order: numbers count as numbers, so `iteration=10` comes after `iteration=2`.
 fn order(path: &Path) -> Vec<Vec<(String, u64)>> {
     let part = |part: &std::ffi::OsStr| {
@@ -36,14 +39,14 @@ fn order(path: &Path) -> Vec<Vec<(String, u64)>> {
 pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let missing = |e: &std::io::Error| {
         Error::user(format!("there is no dataset at `{}`: {e}", path.display()))
-            .help("give a .parquet file, a .jsonl file, or a directory of them; relative paths start where reflux runs")
+            .help("give a .parquet, .jsonl, .csv or .txt file, or a directory of .parquet and .jsonl files; relative paths start where reflux runs")
     };
     let kind = std::fs::metadata(path).map_err(|e| missing(&e))?;
     if kind.is_file() {
-        return if is(path, "parquet") || is(path, "jsonl") {
+        return if READ.iter().any(|extension| is(path, extension)) {
             Ok(vec![path.to_owned()])
         } else {
-            Err(Error::user(format!("`{}` is neither .parquet nor .jsonl", path.display()))
+            Err(Error::user(format!("`{}` is none of {}", path.display(), READ.map(|e| format!(".{e}")).join(", ")))
                 .help("convert it, or rename it if it is one of them"))
         };
     }

@@ -1,10 +1,11 @@
 //! Parquet datasets and the run directory.
 //!
-//! * [`Dataset`] reads what a user gives: Parquet, JSON lines, or a directory of either, as batches of a named schema.
+//! * [`Dataset`] reads what a user gives: Parquet, JSON lines, CSV, plain text, or a directory of the first two, as batches
+//!   of a named schema.
 //! * [`Run`] is the run directory: every microbatch is written whole or not at all and named in an append-only
 //!   [`manifest`], so that a run that was cut off goes on where it stopped.
 //! * [`import`] makes Parquet of public formats, and the Parquet twin of a JSONL file.
-//! * [`Prompts`] and [`Comparisons`] read conversations to answer or to compare, a line at a time.
+//! * [`Prompts`] and [`Comparisons`] read conversations to answer or to compare, a row at a time.
 //!
 //! The layout of a run (`I` counts iterations from 1, 0 is before the loop; `M` counts microbatches from 0):
 //!
@@ -24,6 +25,7 @@
 //!
 //! This folder knows [`crate::data`] and nothing of reflux above it.
 
+mod asked;
 mod atomic;
 mod checkpoints;
 mod columns;
@@ -40,6 +42,8 @@ mod footer;
 mod import;
 mod index;
 mod inputs;
+mod json;
+mod json_rows;
 mod jsonl;
 mod kept;
 mod lines;
@@ -50,7 +54,9 @@ pub mod manifest;
 mod owned;
 mod printable;
 mod reader;
+mod rename;
 mod repair;
+mod rows;
 mod run;
 mod running;
 mod scan;
@@ -58,6 +64,7 @@ mod suggest;
 mod summary;
 mod sweep;
 mod take;
+mod text_rows;
 mod verify;
 mod writer;
 
@@ -70,7 +77,7 @@ pub use dataset::{BadRow, Batches, Dataset, OnBadRow};
 pub use diff::lines as changed_lines;
 pub use folder::{make_folder, put_microbatch};
 pub use import::{
-    Format, Given, GivenAnswer, GivenPrompt, How, Imported, given_answers, given_prompts, import, import_jsonl,
+    Format, Given, GivenAnswer, GivenPrompt, How, Imported, Turns, given_answers, given_prompts, import, import_jsonl,
 };
 pub use inputs::{ChangedInput, FileTimes, InputEntry, InputFile, InputForm, InputPlace, changed_error};
 pub use lines::Lines;
@@ -78,6 +85,7 @@ pub use lock::Writer;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 pub use printable::printable_with_bytes;
 pub use reader::{decoding, read_parquet};
+pub use rename::Rename;
 pub use repair::Repair;
 pub use run::{Opened, Run};
 pub use scan::{Part, PartRows, Scan, find_run};

@@ -390,11 +390,17 @@ impl Evaluation {
                     path.display()
                 ));
             }
+            let unread =
+                given.unread.iter().map(|(key, rows)| format!("{key} (in {})", crate::data::counted(*rows, "row")));
+            let unread: Vec<String> = unread.collect();
+            if !unread.is_empty() {
+                self.notes.push(format!("not read of `{}`: {}", path.display(), unread.join(", ")));
+            }
             return Ok(given.rows);
         }
         let answers = answers.ok_or_else(|| {
             Error::user("two models need prompts to answer")
-                .help("name a file: --prompts prompts.jsonl, .json, .parquet or .txt")
+                .help("name a file: --prompts prompts.jsonl, .json, .csv, .parquet or .txt")
         })?;
         let mut seen = std::collections::HashSet::new();
         Ok(answers.iter().map(|a| &a.prompt).filter(|p| seen.insert(p.id.clone())).cloned().collect())

@@ -2,16 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::formats::{Ranked, Sink};
+use super::context::Context;
+use super::formats::{Ranked, Sink, put_prompt};
 use super::record::Record;
-use crate::data::hash_hex;
+use crate::data::{hash_hex, prompt_id};
+use crate::store::asked::said;
 use crate::store::jsonl::{list, spell, text};
 
 /// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.
 pub(super) const MT_BENCH: &[&str] = &["question_id", "category", "turn_2", "reference"];
 
 /// A line of question.jsonl: question_id, category, turns and, for some, reference answers, a turn each.
-pub(super) fn mt_bench(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+pub(super) fn mt_bench(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
     let turns = record.required("turns", |value| list(value, text))?;
     let id = record.required("question_id", |value| match value {
         Value::Number(number) => Ok(number.to_string()),
@@ -34,17 +36,19 @@ pub(super) fn mt_bench(record: &mut Record, sink: &mut Sink) -> Result<(), Strin
     if turns.next().is_some() {
         return Err("has more than two turns, which no question of MT-Bench has".into());
     }
-    let prompt = prompt.trim();
-    sink.push(json!({
-        "prompt_id": hash_hex([prompt]), "prompt": prompt, "origin": "mt-bench", "parents": [], "model": null,
+    let before = context.question(&prompt);
+    let mut row = json!({
+        "prompt_id": prompt_id(&said(&before)), "origin": "mt-bench", "parents": [], "model": null,
         "question_id": id, "category": category, "turn_2": turn_2, "reference": first_reference,
-    }));
+    });
+    put_prompt(&mut row, &before);
+    sink.push(row);
     Ok(())
 }
 
 /// A row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2: which output people find the better. It comes
 /// first, with rank 0.
-pub(super) fn llmbar(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+pub(super) fn llmbar(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
     let input = record.text("input")?;
     let outputs = [record.text("output_1")?, record.text("output_2")?];
     let label = record.take("label");
@@ -64,6 +68,6 @@ pub(super) fn llmbar(record: &mut Record, sink: &mut Sink) -> Result<(), String>
         rank: u32::from(i != best),
         score: None,
     };
-    sink.ranked(&prompt_id, &input, outputs.iter().enumerate().map(answer).collect());
+    sink.ranked(&prompt_id, &context.question(&input), outputs.iter().enumerate().map(answer).collect());
     Ok(())
 }

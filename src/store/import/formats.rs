@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::benchmarks::{MT_BENCH, llmbar, mt_bench};
+use super::chats::{Turns, answers, conversation, prompt};
+use super::context::Context;
 use super::oasst::Oasst;
 use super::preferences::preference;
 use super::record::Record;
-use super::turns::{Role, TOOL_CALL, Turn, is_tool_call, take_turns};
-use crate::data::{Schema, hash_hex, named};
-use crate::store::context::{CONTEXT_KEYS, SYSTEM_KEYS, is_empty, is_encoded_messages};
+use super::turns::{Role, TOOL_CALL, is_tool_call, take_turns};
+use crate::data::{PROMPT_MESSAGES, Schema, hash_hex, named, prompt_id, transcript};
+use crate::store::asked::{is_prompt_only, said};
+use crate::store::context::is_encoded_messages;
+use crate::store::conversations::Turn;
 
 /// A row as it came.
 pub(super) type Object = Map<String, Value>;
@@ -34,11 +38,13 @@ pub enum Format {
     MtBench,
     /// LLMBar's pairs: input, output_1, output_2, label.
     LlmBar,
+    /// Prompts without answers: a key `prompt`, or messages that end with a question.
+    Prompts,
 }
 
 impl Format {
     /// Every format with its name and what it is.
-    pub const ALL: [(Format, &'static str, &'static str); 8] = [
+    pub const ALL: [(Format, &'static str, &'static str); 9] = [
         (Format::Oasst, "oasst", "Open Assistant's trees, or its messages one a row"),
         (Format::SelfInstruct, "self-instruct", "Self-Instruct's seed_tasks: instruction, instances"),
         (
@@ -46,15 +52,12 @@ impl Format {
             "alpaca",
             "instruction, input, output; also Dolly's context and response, question and answer",
         ),
-        (
-            Format::ShareGpt,
-            "sharegpt",
-            "conversations of {from, value}, or messages of {role, content}: their first turn",
-        ),
+        (Format::ShareGpt, "sharegpt", "conversations of {from, value}, or messages of {role, content}"),
         (Format::UltraFeedback, "ultrafeedback", "an instruction with rated completions"),
         (Format::Preferences, "preferences", "TRL's: chosen and rejected, with or without prompt, text or messages"),
         (Format::MtBench, "mt-bench", "MT-Bench's question.jsonl: question_id, category, turns"),
         (Format::LlmBar, "llmbar", "LLMBar's dataset.json: input, output_1, output_2, label"),
+        (Format::Prompts, "prompts", "prompts to answer: a key or a CSV column `prompt`, messages, or a .txt file"),
     ];
 
     /// Its name.
@@ -77,7 +80,10 @@ impl Format {
             () if has("question") && (has("answer") || has("response")) => Format::Alpaca,
             // With a label it is TRL's unpaired form, whose answer may be a bad one.
             () if has("prompt") && has("completion") && !has("label") => Format::Alpaca,
+            () if has("messages") && !has("conversations") && is_unanswered(row.get("messages")) => Format::Prompts,
             () if has("conversations") || has("messages") => Format::ShareGpt,
+            // Rows of our own schema say where their prompts are from.
+            () if is_prompt_only(has) && !has("origin") => Format::Prompts,
             () => return None,
         })
     }
@@ -89,7 +95,7 @@ impl Format {
             Format::SelfInstruct | Format::Alpaca | Format::ShareGpt => vec![&named::IFT],
             Format::UltraFeedback | Format::LlmBar => vec![&named::RANKED],
             Format::Preferences => vec![&named::PREFERENCES],
-            Format::MtBench => vec![&named::PROMPTS],
+            Format::MtBench | Format::Prompts => vec![&named::PROMPTS],
         }
     }
 
@@ -134,19 +140,23 @@ impl Sink {
             self.rows.push(row);
         }
     }
-    /// An instruction with its answer.
-    pub fn answer(&mut self, prompt: &str, response: &str) {
-        match (prompt.trim().is_empty(), response.trim().is_empty()) {
+    /// A conversation with the answer to it.
+    pub fn answer(&mut self, before: &[Turn], response: &str) {
+        match (is_blank(before), response.trim().is_empty()) {
             (true, _) => self.leave_out("an empty prompt"),
             (_, true) => self.leave_out("an empty answer"),
             _ if is_tool_call(response) => self.leave_out(TOOL_CALL),
-            _ => self.push(json!({ "prompt": prompt.trim(), "response": response.trim() })),
+            _ => {
+                let mut row = json!({ "response": response.trim() });
+                put_prompt(&mut row, before);
+                self.push(row);
+            }
         }
     }
-    /// A prompt's answers with their ranks, 0 the best, and scores; in order of rank.
-    pub fn ranked(&mut self, prompt_id: &str, prompt: &str, mut answers: Vec<Ranked>) {
+    /// A conversation's answers with their ranks, 0 the best, and scores; in order of rank.
+    pub fn ranked(&mut self, prompt_id: &str, before: &[Turn], mut answers: Vec<Ranked>) {
         answers.retain(|a| !a.text.trim().is_empty());
-        if prompt.trim().is_empty() {
+        if is_blank(before) {
             return self.leave_out("an empty prompt");
         }
         if answers.len() < 2 {
@@ -154,12 +164,32 @@ impl Sink {
         }
         answers.sort_by_key(|a| a.rank);
         for a in answers {
-            self.push(json!({
-                "prompt_id": prompt_id, "prompt": prompt.trim(), "response_id": a.id, "response": a.text.trim(),
-                "rank": a.rank, "score": a.score,
-            }));
+            let mut row = json!({
+                "prompt_id": prompt_id, "response_id": a.id, "response": a.text.trim(), "rank": a.rank, "score": a.score,
+            });
+            put_prompt(&mut row, before);
+            self.push(row);
         }
     }
+}
+
+fn is_blank(before: &[Turn]) -> bool {
+    before.last().is_none_or(|last| last.content.trim().is_empty())
+}
+
+/// Puts what is asked into a row: the text, and the messages where they are more than one of a user.
+pub(super) fn put_prompt(row: &mut Value, before: &[Turn]) {
+    row["prompt"] = transcript(&said(before)).into();
+    if !matches!(before, [one] if one.role == "user") {
+        row[PROMPT_MESSAGES] = before.iter().map(Turn::to_json).collect();
+    }
+}
+
+/// Whether messages have no turn of an assistant.
+fn is_unanswered(messages: Option<&Value>) -> bool {
+    let Some(Value::Array(messages)) = messages else { return false };
+    let role = |message: &Value| message.get("role").and_then(Value::as_str).map(Role::of);
+    !messages.is_empty() && messages.iter().all(|message| matches!(role(message), Some(Role::User | Role::System)))
 }
 
 /// About how many bytes a value of a finished row takes.
@@ -183,35 +213,37 @@ pub(super) struct Ranked {
 /// Turns rows of a format into rows of a schema.
 pub(super) struct Converter {
     format: Format,
+    turns: Turns,
     oasst: Oasst,
 }
 
 impl Converter {
     /// `language` is the one that Open Assistant's messages are taken of; none for all.
-    pub fn new(format: Format, target: &'static Schema, language: Option<String>) -> Self {
-        Self { format, oasst: Oasst::new(target.name == named::RANKED.name, language) }
+    pub fn new(format: Format, target: &'static Schema, language: Option<String>, turns: Turns) -> Self {
+        Self { format, turns, oasst: Oasst::new(target.name == named::RANKED.name, language, turns) }
     }
 
     /// Takes a row, or says what is wrong with it. Every key of a row that is used is read, or counted in `sink`.
     pub fn row(&mut self, row: Object, sink: &mut Sink) -> Result<(), String> {
         let mut record = Record::new(row);
-        let before: u64 = sink.left_out.values().sum();
-        match take_context(&mut record, self.format)? {
-            Context::Beyond(why) => sink.leave_out(why),
-            Context::System(system) => match self.format {
+        let left_out = |sink: &Sink| sink.left_out.values().sum::<u64>();
+        let (before, made) = (left_out(sink), sink.rows.len());
+        match Context::take(&mut record)? {
+            Err(why) => sink.leave_out(why),
+            Ok(context) => match self.format {
                 Format::Oasst => self.oasst.row(&mut record, sink)?,
-                Format::SelfInstruct => seed_task(&mut record, sink)?,
-                Format::Alpaca => instruction(&mut record, sink)?,
-                Format::ShareGpt => conversation(&mut record, sink)?,
-                Format::UltraFeedback => ultrafeedback(&mut record, sink)?,
-                Format::Preferences => preference(&mut record, system, sink)?,
-                Format::MtBench => mt_bench(&mut record, sink)?,
-                Format::LlmBar => llmbar(&mut record, sink)?,
+                Format::SelfInstruct => seed_task(&mut record, &context, sink)?,
+                Format::Alpaca => instruction(&mut record, &context, self.turns, sink)?,
+                Format::ShareGpt => conversation(&mut record, &context, self.turns, sink)?,
+                Format::UltraFeedback => ultrafeedback(&mut record, &context, sink)?,
+                Format::Preferences => preference(&mut record, context, sink)?,
+                Format::MtBench => mt_bench(&mut record, &context, sink)?,
+                Format::LlmBar => llmbar(&mut record, &context, sink)?,
+                Format::Prompts => prompt(&mut record, &context, sink)?,
             },
         }
-        // A row that was left out is counted as one, with its reason.
-        let after: u64 = sink.left_out.values().sum();
-        if before == after {
+        // A row that was left out whole is counted as one, with its reason.
+        if before == left_out(sink) || sink.rows.len() > made {
             for key in record.into_unread() {
                 sink.count_unread(key, 1);
             }
@@ -225,36 +257,6 @@ impl Converter {
     }
 }
 
-/// What a row says beside its question and its answer.
-enum Context {
-    /// Something that changes what the answer means and has no place in the rows to make: the reason to leave it out.
-    Beyond(&'static str),
-    /// Nothing but a system prompt that can be kept, if there is one.
-    System(Option<String>),
-}
-
-/// Takes what changes the meaning of a row in every format. Only preferences have a place for a system prompt.
-fn take_context(record: &mut Record, format: Format) -> Result<Context, String> {
-    let mut reason = None;
-    for (key, why) in CONTEXT_KEYS {
-        if record.take(key).is_some_and(|value| !is_empty(&value)) {
-            reason = reason.or(Some(why));
-        }
-    }
-    let mut system = None;
-    for key in SYSTEM_KEYS {
-        let value = record.optional_text(key)?.filter(|text| !text.trim().is_empty());
-        if system.is_some() && value.is_some() && system != value {
-            reason = reason.or(Some("two system messages"));
-        }
-        system = system.or(value);
-    }
-    if system.is_some() && format != Format::Preferences {
-        reason = reason.or(Some("a system message"));
-    }
-    Ok(reason.map_or(Context::System(system), Context::Beyond))
-}
-
 /// An instruction with what it is about below it, as Self-Instruct and Alpaca show them to a model.
 pub(super) fn with_input(instruction: &str, input: &str) -> String {
     match input.trim() {
@@ -263,7 +265,7 @@ pub(super) fn with_input(instruction: &str, input: &str) -> String {
     }
 }
 
-fn seed_task(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+fn seed_task(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
     let instruction = record.text("instruction")?;
     let instances = record.records("instances", |instance| {
         Ok((instance.optional_text("input")?.unwrap_or_default(), instance.text("output")?))
@@ -272,7 +274,7 @@ fn seed_task(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
         sink.leave_out("no instance");
     }
     for (input, output) in instances {
-        sink.answer(&with_input(&instruction, &input), &output);
+        sink.answer(&context.question(&with_input(&instruction, &input)), &output);
     }
     Ok(())
 }
@@ -285,20 +287,22 @@ const CONTEXTS: [&str; 2] = ["input", "context"];
 const ANSWERS: [&str; 4] = ["output", "response", "completion", "answer"];
 
 /// An instruction with its answer: Alpaca, Dolly, and prompts with completions.
-fn instruction(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+fn instruction(record: &mut Record, context: &Context, which: Turns, sink: &mut Sink) -> Result<(), String> {
     let question = QUESTIONS.into_iter().find(|key| record.contains(key)).unwrap_or(QUESTIONS[0]);
     let answer = ANSWERS.into_iter().find(|key| record.contains(key)).unwrap_or(ANSWERS[0]);
     if record.peek(question).is_some_and(Value::is_array) {
         let mut turns = take_turns(record, question)?;
+        // The answers of the prompt itself are not learnt.
+        let from = turns.len();
         turns.extend(take_turns(record, answer)?);
-        first_turn(record, turns, sink);
+        answers(record, context, turns, from, which, sink);
         return Ok(());
     }
     let asked = plain_text(record, question)?;
-    let context = CONTEXTS.into_iter().find(|key| record.has(key));
-    let context = context.map(|key| record.text(key)).transpose()?.unwrap_or_default();
+    let about = CONTEXTS.into_iter().find(|key| record.has(key));
+    let about = about.map(|key| record.text(key)).transpose()?.unwrap_or_default();
     let answered = plain_text(record, answer)?;
-    sink.answer(&with_input(&asked, &context), &answered);
+    sink.answer(&context.question(&with_input(&asked, &about)), &answered);
     Ok(())
 }
 
@@ -311,41 +315,7 @@ fn plain_text(record: &mut Record, key: &str) -> Result<String, String> {
     Ok(text)
 }
 
-fn conversation(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
-    let key = if record.contains("conversations") { "conversations" } else { "messages" };
-    let turns = take_turns(record, key)?;
-    first_turn(record, turns, sink);
-    Ok(())
-}
-
-/// Takes the first question of a conversation with its answer. The turns after it are reported as unread.
-fn first_turn(record: &mut Record, turns: Vec<Turn>, sink: &mut Sink) {
-    // A system message would have to be a part of the prompt, which it is not.
-    if turns.iter().any(|turn| turn.role == Role::System && !turn.text.trim().is_empty()) {
-        return sink.leave_out("a system message");
-    }
-    let mut turns = turns.into_iter().filter(|turn| turn.role != Role::System);
-    let (Some(question), Some(answer)) = (turns.next(), turns.next()) else {
-        return sink.leave_out("no question with an answer at its beginning");
-    };
-    if let Some(why) = question.beyond_text.or(answer.beyond_text) {
-        return sink.leave_out(why);
-    }
-    if question.role != Role::User || answer.role != Role::Assistant {
-        return sink.leave_out("no question with an answer at its beginning");
-    }
-    // UltraChat repeats the first question beside the messages.
-    let repeated = record.peek("prompt").and_then(Value::as_str).map(str::trim) == Some(question.text.trim());
-    if repeated {
-        record.take("prompt");
-    }
-    if turns.next().is_some() {
-        record.report("turns after the first answer".to_owned());
-    }
-    sink.answer(&question.text, &answer.text);
-}
-
-fn ultrafeedback(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
     let prompt = record.text("instruction")?;
     let completions = record.records("completions", |completion| {
         const SCORES: [&str; 3] = ["overall_score", "score", "fine-grained_score"];
@@ -358,7 +328,8 @@ fn ultrafeedback(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
         let score = key.and_then(|key| completion.number(key));
         Ok((completion.text("response")?, score))
     })?;
-    let prompt_id = hash_hex([&prompt]);
+    let before = context.question(&prompt);
+    let prompt_id = if before.len() > 1 { prompt_id(&said(&before)) } else { hash_hex([&prompt]) };
     let unscored = completions.iter().filter(|(_, score)| score.is_none()).count();
     if unscored > 0 {
         record.report("completions without a score".to_owned());
@@ -375,6 +346,6 @@ fn ultrafeedback(record: &mut Record, sink: &mut Sink) -> Result<(), String> {
         rank: rank(*score),
         score: Some(*score),
     });
-    sink.ranked(&prompt_id, &prompt, answers.collect());
+    sink.ranked(&prompt_id, &before, answers.collect());
     Ok(())
 }

@@ -1,23 +1,26 @@
 //! What an evaluation is given: prompts and answers in whatever form people have them, all of them in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::formats::{Object, with_input};
-use super::rows::RowsOf;
-use crate::data::hash_hex;
+use crate::data::{PROMPT_MESSAGES, hash_hex};
 use crate::error::{Error, Result};
-use crate::store::context::unheld_context;
-use crate::store::jsonl::{list, member, message, spell, text};
+use crate::store::Scan;
+use crate::store::context::{is_empty, unheld_context};
+use crate::store::conversations::take_prompt;
+use crate::store::jsonl::{Unread, count_unread, list, member, spell, text};
 use crate::store::listing::is;
-use crate::store::{Lines, Scan};
+use crate::store::rows::RowsOf;
 
 /// The columns that are looked at, the first of each kind that is there.
 const COLUMNS: &[&str] = &[
     "prompt_id",
     "prompt",
+    PROMPT_MESSAGES,
+    "messages",
     "instruction",
     "input",
     "turns",
@@ -77,15 +80,18 @@ pub struct Given<T> {
     pub rows: Vec<T>,
     /// Prompts that came again, or answers with an `error` in their place.
     pub left_out: u64,
+    /// Keys of prompts that were not read, with the number of rows that have a value there.
+    pub unread: BTreeMap<String, u64>,
 }
 
-/// The prompts of a file: a line each of a .txt file, else rows of JSON lines, a JSON array or Parquet (also RUN/STEP) with `prompt`,
-/// `instruction` (and `input`) or `turns`, of which the first is taken. A prompt that comes again is left out.
+/// The prompts of a file: a line each of a .txt file, else rows of JSON lines, a JSON array, CSV or Parquet (also RUN/STEP) with
+/// `prompt`, `messages`, `instruction` (and `input`) or `turns`, of which the first is taken. A prompt that comes again is left
+/// out.
 ///
 /// # Errors
 /// Nothing is there, or no prompt; a row without one, with its line; two prompts of one id.
 pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
-    let mut given = Given { rows: Vec::new(), left_out: 0 };
+    let mut given = Given { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut known: HashMap<String, String> = HashMap::new();
     let mut take = |place: String, prompt: GivenPrompt| match known.get(&prompt.id) {
         None => {
@@ -100,21 +106,20 @@ pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
         Some(_) => Err(Error::user(format!("{place} has the prompt_id `{}`, as another prompt before it", prompt.id))
             .help("give every prompt an id of its own, or none at all")),
     };
-    if is(path, "txt") {
-        let mut lines = Lines::open(path)?;
-        while let Some((line, bytes)) = lines.next_line()? {
-            let place = format!("`{}` line {line}", path.display());
-            let text = std::str::from_utf8(bytes).map_err(|_| Error::user(format!("{place} is not UTF-8 text")))?;
-            take(place, GivenPrompt { id: hash_hex([text.trim()]), text: text.trim().into(), dataset: None })?;
-        }
-    } else {
-        for row in rows_at(path)? {
-            let row = row?;
-            let place = row.place();
-            let read = row.row.map_err(|e| e.1).and_then(|mut row| prompt(&mut row));
-            take(place.clone(), read.map_err(|what| bad(&place, &what, path))?)?;
-        }
+    let mut rows = rows_at(path)?;
+    let mut unread = Unread::new();
+    for row in rows.by_ref() {
+        let row = row?;
+        let place = row.place();
+        let read = row.row.map_err(|e| e.1).and_then(|mut row| {
+            let prompt = prompt(&mut row)?;
+            left_over(&row, &mut unread);
+            Ok(prompt)
+        });
+        take(place.clone(), read.map_err(|what| bad(&place, &what, path))?)?;
     }
+    rows.unread_columns().iter().for_each(|(key, rows)| count_unread(&mut unread, key, *rows));
+    given.unread = unread;
     if given.rows.is_empty() {
         return Err(Error::user(format!("`{}` holds no prompt", path.display())));
     }
@@ -127,7 +132,7 @@ pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
 /// # Errors
 /// Nothing is there, or no answer; a row without prompt or answer, with its line; two answers to a prompt with the same `sample`.
 pub fn given_answers(path: &Path) -> Result<Given<GivenAnswer>> {
-    let mut given = Given { rows: Vec::new(), left_out: 0 };
+    let mut given = Given { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut places: HashMap<String, u32> = HashMap::new();
     let mut taken: HashSet<(String, u32)> = HashSet::new();
     for row in rows_at(path)? {
@@ -159,13 +164,19 @@ pub fn given_answers(path: &Path) -> Result<Given<GivenAnswer>> {
     Ok(given)
 }
 
+/// Counts the keys of a row that nobody took.
+fn left_over(row: &Object, unread: &mut Unread) {
+    let left = row.iter().filter(|(key, value)| !is_empty(value) && !ANSWERS.contains(&key.as_str()));
+    left.for_each(|(key, _)| count_unread(unread, key, 1));
+}
+
 fn bad(place: &str, what: &str, path: &Path) -> Error {
     let error = Error::user(format!("{place} {what}"));
-    let known = ["jsonl", "json", "gz", "parquet"].iter().any(|e| is(path, e)) || path.is_dir();
+    let known = ["jsonl", "json", "gz", "parquet", "csv", "txt"].iter().any(|e| is(path, e)) || path.is_dir();
     if known {
         error
     } else {
-        error.help("rows are JSON or Parquet; prompts as plain text, a line each, are a .txt file")
+        error.help("rows are JSON, CSV or Parquet; prompts as plain text, a line each, are a .txt file")
     }
 }
 
@@ -202,22 +213,15 @@ fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
         return Err(what);
     }
     let given = |row: &Object, key: &str| row.get(key).is_some_and(|v| !v.is_null());
-    let text = if given(row, "prompt") {
-        match row.remove("prompt") {
-            Some(Value::Array(turns)) => {
-                let turns = list(Value::Array(turns), message).map_err(|e| format!("`prompt` {e}"))?;
-                match &turns[..] {
-                    [(role, text)] if role == "user" => text.clone(),
-                    _ => {
-                        return Err(format!(
-                            "has a `prompt` of {} messages; only single questions are asked",
-                            turns.len()
-                        ));
-                    }
-                }
+    let text = if given(row, "prompt") || given(row, "messages") || given(row, PROMPT_MESSAGES) {
+        match take_prompt(row)?.turns() {
+            turns if turns.len() == 1 && turns[0].role == "user" => {
+                turns.into_iter().map(|turn| turn.content).collect()
             }
-            Some(value) => self::text(value).map_err(|e| format!("`prompt` {e}"))?,
-            None => String::new(),
+            turns => {
+                let many = turns.len();
+                return Err(format!("has a prompt of {many} messages; an evaluation asks single questions"));
+            }
         }
     } else if given(row, "instruction") {
         let (instruction, input) = (member(row, "instruction", text)?, optional(row, "input")?.unwrap_or_default());

@@ -1,32 +1,35 @@
 //! Files of others as Parquet of a named schema, read as a stream: a row, or a chunk of Parquet, is held at a time.
 
 mod benchmarks;
+mod chats;
+mod context;
 mod formats;
 mod given;
 mod oasst;
 mod own;
 mod preferences;
 mod record;
-mod rows;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 
+pub use chats::Turns;
 pub use formats::Format;
 pub use given::{Given, GivenAnswer, GivenPrompt, given_answers, given_prompts};
 pub use own::import_jsonl;
 
 use self::formats::{Converter, Sink};
 use self::record::KEYS;
-use self::rows::RowsOf;
 use super::atomic::output_target;
 use super::jsonl::Rows;
 use super::reader::CHUNK;
+use super::rename::Rename;
+use super::rows::RowsOf;
 use super::{ParquetFile, Written};
 use crate::data::Schema;
 use crate::error::{Error, Result};
@@ -70,6 +73,10 @@ pub struct How {
     pub schema: Option<&'static Schema>,
     /// The language of Open Assistant's messages; none for all.
     pub language: Option<String>,
+    /// Which answers of a conversation become rows.
+    pub turns: Turns,
+    /// Keys of the file that are read under other names.
+    pub rename: Rename,
     /// Whether bad rows are left out and told, or end the import.
     pub skip_bad: bool,
     /// The file to write; beside the input if none is given.
@@ -123,16 +130,18 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     };
     let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
     let mut bad = Bad::new(how.skip_bad);
-    let mut converter = Converter::new(format, schema, how.language.clone());
+    let mut converter = Converter::new(format, schema, how.language.clone(), how.turns);
+    let mut renamed = Renamed::new(&how.rename);
     let mut sink = Sink::default();
     let table = extended(schema, format.extra());
     let mut file = ParquetFile::create(&path, &table)?;
-    let mut source = RowsOf::open(input, KEYS)?;
+    let mut source = RowsOf::open(input, KEYS)?.renamed(&how.rename);
     let mut more = true;
     while more {
         match source.next().transpose()? {
             Some(row) => {
                 let place = row.place();
+                row.row.iter().for_each(|row| renamed.see(row));
                 let taken = row.row.map_err(|(_, what)| what).and_then(|row| converter.row(row, &mut sink));
                 taken.or_else(|what| bad.row(&place, &what))?;
             }
@@ -151,6 +160,7 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     for (column, rows) in source.unread_columns() {
         sink.count_unread(column.clone(), *rows);
     }
+    renamed.check(input)?;
     let written = file.close()?;
     if written.rows == 0 {
         let why: Vec<String> = sink.left_out.iter().map(|(why, n)| format!("{n} with {why}")).collect();
@@ -172,16 +182,54 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     })
 }
 
+/// Whether rows have the keys that are renamed.
+struct Renamed<'a> {
+    rename: &'a Rename,
+    /// The renamed keys that no row had yet, under our names.
+    missing: Vec<(String, String)>,
+    /// The keys of the first rows.
+    keys: BTreeSet<String>,
+}
+
+impl<'a> Renamed<'a> {
+    fn new(rename: &'a Rename) -> Self {
+        Self { rename, missing: rename.pairs().to_vec(), keys: BTreeSet::new() }
+    }
+    /// Looks at a row whose keys have been renamed.
+    fn see(&mut self, row: &formats::Object) {
+        if !self.missing.is_empty() {
+            self.missing.retain(|(ours, _)| !row.contains_key(ours));
+            let room = MAX_KEYS.saturating_sub(self.keys.len());
+            self.keys.extend(row.keys().take(room).cloned());
+        }
+    }
+    /// A key that no row has is a slip.
+    fn check(&self, input: &Path) -> Result<()> {
+        let Some((_, theirs)) = self.missing.first() else { return Ok(()) };
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        Err(self.rename.unknown(theirs, &input.display().to_string(), &keys))
+    }
+}
+
+/// Keys that a message about a renamed key chooses from.
+const MAX_KEYS: usize = 256;
+
 /// The format that the first readable row has; none if it has none, or one that does not become the schema asked for.
 fn found_format(input: &Path, how: &How) -> Result<Option<Format>> {
     let (mut rows, mut first_bad) = (0u64, None);
-    for row in RowsOf::open(input, KEYS)? {
+    for row in RowsOf::open(input, KEYS)?.renamed(&how.rename) {
         let row = row?;
         rows += 1;
         let place = row.place();
         match row.row {
             Ok(row) => {
                 let format = Format::of(&row);
+                // Without its renamed keys a row is of another format, or of none.
+                let mut renamed = Renamed::new(&how.rename);
+                renamed.see(&row);
+                if format.is_none() {
+                    renamed.check(input)?;
+                }
                 return Ok(format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name))));
             }
             Err((_, what)) if how.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
@@ -242,7 +290,7 @@ fn keeps_its_source(input: &Path, how: &How) -> Result<()> {
 fn beside(input: &Path, schema: &Schema) -> PathBuf {
     let name = input.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut stem = name.as_str();
-    for extension in [".gz", ".jsonl", ".json", ".parquet"] {
+    for extension in [".gz", ".jsonl", ".json", ".parquet", ".csv", ".txt"] {
         stem = stem.strip_suffix(extension).unwrap_or(stem);
     }
     input.with_file_name(format!("{stem}.{}.parquet", schema.name))

@@ -8,14 +8,16 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use serde_json::Value;
 
-use super::{Bad, How, Imported};
+use super::{Bad, How, Imported, Renamed};
 use crate::data::Schema;
 use crate::error::{Error, Result};
 use crate::store::atomic::output_target;
+use crate::store::columns::guess_as;
 use crate::store::context::is_context;
-use crate::store::jsonl::{Lines, Rows};
+use crate::store::jsonl::{Rows, count_unread};
 use crate::store::listing::is;
 use crate::store::reader::CHUNK;
+use crate::store::text_rows::TextRows;
 use crate::store::{Dataset, ParquetFile, guess};
 
 /// A column that a file has and its schema does not is kept if its number stays below this.
@@ -35,18 +37,17 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name))
             .help("there is nothing to import: `read` takes it as it is"));
     }
-    if !is(input, "jsonl") {
-        return Err(Error::user(format!(
-            "`{}` is of no format that is known, and is not a .jsonl file",
-            input.display()
-        ))
-        .help("`reflux import --help` lists the formats; name one with --format"));
+    if is(input, "parquet") || input.is_dir() {
+        return Err(Error::user(format!("`{}` is of no format that is known", input.display())).help(
+            "`reflux import --help` lists the formats; name one with --format, or other names of keys with --rename",
+        ));
     }
     let empty = || {
         Error::user(format!("`{}` holds no row to import", input.display()))
             .help("each line is to hold one row, as a JSON object")
     };
-    match Lines::open(input)?.next().transpose()? {
+    let open = || Ok::<_, Error>(TextRows::open(input)?.renamed(&how.rename));
+    match open()?.next().transpose()? {
         None => return Err(empty()),
         // The first row decides which schema the file has: it is told before anything is said of the schema.
         Some((line, Err((_, what)))) if !how.skip_bad => {
@@ -56,21 +57,22 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
     }
     let schema = match how.schema {
         Some(schema) => schema,
-        None => guess(input)?,
+        None => guess_as(input, &how.rename)?,
     };
-    Dataset::open(input, schema)?;
+    let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
+    Dataset::open_as(input, schema, how.rename.only(ours).pairs())?;
     let path = output_target(&how.out.clone().unwrap_or_else(|| input.with_extension("parquet")))?;
-    let (extra, unread) = extra_keys(input, schema)?;
+    let (extra, mut unread) = extra_keys(input, schema, how)?;
     let mut fields: Vec<Field> = schema.arrow().fields().iter().map(|f| f.as_ref().clone()).collect();
     fields.extend(extra.iter().map(|key| Field::new(key, DataType::Utf8, true)));
     let arrow = Arc::new(ArrowSchema::new(fields));
 
     let mut bad = Bad::new(how.skip_bad);
     let mut file = ParquetFile::create(&path, &arrow)?;
-    let mut lines = Lines::open(input)?;
+    let mut lines = open()?;
+    let names: Vec<String> = schema.columns.iter().map(|c| c.name.to_owned()).collect();
     loop {
-        let names = schema.columns.iter().map(|c| c.name.to_owned()).collect();
-        let (mut rows, mut texts) = (Rows::new(schema, names), vec![Vec::new(); extra.len()]);
+        let (mut rows, mut texts) = (Rows::new(schema, names.clone()), vec![Vec::new(); extra.len()]);
         while rows.len() < CHUNK {
             let Some((line, row)) = lines.next().transpose()? else { break };
             match row.and_then(|mut row| rows.push(&mut row).map(|()| row)) {
@@ -85,6 +87,9 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         if rows.len() == 0 {
             break;
         }
+        // Keys of rows were counted before; of messages they are told here.
+        let within = rows.take_unread().into_iter().filter(|(key, _)| key.contains("[]."));
+        within.for_each(|(key, rows)| count_unread(&mut unread, &key, rows));
         let mut columns = rows.finish()?.columns().to_vec();
         columns.extend(texts.into_iter().map(|t| Arc::new(StringArray::from(t)) as ArrayRef));
         file.write(&RecordBatch::try_new(arrow.clone(), columns)?)?;
@@ -100,13 +105,15 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
 }
 
 /// Keys that the schema does not know: those that hold text only, and the others with the number of their rows.
-fn extra_keys(input: &Path, schema: &Schema) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
+fn extra_keys(input: &Path, schema: &Schema, how: &How) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
     let known: BTreeSet<&str> = schema.columns.iter().map(|c| c.name).collect();
     let mut extra = Vec::<String>::new();
     // Rows with a value, and whether one of these is no text.
     let mut values = BTreeMap::<String, (u64, bool)>::new();
-    for line in Lines::open(input)? {
+    let mut renamed = Renamed::new(&how.rename);
+    for line in TextRows::open(input)?.renamed(&how.rename) {
         let (_, Ok(row)) = line? else { continue };
+        renamed.see(&row);
         for (key, value) in row.iter().filter(|(k, _)| !known.contains(k.as_str()) && !is_context(k)) {
             if !values.contains_key(key) {
                 if values.len() >= MOST_EXTRA {
@@ -119,6 +126,7 @@ fn extra_keys(input: &Path, schema: &Schema) -> Result<(Vec<String>, BTreeMap<St
             *other |= !value.is_string() && !value.is_null();
         }
     }
+    renamed.check(input)?;
     extra.retain(|key| values.get(key).is_none_or(|(_, other)| !other));
     let unread = values.into_iter().filter(|(_, (_, other))| *other).map(|(key, (rows, _))| (key, rows));
     Ok((extra, unread.collect()))

@@ -3,12 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::context::Context;
 use super::formats::{Sink, with_input};
 use super::record::Record;
-use super::turns::{TOOL_CALL, is_tool_call, take_turns};
+use super::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
 use crate::data::hash_hex;
 use crate::store::context::is_encoded_messages;
-use crate::store::conversations::{Turn, comparison};
+use crate::store::conversations::{Turn, comparison, with_system};
 
 /// Names of the scores of the chosen and the rejected answer.
 const SCORES: [(&str, &str); 4] = [
@@ -21,8 +22,8 @@ const SCORES: [(&str, &str); 4] = [
 /// Other names of the prompt, the first that is there.
 const QUESTIONS: [&str; 3] = ["question", "instruction", "query"];
 
-/// Reads a pair. `system` is the row's system prompt, which becomes the first message.
-pub(super) fn preference(record: &mut Record, system: Option<String>, sink: &mut Sink) -> Result<(), String> {
+/// Reads a pair. What the row says before its question becomes the first messages of the prompt.
+pub(super) fn preference(record: &mut Record, context: Context, sink: &mut Sink) -> Result<(), String> {
     let (chosen_score, rejected_score) = take_scores(record);
     let prompt_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
     // UltraFeedback's binarized rows repeat the chosen conversation.
@@ -48,21 +49,17 @@ pub(super) fn preference(record: &mut Record, system: Option<String>, sink: &mut
         split_texts(&mut row);
     }
     let mut pair = comparison(row)?;
-    if let Some(system) = system {
-        match pair.prompt.first() {
-            Some((role, text)) if role == "system" && text.trim() != system.trim() => {
-                sink.leave_out("two system messages");
-                return Ok(());
-            }
-            Some((role, _)) if role == "system" => {}
-            _ => pair.prompt.insert(0, ("system".to_owned(), system)),
-        }
+    let after_system = usize::from(pair.prompt.first().is_some_and(|turn| turn.role == "system"));
+    pair.prompt.splice(after_system..after_system, context.history);
+    if with_system(&mut pair.prompt, context.system).is_err() {
+        sink.leave_out("two system messages");
+        return Ok(());
     }
     let [(_, chosen), (_, rejected)] = pair.completions.as_slice() else {
         return Err("has no `chosen` and `rejected`".into());
     };
-    let asked: Vec<&Turn> = pair.prompt.iter().filter(|turn| turn.0 != "system").collect();
-    if asked.iter().all(|turn| turn.1.trim().is_empty()) || is_blank(chosen) || is_blank(rejected) {
+    let asked: Vec<&Turn> = pair.prompt.iter().filter(|turn| turn.role != "system").collect();
+    if asked.iter().all(|turn| turn.content.trim().is_empty()) || is_blank(chosen) || is_blank(rejected) {
         sink.leave_out("an empty prompt or answer");
         return Ok(());
     }
@@ -82,16 +79,16 @@ pub(super) fn preference(record: &mut Record, system: Option<String>, sink: &mut
 }
 
 fn is_blank(turns: &[Turn]) -> bool {
-    turns.iter().all(|turn| turn.1.trim().is_empty())
+    turns.iter().all(|turn| turn.content.trim().is_empty())
 }
 
 /// What an id is the hash of.
 fn parts(turns: &[Turn]) -> Vec<String> {
-    turns.iter().flat_map(|turn| [turn.0.clone(), turn.1.clone()]).collect()
+    turns.iter().flat_map(|turn| [turn.role.clone(), turn.content.clone()]).collect()
 }
 
 fn messages(turns: &[Turn]) -> Vec<Value> {
-    turns.iter().map(|turn| json!({ "role": turn.0, "content": turn.1 })).collect()
+    turns.iter().map(Turn::to_json).collect()
 }
 
 /// Takes the scores of both answers, by the first of the names that is there.
@@ -151,12 +148,10 @@ fn take_side(
         Some(Value::Array(_) | Value::Object(_)) => {
             let turns = take_turns(record, key)?;
             *reason = reason.or(turns.iter().find_map(|turn| turn.beyond_text));
-            let message = |turn: super::turns::Turn| {
-                // Roles that chat templates know are theirs; others stay as they are spelled.
-                let role = if turn.role == super::turns::Role::Other { turn.spelled } else { turn.role.name().into() };
-                json!({ "role": role, "content": turn.text })
-            };
-            turns.into_iter().map(message).collect()
+            if name != "prompt" && turns.iter().any(|turn| turn.untrained) {
+                *reason = reason.or(Some(UNTRAINED));
+            }
+            turns.iter().map(|turn| json!({ "role": turn.role_name(), "content": turn.text })).collect()
         }
         Some(_) => record.take(key).unwrap_or_default(),
     };
@@ -171,9 +166,7 @@ fn split_texts(row: &mut Map<String, Value>) {
         return;
     };
     if let (Some(chosen), Some(rejected)) = (dialogue(chosen), dialogue(rejected)) {
-        let value =
-            |turns: Vec<Turn>| turns.into_iter().map(|t| json!({ "role": t.0, "content": t.1 })).collect::<Vec<_>>();
-        let (chosen, rejected) = (json!(value(chosen)), json!(value(rejected)));
+        let (chosen, rejected) = (messages(&chosen).into(), messages(&rejected).into());
         row.insert("chosen".into(), chosen);
         row.insert("rejected".into(), rejected);
         return;
@@ -204,7 +197,7 @@ fn dialogue(text: &str) -> Option<Vec<Turn>> {
     let mut turns = Vec::new();
     while let Some((at, length, role)) = marks.next() {
         let end = marks.peek().map_or(text.len(), |next| next.0);
-        turns.push((role.to_owned(), text[at + length..end].trim().to_owned()));
+        turns.push(Turn::new(role, text[at + length..end].trim()));
     }
     Some(turns)
 }

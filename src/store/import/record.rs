@@ -108,6 +108,11 @@ impl Record {
         self.values.get_mut(key).map(Value::take).filter(|value| !value.is_null())
     }
 
+    /// Gives a key a value that the row's place in the file says.
+    pub fn put(&mut self, key: &str, value: &str) {
+        self.values.insert(key.to_owned(), value.into());
+    }
+
     /// Takes a value that has to be there.
     pub fn required<T>(&mut self, key: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Result<T, String> {
         if !self.contains(key) {
@@ -155,9 +160,20 @@ impl Record {
     pub fn records<T>(
         &mut self,
         key: &str,
+        read: impl FnMut(&mut Record) -> Result<T, String>,
+    ) -> Result<Vec<T>, String> {
+        let value = self.required(key, Ok)?;
+        self.records_in(key, value, read)
+    }
+
+    /// Reads a list of objects that was taken from under `key`.
+    pub fn records_in<T>(
+        &mut self,
+        key: &str,
+        value: Value,
         mut read: impl FnMut(&mut Record) -> Result<T, String>,
     ) -> Result<Vec<T>, String> {
-        let items = self.required(key, |value| list(value, Ok))?;
+        let items = list(value, Ok).map_err(|what| format!("`{key}` {what}"))?;
         let mut all = Vec::with_capacity(items.len());
         for (at, item) in items.into_iter().enumerate() {
             let read = self.nested(&format!("{key}[]."), item, &mut read);
@@ -183,7 +199,10 @@ impl Record {
         read: &mut impl FnMut(&mut Record) -> Result<T, String>,
     ) -> Result<T, String> {
         let Value::Object(values) = value else { return Err(format!("is {}, expected an object", spell(&value))) };
-        let mut record = Record { values, prefix: format!("{}{path}", self.prefix), nested: BTreeSet::new() };
+        // A tree whose branches are in branches has one path for all of them.
+        let again = self.prefix.ends_with(path);
+        let prefix = if again { self.prefix.clone() } else { format!("{}{path}", self.prefix) };
+        let mut record = Record { values, prefix, nested: BTreeSet::new() };
         let result = read(&mut record)?;
         for key in record.into_unread() {
             self.report(key);
@@ -201,7 +220,9 @@ impl Record {
     /// The paths of all values that nobody took; nulls hold nothing.
     pub fn into_unread(self) -> BTreeSet<String> {
         let mut unread = self.nested;
-        for (key, _) in self.values.iter().filter(|(_, value)| !value.is_null()).take(MAX_UNREAD) {
+        // A field of CSV that is empty holds nothing either.
+        let holds = |value: &Value| !value.is_null() && value.as_str() != Some("");
+        for (key, _) in self.values.iter().filter(|(_, value)| holds(value)).take(MAX_UNREAD) {
             unread.insert(format!("{}{key}", self.prefix));
         }
         unread

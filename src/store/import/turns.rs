@@ -18,7 +18,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    fn of(name: &str) -> Self {
+    pub fn of(name: &str) -> Self {
         match name {
             "human" | "user" | "prompter" => Self::User,
             "gpt" | "chatgpt" | "bing" | "bard" | "model" | "assistant" => Self::Assistant,
@@ -48,9 +48,21 @@ pub(super) struct Turn {
     /// The role as the file spells it.
     pub spelled: String,
     pub text: String,
-    /// Why the turn is more than its text, so that its row has to be left out.
+    /// Why the turn is more than its text, so that rows with it have to be left out.
     pub beyond_text: Option<&'static str>,
+    /// Whether it is an answer that the file says is not to be learnt.
+    pub untrained: bool,
 }
+
+impl Turn {
+    /// The role that a chat template sees: the one that it knows, or as the file spells it.
+    pub fn role_name(&self) -> &str {
+        if self.role == Role::Other { &self.spelled } else { self.role.name() }
+    }
+}
+
+/// The reason for leaving out an answer that the file says is not to be learnt.
+pub(super) const UNTRAINED: &str = "an answer that is not to be trained on";
 
 /// The reason for leaving out a row with a call of a tool.
 pub(super) const TOOL_CALL: &str = "a tool call or its result";
@@ -69,7 +81,7 @@ pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<Turn>, St
 
 fn plain_turn(at: usize, text: String) -> Turn {
     let role = if at.is_multiple_of(2) { Role::User } else { Role::Assistant };
-    Turn { role, spelled: role.name().to_owned(), text, beyond_text: None }
+    Turn { role, spelled: role.name().to_owned(), text, beyond_text: None, untrained: false }
 }
 
 /// Reads one turn.
@@ -85,10 +97,8 @@ fn turn(record: &mut Record) -> Result<Turn, String> {
     }
     // OpenAI's `weight` and others' `train`: the loss is not on this answer.
     let flags = [record.take("weight"), record.take("train")];
-    let untrained = flags.iter().flatten().any(|flag| flag.as_f64() == Some(0.) || flag == &Value::Bool(false));
-    if role == Role::Assistant && untrained {
-        beyond_text = beyond_text.or(Some("an answer that is not to be trained on"));
-    }
+    let off = flags.iter().flatten().any(|flag| flag.as_f64() == Some(0.) || flag == &Value::Bool(false));
+    let untrained = role == Role::Assistant && off;
     let (text, other_parts) = match record.take(what) {
         None if beyond_text == Some(TOOL_CALL) => (String::new(), false),
         None if !record.contains(what) => return Err(format!("lacks `{what}`")),
@@ -101,7 +111,7 @@ fn turn(record: &mut Record) -> Result<Turn, String> {
     if role == Role::Assistant && is_tool_call(&text) {
         beyond_text = beyond_text.or(Some(TOOL_CALL));
     }
-    Ok(Turn { role, spelled, text, beyond_text })
+    Ok(Turn { role, spelled, text, beyond_text, untrained })
 }
 
 /// The text of a message, and whether it has parts that are no text.

@@ -1,0 +1,68 @@
+//! What a row says before its question: a system message and earlier turns.
+
+use serde_json::Value;
+
+use super::record::Record;
+use crate::store::context::{CONTEXT_KEYS, SYSTEM_KEYS, is_empty};
+use crate::store::conversations::{Turn, with_system};
+use crate::store::jsonl::{list, text};
+
+/// What stands before the question of a row, beside its own messages.
+#[derive(Default)]
+pub(super) struct Context {
+    pub system: Option<String>,
+    pub history: Vec<Turn>,
+}
+
+impl Context {
+    /// Takes a row's context; or gives the reason to leave the row out, where it has something that no row can hold.
+    ///
+    /// # Errors
+    /// A system message that is no text.
+    pub fn take(record: &mut Record) -> Result<Result<Self, &'static str>, String> {
+        let (mut context, mut reason) = (Self::default(), None);
+        for (key, why) in CONTEXT_KEYS {
+            let Some(value) = record.take(key).filter(|value| !is_empty(value)) else { continue };
+            match (key, exchanges(&value)) {
+                ("history", Some(turns)) => context.history = turns,
+                _ => reason = reason.or(Some(why)),
+            }
+        }
+        for key in SYSTEM_KEYS {
+            let value = record.optional_text(key)?.filter(|text| !text.trim().is_empty());
+            if context.system.is_some() && value.is_some() && context.system != value {
+                reason = reason.or(Some("two system messages"));
+            }
+            context.system = context.system.or(value);
+        }
+        Ok(reason.map_or(Ok(context), Err))
+    }
+
+    /// The conversation whose next turn is the answer: what the row says before its question, and `turns`.
+    ///
+    /// # Errors
+    /// Two system messages.
+    pub fn before(&self, turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
+        let mut all = turns;
+        let after_system = usize::from(all.first().is_some_and(|turn| turn.role == "system"));
+        all.splice(after_system..after_system, self.history.iter().cloned());
+        with_system(&mut all, self.system.clone())?;
+        Ok(all)
+    }
+
+    /// The conversation that ends with one question.
+    pub fn question(&self, question: &str) -> Vec<Turn> {
+        let system = self.system.iter().map(|text| Turn::new("system", text.trim()));
+        system.chain(self.history.iter().cloned()).chain([Turn::new("user", question.trim())]).collect()
+    }
+}
+
+/// Earlier turns as a list of pairs, each a question with its answer; none for any other value.
+fn exchanges(value: &Value) -> Option<Vec<Turn>> {
+    let pairs = list(value.clone(), |pair| list(pair, text)).ok()?;
+    let turns = pairs.into_iter().map(|pair| match <[String; 2]>::try_from(pair) {
+        Ok([question, answer]) => Some([Turn::new("user", question.trim()), Turn::new("assistant", answer.trim())]),
+        Err(_) => None,
+    });
+    Some(turns.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
+}
