@@ -108,6 +108,9 @@ fn the_values_are_those_of_the_rows() {
     let n: f64 = histogram.values().sum();
     let bits: f64 = histogram.values().map(|c| c / n * (n / c).log2()).sum();
     assert!(bits > 1. && (value("score_entropy") - bits).abs() < 1e-9, "{bits}");
+    let mut margins: Vec<f32> = Columns(&pairs).float("margin").unwrap().iter().flatten().collect();
+    margins.sort_by(f32::total_cmp);
+    assert!((value("margin") - f64::from(margins[(margins.len() - 1) / 2]) / 5.).abs() < 1e-12);
     let texts: HashSet<&str> = columns.text("response").unwrap().iter().flatten().collect();
     assert!((value("duplicates") - (scores.num_rows() - texts.len()) as f64 / scores.num_rows() as f64).abs() < 1e-12);
     let tokens = |column: &str| {
@@ -122,7 +125,7 @@ fn the_values_are_those_of_the_rows() {
     let fall = -mean / 0.1 / (tokens("chosen_tokens") / pairs.num_rows() as f64);
     assert!(fall != 0. && (value("chosen_logprob") - fall).abs() < 1e-9);
     // All of three iterations; a warning is told with its advice.
-    assert_eq!(all.as_array().unwrap().len(), 18);
+    assert_eq!(all.as_array().unwrap().len(), 21);
     let lines = health.lines();
     assert!(lines.iter().any(|l| l.starts_with("dpo 3: pair_yield ") && l.contains(", chosen_logprob ")), "{lines:?}");
     let warned = lines.iter().find(|l| l.contains("above health.duplicates.warn = -1")).unwrap();
@@ -285,4 +288,95 @@ fn a_training_has_the_pairs_of_the_iterations_asked_for() {
         let text = pipeline(temp.path(), &format!("data = {bad}"), "");
         assert!(reflux::pipeline::parse_str("t.toml", &text, &[], reflux::operators::ALL).is_err(), "{bad}");
     }
+}
+
+/// Runs the program; exit code and what it said.
+fn reflux(dir: &Path, text: &str, args: &[&str]) -> (Option<i32>, String) {
+    let file = dir.join("p.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").arg(args[0]).arg(&file).args(&args[1..]);
+    if args[0] == "run" {
+        command.arg("--runs").arg(dir.join("runs")).args(["--device", "cpu"]);
+    }
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// Answers of four prompts, judged by a script; `more` are further tables.
+fn judged(dir: &Path, script: &str, keys: &str, more: &str) -> String {
+    let (judge, data) = (dir.join("judge.toml"), dir.join("ranked.jsonl"));
+    std::fs::write(&judge, script).unwrap();
+    let row = |i: usize| {
+        let word = ["good", "bad"][i % 2];
+        format!(
+            "{{\"prompt_id\":\"p{0}\",\"prompt\":\"q {0}\",\"response_id\":\"r{i}\",\"response\":\"{word} {i}\",\"rank\":{1}}}\n",
+            i / 2,
+            i % 2
+        )
+    };
+    std::fs::write(&data, (0..8).map(row).collect::<String>()).unwrap();
+    format!(
+        "[pipeline]\nname = \"n\"\n[model.j]\nscript = {judge:?}\n[step.q]\nop = \"read\"\ndataset = {data:?}\nschema = \"ranked\"\n\
+         [step.scores]\nop = \"judge\"\nfrom = \"q\"\nmodel = \"j\"\n{keys}\n[step.pairs]\nop = \"select\"\nfrom = \"scores\"\n{more}"
+    )
+}
+
+#[test]
+fn bounds_hold_for_a_run_that_trains_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let script = "[[answer]]\nmatch = \"good\"\ntext = \"Score: 4\"\n[[answer]]\nmatch = \"bad 1\"\ntext = \"Hm.\"\n\
+                  [[answer]]\ntext = \"Score: 2\"\n";
+    let text = judged(dir, script, "samples = 1\nretries = 0", "[health]\nparse_failures = { stop = 0.1 }\n");
+    for _ in 0..2 {
+        let (code, said) = reflux(dir, &text, &["run"]);
+        let words = "the run is not finished, for what `pairs` came to: parse_failures is 0.125";
+        assert!(code == Some(2) && said.contains(words) && said.contains("mend its pattern"), "{said}");
+        assert!(!dir.join("runs/n/summary.json").exists(), "{said}");
+    }
+    let (code, said) = reflux(dir, &text, &["run", "--set", "health.parse_failures.stop=0.2"]);
+    assert_eq!(code, Some(0), "{said}");
+    let summary: Value = serde_json::from_slice(&std::fs::read(dir.join("runs/n/summary.json")).unwrap()).unwrap();
+    let value = |gate: &str| {
+        let of = |g: &&Value| g["gate"] == gate && g["step"] == "pairs" && g["iteration"] == 0;
+        summary["health"].as_array().unwrap().iter().find(of).unwrap()["value"].as_f64().unwrap()
+    };
+    assert_eq!((value("parse_failures"), value("pair_yield"), value("margin")), (0.125, 0.75, 0.4));
+    // Scores alone, of which no step makes pairs.
+    let (scores, _) = text.split_once("[step.pairs]").unwrap();
+    let text = format!("{scores}[health]\nscore_entropy = {{ stop = 2.0 }}\n");
+    let (code, said) = reflux(dir, &text, &["run", "--fresh"]);
+    assert!(code == Some(2) && said.contains("for what `scores` came to: score_entropy is 0.985"), "{said}");
+}
+
+#[test]
+fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    // Expected scores of 3.52 and 3.50, all of which are 4 in whole points: an entropy of 0.
+    let script = "[[answer]]\nmatch = \"good\"\ntext = \"x\"\nchances = { \"4\" = 0.52, \"3\" = 0.48 }\n\
+                  [[answer]]\ntext = \"x\"\nchances = { \"4\" = 0.5, \"3\" = 0.5 }\n";
+    let train =
+        "[model.m0]\ninit = \"pipelines/listworld/model\"\n[step.d]\nop = \"dpo\"\nfrom = \"pairs\"\nmodel = \"m0\"\n";
+    let text = judged(dir, script, "mode = \"expected\"", train);
+    let (code, said) = reflux(dir, &text, &["run"]);
+    assert_eq!(code, Some(0), "{said}");
+    let warned = |gate: &str| {
+        let line =
+            said.lines().find(|l| l.contains("WARN") && l.contains(gate)).unwrap_or_else(|| panic!("{gate}: {said}"));
+        line.to_owned()
+    };
+    assert!(warned("margin is 0.004").contains("below health.margin.warn = 0.02"), "{said}");
+    let remedy = "--set step.pairs.min_margin=0.5";
+    assert!(warned("margin is 0.004").contains(remedy) && warned("score_entropy is 0.000").contains(remedy), "{said}");
+    // What it says works when it is typed: nothing is left to train on.
+    let set = remedy.split(' ').collect::<Vec<_>>();
+    let (code, said) = reflux(dir, &text, &[&["run", "--fresh"], &set[..]].concat());
+    assert!(code == Some(2) && said.contains("yielded no pair"), "{said}");
+    // Where pairs are apart there is nothing to say.
+    let apart = script.replace("\"4\" = 0.5, \"3\" = 0.5", "\"1\" = 1.0");
+    let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &["run", "--fresh"]);
+    assert!(code == Some(0) && !said.contains("min_margin"), "{said}");
 }

@@ -1,6 +1,8 @@
 //! Keys that have no effect in the setting that they are given in are refused, whatever the operator; a default that is
 //! written out is not.
 
+mod common;
+
 use reflux::operators;
 use reflux::pipeline;
 
@@ -56,6 +58,10 @@ from = "scores"
 op = "select"
 from = "scores"
 consistency = "others"
+[step.met]
+op = "compare"
+from = ["answers", "more"]
+model = "m0"
 [step.both]
 op = "concat"
 from = "pairs"
@@ -78,6 +84,7 @@ const GENERATE: &str = "op = \"generate\"\nfrom = \"requests\"\nmodel = \"m0\"\n
 const SELECT: &str = "op = \"select\"\nfrom = \"scores\"\n";
 const COMPARE: &str = "op = \"compare\"\nfrom = [\"answers\", \"more\"]\n";
 const MEASURE: &str = "op = \"measure\"\nfrom = \"scores\"\n";
+const META_JUDGE: &str = "op = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"m0\"\n";
 
 /// A step, keys that are fine by themselves, and the key that has no effect beside them.
 const REFUSED: &[(&str, &str, &str, &str)] = &[
@@ -116,12 +123,19 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     (MEASURE, "resamples = 0", "confidence", "0.9"),
     (MEASURE, "", "perfect", "4.0"),
     ("op = \"listworld\"\ndata = \"ift\"\nrows = 4\n", "", "shots", "5"),
-    (
-        "op = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"m0\"\n",
-        "strip_score = false",
-        "score_pattern",
-        "\"x([0-9])\"",
-    ),
+    (META_JUDGE, "strip_score = false", "score_pattern", "\"x([0-9])\""),
+    (META_JUDGE, "sampling = { temperature = 0.0 }", "retries", "4"),
+    (META_JUDGE, "", "iterations", "1"),
+    (DPO, "loss = \"simpo\"", "reference", "\"m0\""),
+    (DPO, "", "data", "\"cumulative\""),
+    (JUDGE, "sampling = { temperature = 0.0 }", "retries", "4"),
+    (JUDGE, "mode = \"pairwise\"\nsampling = { temperature = 0.0 }", "retries", "4"),
+    (COMPARE, "model = \"m0\"\nsampling = { temperature = 0.0 }", "retries", "4"),
+    (MEASURE, "from = \"met\"", "distinct_of", "7"),
+    (MEASURE, "from = \"met\"", "bin", "0.25"),
+    (MEASURE, "from = \"answers\"", "growth", "0.2"),
+    (MEASURE, "from = [\"met\", \"answers\"]", "bin", "0.25"),
+    ("op = \"dedup\"\nfrom = \"requests\"\n", "", "within", "\"iteration\""),
 ];
 
 /// Keys of a step; a later line of the same key takes the place of the earlier one.
@@ -180,6 +194,32 @@ fn cream_needs_pairs_that_know_how_far_judges_agree() {
 }
 
 #[test]
+fn samples_of_a_judge_that_repeats_itself_are_refused() {
+    for step in [JUDGE, META_JUDGE, &keys(COMPARE, "model = \"m0\"")] {
+        let said = problems(&file(&keys(step, "samples = 2\nsampling = { temperature = 0.0 }")));
+        assert!(said.contains("every sample is the same"), "{step}: {said}");
+    }
+}
+
+#[test]
+fn lists_by_iteration_are_no_longer_than_there_are_iterations() {
+    let temp = tempfile::tempdir().unwrap();
+    let small = common::small_loop(temp.path());
+    assert_eq!(problems(&small), "");
+    for (step, key) in
+        [("pairs", "length_control = [0.1, 0.2"), ("pairs", "max_chosen_length = [9, 8"), ("dpo", "limit = [4, 3")]
+    {
+        let with = |list: &str| small.replace(&format!("[step.{step}]\n"), &format!("[step.{step}]\n{list}\n"));
+        assert_eq!(problems(&with(&format!("{key}]"))), "", "{key}");
+        let said = problems(&with(&format!("{key}, 0]")));
+        assert!(said.contains("has values for 3 iterations, and the step has 2"), "{key}: {said}");
+    }
+    let once = problems(&file(&keys(DPO, "limit = [4, 3]")));
+    assert!(once.contains("`limit` has 2 values, and the step runs once"), "{once}");
+    assert!(problems(&file(&keys(DPO, "limit = []"))).contains("the list is empty"));
+}
+
+#[test]
 fn a_file_with_all_defaults_written_out_is_as_good_as_one_without() {
     for (step, beside, ..) in REFUSED {
         let plan = pipeline::parse_str("test.toml", &file(&keys(step, beside)), &[], operators::ALL).unwrap();
@@ -196,5 +236,18 @@ fn sections_refuse_what_has_no_effect() {
     let with = |more: &str| problems(&format!("{}\n[model.s]\nscript = {script:?}\n{more}\n", file(SFT)));
     assert!(with("dtype = \"f16\"").contains("`dtype` has no effect"), "{}", with("dtype = \"f16\""));
     assert!(!with("").contains("has no effect"));
+    // Nothing runs on an engine but models with weights.
+    let scripted = |engine: &str| {
+        problems(&format!(
+            "[pipeline]\nname = \"t\"\n{engine}\n[model.s]\nscript = {script:?}\n[step.requests]\nop = \"listworld\"\n\
+             data = \"requests\"\nrows = 2\n[step.answers]\nop = \"generate\"\nfrom = \"requests\"\nmodel = \"s\"\n"
+        ))
+    };
+    assert_eq!(scripted("[engine]\nmax_batch = 128"), "", "a default that is written out");
+    for key in ["threads = 2", "max_batch = 4", "kv_memory = \"1 GiB\""] {
+        let said = scripted(&format!("[engine]\n{key}"));
+        assert!(said.contains("has no effect where no model has weights"), "{key}: {said}");
+        assert_eq!(problems(&format!("{}[engine]\n{key}\n", file(SFT))), "");
+    }
     std::fs::remove_file(&script).unwrap();
 }

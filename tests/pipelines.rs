@@ -75,6 +75,9 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .collect(),
         "meta-judge" => [
             "pipeline.iterations=1",
+            "step.pairs.length_control=0.0",
+            "step.pairs.max_chosen_length=2500",
+            "step.judge_pairs.max_chosen_length=1100",
             "model.m0.init=pipelines/listworld/model",
             "step.ift.limit=12",
             "step.eft.limit=4",

@@ -179,13 +179,10 @@ fn workers_and_the_place_of_rows_do_not_matter() {
         ));
     }
     let scores = scores(temp.path(), &many);
-    for (n, keys) in [
-        "strategy = \"best-random\"\nmax_pairs = 2",
-        "length_control = [0.0, 0.4]",
-        "strategy = \"all-pairs\"\nmax_pairs = 3",
-    ]
-    .iter()
-    .enumerate()
+    for (n, keys) in
+        ["strategy = \"best-random\"\nmax_pairs = 2", "length_control = 0.4", "strategy = \"all-pairs\"\nmax_pairs = 3"]
+            .iter()
+            .enumerate()
     {
         let text = pipeline(&scores, &format!("op = \"select\"\n{keys}"))
             .replace("name = \"s\"", "name = \"s\"\nmicrobatch = 8\nwindow = 3");

@@ -117,7 +117,7 @@ struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn checked(&self) -> Result<Sampling> {
+    fn checked(&self, samples: u32) -> Result<Sampling> {
         let sampling = Sampling {
             temperature: self.temperature,
             top_p: self.top_p,
@@ -132,11 +132,22 @@ impl SamplingArgs {
         if self.temperature == 0. {
             // A value that switches an option off says nothing, and neither does a default.
             let top_p = self.top_p < 1. && self.top_p != DEFAULT_TOP_P;
-            let given = [("--top-p", top_p), ("--top-k", self.top_k > 0), ("--min-p", self.min_p > 0.)];
+            let given = [
+                ("--top-p", top_p),
+                ("--top-k", self.top_k > 0),
+                ("--min-p", self.min_p > 0.),
+                ("--seed", self.seed != 0),
+            ];
             if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
                 return Err(Error::user(format!(
                     "{flag} has no effect with --temperature 0, which takes the likeliest token"
                 ))
+                .help("leave it out, or raise the temperature"));
+            }
+            if samples > 1 {
+                return Err(Error::user(
+                    "--samples has no effect with --temperature 0: every answer to a prompt is the same",
+                )
                 .help("leave it out, or raise the temperature"));
             }
         }
@@ -223,7 +234,7 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
 }
 
 pub fn run(args: &Args, style: Style) -> Result<()> {
-    let sampling = args.sampling.checked()?;
+    let sampling = args.sampling.checked(args.samples)?;
     let prompts = prompts(args)?;
     let (name, unread) = (prompts.name().to_owned(), prompts.unread());
     let device = device(&args.model.loading.device)?;

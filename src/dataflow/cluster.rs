@@ -8,6 +8,7 @@ use timely::communication::allocator::AllocatorBuilder;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::compute::{Crew, panicked};
+use super::health;
 use super::inputs;
 use super::join::Joins;
 use super::operator::Shared;
@@ -71,6 +72,9 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
         (Some(error), _) => Err(error),
         (None, Some(died)) => Err(Error::bug(format!("a worker died: {died}"))),
         (None, None) if crew.stop.requested() => Err(Error::cancelled()),
-        (None, None) => inputs::check_again(&whole),
+        (None, None) => {
+            inputs::check_again(&whole)?;
+            health::check_untrained(&whole)
+        }
     }
 }

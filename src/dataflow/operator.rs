@@ -8,7 +8,7 @@ use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::concat_batches;
 
 use super::candidates::Candidates;
-use super::health::{Known, Readings, Round};
+use super::health::{Known, Measure, Readings, Round};
 use super::join::{Join, Joined};
 use super::ledger::Output;
 use super::progress::{Event, Observer};
@@ -24,6 +24,10 @@ pub trait Operator: Configured {
     /// How the rows of a joined input ([`crate::pipeline::Input::joined`]) belong to those of the first. An operator that
     /// takes such an input must say so, and finds them as [`Context::joined`].
     fn join(&self) -> Option<Join> {
+        None
+    }
+    /// What measures its rows for the bounds of `[health]`, where nothing is trained on them.
+    fn measure(&self) -> Option<Measure> {
         None
     }
 }

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use crate::model::Message;
 pub use choice::{Begun, Chances, Choice};
 pub use local::{Codec, Config, Local};
+pub(crate) use open::has_template;
 pub use open::{open, start};
 pub use scripted::{Script, Scripted, scripted};
 pub use sequential::Sequential;

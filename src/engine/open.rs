@@ -36,7 +36,11 @@ pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
     Ok(Arc::new(Local::spawn(model, config)?))
 }
 
-fn has_template(name: &str, tokenizer: &Tokenizer) -> Result<()> {
+/// Refuses a model that cannot be asked anything.
+///
+/// # Errors
+/// Its tokenizer has no chat template.
+pub(crate) fn has_template(name: &str, tokenizer: &Tokenizer) -> Result<()> {
     if tokenizer.has_chat_template() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! Values of templates, with Python's meaning of truth, equality, order and containment.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -120,6 +121,26 @@ impl Value {
             Self::Dict(dict) => dict.pairs.iter().map(|(k, v)| k.text_bytes() + v.text_bytes()).sum(),
             _ => 0,
         }
+    }
+
+    /// The same with every text in it changed.
+    ///
+    /// # Errors
+    /// It is nested too deeply, or two keys of a dict become one.
+    pub fn map_texts<'t>(&'t self, change: &impl Fn(&'t str) -> Cow<'t, str>) -> Result<Self> {
+        let of = |value: &'t Value| value.map_texts(change);
+        Ok(match self {
+            Self::Text(text) => match change(text) {
+                Cow::Borrowed(_) => self.clone(),
+                Cow::Owned(changed) => Self::text(&changed),
+            },
+            Self::List(list) => Self::sequence(list.kind, list.items.iter().map(of).collect::<Result<_>>()?)?,
+            Self::Dict(dict) => {
+                let pairs = dict.pairs.iter().map(|(key, value)| Ok((of(key)?, of(value)?)));
+                Self::from_pairs(pairs.collect::<Result<_>>()?)?
+            }
+            _ => self.clone(),
+        })
     }
 
     pub(super) fn sequence(kind: ListKind, items: Vec<Value>) -> Result<Self> {

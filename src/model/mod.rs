@@ -20,11 +20,13 @@ mod files;
 mod finite;
 mod identity;
 mod init;
+mod outline;
 mod save;
 mod tokenizer_json;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
@@ -34,6 +36,7 @@ pub use completion::{Completion, Unwritten};
 pub use config::Config;
 pub use llama::{Attention, Llama};
 pub use lora::LoraConfig;
+pub use outline::Outline;
 pub use save::saved_dtype;
 pub use tokenizer::{Message, Tokenizer};
 
@@ -94,11 +97,7 @@ impl Model {
         tokenizer: Tokenizer,
         trainable: bool,
     ) -> Result<Self> {
-        if tokenizer.vocab_size() > config.vocab_size {
-            let (t, v) = (tokenizer.vocab_size(), config.vocab_size);
-            return Err(Error::user(format!("model {name}: the tokenizer has {t} tokens, the embedding {v} rows"))
-                .help("the tokenizer's files belong to another model"));
-        }
+        vocabulary_fits(format!("model {name}"), &tokenizer, config.vocab_size)?;
         finite::check(&weights).map_err(|e| e.doing(format!("model {name}")))?;
         let hash = hash(&weights)?;
         let llama = if trainable { Llama::trainable(config, &weights) } else { Llama::frozen(config, &weights) };
@@ -173,6 +172,16 @@ impl Model {
     pub fn current_hash(&self) -> Result<String> {
         hash(&self.llama.merged()?)
     }
+}
+
+/// Checks that each token of a model's tokenizer has its row of the embedding; `place` begins the message.
+fn vocabulary_fits(place: impl Display, tokenizer: &Tokenizer, rows: usize) -> Result<()> {
+    let tokens = tokenizer.vocab_size();
+    if tokens <= rows {
+        return Ok(());
+    }
+    Err(Error::user(format!("{place}: the tokenizer has {tokens} tokens, the embedding {rows} rows"))
+        .help("the tokenizer's files belong to another model"))
 }
 
 /// blake3 hex over each weight's name, dtype, shape and little-endian bytes, in order of name.

@@ -54,14 +54,33 @@ impl<T> Said<T> {
     }
 }
 
-/// The key `retries`.
-pub fn retries(f: &mut Fields<'_>) -> u32 {
-    let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
-                 temperature 0 a judge would only repeat itself, and is not asked again";
-    f.int("retries", about, Some(2), 0..=100) as u32
-}
-
 impl Asking {
+    /// The keys `retries` and `sampling`; `samples` is what the key of this name has.
+    pub fn fields(f: &mut Fields<'_>, samples: u32) -> Self {
+        let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
+                     temperature 0 a judge would only repeat itself, and is not asked again";
+        let retries = f.int("retries", about, Some(2), 0..=100) as u32;
+        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
+        let sampling = settings::sampling(f, &default);
+        if sampling.temperature == 0. {
+            if f.given("samples") && samples > 1 {
+                f.problem(
+                    "samples",
+                    "at temperature 0 every sample is the same",
+                    "raise the temperature, or take the key out",
+                );
+            }
+            if retries > 0 {
+                f.without_effect(
+                    &["retries"],
+                    "with temperature = 0: the judge would only repeat itself",
+                    "raise the temperature",
+                );
+            }
+        }
+        Self { sampling, retries }
+    }
+
     /// Draws every sample of every question until it can be read, at most `retries` times more. All attempts of each question,
     /// sample by sample.
     ///

@@ -55,6 +55,9 @@ impl Configured for Compare {
     fn explain(&self) -> String {
         if self.by_score { format!("by score, a tie within {}", self.margin) } else { self.pairwise.describe() }
     }
+    fn asks(&self) -> Option<Asks> {
+        if self.by_score { None } else { self.pairwise.asks() }
+    }
     fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         if self.by_score {

@@ -21,7 +21,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.fresh]\nop = \"dedup\"\nfrom = \"prompts\"\n",
     parse: |f| {
         let scopes = [("iteration", "within each iteration"), ("run", "in the whole run")];
-        Box::new(Dedup { whole_run: f.choice("within", "how far copies are looked for", &scopes, Some("run")) == "run" })
+        let whole_run = f.choice("within", "how far copies are looked for", &scopes, Some("run")) == "run";
+        f.only_in_loop("within");
+        Box::new(Dedup { whole_run })
     },
 };
 

@@ -30,7 +30,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let losses: Vec<(&'static str, &'static str)> = train::losses::LOSSES.iter().map(|l| (l.name, l.equation)).collect();
         let loss = f.choice("loss", "the preference loss", &losses, Some("sigmoid"));
         let replay = f.step("replay", "step whose `ift`, `eft` or `text` rows are trained on alongside, so that the model keeps what SFT taught it");
-        let rubric = Template::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5");
+        let rubric = Template::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5", Variables::JUDGE);
         let reference = Settings::fields(f);
         let replay_weight = f.float("replay_weight", "weight of the loss on replayed rows", Some(if replay.is_some() { 1. } else { 0. }), 0.0..=1e6);
         let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
@@ -61,9 +61,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let other_tokenizer = OtherTokenizer::field(f);
         let about = "trains on at most this many pairs of an iteration, the first ones; a list has a value for each iteration, the last for all further ones; 0 is no limit";
         let limit = f.ints("limit", about, Some(&[0]), 0..=1 << 40);
-        if limit.is_empty() {
-            f.problem("limit", "the list is empty", "leave the key out, or give a value");
-        }
+        f.list_by_iteration("limit", limit.len());
+        f.only_in_loop("data");
         if streaming && limit.iter().any(|&n| n > 0) {
             f.problem("limit", "pairs that are trained on as they come are all trained on", "leave `limit` out, or write data_schedule = \"epochs\"");
         }
@@ -151,6 +150,9 @@ impl Configured for Dpo {
         }
         self.validating.explain(&mut words);
         format!("{words}{}; {}", describe_lora(self.lora.as_ref()), self.reference.explain())
+    }
+    fn encodes_other_ids(&self) -> Option<bool> {
+        Some(self.other_tokenizer == OtherTokenizer::Encode)
     }
     fn streams(&self) -> bool {
         self.streaming

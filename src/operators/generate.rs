@@ -37,6 +37,12 @@ impl Configured for Generate {
     fn explain(&self) -> String {
         format!("{} answers a prompt, {}", self.samples, settings::describe(&self.sampling))
     }
+    fn asks(&self) -> Option<Asks> {
+        // Templates may refuse a turn that says nothing.
+        let system = self.system.iter().map(|text| ("system", text.clone()));
+        let turns = system.chain([("user", "x".to_owned())]).collect();
+        Some(Asks { template: None, turns, max_tokens: self.sampling.max_tokens })
+    }
     fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let (rows, most) = (from.rows * f64::from(self.samples), self.sampling.max_tokens as f64);

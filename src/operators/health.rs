@@ -9,16 +9,9 @@ use crate::dataflow::{Known, Readings, Round};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::pipeline::{Placement, Step};
 
-/// The nearest steps above a training, along `from`, whose rows are of a schema.
+/// The nearest steps, from the round's own upwards, whose rows are of a schema.
 fn above<'a>(round: &Round<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
-    let (mut found, mut seen, mut todo) = (Vec::new(), HashSet::new(), vec![round.step]);
-    while let Some(step) = todo.pop() {
-        for input in step.inputs.iter().filter(|i| i.key == "from") {
-            let Some(step) = round.plan.step(&input.step).filter(|s| seen.insert(s.name.as_str())) else { continue };
-            if step.schema.name == schema.name { found.push(step) } else { todo.push(step) }
-        }
-    }
-    found
+    round.nearest(|step| step.schema.name == schema.name)
 }
 
 /// A step's committed rows that belong to the round.
@@ -31,8 +24,8 @@ fn rows<'a>(round: &Round<'a>, step: &Step<dyn Operator>) -> impl Iterator<Item 
 #[derive(Default)]
 struct Pairs {
     lengths: Lengths,
-    /// Pairs by the prompt that they are answers to.
-    by_prompt: HashMap<Id, u64>,
+    /// Margins of the pairs by the prompt that they are answers to.
+    by_prompt: HashMap<Id, Vec<f32>>,
 }
 
 impl Pairs {
@@ -43,10 +36,10 @@ impl Pairs {
                 let batch = batch?;
                 let columns = Columns(&batch);
                 let (chosen, rejected) = (columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
-                let prompts = columns.text("prompt_id")?;
+                let (prompts, margins) = (columns.text("prompt_id")?, columns.float("margin")?);
                 for i in 0..batch.num_rows() {
                     pairs.lengths.add(chosen.row(i).len(), rejected.row(i).len());
-                    *pairs.by_prompt.entry(Id::of([prompts.value(i)])).or_default() += 1;
+                    pairs.by_prompt.entry(Id::of([prompts.value(i)])).or_default().push(margins.value(i));
                 }
             }
         }
@@ -54,7 +47,14 @@ impl Pairs {
     }
     /// How many are of these prompts. Judge pairs answer the judge's prompts, which are others.
     fn of_prompts(&self, prompts: &HashSet<Id>) -> u64 {
-        prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).sum()
+        prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).map(|margins| margins.len() as u64).sum()
+    }
+    /// The lower median of their margins.
+    fn median_margin(&self, prompts: &HashSet<Id>) -> Option<f64> {
+        let mut margins: Vec<f32> =
+            prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).flatten().copied().collect();
+        margins.sort_unstable_by(f32::total_cmp);
+        margins.get(margins.len().saturating_sub(1) / 2).map(|&margin| margin.into())
     }
 }
 
@@ -70,51 +70,71 @@ fn chosen_tokens(round: &Round<'_>) -> Result<Option<f64>> {
     Ok((answers > 0).then(|| tokens as f64 / answers as f64))
 }
 
-/// Measures a round. `beta` is that of a training on pairs.
+/// Measures a training. `beta` is that of a training on pairs.
 ///
 /// # Errors
 /// A committed file cannot be read.
 pub(super) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Result<Readings> {
-    let pairs = if beta.is_some() { Pairs::of(&round)? } else { Pairs::default() };
-    let lengths = pairs.lengths;
-    let readings: [(&'static str, Option<f64>); 6] = match known {
-        Known::Training => {
-            let metrics = round.run.metrics();
-            let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
-            let rewards: Vec<f64> = match (entry, beta) {
-                (Some(entry), Some(_)) => {
-                    let metrics = round.run.load_metrics(entry)?;
-                    Columns(&metrics).double("rewards/chosen")?.iter().flatten().collect()
-                }
-                _ => Vec::new(),
-            };
-            // Preferences given as text are no pairs before the training has tokenised them.
-            let tokens = if let Some(tokens) = lengths.chosen() { Some(tokens) } else { chosen_tokens(&round)? };
-            let fall = chosen_fall(&rewards, beta.unwrap_or(0.), tokens.unwrap_or(0.));
-            return Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect());
+    match known {
+        Known::Training => of_training(&round, beta),
+        Known::Rows => of_rows(&round, beta.is_some()),
+    }
+}
+
+/// Measures scores, and the pairs that were made of them, on which nothing is trained.
+///
+/// # Errors
+/// A committed file cannot be read.
+pub(super) fn of_judged(round: Round<'_>) -> Result<Readings> {
+    of_rows(&round, round.step.schema.name == named::PAIRS.name)
+}
+
+/// What a training on pairs says of itself.
+fn of_training(round: &Round<'_>, beta: Option<f64>) -> Result<Readings> {
+    let Some(beta) = beta else { return Ok(Vec::new()) };
+    let metrics = round.run.metrics();
+    let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
+    let rewards: Vec<f64> = match entry {
+        Some(entry) => {
+            let metrics = round.run.load_metrics(entry)?;
+            Columns(&metrics).double("rewards/chosen")?.iter().flatten().collect()
         }
-        Known::Rows => {
-            let (mut answers, mut prompts) = (Answers::default(), HashSet::new());
-            for step in above(&round, &named::SCORES) {
-                for batch in rows(&round, step) {
-                    let batch = batch?;
-                    let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
-                    let judgements = Columns(&batch).judgements("judgements")?;
-                    prompts.extend(ids.iter().flatten().map(|id| Id::of([id])));
-                    (0..batch.num_rows()).for_each(|i| answers.add(texts.value(i), judgements.row(i).map(|j| j.1)));
-                }
-            }
-            let judged = beta.is_some() && !prompts.is_empty();
-            let pair_yield = judged.then(|| pairs.of_prompts(&prompts) as f64 / prompts.len() as f64);
-            [
-                ("pair_yield", pair_yield),
-                ("parse_failures", answers.parse_failures()),
-                ("score_entropy", answers.score_entropy()),
-                ("length_gap", lengths.gap()),
-                ("duplicates", answers.duplicates()),
-                ("chosen_logprob", None),
-            ]
-        }
+        None => Vec::new(),
     };
+    // Preferences given as text are no pairs before the training has tokenised them.
+    let tokens = match Pairs::of(round)?.lengths.chosen() {
+        Some(tokens) => Some(tokens),
+        None => chosen_tokens(round)?,
+    };
+    let fall = chosen_fall(&rewards, beta, tokens.unwrap_or(0.));
+    Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect())
+}
+
+/// What judged answers look like, and the pairs of them if there are any.
+fn of_rows(round: &Round<'_>, has_pairs: bool) -> Result<Readings> {
+    let pairs = if has_pairs { Pairs::of(round)? } else { Pairs::default() };
+    let (mut answers, mut prompts, mut scale) = (Answers::default(), HashSet::new(), None);
+    for step in above(round, &named::SCORES) {
+        scale = scale.or(step.op.scale());
+        for batch in rows(round, step) {
+            let batch = batch?;
+            let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
+            let judgements = Columns(&batch).judgements("judgements")?;
+            prompts.extend(ids.iter().flatten().map(|id| Id::of([id])));
+            (0..batch.num_rows()).for_each(|i| answers.add(texts.value(i), judgements.row(i).map(|j| j.1)));
+        }
+    }
+    let judged = has_pairs && !prompts.is_empty();
+    let pair_yield = judged.then(|| pairs.of_prompts(&prompts) as f64 / prompts.len() as f64);
+    let range = scale.map(|(min, max)| f64::from(max - min));
+    let margin = range.and_then(|range| Some(pairs.median_margin(&prompts)? / range));
+    let readings = [
+        ("pair_yield", pair_yield),
+        ("parse_failures", answers.parse_failures()),
+        ("score_entropy", answers.score_entropy()),
+        ("margin", margin),
+        ("length_gap", pairs.lengths.gap()),
+        ("duplicates", answers.duplicates()),
+    ];
     Ok(readings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }

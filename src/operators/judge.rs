@@ -8,16 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use super::asking::{self, Asking, Question, Said};
+use super::asking::{Asking, Question, Said};
 use super::expected::Expected;
 use super::judged::{Judged, scored};
-use super::pairwise::{self, Pairwise};
+use super::pairwise::Pairwise;
 use super::prelude::*;
 use super::score::Reader;
 use super::tournament;
 use crate::data::Judgement;
-use crate::dataflow::Map;
-use crate::engine::{Engine, Sampling};
+use crate::dataflow::{Map, Measure};
+use crate::engine::Engine;
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "judge",
@@ -37,9 +37,9 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let pairwise = mode == "pairwise";
         let about = "judge prompt: a built-in template or a file with {{ prompt }} and {{ response }}; in pairwise mode with {{ prompt }}, \
                      {{ first }} and {{ second }}, and then \"pairwise\" unless given";
-        let (default, variables): (_, &[&str]) =
-            if pairwise { ("pairwise", &pairwise::VARIABLES) } else { ("additive-5", &["prompt", "response"]) };
-        let rubric = Template::field_of(f, "rubric", about, default, variables);
+        let (default, variables) =
+            if pairwise { ("pairwise", Variables::COMPARE) } else { ("additive-5", Variables::JUDGE) };
+        let rubric = Template::field(f, "rubric", about, default, variables);
         let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
         let expected = Expected::fields(f, mode == "expected", &reader);
         let silent = expected.as_ref().is_some_and(Expected::is_silent);
@@ -52,17 +52,13 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let max_pairs = f.count("max_pairs", about, Some(0), 0..=1_000_000);
         let about = "keeps the token ids and log-probabilities of judgements, and the judge's prompt: what training on them needs";
         let keep_tokens = f.bool("keep_tokens", about, Some(false));
-        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
+        let asking = Asking::fields(f, samples);
         if silent {
             let setting = "where the judge writes nothing: expected scores without reasons are read from probabilities";
             f.without_effect(&["pattern", "several", "sampling", "retries"], setting, "set reasons = true");
         }
         if pairwise {
             f.without_effect(&["several"], "in pairwise mode, where a verdict is read", "");
-        }
-        if f.given("samples") && samples > 1 && asking.sampling.temperature == 0. {
-            f.problem("samples", "at temperature 0 every sample is the same", "raise the temperature, or take the key out");
         }
         if !pairwise && f.given("max_pairs") {
             f.problem("max_pairs", "only pairwise mode has pairs", "set mode = \"pairwise\", or take the key out");
@@ -140,6 +136,16 @@ impl Configured for Judge {
     fn scale(&self) -> Option<(f32, f32)> {
         Some(self.scale)
     }
+    fn asks(&self) -> Option<Asks> {
+        match &self.way {
+            Way::Pairwise { by, .. } => by.asks(),
+            Way::Rubric(r) => {
+                let silent = r.expected.as_ref().is_some_and(Expected::is_silent);
+                let max_tokens = if silent { 1 } else { r.asking.sampling.max_tokens };
+                r.rubric.asks(&[("prompt", "".into()), ("response", "".into())], max_tokens)
+            }
+        }
+    }
     fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let (silent, sampling) = match &self.way {
@@ -173,6 +179,9 @@ impl Configured for Judge {
 impl Operator for Judge {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
+    }
+    fn measure(&self) -> Option<Measure> {
+        Some(super::health::of_judged)
     }
 }
 

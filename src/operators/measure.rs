@@ -45,6 +45,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             perfect: f.float("perfect", "the score that counts for 5-best", Some(5.), -1e6..=1e6),
             bin: f.float("bin", "width of the bins of score_variation, in points", Some(0.5), 1e-6..=1e6),
             distinct_of: f.count("distinct_of", "distinct-n is of this many answers, the first: it falls with their number", Some(1000), 1..=1 << 24),
+            given: Vec::new(),
             growth: f.float("growth", "least growth of the length, as a share, that is warned of when the score has grown less", Some(drift::LEAST_GROWTH), 0.0..=1e6),
         };
         if resamples == 0 {
@@ -53,7 +54,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if measure.ranked.is_none() {
             f.without_effect(&["perfect"], "without `ranked`", "name the ranked rows: ranked = \"STEP\"");
         }
-        Box::new(measure)
+        let given = ["distinct_of", "bin", "growth"].into_iter().filter(|key| f.given(key)).collect();
+        Box::new(Measure { given, ..measure })
     },
 };
 
@@ -64,6 +66,8 @@ struct Measure {
     bin: f64,
     distinct_of: usize,
     growth: f64,
+    /// Which of the keys are given that are about answers.
+    given: Vec<&'static str>,
 }
 
 impl Configured for Measure {
@@ -82,6 +86,9 @@ impl Configured for Measure {
                 problems.extend(needs(&["prompt_id", "response"], "comparisons or answers"));
             }
         }
+        if problems.is_empty() {
+            problems = self.unused(inputs);
+        }
         if problems.is_empty() { Ok(&named::MEASURES) } else { Err(problems) }
     }
 }
@@ -92,6 +99,18 @@ impl Operator for Measure {
 }
 
 impl Measure {
+    /// Keys about answers, where no input has any, and keys about scores, where none is scored.
+    fn unused(&self, inputs: &[Port<'_>]) -> Vec<String> {
+        let from = || inputs.iter().filter(|p| p.key == "from" && p.schema.name != named::COMPARISONS.name);
+        let scored = from().any(|p| p.schema.columns.iter().any(|c| c.name == "score"));
+        let unused = self.given.iter().filter_map(|key| match *key {
+            "distinct_of" if from().next().is_none() => Some((key, "answers")),
+            "bin" | "growth" if !scored => Some((key, "scored answers")),
+            _ => None,
+        });
+        let names: Vec<String> = inputs.iter().map(|p| format!("`{}`", p.step)).collect();
+        unused.map(|(key, what)| format!("`{key}` has no effect: {} has no {what}; take the key out", names.join(", "))).collect()
+    }
     fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
         let mut outcomes: Vec<(String, Outcome)> = Vec::new();
         // Right ones over all, by prompt: of the outcome, of either order, and of the orders with each other.

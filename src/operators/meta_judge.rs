@@ -12,15 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::array::new_null_array;
 use arrow::compute::take_record_batch;
-use regex::Regex;
-
 use super::asking::{self, Asking};
 use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
 use super::prelude::*;
-use super::score;
+use super::score::{self, Strip};
 use crate::data::{Id, Judgement, Type};
 use crate::dataflow::Map;
-use crate::engine::Sampling;
 use crate::eval::ratings::{Battle, Scale, ratings};
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -33,16 +30,17 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"policy\"\nsamples = 11\nkeep_tokens = true\n\n[step.judgements]\nop = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"policy\"\n\n[step.judge_pairs]\nop = \"select\"\nfrom = \"judgements\"\n",
     parse: |f| {
         let about = "the meta-judge's prompt: a built-in template or a file with {{ prompt }} (the judge's), {{ first }} and {{ second }} (judgements)";
-        let template = Template::field_of(f, "template", about, "meta-judge", &pairwise::VARIABLES);
+        let template = Template::field(f, "template", about, "meta-judge", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", pairwise::ABOUT, "verdict");
         let samples = f.int("samples", "comparisons of each pair of judgements in each order", Some(1), 1..=1024) as u32;
         let strip = f.bool("strip_score", "takes the scores out of the judgements before they are compared, so that they are judged by their reasons", Some(true));
-        let scores = score::pattern(f, "score_pattern", "regular expression of what is taken out; \"score\" is the built-in one of judge", "score");
+        let scores = Strip::field(f, "score_pattern");
         if !strip {
             f.without_effect(&["score_pattern"], "with strip_score = false", "");
         }
         let most = f.count("judgements", "most judgements of an answer that are compared, the first ones; the comparisons are its square less itself", Some(11), 2..=1024);
         let rounds = f.int("iterations", "iterations of the loop in which judgements are compared; later ones give no rows. 0 is all", Some(2), 0..=1_000_000) as u32;
+        f.only_in_loop("iterations");
         let weights = f.floats("order_weights", "what a win counts of the judgement shown first, and of the one shown second; measured in the microbatch unless given", Some(&[]), 0.0..=1e6);
         let weights = match weights[..] {
             [] => None,
@@ -57,8 +55,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
             base: f.float("elo_base", "rating of a judgement as good as the mean", Some(1000.), -1e6..=1e6),
             l2: f.float("elo_l2", "weight of the penalty on squared ratings, in units of elo_scale; C of scikit-learn is its inverse", Some(1.), 1e-9..=1e9),
         };
-        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        let asking = Asking { retries: asking::retries(f), sampling: settings::sampling(f, &default) };
+        let asking = Asking::fields(f, samples);
         let by = Pairwise { template, pattern, samples, asking };
         Box::new(MetaJudge { by, strip: strip.then_some(scores), most, rounds, weights, scale })
     },
@@ -66,7 +63,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
 
 struct MetaJudge {
     by: Pairwise,
-    strip: Option<Regex>,
+    strip: Option<Strip>,
     most: usize,
     rounds: u32,
     weights: Option<[f64; 2]>,
@@ -77,6 +74,9 @@ impl Configured for MetaJudge {
     fn explain(&self) -> String {
         let rounds = if self.rounds == 0 { "all iterations".into() } else { format!("iterations 1 to {}", self.rounds) };
         format!("up to {} judgements of each prompt's most varied answer, rated by Bradley-Terry, in {rounds}; {}", self.most, self.by.describe())
+    }
+    fn asks(&self) -> Option<Asks> {
+        self.by.asks()
     }
     fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
@@ -167,7 +167,7 @@ impl MetaJudge {
                 continue;
             }
             let shown = |j: &Judgement| match &self.strip {
-                Some(scores) => scores.replace_all(&j.text, "").trim().to_owned(),
+                Some(scores) => scores.strip(&j.text),
                 None => j.text.clone(),
             };
             let shown = judgements.iter().map(shown).collect();

@@ -9,16 +9,17 @@ mod prelude {
 
     pub(super) use super::models::Models;
     pub(super) use super::settings;
-    pub(super) use super::template::Template;
+    pub(super) use super::template::{Template, Variables};
     pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
     pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
     pub use crate::error::{Context as _, Error, Result};
-    pub(super) use crate::pipeline::{Amount, Assume, Load, Pass, Work};
+    pub(super) use crate::pipeline::{Amount, Asks, Assume, Load, Pass, Work};
     pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};
 }
 
 mod asking;
 mod expected;
+mod fence;
 mod health;
 pub mod hub;
 mod judged;

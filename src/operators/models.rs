@@ -242,7 +242,7 @@ fn hub_files(run: &Run, name: &str, repo: &str, revision: Option<&str>) -> Resul
     Ok(dir)
 }
 
-fn dtype(source: &ModelSource) -> DType {
+pub(super) fn dtype(source: &ModelSource) -> DType {
     match source.dtype {
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,

@@ -6,16 +6,13 @@
 
 use regex::Regex;
 
-use super::asking::{self, Asking, Question, Said};
+use super::asking::{Asking, Question, Said};
 use super::prelude::*;
 use super::score::{self, Outcome};
-use crate::engine::{Engine, Sampling};
+use crate::engine::Engine;
 
 /// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
 pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
-
-/// What a template of comparisons is given.
-pub const VARIABLES: [&str; 3] = ["prompt", "first", "second"];
 
 /// What the key `pattern` is, where verdicts are read.
 pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting; \"verdict\" is the built-in \
@@ -130,18 +127,22 @@ impl Pairwise {
     /// The keys `template`, `pattern`, `samples`, `retries` and `sampling`.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
-        let template = Template::field_of(f, "template", about, "pairwise", &VARIABLES);
+        let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
         let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
-        let retries = asking::retries(f);
-        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        Self { template, pattern, samples, asking: Asking { sampling: settings::sampling(f, &default), retries } }
+        Self { template, pattern, samples, asking: Asking::fields(f, samples) }
     }
 
     /// The settings in words, for `explain`.
     pub fn describe(&self) -> String {
         let (name, n) = (self.template.name(), self.samples);
         format!("template {name}, both orders, {n} judgements of each, {}", settings::describe(&self.asking.sampling))
+    }
+
+    /// What the judge is asked at the least.
+    pub fn asks(&self) -> Option<Asks> {
+        let empty = [("prompt", "".into()), ("first", "".into()), ("second", "".into())];
+        self.template.asks(&empty, self.asking.sampling.max_tokens)
     }
 
     /// Reads a judge's text.
@@ -187,6 +188,7 @@ impl Pairwise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Sampling;
 
     fn pairwise() -> Pairwise {
         Pairwise {

@@ -57,12 +57,18 @@ impl Reject {
                 ("english", "prompts with more common words of another European language than of English are dropped"),
                 ("any", "all are kept"),
             ];
+            let min_words = f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize;
+            let max_words = f.int("max_words", "most words", Some(150), 1..=100_000) as usize;
+            if min_words > max_words {
+                let message = format!("`min_words` is {min_words}, more than `max_words`, which is {max_words}: every prompt is dropped");
+                f.problem("min_words", message, "lower it, or raise `max_words`");
+            }
             let keywords = f.texts("keywords", "words, of any case, that a prompt may not have", Some(KEYWORDS));
             Self {
                 rouge_l,
                 truncated: f.bool("truncated", "drops what max_tokens has cut", Some(true)),
-                min_words: f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize,
-                max_words: f.int("max_words", "most words", Some(150), 1..=100_000) as usize,
+                min_words,
+                max_words,
                 keywords: pattern(&keywords).unwrap_or_else(|e| {
                     f.problem("keywords", format!("they make no pattern: {e}"), "fewer or shorter words");
                     None

@@ -7,7 +7,7 @@ use super::judged::Judged;
 use super::prelude::*;
 use super::score::{Outcome, Reader};
 use crate::data::Judgement;
-use crate::dataflow::Map;
+use crate::dataflow::{Map, Measure};
 use arrow::array::{StringBuilder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 
@@ -41,6 +41,9 @@ impl Configured for Rescore {
 impl Operator for Rescore {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
+    }
+    fn measure(&self) -> Option<Measure> {
+        Some(super::health::of_judged)
     }
 }
 

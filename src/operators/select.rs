@@ -19,7 +19,7 @@ use arrow::array::FixedSizeBinaryArray;
 use super::prelude::*;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
 use crate::data::{Id, Judgements};
-use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Join, Joined, Kept, Key, Keyed};
+use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Join, Joined, Kept, Key, Keyed, Measure};
 use crate::eval::statistics::kendall_tau;
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -77,11 +77,8 @@ pub static KIND: Kind<dyn Operator> = Kind {
         if strategy != Strategy::BestWorst && controlled {
             f.problem("length_control", "it chooses the chosen and the rejected answer itself", "leave it out, or write strategy = \"best-worst\"");
         }
-        for (key, empty) in [("length_control", length_control.is_empty()), ("max_chosen_length", max_chosen_length.is_empty())] {
-            if empty {
-                f.problem(key, "the list is empty", "leave the key out, or give a value");
-            }
-        }
+        f.list_by_iteration("length_control", length_control.len());
+        f.list_by_iteration("max_chosen_length", max_chosen_length.len());
         Box::new(Select {
             rules: Rules {
                 strategy,
@@ -177,6 +174,9 @@ impl Configured for Select {
 impl Operator for Select {
     fn stage(&self) -> Stage<'_> {
         Stage::Keyed(self)
+    }
+    fn measure(&self) -> Option<Measure> {
+        Some(super::health::of_judged)
     }
     fn join(&self) -> Option<Join> {
         Some(Join::ByKey(prompt_and_response))

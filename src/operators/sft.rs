@@ -17,7 +17,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.m1]\nop = \"sft\"\nfrom = [\"ift\", \"eft\"]\nmodel = \"m0\"\nlearning_rate = 5.5e-6\n",
     parse: |f| {
         let default = SftConfig::default();
-        let rubric = Template::field(f, "rubric", "judge prompt of `eft` rows: a built-in template or a file with {{ prompt }} and {{ response }}", "additive-5");
+        let rubric = Template::field(f, "rubric", "judge prompt of `eft` rows: a built-in template or a file with {{ prompt }} and {{ response }}", "additive-5", Variables::JUDGE);
         let tokens = f.optional_int("batch_tokens", "tokens of a batch, instead of batch_size", 1..=1 << 30);
         let sequences = f.count("batch_size", "rows of a batch", Some(16), 1..=1 << 20);
         if tokens.is_some() {

@@ -26,7 +26,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
     example: "[step.prompts]\nop = \"synthesize\"\nfrom = \"ift\"\nmodel = \"m0\"\nper_iteration = 512\nshots = { seed = 6, generated = 2 }\nsampling = { temperature = 0.6, top_p = 0.9, max_tokens = 128 }\nreject = { rouge_l = 0.7 }\n",
     parse: |f| {
         let default = Sampling { temperature: 0.6, top_p: 0.9, max_tokens: 128, ..Sampling::default() };
-        let template = Template::field(f, "template", "prompt of the writer: a built-in template or a file with {{ examples }}", "instruct");
+        let template = Template::field(f, "template", "prompt of the writer: a built-in template or a file with {{ examples }}", "instruct", Variables::WRITE);
         let per_iteration = f.int("per_iteration", "prompts to write in an iteration", Some(512), 1..=100_000_000) as usize;
         let (seed_shots, generated_shots) = f.table("shots", "examples shown to the writer", |f| {
             let seed = f.int("seed", "of the input", Some(6), 0..=64) as usize;
@@ -62,6 +62,11 @@ impl Configured for Synthesize {
     fn explain(&self) -> String {
         let (n, s, g) = (self.per_iteration, self.settings.seed_shots, self.settings.generated_shots);
         format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.settings.sampling))
+    }
+    fn asks(&self) -> Option<Asks> {
+        let s = &self.settings;
+        let examples = Value::list(vec!["".into(); s.seed_shots + s.generated_shots]).ok()?;
+        s.template.asks(&[("examples", examples)], s.sampling.max_tokens)
     }
     fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
         let s = &self.settings;

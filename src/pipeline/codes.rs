@@ -107,6 +107,8 @@ codes! {
         "No step uses the model. It is not loaded.";
     ABSENT_DATA = "W0403" "absent-data"
         "A file or directory that a key names does not exist. With `check --no-data`, and for `explain` and `cost`, which read none, the file is right for all that; it cannot be run here.";
+    NOT_SHOWN = "W0404" "not-shown"
+        "A template does not show everything that it is given: the judge's rubric leaves out the prompt, say. The model then does not know it.";
 }
 
 #[cfg(test)]

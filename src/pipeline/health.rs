@@ -19,7 +19,7 @@ pub struct GateKind {
 
 /// Every gate. All but the last are known before an iteration's training starts; under a streaming data schedule, when it
 /// has ended.
-pub static GATES: [GateKind; 6] = [
+pub static GATES: [GateKind; 7] = [
     GateKind {
         name: "pair_yield",
         about: "preference pairs of a prompt whose answers were judged",
@@ -43,6 +43,14 @@ pub static GATES: [GateKind; 6] = [
         warn: 0.5,
         advice: "the judge gives (nearly) everyone the same score: train it on judged answers of all scores, replay them while \
                  training on pairs, or name another judge",
+    },
+    GateKind {
+        name: "margin",
+        about: "difference of the scores of a pair, the median, as a share of the judge's scale",
+        low_is_bad: true,
+        warn: 0.02,
+        advice: "the judge hardly tells the answers apart, and such pairs teach noise: set min_margin on the step that selects, \
+                 take more samples of a judgement, or name another judge",
     },
     GateKind {
         name: "length_gap",

@@ -28,12 +28,32 @@ pub trait Configured: Send + Sync {
     fn scale(&self) -> Option<(f32, f32)> {
         None
     }
+    /// What it asks its model at the least, where it asks it anything.
+    fn asks(&self) -> Option<Asks> {
+        None
+    }
+    /// Where it reads token ids that a model of the run sampled: whether it tokenises the texts for its own model if they
+    /// are of another tokenizer.
+    fn encodes_other_ids(&self) -> Option<bool> {
+        None
+    }
     /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
     /// default it passes its first input's rows on.
     fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
         let _ = (iteration, assume);
         Work::rows(inputs.first().map(|i| i.amount).unwrap_or_default())
     }
+}
+
+/// What a step asks its model at the least: its prompt with nothing filled in.
+#[derive(Clone, Debug)]
+pub struct Asks {
+    /// The template, where the prompt has one, as a message calls it.
+    pub template: Option<String>,
+    /// Role and content of each turn.
+    pub turns: Vec<(&'static str, String)>,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
 }
 
 /// One input of a step, for typechecking.

@@ -40,7 +40,7 @@ pub use explain::{Format, explain, keys_markdown, keys_table};
 pub use external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
 pub use health::{GATES, Gate, GateKind, Verdict};
-pub use kind::{Configured, Kind, NeedsModel, Port, Shape};
+pub use kind::{Asks, Configured, Kind, NeedsModel, Port, Shape};
 pub use plan::{
     Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step, load, load_without_data,
     parse_str, parse_str_without_data,

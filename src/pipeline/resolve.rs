@@ -51,6 +51,10 @@ pub(super) fn plan<O: Configured + ?Sized>(
     if failed(problems) {
         return None;
     }
+    graph.check_iterations(&placements, &last);
+    if failed(problems) {
+        return None;
+    }
     graph.unused(&uses, loop_.as_ref());
 
     let resolved = super::resolved::text(&file, &order);
@@ -114,6 +118,34 @@ fn failed(problems: &Problems) -> bool {
 type Uses = (Option<ModelUse>, Vec<(&'static str, ModelUse)>);
 
 impl<'a, O: Configured + ?Sized> Graph<'a, O> {
+    /// Keys by iteration must not speak of iterations that the step does not have.
+    fn check_iterations(&self, placements: &[Placement], last: &[u32]) {
+        for (i, step) in self.steps.iter().enumerate() {
+            let once = placements[i] == Placement::Once;
+            let most = if once { 1 } else { last[i] as usize };
+            for given in &step.by_iteration {
+                let (name, key) = (show(&step.name), given.key);
+                let (message, help) = match given.values {
+                    Some(values) if values > most && once => (
+                        format!("step `{name}`: `{key}` has {values} values, and the step runs once"),
+                        "leave one value, or let the step depend on the policy of a loop",
+                    ),
+                    Some(values) if values > most => (
+                        format!("step `{name}`: `{key}` has values for {values} iterations, and the step has {most}"),
+                        "take the last values out, or raise `iterations` under [pipeline]",
+                    ),
+                    None if once => (
+                        format!("step `{name}`: `{key}` has no effect in a step that runs once"),
+                        "take the key out, or let the step depend on the policy of a loop",
+                    ),
+                    _ => continue,
+                };
+                let problem = Diagnostic::new(&codes::CONFLICT, message, given.span, "here");
+                self.problems.report(problem.help(help.to_owned()));
+            }
+        }
+    }
+
     /// Finds the steps that `from` and other keys name, and counts them.
     fn inputs(&mut self) {
         for (i, step) in self.steps.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 use super::external::External;
-use super::fields::{Fields, How, KeyDoc, Named, Problems};
+use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
 use super::kind::{Kind, NeedsModel, Shape};
 use super::overrides::MODEL_SOURCES;
@@ -73,6 +73,7 @@ pub(super) struct Draft<O: ?Sized + 'static> {
     pub model: Option<Named>,
     pub models: Vec<Named>,
     pub externals: Vec<External>,
+    pub by_iteration: Vec<ByIteration>,
     pub keep: bool,
     pub values: Values,
 }
@@ -123,7 +124,7 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
         iterations_without_loop(root, problems);
     }
     let study = section(root, "study", problems, study::study);
-    let models = named(root, "model", problems)
+    let models: Vec<DraftModel> = named(root, "model", problems)
         .into_iter()
         .map(|(name, key, place, table)| {
             check_name(name, "model", &["policy"], key, problems);
@@ -134,6 +135,9 @@ pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems
             DraftModel { source, key, values: fields.values }
         })
         .collect();
+    if models.iter().all(|m| matches!(m.source.kind, ModelKind::Script { .. })) {
+        engine_without_weights(root, &engine_values, problems);
+    }
     let steps: Vec<Draft<O>> = named(root, "step", problems)
         .into_iter()
         .map(|(name, key, place, table)| {
@@ -156,6 +160,16 @@ fn iterations_without_loop(root: &Table, problems: &Problems) {
     let message = "[pipeline]: `iterations` has no effect without [loop]: every step runs once";
     let help = "take the key out, or write [loop] with `policy` and `next`".to_owned();
     problems.report(Diagnostic::new(&codes::CONFLICT, message, entry.node.span, "here").help(help));
+}
+
+/// The engine runs models, and scripts are none.
+fn engine_without_weights(root: &Table, values: &Values, problems: &Problems) {
+    let Some(Value::Table(engine)) = root.get("engine").map(|entry| &entry.node.value) else { return };
+    let mut fields = Fields::new(problems, engine, Span::default(), "[engine]".into());
+    fields.values.clone_from(values);
+    fields.docs = ask(self::engine);
+    let keys: Vec<&'static str> = fields.docs.iter().map(|doc| doc.key).collect();
+    fields.without_effect(&keys, "where no model has weights", "");
 }
 
 fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
@@ -357,6 +371,7 @@ fn step<O: ?Sized>(
         model,
         models: f.models,
         externals: f.externals,
+        by_iteration: f.by_iteration,
         keep,
         values: f.values,
     }

@@ -73,8 +73,8 @@ impl Scores {
     }
 }
 
-/// What a loss reads beside the log-probabilities of policy and reference, and beta: an option of its own, or a column of the
-/// pairs.
+/// What a loss reads beside the policy's log-probabilities and beta: an option of its own, a column of the pairs, or the
+/// reference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
     /// [`Knobs::label_smoothing`].
@@ -87,12 +87,18 @@ pub enum Input {
     Margin,
     /// [`Scores::consistency`].
     Consistency,
+    /// [`Scores::ref_chosen`] and [`Scores::ref_rejected`].
+    Reference,
 }
 
 impl Input {
     /// The options that only some losses read, with their keys in pipeline files.
-    pub const OPTIONS: [(Self, &'static str); 3] =
-        [(Self::LabelSmoothing, "label_smoothing"), (Self::Gamma, "simpo_gamma"), (Self::MarginScale, "margin_scale")];
+    pub const OPTIONS: [(Self, &'static str); 4] = [
+        (Self::LabelSmoothing, "label_smoothing"),
+        (Self::Gamma, "simpo_gamma"),
+        (Self::MarginScale, "margin_scale"),
+        (Self::Reference, "reference"),
+    ];
 }
 
 /// A named loss.
@@ -132,35 +138,35 @@ pub static LOSSES: &[Loss] = &[
         name: "sigmoid",
         equation: "-(1 - e) log s(beta D) - e log s(-beta D)",
         paper: "DPO, arXiv 2305.18290 eq. 7; smoothing as cDPO, ericmitchell.ai/cdpo.pdf",
-        reads: &[Input::LabelSmoothing],
+        reads: &[Input::Reference, Input::LabelSmoothing],
         each: sigmoid,
     },
     Loss {
         name: "ipo",
         equation: "(r_w / |y_w| - r_l / |y_l| - 1 / (2 beta))^2",
         paper: "IPO, arXiv 2310.12036 eq. 17; per token, as its authors told TRL",
-        reads: &[],
+        reads: &[Input::Reference],
         each: ipo,
     },
     Loss {
         name: "hinge",
         equation: "max(0, 1 - beta D)",
         paper: "SLiC, arXiv 2305.10425; RSO, arXiv 2309.06657",
-        reads: &[],
+        reads: &[Input::Reference],
         each: hinge,
     },
     Loss {
         name: "robust",
         equation: "(-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e)",
         paper: "Robust DPO, arXiv 2403.00409",
-        reads: &[Input::LabelSmoothing],
+        reads: &[Input::Reference, Input::LabelSmoothing],
         each: robust,
     },
     Loss {
         name: "sigmoid_norm",
         equation: "-log s(beta (r_w / |y_w| - r_l / |y_l|))",
         paper: "length-normalised DPO as in Tulu 3, arXiv 2411.15124",
-        reads: &[],
+        reads: &[Input::Reference],
         each: sigmoid_norm,
     },
     Loss {
@@ -174,42 +180,42 @@ pub static LOSSES: &[Loss] = &[
         name: "apo_zero",
         equation: "1 - s(beta r_w) + s(beta r_l)",
         paper: "APO, arXiv 2408.06266 eq. 7: the chosen are better than what the model says by itself",
-        reads: &[],
+        reads: &[Input::Reference],
         each: apo_zero,
     },
     Loss {
         name: "apo_down",
         equation: "s(beta r_w) + 1 - s(beta D)",
         paper: "APO, arXiv 2408.06266 eq. 8: the chosen are worse than what the model says by itself",
-        reads: &[],
+        reads: &[Input::Reference],
         each: apo_down,
     },
     Loss {
         name: "rpo_sq",
         equation: "(beta D - g)^2",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, squared distance",
-        reads: &[Input::MarginScale, Input::Margin],
+        reads: &[Input::Reference, Input::MarginScale, Input::Margin],
         each: rpo_sq,
     },
     Loss {
         name: "rpo_bwd_kl",
         equation: "KL(Bernoulli(s(g)) || Bernoulli(s(beta D)))",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, backward KL",
-        reads: &[Input::MarginScale, Input::Margin],
+        reads: &[Input::Reference, Input::MarginScale, Input::Margin],
         each: rpo_bwd_kl,
     },
     Loss {
         name: "rpo_fwd_kl",
         equation: "KL(Bernoulli(s(beta D)) || Bernoulli(s(g)))",
         paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
-        reads: &[Input::MarginScale, Input::Margin],
+        reads: &[Input::Reference, Input::MarginScale, Input::Margin],
         each: rpo_fwd_kl,
     },
     Loss {
         name: "cream",
         equation: "-C log s(beta D) - (1 - C) log s(-beta D)",
         paper: "CREAM, arXiv 2410.12735: the less two judges agree on a prompt's answers, the less its pair teaches",
-        reads: &[Input::Consistency],
+        reads: &[Input::Reference, Input::Consistency],
         each: cream,
     },
 ];
@@ -360,12 +366,13 @@ mod tests {
         let at = |v: [f64; 4]| Tensor::new(&v, &Device::Cpu).unwrap();
         let base = || scores(&at([-10., -21., -3., -90.]), &at([-12., -20., -6., -10.]), 0.1);
         type Change = fn(&mut Scores);
-        let changes: [(Input, Change); 5] = [
+        let changes: [(Input, Change); 6] = [
             (Input::LabelSmoothing, |s| s.knobs.label_smoothing = 0.3),
             (Input::Gamma, |s| s.knobs.gamma = 0.9),
             (Input::MarginScale, |s| s.knobs.margin_scale = 0.2),
             (Input::Margin, |s| s.margin = (&s.margin * 3.).unwrap()),
             (Input::Consistency, |s| s.consistency = (&s.consistency * 0.5).unwrap()),
+            (Input::Reference, |s| s.ref_chosen = (&s.ref_chosen * 0.9).unwrap()),
         ];
         for loss in LOSSES {
             let values = |s: &Scores| (loss.each)(s).unwrap().to_vec1::<f64>().unwrap();

@@ -16,7 +16,7 @@ use self::config::Settings;
 pub use self::network::{Branch, Network};
 use super::config::OneOrMany;
 use super::tokenizer::Tokenizer;
-use super::{adapter, files, finite, hash, name_of, weights};
+use super::{adapter, files, finite, hash, name_of, vocabulary_fits, weights};
 use crate::error::{Context, Error, Result};
 
 /// A family of models that is run but not trained.
@@ -84,6 +84,30 @@ impl InferenceModel {
     /// One of the files, or the agreement between them, is wrong, the model is of another family, or `dtype` is not
     /// f32; the message names the file.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let (settings, tokenizer) = Self::small_files(path, dtype)?;
+        let family = settings.family.name();
+        let weights = weights::safetensors::load(path, family, settings.weights(), device, dtype)?;
+        finite::check(&weights).map_err(|e| e.doing(path.display()))?;
+        let hash = hash(&weights)?;
+        let model = Self { name: name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
+        // Made once for little, so that a fault shows now and not at the first request.
+        model.network(1).user(|| path.display().to_string())?;
+        Ok(model)
+    }
+
+    /// Tokenizer and context of such a model, whose weights are looked at by name, shape and type.
+    ///
+    /// # Errors
+    /// As [`InferenceModel::load`].
+    pub(super) fn outline(path: &Path, dtype: DType) -> Result<(Tokenizer, usize)> {
+        let (settings, tokenizer) = Self::small_files(path, dtype)?;
+        let about = (settings.family.name(), "config.json");
+        weights::safetensors::Files::open(weights::safetensors::shards(path)?, path, about, settings.weights())?;
+        Ok((tokenizer, settings.sizes.max_position_embeddings))
+    }
+
+    /// Configuration and tokenizer, found to go together.
+    fn small_files(path: &Path, dtype: DType) -> Result<(Settings, Tokenizer)> {
         let (config_path, json) = files::config_object(path)?;
         let at = || config_path.display();
         let kind = json.get("model_type").and_then(|t| t.as_str());
@@ -100,21 +124,8 @@ impl InferenceModel {
         let eos = eos.map_err(|e| Error::user(format!("{}: eos_token_id: {e}", at())))?.flatten();
         let settings = Settings::parse(family, json).map_err(|e| e.doing(at()))?;
         let tokenizer = files::tokenizer(path, eos.as_ref())?;
-        let (tokens, rows) = (tokenizer.vocab_size(), settings.sizes.vocab_size);
-        if tokens > rows {
-            return Err(Error::user(format!(
-                "{}: the tokenizer has {tokens} tokens, the embedding {rows} rows",
-                path.display()
-            ))
-            .help("the tokenizer's files belong to another model"));
-        }
-        let weights = weights::safetensors::load(path, family.name(), settings.weights(), device, dtype)?;
-        finite::check(&weights).map_err(|e| e.doing(path.display()))?;
-        let hash = hash(&weights)?;
-        let model = Self { name: name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
-        // Made once for little, so that a fault shows now and not at the first request.
-        model.network(1).user(|| path.display().to_string())?;
-        Ok(model)
+        vocabulary_fits(path.display(), &tokenizer, settings.sizes.vocab_size)?;
+        Ok((settings, tokenizer))
     }
 
     /// The longest conversation, in tokens.

@@ -37,7 +37,13 @@ pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Ou
     if all.is_empty() && !cut {
         // A judge that says nothing but its score.
         let whole = alone(&tokens);
-        all.extend(whole.map(|value| Mention { value, standing: Standing::Verdict, rank: Rank::Plain, fenced: false }));
+        all.extend(whole.map(|value| Mention {
+            at: 0,
+            value,
+            standing: Standing::Verdict,
+            rank: Rank::Plain,
+            fenced: false,
+        }));
     }
     let nothing = if cut { Outcome::Truncated } else { Outcome::NoMatch };
     if all.is_empty() {

@@ -32,6 +32,8 @@ pub(super) enum Rank {
 /// A mention of a score.
 #[derive(Clone, Debug)]
 pub(super) struct Mention {
+    /// The token of the word, or the mark, that announces it.
+    pub at: usize,
     pub value: Value,
     pub standing: Standing,
     pub rank: Rank,
@@ -57,7 +59,7 @@ pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
             _ => None,
         };
         // A number is mentioned once: "final rating: [[4]]" is one mention.
-        if let Some(found) = found
+        if let Some(found) = found.map(|mention| Mention { at, ..mention })
             && out.last().is_none_or(|last| last.value.token != found.value.token)
         {
             out.push(found);
@@ -66,8 +68,13 @@ pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
     out
 }
 
-fn is_score(word: &str) -> bool {
+pub(super) fn is_score(word: &str) -> bool {
     SCORE.contains(&word) || SCORE_ENDINGS.iter().any(|ending| word.ends_with(ending))
+}
+
+/// Whether a word before "score" makes it the judge's last word: "final", "total".
+pub(super) fn is_final(word: &str) -> bool {
+    FINAL.contains(&word)
 }
 
 /// The tokens of the sentence before a token, nearest first.
@@ -193,7 +200,7 @@ fn named(tokens: &[Token], at: usize) -> Option<Mention> {
     };
     let rank = line.filter(|r| *r == Rank::Final).unwrap_or_else(|| rank(tokens, at));
     let rank = if joint.connector == Connector::Word && rank == Rank::Part { Rank::Plain } else { rank };
-    Some(Mention { fenced: tokens[at].fenced, value, standing, rank })
+    Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank })
 }
 
 /// Whether a sentence says which score the answer has: "the final score is 4", "I give it a score of 4", "it deserves a
@@ -428,7 +435,7 @@ fn line_only(tokens: &[Token], at: usize) -> Option<Mention> {
     let joint = Joint { connector: Connector::Colon, of: None, words: Vec::new(), at: i, newlines: 0 };
     let standing = if is_other(tokens, at, &joint, &value) { Standing::Other } else { Standing::Verdict };
     let rank = if word == "points" && begins_line(tokens, at) != Some(Rank::Final) { Rank::Part } else { Rank::Final };
-    Some(Mention { fenced: tokens[at].fenced, value, standing, rank })
+    Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank })
 }
 
 /// "I rate this response 4/5", "it earns 4 out of 5": only with the scale, for such sentences have other numbers too.
@@ -458,7 +465,7 @@ fn given(tokens: &[Token], at: usize) -> Option<Mention> {
             .any(|w| NOT_ITS_OWN.contains(&w) || NEGATIONS.contains(&w) || w == "for");
     let quoted = tokens[value.token].quote != 0;
     let standing = if other || quoted { Standing::Other } else { Standing::Sentence };
-    Some(Mention { fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
+    Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
 }
 
 /// `\boxed{4}` and `[[4]]`.
@@ -475,5 +482,5 @@ fn boxed(tokens: &[Token], at: usize) -> Option<Mention> {
     tokens[i + 1..].iter().take(4).find(|t| t.is_mark("}]"))?;
     let other = tokens[i].quote != 0 || spoken_of(tokens, at);
     let standing = if other { Standing::Other } else { Standing::Verdict };
-    Some(Mention { fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
+    Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank: Rank::Plain })
 }

@@ -9,6 +9,7 @@
 mod grammar;
 mod mentions;
 mod pattern;
+mod strip;
 mod tokens;
 mod value;
 mod words;
@@ -84,6 +85,7 @@ pub struct Reader {
 }
 
 pub use pattern::PATTERN;
+pub use strip::Strip;
 
 /// The name of the built-in grammar in a pipeline file.
 pub const GRAMMAR: &str = "score";

@@ -7,7 +7,7 @@ use regex::Regex;
 use super::tokens::digit;
 use super::{Outcome, Several};
 
-/// The spellings of a score that `meta-judge` takes out of judgements: "Score: 4", "**Score:** 4/5", "score is 4 out of 5".
+/// The commonest spellings of a score, for patterns that stand in for the grammar: "Score: 4", "**Score:** 4/5", "score is 4 out of 5".
 pub const PATTERN: &str = concat!(
     r#"(?i)\bscore[ \t]*(?:\([^()\n]{0,40}\)[ \t]*)?["'*_`]{0,4}\s{0,4}"#,
     r#"(?:[:=]["'*_`\s\[(<{]{0,8}(?:(?:\d{1,4}[ \t]*\+[ \t]*){1,16}\d{1,4}[ \t]*=[ \t]*)?"#,

@@ -3,7 +3,7 @@
 use std::ops::{RangeBounds, RangeInclusive};
 use std::path::Path;
 
-use super::super::codes;
+use super::super::codes::{self, Code};
 use super::super::diagnostic::Diagnostic;
 use super::super::external::External;
 use super::super::tree::{self, EMPTY, Value};
@@ -11,7 +11,7 @@ use super::super::values::{
     bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, least_float,
     list, name_value, text_value, texts_value, wrong_type,
 };
-use super::{ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
+use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
 use crate::error::{Error, Result};
 use crate::store::{InputForm, Lines, hash_file};
 
@@ -299,6 +299,26 @@ impl Fields<'_> {
         let (message, help) = (format!("{}: {}", self.owner, message.into()), help.into());
         let help = (!help.is_empty()).then_some(help);
         self.problems.report(Diagnostic::new(&codes::CONFLICT, message, self.span(key), "here").help(help));
+    }
+    /// Warns of a value that can be meant, at the key's place.
+    pub fn warn(&mut self, code: &'static Code, key: &str, message: impl Into<String>, help: impl Into<String>) {
+        let (message, help) = (format!("{}: {}", self.owner, message.into()), help.into());
+        let help = (!help.is_empty()).then_some(help);
+        self.problems.report(Diagnostic::new(code, message, self.span(key), "here").help(help));
+    }
+    /// Says that a list has a value for each iteration, the last for all further ones. It must not be empty, nor longer than
+    /// the step has iterations.
+    pub fn list_by_iteration(&mut self, key: &'static str, values: usize) {
+        if values == 0 {
+            self.problem(key, "the list is empty", "leave the key out, or give a value");
+        }
+        self.by_iteration.push(ByIteration { key, span: self.span(key), values: Some(values) });
+    }
+    /// Says that a key has an effect only in a step of the loop.
+    pub fn only_in_loop(&mut self, key: &'static str) {
+        if self.given(key) {
+            self.by_iteration.push(ByIteration { key, span: self.span(key), values: None });
+        }
     }
     /// Reports each of these keys that is given although nothing reads it. `setting` says in which setting that is so, as
     /// `with schedule = "constant"`; `help` says what to do instead of taking the key out.

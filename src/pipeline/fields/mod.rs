@@ -44,6 +44,15 @@ pub(super) struct Named {
     pub how: How,
 }
 
+/// A key that means something only where a step runs in several iterations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByIteration {
+    pub key: &'static str,
+    pub span: Span,
+    /// How many iterations it distinguishes, where it is a list with a value for each.
+    pub values: Option<usize>,
+}
+
 /// How a name is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum How {
@@ -96,6 +105,7 @@ pub struct Fields<'a> {
     pub(super) values: Vec<(&'static str, String)>,
     pub(super) steps: Vec<Named>,
     pub(super) models: Vec<Named>,
+    pub(super) by_iteration: Vec<ByIteration>,
     /// The table's full name, e.g. `step.dpo`.
     pub(super) full_name: String,
     pub(super) externals: Vec<External>,
@@ -129,6 +139,7 @@ impl<'a> Fields<'a> {
             values: Vec::new(),
             steps: Vec::new(),
             models: Vec::new(),
+            by_iteration: Vec::new(),
             full_name: String::new(),
             externals: Vec::new(),
         }
@@ -219,6 +230,7 @@ impl<'a> Fields<'a> {
         }
         self.steps.extend(sub.steps);
         self.models.extend(sub.models);
+        self.by_iteration.extend(sub.by_iteration);
         self.externals.extend(sub.externals);
         self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
     }
