@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::hub_files::Client;
 use crate::error::{Error, Result};
 
 /// The files of one commit of a model.
@@ -91,13 +92,12 @@ impl Hub {
             });
         }
         let token = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()).or_else(|| self.cache.token());
+        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
+        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let client = Client::new(&endpoint, token.clone());
         let api = ApiBuilder::from_cache(self.cache.clone()).with_progress(false).with_token(token);
-        let api = match std::env::var("HF_ENDPOINT") {
-            Ok(endpoint) if !endpoint.is_empty() => api.with_endpoint(endpoint),
-            _ => api,
-        };
-        let api = api.build().map_err(|e| failed(repo, revision, &e))?;
-        match self.download(&api, repo, revision) {
+        let api = api.with_endpoint(endpoint).build().map_err(|e| failed(repo, revision, &e))?;
+        match self.download(&api, &client, repo, revision) {
             Err(e) if is_unreachable(&e) => self.cached(repo, revision).inspect(|model| {
                 tracing::warn!(
                     "the Hugging Face hub cannot be reached; {repo} is taken from the cache, commit {}",
@@ -118,13 +118,21 @@ impl Hub {
     }
 
     /// Asks the hub which commit the revision is, and fetches the files of that commit.
-    fn download(&self, api: &Api, repo: &str, revision: &str) -> std::result::Result<HubModel, ApiError> {
+    fn download(
+        &self,
+        api: &Api,
+        client: &Client,
+        repo: &str,
+        revision: &str,
+    ) -> std::result::Result<HubModel, ApiError> {
         let named = Repo::with_revision(repo.into(), RepoType::Model, revision.into());
         let info = api.repo(named.clone()).info()?;
         let commit = info.sha;
-        let pinned = api.repo(Repo::with_revision(repo.into(), RepoType::Model, commit.clone()));
+        if !is_plain(&commit) {
+            return Err(ApiError::InvalidHeader("sha"));
+        }
         for file in info.siblings.iter().map(|s| &s.rfilename).filter(|name| is_wanted(name)) {
-            pinned.get(file)?;
+            client.fetch(&self.folder(repo), repo, &commit, file)?;
         }
         // The cache knows the revision by its name only if it is told.
         self.cache.repo(named).create_ref(&commit)?;
@@ -143,15 +151,20 @@ impl Hub {
     fn cached(&self, repo: &str, revision: &str) -> Option<HubModel> {
         let named = fs::read_to_string(self.folder(repo).join("refs").join(revision)).ok();
         let commit = named.map_or_else(|| revision.to_string(), |commit| commit.trim().to_string());
-        let is_plain = commit.bytes().all(|b| b.is_ascii_alphanumeric());
         let dir = self.snapshot(repo, &commit);
-        (is_plain && dir.join("config.json").exists()).then_some(HubModel { commit, dir })
+        (is_plain(&commit) && dir.join("config.json").exists()).then_some(HubModel { commit, dir })
     }
+}
+
+/// Whether a commit can be the name of a folder.
+fn is_plain(commit: &str) -> bool {
+    !commit.is_empty() && commit.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// The files of a model that are read.
 fn is_wanted(name: &str) -> bool {
-    let here = !name.contains('/');
+    // Mistral's repositories have their weights a second time, in a format of its own.
+    let here = !name.contains('/') && !name.starts_with("consolidated");
     here && (name.ends_with(".safetensors") || name.ends_with(".json") || name == "chat_template.jinja")
 }
 

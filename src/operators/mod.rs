@@ -22,6 +22,7 @@ mod expected;
 mod fence;
 mod health;
 pub mod hub;
+mod hub_files;
 mod judged;
 mod models;
 mod pairwise;
