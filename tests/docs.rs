@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Pages with commands, in the order in which they are typed.
-const PAGES: [&str; 4] = ["README.md", "docs/evaluation.md", "docs/revise.md", "docs/cost.md"];
+const PAGES: [&str; 5] = ["README.md", "docs/watching.md", "docs/evaluation.md", "docs/revise.md", "docs/cost.md"];
 
 /// Commands that this test leaves to others, and to whom. Each must stand in a page, so that the list cannot go stale.
 const ELSEWHERE: [(&str, &str); 9] = [

@@ -7,15 +7,20 @@ mod gemm;
 mod generate;
 mod train;
 
-pub use gemm::{Gemm, Product, flops_per_token, gemm};
+pub use gemm::{Gemm, Product, flops_per_token, gemm, rate};
 pub use generate::{Generate, Workload, generate};
 pub use train::{Trained, Training, dpo, sft};
 
+/// Bytes that a line of one of Linux' files on memory says; nothing where there is no such file.
+pub fn memory(file: &str, line: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|l| l.strip_prefix(line))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// The most memory that this process has held, in bytes; 0 where the system does not say.
 pub fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    memory("/proc/self/status", "VmHWM:").unwrap_or(0)
 }
 
 /// The same in MB (10^6 bytes).

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::check::load_without_data;
 use super::terminal;
+use crate::bench::{self, Product};
 use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
-use crate::model::Config;
+use crate::model::{Config, gguf_config};
 use crate::pipeline::{Assume, External, ModelKind};
 use crate::report::{Cost, Hardware, ModelShape};
 
@@ -20,6 +21,8 @@ Devices count as one: reflux itself computes on one.
 
 Examples:
   reflux cost pipelines/paper-llama2-70b.toml --hardware 64xH100
+  reflux cost my.toml --hardware RTX4090
+  reflux cost my.toml --hardware cpu
   reflux cost my.toml --rows ift=3200 --shape m0=path/to/config.json --devices 1 --peak-tflops 40 --memory-gb 24
   reflux cost my.toml --rows pairs=3964,6942 --json | jq .hours"
 )]
@@ -29,7 +32,8 @@ pub struct Args {
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// What it would run on, by name and number: A100, H100, H200, B200, MI300X, L40S
+    /// What it would run on, by name and number: A100, H100, H200, B200, MI300X, L40S, L4, V100, T4, A6000, RTX3080 to
+    /// RTX5090; or cpu, which measures this machine for some seconds
     #[arg(long, default_value = "8xH100")]
     hardware: String,
     /// Devices, instead of the hardware's
@@ -41,13 +45,13 @@ pub struct Args {
     /// Memory of a device in GB, instead of the hardware's
     #[arg(long)]
     memory_gb: Option<f64>,
-    /// Share of the TFLOPS that training and reading prompts reach
-    #[arg(long, default_value_t = Hardware::MFU)]
-    mfu: f64,
-    /// Share of the TFLOPS that sampling reaches
-    #[arg(long, default_value_t = Hardware::SAMPLING_MFU)]
-    sampling_mfu: f64,
-    /// Shape of a model that is not here: NAME=config.json; by default that beside the model, or model.NAME.config
+    /// Share of the TFLOPS that training and reading prompts reach; by default 0.4, and 0.6 of what cpu measures
+    #[arg(long)]
+    mfu: Option<f64>,
+    /// Share of the TFLOPS that sampling reaches; by default 0.1, and 0.3 of what cpu measures
+    #[arg(long)]
+    sampling_mfu: Option<f64>,
+    /// Shape of a model that is not here: NAME=config.json, or a GGUF file; by default that of the model, or model.NAME.config
     #[arg(long, value_name = "NAME=PATH")]
     shape: Vec<String>,
     /// Rows of a step, by iteration where they differ: --rows ift=3200 --rows pairs=3964,6942
@@ -83,12 +87,37 @@ fn pair<'a>(text: &'a str, flag: &str) -> Result<(&'a str, &'a str)> {
     text.split_once('=').ok_or_else(|| Error::user(format!("{flag} takes NAME=VALUE, not `{text}`")))
 }
 
-/// The shape that a config.json, or the directory of one, tells.
+/// Shape of the model at whose matrix products a CPU is measured: wide enough that more would not be faster.
+const MEASURED: &str = r#"{ "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
+    "num_attention_heads": 16, "tie_word_embeddings": true }"#;
+/// Rows of the products that are measured: about those of a batch in training.
+const MEASURED_ROWS: usize = 256;
+
+/// This machine: what its matrix products reach, in f32, and its memory.
+fn this_machine() -> Result<Hardware> {
+    let config: Config = serde_json::from_str(MEASURED).map_err(|e| Error::bug(format!("the measured shape: {e}")))?;
+    let rate = bench::rate(&config, MEASURED_ROWS, Product::Gemm).doing(|| "the matrix products")?;
+    let memory = bench::memory("/proc/meminfo", "MemTotal:").map(|bytes| bytes as f64 / 1e9);
+    let memory = memory.ok_or_else(|| {
+        Error::user("the system does not say how much memory it has").help("give --peak-tflops and --memory-gb instead")
+    })?;
+    let digits = |x: f64, n: f64| (x * n).round() / n;
+    Ok(Hardware::measured(digits(rate / 1e12, 1e4), digits(memory, 10.)))
+}
+
+/// The shape that a GGUF file, a config.json, or the directory of one, tells.
 fn shape(path: &Path) -> Result<ModelShape> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return of_config(path, &gguf_config(path)?);
+    }
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let text = read_regular(&path).user(|| path.display().to_string())?;
     let config: Config = serde_json::from_slice(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))?;
-    ModelShape::of(&config)
+    of_config(&path, &config)
+}
+
+fn of_config(path: &Path, config: &Config) -> Result<ModelShape> {
+    ModelShape::of(config)
         .ok_or_else(|| Error::user(format!("{}: a model has layers, heads, a width and a vocabulary", path.display())))
 }
 
@@ -98,7 +127,10 @@ pub fn run(args: &Args) -> Result<()> {
     let mut shapes = BTreeMap::new();
     for model in &plan.models {
         let beside = match &model.kind {
-            ModelKind::Path(path) => Some(path.outside_of_runs()).filter(|path| path.join("config.json").exists()),
+            ModelKind::Path(path) => Some(path.outside_of_runs()).filter(|path| {
+                let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file();
+                gguf || path.join("config.json").exists()
+            }),
             ModelKind::Init { config, .. } => Some(config.outside_of_runs()),
             ModelKind::Hub { .. } | ModelKind::Script { .. } => None,
         };
@@ -120,13 +152,14 @@ pub fn run(args: &Args) -> Result<()> {
         let numbers: Result<Vec<f64>, _> = numbers.split(',').map(number).collect();
         rows.insert(name.to_owned(), numbers.map_err(|e| Error::user(format!("--rows {text}: {e}")))?);
     }
-    let named = Hardware::parse(&args.hardware)?;
+    let named =
+        if args.hardware.eq_ignore_ascii_case("cpu") { this_machine()? } else { Hardware::parse(&args.hardware)? };
     let hardware = Hardware {
         devices: args.devices.unwrap_or(named.devices),
         peak_tflops: args.peak_tflops.unwrap_or(named.peak_tflops),
         memory_gb: args.memory_gb.unwrap_or(named.memory_gb),
-        mfu: args.mfu,
-        sampling_mfu: args.sampling_mfu,
+        mfu: args.mfu.unwrap_or(named.mfu),
+        sampling_mfu: args.sampling_mfu.unwrap_or(named.sampling_mfu),
     };
     let assume = Assume {
         prompt: args.prompt_tokens,

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::error::{Error, Result};
+use crate::model::adapter;
 use crate::model::export::{GgufType, export};
 
 const AFTER: &str = "Examples:
   reflux export runs/smollm2/models/M2 m2.gguf         every bit of the weights, for llama.cpp
   reflux export models/M2 m2-q8_0.gguf --type q8_0     about a quarter of the size
   reflux export models/M2/adapter m2.gguf              a LoRA adapter, merged into its base model
+  reflux export models/M2/adapter m2-adapter           the adapter alone, for peft.AutoPeftModelForCausalLM
   llama-cli -m m2.gguf -p 'Name a river.'              what the file is for
 
 The file has the tokenizer and the chat template in it, and reflux itself reads it too. Norms are f32 in every type. \
@@ -21,7 +23,7 @@ What GGUF cannot express (another kind of tokenizer, say) is an error, and then 
 pub struct Args {
     /// A Hugging Face directory such as a run's models/M2, a LoRA adapter's directory, or a GGUF file
     model: PathBuf,
-    /// The GGUF file to write
+    /// The GGUF file to write; of a LoRA adapter also a folder to make
     out: PathBuf,
     /// Type of the matrices
     #[arg(long = "type", value_enum, default_value = "f32", value_name = "TYPE")]
@@ -44,11 +46,17 @@ enum Type {
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let out = args.out.display();
-    if !args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+    let gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let alone = !gguf && adapter::is_one(&args.model);
+    if !gguf && !alone {
         return Err(Error::user(format!("{out}: the file's name must end in .gguf")).help("programs know it by that"));
     }
     if args.out.exists() && !args.force {
         return Err(Error::user(format!("{out} is there already")).help("--force writes over it"));
+    }
+    if alone {
+        let base = adapter::copy(&args.model, &args.out)?;
+        return if quiet { Ok(()) } else { super::terminal::print_line(&format!("{out}: an adapter of {base}")) };
     }
     let kind = match args.kind {
         Type::F32 => GgufType::F32,

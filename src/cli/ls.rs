@@ -2,24 +2,42 @@
 
 use std::path::PathBuf;
 
+use super::check::was;
 use super::terminal;
-use crate::error::Result;
-use crate::report::Contents;
+use crate::error::{Error, Result};
+use crate::report::{Contents, Runs};
 use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  reflux ls quickstart                the run runs/quickstart
+  reflux ls                           the runs of the folder runs, with their main figures side by side
+  reflux ls quickstart                what the run runs/quickstart holds
   reflux ls quickstart --json | jq '.steps[] | select(.step == \"pairs\")'")]
 pub struct Args {
-    /// The run: a directory, or a name in runs
-    run: PathBuf,
-    /// As one JSON object, sizes in bytes
+    /// The run: a directory, or a name in runs; without it the runs of a folder are listed
+    run: Option<PathBuf>,
+    /// Folder of the runs
+    #[arg(long, default_value = "runs", conflicts_with = "run")]
+    runs: PathBuf,
+    /// As JSON, sizes in bytes
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let contents = Contents::of(&Run::open(&find_run(&args.run))?);
+    let Some(run) = &args.run else { return list(args) };
+    let contents = Contents::of(&Run::open(&find_run(run))?);
     if args.json { terminal::print_json(contents.json()) } else { terminal::print_lines(contents.lines()) }
+}
+
+fn list(args: &Args) -> Result<()> {
+    if !args.runs.is_dir() {
+        return Err(Error::user(format!("folder `{}` of runs not found", args.runs.display()))
+            .help("`reflux run` makes it; --runs names another"));
+    }
+    let runs = Runs::of(&args.runs, &|run| was(&run.pipeline_text().ok()?))?;
+    if args.json {
+        return terminal::print_json(format!("{:#}", runs.json()));
+    }
+    terminal::print_lines(runs.lines(terminal::width()))
 }

@@ -20,12 +20,13 @@ mod revise;
 mod run;
 mod show;
 mod study;
+mod summary;
 mod terminal;
 mod ticker;
 mod trace;
 mod verify;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Result};
 
@@ -44,13 +45,18 @@ struct Cli {
     /// How progress and messages are written to standard error
     #[arg(long, global = true, value_enum, default_value = "text")]
     log: Log,
+    /// Whether messages and progress have colours: `auto` is on a terminal, unless NO_COLOR is set
+    #[arg(long = "color", global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    _color: ColorChoice,
 }
 
 const AFTER: &str = "Examples:
   reflux run pipelines/quickstart.toml         the whole loop on the embedded small world
   reflux check my.toml                         every error of a pipeline file at once
   reflux explain my.toml --format mermaid      the plan as a picture
+  reflux ls                                    the runs, with their main figures
   reflux ls quickstart                         what a run holds
+  reflux summary quickstart                    what a run closed with
   reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
   reflux schema pairs                          what the columns of a dataset mean
   reflux eval drift quickstart                 lengths and scores, iteration by iteration
@@ -79,8 +85,10 @@ enum Command {
     Explain(explain::Args),
     /// Prints what a pipeline file would need: tokens, FLOPs, memory, hours; runs nothing
     Cost(cost::Args),
-    /// Lists what a run holds: steps, rows, bytes, models, metrics
+    /// Lists the runs of a folder with their main figures, or what one run holds: steps, rows, bytes, models, metrics
     Ls(ls::Args),
+    /// Prints what a run closed with, or has so far: its loop, models, engines, and what was left out
+    Summary(summary::Args),
     /// Shows rows of a run, or of any Parquet file: as a table, JSON, CSV, Arrow or Parquet; of a live run as they come
     Show(show::Args),
     /// Tells one prompt's whole life: answers, judgements, the pair or why there is none, the training that used it
@@ -114,6 +122,8 @@ enum Command {
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {
     // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
+    // Before anything else, so that what clap prints heeds it too, wherever it stands.
+    terminal::set_colour(colour(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return terminal::usage(e),
@@ -135,6 +145,18 @@ pub fn main() -> u8 {
     }
 }
 
+/// What `--color` says, or `None` where it leaves it to the terminal.
+fn colour(args: impl Iterator<Item = String>) -> Option<bool> {
+    let args: Vec<String> = args.collect();
+    let after = args.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
+    let value = args.iter().filter_map(|arg| arg.strip_prefix("--color=")).chain(after).next_back();
+    match value.and_then(|value| ColorChoice::from_str(value, false).ok()) {
+        Some(ColorChoice::Always) => Some(true),
+        Some(ColorChoice::Never) => Some(false),
+        Some(ColorChoice::Auto) | None => None,
+    }
+}
+
 fn command(cli: &Cli) -> Result<()> {
     let style = progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose);
     match &cli.command {
@@ -144,6 +166,7 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Explain(args) => explain::run(args),
         Command::Cost(args) => cost::run(args),
         Command::Ls(args) => ls::run(args),
+        Command::Summary(args) => summary::run(args),
         Command::Show(args) => show::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args, cli.quiet),

@@ -1,28 +1,33 @@
-//! Progress for people (bars on a terminal, plain lines otherwise) and for machines (JSON lines), on standard error.
+//! Progress for people (a block of lines on a terminal, a log otherwise) and for machines (JSON lines), on standard error.
+//! What is shown is made by [`ProgressState`]; here are the clock and the terminal.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use serde_json::{Value, json};
 
-use super::terminal::{self, Bar};
+use super::terminal::{self, Block};
+use crate::bench;
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
+use crate::report::{Outline, ProgressState};
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Style {
     /// Not at all.
     Quiet,
-    /// A bar for each step.
+    /// A bar for each step, figures and a status line.
     Bars,
-    /// A line when a step has done an iteration, and now and then in between.
+    /// A line when a step has done an iteration, now and then in between, and the status now and then.
     Lines {
         /// A line for every microbatch.
         all: bool,
     },
-    /// A JSON object for every microbatch.
+    /// A JSON object for every microbatch, and the status now and then.
     Json,
 }
 
@@ -39,165 +44,227 @@ impl Style {
 }
 
 /// Between two lines of one step, unless it has done an iteration.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two lines with the status of the run.
+const STATUS_INTERVAL: Duration = Duration::from_secs(20);
+/// Between two examples in a log.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two redraws of the screen.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two looks at the memory and at the tokens sampled.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Places that the time takes in front of a log's line.
+const STAMP: usize = 10;
 
-/// Shows a run's progress.
+/// Tokens that all engines have sampled so far; `None` while that is not to be had without waiting.
+pub type Tokens = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// Shows a run's progress, from events and by a clock of its own.
 pub struct Progress {
+    view: Arc<View>,
+    clock: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+struct View {
     style: Style,
     start: Instant,
-    steps: Mutex<BTreeMap<String, Step>>,
+    tokens: Tokens,
+    shown: Mutex<Shown>,
 }
 
-#[derive(Default)]
-struct Step {
-    /// Microbatches of an iteration, if known.
-    microbatches: Option<u32>,
-    iterations: u32,
-    bar: Option<Bar>,
-    done: u64,
-    rows: u64,
-    /// Microbatches and their rows by iteration.
-    by_iteration: BTreeMap<u32, (u32, u64)>,
-    told: Option<Instant>,
-    /// Rates are over what this process computed, while it did.
-    busy: Duration,
-    computed_rows: u64,
-}
-
-/// A microbatch that is on disk.
-struct Done {
-    epoch: Epoch,
-    rows: usize,
-    errors: usize,
-    busy: Duration,
-    restored: bool,
+struct Shown {
+    state: ProgressState,
+    block: Option<Block>,
+    /// When a line of a step was printed last.
+    lines: BTreeMap<String, Instant>,
+    status: Instant,
+    sample: Instant,
+    looked: Option<Instant>,
 }
 
 impl Progress {
-    /// Shows progress in this style from now on.
-    pub fn new(style: Style) -> Self {
-        Self { style, start: Instant::now(), steps: Mutex::default() }
+    /// Shows the progress of a run in this style from now on.
+    pub fn new(style: Style, outline: Outline, tokens: Tokens) -> Self {
+        let start = Instant::now();
+        let block = (style == Style::Bars).then(Block::new);
+        let shown = Shown {
+            state: ProgressState::new(outline),
+            block,
+            lines: BTreeMap::new(),
+            status: start,
+            sample: start,
+            looked: None,
+        };
+        let view = Arc::new(View { style, start, tokens, shown: Mutex::new(shown) });
+        let clock = (style != Style::Quiet).then(|| Self::clock(&view)).flatten();
+        Self { view, clock: Mutex::new(clock) }
     }
 
-    /// Takes the bars off the screen.
+    /// A thread that looks at the run while nothing is committed. Without it (no thread may be started) events alone show.
+    fn clock(view: &Arc<View>) -> Option<(Sender<()>, JoinHandle<()>)> {
+        let (stop, stopped) = bounded(0);
+        let view = Arc::clone(view);
+        let interval = if view.style == Style::Bars { REDRAW_INTERVAL } else { LOOK_INTERVAL };
+        let run = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                view.tick();
+            }
+        };
+        std::thread::Builder::new().name("progress".to_owned()).spawn(run).ok().map(|thread| (stop, thread))
+    }
+
+    /// Stops the clock, and leaves the bars as they are.
     pub fn finish(&self) {
-        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.values().filter_map(|s| s.bar.as_ref()).for_each(Bar::abandon);
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, thread)) = clock {
+            drop(stop);
+            // A panic there has been told by the thread itself, and the run's result does not depend on it.
+            let _ = thread.join();
+        }
+        if self.view.style == Style::Quiet {
+            return;
+        }
+        let mut shown = self.view.lock();
+        self.view.look(&mut shown);
+        match (&shown.block, self.view.style) {
+            (Some(block), _) => {
+                self.view.draw(&shown);
+                block.abandon();
+            }
+            (None, Style::Json) => terminal::event(&shown.state.json(self.view.start.elapsed())),
+            (None, _) => {}
+        }
+    }
+}
+
+impl View {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bar(name: &str, total: Option<u64>) -> Bar {
-        let template = if total.is_some() {
-            "{prefix:>12} {bar:24} {pos:>4}/{len:<4} {msg} {elapsed:>5} eta {eta}"
-        } else {
-            "{prefix:>12} {spinner} {pos:>27} {msg} {elapsed:>5}"
-        };
-        let bar = Bar::new(template, total);
-        bar.prefix(name);
-        bar
+    /// Looks at what nobody tells.
+    fn look(&self, shown: &mut Shown) {
+        let due = shown.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
+        let (tokens, memory) =
+            if due { ((self.tokens)(), bench::memory("/proc/self/status", "VmRSS:")) } else { (None, None) };
+        if due {
+            shown.looked = Some(Instant::now());
+        }
+        shown.state.observe(self.start.elapsed(), tokens, memory);
     }
 
-    fn within(&self, step: &mut Step, name: &str, epoch: Epoch, done: usize, planned: usize, unit: &str) {
+    /// What the clock does.
+    fn tick(&self) {
+        let mut shown = self.lock();
+        self.look(&mut shown);
+        let due = shown.status.elapsed() >= STATUS_INTERVAL;
         match self.style {
-            Style::Bars => {
-                if let Some(bar) = &step.bar {
-                    bar.message(&format!("{done}/{planned} {unit}"));
-                    bar.tick();
-                }
-            }
-            Style::Lines { all } => {
-                let patient = step.told.is_some_and(|t| t.elapsed() < PATIENCE);
-                if all || !patient {
-                    step.told = Some(Instant::now());
-                    self.line(name, epoch.iteration, &format!("{done}/{planned} {unit}"));
-                }
-            }
-            Style::Json => self.json(json!({ "event": "within", "step": name, "iteration": epoch.iteration, "microbatch": epoch.microbatch, "done": done, "planned": planned, "unit": unit })),
             Style::Quiet => {}
+            Style::Bars => self.draw(&shown),
+            Style::Json if due => {
+                shown.status = Instant::now();
+                terminal::event(&shown.state.json(self.start.elapsed()));
+            }
+            Style::Lines { .. } if due => {
+                shown.status = Instant::now();
+                self.log(&shown.state.status_lines(self.start.elapsed(), self.room()));
+                if shown.sample.elapsed() >= SAMPLE_INTERVAL {
+                    shown.sample = Instant::now();
+                    self.log(&shown.state.sample_lines(self.room()));
+                }
+            }
+            Style::Json | Style::Lines { .. } => {}
         }
     }
 
-    fn done(&self, step: &mut Step, name: &str, done: &Done) {
-        let &Done { epoch, rows, errors, busy, restored } = done;
-        step.done += 1;
-        step.rows += rows as u64;
-        if !restored {
-            step.computed_rows += rows as u64;
-            step.busy += busy;
-        }
-        let here = step.by_iteration.entry(epoch.iteration).or_default();
-        *here = (here.0 + 1, here.1 + rows as u64);
-        let (in_iteration, rows_here) = *here;
-        let rate = step.computed_rows as f64 / step.busy.as_secs_f64().max(1e-3);
-        let words = |rows: u64| {
-            match (restored, rate >= 0.05) {
-                (true, _) => format!("{rows} rows, restored"),
-                (false, true) => format!("{rows} rows, {rate:.1} rows/s"),
-                // A training makes one row; its pace is not told in rows.
-                (false, false) => format!("{rows} rows"),
-            }
-        };
-        match self.style {
-            Style::Bars => {
-                if let Some(bar) = &step.bar {
-                    bar.position(step.done);
-                    bar.message(&words(step.rows));
-                }
-            }
-            Style::Lines { all } => {
-                let closed = step.microbatches == Some(in_iteration);
-                let patient = step.told.is_some_and(|t| t.elapsed() < PATIENCE);
-                if all || closed || !patient {
-                    step.told = Some(Instant::now());
-                    let of = step.microbatches.map(|n| format!("/{n}")).unwrap_or_default();
-                    let noun = if in_iteration == 1 && of.is_empty() || of == "/1" { "microbatch" } else { "microbatches" };
-                    self.line(name, epoch.iteration, &format!("{in_iteration}{of} {noun}, {}", words(rows_here)));
-                }
-            }
-            Style::Json => self.json(json!({ "event": "done", "step": name, "iteration": epoch.iteration, "microbatch": epoch.microbatch, "rows": rows, "errors": errors, "busy_seconds": busy.as_secs_f64(), "restored": restored })),
-            Style::Quiet => {}
-        }
+    fn draw(&self, shown: &Shown) {
+        let Some(block) = &shown.block else { return };
+        let (width, height) = terminal::screen();
+        block.show(&shown.state.screen(self.start.elapsed(), width, height));
     }
 
-    fn line(&self, step: &str, iteration: u32, words: &str) {
+    /// Places of a log's line after its time.
+    fn room(&self) -> usize {
+        terminal::screen().0.saturating_sub(STAMP).max(20)
+    }
+
+    /// Lines of a log: the first with the time, the others below it.
+    fn log(&self, lines: &[String]) {
         let when = self.start.elapsed().as_secs_f64();
-        let iteration = if iteration == 0 { "before the loop".into() } else { format!("iteration {iteration}") };
-        terminal::line(&format!("{when:7.1}s  {step:<12} {iteration:<16} {words}"));
+        for (i, line) in lines.iter().enumerate() {
+            match i {
+                0 => terminal::line(&format!("{when:7.1}s  {line}")),
+                _ => terminal::line(&format!("{:STAMP$}{line}", "")),
+            }
+        }
     }
 
-    fn json(&self, mut object: serde_json::Value) {
+    fn step_line(&self, step: &str, iteration: u32, words: &str) {
+        let place = if iteration == 0 { step.to_owned() } else { format!("{step}, iteration {iteration}") };
+        self.log(&crate::report::wrapped(&format!("{place}: {words}"), self.room()));
+    }
+
+    fn json(&self, mut object: Value) {
         object["seconds"] = json!(self.start.elapsed().as_secs_f64());
         terminal::event(&object);
+    }
+
+    /// Whether a line of a step is due.
+    fn due(shown: &mut Shown, step: &str, now: bool) -> bool {
+        let due = now || shown.lines.get(step).is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if due {
+            shown.lines.insert(step.to_owned(), Instant::now());
+        }
+        due
+    }
+
+    fn told(&self, shown: &mut Shown, event: &Event<'_>) {
+        match (self.style, event) {
+            (Style::Lines { all }, &Event::Within { step, epoch, done, planned, unit }) => {
+                if Self::due(shown, step, all) {
+                    let words = shown.state.training_words(step, done, planned, unit);
+                    self.step_line(step, epoch.iteration, &words);
+                }
+            }
+            (Style::Lines { all }, &Event::Done { step, epoch, .. }) => {
+                let now = all || shown.state.is_complete(step, epoch.iteration);
+                if Self::due(shown, step, now) {
+                    let words = shown.state.step_words(step, epoch.iteration);
+                    self.step_line(step, epoch.iteration, &words);
+                }
+            }
+            (Style::Json, &Event::Within { step, epoch, done, planned, unit }) => {
+                let Epoch { iteration, microbatch } = epoch;
+                self.json(json!({
+                    "event": "within", "step": step, "iteration": iteration, "microbatch": microbatch, "done": done,
+                    "planned": planned, "unit": unit,
+                }));
+            }
+            (Style::Json, &Event::Measured { step, epoch, values }) => {
+                let metrics: serde_json::Map<String, Value> =
+                    values.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+                let iteration = epoch.iteration;
+                self.json(json!({ "event": "measured", "step": step, "iteration": iteration, "metrics": metrics }));
+            }
+            (Style::Json, &Event::Done { step, epoch, rows, errors, busy, restored, .. }) => {
+                let (Epoch { iteration, microbatch }, busy) = (epoch, busy.as_secs_f64());
+                self.json(json!({
+                    "event": "done", "step": step, "iteration": iteration, "microbatch": microbatch, "rows": rows,
+                    "errors": errors, "busy_seconds": busy, "restored": restored,
+                }));
+            }
+            _ => {}
+        }
     }
 }
 
 impl Observer for Progress {
     fn event(&self, event: &Event<'_>) {
-        if self.style == Style::Quiet {
+        if self.view.style == Style::Quiet {
             return;
         }
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        match *event {
-            Event::Planned { step, iterations, microbatches } => {
-                let bar = (self.style == Style::Bars)
-                    .then(|| Self::bar(step, microbatches.map(|n| u64::from(n) * u64::from(iterations))));
-                let planned = Step { microbatches, iterations, bar, ..Step::default() };
-                steps.insert(step.to_string(), planned);
-            }
-            Event::Started { .. } => {}
-            Event::Within { step, epoch, done, planned, unit } => {
-                if let Some(state) = steps.get_mut(step) {
-                    self.within(state, step, epoch, done, planned, unit);
-                }
-            }
-            Event::Done { step, epoch, rows, errors, busy, restored, .. } => {
-                if let Some(state) = steps.get_mut(step) {
-                    self.done(state, step, &Done { epoch, rows, errors, busy, restored });
-                    let all = state.microbatches.map(|n| u64::from(n) * u64::from(state.iterations));
-                    if let (Some(bar), true) = (&state.bar, all == Some(state.done)) {
-                        bar.finish();
-                    }
-                }
-            }
-        }
+        let mut shown = self.view.lock();
+        shown.state.event(self.view.start.elapsed(), event);
+        self.view.told(&mut shown, event);
     }
 }

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::check::{load, refuse, was};
 use super::progress::{Progress, Style};
+use super::summary::Closing;
 use super::terminal;
 use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
 use crate::error::{Error, Kind, Result};
-use crate::operators::{self, Models, ReferenceUse};
+use crate::operators::{self, Models};
 use crate::pipeline::{self, Plan};
-use crate::report::{Fruitless, Summary, Tally};
+use crate::report::{Fruitless, Outline, Tally};
 use crate::store::{Opened, Run};
 
 #[derive(clap::Args)]
@@ -203,7 +204,7 @@ pub fn carry_out(
             // The process that finished it may have died before it had removed what is not to be kept.
             dataflow::drop_unkept(plan, &run)?;
             if !run.has_summary() {
-                summarize_again(plan, &run)?;
+                run.write_summary(Closing::again(plan, &run)?.summary.json())?;
             }
             if !quiet {
                 terminal::print_line(&format!(
@@ -221,8 +222,11 @@ pub fn carry_out(
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
     engine.date = plan.date;
-    let watch = Arc::new(Both { tally: Tally::default(), progress: Progress::new(style) });
     let services = Services::new(Models::new(&machine.device, engine, plan.seed)?);
+    let engines = services.clone();
+    let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
+    let progress = Progress::new(style, Outline::new(plan), tokens);
+    let watch = Arc::new(Both { tally: Tally::default(), progress });
     let shared = Shared {
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
@@ -240,65 +244,14 @@ pub fn carry_out(
         _ => e,
     })?;
     let engines = services.get::<Models>()?.engines();
-    let references = ReferenceUse::of(plan, &run)?;
-    let summary = Summary::of(plan, &run, &watch.tally, &engines, &references, began.elapsed())?;
-    run.write_summary(summary.json())?;
+    let before = Closing::of(plan, &run, &watch.tally, &engines, began.elapsed())?;
+    run.write_summary(before.summary.json())?;
     run.finish()?;
     dataflow::drop_unkept(plan, &run)?;
     if quiet {
         return Ok(());
     }
-    let table = summary.table();
-    if !table.is_empty() {
-        terminal::print(&format!("\n{table}\n"))?;
-    }
-    for used in engines.iter().filter(|e| e.stats.prompt_tokens > 0) {
-        let (model, stats, share) = (&used.model, &used.stats, 100. * used.prefix_hit_rate);
-        terminal::print_line(&format!(
-            "{model}: {} answers, {} tokens at {:.0} a second; {share:.0}% of the prompts' tokens came from the prefix cache",
-            stats.requests,
-            stats.generated_tokens,
-            stats.generated_tokens as f64 / stats.busy_seconds.max(1e-9),
-        ))?;
-    }
-    for used in &references {
-        terminal::print_line(&used.to_string())?;
-    }
-    for line in summary.rescored().lines() {
-        terminal::print_line(&line)?;
-    }
-    let unused = summary.left_out().unused_lines();
-    for line in summary.health().lines().iter().chain(&summary.left_out().lines()).chain(&unused) {
-        terminal::print_line(line)?;
-    }
-    if summary.left_out().rows() > 0 {
-        terminal::print_line(&format!(
-            "{} rows were left out; {place}/data/errors says why",
-            summary.left_out().rows()
-        ))?;
-    }
-    terminal::print_line(&format!("done in {:.1} s: {place}", began.elapsed().as_secs_f64()))
-}
-
-/// Makes the summary of a finished run from what is committed. How long it took, and what the engines did, is not known any more.
-fn summarize_again(plan: &Plan<dyn Operator>, run: &Run) -> Result<()> {
-    let tally = Tally::default();
-    for file in run.entries().iter().filter(|f| plan.step(&f.step).is_some()) {
-        tally.event(&Event::Done {
-            step: &file.step,
-            epoch: file.epoch(),
-            rows: usize::try_from(file.rows).unwrap_or(usize::MAX),
-            errors: file.errors.as_ref().map_or(0, |e| usize::try_from(e.rows).unwrap_or(usize::MAX)),
-            bytes: file.bytes,
-            began: Duration::ZERO,
-            busy: Duration::ZERO,
-            restored: true,
-        });
-    }
-    let engines: [(); 0] = [];
-    let references = ReferenceUse::of(plan, run)?;
-    let summary = Summary::of(plan, run, &tally, &engines, &references, Duration::ZERO)?;
-    run.write_summary(summary.json())
+    terminal::print_lines(before.lines(&run))
 }
 
 /// The first Ctrl-C stops the run where it is; the second ends the process.

@@ -71,6 +71,7 @@ impl StepJobs {
         shared.observer.event(&Event::Started { step: &step.name, epoch });
         let place = || format!("step `{}`, iteration {}, microbatch {}", step.name, epoch.iteration, epoch.microbatch);
         let done = |rows: &RecordBatch, errors: usize, bytes: u64, restored: bool| {
+            shared.observer.event(&Event::Rows { step: &step.name, epoch, rows });
             let (step, rows, busy) = (step.name.as_str(), rows.num_rows(), watch.elapsed());
             shared.observer.event(&Event::Done { step, epoch, rows, errors, bytes, began, busy, restored });
         };
@@ -85,7 +86,10 @@ impl StepJobs {
         let given = given + joined.as_ref().map_or(0, |j| j.unmatched.num_rows() as u64);
         lineage.extend(joined.iter().flat_map(|j| j.files.iter().cloned()));
         let cx = Context { joined, ..Context::new(shared, step, epoch, model) };
-        let Some(output) = compute(&cx).map_err(|e| e.doing(place()))? else { return Ok(None) };
+        let Some(output) = compute(&cx).map_err(|e| e.doing(place()))? else {
+            shared.observer.event(&Event::Ended { step: &step.name, epoch });
+            return Ok(None);
+        };
         let errors = error_rows(&step.name, epoch, &output.errors)?;
         ledger::check(&step.name, &output, given)?;
         let unused = output.unused.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect();

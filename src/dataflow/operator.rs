@@ -386,6 +386,10 @@ impl Context<'_> {
         let (step, epoch) = (self.step.name.as_str(), self.epoch);
         self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
     }
+    /// Tells those who watch what a training measured at an optimizer step.
+    pub fn measured(&self, values: &[(&'static str, Option<f64>)]) {
+        self.shared.observer.event(&Event::Measured { step: &self.step.name, epoch: self.epoch, values });
+    }
     /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
     pub fn iteration_of(&self, input: &str) -> u32 {
         let step = self.shared.plan.step(input);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+
 use crate::data::Epoch;
 
 /// One thing that happened.
@@ -36,6 +38,31 @@ pub enum Event<'a> {
         /// What is counted.
         unit: &'static str,
     },
+    /// What a training measured at an optimizer step, with the names of its metrics.
+    Measured {
+        /// The step.
+        step: &'a str,
+        /// When in the run's clock.
+        epoch: Epoch,
+        /// Names and values.
+        values: &'a [(&'static str, Option<f64>)],
+    },
+    /// Rows are on disk; [`Event::Done`] of the same microbatch follows.
+    Rows {
+        /// The step.
+        step: &'a str,
+        /// When in the run's clock.
+        epoch: Epoch,
+        /// The rows.
+        rows: &'a RecordBatch,
+    },
+    /// A source that was asked for a microbatch has no more of them.
+    Ended {
+        /// The step.
+        step: &'a str,
+        /// The first microbatch that there is not, or a later one.
+        epoch: Epoch,
+    },
     /// A job ended and its rows are on disk.
     Done {
         /// The step.
@@ -55,6 +82,21 @@ pub enum Event<'a> {
         /// Whether an earlier run had committed it, so that nothing was computed.
         restored: bool,
     },
+}
+
+impl<'a> Event<'a> {
+    /// The step that it is about.
+    pub fn step(&self) -> &'a str {
+        match *self {
+            Event::Planned { step, .. }
+            | Event::Started { step, .. }
+            | Event::Within { step, .. }
+            | Event::Measured { step, .. }
+            | Event::Rows { step, .. }
+            | Event::Ended { step, .. }
+            | Event::Done { step, .. } => step,
+        }
+    }
 }
 
 /// Somebody who watches. Called from compute threads; must not block.

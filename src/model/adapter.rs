@@ -29,7 +29,7 @@ const WHOLE: [&str; 4] =
 const HARMLESS_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 /// Whether a directory is an adapter's. What `Trainer` saves has the base model's config.json too, but not its weights.
-pub(super) fn is_one(dir: &Path) -> bool {
+pub fn is_one(dir: &Path) -> bool {
     dir.join(CONFIG).is_file() && whole_weights(dir).is_none()
 }
 
@@ -141,6 +141,35 @@ pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
     }
     let (_, named) = open(dir)?;
     base(dir, named.as_deref()).map(Some)
+}
+
+/// Copies the adapter in `dir` to the new folder `out`, its base model named by its absolute path, so that PEFT finds it from
+/// any working directory. A run's own adapters name their base from where they lie: the same run has the same bytes anywhere.
+/// A base that is no path here, as a name on the hub, stays as it is. What the copy names.
+///
+/// # Errors
+/// There is no adapter, or its base model has no files that PEFT reads; the folder cannot be written.
+pub fn copy(dir: &Path, out: &Path) -> Result<String> {
+    let (_, named) = open(dir)?;
+    let hub = named.as_deref().filter(|named| !Path::new(named).exists() && !dir.join(named).exists());
+    let base = match hub.filter(|named| named.split('/').count() == 2 && !named.starts_with(['.', '/'])) {
+        Some(named) => named.to_owned(),
+        None => fs::canonicalize(base(dir, named.as_deref())?).doing(|| dir.display())?.display().to_string(),
+    };
+    if base.to_ascii_lowercase().ends_with(".gguf") {
+        return Err(Error::user(format!("the base model {base} is a GGUF file, which PEFT does not load"))
+            .help("export the merged model instead: name a file that ends in .gguf"));
+    }
+    let mut config = files::read_object(&dir.join(CONFIG))?;
+    config.insert("base_model_name_or_path".into(), base.clone().into());
+    fs::create_dir_all(out).doing(|| out.display())?;
+    // The settings come last: without them the folder is no adapter yet.
+    save::write_file(&out.join(WEIGHTS), |to| {
+        let mut weights = fs::File::open(dir.join(WEIGHTS))?;
+        Ok(std::io::copy(&mut weights, to)?)
+    })?;
+    save::write_file(&out.join(CONFIG), |to| Ok(writeln!(to, "{:#}", Json::Object(config))?))?;
+    Ok(base)
 }
 
 /// The adapter's weights, named as [`LoraConfig::weights`] names them, in f32 on the CPU.

@@ -39,6 +39,7 @@ pub use lora::LoraConfig;
 pub use outline::Outline;
 pub use save::saved_dtype;
 pub use tokenizer::{Message, Tokenizer};
+pub use weights::gguf_model::gguf_config;
 
 use crate::error::{Context, Error, Result};
 

@@ -124,6 +124,14 @@ impl Models {
         all
     }
 
+    /// Tokens that all engines have sampled so far; `None` while a model is being loaded.
+    pub fn sampled_tokens(&self) -> Option<u64> {
+        let engines = self.engines.try_lock().ok()?;
+        let gone = self.gone.try_lock().ok()?;
+        let here = engines.values().map(|loaded| loaded.engine.stats().generated_tokens);
+        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).sum())
+    }
+
     /// A copy of the step's model to train: all of its weights, or a new adapter, drawn anew in each iteration.
     ///
     /// # Errors

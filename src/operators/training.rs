@@ -199,7 +199,8 @@ impl<'a> Watch<'a> {
 }
 
 impl Progress for Watch<'_> {
-    fn step(&mut self, _: &StepMetrics, done: usize, total: usize) -> Result<()> {
+    fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()> {
+        self.cx.measured(&metrics.columns());
         self.cx.progress(done, total, "steps");
         self.forward(0)
     }

@@ -35,7 +35,7 @@ pub struct Contents {
 }
 
 /// Bytes as people read them.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -130,7 +130,8 @@ impl Contents {
             lines.extend(aligned(&["metrics of", "iteration", "rows", "size"], &[false, true, true, true], &rows));
         }
         for (step, iteration, at) in &self.checkpoints {
-            lines.push(format!("\n{step}, iteration {iteration}: in training, kept up to optimizer step {at}"));
+            lines.push(String::new());
+            lines.push(format!("{step}, iteration {iteration}: in training, kept up to optimizer step {at}"));
         }
         lines
     }

@@ -17,7 +17,9 @@ struct Measured {
     readings: Vec<(Gate, f64, String)>,
 }
 
-/// The measured values of every training that is done, or of what was judged in a run without one, from the committed rows: the same after a resume.
+/// The measured values of every training that is done, or of what was judged in a run without one, from the committed rows: the
+/// same after a resume.
+#[derive(Default)]
 pub struct Health {
     rounds: Vec<Measured>,
 }

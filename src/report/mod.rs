@@ -1,5 +1,6 @@
 //! What a run came to: counts while it runs, and the closing summary.
 
+mod closing;
 mod contents;
 mod cost;
 mod difference;
@@ -7,7 +8,9 @@ mod evaluation;
 mod fruitless;
 mod health;
 mod left_out;
+mod progress;
 mod rescored;
+mod runs;
 pub mod show;
 mod spans;
 mod study;
@@ -28,7 +31,9 @@ pub use evaluation::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side
 pub use fruitless::Fruitless;
 pub use health::Health;
 pub use left_out::LeftOut;
+pub use progress::{Left, Outline, Paint, Piece, ProgressState, StepOutline, duration, wrapped};
 pub use rescored::Rescored;
+pub use runs::Runs;
 pub use spans::{Span, Spans};
 pub use study::Study;
 pub use summary::Summary;

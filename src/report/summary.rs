@@ -27,6 +27,11 @@ pub struct Summary {
 /// A figure of a step in an iteration: column name, value, decimals shown; none where it is in `summary.json` alone.
 type Figure = (String, f64, Option<usize>);
 
+/// Columns of the table that say which row it is: iteration and policy.
+const KEYS: usize = 2;
+/// Places between two columns.
+const GAP: usize = 2;
+
 /// What the table shows of a `measure`; the rest is in `summary.json`.
 const HEADLINES: [&str; 5] = ["win_rate", "agreement", "pairwise_accuracy", "spearman", "length_growth"];
 
@@ -99,14 +104,23 @@ impl Summary {
             .models()
             .iter()
             .map(
-                |m| json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration, "training": training(run, &m.path) }),
+                |m| Ok(json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration, "training": training(run, &m.path), "course": course(run, &m.step, m.iteration)? })),
             )
-            .collect();
+            .collect::<Result<_>>()?;
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
-            "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "steps": steps, "models": models, "engines": engines, "references": references,
+            "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "table": table, "steps": steps, "models": models, "engines": engines, "references": references,
         });
         Ok(Self { json, table, left_out, rescored, health })
+    }
+
+    /// Takes over the table that the run itself wrote, where `written` has one: rows that are not kept cannot be counted again.
+    pub fn keep_table(&mut self, written: &Value) {
+        if let Ok(table) = serde_json::from_value::<Vec<Vec<String>>>(written["table"].clone())
+            && table.windows(2).all(|rows| rows[0].len() == rows[1].len())
+        {
+            self.table = table;
+        }
     }
 
     /// As `summary.json`.
@@ -127,16 +141,35 @@ impl Summary {
     }
     /// The loop as an aligned table; empty where there is no loop.
     pub fn table(&self) -> String {
+        self.tables(usize::MAX)
+    }
+
+    /// The same in at most `room` places: where it does not fit, several tables below each other, each with the iterations.
+    pub fn tables(&self, room: usize) -> String {
         let Some(heads) = self.table.first() else { return String::new() };
         let width = |c: usize| self.table.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-        let line = |row: &Vec<String>| {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:>w$}")).collect();
-            cells.join("  ").trim_end().to_string()
+        let wide = |columns: &[usize]| columns.iter().map(|&c| widths[c] + GAP).sum::<usize>() - GAP;
+        let keys: Vec<usize> = (0..heads.len().min(KEYS)).collect();
+        let mut parts = vec![keys.clone()];
+        for c in keys.len()..heads.len() {
+            let last = parts.len() - 1;
+            if parts[last].len() > keys.len() && wide(&parts[last]) + GAP + widths[c] > room {
+                parts.push(keys.iter().copied().chain([c]).collect());
+            } else {
+                parts[last].push(c);
+            }
+        }
+        let line = |row: &Vec<String>, columns: &[usize]| {
+            let cells: Vec<String> = columns.iter().map(|&c| format!("{:>w$}", row[c], w = widths[c])).collect();
+            cells.join(&" ".repeat(GAP)).trim_end().to_string()
         };
-        let mut lines: Vec<String> = self.table.iter().map(line).collect();
-        lines.insert(1, "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1)));
-        lines.join("\n")
+        let table = |columns: &Vec<usize>| {
+            let mut lines: Vec<String> = self.table.iter().map(|row| line(row, columns)).collect();
+            lines.insert(1, "-".repeat(wide(columns)));
+            lines.join("\n")
+        };
+        parts.iter().map(table).collect::<Vec<_>>().join("\n\n")
     }
 }
 
@@ -203,6 +236,21 @@ fn mean(rows: &RecordBatch, column: &str) -> Result<Option<f64>> {
     Ok((!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64))
 }
 
+/// How a training went: its steps, its loss at the first step and over the last tenth of them, and its mean accuracy.
+fn course(run: &Run, step: &str, iteration: u32) -> Result<Value> {
+    let all = run.metrics();
+    let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Value::Null) };
+    let rows = run.load_metrics(entry)?;
+    let known = |column: &str| -> Result<Vec<f64>> { Ok(Columns(&rows).double(column)?.iter().flatten().collect()) };
+    let mean = |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+    let (losses, accuracies) = (known("loss")?, known("rewards/accuracies")?);
+    let last = losses.len() - losses.len().div_ceil(10);
+    Ok(json!({
+        "steps": rows.num_rows(), "loss_first": losses.first(), "loss_last": mean(&losses[last..]),
+        "accuracy_mean": mean(&accuracies),
+    }))
+}
+
 /// Means over the optimizer steps of an iteration.
 fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
     let all = run.metrics();
@@ -217,4 +265,25 @@ fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
         }
     }
     Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_too_wide_stands_below_itself() {
+        let rows = [["iteration", "policy", "pairs", "dpo loss"], ["1", "M1", "266", "2.4837"], ["2", "M2", "", ""]];
+        let table = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
+        let (left_out, rescored) = (LeftOut::default(), Rescored::default());
+        let summary = Summary { json: Value::Null, table, left_out, rescored, health: Health::default() };
+        let whole = "iteration  policy  pairs  dpo loss\n----------------------------------\n        \
+                     1      M1    266    2.4837\n        2      M2";
+        assert_eq!(summary.table(), whole);
+        assert_eq!(summary.tables(34), whole);
+        let parts = "iteration  policy  pairs\n------------------------\n        1      M1    266\n        2      M2\n\n\
+                     iteration  policy  dpo loss\n---------------------------\n        1      M1    2.4837\n        2      M2";
+        assert_eq!(summary.tables(33), parts);
+        assert_eq!(summary.tables(1), parts, "a column is shown in any case");
+    }
 }

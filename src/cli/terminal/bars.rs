@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::data::one_line;
+use crate::report::{Paint, Piece};
 
 /// All bars of the process, so that messages can be printed above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -27,7 +28,7 @@ pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar of indicatif's `template`, which may use `{prefix}` and `{msg}`, with the number of things to do, if known.
+    /// A bar of indicatif's `template`, which may use `{msg}`, with the number of things to do, if known.
     pub fn new(template: &'static str, total: Option<u64>) -> Self {
         let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), REDRAWS);
         let bars = BARS.get_or_init(|| MultiProgress::with_draw_target(target()));
@@ -40,25 +41,13 @@ impl Bar {
     pub fn keep_ticking(&self) {
         self.0.enable_steady_tick(Duration::from_millis(120));
     }
-    /// Sets `{prefix}`.
-    pub fn prefix(&self, text: &str) {
-        self.0.set_prefix(one_line(text).into_owned());
-    }
     /// Sets `{msg}`.
     pub fn message(&self, text: &str) {
         self.0.set_message(one_line(text).into_owned());
     }
-    /// Sets how many things are done.
-    pub fn position(&self, done: u64) {
-        self.0.set_position(done);
-    }
     /// Redraws it.
     pub fn tick(&self) {
         self.0.tick();
-    }
-    /// Leaves it on the screen, done.
-    pub fn finish(&self) {
-        self.0.finish();
     }
     /// Leaves it on the screen as it is.
     pub fn abandon(&self) {
@@ -68,6 +57,43 @@ impl Bar {
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Lines at the bottom that change together.
+pub struct Block(Bar);
+
+impl Block {
+    /// Without a line yet.
+    pub fn new() -> Self {
+        Self(Bar::new("{msg}", None))
+    }
+    /// Shows these lines in place of those before. Their texts are made visible, as they may be a model's.
+    pub fn show(&self, lines: &[Vec<Piece>]) {
+        let colour = super::colour_wanted();
+        let lines: Vec<String> = lines.iter().map(|line| painted(line, colour)).collect();
+        self.0.0.set_message(lines.join("\n"));
+        self.0.tick();
+    }
+    /// Leaves it on the screen as it is.
+    pub fn abandon(&self) {
+        self.0.abandon();
+    }
+}
+
+/// A line with its colours, if it is to have some.
+fn painted(line: &[Piece], colour: bool) -> String {
+    let piece = |piece: &Piece| {
+        let text = one_line(&piece.text).into_owned();
+        let code = match piece.paint {
+            Paint::Plain => return text,
+            Paint::Bold => 1,
+            Paint::Dim => 2,
+            Paint::Done => 32,
+            Paint::Running => 36,
+        };
+        if colour && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text }
+    };
+    line.iter().map(piece).collect()
 }
 
 /// Standard error as a terminal that never fails: a terminal that was closed shows nothing, and the run goes on.
@@ -92,7 +118,7 @@ impl Screen {
 }
 
 /// Width and height.
-fn size() -> (u16, u16) {
+pub(super) fn size() -> (u16, u16) {
     terminal_size::terminal_size_of(io::stderr()).map_or((80, 24), |(width, height)| (width.0.max(1), height.0.max(1)))
 }
 
@@ -129,5 +155,23 @@ impl TermLike for Screen {
         let text = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let _unread = io::stderr().lock().write_all(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_add_nothing_but_escape_codes() {
+        let piece = |text: &str, paint| Piece { text: text.to_owned(), paint };
+        let line = [
+            piece("dpo ", Paint::Plain),
+            piece("██", Paint::Running),
+            piece("", Paint::Dim),
+            piece("a\u{1b}[2J\n", Paint::Bold),
+        ];
+        assert_eq!(painted(&line, false), "dpo ██a\\u{1b}[2J\\n");
+        assert_eq!(painted(&line, true), "dpo \u{1b}[36m██\u{1b}[0m\u{1b}[1ma\\u{1b}[2J\\n\u{1b}[0m");
     }
 }

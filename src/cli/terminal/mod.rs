@@ -23,7 +23,7 @@ use crate::data::{one_line, visible, visible_json};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Diagnostics;
 
-pub use bars::Bar;
+pub use bars::{Bar, Block};
 pub use log::set_up as set_up_logging;
 pub use output::{Output, output};
 
@@ -170,7 +170,7 @@ pub fn usage(mut e: clap::Error) -> u8 {
     let text = e.render();
     if !e.use_stderr() {
         // Help is made of constants.
-        let text = if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+        let text = if colour_for(&io::stdout()) { text.ansi().to_string() } else { text.to_string() };
         return match to_stdout(&text) {
             Ok(_) => 0,
             Err(e) => {
@@ -239,9 +239,26 @@ pub fn put_json(json: impl Display) -> Result<bool> {
     to_stdout(&format!("{}\n", visible_json(&json.to_string())))
 }
 
-/// Whether standard error is a terminal that wants colour (`NO_COLOR` is heeded).
+/// What was decided about colours.
+static COLOUR: OnceLock<bool> = OnceLock::new();
+
+/// Decides about the colours of messages and help; `None` leaves it to the terminal and `NO_COLOR`. The first decision of a
+/// process stays.
+pub fn set_colour(wanted: Option<bool>) {
+    if let Some(wanted) = wanted {
+        let _first_stays = COLOUR.set(wanted);
+    }
+}
+
+/// Whether text for this stream has colours: as was decided, or else on a terminal where `NO_COLOR` is not set.
+fn colour_for(stream: &impl IsTerminal) -> bool {
+    let plain = || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    COLOUR.get().copied().unwrap_or_else(|| stream.is_terminal() && !plain())
+}
+
+/// Whether messages on standard error have colours.
 pub fn colour_wanted() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    colour_for(&io::stderr())
 }
 
 /// Whether people look at standard error.
@@ -254,11 +271,27 @@ pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// How wide a table may be: as the terminal, or as COLUMNS says where there is none, or 120.
+/// What `COLUMNS` says: that goes before what the terminal says, as it was set on purpose.
+fn columns() -> Option<usize> {
+    std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0)
+}
+
+/// How wide text on standard output may be, where `COLUMNS` or a terminal says so.
+pub fn known_width() -> Option<usize> {
+    let terminal = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    columns().or_else(terminal)
+}
+
+/// How wide a table may be: as `COLUMNS` or the terminal says, or 120.
 pub fn width() -> usize {
-    let terminal = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
-    let said = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0);
-    terminal.or_else(said).unwrap_or(120)
+    known_width().unwrap_or(120)
+}
+
+/// Columns and lines of standard error: what `COLUMNS` says, or the terminal; 120 columns for a log.
+pub fn screen() -> (usize, usize) {
+    let (width, height) = bars::size();
+    let terminal = io::stderr().is_terminal().then_some(usize::from(width));
+    (columns().or(terminal).unwrap_or(120), usize::from(height))
 }
 
 /// Text of a message, in which no line after the first can be taken for a message of its own.

@@ -42,6 +42,14 @@ impl Model {
     }
 }
 
+/// The configuration of the model in a GGUF file, of which nothing else is read.
+///
+/// # Errors
+/// It is no GGUF file of a Llama.
+pub fn gguf_config(path: &Path) -> Result<Config> {
+    open_parts(path).and_then(|mut gguf| config(&mut gguf)).map_err(|e| e.doing(path.display()))
+}
+
 fn open_file(path: &Path) -> Result<Gguf<File>> {
     Gguf::read(open_regular(path).user(|| "it cannot be opened")?)
 }

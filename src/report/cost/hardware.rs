@@ -17,15 +17,36 @@ pub struct Hardware {
     pub sampling_mfu: f64,
 }
 
-/// Devices by name: dense 16-bit TFLOPS and GB, as their makers state them.
-const DEVICES: [(&str, f64, f64); 6] = [
+/// Devices by name: dense 16-bit TFLOPS with sums in 32 bits, and GB, as their makers state them: data sheets of the data
+/// centre's; for the others NVIDIA's architecture papers (Volta, Turing, Ampere GA102, Ada, Blackwell RTX), "Peak FP16 Tensor
+/// TFLOPS with FP32 Accumulate", which on GeForce cards is half of that with sums in 16 bits.
+const DEVICES: [(&str, f64, f64); 18] = [
     ("A100", 312., 80.),
     ("H100", 989., 80.),
     ("H200", 989., 141.),
     ("B200", 2250., 192.),
     ("MI300X", 1307., 192.),
     ("L40S", 362., 48.),
+    ("L4", 121., 24.),
+    ("V100", 125., 32.),
+    ("T4", 65., 16.),
+    ("A6000", 154.8, 48.),
+    ("RTX3080", 59.5, 10.),
+    ("RTX3090", 71., 24.),
+    ("RTX3090Ti", 80., 24.),
+    ("RTX4080", 97.5, 16.),
+    ("RTX4090", 165.2, 24.),
+    ("RTX5070Ti", 87.9, 16.),
+    ("RTX5080", 112.6, 16.),
+    ("RTX5090", 209.5, 32.),
 ];
+
+/// A name without what people write it with: `RTX 4090`, `rtx-4090` and `4090` are one device.
+fn plain(name: &str) -> String {
+    let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let letters = letters.to_ascii_lowercase();
+    letters.strip_prefix("rtx").map_or(letters.clone(), str::to_owned)
+}
 
 impl Hardware {
     /// Share of the peak that training reaches unless said otherwise.
@@ -33,20 +54,32 @@ impl Hardware {
     /// Share of the peak that sampling reaches unless said otherwise.
     pub const SAMPLING_MFU: f64 = 0.1;
 
+    /// Share of a CPU's measured rate that training reaches: a CPU is measured at the products of a model, not stated.
+    pub const CPU_MFU: f64 = 0.6;
+    /// Share of it that sampling reaches.
+    pub const CPU_SAMPLING_MFU: f64 = 0.3;
+
+    /// A machine whose matrix products have been measured.
+    pub fn measured(peak_tflops: f64, memory_gb: f64) -> Self {
+        let (mfu, sampling_mfu) = (Self::CPU_MFU, Self::CPU_SAMPLING_MFU);
+        Self { devices: 1., peak_tflops, memory_gb, mfu, sampling_mfu }
+    }
+
     /// Reads `8xH100`, or the name alone for one.
     ///
     /// # Errors
     /// The device is not known by name.
     pub fn parse(text: &str) -> Result<Self> {
-        let of = |name: &str| DEVICES.into_iter().find(|d| name.eq_ignore_ascii_case(d.0));
+        let of = |name: &str| DEVICES.into_iter().find(|d| plain(name) == plain(d.0));
         let counted = || {
             let (count, name) = text.split_once(['x', 'X'])?;
             Some((count.parse::<u32>().ok().filter(|n| *n > 0)?, of(name)?))
         };
         let Some((count, (_, peak_tflops, memory_gb))) = of(text).map(|d| (1, d)).or_else(counted) else {
             let names = DEVICES.map(|d| d.0).join(", ");
-            return Err(Error::user(format!("`{text}` is no hardware that is known by name")).help(format!(
-                "write e.g. 8xH100, of {names}; or leave it out and give --devices, --peak-tflops and --memory-gb"
+            return Err(Error::user(format!("hardware `{text}` not found")).help(format!(
+                "write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices, \
+                 --peak-tflops and --memory-gb"
             )));
         };
         let (mfu, sampling_mfu) = (Self::MFU, Self::SAMPLING_MFU);
@@ -97,6 +130,11 @@ mod tests {
     fn names_are_read_with_and_without_a_number() {
         assert_eq!(Hardware::parse("64xh100").unwrap().devices, 64.);
         assert_eq!(Hardware::parse("MI300X").unwrap(), Hardware::parse("1xmi300x").unwrap());
+        for name in ["RTX4090", "rtx 4090", "RTX-4090", "4090"] {
+            let found = Hardware::parse(name).unwrap();
+            assert_eq!((found.devices, found.peak_tflops, found.memory_gb), (1., 165.2, 24.), "{name}");
+        }
+        assert_eq!(Hardware::parse("2x3090").unwrap().devices, 2.);
         for wrong in ["", "x", "0xH100", "8x", "8xTPU", "-1xH100", "4294967296xH100"] {
             let error = Hardware::parse(wrong).unwrap_err();
             assert!(error.help_text().unwrap().contains("8xH100"), "{wrong}");

@@ -22,7 +22,7 @@ pub(crate) use table::printable;
 pub use table::{aligned, fitted, width};
 
 use condition::Check;
-use sink::{End, Pipe, Sink};
+use sink::{End, Look, Pipe, Sink};
 
 use crate::error::{Error, Result};
 use crate::store::{Scan, printable_with_bytes};
@@ -94,7 +94,9 @@ impl Show {
                     let all = part.schema()?;
                     let shape = self.shape(&all)?;
                     let shown = Arc::new(shape.read.project(&shape.shown)?);
-                    let sink = sink::of(self.format, &shown, pipe, self.width, self.hidden(&all))?;
+                    let chosen = !self.columns.is_empty();
+                    let look = Look { room: self.width, chosen, hidden: self.hidden(&all) };
+                    let sink = sink::of(self.format, &shown, pipe, look)?;
                     out = Some((shape, sink));
                 }
                 let Some((shape, sink)) = out.as_mut().filter(|_| !full(written)) else { continue };

@@ -11,7 +11,7 @@ use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 use super::objects;
-use super::table::{cell, line, printable, width, widths};
+use super::table::{Wishes, cell, line, picked, printable, width, widths};
 use crate::error::Result;
 
 /// How rows are written.
@@ -87,22 +87,26 @@ impl Write for Pipe {
     }
 }
 
-/// The writer of a format; `room` and `hidden` are a table's: the terminal's width, and columns that are left out.
-pub(super) fn of(
-    format: Format,
-    schema: &SchemaRef,
-    pipe: &Pipe,
-    room: usize,
-    hidden: Vec<String>,
-) -> Result<Box<dyn Sink>> {
+/// What a table is to be like.
+pub(super) struct Look {
+    /// Columns of the terminal.
+    pub room: usize,
+    /// Whether the columns were asked for, so that none is left out for want of room but at the end.
+    pub chosen: bool,
+    /// Columns that are left out unless they are asked for.
+    pub hidden: Vec<String>,
+}
+
+/// The writer of a format; `look` is a table's.
+pub(super) fn of(format: Format, schema: &SchemaRef, pipe: &Pipe, look: Look) -> Result<Box<dyn Sink>> {
     let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
     let pipe = pipe.clone();
     Ok(match format {
         Format::Table => {
-            let names = names.iter().map(|name| printable(name)).collect();
-            let hidden = hidden.iter().map(|name| printable(name)).collect();
+            let printed = |names: &[String]| names.iter().map(|name| printable(name)).collect::<Vec<_>>();
+            let (names, look) = (printed(&names), Look { hidden: printed(&look.hidden), ..look });
             let right = schema.fields().iter().map(|f| f.data_type().is_numeric()).collect();
-            Box::new(Table { pipe, names, right, room, waiting: Vec::new(), widths: None, hidden })
+            Box::new(Table { pipe, names, right, look, waiting: Vec::new(), layout: None })
         }
         Format::Json => Box::new(Json(pipe)),
         Format::Csv { guard } => {
@@ -224,6 +228,9 @@ fn is_hash(cell: &str) -> bool {
     cell.is_empty() || (cell.len() >= 32 && cell.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// Names that are told of columns that are not shown.
+const MAX_NAMES: usize = 16;
+
 /// Rows that decide how wide columns are.
 const SAMPLE: usize = 200;
 
@@ -231,35 +238,72 @@ struct Table {
     pipe: Pipe,
     names: Vec<String>,
     right: Vec<bool>,
-    room: usize,
+    look: Look,
     /// Rows until the widths are known.
     waiting: Vec<Vec<String>>,
-    widths: Option<Vec<usize>>,
-    hidden: Vec<String>,
+    layout: Option<Layout>,
+}
+
+/// Which columns are shown, in which order, and how wide.
+struct Layout {
+    columns: Vec<usize>,
+    widths: Vec<usize>,
+    right: Vec<bool>,
+}
+
+impl Layout {
+    fn line(&self, row: &[String]) -> String {
+        let cells: Vec<String> = self.columns.iter().map(|&c| row[c].clone()).collect();
+        line(&cells, &self.widths, &self.right)
+    }
 }
 
 impl Table {
-    /// Fixes the widths, and writes the head and what has waited.
+    /// Fixes the columns and their widths, and writes the head and what has waited.
     fn lay_out(&mut self) -> Result<()> {
-        let wide = |c: usize| self.waiting.iter().map(|row| width(&row[c])).chain([width(&self.names[c])]).max();
-        let mut wanted: Vec<usize> = (0..self.names.len()).map(|c| wide(c).unwrap_or(0)).collect();
-        // Where room is short, the beginning of a hash says enough.
-        if wanted.iter().sum::<usize>() + 2 * wanted.len().saturating_sub(1) > self.room {
-            let hashes = |c: usize| self.waiting.iter().all(|row| is_hash(&row[c]));
-            wanted.iter_mut().enumerate().filter(|(c, w)| **w >= 32 && hashes(*c)).for_each(|(_, w)| *w = SHORT_HASH);
-        }
+        let room = self.look.room;
         let cells = |c: usize| self.waiting.iter().map(|row| width(&row[c])).max().unwrap_or(0);
+        let mut wanted: Vec<usize> = (0..self.names.len()).map(|c| cells(c).max(width(&self.names[c]))).collect();
+        let hash = |c: usize| self.waiting.iter().all(|row| is_hash(&row[c])) && cells(c) >= 32;
+        let hashes: Vec<bool> = (0..self.names.len()).map(hash).collect();
+        // A column without a value says less than a hash.
+        let last = |c: usize| u8::from(hashes[c]) + 2 * u8::from(cells(c) == 0 && !self.waiting.is_empty());
+        let last: Vec<u8> = (0..self.names.len()).map(last).collect();
         let least: Vec<usize> = (0..self.names.len()).map(|c| if self.right[c] { cells(c) } else { 0 }).collect();
-        let widths = widths(&wanted, &least, self.room);
-        writeln!(self.pipe, "{}", line(&self.names, &widths, &self.right))?;
-        let rule = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+        // Where room is short, the beginning of a hash says enough.
+        if wanted.iter().sum::<usize>() + 2 * wanted.len().saturating_sub(1) > room {
+            wanted.iter_mut().zip(&hashes).filter(|(_, hash)| **hash).for_each(|(w, _)| *w = SHORT_HASH);
+        }
+        let mut columns: Vec<usize> = if self.look.chosen {
+            (0..self.names.len()).collect()
+        } else {
+            picked(&Wishes { names: &self.names, wanted: &wanted, least: &least, last: &last }, room)
+        };
+        let of = |all: &[usize]| columns.iter().map(|&c| all[c]).collect::<Vec<_>>();
+        let widths = widths(&of(&wanted), &of(&least), room);
+        columns.truncate(widths.len());
+        let right = columns.iter().map(|&c| self.right[c]).collect();
+        let layout = Layout { columns, widths, right };
+        writeln!(self.pipe, "{}", layout.line(&self.names))?;
+        let rule = layout.widths.iter().sum::<usize>() + 2 * layout.widths.len().saturating_sub(1);
         writeln!(self.pipe, "{}", "-".repeat(rule))?;
         for row in std::mem::take(&mut self.waiting) {
-            writeln!(self.pipe, "{}", line(&row, &widths, &self.right))?;
+            writeln!(self.pipe, "{}", layout.line(&row))?;
         }
-        self.hidden.extend(self.names.iter().skip(widths.len()).cloned());
-        self.widths = Some(widths);
+        let left_out = self.names.iter().enumerate().filter(|(c, _)| !layout.columns.contains(c));
+        self.look.hidden.extend(left_out.map(|(_, name)| name.clone()));
+        self.layout = Some(layout);
         Ok(())
+    }
+
+    /// The columns that are not shown, and how to see them.
+    fn not_shown(&self) -> Option<String> {
+        let hidden = &self.look.hidden;
+        let first = hidden.first()?;
+        let names = hidden.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+        let more =
+            if hidden.len() > MAX_NAMES { format!(" and {} more", hidden.len() - MAX_NAMES) } else { String::new() };
+        Some(format!("not shown: {names}{more}; --columns {first} shows one, --format json all"))
     }
 }
 
@@ -267,8 +311,8 @@ impl Sink for Table {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         for object in objects(rows)? {
             let row: Vec<String> = object.values().map(cell).collect();
-            match &self.widths {
-                Some(widths) => writeln!(self.pipe, "{}", line(&row, widths, &self.right))?,
+            match &self.layout {
+                Some(layout) => writeln!(self.pipe, "{}", layout.line(&row))?,
                 None => self.waiting.push(row),
             }
             if self.waiting.len() >= SAMPLE {
@@ -278,7 +322,7 @@ impl Sink for Table {
         Ok(())
     }
     fn flush(&mut self) -> Result<()> {
-        if self.widths.is_none() {
+        if self.layout.is_none() {
             self.lay_out()?;
         }
         Ok(self.pipe.flush()?)
@@ -287,14 +331,14 @@ impl Sink for Table {
         self.flush()?;
         let End { written, total, .. } = *end;
         let words = match (end.chosen, end.full) {
-            (false, _) if written == total => format!("{total} rows"),
+            (false, _) if written == total => format!("{total} row{}", if total == 1 { "" } else { "s" }),
             (false, _) => format!("{written} of {total} rows; --limit 0 shows all"),
             (true, true) => format!("the first {written} rows that fit; --limit 0 shows all"),
             (true, false) => format!("{written} of {total} rows"),
         };
         writeln!(self.pipe, "\n{words}")?;
-        if !self.hidden.is_empty() {
-            writeln!(self.pipe, "not shown: {}; --columns chooses", self.hidden.join(", "))?;
+        if let Some(words) = self.not_shown() {
+            writeln!(self.pipe, "{words}")?;
         }
         Ok(self.pipe.flush()?)
     }

@@ -106,6 +106,61 @@ pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usiz
     widths
 }
 
+/// Columns that people look for first, where not all fit.
+const FIRST: [&str; 17] = [
+    "prompt",
+    "instruction",
+    "chosen",
+    "rejected",
+    "response",
+    "output",
+    "completion",
+    "score",
+    "rank",
+    "chosen_score",
+    "rejected_score",
+    "margin",
+    "judgements",
+    "judgement",
+    "change",
+    "code",
+    "message",
+];
+/// A column of text is shown where it has room for so much, or for all of it.
+const READABLE: usize = 16;
+
+/// What the columns of a table would like.
+pub(super) struct Wishes<'a> {
+    pub names: &'a [String],
+    /// Places that all of a column takes, and that its numbers take.
+    pub wanted: &'a [usize],
+    pub least: &'a [usize],
+    /// How little a column says: more for hashes, most for a column without a value.
+    pub last: &'a [u8],
+}
+
+/// The columns to show: all in their order where they fit, else those that people look for first, then others; those that
+/// say little last.
+pub(super) fn picked(wishes: &Wishes<'_>, room: usize) -> Vec<usize> {
+    let Wishes { names, wanted, least, last } = *wishes;
+    let readable = |c: usize| wanted[c].min(if least[c] > 0 { NARROWEST.max(least[c]) } else { READABLE });
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    if order.iter().map(|&c| readable(c)).sum::<usize>() + GAP * order.len().saturating_sub(1) <= room {
+        return order;
+    }
+    let place = |c: usize| FIRST.iter().position(|name| *name == names[c]).unwrap_or(FIRST.len());
+    order.sort_by_key(|&c| (if last[c] > 1 { FIRST.len() } else { place(c) }, last[c]));
+    let (mut taken, mut shown) = (0, Vec::new());
+    for c in order {
+        let more = readable(c) + if shown.is_empty() { 0 } else { GAP };
+        if shown.is_empty() || taken + more <= room {
+            taken += more;
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// One line of cells in columns of the given widths; numbers stand to the right.
 pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String {
     let mut line = String::new();
@@ -168,6 +223,30 @@ mod tests {
             let got = widths(&[32, 5, 60, 9, 200, 1], &[0, 5, 0, 9, 0, 1], room);
             let sum: usize = got.iter().sum::<usize>() + GAP * (got.len() - 1);
             assert!(sum <= room.max(1), "{room}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn what_people_look_for_is_shown_first() {
+        let names = ["iteration", "prompt_id", "prompt", "chosen", "rejected", "model", "chosen_score", "margin"];
+        let names = names.map(str::to_owned);
+        let (wanted, least) = ([9, 9, 40, 90, 80, 9, 12, 6], [1, 0, 0, 0, 0, 0, 3, 4]);
+        let last = [0, 1, 0, 0, 0, 1, 0, 0];
+        let wishes = Wishes { names: &names, wanted: &wanted, least: &least, last: &last };
+        let shown = |room| picked(&wishes, room).into_iter().map(|c| names[c].as_str()).collect::<Vec<_>>();
+        assert_eq!(shown(200), names, "all fit");
+        assert_eq!(shown(80), ["prompt", "chosen", "rejected", "chosen_score", "margin", "iteration"]);
+        assert_eq!(shown(60), ["prompt", "chosen", "rejected", "chosen_score"]);
+        assert_eq!(shown(59), ["prompt", "chosen", "rejected"]);
+        assert_eq!(shown(1), ["prompt"]);
+        for room in 1..300 {
+            let some = picked(&wishes, room);
+            let widths = widths(
+                &some.iter().map(|&c| wanted[c]).collect::<Vec<_>>(),
+                &some.iter().map(|&c| least[c]).collect::<Vec<_>>(),
+                room,
+            );
+            assert_eq!(widths.len(), some.len(), "{room}: each that was picked has room");
         }
     }
 

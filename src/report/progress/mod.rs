@@ -1,0 +1,266 @@
+//! Progress of a run as figures: events in, text out. Nothing here reads a clock or writes to a terminal, so that tests
+//! script the events and compare the text.
+
+mod left;
+mod scores;
+mod text;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+pub use left::Left;
+pub use text::{Paint, Piece, duration, wrapped};
+
+use left::{Job, Timing};
+use scores::{Sample, Scores};
+
+use crate::data::{Epoch, named};
+use crate::dataflow::{Event, Operator};
+use crate::pipeline::{Placement, Plan};
+
+/// Rates are means over this long.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Least time that a sample answer stays on the screen.
+const SAMPLE_STAYS: Duration = Duration::from_secs(20);
+
+/// A step, as far as progress needs to know it.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutline {
+    /// Its name.
+    pub name: String,
+    /// Steps whose microbatches it follows, one by one.
+    pub inputs: Vec<String>,
+    /// Whether the loop waits for it: it is in the loop, and no observer.
+    pub in_loop: bool,
+    /// In how many iterations it runs.
+    pub iterations: u32,
+    /// The least and the greatest score, where it gives scores.
+    pub scale: Option<(f32, f32)>,
+}
+
+/// The steps of a plan in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Outline {
+    /// The steps.
+    pub steps: Vec<StepOutline>,
+    /// Iterations of the loop; 0 without a loop.
+    pub iterations: u32,
+}
+
+impl Outline {
+    /// The outline of a plan.
+    pub fn new(plan: &Plan<dyn Operator>) -> Self {
+        let mut outline = Self::default();
+        for step in &plan.steps {
+            let in_loop = matches!(step.placement, Placement::Loop | Placement::Ahead);
+            if in_loop {
+                outline.iterations = outline.iterations.max(*step.iterations.end());
+            }
+            let follows = step.inputs.iter().filter(|i| !i.whole);
+            outline.steps.push(StepOutline {
+                name: step.name.clone(),
+                inputs: follows.map(|i| i.step.clone()).collect(),
+                in_loop,
+                iterations: (step.iterations.end() + 1).saturating_sub(*step.iterations.start()),
+                scale: step.op.scale().filter(|_| step.schema.name == named::SCORES.name),
+            });
+        }
+        outline
+    }
+}
+
+/// Microbatches of a step in an iteration that are on disk, and their rows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    microbatches: u32,
+    rows: u64,
+}
+
+/// What is known of a step.
+#[derive(Debug, Default)]
+struct StepState {
+    outline: StepOutline,
+    /// Microbatches of an iteration, as planned or as its source turned out to have.
+    planned: Option<u32>,
+    by_iteration: BTreeMap<u32, Count>,
+    done: Count,
+    restored: u32,
+    timing: Timing,
+    scores: BTreeMap<u32, Scores>,
+}
+
+/// The last optimizer step of a training.
+#[derive(Debug)]
+struct Training {
+    step: usize,
+    iteration: u32,
+    values: Vec<(&'static str, Option<f64>)>,
+}
+
+/// A count that grows, for its rate.
+#[derive(Debug, Default)]
+struct Rate(VecDeque<(Duration, f64)>);
+
+impl Rate {
+    fn add(&mut self, now: Duration, count: f64) {
+        // A count that is smaller than before is another one, as that of the next training.
+        if self.0.back().is_some_and(|&(_, last)| count < last) {
+            self.0.clear();
+        }
+        self.0.push_back((now, count));
+        while self.0.len() > 2 && now.saturating_sub(self.0[1].0) >= WINDOW {
+            self.0.pop_front();
+        }
+    }
+    /// Units a second; `None` where nothing was added lately.
+    fn per_second(&self, now: Duration) -> Option<f64> {
+        let (&(from, first), &(to, last)) = (self.0.front()?, self.0.back()?);
+        let seconds = to.saturating_sub(from).as_secs_f64();
+        let fresh = now.saturating_sub(to) < WINDOW;
+        (fresh && seconds > 0. && last > first).then(|| (last - first) / seconds)
+    }
+}
+
+/// Everything that progress shows.
+#[derive(Debug)]
+pub struct ProgressState {
+    steps: Vec<StepState>,
+    iterations: u32,
+    jobs: BTreeMap<(usize, Epoch), Job>,
+    /// Up to when the running jobs have been charged.
+    charged: Duration,
+    training: Option<Training>,
+    sample: Option<Sample>,
+    sampled: Rate,
+    trained: Rate,
+    memory: Option<u64>,
+}
+
+impl ProgressState {
+    /// Of a run that has not begun.
+    pub fn new(outline: Outline) -> Self {
+        let steps = outline.steps.into_iter();
+        Self {
+            steps: steps.map(|outline| StepState { outline, ..StepState::default() }).collect(),
+            iterations: outline.iterations,
+            jobs: BTreeMap::new(),
+            charged: Duration::ZERO,
+            training: None,
+            sample: None,
+            sampled: Rate::default(),
+            trained: Rate::default(),
+            memory: None,
+        }
+    }
+
+    /// Takes an event that happened at `now`, counted from the run's start.
+    pub fn event(&mut self, now: Duration, event: &Event<'_>) {
+        self.charge(now);
+        let Some(at) = self.steps.iter().position(|s| s.outline.name == event.step()) else { return };
+        match *event {
+            Event::Planned { microbatches, .. } => self.steps[at].planned = microbatches,
+            Event::Started { epoch, .. } => {
+                self.jobs.insert((at, epoch), Job::default());
+            }
+            Event::Within { epoch, done, planned, unit, .. } => {
+                if let Some(job) = self.jobs.get_mut(&(at, epoch)) {
+                    job.within(done, planned, unit);
+                }
+            }
+            Event::Measured { epoch, values, .. } => {
+                if let Some((_, Some(tokens))) = values.iter().find(|(name, _)| *name == "num_tokens") {
+                    self.trained.add(now, *tokens);
+                }
+                self.training = Some(Training { step: at, iteration: epoch.iteration, values: values.to_vec() });
+            }
+            Event::Rows { epoch, rows, .. } => self.rows(now, at, epoch, rows),
+            Event::Ended { epoch, .. } => {
+                // The source has no such microbatch, so that the numbers before it are all.
+                self.jobs.remove(&(at, epoch));
+                let step = &mut self.steps[at];
+                step.planned = Some(step.planned.map_or(epoch.microbatch, |n| n.min(epoch.microbatch)));
+            }
+            Event::Done { epoch, rows, restored, .. } => self.done(at, epoch, rows as u64, restored),
+        }
+    }
+
+    /// Takes what nobody tells: the tokens that all engines have sampled so far, and the process's memory in bytes.
+    pub fn observe(&mut self, now: Duration, sampled_tokens: Option<u64>, memory: Option<u64>) {
+        self.charge(now);
+        if let Some(tokens) = sampled_tokens {
+            self.sampled.add(now, tokens as f64);
+        }
+        self.memory = memory.or(self.memory);
+    }
+
+    fn done(&mut self, at: usize, epoch: Epoch, rows: u64, restored: bool) {
+        let job = self.jobs.remove(&(at, epoch)).unwrap_or_default();
+        let step = &mut self.steps[at];
+        for count in [&mut step.done, step.by_iteration.entry(epoch.iteration).or_default()] {
+            count.microbatches += 1;
+            count.rows += rows;
+        }
+        if restored {
+            step.restored += 1;
+        } else {
+            step.timing.add(job.charged, rows);
+        }
+        // A training that is over is no longer shown as the one that runs.
+        if self.training.as_ref().is_some_and(|t| t.step == at && t.iteration == epoch.iteration) {
+            self.trained = Rate::default();
+        }
+    }
+
+    fn rows(&mut self, now: Duration, at: usize, epoch: Epoch, rows: &RecordBatch) {
+        let scale = self.steps[at].outline.scale;
+        let Some(scores) = Scores::of(rows, scale) else { return };
+        let shown = self.sample.as_ref().map(|s| now.saturating_sub(s.at));
+        if shown.is_none_or(|shown| shown >= SAMPLE_STAYS)
+            && let Some(sample) = Sample::of(rows, now, &self.steps[at].outline.name)
+        {
+            self.sample = Some(sample);
+        }
+        self.steps[at].scores.entry(epoch.iteration).or_default().add(&scores);
+    }
+
+    /// Microbatches of an iteration of a step, where they are known.
+    fn microbatches(&self, at: usize) -> Option<u32> {
+        let step = &self.steps[at];
+        if step.planned.is_some() || step.outline.inputs.is_empty() {
+            return step.planned;
+        }
+        // An input comes before the step, so that this ends.
+        let inputs = step.outline.inputs.iter().map(|name| {
+            let input = self.steps[..at].iter().position(|s| s.outline.name == *name)?;
+            self.microbatches(input)
+        });
+        inputs.collect::<Option<Vec<u32>>>()?.into_iter().max()
+    }
+
+    /// Microbatches of all iterations of a step, where they are known.
+    fn total(&self, at: usize) -> Option<u32> {
+        Some(self.microbatches(at)? * self.steps[at].outline.iterations)
+    }
+
+    /// The iteration that the loop is in: none before it, and `iterations + 1` after it.
+    fn iteration(&self) -> Option<u32> {
+        let in_loop = || self.steps.iter().enumerate().filter(|(_, s)| s.outline.in_loop);
+        let started = self.jobs.keys().filter(|(at, _)| self.steps[*at].outline.in_loop).map(|(_, e)| e.iteration);
+        let done = in_loop().filter_map(|(_, s)| s.by_iteration.keys().next_back().copied());
+        let last = started.chain(done).max()?;
+        let over = in_loop().all(|(at, s)| self.total(at) == Some(s.done.microbatches));
+        Some(if over { self.iterations + 1 } else { last.min(self.iterations) })
+    }
+
+    /// Names of the steps that run now, in the order of the plan.
+    fn running(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.jobs.keys().map(|(at, _)| self.steps[*at].outline.name.as_str()).collect();
+        names.dedup();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests;
