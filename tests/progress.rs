@@ -73,7 +73,7 @@ fn lines_fit_the_columns_and_json_has_the_figures() {
 #[test]
 fn a_training_is_followed_step_by_step() {
     let temp = tempfile::tempdir().unwrap();
-    let file = training(temp.path(), 200);
+    let file = training(temp.path(), 60);
     let runs = temp.path().join("runs");
     let args = ["run", file.to_str().unwrap(), "--runs", runs.to_str().unwrap(), "--device", "cpu", "-q"];
     let mut running = command(&args).spawn().unwrap();
