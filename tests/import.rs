@@ -465,7 +465,7 @@ fn the_command_says_what_it_did() {
         "{out}"
     );
     let (code, out, _) = run(&["--turns", "first"]);
-    assert!(code == Some(0) && out.contains("1 rows of `ift`") && out.contains("not read: turns after"), "{out}");
+    assert!(code == Some(0) && out.contains("1 row of `ift`") && out.contains("not read: turns after"), "{out}");
     let (code, out, _) = run(&["--schema", "ranked", "--language", "any"]);
     assert!(code == Some(0) && out.contains("3 rows of `ranked`"), "{out}");
     let (code, _, err) = run(&["--schema", "rankd"]);

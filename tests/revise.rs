@@ -193,7 +193,7 @@ fn only_the_microbatches_concerned_are_made_again() {
     let reflux = |args: &[&str]| reflux(dir, args, &[]);
     let (code, said, told) = reflux(&["revise", "run", "--scores", "fix.jsonl", "--into", "new"]);
     assert_eq!(code, Some(0), "{told}");
-    assert!(said.contains("1 answers corrected in 1 of ") && said.contains(": 1 pairs withdrawn, 1 added;"), "{said}");
+    assert!(said.contains("1 answer corrected in 1 of ") && said.contains(": 1 pair withdrawn, 1 added;"), "{said}");
     let changes = read_parquet(&dir.join("new/changes.parquet")).unwrap();
     let text = |name: &str| -> Vec<String> {
         Columns(&changes).text(name).unwrap().iter().map(|t| t.unwrap_or("-").to_owned()).collect()

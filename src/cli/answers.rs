@@ -75,7 +75,7 @@ impl<'a> Printer<'a> {
         let rate = tokens as f64 / self.ticker.seconds().max(1e-9);
         let shown = || {
             let (prompts, answers) = (counted(prompts, "prompt"), counted(answers, "answer"));
-            format!("{prompts}, {answers}, {tokens} tokens ({rate:.1} tokens/s)")
+            format!("{prompts}, {answers}, {} ({rate:.1} tokens/s)", counted(tokens, "token"))
         };
         let event = || json!({ "prompts": prompts, "answers": answers, "tokens": tokens, "tokens_per_second": rate });
         self.ticker.tick(shown, event);
@@ -137,8 +137,9 @@ impl<'a> Printer<'a> {
             || {
                 let (prompts, answers, hits) = (counted(prompts, "prompt"), counted(answers, "answer"), 100. * hits);
                 format!(
-                    "{prompts}, {answers}, {tokens} tokens in {seconds:.1} s ({rate:.1} tokens/s); {hits:.0}% of the prompts' \
-                     tokens were in the prefix cache"
+                    "{prompts}, {answers}, {} in {seconds:.1} s ({rate:.1} tokens/s); {hits:.0}% of the prompts' tokens were in \
+                     the prefix cache",
+                    counted(tokens, "token")
                 )
             },
             || {

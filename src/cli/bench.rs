@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::logprobs::messages;
 use super::model::ModelArgs;
 use crate::bench;
-use crate::data::{Columns, named};
+use crate::data::{Columns, counted, named};
 use crate::engine::{Cancel, Config};
 use crate::error::{Context, Error, Result};
 use crate::model::{Message, Model, device};
@@ -187,7 +187,7 @@ fn enough(have: usize, want: usize, place: &Path) -> Result<()> {
     let place = place.display();
     match have {
         0 => Err(Error::user(format!("{place}: no prompts")).help("put one on each line")),
-        n if n < want => Err(Error::user(format!("{place} has {n} rows, --count asks for {want}"))),
+        n if n < want => Err(Error::user(format!("{place} has {}, --count asks for {want}", counted(n, "row")))),
         _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal;
+use crate::data::counted;
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::operators::{self, Preflight};
@@ -90,5 +91,5 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     for note in found.notes {
         terminal::print_line(&format!("note: {note}"))?;
     }
-    terminal::print_line(&format!("{}: {} steps, no errors", args.file.display(), plan.steps.len()))
+    terminal::print_line(&format!("{}: {}, no errors", args.file.display(), counted(plan.steps.len(), "step")))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::check::load_without_data;
-use crate::error::Result;
+use crate::data::nearest;
+use crate::error::{Error, Result};
 use crate::pipeline::{self, codes};
 
 #[derive(clap::Args)]
@@ -35,6 +36,13 @@ pub fn run(args: &Args) -> Result<()> {
         && let Some(code) = codes::find(&args.what)
     {
         return super::terminal::print(&format!("{} {}\n\n{}", code.id, code.name, code.explanation));
+    }
+    let known: Vec<&str> = codes::ALL.iter().flat_map(|code| [code.id, code.name]).collect();
+    if !Path::new(&args.what).exists()
+        && let Some(near) = nearest(&args.what, known)
+    {
+        return Err(Error::user(format!("`{}` is no file and no code of an error", args.what))
+            .help(format!("did you mean `{near}`?")));
     }
     let plan = load_without_data(Path::new(&args.what), &args.set, false)?;
     let format = match args.format {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::data::counted;
 use crate::error::{Error, Result};
 use crate::model::adapter;
 use crate::model::export::{GgufType, export};
@@ -70,5 +71,9 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     for note in &made.notes {
         super::terminal::note(note);
     }
-    super::terminal::print_line(&format!("{out}: {} tensors, {:.1} MB", made.tensors, made.bytes as f64 / 1e6))
+    super::terminal::print_line(&format!(
+        "{out}: {}, {:.1} MB",
+        counted(made.tensors, "tensor"),
+        made.bytes as f64 / 1e6
+    ))
 }

@@ -14,13 +14,12 @@ use super::progress::Style;
 use super::run::stop_on_interrupt;
 use super::terminal;
 use super::ticker::Ticker;
-use crate::data::counted;
+use crate::data::{counted, quoted};
 use crate::dataflow::Stop;
 use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
 use crate::error::{Error, Kind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
-use crate::pipeline::replay::quoted;
 use crate::store::{Lines, PromptForm, Prompts};
 
 const AFTER: &str = "Examples:

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::terminal;
-use crate::data::{SCHEMAS, counted};
+use crate::data::{SCHEMAS, counted, or_else};
 use crate::error::{Error, Result};
 use crate::store::{Format, How, Rename, Turns, import};
 
@@ -101,7 +101,9 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let find = |name: &String| {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
-        found.ok_or_else(|| Error::user(format!("there is no schema `{name}`")).help("`reflux schema` lists them"))
+        let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();
+        found
+            .ok_or_else(|| Error::user(format!("there is no schema `{name}`")).help(or_else(name, "there are", &names)))
     };
     let how = How {
         format: match args.format {
@@ -136,7 +138,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     }
     if made.bad > made.bad_rows.len() as u64 {
         let more = made.bad - made.bad_rows.len() as u64;
-        terminal::line(&format!("left out: {more} bad rows more"));
+        terminal::line(&format!("left out: {}", counted(more, "more bad row")));
     }
     if quiet {
         return Ok(());

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::data::{SCHEMAS, Schema};
+use crate::data::{SCHEMAS, Schema, or_else};
 use crate::error::{Error, Result};
 use crate::operators;
-use crate::pipeline::{SECTION_DOCS, keys_markdown, keys_table, nearest};
+use crate::pipeline::{SECTION_DOCS, keys_markdown, keys_table};
 
 #[derive(clap::Args)]
 pub struct SchemaArgs {
@@ -29,8 +29,7 @@ pub struct KeysArgs {
 }
 
 fn no_such(what: &str, name: &str, there_are: &[&str]) -> Error {
-    let near = nearest(name, there_are.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
-    Error::user(format!("there is no {what} `{name}`")).help(format!("{near}there are: {}", there_are.join(", ")))
+    Error::user(format!("there is no {what} `{name}`")).help(or_else(name, "there are", there_are))
 }
 
 fn columns(schema: &Schema) -> String {

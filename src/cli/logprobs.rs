@@ -143,7 +143,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     let seconds = ticker.seconds();
     let rate = tokens as f64 / seconds.max(1e-9);
     ticker.finish(
-        || format!("{}, {tokens} tokens in {seconds:.1} s ({rate:.1} tokens/s)", counted(rows, "row")),
+        || format!("{}, {} in {seconds:.1} s ({rate:.1} tokens/s)", counted(rows, "row"), counted(tokens, "token")),
         || json!({ "rows": rows, "errors": failed, "tokens": tokens, "tokens_per_second": rate }),
     );
     if failed > 0 {

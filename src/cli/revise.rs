@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::check::shown;
+use crate::data::counted;
 use crate::dataflow::{revisable, revise_run};
 use crate::error::Result;
 use crate::operators;
@@ -58,13 +59,13 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return Ok(());
     }
     super::terminal::print_line(&format!(
-        "{} answers corrected in {} of {} microbatches: {} pairs withdrawn, {} added; {} pairs: {}",
-        corrections.len(),
+        "{} corrected in {} of {}: {} withdrawn, {} added; {}: {}",
+        counted(corrections.len(), "answer"),
         done.touched,
-        done.microbatches,
-        done.withdrawn,
+        counted(done.microbatches, "microbatch"),
+        counted(done.withdrawn, "pair"),
         done.added,
-        done.pairs,
+        counted(done.pairs, "pair"),
         into.display()
     ))
 }

@@ -8,6 +8,7 @@ use super::check::{load, refuse, was};
 use super::progress::{Progress, Style};
 use super::summary::Closing;
 use super::terminal;
+use crate::data::quoted;
 use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
 use crate::engine::Config;
 use crate::error::{Error, Kind, Result};
@@ -120,10 +121,12 @@ pub fn something_came(plan: &Plan<dyn Operator>, dir: &Path) -> Result<()> {
     let fruitless = Fruitless::of(plan, &Run::open(dir)?)?;
     if fruitless.all() {
         let message = format!("nothing came of the run {}: {}", dir.display(), fruitless.lines().join("; "));
+        let place = |what: &str| quoted(&dir.join(what).to_string_lossy());
         return Err(Error::nothing(message).help(format!(
-            "look at what the judge wrote (`reflux show {0}/data/STEP`) and at why rows were left out (`reflux show {0}/data/errors`): \
+            "look at what the judge wrote (`reflux show {}`) and at why rows were left out (`reflux show {}`): \
              more max_tokens, another pattern or rubric, more samples or another judge may help",
-            dir.display()
+            place(fruitless.first().unwrap_or("errors")),
+            place("errors")
         )));
     }
     fruitless.lines().iter().for_each(|line| tracing::warn!("nothing came of the step {line}"));
@@ -172,7 +175,7 @@ fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
     let Some(set) = pipeline::replay::settings(&plan.resolved, &before).filter(|set| changed && !set.is_empty()) else {
         return e;
     };
-    let set: Vec<String> = set.iter().map(|s| format!("--set {}", pipeline::replay::quoted(s))).collect();
+    let set: Vec<String> = set.iter().map(|s| format!("--set {}", quoted(s))).collect();
     let mut help = e.help_text().unwrap_or_default().to_owned();
     help.push_str(&format!(
         "\n  or continue the run with the settings that it was made with: add --resume, which stands for\n    {}",

@@ -7,6 +7,7 @@ use super::check::check;
 use super::progress::Style;
 use super::run::{Args, execute};
 use super::terminal;
+use crate::data::counted;
 use crate::dataflow::{Operator, Stop};
 use crate::error::{Context as _, Error, Result};
 use crate::pipeline::Plan;
@@ -43,5 +44,5 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
         return Ok(());
     }
     terminal::print(&came.tables(&study.measures))?;
-    terminal::print_lines(["".to_owned(), format!("{all} runs: {}", path.display())])
+    terminal::print_lines(["".to_owned(), format!("{}: {}", counted(all, "run"), path.display())])
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::terminal;
+use crate::data::{counted, quoted};
 use crate::error::{Error, Result};
 use crate::model::{Model, saved_dtype};
 use crate::operators;
@@ -56,16 +57,15 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
             Ok(())
         } else {
             if verdict.unreadable() > 0 {
-                let files = if verdict.unreadable() == 1 { "file" } else { "files" };
                 return Err(Error::system(format!(
-                    "of the run `{place}` {} {files} cannot be read; whether they are damaged is not known",
-                    verdict.unreadable()
+                    "of the run `{place}` {} cannot be read; whether they are damaged is not known",
+                    counted(verdict.unreadable(), "file")
                 ))
                 .help("let them be read (permissions, the limit of open files, the disk), and verify again"));
             }
-            let places = if damaged == 1 { "place" } else { "places" };
-            Err(Error::system(format!("the run `{place}` is damaged in {damaged} {places}")).help(format!(
-                "`reflux verify {place} --repair` goes back to the last good point: {} go",
+            Err(Error::system(format!("the run `{place}` is damaged in {}", counted(damaged, "place"))).help(format!(
+                "`reflux verify {} --repair` goes back to the last good point: {} go",
+                quoted(&dir.to_string_lossy()),
                 verdict.going_in_words()
             )))
         };

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::inputs;
 use super::operator::Operator;
+use crate::data::{counted, or_else};
 use crate::error::{Error, Result};
 use crate::pipeline::replay::{Anew, changed, command, command_for_inputs, owner, roots};
-use crate::pipeline::{Plan, Step, nearest};
+use crate::pipeline::{Plan, Step};
 use crate::store::{ChangedInput, FileEntry, InputEntry, Run, Take};
 
 /// What a replay takes over and what it makes.
@@ -35,12 +36,11 @@ impl<'a> Replay<'a> {
     ) -> Result<Self> {
         let known = || plan.steps.iter().map(|s| s.name.as_str());
         if let Some(unknown) = from.iter().find(|name| plan.step(name).is_none()) {
-            let near = nearest(unknown, known()).map(|near| format!("did you mean `{near}`? "));
             let steps: Vec<&str> = known().collect();
-            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(format!(
-                "{}its steps are {}",
-                near.unwrap_or_default(),
-                steps.join(", ")
+            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(or_else(
+                unknown,
+                "its steps",
+                &steps,
             )));
         }
         let inputs = inputs::changed(source, plan)?;
@@ -108,7 +108,7 @@ impl<'a> Replay<'a> {
             let there = |iteration: u32| taken.iter().any(|f| f.iteration == iteration);
             let (kept, made): (Vec<u32>, Vec<u32>) = step.iterations.clone().partition(|&i| there(i));
             let rows: u64 = taken.iter().filter(|f| f.step == step.name).map(|f| f.rows).sum();
-            let kept = (!kept.is_empty()).then(|| format!("taken over: {} ({rows} rows)", said(&kept)));
+            let kept = (!kept.is_empty()).then(|| format!("taken over: {} ({})", said(&kept), counted(rows, "row")));
             let made = (!made.is_empty()).then(|| format!("made: {}", said(&made)));
             let both: Vec<String> = kept.into_iter().chain(made).collect();
             format!("  {:width$}  {}", step.name, both.join("; "))

@@ -14,7 +14,7 @@ use arrow::array::{AsArray, ListArray};
 use rand_chacha::rand_core::Rng as _;
 
 use super::prelude::*;
-use crate::data::Id;
+use crate::data::{Id, counted};
 use crate::dataflow::{Matching, Place, Whole};
 
 pub static KIND: Kind<dyn Operator> = Kind {
@@ -53,7 +53,7 @@ struct BuildEft {
 impl Configured for BuildEft {
     fn explain(&self) -> String {
         let ranking = if self.strict { "strictly" } else { "weakly" };
-        let limit = self.limit.map(|n| format!(", at most {n} rows")).unwrap_or_default();
+        let limit = self.limit.map(|n| format!(", at most {}", counted(n, "row"))).unwrap_or_default();
         format!("scores {ranking} as ranked, commonest score at most {} x the next{limit}", self.balance)
     }
     fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {

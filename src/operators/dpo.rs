@@ -9,6 +9,7 @@ use super::preferences::{OtherTokenizer, PairReader};
 use super::reference::{References, Settings, pair_id};
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
+use crate::data::counted;
 use crate::dataflow::{Known, Readings, Round, Train};
 use crate::model::LoraConfig;
 use crate::train::losses::{Input, Knobs};
@@ -127,7 +128,7 @@ struct Dpo {
 impl Configured for Dpo {
     fn explain(&self) -> String {
         let c = &self.config;
-        let mut words = format!("{} loss, beta {}, batches of {} pairs, learning rate {:e}", c.objective.loss.name, c.objective.knobs.beta, c.batch_size, c.schedule.learning_rate);
+        let mut words = format!("{} loss, beta {}, batches of {}, learning rate {:e}", c.objective.loss.name, c.objective.knobs.beta, counted(c.batch_size, "pair"), c.schedule.learning_rate);
         if c.objective.nll_weight > 0. {
             words += &format!(", NLL of chosen x {}", c.objective.nll_weight);
         }
@@ -139,7 +140,7 @@ impl Configured for Dpo {
         }
         match self.data {
             ChoiceOrCount::Choice("cumulative") => words += ", pairs of all iterations so far",
-            ChoiceOrCount::Count(n) => words += &format!(", pairs of the last {n} iterations"),
+            ChoiceOrCount::Count(n) => words += &format!(", pairs of the last {}", counted(n, "iteration")),
             ChoiceOrCount::Choice(_) => {}
         }
         if self.limit.iter().any(|&n| n > 0) {

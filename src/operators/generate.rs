@@ -2,7 +2,7 @@
 
 use super::models::cancel;
 use super::prelude::*;
-use crate::data::{Id, conversations};
+use crate::data::{Id, conversations, counted};
 use crate::dataflow::Map;
 use crate::engine::{Request, Sampling};
 use crate::model::Message;
@@ -35,7 +35,7 @@ struct Generate {
 
 impl Configured for Generate {
     fn explain(&self) -> String {
-        format!("{} answers a prompt, {}", self.samples, settings::describe(&self.sampling))
+        format!("{} a prompt, {}", counted(self.samples, "answer"), settings::describe(&self.sampling))
     }
     fn asks(&self) -> Option<Asks> {
         // Templates may refuse a turn that says nothing.

@@ -15,7 +15,7 @@ use super::pairwise::Pairwise;
 use super::prelude::*;
 use super::score::Reader;
 use super::tournament;
-use crate::data::Judgement;
+use crate::data::{Judgement, counted};
 use crate::dataflow::{Map, Measure};
 use crate::engine::Engine;
 
@@ -123,14 +123,14 @@ impl Configured for Judge {
         };
         let name = rubric.rubric.name();
         let samples = match (rubric.samples, rubric.max_samples) {
-            (n, most) if n == most => n.to_string(),
-            (n, most) => format!("{n} to {most}"),
+            (n, most) if n == most => counted(n, "judgement"),
+            (n, most) => format!("{n} to {}", counted(most, "judgement")),
         };
         let drawn = settings::describe(&rubric.asking.sampling);
         match &rubric.expected {
             Some(e) if e.is_silent() => format!("rubric {name}, {}", e.describe()),
-            Some(e) => format!("rubric {name}, {}, mean of {samples} judgements, {drawn}", e.describe()),
-            None => format!("rubric {name}, mean of {samples} judgements, {drawn}"),
+            Some(e) => format!("rubric {name}, {}, mean of {samples}, {drawn}", e.describe()),
+            None => format!("rubric {name}, mean of {samples}, {drawn}"),
         }
     }
     fn scale(&self) -> Option<(f32, f32)> {

@@ -1,7 +1,7 @@
 //! Rows of the scores dataset, from what was said of each answer.
 
 use super::prelude::*;
-use crate::data::Judgement;
+use crate::data::{Judgement, counted};
 use crate::engine::Finish;
 use arrow::array::{ListArray, UInt32Builder, new_null_array};
 
@@ -29,8 +29,8 @@ impl Judged {
         let outcomes: Vec<&str> = self.judgements.iter().map(|j| j.outcome.as_str()).collect();
         let code = outcomes.first().copied().filter(|first| outcomes.iter().all(|o| o == first)).unwrap_or("no_match");
         let message = format!(
-            "none of the {} judgements was readable ({}); the answer has no score",
-            outcomes.len(),
+            "none of {} was readable ({}); the answer has no score",
+            counted(outcomes.len(), "judgement"),
             outcomes.join(", ")
         );
         RowError::failed(id, code, message)

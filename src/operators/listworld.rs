@@ -1,6 +1,7 @@
 //! `listworld`: seeded data of the embedded small world, for the quickstart and the studies on it.
 
 use super::prelude::*;
+use crate::data::counted;
 use crate::dataflow::{Batches, Source};
 use crate::eval::listworld::Data;
 
@@ -47,7 +48,7 @@ struct ListWorld {
 
 impl Configured for ListWorld {
     fn explain(&self) -> String {
-        format!("{} rows of {}", self.rows, self.data.name())
+        format!("{} of {}", counted(self.rows, "row"), self.data.name())
     }
     fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
         Work::rows(Amount { rows: self.rows as f64, prompt: assume.prompt, answer: assume.answer, per_prompt: 1. })

@@ -16,7 +16,7 @@ use super::asking::{self, Asking};
 use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
 use super::prelude::*;
 use super::score::{self, Strip};
-use crate::data::{Id, Judgement, Type};
+use crate::data::{Id, Judgement, Type, counted};
 use crate::dataflow::Map;
 use crate::eval::ratings::{Battle, Scale, ratings};
 
@@ -73,7 +73,7 @@ struct MetaJudge {
 impl Configured for MetaJudge {
     fn explain(&self) -> String {
         let rounds = if self.rounds == 0 { "all iterations".into() } else { format!("iterations 1 to {}", self.rounds) };
-        format!("up to {} judgements of each prompt's most varied answer, rated by Bradley-Terry, in {rounds}; {}", self.most, self.by.describe())
+        format!("up to {} of each prompt's most varied answer, rated by Bradley-Terry, in {rounds}; {}", counted(self.most, "judgement"), self.by.describe())
     }
     fn asks(&self) -> Option<Asks> {
         self.by.asks()

@@ -9,6 +9,7 @@ use regex::Regex;
 use super::asking::{Asking, Question, Said};
 use super::prelude::*;
 use super::score::{self, Outcome};
+use crate::data::counted;
 use crate::engine::Engine;
 
 /// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
@@ -136,7 +137,11 @@ impl Pairwise {
     /// The settings in words, for `explain`.
     pub fn describe(&self) -> String {
         let (name, n) = (self.template.name(), self.samples);
-        format!("template {name}, both orders, {n} judgements of each, {}", settings::describe(&self.asking.sampling))
+        format!(
+            "template {name}, both orders, {} of each, {}",
+            counted(n, "judgement"),
+            settings::describe(&self.asking.sampling)
+        )
     }
 
     /// What the judge is asked at the least.

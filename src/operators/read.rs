@@ -8,7 +8,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use super::prelude::*;
 use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
-use crate::data::{Id, SCHEMAS, counted};
+use crate::data::{SCHEMAS, Id, counted, or_else};
 use crate::pipeline::External;
 use crate::store::{Dataset, InputForm, guess};
 
@@ -34,7 +34,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let schema = match &named {
             Some(name) => SCHEMAS.iter().copied().find(|s| s.name == *name).ok_or_else(|| {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
-                Error::user(format!("there is no schema `{name}`")).help(format!("schemas: {}", names.join(", ")))
+                Error::user(format!("there is no schema `{name}`")).help(or_else(name, "schemas", &names))
             }),
             None if Revised::is_at(&place) => Ok(&named::PAIRS),
             None if place.exists() => guess(&place),
@@ -131,8 +131,8 @@ struct Read {
 
 impl Configured for Read {
     fn explain(&self) -> String {
-        let limit = self.limit.map(|n| format!(", at most {n} rows")).unwrap_or_default();
-        let least = if self.min_rows > 0 { format!(", at least {} rows", self.min_rows) } else { String::new() };
+        let limit = self.limit.map(|n| format!(", at most {}", counted(n, "row"))).unwrap_or_default();
+        let least = if self.min_rows > 0 { format!(", at least {}", counted(self.min_rows, "row")) } else { String::new() };
         format!("{}{least}{limit}", self.dataset.shown())
     }
     fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
@@ -173,7 +173,7 @@ impl Read {
         if rows >= self.min_rows as u64 {
             return Ok(());
         }
-        Err(Error::user(format!("{} has {rows} rows, but `min_rows` asks for {}", path.display(), self.min_rows))
+        Err(Error::user(format!("{} has {}, but `min_rows` asks for {}", path.display(), counted(rows, "row"), self.min_rows))
             .help("name the data that the file is meant for as `dataset`, or lower `min_rows`"))
     }
 }

@@ -13,7 +13,7 @@ use arrow::array::Float64Array;
 use rand_chacha::rand_core::Rng;
 
 use super::prelude::*;
-use crate::data::RngKey;
+use crate::data::{RngKey, counted};
 use crate::dataflow::ModelAt;
 use crate::model::{Llama, Model};
 use crate::pipeline::{Plan, Step};
@@ -433,14 +433,15 @@ impl std::fmt::Display for ReferenceUse {
         let hash = self.hash.get(..12).unwrap_or(&self.hash);
         write!(
             f,
-            "{step} {iteration}: held to {model} ({hash}); log-probabilities of {recorded} pairs as recorded while sampling, of {computed} computed"
+            "{step} {iteration}: held to {model} ({hash}); log-probabilities of {} as recorded while sampling, of {computed} computed",
+            counted(*recorded, "pair")
         )?;
         if let Some(difference) = self.audit_difference {
             write!(f, "; {audited} audited, {difference:.1e} nats a token apart")?;
         }
         if *audits_failed > 0 {
-            let (s, were) = if *audits_failed == 1 { ("", "was") } else { ("es", "were") };
-            write!(f, "; {audits_failed} microbatch{s} failed the audit and {were} computed")?;
+            let were = if *audits_failed == 1 { "was" } else { "were" };
+            write!(f, "; {} failed the audit and {were} computed", counted(*audits_failed, "microbatch"))?;
         }
         Ok(())
     }

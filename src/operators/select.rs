@@ -18,7 +18,7 @@ use arrow::array::FixedSizeBinaryArray;
 
 use super::prelude::*;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
-use crate::data::{Id, Judgements};
+use crate::data::{Id, Judgements, counted};
 use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Join, Joined, Kept, Key, Keyed, Measure};
 use crate::eval::statistics::kendall_tau;
 
@@ -121,7 +121,7 @@ impl Configured for Select {
         let (r, unit) = (&self.rules, if self.characters { "characters" } else { "tokens" });
         let mut words = format!("{}, margin at least {}", self.strategy_name, self.min_margin);
         if r.strategy != Strategy::BestWorst {
-            words += &format!(", at most {} pairs a prompt", r.max_pairs);
+            words += &format!(", at most {} a prompt", counted(r.max_pairs, "pair"));
         }
         let points = |thousandths: i64| thousandths as f64 / 1000.;
         words += &r.chosen_min.map(|n| format!(", chosen from {} points", points(n))).unwrap_or_default();

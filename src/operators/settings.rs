@@ -1,5 +1,6 @@
 //! Keys that several operators share.
 
+use crate::data::counted;
 use crate::engine::Sampling;
 use crate::model::LoraConfig;
 use crate::model::lora::TARGETS;
@@ -107,7 +108,8 @@ pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
 
 /// `{ temperature, top_p, max_tokens }` in words, for `explain`.
 pub fn describe(s: &Sampling) -> String {
-    let mut words = format!("temperature {}, top_p {}, at most {} tokens", s.temperature, s.top_p, s.max_tokens);
+    let mut words =
+        format!("temperature {}, top_p {}, at most {}", s.temperature, s.top_p, counted(s.max_tokens, "token"));
     if s.top_k > 0 {
         words += &format!(", top_k {}", s.top_k);
     }

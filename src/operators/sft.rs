@@ -3,6 +3,7 @@
 use super::prelude::*;
 use super::settings::{self, describe_lora};
 use super::training::{self, Validating, Watch};
+use crate::data::counted;
 use crate::dataflow::{Known, Readings, Round, Train};
 use crate::model::{LoraConfig, Message, Model, Tokenizer};
 use crate::train::{self, BatchSize, Example, SftConfig};
@@ -56,11 +57,11 @@ struct Sft {
 impl Configured for Sft {
     fn explain(&self) -> String {
         let batch = match self.config.batch {
-            BatchSize::Sequences(n) => format!("{n} rows"),
-            BatchSize::Tokens(n) => format!("{n} tokens"),
+            BatchSize::Sequences(n) => counted(n, "row"),
+            BatchSize::Tokens(n) => counted(n, "token"),
         };
         let (epochs, rate) = (self.config.epochs, self.config.schedule.learning_rate);
-        let mut words = format!("{epochs} epochs, batches of {batch}, learning rate {rate:e}");
+        let mut words = format!("{}, batches of {batch}, learning rate {rate:e}", counted(epochs, "epoch"));
         self.validating.explain(&mut words);
         words + &describe_lora(self.lora.as_ref())
     }

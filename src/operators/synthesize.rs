@@ -10,6 +10,7 @@ use rand_chacha::rand_core::Rng as _;
 use super::models::cancel;
 use super::prelude::*;
 use super::reject::Reject;
+use crate::data::counted;
 use crate::dataflow::{Head, HeadState};
 use crate::engine::{Finish, Request, Sampling};
 use crate::eval::rouge::NearCopies;
@@ -61,7 +62,7 @@ struct Settings {
 impl Configured for Synthesize {
     fn explain(&self) -> String {
         let (n, s, g) = (self.per_iteration, self.settings.seed_shots, self.settings.generated_shots);
-        format!("{n} prompts an iteration after {s} seed and {g} generated examples, {}", settings::describe(&self.settings.sampling))
+        format!("{} an iteration after {s} seed and {}, {}", counted(n, "prompt"), counted(g, "generated example"), settings::describe(&self.settings.sampling))
     }
     fn asks(&self) -> Option<Asks> {
         let s = &self.settings;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::fence::Fence;
+use crate::data::or_else;
 use crate::error::{Error, Result};
 use crate::jinja::{self, Settings, Value, Whitespace};
 use crate::pipeline::{Asks, Fields, codes};
@@ -27,8 +28,11 @@ fn built_in(name: &str) -> Option<&'static str> {
 
 fn unreadable(name: &str, why: &Error) -> Error {
     let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
-    Error::user(format!("template `{name}`: {why}"))
-        .help(format!("name a file, or one of the built-in templates: {}", names.join(", ")))
+    Error::user(format!("template `{name}`: {why}")).help(or_else(
+        name,
+        "name a file, or one of the built-in templates",
+        &names,
+    ))
 }
 
 /// A template that parses.

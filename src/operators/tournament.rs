@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::judged::{Judged, scored};
 use super::pairwise::{Pair, Pairwise, Verdict};
 use super::prelude::*;
-use crate::data::Judgement;
+use crate::data::{Judgement, counted};
 use crate::engine::Engine;
 
 /// Pairs of `n` answers, by their distance in a circle: the first n have each answer twice, the next n twice more.
@@ -70,7 +70,7 @@ pub(super) fn play(
         } else if readable == 0 {
             row.unreadable(id)
         } else {
-            let message = format!("{readable} of {said} comparisons were readable, but no pair in both orders; the answer has no score");
+            let message = format!("{readable} of {} could be read, but no pair in both orders; the answer has no score", counted(said, "comparison"));
             RowError::failed(id, "no_match", message)
         });
     }

@@ -6,7 +6,7 @@ use arrow::array::Float64Array;
 
 use super::prelude::*;
 use super::reference::ReferenceUse;
-use crate::data::Type;
+use crate::data::{Type, counted};
 use crate::model::Model;
 use crate::model::backprop::Options;
 use crate::model::ops::Dropout;
@@ -150,7 +150,7 @@ impl Validating {
         if !self.validates {
             return;
         }
-        *words += &format!(", validated every {} steps by {}", self.every, self.measure.column());
+        *words += &format!(", validated every {} by {}", counted(self.every, "step"), self.measure.column());
         if let Some(patience) = self.patience {
             *words += &format!(" with patience {patience}");
         }

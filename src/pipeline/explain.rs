@@ -6,6 +6,7 @@ use super::fields::KeyDoc;
 use super::kind::{Configured, Shape};
 use super::plan::{Input, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
 use super::study::Variant;
+use crate::data::counted;
 
 /// How to print a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +107,11 @@ fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
                 if v.set.is_empty() { "as in the file".into() } else { v.set.join(", ") }
             ))
         };
-        let text = format!("study: {} variants, each with {} seeds", study.variants.len(), study.seeds.len());
+        let text = format!(
+            "study: {}, each with {}",
+            counted(study.variants.len(), "variant"),
+            counted(study.seeds.len(), "seed")
+        );
         groups.push(Branch { text, below: study.variants.iter().map(variant).collect() });
     }
     for place in PLACES {
@@ -121,17 +126,17 @@ fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
         groups.push(Branch { text: title(plan, place), below });
     }
     let text = format!(
-        "{}: {} of the loop, {} rows a microbatch, at most {} microbatches open, seed {}",
+        "{}: {} of the loop, {} a microbatch, at most {} open, seed {}",
         plan.name,
-        if plan.iterations == 1 { "1 iteration".to_owned() } else { format!("{} iterations", plan.iterations) },
-        plan.microbatch,
-        plan.window,
+        counted(plan.iterations, "iteration"),
+        counted(plan.microbatch, "row"),
+        counted(plan.window, "microbatch"),
         plan.seed
     );
     let text = if plan.loop_.is_some() {
         text
     } else {
-        format!("{}: no loop, {} rows a microbatch, seed {}", plan.name, plan.microbatch, plan.seed)
+        format!("{}: no loop, {} a microbatch, seed {}", plan.name, counted(plan.microbatch, "row"), plan.seed)
     };
     let mut out = String::new();
     Branch { text, below: groups }.print(&mut out, "", "");

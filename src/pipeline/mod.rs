@@ -47,6 +47,5 @@ pub use plan::{
 };
 pub use sections::{SECTION_DOCS, SectionDoc, model_table, step_table};
 pub use study::{Study, Variant};
-pub use suggest::nearest;
 pub use values::parse_bytes;
 pub use work::{Amount, Assume, Load, Pass, Work};

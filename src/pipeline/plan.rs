@@ -12,7 +12,7 @@ use super::fields::Problems;
 use super::health::Gate;
 use super::kind::{Configured, Kind, Shape};
 use super::study::Study;
-use super::{overrides, resolve, sections, tree};
+use super::{overrides, resolve, sections, tree, values};
 use crate::data::{Schema, open_regular};
 use crate::jinja::DateTime;
 
@@ -290,6 +290,7 @@ fn read_and_parse<O: Configured + ?Sized>(
         Ok(text) => parse(&name, &text, overrides, kinds, without_data),
         Err(why) => {
             let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: {why}"));
+            let problem = problem.help(values::sibling(&name));
             Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]))
         }
     }

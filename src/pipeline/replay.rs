@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::plan::{ModelUse, Plan, Step};
-use crate::data::steers;
+use crate::data::quoted;
 
 /// Keys of `[pipeline]` that say how much is made, or how far ahead of itself, and not what.
 const HARMLESS: [&str; 3] = ["name", "iterations", "window"];
@@ -244,24 +244,6 @@ fn add_place(command: &mut String, into: &str, runs: Option<&str>) {
     }
 }
 
-/// A word for the shell; what steers a terminal is escaped as bash reads it.
-pub fn quoted(word: &str) -> String {
-    if word.contains(steers) {
-        let escaped = |c: char| match c {
-            '\'' | '\\' => format!("\\{c}"),
-            c if steers(c) => format!("\\u{:04x}", u32::from(c)),
-            c => c.to_string(),
-        };
-        return format!("$'{}'", word.chars().map(escaped).collect::<String>());
-    }
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::stub::KINDS;
@@ -337,6 +319,5 @@ mod tests {
         assert_eq!(command(&["pipeline.seed=18"]), None, "nothing could be taken over");
         let other = command(&["step.more.op=judge", "step.more.from=responses", "step.more.model=policy"]).unwrap();
         assert_eq!(other, "reflux replay small --from more --file 'my file.toml' --into small-2");
-        assert_eq!(quoted("a'b"), r"'a'\''b'");
     }
 }

@@ -11,7 +11,7 @@ use super::kind::{Configured, Port, Shape};
 use super::plan::{Input, Loop, ModelUse, Placement, Plan, Step};
 use super::sections::{Draft, File};
 use super::suggest::{self, show};
-use crate::data::Schema;
+use crate::data::{Schema, counted};
 
 /// Plans the file. `None` where there are errors that leave nothing to plan; all errors are in `problems`.
 pub(super) fn plan<O: Configured + ?Sized>(
@@ -177,7 +177,7 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
 
     fn count_inputs(&self, step: &Draft<O>, count: usize) {
         let Some(kind) = step.kind else { return };
-        let plural = |n: usize| if n == 1 { "1 input step".to_owned() } else { format!("{n} input steps") };
+        let plural = |n: usize| counted(n, "input step");
         if count < kind.min_inputs {
             let wanted = if kind.max_inputs > kind.min_inputs { "at least " } else { "" };
             let message = format!(

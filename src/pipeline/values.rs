@@ -7,6 +7,7 @@ use super::codes::{self, Code};
 use super::diagnostic::Span;
 use super::suggest::{self, show};
 use super::tree::{Node, Value};
+use crate::data::nearest_path;
 
 /// What is wrong with a value.
 pub(super) struct Fault {
@@ -165,20 +166,10 @@ pub(super) fn bytes_words(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// The nearest name in the deepest directory of `path` that exists.
+/// The path that exists and was probably meant.
 pub(super) fn sibling(path: &str) -> Option<String> {
-    let path = Path::new(path);
-    let mut name = path.file_name()?;
-    let mut parent = path.parent()?;
-    while !parent.as_os_str().is_empty() && !parent.is_dir() {
-        (name, parent) = (parent.file_name()?, parent.parent()?);
-    }
-    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let entries = std::fs::read_dir(folder).ok()?.take(10_000).flatten();
-    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
-    names.sort();
-    let near = suggest::nearest(name.to_str()?, names.iter().map(String::as_str))?;
-    Some(format!("did you mean `{}`?", show(&parent.join(near).to_string_lossy())))
+    let near = nearest_path(Path::new(path))?;
+    Some(format!("did you mean `{}`?", show(&near.to_string_lossy())))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::show::aligned;
+use crate::data::counted;
 use crate::store::{MetricsEntry, ModelEntry, Run, Taken, Writer};
 
 /// A step in an iteration.
@@ -105,7 +106,7 @@ impl Contents {
         let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed)];
         if let Some(Taken { run, from, entries, .. }) = &self.taken {
             let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(", ")) };
-            lines.push(format!("replays {run}{from}: {entries} files and models taken over"));
+            lines.push(format!("replays {run}{from}: {} of files and models taken over", counted(*entries, "entry")));
         }
         lines.push(String::new());
         let step = |(iteration, step, c): &(u32, String, Count)| {

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use serde_json::{Value, json};
 
 use super::show::{aligned, objects, printable};
-use crate::data::Epoch;
+use crate::data::{Epoch, counted};
 use crate::error::Result;
 use crate::store::{FileEntry, Run, changed_lines};
 
@@ -194,7 +194,10 @@ impl Difference {
         let [a, b] = &self.names;
         if self.same() {
             let files: usize = self.counts.iter().map(|c| c.2.same).sum();
-            return vec![format!("{a} and {b} are the same: settings, {files} microbatches, metrics and models")];
+            return vec![format!(
+                "{a} and {b} are the same: settings, {}, metrics and models",
+                counted(files, "microbatch")
+            )];
         }
         let mut lines = vec![format!("- {a}"), format!("+ {b}")];
         if self.seeds[0] != self.seeds[1] {

@@ -11,6 +11,8 @@ use crate::store::Run;
 pub struct Fruitless {
     /// What is wrong with each step, in words.
     steps: Vec<String>,
+    /// The first of them.
+    first: Option<String>,
     /// Whether there is any result: a model, or a last step with something in it.
     some: bool,
 }
@@ -21,7 +23,7 @@ impl Fruitless {
     /// # Errors
     /// A committed file cannot be read.
     pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
-        let mut found = Self { steps: Vec::new(), some: !run.models().is_empty() };
+        let mut found = Self { steps: Vec::new(), first: None, some: !run.models().is_empty() };
         for step in plan.steps.iter().filter(|s| s.kind.shape != Shape::Train) {
             let last = plan.readers(&step.name).next().is_none();
             let judged = step.op.scale().is_some() && step.schema.name == named::SCORES.name;
@@ -29,7 +31,10 @@ impl Fruitless {
                 continue;
             }
             match nothing(run, step)? {
-                Some(words) => found.steps.push(words),
+                Some(words) => {
+                    found.first.get_or_insert_with(|| step.name.clone());
+                    found.steps.push(words);
+                }
                 None => found.some |= last,
             }
         }
@@ -39,6 +44,11 @@ impl Fruitless {
     /// A line for each step of which nothing came.
     pub fn lines(&self) -> &[String] {
         &self.steps
+    }
+
+    /// The name of the first step of which nothing came: what to look at.
+    pub fn first(&self) -> Option<&str> {
+        self.first.as_deref()
     }
 
     /// Whether nothing came of the whole run.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::data::Columns;
+use crate::data::{Columns, counted};
 use crate::error::Result;
 use crate::store::Run;
 
@@ -72,7 +72,7 @@ impl LeftOut {
         }
         let line = |(step, reasons): (&str, BTreeMap<&str, u64>)| {
             let told: Vec<String> = reasons.iter().map(|(reason, rows)| format!("{reason} {rows}")).collect();
-            format!("{step}: {} rows unused ({})", reasons.values().sum::<u64>(), told.join(", "))
+            format!("{step}: {} unused ({})", counted(reasons.values().sum::<u64>(), "row"), told.join(", "))
         };
         steps.into_iter().map(line).collect()
     }
@@ -95,7 +95,7 @@ impl LeftOut {
             let mut line = format!("{step}: {} {kind} ({}", ranked.iter().map(|r| r.1).sum::<u64>(), told.join(", "));
             if ranked.len() > TOLD {
                 // Writing to a string cannot fail.
-                let _ = write!(line, ", {} other reasons", ranked.len() - TOLD);
+                let _ = write!(line, ", {}", counted(ranked.len() - TOLD, "other reason"));
             }
             line + ")"
         };

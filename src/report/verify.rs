@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::owner;
-use crate::data::{Columns, Epoch, Schema, named};
+use crate::data::{Columns, Epoch, Schema, counted, named};
 use crate::dataflow::{Operator, Stage, model_name};
 use crate::error::Result;
 use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
@@ -118,7 +118,7 @@ impl Verdict {
         let (steps, models) = self.going();
         let total: usize = steps.values().sum();
         let each: Vec<String> = steps.iter().map(|(step, n)| format!("{step} {n}")).collect();
-        let mut words = format!("{total} of {} microbatches", self.found.rows().count());
+        let mut words = format!("{total} of {}", counted(self.found.rows().count(), "microbatch"));
         if !each.is_empty() {
             words += &format!(" ({})", each.join(", "));
         }
@@ -159,8 +159,8 @@ impl Verdict {
             self.found.findings.iter().map(|f| format!("{}: {}: {}", kind(f), f.path, f.why)).collect();
         if self.found.cut > 0 {
             lines.push(format!(
-                "cut: manifest.jsonl ends in {} bytes of a line that was not finished; the next run takes them off",
-                self.found.cut
+                "cut: manifest.jsonl ends in {} of a line that was not finished; the next run takes them off",
+                counted(self.found.cut, "byte")
             ));
         }
         for stray in &self.found.strays {
@@ -174,8 +174,11 @@ impl Verdict {
         if self.sound() {
             let (files, models) = (self.found.files, self.found.models().count());
             lines.push(format!(
-                "{}: {files} files, {models} models, {} bytes: all as committed",
-                self.name, self.found.bytes
+                "{}: {}, {}, {}: all as committed",
+                self.name,
+                counted(files, "file"),
+                counted(models, "model"),
+                counted(self.found.bytes, "byte")
             ));
         }
         lines

@@ -12,7 +12,7 @@ use super::listing::{files, is};
 use super::reader::ParquetIn;
 use super::rename::Rename;
 use super::text_rows::TextRows;
-use crate::data::{Column, PROMPT_MESSAGES, SCHEMAS, Schema, Type};
+use crate::data::{Column, PROMPT_MESSAGES, SCHEMAS, Schema, Type, visible_json};
 use crate::error::{Error, Result};
 
 /// The columns of one file, before anything is read.
@@ -104,20 +104,39 @@ impl Found {
         }
         let have: Vec<&str> = self.columns.iter().map(|(n, _)| n.as_str()).collect();
         parts.push(format!("there are: {}", tick(&have)));
-        let free: Vec<&str> = have.iter().copied().filter(|h| names.iter().all(|n| n != h)).collect();
-        let hints: Vec<String> =
-            missing.iter().filter_map(|m| Some(format!("{m} = \"{}\"", super::suggest::nearest(m, &free)?))).collect();
+        let rename = self.rename(schema, names, &missing);
         let error = Error::user(format!(
             "`{}` does not fit the schema `{}`; {}",
             file.display(),
             schema.name,
             parts.join("; ")
         ));
-        Err(if hints.is_empty() {
-            error.help(format!("`reflux schema {}` lists the columns; map other names with `rename`", schema.name))
-        } else {
-            error.help(format!("did you mean `rename = {{ {} }}`?", hints.join(", ")))
-        })
+        Err(error.help(match rename {
+            Some(rename) => format!("did you mean `{rename}`?"),
+            None => format!("`reflux schema {}` lists the columns; map other names with `rename`", schema.name),
+        }))
+    }
+
+    /// The `rename` with which every missing column is there, the names that are right among them; nothing where one is not to
+    /// be found. `missing` are the file's names of columns.
+    fn rename(&self, schema: &Schema, names: &[String], missing: &[&str]) -> Option<String> {
+        let have = self.columns.iter().map(|(name, _)| name.as_str());
+        let mut free: Vec<&str> = have.filter(|have| names.iter().all(|name| name != have)).collect();
+        let mut renamed = Vec::new();
+        for (spec, name) in schema.columns.iter().zip(names) {
+            let found = if missing.contains(&name.as_str()) {
+                let near =
+                    super::suggest::nearest(name, &free).or_else(|| super::suggest::nearest(spec.name, &free))?;
+                free.retain(|have| *have != near);
+                near
+            } else {
+                name
+            };
+            if found != spec.name {
+                renamed.push(format!("{} = {}", spec.name, visible_json(&serde_json::Value::from(found).to_string())));
+            }
+        }
+        (!missing.is_empty() && !renamed.is_empty()).then(|| format!("rename = {{ {} }}", renamed.join(", ")))
     }
 }
 

@@ -18,7 +18,7 @@ use super::listing::{files, is};
 use super::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
 use super::rename::Rename;
 use super::text_rows::TextRows;
-use crate::data::{Schema, Type};
+use crate::data::{Schema, Type, quoted};
 use crate::error::{Error, Result};
 
 /// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
@@ -53,9 +53,10 @@ pub struct BadRow {
 impl BadRow {
     fn into_error(self) -> Error {
         let unit = if is(&self.file, "parquet") { "row" } else { "line" };
-        Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message)).help(
-            "mend the row, or take it out of the file; `reflux import --bad-rows skip` makes a file without bad rows",
-        )
+        Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message)).help(format!(
+            "mend the row, or take it out of the file; `reflux import {} --bad-rows skip` makes a file without bad rows",
+            quoted(&self.file.to_string_lossy())
+        ))
     }
 }
 

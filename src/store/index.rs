@@ -8,7 +8,7 @@ use super::inputs::InputEntry;
 use super::kept::Kept;
 use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 use super::run::Begun;
-use crate::data::Epoch;
+use crate::data::{Epoch, quoted};
 use crate::error::{Error, Result};
 
 /// What the manifest says, by key.
@@ -101,7 +101,7 @@ pub(super) fn stored(path: String, Written { rows, bytes, hash }: Written) -> St
 
 /// The error for a file of the run in `run` that is not what was committed.
 pub(super) fn damaged_in(run: &Path, path: &Path, why: impl std::fmt::Display) -> Error {
-    let (file, run) = (path.display(), run.display());
+    let (file, run) = (path.display(), quoted(&run.to_string_lossy()));
     Error::user(format!("`{file}` is damaged: {why}")).help(format!(
         "`reflux verify {run}` lists what is damaged; `reflux verify {run} --repair` takes it out, and the same command then goes \
          on from the last good point"
@@ -110,6 +110,8 @@ pub(super) fn damaged_in(run: &Path, path: &Path, why: impl std::fmt::Display) -
 
 /// The error for a file of a run that is not what was committed.
 pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::user(format!("`{}` is damaged: {why}", path.display()))
-        .help("`reflux verify RUN` lists what is damaged; with --repair the run can go on from the last good point")
+    match path.ancestors().skip(1).find(|dir| dir.join("manifest.jsonl").is_file()) {
+        Some(run) => damaged_in(run, path, why),
+        None => Error::user(format!("`{}` is damaged: {why}", path.display())).help("get the file again"),
+    }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::atomic::{io_error, sync_dir};
 use super::fault;
 use super::inputs::InputEntry;
-use crate::data::Epoch;
+use crate::data::{Epoch, quoted};
 use crate::error::{Error, Result};
 
 /// The version of the lines below; a reader refuses a higher one. Version 2 has external inputs, and a pipeline hash without the
@@ -351,8 +351,13 @@ pub fn read(path: &Path) -> Result<Contents> {
         None => Ok(contents),
         // Not damaged, whatever this reflux thinks of it.
         Some(what) if what.contains(NEWER) => Err(Error::user(what).help("use a newer reflux")),
-        Some(what) => Err(Error::user(what)
-            .help("`reflux verify RUN --repair` goes back to the last good point; `--fresh` starts the run anew")),
+        Some(what) => {
+            let run = path.parent().unwrap_or(Path::new("."));
+            Err(Error::user(what).help(format!(
+                "`reflux verify {} --repair` goes back to the last good point; `reflux run` with --fresh starts the run anew",
+                quoted(&run.to_string_lossy())
+            )))
+        }
     }
 }
 

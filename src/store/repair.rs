@@ -118,7 +118,7 @@ impl Repair {
             return Err(Error::user(
                 "the manifest's first line and pipeline.toml are both damaged: nothing says what the run is",
             )
-            .help("`reflux run FILE --fresh` starts it anew"));
+            .help("`reflux run` of its pipeline file with --fresh starts it anew"));
         };
         let pipeline = pipeline_hash(&text, FORMAT);
         Entry::Run { format: FORMAT, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()

@@ -17,6 +17,7 @@ use super::owned::{
     created_by_us, is_link, refuse_link, refuse_links, remove_dir, remove_file, renaming_note, steps_of,
     unfinished_model,
 };
+use super::scan::near_run;
 use super::sweep::{
     clear, in_the_way, is_made_by, model_files, refuse_foreign, remove_named, remove_unlisted, sweep, sync_tree,
 };
@@ -206,8 +207,10 @@ impl Run {
         };
         run.refresh()?;
         if run.state().index.begun.is_none() {
-            return Err(Error::user(format!("there is no run at `{}`", dir.display()))
-                .help("a run is a directory with a manifest.jsonl, by default runs/NAME"));
+            return Err(Error::user(format!("there is no run at `{}`", dir.display())).help(match near_run(dir) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "a run is a directory with a manifest.jsonl, by default runs/NAME".to_owned(),
+            }));
         }
         Ok(run)
     }

@@ -9,9 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::index::damaged;
 use super::listing::{files, is};
 use super::reader::ParquetIn;
-use super::suggest::nearest;
 use super::{FileEntry, MetricsEntry, Run};
-use crate::data::Epoch;
+use crate::data::{Epoch, nearest, nearest_path};
 use crate::error::{Error, Result};
 
 /// Which rows of a run.
@@ -68,6 +67,30 @@ pub fn find_run(given: &Path) -> PathBuf {
     if !is_run(given) && given.is_relative() && is_run(&named) { named } else { given.to_owned() }
 }
 
+/// The name of the run that was probably meant by one that is not there.
+pub(super) fn near_run(given: &Path) -> Option<String> {
+    let bases = if given.is_relative() { &["", "runs"][..] } else { &[""] };
+    bases.iter().find_map(|base| {
+        let near = nearest_path(&Path::new(base).join(given)).filter(|near| near.join("manifest.jsonl").is_file())?;
+        Some(near.strip_prefix(base).unwrap_or(&near).to_string_lossy().into_owned())
+    })
+}
+
+/// Help for something that is not there: the run that was meant, if one is near.
+fn nothing_at(given: &Path) -> String {
+    let usual = "give RUN/STEP, as runs/quickstart/pairs, a Parquet file, or a directory of them";
+    for run in given.ancestors().skip(1).filter(|run| !run.as_os_str().is_empty()) {
+        let rest = given.strip_prefix(run).unwrap_or(Path::new(""));
+        if let Some(near) = near_run(run) {
+            return format!("did you mean `{}`? {usual}", Path::new(&near).join(rest).display());
+        }
+    }
+    match nearest_path(given) {
+        Some(near) => format!("did you mean `{}`? {usual}", near.display()),
+        None => usual.to_owned(),
+    }
+}
+
 impl Scan {
     /// Finds what `given` names: `RUN/STEP`, `RUN/errors`, `RUN/errors/STEP`, `RUN/metrics/STEP` (with `data/` before it or
     /// not; RUN is a directory or a name in `runs`), or else a Parquet file or a directory of them.
@@ -108,8 +131,7 @@ impl Scan {
                 return Ok(Self::of(&path, found.into_iter().map(Part::file).collect()));
             }
         }
-        Err(Error::user(format!("there is nothing at `{}`", given.display()))
-            .help("give RUN/STEP, as runs/quickstart/pairs, a Parquet file, or a directory of them"))
+        Err(Error::user(format!("there is nothing at `{}`", given.display())).help(nothing_at(given)))
     }
 
     /// A table of these parts, that is called so.
@@ -141,7 +163,7 @@ impl Scan {
             return Err(not_kept(name));
         }
         let words: Vec<&str> = known.iter().map(String::as_str).collect();
-        let near = nearest(name, &words).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+        let near = nearest(name, words).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
         Err(Error::user(format!("the run `{}` has no {what} `{name}`", run.dir().display()))
             .help(near + &there_is(run)))
     }

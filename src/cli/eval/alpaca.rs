@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Common, SamplingArgs};
 use crate::cli::progress::Style;
 use crate::cli::terminal;
-use crate::data::read_regular;
+use crate::data::{counted, read_regular};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
@@ -112,12 +112,15 @@ fn export(args: &Export, style: Style) -> Result<()> {
     text.push('\n');
     write_bytes(&out, text.as_bytes())?;
     if missing > 0 {
-        terminal::warning(&format!("{missing} of {} prompts have no answer; theirs is empty", outputs.len()));
+        terminal::warning(&format!(
+            "{missing} of {} without an answer: theirs is empty",
+            counted(outputs.len(), "prompt")
+        ));
     }
     if style == Style::Quiet {
         return Ok(());
     }
-    terminal::print_line(&format!("{}: {} outputs", args.out.display(), outputs.len()))
+    terminal::print_line(&format!("{}: {}", args.out.display(), counted(outputs.len(), "output")))
 }
 
 fn rates(args: &Rates) -> Result<()> {

@@ -22,7 +22,7 @@ use super::candidates::{Candidates, candidates_of};
 use super::join::Joins;
 use super::operator::{Keyed, Operator, Services, Shared, Stage, Stop};
 use super::progress::Silent;
-use crate::data::{Epoch, named};
+use crate::data::{Epoch, named, or_else};
 use crate::error::{Error, Result};
 use crate::pipeline::{Plan, Step};
 use crate::store::{Corrections, FileEntry, ParquetFile, Run, make_folder, write_parquet};
@@ -52,7 +52,7 @@ pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result
     // Groups that go beyond a microbatch cannot be made again from the microbatches concerned.
     let whole = |s: &Step<dyn Operator>| matches!(s.op.stage(), Stage::Keyed(keyed) if keyed.complete());
     let all: Vec<_> = plan.steps.iter().filter(|s| whole(s) && s.schema.name == named::PAIRS.name).collect();
-    let names: Vec<String> = all.iter().map(|s| format!("`{}`", s.name)).collect();
+    let names: Vec<&str> = all.iter().map(|s| s.name.as_str()).collect();
     match (name, &all[..]) {
         (None, [one]) => Ok(one),
         (None, []) => Err(Error::user("no step of the run makes pairs of scores, as `select` does")),
@@ -61,7 +61,7 @@ pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result
         }
         (Some(name), _) => all.iter().copied().find(|s| s.name == name).ok_or_else(|| {
             let error = Error::user(format!("`{name}` is not a step of the run that makes pairs of scores"));
-            if names.is_empty() { error } else { error.help(format!("there are: {}", names.join(", "))) }
+            if names.is_empty() { error } else { error.help(or_else(name, "there are", &names)) }
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! What a pipeline would run on.
 
+use crate::data::nearest;
 use crate::error::{Error, Result};
 
 /// What it would run on.
@@ -76,9 +77,12 @@ impl Hardware {
             Some((count.parse::<u32>().ok().filter(|n| *n > 0)?, of(name)?))
         };
         let Some((count, (_, peak_tflops, memory_gb))) = of(text).map(|d| (1, d)).or_else(counted) else {
-            let names = DEVICES.map(|d| d.0).join(", ");
+            let known = DEVICES.map(|d| d.0);
+            let name = text.split_once(['x', 'X']).map_or(text, |(_, name)| name);
+            let near = nearest(name, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+            let names = known.join(", ");
             return Err(Error::user(format!("hardware `{text}` not found")).help(format!(
-                "write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices, \
+                "{near}write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices, \
                  --peak-tflops and --memory-gb"
             )));
         };

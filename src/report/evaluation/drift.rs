@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::data::or_else;
 use crate::error::{Error, Result};
 use crate::eval::answers::{Answers, Figure};
 use crate::eval::bootstrap::Bootstrap;
@@ -43,7 +44,7 @@ impl Drift {
                 answers.push((has(&step, "score")? && !has(&step, "rank")?, step));
             }
         }
-        let names = || answers.iter().map(|a| a.1.as_str()).collect::<Vec<_>>().join(", ");
+        let names: Vec<&str> = answers.iter().map(|a| a.1.as_str()).collect();
         let chosen: Vec<String> = if steps.is_empty() {
             let scored = answers.iter().any(|a| a.0);
             answers.iter().filter(|a| a.0 == scored).map(|a| a.1.clone()).collect()
@@ -51,7 +52,7 @@ impl Drift {
             for step in steps {
                 if !answers.iter().any(|a| a.1 == *step) {
                     return Err(Error::user(format!("`{}` has no step `{step}` with answers", run.dir().display()))
-                        .help(format!("steps with answers: {}", names())));
+                        .help(or_else(step, "steps with answers", &names)));
                 }
             }
             steps.to_vec()

@@ -15,7 +15,7 @@ pub use drift::Drift;
 pub use figures::Figures;
 
 use super::left_out::LeftOut;
-use crate::data::{List, named};
+use crate::data::{List, counted, named};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
@@ -193,8 +193,9 @@ impl Evaluation {
                 }
                 if others > 0 {
                     self.notes.push(format!(
-                        "{others} answers in `{}` are to other prompts and play no part",
-                        path.display()
+                        "`{}` has {} to other prompts, which play no part",
+                        path.display(),
+                        counted(others, "answer")
                     ));
                 }
                 self.given(name, &answers_batch(&kept)?, "responses")?;
@@ -372,9 +373,9 @@ impl Evaluation {
         let given = given_answers(path)?;
         if given.left_out > 0 {
             self.notes.push(format!(
-                "{} rows of `{}` have an error in place of an answer",
-                given.left_out,
-                path.display()
+                "`{}` has {} with an error in place of an answer",
+                path.display(),
+                counted(given.left_out, "row")
             ));
         }
         Ok(given.rows)
@@ -385,9 +386,9 @@ impl Evaluation {
             let given = given_prompts(path)?;
             if given.left_out > 0 {
                 self.notes.push(format!(
-                    "{} prompts of `{}` come again and are asked once",
-                    given.left_out,
-                    path.display()
+                    "`{}` repeats prompts in {}; each is asked once",
+                    path.display(),
+                    counted(given.left_out, "row")
                 ));
             }
             let unread =

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::Value;
 
+use crate::data::or_else;
 use crate::error::{Error, Result};
-use crate::pipeline::nearest;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Operator {
@@ -91,8 +91,7 @@ impl Condition {
 /// The error for a column that is not there.
 pub(super) fn no_column(name: &str, all: &Schema) -> Error {
     let names: Vec<&str> = all.fields().iter().map(|f| f.name().as_str()).collect();
-    let near = nearest(name, names.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
-    Error::user(format!("there is no column `{name}`")).help(format!("{near}there are: {}", names.join(", ")))
+    Error::user(format!("there is no column `{name}`")).help(or_else(name, "there are", &names))
 }
 
 impl Check {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::objects;
 use super::table::{Wishes, cell, line, picked, printable, width, widths};
+use crate::data::counted;
 use crate::error::Result;
 
 /// How rows are written.
@@ -331,10 +332,10 @@ impl Sink for Table {
         self.flush()?;
         let End { written, total, .. } = *end;
         let words = match (end.chosen, end.full) {
-            (false, _) if written == total => format!("{total} row{}", if total == 1 { "" } else { "s" }),
-            (false, _) => format!("{written} of {total} rows; --limit 0 shows all"),
-            (true, true) => format!("the first {written} rows that fit; --limit 0 shows all"),
-            (true, false) => format!("{written} of {total} rows"),
+            (false, _) if written == total => counted(total, "row"),
+            (false, _) => format!("{written} of {}; --limit 0 shows all", counted(total, "row")),
+            (true, true) => format!("the first {} that fit; --limit 0 shows all", counted(written, "row")),
+            (true, false) => format!("{written} of {}", counted(total, "row")),
         };
         writeln!(self.pipe, "\n{words}")?;
         if let Some(words) = self.not_shown() {

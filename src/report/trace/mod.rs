@@ -1,52 +1,26 @@
 //! One prompt's whole life: what wrote it, its answers, what judges said of them, the pair that came of it or why none did, and
 //! the training that used it. Found by ids in the datasets alone; a file is read at a time.
 
+mod ids;
 mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 
+use ids::{Kind, id_columns, named, not_one};
 use uses::{Uses, uses};
 
 use super::owner;
 use super::show::{fitted, objects, printable};
-use crate::data::{Columns, Epoch, hash_hex};
+use crate::data::{Columns, Epoch, counted, hash_hex, quoted};
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
 use crate::store::{FileEntry, Run};
-
-/// Columns that hold ids, and what they are ids of.
-const IDS: &[(&str, Kind)] = &[
-    ("prompt_id", Kind::Prompt),
-    ("response_id", Kind::Response),
-    ("first_id", Kind::Response),
-    ("second_id", Kind::Response),
-    ("chosen_id", Kind::Response),
-    ("rejected_id", Kind::Response),
-];
-
-/// What an id is of.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Kind {
-    Prompt,
-    Response,
-    Judgement,
-}
-
-impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Kind::Prompt => "prompt",
-            Kind::Response => "response",
-            Kind::Judgement => "judgement",
-        }
-    }
-}
 
 /// Something that happened to the prompt: a row of a step, or of the errors beside it.
 #[derive(Debug)]
@@ -74,13 +48,8 @@ pub struct Trace {
     lengths: BTreeMap<(String, u32), u64>,
 }
 
-/// Ids that are told where a beginning is ambiguous.
-const TOLD: usize = 8;
 /// Places of an id that is no hash.
 const LONGEST_ID: usize = 40;
-
-/// What begins with an id, by name and kind, and the prompts that each belongs to.
-type Candidates = BTreeMap<(String, Kind), BTreeSet<String>>;
 
 impl Trace {
     /// Follows what `id`, or what alone begins with it, is of: a prompt, a response, a judgement (by an id that `meta-judge`
@@ -100,9 +69,11 @@ impl Trace {
             known.into_iter().next().ok_or_else(|| Error::bug("an id was found and is not there"))?;
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
         if number.is_some() && kind == Kind::Prompt {
-            return Err(Error::user(format!("`{found}` is a prompt, and judgements are of responses")).help(
-                "leave out what follows the `/`, or give a response's id: `reflux trace RUN PROMPT` lists them",
-            ));
+            let place = quoted(&run.dir().to_string_lossy());
+            return Err(Error::user(format!("`{found}` is a prompt, and judgements are of responses")).help(format!(
+                "leave out what follows the `/`, or give a response's id: `reflux trace {place} {}` lists them",
+                quoted(&found)
+            )));
         }
         let mut kind = if number.is_some() { Kind::Judgement } else { kind };
         let mut trace = Self::gather(run, &prompt_id)?;
@@ -352,7 +323,7 @@ impl Event {
         let told: Vec<String> = steps.iter().take(MOST).map(u32::to_string).collect();
         let more = if steps.len() > MOST { format!(" and {} more", steps.len() - MOST) } else { String::new() };
         match steps.len() {
-            0 => format!("{before}in none of its {length} steps"),
+            0 => format!("{before}in none of its {}", counted(length, "step")),
             1 => format!(" in step {} of {length}", told.join("")),
             _ => format!(" in steps {}{more} of {length}", told.join(", ")),
         }
@@ -371,78 +342,6 @@ fn what(row: &Map<String, Value>) -> &'static str {
         () if has("prompt") && has("origin") => "prompt",
         () => "row",
     }
-}
-
-/// Columns of ids that a file has.
-fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
-    let column = |(name, kind): &(&str, Kind)| {
-        let at = schema.index_of(name).ok()?;
-        (*schema.field(at).data_type() == DataType::Utf8).then_some((at, *kind))
-    };
-    IDS.iter().filter_map(column).collect()
-}
-
-/// What `id` names: the id, the number of a judgement where it is RESPONSE/N, and everything that begins so. Ids of other
-/// people's data may have a `/` of their own.
-fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a str>, Candidates)> {
-    if id.is_empty() || id.starts_with('/') {
-        return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
-    }
-    let whole = candidates(run, id)?;
-    match id.rsplit_once('/') {
-        Some((response, number)) if whole.is_empty() => Ok((response, Some(number), candidates(run, response)?)),
-        _ => Ok((id, None, whole)),
-    }
-}
-
-/// Everything that begins with `given`: the id, what it is of, and the prompts that it belongs to.
-fn candidates(run: &Run, given: &str) -> Result<Candidates> {
-    let mut known = Candidates::new();
-    for step in run.steps_in_order() {
-        for entry in run.files(&step) {
-            let part = run.part(&entry);
-            let schema = part.schema()?;
-            let columns = id_columns(&schema);
-            let Some(of_prompt) = columns.iter().position(|(_, kind)| *kind == Kind::Prompt) else { continue };
-            let wanted: Vec<usize> = columns.iter().map(|(at, _)| *at).collect();
-            for rows in part.read(&schema.project(&wanted)?.into())? {
-                let rows = rows?;
-                let prompts = rows.column(of_prompt).as_string::<i32>();
-                for (i, (_, kind)) in columns.iter().enumerate() {
-                    let ids = rows.column(i).as_string::<i32>();
-                    for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && ids.value(r).starts_with(given)) {
-                        let of = known.entry((ids.value(row).to_owned(), *kind)).or_default();
-                        if of.len() < TOLD {
-                            of.insert(prompts.value(row).to_owned());
-                        }
-                    }
-                }
-            }
-            // More than are told; the answer is known.
-            if known.len() > 4 * TOLD {
-                return Ok(known);
-            }
-        }
-    }
-    Ok(known)
-}
-
-fn not_one(run: &Run, given: &str, known: &Candidates) -> Error {
-    if known.is_empty() {
-        return Error::user(format!(
-            "nothing of the run `{}` has an id that begins with `{given}`",
-            run.dir().display()
-        ))
-        .help("ids are in the columns prompt_id and response_id: `reflux show RUN/STEP --columns prompt_id,prompt`");
-    }
-    let mut told: BTreeMap<&str, &str> = BTreeMap::new();
-    known.keys().for_each(|(id, kind)| {
-        told.entry(id).or_insert(kind.word());
-    });
-    let more = if told.len() > TOLD { ", and more" } else { "" };
-    let words: Vec<String> = told.iter().take(TOLD).map(|(id, kind)| format!("{kind} {id}")).collect();
-    Error::user(format!("several ids begin with `{given}`"))
-        .help(format!("give more of one: {}{more}", words.join(", ")))
 }
 
 /// The prompt of the answer whose judgements have this prompt id, if they are of one.

@@ -1,5 +1,4 @@
 //! What files and models say cannot steer the terminal, whatever command prints it and wherever it comes from.
-#![cfg(unix)]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! Outputs that nobody reads any more, or that are full: messages that cannot be printed stop nothing, results that cannot be
 //! printed are an error.
-#![cfg(target_os = "linux")]
 
 use std::fs::File;
 use std::path::Path;

@@ -1,0 +1,95 @@
+//! Did-you-mean: the nearest of a few known words, or of the files there are.
+
+use std::path::{Component, Path, PathBuf};
+
+/// Words longer than this are not compared: the cost is quadratic and nobody mistypes that much.
+const LONGEST: usize = 64;
+
+/// Letters and digits only, in lower case: `Learning-Rate` and `learning_rate` are the same word.
+fn plain(word: &str) -> String {
+    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// The candidate that `word` was probably meant to be, the first of equals; never the word itself.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let typed = plain(word);
+    if typed.is_empty() || word.len() > LONGEST {
+        return None;
+    }
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in candidates.into_iter().filter(|c| c.len() <= LONGEST && *c != word) {
+        let known = plain(candidate);
+        let length = known.chars().count();
+        // Swapped neighbours are one edit.
+        let edits = strsim::osa_distance(&typed, &known);
+        // One edit in a short word, a third of a longer one: more than that is another word.
+        let allowed = (typed.chars().count().max(length) / 3).max(1);
+        if edits <= allowed && edits < length && best.is_none_or(|(least, _)| edits < least) {
+            best = Some((edits, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// Help for a word that is none of those known: "did you mean `x`? ", if one is near, and what there is.
+pub fn or_else(word: &str, there_are: &str, known: &[&str]) -> String {
+    let near = nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    format!("{near}{there_are}: {}", known.join(", "))
+}
+
+/// Entries of a directory that are compared.
+const MOST_ENTRIES: usize = 10_000;
+
+/// The path that exists and was probably meant by one that does not: each name that is not there is the nearest in its folder.
+pub fn nearest_path(path: &Path) -> Option<PathBuf> {
+    let mut found = PathBuf::new();
+    for part in path.components() {
+        let next = found.join(part);
+        if next.exists() || !matches!(part, Component::Normal(_)) {
+            found = next;
+            continue;
+        }
+        let folder = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
+        let entries = std::fs::read_dir(folder).ok()?.take(MOST_ENTRIES).flatten();
+        let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        found.push(nearest(part.as_os_str().to_str()?, names.iter().map(String::as_str))?);
+    }
+    (found != path && found.exists()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_meant() {
+        let keys = ["learning_rate", "beta", "batch", "op", "from"];
+        assert_eq!(nearest("learnign_rate", keys), Some("learning_rate"));
+        assert_eq!(nearest("LearningRate", keys), Some("learning_rate"));
+        assert_eq!(nearest("learning-rate", keys), Some("learning_rate"));
+        assert_eq!(nearest("bata", keys), Some("beta"));
+        assert_eq!(nearest("form", keys), Some("from"));
+        assert_eq!(nearest("from", keys), None, "what was typed is no suggestion");
+        assert_eq!(nearest("zzz", keys), None);
+        assert_eq!(nearest("", keys), None);
+        assert_eq!(nearest("x", ["y"]), None);
+        assert_eq!(nearest(&"a".repeat(1 << 20), keys), None);
+        assert_eq!(or_else("bata", "its keys", &keys[..2]), "did you mean `beta`? its keys: learning_rate, beta");
+        assert_eq!(or_else("zzz", "its keys", &keys[..2]), "its keys: learning_rate, beta");
+    }
+
+    #[test]
+    fn finds_the_file_that_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("models/small/config.json");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for typed in ["models/smal/config.json", "model/small/config.jsn", "modles/small/config.json"] {
+            assert_eq!(nearest_path(&dir.path().join(typed)).as_deref(), Some(file.as_path()), "{typed}");
+        }
+        for typed in ["models/small/config.json", "models/other/config.json", "models/small/tokenizer.json"] {
+            assert_eq!(nearest_path(&dir.path().join(typed)), None, "{typed}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What the beginning of an id names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Schema};
+
+use crate::data::quoted;
+use crate::error::{Error, Result};
+use crate::store::Run;
+
+/// Columns that hold ids, and what they are ids of.
+const IDS: &[(&str, Kind)] = &[
+    ("prompt_id", Kind::Prompt),
+    ("response_id", Kind::Response),
+    ("first_id", Kind::Response),
+    ("second_id", Kind::Response),
+    ("chosen_id", Kind::Response),
+    ("rejected_id", Kind::Response),
+];
+
+/// What an id is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kind {
+    Prompt,
+    Response,
+    Judgement,
+}
+
+impl Kind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Kind::Prompt => "prompt",
+            Kind::Response => "response",
+            Kind::Judgement => "judgement",
+        }
+    }
+}
+
+/// Ids that are told where a beginning is ambiguous.
+const TOLD: usize = 8;
+/// What begins with an id, by name and kind, and the prompts that each belongs to.
+pub(super) type Candidates = BTreeMap<(String, Kind), BTreeSet<String>>;
+
+/// Columns of ids that a file has.
+pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
+    let column = |(name, kind): &(&str, Kind)| {
+        let at = schema.index_of(name).ok()?;
+        (*schema.field(at).data_type() == DataType::Utf8).then_some((at, *kind))
+    };
+    IDS.iter().filter_map(column).collect()
+}
+
+/// What `id` names: the id, the number of a judgement where it is RESPONSE/N, and everything that begins so. Ids of other
+/// people's data may have a `/` of their own.
+pub(super) fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a str>, Candidates)> {
+    if id.is_empty() || id.starts_with('/') {
+        return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
+    }
+    let whole = candidates(run, id)?;
+    match id.rsplit_once('/') {
+        Some((response, number)) if whole.is_empty() => Ok((response, Some(number), candidates(run, response)?)),
+        _ => Ok((id, None, whole)),
+    }
+}
+
+/// Everything that begins with `given`: the id, what it is of, and the prompts that it belongs to.
+fn candidates(run: &Run, given: &str) -> Result<Candidates> {
+    let mut known = Candidates::new();
+    for step in run.steps_in_order() {
+        for entry in run.files(&step) {
+            let part = run.part(&entry);
+            let schema = part.schema()?;
+            let columns = id_columns(&schema);
+            let Some(of_prompt) = columns.iter().position(|(_, kind)| *kind == Kind::Prompt) else { continue };
+            let wanted: Vec<usize> = columns.iter().map(|(at, _)| *at).collect();
+            for rows in part.read(&schema.project(&wanted)?.into())? {
+                let rows = rows?;
+                let prompts = rows.column(of_prompt).as_string::<i32>();
+                for (i, (_, kind)) in columns.iter().enumerate() {
+                    let ids = rows.column(i).as_string::<i32>();
+                    for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && ids.value(r).starts_with(given)) {
+                        let of = known.entry((ids.value(row).to_owned(), *kind)).or_default();
+                        if of.len() < TOLD {
+                            of.insert(prompts.value(row).to_owned());
+                        }
+                    }
+                }
+            }
+            // More than are told; the answer is known.
+            if known.len() > 4 * TOLD {
+                return Ok(known);
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// The command that lists the prompts' ids.
+fn where_ids_are(run: &Run) -> String {
+    let of_prompts = |step: &String| {
+        let schema = run.files(step).first().and_then(|file| run.part(file).schema().ok());
+        schema.is_some_and(|s| ["prompt_id", "prompt"].iter().all(|name| s.index_of(name).is_ok()))
+    };
+    let words = "ids are in the columns prompt_id and response_id";
+    run.steps_in_order().into_iter().find(of_prompts).map_or(words.to_owned(), |step| {
+        let what = run.dir().join(step);
+        format!("{words}: `reflux show {} --columns prompt_id,prompt`", quoted(&what.to_string_lossy()))
+    })
+}
+
+pub(super) fn not_one(run: &Run, given: &str, known: &Candidates) -> Error {
+    if known.is_empty() {
+        return Error::user(format!(
+            "nothing of the run `{}` has an id that begins with `{given}`",
+            run.dir().display()
+        ))
+        .help(where_ids_are(run));
+    }
+    let mut told: BTreeMap<&str, &str> = BTreeMap::new();
+    known.keys().for_each(|(id, kind)| {
+        told.entry(id).or_insert(kind.word());
+    });
+    let more = if told.len() > TOLD { ", and more" } else { "" };
+    let words: Vec<String> = told.iter().take(TOLD).map(|(id, kind)| format!("{kind} {id}")).collect();
+    Error::user(format!("several ids begin with `{given}`"))
+        .help(format!("give more of one: {}{more}", words.join(", ")))
+}
