@@ -56,6 +56,13 @@ impl Error {
     pub fn nothing(message: impl Into<String>) -> Self {
         Self::new(Kind::Nothing, message)
     }
+    /// The system does not let a thread be started; `what` says which.
+    pub fn no_thread(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self::system(format!("cannot start {what}: {why}")).help(
+            "the system gives this process no more threads or memory: raise its limits (`ulimit -u`, `ulimit -v`), or use fewer \
+             threads (--workers, --threads, RAYON_NUM_THREADS)",
+        )
+    }
     /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {

@@ -260,7 +260,10 @@ fn a_manifest_of_format_1_is_read() {
     let case = Case::new();
     case.killed(8);
     let dir = case.run_dir();
+    // Its file did not end with its own hash.
     let text = fs::read_to_string(dir.join("pipeline.toml")).unwrap();
+    let (text, _) = text.split_once("# blake3").unwrap();
+    fs::write(dir.join("pipeline.toml"), text).unwrap();
     let mut health = false;
     let identity: String = text
         .split_inclusive('\n')

@@ -194,7 +194,7 @@ fn enough(have: usize, want: usize, place: &Path) -> Result<()> {
 
 fn prompts(path: &Path, count: Option<usize>) -> Result<Vec<String>> {
     let place = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| Error::user(format!("{place}: {e}")))?;
+    let text = crate::data::read_text(path).map_err(|e| Error::user(format!("{place}: {e}")))?;
     let mut prompts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(Into::into).collect();
     let want = count.unwrap_or(prompts.len());
     enough(prompts.len(), want, path)?;

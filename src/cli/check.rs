@@ -63,7 +63,9 @@ pub fn was(resolved: &str) -> Option<Plan<dyn Operator>> {
 pub fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn Operator>> {
     plan.map_err(|problems: Diagnostics| {
         terminal::diagnostics(&problems);
-        Error::user("")
+        // That the machine could not read the file says nothing about the file.
+        let machine = problems.iter().any(|problem| problem.code.id == pipeline::codes::NO_THREAD.id);
+        if machine { Error::system("") } else { Error::user("") }
     })
 }
 

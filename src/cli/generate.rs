@@ -228,7 +228,7 @@ fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Plac
         }
     };
     let thread = std::thread::Builder::new().name("prompts".into()).spawn(work);
-    thread.map_err(|e| Error::system(format!("the thread that reads prompts: {e}")))?;
+    thread.map_err(|e| Error::no_thread("the thread that reads prompts", e))?;
     Ok(asked)
 }
 

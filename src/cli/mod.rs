@@ -157,7 +157,17 @@ fn colour(args: impl Iterator<Item = String>) -> Option<bool> {
     }
 }
 
+/// Starts the threads that compute, where a command may need them: where the system gives none, asking for them later panics.
+fn start_threads(command: &Command) -> Result<()> {
+    if matches!(command, Command::Schema(_) | Command::Operators(_) | Command::Keys(_) | Command::Explain(_)) {
+        return Ok(());
+    }
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    started.map_err(|e| Error::no_thread("the threads that compute", e))
+}
+
 fn command(cli: &Cli) -> Result<()> {
+    start_threads(&cli.command)?;
     let style = progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose);
     match &cli.command {
         Command::Run(args) => run::run(args, &style),

@@ -71,7 +71,7 @@ impl ModelArgs {
             None => work(),
             Some(threads) => {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-                pool.map_err(|e| Error::system(format!("the threads: {e}")))?.install(work)
+                pool.map_err(|e| Error::no_thread("the threads that compute", e))?.install(work)
             }
         }
     }

@@ -44,7 +44,7 @@ pub struct Args {
 #[derive(clap::Args)]
 pub struct Machine {
     /// Number of timely workers; the data are the same whatever it is
-    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// Where models run: cpu, cuda, metal, or auto
     #[arg(long, default_value = "auto")]
@@ -170,7 +170,7 @@ pub fn execute(
 
 /// Adds to a refusal to go on with a run the overrides that it was made with, where those alone are missing.
 fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
-    let before = std::fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default();
+    let before = Run::open(dir).and_then(|run| run.pipeline_text()).unwrap_or_default();
     let changed = e.kind() == Kind::User && !before.is_empty() && before != plan.resolved;
     let Some(set) = pipeline::replay::settings(&plan.resolved, &before).filter(|set| changed && !set.is_empty()) else {
         return e;

@@ -33,7 +33,7 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
         let open = args.open(&set, &mut named);
         execute(&plan, &dir, &open, &args.machine, &Style::Quiet, stop).doing(|| dir.display())?;
         let path = dir.join("summary.json");
-        let summary = std::fs::read(&path).doing(|| path.display())?;
+        let summary = crate::data::read_regular(&path).doing(|| path.display())?;
         let summary =
             serde_json::from_slice(&summary).map_err(|e| Error::user(format!("`{}`: {e}", path.display())))?;
         came.add(&variant.name, seed, &summary);

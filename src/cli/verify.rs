@@ -70,13 +70,18 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
             )))
         };
     };
-    let kept = repair.apply(verdict.found(), verdict.goes(), verdict.seed())?;
+    let repaired = repair.apply(verdict.found(), verdict.goes(), verdict.seed())?;
     if verdict.sound() || quiet || args.json {
         return Ok(());
     }
-    let words = match kept {
+    let words = match repaired.kept {
         Some(kept) => format!("repaired: {} go; the manifest as it was is {kept}", verdict.going_in_words()),
         None => "repaired: nothing that is committed goes".to_owned(),
     };
-    terminal::print_lines([words.as_str(), "`reflux run` of the run's pipeline file goes on from there"])
+    let mut lines = vec![words.as_str()];
+    if repaired.settings_lost {
+        lines.push("pipeline.toml has lost its settings of [engine] and [health]; `reflux run` of the pipeline file writes them again");
+    }
+    lines.push("`reflux run` of the run's pipeline file goes on from there");
+    terminal::print_lines(lines)
 }

@@ -22,11 +22,30 @@ impl Epoch {
     }
 }
 
+/// The rows of a microbatch, as its makers hand it to its readers.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// In memory.
+    Held(RecordBatch),
+    /// In the run's directory only: an earlier process committed them, and whoever needs them reads them there.
+    OnDisk,
+}
+
+impl Rows {
+    /// The rows, where they are in memory.
+    pub fn held(self) -> Option<RecordBatch> {
+        match self {
+            Self::Held(rows) => Some(rows),
+            Self::OnDisk => None,
+        }
+    }
+}
+
 /// The one type that travels on edges. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The rows.
-    pub rows: RecordBatch,
+    pub rows: Rows,
     /// Which worker it is bound for (modulo the number of workers).
     pub shard: u64,
     /// Encoded once: timely asks for the length and then for the bytes.
@@ -35,15 +54,17 @@ pub struct Batch {
 
 impl Batch {
     /// Wraps rows bound for the worker `shard` modulo the number of workers.
-    pub fn new(rows: RecordBatch, shard: u64) -> Self {
+    pub fn new(rows: Rows, shard: u64) -> Self {
         Self { rows, shard, ipc: Arc::default() }
     }
 
+    /// The rows as Arrow IPC; no bytes where they are not in memory.
     fn ipc(&self) -> &[u8] {
+        let Rows::Held(rows) = &self.rows else { return &[] };
         // Every named schema of ours is one that IPC can encode, and writing to a Vec cannot fail.
         self.ipc.get_or_init(|| {
-            let mut writer = StreamWriter::try_new(Vec::new(), &self.rows.schema()).expect("schema is encodable");
-            writer.write(&self.rows).expect("batch follows its schema");
+            let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema()).expect("schema is encodable");
+            writer.write(rows).expect("batch follows its schema");
             writer.into_inner().expect("a Vec takes every byte")
         })
     }
@@ -65,19 +86,22 @@ impl Serialize for Batch {
     }
 }
 
-struct Ipc(RecordBatch);
+struct Ipc(Rows);
 impl<'de> Deserialize<'de> for Ipc {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
             type Value = Ipc;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an Arrow IPC stream")
+                f.write_str("an Arrow IPC stream, or no bytes")
             }
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Ipc, E> {
+                if bytes.is_empty() {
+                    return Ok(Ipc(Rows::OnDisk));
+                }
                 let mut reader = StreamReader::try_new(bytes, None).map_err(E::custom)?;
                 let rows = reader.next().ok_or_else(|| E::custom("empty IPC stream"))?.map_err(E::custom)?;
-                Ok(Ipc(rows))
+                Ok(Ipc(Rows::Held(rows)))
             }
         }
         d.deserialize_bytes(Visitor)

@@ -14,14 +14,14 @@ mod schema;
 mod shell;
 mod visible;
 
-pub use batch::{Batch, Epoch};
+pub use batch::{Batch, Epoch, Rows};
 pub use columns::{Columns, List, Messages};
 pub use counted::{counted, plural};
 pub use ids::{Id, RngKey, hash_hex};
 pub use judgements::{Judgement, Judgements};
 pub use nearest::{nearest, nearest_path, or_else};
 pub use prompts::{PROMPT_MESSAGES, Prompts, conversations, prompt_id, transcript};
-pub use regular::{open_regular, read_regular};
+pub use regular::{open_regular, read_regular, read_text};
 pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};
 pub use shell::quoted;
 pub use visible::{one_line, steers, visible, visible_json};

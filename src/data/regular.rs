@@ -27,3 +27,22 @@ pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
     open_regular(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+/// Files that are read by [`read_text`] are smaller than this.
+const LARGEST_TEXT: u64 = 256 << 20;
+
+/// Reads a regular file of text whole.
+///
+/// # Errors
+/// As [`read_regular`]; the file is not UTF-8, or larger than 256 MiB ([`ErrorKind::InvalidData`]).
+pub fn read_text(path: &Path) -> Result<String> {
+    let file = open_regular(path)?;
+    let size = file.metadata()?.len();
+    if size > LARGEST_TEXT {
+        let what = format!("it has {size} bytes, more than {LARGEST_TEXT}");
+        return Err(Error::new(ErrorKind::InvalidData, what));
+    }
+    let mut text = String::new();
+    file.take(LARGEST_TEXT).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -65,7 +65,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
             worker.drop_dataflow(id);
         }
     });
-    let joined = guards.map_err(Error::system)?.join();
+    let joined = guards.map_err(|e| Error::no_thread(format!("{workers} workers"), e))?.join();
     let died = joined.into_iter().find_map(|worker| worker.err());
     crew.join();
     match (crew.failure(), died) {
@@ -74,6 +74,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
         (None, None) if crew.stop.requested() => Err(Error::cancelled()),
         (None, None) => {
             inputs::check_again(&whole)?;
+            whole.run.verify_unread()?;
             health::check_untrained(&whole)
         }
     }

@@ -1,27 +1,27 @@
 //! Compute threads, and the desk at which a timely operator hands them work.
 //!
-//! Workers never compute and never block: an operator leaves a job in a bounded queue, keeps the capability of its
+//! Workers never compute and never block: an operator leaves a job in a queue, keeps the capability of its
 //! time, and is woken when the answer is there. Capabilities hold an `Rc` and stay; tickets travel.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use arrow::array::RecordBatch;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::scheduling::SyncActivator;
 
 use super::operator::Stop;
-use crate::data::Epoch;
+use crate::data::{Epoch, Rows};
 use crate::error::{Error, Result};
 
 /// What a job comes to: rows, or none where a source has no more.
-pub(super) type Answer<T = RecordBatch> = Result<Option<T>>;
+pub(super) type Answer<T = Rows> = Result<Option<T>>;
 /// A job.
-pub(super) type Work<T = RecordBatch> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
+pub(super) type Work<T = Rows> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
 
 /// Proof that the caller is on a compute thread: no other thread can make one. What computes, reads files or waits for locks
 /// asks for it, so that code of a worker cannot call it.
@@ -59,10 +59,24 @@ impl Urgency {
     }
 }
 
+/// Most workers of which each brings threads for a step. Further ones share them: what is made does not depend on it, and the
+/// system has no threads without end.
+const MAX_SHARES: usize = 16;
+
+/// The jobs of an operator, which all workers leave in one place.
+struct Queue {
+    /// Both ends of its channel, for the type of its jobs.
+    ends: Box<dyn Any + Send>,
+    /// How many workers have brought threads.
+    shares: usize,
+}
+
 /// The compute threads of a run, and the first thing that went wrong in it.
 #[derive(Clone, Default)]
 pub(super) struct Crew {
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// By the name of the operator.
+    queues: Arc<Mutex<BTreeMap<String, Queue>>>,
     failure: Arc<Mutex<Option<Error>>>,
     pub(super) stop: Stop,
 }
@@ -81,17 +95,24 @@ impl Crew {
     pub(super) fn failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-    /// Waits for the threads; they end when the desks that feed them are gone.
+    /// Waits for the threads; they end when the desks and queues that feed them are gone.
     pub(super) fn join(&self) {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A compute thread catches the panics of its jobs, so there is nothing to learn from its end.
             drop(thread.join());
         }
     }
-    /// Starts `threads` threads that work for one desk; at most that many jobs wait in the queue.
+    /// The queue of the operator `name`, for one more worker, who brings `threads` threads.
     fn hire<T: Send + 'static>(&self, name: &str, threads: usize, urgency: Urgency) -> Result<Sender<Job<T>>> {
-        let (jobs, inbox) = bounded::<Job<T>>(threads);
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(name.to_owned());
+        let queue = queue.or_insert_with(|| Queue { ends: Box::new(unbounded::<Job<T>>()), shares: 0 });
+        let ends = queue.ends.downcast_ref::<(Sender<Job<T>>, Receiver<Job<T>>)>();
+        let (jobs, inbox) = ends.ok_or_else(|| Error::bug(format!("`{name}` has jobs of two types")))?.clone();
+        let threads = if queue.shares < MAX_SHARES { threads } else { 0 };
+        queue.shares += 1;
         for _ in 0..threads {
             let (inbox, stop, who) = (inbox.clone(), self.stop.clone(), name.to_string());
             let body = move || {
@@ -103,7 +124,8 @@ impl Crew {
                     let _worker_gone = job.waker.activate().is_err();
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("compute {name}")).stack_size(STACK).spawn(body)?;
+            let thread = std::thread::Builder::new().name(format!("compute {name}")).stack_size(STACK).spawn(body);
+            let thread = thread.map_err(|e| Error::no_thread(format!("a compute thread of `{name}`"), e))?;
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(jobs)
@@ -124,19 +146,18 @@ pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
 }
 
 /// Where one operator on one worker leaves jobs and picks up answers.
-pub(super) struct Desk<T = RecordBatch> {
+pub(super) struct Desk<T = Rows> {
     crew: Crew,
     jobs: Sender<Job<T>>,
     reply: Sender<(u64, Answer<T>)>,
     replies: Receiver<(u64, Answer<T>)>,
     waker: SyncActivator,
     held: BTreeMap<u64, Capability<Epoch>>,
-    backlog: VecDeque<Job<T>>,
     next: u64,
 }
 
 impl<T: Send + 'static> Desk<T> {
-    /// A desk for the operator at `address`, with its own threads.
+    /// A desk for the operator at `address`, with threads for its worker.
     ///
     /// Must be made on the worker's thread: the waker remembers it.
     pub(super) fn new(
@@ -150,21 +171,22 @@ impl<T: Send + 'static> Desk<T> {
         let waker = scope.worker().sync_activator_for(address.to_vec());
         let jobs = crew.hire(name, threads, urgency).unwrap_or_else(|e| {
             // Building a dataflow is infallible; a queue that nobody serves is seen at the first job.
-            crew.fail(e.doing("starting a compute thread"));
-            bounded(1).0
+            crew.fail(e);
+            unbounded().0
         });
         let (reply, replies) = unbounded();
-        let (held, backlog) = (BTreeMap::new(), VecDeque::new());
-        Self { crew: crew.clone(), jobs, reply, replies, waker, held, backlog, next: 0 }
+        Self { crew: crew.clone(), jobs, reply, replies, waker, held: BTreeMap::new(), next: 0 }
     }
 
     /// Leaves a job; `cap` is kept until its answer has been picked up.
     pub(super) fn submit(&mut self, cap: Capability<Epoch>, work: Work<T>) {
         self.held.insert(self.next, cap);
         let (waker, reply) = (self.waker.clone(), self.reply.clone());
-        self.backlog.push_back(Job { ticket: self.next, work, waker, reply });
+        // Never blocks: the queue takes any number. How many jobs wait is for the operators to bound, by `open`.
+        if self.jobs.send(Job { ticket: self.next, work, waker, reply }).is_err() {
+            self.crew.fail(Error::bug("a compute thread is gone"));
+        }
         self.next += 1;
-        self.pump();
     }
 
     /// Jobs whose answer has not been picked up.
@@ -172,29 +194,10 @@ impl<T: Send + 'static> Desk<T> {
         self.held.len()
     }
 
-    /// Never blocks: what the queue does not take waits here, and every answer wakes the operator to try again.
-    fn pump(&mut self) {
-        while let Some(job) = self.backlog.pop_front() {
-            match self.jobs.try_send(job) {
-                Ok(()) => {}
-                Err(TrySendError::Full(job)) => {
-                    self.backlog.push_front(job);
-                    break;
-                }
-                Err(TrySendError::Disconnected(_)) => {
-                    self.crew.fail(Error::bug("a compute thread is gone"));
-                    break;
-                }
-            }
-        }
-    }
-
     /// The next answer, with the capability of its job. A failed job stops the run and keeps its capability, so that
     /// nothing downstream can take the missing rows for the end of an iteration.
     pub(super) fn collect(&mut self) -> Option<(Capability<Epoch>, Option<T>)> {
-        self.pump();
         while let Ok((ticket, answer)) = self.replies.try_recv() {
-            self.pump();
             match answer {
                 Ok(rows) => return self.held.remove(&ticket).map(|cap| (cap, rows)),
                 Err(e) => self.crew.fail(e),

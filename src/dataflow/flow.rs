@@ -18,7 +18,8 @@ use super::clock::Advance;
 use super::compute::{Crew, Desk, Urgency};
 use super::jobs::{Closed, StepJobs};
 use super::operator::{Draws, Item, Kept, Key, ModelAt, Stage, announced};
-use crate::data::{Batch, Epoch};
+use crate::data::{Batch, Epoch, Rows};
+use crate::error::Error;
 
 /// A stream of microbatches: at most one batch a time, on the worker of its shard.
 pub(super) type Flow<'s> = StreamVec<'s, Epoch, Batch>;
@@ -65,7 +66,9 @@ impl Known {
     /// Takes in announcements.
     pub(super) fn learn(&mut self, crew: &Crew, batches: &mut Vec<Batch>) {
         for batch in batches.drain(..) {
-            let models = announced(&batch.rows).unwrap_or_else(|e| {
+            // Announcements are in memory, also those of an earlier process.
+            let rows = batch.rows.held().ok_or_else(|| Error::bug("an announcement was not read"));
+            let models = rows.and_then(|rows| announced(&rows)).unwrap_or_else(|e| {
                 crew.fail(e.doing("reading a model's announcement"));
                 Vec::new()
             });
@@ -81,7 +84,7 @@ impl Known {
 }
 
 /// A batch that goes to the worker of its microbatch.
-pub(super) fn batch(rows: RecordBatch, epoch: Epoch) -> Batch {
+pub(super) fn batch(rows: Rows, epoch: Epoch) -> Batch {
     Batch::new(rows, u64::from(epoch.microbatch))
 }
 
@@ -137,7 +140,7 @@ pub(super) fn map<'s>(
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
-                    let rows = (waiting.len() < HELD).then_some(batch.rows);
+                    let rows = batch.rows.held().filter(|_| waiting.len() < HELD);
                     waiting.insert(*cap.time(), Waiting { cap: cap.clone(), rows });
                 }
             });
@@ -212,7 +215,7 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
-                    let held = (rows.len() < HELD).then_some(batch.rows);
+                    let held = batch.rows.held().filter(|_| rows.len() < HELD);
                     rows.insert(*cap.time(), Waiting { cap: cap.clone(), rows: held });
                 }
             });
@@ -268,7 +271,7 @@ fn items<'s>(
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
-                    let rows = (desk.open() < HELD).then_some(batch.rows);
+                    let rows = batch.rows.held().filter(|_| desk.open() < HELD);
                     desk.submit(cap.clone(), jobs.items(*cap.time(), rows));
                 }
             });

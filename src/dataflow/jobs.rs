@@ -11,15 +11,16 @@ use super::candidates::{Candidates, candidates_of};
 use super::compute::{Answer, ComputeThread, Work};
 use super::groups;
 use super::health::{self, Known};
-use super::join::{Joined, Joins};
+use super::join::{self, Joined, Joins};
 use super::ledger::{self, Output};
 use super::operator::{
     Batches, Context, HeadState, Item, Kept, Key, ModelAt, Operator, RowError, Shared, Stage, model_name,
 };
 use super::progress::Event;
-use crate::data::{Epoch, named};
+use crate::data::{Epoch, Rows, named};
 use crate::error::{Error, Result};
 use crate::pipeline::{Input, Step};
+use crate::store::FileEntry;
 
 /// What all jobs of one step need.
 #[derive(Clone)]
@@ -56,32 +57,44 @@ impl StepJobs {
         &self.shared.plan.steps[self.index]
     }
 
-    /// Runs `compute` unless the microbatch is committed already; `None` means there is no such microbatch.
-    fn run(
+    /// `step `scores`, iteration 1, microbatch 2`.
+    fn place(&self, epoch: Epoch) -> String {
+        format!("step `{}`, iteration {}, microbatch {}", self.step().name, epoch.iteration, epoch.microbatch)
+    }
+
+    /// The microbatch, if an earlier process committed it. Its rows are not read, but by `restore` where that needs them: a
+    /// run of many microbatches is to go on at once. Whoever needs the rows compares their hash when it reads them.
+    fn restored(
+        &self,
+        _: &ComputeThread,
+        epoch: Epoch,
+        restore: impl FnOnce(&FileEntry) -> Result<Rows>,
+    ) -> Result<Option<Rows>> {
+        let (shared, step) = (&*self.shared, self.step());
+        let (began, watch) = (self.start.elapsed(), Instant::now());
+        let Some(entry) = shared.run.committed(&step.name, epoch) else { return Ok(None) };
+        shared.observer.event(&Event::Started { step: &step.name, epoch });
+        shared.run.check_present(&entry).map_err(|e| e.doing(self.place(epoch)))?;
+        let restored = restore(&entry).map_err(|e| e.doing(self.place(epoch)))?;
+        let errors = entry.errors.as_ref().map_or(0, |e| usize::try_from(e.rows).unwrap_or(usize::MAX));
+        let (rows, bytes) = (usize::try_from(entry.rows).unwrap_or(usize::MAX), entry.bytes);
+        let (step, busy) = (step.name.as_str(), watch.elapsed());
+        shared.observer.event(&Event::Done { step, epoch, rows, errors, bytes, began, busy, restored: true });
+        Ok(Some(restored))
+    }
+
+    /// Makes a microbatch that is not committed, and commits it; `None` means there is no such microbatch.
+    fn make(
         &self,
         _: &ComputeThread,
         microbatch: Microbatch,
-        restore: impl FnOnce(&RecordBatch) -> Result<()>,
         compute: impl FnOnce(&Context<'_>) -> Result<Option<Output>>,
     ) -> Answer {
         let Microbatch { epoch, model, given, joined } = microbatch;
         let (shared, step) = (&*self.shared, self.step());
-        let began = self.start.elapsed();
-        let watch = Instant::now();
+        let (began, watch) = (self.start.elapsed(), Instant::now());
+        let place = || self.place(epoch);
         shared.observer.event(&Event::Started { step: &step.name, epoch });
-        let place = || format!("step `{}`, iteration {}, microbatch {}", step.name, epoch.iteration, epoch.microbatch);
-        let done = |rows: &RecordBatch, errors: usize, bytes: u64, restored: bool| {
-            shared.observer.event(&Event::Rows { step: &step.name, epoch, rows });
-            let (step, rows, busy) = (step.name.as_str(), rows.num_rows(), watch.elapsed());
-            shared.observer.event(&Event::Done { step, epoch, rows, errors, bytes, began, busy, restored });
-        };
-        if let Some(entry) = shared.run.committed(&step.name, epoch) {
-            let rows = shared.run.load(&step.name, epoch).map_err(|e| e.doing(place()))?;
-            let rows = rows.ok_or_else(|| Error::bug(format!("{}: committed, but not there", place())))?;
-            restore(&rows).map_err(|e| e.doing(place()))?;
-            done(&rows, entry.errors.as_ref().map_or(0, |e| e.rows as usize), entry.bytes, true);
-            return Ok(Some(rows));
-        }
         let mut lineage = self.lineage(epoch, model.as_ref());
         let given = given + joined.as_ref().map_or(0, |j| j.unmatched.num_rows() as u64);
         lineage.extend(joined.iter().flat_map(|j| j.files.iter().cloned()));
@@ -95,8 +108,11 @@ impl StepJobs {
         let unused = output.unused.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect();
         let entry = shared.run.commit_counted(&step.name, epoch, &output.rows, &errors, &lineage, unused);
         let entry = entry.map_err(|e| e.doing(place()))?;
-        done(&output.rows, output.errors.len(), entry.bytes, false);
-        Ok(Some(output.rows))
+        shared.observer.event(&Event::Rows { step: &step.name, epoch, rows: &output.rows });
+        let (rows, errors, bytes) = (output.rows.num_rows(), output.errors.len(), entry.bytes);
+        let (step, busy) = (step.name.as_str(), watch.elapsed());
+        shared.observer.event(&Event::Done { step, epoch, rows, errors, bytes, began, busy, restored: false });
+        Ok(Some(Rows::Held(output.rows)))
     }
 
     /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time. Those of what is
@@ -139,20 +155,25 @@ impl StepJobs {
                 *position += 1;
                 batches.next().transpose()
             };
-            jobs.run(thread, Microbatch::new(epoch, None), |_| Ok(()), compute)
+            match jobs.restored(thread, epoch, |_| Ok(Rows::OnDisk))? {
+                None => jobs.make(thread, Microbatch::new(epoch, None), compute),
+                restored => Ok(restored),
+            }
         })
     }
 
-    /// A microbatch of a dataset of before the loop, brought into an iteration; `None` past its end. Without `rows` only its
-    /// place is brought, for a step that reads the rows itself.
-    pub(super) fn enter(&self, microbatch: u32, rows: bool) -> Work {
+    /// A microbatch of a dataset of before the loop, brought into an iteration at the time `at`; `None` past its end. Without a
+    /// `reader` (a step's index) only its place is brought, for a step that reads the rows itself; so it is where the reader
+    /// has committed what it makes of them.
+    pub(super) fn enter(&self, at: Epoch, reader: Option<usize>) -> Work {
         let jobs = self.clone();
         Box::new(move |_| {
-            let (run, step, epoch) = (&jobs.shared.run, jobs.step(), Epoch::new(0, microbatch));
-            if rows {
-                return run.load(&step.name, epoch);
+            let (run, step, epoch) = (&jobs.shared.run, jobs.step(), Epoch::new(0, at.microbatch));
+            let reader = reader.map(|index| &jobs.shared.plan.steps[index].name);
+            match reader.filter(|reader| run.committed(reader, at).is_none()) {
+                Some(_) => Ok(run.load(&step.name, epoch)?.map(Rows::Held)),
+                None => Ok(run.committed(&step.name, epoch).map(|_| Rows::OnDisk)),
             }
-            Ok(run.committed(&step.name, epoch).map(|_| step.schema.empty()))
         })
     }
 
@@ -174,13 +195,14 @@ impl StepJobs {
                 *guard = Some(head.start(&cx)?);
             }
             let Some(state) = &mut *guard else { return Err(Error::bug("a head has no state")) };
-            let state = std::cell::RefCell::new(state);
-            jobs.run(
-                thread,
-                Microbatch::new(epoch, model),
-                |rows| state.borrow_mut().restore(epoch, rows),
-                |cx| state.borrow_mut().next(cx, rows).map(Some),
-            )
+            // What follows depends on the rows that were made before.
+            let restored = jobs.restored(thread, epoch, |entry| {
+                state.restore(epoch, &jobs.shared.run.load_entry(entry)?).map(|()| Rows::OnDisk)
+            })?;
+            match restored {
+                None => jobs.make(thread, Microbatch::new(epoch, model), |cx| state.next(cx, rows).map(Some)),
+                restored => Ok(restored),
+            }
         })
     }
 
@@ -188,10 +210,13 @@ impl StepJobs {
     pub(super) fn map(&self, epoch: Epoch, rows: Option<RecordBatch>, model: Option<ModelAt>) -> Work {
         let jobs = self.clone();
         Box::new(move |thread| {
-            let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
-            let microbatch = Microbatch::of(&rows, epoch, model);
-            let restore = |_: &RecordBatch| jobs.candidates(epoch, &rows);
-            jobs.run(thread, microbatch, restore, |cx| jobs.map_rows(cx, &rows).map(Some))
+            let input = || rows.clone().map_or_else(|| jobs.input_rows(epoch), Ok);
+            let restored = jobs.restored(thread, epoch, |_| jobs.with_candidates(epoch, input))?;
+            if restored.is_some() {
+                return Ok(restored);
+            }
+            let rows = input()?;
+            jobs.make(thread, Microbatch::of(&rows, epoch, model), |cx| jobs.map_rows(cx, &rows).map(Some))
         })
     }
 
@@ -201,16 +226,15 @@ impl StepJobs {
         let jobs = self.clone();
         Box::new(move |thread| {
             let (shared, step) = (&*jobs.shared, jobs.step());
-            let committed = shared.run.committed(&step.name, epoch).is_some();
-            if committed && keeps_candidates(step).is_none() {
-                return jobs.run(thread, Microbatch::new(epoch, model), |_| Ok(()), |cx| Err(mismatch(cx)));
-            }
             let cx = Context::new(shared, step, epoch, model.clone());
+            let restored = jobs.restored(thread, epoch, |_| jobs.with_candidates(epoch, || join::first_rows(&cx)))?;
+            if restored.is_some() {
+                return Ok(restored);
+            }
             let join = step.op.join().ok_or_else(|| mismatch(&cx))?;
             let Some((rows, joined)) = jobs.joins.join(&cx, join, complete)? else { return Ok(None) };
-            let restore = |_: &RecordBatch| jobs.candidates(epoch, &rows);
             let microbatch = Microbatch { joined: Some(joined), ..Microbatch::of(&rows, epoch, model) };
-            jobs.run(thread, microbatch, restore, |cx| jobs.map_rows(cx, &rows).map(Some))
+            jobs.make(thread, microbatch, |cx| jobs.map_rows(cx, &rows).map(Some))
         })
     }
 
@@ -262,6 +286,16 @@ impl StepJobs {
         Ok(())
     }
 
+    /// A restored microbatch, with the candidates that it lacks: the process may have died between the two.
+    fn with_candidates(&self, epoch: Epoch, input: impl FnOnce() -> Result<RecordBatch>) -> Result<Rows> {
+        let step = self.step();
+        let lacks = || self.shared.run.committed(&candidates_of(&step.name), epoch).is_none();
+        if keeps_candidates(step).is_some() && lacks() {
+            self.candidates(epoch, &input()?)?;
+        }
+        Ok(Rows::OnDisk)
+    }
+
     /// The keyed items of a microbatch, for the reduce. Rows that are not held are read.
     pub(super) fn items(&self, epoch: Epoch, rows: Option<RecordBatch>) -> Work<Vec<(Key, Item)>> {
         let jobs = self.clone();
@@ -279,12 +313,15 @@ impl StepJobs {
     pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, kept: Vec<(Key, Kept)>) -> Work {
         let jobs = self.clone();
         Box::new(move |thread| {
+            let restored = jobs.restored(thread, epoch, |_| Ok(Rows::OnDisk))?;
+            if restored.is_some() {
+                return Ok(restored);
+            }
             let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
-            let compute = |cx: &Context<'_>| match cx.step.op.stage() {
+            jobs.make(thread, Microbatch::of(&rows, epoch, None), |cx| match cx.step.op.stage() {
                 Stage::Keyed(keyed) => keyed.finish(cx, &rows, &kept).map(Some),
                 _ => Err(mismatch(cx)),
-            };
-            jobs.run(thread, Microbatch::of(&rows, epoch, None), |_| Ok(()), compute)
+            })
         })
     }
 
@@ -311,8 +348,14 @@ impl StepJobs {
                     _ => Err(mismatch(cx)),
                 }
             };
-            let rows = jobs.run(thread, jobs.barrier(iteration, model), |_| Ok(()), compute)?;
             let (shared, step) = (&*jobs.shared, jobs.step());
+            // A barrier makes few rows, and announcements are read where they arrive.
+            let restored =
+                jobs.restored(thread, Epoch::new(iteration, 0), |e| Ok(Rows::Held(shared.run.load_entry(e)?)))?;
+            let rows = match restored {
+                None => jobs.make(thread, jobs.barrier(iteration, model), compute)?,
+                restored => restored,
+            };
             shared.run.remove_checkpoints(&step.name, iteration)?;
             // After the commit, and also when it is restored: a run that was stopped here and goes on is asked again.
             for known in closed.is_some().then_some(Known::Rows).into_iter().chain([Known::Training]) {

@@ -196,7 +196,7 @@ impl Joins {
         let (first, other) = inputs(cx.step)?;
         let (our_side, their_side) = (Side::new(cx, first), Side::new(cx, other));
         let microbatch = cx.epoch.microbatch;
-        let ours = our_side.load(microbatch)?.map_or_else(|| empty(cx, first), Ok)?;
+        let ours = first_rows(cx)?;
         let theirs = their_side.load(microbatch)?.map_or_else(|| empty(cx, other), Ok)?;
         let Join::ByKey(keys) = join else {
             let files = hash_of(&their_side, microbatch).into_iter().collect();
@@ -229,6 +229,12 @@ fn inputs(step: &Step<dyn Operator>) -> Result<(&str, &str)> {
     let other = step.inputs.iter().find(|i| i.joined);
     let both = first.zip(other).map(|(a, b)| (a.step.as_str(), b.step.as_str()));
     both.ok_or_else(|| Error::bug(format!("step `{}` joins nothing", step.name)))
+}
+
+/// The rows of the first input in a joined microbatch; none where it has no microbatch of that number.
+pub(super) fn first_rows(cx: &Context<'_>) -> Result<RecordBatch> {
+    let (first, _) = inputs(cx.step)?;
+    Side::new(cx, first).load(cx.epoch.microbatch)?.map_or_else(|| empty(cx, first), Ok)
 }
 
 /// No rows of a step.

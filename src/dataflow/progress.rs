@@ -47,7 +47,7 @@ pub enum Event<'a> {
         /// Names and values.
         values: &'a [(&'static str, Option<f64>)],
     },
-    /// Rows are on disk; [`Event::Done`] of the same microbatch follows.
+    /// Rows that were made now are on disk; [`Event::Done`] of the same microbatch follows. Restored rows are not read.
     Rows {
         /// The step.
         step: &'a str,

@@ -134,7 +134,8 @@ pub(super) fn render(
                     let (name, iterations) = (format!("{} enters {}", input.step, step.name), iterations.clone());
                     let models = Models::Fixed(None);
                     let begin = Start { name, iterations, microbatches: None, window, wait: vec![side], models, done };
-                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch.microbatch, !joins))
+                    let reader = (!joins).then_some(jobs.index);
+                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch, reader))
                 };
                 let mut flows =
                     step.inputs.iter().filter(|i| !i.whole).map(&mut streamed).collect::<Vec<_>>().into_iter();

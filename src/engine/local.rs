@@ -91,7 +91,7 @@ impl Config {
     pub fn with_threads(self, threads: Option<usize>) -> Result<Self> {
         let Some(threads) = threads else { return Ok(self) };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-        let pool = pool.map_err(|e| Error::system(format!("the engine's threads: {e}")))?;
+        let pool = pool.map_err(|e| Error::no_thread("the engine's threads", e))?;
         Ok(Self { pool: Some(Arc::new(pool)), ..self })
     }
 }
@@ -102,14 +102,26 @@ impl Default for Config {
     }
 }
 
-/// A quarter of the memory that is free now, at most 8 GiB; 1 GiB where the system does not say.
+/// A quarter of the memory that this process can have now, at most 8 GiB; 1 GiB where the system does not say.
 fn default_kv_memory() -> u64 {
     const GIB: u64 = 1 << 30;
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let kib = |text: String, key: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse::<u64>();
+        Some(line.ok()?.saturating_mul(1024))
+    };
+    let free = text("/proc/meminfo").and_then(|text| kib(text, "MemAvailable:"));
+    // What a container may use, and what `ulimit -v` leaves.
+    let group = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<u64>().ok());
+    let used = text("/sys/fs/cgroup/memory.current").and_then(|text| text.trim().parse::<u64>().ok());
+    let group = group.map(|most| most.saturating_sub(used.unwrap_or(0)));
+    let address = text("/proc/self/limits").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
     });
-    free.map_or(GIB, |kib| (kib * 1024 / 4).min(8 * GIB))
+    let mapped = text("/proc/self/status").and_then(|text| kib(text, "VmSize:"));
+    let address = address.map(|most| most.saturating_sub(mapped.unwrap_or(0)));
+    [free, group, address].into_iter().flatten().min().map_or(GIB, |bytes| (bytes / 4).min(8 * GIB))
 }
 
 /// A Llama on this machine. Dropping it ends its thread.
@@ -190,7 +202,7 @@ impl Local {
                     Some(text.unwrap_or_else(|| "no message".into()));
             }
         });
-        let thread = thread.map_err(|e| Error::system(format!("the engine's thread: {e}")))?;
+        let thread = thread.map_err(|e| Error::no_thread("the engine's thread", e))?;
         let tokenizer = codec.hash();
         Ok(Self { id, tokenizer, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
     }

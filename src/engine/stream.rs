@@ -135,11 +135,12 @@ pub fn answer_in_order<T: Send>(
                         let (number, count, done) = (begun, requests.len(), done.clone());
                         begun += 1;
                         at_work += count;
-                        scope.spawn(move || {
+                        let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
                             let answers = call(engine, requests, cancel);
                             // Nobody listens any more once the stream has failed.
                             let _ = done.send((number, count, answers.map(|a| (tags, a))));
                         });
+                        thread.map_err(|e| Error::no_thread("a thread that waits for answers", e))?;
                     },
                     recv(answered) -> call => if let Ok((number, count, result)) = call {
                         at_work -= count;

@@ -251,6 +251,9 @@ fn needed_by_scaling(kind: &Json, rope: &Map<String, Json>) -> Result<()> {
     Ok(())
 }
 
+/// Longer contexts than this are refused: no model was trained on them, and what is sized by the context would have no bound.
+const MAX_CONTEXT: usize = 1 << 24;
+
 /// Refuses sizes that make no sense, so that later arithmetic on them can neither overflow nor divide by zero.
 pub(super) fn check_config(c: &Config) -> Result<()> {
     let sizes = [
@@ -260,7 +263,7 @@ pub(super) fn check_config(c: &Config) -> Result<()> {
         ("num_hidden_layers", c.num_hidden_layers, 1 << 12),
         ("num_attention_heads", c.num_attention_heads, 1 << 12),
         ("num_key_value_heads", c.kv_heads(), 1 << 12),
-        ("max_position_embeddings", c.max_position_embeddings, 1 << 30),
+        ("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT),
     ];
     for (name, value, most) in sizes {
         if value == 0 || value > most {

@@ -10,7 +10,7 @@ use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
 use crate::data::{SCHEMAS, Id, counted, or_else};
 use crate::pipeline::External;
-use crate::store::{Dataset, InputForm, guess};
+use crate::store::{Dataset, InputForm, guess, row_bytes};
 
 pub static KIND: Kind<dyn Operator> = Kind {
     name: "read",
@@ -90,7 +90,9 @@ impl Data {
         match self {
             Self::Files(dataset) if tell => Box::new(Telling { batches: dataset.batches(size), path: dataset.path().into() }),
             Self::Files(dataset) => Box::new(dataset.batches(size)),
-            Self::Revised(revised) => Box::new(Cut::new(revised.batches(), size, |_, size| Ok(Some(size)))),
+            Self::Revised(revised) => {
+                Box::new(Cut::new(revised.batches(), size, Dataset::BATCH_BYTES, |_, size| Ok(Some(size))))
+            }
         }
     }
 }
@@ -206,7 +208,7 @@ impl Read {
     /// datasets, which are then read as they are; of others all rows are read into memory first. With a limit only rows up to
     /// it are looked at: where a prompt's rows come again after it, those are not read.
     fn grouped(&self, path: &Path, size: usize) -> Result<Rows> {
-        let whole = |rows: Rows| Whole::new(Cut::new(rows, size, between_prompts), self.limit, prompts_within);
+        let whole = |rows: Rows| Whole::new(Cut::new(rows, size, Dataset::BATCH_BYTES, between_prompts), self.limit, prompts_within);
         let Some(torn) = torn_prompt(whole(self.rows(path, size, false)?))? else {
             return Ok(Box::new(whole(self.rows(path, size, true)?)));
         };
@@ -317,12 +319,13 @@ fn by_prompt(rows: &RecordBatch) -> Result<RecordBatch> {
 /// Where to cut more than so many rows; `None` where only later rows can tell.
 type CutAt = fn(&RecordBatch, usize) -> Result<Option<usize>>;
 
-/// Batches cut anew, each of about `size` rows.
+/// Batches cut anew, each of about `size` rows, and of fewer where they have more than `budget` bytes.
 struct Cut<I> {
     batches: I,
     /// Rows that are still to come out; none at the end.
     rest: Option<RecordBatch>,
     size: usize,
+    budget: u64,
     at: CutAt,
 }
 
@@ -335,42 +338,54 @@ fn between_prompts(rows: &RecordBatch, size: usize) -> Result<Option<usize>> {
 }
 
 impl<I: Iterator<Item = Result<RecordBatch>>> Cut<I> {
-    fn new(batches: I, size: usize, at: CutAt) -> Self {
-        Self { batches, rest: None, size, at }
+    fn new(batches: I, size: usize, budget: u64, at: CutAt) -> Self {
+        Self { batches, rest: None, size, budget, at }
     }
 
-    /// Reads on until there are more than `rows` rows; whether there are.
-    fn fill(&mut self, rows: usize) -> Result<bool> {
+    /// Reads on until there are more than `rows` rows, or `bytes` of them. Returns whether there may be more, and whether there are so
+    /// many bytes.
+    fn fill(&mut self, rows: usize, bytes: u64) -> Result<(bool, bool)> {
         let mut parts: Vec<RecordBatch> = self.rest.take().into_iter().collect();
         let mut held: usize = parts.iter().map(RecordBatch::num_rows).sum();
-        while held <= rows {
-            let Some(more) = self.batches.next().transpose()? else { break };
-            held += more.num_rows();
-            parts.push(more);
+        let mut size: u64 = parts.iter().map(row_bytes).sum();
+        let mut more = true;
+        while held <= rows && size < bytes {
+            let Some(next) = self.batches.next().transpose()? else {
+                more = false;
+                break;
+            };
+            held += next.num_rows();
+            size = size.saturating_add(row_bytes(&next));
+            parts.push(next);
         }
         self.rest = match &parts[..] {
             [] => None,
             [one] => Some(one.clone()),
-            [first, ..] => Some(concat_batches(&first.schema(), &parts)?),
+            [first, ..] => Some(concat_batches(&first.schema(), &parts).map_err(|e| {
+                Error::user(format!("the rows of one prompt have more text than a microbatch can hold: {e}"))
+                    .help("leave out answers, or shorten them: those of a prompt are compared in one microbatch")
+            })?),
         };
-        Ok(held > rows)
+        Ok((more, size >= bytes))
     }
 
     fn cut(&mut self) -> Result<Option<RecordBatch>> {
-        let mut rows = self.size;
+        let (mut rows, mut bytes) = (self.size, self.budget);
         loop {
-            let ended = !self.fill(rows)?;
+            let (more, full) = self.fill(rows, bytes)?;
             let Some(rest) = self.rest.take().filter(|rest| rest.num_rows() > 0) else { return Ok(None) };
-            let at = if rest.num_rows() > self.size { (self.at)(&rest, self.size)? } else { None };
+            let most = self.size.min(rest.num_rows() - 1);
+            let large = rest.num_rows() > self.size || full;
+            let at = if large && most > 0 { (self.at)(&rest, most)? } else { None };
             if let Some(at) = at {
                 self.rest = Some(rest.slice(at, rest.num_rows() - at));
                 return Ok(Some(rest.slice(0, at)));
             }
-            if ended {
+            if !more {
                 return Ok(Some(rest));
             }
             // Twice as many each time, so that a long prompt is not copied for each batch of it.
-            rows = 2 * rest.num_rows();
+            (rows, bytes) = (2 * rest.num_rows(), row_bytes(&rest).saturating_mul(2));
             self.rest = Some(rest);
         }
     }
@@ -412,11 +427,12 @@ mod tests {
             let ids: Vec<String> = ids.chars().map(String::from).collect();
             Ok(RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(ids))]).unwrap())
         };
-        let cut = |batches: &[&str], size| -> Vec<String> {
+        let within = |batches: &[&str], size, budget| -> Vec<String> {
             let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
-            let whole = Cut::new(batches.into_iter(), size, between_prompts);
+            let whole = Cut::new(batches.into_iter(), size, budget, between_prompts);
             whole.map(|b| Columns(&b.unwrap()).text("prompt_id").unwrap().iter().flatten().collect()).collect()
         };
+        let cut = |batches: &[&str], size| within(batches, size, u64::MAX);
         assert_eq!(cut(&["aab", "bcc", "d"], 3), ["aa", "bb", "ccd"]);
         assert_eq!(cut(&["aaaaaaa", "b"], 3), ["aaaaaaa", "b"]);
         assert_eq!(cut(&["aaa", "aab", "cc"], 2), ["aaaaa", "b", "cc"]);
@@ -425,14 +441,20 @@ mod tests {
         assert_eq!(cut(&["ab", "c"], 3), ["abc"]);
         assert_eq!(cut(&[], 3), [""; 0]);
         // A limit takes whole prompts, or says that it cannot.
-        let within = |batches: &[&str], limit| -> Result<String> {
+        let limited = |batches: &[&str], limit| -> Result<String> {
             let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
-            let rows = Whole::new(Cut::new(batches.into_iter(), 3, between_prompts), Some(limit), prompts_within);
+            let rows = Whole::new(Cut::new(batches.into_iter(), 3, u64::MAX, between_prompts), Some(limit), prompts_within);
             rows.map(|b| Ok(Columns(&b?).text("prompt_id")?.iter().flatten().collect::<String>())).collect()
         };
         for (limit, taken) in [(2, "aa"), (3, "aa"), (4, "aabb"), (5, "aabb"), (6, "aabb"), (7, "aabbccc"), (99, "aabbcccd")] {
-            assert_eq!(within(&["aab", "bcc", "cd"], limit).unwrap(), taken, "{limit}");
+            assert_eq!(limited(&["aab", "bcc", "cd"], limit).unwrap(), taken, "{limit}");
         }
-        assert!(within(&["aab"], 1).unwrap_err().to_string().contains("more than the 1 rows that `limit` allows"));
+        assert!(limited(&["aab"], 1).unwrap_err().to_string().contains("more than the 1 rows that `limit` allows"));
+        // So many bytes as three rows of a batch each have.
+        let three = 3 * row_bytes(&batch("a").unwrap());
+        assert_eq!(within(&["a", "b", "c", "d", "e"], 9, three), ["ab", "cd", "e"]);
+        assert_eq!(within(&["a", "b", "b", "c"], 9, three), ["a", "bbc"]);
+        assert_eq!(within(&["a", "a", "a", "a", "a", "b"], 9, three), ["aaaaa", "b"]);
+        assert_eq!(within(&["aaaaaaaaaaaa"], 3, three), ["aaaaaaaaaaaa"]);
     }
 }

@@ -45,6 +45,9 @@ codes! {
         "The pipeline file could not be read: it does not exist, may not be opened, is not UTF-8 text, or is larger than 1 MiB.";
     SYNTAX = "E0002" "syntax"
         "The file is not TOML. Nothing else is checked until it is. A key or table that is given twice counts too.";
+    NO_THREAD = "E0003" "no-thread"
+        "The system gave reflux no thread to read the file with. Nothing is known of the file. Raise the limits of threads and memory \
+         (`ulimit -u`, `ulimit -v`), or end other programs.";
     UNKNOWN_SECTION = "E0101" "unknown-section"
         "The top level has the tables pipeline, engine, health, model.NAME, step.NAME, loop and study, and nothing else.";
     UNKNOWN_KEY = "E0102" "unknown-key"

@@ -95,12 +95,19 @@ pub fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
         let tree = convert_table(table.get_ref(), text, source, 0, &mut problems);
         if problems.is_empty() { Ok(tree) } else { Err(problems) }
     };
-    let failed = |why: &str| vec![Diagnostic::new(&codes::SYNTAX, why, Span { source, ..Span::default() }, "")];
+    let gave_up = || {
+        let why = "the TOML parser gave up on this text";
+        vec![Diagnostic::new(&codes::SYNTAX, why, Span { source, ..Span::default() }, "")]
+    };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("toml".into()).stack_size(STACK).spawn_scoped(scope, read);
         match thread {
-            Ok(handle) => handle.join().unwrap_or_else(|_| Err(failed("the TOML parser gave up on this text"))),
-            Err(e) => Err(failed(&format!("no thread to parse with: {e}"))),
+            Ok(handle) => handle.join().unwrap_or_else(|_| Err(gave_up())),
+            Err(e) => {
+                let why = format!("the file cannot be read: the system gives no thread for it: {e}");
+                let help = "raise the limits of threads and memory (`ulimit -u`, `ulimit -v`), or end other programs";
+                Err(vec![Diagnostic::nowhere(&codes::NO_THREAD, why).help(help.to_owned())])
+            }
         }
     })
 }

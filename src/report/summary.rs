@@ -187,8 +187,8 @@ fn policy_name(plan: &Plan<dyn Operator>, iteration: u32) -> String {
 
 /// How a model was made, as its `reflux.json` says; null for a model without one.
 fn training(run: &Run, path: &str) -> Value {
-    let text = std::fs::read(run.dir().join(path).join("reflux.json")).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    let text = crate::data::read_text(&run.dir().join(path).join("reflux.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// What is worth telling of a step's rows, by their schema.

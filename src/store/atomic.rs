@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::fault;
+use super::{fault, output};
+use crate::data::open_regular;
 use crate::error::{Error, Result};
 
 /// What a file holds.
@@ -75,12 +76,23 @@ pub(super) fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(TEMPORARY)
 }
 
+/// The directory of a file, which is made, and its name there.
+fn dir_and_name(target: &Path) -> Result<(&Path, &str)> {
+    let name = target.file_name().and_then(|n| n.to_str());
+    let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a file", target.display())))?;
+    let dir = target.parent().unwrap_or(Path::new(""));
+    create_dirs(dir)?;
+    Ok((dir, name))
+}
+
 /// A file in the making. Dropped before [`AtomicFile::publish`], it leaves nothing behind.
 pub(super) struct AtomicFile {
     target: PathBuf,
     temporary: PathBuf,
     /// `None` once closed.
     file: Option<BufWriter<File>>,
+    /// The closed file, open as long as it has its temporary name: that of an output is locked.
+    closed: Option<File>,
     hasher: blake3::Hasher,
     bytes: u64,
     /// Why writing failed, kept because a writer on top of this one may hide it.
@@ -89,26 +101,38 @@ pub(super) struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts the file that will be `target`; makes its directory.
+    /// Starts the file that will be `target`, within a directory whose writer removes what a process that died left there; makes
+    /// its directory.
     pub fn create(target: &Path) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let name = target.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a file", target.display())))?;
-        let dir = target.parent().unwrap_or(Path::new(""));
-        create_dirs(dir)?;
+        let (dir, name) = dir_and_name(target)?;
         // Two threads may write the same file; what they write is compared later.
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = dir.join(format!(".{name}.{}-{unique}{TEMPORARY}", std::process::id()));
         let file = File::create(&temporary).map_err(|e| io_error("writing", target, &e))?;
-        Ok(Self {
+        Ok(Self::of(target, temporary, file))
+    }
+
+    /// Starts a file that a user named as an output, in a directory of anybody; makes the directory. What earlier outputs there
+    /// left unfinished, because their processes died, is removed.
+    pub fn create_output(target: &Path) -> Result<Self> {
+        let (dir, name) = dir_and_name(target)?;
+        output::remove_abandoned(dir);
+        let (temporary, file) = output::create(dir, name).map_err(|e| io_error("writing", target, &e))?;
+        Ok(Self::of(target, temporary, file))
+    }
+
+    fn of(target: &Path, temporary: PathBuf, file: File) -> Self {
+        Self {
             target: target.to_owned(),
             temporary,
             file: Some(BufWriter::with_capacity(1 << 16, file)),
+            closed: None,
             hasher: blake3::Hasher::new(),
             bytes: 0,
             failure: None,
             published: false,
-        })
+        }
     }
 
     /// The error to show for a failed write: the first I/O error if there was one, else `other`.
@@ -126,6 +150,7 @@ impl AtomicFile {
             let file = file.into_inner().map_err(|e| fail(e.error()))?;
             fault::point(fault::AFTER_WRITE)?;
             file.sync_all().map_err(|e| fail(&e))?;
+            self.closed = Some(file);
             fault::point(fault::AFTER_FSYNC)?;
         }
         Ok(Written { rows: 0, bytes: self.bytes, hash: self.hasher.finalize().to_hex().to_string() })
@@ -135,7 +160,7 @@ impl AtomicFile {
     pub fn publish(&mut self) -> Result<()> {
         self.close()?;
         fs::rename(&self.temporary, &self.target).map_err(|e| io_error("renaming to", &self.target, &e))?;
-        self.published = true;
+        (self.published, self.closed) = (true, None);
         fault::point(fault::AFTER_RENAME)?;
         sync_dir(self.target.parent().unwrap_or(Path::new("")))
     }
@@ -206,7 +231,18 @@ pub fn output_target(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// A full disk or a directory that cannot be written; nothing is left behind.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<Written> {
-    let mut file = AtomicFile::create(path)?;
+    write_all(AtomicFile::create(path)?, bytes)
+}
+
+/// As [`write_bytes`], of an output that a user named.
+///
+/// # Errors
+/// As [`write_bytes`].
+pub fn write_output(path: &Path, bytes: &[u8]) -> Result<Written> {
+    write_all(AtomicFile::create_output(path)?, bytes)
+}
+
+fn write_all(mut file: AtomicFile, bytes: &[u8]) -> Result<Written> {
     if let Err(e) = file.write_all(bytes) {
         return Err(file.error(e));
     }
@@ -222,7 +258,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<Written> {
 pub fn hash_file(path: &Path) -> Result<(String, u64)> {
     let mut hasher = blake3::Hasher::new();
     let read = |hasher: &mut blake3::Hasher| -> io::Result<()> {
-        hasher.update_reader(File::open(path)?)?;
+        hasher.update_reader(open_regular(path)?)?;
         Ok(())
     };
     read(&mut hasher).map_err(|e| io_error("reading", path, &e))?;
@@ -252,7 +288,10 @@ impl Wrong {
     pub fn from_io(e: &io::Error) -> Self {
         match e.kind() {
             ErrorKind::NotFound => Self::Damaged("it is gone".to_owned()),
+            ErrorKind::IsADirectory => Self::Damaged("a directory stands in its place".to_owned()),
             ErrorKind::NotADirectory => Self::Damaged("it is gone: a file stands where its directory was".to_owned()),
+            // As `open_regular` says it: the file that was committed was a regular one.
+            ErrorKind::InvalidInput => Self::Damaged("it is no regular file".to_owned()),
             _ => Self::Unreadable(e.to_string()),
         }
     }

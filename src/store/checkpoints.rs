@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{AtomicFile, Wrong, create_dirs, io_error, same_bytes, sync_dir};
-use super::index::{check_name, damaged};
+use super::index::{check_name, wrong};
 use super::owned::{is_link, remove_dir, remove_empty, remove_file};
 use super::{Run, fault, write_bytes};
+use crate::data::read_regular;
 use crate::error::{Error, Result};
 
 /// Lists the files of a checkpoint with size and hash; the last to be written. A directory without it is no checkpoint.
@@ -111,7 +112,7 @@ impl Run {
     /// # Errors
     /// A file is damaged or gone: the checkpoint is not to be used.
     pub fn verify_checkpoint(dir: &Path) -> Result<()> {
-        check(dir).map_err(|(file, why)| damaged(&file, why))
+        check(dir).map_err(|(file, why)| wrong(&file, &why))
     }
 
     /// Removes the checkpoints of a training that is done.
@@ -134,7 +135,7 @@ pub(super) fn is_one(dir: &Path) -> bool {
 /// The first file that is not as it was written, and why.
 pub(super) fn check(dir: &Path) -> Result<(), (PathBuf, Wrong)> {
     let list = dir.join(LIST);
-    let text = fs::read(&list).map_err(|e| (list.clone(), Wrong::from_io(&e)))?;
+    let text = read_regular(&list).map_err(|e| (list.clone(), Wrong::from_io(&e)))?;
     let files: BTreeMap<String, Listed> =
         serde_json::from_slice(&text).map_err(|e| (list.clone(), Wrong::Damaged(e.to_string())))?;
     for (name, Listed { bytes, hash }) in files {
@@ -186,7 +187,7 @@ pub(super) fn remove_state(dir: &Path) -> Result<()> {
     if list.exists() {
         fs::rename(&list, &removed).map_err(|e| io_error("renaming to", &removed, &e))?;
     }
-    let listed = fs::read(&removed).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let listed = read_regular(&removed).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let listed: BTreeMap<String, Listed> = listed.unwrap_or_default();
     let plain = |name: &&String| check_name("file", name).is_ok();
     for name in listed.keys().filter(plain).map(String::as_str).chain(USUAL.iter().copied()) {

@@ -21,9 +21,6 @@ use super::text_rows::TextRows;
 use crate::data::{Schema, Type, quoted};
 use crate::error::{Error, Result};
 
-/// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
-/// can hold are exceeded, however long the rows are. Where it ends depends on the rows alone.
-const BATCH_BYTES: u64 = 256 << 20;
 /// Lines are turned into columns at the latest when they have this many bytes.
 const LINES_BYTES: u64 = 64 << 20;
 
@@ -71,9 +68,14 @@ pub struct Dataset {
     names: Vec<String>,
     rows: Option<u64>,
     on_bad_row: OnBadRow,
+    budget: u64,
 }
 
 impl Dataset {
+    /// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
+    /// can hold are exceeded, however long the rows are. Where it ends depends on the rows alone.
+    pub const BATCH_BYTES: u64 = 256 << 20;
+
     /// Opens a `.parquet` file, a `.jsonl` file, or a directory of them: Hive-style, flat, or nested, read in the order
     /// of their paths, numbers within them as numbers. Where a Parquet file has a JSONL twin, the twin is passed over.
     ///
@@ -97,13 +99,20 @@ impl Dataset {
             columns.check(file, schema, &names)?;
             rows = rows.zip(columns.rows).map(|(a, b)| a.saturating_add(b));
         }
-        Ok(Self { path: path.to_owned(), schema, files, names, rows, on_bad_row: OnBadRow::Fail })
+        let (path, on_bad_row, budget) = (path.to_owned(), OnBadRow::Fail, Self::BATCH_BYTES);
+        Ok(Self { path, schema, files, names, rows, on_bad_row, budget })
     }
 
     /// Chooses what to do about bad rows.
     #[must_use]
     pub fn on_bad_row(mut self, what: OnBadRow) -> Self {
         self.on_bad_row = what;
+        self
+    }
+    /// Ends batches at so many bytes, instead of at [`Dataset::BATCH_BYTES`].
+    #[must_use]
+    pub fn budget(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
         self
     }
     /// Where it was opened.
@@ -138,6 +147,7 @@ impl Dataset {
             on_bad_row: self.on_bad_row,
             left: self.files.iter().cloned().collect(),
             size: rows_per_batch.max(1),
+            budget: self.budget,
             source: None,
             pending: Vec::new(),
             pending_rows: 0,
@@ -232,6 +242,8 @@ pub struct Batches {
     on_bad_row: OnBadRow,
     left: VecDeque<PathBuf>,
     size: usize,
+    /// Bytes at which a batch ends.
+    budget: u64,
     source: Option<Source>,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
@@ -266,9 +278,10 @@ impl Batches {
         // The file may have changed since the dataset was opened.
         Found::of(&file, &Rename::default())?.check(&file, self.schema, &self.names)?;
         let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
+        let values = parquet.values();
         let unnamed =
             parquet.schema().fields().iter().enumerate().filter(|(_, field)| !self.names.contains(field.name()));
-        let unnamed = unnamed.map(|(at, field)| (at, field.name().clone(), parquet.values_of(at)));
+        let unnamed = unnamed.map(|(at, field)| (at, field.name().clone(), values[at]));
         let (context, unread): (Vec<_>, Vec<_>) =
             unnamed.filter(|column| column.2 > 0).partition(|(_, name, _)| is_context(name));
         let held = context.iter().any(|(_, name, _)| holds_system(self.schema, &self.names, name));
@@ -319,7 +332,9 @@ impl Batches {
             Some(Source::Rows(file, lines)) => {
                 let mut rows = Rows::new(schema, self.names.clone());
                 let start = lines.bytes();
-                while rows.len() < CHUNK.min(self.size) && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES) {
+                while rows.len() < CHUNK.min(self.size)
+                    && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES.min(self.budget))
+                {
                     let Some((line, row)) = lines.next().transpose()? else { break };
                     if let Err((code, message)) = row.and_then(|mut row| rows.push(&mut row)) {
                         note(BadRow { file: file.clone(), row: line, code, message })?;
@@ -332,7 +347,7 @@ impl Batches {
     }
 
     fn advance(&mut self) -> Result<Option<RecordBatch>> {
-        while self.pending_rows < self.size && self.pending_bytes < BATCH_BYTES {
+        while self.pending_rows < self.size && self.pending_bytes < self.budget {
             match self.chunk()? {
                 Some(chunk) => {
                     self.pending_bytes = self.pending_bytes.saturating_add(row_bytes(&chunk));
@@ -377,5 +392,30 @@ impl Iterator for Batches {
             (self.pending_rows, self.pending_bytes) = (0, 0);
         }
         result.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::named;
+
+    /// However many rows are asked for, a batch ends when its rows have the bytes that it may have; no row is lost or moved.
+    #[test]
+    fn a_batch_ends_at_its_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let row = |i: usize| format!("{{\"prompt\": \"{i} {}\", \"response\": \"yes\"}}\n", "x".repeat(7 * i % 300));
+        std::fs::write(&path, (0..200).map(row).collect::<String>()).unwrap();
+        let read = |budget: u64| -> Vec<RecordBatch> {
+            let dataset = Dataset::open(&path, &named::IFT).unwrap().budget(budget);
+            dataset.batches(100_000).collect::<Result<_>>().unwrap()
+        };
+        let (whole, parts) = (read(Dataset::BATCH_BYTES), read(4000));
+        assert_eq!(whole.len(), 1);
+        assert!(parts.len() > 5 && parts.iter().all(|part| row_bytes(part) < 3 * 4000), "{} batches", parts.len());
+        assert_eq!(concat_batches(&whole[0].schema(), &parts).unwrap(), whole[0]);
+        // A row that is larger than that is a batch of its own.
+        assert_eq!(read(1).len(), 200);
     }
 }

@@ -19,24 +19,26 @@ const MAX_COLUMNS: u64 = 100_000;
 /// Footers larger than this are refused.
 const LARGEST: u64 = 256 << 20;
 
-/// Checks the last bytes of a file of `size` bytes.
-pub(super) fn check(file: &impl ChunkReader, size: u64) -> Result<(), String> {
-    let bytes = |start: u64, length: u64| file.get_bytes(start, length as usize).map_err(|e| e.to_string());
+/// Checks the last bytes of a file of `size` bytes. Returns what is wrong with them.
+///
+/// # Errors
+/// They cannot be read.
+pub(super) fn check(file: &impl ChunkReader, size: u64) -> ParquetResult<Result<(), String>> {
     if size < 12 {
-        return Err(format!("it has only {size} bytes"));
+        return Ok(Err(format!("it has only {size} bytes")));
     }
-    let tail = bytes(size - 8, 8)?;
+    let tail = file.get_bytes(size - 8, 8)?;
     if &tail[4..] != b"PAR1" {
-        return Err("its end is missing, or it is encrypted".to_owned());
+        return Ok(Err("its end is missing, or it is encrypted".to_owned()));
     }
     let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
     if length > size - 12 {
-        return Err(format!("its footer of {length} bytes is larger than the file"));
+        return Ok(Err(format!("its footer of {length} bytes is larger than the file")));
     }
     if length > LARGEST {
-        return Err(format!("its footer of {length} bytes is larger than {LARGEST}"));
+        return Ok(Err(format!("its footer of {length} bytes is larger than {LARGEST}")));
     }
-    schema_depth(&bytes(size - 8 - length, length)?)
+    Ok(schema_depth(&file.get_bytes(size - 8 - length, length as usize)?))
 }
 
 /// Walks `FileMetaData { 1: i32 version, 2: list<SchemaElement>, .. }` as far as the end of the schema.

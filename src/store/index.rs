@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Written;
+use super::atomic::Wrong;
 use super::inputs::InputEntry;
 use super::kept::Kept;
 use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
@@ -106,6 +107,20 @@ pub(super) fn damaged_in(run: &Path, path: &Path, why: impl std::fmt::Display) -
         "`reflux verify {run}` lists what is damaged; `reflux verify {run} --repair` takes it out, and the same command then goes \
          on from the last good point"
     ))
+}
+
+/// The error for a file of a run that the system does not let us read, and that may be as it should be.
+pub(super) fn unreadable(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::system(format!("`{}` cannot be read: {why}", path.display()))
+        .help("let it be read (its permissions, the limit of open files, the disk), and give the same command again")
+}
+
+/// The error for a file that is not as it was committed, or cannot be read.
+pub(super) fn wrong(path: &Path, wrong: &Wrong) -> Error {
+    match wrong {
+        Wrong::Damaged(why) => damaged(path, why),
+        Wrong::Unreadable(why) => unreadable(path, why),
+    }
 }
 
 /// The error for a file of a run that is not what was committed.

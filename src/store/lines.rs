@@ -68,6 +68,10 @@ impl Lines {
             self.buffer.clear();
             let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
             match read {
+                // What is wrong with the bytes is the file's fault, and not the machine's.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                    return Err(io_error("reading", Path::new(&self.name), &e).into_user());
+                }
                 Err(e) => return Err(io_error("reading", Path::new(&self.name), &e)),
                 Ok(0) => return Ok(None),
                 Ok(_) => self.line += 1,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
+use rayon::prelude::*;
 
-use super::atomic::{read_same, same_bytes};
-use super::index::damaged_in;
+use super::atomic::{Wrong, read_same, same_bytes};
+use super::index::{damaged_in, unreadable};
 use super::manifest::{FileEntry, MetricsEntry, ModelEntry};
 use super::reader::{parquet_rows, texts};
 use super::{Run, read_parquet};
@@ -45,7 +46,7 @@ impl Run {
     /// As [`Run::load`].
     pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
         let path = self.present(entry)?;
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
         let rows = self.as_committed(entry, &path, parquet_rows(&path, bytes)?)?;
         self.note_verified(&entry.path);
         Ok(rows)
@@ -54,6 +55,14 @@ impl Run {
     /// The error for a file of this run that is not what was committed.
     pub(super) fn damaged(&self, path: &Path, why: impl std::fmt::Display) -> Error {
         damaged_in(self.dir(), path, why)
+    }
+
+    /// The same, where the system may not have let it be read.
+    fn wrong(&self, path: &Path, wrong: &Wrong) -> Error {
+        match wrong {
+            Wrong::Damaged(why) => self.damaged(path, why),
+            Wrong::Unreadable(why) => unreadable(path, why),
+        }
     }
 
     fn as_committed(&self, entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
@@ -71,10 +80,38 @@ impl Run {
     pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
         let path = self.present(entry)?;
         if !self.is_verified(&entry.path) {
-            same_bytes(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+            same_bytes(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
             self.note_verified(&entry.path);
         }
         texts(&path, column, wanted)
+    }
+
+    /// Checks that a committed file is there, with the size that was committed. Its content is compared when it is read.
+    ///
+    /// # Errors
+    /// The file is gone or has another size, or the step was not kept.
+    pub fn check_present(&self, entry: &FileEntry) -> Result<()> {
+        self.present(entry).map(drop)
+    }
+
+    /// Compares the files that this process has neither written nor read with their hashes: those of a run that was gone on
+    /// with, and that nobody needed.
+    ///
+    /// # Errors
+    /// A file is damaged or gone; the first in the order of steps and microbatches is told.
+    pub fn verify_unread(&self) -> Result<()> {
+        for step in self.steps() {
+            let files = self.files(&step);
+            let unread = |file: &FileEntry| {
+                let read = |path: &str| self.is_verified(path);
+                !read(&file.path) || file.errors.as_ref().is_some_and(|e| !read(&e.path))
+            };
+            let damaged = |file: &FileEntry| self.verify(file).err();
+            if let Some(e) = files.par_iter().filter(|file| unread(file)).find_map_first(damaged) {
+                return Err(e);
+            }
+        }
+        Ok(())
     }
 
     /// Where a committed file is, if its step is kept and it has the size that was committed.
@@ -85,7 +122,7 @@ impl Run {
         }
         let path = self.dir().join(&entry.path);
         // Not through a link: what it leads to is not the run's.
-        let there = fs::symlink_metadata(&path).map_err(|e| self.damaged(&path, e))?;
+        let there = fs::symlink_metadata(&path).map_err(|e| self.wrong(&path, &Wrong::from_io(&e)))?;
         if !there.is_file() {
             return Err(self.damaged(&path, "it is no file of its own, but a link or a directory"));
         }
@@ -106,7 +143,7 @@ impl Run {
             std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
         {
             let path = self.dir().join(path);
-            same_bytes(&path, bytes, hash).map_err(|why| self.damaged(&path, why))?;
+            same_bytes(&path, bytes, hash).map_err(|why| self.wrong(&path, &why))?;
         }
         Ok(())
     }
@@ -120,7 +157,7 @@ impl Run {
         let Some(errors) = &entry.errors else { return Ok(None) };
         let path = self.dir().join(&errors.path);
         if !self.is_verified(&errors.path) {
-            same_bytes(&path, errors.bytes, &errors.hash).map_err(|why| self.damaged(&path, why))?;
+            same_bytes(&path, errors.bytes, &errors.hash).map_err(|why| self.wrong(&path, &why))?;
             self.note_verified(&errors.path);
         }
         let rows = read_parquet(&path)?;
@@ -141,7 +178,7 @@ impl Run {
     /// The file is damaged or gone.
     pub fn load_metrics(&self, entry: &MetricsEntry) -> Result<RecordBatch> {
         let path = self.dir().join(&entry.path);
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.damaged(&path, why))?;
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
         parquet_rows(&path, bytes)
     }
 
@@ -157,7 +194,7 @@ impl Run {
         let small = |name: &str| !name.ends_with(".safetensors");
         for (name, file) in model.files.iter().filter(|(name, _)| small(name)) {
             let path = self.dir().join(&model.path).join(name);
-            same_bytes(&path, file.bytes, &file.hash).map_err(|why| self.damaged(&path, why))?;
+            same_bytes(&path, file.bytes, &file.hash).map_err(|why| self.wrong(&path, &why))?;
         }
         self.note_verified(&model.path);
         Ok(())

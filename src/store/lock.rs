@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::io_error;
 use super::owned::refuse_link;
+use crate::data::open_regular;
 use crate::error::{Error, Result};
 
 /// Who holds the lock, as the file says. Earlier versions also wrote when the process began.
@@ -60,7 +61,7 @@ fn holder(file: &File) -> Option<Holder> {
 pub(super) fn writer(dir: &Path) -> Option<Writer> {
     let path = dir.join("lock");
     refuse_link(&path).ok()?;
-    let file = File::open(path).ok()?;
+    let file = open_regular(&path).ok()?;
     // Given back at once. Who wants to write meanwhile tries again.
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => Some(Writer { pid: holder(&file).map(|h| h.pid) }),
@@ -106,7 +107,7 @@ impl SharedLock {
     pub fn take(dir: &Path) -> Result<Self> {
         let path = dir.join("lock");
         refuse_link(&path)?;
-        let there = OpenOptions::new().read(true).open(&path);
+        let there = open_regular(&path);
         let file =
             there.or_else(|_| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path));
         let Ok(file) = file else { return Ok(Self { _file: None }) };
@@ -123,6 +124,10 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<(Self, Option<Holder>)> {
         let path: PathBuf = dir.join("lock");
         refuse_link(&path)?;
+        if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            return Err(Error::user(format!("`{}` is not a regular file", path.display()))
+                .help(format!("`reflux verify {} --repair` puts it out of the way", dir.display())));
+        }
         let fail = |e: &std::io::Error| io_error("locking", &path, e);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = options.map_err(|e| fail(&e))?;
@@ -165,13 +170,13 @@ impl Lock {
 }
 
 #[cfg(unix)]
-fn is_same_file(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
+pub(super) fn is_same_file(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 /// A directory with an open file cannot be moved there.
 #[cfg(not(unix))]
-fn is_same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
+pub(super) fn is_same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
     true
 }
 

@@ -14,12 +14,12 @@ use serde_json::Value;
 use super::atomic::{io_error, sync_dir};
 use super::fault;
 use super::inputs::InputEntry;
-use crate::data::{Epoch, quoted};
+use crate::data::{Epoch, open_regular, quoted};
 use crate::error::{Error, Result};
 
 /// The version of the lines below; a reader refuses a higher one. Version 2 has external inputs, and a pipeline hash without the
-/// settings that change no rows.
-pub const FORMAT: u32 = 2;
+/// settings that change no rows. With version 3 the file `pipeline.toml` ends with its own hash.
+pub const FORMAT: u32 = 3;
 
 /// A file of rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -216,15 +216,8 @@ impl Entry {
     }
 
     fn parse(line: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(line).map_err(|_| "is not JSON".to_owned())?;
-        let kind = value.get("kind").and_then(Value::as_str).ok_or("has no `kind`")?;
-        if !KINDS.contains(&kind) {
-            return Err(format!(
-                "is of the unknown kind `{kind}`; it may be from a newer reflux than this one ({}, manifest format {FORMAT})",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        let entry: Self = serde_json::from_value(value).map_err(|e| format!("cannot be read: {e}"))?;
+        // A long run has many lines: what is wrong with one is looked for where something is.
+        let entry = serde_json::from_slice(line).or_else(|_| Self::parse_in_steps(line))?;
         let paths: Vec<&str> = match &entry {
             Self::File(f) => {
                 std::iter::once(&f.path).chain(f.errors.iter().map(|e| &e.path)).map(String::as_str).collect()
@@ -245,6 +238,19 @@ impl Entry {
             return Err(format!("{NEWER} {format}; this reflux reads up to {FORMAT}"));
         }
         Ok(entry)
+    }
+
+    /// The same line, with the reason for which it cannot be read.
+    fn parse_in_steps(line: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(line).map_err(|_| "is not JSON".to_owned())?;
+        let kind = value.get("kind").and_then(Value::as_str).ok_or("has no `kind`")?;
+        if !KINDS.contains(&kind) {
+            return Err(format!(
+                "is of the unknown kind `{kind}`; it may be from a newer reflux than this one ({}, manifest format {FORMAT})",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        serde_json::from_value(value).map_err(|e| format!("cannot be read: {e}"))
     }
 
     /// The numbers of rows, bytes and lines that it gives.
@@ -273,7 +279,7 @@ pub struct Contents {
 }
 
 /// A whole line, read or not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Line {
     /// From 1.
     pub number: usize,
@@ -288,7 +294,7 @@ const LONGEST: u64 = 16 << 20;
 
 /// Reads lines until one is cut or `take` says that it is enough; returns the bytes of a last line without its end.
 fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         // A file where the run's directory should be holds no run either.
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(0),
         other => other.map_err(|e| io_error("reading", path, &e))?,
@@ -446,145 +452,4 @@ impl From<std::io::Error> for Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn run() -> Entry {
-        Entry::Run { format: FORMAT, reflux: "0.1.0".into(), pipeline: "ab".into(), seed: u64::MAX }
-    }
-
-    fn stored() -> impl Strategy<Value = Stored> {
-        ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", 0..=LARGEST, 0..=LARGEST, "[0-9a-f]{64}")
-            .prop_map(|(path, rows, bytes, hash)| Stored { path, rows, bytes, hash })
-    }
-
-    fn entry() -> impl Strategy<Value = Entry> {
-        let text = "[^\u{0}]{0,12}";
-        let file = (text, any::<(u32, u32)>(), stored(), prop::option::of(stored()), prop::collection::vec(text, 0..3));
-        prop_oneof![
-            file.prop_map(|(step, (iteration, microbatch), s, errors, lineage)| {
-                let Stored { path, rows, bytes, hash } = s;
-                Entry::File(FileEntry {
-                    step,
-                    iteration,
-                    microbatch,
-                    path,
-                    rows,
-                    bytes,
-                    hash,
-                    errors,
-                    lineage,
-                    unused: BTreeMap::new(),
-                })
-            }),
-            (text, stored(), any::<u32>()).prop_map(|(name, s, iteration)| {
-                let files = BTreeMap::from([(s.path.clone(), ModelFile { bytes: s.bytes, hash: s.hash.clone() })]);
-                Entry::Model(ModelEntry { name, path: s.path, hash: s.hash, step: "dpo".into(), iteration, files })
-            }),
-            (text, stored(), any::<u32>()).prop_map(|(step, s, iteration)| {
-                let Stored { path, rows, bytes, hash } = s;
-                Entry::Metrics(MetricsEntry { step, iteration, path, rows, bytes, hash })
-            }),
-            (prop::option::of(text), prop::option::of(any::<u32>()))
-                .prop_map(|(step, iteration)| Entry::Finished { step, iteration }),
-            text.prop_map(|step| Entry::Dropped { step }),
-            (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), 0..=LARGEST)
-                .prop_map(|(run, pipeline, from, entries)| Entry::Taken(Taken { run, pipeline, from, entries })),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn what_is_appended_is_read(entries in prop::collection::vec(entry(), 0..8)) {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("manifest.jsonl");
-            let (mut manifest, none) = Appender::open(&path).unwrap();
-            prop_assert!(none.is_empty());
-            let mut all = vec![run()];
-            all.extend(entries);
-            for entry in &all {
-                manifest.append(entry).unwrap();
-            }
-            prop_assert_eq!(read(&path).unwrap().entries, all);
-        }
-
-        /// Cut anywhere, it reads as the lines that are whole, and goes on from there.
-        #[test]
-        fn cut_anywhere_it_goes_on(entries in prop::collection::vec(entry(), 1..6), at in any::<prop::sample::Index>()) {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("manifest.jsonl");
-            let mut all = vec![run()];
-            all.extend(entries);
-            let lines: Vec<Vec<u8>> = all.iter().map(|e| e.to_line().unwrap()).collect();
-            let bytes = lines.concat();
-            let cut = at.index(bytes.len() + 1);
-            std::fs::write(&path, &bytes[..cut]).unwrap();
-            let mut whole = 0;
-            let mut end = 0;
-            while whole < lines.len() && end + lines[whole].len() <= cut {
-                end += lines[whole].len();
-                whole += 1;
-            }
-            let (mut manifest, found) = Appender::open(&path).unwrap();
-            prop_assert_eq!(&found[..], &all[..whole]);
-            for entry in &all[whole..] {
-                manifest.append(entry).unwrap();
-            }
-            prop_assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        }
-
-        /// No bytes make the reader panic.
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("manifest.jsonl");
-            std::fs::write(&path, &bytes).unwrap();
-            let _ = read(&path);
-        }
-    }
-
-    #[test]
-    fn damage_is_named_by_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("manifest.jsonl");
-        let with = |second: &str| {
-            let mut bytes = run().to_line().unwrap();
-            bytes.extend_from_slice(second.as_bytes());
-            bytes.extend(b"\n{\"kind\":\"finished\"}\n");
-            std::fs::write(&path, bytes).unwrap();
-            read(&path).unwrap_err().to_string()
-        };
-        assert!(with("{\"kind\":\"fi").contains("line 2 is not JSON"));
-        assert!(with("{\"kind\":\"shard\"}").contains("line 2 is of the unknown kind `shard`"));
-        assert!(with("{\"kind\":\"file\"}").contains("line 2 cannot be read: missing field"));
-        let outside = r#"{"kind":"model","name":"m","path":"../../etc","hash":"","step":"s","iteration":1}"#;
-        assert!(with(outside).contains("line 2 names a file outside of the run"));
-        assert!(with("").contains("line 2"));
-        std::fs::write(&path, "{\"kind\":\"finished\"}\n").unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("line 1 is out of place"));
-        std::fs::write(&path, "{\"kind\":\"run\",\"format\":9,\"reflux\":\"9\",\"pipeline\":\"\",\"seed\":0}\n")
-            .unwrap();
-        let newer = read(&path).unwrap_err();
-        assert!(newer.to_string().contains("manifest format 9"));
-        assert_eq!(newer.help_text(), Some("use a newer reflux"));
-    }
-
-    #[test]
-    fn a_full_disk_takes_the_half_line_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("manifest.jsonl");
-        let (mut manifest, _) = Appender::open(&path).unwrap();
-        manifest.append(&run()).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let full = fault::arm(fault::DISK_FULL, 1);
-        let dropped = Entry::Dropped { step: "x".into() };
-        assert!(manifest.append(&dropped).unwrap_err().to_string().contains("the disk is full"));
-        drop(full);
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-        manifest.append(&dropped).unwrap();
-        assert_eq!(read(&path).unwrap().entries, [run(), dropped]);
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::atomic::io_error;
 use super::writer::CREATED_BY;
+use crate::data::open_regular;
 use crate::error::{Error, Result};
 
 /// How many bytes of a Parquet file's end are searched for the name of its writer.
@@ -80,12 +81,6 @@ pub(super) fn is_unfinished_note(file: &str) -> bool {
 /// Whether a directory below `models` is one in which a model was being written.
 pub(super) fn is_unfinished_model(name: &str) -> bool {
     name.starts_with('.') && name.strip_suffix(TEMPORARY).is_some_and(|n| n.ends_with(UNFINISHED))
-}
-
-/// The steps that a resolved pipeline file has.
-pub(super) fn steps_of(pipeline: &str) -> BTreeSet<String> {
-    let name = |line: &str| Some(line.strip_prefix("[step.")?.strip_suffix(']')?.trim_matches('"').to_owned());
-    pipeline.lines().filter_map(name).collect()
 }
 
 /// Whether a dataset is a step's, or one beside it such as `dpo.reference`.
@@ -234,7 +229,7 @@ pub(super) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named:
 /// Whether a Parquet file's footer says that reflux wrote it.
 pub(super) fn created_by_us(path: &Path) -> bool {
     let ours = || -> std::io::Result<bool> {
-        let mut file = fs::File::open(path)?;
+        let mut file = open_regular(path)?;
         let length = file.metadata()?.len();
         // The footer ends with the name of whoever wrote the file.
         file.seek(SeekFrom::Start(length.saturating_sub(FOOTER_END)))?;
@@ -274,6 +269,7 @@ pub(super) fn remove_file(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pipeline_file::steps_of;
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@
 //! the file's compressed bytes really unpack to it).
 
 use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
+use super::atomic::io_error;
 use super::footer::Checked;
 use super::lines::open_regular;
 use crate::error::{Error, Kind, Result};
@@ -60,6 +62,19 @@ pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
         .help("get the file again, or leave it out")
 }
 
+/// The error for what a decoder says. Where the system refused something (too many open files, a failing disk), nothing is known of
+/// the file.
+fn undecodable(path: &Path, e: &(dyn std::error::Error + 'static)) -> Error {
+    let mut cause = Some(e);
+    while let Some(e) = cause {
+        if let Some(system) = e.downcast_ref::<std::io::Error>().filter(|e| e.raw_os_error().is_some()) {
+            return io_error("reading", path, system);
+        }
+        cause = e.source();
+    }
+    damaged(path, e)
+}
+
 /// An open Parquet file whose footer has been checked.
 pub(super) struct ParquetIn<R = File> {
     path: PathBuf,
@@ -81,8 +96,9 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
             let size = file.len();
             // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.
             let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-            super::footer::check(&file, size).map_err(|e| damaged(path, e))?;
-            let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| damaged(path, e))?;
+            let checked = super::footer::check(&file, size).map_err(|e| undecodable(path, &e))?;
+            checked.map_err(|e| damaged(path, e))?;
+            let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| undecodable(path, &e))?;
             readable_codecs(path, metadata.metadata())?;
             plausible(metadata.metadata(), size).map_err(|e| damaged(path, e))?;
             if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > DEEPEST) {
@@ -99,18 +115,31 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().unsigned_abs()
     }
-    /// In how many rows a column (by position) has a value: all rows, where the footer does not say how many are null.
-    pub fn values_of(&self, column: usize) -> u64 {
-        let name = self.schema().field(column).name();
-        let mut values = 0;
+    /// In how many rows each column has a value: all rows, where the footer does not say how many are null.
+    pub fn values(&self) -> Vec<u64> {
+        let fields = self.schema().fields();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (at, field) in fields.iter().enumerate() {
+            places.entry(field.name()).or_insert(at);
+        }
+        let mut values = vec![0u64; fields.len()];
         for group in self.metadata.metadata().row_groups() {
-            let mut leaves = group.columns().iter().filter(|leaf| leaf.column_path().parts().first() == Some(name));
-            let (leaf, another) = (leaves.next(), leaves.next());
-            let statistics = leaf.filter(|_| another.is_none()).and_then(|leaf| leaf.statistics());
-            let nulls = statistics.and_then(|statistics| statistics.null_count_opt()).unwrap_or(0);
-            let nested = leaf.is_some_and(|leaf| leaf.column_descr().max_rep_level() > 0);
+            // Of each column: its leaves, the nulls of the first, and whether that is within lists.
+            let mut columns = vec![(0u32, 0u64, false); fields.len()];
+            for leaf in group.columns() {
+                let root = leaf.column_path().parts().first();
+                let Some(&at) = root.and_then(|root| places.get(root.as_str())) else { continue };
+                let (leaves, nulls, nested) = &mut columns[at];
+                *leaves += 1;
+                if *leaves == 1 {
+                    *nulls = leaf.statistics().and_then(|statistics| statistics.null_count_opt()).unwrap_or(0);
+                    *nested = leaf.column_descr().max_rep_level() > 0;
+                }
+            }
             let rows = group.num_rows().unsigned_abs();
-            values += if nested { rows } else { rows.saturating_sub(nulls) };
+            for (values, (leaves, nulls, nested)) in values.iter_mut().zip(columns) {
+                *values += if nested || leaves != 1 { rows } else { rows.saturating_sub(nulls) };
+            }
         }
         values
     }
@@ -125,7 +154,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
         let reader = guarded(&path, || {
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(Checked(file), metadata);
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-            builder.with_projection(mask).with_batch_size(chunk).build().map_err(|e| damaged(&path, e))
+            builder.with_projection(mask).with_batch_size(chunk).build().map_err(|e| undecodable(&path, &e))
         })?;
         Ok(Chunks { path, reader: Some(reader), promised, seen: 0 })
     }
@@ -157,7 +186,7 @@ fn readable_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
 }
 
 /// The bytes that the rows of a batch take, without the rest of the buffers that they are a part of.
-pub(super) fn row_bytes(rows: &RecordBatch) -> u64 {
+pub fn row_bytes(rows: &RecordBatch) -> u64 {
     let sizes = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX));
     sizes.fold(0u64, |sum, size| sum.saturating_add(size as u64))
 }
@@ -179,13 +208,13 @@ fn rows_at_a_time(
     most: usize,
 ) -> std::result::Result<usize, String> {
     let schema = metadata.schema();
-    let names: Vec<&str> = columns.iter().map(|at| schema.field(*at).name().as_str()).collect();
+    let names: HashSet<&str> = columns.iter().map(|at| schema.field(*at).name().as_str()).collect();
     let mut rows = most as u64;
     for group in metadata.metadata().row_groups() {
         let mut group_bytes = 0u64;
         for leaf in group.columns() {
             let root = leaf.column_path().parts().first().map_or("", String::as_str);
-            if !names.contains(&root) {
+            if !names.contains(root) {
                 continue;
             }
             let values = leaf.num_values().unsigned_abs().saturating_mul(4);
@@ -257,7 +286,7 @@ impl Iterator for Chunks {
         let mut reader = self.reader.take()?;
         let path = &self.path;
         match guarded(path, || {
-            let chunk = reader.next().transpose().map_err(|e| damaged(path, e))?;
+            let chunk = reader.next().transpose().map_err(|e| undecodable(path, &e))?;
             Ok((chunk, reader))
         }) {
             Ok((Some(chunk), reader)) => {
@@ -339,7 +368,7 @@ fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> R
     for group in metadata.row_groups() {
         let rows = group.num_rows().unsigned_abs() as usize;
         let mut pages = SerializedPageReader::new(Arc::clone(&bytes), group.column(leaf), rows, None)?;
-        while let Some(page) = pages.get_next_page().map_err(|e| damaged(path, e))? {
+        while let Some(page) = pages.get_next_page().map_err(|e| undecodable(path, &e))? {
             let dictionary = matches!(page, Page::DictionaryPage { .. });
             match page.encoding() {
                 Encoding::PLAIN | Encoding::PLAIN_DICTIONARY if dictionary => {}
@@ -382,105 +411,4 @@ impl IntoUser for Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use parquet::file::metadata::{FileMetaData, ParquetMetaData};
-
-    /// Counts and offsets that no honest file has are refused before anything is allocated for them.
-    #[test]
-    fn absurd_counts_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.parquet");
-        let column = || std::sync::Arc::new(arrow::array::StringArray::from(vec!["a"; 100])) as _;
-        let rows = crate::data::named::IFT.batch(vec![column(), column()]).unwrap();
-        let size = super::super::write_parquet(&path, &rows).unwrap().bytes;
-        let honest = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
-        assert_eq!(plausible(&honest, size), Ok(()));
-        // A file cut within its first column.
-        assert!(plausible(&honest, 8).unwrap_err().contains("outside of the file"));
-        let forged = |rows: i64, group_rows: i64, length: i64| {
-            let old = honest.file_metadata();
-            let file = FileMetaData::new(1, rows, None, None, old.schema_descr_ptr(), None);
-            let mut group = honest.row_group(0).clone().into_builder().set_num_rows(group_rows);
-            let columns = group.take_columns().into_iter();
-            let columns =
-                columns.map(|c| c.into_builder().set_total_compressed_size(length).build().unwrap()).collect();
-            ParquetMetaData::new(file, vec![group.set_column_metadata(columns).build().unwrap()])
-        };
-        assert_eq!(plausible(&forged(100, 100, 20), size), Ok(()));
-        assert!(plausible(&forged(i64::MAX, 100, 20), size).unwrap_err().contains("its row groups say 100"));
-        assert!(plausible(&forged(i64::MAX, i64::MAX, 20), size).unwrap_err().contains("values for"));
-        assert!(plausible(&forged(-1, -1, 20), size).unwrap_err().contains("-1 rows"));
-        assert!(plausible(&forged(100, 100, i64::MAX), size).unwrap_err().contains("outside of the file"));
-        assert!(plausible(&forged(100, 100, -5), size).unwrap_err().contains("outside of the file"));
-    }
-
-    /// The crate looks ahead to the next page of a list column, to see whether a list goes on.
-    #[test]
-    fn lists_of_several_pages_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.parquet");
-        let mut state = 1u32;
-        let mut draw = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 8
-        };
-        let lists: Vec<Vec<u32>> = (0..60_000).map(|i| (0..i % 17).map(|_| draw()).collect()).collect();
-        let column = crate::data::List::of_tokens(&lists);
-        let rows = RecordBatch::try_from_iter([("tokens", column)]).unwrap();
-        super::super::write_parquet(&path, &rows).unwrap();
-        let metadata = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
-        // Pages have a megabyte at most.
-        assert!(metadata.row_group(0).column(0).uncompressed_size() > 1_800_000);
-        let again = read_parquet(&path).unwrap();
-        assert_eq!(again.num_rows(), lists.len());
-        let again = crate::data::Columns(&again).tokens("tokens").unwrap();
-        assert!(lists.iter().enumerate().all(|(i, list)| again.row(i) == &list[..]));
-    }
-
-    /// However a file spells its texts, the same are found as its rows have; what is cut short is told.
-    #[test]
-    fn texts_are_found_in_pages() {
-        use parquet::arrow::ArrowWriter;
-        use parquet::file::properties::{WriterProperties, WriterVersion};
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.parquet");
-        let texts: Vec<String> = (0..5000).map(|i| format!("{:0>1$}", i % 4000, i % 40)).collect();
-        let wanted = |t: &[u8]| t.ends_with(b"77");
-        let expected: std::collections::BTreeSet<&String> = texts.iter().filter(|t| wanted(t.as_bytes())).collect();
-        assert!(expected.len() >= 40);
-        let column =
-            || std::sync::Arc::new(arrow::array::StringArray::from_iter_values(&texts)) as arrow::array::ArrayRef;
-        for nullable in [false, true] {
-            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
-                // All in a dictionary, some, none; and in an encoding that is not read here.
-                for (dictionary, delta) in [(1 << 20, false), (1 << 10, false), (0, false), (0, true)] {
-                    let properties = WriterProperties::builder()
-                        .set_writer_version(version)
-                        .set_dictionary_enabled(dictionary > 0)
-                        .set_dictionary_page_size_limit(dictionary)
-                        .set_max_row_group_row_count(Some(1500))
-                        .set_data_page_row_count_limit(200)
-                        .set_write_batch_size(100)
-                        .set_compression(parquet::basic::Compression::SNAPPY);
-                    let encoding = if delta { Encoding::DELTA_BYTE_ARRAY } else { Encoding::PLAIN };
-                    let properties = properties.set_encoding(encoding).build();
-                    let rows = RecordBatch::try_from_iter_with_nullable([
-                        ("other", column(), true),
-                        ("t", column(), nullable),
-                    ]);
-                    let rows = rows.unwrap();
-                    let file = File::create(&path).unwrap();
-                    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
-                    writer.write(&rows).unwrap();
-                    writer.close().unwrap();
-                    let found = super::texts(&path, "t", &wanted).unwrap();
-                    assert_eq!(found.iter().collect::<std::collections::BTreeSet<_>>(), expected);
-                    let open = ParquetIn::open(&path).unwrap();
-                    assert_eq!(in_pages(&open, "t", &wanted).unwrap().is_some(), !nullable && !delta);
-                }
-            }
-        }
-        assert!(super::texts(&path, "u", &wanted).unwrap_err().to_string().contains("no column `u`"));
-    }
-}
+mod tests;

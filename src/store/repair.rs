@@ -10,13 +10,23 @@ use super::checkpoints;
 use super::lock::Lock;
 use super::manifest::{Entry, FORMAT, Line, Taken};
 use super::owned::{created_by_us, remove_file};
-use super::run::pipeline_hash;
+use super::pipeline_file::{self, pipeline_hash};
 use super::sweep::remove_model;
 use super::verify::{Inspected, Thing};
+use crate::data::{read_regular, read_text};
 use crate::error::{Error, Result};
 
 /// Where the old manifest is kept: `manifest.before-repair-1.jsonl` and so on.
 pub(super) const KEPT: &str = "manifest.before-repair-";
+
+/// What a repair did.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// The name under which the old manifest is kept, if it changed.
+    pub kept: Option<String>,
+    /// Whether `pipeline.toml` lost the settings that decide no rows.
+    pub settings_lost: bool,
+}
 
 /// The right to repair a run: while it lives, nobody else writes the run.
 #[derive(Debug)]
@@ -34,17 +44,21 @@ impl Repair {
         if !dir.join("manifest.jsonl").is_file() {
             return Err(Error::user(format!("there is no run at `{}`", dir.display())));
         }
+        let place = dir.join("lock");
+        // What is no file of the run's own holds no lock, so nobody can hold it.
+        if fs::symlink_metadata(&place).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+            set_aside(&place)?;
+        }
         let (lock, _) = Lock::take(dir)?;
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// Takes the lines numbered in `goes` out of the manifest, and removes damaged checkpoints. A first line that cannot be
-    /// read is written anew for `pipeline.toml` and `seed`. Returns the name under which the old manifest is kept, if it
-    /// changed.
+    /// read is written again for `pipeline.toml` and `seed`.
     ///
     /// # Errors
     /// A full disk: then the manifest is what it was. The first line is damaged and there is no seed.
-    pub fn apply(&self, found: &Inspected, goes: &BTreeSet<usize>, seed: Option<u64>) -> Result<Option<String>> {
+    pub fn apply(&self, found: &Inspected, goes: &BTreeSet<usize>, seed: Option<u64>) -> Result<Repaired> {
         // What cannot be read may be as it should be: nothing is taken out on a guess.
         if let Some(finding) = found.findings.iter().find(|f| f.unreadable) {
             let file = self.dir.join(&finding.path);
@@ -60,9 +74,10 @@ impl Repair {
         for (_, entry) in found.entries().filter(|(number, _)| goes.contains(number)) {
             self.clear_places(entry)?;
         }
+        let settings_lost = self.beside(found)?;
         let first_is_damaged = found.findings.iter().any(|f| f.thing == Thing::Line(1));
         if goes.is_empty() && !first_is_damaged {
-            return Ok(None);
+            return Ok(Repaired { kept: None, settings_lost });
         }
         let mut bytes = Vec::new();
         for line in found.lines.iter().filter(|l| l.number == 1 || !goes.contains(&l.number)) {
@@ -73,12 +88,30 @@ impl Repair {
             }
         }
         let path = self.dir.join("manifest.jsonl");
-        let before = fs::read(&path).map_err(|e| io_error("reading", &path, &e))?;
+        let before = read_regular(&path).map_err(|e| io_error("reading", &path, &e))?;
         let names = (1u32..).map(|n| format!("{KEPT}{n}.jsonl"));
         let free = names.into_iter().find(|name| !self.dir.join(name).exists()).unwrap_or_default();
         write_bytes(&self.dir.join(&free), &before)?;
         write_bytes(&path, &bytes)?;
-        Ok(Some(free))
+        Ok(Repaired { kept: Some(free), settings_lost })
+    }
+
+    /// Makes room for files that the next run writes again, and writes what is left of a damaged `pipeline.toml`. Returns whether
+    /// settings of it were lost.
+    fn beside(&self, found: &Inspected) -> Result<bool> {
+        let damaged = |thing: Thing| found.findings.iter().any(|f| f.thing == thing);
+        for (thing, name) in [(Thing::Summary, "summary.json"), (Thing::Pipeline, pipeline_file::NAME)] {
+            let place = self.dir.join(name);
+            if damaged(thing) && fs::symlink_metadata(&place).is_ok_and(|there| !there.is_file()) {
+                set_aside(&place)?;
+            }
+        }
+        match found.entries().next() {
+            Some((1, Entry::Run { pipeline, format, .. })) if damaged(Thing::Pipeline) => {
+                pipeline_file::salvage(&self.dir, pipeline, *format)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Makes room where a line's files are to be made again.
@@ -113,15 +146,16 @@ impl Repair {
 
     fn first_line(&self, seed: Option<u64>) -> Result<Vec<u8>> {
         let path = self.dir.join("pipeline.toml");
-        let text = fs::read_to_string(&path).ok();
+        let text = read_text(&path).ok();
         let (Some(seed), Some(text)) = (seed, text) else {
             return Err(Error::user(
                 "the manifest's first line and pipeline.toml are both damaged: nothing says what the run is",
             )
             .help("`reflux run` of its pipeline file with --fresh starts it anew"));
         };
-        let pipeline = pipeline_hash(&text, FORMAT);
-        Entry::Run { format: FORMAT, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()
+        let format = pipeline_file::format_of(&text, FORMAT);
+        let pipeline = pipeline_hash(&text, format);
+        Entry::Run { format, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()
     }
 }
 

@@ -100,14 +100,14 @@ impl Open {
     fn of(file: &Path, only: &[&str], rename: &Rename, unread: &mut Unread) -> Result<Self> {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
-            let mut columns = Vec::new();
+            let (mut columns, values) = (Vec::new(), parquet.values());
             for (at, field) in parquet.schema().fields().iter().enumerate() {
                 let name = field.name().as_str();
                 if only.contains(&name) || rename.sources().any(|source| source == name) {
                     columns.push(at);
                     continue;
                 }
-                let values = parquet.values_of(at);
+                let values = values[at];
                 if values > 0 {
                     let listed = unread.len() < MAX_UNREAD_COLUMNS || unread.contains_key(field.name());
                     let name = if listed { field.name().as_str() } else { "other columns" };

@@ -1,28 +1,21 @@
 //! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use arrow::array::RecordBatch;
 use serde_json::Value;
 
-use super::atomic::{create_dirs, io_error, sync_dir};
-use super::index::{Index, check_name, data_path, errors_path, stored};
+use super::atomic::{create_dirs, io_error};
+use super::index::{Index, check_name};
 use super::inputs::{InputEntry, Seen};
 use super::lock::{Lock, Writer};
 use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
-use super::owned::{
-    created_by_us, is_link, refuse_link, refuse_links, remove_dir, remove_file, renaming_note, steps_of,
-    unfinished_model,
-};
+use super::owned::{refuse_link, refuse_links};
+use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
 use super::scan::near_run;
-use super::sweep::{
-    clear, in_the_way, is_made_by, model_files, refuse_foreign, remove_named, remove_unlisted, sweep, sync_tree,
-};
-use super::writer::ParquetFile;
-use super::{Written, checkpoints, diff, fault, write_bytes, write_parquet};
+use super::sweep::{clear, refuse_foreign, remove_named, sweep};
+use super::{checkpoints, diff, write_bytes};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
@@ -39,8 +32,8 @@ pub enum Opened {
 
 /// The state behind the lock.
 #[derive(Debug)]
-struct State {
-    index: Index,
+pub(super) struct State {
+    pub index: Index,
     /// `None` where the run is only read.
     manifest: Option<Appender>,
 }
@@ -56,33 +49,6 @@ pub struct Run {
     verified: Mutex<BTreeSet<u64>>,
     /// Held while the run may be written.
     lock: Option<Lock>,
-}
-
-/// The part of a resolved pipeline file that decides which rows are made. `[health]` says when to stop; `[engine]`,
-/// `pipeline.window` and `pipeline.name` say how and where the rows are made. Manifests of format 1 left out `[health]` only.
-pub(super) fn identity(text: &str, format: u32) -> String {
-    let mut table = String::new();
-    let mut kept = String::new();
-    for line in text.split_inclusive('\n') {
-        if line.starts_with('[') {
-            line.trim_end().clone_into(&mut table);
-        }
-        let left_out = match table.as_str() {
-            "[health]" => true,
-            "[engine]" => format >= 2,
-            "[pipeline]" => format >= 2 && (line.starts_with("window = ") || line.starts_with("name = ")),
-            _ => false,
-        };
-        if !left_out {
-            kept.push_str(line);
-        }
-    }
-    kept.trim_end().to_owned()
-}
-
-/// The pipeline file's hash in the first line of a manifest of this format.
-pub(super) fn pipeline_hash(text: &str, format: u32) -> String {
-    blake3::hash(identity(text, format).as_bytes()).to_hex().to_string()
 }
 
 /// What the first line of a manifest says of its run.
@@ -140,10 +106,9 @@ impl Run {
         entries.into_iter().for_each(|e| index.add(e));
         let format = index.begun.as_ref().map_or(FORMAT, |begun| begun.format);
         let hash = pipeline_hash(pipeline_text, format);
-        let pipeline_path = dir.join("pipeline.toml");
         let opened = match &index.begun {
             None => {
-                write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
+                pipeline_file::write(dir, pipeline_text)?;
                 let reflux = env!("CARGO_PKG_VERSION").to_owned();
                 let entry = Entry::Run { format: FORMAT, reflux, pipeline: hash, seed };
                 manifest.append(&entry)?;
@@ -151,7 +116,7 @@ impl Run {
                 Opened::New
             }
             Some(begun) if begun.pipeline != hash || begun.seed != seed => {
-                let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
+                let before = pipeline_file::read(dir).unwrap_or_default();
                 let mut what = diff::lines(&identity(&before, format), &identity(pipeline_text, format));
                 if begun.seed != seed {
                     what = format!("-seed {}\n+seed {seed}\n{what}", begun.seed);
@@ -170,11 +135,12 @@ impl Run {
                 }));
             }
             Some(_) => {
-                let before = fs::read_to_string(&pipeline_path).unwrap_or_default();
+                let before = pipeline_file::read(dir).unwrap_or_default();
                 // Damaged, or gone: this is what it was.
-                let damaged = identity(&before, format) != identity(pipeline_text, format);
+                let damaged = identity(&before, format) != identity(pipeline_text, format)
+                    || pipeline_file::is_to_be_replaced(dir, format);
                 if damaged || (!index.finished && before != pipeline_text) {
-                    write_bytes(&pipeline_path, pipeline_text.as_bytes())?;
+                    pipeline_file::write(dir, pipeline_text)?;
                 }
                 if index.finished { Opened::Finished } else { Opened::Unfinished }
             }
@@ -229,18 +195,18 @@ impl Run {
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // What is behind the lock changes in single steps, after the manifest has it: a panic leaves it whole.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Checks that the directory is still the one whose lock this process holds. Whoever writes asks before each commit.
-    fn check_place(&self) -> Result<()> {
+    pub(super) fn check_place(&self) -> Result<()> {
         self.lock.as_ref().map_or(Ok(()), |lock| lock.check_place(&self.dir))
     }
 
     /// Adds a line to the manifest and then to the index.
-    fn record(state: &mut State, entry: Entry) -> Result<()> {
+    pub(super) fn record(state: &mut State, entry: Entry) -> Result<()> {
         let manifest = state.manifest.as_mut().ok_or_else(|| Error::bug("the run is open for reading only"))?;
         manifest.append(&entry)?;
         state.index.add(entry);
@@ -260,8 +226,7 @@ impl Run {
     /// # Errors
     /// It cannot be read.
     pub fn pipeline_text(&self) -> Result<String> {
-        let path = self.dir.join("pipeline.toml");
-        fs::read_to_string(&path).map_err(|e| io_error("reading", &path, &e))
+        pipeline_file::read(&self.dir).map_err(|e| io_error("reading", &self.dir.join(pipeline_file::NAME), &e))
     }
     /// The seed the run was begun with.
     pub fn seed(&self) -> u64 {
@@ -341,181 +306,6 @@ impl Run {
         self.state().index.dropped.contains(step)
     }
 
-    /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line
-    /// that names both. `lineage` holds the hashes of what the rows were made from. Done again with the same content,
-    /// it changes nothing.
-    ///
-    /// # Errors
-    /// A full disk: nothing is committed, and what is left of it is swept away by the next start. Other content for a
-    /// committed epoch: a bug.
-    pub fn commit(
-        &self,
-        step: &str,
-        epoch: Epoch,
-        rows: &RecordBatch,
-        errors: &RecordBatch,
-        lineage: &[String],
-    ) -> Result<FileEntry> {
-        self.commit_counted(step, epoch, rows, errors, lineage, BTreeMap::new())
-    }
-
-    /// As [`Run::commit`], with the number of input rows that are in no row of the output, by the reason.
-    ///
-    /// # Errors
-    /// As [`Run::commit`].
-    pub fn commit_counted(
-        &self,
-        step: &str,
-        epoch: Epoch,
-        rows: &RecordBatch,
-        errors: &RecordBatch,
-        lineage: &[String],
-        unused: BTreeMap<String, u64>,
-    ) -> Result<FileEntry> {
-        check_name("step", step)?;
-        if step == "errors" {
-            return Err(Error::user("a step cannot be called `errors`: the rows that failed are kept under that name"));
-        }
-        self.check_place()?;
-        let path = data_path(step, epoch);
-        let make = |path: &str, rows: &RecordBatch| {
-            let mut file = ParquetFile::of(&self.dir.join(path), rows)?;
-            let written = file.close()?;
-            Ok::<_, Error>((file, written))
-        };
-        // The slow part, encoding and fsync, is done by many threads at a time; naming by one.
-        let (file, written) = make(&path, rows)?;
-        let failed = if errors.num_rows() > 0 {
-            let path = errors_path(step, epoch);
-            let (file, written) = make(&path, errors)?;
-            Some((file, stored(path, written)))
-        } else {
-            None
-        };
-        let (failed_file, failed) = failed.unzip();
-        let entry = FileEntry {
-            step: step.to_owned(),
-            iteration: epoch.iteration,
-            microbatch: epoch.microbatch,
-            path,
-            rows: written.rows,
-            bytes: written.bytes,
-            hash: written.hash,
-            errors: failed,
-            lineage: lineage.to_vec(),
-            unused,
-        };
-        let mut state = self.state();
-        if let Some(before) = state.index.file(step, epoch) {
-            return if before == entry {
-                Ok(entry)
-            } else {
-                let Epoch { iteration, microbatch } = epoch;
-                Err(Error::bug(format!(
-                    "step `{step}` made iteration {iteration} microbatch {microbatch} twice and not the same \
-                     (hash {} and {})",
-                    before.hash, entry.hash
-                )))
-            };
-        }
-        self.check_place()?;
-        // What a process that died left was swept away when the run was opened.
-        refuse_other(&self.dir.join(&entry.path))?;
-        if let Some(file) = failed_file {
-            entry.errors.iter().try_for_each(|e| refuse_other(&self.dir.join(&e.path)))?;
-            file.publish()?;
-        }
-        file.publish()?;
-        Self::record(&mut state, Entry::File(entry.clone()))?;
-        drop(state);
-        self.note_verified(&entry.path);
-        entry.errors.iter().for_each(|e| self.note_verified(&e.path));
-        Ok(entry)
-    }
-
-    /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory then becomes
-    /// `models/NAME`. Done again with the same hash, it changes nothing.
-    ///
-    /// # Errors
-    /// What `write` returns; a full disk. Other weights under a committed name: a bug.
-    pub fn commit_model(
-        &self,
-        name: &str,
-        step: &str,
-        iteration: u32,
-        write: impl FnOnce(&Path) -> Result<String>,
-    ) -> Result<ModelEntry> {
-        check_name("model", name)?;
-        let path = format!("models/{name}");
-        let models = self.dir.join("models");
-        let temporary = unfinished_model(&models, name);
-        self.check_place()?;
-        create_dirs(&models)?;
-        remove_dir(&temporary)?;
-        create_dirs(&temporary)?;
-        let made = write(&temporary).and_then(|hash| sync_tree(&temporary).map(|()| hash));
-        let hash = match made {
-            Ok(hash) => hash,
-            Err(e) => {
-                let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
-                return Err(e);
-            }
-        };
-        let files = model_files(&temporary)?;
-        let entry = ModelEntry { name: name.to_owned(), path, hash, step: step.to_owned(), iteration, files };
-        let mut state = self.state();
-        if let Some(before) = state.index.models.get(name) {
-            remove_dir(&temporary)?;
-            return if before.is(&entry) {
-                Ok(entry)
-            } else {
-                let (was, is) = (&before.hash, &entry.hash);
-                Err(Error::bug(format!("the model `{name}` was made twice and not the same (hash {was} and {is})")))
-            };
-        }
-        if let Err(e) = self.publish_model(&mut state, &temporary, &entry) {
-            let _ = remove_dir(&temporary); // the error at hand says more than a second one
-            return Err(e);
-        }
-        Ok(entry)
-    }
-
-    /// Gives a model's directory its name, and its line in the manifest. Where that fails, nothing with the model's name is left.
-    fn publish_model(&self, state: &mut State, temporary: &Path, entry: &ModelEntry) -> Result<()> {
-        self.check_place()?;
-        let (models, target) = (self.dir.join("models"), self.dir.join(&entry.path));
-        // Whoever finds the directory without its line in the manifest knows by the note that it is ours.
-        let note = renaming_note(&models, &entry.name);
-        let text = serde_json::to_vec(&entry.files).map_err(|e| Error::bug(format!("note on a model: {e}")))?;
-        remove_unlisted(&self.dir, &note, entry)?;
-        write_bytes(&note, &text)?;
-        let mut named = || {
-            fault::point(fault::MODEL_BEFORE_RENAME)?;
-            fs::rename(temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
-            sync_dir(&models)?;
-            fault::point(fault::MODEL_AFTER_RENAME)?;
-            Self::record(state, Entry::Model(entry.clone())).inspect_err(|_| drop(remove_dir(&target)))
-        };
-        let result = named();
-        // A note that stays does no harm: the next start takes it away.
-        let _ = remove_file(&note);
-        result
-    }
-
-    /// Refuses a place where a model of that name is to be made, and something of somebody else stands.
-    ///
-    /// # Errors
-    /// Something stands there.
-    pub fn check_place_of_model(&self, name: &str, step: &str, iteration: u32) -> Result<()> {
-        let place = self.dir.join("models").join(name);
-        let free = fs::symlink_metadata(&place).is_err();
-        if free || self.model(name).is_some() || is_made_by(&place, step, iteration) {
-            Ok(())
-        } else {
-            Err(in_the_way(&place))
-        }
-    }
-
     /// A committed model.
     pub fn model(&self, name: &str) -> Option<ModelEntry> {
         self.state().index.models.get(name).cloned()
@@ -534,28 +324,6 @@ impl Run {
         self.state().index.models.values().cloned().collect()
     }
 
-    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones and of those
-    /// of the training while it was under way.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
-        check_name("step", step)?;
-        let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
-        self.check_place()?;
-        if !self.state().index.metrics.contains_key(&(step.to_owned(), iteration)) {
-            refuse_other(&self.dir.join(&path))?;
-        }
-        let Written { rows, bytes, hash } = write_parquet(&self.dir.join(&path), rows)?;
-        let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
-        let mut state = self.state();
-        if state.index.metrics.get(&(step.to_owned(), iteration)) != Some(&entry) {
-            Self::record(&mut state, Entry::Metrics(entry.clone()))?;
-        }
-        drop(state);
-        self.remove_running_metrics(step, iteration)?;
-        Ok(entry)
-    }
     /// The metrics there are, by step and iteration.
     pub fn metrics(&self) -> Vec<MetricsEntry> {
         self.state().index.metrics.values().cloned().collect()
@@ -641,12 +409,4 @@ fn short(path: &str) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(bytes)
-}
-
-/// Refuses to write over a file that the manifest does not name and reflux did not write.
-fn refuse_other(path: &Path) -> Result<()> {
-    if fs::symlink_metadata(path).is_err() || (!is_link(path) && created_by_us(path)) {
-        return Ok(());
-    }
-    Err(in_the_way(path))
 }

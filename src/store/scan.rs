@@ -1,12 +1,14 @@
 //! Rows as they lie on the disk, to be looked at: those of a run's step, its errors or metrics, or of any Parquet files.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::index::damaged;
+use super::atomic::Wrong;
+use super::index::{damaged, wrong};
 use super::listing::{files, is};
 use super::reader::ParquetIn;
 use super::{FileEntry, MetricsEntry, Run};
@@ -332,7 +334,7 @@ impl Part {
 
     fn open(&self) -> Result<ParquetIn> {
         if let Some((_, bytes)) = self.committed {
-            let size = std::fs::metadata(&self.path).map_err(|e| damaged(&self.path, e))?.len();
+            let size = std::fs::metadata(&self.path).map_err(|e| wrong(&self.path, &Wrong::from_io(&e)))?.len();
             if size != bytes {
                 return Err(damaged(&self.path, format!("it has {size} bytes, the manifest says {bytes}")));
             }
@@ -364,10 +366,19 @@ impl Part {
             None => Table::File(self.open()?),
         };
         let own = table.schema();
-        let have = self.placed(&own);
+        // By name, the first of each: a stranger's file may have a hundred thousand columns.
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (at, field) in own.fields().iter().enumerate() {
+            places.entry(field.name()).or_insert(at);
+        }
         let mut sources = Vec::new();
         for field in schema.fields() {
-            let there = have.field_with_name(field.name()).ok().map(Field::data_type);
+            let at = places.get(field.name().as_str()).copied();
+            let placed = self.place.iter().find(|(name, _)| name == field.name()).map(|(_, value)| *value);
+            let there = match at {
+                Some(at) => Some(own.field(at).data_type()),
+                None => placed.map(|_| &DataType::UInt32),
+            };
             if there != Some(field.data_type()) {
                 let (path, name) = (self.path.display(), field.name());
                 let what = there.map_or("does not have".to_owned(), |t| format!("has as {t}"));
@@ -377,10 +388,9 @@ impl Part {
                 ))
                 .help("these files are not one table: give one of them"));
             }
-            let placed = || self.place.iter().find(|(name, _)| name == field.name()).map(|(_, value)| *value);
-            sources.push(match own.index_of(field.name()) {
-                Ok(at) => Source::Column(at),
-                Err(_) => Source::Place(placed().unwrap_or(0)),
+            sources.push(match at {
+                Some(at) => Source::Column(at),
+                None => Source::Place(placed.unwrap_or(0)),
             });
         }
         let column = |s: &Source| if let Source::Column(at) = s { Some(*at) } else { None };

@@ -1,13 +1,13 @@
 //! `summary.json`: the closing figures of a run, with a hash of its own text. It is not in the manifest, because it says how long
 //! the run took; what else it says can be made again from what is committed.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::atomic::{Wrong, write_bytes};
+use crate::data::read_text;
 use crate::error::{Error, Result};
 
 const NAME: &str = "summary.json";
@@ -43,7 +43,7 @@ pub(super) fn write(dir: &Path, summary: &Value) -> Result<()> {
 /// # Errors
 /// What is wrong with it; [`ErrorKind::NotFound`] is told apart by `None`.
 pub(super) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
-    let text = match fs::read_to_string(dir.join(NAME)) {
+    let text = match read_text(&dir.join(NAME)) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(None),
         Err(e) if e.kind() == ErrorKind::InvalidData => return Err(Some(Wrong::Damaged("it is no text".to_owned()))),
         Err(e) => return Err(Some(Wrong::from_io(&e))),
@@ -64,6 +64,8 @@ pub(super) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

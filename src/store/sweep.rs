@@ -9,8 +9,10 @@ use super::checkpoints;
 use super::manifest::{self, BEING_TAKEN, Entry, ModelEntry, ModelFile};
 use super::owned::{
     is_kept_manifest, is_link, is_unfinished_model, is_unfinished_note, model_of_note, remove_dir, remove_empty,
-    remove_file, remove_leftover_files, steps_of,
+    remove_file, remove_leftover_files,
 };
+use super::pipeline_file::steps_of;
+use crate::data::read_text;
 use crate::error::{Error, Result};
 
 /// Names that a run's directory holds.
@@ -58,7 +60,7 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
         fs::rename(&manifest, &going).map_err(|e| io_error("renaming to", &going, &e))?;
         sync_dir(dir)?;
     }
-    let pipeline = fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default();
+    let pipeline = read_text(&dir.join("pipeline.toml")).unwrap_or_default();
     let mut steps = steps_of(&pipeline);
     let (lines, _) = manifest::lines(&going)?;
     let entries: Vec<Entry> = lines.into_iter().filter_map(|line| line.entry.ok()).collect();
@@ -234,8 +236,8 @@ pub(super) fn remove_unlisted(run: &Path, note: &Path, model: &ModelEntry) -> Re
 
 /// Whether a model's directory says that this training made it.
 pub(super) fn is_made_by(model: &Path, step: &str, iteration: u32) -> bool {
-    let Ok(text) = fs::read(model.join("reflux.json")) else { return false };
-    let Ok(origin) = serde_json::from_slice::<serde_json::Value>(&text) else { return false };
+    let Ok(text) = read_text(&model.join("reflux.json")) else { return false };
+    let Ok(origin) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
     !is_link(model) && origin["step"] == step && origin["iteration"] == iteration
 }
 
@@ -247,7 +249,7 @@ pub(super) fn in_the_way(path: &Path) -> Error {
 
 /// Whether a model's directory has exactly the files of a note, and so is what the process wrote that left the note.
 fn is_as_noted(note: &Path, model: &Path) -> bool {
-    let Ok(text) = fs::read(note) else { return false };
-    let Ok(files) = serde_json::from_slice::<BTreeMap<String, ModelFile>>(&text) else { return false };
+    let Ok(text) = read_text(note) else { return false };
+    let Ok(files) = serde_json::from_str::<BTreeMap<String, ModelFile>>(&text) else { return false };
     model.is_dir() && model_files(model).is_ok_and(|there| there == files)
 }

@@ -10,14 +10,14 @@ use std::path::Path;
 
 use super::Run;
 use super::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir, write_bytes};
-use super::index::damaged;
+use super::index::{damaged, wrong};
 use super::inputs::InputEntry;
 use super::lock::{Lock, SharedLock};
 use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
-use super::owned::{refuse_links, steps_of};
-use super::run::pipeline_hash;
+use super::owned::refuse_links;
+use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::sweep::{clear, refuse_foreign};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What a new run takes over from another.
 pub struct Take<'a> {
@@ -125,7 +125,7 @@ impl Take<'_> {
                 }
                 Entry::Metrics(m) => {
                     let path = source.dir().join(&m.path);
-                    same_bytes(&path, m.bytes, &m.hash).map_err(|why| damaged(&path, why))?;
+                    same_bytes(&path, m.bytes, &m.hash).map_err(|why| wrong(&path, &why))?;
                     link(&path, &dir.join(&m.path))?;
                 }
                 Entry::Model(m) => self.model(m, dir)?,
@@ -136,7 +136,7 @@ impl Take<'_> {
             sync_dirs(&dir.join(part))?;
         }
         sync_dir(dir)?;
-        write_bytes(&dir.join("pipeline.toml"), pipeline_text.as_bytes())?;
+        pipeline_file::write(dir, pipeline_text)?;
         let manifest = dir.join("manifest.jsonl");
         fs::rename(&unfinished, &manifest).map_err(|e| io_error("renaming to", &manifest, &e))?;
         sync_dir(dir)?;
@@ -157,14 +157,14 @@ impl Take<'_> {
         let from = self.source.dir().join(&model.path);
         for (name, file) in &model.files {
             let path = from.join(name);
-            same_bytes(&path, file.bytes, &file.hash).map_err(|why| damaged(&path, why))?;
+            same_bytes(&path, file.bytes, &file.hash).map_err(|why| wrong(&path, &why))?;
             link(&path, &dir.join(&model.path).join(name))?;
         }
         if !model.files.is_empty() {
             return Ok(());
         }
         // A manifest of before models had their files listed.
-        let hash = (self.weights)(&from).map_err(|e| damaged(&from, e))?;
+        let hash = (self.weights)(&from).map_err(|e| if e.kind() == Kind::System { e } else { damaged(&from, e) })?;
         if hash != model.hash {
             return Err(damaged(&from, "the weights are not those that were committed"));
         }

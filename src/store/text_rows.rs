@@ -31,6 +31,32 @@ enum Source {
     Csv(Box<Table>),
 }
 
+/// A file may unpack to this many bytes in any case.
+const MAX_UNPACKED: u64 = 1 << 30;
+/// Beyond it, to at most so many times its own size. Text is packed to a tenth, and rarely to a fiftieth.
+const MAX_EXPANSION: u64 = 250;
+
+/// Unpacks a file that nobody vouches for.
+struct Unpacking<R> {
+    of: R,
+    /// Bytes of the file.
+    packed: u64,
+    unpacked: u64,
+}
+
+impl<R: Read> Read for Unpacking<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.of.read(buffer)?;
+        self.unpacked += read as u64;
+        if self.unpacked > MAX_UNPACKED && self.unpacked / MAX_EXPANSION > self.packed {
+            let why =
+                format!("it unpacks to more than {MAX_EXPANSION} times its size; unpack it first if that is meant");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+        }
+        Ok(read)
+    }
+}
+
 impl TextRows {
     /// Those of a file. Its name says whether it is CSV or plain text; everything else is JSON.
     ///
@@ -58,8 +84,10 @@ impl TextRows {
         let plain = open_regular(file)?;
         let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(plain));
         if reader.fill_buf().map_err(|e| fail(&e))?.starts_with(&[0x1f, 0x8b]) {
-            // Several members one after the other are one file. What they unpack to is bounded by a row's greatest length.
-            reader = Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(reader)));
+            // Several members one after the other are one file.
+            let packed = std::fs::metadata(file).map_err(|e| fail(&e))?.len();
+            let unpacking = Unpacking { of: flate2::bufread::MultiGzDecoder::new(reader), packed, unpacked: 0 };
+            reader = Box::new(BufReader::new(unpacking));
         }
         let mut start = reader.fill_buf().map_err(|e| fail(&e))?;
         start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);

@@ -12,23 +12,27 @@ use super::atomic::{Wrong, io_error, same_bytes};
 use super::index::{data_path, errors_path};
 use super::lock::writer;
 use super::manifest::{self, Entry, FileEntry, Line, MetricsEntry, ModelEntry};
-use super::owned::{created_by_us, is_leftover, steps_of};
+use super::owned::{created_by_us, is_leftover, is_link};
+use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::reader::ParquetIn;
-use super::run::pipeline_hash;
 use super::sweep::is_ours;
 use super::{Run, checkpoints};
-use crate::data::{Epoch, Schema, named};
-use crate::error::{Error, Result};
+use crate::data::{Epoch, Schema, named, read_text};
+use crate::error::{Error, Kind, Result};
 
 /// What of a run is damaged.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Thing {
     /// The manifest's line of this number, from 1.
     Line(usize),
+    /// The manifest's line of this number, which an earlier line says to the byte.
+    Again(usize),
     /// `pipeline.toml`.
     Pipeline,
     /// `summary.json`, which `reflux run` makes again.
     Summary,
+    /// `lock`, which is no file.
+    Lock,
     /// A step's microbatch.
     Rows(String, Epoch),
     /// A step's microbatch is whole, and what it was made of is not there.
@@ -68,7 +72,7 @@ impl Finding {
 }
 
 /// What is known of a run that may be damaged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Inspected {
     /// The manifest's lines, those that cannot be read too.
     pub lines: Vec<Line>,
@@ -78,6 +82,8 @@ pub struct Inspected {
     pub strays: Vec<String>,
     /// Bytes of a last line that is cut short; the next run takes it off.
     pub cut: u64,
+    /// Whether the run is finished and has no `summary.json`; the next run makes it again.
+    pub no_summary: bool,
     /// The run's directory.
     dir: PathBuf,
     /// The steps that the pipeline file or the manifest has.
@@ -92,6 +98,13 @@ impl Inspected {
     /// The entries of the lines that can be read, with the lines' numbers.
     pub fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
         self.lines.iter().filter_map(|l| Some((l.number, l.entry.as_ref().ok()?)))
+    }
+    /// The same without these lines of the manifest.
+    #[must_use]
+    pub fn without(&self, lines: &BTreeSet<usize>) -> Self {
+        let mut rest = self.clone();
+        rest.lines.retain(|line| !lines.contains(&line.number));
+        rest
     }
     /// The files of rows.
     pub fn rows(&self) -> impl Iterator<Item = &FileEntry> {
@@ -150,6 +163,9 @@ pub fn inspect(
     Ok(found)
 }
 
+/// What is wrong with a link where a run has files of its own.
+const A_LINK: &str = "it is a link, and not the run's own file";
+
 /// How often a run that is under way is looked at again where something seems to be damaged.
 const LOOKS: u32 = 3;
 
@@ -170,7 +186,7 @@ fn inspect_once(
     {
         return Err(Error::user(format!("`{}` line 1 {why}", path.display())).help("use a newer reflux"));
     }
-    let mut steps = steps_of(&fs::read_to_string(dir.join("pipeline.toml")).unwrap_or_default());
+    let mut steps = steps_of(&read_text(&dir.join("pipeline.toml")).unwrap_or_default());
     for line in &lines {
         if let Ok(Entry::File(FileEntry { step, .. }) | Entry::Metrics(MetricsEntry { step, .. })) = &line.entry {
             steps.insert(step.clone());
@@ -181,12 +197,17 @@ fn inspect_once(
         findings: Vec::new(),
         strays: Vec::new(),
         cut,
+        no_summary: false,
         dir: dir.to_owned(),
         steps,
         files: 0,
         bytes: 0,
     };
-    for line in &all.lines {
+    let again: BTreeSet<usize> = twice(&all.lines)
+        .into_iter()
+        .filter_map(|f| if let Thing::Again(n) = f.thing { Some(n) } else { None })
+        .collect();
+    for line in all.lines.iter().filter(|line| !again.contains(&line.number)) {
         if let Err(why) = &line.entry {
             all.findings.push(Finding::new(
                 Thing::Line(line.number),
@@ -196,8 +217,15 @@ fn inspect_once(
         }
     }
     all.findings.extend(pipeline(dir, &all));
-    if let Err(Some(wrong)) = super::summary::check(dir) {
-        all.findings.push(Finding::wrong(Thing::Summary, "summary.json", &wrong));
+    let is_link = |name: &str| is_link(&dir.join(name)).then(|| Wrong::Damaged(A_LINK.to_owned()));
+    let summary = is_link("summary.json").map_or_else(|| super::summary::check(dir), |wrong| Err(Some(wrong)));
+    match summary {
+        Err(Some(wrong)) => all.findings.push(Finding::wrong(Thing::Summary, "summary.json", &wrong)),
+        Err(None) => all.no_summary = all.finished(),
+        Ok(()) => {}
+    }
+    if fs::symlink_metadata(dir.join("lock")).is_ok_and(|there| !there.is_file()) {
+        all.findings.push(Finding::new(Thing::Lock, "lock", "it is no regular file of the run's own"));
     }
     let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
     let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
@@ -206,7 +234,7 @@ fn inspect_once(
     let models: Vec<ModelEntry> = all.models().cloned().collect();
     let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
     let mut found: Vec<Finding> = of_rows.collect();
-    found.extend(twice(&numbered));
+    found.extend(twice(&all.lines));
     let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
         let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
@@ -260,22 +288,43 @@ fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
 fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
     let (_, Entry::Run { pipeline, format, .. }) = all.entries().next()? else { return None };
     let thing = || Thing::Pipeline;
-    let why = match fs::read_to_string(dir.join("pipeline.toml")) {
+    if is_link(&dir.join("pipeline.toml")) {
+        return Some(Finding::new(thing(), "pipeline.toml", A_LINK));
+    }
+    let why = match read_text(&dir.join("pipeline.toml")) {
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is no text".to_owned(),
         Err(e) => return Some(Finding::wrong(thing(), "pipeline.toml", &Wrong::from_io(&e))),
-        Ok(text) if pipeline_hash(&text, *format) == *pipeline => return None,
-        Ok(_) => "it is not the file that the run was begun with".to_owned(),
+        Ok(text) if pipeline_hash(&text, *format) != *pipeline => {
+            "it is not the file that the run was begun with".to_owned()
+        }
+        Ok(text) => match pipeline_file::check(&text, *format) {
+            Err(why) => format!("{why}; what decides rows is whole, its other settings are not"),
+            Ok(()) => return None,
+        },
     };
     Some(Finding::new(thing(), "pipeline.toml", why))
 }
 
-/// Microbatches that two lines claim.
-fn twice(rows: &[(usize, FileEntry)]) -> Vec<Finding> {
-    let mut seen = BTreeSet::new();
-    let again = rows.iter().filter(|(_, f)| !seen.insert((&f.step, f.epoch())));
-    let finding =
-        |(n, f): &(usize, FileEntry)| Finding::new(Thing::Line(*n), &f.path, "the manifest has two lines for it");
-    again.map(finding).collect()
+/// Lines that are there twice, and microbatches that two lines claim.
+fn twice(lines: &[Line]) -> Vec<Finding> {
+    let (mut seen, mut microbatches) = (BTreeSet::new(), BTreeSet::new());
+    let mut found = Vec::new();
+    for line in lines {
+        let number = line.number;
+        if seen.contains(&line.bytes) {
+            let why = format!("line {number} is there twice");
+            found.push(Finding::new(Thing::Again(number), "manifest.jsonl", why));
+            continue;
+        }
+        let Ok(entry) = &line.entry else { continue };
+        seen.insert(&line.bytes);
+        if let Entry::File(f) = entry
+            && !microbatches.insert((&f.step, f.epoch()))
+        {
+            found.push(Finding::new(Thing::Line(number), &f.path, "the manifest has two lines for it"));
+        }
+    }
+    found
 }
 
 /// Why a line cannot be right.
@@ -297,12 +346,15 @@ impl Committed<'_> {
         let path = dir.join(self.path);
         same_bytes(&path, self.bytes, self.hash)?;
         let file = fs::File::open(&path).map_err(|e| Wrong::from_io(&e))?;
-        self.check_content(&path, file, schema).map_err(Wrong::Damaged)
+        let parquet = ParquetIn::of(&path, file).map_err(|e| match e.kind() {
+            Kind::System => Wrong::Unreadable(e.to_string()),
+            _ => Wrong::Damaged(e.to_string()),
+        })?;
+        // Bytes that are as committed can be wrong only where the manifest's line is.
+        self.check_content(&parquet, schema).map_err(Wrong::Damaged)
     }
 
-    fn check_content(&self, path: &Path, file: fs::File, schema: Option<&Schema>) -> Result<(), String> {
-        // Bytes that are as committed can be wrong only where the manifest's line is.
-        let parquet = ParquetIn::of(path, file).map_err(|e| e.to_string())?;
+    fn check_content(&self, parquet: &ParquetIn, schema: Option<&Schema>) -> Result<(), String> {
         if parquet.rows() != self.rows {
             return Err(format!("it has {} rows, the manifest says {}", parquet.rows(), self.rows));
         }
@@ -385,6 +437,7 @@ fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result
         return match weights(&place) {
             Ok(hash) if hash == model.hash => Vec::new(),
             Ok(_) => wrong("its weights are not those that the run made".to_owned()),
+            Err(e) if e.kind() == Kind::System => vec![(model.path.clone(), Wrong::Unreadable(e.to_string()))],
             Err(e) => wrong(e.to_string()),
         };
     }

@@ -51,12 +51,21 @@ impl ParquetFile {
     /// # Errors
     /// The directory cannot be written.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
-        Self::packed(path, schema, Compression::ZSTD(ZstdLevel::default()))
+        Self::packed(AtomicFile::create(path)?, schema, Compression::ZSTD(ZstdLevel::default()))
     }
 
-    fn packed(path: &Path, schema: &SchemaRef, compression: Compression) -> Result<Self> {
+    /// As [`ParquetFile::create`], of an output that a user named. What outputs of processes that died left in that directory is
+    /// removed.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn create_output(path: &Path, schema: &SchemaRef) -> Result<Self> {
+        Self::packed(AtomicFile::create_output(path)?, schema, Compression::ZSTD(ZstdLevel::default()))
+    }
+
+    fn packed(file: AtomicFile, schema: &SchemaRef, compression: Compression) -> Result<Self> {
         let options = options(schema, compression);
-        let writer = ArrowWriter::try_new_with_options(AtomicFile::create(path)?, schema.clone(), options)?;
+        let writer = ArrowWriter::try_new_with_options(file, schema.clone(), options)?;
         Ok(Self { writer, rows: 0 })
     }
 
@@ -67,7 +76,7 @@ impl ParquetFile {
         // Where there are hashes there is little that compresses.
         let small = bytes < SMALL || rows.schema_ref().fields().iter().any(|f| is_hash(f));
         let codec = if small { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::default()) };
-        let mut file = Self::packed(path, rows.schema_ref(), codec)?;
+        let mut file = Self::packed(AtomicFile::create(path)?, rows.schema_ref(), codec)?;
         file.write(rows)?;
         Ok(file)
     }

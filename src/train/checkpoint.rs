@@ -102,7 +102,7 @@ impl Checkpoint {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(STATE);
         let wrong = |what: String| Error::user(format!("{}: {what}", path.display()));
-        let text = std::fs::read(&path).doing(|| path.display())?;
+        let text = crate::data::read_regular(&path).doing(|| path.display())?;
         let state: State = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
         if state.format != FORMAT || state.metrics.len() != state.step {
             return Err(wrong(format!("format {}, {} steps", state.format, state.step)));

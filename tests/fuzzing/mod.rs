@@ -43,13 +43,15 @@ pub fn every_kept(targets: &[Target], least: usize) {
 }
 
 /// Gives `some` inputs to each target that `mutate` makes of the kept ones; for as many seconds as REFLUX_FUZZ_SECONDS says, where it
-/// is set, and from the input of number REFLUX_FUZZ_FIRST on. What fails is written to the temporary directory.
+/// is set, and from the input of number REFLUX_FUZZ_FIRST on; REFLUX_FUZZ_TARGET names one target. What fails is written to the
+/// temporary directory. The longest time of an input and the most memory of the process are printed.
 pub fn mutated(targets: &[Target], some: u64, mutate: fn(&mut ChaCha8Rng, &Seeds) -> Vec<u8>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let seconds = number("REFLUX_FUZZ_SECONDS").map(Duration::from_secs);
     let first = number("REFLUX_FUZZ_FIRST").unwrap_or(0);
-    for (name, run) in targets {
-        let seeds = kept(name);
+    let only = std::env::var("REFLUX_FUZZ_TARGET").ok();
+    for (name, run) in targets.iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
+        let (seeds, mut longest) = (kept(name), (Duration::ZERO, first));
         let began = Instant::now();
         let mut tried = first;
         while seconds.map_or(tried - first < some, |s| began.elapsed() < s) {
@@ -62,8 +64,12 @@ pub fn mutated(targets: &[Target], some: u64, mutate: fn(&mut ChaCha8Rng, &Seeds
                 std::panic::resume_unwind(panic);
             }
             assert!(here.elapsed() < LONGEST, "{name} input {tried} took {:?}", here.elapsed());
+            longest = longest.max((here.elapsed(), tried));
             tried += 1;
         }
-        println!("{name}: {} inputs in {:.1} s", tried - first, began.elapsed().as_secs_f64());
+        let (seconds, (time, input)) = (began.elapsed().as_secs_f64(), longest);
+        println!("{name}: {} inputs in {seconds:.1} s; the longest, {input}, took {time:.2?}", tried - first);
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        status.lines().filter(|line| line.starts_with("VmHWM")).for_each(|line| println!("{line}"));
     }
 }

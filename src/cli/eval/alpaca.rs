@@ -12,7 +12,7 @@ use crate::data::{counted, read_regular};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
-use crate::store::{given_answers, given_prompts, output_target, write_bytes};
+use crate::store::{given_answers, given_prompts, output_target, write_output};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -110,7 +110,7 @@ fn export(args: &Export, style: Style) -> Result<()> {
     let (outputs, missing) = model_outputs(&prompts, answers, args.generator.as_ref().unwrap_or(&own));
     let mut text = serde_json::to_string_pretty(&outputs).map_err(|e| Error::bug(format!("the outputs: {e}")))?;
     text.push('\n');
-    write_bytes(&out, text.as_bytes())?;
+    write_output(&out, text.as_bytes())?;
     if missing > 0 {
         terminal::warning(&format!(
             "{missing} of {} without an answer: theirs is empty",

@@ -39,7 +39,10 @@ impl Bar {
     }
     /// Redraws it now and then, whatever else happens.
     pub fn keep_ticking(&self) {
-        self.0.enable_steady_tick(Duration::from_millis(120));
+        // It takes a thread, and panics where the system gives none.
+        if std::thread::Builder::new().spawn(|| ()).is_ok() {
+            self.0.enable_steady_tick(Duration::from_millis(120));
+        }
     }
     /// Sets `{msg}`.
     pub fn message(&self, text: &str) {

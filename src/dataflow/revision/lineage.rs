@@ -76,7 +76,7 @@ impl Lineage {
         if size > LARGEST {
             return Err(bad(&format!("it has {size} bytes, more than {LARGEST}")));
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| bad(&e))?;
+        let text = crate::data::read_text(&path).map_err(|e| bad(&e))?;
         serde_json::from_str(&text).map_err(|e| bad(&e))
     }
 }

@@ -72,7 +72,14 @@ pub(super) trait Store: Send {
 /// A cache of `blocks` blocks: fused code on the CPU, composed candle operations otherwise.
 pub(super) fn store(shape: Shape, blocks: usize, device: &Device) -> Result<Box<dyn Store>> {
     Ok(match device {
-        Device::Cpu => Box::new(fused::Fused::new(shape, blocks)),
+        Device::Cpu => {
+            let bytes = blocks.saturating_mul(shape.block_bytes());
+            // An allocation that fails would end the process: it is tried where it can fail.
+            if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+                candle_core::bail!("the system does not give {bytes} bytes for the cache of keys and values");
+            }
+            Box::new(fused::Fused::new(shape, blocks))
+        }
         _ => Box::new(composed::Composed::new(shape, blocks, device)?),
     })
 }

@@ -155,7 +155,12 @@ impl Show {
         // Of several columns of one name, as a stranger's file may have, the first is shown.
         let mut seen = std::collections::HashSet::new();
         shown.retain(|name| seen.insert(name.clone()));
-        let find = |name: &str| all.index_of(name).map_err(|_| condition::no_column(name, all));
+        // By name: a stranger's file may have a hundred thousand columns.
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (at, field) in all.fields().iter().enumerate() {
+            places.entry(field.name()).or_insert(at);
+        }
+        let find = |name: &str| places.get(name).copied().ok_or_else(|| condition::no_column(name, all));
         let mut columns = shown.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
         let positions = (0..columns.len()).collect();
         let mut checks = Vec::new();

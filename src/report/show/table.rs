@@ -84,8 +84,11 @@ pub fn fitted(text: &str, places: usize) -> String {
 /// what is narrow is left alone, the others share what is left. Fewer than were given if not all can be shown; at least one is.
 pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usize> {
     let at_least = |i: usize| wanted[i].min(NARROWEST.max(least[i]));
-    let taken = |n: usize| (0..n).map(at_least).sum::<usize>() + GAP * n.saturating_sub(1);
-    let shown = (1..=wanted.len()).rev().find(|&n| taken(n) <= room).unwrap_or(wanted.len().min(1));
+    let taken = (0..wanted.len()).scan(0, |sum, i| {
+        *sum += at_least(i);
+        Some(*sum + GAP * i)
+    });
+    let shown = taken.take_while(|taken| *taken <= room).count().max(wanted.len().min(1));
     let whole = room;
     let mut room = room.saturating_sub(GAP * shown.saturating_sub(1));
     // Everyone has the least; what is left is shared, those that want little first.

@@ -134,7 +134,7 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
     let mut renamed = Renamed::new(&how.rename);
     let mut sink = Sink::default();
     let table = extended(schema, format.extra());
-    let mut file = ParquetFile::create(&path, &table)?;
+    let mut file = ParquetFile::create_output(&path, &table)?;
     let mut source = RowsOf::open(input, KEYS)?.renamed(&how.rename);
     let mut more = true;
     while more {

@@ -68,7 +68,7 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
     let arrow = Arc::new(ArrowSchema::new(fields));
 
     let mut bad = Bad::new(how.skip_bad);
-    let mut file = ParquetFile::create(&path, &arrow)?;
+    let mut file = ParquetFile::create_output(&path, &arrow)?;
     let mut lines = open()?;
     let names: Vec<String> = schema.columns.iter().map(|c| c.name.to_owned()).collect();
     loop {
