@@ -60,6 +60,15 @@ fn white_space_at_the_start_of_an_answer_is_encoded_apart_from_the_prompt() {
     assert_eq!(scored.prompt, ids(&golden["head"]), "the prompt is what sampling has");
     assert!(!whole.starts_with(&scored.prompt), "transformers' prompt is another when this answer follows");
     assert_eq!(tokenizer.decode(&scored.completions[0]), answer, "nothing is lost");
+    // Where nothing merges, the ids are those of the whole conversation, white space or not.
+    let question = golden["prompt"].as_str().unwrap();
+    for plain in ["Eight.", " Eight.", "\tEight."] {
+        let (tokenizer, scored) = encoded(plain);
+        let turns = [Message::new("user", question), Message::new("assistant", plain)];
+        let whole = tokenizer.encode_chat(&turns, false).unwrap();
+        let ours = [&scored.prompt[..], &scored.completions[0]].concat();
+        assert!(whole.starts_with(&ours) && ours.len() + 1 >= whole.len(), "{plain:?}: {ours:?} {whole:?}");
+    }
 }
 
 /// transformers reads a special token out of a text that spells it, so an answer can end its own turn. Here it is letters.

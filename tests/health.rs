@@ -380,3 +380,17 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
     let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &["run", "--fresh"]);
     assert!(code == Some(0) && !said.contains("min_margin"), "{said}");
 }
+
+#[test]
+fn pairs_beyond_the_limit_are_counted() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("run");
+    run(&pipeline(temp.path(), "limit = 3", ""), &dir, &How::default()).0.unwrap();
+    let opened = Run::open(&dir).unwrap();
+    for entry in opened.files("dpo") {
+        let pairs = rows(&dir, "pairs", entry.iteration).num_rows() as u64;
+        assert!(pairs > 3);
+        assert_eq!(entry.unused.get("beyond_limit"), Some(&(pairs - 3)), "iteration {}", entry.iteration);
+    }
+    assert_eq!(opened.files("dpo").len(), 3);
+}

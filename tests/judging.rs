@@ -361,6 +361,13 @@ fn judgements_are_judged_and_trained_on() {
         assert!(rows.iter().all(|&i| said[i].len() == 2 * (rows.len() - 1)));
     }
     assert!(run.model("dpo").is_some());
+    // The share of prompts that gave a pair is of answers alone: judge pairs answer the judge's prompts.
+    let plan = common::plan(&text);
+    let measured = reflux::report::Health::of(&plan, &run).unwrap().json();
+    let pair_yield = measured.as_array().unwrap().iter().find(|g| g["gate"] == "pair_yield").unwrap();
+    let judged: std::collections::BTreeSet<String> =
+        Columns(&read("scores")).text("prompt_id").unwrap().iter().map(|id| id.unwrap().to_owned()).collect();
+    assert_eq!(pair_yield["value"].as_f64().unwrap(), pairs.num_rows() as f64 / judged.len() as f64);
     // To the byte the same with more workers.
     let other = dir.join("other");
     common::run(&text, &other, &How { workers: 2, ..How::default() }).0.unwrap();

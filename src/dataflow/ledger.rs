@@ -35,6 +35,14 @@ impl Output {
     pub fn of_iteration(rows: RecordBatch, errors: Vec<RowError>, accounted: u64) -> Self {
         Self { accounted, ..Self::new(rows, errors) }
     }
+    /// Counts rows of an iteration that there was no use for, under a reason.
+    #[must_use]
+    pub fn with_unused(mut self, reason: &'static str, rows: u64) -> Self {
+        if rows > 0 {
+            *self.unused.entry(reason).or_default() += rows;
+        }
+        self
+    }
 }
 
 impl From<RecordBatch> for Output {

@@ -309,6 +309,7 @@ impl Train for Dpo {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
         let mut taken = BTreeMap::new();
+        let mut beyond_limit = 0;
         // Found before the first step; another model than the policy is let go of before it.
         let (all, errors, Ready { replay, config, measure }) = {
             let mut references = self.references(cx, &model, true)?;
@@ -327,9 +328,11 @@ impl Train for Dpo {
                 let had = taken.entry(epoch.iteration).or_insert(0);
                 let left = self.limit(epoch.iteration) - *had;
                 if left == 0 {
+                    beyond_limit += rows.num_rows();
                     continue;
                 }
                 let rows = self.reader(input, &model).read(&rows, &mut references.errors)?;
+                beyond_limit += rows.num_rows().saturating_sub(left);
                 let rows = rows.slice(0, rows.num_rows().min(left));
                 *had += rows.num_rows();
                 all.extend(references.fill(number, epoch, &rows, pairs(&rows)?, &mut watch)?);
@@ -341,7 +344,8 @@ impl Train for Dpo {
             return Err(nothing_usable(cx, &errors));
         }
         let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
-        training::finish(cx, name, &model, &trained, measure, errors, &data(&taken))
+        let output = training::finish(cx, name, &model, &trained, measure, errors, &data(&taken))?;
+        Ok(output.with_unused("beyond_limit", beyond_limit as u64))
     }
 
     fn stream(&self, cx: &Context<'_>, name: &str, planned: u32, microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Result<Output> {

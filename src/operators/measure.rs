@@ -11,7 +11,7 @@
 //! Of scored answers that people have ranked (`ranked`): Table 4 of the paper, see [`crate::eval::reward`]; where the ranks come from
 //! scores, also `score_spearman`, between those and the judge's over all answers of all prompts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::Float64Array;
 
@@ -171,7 +171,8 @@ impl Measure {
         figures
     }
 
-    fn reward(&self, cx: &Context<'_>, input: &str, ranked: &str) -> Result<Vec<Figure>> {
+    /// Figures of scores against ranks, and how many scored answers have no rank.
+    fn reward(&self, cx: &Context<'_>, input: &str, ranked: &str) -> Result<(Vec<Figure>, u64)> {
         let mut scores: HashMap<String, f64> = HashMap::new();
         for batch in cx.microbatches(input) {
             let (_, batch) = batch?;
@@ -182,6 +183,7 @@ impl Measure {
         }
         let mut prompts: BTreeMap<String, Vec<Judged>> = BTreeMap::new();
         let mut given: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut seen: HashSet<String> = HashSet::new();
         for batch in cx.microbatches(ranked) {
             let (_, batch) = batch?;
             let columns = Columns(&batch);
@@ -191,10 +193,12 @@ impl Measure {
                 if let (Some(known), Some(&said)) = (known.filter(|k| k.is_valid(i)), scores.get(ids.value(i))) {
                     given.entry(prompt.value(i).into()).or_default().push((known.value(i).into(), said));
                 }
+                seen.insert(ids.value(i).to_owned());
                 let judged = Judged { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
                 prompts.entry(prompt.value(i).into()).or_default().push(judged);
             }
         }
+        let unranked = scores.keys().filter(|id| !seen.contains(*id)).count() as u64;
         let table = Reward::of(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
         let mut figures = vec![
             ("pairwise_accuracy", table.pairwise_accuracy),
@@ -209,7 +213,7 @@ impl Measure {
             let agreement = reward::agreement(&given.into_values().collect::<Vec<_>>(), &self.bootstrap);
             figures.push(("score_spearman", agreement));
         }
-        Ok(figures)
+        Ok((figures, unranked))
     }
 }
 
@@ -218,6 +222,7 @@ impl Whole for Measure {
         let mut rows: Vec<(&str, Figure)> = Vec::new();
         // Every row is part of a figure, or of the counts `nulls`, `unscored` and `reward_nulls`.
         let accounted = std::cell::Cell::new(0);
+        let mut unranked = 0;
         for input in cx.step.inputs.iter().filter(|i| i.key == "from") {
             let step = cx.shared.plan.step(&input.step).ok_or_else(|| Error::bug("an input is not in the plan"))?;
             let schema = step.schema;
@@ -244,7 +249,9 @@ impl Whole for Measure {
                     .transpose()?;
                 figures.extend(self.answers(cx, &now, before.as_ref()));
                 if let Some(ranked) = self.ranked.as_ref().filter(|_| now.scored()) {
-                    figures.extend(self.reward(cx, &input.step, ranked)?);
+                    let (more, without) = self.reward(cx, &input.step, ranked)?;
+                    figures.extend(more);
+                    unranked += without;
                 }
             }
             rows.extend(figures.into_iter().map(|f| (input.step.as_str(), f)));
@@ -261,6 +268,6 @@ impl Whole for Measure {
             number(&|e| e.high),
             Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.1.1.map_or(0, |e| e.n.min(u32::MAX.into()) as u32)))),
         ])?;
-        Ok(Output::of_iteration(rows, Vec::new(), accounted.get()))
+        Ok(Output::of_iteration(rows, Vec::new(), accounted.get()).with_unused("no_rank", unranked))
     }
 }

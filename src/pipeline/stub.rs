@@ -1,5 +1,6 @@
 //! Stand-ins for the operators, with the same names and main keys, for this folder's tests.
 
+use super::codes;
 use super::fields::Fields;
 use super::kind::{Configured, Kind, NeedsModel, Port, Shape};
 use crate::data::{Schema, named};
@@ -78,6 +79,9 @@ fn generate(f: &mut Fields<'_>) -> Box<dyn Configured> {
 }
 fn judge(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let rubric = f.text("rubric", "template", Some("additive-5"));
+    if rubric.ends_with("no-prompt.jinja") {
+        f.warn(&codes::NOT_SHOWN, "rubric", "it does not show the prompt", "");
+    }
     let samples = f.count("samples", "judgements an answer", Some(3), 1..=64);
     stub(format!("{rubric}, {samples} times"), &[&[&named::RESPONSES]], &named::SCORES)
 }

@@ -114,7 +114,7 @@ mod tests {
             ("1 + 1 + 1 = 3\n\nScore: 3/5", ""),
             ("It is clear.\nScore: 1 (relevant) + 1 (useful) = 2", "It is clear."),
             ("It is clear.\nScore: four and a half", "It is clear."),
-            ("Relevance score: 1\nIt is clear.", "It is clear."),
+            ("Relevance score: 1\nIt is clear.", "Relevance score: \nIt is clear."),
             ("So the final score is 4.", "So the final score is ."),
             ("I give it a score of 4 for its clarity.", "I give it a score of  for its clarity."),
             ("The maximum score is 5. It is clear.", "The maximum score is 5. It is clear."),
