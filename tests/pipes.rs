@@ -97,10 +97,11 @@ fn no_input_of_a_command_is_waited_for() {
     assert_eq!(ended(&["run", &whole], dir).0, Some(0));
     for from in ["pipe", "endless"] {
         let (rubric, script) = (pipeline(dir, from, "script"), pipeline(dir, "rubric", from));
+        let (from_rubric, from_script) = (&*format!("{from}-rubric"), &*format!("{from}-script"));
         let all: &[&[&str]] = &[
             &["check", &rubric],
-            &["run", &rubric, "--name", "y"],
-            &["run", &script, "--name", "z"],
+            &["run", &rubric, "--runs", from_rubric],
+            &["run", &script, "--runs", from_script],
             &["generate", model, "--file", from],
             &["logprobs", model, from],
             &["revise", "x", "--scores", from],

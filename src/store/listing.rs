@@ -50,6 +50,10 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
                 .help("convert it, or rename it if it is one of them"))
         };
     }
+    if !kind.is_dir() {
+        // Says that it is not a regular file, and what to do.
+        super::lines::open_regular(path)?;
+    }
     let mut found = Vec::new();
     collect(path, 8, &mut found).map_err(|e| super::atomic::io_error("listing", path, &e))?;
     let parquet: std::collections::BTreeSet<PathBuf> = found.iter().filter(|f| is(f, "parquet")).cloned().collect();

@@ -72,7 +72,13 @@ fn undecodable(path: &Path, e: &(dyn std::error::Error + 'static)) -> Error {
         }
         cause = e.source();
     }
-    damaged(path, e)
+    // Arrow keeps the text of such an error only.
+    let text = e.to_string();
+    let number = text.rsplit_once("(os error ").and_then(|(_, rest)| rest.split(')').next()?.parse().ok());
+    match number {
+        Some(number) => io_error("reading", path, &std::io::Error::from_raw_os_error(number)),
+        None => damaged(path, e),
+    }
 }
 
 /// An open Parquet file whose footer has been checked.
