@@ -264,7 +264,8 @@ fn a_file_in_the_place_of_a_prompt_is_asked_about_and_both_answers_can_be_typed(
     };
     let flag = err.split_once("add --file: ").and_then(|(_, rest)| rest.split(';').next()).unwrap();
     let (_, want, _) = run(&[MODEL, "name three animals", "-m", "3"], "");
-    assert_eq!(typed(format!("reflux generate {MODEL} {flag} -m 3")), want);
+    // Of a .txt file every line is a prompt.
+    assert_eq!(typed(format!("reflux generate {MODEL} {flag} -m 3")), format!("--- line 1\n{want}"));
     let pipe = err.split_once("standard input: ").and_then(|(_, rest)| rest.lines().next()).unwrap();
     let (_, want, _) = run(&[MODEL, "-m", "3"], file);
     assert_eq!(typed(format!("{pipe} -m 3")), want);

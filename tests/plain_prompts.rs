@@ -196,6 +196,13 @@ fn keys_are_renamed_and_what_is_proposed_works() {
     assert_eq!(typed[2..], ["--rename", "reply=output"]);
     let (code, _, err) = import_with(&typed.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!((code, err.as_str()), (Some(0), ""));
+    // So is a name that nobody reads.
+    let (code, _, err) = import_with(&["--rename", "reply=output", "--rename", "q=instrction"]);
+    assert!(code == Some(2) && err.contains("fit no schema"), "{err}");
+    let typed =
+        [vec!["--rename".to_owned(), "reply=output".to_owned()], proposed(err.split("help").nth(1).unwrap())].concat();
+    assert_eq!(typed[2..], ["--rename", "q=instruction"]);
+    assert_eq!(import_with(&typed.iter().map(String::as_str).collect::<Vec<_>>()).0, Some(0));
     // So is a name that is taken.
     let (code, _, err) = import_with(&["--rename", "q=prompt", "--rename", "reply=response"]);
     assert!(code == Some(2) && err.contains("a row has both keys"), "{err}");

@@ -1,20 +1,17 @@
 //! `reflux generate`.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, bounded};
 
 use super::answers::{Place, Printer};
-use super::logprobs::messages;
+use super::logprobs::{messages, tell_unread};
 use super::model::ModelArgs;
 use super::progress::Style;
 use super::run::stop_on_interrupt;
-use super::terminal;
 use super::ticker::Ticker;
-use crate::data::{counted, quoted};
+use crate::data::quoted;
 use crate::dataflow::Stop;
 use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
 use crate::error::{Error, Kind, Result};
@@ -203,14 +200,6 @@ fn prompts(args: &Args) -> Result<Prompts> {
     Ok(Prompts::new(lines, asked_for.unwrap_or(PromptForm::Whole)))
 }
 
-/// Tells the keys of prompts that were not read.
-fn tell_unread(unread: &Mutex<BTreeMap<String, u64>>) {
-    let unread = unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (key, rows) in unread.iter() {
-        terminal::line(&format!("not read: {key} (in {})", counted(*rows, "row")));
-    }
-}
-
 /// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
 fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Place>>>> {
     let (sender, asked) = bounded(64);
@@ -257,7 +246,8 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         _ => e,
     })?;
     if style != Style::Quiet {
-        tell_unread(&unread);
+        // Nothing can panic while the lock is held.
+        tell_unread(&unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
     printer.finish(whole)
 }

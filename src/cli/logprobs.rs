@@ -1,5 +1,6 @@
 //! `reflux logprobs`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -7,6 +8,7 @@ use serde_json::json;
 use super::model::ModelArgs;
 use super::progress::Style;
 use super::run::stop_on_interrupt;
+use super::terminal;
 use super::ticker::Ticker;
 use crate::data::counted;
 use crate::dataflow::Stop;
@@ -61,11 +63,11 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
     let model = Model { tokenizer: model.tokenizer.with_date(Some(DateTime::now())), ..model };
     ticker.restart("scoring");
-    let work = || score(args, lines, &model, &stop, ticker);
+    let work = || score(args, lines, &model, &stop, ticker, style);
     args.model.on_threads(work)
 }
 
-fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
+fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker, style: Style) -> Result<()> {
     let name = lines.name().to_owned();
     let max_length = args.max_length.map(|n| n as usize);
     let (mut rows, mut failed, mut tokens, mut apart) = (0, 0, 0, 0);
@@ -103,7 +105,8 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
         super::terminal::put_json(&row)
     };
     let mut reads = true;
-    for row in Comparisons::new(lines) {
+    let mut comparisons = Comparisons::new(lines);
+    for row in comparisons.by_ref() {
         if stop.requested() {
             return Err(Error::cancelled());
         }
@@ -133,6 +136,9 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     if rows == 0 {
         return Err(Error::user(format!("{name} holds no row")));
     }
+    if style != Style::Quiet {
+        tell_unread(comparisons.unread());
+    }
     if apart > 0 {
         tracing::warn!(
             "the chat template does not write the answers of {} as they were given: they are scored as given, after the \
@@ -154,4 +160,11 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
 
 pub fn messages(turns: Vec<Turn>) -> Vec<Message> {
     turns.into_iter().map(|turn| Message { role: turn.role, content: turn.content, keys: turn.keys }).collect()
+}
+
+/// Tells the keys of rows that were not read.
+pub fn tell_unread(unread: &BTreeMap<String, u64>) {
+    for (key, rows) in unread {
+        terminal::line(&format!("not read: {key} (in {})", counted(*rows, "row")));
+    }
 }

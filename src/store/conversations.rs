@@ -302,27 +302,46 @@ pub struct Comparison {
 ///
 /// A row has `prompt` and either `chosen` and `rejected` or `completion`, each a text or a list of messages: TRL's forms.
 /// Where `chosen` and `rejected` are whole conversations, what they begin with in common is the prompt.
-pub struct Comparisons(Lines);
+pub struct Comparisons {
+    lines: Lines,
+    unread: Unread,
+}
 
 impl Comparisons {
     /// Those of these lines.
     pub fn new(lines: Lines) -> Self {
-        Self(lines)
+        Self { lines, unread: Unread::new() }
+    }
+
+    /// The keys of the rows so far that were not read, with the number of rows that have a value there.
+    pub fn unread(&self) -> &BTreeMap<String, u64> {
+        &self.unread
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Result<Comparison, String>)>> {
+        let Some((line, bytes)) = self.lines.next_line()? else { return Ok(None) };
+        let read = parse(bytes).map_err(|(_, why)| why).and_then(|mut row| {
+            let comparison = comparison(&mut row)?;
+            let left = row.iter().filter(|(_, value)| !is_empty(value));
+            left.for_each(|(key, _)| count_unread(&mut self.unread, key, 1));
+            Ok(comparison)
+        });
+        Ok(Some((line, read)))
     }
 }
 
 impl Iterator for Comparisons {
     type Item = Result<(u64, Result<Comparison, String>)>;
     fn next(&mut self) -> Option<Self::Item> {
-        let row = |bytes: &[u8]| parse(bytes).map_err(|(_, why)| why).and_then(comparison);
-        self.0.next_line().map(|line| line.map(|(line, bytes)| (line, row(bytes)))).transpose()
+        self.read().transpose()
     }
 }
 
-pub(super) fn comparison(mut row: Map<String, Value>) -> Result<Comparison, String> {
-    let keys = keys(&row);
-    let system = take_system(&mut row)?;
-    if let Some(what) = unheld_context(&row) {
+/// Takes a comparison out of a row.
+pub(super) fn comparison(row: &mut Map<String, Value>) -> Result<Comparison, String> {
+    let keys = keys(row);
+    let system = take_system(row)?;
+    if let Some(what) = unheld_context(row) {
         return Err(what);
     }
     let mut side = |key: &str, role: &str| match row.remove(key) {

@@ -4,7 +4,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use super::suggest::nearest;
-use crate::data::Schema;
+use crate::data::{SCHEMAS, Schema, quoted};
 use crate::error::{Error, Result};
 
 /// Which key of a file is read as which of ours. All are renamed at once, so two keys can change places.
@@ -92,11 +92,22 @@ impl Rename {
                 let theirs = self.pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| &pair.1);
                 return Err(Error::user(format!("`{theirs}` cannot be renamed to `{name}`: a row has both keys"))
                     .help(format!(
-                        "rename the other key too, for example --rename {theirs}={name} --rename {name}={theirs}"
+                        "rename the other key too, for example {} {}",
+                        flag(theirs, &name),
+                        flag(&name, theirs)
                     )));
             }
         }
         Ok(renamed)
+    }
+
+    /// What was meant by a name that neither a format, whose keys are `known`, nor a schema has.
+    pub fn slip(&self, known: &[&str]) -> Option<String> {
+        let columns = SCHEMAS.iter().flat_map(|schema| schema.columns).map(|column| column.name);
+        let names: Vec<&str> = known.iter().copied().chain(columns).collect();
+        let unknown = |name: &str| !names.contains(&name) && self.sources().all(|source| source != name);
+        let (ours, theirs) = self.pairs.iter().find(|(ours, _)| unknown(ours))?;
+        Some(format!("did you mean {}?", flag(theirs, nearest(ours, &names)?)))
     }
 
     /// The error for a renamed key that no row has; `have` are the keys that rows have.
@@ -106,12 +117,17 @@ impl Rename {
         let error = Error::user(format!("no row of `{file}` has the key `{theirs}`, which --rename names"));
         match nearest(theirs, &free) {
             Some(near) if near == ours => {
-                error.help(format!("rows have the key `{ours}` already: leave --rename {theirs}={ours} out"))
+                error.help(format!("rows have the key `{ours}` already: leave {} out", flag(theirs, ours)))
             }
-            Some(near) => error.help(format!("did you mean --rename {near}={ours}?")),
+            Some(near) => error.help(format!("did you mean {}?", flag(near, ours))),
             None => error.help(format!("there are: {}", have.iter().take(30).copied().collect::<Vec<_>>().join(", "))),
         }
     }
+}
+
+/// The flag that reads a key as another, as it is typed.
+fn flag(theirs: &str, ours: &str) -> String {
+    format!("--rename {}", quoted(&format!("{theirs}={ours}")))
 }
 
 #[cfg(test)]

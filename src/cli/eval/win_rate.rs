@@ -16,7 +16,7 @@ const AFTER: &str = "Examples:
 A and B are each a model (a GGUF file, a Hugging Face directory, an adapter's) or answers: rows of JSON lines, a JSON array or \
 Parquet with `prompt` (or `instruction`) and `response` (or `output`), or RUN/STEP, of one iteration after an @. Answers meet by \
 prompt_id or the prompt's text, and by their number. Without --prompts the prompts are those of the stored answers. A prompts \
-file has rows with `prompt`, `instruction` or `turns`; a .txt file has a prompt a line.
+file has rows with `prompt`, `instruction` or `turns`, as JSON, CSV or Parquet; a .txt file has a prompt a line.
 
 Figures are of A: win_rate counts a tie half, and a comparison of which nothing was readable not at all (nulls). The judge reads \
 every pair in both orders; where they disagree it is a tie, and order_agreement is the share in which they agree. Intervals are \

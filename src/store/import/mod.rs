@@ -118,7 +118,13 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
         Some(format) => Some(format),
         None => found_format(input, how)?,
     };
-    let Some(format) = format else { return import_jsonl(input, how) };
+    let Some(format) = format else {
+        // A name that nobody reads is why a file is of no format.
+        return import_jsonl(input, how).map_err(|error| match how.rename.slip(KEYS) {
+            Some(meant) => error.help(meant),
+            None => error,
+        });
+    };
     let targets = format.targets();
     let schema = match how.schema {
         None => targets[0],

@@ -48,7 +48,7 @@ pub(super) fn preference(record: &mut Record, context: Context, sink: &mut Sink)
     if !row.contains_key("prompt") {
         split_texts(&mut row);
     }
-    let mut pair = comparison(row)?;
+    let mut pair = comparison(&mut row)?;
     let after_system = usize::from(pair.prompt.first().is_some_and(|turn| turn.role == "system"));
     pair.prompt.splice(after_system..after_system, context.history);
     if with_system(&mut pair.prompt, context.system).is_err() {
