@@ -100,3 +100,45 @@ fn a_config_beside_an_adapter_does_not_make_it_a_whole_model() {
     let error = load(dir.path()).err().expect("it loads").to_string();
     assert!(error.contains("model.safetensors") && error.contains("adapter_config.json"), "{error}");
 }
+
+#[test]
+fn a_copy_of_an_adapter_names_its_base_so_that_peft_finds_it() {
+    // As a run lays them: the model that was trained beside the one that came of it, which has the adapter.
+    let dir = tempfile::tempdir().unwrap();
+    let (m1, made) = (dir.path().join("run/models/M1"), dir.path().join("run/models/M2/adapter"));
+    fs::create_dir_all(&m1).unwrap();
+    fs::create_dir_all(&made).unwrap();
+    for file in fs::read_dir(base()).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            fs::copy(file.path(), m1.join(file.file_name())).unwrap();
+        }
+    }
+    let hash = adapter(&made);
+    edit(&made, "base_model_name_or_path", json!("../../M1"));
+    let out = dir.path().join("mine");
+    let export = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reflux"));
+        let output = command.arg("export").arg(&made).arg(&out).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(export(&[]).0, Some(0));
+    let config: Value = serde_json::from_str(&fs::read_to_string(out.join("adapter_config.json")).unwrap()).unwrap();
+    // What AutoPeftModel hands to from_pretrained, wherever it is called.
+    let named = Path::new(config["base_model_name_or_path"].as_str().unwrap());
+    assert!(named.is_absolute() && named.join("config.json").is_file(), "{named:?}");
+    assert_eq!(fs::canonicalize(named).unwrap(), fs::canonicalize(&m1).unwrap());
+    assert_eq!(config["peft_type"], "LORA");
+    assert_eq!(load(&out).unwrap().hash, hash);
+    let (code, error) = export(&[]);
+    assert!(code == Some(2) && error.contains("is there already"), "{error}");
+    // A name on the hub stays a name.
+    edit(&made, "base_model_name_or_path", json!("org/name"));
+    assert_eq!(export(&["--force"]).0, Some(0));
+    assert!(fs::read_to_string(out.join("adapter_config.json")).unwrap().contains("\"org/name\""));
+    // PEFT loads no GGUF file.
+    fs::write(dir.path().join("m.gguf"), "GGUF").unwrap();
+    edit(&made, "base_model_name_or_path", json!(dir.path().join("m.gguf")));
+    let (code, error) = export(&["--force"]);
+    assert!(code == Some(2) && error.contains("GGUF file, which PEFT does not load"), "{error}");
+}
