@@ -220,11 +220,11 @@ impl View {
 
     fn told(&self, shown: &mut Shown, event: &Event<'_>) {
         match (self.style, event) {
-            (Style::Lines { all }, &Event::Within { step, epoch, done, planned, unit }) => {
-                if Self::due(shown, step, all) {
-                    let words = shown.state.training_words(step, done, planned, unit);
-                    self.step_line(step, epoch.iteration, &words);
-                }
+            (Style::Lines { all }, &Event::Within { step, epoch, done, planned, unit })
+                if Self::due(shown, step, all) =>
+            {
+                let words = shown.state.training_words(step, done, planned, unit);
+                self.step_line(step, epoch.iteration, &words);
             }
             (Style::Lines { all }, &Event::Done { step, epoch, .. }) => {
                 let now = all || shown.state.is_complete(step, epoch.iteration);

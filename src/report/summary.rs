@@ -152,9 +152,9 @@ impl Summary {
         let wide = |columns: &[usize]| columns.iter().map(|&c| widths[c] + GAP).sum::<usize>() - GAP;
         let keys: Vec<usize> = (0..heads.len().min(KEYS)).collect();
         let mut parts = vec![keys.clone()];
-        for c in keys.len()..heads.len() {
+        for (c, more) in widths.iter().enumerate().skip(keys.len()) {
             let last = parts.len() - 1;
-            if parts[last].len() > keys.len() && wide(&parts[last]) + GAP + widths[c] > room {
+            if parts[last].len() > keys.len() && wide(&parts[last]) + GAP + more > room {
                 parts.push(keys.iter().copied().chain([c]).collect());
             } else {
                 parts[last].push(c);
