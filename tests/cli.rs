@@ -166,9 +166,15 @@ fn ctrl_c_stops_and_the_run_goes_on_later() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("stopping") && err.contains("go on"), "{err}");
+    assert!(err.lines().any(|line| line == "stopped") && !err.contains("stopped: stopped"), "{err}");
     let before = reflux::store::Run::open(&runs.join("t")).unwrap().files("answers").len();
     assert!((1..12).contains(&before), "{before} microbatches");
     let (code, _, err) = reflux(&args);
     assert!(code == Some(0) && err.contains("going on"), "{err}");
+    // A replay that is just begun goes on with nothing.
+    let replay = ["replay", &runs.join("t").display().to_string(), "--set", "step.answers.samples=2", "--runs"];
+    let replay: Vec<&str> = replay.into_iter().chain([runs.to_str().unwrap(), "--from", "answers"]).collect();
+    let (code, _, err) = reflux(&replay);
+    assert!(code == Some(0) && !err.contains("going on"), "{err}");
     assert_eq!(reflux::store::Run::open(&runs.join("t")).unwrap().files("answers").len(), 12);
 }

@@ -76,6 +76,29 @@ fn imports_point_down() {
     assert!(seen > 100, "only {seen} imports were looked at");
 }
 
+/// `1 row`, `2 rows`: numbers that are printed have their nouns from `counted`.
+#[test]
+fn numbers_agree_with_their_nouns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root.join("cli"), &mut files);
+    sources(&root.join("report"), &mut files);
+    let nouns =
+        "rows|answers|microbatches|steps|pairs|runs|prompts|files|models|judgements|tensors|outputs|iterations|scores";
+    let bare = regex::Regex::new(&format!(r"\{{[^{{}}]*\}} ({nouns})\b[^/]")).unwrap();
+    let mut seen = 0;
+    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let found = bare.find(line).filter(|_| line.contains('"'));
+            assert!(found.is_none(), "{}: use `counted` in: {}", path.display(), line.trim());
+        }
+        seen += 1;
+    }
+    assert!(seen > 40, "only {seen} files were looked at");
+}
+
 /// What files and models say reaches a terminal only through `cli::terminal`, which shows what would steer it.
 #[test]
 fn only_the_terminal_prints() {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Summary;
+use crate::data::counted;
 use crate::store::Run;
 
 impl Summary {
@@ -71,10 +72,10 @@ fn engine_line(used: &Value) -> Option<String> {
         return None;
     }
     Some(format!(
-        "{}: {} answers, {} tokens at {:.0} a second; {:.0}% of the prompts' tokens came from the prefix cache",
+        "{}: {}, {} at {:.0} a second; {:.0}% of the prompts' tokens came from the prefix cache",
         used["model"].as_str()?,
-        number("requests"),
-        number("generated_tokens"),
+        counted(number("requests") as u64, "answer"),
+        counted(number("generated_tokens") as u64, "token"),
         number("generated_tokens") / number("busy_seconds").max(1e-9),
         100. * number("prefix_hit_rate"),
     ))

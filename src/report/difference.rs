@@ -257,7 +257,7 @@ impl Place {
         let place = format!("{}, iteration {}{microbatch}{part}", self.step, self.iteration);
         match &self.what {
             What::Only(first) => vec![format!("{place}: only in {}", if *first { "-" } else { "+" })],
-            What::Rows(a, b) => vec![format!("{place}: {a} and {b} rows, the same as far as both go")],
+            What::Rows(a, b) => vec![format!("{place}: {a} and {}, the same as far as both go", counted(*b, "row"))],
             What::Value { row, column, first, second } => {
                 let (first, second) = apart(first, second);
                 vec![format!("{place}, row {row}, column {column}:"), format!("- {first}"), format!("+ {second}")]

@@ -1,6 +1,6 @@
 //! Steps of which nothing came: scores that nobody could read, no pair, no row.
 
-use crate::data::{Columns, named};
+use crate::data::{Columns, counted, named};
 use crate::dataflow::Operator;
 use crate::error::Result;
 use crate::pipeline::{Plan, Shape, Step};
@@ -69,7 +69,7 @@ fn nothing(run: &Run, step: &Step<dyn Operator>) -> Result<Option<String>> {
     if rows == 0 {
         let of: u64 = step.inputs.iter().map(|i| rows_of(run, &i.step)).sum();
         let what = if step.schema.name == named::PAIRS.name { "pair" } else { "row" };
-        return Ok(Some(format!("`{name}`: no {what} came of {of} rows")));
+        return Ok(Some(format!("`{name}`: no {what} came of {}", counted(of, "row"))));
     }
     let (column, what) = match step.schema.name {
         "scores" => ("score", "score: no judgement was readable"),
@@ -90,5 +90,5 @@ fn nothing(run: &Run, step: &Step<dyn Operator>) -> Result<Option<String>> {
             return Ok(None);
         }
     }
-    Ok(Some(format!("`{name}`: none of {rows} rows has a {what}")))
+    Ok(Some(format!("`{name}`: none of {} has a {what}", counted(rows, "row"))))
 }

@@ -185,9 +185,9 @@ impl Evaluation {
                 let (kept, others) = matched(answers, prompts);
                 if kept.is_empty() {
                     return Err(Error::user(format!(
-                        "no answer in `{}` is to one of the {} prompts",
+                        "no answer in `{}` is to one of {}",
                         path.display(),
-                        prompts.len()
+                        counted(prompts.len(), "prompt")
                     ))
                     .help("they are matched by prompt_id, then by the prompt's text"));
                 }

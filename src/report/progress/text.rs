@@ -340,7 +340,11 @@ impl StepState {
         parts.extend(scores.histogram());
         if scores.judgements > 0 {
             let share = 100. * scores.unread as f64 / scores.judgements as f64;
-            parts.push(format!("unread {} of {} judgements ({share:.0}%)", scores.unread, scores.judgements));
+            parts.push(format!(
+                "unread {} of {} ({share:.0}%)",
+                scores.unread,
+                counted(scores.judgements, "judgement")
+            ));
         }
         Some(parts)
     }
