@@ -364,8 +364,10 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
     let (code, said) = reflux(dir, &text, &["run"]);
     assert_eq!(code, Some(0), "{said}");
     let warned = |gate: &str| {
-        let line =
-            said.lines().find(|l| l.contains("warning: ") && l.contains(gate)).unwrap_or_else(|| panic!("{gate}: {said}"));
+        let line = said
+            .lines()
+            .find(|l| l.contains("warning: ") && l.contains(gate))
+            .unwrap_or_else(|| panic!("{gate}: {said}"));
         line.to_owned()
     };
     assert!(warned("margin is 0.004").contains("below health.margin.warn = 0.02"), "{said}");
