@@ -71,7 +71,7 @@ from = "loop_scores"
 
 /// The steps that train nothing: what is run here.
 fn without_training() -> String {
-    PIPELINE[..PIPELINE.find("[step.m1]").unwrap()].to_owned()
+    PIPELINE[..PIPELINE.find("[step.m1]").unwrap()].replace("[engine]\nmax_batch = 4\n", "")
 }
 
 impl World {
@@ -89,6 +89,8 @@ impl World {
         world.write("data/rows.jsonl", &(0..12).map(row).collect::<String>());
         world.write("good.toml", PIPELINE);
         world.write("small.toml", &without_training());
+        let from = PIPELINE.find("[step.m1]").unwrap();
+        world.write("trained.toml", &format!("[pipeline]\n{}", &PIPELINE[from..PIPELINE.find("[loop]").unwrap()]));
         world
     }
     /// With a finished run `good` of the steps that train nothing.
@@ -225,7 +227,7 @@ fn words_of_commands() {
         ("reflux check goood.toml", "goood.toml", "good.toml"),
         ("reflux import data/rows.jsonl --schema promts --format reflux", "promts", "prompts"),
         ("reflux eval drift good --step answrs", "answrs", "answers"),
-        ("reflux cost good.toml --rows loop_pairs=4 --hardware 8xH10", "H10", "H100"),
+        ("reflux cost trained.toml --hardware 8xH10", "H10", "H100"),
     ] {
         world.meant(command, wrong, means);
     }
