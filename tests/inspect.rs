@@ -182,7 +182,7 @@ fn what_is_not_there_is_said_with_what_is() {
     };
     let run = finished().to_str().unwrap();
     said(&["show", run], &["is a run", "pairs", "errors", "metrics/dpo"]);
-    said(&["show", &of("pears")], &["no step `pears`", "did you mean `pairs`"]);
+    said(&["show", &of("pirs")], &["no step `pirs`", "did you mean `pairs`"]);
     said(&["show", &of("metrics/pairs")], &["no metrics of `pairs`", "metrics/dpo"]);
     said(&["show", &of("errors/pears")], &["no step `pears`"]);
     said(&["show", &of("pairs"), "--columns", "margn"], &["no column `margn`", "did you mean `margin`"]);

@@ -219,6 +219,26 @@ fn killed_at_every_point_of_a_commit_it_ends_the_same() {
     }
 }
 
+/// A training that is killed between its model and the announcement of it still knows the rows that it had no use for.
+#[test]
+fn a_model_that_is_not_announced_yet_keeps_its_account() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = pipeline(temp.path());
+    // Rows that are not kept would have to be made again first.
+    let set = ["step.dpo.limit=1", "step.answers_m1.keep=true", "step.prompts.keep=true"];
+    let (expected, _) = undisturbed(&file, temp.path(), &set);
+    assert!(expected.manifest.iter().any(|line| line.contains("beyond_limit")), "every pair was used");
+    // As the process leaves the manifest that dies right after the line of the last model.
+    let manifest = temp.path().join("small/manifest.jsonl");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let at = text.rfind("{\"kind\":\"model\"").unwrap();
+    let end = at + text[at..].find('\n').unwrap() + 1;
+    assert!(text[end..].contains("beyond_limit"), "the announcement comes after the model");
+    std::fs::write(&manifest, &text[..end]).unwrap();
+    to_the_end(reflux(&file, temp.path(), &set), "not announced");
+    expected.expect(&temp.path().join("small"), "not announced");
+}
+
 /// A disk that is full stops the run with a clear word and harms nothing: with room again it goes on. A file system of its own is
 /// used where the system lets us make one, and a made-up full disk at several moments everywhere.
 #[test]

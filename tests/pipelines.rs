@@ -148,6 +148,9 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
             "step.scores.mode=sampled",
             "step.answers.sampling.max_tokens=6",
             "step.answers_m1.sampling.max_tokens=6",
+            "step.by_reading.sampling.max_tokens=24",
+            "step.judged_reasons.sampling.max_tokens=24",
+            "step.judged_reasons_m0.sampling.max_tokens=24",
             "step.judging.resamples=50",
             "step.judging_m0.resamples=50",
             "step.answering.resamples=50",
@@ -295,7 +298,7 @@ fn the_quickstart_ends_with_a_table_and_says_when_it_is_finished() {
     let output = reflux(&args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
-    assert!(err.contains(" beta = 0.1\n+") && err.contains(" beta = 0.2") && err.contains("--fresh"), "{err}");
+    assert!(err.contains(" beta = 0.1\n  +") && err.contains(" beta = 0.2") && err.contains("--fresh"), "{err}");
 }
 
 const PAPER: &str = "pipelines/paper-llama2-70b.toml";

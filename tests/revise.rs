@@ -229,7 +229,7 @@ fn only_the_microbatches_concerned_are_made_again() {
         (vec!["--scores", "missing.jsonl", "--into", "x"], "missing.jsonl"),
         (vec!["--scores", "missing.parquet", "--into", "x"], "missing.parquet"),
         (vec!["--scores", "missing.csv", "--into", "x"], "missing.csv"),
-        (vec!["--scores", "run", "--into", "x"], "Is a directory"),
+        (vec!["--scores", "run", "--into", "x"], "it is not a regular file"),
     ] {
         let (code, _, told) = reflux(&[&["revise", "run"], &args[..]].concat());
         assert_eq!(code, Some(2), "{told}");

@@ -133,7 +133,7 @@ fn a_failing_step_stops_the_run_on_all_workers() {
     let temp = tempfile::tempdir().unwrap();
     // The template asks for a part that a text does not have: it fails at the first row, inside a compute thread.
     let rubric = temp.path().join("broken.jinja");
-    std::fs::write(&rubric, "judge {{ prompt.nothing.at_all }}").unwrap();
+    std::fs::write(&rubric, "judge {{ response }} {{ prompt.nothing.at_all }}").unwrap();
     let text = bad_prompts(temp.path())
         .replace("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()));
     for workers in [1, 2] {

@@ -333,7 +333,7 @@ impl StepJobs {
                 let name = model_name(&cx.shared.plan, &cx.step.name, iteration);
                 match cx.step.op.stage() {
                     // The model may be committed and its announcement not: the run was killed between the two.
-                    Stage::Train(_) if cx.run().model(&name).is_some() => cx.announce(&name).map(Some),
+                    Stage::Train(train) if cx.run().model(&name).is_some() => train.announce(cx, &name).map(Some),
                     Stage::Whole(whole) => whole.whole(cx).map(Some),
                     Stage::Train(train) => match &closed {
                         None => {

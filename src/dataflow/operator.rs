@@ -238,7 +238,15 @@ pub trait Train: Send + Sync {
         let _ = (round, known);
         Ok(Vec::new())
     }
-    /// Trains and commits the model `name`; returns what [`Context::announce`] makes of it.
+    /// The announcement of the committed model `name`, with the rows that its training left out. A run that was killed
+    /// before the announcement was committed asks for it again.
+    ///
+    /// # Errors
+    /// The model is not committed, or its folder cannot be read.
+    fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        cx.announce(name)
+    }
+    /// Trains and commits the model `name`; returns what [`Train::announce`] makes of it.
     ///
     /// # Errors
     /// Whatever must stop the run: no rows, a loss that is not finite.

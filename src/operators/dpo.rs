@@ -305,6 +305,10 @@ impl Train for Dpo {
         super::health::measure(round, known, Some(self.config.objective.knobs.beta))
     }
 
+    fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        training::announce(cx, name)
+    }
+
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut watch = Watch::new(cx, &model, self.checkpoint_every);
@@ -344,8 +348,8 @@ impl Train for Dpo {
             return Err(nothing_usable(cx, &errors));
         }
         let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
-        let output = training::finish(cx, name, &model, &trained, measure, errors, &data(&taken))?;
-        Ok(output.with_unused("beyond_limit", beyond_limit as u64))
+        let rows = training::Rows { refused: errors, beyond_limit: beyond_limit as u64, data: data(&taken) };
+        training::finish(cx, name, &model, &trained, measure, &rows)
     }
 
     fn stream(&self, cx: &Context<'_>, name: &str, planned: u32, microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Result<Output> {
@@ -365,6 +369,8 @@ impl Train for Dpo {
             Err(e) if e.kind() == ErrorKind::User && came == 0 => return Err(nothing_usable(cx, &references.errors)),
             other => other?,
         };
-        training::finish(cx, name, &model, &trained, measure, references.errors, &data(&[(cx.epoch.iteration, came)].into()))
+        let data = data(&[(cx.epoch.iteration, came)].into());
+        let rows = training::Rows { refused: references.errors, data, ..Default::default() };
+        training::finish(cx, name, &model, &trained, measure, &rows)
     }
 }

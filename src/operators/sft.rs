@@ -161,6 +161,10 @@ impl Train for Sft {
         super::health::measure(round, known, None)
     }
 
+    fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        training::announce(cx, name)
+    }
+
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
@@ -169,6 +173,6 @@ impl Train for Sft {
         let validation = held_out.map(|rows| self.validating.on(rows));
         let config = SftConfig { seed: cx.shared.plan.seed, validation, ..self.config.clone() };
         let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;
-        training::finish(cx, name, &model, &trained, measure, Vec::new(), &serde_json::Value::Null)
+        training::finish(cx, name, &model, &trained, measure, &training::Rows::default())
     }
 }

@@ -6,14 +6,14 @@ use arrow::array::Float64Array;
 
 use super::prelude::*;
 use super::reference::ReferenceUse;
-use crate::data::{Type, counted};
+use crate::data::{Type, counted, read_regular};
 use crate::model::Model;
 use crate::model::backprop::Options;
 use crate::model::ops::Dropout;
 use crate::store::Run;
 use crate::train::{
-    AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Problem, Progress, Schedule, StepMetrics, Trained,
-    Validation, Warmup,
+    AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Progress, Schedule, StepMetrics, Trained, Validation,
+    Warmup,
 };
 
 /// Most pairs that the steps of a training name in its metrics, each counted as often as it was used: 260 MB of ids, while they are
@@ -254,14 +254,32 @@ fn origin(
     model: &Model,
     trained: &Trained,
     measure: Option<Measure>,
-    data: &serde_json::Value,
+    rows: &Rows,
 ) -> Result<Vec<u8>> {
     let mut json = serde_json::json!({
         "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
         "start": model.hash, "steps": trained.metrics.len(), "chosen_step": trained.chosen,
     });
-    if !data.is_null() {
-        json["data"] = data.clone();
+    if !rows.data.is_null() {
+        json["data"] = rows.data.clone();
+    }
+    // In the folder that is committed as one, so that a run that is killed before the announcement still knows them.
+    let problems = trained.problems.iter().map(|p| LeftOutRow {
+        row: p.id.clone(),
+        code: p.code.into(),
+        message: p.message.clone(),
+    });
+    let refused = rows.refused.iter().map(|e| LeftOutRow {
+        row: e.row.clone(),
+        code: e.code.clone(),
+        message: e.message.clone(),
+    });
+    let left_out: Vec<LeftOutRow> = refused.chain(problems).collect();
+    if !left_out.is_empty() {
+        json[LEFT_OUT] = serde_json::to_value(left_out).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
+    }
+    if rows.beyond_limit > 0 {
+        json[BEYOND_LIMIT] = rows.beyond_limit.into();
     }
     let chosen = trained.chosen.checked_sub(1).and_then(|i| trained.metrics.get(i));
     if let (Some(measure), Some(chosen)) = (measure, chosen) {
@@ -291,29 +309,65 @@ fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch
     named::METRICS.batch(columns)
 }
 
+/// Which rows a training was of.
+#[derive(Default)]
+pub struct Rows {
+    /// Rows that were refused before the first step.
+    pub refused: Vec<RowError>,
+    /// Rows beyond the step's `limit`.
+    pub beyond_limit: u64,
+    /// What `reflux.json` says of the data, where that is not plain.
+    pub data: serde_json::Value,
+}
+
+/// The keys of `reflux.json` for what a training did not use.
+const LEFT_OUT: &str = "left_out";
+const BEYOND_LIMIT: &str = "beyond_limit";
+
+/// A row that a training could not use, in `reflux.json`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LeftOutRow {
+    row: String,
+    code: String,
+    message: String,
+}
+
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
-/// `measure` is what validation went by, if there was any; `data` says which rows it was, where that is not plain.
+/// `measure` is what validation went by, if there was any.
 pub fn finish(
     cx: &Context<'_>,
     name: &str,
     model: &Model,
     trained: &Trained,
     measure: Option<Measure>,
-    more: Vec<RowError>,
-    data: &serde_json::Value,
+    rows: &Rows,
 ) -> Result<Output> {
     let metrics = table(&trained.metrics, &trained.pairs)?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
     cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
         let path = dir.join("reflux.json");
-        std::fs::write(&path, origin(cx, model, trained, measure, data)?).doing(|| path.display())?;
+        std::fs::write(&path, origin(cx, model, trained, measure, rows)?).doing(|| path.display())?;
         if model.llama.lora().is_some() {
             model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
         }
         model.save(dir)
     })?;
-    let row_error = |p: &Problem| RowError::failed(&p.id, p.code, &p.message);
+    announce(cx, name)
+}
+
+/// The announcement of a committed model, with what its training did not use.
+pub fn announce(cx: &Context<'_>, name: &str) -> Result<Output> {
     let mut output = cx.announce(name)?;
-    output.errors = more.into_iter().chain(trained.problems.iter().map(row_error)).collect();
-    Ok(output)
+    let path = cx.run().dir().join("models").join(name).join("reflux.json");
+    let text = read_regular(&path).doing(|| path.display())?;
+    let damaged = |e: serde_json::Error| {
+        Error::user(format!("{}: {e}", path.display())).help("`reflux verify --repair` goes back to before this model")
+    };
+    let mut json: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+    let left_out = match json[LEFT_OUT].take() {
+        serde_json::Value::Null => Vec::new(),
+        rows => serde_json::from_value::<Vec<LeftOutRow>>(rows).map_err(damaged)?,
+    };
+    output.errors = left_out.into_iter().map(|e| RowError::failed(e.row, e.code, e.message)).collect();
+    Ok(output.with_unused(BEYOND_LIMIT, json[BEYOND_LIMIT].as_u64().unwrap_or(0)))
 }
