@@ -44,7 +44,7 @@ fn lines_fit_the_columns_and_json_has_the_figures() {
     assert!(!plain.contains('\u{1b}'), "no colours where there is no terminal: {plain:?}");
     // Colours where they are asked for, in what is coloured: a warning of the pipeline file.
     let unused = std::fs::read_to_string(file).unwrap() + "[step.more]\nop = \"listworld\"\ndata = \"ift\"\nrows = 2\n";
-    std::fs::write(temp.path().join("unused.toml"), &unused.replace("[step.more]\nop", "[step.more]\nopp")).unwrap();
+    std::fs::write(temp.path().join("unused.toml"), unused.replace("[step.more]\nop", "[step.more]\nopp")).unwrap();
     let unused = temp.path().join("unused.toml");
     let check = |color: &str| {
         let output = command(&["check", unused.to_str().unwrap(), "--color", color]).output().unwrap();

@@ -375,7 +375,8 @@ impl Batches {
         let take = self.size.min(all.num_rows());
         let rest = all.slice(take, all.num_rows() - take);
         self.pending_rows = rest.num_rows();
-        self.pending_bytes = row_bytes(&rest);
+        // Columns without rows have bytes of their own: counted, they could end the dataset early.
+        self.pending_bytes = if rest.num_rows() > 0 { row_bytes(&rest) } else { 0 };
         self.pending = if rest.num_rows() > 0 { vec![rest] } else { Vec::new() };
         Ok(Some(all.slice(0, take)))
     }
