@@ -235,8 +235,8 @@ fn what_went_wrong(me: &Newcomer) {
     me.sees("reflux verify strict --repair", 0, &[]);
     me.sees("reflux ls", 0, &["unfinished"]);
     me.sees("reflux summary strict", 0, &["unfinished: runs/strict"]);
-    let again = format!("reflux run runs/strict/pipeline.toml --name strict");
-    me.sees(&again, 0, &["done in"]);
+    let again = "reflux run runs/strict/pipeline.toml --name strict";
+    me.sees(again, 0, &["done in"]);
     assert_eq!(std::fs::read(me.dir.path().join(pairs)).unwrap(), before, "made again to the same bytes");
     // A damaged run does not keep the others from being listed.
     let manifest = me.read("runs/mine/manifest.jsonl");

@@ -225,7 +225,7 @@ fn a_model_that_is_not_announced_yet_keeps_its_account() {
     let temp = tempfile::tempdir().unwrap();
     let file = pipeline(temp.path());
     // Rows that are not kept would have to be made again first.
-    let set = ["step.dpo.limit=1", "step.answers_m1.keep=true", "step.prompts.keep=true"];
+    let set = ["step.dpo.limit=1", "step.answers_m1.keep=true", "step.answers.keep=true", "step.prompts.keep=true"];
     let (expected, _) = undisturbed(&file, temp.path(), &set);
     assert!(expected.manifest.iter().any(|line| line.contains("beyond_limit")), "every pair was used");
     // As the process leaves the manifest that dies right after the line of the last model.
