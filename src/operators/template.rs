@@ -114,7 +114,7 @@ impl Template {
         Self { name: String::new(), template: jinja::Template::default(), fence: Fence::default() }
     }
 
-    /// Loads a built-in template or a file, for commands that make no run. Operators ask for it with [`Template::field`], so
+    /// Loads a built-in template or a file, for commands that make no run. Operators ask for it with `Template::field`, so
     /// that their run knows the file.
     ///
     /// # Errors

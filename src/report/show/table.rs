@@ -187,7 +187,7 @@ pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String
 }
 
 /// Whole rows under a head and a rule, each column as wide as it has to be; those that `right` says stand to the right.
-/// What steers a terminal is replaced, as in [`printable`].
+/// What steers a terminal is replaced, as in `printable`.
 pub fn aligned(head: &[&str], right: &[bool], rows: &[Vec<String>]) -> Vec<String> {
     let head: Vec<String> = head.iter().map(|cell| printable(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
