@@ -18,9 +18,9 @@ pub struct Hardware {
     pub sampling_mfu: f64,
 }
 
-/// Devices by name: dense 16-bit TFLOPS with sums in 32 bits, and GB, as their makers state them: data sheets of the data
-/// centre's; for the others NVIDIA's architecture papers (Volta, Turing, Ampere GA102, Ada, Blackwell RTX), "Peak FP16 Tensor
-/// TFLOPS with FP32 Accumulate", which on GeForce cards is half of that with sums in 16 bits.
+/// Devices by name: dense 16-bit TFLOPS with sums in 32 bits, and GB. Those of GeForce cards are half of what they do with sums
+/// in 16 bits. Of them only the RTX 4090 was compared with NVIDIA's Ada paper; the RTX 5090 is derived from its figure for sparse
+/// products, and the others are not checked against a source.
 const DEVICES: [(&str, f64, f64); 18] = [
     ("A100", 312., 80.),
     ("H100", 989., 80.),
