@@ -1,8 +1,12 @@
 //! The docs say what the program does: every command that they print runs as printed, in the order of the pages, in a
 //! folder that has the repository's pipelines and datasets and nothing else; and the reference is the program's own.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use common::copy;
 
 /// Pages with commands, in the order in which they are typed.
 const PAGES: [&str; 5] = ["README.md", "docs/watching.md", "docs/evaluation.md", "docs/revise.md", "docs/cost.md"];
@@ -52,19 +56,6 @@ fn printed(page: &'static str) -> Vec<Printed> {
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Runs a shell command in a folder, with this build as `reflux`, and returns what it printed; panics if it failed.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Float32Array, RecordBatch};
 use common::scored::{answers, draw, score, write_scores};
-use common::{How, files, plan, run, small_loop};
+use common::{How, copy, files, plan, run, small_loop};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use reflux::data::Columns;
@@ -441,13 +441,6 @@ fn corrections_id(lines: &Path) -> String {
     let text = fs::read_to_string(lines).unwrap();
     let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     first["response_id"].as_str().unwrap().to_owned()
-}
-
-fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        fs::create_dir_all(to.join(&name).parent().unwrap()).unwrap();
-        fs::write(to.join(&name), bytes).unwrap();
-    }
 }
 
 /// Whenever it is killed, or the disk is full, there is nothing or the whole revision, and the run stays as it was.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use common::{How, files, outcome, run, script, small_loop};
+use common::{How, copy, files, outcome, run, script, small_loop};
 use proptest::prelude::*;
 use reflux::store::Run;
 use serde_json::Value;
@@ -45,14 +45,6 @@ fn runs() -> &'static Runs {
         let whole = outcome(&finished);
         Runs { text, finished, stopped, whole }
     })
-}
-
-fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        let path = to.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
 }
 
 fn verify(dir: &Path, more: &[&str]) -> (Option<i32>, String, String) {

@@ -106,26 +106,8 @@ pub enum PromptForm {
 /// A prompt or why there is none, with the line or row it stands in.
 type Read = (Option<u64>, Result<Prompt, String>);
 
-/// The columns of Parquet that may be a part of a prompt.
-const COLUMNS: &[&str] = &[
-    "prompt",
-    PROMPT_MESSAGES,
-    "messages",
-    // A system message is kept; the others are refused where they hold something.
-    "system",
-    "system_prompt",
-    "system_message",
-    "history",
-    "tools",
-    "functions",
-    "tool_calls",
-    "function_call",
-    "image",
-    "images",
-    "videos",
-    "audio",
-    "audios",
-];
+/// The columns of Parquet that may be a prompt.
+const COLUMNS: &[&str] = &["prompt", PROMPT_MESSAGES, "messages"];
 
 enum Source {
     Text(Lines, PromptForm),

@@ -23,6 +23,8 @@ pub(super) struct Index {
     /// The steps in the order of their first lines: none comes before what it was made from.
     pub order: Vec<String>,
     pub finished: bool,
+    /// Lines for which [`Entry::is_content`] holds.
+    pub lines: u64,
     /// The first line.
     pub begun: Option<Begun>,
     /// External inputs, by table and key of the pipeline file.
@@ -34,6 +36,7 @@ pub(super) struct Index {
 impl Index {
     /// Takes in the manifest's next line.
     pub fn add(&mut self, entry: Entry) {
+        self.lines += u64::from(entry.is_content());
         match entry {
             Entry::Run { format, pipeline, seed, .. } => self.begun = Some(Begun { format, pipeline, seed }),
             Entry::Taken(taken) => self.taken = Some(taken),
@@ -47,7 +50,7 @@ impl Index {
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
             Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
-            Entry::Finished { step: Some(step), iteration } => {
+            Entry::Finished { step: Some(step), iteration, .. } => {
                 self.finished_steps.insert((step, iteration.unwrap_or(0)));
             }
             Entry::Finished { step: None, .. } => self.finished = true,

@@ -18,7 +18,7 @@ use crate::data::{Epoch, open_regular, quoted};
 use crate::error::{Error, Result};
 
 /// The version of the lines below; a reader refuses a higher one. Version 2 has external inputs, and a pipeline hash without the
-/// settings that change no rows. With version 3 the file `pipeline.toml` ends with its own hash.
+/// settings that change no rows. With version 3 the file `pipeline.toml` ends with its own hash, and the last line counts the others.
 pub const FORMAT: u32 = 3;
 
 /// A file of rows.
@@ -177,6 +177,9 @@ pub enum Entry {
     Metrics(MetricsEntry),
     /// All of a step's iteration is committed, or (without a step) the run is done.
     Finished {
+        /// Where the run is done: how many lines say what it is made of ([`Entry::is_content`]), so that a lost one is missed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lines: Option<u64>,
         /// The step.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<String>,
@@ -208,6 +211,11 @@ fn inside(path: &str) -> bool {
 }
 
 impl Entry {
+    /// Whether the line is about what the run is made of, and not about the run as a whole being done or tidied up.
+    pub(crate) fn is_content(&self) -> bool {
+        !matches!(self, Self::Finished { step: None, .. } | Self::Dropped { .. })
+    }
+
     /// The line, with its line end.
     pub(super) fn to_line(&self) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self).map_err(|e| Error::bug(format!("manifest line: {e}")))?;

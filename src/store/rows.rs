@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use super::context::is_context;
 use super::json_rows::ParquetRows;
 use super::jsonl::{Row, Unread};
 use super::listing::{files, is};
@@ -36,7 +37,7 @@ enum Open {
 pub struct RowsOf {
     left: VecDeque<PathBuf>,
     open: Option<(PathBuf, Open)>,
-    /// The columns of Parquet files that are read, beside those that are renamed.
+    /// The columns of Parquet files that are read, beside those that are renamed and those that change what a row means.
     only: &'static [&'static str],
     rename: Rename,
     /// The other columns of the Parquet files so far, with the number of rows that have a value there.
@@ -103,7 +104,7 @@ impl Open {
             let (mut columns, values) = (Vec::new(), parquet.values());
             for (at, field) in parquet.schema().fields().iter().enumerate() {
                 let name = field.name().as_str();
-                if only.contains(&name) || rename.sources().any(|source| source == name) {
+                if only.contains(&name) || is_context(name) || rename.sources().any(|source| source == name) {
                     columns.push(at);
                     continue;
                 }

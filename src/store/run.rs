@@ -363,7 +363,10 @@ impl Run {
         if state.index.finished_steps.contains(&(step.to_owned(), iteration)) {
             return Ok(());
         }
-        Self::record(&mut state, Entry::Finished { step: Some(step.to_owned()), iteration: Some(iteration) })
+        Self::record(
+            &mut state,
+            Entry::Finished { lines: None, step: Some(step.to_owned()), iteration: Some(iteration) },
+        )
     }
     /// Whether [`Run::finish_step`] was called.
     pub fn step_finished(&self, step: &str, iteration: u32) -> bool {
@@ -380,7 +383,8 @@ impl Run {
         if state.index.finished {
             return Ok(());
         }
-        Self::record(&mut state, Entry::Finished { step: None, iteration: None })
+        let lines = Some(state.index.lines);
+        Self::record(&mut state, Entry::Finished { lines, step: None, iteration: None })
     }
 
     /// Removes the rows of a step that is not to be kept; the manifest says so, and keeps their hashes. The rows that

@@ -94,6 +94,15 @@ pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
+/// Copies a folder with all that is below it.
+pub fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
 /// The data, models and metrics of a run: what must be the same however it was run.
 pub fn outcome(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = files(dir);

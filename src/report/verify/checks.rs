@@ -5,16 +5,17 @@ use std::path::Path;
 
 use super::super::owner;
 use super::{is_reference, schema};
-use crate::data::{Columns, Epoch, named};
+use crate::data::{Columns, Epoch, counted, named};
 use crate::dataflow::{Operator, model_name};
 use crate::pipeline::Plan;
-use crate::store::manifest::Entry;
+use crate::store::manifest::{Entry, Line};
 use crate::store::{FileEntry, Finding, Inspected, Thing, read_parquet};
 
 /// Everything that these checks find.
 pub(super) fn all(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
-    [lineage(found, plan), names(found, plan), announcements(dir, found, plan), references(dir, found), gaps(found)]
-        .concat()
+    let lineage = lineage(found, plan);
+    let (names, announcements) = (names(found, plan), announcements(dir, found, plan));
+    [lineage, names, announcements, references(dir, found), gaps(found), lost_lines(found)].concat()
 }
 
 /// Files and models that rows say they were made of, and the manifest does not have.
@@ -151,4 +152,19 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// Lines that were there when the run was done, and are no more. Nobody knows what they were about, so the run is not done.
+fn lost_lines(found: &Inspected) -> Vec<Finding> {
+    // One that cannot be read is there, and is told for itself; one that is there twice counts once.
+    let is_content = |line: &&Line| line.entry.as_ref().map_or(true, Entry::is_content);
+    let there: BTreeSet<&[u8]> = found.lines.iter().filter(is_content).map(|line| &line.bytes[..]).collect();
+    let lost = |(number, entry): (usize, &Entry)| {
+        let Entry::Finished { lines: Some(lines), step: None, .. } = entry else { return None };
+        let lost = lines.checked_sub(there.len() as u64).filter(|lost| *lost > 0)?;
+        let why =
+            format!("line {number} was written after {}, of which {lost} are gone", counted(*lines, "other line"));
+        Some(Finding::new(Thing::Line(number), "manifest.jsonl", why))
+    };
+    found.entries().find_map(lost).into_iter().collect()
 }

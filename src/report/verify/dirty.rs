@@ -121,12 +121,8 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 trainings.insert((step, *iteration));
             }
-            Thing::Line(_)
-            | Thing::Again(_)
-            | Thing::Pipeline
-            | Thing::Summary
-            | Thing::Lock
-            | Thing::Checkpoint(_) => {}
+            // Lines and what lies beside the rows: nothing was made of them.
+            _ => {}
         }
     }
     let damaged = |entry: &Entry| match entry {
@@ -159,12 +155,8 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 dirty.trainings.insert((step.clone(), *iteration));
             }
-            Thing::Line(_)
-            | Thing::Again(_)
-            | Thing::Pipeline
-            | Thing::Summary
-            | Thing::Lock
-            | Thing::Checkpoint(_) => {}
+            // Lines and what lies beside the rows: nothing was made of them.
+            _ => {}
         }
     }
     let files: Vec<&FileEntry> = found.rows().collect();
@@ -200,7 +192,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             }
             Entry::Model(m) => trained(&m.step, m.iteration),
             Entry::Metrics(m) => trained(&m.step, m.iteration),
-            Entry::Finished { step: Some(step), iteration } => {
+            Entry::Finished { step: Some(step), iteration, .. } => {
                 let iteration = iteration.unwrap_or(0);
                 let rows = dirty.rows.get(step).into_iter().flatten();
                 trained(step, iteration) || rows.into_iter().any(|e| e.iteration == iteration)

@@ -32,20 +32,6 @@ const COLUMNS: &[&str] = &[
     "completion",
     "text",
     "error",
-    // Refused where they hold something.
-    "system",
-    "system_prompt",
-    "system_message",
-    "history",
-    "tools",
-    "functions",
-    "tool_calls",
-    "function_call",
-    "image",
-    "images",
-    "videos",
-    "audio",
-    "audios",
 ];
 const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
 

@@ -37,8 +37,8 @@ fn entry() -> impl Strategy<Value = Entry> {
             let Stored { path, rows, bytes, hash } = s;
             Entry::Metrics(MetricsEntry { step, iteration, path, rows, bytes, hash })
         }),
-        (prop::option::of(text), prop::option::of(any::<u32>()))
-            .prop_map(|(step, iteration)| Entry::Finished { step, iteration }),
+        (prop::option::of(any::<u64>()), prop::option::of(text), prop::option::of(any::<u32>()))
+            .prop_map(|(lines, step, iteration)| Entry::Finished { lines, step, iteration }),
         text.prop_map(|step| Entry::Dropped { step }),
         (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), 0..=LARGEST)
             .prop_map(|(run, pipeline, from, entries)| Entry::Taken(Taken { run, pipeline, from, entries })),
