@@ -137,6 +137,9 @@ fn answer(
     let range = headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
     let Some((from, to)) = range else { return ("200 OK", String::new(), bytes) };
     let from: usize = from.parse().unwrap();
+    if from >= bytes.len() {
+        return ("416 Range Not Satisfiable", String::new(), Vec::new());
+    }
     let to = to.parse().map_or(bytes.len(), |to: usize| bytes.len().min(to + 1));
     let more = format!(
         "content-range: bytes {from}-{}/{}\r\nx-repo-commit: {commit}\r\netag: \"{commit}-{name}\"\r\n",
@@ -221,11 +224,15 @@ fn a_run_takes_a_commit_and_keeps_it() {
     let blobs = dir.join("cache/hub/models--some--tiny/blobs");
     let whole = std::fs::read(folder(SECOND).join("model.safetensors")).unwrap();
     std::fs::write(blobs.join(format!("{SECOND}-model-safetensors.part")), &whole[..1000]).unwrap();
+    // Of another file everything had come, and only its name was missing.
+    let config = std::fs::read(folder(SECOND).join("config.json")).unwrap();
+    std::fs::write(blobs.join(format!("{SECOND}-config-json.part")), &config).unwrap();
     let fresh = run("fresh", 2);
     assert_eq!(fresh.status.code(), Some(0), "{}", said(&fresh));
     let (commit, other) = used(dir, "fresh");
     assert!(commit == SECOND && other != model, "a new run takes what the branch is now");
     assert_eq!(std::fs::read(blobs.join(format!("{SECOND}-model-safetensors"))).unwrap(), whole);
+    assert_eq!(std::fs::read(blobs.join(format!("{SECOND}-config-json"))).unwrap(), config);
 }
 
 #[test]

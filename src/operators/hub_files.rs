@@ -5,12 +5,15 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::api::sync::ApiError;
 use ureq::{Agent, AgentBuilder, Response};
 
 /// Most redirects from a file's address to its content.
 const MAX_REDIRECTS: usize = 10;
+/// How long the hub may say nothing before a request fails.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// Asks the hub for files.
 pub(super) struct Client {
@@ -22,7 +25,7 @@ pub(super) struct Client {
 impl Client {
     /// A client of the hub at `endpoint`, with an access token if there is one.
     pub fn new(endpoint: &str, token: Option<String>) -> Self {
-        let agent = AgentBuilder::new().try_proxy_from_env(true).redirects(0).build();
+        let agent = AgentBuilder::new().try_proxy_from_env(true).redirects(0).timeout_read(SILENCE).build();
         Self { agent, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
 
@@ -94,7 +97,13 @@ impl Client {
             return Ok(());
         }
         let have = fs::metadata(&part).map_or(0, |m| m.len());
-        let response = if have > 0 { self.get(&found.url, have)? } else { found.response };
+        let rest = (have > 0).then(|| self.get(&found.url, have));
+        let response = match rest {
+            // The part is whole already, or is of something else: there is no byte after it.
+            Some(Err(ApiError::RequestError(e))) if matches!(*e, ureq::Error::Status(416, _)) => found.response,
+            Some(rest) => rest?,
+            None => found.response,
+        };
         let goes_on = response.status() == 206;
         let mut file = OpenOptions::new().create(true).append(goes_on).write(true).truncate(!goes_on).open(&part)?;
         io::copy(&mut response.into_reader(), &mut file)?;
