@@ -169,6 +169,24 @@ fn an_input_that_has_changed_is_refused_and_the_replay_makes_it() {
     }
 }
 
+#[test]
+fn an_edited_input_of_a_finished_run_is_told() {
+    let case = Case::new();
+    case.to_the_end(&[]);
+    let before = rows(&case.run_dir());
+    assert!(said(&case.run(&[], "")).contains("is finished"));
+    let prompts = fs::read(case.path("prompts.jsonl")).unwrap();
+    case.write_prompts("new");
+    let refused = case.run(&[], "");
+    let text = said(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+    assert!(text.contains("read other inputs") && text.contains("(step.prompts.dataset)"), "{text}");
+    assert!(text.contains("--from prompts "), "{text}");
+    assert_eq!(before, rows(&case.run_dir()));
+    fs::write(case.path("prompts.jsonl"), prompts).unwrap();
+    assert!(said(&case.run(&[], "")).contains("is finished"));
+}
+
 /// The files of rows.
 fn rows(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     outcome(dir).into_iter().filter(|(name, _)| name.starts_with("data/")).collect()

@@ -204,6 +204,7 @@ pub fn carry_out(
     let place = dir.display();
     match opened {
         Opened::Finished => {
+            dataflow::check_finished(plan, &run)?;
             // The process that finished it may have died before it had removed what is not to be kept.
             dataflow::drop_unkept(plan, &run)?;
             if !run.has_summary() {

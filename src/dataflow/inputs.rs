@@ -24,11 +24,7 @@ pub(super) fn changed(run: &Run, plan: &Plan<dyn Operator>) -> Result<Vec<Change
 /// An input has changed: then the run cannot go on, and the help names the command that makes what follows from the change.
 pub(super) fn check(shared: &Shared) -> Result<()> {
     let (run, plan) = (&*shared.run, &*shared.plan);
-    let changed = changed(run, plan)?;
-    if !changed.is_empty() {
-        let what: Vec<String> = changed.iter().map(|c| c.what.clone()).collect();
-        return Err(changed_error(run, &what).help(help(run, plan, &changed)));
-    }
+    refuse(run, plan, &changed(run, plan)?)?;
     for text in plan.texts() {
         text.open(run)?;
     }
@@ -39,6 +35,22 @@ pub(super) fn check(shared: &Shared) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Compares the inputs of a finished run with what it read: who edited one expects that it is read.
+///
+/// # Errors
+/// An input has changed: the help names the command that makes what follows from the change.
+pub fn check_finished(plan: &Plan<dyn Operator>, run: &Run) -> Result<()> {
+    refuse(run, plan, &changed(run, plan)?)
+}
+
+fn refuse(run: &Run, plan: &Plan<dyn Operator>, changed: &[ChangedInput]) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let what: Vec<String> = changed.iter().map(|c| c.what.clone()).collect();
+    Err(changed_error(run, &what).help(help(run, plan, changed)))
 }
 
 /// Compares the inputs once more when all rows are made.

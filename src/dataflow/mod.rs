@@ -26,6 +26,7 @@ pub use candidates::{Candidate, Candidates, Decision, candidates_of};
 pub use clock::Advance;
 pub use cluster::{Transport, run};
 pub use health::{Known, Measure, Readings, Round, readings};
+pub use inputs::check_finished;
 pub use join::{Join, Joined, KeysOf, Matching, Place};
 pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output};
