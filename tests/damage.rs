@@ -174,6 +174,18 @@ fn reflux(args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
+/// Expects that a run is not repaired: what is damaged beyond repair is refused before anything is changed. `what` is for messages.
+fn not_repaired(dir: &Path, what: &str) {
+    let before = files(dir);
+    let (code, said) = reflux(&["verify", dir.to_str().unwrap(), "--repair"]);
+    assert!(code == Some(2) && said.contains("help: "), "{what}: {said}");
+    let (mut before, mut after) = (before, files(dir));
+    // Every process that asks for the lock makes its file.
+    before.remove("lock");
+    after.remove("lock");
+    assert!(before == after, "{what}: {said}");
+}
+
 fn sorted_manifest(dir: &Path) -> Vec<String> {
     let text = fs::read_to_string(dir.join("manifest.jsonl")).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -256,6 +268,7 @@ impl Whole {
         let (code, said) = reflux(&["verify", place]);
         if is_hopeless(&dir, &self.files) {
             assert!(code == Some(2) || code == Some(1), "{what}: {said}");
+            not_repaired(&dir, what);
             return false;
         }
         let told = ["damaged:", "cut:", "missing:", "stray:"].iter().any(|word| said.contains(word));
@@ -347,6 +360,39 @@ fn damage_within_health_is_found_and_repaired() {
         let (code, said) = reflux(&["replay", place, "--set", "step.pairs.min_margin=1", "--dry-run"]);
         assert_eq!(code, Some(0), "{said}");
         whole().repaired(temp.path(), damage);
+    }
+}
+
+/// Where the manifest's first line is damaged only the pipeline file says what the run is, and only where it is whole: a repair
+/// that took any text would make the damaged file the run's own.
+#[test]
+fn a_first_line_and_a_setting_are_not_repaired_together() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = [
+        "duplicates = { warn = 0.7 }",
+        "duplicates = { warn = 0.5 }",
+        "seed = 5",
+        "seed = 4",
+        "rows = 40",
+        "rows = 41",
+    ];
+    for (case, change) in settings.chunks(2).enumerate() {
+        let runs = temp.path().join(case.to_string());
+        let dir = whole().copy(&runs);
+        let (manifest, pipeline) = (dir.join("manifest.jsonl"), dir.join("pipeline.toml"));
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replacen("\"kind\"", "\"kinn\"", 1)).unwrap();
+        let settings = fs::read_to_string(&pipeline).unwrap();
+        assert!(settings.contains(change[0]), "{settings}");
+        fs::write(&pipeline, settings.replacen(change[0], change[1], 1)).unwrap();
+        let (code, said) = reflux(&["verify", dir.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("damaged: pipeline.toml") && said.contains("are both damaged"), "{said}");
+        assert!(!said.contains("--repair"), "what cannot be done is not proposed: {said}");
+        not_repaired(&dir, change[1]);
+        // The file given back, the first line is written again.
+        fs::write(&pipeline, settings).unwrap();
+        whole().repaired(&runs, change[1]);
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use reflux::model::export::{Exported, GgufType, export};
+use reflux::model::export::{Export, Exported, GgufType};
 use reflux::model::{LoraConfig, Model};
 use serde_json::{Value, json};
 
@@ -15,6 +15,10 @@ fn goldens() -> PathBuf {
 }
 fn golden(name: &str) -> PathBuf {
     goldens().join("model").join(name)
+}
+fn export(from: &Path, to: &Path, kind: GgufType) -> reflux::error::Result<Exported> {
+    let model = Export::open(from, kind)?;
+    reflux::store::fill_output(to, |file| model.write(file))
 }
 fn load(path: &Path) -> Model {
     Model::load(path, &Device::Cpu, DType::F32, false).unwrap()
@@ -343,10 +347,55 @@ fn the_command_writes_whole_files_or_none() {
     assert!(code == Some(0) && err.contains("note: ") && out.contains("MB"), "{err}");
     assert!(fs::read(dir.path().join("m.gguf")).unwrap().len() < first.len());
     assert_eq!(run(&["m.bin"]).0, Some(2));
-    assert_eq!(run(&["nowhere/m.gguf"]).0, Some(1));
+    // A folder on the way is made.
+    assert_eq!(run(&["new/m.gguf"]).0, Some(0));
+    assert_eq!(fs::read(dir.path().join("new/m.gguf")).unwrap(), first);
+    fs::remove_dir_all(dir.path().join("new")).unwrap();
+    assert_eq!(run(&["m.gguf/m.gguf"]).0, Some(1));
     assert_eq!(run(&["m2.gguf", "--type", "q4"]).0, Some(2));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     // The same model gives the same bytes.
     run(&["again.gguf"]);
     assert_eq!(fs::read(dir.path().join("again.gguf")).unwrap(), first);
+}
+
+/// What an export that was killed left is removed by the next one into that folder, and nothing else is.
+#[test]
+fn what_a_killed_export_left_is_removed() {
+    let temp = tempfile::tempdir().unwrap();
+    let base = golden("smollm2");
+    let adapter = temp.path().join("adapter");
+    let adapted = load(&base).with_lora(&LoraConfig { rank: 2, ..LoraConfig::default() }, 1).unwrap();
+    adapted.save_lora(base.to_str(), &adapter).unwrap();
+    let model = [(&base, "m.gguf", "", "m.gguf"), (&adapter, "mine", "mine", "adapter_model.safetensors")];
+    for (from, out, folder, file) in model {
+        let dir = temp.path().join(format!("of-{out}"));
+        fs::create_dir_all(dir.join(folder)).unwrap();
+        let export = |fault: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+            command.current_dir(&dir).arg("export").arg(from).args([out, "--force"]);
+            command.env("REFLUX_FAULT", fault).output().unwrap().status
+        };
+        let names = || {
+            let all = fs::read_dir(dir.join(folder)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = all.collect();
+            names.sort();
+            names
+        };
+        let theirs = format!(".{file}.writing");
+        fs::write(dir.join(folder).join(&theirs), "somebody else's").unwrap();
+        for point in ["after-write", "after-fsync"] {
+            assert!(export(point).code().is_none(), "{out}: killed at {point}");
+            let left = names();
+            // The second removed what the first had left.
+            assert!(left.len() == 2 && left.contains(&theirs), "{left:?}");
+            assert!(left.iter().any(|name| name.starts_with(&format!(".{file}.reflux-"))), "{left:?}");
+        }
+        assert!(export("").success());
+        let mut whole = vec![theirs.clone(), file.to_owned()];
+        whole.extend((from == &adapter).then(|| "adapter_config.json".to_owned()));
+        whole.sort();
+        assert_eq!(names(), whole);
+        assert_eq!(fs::read_to_string(dir.join(folder).join(theirs)).unwrap(), "somebody else's");
+    }
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use reflux::model::export::{Export, GgufType};
+
 /// Runs the program on a pipeline text; exit code and what it said.
 fn reflux(dir: &Path, text: &str, args: &[&str]) -> (Option<i32>, String) {
     let file = dir.join("p.toml");
@@ -180,7 +182,8 @@ fn a_judge_that_cannot_be_loaded_or_asked_is_found() {
     }
     // A GGUF file says all of this within.
     let gguf = dir.join("mute.gguf");
-    reflux::model::export::export(&dir.join("mute"), &gguf, reflux::model::export::GgufType::F32).unwrap();
+    let mute = Export::open(&dir.join("mute"), GgufType::F32).unwrap();
+    mute.write(&mut std::fs::File::create(&gguf).unwrap()).unwrap();
     let (code, said) = judged_by(dir, &format!("path = {gguf:?}"), "");
     assert!(code == Some(2) && said.contains("has no chat template"), "{said}");
     let (code, said) = judged_by(dir, "path = \"tests/goldens/families/qwen2\"\ndtype = \"bf16\"", "");

@@ -1,13 +1,14 @@
 //! `reflux export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::data::counted;
-use crate::error::{Error, Result};
+use crate::data::{counted, open_regular};
+use crate::error::{Context as _, Error, Result};
 use crate::model::adapter;
-use crate::model::export::{GgufType, export};
+use crate::model::export::{Export, GgufType};
+use crate::store::{fill_output, output_target, write_output};
 
 const AFTER: &str = "Examples:
   reflux export runs/smollm2/models/M2 m2.gguf         every bit of the weights, for llama.cpp
@@ -45,6 +46,18 @@ enum Type {
     Q8_0,
 }
 
+/// Writes the adapter in `from` into the folder `out`. Returns what it names as its base model.
+fn export_adapter(from: &Path, out: &Path) -> Result<String> {
+    let adapter = adapter::standalone(from)?;
+    // The settings come last: without them the folder is no adapter yet.
+    fill_output(&output_target(&out.join(adapter::WEIGHTS))?, |file| {
+        let mut weights = open_regular(&adapter.weights).doing(|| adapter.weights.display())?;
+        Ok(std::io::copy(&mut weights, file)?)
+    })?;
+    write_output(&output_target(&out.join(adapter::CONFIG))?, adapter.config.as_bytes())?;
+    Ok(adapter.base)
+}
+
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let out = args.out.display();
     let gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
@@ -56,7 +69,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         return Err(Error::user(format!("{out} is there already")).help("--force writes over it"));
     }
     if alone {
-        let base = adapter::copy(&args.model, &args.out)?;
+        let base = export_adapter(&args.model, &args.out)?;
         return if quiet { Ok(()) } else { super::terminal::print_line(&format!("{out}: an adapter of {base}")) };
     }
     let kind = match args.kind {
@@ -64,7 +77,8 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         Type::F16 => GgufType::F16,
         Type::Q8_0 => GgufType::Q8_0,
     };
-    let made = export(&args.model, &crate::store::output_target(&args.out)?, kind)?;
+    let model = Export::open(&args.model, kind)?;
+    let made = fill_output(&output_target(&args.out)?, |file| model.write(file))?;
     if quiet {
         return Ok(());
     }

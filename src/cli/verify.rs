@@ -63,11 +63,15 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
                 ))
                 .help("let them be read (permissions, the limit of open files, the disk), and verify again"));
             }
-            Err(Error::system(format!("the run `{place}` is damaged in {}", counted(damaged, "place"))).help(format!(
-                "`reflux verify {} --repair` goes back to the last good point: {} go",
-                quoted(&dir.to_string_lossy()),
-                verdict.going_in_words()
-            )))
+            let help = match Repair::check(verdict.found(), verdict.seed()) {
+                Err(hopeless) => format!("{hopeless}; {}", hopeless.help_text().unwrap_or_default()),
+                Ok(()) => format!(
+                    "`reflux verify {} --repair` goes back to the last good point: {} go",
+                    quoted(&dir.to_string_lossy()),
+                    verdict.going_in_words()
+                ),
+            };
+            Err(Error::system(format!("the run `{place}` is damaged in {}", counted(damaged, "place"))).help(help))
         };
     };
     let repaired = repair.apply(verdict.found(), verdict.goes(), verdict.seed())?;

@@ -17,8 +17,10 @@ use crate::error::{Context, Error, Result};
 
 /// What PEFT puts before the names of a causal language model.
 const PREFIX: &str = "base_model.model.";
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// The file of an adapter's settings.
+pub const CONFIG: &str = "adapter_config.json";
+/// The file of an adapter's weights.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Files of a whole model's weights.
 const WHOLE: [&str; 4] =
@@ -143,13 +145,23 @@ pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
     base(dir, named.as_deref()).map(Some)
 }
 
-/// Copies the adapter in `dir` to the new folder `out`, its base model named by its absolute path, so that PEFT finds it from
-/// any working directory. A run's own adapters name their base from where they lie: the same run has the same bytes anywhere.
-/// A base that is no path here, as a name on the hub, stays as it is. What the copy names.
+/// An adapter for a folder anywhere.
+pub struct Standalone {
+    /// What it names as its base model.
+    pub base: String,
+    /// What [`CONFIG`] is to say.
+    pub config: String,
+    /// The file that [`WEIGHTS`] is to be a copy of.
+    pub weights: PathBuf,
+}
+
+/// The adapter in `dir` with its base model named by its absolute path, so that PEFT finds it from any folder and any working
+/// directory. A run's own adapters name their base from where they lie: the same run has the same bytes anywhere. A base that
+/// is no path here, as a name on the hub, stays as it is.
 ///
 /// # Errors
-/// There is no adapter, or its base model has no files that PEFT reads; the folder cannot be written.
-pub fn copy(dir: &Path, out: &Path) -> Result<String> {
+/// There is no adapter, or its base model has no files that PEFT reads.
+pub fn standalone(dir: &Path) -> Result<Standalone> {
     let (_, named) = open(dir)?;
     let hub = named.as_deref().filter(|named| !Path::new(named).exists() && !dir.join(named).exists());
     let base = match hub.filter(|named| named.split('/').count() == 2 && !named.starts_with(['.', '/'])) {
@@ -162,14 +174,7 @@ pub fn copy(dir: &Path, out: &Path) -> Result<String> {
     }
     let mut config = files::read_object(&dir.join(CONFIG))?;
     config.insert("base_model_name_or_path".into(), base.clone().into());
-    fs::create_dir_all(out).doing(|| out.display())?;
-    // The settings come last: without them the folder is no adapter yet.
-    save::write_file(&out.join(WEIGHTS), |to| {
-        let mut weights = fs::File::open(dir.join(WEIGHTS))?;
-        Ok(std::io::copy(&mut weights, to)?)
-    })?;
-    save::write_file(&out.join(CONFIG), |to| Ok(writeln!(to, "{:#}", Json::Object(config))?))?;
-    Ok(base)
+    Ok(Standalone { base, config: format!("{:#}\n", Json::Object(config)), weights: dir.join(WEIGHTS) })
 }
 
 /// The adapter's weights, named as [`LoraConfig::weights`] names them, in f32 on the CPU.

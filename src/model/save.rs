@@ -80,7 +80,8 @@ fn write_with(dir: &Path, name: &str, fill: impl FnOnce(&mut BufWriter<File>) ->
     write_file(&dir.join(name), fill)
 }
 
-/// Writes a file to a temporary name beside it and renames it: it is there whole or not at all.
+/// Writes a file of a model's directory to a temporary name beside it and renames it: it is there whole or not at all. Whoever
+/// makes the directory removes it, with such a name in it, where its process died.
 pub(super) fn write_file<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
     let Some(name) = path.file_name() else {
         return Err(Error::user(format!("{} is not the name of a file", path.display())));

@@ -242,6 +242,17 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> Result<Written> {
     write_all(AtomicFile::create_output(path)?, bytes)
 }
 
+/// The same where `fill` writes the bytes. Returns what `fill` does.
+///
+/// # Errors
+/// As [`write_bytes`]; what `fill` returns: then there is no file either.
+pub fn fill_output<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let mut file = AtomicFile::create_output(path)?;
+    let filled = fill(&mut file).map_err(|e| file.error(e))?;
+    file.publish()?;
+    Ok(filled)
+}
+
 fn write_all(mut file: AtomicFile, bytes: &[u8]) -> Result<Written> {
     if let Err(e) = file.write_all(bytes) {
         return Err(file.error(e));

@@ -102,12 +102,8 @@ impl Run {
     pub fn verify_unread(&self) -> Result<()> {
         for step in self.steps() {
             let files = self.files(&step);
-            let unread = |file: &FileEntry| {
-                let read = |path: &str| self.is_verified(path);
-                !read(&file.path) || file.errors.as_ref().is_some_and(|e| !read(&e.path))
-            };
-            let damaged = |file: &FileEntry| self.verify(file).err();
-            if let Some(e) = files.par_iter().filter(|file| unread(file)).find_map_first(damaged) {
+            let damaged = |file: &FileEntry| self.verify_those(file, |path| !self.is_verified(path)).err();
+            if let Some(e) = files.par_iter().find_map_first(damaged) {
                 return Err(e);
             }
         }
@@ -138,10 +134,14 @@ impl Run {
     /// # Errors
     /// A file is damaged or gone.
     pub fn verify(&self, entry: &FileEntry) -> Result<()> {
+        self.verify_those(entry, |_| true)
+    }
+
+    /// The same, of those of the two files whose path `wanted` takes.
+    fn verify_those(&self, entry: &FileEntry, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let main = (entry.path.as_str(), entry.bytes, entry.hash.as_str());
-        for (path, bytes, hash) in
-            std::iter::once(main).chain(entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str())))
-        {
+        let errors = entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str()));
+        for (path, bytes, hash) in std::iter::once(main).chain(errors).filter(|(path, ..)| wanted(path)) {
             let path = self.dir().join(path);
             same_bytes(&path, bytes, hash).map_err(|why| self.wrong(&path, &why))?;
         }
@@ -219,5 +219,43 @@ impl Run {
         let batches: Vec<RecordBatch> = self.batches(step, iteration).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
         let Some(first) = batches.first() else { return Ok(None) };
         Ok(Some(concat_batches(first.schema_ref(), &batches)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray, UInt32Array};
+
+    use super::*;
+
+    fn flip(path: &Path) {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Of a microbatch whose rows were read and whose errors were not, only the errors are compared.
+    #[test]
+    fn only_what_was_not_read_is_compared_at_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("run");
+        let text = |s: &str| -> ArrayRef { Arc::new(StringArray::from(vec![s])) };
+        let one: ArrayRef = Arc::new(UInt32Array::from(vec![1]));
+        let columns = vec![text("s"), one.clone(), one, text("row"), text("failed"), text("why"), text("m")];
+        let errors = named::ERRORS.batch(columns).unwrap();
+        let create = || Run::create_or_open(&dir, "[pipeline]\n", 1, false).unwrap().0;
+        drop(create().commit("s", Epoch::new(1, 0), &errors, &errors, &[]).unwrap());
+        let run = create();
+        let entry = run.committed("s", Epoch::new(1, 0)).unwrap();
+        run.load_entry(&entry).unwrap();
+        // What this process has read may be looked at again or not; it has the rows that were committed.
+        flip(&dir.join(&entry.path));
+        run.verify_unread().unwrap();
+        let errors = &entry.errors.as_ref().unwrap().path;
+        flip(&dir.join(errors));
+        assert!(run.verify_unread().unwrap_err().to_string().contains(errors));
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::io_error;
 use super::owned::refuse_link;
-use crate::data::open_regular;
+use crate::data::{open_regular, quoted};
 use crate::error::{Error, Result};
 
 /// Who holds the lock, as the file says. Earlier versions also wrote when the process began.
@@ -126,7 +126,7 @@ impl Lock {
         refuse_link(&path)?;
         if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
             return Err(Error::user(format!("`{}` is not a regular file", path.display()))
-                .help(format!("`reflux verify {} --repair` puts it out of the way", dir.display())));
+                .help(format!("`reflux verify {} --repair` puts it out of the way", quoted(&dir.to_string_lossy()))));
         }
         let fail = |e: &std::io::Error| io_error("locking", &path, e);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -209,6 +209,17 @@ mod tests {
         assert_eq!(writer(dir.path()), None);
         let (_lock, before) = Lock::take(dir.path()).unwrap();
         assert_eq!(before, Some(Holder::me()));
+    }
+
+    /// The command that is proposed works when it is typed, whatever the directory is called.
+    #[test]
+    fn a_command_that_is_proposed_quotes_the_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("my runs");
+        std::fs::create_dir_all(dir.join("lock")).unwrap();
+        let error = Lock::take(&dir).unwrap_err();
+        let help = error.help_text().unwrap();
+        assert!(help.contains(&format!("`reflux verify '{}' --repair`", dir.display())), "{help}");
     }
 
     #[test]

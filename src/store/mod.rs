@@ -71,7 +71,7 @@ mod text_rows;
 mod verify;
 mod writer;
 
-pub use atomic::{Written, hash_file, output_target, write_bytes, write_output};
+pub use atomic::{Written, fill_output, hash_file, output_target, write_bytes, write_output};
 pub use checkpoints::CheckpointFiles;
 pub use columns::guess;
 pub use conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};

@@ -99,9 +99,16 @@ pub(super) fn check(stored: &str, format: u32) -> Result<(), String> {
     }
 }
 
-/// The format of the manifest that goes with the stored file.
-pub(super) fn format_of(stored: &str, newest: u32) -> u32 {
-    if split(stored).1.is_some() { newest } else { newest.min(HASHED - 1) }
+/// Whether the stored file of a run is whole where the manifest's first line does not say of which format it is. Only its own
+/// hash can tell.
+///
+/// # Errors
+/// Why it is not, or why that is not known.
+pub(super) fn check_alone(stored: &str) -> Result<(), String> {
+    match split(stored) {
+        (_, None) => Err("it has no hash of its own text, and the manifest's first line is damaged".to_owned()),
+        _ => check(stored, HASHED),
+    }
 }
 
 /// Whether the run's pipeline file is to be written again: it is damaged, or a repair wrote what was left of it.
@@ -149,6 +156,8 @@ mod tests {
             }
             assert!(check(&stored[..at], HASHED).is_err(), "cut at {at}");
         }
+        assert_eq!(check_alone(&stored), Ok(()));
+        assert!(check_alone(&stored.replace("{ warn", "{ worn")).is_err() && check_alone(TEXT).is_err());
         // An earlier version wrote no hash.
         assert_eq!(check(TEXT, 2), Ok(()));
         assert!(check(&TEXT.replace("{ warn", "{ \u{0}"), 2).unwrap_err().contains("not TOML"));

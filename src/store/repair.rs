@@ -57,7 +57,7 @@ impl Repair {
     /// read is written again for `pipeline.toml` and `seed`.
     ///
     /// # Errors
-    /// A full disk: then the manifest is what it was. The first line is damaged and there is no seed.
+    /// A full disk: then the manifest is what it was. As [`Repair::check`]: then nothing was changed.
     pub fn apply(&self, found: &Inspected, goes: &BTreeSet<usize>, seed: Option<u64>) -> Result<Repaired> {
         // What cannot be read may be as it should be: nothing is taken out on a guess.
         if let Some(finding) = found.findings.iter().find(|f| f.unreadable) {
@@ -66,6 +66,8 @@ impl Repair {
                 "let it be read (its permissions, the limit of open files, the disk), and give the same command again",
             ));
         }
+        // Before anything is changed.
+        let first_line = first_line(found, seed)?;
         for finding in &found.findings {
             if let Thing::Checkpoint(path) = &finding.thing {
                 checkpoints::remove_state(&self.dir.join(path))?;
@@ -75,16 +77,14 @@ impl Repair {
             self.clear_places(entry)?;
         }
         let settings_lost = self.beside(found)?;
-        let first_is_damaged = found.findings.iter().any(|f| f.thing == Thing::Line(1));
-        if goes.is_empty() && !first_is_damaged {
+        if goes.is_empty() && first_line.is_none() {
             return Ok(Repaired { kept: None, settings_lost });
         }
         let mut bytes = Vec::new();
         for line in found.lines.iter().filter(|l| l.number == 1 || !goes.contains(&l.number)) {
-            if line.number == 1 && first_is_damaged {
-                bytes.extend(self.first_line(seed)?);
-            } else {
-                bytes.extend(still_taken(line, goes)?.unwrap_or_else(|| line.bytes.clone()));
+            match &first_line {
+                Some(first_line) if line.number == 1 => bytes.extend(first_line),
+                _ => bytes.extend(still_taken(line, goes)?.unwrap_or_else(|| line.bytes.clone())),
             }
         }
         let path = self.dir.join("manifest.jsonl");
@@ -94,6 +94,14 @@ impl Repair {
         write_bytes(&self.dir.join(&free), &before)?;
         write_bytes(&path, &bytes)?;
         Ok(Repaired { kept: Some(free), settings_lost })
+    }
+
+    /// Whether a run that may be damaged can be repaired.
+    ///
+    /// # Errors
+    /// The first line is damaged, and so is `pipeline.toml`, or it gives no seed.
+    pub fn check(found: &Inspected, seed: Option<u64>) -> Result<()> {
+        first_line(found, seed).map(drop)
     }
 
     /// Makes room for files that the next run writes again, and writes what is left of a damaged `pipeline.toml`. Returns whether
@@ -143,20 +151,27 @@ impl Repair {
             Ok(_) => set_aside(&file),
         }
     }
+}
 
-    fn first_line(&self, seed: Option<u64>) -> Result<Vec<u8>> {
-        let path = self.dir.join("pipeline.toml");
-        let text = read_text(&path).ok();
-        let (Some(seed), Some(text)) = (seed, text) else {
-            return Err(Error::user(
-                "the manifest's first line and pipeline.toml are both damaged: nothing says what the run is",
-            )
-            .help("`reflux run` of its pipeline file with --fresh starts it anew"));
-        };
-        let format = pipeline_file::format_of(&text, FORMAT);
-        let pipeline = pipeline_hash(&text, format);
-        Entry::Run { format, reflux: env!("CARGO_PKG_VERSION").to_owned(), pipeline, seed }.to_line()
+/// The first line to write in place of a damaged one; `None` if it is not damaged. Only a pipeline file that is whole by its own
+/// hash says what the run is: the new line makes whatever the file has the run's own.
+fn first_line(found: &Inspected, seed: Option<u64>) -> Result<Option<Vec<u8>>> {
+    if found.findings.iter().all(|f| f.thing != Thing::Line(1)) {
+        return Ok(None);
     }
+    let text = read_text(&found.dir.join(pipeline_file::NAME)).ok();
+    let Some(text) = text.filter(|text| pipeline_file::check_alone(text).is_ok()) else {
+        return Err(Error::user(
+            "the manifest's first line and pipeline.toml are both damaged: nothing says what the run is",
+        )
+        .help("`reflux run` of its pipeline file with --fresh starts it anew"));
+    };
+    let seed = seed.ok_or_else(|| {
+        Error::user("the manifest's first line is damaged, and this reflux does not understand the run's pipeline.toml")
+            .help("use the reflux that made the run, or start it anew with `reflux run` and --fresh")
+    })?;
+    let (reflux, pipeline) = (env!("CARGO_PKG_VERSION").to_owned(), pipeline_hash(&text, FORMAT));
+    Entry::Run { format: FORMAT, reflux, pipeline, seed }.to_line().map(Some)
 }
 
 /// The line of a replay that says how many of the next lines it took over, without those that go; `None` for other lines.

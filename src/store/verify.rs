@@ -85,7 +85,7 @@ pub struct Inspected {
     /// Whether the run is finished and has no `summary.json`; the next run makes it again.
     pub no_summary: bool,
     /// The run's directory.
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The steps that the pipeline file or the manifest has.
     steps: BTreeSet<String>,
     /// Files that were looked at.
@@ -203,10 +203,9 @@ fn inspect_once(
         files: 0,
         bytes: 0,
     };
-    let again: BTreeSet<usize> = twice(&all.lines)
-        .into_iter()
-        .filter_map(|f| if let Thing::Again(n) = f.thing { Some(n) } else { None })
-        .collect();
+    let twice = twice(&all.lines);
+    let again: BTreeSet<usize> =
+        twice.iter().filter_map(|f| if let Thing::Again(n) = f.thing { Some(n) } else { None }).collect();
     for line in all.lines.iter().filter(|line| !again.contains(&line.number)) {
         if let Err(why) = &line.entry {
             all.findings.push(Finding::new(
@@ -234,7 +233,7 @@ fn inspect_once(
     let models: Vec<ModelEntry> = all.models().cloned().collect();
     let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
     let mut found: Vec<Finding> = of_rows.collect();
-    found.extend(twice(&all.lines));
+    found.extend(twice);
     let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
         let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
@@ -284,9 +283,12 @@ fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
     last.into_values().collect()
 }
 
-/// Compares `pipeline.toml` with the manifest's first line.
+/// Compares `pipeline.toml` with the manifest's first line, or with its own hash where that line cannot be read.
 fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
-    let (_, Entry::Run { pipeline, format, .. }) = all.entries().next()? else { return None };
+    let begun = match all.entries().next() {
+        Some((1, Entry::Run { pipeline, format, .. })) => Some((pipeline, *format)),
+        _ => None,
+    };
     let thing = || Thing::Pipeline;
     if is_link(&dir.join("pipeline.toml")) {
         return Some(Finding::new(thing(), "pipeline.toml", A_LINK));
@@ -294,12 +296,15 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
     let why = match read_text(&dir.join("pipeline.toml")) {
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is no text".to_owned(),
         Err(e) => return Some(Finding::wrong(thing(), "pipeline.toml", &Wrong::from_io(&e))),
-        Ok(text) if pipeline_hash(&text, *format) != *pipeline => {
-            "it is not the file that the run was begun with".to_owned()
-        }
-        Ok(text) => match pipeline_file::check(&text, *format) {
-            Err(why) => format!("{why}; what decides rows is whole, its other settings are not"),
-            Ok(()) => return None,
+        Ok(text) => match begun {
+            None => pipeline_file::check_alone(&text).err()?,
+            Some((hash, format)) if pipeline_hash(&text, format) != *hash => {
+                "it is not the file that the run was begun with".to_owned()
+            }
+            Some((_, format)) => {
+                let why = pipeline_file::check(&text, format).err()?;
+                format!("{why}; what decides rows is whole, its other settings are not")
+            }
         },
     };
     Some(Finding::new(thing(), "pipeline.toml", why))

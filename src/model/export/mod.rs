@@ -8,14 +8,15 @@ mod metadata;
 mod tensor;
 mod tokens;
 
+use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-use self::gguf::{Info, Writer};
+use self::gguf::{Info, Metadata, Writer};
 use super::weights::Source;
 use super::weights::gguf_model::{rotated_heads, stored_name};
-use super::{name_of, ops, save};
+use super::{name_of, ops};
 use crate::error::{Error, Result};
 
 /// The type of the matrices in the file. Norms and other vectors are f32 always.
@@ -29,7 +30,7 @@ pub enum GgufType {
     Q8_0,
 }
 
-/// What [`export`] wrote.
+/// What [`Export::write`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// Number of tensors.
@@ -40,51 +41,65 @@ pub struct Exported {
     pub notes: Vec<String>,
 }
 
-/// Writes the model at `from` (a Hugging Face directory, a LoRA adapter's, or a GGUF file) to the file `to`, which appears
-/// whole or not at all.
-///
-/// # Errors
-/// The model cannot be loaded, GGUF or the type cannot express it, or the file cannot be written.
-pub fn export(from: &Path, to: &Path, kind: GgufType) -> Result<Exported> {
-    let mut source = Source::open(from)?;
-    let name = name_of(from);
-    let mut notes = Vec::new();
-    let mut metadata = metadata::of(&source.config, name.strip_suffix(".gguf").unwrap_or(&name), kind)?;
-    metadata.extend(tokens::of(&source.tokenizer, &source.config, &mut notes)?);
+/// A model that is about to be written. What GGUF cannot express is known by now, but for values of weights.
+pub struct Export {
+    source: Source,
+    metadata: Metadata,
+    infos: Vec<Info>,
+    factors: Option<Tensor>,
+    notes: Vec<String>,
+}
 
-    let weights = source.config.weights();
-    let factors = rope_factors(&source)?;
-    let mut infos: Vec<Info> = Vec::with_capacity(weights.len() + 1);
-    let mut narrow = 0;
-    for (name, shape) in &weights {
-        let stored = stored_for(kind, shape);
-        narrow += usize::from(shape.len() > 1 && stored != kind);
-        infos.push(Info { name: stored_name(name), shape: shape.clone(), kind: stored });
-    }
-    if narrow > 0 {
-        notes.push(format!("{narrow} matrices are f16: q8_0 needs rows of a multiple of 32 weights"));
-    }
-    if let Some(factors) = &factors {
-        infos.push(Info { name: "rope_freqs.weight".into(), shape: factors.dims().to_vec(), kind: GgufType::F32 });
+impl Export {
+    /// Opens the model at `from`: a Hugging Face directory, a LoRA adapter's, or a GGUF file.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or GGUF or the type cannot express it.
+    pub fn open(from: &Path, kind: GgufType) -> Result<Self> {
+        let source = Source::open(from)?;
+        let name = name_of(from);
+        let mut notes = Vec::new();
+        let mut metadata = metadata::of(&source.config, name.strip_suffix(".gguf").unwrap_or(&name), kind)?;
+        metadata.extend(tokens::of(&source.tokenizer, &source.config, &mut notes)?);
+
+        let weights = source.config.weights();
+        let factors = rope_factors(&source)?;
+        let mut infos: Vec<Info> = Vec::with_capacity(weights.len() + 1);
+        let mut narrow = 0;
+        for (name, shape) in &weights {
+            let stored = stored_for(kind, shape);
+            narrow += usize::from(shape.len() > 1 && stored != kind);
+            infos.push(Info { name: stored_name(name), shape: shape.clone(), kind: stored });
+        }
+        if narrow > 0 {
+            notes.push(format!("{narrow} matrices are f16: q8_0 needs rows of a multiple of 32 weights"));
+        }
+        if let Some(factors) = &factors {
+            infos.push(Info { name: "rope_freqs.weight".into(), shape: factors.dims().to_vec(), kind: GgufType::F32 });
+        }
+        Ok(Self { source, metadata, infos, factors, notes })
     }
 
-    let bytes = save::write_file(to, |file| {
-        let mut writer = Writer::start(file, &metadata, &infos)?;
-        for ((name, _), info) in weights.iter().zip(&infos) {
-            let mut w = source.tensor(name)?.to_dtype(DType::F32)?;
-            if let Some(heads) = rotated_heads(name, &source.config) {
+    /// Writes the file's bytes to `to`.
+    ///
+    /// # Errors
+    /// A weight cannot be read, or has a value that the type cannot express; `to` cannot be written.
+    pub fn write(mut self, to: &mut dyn Write) -> Result<Exported> {
+        let mut writer = Writer::start(to, &self.metadata, &self.infos)?;
+        for ((name, _), info) in self.source.config.weights().iter().zip(&self.infos) {
+            let mut w = self.source.tensor(name)?.to_dtype(DType::F32)?;
+            if let Some(heads) = rotated_heads(name, &self.source.config) {
                 w = neighbours(&w, heads)?;
             }
             tensor::encode(&w, info.kind, |part| writer.put(part)).map_err(|e| e.doing(format!("weight `{name}`")))?;
             writer.pad()?;
         }
-        if let Some(factors) = &factors {
+        if let Some(factors) = &self.factors {
             tensor::encode(factors, GgufType::F32, |part| writer.put(part))?;
             writer.pad()?;
         }
-        writer.finish()
-    })?;
-    Ok(Exported { tensors: infos.len(), bytes, notes })
+        Ok(Exported { tensors: self.infos.len(), bytes: writer.finish()?, notes: self.notes })
+    }
 }
 
 /// The type that a weight of that shape has in the file.

@@ -15,7 +15,7 @@ pub use drift::Drift;
 pub use figures::Figures;
 
 use super::left_out::LeftOut;
-use crate::data::{List, counted, named};
+use crate::data::{List, counted, named, quoted};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
@@ -131,7 +131,9 @@ impl Evaluation {
         let mut lines = LeftOut::of(run)?.lines();
         if let Some(last) = lines.last_mut() {
             *last += &match kept {
-                Some(dir) => format!("; `reflux show {}/errors` says why", dir.display()),
+                Some(dir) => {
+                    format!("; `reflux show {}` says why", quoted(&dir.join("errors").to_string_lossy()))
+                }
                 None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
             };
             *last +=
