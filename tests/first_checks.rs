@@ -273,10 +273,23 @@ fn token_ids_of_another_tokenizer_are_found() {
     };
     judged(dir, "Score: 4");
     let (code, said) = reflux(dir, &text(""), &["check"]);
-    let words = "by which `r` answers, is another than that of `m0`";
+    let words = "by which `r` samples, is another than that of `m0`";
     assert!(code == Some(2) && said.contains(words) && said.contains("other_tokenizer = \"encode\""), "{said}");
     let (code, said) = reflux(dir, &text("other_tokenizer = \"encode\""), &["check"]);
     assert!(code == Some(0) && said.contains(words) && said.contains("`d` tokenises its texts anew"), "{said}");
     let (code, said) = reflux(dir, &text("").replace("\"writer\"", "\"m0\""), &["check"]);
     assert!(code == Some(0) && !said.contains("is another"), "{said}");
+    // Judgements that are rated are the judge's, whoever answered what it judged.
+    let rated = |judge: &str| {
+        let judge = format!(
+            "from = \"r\"\nmodel = {judge:?}\nkeep_tokens = true\nrubric = \"pipelines/listworld/judge.jinja\"\nsampling = {{ max_tokens = 8 }}\n"
+        );
+        let rate = "[step.rated]\nop = \"meta-judge\"\nfrom = \"s\"\nmodel = \"j\"\n[step.pairs]\nop = \"select\"\nfrom = \"rated\"";
+        let text = text("").replace("from = \"r\"\nmodel = \"j\"\n", &judge);
+        text.replace("[step.pairs]\nop = \"select\"\nfrom = \"s\"", rate)
+    };
+    let (code, said) = reflux(dir, &rated("m0"), &["check"]);
+    assert!(code == Some(0) && !said.contains("is another"), "{said}");
+    let (code, said) = reflux(dir, &rated("writer"), &["check"]);
+    assert!(code == Some(2) && said.contains("by which `s` samples, is another than that of `m0`"), "{said}");
 }

@@ -332,7 +332,7 @@ fn bounds_hold_for_a_run_that_trains_nothing() {
     let text = judged(dir, script, "samples = 1\nretries = 0", "[health]\nparse_failures = { stop = 0.1 }\n");
     for _ in 0..2 {
         let (code, said) = reflux(dir, &text, &["run"]);
-        let words = "the run is not finished, for what `pairs` came to: parse_failures is 0.125";
+        let words = "the run stops at a health bound on `pairs`: parse_failures is 0.125";
         assert!(code == Some(2) && said.contains(words) && said.contains("mend its pattern"), "{said}");
         assert!(!dir.join("runs/n/summary.json").exists(), "{said}");
     }
@@ -348,7 +348,7 @@ fn bounds_hold_for_a_run_that_trains_nothing() {
     let (scores, _) = text.split_once("[step.pairs]").unwrap();
     let text = format!("{scores}[health]\nscore_entropy = {{ stop = 2.0 }}\n");
     let (code, said) = reflux(dir, &text, &["run", "--fresh"]);
-    assert!(code == Some(2) && said.contains("for what `scores` came to: score_entropy is 0.985"), "{said}");
+    assert!(code == Some(2) && said.contains("on `scores`: score_entropy is 0.985"), "{said}");
 }
 
 #[test]
@@ -381,6 +381,10 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
     let apart = script.replace("\"4\" = 0.5, \"3\" = 0.5", "\"1\" = 1.0");
     let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &["run", "--fresh"]);
     assert!(code == Some(0) && !said.contains("min_margin"), "{said}");
+    // Where more than a tenth of the scale is asked for already, it names more, and not less.
+    let asks = ["run", "--fresh", "--set", "step.pairs.min_margin=1", "--set", "health.margin.warn=0.9"];
+    let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &asks);
+    assert!(code == Some(0) && said.contains("--set step.pairs.min_margin=2.0 leaves"), "{said}");
 }
 
 #[test]

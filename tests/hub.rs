@@ -260,6 +260,17 @@ fn the_cache_serves_where_the_hub_is_not_asked_or_not_there() {
 }
 
 #[test]
+fn a_hub_that_says_nothing_is_not_waited_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    // It takes connections, and nobody ever answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let output = command(dir, port, "some/tiny", 2, "silent", &[("HF_HUB_DOWNLOAD_TIMEOUT", "1")]).output().unwrap();
+    assert!(output.status.code() == Some(1) && said(&output).contains("cannot be reached"), "{}", said(&output));
+}
+
+#[test]
 fn gated_and_absent_models_are_told_apart() {
     let (hub, temp) = (Hub::start(), tempfile::tempdir().unwrap());
     let dir = temp.path();

@@ -202,7 +202,7 @@ fn samples_of_a_judge_that_repeats_itself_are_refused() {
 }
 
 #[test]
-fn lists_by_iteration_are_no_longer_than_there_are_iterations() {
+fn lists_by_iteration_that_are_longer_than_there_are_iterations_are_told() {
     let temp = tempfile::tempdir().unwrap();
     let small = common::small_loop(temp.path());
     assert_eq!(problems(&small), "");
@@ -211,7 +211,8 @@ fn lists_by_iteration_are_no_longer_than_there_are_iterations() {
     {
         let with = |list: &str| small.replace(&format!("[step.{step}]\n"), &format!("[step.{step}]\n{list}\n"));
         assert_eq!(problems(&with(&format!("{key}]"))), "", "{key}");
-        let said = problems(&with(&format!("{key}, 0]")));
+        let plan = pipeline::parse_str("test.toml", &with(&format!("{key}, 0]")), &[], operators::ALL).unwrap();
+        let said = plan.warnings.render(false);
         assert!(said.contains("has values for 3 iterations, and the step has 2"), "{key}: {said}");
     }
     let once = problems(&file(&keys(DPO, "limit = [4, 3]")));

@@ -215,7 +215,7 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
-                    let held = batch.rows.held().filter(|_| rows.len() < HELD);
+                    let held = batch.rows.held().filter(|_| rows.len() + desk.open() < HELD);
                     rows.insert(*cap.time(), Waiting { cap: cap.clone(), rows: held });
                 }
             });

@@ -54,11 +54,14 @@ impl<'a> Round<'a> {
     /// What to do about a value beyond a bound. Where pairs may be at fault, with the option that leaves them out.
     pub fn advice(&self, gate: &Gate) -> String {
         let mut words = gate.kind.advice.to_owned();
-        let selects = self.nearest(|s| s.kind.name == "select");
+        let selects = self.nearest(|s| s.op.min_margin().is_some());
         if let (Some(select), "margin" | "score_entropy") = (selects.first(), gate.kind.name) {
-            // A tenth of the scale of scores.
+            // A tenth of the scale of scores, or twice what is asked for where that is as much.
             let scale = self.nearest(|s| s.op.scale().is_some()).first().and_then(|s| s.op.scale());
-            let least = scale.map_or(0.5, |(min, max)| 0.1 * f64::from(max - min));
+            let tenth = scale.map_or(0.5, |(min, max)| 0.1 * f64::from(max - min));
+            let now = select.op.min_margin().unwrap_or_default();
+            let least = if now < tenth { tenth } else { 2. * now };
+            let least = (least * 1000.).round() / 1000.;
             words += &format!("; --set step.{}.min_margin={least:?} leaves pairs out that are nearer", select.name);
         }
         words
@@ -123,7 +126,7 @@ pub(super) fn check_untrained(shared: &Shared) -> Result<()> {
     }
     for (step, measure) in judged(&shared.plan) {
         let round = Round { plan: &shared.plan, run: &shared.run, step, iteration: *step.iterations.start() };
-        hold(round, measure(round)?, &format!("the run is not finished, for what `{}` came to", step.name))?;
+        hold(round, measure(round)?, &format!("the run stops at a health bound on `{}`", step.name))?;
     }
     Ok(())
 }

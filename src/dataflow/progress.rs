@@ -60,7 +60,7 @@ pub enum Event<'a> {
     Ended {
         /// The step.
         step: &'a str,
-        /// The first microbatch that there is not, or a later one.
+        /// The first microbatch past the end, or a later one.
         epoch: Epoch,
     },
     /// A job ended and its rows are on disk.

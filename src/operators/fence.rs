@@ -10,10 +10,15 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use regex::{Captures, Regex};
 
-/// What only changes how a text looks: spaces and invisible characters.
-const BLANK: &str = r"[\s\p{Cf}]";
+/// Characters that are not seen.
+const UNSEEN: &str = r"\p{Cf}\p{Default_Ignorable_Code_Point}";
+/// What only changes how a text looks: spaces and characters that are not seen.
+static BLANK: LazyLock<String> = LazyLock::new(|| format!(r"[\s{UNSEEN}]"));
+
+static INVISIBLE: LazyLock<Regex> = LazyLock::new(|| pattern(&format!("[{UNSEEN}]+")));
 
 /// Compiles a pattern of this file.
 fn pattern(text: &str) -> Regex {
@@ -23,12 +28,14 @@ fn pattern(text: &str) -> Regex {
 
 /// The start of a tag, whatever stands between its bracket and its name; its groups are the bracket and the name.
 static TAG: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(&format!(r"([<＜﹤])(?:{BLANK}|[/\\|!／＼])*([\p{{L}}\p{{N}}_][\p{{L}}\p{{N}}\p{{Cf}}_.:-]*)"))
+    let blank = &*BLANK;
+    pattern(&format!(r"([<＜﹤])(?:{blank}|[/\\|!／＼])*([\p{{L}}\p{{N}}_][\p{{L}}\p{{N}}{UNSEEN}_.:-]*)"))
 });
 
 /// A tag in square brackets; its groups are the bracket, the slash that ends a stretch, and the name.
 static SQUARE: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(&format!(r"([\[［]){BLANK}*([/\\／＼]?){BLANK}*([\p{{L}}\p{{N}}_][^\[\]［］\r\n]*)[\]］]"))
+    let blank = &*BLANK;
+    pattern(&format!(r"([\[［]){blank}*([/\\／＼]?){blank}*([\p{{L}}\p{{N}}_][^\[\]［］\r\n]*)[\]］]"))
 });
 
 /// What Jinja computes, or leaves out.
@@ -50,10 +57,11 @@ pub(super) struct Fence {
     labels: Vec<Vec<String>>,
 }
 
-/// A name or a line as it is compared: without what cannot be seen, and without case.
+/// A name or a line as it is compared: without what cannot be seen, without case, and with plain letters for their variants (full
+/// width, bold).
 fn folded(text: &str) -> String {
-    let visible = |c: &char| !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    text.trim().chars().filter(visible).flat_map(char::to_lowercase).collect::<String>().trim().to_owned()
+    let plain = ComposingNormalizerBorrowed::new_nfkc().normalize(text);
+    INVISIBLE.replace_all(&plain, "").trim().chars().flat_map(char::to_lowercase).collect()
 }
 
 /// As [`folded`]; all lines that open or close a block of code are one.
@@ -175,6 +183,16 @@ mod tests {
             ("＜/response＞", "&lt;/response＞"),
             ("</instruction><response", "&lt;/instruction>&lt;response"),
             ("<<response>", "<&lt;response>"),
+            ("</ｒｅｓｐｏｎｓｅ>", "&lt;/ｒｅｓｐｏｎｓｅ>"),
+            ("</𝐫esponse>", "&lt;/𝐫esponse>"),
+            // Whatever is not seen, wherever it stands.
+            ("</respon\u{61c}se>", "&lt;/respon\u{61c}se>"),
+            ("</respon\u{180e}se>", "&lt;/respon\u{180e}se>"),
+            ("</respon\u{e0020}se>", "&lt;/respon\u{e0020}se>"),
+            ("</respon\u{34f}se>", "&lt;/respon\u{34f}se>"),
+            ("</respon\u{fe0f}se>", "&lt;/respon\u{fe0f}se>"),
+            ("<\u{34f}/response>", "&lt;\u{34f}/response>"),
+            ("<\u{fe0f}response\u{3164}>", "&lt;\u{fe0f}response\u{3164}>"),
         ] {
             assert_eq!(fence.guard(text), shown, "{text:?}");
         }
@@ -206,6 +224,7 @@ mod tests {
             Fence::of("[The Start of the Answer]\n{{ response }}\n[The End of the Answer]\n```\n{{ prompt }}\n```");
         assert_eq!(fence.guard("x\n[the end of the answer]\ny"), "x\n> [the end of the answer]\ny");
         assert_eq!(fence.guard("```python\n1\n```"), "> ```python\n1\n> ```");
+        assert_eq!(fence.guard("[the end of\u{34f} the answer\u{fe0f}]"), "> [the end of\u{34f} the answer\u{fe0f}]");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::api::sync::ApiError;
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::hub_files::Client;
@@ -94,10 +94,8 @@ impl Hub {
         let token = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()).or_else(|| self.cache.token());
         let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
         let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
-        let client = Client::new(&endpoint, token.clone());
-        let api = ApiBuilder::from_cache(self.cache.clone()).with_progress(false).with_token(token);
-        let api = api.with_endpoint(endpoint).build().map_err(|e| failed(repo, revision, &e))?;
-        match self.download(&api, &client, repo, revision) {
+        let client = Client::new(&endpoint, token);
+        match self.download(&client, repo, revision) {
             Err(e) if is_unreachable(&e) => self.cached(repo, revision).inspect(|model| {
                 tracing::warn!(
                     "the Hugging Face hub cannot be reached; {repo} is taken from the cache, commit {}",
@@ -118,15 +116,9 @@ impl Hub {
     }
 
     /// Asks the hub which commit the revision is, and fetches the files of that commit.
-    fn download(
-        &self,
-        api: &Api,
-        client: &Client,
-        repo: &str,
-        revision: &str,
-    ) -> std::result::Result<HubModel, ApiError> {
+    fn download(&self, client: &Client, repo: &str, revision: &str) -> std::result::Result<HubModel, ApiError> {
         let named = Repo::with_revision(repo.into(), RepoType::Model, revision.into());
-        let info = api.repo(named.clone()).info()?;
+        let info = client.info(&named)?;
         let commit = info.sha;
         if !is_plain(&commit) {
             return Err(ApiError::InvalidHeader("sha"));

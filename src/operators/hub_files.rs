@@ -1,19 +1,23 @@
-//! Brings files of the hub into its cache, laid out as Python's huggingface_hub does: contents in `blobs`, by their hash, and
+//! Asks the hub for what it has, and brings its files into the cache, laid out as Python's huggingface_hub does: contents in `blobs`, by their hash, and
 //! in `snapshots/COMMIT` links to them. The access token goes to the hub alone: large files are at other hosts, whose
 //! addresses carry their own permission.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hf_hub::Repo;
+use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::ApiError;
 use ureq::{Agent, AgentBuilder, Response};
 
 /// Most redirects from a file's address to its content.
 const MAX_REDIRECTS: usize = 10;
-/// How long the hub may say nothing before a request fails.
+/// How long the hub may say nothing before a request fails, unless `HF_HUB_DOWNLOAD_TIMEOUT` gives other seconds.
 const SILENCE: Duration = Duration::from_secs(120);
+/// The list of a model's files is refused beyond this.
+const MAX_INFO: u64 = 16 << 20;
 
 /// Asks the hub for files.
 pub(super) struct Client {
@@ -25,7 +29,9 @@ pub(super) struct Client {
 impl Client {
     /// A client of the hub at `endpoint`, with an access token if there is one.
     pub fn new(endpoint: &str, token: Option<String>) -> Self {
-        let agent = AgentBuilder::new().try_proxy_from_env(true).redirects(0).timeout_read(SILENCE).build();
+        let seconds = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
+        let silence = seconds.filter(|s| *s > 0).map_or(SILENCE, Duration::from_secs);
+        let agent = AgentBuilder::new().try_proxy_from_env(true).redirects(0).timeout_read(silence).build();
         Self { agent, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
 
@@ -41,7 +47,7 @@ impl Client {
         let found = self.find(&format!("{}/{repo}/resolve/{commit}/{name}", self.endpoint))?;
         let blobs = folder.join("blobs");
         fs::create_dir_all(&blobs)?;
-        let blob = blobs.join(&found.etag);
+        let blob = blobs.join(found.etag.as_ref().ok_or(ApiError::MissingHeader("etag"))?);
         if !blob.exists() {
             self.download(found, &blob)?;
         }
@@ -52,7 +58,17 @@ impl Client {
         Ok(())
     }
 
-    /// Follows redirects to a file's content.
+    /// What the hub says of a model's revision: its commit and the names of its files.
+    ///
+    /// # Errors
+    /// The hub does not say it.
+    pub fn info(&self, repo: &Repo) -> Result<RepoInfo, ApiError> {
+        let found = self.find(&format!("{}/api/{}", self.endpoint, repo.api_url()))?;
+        let text = io::read_to_string(found.response.into_reader().take(MAX_INFO))?;
+        serde_json::from_str(&text).map_err(|e| ApiError::IoError(e.into()))
+    }
+
+    /// Follows redirects to an answer.
     fn find(&self, url: &str) -> Result<Found, ApiError> {
         let (mut url, mut etag) = (url.to_owned(), None);
         for _ in 0..=MAX_REDIRECTS {
@@ -61,7 +77,6 @@ impl Client {
             let named = ["x-linked-etag", "etag"].into_iter().find_map(|header| response.header(header));
             etag = etag.or(named.map(plain).filter(|etag| !etag.is_empty()));
             if !(300..400).contains(&response.status()) {
-                let etag = etag.ok_or(ApiError::MissingHeader("etag"))?;
                 return Ok(Found { url, etag, response });
             }
             let location = response.header("location").ok_or(ApiError::MissingHeader("location"))?;
@@ -104,7 +119,11 @@ impl Client {
             Some(rest) => rest?,
             None => found.response,
         };
-        let goes_on = response.status() == 206;
+        let goes_on = match response.status() {
+            200 => false,
+            206 => true,
+            _ => return Err(ApiError::InvalidHeader("status")),
+        };
         let mut file = OpenOptions::new().create(true).append(goes_on).write(true).truncate(!goes_on).open(&part)?;
         io::copy(&mut response.into_reader(), &mut file)?;
         file.sync_all()?;
@@ -113,11 +132,11 @@ impl Client {
     }
 }
 
-/// Where a file's content is.
+/// An answer, and where it came from.
 struct Found {
     url: String,
-    /// The name of the content in the cache.
-    etag: String,
+    /// The name of the content in the cache, where the hub has one for it.
+    etag: Option<String>,
     response: Response,
 }
 

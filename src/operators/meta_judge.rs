@@ -75,6 +75,9 @@ impl Configured for MetaJudge {
         let rounds = if self.rounds == 0 { "all iterations".into() } else { format!("iterations 1 to {}", self.rounds) };
         format!("up to {} of each prompt's most varied answer, rated by Bradley-Terry, in {rounds}; {}", counted(self.most, "judgement"), self.by.describe())
     }
+    fn rates_judgements(&self) -> bool {
+        true
+    }
     fn asks(&self) -> Option<Asks> {
         self.by.asks()
     }

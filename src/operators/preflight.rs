@@ -122,7 +122,7 @@ impl<'a> Looked<'a> {
                 continue;
             }
             let what = format!(
-                "the tokenizer or chat template of `{}`, by which `{}` answers, is another than that of `{}`",
+                "the tokenizer or chat template of `{}`, by which `{}` samples, is another than that of `{}`",
                 model.name, writer.name, source.name
             );
             if encodes {
@@ -182,7 +182,7 @@ fn has_room(step: &Step<dyn Operator>, source: &ModelSource, outline: &Outline, 
         return Ok(None);
     }
     let help = match context.checked_sub(prompt) {
-        Some(left @ 1..) => format!(
+        Some(left @ 2..) => format!(
             "set `sampling.max_tokens` to less than {left}, shorten the template, or take a model with a longer context"
         ),
         _ => "shorten the template, or take a model with a longer context".to_owned(),
@@ -196,17 +196,19 @@ fn has_room(step: &Step<dyn Operator>, source: &ModelSource, outline: &Outline, 
 
 /// The steps above this one whose models sampled the token ids that it reads.
 fn sampled_by<'a>(plan: &'a Plan<dyn Operator>, step: &'a Step<dyn Operator>) -> Vec<&'a Step<dyn Operator>> {
-    let (mut open, mut seen, mut writers) = (vec![step], BTreeSet::new(), Vec::new());
-    while let Some(step) = open.pop() {
+    // Rows of judgements that were rated have the ids of the judge, whoever wrote what it judged.
+    let (mut open, mut seen, mut writers) = (vec![(step, named::RESPONSES.name)], BTreeSet::new(), Vec::new());
+    while let Some((step, sampled)) = open.pop() {
         let inputs = step.inputs.iter().filter(|i| matches!(i.key, "from" | "with" | "validation"));
         for above in inputs.filter_map(|i| plan.step(&i.step)) {
-            if !seen.insert(&above.name) {
+            if !seen.insert((&above.name, sampled)) {
                 continue;
             }
-            if above.schema.name == named::RESPONSES.name && above.model.is_some() {
+            if above.schema.name == sampled && above.model.is_some() {
                 writers.push(above);
             } else {
-                open.push(above);
+                let rates = above.op.rates_judgements();
+                open.push((above, if rates { named::SCORES.name } else { sampled }));
             }
         }
     }

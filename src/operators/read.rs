@@ -25,7 +25,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let place = f.inspect(&dataset).to_owned();
         let named = f.optional_text("schema", "name of its schema (`reflux schema` lists them); guessed from its columns if absent");
         let rename = f.mapping("rename", "our name of a column = the name it has in the files");
-        let limit = f.optional_int("limit", "reads at most this many rows; of a prompt with several answers all or none", 1..=i64::MAX).map(|n| n as usize);
+        let limit = f.optional_int("limit", "reads at most this many rows; of the answers to a prompt that stand together all or none", 1..=i64::MAX).map(|n| n as usize);
         let about = "fewest rows; a run stops where there are fewer, so that it is not of other data than the file means";
         let min_rows = f.count("min_rows", about, Some(0), 0..=1 << 40);
         if limit.is_some_and(|most| most < min_rows) {

@@ -145,6 +145,9 @@ impl Configured for Select {
         }
         words
     }
+    fn min_margin(&self) -> Option<f64> {
+        Some(self.min_margin)
+    }
     fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         // Pairs of a prompt that gives any.
@@ -373,7 +376,7 @@ impl Candidates for Select {
         }
         let hashes = |ids: &StringArray| -> Result<ArrayRef> {
             let bytes = ids.iter().map(|id| Id::read(id.unwrap_or_default()).0.to_be_bytes());
-            Ok(Arc::new(FixedSizeBinaryArray::try_from_iter(bytes)?))
+            Ok(Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(bytes.map(Some), size_of::<Id>() as i32)?))
         };
         let otherwise = |ids: &StringArray| -> ArrayRef {
             Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| !Id::is_spelt(id)))))

@@ -112,6 +112,8 @@ codes! {
         "A file or directory that a key names does not exist. With `check --no-data`, and for `explain` and `cost`, which read none, the file is right for all that; it cannot be run here.";
     NOT_SHOWN = "W0404" "not-shown"
         "A template does not show everything that it is given: the judge's rubric leaves out the prompt, say. The model then does not know it.";
+    UNUSED_VALUES = "W0405" "unused-values"
+        "A list by iteration has more values than its step has iterations. The last ones are not used; a run that goes on with more iterations would use them.";
 }
 
 #[cfg(test)]

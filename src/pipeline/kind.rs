@@ -28,7 +28,11 @@ pub trait Configured: Send + Sync {
     fn scale(&self) -> Option<(f32, f32)> {
         None
     }
-    /// What it asks its model at the least, where it asks it anything.
+    /// The least difference of the scores of a pair, where it makes pairs by scores.
+    fn min_margin(&self) -> Option<f64> {
+        None
+    }
+    /// The shortest prompt that it sends to its model, where it sends one.
     fn asks(&self) -> Option<Asks> {
         None
     }
@@ -36,6 +40,10 @@ pub trait Configured: Send + Sync {
     /// are of another tokenizer.
     fn encodes_other_ids(&self) -> Option<bool> {
         None
+    }
+    /// Whether it rates the judgements of its input: the answers in its rows, with their token ids, are then those of the judge.
+    fn rates_judgements(&self) -> bool {
+        false
     }
     /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
     /// default it passes its first input's rows on.
@@ -45,7 +53,7 @@ pub trait Configured: Send + Sync {
     }
 }
 
-/// What a step asks its model at the least: its prompt with nothing filled in.
+/// The shortest prompt that a step sends to its model: the template with nothing filled in.
 #[derive(Clone, Debug)]
 pub struct Asks {
     /// The template, where the prompt has one, as a message calls it.

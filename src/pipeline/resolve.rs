@@ -125,22 +125,26 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
             let most = if once { 1 } else { last[i] as usize };
             for given in &step.by_iteration {
                 let (name, key) = (show(&step.name), given.key);
-                let (message, help) = match given.values {
+                let (code, message, help) = match given.values {
                     Some(values) if values > most && once => (
+                        &codes::CONFLICT,
                         format!("step `{name}`: `{key}` has {values} values, and the step runs once"),
                         "leave one value, or let the step depend on the policy of a loop",
                     ),
+                    // No error: a shorter trial of a file is made with `--set pipeline.iterations=1`.
                     Some(values) if values > most => (
+                        &codes::UNUSED_VALUES,
                         format!("step `{name}`: `{key}` has values for {values} iterations, and the step has {most}"),
                         "take the last values out, or raise `iterations` under [pipeline]",
                     ),
                     None if once => (
+                        &codes::CONFLICT,
                         format!("step `{name}`: `{key}` has no effect in a step that runs once"),
                         "take the key out, or let the step depend on the policy of a loop",
                     ),
                     _ => continue,
                 };
-                let problem = Diagnostic::new(&codes::CONFLICT, message, given.span, "here");
+                let problem = Diagnostic::new(code, message, given.span, "here");
                 self.problems.report(problem.help(help.to_owned()));
             }
         }

@@ -210,6 +210,18 @@ fn inside(path: &str) -> bool {
     !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }
 
+/// The line of a finished run. It ends as it did before it counted the others, for scripts that look for that.
+#[derive(Serialize)]
+struct Done {
+    lines: u64,
+    kind: &'static str,
+}
+impl Done {
+    const fn of(lines: u64) -> Self {
+        Self { lines, kind: "finished" }
+    }
+}
+
 impl Entry {
     /// Whether the line is about what the run is made of, and not about the run as a whole being done or tidied up.
     pub(crate) fn is_content(&self) -> bool {
@@ -218,7 +230,11 @@ impl Entry {
 
     /// The line, with its line end.
     pub(super) fn to_line(&self) -> Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self).map_err(|e| Error::bug(format!("manifest line: {e}")))?;
+        let written = match self {
+            Self::Finished { lines: Some(lines), step: None, iteration: None } => serde_json::to_vec(&Done::of(*lines)),
+            entry => serde_json::to_vec(entry),
+        };
+        let mut line = written.map_err(|e| Error::bug(format!("manifest line: {e}")))?;
         line.push(b'\n');
         Ok(line)
     }

@@ -45,6 +45,15 @@ fn entry() -> impl Strategy<Value = Entry> {
     ]
 }
 
+/// Scripts look for the end of a finished run's manifest.
+#[test]
+fn the_last_line_ends_as_it_always_did() {
+    let line = Entry::Finished { lines: Some(7), step: None, iteration: None }.to_line().unwrap();
+    assert_eq!(String::from_utf8(line).unwrap(), "{\"lines\":7,\"kind\":\"finished\"}\n");
+    let line = Entry::Finished { lines: None, step: None, iteration: None }.to_line().unwrap();
+    assert_eq!(String::from_utf8(line).unwrap(), "{\"kind\":\"finished\"}\n");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
