@@ -123,8 +123,12 @@ fn every_answer_of_a_conversation_is_a_row() {
     let long = "system: s; user: a; assistant: b; user: c; assistant: d; user: e";
     assert_eq!(have, ["system: s; user: a", long, "user: a", "assistant: Hello.; user: a"]);
     let reasons: Vec<(&str, u64)> = imported.left_out.iter().map(|(why, rows)| (*why, *rows)).collect();
-    let want =
-        [("a tool call or its result", 2), ("an answer that is not to be trained on", 1), ("two system messages", 1)];
+    let want = [
+        ("a tool call or its result", 3),
+        ("an answer that follows no question", 1),
+        ("an answer that is not to be trained on", 1),
+        ("two system messages", 1),
+    ];
     assert_eq!(reasons, want);
     assert_eq!(unread(&imported), [("a last question without an answer", 1), ("id", 1)]);
     // A prompt's own answers are not learnt: the completion is.

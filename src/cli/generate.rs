@@ -17,7 +17,7 @@ use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_or
 use crate::error::{Error, Kind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
-use crate::store::{Lines, PromptForm, Prompts};
+use crate::store::{Lines, PromptForm, Prompts, is_data_file};
 
 const AFTER: &str = "Examples:
   reflux generate model.gguf \"Name three rivers.\"                one answer
@@ -45,8 +45,8 @@ pub struct Args {
     model: ModelArgs,
     /// What to ask; standard input if absent or `-`
     prompt: Option<String>,
-    /// Reads prompts from a file: one a row of .jsonl, .json, .csv and .parquet, one a line of .txt; of any other file the
-    /// whole text is one
+    /// Reads prompts from a file: one per row (.jsonl, .json, .csv, .parquet) or per line (.txt); any other file is a
+    /// single prompt
     #[arg(short, long, conflicts_with = "prompt")]
     file: Option<PathBuf>,
     /// The whole file is one prompt, whatever it is called
@@ -169,9 +169,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
     let lines = match (&args.file, args.prompt.as_deref()) {
         (Some(path), _) if path.as_os_str() == "-" => stdin(),
         (Some(path), _) => {
-            let rows = ["jsonl", "json", "gz", "csv", "parquet", "txt"];
-            let named = |extension: &&str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
-            if asked_for.is_none() && rows.iter().any(named) {
+            if asked_for.is_none() && is_data_file(path) {
                 return Prompts::open(path);
             }
             Lines::open(path)?

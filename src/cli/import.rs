@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::terminal;
-use crate::data::{SCHEMAS, counted, or_else};
+use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
 use crate::store::{Format, How, Rename, Turns, import};
 
@@ -21,9 +21,9 @@ const AFTER: &str = "Formats, found out from the first row unless --format names
   mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
   llmbar         dataset.json, to `ranked`: the output that people prefer has rank 0
   prompts        prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with a prompt a line
-  reflux         rows that follow a schema already (`reflux schema`), as .jsonl, .json or .csv
+  reflux         rows that follow a schema already (`reflux schema`), as .jsonl, .json or .csv; Parquet with bad rows
 
-Files are JSON lines or one JSON array, gzipped or not, CSV whose first row names the columns, plain text, or Parquet.
+Files are JSON lines, one JSON array, CSV whose first row names the columns, or plain text, gzipped or not; or Parquet.
 
 A conversation of several turns, or with a system message, is kept as messages in the column `prompt_messages`. A row with
 tools or images is left out with that reason. The closing lines list every key that was not read, with the number of rows
@@ -149,6 +149,6 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         head += &format!(", with the columns {}", made.extra.join(", "));
     }
     let left_out = made.left_out.iter().map(|(why, count)| format!("  left out {count} with {why}"));
-    let unread = made.unread.iter().map(|(key, count)| format!("  not read: {key} (in {})", counted(*count, "row")));
+    let unread = made.unread.iter().map(|(key, rows)| format!("  not read: {}", unread_key(key, *rows)));
     terminal::print_lines([head].into_iter().chain(left_out).chain(unread))
 }

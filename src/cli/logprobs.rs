@@ -10,7 +10,7 @@ use super::progress::Style;
 use super::run::stop_on_interrupt;
 use super::terminal;
 use super::ticker::Ticker;
-use crate::data::counted;
+use crate::data::{counted, unread_key};
 use crate::dataflow::Stop;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
@@ -165,6 +165,6 @@ pub fn messages(turns: Vec<Turn>) -> Vec<Message> {
 /// Tells the keys of rows that were not read.
 pub fn tell_unread(unread: &BTreeMap<String, u64>) {
     for (key, rows) in unread {
-        terminal::line(&format!("not read: {key} (in {})", counted(*rows, "row")));
+        terminal::line(&format!("not read: {}", unread_key(key, *rows)));
     }
 }

@@ -8,6 +8,11 @@ pub fn counted(n: impl TryInto<u64> + Display, noun: &str) -> String {
     if n.try_into().is_ok_and(|n| n == 1) { format!("{number} {noun}") } else { format!("{number} {}", plural(noun)) }
 }
 
+/// A key that was not read, with the number of rows that have a value there: `note (in 3 rows)`.
+pub fn unread_key(key: &str, rows: u64) -> String {
+    format!("{key} (in {})", counted(rows, "row"))
+}
+
 /// The plural of a noun whose plural is regular.
 pub fn plural(noun: &str) -> String {
     let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| noun.ends_with(end));

@@ -16,7 +16,7 @@ mod visible;
 
 pub use batch::{Batch, Epoch, Rows};
 pub use columns::{Columns, List, Messages};
-pub use counted::{counted, plural};
+pub use counted::{counted, plural, unread_key};
 pub use ids::{Id, RngKey, hash_hex};
 pub use judgements::{Judgement, Judgements};
 pub use nearest::{nearest, nearest_path, or_else};

@@ -8,7 +8,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use super::prelude::*;
 use super::revised;
 use crate::dataflow::{Batches, Revised, Source};
-use crate::data::{SCHEMAS, Id, counted, or_else};
+use crate::data::{SCHEMAS, Id, counted, or_else, unread_key};
 use crate::pipeline::External;
 use crate::store::{Dataset, InputForm, guess, row_bytes};
 
@@ -113,8 +113,7 @@ impl Iterator for Telling {
 impl Drop for Telling {
     /// Also where a limit, or a row that is bad, ends the reading early.
     fn drop(&mut self) {
-        let column = |(key, rows): (&String, &u64)| format!("{key} (in {})", counted(*rows, "row"));
-        let unread: Vec<String> = self.batches.unread().iter().map(column).collect();
+        let unread: Vec<String> = self.batches.unread().iter().map(|(key, rows)| unread_key(key, *rows)).collect();
         if !unread.is_empty() {
             tracing::warn!("{}: not read: {}", self.path.display(), unread.join(", "));
         }

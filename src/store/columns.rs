@@ -6,22 +6,25 @@ use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
 use super::asked::{is_made_up, is_prompt_only};
+use super::csv::as_typed;
 use super::fit::{castable, spell};
 use super::jsonl::Rows;
-use super::listing::{files, is};
+use super::listing::{files, holds, is};
 use super::reader::ParquetIn;
-use super::rename::Rename;
+use super::rename::{Rename, flag};
 use super::text_rows::TextRows;
 use crate::data::{Column, PROMPT_MESSAGES, SCHEMAS, Schema, Type, visible_json};
 use crate::error::{Error, Result};
 
 /// The columns of one file, before anything is read.
 pub(super) struct Found {
-    /// Names with their Arrow types; of a JSONL file the first row's keys, with the values themselves.
+    /// Names with their Arrow types; of a text file the first row's keys, with the values themselves.
     columns: Vec<(String, Sample)>,
     pub rows: Option<u64>,
-    /// An empty JSONL file fits every schema.
+    /// An empty text file fits every schema.
     any: bool,
+    /// Whether the values are fields of CSV, which are all text.
+    is_csv: bool,
 }
 enum Sample {
     Typed(DataType),
@@ -29,22 +32,37 @@ enum Sample {
 }
 
 impl Found {
-    /// Those of a file, under the names that `rename` gives them.
-    pub fn of(file: &Path, rename: &Rename) -> Result<Self> {
+    /// Those of a file, under the names that `rename` gives them. Of a text file these are the first row's; a key among `wanted`
+    /// that this row lacks is looked for in the rows after it, as any row may lack a key.
+    pub fn of(file: &Path, rename: &Rename, wanted: &[&str]) -> Result<Self> {
         if is(file, "parquet") {
             let parquet = ParquetIn::open(file)?;
             let typed =
                 parquet.schema().fields().iter().map(|f| (f.name().clone(), Sample::Typed(f.data_type().clone())));
-            return Ok(Self { columns: typed.collect(), rows: Some(parquet.rows()), any: false });
+            return Ok(Self { columns: typed.collect(), rows: Some(parquet.rows()), any: false, is_csv: false });
         }
-        let first = TextRows::open(file)?.renamed(rename).find_map(|line| match line {
-            Ok((_, Ok(row))) => Some(Ok(row)),
-            Ok((_, Err(_))) => None, // said when it is read, under the policy for bad rows
-            Err(e) => Some(Err(e)),
-        });
+        let mut first: Option<Map<String, Value>> = None;
+        for line in TextRows::open(file)?.renamed(rename) {
+            // A bad row is said when it is read, under the policy for bad rows.
+            let (_, Ok(mut row)) = line? else { continue };
+            let found = match &mut first {
+                None => first.insert(row),
+                Some(first) => {
+                    for key in wanted {
+                        if let Some(value) = row.remove(*key) {
+                            first.entry(*key).or_insert(value);
+                        }
+                    }
+                    first
+                }
+            };
+            if wanted.iter().all(|key| found.contains_key(*key)) {
+                break;
+            }
+        }
         let any = first.is_none();
-        let row = first.transpose()?.unwrap_or_default();
-        Ok(Self { columns: row.into_iter().map(|(k, v)| (k, Sample::Json(v))).collect(), rows: None, any })
+        let columns = first.unwrap_or_default().into_iter().map(|(key, value)| (key, Sample::Json(value)));
+        Ok(Self { columns: columns.collect(), rows: None, any, is_csv: holds(file, "csv") })
     }
 
     /// Whether the column called `name` can be read as the schema's column: `None` if it is not there, or what is
@@ -64,7 +82,11 @@ impl Found {
                 // A schema's own reader decides: a row that holds only this column fails elsewhere or not at all.
                 let mut row = Map::from_iter([(name.to_owned(), value.clone())]);
                 let names = schema.columns.iter().map(|c| if c.name == spec.name { name } else { c.name }.to_owned());
-                match Rows::new(schema, names.collect()).push(&mut row) {
+                let names: Vec<String> = names.collect();
+                if self.is_csv {
+                    as_typed(schema, &names, &mut row);
+                }
+                match Rows::new(schema, names).push(&mut row) {
                     Err(("bad_value", message)) => Err(message.trim_start_matches("key ").to_owned()),
                     _ => Ok(()),
                 }
@@ -77,8 +99,9 @@ impl Found {
         self.columns.iter().any(|(column, _)| column == name)
     }
 
-    /// An error that names every missing and mistyped column; `names` are the file's names of the schema's columns.
-    pub fn check(&self, file: &Path, schema: &'static Schema, names: &[String]) -> Result<()> {
+    /// An error that names every missing and mistyped column; `names` are the file's names of the schema's columns, and
+    /// `advice` says how the reader writes other names.
+    pub fn check(&self, file: &Path, schema: &'static Schema, names: &[String], advice: Advice) -> Result<()> {
         if self.any {
             return Ok(());
         }
@@ -104,22 +127,24 @@ impl Found {
         }
         let have: Vec<&str> = self.columns.iter().map(|(n, _)| n.as_str()).collect();
         parts.push(format!("there are: {}", tick(&have)));
-        let rename = self.rename(schema, names, &missing);
+        let renamed = self.renamed(schema, names, &missing);
         let error = Error::user(format!(
             "`{}` does not fit the schema `{}`; {}",
             file.display(),
             schema.name,
             parts.join("; ")
         ));
-        Err(error.help(match rename {
-            Some(rename) => format!("did you mean `{rename}`?"),
-            None => format!("`reflux schema {}` lists the columns; map other names with `rename`", schema.name),
+        Err(error.help(match renamed {
+            Some(renamed) => format!("did you mean {}?", advice.spell(&renamed)),
+            None => {
+                format!("`reflux schema {}` lists the columns; read other names with {}", schema.name, advice.key())
+            }
         }))
     }
 
-    /// The `rename` with which every missing column is there, the names that are right among them; nothing where one is not to
-    /// be found. `missing` are the file's names of columns.
-    fn rename(&self, schema: &Schema, names: &[String], missing: &[&str]) -> Option<String> {
+    /// Our names and the file's, with which every missing column is there, the names that are right among them; nothing where
+    /// one is not to be found. `missing` are the file's names of columns.
+    fn renamed(&self, schema: &Schema, names: &[String], missing: &[&str]) -> Option<Vec<(String, String)>> {
         let have = self.columns.iter().map(|(name, _)| name.as_str());
         let mut free: Vec<&str> = have.filter(|have| names.iter().all(|name| name != have)).collect();
         let mut renamed = Vec::new();
@@ -133,10 +158,42 @@ impl Found {
                 name
             };
             if found != spec.name {
-                renamed.push(format!("{} = {}", spec.name, visible_json(&serde_json::Value::from(found).to_string())));
+                renamed.push((spec.name.to_owned(), found.to_owned()));
             }
         }
-        (!missing.is_empty() && !renamed.is_empty()).then(|| format!("rename = {{ {} }}", renamed.join(", ")))
+        (!missing.is_empty() && !renamed.is_empty()).then_some(renamed)
+    }
+}
+
+/// How a reader's user writes that a file has other names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Advice {
+    /// As the key `rename` of a step.
+    Pipeline,
+    /// As flags of a command.
+    Flags,
+}
+
+impl Advice {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Pipeline => "`rename`",
+            Self::Flags => "--rename",
+        }
+    }
+
+    /// Pairs of our name and the file's, as they are typed.
+    fn spell(self, renamed: &[(String, String)]) -> String {
+        let json = |text: &String| visible_json(&Value::from(text.as_str()).to_string()).into_owned();
+        let keys = renamed.iter().map(|(ours, theirs)| match self {
+            Self::Pipeline => format!("{ours} = {}", json(theirs)),
+            Self::Flags => flag(theirs, ours),
+        });
+        let keys: Vec<String> = keys.collect();
+        match self {
+            Self::Pipeline => format!("`rename = {{ {} }}`", keys.join(", ")),
+            Self::Flags => keys.join(" "),
+        }
     }
 }
 
@@ -166,7 +223,8 @@ pub fn guess(path: &Path) -> Result<&'static Schema> {
 /// As [`guess`], of a file whose keys are renamed.
 pub(super) fn guess_as(path: &Path, rename: &Rename) -> Result<&'static Schema> {
     let first = files(path)?.swap_remove(0);
-    let found = Found::of(&first, rename)?;
+    let ours: Vec<&str> = rename.pairs().iter().map(|pair| pair.0.as_str()).collect();
+    let found = Found::of(&first, rename, &ours)?;
     let score = |schema: &'static Schema| {
         let (mut matched, mut lacking) = (0, Vec::new());
         for (i, column) in schema.columns.iter().enumerate() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Map, Value, json};
 
 use super::Lines;
+use super::asked::is_prompt_of;
 use super::context::{is_empty, is_encoded_messages, take_system, unheld_context};
 use super::jsonl::{Unread, count_unread, list, message, parse, spell};
 use super::rows::RowsOf;
@@ -229,9 +230,15 @@ pub(super) fn take_prompt(row: &mut Map<String, Value>) -> Result<Prompt, String
 fn asked_in(row: &mut Map<String, Value>) -> Result<Prompt, String> {
     let have = keys(row);
     // A stored row of ours has the conversation beside its transcript.
-    if let Some(value @ Value::Array(_)) = row.shift_remove(PROMPT_MESSAGES) {
-        row.shift_remove("prompt");
-        return asked(turns(PROMPT_MESSAGES, value)?).map(Prompt::Turns);
+    if row.get(PROMPT_MESSAGES).is_some_and(Value::is_array)
+        && let Some(value) = row.shift_remove(PROMPT_MESSAGES)
+    {
+        let turns = asked(turns(PROMPT_MESSAGES, value)?)?;
+        // Another prompt is left in the row, and counted with what is not read.
+        if row.get("prompt").is_some_and(|prompt| is_prompt_of(prompt, &turns)) {
+            row.shift_remove("prompt");
+        }
+        return Ok(Prompt::Turns(turns));
     }
     // UltraChat repeats the first question beside the whole conversation: a prompt that is text goes first.
     let prompt = row.shift_remove("prompt").filter(|value| !value.is_null());
@@ -247,12 +254,14 @@ fn asked_in(row: &mut Map<String, Value>) -> Result<Prompt, String> {
     }
 }
 
+/// What is wrong with a conversation that nobody is to answer.
+pub(super) const ENDS_WITH_ANSWER: &str =
+    "ends with the assistant's turn; leave that out, it is what the model is asked for";
+
 /// A conversation that somebody is to answer.
 pub(super) fn asked(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
     match turns.last() {
-        Some(last) if last.role == "assistant" => {
-            Err("ends with the assistant's turn; leave that out, it is what the model is asked for".into())
-        }
+        Some(last) if last.role == "assistant" => Err(ENDS_WITH_ANSWER.to_owned()),
         _ => Ok(turns),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::csv::CsvRows;
 use super::jsonl::spell;
-use super::listing::is;
+use super::listing::{holds, is};
 use super::reader::{ParquetIn, guarded};
 use super::text_rows::TextRows;
 use crate::data::Id;
@@ -89,7 +89,7 @@ impl Corrections {
         };
         if is(path, "parquet") {
             all.read_parquet()?
-        } else if is(path, "csv") {
+        } else if holds(path, "csv") {
             all.read_csv()?
         } else {
             all.read_lines()?
@@ -125,15 +125,16 @@ impl Corrections {
 
     fn read_csv(&mut self) -> Result<()> {
         let mut rows = CsvRows::open(&self.path)?;
-        let Some((_, head)) = rows.next().map_err(|(line, why)| self.bad(line, why))? else {
-            return Err(self.no_column("response_id", std::iter::empty()));
-        };
+        let Some(head) = rows.next()? else { return Err(self.no_column("response_id", std::iter::empty())) };
+        let head = head.fields.map_err(|why| self.bad(head.line, why))?;
         let place = |name: &str| {
             let have = head.iter().map(|h| h.trim());
             head.iter().position(|h| h.trim() == name).ok_or_else(|| self.no_column(name, have))
         };
         let (id_at, score_at) = (place("response_id")?, place("score")?);
-        while let Some((line, row)) = rows.next().map_err(|(line, why)| self.bad(line, why))? {
+        while let Some(row) = rows.next()? {
+            let line = row.line;
+            let row = row.fields.map_err(|why| self.bad(line, why))?;
             if row.len() != head.len() {
                 return Err(self.bad(line, format!("has {} fields, the first row has {}", row.len(), head.len())));
             }

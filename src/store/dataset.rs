@@ -8,21 +8,21 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::Schema as ArrowSchema;
 use arrow::error::ArrowError;
 
-use super::asked::{holds_system, is_made_up};
-use super::columns::{Found, is_conversation};
+use super::asked::{holds_system, is_made_up, settle_batch};
+use super::columns::{Advice, Found, is_conversation};
 use super::context::{is_context, rows_with_context};
 use super::fit::{Bad, fit_batch, message_extras};
 use super::json_rows::ParquetRows;
 use super::jsonl::{Row, Rows, Unread, count_unread};
 use super::listing::{files, is};
 use super::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
-use super::rename::Rename;
+use super::rename::{Rename, flag};
 use super::text_rows::TextRows;
 use crate::data::{Schema, Type, quoted};
 use crate::error::{Error, Result};
 
 /// Lines are turned into columns at the latest when they have this many bytes.
-const LINES_BYTES: u64 = 64 << 20;
+pub(super) const LINES_BYTES: u64 = 64 << 20;
 
 /// What to do about a row that does not parse, lacks a value, or whose value does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -48,11 +48,16 @@ pub struct BadRow {
 }
 
 impl BadRow {
-    fn into_error(self) -> Error {
+    /// The error for it; `names` are the file's names of the schema's columns.
+    fn into_error(self, schema: &Schema, names: &[String]) -> Error {
         let unit = if is(&self.file, "parquet") { "row" } else { "line" };
+        let mut command = format!("reflux import {} --format reflux", quoted(&self.file.to_string_lossy()));
+        command += &format!(" --schema {}", schema.name);
+        for (column, name) in schema.columns.iter().zip(names).filter(|(column, name)| column.name != name.as_str()) {
+            command += &format!(" {}", flag(name, column.name));
+        }
         Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message)).help(format!(
-            "mend the row, or take it out of the file; `reflux import {} --bad-rows skip` makes a file without bad rows",
-            quoted(&self.file.to_string_lossy())
+            "mend the row, or take it out of the file; `{command} --bad-rows skip` makes a file without bad rows"
         ))
     }
 }
@@ -91,12 +96,22 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`]; a name that neither side knows.
     pub fn open_as(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+        Self::open_advised(path, schema, rename, Advice::Pipeline)
+    }
+
+    /// As [`Dataset::open_as`]; `advice` says how the user writes other names.
+    pub(super) fn open_advised(
+        path: &Path,
+        schema: &'static Schema,
+        rename: &[(String, String)],
+        advice: Advice,
+    ) -> Result<Self> {
         let names = Rename::new(rename).names(schema)?;
         let files = files(path)?;
         let mut rows = Some(0u64);
         for file in &files {
-            let columns = Found::of(file, &Rename::default())?;
-            columns.check(file, schema, &names)?;
+            let columns = found(file, schema, &names)?;
+            columns.check(file, schema, &names, advice)?;
             rows = rows.zip(columns.rows).map(|(a, b)| a.saturating_add(b));
         }
         let (path, on_bad_row, budget) = (path.to_owned(), OnBadRow::Fail, Self::BATCH_BYTES);
@@ -158,6 +173,13 @@ impl Dataset {
     }
 }
 
+/// The columns of a file that calls the schema's columns `names`.
+fn found(file: &Path, schema: &Schema, names: &[String]) -> Result<Found> {
+    let renamed = schema.columns.iter().zip(names).filter(|(column, name)| column.name != name.as_str());
+    let renamed: Vec<&str> = renamed.map(|(_, name)| name.as_str()).collect();
+    Found::of(file, &Rename::default(), &renamed)
+}
+
 enum Source {
     Parquet(ParquetSource),
     /// Rows that are brought into the schema's columns one by one.
@@ -208,7 +230,7 @@ impl ParquetSource {
             }
         }
         let fitted = guarded(&self.file, || {
-            self.fit(schema, &chunk)
+            self.fit(schema, &chunk, unread)
                 .map_err(|e| Error::user(format!("`{}` does not fit `{}`: {e}", self.file.display(), schema.name)))
         });
         let (batch, bad) = fitted?;
@@ -218,7 +240,12 @@ impl ParquetSource {
     }
 
     /// The rows of a chunk in the types of the schema, and those that are left out by their place in the chunk.
-    fn fit(&self, schema: &'static Schema, chunk: &RecordBatch) -> Result<(RecordBatch, Bad), ArrowError> {
+    fn fit(
+        &self,
+        schema: &'static Schema,
+        chunk: &RecordBatch,
+        unread: &mut Unread,
+    ) -> Result<(RecordBatch, Bad), ArrowError> {
         let names = chunk.schema();
         let context = self.context.iter().map(|&at| (names.field(at).name().as_str(), chunk.column(at)));
         let mut bad: Bad = rows_with_context(context)?;
@@ -230,8 +257,15 @@ impl ParquetSource {
         }
         let columns: Vec<_> = self.columns.iter().map(|at| at.map(|at| rows.column(at).clone())).collect();
         let (batch, misfits) = fit_batch(schema, &columns, rows.num_rows())?;
+        let fitted: Vec<usize> =
+            (0..kept.len()).filter(|row| !misfits.contains_key(row)).map(|row| kept[row]).collect();
         bad.extend(misfits.into_iter().map(|(row, what)| (kept[row], what)));
-        Ok((batch, bad))
+        let settled = settle_batch(schema, batch).map_err(|e| ArrowError::ExternalError(e.to_string().into()))?;
+        bad.extend(settled.bad.into_iter().map(|(row, what)| (fitted[row], what)));
+        if settled.other_prompts > 0 {
+            count_unread(unread, "prompt", settled.other_prompts);
+        }
+        Ok((settled.rows, bad))
     }
 }
 
@@ -271,12 +305,12 @@ impl Batches {
 
     fn open(&mut self, file: PathBuf) -> Result<Source> {
         if !is(&file, "parquet") {
-            let rows = Box::new(TextRows::open(&file)?);
+            let rows = Box::new(TextRows::open(&file)?.typed(self.schema, &self.names));
             return Ok(Source::Rows(file, rows));
         }
         let parquet = ParquetIn::open(&file)?;
         // The file may have changed since the dataset was opened.
-        Found::of(&file, &Rename::default())?.check(&file, self.schema, &self.names)?;
+        found(&file, self.schema, &self.names)?.check(&file, self.schema, &self.names, Advice::Pipeline)?;
         let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
         let values = parquet.values();
         let unnamed =
@@ -314,7 +348,7 @@ impl Batches {
     fn chunk(&mut self) -> Result<Option<RecordBatch>> {
         let (schema, on_bad_row) = (self.schema, self.on_bad_row);
         let mut note = |bad: BadRow| match on_bad_row {
-            OnBadRow::Fail => Err(bad.into_error()),
+            OnBadRow::Fail => Err(bad.into_error(schema, &self.names)),
             OnBadRow::Collect => {
                 self.bad.push(bad);
                 Ok(())

@@ -288,17 +288,21 @@ impl Rows {
     /// Adds a row, or says why not and adds nothing; the values of the named columns are taken out of the row.
     pub fn push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
         let extra = self.extras(row);
-        let result = settle(self.schema, &self.keys, row).map_err(|what| ("bad_value", what));
-        let result = result.and_then(|()| self.try_push(row));
+        let settled = settle(self.schema, &self.keys, row).map_err(|what| ("bad_value", what));
+        let result = settled.and_then(|other_prompt| self.try_push(row).map(|()| other_prompt));
         match &result {
-            Ok(()) => {
+            Ok(other_prompt) => {
                 self.rows += 1;
                 self.count_unread(row);
                 extra.iter().for_each(|path| count_unread(&mut self.unread, path, 1));
+                let prompt = self.schema.columns.iter().position(|column| column.name == "prompt");
+                if let Some(prompt) = prompt.filter(|_| *other_prompt) {
+                    count_unread(&mut self.unread, &self.keys[prompt], 1);
+                }
             }
             Err(_) => self.cells.iter_mut().for_each(|c| c.truncate(self.rows)),
         }
-        result
+        result.map(drop)
     }
     /// The keys of the rows so far that have no column, and those of messages that are neither role nor content.
     pub fn take_unread(&mut self) -> Unread {

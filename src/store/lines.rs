@@ -1,11 +1,12 @@
 //! Lines of text with their numbers, from a file or from standard input.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use super::atomic::io_error;
 use super::reader::IntoUser;
+use super::unpack::{open_text, read_error};
 use crate::error::{Error, Result};
 
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
@@ -40,13 +41,12 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Those of a file.
+    /// Those of a file, packed with gzip or not.
     ///
     /// # Errors
     /// It cannot be read, or is a directory.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_regular(path)?;
-        Ok(Self::of(path.display().to_string(), BufReader::new(file)))
+        Ok(Self::of(path.display().to_string(), open_text(path)?))
     }
 
     /// Those of whatever can be read; `name` is for errors.
@@ -68,11 +68,7 @@ impl Lines {
             self.buffer.clear();
             let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
             match read {
-                // What is wrong with the bytes is the file's fault, and not the machine's.
-                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                    return Err(io_error("reading", Path::new(&self.name), &e).into_user());
-                }
-                Err(e) => return Err(io_error("reading", Path::new(&self.name), &e)),
+                Err(e) => return Err(read_error(Path::new(&self.name), &e)),
                 Ok(0) => return Ok(None),
                 Ok(_) => self.line += 1,
             }
@@ -97,7 +93,7 @@ impl Lines {
     pub fn rest(&mut self) -> Result<String> {
         self.buffer.clear();
         let read = (&mut self.reader).take(LONGEST + 1).read_to_end(&mut self.buffer);
-        read.map_err(|e| io_error("reading", Path::new(&self.name), &e))?;
+        read.map_err(|e| read_error(Path::new(&self.name), &e))?;
         if self.buffer.len() as u64 > LONGEST {
             return Err(Error::user(format!("`{}` is longer than {} MiB", self.name, LONGEST >> 20)));
         }

@@ -9,6 +9,25 @@ pub(super) fn is(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
+/// Whether a file's name says that it holds `.extension`, packed with gzip or not.
+pub(super) fn holds(path: &Path, extension: &str) -> bool {
+    if is(path, "gz") { is(&path.with_extension(""), extension) } else { is(path, extension) }
+}
+
+/// Whether a file's name is that of a file of rows, which [`super::Dataset`], [`super::Prompts`] and [`super::import()`] read.
+pub fn is_data_file(path: &Path) -> bool {
+    READ.iter().any(|extension| is(path, extension))
+}
+
+/// The name without the extensions of files of rows.
+pub(super) fn without_extensions(name: &Path) -> PathBuf {
+    let mut stem = name.to_owned();
+    while is_data_file(&stem) {
+        stem.set_extension("");
+    }
+    stem
+}
+
 /// Extensions of files that are read; those of a folder are .parquet and .jsonl.
 const READ: [&str; 6] = ["parquet", "jsonl", "json", "gz", "csv", "txt"];
 
@@ -43,7 +62,7 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     };
     let kind = std::fs::metadata(path).map_err(|e| missing(&e))?;
     if kind.is_file() {
-        return if READ.iter().any(|extension| is(path, extension)) {
+        return if is_data_file(path) {
             Ok(vec![path.to_owned()])
         } else {
             Err(Error::user(format!("`{}` is none of {}", path.display(), READ.map(|e| format!(".{e}")).join(", ")))

@@ -68,6 +68,7 @@ mod summary;
 mod sweep;
 mod take;
 mod text_rows;
+mod unpack;
 mod verify;
 mod writer;
 
@@ -84,6 +85,7 @@ pub use import::{
 };
 pub use inputs::{ChangedInput, FileTimes, InputEntry, InputFile, InputForm, InputPlace, changed_error};
 pub use lines::Lines;
+pub use listing::is_data_file;
 pub use lock::Writer;
 pub use manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 pub use printable::printable_with_bytes;

@@ -126,7 +126,7 @@ impl Rename {
 }
 
 /// The flag that reads a key as another, as it is typed.
-fn flag(theirs: &str, ours: &str) -> String {
+pub(super) fn flag(theirs: &str, ours: &str) -> String {
     format!("--rename {}", quoted(&format!("{theirs}={ours}")))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::context::is_context;
 use super::json_rows::ParquetRows;
-use super::jsonl::{Row, Unread};
+use super::jsonl::{Row, Unread, count_unread};
 use super::listing::{files, is};
 use super::reader::ParquetIn;
 use super::rename::Rename;
@@ -108,11 +108,8 @@ impl Open {
                     columns.push(at);
                     continue;
                 }
-                let values = values[at];
-                if values > 0 {
-                    let listed = unread.len() < MAX_UNREAD_COLUMNS || unread.contains_key(field.name());
-                    let name = if listed { field.name().as_str() } else { "other columns" };
-                    *unread.entry(name.to_owned()).or_default() += values;
+                if values[at] > 0 {
+                    count_unread(unread, name, values[at]);
                 }
             }
             return Ok(Open::Parquet(Box::new(ParquetRows::new(parquet.read(&columns)?))));
@@ -127,9 +124,6 @@ impl Open {
         }
     }
 }
-
-/// Columns that were not asked for are listed up to this many; those after them are counted together.
-const MAX_UNREAD_COLUMNS: usize = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -1,18 +1,18 @@
 //! Rows of text files as JSON objects, one at a time: JSON lines or one JSON array, gzipped or not, CSV, and plain text with
 //! a prompt a line.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::atomic::io_error;
-use super::csv::CsvRows;
+use super::csv::{CsvRow, CsvRows, as_typed};
 use super::jsonl::{Row, parse};
-use super::lines::{LONGEST, Lines, open_regular};
-use super::listing::is;
-use super::reader::IntoUser;
+use super::lines::{LONGEST, Lines};
+use super::listing::holds;
 use super::rename::Rename;
+use super::unpack::{open_text, read_error};
+use crate::data::Schema;
 use crate::error::{Error, Result};
 
 /// The rows of one file, with the lines that they stand in.
@@ -21,6 +21,8 @@ pub(super) struct TextRows {
     /// Bytes of the rows so far.
     bytes: u64,
     rename: Rename,
+    /// The columns that fields of CSV are given the types of, under the file's names.
+    typed: Option<(&'static Schema, Vec<String>)>,
 }
 
 enum Source {
@@ -31,46 +33,30 @@ enum Source {
     Csv(Box<Table>),
 }
 
-/// A file may unpack to this many bytes in any case.
-const MAX_UNPACKED: u64 = 1 << 30;
-/// Beyond it, to at most so many times its own size. Text is packed to a tenth, and rarely to a fiftieth.
-const MAX_EXPANSION: u64 = 250;
-
-/// Unpacks a file that nobody vouches for.
-struct Unpacking<R> {
-    of: R,
-    /// Bytes of the file.
-    packed: u64,
-    unpacked: u64,
-}
-
-impl<R: Read> Read for Unpacking<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.of.read(buffer)?;
-        self.unpacked += read as u64;
-        if self.unpacked > MAX_UNPACKED && self.unpacked / MAX_EXPANSION > self.packed {
-            let why =
-                format!("it unpacks to more than {MAX_EXPANSION} times its size; unpack it first if that is meant");
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
-        }
-        Ok(read)
-    }
-}
-
 impl TextRows {
     /// Those of a file. Its name says whether it is CSV or plain text; everything else is JSON.
     ///
     /// # Errors
     /// It cannot be read; a .csv file without a first row of names, or with a name that comes twice.
     pub fn open(file: &Path) -> Result<Self> {
-        let source = if is(file, "csv") {
+        let source = if holds(file, "csv") {
             Source::Csv(Box::new(Table::open(file)?))
-        } else if is(file, "txt") {
+        } else if holds(file, "txt") {
             Source::Prompts(Lines::open(file)?)
+        } else if holds(file, "parquet") {
+            return Err(Error::user(format!("`{}` is a packed Parquet file", file.display()))
+                .help("unpack it first: Parquet packs its own pages"));
         } else {
             Self::json(file)?
         };
-        Ok(Self { source, bytes: 0, rename: Rename::default() })
+        Ok(Self { source, bytes: 0, rename: Rename::default(), typed: None })
+    }
+
+    /// The same rows with the fields of CSV as values of a schema's columns, which the file calls `names`.
+    #[must_use]
+    pub fn typed(self, schema: &'static Schema, names: &[String]) -> Self {
+        let is_csv = matches!(self.source, Source::Csv(_));
+        Self { typed: is_csv.then(|| (schema, names.to_vec())), ..self }
     }
 
     /// The same rows with keys renamed.
@@ -80,16 +66,8 @@ impl TextRows {
     }
 
     fn json(file: &Path) -> Result<Source> {
-        let fail = |e: &std::io::Error| io_error("reading", file, e).into_user();
-        let plain = open_regular(file)?;
-        let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(plain));
-        if reader.fill_buf().map_err(|e| fail(&e))?.starts_with(&[0x1f, 0x8b]) {
-            // Several members one after the other are one file.
-            let packed = std::fs::metadata(file).map_err(|e| fail(&e))?.len();
-            let unpacking = Unpacking { of: flate2::bufread::MultiGzDecoder::new(reader), packed, unpacked: 0 };
-            reader = Box::new(BufReader::new(unpacking));
-        }
-        let mut start = reader.fill_buf().map_err(|e| fail(&e))?;
+        let mut reader = open_text(file)?;
+        let mut start = reader.fill_buf().map_err(|e| read_error(file, &e))?;
         start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
         if start.trim_ascii_start().starts_with(b"[") {
             return Ok(Source::Array(Array::new(file, reader)));
@@ -132,7 +110,13 @@ impl Iterator for TextRows {
     type Item = Result<(u64, Row)>;
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.read().and_then(|next| match next {
-            Some((line, Ok(row))) => Ok(Some((line, Ok(self.rename.apply(row)?)))),
+            Some((line, Ok(row))) => {
+                let mut row = self.rename.apply(row)?;
+                if let Some((schema, names)) = &self.typed {
+                    as_typed(schema, names, &mut row);
+                }
+                Ok(Some((line, Ok(row))))
+            }
             other => Ok(other),
         });
         next.transpose()
@@ -148,7 +132,6 @@ fn line_of_text(bytes: &[u8]) -> Row {
 
 /// A CSV file (RFC 4180) whose first row has the names of its columns.
 struct Table {
-    path: PathBuf,
     rows: CsvRows,
     names: Vec<String>,
     /// Bytes of the last row.
@@ -158,31 +141,33 @@ struct Table {
 impl Table {
     fn open(path: &Path) -> Result<Self> {
         let mut rows = CsvRows::open(path)?;
+        let (line, names) = rows.next()?.map_or((0, Ok(Vec::new())), |row| (row.line, row.fields));
         let place = |line: u64, what: &str| Error::user(format!("`{}` line {line} {what}", path.display()));
-        let first = rows.next().map_err(|(line, what)| place(line, &what))?;
-        let (line, names) = first.unwrap_or_default();
+        let names = names.map_err(|what| place(line, &what))?;
         let names: Vec<String> = names.into_iter().map(|name| name.trim().to_owned()).collect();
         if let Some((at, name)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
             return Err(place(line, &format!("names two columns `{name}`; the second is number {}", at + 1))
                 .help("give every column a name of its own in the first row"));
         }
-        Ok(Self { path: path.to_owned(), rows, names, bytes: 0 })
+        Ok(Self { rows, names, bytes: 0 })
     }
 
     fn next(&mut self) -> Result<Option<(u64, Row)>> {
         self.bytes = 0;
-        let (line, fields) = match self.rows.next() {
-            Ok(None) => return Ok(None),
-            Ok(Some(row)) => row,
-            // The parser stands within a row: what follows cannot be told apart.
-            Err((line, what)) => return Err(Error::user(format!("`{}` line {line} {what}", self.path.display()))),
+        let Some(CsvRow { first, line, fields }) = self.rows.next()? else { return Ok(None) };
+        let fields = match fields {
+            Ok(fields) => fields,
+            Err(what) => return Ok(Some((line, Err(("bad_value", what))))),
         };
         self.bytes = fields.iter().map(|field| field.len() as u64).sum();
         if fields.len() != self.names.len() {
             let (has, want) = (fields.len(), self.names.len());
-            let what = format!(
+            let mut what = format!(
                 "has {has} fields, the first row names {want} columns; a field with a comma needs quotation marks"
             );
+            if first < line {
+                what += &format!(" (the row begins on line {first}: is a quotation mark not closed?)");
+            }
             return Ok(Some((line, Err(("bad_value", what)))));
         }
         let row = self.names.iter().cloned().zip(fields.into_iter().map(Value::from)).collect();
@@ -207,7 +192,7 @@ impl Array {
     }
 
     fn byte(&mut self) -> Result<Option<u8>> {
-        let byte = self.bytes.next().transpose().map_err(|e| io_error("reading", &self.name, &e))?;
+        let byte = self.bytes.next().transpose().map_err(|e| read_error(&self.name, &e))?;
         self.line += u64::from(byte == Some(b'\n'));
         Ok(byte)
     }

@@ -15,7 +15,7 @@ pub use drift::Drift;
 pub use figures::Figures;
 
 use super::left_out::LeftOut;
-use crate::data::{List, counted, named, quoted};
+use crate::data::{List, counted, named, quoted, unread_key};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
@@ -393,9 +393,7 @@ impl Evaluation {
                     counted(given.left_out, "row")
                 ));
             }
-            let unread =
-                given.unread.iter().map(|(key, rows)| format!("{key} (in {})", crate::data::counted(*rows, "row")));
-            let unread: Vec<String> = unread.collect();
+            let unread: Vec<String> = given.unread.iter().map(|(key, rows)| unread_key(key, *rows)).collect();
             if !unread.is_empty() {
                 self.notes.push(format!("not read of `{}`: {}", path.display(), unread.join(", ")));
             }

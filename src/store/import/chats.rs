@@ -1,14 +1,15 @@
 //! Conversations: every answer of one becomes a row, with the conversation before it as its prompt.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::context::Context;
-use super::formats::Sink;
+use super::formats::{REPEATED, Sink, is_too_repetitive, plain_text, put_prompt, turn_bytes};
 use super::record::Record;
 use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED, take_turns};
-use crate::data::prompt_id;
+use crate::data::{PROMPT_MESSAGES, prompt_id, transcript};
 use crate::store::asked::{GIVEN, said};
-use crate::store::conversations::{self, take_prompt};
+use crate::store::context::is_empty;
+use crate::store::conversations::{self, asked};
 
 /// Which answers of a conversation become rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +22,8 @@ pub enum Turns {
 }
 
 const NO_ANSWER: &str = "no question with an answer";
+const NO_QUESTION: &str = "an answer that follows no question";
+const TWO_SYSTEMS: &str = "two system messages";
 
 /// A conversation under `conversations` or `messages`.
 pub(super) fn conversation(
@@ -49,8 +52,11 @@ pub(super) fn answers(
     which: Turns,
     sink: &mut Sink,
 ) {
+    if which == Turns::All && is_too_repetitive(prompt_sizes(context, &turns, from)) {
+        return sink.leave_out(REPEATED);
+    }
     let mut before: Vec<conversations::Turn> = Vec::new();
-    let (mut beyond, mut answered) = (None, 0u64);
+    let (mut beyond, mut answered, mut unasked) = (None, 0u64, 0u64);
     let count = turns.len();
     for (at, turn) in turns.into_iter().enumerate() {
         if which == Turns::First && answered > 0 {
@@ -60,19 +66,13 @@ pub(super) fn answers(
         if turn.role == Role::System && turn.text.trim().is_empty() {
             continue;
         }
-        beyond = beyond.or(turn.beyond_text).or(match turn.role {
-            Role::Tool => Some(TOOL_CALL),
-            Role::Other => Some("a role that is none of system, user and assistant"),
-            _ => None,
-        });
-        let asked = before.last().is_some_and(|last| last.role == "user");
-        if turn.role == Role::Assistant && asked && at >= from {
-            answered += 1;
-            match (beyond, context.before(before.clone())) {
-                (Some(why), _) => sink.leave_out(why),
-                (None, Err(_)) => sink.leave_out("two system messages"),
-                (None, Ok(_)) if turn.untrained => sink.leave_out(UNTRAINED),
-                (None, Ok(before)) => sink.answer(&before, &turn.text),
+        beyond = beyond.or(beyond_text(&turn));
+        if turn.role == Role::Assistant && at >= from {
+            if before.last().is_some_and(|last| last.role == "user") {
+                answered += 1;
+                answer(&turn, beyond, context, &before, sink);
+            } else {
+                unasked += 1;
             }
         }
         if turn.role == Role::User && at + 1 == count && answered > 0 {
@@ -80,30 +80,86 @@ pub(super) fn answers(
         }
         before.push(conversations::Turn::new(turn.role_name(), turn.text.trim()));
     }
-    if answered == 0 {
-        sink.leave_out(beyond.unwrap_or(NO_ANSWER));
+    match answered {
+        0 => sink.leave_out(beyond.unwrap_or(NO_ANSWER)),
+        _ => sink.leave_out_all(beyond.unwrap_or(NO_QUESTION), unasked),
     }
+}
+
+/// Makes a row of an answer and what was said before it, or counts the reason not to.
+fn answer(
+    turn: &Turn,
+    beyond: Option<&'static str>,
+    context: &Context,
+    before: &[conversations::Turn],
+    sink: &mut Sink,
+) {
+    if let Some(why) = beyond {
+        return sink.leave_out(why);
+    }
+    match context.before(before.to_vec()) {
+        Err(_) => sink.leave_out(TWO_SYSTEMS),
+        Ok(_) if turn.untrained => sink.leave_out(UNTRAINED),
+        Ok(before) => sink.answer(&before, &turn.text),
+    }
+}
+
+/// About how many bytes the prompt of each answer takes.
+fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator<Item = usize> {
+    let mut size = context.turns().map(|turn| turn_bytes(&turn.role, &turn.content)).sum::<usize>();
+    let mut asked = false;
+    turns.iter().enumerate().filter_map(move |(at, turn)| {
+        let prompt = (turn.role == Role::Assistant && asked && at >= from).then_some(size);
+        size += turn_bytes(turn.role_name(), &turn.text);
+        asked = turn.role == Role::User;
+        prompt
+    })
+}
+
+/// Why rows with this turn in them have to be left out.
+fn beyond_text(turn: &Turn) -> Option<&'static str> {
+    turn.beyond_text.or(match turn.role {
+        Role::Tool => Some(TOOL_CALL),
+        Role::Other => Some("a role that is none of system, user and assistant"),
+        _ => None,
+    })
 }
 
 /// A prompt without any answer: a text or messages.
 pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
-    let mut row = Map::new();
-    for key in ["prompt", "messages"] {
-        if !row.contains_key("prompt")
-            && let Some(value) = record.take(key)
-        {
-            row.insert(key.to_owned(), value);
-        }
-    }
     let given_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
-    let before = context.before(take_prompt(&mut row)?.turns())?;
+    // A stored row of ours has the conversation beside its transcript.
+    let stored = record.peek(PROMPT_MESSAGES).is_some_and(|messages| !is_empty(messages));
+    let key = match stored {
+        true => PROMPT_MESSAGES,
+        false if record.has("prompt") => "prompt",
+        false => "messages",
+    };
+    let turns = match record.peek(key) {
+        None => return Err("lacks `prompt` and `messages`".to_owned()),
+        Some(Value::String(_)) if !stored => vec![Turn::question(plain_text(record, key)?)],
+        Some(_) => take_turns(record, key)?,
+    };
+    if let Some(why) = turns.iter().find_map(beyond_text) {
+        sink.leave_out(why);
+        return Ok(());
+    }
+    let turns = turns.iter().map(|turn| conversations::Turn::new(turn.role_name(), turn.text.clone()));
+    let turns = asked(turns.collect()).map_err(|why| format!("`{key}` {why}"))?;
+    if stored && record.peek("prompt").and_then(Value::as_str) == Some(&transcript(&said(&turns))) {
+        record.take("prompt");
+    }
+    let Ok(before) = context.before(turns) else {
+        sink.leave_out(TWO_SYSTEMS);
+        return Ok(());
+    };
     if before.last().is_none_or(|last| last.content.trim().is_empty()) {
         sink.leave_out("an empty prompt");
         return Ok(());
     }
     let id = given_id.unwrap_or_else(|| prompt_id(&said(&before)));
     let mut row = json!({ "prompt_id": id, "origin": GIVEN, "parents": [], "model": null });
-    super::formats::put_prompt(&mut row, &before);
+    put_prompt(&mut row, &before);
     sink.push(row);
     Ok(())
 }

@@ -52,8 +52,18 @@ impl Context {
 
     /// The conversation that ends with one question.
     pub fn question(&self, question: &str) -> Vec<Turn> {
+        self.turns().chain([Turn::new("user", question.trim())]).collect()
+    }
+
+    /// What is said before a question: the system message and the history.
+    pub fn turns(&self) -> impl Iterator<Item = Turn> {
         let system = self.system.iter().map(|text| Turn::new("system", text.trim()));
-        system.chain(self.history.iter().cloned()).chain([Turn::new("user", question.trim())]).collect()
+        system.chain(self.history.iter().cloned())
+    }
+
+    /// Whether nothing is said before a question.
+    pub fn is_empty(&self) -> bool {
+        self.system.is_none() && self.history.is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The public formats: how each is recognised, and what its rows become.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value, json};
 
@@ -15,6 +15,8 @@ use crate::data::{PROMPT_MESSAGES, Schema, hash_hex, named, prompt_id, transcrip
 use crate::store::asked::{is_prompt_only, said};
 use crate::store::context::is_encoded_messages;
 use crate::store::conversations::Turn;
+use crate::store::jsonl::count_unread;
+use crate::store::reader::CHUNK;
 
 /// A row as it came.
 pub(super) type Object = Map<String, Value>;
@@ -105,16 +107,41 @@ impl Format {
     }
 }
 
-/// Different keys that a report lists; all others are counted together.
-const MAX_REPORTED: usize = 256;
+/// A chunk of rows ends when it has this many bytes, however few rows it has.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Bytes of text that the rows made of one input row may say again: every answer has all that was said before it, so
+/// rows can hold far more text than their source.
+const MAX_REPEATED: usize = 64 << 20;
+/// The reason for leaving out what would say more than that again.
+pub(super) const REPEATED: &str = "answers that would repeat more than 64 MiB of what was said before them";
+
+/// Bytes that a message takes in memory beside its texts.
+const MESSAGE_BYTES: usize = 128;
+
+/// About how many bytes a turn takes in each row that has it.
+pub(super) fn turn_bytes(role: &str, content: &str) -> usize {
+    role.len() + content.len() + MESSAGE_BYTES
+}
+
+/// Whether prompts of these sizes, of which rows are made, say too much again. The largest is no repetition: it has what
+/// the others have.
+pub(super) fn is_too_repetitive(sizes: impl Iterator<Item = usize>) -> bool {
+    let (mut sum, mut largest) = (0usize, 0);
+    for size in sizes {
+        sum = sum.saturating_add(size);
+        largest = largest.max(size);
+    }
+    sum - largest > MAX_REPEATED
+}
 
 /// What becomes of the rows so far.
 #[derive(Default)]
 pub(super) struct Sink {
-    /// Rows of the target schema, by its columns' names.
-    pub rows: Vec<Object>,
-    /// About how many bytes of text they hold.
-    pub bytes: usize,
+    /// Rows of the target schema, by its columns' names, each with about how many bytes it takes.
+    rows: VecDeque<(Object, usize)>,
+    /// The sum of these bytes.
+    bytes: usize,
     /// Rows that the format's filter left out, by reason.
     pub left_out: BTreeMap<&'static str, u64>,
     /// In how many rows each key held something that was not read.
@@ -123,22 +150,39 @@ pub(super) struct Sink {
 
 impl Sink {
     pub fn leave_out(&mut self, why: &'static str) {
-        *self.left_out.entry(why).or_default() += 1;
+        self.leave_out_all(why, 1);
+    }
+    /// Counts several rows that were left out for one reason.
+    pub fn leave_out_all(&mut self, why: &'static str, rows: u64) {
+        if rows > 0 {
+            *self.left_out.entry(why).or_default() += rows;
+        }
     }
     /// Counts a key that was not read in `rows` rows.
-    pub fn count_unread(&mut self, key: String, rows: u64) {
-        let key = if self.unread.len() < MAX_REPORTED || self.unread.contains_key(&key) {
-            key
-        } else {
-            "other keys".to_owned()
-        };
-        *self.unread.entry(key).or_default() += rows;
+    pub fn count_unread(&mut self, key: &str, rows: u64) {
+        count_unread(&mut self.unread, key, rows);
     }
     pub fn push(&mut self, row: Value) {
         if let Value::Object(row) = row {
-            self.bytes += row.values().map(text_bytes).sum::<usize>();
-            self.rows.push(row);
+            let bytes = row.values().map(value_bytes).sum();
+            self.bytes += bytes;
+            self.rows.push_back((row, bytes));
         }
+    }
+    /// The next rows to write: a full chunk, or at the end what is left. A chunk has few rows where they are large.
+    pub fn chunk(&mut self, at_end: bool) -> Option<Vec<Object>> {
+        let full = self.rows.len() >= CHUNK || self.bytes >= CHUNK_BYTES;
+        if self.rows.is_empty() || !(full || at_end) {
+            return None;
+        }
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+            let Some((row, size)) = self.rows.pop_front() else { break };
+            bytes += size;
+            chunk.push(row);
+        }
+        self.bytes -= bytes;
+        Some(chunk)
     }
     /// A conversation with the answer to it.
     pub fn answer(&mut self, before: &[Turn], response: &str) {
@@ -161,6 +205,10 @@ impl Sink {
         }
         if answers.len() < 2 {
             return self.leave_out("fewer than two ranked answers");
+        }
+        let size = before.iter().map(|turn| turn_bytes(&turn.role, &turn.content)).sum();
+        if is_too_repetitive(answers.iter().map(|_| size)) {
+            return self.leave_out(REPEATED);
         }
         answers.sort_by_key(|a| a.rank);
         for a in answers {
@@ -193,14 +241,17 @@ fn is_unanswered(messages: Option<&Value>) -> bool {
 }
 
 /// About how many bytes a value of a finished row takes.
-fn text_bytes(value: &Value) -> usize {
+fn value_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 24,
-        Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(values) => values.values().map(text_bytes).sum(),
+        Value::Array(items) => items.iter().map(value_bytes).sum(),
+        Value::Object(values) => MESSAGE_BYTES + values.values().map(value_bytes).sum::<usize>(),
         _ => 8,
     }
 }
+
+/// Why a row of Open Assistant is left out whose conversation is not all in its messages.
+const CONTEXT_OF_A_MESSAGE: &str = "a system message or a history beside messages of Open Assistant";
 
 /// One of several answers.
 pub(super) struct Ranked {
@@ -230,6 +281,7 @@ impl Converter {
         let (before, made) = (left_out(sink), sink.rows.len());
         match Context::take(&mut record)? {
             Err(why) => sink.leave_out(why),
+            Ok(context) if self.format == Format::Oasst && !context.is_empty() => sink.leave_out(CONTEXT_OF_A_MESSAGE),
             Ok(context) => match self.format {
                 Format::Oasst => self.oasst.row(&mut record, sink)?,
                 Format::SelfInstruct => seed_task(&mut record, &context, sink)?,
@@ -245,7 +297,7 @@ impl Converter {
         // A row that was left out whole is counted as one, with its reason.
         if before == left_out(sink) || sink.rows.len() > made {
             for key in record.into_unread() {
-                sink.count_unread(key, 1);
+                sink.count_unread(&key, 1);
             }
         }
         Ok(())
@@ -272,6 +324,11 @@ fn seed_task(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<
     })?;
     if instances.is_empty() {
         sink.leave_out("no instance");
+    }
+    let earlier: usize = context.turns().map(|turn| turn_bytes(&turn.role, &turn.content)).sum();
+    if is_too_repetitive(instances.iter().map(|_| earlier + turn_bytes("user", &instruction))) {
+        sink.leave_out(REPEATED);
+        return Ok(());
     }
     for (input, output) in instances {
         sink.answer(&context.question(&with_input(&instruction, &input)), &output);
@@ -307,7 +364,7 @@ fn instruction(record: &mut Record, context: &Context, which: Turns, sink: &mut 
 }
 
 /// Takes a text that is not a list of messages written as text.
-fn plain_text(record: &mut Record, key: &str) -> Result<String, String> {
+pub(super) fn plain_text(record: &mut Record, key: &str) -> Result<String, String> {
     let text = record.text(key)?;
     if is_encoded_messages(&text) {
         return Err(format!("`{key}` holds messages that are written as text; make it a list of objects"));
@@ -348,4 +405,25 @@ fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut Sink) -> Res
     });
     sink.ranked(&prompt_id, &before, answers.collect());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chunk ends at its bytes, so that a column never has more text than it can hold.
+    #[test]
+    fn a_chunk_of_large_rows_has_few() {
+        let mut sink = Sink::default();
+        let chunks = |sink: &mut Sink, at_end| -> Vec<usize> {
+            std::iter::from_fn(|| sink.chunk(at_end)).map(|chunk| chunk.len()).collect()
+        };
+        (0..CHUNK + 3).for_each(|_| sink.push(json!({"response": "r"})));
+        assert_eq!(chunks(&mut sink, false), [CHUNK]);
+        let large = "x".repeat(CHUNK_BYTES / 4);
+        (0..10).for_each(|_| sink.push(json!({ "response": large })));
+        assert_eq!(chunks(&mut sink, false), [7, 4]);
+        assert_eq!(chunks(&mut sink, true), [2]);
+        assert_eq!(sink.bytes, 0);
+    }
 }

@@ -12,7 +12,7 @@ use crate::store::Scan;
 use crate::store::context::{is_empty, unheld_context};
 use crate::store::conversations::take_prompt;
 use crate::store::jsonl::{Unread, count_unread, list, member, spell, text};
-use crate::store::listing::is;
+use crate::store::listing::is_data_file;
 use crate::store::rows::RowsOf;
 
 /// The columns that are looked at, the first of each kind that is there.
@@ -158,8 +158,7 @@ fn left_over(row: &Object, unread: &mut Unread) {
 
 fn bad(place: &str, what: &str, path: &Path) -> Error {
     let error = Error::user(format!("{place} {what}"));
-    let known = ["jsonl", "json", "gz", "parquet", "csv", "txt"].iter().any(|e| is(path, e)) || path.is_dir();
-    if known {
+    if is_data_file(path) || path.is_dir() {
         error
     } else {
         error.help("rows are JSON, CSV or Parquet; prompts as plain text, a line each, are a .txt file")
@@ -245,7 +244,9 @@ fn answer(row: &mut Object) -> Result<Option<Read>, String> {
     let sample = match row.remove("sample") {
         None | Some(Value::Null) => None,
         Some(value) => {
-            let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+            // A field of CSV is text.
+            let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+            let number = number.and_then(|n| u32::try_from(n).ok());
             Some(number.ok_or_else(|| format!("`sample` is {}, expected a whole number", spell(&value)))?)
         }
     };

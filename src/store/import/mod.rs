@@ -27,7 +27,7 @@ use self::formats::{Converter, Sink};
 use self::record::KEYS;
 use super::atomic::output_target;
 use super::jsonl::Rows;
-use super::reader::CHUNK;
+use super::listing::without_extensions;
 use super::rename::Rename;
 use super::rows::RowsOf;
 use super::{ParquetFile, Written};
@@ -36,9 +36,6 @@ use crate::error::{Error, Result};
 
 /// Bad rows that are told one by one.
 const TOLD: usize = 20;
-
-/// Rows are written as soon as they hold this many bytes of text, however few they are.
-const CHUNK_BYTES: usize = 64 << 20;
 
 /// What [`import`] made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -157,14 +154,12 @@ pub fn import(input: &Path, how: &How) -> Result<Imported> {
             }
         }
         // One row can become many.
-        while sink.rows.len() >= CHUNK || sink.bytes >= CHUNK_BYTES || !more && !sink.rows.is_empty() {
-            let chunk = sink.rows.len().min(CHUNK);
-            file.write(&batch(schema, &table, sink.rows.drain(..chunk))?)?;
-            sink.bytes = 0;
+        while let Some(rows) = sink.chunk(!more) {
+            file.write(&batch(schema, &table, rows.into_iter())?)?;
         }
     }
     for (column, rows) in source.unread_columns() {
-        sink.count_unread(column.clone(), *rows);
+        sink.count_unread(column, *rows);
     }
     renamed.check(input)?;
     let written = file.close()?;
@@ -220,27 +215,35 @@ impl<'a> Renamed<'a> {
 /// Keys that a message about a renamed key chooses from.
 const MAX_KEYS: usize = 256;
 
-/// The format that the first readable row has; none if it has none, or one that does not become the schema asked for.
+/// The format that the first readable row has; none if it has none, or one that does not become the schema asked for. A row
+/// that lacks a renamed key may be of no format for that reason: then the rows after it are looked at, until every renamed key
+/// was there.
 fn found_format(input: &Path, how: &How) -> Result<Option<Format>> {
-    let (mut rows, mut first_bad) = (0u64, None);
+    let (mut rows, mut readable, mut first_bad) = (0u64, false, None);
+    let mut renamed = Renamed::new(&how.rename);
     for row in RowsOf::open(input, KEYS)?.renamed(&how.rename) {
         let row = row?;
         rows += 1;
         let place = row.place();
         match row.row {
             Ok(row) => {
-                let format = Format::of(&row);
-                // Without its renamed keys a row is of another format, or of none.
-                let mut renamed = Renamed::new(&how.rename);
                 renamed.see(&row);
-                if format.is_none() {
-                    renamed.check(input)?;
+                readable = true;
+                let format = Format::of(&row);
+                if format.is_some() || renamed.missing.is_empty() {
+                    return Ok(
+                        format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
+                    );
                 }
-                return Ok(format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name))));
             }
             Err((_, what)) if how.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
+            // Beyond the first readable row the import says what is bad.
+            Err(_) if readable => {}
             Err((_, what)) => return Bad::new(false).row(&place, &what).map(|()| None),
         }
+    }
+    if readable {
+        return renamed.check(input).map(|()| None);
     }
     match first_bad {
         None => {
@@ -294,10 +297,6 @@ fn keeps_its_source(input: &Path, how: &How) -> Result<()> {
 
 /// `x.SCHEMA.parquet` for `x.jsonl.gz`, so that one file can become several.
 fn beside(input: &Path, schema: &Schema) -> PathBuf {
-    let name = input.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut stem = name.as_str();
-    for extension in [".gz", ".jsonl", ".json", ".parquet", ".csv", ".txt"] {
-        stem = stem.strip_suffix(extension).unwrap_or(stem);
-    }
-    input.with_file_name(format!("{stem}.{}.parquet", schema.name))
+    let name = input.file_name().map(|name| without_extensions(Path::new(name))).unwrap_or_default();
+    input.with_file_name(format!("{}.{}.parquet", name.display(), schema.name))
 }

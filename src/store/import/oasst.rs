@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::chats::Turns;
-use super::formats::{Ranked, Sink};
+use super::formats::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
 use super::record::Record;
 use crate::store::conversations::Turn;
 use crate::store::jsonl::spell;
@@ -88,6 +88,52 @@ fn branch(record: &mut Record, parent: Option<&str>, all: &mut Vec<Message>) -> 
     }
 }
 
+/// Which message of a tree follows which, by their places.
+struct Links {
+    roots: Vec<usize>,
+    replies: Vec<Vec<usize>>,
+    /// Messages whose parent is not there.
+    torn: Vec<usize>,
+}
+
+impl Links {
+    fn of(messages: &[Message]) -> Self {
+        let by_id: HashMap<&str, usize> = messages.iter().enumerate().map(|(at, m)| (m.id.as_str(), at)).collect();
+        let mut links = Self { roots: Vec::new(), replies: vec![Vec::new(); messages.len()], torn: Vec::new() };
+        for (at, m) in messages.iter().enumerate() {
+            match m.parent.as_deref().map(|parent| by_id.get(parent)) {
+                None => links.roots.push(at),
+                Some(Some(&parent)) => links.replies[parent].push(at),
+                Some(None) => links.torn.push(at),
+            }
+        }
+        links
+    }
+
+    /// How many messages no way leads to from a beginning: their parents form a circle, or are in one.
+    fn in_circles(&self) -> u64 {
+        let mut open: Vec<usize> = self.roots.iter().chain(&self.torn).copied().collect();
+        let mut reached = 0;
+        // Every message has one parent: it is reached once or never.
+        while let Some(at) = open.pop() {
+            reached += 1;
+            open.extend(&self.replies[at]);
+        }
+        (self.replies.len() - reached) as u64
+    }
+}
+
+/// A message on the way through a tree.
+struct Visit {
+    at: usize,
+    /// How many messages come before it.
+    depth: usize,
+    /// About how many bytes it takes with those before it.
+    bytes: usize,
+    /// How many rows are made of the answers to it.
+    rows: usize,
+}
+
 impl Oasst {
     pub fn new(ranked: bool, language: Option<String>, turns: Turns) -> Self {
         Self { ranked, language, turns, open: None }
@@ -140,50 +186,63 @@ impl Oasst {
     }
 
     fn emit(&self, tree: &Tree, sink: &mut Sink) {
-        let by_id: HashMap<&str, usize> = tree.messages.iter().enumerate().map(|(at, m)| (m.id.as_str(), at)).collect();
-        let mut replies: Vec<Vec<usize>> = vec![Vec::new(); tree.messages.len()];
-        let (mut roots, mut torn) = (Vec::new(), false);
-        for (at, m) in tree.messages.iter().enumerate() {
-            match m.parent.as_deref().map(|parent| by_id.get(parent)) {
-                None => roots.push(at),
-                Some(Some(&parent)) => replies[parent].push(at),
-                Some(None) => torn = true,
+        let links = Links::of(&tree.messages);
+        sink.leave_out_all("answers whose prompt does not stand beside them", links.torn.len() as u64);
+        sink.leave_out_all("messages whose parents form a circle", links.in_circles());
+        let visits = self.visits(tree, &links, sink);
+        if is_too_repetitive(visits.iter().flat_map(|visit| std::iter::repeat_n(visit.bytes, visit.rows))) {
+            return sink.leave_out(REPEATED);
+        }
+        let mut path: Vec<Turn> = Vec::new();
+        for visit in visits {
+            let m = &tree.messages[visit.at];
+            path.truncate(visit.depth);
+            path.push(m.turn());
+            if !m.is_answer() {
+                let replies = links.replies[visit.at].iter().map(|&at| &tree.messages[at]);
+                let answers = replies.filter(|m| m.is_answer() && self.unwanted(m).is_none()).collect();
+                self.answers(&m.id, &path, answers, sink);
             }
         }
-        if torn {
-            sink.leave_out("answers whose prompt does not stand beside them");
-        }
-        let (mut open, mut later) = (Vec::new(), false);
-        for root in roots {
-            match self.unwanted(&tree.messages[root]) {
-                Some(why) => sink.leave_out(why),
-                None => open.push((root, Vec::new())),
-            }
-        }
-        // Depth first, in the order of the file.
-        open.reverse();
-        while let Some((at, mut before)) = open.pop() {
-            let m = &tree.messages[at];
-            before.push(m.turn());
+    }
+
+    /// The messages of a tree that are taken, depth first in the order of the file. Those that are not are counted, each
+    /// with all that follows it as one.
+    fn visits(&self, tree: &Tree, links: &Links, sink: &mut Sink) -> Vec<Visit> {
+        let mut wanted = |messages: &[usize]| -> Vec<usize> {
             let mut wanted = Vec::new();
-            for &reply in &replies[at] {
-                match self.unwanted(&tree.messages[reply]) {
+            for &at in messages {
+                match self.unwanted(&tree.messages[at]) {
                     Some(why) => sink.leave_out(why),
-                    None => wanted.push(reply),
+                    None => wanted.push(at),
                 }
             }
-            if !m.is_answer() {
-                let answers = wanted.iter().map(|&at| &tree.messages[at]).filter(|m| m.is_answer()).collect();
-                self.answers(&m.id, &before, answers, sink);
-            } else if self.turns == Turns::First {
-                later |= !wanted.is_empty();
+            wanted
+        };
+        let (mut visits, mut later) = (Vec::new(), false);
+        let mut open: Vec<(usize, usize, usize)> =
+            wanted(&links.roots).into_iter().rev().map(|at| (at, 0, 0)).collect();
+        while let Some((at, depth, before)) = open.pop() {
+            let m = &tree.messages[at];
+            let bytes = before + turn_bytes(&m.role, &m.text);
+            let replies = wanted(&links.replies[at]);
+            let answers = replies.iter().filter(|at| tree.messages[**at].is_answer()).count();
+            let rows = match m.is_answer() {
+                true => 0,
+                false if self.ranked => answers,
+                false => answers.min(1),
+            };
+            visits.push(Visit { at, depth, bytes, rows });
+            if m.is_answer() && self.turns == Turns::First {
+                later |= !replies.is_empty();
                 continue;
             }
-            open.extend(wanted.into_iter().rev().map(|reply| (reply, before.clone())));
+            open.extend(replies.into_iter().rev().map(|reply| (reply, depth + 1, bytes)));
         }
         if later {
-            sink.count_unread("turns after the first answer".to_owned(), 1);
+            sink.count_unread("turns after the first answer", 1);
         }
+        visits
     }
 
     /// The answers to one message of a person.

@@ -12,18 +12,19 @@ use super::{Bad, How, Imported, Renamed};
 use crate::data::Schema;
 use crate::error::{Error, Result};
 use crate::store::atomic::output_target;
-use crate::store::columns::guess_as;
+use crate::store::columns::{Advice, guess_as};
 use crate::store::context::is_context;
+use crate::store::dataset::LINES_BYTES;
 use crate::store::jsonl::{Rows, count_unread};
 use crate::store::listing::is;
 use crate::store::reader::CHUNK;
 use crate::store::text_rows::TextRows;
-use crate::store::{Dataset, ParquetFile, guess};
+use crate::store::{Dataset, OnBadRow, ParquetFile, guess};
 
 /// A column that a file has and its schema does not is kept if its number stays below this.
 const MOST_EXTRA: usize = 256;
 
-/// Turns a JSONL file into Parquet: the schema (guessed from the first row if not given) names the columns; unknown keys
+/// Turns a file of rows that follow a schema into Parquet: the schema (guessed from the first row if not given) names the columns; unknown keys
 /// that hold text, or null, are kept. The output is beside the input if no other is given. Same rows, same bytes.
 ///
 /// # Errors
@@ -32,10 +33,14 @@ const MOST_EXTRA: usize = 256;
 pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
     super::keeps_its_source(input, how)?;
     if is(input, "parquet")
-        && let Ok(schema) = guess(input)
+        && let Some(schema) = how.schema.or_else(|| guess(input).ok())
     {
-        return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name))
-            .help("there is nothing to import: `read` takes it as it is"));
+        if how.skip_bad {
+            return without_bad_rows(input, schema, how);
+        }
+        return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name)).help(
+            "there is nothing to import: `read` takes it as it is; --bad-rows skip makes a file without bad rows",
+        ));
     }
     if is(input, "parquet") || input.is_dir() {
         return Err(Error::user(format!("`{}` is of no format that is known", input.display())).help(
@@ -46,8 +51,8 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         Error::user(format!("`{}` holds no row to import", input.display()))
             .help("each line is to hold one row, as a JSON object")
     };
-    let open = || Ok::<_, Error>(TextRows::open(input)?.renamed(&how.rename));
-    match open()?.next().transpose()? {
+    let rows = || Ok::<_, Error>(TextRows::open(input)?.renamed(&how.rename));
+    match rows()?.next().transpose()? {
         None => return Err(empty()),
         // The first row decides which schema the file has: it is told before anything is said of the schema.
         Some((line, Err((_, what)))) if !how.skip_bad => {
@@ -59,8 +64,7 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         Some(schema) => schema,
         None => guess_as(input, &how.rename)?,
     };
-    let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
-    Dataset::open_as(input, schema, how.rename.only(ours).pairs())?;
+    open(input, schema, how)?;
     let path = output_target(&how.out.clone().unwrap_or_else(|| input.with_extension("parquet")))?;
     let (extra, mut unread) = extra_keys(input, schema, how)?;
     let mut fields: Vec<Field> = schema.arrow().fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -69,11 +73,12 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
 
     let mut bad = Bad::new(how.skip_bad);
     let mut file = ParquetFile::create_output(&path, &arrow)?;
-    let mut lines = open()?;
     let names: Vec<String> = schema.columns.iter().map(|c| c.name.to_owned()).collect();
+    let mut lines = rows()?.typed(schema, &names);
     loop {
         let (mut rows, mut texts) = (Rows::new(schema, names.clone()), vec![Vec::new(); extra.len()]);
-        while rows.len() < CHUNK {
+        let start = lines.bytes();
+        while rows.len() < CHUNK && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES) {
             let Some((line, row)) = lines.next().transpose()? else { break };
             match row.and_then(|mut row| rows.push(&mut row).map(|()| row)) {
                 Err((_, what)) => bad.row(&format!("`{}` line {line}", input.display()), &what)?,
@@ -87,8 +92,8 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
         if rows.len() == 0 {
             break;
         }
-        // Keys of rows were counted before; of messages they are told here.
-        let within = rows.take_unread().into_iter().filter(|(key, _)| key.contains("[]."));
+        // Keys of rows were counted before; those of messages, and prompts beside a conversation, are told here.
+        let within = rows.take_unread().into_iter().filter(|(key, _)| key.contains("[].") || names.contains(key));
         within.for_each(|(key, rows)| count_unread(&mut unread, &key, rows));
         let mut columns = rows.finish()?.columns().to_vec();
         columns.extend(texts.into_iter().map(|t| Arc::new(StringArray::from(t)) as ArrayRef));
@@ -100,6 +105,40 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
     }
     file.publish()?;
     let left_out = BTreeMap::new();
+    let (bad, bad_rows) = (bad.count, bad.rows);
+    Ok(Imported { path, written, schema: schema.name, format: None, extra, unread, left_out, bad, bad_rows })
+}
+
+/// The input as a dataset of the schema, whose columns may be renamed.
+fn open(input: &Path, schema: &'static Schema, how: &How) -> Result<Dataset> {
+    let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
+    Dataset::open_advised(input, schema, how.rename.only(ours).pairs(), Advice::Flags)
+}
+
+/// A Parquet file of rows that follow the schema, without those that do not.
+fn without_bad_rows(input: &Path, schema: &'static Schema, how: &How) -> Result<Imported> {
+    let mut batches = open(input, schema, how)?.on_bad_row(OnBadRow::Collect).batches(CHUNK);
+    let path = output_target(&how.out.clone().unwrap_or_else(|| super::beside(input, schema)))?;
+    let mut bad = Bad::new(true);
+    let mut file = ParquetFile::create_output(&path, &schema.arrow())?;
+    loop {
+        let rows = batches.next().transpose()?;
+        for row in batches.take_bad_rows() {
+            bad.row(&format!("`{}` row {}", row.file.display(), row.row), &row.message)?;
+        }
+        let Some(rows) = rows else { break };
+        file.write(&rows)?;
+    }
+    let written = file.close()?;
+    if written.rows == 0 {
+        return Err(Error::user(format!("`{}` holds no row without a fault", input.display())).help(format!(
+            "all its {} rows are bad; the first: {}",
+            bad.count,
+            bad.rows.join("; ")
+        )));
+    }
+    file.publish()?;
+    let (extra, unread, left_out) = (Vec::new(), batches.unread().clone(), BTreeMap::new());
     let (bad, bad_rows) = (bad.count, bad.rows);
     Ok(Imported { path, written, schema: schema.name, format: None, extra, unread, left_out, bad, bad_rows })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::formats::Object;
+use crate::store::context::is_empty;
 use crate::store::jsonl::{list, spell, text};
 
 /// Every key that some format reads at the top of a row. Only these columns are read of a Parquet file.
@@ -41,6 +42,7 @@ pub(super) const KEYS: &[&str] = &[
     "parent_id",
     "prompt",
     "prompt_id",
+    "prompt_messages",
     "query",
     "question",
     "question_id",
@@ -217,12 +219,10 @@ impl Record {
         }
     }
 
-    /// The paths of all values that nobody took; nulls hold nothing.
+    /// The paths of all values that nobody took and that say something.
     pub fn into_unread(self) -> BTreeSet<String> {
         let mut unread = self.nested;
-        // A field of CSV that is empty holds nothing either.
-        let holds = |value: &Value| !value.is_null() && value.as_str() != Some("");
-        for (key, _) in self.values.iter().filter(|(_, value)| holds(value)).take(MAX_UNREAD) {
+        for (key, _) in self.values.iter().filter(|(_, value)| !is_empty(value)).take(MAX_UNREAD) {
             unread.insert(format!("{}{key}", self.prefix));
         }
         unread

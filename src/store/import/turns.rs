@@ -55,6 +55,11 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// A text of a user.
+    pub fn question(text: String) -> Self {
+        plain_turn(0, text)
+    }
+
     /// The role that a chat template sees: the one that it knows, or as the file spells it.
     pub fn role_name(&self) -> &str {
         if self.role == Role::Other { &self.spelled } else { self.role.name() }
