@@ -390,6 +390,13 @@ fn a_first_line_and_a_setting_are_not_repaired_together() {
         assert!(said.contains("damaged: pipeline.toml") && said.contains("are both damaged"), "{said}");
         assert!(!said.contains("--repair"), "what cannot be done is not proposed: {said}");
         not_repaired(&dir, change[1]);
+        // A line that can be read, with another hash of the file: nothing says which of the two is damaged.
+        fs::write(&pipeline, &settings).unwrap();
+        let hash = text.split("\"pipeline\":\"").nth(1).unwrap().get(..64).unwrap();
+        fs::write(&manifest, text.replacen(hash, &"0".repeat(64), 1)).unwrap();
+        let (_, said) = reflux(&["verify", dir.to_str().unwrap()]);
+        assert!(said.contains("it is another run's, or line 1 of manifest.jsonl is damaged"), "{said}");
+        fs::write(&manifest, text.replacen("\"kind\"", "\"kinn\"", 1)).unwrap();
         // The file given back, the first line is written again.
         fs::write(&pipeline, settings).unwrap();
         whole().repaired(&runs, change[1]);

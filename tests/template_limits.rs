@@ -63,6 +63,7 @@ fn bombs() -> Vec<(&'static str, String)> {
         ("share sort", "{% set ns = namespace(x=[1],y=[1]) %}{% for a in range(30) %}{% set ns.x = [ns.x,ns.x] %}{% set ns.y = [ns.y,ns.y] %}{% endfor %}{{ [ns.x, ns.y]|sort }}".into()),
         ("multiply", "{{ 'x' * 999999999999 }}".into()),
         ("multiply list", "{{ [1] * 999999999999 }}".into()),
+        ("multiply nothing", "{{ [] * 9223372036854775807 }}{{ () * 9223372036854775807 }}{{ '' * 9223372036854775807 }}".into()),
         ("multiply some", "{% for i in range(99999) %}{{ ('x' * 1000000)|length }}{% endfor %}".into()),
         ("format width", "{{ '{:999999999999}'.format(1) }}".into()),
         ("format precision", "{{ '{:.999999f}'.format(1.5) }}".into()),

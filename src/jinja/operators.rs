@@ -68,6 +68,8 @@ fn repeated(value: &Value, times: &Value, budget: &mut Budget) -> Result<Value> 
         }
         Value::List(list) if matches!(list.kind, ListKind::List | ListKind::Tuple) => {
             budget.spend_items(list.items.len().saturating_mul(times))?;
+            // An empty list costs nothing, however often it is repeated: it is not to be gone through so often either.
+            let times = if list.items.is_empty() { 0 } else { times };
             let items = std::iter::repeat_n(&list.items, times).flatten().cloned().collect();
             Value::sequence(list.kind, items)
         }

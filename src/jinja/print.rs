@@ -265,6 +265,15 @@ fn json_float(x: f64) -> String {
     }
 }
 
+/// Writes `\u001f`. A text of control characters has millions of them within the budget: nothing is allocated for one.
+fn push_json_escape(unit: u16, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.push_str("\\u");
+    for shift in [12, 8, 4, 0] {
+        out.push(char::from(DIGITS[usize::from(unit >> shift & 0xf)]));
+    }
+}
+
 fn write_json_text(text: &str, ensure_ascii: bool, out: &mut String, budget: &mut Budget) -> Result<()> {
     budget.spend_bytes(text.len().saturating_mul(6))?;
     out.push('"');
@@ -277,11 +286,8 @@ fn write_json_text(text: &str, ensure_ascii: bool, out: &mut String, budget: &mu
             '\t' => out.push_str("\\t"),
             '\x08' => out.push_str("\\b"),
             '\x0c' => out.push_str("\\f"),
-            '\0'..='\x1f' => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c if ensure_ascii && c > '~' => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
+            c if c <= '\x1f' || (ensure_ascii && c > '~') => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| push_json_escape(*unit, out));
             }
             c => out.push(c),
         }

@@ -298,9 +298,15 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
         Err(e) => return Some(Finding::wrong(thing(), "pipeline.toml", &Wrong::from_io(&e))),
         Ok(text) => match begun {
             None => pipeline_file::check_alone(&text).err()?,
-            Some((hash, format)) if pipeline_hash(&text, format) != *hash => {
-                "it is not the file that the run was begun with".to_owned()
-            }
+            Some((hash, format)) if pipeline_hash(&text, format) != *hash => match pipeline_file::check_alone(&text) {
+                // Which of the two it is nothing says, and a guess would make another run's file this run's.
+                Ok(()) => {
+                    "it is whole, and not the file that the run was begun with: it is another run's, or line 1 of \
+                           manifest.jsonl is damaged"
+                        .to_owned()
+                }
+                Err(_) => "it is not the file that the run was begun with".to_owned(),
+            },
             Some((_, format)) => {
                 let why = pipeline_file::check(&text, format).err()?;
                 format!("{why}; what decides rows is whole, its other settings are not")
