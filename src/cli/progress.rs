@@ -167,7 +167,7 @@ impl View {
             }
             Style::Lines { .. } if due => {
                 shown.status = Instant::now();
-                self.log(&shown.state.status_lines(self.start.elapsed(), self.room()));
+                self.log(&shown.state.status_lines(self.room()));
                 if shown.sample.elapsed() >= SAMPLE_INTERVAL {
                     shown.sample = Instant::now();
                     self.log(&shown.state.sample_lines(self.room()));

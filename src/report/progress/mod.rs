@@ -82,8 +82,12 @@ struct Count {
 #[derive(Debug, Default)]
 struct StepState {
     outline: StepOutline,
+    /// Places of its inputs among the steps; none for one that does not come before it.
+    inputs: Vec<Option<usize>>,
     /// Microbatches of an iteration, as planned or as its source turned out to have.
     planned: Option<u32>,
+    /// The same, or as many as its inputs have, where they are known.
+    microbatches: Option<u32>,
     by_iteration: BTreeMap<u32, Count>,
     done: Count,
     restored: u32,
@@ -141,9 +145,14 @@ pub struct ProgressState {
 impl ProgressState {
     /// Of a run that has not begun.
     pub fn new(outline: Outline) -> Self {
-        let steps = outline.steps.into_iter();
+        let mut steps: Vec<StepState> = Vec::new();
+        for outline in outline.steps {
+            let place = |name: &String| steps.iter().position(|s| s.outline.name == *name);
+            let inputs = outline.inputs.iter().map(place).collect();
+            steps.push(StepState { outline, inputs, ..StepState::default() });
+        }
         Self {
-            steps: steps.map(|outline| StepState { outline, ..StepState::default() }).collect(),
+            steps,
             iterations: outline.iterations,
             jobs: BTreeMap::new(),
             charged: Duration::ZERO,
@@ -160,7 +169,10 @@ impl ProgressState {
         self.charge(now);
         let Some(at) = self.steps.iter().position(|s| s.outline.name == event.step()) else { return };
         match *event {
-            Event::Planned { microbatches, .. } => self.steps[at].planned = microbatches,
+            Event::Planned { microbatches, .. } => {
+                self.steps[at].planned = microbatches;
+                self.count_microbatches();
+            }
             Event::Started { epoch, .. } => {
                 self.jobs.insert((at, epoch), Job::default());
             }
@@ -181,6 +193,7 @@ impl ProgressState {
                 self.jobs.remove(&(at, epoch));
                 let step = &mut self.steps[at];
                 step.planned = Some(step.planned.map_or(epoch.microbatch, |n| n.min(epoch.microbatch)));
+                self.count_microbatches();
             }
             Event::Done { epoch, rows, restored, .. } => self.done(at, epoch, rows as u64, restored),
         }
@@ -207,7 +220,7 @@ impl ProgressState {
         } else {
             step.timing.add(job.charged, rows);
         }
-        // A training that is over is no longer shown as the one that runs.
+        // Its last figures stay, but no longer a rate: nothing is trained now.
         if self.training.as_ref().is_some_and(|t| t.step == at && t.iteration == epoch.iteration) {
             self.trained = Rate::default();
         }
@@ -225,23 +238,30 @@ impl ProgressState {
         self.steps[at].scores.entry(epoch.iteration).or_default().add(&scores);
     }
 
+    /// Counts the microbatches of every step. An input comes before its step, so that one pass is enough.
+    fn count_microbatches(&mut self) {
+        for at in 0..self.steps.len() {
+            let step = &self.steps[at];
+            let of_input = |input: &Option<usize>| self.steps[(*input)?].microbatches;
+            let count = match (step.planned, step.inputs.is_empty()) {
+                (None, false) => {
+                    let inputs: Option<Vec<u32>> = step.inputs.iter().map(of_input).collect();
+                    inputs.and_then(|counts| counts.into_iter().max())
+                }
+                (planned, _) => planned,
+            };
+            self.steps[at].microbatches = count;
+        }
+    }
+
     /// Microbatches of an iteration of a step, where they are known.
     fn microbatches(&self, at: usize) -> Option<u32> {
-        let step = &self.steps[at];
-        if step.planned.is_some() || step.outline.inputs.is_empty() {
-            return step.planned;
-        }
-        // An input comes before the step, so that this ends.
-        let inputs = step.outline.inputs.iter().map(|name| {
-            let input = self.steps[..at].iter().position(|s| s.outline.name == *name)?;
-            self.microbatches(input)
-        });
-        inputs.collect::<Option<Vec<u32>>>()?.into_iter().max()
+        self.steps[at].microbatches
     }
 
     /// Microbatches of all iterations of a step, where they are known.
     fn total(&self, at: usize) -> Option<u32> {
-        Some(self.microbatches(at)? * self.steps[at].outline.iterations)
+        Some(self.microbatches(at)?.saturating_mul(self.steps[at].outline.iterations))
     }
 
     /// The iteration that the loop is in: none before it, and `iterations + 1` after it.

@@ -262,6 +262,25 @@ fn the_screen_says_everything_at_every_width() {
     assert!(run.screen(120).last().unwrap().contains("running dpo"), "{:?}", run.screen(120));
 }
 
+/// Each step reads the two before it: followed one by one, the ways to the first are more than anybody can walk.
+#[test]
+fn a_long_chain_of_steps_is_counted_in_one_pass() {
+    let step = |n: usize| StepOutline {
+        name: format!("s{n}"),
+        inputs: (n.saturating_sub(2)..n).map(|input| format!("s{input}")).collect(),
+        iterations: 1,
+        ..StepOutline::default()
+    };
+    let mut state = ProgressState::new(Outline { steps: (0..120).map(step).collect(), iterations: 0 });
+    let now = Duration::from_secs(1);
+    assert_eq!(state.microbatches(119), None);
+    state.event(now, &Event::Planned { step: "s0", iterations: 1, microbatches: None });
+    state.event(now, &Event::Ended { step: "s0", epoch: Epoch::new(0, 7) });
+    assert_eq!((state.microbatches(119), state.total(119)), (Some(7), Some(7)));
+    let lines = text(state.screen(now, 80, 200));
+    assert!(lines.iter().filter(|line| line.contains("0/7")).count() == 120, "{lines:?}");
+}
+
 #[test]
 fn a_low_terminal_shows_what_runs() {
     let run = busy();
@@ -279,7 +298,7 @@ fn a_log_and_json_have_the_same_figures() {
     let run = busy();
     let now = Duration::from_secs_f64(run.now);
     for width in [50, 70, 110, 400] {
-        let lines = run.state.status_lines(now, width);
+        let lines = run.state.status_lines(width);
         let text = lines.join("\n");
         assert!(lines.iter().all(|line| places(line) <= width), "{width}: {text}");
         assert!(width < 400 || lines.len() == 1, "{text}");

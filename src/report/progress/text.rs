@@ -163,12 +163,13 @@ impl ProgressState {
 
     /// The status: iteration, what runs now, time so far, time left. The longest form that fits.
     fn status_line(&self, now: Duration, width: usize) -> String {
-        let forms = [false, true].map(|short| self.status_parts(now, short).join(DOT));
+        let forms = [false, true].map(|short| self.status_parts(Some(now), short).join(DOT));
         let [long, short] = forms;
         if places(&long) <= width { long } else { fitted(&short, width) }
     }
 
-    fn status_parts(&self, now: Duration, short: bool) -> Vec<String> {
+    /// Without `now` the time so far is left out.
+    fn status_parts(&self, now: Option<Duration>, short: bool) -> Vec<String> {
         let mut parts = Vec::new();
         if self.iterations > 0 {
             parts.push(match self.iteration() {
@@ -184,7 +185,7 @@ impl ProgressState {
             (all, false) => format!("running {}", all.join(", ")),
         });
         let so_far = if short { "" } else { " so far" };
-        parts.push(format!("{}{so_far}", duration(now.as_secs_f64())));
+        parts.extend(now.map(|now| format!("{}{so_far}", duration(now.as_secs_f64()))));
         parts.extend(self.left().words(short));
         parts
     }
@@ -242,10 +243,9 @@ impl ProgressState {
     }
 
     /// The status with all figures for a log: one line where it fits, else several of at most `width` places.
-    pub fn status_lines(&self, now: Duration, width: usize) -> Vec<String> {
-        let mut status = self.status_parts(now, false);
-        // The line says when it was written.
-        status.retain(|part| !part.ends_with(" so far"));
+    pub fn status_lines(&self, width: usize) -> Vec<String> {
+        // A log's line says itself when it was written.
+        let status = self.status_parts(None, false);
         let mut groups = vec![status.join(DOT)];
         let figures = self.figures();
         groups.extend(figures.iter().map(|parts| parts.join(", ")));
