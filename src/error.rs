@@ -50,7 +50,7 @@ impl Error {
     }
     /// The run is being stopped.
     pub fn cancelled() -> Self {
-        Self::new(Kind::Cancelled, "stopped")
+        Self::new(Kind::Cancelled, "")
     }
     /// Nothing came of a run.
     pub fn nothing(message: impl Into<String>) -> Self {
@@ -72,12 +72,20 @@ impl Error {
     /// Says what was being done, in front of the message.
     #[must_use]
     pub fn doing(mut self, what: impl fmt::Display) -> Self {
-        self.message = format!("{what}: {}", self.message);
+        self.message = match (self.kind, self.message.is_empty()) {
+            // That it was stopped is its kind.
+            (Kind::Cancelled, true) => what.to_string(),
+            _ => format!("{what}: {}", self.message),
+        };
         self
     }
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+    /// The message alone: of what was stopped it says what that was, and may be empty.
+    pub fn message(&self) -> &str {
+        &self.message
     }
     /// What the user can do, if we know.
     pub fn help_text(&self) -> Option<&str> {
@@ -95,7 +103,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match (self.kind, self.message.as_str()) {
+            (Kind::Cancelled, "") => f.write_str("stopped"),
+            (Kind::Cancelled, what) => write!(f, "{what}: stopped"),
+            (_, message) => f.write_str(message),
+        }
     }
 }
 impl std::error::Error for Error {}

@@ -239,8 +239,10 @@ fn alpaca_evals_files() {
     ]);
     assert_eq!(read(&out), want);
     let answers = files.rows("a.jsonl", &[json!({"prompt": "Name a hill.", "text": "Nebo"})]);
-    let (code, _, err) = reflux(&["eval", "alpaca", "export", &answers, "--prompts", &set, "-o", &out, "-q"]);
+    let args = ["eval", "alpaca", "export", &answers, "--prompts", &set, "-o", &out];
+    let (code, _, err) = reflux(&args);
     assert!(code == Some(0) && err.contains("1 of 2 prompts without an answer"), "{err}");
+    assert_eq!(reflux(&[&args[..], &["-q"]].concat()), (Some(0), String::new(), String::new()));
     assert_eq!(
         (&read(&out)[0]["output"], &read(&out)[1]["output"], &read(&out)[1]["generator"]),
         (&json!(""), &json!("Nebo"), &json!("a"))

@@ -4,12 +4,13 @@ mod common;
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use common::looked_at::{command, finished, lines, of, reflux, stored, text, texts};
 use common::{How, run, script, small_loop};
-use reflux::data::Columns;
+use reflux::data::{Columns, Epoch};
 use reflux::store::{Run, read_parquet};
 use serde_json::Value;
 
@@ -266,9 +267,81 @@ fn the_state_of_a_run_is_told() {
     let writing = Run::open(&dir).unwrap().pipeline_text().unwrap();
     let held = Run::create_or_open(&dir, &writing, 5, false).unwrap();
     let told = text(&["ls", dir.to_str().unwrap()]);
-    assert!(told.contains(&format!("running, process {}", std::process::id())), "{told}");
+    let running = format!("running, process {}", std::process::id());
+    assert!(told.contains(&running), "{told}");
+    let summary = text(&["summary", dir.to_str().unwrap()]);
+    assert_eq!(summary.lines().last().unwrap(), format!("{running}: {}", dir.display()));
+    let runs = ["ls", "--runs", temp.path().to_str().unwrap(), "--json"];
+    let listed: Value = serde_json::from_str(&text(&runs)).unwrap();
+    assert_eq!((&listed[0]["state"], &listed[0]["writer"]), (&"running".into(), &std::process::id().into()));
     drop(held);
     assert!(text(&["ls", dir.to_str().unwrap()]).contains("unfinished"));
+    let summary = text(&["summary", dir.to_str().unwrap()]);
+    assert!(summary.lines().last().unwrap().starts_with("unfinished: "), "{summary}");
+}
+
+/// Figures by iteration stand in its place, also where there is none; what is not known, and where was not looked, is said.
+#[test]
+fn runs_side_by_side_line_up_and_say_what_is_not_known() {
+    let temp = tempfile::tempdir().unwrap();
+    let runs = temp.path().join("runs");
+    let plan = common::plan(&small_loop(temp.path()));
+    let one = stored("scores", Some(1)).slice(0, 1);
+    let with_score = |score: Option<f32>| {
+        let mut columns = one.columns().to_vec();
+        let at = one.schema().index_of("score").unwrap();
+        columns[at] = Arc::new(arrow::array::Float32Array::from(vec![score]));
+        RecordBatch::try_new(one.schema(), columns).unwrap()
+    };
+    let (run, _) = Run::create_or_open(&runs.join("a"), &plan.resolved, plan.seed, false).unwrap();
+    for (iteration, score) in [(1, None), (2, Some(4.))] {
+        let errors = reflux::data::named::ERRORS.empty();
+        run.commit("scores", Epoch::new(iteration, 0), &with_score(score), &errors, &[]).unwrap();
+    }
+    drop(run);
+    common::copy(finished(), &runs.join("b"));
+    std::fs::write(runs.join("b/pipeline.toml"), "no pipeline").unwrap();
+    std::fs::create_dir_all(runs.join("c/d/e/f")).unwrap();
+    std::os::unix::fs::symlink(runs.join("b"), runs.join("link")).unwrap();
+
+    let args = ["ls", "--runs", runs.to_str().unwrap()];
+    let people = text(&args);
+    let line = |name: &str| people.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{people}"));
+    let cells: Vec<&str> = line("a ").split_whitespace().collect();
+    assert_eq!(cells[..5], ["a", "unfinished", "2", "-", "4.00"], "{people}");
+    let metrics = Run::open(finished()).unwrap().metrics();
+    let cells: Vec<&str> = line("b ").split_whitespace().collect();
+    assert!(cells.starts_with(&["b", "finished"]) && cells[3..5] == ["?", "?"], "{people}");
+    assert!(!metrics.is_empty() && cells[5].parse::<f64>().is_ok() && cells[6].parse::<f64>().is_ok(), "{people}");
+    assert!(line("b: ").contains("pipeline.toml cannot be read"), "{people}");
+    assert_eq!(people.lines().last().unwrap(), "not looked into: c/d/e (too deep), link (a link)");
+
+    let (code, json, err) = reflux(&[&args[..], &["--json"]].concat());
+    let listed: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((code, &listed[0]["scores"]), (Some(0), &serde_json::json!([null, 4.0])));
+    assert!(listed[1]["scores"].is_null() && listed[1]["loss"].is_f64(), "{listed}");
+    assert!(err.contains("not looked into: c/d/e (too deep), link (a link)"), "{err}");
+}
+
+/// The column that a table proposes to show is shown when that is typed, whatever its name.
+#[test]
+fn a_column_that_is_not_shown_can_be_asked_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("t.parquet");
+    let column =
+        || -> arrow::array::ArrayRef { Arc::new(arrow::array::StringArray::from(vec!["a text of some length"])) };
+    let names = ["prompt", "a,b", "two words\u{1b}", "last"];
+    let rows = RecordBatch::try_from_iter(names.map(|name| (name, column()))).unwrap();
+    reflux::store::write_parquet(&file, &rows).unwrap();
+    let shown = command(&["show", file.to_str().unwrap()]).env("COLUMNS", "24").output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let told = shown.lines().last().unwrap();
+    assert!(told.starts_with("not shown: a,b, two words\u{fffd}, last; --columns "), "{told}");
+    let columns = told.split_once("--columns ").unwrap().1.split_once(" shows one").unwrap().0;
+    let typed = format!("{} show {} --columns {columns}", env!("CARGO_BIN_EXE_reflux"), file.display());
+    let output = std::process::Command::new("bash").args(["-c", &typed]).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && shown.starts_with("two words\u{fffd}"), "{typed}: {shown}");
 }
 
 /// What `reflux diff` prints and its exit code.

@@ -98,7 +98,7 @@ fn pairs_that_cannot_be_trained_on_are_error_rows_and_the_others_are_learnt() {
     let (code, out, err) = said(&output);
     assert_eq!(code, Some(0), "{err}");
     let dir = temp.path().join("runs/refusals");
-    assert!(out.contains("7 rows were left out") && out.contains("data/errors says why"), "{out}");
+    assert!(out.contains("7 rows were left out") && out.contains("`reflux show "), "{out}");
     let errors = read_parquet(&dir.join("data/errors/dpo/iteration-0/microbatch-00000.parquet")).unwrap();
     let text = |name: &str| {
         let column = Columns(&errors).text(name).unwrap();

@@ -21,24 +21,33 @@ pub struct Args {
     pub no_data: bool,
 }
 
-/// Loads and checks a file; warnings go to standard error.
-pub fn load(file: &Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
-    told(file, set, quiet, check)
+/// Whether the warnings of a file are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Warnings {
+    /// To standard error.
+    Shown,
+    /// They were printed before, or are another command's to print.
+    Hidden,
+}
+
+/// Loads and checks a file.
+pub fn load(file: &Path, set: &[String], warnings: Warnings) -> Result<Plan<dyn Operator>> {
+    load_by(file, set, warnings, check)
 }
 
 /// As [`load`]; datasets and models that are not here are warned of only.
-pub fn load_without_data(file: &Path, set: &[String], quiet: bool) -> Result<Plan<dyn Operator>> {
-    told(file, set, quiet, |file, set| shown(pipeline::load_without_data(file, set, operators::ALL)))
+pub fn load_without_data(file: &Path, set: &[String], warnings: Warnings) -> Result<Plan<dyn Operator>> {
+    load_by(file, set, warnings, |file, set| shown(pipeline::load_without_data(file, set, operators::ALL)))
 }
 
-fn told(
+fn load_by(
     file: &Path,
     set: &[String],
-    quiet: bool,
+    warnings: Warnings,
     check: impl Fn(&Path, &[String]) -> Result<Plan<dyn Operator>>,
 ) -> Result<Plan<dyn Operator>> {
     let plan = check(file, set)?;
-    if !plan.warnings.is_empty() && !quiet {
+    if !plan.warnings.is_empty() && warnings == Warnings::Shown {
         terminal::diagnostics(&plan.warnings);
     }
     // The variants of a study are pipelines too.
@@ -84,7 +93,7 @@ pub fn refuse(problems: Vec<Error>) -> Result<()> {
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let load = if args.no_data { load_without_data } else { load };
-    let plan = load(&args.file, &args.set, quiet)?;
+    let plan = load(&args.file, &args.set, Warnings::Shown)?;
     let found = if args.no_data { Preflight::default() } else { operators::preflight(&plan) };
     refuse(found.problems)?;
     if quiet {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::load_without_data;
+use super::check::{Warnings, load_without_data};
 use super::terminal;
 use crate::bench::{self, Product};
 use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
-use crate::model::{Config, gguf_config};
+use crate::model::{Config, gguf_config, is_gguf};
 use crate::pipeline::{Assume, External, ModelKind};
 use crate::report::{Cost, Hardware, ModelShape};
 
@@ -93,21 +93,33 @@ const MEASURED: &str = r#"{ "vocab_size": 8192, "hidden_size": 1024, "intermedia
 /// Rows of the products that are measured: about those of a batch in training.
 const MEASURED_ROWS: usize = 256;
 
-/// This machine: what its matrix products reach, in f32, and its memory.
-fn this_machine() -> Result<Hardware> {
-    let config: Config = serde_json::from_str(MEASURED).map_err(|e| Error::bug(format!("the measured shape: {e}")))?;
-    let rate = bench::rate(&config, MEASURED_ROWS, Product::Gemm).doing(|| "the matrix products")?;
-    let memory = bench::memory("/proc/meminfo", "MemTotal:").map(|bytes| bytes as f64 / 1e9);
-    let memory = memory.ok_or_else(|| {
-        Error::user("the system does not say how much memory it has").help("give --peak-tflops and --memory-gb instead")
-    })?;
+/// This machine: what its matrix products reach, in f32, and its memory. What the command line gives is not measured.
+fn this_machine(args: &Args) -> Result<Hardware> {
     let digits = |x: f64, n: f64| (x * n).round() / n;
-    Ok(Hardware::measured(digits(rate / 1e12, 1e4), digits(memory, 10.)))
+    let peak_tflops = match args.peak_tflops {
+        Some(given) => given,
+        None => {
+            let config: Config =
+                serde_json::from_str(MEASURED).map_err(|e| Error::bug(format!("the measured shape: {e}")))?;
+            let rate = bench::rate(&config, MEASURED_ROWS, Product::Gemm).doing(|| "the matrix products")?;
+            digits(rate / 1e12, 1e4)
+        }
+    };
+    let memory_gb = match args.memory_gb {
+        Some(given) => given,
+        None => {
+            let bytes = bench::memory("/proc/meminfo", "MemTotal:").ok_or_else(|| {
+                Error::user("the system does not say how much memory it has").help("add --memory-gb to --hardware cpu")
+            })?;
+            digits(bytes as f64 / 1e9, 10.)
+        }
+    };
+    Ok(Hardware::measured(peak_tflops, memory_gb))
 }
 
 /// The shape that a GGUF file, a config.json, or the directory of one, tells.
 fn shape(path: &Path) -> Result<ModelShape> {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+    if is_gguf(path) {
         return of_config(path, &gguf_config(path)?);
     }
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -123,14 +135,12 @@ fn of_config(path: &Path, config: &Config) -> Result<ModelShape> {
 
 pub fn run(args: &Args) -> Result<()> {
     // That data is absent, or a step unused, is `check`'s to say.
-    let plan = load_without_data(&args.file, &args.set, true)?;
+    let plan = load_without_data(&args.file, &args.set, Warnings::Hidden)?;
     let mut shapes = BTreeMap::new();
     for model in &plan.models {
         let beside = match &model.kind {
-            ModelKind::Path(path) => Some(path.outside_of_runs()).filter(|path| {
-                let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file();
-                gguf || path.join("config.json").exists()
-            }),
+            ModelKind::Path(path) => Some(path.outside_of_runs())
+                .filter(|path| (is_gguf(path) && path.is_file()) || path.join("config.json").exists()),
             ModelKind::Init { config, .. } => Some(config.outside_of_runs()),
             ModelKind::Hub { .. } | ModelKind::Script { .. } => None,
         };
@@ -153,7 +163,7 @@ pub fn run(args: &Args) -> Result<()> {
         rows.insert(name.to_owned(), numbers.map_err(|e| Error::user(format!("--rows {text}: {e}")))?);
     }
     let named =
-        if args.hardware.eq_ignore_ascii_case("cpu") { this_machine()? } else { Hardware::parse(&args.hardware)? };
+        if args.hardware.eq_ignore_ascii_case("cpu") { this_machine(args)? } else { Hardware::parse(&args.hardware)? };
     let hardware = Hardware {
         devices: args.devices.unwrap_or(named.devices),
         peak_tflops: args.peak_tflops.unwrap_or(named.peak_tflops),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::check::load_without_data;
+use super::check::{Warnings, load_without_data};
 use crate::data::nearest;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, codes};
@@ -41,10 +41,10 @@ pub fn run(args: &Args) -> Result<()> {
     if !Path::new(&args.what).exists()
         && let Some(near) = nearest(&args.what, known)
     {
-        return Err(Error::user(format!("`{}` is no file and no code of an error", args.what))
+        return Err(Error::user(format!("`{}` is neither a file nor an error code", args.what))
             .help(format!("did you mean `{near}`?")));
     }
-    let plan = load_without_data(Path::new(&args.what), &args.set, false)?;
+    let plan = load_without_data(Path::new(&args.what), &args.set, Warnings::Shown)?;
     let format = match args.format {
         Format::Tree => pipeline::Format::Tree,
         Format::Mermaid => pipeline::Format::Mermaid,

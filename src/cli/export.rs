@@ -6,8 +6,8 @@ use clap::ValueEnum;
 
 use crate::data::{counted, open_regular};
 use crate::error::{Context as _, Error, Result};
-use crate::model::adapter;
 use crate::model::export::{Export, GgufType};
+use crate::model::{adapter, is_gguf};
 use crate::store::{fill_output, output_target, write_output};
 
 const AFTER: &str = "Examples:
@@ -60,7 +60,7 @@ fn export_adapter(from: &Path, out: &Path) -> Result<String> {
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let out = args.out.display();
-    let gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let gguf = is_gguf(&args.out);
     let alone = !gguf && adapter::is_one(&args.model);
     if !gguf && !alone {
         return Err(Error::user(format!("{out}: the file's name must end in .gguf")).help("programs know it by that"));
@@ -79,11 +79,11 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
     };
     let model = Export::open(&args.model, kind)?;
     let made = fill_output(&output_target(&args.out)?, |file| model.write(file))?;
-    if quiet {
-        return Ok(());
-    }
     for note in &made.notes {
         super::terminal::note(note);
+    }
+    if quiet {
+        return Ok(());
     }
     super::terminal::print_line(&format!(
         "{out}: {}, {:.1} MB",

@@ -243,9 +243,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         Kind::Cancelled => e.help(printer.so_far()),
         _ => e,
     })?;
-    if style != Style::Quiet {
-        // Nothing can panic while the lock is held.
-        tell_unread(&unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
+    // Nothing can panic while the lock is held.
+    tell_unread(&unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     printer.finish(whole)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::terminal;
+use super::terminal::{self, Label};
 use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
 use crate::store::{Format, How, Rename, Turns, import};
@@ -132,13 +132,13 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         Named::Reflux => crate::store::import_jsonl(&args.file, &how)?,
         _ => import(&args.file, &how)?,
     };
-    // Told even where little is: rows are gone.
+    // Printed with -q too: the rows are gone.
     for row in &made.bad_rows {
-        terminal::line(&format!("left out: {row}"));
+        terminal::message(Label::Error, &format!("left out: {row}"), None);
     }
     if made.bad > made.bad_rows.len() as u64 {
         let more = made.bad - made.bad_rows.len() as u64;
-        terminal::line(&format!("left out: {}", counted(more, "more bad row")));
+        terminal::message(Label::Error, &format!("left out: {}", counted(more, "more bad row")), None);
     }
     if quiet {
         return Ok(());

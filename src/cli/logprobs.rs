@@ -63,11 +63,11 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
     let model = Model { tokenizer: model.tokenizer.with_date(Some(DateTime::now())), ..model };
     ticker.restart("scoring");
-    let work = || score(args, lines, &model, &stop, ticker, style);
+    let work = || score(args, lines, &model, &stop, ticker);
     args.model.on_threads(work)
 }
 
-fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker, style: Style) -> Result<()> {
+fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
     let name = lines.name().to_owned();
     let max_length = args.max_length.map(|n| n as usize);
     let (mut rows, mut failed, mut tokens, mut apart) = (0, 0, 0, 0);
@@ -136,9 +136,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     if rows == 0 {
         return Err(Error::user(format!("{name} holds no row")));
     }
-    if style != Style::Quiet {
-        tell_unread(comparisons.unread());
-    }
+    tell_unread(comparisons.unread());
     if apart > 0 {
         tracing::warn!(
             "the chat template does not write the answers of {} as they were given: they are scored as given, after the \

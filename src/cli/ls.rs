@@ -37,6 +37,8 @@ fn list(args: &Args) -> Result<()> {
     }
     let runs = Runs::of(&args.runs, &|run| was(&run.pipeline_text().ok()?))?;
     if args.json {
+        // A list of runs has no place for it.
+        runs.skipped().iter().for_each(|skipped| terminal::warning(skipped));
         return terminal::print_json(format!("{:#}", runs.json()));
     }
     terminal::print_lines(runs.lines(terminal::width()))

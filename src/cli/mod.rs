@@ -121,14 +121,23 @@ enum Command {
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {
+    // Before anything else, so that what clap prints heeds these too, wherever they stand.
+    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    terminal::set_colour(match value_of(&args, "--color").and_then(|value| ColorChoice::from_str(value, false).ok()) {
+        Some(ColorChoice::Always) => Some(true),
+        Some(ColorChoice::Never) => Some(false),
+        Some(ColorChoice::Auto) | None => None,
+    });
+    terminal::set_form(match value_of(&args, "--log").and_then(|value| Log::from_str(value, false).ok()) {
+        Some(Log::Json) => terminal::Form::Json,
+        Some(Log::Text) | None => terminal::Form::Text,
+    });
     // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
-    // Before anything else, so that what clap prints heeds it too, wherever it stands.
-    terminal::set_colour(colour(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return terminal::usage(e),
     };
-    terminal::set_form(if cli.log == Log::Json { terminal::Form::Json } else { terminal::Form::Text });
+    terminal::set_quiet(cli.quiet);
     terminal::set_up_logging(cli.quiet, cli.verbose);
     // Panics are caught where they happen and told as defects; the default hook would tell them a second time.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
@@ -145,16 +154,14 @@ pub fn main() -> u8 {
     }
 }
 
-/// What `--color` says, or `None` where it leaves it to the terminal.
-fn colour(args: impl Iterator<Item = String>) -> Option<bool> {
-    let args: Vec<String> = args.collect();
-    let after = args.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
-    let value = args.iter().filter_map(|arg| arg.strip_prefix("--color=")).chain(after).next_back();
-    match value.and_then(|value| ColorChoice::from_str(value, false).ok()) {
-        Some(ColorChoice::Always) => Some(true),
-        Some(ColorChoice::Never) => Some(false),
-        Some(ColorChoice::Auto) | None => None,
-    }
+/// The last value that the command line gives an option, `--option value` or `--option=value`, before it is parsed.
+fn value_of<'a>(args: &'a [String], option: &str) -> Option<&'a str> {
+    let options = args.split(|arg| arg == "--").next().unwrap_or_default();
+    let value = |at: usize| match options[at].strip_prefix(option)? {
+        "" => options.get(at + 1).map(String::as_str),
+        rest => rest.strip_prefix('='),
+    };
+    (0..options.len()).filter_map(value).next_back()
 }
 
 /// Starts the threads that compute, where a command may need them: where the system gives none, asking for them later panics.
@@ -191,5 +198,29 @@ fn command(cli: &Cli) -> Result<()> {
         Command::Logprobs(args) => logprobs::run(args, style),
         Command::Eval(args) => eval::run(args, style),
         Command::Bench(args) => bench::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_of;
+
+    #[test]
+    fn options_are_found_wherever_they_stand() {
+        let found = |line: &str, option: &str| {
+            let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            value_of(&args, option).map(str::to_owned)
+        };
+        for (line, value) in [
+            ("reflux --log json run", Some("json")),
+            ("reflux run x.toml --log=json", Some("json")),
+            ("reflux --log text run --log=json", Some("json")),
+            ("reflux --log=json run --log text", Some("text")),
+            ("reflux generate m -- --log json", None),
+            ("reflux --logs json", None),
+            ("reflux run --log", None),
+        ] {
+            assert_eq!(found(line, "--log").as_deref(), value, "{line}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::check::{load, refuse, was};
+use super::check::{Warnings, load, refuse, was};
 use super::progress::{Progress, Style};
 use super::summary::Closing;
 use super::terminal;
@@ -93,13 +93,13 @@ impl Observer for Both {
 }
 
 pub fn run(args: &Args, style: &Style) -> Result<()> {
-    let mut plan = Arc::new(load(&args.file, &args.set, *style == Style::Quiet)?);
+    let mut plan = Arc::new(load(&args.file, &args.set, Warnings::Shown)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     let dir = directory(&args.runs, name)?;
     let mut set = args.set.clone();
     if args.resume {
         set.extend(settings_of(&dir, &plan)?);
-        plan = Arc::new(load(&args.file, &set, true)?);
+        plan = Arc::new(load(&args.file, &set, Warnings::Hidden)?);
     }
     refuse(operators::preflight(&plan).problems)?;
     let stop = Stop::default();
@@ -120,16 +120,11 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
 pub fn something_came(plan: &Plan<dyn Operator>, dir: &Path) -> Result<()> {
     let fruitless = Fruitless::of(plan, &Run::open(dir)?)?;
     if fruitless.all() {
-        let message = format!("nothing came of the run {}: {}", dir.display(), fruitless.lines().join("; "));
-        let place = |what: &str| quoted(&dir.join(what).to_string_lossy());
-        return Err(Error::nothing(message).help(format!(
-            "look at what the judge wrote (`reflux show {}`) and at why rows were left out (`reflux show {}`): \
-             more max_tokens, another pattern or rubric, more samples or another judge may help",
-            place(fruitless.first().unwrap_or("errors")),
-            place("errors")
-        )));
+        let lines = fruitless.lines().collect::<Vec<_>>().join("; ");
+        let message = format!("nothing came of the run {}: {lines}", dir.display());
+        return Err(Error::nothing(message).help(fruitless.help()));
     }
-    fruitless.lines().iter().for_each(|line| tracing::warn!("nothing came of the step {line}"));
+    fruitless.lines().for_each(|line| tracing::warn!("nothing came of the step {line}"));
     Ok(())
 }
 

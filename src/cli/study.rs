@@ -18,16 +18,13 @@ use crate::store::write_parquet;
 /// figure in `study.parquet`. What is finished is not run again.
 pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, stop: &Stop) -> Result<()> {
     let Some(study) = &plan.study else { return Err(Error::bug("a study without a plan")) };
-    let quiet = *style == Style::Quiet;
     let mut came = report::Study::default();
     let all = study.variants.len() * study.seeds.len();
     let runs = study.variants.iter().flat_map(|v| study.seeds.iter().map(move |&seed| (v, seed)));
     for (i, (variant, seed)) in runs.enumerate() {
         let set: Vec<String> = args.set.iter().cloned().chain(variant.overrides(seed)).collect();
         let dir = dir.join(&variant.name).join(format!("seed={seed}"));
-        if !quiet {
-            terminal::line(&format!("{} of {all}: {}, seed {seed}", i + 1, variant.name));
-        }
+        terminal::line(&format!("{} of {all}: {}, seed {seed}", i + 1, variant.name));
         let plan = Arc::new(check(&args.file, &set)?);
         let mut named = Vec::new();
         let open = args.open(&set, &mut named);
@@ -40,7 +37,7 @@ pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, st
     }
     let path = dir.join("study.parquet");
     write_parquet(&path, &came.rows()?)?;
-    if quiet {
+    if *style == Style::Quiet {
         return Ok(());
     }
     terminal::print(&came.tables(&study.measures))?;

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::check::was;
 use super::terminal;
-use crate::data::read_regular;
+use crate::data::quoted;
 use crate::dataflow::{Event, Observer, Operator};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::operators::ReferenceUse;
 use crate::pipeline::Plan;
 use crate::report::{Summary, Tally};
@@ -56,29 +56,39 @@ impl Closing {
         self.summary.closing(run, &self.references, terminal::known_width().unwrap_or(usize::MAX))
     }
 
-    /// The same for a run that another process made, or makes. How long it took and what its engines did is in its
-    /// `summary.json`, and so is the table with figures of rows that were not kept; what is not there is not known.
+    /// The same for a run that another process made, or makes: as a finished run wrote it, or else from what is committed,
+    /// where figures of rows that were not kept, how long it took and what its engines did are not known.
     ///
     /// # Errors
     /// A committed file cannot be read.
     pub fn again(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
-        let written = written(run);
-        let engines = written["engines"].as_array().cloned().unwrap_or_default();
-        let seconds = written["seconds"].as_f64().filter(|s| s.is_finite() && *s > 0.).unwrap_or_default();
-        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        let mut closing = Self::of(plan, run, &committed(plan, run), &engines, took)?;
-        closing.summary.keep_table(&written);
-        Ok(closing)
+        match Self::written(run) {
+            Some(closing) => Ok(closing),
+            None => Self::of(plan, run, &committed(plan, run), &Vec::<Value>::new(), Duration::ZERO),
+        }
     }
-}
 
-/// The summary that a finished run wrote; null where there is none, or not as it was written.
-fn written(run: &Run) -> Value {
-    if !run.finished() || !run.has_summary() {
-        return Value::Null;
+    /// What a finished run wrote; none where it is not there, or with a warning not as a run writes it.
+    fn written(run: &Run) -> Option<Self> {
+        let read = || {
+            let Some(json) = run.summary()? else { return Ok(None) };
+            let name = || format!("`{}`", run.dir().join("summary.json").display());
+            let references = match &json["references"] {
+                Value::Null => Vec::new(),
+                list => serde_json::from_value::<Vec<ReferenceUse>>(list.clone())
+                    .map_err(|e| Error::user(format!("`references`: {e}")).doing(name()))?,
+            };
+            let references = references.iter().map(ToString::to_string).collect();
+            Ok(Some(Self { summary: Summary::written(json).doing(name)?, references }))
+        };
+        if !run.finished() {
+            return None;
+        }
+        read().unwrap_or_else(|e: Error| {
+            terminal::warning(&format!("{e}; what is committed is counted instead, without rows that were not kept"));
+            None
+        })
     }
-    let text = read_regular(&run.dir().join("summary.json")).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
 }
 
 /// Counts what is committed as if it had just been restored.
@@ -102,17 +112,21 @@ fn committed(plan: &Plan<dyn Operator>, run: &Run) -> Tally {
 
 pub fn run(args: &Args) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
-    let plan = was(&run.pipeline_text()?).ok_or_else(|| {
-        Error::user(format!("{}/pipeline.toml is not a pipeline file of this version", run.dir().display()))
-            .help("`reflux check --no-data` of it says what is wrong")
-    })?;
-    let closing = Closing::again(&plan, &run)?;
+    let closing = match Closing::written(&run) {
+        Some(closing) => closing,
+        None => Closing::again(&plan_of(&run)?, &run)?,
+    };
     if args.json {
-        let written = written(&run);
-        return terminal::print_json(format!(
-            "{:#}",
-            if written.is_null() { closing.summary.json() } else { &written }
-        ));
+        return terminal::print_json(format!("{:#}", closing.summary.json()));
     }
     terminal::print_lines(closing.lines(&run).iter().skip_while(|line| line.is_empty()))
+}
+
+fn plan_of(run: &Run) -> Result<Plan<dyn Operator>> {
+    was(&run.pipeline_text()?).ok_or_else(|| {
+        let file = run.dir().join("pipeline.toml");
+        let check = quoted(&file.to_string_lossy());
+        Error::user(format!("`{}` is not a pipeline file of this version", file.display()))
+            .help(format!("`reflux check --no-data {check}` says what is wrong"))
+    })
 }

@@ -88,6 +88,11 @@ impl RngKey {
     }
 }
 
+/// Whether a text is a hash in hexadecimal digits: an id, of 32 of them, or the hash of a file, of 64.
+pub fn is_hash(text: &str) -> bool {
+    matches!(text.len(), 32 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

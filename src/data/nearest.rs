@@ -31,10 +31,24 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     best.map(|(_, candidate)| candidate)
 }
 
+/// Names that are listed at most, and the characters of each.
+const MAX_NAMES: usize = 32;
+
+/// Names with commas between them; of many the first, and how many more there are. A very long name is cut.
+pub fn some_of(names: &[impl AsRef<str>]) -> String {
+    let short = |name: &str| match name.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    };
+    let shown: Vec<String> = names.iter().take(MAX_NAMES).map(|name| short(name.as_ref())).collect();
+    let more = names.len() - shown.len();
+    shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
 /// Help for a word that is none of those known: "did you mean `x`? ", if one is near, and what there is.
 pub fn or_else(word: &str, there_are: &str, known: &[&str]) -> String {
     let near = nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    format!("{near}{there_are}: {}", known.join(", "))
+    format!("{near}{there_are}: {}", some_of(known))
 }
 
 /// Entries of a directory that are compared.
@@ -77,6 +91,9 @@ mod tests {
         assert_eq!(nearest(&"a".repeat(1 << 20), keys), None);
         assert_eq!(or_else("bata", "its keys", &keys[..2]), "did you mean `beta`? its keys: learning_rate, beta");
         assert_eq!(or_else("zzz", "its keys", &keys[..2]), "its keys: learning_rate, beta");
+        let many: Vec<String> = (0..40_000).map(|n| format!("{n:0>70}")).collect();
+        let help = or_else("zzz", "its keys", &many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(help.len() < 3000 && help.ends_with("… and 39968 more"), "{help}");
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub use outline::Outline;
 pub use save::saved_dtype;
 pub use tokenizer::{Message, Tokenizer};
 pub use weights::gguf_model::gguf_config;
+pub use weights::is_gguf;
 
 use crate::error::{Context, Error, Result};
 

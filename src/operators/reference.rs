@@ -344,7 +344,7 @@ fn difference(a: &Reference, b: &Reference) -> (f64, u32) {
 }
 
 /// What a training's references were, for the summary.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ReferenceUse {
     /// The training step.
     pub step: String,

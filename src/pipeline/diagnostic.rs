@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
+use serde_json::{Value, json};
+
 use super::codes::{Code, Severity};
 use crate::data::{counted, one_line, steers, visible};
 use crate::error::Error;
@@ -203,6 +205,29 @@ impl Diagnostics {
         // The renderer pads empty lines; trailing blanks would make snapshots fragile.
         let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
         lines.join("\n") + "\n"
+    }
+    /// The same for programs, a JSON object each, with file, line and column where it has a place.
+    pub fn json(&self) -> Vec<(Severity, Value)> {
+        let one = |problem: &Diagnostic| {
+            let mut fields = json!({
+                "code": problem.code.id, "name": problem.code.name, "message": problem.message, "help": problem.help,
+            });
+            let place = problem.span().and_then(|span| Some((self.sources.get(span.source)?, span)));
+            // A problem of no place is still one of the file.
+            let source = place.map(|(source, _)| source).or(self.sources.first());
+            let position = place.map(|(source, span)| source.position(span.start)).unzip();
+            fields["file"] = json!(source.map(|source| &source.name));
+            (fields["line"], fields["column"]) = (json!(position.0), json!(position.1));
+            (problem.severity(), fields)
+        };
+        let mut all: Vec<_> = self.list.iter().take(MOST).map(one).collect();
+        if self.list.len() > MOST {
+            let rest = &self.list[MOST..];
+            let worst = rest.iter().map(Diagnostic::severity).find(|s| *s == Severity::Error);
+            let fields = json!({ "message": format!("and {} more", counted(rest.len(), "problem")) });
+            all.push((worst.unwrap_or(Severity::Warning), fields));
+        }
+        all
     }
     fn shown<'a>(&self, diagnostic: &'a Diagnostic, tame: &'a [NamedSource<Arc<str>>]) -> Shown<'a> {
         let mut shown = Shown {

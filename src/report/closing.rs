@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::Summary;
-use crate::data::counted;
-use crate::store::Run;
+use crate::data::{counted, quoted};
+use crate::store::{Run, RunState};
 
 impl Summary {
     /// The table of the loop, what engines and trainings did, where the models are, what was left out, and where the run is.
@@ -28,13 +28,17 @@ impl Summary {
         lines.extend(self.left_out().unused_lines());
         if self.left_out().rows() > 0 {
             let rows = self.left_out().rows();
-            let (s, were) = if rows == 1 { ("", "was") } else { ("s", "were") };
-            lines.push(format!("{rows} row{s} {were} left out; {place}/data/errors says why"));
+            let were = if rows == 1 { "was" } else { "were" };
+            let errors = quoted(&run.dir().join("errors").to_string_lossy());
+            lines.push(format!("{} {were} left out; `reflux show {errors}` says why", counted(rows, "row")));
         }
-        lines.push(match (run.finished(), json["seconds"].as_f64().filter(|s| *s > 0.)) {
-            (false, _) => format!("unfinished: {place}; `reflux run` of the same pipeline file continues it"),
-            (true, Some(seconds)) => format!("done in {seconds:.1} s: {place}"),
-            (true, None) => format!("done: {place}"),
+        lines.push(match (run.run_state(), json["seconds"].as_f64().filter(|s| *s > 0.)) {
+            (RunState::Unfinished, _) => {
+                format!("unfinished: {place}; `reflux run` of the same pipeline file continues it")
+            }
+            (state @ RunState::Running(_), _) => format!("{state}: {place}"),
+            (RunState::Finished, Some(seconds)) => format!("done in {seconds:.1} s: {place}"),
+            (RunState::Finished, None) => format!("done: {place}"),
         });
         lines
     }
@@ -50,7 +54,7 @@ fn model_line(place: &str, model: &Value) -> Option<String> {
     };
     let mut words = Vec::new();
     if let Some(steps) = course["steps"].as_u64() {
-        words.push(format!("{steps} step{}", if steps == 1 { "" } else { "s" }));
+        words.push(counted(steps, "step"));
     }
     if let (Some(first), Some(last)) = (course["loss_first"].as_f64(), course["loss_last"].as_f64()) {
         words.push(format!("loss {first:.4} at first, {last:.4} at last"));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::show::aligned;
 use crate::data::counted;
-use crate::store::{MetricsEntry, ModelEntry, Run, Taken, Writer};
+use crate::store::{MetricsEntry, ModelEntry, Run, RunState, Taken};
 
 /// A step in an iteration.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,7 @@ struct Count {
 #[derive(Debug)]
 pub struct Contents {
     name: String,
-    state: &'static str,
-    writer: Option<Writer>,
+    state: RunState,
     seed: u64,
     /// Where a replayed run has its first files from.
     taken: Option<Taken>,
@@ -62,20 +61,13 @@ impl Contents {
             count.left_out += errors.map_or(0, |e| e.rows);
             count.bytes += if count.dropped { 0 } else { file.bytes } + errors.map_or(0, |e| e.bytes);
         }
-        let writer = run.writer().filter(|_| !run.finished());
-        let state = match (run.finished(), writer) {
-            (true, _) => "finished",
-            (false, Some(_)) => "running",
-            (false, None) => "unfinished",
-        };
         let named = |((iteration, place), count): ((u32, usize), Count)| {
             (iteration, order.get(place).cloned().unwrap_or_default(), count)
         };
         let at = |(step, iteration, at, _)| (step, iteration, at);
         Self {
             name: run.dir().display().to_string(),
-            state,
-            writer,
+            state: run.run_state(),
             seed: run.seed(),
             taken: run.taken(),
             steps: steps.into_iter().map(named).collect(),
@@ -90,7 +82,7 @@ impl Contents {
         let step = |(iteration, step, c): &(u32, String, Count)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
         let checkpoint = |(step, iteration, at): &(String, u32, usize)| json!({ "step": step, "iteration": iteration, "optimizer_step": at });
         json!({
-            "run": self.name, "state": self.state, "writer": self.writer.and_then(|w| w.pid), "seed": self.seed, "taken": self.taken,
+            "run": self.name, "state": self.state.word(), "writer": self.state.writer().and_then(|w| w.pid), "seed": self.seed, "taken": self.taken,
             "steps": self.steps.iter().map(step).collect::<Value>(), "models": self.models, "metrics": self.metrics,
             "checkpoints": self.checkpoints.iter().map(checkpoint).collect::<Value>(),
         })
@@ -98,10 +90,9 @@ impl Contents {
 
     /// The same for people.
     pub fn lines(&self) -> Vec<String> {
-        let state = match (self.state, self.writer) {
-            ("running", Some(writer)) => format!("running, {writer}"),
-            ("unfinished", _) => "unfinished; `reflux run` of the same file goes on".to_owned(),
-            (state, _) => state.to_owned(),
+        let state = match self.state {
+            RunState::Unfinished => "unfinished; `reflux run` of the same file goes on".to_owned(),
+            state => state.to_string(),
         };
         let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed)];
         if let Some(Taken { run, from, entries, .. }) = &self.taken {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::summary::written_list;
 use crate::data::{Columns, counted};
 use crate::error::Result;
 use crate::store::Run;
@@ -16,6 +18,25 @@ pub struct LeftOut {
     counts: BTreeMap<(String, u32, String, String), u64>,
     /// Input rows that are in no row of a step's output though nothing is wrong with them, by step, iteration and reason.
     unused: BTreeMap<(String, u32, String), u64>,
+}
+
+/// An item of `left_out` in `summary.json`.
+#[derive(Deserialize)]
+struct LeftOutRows {
+    step: String,
+    iteration: u32,
+    kind: String,
+    code: String,
+    rows: u64,
+}
+
+/// An item of `unused` there.
+#[derive(Deserialize)]
+struct UnusedRows {
+    step: String,
+    iteration: u32,
+    reason: String,
+    rows: u64,
 }
 
 /// Reasons of a step that are told by name; `summary.json` has all.
@@ -47,6 +68,19 @@ impl LeftOut {
             }
         }
         Ok(Self { counts, unused })
+    }
+
+    /// As it was written to `summary.json`.
+    ///
+    /// # Errors
+    /// A list has other keys.
+    pub(super) fn written(summary: &Value) -> Result<Self> {
+        let left_out = written_list::<LeftOutRows>(summary, "left_out")?;
+        let unused = written_list::<UnusedRows>(summary, "unused")?;
+        Ok(Self {
+            counts: left_out.into_iter().map(|r| ((r.step, r.iteration, r.kind, r.code), r.rows)).collect(),
+            unused: unused.into_iter().map(|r| ((r.step, r.iteration, r.reason), r.rows)).collect(),
+        })
     }
 
     /// As in `summary.json`: a list of step, iteration, kind, code and rows.

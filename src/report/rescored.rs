@@ -3,13 +3,23 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::summary::written_list;
 use crate::data::{Columns, counted};
 use crate::dataflow::Operator;
 use crate::error::Result;
 use crate::pipeline::Plan;
 use crate::store::Run;
+
+/// An item of `rescored` in `summary.json`.
+#[derive(Deserialize)]
+struct RescoredStep {
+    step: String,
+    judgements: u64,
+    changes: BTreeMap<String, u64>,
+}
 
 /// Counts of changes by step, from the committed rows.
 #[derive(Debug, Default)]
@@ -39,6 +49,15 @@ impl Rescored {
             }
         }
         Ok(all)
+    }
+
+    /// As it was written to `summary.json`.
+    ///
+    /// # Errors
+    /// The list has other keys.
+    pub(super) fn written(summary: &Value) -> Result<Self> {
+        let steps = written_list::<RescoredStep>(summary, "rescored")?;
+        Ok(Self { steps: steps.into_iter().map(|s| (s.step, (s.judgements, s.changes))).collect() })
     }
 
     /// As in `summary.json`.

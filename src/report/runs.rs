@@ -1,6 +1,7 @@
 //! The runs of a folder with their main figures, side by side. They are read from what each run has committed, so that
 //! one that is under way has them too.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,71 +11,89 @@ use chrono::{DateTime, Local};
 use serde_json::{Value, json};
 
 use super::show::{aligned, fitted, width};
-use crate::data::{Columns, named};
+use crate::data::{Columns, named, some_of};
 use crate::dataflow::Operator;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Kind, Result};
 use crate::pipeline::{Placement, Plan, Step};
-use crate::store::Run;
+use crate::store::{Run, RunState};
 
 /// Folders below the given one in which runs are looked for: a study has them by variant and seed.
 const DEPTH: usize = 3;
 
 /// The main figures of one run.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 struct Figures {
-    state: &'static str,
+    state: RunState,
     /// Iterations that have begun.
     iterations: u32,
-    /// Rows of the first step that makes pairs, by iteration.
-    pairs: Vec<u64>,
-    /// Means of the first step that gives scores within the loop, by iteration.
-    scores: Vec<f64>,
+    /// Of the steps that make pairs and give scores; none where the run's pipeline file cannot be read, which says what they are.
+    of_steps: Option<OfSteps>,
     /// Of the last training: the mean over its steps.
     loss: Option<f64>,
     accuracy: Option<f64>,
+}
+
+/// Figures by iteration, as many of each as the step has iterations.
+#[derive(Debug, Default, PartialEq)]
+struct OfSteps {
+    /// Rows of the first step that makes pairs.
+    pairs: Vec<Option<u64>>,
+    /// Means of the first step that gives scores within the loop; none where no score was readable.
+    scores: Vec<Option<f64>>,
 }
 
 /// A run, or why it cannot be read.
 struct Listed {
     name: String,
     when: Option<SystemTime>,
-    figures: Result<Figures, String>,
+    figures: Result<Figures>,
 }
 
 /// The runs of a folder.
 pub struct Runs {
     folder: PathBuf,
     runs: Vec<Listed>,
+    /// Folders that may hold runs and were not looked into, with the reason.
+    skipped: Vec<String>,
 }
 
 impl Runs {
-    /// Reads all runs below a folder. `plan_of` reads a run's own pipeline file, without which figures are counted only.
+    /// Reads all runs below a folder. `plan_of` reads a run's own pipeline file, which says what its steps make.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn of(folder: &Path, plan_of: &dyn Fn(&Run) -> Option<Plan<dyn Operator>>) -> Result<Self> {
-        let mut places = Vec::new();
-        find(folder, DEPTH, &mut places)?;
+        let mut found = Found { folder, places: Vec::new(), skipped: Vec::new() };
+        found.look(folder, DEPTH).user(|| folder.display().to_string())?;
+        let Found { mut places, mut skipped, .. } = found;
         places.sort();
+        skipped.sort();
         let listed = |place: PathBuf| {
             let name = place.strip_prefix(folder).unwrap_or(&place).display().to_string();
             let when = std::fs::metadata(place.join("manifest.jsonl")).and_then(|m| m.modified()).ok();
             let figures = Run::open(&place).and_then(|run| Figures::of(&run, plan_of(&run).as_ref()));
-            Listed { name, when, figures: figures.map_err(|e| e.to_string()) }
+            Listed { name, when, figures }
         };
-        Ok(Self { folder: folder.to_owned(), runs: places.into_iter().map(listed).collect() })
+        Ok(Self { folder: folder.to_owned(), runs: places.into_iter().map(listed).collect(), skipped })
     }
 
-    /// As a list of objects; figures that are not there are null.
+    /// Folders that were not looked into, in words.
+    pub fn skipped(&self) -> Option<String> {
+        (!self.skipped.is_empty()).then(|| format!("not looked into: {}", some_of(&self.skipped)))
+    }
+
+    /// As a list of objects; figures that are not there are null. What [`Runs::skipped`] says is not among them.
     pub fn json(&self) -> Value {
         let run = |run: &Listed| {
             let when = run.when.map(|at| DateTime::<Local>::from(at).to_rfc3339());
             let mut row = json!({ "run": self.folder.join(&run.name), "when": when });
             match &run.figures {
-                Err(error) => row["error"] = error.as_str().into(),
+                Err(error) => row["error"] = error.to_string().into(),
                 Ok(f) => {
-                    (row["state"], row["iterations"]) = (f.state.into(), f.iterations.into());
-                    (row["pairs"], row["scores"]) = (json!(f.pairs), json!(f.scores));
+                    (row["state"], row["iterations"]) = (f.state.word().into(), f.iterations.into());
+                    row["writer"] = json!(f.state.writer().and_then(|writer| writer.pid));
+                    row["pairs"] = json!(f.of_steps.as_ref().map(|of| &of.pairs));
+                    row["scores"] = json!(f.of_steps.as_ref().map(|of| &of.scores));
                     (row["loss"], row["accuracy"]) = (json!(f.loss), json!(f.accuracy));
                 }
             }
@@ -86,7 +105,8 @@ impl Runs {
     /// As a table of at most `room` places, with a line below it for what it does not show.
     pub fn lines(&self, room: usize) -> Vec<String> {
         if self.runs.is_empty() {
-            return vec![format!("no runs in {}", self.folder.display())];
+            let none = format!("no runs in {}", self.folder.display());
+            return [none].into_iter().chain(self.skipped()).collect();
         }
         let heads = ["run", "state", "iterations", "pairs", "scores", "loss", "accuracy", "when"];
         let rows: Vec<Vec<String>> = self.runs.iter().map(Listed::cells).collect();
@@ -108,8 +128,8 @@ impl Runs {
         if !hidden.is_empty() {
             lines.extend([String::new(), format!("not shown: {}; --json has all", hidden.join(", "))]);
         }
-        let errors = self.runs.iter().filter_map(|run| Some((&run.name, run.figures.as_ref().err()?)));
-        lines.extend(errors.map(|(name, why)| format!("{name}: {why}")));
+        lines.extend(self.runs.iter().filter_map(|run| Some(format!("{}: {}", run.name, run.note()?))));
+        lines.extend(self.skipped());
         lines
     }
 }
@@ -120,40 +140,88 @@ fn wide(heads: &[&str], rows: &[Vec<String>], shown: &[usize]) -> usize {
     shown.iter().map(column).sum::<usize>() + 2 * shown.len().saturating_sub(1)
 }
 
-/// Adds the directories that are runs. Links are not followed: they would lead to a run twice, or in a circle.
-fn find(folder: &Path, depth: usize, places: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(folder).user(|| folder.display().to_string())? {
-        let entry = entry.user(|| folder.display().to_string())?;
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
+/// The directories that are runs, as they are found.
+struct Found<'a> {
+    folder: &'a Path,
+    places: Vec<PathBuf>,
+    skipped: Vec<String>,
+}
+
+impl Found<'_> {
+    /// Adds those below a folder. Links are not followed: they would lead to a run twice, or in a circle.
+    fn look(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let (kind, path) = (entry.file_type()?, entry.path());
+            if kind.is_symlink() && path.is_dir() {
+                self.skip(&path, "a link");
+            }
+            if !kind.is_dir() {
+                continue;
+            }
+            if path.join("manifest.jsonl").is_file() {
+                self.places.push(path);
+            } else if depth > 1 {
+                self.look(&path, depth - 1).unwrap_or_else(|e| self.skip(&path, &e.to_string()));
+            } else if has_folders(&path) {
+                self.skip(&path, "too deep");
+            }
         }
-        let path = entry.path();
-        if path.join("manifest.jsonl").is_file() {
-            places.push(path);
-        } else if depth > 1 {
-            // A folder that may not be read has no runs that could be listed.
-            let _ = find(&path, depth - 1, places);
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn skip(&mut self, path: &Path, why: &str) {
+        let name = path.strip_prefix(self.folder).unwrap_or(path).display().to_string();
+        self.skipped.push(format!("{name} ({why})"));
+    }
+}
+
+/// Whether there are folders in it; one that cannot be read may have some.
+fn has_folders(folder: &Path) -> bool {
+    let is_folder = |entry: io::Result<std::fs::DirEntry>| entry.and_then(|e| e.file_type()).is_ok_and(|t| t.is_dir());
+    std::fs::read_dir(folder).map_or(true, |mut entries| entries.any(is_folder))
+}
+
+/// Figures by iteration in a cell.
+fn in_a_row<T>(figures: &[Option<T>], text: impl Fn(&T) -> String) -> String {
+    let cells: Vec<String> = figures.iter().map(|f| f.as_ref().map_or_else(|| "-".to_owned(), &text)).collect();
+    cells.join(" ")
 }
 
 impl Listed {
+    /// What the table cannot say of it.
+    fn note(&self) -> Option<String> {
+        match &self.figures {
+            Err(error) => Some(error.to_string()),
+            Ok(Figures { of_steps: None, .. }) => {
+                Some("its pipeline.toml cannot be read, so that its pairs and scores are not known".to_owned())
+            }
+            Ok(_) => None,
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         let when = self.when.map(|at| DateTime::<Local>::from(at).format("%Y-%m-%d %H:%M").to_string());
         let when = when.unwrap_or_default();
-        let Ok(f) = &self.figures else {
-            let mut cells = vec![String::new(); 8];
-            (cells[0], cells[1], cells[7]) = (self.name.clone(), "damaged".to_owned(), when);
-            return cells;
+        let f = match &self.figures {
+            Ok(figures) => figures,
+            Err(error) => {
+                // That the machine does not let it be read says nothing about the run.
+                let state = if error.kind() == Kind::System { "unreadable" } else { "damaged" };
+                let mut cells = vec![String::new(); 8];
+                (cells[0], cells[1], cells[7]) = (self.name.clone(), state.to_owned(), when);
+                return cells;
+            }
         };
-        let list = |all: Vec<String>| all.join(" ");
+        let (pairs, scores) = f.of_steps.as_ref().map_or(("?".to_owned(), "?".to_owned()), |of| {
+            (in_a_row(&of.pairs, u64::to_string), in_a_row(&of.scores, |mean| format!("{mean:.2}")))
+        });
         vec![
             self.name.clone(),
-            f.state.to_owned(),
+            f.state.word().to_owned(),
             if f.iterations == 0 { String::new() } else { f.iterations.to_string() },
-            list(f.pairs.iter().map(u64::to_string).collect()),
-            list(f.scores.iter().map(|mean| format!("{mean:.2}")).collect()),
+            pairs,
+            scores,
             f.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
             f.accuracy.map(|share| format!("{share:.3}")).unwrap_or_default(),
             when,
@@ -163,35 +231,36 @@ impl Listed {
 
 impl Figures {
     fn of(run: &Run, plan: Option<&Plan<dyn Operator>>) -> Result<Self> {
-        let state = match (run.finished(), run.writer()) {
-            (true, _) => "finished",
-            (false, Some(_)) => "running",
-            (false, None) => "unfinished",
-        };
-        let iterations = run.entries().iter().map(|f| f.iteration).max().unwrap_or(0);
-        let mut figures = Self { state, iterations, ..Self::default() };
-        let Some(plan) = plan else { return Ok(figures) };
-        if let Some(last) = &plan.loop_.as_ref().and_then(|l| plan.step(&l.next)) {
-            // Observers run once more, for the model that is the result.
-            figures.iterations = iterations.min(*last.iterations.end());
-        }
-        let of = |schema: &str| {
-            let all = || plan.steps.iter().filter(|s| s.schema.name == schema && !run.files(&s.name).is_empty());
-            all().find(|s| s.placement == Placement::Loop).or_else(|| all().next())
-        };
-        if let Some(pairs) = of(named::PAIRS.name) {
-            figures.pairs = by_iteration(pairs, run, |files| Ok(Some(files.iter().map(|f| f.rows).sum())))?;
-        }
-        if let Some(scores) = of(named::SCORES.name) {
-            figures.scores = by_iteration(scores, run, |files| mean_score(run, files))?;
-        }
+        let begun = run.entries().iter().map(|f| f.iteration).max().unwrap_or(0);
+        let last = plan.and_then(|plan| plan.step(&plan.loop_.as_ref()?.next));
+        // Observers run once more, for the model that is the result.
+        let iterations = last.map_or(begun, |last| begun.min(*last.iterations.end()));
+        let (mut loss, mut accuracy) = (None, None);
         if let Some(last) = run.metrics().iter().max_by_key(|m| m.iteration) {
             let rows = run.load_metrics(last)?;
             let mean = |column: &str| -> Result<Option<f64>> {
                 let values: Vec<f64> = Columns(&rows).double(column)?.iter().flatten().collect();
                 Ok((!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64))
             };
-            (figures.loss, figures.accuracy) = (mean("loss")?, mean("rewards/accuracies")?);
+            (loss, accuracy) = (mean("loss")?, mean("rewards/accuracies")?);
+        }
+        let of_steps = plan.map(|plan| OfSteps::of(run, plan)).transpose()?;
+        Ok(Self { state: run.run_state(), iterations, of_steps, loss, accuracy })
+    }
+}
+
+impl OfSteps {
+    fn of(run: &Run, plan: &Plan<dyn Operator>) -> Result<Self> {
+        let first = |schema: &str| {
+            let all = || plan.steps.iter().filter(|s| s.schema.name == schema && !run.files(&s.name).is_empty());
+            all().find(|s| s.placement == Placement::Loop).or_else(|| all().next())
+        };
+        let mut figures = Self::default();
+        if let Some(pairs) = first(named::PAIRS.name) {
+            figures.pairs = by_iteration(pairs, run, |files| Ok(Some(files.iter().map(|f| f.rows).sum())))?;
+        }
+        if let Some(scores) = first(named::SCORES.name) {
+            figures.scores = by_iteration(scores, run, |files| mean_score(run, files))?;
         }
         Ok(figures)
     }
@@ -202,11 +271,11 @@ fn by_iteration<T>(
     step: &Step<dyn Operator>,
     run: &Run,
     figure: impl Fn(&[crate::store::FileEntry]) -> Result<Option<T>>,
-) -> Result<Vec<T>> {
+) -> Result<Vec<Option<T>>> {
     let files = run.files(&step.name);
     let of = |iteration| files.iter().filter(|f| f.iteration == iteration).cloned().collect::<Vec<_>>();
     let found = step.iterations.clone().map(of).filter(|files| !files.is_empty());
-    found.filter_map(|files| figure(&files).transpose()).collect()
+    found.map(|files| figure(&files)).collect()
 }
 
 /// The mean of the column `score` of these files, of which nothing else is read.

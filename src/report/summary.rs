@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
 use super::left_out::LeftOut;
 use super::rescored::Rescored;
+use super::show::{aligned, width};
 use super::tally::Tally;
 use crate::data::{Columns, named};
 use crate::dataflow::{Operator, model_name};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::{ModelUse, Placement, Plan, Step};
 use crate::store::Run;
 
@@ -35,6 +37,87 @@ const GAP: usize = 2;
 /// What the table shows of a `measure`; the rest is in `summary.json`.
 const HEADLINES: [&str; 5] = ["win_rate", "agreement", "pairwise_accuracy", "spearman", "length_growth"];
 
+/// What each iteration of the loop came to.
+#[derive(Default)]
+struct Rounds {
+    json: Vec<Value>,
+    table: Vec<Vec<String>>,
+}
+
+impl Rounds {
+    fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
+        let (mut columns, mut rounds) = (Vec::<(String, usize)>::new(), Vec::new());
+        let last = plan.steps.iter().map(|s| *s.iterations.end()).max().unwrap_or(0);
+        for iteration in 1..=last {
+            let figures = figures_of(plan, run, iteration)?;
+            for (name, _, decimals) in &figures {
+                if let Some(decimals) = *decimals
+                    && columns.iter().all(|(have, _)| have != name)
+                {
+                    columns.push((name.clone(), decimals));
+                }
+            }
+            let mut round = Map::new();
+            round.insert("iteration".into(), iteration.into());
+            round.insert("policy".into(), policy_name(plan, iteration).into());
+            round.extend(figures.into_iter().map(|(name, value, _)| (name, json!(value))));
+            rounds.push(round);
+        }
+        if rounds.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut table = vec![["iteration", "policy"].map(str::to_owned).to_vec()];
+        table[0].extend(columns.iter().map(|(name, _)| name.clone()));
+        for (iteration, round) in (1..=last).zip(&rounds) {
+            let mut cells = vec![iteration.to_string(), policy_name(plan, iteration)];
+            for (name, decimals) in &columns {
+                let value = round.get(name).and_then(Value::as_f64);
+                cells.push(value.map_or_else(String::new, |v| format!("{v:.decimals$}")));
+            }
+            table.push(cells);
+        }
+        Ok(Self { json: rounds.into_iter().map(Value::Object).collect(), table })
+    }
+}
+
+/// The figures of all steps of an iteration.
+fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Vec<Figure>> {
+    let mut all = Vec::new();
+    // Those who only look on come last.
+    for looks_on in [false, true] {
+        let wanted = |s: &&Step<dyn Operator>| {
+            s.placement != Placement::Once
+                && s.iterations.contains(&iteration)
+                && (s.placement == Placement::Observer) == looks_on
+        };
+        for step in plan.steps.iter().filter(wanted) {
+            all.extend(figures(plan, run, step, iteration)?);
+        }
+    }
+    Ok(all)
+}
+
+/// A list that a run wrote to its summary; empty where the summary, of an earlier version, does not have it.
+///
+/// # Errors
+/// It has other items.
+pub(super) fn written_list<T: DeserializeOwned>(summary: &Value, key: &str) -> Result<Vec<T>> {
+    match &summary[key] {
+        Value::Null => Ok(Vec::new()),
+        list => serde_json::from_value(list.clone()).map_err(|e| Error::user(format!("`{key}`: {e}"))),
+    }
+}
+
+/// The table that a run wrote to its summary.
+fn written_table(summary: &Value) -> Result<Vec<Vec<String>>> {
+    let table = written_list::<Vec<String>>(summary, "table")?;
+    let columns = table.first().map_or(KEYS, Vec::len);
+    if columns < KEYS || table.iter().any(|row| row.len() != columns) {
+        return Err(Error::user("`table`: its rows are not those of a table"));
+    }
+    Ok(table)
+}
+
 impl Summary {
     /// Reads the run's datasets and metrics. `engines` is what each engine did, `references` what each training was held to.
     ///
@@ -53,74 +136,40 @@ impl Summary {
         for ((step, iteration), count) in &counts {
             steps.push(json!({
                 "step": step, "iteration": iteration, "microbatches": count.microbatches, "rows": count.rows,
-                "errors": count.errors, "bytes": count.bytes, "busy_seconds": count.busy.as_secs_f64(), "restored": count.restored,
+                "errors": count.errors, "bytes": count.bytes, "busy_seconds": count.busy.as_secs_f64(),
+                "restored": count.restored,
             }));
         }
-        let (mut rounds, mut columns, mut lines) = (Vec::new(), Vec::<(String, usize)>::new(), Vec::new());
-        let last = plan.steps.iter().map(|s| *s.iterations.end()).max().unwrap_or(0);
-        for iteration in 1..=last {
-            let mut figures: Vec<Figure> = Vec::new();
-            let in_loop = |s: &&Step<dyn Operator>| s.placement != Placement::Once && s.iterations.contains(&iteration);
-            // Those who only look on come last.
-            for looks_on in [false, true] {
-                for step in
-                    plan.steps.iter().filter(in_loop).filter(|s| (s.placement == Placement::Observer) == looks_on)
-                {
-                    figures.extend(self::figures(plan, run, step, iteration)?);
-                }
-            }
-            for (name, _, decimals) in &figures {
-                if let Some(decimals) = *decimals
-                    && columns.iter().all(|(have, _)| have != name)
-                {
-                    columns.push((name.clone(), decimals));
-                }
-            }
-            let mut round = Map::new();
-            round.insert("iteration".into(), iteration.into());
-            round.insert("policy".into(), policy_name(plan, iteration).into());
-            round.extend(figures.iter().map(|(name, value, _)| (name.clone(), json!(value))));
-            rounds.push(Value::Object(round.clone()));
-            lines.push((iteration, round));
+        let rounds = Rounds::of(plan, run)?;
+        let (left_out, rescored, health) = (LeftOut::of(run)?, Rescored::of(plan, run)?, Health::of(plan, run)?);
+        let mut models = Vec::new();
+        for m in run.models() {
+            models.push(json!({
+                "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration,
+                "training": training(run, &m.path), "course": course(run, &m.step, m.iteration)?,
+            }));
         }
-        let mut table = Vec::new();
-        if !lines.is_empty() {
-            let heads =
-                ["iteration", "policy"].map(String::from).into_iter().chain(columns.iter().map(|c| c.0.clone()));
-            table.push(heads.collect());
-        }
-        for (iteration, round) in lines {
-            let mut cells = vec![iteration.to_string(), policy_name(plan, iteration)];
-            for (name, decimals) in &columns {
-                let value = round.get(name).and_then(Value::as_f64);
-                cells.push(value.map_or_else(String::new, |v| format!("{v:.decimals$}")));
-            }
-            table.push(cells);
-        }
-        let left_out = LeftOut::of(run)?;
-        let rescored = Rescored::of(plan, run)?;
-        let health = Health::of(plan, run)?;
-        let models: Vec<Value> = run
-            .models()
-            .iter()
-            .map(
-                |m| Ok(json!({ "name": m.name, "path": m.path, "hash": m.hash, "step": m.step, "iteration": m.iteration, "training": training(run, &m.path), "course": course(run, &m.step, m.iteration)? })),
-            )
-            .collect::<Result<_>>()?;
         let json = json!({
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
-            "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(), "health": health.json(), "loop": rounds, "table": table, "steps": steps, "models": models, "engines": engines, "references": references,
+            "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(),
+            "health": health.json(), "loop": rounds.json, "table": rounds.table, "steps": steps, "models": models,
+            "engines": engines, "references": references,
         });
-        Ok(Self { json, table, left_out, rescored, health })
+        Ok(Self { json, table: rounds.table, left_out, rescored, health })
     }
 
-    /// Takes over the table that the run itself wrote, where `written` has one: rows that are not kept cannot be counted again.
-    pub fn keep_table(&mut self, written: &Value) {
-        if let Ok(table) = serde_json::from_value::<Vec<Vec<String>>>(written["table"].clone())
-            && table.windows(2).all(|rows| rows[0].len() == rows[1].len())
-        {
-            self.table = table;
-        }
+    /// As the run itself wrote it, with figures of rows that it did not keep.
+    ///
+    /// # Errors
+    /// It has other keys than a run writes.
+    pub fn written(summary: Value) -> Result<Self> {
+        Ok(Self {
+            table: written_table(&summary)?,
+            left_out: LeftOut::written(&summary)?,
+            rescored: Rescored::written(&summary)?,
+            health: Health::written(&summary)?,
+            json: summary,
+        })
     }
 
     /// As `summary.json`.
@@ -146,28 +195,25 @@ impl Summary {
 
     /// The same in at most `room` places: where it does not fit, several tables below each other, each with the iterations.
     pub fn tables(&self, room: usize) -> String {
-        let Some(heads) = self.table.first() else { return String::new() };
-        let width = |c: usize| self.table.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-        let wide = |columns: &[usize]| columns.iter().map(|&c| widths[c] + GAP).sum::<usize>() - GAP;
+        let Some((heads, rows)) = self.table.split_first() else { return String::new() };
+        let widest = |c: usize| self.table.iter().map(|row| width(&row[c])).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..heads.len()).map(widest).collect();
         let keys: Vec<usize> = (0..heads.len().min(KEYS)).collect();
         let mut parts = vec![keys.clone()];
         for (c, more) in widths.iter().enumerate().skip(keys.len()) {
             let last = parts.len() - 1;
-            if parts[last].len() > keys.len() && wide(&parts[last]) + GAP + more > room {
+            let taken: usize = parts[last].iter().map(|&c| widths[c] + GAP).sum();
+            if parts[last].len() > keys.len() && taken + more > room {
                 parts.push(keys.iter().copied().chain([c]).collect());
             } else {
                 parts[last].push(c);
             }
         }
-        let line = |row: &Vec<String>, columns: &[usize]| {
-            let cells: Vec<String> = columns.iter().map(|&c| format!("{:>w$}", row[c], w = widths[c])).collect();
-            cells.join(&" ".repeat(GAP)).trim_end().to_string()
-        };
         let table = |columns: &Vec<usize>| {
-            let mut lines: Vec<String> = self.table.iter().map(|row| line(row, columns)).collect();
-            lines.insert(1, "-".repeat(wide(columns)));
-            lines.join("\n")
+            let heads: Vec<&str> = columns.iter().map(|&c| heads[c].as_str()).collect();
+            let some = |row: &Vec<String>| columns.iter().map(|&c| row[c].clone()).collect::<Vec<_>>();
+            let rows: Vec<Vec<String>> = rows.iter().map(some).collect();
+            aligned(&heads, &vec![true; heads.len()], &rows).join("\n")
         };
         parts.iter().map(table).collect::<Vec<_>>().join("\n\n")
     }
@@ -285,5 +331,36 @@ mod tests {
                      iteration  policy  dpo loss\n---------------------------\n        1      M1    2.4837\n        2      M2";
         assert_eq!(summary.tables(33), parts);
         assert_eq!(summary.tables(1), parts, "a column is shown in any case");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_them() {
+        let summary = json!({ "table": [["iteration", "policy", "世界"], ["1", "M1", "4"]] });
+        let table = Summary::written(summary).unwrap().table();
+        assert_eq!(table, "iteration  policy  世界\n-----------------------\n        1      M1     4");
+    }
+
+    #[test]
+    fn a_summary_that_no_run_wrote_is_refused_or_shown() {
+        for (summary, wrong) in [
+            (json!({ "table": [[]] }), "table"),
+            (json!({ "table": [["a"], ["b"]] }), "table"),
+            (json!({ "table": [["a", "b"], ["c"]] }), "table"),
+            (json!({ "table": 3 }), "table"),
+            (json!({ "health": [{}] }), "health"),
+            (json!({ "left_out": [{ "step": 3 }] }), "left_out"),
+            (json!({ "unused": {} }), "unused"),
+            (json!({ "rescored": [1] }), "rescored"),
+        ] {
+            let error = Summary::written(summary).err().unwrap().to_string();
+            assert!(error.starts_with(&format!("`{wrong}`: ")), "{error}");
+        }
+        for summary in [json!({}), json!([]), json!({ "table": [] }), Value::Null] {
+            assert_eq!(Summary::written(summary).unwrap().table(), "");
+        }
+        let table = vec![vec![]];
+        let (left_out, rescored) = (LeftOut::default(), Rescored::default());
+        let summary = Summary { json: Value::Null, table, left_out, rescored, health: Health::default() };
+        assert_eq!(summary.tables(3), "\n");
     }
 }

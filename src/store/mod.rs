@@ -92,7 +92,7 @@ pub use printable::printable_with_bytes;
 pub use reader::{decoding, read_parquet, row_bytes};
 pub use rename::Rename;
 pub use repair::{Repair, Repaired};
-pub use run::{Opened, Run};
+pub use run::{Opened, Run, RunState};
 pub use scan::{Part, PartRows, Scan, find_run};
 pub use take::{Take, link};
 pub use verify::{Finding, Inspected, Thing, inspect};

@@ -60,6 +60,44 @@ pub(super) struct Begun {
     pub seed: u64,
 }
 
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunState {
+    /// It is done.
+    Finished,
+    /// A process writes it.
+    Running(Writer),
+    /// It is not done, and nobody writes it.
+    Unfinished,
+}
+
+impl RunState {
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            RunState::Finished => "finished",
+            RunState::Running(_) => "running",
+            RunState::Unfinished => "unfinished",
+        }
+    }
+    /// Who writes it.
+    pub fn writer(self) -> Option<Writer> {
+        match self {
+            RunState::Running(writer) => Some(writer),
+            RunState::Finished | RunState::Unfinished => None,
+        }
+    }
+}
+
+impl std::fmt::Display for RunState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RunState::Running(writer) => write!(f, "running, {writer}"),
+            _ => f.write_str(self.word()),
+        }
+    }
+}
+
 impl Run {
     /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
     /// gone on with under the same text and seed, but for settings that do not change rows (`[health]`, `[engine]`,
@@ -273,6 +311,14 @@ impl Run {
     pub fn writer(&self) -> Option<Writer> {
         super::lock::writer(&self.dir)
     }
+    /// Whether the run is done, and who writes it if not.
+    pub fn run_state(&self) -> RunState {
+        match (self.finished(), self.writer()) {
+            (true, _) => RunState::Finished,
+            (false, Some(writer)) => RunState::Running(writer),
+            (false, None) => RunState::Unfinished,
+        }
+    }
 
     /// The committed file of a step's microbatch.
     pub fn committed(&self, step: &str, epoch: Epoch) -> Option<FileEntry> {
@@ -352,6 +398,17 @@ impl Run {
     /// Whether `summary.json` is there and as it was written.
     pub fn has_summary(&self) -> bool {
         super::summary::check(&self.dir).is_ok()
+    }
+    /// What `summary.json` says; none where it is not there.
+    ///
+    /// # Errors
+    /// It is not as it was written, or cannot be read.
+    pub fn summary(&self) -> Result<Option<Value>> {
+        match super::summary::read(&self.dir) {
+            Ok(summary) => Ok(Some(summary)),
+            Err(None) => Ok(None),
+            Err(Some(wrong)) => Err(Error::user(format!("`{}`: {wrong}", self.dir.join("summary.json").display()))),
+        }
     }
 
     /// Notes that all microbatches of a step's iteration are committed.

@@ -38,28 +38,35 @@ pub(super) fn write(dir: &Path, summary: &Value) -> Result<()> {
     write_bytes(&dir.join(NAME), (lines.join("\n") + "\n").as_bytes()).map(drop)
 }
 
-/// Checks the summary of the run in `dir`. One of an earlier version has no hash, and is to be JSON.
+/// Reads the summary of the run in `dir`, as it was written. One of an earlier version has no hash, and is to be JSON.
 ///
 /// # Errors
-/// What is wrong with it; [`ErrorKind::NotFound`] is told apart by `None`.
-pub(super) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
+/// What is wrong with it; `None` where it is not there.
+pub(super) fn read(dir: &Path) -> Result<Value, Option<Wrong>> {
     let text = match read_text(&dir.join(NAME)) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(None),
         Err(e) if e.kind() == ErrorKind::InvalidData => return Err(Some(Wrong::Damaged("it is no text".to_owned()))),
         Err(e) => return Err(Some(Wrong::from_io(&e))),
         Ok(text) => text,
     };
-    if let Err(e) = serde_json::from_str::<Value>(&text) {
-        return Err(Some(Wrong::Damaged(format!("it is not JSON: {e}"))));
-    }
+    let summary: Value =
+        serde_json::from_str(&text).map_err(|e| Some(Wrong::Damaged(format!("it is not JSON: {e}"))))?;
     let (hash, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HASH_LINE));
     let named = hash.first().and_then(|line| line.strip_prefix(HASH_LINE)?.strip_suffix("\","));
     match named {
         Some(named) if named != hash_of(&rest) => {
             Err(Some(Wrong::Damaged("its content is not what the run wrote".to_owned())))
         }
-        _ => Ok(()),
+        _ => Ok(summary),
     }
+}
+
+/// As [`read`], for whoever wants to know only whether it can be read.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
+    read(dir).map(drop)
 }
 
 #[cfg(test)]

@@ -5,4 +5,6 @@ mod closed;
 #[cfg(unix)]
 mod escapes;
 #[cfg(unix)]
+mod messages;
+#[cfg(unix)]
 mod suggestions;

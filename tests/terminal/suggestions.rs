@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// A folder with a pipeline without faults, and a finished run of it.
-struct World(tempfile::TempDir);
+pub struct World(pub tempfile::TempDir);
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -70,12 +70,12 @@ from = "loop_scores"
 "#;
 
 /// The steps that train nothing: what is run here.
-fn without_training() -> String {
+pub fn without_training() -> String {
     PIPELINE[..PIPELINE.find("[step.m1]").unwrap()].replace("[engine]\nmax_batch = 4\n", "")
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = Self(tempfile::tempdir().unwrap());
         std::fs::create_dir_all(world.0.path().join("data")).unwrap();
         std::fs::create_dir(world.0.path().join("models")).unwrap();
@@ -94,16 +94,16 @@ impl World {
         world
     }
     /// With a finished run `good` of the steps that train nothing.
-    fn with_run() -> Self {
+    pub fn with_run() -> Self {
         let world = Self::new();
         world.good("reflux run small.toml -q");
         world
     }
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.0.path().join(name), text).unwrap();
     }
     /// Types a command.
-    fn typed(&self, command: &str) -> (Option<i32>, String) {
+    pub fn typed(&self, command: &str) -> (Option<i32>, String) {
         let reflux = format!("{} ", env!("CARGO_BIN_EXE_reflux"));
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(command.replace("reflux ", &reflux)).current_dir(self.0.path()).env("NO_COLOR", "1");
@@ -111,7 +111,7 @@ impl World {
         (status.code(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
     }
     /// Types a command that works.
-    fn good(&self, command: &str) -> String {
+    pub fn good(&self, command: &str) -> String {
         let (code, said) = self.typed(command);
         assert_eq!(code, Some(0), "{command}: {said}");
         said
@@ -319,6 +319,12 @@ fn commands_in_messages() {
     fn fruitless(world: &World) {
         world.write("data/script.toml", "[[answer]]\ntext = [\"I would rather not say.\"]\n");
     }
+    // The scores are gone when the run is done: what they were made of is there.
+    fn fruitless_and_gone(world: &World) {
+        fruitless(world);
+        let text = without_training().replace("op = \"judge\"", "op = \"judge\"\nkeep = false");
+        world.write("small.toml", &text);
+    }
     for (setup, command, code, least) in [
         (nothing as Setup, "reflux trace good nosuch", 2, 1),
         (nothing, "reflux trace good 00000000000000000000000000000001/3", 2, 1),
@@ -330,6 +336,7 @@ fn commands_in_messages() {
         (moved, "reflux verify 'my runs/good'", 1, 1),
         (bad_row, "reflux run bad.toml", 2, 1),
         (fruitless, "reflux run small.toml --name fruitless", 3, 2),
+        (fruitless_and_gone, "reflux run small.toml --name fruitless", 3, 2),
     ] {
         let world = World::with_run();
         setup(&world);

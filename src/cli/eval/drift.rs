@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::Intervals;
-use crate::cli::progress::Style;
 use crate::cli::terminal;
 use crate::error::Result;
 use crate::eval::drift::LEAST_GROWTH;
@@ -34,7 +33,7 @@ pub struct Args {
     intervals: Intervals,
 }
 
-pub fn run(args: &Args, style: Style) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
     let drift = Drift::of(&run, &args.step, &args.intervals.bootstrap(), args.growth)?;
     if args.intervals.json {
@@ -42,9 +41,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     } else {
         terminal::print(&drift.table())?;
     }
-    if style != Style::Quiet {
-        drift.warnings().for_each(|warning| terminal::warning(&warning));
-    }
+    drift.warnings().for_each(|warning| terminal::warning(&warning));
     Ok(())
 }
 

@@ -54,7 +54,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         Command::WinRate(args) => win_rate::run(args, style),
         Command::Reward(args) => reward::run(args, style),
         Command::Alpaca(command) => alpaca::run(command, style),
-        Command::Drift(args) => drift::run(args, style),
+        Command::Drift(args) => drift::run(args),
     }
 }
 
@@ -199,9 +199,7 @@ impl Common {
 
     /// Runs the evaluation to its end and opens what came of it.
     fn carry_out(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<Run> {
-        if style != Style::Quiet {
-            evaluation.notes.iter().for_each(|note| terminal::note(note));
-        }
+        evaluation.notes.iter().for_each(|note| terminal::note(note));
         let plan =
             pipeline::parse_str("evaluation.toml", &evaluation.text(), &[], operators::ALL).map_err(|problems| {
                 terminal::diagnostics(&problems);
@@ -220,10 +218,8 @@ impl Common {
     fn tell(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<()> {
         let run = self.carry_out(evaluation, place, style)?;
         let figures = Figures::of(&run)?;
-        if style != Style::Quiet {
-            let kept = self.into.as_deref().map(|_| run.dir());
-            Evaluation::unread(&run, kept)?.iter().for_each(|warning| terminal::warning(warning));
-        }
+        let kept = self.into.as_deref().map(|_| run.dir());
+        Evaluation::unread(&run, kept)?.iter().for_each(|warning| terminal::warning(warning));
         if self.intervals.json {
             return terminal::print_json(figures.json());
         }

@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::data::{one_line, visible, visible_json};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Diagnostics;
+use crate::pipeline::codes::Severity;
 
 pub use bars::{Bar, Block};
 pub use log::set_up as set_up_logging;
@@ -37,10 +38,25 @@ pub enum Form {
 }
 
 static FORM: OnceLock<Form> = OnceLock::new();
+/// Whether errors alone are printed, beside what was asked for.
+static QUIET: OnceLock<bool> = OnceLock::new();
 
 /// Chooses the form of messages; the first choice of a process stays.
 pub fn set_form(form: Form) {
     let _first_stays = FORM.set(form);
+}
+
+/// Leaves out warnings, notes and progress, whoever prints them; the first choice of a process stays.
+pub fn set_quiet(quiet: bool) {
+    let _first_stays = QUIET.set(quiet);
+}
+
+fn is_json() -> bool {
+    FORM.get() == Some(&Form::Json)
+}
+
+fn is_quiet() -> bool {
+    QUIET.get() == Some(&true)
 }
 
 /// What a message is.
@@ -82,6 +98,11 @@ impl Label {
         }
     }
 
+    /// Whether it is printed in any case.
+    fn is_error(self) -> bool {
+        matches!(self, Label::Error | Label::Defect | Label::Stopped)
+    }
+
     /// Select Graphic Rendition: the colour of the word.
     fn colour(self) -> &'static str {
         match self {
@@ -95,19 +116,27 @@ impl Label {
 
 /// Prints a message with its label, and what to do about it.
 pub fn message(label: Label, text: &str, help: Option<&str>) {
-    if FORM.get() == Some(&Form::Json) {
-        let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    if is_quiet() && !label.is_error() {
+        return;
+    }
+    if is_json() {
         let mut fields = json!({ "message": if text.is_empty() { label.word() } else { text } });
         if let Some(help) = help {
             fields["help"] = json!(help);
         }
-        return event(&json!({ "timestamp": time, "level": label.level(), "fields": fields }));
+        return fields_of(label, &fields);
     }
     let word = label.word();
     let word = if colour_wanted() { format!("\u{1b}[{}m{word}\u{1b}[0m", label.colour()) } else { word.to_owned() };
     let text = if text.is_empty() { String::new() } else { format!(": {}", indented(text)) };
     let help = help.map(|help| format!("\n  help: {}", indented(help))).unwrap_or_default();
     to_stderr(&format!("{word}{text}{help}\n"));
+}
+
+/// Prints the fields of a message as a JSON object.
+fn fields_of(label: Label, fields: &serde_json::Value) {
+    let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    event(&json!({ "timestamp": time, "level": label.level(), "fields": fields }));
 }
 
 /// Prints a warning.
@@ -127,20 +156,19 @@ pub fn error(e: &Error) {
         Kind::Bug => Label::Defect,
         Kind::Cancelled => Label::Stopped,
     };
-    let text = e.to_string();
     // The label of a stop says that it was stopped; what is left says what was.
-    let text = match text.strip_suffix("stopped") {
-        Some(what) if label == Label::Stopped => what.trim_end_matches([':', ' ']),
-        _ if text.is_empty() => return,
-        _ => &text,
-    };
+    let text = e.message();
+    if text.is_empty() && label != Label::Stopped {
+        return;
+    }
     message(label, text, e.help_text());
 }
 
 /// Prints a line of progress, without a label.
 pub fn line(text: &str) {
-    match FORM.get() {
-        Some(Form::Json) => message(Label::Note, text, None),
+    match (is_quiet(), is_json()) {
+        (true, _) => {}
+        (_, true) => message(Label::Note, text, None),
         _ => to_stderr(&format!("{}\n", one_line(text))),
     }
 }
@@ -152,6 +180,16 @@ pub fn event(object: &serde_json::Value) {
 
 /// Prints the problems of a pipeline file.
 pub fn diagnostics(problems: &Diagnostics) {
+    if is_quiet() && problems.errors() == 0 {
+        return;
+    }
+    if is_json() {
+        for (severity, fields) in problems.json() {
+            let label = if severity == Severity::Error { Label::Error } else { Label::Warning };
+            fields_of(label, &fields);
+        }
+        return;
+    }
     // Their texts are made visible one by one, so that colours stay.
     let colour = colour_wanted();
     let text = problems.render(colour);
@@ -182,11 +220,12 @@ pub fn usage(mut e: clap::Error) -> u8 {
     // The text of an error holds arguments, and begins with a label of its own.
     let text = text.to_string();
     match text.strip_prefix("error: ") {
-        Some(text) if FORM.get() != Some(&Form::Json) => {
+        Some(text) if !is_json() => {
             let word = if colour_wanted() { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
             to_stderr(&format!("{word}: {}", visible(text)));
         }
         Some(text) => message(Label::Error, text.trim_end(), None),
+        None if is_json() => message(Label::Error, text.trim_end(), None),
         None => to_stderr(&visible(&text)),
     }
     u8::try_from(e.exit_code()).unwrap_or(2)

@@ -69,7 +69,7 @@ impl Source {
                 files.take_head();
             }
             (config, tokenizer, Files::Safetensors(files))
-        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        } else if is_gguf(path) {
             let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;
             (config, tokenizer, Files::Gguf(model))
         } else if path.exists() {
@@ -98,4 +98,9 @@ impl Source {
 /// Numbers of elements and bytes of a tensor; `None` if they do not fit a `usize`.
 fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Whether a file's name says that it is a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }

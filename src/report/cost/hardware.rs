@@ -72,17 +72,19 @@ impl Hardware {
     /// The device is not known by name.
     pub fn parse(text: &str) -> Result<Self> {
         let of = |name: &str| DEVICES.into_iter().find(|d| plain(name) == plain(d.0));
+        // Names have an x of their own: a count is a number before the first.
+        let numbered = text.split_once(['x', 'X']).filter(|(count, _)| count.parse::<u64>().is_ok());
         let counted = || {
-            let (count, name) = text.split_once(['x', 'X'])?;
+            let (count, name) = numbered?;
             Some((count.parse::<u32>().ok().filter(|n| *n > 0)?, of(name)?))
         };
         let Some((count, (_, peak_tflops, memory_gb))) = of(text).map(|d| (1, d)).or_else(counted) else {
             let known = DEVICES.map(|d| d.0);
-            let name = text.split_once(['x', 'X']).map_or(text, |(_, name)| name);
+            let name = numbered.map_or(text, |(_, name)| name);
             let near = nearest(name, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
             let names = known.join(", ");
             return Err(Error::user(format!("hardware `{text}` not found")).help(format!(
-                "{near}write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices, \
+                "{near}write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices 1 (or more), \
                  --peak-tflops and --memory-gb"
             )));
         };
@@ -142,6 +144,11 @@ mod tests {
         for wrong in ["", "x", "0xH100", "8x", "8xTPU", "-1xH100", "4294967296xH100"] {
             let error = Hardware::parse(wrong).unwrap_err();
             assert!(error.help_text().unwrap().contains("8xH100"), "{wrong}");
+        }
+        for (wrong, near) in [("RTX4091", "RTX4090"), ("2xRTX4091", "RTX4090"), ("MI301X", "MI300X"), ("8xH10", "H100")]
+        {
+            let help = Hardware::parse(wrong).unwrap_err().help_text().unwrap().to_owned();
+            assert!(help.starts_with(&format!("did you mean `{near}`? ")), "{wrong}: {help}");
         }
     }
 }

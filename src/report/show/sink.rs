@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::objects;
 use super::table::{Wishes, cell, line, picked, printable, width, widths};
-use crate::data::counted;
+use crate::data::{counted, is_hash, quoted, some_of};
 use crate::error::Result;
 
 /// How rows are written.
@@ -104,10 +104,9 @@ pub(super) fn of(format: Format, schema: &SchemaRef, pipe: &Pipe, look: Look) ->
     let pipe = pipe.clone();
     Ok(match format {
         Format::Table => {
-            let printed = |names: &[String]| names.iter().map(|name| printable(name)).collect::<Vec<_>>();
-            let (names, look) = (printed(&names), Look { hidden: printed(&look.hidden), ..look });
             let right = schema.fields().iter().map(|f| f.data_type().is_numeric()).collect();
-            Box::new(Table { pipe, names, right, look, waiting: Vec::new(), layout: None })
+            let heads = names.iter().map(|name| printable(name)).collect();
+            Box::new(Table { pipe, names, heads, right, look, waiting: Vec::new(), layout: None })
         }
         Format::Json => Box::new(Json(pipe)),
         Format::Csv { guard } => {
@@ -148,13 +147,13 @@ impl Csv {
         Ok(writeln!(self.pipe.clone(), "{}", fields.join(","))?)
     }
     fn text(&self, text: &str) -> String {
-        if self.guard && text.starts_with(FORMULA) { quoted(&format!("'{text}")) } else { quoted(text) }
+        if self.guard && text.starts_with(FORMULA) { field(&format!("'{text}")) } else { field(text) }
     }
     fn field(&self, value: &Value) -> String {
         match value {
             Value::Null => String::new(),
             Value::String(text) => self.text(text),
-            other => quoted(&other.to_string()),
+            other => field(&other.to_string()),
         }
     }
 }
@@ -179,7 +178,7 @@ impl Sink for Csv {
 }
 
 /// A field of a CSV file, in quotes where it needs them.
-fn quoted(text: &str) -> String {
+fn field(text: &str) -> String {
     if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
@@ -225,19 +224,14 @@ impl Sink for Parquet {
 /// Places that a hash takes where room is short, the ellipsis among them.
 const SHORT_HASH: usize = 9;
 
-fn is_hash(cell: &str) -> bool {
-    cell.is_empty() || (cell.len() >= 32 && cell.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// Names that are told of columns that are not shown.
-const MAX_NAMES: usize = 16;
-
 /// Rows that decide how wide columns are.
 const SAMPLE: usize = 200;
 
 struct Table {
     pipe: Pipe,
     names: Vec<String>,
+    /// The names as they are printed.
+    heads: Vec<String>,
     right: Vec<bool>,
     look: Look,
     /// Rows until the widths are known.
@@ -264,8 +258,8 @@ impl Table {
     fn lay_out(&mut self) -> Result<()> {
         let room = self.look.room;
         let cells = |c: usize| self.waiting.iter().map(|row| width(&row[c])).max().unwrap_or(0);
-        let mut wanted: Vec<usize> = (0..self.names.len()).map(|c| cells(c).max(width(&self.names[c]))).collect();
-        let hash = |c: usize| self.waiting.iter().all(|row| is_hash(&row[c])) && cells(c) >= 32;
+        let mut wanted: Vec<usize> = (0..self.names.len()).map(|c| cells(c).max(width(&self.heads[c]))).collect();
+        let hash = |c: usize| self.waiting.iter().all(|row| row[c].is_empty() || is_hash(&row[c])) && cells(c) > 0;
         let hashes: Vec<bool> = (0..self.names.len()).map(hash).collect();
         // A column without a value says less than a hash.
         let last = |c: usize| u8::from(hashes[c]) + 2 * u8::from(cells(c) == 0 && !self.waiting.is_empty());
@@ -285,7 +279,7 @@ impl Table {
         columns.truncate(widths.len());
         let right = columns.iter().map(|&c| self.right[c]).collect();
         let layout = Layout { columns, widths, right };
-        writeln!(self.pipe, "{}", layout.line(&self.names))?;
+        writeln!(self.pipe, "{}", layout.line(&self.heads))?;
         let rule = layout.widths.iter().sum::<usize>() + 2 * layout.widths.len().saturating_sub(1);
         writeln!(self.pipe, "{}", "-".repeat(rule))?;
         for row in std::mem::take(&mut self.waiting) {
@@ -300,11 +294,15 @@ impl Table {
     /// The columns that are not shown, and how to see them.
     fn not_shown(&self) -> Option<String> {
         let hidden = &self.look.hidden;
-        let first = hidden.first()?;
-        let names = hidden.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
-        let more =
-            if hidden.len() > MAX_NAMES { format!(" and {} more", hidden.len() - MAX_NAMES) } else { String::new() };
-        Some(format!("not shown: {names}{more}; --columns {first} shows one, --format json all"))
+        if hidden.is_empty() {
+            return None;
+        }
+        let names: Vec<String> = hidden.iter().map(|name| printable(name)).collect();
+        let names = some_of(&names);
+        // A comma stands between two names.
+        let one = hidden.iter().find(|name| !name.contains(',') && !name.is_empty());
+        let one = one.map(|name| format!("--columns {} shows one, ", quoted(name))).unwrap_or_default();
+        Some(format!("not shown: {names}; {one}--format json shows all"))
     }
 }
 
@@ -347,14 +345,13 @@ impl Sink for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
 
     #[test]
     fn fields_are_quoted_where_they_need_it() {
         for (text, field) in
             [("a", "a"), ("", "\"\""), ("a,b", "\"a,b\""), ("a\"b", "\"a\"\"b\""), ("a\nb", "\"a\nb\"")]
         {
-            assert_eq!(quoted(text), field);
+            assert_eq!(super::field(text), field);
         }
     }
 }

@@ -58,13 +58,24 @@ pub(super) fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a s
         return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
     }
     let whole = candidates(run, id)?;
-    match id.rsplit_once('/') {
-        Some((response, number)) if whole.is_empty() => Ok((response, Some(number), candidates(run, response)?)),
-        _ => Ok((id, None, whole)),
+    let Some((response, number)) = id.rsplit_once('/').filter(|_| !is_exact(&whole, id)) else {
+        return Ok((id, None, whole));
+    };
+    let of_response = candidates(run, response)?;
+    // What is named in full goes before what merely begins so.
+    if whole.is_empty() || is_exact(&of_response, response) {
+        return Ok((response, Some(number), of_response));
     }
+    Ok((id, None, whole))
 }
 
-/// Everything that begins with `given`: the id, what it is of, and the prompts that it belongs to.
+/// Whether an id is among the candidates, and not only the beginning of one.
+fn is_exact(known: &Candidates, id: &str) -> bool {
+    known.keys().any(|(name, _)| name == id)
+}
+
+/// Everything that begins with `given`, or where that is an id what has this id: the id, what it is of, and the prompts that
+/// it belongs to.
 fn candidates(run: &Run, given: &str) -> Result<Candidates> {
     let mut known = Candidates::new();
     for step in run.steps_in_order() {
@@ -79,7 +90,10 @@ fn candidates(run: &Run, given: &str) -> Result<Candidates> {
                 let prompts = rows.column(of_prompt).as_string::<i32>();
                 for (i, (_, kind)) in columns.iter().enumerate() {
                     let ids = rows.column(i).as_string::<i32>();
-                    for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && ids.value(r).starts_with(given)) {
+                    // Where there are more than are told, only the id itself is looked for.
+                    let full = known.len() > 4 * TOLD;
+                    let wanted = |id: &str| id.starts_with(given) && (!full || id == given);
+                    for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && wanted(ids.value(r))) {
                         let of = known.entry((ids.value(row).to_owned(), *kind)).or_default();
                         if of.len() < TOLD {
                             of.insert(prompts.value(row).to_owned());
@@ -87,11 +101,11 @@ fn candidates(run: &Run, given: &str) -> Result<Candidates> {
                     }
                 }
             }
-            // More than are told; the answer is known.
-            if known.len() > 4 * TOLD {
-                return Ok(known);
-            }
         }
+    }
+    // An id that others begin with could not be named otherwise.
+    if is_exact(&known, given) {
+        known.retain(|(id, _), _| id == given);
     }
     Ok(known)
 }

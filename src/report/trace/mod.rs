@@ -16,7 +16,7 @@ use uses::{Uses, uses};
 
 use super::owner;
 use super::show::{fitted, objects, printable};
-use crate::data::{Columns, Epoch, counted, hash_hex, quoted};
+use crate::data::{Columns, Epoch, counted, hash_hex, is_hash, quoted};
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
@@ -239,8 +239,7 @@ fn short(id: &Value) -> String {
 
 /// The first `digits` of a hash, or another text, cut where it is very long.
 fn beginning(id: &str, digits: usize) -> String {
-    let is_hash = id.len() >= 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    if is_hash { id[..digits].to_owned() } else { fitted(&printable(id), LONGEST_ID) }
+    if is_hash(id) { id[..digits].to_owned() } else { fitted(&printable(id), LONGEST_ID) }
 }
 
 impl Event {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::super::owner;
 use super::{is_reference, schema};
-use crate::data::{Columns, Epoch, counted, named};
+use crate::data::{Columns, Epoch, counted, is_hash, named};
 use crate::dataflow::{Operator, model_name};
 use crate::pipeline::Plan;
 use crate::store::manifest::{Entry, Line};
@@ -22,7 +22,6 @@ pub(super) fn all(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator
 fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     let hashes: BTreeSet<&str> =
         found.rows().map(|f| f.hash.as_str()).chain(found.models().map(|m| m.hash.as_str())).collect();
-    let is_hash = |s: &str| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit());
     let mut findings = Vec::new();
     for file in found.rows() {
         let step = plan.and_then(|p| p.step(owner(&file.step)));
