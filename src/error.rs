@@ -4,6 +4,7 @@
 //! row or line; `help` says what to do about it.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// What the whole crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -118,12 +119,24 @@ macro_rules! system_errors { ($($from:ty),* $(,)?) => { $(
     }
 )* } }
 system_errors!(
-    std::io::Error,
     arrow::error::ArrowError,
     parquet::errors::ParquetError,
     candle_core::Error,
     safetensors::SafeTensorError
 );
+
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            // An error with words of its own keeps them.
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded if e.get_ref().is_none() => {
+                Error::system("the disk is full")
+                    .help("free some space and give the same command again; what was committed is intact")
+            }
+            _ => Error::system(e.to_string()),
+        }
+    }
+}
 
 /// Says what was being done when a result failed.
 pub trait Context<T> {
@@ -138,5 +151,19 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
     }
     fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|e| Error { kind: Kind::User, ..e.into() }.doing(what()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_called_that_wherever_it_is_met() {
+        let full = || -> Result<()> { Ok(std::fs::write("/dev/full", "x")?) };
+        let error = full().doing(|| "model.safetensors").unwrap_err();
+        assert_eq!(error.to_string(), "model.safetensors: the disk is full");
+        assert!(error.help_text().unwrap().contains("free some space"));
     }
 }

@@ -64,7 +64,7 @@ fn a_conversation_that_repeats_too_much_is_left_out() {
         assert_eq!((rows.num_rows(), left_out(&made)), (4, vec![(REPEATED, 1)]));
         // One answer repeats nothing.
         let first = How { turns: Turns::First, ..How::default() };
-        assert_eq!(imported_as(&[long.clone()], &first).1.num_rows(), 1);
+        assert_eq!(imported_as(std::slice::from_ref(long), &first).1.num_rows(), 1);
     }
     // As far as the bound goes, all answers are there.
     let (made, rows) = imported(&[conversation(&"word ".repeat(10_000), 800)]);

@@ -141,6 +141,23 @@ fn a_sound_run_is_said_to_be_sound() {
     assert_eq!(reflux(&["verify", "no/such", "--repair"]).0, Some(2));
 }
 
+/// One digit of the number of lines is found as others are, whether it says too few or too many.
+#[test]
+fn the_last_line_counts_the_others() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("run");
+    copy(&runs().finished, &dir);
+    let manifest = fs::read_to_string(dir.join("manifest.jsonl")).unwrap();
+    let last = manifest.lines().find(|l| l.ends_with("\"kind\":\"finished\"}")).unwrap();
+    let count: u64 = serde_json::from_str::<Value>(last).unwrap()["lines"].as_u64().unwrap();
+    for other in [0, 1, count - 10, count - 1, count + 1, count + 10, u64::MAX] {
+        let text = manifest.replace(last, &last.replace(&count.to_string(), &other.to_string()));
+        fs::write(dir.join("manifest.jsonl"), text).unwrap();
+        let (code, said, _) = verify(&dir, &[]);
+        assert!(code == Some(1) && said.contains("damaged: manifest.jsonl: line "), "{other} for {count}: {said}");
+    }
+}
+
 /// Each kind of file in each way, in a run that is finished.
 #[test]
 fn any_file_of_a_finished_run() {

@@ -64,8 +64,8 @@ impl Client {
     /// The hub does not say it.
     pub fn info(&self, repo: &Repo) -> Result<RepoInfo, ApiError> {
         let found = self.find(&format!("{}/api/{}", self.endpoint, repo.api_url()))?;
-        let text = io::read_to_string(found.response.into_reader().take(MAX_INFO))?;
-        serde_json::from_str(&text).map_err(|e| ApiError::IoError(e.into()))
+        let text = found.response.into_reader().take(MAX_INFO);
+        serde_json::from_reader(text).map_err(|e| ApiError::IoError(e.into()))
     }
 
     /// Follows redirects to an answer.

@@ -137,14 +137,15 @@ pub(super) struct Settled {
 /// The batch is not of the schema.
 pub(super) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result<Settled> {
     let (mut bad, mut other_prompts, mut changed) = (BTreeMap::new(), 0, false);
-    if schema.columns.iter().all(|column| column.name != PROMPT_MESSAGES) {
+    if rows.column_by_name(PROMPT_MESSAGES).is_none_or(|messages| messages.null_count() == messages.len()) {
         return Ok(Settled { rows, bad, other_prompts });
     }
     let prompts = Prompts::new(&rows)?;
-    let mut settled: Vec<(String, Option<Vec<(&str, &str)>>)> = Vec::new();
+    let (mut texts, mut messages) = (Vec::new(), Vec::new());
     for row in 0..rows.num_rows() {
         let Some(turns) = prompts.conversation(row) else {
-            settled.push((prompts.text(row).to_owned(), None));
+            texts.push(prompts.text(row).to_owned());
+            messages.push(None);
             continue;
         };
         match turns.last() {
@@ -158,7 +159,8 @@ pub(super) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result
                 other_prompts += u64::from(other && !is_empty(&prompts.text(row).into()));
                 let single = matches!(&turns[..], [("user", _)]);
                 changed |= other || single;
-                settled.push((text, (!single).then_some(turns)));
+                texts.push(text);
+                messages.push((!single).then_some(turns));
             }
         }
     }
@@ -166,7 +168,6 @@ pub(super) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result
         return Ok(Settled { rows, bad, other_prompts });
     }
     let keep: BooleanArray = (0..rows.num_rows()).map(|row| Some(!bad.contains_key(&row))).collect();
-    let (texts, messages): (Vec<String>, Vec<_>) = settled.into_iter().unzip();
     let mut columns = filter_record_batch(&rows, &keep)?.columns().to_vec();
     for (place, column) in schema.columns.iter().enumerate() {
         match column.name {

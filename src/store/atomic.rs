@@ -29,8 +29,7 @@ fn explain(doing: &str, path: &Path, kind: ErrorKind, text: &str) -> Error {
     let path = path.display();
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Error::system(format!("{doing} `{path}`: the disk is full"))
-                .help("free some space and give the same command again; what was committed is intact")
+            Error::from(io::Error::from(kind)).doing(format!("{doing} `{path}`"))
         }
         ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
             Error::system(format!("{doing} `{path}`: {text}"))

@@ -11,6 +11,7 @@ use super::lock::Lock;
 use super::manifest::{Entry, FORMAT, Line, Taken};
 use super::owned::{created_by_us, remove_file};
 use super::pipeline_file::{self, pipeline_hash};
+use super::run::no_run;
 use super::sweep::remove_model;
 use super::verify::{Inspected, Thing};
 use crate::data::{read_regular, read_text};
@@ -42,7 +43,7 @@ impl Repair {
     /// There is no run; another process writes it; the directory cannot be written.
     pub fn begin(dir: &Path) -> Result<Self> {
         if !dir.join("manifest.jsonl").is_file() {
-            return Err(Error::user(format!("there is no run at `{}`", dir.display())));
+            return Err(no_run(dir));
         }
         let place = dir.join("lock");
         // What is no file of the run's own holds no lock, so nobody can hold it.

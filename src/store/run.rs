@@ -211,10 +211,7 @@ impl Run {
         };
         run.refresh()?;
         if run.state().index.begun.is_none() {
-            return Err(Error::user(format!("there is no run at `{}`", dir.display())).help(match near_run(dir) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "a run is a directory with a manifest.jsonl, by default runs/NAME".to_owned(),
-            }));
+            return Err(no_run(dir));
         }
         Ok(run)
     }
@@ -470,4 +467,17 @@ fn short(path: &str) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(bytes)
+}
+/// The error for a directory that holds no run, or no more.
+pub(super) fn no_run(dir: &Path) -> Error {
+    let help = match near_run(dir) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if dir.join("data").is_dir() => {
+            "its manifest.jsonl, which says what its files are, is gone: put it back, or \
+             move the directory away and run the pipeline file again"
+                .to_owned()
+        }
+        None => "a run is a directory with a manifest.jsonl, by default runs/NAME".to_owned(),
+    };
+    Error::user(format!("there is no run at `{}`", dir.display())).help(help)
 }

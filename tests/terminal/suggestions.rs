@@ -104,9 +104,10 @@ impl World {
     }
     /// Types a command.
     pub fn typed(&self, command: &str) -> (Option<i32>, String) {
-        let reflux = format!("{} ", env!("CARGO_BIN_EXE_reflux"));
+        // The word may come again among the arguments.
+        let reflux = format!("reflux() {{ '{}' \"$@\"; }}; {command}", env!("CARGO_BIN_EXE_reflux"));
         let mut shell = Command::new("bash");
-        shell.arg("-c").arg(command.replace("reflux ", &reflux)).current_dir(self.0.path()).env("NO_COLOR", "1");
+        shell.arg("-c").arg(reflux).current_dir(self.0.path()).env("NO_COLOR", "1");
         let Output { status, stdout, stderr } = shell.output().unwrap();
         (status.code(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
     }

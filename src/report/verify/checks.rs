@@ -153,16 +153,26 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
     findings
 }
 
-/// Lines that were there when the run was done, and are no more. Nobody knows what they were about, so the run is not done.
+/// Lines that were there when the run was done, and are no more, or that the last line does not count. Nobody knows what they
+/// were about, so the run is not done.
 fn lost_lines(found: &Inspected) -> Vec<Finding> {
     // One that cannot be read is there, and is told for itself; one that is there twice counts once.
     let is_content = |line: &&Line| line.entry.as_ref().map_or(true, Entry::is_content);
-    let there: BTreeSet<&[u8]> = found.lines.iter().filter(is_content).map(|line| &line.bytes[..]).collect();
+    let count = |end: usize| -> u64 {
+        let lines = found.lines.iter().filter(|line| line.number < end).filter(is_content);
+        lines.map(|line| &line.bytes[..]).collect::<BTreeSet<_>>().len() as u64
+    };
     let lost = |(number, entry): (usize, &Entry)| {
         let Entry::Finished { lines: Some(lines), step: None, .. } = entry else { return None };
-        let lost = lines.checked_sub(there.len() as u64).filter(|lost| *lost > 0)?;
-        let why =
-            format!("line {number} was written after {}, of which {lost} are gone", counted(*lines, "other line"));
+        let counts = counted(*lines, "other line");
+        let why = match (count(usize::MAX), count(number)) {
+            (all, _) if all < *lines => {
+                format!("line {number} was written after {counts}, of which {} are gone", lines - all)
+            }
+            // What a finished run makes good follows its last line.
+            (_, before) if before > *lines => format!("line {number} counts {counts}, and {before} stand before it"),
+            _ => return None,
+        };
         Some(Finding::new(Thing::Line(number), "manifest.jsonl", why))
     };
     found.entries().find_map(lost).into_iter().collect()
