@@ -96,12 +96,12 @@ fn dedup(_: &mut Fields<'_>) -> Box<dyn Configured> {
 fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let beta = f.float("beta", "strength of the reference", Some(0.1), 0.0..=100.0);
     f.float("learning_rate", "peak learning rate", Some(1e-6), 0.0..=1.0);
-    let limit = f.ints("limit", "most pairs of each iteration", Some(&[0]), 0..=1 << 40);
-    f.list_by_iteration("limit", limit.len());
     f.step("replay", "rows of SFT mixed in");
     f.reference("reference", "the reference");
     let schedules = [("epochs", "when all are there"), ("streaming", "as they come")];
     let streams = f.choice("data_schedule", "when pairs are trained on", &schedules, Some("epochs")) == "streaming";
+    let limit = f.ints("limit", "most pairs of each iteration", Some(&[0]), 0..=1 << 40);
+    f.list_by_iteration("limit", limit.len());
     let accepts = vec![vec![&named::PAIRS], vec![&named::IFT, &named::EFT]];
     Box::new(Stub { line: format!("beta {beta:?}"), accepts, gives: &named::MODELS, streams })
 }

@@ -77,7 +77,6 @@ impl Found {
             // A prompt of messages becomes a conversation and its transcript.
             Sample::Typed(have) if is_conversation(schema, spec, have) => Ok(()),
             Sample::Typed(have) => Err(format!("`{name}` is {}, expected {}", spell(have), spell(&want))),
-            Sample::Json(Value::Null) if spec.nullable || is_made_up(schema, spec.name) => Ok(()),
             Sample::Json(value) => {
                 // A schema's own reader decides: a row that holds only this column fails elsewhere or not at all.
                 let mut row = Map::from_iter([(name.to_owned(), value.clone())]);
@@ -85,6 +84,9 @@ impl Found {
                 let names: Vec<String> = names.collect();
                 if self.is_csv {
                     as_typed(schema, &names, &mut row);
+                }
+                if row[name].is_null() && (spec.nullable || is_made_up(schema, spec.name)) {
+                    return Some(Ok(()));
                 }
                 match Rows::new(schema, names).push(&mut row) {
                     Err(("bad_value", message)) => Err(message.trim_start_matches("key ").to_owned()),
