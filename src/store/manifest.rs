@@ -177,7 +177,7 @@ pub enum Entry {
     Metrics(MetricsEntry),
     /// All of a step's iteration is committed, or (without a step) the run is done.
     Finished {
-        /// Where the run is done: how many lines say what it is made of ([`Entry::is_content`]), so that a missing line is detected.
+        /// Where the run is done: how many lines say what it is made of, so that a missing line is detected.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<u64>,
         /// The step.
