@@ -121,8 +121,13 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 trainings.insert((step, *iteration));
             }
-            // Lines and what lies beside the rows: nothing was made of them.
-            _ => {}
+            // Nothing was made of these.
+            Thing::Line(_)
+            | Thing::Again(_)
+            | Thing::Pipeline
+            | Thing::Summary
+            | Thing::Lock
+            | Thing::Checkpoint(_) => {}
         }
     }
     let damaged = |entry: &Entry| match entry {
@@ -155,8 +160,13 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
                 dirty.trainings.insert((step.clone(), *iteration));
             }
-            // Lines and what lies beside the rows: nothing was made of them.
-            _ => {}
+            // Nothing was made of these.
+            Thing::Line(_)
+            | Thing::Again(_)
+            | Thing::Pipeline
+            | Thing::Summary
+            | Thing::Lock
+            | Thing::Checkpoint(_) => {}
         }
     }
     let files: Vec<&FileEntry> = found.rows().collect();
