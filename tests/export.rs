@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use reflux::model::export::{Export, Exported, GgufType};
+use reflux::model::formats::export::{Export, Exported, GgufType};
 use reflux::model::{LoraConfig, Model};
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use reflux::model::export::{Export, GgufType};
+use reflux::model::formats::export::{Export, GgufType};
 
 /// Runs the program on a pipeline text; exit code and what it said.
 fn reflux(dir: &Path, text: &str, args: &[&str]) -> (Option<i32>, String) {

@@ -234,16 +234,16 @@ fn operators_open_no_files_of_their_own() {
     // Each with the reason for which it may.
     let may = [
         // Takes paths that `External::open` has given, or checks a file while the pipeline file is read.
-        ("operators/read.rs", "Dataset::open"),
+        ("operators/sources/read.rs", "Dataset::open"),
         // The commit that the hub's own cache names for a branch; the model's files are recorded when they are opened.
-        ("operators/hub.rs", "fs::read"),
-        ("operators/hub.rs", "read_to_string("),
+        ("operators/shared/hub.rs", "fs::read"),
+        ("operators/shared/hub.rs", "read_to_string("),
         // A template for commands that make no run.
-        ("operators/template.rs", "Lines::open"),
+        ("operators/shared/template.rs", "Lines::open"),
         // A path that `External::open` has given.
-        ("operators/models.rs", "Lines::open"),
+        ("operators/shared/models.rs", "Lines::open"),
         // Checks of `reflux check`, which make no rows.
-        ("operators/preflight.rs", "outside_of_runs"),
+        ("operators/shared/preflight.rs", "outside_of_runs"),
     ];
     let mut seen = 0;
     for path in files {

@@ -146,7 +146,7 @@ fn a_table_fits() {
     for width in [20, 40, 80, 200] {
         let table = text(&["show", &of("scores"), "--width", &width.to_string(), "--limit", "5"]);
         let mut rows = table.lines().take_while(|l| !l.is_empty());
-        assert!(rows.by_ref().all(|l| reflux::report::show::width(l) <= width), "{width}\n{table}");
+        assert!(rows.by_ref().all(|l| reflux::report::inspect::show::width(l) <= width), "{width}\n{table}");
         assert_eq!(table.lines().position(str::is_empty), Some(7), "{table}");
         assert!(table.contains(&format!("5 of {} rows", stored("scores", None).num_rows())), "{table}");
         assert!(table.contains("not shown: prompt_tokens"), "{table}");

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::outcome;
-use reflux::store::fault;
+use reflux::store::files::fault;
 
 /// Kills at random moments, all together.
 const KILLS: usize = 200;

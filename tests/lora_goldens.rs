@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, Kind, Result};
 use reflux::model::backprop::Options;
+use reflux::model::formats::peft;
 use reflux::model::ops::{Packed, Segment};
-use reflux::model::{Llama, LoraConfig, Model, adapter};
+use reflux::model::{Llama, LoraConfig, Model};
 use reflux::store::Run;
 use reflux::train::{
     AdamWConfig, Checkpoint, Checkpoints, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet,
@@ -28,7 +29,7 @@ fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
 }
 /// The base model with PEFT's adapter.
 fn adapted(name: &str) -> Llama {
-    let (lora, weights) = adapter::load(&golden(name), &config()).unwrap();
+    let (lora, weights) = peft::load(&golden(name), &config()).unwrap();
     frozen("start").with_lora(&lora, &weights).unwrap()
 }
 /// The pairs with the log-probabilities that a model gives them.
@@ -228,7 +229,7 @@ fn a_new_adapter_changes_nothing_and_is_reproducible() {
 
 /// The adapter after two steps with dropout of 0.3 under a seed, and the losses.
 fn with_dropout(seed: u64, checkpoint: bool, max_items: usize) -> (Vec<u32>, [f64; 2]) {
-    let (lora, weights) = adapter::load(&golden("all"), &config()).unwrap();
+    let (lora, weights) = peft::load(&golden("all"), &config()).unwrap();
     let llama = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
     let limits = Limits { max_items, ..Limits::default() };
     let options = Options { checkpoint, ..Options::default() };
@@ -254,13 +255,13 @@ fn dropout_of_the_adapters_input_depends_on_seed_step_and_row_alone() {
     let other = with_dropout(2, false, 99).1;
     assert!((other[0] - losses[0]).abs() > 1e-3, "another seed draws otherwise");
     // Nothing is dropped where nothing is learnt: the reference, a measurement, what is saved.
-    let (lora, weights) = adapter::load(&golden("all"), &config()).unwrap();
+    let (lora, weights) = peft::load(&golden("all"), &config()).unwrap();
     let drops = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
     assert_eq!(sums(&drops), sums(&adapted("all")));
     // It is kept in the adapter's settings.
     let dir = tempfile::tempdir().unwrap();
-    adapter::save(&drops, None, dir.path()).unwrap();
-    assert_eq!(adapter::load(dir.path(), &config()).unwrap().0.dropout, 0.3);
+    peft::save(&drops, None, dir.path()).unwrap();
+    assert_eq!(peft::load(dir.path(), &config()).unwrap().0.dropout, 0.3);
 }
 
 /// Keeps checkpoints in a run directory, and stops the training after so many steps.
@@ -318,7 +319,7 @@ fn a_stopped_training_of_an_adapter_goes_on_to_the_same_bits() {
 fn the_files_are_pefts() {
     for name in ["all", "qv"] {
         let dir = tempfile::tempdir().unwrap();
-        adapter::save(&adapted(name), Some("some/base"), dir.path()).unwrap();
+        peft::save(&adapted(name), Some("some/base"), dir.path()).unwrap();
         // Names, shapes, types and every bit.
         let file = |dir: &Path| tensors(&dir.join("adapter_model.safetensors"));
         let (ours, pefts) = (file(dir.path()), file(&golden(name)));

@@ -15,7 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use reflux::data::Columns;
 use reflux::dataflow::{Replay, Revision, revise_run};
-use reflux::store::{Corrections, Run, fault, read_parquet, write_parquet};
+use reflux::store::files::fault;
+use reflux::store::{Corrections, Run, read_parquet, write_parquet};
 
 fn pipeline(dir: &Path, scores: &str, select: &str) -> String {
     let (scores, others) = (dir.join(scores), dir.join("others.parquet"));

@@ -12,9 +12,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
-use reflux::store::{
-    Dataset, How, OnBadRow, Opened, Run, fault, guess, hash_file, import, read_parquet, write_parquet,
-};
+use reflux::store::files::fault;
+use reflux::store::{Dataset, How, OnBadRow, Opened, Run, guess, hash_file, import, read_parquet, write_parquet};
 
 fn text(rows: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(rows.to_vec()))

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray};
 use reflux::data::{Epoch, named};
 use reflux::error::Result;
-use reflux::store::{Run, fault, read_parquet};
+use reflux::store::files::fault;
+use reflux::store::{Run, read_parquet};
 
 const RUN_DIR: &str = "STORE_FAULTS_RUN";
 

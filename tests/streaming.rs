@@ -21,7 +21,8 @@ use reflux::error::{Error, Kind as Fault, Result};
 use reflux::model::Model;
 use reflux::operators::{self, Models};
 use reflux::pipeline::{self, Configured, Kind, NeedsModel, Port, Shape};
-use reflux::store::{Run, fault, read_parquet};
+use reflux::store::files::fault;
+use reflux::store::{Run, read_parquet};
 use reflux::train::{
     AdamWConfig, Decay, Limits, Objective, Pair, Quiet, Reference, Schedule, Trainer, Warmup, usable_pairs,
 };

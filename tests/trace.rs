@@ -52,7 +52,7 @@ fn a_prompt_is_traced_from_its_writing_to_the_training() {
     let words =
         [&prompt, "written, iteration 2", "sample 2", "/0 ", "preferred to", "dpo, iteration 2, made M3", "recorded"];
     assert!(words.iter().all(|w| people.contains(*w)), "{people}");
-    assert!(people.lines().all(|l| reflux::report::show::width(l) <= 90), "{people}");
+    assert!(people.lines().all(|l| reflux::report::inspect::show::width(l) <= 90), "{people}");
 }
 
 /// Which optimizer step used a pair, by what the steps themselves measured: tokens, and before the first step the reference's

@@ -6,8 +6,9 @@ use clap::ValueEnum;
 
 use crate::data::{counted, open_regular};
 use crate::error::{Context as _, Error, Result};
-use crate::model::export::{Export, GgufType};
-use crate::model::{adapter, is_gguf};
+use crate::model::formats::export::{Export, GgufType};
+use crate::model::formats::peft;
+use crate::model::is_gguf;
 use crate::store::{fill_output, output_target, write_output};
 
 const AFTER: &str = "Examples:
@@ -48,20 +49,20 @@ enum Type {
 
 /// Writes the adapter in `from` into the folder `out`. Returns what it names as its base model.
 fn export_adapter(from: &Path, out: &Path) -> Result<String> {
-    let adapter = adapter::standalone(from)?;
+    let adapter = peft::standalone(from)?;
     // The settings come last: without them the folder is no adapter yet.
-    fill_output(&output_target(&out.join(adapter::WEIGHTS))?, |file| {
+    fill_output(&output_target(&out.join(peft::WEIGHTS))?, |file| {
         let mut weights = open_regular(&adapter.weights).doing(|| adapter.weights.display())?;
         Ok(std::io::copy(&mut weights, file)?)
     })?;
-    write_output(&output_target(&out.join(adapter::CONFIG))?, adapter.config.as_bytes())?;
+    write_output(&output_target(&out.join(peft::CONFIG))?, adapter.config.as_bytes())?;
     Ok(adapter.base)
 }
 
 pub fn run(args: &Args, quiet: bool) -> Result<()> {
     let out = args.out.display();
     let gguf = is_gguf(&args.out);
-    let alone = !gguf && adapter::is_one(&args.model);
+    let alone = !gguf && peft::is_one(&args.model);
     if !gguf && !alone {
         return Err(Error::user(format!("{out}: the file's name must end in .gguf")).help("programs know it by that"));
     }

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use super::terminal::{self, Output};
 use crate::dataflow::{Revised, Stop};
 use crate::error::{Error, Result};
-use crate::operators::revised;
-use crate::report::show::{self, Condition, Show};
+use crate::operators::sources::revised;
+use crate::report::inspect::show::{self, Condition, Show};
 use crate::store::Scan;
 
 #[derive(clap::Args)]

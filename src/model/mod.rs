@@ -2,28 +2,15 @@
 //! and chat template; and other families, which are run but not trained ([`families`]). This folder knows candle and
 //! nothing of dataflow, engine or training.
 
-pub mod adapter;
-pub mod backprop;
-pub mod config;
-pub mod export;
-pub mod families;
-pub mod llama;
-pub mod lora;
-pub mod ops;
-pub mod tokenizer;
+pub mod formats;
+pub mod nn;
+pub mod text;
 
-mod added_tokens;
-mod chat;
-mod completion;
-mod continuation;
-mod files;
-mod finite;
-mod identity;
-mod init;
+pub mod backprop;
+pub mod families;
+pub mod ops;
+
 mod outline;
-mod save;
-mod tokenizer_json;
-mod weights;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -32,15 +19,15 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use completion::{Completion, Unwritten};
-pub use config::Config;
-pub use llama::{Attention, Llama};
-pub use lora::LoraConfig;
+pub use formats::save::saved_dtype;
+pub use formats::weights::gguf_model::gguf_config;
+pub use formats::weights::is_gguf;
+pub use nn::config::Config;
+pub use nn::llama::{Attention, Llama};
+pub use nn::lora::LoraConfig;
 pub use outline::Outline;
-pub use save::saved_dtype;
-pub use tokenizer::{Message, Tokenizer};
-pub use weights::gguf_model::gguf_config;
-pub use weights::is_gguf;
+pub use text::completion::{Completion, Unwritten};
+pub use text::tokenizer::{Message, Tokenizer};
 
 use crate::error::{Context, Error, Result};
 
@@ -64,7 +51,7 @@ impl Model {
     /// # Errors
     /// The path, one of its files, or the agreement between them is wrong; the message names the file.
     pub fn load(path: &Path, device: &Device, dtype: DType, trainable: bool) -> Result<Self> {
-        let loaded = weights::load(path, device, dtype)?;
+        let loaded = formats::weights::load(path, device, dtype)?;
         Self::from_weights(&name_of(path), &loaded.config, loaded.weights, loaded.tokenizer, trainable)
     }
 
@@ -81,8 +68,8 @@ impl Model {
         dtype: DType,
         trainable: bool,
     ) -> Result<Self> {
-        let (config, tokenizer) = files::config_and_tokenizer(config_dir)?;
-        let drawn = init::normal(&config, std, seed, device)?;
+        let (config, tokenizer) = formats::hf::config_and_tokenizer(config_dir)?;
+        let drawn = nn::init::normal(&config, std, seed, device)?;
         let weights = drawn.into_iter().map(|(name, w)| Ok((name, w.to_dtype(dtype)?))).collect::<Result<_>>()?;
         Self::from_weights(&name_of(config_dir), &config, weights, tokenizer, trainable)
     }
@@ -100,7 +87,7 @@ impl Model {
         trainable: bool,
     ) -> Result<Self> {
         vocabulary_fits(format!("model {name}"), &tokenizer, config.vocab_size)?;
-        finite::check(&weights).map_err(|e| e.doing(format!("model {name}")))?;
+        nn::finite::check(&weights).map_err(|e| e.doing(format!("model {name}")))?;
         let hash = hash(&weights)?;
         let llama = if trainable { Llama::trainable(config, &weights) } else { Llama::frozen(config, &weights) };
         Ok(Self { name: name.to_string(), llama: llama.user(|| format!("model {name}"))?, tokenizer, hash })
@@ -113,7 +100,7 @@ impl Model {
     /// # Errors
     /// A weight holds a number that is not finite, or the directory cannot be written.
     pub fn save(&self, dir: &Path) -> Result<String> {
-        save::save(self, dir)
+        formats::save::save(self, dir)
     }
 
     /// A deep copy whose weights are variables with gradients; an adapter is merged into them.
@@ -143,12 +130,12 @@ impl Model {
         Ok(Self { llama: self.llama.with_lora(lora, &adapter)?, ..self })
     }
 
-    /// The model with the adapter in a directory of PEFT's layout as its only variables; see [`adapter::load`].
+    /// The model with the adapter in a directory of PEFT's layout as its only variables; see [`formats::peft::load`].
     ///
     /// # Errors
-    /// As [`adapter::load`].
+    /// As [`formats::peft::load`].
     pub fn load_lora(self, dir: &Path) -> Result<Self> {
-        let (lora, weights) = adapter::load(dir, self.llama.config())?;
+        let (lora, weights) = formats::peft::load(dir, self.llama.config())?;
         Ok(Self { llama: self.llama.with_lora(&lora, &weights).user(|| dir.display().to_string())?, ..self })
     }
 
@@ -158,7 +145,7 @@ impl Model {
     /// # Errors
     /// The model has no adapter, its weights are not all finite, or the directory cannot be written.
     pub fn save_lora(&self, base: Option<&str>, dir: &Path) -> Result<()> {
-        adapter::save(&self.llama, base, dir)
+        formats::peft::save(&self.llama, base, dir)
     }
 
     fn copy(&self, trainable: bool) -> Result<Self> {
@@ -197,7 +184,7 @@ pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         hasher.update(&((w.elem_count() * w.dtype().size_in_bytes()) as u64).to_le_bytes());
-        save::bytes(w, |part| {
+        formats::save::bytes(w, |part| {
             hasher.update(part);
             Ok(())
         })?;
@@ -210,7 +197,7 @@ pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
 /// # Errors
 /// What `to` reports, or a type that models do not have.
 pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
-    save::safetensors(tensors, to)
+    formats::save::safetensors(tensors, to)
 }
 
 /// Reads every tensor of a safetensors file, as it is.
@@ -218,7 +205,7 @@ pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> 
 /// # Errors
 /// The file is not there, or not such a file: its header is checked before anything is read.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    weights::safetensors::read_all(path, device)
+    formats::weights::safetensors::read_all(path, device)
 }
 
 /// The device called `cpu`, `cuda`, `cuda:1`, `metal`, or `auto`: the first accelerator this build can use, else the CPU.

@@ -5,7 +5,9 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::families::{Family, InferenceModel};
-use super::{Tokenizer, files, vocabulary_fits, weights};
+use super::formats::{hf, weights};
+use super::text::tokenizer::Tokenizer;
+use super::vocabulary_fits;
 use crate::error::Result;
 
 /// A model as its small files and the headers of the others describe it.
@@ -39,7 +41,7 @@ impl Outline {
     /// # Errors
     /// As [`super::Model::init`].
     pub fn of_configuration(dir: &Path) -> Result<Self> {
-        let (config, tokenizer) = files::config_and_tokenizer(dir)?;
+        let (config, tokenizer) = hf::config_and_tokenizer(dir)?;
         vocabulary_fits(dir.display(), &tokenizer, config.vocab_size)?;
         Ok(Self { tokenizer, positions: config.max_position_embeddings, family: None })
     }

@@ -7,9 +7,9 @@ mod prelude {
 
     pub use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 
-    pub(super) use super::models::Models;
-    pub(super) use super::settings;
-    pub(super) use super::template::{Template, Variables};
+    pub(super) use super::shared::models::Models;
+    pub(super) use super::shared::settings;
+    pub(super) use super::shared::template::{Template, Variables};
     pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
     pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
     pub use crate::error::{Context as _, Error, Result};
@@ -17,57 +17,36 @@ mod prelude {
     pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};
 }
 
-mod asking;
-mod expected;
-mod fence;
-mod health;
-pub mod hub;
-mod hub_files;
-mod judged;
-mod models;
-mod pairwise;
-mod preferences;
-mod preflight;
-mod reference;
-mod reject;
-pub mod revised;
-pub mod score;
-mod settings;
-mod strategies;
-mod template;
-mod tournament;
+mod generation;
+pub mod judging;
+mod selection;
+pub mod shared;
+pub mod sources;
 mod training;
 
-pub use models::{EngineUse, Models};
-pub use preflight::{Preflight, preflight};
-pub use reference::ReferenceUse;
-pub use template::Template;
+pub use shared::models::{EngineUse, Models};
+pub use shared::preflight::{Preflight, preflight};
+pub use shared::template::Template;
+pub use training::reference::ReferenceUse;
 
-macro_rules! operators {
-    ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
-        /// Every operator, in the order in which `reflux operators` lists them.
-        pub static ALL: &[&crate::pipeline::Kind<dyn crate::dataflow::Operator>] = &[$(&$name::KIND),*];
-    };
-}
-
-operators! {
-    read,
-    listworld,
-    sft,
-    synthesize,
-    dedup,
-    generate,
-    judge,
-    rescore,
-    meta_judge,
-    concat,
-    oracle,
-    split,
-    build_eft,
-    select,
-    positives,
-    compare,
-    measure,
-    dpo,
-}
+/// Every operator, in the order in which `reflux operators` lists them.
+pub static ALL: &[&crate::pipeline::Kind<dyn crate::dataflow::Operator>] = &[
+    &sources::read::KIND,
+    &sources::listworld::KIND,
+    &training::sft::KIND,
+    &generation::synthesize::KIND,
+    &generation::dedup::KIND,
+    &generation::generate::KIND,
+    &judging::judge::KIND,
+    &judging::rescore::KIND,
+    &judging::meta_judge::KIND,
+    &selection::concat::KIND,
+    &judging::oracle::KIND,
+    &selection::split::KIND,
+    &selection::build_eft::KIND,
+    &selection::select::KIND,
+    &selection::positives::KIND,
+    &judging::compare::KIND,
+    &selection::measure::KIND,
+    &training::dpo::KIND,
+];

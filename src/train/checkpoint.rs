@@ -29,7 +29,7 @@ const FORMAT: u32 = 1;
 pub struct Checkpoint {
     /// The trainable weights by name.
     pub weights: BTreeMap<String, Tensor>,
-    /// The optimizer's moments; see [`Trainer::moments`](super::Trainer::moments).
+    /// The optimizer's moments; see [`Trainer::moments`](super::trainer::Trainer::moments).
     pub moments: BTreeMap<String, Tensor>,
     /// The weights that the validation measure likes best so far, where they are wanted and are not `weights`.
     pub best: Option<BTreeMap<String, Tensor>>,

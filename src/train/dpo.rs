@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use super::course::{Course, Seen};
+use super::adamw::AdamWConfig;
+use super::order::Replay;
+use super::reference::Reference;
+use super::schedule::{Decay, Schedule, Warmup};
+use super::sft::usable_examples;
 use super::sft::{longest, nothing_left, unknown_token};
 use super::trainer::check_reference;
-use super::{
-    AdamWConfig, Decay, Example, Limits, Objective, Pair, Problem, Progress, Reference, Replay, Schedule, Trained,
-    Trainer, Validation, Warmup, order, usable_examples,
-};
+use super::trainer::{Limits, Objective, Trainer};
+use super::training_loop::{Course, Seen};
+use super::validation::Validation;
+use super::{Example, Pair, Problem, Progress, Trained, order};
 use crate::error::Result;
 use crate::model::backprop::Options;
 use crate::model::{Config, Llama};

@@ -1,9 +1,10 @@
 //! Log-probabilities of given completions, as training computes them: the reference of DPO, and what `reflux logprobs` prints.
 
+use super::Progress;
 use super::pack::{Pack, runs};
 use super::reference::sum;
 use super::sft::{longest, unknown_token};
-use super::{Limits, Progress};
+use super::trainer::Limits;
 use crate::error::{Error, Result};
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama, Message, Tokenizer, Unwritten};
@@ -91,7 +92,7 @@ impl Scored {
         count(self.prompt.len(), self.completions.iter().map(Vec::len))
     }
 
-    /// What keeps it from being scored, if something does: the problems of [`usable_pairs`](super::usable_pairs), but
+    /// What keeps it from being scored, if something does: the problems of [`usable_pairs`](super::dpo::usable_pairs), but
     /// that equal completions do no harm here.
     pub fn problem(&self, model: &Config, max_length: Option<usize>) -> Option<String> {
         let limit = longest(model, max_length);

@@ -8,7 +8,6 @@
 
 mod adamw;
 mod checkpoint;
-mod course;
 mod dpo;
 mod logprobs;
 pub mod losses;
@@ -19,6 +18,7 @@ mod schedule;
 mod sft;
 mod stream;
 mod trainer;
+mod training_loop;
 mod validation;
 
 pub use adamw::{AdamW, AdamWConfig};

@@ -1,8 +1,10 @@
 //! The reference of DPO: log-probabilities of the completions' tokens under a frozen model. They are found before
 //! training starts and travel with the pairs, so that training holds one model only.
 
+use super::dpo::usable_pairs;
 use super::logprobs::{Branches, branch_logprobs, frozen};
-use super::{Limits, Pair, Progress, usable_pairs};
+use super::trainer::Limits;
+use super::{Pair, Progress};
 use crate::error::Result;
 use crate::model::Llama;
 

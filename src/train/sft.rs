@@ -1,10 +1,12 @@
 //! Supervised fine-tuning: passes over examples in seeded order.
 
-use super::course::{Course, Seen};
+use super::adamw::AdamWConfig;
 use super::pack::runs;
-use super::{
-    AdamWConfig, Decay, Example, Limits, Problem, Progress, Schedule, Trained, Trainer, Validation, Warmup, order,
-};
+use super::schedule::{Decay, Schedule, Warmup};
+use super::trainer::{Limits, Trainer};
+use super::training_loop::{Course, Seen};
+use super::validation::Validation;
+use super::{Example, Problem, Progress, Trained, order};
 use crate::error::{Error, Result};
 use crate::model::backprop::Options;
 use crate::model::{Config, Llama};

@@ -1,10 +1,12 @@
 //! DPO on pairs that come while others are still being made: microbatches in their order, one pass.
 
-use super::course::Seen;
+use super::checkpoint::Checkpoint;
 use super::dpo::Steps;
+use super::dpo::{DpoConfig, usable_pairs};
 use super::sft::nothing_left;
 use super::trainer::check_reference;
-use super::{Checkpoint, DpoConfig, Example, Pair, Progress, Trained, usable_pairs};
+use super::training_loop::Seen;
+use super::{Example, Pair, Progress, Trained};
 use crate::error::Result;
 use crate::model::Llama;
 

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::adamw::{AdamW, AdamWConfig};
 use super::losses::{self, Knobs, Loss, Scores};
 use super::pack::{Pack, runs};
+use super::reference::Reference;
 use super::reference::sum;
-use super::{AdamW, AdamWConfig, Example, Pair, Progress, Reference, Schedule, StepMetrics};
+use super::schedule::Schedule;
+use super::{Example, Pair, Progress, StepMetrics};
 use rand_chacha::rand_core::Rng;
 
 use crate::data::RngKey;
@@ -137,7 +140,7 @@ impl<'a> Trainer<'a> {
     /// One step of SFT: the loss is the mean over all completion tokens of `examples`, however many forwards they take.
     ///
     /// # Errors
-    /// An example without a token to learn ([`usable_examples`](super::usable_examples) finds them), a loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
+    /// An example without a token to learn ([`usable_examples`](super::sft::usable_examples) finds them), a loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
     /// or what `progress` returns.
     pub fn sft_step(&mut self, examples: &[&Example], progress: &mut dyn Progress) -> Result<StepMetrics> {
         if examples.is_empty() {
@@ -184,7 +187,7 @@ impl<'a> Trainer<'a> {
     /// One step of DPO on pairs that carry their reference.
     ///
     /// # Errors
-    /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them) or without its
+    /// A pair with an empty prompt or completion ([`usable_pairs`](super::dpo::usable_pairs) finds them) or without its
     /// reference ([`reference`](super::reference()) computes it), and as [`Trainer::sft_step`]; a loss that is not finite names its pairs.
     pub fn dpo_step(
         &mut self,

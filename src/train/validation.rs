@@ -3,14 +3,18 @@
 
 use candle_core::{Device, Tensor};
 
-use super::course::Evaluate;
+use super::dpo::usable_pairs;
 use super::logprobs::{Branches, branch_logprobs, frozen};
 use super::losses::Scores;
 use super::pack::{Pack, runs};
+use super::reference::Reference;
 use super::reference::sum;
 use super::sft::nothing_left;
+use super::sft::usable_examples;
 use super::trainer::check_reference;
-use super::{Example, Limits, Objective, Pair, Progress, Reference, StepMetrics, usable_examples, usable_pairs};
+use super::trainer::{Limits, Objective};
+use super::training_loop::Evaluate;
+use super::{Example, Pair, Progress, StepMetrics};
 use crate::error::Result;
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama};

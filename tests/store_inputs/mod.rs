@@ -6,9 +6,10 @@ use std::fs;
 use std::io;
 
 use reflux::error::{Error, Kind};
-use reflux::report::show::{Format, Show};
+use reflux::report::inspect::show::{Format, Show};
 use reflux::report::{Contents, Difference, Trace, Verdict};
-use reflux::store::{Dataset, OnBadRow, Repair, Run, Scan, guess, manifest, read_parquet};
+use reflux::store::journal::manifest;
+use reflux::store::{Dataset, OnBadRow, Repair, Run, Scan, guess, read_parquet};
 
 /// A broken file is the user's to mend; a defect of ours, or an error of the machine, is a finding.
 fn users(e: Error) {

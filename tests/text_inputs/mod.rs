@@ -9,7 +9,7 @@ use reflux::dataflow::Operator;
 use reflux::error::Kind;
 use reflux::jinja::{Settings, Template, Value, Whitespace};
 use reflux::operators::ALL;
-use reflux::operators::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
+use reflux::operators::judging::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
 use reflux::pipeline::{Assume, Format, Plan, explain, parse_str};
 use reflux::report::{Cost, Hardware, ModelShape};
 

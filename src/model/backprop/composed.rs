@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::{Gradients, Options, Rows};
-use crate::model::Llama;
-use crate::model::llama::Dropped;
+use crate::model::nn::llama::Dropped;
+use crate::model::nn::llama::Llama;
 use crate::model::ops::{Packed, log_prob_of};
 
 pub(super) struct Tape<'a> {

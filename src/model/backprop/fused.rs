@@ -6,7 +6,7 @@
 
 use candle_core::Result;
 
-use super::plain::{Adapter, Linear, Plain, Weight};
+use super::cpu_weights::{Adapter, Linear, Plain, Weight};
 use super::{Gradients, Options, Pool, Rows};
 use crate::model::ops::Dropout;
 use crate::model::ops::fused::{Matrix, Shape, attention, log_prob, product, rms_norm, rotate, swiglu};

@@ -5,9 +5,9 @@
 //! Tests hold the two against each other.
 
 mod composed;
+mod cpu_weights;
 mod fused;
 mod gradients;
-mod plain;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ use candle_core::Result;
 pub use gradients::{Gradient, Gradients};
 pub use pool::Pool;
 
-use super::Llama;
+use super::nn::llama::Llama;
 use super::ops::{Dropout, Segment};
 
 /// Packed rows and what is asked of them.
@@ -63,7 +63,7 @@ enum Tape<'a> {
 /// # Errors
 /// An id or position out of range, or whatever candle reports.
 pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
-    match plain::Plain::of(llama) {
+    match cpu_weights::Plain::of(llama) {
         Some(plain) => fused::log_probs(plain, rows, pool),
         None => composed::log_probs(llama, rows),
     }
@@ -81,7 +81,7 @@ pub fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options, pool: &mut
         candle_core::bail!("dropout: {} rows have {} keys", rows.ids.len(), rows.keys.len())
     }
     // The fused pass has no dropout within a product.
-    let plain = if llama.drops() { None } else { plain::Plain::of(llama) };
+    let plain = if llama.drops() { None } else { cpu_weights::Plain::of(llama) };
     let (log_probs, tape) = match plain {
         Some(plain) => {
             let (log_probs, tape) = fused::record(plain, rows, options, pool)?;

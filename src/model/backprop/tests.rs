@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::model::lora::LoraConfig;
-use crate::model::{Config, init};
+use crate::model::nn::config::Config;
+use crate::model::nn::init;
+use crate::model::nn::lora::LoraConfig;
 
 fn config(tied: bool) -> Config {
     let text = format!(

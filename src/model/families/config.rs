@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json};
 
 use super::Family;
 use crate::error::{Error, Result};
-use crate::model::{Config, files};
+use crate::model::formats::hf;
+use crate::model::nn::config::Config;
 
 /// What the three families have in common, and what Gemma 3 has besides.
 pub(super) struct Settings {
@@ -34,7 +35,7 @@ pub(super) struct Gemma {
 impl Settings {
     /// Reads and checks config.json.
     pub fn parse(family: Family, mut json: Map<String, Json>) -> Result<Self> {
-        files::refuse_quantised(&json)?;
+        hf::refuse_quantised(&json)?;
         let local_theta = flatten_rope(family, &mut json)?;
         json.retain(|_, v| !v.is_null());
         let mut needed = vec![
@@ -55,8 +56,8 @@ impl Settings {
             return Err(Error::user(format!("there is no {key}")));
         }
         json.entry("tie_word_embeddings").or_insert((family == Family::Gemma3).into());
-        let sizes = files::typed_config(&json)?;
-        files::check_config(&sizes)?;
+        let sizes = hf::typed_config(&json)?;
+        hf::check_config(&sizes)?;
         let settings = Self {
             family,
             bias: family == Family::Qwen2 || flag(&json, "attention_bias")?,

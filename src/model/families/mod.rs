@@ -14,9 +14,11 @@ use candle_core::{DType, Device, Tensor};
 
 use self::config::Settings;
 pub use self::network::{Branch, Network};
-use super::config::OneOrMany;
-use super::tokenizer::Tokenizer;
-use super::{adapter, files, finite, hash, name_of, vocabulary_fits, weights};
+use super::formats::{hf, peft, weights};
+use super::nn::config::OneOrMany;
+use super::nn::finite;
+use super::text::tokenizer::Tokenizer;
+use super::{hash, name_of, vocabulary_fits};
 use crate::error::{Context, Error, Result};
 
 /// A family of models that is run but not trained.
@@ -47,10 +49,10 @@ impl Family {
     /// config.json cannot be read, or is no JSON object.
     pub fn of(path: &Path) -> Result<Option<Self>> {
         let config = path.join("config.json");
-        if !config.is_file() || adapter::is_one(path) {
+        if !config.is_file() || peft::is_one(path) {
             return Ok(None);
         }
-        let json = files::read_object(&config)?;
+        let json = hf::read_object(&config)?;
         Ok(json.get("model_type").and_then(|t| t.as_str()).and_then(Self::named))
     }
 
@@ -108,7 +110,7 @@ impl InferenceModel {
 
     /// Configuration and tokenizer, found to go together.
     fn small_files(path: &Path, dtype: DType) -> Result<(Settings, Tokenizer)> {
-        let (config_path, json) = files::config_object(path)?;
+        let (config_path, json) = hf::config_object(path)?;
         let at = || config_path.display();
         let kind = json.get("model_type").and_then(|t| t.as_str());
         let family = kind.and_then(Family::named);
@@ -123,7 +125,7 @@ impl InferenceModel {
         let eos = json.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>).transpose();
         let eos = eos.map_err(|e| Error::user(format!("{}: eos_token_id: {e}", at())))?.flatten();
         let settings = Settings::parse(family, json).map_err(|e| e.doing(at()))?;
-        let tokenizer = files::tokenizer(path, eos.as_ref())?;
+        let tokenizer = hf::tokenizer(path, eos.as_ref())?;
         vocabulary_fits(path.display(), &tokenizer, settings.sizes.vocab_size)?;
         Ok((settings, tokenizer))
     }

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::float::widened;
 use super::{attention_cpu, cpu};
-use crate::model::Attention;
+use crate::model::nn::llama::Attention;
 
 /// A run of consecutive rows that see each other causally, and before that the rows of a shared prefix.
 ///

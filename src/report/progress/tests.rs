@@ -5,7 +5,7 @@ use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray};
 
 use super::*;
 use crate::data::List;
-use crate::report::show::width as places;
+use crate::report::inspect::show::width as places;
 
 /// A loop of two iterations: prompts before it, answers, scores and a training in it.
 fn outline() -> Outline {

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::scores::{Sample, Scores};
 use super::{Left, ProgressState, StepState, Training};
 use crate::data::{counted, plural};
-use crate::report::contents::size;
-use crate::report::show::{fitted, printable, width as places};
+use crate::report::inspect::contents::size;
+use crate::report::inspect::show::{fitted, printable, width as places};
 
 /// Places of a step's name before its bar.
 const NAME: usize = 12;

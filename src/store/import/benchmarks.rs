@@ -6,8 +6,8 @@ use super::context::Context;
 use super::formats::{Ranked, Sink, put_prompt};
 use super::record::Record;
 use crate::data::{hash_hex, prompt_id};
-use crate::store::asked::said;
-use crate::store::jsonl::{list, spell, text};
+use crate::store::datasets::asked::said;
+use crate::store::files::jsonl::{list, spell, text};
 
 /// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.
 pub(super) const MT_BENCH: &[&str] = &["question_id", "category", "turn_2", "reference"];

@@ -7,9 +7,9 @@ use super::formats::{REPEATED, Sink, is_too_repetitive, plain_text, put_prompt, 
 use super::record::Record;
 use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED, take_turns};
 use crate::data::{PROMPT_MESSAGES, prompt_id, transcript};
-use crate::store::asked::{GIVEN, said};
-use crate::store::context::is_empty;
-use crate::store::conversations::{self, asked};
+use crate::store::datasets::asked::{GIVEN, said};
+use crate::store::datasets::context::is_empty;
+use crate::store::datasets::conversations::{self, asked};
 
 /// Which answers of a conversation become rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -12,11 +12,11 @@ use super::preferences::preference;
 use super::record::Record;
 use super::turns::{Role, TOOL_CALL, is_tool_call, take_turns};
 use crate::data::{PROMPT_MESSAGES, Schema, hash_hex, named, prompt_id, transcript};
-use crate::store::asked::{is_prompt_only, said};
-use crate::store::context::is_encoded_messages;
-use crate::store::conversations::Turn;
-use crate::store::jsonl::count_unread;
-use crate::store::reader::CHUNK;
+use crate::store::datasets::asked::{is_prompt_only, said};
+use crate::store::datasets::context::is_encoded_messages;
+use crate::store::datasets::conversations::Turn;
+use crate::store::files::jsonl::count_unread;
+use crate::store::files::reader::CHUNK;
 
 /// A row as it came.
 pub(super) type Object = Map<String, Value>;

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::formats::{Object, with_input};
 use crate::data::{PROMPT_MESSAGES, hash_hex};
 use crate::error::{Error, Result};
-use crate::store::Scan;
-use crate::store::context::{is_empty, unheld_context};
-use crate::store::conversations::take_prompt;
-use crate::store::jsonl::{Unread, count_unread, list, member, spell, text};
-use crate::store::listing::is_data_file;
-use crate::store::rows::RowsOf;
+use crate::store::datasets::context::{is_empty, unheld_context};
+use crate::store::datasets::conversations::take_prompt;
+use crate::store::datasets::rows::RowsOf;
+use crate::store::files::jsonl::{Unread, count_unread, list, member, spell, text};
+use crate::store::files::listing::is_data_file;
+use crate::store::journal::scan::Scan;
 
 /// The columns that are looked at, the first of each kind that is there.
 const COLUMNS: &[&str] = &[

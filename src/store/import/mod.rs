@@ -25,12 +25,13 @@ pub use own::import_jsonl;
 
 use self::formats::{Converter, Sink};
 use self::record::KEYS;
-use super::atomic::output_target;
-use super::jsonl::Rows;
-use super::listing::without_extensions;
-use super::rename::Rename;
-use super::rows::RowsOf;
-use super::{ParquetFile, Written};
+use super::datasets::rename::Rename;
+use super::datasets::rows::RowsOf;
+use super::files::atomic::Written;
+use super::files::atomic::output_target;
+use super::files::jsonl::Rows;
+use super::files::listing::without_extensions;
+use super::files::writer::ParquetFile;
 use crate::data::Schema;
 use crate::error::{Error, Result};
 

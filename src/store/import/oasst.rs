@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use super::chats::Turns;
 use super::formats::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
 use super::record::Record;
-use crate::store::conversations::Turn;
-use crate::store::jsonl::spell;
+use crate::store::datasets::conversations::Turn;
+use crate::store::files::jsonl::spell;
 
 /// Greatest size of a tree whose messages come one by one, in bytes of text, ids and what holds them.
 const LARGEST: usize = 64 << 20;

@@ -11,15 +11,17 @@ use serde_json::Value;
 use super::{Bad, How, Imported, Renamed};
 use crate::data::Schema;
 use crate::error::{Error, Result};
-use crate::store::atomic::output_target;
-use crate::store::columns::{Advice, guess_as};
-use crate::store::context::is_context;
-use crate::store::dataset::LINES_BYTES;
-use crate::store::jsonl::{Rows, count_unread};
-use crate::store::listing::is;
-use crate::store::reader::CHUNK;
-use crate::store::text_rows::TextRows;
-use crate::store::{Dataset, OnBadRow, ParquetFile, guess};
+use crate::store::datasets::columns::guess;
+use crate::store::datasets::columns::{Advice, guess_as};
+use crate::store::datasets::context::is_context;
+use crate::store::datasets::dataset::LINES_BYTES;
+use crate::store::datasets::dataset::{Dataset, OnBadRow};
+use crate::store::datasets::text_rows::TextRows;
+use crate::store::files::atomic::output_target;
+use crate::store::files::jsonl::{Rows, count_unread};
+use crate::store::files::listing::is;
+use crate::store::files::reader::CHUNK;
+use crate::store::files::writer::ParquetFile;
 
 /// A column that a file has and its schema does not is kept if its number stays below this.
 const MOST_EXTRA: usize = 256;

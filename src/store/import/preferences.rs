@@ -8,8 +8,8 @@ use super::formats::{Sink, with_input};
 use super::record::Record;
 use super::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
 use crate::data::hash_hex;
-use crate::store::context::is_encoded_messages;
-use crate::store::conversations::{Turn, comparison, with_system};
+use crate::store::datasets::context::is_encoded_messages;
+use crate::store::datasets::conversations::{Turn, comparison, with_system};
 
 /// Names of the scores of the chosen and the rejected answer.
 const SCORES: [(&str, &str); 4] = [

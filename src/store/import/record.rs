@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::formats::Object;
-use crate::store::context::is_empty;
-use crate::store::jsonl::{list, spell, text};
+use crate::store::datasets::context::is_empty;
+use crate::store::files::jsonl::{list, spell, text};
 
 /// Every key that some format reads at the top of a row. Only these columns are read of a Parquet file.
 pub(super) const KEYS: &[&str] = &[

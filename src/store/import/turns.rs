@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::record::Record;
-use crate::store::context::{MESSAGE_KEYS, is_empty};
-use crate::store::jsonl::{list, spell, text};
+use crate::store::datasets::context::{MESSAGE_KEYS, is_empty};
+use crate::store::files::jsonl::{list, spell, text};
 
 /// Who speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,109 @@
+//! Weights from files. Every length that a file states is checked against the file's size before memory is taken for it.
+
+mod gguf;
+pub(crate) mod gguf_model;
+pub(crate) mod gguf_tokenizer;
+pub(crate) mod safetensors;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{hf, peft};
+use crate::error::{Error, Result};
+use crate::model::nn::config::Config;
+use crate::model::nn::lora::LoraConfig;
+use crate::model::nn::lora::merge;
+use crate::model::text::tokenizer::Tokenizer;
+
+/// What a model's files hold.
+pub(crate) struct Loaded {
+    pub config: Config,
+    pub weights: BTreeMap<String, Tensor>,
+    pub tokenizer: Tokenizer,
+}
+
+pub(crate) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(Error::user(format!("weights cannot be {dtype:?}")).help("the types are f32, f16 and bf16"));
+    }
+    let mut source = Source::open(path)?;
+    let mut weights = BTreeMap::new();
+    for (name, _) in source.config.weights() {
+        let w = source.tensor(&name)?.to_dtype(dtype)?.to_device(device)?;
+        weights.insert(name, w);
+    }
+    Ok(Loaded { config: source.config, weights, tokenizer: source.tokenizer })
+}
+
+/// A model's files, found to hold every weight; weights are read one at a time.
+pub(crate) struct Source {
+    pub config: Config,
+    pub tokenizer: Tokenizer,
+    path: PathBuf,
+    files: Files,
+    /// A LoRA adapter that is merged into what is read.
+    adapter: Option<(LoraConfig, BTreeMap<String, Tensor>)>,
+}
+
+enum Files {
+    Safetensors(safetensors::Files),
+    Gguf(gguf_model::Model),
+}
+
+impl Source {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        peft::check_not_both(path)?;
+        if peft::is_one(path) {
+            let (lora, base) = peft::open(path)?;
+            let source = Self::open(&peft::base(path, base.as_deref())?).map_err(|e| e.doing(path.display()))?;
+            let weights = peft::weights(path, &lora, &source.config)?;
+            let tokenizer = peft::tokenizer(path, source.tokenizer)?;
+            return Ok(Self { adapter: Some((lora, weights)), tokenizer, ..source });
+        }
+        let help = "a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json";
+        let (config, tokenizer, files) = if path.is_dir() {
+            let (mut config, tokenizer) = hf::config_and_tokenizer(path)?;
+            let shards = safetensors::shards(path)?;
+            let mut files = safetensors::Files::open(shards, path, ("Llama", "config.json"), config.weights())?;
+            if config.tie_word_embeddings && files.has_another_head()? {
+                config.tie_word_embeddings = false;
+                files.take_head();
+            }
+            (config, tokenizer, Files::Safetensors(files))
+        } else if is_gguf(path) {
+            let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;
+            (config, tokenizer, Files::Gguf(model))
+        } else if path.exists() {
+            return Err(Error::user(format!("{} is no model", path.display())).help(help));
+        } else {
+            return Err(Error::user(format!("there is no model at {}", path.display())).help(help));
+        };
+        Ok(Self { config, tokenizer, path: path.into(), files, adapter: None })
+    }
+
+    /// A weight of [`Config::weights`] on the CPU, in the type it is stored in; f32 if it is quantised or has an adapter.
+    pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let w = match &mut self.files {
+            Files::Safetensors(files) => files.tensor(name)?,
+            Files::Gguf(model) => model.tensor(name, &self.config).map_err(|e| e.doing(self.path.display()))?,
+        };
+        let Some((lora, weights)) = &self.adapter else { return Ok(w) };
+        let part = |part: &str| weights.get(&format!("{}.{part}.weight", name.strip_suffix(".weight")?));
+        match part("lora_A").zip(part("lora_B")) {
+            Some((a, b)) => Ok(merge(&w, a, b, lora.scale())?),
+            None => Ok(w),
+        }
+    }
+}
+
+/// Numbers of elements and bytes of a tensor; `None` if they do not fit a `usize`.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Whether a file's name says that it is a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}

@@ -1,0 +1,9 @@
+//! Text to token ids and back: tokenizers, chat templates, completions.
+
+pub(crate) mod added_tokens;
+pub(crate) mod chat;
+pub(crate) mod completion;
+pub(crate) mod continuation;
+pub(crate) mod identity;
+pub mod tokenizer;
+pub(crate) mod tokenizer_json;

@@ -1,0 +1,485 @@
+//! Text to token ids and back, and conversations through the model's own chat template.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
+
+use super::chat::{Part, Template, mark};
+use super::continuation::{ByPosition, Position};
+use super::identity::Identity;
+use super::{added_tokens, tokenizer_json};
+use crate::error::{Error, Result};
+use crate::jinja::DateTime;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`; others if the template knows them.
+    pub role: String,
+    /// What was said; never interpreted, see [`Tokenizer::encode_chat`].
+    pub content: String,
+    /// The message as its file has it, where that is anything else than role and content in this order: the chat template
+    /// sees these keys, in their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<serde_json::Map<String, Json>>,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), keys: None }
+    }
+
+    /// The same with other content.
+    pub(crate) fn with_content(&self, content: String) -> Self {
+        Self { content, ..self.clone() }
+    }
+
+    /// The keys that are neither role nor content.
+    pub(crate) fn other_keys(&self) -> impl Iterator<Item = (&str, &Json)> {
+        let keys = self.keys.iter().flatten();
+        keys.map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| !matches!(*key, "role" | "content"))
+    }
+}
+
+/// A tokenizer with its chat template; cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+    /// What the chat template sees as the present time (`strftime_now`).
+    now: Option<DateTime>,
+}
+
+struct Inner {
+    /// Encodes texts, by where they stand.
+    by_position: ByPosition,
+    /// The special tokens by spelling.
+    specials: BTreeMap<String, Special>,
+    special_ids: BTreeSet<u32>,
+    unknown: Option<u32>,
+    eos: Vec<u32>,
+    end_of_turn: Option<u32>,
+    bos: Option<u32>,
+    vocab: usize,
+    template: Option<Template>,
+    files: Files,
+    /// Computed when first asked for.
+    identity: OnceLock<Identity>,
+}
+
+/// A special token, and whether it swallows the white space beside it.
+struct Special {
+    id: u32,
+    before: bool,
+    after: bool,
+}
+
+/// What a tokenizer is made of, and saved as.
+#[derive(Clone, Default)]
+pub(crate) struct Files {
+    /// tokenizer.json.
+    pub tokenizer: String,
+    /// tokenizer_config.json, with the chat template in it; an object.
+    pub config: serde_json::Map<String, Json>,
+    /// Ids that end a text by config.json and generation_config.json.
+    pub eos: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// The tokenizer and chat template of a Hugging Face directory, without the model's weights. config.json is read
+    /// too: it may name tokens that end an answer.
+    ///
+    /// # Errors
+    /// A file is missing or broken; the message names it.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Ok(crate::model::formats::hf::config_and_tokenizer(dir)?.1)
+    }
+
+    pub(crate) fn new(files: Files) -> Result<Self> {
+        let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
+        let mut files = files;
+        let mut json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
+        tokenizer_json::check(&json).map_err(|e| e.doing("tokenizer.json"))?;
+        if added_tokens::complete(&mut json, &files.config).map_err(|e| e.doing("tokenizer_config.json"))? {
+            files.tokenizer = json.to_string();
+        }
+        let mut hf = guarded(|| Hf::from_bytes(files.tokenizer.as_bytes())).map_err(|e| broken(&e))?;
+        hf.with_truncation(None).map_err(|e| broken(&e))?;
+        hf.with_padding(None);
+
+        let named = |key: &str| token_text(files.config.get(key)?);
+        let mut eos: BTreeSet<u32> = files.eos.iter().copied().collect();
+        eos.extend(named("eos_token").and_then(|t| hf.token_to_id(&t)));
+        // A token that ends an answer must be out of reach of text even where the file forgets to call it special.
+        let forgotten = eos.iter().filter_map(|&id| hf.id_to_token(id)).filter(|t| !t.is_empty());
+        let forgotten: Vec<_> = forgotten.map(|t| AddedToken::from(t, true)).collect();
+        let known: BTreeSet<String> =
+            hf.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content).collect();
+        let forgotten: Vec<_> = forgotten.into_iter().filter(|t| !known.contains(&t.content)).collect();
+        guarded(|| hf.add_special_tokens(forgotten)).map_err(|e| broken(&e))?;
+        hf.set_encode_special_tokens(true);
+
+        let mut specials = BTreeMap::new();
+        for (id, t) in hf.get_added_tokens_decoder() {
+            if t.special && !t.content.is_empty() {
+                specials.insert(t.content, Special { id, before: t.lstrip, after: t.rstrip });
+            }
+        }
+        let vocab = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let keys = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+        let mut tokens: Vec<(String, String)> = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
+        // Where the further special tokens have names, templates know them by these.
+        if let Some(Json::Object(named)) = files.config.get("extra_special_tokens") {
+            tokens.extend(named.iter().filter_map(|(name, token)| Some((name.clone(), token_text(token)?))));
+        }
+        let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| Template::new(t, tokens));
+        let turn = template.as_ref().and_then(|t| end_of_turn(t, &specials));
+        eos.extend(turn);
+        let end_of_turn = turn.or_else(|| named("eos_token").and_then(|t| hf.token_to_id(&t))).or(eos.first().copied());
+        let bos = named("bos_token").and_then(|t| hf.token_to_id(&t));
+        let eos = eos.into_iter().filter(|&id| (id as usize) < vocab).collect();
+        let special_ids = specials.values().map(|s| s.id).collect();
+        let unknown = unknown_token(&json, &files, &hf);
+        let by_position = guarded(|| ByPosition::new(hf)).map_err(|e| broken(&e))?;
+        Ok(Self {
+            now: None,
+            inner: Arc::new(Inner {
+                by_position,
+                specials,
+                special_ids,
+                unknown,
+                eos,
+                end_of_turn,
+                bos,
+                vocab,
+                template,
+                files,
+                identity: OnceLock::new(),
+            }),
+        })
+    }
+
+    /// The same tokenizer with what the chat template sees as the present time. Without it, a template that asks for
+    /// the date refuses every conversation: a run must not depend on the day it is made on.
+    #[must_use]
+    pub fn with_date(self, now: Option<DateTime>) -> Self {
+        Self { now, ..self }
+    }
+
+    /// blake3 hex of what a conversation's token ids depend on: vocabulary, merges, normalizer, pre-tokenizer, special
+    /// tokens and the chat template. How tokenizer.json is laid out does not matter. Rows with token ids carry it.
+    pub fn hash(&self) -> &str {
+        &self.identity().tokenizer
+    }
+
+    /// blake3 hex of what each id stands for: two models with the same can share token ids, whatever else differs.
+    pub fn vocabulary_hash(&self) -> &str {
+        &self.identity().vocabulary
+    }
+
+    fn identity(&self) -> &Identity {
+        let inner = &self.inner;
+        inner.identity.get_or_init(|| Identity::of(inner.by_position.original(), inner.template.as_ref()))
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.inner.files
+    }
+
+    /// Plain text to ids. Special tokens are never made: text that spells one is encoded as the letters it is (as the
+    /// unknown token, in a vocabulary of whole words). No beginning-of-text token is added.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer reports.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_at(text, Position::Start)
+    }
+
+    /// As [`Tokenizer::encode_text`], for text that follows other plain text: nothing is put before it that marks the start
+    /// of a text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_text`].
+    pub fn encode_later(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_at(text, Position::WithinText)
+    }
+
+    /// Ids of plain text that stands at `position`.
+    fn encode_at(&self, text: &str, position: Position) -> Result<Vec<u32>> {
+        let inner = &self.inner;
+        let hf = inner.by_position.at(position);
+        let encoding = guarded(|| hf.encode_fast(text, false))
+            .map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        for id in &mut ids {
+            // A vocabulary of whole words finds a special token's spelling in its table, added token or not.
+            if inner.special_ids.contains(id) && Some(*id) != inner.unknown {
+                *id = inner.unknown.ok_or_else(|| {
+                    let token = inner.by_position.original().id_to_token(*id).unwrap_or_default();
+                    Error::user(format!("the tokenizer turns plain text into the special token {token}"))
+                })?;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Ids to text; special tokens, and ids that the vocabulary does not have, are left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // The decoders of this library fail on nothing that the encoder makes; an empty text is the answer if one does.
+        guarded(|| self.inner.by_position.original().decode(ids, true)).unwrap_or_default()
+    }
+
+    /// The conversation as the chat template writes it, special tokens spelled out.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.template()?.render(messages, add_generation_prompt, self.now)
+    }
+
+    /// The conversation as ids. Special tokens come from the template alone: message content that spells one is
+    /// encoded as the letters it is, so that text cannot close or open a turn.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render`]; or the template rewrites a content, and the special tokens are then not those that
+    /// it writes by itself.
+    pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        self.encode_parts(&self.conversation(messages, add_generation_prompt)?)
+    }
+
+    /// What the chat template writes of the conversation, special tokens told apart from what messages say.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_chat`].
+    pub(crate) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
+        let template = self.template()?;
+        self.check_keys(messages)?;
+        if let Some(parts) = template.parts(messages, add_generation_prompt, self.now)? {
+            return Ok(parts);
+        }
+        // The template does something to a content, so its place is unknown. The text is safe all the same if the special
+        // tokens found in it are those that the template writes around any content.
+        let whole = vec![Part::Literal(template.render(messages, add_generation_prompt, self.now)?)];
+        let specials = self.specials_of(&whole);
+        let same = |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[Part::Literal(text)]) == specials);
+        // Marks are not enough where the template asks what a content says: then with contents that can spell none.
+        if !same(template.marked(messages, add_generation_prompt, self.now))
+            && !same(template.render(&self.harmless(messages), add_generation_prompt, self.now))
+        {
+            return Err(Error::user(
+                "a message spells a special token, and the chat template rewrites message content",
+            )
+            .help("take the special token's spelling out of the message"));
+        }
+        Ok(whole)
+    }
+
+    /// That no key of a message beside its content spells a special token: what the template writes of it could not be told
+    /// from what the template writes by itself.
+    fn check_keys(&self, messages: &[Message]) -> Result<()> {
+        let spells = |text: &str| !self.specials_of(&[Part::Literal(text.to_owned())]).is_empty();
+        for (key, value) in messages.iter().flat_map(Message::other_keys) {
+            if spells(key) || spells_one(value, &spells) {
+                return Err(Error::user(format!("a message spells a special token under `{}`", key.escape_debug()))
+                    .help("take the special token's spelling out of the message, or leave the key out"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages without the characters that special tokens begin with.
+    fn harmless(&self, messages: &[Message]) -> Vec<Message> {
+        let starts = self.special_starts();
+        let content = |m: &Message| m.content.replace(starts.as_slice(), "_");
+        messages.iter().map(|m| m.with_content(content(m))).collect()
+    }
+
+    /// The characters that special tokens begin with.
+    fn special_starts(&self) -> Vec<char> {
+        let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
+        starts.dedup();
+        starts
+    }
+
+    pub(crate) fn template(&self) -> Result<&Template> {
+        self.inner.template.as_ref().ok_or_else(|| {
+            Error::user("the model has no chat template").help(
+                "take the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
+            )
+        })
+    }
+
+    pub(crate) fn encode_parts(&self, parts: &[Part]) -> Result<Vec<u32>> {
+        self.encode_parts_after(&[], parts)
+    }
+
+    /// Ids of `parts` alone, encoded as what follows the parts `before`.
+    pub(crate) fn encode_parts_after(&self, before: &[Part], parts: &[Part]) -> Result<Vec<u32>> {
+        let (mut position, mut trim) = match self.runs(before).last() {
+            None => (Position::Start, false),
+            Some(Run { end: Some(special), .. }) => (Position::AfterSpecial, special.after),
+            Some(Run { end: None, .. }) => (Position::WithinText, false),
+        };
+        let mut ids = Vec::new();
+        for run in self.runs(parts) {
+            let text = if trim { run.text.trim_start() } else { &run.text };
+            let text = if run.end.is_some_and(|s| s.before) { text.trim_end() } else { text };
+            if !text.is_empty() {
+                ids.extend(self.encode_at(text, position)?);
+            }
+            position = Position::AfterSpecial;
+            ids.extend(run.end.map(|s| s.id));
+            trim = run.end.is_some_and(|s| s.after);
+        }
+        Ok(ids)
+    }
+
+    /// Where the special tokens that end an answer stand in a text of the template: the byte after each.
+    pub(crate) fn ends_of_turns(&self, literal: &str) -> Vec<usize> {
+        let (mut ends, mut at) = (Vec::new(), 0);
+        for run in self.runs(&[Part::Literal(literal.to_owned())]) {
+            at += run.text.len() + run.spelling;
+            if run.end.is_some_and(|special| self.inner.eos.contains(&special.id)) {
+                ends.push(at);
+            }
+        }
+        ends
+    }
+
+    fn specials_of(&self, parts: &[Part]) -> Vec<u32> {
+        self.runs(parts).iter().filter_map(|run| run.end.map(|s| s.id)).collect()
+    }
+
+    /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
+    /// around it are encoded together and merge as they do in the reference.
+    fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
+        let starts = self.special_starts();
+        let mut runs = Vec::new();
+        let mut text = String::new();
+        for part in parts {
+            let Part::Literal(literal) = part else {
+                text.push_str(part.text());
+                continue;
+            };
+            let mut rest = literal.as_str();
+            while let Some(at) = rest.find(starts.as_slice()) {
+                text.push_str(&rest[..at]);
+                rest = &rest[at..];
+                if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
+                    runs.push(Run { text: std::mem::take(&mut text), end: Some(special), spelling: spelling.len() });
+                    rest = &rest[spelling.len()..];
+                } else {
+                    let n = rest.chars().next().map_or(0, char::len_utf8);
+                    text.push_str(&rest[..n]);
+                    rest = &rest[n..];
+                }
+            }
+            text.push_str(rest);
+        }
+        if !text.is_empty() {
+            runs.push(Run { text, end: None, spelling: 0 });
+        }
+        runs
+    }
+
+    /// Tokens that end an answer: by the tokenizer's, the model's and the generation configuration, and the one that the
+    /// chat template writes after an assistant's turn. In ascending order.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.inner.eos
+    }
+    /// The token that an answer is taught to end with: what the chat template writes after an assistant's turn, else the
+    /// tokenizer's end of text.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.inner.end_of_turn
+    }
+    /// The token that a text begins with, if the tokenizer names one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.inner.bos
+    }
+    /// One more than the greatest id; the model's embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.vocab
+    }
+    /// The id of a token by its spelling in the vocabulary, special tokens included.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.by_position.original().token_to_id(token)
+    }
+    /// The spelling of an id in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.by_position.original().id_to_token(id)
+    }
+    /// Whether an id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.special_ids.contains(&id)
+    }
+    /// Whether [`Tokenizer::render`] can work.
+    pub fn has_chat_template(&self) -> bool {
+        self.inner.template.is_some()
+    }
+    /// The chat template's source.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.inner.template.as_ref().map(Template::source)
+    }
+}
+
+/// Whether a text within a value spells a special token.
+fn spells_one(value: &Json, spells: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        Json::String(text) => spells(text),
+        Json::Array(items) => items.iter().any(|item| spells_one(item, spells)),
+        Json::Object(values) => values.iter().any(|(key, value)| spells(key) || spells_one(value, spells)),
+        _ => false,
+    }
+}
+
+/// Plain text and the special token that ends it.
+struct Run<'a> {
+    text: String,
+    end: Option<&'a Special>,
+    /// Bytes of the special token's spelling.
+    spelling: usize,
+}
+
+fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Option<(&'a str, &'a Special)> {
+    // In order of spelling, every prefix of `text` is at most `text`, and longer ones come later.
+    let first = text.chars().next()?.to_string();
+    let near = specials.range::<str, _>((std::ops::Bound::Included(first.as_str()), std::ops::Bound::Included(text)));
+    near.rev().find(|(spelling, _)| text.starts_with(spelling.as_str())).map(|(s, special)| (s.as_str(), special))
+}
+
+/// The special token that the template writes next after an assistant's content.
+fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Option<u32> {
+    let turns = [Message::new("user", "a"), Message::new("assistant", "b")];
+    // What ends a turn does not depend on the date.
+    let marked = template.marked(&turns, false, Some(DateTime::now())).ok()?;
+    let after = marked.split_once(&mark(1))?.1;
+    after.char_indices().find_map(|(i, _)| longest_prefix(specials, &after[i..])).map(|(_, special)| special.id)
+}
+
+/// A token of tokenizer_config.json: a string, or an object with `content`.
+pub(crate) fn token_text(value: &Json) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+}
+
+/// The tokenizer library panics where a file is broken in ways that it does not expect, when reading and when using it.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("it is broken in a way that the tokenizer library does not expect".into()),
+    }
+}
+
+fn unknown_token(json: &Json, files: &Files, hf: &Hf) -> Option<u32> {
+    let of_model = || {
+        let model = json.get("model")?;
+        // Unigram models give the id, the others the spelling.
+        let by_id = model.get("unk_id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
+        by_id.or_else(|| hf.token_to_id(model.get("unk_token")?.as_str()?))
+    };
+    of_model().or_else(|| hf.token_to_id(&token_text(files.config.get("unk_token")?)?))
+}

@@ -1,0 +1,128 @@
+//! Asking a judge, and asking again for what came back unreadable.
+
+use std::ops::Range;
+
+use super::score::Outcome;
+use crate::engine::{Answer, Engine, Finish, Request, Sampling};
+use crate::model::Message;
+use crate::operators::prelude::*;
+use crate::operators::shared::models::cancel;
+
+/// How a judge is asked.
+pub struct Asking {
+    /// How its words are drawn.
+    pub sampling: Sampling,
+    /// How often an unreadable judgement is asked for again, with a new sample.
+    pub retries: u32,
+}
+
+/// What a judge is asked.
+pub struct Question<'a> {
+    /// Whose judgement it is: its draws depend on this and the sample number.
+    pub row: &'a str,
+    /// The numbers of the samples to draw.
+    pub samples: Range<u32>,
+    /// The judge's prompt.
+    pub text: &'a str,
+}
+
+/// What came of asking once.
+pub struct Said<T = f32> {
+    /// The judge's answer, or why there is none.
+    pub answer: Answer,
+    /// `score`, `no_match`, `ambiguous`, `out_of_range`, `truncated`, `too_long` or `error`.
+    pub outcome: &'static str,
+    /// What was read; nothing unless `outcome` is `score`.
+    pub value: Option<T>,
+}
+
+impl<T> Said<T> {
+    fn new(answer: Answer, read: impl Fn(&str, bool) -> Outcome<T>) -> Self {
+        let (outcome, value) = match &answer {
+            Ok(a) => {
+                let outcome = read(&a.text, a.finish == Finish::Length);
+                (outcome.name(), outcome.score())
+            }
+            Err(e) if e.code == "prompt_too_long" => ("too_long", None),
+            Err(_) => ("error", None),
+        };
+        Self { answer, outcome, value }
+    }
+    /// The judge's text, or the message that says why there is none.
+    pub fn text(&self) -> &str {
+        self.answer.as_ref().map_or_else(|e| &e.message, |a| &a.text)
+    }
+}
+
+impl Asking {
+    /// The keys `retries` and `sampling`; `samples` is what the key of this name has.
+    pub fn fields(f: &mut Fields<'_>, samples: u32) -> Self {
+        let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
+                     temperature 0 a judge would only repeat itself, and is not asked again";
+        let retries = f.int("retries", about, Some(2), 0..=100) as u32;
+        let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
+        let sampling = settings::sampling(f, &default);
+        if sampling.temperature == 0. {
+            if f.given("samples") && samples > 1 {
+                f.problem(
+                    "samples",
+                    "at temperature 0 every sample is the same",
+                    "raise the temperature, or take the key out",
+                );
+            }
+            if retries > 0 {
+                f.without_effect(
+                    &["retries"],
+                    "with temperature = 0: the judge would only repeat itself",
+                    "raise the temperature",
+                );
+            }
+        }
+        Self { sampling, retries }
+    }
+
+    /// Draws every sample of every question until it can be read, at most `retries` times more. All attempts of each question,
+    /// sample by sample.
+    ///
+    /// # Errors
+    /// Cancelled, or the engine itself failed.
+    pub fn ask<T>(
+        &self,
+        cx: &Context<'_>,
+        engine: &dyn Engine,
+        questions: &[Question<'_>],
+        read: impl Fn(&str, bool) -> Outcome<T>,
+    ) -> Result<Vec<Vec<Said<T>>>> {
+        let samples =
+            questions.iter().enumerate().flat_map(|(q, question)| question.samples.clone().map(move |n| (q, n)));
+        let samples: Vec<(usize, u32)> = samples.collect();
+        let mut attempts: Vec<Vec<Said<T>>> = samples.iter().map(|_| Vec::new()).collect();
+        let mut open: Vec<usize> = (0..samples.len()).collect();
+        let retries = if self.sampling.temperature == 0. { 0 } else { self.retries };
+        for attempt in 0..=retries {
+            let request = |&i: &usize| {
+                let (question, sample) = (&questions[samples[i].0], samples[i].1);
+                // A draw of its own for each attempt, whatever others came to.
+                let key = match attempt {
+                    0 => cx.key(question.row, sample),
+                    n => cx.key(&format!("{} retry {n}", question.row), sample),
+                };
+                Request { messages: vec![Message::new("user", question.text)], sampling: self.sampling.clone(), key }
+            };
+            let answers = engine.generate(open.iter().map(request).collect(), &cancel(cx))?;
+            for (&i, answer) in open.iter().zip(answers) {
+                attempts[i].push(Said::new(answer, &read));
+            }
+            // What the judge cannot be asked at all would fail again.
+            open.retain(|&i| matches!(attempts[i].last(), Some(s) if s.value.is_none() && s.answer.is_ok()));
+            if open.is_empty() {
+                break;
+            }
+        }
+        let mut said: Vec<Vec<Said<T>>> = questions.iter().map(|_| Vec::new()).collect();
+        for ((q, _), attempts) in samples.into_iter().zip(attempts) {
+            said[q].extend(attempts);
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,327 @@
+//! `judge`: a model scores every answer by a rubric (LLM-as-a-Judge), several times, and the readable scores are averaged.
+//!
+//! With `max_samples` above `samples` the budget is adaptive: a prompt's answers are judged once more, all of them, while the
+//! highest and the lowest mean score are not apart by `z` standard errors of their difference, `s sqrt(1/n_high + 1/n_low)`; s is
+//! the standard deviation of a judgement, pooled over the prompt's answers. A judge that always repeats itself (s = 0) is not
+//! asked again. Whether to go on depends on the prompt's own judgements alone. It is an option because it changes the estimator:
+//! who stops when the difference is large has, on average, a difference that is too large.
+
+use std::collections::BTreeMap;
+
+use super::client::{Asking, Question, Said};
+use super::expected::Expected;
+use super::pairwise::Pairwise;
+use super::score::Reader;
+use super::scored::{Judged, scored};
+use super::tournament;
+use crate::data::{Judgement, counted};
+use crate::dataflow::{Map, Measure};
+use crate::engine::Engine;
+use crate::operators::prelude::*;
+
+pub static KIND: Kind<dyn Operator> = Kind {
+    name: "judge",
+    about: "scores every answer by a rubric, several times, and averages",
+    shape: Shape::Map,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"policy\"\nrubric = \"additive-5\"\nsamples = 3\n",
+    parse: |f| {
+        let modes = [
+            ("sampled", "the judge writes its reasons and a score; the readable scores are averaged"),
+            ("expected", "the mean of the scores by the probability that the judge gives each; see `reasons`"),
+            (
+                "pairwise",
+                "the judge compares the prompt's answers two by two, in both orders; a score is the share of wins, a tie half of one",
+            ),
+        ];
+        let mode = f.choice("mode", "how answers are scored", &modes, Some("sampled"));
+        let pairwise = mode == "pairwise";
+        let about = "judge prompt: a built-in template or a file with {{ prompt }} and {{ response }}; in pairwise mode with {{ prompt }}, \
+                     {{ first }} and {{ second }}, and then \"pairwise\" unless given";
+        let (default, variables) =
+            if pairwise { ("pairwise", Variables::COMPARE) } else { ("additive-5", Variables::JUDGE) };
+        let rubric = Template::field(f, "rubric", about, default, variables);
+        let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
+        let expected = Expected::fields(f, mode == "expected", &reader);
+        let silent = expected.as_ref().is_some_and(Expected::is_silent);
+        let about = "judgements of each answer; in pairwise mode of each pair in each order";
+        let samples = f.int("samples", about, Some(if pairwise || silent { 1 } else { 3 }), 1..=1024) as u32;
+        let about = "judgements of each answer while the prompt's best and worst are undecided; none beyond `samples` unless given";
+        let max_samples = f.optional_int("max_samples", about, 1..=1024).map(|n| n as u32);
+        let z = f.float(
+            "z",
+            "standard errors by which the best and the worst mean must differ to be decided",
+            Some(1.96),
+            0.0..=100.0,
+        );
+        let about = "pairwise mode: most pairs of a prompt, each answer as often as another where it can be; 0 for all";
+        let max_pairs = f.count("max_pairs", about, Some(0), 0..=1_000_000);
+        let about = "keeps the token ids and log-probabilities of judgements, and the judge's prompt: what training on them needs";
+        let keep_tokens = f.bool("keep_tokens", about, Some(false));
+        let asking = Asking::fields(f, samples);
+        if silent {
+            let setting = "where the judge writes nothing: expected scores without reasons are read from probabilities";
+            f.without_effect(&["pattern", "several", "sampling", "retries"], setting, "set reasons = true");
+        }
+        if pairwise {
+            f.without_effect(&["several"], "in pairwise mode, where a verdict is read", "");
+        }
+        if !pairwise && f.given("max_pairs") {
+            f.problem("max_pairs", "only pairwise mode has pairs", "set mode = \"pairwise\", or take the key out");
+        }
+        for key in ["max_samples", "z", "keep_tokens"] {
+            if (pairwise || silent) && f.given(key) {
+                f.problem(key, format!("{mode} mode has no samples of a score"), "take the key out");
+            }
+        }
+        if silent && f.given("samples") && samples > 1 {
+            f.problem(
+                "samples",
+                "an expected score without reasons is always the same",
+                "take the key out, or set reasons = true",
+            );
+        }
+        if max_samples.is_some_and(|most| most < samples) {
+            f.problem(
+                "max_samples",
+                "fewer than `samples`",
+                "it is the most judgements of an answer, and `samples` the fewest",
+            );
+        }
+        if f.given("z") && max_samples.is_none() {
+            f.problem("z", "nothing is decided without `max_samples`", "give `max_samples`, or take the key out");
+        }
+        let scale = (reader.min, reader.max);
+        let way = if pairwise {
+            let by = Pairwise { template: rubric, pattern: reader.into_pattern(), samples, asking };
+            Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
+        } else {
+            let max_samples = max_samples.unwrap_or(samples).max(samples);
+            Way::Rubric(Rubric { rubric, reader, samples, max_samples, z, asking, expected, keep_tokens })
+        };
+        Box::new(Judge { way, scale })
+    },
+};
+
+struct Judge {
+    way: Way,
+    /// The least and the greatest score.
+    scale: (f32, f32),
+}
+
+/// How answers come by their scores.
+enum Way {
+    Rubric(Rubric),
+    Pairwise { by: Pairwise, most: usize },
+}
+
+/// What came of one question: its judgements, and the judge's prompt where it is kept.
+type Asked = (Vec<Judgement>, Option<(String, Arc<[u32]>)>);
+
+struct Rubric {
+    rubric: Template,
+    reader: Reader,
+    samples: u32,
+    max_samples: u32,
+    z: f64,
+    asking: Asking,
+    expected: Option<Expected>,
+    keep_tokens: bool,
+}
+
+impl Configured for Judge {
+    fn explain(&self) -> String {
+        let rubric = match &self.way {
+            Way::Pairwise { by, .. } => return format!("share of wins, {}", by.describe()),
+            Way::Rubric(rubric) => rubric,
+        };
+        let name = rubric.rubric.name();
+        let samples = match (rubric.samples, rubric.max_samples) {
+            (n, most) if n == most => counted(n, "judgement"),
+            (n, most) => format!("{n} to {}", counted(most, "judgement")),
+        };
+        let drawn = settings::describe(&rubric.asking.sampling);
+        match &rubric.expected {
+            Some(e) if e.is_silent() => format!("rubric {name}, {}", e.describe()),
+            Some(e) => format!("rubric {name}, {}, mean of {samples}, {drawn}", e.describe()),
+            None => format!("rubric {name}, mean of {samples}, {drawn}"),
+        }
+    }
+    fn scale(&self) -> Option<(f32, f32)> {
+        Some(self.scale)
+    }
+    fn asks(&self) -> Option<Asks> {
+        match &self.way {
+            Way::Pairwise { by, .. } => by.asks(),
+            Way::Rubric(r) => {
+                let silent = r.expected.as_ref().is_some_and(Expected::is_silent);
+                let max_tokens = if silent { 1 } else { r.asking.sampling.max_tokens };
+                r.rubric.asks(&[("prompt", "".into()), ("response", "".into())], max_tokens)
+            }
+        }
+    }
+    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+        let from = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let (silent, sampling) = match &self.way {
+            Way::Rubric(r) => (r.expected.as_ref().is_some_and(Expected::is_silent), &r.asking.sampling),
+            Way::Pairwise { by, .. } => (false, &by.asking.sampling),
+        };
+        let most = if silent { 0. } else { sampling.max_tokens as f64 };
+        // How often is asked, with how many judgements each time, and what is read after the rubric. Under an adaptive budget
+        // every answer is judged as often as it may be.
+        let (asked, judgements, read) = match &self.way {
+            Way::Rubric(r) => (from.rows, f64::from(r.max_samples), from.prompt + from.answer),
+            Way::Pairwise { by, most, .. } => {
+                let pairs = (from.per_prompt * (from.per_prompt - 1.) / 2.).min(*most as f64);
+                (2. * pairs * from.prompts(), f64::from(by.samples), from.prompt + 2. * from.answer)
+            }
+        };
+        Work {
+            out: from,
+            // The rubric is read once for all.
+            read: Pass::of(1., 0., assume.rubric).and(Pass::of(asked, assume.rubric, read)),
+            sampled: Pass::of(asked * judgements, assume.rubric + read, assume.fill * most),
+            longest: assume.rubric + read + most,
+            ..Work::default()
+        }
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to judge")?;
+        Ok(&named::SCORES)
+    }
+}
+impl Operator for Judge {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Map(self)
+    }
+    fn measure(&self) -> Option<Measure> {
+        Some(crate::operators::shared::health::of_judged)
+    }
+}
+
+impl Map for Judge {
+    fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
+        let engine = cx.services::<Models>()?.engine(cx)?;
+        match &self.way {
+            Way::Rubric(rubric) => rubric.judge(cx, &*engine, input),
+            Way::Pairwise { by, most } => tournament::play(cx, &*engine, input, by, *most, self.scale.0..=self.scale.1),
+        }
+    }
+}
+
+impl Rubric {
+    fn judge(&self, cx: &Context<'_>, engine: &dyn Engine, input: &RecordBatch) -> Result<Output> {
+        let columns = Columns(input);
+        let (prompts, responses, ids) =
+            (columns.text("prompt")?, columns.text("response")?, columns.text("response_id")?);
+        let prompt_ids = columns.text("prompt_id")?;
+        let render =
+            |i| self.rubric.render(&[("prompt", prompts.value(i).into()), ("response", responses.value(i).into())]);
+        let texts: Vec<String> = (0..input.num_rows()).map(render).collect::<Result<_>>()?;
+        let judged: Vec<Judged> = match &self.expected {
+            Some(expected) if expected.is_silent() => {
+                expected.silent(cx, engine, &texts)?.into_iter().map(|j| Judged::mean(vec![j])).collect()
+            }
+            _ => {
+                let mut judged = vec![Judged::default(); texts.len()];
+                // All answers to a prompt are in one microbatch.
+                let mut answers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+                (0..texts.len()).for_each(|i| answers.entry(prompt_ids.value(i)).or_default().push(i));
+                let mut open: Vec<Vec<usize>> = answers.into_values().collect();
+                let (mut from, mut to) = (0, self.samples);
+                loop {
+                    let mut rows: Vec<usize> = open.iter().flatten().copied().collect();
+                    rows.sort_unstable();
+                    let question = |&i: &usize| Question { row: ids.value(i), samples: from..to, text: &texts[i] };
+                    let questions: Vec<Question<'_>> = rows.iter().map(question).collect();
+                    let said = self.ask(cx, engine, &questions)?;
+                    for (i, (judgements, prompt)) in rows.into_iter().zip(said) {
+                        judged[i].judgements.extend(judgements);
+                        judged[i].prompt = judged[i].prompt.take().or(prompt);
+                    }
+                    (from, to) = (to, to + 1);
+                    let scores =
+                        |i: &usize| judged[*i].judgements.iter().filter_map(|j| j.score).map(f64::from).collect();
+                    open.retain(|rows| {
+                        to <= self.max_samples && !decided(&rows.iter().map(scores).collect::<Vec<_>>(), self.z)
+                    });
+                    if open.is_empty() {
+                        break;
+                    }
+                }
+                judged.into_iter().map(|j| Judged { prompt: j.prompt, ..Judged::mean(j.judgements) }).collect()
+            }
+        };
+        let unscored = judged.iter().enumerate().filter(|(_, j)| j.score.is_none());
+        let errors = unscored.map(|(i, j)| j.unreadable(ids.value(i)));
+        let mut ledger = Ledger::new(input);
+        ledger.all_kept();
+        errors.for_each(|error| ledger.note(error));
+        ledger.close(scored(input, &judged, engine.id(), engine.tokenizer())?)
+    }
+
+    /// The judgements of each question, and the judge's prompt where it is kept.
+    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, questions: &[Question<'_>]) -> Result<Vec<Asked>> {
+        let said = self.asking.ask(cx, engine, questions, |text, cut| self.reader.read(text, cut))?;
+        let judgement = |s: &Said| {
+            let answer = s.answer.as_ref().ok().filter(|_| self.keep_tokens);
+            let tokens = answer.map(|a| (a.tokens.clone(), a.logprobs.clone()));
+            Judgement { text: s.text().into(), outcome: s.outcome.into(), score: s.value, mass: None, tokens }
+        };
+        let pairs = std::iter::zip(questions, &said);
+        let mut flat: Vec<(&str, Judgement, &Said)> =
+            pairs.flat_map(|(q, said)| said.iter().map(|s| (q.text, judgement(s), s))).collect();
+        if let Some(expected) = &self.expected {
+            expected.after(cx, engine, &self.reader, &mut flat)?;
+        }
+        let mut flat = flat.into_iter();
+        let row = |(question, said): (&Question<'_>, &Vec<Said>)| {
+            let answer = said.iter().find_map(|s| s.answer.as_ref().ok()).filter(|_| self.keep_tokens);
+            let prompt = answer.map(|a| (question.text.to_owned(), a.prompt_tokens.clone()));
+            (flat.by_ref().take(said.len()).map(|(_, j, _)| j).collect(), prompt)
+        };
+        Ok(std::iter::zip(questions, &said).map(row).collect())
+    }
+}
+
+/// Whether the best and the worst of a prompt's answers are apart by `z` standard errors; see the top of the file.
+fn decided(scores: &[Vec<f64>], z: f64) -> bool {
+    let mean = |s: &Vec<f64>| s.iter().sum::<f64>() / s.len() as f64;
+    let readable: Vec<(f64, &Vec<f64>)> = scores.iter().filter(|s| !s.is_empty()).map(|s| (mean(s), s)).collect();
+    // One answer alone makes no pair, however long it is judged.
+    if scores.len() < 2 {
+        return true;
+    }
+    let degrees: usize = readable.iter().map(|(_, s)| s.len() - 1).sum();
+    let squares: f64 = readable.iter().flat_map(|(m, s)| s.iter().map(move |x| (x - m).powi(2))).sum();
+    let by_mean = |a: &&(f64, &Vec<f64>), b: &&(f64, &Vec<f64>)| a.0.total_cmp(&b.0);
+    let (Some(low), Some(high)) = (readable.iter().min_by(by_mean), readable.iter().max_by(by_mean)) else {
+        return false;
+    };
+    if readable.len() < 2 || degrees == 0 {
+        return false;
+    }
+    let error = (squares / degrees as f64 * (1. / low.1.len() as f64 + 1. / high.1.len() as f64)).sqrt();
+    error == 0. || high.0 - low.0 > z * error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decided;
+
+    #[test]
+    fn best_and_worst_are_decided_by_standard_errors() {
+        // s^2 = (0.5 + 0.5) / 2 = 0.5, error = sqrt(0.5 (1/2 + 1/2)) = 0.7071, difference 2.
+        let scores = [vec![4., 5.], vec![2., 3.]];
+        assert!(decided(&scores, 2.8) && !decided(&scores, 2.9));
+        // An answer in between lends its variance: s^2 = (0.5 + 0.5 + 8) / 3 = 3, error = sqrt(3).
+        let scores = [vec![4., 5.], vec![1.5, 5.5], vec![2., 3.]];
+        assert!(decided(&scores, 1.15) && !decided(&scores, 1.16));
+        assert!(decided(&[vec![3., 3.], vec![3., 3.]], 1.96), "a judge that repeats itself");
+        assert!(!decided(&[vec![3.], vec![5.]], 1.96), "nothing is known of the spread");
+        assert!(!decided(&[vec![], vec![5., 4.]], 1.96), "one is not readable yet");
+        assert!(decided(&[vec![5., 1.]], 1.96), "there is no other");
+    }
+}

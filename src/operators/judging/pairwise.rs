@@ -1,0 +1,247 @@
+//! Two answers compared by a judge, in both orders.
+//!
+//! A judge tends to prefer what it reads first, so each pair is shown both ways round. An order's verdict is what most of
+//! its readable samples say, a tie where none has more; the pair's is what both orders agree on, and a tie where they do not
+//! (as in the head-to-head evaluation of arXiv 2401.10020). An order without a readable sample leaves the pair without a verdict.
+
+use regex::Regex;
+
+use super::client::{Asking, Question, Said};
+use super::score::{self, Outcome};
+use crate::data::counted;
+use crate::engine::Engine;
+use crate::operators::prelude::*;
+
+/// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
+pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
+
+/// What the key `pattern` is, where verdicts are read.
+pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting; \"verdict\" is the built-in \
+                         one, [[A]], [[B]] or [[C]]: A, first or 1; \
+                         B, second or 2; C, tie, draw, equal or 0";
+
+/// Which of two is the better.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+    /// Neither.
+    Tie,
+}
+
+impl Verdict {
+    /// The same of the two the other way round.
+    pub fn swapped(self) -> Self {
+        match self {
+            Verdict::First => Verdict::Second,
+            Verdict::Second => Verdict::First,
+            Verdict::Tie => Verdict::Tie,
+        }
+    }
+    /// The first one's share of the win: 1, 1/2 or 0.
+    pub fn share(self) -> f64 {
+        match self {
+            Verdict::First => 1.,
+            Verdict::Second => 0.,
+            Verdict::Tie => 0.5,
+        }
+    }
+    /// What a judge's word means.
+    fn of(word: &str) -> Option<Self> {
+        match word.trim().to_ascii_lowercase().as_str() {
+            "a" | "first" | "1" => Some(Verdict::First),
+            "b" | "second" | "2" => Some(Verdict::Second),
+            "c" | "tie" | "draw" | "equal" | "0" => Some(Verdict::Tie),
+            _ => None,
+        }
+    }
+}
+
+/// How pairs are compared.
+pub struct Pairwise {
+    /// The judge's prompt, with `prompt`, `first` and `second`.
+    pub template: Template,
+    /// Its first group is the verdict; the last one in the judge's text counts.
+    pub pattern: Regex,
+    /// Judgements of each order.
+    pub samples: u32,
+    /// How the judge is asked.
+    pub asking: Asking,
+}
+
+/// Two answers to one prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    /// Whose comparison it is: its draws depend on this.
+    pub row: &'a str,
+    /// The instruction.
+    pub prompt: &'a str,
+    /// One answer.
+    pub a: &'a str,
+    /// The other.
+    pub b: &'a str,
+}
+
+/// What a judge said of a pair in one order.
+pub struct Order {
+    /// Every attempt of every sample; a verdict in here is about what was shown first and second.
+    pub said: Vec<Said<Verdict>>,
+    /// The order's verdict about the pair: first is `a`, second `b`, in whichever order they were shown. None if nothing was readable.
+    pub verdict: Option<Verdict>,
+}
+
+impl Order {
+    fn new(said: Vec<Said<Verdict>>, swapped: bool) -> Self {
+        let readable: Vec<Verdict> = said.iter().filter_map(|s| s.value).collect();
+        let verdict = (!readable.is_empty()).then(|| plurality(&readable));
+        Self { said, verdict: verdict.map(|v| if swapped { v.swapped() } else { v }) }
+    }
+}
+
+/// What a judge said of a pair in both.
+pub struct Comparison {
+    /// `a` shown first, then `b` shown first.
+    pub orders: [Order; 2],
+    /// About the pair: first is `a`, second `b`. A tie where the orders disagree; none if one of them has no verdict.
+    pub verdict: Option<Verdict>,
+}
+
+/// What most say; a tie if no verdict has more than the others.
+fn plurality(verdicts: &[Verdict]) -> Verdict {
+    let count = |v| verdicts.iter().filter(|x| **x == v).count();
+    let (first, second, tie) = (count(Verdict::First), count(Verdict::Second), count(Verdict::Tie));
+    if first > second.max(tie) {
+        Verdict::First
+    } else if second > first.max(tie) {
+        Verdict::Second
+    } else {
+        Verdict::Tie
+    }
+}
+
+impl Pairwise {
+    /// The keys of [`Pairwise::fields`].
+    pub const KEYS: [&'static str; 5] = ["template", "pattern", "samples", "retries", "sampling"];
+
+    /// The keys `template`, `pattern`, `samples`, `retries` and `sampling`.
+    pub fn fields(f: &mut Fields<'_>) -> Self {
+        let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
+        let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
+        let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
+        let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
+        Self { template, pattern, samples, asking: Asking::fields(f, samples) }
+    }
+
+    /// The settings in words, for `explain`.
+    pub fn describe(&self) -> String {
+        let (name, n) = (self.template.name(), self.samples);
+        format!(
+            "template {name}, both orders, {} of each, {}",
+            counted(n, "judgement"),
+            settings::describe(&self.asking.sampling)
+        )
+    }
+
+    /// What the judge is asked at the least.
+    pub fn asks(&self) -> Option<Asks> {
+        let empty = [("prompt", "".into()), ("first", "".into()), ("second", "".into())];
+        self.template.asks(&empty, self.asking.sampling.max_tokens)
+    }
+
+    /// Reads a judge's text.
+    pub fn read(&self, text: &str, cut: bool) -> Outcome<Verdict> {
+        let words = self.pattern.captures_iter(text).filter_map(|c| c.iter().skip(1).flatten().next());
+        match words.filter_map(|w| Verdict::of(w.as_str())).last() {
+            Some(verdict) => Outcome::Score(verdict),
+            None if cut => Outcome::Truncated,
+            None => Outcome::NoMatch,
+        }
+    }
+
+    /// Compares all pairs, in their order.
+    ///
+    /// # Errors
+    /// The template fails, the run is cancelled, or the engine itself failed. What a judge cannot read or say is an outcome.
+    pub fn compare(&self, cx: &Context<'_>, engine: &dyn Engine, pairs: &[Pair<'_>]) -> Result<Vec<Comparison>> {
+        let mut prompts = Vec::with_capacity(2 * pairs.len());
+        for pair in pairs {
+            for (order, first, second) in [("ab", pair.a, pair.b), ("ba", pair.b, pair.a)] {
+                let variables = [("prompt", pair.prompt.into()), ("first", first.into()), ("second", second.into())];
+                let text = self.template.render(&variables)?;
+                prompts.push((format!("{} {order}", pair.row), text));
+            }
+        }
+        let questions: Vec<Question<'_>> =
+            prompts.iter().map(|(row, text)| Question { row, samples: 0..self.samples, text }).collect();
+        let said = self.asking.ask(cx, engine, &questions, |text, cut| self.read(text, cut))?;
+        let mut said = said.into_iter();
+        let mut order = |swapped| Order::new(said.next().unwrap_or_default(), swapped);
+        let comparison = |_| {
+            let orders = [order(false), order(true)];
+            let verdict = match (orders[0].verdict, orders[1].verdict) {
+                (Some(one), Some(other)) => Some(if one == other { one } else { Verdict::Tie }),
+                _ => None,
+            };
+            Comparison { orders, verdict }
+        };
+        Ok(pairs.iter().map(comparison).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Sampling;
+
+    fn pairwise() -> Pairwise {
+        Pairwise {
+            template: Template::load("pairwise").unwrap(),
+            pattern: Regex::new(PATTERN).unwrap(),
+            samples: 1,
+            asking: Asking { sampling: Sampling::default(), retries: 0 },
+        }
+    }
+
+    #[test]
+    fn the_last_verdict_in_brackets_counts() {
+        let p = pairwise();
+        for (text, outcome) in [
+            ("A is longer.\n[[A]]", Outcome::Score(Verdict::First)),
+            ("Not [[A]] but [[B]]", Outcome::Score(Verdict::Second)),
+            ("[[ tie ]]", Outcome::Score(Verdict::Tie)),
+            ("[[Second]]", Outcome::Score(Verdict::Second)),
+            ("[[C]]", Outcome::Score(Verdict::Tie)),
+            ("[[D]] A is better", Outcome::NoMatch),
+            ("[[a]]", Outcome::NoMatch),
+            ("", Outcome::NoMatch),
+        ] {
+            assert_eq!(p.read(text, false), outcome, "{text:?}");
+        }
+        assert_eq!(p.read("I find [[", true), Outcome::Truncated);
+        assert_eq!(p.read("[[A]] and then", true), Outcome::Score(Verdict::First));
+    }
+
+    #[test]
+    fn most_samples_decide() {
+        use Verdict::{First, Second, Tie};
+        assert_eq!(plurality(&[First, Second, First]), First);
+        assert_eq!(plurality(&[First, Second]), Tie);
+        assert_eq!(plurality(&[Tie, Second, Second]), Second);
+        assert_eq!(plurality(&[Tie, Tie, First]), Tie);
+    }
+
+    #[test]
+    fn the_template_shows_both() {
+        let text = pairwise()
+            .template
+            .render(&[("prompt", "P".into()), ("first", "one [[A]]".into()), ("second", "two".into())])
+            .unwrap();
+        assert!(
+            text.contains("one [[A]]\n</response_a>")
+                && text.contains("<response_b>\ntwo")
+                && text.ends_with("if neither is.")
+        );
+    }
+}

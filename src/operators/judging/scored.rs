@@ -1,0 +1,94 @@
+//! Rows of the scores dataset, from what was said of each answer.
+
+use crate::data::{Judgement, counted};
+use crate::engine::Finish;
+use crate::operators::prelude::*;
+use arrow::array::{ListArray, UInt32Builder, new_null_array};
+
+/// An answer that was judged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Judged {
+    /// Its score; none if nothing was readable.
+    pub score: Option<f32>,
+    /// All that was said of it.
+    pub judgements: Vec<Judgement>,
+    /// The judge's prompt and its token ids, where judgements keep theirs.
+    pub prompt: Option<(String, Arc<[u32]>)>,
+}
+
+impl Judged {
+    /// An answer with the mean score of its readable judgements.
+    pub fn mean(judgements: Vec<Judgement>) -> Self {
+        let scores: Vec<f64> = judgements.iter().filter_map(|j| j.score).map(f64::from).collect();
+        let score = (!scores.is_empty()).then(|| (scores.iter().sum::<f64>() / scores.len() as f64) as f32);
+        Self { score, judgements, prompt: None }
+    }
+
+    /// Why it has no score, in a word and in words.
+    pub fn unreadable(&self, id: &str) -> RowError {
+        let outcomes: Vec<&str> = self.judgements.iter().map(|j| j.outcome.as_str()).collect();
+        let code = outcomes.first().copied().filter(|first| outcomes.iter().all(|o| o == first)).unwrap_or("no_match");
+        let message = format!(
+            "none of {} was readable ({}); the answer has no score",
+            counted(outcomes.len(), "judgement"),
+            outcomes.join(", ")
+        );
+        RowError::failed(id, code, message)
+    }
+}
+
+/// A column that answers which no model of the run sampled (`ranked` rows) lack: they have no tokens, and end by themselves.
+fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
+    let rows = input.num_rows();
+    Ok(match column {
+        "sample" => Arc::new(Columns(input).uint("rank")?.clone()),
+        "finish" => Arc::new(StringArray::from(vec![Finish::Stop.as_str(); rows])),
+        "model" => Arc::new(StringArray::from(vec!["given"; rows])),
+        "prompt_tokens" | "response_tokens" => List::of_tokens(&vec![Vec::new(); rows]),
+        "logprobs" => List::of_floats(&vec![Vec::new(); rows]),
+        other => return Err(Error::user(format!("column `{other}` is missing"))),
+    })
+}
+
+/// The scores dataset of judged responses; shared with the operators that score by a rule.
+pub(crate) fn scored(
+    input: &RecordBatch,
+    rows: &[Judged],
+    judge: &str,
+    judge_tokenizer: Option<&str>,
+) -> Result<RecordBatch> {
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for column in named::SCORES.columns {
+        columns.push(match column.name {
+            "score" => Arc::new(Float32Array::from_iter(rows.iter().map(|r| r.score))),
+            "judgements" => List::of_judgements(&rows.iter().map(|r| r.judgements.clone()).collect::<Vec<_>>()),
+            "judge" => Arc::new(StringArray::from(vec![judge; input.num_rows()])),
+            "judge_tokenizer" => Arc::new(StringArray::from(vec![judge_tokenizer; input.num_rows()])),
+            "score_before" | "changes" => new_null_array(&column.kind.arrow(), input.num_rows()),
+            "judge_prompt" => {
+                Arc::new(StringArray::from_iter(rows.iter().map(|r| r.prompt.as_ref().map(|p| p.0.as_str()))))
+            }
+            "judge_prompt_tokens" => tokens(rows.iter().map(|r| r.prompt.as_ref().map(|p| &*p.1))),
+            kept => match input.column_by_name(kept) {
+                Some(column) => Arc::clone(column),
+                None if column.nullable => new_null_array(&column.kind.arrow(), input.num_rows()),
+                None => given(input, kept)?,
+            },
+        });
+    }
+    named::SCORES.batch(columns)
+}
+
+/// A column of token ids that some rows lack.
+fn tokens<'a>(rows: impl Iterator<Item = Option<&'a [u32]>>) -> ArrayRef {
+    let field = arrow::datatypes::Field::new_list_field(arrow::datatypes::DataType::UInt32, false);
+    let mut column = arrow::array::ListBuilder::new(UInt32Builder::new()).with_field(field);
+    for row in rows {
+        if let Some(ids) = row {
+            column.values().append_slice(ids);
+        }
+        column.append(row.is_some());
+    }
+    let column: ListArray = column.finish();
+    Arc::new(column)
+}

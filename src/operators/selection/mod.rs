@@ -1,0 +1,9 @@
+//! Operators that choose, split and join rows, and measure them.
+
+pub(crate) mod build_eft;
+pub(crate) mod concat;
+pub(crate) mod measure;
+pub(crate) mod positives;
+pub(crate) mod select;
+pub(crate) mod split;
+pub(crate) mod strategies;

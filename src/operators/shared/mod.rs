@@ -1,0 +1,10 @@
+//! What operators share: models and engines, templates, keys, checks before a run.
+
+pub(crate) mod fence;
+pub(crate) mod health;
+pub mod hub;
+pub(crate) mod hub_files;
+pub(crate) mod models;
+pub(crate) mod preflight;
+pub(crate) mod settings;
+pub(crate) mod template;

@@ -1,0 +1,260 @@
+//! The models and engines that the operators of a run share: loaded when a row first names them, one engine for all
+//! steps that use the same weights, let go when the policy has moved on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device};
+
+use super::hub;
+use crate::dataflow::{Context, ModelAt};
+use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
+use crate::error::{Context as _, Error, Result};
+use crate::model::formats::peft;
+use crate::model::{LoraConfig, Model, device, saved_dtype};
+use crate::pipeline::{Dtype, ModelKind, ModelSource, model_table};
+use crate::store::{InputForm, InputPlace, Lines, Run};
+
+/// The key that names a model of the hub.
+const HUB_KEY: &str = "hf";
+
+/// Standard deviation of random weights.
+const INIT_STD: f32 = 0.05;
+
+/// The request to stop, as the engines see it.
+pub(crate) fn cancel(cx: &Context<'_>) -> Cancel {
+    Cancel::from(Arc::clone(&cx.shared.stop.0))
+}
+
+/// The shared models. One per run.
+pub struct Models {
+    device: Device,
+    config: Config,
+    seed: u64,
+    engines: Mutex<BTreeMap<String, Loaded>>,
+    /// What the engines had done that were let go.
+    gone: Mutex<Vec<EngineUse>>,
+}
+
+/// What one engine has done in this process.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct EngineUse {
+    /// The model's name.
+    pub model: String,
+    /// Share of the prompts' tokens that the prefix cache had.
+    pub prefix_hit_rate: f64,
+    /// Its counters.
+    #[serde(flatten)]
+    pub stats: Stats,
+}
+
+struct Loaded {
+    name: String,
+    /// The iteration whose policy it is; 0 for a model of the pipeline file.
+    version: u32,
+    engine: Arc<dyn Engine>,
+}
+
+impl Loaded {
+    fn used(&self) -> EngineUse {
+        let stats = self.engine.stats();
+        EngineUse { model: self.name.clone(), prefix_hit_rate: stats.hit_rate(), stats }
+    }
+}
+
+impl Models {
+    /// For a run on the device called `device` (`auto` takes an accelerator if this build has one).
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn new(device_name: &str, config: Config, seed: u64) -> Result<Self> {
+        Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default(), gone: Mutex::default() })
+    }
+
+    /// The engine of the step's model.
+    ///
+    /// # Errors
+    /// The model cannot be loaded.
+    pub fn engine(&self, cx: &Context<'_>) -> Result<Arc<dyn Engine>> {
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a step that has no model asks for an engine"))?;
+        let (key, name, version) = match at {
+            ModelAt::Source(name) => (name.clone(), name, 0),
+            ModelAt::Made { hash, name, version } => (hash.clone(), name, *version),
+        };
+        // Loading under the lock: whoever else needs this model waits for it instead of loading it twice.
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = engines.get(&key) {
+            return Ok(Arc::clone(&loaded.engine));
+        }
+        // A policy older than the last is used by nothing that is still to come.
+        let mut gone = Vec::new();
+        engines.retain(|_, loaded| {
+            let stays = loaded.version == 0 || loaded.version + 1 >= version;
+            if !stays {
+                gone.push(loaded.used());
+            }
+            stays
+        });
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
+        let engine: Arc<dyn Engine> = match at {
+            ModelAt::Source(name) if matches!(cx.model_source(name)?.kind, ModelKind::Script { .. }) => {
+                Arc::new(script(cx.run(), cx.model_source(name)?)?)
+            }
+            ModelAt::Source(name) => {
+                let source = cx.model_source(name)?;
+                let doing = || format!("model `{name}`");
+                match files(cx.run(), source).doing(doing)? {
+                    Some(path) => open(&path, &self.device, dtype(source), self.config.clone()).doing(doing)?,
+                    None => start(self.load(cx, at, false)?, self.config.clone()).doing(doing)?,
+                }
+            }
+            ModelAt::Made { .. } => start(self.load(cx, at, false)?, self.config.clone())?,
+        };
+        engines.insert(key, Loaded { name: name.clone(), version, engine: Arc::clone(&engine) });
+        Ok(engine)
+    }
+
+    /// What each engine has done so far, in the order in which they were let go, then those still there by name.
+    pub fn engines(&self) -> Vec<EngineUse> {
+        let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut here: Vec<EngineUse> = engines.values().map(Loaded::used).collect();
+        here.sort_by(|a, b| a.model.cmp(&b.model));
+        all.extend(here);
+        all
+    }
+
+    /// Tokens that all engines have sampled so far; `None` while a model is being loaded.
+    pub fn sampled_tokens(&self) -> Option<u64> {
+        let engines = self.engines.try_lock().ok()?;
+        let gone = self.gone.try_lock().ok()?;
+        let here = engines.values().map(|loaded| loaded.engine.stats().generated_tokens);
+        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).sum())
+    }
+
+    /// A copy of the step's model to train: all of its weights, or a new adapter, drawn anew in each iteration.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or has no weights.
+    pub fn trainable(&self, cx: &Context<'_>, lora: Option<&LoraConfig>) -> Result<Model> {
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
+        let model = self.load(cx, at, lora.is_none())?;
+        match lora {
+            Some(lora) => model.with_lora(lora, self.seed.wrapping_add(cx.epoch.iteration.into())),
+            None => Ok(model),
+        }
+    }
+
+    /// What an adapter in `models/NAME/adapter` says of the model that it was trained on: its path, or its name on the
+    /// hub. Random weights have neither.
+    ///
+    /// # Errors
+    /// The step has no model.
+    pub fn base(cx: &Context<'_>) -> Result<Option<String>> {
+        match cx.model.as_ref() {
+            None => Err(Error::bug("a training step has no model")),
+            Some(ModelAt::Made { name, .. }) => Ok(Some(format!("../../{name}"))),
+            Some(ModelAt::Source(name)) => Ok(match &cx.model_source(name)?.kind {
+                ModelKind::Path(path) => Some(path.shown()),
+                ModelKind::Hub { repo, .. } => Some(repo.clone()),
+                ModelKind::Init { .. } | ModelKind::Script { .. } => None,
+            }),
+        }
+    }
+
+    /// A copy of a model that stays as it is.
+    ///
+    /// # Errors
+    /// As [`Models::trainable`].
+    pub fn frozen(&self, cx: &Context<'_>, at: &ModelAt) -> Result<Model> {
+        self.load(cx, at, false)
+    }
+
+    fn load(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
+        let model = self.load_files(cx, at, trainable)?;
+        Ok(Model { tokenizer: model.tokenizer.with_date(self.config.date), ..model })
+    }
+
+    fn load_files(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
+        match at {
+            ModelAt::Made { name, .. } => {
+                let entry =
+                    cx.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
+                cx.run().verify_model(&entry)?;
+                let dir = cx.run().dir().join(&entry.path);
+                let model = Model::load(&dir, &self.device, saved_dtype(&dir)?, trainable)?;
+                if model.hash != entry.hash {
+                    return Err(Error::user(format!("models/{name}: the weights are not those that the run made"))
+                        .help("the file was changed; restore it, or run again with --fresh"));
+                }
+                Ok(model)
+            }
+            ModelAt::Source(name) => {
+                let source = cx.model_source(name)?;
+                let doing = || format!("model `{name}`");
+                if let Some(path) = files(cx.run(), source).doing(doing)? {
+                    return Model::load(&path, &self.device, dtype(source), trainable).doing(doing);
+                }
+                match &source.kind {
+                    ModelKind::Init { config, seed } => {
+                        let seed = seed.unwrap_or(self.seed);
+                        let config = config.open(cx.run()).doing(doing)?;
+                        Model::init(config, INIT_STD, seed, &self.device, dtype(source), trainable).doing(doing)
+                    }
+                    _ => Err(Error::user(format!(
+                        "model `{name}` is a script: it has no weights to train or to be held to"
+                    ))
+                    .help("give the step a model with weights")),
+                }
+            }
+        }
+    }
+}
+
+fn script(run: &Run, source: &ModelSource) -> Result<Scripted> {
+    let ModelKind::Script { file } = &source.kind else { return Err(Error::bug("not a script")) };
+    let path = file.open(run)?;
+    let text = Lines::open(path)?.rest()?;
+    scripted(&text).map_err(|e| e.doing(path.display()))
+}
+
+/// Where a model's files are, once they are fetched; none if it has no files. The run's manifest then has their hashes, and those
+/// of the base model where they are an adapter's.
+fn files(run: &Run, source: &ModelSource) -> Result<Option<PathBuf>> {
+    match &source.kind {
+        ModelKind::Path(external) => {
+            let path = external.open(run)?;
+            if let Some(base) = peft::base_of(path)? {
+                external.related("base", base).open(run)?;
+            }
+            Ok(Some(path.to_owned()))
+        }
+        ModelKind::Hub { repo, revision } => hub_files(run, &source.name, repo, revision.as_deref()).map(Some),
+        ModelKind::Init { .. } | ModelKind::Script { .. } => Ok(None),
+    }
+}
+
+/// The folder of a hub model's files. A run that goes on takes the commit that it began with, whatever its branch says now.
+fn hub_files(run: &Run, name: &str, repo: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let table = model_table(name);
+    let pinned = run.input(&table, HUB_KEY).and_then(|input| input.revision);
+    let hub::HubModel { commit, dir } = hub::fetch(repo, pinned.as_deref().or(revision))?;
+    run.read_input(&InputPlace {
+        table: &table,
+        key: HUB_KEY,
+        path: &dir,
+        form: InputForm::Model,
+        revision: Some(&commit),
+        content: None,
+    })?;
+    Ok(dir)
+}
+
+pub(crate) fn dtype(source: &ModelSource) -> DType {
+    match source.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    }
+}

@@ -1,0 +1,135 @@
+//! Keys that several operators share.
+
+use crate::data::counted;
+use crate::engine::Sampling;
+use crate::model::LoraConfig;
+use crate::model::nn::lora::TARGETS;
+use crate::pipeline::{Fields, Port};
+
+/// `sampling = { ... }`.
+pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
+    let about = "how tokens are drawn";
+    fields.table("sampling", about, |f| {
+        let sampling = sampling_keys(f, default);
+        if sampling.min_tokens > sampling.max_tokens {
+            let message = format!(
+                "`min_tokens` is {}, more than `max_tokens`, which is {}",
+                sampling.min_tokens, sampling.max_tokens
+            );
+            f.problem("min_tokens", message, "lower it, or raise `max_tokens`");
+        }
+        // A value that switches an option off says nothing, and does no harm.
+        let drawing = [("top_p", sampling.top_p < 1.), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0.)];
+        for (key, _) in drawing.into_iter().filter(|(_, narrows)| *narrows && sampling.temperature == 0.) {
+            f.without_effect(&[key], "with temperature = 0, which takes the likeliest token", "raise the temperature");
+        }
+        sampling
+    })
+}
+
+/// The keys of `sampling`.
+fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
+    Sampling {
+        temperature: f.float(
+            "temperature",
+            "divides the logits; 0 takes the likeliest token",
+            Some(shortest(default.temperature)),
+            0.0..=100.0,
+        ) as f32,
+        top_p: f.float(
+            "top_p",
+            "smallest set of tokens with at least this mass",
+            Some(shortest(default.top_p)),
+            0.0..=1.0,
+        ) as f32,
+        top_k: f.int("top_k", "at most this many tokens; 0 is no limit", Some(default.top_k as i64), 0..=1_000_000)
+            as usize,
+        min_p: f.float(
+            "min_p",
+            "drops tokens less likely than this share of the likeliest",
+            Some(shortest(default.min_p)),
+            0.0..=1.0,
+        ) as f32,
+        repetition_penalty: f.float(
+            "repetition_penalty",
+            "divides the logits of tokens that were there before; 1 is off",
+            Some(shortest(default.repetition_penalty)),
+            0.1..=10.0,
+        ) as f32,
+        max_tokens: f.int("max_tokens", "most new tokens", Some(default.max_tokens as i64), 1..=1_000_000) as usize,
+        min_tokens: f.int("min_tokens", "fewest new tokens", Some(default.min_tokens as i64), 0..=1_000_000) as usize,
+        stop: f.texts("stop", "texts that end an answer, cut before them", Some(&[])),
+        stop_ids: f
+            .ints("stop_ids", "token ids that end an answer, beside the model's own", Some(&[]), 0..=u32::MAX.into())
+            .into_iter()
+            .map(|id| id as u32)
+            .collect(),
+    }
+}
+
+/// The number as one would write it: 0.7, and not what is nearest to it in 32 bits.
+fn shortest(n: f32) -> f64 {
+    n.to_string().parse().unwrap_or(n.into())
+}
+
+/// `lora = { ... }`; nothing if it is not given, and then all weights are trained.
+pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
+    let about = "trains a LoRA adapter (arXiv 2106.09685) and not the weights themselves; the model is saved with it merged, \
+                 and the adapter beside it in PEFT's layout";
+    fields.optional_table("lora", about, |f| {
+        let default = LoraConfig::default();
+        let rank = f.count("rank", "rows of A, columns of B", Some(default.rank), 1..=1 << 14);
+        let alpha = f.float("alpha", "the adapter's share is scaled by alpha / rank", Some(default.alpha), 1e-6..=1e6);
+        let about = "probability that a number of a matrix's input is dropped on its way to the adapter, in training; \
+                     above 0 a step takes longer and more memory";
+        let dropout = f.float("dropout", about, Some(0.), 0.0..=0.9);
+        let about = "matrices that have an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \
+                     \"all-linear\"";
+        let given = f.texts("targets", about, Some(&["all-linear"]));
+        let all = given.iter().any(|t| t == "all-linear");
+        let targets: Vec<&str> = TARGETS.into_iter().filter(|t| all || given.iter().any(|g| g == t)).collect();
+        if let Some(unknown) = given.iter().find(|g| *g != "all-linear" && !TARGETS.contains(&g.as_str())) {
+            let known = format!("they are {}, and all-linear for all of them", TARGETS.join(", "));
+            f.problem("targets", format!("a Llama has no matrix `{unknown}`"), known);
+        } else if targets.is_empty() {
+            f.problem("targets", "at least one matrix is needed", "leave the key out for all of them");
+        }
+        LoraConfig { rank, alpha, dropout, targets }
+    })
+}
+
+/// `lora` in words, for `explain`; nothing where it is off.
+pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
+    let Some(l) = lora else { return String::new() };
+    let targets = if l.targets.len() == TARGETS.len() { "all-linear".into() } else { l.targets.join(", ") };
+    let dropout = if l.dropout > 0. { format!(", dropout {}", l.dropout) } else { String::new() };
+    format!(", LoRA of rank {} and alpha {} on {targets}{dropout}", l.rank, l.alpha)
+}
+
+/// `{ temperature, top_p, max_tokens }` in words, for `explain`.
+pub fn describe(s: &Sampling) -> String {
+    let mut words =
+        format!("temperature {}, top_p {}, at most {}", s.temperature, s.top_p, counted(s.max_tokens, "token"));
+    if s.top_k > 0 {
+        words += &format!(", top_k {}", s.top_k);
+    }
+    words
+}
+
+/// Checks that the first input has text columns of these names.
+pub fn needs(inputs: &[Port<'_>], columns: &[&str], what: &str) -> Result<(), Vec<String>> {
+    let Some(input) = inputs.first() else { return Ok(()) };
+    let has = |name: &&&str| input.schema.columns.iter().any(|c| c.name == **name);
+    let missing: Vec<&str> = columns.iter().filter(|name| !has(name)).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let have: Vec<&str> = input.schema.columns.iter().map(|c| c.name).collect();
+    Err(vec![format!(
+        "`{}` gives `{}` rows ({}), but {what} are needed; missing: {}",
+        input.step,
+        input.schema.name,
+        have.join(", "),
+        missing.join(", ")
+    )])
+}

@@ -1,0 +1,5 @@
+//! Operators that bring rows in.
+
+pub(crate) mod listworld;
+pub(crate) mod read;
+pub mod revised;

@@ -1,0 +1,373 @@
+//! What `sft` and `dpo` share: the optimizer's keys, progress, and the model and metrics they leave behind.
+
+use std::time::{Duration, Instant};
+
+use arrow::array::Float64Array;
+
+use super::reference::ReferenceUse;
+use crate::data::{Type, counted, read_regular};
+use crate::model::Model;
+use crate::model::backprop::Options;
+use crate::model::ops::Dropout;
+use crate::operators::prelude::*;
+use crate::store::Run;
+use crate::train::{
+    AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Progress, Schedule, StepMetrics, Trained, Validation,
+    Warmup,
+};
+
+/// Most pairs that the steps of a training name in its metrics, each counted as often as it was used: 260 MB of ids, while they are
+/// written.
+const MOST_PAIRS: usize = 1 << 22;
+
+/// The keys of the optimizer and its schedule.
+pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f64) -> (AdamWConfig, Schedule) {
+    let decays = [
+        ("cosine", "half a cosine down to final_learning_rate"),
+        ("linear", "a straight line down to final_learning_rate"),
+        ("constant", "none"),
+    ];
+    let schedule = Schedule {
+        learning_rate: f.float("learning_rate", "rate at the end of the warm-up", Some(learning_rate), 0.0..=10.0),
+        final_learning_rate: f.float("final_learning_rate", "rate at the end", Some(final_learning_rate), 0.0..=10.0),
+        decay: Decay::parse(f.choice("schedule", "how the learning rate falls", &decays, Some("cosine")))
+            .unwrap_or_default(),
+        warmup: Warmup::Share(f.float(
+            "warmup",
+            "share of the steps in which the rate rises from 0",
+            Some(0.),
+            0.0..=1.0,
+        )),
+    };
+    if schedule.decay == Decay::Constant {
+        f.without_effect(&["final_learning_rate"], "with schedule = \"constant\"", "choose another schedule");
+    }
+    let betas = f.floats(
+        "betas",
+        "AdamW's decay of the means of gradients and of their squares",
+        Some(&[0.9, 0.999]),
+        0.0..1.0,
+    );
+    if betas.len() != 2 {
+        f.problem("betas", "two numbers are needed", "for example betas = [0.9, 0.95]");
+    }
+    let config = AdamWConfig {
+        beta1: betas.first().copied().unwrap_or(0.9),
+        beta2: betas.get(1).copied().unwrap_or(0.999),
+        weight_decay: f.float("weight_decay", "decoupled weight decay of the matrices", Some(0.), 0.0..=10.0),
+        max_grad_norm: f.float(
+            "max_grad_norm",
+            "gradients are scaled down to this global norm; 0 is off",
+            Some(1.),
+            0.0..=1e9,
+        ),
+        ..AdamWConfig::default()
+    };
+    (config, schedule)
+}
+
+/// The key of the checkpoints.
+pub fn checkpoint_every(f: &mut Fields<'_>) -> usize {
+    let about =
+        "steps after which the training's state is kept, so that a run that was stopped goes on from there; 0 is never";
+    f.count("checkpoint_every", about, Some(50), 0..=1 << 30)
+}
+
+/// What is measured while training, and what follows from it.
+pub struct Validating {
+    /// Whether there are held-out rows.
+    validates: bool,
+    every: usize,
+    measure: Measure,
+    patience: Option<usize>,
+    keep: Keep,
+}
+
+impl Validating {
+    /// The keys; `rows` says what the held-out rows are, `measures` what else than the loss can be chosen by.
+    pub fn fields(f: &mut Fields<'_>, rows: &'static str, measures: &[(&'static str, &'static str)]) -> Self {
+        let validates = f.step("validation", rows).is_some();
+        let every = f.count(
+            "validate_every",
+            "steps between measurements; the last step is always measured",
+            Some(200),
+            1..=1 << 30,
+        );
+        let measure = if measures.is_empty() {
+            "loss"
+        } else {
+            let all: Vec<_> =
+                std::iter::once(("loss", "least loss, without replay")).chain(measures.iter().copied()).collect();
+            f.choice("measure", "what the best measurement is", &all, Some("loss"))
+        };
+        let about =
+            "training stops after so many measurements in a row without a better one; it runs to its end if not given";
+        let patience = f.optional_int("patience", about, 1..=1 << 30).map(|n| n as usize);
+        if patience.is_some() && !validates {
+            f.problem(
+                "patience",
+                "`patience` counts measurements, but there is nothing to measure on",
+                "name held-out rows: validation = \"STEP\"",
+            );
+        }
+        let kept = [("best", "those of the best measurement"), ("last", "those after the last step")];
+        let keep =
+            f.choice("keep_weights", "which weights become the model, where there is validation", &kept, Some("best"));
+        if !validates {
+            let keys: &[&str] = if measures.is_empty() {
+                &["validate_every", "keep_weights"]
+            } else {
+                &["validate_every", "measure", "keep_weights"]
+            };
+            f.without_effect(keys, "without `validation`", "name held-out rows: validation = \"STEP\"");
+        }
+        Self {
+            validates,
+            every,
+            measure: match measure {
+                "accuracy" => Measure::Accuracy,
+                "margin" => Measure::Margin,
+                _ => Measure::Loss,
+            },
+            patience,
+            keep: if keep == "last" { Keep::Last } else { Keep::Best },
+        }
+    }
+    /// What it goes by.
+    pub fn measure(&self) -> Measure {
+        self.measure
+    }
+    /// How often a training of so many steps is measured.
+    pub fn times(&self, steps: f64) -> f64 {
+        if self.validates { (steps / self.every as f64).ceil() } else { 0. }
+    }
+    /// With the held-out rows.
+    pub fn on<Row>(&self, rows: Vec<Row>) -> Validation<Row> {
+        Validation { rows, every: self.every, measure: self.measure, patience: self.patience, keep: self.keep }
+    }
+    /// In words, where the step has held-out rows.
+    pub fn explain(&self, words: &mut String) {
+        if !self.validates {
+            return;
+        }
+        *words += &format!(", validated every {} by {}", counted(self.every, "step"), self.measure.column());
+        if let Some(patience) = self.patience {
+            *words += &format!(" with patience {patience}");
+        }
+    }
+}
+
+/// Whether the step has an input by this key.
+pub fn has(cx: &Context<'_>, key: &str) -> bool {
+    cx.step.inputs.iter().any(|i| i.key == key)
+}
+
+/// The keys of the forward pass in training.
+pub fn options(f: &mut Fields<'_>) -> Options {
+    let rate = f.float(
+        "dropout",
+        "share of the numbers dropped from what each layer adds to the residual stream; the paper has 0.1",
+        Some(0.),
+        0.0..=0.9,
+    );
+    let about = "keep each layer's input only and compute the rest again on the way back: about a tenth of the memory of \
+                 activations, a third more arithmetic, the same result";
+    Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
+}
+
+/// Least time between two writes of the metrics so far.
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two writes is at least this many times what the last one took, so that they cost 5% at most.
+const METRICS_PATIENCE: u32 = 20;
+
+/// Passes a training's progress on, stops it when the run is being stopped, and keeps its state and its metrics so far in
+/// the run directory.
+pub struct Watch<'a> {
+    cx: &'a Context<'a>,
+    /// Hash of the weights that it starts from.
+    start: String,
+    checkpoint_every: usize,
+    /// When the metrics so far may be written next.
+    metrics_due: Instant,
+}
+
+impl<'a> Watch<'a> {
+    /// Of the training of `model`, before its first step.
+    pub fn new(cx: &'a Context<'a>, model: &Model, checkpoint_every: usize) -> Self {
+        Self { cx, start: model.hash.clone(), checkpoint_every, metrics_due: Instant::now() }
+    }
+}
+
+impl Progress for Watch<'_> {
+    fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()> {
+        self.cx.measured(&metrics.columns());
+        self.cx.progress(done, total, "steps");
+        self.forward(0)
+    }
+    fn recorded(&mut self, metrics: &[StepMetrics]) -> Result<()> {
+        let start = Instant::now();
+        if start < self.metrics_due {
+            return Ok(());
+        }
+        self.cx.run().write_running_metrics(&self.cx.step.name, self.cx.epoch.iteration, &table(metrics, &[])?)?;
+        self.metrics_due = Instant::now() + METRICS_INTERVAL.max(start.elapsed() * METRICS_PATIENCE);
+        Ok(())
+    }
+    fn forward(&mut self, _: usize) -> Result<()> {
+        if self.cx.cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+    fn checkpoints(&mut self) -> Option<&mut dyn Checkpoints> {
+        (self.checkpoint_every > 0).then_some(self)
+    }
+}
+
+impl Checkpoints for Watch<'_> {
+    fn every(&self) -> usize {
+        self.checkpoint_every
+    }
+    fn start(&self) -> String {
+        self.start.clone()
+    }
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let (run, step) = (self.cx.run(), &self.cx.step.name);
+        run.save_checkpoint(step, self.cx.epoch.iteration, checkpoint.steps(), |files| {
+            checkpoint.write(&mut |name, fill| files.put(name, |to| fill(to)))
+        })
+    }
+    fn latest(&mut self) -> Result<Option<Checkpoint>> {
+        for (step, dir) in self.cx.run().checkpoints(&self.cx.step.name, self.cx.epoch.iteration) {
+            match Run::verify_checkpoint(&dir).and_then(|()| Checkpoint::read(&dir)) {
+                Ok(checkpoint) => {
+                    tracing::info!("training `{}` goes on from step {step}", self.cx.step.name);
+                    return Ok(Some(checkpoint));
+                }
+                Err(e) => tracing::warn!("{e}; training goes on from the checkpoint before, or starts anew"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `reflux.json` beside a model's weights: how it was made.
+fn origin(
+    cx: &Context<'_>,
+    model: &Model,
+    trained: &Trained,
+    measure: Option<Measure>,
+    rows: &Rows,
+) -> Result<Vec<u8>> {
+    let mut json = serde_json::json!({
+        "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
+        "start": model.hash, "steps": trained.metrics.len(), "chosen_step": trained.chosen,
+    });
+    if !rows.data.is_null() {
+        json["data"] = rows.data.clone();
+    }
+    // In the folder that is committed as one, so that a run that is killed before the announcement still knows them.
+    let problems = trained.problems.iter().map(|p| LeftOutRow {
+        row: p.id.clone(),
+        code: p.code.into(),
+        message: p.message.clone(),
+    });
+    let refused = rows.refused.iter().map(|e| LeftOutRow {
+        row: e.row.clone(),
+        code: e.code.clone(),
+        message: e.message.clone(),
+    });
+    let left_out: Vec<LeftOutRow> = refused.chain(problems).collect();
+    if !left_out.is_empty() {
+        json[LEFT_OUT] = serde_json::to_value(left_out).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
+    }
+    if rows.beyond_limit > 0 {
+        json[BEYOND_LIMIT] = rows.beyond_limit.into();
+    }
+    let chosen = trained.chosen.checked_sub(1).and_then(|i| trained.metrics.get(i));
+    if let (Some(measure), Some(chosen)) = (measure, chosen) {
+        json["measure"] = measure.column().into();
+        json[measure.column()] = measure.of(chosen).into();
+    }
+    if let Some(reference) = ReferenceUse::at(cx.step, cx.run(), cx.epoch.iteration)? {
+        json["reference"] = serde_json::to_value(reference).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
+    }
+    Ok(format!("{json:#}\n").into_bytes())
+}
+
+/// The metrics of a training as rows, one a step; `pairs` are the ids of the pairs that each step used, or nothing.
+fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch> {
+    let numbers = StepMetrics::default().columns().len();
+    let columns = named::METRICS.columns.iter().take(numbers).enumerate().map(|(i, column)| -> ArrayRef {
+        match column.kind {
+            Type::UInt => Arc::new(UInt32Array::from_iter_values(metrics.iter().map(|m| m.step))),
+            _ => Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.columns()[i].1))),
+        }
+    });
+    let mut columns: Vec<ArrayRef> = columns.collect();
+    let count: usize = pairs.iter().map(Vec::len).sum();
+    if (1..=MOST_PAIRS).contains(&count) {
+        columns.push(List::of_texts(pairs));
+    }
+    named::METRICS.batch(columns)
+}
+
+/// Which rows a training was of.
+#[derive(Default)]
+pub struct Rows {
+    /// Rows that were refused before the first step.
+    pub refused: Vec<RowError>,
+    /// Rows beyond the step's `limit`.
+    pub beyond_limit: u64,
+    /// What `reflux.json` says of the data, where that is not plain.
+    pub data: serde_json::Value,
+}
+
+/// The keys of `reflux.json` for what a training did not use.
+const LEFT_OUT: &str = "left_out";
+const BEYOND_LIMIT: &str = "beyond_limit";
+
+/// A row that a training could not use, in `reflux.json`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LeftOutRow {
+    row: String,
+    code: String,
+    message: String,
+}
+
+/// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
+/// `measure` is what validation went by, if there was any.
+pub fn finish(
+    cx: &Context<'_>,
+    name: &str,
+    model: &Model,
+    trained: &Trained,
+    measure: Option<Measure>,
+    rows: &Rows,
+) -> Result<Output> {
+    let metrics = table(&trained.metrics, &trained.pairs)?;
+    cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;
+    cx.run().commit_model(name, &cx.step.name, cx.epoch.iteration, |dir| {
+        let path = dir.join("reflux.json");
+        std::fs::write(&path, origin(cx, model, trained, measure, rows)?).doing(|| path.display())?;
+        if model.llama.lora().is_some() {
+            model.save_lora(Models::base(cx)?.as_deref(), &dir.join("adapter"))?;
+        }
+        model.save(dir)
+    })?;
+    announce(cx, name)
+}
+
+/// The announcement of a committed model, with what its training did not use.
+pub fn announce(cx: &Context<'_>, name: &str) -> Result<Output> {
+    let mut output = cx.announce(name)?;
+    let path = cx.run().dir().join("models").join(name).join("reflux.json");
+    let text = read_regular(&path).doing(|| path.display())?;
+    let damaged = |e: serde_json::Error| {
+        Error::user(format!("{}: {e}", path.display())).help("`reflux verify --repair` goes back to before this model")
+    };
+    let mut json: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+    let left_out = match json[LEFT_OUT].take() {
+        serde_json::Value::Null => Vec::new(),
+        rows => serde_json::from_value::<Vec<LeftOutRow>>(rows).map_err(damaged)?,
+    };
+    output.errors = left_out.into_iter().map(|e| RowError::failed(e.row, e.code, e.message)).collect();
+    Ok(output.with_unused(BEYOND_LIMIT, json[BEYOND_LIMIT].as_u64().unwrap_or(0)))
+}

@@ -1,0 +1,300 @@
+//! Pairs with token ids of the model that is trained on them.
+//!
+//! Somebody else's preferences are texts: they are tokenised with the policy's template. Pairs of a run carry the ids that
+//! were sampled. Those are used only if they are the policy's own: rows carry the hash of the tokenizer that made them. Rows
+//! of files without that column are checked by decoding their ids, which must give their texts.
+//!
+//! Whatever is tokenised here has no recorded log-probabilities, so those of the reference are computed.
+
+use std::collections::HashMap;
+
+use crate::data::Messages;
+use crate::model::{Message, Tokenizer};
+use crate::operators::prelude::*;
+use crate::train::Scored;
+use crate::train::losses::{Input, Loss};
+
+/// What to do with pairs whose token ids another tokenizer made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OtherTokenizer {
+    /// The training is refused.
+    Refuse,
+    /// The pairs' texts are tokenised with the policy's tokenizer and template.
+    Encode,
+}
+
+impl OtherTokenizer {
+    /// The key `other_tokenizer`.
+    pub fn field(f: &mut Fields<'_>) -> Self {
+        let choices = [
+            ("refuse", "the training is refused"),
+            (
+                "encode",
+                "their texts are tokenised with the policy's tokenizer and chat template, and log-probabilities that were recorded with them are computed",
+            ),
+        ];
+        let about = "what to do with pairs whose token ids are of another tokenizer or chat template than the policy's";
+        match f.choice("other_tokenizer", about, &choices, Some("refuse")) {
+            "encode" => Self::Encode,
+            _ => Self::Refuse,
+        }
+    }
+}
+
+/// What turns rows into pairs of the policy.
+pub(crate) struct PairReader<'a> {
+    /// The step whose rows they are, for messages.
+    pub input: &'a str,
+    /// The policy's.
+    pub tokenizer: &'a Tokenizer,
+    /// Hash of the weights that training starts from: what they wrote has their ids.
+    pub policy: &'a str,
+    /// What to do with ids that are not the policy's.
+    pub other: OtherTokenizer,
+    /// The loss: rows must have what it reads.
+    pub loss: &'static Loss,
+}
+
+/// The columns of `pairs` or `preferences` that a row is tokenised from.
+struct Texts<'a> {
+    prompt: Messages<'a>,
+    chosen: Messages<'a>,
+    rejected: Messages<'a>,
+    chosen_id: &'a StringArray,
+    rejected_id: &'a StringArray,
+    chosen_score: &'a Float32Array,
+    rejected_score: &'a Float32Array,
+}
+
+impl<'a> Texts<'a> {
+    fn new(rows: &'a RecordBatch) -> Result<Self> {
+        let columns = Columns(rows);
+        Ok(Self {
+            prompt: columns.messages("prompt")?,
+            chosen: columns.messages("chosen")?,
+            rejected: columns.messages("rejected")?,
+            chosen_id: columns.text("chosen_id")?,
+            rejected_id: columns.text("rejected_id")?,
+            chosen_score: columns.float("chosen_score")?,
+            rejected_score: columns.float("rejected_score")?,
+        })
+    }
+
+    fn id(&self, row: usize) -> String {
+        super::reference::pair_id(self.chosen_id.value(row), self.rejected_id.value(row))
+    }
+
+    fn has_scores(&self, row: usize) -> bool {
+        self.chosen_score.is_valid(row) && self.rejected_score.is_valid(row)
+    }
+}
+
+/// Where a row's token ids come from.
+enum Ids {
+    /// The row.
+    Recorded,
+    /// Its texts.
+    Encoded(Scored),
+}
+
+impl PairReader<'_> {
+    /// A batch of `pairs` or `preferences` as `pairs` whose token ids are the policy's. Rows that cannot be pairs go to
+    /// `errors`: what the template refuses, what lacks scores that the loss needs, and what is tokenised here and has the
+    /// ids of another pair: log-probabilities are kept by them.
+    ///
+    /// # Errors
+    /// A column is missing or of another type, or token ids are of another tokenizer and that is refused.
+    pub fn read(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
+        let rows = &self.complete(rows, errors)?;
+        let recorded = self.recorded(rows)?;
+        if recorded.iter().all(|recorded| *recorded) && rows.column_by_name("chosen_tokens").is_some() {
+            return Ok(rows.clone());
+        }
+        let texts = Texts::new(rows)?;
+        let mut kept: Vec<(usize, Ids)> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (row, recorded) in recorded.into_iter().enumerate() {
+            if recorded {
+                kept.push((row, Ids::Recorded));
+                continue;
+            }
+            match self.encode(&texts, row) {
+                Ok(scored) => {
+                    let twin = places.get(&texts.id(row)).map(|&at| &kept[at].1);
+                    if matches!(twin, Some(Ids::Encoded(other)) if *other != scored) {
+                        let message = "another pair with other texts has the same chosen_id and rejected_id; give each answer its own";
+                        errors.push(RowError::failed(texts.id(row), "id_taken", message));
+                        continue;
+                    }
+                    places.entry(texts.id(row)).or_insert(kept.len());
+                    kept.push((row, Ids::Encoded(scored)));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self.pairs(rows, &texts, &kept)
+    }
+
+    /// The rows that have the columns which the loss reads; the others go to `errors`.
+    fn complete(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
+        let columns = Columns(rows);
+        let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
+        let valid = |column: &str, row: usize| rows.column_by_name(column).is_some_and(|column| column.is_valid(row));
+        let missing = |row: usize| {
+            if self.loss.takes(Input::Margin) && !(valid("chosen_score", row) && valid("rejected_score", row)) {
+                return Some((
+                    "no_score",
+                    "this loss aims at the difference of the answers' scores, and they have none; choose another loss",
+                ));
+            }
+            if self.loss.takes(Input::Consistency) && !valid("consistency", row) {
+                return Some((
+                    "no_consistency",
+                    "this loss reads how far two judges agree, and the pair does not say; give `select` a `consistency`",
+                ));
+            }
+            None
+        };
+        let mut complete = vec![true; rows.num_rows()];
+        for (row, complete) in complete.iter_mut().enumerate() {
+            if let Some((code, message)) = missing(row) {
+                let pair = super::reference::pair_id(chosen_ids.value(row), rejected_ids.value(row));
+                errors.push(RowError::failed(pair, code, message));
+                *complete = false;
+            }
+        }
+        Ok(arrow::compute::filter_record_batch(rows, &complete.into())?)
+    }
+
+    /// Which rows have token ids that are the policy's own.
+    fn recorded(&self, rows: &RecordBatch) -> Result<Vec<bool>> {
+        if rows.column_by_name("chosen_tokens").is_none() {
+            return Ok(vec![false; rows.num_rows()]);
+        }
+        let columns = Columns(rows);
+        let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
+        let (prompt, chosen, rejected) =
+            (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
+        let (chosen_texts, rejected_texts) = (columns.messages("chosen")?, columns.messages("rejected")?);
+        let models = columns.text("model")?;
+        let hashes = rows.column_by_name("tokenizer").map(|_| columns.text("tokenizer")).transpose()?;
+        let mut recorded = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let (chosen, rejected) = (chosen.row(row), rejected.row(row));
+            if prompt.row(row).is_empty() && chosen.is_empty() && rejected.is_empty() {
+                // Nobody tokenised the answers: there is nothing to be wrong.
+                recorded.push(false);
+                continue;
+            }
+            let hash = hashes.filter(|hashes| hashes.is_valid(row)).map(|hashes| hashes.value(row));
+            let own = match hash {
+                Some(hash) => hash == self.tokenizer.hash(),
+                // A script's ids are made up, and stand for a model's in tests of pipelines.
+                None if models.value(row) == self.policy || models.value(row).starts_with("script:") => true,
+                None => self.gives(chosen, &chosen_texts, row) && self.gives(rejected, &rejected_texts, row),
+            };
+            if !own && self.other == OtherTokenizer::Refuse {
+                let pair = super::reference::pair_id(chosen_ids.value(row), rejected_ids.value(row));
+                return Err(self.refusal(&pair, hash));
+            }
+            recorded.push(own);
+        }
+        Ok(recorded)
+    }
+
+    /// Whether token ids spell the answer, in the policy's vocabulary. A stop text may follow it.
+    fn gives(&self, tokens: &[u32], answers: &Messages<'_>, row: usize) -> bool {
+        let Some((_, text)) = answers.row(row).last() else { return false };
+        let decoded = self.tokenizer.decode(tokens);
+        let (decoded, text) = (decoded.trim(), text.trim());
+        decoded == text || !text.is_empty() && decoded.starts_with(text)
+    }
+
+    fn refusal(&self, pair: &str, hash: Option<&str>) -> Error {
+        let own = short(self.tokenizer.hash());
+        let why = match hash {
+            Some(hash) => format!("made by the tokenizer and chat template {}, the policy's are {own}", short(hash)),
+            None => "in the policy's vocabulary they do not spell the pair's texts".to_owned(),
+        };
+        Error::user(format!("the token ids of `{}` are not the policy's: pair {pair}: {why}", self.input)).help(
+            "write other_tokenizer = \"encode\" into this step, and the pairs' texts are tokenised for the policy",
+        )
+    }
+
+    /// The row's texts as token ids.
+    fn encode(&self, texts: &Texts<'_>, row: usize) -> std::result::Result<Scored, RowError> {
+        let turns = |messages: &Messages<'_>| -> Vec<Message> {
+            messages.row(row).map(|(role, content)| Message::new(role, content)).collect()
+        };
+        let answers = [turns(&texts.chosen), turns(&texts.rejected)];
+        Scored::encode(self.tokenizer, &turns(&texts.prompt), &answers).map_err(|e| {
+            RowError::failed(texts.id(row), "no_template", format!("the policy's chat template does not take it: {e}"))
+        })
+    }
+
+    /// The kept rows as `pairs`.
+    fn pairs(&self, rows: &RecordBatch, texts: &Texts<'_>, kept: &[(usize, Ids)]) -> Result<RecordBatch> {
+        let taken = UInt32Array::from_iter_values(kept.iter().map(|(row, _)| *row as u32));
+        let given = |name: &str| -> Result<ArrayRef> {
+            let column = rows.column_by_name(name).ok_or_else(|| Error::user(format!("column `{name}` is missing")))?;
+            Ok(arrow::compute::take(column, &taken, None)?)
+        };
+        let number = |of: &dyn Fn(usize) -> f32| -> ArrayRef {
+            Arc::new(Float32Array::from_iter_values(kept.iter().map(|(row, _)| of(*row))))
+        };
+        let score = |of: &Float32Array, row: usize| if of.is_valid(row) { of.value(row) } else { 0. };
+        // Without both scores there is no margin.
+        let margin = |row: usize| {
+            if texts.has_scores(row) { texts.chosen_score.value(row) - texts.rejected_score.value(row) } else { 0. }
+        };
+        let mut all: Vec<ArrayRef> = Vec::new();
+        for column in named::PAIRS.columns {
+            let there = rows.column_by_name(column.name).is_some();
+            all.push(match column.name {
+                "chosen_score" => number(&|row| score(texts.chosen_score, row)),
+                "rejected_score" => number(&|row| score(texts.rejected_score, row)),
+                "margin" if !there => number(&margin),
+                "prompt_tokens" => tokens(rows, column.name, kept, |scored| &scored.prompt)?,
+                "chosen_tokens" => tokens(rows, column.name, kept, |scored| &scored.completions[0])?,
+                "rejected_tokens" => tokens(rows, column.name, kept, |scored| &scored.completions[1])?,
+                "chosen_logprobs" | "rejected_logprobs" => logprobs(rows, column.name, kept)?,
+                "model" if !there => Arc::new(StringArray::from(vec!["given"; kept.len()])),
+                "tokenizer" => Arc::new(StringArray::from(vec![self.tokenizer.hash(); kept.len()])),
+                _ if column.nullable && !there => arrow::array::new_null_array(&column.kind.arrow(), kept.len()),
+                name => given(name)?,
+            });
+        }
+        named::PAIRS.batch(all)
+    }
+}
+
+/// Token ids of the kept rows: the recorded ones, or those of the texts.
+fn tokens(
+    rows: &RecordBatch,
+    column: &str,
+    kept: &[(usize, Ids)],
+    encoded: fn(&Scored) -> &Vec<u32>,
+) -> Result<ArrayRef> {
+    let recorded = rows.column_by_name(column).map(|_| Columns(rows).tokens(column)).transpose()?;
+    let ids = kept.iter().map(|(row, ids)| match (ids, &recorded) {
+        (Ids::Encoded(scored), _) => encoded(scored).clone(),
+        (Ids::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
+        (Ids::Recorded, None) => Vec::new(),
+    });
+    Ok(List::of_tokens(&ids.collect::<Vec<_>>()))
+}
+
+/// Recorded log-probabilities of the kept rows; none where the token ids are not the recorded ones.
+fn logprobs(rows: &RecordBatch, column: &str, kept: &[(usize, Ids)]) -> Result<ArrayRef> {
+    let recorded = rows.column_by_name(column).map(|_| Columns(rows).floats(column)).transpose()?;
+    let values = kept.iter().map(|(row, ids)| match (ids, &recorded) {
+        (Ids::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
+        _ => Vec::new(),
+    });
+    Ok(List::of_floats(&values.collect::<Vec<_>>()))
+}
+
+/// The beginning of a hash, for messages.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}

@@ -1,0 +1,142 @@
+//! How the answers and scores of a run move from one iteration to the next, read from what is committed.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::data::or_else;
+use crate::error::{Error, Result};
+use crate::eval::answers::{Answers, Figure};
+use crate::eval::bootstrap::Bootstrap;
+use crate::report::inspect::show::aligned;
+use crate::store::Run;
+
+/// Distinct-n is of as many answers of each iteration.
+const DISTINCT_OF: usize = 1000;
+/// Width of the bins of `score_variation`, in points.
+const BIN: f64 = 0.5;
+
+struct Round {
+    step: String,
+    iteration: u32,
+    answers: u64,
+    figures: Vec<Figure>,
+    warning: Option<String>,
+}
+
+/// The figures of steps with answers, iteration by iteration.
+pub struct Drift(Vec<Round>);
+
+impl Drift {
+    /// Of the steps named; of every step with scored answers, or else with answers, if none is. `growth` is the least growth of the
+    /// length, as a share, that is warned of.
+    ///
+    /// # Errors
+    /// A step is not there, or has no answers; a file is damaged.
+    pub fn of(run: &Run, steps: &[String], bootstrap: &Bootstrap, growth: f64) -> Result<Self> {
+        let has = |step: &String, column: &str| -> Result<bool> {
+            let Some(file) = run.files(step).into_iter().next() else { return Ok(false) };
+            Ok(run.load_entry(&file)?.column_by_name(column).is_some())
+        };
+        let mut answers = Vec::new();
+        for step in run.steps_in_order() {
+            if has(&step, "response")? && has(&step, "prompt_id")? {
+                answers.push((has(&step, "score")? && !has(&step, "rank")?, step));
+            }
+        }
+        let names: Vec<&str> = answers.iter().map(|a| a.1.as_str()).collect();
+        let chosen: Vec<String> = if steps.is_empty() {
+            let scored = answers.iter().any(|a| a.0);
+            answers.iter().filter(|a| a.0 == scored).map(|a| a.1.clone()).collect()
+        } else {
+            for step in steps {
+                if !answers.iter().any(|a| a.1 == *step) {
+                    return Err(Error::user(format!("`{}` has no step `{step}` with answers", run.dir().display()))
+                        .help(or_else(step, "steps with answers", &names)));
+                }
+            }
+            steps.to_vec()
+        };
+        if chosen.is_empty() {
+            return Err(Error::user(format!("`{}` has no answers yet", run.dir().display())));
+        }
+        let mut rounds = Vec::new();
+        for step in chosen {
+            let iterations: BTreeSet<u32> = run.files(&step).iter().map(|f| f.iteration).collect();
+            let mut before: Option<(u32, Answers)> = None;
+            for iteration in iterations {
+                let (mut now, mut n) = (Answers::default(), 0);
+                for batch in run.batches(&step, Some(iteration)) {
+                    let rows = batch?.1;
+                    n += rows.num_rows() as u64;
+                    now.take(&rows, DISTINCT_OF)?;
+                }
+                let mut figures = now.figures(bootstrap);
+                let mut warning = None;
+                if let Some((_, before)) = before.as_ref().filter(|(i, _)| i + 1 == iteration && now.scored()) {
+                    let (changes, warned) = now.changes(before, iteration, BIN, growth);
+                    figures.extend(changes);
+                    warning = warned;
+                }
+                rounds.push(Round { step: step.clone(), iteration, answers: n, figures, warning });
+                before = Some((iteration, now));
+            }
+        }
+        Ok(Self(rounds))
+    }
+
+    /// One sentence for every iteration whose answers have grown faster than their score.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.0.iter().filter_map(|r| r.warning.as_ref().map(|w| format!("step `{}`: {w}", r.step)))
+    }
+
+    /// An object for each step and iteration: its figures with low, high and n, and the warning if there is one.
+    pub fn json(&self) -> Value {
+        let finite = |v: f64| Some(v).filter(|v| v.is_finite());
+        let round = |r: &Round| {
+            let mut row = json!({"step": r.step, "iteration": r.iteration, "answers": r.answers});
+            for (name, e) in &r.figures {
+                row[*name] = match e {
+                    Some(e) => {
+                        json!({"value": finite(e.value), "low": finite(e.low), "high": finite(e.high), "n": e.n})
+                    }
+                    None => Value::Null,
+                };
+            }
+            row["warning"] = json!(r.warning);
+            row
+        };
+        self.0.iter().map(round).collect()
+    }
+
+    /// A line for each step and iteration.
+    pub fn table(&self) -> String {
+        const NAMES: [&str; 10] = [
+            "tokens",
+            "words",
+            "cut",
+            "distinct_1",
+            "distinct_2",
+            "score",
+            "score_shift",
+            "score_variation",
+            "length_growth",
+            "score_growth",
+        ];
+        let value = |r: &Round, name: &str| r.figures.iter().find(|f| f.0 == name).and_then(|f| f.1).map(|e| e.value);
+        let there: Vec<&str> = NAMES.into_iter().filter(|n| self.0.iter().any(|r| value(r, n).is_some())).collect();
+        let cell = |r: &Round, name: &str| match value(r, name) {
+            Some(v) if matches!(name, "tokens" | "words") => format!("{v:.1}"),
+            Some(v) if name.ends_with("growth") => format!("{:+.1}%", 100. * v),
+            Some(v) => format!("{v:.3}"),
+            None => String::new(),
+        };
+        let row = |r: &Round| {
+            let first = [r.step.clone(), r.iteration.to_string(), r.answers.to_string()];
+            first.into_iter().chain(there.iter().map(|n| cell(r, n))).collect::<Vec<_>>()
+        };
+        let head: Vec<&str> = ["step", "iteration", "answers"].into_iter().chain(there.iter().copied()).collect();
+        let right: Vec<bool> = (0..head.len()).map(|c| c > 0).collect();
+        aligned(&head, &right, &self.0.iter().map(row).collect::<Vec<_>>()).join("\n")
+    }
+}

@@ -1,0 +1,465 @@
+//! `reflux eval`: a pipeline of a few steps that answers, judges and measures, written out so that its rows lie in a run like any
+//! other, and the figures that come of it.
+
+mod drift;
+mod figures;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use toml::{Table, Value};
+
+pub use drift::Drift;
+pub use figures::Figures;
+
+use super::summary::left_out::LeftOut;
+use crate::data::{List, counted, named, quoted, unread_key};
+use crate::error::{Context as _, Error, Result};
+use crate::eval::alpaca::ModelOutput;
+use crate::eval::bootstrap::Bootstrap;
+use crate::store::{Dataset, GivenAnswer, GivenPrompt, How, Run, given_answers, given_prompts, import, write_parquet};
+
+/// What is evaluated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// A model, which is to answer.
+    Model(PathBuf),
+    /// Answers that are there.
+    Answers(PathBuf),
+}
+
+impl Side {
+    /// A GGUF file, a directory with config.json or adapter_config.json, or a .toml script is a model; anything else is answers.
+    pub fn of(path: &Path) -> Self {
+        let ends = |with: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(with));
+        let model = ["config.json", "adapter_config.json"].iter().any(|f| path.join(f).is_file());
+        if ends("gguf") || ends("toml") || model { Self::Model(path.into()) } else { Self::Answers(path.into()) }
+    }
+}
+
+/// How models are loaded, and what the draws depend on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Setting {
+    /// `f32`, `bf16` or `f16`.
+    pub dtype: &'static str,
+    /// Compute threads; one a core if none is given.
+    pub threads: Option<usize>,
+    /// The seed of all draws.
+    pub seed: u64,
+    /// How intervals are made.
+    pub bootstrap: Bootstrap,
+}
+
+/// How answers are sampled.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sampled {
+    /// Answers to each prompt.
+    pub samples: u32,
+    /// Divides the logits.
+    pub temperature: f64,
+    /// The smallest set of likeliest tokens with at least this mass.
+    pub top_p: f64,
+    /// Most tokens of an answer.
+    pub max_tokens: u32,
+}
+
+/// How a judge decides.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Judging {
+    /// `pairwise`, `expected` or `sampled`, as the operator `judge` has them.
+    pub mode: &'static str,
+    /// A template or its file; the mode's own if none is given.
+    pub rubric: Option<String>,
+    /// The pattern that reads a verdict or a score.
+    pub pattern: Option<String>,
+    /// Judgements of an answer, or of a pair in each order.
+    pub samples: Option<u32>,
+    /// Most tokens of a judgement.
+    pub max_tokens: u32,
+    /// Divides the judge's logits.
+    pub temperature: f64,
+}
+
+/// A pipeline that evaluates, and the files that it reads.
+pub struct Evaluation {
+    root: Table,
+    setting: Setting,
+    dir: PathBuf,
+    /// What is to be told of the data: rows that play no part.
+    pub notes: Vec<String>,
+    /// What the names in the figures stand for.
+    pub names: Vec<String>,
+}
+
+fn table(keys: impl IntoIterator<Item = (&'static str, Value)>) -> Table {
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+impl Evaluation {
+    /// An empty one, whose files go into `dir`.
+    pub fn new(name: &'static str, dir: &Path, setting: Setting) -> Self {
+        let mut root = Table::new();
+        let seed = i64::try_from(setting.seed).unwrap_or(i64::MAX);
+        root.insert("pipeline".into(), Value::Table(table([("name", name.into()), ("seed", seed.into())])));
+        if let Some(threads) = setting.threads {
+            root.insert("engine".into(), Value::Table(table([("threads", (threads as i64).into())])));
+        }
+        Self { root, setting, dir: dir.to_owned(), notes: Vec::new(), names: Vec::new() }
+    }
+
+    /// Checks that what lies in the run directory `dir`, if there is something, is this evaluation, by its resolved file.
+    ///
+    /// # Errors
+    /// It is another one, or cannot be read.
+    pub fn same(dir: &Path, resolved: &str) -> Result<()> {
+        if !dir.join("manifest.jsonl").is_file() || Run::open(dir)?.pipeline_text()? == resolved {
+            return Ok(());
+        }
+        let place = dir.parent().unwrap_or(dir).display();
+        Err(Error::user(format!("another evaluation lies in `{place}`: of other models, rows or settings"))
+            .help("name another directory with --into"))
+    }
+
+    /// What a judge said that could not be read, and other rows without an outcome, by step: with a reason and what to do. `kept` is
+    /// the run, where it stays.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn unread(run: &Run, kept: Option<&Path>) -> Result<Vec<String>> {
+        let mut lines = LeftOut::of(run)?.lines();
+        if let Some(last) = lines.last_mut() {
+            *last += &match kept {
+                Some(dir) => {
+                    format!("; `reflux show {}` says why", quoted(&dir.join("errors").to_string_lossy()))
+                }
+                None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
+            };
+            *last +=
+                ". What is truncated needs more --judge-tokens, a judge with a form of its own --rubric and --pattern";
+        }
+        Ok(lines)
+    }
+
+    /// The pipeline file.
+    pub fn text(&self) -> String {
+        self.root.to_string()
+    }
+
+    fn under(&mut self, section: &str, name: &str, keys: Table) {
+        let section = self.root.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(section) = section {
+            section.insert(name.into(), Value::Table(keys));
+        }
+    }
+
+    fn model(&mut self, name: &str, path: &Path) {
+        let path_text = path.display().to_string();
+        let script = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
+        let keys = match script {
+            true => table([("script", path_text.into())]),
+            false => table([("path", path_text.into()), ("dtype", self.setting.dtype.into())]),
+        };
+        self.under("model", name, keys);
+    }
+
+    fn read(&mut self, name: &str, dataset: &Path, schema: &str) {
+        let dataset = dataset.display().to_string();
+        self.under(
+            "step",
+            name,
+            table([("op", "read".into()), ("dataset", dataset.into()), ("schema", schema.into())]),
+        );
+    }
+
+    /// A step that answers `prompts` with a model, or reads the answers that are there, matched to the prompts by id or text.
+    fn side(
+        &mut self,
+        name: &'static str,
+        side: &Side,
+        stored: Option<Vec<GivenAnswer>>,
+        prompts: &[GivenPrompt],
+        sampled: &Sampled,
+    ) -> Result<()> {
+        match (side, stored) {
+            (Side::Answers(path), Some(answers)) => {
+                let (kept, others) = matched(answers, prompts);
+                if kept.is_empty() {
+                    return Err(Error::user(format!(
+                        "no answer in `{}` is to one of {}",
+                        path.display(),
+                        counted(prompts.len(), "prompt")
+                    ))
+                    .help("they are matched by prompt_id, then by the prompt's text"));
+                }
+                if others > 0 {
+                    self.notes.push(format!(
+                        "`{}` has {} to other prompts, which play no part",
+                        path.display(),
+                        counted(others, "answer")
+                    ));
+                }
+                self.given(name, &answers_batch(&kept)?, "responses")?;
+            }
+            (Side::Model(path) | Side::Answers(path), _) => {
+                // A step and a model may not have the same name.
+                let model = format!("model_{name}");
+                self.model(&model, path);
+                let sampling = table([
+                    ("temperature", sampled.temperature.into()),
+                    ("top_p", sampled.top_p.into()),
+                    ("max_tokens", i64::from(sampled.max_tokens).into()),
+                ]);
+                let keys = [
+                    ("op", "generate".into()),
+                    ("from", "prompts".into()),
+                    ("model", model.into()),
+                    ("samples", i64::from(sampled.samples).into()),
+                    ("sampling", Value::Table(sampling)),
+                ];
+                self.under("step", name, table(keys));
+            }
+        }
+        Ok(())
+    }
+
+    /// A step that reads rows, which become a file. Its name has their hash: an evaluation of other rows is another one.
+    fn given(&mut self, name: &str, rows: &RecordBatch, schema: &str) -> Result<()> {
+        let written = self.dir.join(format!("{name}.parquet"));
+        let hash = write_parquet(&written, rows)?.hash;
+        self.imported(name, &written, &hash, schema)
+    }
+
+    /// As [`Evaluation::given`], of a file that has been written.
+    fn imported(&mut self, name: &str, written: &Path, hash: &str, schema: &str) -> Result<()> {
+        let file = self.dir.join(format!("{name}-{}.parquet", hash.get(..16).unwrap_or(hash)));
+        std::fs::rename(written, &file).doing(|| file.display())?;
+        self.read(name, &file, schema);
+        Ok(())
+    }
+
+    fn prompts(&mut self, prompts: &[GivenPrompt]) -> Result<()> {
+        let text = |of: &dyn Fn(&GivenPrompt) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(prompts.iter().map(of)))
+        };
+        let none = vec![Vec::<String>::new(); prompts.len()];
+        let rows = named::PROMPTS.batch(vec![
+            text(&|p| p.id.clone()),
+            text(&|p| p.text.clone()),
+            text(&|_| "given".into()),
+            List::of_texts(&none),
+        ])?;
+        self.given("prompts", &rows, "prompts")
+    }
+
+    fn judged(&self, op: &'static str, from: Value, model: &'static str, judging: &Judging) -> Table {
+        let template = if op == "compare" { "template" } else { "rubric" };
+        let mut keys = table([("op", op.into()), ("from", from), ("model", model.into())]);
+        if op == "judge" {
+            keys.insert("mode".into(), judging.mode.into());
+        }
+        let text = |t: &Option<String>| t.clone().map(Value::from);
+        let samples = judging.samples.map(|n| i64::from(n).into());
+        for (key, value) in
+            [(template, text(&judging.rubric)), ("pattern", text(&judging.pattern)), ("samples", samples)]
+        {
+            keys.extend(value.map(|v| (key.to_owned(), v)));
+        }
+        // An expected score without reasons is not sampled.
+        if judging.mode != "expected" {
+            let most = i64::from(judging.max_tokens).into();
+            let sampling = table([("temperature", judging.temperature.into()), ("max_tokens", most)]);
+            keys.insert("sampling".into(), Value::Table(sampling));
+        }
+        keys
+    }
+
+    fn measure(&mut self, from: &[&str], more: Table) {
+        let from: Vec<Value> = from.iter().map(|&s| s.into()).collect();
+        let Bootstrap { resamples, confidence, .. } = self.setting.bootstrap;
+        let mut keys = table([
+            ("op", "measure".into()),
+            ("from", from.into()),
+            ("resamples", i64::from(resamples).into()),
+            ("confidence", confidence.into()),
+        ]);
+        keys.extend(more);
+        self.under("step", "figures", keys);
+    }
+
+    /// Head to head: the answers `a` and `b` to each prompt, by a judge. Prompts are those given, else those that stored answers are to.
+    ///
+    /// # Errors
+    /// A file cannot be read; there are no prompts; stored answers are to none of them; a full disk.
+    pub fn win_rate(
+        &mut self,
+        a: &Side,
+        b: &Side,
+        prompts: Option<&Path>,
+        sampled: &Sampled,
+        judge: &Path,
+        judging: &Judging,
+    ) -> Result<()> {
+        let mut stored =
+            [a, b].map(|side| if let Side::Answers(path) = side { Some(self.answers(path)) } else { None });
+        let [ours, theirs] = &mut stored;
+        let (ours, theirs) = (ours.take().transpose()?, theirs.take().transpose()?);
+        let prompts = self.asked(prompts, ours.as_deref().or(theirs.as_deref()))?;
+        self.prompts(&prompts)?;
+        self.side("a", a, ours, &prompts, sampled)?;
+        self.side("b", b, theirs, &prompts, sampled)?;
+        self.model("judge", judge);
+        let path = |side: &Side| match side {
+            Side::Model(path) | Side::Answers(path) => path.display().to_string(),
+        };
+        self.names = vec![format!("a: {}", path(a)), format!("b: {}", path(b)), format!("judge: {}", judge.display())];
+        let both = |a: &str, b: &str| Value::from(vec![Value::from(a), Value::from(b)]);
+        let compare = if judging.mode == "pairwise" {
+            self.judged("compare", both("a", "b"), "judge", judging)
+        } else {
+            for (of, scores) in [("a", "a_scores"), ("b", "b_scores")] {
+                let keys = self.judged("judge", of.into(), "judge", judging);
+                self.under("step", scores, keys);
+            }
+            table([("op", "compare".into()), ("from", both("a_scores", "b_scores")), ("by", "score".into())])
+        };
+        self.under("step", "comparisons", compare);
+        let sides = if judging.mode == "pairwise" { ["a", "b"] } else { ["a_scores", "b_scores"] };
+        self.measure(&["comparisons", sides[0], sides[1]], Table::new());
+        Ok(())
+    }
+
+    /// Reward modelling: a judge's scores of answers that people have ranked (Table 4 of the paper); in pairwise mode its agreement
+    /// with the ranks. `ranked` is a dataset of that schema, or of a format that it is made of.
+    ///
+    /// # Errors
+    /// `ranked` is neither; a full disk.
+    pub fn reward(&mut self, judge: &Path, ranked: &Path, judging: &Judging, perfect: f64) -> Result<()> {
+        self.model("judge", judge);
+        match Dataset::open(ranked, &named::RANKED) {
+            Ok(_) => self.read("ranked", ranked, "ranked"),
+            // No other format is a table.
+            Err(e) if ranked.is_dir() || ranked.extension().is_some_and(|e| e == "parquet") => return Err(e),
+            Err(_) => {
+                let file = self.dir.join("ranked.parquet");
+                let how = How { schema: Some(&named::RANKED), out: Some(file.clone()), ..How::default() };
+                let hash = import(ranked, &how)?.written.hash;
+                self.imported("ranked", &file, &hash, "ranked")?;
+            }
+        }
+        if judging.mode == "pairwise" {
+            let keys = self.judged("compare", "ranked".into(), "judge", judging);
+            self.under("step", "comparisons", keys);
+            self.measure(&["comparisons"], Table::new());
+        } else {
+            let keys = self.judged("judge", "ranked".into(), "judge", judging);
+            self.under("step", "scores", keys);
+            self.measure(&["scores"], table([("ranked", "ranked".into()), ("perfect", perfect.into())]));
+        }
+        Ok(())
+    }
+
+    /// One answer of a model to each prompt, in the step `a`; returns the prompts.
+    ///
+    /// # Errors
+    /// The prompts cannot be read; a full disk.
+    pub fn answer(&mut self, model: &Path, prompts: &Path, sampled: &Sampled) -> Result<Vec<GivenPrompt>> {
+        let prompts = self.asked(Some(prompts), None)?;
+        self.prompts(&prompts)?;
+        self.side("a", &Side::Model(model.into()), None, &prompts, sampled)?;
+        Ok(prompts)
+    }
+
+    fn answers(&mut self, path: &Path) -> Result<Vec<GivenAnswer>> {
+        let given = given_answers(path)?;
+        if given.left_out > 0 {
+            self.notes.push(format!(
+                "`{}` has {} with an error in place of an answer",
+                path.display(),
+                counted(given.left_out, "row")
+            ));
+        }
+        Ok(given.rows)
+    }
+
+    fn asked(&mut self, prompts: Option<&Path>, answers: Option<&[GivenAnswer]>) -> Result<Vec<GivenPrompt>> {
+        if let Some(path) = prompts {
+            let given = given_prompts(path)?;
+            if given.left_out > 0 {
+                self.notes.push(format!(
+                    "`{}` repeats prompts in {}; each is asked once",
+                    path.display(),
+                    counted(given.left_out, "row")
+                ));
+            }
+            let unread: Vec<String> = given.unread.iter().map(|(key, rows)| unread_key(key, *rows)).collect();
+            if !unread.is_empty() {
+                self.notes.push(format!("not read of `{}`: {}", path.display(), unread.join(", ")));
+            }
+            return Ok(given.rows);
+        }
+        let answers = answers.ok_or_else(|| {
+            Error::user("two models need prompts to answer")
+                .help("name a file: --prompts prompts.jsonl, .json, .csv, .parquet or .txt")
+        })?;
+        let mut seen = std::collections::HashSet::new();
+        Ok(answers.iter().map(|a| &a.prompt).filter(|p| seen.insert(p.id.clone())).cloned().collect())
+    }
+}
+
+/// The answers to these prompts, under their ids and in their order, and how many are to others.
+fn matched(answers: Vec<GivenAnswer>, prompts: &[GivenPrompt]) -> (Vec<GivenAnswer>, usize) {
+    let by_id: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    let by_text: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.text.trim(), i)).collect();
+    let all = answers.len();
+    let place =
+        |a: &GivenAnswer| by_id.get(a.prompt.id.as_str()).or_else(|| by_text.get(a.prompt.text.trim())).copied();
+    let mut kept: Vec<(usize, GivenAnswer)> = answers.into_iter().filter_map(|a| Some((place(&a)?, a))).collect();
+    kept.sort_by_key(|(place, a)| (*place, a.sample));
+    let others = all - kept.len();
+    (kept.into_iter().map(|(place, a)| GivenAnswer { prompt: prompts[place].clone(), ..a }).collect(), others)
+}
+
+/// As `responses`; nobody's tokens are known.
+fn answers_batch(answers: &[GivenAnswer]) -> Result<RecordBatch> {
+    let text = |of: &dyn Fn(&GivenAnswer) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(answers.iter().map(of)))
+    };
+    let tokens = || List::of_tokens(&vec![Vec::new(); answers.len()]);
+    named::RESPONSES.batch(vec![
+        text(&|a| a.prompt.id.clone()),
+        text(&|a| a.prompt.text.clone()),
+        text(&|a| a.id.clone()),
+        Arc::new(UInt32Array::from_iter_values(answers.iter().map(|a| a.sample))),
+        text(&|a| a.text.clone()),
+        text(&|_| "stop".into()),
+        tokens(),
+        tokens(),
+        List::of_floats(&vec![Vec::new(); answers.len()]),
+        text(&|_| "given".into()),
+    ])
+}
+
+/// Answers in AlpacaEval's format, the first to each prompt, in the order of the prompts; those without an answer have an empty one,
+/// as the package counts it lost, and are counted.
+pub fn model_outputs(prompts: &[GivenPrompt], answers: Vec<GivenAnswer>, generator: &str) -> (Vec<ModelOutput>, usize) {
+    let (answers, _) = matched(answers, prompts);
+    let mut first: HashMap<String, String> = HashMap::new();
+    for answer in answers {
+        first.entry(answer.prompt.id).or_insert(answer.text);
+    }
+    let mut missing = 0;
+    let output = |p: &GivenPrompt| {
+        let output = first.remove(&p.id);
+        missing += usize::from(output.is_none());
+        ModelOutput {
+            instruction: p.text.clone(),
+            output: output.unwrap_or_default(),
+            generator: generator.to_owned(),
+            dataset: p.dataset.clone().unwrap_or_else(|| "alpaca_eval".into()),
+        }
+    };
+    let outputs = prompts.iter().map(output).collect();
+    (outputs, missing)
+}

@@ -1,0 +1,179 @@
+//! Checks that compare the lines of a manifest with each other, with the plan, and with the rows that name models.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{is_reference, schema};
+use crate::data::{Columns, Epoch, counted, is_hash, named};
+use crate::dataflow::{Operator, model_name};
+use crate::pipeline::Plan;
+use crate::report::owner;
+use crate::store::journal::manifest::{Entry, Line};
+use crate::store::{FileEntry, Finding, Inspected, Thing, read_parquet};
+
+/// Everything that these checks find.
+pub(super) fn all(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
+    let lineage = lineage(found, plan);
+    let (names, announcements) = (names(found, plan), announcements(dir, found, plan));
+    [lineage, names, announcements, references(dir, found), gaps(found), lost_lines(found)].concat()
+}
+
+/// Files and models that rows say they were made of, and the manifest does not have.
+fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
+    let hashes: BTreeSet<&str> =
+        found.rows().map(|f| f.hash.as_str()).chain(found.models().map(|m| m.hash.as_str())).collect();
+    let mut findings = Vec::new();
+    for file in found.rows() {
+        let step = plan.and_then(|p| p.step(owner(&file.step)));
+        // What is not kept has lost its lines where the run is to be gone on with.
+        let forgets = |i: &crate::pipeline::Input| plan.and_then(|p| p.step(&i.step)).is_some_and(|s| !s.keep);
+        let forgotten = !found.finished() && step.is_some_and(|s| s.inputs.iter().any(forgets));
+        // References begin with the hash of weights that may be anybody's: `references` compares it.
+        let foreign = usize::from(is_reference(&file.step));
+        for of in file.lineage.iter().skip(foreign) {
+            let why = if is_hash(of) {
+                (!hashes.contains(of.as_str()) && !forgotten)
+                    .then(|| format!("it was made of {}, which the manifest does not have", &of[..12]))
+            } else {
+                plan.filter(|p| p.model(of).is_none())
+                    .map(|_| format!("it was made by the model `{of}`, which the pipeline file does not have"))
+            };
+            findings
+                .extend(why.map(|why| Finding::new(Thing::Lineage(file.step.clone(), file.epoch()), &file.path, why)));
+        }
+    }
+    findings
+}
+
+/// Lines about steps, models or a seed that the plan does not have: it is the line that is damaged.
+fn names(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
+    let Some(plan) = plan else { return Vec::new() };
+    let unknown = |step: &str| plan.step(owner(step)).is_none();
+    let manifest = "manifest.jsonl".to_owned();
+    let finding = |(number, entry): (usize, &Entry)| {
+        let (path, what) = match entry {
+            Entry::Run { seed, .. } if *seed != plan.seed => (&manifest, format!("seed {seed}")),
+            Entry::File(f) if unknown(&f.step) => (&f.path, format!("step `{}`", f.step)),
+            Entry::Metrics(m) if unknown(&m.step) => (&m.path, format!("step `{}`", m.step)),
+            Entry::Finished { step: Some(step), .. } | Entry::Dropped { step } if unknown(step) => {
+                (&manifest, format!("step `{step}`"))
+            }
+            Entry::Model(m) if unknown(&m.step) || model_name(plan, &m.step, m.iteration) != m.name => {
+                (&m.path, format!("model `{}` of step `{}`, iteration {}", m.name, m.step, m.iteration))
+            }
+            _ => return None,
+        };
+        Some(Finding::new(Thing::Line(number), path, format!("the pipeline file has no {what}")))
+    };
+    found.entries().filter_map(finding).collect()
+}
+
+/// Rows that announce other models than the manifest has.
+fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
+    let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
+    let dropped = found.dropped();
+    let training = |f: &&FileEntry| {
+        schema(plan, &f.step).is_some_and(|s| s.name == named::MODELS.name)
+            && !damaged.contains(f.path.as_str())
+            && !dropped.contains(f.step.as_str())
+    };
+    let mut findings = Vec::new();
+    for file in found.rows().filter(training) {
+        let Ok(rows) = read_parquet(&dir.join(&file.path)) else { continue };
+        let (Ok(names), Ok(hashes)) = (Columns(&rows).text("name"), Columns(&rows).text("hash")) else { continue };
+        for (name, hash) in names.iter().zip(hashes) {
+            let model = found.models().find(|m| Some(m.name.as_str()) == name);
+            if model
+                .is_none_or(|m| Some(m.hash.as_str()) != hash || m.step != file.step || m.iteration != file.iteration)
+            {
+                let name = name.unwrap_or_default();
+                let why = format!("the manifest does not have the model as `{}` announces it", file.path);
+                let thing = Thing::Model(file.step.clone(), file.iteration);
+                findings.push(Finding::new(thing, format!("models/{name}"), why));
+            }
+        }
+    }
+    findings
+}
+
+/// References whose line names other weights than their rows do.
+fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
+    let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
+    let mut findings = Vec::new();
+    for file in found.rows().filter(|f| is_reference(&f.step) && !damaged.contains(f.path.as_str())) {
+        let Ok(rows) = read_parquet(&dir.join(&file.path)) else { continue };
+        let Ok(models) = Columns(&rows).text("model") else { continue };
+        let named = file.lineage.first().map(String::as_str);
+        if let Some(other) = models.iter().find(|m| *m != named) {
+            let (named, other) = (named.unwrap_or("no weights"), other.unwrap_or_default());
+            let why = format!("the manifest has it made with `{named}`, its rows with `{other}`");
+            findings.push(Finding::new(Thing::Lineage(file.step.clone(), file.epoch()), &file.path, why));
+        }
+    }
+    findings
+}
+
+/// What has no line where others say that it was there: the metrics of a model, and in a finished run the announcement of a
+/// model and microbatches between others.
+fn gaps(found: &Inspected) -> Vec<Finding> {
+    const NO_LINE: &str = "the manifest has no line for it";
+    let mut findings = Vec::new();
+    for model in found.models() {
+        let of = |e: &Entry| matches!(e, Entry::Metrics(m) if m.step == model.step && m.iteration == model.iteration);
+        if !found.entries().any(|(_, e)| of(e)) {
+            let path = format!("metrics/{}/iteration={}/metrics.parquet", model.step, model.iteration);
+            findings.push(Finding::new(Thing::Metrics(model.step.clone(), model.iteration), path, NO_LINE));
+        }
+    }
+    if !found.finished() {
+        return findings;
+    }
+    for model in found.models() {
+        let epoch = Epoch::new(model.iteration, 0);
+        if !found.rows().any(|f| f.step == model.step && f.epoch() == epoch) {
+            let path = format!("data/{}/iteration={}/microbatch=00000.parquet", model.step, model.iteration);
+            findings.push(Finding::new(Thing::Rows(model.step.clone(), epoch), path, NO_LINE));
+        }
+    }
+    let mut numbers: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
+    for file in found.rows() {
+        numbers.entry((&file.step, file.iteration)).or_default().insert(file.microbatch);
+    }
+    for ((step, iteration), numbers) in numbers {
+        let last = numbers.last().copied().unwrap_or(0);
+        // One for each gap: numbers are not to be believed to any extent.
+        let starts = numbers.iter().filter(|n| **n < last && !numbers.contains(&(*n + 1))).map(|n| n + 1);
+        let starts = starts.chain((!numbers.contains(&0)).then_some(0));
+        findings.extend(starts.map(|microbatch| {
+            let path = format!("data/{step}/iteration={iteration}/microbatch={microbatch:05}.parquet");
+            let thing = Thing::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
+            Finding::new(thing, path, NO_LINE)
+        }));
+    }
+    findings
+}
+
+/// Lines that were there when the run was done, and are no more, or that the last line does not count. Nobody knows what they
+/// were about, so the run is not done.
+fn lost_lines(found: &Inspected) -> Vec<Finding> {
+    // One that cannot be read is there, and is told for itself; one that is there twice counts once.
+    let is_content = |line: &&Line| line.entry.as_ref().map_or(true, Entry::is_content);
+    let count = |end: usize| -> u64 {
+        let lines = found.lines.iter().filter(|line| line.number < end).filter(is_content);
+        lines.map(|line| &line.bytes[..]).collect::<BTreeSet<_>>().len() as u64
+    };
+    let lost = |(number, entry): (usize, &Entry)| {
+        let Entry::Finished { lines: Some(lines), step: None, .. } = entry else { return None };
+        let counts = counted(*lines, "other line");
+        let why = match (count(usize::MAX), count(number)) {
+            (all, _) if all < *lines => {
+                format!("line {number} was written after {counts}, of which {} are gone", lines - all)
+            }
+            // What a finished run makes good follows its last line.
+            (_, before) if before > *lines => format!("line {number} counts {counts}, and {before} stand before it"),
+            _ => return None,
+        };
+        Some(Finding::new(Thing::Line(number), "manifest.jsonl", why))
+    };
+    found.entries().find_map(lost).into_iter().collect()
+}

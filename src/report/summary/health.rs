@@ -1,0 +1,116 @@
+//! What the bounds of `[health]` came to: training by training, or in a run without one for what was judged.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::run_summary::written_list;
+use crate::dataflow::{Operator, readings};
+use crate::error::Result;
+use crate::pipeline::{Plan, Verdict};
+use crate::store::Run;
+
+/// What was measured for one bound, of an iteration of a training or of a step that judges: an item of `health` in
+/// `summary.json`, where a number that is not finite is null.
+#[derive(Serialize, Deserialize)]
+struct Reading {
+    step: String,
+    iteration: u32,
+    gate: String,
+    value: Option<f64>,
+    warn: Option<f64>,
+    stop: Option<f64>,
+    verdict: String,
+    /// What is wrong with a value beyond a bound, and what to do about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    words: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    advice: String,
+}
+
+impl Reading {
+    fn passes(&self) -> bool {
+        self.verdict == Verdict::Pass.as_str()
+    }
+}
+
+/// The measured values of every training that is done, or of what was judged in a run without one, from the committed rows: the
+/// same after a resume.
+#[derive(Default)]
+pub struct Health {
+    readings: Vec<Reading>,
+}
+
+impl Health {
+    /// Measures.
+    ///
+    /// # Errors
+    /// A committed file cannot be read.
+    pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
+        let mut all = Vec::new();
+        for (round, readings) in readings(plan, run)? {
+            for (name, value) in readings {
+                let Some(gate) = plan.health.iter().find(|g| g.kind.name == name) else { continue };
+                let verdict = gate.verdict(value);
+                let (words, advice) = match verdict {
+                    Verdict::Pass => (String::new(), String::new()),
+                    Verdict::Warn | Verdict::Stop => (gate.words(value), round.advice(gate)),
+                };
+                all.push(Reading {
+                    step: round.step.name.clone(),
+                    iteration: round.iteration,
+                    gate: gate.kind.name.to_owned(),
+                    value: Some(value),
+                    warn: Some(gate.warn),
+                    stop: gate.stop,
+                    verdict: verdict.as_str().to_owned(),
+                    words,
+                    advice,
+                });
+            }
+        }
+        Ok(Self { readings: all })
+    }
+
+    /// As it was written to `summary.json`.
+    ///
+    /// # Errors
+    /// The list has other keys.
+    pub(crate) fn written(summary: &Value) -> Result<Self> {
+        Ok(Self { readings: written_list(summary, "health")? })
+    }
+
+    /// As in `summary.json`: a list of step, iteration, gate, value, bounds and verdict, with words and advice where the value is
+    /// beyond a bound.
+    pub fn json(&self) -> Value {
+        json!(self.readings)
+    }
+
+    /// A line for each training with its values, and one for each value beyond a bound.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let same_round = |a: &Reading, b: &Reading| (&a.step, a.iteration) == (&b.step, b.iteration);
+        for round in self.readings.chunk_by(same_round) {
+            let mut line = format!("{} {}:", round[0].step, round[0].iteration);
+            for (i, reading) in round.iter().enumerate() {
+                let comma = if i > 0 { "," } else { "" };
+                // Writing to a string cannot fail.
+                let _ = match reading.value {
+                    Some(value) => write!(line, "{comma} {} {value:.3}", reading.gate),
+                    None => write!(line, "{comma} {} not a number", reading.gate),
+                };
+            }
+            lines.push(line);
+            for reading in round.iter().filter(|reading| !reading.passes()) {
+                let Reading { step, iteration, gate, words, advice, .. } = reading;
+                lines.push(match words.as_str() {
+                    // A summary of an earlier version has no words.
+                    "" => format!("{step} {iteration}: {gate} is beyond its bound"),
+                    words => format!("{step} {iteration}: {words}; {advice}"),
+                });
+            }
+        }
+        lines
+    }
+}

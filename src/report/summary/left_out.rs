@@ -1,0 +1,138 @@
+//! What was left out of a run, by step, iteration and reason.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::run_summary::written_list;
+use crate::data::{Columns, counted};
+use crate::error::Result;
+use crate::store::Run;
+
+/// The rows that were left out, counted from the committed `errors` files: the same after a resume.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Rows by step, iteration, kind and code.
+    counts: BTreeMap<(String, u32, String, String), u64>,
+    /// Input rows that are in no row of a step's output though nothing is wrong with them, by step, iteration and reason.
+    unused: BTreeMap<(String, u32, String), u64>,
+}
+
+/// An item of `left_out` in `summary.json`.
+#[derive(Deserialize)]
+struct LeftOutRows {
+    step: String,
+    iteration: u32,
+    kind: String,
+    code: String,
+    rows: u64,
+}
+
+/// An item of `unused` there.
+#[derive(Deserialize)]
+struct UnusedRows {
+    step: String,
+    iteration: u32,
+    reason: String,
+    rows: u64,
+}
+
+/// Reasons of a step that are told by name; `summary.json` has all.
+const TOLD: usize = 6;
+
+impl LeftOut {
+    /// Counts what a run has left out.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn of(run: &Run) -> Result<Self> {
+        let (mut counts, mut unused) = (BTreeMap::new(), BTreeMap::new());
+        for step in run.steps() {
+            for entry in run.files(&step) {
+                for (reason, rows) in &entry.unused {
+                    *unused.entry((step.clone(), entry.iteration, reason.clone())).or_default() += rows;
+                }
+                let Some(rows) = run.left_out(&entry)? else { continue };
+                let columns = Columns(&rows);
+                for (kind, code) in columns.text("kind")?.iter().zip(columns.text("code")?) {
+                    let key = (
+                        step.clone(),
+                        entry.iteration,
+                        kind.unwrap_or_default().into(),
+                        code.unwrap_or_default().into(),
+                    );
+                    *counts.entry(key).or_default() += 1;
+                }
+            }
+        }
+        Ok(Self { counts, unused })
+    }
+
+    /// As it was written to `summary.json`.
+    ///
+    /// # Errors
+    /// A list has other keys.
+    pub(crate) fn written(summary: &Value) -> Result<Self> {
+        let left_out = written_list::<LeftOutRows>(summary, "left_out")?;
+        let unused = written_list::<UnusedRows>(summary, "unused")?;
+        Ok(Self {
+            counts: left_out.into_iter().map(|r| ((r.step, r.iteration, r.kind, r.code), r.rows)).collect(),
+            unused: unused.into_iter().map(|r| ((r.step, r.iteration, r.reason), r.rows)).collect(),
+        })
+    }
+
+    /// As in `summary.json`: a list of step, iteration, kind, code and rows.
+    pub fn json(&self) -> Value {
+        let one = |((step, iteration, kind, code), rows): (&(String, u32, String, String), &u64)| json!({ "step": step, "iteration": iteration, "kind": kind, "code": code, "rows": rows });
+        self.counts.iter().map(one).collect()
+    }
+
+    /// The unused rows as in `summary.json`: a list of step, iteration, reason and rows.
+    pub fn unused_json(&self) -> Value {
+        let unused = self.unused.iter();
+        let one = unused.map(|((step, iteration, reason), rows)| {
+            json!({ "step": step, "iteration": iteration, "reason": reason, "rows": rows })
+        });
+        one.collect()
+    }
+
+    /// A line for each step with unused rows, over all iterations: `pairs: 40 rows unused (in_no_pair 40)`.
+    pub fn unused_lines(&self) -> Vec<String> {
+        let mut steps: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+        for ((step, _, reason), rows) in &self.unused {
+            *steps.entry(step).or_default().entry(reason).or_default() += rows;
+        }
+        let line = |(step, reasons): (&str, BTreeMap<&str, u64>)| {
+            let told: Vec<String> = reasons.iter().map(|(reason, rows)| format!("{reason} {rows}")).collect();
+            format!("{step}: {} unused ({})", counted(reasons.values().sum::<u64>(), "row"), told.join(", "))
+        };
+        steps.into_iter().map(line).collect()
+    }
+
+    /// Rows in all.
+    pub fn rows(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    /// A line for each step and kind, over all iterations: `pairs: 12 dropped (tie 8, below_margin 4)`.
+    pub fn lines(&self) -> Vec<String> {
+        let mut steps: BTreeMap<(&str, &str), BTreeMap<&str, u64>> = BTreeMap::new();
+        for ((step, _, kind, code), rows) in &self.counts {
+            *steps.entry((step, kind)).or_default().entry(code).or_default() += rows;
+        }
+        let line = |((step, kind), codes): ((&str, &str), BTreeMap<&str, u64>)| {
+            let mut ranked: Vec<(&str, u64)> = codes.into_iter().collect();
+            ranked.sort_by_key(|&(_, rows)| std::cmp::Reverse(rows));
+            let told: Vec<String> = ranked.iter().take(TOLD).map(|(code, rows)| format!("{code} {rows}")).collect();
+            let mut line = format!("{step}: {} {kind} ({}", ranked.iter().map(|r| r.1).sum::<u64>(), told.join(", "));
+            if ranked.len() > TOLD {
+                // Writing to a string cannot fail.
+                let _ = write!(line, ", {}", counted(ranked.len() - TOLD, "other reason"));
+            }
+            line + ")"
+        };
+        steps.into_iter().map(line).collect()
+    }
+}

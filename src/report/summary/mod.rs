@@ -1,0 +1,11 @@
+//! The closing figures of a run or a study, and the counters behind them.
+
+pub(crate) mod closing;
+pub(crate) mod counters;
+pub(crate) mod fruitless;
+pub(crate) mod health;
+pub(crate) mod left_out;
+pub(crate) mod rescored;
+pub(crate) mod run_summary;
+pub(crate) mod spans;
+pub(crate) mod study;

@@ -1,0 +1,79 @@
+//! What `rescore` steps read otherwise than before.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::run_summary::written_list;
+use crate::data::{Columns, counted};
+use crate::dataflow::Operator;
+use crate::error::Result;
+use crate::pipeline::Plan;
+use crate::store::Run;
+
+/// An item of `rescored` in `summary.json`.
+#[derive(Deserialize)]
+struct RescoredStep {
+    step: String,
+    judgements: u64,
+    changes: BTreeMap<String, u64>,
+}
+
+/// Counts of changes by step, from the committed rows.
+#[derive(Debug, Default)]
+pub struct Rescored {
+    /// Judgements in all, and those that came out otherwise by what they were and are.
+    steps: BTreeMap<String, (u64, BTreeMap<String, u64>)>,
+}
+
+impl Rescored {
+    /// Counts a run's.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
+        let mut all = Self::default();
+        for step in plan.steps.iter().filter(|s| s.kind.name == "rescore" && s.keep) {
+            let (judgements, changes) = all.steps.entry(step.name.clone()).or_default();
+            for batch in run.batches(&step.name, None) {
+                let rows = batch?.1;
+                let said = Columns(&rows).judgements("judgements")?;
+                *judgements += (0..rows.num_rows()).map(|i| said.row(i).count() as u64).sum::<u64>();
+                let Some(column) = rows.column_by_name("changes").and_then(|c| c.as_list_opt::<i32>()) else {
+                    continue;
+                };
+                let Some(texts) = column.values().as_string_opt::<i32>() else { continue };
+                (0..texts.len()).for_each(|i| *changes.entry(texts.value(i).to_owned()).or_default() += 1);
+            }
+        }
+        Ok(all)
+    }
+
+    /// As it was written to `summary.json`.
+    ///
+    /// # Errors
+    /// The list has other keys.
+    pub(crate) fn written(summary: &Value) -> Result<Self> {
+        let steps = written_list::<RescoredStep>(summary, "rescored")?;
+        Ok(Self { steps: steps.into_iter().map(|s| (s.step, (s.judgements, s.changes))).collect() })
+    }
+
+    /// As in `summary.json`.
+    pub fn json(&self) -> Value {
+        let step = |(step, (judgements, changes)): (&String, &(u64, BTreeMap<String, u64>))| json!({ "step": step, "judgements": judgements, "changes": changes });
+        self.steps.iter().map(step).collect()
+    }
+
+    /// A line for each step: `scores: 12 of 96 judgements read differently than before: 12 times no_match -> score`.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |(step, (judgements, changes)): (&String, &(u64, BTreeMap<String, u64>))| {
+            let changed: u64 = changes.values().sum();
+            let told: Vec<String> = changes.iter().map(|(change, n)| format!("{n} times {change}")).collect();
+            let told = if told.is_empty() { String::new() } else { format!(": {}", told.join(", ")) };
+            format!("{step}: {changed} of {} read differently than before{told}", counted(*judgements, "judgement"))
+        };
+        self.steps.iter().map(line).collect()
+    }
+}

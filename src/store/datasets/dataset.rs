@@ -1,0 +1,456 @@
+//! [`Dataset`]: what a user gives to read, as batches of a named schema.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::Schema as ArrowSchema;
+use arrow::error::ArrowError;
+
+use super::asked::{holds_system, is_made_up, settle_batch};
+use super::cast::{Bad, fit_batch, message_extras};
+use super::columns::{Advice, Found, is_conversation};
+use super::context::{is_context, rows_with_context};
+use super::json_rows::ParquetRows;
+use super::rename::{Rename, flag};
+use super::text_rows::TextRows;
+use crate::data::{Schema, Type, quoted};
+use crate::error::{Error, Result};
+use crate::store::files::jsonl::{Row, Rows, Unread, count_unread};
+use crate::store::files::listing::{files, is};
+use crate::store::files::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
+
+/// Lines are turned into columns at the latest when they have this many bytes.
+pub(crate) const LINES_BYTES: u64 = 64 << 20;
+
+/// What to do about a row that does not parse, lacks a value, or whose value does not fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnBadRow {
+    /// Stop with an error that names the file and the row.
+    #[default]
+    Fail,
+    /// Leave it out; [`Batches::take_bad_rows`] says which.
+    Collect,
+}
+
+/// A row that was left out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadRow {
+    /// The file.
+    pub file: PathBuf,
+    /// Its line (JSONL) or row (Parquet), from 1.
+    pub row: u64,
+    /// `bad_json`, `missing_key` or `bad_value`.
+    pub code: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl BadRow {
+    /// The error for it; `names` are the file's names of the schema's columns.
+    fn into_error(self, schema: &Schema, names: &[String]) -> Error {
+        let unit = if is(&self.file, "parquet") { "row" } else { "line" };
+        let mut command = format!("reflux import {} --format reflux", quoted(&self.file.to_string_lossy()));
+        command += &format!(" --schema {}", schema.name);
+        for (column, name) in schema.columns.iter().zip(names).filter(|(column, name)| column.name != name.as_str()) {
+            command += &format!(" {}", flag(name, column.name));
+        }
+        Error::user(format!("`{}` {unit} {} {}", self.file.display(), self.row, self.message)).help(format!(
+            "mend the row, or take it out of the file; `{command} --bad-rows skip` makes a file without bad rows"
+        ))
+    }
+}
+
+/// A dataset that exists and has the columns that its schema needs.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    path: PathBuf,
+    schema: &'static Schema,
+    /// In the order they are read.
+    files: Vec<PathBuf>,
+    /// The files' name of each of the schema's columns.
+    names: Vec<String>,
+    rows: Option<u64>,
+    on_bad_row: OnBadRow,
+    budget: u64,
+}
+
+impl Dataset {
+    /// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
+    /// can hold are exceeded, however long the rows are. Where it ends depends on the rows alone.
+    pub const BATCH_BYTES: u64 = 256 << 20;
+
+    /// Opens a `.parquet` file, a `.jsonl` file, or a directory of them: Hive-style, flat, or nested, read in the order
+    /// of their paths, numbers within them as numbers. Where a Parquet file has a JSONL twin, the twin is passed over.
+    ///
+    /// # Errors
+    /// Nothing is there, or the columns do not fit the schema: every missing and mistyped one is named. Of a JSONL
+    /// file only the first row is looked at here.
+    pub fn open(path: &Path, schema: &'static Schema) -> Result<Self> {
+        Self::open_as(path, schema, &[])
+    }
+
+    /// As [`Dataset::open`], for files that name their columns otherwise: `rename` has (our name, the file's name).
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; a name that neither side knows.
+    pub fn open_as(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+        Self::open_advised(path, schema, rename, Advice::Pipeline)
+    }
+
+    /// As [`Dataset::open_as`]; `advice` says how the user writes other names.
+    pub(crate) fn open_advised(
+        path: &Path,
+        schema: &'static Schema,
+        rename: &[(String, String)],
+        advice: Advice,
+    ) -> Result<Self> {
+        let names = Rename::new(rename).names(schema)?;
+        let files = files(path)?;
+        let mut rows = Some(0u64);
+        for file in &files {
+            let columns = found(file, schema, &names)?;
+            columns.check(file, schema, &names, advice)?;
+            rows = rows.zip(columns.rows).map(|(a, b)| a.saturating_add(b));
+        }
+        let (path, on_bad_row, budget) = (path.to_owned(), OnBadRow::Fail, Self::BATCH_BYTES);
+        Ok(Self { path, schema, files, names, rows, on_bad_row, budget })
+    }
+
+    /// Chooses what to do about bad rows.
+    #[must_use]
+    pub fn on_bad_row(mut self, what: OnBadRow) -> Self {
+        self.on_bad_row = what;
+        self
+    }
+    /// Ends batches at so many bytes, instead of at [`Dataset::BATCH_BYTES`].
+    #[must_use]
+    pub fn budget(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
+        self
+    }
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// What its rows are.
+    pub fn schema(&self) -> &'static Schema {
+        self.schema
+    }
+    /// Its files in the order they are read.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+    /// How many rows there are, where the files say so (Parquet).
+    pub fn rows(&self) -> Option<u64> {
+        self.rows
+    }
+    /// blake3 of each file, 64 hex digits, in reading order: the lineage of what is made from them.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn hashes(&self) -> Result<Vec<String>> {
+        self.files.iter().map(|f| Ok(crate::store::files::atomic::hash_file(f)?.0)).collect()
+    }
+    /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), however the rows are cut
+    /// into files. Holds one batch and one chunk of a file in memory. Ends at the first error.
+    pub fn batches(&self, rows_per_batch: usize) -> Batches {
+        Batches {
+            schema: self.schema,
+            names: self.names.clone(),
+            on_bad_row: self.on_bad_row,
+            left: self.files.iter().cloned().collect(),
+            size: rows_per_batch.max(1),
+            budget: self.budget,
+            source: None,
+            pending: Vec::new(),
+            pending_rows: 0,
+            pending_bytes: 0,
+            bad: Vec::new(),
+            unread: Unread::new(),
+        }
+    }
+}
+
+/// The columns of a file that calls the schema's columns `names`.
+fn found(file: &Path, schema: &Schema, names: &[String]) -> Result<Found> {
+    let renamed = schema.columns.iter().zip(names).filter(|(column, name)| column.name != name.as_str());
+    let renamed: Vec<&str> = renamed.map(|(_, name)| name.as_str()).collect();
+    Found::of(file, &Rename::default(), &renamed)
+}
+
+enum Source {
+    Parquet(ParquetSource),
+    /// Rows that are brought into the schema's columns one by one.
+    Rows(PathBuf, Box<dyn RowSource>),
+}
+
+/// Rows with their numbers, and the bytes read for them so far.
+trait RowSource: Iterator<Item = Result<(u64, Row)>> + Send {
+    fn bytes(&self) -> u64;
+}
+impl RowSource for TextRows {
+    fn bytes(&self) -> u64 {
+        TextRows::bytes(self)
+    }
+}
+impl RowSource for ParquetRows {
+    fn bytes(&self) -> u64 {
+        ParquetRows::bytes(self)
+    }
+}
+
+/// A Parquet file that is being read.
+struct ParquetSource {
+    file: PathBuf,
+    chunks: Box<Chunks>,
+    /// Where each column of the schema stands in a chunk.
+    columns: Vec<Option<usize>>,
+    /// Where the columns stand whose values change what a row means, and that the schema lacks.
+    context: Vec<usize>,
+    /// Rows read before the next chunk.
+    before: u64,
+}
+
+impl ParquetSource {
+    /// The next rows that fit the schema, and those that do not by their place in the file, from 1.
+    fn next(
+        &mut self,
+        schema: &'static Schema,
+        unread: &mut Unread,
+    ) -> Result<Option<(RecordBatch, BTreeMap<u64, String>)>> {
+        let Some(chunk) = self.chunks.next().transpose()? else { return Ok(None) };
+        for (column, at) in schema.columns.iter().zip(&self.columns) {
+            let given =
+                at.filter(|_| column.kind == Type::Messages).map(|at| (chunk.schema_ref().field(at), chunk.column(at)));
+            let Some((field, messages)) = given else { continue };
+            for (name, rows) in message_extras(messages) {
+                count_unread(unread, &format!("{}[].{name}", field.name()), rows);
+            }
+        }
+        let fitted = guarded(&self.file, || {
+            self.fit(schema, &chunk, unread)
+                .map_err(|e| Error::user(format!("`{}` does not fit `{}`: {e}", self.file.display(), schema.name)))
+        });
+        let (batch, bad) = fitted?;
+        let before = self.before;
+        self.before += chunk.num_rows() as u64;
+        Ok(Some((batch, bad.into_iter().map(|(row, what)| (before + row as u64 + 1, what)).collect())))
+    }
+
+    /// The rows of a chunk in the types of the schema, and those that are left out by their place in the chunk.
+    fn fit(
+        &self,
+        schema: &'static Schema,
+        chunk: &RecordBatch,
+        unread: &mut Unread,
+    ) -> Result<(RecordBatch, Bad), ArrowError> {
+        let names = chunk.schema();
+        let context = self.context.iter().map(|&at| (names.field(at).name().as_str(), chunk.column(at)));
+        let mut bad: Bad = rows_with_context(context)?;
+        let kept: Vec<usize> = (0..chunk.num_rows()).filter(|row| !bad.contains_key(row)).collect();
+        let mut rows = chunk.clone();
+        if !bad.is_empty() {
+            let keep: BooleanArray = (0..chunk.num_rows()).map(|row| Some(!bad.contains_key(&row))).collect();
+            rows = filter_record_batch(chunk, &keep)?;
+        }
+        let columns: Vec<_> = self.columns.iter().map(|at| at.map(|at| rows.column(at).clone())).collect();
+        let (batch, misfits) = fit_batch(schema, &columns, rows.num_rows())?;
+        let fitted: Vec<usize> =
+            (0..kept.len()).filter(|row| !misfits.contains_key(row)).map(|row| kept[row]).collect();
+        bad.extend(misfits.into_iter().map(|(row, what)| (kept[row], what)));
+        let settled = settle_batch(schema, batch).map_err(|e| ArrowError::ExternalError(e.to_string().into()))?;
+        bad.extend(settled.bad.into_iter().map(|(row, what)| (fitted[row], what)));
+        if settled.other_prompts > 0 {
+            count_unread(unread, "prompt", settled.other_prompts);
+        }
+        Ok((settled.rows, bad))
+    }
+}
+
+/// Iterator over a dataset's batches.
+pub struct Batches {
+    schema: &'static Schema,
+    names: Vec<String>,
+    on_bad_row: OnBadRow,
+    left: VecDeque<PathBuf>,
+    size: usize,
+    /// Bytes at which a batch ends.
+    budget: u64,
+    source: Option<Source>,
+    pending: Vec<RecordBatch>,
+    pending_rows: usize,
+    pending_bytes: u64,
+    bad: Vec<BadRow>,
+    unread: Unread,
+}
+
+/// Adds what was not read of more rows.
+fn merge(all: &mut Unread, more: Unread) {
+    more.into_iter().for_each(|(key, rows)| count_unread(all, &key, rows));
+}
+
+impl Batches {
+    /// The keys and columns that were not read so far, with the number of rows that have a value there: of the rows of
+    /// text files that were read, and of all rows of Parquet files that were opened.
+    pub fn unread(&self) -> &BTreeMap<String, u64> {
+        &self.unread
+    }
+
+    /// The rows left out since the last call, in file order.
+    pub fn take_bad_rows(&mut self) -> Vec<BadRow> {
+        std::mem::take(&mut self.bad)
+    }
+
+    fn open(&mut self, file: PathBuf) -> Result<Source> {
+        if !is(&file, "parquet") {
+            let rows = Box::new(TextRows::open(&file)?.typed(self.schema, &self.names));
+            return Ok(Source::Rows(file, rows));
+        }
+        let parquet = ParquetIn::open(&file)?;
+        // The file may have changed since the dataset was opened.
+        found(&file, self.schema, &self.names)?.check(&file, self.schema, &self.names, Advice::Pipeline)?;
+        let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
+        let values = parquet.values();
+        let unnamed =
+            parquet.schema().fields().iter().enumerate().filter(|(_, field)| !self.names.contains(field.name()));
+        let unnamed = unnamed.map(|(at, field)| (at, field.name().clone(), values[at]));
+        let (context, unread): (Vec<_>, Vec<_>) =
+            unnamed.filter(|column| column.2 > 0).partition(|(_, name, _)| is_context(name));
+        let held = context.iter().any(|(_, name, _)| holds_system(self.schema, &self.names, name));
+        let by_row = held || self.needs_rows(parquet.schema(), &at);
+        unread.iter().for_each(|(_, name, rows)| count_unread(&mut self.unread, name, *rows));
+        let mut columns: Vec<usize> =
+            at.iter().flatten().copied().chain(context.iter().map(|column| column.0)).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let place = |column: usize| columns.binary_search(&column).ok();
+        let within = at.iter().map(|column| column.and_then(place)).collect();
+        let context = context.into_iter().filter_map(|column| place(column.0)).collect();
+        let chunks = parquet.read(&columns)?;
+        if by_row {
+            return Ok(Source::Rows(file, Box::new(ParquetRows::new(chunks))));
+        }
+        Ok(Source::Parquet(ParquetSource { file, chunks: Box::new(chunks), columns: within, context, before: 0 }))
+    }
+
+    /// Whether a file's columns are not those of the schema as they are: a prompt that is messages where the schema has
+    /// text, or a column that is made up.
+    fn needs_rows(&self, file: &ArrowSchema, at: &[Option<usize>]) -> bool {
+        self.schema.columns.iter().zip(at).any(|(column, at)| match at {
+            Some(at) => is_conversation(self.schema, column, file.field(*at).data_type()),
+            None => is_made_up(self.schema, column.name),
+        })
+    }
+
+    /// The next rows of the current file; `None` at its end.
+    fn chunk(&mut self) -> Result<Option<RecordBatch>> {
+        let (schema, on_bad_row) = (self.schema, self.on_bad_row);
+        let mut note = |bad: BadRow| match on_bad_row {
+            OnBadRow::Fail => Err(bad.into_error(schema, &self.names)),
+            OnBadRow::Collect => {
+                self.bad.push(bad);
+                Ok(())
+            }
+        };
+        match &mut self.source {
+            None => Ok(None),
+            Some(Source::Parquet(source)) => {
+                let Some((batch, misfits)) = source.next(schema, &mut self.unread)? else { return Ok(None) };
+                for (row, message) in misfits {
+                    note(BadRow { file: source.file.clone(), row, code: "bad_value", message })?;
+                }
+                Ok(Some(batch))
+            }
+            Some(Source::Rows(file, lines)) => {
+                let mut rows = Rows::new(schema, self.names.clone());
+                let start = lines.bytes();
+                while rows.len() < CHUNK.min(self.size)
+                    && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES.min(self.budget))
+                {
+                    let Some((line, row)) = lines.next().transpose()? else { break };
+                    if let Err((code, message)) = row.and_then(|mut row| rows.push(&mut row)) {
+                        note(BadRow { file: file.clone(), row: line, code, message })?;
+                    }
+                }
+                merge(&mut self.unread, rows.take_unread());
+                if rows.len() == 0 { Ok(None) } else { Ok(Some(rows.finish()?)) }
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<RecordBatch>> {
+        while self.pending_rows < self.size && self.pending_bytes < self.budget {
+            match self.chunk()? {
+                Some(chunk) => {
+                    self.pending_bytes = self.pending_bytes.saturating_add(row_bytes(&chunk));
+                    self.pending_rows += chunk.num_rows();
+                    if chunk.num_rows() > 0 {
+                        self.pending.push(chunk);
+                    }
+                }
+                None => match self.left.pop_front() {
+                    Some(file) => self.source = Some(self.open(file)?),
+                    None => {
+                        self.source = None;
+                        break;
+                    }
+                },
+            }
+        }
+        if self.pending_rows == 0 {
+            return Ok(None);
+        }
+        let all = match &self.pending[..] {
+            [one] => one.clone(),
+            many => concat_batches(&self.schema.arrow(), many)?,
+        };
+        let take = self.size.min(all.num_rows());
+        let rest = all.slice(take, all.num_rows() - take);
+        self.pending_rows = rest.num_rows();
+        // Columns without rows have bytes of their own: counted, they could end the dataset early.
+        self.pending_bytes = if rest.num_rows() > 0 { row_bytes(&rest) } else { 0 };
+        self.pending = if rest.num_rows() > 0 { vec![rest] } else { Vec::new() };
+        Ok(Some(all.slice(0, take)))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = self.advance();
+        if result.is_err() {
+            self.left.clear();
+            self.source = None;
+            self.pending.clear();
+            (self.pending_rows, self.pending_bytes) = (0, 0);
+        }
+        result.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::named;
+
+    /// However many rows are asked for, a batch ends when its rows have the bytes that it may have; no row is lost or moved.
+    #[test]
+    fn a_batch_ends_at_its_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let row = |i: usize| format!("{{\"prompt\": \"{i} {}\", \"response\": \"yes\"}}\n", "x".repeat(7 * i % 300));
+        std::fs::write(&path, (0..200).map(row).collect::<String>()).unwrap();
+        let read = |budget: u64| -> Vec<RecordBatch> {
+            let dataset = Dataset::open(&path, &named::IFT).unwrap().budget(budget);
+            dataset.batches(100_000).collect::<Result<_>>().unwrap()
+        };
+        let (whole, parts) = (read(Dataset::BATCH_BYTES), read(4000));
+        assert_eq!(whole.len(), 1);
+        assert!(parts.len() > 3 && parts.iter().all(|part| row_bytes(part) < 3 * 4000), "{} batches", parts.len());
+        assert_eq!(concat_batches(&whole[0].schema(), &parts).unwrap(), whole[0]);
+        // A row that is larger than that is a batch of its own.
+        assert_eq!(read(1).len(), 200);
+    }
+}

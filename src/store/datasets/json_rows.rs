@@ -1,0 +1,94 @@
+//! Rows of Parquet as JSON objects.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::json::LineDelimitedWriter;
+
+use crate::error::Result;
+use crate::store::files::jsonl::{Row, parse};
+use crate::store::files::lines::LONGEST;
+use crate::store::files::printable::as_printable;
+use crate::store::files::reader::{Chunks, guarded, row_bytes};
+
+/// The rows of a Parquet file one at a time, with their numbers from 1. Holds a chunk.
+pub(crate) struct ParquetRows {
+    chunks: Chunks,
+    /// What is left of a chunk.
+    left: Option<RecordBatch>,
+    ready: VecDeque<Row>,
+    /// The number of the last row.
+    number: u64,
+    bytes: u64,
+}
+
+impl ParquetRows {
+    pub fn new(chunks: Chunks) -> Self {
+        Self { chunks, left: None, ready: VecDeque::new(), number: 0, bytes: 0 }
+    }
+
+    /// Bytes of the rows so far, and of those that are ready.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Row)>> {
+        while self.ready.is_empty() {
+            let chunk = match self.left.take() {
+                Some(left) => left,
+                None => match self.chunks.next().transpose()? {
+                    Some(chunk) => chunk,
+                    None => return Ok(None),
+                },
+            };
+            // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
+            let large = row_bytes(&chunk) > LONGEST / 4 && chunk.num_rows() > 1;
+            let rows = if large { 1 } else { chunk.num_rows() };
+            self.turn(&chunk.slice(0, rows));
+            self.left = (rows < chunk.num_rows()).then(|| chunk.slice(rows, chunk.num_rows() - rows));
+        }
+        self.number += 1;
+        Ok(self.ready.pop_front().map(|row| (self.number, row)))
+    }
+
+    fn turn(&mut self, rows: &RecordBatch) {
+        self.bytes = self.bytes.saturating_add(row_bytes(rows));
+        let path = self.chunks.path();
+        match json_rows(path, rows) {
+            Ok(made) => self.ready.extend(made),
+            // One row cannot be turned into JSON: find it, and go on with the others.
+            Err(_) if rows.num_rows() > 1 => {
+                for row in 0..rows.num_rows() {
+                    let made = json_rows(path, &rows.slice(row, 1));
+                    self.ready.extend(made.unwrap_or_else(|what| vec![Err(("bad_value", what))]));
+                }
+            }
+            Err(what) => self.ready.push_back(Err(("bad_value", what))),
+        }
+    }
+}
+
+impl Iterator for ParquetRows {
+    type Item = Result<(u64, Row)>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// Rows of Parquet as JSON objects, or what cannot be turned into one.
+fn json_rows(path: &Path, rows: &RecordBatch) -> std::result::Result<Vec<Row>, String> {
+    if rows.num_rows() == 1 && row_bytes(rows) > LONGEST {
+        return Err(format!("is longer than {} MiB", LONGEST >> 20));
+    }
+    let turned = guarded(path, || {
+        let rows = as_printable(rows)?;
+        let mut text = Vec::new();
+        let mut writer = LineDelimitedWriter::new(&mut text);
+        writer.write(&rows).and_then(|()| writer.finish())?;
+        Ok(text)
+    });
+    let text = turned.map_err(|e| format!("cannot be read: {e}"))?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.map(parse).collect())
+}

@@ -1,0 +1,348 @@
+//! Files that appear whole or not at all: a temporary name in the same directory, fsync, rename, fsync of the directory.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{fault, output};
+use crate::data::open_regular;
+use crate::error::{Error, Result};
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Rows of a table; 0 for other files.
+    pub rows: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, 64 hex digits.
+    pub hash: String,
+}
+
+/// An I/O error with the file and what to do about it.
+pub(crate) fn io_error(doing: &str, path: &Path, e: &io::Error) -> Error {
+    explain(doing, path, e.kind(), &e.to_string())
+}
+
+fn explain(doing: &str, path: &Path, kind: ErrorKind, text: &str) -> Error {
+    let path = path.display();
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::from(io::Error::from(kind)).doing(format!("{doing} `{path}`"))
+        }
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            Error::system(format!("{doing} `{path}`: {text}"))
+                .help("the directory cannot be written; check its permissions, or choose another one")
+        }
+        ErrorKind::NotADirectory => Error::system(format!("{doing} `{path}`: {text}"))
+            .help("a part of this path is a file, not a directory; choose another one"),
+        _ => Error::system(format!("{doing} `{path}`: {text}")),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    if cfg!(unix) {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io_error("writing the directory", dir, &e))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it; each new name is durable.
+pub(crate) fn create_dirs(dir: &Path) -> Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    create_dirs(parent)?;
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            Err(io_error("making the directory", dir, &ErrorKind::NotADirectory.into()))
+        }
+        Err(e) => Err(io_error("making the directory", dir, &e)),
+        Ok(()) => sync_dir(parent),
+    }
+}
+
+/// How every temporary name ends; they begin with a dot.
+const TEMPORARY: &str = ".tmp";
+
+/// Whether a file name is one that [`AtomicFile`] or a model in the making gives.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY)
+}
+
+/// The directory of a file, which is made, and its name there.
+fn dir_and_name(target: &Path) -> Result<(&Path, &str)> {
+    let name = target.file_name().and_then(|n| n.to_str());
+    let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a file", target.display())))?;
+    let dir = target.parent().unwrap_or(Path::new(""));
+    create_dirs(dir)?;
+    Ok((dir, name))
+}
+
+/// A file in the making. Dropped before [`AtomicFile::publish`], it leaves nothing behind.
+pub(crate) struct AtomicFile {
+    target: PathBuf,
+    temporary: PathBuf,
+    /// `None` once closed.
+    file: Option<BufWriter<File>>,
+    /// The closed file, open as long as it has its temporary name: that of an output is locked.
+    closed: Option<File>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    /// Why writing failed, kept because a writer on top of this one may hide it.
+    failure: Option<(ErrorKind, String)>,
+    published: bool,
+}
+
+impl AtomicFile {
+    /// Starts the file that will be `target`, within a directory whose writer removes what a process that died left there; makes
+    /// its directory.
+    pub fn create(target: &Path) -> Result<Self> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let (dir, name) = dir_and_name(target)?;
+        // Two threads may write the same file; what they write is compared later.
+        let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let temporary = dir.join(format!(".{name}.{}-{unique}{TEMPORARY}", std::process::id()));
+        let file = File::create(&temporary).map_err(|e| io_error("writing", target, &e))?;
+        Ok(Self::of(target, temporary, file))
+    }
+
+    /// Starts a file that a user named as an output, in a directory of anybody; makes the directory. What earlier outputs there
+    /// left unfinished, because their processes died, is removed.
+    pub fn create_output(target: &Path) -> Result<Self> {
+        let (dir, name) = dir_and_name(target)?;
+        output::remove_abandoned(dir);
+        let (temporary, file) = output::create(dir, name).map_err(|e| io_error("writing", target, &e))?;
+        Ok(Self::of(target, temporary, file))
+    }
+
+    fn of(target: &Path, temporary: PathBuf, file: File) -> Self {
+        Self {
+            target: target.to_owned(),
+            temporary,
+            file: Some(BufWriter::with_capacity(1 << 16, file)),
+            closed: None,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            failure: None,
+            published: false,
+        }
+    }
+
+    /// The error to show for a failed write: the first I/O error if there was one, else `other`.
+    pub fn error(&mut self, other: impl Into<Error>) -> Error {
+        match self.failure.take() {
+            Some((kind, text)) => explain("writing", &self.target, kind, &text),
+            None => other.into().doing(format!("writing `{}`", self.target.display())),
+        }
+    }
+
+    /// Makes the bytes durable under the temporary name.
+    pub fn close(&mut self) -> Result<Written> {
+        let fail = |e: &io::Error| io_error("writing", &self.target, e);
+        if let Some(file) = self.file.take() {
+            let file = file.into_inner().map_err(|e| fail(e.error()))?;
+            fault::point(fault::AFTER_WRITE)?;
+            file.sync_all().map_err(|e| fail(&e))?;
+            self.closed = Some(file);
+            fault::point(fault::AFTER_FSYNC)?;
+        }
+        Ok(Written { rows: 0, bytes: self.bytes, hash: self.hasher.finalize().to_hex().to_string() })
+    }
+
+    /// Gives the closed file its name, in place of any other of that name.
+    pub fn publish(&mut self) -> Result<()> {
+        self.close()?;
+        fs::rename(&self.temporary, &self.target).map_err(|e| io_error("renaming to", &self.target, &e))?;
+        (self.published, self.closed) = (true, None);
+        fault::point(fault::AFTER_RENAME)?;
+        sync_dir(self.target.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(file) = &mut self.file else { return Err(ErrorKind::BrokenPipe.into()) };
+        let result = fault::disk_full().and_then(|()| file.write(bytes));
+        match &result {
+            Ok(n) => {
+                self.hasher.update(&bytes[..*n]);
+                self.bytes += *n as u64;
+            }
+            Err(e) => self.failure = Some((e.kind(), e.to_string())),
+        }
+        result
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.file.as_mut().map_or(Ok(()), Write::flush);
+        if let Err(e) = &result {
+            self.failure = Some((e.kind(), e.to_string()));
+        }
+        result
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.published {
+            // The bytes still buffered must not be written again on the way out: a full disk stays full.
+            if let Some(file) = self.file.take() {
+                drop(file.into_parts());
+            }
+            // Nothing more can be done here; the next start sweeps temporaries away.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Where an output that a user names is to be written: the path itself, or the end of the link that it is. The rename
+/// at the end of a write would otherwise replace the link, or a device or FIFO, with a file.
+///
+/// # Errors
+/// What is there is no regular file, or the links go round in a circle.
+pub fn output_target(path: &Path) -> Result<PathBuf> {
+    const MAX_LINKS: usize = 40;
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(metadata) = fs::symlink_metadata(&target) else { return Ok(target) };
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let next = fs::read_link(&target).map_err(|e| io_error("reading the link", &target, &e))?;
+            target = target.parent().unwrap_or(Path::new("")).join(next);
+        } else if kind.is_file() {
+            return Ok(target);
+        } else {
+            let what = if kind.is_dir() { "a directory" } else { "no regular file" };
+            return Err(Error::user(format!("`{}` is {what}, and cannot be written as a file", path.display()))
+                .help("name another file to write"));
+        }
+    }
+    Err(Error::user(format!("`{}` is a link that leads back to itself", path.display())))
+}
+
+/// Writes a file whole or not at all, durably.
+///
+/// # Errors
+/// A full disk or a directory that cannot be written; nothing is left behind.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<Written> {
+    write_all(AtomicFile::create(path)?, bytes)
+}
+
+/// As [`write_bytes`], of an output that a user named.
+///
+/// # Errors
+/// As [`write_bytes`].
+pub fn write_output(path: &Path, bytes: &[u8]) -> Result<Written> {
+    write_all(AtomicFile::create_output(path)?, bytes)
+}
+
+/// The same where `fill` writes the bytes. Returns what `fill` does.
+///
+/// # Errors
+/// As [`write_bytes`]; what `fill` returns: then there is no file either.
+pub fn fill_output<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let mut file = AtomicFile::create_output(path)?;
+    let filled = fill(&mut file).map_err(|e| file.error(e))?;
+    file.publish()?;
+    Ok(filled)
+}
+
+fn write_all(mut file: AtomicFile, bytes: &[u8]) -> Result<Written> {
+    if let Err(e) = file.write_all(bytes) {
+        return Err(file.error(e));
+    }
+    let written = file.close()?;
+    file.publish()?;
+    Ok(written)
+}
+
+/// blake3 of a file's bytes, 64 hex digits, and its size.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn hash_file(path: &Path) -> Result<(String, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let read = |hasher: &mut blake3::Hasher| -> io::Result<()> {
+        hasher.update_reader(open_regular(path)?)?;
+        Ok(())
+    };
+    read(&mut hasher).map_err(|e| io_error("reading", path, &e))?;
+    Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
+}
+
+/// Why a file is not what was committed, as far as can be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Wrong {
+    /// It is gone, or has other bytes.
+    Damaged(String),
+    /// The system does not let us read it: no permission, too many open files, a failing disk. It may be as it should be.
+    Unreadable(String),
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Damaged(why) => f.write_str(why),
+            Self::Unreadable(why) => write!(f, "it cannot be read: {why}"),
+        }
+    }
+}
+
+impl Wrong {
+    /// What an error of the system says of a file that is to be there.
+    pub fn from_io(e: &io::Error) -> Self {
+        match e.kind() {
+            ErrorKind::NotFound => Self::Damaged("it is gone".to_owned()),
+            ErrorKind::IsADirectory => Self::Damaged("a directory stands in its place".to_owned()),
+            ErrorKind::NotADirectory => Self::Damaged("it is gone: a file stands where its directory was".to_owned()),
+            // As `open_regular` says it: the file that was committed was a regular one.
+            ErrorKind::InvalidInput => Self::Damaged("it is no regular file".to_owned()),
+            _ => Self::Unreadable(e.to_string()),
+        }
+    }
+}
+
+/// Compares a file with the size and the hash that it was committed with. A link is not followed.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn same_bytes(path: &Path, bytes: u64, hash: &str) -> Result<(), Wrong> {
+    same_size(path, bytes)?;
+    let (found, _) = hash_file(path).map_err(|e| Wrong::Unreadable(e.to_string()))?;
+    if found == hash { Ok(()) } else { Err(Wrong::Damaged(OTHER.to_owned())) }
+}
+
+/// Reads a file that is to have this size and this hash.
+///
+/// # Errors
+/// As [`same_bytes`].
+pub(crate) fn read_same(path: &Path, bytes: u64, hash: &str) -> Result<Vec<u8>, Wrong> {
+    same_size(path, bytes)?;
+    let read = fs::read(path).map_err(|e| Wrong::from_io(&e))?;
+    if blake3::hash(&read).to_hex().as_str() == hash { Ok(read) } else { Err(Wrong::Damaged(OTHER.to_owned())) }
+}
+
+const OTHER: &str = "its content is not what was committed";
+
+fn same_size(path: &Path, bytes: u64) -> Result<(), Wrong> {
+    let there = fs::symlink_metadata(path).map_err(|e| Wrong::from_io(&e))?;
+    if there.file_type().is_symlink() {
+        return Err(Wrong::Damaged("it is a link, and not the run's own file".to_owned()));
+    }
+    if !there.is_file() {
+        return Err(Wrong::Damaged("it is no file".to_owned()));
+    }
+    let size = there.len();
+    if size < bytes {
+        return Err(Wrong::Damaged(format!("it is cut short: {size} of {bytes} bytes")));
+    }
+    if size > bytes {
+        return Err(Wrong::Damaged(format!("it has {size} bytes, {} more than were committed", size - bytes)));
+    }
+    Ok(())
+}

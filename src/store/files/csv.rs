@@ -1,0 +1,211 @@
+//! Rows of a CSV file as text, one at a time.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use csv_core::{ReadRecordResult, Reader};
+use serde_json::{Map, Value};
+
+use super::unpack::{open_text, read_error};
+use crate::data::{Schema, Type};
+use crate::error::{Error, Result};
+use crate::store::datasets::asked::is_made_up;
+
+/// A row with longer text is refused, so that a quotation mark that is never closed cannot fill the memory.
+const LONGEST: usize = 4 << 20;
+/// A row with more fields is refused.
+const WIDEST: usize = 4096;
+
+/// A row, or why it is none.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CsvRow {
+    /// The line that it begins on, from 1.
+    pub first: u64,
+    /// The line that it ends on.
+    pub line: u64,
+    pub fields: std::result::Result<Vec<String>, String>,
+}
+
+/// The rows of a file; blank lines are passed over.
+pub(crate) struct CsvRows {
+    path: PathBuf,
+    input: Box<dyn BufRead + Send>,
+    reader: Reader,
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl CsvRows {
+    /// # Errors
+    /// The file cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (text, ends) = (vec![0; LONGEST], vec![0; WIDEST]);
+        Ok(Self { path: path.to_owned(), input: open_text(path)?, reader: Reader::new(), text, ends })
+    }
+
+    /// The next row, the first one too.
+    ///
+    /// # Errors
+    /// The file cannot be read; or a row has no end, and those after it cannot be told apart.
+    pub fn next(&mut self) -> Result<Option<CsvRow>> {
+        self.pass_line_ends()?;
+        let (mut filled, mut fields, mut last) = (0, 0, 0);
+        let first = self.reader.line();
+        loop {
+            let input = self.input.fill_buf().map_err(|e| read_error(&self.path, &e))?;
+            // A line end after the last byte ends an open row; it is text only where a quotation mark is still open.
+            let at_end = input.is_empty();
+            let bytes = if at_end { &b"\n"[..] } else { input };
+            let (result, read, wrote, ended) =
+                self.reader.read_record(bytes, &mut self.text[filled..], &mut self.ends[fields..]);
+            // A row ends with its first line end; of a pair of them the second comes with the next row.
+            last = bytes[..read].last().copied().unwrap_or(last);
+            if !at_end {
+                self.input.consume(read);
+            }
+            filled += wrote;
+            fields += ended;
+            match result {
+                ReadRecordResult::InputEmpty if at_end && wrote > 0 => {
+                    return Err(self.endless(first, "has a quotation mark that is never closed"));
+                }
+                ReadRecordResult::InputEmpty if at_end => return Ok(None),
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => {
+                    let what = format!("is longer than {} MiB: is a quotation mark not closed?", LONGEST >> 20);
+                    return Err(self.endless(first, &what));
+                }
+                ReadRecordResult::OutputEndsFull => {
+                    return Err(self.endless(first, &format!("has more than {WIDEST} fields")));
+                }
+                ReadRecordResult::Record => break,
+                ReadRecordResult::End => return Ok(None),
+            }
+        }
+        // The line that it ended on: text may span lines.
+        let line = self.reader.line() - u64::from(last == b'\n');
+        Ok(Some(CsvRow { first, line, fields: self.fields(fields) }))
+    }
+
+    /// Blank lines and the second half of a pair of line ends come before a row.
+    fn pass_line_ends(&mut self) -> Result<()> {
+        loop {
+            let input = self.input.fill_buf().map_err(|e| read_error(&self.path, &e))?;
+            if !matches!(input.first(), Some(b'\r' | b'\n')) {
+                return Ok(());
+            }
+            // The reader counts lines.
+            let _ = self.reader.read_record(&input[..1], &mut self.text, &mut self.ends);
+            self.input.consume(1);
+        }
+    }
+
+    fn fields(&self, count: usize) -> std::result::Result<Vec<String>, String> {
+        let mut from = 0;
+        let mut row = Vec::with_capacity(count);
+        for &end in &self.ends[..count] {
+            let field = std::str::from_utf8(&self.text[from..end]);
+            row.push(field.map_err(|_| "is not UTF-8 text; save the file as UTF-8".to_owned())?.to_owned());
+            from = end;
+        }
+        Ok(row)
+    }
+
+    fn endless(&self, first: u64, what: &str) -> Error {
+        Error::user(format!("`{}`: the row that begins on line {first} {what}", self.path.display()))
+            .help("put a field with a comma, a quotation mark or a line end in quotation marks, and write each mark in it twice")
+    }
+}
+
+/// Gives the fields of a row the types of a schema's columns, which the file calls `names`: numbers are numbers, a list is
+/// JSON, and an empty field is null where the column may be, or is made up. What is none of these stays text, which is refused where the row
+/// is read.
+pub(crate) fn as_typed(schema: &Schema, names: &[String], row: &mut Map<String, Value>) {
+    for (column, name) in schema.columns.iter().zip(names) {
+        let Some(Value::String(text)) = row.get(name) else { continue };
+        let trimmed = text.trim();
+        let value = match column.kind {
+            _ if trimmed.is_empty() && (column.nullable || is_made_up(schema, column.name)) => Some(Value::Null),
+            Type::UInt | Type::Float | Type::Double => serde_json::from_str(trimmed).ok().filter(Value::is_number),
+            Type::Texts | Type::Tokens | Type::Floats | Type::Messages | Type::Judgements => {
+                serde_json::from_str(trimmed).ok().filter(Value::is_array)
+            }
+            Type::Text | Type::Hash => None,
+        };
+        if let Some(value) = value {
+            row.insert(name.clone(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::named;
+
+    fn rows(text: &[u8]) -> Result<Vec<CsvRow>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.csv");
+        std::fs::write(&path, text).unwrap();
+        let mut rows = CsvRows::open(&path).unwrap();
+        std::iter::from_fn(|| rows.next().transpose()).collect()
+    }
+    fn row(line: u64, fields: &[&str]) -> CsvRow {
+        let lines = fields.iter().map(|field| field.matches('\n').count() as u64).sum::<u64>();
+        CsvRow { first: line - lines, line, fields: Ok(fields.iter().map(ToString::to_string).collect()) }
+    }
+
+    #[test]
+    fn rows_know_their_lines() {
+        let expected =
+            [row(1, &["a", "b"]), row(2, &["1", "2"]), row(4, &["x,\"y\"", ""]), row(6, &["two\nlines", "3"])];
+        let text = "\u{feff}a,b\n1,2\n\n\"x,\"\"y\"\"\",\n\"two\nlines\",3";
+        assert_eq!(rows(text.as_bytes()).unwrap(), expected);
+        assert_eq!(rows(format!("{text}\n").as_bytes()).unwrap(), expected);
+        let text = "a,b\r\n1,2\r\n\r\n3,4\r\n";
+        assert_eq!(rows(text.as_bytes()).unwrap(), [row(1, &["a", "b"]), row(2, &["1", "2"]), row(4, &["3", "4"])]);
+        assert_eq!(rows(b"").unwrap(), []);
+    }
+
+    #[test]
+    fn what_cannot_be_a_row_is_refused() {
+        let bad = rows(b"a\n\xff\nb\n").unwrap();
+        assert_eq!(bad[1].fields.as_ref().unwrap_err(), "is not UTF-8 text; save the file as UTF-8");
+        assert_eq!((bad[1].line, &bad[2]), (2, &row(3, &["b"])));
+        let open = [b"a\n\"".as_slice(), &vec![b'x'; 5 << 20]].concat();
+        let refused = |text: &[u8]| rows(text).unwrap_err().to_string();
+        assert!(refused(&open).contains("begins on line 2 is longer than 4 MiB"));
+        assert!(refused(&vec![b','; 5000]).contains("begins on line 1 has more than 4096 fields"));
+    }
+
+    #[test]
+    fn a_quotation_mark_that_is_never_closed_is_an_error_with_its_line() {
+        for text in ["a,b\n1,2\n\n3,\"x\n4,5\n6,7\n", "a,b\r\n1,2\r\n\r\n3,\"x\r\n4,5", "a\n\n\n\"\"\"", "a\n\n\n\""] {
+            let error = rows(text.as_bytes()).unwrap_err();
+            let why = "the row that begins on line 4 has a quotation mark that is never closed";
+            assert!(error.to_string().contains(why), "{text:?}: {error}");
+        }
+        // Marks within a field that does not begin with one are text.
+        for text in ["a\n5\" pipe\n", "a\n5\" pipe", "a\nx\"", "a\n\"x\"", "a\n\"x\"\"\"\n"] {
+            assert_eq!(rows(text.as_bytes()).unwrap().len(), 2, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_get_the_types_of_their_columns() {
+        let names: Vec<String> = named::SCORES.columns.iter().map(|column| column.name.to_owned()).collect();
+        let text = |value: &str| Value::from(value);
+        let mut row = Map::from_iter([
+            ("prompt".to_owned(), text("12")),
+            ("score".to_owned(), text(" 3.5 ")),
+            ("sample".to_owned(), text("x")),
+            ("prompt_messages".to_owned(), text("")),
+            ("other".to_owned(), text("4")),
+        ]);
+        as_typed(&named::SCORES, &names, &mut row);
+        let want = json!({"prompt": "12", "score": 3.5, "sample": "x", "prompt_messages": null, "other": "4"});
+        assert_eq!(Value::from(row), want);
+    }
+}

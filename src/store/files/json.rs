@@ -1,0 +1,107 @@
+//! JSON values in which no object names a key twice.
+//!
+//! Of a key that comes twice, readers take one value or the other, and say nothing. Here it is an error.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Why a text is no JSON value.
+pub(crate) enum Fault {
+    /// An object has this key twice.
+    Twice(String),
+    /// The parser's reason.
+    Json(serde_json::Error),
+}
+
+/// The value of a JSON text.
+pub(crate) fn value(bytes: &[u8]) -> Result<Value, Fault> {
+    let twice = RefCell::new(None);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = Unique(&twice).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    parsed.map_err(|error| twice.take().map_or(Fault::Json(error), Fault::Twice))
+}
+
+/// Reads one value; a key that comes twice is left here.
+#[derive(Clone, Copy)]
+struct Unique<'a>(&'a RefCell<Option<String>>);
+
+impl<'de> DeserializeSeed<'de> for Unique<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            all.push(item);
+        }
+        Ok(all.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut all = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if all.contains_key(&key) {
+                let error = A::Error::custom("a key comes twice");
+                *self.0.borrow_mut() = Some(key);
+                return Err(error);
+            }
+            let value = entries.next_value_seed(self)?;
+            all.insert(key, value);
+        }
+        Ok(all.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_those_of_the_parser_but_for_keys_that_come_twice() {
+        for text in [r#"{"b": [1, -2, 3.5, true, null, "é\n"], "a": {"x": {}}}"#, "18446744073709551615", "1e3", "[]"]
+        {
+            let Ok(read) = value(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(read, serde_json::from_str::<Value>(text).unwrap(), "{text}");
+            assert_eq!(read.to_string(), serde_json::from_str::<Value>(text).unwrap().to_string());
+        }
+        for text in [r#"{"a": 1, "b": 2, "a": 3}"#, r#"{"m": [{"a": 1}, {"a": 1, "a": 1}]}"#] {
+            assert!(matches!(value(text.as_bytes()), Err(Fault::Twice(key)) if key == "a"), "{text}");
+        }
+        for text in ["", "{", "[1,]", "{\"a\": NaN}", "1 2", &"[".repeat(200)] {
+            let Err(Fault::Json(error)) = value(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(error.to_string(), serde_json::from_str::<Value>(text).unwrap_err().to_string());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Lines of text with their numbers, from a file or from standard input.
+
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::path::Path;
+
+use super::atomic::io_error;
+use super::reader::IntoUser;
+use super::unpack::{open_text, read_error};
+use crate::error::{Error, Result};
+
+/// A longer line is refused, so that a file without line ends cannot fill the memory.
+pub(crate) const LONGEST: u64 = 64 << 20;
+
+/// Opens a file for reading, if it is a regular file, itself or at the end of a link.
+///
+/// A FIFO without a writer would wait for ever, a device may have no end, and what can be read once only cannot be
+/// looked at before it is read.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(|e| io_error("reading", path, &e).into_user())?;
+    if metadata.is_dir() {
+        return Err(Error::user(format!("`{}` is a directory, a file is needed", path.display())));
+    }
+    if !metadata.is_file() {
+        return Err(Error::user(format!("`{}` is not a regular file", path.display()))
+            .help("a pipe or a device is not read here: write what it gives to a file, and name that"));
+    }
+    File::open(path).map_err(|e| io_error("reading", path, &e).into_user())
+}
+
+/// The lines of a text, read one at a time.
+pub struct Lines {
+    /// How errors name it: the path, or `standard input`.
+    name: String,
+    reader: Box<dyn BufRead + Send>,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    /// Those of a file, packed with gzip or not.
+    ///
+    /// # Errors
+    /// It cannot be read, or is a directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self::of(path.display().to_string(), open_text(path)?))
+    }
+
+    /// Those of whatever can be read; `name` is for errors.
+    pub fn of(name: impl Into<String>, reader: impl BufRead + Send + 'static) -> Self {
+        Self { name: name.into(), reader: Box::new(reader), line: 0, buffer: Vec::new() }
+    }
+
+    /// How errors name the text.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next line that is not blank with its number, counted from 1, without a byte order mark or line end.
+    ///
+    /// # Errors
+    /// Reading failed, or the line is too long.
+    pub fn next_line(&mut self) -> Result<Option<(u64, &[u8])>> {
+        loop {
+            self.buffer.clear();
+            let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
+            match read {
+                Err(e) => return Err(read_error(Path::new(&self.name), &e)),
+                Ok(0) => return Ok(None),
+                Ok(_) => self.line += 1,
+            }
+            if self.buffer.len() as u64 > LONGEST {
+                let (name, line) = (&self.name, self.line);
+                return Err(Error::user(format!("`{name}` line {line} is longer than {} MiB", LONGEST >> 20))
+                    .help("each line is to hold one row, as a JSON object"));
+            }
+            let blank = without_mark(&self.buffer, self.line).trim_ascii().is_empty();
+            if !blank {
+                let line = without_mark(&self.buffer, self.line);
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                return Ok(Some((self.line, line.strip_suffix(b"\r").unwrap_or(line))));
+            }
+        }
+    }
+
+    /// All that is left, as one text without its last line ends.
+    ///
+    /// # Errors
+    /// Reading failed, it is too long, or it is not UTF-8.
+    pub fn rest(&mut self) -> Result<String> {
+        self.buffer.clear();
+        let read = (&mut self.reader).take(LONGEST + 1).read_to_end(&mut self.buffer);
+        read.map_err(|e| read_error(Path::new(&self.name), &e))?;
+        if self.buffer.len() as u64 > LONGEST {
+            return Err(Error::user(format!("`{}` is longer than {} MiB", self.name, LONGEST >> 20)));
+        }
+        let bytes = without_mark(&self.buffer, self.line + 1);
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            Error::user(format!("`{}` line {line} is not UTF-8 text", self.name))
+        })?;
+        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+    }
+}
+
+/// The bytes without the mark that some editors put before a file's first line.
+fn without_mark(bytes: &[u8], line: u64) -> &[u8] {
+    if line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_numbered_as_editors_number_them() {
+        let mut lines = Lines::of("x", "\u{feff}a\r\n\n  \n b \nc".as_bytes());
+        let mut seen = Vec::new();
+        while let Some((line, bytes)) = lines.next_line().unwrap() {
+            seen.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
+        }
+        assert_eq!(seen, [(1, "a".into()), (4, " b ".into()), (5, "c".into())]);
+    }
+
+    #[test]
+    fn a_whole_text_keeps_all_but_its_last_line_ends() {
+        assert_eq!(Lines::of("x", "\u{feff}a\n\n b\r\n\n".as_bytes()).rest().unwrap(), "a\n\n b");
+        let e = Lines::of("x", &b"a\n\xff"[..]).rest().unwrap_err();
+        assert!(e.to_string().contains("`x` line 2"), "{e}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Files as such: what appears whole or not at all, Parquet in and out, JSON lines, CSV, gzip, and which files a path names.
+
+pub(crate) mod atomic;
+pub(crate) mod csv;
+pub mod fault;
+pub(crate) mod footer;
+pub(crate) mod json;
+pub(crate) mod jsonl;
+pub(crate) mod lines;
+pub(crate) mod listing;
+pub(crate) mod output;
+pub(crate) mod printable;
+pub(crate) mod reader;
+pub(crate) mod unpack;
+pub(crate) mod writer;

@@ -1,0 +1,229 @@
+//! Committing to a [`Run`]: microbatches, models and metrics. A file gets its name, and then its line in the manifest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+
+use super::gc::{in_the_way, is_made_by, model_files, remove_unlisted, sync_tree};
+use super::index::{check_name, data_path, errors_path, stored};
+use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry};
+use super::owned::{created_by_us, is_link, remove_dir, remove_file, renaming_note, unfinished_model};
+use super::run::Run;
+use super::run::State;
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+use crate::store::files::atomic::{Written, write_bytes};
+use crate::store::files::atomic::{create_dirs, io_error, sync_dir};
+use crate::store::files::fault;
+use crate::store::files::writer::ParquetFile;
+use crate::store::files::writer::write_parquet;
+
+impl Run {
+    /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line
+    /// that names both. `lineage` holds the hashes of what the rows were made from. Done again with the same content,
+    /// it changes nothing.
+    ///
+    /// # Errors
+    /// A full disk: nothing is committed, and what is left of it is swept away by the next start. Other content for a
+    /// committed epoch: a bug.
+    pub fn commit(
+        &self,
+        step: &str,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        errors: &RecordBatch,
+        lineage: &[String],
+    ) -> Result<FileEntry> {
+        self.commit_counted(step, epoch, rows, errors, lineage, BTreeMap::new())
+    }
+
+    /// As [`Run::commit`], with the number of input rows that are in no row of the output, by the reason.
+    ///
+    /// # Errors
+    /// As [`Run::commit`].
+    pub fn commit_counted(
+        &self,
+        step: &str,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        errors: &RecordBatch,
+        lineage: &[String],
+        unused: BTreeMap<String, u64>,
+    ) -> Result<FileEntry> {
+        check_name("step", step)?;
+        if step == "errors" {
+            return Err(Error::user("a step cannot be called `errors`: the rows that failed are kept under that name"));
+        }
+        self.check_place()?;
+        let path = data_path(step, epoch);
+        let make = |path: &str, rows: &RecordBatch| {
+            let mut file = ParquetFile::of(&self.dir().join(path), rows)?;
+            let written = file.close()?;
+            Ok::<_, Error>((file, written))
+        };
+        // The slow part, encoding and fsync, is done by many threads at a time; naming by one.
+        let (file, written) = make(&path, rows)?;
+        let failed = if errors.num_rows() > 0 {
+            let path = errors_path(step, epoch);
+            let (file, written) = make(&path, errors)?;
+            Some((file, stored(path, written)))
+        } else {
+            None
+        };
+        let (failed_file, failed) = failed.unzip();
+        let entry = FileEntry {
+            step: step.to_owned(),
+            iteration: epoch.iteration,
+            microbatch: epoch.microbatch,
+            path,
+            rows: written.rows,
+            bytes: written.bytes,
+            hash: written.hash,
+            errors: failed,
+            lineage: lineage.to_vec(),
+            unused,
+        };
+        let mut state = self.state();
+        if let Some(before) = state.index.file(step, epoch) {
+            return if before == entry {
+                Ok(entry)
+            } else {
+                let Epoch { iteration, microbatch } = epoch;
+                Err(Error::bug(format!(
+                    "step `{step}` made iteration {iteration} microbatch {microbatch} twice and not the same \
+                     (hash {} and {})",
+                    before.hash, entry.hash
+                )))
+            };
+        }
+        self.check_place()?;
+        // What a process that died left was swept away when the run was opened.
+        refuse_other(&self.dir().join(&entry.path))?;
+        if let Some(file) = failed_file {
+            entry.errors.iter().try_for_each(|e| refuse_other(&self.dir().join(&e.path)))?;
+            file.publish()?;
+        }
+        file.publish()?;
+        Self::record(&mut state, Entry::File(entry.clone()))?;
+        drop(state);
+        self.note_verified(&entry.path);
+        entry.errors.iter().for_each(|e| self.note_verified(&e.path));
+        Ok(entry)
+    }
+
+    /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory then becomes
+    /// `models/NAME`. Done again with the same hash, it changes nothing.
+    ///
+    /// # Errors
+    /// What `write` returns; a full disk. Other weights under a committed name: a bug.
+    pub fn commit_model(
+        &self,
+        name: &str,
+        step: &str,
+        iteration: u32,
+        write: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<ModelEntry> {
+        check_name("model", name)?;
+        let path = format!("models/{name}");
+        let models = self.dir().join("models");
+        let temporary = unfinished_model(&models, name);
+        self.check_place()?;
+        create_dirs(&models)?;
+        remove_dir(&temporary)?;
+        create_dirs(&temporary)?;
+        let made = write(&temporary).and_then(|hash| sync_tree(&temporary).map(|()| hash));
+        let hash = match made {
+            Ok(hash) => hash,
+            Err(e) => {
+                let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
+                return Err(e);
+            }
+        };
+        let files = model_files(&temporary)?;
+        let entry = ModelEntry { name: name.to_owned(), path, hash, step: step.to_owned(), iteration, files };
+        let mut state = self.state();
+        if let Some(before) = state.index.models.get(name) {
+            remove_dir(&temporary)?;
+            return if before.is(&entry) {
+                Ok(entry)
+            } else {
+                let (was, is) = (&before.hash, &entry.hash);
+                Err(Error::bug(format!("the model `{name}` was made twice and not the same (hash {was} and {is})")))
+            };
+        }
+        if let Err(e) = self.publish_model(&mut state, &temporary, &entry) {
+            let _ = remove_dir(&temporary); // the error at hand says more than a second one
+            return Err(e);
+        }
+        Ok(entry)
+    }
+
+    /// Gives a model's directory its name, and its line in the manifest. Where that fails, nothing with the model's name is left.
+    fn publish_model(&self, state: &mut State, temporary: &Path, entry: &ModelEntry) -> Result<()> {
+        self.check_place()?;
+        let (models, target) = (self.dir().join("models"), self.dir().join(&entry.path));
+        // Whoever finds the directory without its line in the manifest knows by the note that it is ours.
+        let note = renaming_note(&models, &entry.name);
+        let text = serde_json::to_vec(&entry.files).map_err(|e| Error::bug(format!("note on a model: {e}")))?;
+        remove_unlisted(self.dir(), &note, entry)?;
+        write_bytes(&note, &text)?;
+        let mut named = || {
+            fault::point(fault::MODEL_BEFORE_RENAME)?;
+            fs::rename(temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
+            sync_dir(&models)?;
+            fault::point(fault::MODEL_AFTER_RENAME)?;
+            Self::record(state, Entry::Model(entry.clone())).inspect_err(|_| drop(remove_dir(&target)))
+        };
+        let result = named();
+        // A note that stays does no harm: the next start takes it away.
+        let _ = remove_file(&note);
+        result
+    }
+
+    /// Refuses a place where a model of that name is to be made, and something of somebody else stands.
+    ///
+    /// # Errors
+    /// Something stands there.
+    pub fn check_place_of_model(&self, name: &str, step: &str, iteration: u32) -> Result<()> {
+        let place = self.dir().join("models").join(name);
+        let free = fs::symlink_metadata(&place).is_err();
+        if free || self.model(name).is_some() || is_made_by(&place, step, iteration) {
+            Ok(())
+        } else {
+            Err(in_the_way(&place))
+        }
+    }
+
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones and of those
+    /// of the training while it was under way.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
+        check_name("step", step)?;
+        let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
+        self.check_place()?;
+        if !self.state().index.metrics.contains_key(&(step.to_owned(), iteration)) {
+            refuse_other(&self.dir().join(&path))?;
+        }
+        let Written { rows, bytes, hash } = write_parquet(&self.dir().join(&path), rows)?;
+        let entry = MetricsEntry { step: step.to_owned(), iteration, path, rows, bytes, hash };
+        let mut state = self.state();
+        if state.index.metrics.get(&(step.to_owned(), iteration)) != Some(&entry) {
+            Self::record(&mut state, Entry::Metrics(entry.clone()))?;
+        }
+        drop(state);
+        self.remove_running_metrics(step, iteration)?;
+        Ok(entry)
+    }
+}
+
+/// Refuses to write over a file that the manifest does not name and reflux did not write.
+fn refuse_other(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_err() || (!is_link(path) && created_by_us(path)) {
+        return Ok(());
+    }
+    Err(in_the_way(path))
+}

@@ -1,0 +1,107 @@
+//! Folders beside a run that appear whole or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+
+use super::fork::sync_dirs;
+use super::index::{data_path, errors_path, stored};
+use super::lock::{Lock, writer};
+use super::manifest::Stored;
+use super::owned::remove_dir;
+use crate::data::Epoch;
+use crate::error::{Error, Result};
+use crate::store::files::atomic::{create_dirs, io_error, sync_dir};
+use crate::store::files::writer::write_parquet;
+
+/// Makes the folder `target`, which appears whole or not at all: `fill` is given an empty one beside it. What a process that
+/// died left there is removed first.
+///
+/// # Errors
+/// Something stands there; another process makes it; what `fill` returns; a full disk.
+pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let name = target.file_name().and_then(|n| n.to_str());
+    let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a folder", target.display())))?;
+    let there = || {
+        Error::user(format!("`{}` is there already", target.display()))
+            .help("give another folder with --into, or remove it")
+    };
+    if fs::symlink_metadata(target).is_ok() {
+        return Err(there());
+    }
+    let parent = target.parent().unwrap_or(Path::new(""));
+    let temporary = parent.join(format!(".{name}.tmp"));
+    if let Some(who) = writer(&temporary) {
+        return Err(Error::user(format!("`{}` is being made by {who}", target.display()))
+            .help("wait until it has ended, or give another folder with --into"));
+    }
+    create_dirs(&temporary)?;
+    let (lock, _) = Lock::take(&temporary)?;
+    let inside = temporary.join("new");
+    let made = remove_dir(&inside).and_then(|()| create_dirs(&inside)).and_then(|()| fill(&inside));
+    // Files are durable when they have their names; the names are made so here.
+    let made = made.and_then(|made| sync_dirs(&inside).map(|()| made)).and_then(|made| {
+        let renamed = fs::rename(&inside, target);
+        renamed.map(|()| made).map_err(|e| {
+            if fs::symlink_metadata(target).is_ok() { there() } else { io_error("renaming to", target, &e) }
+        })
+    });
+    let made = made.and_then(|made| sync_dir(parent).map(|()| made));
+    drop(lock);
+    let _ = fs::remove_dir_all(&temporary); // the result at hand says more than an error of this
+    made
+}
+
+/// Writes a microbatch of a step, and what it left out where there is anything, below `dir` under the names that a run has for
+/// them.
+///
+/// # Errors
+/// A full disk.
+pub fn put_microbatch(
+    dir: &Path,
+    step: &str,
+    epoch: Epoch,
+    rows: &RecordBatch,
+    errors: &RecordBatch,
+) -> Result<Stored> {
+    if errors.num_rows() > 0 {
+        write_parquet(&dir.join(errors_path(step, epoch)), errors)?;
+    }
+    let path = data_path(step, epoch);
+    let written = write_parquet(&dir.join(&path), rows)?;
+    Ok(stored(path, written))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().join("x");
+        let target = parent.join("new");
+        let write = |d: &Path| fs::write(d.join("a"), "1").map_err(|e| Error::system(e.to_string()));
+        let names = || fs::read_dir(&parent).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        assert!(make_folder(&target, |d| write(d).and_then(|()| Err::<(), _>(Error::user("no")))).is_err());
+        assert!(names().is_empty());
+        // What a process that was killed left is not taken over.
+        fs::create_dir_all(parent.join(".new.tmp/new")).unwrap();
+        fs::write(parent.join(".new.tmp/new/half"), "?").unwrap();
+        fs::write(parent.join(".new.tmp/lock"), "").unwrap();
+        make_folder(&target, write).unwrap();
+        assert_eq!(names(), ["new"]);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+        assert!(make_folder(&target, write).unwrap_err().to_string().contains("there already"));
+        assert_eq!(names(), ["new"]);
+        // Two at once: the second is told.
+        let other = parent.join("other");
+        let within = |_: &Path| {
+            let error = make_folder(&other, write).unwrap_err().to_string();
+            assert!(error.contains(&format!("being made by process {}", std::process::id())), "{error}");
+            Ok(())
+        };
+        make_folder(&other, within).unwrap();
+    }
+}

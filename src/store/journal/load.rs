@@ -1,0 +1,262 @@
+//! Reading what a [`Run`] has committed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use rayon::prelude::*;
+
+use super::index::{damaged_in, unreadable};
+use super::manifest::{FileEntry, MetricsEntry, ModelEntry};
+use super::run::Run;
+use crate::data::{Column, Epoch, named};
+use crate::error::{Error, Result};
+use crate::store::files::atomic::{Wrong, read_same, same_bytes};
+use crate::store::files::reader::read_parquet;
+use crate::store::files::reader::{parquet_rows, texts};
+
+impl Run {
+    /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:
+    /// see [`Run::verify`].
+    ///
+    /// # Errors
+    /// The file is damaged or gone, or the step was not kept.
+    pub fn load(&self, step: &str, epoch: Epoch) -> Result<Option<RecordBatch>> {
+        self.committed(step, epoch).map(|entry| self.load_entry(&entry)).transpose()
+    }
+
+    /// The rows of a committed file; as [`Run::load`].
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        // A file of the right size may have other bytes: the first time it is read they are compared with the hash.
+        if !self.is_verified(&entry.path) {
+            return self.load_verified(entry);
+        }
+        let path = self.present(entry)?;
+        let rows = read_parquet(&path)?;
+        self.as_committed(entry, &path, rows)
+    }
+
+    /// The same, compared with its hash whether or not that was done before.
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
+        let path = self.present(entry)?;
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+        let rows = self.as_committed(entry, &path, parquet_rows(&path, bytes)?)?;
+        self.note_verified(&entry.path);
+        Ok(rows)
+    }
+
+    /// The error for a file of this run that is not what was committed.
+    pub(crate) fn damaged(&self, path: &Path, why: impl std::fmt::Display) -> Error {
+        damaged_in(self.dir(), path, why)
+    }
+
+    /// The same, where the system may not have let it be read.
+    fn wrong(&self, path: &Path, wrong: &Wrong) -> Error {
+        match wrong {
+            Wrong::Damaged(why) => self.damaged(path, why),
+            Wrong::Unreadable(why) => unreadable(path, why),
+        }
+    }
+
+    fn as_committed(&self, entry: &FileEntry, path: &Path, rows: RecordBatch) -> Result<RecordBatch> {
+        if rows.num_rows() as u64 != entry.rows {
+            let (has, said) = (rows.num_rows(), entry.rows);
+            return Err(self.damaged(path, format!("it has {has} rows, the manifest says {said}")));
+        }
+        Ok(rows)
+    }
+
+    /// Those values of a committed file's column of text that are `wanted`, some perhaps more than once.
+    ///
+    /// # Errors
+    /// As [`Run::load`]; there is no such column.
+    pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
+        let path = self.present(entry)?;
+        if !self.is_verified(&entry.path) {
+            same_bytes(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+            self.note_verified(&entry.path);
+        }
+        texts(&path, column, wanted)
+    }
+
+    /// Checks that a committed file is there, with the size that was committed. Its content is compared when it is read.
+    ///
+    /// # Errors
+    /// The file is gone or has another size, or the step was not kept.
+    pub fn check_present(&self, entry: &FileEntry) -> Result<()> {
+        self.present(entry).map(drop)
+    }
+
+    /// Compares the files that this process has neither written nor read with their hashes: those of a run that was gone on
+    /// with, and that nobody needed.
+    ///
+    /// # Errors
+    /// A file is damaged or gone; the first in the order of steps and microbatches is told.
+    pub fn verify_unread(&self) -> Result<()> {
+        for step in self.steps() {
+            let files = self.files(&step);
+            let damaged = |file: &FileEntry| self.verify_those(file, |path| !self.is_verified(path)).err();
+            if let Some(e) = files.par_iter().find_map_first(damaged) {
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a committed file is, if its step is kept and it has the size that was committed.
+    fn present(&self, entry: &FileEntry) -> Result<PathBuf> {
+        if self.dropped(&entry.step) {
+            return Err(Error::user(format!("the step `{}` was not kept", entry.step))
+                .help("remove its `keep = false` and run again under another name"));
+        }
+        let path = self.dir().join(&entry.path);
+        // Not through a link: what it leads to is not the run's.
+        let there = fs::symlink_metadata(&path).map_err(|e| self.wrong(&path, &Wrong::from_io(&e)))?;
+        if !there.is_file() {
+            return Err(self.damaged(&path, "it is no file of its own, but a link or a directory"));
+        }
+        let size = there.len();
+        if size != entry.bytes {
+            return Err(self.damaged(&path, format!("it has {size} bytes, the manifest says {}", entry.bytes)));
+        }
+        Ok(path)
+    }
+
+    /// Compares a committed file, and the errors beside it, with its hash.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn verify(&self, entry: &FileEntry) -> Result<()> {
+        self.verify_those(entry, |_| true)
+    }
+
+    /// The same, of those of the two files whose path `wanted` takes.
+    fn verify_those(&self, entry: &FileEntry, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let main = (entry.path.as_str(), entry.bytes, entry.hash.as_str());
+        let errors = entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str()));
+        for (path, bytes, hash) in std::iter::once(main).chain(errors).filter(|(path, ..)| wanted(path)) {
+            let path = self.dir().join(path);
+            same_bytes(&path, bytes, hash).map_err(|why| self.wrong(&path, &why))?;
+        }
+        Ok(())
+    }
+
+    /// The rows that were left out beside a committed file, of the schema `errors`; none where there are none. What was
+    /// written before there was a column `kind` is told as failed.
+    ///
+    /// # Errors
+    /// The file is damaged or gone.
+    pub fn left_out(&self, entry: &FileEntry) -> Result<Option<RecordBatch>> {
+        let Some(errors) = &entry.errors else { return Ok(None) };
+        let path = self.dir().join(&errors.path);
+        if !self.is_verified(&errors.path) {
+            same_bytes(&path, errors.bytes, &errors.hash).map_err(|why| self.wrong(&path, &why))?;
+            self.note_verified(&errors.path);
+        }
+        let rows = read_parquet(&path)?;
+        let column = |column: &Column| match rows.column_by_name(column.name) {
+            Some(there) => Ok(Arc::clone(there)),
+            None if column.name == "kind" => {
+                Ok(Arc::new(StringArray::from(vec!["failed"; rows.num_rows()])) as ArrayRef)
+            }
+            None => Err(self.damaged(&path, format!("it has no column `{}`", column.name))),
+        };
+        let columns = named::ERRORS.columns.iter().map(column).collect::<Result<_>>()?;
+        named::ERRORS.batch(columns).map(Some).map_err(|e| self.damaged(&path, e))
+    }
+
+    /// The rows of a training's metrics, compared with their hash.
+    ///
+    /// # Errors
+    /// The file is damaged or gone.
+    pub fn load_metrics(&self, entry: &MetricsEntry) -> Result<RecordBatch> {
+        let path = self.dir().join(&entry.path);
+        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+        parquet_rows(&path, bytes)
+    }
+
+    /// Compares the files of a committed model with their hashes, once in a process: all but the weights, whose own hash is
+    /// compared where they are loaded.
+    ///
+    /// # Errors
+    /// A file is damaged or gone.
+    pub fn verify_model(&self, model: &ModelEntry) -> Result<()> {
+        if self.is_verified(&model.path) {
+            return Ok(());
+        }
+        let small = |name: &str| !name.ends_with(".safetensors");
+        for (name, file) in model.files.iter().filter(|(name, _)| small(name)) {
+            let path = self.dir().join(&model.path).join(name);
+            same_bytes(&path, file.bytes, &file.hash).map_err(|why| self.wrong(&path, &why))?;
+        }
+        self.note_verified(&model.path);
+        Ok(())
+    }
+
+    /// A step's microbatches in epoch order, of one iteration or all, read one at a time.
+    pub fn batches<'a>(
+        &'a self,
+        step: &str,
+        iteration: Option<u32>,
+    ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
+        let mut files = self.files(step);
+        files.retain(|f| iteration.is_none_or(|i| f.iteration == i));
+        files.into_iter().map(move |f| Ok((f.epoch(), self.load_entry(&f)?)))
+    }
+
+    /// All rows of a step in epoch order, of one iteration or all; `None` if nothing is committed.
+    ///
+    /// # Errors
+    /// As [`Run::load`].
+    pub fn read_step(&self, step: &str, iteration: Option<u32>) -> Result<Option<RecordBatch>> {
+        let batches: Vec<RecordBatch> = self.batches(step, iteration).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return Ok(None) };
+        Ok(Some(concat_batches(first.schema_ref(), &batches)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray, UInt32Array};
+
+    use super::*;
+
+    fn flip(path: &Path) {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Of a microbatch whose rows were read and whose errors were not, only the errors are compared.
+    #[test]
+    fn only_what_was_not_read_is_compared_at_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("run");
+        let text = |s: &str| -> ArrayRef { Arc::new(StringArray::from(vec![s])) };
+        let one: ArrayRef = Arc::new(UInt32Array::from(vec![1]));
+        let columns = vec![text("s"), one.clone(), one, text("row"), text("failed"), text("why"), text("m")];
+        let errors = named::ERRORS.batch(columns).unwrap();
+        let create = || Run::create_or_open(&dir, "[pipeline]\n", 1, false).unwrap().0;
+        drop(create().commit("s", Epoch::new(1, 0), &errors, &errors, &[]).unwrap());
+        let run = create();
+        let entry = run.committed("s", Epoch::new(1, 0)).unwrap();
+        run.load_entry(&entry).unwrap();
+        // What this process has read may be looked at again or not; it has the rows that were committed.
+        flip(&dir.join(&entry.path));
+        run.verify_unread().unwrap();
+        let errors = &entry.errors.as_ref().unwrap().path;
+        flip(&dir.join(errors));
+        assert!(run.verify_unread().unwrap_err().to_string().contains(errors));
+    }
+}

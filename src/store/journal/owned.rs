@@ -1,0 +1,310 @@
+//! The names that reflux gives to files in a run's directory, and the removal of what bears them.
+//!
+//! A run's directory may hold things of others: notes, copies, links to other disks. Only what bears exactly a name that reflux
+//! gives, at the place where reflux gives it, and is no link, is ever removed. Links are not followed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::data::open_regular;
+use crate::error::{Error, Result};
+use crate::store::files::atomic::io_error;
+use crate::store::files::writer::CREATED_BY;
+
+/// How many bytes of a Parquet file's end are searched for the name of its writer.
+const FOOTER_END: u64 = 64 << 10;
+/// How the name of everything ends that is not finished.
+const TEMPORARY: &str = ".tmp";
+/// The ends of the names of a model that is being written, and of the note that it is about to get its name.
+const UNFINISHED: &str = ".unfinished";
+const NOTE: &str = ".renamed";
+
+/// Files at the top of a run's directory.
+const TOP: &[&str] = &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", super::manifest::BEING_TAKEN];
+
+fn all_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `prefix` and a number of at least `least` digits, then `suffix`.
+fn numbered(name: &str, prefix: &str, least: usize, suffix: &str) -> bool {
+    let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+    number.is_some_and(|n| all_digits(n) && n.len() >= least)
+}
+
+/// The name of the file that a temporary file is to become: `.NAME.PID-N.tmp`, as `AtomicFile` names it.
+fn target_of(temporary: &str) -> Option<&str> {
+    let inner = temporary.strip_prefix('.')?.strip_suffix(TEMPORARY)?;
+    let (target, unique) = inner.rsplit_once('.')?;
+    let (pid, number) = unique.split_once('-')?;
+    (all_digits(pid) && all_digits(number) && !target.is_empty()).then_some(target)
+}
+
+/// Whether a file has the name of a step's microbatch.
+fn is_microbatch(name: &str) -> bool {
+    numbered(name, "microbatch=", 5, ".parquet")
+}
+/// Whether a file has the name of what a microbatch left out.
+fn is_errors(name: &str) -> bool {
+    numbered(name, "microbatch-", 5, ".parquet")
+}
+fn is_metrics(name: &str) -> bool {
+    // The second is of a training that is under way.
+    name == "metrics.parquet" || name == "metrics.running.parquet"
+}
+/// Whether a file has the name of a manifest as it was before a repair.
+pub(crate) fn is_kept_manifest(name: &str) -> bool {
+    numbered(name, super::repair::KEPT, 1, ".jsonl")
+}
+fn is_top(name: &str) -> bool {
+    TOP.contains(&name) || is_kept_manifest(name)
+}
+
+/// The directory in which a model is written.
+pub(crate) fn unfinished_model(models: &Path, name: &str) -> PathBuf {
+    models.join(format!(".{name}{UNFINISHED}{TEMPORARY}"))
+}
+/// The note that says which files a model's directory has that is about to get its name.
+pub(crate) fn renaming_note(models: &Path, name: &str) -> PathBuf {
+    models.join(format!(".{name}{NOTE}{TEMPORARY}"))
+}
+/// The model that a note of [`renaming_note`] is about.
+pub(crate) fn model_of_note(file: &str) -> Option<&str> {
+    file.strip_prefix('.')?.strip_suffix(TEMPORARY)?.strip_suffix(NOTE).filter(|name| !name.is_empty())
+}
+/// Whether a file is a note that was being written.
+pub(crate) fn is_unfinished_note(file: &str) -> bool {
+    target_of(file).is_some_and(|target| model_of_note(target).is_some())
+}
+/// Whether a directory below `models` is one in which a model was being written.
+pub(crate) fn is_unfinished_model(name: &str) -> bool {
+    name.starts_with('.') && name.strip_suffix(TEMPORARY).is_some_and(|n| n.ends_with(UNFINISHED))
+}
+
+/// Whether a dataset is a step's, or one beside it such as `dpo.reference`.
+fn is_of(steps: &BTreeSet<String>, dataset: &str) -> bool {
+    steps.contains(dataset.split('.').next().unwrap_or(dataset))
+}
+
+/// A folder of a run in which files of rows are.
+struct Place {
+    dir: PathBuf,
+    /// Whether a name is one of ours there.
+    ours: fn(&str) -> bool,
+    /// Whether the dataset is one of the run's steps, and not a folder of somebody else.
+    of_a_step: bool,
+}
+
+/// Whether `path`, relative to the run, is of something that reflux writes and that a process which died may have left. Whole files
+/// of rows are so only if `created_by_us` says who wrote them.
+pub(crate) fn is_leftover(path: &str, steps: &BTreeSet<String>, created_by_us: impl Fn() -> bool) -> bool {
+    let parts: Vec<&str> = path.split('/').collect();
+    let is_temporary = |ours: fn(&str) -> bool, name: &str| target_of(name).is_some_and(ours);
+    match parts[..] {
+        [name] => target_of(name).is_some_and(is_top),
+        ["data", "errors", step, iteration, name] if numbered(iteration, "iteration-", 1, "") => {
+            is_temporary(is_errors, name) || (is_of(steps, step) && is_errors(name) && created_by_us())
+        }
+        ["data", step, iteration, name] if numbered(iteration, "iteration=", 1, "") => {
+            is_temporary(is_microbatch, name) || (is_of(steps, step) && is_microbatch(name) && created_by_us())
+        }
+        ["metrics", step, iteration, name] if numbered(iteration, "iteration=", 1, "") => {
+            is_temporary(is_metrics, name) || (is_of(steps, step) && is_metrics(name) && created_by_us())
+        }
+        ["models", name] => {
+            model_of_note(name).is_some() || target_of(name).is_some_and(|t| model_of_note(t).is_some())
+        }
+        ["models", within, ..] => is_unfinished_model(within),
+        ["checkpoints", _, _, state, ..] => numbered(state, ".step=", 6, TEMPORARY),
+        _ => false,
+    }
+}
+
+/// Whether something is a link, which is never followed.
+pub(crate) fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink())
+}
+
+/// The error for a link that stands where the run has files of its own.
+pub(crate) fn refuse_link(path: &Path) -> Result<()> {
+    if !is_link(path) {
+        return Ok(());
+    }
+    Err(Error::user(format!("`{}` is a link, and a run keeps its files in its own directory", path.display()))
+        .help("put what it leads to in its place; to have a run on another disk, let the run's whole directory be there (--runs)"))
+}
+
+/// Refuses links where a run's files and folders are.
+///
+/// # Errors
+/// There is one; the help says what to do.
+pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
+    let top = ["lock", "data", "metrics", "models", "checkpoints", "revised"];
+    for name in top.iter().chain(TOP) {
+        refuse_link(&run.join(name))?;
+    }
+    for place in places(run, steps).into_iter().filter(|place| place.of_a_step) {
+        for ancestor in place.dir.ancestors().take_while(|a| *a != run) {
+            refuse_link(ancestor)?;
+        }
+    }
+    Ok(())
+}
+
+/// The names in a directory, without those that are links; none if it is not there.
+fn names(dir: &Path) -> Result<Vec<(String, fs::FileType)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.map_err(|e| io_error("listing", dir, &e))?;
+        let kind = entry.file_type().map_err(|e| io_error("listing", dir, &e))?;
+        found.push((entry.file_name().to_string_lossy().into_owned(), kind));
+    }
+    Ok(found)
+}
+
+/// Every folder of a run in which files of rows are, links among them.
+fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<Place> {
+    fn iterations(dir: &Path, prefix: &str, ours: fn(&str) -> bool, of_a_step: bool, all: &mut Vec<Place>) {
+        // A folder that is itself a link is named, and not looked into.
+        all.push(Place { dir: dir.to_owned(), ours, of_a_step });
+        if is_link(dir) {
+            return;
+        }
+        for (name, kind) in names(dir).unwrap_or_default() {
+            if numbered(&name, prefix, 1, "") && (kind.is_dir() || kind.is_symlink()) {
+                all.push(Place { dir: dir.join(name), ours, of_a_step });
+            }
+        }
+    }
+    let mut all = Vec::new();
+    for (top, prefix, ours) in [
+        ("data/errors", "iteration-", is_errors as fn(&str) -> bool),
+        ("data", "iteration=", is_microbatch),
+        ("metrics", "iteration=", is_metrics),
+    ] {
+        let dir = run.join(top);
+        if is_link(&dir) {
+            all.push(Place { dir, ours, of_a_step: true });
+            continue;
+        }
+        for (name, kind) in names(&dir).unwrap_or_default() {
+            if kind.is_dir() || kind.is_symlink() {
+                iterations(&dir.join(&name), prefix, ours, is_of(steps, &name), &mut all);
+            }
+        }
+    }
+    all
+}
+
+/// Removes files of rows that bear our names and are not among `named`, and temporaries of files.
+///
+/// # Errors
+/// A file cannot be removed.
+pub(crate) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named: &BTreeSet<PathBuf>) -> Result<()> {
+    for (name, kind) in names(run)? {
+        if kind.is_file() && target_of(&name).is_some_and(is_top) {
+            remove_file(&run.join(name))?;
+        }
+    }
+    for Place { dir, ours, of_a_step } in places(run, steps) {
+        if is_link(&dir) {
+            continue;
+        }
+        for (name, kind) in names(&dir)? {
+            let path = dir.join(&name);
+            if !kind.is_file() || named.contains(&path) {
+                continue;
+            }
+            // A file that only has our name was written by somebody else.
+            if target_of(&name).is_some_and(ours) || (of_a_step && ours(&name) && created_by_us(&path)) {
+                remove_file(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a Parquet file's footer says that reflux wrote it.
+pub(crate) fn created_by_us(path: &Path) -> bool {
+    let ours = || -> std::io::Result<bool> {
+        let mut file = open_regular(path)?;
+        let length = file.metadata()?.len();
+        // The footer ends with the name of whoever wrote the file.
+        file.seek(SeekFrom::Start(length.saturating_sub(FOOTER_END)))?;
+        let mut end = Vec::new();
+        file.take(FOOTER_END).read_to_end(&mut end)?;
+        Ok(end.windows(CREATED_BY.len()).any(|w| w == CREATED_BY.as_bytes()))
+    };
+    ours().unwrap_or(false)
+}
+
+/// Removes directories that are empty, from `dir` up to but not including `top`.
+pub(crate) fn remove_empty(dir: &Path, top: &Path) {
+    for at in dir.ancestors().take_while(|at| *at != top && at.starts_with(top)) {
+        // What is not empty holds things of others, and stays.
+        if is_link(at) || fs::remove_dir(at).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes a whole directory that reflux made; a link is removed and not followed.
+pub(crate) fn remove_dir(path: &Path) -> Result<()> {
+    let removed = if is_link(path) { fs::remove_file(path) } else { fs::remove_dir_all(path) };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pipeline_file::steps_of;
+    use super::*;
+
+    #[test]
+    fn only_exact_names_are_ours() {
+        let steps = steps_of("[pipeline]\nname = \"x\"\n\n[step.answers]\nop = \"generate\"\n\n[step.dpo]\n");
+        assert_eq!(steps, BTreeSet::from(["answers".to_owned(), "dpo".to_owned()]));
+        for ours in [
+            "data/answers/iteration=1/microbatch=00003.parquet",
+            "data/dpo.reference/iteration=1/microbatch=00003.parquet",
+            "data/answers/iteration=1/.microbatch=00003.parquet.77-1.tmp",
+            "data/errors/answers/iteration-1/microbatch-00003.parquet",
+            "metrics/dpo/iteration=2/metrics.parquet",
+            "models/.M2.unfinished.tmp/model.safetensors",
+            "models/.M2.renamed.tmp",
+            "checkpoints/dpo/iteration=1/.step=000002.tmp/trainer.json",
+            ".summary.json.12-3.tmp",
+        ] {
+            assert!(is_leftover(ours, &steps, || true), "{ours}");
+        }
+        for theirs in [
+            "data/answers/iteration=1/microbatch=old.parquet",
+            "data/answers/iteration=1/microbatch=00003 (copy).parquet",
+            "data/answers/notes/microbatch=00003.parquet",
+            "data/mine/iteration=1/microbatch=00003.parquet",
+            "data/answers/iteration=1/.notes.tmp",
+            "data/answers/microbatch=00003.parquet",
+            "metrics/mine/iteration=2/metrics.parquet",
+            "models/.cache.tmp/weights",
+            "models/mine/model.safetensors",
+            "models/M2/model.safetensors",
+            "checkpoints/dpo/iteration=1/notes.tmp",
+            ".editor.tmp",
+            "notes.txt",
+        ] {
+            assert!(!is_leftover(theirs, &steps, || true), "{theirs}");
+        }
+    }
+}

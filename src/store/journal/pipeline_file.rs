@@ -1,0 +1,179 @@
+//! `pipeline.toml` of a run: the resolved pipeline file, with a hash of its own text in a comment at the end.
+//!
+//! The manifest has the hash of the part that decides which rows are made. The rest (`[health]`, `[engine]`, the window, the name)
+//! may change when a run goes on, and the file is then written again; only the file itself can say that this part is whole.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use crate::data::{read_regular, read_text};
+use crate::error::Result;
+use crate::store::files::atomic::write_bytes;
+
+/// The file's name in a run's directory.
+pub(crate) const NAME: &str = "pipeline.toml";
+/// How the last line begins, which has the hash of all lines before it.
+const HASH_LINE: &str = "# blake3 of the lines above: ";
+/// The line of a file that a repair has written from what was left of it.
+const REPAIRED: &str =
+    "# repaired: settings that decide no rows were lost; `reflux run` of the pipeline file brings them back\n";
+/// Manifests from this format on are of runs whose file has the line with its hash.
+const HASHED: u32 = 3;
+
+/// The steps that a resolved pipeline file has.
+pub(crate) fn steps_of(pipeline: &str) -> BTreeSet<String> {
+    let name = |line: &str| Some(line.strip_prefix("[step.")?.strip_suffix(']')?.trim_matches('"').to_owned());
+    pipeline.lines().filter_map(name).collect()
+}
+
+/// The part of a resolved pipeline file that decides which rows are made. `[health]` says when to stop; `[engine]`,
+/// `pipeline.window` and `pipeline.name` say how and where the rows are made. Manifests of format 1 left out `[health]` only.
+pub(crate) fn identity(text: &str, format: u32) -> String {
+    let mut table = String::new();
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
+        if line.starts_with('[') {
+            line.trim_end().clone_into(&mut table);
+        }
+        let left_out = match table.as_str() {
+            _ if line.starts_with(HASH_LINE) || line == REPAIRED => true,
+            "[health]" => true,
+            "[engine]" => format >= 2,
+            "[pipeline]" => format >= 2 && (line.starts_with("window = ") || line.starts_with("name = ")),
+            _ => false,
+        };
+        if !left_out {
+            kept.push_str(line);
+        }
+    }
+    kept.trim_end().to_owned()
+}
+
+/// The hash of the part of a pipeline file that decides rows, as the first line of a manifest of this format has it.
+pub(crate) fn pipeline_hash(text: &str, format: u32) -> String {
+    blake3::hash(identity(text, format).as_bytes()).to_hex().to_string()
+}
+
+/// Writes the resolved file `text` into the run's directory.
+///
+/// # Errors
+/// A full disk.
+pub(crate) fn write(dir: &Path, text: &str) -> Result<()> {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    let text = format!("{text}{end}");
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    write_bytes(&dir.join(NAME), format!("{text}{HASH_LINE}{hash}\n").as_bytes()).map(drop)
+}
+
+/// The resolved file of the run in `dir`, without the line that has its hash.
+pub(crate) fn read(dir: &Path) -> io::Result<String> {
+    read_text(&dir.join(NAME)).map(|text| split(&text).0.to_owned())
+}
+
+/// What a file says, and the last line, if that is one with a hash.
+fn split(stored: &str) -> (&str, Option<&str>) {
+    let last = stored.strip_suffix('\n').unwrap_or(stored).rfind('\n').map_or(0, |end| end + 1);
+    let (text, line) = stored.split_at(last);
+    match line.strip_prefix(HASH_LINE) {
+        Some(hash) => (text, Some(hash)),
+        None => (stored, None),
+    }
+}
+
+/// Whether the stored file of a run is what a process wrote, as far as the file itself says. Files of earlier versions have no
+/// hash, and are to be TOML.
+///
+/// # Errors
+/// Why it is not.
+pub(crate) fn check(stored: &str, format: u32) -> Result<(), String> {
+    match split(stored) {
+        (text, Some(hash)) if hash.strip_suffix('\n') == Some(blake3::hash(text.as_bytes()).to_hex().as_str()) => {
+            Ok(())
+        }
+        (_, None) if format < HASHED => match stored.parse::<toml::Table>() {
+            Ok(_) => Ok(()),
+            Err(e) => Err(format!("it is not TOML: {}", e.message())),
+        },
+        _ => Err("it is not as the run wrote it".to_owned()),
+    }
+}
+
+/// Whether the stored file of a run is whole where the manifest's first line does not say of which format it is. Only its own
+/// hash can tell.
+///
+/// # Errors
+/// Why it is not, or why that is not known.
+pub(crate) fn check_alone(stored: &str) -> Result<(), String> {
+    match split(stored) {
+        (_, None) => Err("it has no hash of its own text, and the manifest's first line is damaged".to_owned()),
+        _ => check(stored, HASHED),
+    }
+}
+
+/// Whether the run's pipeline file is to be written again: it is damaged, or a repair wrote what was left of it.
+pub(crate) fn is_to_be_replaced(dir: &Path, format: u32) -> bool {
+    let Ok(stored) = read_text(&dir.join(NAME)) else { return true };
+    stored.contains(REPAIRED) || check(&stored, format).is_err()
+}
+
+/// Writes a damaged file again from the part that decides rows, if that is whole. Returns whether it is.
+///
+/// # Errors
+/// A full disk.
+pub(crate) fn salvage(dir: &Path, pipeline: &str, format: u32) -> Result<bool> {
+    let Ok(bytes) = read_regular(&dir.join(NAME)) else { return Ok(false) };
+    let text = String::from_utf8_lossy(&bytes);
+    if pipeline_hash(&text, format) != pipeline {
+        return Ok(false);
+    }
+    write(dir, &format!("{}\n{REPAIRED}", identity(&text, format)))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const TEXT: &str = "[pipeline]\nname = \"x\"\nseed = 1\n\n[engine]\nthreads = 0\n\n[health]\nduplicates = { warn = 0.2 }\n\n[step.a]\nop = \"read\"\n";
+
+    #[test]
+    fn what_was_written_is_read_and_any_change_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        write(dir.path(), TEXT).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), TEXT);
+        let stored = fs::read_to_string(&path).unwrap();
+        assert_eq!(check(&stored, HASHED), Ok(()));
+        assert_eq!(pipeline_hash(&stored, 2), pipeline_hash(TEXT, 2));
+        for at in 0..stored.len() {
+            let mut bytes = stored.clone().into_bytes();
+            bytes[at] ^= 1;
+            if let Ok(text) = String::from_utf8(bytes) {
+                assert!(check(&text, HASHED).is_err(), "byte {at}: {text}");
+            }
+            assert!(check(&stored[..at], HASHED).is_err(), "cut at {at}");
+        }
+        assert_eq!(check_alone(&stored), Ok(()));
+        assert!(check_alone(&stored.replace("{ warn", "{ worn")).is_err() && check_alone(TEXT).is_err());
+        // An earlier version wrote no hash.
+        assert_eq!(check(TEXT, 2), Ok(()));
+        assert!(check(&TEXT.replace("{ warn", "{ \u{0}"), 2).unwrap_err().contains("not TOML"));
+    }
+
+    #[test]
+    fn settings_that_are_lost_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = pipeline_hash(TEXT, 3);
+        write(dir.path(), &TEXT.replace("{ warn", "{ \u{0}")).unwrap();
+        assert!(salvage(dir.path(), &hash, 3).unwrap());
+        let stored = fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert_eq!(check(&stored, 3), Ok(()));
+        assert!(!stored.contains("[health]") && stored.contains("[step.a]") && is_to_be_replaced(dir.path(), 3));
+        assert_eq!(pipeline_hash(&stored, 3), hash);
+        write(dir.path(), &TEXT.replace("seed = 1", "seed = 2")).unwrap();
+        assert!(!salvage(dir.path(), &hash, 3).unwrap(), "what decides rows is damaged");
+    }
+}

@@ -1,0 +1,97 @@
+//! `summary.json`: the closing figures of a run, with a hash of its own text. It is not in the manifest, because it says how long
+//! the run took; what else it says can be made again from what is committed.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::data::read_text;
+use crate::error::{Error, Result};
+use crate::store::files::atomic::{Wrong, write_bytes};
+
+const NAME: &str = "summary.json";
+/// How the line begins that has the hash of all other lines.
+const HASH_LINE: &str = "  \"blake3\": \"";
+
+fn hash_of(lines: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for line in lines {
+        hasher.update(line.as_bytes());
+        hasher.update(b"\n");
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Writes the summary of the run in `dir`.
+///
+/// # Errors
+/// It is no JSON object (a bug); a full disk.
+pub(crate) fn write(dir: &Path, summary: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(summary).map_err(|e| Error::bug(format!("{NAME}: {e}")))?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    if lines.len() < 2 || lines[0] != "{" {
+        return Err(Error::bug("a summary is an object with keys"));
+    }
+    let line = format!("{HASH_LINE}{}\",", hash_of(&lines));
+    lines.insert(1, &line);
+    write_bytes(&dir.join(NAME), (lines.join("\n") + "\n").as_bytes()).map(drop)
+}
+
+/// Reads the summary of the run in `dir`, as it was written. One of an earlier version has no hash, and is to be JSON.
+///
+/// # Errors
+/// What is wrong with it; `None` where it is not there.
+pub(crate) fn read(dir: &Path) -> Result<Value, Option<Wrong>> {
+    let text = match read_text(&dir.join(NAME)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(None),
+        Err(e) if e.kind() == ErrorKind::InvalidData => return Err(Some(Wrong::Damaged("it is no text".to_owned()))),
+        Err(e) => return Err(Some(Wrong::from_io(&e))),
+        Ok(text) => text,
+    };
+    let summary: Value =
+        serde_json::from_str(&text).map_err(|e| Some(Wrong::Damaged(format!("it is not JSON: {e}"))))?;
+    let (hash, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HASH_LINE));
+    let named = hash.first().and_then(|line| line.strip_prefix(HASH_LINE)?.strip_suffix("\","));
+    match named {
+        Some(named) if named != hash_of(&rest) => {
+            Err(Some(Wrong::Damaged("its content is not what the run wrote".to_owned())))
+        }
+        _ => Ok(summary),
+    }
+}
+
+/// As [`read`], for whoever wants to know only whether it can be read.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
+    read(dir).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn every_change_of_a_summary_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(check(dir.path()), Err(None));
+        let summary = serde_json::json!({ "rows": 12, "seconds": 0.1, "steps": [1, 2] });
+        write(dir.path(), &summary).unwrap();
+        assert_eq!(check(dir.path()), Ok(()));
+        let path = dir.path().join(NAME);
+        let text = fs::read_to_string(&path).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["rows"], &value["steps"]), (&summary["rows"], &summary["steps"]));
+        fs::write(&path, text.replace("12", "13")).unwrap();
+        assert!(matches!(check(dir.path()), Err(Some(Wrong::Damaged(why))) if why.contains("not what the run wrote")));
+        fs::write(&path, &text[..text.len() / 2]).unwrap();
+        assert!(matches!(check(dir.path()), Err(Some(Wrong::Damaged(why))) if why.contains("not JSON")));
+        // As an earlier version wrote it.
+        fs::write(&path, summary.to_string()).unwrap();
+        assert_eq!(check(dir.path()), Ok(()));
+    }
+}
