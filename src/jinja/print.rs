@@ -265,7 +265,7 @@ fn json_float(x: f64) -> String {
     }
 }
 
-/// Writes `\u001f`. A text of control characters has millions of them within the budget: nothing is allocated for one.
+/// Writes `\u001f`.
 fn push_json_escape(unit: u16, out: &mut String) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push_str("\\u");
@@ -274,24 +274,32 @@ fn push_json_escape(unit: u16, out: &mut String) {
     }
 }
 
+/// Writes a text with what JSON must escape. What is between two escapes is copied as it is; an escape costs a unit of
+/// its own, because one byte of control characters takes as long as many that are copied.
 fn write_json_text(text: &str, ensure_ascii: bool, out: &mut String, budget: &mut Budget) -> Result<()> {
     budget.spend_bytes(text.len().saturating_mul(6))?;
+    let is_escaped = |c: char| matches!(c, '"' | '\\' | '\0'..='\x1f') || (ensure_ascii && c > '~');
     out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            c if c <= '\x1f' || (ensure_ascii && c > '~') => {
+    let mut rest = text;
+    while let Some(at) = rest.find(is_escaped) {
+        budget.spend(1)?;
+        out.push_str(&rest[..at]);
+        let mut after = rest[at..].chars();
+        match after.next() {
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some('\n') => out.push_str("\\n"),
+            Some('\r') => out.push_str("\\r"),
+            Some('\t') => out.push_str("\\t"),
+            Some('\x08') => out.push_str("\\b"),
+            Some('\x0c') => out.push_str("\\f"),
+            other => other.into_iter().for_each(|c| {
                 c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| push_json_escape(*unit, out));
-            }
-            c => out.push(c),
+            }),
         }
+        rest = after.as_str();
     }
+    out.push_str(rest);
     out.push('"');
     Ok(())
 }
