@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reflux::bench::peak_rss_mb;
-use reflux::dataflow::{self, Services, Shared, Stop, Transport};
+use reflux::dataflow::{self, RuntimeEnv, Shared, Stop, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
-use reflux::report::Tally;
+use reflux::report::RunCounters;
 use reflux::store::Run;
 
 type Failure = Box<dyn std::error::Error>;
@@ -53,11 +53,11 @@ fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     let text = scripted::pipeline(&dir, rows, microbatch)?;
     let plan = pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
-    let (services, tally) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Tally::default()));
+    let (env, tally) = (RuntimeEnv::new(Models::new("cpu", Config::default(), 0)?), Arc::new(RunCounters::default()));
     let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     dataflow::run(
-        Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() },
+        Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() },
         1,
         Transport::Typed,
     )?;

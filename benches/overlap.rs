@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reflux::dataflow::{self, Services, Shared, Stop, Transport};
+use reflux::dataflow::{self, RuntimeEnv, Shared, Stop, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
@@ -59,10 +59,10 @@ fn iteration(dir: &Path, schedule: &str, latency_ms: f64) -> Result<Took, Box<dy
     );
     let plan = pipeline::parse_str("overlap.toml", &text, &[], operators::ALL).map_err(|d| d.render(false))?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
-    let (services, spans) = (Services::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Spans::default()));
+    let (env, spans) = (RuntimeEnv::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Spans::default()));
     let observer = Arc::clone(&spans) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
-    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() };
+    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() };
     dataflow::run(shared, 1, Transport::Typed)?;
     let all = began.elapsed();
     let spans = spans.all();

@@ -14,7 +14,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use reflux::bench::peak_rss_mb;
 use reflux::data::{Columns, Id, List, RngKey, named};
-use reflux::dataflow::{self, Operator, Replay, Services, Shared, Silent, Stop, Transport, revise_run};
+use reflux::dataflow::{self, Operator, Replay, RuntimeEnv, Shared, Silent, Stop, Transport, revise_run};
 use reflux::operators;
 use reflux::pipeline::{self, Plan};
 use reflux::store::{Corrections, ParquetFile, Run};
@@ -117,7 +117,7 @@ fn to_the_end(plan: &Arc<Plan<dyn Operator>>, dir: &Path) -> Result<(), Failure>
     let shared = Shared {
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
-        services: Services::new(()),
+        env: RuntimeEnv::new(()),
         observer: Arc::new(Silent),
         stop: Stop::default(),
     };

@@ -1,17 +1,17 @@
 //! One error type for the crate, with the user's fault and ours told apart.
 //!
-//! [`Kind`] decides the exit code: the user's file or data is 2, a run of which nothing came is 3, everything else is 1. A message names the file,
+//! [`ErrorKind`] decides the exit code: the user's file or data is 2, a run of which nothing came is 3, everything else is 1. A message names the file,
 //! row or line; `help` says what to do about it.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 
 /// What the whole crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose fault an [`Error`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum ErrorKind {
     /// The user's file, flag or data: can be mended by changing it. Exit code 2.
     User,
     /// The machine: disk, memory, network. Exit code 1.
@@ -27,35 +27,35 @@ pub enum Kind {
 /// A message with its kind, what was being done, and what to do about it.
 #[derive(Debug)]
 pub struct Error {
-    kind: Kind,
+    kind: ErrorKind,
     message: String,
     help: Option<String>,
 }
 
 impl Error {
     /// An error of the given kind.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), help: None }
     }
     /// The user's fault.
     pub fn user(message: impl Into<String>) -> Self {
-        Self::new(Kind::User, message)
+        Self::new(ErrorKind::User, message)
     }
     /// The machine's fault.
     pub fn system(message: impl Into<String>) -> Self {
-        Self::new(Kind::System, message)
+        Self::new(ErrorKind::System, message)
     }
     /// Our fault.
     pub fn bug(message: impl Into<String>) -> Self {
-        Self::new(Kind::Bug, message)
+        Self::new(ErrorKind::Bug, message)
     }
     /// The run is being stopped.
     pub fn cancelled() -> Self {
-        Self::new(Kind::Cancelled, "")
+        Self::new(ErrorKind::Cancelled, "")
     }
     /// Nothing came of a run.
     pub fn nothing(message: impl Into<String>) -> Self {
-        Self::new(Kind::Nothing, message)
+        Self::new(ErrorKind::Nothing, message)
     }
     /// The system does not let a thread be started; `what` says which.
     pub fn no_thread(what: impl fmt::Display, why: impl fmt::Display) -> Self {
@@ -75,13 +75,13 @@ impl Error {
     pub fn doing(mut self, what: impl fmt::Display) -> Self {
         self.message = match (self.kind, self.message.is_empty()) {
             // That it was stopped is its kind.
-            (Kind::Cancelled, true) => what.to_string(),
+            (ErrorKind::Cancelled, true) => what.to_string(),
             _ => format!("{what}: {}", self.message),
         };
         self
     }
     /// Whose fault it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         self.kind
     }
     /// The message alone: of what was stopped it says what that was, and may be empty.
@@ -95,9 +95,9 @@ impl Error {
     /// The process exit code: 2 for the user's file, 3 where nothing came of a run, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::User => 2,
-            Kind::Nothing => 3,
-            Kind::System | Kind::Bug | Kind::Cancelled => 1,
+            ErrorKind::User => 2,
+            ErrorKind::Nothing => 3,
+            ErrorKind::System | ErrorKind::Bug | ErrorKind::Cancelled => 1,
         }
     }
 }
@@ -105,8 +105,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.kind, self.message.as_str()) {
-            (Kind::Cancelled, "") => f.write_str("stopped"),
-            (Kind::Cancelled, what) => write!(f, "{what}: stopped"),
+            (ErrorKind::Cancelled, "") => f.write_str("stopped"),
+            (ErrorKind::Cancelled, what) => write!(f, "{what}: stopped"),
             (_, message) => f.write_str(message),
         }
     }
@@ -129,7 +129,7 @@ impl From<io::Error> for Error {
     fn from(e: io::Error) -> Self {
         match e.kind() {
             // An error with words of its own keeps them.
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded if e.get_ref().is_none() => {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if e.get_ref().is_none() => {
                 Error::system("the disk is full")
                     .help("free some space and give the same command again; what was committed is intact")
             }
@@ -150,7 +150,7 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
         self.map_err(|e| e.into().doing(what()))
     }
     fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|e| Error { kind: Kind::User, ..e.into() }.doing(what()))
+        self.map_err(|e| Error { kind: ErrorKind::User, ..e.into() }.doing(what()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{How, outcome, run};
+use common::{RunOptions, outcome, run};
 use reflux::data::Columns;
 use reflux::store::Run;
 
@@ -68,7 +68,7 @@ fn ends(text: &'static str, dir: &Path, workers: usize) {
     let (done, ended) = channel();
     let dir = dir.to_owned();
     std::thread::spawn(move || {
-        done.send(run(text, &dir, &How { workers, ..How::default() }).0.map_err(|e| e.to_string()))
+        done.send(run(text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.map_err(|e| e.to_string()))
     });
     ended.recv_timeout(Duration::from_secs(300)).expect("the run waits for itself").unwrap();
 }

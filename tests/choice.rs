@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use reflux::data::RngKey;
-use reflux::engine::{Begun, Cancel, Choice, Config, Engine, Message, Request, Sampling, open, scripted};
+use reflux::engine::{AnswerPrefix, Cancel, ChoiceRequest, Config, Engine, Message, Request, Sampling, open, scripted};
 use reflux::model::Tokenizer;
 use reflux::model::families::InferenceModel;
 use serde::Deserialize;
@@ -26,8 +26,8 @@ fn engine(folder: &str) -> Arc<dyn Engine> {
     open(&dir, &Device::Cpu, DType::F32, config).unwrap()
 }
 
-fn choice(prompt: &str, begun: Begun, candidates: &[String]) -> Choice {
-    Choice { messages: vec![Message::new("user", prompt)], begun, candidates: candidates.into() }
+fn choice(prompt: &str, begun: AnswerPrefix, candidates: &[String]) -> ChoiceRequest {
+    ChoiceRequest { messages: vec![Message::new("user", prompt)], begun, candidates: candidates.into() }
 }
 
 #[test]
@@ -38,10 +38,10 @@ fn chances_are_those_of_transformers() {
     for golden in goldens {
         let candidates: Vec<String> = (0..=10).map(|n| format!("{}{n}", if golden.blank { " " } else { "" })).collect();
         let engine = engine(&golden.model);
-        let ask = || choice(&golden.prompt, Begun::Text(golden.lead.clone()), &candidates);
+        let ask = || choice(&golden.prompt, AnswerPrefix::Text(golden.lead.clone()), &candidates);
         // Alone, and among others: to the bit the same.
         let alone = engine.choose(vec![ask()], &Cancel::new()).unwrap().remove(0).unwrap();
-        let other = choice("Another?", Begun::Text("x".into()), &candidates[..3]);
+        let other = choice("Another?", AnswerPrefix::Text("x".into()), &candidates[..3]);
         let among = engine.choose(vec![other.clone(), ask(), other], &Cancel::new()).unwrap().remove(1).unwrap();
         assert_eq!(alone, among);
         for (got, want) in std::iter::zip(&alone, &golden.chances) {
@@ -78,7 +78,7 @@ fn a_choice_within_an_answer_is_what_sampling_recorded() {
                     continue;
                 }
                 let other = if own.starts_with('9') { "8" } else { "9" }.to_owned();
-                let begun = Begun::Tokens(answer.tokens.clone(), before.len());
+                let begun = AnswerPrefix::Tokens(answer.tokens.clone(), before.len());
                 asked.push(choice("Say something.", begun, &[own.to_owned(), other]));
                 recorded.push(answer.logprobs[i]);
             }
@@ -96,12 +96,12 @@ fn a_choice_within_an_answer_is_what_sampling_recorded() {
 fn faults_are_answers_of_their_own() {
     let engine = engine("model/smollm2");
     let (one, two) = (["1".to_owned(), "2".to_owned()], ["1".to_owned(), "1".to_owned()]);
-    let good = || choice("Grade.", Begun::Text("Score: ".into()), &one);
-    let long = choice(&"word ".repeat(5000), Begun::Text("Score: ".into()), &one);
+    let good = || choice("Grade.", AnswerPrefix::Text("Score: ".into()), &one);
+    let long = choice(&"word ".repeat(5000), AnswerPrefix::Text("Score: ".into()), &one);
     let asked = vec![
         good(),
-        choice("Grade.", Begun::Text("Score: ".into()), &two),
-        choice(" ", Begun::Text("S".into()), &one),
+        choice("Grade.", AnswerPrefix::Text("Score: ".into()), &two),
+        choice(" ", AnswerPrefix::Text("S".into()), &one),
         long,
         good(),
     ];
@@ -111,14 +111,14 @@ fn faults_are_answers_of_their_own() {
     assert_eq!(got[0], got[4]);
     let cancel = Cancel::new();
     cancel.set();
-    assert_eq!(engine.choose(vec![good()], &cancel).unwrap_err().kind(), reflux::error::Kind::Cancelled);
+    assert_eq!(engine.choose(vec![good()], &cancel).unwrap_err().kind(), reflux::error::ErrorKind::Cancelled);
 }
 
 #[test]
 fn a_script_says_its_chances() {
     let engine = scripted("[[answer]]\nmatch = \"Grade\"\ntext = \"x\"\nchances = { \"1\" = 0.25, \"2\" = 0.5 }\n[[answer]]\ntext = \"y\"\n").unwrap();
     let candidates = ["1".to_owned(), "2".to_owned(), "3".to_owned()];
-    let ask = |prompt| choice(prompt, Begun::Text("Score: ".into()), &candidates);
+    let ask = |prompt| choice(prompt, AnswerPrefix::Text("Score: ".into()), &candidates);
     let got = engine.choose(vec![ask("Grade this"), ask("Else")], &Cancel::new()).unwrap();
     assert_eq!(got[0].as_ref().unwrap(), &[0.25, 0.5, 0.]);
     assert_eq!(got[1].as_ref().unwrap_err().code, "no_answer");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::array::{Array, RecordBatch};
-use common::{FAIR_JUDGE, How, outcome, run};
+use common::{FAIR_JUDGE, RunOptions, outcome, run};
 use reflux::data::Columns;
 use reflux::store::Run;
 
@@ -84,7 +84,7 @@ fn a_judge_reads_both_orders() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
     let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
     assert_eq!(texts(&met, "outcome"), ["win", "loss", "tie", "null", "null"]);
     assert_eq!(texts(&met, "first_shown_first"), ["win", "loss", "tie", "-", "-"]);
@@ -117,7 +117,7 @@ fn orders_that_disagree_tie() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
     let text = two(temp.path(), VAIN, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
     assert_eq!(texts(&met, "outcome"), ["tie", "tie", "tie", "tie", "null"]);
     assert_eq!(texts(&met, "first_shown_first")[..4], ["win"; 4]);
@@ -134,7 +134,7 @@ fn scores_decide_beyond_a_margin() {
     for (margin, third) in [("", "win"), ("margin = 0.5\n", "tie")] {
         let dir = temp.path().join(third);
         let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{margin}"));
-        run(&text, &dir, &How::default()).0.unwrap();
+        run(&text, &dir, &RunOptions::default()).0.unwrap();
         let met = rows(&dir, "met");
         assert_eq!(texts(&met, "outcome"), ["win", "loss", third, "null", "null"]);
         assert_eq!(texts(&met, "judge"), ["score"; 5]);
@@ -156,7 +156,7 @@ fn ranks_say_what_was_expected() {
         answers(temp.path(), "pairs", &rows_of)
     );
     let dir = temp.path().join("run");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
     assert_eq!(texts(&met, "outcome"), ["win", "loss"]);
     assert_eq!(texts(&met, "expected"), ["win", "win"]);
@@ -179,7 +179,7 @@ fn reward_modelling_of_the_oracle_and_of_a_flatterer() {
          [step.flattery]\nop = \"measure\"\nfrom = \"flattered\"\nranked = \"ranked\"\nresamples = 0\n"
     );
     let dir = temp.path().join("run");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let oracle = figures(&dir, "figures");
     for (name, value) in
         [("pairwise_accuracy", 1.), ("pairwise_tied", 0.), ("exact_match", 1.), ("spearman", 1.), ("kendall", 1.)]
@@ -201,7 +201,7 @@ fn workers_change_nothing() {
     let made: Vec<_> = [1, 3]
         .map(|workers| {
             let dir = temp.path().join(format!("with {workers}"));
-            run(&text, &dir, &How { workers, ..How::default() }).0.unwrap();
+            run(&text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.unwrap();
             outcome(&dir)
         })
         .into();
@@ -214,7 +214,7 @@ fn answers_to_other_prompts_do_not_compare() {
     let dir = temp.path().join("run");
     let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{MEASURED}"));
     answers(temp.path(), "theirs", &[("q", "good", Some(1.))]);
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     // Five answers of the first step, and the one of the other.
     assert!(codes(&dir, "met").len() == 6 && codes(&dir, "met").values().all(|code| code == "no_partner"));
     // Nothing counts, so there is no rate; that is not a rate of nothing.
@@ -230,7 +230,7 @@ fn an_iteration_is_set_against_the_one_before() {
         "{}\n[step.drift]\nop = \"measure\"\nfrom = \"scores\"\nresamples = 0\n",
         common::small_loop(temp.path())
     );
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(&dir).unwrap();
     let names = |iteration| texts(&run.read_step("drift", Some(iteration)).unwrap().unwrap(), "name");
     let changes = ["score_shift", "score_variation", "length_growth", "score_growth"];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arrow::array::{Array, RecordBatch};
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::{Columns, Prompts as PromptsOf, named};
 use reflux::model::{Message, Tokenizer};
 use reflux::store::{Dataset, Lines, PromptForm, Prompts, Run, import};
@@ -123,7 +123,7 @@ fn a_conversation_goes_through_a_pipeline_as_messages() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("x.jsonl");
     std::fs::write(&file, SHAREGPT).unwrap();
-    let imported = import(&file, &reflux::store::How::default()).unwrap();
+    let imported = import(&file, &reflux::store::ImportOptions::default()).unwrap();
     let rows = Dataset::open(&imported.path, &named::IFT).unwrap().batches(8).next().unwrap().unwrap();
     let asked = PromptsOf::new(&rows).unwrap();
     let turns: Vec<_> = (0..rows.num_rows()).map(|row| asked.turns(row)).collect();
@@ -141,7 +141,7 @@ fn a_conversation_goes_through_a_pipeline_as_messages() {
         imported.path
     );
     let place = temp.path().join("run");
-    run(&text, &place, &How::default()).0.unwrap();
+    run(&text, &place, &RunOptions::default()).0.unwrap();
     let run = Run::open(&place).unwrap();
     let tokenizer = Tokenizer::load(&model("smollm2")).unwrap();
     let answers = step(&run, "answers", 0);
@@ -200,7 +200,7 @@ fn pairs_have_the_conversation_as_their_prompt() {
          [step.both]\nop = \"concat\"\nfrom = \"good\"\nwith = \"good\"\n"
     );
     let place = temp.path().join("run");
-    common::run(&text, &place, &How::default()).0.unwrap();
+    common::run(&text, &place, &RunOptions::default()).0.unwrap();
     let run = Run::open(&place).unwrap();
     let pairs = step(&run, "pairs", 0);
     let prompt: Vec<_> = Columns(&pairs).messages("prompt").unwrap().row(0).collect();
@@ -228,10 +228,10 @@ fn a_template_without_a_system_message_refuses_the_row() {
             folder.path()
         )
     };
-    let error = run(&text("op = \"sft\""), &temp.path().join("sft"), &How::default()).0.unwrap_err();
+    let error = run(&text("op = \"sft\""), &temp.path().join("sft"), &RunOptions::default()).0.unwrap_err();
     assert!(error.to_string().contains("row 2") && error.to_string().contains("System role not supported"), "{error}");
     let place = temp.path().join("answers");
-    run(&text("op = \"generate\"\nsampling = { max_tokens = 2 }"), &place, &How::default()).0.unwrap();
+    run(&text("op = \"generate\"\nsampling = { max_tokens = 2 }"), &place, &RunOptions::default()).0.unwrap();
     let run = Run::open(&place).unwrap();
     let answers = step(&run, "x", 0);
     assert_eq!(answers.num_rows(), 4);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::data::{Columns, Epoch, List, Schema, named};
 use reflux::dataflow::{
-    self, Context, Head, HeadState, Ledger, Map, Operator, Output, Services, Shared, Silent, Stage, Stop, Train,
-    Transport,
+    self, Context, HeadState, IterationSource, Ledger, Map, Operator, Output, RuntimeEnv, Shared, Silent, Stage, Stop,
+    Train, Transport,
 };
-use reflux::error::{Error, Kind as Fault, Result};
-use reflux::pipeline::{self, Configured, Kind, NeedsModel, Port, Shape};
+use reflux::error::{Error, ErrorKind as Fault, Result};
+use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 use reflux::store::Run;
 
 /// The counters are shared, so the tests take turns.
@@ -42,7 +42,7 @@ fn passed_on(input: &RecordBatch) -> Result<Output> {
 
 macro_rules! configured {
     ($name:ident, $schema:expr) => {
-        impl Configured for $name {
+        impl StepSpec for $name {
             fn explain(&self) -> String {
                 stringify!($name).into()
             }
@@ -58,10 +58,10 @@ struct Writer;
 configured!(Writer, &named::PROMPTS);
 impl Operator for Writer {
     fn stage(&self) -> Stage<'_> {
-        Stage::Head(self)
+        Stage::IterationSource(self)
     }
 }
-impl Head for Writer {
+impl IterationSource for Writer {
     fn per_iteration(&self) -> usize {
         12
     }
@@ -152,7 +152,7 @@ impl Train for Barrier {
 
 macro_rules! kind {
     ($id:ident, $name:literal, $shape:expr, $model:expr, $inputs:expr, $op:expr) => {
-        static $id: Kind<dyn Operator> = Kind {
+        static $id: OperatorDef<dyn Operator> = OperatorDef {
             name: $name,
             about: "for tests",
             shape: $shape,
@@ -164,7 +164,7 @@ macro_rules! kind {
         };
     };
 }
-kind!(WRITER, "writer", Shape::Head, NeedsModel::Yes, 0, Writer);
+kind!(WRITER, "writer", Shape::IterationSource, NeedsModel::Yes, 0, Writer);
 kind!(SLOW, "slow", Shape::Map, NeedsModel::No, 1, Slow);
 kind!(PANICS, "panics", Shape::Map, NeedsModel::No, 1, Panics);
 kind!(LOSES, "loses", Shape::Map, NeedsModel::No, 1, Loses);
@@ -181,8 +181,8 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
     let plan =
         Arc::new(pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false))));
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false)?;
-    let services = Services::new(());
-    let shared = Shared { plan, run: Arc::new(run), services, observer: Arc::new(Silent), stop: Stop::default() };
+    let env = RuntimeEnv::new(());
+    let shared = Shared { plan, run: Arc::new(run), env, observer: Arc::new(Silent), stop: Stop::default() };
     dataflow::run(shared, workers, transport)
 }
 

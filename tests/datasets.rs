@@ -5,7 +5,7 @@ use std::path::Path;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reflux::data::{Columns, named};
-use reflux::store::{How, import, read_parquet};
+use reflux::store::{ImportOptions, import, read_parquet};
 
 fn twin(name: &str) -> (arrow::array::RecordBatch, Vec<serde_json::Value>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets").join(name);
@@ -13,7 +13,7 @@ fn twin(name: &str) -> (arrow::array::RecordBatch, Vec<serde_json::Value>) {
     let json = dir.join(format!("{name}.jsonl"));
     let temp = tempfile::tempdir().unwrap();
     let again = temp.path().join("again.parquet");
-    import(&json, &How { out: Some(again.clone()), ..How::default() }).unwrap();
+    import(&json, &ImportOptions { out: Some(again.clone()), ..ImportOptions::default() }).unwrap();
     let same = std::fs::read(&stored).unwrap() == std::fs::read(&again).unwrap();
     assert!(same, "{name}.parquet is not what `reflux import datasets/{name}/{name}.jsonl` makes");
     let text = std::fs::read_to_string(&json).unwrap();

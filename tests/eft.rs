@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
-use common::{How, outcome, run};
+use common::{RunOptions, outcome, run};
 use reflux::data::Columns;
 use reflux::store::{Run, read_parquet};
 
@@ -24,7 +24,7 @@ fn judgements_that_agree_with_the_ranks_become_rows() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/build-eft.toml");
     let text = std::fs::read_to_string(file).unwrap().replace("rows = 900", "rows = 300");
     let (whole, broken) = (temp.path().join("whole"), temp.path().join("broken"));
-    run(&text, &whole, &How::default()).0.unwrap();
+    run(&text, &whole, &RunOptions::default()).0.unwrap();
 
     // What the judge said of each answer, and where people ranked it.
     let (ranked, scores, eft) = (table(&whole, "ranked"), table(&whole, "scores"), table(&whole, "eft"));
@@ -90,11 +90,11 @@ fn judgements_that_agree_with_the_ranks_become_rows() {
 
     // However it is run.
     for workers in [2, 1, 2, 1, 2] {
-        match run(&text, &broken, &How { workers, stop_after: Some(4), ..How::default() }).0 {
+        match run(&text, &broken, &RunOptions { workers, stop_after: Some(4), ..RunOptions::default() }).0 {
             Ok(()) => break,
-            Err(e) => assert_eq!(e.kind(), reflux::error::Kind::Cancelled, "{e}"),
+            Err(e) => assert_eq!(e.kind(), reflux::error::ErrorKind::Cancelled, "{e}"),
         }
     }
-    run(&text, &broken, &How { workers: 2, ..How::default() }).0.unwrap();
+    run(&text, &broken, &RunOptions { workers: 2, ..RunOptions::default() }).0.unwrap();
     assert_eq!(outcome(&whole), outcome(&broken));
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::operators;
 use reflux::store::Run;
 
@@ -121,7 +121,7 @@ fn every_operator_takes_a_microbatch_without_rows() {
         STARTERS.into_iter().filter(|s| !tried.contains(s)).collect::<Vec<_>>()
     );
     let dir = temp.path().join("run");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(&dir).unwrap();
     let rows = |step: &str| run.files(step).iter().map(|f| (f.microbatch, f.rows)).collect::<Vec<_>>();
     assert_eq!(rows("unique"), [(0, 2), (1, 0), (2, 2)]);

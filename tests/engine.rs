@@ -6,8 +6,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use reflux::data::RngKey;
-use reflux::engine::{Answer, Cancel, Codec, Completion, Config, Engine, Finish, Local, Message, Request, Sampling};
-use reflux::error::{Error, Kind, Result};
+use reflux::engine::{
+    Answer, BatchedEngine, Cancel, Codec, Completion, Config, Engine, Finish, Message, Request, Sampling,
+};
+use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{self, Llama};
 
 const EOS: u32 = 3;
@@ -90,8 +92,8 @@ fn llama(positions: usize, favoured: Option<u32>) -> Arc<Llama> {
     Arc::new(plain(positions, favoured).for_inference().unwrap())
 }
 
-fn engine(llama: &Arc<Llama>, config: &Config) -> Local {
-    Local::with_codec(llama.clone(), Arc::<Bytes>::default(), "test".into(), config).unwrap()
+fn engine(llama: &Arc<Llama>, config: &Config) -> BatchedEngine {
+    BatchedEngine::with_codec(llama.clone(), Arc::<Bytes>::default(), "test".into(), config).unwrap()
 }
 
 fn small() -> Config {
@@ -104,7 +106,7 @@ fn request(text: &str, key: u32, sampling: Sampling) -> Request {
     Request { messages: vec![Message::new("user", text)], sampling, key: RngKey::new(1, "t", 0, "", key) }
 }
 
-fn ask(engine: &Local, requests: Vec<Request>) -> Vec<Answer> {
+fn ask(engine: &BatchedEngine, requests: Vec<Request>) -> Vec<Answer> {
     engine.generate(requests, &Cancel::new()).unwrap()
 }
 
@@ -312,9 +314,13 @@ fn a_request_beyond_the_budget_goes_alone_and_others_wait_for_room() {
     for (i, (tight, roomy)) in answers.iter().zip(&roomy).enumerate() {
         assert!(same(tight.as_ref().unwrap(), roomy.as_ref().unwrap()), "request {i}");
     }
-    let none =
-        Local::with_codec(llama(64, None), Arc::<Bytes>::default(), "t".into(), &Config { kv_memory: 10, ..small() });
-    assert_eq!(none.err().unwrap().kind(), Kind::User);
+    let none = BatchedEngine::with_codec(
+        llama(64, None),
+        Arc::<Bytes>::default(),
+        "t".into(),
+        &Config { kv_memory: 10, ..small() },
+    );
+    assert_eq!(none.err().unwrap().kind(), ErrorKind::User);
 }
 
 #[test]
@@ -418,17 +424,17 @@ fn cancelling_returns_and_the_engine_serves_on() {
             std::thread::yield_now();
         }
         cancel.set();
-        assert_eq!(call.join().unwrap().unwrap_err().kind(), Kind::Cancelled);
+        assert_eq!(call.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     });
     let s = Sampling { max_tokens: 3, min_tokens: 3, ..Sampling::default() };
     assert_eq!(ask(&e, vec![request("on", 0, s)])[0].as_ref().unwrap().tokens.len(), 3);
-    assert_eq!(e.generate(vec![request("on", 0, forever)], &cancel).unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(e.generate(vec![request("on", 0, forever)], &cancel).unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 #[test]
 fn a_panic_of_the_thread_answers_everybody() {
     let codec = Arc::new(Bytes { fatal: Some(90) });
-    let e = Local::with_codec(llama(4096, Some(90)), codec, "test".into(), &small()).unwrap();
+    let e = BatchedEngine::with_codec(llama(4096, Some(90)), codec, "test".into(), &small()).unwrap();
     let s = Sampling { max_tokens: 2000, temperature: 2., stop: vec!["zz".into()], ..Sampling::default() };
     let calls: Vec<_> = std::thread::scope(|scope| {
         let spawn = |i: u32| {
@@ -442,12 +448,12 @@ fn a_panic_of_the_thread_answers_everybody() {
     });
     for call in calls {
         let error = call.unwrap_err();
-        assert!(error.kind() == Kind::Bug && error.to_string().contains("a decoder that panics"), "{error}");
+        assert!(error.kind() == ErrorKind::Bug && error.to_string().contains("a decoder that panics"), "{error}");
     }
     assert!(ask_error(&e).contains("a decoder that panics"));
 }
 
-fn ask_error(e: &Local) -> String {
+fn ask_error(e: &BatchedEngine) -> String {
     e.generate(vec![request("x", 0, Sampling::default())], &Cancel::new()).unwrap_err().to_string()
 }
 

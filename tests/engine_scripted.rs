@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reflux::data::RngKey;
 use reflux::engine::{Cancel, Engine, Finish, Message, Request, Sampling, scripted};
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 
 const SCRIPT: &str = r#"
 vocab_size = 100
@@ -81,7 +81,7 @@ fn latency_can_be_cancelled() {
         let call = scope.spawn(|| e.generate(vec![request("x", 0)], &cancel));
         std::thread::sleep(Duration::from_millis(20));
         cancel.set();
-        assert_eq!(call.join().unwrap().unwrap_err().kind(), Kind::Cancelled);
+        assert_eq!(call.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     });
     let e = scripted("per_call_ms = 10\nper_request_ms = 5\nanswer = [{ text = 'x' }]").unwrap();
     let start = Instant::now();
@@ -102,6 +102,6 @@ fn a_wrong_script_says_what_is_wrong() {
         ("", "answer"),
     ] {
         let error = scripted(script).err().expect("the script is wrong");
-        assert!(error.kind() == Kind::User && error.to_string().contains(want), "{script}: {error}");
+        assert!(error.kind() == ErrorKind::User && error.to_string().contains(want), "{script}: {error}");
     }
 }

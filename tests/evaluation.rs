@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{FAIR_JUDGE, How, small_loop};
+use common::{FAIR_JUDGE, RunOptions, small_loop};
 use reflux::store::{given_answers, given_prompts};
 use serde_json::{Value, json};
 
@@ -283,7 +283,7 @@ fn alpaca_evals_files() {
 fn a_runs_drift() {
     let files = Files::new();
     let dir = files.path("run");
-    common::run(&small_loop(files.0.path()), &dir, &How::default()).0.unwrap();
+    common::run(&small_loop(files.0.path()), &dir, &RunOptions::default()).0.unwrap();
     let name = dir.display().to_string();
     let rounds = eval(&["drift", &name, "--resamples", "0"]);
     let rounds = rounds.as_array().unwrap();

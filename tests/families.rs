@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::RngKey;
 use reflux::engine::{Answer, Cancel, Config, Engine, Message, Request, Sampling, open};
-use reflux::error::{Error, Kind};
+use reflux::error::{Error, ErrorKind};
 use reflux::model::Model;
 use reflux::model::families::{Family, InferenceModel};
 use serde::Deserialize;
@@ -114,7 +114,7 @@ fn passes_may_be_cut_anywhere() {
         }
         let d = difference(&got, &want);
         assert!(d < 1e-4, "{name}: {d}");
-        assert_eq!(parts.push(&[1], |_| Ok(())).unwrap_err().kind(), Kind::Bug, "there is no more room");
+        assert_eq!(parts.push(&[1], |_| Ok(())).unwrap_err().kind(), ErrorKind::Bug, "there is no more room");
     }
 }
 
@@ -255,7 +255,7 @@ fn answers_end_at_a_stop_string_or_when_cancelled() {
     let cancel = Cancel::new();
     cancel.set();
     let error = e.generate(vec![request("hello", 0, s)], &cancel).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Cancelled, "stopped"));
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Cancelled, "stopped"));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn they_cannot_be_trained_and_say_so() {
     for (name, family) in [("qwen2", "qwen2"), ("qwen3", "qwen3"), ("gemma3", "gemma3_text")] {
         for trainable in [false, true] {
             let e = Model::load(&folder(name), &Device::Cpu, DType::F32, trainable).err().unwrap();
-            assert_eq!(e.kind(), Kind::User);
+            assert_eq!(e.kind(), ErrorKind::User);
             let text = e.to_string();
             assert!(
                 text.contains("config.json")
@@ -278,9 +278,9 @@ fn they_cannot_be_trained_and_say_so() {
     }
     let llama = folder("../model/smollm2");
     assert_eq!(Family::of(&llama).unwrap(), None);
-    assert_eq!(load(&llama).err().unwrap().kind(), Kind::User);
+    assert_eq!(load(&llama).err().unwrap().kind(), ErrorKind::User);
     open(&llama, &Device::Cpu, DType::F32, small()).unwrap();
-    assert_eq!(open(&folder("none"), &Device::Cpu, DType::F32, small()).err().unwrap().kind(), Kind::User);
+    assert_eq!(open(&folder("none"), &Device::Cpu, DType::F32, small()).err().unwrap().kind(), ErrorKind::User);
 }
 
 /// A copy of a model with some keys of its config.json changed; null takes a key away.
@@ -305,7 +305,7 @@ fn refused(name: &str, changes: &Json) -> Error {
     let temp = tempfile::tempdir().unwrap();
     changed(name, changes, temp.path());
     let error = load(temp.path()).err().unwrap_or_else(|| panic!("{name} with {changes} was taken"));
-    assert_eq!(error.kind(), Kind::User, "{name} with {changes}: {error}");
+    assert_eq!(error.kind(), ErrorKind::User, "{name} with {changes}: {error}");
     error
 }
 
@@ -466,14 +466,14 @@ fn a_pipeline_judges_with_one_and_refuses_to_train_it() {
     for judge in FAMILIES {
         let temp = tempfile::tempdir().unwrap();
         let (result, watch) =
-            run(&pipeline(temp.path(), judge, "../model/smollm2"), &temp.path().join("run"), &How::default());
+            run(&pipeline(temp.path(), judge, "../model/smollm2"), &temp.path().join("run"), &RunOptions::default());
         result.unwrap();
         assert_eq!(watch.tally.counts()[&("scores".to_string(), 0)].rows, 4, "{:?}", watch.tally.counts());
     }
     let temp = tempfile::tempdir().unwrap();
-    let (result, _) = run(&pipeline(temp.path(), "qwen3", "qwen3"), &temp.path().join("run"), &How::default());
+    let (result, _) = run(&pipeline(temp.path(), "qwen3", "qwen3"), &temp.path().join("run"), &RunOptions::default());
     let error = result.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("model `learner`") && text.contains("runs but does not train"), "{text}");
-    assert_eq!(error.kind(), Kind::User);
+    assert_eq!(error.kind(), ErrorKind::User);
 }

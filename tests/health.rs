@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::process::Command;
 
-use common::{How, outcome, plan, run, script};
+use common::{RunOptions, outcome, plan, run, script};
 use reflux::data::Columns;
-use reflux::error::{Error, Kind};
+use reflux::error::{Error, ErrorKind};
 use reflux::report::Health;
 use reflux::store::{Run, read_parquet};
 use serde_json::Value;
@@ -69,8 +69,8 @@ checkpoint_every = 2
 }
 
 fn fails(text: &str, dir: &Path) -> Error {
-    let e = run(text, dir, &How::default()).0.unwrap_err();
-    assert_eq!((e.kind(), e.exit_code()), (Kind::User, 2), "{e}");
+    let e = run(text, dir, &RunOptions::default()).0.unwrap_err();
+    assert_eq!((e.kind(), e.exit_code()), (ErrorKind::User, 2), "{e}");
     e
 }
 
@@ -87,7 +87,7 @@ fn the_values_are_those_of_the_rows() {
     let temp = tempfile::tempdir().unwrap();
     let text = pipeline(temp.path(), "", "[health]\nduplicates = { warn = -1.0 }");
     let dir = temp.path().join("run");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let health = Health::of(&plan(&text), &Run::open(&dir).unwrap()).unwrap();
     let all = health.json();
     let value = |gate: &str| {
@@ -136,7 +136,7 @@ fn the_values_are_those_of_the_rows() {
 fn a_bound_stops_the_run_before_training_and_a_wider_one_goes_on() {
     let temp = tempfile::tempdir().unwrap();
     let whole = temp.path().join("whole");
-    run(&pipeline(temp.path(), "", ""), &whole, &How::default()).0.unwrap();
+    run(&pipeline(temp.path(), "", ""), &whole, &RunOptions::default()).0.unwrap();
     let dir = temp.path().join("run");
     let strict = pipeline(temp.path(), "", "[health]\npair_yield = { stop = 1.5 }\nscore_entropy = { stop = 9.0 }");
     for _ in 0..2 {
@@ -156,7 +156,7 @@ fn a_bound_stops_the_run_before_training_and_a_wider_one_goes_on() {
     // The wider bound is the same run: what is there stays, and the end is as if nothing had happened.
     let before = outcome(&dir);
     let wide = strict.replace("1.5", "0.1").replace("9.0", "0.1");
-    run(&wide, &dir, &How::default()).0.unwrap();
+    run(&wide, &dir, &RunOptions::default()).0.unwrap();
     let after = outcome(&dir);
     assert!(before.iter().all(|(name, bytes)| after.get(name) == Some(bytes)));
     assert_eq!(after, outcome(&whole));
@@ -184,8 +184,8 @@ fn what_is_known_after_training_stops_before_the_next_iteration() {
             assert!(dir.join("models/M2").exists() && !dir.join("data/responses/iteration=2").exists());
         }
         let whole = temp.path().join(format!("{name}-whole"));
-        run(&pipeline(temp.path(), schedule, ""), &whole, &How::default()).0.unwrap();
-        run(&text.replace("-100.0", "100.0").replace("1.5", "0.0"), &dir, &How::default()).0.unwrap();
+        run(&pipeline(temp.path(), schedule, ""), &whole, &RunOptions::default()).0.unwrap();
+        run(&text.replace("-100.0", "100.0").replace("1.5", "0.0"), &dir, &RunOptions::default()).0.unwrap();
         assert_eq!(outcome(&dir), outcome(&whole), "{name}");
     }
 }
@@ -228,7 +228,7 @@ fn a_training_has_the_pairs_of_the_iterations_asked_for() {
     let temp = tempfile::tempdir().unwrap();
     let with = |name: &str, data: &str| {
         let dir = temp.path().join(name);
-        run(&pipeline(temp.path(), data, ""), &dir, &How::default()).0.unwrap();
+        run(&pipeline(temp.path(), data, ""), &dir, &RunOptions::default()).0.unwrap();
         dir
     };
     let (fresh, all, two, one) = (
@@ -275,7 +275,7 @@ fn a_training_has_the_pairs_of_the_iterations_asked_for() {
     let broken = temp.path().join("broken");
     let text = pipeline(temp.path(), "data = \"cumulative\"", "");
     let mut stops = 0;
-    while run(&text, &broken, &How { stop_after: Some(9), ..How::default() }).0.is_err() {
+    while run(&text, &broken, &RunOptions { stop_after: Some(9), ..RunOptions::default() }).0.is_err() {
         stops += 1;
     }
     assert!(stops > 2);
@@ -391,7 +391,7 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
 fn pairs_beyond_the_limit_are_counted() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
-    run(&pipeline(temp.path(), "limit = 3", ""), &dir, &How::default()).0.unwrap();
+    run(&pipeline(temp.path(), "limit = 3", ""), &dir, &RunOptions::default()).0.unwrap();
     let opened = Run::open(&dir).unwrap();
     for entry in opened.files("dpo") {
         let pairs = rows(&dir, "pairs", entry.iteration).num_rows() as u64;

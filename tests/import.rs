@@ -6,8 +6,8 @@ use std::process::Command;
 
 use arrow::array::{Array, RecordBatch};
 use reflux::data::{Columns, Prompts, named};
-use reflux::error::Kind;
-use reflux::store::{Dataset, Format, How, Imported, Turns, import, read_parquet};
+use reflux::error::ErrorKind;
+use reflux::store::{Dataset, Format, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -23,7 +23,7 @@ fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
     std::fs::write(&path, bytes).unwrap();
     path
 }
-fn made(path: &Path, how: &How) -> (Imported, RecordBatch) {
+fn made(path: &Path, how: &ImportOptions) -> (Imported, RecordBatch) {
     let imported = import(path, how).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
     assert_eq!(rows.num_rows() as u64, imported.written.rows);
@@ -33,8 +33,8 @@ fn texts(rows: &RecordBatch, columns: &[&str]) -> Vec<Vec<String>> {
     let columns: Vec<_> = columns.iter().map(|c| Columns(rows).text(c).unwrap()).collect();
     (0..rows.num_rows()).map(|i| columns.iter().map(|c| c.value(i).to_owned()).collect()).collect()
 }
-fn english() -> How {
-    How { language: Some("en".into()), ..How::default() }
+fn english() -> ImportOptions {
+    ImportOptions { language: Some("en".into()), ..ImportOptions::default() }
 }
 
 /// Three trees: a good one, a German one, and one whose answers are not ranked.
@@ -114,7 +114,7 @@ fn open_assistant_in_every_form() {
         parquet,
     ];
     for file in &files {
-        let out = |name: &str| How { out: Some(dir.join(name)), ..english() };
+        let out = |name: &str| ImportOptions { out: Some(dir.join(name)), ..english() };
         let (imported, rows) = made(file, &out("ift.parquet"));
         assert_eq!((imported.format, imported.schema), (Some(Format::Oasst), "ift"), "{file:?}");
         let talk = "user: Name a river.\n\nassistant: The Danube.\n\nuser: And more?";
@@ -134,16 +134,16 @@ fn open_assistant_in_every_form() {
             ("no answer of rank 0", 1),
         ];
         assert_eq!(left_out(&imported), want, "{file:?}");
-        let (imported, rows) = made(file, &How { turns: Turns::First, ..out("first.parquet") });
+        let (imported, rows) = made(file, &ImportOptions { turns: Turns::First, ..out("first.parquet") });
         assert_eq!(texts(&rows, &["prompt", "response"]), [["Name a river.", "The Danube."]], "{file:?}");
         assert_eq!(left_out(&imported), want);
         assert_eq!(imported.unread["turns after the first answer"], 1);
-        let (imported, rows) = made(file, &How { schema: Some(&named::RANKED), ..out("ranked.parquet") });
+        let (imported, rows) = made(file, &ImportOptions { schema: Some(&named::RANKED), ..out("ranked.parquet") });
         let want = [["t1", "Name a river.", "a1", "The Danube."], ["t1", "Name a river.", "a2", "A river."]];
         assert_eq!(texts(&rows, &["prompt_id", "prompt", "response_id", "response"]), want, "{file:?}");
         assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 2]);
         assert_eq!(imported.left_out["fewer than two ranked answers"], 2);
-        let all = How { schema: Some(&named::RANKED), language: None, ..out("all.parquet") };
+        let all = ImportOptions { schema: Some(&named::RANKED), language: None, ..out("all.parquet") };
         assert_eq!(Columns(&made(file, &all).1).uint("rank").unwrap().values(), &[0, 1, 2]);
     }
     // Answers that were torn from their prompt are told, not joined to another.
@@ -167,7 +167,7 @@ fn instruction_sets() {
     let array = dir.join("alpaca_data.json");
     std::fs::write(&array, serde_json::to_string_pretty(&alpaca).unwrap()).unwrap();
     for file in [array, write(dir, "alpaca.jsonl", &alpaca)] {
-        let (imported, rows) = made(&file, &How::default());
+        let (imported, rows) = made(&file, &ImportOptions::default());
         assert_eq!((imported.format, imported.left_out["an empty answer"]), (Some(Format::Alpaca), 1));
         assert_eq!(texts(&rows, &["prompt", "response"]), want);
         assert!(imported.path.to_string_lossy().ends_with(".ift.parquet"));
@@ -177,7 +177,7 @@ fn instruction_sets() {
         json!({"id": "seed_task_0", "name": "a", "instruction": "Name a tree.", "instances": [{"input": "", "output": "Oak"}], "is_classification": false}),
         json!({"id": "seed_task_1", "name": "b", "instruction": "Which is it?", "instances": [{"input": "2 + 2", "output": "4"}, {"input": "3", "output": "3"}], "is_classification": true}),
     ];
-    let (imported, rows) = made(&write(dir, "seed_tasks.jsonl", &seeds), &How::default());
+    let (imported, rows) = made(&write(dir, "seed_tasks.jsonl", &seeds), &ImportOptions::default());
     assert_eq!(imported.format, Some(Format::SelfInstruct));
     let want = [["Name a tree.", "Oak"], ["Which is it?\n\n2 + 2", "4"], ["Which is it?\n\n3", "3"]];
     assert_eq!(texts(&rows, &["prompt", "response"]), want);
@@ -187,7 +187,7 @@ fn instruction_sets() {
         json!({"id": "z", "conversations": [{"from": "system", "value": "Be a pirate."}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
         json!({"id": "w", "conversations": []}),
     ];
-    let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &How::default());
+    let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &ImportOptions::default());
     assert_eq!(imported.format, Some(Format::ShareGpt));
     let pirate = "system: Be a pirate.\n\nuser: a";
     assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."], [pirate, "b"]]);
@@ -197,7 +197,7 @@ fn instruction_sets() {
     let rated = [json!({"source": "s", "instruction": "Why?", "models": ["a", "b", "c"], "completions": [
         {"model": "a", "response": "So.", "overall_score": 6.5}, {"model": "b", "response": "Because.", "overall_score": 8.0},
         {"model": "c", "response": "Eh.", "overall_score": 6.5}]})];
-    let (imported, rows) = made(&write(dir, "ultra.jsonl", &rated), &How::default());
+    let (imported, rows) = made(&write(dir, "ultra.jsonl", &rated), &ImportOptions::default());
     assert_eq!((imported.format, imported.schema), (Some(Format::UltraFeedback), "ranked"));
     assert_eq!(texts(&rows, &["response"]), [["Because."], ["So."], ["Eh."]]);
     assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 1]);
@@ -213,7 +213,7 @@ fn evaluation_sets() {
         json!({"question_id": 102, "category": "math", "turns": ["Alone?"], "reference": null}),
         json!({"question_id": 103, "category": "math", "turns": ["", "b"]}),
     ];
-    let (imported, rows) = made(&write(temp.path(), "question.jsonl", &questions), &How::default());
+    let (imported, rows) = made(&write(temp.path(), "question.jsonl", &questions), &ImportOptions::default());
     assert_eq!((imported.format, imported.schema), (Some(Format::MtBench), "prompts"));
     assert_eq!(imported.left_out["an empty first turn"], 1);
     assert_eq!(imported.extra, ["question_id", "category", "turn_2", "reference"]);
@@ -239,7 +239,7 @@ fn evaluation_sets() {
     ];
     let array = temp.path().join("dataset.json");
     std::fs::write(&array, serde_json::to_string_pretty(&pairs).unwrap()).unwrap();
-    let (imported, rows) = made(&array, &How::default());
+    let (imported, rows) = made(&array, &ImportOptions::default());
     assert_eq!((imported.format, imported.schema), (Some(Format::LlmBar), "ranked"));
     assert_eq!(texts(&rows, &["response"]), [["Because."], ["No."], ["So it is."], ["Eh."]]);
     assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 0, 1]);
@@ -257,7 +257,8 @@ fn evaluation_sets() {
         (Format::MtBench, json!({"question_id": 1, "turns": ["a", "b", "c"]}), "more than two turns"),
     ] {
         let file = write(temp.path(), "bad.jsonl", &[row]);
-        let e = import(&file, &How { format: Some(format), ..How::default() }).unwrap_err().to_string();
+        let e =
+            import(&file, &ImportOptions { format: Some(format), ..ImportOptions::default() }).unwrap_err().to_string();
         assert!(e.contains("bad.jsonl` line 1") && e.contains(why), "{e}");
     }
 }
@@ -279,7 +280,7 @@ fn preferences_in_every_form() {
         json!({"prompt": "u?", "chosen": "a.", "rejected": "a."}),
     ];
     let jsonl = write(dir, "prefs.jsonl", &rows);
-    let (imported, rows) = made(&jsonl, &How::default());
+    let (imported, rows) = made(&jsonl, &ImportOptions::default());
     assert_eq!((imported.format, imported.left_out["both answers are the same"]), (Some(Format::Preferences), 1));
     let of = |name: &str, i: usize| {
         let turns: Vec<String> =
@@ -322,11 +323,11 @@ fn bad_rows_are_refused_or_told() {
         good,
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let e = import(&file, &How::default()).unwrap_err();
-    assert_eq!(e.kind(), Kind::User);
+    let e = import(&file, &ImportOptions::default()).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::User);
     assert!(e.to_string().contains("bad.jsonl` line 3") && e.help_text().unwrap().contains("--bad-rows skip"), "{e}");
     assert!(!temp.path().join("bad.ift.parquet").exists(), "nothing is left behind");
-    let (imported, rows) = made(&file, &How { skip_bad: true, ..How::default() });
+    let (imported, rows) = made(&file, &ImportOptions { skip_bad: true, ..ImportOptions::default() });
     assert_eq!((rows.num_rows(), imported.bad), (2, 4));
     for (told, what) in imported.bad_rows.iter().zip([
         "line 3 is not JSON",
@@ -338,12 +339,15 @@ fn bad_rows_are_refused_or_told() {
     }
     // Deep nesting, which could exhaust the stack.
     std::fs::write(&file, format!("{good}\n{}{}\n", "{\"a\":".repeat(100_000), "1")).unwrap();
-    assert_eq!(made(&file, &How { skip_bad: true, ..How::default() }).0.bad, 1);
+    assert_eq!(made(&file, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).0.bad, 1);
     let only = write(temp.path(), "empty.jsonl", &[json!({"instruction": "x", "output": ""})]);
-    let e = import(&only, &How::default()).unwrap_err();
+    let e = import(&only, &ImportOptions::default()).unwrap_err();
     assert!(e.to_string().contains("no row") && e.help_text().unwrap().contains("an empty answer"), "{e}");
-    let e = import(&file, &How { schema: Some(&named::PAIRS), format: Some(Format::Alpaca), ..How::default() })
-        .unwrap_err();
+    let e = import(
+        &file,
+        &ImportOptions { schema: Some(&named::PAIRS), format: Some(Format::Alpaca), ..ImportOptions::default() },
+    )
+    .unwrap_err();
     assert!(e.to_string().contains("does not become `pairs`") && e.help_text().unwrap().contains("ift"), "{e}");
 }
 
@@ -355,8 +359,8 @@ fn nothing_is_imported_over_its_source() {
     let before = std::fs::read(&file).unwrap();
     let over = temp.path().join("../").join(temp.path().file_name().unwrap()).join("p.jsonl");
     let refused = |input: &Path, out: &Path| {
-        let error = import(input, &How { out: Some(out.into()), ..How::default() }).unwrap_err();
-        assert_eq!(error.kind(), Kind::User);
+        let error = import(input, &ImportOptions { out: Some(out.into()), ..ImportOptions::default() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::User);
         assert!(error.to_string().contains("written over what is imported"), "{error}");
     };
     refused(&file, &over);
@@ -374,26 +378,28 @@ fn nothing_is_imported_over_its_source() {
 #[test]
 fn files_without_a_row_to_import_are_told() {
     let temp = tempfile::tempdir().unwrap();
-    let skip = || How { skip_bad: true, schema: Some(&named::IFT), ..How::default() };
-    let fails = |path: &Path, how: &How, words: &[&str]| {
+    let skip = || ImportOptions { skip_bad: true, schema: Some(&named::IFT), ..ImportOptions::default() };
+    let fails = |path: &Path, how: &ImportOptions, words: &[&str]| {
         let error = import(path, how).unwrap_err();
-        assert_eq!(error.kind(), Kind::User, "{error}");
+        assert_eq!(error.kind(), ErrorKind::User, "{error}");
         let told = format!("{error} {}", error.help_text().unwrap_or_default());
         assert!(words.iter().all(|w| told.contains(w)), "{told}");
         assert!(!path.with_extension("parquet").exists() || path.extension().unwrap() == "parquet");
     };
     let empty = temp.path().join("empty.jsonl");
     std::fs::write(&empty, "\n \n").unwrap();
-    fails(&empty, &How::default(), &["holds no row"]);
+    fails(&empty, &ImportOptions::default(), &["holds no row"]);
     fails(&empty, &skip(), &["holds no row"]);
     // The first row decides what columns there are; it is those after it that can be bad.
     let bad = temp.path().join("bad.jsonl");
     std::fs::write(&bad, "{\"prompt\": 3, \"response\": \"x\"}\n").unwrap();
-    fails(&bad, &How::default(), &["fit no schema", "also needs `prompt` as text"]);
+    fails(&bad, &ImportOptions::default(), &["fit no schema", "also needs `prompt` as text"]);
     // What follows a schema already.
     let ready =
-        made(&write(temp.path(), "ok.jsonl", &[json!({"prompt": "a", "response": "b"})]), &How::default()).0.path;
-    fails(&ready, &How::default(), &["follows the schema `ift` already", "`read` takes it"]);
+        made(&write(temp.path(), "ok.jsonl", &[json!({"prompt": "a", "response": "b"})]), &ImportOptions::default())
+            .0
+            .path;
+    fails(&ready, &ImportOptions::default(), &["follows the schema `ift` already", "`read` takes it"]);
 }
 
 #[test]
@@ -405,12 +411,12 @@ fn what_a_row_cannot_be_is_told_with_its_line() {
         json!({"instruction": "i", "completions": rows})
     };
     let file = write(temp.path(), "u.jsonl", &[rated(&[1., 2.]), rated(&[1e300, 1.])]);
-    let error = import(&file, &How::default()).unwrap_err();
-    assert_eq!(error.kind(), Kind::User, "{error}");
+    let error = import(&file, &ImportOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::User, "{error}");
     assert!(error.to_string().contains("line 2") && error.to_string().contains("does not fit in 32 bits"), "{error}");
     // Ranks of equal scores are equal, and a row of very many is no work of their square.
     let many: Vec<f64> = (0..200_000).map(|i| f64::from(i % 1000)).collect();
-    let (_, rows) = made(&write(temp.path(), "many.jsonl", &[rated(&many)]), &How::default());
+    let (_, rows) = made(&write(temp.path(), "many.jsonl", &[rated(&many)]), &ImportOptions::default());
     let (ranks, scores) = (Columns(&rows).uint("rank").unwrap(), Columns(&rows).float("score").unwrap());
     assert!(
         (0..rows.num_rows()).all(|i| ranks.value(i) as f32 == 999. - scores.value(i)) && rows.num_rows() == 200_000
@@ -425,7 +431,7 @@ fn what_a_row_cannot_be_is_told_with_its_line() {
         json!({"chosen": "\n\n\nHuman: q\n\nAssistant: a", "rejected": "\n\n\nHuman: q\n\nAssistant: b"}),
         json!({"chosen": "\n\nHuman: q\n\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}),
     ];
-    let (imported, rows) = made(&write(temp.path(), "d.jsonl", &rows), &How::default());
+    let (imported, rows) = made(&write(temp.path(), "d.jsonl", &rows), &ImportOptions::default());
     assert_eq!(imported.left_out.get("both answers are the same"), Some(&2));
     let prompts = Columns(&rows).messages("prompt").unwrap();
     let lengths: Vec<usize> = (0..rows.num_rows()).map(|i| prompts.row(i).count()).collect();
@@ -442,10 +448,10 @@ fn a_large_file_is_a_stream_of_the_same_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let rows: Vec<Value> =
         (0..3000).map(|i| json!({"instruction": format!("Say {i}."), "output": format!("{i}!")})).collect();
-    let lines = import(&write(temp.path(), "a.jsonl", &rows), &How::default()).unwrap();
-    let zipped = import(&write(temp.path(), "b.jsonl.gz", &rows), &How::default()).unwrap();
+    let lines = import(&write(temp.path(), "a.jsonl", &rows), &ImportOptions::default()).unwrap();
+    let zipped = import(&write(temp.path(), "b.jsonl.gz", &rows), &ImportOptions::default()).unwrap();
     assert_eq!((lines.written.rows, &lines.written), (3000, &zipped.written));
-    let (_, table) = made(&temp.path().join("a.jsonl"), &How::default());
+    let (_, table) = made(&temp.path().join("a.jsonl"), &ImportOptions::default());
     assert_eq!(Columns(&table).text("prompt").unwrap().value(2047), "Say 2047.");
 }
 

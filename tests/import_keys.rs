@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, MapBuilder, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::array::{Int32Builder, StringBuilder};
 use reflux::data::{Columns, Prompts};
-use reflux::store::{Format, How, Imported, import, output_target, read_parquet};
+use reflux::store::{Format, ImportOptions, Imported, import, output_target, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -18,14 +18,14 @@ fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
 
 fn imported(rows: &[Value]) -> (Imported, RecordBatch) {
     let temp = tempfile::tempdir().unwrap();
-    let imported = import(&write(temp.path(), "x.jsonl", rows), &How::default()).unwrap();
+    let imported = import(&write(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
     (imported, rows)
 }
 
 fn refused(rows: &[Value]) -> String {
     let temp = tempfile::tempdir().unwrap();
-    let error = import(&write(temp.path(), "x.jsonl", rows), &How::default()).unwrap_err();
+    let error = import(&write(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap_err();
     format!("{error} {}", error.help_text().unwrap_or_default())
 }
 
@@ -242,12 +242,13 @@ fn the_first_bad_row_is_told_as_well_as_the_second() {
                     continue;
                 }
                 let schema = schema.and_then(|name| reflux::data::SCHEMAS.iter().copied().find(|s| s.name == name));
-                let error = import(&path, &How { schema, ..How::default() }).unwrap_err().to_string();
+                let error =
+                    import(&path, &ImportOptions { schema, ..ImportOptions::default() }).unwrap_err().to_string();
                 assert!(error.contains(&format!("x.jsonl` line {line} ")) && error.contains(why), "{why}: {error}");
             }
         }
         std::fs::write(&path, row).unwrap();
-        let error = import(&path, &How { skip_bad: true, ..How::default() }).unwrap_err();
+        let error = import(&path, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).unwrap_err();
         assert!(error.help_text().unwrap().contains("the first: "), "{error} {:?}", error.help_text());
     }
 }
@@ -274,7 +275,7 @@ fn parquet_columns_beside_are_listed_and_not_read() {
     ])
     .unwrap();
     reflux::store::write_parquet(&path, &rows).unwrap();
-    let imported = import(&path, &How::default()).unwrap();
+    let imported = import(&path, &ImportOptions::default()).unwrap();
     assert_eq!(unread(&imported), [("at", 1), ("votes", 2)]);
     let made = read_parquet(&imported.path).unwrap();
     assert_eq!(
@@ -291,9 +292,9 @@ fn parquet_columns_beside_are_listed_and_not_read() {
     ])
     .unwrap();
     reflux::store::write_parquet(&path, &rows).unwrap();
-    let error = import(&path, &How::default()).unwrap_err().to_string();
+    let error = import(&path, &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("x.parquet` row 1") && error.contains("column `prompt`"), "{error}");
-    let imported = import(&path, &How { skip_bad: true, ..How::default() }).unwrap();
+    let imported = import(&path, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).unwrap();
     assert_eq!((imported.written.rows, imported.bad), (1, 1));
 }
 
@@ -321,7 +322,7 @@ fn every_codec_is_read() {
         let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
         writer.write(&rows).unwrap();
         writer.close().unwrap();
-        let imported = import(&path, &How::default()).unwrap();
+        let imported = import(&path, &ImportOptions::default()).unwrap();
         assert_eq!(imported.written.rows, 500, "{codec}");
     }
 }
@@ -338,7 +339,7 @@ fn links_are_followed_and_pipes_refused() {
     std::os::unix::fs::symlink("there/target.parquet", &link).unwrap();
     // The link may lead to a file that is still to be made.
     for _ in 0..2 {
-        let made = import(&input, &How { out: Some(link.clone()), ..How::default() }).unwrap();
+        let made = import(&input, &ImportOptions { out: Some(link.clone()), ..ImportOptions::default() }).unwrap();
         assert_eq!((made.path, made.written.rows), (target.clone(), 1));
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(std::fs::symlink_metadata(&target).unwrap().is_file());
@@ -346,14 +347,14 @@ fn links_are_followed_and_pipes_refused() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::os::unix::fs::symlink(&pipe, dir.join("to-pipe")).unwrap();
     for out in [pipe.clone(), dir.join("to-pipe"), "/dev/null".into(), dir.to_owned()] {
-        let error = import(&input, &How { out: Some(out), ..How::default() }).unwrap_err();
+        let error = import(&input, &ImportOptions { out: Some(out), ..ImportOptions::default() }).unwrap_err();
         assert!(error.to_string().contains("cannot be written as a file"), "{error}");
     }
     std::os::unix::fs::symlink("loop", dir.join("loop")).unwrap();
     assert!(output_target(&dir.join("loop")).unwrap_err().to_string().contains("leads back to itself"));
     // As an input it would wait for ever.
     for name in ["pipe", "to-pipe", "/dev/zero"] {
-        let error = import(&dir.join(name), &How::default()).unwrap_err().to_string();
+        let error = import(&dir.join(name), &ImportOptions::default()).unwrap_err().to_string();
         assert!(error.contains("not a regular file"), "{error}");
     }
 }

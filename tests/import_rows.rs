@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use reflux::data::{Columns, Prompts};
-use reflux::store::{Format, How, Imported, Turns, import, read_parquet};
+use reflux::store::{Format, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -14,7 +14,7 @@ fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
     path
 }
 
-fn imported_as(rows: &[Value], how: &How) -> (Imported, RecordBatch) {
+fn imported_as(rows: &[Value], how: &ImportOptions) -> (Imported, RecordBatch) {
     let temp = tempfile::tempdir().unwrap();
     let imported = import(&write(temp.path(), "x.jsonl", rows), how).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
@@ -22,7 +22,7 @@ fn imported_as(rows: &[Value], how: &How) -> (Imported, RecordBatch) {
 }
 
 fn imported(rows: &[Value]) -> (Imported, RecordBatch) {
-    imported_as(rows, &How::default())
+    imported_as(rows, &ImportOptions::default())
 }
 
 fn left_out(imported: &Imported) -> Vec<(&str, u64)> {
@@ -63,7 +63,7 @@ fn a_conversation_that_repeats_too_much_is_left_out() {
         let (made, rows) = imported(&[short.clone(), long.clone(), short.clone()]);
         assert_eq!((rows.num_rows(), left_out(&made)), (4, vec![(REPEATED, 1)]));
         // One answer repeats nothing.
-        let first = How { turns: Turns::First, ..How::default() };
+        let first = ImportOptions { turns: Turns::First, ..ImportOptions::default() };
         assert_eq!(imported_as(std::slice::from_ref(long), &first).1.num_rows(), 1);
     }
     // As far as the bound goes, all answers are there.
@@ -171,6 +171,6 @@ fn prompts_are_read_as_conversations_are() {
     assert_eq!(unread(&made), [("prompt", 1), ("prompt[].name", 1)]);
     let temp = tempfile::tempdir().unwrap();
     let answered = json!({"prompt": [m("user", "a"), m("assistant", "b")]});
-    let error = import(&write(temp.path(), "x.jsonl", &[json!({"prompt": "a"}), answered]), &How::default());
+    let error = import(&write(temp.path(), "x.jsonl", &[json!({"prompt": "a"}), answered]), &ImportOptions::default());
     assert!(error.unwrap_err().to_string().contains("line 2 `prompt` ends with the assistant's turn"));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use common::looked_at::{command, finished, lines, of, reflux, stored, text, texts};
-use common::{How, run, script, small_loop};
+use common::{RunOptions, run, script, small_loop};
 use reflux::data::{Columns, Epoch};
 use reflux::store::{Run, read_parquet};
 use serde_json::Value;
@@ -261,7 +261,7 @@ fn a_live_run_is_followed_to_its_end() {
 fn the_state_of_a_run_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("r");
-    let (result, _) = run(&small_loop(temp.path()), &dir, &How { stop_after: Some(3), ..How::default() });
+    let (result, _) = run(&small_loop(temp.path()), &dir, &RunOptions { stop_after: Some(3), ..RunOptions::default() });
     assert!(result.is_err());
     assert!(text(&["ls", dir.to_str().unwrap()]).contains("unfinished"));
     let writing = Run::open(&dir).unwrap().pipeline_text().unwrap();
@@ -359,15 +359,15 @@ fn runs_are_compared_to_the_first_row_that_differs() {
     let temp = tempfile::tempdir().unwrap();
     let text = small_loop(temp.path());
     let (a, b) = (temp.path().join("a"), temp.path().join("b"));
-    run(&text, &a, &How::default()).0.unwrap();
-    run(&text, &b, &How { workers: 2, ..How::default() }).0.unwrap();
+    run(&text, &a, &RunOptions::default()).0.unwrap();
+    run(&text, &b, &RunOptions { workers: 2, ..RunOptions::default() }).0.unwrap();
     let (code, json, people) = diff(&a, &b);
     assert_eq!((code, &json["same"]), (Some(0), &true.into()), "{people}");
     assert!(people.contains("are the same"), "{people}");
 
     // Another beta: the first difference is in the metrics of the first DPO, for whose first step both are the same.
     let c = temp.path().join("c");
-    run(&text.replace("op = \"dpo\"", "op = \"dpo\"\nbeta = 0.5"), &c, &How::default()).0.unwrap();
+    run(&text.replace("op = \"dpo\"", "op = \"dpo\"\nbeta = 0.5"), &c, &RunOptions::default()).0.unwrap();
     let (code, json, people) = diff(&a, &c);
     assert_eq!((code, &json["same"]), (Some(1), &false.into()));
     assert!(json["settings"].as_str().unwrap().contains("beta = 0.5"), "{json}");

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
-use common::{How, outcome, run, script};
+use common::{RunOptions, outcome, run, script};
 use reflux::data::Columns;
 use reflux::store::Run;
 
@@ -17,7 +17,7 @@ fn ends(text: &str, dir: &Path, workers: usize) {
     let (done, ended) = channel();
     let (dir, text) = (dir.to_owned(), text.to_owned());
     std::thread::spawn(move || {
-        done.send(run(&text, &dir, &How { workers, ..How::default() }).0.map_err(|e| e.to_string()))
+        done.send(run(&text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.map_err(|e| e.to_string()))
     });
     ended.recv_timeout(Duration::from_secs(300)).expect("the run waits for itself").unwrap();
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::{Columns, Judgement, List, named};
 use reflux::model::Tokenizer;
 use reflux::report::Rescored;
@@ -56,7 +56,7 @@ fn judge_by(dir: &Path, rows: &[(String, String)], model: &str, keys: &str) -> (
     made(&dir.join("run"), &text, "scores")
 }
 fn made(dir: &Path, text: &str, step: &str) -> (RecordBatch, BTreeMap<String, String>) {
-    run(text, dir, &How::default()).0.unwrap();
+    run(text, dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(dir).unwrap();
     let mut left_out = BTreeMap::new();
     for entry in run.files(step) {
@@ -370,7 +370,7 @@ fn judgements_are_judged_and_trained_on() {
     assert_eq!(pair_yield["value"].as_f64().unwrap(), pairs.num_rows() as f64 / judged.len() as f64);
     // To the byte the same with more workers.
     let other = dir.join("other");
-    common::run(&text, &other, &How { workers: 2, ..How::default() }).0.unwrap();
+    common::run(&text, &other, &RunOptions { workers: 2, ..RunOptions::default() }).0.unwrap();
     assert_eq!(common::outcome(&dir.join("run")), common::outcome(&other));
 }
 

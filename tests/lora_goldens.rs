@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use reflux::error::{Error, Kind, Result};
+use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::backprop::Options;
 use reflux::model::formats::peft;
 use reflux::model::ops::{Packed, Segment};
@@ -305,7 +305,7 @@ fn a_stopped_training_of_an_adapter_goes_on_to_the_same_bits() {
     assert_eq!(train(&whole, "whole", 99).unwrap().metrics.len(), 4);
     for stop in 1..4 {
         let dir = format!("stopped-{stop}");
-        assert_eq!(train(&adapted("all"), &dir, stop).unwrap_err().kind(), Kind::Cancelled);
+        assert_eq!(train(&adapted("all"), &dir, stop).unwrap_err().kind(), ErrorKind::Cancelled);
         // What it starts from does not matter: the checkpoint has the whole adapter.
         let resumed = adapted("all");
         let var = &resumed.variables()["model.layers.0.self_attn.q_proj.lora_B.weight"];
@@ -398,7 +398,7 @@ fn broken_adapters_are_refused() {
     let adapter = dir.path().join("M2/adapter");
     let refuses = |words: &[&str]| {
         let error = Model::load(&adapter, &Device::Cpu, DType::F32, false).err().expect("it loads");
-        assert_eq!(error.kind(), Kind::User, "{error}");
+        assert_eq!(error.kind(), ErrorKind::User, "{error}");
         let message = format!("{error} | {}", error.help_text().unwrap_or_default());
         for word in words {
             assert!(message.contains(word), "`{word}` is not in: {message}");
@@ -451,7 +451,7 @@ fn broken_adapters_are_refused() {
             }
             fs::write(file, bytes).unwrap();
             let loaded = Model::load(&adapter, &Device::Cpu, DType::F32, false);
-            assert!(loaded.as_ref().err().is_none_or(|e| e.kind() == Kind::User), "{:?}", loaded.err());
+            assert!(loaded.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::User), "{:?}", loaded.err());
             assert!(i % 2 == 1 || loaded.is_err() || i + 2 >= whole.len(), "cut off at {i}");
         }
         fs::write(file, whole).unwrap();

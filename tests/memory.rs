@@ -6,7 +6,7 @@ mod scripted;
 
 use std::process::Command;
 
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::bench::peak_rss;
 
 const PROMPTS: &str = "REFLUX_TEST_PROMPTS";
@@ -27,7 +27,7 @@ fn one_size() {
     let prompts = std::env::var(PROMPTS).unwrap().parse().unwrap();
     let temp = tempfile::tempdir().unwrap();
     let (result, watch) =
-        run(&scripted::pipeline(temp.path(), prompts, 128).unwrap(), &temp.path().join("run"), &How::default());
+        run(&scripted::pipeline(temp.path(), prompts, 128).unwrap(), &temp.path().join("run"), &RunOptions::default());
     result.unwrap();
     let rows = |step: &str| watch.tally.counts()[&(step.to_owned(), 0)].rows;
     assert_eq!((rows("prompts"), rows("scores")), (prompts as u64, 4 * prompts as u64));
@@ -63,7 +63,7 @@ fn deduplicated() {
         "[pipeline]\nname = \"d\"\nmicrobatch = 256\n[step.prompts]\nop = \"read\"\nschema = \"ift\"\ndataset = {data:?}\n\
          [step.fresh]\nop = \"dedup\"\nfrom = \"prompts\"\n"
     );
-    let (result, watch) = run(&text, &temp.path().join("run"), &How::default());
+    let (result, watch) = run(&text, &temp.path().join("run"), &RunOptions::default());
     result.unwrap();
     assert_eq!(watch.tally.counts()[&("fresh".to_owned(), 0)].rows, prompts as u64);
     println!("\npeak {}", peak_rss());

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::model::ops::{Packed, Segment, frequencies};
 use reflux::model::{Config, Model};
 use serde::Deserialize;
@@ -78,7 +78,7 @@ fn write(config: &Json, sizes: &Json) -> TempDir {
 
 fn load(dir: &TempDir) -> Result<Model, String> {
     Model::load(dir.path(), &Device::Cpu, DType::F32, false).map_err(|e| {
-        assert_eq!(e.kind(), Kind::User, "{e}");
+        assert_eq!(e.kind(), ErrorKind::User, "{e}");
         e.to_string()
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use proptest::prelude::*;
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::model::{self, Message, Model, Tokenizer};
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ fn copy(name: &str) -> TempDir {
 
 fn load(path: &Path) -> Result<Model, String> {
     Model::load(path, &Device::Cpu, DType::F32, false).map_err(|e| {
-        assert_eq!(e.kind(), Kind::User, "{e}");
+        assert_eq!(e.kind(), ErrorKind::User, "{e}");
         format!("{e} | {}", e.help_text().unwrap_or(""))
     })
 }
@@ -193,7 +193,7 @@ fn devices_have_names() {
     assert!(model::device("cpu").unwrap().is_cpu());
     model::device("auto").unwrap();
     for bad in ["gpu", "", "cuda:x"] {
-        assert_eq!(model::device(bad).unwrap_err().kind(), Kind::User, "{bad}");
+        assert_eq!(model::device(bad).unwrap_err().kind(), ErrorKind::User, "{bad}");
     }
 }
 
@@ -355,7 +355,7 @@ fn endless_templates() {
             tokenizer.encode_chat(&[Message::new("user", "hello")], true).map(|ids| ids.len()),
         ] {
             let e = result.err().unwrap_or_else(|| panic!("{template} ends"));
-            assert_eq!(e.kind(), Kind::User, "{template}: {e}");
+            assert_eq!(e.kind(), ErrorKind::User, "{template}: {e}");
             assert!(e.to_string().contains("chat template failed") && e.help_text().is_some(), "{template}: {e}");
         }
     }

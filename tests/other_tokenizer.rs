@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray};
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::{Columns, List, named};
 use reflux::model::{Message, Tokenizer};
 use reflux::store::{Run, write_parquet};
@@ -87,7 +87,7 @@ fn train(dir: &Path, name: &str, rows: &RecordBatch, keys: &str) -> Result<Vec<V
          [step.tuned]\nop = \"dpo\"\nfrom = \"given\"\nmodel = \"m\"\n{keys}\n",
         model(name)
     );
-    if let Err(e) = run(&text, &place, &How::default()).0 {
+    if let Err(e) = run(&text, &place, &RunOptions::default()).0 {
         return Err(format!("{e} | {}", e.help_text().unwrap_or_default()));
     }
     let run = Run::open(&place).unwrap();

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{How, run, script};
+use common::{RunOptions, run, script};
 
 const MICROBATCHES: usize = 24;
 const LATENCY: u64 = 40;
@@ -63,7 +63,7 @@ model = "policy"
         temp.path().join("seed.jsonl").display().to_string(),
         4 * MICROBATCHES
     );
-    let (result, watch) = run(&text, &temp.path().join("run"), &How { spans: true, ..How::default() });
+    let (result, watch) = run(&text, &temp.path().join("run"), &RunOptions { spans: true, ..RunOptions::default() });
     // The script's tokens are none of the tiny model's vocabulary; this is about what comes before training.
     assert!(result.is_ok() || result.unwrap_err().to_string().contains("dpo"));
     let spans = watch.spans.as_ref().unwrap().all();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arrow::array::RecordBatch;
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::{Columns, Prompts as PromptsOf, hash_hex, named};
 use reflux::store::{Dataset, Format, Prompts, Rename, Run, given_prompts, guess, import, read_parquet, write_parquet};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn a_list_of_prompts_is_the_same_to_every_reader() {
         assert!(batches.next().is_none());
         assert_eq!(batches.unread().clone().into_iter().collect::<Vec<_>>(), notes, "{place}");
 
-        let how = reflux::store::How { out: Some(temp.path().join("made.parquet")), ..Default::default() };
+        let how = reflux::store::ImportOptions { out: Some(temp.path().join("made.parquet")), ..Default::default() };
         let imported = import(&path, &how).unwrap();
         assert_eq!((imported.format, imported.schema), (Some(Format::Prompts), "prompts"), "{place}");
         assert_eq!(read_parquet(&imported.path).unwrap(), rows, "{place}");
@@ -97,7 +97,7 @@ fn prompts_of_messages_are_conversations() {
     assert_eq!(asked.turns(1), [("user", "a"), ("assistant", "b"), ("user", "c")]);
     assert_eq!(asked.conversation(2), None);
     assert_eq!(columns(&rows, &["prompt_id"]), [[asked.id(0)], [asked.id(1)], ["mine".to_owned()]]);
-    let imported = import(&path, &reflux::store::How::default()).unwrap();
+    let imported = import(&path, &reflux::store::ImportOptions::default()).unwrap();
     assert_eq!(read_parquet(&imported.path).unwrap(), rows);
     // An evaluation asks single questions.
     assert!(given_prompts(&path).unwrap_err().to_string().contains("has `system`"));
@@ -151,7 +151,7 @@ fn a_limit_takes_the_answers_of_a_prompt_together() {
             "[pipeline]\nname = \"x\"\nmicrobatch = 2\n[step.scores]\nop = \"read\"\ndataset = {file:?}\nlimit = {limit}\n"
         );
         let place = temp.path().join(format!("run-{limit}-{}", file.file_stem().unwrap().display()));
-        run(&text, &place, &How::default()).0?;
+        run(&text, &place, &RunOptions::default()).0?;
         let rows = Run::open(&place)?.read_step("scores", Some(0))?.unwrap();
         Ok(columns(&rows, &["response_id"]).concat())
     };
@@ -219,7 +219,7 @@ fn keys_are_renamed_and_what_is_proposed_works() {
     let names: Vec<_> = ["q", "reply"].into_iter().zip(table.columns().to_vec()).collect();
     write_parquet(&parquet, &RecordBatch::try_from_iter(names).unwrap()).unwrap();
     let rename = Rename::parse(&["q=instruction".into(), "reply=output".into()]).unwrap();
-    let imported = import(&parquet, &reflux::store::How { rename, ..Default::default() }).unwrap();
+    let imported = import(&parquet, &reflux::store::ImportOptions { rename, ..Default::default() }).unwrap();
     assert_eq!(columns(&read_parquet(&imported.path).unwrap(), &["prompt"]), [["Why?"], ["Why?"]]);
 }
 
@@ -232,7 +232,7 @@ fn a_key_that_comes_twice_is_a_bad_row() {
     for (row, key) in [(twice, "prompt"), (within, "content")] {
         let path = write(temp.path(), "x.jsonl", &format!("{good}\n{row}\n"));
         let read = |path: &Path| Dataset::open(path, &named::IFT).unwrap().batches(8).find_map(Result::err).unwrap();
-        for error in [read(&path), import(&path, &reflux::store::How::default()).unwrap_err()] {
+        for error in [read(&path), import(&path, &reflux::store::ImportOptions::default()).unwrap_err()] {
             let error = error.to_string();
             assert!(error.contains("line 2") && error.contains(&format!("has the key `{key}` twice")), "{error}");
         }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use candle_core::{DType, Device};
-use common::{How, files, run};
+use common::{RunOptions, files, run};
 use reflux::data::{Columns, named};
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::model::Model;
 use reflux::store::{Run, read_parquet, write_parquet};
 
@@ -86,7 +86,7 @@ validate_every = 3
 
 /// Pairs whose answers the model ended itself, and the same as preferences.
 fn given(dir: &Path) -> (RecordBatch, RecordBatch) {
-    run(SAMPLED, &dir.join("sampled"), &How::default()).0.unwrap();
+    run(SAMPLED, &dir.join("sampled"), &RunOptions::default()).0.unwrap();
     let run = Run::open(&dir.join("sampled")).unwrap();
     let pairs = run.read_step("pairs", Some(0)).unwrap().unwrap();
     let model = Model::load(&dir.join("sampled/models/m1"), &Device::Cpu, DType::F32, false).unwrap();
@@ -119,7 +119,7 @@ fn texts_train_as_their_pairs_do() {
         let file = dir.join(format!("{name}.parquet"));
         write_parquet(&file, rows).unwrap();
         let out = dir.join(format!("{name}-{workers}"));
-        run(&tuning(&model, &file, ""), &out, &How { workers, ..How::default() }).0.unwrap();
+        run(&tuning(&model, &file, ""), &out, &RunOptions { workers, ..RunOptions::default() }).0.unwrap();
         let mut made = files(&out);
         made.retain(|f, _| {
             ["models/tuned/model.safetensors", "metrics/", "data/tuned.reference/"].iter().any(|p| f.starts_with(p))
@@ -189,18 +189,18 @@ fn what_cannot_be_trained_on_is_told() {
     let rows = [row("1", true, "cat dog", scored), row("2", false, "cat dog", ""), row("3", false, "dog cat", scored)];
     let again = [row("3", false, "dog dog", scored), row("3", false, "dog cat", scored)];
     std::fs::write(&given, [&rows[..], &again[..]].concat().join("\n")).unwrap();
-    run(&keys("sigmoid"), &dir.join("sigmoid"), &How::default()).0.unwrap();
+    run(&keys("sigmoid"), &dir.join("sigmoid"), &RunOptions::default()).0.unwrap();
     assert_eq!(errors(&dir.join("sigmoid")), [pair("1", "no_template"), pair("3", "id_taken")]);
     // A loss that aims at the difference of scores needs them.
-    run(&keys("rpo_sq"), &dir.join("scored"), &How::default()).0.unwrap();
+    run(&keys("rpo_sq"), &dir.join("scored"), &RunOptions::default()).0.unwrap();
     // What lacks a column is told before anything is tokenised.
     assert_eq!(errors(&dir.join("scored")), [pair("2", "no_score"), pair("1", "no_template"), pair("3", "id_taken")]);
 
     // Nothing left is an error that says why.
     std::fs::write(&given, [row("1", true, "cat dog", ""), row("2", true, "dog cat", "")].join("\n")).unwrap();
-    let error = run(&keys("sigmoid"), &dir.join("none"), &How::default()).0.unwrap_err();
+    let error = run(&keys("sigmoid"), &dir.join("none"), &RunOptions::default()).0.unwrap_err();
     let words = error.to_string();
-    assert_eq!(error.kind(), Kind::User, "{words}");
+    assert_eq!(error.kind(), ErrorKind::User, "{words}");
     assert!(
         ["none of the 2 rows of `given`", "c1>r1", "system turns are not supported"].iter().all(|w| words.contains(w)),
         "{words}"

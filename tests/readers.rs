@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::data::{Columns, Prompts as PromptsOf, conversations, named};
-use reflux::error::{Error, Kind};
+use reflux::error::{Error, ErrorKind};
 use reflux::store::{
-    Dataset, How, OnBadRow, Prompts, Rename, given_prompts, guess, import, read_parquet, write_parquet,
+    Dataset, ImportOptions, OnBadRow, Prompts, Rename, given_prompts, guess, import, read_parquet, write_parquet,
 };
 use serde_json::json;
 
@@ -44,7 +44,7 @@ fn reflux(args: &[&str], dir: &Path) -> (Option<i32>, String, String) {
 #[test]
 fn a_renamed_key_is_looked_for_in_every_row() {
     let temp = tempfile::tempdir().unwrap();
-    let how = |pairs: &[&str], skip_bad| How { rename: rename(pairs), skip_bad, ..How::default() };
+    let how = |pairs: &[&str], skip_bad| ImportOptions { rename: rename(pairs), skip_bad, ..ImportOptions::default() };
     // In a format of others: the first row has none of the keys, the second is what was meant.
     let rows = [json!({"note": "x"}), json!({"q": "Why?", "a": "So."})].map(|row| row.to_string()).join("\n");
     let path = write(temp.path(), "x.jsonl", rows);
@@ -114,7 +114,7 @@ fn what_is_proposed_for_a_file_works() {
 #[test]
 fn csv_is_read_by_the_schemas_types_and_loses_no_row() {
     let temp = tempfile::tempdir().unwrap();
-    let skip = How { skip_bad: true, ..How::default() };
+    let skip = ImportOptions { skip_bad: true, ..ImportOptions::default() };
     // Numbers, nulls and lists.
     let csv = "prompt,response,judgement,score,prompt_messages\np,a,j,3,\nq,b,k,4.5,\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"q\"\"}]\"\nr,c,l,high,\n";
     let path = write(temp.path(), "eft.csv", csv);
@@ -138,10 +138,10 @@ fn csv_is_read_by_the_schemas_types_and_loses_no_row() {
     // An open quotation mark takes in what follows it: the file is refused, whatever is done about bad rows.
     let path = write(temp.path(), "open.csv", "prompt,response\na,b\n\"c,d\ne,f\ng,h\n");
     let list = write(temp.path(), "list.csv", "prompt\na\n\"b\nc\nd\n");
-    for (path, how) in [(&path, How::default()), (&path, skip.clone()), (&list, How::default())] {
+    for (path, how) in [(&path, ImportOptions::default()), (&path, skip.clone()), (&list, ImportOptions::default())] {
         let error = import(path, &how).unwrap_err();
         let why = "the row that begins on line 3 has a quotation mark that is never closed";
-        assert!(error.kind() == Kind::User && error.to_string().contains(why), "{error}");
+        assert!(error.kind() == ErrorKind::User && error.to_string().contains(why), "{error}");
     }
     // Columns that are made up may be empty.
     let list = write(temp.path(), "ids.csv", "prompt_id,prompt,origin,parents\n,a,,\nmine,b,there,\"[\"\"x\"\"]\"\n");
@@ -152,7 +152,7 @@ fn csv_is_read_by_the_schemas_types_and_loses_no_row() {
     );
     // A row that is no UTF-8 is a bad row like others.
     let path = write(temp.path(), "latin.csv", b"prompt,response\na,b\nna\xefve,c\nd,e\n");
-    let error = import(&path, &How::default()).unwrap_err().to_string();
+    let error = import(&path, &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("line 3 is not UTF-8 text"), "{error}");
     let made = import(&path, &skip).unwrap();
     assert_eq!((made.written.rows, made.bad), (2, 1));
@@ -175,13 +175,13 @@ fn packed_files_are_what_their_names_say() {
         let place = path.display().to_string();
         let rows = Dataset::open(&path, &named::PROMPTS).unwrap().batches(8).next().unwrap().unwrap();
         assert_eq!(texts(&rows, "prompt"), ["Hi", "a, b"], "{place}");
-        assert_eq!(read_parquet(&import(&path, &How::default()).unwrap().path).unwrap(), rows, "{place}");
+        assert_eq!(read_parquet(&import(&path, &ImportOptions::default()).unwrap().path).unwrap(), rows, "{place}");
         assert_eq!(given_prompts(&path).unwrap().rows.len(), 2, "{place}");
         assert_eq!(Prompts::open(&path).unwrap().filter(|prompt| prompt.as_ref().unwrap().1.is_ok()).count(), 2);
     }
     assert!(temp.path().join("a.prompts.parquet").is_file() && temp.path().join("b.prompts.parquet").is_file());
     let path = write(temp.path(), "x.parquet.gz", gz("PAR1"));
-    assert!(import(&path, &How::default()).unwrap_err().to_string().contains("is a packed Parquet file"));
+    assert!(import(&path, &ImportOptions::default()).unwrap_err().to_string().contains("is a packed Parquet file"));
 }
 
 /// A damaged file is the user's, and no fault of the machine.
@@ -197,8 +197,11 @@ fn a_damaged_packed_file_is_an_error_of_the_file() {
         let read = || -> reflux::error::Result<()> {
             Dataset::open(path, &named::IFT)?.batches(8).try_for_each(|rows| rows.map(drop))
         };
-        let errors = [read().unwrap_err(), import(path, &How { skip_bad: true, ..How::default() }).unwrap_err()];
-        assert!(errors.iter().all(|error| error.kind() == Kind::User), "{errors:?}");
+        let errors = [
+            read().unwrap_err(),
+            import(path, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).unwrap_err(),
+        ];
+        assert!(errors.iter().all(|error| error.kind() == ErrorKind::User), "{errors:?}");
         errors.into_iter().next_back().unwrap()
     };
     for (name, text) in

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
-use common::{How, outcome, run, script};
+use common::{RunOptions, outcome, run, script};
 use reflux::data::{Columns, List, named};
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::operators::ReferenceUse;
 use reflux::store::{Run, read_parquet, write_parquet};
 
@@ -74,7 +74,7 @@ batch_size = 4
 }
 
 fn done(text: &str, dir: &Path) -> Run {
-    run(text, dir, &How::default()).0.unwrap_or_else(|e| panic!("{e}"));
+    run(text, dir, &RunOptions::default()).0.unwrap_or_else(|e| panic!("{e}"));
     Run::open(dir).unwrap()
 }
 fn uses(text: &str, run: &Run) -> Vec<ReferenceUse> {
@@ -309,14 +309,14 @@ fn a_stopped_training_takes_the_stored_references_if_they_are_its_own() {
     edit(&foreign, file, |rows| {
         replaced(rows, "model", Arc::new(StringArray::from(vec!["abc"; rows.num_rows()])) as ArrayRef)
     });
-    let error = run(&text, &foreign, &How::default()).0.unwrap_err();
-    assert_eq!(error.kind(), Kind::User);
+    let error = run(&text, &foreign, &RunOptions::default()).0.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::User);
     let said = error.to_string();
     assert!(said.contains("dpo.reference") && said.contains("those of the model abc"), "{said}");
 
     let short = broken("short");
     edit(&short, file, |rows| replaced(rows, "chosen_logprobs", List::of_floats(&vec![vec![-1.]; rows.num_rows()])));
-    let said = run(&text, &short, &How::default()).0.unwrap_err().to_string();
+    let said = run(&text, &short, &RunOptions::default()).0.unwrap_err().to_string();
     assert!(said.contains("tokens, but 1 and") && said.contains("microbatch 0"), "{said}");
 }
 

@@ -8,9 +8,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
-use common::{How, Watch, files, outcome, plan, run, small_loop};
+use common::{RunOptions, Watch, files, outcome, plan, run, small_loop};
 use reflux::dataflow::Replay;
-use reflux::error::{Kind, Result};
+use reflux::error::{ErrorKind, Result};
 use reflux::model::{Model, saved_dtype};
 use reflux::store::Run;
 
@@ -21,7 +21,7 @@ fn source() -> &'static (tempfile::TempDir, String) {
         let temp = tempfile::tempdir().unwrap();
         // So large a margin leaves prompts without a pair: there are rows of errors.
         let text = small_loop(temp.path()).replace("op = \"select\"", "op = \"select\"\nmin_margin = 1.5");
-        run(&text, &temp.path().join("small"), &How::default()).0.unwrap();
+        run(&text, &temp.path().join("small"), &RunOptions::default()).0.unwrap();
         (temp, text)
     })
 }
@@ -43,8 +43,8 @@ fn same_as_anew(name: &str, after: &str, from: &[&str]) -> Arc<Watch> {
     let (small, whole, replayed) =
         (temp.path().join("small"), temp.path().join(format!("{name}-whole")), temp.path().join(name));
     assert!(begin(&small, text, after, from, &replayed).unwrap());
-    run(after, &whole, &How::default()).0.unwrap();
-    let (result, watch) = run(after, &replayed, &How { workers: 2, ..How::default() });
+    run(after, &whole, &RunOptions::default()).0.unwrap();
+    let (result, watch) = run(after, &replayed, &RunOptions { workers: 2, ..RunOptions::default() });
     result.unwrap();
     let (whole, replayed) = (outcome(&whole), outcome(&replayed));
     assert_eq!(whole.keys().collect::<Vec<_>>(), replayed.keys().collect::<Vec<_>>());
@@ -127,13 +127,13 @@ fn a_stopped_replay_goes_on_to_the_same_end() {
     std::fs::write(dir.join("data/responses/iteration=1/microbatch=00000.parquet"), "half").unwrap();
     assert!(begin(&small, text, &after, &["dpo"], &dir).unwrap());
     let mut stops = 0;
-    while let Err(e) = run(&after, &dir, &How { stop_after: Some(3), ..How::default() }).0 {
-        assert_eq!(e.kind(), Kind::Cancelled, "{e}");
+    while let Err(e) = run(&after, &dir, &RunOptions { stop_after: Some(3), ..RunOptions::default() }).0 {
+        assert_eq!(e.kind(), ErrorKind::Cancelled, "{e}");
         assert!(!begin(&small, text, &after, &["dpo"], &dir).unwrap(), "the same command goes on");
         stops += 1;
     }
     assert!(stops >= 2, "only {stops} stops");
-    run(&after, &whole, &How::default()).0.unwrap();
+    run(&after, &whole, &RunOptions::default()).0.unwrap();
     assert_eq!(outcome(&whole), outcome(&dir));
 }
 
@@ -176,7 +176,7 @@ fn what_cannot_be_replayed_is_refused_with_advice() {
     let small = temp.path().join("small");
     let refused = |after: &str, from: &[&str], dir: &str| {
         let e = begin(&small, text, after, from, &temp.path().join(dir)).unwrap_err();
-        assert_eq!(e.kind(), Kind::User, "{e}");
+        assert_eq!(e.kind(), ErrorKind::User, "{e}");
         format!("{e}\n{}", e.help_text().unwrap_or_default())
     };
     let said = refused(text, &["score"], "none");
@@ -229,11 +229,11 @@ fn rows_that_were_not_kept_or_not_made_are_missed() {
     let temp = tempfile::tempdir().unwrap();
     let text = small_loop(temp.path()).replace("iterations = 2", "iterations = 1");
     let dir = temp.path().join("short");
-    let (result, _) = run(&text, &dir, &How { stop_after: Some(3), ..How::default() });
-    assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+    let (result, _) = run(&text, &dir, &RunOptions { stop_after: Some(3), ..RunOptions::default() });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
     let e = begin(&dir, &text, &text, &["pairs"], &temp.path().join("other")).unwrap_err();
     assert!(e.to_string().contains("did not get to the rows of `scores`"), "{e}");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let (opened, _) = {
         let p = plan(&text);
         Run::create_or_open(&dir, &p.resolved, p.seed, false).unwrap()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Float32Array, RecordBatch};
 use common::scored::{answers, draw, score, write_scores};
-use common::{How, copy, files, plan, run, small_loop};
+use common::{RunOptions, copy, files, plan, run, small_loop};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use reflux::data::Columns;
@@ -28,7 +28,7 @@ fn pipeline(dir: &Path, scores: &str, select: &str) -> String {
 
 /// A finished run of the pipeline.
 fn finished(text: &str, dir: &Path) {
-    run(text, dir, &How::default()).0.unwrap();
+    run(text, dir, &RunOptions::default()).0.unwrap();
     let plan = plan(text);
     Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap().0.finish().unwrap();
 }
@@ -409,7 +409,7 @@ fn an_iteration_of_a_loop_is_revised() {
     let (other, plan) = (Run::open(&dir.join("other")).unwrap(), plan(&text));
     let replay = Replay::of(&other, &plan, &plan, &["pairs".to_owned()]).unwrap();
     replay.begin(&dir.join("again"), &|_| panic!("the manifest knows every file of a model")).unwrap();
-    run(&text, &dir.join("again"), &How::default()).0.unwrap();
+    run(&text, &dir.join("again"), &RunOptions::default()).0.unwrap();
 
     let corrections = Arc::new(Corrections::read(&dir.join("fix.jsonl")).unwrap());
     let done = revise_run(&plan, &Arc::new(source), "pairs", &corrections, &dir.join("new"), true).unwrap();

@@ -8,7 +8,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use reflux::data::{Columns, Prompts, named};
 use reflux::error::Error;
-use reflux::store::{Dataset, How, OnBadRow, given_answers, given_prompts, import, write_parquet};
+use reflux::store::{Dataset, ImportOptions, OnBadRow, given_answers, given_prompts, import, write_parquet};
 
 /// The prompts that are read of a dataset, and the bad rows with their places.
 fn collected(path: &Path, schema: &'static reflux::data::Schema) -> (Vec<String>, Vec<(u64, String)>) {
@@ -79,9 +79,9 @@ fn a_dataset_row_keeps_its_system_message_and_is_bad_with_tools() {
     let read: usize = renamed.batches(64).map(|batch| batch.unwrap().num_rows()).sum();
     assert_eq!(read, 2);
     // Import of rows that follow a schema goes by the same rule.
-    let error = import(&json, &How::default()).unwrap_err().to_string();
+    let error = import(&json, &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("line 4 has `tools`"), "{error}");
-    let how = How { skip_bad: true, schema: Some(&named::IFT), ..How::default() };
+    let how = ImportOptions { skip_bad: true, schema: Some(&named::IFT), ..ImportOptions::default() };
     let imported = import(&json, &how).unwrap();
     assert_eq!((imported.written.rows, imported.bad, imported.extra.len()), (4, 1, 0));
 }

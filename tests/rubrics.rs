@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{How, run};
+use common::{RunOptions, run};
 use reflux::data::Columns;
 use reflux::operators;
 use reflux::pipeline;
@@ -40,7 +40,7 @@ fn scores(answers: &[&str], script: &str, rubric: Option<&str>, keys: &str) -> V
         ranked(temp.path(), answers)
     );
     let dir = temp.path().join("run");
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let rows = Run::open(&dir).unwrap().read_step("scores", None).unwrap().unwrap();
     Columns(&rows).float("score").unwrap().iter().collect()
 }

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{How, files, outcome, run, small_loop};
+use common::{RunOptions, files, outcome, run, small_loop};
 use reflux::dataflow::Transport;
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::report::LeftOut;
 use reflux::store::{Run, read_parquet};
 
@@ -15,7 +15,7 @@ fn workers_and_transport_do_not_matter() {
     let mut outcomes = Vec::new();
     for (workers, transport) in [(1, Transport::Typed), (2, Transport::Typed), (3, Transport::Serialised)] {
         let dir = temp.path().join(format!("w{workers}"));
-        let (result, watch) = run(&text, &dir, &How { workers, transport, ..How::default() });
+        let (result, watch) = run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() });
         result.unwrap();
         let counts = watch.tally.counts();
         assert_eq!(counts[&("truth".to_string(), 3)].rows, 20, "the last model is looked at too");
@@ -33,19 +33,19 @@ fn a_stopped_run_goes_on_to_the_same_end() {
     let temp = tempfile::tempdir().unwrap();
     let text = small_loop(temp.path());
     let whole = temp.path().join("whole");
-    run(&text, &whole, &How::default()).0.unwrap();
+    run(&text, &whole, &RunOptions::default()).0.unwrap();
     let broken = temp.path().join("broken");
     let mut stops = 0;
     for workers in [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2] {
-        let (result, _) = run(&text, &broken, &How { workers, stop_after: Some(7), ..How::default() });
+        let (result, _) = run(&text, &broken, &RunOptions { workers, stop_after: Some(7), ..RunOptions::default() });
         match result {
             Ok(()) => break,
-            Err(e) => assert_eq!(e.kind(), Kind::Cancelled, "{e}"),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Cancelled, "{e}"),
         }
         stops += 1;
     }
     assert!(stops >= 3, "only {stops} stops");
-    run(&text, &broken, &How::default()).0.unwrap();
+    run(&text, &broken, &RunOptions::default()).0.unwrap();
     assert_eq!(outcome(&whole), outcome(&broken));
 }
 
@@ -92,7 +92,7 @@ from = "scores"
 fn bad_rows_become_error_rows() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
-    let (result, watch) = run(&bad_prompts(temp.path()), &dir, &How::default());
+    let (result, watch) = run(&bad_prompts(temp.path()), &dir, &RunOptions::default());
     result.unwrap();
     let counts = watch.tally.counts();
     assert_eq!(counts[&("responses".to_string(), 0)].rows, 4);
@@ -122,8 +122,8 @@ fn an_iteration_without_a_pair_ends_with_advice() {
     let temp = tempfile::tempdir().unwrap();
     let text = small_loop(temp.path()).replace("op = \"select\"", "op = \"select\"\nmin_margin = 100.0");
     let dir = temp.path().join("run");
-    let e = run(&text, &dir, &How::default()).0.unwrap_err();
-    assert_eq!(e.kind(), Kind::User);
+    let e = run(&text, &dir, &RunOptions::default()).0.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::User);
     assert!(e.to_string().contains("iteration 1 yielded no pair") && e.help_text().unwrap().contains("judge"), "{e}");
     assert!(outcome(&dir).keys().any(|n| n.starts_with("data/scores/iteration=1")), "what was committed is intact");
 }
@@ -138,7 +138,9 @@ fn a_failing_step_stops_the_run_on_all_workers() {
         .replace("\"pipelines/listworld/judge.jinja\"", &format!("{:?}", rubric.display().to_string()));
     for workers in [1, 2] {
         let e =
-            run(&text, &temp.path().join(format!("run{workers}")), &How { workers, ..How::default() }).0.unwrap_err();
+            run(&text, &temp.path().join(format!("run{workers}")), &RunOptions { workers, ..RunOptions::default() })
+                .0
+                .unwrap_err();
         assert!(e.to_string().contains("step `scores`") && e.to_string().contains("broken.jinja"), "{e}");
     }
 }

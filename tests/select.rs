@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
-use common::{How, outcome, run};
+use common::{RunOptions, outcome, run};
 use reflux::data::{Columns, List, named};
 use reflux::dataflow::Transport;
 use reflux::report::LeftOut;
@@ -60,7 +60,7 @@ fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
 
 /// The rows of a step, and the row and code of what it left out.
 fn made(dir: &Path, text: &str) -> (RecordBatch, Vec<(String, String)>) {
-    run(text, dir, &How::default()).0.unwrap();
+    run(text, dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(dir).unwrap();
     let mut dropped = Vec::new();
     for entry in run.files("out") {
@@ -189,7 +189,7 @@ fn workers_and_the_place_of_rows_do_not_matter() {
         let mut outcomes = Vec::new();
         for (workers, transport) in [(1, Transport::Typed), (3, Transport::Serialised)] {
             let dir = temp.path().join(format!("{n}-{workers}"));
-            run(&text, &dir, &How { workers, transport, ..How::default() }).0.unwrap();
+            run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() }).0.unwrap();
             outcomes.push(outcome(&dir));
         }
         assert!(outcomes[0].len() > 15);

@@ -13,7 +13,9 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
 use reflux::store::files::fault;
-use reflux::store::{Dataset, How, OnBadRow, Opened, Run, guess, hash_file, import, read_parquet, write_parquet};
+use reflux::store::{
+    Dataset, ImportOptions, OnBadRow, Run, RunStatus, guess, hash_file, import, read_parquet, write_parquet,
+};
 
 fn text(rows: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(rows.to_vec()))
@@ -121,13 +123,13 @@ fn a_jsonl_twin_is_passed_over() {
     assert_eq!(prompts(&dataset, 10), ["prompt 0", "prompt 1"]);
     assert_eq!(dataset.rows(), None);
 
-    let imported = import(&jsonl, &How::default()).unwrap();
+    let imported = import(&jsonl, &ImportOptions::default()).unwrap();
     assert_eq!((imported.schema, imported.written.rows), ("ift", 2));
     assert_eq!(imported.extra, ["category"]);
     let twin = read_parquet(&imported.path).unwrap();
     assert_eq!(twin.column_by_name("category").unwrap().as_string::<i32>().value(1), "c1");
     let out = Some(elsewhere.path().join("deep/x.parquet"));
-    let again = import(&jsonl, &How { schema: Some(&named::IFT), out, ..How::default() }).unwrap();
+    let again = import(&jsonl, &ImportOptions { schema: Some(&named::IFT), out, ..ImportOptions::default() }).unwrap();
     assert_eq!(again.written, imported.written);
 
     fs::write(&jsonl, "not read any more").unwrap();
@@ -290,7 +292,7 @@ fn a_run_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("runs/demo");
     let (run, opened) = Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap();
-    assert_eq!((opened, run.name().as_str(), run.seed()), (Opened::New, "demo", 17));
+    assert_eq!((opened, run.name().as_str(), run.seed()), (RunStatus::New, "demo", 17));
     let none = named::ERRORS.empty();
     let one = |t: &[&str]| text(t);
     let n: ArrayRef = Arc::new(arrow::array::UInt32Array::from(vec![1]));
@@ -386,7 +388,7 @@ fn a_run_goes_on_where_it_stopped() {
     fs::write(dir.join("data/notes.txt"), "the user's own").unwrap();
     check(&Run::open(&dir).unwrap());
     let (run, opened) = Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap();
-    assert_eq!(opened, Opened::Unfinished);
+    assert_eq!(opened, RunStatus::Unfinished);
     check(&run);
     assert!(!orphan.exists() && !temporary.exists() && !unfinished.exists());
     assert!(theirs.iter().all(|name| dir.join(name).exists()));
@@ -401,7 +403,7 @@ fn a_run_goes_on_where_it_stopped() {
     let left = fs::read_dir(dir.join("data/generate/iteration=2")).unwrap().count();
     assert_eq!(left, 2, "the user's own");
     drop(run);
-    assert_eq!(Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap().1, Opened::Finished);
+    assert_eq!(Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap().1, RunStatus::Finished);
 }
 
 #[test]
@@ -412,7 +414,7 @@ fn a_changed_file_is_refused_with_the_difference() {
     assert!(error.contains("-1 a = 1\n+1 a = 2") && error.contains("--name") && error.contains("--fresh"), "{error}");
     assert!(full_error(Run::create_or_open(dir.path(), "a = 1\n", 18, false)).contains("-seed 17\n+seed 18"));
     let (run, opened) = Run::create_or_open(dir.path(), "a = 2\n", 18, true).unwrap();
-    assert_eq!((opened, run.pipeline_text().unwrap().as_str()), (Opened::New, "a = 2\n"));
+    assert_eq!((opened, run.pipeline_text().unwrap().as_str()), (RunStatus::New, "a = 2\n"));
 
     let foreign = tempfile::tempdir().unwrap();
     fs::write(foreign.path().join("thesis.tex"), "years of work").unwrap();

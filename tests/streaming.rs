@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, RecordBatch};
 use candle_core::{DType, Device};
-use common::{How, files, outcome, run, script};
+use common::{RunOptions, files, outcome, run, script};
 use reflux::data::{Columns, Schema, named};
 use reflux::dataflow::{
-    self, Context, Event, Map, Observer, Operator, Output, Services, Shared, Stage, Stop, Transport,
+    self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, Stop, Transport,
 };
 use reflux::engine::Config;
-use reflux::error::{Error, Kind as Fault, Result};
+use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::model::Model;
 use reflux::operators::{self, Models};
-use reflux::pipeline::{self, Configured, Kind, NeedsModel, Port, Shape};
+use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 use reflux::store::files::fault;
 use reflux::store::{Run, read_parquet};
 use reflux::train::{
@@ -106,7 +106,7 @@ fn workers_timing_and_stops_do_not_matter() {
     let mut want = None;
     for (workers, transport) in [(1, Transport::Typed), (2, Transport::Typed), (3, Transport::Serialised)] {
         let dir = temp.path().join(format!("w{workers}"));
-        run(&text, &dir, &How { workers, transport, ..How::default() }).0.unwrap();
+        run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() }).0.unwrap();
         let got = outcome(&dir);
         assert!(
             got.contains_key("models/M3/model.safetensors")
@@ -119,7 +119,7 @@ fn workers_timing_and_stops_do_not_matter() {
     for (latency, window) in [(5, 3), (0, 1), (0, 50)] {
         let text = pipeline(temp.path(), latency, STREAMING).replace("window = 3", &format!("window = {window}"));
         let dir = temp.path().join(format!("{latency}-{window}"));
-        run(&text, &dir, &How::default()).0.unwrap();
+        run(&text, &dir, &RunOptions::default()).0.unwrap();
         // Another script has another hash, which its rows carry; what is trained must not know.
         let trained = |all: &BTreeMap<String, Vec<u8>>| -> Vec<(String, Vec<u8>)> {
             let of = |name: &String| name.starts_with("models/") || name.starts_with("metrics/");
@@ -130,7 +130,7 @@ fn workers_timing_and_stops_do_not_matter() {
     let dir = temp.path().join("stopped");
     let mut stops = 0;
     for workers in [1, 2, 3].into_iter().cycle() {
-        match run(&text, &dir, &How { workers, stop_after: Some(5), ..How::default() }).0 {
+        match run(&text, &dir, &RunOptions { workers, stop_after: Some(5), ..RunOptions::default() }).0 {
             Ok(()) => break,
             Err(e) => assert_eq!(e.kind(), Fault::Cancelled, "{e}"),
         }
@@ -217,7 +217,7 @@ fn stepped_by_hand(accumulation: usize) {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("run");
     let text = pipeline(temp.path(), 0, &format!("data_schedule = \"streaming\"\naccumulation = {accumulation}"));
-    run(&text, &dir, &How::default()).0.unwrap();
+    run(&text, &dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(&dir).unwrap();
     // The second iteration: its policy is on disk, and sampled the answers itself.
     let model = Model::load(&dir.join("models/M2"), &Device::Cpu, DType::F32, true).unwrap();
@@ -261,7 +261,7 @@ fn stepped_by_hand(accumulation: usize) {
 fn what_validation_chooses_is_kept_and_told() {
     let temp = tempfile::tempdir().unwrap();
     let first = temp.path().join("first");
-    run(&pipeline(temp.path(), 0, ""), &first, &How::default()).0.unwrap();
+    run(&pipeline(temp.path(), 0, ""), &first, &RunOptions::default()).0.unwrap();
     // A rate that is far too high, so that a later measurement is worse than an earlier one.
     let keys = |more: &str| {
         let held = format!(
@@ -283,9 +283,9 @@ fn what_validation_chooses_is_kept_and_told() {
         let last = temp.path().join(format!("{schedule}-last"));
         let patient = temp.path().join(format!("{schedule}-patient"));
         let text = format!("data_schedule = \"{schedule}\"");
-        run(&keys(&text), &dir, &How::default()).0.unwrap();
-        run(&keys(&format!("{text}\nkeep_weights = \"last\"")), &last, &How::default()).0.unwrap();
-        run(&keys(&format!("{text}\npatience = 2")), &patient, &How::default()).0.unwrap();
+        run(&keys(&text), &dir, &RunOptions::default()).0.unwrap();
+        run(&keys(&format!("{text}\nkeep_weights = \"last\"")), &last, &RunOptions::default()).0.unwrap();
+        run(&keys(&format!("{text}\npatience = 2")), &patient, &RunOptions::default()).0.unwrap();
         let losses: Vec<f64> = measured(&dir, 1).into_iter().map(Option::unwrap).collect();
         assert_eq!(measured(&last, 1), measured(&dir, 1), "measuring changes nothing");
         let best = (0..losses.len()).reduce(|a, b| if losses[b] < losses[a] { b } else { a }).unwrap();
@@ -311,7 +311,7 @@ fn what_validation_chooses_is_kept_and_told() {
 struct Gate;
 static STEPPED: AtomicBool = AtomicBool::new(false);
 
-impl Configured for Gate {
+impl StepSpec for Gate {
     fn explain(&self) -> String {
         "waits".into()
     }
@@ -338,7 +338,7 @@ impl Map for Gate {
         ledger.close(input.clone())
     }
 }
-static GATE: Kind<dyn Operator> = Kind {
+static GATE: OperatorDef<dyn Operator> = OperatorDef {
     name: "gate",
     about: "for tests",
     shape: Shape::Map,
@@ -376,10 +376,10 @@ fn steps_are_taken_before_the_last_microbatch_is_there() {
     let kinds: Vec<_> = operators::ALL.iter().copied().chain([&GATE]).collect();
     let plan = pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false)));
     let (run, _) = Run::create_or_open(&temp.path().join("run"), &plan.resolved, plan.seed, false).unwrap();
-    let services = Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, 5).unwrap());
+    let env = RuntimeEnv::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, 5).unwrap());
     let order = Arc::new(Order::default());
     let observer = Arc::clone(&order) as Arc<dyn Observer>;
-    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), services, observer, stop: Stop::default() };
+    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() };
     dataflow::run(shared, 2, Transport::Typed).unwrap();
     let log = order.0.lock().unwrap();
     let at = |what: String| log.iter().position(|l| *l == what).unwrap_or_else(|| panic!("{what}: {log:?}"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::looked_at::{finished, lines, of, reflux, stored, text, texts};
-use common::{How, run, script, small_loop};
+use common::{RunOptions, run, script, small_loop};
 use reflux::data::Columns;
 use reflux::store::Run;
 use serde_json::Value;
@@ -76,10 +76,10 @@ fn the_optimizer_steps_of_a_pair_are_told() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("r");
         let file = text_of(temp.path(), keys);
-        run(&file, &dir, &How::default()).0.unwrap();
+        run(&file, &dir, &RunOptions::default()).0.unwrap();
         let stopped = temp.path().join("stopped");
         for stop_after in [Some(7), Some(9), None] {
-            let ended = run(&file, &stopped, &How { stop_after, workers: 2, ..How::default() }).0;
+            let ended = run(&file, &stopped, &RunOptions { stop_after, workers: 2, ..RunOptions::default() }).0;
             assert_eq!(ended.is_ok(), stop_after.is_none(), "{keys}");
         }
         let metrics_of = |dir: &Path| std::fs::read(dir.join("metrics/dpo/iteration=2/metrics.parquet")).unwrap();
@@ -158,7 +158,7 @@ fn a_pair_that_a_training_left_out_is_told() {
     let text_of = small_loop(temp.path()).replace(replayed, &format!("max_length = {}\n[step.heldout]", longest - 1));
     assert!(text_of.contains("max_length"));
     let dir = temp.path().join("r");
-    run(&text_of, &dir, &How::default()).0.unwrap();
+    run(&text_of, &dir, &RunOptions::default()).0.unwrap();
     let left =
         lines(&["show", dir.join("errors/dpo").to_str().unwrap(), "--format", "json", "--where", "code=too_long"]);
     let row = left.iter().find_map(|e| e["row"].as_str()?.split_once('>')).expect("a pair that is too long");
@@ -217,7 +217,7 @@ fn a_rated_judgement_is_traced_to_the_answer() {
          [step.rated]\nop = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"m\"\n"
     );
     let dir = temp.path().join("meta");
-    run(&text_of, &dir, &How::default()).0.unwrap();
+    run(&text_of, &dir, &RunOptions::default()).0.unwrap();
     let rated = Run::open(&dir).unwrap().read_step("rated", None).unwrap().unwrap();
     let judgement = &texts(&rated, "response_id")[0];
     let dir = dir.to_str().unwrap();

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use reflux::model::Llama;
 use reflux::model::backprop::Options;
 use reflux::model::ops::{Dropout, Packed, Segment};
-use reflux::train::losses::Knobs;
+use reflux::train::losses::LossParams;
 use reflux::train::{
     AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Quiet, Schedule, SftConfig, Trained,
     Trainer, Warmup, dpo, sft,
@@ -195,7 +195,7 @@ fn gradients_are_those_of_finite_differences() {
     let config = DpoConfig {
         objective: Objective {
             nll_weight: 0.3,
-            knobs: Knobs { beta: 0.5, ..Knobs::default() },
+            knobs: LossParams { beta: 0.5, ..LossParams::default() },
             ..Objective::default()
         },
         ..DpoConfig::default()

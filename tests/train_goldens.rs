@@ -4,7 +4,7 @@
 mod train_support;
 
 use candle_core::{Device, Tensor, Var};
-use reflux::train::losses::{Knobs, Scores};
+use reflux::train::losses::{LossParams, Scores};
 use reflux::train::{
     AdamW, AdamWConfig, BatchSize, Decay, DpoConfig, Objective, Pair, Quiet, Schedule, SftConfig, StepMetrics, Warmup,
     dpo, losses, sft,
@@ -81,10 +81,10 @@ fn sft_equals_trl() {
 fn objective(run: &Value) -> Objective {
     Objective {
         loss: losses::by_name(run["loss"].as_str().unwrap()).unwrap(),
-        knobs: Knobs {
+        knobs: LossParams {
             beta: run["beta"].as_f64().unwrap(),
             label_smoothing: run["label_smoothing"].as_f64().unwrap_or(0.),
-            ..Knobs::default()
+            ..LossParams::default()
         },
         nll_weight: run["nll_weight"].as_f64().unwrap(),
         replay_weight: 0.,
@@ -261,7 +261,7 @@ fn losses_equal_torch_in_value_and_gradient() {
             rejected_tokens: tensor("rejected_tokens"),
             margin: tensor("margin"),
             consistency: tensor("consistency"),
-            knobs: Knobs {
+            knobs: LossParams {
                 beta: knob("beta"),
                 label_smoothing: knob("label_smoothing"),
                 gamma: knob("gamma"),

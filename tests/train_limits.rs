@@ -5,7 +5,7 @@ mod train_support;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use reflux::error::{Error, Kind, Result};
+use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::Llama;
 use reflux::train::{
     BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet, Reference, Schedule, SftConfig,
@@ -70,7 +70,7 @@ fn unusable_pairs_are_left_out_and_named() {
     assert_eq!((trained.metrics.len(), trained.problems), (1, problems));
     all.truncate(5);
     let error = dpo(&policy("start"), &all, &[], &dpo_config(), &mut Quiet).unwrap_err();
-    assert_eq!(error.kind(), Kind::User);
+    assert_eq!(error.kind(), ErrorKind::User);
     assert_eq!(
         error.to_string(),
         "none of the 5 pairs can be trained on; the first, no-prompt: empty_prompt, the prompt has no token"
@@ -133,7 +133,7 @@ fn the_reference_of_pairs_that_cannot_be_used_is_not_computed_and_no_given_one_i
 #[test]
 fn a_pair_without_reference_is_not_trained_on() {
     let error = dpo(&policy("start"), &pairs(), &[], &dpo_config(), &mut Quiet).unwrap_err();
-    assert_eq!(error.kind(), Kind::User);
+    assert_eq!(error.kind(), ErrorKind::User);
     assert_eq!(error.to_string(), "pair `pair-0` has no log-probabilities under the reference");
 }
 
@@ -179,7 +179,7 @@ fn every_trainable_variable_must_get_a_gradient_and_frozen_ones_get_none() {
     assert_eq!(sums(&reference, &pairs()), sums(&frozen("start"), &pairs()));
 
     let error = sft(&frozen("start"), &examples(), &SftConfig::default(), &mut Quiet).unwrap_err();
-    assert_eq!(error.kind(), Kind::Bug);
+    assert_eq!(error.kind(), ErrorKind::Bug);
     let wide: BTreeMap<_, _> = start.iter().map(|(k, t)| (k.clone(), t.to_dtype(DType::F64).unwrap())).collect();
     let error = sft(&Llama::trainable(&config(), &wide).unwrap(), &examples(), &SftConfig::default(), &mut Quiet);
     let error = error.unwrap_err().to_string();
@@ -219,9 +219,9 @@ fn a_stop_leaves_whole_steps() {
     .unwrap();
     assert_eq!(seen, [1e-3; 5]);
     let (at_two, result) = run(&mut StopAt { step: 2, forwards: 100 });
-    assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
     let (in_three, result) = run(&mut StopAt { step: 5, forwards: 2 });
-    assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
     assert_eq!(bits(&at_two), bits(&in_three));
     assert!(difference(&at_two, &policy("start")) > 1e-3);
 }

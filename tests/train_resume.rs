@@ -5,7 +5,7 @@ mod train_support;
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use reflux::error::{Error, Kind, Result};
+use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{Llama, LoraConfig};
 use reflux::store::Run;
 use reflux::train::{
@@ -185,7 +185,7 @@ fn stopped_at_any_step_it_ends_the_same() {
         for steps in 1..=total {
             let dir = temp.path().join(format!("stopped-{steps}"));
             let mut watch = Watch { steps, ..Watch::new(&dir) };
-            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), Kind::Cancelled);
+            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), ErrorKind::Cancelled);
             assert_eq!(watch.saved, [steps], "{name}");
             drop(watch);
             let (llama, mut watch) = (start(name), Watch::new(&dir));
@@ -197,7 +197,7 @@ fn stopped_at_any_step_it_ends_the_same() {
         for forward in (1..=forwards).step_by(5) {
             let dir = temp.path().join(format!("within-{forward}"));
             let mut watch = Watch { forwards: forward, ..Watch::new(&dir) };
-            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), Kind::Cancelled);
+            assert_eq!(train(&start(name), &mut watch).unwrap_err().kind(), ErrorKind::Cancelled);
             drop(watch);
             let llama = start(name);
             let trained = train(&llama, &mut Watch::new(&dir)).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use common::{How, copy, files, outcome, run, script, small_loop};
+use common::{RunOptions, copy, files, outcome, run, script, small_loop};
 use proptest::prelude::*;
 use reflux::store::Run;
 use serde_json::Value;
@@ -39,9 +39,9 @@ fn runs() -> &'static Runs {
         let temp = tempfile::tempdir().unwrap().keep();
         let text = small_loop(&temp);
         let (finished, stopped) = (temp.join("finished"), temp.join("stopped"));
-        run(&text, &finished, &How::default()).0.unwrap();
+        run(&text, &finished, &RunOptions::default()).0.unwrap();
         finish(&finished);
-        assert!(run(&text, &stopped, &How { stop_after: Some(34), ..How::default() }).0.is_err());
+        assert!(run(&text, &stopped, &RunOptions { stop_after: Some(34), ..RunOptions::default() }).0.is_err());
         let whole = outcome(&finished);
         Runs { text, finished, stopped, whole }
     })
@@ -73,7 +73,7 @@ fn made_good(of: &Path, name: &str, damage: impl FnOnce(&Path)) -> Value {
         let (code, out, err) = verify(&dir, &[]);
         assert_eq!(code, Some(0), "{name}, after the repair: {out}{err}");
     }
-    run(&runs().text, &dir, &How::default()).0.unwrap_or_else(|e| panic!("{name}: {e}"));
+    run(&runs().text, &dir, &RunOptions::default()).0.unwrap_or_else(|e| panic!("{name}: {e}"));
     let (got, want) = (outcome(&dir), &runs().whole);
     assert!(got.keys().eq(want.keys()), "{name}: {:?}", got.keys());
     for (path, bytes) in want {
@@ -327,7 +327,7 @@ fn a_cut_last_line() {
     assert!(code == Some(0) && out.contains("cut: manifest.jsonl ends in"), "{out}");
     // Its file is there and has no line now.
     assert!(out.contains("left by a process that died"), "{out}");
-    run(&runs().text, &dir, &How::default()).0.unwrap();
+    run(&runs().text, &dir, &RunOptions::default()).0.unwrap();
     assert!(outcome(&dir) == runs().whole);
     let (code, out, _) = verify(&dir, &[]);
     assert!(code == Some(0) && !out.contains("cut:") && !out.contains("stray"), "{out}");
@@ -403,7 +403,7 @@ fn a_damaged_checkpoint() {
     assert_eq!(verify(&dir, &["--repair"]).0, Some(0));
     assert_eq!(fs::read(dir.join("manifest.jsonl")).unwrap(), manifest, "nothing that is committed goes");
     assert_eq!(verify(&dir, &[]).0, Some(0));
-    run(&runs().text, &dir, &How::default()).0.unwrap();
+    run(&runs().text, &dir, &RunOptions::default()).0.unwrap();
     assert!(outcome(&dir) == runs().whole);
 }
 

@@ -21,7 +21,7 @@ pub enum Product {
     /// The gemm crate, as candle calls it.
     Gemm,
     /// Weights laid out for inference.
-    Panels,
+    PackedWeight,
 }
 
 /// Rates for one number of rows, in GFLOP a second.
@@ -33,7 +33,7 @@ pub struct Gemm {
     pub threads: usize,
     /// The gemm crate's rate over a whole model: its layers and its output matrix, each as often as it occurs.
     pub gemm_gflops: f64,
-    /// The rate of [`ops::Panels`], which the engine uses on the CPU.
+    /// The rate of [`ops::PackedWeight`], which the engine uses on the CPU.
     pub panels_gflops: f64,
     /// Tokens a second that the gemm crate's rate would allow.
     pub gemm_tok_per_s: f64,
@@ -58,7 +58,7 @@ fn matrices(config: &Config) -> Vec<(usize, usize)> {
 /// Whatever candle reports.
 pub fn gemm(config: &Config, rows: usize) -> Result<Gemm> {
     let rate = |product| rate(config, rows, product).doing(|| "the matrix products");
-    let (gemm, panels) = (rate(Product::Gemm)?, rate(Product::Panels)?);
+    let (gemm, panels) = (rate(Product::Gemm)?, rate(Product::PackedWeight)?);
     Ok(Gemm {
         rows,
         threads: rayon::current_num_threads(),
@@ -101,14 +101,14 @@ pub fn rate(config: &Config, rows: usize, product: Product) -> candle_core::Resu
 
 enum Weight {
     Gemm(Tensor),
-    Panels(ops::Panels, usize),
+    PackedWeight(ops::PackedWeight, usize),
 }
 
 impl Weight {
     fn new(w: &Tensor, product: Product) -> candle_core::Result<Self> {
         Ok(match product {
             Product::Gemm => Weight::Gemm(w.clone()),
-            Product::Panels => Weight::Panels(ops::Panels::new(w)?, w.dim(1)?),
+            Product::PackedWeight => Weight::PackedWeight(ops::PackedWeight::new(w)?, w.dim(1)?),
         })
     }
     fn multiply(&self, inputs: &[Tensor]) -> candle_core::Result<Tensor> {
@@ -118,7 +118,7 @@ impl Weight {
         };
         match self {
             Weight::Gemm(w) => ops::composed::linear(of(w.dim(1)?)?, w),
-            Weight::Panels(w, width) => w.product(of(*width)?),
+            Weight::PackedWeight(w, width) => w.product(of(*width)?),
         }
     }
 }

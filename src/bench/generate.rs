@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::gemm::{Product, rate};
 use super::{flops_per_token, peak_rss_mb, round};
 use crate::data::RngKey;
-use crate::engine::{Cancel, Config, Engine, Local, Message, Request, Sampling};
+use crate::engine::{BatchedEngine, Cancel, Config, Engine, Message, Request, Sampling};
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
 
@@ -63,7 +63,7 @@ pub struct Generate {
 pub fn generate(model: Model, config: Config, work: &Workload, cancel: &Cancel) -> Result<Generate> {
     let shape = model.llama.config().clone();
     let threads = config.pool.as_ref().map_or_else(rayon::current_num_threads, |p| p.current_num_threads());
-    let engine = Local::spawn(model, config)?;
+    let engine = BatchedEngine::spawn(model, config)?;
     let sampling = Sampling {
         temperature: 0.7,
         top_p: 0.9,

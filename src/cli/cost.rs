@@ -9,7 +9,7 @@ use crate::bench::{self, Product};
 use crate::data::read_regular;
 use crate::error::{Context as _, Error, Result};
 use crate::model::{Config, gguf_config, is_gguf};
-use crate::pipeline::{Assume, External, ModelKind};
+use crate::pipeline::{CostAssumptions, External, ModelKind};
 use crate::report::{Cost, Hardware, ModelShape};
 
 #[derive(clap::Args)]
@@ -58,25 +58,25 @@ pub struct Args {
     #[arg(long, value_name = "STEP=N[,N..]")]
     rows: Vec<String>,
     /// Tokens of a given prompt
-    #[arg(long, default_value_t = Assume::default().prompt)]
+    #[arg(long, default_value_t = CostAssumptions::default().prompt)]
     prompt_tokens: f64,
     /// Tokens of a given answer
-    #[arg(long, default_value_t = Assume::default().answer)]
+    #[arg(long, default_value_t = CostAssumptions::default().answer)]
     answer_tokens: f64,
     /// Tokens of the judge's rubric
-    #[arg(long, default_value_t = Assume::default().rubric)]
+    #[arg(long, default_value_t = CostAssumptions::default().rubric)]
     rubric_tokens: f64,
     /// Tokens of a given judgement
-    #[arg(long, default_value_t = Assume::default().judgement)]
+    #[arg(long, default_value_t = CostAssumptions::default().judgement)]
     judgement_tokens: f64,
     /// Share of max_tokens that a sampled answer has
-    #[arg(long, default_value_t = Assume::default().fill)]
+    #[arg(long, default_value_t = CostAssumptions::default().fill)]
     fill: f64,
     /// Share of the prompts whose answers give pairs
-    #[arg(long, default_value_t = Assume::default().pair_yield)]
+    #[arg(long, default_value_t = CostAssumptions::default().pair_yield)]
     pair_yield: f64,
     /// Share of the answers that `positives` keeps
-    #[arg(long, default_value_t = Assume::default().positives)]
+    #[arg(long, default_value_t = CostAssumptions::default().positives)]
     positives: f64,
     /// Prints JSON
     #[arg(long)]
@@ -171,7 +171,7 @@ pub fn run(args: &Args) -> Result<()> {
         mfu: args.mfu.unwrap_or(named.mfu),
         sampling_mfu: args.sampling_mfu.unwrap_or(named.sampling_mfu),
     };
-    let assume = Assume {
+    let assume = CostAssumptions {
         prompt: args.prompt_tokens,
         answer: args.answer_tokens,
         rubric: args.rubric_tokens,

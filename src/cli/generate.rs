@@ -13,8 +13,8 @@ use super::run::stop_on_interrupt;
 use super::ticker::Ticker;
 use crate::data::quoted;
 use crate::dataflow::Stop;
-use crate::engine::{Asked, Asker, Asking, Cancel, Config, Sampling, answer_in_order, open};
-use crate::error::{Error, Kind, Result};
+use crate::engine::{Asked, Asking, Cancel, Config, RequestBuilder, Sampling, answer_in_order, open};
+use crate::error::{Error, ErrorKind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
 use crate::store::{Lines, PromptForm, Prompts, is_data_file};
@@ -199,7 +199,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
 }
 
 /// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
-fn read(prompts: Prompts, mut asker: Asker) -> Result<Receiver<Result<Asked<Place>>>> {
+fn read(prompts: Prompts, mut asker: RequestBuilder) -> Result<Receiver<Result<Asked<Place>>>> {
     let (sender, asked) = bounded(64);
     let work = move || {
         for (index, read) in (0..).zip(prompts) {
@@ -235,12 +235,12 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
 
     let whole = prompts.form() == PromptForm::Whole;
     let asking = Asking { system: args.system.clone(), samples: args.samples, sampling, seed: args.sampling.seed };
-    let asked = read(prompts, Asker::new(asking))?;
+    let asked = read(prompts, RequestBuilder::new(asking))?;
     let headings = !whole || args.samples > 1;
     let mut printer = Printer::new(args.json, headings, name, ticker, engine.as_ref());
     let done = answer_in_order(engine.as_ref(), &asked, &cancel, &mut printer);
     done.map_err(|e| match e.kind() {
-        Kind::Cancelled => e.help(printer.so_far()),
+        ErrorKind::Cancelled => e.help(printer.so_far()),
         _ => e,
     })?;
     // Nothing can panic while the lock is held.

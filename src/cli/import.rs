@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::terminal::{self, Label};
 use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
-use crate::store::{Format, How, Rename, Turns, import};
+use crate::store::{Format, ImportOptions, Rename, Turns, import};
 
 const AFTER: &str = "Formats, found out from the first row unless --format names one:
   oasst          Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each
@@ -105,7 +105,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<()> {
         found
             .ok_or_else(|| Error::user(format!("there is no schema `{name}`")).help(or_else(name, "there are", &names)))
     };
-    let how = How {
+    let how = ImportOptions {
         format: match args.format {
             Named::Auto | Named::Reflux => None,
             Named::Oasst => Some(Format::Oasst),

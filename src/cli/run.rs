@@ -9,13 +9,13 @@ use super::progress::{Progress, Style};
 use super::summary::Closing;
 use super::terminal;
 use crate::data::quoted;
-use crate::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
+use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Stop, Transport};
 use crate::engine::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::operators::{self, Models};
 use crate::pipeline::{self, Plan};
-use crate::report::{Fruitless, Outline, Tally};
-use crate::store::{Opened, Run};
+use crate::report::{Fruitless, Outline, RunCounters};
+use crate::store::{Run, RunStatus};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -82,7 +82,7 @@ impl Args {
 
 /// Counts and shows.
 struct Both {
-    tally: Tally,
+    tally: RunCounters,
     progress: Progress,
 }
 impl Observer for Both {
@@ -166,7 +166,7 @@ pub fn execute(
 /// Adds to a refusal to go on with a run the overrides that it was made with, where those alone are missing.
 fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
     let before = Run::open(dir).and_then(|run| run.pipeline_text()).unwrap_or_default();
-    let changed = e.kind() == Kind::User && !before.is_empty() && before != plan.resolved;
+    let changed = e.kind() == ErrorKind::User && !before.is_empty() && before != plan.resolved;
     let Some(set) = pipeline::replay::settings(&plan.resolved, &before).filter(|set| changed && !set.is_empty()) else {
         return e;
     };
@@ -198,7 +198,7 @@ pub fn carry_out(
     let run = Arc::new(run);
     let place = dir.display();
     match opened {
-        Opened::Finished => {
+        RunStatus::Finished => {
             dataflow::check_finished(plan, &run)?;
             // The process that finished it may have died before it had removed what is not to be kept.
             dataflow::drop_unkept(plan, &run)?;
@@ -212,7 +212,7 @@ pub fn carry_out(
             }
             return Ok(());
         }
-        Opened::Unfinished if !quiet && !matches!(open, Open::Begun) => {
+        RunStatus::Unfinished if !quiet && !matches!(open, Open::Begun) => {
             terminal::line(&format!("going on with the run {place}"))
         }
         _ => {}
@@ -221,15 +221,15 @@ pub fn carry_out(
     engine.max_rows = plan.engine.max_batch;
     engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
     engine.date = plan.date;
-    let services = Services::new(Models::new(&machine.device, engine, plan.seed)?);
+    let services = RuntimeEnv::new(Models::new(&machine.device, engine, plan.seed)?);
     let engines = services.clone();
     let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
     let progress = Progress::new(style, Outline::new(plan), tokens);
-    let watch = Arc::new(Both { tally: Tally::default(), progress });
+    let watch = Arc::new(Both { tally: RunCounters::default(), progress });
     let shared = Shared {
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
-        services: services.clone(),
+        env: services.clone(),
         observer: Arc::clone(&watch) as Arc<dyn Observer>,
         stop: stop.clone(),
     };
@@ -237,7 +237,7 @@ pub fn carry_out(
     let result = dataflow::run(shared, machine.workers.into(), Transport::Typed);
     watch.progress.finish();
     result.map_err(|e| match e.kind() {
-        crate::error::Kind::Cancelled => {
+        crate::error::ErrorKind::Cancelled => {
             e.help(format!("what was committed to {place} stays; run the same command to go on"))
         }
         _ => e,

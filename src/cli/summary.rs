@@ -12,7 +12,7 @@ use crate::dataflow::{Event, Observer, Operator};
 use crate::error::{Context as _, Error, Result};
 use crate::operators::ReferenceUse;
 use crate::pipeline::Plan;
-use crate::report::{Summary, Tally};
+use crate::report::{RunCounters, Summary};
 use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ impl Closing {
     pub fn of(
         plan: &Plan<dyn Operator>,
         run: &Run,
-        tally: &Tally,
+        tally: &RunCounters,
         engines: &impl serde::Serialize,
         took: Duration,
     ) -> Result<Self> {
@@ -92,8 +92,8 @@ impl Closing {
 }
 
 /// Counts what is committed as if it had just been restored.
-fn committed(plan: &Plan<dyn Operator>, run: &Run) -> Tally {
-    let tally = Tally::default();
+fn committed(plan: &Plan<dyn Operator>, run: &Run) -> RunCounters {
+    let tally = RunCounters::default();
     let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
     for file in run.entries().iter().filter(|f| plan.step(&f.step).is_some()) {
         tally.event(&Event::Done {

@@ -8,7 +8,7 @@ use super::progress::Style;
 use super::terminal::{self, Bar, Label};
 
 /// Between two lines of progress.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tells how far a command is: a line that changes on a terminal, otherwise a new line now and then.
 pub struct Ticker {
@@ -50,7 +50,7 @@ impl Ticker {
             (Some(bar), _) => bar.message(&words()),
             (None, Style::Quiet) => {}
             (None, Style::Lines { all: true }) => self.line(&words()),
-            (None, _) if self.told.elapsed() < PATIENCE => {}
+            (None, _) if self.told.elapsed() < LOG_INTERVAL => {}
             (None, Style::Json) => {
                 self.told = Instant::now();
                 self.event("progress", event());

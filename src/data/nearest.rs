@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 /// Words longer than this are not compared: the cost is quadratic and nobody mistypes that much.
-const LONGEST: usize = 64;
+const MAX_LENGTH: usize = 64;
 
 /// Letters and digits only, in lower case: `Learning-Rate` and `learning_rate` are the same word.
 fn plain(word: &str) -> String {
@@ -13,11 +13,11 @@ fn plain(word: &str) -> String {
 /// The candidate that `word` was probably meant to be, the first of equals; never the word itself.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = plain(word);
-    if typed.is_empty() || word.len() > LONGEST {
+    if typed.is_empty() || word.len() > MAX_LENGTH {
         return None;
     }
     let mut best: Option<(usize, &str)> = None;
-    for candidate in candidates.into_iter().filter(|c| c.len() <= LONGEST && *c != word) {
+    for candidate in candidates.into_iter().filter(|c| c.len() <= MAX_LENGTH && *c != word) {
         let known = plain(candidate);
         let length = known.chars().count();
         // Swapped neighbours are one edit.
@@ -36,7 +36,7 @@ const MAX_NAMES: usize = 32;
 
 /// Names with commas between them; of many the first, and how many more there are. A very long name is cut.
 pub fn some_of(names: &[impl AsRef<str>]) -> String {
-    let short = |name: &str| match name.char_indices().nth(LONGEST) {
+    let short = |name: &str| match name.char_indices().nth(MAX_LENGTH) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
     };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use arrow::array::{Array, FixedSizeBinaryArray, RecordBatch, StringArray};
 
-use super::operator::{Item, Kept, Key};
+use super::operator::{GroupResult, Item, Key};
 use crate::data::{Columns, Epoch, Id};
 use crate::error::Result;
 use crate::store::Corrections;
@@ -16,7 +16,7 @@ pub fn candidates_of(step: &str) -> String {
 }
 
 /// A keyed step that makes pairs, and makes them of ids, scores, lengths and variances alone, group by group.
-pub trait Candidates: Send + Sync {
+pub trait DecisionInputs: Send + Sync {
     /// The rows of a microbatch as rows of the schema `candidates`, in the same order.
     ///
     /// # Errors
@@ -31,7 +31,7 @@ pub trait Candidates: Send + Sync {
     ///
     /// # Errors
     /// A bug: an answer is not in the group.
-    fn decide(&self, group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, &'static str>>;
+    fn decide(&self, group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decision>, &'static str>>;
 }
 
 /// An answer of a group; a group has them in the order of its rows.
@@ -81,7 +81,7 @@ impl Group {
         self.answers.iter().map(|a| Candidate { id: a.item.id, score: score(a), answer: a.answer }).collect()
     }
     /// The items as they were, with those that they are to be.
-    pub(super) fn items(&self, step: &dyn Candidates) -> Vec<(Item, Item)> {
+    pub(super) fn items(&self, step: &dyn DecisionInputs) -> Vec<(Item, Item)> {
         let both = |a: &Answer| (step.scored(a.item, a.was), step.scored(a.item, a.is));
         self.answers.iter().map(both).collect()
     }
@@ -112,7 +112,7 @@ impl<'a> Ids<'a> {
 
 /// The groups of a microbatch that have a corrected answer, in the order of their first rows.
 pub(super) fn groups(
-    step: &dyn Candidates,
+    step: &dyn DecisionInputs,
     epoch: Epoch,
     rows: &RecordBatch,
     corrections: &Corrections,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use timely::communication::allocator::AllocatorBuilder;
 use timely::{CommunicationConfig, WorkerConfig};
 
-use super::compute::{Crew, panicked};
+use super::compute::{ComputePool, panicked};
 use super::health;
 use super::inputs;
 use super::join::Joins;
@@ -37,7 +37,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
     inputs::check(&shared)?;
     let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
     let whole = Arc::clone(&shared);
-    let crew = Crew::new(shared.stop.clone());
+    let crew = ComputePool::new(shared.stop.clone());
     let communication = match (workers, transport) {
         (0 | 1, Transport::Typed) => CommunicationConfig::Thread,
         (n, Transport::Typed) => CommunicationConfig::Process(n),

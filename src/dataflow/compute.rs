@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// What a job comes to: rows, or none where a source has no more.
 pub(super) type Answer<T = Rows> = Result<Option<T>>;
 /// A job.
-pub(super) type Work<T = Rows> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
+pub(super) type Task<T = Rows> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
 
 /// Proof that the caller is on a compute thread: no other thread can make one. What computes, reads files or waits for locks
 /// asks for it, so that code of a worker cannot call it.
@@ -29,7 +29,7 @@ pub(super) struct ComputeThread(());
 
 struct Job<T> {
     ticket: u64,
-    work: Work<T>,
+    task: Task<T>,
     waker: SyncActivator,
     reply: Sender<(u64, Answer<T>)>,
 }
@@ -39,19 +39,19 @@ const STACK: usize = 64 << 20;
 
 /// How a desk's threads share the cores with others.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
+pub(super) enum Priority {
     /// They are served as any thread is.
-    Usual,
+    Normal,
     /// They step aside for whoever else is ready to run. A training's threads wait for each other thousands of times a
     /// second: one that finds its core taken by somebody who encodes a file keeps all of them waiting.
-    StepsAside,
+    Low,
 }
 
-impl Urgency {
+impl Priority {
     /// To be called on the thread itself.
     fn assume(self) {
         #[cfg(target_os = "linux")]
-        if self == Urgency::StepsAside
+        if self == Priority::Low
             && let Err(e) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min)
         {
             tracing::debug!("a compute thread keeps the usual priority: {e:?}");
@@ -73,7 +73,7 @@ struct Queue {
 
 /// The compute threads of a run, and the first thing that went wrong in it.
 #[derive(Clone, Default)]
-pub(super) struct Crew {
+pub(super) struct ComputePool {
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
     /// By the name of the operator.
     queues: Arc<Mutex<BTreeMap<String, Queue>>>,
@@ -81,7 +81,7 @@ pub(super) struct Crew {
     pub(super) stop: Stop,
 }
 
-impl Crew {
+impl ComputePool {
     pub(super) fn new(stop: Stop) -> Self {
         // Threads inherit the priority of whoever starts them, and rayon's start when they are first asked for.
         let _started = rayon::current_num_threads();
@@ -105,7 +105,12 @@ impl Crew {
         }
     }
     /// The queue of the operator `name`, for one more worker, who brings `threads` threads.
-    fn hire<T: Send + 'static>(&self, name: &str, threads: usize, urgency: Urgency) -> Result<Sender<Job<T>>> {
+    fn spawn_workers<T: Send + 'static>(
+        &self,
+        name: &str,
+        threads: usize,
+        urgency: Priority,
+    ) -> Result<Sender<Job<T>>> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(name.to_owned());
         let queue = queue.or_insert_with(|| Queue { ends: Box::new(unbounded::<Job<T>>()), shares: 0 });
@@ -118,7 +123,7 @@ impl Crew {
             let body = move || {
                 urgency.assume();
                 for job in inbox {
-                    let answer = if stop.requested() { Err(Error::cancelled()) } else { perform(job.work, &who) };
+                    let answer = if stop.requested() { Err(Error::cancelled()) } else { perform(job.task, &who) };
                     // The desk may be gone already when the run is stopped: then nobody waits for the answer.
                     drop(job.reply.send((job.ticket, answer)));
                     let _worker_gone = job.waker.activate().is_err();
@@ -132,8 +137,8 @@ impl Crew {
     }
 }
 
-fn perform<T>(work: Work<T>, name: &str) -> Answer<T> {
-    let work = AssertUnwindSafe(|| work(&ComputeThread(())));
+fn perform<T>(task: Task<T>, name: &str) -> Answer<T> {
+    let work = AssertUnwindSafe(|| task(&ComputeThread(())));
     catch_unwind(work).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
 }
 
@@ -146,8 +151,8 @@ pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
 }
 
 /// Where one operator on one worker leaves jobs and picks up answers.
-pub(super) struct Desk<T = Rows> {
-    crew: Crew,
+pub(super) struct JobQueue<T = Rows> {
+    crew: ComputePool,
     jobs: Sender<Job<T>>,
     reply: Sender<(u64, Answer<T>)>,
     replies: Receiver<(u64, Answer<T>)>,
@@ -156,20 +161,20 @@ pub(super) struct Desk<T = Rows> {
     next: u64,
 }
 
-impl<T: Send + 'static> Desk<T> {
+impl<T: Send + 'static> JobQueue<T> {
     /// A desk for the operator at `address`, with threads for its worker.
     ///
     /// Must be made on the worker's thread: the waker remembers it.
     pub(super) fn new(
         scope: Scope<'_, Epoch>,
         address: &[usize],
-        crew: &Crew,
+        crew: &ComputePool,
         name: &str,
         threads: usize,
-        urgency: Urgency,
+        urgency: Priority,
     ) -> Self {
         let waker = scope.worker().sync_activator_for(address.to_vec());
-        let jobs = crew.hire(name, threads, urgency).unwrap_or_else(|e| {
+        let jobs = crew.spawn_workers(name, threads, urgency).unwrap_or_else(|e| {
             // Building a dataflow is infallible; a queue that nobody serves is seen at the first job.
             crew.fail(e);
             unbounded().0
@@ -179,11 +184,11 @@ impl<T: Send + 'static> Desk<T> {
     }
 
     /// Leaves a job; `cap` is kept until its answer has been picked up.
-    pub(super) fn submit(&mut self, cap: Capability<Epoch>, work: Work<T>) {
+    pub(super) fn submit(&mut self, cap: Capability<Epoch>, task: Task<T>) {
         self.held.insert(self.next, cap);
         let (waker, reply) = (self.waker.clone(), self.reply.clone());
         // Never blocks: the queue takes any number. How many jobs wait is for the operators to bound, by `open`.
-        if self.jobs.send(Job { ticket: self.next, work, waker, reply }).is_err() {
+        if self.jobs.send(Job { ticket: self.next, task, waker, reply }).is_err() {
             self.crew.fail(Error::bug("a compute thread is gone"));
         }
         self.next += 1;

@@ -15,9 +15,9 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::progress::frontier::Antichain;
 
 use super::clock::Advance;
-use super::compute::{Crew, Desk, Urgency};
+use super::compute::{ComputePool, JobQueue, Priority};
 use super::jobs::{Closed, StepJobs};
-use super::operator::{Draws, Item, Kept, Key, ModelAt, Stage, announced};
+use super::operator::{GroupResult, Item, Key, ModelAt, RngSource, Stage, announced};
 use crate::data::{Batch, Epoch, Rows};
 use crate::error::Error;
 
@@ -35,7 +35,7 @@ pub(super) enum Models<'s> {
 }
 
 /// The models an operator has learnt of.
-pub(super) enum Known {
+pub(super) enum ModelTable {
     /// The same whatever the iteration; the outer `None` if not known yet.
     Always(Option<Option<ModelAt>>),
     /// By the iteration whose policy it is.
@@ -44,27 +44,27 @@ pub(super) enum Known {
 
 impl<'s> Models<'s> {
     /// What is known at the start, and the announcements to come.
-    pub(super) fn split(self) -> (Known, Option<Flow<'s>>) {
+    pub(super) fn split(self) -> (ModelTable, Option<Flow<'s>>) {
         match self {
-            Models::Fixed(model) => (Known::Always(Some(model)), None),
-            Models::Step(flow) => (Known::Always(None), Some(flow)),
+            Models::Fixed(model) => (ModelTable::Always(Some(model)), None),
+            Models::Step(flow) => (ModelTable::Always(None), Some(flow)),
             Models::Policy(first, flow) => {
-                (Known::ByIteration(first.map(|m| (1, m)).into_iter().collect()), Some(flow))
+                (ModelTable::ByIteration(first.map(|m| (1, m)).into_iter().collect()), Some(flow))
             }
         }
     }
 }
 
-impl Known {
+impl ModelTable {
     /// The model of an iteration: `Some(None)` if none is needed, `None` if it is not known yet.
     pub(super) fn at(&self, iteration: u32) -> Option<Option<ModelAt>> {
         match self {
-            Known::Always(model) => model.clone(),
-            Known::ByIteration(models) => models.get(&iteration).cloned().map(Some),
+            ModelTable::Always(model) => model.clone(),
+            ModelTable::ByIteration(models) => models.get(&iteration).cloned().map(Some),
         }
     }
     /// Takes in announcements.
-    pub(super) fn learn(&mut self, crew: &Crew, batches: &mut Vec<Batch>) {
+    pub(super) fn learn(&mut self, crew: &ComputePool, batches: &mut Vec<Batch>) {
         for batch in batches.drain(..) {
             // Announcements are in memory, also those of an earlier process.
             let rows = batch.rows.held().ok_or_else(|| Error::bug("an announcement was not read"));
@@ -74,9 +74,11 @@ impl Known {
             });
             for model in models {
                 match (&mut *self, &model) {
-                    (Known::Always(known), _) => *known = Some(Some(model)),
-                    (Known::ByIteration(known), ModelAt::Made { version, .. }) => drop(known.insert(*version, model)),
-                    (Known::ByIteration(_), ModelAt::Source(_)) => {}
+                    (ModelTable::Always(known), _) => *known = Some(Some(model)),
+                    (ModelTable::ByIteration(known), ModelAt::Made { version, .. }) => {
+                        drop(known.insert(*version, model))
+                    }
+                    (ModelTable::ByIteration(_), ModelAt::Source(_)) => {}
                 }
             }
         }
@@ -115,7 +117,7 @@ pub(super) fn map<'s>(
     models: Models<'s>,
     sides: Vec<Side<'s>>,
     jobs: StepJobs,
-    crew: &Crew,
+    crew: &ComputePool,
 ) -> Flow<'s> {
     let name = jobs.step().name.clone();
     let mut op = OperatorBuilder::new(name.clone(), scope);
@@ -134,7 +136,7 @@ pub(super) fn map<'s>(
     let crew = crew.clone();
     op.build(move |caps| {
         drop(caps);
-        let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT, Urgency::StepsAside);
+        let mut desk = JobQueue::new(scope, &address, &crew, &name, IN_FLIGHT, Priority::Low);
         let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
@@ -180,19 +182,19 @@ pub(super) const IN_FLIGHT: usize = 2;
 const HELD: usize = 4;
 
 /// A keyed map whose groups go on from one microbatch to the next: ids and integers go through a differential reduce, and the rows wait for what their groups come to.
-pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs, crew: &Crew) -> Flow<'s> {
+pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs, crew: &ComputePool) -> Flow<'s> {
     let name = jobs.step().name.clone();
     let items = items(scope, input.clone(), &jobs, crew);
     let reducer = jobs.clone();
     let (mut items_of_group, mut kept_of_group) = (Vec::new(), Vec::new());
     let kept = items.as_collection().reduce_named(
         &name,
-        move |key: &Key, group: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
+        move |key: &Key, group: &[(&Item, isize)], out: &mut Vec<(GroupResult, isize)>| {
             let step = reducer.step();
             if let Stage::Keyed(keyed) = step.op.stage() {
                 items_of_group.clear();
                 items_of_group.extend(group.iter().map(|(item, _)| **item));
-                let draws = Draws { seed: reducer.shared.plan.seed, step: &step.name };
+                let draws = RngSource { seed: reducer.shared.plan.seed, step: &step.name };
                 keyed.reduce(&draws, key, &items_of_group, &mut kept_of_group);
                 out.extend(kept_of_group.drain(..).map(|k| (k, 1)));
             }
@@ -203,14 +205,14 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
     let same_time = [(0, Antichain::from_elem(Advance::default()))];
     let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
-    let home = Exchange::new(|u: &Update<(Key, Kept)>| u64::from(u.1.microbatch));
+    let home = Exchange::new(|u: &Update<(Key, GroupResult)>| u64::from(u.1.microbatch));
     let mut kept = op.new_input_connection(kept.inner, home, same_time);
     let (address, crew) = (op.operator_info().address.to_vec(), crew.clone());
     op.build(move |caps| {
         drop(caps);
-        let mut desk = Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside);
+        let mut desk = JobQueue::new(scope, &address, &crew, &name, 1, Priority::Low);
         let mut rows: BTreeMap<Epoch, Waiting> = BTreeMap::new();
-        let mut changes: BTreeMap<Epoch, Vec<(Key, Kept)>> = BTreeMap::new();
+        let mut changes: BTreeMap<Epoch, Vec<(Key, GroupResult)>> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
@@ -255,7 +257,7 @@ fn items<'s>(
     scope: Scope<'s, Epoch>,
     input: Flow<'s>,
     jobs: &StepJobs,
-    crew: &Crew,
+    crew: &ComputePool,
 ) -> StreamVec<'s, Epoch, Update<(Key, Item)>> {
     let name = format!("{}: items", jobs.step().name);
     let mut op = OperatorBuilder::new(name.clone(), scope);
@@ -266,7 +268,7 @@ fn items<'s>(
     let (address, crew, jobs) = (op.operator_info().address.to_vec(), crew.clone(), jobs.clone());
     op.build(move |caps| {
         drop(caps);
-        let mut desk: Desk<Vec<(Key, Item)>> = Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside);
+        let mut desk: JobQueue<Vec<(Key, Item)>> = JobQueue::new(scope, &address, &crew, &name, 1, Priority::Low);
         move |_| {
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
@@ -297,7 +299,7 @@ pub(super) fn train<'s>(
     iterations: RangeInclusive<u32>,
     planned: Option<u32>,
     jobs: StepJobs,
-    crew: &Crew,
+    crew: &ComputePool,
 ) -> Flow<'s> {
     let name = jobs.step().name.clone();
     let mut op = OperatorBuilder::new(name.clone(), scope);
@@ -312,9 +314,9 @@ pub(super) fn train<'s>(
     op.build(move |caps| {
         let home = scope.index() == 0;
         let (mut now, last) = (*iterations.start(), *iterations.end());
-        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1, Urgency::Usual));
+        let mut desk = home.then(|| JobQueue::new(scope, &address, &crew, &name, 1, Priority::Normal));
         let mut cap = caps.into_iter().next().filter(|_| home && now <= last).map(|c| c.delayed(&Epoch::new(now, 0)));
-        let mut telling: Option<Telling> = None;
+        let mut telling: Option<ClosedNotifier> = None;
         move |frontiers| {
             for input in &mut inputs {
                 input.for_each(|_, _| {});
@@ -349,7 +351,7 @@ pub(super) fn train<'s>(
                 let closed = planned.map(|planned| {
                     // Numbers only, at most as many as are planned.
                     let (to, numbers) = unbounded();
-                    telling = Some(Telling { to, next: 0, planned });
+                    telling = Some(ClosedNotifier { to, next: 0, planned });
                     Closed { planned, numbers }
                 });
                 desk.submit(cap.clone(), jobs.train(now, model, closed));
@@ -361,14 +363,14 @@ pub(super) fn train<'s>(
 }
 
 /// A streaming training under way, to be told of microbatches as they close.
-struct Telling {
+struct ClosedNotifier {
     to: Sender<u32>,
     next: u32,
     planned: u32,
 }
 
-fn tell(training: &mut Option<Telling>, closed: impl Fn(u32) -> bool) {
-    let Some(Telling { to, next, planned }) = training else { return };
+fn tell(training: &mut Option<ClosedNotifier>, closed: impl Fn(u32) -> bool) {
+    let Some(ClosedNotifier { to, next, planned }) = training else { return };
     while *next < *planned && closed(*next) {
         // Nobody listens where the iteration's model is there already.
         let _ended = to.send(*next).is_err();

@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::frontier::{Antichain, MutableAntichain};
 
 use super::clock::Advance;
-use super::compute::{Crew, Desk, Urgency};
+use super::compute::{ComputePool, JobQueue, Priority};
 use super::flow::{Flow, IN_FLIGHT, Models, batch};
 use super::jobs::StepJobs;
 use crate::data::{Batch, Epoch};
@@ -30,7 +30,7 @@ pub(super) fn join<'s>(
     [ours, theirs]: [Flow<'s>; 2],
     models: Models<'s>,
     jobs: StepJobs,
-    crew: &Crew,
+    crew: &ComputePool,
 ) -> Flow<'s> {
     let name = jobs.step().name.clone();
     let iterations = jobs.step().iterations.clone();
@@ -46,7 +46,7 @@ pub(super) fn join<'s>(
     let crew = crew.clone();
     op.build(move |caps| {
         drop(caps);
-        let mut desk = Desk::new(scope, &address, &crew, &name, IN_FLIGHT, Urgency::StepsAside);
+        let mut desk = JobQueue::new(scope, &address, &crew, &name, IN_FLIGHT, Priority::Low);
         let mut pending: BTreeMap<Epoch, Pending> = BTreeMap::new();
         move |frontiers| {
             for input in [&mut ours, &mut theirs] {

@@ -12,13 +12,13 @@ use differential_dataflow::input::InputSession;
 use timely::dataflow::ProbeHandle;
 
 use super::compute::panicked;
-use super::operator::{Context, Draws, Item, Kept, Key, Keyed, Operator, Stage};
+use super::operator::{Context, GroupResult, Item, Key, Keyed, Operator, RngSource, Stage};
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
 
 /// What the groups of a microbatch come to, where none has items in another: no memory of earlier microbatches is needed.
-pub(super) fn alone(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> Result<Vec<(Key, Kept)>> {
-    let draws = Draws { seed: cx.shared.plan.seed, step: &cx.step.name };
+pub(super) fn reduce_local(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> Result<Vec<(Key, GroupResult)>> {
+    let draws = RngSource { seed: cx.shared.plan.seed, step: &cx.step.name };
     let mut items = keyed.items(cx.epoch, rows)?;
     items.sort_unstable();
     items.dedup();
@@ -47,11 +47,11 @@ pub(super) struct Correction {
 }
 
 /// What groups come to before and after corrections, both sorted.
-pub(super) struct Twice {
-    /// As [`alone`] makes of the rows.
-    pub(super) before: Vec<(Key, Kept)>,
+pub(super) struct BeforeAfter {
+    /// As [`reduce_local`] makes of the rows.
+    pub(super) before: Vec<(Key, GroupResult)>,
     /// As it makes of the corrected ones.
-    pub(super) after: Vec<(Key, Kept)>,
+    pub(super) after: Vec<(Key, GroupResult)>,
 }
 
 /// What groups come to under corrections: all items are arranged and reduced, and then the corrections come as the withdrawal of
@@ -61,7 +61,7 @@ pub(super) fn corrected(
     step: &str,
     items: Vec<(Key, Item)>,
     corrections: Vec<Correction>,
-) -> Result<Twice> {
+) -> Result<BeforeAfter> {
     let index = plan.steps.iter().position(|s| s.name == step && matches!(s.op.stage(), Stage::Keyed(_)));
     let index = index.ok_or_else(|| Error::bug(format!("`{step}` is not a keyed step")))?;
     let reducer = Arc::clone(plan);
@@ -76,8 +76,8 @@ fn arrange(
     index: usize,
     items: Vec<(Key, Item)>,
     corrections: &[Correction],
-) -> Twice {
-    let kept: Rc<RefCell<BTreeMap<(Key, Kept), isize>>> = Rc::default();
+) -> BeforeAfter {
+    let kept: Rc<RefCell<BTreeMap<(Key, GroupResult), isize>>> = Rc::default();
     let seen = Rc::clone(&kept);
     let probe = ProbeHandle::new();
     let mut input = InputSession::<u32, (Key, Item), isize>::new();
@@ -85,18 +85,19 @@ fn arrange(
         let (mut group, mut of_group) = (Vec::new(), Vec::new());
         let reduced = input.to_collection(scope).reduce_named(
             "Groups",
-            move |key: &Key, items: &[(&Item, isize)], out: &mut Vec<(Kept, isize)>| {
+            move |key: &Key, items: &[(&Item, isize)], out: &mut Vec<(GroupResult, isize)>| {
                 let step = &plan.steps[index];
                 if let Stage::Keyed(keyed) = step.op.stage() {
                     group.clear();
                     group.extend(items.iter().map(|(item, _)| **item));
-                    keyed.reduce(&Draws { seed: plan.seed, step: &step.name }, key, &group, &mut of_group);
+                    keyed.reduce(&RngSource { seed: plan.seed, step: &step.name }, key, &group, &mut of_group);
                     out.extend(of_group.drain(..).map(|kept| (kept, 1)));
                 }
             },
         );
-        let count =
-            move |(kept, _, diff): &((Key, Kept), u32, isize)| *seen.borrow_mut().entry(*kept).or_default() += diff;
+        let count = move |(kept, _, diff): &((Key, GroupResult), u32, isize)| {
+            *seen.borrow_mut().entry(*kept).or_default() += diff
+        };
         reduced.inspect(count).probe_with(&probe);
     });
     for item in items {
@@ -114,5 +115,5 @@ fn arrange(
     input.advance_to(2);
     input.flush();
     worker.step_while(|| probe.less_than(&2));
-    Twice { before, after: now() }
+    BeforeAfter { before, after: now() }
 }

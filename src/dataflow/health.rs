@@ -10,7 +10,7 @@ use crate::store::Run;
 
 /// An iteration of a step.
 #[derive(Clone, Copy)]
-pub struct Round<'a> {
+pub struct TrainingIteration<'a> {
     /// The plan.
     pub plan: &'a Plan<dyn Operator>,
     /// The run directory.
@@ -23,7 +23,7 @@ pub struct Round<'a> {
 
 /// What is to be measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Known {
+pub enum Phase {
     /// What the rows say that it is trained on.
     Rows,
     /// What the training itself says.
@@ -31,12 +31,12 @@ pub enum Known {
 }
 
 /// Values by the name of their gate.
-pub type Readings = Vec<(&'static str, f64)>;
+pub type GateValues = Vec<(&'static str, f64)>;
 
 /// What measures the rows of a step that trains nothing.
-pub type Measure = fn(Round<'_>) -> Result<Readings>;
+pub type Measure = fn(TrainingIteration<'_>) -> Result<GateValues>;
 
-impl<'a> Round<'a> {
+impl<'a> TrainingIteration<'a> {
     /// The nearest steps of which `wanted` is true, the step itself or above it along `from`.
     pub fn nearest(&self, wanted: impl Fn(&Step<dyn Operator>) -> bool) -> Vec<&'a Step<dyn Operator>> {
         let (mut found, mut seen, mut todo) = (Vec::new(), HashSet::new(), vec![self.step]);
@@ -92,29 +92,29 @@ fn judged(plan: &Plan<dyn Operator>) -> Vec<(&Step<dyn Operator>, Measure)> {
 ///
 /// # Errors
 /// A committed file cannot be read.
-pub fn readings<'a>(plan: &'a Plan<dyn Operator>, run: &'a Run) -> Result<Vec<(Round<'a>, Readings)>> {
+pub fn gate_values<'a>(plan: &'a Plan<dyn Operator>, run: &'a Run) -> Result<Vec<(TrainingIteration<'a>, GateValues)>> {
     let mut all = Vec::new();
     for step in &plan.steps {
         let Stage::Train(train) = step.op.stage() else { continue };
         for iteration in step.iterations.clone() {
-            let round = Round { plan, run, step, iteration };
-            let mut readings = train.health(round, Known::Rows)?;
-            readings.extend(train.health(round, Known::Training)?);
-            all.push((round, readings));
+            let round = TrainingIteration { plan, run, step, iteration };
+            let mut gate_values = train.health(round, Phase::Rows)?;
+            gate_values.extend(train.health(round, Phase::Training)?);
+            all.push((round, gate_values));
         }
     }
     for (step, measure) in judged(plan) {
-        let round = Round { plan, run, step, iteration: *step.iterations.start() };
+        let round = TrainingIteration { plan, run, step, iteration: *step.iterations.start() };
         all.push((round, measure(round)?));
     }
     Ok(all)
 }
 
 /// Measures a training, warns of what is beyond a bound, and stops the run where that is asked for.
-pub(super) fn check(shared: &Shared, step: &Step<dyn Operator>, iteration: u32, known: Known) -> Result<()> {
+pub(super) fn check(shared: &Shared, step: &Step<dyn Operator>, iteration: u32, known: Phase) -> Result<()> {
     let Stage::Train(train) = step.op.stage() else { return Ok(()) };
-    let round = Round { plan: &shared.plan, run: &shared.run, step, iteration };
-    let when = if known == Known::Rows && !step.op.streams() { "is not trained" } else { "goes no further" };
+    let round = TrainingIteration { plan: &shared.plan, run: &shared.run, step, iteration };
+    let when = if known == Phase::Rows && !step.op.streams() { "is not trained" } else { "goes no further" };
     hold(round, train.health(round, known)?, &format!("iteration {iteration} {when}"))
 }
 
@@ -125,16 +125,17 @@ pub(super) fn check_untrained(shared: &Shared) -> Result<()> {
         return Ok(());
     }
     for (step, measure) in judged(&shared.plan) {
-        let round = Round { plan: &shared.plan, run: &shared.run, step, iteration: *step.iterations.start() };
+        let round =
+            TrainingIteration { plan: &shared.plan, run: &shared.run, step, iteration: *step.iterations.start() };
         hold(round, measure(round)?, &format!("the run stops at a health bound on `{}`", step.name))?;
     }
     Ok(())
 }
 
 /// Holds what was measured against the bounds; `what` is what does not happen where one stops the run.
-fn hold(round: Round<'_>, readings: Readings, what: &str) -> Result<()> {
+fn hold(round: TrainingIteration<'_>, gate_values: GateValues, what: &str) -> Result<()> {
     let mut stops = Vec::new();
-    for (name, value) in readings {
+    for (name, value) in gate_values {
         let Some(gate) = round.plan.health.iter().find(|g| g.kind.name == name) else { continue };
         match gate.verdict(value) {
             Verdict::Pass => {}

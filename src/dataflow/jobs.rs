@@ -7,14 +7,14 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
-use super::candidates::{Candidates, candidates_of};
-use super::compute::{Answer, ComputeThread, Work};
+use super::candidates::{DecisionInputs, candidates_of};
+use super::compute::{Answer, ComputeThread, Task};
 use super::groups;
-use super::health::{self, Known};
+use super::health::{self, Phase};
 use super::join::{self, Joined, Joins};
 use super::ledger::{self, Output};
 use super::operator::{
-    Batches, Context, HeadState, Item, Kept, Key, ModelAt, Operator, RowError, Shared, Stage, model_name,
+    Batches, Context, GroupResult, HeadState, Item, Key, ModelAt, Operator, RowError, Shared, Stage, model_name,
 };
 use super::progress::Event;
 use crate::data::{Epoch, Rows, named};
@@ -135,7 +135,7 @@ impl StepJobs {
     }
 
     /// The next microbatch of a source; it is opened at the first.
-    pub(super) fn source(&self, epoch: Epoch, state: &Arc<Mutex<Option<(Batches, u32)>>>) -> Work {
+    pub(super) fn source(&self, epoch: Epoch, state: &Arc<Mutex<Option<(Batches, u32)>>>) -> Task {
         let (jobs, state) = (self.clone(), Arc::clone(state));
         Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
@@ -165,7 +165,7 @@ impl StepJobs {
     /// A microbatch of a dataset of before the loop, brought into an iteration at the time `at`; `None` past its end. Without a
     /// `reader` (a step's index) only its place is brought, for a step that reads the rows itself; so it is where the reader
     /// has committed what it makes of them.
-    pub(super) fn enter(&self, at: Epoch, reader: Option<usize>) -> Work {
+    pub(super) fn enter(&self, at: Epoch, reader: Option<usize>) -> Task {
         let jobs = self.clone();
         Box::new(move |_| {
             let (run, step, epoch) = (&jobs.shared.run, jobs.step(), Epoch::new(0, at.microbatch));
@@ -184,14 +184,14 @@ impl StepJobs {
         rows: usize,
         model: Option<ModelAt>,
         state: &Arc<Mutex<Option<Box<dyn HeadState>>>>,
-    ) -> Work {
+    ) -> Task {
         let (jobs, state) = (self.clone(), Arc::clone(state));
         Box::new(move |thread| {
             let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
             if guard.is_none() {
                 let (shared, step) = (&*jobs.shared, jobs.step());
                 let cx = Context::new(shared, step, epoch, model.clone());
-                let Stage::Head(head) = step.op.stage() else { return Err(mismatch(&cx)) };
+                let Stage::IterationSource(head) = step.op.stage() else { return Err(mismatch(&cx)) };
                 *guard = Some(head.start(&cx)?);
             }
             let Some(state) = &mut *guard else { return Err(Error::bug("a head has no state")) };
@@ -207,7 +207,7 @@ impl StepJobs {
     }
 
     /// A microbatch of a map, or of a keyed map whose groups it has whole. Rows that are not held are read.
-    pub(super) fn map(&self, epoch: Epoch, rows: Option<RecordBatch>, model: Option<ModelAt>) -> Work {
+    pub(super) fn map(&self, epoch: Epoch, rows: Option<RecordBatch>, model: Option<ModelAt>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let input = || rows.clone().map_or_else(|| jobs.input_rows(epoch), Ok);
@@ -222,7 +222,7 @@ impl StepJobs {
 
     /// A microbatch with what is joined to it; `None` where that is not certain before both inputs are `complete` in the
     /// iteration.
-    pub(super) fn join(&self, epoch: Epoch, model: Option<ModelAt>, complete: bool) -> Work {
+    pub(super) fn join(&self, epoch: Epoch, model: Option<ModelAt>, complete: bool) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let (shared, step) = (&*jobs.shared, jobs.step());
@@ -247,7 +247,7 @@ impl StepJobs {
             let at = cx.iteration_of(&input.step);
             run.files(&input.step).iter().filter(|f| f.iteration == at).map(|f| f.rows).sum::<u64>()
         };
-        let whole = matches!(step.op.stage(), Stage::Whole(_));
+        let whole = matches!(step.op.stage(), Stage::Collect(_));
         let given = step.inputs.iter().filter(|i| whole && i.key == "from").map(rows_of).sum();
         Microbatch { given, ..Microbatch::new(epoch, model) }
     }
@@ -257,7 +257,7 @@ impl StepJobs {
         match cx.step.op.stage() {
             Stage::Map(map) => map.map(cx, rows),
             Stage::Keyed(keyed) => {
-                let output = keyed.finish(cx, rows, &groups::alone(keyed, cx, rows)?)?;
+                let output = keyed.finish(cx, rows, &groups::reduce_local(keyed, cx, rows)?)?;
                 self.candidates(cx.epoch, rows)?;
                 Ok(output)
             }
@@ -297,7 +297,7 @@ impl StepJobs {
     }
 
     /// The keyed items of a microbatch, for the reduce. Rows that are not held are read.
-    pub(super) fn items(&self, epoch: Epoch, rows: Option<RecordBatch>) -> Work<Vec<(Key, Item)>> {
+    pub(super) fn items(&self, epoch: Epoch, rows: Option<RecordBatch>) -> Task<Vec<(Key, Item)>> {
         let jobs = self.clone();
         Box::new(move |_| {
             let step = jobs.step();
@@ -310,7 +310,7 @@ impl StepJobs {
     }
 
     /// A microbatch of a keyed map, once its groups are reduced. Rows that are not held are read.
-    pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, kept: Vec<(Key, Kept)>) -> Work {
+    pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, kept: Vec<(Key, GroupResult)>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let restored = jobs.restored(thread, epoch, |_| Ok(Rows::OnDisk))?;
@@ -326,7 +326,7 @@ impl StepJobs {
     }
 
     /// A barrier's job. A training that streams is told by `closed` of the microbatches of its first input, in order, as they close.
-    pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Work {
+    pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
@@ -334,10 +334,10 @@ impl StepJobs {
                 match cx.step.op.stage() {
                     // The model may be committed and its announcement not: the run was killed between the two.
                     Stage::Train(train) if cx.run().model(&name).is_some() => train.announce(cx, &name).map(Some),
-                    Stage::Whole(whole) => whole.whole(cx).map(Some),
+                    Stage::Collect(whole) => whole.whole(cx).map(Some),
                     Stage::Train(train) => match &closed {
                         None => {
-                            health::check(cx.shared, cx.step, iteration, Known::Rows)?;
+                            health::check(cx.shared, cx.step, iteration, Phase::Rows)?;
                             train.train(cx, &name).map(Some)
                         }
                         Some(closed) => {
@@ -358,7 +358,7 @@ impl StepJobs {
             };
             shared.run.remove_checkpoints(&step.name, iteration)?;
             // After the commit, and also when it is restored: a run that was stopped here and goes on is asked again.
-            for known in closed.is_some().then_some(Known::Rows).into_iter().chain([Known::Training]) {
+            for known in closed.is_some().then_some(Phase::Rows).into_iter().chain([Phase::Training]) {
                 health::check(shared, step, iteration, known)?;
             }
             Ok(rows)
@@ -386,7 +386,7 @@ impl Closed {
 }
 
 /// The step as one that keeps what its groups went by, if it does.
-fn keeps_candidates(step: &Step<dyn Operator>) -> Option<&dyn Candidates> {
+fn keeps_candidates(step: &Step<dyn Operator>) -> Option<&dyn DecisionInputs> {
     let Stage::Keyed(keyed) = step.op.stage() else { return None };
     keyed.candidates()
 }

@@ -22,17 +22,17 @@ mod replay;
 mod revision;
 mod start;
 
-pub use candidates::{Candidate, Candidates, Decision, candidates_of};
+pub use candidates::{Candidate, Decision, DecisionInputs, candidates_of};
 pub use clock::Advance;
 pub use cluster::{Transport, run};
-pub use health::{Known, Measure, Readings, Round, readings};
+pub use health::{GateValues, Measure, Phase, TrainingIteration, gate_values};
 pub use inputs::check_finished;
 pub use join::{Join, Joined, KeysOf, Matching, Place};
 pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output};
 pub use operator::{
-    Batches, Context, Draws, Head, HeadState, Item, Kept, Key, Keyed, LeftOut, Map, ModelAt, Operator, RowError,
-    Services, Shared, Source, Stage, Stop, Train, Whole, model_name,
+    Batches, Collect, Context, GroupResult, HeadState, Item, IterationSource, Key, Keyed, Map, ModelAt, Operator,
+    RejectKind, RngSource, RowError, RuntimeEnv, Shared, Source, Stage, Stop, Train, model_name,
 };
 pub use progress::{Event, Observer, Silent};
 pub use replay::{Replay, advice};

@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::concat_batches;
 
-use super::candidates::Candidates;
-use super::health::{Known, Measure, Readings, Round};
+use super::candidates::DecisionInputs;
+use super::health::{GateValues, Measure, Phase, TrainingIteration};
 use super::join::{Join, Joined};
 use super::ledger::Output;
 use super::progress::{Event, Observer};
 use crate::data::{Columns, Epoch, RngKey, named};
 use crate::error::{Error, Result};
-use crate::pipeline::{Configured, ModelSource, ModelUse, Placement, Plan, Step};
+use crate::pipeline::{ModelSource, ModelUse, Placement, Plan, Step, StepSpec};
 use crate::store::Run;
 
 /// A configured step that can be run. All faults of the user's file have been found before one of these exists.
-pub trait Operator: Configured {
+pub trait Operator: StepSpec {
     /// How the dataflow drives it.
     fn stage(&self) -> Stage<'_>;
     /// How the rows of a joined input ([`crate::pipeline::Input::joined`]) belong to those of the first. An operator that
@@ -41,28 +41,28 @@ pub enum Stage<'a> {
     /// A map whose rows meet by key in a differential reduce.
     Keyed(&'a dyn Keyed),
     /// Starts the microbatches of an iteration.
-    Head(&'a dyn Head),
+    IterationSource(&'a dyn IterationSource),
     /// Waits for an iteration to close and makes rows of all of it.
-    Whole(&'a dyn Whole),
+    Collect(&'a dyn Collect),
     /// Waits for an iteration to close and makes a model.
     Train(&'a dyn Train),
 }
 
 /// Why a row was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LeftOut {
+pub enum RejectKind {
     /// The step could not handle it.
     Failed,
     /// It was dropped on purpose: by a filter, by a tie.
     Dropped,
 }
 
-impl LeftOut {
+impl RejectKind {
     /// As in the `errors` dataset.
     pub fn as_str(self) -> &'static str {
         match self {
-            LeftOut::Failed => "failed",
-            LeftOut::Dropped => "dropped",
+            RejectKind::Failed => "failed",
+            RejectKind::Dropped => "dropped",
         }
     }
 }
@@ -71,7 +71,7 @@ impl LeftOut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowError {
     /// Why.
-    pub kind: LeftOut,
+    pub kind: RejectKind,
     /// Id of the row, or where it stands.
     pub row: String,
     /// Short code, as `empty_prompt`.
@@ -83,11 +83,11 @@ pub struct RowError {
 impl RowError {
     /// A row that the step could not handle.
     pub fn failed(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: LeftOut::Failed, row: row.into(), code: code.into(), message: message.into() }
+        Self { kind: RejectKind::Failed, row: row.into(), code: code.into(), message: message.into() }
     }
     /// A row that the step left out on purpose.
     pub fn dropped(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: LeftOut::Dropped, ..Self::failed(row, code, message) }
+        Self { kind: RejectKind::Dropped, ..Self::failed(row, code, message) }
     }
 }
 
@@ -127,7 +127,7 @@ pub struct Item {
 
 /// What a group comes to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
-pub enum Kept {
+pub enum GroupResult {
     /// The item of this `order`.
     One(i64),
     /// One item preferred to another. With their `order`s, so that a corrected score is a change.
@@ -152,14 +152,14 @@ pub type Key = (u64, u128);
 
 /// Where a step's random numbers come from, without a context.
 #[derive(Clone, Copy, Debug)]
-pub struct Draws<'a> {
+pub struct RngSource<'a> {
     /// The run's seed.
     pub seed: u64,
     /// The step.
     pub step: &'a str,
 }
 
-impl Draws<'_> {
+impl RngSource<'_> {
     /// As [`Context::key`].
     pub fn key(&self, iteration: u32, row: &str, sample: u32) -> RngKey {
         RngKey::new(self.seed, self.step, iteration, row, sample)
@@ -179,21 +179,21 @@ pub trait Keyed: Send + Sync {
         false
     }
     /// The step as one that keeps what it went by, if it does.
-    fn candidates(&self) -> Option<&dyn Candidates> {
+    fn candidates(&self) -> Option<&dyn DecisionInputs> {
         None
     }
     /// Reduces one group, sorted and without duplicates: a function of key, group and keyed draws alone, so that a group
     /// that changes can be reduced again.
-    fn reduce(&self, draws: &Draws<'_>, key: &Key, group: &[Item], kept: &mut Vec<Kept>);
+    fn reduce(&self, draws: &RngSource<'_>, key: &Key, group: &[Item], kept: &mut Vec<GroupResult>);
     /// Makes the microbatch's rows from what its groups came to.
     ///
     /// # Errors
     /// Only what must stop the run.
-    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output>;
+    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, GroupResult)]) -> Result<Output>;
 }
 
 /// Starts the microbatches of each iteration, with a state that lives through the run.
-pub trait Head: Send + Sync {
+pub trait IterationSource: Send + Sync {
     /// How many rows an iteration is to have.
     fn per_iteration(&self) -> usize;
     /// The state before the first microbatch.
@@ -203,7 +203,7 @@ pub trait Head: Send + Sync {
     fn start(&self, cx: &Context<'_>) -> Result<Box<dyn HeadState>>;
 }
 
-/// The state of a [`Head`].
+/// The state of a [`IterationSource`].
 pub trait HeadState: Send {
     /// The next microbatch, of at most `rows` rows.
     ///
@@ -218,7 +218,7 @@ pub trait HeadState: Send {
 }
 
 /// Makes rows of all rows of an iteration together.
-pub trait Whole: Send + Sync {
+pub trait Collect: Send + Sync {
     /// The rows, from inputs that are on disk: [`Context::microbatches`] reads them one at a time. Must be a function of
     /// them and the context alone.
     ///
@@ -234,7 +234,7 @@ pub trait Train: Send + Sync {
     ///
     /// # Errors
     /// A committed file cannot be read.
-    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
         let _ = (round, known);
         Ok(Vec::new())
     }
@@ -286,9 +286,9 @@ pub enum ModelAt {
 
 /// Whatever the operators share beyond the run directory: engines, loaded models. The dataflow only carries it.
 #[derive(Clone)]
-pub struct Services(Arc<dyn Any + Send + Sync>);
+pub struct RuntimeEnv(Arc<dyn Any + Send + Sync>);
 
-impl Services {
+impl RuntimeEnv {
     /// Wraps what the operators share.
     pub fn new<T: Any + Send + Sync>(shared: T) -> Self {
         Self(Arc::new(shared))
@@ -324,7 +324,7 @@ pub struct Shared {
     /// The run directory.
     pub run: Arc<Run>,
     /// What the operators share.
-    pub services: Services,
+    pub env: RuntimeEnv,
     /// Who watches.
     pub observer: Arc<dyn Observer>,
     /// Whether to stop.
@@ -378,12 +378,12 @@ impl Context<'_> {
     ///
     /// # Errors
     /// A bug: it is of another type.
-    pub fn services<T: Any>(&self) -> Result<&T> {
-        self.shared.services.get()
+    pub fn env<T: Any>(&self) -> Result<&T> {
+        self.shared.env.get()
     }
     /// The key of this step's random draws for a row.
     pub fn key(&self, row: &str, sample: u32) -> RngKey {
-        Draws { seed: self.shared.plan.seed, step: &self.step.name }.key(self.epoch.iteration, row, sample)
+        RngSource { seed: self.shared.plan.seed, step: &self.step.name }.key(self.epoch.iteration, row, sample)
     }
     /// Whether the run is being stopped.
     pub fn cancelled(&self) -> bool {

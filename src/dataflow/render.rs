@@ -11,7 +11,7 @@ use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback, Operator a
 use timely::dataflow::{ProbeHandle, Scope};
 
 use super::clock::Advance;
-use super::compute::Crew;
+use super::compute::ComputePool;
 use super::flow::{Flow, Models, Side, keyed, map, train};
 use super::flow_join::join;
 use super::jobs::StepJobs;
@@ -34,7 +34,7 @@ pub(super) fn render(
     scope: Scope<'_, Epoch>,
     shared: &Arc<Shared>,
     joins: &Arc<Joins>,
-    crew: &Crew,
+    crew: &ComputePool,
     began: Instant,
 ) -> ProbeHandle<Epoch> {
     let plan = &*shared.plan;
@@ -79,8 +79,8 @@ pub(super) fn render(
         let whole = || step.inputs.iter().filter(|i| i.whole).map(side);
         let iterations = step.iterations.clone();
         let per_iteration = match step.op.stage() {
-            Stage::Head(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
-            Stage::Whole(_) | Stage::Train(_) => Some(1),
+            Stage::IterationSource(head) => Some(head.per_iteration().div_ceil(plan.microbatch) as u32),
+            Stage::Collect(_) | Stage::Train(_) => Some(1),
             _ => longest(
                 step.inputs.iter().filter(|i| !i.whole).map(|i| planned.get(i.step.as_str()).copied().flatten()),
             ),
@@ -100,11 +100,13 @@ pub(super) fn render(
                     Start { name, iterations, microbatches: None, window, wait: vec![], models: models(), done };
                 start(scope, begin, crew, move |epoch, _| jobs.source(epoch, &state))
             }
-            Shape::Head => {
+            Shape::IterationSource => {
                 let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
                 let state = Arc::new(Mutex::new(None));
                 let (name, window, wait) = (step.name.clone(), plan.window, whole().collect());
-                let Stage::Head(head) = step.op.stage() else { unreachable!("a Head kind has a Head stage") };
+                let Stage::IterationSource(head) = step.op.stage() else {
+                    unreachable!("a Head kind has a Head stage")
+                };
                 let (rows, size) = (head.per_iteration(), plan.microbatch);
                 let begin =
                     Start { name, iterations, microbatches: per_iteration, window, wait, models: models(), done };
@@ -149,7 +151,7 @@ pub(super) fn render(
                     None => keyed(scope, input, jobs, crew),
                 }
             }
-            Shape::Whole | Shape::Train => {
+            Shape::Collect | Shape::Train => {
                 // Models that other keys name are there before it starts, as its rows are.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {
                     ModelUse::Step(maker) => Some(Side { flow: flows[maker.as_str()].clone(), in_loop: false }),

@@ -7,16 +7,16 @@ use super::inputs;
 use super::operator::Operator;
 use crate::data::{counted, or_else};
 use crate::error::{Error, Result};
-use crate::pipeline::replay::{Anew, changed, command, command_for_inputs, owner, roots};
+use crate::pipeline::replay::{RerunSet, changed, command, command_for_inputs, owner, roots};
 use crate::pipeline::{Plan, Step};
-use crate::store::{ChangedInput, FileEntry, InputEntry, Run, Take};
+use crate::store::{ChangedInput, FileEntry, InputEntry, Run, RunFork};
 
 /// What a replay takes over and what it makes.
 pub struct Replay<'a> {
     source: &'a Run,
     plan: &'a Plan<dyn Operator>,
     from: Vec<String>,
-    anew: Anew,
+    anew: RerunSet,
     /// External inputs that are not what the source read.
     inputs: Vec<ChangedInput>,
 }
@@ -50,7 +50,7 @@ impl<'a> Replay<'a> {
             return Err(Error::user("nothing has changed: there is nothing to make anew")
                 .help("name a step with --from, or change something with --set or --file"));
         }
-        let anew = Anew::from(plan, from.iter().map(String::as_str));
+        let anew = RerunSet::from(plan, from.iter().map(String::as_str));
         let outside: Vec<_> =
             plan.steps.iter().filter(|s| changed.contains_key(&s.name) && !anew.whole(plan, &s.name)).collect();
         if let Some(step) = outside.first() {
@@ -124,13 +124,13 @@ impl<'a> Replay<'a> {
     /// before. `weights` computes the hash of a model's weights.
     ///
     /// # Errors
-    /// As [`Take::begin`].
+    /// As [`RunFork::begin`].
     pub fn begin(&self, dir: &Path, weights: &dyn Fn(&Path) -> Result<String>) -> Result<bool> {
         let takes = |dataset: &str, iteration: u32| self.takes(dataset, iteration);
         let keeps = |input: &InputEntry| {
             inputs::is_read(self.plan, input) && self.inputs.iter().all(|changed| changed.table != input.table)
         };
-        let take = Take { source: self.source, from: &self.from, takes: &takes, keeps: &keeps, weights };
+        let take = RunFork { source: self.source, from: &self.from, takes: &takes, keeps: &keeps, weights };
         take.begin(dir, &self.plan.resolved, self.plan.seed)
     }
 }

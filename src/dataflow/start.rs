@@ -13,7 +13,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::compute::{Crew, Desk, Urgency, Work};
+use super::compute::{ComputePool, JobQueue, Priority, Task};
 use super::flow::{Flow, Models, Side, batch, complete_at};
 use super::operator::ModelAt;
 use crate::data::Epoch;
@@ -39,8 +39,8 @@ pub(super) struct Start<'s> {
 pub(super) fn start<'s>(
     scope: Scope<'s, Epoch>,
     start: Start<'s>,
-    crew: &Crew,
-    mut make: impl FnMut(Epoch, Option<ModelAt>) -> Work + 'static,
+    crew: &ComputePool,
+    mut make: impl FnMut(Epoch, Option<ModelAt>) -> Task + 'static,
 ) -> Flow<'s> {
     let Start { name, iterations, microbatches, window, wait, models, done } = start;
     let mut op = OperatorBuilder::new(name.clone(), scope);
@@ -59,7 +59,7 @@ pub(super) fn start<'s>(
     op.build(move |caps| {
         let mut next = Epoch::new(*iterations.start(), 0);
         let home = scope.index() == 0;
-        let mut desk = home.then(|| Desk::new(scope, &address, &crew, &name, 1, Urgency::StepsAside));
+        let mut desk = home.then(|| JobQueue::new(scope, &address, &crew, &name, 1, Priority::Low));
         let mut cap = caps.into_iter().next().filter(|_| home && !iterations.is_empty()).map(|c| c.delayed(&next));
         let mut open: VecDeque<Epoch> = VecDeque::new();
         move |frontiers| {

@@ -7,7 +7,10 @@ use rand_chacha::rand_core::Rng;
 
 use super::choice::Chain;
 use super::sampler::{Draw, Scratch, unit};
-use super::{Answer, Chances, Choice, Codec, Completion, Finish, Message, Request, RowError, Sampling, problem, stop};
+use super::{
+    Answer, ChoiceRequest, Codec, Completion, Finish, Message, Probabilities, Request, RowError, Sampling, problem,
+    stop,
+};
 use crate::data::RngKey;
 use crate::error::{Error, Result};
 
@@ -110,9 +113,9 @@ pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<Sampled
 /// The chances of all choices, from a way to run encoded rows.
 pub(super) fn choose(
     codec: &dyn Codec,
-    choices: &[Choice],
+    choices: &[ChoiceRequest],
     run: impl FnOnce(Vec<Encoded>) -> Result<Vec<(usize, std::result::Result<Sampled, RowError>)>>,
-) -> Result<Vec<Chances>> {
+) -> Result<Vec<Probabilities>> {
     let chains: Vec<std::result::Result<Chain, RowError>> = choices.iter().map(|c| Chain::new(codec, c)).collect();
     let mut rows = Vec::new();
     for chain in chains.iter().flatten() {
@@ -123,7 +126,7 @@ pub(super) fn choose(
         run(rows)?.into_iter().for_each(|(row, result)| done[row] = Some(result));
     }
     let mut done = done.into_iter();
-    let chances = |chain: std::result::Result<Chain, RowError>| -> Result<Chances> {
+    let chances = |chain: std::result::Result<Chain, RowError>| -> Result<Probabilities> {
         let chain = match chain {
             Ok(chain) => chain,
             Err(e) => return Ok(Err(e)),

@@ -14,18 +14,18 @@ use crate::data::RngKey;
 
 /// Asks how an answer would go on.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct ChoiceRequest {
     /// The conversation; the answer is the next turn.
     pub messages: Vec<Message>,
     /// How the answer begins.
-    pub begun: Begun,
+    pub begun: AnswerPrefix,
     /// What may come next: texts of at least one token, all different.
     pub candidates: Arc<[String]>,
 }
 
 /// The beginning of an answer.
 #[derive(Clone, Debug)]
-pub enum Begun {
+pub enum AnswerPrefix {
     /// This text.
     Text(String),
     /// The text of these tokens, an earlier answer's, up to a byte of it.
@@ -33,7 +33,7 @@ pub enum Begun {
 }
 
 /// The probability of each candidate, at temperature 1 over the full vocabulary; or why there is none.
-pub type Chances = std::result::Result<Vec<f64>, RowError>;
+pub type Probabilities = std::result::Result<Vec<f64>, RowError>;
 
 /// The tokens of the candidates of a choice after what they share.
 pub(super) struct Chain {
@@ -45,7 +45,7 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub fn new(codec: &dyn Codec, choice: &Choice) -> std::result::Result<Self, RowError> {
+    pub fn new(codec: &dyn Codec, choice: &ChoiceRequest) -> std::result::Result<Self, RowError> {
         let refuse = |code, message: String| RowError { code, message };
         let template = |e: crate::error::Error| refuse("template", e.to_string());
         if choice.messages.last().is_none_or(|m| m.content.trim().is_empty()) {
@@ -54,8 +54,8 @@ impl Chain {
         let mut given = codec.encode(&choice.messages).map_err(template)?;
         let prompt = given.len();
         let lead = match &choice.begun {
-            Begun::Text(text) => text.clone(),
-            Begun::Tokens(tokens, at) => {
+            AnswerPrefix::Text(text) => text.clone(),
+            AnswerPrefix::Tokens(tokens, at) => {
                 let (whole, gap) = split(codec, tokens, *at);
                 given.extend_from_slice(whole);
                 gap
@@ -156,14 +156,14 @@ mod tests {
         }
     }
 
-    fn chain(begun: Begun, candidates: &[&str]) -> std::result::Result<Chain, RowError> {
+    fn chain(begun: AnswerPrefix, candidates: &[&str]) -> std::result::Result<Chain, RowError> {
         let candidates = candidates.iter().map(ToString::to_string).collect();
-        Chain::new(&Bytes, &Choice { messages: vec![Message::new("user", "?")], begun, candidates })
+        Chain::new(&Bytes, &ChoiceRequest { messages: vec![Message::new("user", "?")], begun, candidates })
     }
 
     #[test]
     fn single_tokens_are_one_row() {
-        let chain = chain(Begun::Text("S: ".into()), &["0", "1", "2"]).unwrap();
+        let chain = chain(AnswerPrefix::Text("S: ".into()), &["0", "1", "2"]).unwrap();
         let rows: Vec<Encoded> = chain.rows(5).collect();
         assert_eq!(rows.len(), 1);
         assert_eq!(Bytes.decode(&rows[0].prompt), "?S: ");
@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn a_longer_score_takes_its_mass_from_the_shorter() {
         let chain =
-            chain(Begun::Tokens("Score: 10 of".bytes().map(u32::from).collect(), 7), &["1", "10", "100", "2"]).unwrap();
+            chain(AnswerPrefix::Tokens("Score: 10 of".bytes().map(u32::from).collect(), 7), &["1", "10", "100", "2"])
+                .unwrap();
         let rows: Vec<Encoded> = chain.rows(0).collect();
         let asked: Vec<String> = rows.iter().map(|r| Bytes.decode(&r.prompt)).collect();
         assert_eq!(asked, ["?Score: ", "?Score: 1", "?Score: 10"]);
@@ -189,17 +190,20 @@ mod tests {
 
     #[test]
     fn what_all_share_is_given() {
-        let chain = chain(Begun::Text("x".into()), &[" 4", " 5"]).unwrap();
+        let chain = chain(AnswerPrefix::Text("x".into()), &[" 4", " 5"]).unwrap();
         let rows: Vec<Encoded> = chain.rows(0).collect();
         assert_eq!((rows.len(), Bytes.decode(&rows[0].prompt).as_str()), (1, "?x "));
     }
 
     #[test]
     fn what_cannot_be_told_apart_is_refused() {
-        assert_eq!(chain(Begun::Text(String::new()), &["4", "4"]).err().unwrap().code, "template");
-        assert_eq!(chain(Begun::Text(String::new()), &[""]).err().unwrap().code, "template");
-        let empty =
-            Choice { messages: Vec::new(), begun: Begun::Text("x".into()), candidates: ["1".to_owned()].into() };
+        assert_eq!(chain(AnswerPrefix::Text(String::new()), &["4", "4"]).err().unwrap().code, "template");
+        assert_eq!(chain(AnswerPrefix::Text(String::new()), &[""]).err().unwrap().code, "template");
+        let empty = ChoiceRequest {
+            messages: Vec::new(),
+            begun: AnswerPrefix::Text("x".into()),
+            candidates: ["1".to_owned()].into(),
+        };
         assert_eq!(Chain::new(&Bytes, &empty).err().unwrap().code, "empty_prompt");
     }
 }

@@ -1,4 +1,4 @@
-//! [`Local`]: a Llama on this machine, run by one thread that all callers share.
+//! [`BatchedEngine`]: a Llama on this machine, run by one thread that all callers share.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,9 +10,9 @@ use rayon::ThreadPool;
 
 use super::answer::{self, Encoded, completion, encode};
 use super::kv::{BLOCK, Shape};
-use super::scheduler::{Incoming, Limits, Outcome, Scheduler};
+use super::scheduler::{Limits, Scheduler, SequenceOutput, SequenceRequest};
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Chances, Choice, Engine, Request, Sampling, Stats};
+use super::{Answer, Cancel, ChoiceRequest, Engine, Probabilities, Request, Sampling, Stats};
 use crate::error::{Context, Error, Result};
 use crate::jinja::DateTime;
 use crate::model::{Llama, Message, Model, Tokenizer};
@@ -125,7 +125,7 @@ fn default_kv_memory() -> u64 {
 }
 
 /// A Llama on this machine. Dropping it ends its thread.
-pub struct Local {
+pub struct BatchedEngine {
     id: String,
     /// Hash of the tokenizer.
     tokenizer: Option<String>,
@@ -141,18 +141,18 @@ pub struct Local {
 struct Call {
     rows: Vec<Encoded>,
     cancel: Cancel,
-    reply: Sender<Result<Vec<Outcome>>>,
+    reply: Sender<Result<Vec<SequenceOutput>>>,
 }
 
 /// A call whose requests are in the scheduler.
 struct Open {
     cancel: Cancel,
-    reply: Sender<Result<Vec<Outcome>>>,
+    reply: Sender<Result<Vec<SequenceOutput>>>,
     left: usize,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<SequenceOutput>,
 }
 
-impl Local {
+impl BatchedEngine {
     /// Starts an engine for the model's weights as they are.
     ///
     /// # Errors
@@ -162,10 +162,10 @@ impl Local {
         Self::with_codec(Arc::new(llama), Arc::new(model.tokenizer), model.hash, &config)
     }
 
-    /// As [`Local::spawn`], from parts. `id` is what [`Engine::id`] returns.
+    /// As [`BatchedEngine::spawn`], from parts. `id` is what [`Engine::id`] returns.
     ///
     /// # Errors
-    /// As [`Local::spawn`].
+    /// As [`BatchedEngine::spawn`].
     pub fn with_codec(llama: Arc<Llama>, codec: Arc<dyn Codec>, id: String, config: &Config) -> Result<Self> {
         let shape = Shape::of(llama.config());
         let (max_rows, positions) = (config.max_rows.max(1), llama.config().max_position_embeddings);
@@ -208,7 +208,7 @@ impl Local {
     }
 
     /// Hands rows to the thread and waits for what becomes of them.
-    fn call(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<Outcome>> {
+    fn call(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<SequenceOutput>> {
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
         calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
@@ -221,7 +221,7 @@ impl Local {
     }
 }
 
-impl Engine for Local {
+impl Engine for BatchedEngine {
     fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
@@ -240,7 +240,7 @@ impl Engine for Local {
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
     }
-    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());
         answer::choose(&*self.codec, &choices, |rows| {
             Ok(self.call(rows, cancel)?.into_iter().map(|o| (o.owner.1, o.result)).collect())
@@ -257,7 +257,7 @@ impl Engine for Local {
     }
 }
 
-impl Drop for Local {
+impl Drop for BatchedEngine {
     fn drop(&mut self) {
         self.calls = None;
         if let Some(thread) = self.thread.take() {
@@ -320,14 +320,14 @@ fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, Open>,
     *number += 1;
     open.insert(n, Open { cancel: call.cancel, reply: call.reply, left: call.rows.len(), outcomes: Vec::new() });
     for Encoded { row, prompt, sampling, key, wanted } in call.rows {
-        if let Some(outcome) = scheduler.submit(Incoming { owner: (n, row), prompt, sampling, key, wanted }) {
+        if let Some(outcome) = scheduler.submit(SequenceRequest { owner: (n, row), prompt, sampling, key, wanted }) {
             settle(outcome, open);
         }
     }
 }
 
 /// Files an outcome, and answers its call if it was the last.
-fn settle(outcome: Outcome, open: &mut BTreeMap<u64, Open>) {
+fn settle(outcome: SequenceOutput, open: &mut BTreeMap<u64, Open>) {
     let n = outcome.owner.0;
     let Some(o) = open.get_mut(&n) else { return };
     o.outcomes.push(outcome);

@@ -1,6 +1,6 @@
 //! Text generation as a service: [`Engine`] and its backends.
 //!
-//! [`Local`] runs a Llama on one device with continuous batching: requests join and leave at token granularity, prompts
+//! [`BatchedEngine`] runs a Llama on one device with continuous batching: requests join and leave at token granularity, prompts
 //! are computed in chunks beside the decoding of others, and what prompts have in common is computed once.
 //! [`Sequential`] runs models of other families, one sequence after the other. [`open`] takes the one that a model asks for.
 //! [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
@@ -27,14 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::model::Message;
-pub use choice::{Begun, Chances, Choice};
-pub use local::{Codec, Config, Local};
+pub use choice::{AnswerPrefix, ChoiceRequest, Probabilities};
+pub use local::{BatchedEngine, Codec, Config};
 pub(crate) use open::has_template;
 pub use open::{open, start};
 pub use scripted::{Script, Scripted, scripted};
 pub use sequential::Sequential;
 pub use stats::Stats;
-pub use stream::{Asked, Asker, Asking, Listener, answer_in_order};
+pub use stream::{Asked, Asking, Listener, RequestBuilder, answer_in_order};
 
 use crate::data::RngKey;
 use crate::error::Result;
@@ -170,7 +170,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// As [`Engine::generate`].
-    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>>;
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>>;
     /// Hash of the weights, or `script:` and the hash of the script.
     fn id(&self) -> &str;
     /// Hash of the tokenizer and chat template that its token ids are of; none where ids are made up.

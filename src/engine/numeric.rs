@@ -1,5 +1,5 @@
 //! Sums and maxima over many f32 whose result depends on the numbers alone: fixed lanes, fixed order, the same on every
-//! thread. The vectors are spelled out, as are those of [`crate::model::ops::Panels`] and for the same reason.
+//! thread. The vectors are spelled out, as are those of [`crate::model::ops::PackedWeight`] and for the same reason.
 
 use wide::f32x16;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::{Config, Engine, Local, Sequential};
+use super::{BatchedEngine, Config, Engine, Sequential};
 use crate::error::{Error, Result};
 use crate::model::families::{Family, InferenceModel};
 use crate::model::{Model, Tokenizer};
 
-/// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`Local`] for
+/// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`BatchedEngine`] for
 /// Llamas, [`Sequential`] for the others that reflux knows. Weights are converted to `dtype` and put on `device`.
 ///
 /// # Errors
@@ -29,11 +29,11 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Resul
 /// Starts the engine of a loaded Llama.
 ///
 /// # Errors
-/// It has no chat template, or see [`Local::spawn`].
+/// It has no chat template, or see [`BatchedEngine::spawn`].
 pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
     has_template(&model.name, &model.tokenizer)?;
     let model = Model { tokenizer: model.tokenizer.with_date(config.date), ..model };
-    Ok(Arc::new(Local::spawn(model, config)?))
+    Ok(Arc::new(BatchedEngine::spawn(model, config)?))
 }
 
 /// Refuses a model that cannot be asked anything.

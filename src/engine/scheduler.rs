@@ -27,7 +27,7 @@ use crate::model::ops::Floats;
 const LOGIT_ROWS: usize = 64;
 
 /// A request with its prompt encoded.
-pub(super) struct Incoming {
+pub(super) struct SequenceRequest {
     /// Whose it is: the call, and the place in it.
     pub owner: (u64, usize),
     pub prompt: Arc<[u32]>,
@@ -38,14 +38,14 @@ pub(super) struct Incoming {
 }
 
 /// What became of a request.
-pub(super) struct Outcome {
+pub(super) struct SequenceOutput {
     pub owner: (u64, usize),
     pub result: std::result::Result<Sampled, RowError>,
 }
 
 /// A running sequence.
 struct Sequence {
-    incoming: Incoming,
+    incoming: SequenceRequest,
     rng: ChaCha8Rng,
     /// `max_tokens`, or less where the context ends before.
     limit: usize,
@@ -75,7 +75,7 @@ pub(super) struct Scheduler {
     limits: Limits,
     store: Box<dyn Store>,
     blocks: Blocks,
-    waiting: VecDeque<Incoming>,
+    waiting: VecDeque<SequenceRequest>,
     running: Vec<Sequence>,
     steps: u64,
 }
@@ -102,21 +102,21 @@ impl Scheduler {
     }
 
     /// How many tokens may be added to a prompt.
-    fn limit(&self, incoming: &Incoming) -> usize {
+    fn limit(&self, incoming: &SequenceRequest) -> usize {
         let context = self.llama.config().max_position_embeddings;
         incoming.sampling.max_tokens.min(context.saturating_sub(incoming.prompt.len()))
     }
 
     /// Puts a request in line, or says at once what becomes of it.
-    pub fn submit(&mut self, incoming: Incoming) -> Option<Outcome> {
+    pub fn submit(&mut self, incoming: SequenceRequest) -> Option<SequenceOutput> {
         let context = self.llama.config().max_position_embeddings;
         let limit = self.limit(&incoming);
         if let Some(error) = answer::unfit(&incoming.prompt, self.llama.config().vocab_size, context) {
-            return Some(Outcome { owner: incoming.owner, result: Err(error) });
+            return Some(SequenceOutput { owner: incoming.owner, result: Err(error) });
         }
         if limit == 0 {
             let result = Ok(Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
-            return Some(Outcome { owner: incoming.owner, result });
+            return Some(SequenceOutput { owner: incoming.owner, result });
         }
         self.waiting.push_back(incoming);
         None
@@ -184,7 +184,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// The model failed; the scheduler is then of no further use.
-    pub fn step(&mut self) -> Result<Vec<Outcome>> {
+    pub fn step(&mut self) -> Result<Vec<SequenceOutput>> {
         self.admit()?;
         self.steps += 1;
         let start = Instant::now();
@@ -220,7 +220,12 @@ impl Scheduler {
     }
 
     /// Draws the next token of the sequences that want the given rows: lists of (row, sequence), one list per row.
-    fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outcomes: &mut Vec<Outcome>) -> Result<()> {
+    fn sample(
+        &mut self,
+        hidden: &Tensor,
+        rows: &[&[(usize, usize)]],
+        outcomes: &mut Vec<SequenceOutput>,
+    ) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -267,13 +272,13 @@ impl Scheduler {
                 }
             };
             s.limit = 0;
-            outcomes.push(Outcome { owner: s.incoming.owner, result });
+            outcomes.push(SequenceOutput { owner: s.incoming.owner, result });
         }
         Ok(())
     }
 
     /// Takes out the sequences that have ended, which [`Scheduler::sample`] marked by a limit of 0.
-    fn leave(&mut self, outcomes: &mut [Outcome]) {
+    fn leave(&mut self, outcomes: &mut [SequenceOutput]) {
         if outcomes.is_empty() {
             return;
         }

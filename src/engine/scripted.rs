@@ -28,7 +28,8 @@ use serde::Deserialize;
 
 use super::stats::{Counters, add};
 use super::{
-    Answer, Cancel, Chances, Choice, Completion, Engine, Finish, Message, Request, RowError, Stats, problem, stop,
+    Answer, Cancel, ChoiceRequest, Completion, Engine, Finish, Message, Probabilities, Request, RowError, Stats,
+    problem, stop,
 };
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
@@ -179,7 +180,7 @@ impl Scripted {
         })
     }
 
-    fn chances(&self, choice: &Choice) -> Chances {
+    fn chances(&self, choice: &ChoiceRequest) -> Probabilities {
         let rule = self.rule(&choice.messages)?;
         if rule.chances.is_empty() {
             let message = "the script's rule for the prompt has no `chances`".into();
@@ -240,7 +241,7 @@ impl Engine for Scripted {
         self.wait(start, requests.len(), cancel)?;
         Ok(answers)
     }
-    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
         let start = Instant::now();
         let chances = choices.iter().map(|c| self.chances(c)).collect();
         self.wait(start, choices.len(), cancel)?;

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::answer::{self, Encoded, Sampled, completion, encode};
 use super::sampler::Scratch;
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, Chances, Choice, Config, Engine, Finish, Request, RowError, Sampling, Stats};
-use crate::error::{Error, Kind, Result};
+use super::{Answer, Cancel, ChoiceRequest, Config, Engine, Finish, Probabilities, Request, RowError, Sampling, Stats};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::families::{InferenceModel, Network};
 
 /// What became of a row.
@@ -143,7 +143,7 @@ impl Sequential {
                 Some(pool) => pool.install(work),
                 None => work(),
             };
-            result.map_err(|e| if e.kind() == Kind::Cancelled { e } else { e.doing("the model failed") })?;
+            result.map_err(|e| if e.kind() == ErrorKind::Cancelled { e } else { e.doing("the model failed") })?;
             self.counters.busy(start.elapsed(), 0.);
         }
         Ok(done)
@@ -166,7 +166,7 @@ impl Engine for Sequential {
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
     }
-    fn choose(&self, choices: Vec<Choice>, cancel: &Cancel) -> Result<Vec<Chances>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());
         answer::choose(&self.model.tokenizer, &choices, |rows| self.run(rows, cancel))
     }

@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 
 /// A new call is made while fewer requests than this are without an answer. Twice the rows that a local engine decodes
 /// together by default, so that there is always one to take the place of one that ended.
-const AT_WORK: usize = 512;
+const MAX_IN_FLIGHT: usize = 512;
 /// Most requests of a call, unless one prompt alone has more: what a prompt waits for is the rest of its call.
 const CALL: usize = 32;
 /// Most calls at a time, answered ones that wait for an earlier one counted. Each has a thread while it is at work.
 const CALLS: usize = 64;
 /// Between two looks at whether to stop.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How the prompts of a stream are asked.
 #[derive(Clone, Debug)]
@@ -38,12 +38,12 @@ pub struct Asking {
 /// The draws of an answer depend on the seed, the conversation, the sample's number, and on how many prompts of the same
 /// conversation came before it: a prompt's answers are the same whatever else is in the stream, and those of its second
 /// occurrence are others than those of its first.
-pub struct Asker {
+pub struct RequestBuilder {
     asking: Asking,
     seen: HashMap<Id, u32>,
 }
 
-impl Asker {
+impl RequestBuilder {
     /// Asks like this.
     pub fn new(asking: Asking) -> Self {
         Self { asking, seen: HashMap::new() }
@@ -126,7 +126,7 @@ pub fn answer_in_order<T: Send>(
                 if !open && begun == given {
                     return broken.map_or(Ok(()), Err);
                 }
-                let room = open && at_work < AT_WORK && begun - given < CALLS as u64;
+                let room = open && at_work < MAX_IN_FLIGHT && begun - given < CALLS as u64;
                 let none = never();
                 select! {
                     recv(if room { prompts } else { &none }) -> prompt => {
@@ -146,7 +146,7 @@ pub fn answer_in_order<T: Send>(
                         at_work -= count;
                         waiting.insert(number, result?);
                     },
-                    default(LOOK) => listener.waiting(),
+                    default(POLL_INTERVAL) => listener.waiting(),
                 }
                 while let Some((tags, answers)) = waiting.remove(&given) {
                     given += 1;
@@ -203,7 +203,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::engine::{Chances, Choice, Completion, Finish, Stats};
+    use crate::engine::{ChoiceRequest, Completion, Finish, Probabilities, Stats};
 
     /// Answers with the question after a time that is longer for earlier calls, and notes how many requests it holds.
     #[derive(Default)]
@@ -231,7 +231,7 @@ mod tests {
             };
             Ok(requests.into_iter().map(answer).collect())
         }
-        fn choose(&self, _: Vec<Choice>, _: &Cancel) -> Result<Vec<Chances>> {
+        fn choose(&self, _: Vec<ChoiceRequest>, _: &Cancel) -> Result<Vec<Probabilities>> {
             Ok(Vec::new())
         }
         fn id(&self) -> &str {
@@ -242,8 +242,13 @@ mod tests {
         }
     }
 
-    fn asker(samples: u32, system: Option<&str>) -> Asker {
-        Asker::new(Asking { system: system.map(str::to_owned), samples, sampling: Sampling::default(), seed: 1 })
+    fn asker(samples: u32, system: Option<&str>) -> RequestBuilder {
+        RequestBuilder::new(Asking {
+            system: system.map(str::to_owned),
+            samples,
+            sampling: Sampling::default(),
+            seed: 1,
+        })
     }
     /// Sends that many prompts, every tenth without a request, and a failure after them if there is one.
     fn send(count: usize, samples: u32, fails: bool) -> Receiver<Result<Asked<usize>>> {
@@ -278,7 +283,7 @@ mod tests {
             });
         assert!(all.is_ok() && next == 3000);
         let most = engine.most.into_inner();
-        assert!(most > CALL && most < AT_WORK + CALL + 3, "{most} requests at a time");
+        assert!(most > CALL && most < MAX_IN_FLIGHT + CALL + 3, "{most} requests at a time");
     }
 
     #[test]
@@ -303,12 +308,12 @@ mod tests {
         let (_sender, silent) = crossbeam_channel::bounded::<Result<Asked<()>>>(1);
         cancel.set();
         let e = answer_in_order(&engine, &silent, &cancel, &mut |(), _: Vec<Answer>| Ok(true)).unwrap_err();
-        assert_eq!(e.kind(), crate::error::Kind::Cancelled);
+        assert_eq!(e.kind(), crate::error::ErrorKind::Cancelled);
     }
 
     #[test]
     fn draws_depend_on_the_conversation_and_its_occurrence() {
-        let ask = |asker: &mut Asker, text: &str| asker.requests(vec![Message::new("user", text)]);
+        let ask = |asker: &mut RequestBuilder, text: &str| asker.requests(vec![Message::new("user", text)]);
         let keys = |requests: Vec<Request>| requests.into_iter().map(|r| r.key).collect::<Vec<_>>();
         let mut one = asker(2, None);
         let (a, b, again) = (keys(ask(&mut one, "a")), keys(ask(&mut one, "b")), keys(ask(&mut one, "a")));

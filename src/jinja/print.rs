@@ -274,15 +274,18 @@ fn push_json_escape(unit: u16, out: &mut String) {
     }
 }
 
-/// Writes a text with what JSON must escape. What is between two escapes is copied as it is; an escape costs a unit of
-/// its own, because one byte of control characters takes as long as many that are copied.
+/// Work of one escape in JSON.
+const UNITS_AN_ESCAPE: usize = 4;
+
+/// Writes a text with what JSON must escape. What is between two escapes is copied as it is; an escape costs more,
+/// because one byte of control characters takes as long as many that are copied.
 fn write_json_text(text: &str, ensure_ascii: bool, out: &mut String, budget: &mut Budget) -> Result<()> {
     budget.spend_bytes(text.len().saturating_mul(6))?;
     let is_escaped = |c: char| matches!(c, '"' | '\\' | '\0'..='\x1f') || (ensure_ascii && c > '~');
     out.push('"');
     let mut rest = text;
     while let Some(at) = rest.find(is_escaped) {
-        budget.spend(1)?;
+        budget.spend(UNITS_AN_ESCAPE)?;
         out.push_str(&rest[..at]);
         let mut after = rest[at..].chars();
         match after.next() {

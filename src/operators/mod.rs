@@ -13,8 +13,8 @@ mod prelude {
     pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
     pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
     pub use crate::error::{Context as _, Error, Result};
-    pub(super) use crate::pipeline::{Amount, Asks, Assume, Load, Pass, Work};
-    pub use crate::pipeline::{Configured, Fields, Kind, NeedsModel, Port, Shape};
+    pub(super) use crate::pipeline::{Asks, CostAssumptions, CostEstimate, InputStats, RowStats, TokenCount};
+    pub use crate::pipeline::{Fields, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 }
 
 mod generation;
@@ -30,23 +30,23 @@ pub use shared::template::Template;
 pub use training::reference::ReferenceUse;
 
 /// Every operator, in the order in which `reflux operators` lists them.
-pub static ALL: &[&crate::pipeline::Kind<dyn crate::dataflow::Operator>] = &[
-    &sources::read::KIND,
-    &sources::listworld::KIND,
-    &training::sft::KIND,
-    &generation::synthesize::KIND,
-    &generation::dedup::KIND,
-    &generation::generate::KIND,
-    &judging::judge::KIND,
-    &judging::rescore::KIND,
-    &judging::meta_judge::KIND,
-    &selection::concat::KIND,
-    &judging::oracle::KIND,
-    &selection::split::KIND,
-    &selection::build_eft::KIND,
-    &selection::select::KIND,
-    &selection::positives::KIND,
-    &judging::compare::KIND,
-    &selection::measure::KIND,
-    &training::dpo::KIND,
+pub static ALL: &[&crate::pipeline::OperatorDef<dyn crate::dataflow::Operator>] = &[
+    &sources::read::DEF,
+    &sources::listworld::DEF,
+    &training::sft::DEF,
+    &generation::synthesize::DEF,
+    &generation::dedup::DEF,
+    &generation::generate::DEF,
+    &judging::judge::DEF,
+    &judging::rescore::DEF,
+    &judging::meta_judge::DEF,
+    &selection::concat::DEF,
+    &judging::oracle::DEF,
+    &selection::split::DEF,
+    &selection::build_eft::DEF,
+    &selection::select::DEF,
+    &selection::positives::DEF,
+    &judging::compare::DEF,
+    &selection::measure::DEF,
+    &training::dpo::DEF,
 ];

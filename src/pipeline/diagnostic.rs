@@ -14,7 +14,7 @@ use crate::error::Error;
 /// Columns of a rendered diagnostic, whatever the terminal: output is the same everywhere.
 const WIDTH: usize = 110;
 /// At most this many are rendered; the rest is counted.
-const MOST: usize = 100;
+const MAX_COUNT: usize = 100;
 /// Lines longer than this are not shown, only pointed at.
 const LONGEST_LINE: usize = 1000;
 
@@ -187,15 +187,15 @@ impl Diagnostics {
         let tame: Vec<NamedSource<Arc<str>>> =
             self.sources.iter().map(|s| NamedSource::new(one_line(&s.name), s.tame())).collect();
         let mut out = String::new();
-        for diagnostic in self.list.iter().take(MOST) {
+        for diagnostic in self.list.iter().take(MAX_COUNT) {
             let shown = self.shown(diagnostic, &tame);
             if handler.render_report(&mut out, &shown).is_err() {
                 let _ = writeln!(out, "{}: {}", diagnostic.code.id, shown.message);
             }
             out.push('\n');
         }
-        if self.list.len() > MOST {
-            let _ = writeln!(out, "... and {} more", self.list.len() - MOST);
+        if self.list.len() > MAX_COUNT {
+            let _ = writeln!(out, "... and {} more", self.list.len() - MAX_COUNT);
         }
         let counts = [(self.errors(), "error"), (self.warnings(), "warning")];
         let words: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| counted(*n, word)).collect();
@@ -220,9 +220,9 @@ impl Diagnostics {
             (fields["line"], fields["column"]) = (json!(position.0), json!(position.1));
             (problem.severity(), fields)
         };
-        let mut all: Vec<_> = self.list.iter().take(MOST).map(one).collect();
-        if self.list.len() > MOST {
-            let rest = &self.list[MOST..];
+        let mut all: Vec<_> = self.list.iter().take(MAX_COUNT).map(one).collect();
+        if self.list.len() > MAX_COUNT {
+            let rest = &self.list[MAX_COUNT..];
             let worst = rest.iter().map(Diagnostic::severity).find(|s| *s == Severity::Error);
             let fields = json!({ "message": format!("and {} more", counted(rest.len(), "problem")) });
             all.push((worst.unwrap_or(Severity::Warning), fields));

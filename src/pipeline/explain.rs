@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::fields::KeyDoc;
-use super::kind::{Configured, Shape};
+use super::kind::{Shape, StepSpec};
 use super::plan::{Input, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
 use super::study::Variant;
 use crate::data::counted;
@@ -21,7 +21,7 @@ pub enum Format {
 
 /// The plan as text: what runs once, ahead, in the loop and beside it; each edge's schema; where the window is measured and
 /// where the barriers are; each step's model and settings.
-pub fn explain<O: Configured + ?Sized>(plan: &Plan<O>, format: Format) -> String {
+pub fn explain<O: StepSpec + ?Sized>(plan: &Plan<O>, format: Format) -> String {
     match format {
         Format::Tree => tree(plan),
         Format::Mermaid => mermaid(plan),
@@ -61,11 +61,11 @@ fn source(model: &ModelSource) -> String {
 }
 
 /// Whether the step takes this input's microbatches as they close.
-fn streams<O: Configured + ?Sized>(step: &Step<O>, input: &Input) -> bool {
+fn streams<O: StepSpec + ?Sized>(step: &Step<O>, input: &Input) -> bool {
     step.op.streams() && step.inputs.first() == Some(input)
 }
 
-fn how<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
+fn how<O: StepSpec + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
     let mut words = Vec::new();
     if streams(step, input) {
         words.push("by microbatch, as they close");
@@ -93,7 +93,7 @@ fn policy_words<O: ?Sized>(plan: &Plan<O>) -> Option<String> {
     Some(format!("policy: {} in iteration 1, then the model that {} made one iteration before", l.policy, l.next))
 }
 
-fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
+fn tree<O: StepSpec + ?Sized>(plan: &Plan<O>) -> String {
     let mut groups: Vec<Branch> = Vec::new();
     if !plan.models.is_empty() {
         let leaves = plan.models.iter().map(|m| Branch::leaf(format!("{}: {}", m.name, source(m)))).collect();
@@ -143,7 +143,7 @@ fn tree<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
     out
 }
 
-fn step_branch<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Branch {
+fn step_branch<O: StepSpec + ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Branch {
     let mut text = format!("{}: {} gives `{}`", step.name, step.kind.name, step.schema.name);
     if step.kind.shape == Shape::Keyed {
         text.push_str(" (groups by key)");
@@ -226,7 +226,7 @@ fn node<O: ?Sized>(plan: &Plan<O>, model: &ModelUse) -> String {
     }
 }
 
-fn edge_label<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
+fn edge_label<O: StepSpec + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &Input) -> String {
     let whole = match input.whole {
         true if streams(step, input) => ", streaming",
         true => ", whole",
@@ -236,7 +236,7 @@ fn edge_label<O: Configured + ?Sized>(plan: &Plan<O>, step: &Step<O>, input: &In
     format!("{}{whole}{}", schema(plan, &input.step), if window { ", window" } else { "" })
 }
 
-fn mermaid<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
+fn mermaid<O: StepSpec + ?Sized>(plan: &Plan<O>) -> String {
     let escape = |s: &str| s.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
     let mut out = String::from("flowchart LR\n");
     let mut line = |text: String| {
@@ -276,7 +276,7 @@ fn mermaid<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
     out
 }
 
-fn dot<O: Configured + ?Sized>(plan: &Plan<O>) -> String {
+fn dot<O: StepSpec + ?Sized>(plan: &Plan<O>) -> String {
     let escape = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"");
     let mut out = String::new();
     let mut line = |text: String| {

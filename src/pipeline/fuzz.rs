@@ -65,9 +65,9 @@ const PIECES: &[&str] = &[
 ];
 
 fn survives(text: &str, set: &[String]) {
-    match parse_str::<dyn Configured>("fuzz.toml", text, set, KINDS) {
+    match parse_str::<dyn StepSpec>("fuzz.toml", text, set, KINDS) {
         Ok(plan) => {
-            let again = parse_str::<dyn Configured>("again.toml", &plan.resolved, &[], KINDS).unwrap();
+            let again = parse_str::<dyn StepSpec>("again.toml", &plan.resolved, &[], KINDS).unwrap();
             assert_eq!(again.resolved, plan.resolved);
             for format in [Format::Tree, Format::Mermaid, Format::Dot] {
                 explain(&plan, format);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 use super::fields::{How, Named, Problems};
-use super::kind::{Configured, Shape};
+use super::kind::{Shape, StepSpec};
 use super::plan::Placement;
 use super::sections::{Draft, DraftModel};
 use super::suggest::show;
@@ -26,7 +26,7 @@ pub(super) struct Graph<'a, O: ?Sized + 'static> {
     pub uses_policy: Vec<bool>,
 }
 
-impl<'a, O: Configured + ?Sized> Graph<'a, O> {
+impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     pub fn names(&self) -> impl Iterator<Item = &'a str> + Clone {
         self.steps.iter().map(|s| s.name.as_str())
     }
@@ -60,7 +60,7 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
         let all = 0..self.steps.len();
         let policy = self.reach(all.clone().filter(|&i| self.uses_policy[i]).collect(), true, |_| true);
         let leads = self.reach(next.into_iter().collect(), false, |_| true);
-        let heads = all.clone().filter(|&i| self.shape(i) == Some(Shape::Head) && leads[i]).collect();
+        let heads = all.clone().filter(|&i| self.shape(i) == Some(Shape::IterationSource) && leads[i]).collect();
         let ahead = self.reach(heads, true, |i| !policy[i]);
         all.map(|i| match (policy[i], leads[i], ahead[i]) {
             (true, true, _) => Placement::Loop,
@@ -99,8 +99,8 @@ impl<'a, O: Configured + ?Sized> Graph<'a, O> {
             }
             match self.shape(at) {
                 Some(Shape::Map | Shape::Keyed) => open.extend(self.streamed(at).rev()),
-                Some(Shape::Source | Shape::Whole | Shape::Train) => return Some(at),
-                Some(Shape::Head) | None => {}
+                Some(Shape::Source | Shape::Collect | Shape::Train) => return Some(at),
+                Some(Shape::IterationSource) | None => {}
             }
         }
         None

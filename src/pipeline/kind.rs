@@ -1,11 +1,11 @@
 //! What the pipeline needs to know of an operator: its kind, and what a configured step says of itself.
 
 use super::fields::{Fields, KeyDoc};
-use super::work::{Assume, Load, Work};
+use super::work::{CostAssumptions, CostEstimate, InputStats};
 use crate::data::Schema;
 
 /// What check, plan and explain need of a configured step. The dataflow's trait extends it.
-pub trait Configured: Send + Sync {
+pub trait StepSpec: Send + Sync {
     /// Its settings in one line.
     fn explain(&self) -> String;
     /// The schema of its rows, from those of its inputs: first `from` in its order, then the `step()` keys in the
@@ -20,7 +20,7 @@ pub trait Configured: Send + Sync {
         Vec::new()
     }
     /// Whether a training takes the microbatches of its first input one by one as they close, instead of waiting for the
-    /// iteration to close. Their number must be known before: they must come from a [`Shape::Head`].
+    /// iteration to close. Their number must be known before: they must come from a [`Shape::IterationSource`].
     fn streams(&self) -> bool {
         false
     }
@@ -47,9 +47,9 @@ pub trait Configured: Send + Sync {
     }
     /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
     /// default it passes its first input's rows on.
-    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, iteration: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let _ = (iteration, assume);
-        Work::rows(inputs.first().map(|i| i.amount).unwrap_or_default())
+        CostEstimate::rows(inputs.first().map(|i| i.amount).unwrap_or_default())
     }
 }
 
@@ -113,9 +113,9 @@ pub enum Shape {
     /// As [`Shape::Map`], over groups of rows with one key.
     Keyed,
     /// Starts microbatches inside the loop; reads its inputs whole.
-    Head,
+    IterationSource,
     /// Waits for the iteration to close and makes rows of all of it, as one microbatch: a barrier.
-    Whole,
+    Collect,
     /// Waits for the iteration to close and makes a model: a barrier.
     Train,
 }
@@ -132,7 +132,7 @@ pub enum NeedsModel {
 }
 
 /// One operator, as the registry lists it.
-pub struct Kind<O: ?Sized + 'static> {
+pub struct OperatorDef<O: ?Sized + 'static> {
     /// What `op` names it.
     pub name: &'static str,
     /// What it does, in a sentence.
@@ -152,7 +152,7 @@ pub struct Kind<O: ?Sized + 'static> {
     pub parse: fn(&mut Fields<'_>) -> Box<O>,
 }
 
-impl<O: ?Sized> Kind<O> {
+impl<O: ?Sized> OperatorDef<O> {
     /// The keys of the operator's table, the common ones (`op`, `from`, `model`, `keep`) first, for the docs.
     pub fn keys(&self) -> Vec<KeyDoc> {
         super::sections::step_keys(self)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::graph::Graph;
-use super::kind::{Configured, Shape};
+use super::kind::{Shape, StepSpec};
 use super::plan::{Loop, ModelUse, Placement};
 use super::suggest::show;
 
@@ -22,7 +22,7 @@ pub(super) fn made_model(loop_: Option<&Loop>, step: &str, iteration: u32) -> St
     }
 }
 
-impl<O: Configured + ?Sized> Graph<'_, O> {
+impl<O: StepSpec + ?Sized> Graph<'_, O> {
     /// Reports names that clash. `last` is each step's last iteration.
     pub(super) fn check_names(&self, loop_: Option<&Loop>, placements: &[Placement], last: &[u32]) {
         self.check_step_names();

@@ -10,7 +10,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
 use super::external::External;
 use super::fields::Problems;
 use super::health::Gate;
-use super::kind::{Configured, Kind, Shape};
+use super::kind::{OperatorDef, Shape, StepSpec};
 use super::study::Study;
 use super::{overrides, resolve, sections, tree, values};
 use crate::data::{Schema, open_regular};
@@ -67,7 +67,7 @@ pub struct Step<O: ?Sized + 'static> {
     /// Its name, also of its dataset.
     pub name: String,
     /// Its operator.
-    pub kind: &'static Kind<O>,
+    pub kind: &'static OperatorDef<O>,
     /// The operator with its settings.
     pub op: Arc<O>,
     /// `from` in its order, then the steps that other keys name.
@@ -130,7 +130,7 @@ impl fmt::Display for ModelUse {
 pub enum Placement {
     /// In iteration 0, before the loop.
     Once,
-    /// Feeds the loop from a [`Shape::Head`] and does not depend on the policy: iterations `1..=T`, as far ahead of
+    /// Feeds the loop from a [`Shape::IterationSource`] and does not depend on the policy: iterations `1..=T`, as far ahead of
     /// the policy as the window allows.
     Ahead,
     /// Depends on the policy and leads to `loop.next`: iterations `1..=T`.
@@ -245,7 +245,7 @@ impl<O: ?Sized> Step<O> {
     }
     /// Whether it waits for its iteration to close.
     pub fn is_barrier(&self) -> bool {
-        matches!(self.kind.shape, Shape::Whole | Shape::Train)
+        matches!(self.kind.shape, Shape::Collect | Shape::Train)
     }
 }
 
@@ -259,10 +259,10 @@ impl<O: ?Sized> fmt::Debug for Plan<O> {
 ///
 /// # Errors
 /// Everything that is wrong with the file and the overrides, warnings too.
-pub fn load<O: Configured + ?Sized>(
+pub fn load<O: StepSpec + ?Sized>(
     path: &Path,
     overrides: &[String],
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
 ) -> Result<Plan<O>, Diagnostics> {
     read_and_parse(path, overrides, kinds, false)
 }
@@ -271,18 +271,18 @@ pub fn load<O: Configured + ?Sized>(
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_without_data<O: Configured + ?Sized>(
+pub fn load_without_data<O: StepSpec + ?Sized>(
     path: &Path,
     overrides: &[String],
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
 ) -> Result<Plan<O>, Diagnostics> {
     read_and_parse(path, overrides, kinds, true)
 }
 
-fn read_and_parse<O: Configured + ?Sized>(
+fn read_and_parse<O: StepSpec + ?Sized>(
     path: &Path,
     overrides: &[String],
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
     without_data: bool,
 ) -> Result<Plan<O>, Diagnostics> {
     let name = path.display().to_string();
@@ -315,11 +315,11 @@ fn read_file(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse_str<O: Configured + ?Sized>(
+pub fn parse_str<O: StepSpec + ?Sized>(
     name: &str,
     text: &str,
     overrides: &[String],
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
 ) -> Result<Plan<O>, Diagnostics> {
     parse(name, text, overrides, kinds, false)
 }
@@ -328,19 +328,19 @@ pub fn parse_str<O: Configured + ?Sized>(
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse_str_without_data<O: Configured + ?Sized>(
+pub fn parse_str_without_data<O: StepSpec + ?Sized>(
     name: &str,
     text: &str,
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
 ) -> Result<Plan<O>, Diagnostics> {
     parse(name, text, &[], kinds, true)
 }
 
-fn parse<O: Configured + ?Sized>(
+fn parse<O: StepSpec + ?Sized>(
     name: &str,
     text: &str,
     overrides: &[String],
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
     without_data: bool,
 ) -> Result<Plan<O>, Diagnostics> {
     let mut sources = vec![Source::new(name, text)];

@@ -7,7 +7,7 @@ use super::diagnostic::Diagnostic;
 use super::external::External;
 use super::fields::{Named, REFERENCES};
 use super::graph::Graph;
-use super::kind::{Configured, Shape};
+use super::kind::{Shape, StepSpec};
 use super::plan::{Dtype, ModelKind, ModelSource, ModelUse, Step};
 use super::sections::{Draft, table_of};
 use super::suggest::{self, show};
@@ -36,7 +36,7 @@ pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<
     models
 }
 
-impl<O: Configured + ?Sized> Graph<'_, O> {
+impl<O: StepSpec + ?Sized> Graph<'_, O> {
     /// What a model of the file, or a step that makes one, is called by.
     fn named(&self, name: &str) -> Option<ModelUse> {
         if self.models.iter().any(|m| m.source.name == name) {

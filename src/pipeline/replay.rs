@@ -91,9 +91,9 @@ pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<S
 
 /// Where a plan is made anew: the first iteration of each step that is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Anew(BTreeMap<String, u32>);
+pub struct RerunSet(BTreeMap<String, u32>);
 
-impl Anew {
+impl RerunSet {
     /// What has to be made anew when the steps `from` are.
     pub fn from<'a, O: ?Sized>(plan: &Plan<O>, from: impl IntoIterator<Item = &'a str>) -> Self {
         let from: BTreeSet<&str> = from.into_iter().collect();
@@ -157,7 +157,7 @@ pub fn owner<'a, O: ?Sized>(plan: &'a Plan<O>, dataset: &str) -> Option<&'a Step
 pub fn roots<O: ?Sized>(plan: &Plan<O>, changed: &Changed) -> Vec<String> {
     let mut roots: Vec<String> = Vec::new();
     for step in plan.steps.iter().filter(|s| changed.contains_key(&s.name)) {
-        if !Anew::from(plan, roots.iter().map(String::as_str)).whole(plan, &step.name) {
+        if !RerunSet::from(plan, roots.iter().map(String::as_str)).whole(plan, &step.name) {
             roots.push(step.name.clone());
         }
     }
@@ -196,7 +196,7 @@ pub fn command<O: ?Sized>(
     otherwise: &[String],
 ) -> Option<String> {
     let from = roots(after, &changed(before, after, &BTreeSet::new()));
-    let anew = Anew::from(after, from.iter().map(String::as_str));
+    let anew = RerunSet::from(after, from.iter().map(String::as_str));
     let kept = |s: &Step<O>| before.step(&s.name).is_some() && anew.first(&s.name) > *s.iterations.start();
     if !after.steps.iter().any(kept) {
         return None;
@@ -249,9 +249,9 @@ mod tests {
     use super::super::stub::KINDS;
     use super::super::tests::PAPER;
     use super::*;
-    use crate::pipeline::Configured;
+    use crate::pipeline::StepSpec;
 
-    fn plan(text: &str, set: &[&str]) -> Plan<dyn Configured> {
+    fn plan(text: &str, set: &[&str]) -> Plan<dyn StepSpec> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
         super::super::parse_str("test.toml", text, &set, KINDS).unwrap_or_else(|d| panic!("{}", d.render(false)))
     }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn what_is_below_is_made_anew_and_the_next_iterations_through_the_policy() {
         let paper = plan(PAPER, &[]);
-        let anew = Anew::from(&paper, ["scores"]);
+        let anew = RerunSet::from(&paper, ["scores"]);
         let first = |step: &str| anew.first(step);
         assert_eq!(
             ["ift", "m1", "prompts", "responses", "scores", "pairs", "dpo"].map(first),
@@ -268,8 +268,8 @@ mod tests {
         assert!(anew.takes(&paper, "responses", 1) && !anew.takes(&paper, "responses", 2));
         assert!(anew.takes(&paper, "prompts", 2) && !anew.takes(&paper, "prompts", 3), "only what the plan has");
         assert!(!anew.takes(&paper, "dpo.reference", 1) && !anew.takes(&paper, "gone", 1));
-        assert!(Anew::from(&paper, ["ift"]).whole(&paper, "dpo"));
-        assert_eq!(Anew::from(&paper, [] as [&str; 0]).0, BTreeMap::new());
+        assert!(RerunSet::from(&paper, ["ift"]).whole(&paper, "dpo"));
+        assert_eq!(RerunSet::from(&paper, [] as [&str; 0]).0, BTreeMap::new());
     }
 
     #[test]

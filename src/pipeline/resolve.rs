@@ -7,14 +7,14 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Span};
 use super::fields::{How, Named, Problems};
 use super::graph::Graph;
-use super::kind::{Configured, Port, Shape};
+use super::kind::{Port, Shape, StepSpec};
 use super::plan::{Input, Loop, ModelUse, Placement, Plan, Step};
 use super::sections::{Draft, File};
 use super::suggest::{self, show};
 use crate::data::{Schema, counted};
 
 /// Plans the file. `None` where there are errors that leave nothing to plan; all errors are in `problems`.
-pub(super) fn plan<O: Configured + ?Sized>(
+pub(super) fn plan<O: StepSpec + ?Sized>(
     file: File<O>,
     problems: &Problems,
     line: impl Fn(Span) -> usize,
@@ -66,7 +66,7 @@ pub(super) fn plan<O: Configured + ?Sized>(
         // Without errors every step is in the order once, has an operator and a schema.
         let (draft, (model, models), schema) = (slots[i].take()?, uses[i].take()?, schemas[i]?);
         let kind = draft.kind?;
-        let all_whole = matches!(kind.shape, Shape::Head | Shape::Whole | Shape::Train);
+        let all_whole = matches!(kind.shape, Shape::IterationSource | Shape::Collect | Shape::Train);
         let inputs = draft.inputs.into_iter().chain(draft.sides).enumerate();
         let inputs = inputs.map(|(at, input)| Input {
             step: input.name,
@@ -117,7 +117,7 @@ fn failed(problems: &Problems) -> bool {
 /// What `model` means, and what the further keys that name models mean.
 type Uses = (Option<ModelUse>, Vec<(&'static str, ModelUse)>);
 
-impl<'a, O: Configured + ?Sized> Graph<'a, O> {
+impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     /// Keys by iteration must not speak of iterations that the step does not have.
     fn check_iterations(&self, placements: &[Placement], last: &[u32]) {
         for (i, step) in self.steps.iter().enumerate() {

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Span};
 use super::external::External;
 use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
-use super::kind::{Kind, NeedsModel, Shape};
+use super::kind::{NeedsModel, OperatorDef, Shape};
 use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
 use super::study::{self, Study};
@@ -66,7 +66,7 @@ pub(super) struct Draft<O: ?Sized + 'static> {
     pub name: String,
     pub key: Span,
     pub place: Span,
-    pub kind: Option<&'static Kind<O>>,
+    pub kind: Option<&'static OperatorDef<O>>,
     pub op: Option<Box<O>>,
     pub inputs: Vec<Named>,
     pub sides: Vec<Named>,
@@ -94,7 +94,12 @@ pub(super) struct File<O: ?Sized + 'static> {
 const SECTIONS: [&str; 7] = ["pipeline", "engine", "health", "model", "loop", "step", "study"];
 
 /// Reads every section, reporting whatever is wrong within one; `stem` is the name of a pipeline that has none.
-pub(super) fn read<O: ?Sized>(root: &Table, kinds: &[&'static Kind<O>], problems: &Problems, stem: &str) -> File<O> {
+pub(super) fn read<O: ?Sized>(
+    root: &Table,
+    kinds: &[&'static OperatorDef<O>],
+    problems: &Problems,
+    stem: &str,
+) -> File<O> {
     for (key, entry) in &root.entries {
         if SECTIONS.contains(&key.as_str()) {
             continue;
@@ -343,7 +348,7 @@ fn step<O: ?Sized>(
     key: Span,
     place: Span,
     table: &Table,
-    kinds: &[&'static Kind<O>],
+    kinds: &[&'static OperatorDef<O>],
     problems: &Problems,
 ) -> Draft<O> {
     let mut f = Fields::new(problems, table, place, format!("step `{}`", show(name))).at(table_of("step", name));
@@ -401,7 +406,7 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
 }
 
 /// The documented keys of an operator, the common ones first.
-pub(super) fn step_keys<O: ?Sized>(kind: &Kind<O>) -> Vec<KeyDoc> {
+pub(super) fn step_keys<O: ?Sized>(kind: &OperatorDef<O>) -> Vec<KeyDoc> {
     ask(|f| {
         f.text("op", "the operator", None);
         common(f, Some((kind.name, kind.shape, kind.model)));
@@ -431,7 +436,7 @@ pub struct SectionDoc {
     pub keys: fn() -> Vec<KeyDoc>,
 }
 
-/// Every section of a pipeline file but `[step.NAME]`, whose keys depend on its operator ([`Kind::keys`]).
+/// Every section of a pipeline file but `[step.NAME]`, whose keys depend on its operator ([`OperatorDef::keys`]).
 pub const SECTION_DOCS: [SectionDoc; 6] = [
     SectionDoc {
         name: "pipeline",

@@ -2,7 +2,7 @@
 
 use super::codes;
 use super::fields::Fields;
-use super::kind::{Configured, Kind, NeedsModel, Port, Shape};
+use super::kind::{NeedsModel, OperatorDef, Port, Shape, StepSpec};
 use crate::data::{Schema, named};
 
 struct Stub {
@@ -13,7 +13,7 @@ struct Stub {
     streams: bool,
 }
 
-impl Configured for Stub {
+impl StepSpec for Stub {
     fn explain(&self) -> String {
         self.line.clone()
     }
@@ -31,7 +31,7 @@ impl Configured for Stub {
     }
 }
 
-fn stub(line: String, accepts: &[&[&'static Schema]], gives: &'static Schema) -> Box<dyn Configured> {
+fn stub(line: String, accepts: &[&[&'static Schema]], gives: &'static Schema) -> Box<dyn StepSpec> {
     Box::new(Stub { line, accepts: accepts.iter().map(|a| a.to_vec()).collect(), gives, streams: false })
 }
 
@@ -44,7 +44,7 @@ fn sampling(f: &mut Fields<'_>) -> f64 {
     })
 }
 
-fn read(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn read(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let dataset = f.text("dataset", "directory of Parquet files", None);
     f.mapping("columns", "new names of columns by their old ones");
     let schemas = [("ift", "pairs"), ("eft", "judged"), ("prompts", "prompts"), ("text", "text")];
@@ -56,28 +56,28 @@ fn read(f: &mut Fields<'_>) -> Box<dyn Configured> {
     };
     stub(format!("reads {dataset}"), &[], gives)
 }
-fn listworld(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn listworld(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let rows = f.count("rows", "how many", Some(100), 1..=1_000_000);
     let data = f.choice("data", "which rows", &[("ift", "answered"), ("requests", "bare")], Some("ift"));
     stub(format!("makes {rows} rows"), &[], if data == "ift" { &named::IFT } else { &named::PROMPTS })
 }
-fn sft(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn sft(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let rate = f.float("learning_rate", "peak learning rate", Some(5.5e-6), 0.0..=1.0);
     f.optional_path("resume", "a checkpoint", crate::store::InputForm::Model);
     f.optional_table("lora", "low-rank adapters", |f| f.count("rank", "rank of the update", None, 1..=4096));
     stub(format!("learning rate {rate:?}"), &[&[&named::IFT, &named::EFT, &named::TEXT]], &named::MODELS)
 }
-fn synthesize(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn synthesize(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let per_iteration = f.count("per_iteration", "prompts an iteration", Some(512), 1..=10_000_000);
     sampling(f);
     stub(format!("{per_iteration} prompts an iteration"), &[&[&named::IFT, &named::PROMPTS]], &named::PROMPTS)
 }
-fn generate(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn generate(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let samples = f.count("samples", "answers a prompt", Some(4), 1..=1024);
     let temperature = sampling(f);
     stub(format!("{samples} answers a prompt at {temperature:?}"), &[&[&named::PROMPTS]], &named::RESPONSES)
 }
-fn judge(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn judge(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let rubric = f.text("rubric", "template", Some("additive-5"));
     if rubric.ends_with("no-prompt.jinja") {
         f.warn(&codes::NOT_SHOWN, "rubric", "it does not show the prompt", "");
@@ -85,15 +85,15 @@ fn judge(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let samples = f.count("samples", "judgements an answer", Some(3), 1..=64);
     stub(format!("{rubric}, {samples} times"), &[&[&named::RESPONSES]], &named::SCORES)
 }
-fn select(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn select(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let options = [("best-worst", "the paper's"), ("best-random", "best against a random one")];
     let strategy = f.choice("strategy", "which pairs", &options, Some("best-worst"));
     stub(strategy.to_owned(), &[&[&named::SCORES]], &named::PAIRS)
 }
-fn dedup(_: &mut Fields<'_>) -> Box<dyn Configured> {
+fn dedup(_: &mut Fields<'_>) -> Box<dyn StepSpec> {
     stub(String::new(), &[&[&named::PROMPTS]], &named::PROMPTS)
 }
-fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
+fn dpo(f: &mut Fields<'_>) -> Box<dyn StepSpec> {
     let beta = f.float("beta", "strength of the reference", Some(0.1), 0.0..=100.0);
     f.float("learning_rate", "peak learning rate", Some(1e-6), 0.0..=1.0);
     f.step("replay", "rows of SFT mixed in");
@@ -105,24 +105,24 @@ fn dpo(f: &mut Fields<'_>) -> Box<dyn Configured> {
     let accepts = vec![vec![&named::PAIRS], vec![&named::IFT, &named::EFT]];
     Box::new(Stub { line: format!("beta {beta:?}"), accepts, gives: &named::MODELS, streams })
 }
-fn oracle(_: &mut Fields<'_>) -> Box<dyn Configured> {
+fn oracle(_: &mut Fields<'_>) -> Box<dyn StepSpec> {
     stub("counts points".into(), &[&[&named::RESPONSES]], &named::SCORES)
 }
 
 macro_rules! kinds {
     ($($ident:ident $name:literal $parse:ident $shape:ident $model:ident $min:literal $max:expr;)*) => {
-        $(static $ident: Kind<dyn Configured> = Kind {
+        $(static $ident: OperatorDef<dyn StepSpec> = OperatorDef {
             name: $name, about: "a stub", shape: Shape::$shape, model: NeedsModel::$model,
             min_inputs: $min, max_inputs: $max, example: "", parse: $parse,
         };)*
-        pub static KINDS: &[&Kind<dyn Configured>] = &[$(&$ident),*];
+        pub static KINDS: &[&OperatorDef<dyn StepSpec>] = &[$(&$ident),*];
     };
 }
 kinds! {
     READ "read" read Source No 0 0;
     LISTWORLD "listworld" listworld Source No 0 0;
     SFT "sft" sft Train Yes 1 usize::MAX;
-    SYNTHESIZE "synthesize" synthesize Head Yes 1 2;
+    SYNTHESIZE "synthesize" synthesize IterationSource Yes 1 2;
     GENERATE "generate" generate Map Yes 1 1;
     JUDGE "judge" judge Map Yes 1 1;
     SELECT "select" select Keyed No 1 1;

@@ -73,7 +73,7 @@ model = "policy"
 samples = 1
 "#;
 
-fn parse(text: &str, set: &[&str]) -> Result<Plan<dyn Configured>, Diagnostics> {
+fn parse(text: &str, set: &[&str]) -> Result<Plan<dyn StepSpec>, Diagnostics> {
     let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
     parse_str("test.toml", text, &set, KINDS)
 }
@@ -339,7 +339,7 @@ fn every_code_has_a_case_that_gives_it() {
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         let set: Vec<String> = text.lines().filter_map(|l| l.strip_prefix("# --set ")).map(str::to_owned).collect();
         let without_data = text.lines().any(|l| l == "# --no-data");
-        let load = if without_data { load_without_data::<dyn Configured> } else { load::<dyn Configured> };
+        let load = if without_data { load_without_data::<dyn StepSpec> } else { load::<dyn StepSpec> };
         let found: Vec<&str> = match load(&path, &set, KINDS) {
             Ok(plan) => plan.warnings.iter().map(|d| d.code.id).collect(),
             Err(problems) => {

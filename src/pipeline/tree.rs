@@ -8,7 +8,7 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 
 /// Tables and arrays nested deeper than this are refused: no key goes that deep.
-const DEEPEST: usize = 24;
+const MAX_DEPTH: usize = 24;
 /// The TOML parser recurses on nesting (its own limits allow some thousand levels by dotted keys), so it gets this stack.
 const STACK: usize = 64 << 20;
 
@@ -132,9 +132,9 @@ fn convert_table(
 }
 
 fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: &mut Vec<Diagnostic>) -> Value {
-    if depth > DEEPEST {
+    if depth > MAX_DEPTH {
         if problems.is_empty() {
-            let message = format!("tables and lists are nested more than {DEEPEST} deep");
+            let message = format!("tables and lists are nested more than {MAX_DEPTH} deep");
             problems.push(Diagnostic::new(&codes::SYNTAX, message, span, "here"));
         }
         return Value::Bool(false);

@@ -4,7 +4,7 @@ use crate::data::Schema;
 
 /// The rows of a step in an iteration.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Amount {
+pub struct RowStats {
     /// Rows.
     pub rows: f64,
     /// Mean tokens of a row's prompt.
@@ -15,7 +15,7 @@ pub struct Amount {
     pub per_prompt: f64,
 }
 
-impl Amount {
+impl RowStats {
     /// Prompts that the rows are of.
     pub fn prompts(&self) -> f64 {
         self.rows / self.per_prompt.max(1.)
@@ -24,7 +24,7 @@ impl Amount {
 
 /// Averages that no pipeline file states.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Assume {
+pub struct CostAssumptions {
     /// Tokens of a given prompt.
     pub prompt: f64,
     /// Tokens of a given answer.
@@ -41,14 +41,14 @@ pub struct Assume {
     pub positives: f64,
 }
 
-impl Default for Assume {
+impl Default for CostAssumptions {
     fn default() -> Self {
         let (prompt, answer, rubric, judgement) = (60., 250., 300., 120.);
         Self { prompt, answer, rubric, judgement, fill: 0.5, pair_yield: 0.8, positives: 0.25 }
     }
 }
 
-impl Assume {
+impl CostAssumptions {
     /// That the averages are some.
     ///
     /// # Errors
@@ -73,25 +73,25 @@ impl Assume {
 
 /// An input of a step.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub struct InputStats {
     /// The key that named it.
     pub key: &'static str,
     /// What its rows are.
     pub schema: &'static Schema,
     /// How many and how long.
-    pub amount: Amount,
+    pub amount: RowStats,
 }
 
 /// Tokens that go through a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pass {
+pub struct TokenCount {
     /// How many.
     pub tokens: f64,
     /// How many tokens each of them attends to, on average.
     pub context: f64,
 }
 
-impl Pass {
+impl TokenCount {
     /// Of sequences of `length` tokens, each after `before` tokens that were computed already.
     pub fn of(sequences: f64, before: f64, length: f64) -> Self {
         Self { tokens: sequences * length, context: before + length / 2. }
@@ -112,17 +112,17 @@ impl Pass {
 
 /// What a step does in an iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Work {
+pub struct CostEstimate {
     /// The rows that it makes.
-    pub out: Amount,
+    pub out: RowStats,
     /// Prompts read; what is shared (the rubric, the prompt of several samples) counts once.
-    pub read: Pass,
+    pub read: TokenCount,
     /// Tokens sampled one after the other.
-    pub sampled: Pass,
+    pub sampled: TokenCount,
     /// Tokens whose log-probabilities are computed: for a reference, or on held-out rows.
-    pub scored: Pass,
+    pub scored: TokenCount,
     /// Tokens trained on, prompts counted, in all passes over the rows.
-    pub trained: Pass,
+    pub trained: TokenCount,
     /// Optimizer steps.
     pub steps: f64,
     /// Longest sequence that is sampled.
@@ -135,9 +135,9 @@ pub struct Work {
     pub adapter: Option<(f64, Vec<&'static str>)>,
 }
 
-impl Work {
+impl CostEstimate {
     /// Of a step that uses no model and makes such rows.
-    pub fn rows(out: Amount) -> Self {
+    pub fn rows(out: RowStats) -> Self {
         Self { out, ..Self::default() }
     }
 }
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn the_context_of_two_passes_is_the_mean_over_their_tokens() {
         // A prompt of 10 tokens and two answers of 20 after it: positions 0..10 and twice 10..30.
-        let pass = Pass::of(1., 0., 10.).and(Pass::of(2., 10., 20.));
-        assert_eq!(pass, Pass { tokens: 50., context: (10. * 5. + 40. * 20.) / 50. });
-        assert_eq!(Pass::default().and(Pass::default()), Pass::default());
-        assert_eq!(pass.times(3.), Pass { tokens: 150., context: 17. });
+        let pass = TokenCount::of(1., 0., 10.).and(TokenCount::of(2., 10., 20.));
+        assert_eq!(pass, TokenCount { tokens: 50., context: (10. * 5. + 40. * 20.) / 50. });
+        assert_eq!(TokenCount::default().and(TokenCount::default()), TokenCount::default());
+        assert_eq!(pass.times(3.), TokenCount { tokens: 150., context: 17. });
     }
 }

@@ -20,7 +20,7 @@ pub use inspect::runs::Runs;
 pub use inspect::trace::Trace;
 pub use inspect::verify::Verdict;
 pub use progress::{Left, Outline, Paint, Piece, ProgressState, StepOutline, duration, wrapped};
-pub use summary::counters::{Count, Tally};
+pub use summary::counters::{Count, RunCounters};
 pub use summary::fruitless::Fruitless;
 pub use summary::health::Health;
 pub use summary::left_out::LeftOut;

@@ -43,16 +43,17 @@ pub use files::printable::printable_with_bytes;
 pub use files::reader::{decoding, read_parquet, row_bytes};
 pub use files::writer::{ParquetFile, write_parquet};
 pub use import::{
-    Format, Given, GivenAnswer, GivenPrompt, How, Imported, Turns, given_answers, given_prompts, import, import_jsonl,
+    Format, ImportOptions, Imported, Loaded, LoadedAnswer, LoadedPrompt, Turns, given_answers, given_prompts, import,
+    import_jsonl,
 };
 pub use journal::checkpoints::CheckpointFiles;
 pub use journal::diff::lines as changed_lines;
 pub use journal::folder::{make_folder, put_microbatch};
-pub use journal::fork::{Take, link};
+pub use journal::fork::{RunFork, link};
 pub use journal::inputs::{ChangedInput, FileTimes, InputEntry, InputFile, InputForm, InputPlace, changed_error};
 pub use journal::lock::Writer;
 pub use journal::manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 pub use journal::repair::{Repair, Repaired};
-pub use journal::run::{Opened, Run, RunState};
+pub use journal::run::{Run, RunState, RunStatus};
 pub use journal::scan::{Part, PartRows, Scan, find_run};
-pub use journal::verify::{Finding, Inspected, Thing, inspect};
+pub use journal::verify::{Artifact, Finding, Inspected, inspect};

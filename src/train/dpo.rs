@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::adamw::AdamWConfig;
-use super::order::Replay;
+use super::order::ReplaySampler;
 use super::reference::Reference;
 use super::schedule::{Decay, Schedule, Warmup};
 use super::sft::usable_examples;
 use super::sft::{longest, nothing_left, unknown_token};
 use super::trainer::check_reference;
 use super::trainer::{Limits, Objective, Trainer};
-use super::training_loop::{Course, Seen};
+use super::training_loop::{DataFingerprint, TrainingLoop};
 use super::validation::Validation;
 use super::{Example, Pair, Problem, Progress, Trained, order};
 use crate::error::Result;
@@ -22,7 +22,7 @@ use crate::model::{Config, Llama};
 pub struct DpoConfig {
     /// What a step minimises.
     pub objective: Objective,
-    /// Rows replayed in each optimizer step; see [`Replay`].
+    /// Rows replayed in each optimizer step; see [`ReplaySampler`].
     pub replay_batch: usize,
     /// Passes over the pairs.
     pub epochs: u32,
@@ -153,10 +153,10 @@ pub fn dpo(
     let (per_pass, batches) = (usable.len().div_ceil(size), usable.len().div_ceil(config.batch_size.max(1)));
     let total = per_pass * config.epochs as usize;
     let mut course = steps.course(llama, total, None, progress)?;
-    course.seen = Seen::of(&usable)?;
+    course.seen = DataFingerprint::of(&usable)?;
     course.resume_latest()?;
-    let mut places = Places::new(usable.len(), size, config);
-    while course.steps() < total && course.goes_on()? {
+    let mut places = BatchSampler::new(usable.len(), size, config);
+    while course.steps() < total && course.should_continue()? {
         let (pass, i) = (course.steps() / per_pass, course.steps() % per_pass);
         let rows: Vec<&Pair> = places.of(course.steps()).iter().map(|&p| usable[p]).collect();
         let epoch = pass as f64 + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
@@ -171,7 +171,7 @@ pub fn dpo(
 }
 
 /// Which of the pairs a step takes: those of its pass's order that come next.
-struct Places {
+struct BatchSampler {
     pairs: usize,
     /// Pairs of a step.
     size: usize,
@@ -180,7 +180,7 @@ struct Places {
     pass: (Option<u32>, Vec<usize>),
 }
 
-impl Places {
+impl BatchSampler {
     fn new(pairs: usize, size: usize, config: &DpoConfig) -> Self {
         let seed = config.shuffle.then_some(config.seed);
         Self { pairs, size, seed, pass: (None, (0..pairs).collect()) }
@@ -201,7 +201,7 @@ impl Places {
 pub(super) struct Steps<'a> {
     config: &'a DpoConfig,
     replay_rows: Vec<&'a Example>,
-    replay: Replay,
+    replay: ReplaySampler,
     /// Pairs of an optimizer step.
     pub size: usize,
 }
@@ -224,7 +224,7 @@ impl<'a> Steps<'a> {
             Vec::new()
         };
         let size = config.batch_size.max(1).saturating_mul(config.accumulation.max(1));
-        let replay = Replay::new(replay_rows.len(), config.seed);
+        let replay = ReplaySampler::new(replay_rows.len(), config.seed);
         Ok(Self { config, replay_rows, replay, size })
     }
 
@@ -235,7 +235,7 @@ impl<'a> Steps<'a> {
         total: usize,
         microbatches: Option<usize>,
         progress: &'p mut dyn Progress,
-    ) -> Result<Course<'a, 'p>> {
+    ) -> Result<TrainingLoop<'a, 'p>> {
         let config = self.config;
         let limits = Limits { max_rows: config.max_rows_per_forward, max_items: config.batch_size.max(1) };
         let validation = config.validation.as_ref();
@@ -243,14 +243,14 @@ impl<'a> Steps<'a> {
         let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
         let trainer = trainer.recording(config.options, config.seed);
         // Other rows for replay are another training.
-        let settings = (config, microbatches, Seen::of(&self.replay_rows)?.hash());
-        Ok(Course::new(trainer, llama, &settings, validation, progress))
+        let settings = (config, microbatches, DataFingerprint::of(&self.replay_rows)?.hash());
+        Ok(TrainingLoop::new(trainer, llama, &settings, validation, progress))
     }
 
     /// The next step, at the schedule's rate unless one is given.
     pub fn take(
         &mut self,
-        course: &mut Course<'a, '_>,
+        course: &mut TrainingLoop<'a, '_>,
         pairs: &[&Pair],
         epoch: f64,
         total: usize,

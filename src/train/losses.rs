@@ -28,12 +28,12 @@ pub struct Scores {
     /// `C`, in [0, 1].
     pub consistency: Tensor,
     /// What the losses can be tuned by.
-    pub knobs: Knobs,
+    pub knobs: LossParams,
 }
 
 /// What the losses can be tuned by; each takes what its equation names.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Knobs {
+pub struct LossParams {
     /// Strength of the pull to the reference.
     pub beta: f64,
     /// Probability that a label is wrong, in [0, 0.5).
@@ -44,7 +44,7 @@ pub struct Knobs {
     pub margin_scale: f64,
 }
 
-impl Default for Knobs {
+impl Default for LossParams {
     fn default() -> Self {
         Self { beta: 0.1, label_smoothing: 0., gamma: 0.5, margin_scale: 1. }
     }
@@ -77,11 +77,11 @@ impl Scores {
 /// reference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// [`Knobs::label_smoothing`].
+    /// [`LossParams::label_smoothing`].
     LabelSmoothing,
-    /// [`Knobs::gamma`].
+    /// [`LossParams::gamma`].
     Gamma,
-    /// [`Knobs::margin_scale`].
+    /// [`LossParams::margin_scale`].
     MarginScale,
     /// [`Scores::margin`].
     Margin,
@@ -327,7 +327,7 @@ mod tests {
             rejected_tokens: of([4., 7., 2., 3.]),
             margin: of([1., 0.25, 4., 2.]),
             consistency: of([1., 0.5, 0.8, 0.]),
-            knobs: Knobs { label_smoothing, gamma: 0.3, margin_scale: 0.7, ..Knobs::default() },
+            knobs: LossParams { label_smoothing, gamma: 0.3, margin_scale: 0.7, ..LossParams::default() },
         }
     }
 

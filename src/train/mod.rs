@@ -25,7 +25,7 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use dpo::{DpoConfig, dpo, usable_pairs};
 pub use logprobs::{Scored, Scoring, logprobs};
-pub use order::{Replay, order};
+pub use order::{ReplaySampler, order};
 pub use reference::{Reference, reference};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use sft::{BatchSize, SftConfig, sft, usable_examples};

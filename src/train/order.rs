@@ -30,14 +30,14 @@ pub fn order(n: usize, seed: u64, purpose: &str, pass: u32) -> Vec<usize> {
 /// Rows to replay: pass after pass through a set, each pass shuffled anew, addressed by place so that nothing but the
 /// step number is needed to continue.
 #[derive(Debug)]
-pub struct Replay {
+pub struct ReplaySampler {
     rows: usize,
     seed: u64,
     pass: Option<(u32, Vec<usize>)>,
 }
 
-impl Replay {
-    /// Of `rows` rows; there must be at least one for [`Replay::draw`] to return any.
+impl ReplaySampler {
+    /// Of `rows` rows; there must be at least one for [`ReplaySampler::draw`] to return any.
     pub fn new(rows: usize, seed: u64) -> Self {
         Self { rows, seed, pass: None }
     }
@@ -87,14 +87,14 @@ mod tests {
 
     #[test]
     fn replay_shows_every_row_once_a_pass_and_can_be_entered_anywhere() {
-        let mut replay = Replay::new(5, 3);
+        let mut replay = ReplaySampler::new(5, 3);
         let drawn: Vec<usize> = (0..5).flat_map(|step| replay.draw(step, 3)).collect();
         for pass in drawn.chunks(5) {
             let mut pass = pass.to_vec();
             pass.sort_unstable();
             assert_eq!(pass, [0, 1, 2, 3, 4]);
         }
-        assert_eq!(Replay::new(5, 3).draw(3, 3), drawn[9..12]);
-        assert_eq!(Replay::new(0, 3).draw(3, 3), Vec::<usize>::new());
+        assert_eq!(ReplaySampler::new(5, 3).draw(3, 3), drawn[9..12]);
+        assert_eq!(ReplaySampler::new(0, 3).draw(3, 3), Vec::<usize>::new());
     }
 }

@@ -4,7 +4,7 @@ use super::adamw::AdamWConfig;
 use super::pack::runs;
 use super::schedule::{Decay, Schedule, Warmup};
 use super::trainer::{Limits, Trainer};
-use super::training_loop::{Course, Seen};
+use super::training_loop::{DataFingerprint, TrainingLoop};
 use super::validation::Validation;
 use super::{Example, Problem, Progress, Trained, order};
 use crate::error::{Error, Result};
@@ -154,15 +154,15 @@ pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &m
     let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
     let trainer = trainer.recording(config.options, config.seed);
     let validation = config.validation.as_ref().map(|v| v.examples(llama.config(), limits)).transpose()?;
-    let mut course = Course::new(trainer, llama, config, validation, progress);
-    course.seen = Seen::of(usable.iter().map(|&i| &examples[i]))?;
+    let mut course = TrainingLoop::new(trainer, llama, config, validation, progress);
+    course.seen = DataFingerprint::of(usable.iter().map(|&i| &examples[i]))?;
     course.resume_latest()?;
     let steps = passes.iter().enumerate().flat_map(|(pass, batches)| {
         let seen = move |i: usize| ((i + 1) * accumulation).min(batches.len()) as f64 / batches.len() as f64;
         batches.chunks(accumulation).enumerate().map(move |(i, step)| (pass as f64 + seen(i), step))
     });
     for (epoch, step) in steps.skip(course.steps()) {
-        if !course.goes_on()? {
+        if !course.should_continue()? {
             break;
         }
         course.step(epoch, total, |trainer, progress| trainer.sft_step(&step.concat(), progress))?;

@@ -5,7 +5,7 @@ use super::dpo::Steps;
 use super::dpo::{DpoConfig, usable_pairs};
 use super::sft::nothing_left;
 use super::trainer::check_reference;
-use super::training_loop::Seen;
+use super::training_loop::DataFingerprint;
 use super::{Example, Pair, Progress, Trained};
 use crate::error::Result;
 use crate::model::Llama;
@@ -70,7 +70,7 @@ pub fn dpo_stream(
             if came.len() < checkpoint.rows && !last {
                 continue;
             }
-            let seen = Seen::of(came.iter().take(checkpoint.rows).map(|c| &c.pair))?;
+            let seen = DataFingerprint::of(came.iter().take(checkpoint.rows).map(|c| &c.pair))?;
             if course.resume(checkpoint, &seen)? {
                 course.seen = seen;
             }
@@ -78,7 +78,7 @@ pub fn dpo_stream(
         }
         // Full steps, and at the end what is left.
         while course.steps() * size < ids.len() && (last || (course.steps() + 1) * size <= ids.len()) {
-            if !course.goes_on()? {
+            if !course.should_continue()? {
                 break; // the rest is still taken in: what cannot be used does not depend on where training stopped
             }
             let (start, end) = (course.steps() * size, ids.len().min((course.steps() + 1) * size));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::adamw::{AdamW, AdamWConfig};
-use super::losses::{self, Knobs, Loss, Scores};
+use super::losses::{self, Loss, LossParams, Scores};
 use super::pack::{Pack, runs};
 use super::reference::Reference;
 use super::reference::sum;
@@ -39,7 +39,7 @@ pub struct Objective {
     /// The preference loss.
     pub loss: &'static Loss,
     /// What it is tuned by.
-    pub knobs: Knobs,
+    pub knobs: LossParams,
     /// Weight of the NLL of the chosen completions: the mean over their tokens in the batch, which is TRL's `sft` loss
     /// and was its `rpo_alpha` (IRPO, arXiv 2404.19733, divides by each completion's length first).
     pub nll_weight: f64,
@@ -52,7 +52,13 @@ pub struct Objective {
 
 impl Default for Objective {
     fn default() -> Self {
-        Self { loss: &losses::LOSSES[0], knobs: Knobs::default(), nll_weight: 0., replay_weight: 0., ld_alpha: None }
+        Self {
+            loss: &losses::LOSSES[0],
+            knobs: LossParams::default(),
+            nll_weight: 0.,
+            replay_weight: 0.,
+            ld_alpha: None,
+        }
     }
 }
 

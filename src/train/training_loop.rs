@@ -10,7 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::trainer::Trainer;
 use super::validation::{Keep, Rules};
 use super::{Problem, Progress, StepMetrics, Trained};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Llama;
 
 /// What a validation measures: fills in the `eval_` metrics.
@@ -18,12 +18,12 @@ pub(super) type Evaluate<'a> = Box<dyn Fn(&Llama, &mut StepMetrics, &mut dyn Pro
 
 /// The rows that a training was given, in their order.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct DataFingerprint {
     pub rows: usize,
     hasher: blake3::Hasher,
 }
 
-impl Seen {
+impl DataFingerprint {
     pub fn of(rows: impl IntoIterator<Item = impl Debug>) -> Result<Self> {
         let mut seen = Self::default();
         rows.into_iter().try_for_each(|row| seen.add(&row))?;
@@ -41,12 +41,12 @@ impl Seen {
 }
 
 /// A training under way.
-pub(super) struct Course<'a, 'p> {
+pub(super) struct TrainingLoop<'a, 'p> {
     llama: &'a Llama,
     pub trainer: Trainer<'a>,
     pub progress: &'p mut dyn Progress,
     /// The rows it was given; they go into its checkpoints.
-    pub seen: Seen,
+    pub seen: DataFingerprint,
     settings: String,
     metrics: Vec<StepMetrics>,
     validation: Option<(Rules, Evaluate<'a>)>,
@@ -56,7 +56,7 @@ pub(super) struct Course<'a, 'p> {
     saved: usize,
 }
 
-impl<'a, 'p> Course<'a, 'p> {
+impl<'a, 'p> TrainingLoop<'a, 'p> {
     /// `settings` is everything that decides what the training does, but for the rows.
     pub fn new(
         trainer: Trainer<'a>,
@@ -71,7 +71,7 @@ impl<'a, 'p> Course<'a, 'p> {
             llama,
             trainer,
             progress,
-            seen: Seen::default(),
+            seen: DataFingerprint::default(),
             settings: settings.to_string(),
             metrics: Vec::new(),
             validation,
@@ -94,13 +94,13 @@ impl<'a, 'p> Course<'a, 'p> {
     }
 
     /// Goes on from a checkpoint if its rows are the first of `rows`; says whether it does.
-    pub fn resume(&mut self, checkpoint: &Checkpoint, rows: &Seen) -> Result<bool> {
+    pub fn resume(&mut self, checkpoint: &Checkpoint, rows: &DataFingerprint) -> Result<bool> {
         let why = if rows.rows != checkpoint.rows || rows.hash() != checkpoint.data {
             "was made from other rows".to_owned()
         } else {
             match self.restore(checkpoint) {
                 Ok(()) => return Ok(true),
-                Err(e) if e.kind() == Kind::User => format!("does not fit: {e}"),
+                Err(e) if e.kind() == ErrorKind::User => format!("does not fit: {e}"),
                 Err(e) => return Err(e),
             }
         };
@@ -163,7 +163,7 @@ impl<'a, 'p> Course<'a, 'p> {
     }
 
     /// Whether another step is to be taken: not once patience has run out.
-    pub fn goes_on(&mut self) -> Result<bool> {
+    pub fn should_continue(&mut self) -> Result<bool> {
         // A stop may have come between a step and its measurement.
         let measured = self.measure_if_due();
         self.keep_if_stopped(measured)?;
@@ -221,7 +221,7 @@ impl<'a, 'p> Course<'a, 'p> {
     }
 
     fn keep_if_stopped<T>(&mut self, result: Result<T>) -> Result<T> {
-        let stopped = result.as_ref().err().is_some_and(|e| e.kind() == Kind::Cancelled);
+        let stopped = result.as_ref().err().is_some_and(|e| e.kind() == ErrorKind::Cancelled);
         let keeps = self.progress.checkpoints().is_some_and(|c| c.every() > 0);
         if stopped
             && keeps

@@ -9,7 +9,7 @@ use reflux::data::Columns;
 use reflux::store::Run;
 use serde_json::Value;
 
-use super::{How, small_loop};
+use super::{RunOptions, small_loop};
 
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
@@ -36,7 +36,7 @@ pub fn finished() -> &'static Path {
     RUN.get_or_init(|| {
         let temp = tempfile::tempdir().unwrap().keep();
         let dir = temp.join("small");
-        super::run(&small_loop(&temp), &dir, &How::default()).0.unwrap();
+        super::run(&small_loop(&temp), &dir, &RunOptions::default()).0.unwrap();
         let text = Run::open(&dir).unwrap().pipeline_text().unwrap();
         Run::create_or_open(&dir, &text, 5, false).unwrap().0.finish().unwrap();
         dir

@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use reflux::dataflow::{self, Event, Observer, Operator, Services, Shared, Stop, Transport};
+use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Stop, Transport};
 use reflux::engine::Config;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
 use reflux::pipeline::{self, Plan};
-use reflux::report::{Spans, Tally};
+use reflux::report::{RunCounters, Spans};
 use reflux::store::Run;
 
 /// Counts, and asks for a stop after a number of committed microbatches.
 pub struct Watch {
-    pub tally: Tally,
+    pub tally: RunCounters,
     /// When each job ran, where that was asked for.
     pub spans: Option<Spans>,
     stop: Stop,
@@ -39,13 +39,13 @@ impl Observer for Watch {
 }
 
 /// How to run.
-pub struct How {
+pub struct RunOptions {
     pub workers: usize,
     pub transport: Transport,
     pub stop_after: Option<u64>,
     pub spans: bool,
 }
-impl Default for How {
+impl Default for RunOptions {
     fn default() -> Self {
         Self { workers: 1, transport: Transport::Typed, stop_after: None, spans: false }
     }
@@ -58,21 +58,20 @@ pub fn plan(text: &str) -> Arc<Plan<dyn Operator>> {
 }
 
 /// Runs to the end, or until it stops.
-pub fn run(text: &str, dir: &Path, how: &How) -> (Result<()>, Arc<Watch>) {
+pub fn run(text: &str, dir: &Path, how: &RunOptions) -> (Result<()>, Arc<Watch>) {
     let plan = plan(text);
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap();
     let stop = Stop::default();
     let watch = Arc::new(Watch {
-        tally: Tally::default(),
+        tally: RunCounters::default(),
         spans: how.spans.then(Spans::default),
         stop: stop.clone(),
         stop_after: how.stop_after,
     });
-    let services =
-        Services::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
+    let env =
+        RuntimeEnv::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
     let observer = Arc::clone(&watch) as Arc<dyn Observer>;
-    let result =
-        dataflow::run(Shared { plan, run: Arc::new(run), services, observer, stop }, how.workers, how.transport);
+    let result = dataflow::run(Shared { plan, run: Arc::new(run), env, observer, stop }, how.workers, how.transport);
     (result, watch)
 }
 

@@ -16,7 +16,7 @@ pub type Target = (&'static str, fn(&[u8]) -> bool);
 pub type Seeds = [(String, Vec<u8>)];
 
 /// Longest that one input may take. A build for tests on a machine with other work is slow; what hangs takes for ever.
-const LONGEST: Duration = Duration::from_secs(20);
+const MAX_LENGTH: Duration = Duration::from_secs(20);
 
 /// The inputs of fuzz/corpus.
 pub fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
@@ -36,7 +36,7 @@ pub fn every_kept(targets: &[Target], least: usize) {
             println!("{path}");
             let began = Instant::now();
             understood += usize::from(run(&bytes));
-            assert!(began.elapsed() < LONGEST, "{path} took {:?}", began.elapsed());
+            assert!(began.elapsed() < MAX_LENGTH, "{path} took {:?}", began.elapsed());
         }
         assert!(understood >= least, "{name}: {understood} of the inputs are understood");
     }
@@ -63,7 +63,7 @@ pub fn mutated(targets: &[Target], some: u64, mutate: fn(&mut ChaCha8Rng, &Seeds
                 println!("{name} input {tried}, kept as {}", kept.display());
                 std::panic::resume_unwind(panic);
             }
-            assert!(here.elapsed() < LONGEST, "{name} input {tried} took {:?}", here.elapsed());
+            assert!(here.elapsed() < MAX_LENGTH, "{name} input {tried} took {:?}", here.elapsed());
             longest = longest.max((here.elapsed(), tried));
             tried += 1;
         }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use reflux::error::{Error, Kind};
+use reflux::error::{Error, ErrorKind};
 use reflux::model::{Message, Model, Tokenizer};
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
 
 /// A broken file is the user's to mend; a defect of ours, or an error of the machine, is a finding.
 fn users(e: Error) {
-    assert_eq!(e.kind(), Kind::User, "{e}");
+    assert_eq!(e.kind(), ErrorKind::User, "{e}");
     assert!(!e.to_string().is_empty());
 }
 

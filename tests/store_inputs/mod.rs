@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 
-use reflux::error::{Error, Kind};
+use reflux::error::{Error, ErrorKind};
 use reflux::report::inspect::show::{Format, Show};
 use reflux::report::{Contents, Difference, Trace, Verdict};
 use reflux::store::journal::manifest;
@@ -13,7 +13,7 @@ use reflux::store::{Dataset, OnBadRow, Repair, Run, Scan, guess, read_parquet};
 
 /// A broken file is the user's to mend; a defect of ours, or an error of the machine, is a finding.
 fn users(e: Error) {
-    assert_eq!(e.kind(), Kind::User, "{e}");
+    assert_eq!(e.kind(), ErrorKind::User, "{e}");
     assert!(!e.to_string().is_empty());
 }
 

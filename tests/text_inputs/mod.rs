@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use reflux::dataflow::Operator;
-use reflux::error::Kind;
+use reflux::error::ErrorKind;
 use reflux::jinja::{Settings, Template, Value, Whitespace};
 use reflux::operators::ALL;
 use reflux::operators::judging::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
-use reflux::pipeline::{Assume, Format, Plan, explain, parse_str};
+use reflux::pipeline::{CostAssumptions, Format, Plan, explain, parse_str};
 use reflux::report::{Cost, Hardware, ModelShape};
 
 /// Stands between a pipeline file and each of its overrides.
@@ -74,12 +74,12 @@ fn cost(plan: &Plan<dyn Operator>) {
     let shape = ModelShape { layers, hidden, intermediate, attention, kv, vocabulary, tied };
     let shapes: BTreeMap<_, _> = plan.models.iter().map(|m| (m.name.clone(), shape)).collect();
     let hardware = Hardware::parse("8xH100").expect("known by name");
-    match Cost::of(plan, &shapes, &BTreeMap::new(), &Assume::default(), hardware) {
+    match Cost::of(plan, &shapes, &BTreeMap::new(), &CostAssumptions::default(), hardware) {
         Ok(cost) => {
             assert!(cost.hours() >= 0. && cost.flops() >= 0.);
             assert!(!cost.table().is_empty() && cost.json().is_object());
         }
-        Err(e) => assert_eq!(e.kind(), Kind::User, "{e}"),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::User, "{e}"),
     }
 }
 

@@ -13,14 +13,14 @@ mod log;
 mod output;
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use clap::error::ContextValue;
 use serde_json::json;
 
 use crate::data::{one_line, visible, visible_json};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::Diagnostics;
 use crate::pipeline::codes::Severity;
 
@@ -152,9 +152,9 @@ pub fn note(text: &str) {
 /// Prints an error as people read it. One without words was told already where it was found.
 pub fn error(e: &Error) {
     let label = match e.kind() {
-        Kind::User | Kind::System | Kind::Nothing => Label::Error,
-        Kind::Bug => Label::Defect,
-        Kind::Cancelled => Label::Stopped,
+        ErrorKind::User | ErrorKind::System | ErrorKind::Nothing => Label::Error,
+        ErrorKind::Bug => Label::Defect,
+        ErrorKind::Cancelled => Label::Stopped,
     };
     // The label of a stop says that it was stopped; what is left says what was.
     let text = e.message();
@@ -354,7 +354,7 @@ fn to_stdout(text: &str) -> Result<bool> {
     let written = if io::stdout().is_terminal() { bars::aside(write) } else { write() };
     match written {
         Ok(()) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Error::system(format!("standard output: {e}"))),
     }
 }

@@ -1,6 +1,6 @@
 //! A run's pairs under corrected scores.
 //!
-//! What a step went by is kept beside its pairs ([`Candidates`]): the groups with a corrected answer are arranged again in
+//! What a step went by is kept beside its pairs ([`DecisionInputs`]): the groups with a corrected answer are arranged again in
 //! differential, each correction comes as a withdrawal and an addition, and what becomes of the pairs is known without reading
 //! an answer. The pairs themselves are then made as they are read ([`Revised`]), or written.
 
@@ -18,9 +18,9 @@ use arrow::compute::concat_batches;
 
 pub use view::Revised;
 
-use super::candidates::{Candidates, candidates_of};
+use super::candidates::{DecisionInputs, candidates_of};
 use super::join::Joins;
-use super::operator::{Keyed, Operator, Services, Shared, Stage, Stop};
+use super::operator::{Keyed, Operator, RuntimeEnv, Shared, Stage, Stop};
 use super::progress::Silent;
 use crate::data::{Epoch, named, or_else};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl Revising {
         let shared = Shared {
             plan: Arc::clone(plan),
             run: Arc::clone(run),
-            services: Services::new(()),
+            env: RuntimeEnv::new(()),
             observer: Arc::new(Silent),
             stop: Stop::default(),
         };
@@ -123,7 +123,7 @@ impl Revising {
         }
     }
     /// The step as one that has kept what it went by, in every microbatch.
-    fn candidates(&self) -> Result<Option<&dyn Candidates>> {
+    fn candidates(&self) -> Result<Option<&dyn DecisionInputs>> {
         let all = self.parts.iter().all(|part| part.candidates.is_some());
         Ok(self.keyed()?.candidates().filter(|_| all))
     }

@@ -6,16 +6,16 @@ use rayon::prelude::*;
 
 use super::changes::Row;
 use super::{Changes, Part, Record, Revising};
-use crate::dataflow::candidates::{Candidate, Candidates, Decision, Group, groups};
+use crate::dataflow::candidates::{Candidate, Decision, DecisionInputs, Group, groups};
 use crate::dataflow::groups::{Correction, corrected};
-use crate::dataflow::operator::{Kept, Key};
+use crate::dataflow::operator::{GroupResult, Key};
 use crate::error::{Error, Result};
 
 /// Answers that go through differential together, about.
 const TOGETHER: usize = 1 << 13;
 
 /// Finds the groups that hold a corrected answer, and writes what becomes of their pairs.
-pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut Record) -> Result<()> {
+pub(super) fn revise(revising: &Revising, keeps: &dyn DecisionInputs, record: &mut Record) -> Result<()> {
     let mut known: HashSet<String> = HashSet::new();
     let mut waiting: Vec<(&Part, Vec<Group>)> = Vec::new();
     let mut answers = 0;
@@ -43,7 +43,7 @@ pub(super) fn revise(revising: &Revising, keeps: &dyn Candidates, record: &mut R
     revising.all_known(|id| known.contains(id))
 }
 
-fn touched(revising: &Revising, keeps: &dyn Candidates, part: &Part) -> Result<Vec<Group>> {
+fn touched(revising: &Revising, keeps: &dyn DecisionInputs, part: &Part) -> Result<Vec<Group>> {
     let file = part.candidates.as_ref().ok_or_else(|| Error::bug("a microbatch has no candidates"))?;
     groups(keeps, part.pairs.epoch(), &revising.run().load_verified(file)?, &revising.corrections)
 }
@@ -51,7 +51,7 @@ fn touched(revising: &Revising, keeps: &dyn Candidates, part: &Part) -> Result<V
 /// The groups of some microbatches, in differential.
 fn together(
     revising: &Revising,
-    keeps: &dyn Candidates,
+    keeps: &dyn DecisionInputs,
     parts: Vec<(&Part, Vec<Group>)>,
     record: &mut Record,
 ) -> Result<()> {
@@ -69,7 +69,7 @@ fn together(
     let changes = |(_, groups): &(&Part, Vec<Group>)| {
         let mut changes = Changes::default();
         for group in groups {
-            let of = |kept: &HashMap<Key, Vec<Kept>>, after: bool| {
+            let of = |kept: &HashMap<Key, Vec<GroupResult>>, after: bool| {
                 let candidates = group.candidates(after);
                 let kept = kept.get(&group.key).map_or(&[][..], Vec::as_slice);
                 Ok::<_, Error>(match keeps.decide(&candidates, kept)? {
@@ -91,7 +91,7 @@ fn together(
     Ok(())
 }
 
-fn by_key(kept: &[(Key, Kept)]) -> HashMap<Key, Vec<Kept>> {
+fn by_key(kept: &[(Key, GroupResult)]) -> HashMap<Key, Vec<GroupResult>> {
     kept.chunk_by(|a, b| a.0 == b.0).map(|same| (same[0].0, same.iter().map(|(_, kept)| *kept).collect())).collect()
 }
 

@@ -11,10 +11,10 @@ pub(super) struct Tape<'a> {
     llama: &'a Llama,
     rows: &'a Rows,
     options: Options,
-    kept: Kept,
+    kept: Recorded,
 }
 
-enum Kept {
+enum Recorded {
     /// The log-probabilities with all that led to them.
     Graph(Tensor),
     /// The input of each layer, and what the last one gave.
@@ -57,10 +57,10 @@ pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> 
             // Cut off, so that what led to it is let go.
             inputs.push(out.detach());
         }
-        (finish(llama, rows, &inputs[inputs.len() - 1])?, Kept::Inputs(inputs))
+        (finish(llama, rows, &inputs[inputs.len() - 1])?, Recorded::Inputs(inputs))
     } else {
         let log_probs = graph(llama, rows, dropped(llama, rows, options))?;
-        (log_probs.clone(), Kept::Graph(log_probs))
+        (log_probs.clone(), Recorded::Graph(log_probs))
     };
     Ok((numbers(&log_probs)?, Tape { llama, rows, options, kept }))
 }
@@ -69,8 +69,8 @@ impl Tape<'_> {
     pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients) -> Result<()> {
         let slopes = Tensor::new(slopes, &Device::Cpu)?.to_dtype(DType::F64)?;
         let inputs = match self.kept {
-            Kept::Graph(log_probs) => return add(self.llama, &log_probs, &slopes, None, gradients).map(drop),
-            Kept::Inputs(inputs) => inputs,
+            Recorded::Graph(log_probs) => return add(self.llama, &log_probs, &slopes, None, gradients).map(drop),
+            Recorded::Inputs(inputs) => inputs,
         };
         let (llama, rows) = (self.llama, self.rows);
         let rope = llama.angles(&rows.positions)?;

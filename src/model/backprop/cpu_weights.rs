@@ -9,7 +9,7 @@ use crate::model::nn::lora::Adapted;
 use crate::model::ops::{FloatTensor, RopeTable, composed_only};
 
 /// A model's numbers.
-pub(super) struct Plain<'a> {
+pub(super) struct CpuWeights<'a> {
     pub config: &'a Config,
     /// The embedding, `[vocab_size, D]`.
     pub embed: Weight<'a>,
@@ -55,7 +55,7 @@ pub(super) struct Layer<'a> {
     pub down: Linear<'a>,
 }
 
-impl<'a> Plain<'a> {
+impl<'a> CpuWeights<'a> {
     /// None if a weight is not on the CPU, of another type, or laid out otherwise.
     pub(super) fn of(llama: &'a Llama) -> Option<Self> {
         if composed_only() {
@@ -103,7 +103,7 @@ impl<'a> Linear<'a> {
         let (tensor, adapter) = match matrix {
             Matrix::Plain(w) => (w, None),
             Matrix::Lora(w) => (&w.weight, Some(Adapter::of(llama, name, w)?)),
-            Matrix::Panels(_) => return None,
+            Matrix::PackedWeight(_) => return None,
         };
         let (out, width) = tensor.dims2().ok()?;
         Some(Self { weight: Weight::of(llama, format!("{name}.weight"), tensor)?, out, width, adapter })

@@ -6,7 +6,7 @@
 
 use candle_core::Result;
 
-use super::cpu_weights::{Adapter, Linear, Plain, Weight};
+use super::cpu_weights::{Adapter, CpuWeights, Linear, Weight};
 use super::{Gradients, Options, Pool, Rows};
 use crate::model::ops::Dropout;
 use crate::model::ops::fused::{Matrix, Shape, attention, log_prob, product, rms_norm, rotate, swiglu};
@@ -107,7 +107,7 @@ struct Inner {
 
 /// One forward in the making: the model, the rows and their angles.
 struct Pass<'a> {
-    plain: Plain<'a>,
+    plain: CpuWeights<'a>,
     rows: &'a Rows,
     dropout: Dropout,
     angles: (Vec<f32>, Vec<f32>),
@@ -125,7 +125,7 @@ pub(super) struct Tape<'a> {
 }
 
 /// The log-probabilities, nothing kept.
-pub(super) fn log_probs(plain: Plain<'_>, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
+pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
     let pass = Pass::new(plain, rows, Dropout::default())?;
     let mut x = pass.embedded(pool)?;
     for layer in 0..pass.plain.layers.len() {
@@ -143,7 +143,7 @@ pub(super) fn log_probs(plain: Plain<'_>, rows: &Rows, pool: &mut Pool) -> Resul
 
 /// The log-probabilities and what the way back needs.
 pub(super) fn record<'a>(
-    plain: Plain<'a>,
+    plain: CpuWeights<'a>,
     rows: &'a Rows,
     options: Options,
     pool: &mut Pool,
@@ -170,7 +170,7 @@ pub(super) fn record<'a>(
 }
 
 impl<'a> Pass<'a> {
-    fn new(plain: Plain<'a>, rows: &'a Rows, dropout: Dropout) -> Result<Self> {
+    fn new(plain: CpuWeights<'a>, rows: &'a Rows, dropout: Dropout) -> Result<Self> {
         let angles = plain.rope.angles(&rows.positions)?;
         if let Some(id) = rows.ids.iter().chain(&rows.targets).find(|id| **id as usize >= plain.config.vocab_size) {
             candle_core::bail!("token {id} is outside the vocabulary of {}", plain.config.vocab_size)

@@ -63,7 +63,7 @@ enum Tape<'a> {
 /// # Errors
 /// An id or position out of range, or whatever candle reports.
 pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
-    match cpu_weights::Plain::of(llama) {
+    match cpu_weights::CpuWeights::of(llama) {
         Some(plain) => fused::log_probs(plain, rows, pool),
         None => composed::log_probs(llama, rows),
     }
@@ -81,7 +81,7 @@ pub fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options, pool: &mut
         candle_core::bail!("dropout: {} rows have {} keys", rows.ids.len(), rows.keys.len())
     }
     // The fused pass has no dropout within a product.
-    let plain = if llama.drops() { None } else { cpu_weights::Plain::of(llama) };
+    let plain = if llama.drops() { None } else { cpu_weights::CpuWeights::of(llama) };
     let (log_probs, tape) = match plain {
         Some(plain) => {
             let (log_probs, tape) = fused::record(plain, rows, options, pool)?;

@@ -13,7 +13,7 @@ pub struct Pool {
 /// Activations get room for a multiple of this many rows, so that steps of nearly equal size share them.
 const ROWS: usize = 128;
 /// A buffer is not used for less than one in so many of its numbers.
-const WASTE: usize = 4;
+const MAX_OVERALLOCATION: usize = 4;
 
 impl Pool {
     /// A buffer for `rows` rows of `width` numbers, whatever they are.
@@ -23,10 +23,10 @@ impl Pool {
 
     /// A buffer of `count` numbers, whatever they are, out of one of at least that many; a new one holds `room`.
     pub(super) fn take(&mut self, count: usize, room: usize) -> Vec<f32> {
-        let fits = self.free.range(count..=count.saturating_mul(WASTE)).next().map(|(size, _)| *size);
+        let fits = self.free.range(count..=count.saturating_mul(MAX_OVERALLOCATION)).next().map(|(size, _)| *size);
         let mut buffer = fits.and_then(|size| self.pop(size)).unwrap_or_else(|| {
             // What is nearly large enough was made for a smaller step, and would lie about from now on.
-            let small = self.free.range(count / WASTE..count).next_back().map(|(size, _)| *size);
+            let small = self.free.range(count / MAX_OVERALLOCATION..count).next_back().map(|(size, _)| *size);
             drop(small.and_then(|size| self.pop(size)));
             vec![0.; room]
         });

@@ -13,7 +13,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use self::config::Settings;
-pub use self::network::{Branch, Network};
+pub use self::network::{ForkedCache, Network};
 use super::formats::{hf, peft, weights};
 use super::nn::config::OneOrMany;
 use super::nn::finite;

@@ -37,18 +37,18 @@ pub struct Network {
 }
 
 /// A copy of a network that goes on by itself; the network waits until it is dropped.
-pub struct Branch<'a> {
+pub struct ForkedCache<'a> {
     network: Network,
     of: PhantomData<&'a mut Network>,
 }
 
-impl Deref for Branch<'_> {
+impl Deref for ForkedCache<'_> {
     type Target = Network;
     fn deref(&self) -> &Network {
         &self.network
     }
 }
-impl DerefMut for Branch<'_> {
+impl DerefMut for ForkedCache<'_> {
     fn deref_mut(&mut self) -> &mut Network {
         &mut self.network
     }
@@ -130,13 +130,13 @@ impl Network {
     /// Qwen's caches are new tensors with each token. Gemma's are written in place and shared by copies: beyond what
     /// this network has read that harms nothing while only one copy is used at a time, which the borrow ensures; but
     /// once the ring of a sliding layer comes round, it would overwrite what this network still needs.
-    pub fn fork(&mut self, more: usize) -> Option<Branch<'_>> {
+    pub fn fork(&mut self, more: usize) -> Option<ForkedCache<'_>> {
         if self.window.is_some_and(|w| more > w.saturating_sub(self.read)) {
             return None;
         }
         let positions = self.read.saturating_add(more).min(self.positions);
         let (kind, device) = (self.kind.clone(), self.device.clone());
         let network = Self { kind, device, read: self.read, positions, window: self.window };
-        Some(Branch { network, of: PhantomData })
+        Some(ForkedCache { network, of: PhantomData })
     }
 }

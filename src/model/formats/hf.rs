@@ -15,16 +15,16 @@ use crate::model::text::tokenizer::Files;
 use crate::model::text::tokenizer::Tokenizer;
 
 /// Longest JSON file that is read. The largest tokenizer.json in use has about 35 MB.
-const LONGEST: u64 = 256 << 20;
+const MAX_LENGTH: u64 = 256 << 20;
 
-/// Reads a whole text file of at most [`LONGEST`] bytes.
+/// Reads a whole text file of at most [`MAX_LENGTH`] bytes.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let shown = || path.display().to_string();
     let file = open_regular(path).user(shown)?;
     let mut text = String::new();
-    let n = file.take(LONGEST + 1).read_to_string(&mut text).user(shown)?;
-    if n as u64 > LONGEST {
-        return Err(Error::user(format!("{}: the file is longer than {} MiB", shown(), LONGEST >> 20)));
+    let n = file.take(MAX_LENGTH + 1).read_to_string(&mut text).user(shown)?;
+    if n as u64 > MAX_LENGTH {
+        return Err(Error::user(format!("{}: the file is longer than {} MiB", shown(), MAX_LENGTH >> 20)));
     }
     Ok(text)
 }

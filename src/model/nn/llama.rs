@@ -27,7 +27,7 @@ pub(crate) enum Matrix {
     /// As it is in the files, `[out, in]`.
     Plain(Tensor),
     /// Laid out for inference on the CPU.
-    Panels(ops::Panels),
+    PackedWeight(ops::PackedWeight),
     /// Frozen, with an adapter that is trained.
     Lora(Adapted),
 }
@@ -37,23 +37,23 @@ impl Matrix {
     fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
         match self {
             Matrix::Plain(w) => ops::linear(x, w),
-            Matrix::Panels(w) => w.product(x),
+            Matrix::PackedWeight(w) => w.product(x),
             Matrix::Lora(w) => w.product(x, keys),
         }
     }
     /// `base + x W^T`.
     fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
-            Matrix::Panels(w) => w.product_onto(base, x),
+            Matrix::PackedWeight(w) => w.product_onto(base, x),
             other => base + other.product(x, None)?,
         }
     }
     /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
     fn into_panels(self) -> Result<Self> {
         match self {
-            Matrix::Plain(w) => Ok(Matrix::Panels(ops::Panels::new(&w)?)),
+            Matrix::Plain(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w)?)),
             // In f32, so that what was learnt is not rounded away.
-            Matrix::Lora(w) => Ok(Matrix::Panels(ops::Panels::new(&w.merged()?)?)),
+            Matrix::Lora(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w.merged()?)?)),
             panels => Ok(panels),
         }
     }
@@ -245,7 +245,7 @@ impl Llama {
         Ok(view)
     }
 
-    /// The model laid out for generating text. On the CPU its matrices become [`ops::Panels`], which keep the weights'
+    /// The model laid out for generating text. On the CPU its matrices become [`ops::PackedWeight`], which keep the weights'
     /// type and give f32: with bf16 or f16 weights memory is halved and everything else is computed in f32. On other
     /// devices the model stays as it is. [`Llama::weights`], [`Llama::variables`] and [`Llama::head`] are gone
     /// afterwards.
@@ -413,7 +413,7 @@ impl Llama {
     pub(crate) fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
         match (&self.embed, &self.head) {
             (Some(embed), _) => ops::embedding(embed, ids),
-            (None, Matrix::Panels(head)) => head.rows(ids),
+            (None, Matrix::PackedWeight(head)) => head.rows(ids),
             (None, _) => candle_core::bail!("the model has no embedding"),
         }
     }

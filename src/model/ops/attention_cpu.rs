@@ -119,7 +119,7 @@ pub(in crate::model) fn forward(
         (out_rest, sums_rest) = (rest, sums_after);
     }
     jobs.into_par_iter().for_each(|(tile, out, sums)| {
-        let mut work = Work::new(shape.width);
+        let mut work = Scratch::new(shape.width);
         for head in 0..shape.heads {
             let (kt, v) = &packs[tile.segment * shape.kv_heads + shape.kv_head(head)];
             forward_tile(&tile, head, shape, q, kt, v, &mut work, out, sums);
@@ -128,11 +128,11 @@ pub(in crate::model) fn forward(
 }
 
 /// Scratch space of a tile.
-struct Work {
+struct Scratch {
     scores: Vec<f32>,
     sums: Vec<f32>,
 }
-impl Work {
+impl Scratch {
     fn new(width: usize) -> Self {
         Self { scores: vec![0.; ROWS * KEYS], sums: vec![0.; ROWS * width] }
     }
@@ -146,7 +146,7 @@ fn forward_tile(
     q: &[f32],
     kt: &[f32],
     v: &[f32],
-    work: &mut Work,
+    work: &mut Scratch,
     out: &mut [f32],
     log_sums: &mut [f32],
 ) {

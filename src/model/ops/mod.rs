@@ -30,7 +30,7 @@ pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use linear::linear;
 pub use log_prob::log_prob_of;
-pub use packed_weight::Panels;
+pub use packed_weight::PackedWeight;
 pub use rms_norm::rms_norm;
 pub use rope::{RopeRows, RopeTable, frequencies, rope};
 pub use swiglu::swiglu;

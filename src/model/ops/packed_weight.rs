@@ -24,7 +24,7 @@ const ALONE: usize = 1 << 17;
 
 /// A weight `[out, in]` for `x W^T`, on the CPU. The numbers are kept as they came (f32, bf16 or f16) and widened to f32
 /// where they are used.
-pub struct Panels {
+pub struct PackedWeight {
     out: usize,
     width: usize,
     numbers: Numbers,
@@ -37,7 +37,7 @@ enum Numbers {
     F16(Vec<f16>),
 }
 
-impl Panels {
+impl PackedWeight {
     /// Lays out a matrix.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Panels {
     /// `base + x W^T` in one pass.
     ///
     /// # Errors
-    /// As [`Panels::product`], or `base` is not `[N, out]` in f32.
+    /// As [`PackedWeight::product`], or `base` is not `[N, out]` in f32.
     pub fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
         x.contiguous()?.apply_op2_no_bwd(&base.contiguous()?, self)
     }
@@ -213,7 +213,7 @@ fn vectors(line: &[f32; COLUMNS]) -> [f32x16; VECTORS] {
     std::array::from_fn(|i| f32x16::from(parts[i]))
 }
 
-impl Panels {
+impl PackedWeight {
     fn onto(&self, mut y: Vec<f32>, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (Ok((rows, width)), name) = (xl.shape().dims2(), CustomOp1::name(self)) else {
             candle_core::bail!("panels: x is {:?}, not a matrix", xl.dims())
@@ -229,7 +229,7 @@ impl Panels {
     }
 }
 
-impl CustomOp1 for Panels {
+impl CustomOp1 for PackedWeight {
     fn name(&self) -> &'static str {
         "panels"
     }
@@ -238,7 +238,7 @@ impl CustomOp1 for Panels {
     }
 }
 
-impl CustomOp2 for Panels {
+impl CustomOp2 for PackedWeight {
     fn name(&self) -> &'static str {
         "panels-onto"
     }
@@ -272,7 +272,7 @@ mod tests {
         for (out, width) in [(1, 1), (31, 7), (32, 64), (33, 5), (192, 48), (100, 300)] {
             for dtype in [DType::F32, DType::BF16, DType::F16] {
                 let w = numbers(out, width, 1).to_dtype(dtype).unwrap();
-                let panels = Panels::new(&w).unwrap();
+                let panels = PackedWeight::new(&w).unwrap();
                 let w = w.to_dtype(DType::F32).unwrap();
                 for rows in [1, 2, 5, 12, 13, 25, 40] {
                     let x = numbers(rows, width, 2);
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_whatever_is_beside_it() {
         // Enough work that it is divided among threads.
-        let (panels, x) = (Panels::new(&numbers(200, 96, 3)).unwrap(), numbers(64, 96, 4));
+        let (panels, x) = (PackedWeight::new(&numbers(200, 96, 3)).unwrap(), numbers(64, 96, 4));
         let all = panels.product(&x).unwrap();
         let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         for rows in 1..=64 {
@@ -311,9 +311,9 @@ mod tests {
 
     #[test]
     fn no_rows_and_no_numbers() {
-        let panels = Panels::new(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let panels = PackedWeight::new(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap()).unwrap();
         assert_eq!(panels.product(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap()).unwrap().dims(), [0, 5]);
         assert!(panels.product_onto(&numbers(2, 4, 1), &numbers(2, 3, 1)).is_err());
-        assert!(Panels::new(&Tensor::zeros((5, 3), DType::U8, &Device::Cpu).unwrap()).is_err());
+        assert!(PackedWeight::new(&Tensor::zeros((5, 3), DType::U8, &Device::Cpu).unwrap()).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! registers.
 //!
 //! Every result is one chain of fused additions over the inner dimension in order, begun with zero or with what was
-//! there. Its bits depend neither on the other rows and columns nor on threads, and are those of [`super::Panels`].
+//! there. Its bits depend neither on the other rows and columns nor on threads, and are those of [`super::PackedWeight`].
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ use wide::f32x16;
 
 use super::cpu::Matrix;
 
-/// Vectors of a tile's line. They are spelled out, as in [`super::Panels`], and for the same reason.
+/// Vectors of a tile's line. They are spelled out, as in [`super::PackedWeight`], and for the same reason.
 const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
 /// Columns of a tile.
 const COLUMNS: usize = 16 * VECTORS;

@@ -12,7 +12,7 @@ use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
 const WORK: u64 = 1_000_000;
 const WORK_A_MESSAGE: u64 = 5_000;
 /// Bytes that a template may write, beside four for each byte of content. Real ones write at most some ten thousand.
-const LONGEST: usize = 1 << 20;
+const MAX_LENGTH: usize = 1 << 20;
 
 /// A compiled chat template.
 pub(crate) struct Template {
@@ -74,7 +74,7 @@ impl Template {
         let bytes: usize = messages.iter().map(|m| m.content.len() + keys(m)).sum();
         let settings = Settings {
             work: WORK + WORK_A_MESSAGE * messages.len() as u64 + 2 * bytes as u64,
-            output: LONGEST + 4 * bytes,
+            output: MAX_LENGTH + 4 * bytes,
             strict: false,
             now,
         };

@@ -8,10 +8,10 @@ use arrow::compute::take;
 
 use super::generate::prompt_ids;
 use crate::data::Id;
-use crate::dataflow::{Draws, Item, Kept, Key, Keyed};
+use crate::dataflow::{GroupResult, Item, Key, Keyed, RngSource};
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "dedup",
     about: "keeps the first of prompts with the same text",
     shape: Shape::Keyed,
@@ -31,7 +31,7 @@ struct Dedup {
     whole_run: bool,
 }
 
-impl Configured for Dedup {
+impl StepSpec for Dedup {
     fn explain(&self) -> String {
         format!("first of each text {}", if self.whole_run { "in the run" } else { "in an iteration" })
     }
@@ -65,12 +65,13 @@ impl Keyed for Dedup {
             |i| Ok(((scope, Id::read(&prompts.id(i)).0), Item { order: position(epoch, i)?, ..Item::default() }));
         (0..rows.num_rows()).map(item).collect()
     }
-    fn reduce(&self, _: &Draws<'_>, _: &Key, group: &[Item], kept: &mut Vec<Kept>) {
-        kept.extend(group.first().map(|first| Kept::One(first.order)));
+    fn reduce(&self, _: &RngSource<'_>, _: &Key, group: &[Item], kept: &mut Vec<GroupResult>) {
+        kept.extend(group.first().map(|first| GroupResult::One(first.order)));
     }
-    fn finish(&self, _: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
-        let row =
-            |kept: &Kept| if let Kept::One(position) = kept { Some((position & ((1 << 23) - 1)) as u32) } else { None };
+    fn finish(&self, _: &Context<'_>, rows: &RecordBatch, kept: &[(Key, GroupResult)]) -> Result<Output> {
+        let row = |kept: &GroupResult| {
+            if let GroupResult::One(position) = kept { Some((position & ((1 << 23) - 1)) as u32) } else { None }
+        };
         let mut indices: Vec<u32> = kept.iter().filter_map(|(_, k)| row(k)).collect();
         indices.sort_unstable();
         let kept: HashSet<u32> = indices.iter().copied().collect();

@@ -33,7 +33,7 @@ const OTHERS: &[&[&str]] = &[
 ];
 
 /// The keys of `reject`.
-pub(crate) struct Reject {
+pub(crate) struct PromptFilters {
     /// ROUGE-L above which a prompt is a near copy; from 1 on there is none.
     pub rouge_l: f64,
     truncated: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Reject {
     ascii_letters: f64,
 }
 
-impl Reject {
+impl PromptFilters {
     /// Asks for them.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         f.table("reject", "which prompts are dropped; each is a row of `errors` with the filter's name as its code", |f| {
@@ -147,8 +147,8 @@ fn foreign(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn all() -> Reject {
-        Reject {
+    fn all() -> PromptFilters {
+        PromptFilters {
             rouge_l: 0.7,
             truncated: true,
             min_words: 4,
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn filters_can_be_turned_off() {
-        let off = Reject {
+        let off = PromptFilters {
             rouge_l: 1.,
             truncated: false,
             min_words: 0,

@@ -7,7 +7,7 @@ use crate::model::Message;
 use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "generate",
     about: "answers every prompt several times",
     shape: Shape::Map,
@@ -37,7 +37,7 @@ struct Generate {
     sampling: Sampling,
 }
 
-impl Configured for Generate {
+impl StepSpec for Generate {
     fn explain(&self) -> String {
         format!("{} a prompt, {}", counted(self.samples, "answer"), settings::describe(&self.sampling))
     }
@@ -47,21 +47,21 @@ impl Configured for Generate {
         let turns = system.chain([("user", "x".to_owned())]).collect();
         Some(Asks { template: None, turns, max_tokens: self.sampling.max_tokens })
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let (rows, most) = (from.rows * f64::from(self.samples), self.sampling.max_tokens as f64);
         let answer = assume.fill * most;
-        Work {
-            out: Amount {
+        CostEstimate {
+            out: RowStats {
                 rows,
                 prompt: from.prompt,
                 answer,
                 per_prompt: f64::from(self.samples) * from.per_prompt.max(1.),
             },
-            read: Pass::of(from.rows, 0., from.prompt),
-            sampled: Pass::of(rows, from.prompt, answer),
+            read: TokenCount::of(from.rows, 0., from.prompt),
+            sampled: TokenCount::of(rows, from.prompt, answer),
             longest: from.prompt + most,
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -96,7 +96,7 @@ impl Map for Generate {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let prompts = Prompts::new(input)?;
         let ids = prompt_ids(input)?;
-        let engine = cx.services::<Models>()?.engine(cx)?;
+        let engine = cx.env::<Models>()?.engine(cx)?;
         let mut ledger = Ledger::new(input);
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (i, id) in ids.iter().enumerate() {

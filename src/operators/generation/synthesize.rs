@@ -7,9 +7,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use super::filters::Reject;
+use super::filters::PromptFilters;
 use crate::data::counted;
-use crate::dataflow::{Head, HeadState};
+use crate::dataflow::{HeadState, IterationSource};
 use crate::engine::{Finish, Request, Sampling};
 use crate::eval::rouge::NearCopies;
 use crate::jinja::Value;
@@ -17,10 +17,10 @@ use crate::model::Message;
 use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "synthesize",
     about: "writes new prompts after examples of seed and of generated ones",
-    shape: Shape::Head,
+    shape: Shape::IterationSource,
     model: NeedsModel::Yes,
     min_inputs: 1,
     max_inputs: 1,
@@ -48,7 +48,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 ) as usize,
             )
         });
-        let reject = Reject::fields(f);
+        let reject = PromptFilters::fields(f);
         let first_paragraph =
             f.bool("first_paragraph", "takes the first paragraph for the prompt: small models ramble on", Some(false));
         let attempts = f.int(
@@ -73,13 +73,13 @@ struct Settings {
     template: Template,
     seed_shots: usize,
     generated_shots: usize,
-    reject: Reject,
+    reject: PromptFilters,
     first_paragraph: bool,
     attempts: u32,
     sampling: Sampling,
 }
 
-impl Configured for Synthesize {
+impl StepSpec for Synthesize {
     fn explain(&self) -> String {
         let (n, s, g) = (self.per_iteration, self.settings.seed_shots, self.settings.generated_shots);
         format!(
@@ -94,17 +94,17 @@ impl Configured for Synthesize {
         let examples = Value::list(vec!["".into(); s.seed_shots + s.generated_shots]).ok()?;
         s.template.asks(&[("examples", examples)], s.sampling.max_tokens)
     }
-    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, _: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let s = &self.settings;
         let (rows, most) = (self.per_iteration as f64, s.sampling.max_tokens as f64);
         let written = assume.fill * most;
         let shown = (s.seed_shots + s.generated_shots) as f64 * assume.prompt;
-        Work {
-            out: Amount { rows, prompt: written, answer: 0., per_prompt: 1. },
-            read: Pass::of(rows, 0., shown),
-            sampled: Pass::of(rows, shown, written),
+        CostEstimate {
+            out: RowStats { rows, prompt: written, answer: 0., per_prompt: 1. },
+            read: TokenCount::of(rows, 0., shown),
+            sampled: TokenCount::of(rows, shown, written),
             longest: shown + most,
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -114,11 +114,11 @@ impl Configured for Synthesize {
 }
 impl Operator for Synthesize {
     fn stage(&self) -> Stage<'_> {
-        Stage::Head(self)
+        Stage::IterationSource(self)
     }
 }
 
-impl Head for Synthesize {
+impl IterationSource for Synthesize {
     fn per_iteration(&self) -> usize {
         self.per_iteration
     }
@@ -231,7 +231,7 @@ fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
 
 impl HeadState for Pool {
     fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output> {
-        let engine = cx.services::<Models>()?.engine(cx)?;
+        let engine = cx.env::<Models>()?.engine(cx)?;
         let (mut new, mut parents, mut errors) = (Vec::<Prompt>::new(), Vec::new(), Vec::new());
         for attempt in 0..self.settings.attempts {
             let (mut requests, mut shown) = (Vec::new(), Vec::new());

@@ -9,7 +9,7 @@ use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
 
 /// How a judge is asked.
-pub struct Asking {
+pub struct JudgeClient {
     /// How its words are drawn.
     pub sampling: Sampling,
     /// How often an unreadable judgement is asked for again, with a new sample.
@@ -17,7 +17,7 @@ pub struct Asking {
 }
 
 /// What a judge is asked.
-pub struct Question<'a> {
+pub struct JudgeRequest<'a> {
     /// Whose judgement it is: its draws depend on this and the sample number.
     pub row: &'a str,
     /// The numbers of the samples to draw.
@@ -27,7 +27,7 @@ pub struct Question<'a> {
 }
 
 /// What came of asking once.
-pub struct Said<T = f32> {
+pub struct JudgeReply<T = f32> {
     /// The judge's answer, or why there is none.
     pub answer: Answer,
     /// `score`, `no_match`, `ambiguous`, `out_of_range`, `truncated`, `too_long` or `error`.
@@ -36,7 +36,7 @@ pub struct Said<T = f32> {
     pub value: Option<T>,
 }
 
-impl<T> Said<T> {
+impl<T> JudgeReply<T> {
     fn new(answer: Answer, read: impl Fn(&str, bool) -> Outcome<T>) -> Self {
         let (outcome, value) = match &answer {
             Ok(a) => {
@@ -54,7 +54,7 @@ impl<T> Said<T> {
     }
 }
 
-impl Asking {
+impl JudgeClient {
     /// The keys `retries` and `sampling`; `samples` is what the key of this name has.
     pub fn fields(f: &mut Fields<'_>, samples: u32) -> Self {
         let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
@@ -90,13 +90,13 @@ impl Asking {
         &self,
         cx: &Context<'_>,
         engine: &dyn Engine,
-        questions: &[Question<'_>],
+        questions: &[JudgeRequest<'_>],
         read: impl Fn(&str, bool) -> Outcome<T>,
-    ) -> Result<Vec<Vec<Said<T>>>> {
+    ) -> Result<Vec<Vec<JudgeReply<T>>>> {
         let samples =
             questions.iter().enumerate().flat_map(|(q, question)| question.samples.clone().map(move |n| (q, n)));
         let samples: Vec<(usize, u32)> = samples.collect();
-        let mut attempts: Vec<Vec<Said<T>>> = samples.iter().map(|_| Vec::new()).collect();
+        let mut attempts: Vec<Vec<JudgeReply<T>>> = samples.iter().map(|_| Vec::new()).collect();
         let mut open: Vec<usize> = (0..samples.len()).collect();
         let retries = if self.sampling.temperature == 0. { 0 } else { self.retries };
         for attempt in 0..=retries {
@@ -111,7 +111,7 @@ impl Asking {
             };
             let answers = engine.generate(open.iter().map(request).collect(), &cancel(cx))?;
             for (&i, answer) in open.iter().zip(answers) {
-                attempts[i].push(Said::new(answer, &read));
+                attempts[i].push(JudgeReply::new(answer, &read));
             }
             // What the judge cannot be asked at all would fail again.
             open.retain(|&i| matches!(attempts[i].last(), Some(s) if s.value.is_none() && s.answer.is_ok()));
@@ -119,7 +119,7 @@ impl Asking {
                 break;
             }
         }
-        let mut said: Vec<Vec<Said<T>>> = questions.iter().map(|_| Vec::new()).collect();
+        let mut said: Vec<Vec<JudgeReply<T>>> = questions.iter().map(|_| Vec::new()).collect();
         for ((q, _), attempts) in samples.into_iter().zip(attempts) {
             said[q].extend(attempts);
         }

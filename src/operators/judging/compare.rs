@@ -15,7 +15,7 @@ use crate::dataflow::{Join, Joined, Map};
 use crate::eval::win_rate::Outcome;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "compare",
     about: "compares the answers of two steps, or of one step's prompts with each other, by a judge in both orders or by score",
     shape: Shape::Map,
@@ -55,29 +55,29 @@ struct Compare {
     pairwise: Pairwise,
 }
 
-impl Configured for Compare {
+impl StepSpec for Compare {
     fn explain(&self) -> String {
         if self.by_score { format!("by score, a tie within {}", self.margin) } else { self.pairwise.describe() }
     }
     fn asks(&self) -> Option<Asks> {
         if self.by_score { None } else { self.pairwise.asks() }
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         if self.by_score {
-            return Work::rows(from);
+            return CostEstimate::rows(from);
         }
         let by = &self.pairwise;
         let others =
             if inputs.iter().filter(|i| i.key == "from").count() > 1 { 1. } else { (from.per_prompt - 1.) / 2. };
         let (asked, read) = (2. * from.rows * others, from.prompt + 2. * from.answer);
         let most = by.asking.sampling.max_tokens as f64;
-        Work {
+        CostEstimate {
             out: from,
-            read: Pass::of(1., 0., assume.rubric).and(Pass::of(asked, assume.rubric, read)),
-            sampled: Pass::of(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
+            read: TokenCount::of(1., 0., assume.rubric).and(TokenCount::of(asked, assume.rubric, read)),
+            sampled: TokenCount::of(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
             longest: assume.rubric + read + most,
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -280,7 +280,7 @@ impl Map for Compare {
                 result.outcome = Outcome::of_scores(score(a), b.as_ref().and_then(score), self.margin);
             }
         } else {
-            let engine = cx.services::<Models>()?.engine(cx)?;
+            let engine = cx.env::<Models>()?.engine(cx)?;
             judge = engine.id().to_owned();
             let rows: Vec<String> =
                 met.iter().map(|(_, a, b)| format!("{} {}", a.id, b.as_ref().map_or("", |b| &b.id))).collect();

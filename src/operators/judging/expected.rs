@@ -6,10 +6,10 @@
 //! scores is recorded, and the mean is over that mass; where it is less than `min_mass` the judge was about to write something else,
 //! and the outcome is no_match.
 
-use super::client::Said;
+use super::client::JudgeReply;
 use super::score::Reader;
 use crate::data::Judgement;
-use crate::engine::{Begun, Choice, Engine};
+use crate::engine::{AnswerPrefix, ChoiceRequest, Engine};
 use crate::model::Message;
 use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
@@ -24,7 +24,7 @@ pub(crate) struct Expected {
 }
 
 /// Longest list of scores.
-const MOST: f32 = 100.;
+const MAX_CANDIDATES: f32 = 100.;
 
 impl Expected {
     /// The keys `reasons`, `lead` and `min_mass`; nothing unless `used`.
@@ -47,9 +47,10 @@ impl Expected {
             return None;
         }
         let (min, max) = (reader.min, reader.max);
-        if min.fract() != 0. || max.fract() != 0. || max - min > MOST {
-            let message =
-                format!("expected scores are whole numbers, at most {MOST} apart; the scale is from {min} to {max}");
+        if min.fract() != 0. || max.fract() != 0. || max - min > MAX_CANDIDATES {
+            let message = format!(
+                "expected scores are whole numbers, at most {MAX_CANDIDATES} apart; the scale is from {min} to {max}"
+            );
             f.problem("mode", message, "change `min` and `max`");
             return None;
         }
@@ -59,17 +60,17 @@ impl Expected {
     }
 
     /// Whether the judge writes nothing.
-    pub fn is_silent(&self) -> bool {
+    pub fn scores_only(&self) -> bool {
         self.lead.is_some()
     }
 
     /// In words, for `explain`.
     pub fn describe(&self) -> &'static str {
-        if self.is_silent() { "expected score, nothing decoded" } else { "expected score after reasons" }
+        if self.scores_only() { "expected score, nothing decoded" } else { "expected score after reasons" }
     }
 
-    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, asked: Vec<(&str, Begun)>) -> Result<Vec<Judgement>> {
-        let choice = |(text, begun)| Choice {
+    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, asked: Vec<(&str, AnswerPrefix)>) -> Result<Vec<Judgement>> {
+        let choice = |(text, begun)| ChoiceRequest {
             messages: vec![Message::new("user", text)],
             begun,
             candidates: Arc::clone(&self.scores),
@@ -78,7 +79,7 @@ impl Expected {
         Ok(chances.into_iter().map(|c| self.judgement(c)).collect())
     }
 
-    fn judgement(&self, chances: crate::engine::Chances) -> Judgement {
+    fn judgement(&self, chances: crate::engine::Probabilities) -> Judgement {
         match chances {
             Err(e) => {
                 let outcome = if e.code == "prompt_too_long" { "too_long" } else { "error" };
@@ -105,7 +106,7 @@ impl Expected {
     /// The judgement of each prompt, without a word of the judge.
     pub fn silent(&self, cx: &Context<'_>, engine: &dyn Engine, texts: &[String]) -> Result<Vec<Judgement>> {
         let lead = self.lead.clone().unwrap_or_default();
-        self.ask(cx, engine, texts.iter().map(|t| (t.as_str(), Begun::Text(lead.clone()))).collect())
+        self.ask(cx, engine, texts.iter().map(|t| (t.as_str(), AnswerPrefix::Text(lead.clone()))).collect())
     }
 
     /// Expected scores in the place of those that the judge wrote: `said` of each prompt, as judgements.
@@ -114,7 +115,7 @@ impl Expected {
         cx: &Context<'_>,
         engine: &dyn Engine,
         reader: &Reader,
-        said: &mut [(&str, Judgement, &Said)],
+        said: &mut [(&str, Judgement, &JudgeReply)],
     ) -> Result<()> {
         let (mut places, mut asked) = (Vec::new(), Vec::new());
         for (i, (text, _, said)) in said.iter().enumerate() {
@@ -125,7 +126,7 @@ impl Expected {
             // What was readable has a place.
             let Some(place) = reader.locate(&answer.text, false).1 else { continue };
             places.push(i);
-            asked.push((*text, Begun::Tokens(answer.tokens.clone(), place.start)));
+            asked.push((*text, AnswerPrefix::Tokens(answer.tokens.clone(), place.start)));
         }
         for (i, expected) in places.into_iter().zip(self.ask(cx, engine, asked)?) {
             let judgement = &mut said[i].1;

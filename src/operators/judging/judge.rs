@@ -8,18 +8,18 @@
 
 use std::collections::BTreeMap;
 
-use super::client::{Asking, Question, Said};
+use super::client::{JudgeClient, JudgeReply, JudgeRequest};
 use super::expected::Expected;
 use super::pairwise::Pairwise;
 use super::score::Reader;
-use super::scored::{Judged, scored};
+use super::scored::{ScoredResponse, scored};
 use super::tournament;
 use crate::data::{Judgement, counted};
 use crate::dataflow::{Map, Measure};
 use crate::engine::Engine;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "judge",
     about: "scores every answer by a rubric, several times, and averages",
     shape: Shape::Map,
@@ -45,7 +45,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let rubric = Template::field(f, "rubric", about, default, variables);
         let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
         let expected = Expected::fields(f, mode == "expected", &reader);
-        let silent = expected.as_ref().is_some_and(Expected::is_silent);
+        let silent = expected.as_ref().is_some_and(Expected::scores_only);
         let about = "judgements of each answer; in pairwise mode of each pair in each order";
         let samples = f.int("samples", about, Some(if pairwise || silent { 1 } else { 3 }), 1..=1024) as u32;
         let about = "judgements of each answer while the prompt's best and worst are undecided; none beyond `samples` unless given";
@@ -60,7 +60,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let max_pairs = f.count("max_pairs", about, Some(0), 0..=1_000_000);
         let about = "keeps the token ids and log-probabilities of judgements, and the judge's prompt: what training on them needs";
         let keep_tokens = f.bool("keep_tokens", about, Some(false));
-        let asking = Asking::fields(f, samples);
+        let asking = JudgeClient::fields(f, samples);
         if silent {
             let setting = "where the judge writes nothing: expected scores without reasons are read from probabilities";
             f.without_effect(&["pattern", "several", "sampling", "retries"], setting, "set reasons = true");
@@ -96,23 +96,23 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let scale = (reader.min, reader.max);
         let way = if pairwise {
             let by = Pairwise { template: rubric, pattern: reader.into_pattern(), samples, asking };
-            Way::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
+            ScoringMode::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
         } else {
             let max_samples = max_samples.unwrap_or(samples).max(samples);
-            Way::Rubric(Rubric { rubric, reader, samples, max_samples, z, asking, expected, keep_tokens })
+            ScoringMode::Rubric(Rubric { rubric, reader, samples, max_samples, z, asking, expected, keep_tokens })
         };
         Box::new(Judge { way, scale })
     },
 };
 
 struct Judge {
-    way: Way,
+    way: ScoringMode,
     /// The least and the greatest score.
     scale: (f32, f32),
 }
 
 /// How answers come by their scores.
-enum Way {
+enum ScoringMode {
     Rubric(Rubric),
     Pairwise { by: Pairwise, most: usize },
 }
@@ -126,16 +126,16 @@ struct Rubric {
     samples: u32,
     max_samples: u32,
     z: f64,
-    asking: Asking,
+    asking: JudgeClient,
     expected: Option<Expected>,
     keep_tokens: bool,
 }
 
-impl Configured for Judge {
+impl StepSpec for Judge {
     fn explain(&self) -> String {
         let rubric = match &self.way {
-            Way::Pairwise { by, .. } => return format!("share of wins, {}", by.describe()),
-            Way::Rubric(rubric) => rubric,
+            ScoringMode::Pairwise { by, .. } => return format!("share of wins, {}", by.describe()),
+            ScoringMode::Rubric(rubric) => rubric,
         };
         let name = rubric.rubric.name();
         let samples = match (rubric.samples, rubric.max_samples) {
@@ -144,7 +144,7 @@ impl Configured for Judge {
         };
         let drawn = settings::describe(&rubric.asking.sampling);
         match &rubric.expected {
-            Some(e) if e.is_silent() => format!("rubric {name}, {}", e.describe()),
+            Some(e) if e.scores_only() => format!("rubric {name}, {}", e.describe()),
             Some(e) => format!("rubric {name}, {}, mean of {samples}, {drawn}", e.describe()),
             None => format!("rubric {name}, mean of {samples}, {drawn}"),
         }
@@ -154,37 +154,37 @@ impl Configured for Judge {
     }
     fn asks(&self) -> Option<Asks> {
         match &self.way {
-            Way::Pairwise { by, .. } => by.asks(),
-            Way::Rubric(r) => {
-                let silent = r.expected.as_ref().is_some_and(Expected::is_silent);
+            ScoringMode::Pairwise { by, .. } => by.asks(),
+            ScoringMode::Rubric(r) => {
+                let silent = r.expected.as_ref().is_some_and(Expected::scores_only);
                 let max_tokens = if silent { 1 } else { r.asking.sampling.max_tokens };
                 r.rubric.asks(&[("prompt", "".into()), ("response", "".into())], max_tokens)
             }
         }
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let (silent, sampling) = match &self.way {
-            Way::Rubric(r) => (r.expected.as_ref().is_some_and(Expected::is_silent), &r.asking.sampling),
-            Way::Pairwise { by, .. } => (false, &by.asking.sampling),
+            ScoringMode::Rubric(r) => (r.expected.as_ref().is_some_and(Expected::scores_only), &r.asking.sampling),
+            ScoringMode::Pairwise { by, .. } => (false, &by.asking.sampling),
         };
         let most = if silent { 0. } else { sampling.max_tokens as f64 };
         // How often is asked, with how many judgements each time, and what is read after the rubric. Under an adaptive budget
         // every answer is judged as often as it may be.
         let (asked, judgements, read) = match &self.way {
-            Way::Rubric(r) => (from.rows, f64::from(r.max_samples), from.prompt + from.answer),
-            Way::Pairwise { by, most, .. } => {
+            ScoringMode::Rubric(r) => (from.rows, f64::from(r.max_samples), from.prompt + from.answer),
+            ScoringMode::Pairwise { by, most, .. } => {
                 let pairs = (from.per_prompt * (from.per_prompt - 1.) / 2.).min(*most as f64);
                 (2. * pairs * from.prompts(), f64::from(by.samples), from.prompt + 2. * from.answer)
             }
         };
-        Work {
+        CostEstimate {
             out: from,
             // The rubric is read once for all.
-            read: Pass::of(1., 0., assume.rubric).and(Pass::of(asked, assume.rubric, read)),
-            sampled: Pass::of(asked * judgements, assume.rubric + read, assume.fill * most),
+            read: TokenCount::of(1., 0., assume.rubric).and(TokenCount::of(asked, assume.rubric, read)),
+            sampled: TokenCount::of(asked * judgements, assume.rubric + read, assume.fill * most),
             longest: assume.rubric + read + most,
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -203,10 +203,12 @@ impl Operator for Judge {
 
 impl Map for Judge {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
-        let engine = cx.services::<Models>()?.engine(cx)?;
+        let engine = cx.env::<Models>()?.engine(cx)?;
         match &self.way {
-            Way::Rubric(rubric) => rubric.judge(cx, &*engine, input),
-            Way::Pairwise { by, most } => tournament::play(cx, &*engine, input, by, *most, self.scale.0..=self.scale.1),
+            ScoringMode::Rubric(rubric) => rubric.judge(cx, &*engine, input),
+            ScoringMode::Pairwise { by, most } => {
+                tournament::round_robin(cx, &*engine, input, by, *most, self.scale.0..=self.scale.1)
+            }
         }
     }
 }
@@ -220,12 +222,12 @@ impl Rubric {
         let render =
             |i| self.rubric.render(&[("prompt", prompts.value(i).into()), ("response", responses.value(i).into())]);
         let texts: Vec<String> = (0..input.num_rows()).map(render).collect::<Result<_>>()?;
-        let judged: Vec<Judged> = match &self.expected {
-            Some(expected) if expected.is_silent() => {
-                expected.silent(cx, engine, &texts)?.into_iter().map(|j| Judged::mean(vec![j])).collect()
+        let judged: Vec<ScoredResponse> = match &self.expected {
+            Some(expected) if expected.scores_only() => {
+                expected.silent(cx, engine, &texts)?.into_iter().map(|j| ScoredResponse::mean(vec![j])).collect()
             }
             _ => {
-                let mut judged = vec![Judged::default(); texts.len()];
+                let mut judged = vec![ScoredResponse::default(); texts.len()];
                 // All answers to a prompt are in one microbatch.
                 let mut answers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
                 (0..texts.len()).for_each(|i| answers.entry(prompt_ids.value(i)).or_default().push(i));
@@ -234,8 +236,8 @@ impl Rubric {
                 loop {
                     let mut rows: Vec<usize> = open.iter().flatten().copied().collect();
                     rows.sort_unstable();
-                    let question = |&i: &usize| Question { row: ids.value(i), samples: from..to, text: &texts[i] };
-                    let questions: Vec<Question<'_>> = rows.iter().map(question).collect();
+                    let question = |&i: &usize| JudgeRequest { row: ids.value(i), samples: from..to, text: &texts[i] };
+                    let questions: Vec<JudgeRequest<'_>> = rows.iter().map(question).collect();
                     let said = self.ask(cx, engine, &questions)?;
                     for (i, (judgements, prompt)) in rows.into_iter().zip(said) {
                         judged[i].judgements.extend(judgements);
@@ -251,7 +253,10 @@ impl Rubric {
                         break;
                     }
                 }
-                judged.into_iter().map(|j| Judged { prompt: j.prompt, ..Judged::mean(j.judgements) }).collect()
+                judged
+                    .into_iter()
+                    .map(|j| ScoredResponse { prompt: j.prompt, ..ScoredResponse::mean(j.judgements) })
+                    .collect()
             }
         };
         let unscored = judged.iter().enumerate().filter(|(_, j)| j.score.is_none());
@@ -263,21 +268,21 @@ impl Rubric {
     }
 
     /// The judgements of each question, and the judge's prompt where it is kept.
-    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, questions: &[Question<'_>]) -> Result<Vec<Asked>> {
+    fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, questions: &[JudgeRequest<'_>]) -> Result<Vec<Asked>> {
         let said = self.asking.ask(cx, engine, questions, |text, cut| self.reader.read(text, cut))?;
-        let judgement = |s: &Said| {
+        let judgement = |s: &JudgeReply| {
             let answer = s.answer.as_ref().ok().filter(|_| self.keep_tokens);
             let tokens = answer.map(|a| (a.tokens.clone(), a.logprobs.clone()));
             Judgement { text: s.text().into(), outcome: s.outcome.into(), score: s.value, mass: None, tokens }
         };
         let pairs = std::iter::zip(questions, &said);
-        let mut flat: Vec<(&str, Judgement, &Said)> =
+        let mut flat: Vec<(&str, Judgement, &JudgeReply)> =
             pairs.flat_map(|(q, said)| said.iter().map(|s| (q.text, judgement(s), s))).collect();
         if let Some(expected) = &self.expected {
             expected.after(cx, engine, &self.reader, &mut flat)?;
         }
         let mut flat = flat.into_iter();
-        let row = |(question, said): (&Question<'_>, &Vec<Said>)| {
+        let row = |(question, said): (&JudgeRequest<'_>, &Vec<JudgeReply>)| {
             let answer = said.iter().find_map(|s| s.answer.as_ref().ok()).filter(|_| self.keep_tokens);
             let prompt = answer.map(|a| (question.text.to_owned(), a.prompt_tokens.clone()));
             (flat.by_ref().take(said.len()).map(|(_, j, _)| j).collect(), prompt)

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::client::{self, Asking};
+use super::client::{self, JudgeClient};
 use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
 use super::score::{self, Strip};
 use crate::data::{Id, Judgement, Type, counted};
@@ -20,7 +20,7 @@ use crate::operators::prelude::*;
 use arrow::array::new_null_array;
 use arrow::compute::take_record_batch;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "meta-judge",
     about: "rates the judgements of the answer that a prompt's judge is least sure of, for judge pairs",
     shape: Shape::Map,
@@ -74,7 +74,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
                 1e-9..=1e9,
             ),
         };
-        let asking = Asking::fields(f, samples);
+        let asking = JudgeClient::fields(f, samples);
         let by = Pairwise { template, pattern, samples, asking };
         Box::new(MetaJudge { by, strip: strip.then_some(scores), most, rounds, weights, scale })
     },
@@ -89,7 +89,7 @@ struct MetaJudge {
     scale: Scale,
 }
 
-impl Configured for MetaJudge {
+impl StepSpec for MetaJudge {
     fn explain(&self) -> String {
         let rounds =
             if self.rounds == 0 { "all iterations".into() } else { format!("iterations 1 to {}", self.rounds) };
@@ -105,27 +105,27 @@ impl Configured for MetaJudge {
     fn asks(&self) -> Option<Asks> {
         self.by.asks()
     }
-    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, iteration: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         if self.rounds > 0 && iteration > self.rounds {
-            return Work::default();
+            return CostEstimate::default();
         }
         let judgements = self.most as f64;
         // Every judgement of a prompt's most varied answer against every other one, in both orders.
         let asked = from.prompts() * judgements * (judgements - 1.) * f64::from(self.by.samples);
         let judged = assume.rubric + from.prompt + from.answer;
         let (read, most) = (judged + 2. * assume.judgement, self.by.asking.sampling.max_tokens as f64);
-        Work {
-            out: Amount {
+        CostEstimate {
+            out: RowStats {
                 rows: from.prompts() * judgements,
                 prompt: judged,
                 answer: assume.judgement,
                 per_prompt: judgements,
             },
-            read: Pass::of(asked, 0., read),
-            sampled: Pass::of(asked, read, assume.fill * most),
+            read: TokenCount::of(asked, 0., read),
+            sampled: TokenCount::of(asked, read, assume.fill * most),
             longest: read + most,
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -258,7 +258,7 @@ impl Map for MetaJudge {
             (0..input.num_rows()).for_each(|row| ledger.unused(row, "later_iteration"));
             return ledger.close(named::SCORES.empty());
         }
-        let engine = cx.services::<Models>()?.engine(cx)?;
+        let engine = cx.env::<Models>()?.engine(cx)?;
         let candidates = self.candidates(input, &mut ledger)?;
         let columns = Columns(input);
         let judge_prompts = columns.text("judge_prompt")?;
@@ -314,7 +314,7 @@ impl Map for MetaJudge {
 fn said_of(comparison: &Comparison, is_a: bool) -> Vec<Judgement> {
     let order = |(order, shown_first): (&pairwise::Order, bool)| {
         let share = move |v: Verdict| (if shown_first { v } else { v.swapped() }).share() as f32;
-        let judgement = move |s: &client::Said<Verdict>| Judgement {
+        let judgement = move |s: &client::JudgeReply<Verdict>| Judgement {
             text: s.text().into(),
             outcome: s.outcome.into(),
             score: s.value.map(share),

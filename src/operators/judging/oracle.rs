@@ -1,12 +1,12 @@
 //! `oracle`: scores answers by the rules of the list world. An evaluation: nothing that it says feeds the loop.
 
-use super::scored::{Judged, scored};
+use super::scored::{ScoredResponse, scored};
 use crate::data::Judgement;
 use crate::dataflow::Map;
 use crate::eval::listworld::{Request, Verdicts};
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "oracle",
     about: "scores answers by the list world's rules, for evaluation",
     shape: Shape::Map,
@@ -19,7 +19,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
 
 struct Oracle;
 
-impl Configured for Oracle {
+impl StepSpec for Oracle {
     fn explain(&self) -> String {
         "one point each for kind, count, no repeats, order and closing".into()
     }
@@ -57,7 +57,7 @@ impl Map for Oracle {
                 .map(|(aspect, yes)| format!("{aspect} {}", if yes { "yes" } else { "no" }));
             vec![(words.collect::<Vec<_>>().join(", "), "score".to_owned(), Some(f32::from(verdicts.score()))).into()]
         };
-        let judged: Vec<Judged> = (0..input.num_rows()).map(|i| Judged::mean(judge(i))).collect();
+        let judged: Vec<ScoredResponse> = (0..input.num_rows()).map(|i| ScoredResponse::mean(judge(i))).collect();
         ledger.close(scored(input, &judged, "oracle", None)?)
     }
 }

@@ -6,7 +6,7 @@
 
 use regex::Regex;
 
-use super::client::{Asking, Question, Said};
+use super::client::{JudgeClient, JudgeReply, JudgeRequest};
 use super::score::{self, Outcome};
 use crate::data::counted;
 use crate::engine::Engine;
@@ -68,7 +68,7 @@ pub struct Pairwise {
     /// Judgements of each order.
     pub samples: u32,
     /// How the judge is asked.
-    pub asking: Asking,
+    pub asking: JudgeClient,
 }
 
 /// Two answers to one prompt.
@@ -87,13 +87,13 @@ pub struct Pair<'a> {
 /// What a judge said of a pair in one order.
 pub struct Order {
     /// Every attempt of every sample; a verdict in here is about what was shown first and second.
-    pub said: Vec<Said<Verdict>>,
+    pub said: Vec<JudgeReply<Verdict>>,
     /// The order's verdict about the pair: first is `a`, second `b`, in whichever order they were shown. None if nothing was readable.
     pub verdict: Option<Verdict>,
 }
 
 impl Order {
-    fn new(said: Vec<Said<Verdict>>, swapped: bool) -> Self {
+    fn new(said: Vec<JudgeReply<Verdict>>, swapped: bool) -> Self {
         let readable: Vec<Verdict> = said.iter().filter_map(|s| s.value).collect();
         let verdict = (!readable.is_empty()).then(|| plurality(&readable));
         Self { said, verdict: verdict.map(|v| if swapped { v.swapped() } else { v }) }
@@ -131,7 +131,7 @@ impl Pairwise {
         let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
         let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
-        Self { template, pattern, samples, asking: Asking::fields(f, samples) }
+        Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) }
     }
 
     /// The settings in words, for `explain`.
@@ -173,8 +173,8 @@ impl Pairwise {
                 prompts.push((format!("{} {order}", pair.row), text));
             }
         }
-        let questions: Vec<Question<'_>> =
-            prompts.iter().map(|(row, text)| Question { row, samples: 0..self.samples, text }).collect();
+        let questions: Vec<JudgeRequest<'_>> =
+            prompts.iter().map(|(row, text)| JudgeRequest { row, samples: 0..self.samples, text }).collect();
         let said = self.asking.ask(cx, engine, &questions, |text, cut| self.read(text, cut))?;
         let mut said = said.into_iter();
         let mut order = |swapped| Order::new(said.next().unwrap_or_default(), swapped);
@@ -200,7 +200,7 @@ mod tests {
             template: Template::load("pairwise").unwrap(),
             pattern: Regex::new(PATTERN).unwrap(),
             samples: 1,
-            asking: Asking { sampling: Sampling::default(), retries: 0 },
+            asking: JudgeClient { sampling: Sampling::default(), retries: 0 },
         }
     }
 

@@ -4,14 +4,14 @@
 //! otherwise is in the column `changes`, counted in summary.json and at the end of a run; `score_before` has the old score.
 
 use super::score::{Outcome, Reader};
-use super::scored::Judged;
+use super::scored::ScoredResponse;
 use crate::data::Judgement;
 use crate::dataflow::{Map, Measure};
 use crate::operators::prelude::*;
 use arrow::array::{StringBuilder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "rescore",
     about: "reads the scores out of earlier judgements again, by another pattern or scale, without judging",
     shape: Shape::Map,
@@ -26,7 +26,7 @@ struct Rescore {
     reader: Reader,
 }
 
-impl Configured for Rescore {
+impl StepSpec for Rescore {
     fn explain(&self) -> String {
         format!(
             "judgements read again on a scale from {} to {}; `changes` says what came out otherwise",
@@ -90,7 +90,7 @@ impl Map for Rescore {
                 }
             }
             changes.append(true);
-            let row = Judged::mean(judgements);
+            let row = ScoredResponse::mean(judgements);
             if row.score.is_none() {
                 ledger.note(row.unreadable(ids.value(i)));
             }

@@ -7,7 +7,7 @@ use arrow::array::{ListArray, UInt32Builder, new_null_array};
 
 /// An answer that was judged.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Judged {
+pub(crate) struct ScoredResponse {
     /// Its score; none if nothing was readable.
     pub score: Option<f32>,
     /// All that was said of it.
@@ -16,7 +16,7 @@ pub(crate) struct Judged {
     pub prompt: Option<(String, Arc<[u32]>)>,
 }
 
-impl Judged {
+impl ScoredResponse {
     /// An answer with the mean score of its readable judgements.
     pub fn mean(judgements: Vec<Judgement>) -> Self {
         let scores: Vec<f64> = judgements.iter().filter_map(|j| j.score).map(f64::from).collect();
@@ -53,7 +53,7 @@ fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
 /// The scores dataset of judged responses; shared with the operators that score by a rule.
 pub(crate) fn scored(
     input: &RecordBatch,
-    rows: &[Judged],
+    rows: &[ScoredResponse],
     judge: &str,
     judge_tokenizer: Option<&str>,
 ) -> Result<RecordBatch> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::pairwise::{Pair, Pairwise, Verdict};
-use super::scored::{Judged, scored};
+use super::scored::{ScoredResponse, scored};
 use crate::data::{Judgement, counted};
 use crate::engine::Engine;
 use crate::operators::prelude::*;
@@ -16,7 +16,7 @@ fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Compares the answers of each prompt, at most `most` pairs of them, and scores them on the scale.
-pub(crate) fn play(
+pub(crate) fn round_robin(
     cx: &Context<'_>,
     engine: &dyn Engine,
     input: &RecordBatch,
@@ -37,7 +37,7 @@ pub(crate) fn play(
     let asked: Vec<Pair<'_>> = std::iter::zip(&names, &met)
         .map(|(row, &(a, b))| Pair { row, prompt: prompts.value(a), a: responses.value(a), b: responses.value(b) })
         .collect();
-    let mut judged = vec![Judged::default(); input.num_rows()];
+    let mut judged = vec![ScoredResponse::default(); input.num_rows()];
     let mut wins: Vec<Vec<f64>> = vec![Vec::new(); input.num_rows()];
     let span = f64::from(scale.end() - scale.start());
     let scaled = |share: f64| (f64::from(*scale.start()) + share * span) as f32;

@@ -14,13 +14,13 @@ use arrow::array::{AsArray, ListArray};
 use rand_chacha::rand_core::Rng as _;
 
 use crate::data::{Id, counted};
-use crate::dataflow::{Matching, Place, Whole};
+use crate::dataflow::{Collect, Matching, Place};
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "build_eft",
     about: "keeps judgements whose scores rank a prompt's answers as people did, with balanced scores",
-    shape: Shape::Whole,
+    shape: Shape::Collect,
     model: NeedsModel::No,
     min_inputs: 1,
     max_inputs: 1,
@@ -65,15 +65,19 @@ struct BuildEft {
     limit: Option<usize>,
 }
 
-impl Configured for BuildEft {
+impl StepSpec for BuildEft {
     fn explain(&self) -> String {
         let ranking = if self.strict { "strictly" } else { "weakly" };
         let limit = self.limit.map(|n| format!(", at most {}", counted(n, "row"))).unwrap_or_default();
         format!("scores {ranking} as ranked, commonest score at most {} x the next{limit}", self.balance)
     }
-    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], _: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
-        Work::rows(Amount { rows: self.limit.map_or(from.rows, |n| from.rows.min(n as f64)), per_prompt: 1., ..from })
+        CostEstimate::rows(RowStats {
+            rows: self.limit.map_or(from.rows, |n| from.rows.min(n as f64)),
+            per_prompt: 1.,
+            ..from
+        })
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let problem = |p: &Port<'_>| match p.key {
@@ -88,7 +92,7 @@ impl Configured for BuildEft {
 }
 impl Operator for BuildEft {
     fn stage(&self) -> Stage<'_> {
-        Stage::Whole(self)
+        Stage::Collect(self)
     }
 }
 
@@ -274,7 +278,7 @@ impl BuildEft {
     }
 }
 
-impl Whole for BuildEft {
+impl Collect for BuildEft {
     fn whole(&self, cx: &Context<'_>) -> Result<Output> {
         let mut errors = Vec::new();
         let mut rows: Vec<Row> = Vec::new();

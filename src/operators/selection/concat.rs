@@ -8,7 +8,7 @@ use crate::dataflow::{Join, Map};
 use crate::operators::prelude::*;
 use arrow::compute::concat_batches;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "concat",
     about: "puts the rows of another step after those of the first, microbatch by microbatch; no row of either is lost",
     shape: Shape::Map,
@@ -36,7 +36,7 @@ struct Concat {
     max_share: f64,
 }
 
-impl Configured for Concat {
+impl StepSpec for Concat {
     fn explain(&self) -> String {
         let share = if self.max_share < 1. {
             format!(", at most {} % of the rows", 100. * self.max_share)
@@ -45,21 +45,21 @@ impl Configured for Concat {
         };
         format!("then the rows of {}{share}", self.with)
     }
-    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], _: &CostAssumptions) -> CostEstimate {
         let mut all = inputs.first().map(|i| i.amount).unwrap_or_default();
         // At most `max_share` of all the rows, so at most `max_share / (1 - max_share)` for each of the first's.
         let room = if self.max_share < 1. { all.rows * self.max_share / (1. - self.max_share) } else { f64::INFINITY };
         if let Some(with) = inputs.iter().find(|i| i.key == "with").map(|i| i.amount) {
             let (first, more) = (all.rows, with.rows.min(room));
             let mean = |a: f64, b: f64| if first + more > 0. { (first * a + more * b) / (first + more) } else { 0. };
-            all = Amount {
+            all = RowStats {
                 rows: first + more,
                 prompt: mean(all.prompt, with.prompt),
                 answer: mean(all.answer, with.answer),
                 ..all
             };
         }
-        Work::rows(all)
+        CostEstimate::rows(all)
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let Some(first) = inputs.first() else { return Ok(&named::PAIRS) };

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::Float64Array;
 
-use crate::dataflow::Whole;
+use crate::dataflow::Collect;
 use crate::eval::answers::{Answers, Figure, add, count};
 use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
 use crate::eval::drift;
@@ -24,10 +24,10 @@ use crate::eval::win_rate::{Outcome, Record};
 use crate::operators::prelude::*;
 use crate::pipeline::Placement;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "measure",
     about: "figures of an iteration's comparisons, answers or scores: win rates, reward modelling, lengths, distinct-n, drift",
-    shape: Shape::Whole,
+    shape: Shape::Collect,
     model: NeedsModel::No,
     min_inputs: 1,
     max_inputs: usize::MAX,
@@ -93,7 +93,7 @@ struct Measure {
     given: Vec<&'static str>,
 }
 
-impl Configured for Measure {
+impl StepSpec for Measure {
     fn explain(&self) -> String {
         let ranked = self.ranked.as_ref().map(|r| format!(", against the ranks of {r}")).unwrap_or_default();
         format!("{} % intervals of {} resamples{ranked}", 100. * self.bootstrap.confidence, self.bootstrap.resamples)
@@ -117,7 +117,7 @@ impl Configured for Measure {
 }
 impl Operator for Measure {
     fn stage(&self) -> Stage<'_> {
-        Stage::Whole(self)
+        Stage::Collect(self)
     }
 }
 
@@ -245,7 +245,7 @@ impl Measure {
     }
 }
 
-impl Whole for Measure {
+impl Collect for Measure {
     fn whole(&self, cx: &Context<'_>) -> Result<Output> {
         let mut rows: Vec<(&str, Figure)> = Vec::new();
         // Every row is part of a figure, or of the counts `nulls`, `unscored` and `reward_nulls`.

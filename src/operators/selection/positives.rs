@@ -7,7 +7,7 @@ use crate::data::conversations;
 use crate::dataflow::Map;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "positives",
     about: "turns answers with a high score into instruction-response rows for `sft`",
     shape: Shape::Map,
@@ -33,15 +33,15 @@ struct Positives {
     per_prompt: usize,
 }
 
-impl Configured for Positives {
+impl StepSpec for Positives {
     fn explain(&self) -> String {
         let limit = if self.per_prompt > 0 { format!(", at most {} a prompt", self.per_prompt) } else { String::new() };
         format!("answers from {} points{limit}", self.score_min)
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let most = if self.per_prompt > 0 { self.per_prompt as f64 * from.prompts() } else { from.rows };
-        Work::rows(Amount { rows: (from.rows * assume.positives).min(most), per_prompt: 1., ..from })
+        CostEstimate::rows(RowStats { rows: (from.rows * assume.positives).min(most), per_prompt: 1., ..from })
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(

@@ -18,11 +18,13 @@ use arrow::array::FixedSizeBinaryArray;
 
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
 use crate::data::{Id, Judgements, counted};
-use crate::dataflow::{Candidate, Candidates, Decision, Draws, Item, Join, Joined, Kept, Key, Keyed, Measure};
+use crate::dataflow::{
+    Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Joined, Key, Keyed, Measure, RngSource,
+};
 use crate::eval::statistics::kendall_tau;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "select",
     about: "turns the scores of a prompt's answers into preference pairs",
     shape: Shape::Keyed,
@@ -144,7 +146,7 @@ struct Select {
     mean: bool,
 }
 
-impl Configured for Select {
+impl StepSpec for Select {
     fn explain(&self) -> String {
         let (r, unit) = (&self.rules, if self.characters { "characters" } else { "tokens" });
         let mut words = format!("{}, margin at least {}", self.strategy_name, self.min_margin);
@@ -176,7 +178,7 @@ impl Configured for Select {
     fn min_margin(&self) -> Option<f64> {
         Some(self.min_margin)
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         // Pairs of a prompt that gives any.
         let pairs = match self.rules.strategy {
@@ -185,7 +187,7 @@ impl Configured for Select {
             Strategy::AllPairs => from.per_prompt * (from.per_prompt - 1.) / 2.,
         };
         let pairs = pairs.clamp(1., self.rules.max_pairs as f64);
-        Work::rows(Amount { rows: from.prompts() * assume.pair_yield * pairs, per_prompt: pairs, ..from })
+        CostEstimate::rows(RowStats { rows: from.prompts() * assume.pair_yield * pairs, per_prompt: pairs, ..from })
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(
@@ -352,35 +354,35 @@ impl Keyed for Select {
     }
 
     /// With another judge's scores a pair depends on more than its group.
-    fn candidates(&self) -> Option<&dyn Candidates> {
+    fn candidates(&self) -> Option<&dyn DecisionInputs> {
         self.other.is_none().then_some(self)
     }
 
-    fn reduce(&self, draws: &Draws<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<Kept>) {
+    fn reduce(&self, draws: &RngSource<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<GroupResult>) {
         let iteration = iteration_of(scope);
         let rng = || draws.key(iteration, &Id(prompt).to_string(), 0).rng();
         match strategies::select(&self.rules, iteration, group, rng) {
             Ok(pairs) => kept.extend(pairs.into_iter().map(|p| {
                 let (high, low) = (p.chosen.order, p.rejected.order);
-                Kept::Pair { id: p.chosen.id, against: p.rejected.id, high, low, margin: p.margin }
+                GroupResult::Pair { id: p.chosen.id, against: p.rejected.id, high, low, margin: p.margin }
             })),
-            Err(reason) => kept.push(Kept::Nothing(reason.number())),
+            Err(reason) => kept.push(GroupResult::Nothing(reason.number())),
         }
     }
 
-    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, Kept)]) -> Result<Output> {
+    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, GroupResult)]) -> Result<Output> {
         let columns = Columns(rows);
         let (prompts, responses, scores) =
             (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
         let (tokens, texts) = (columns.tokens("response_tokens")?, columns.text("response")?);
-        let mut of_group: HashMap<u128, &[(Key, Kept)]> = HashMap::new();
+        let mut of_group: HashMap<u128, &[(Key, GroupResult)]> = HashMap::new();
         for same in kept.chunk_by(|a, b| a.0 == b.0) {
             of_group.insert(same[0].0.1, same);
         }
         let mut ledger = if self.other.is_some() { Ledger::of_join(rows, cx.joined()?) } else { Ledger::new(rows) };
         let mut pairs: Vec<Decision> = Vec::new();
         for (prompt, rows) in by_prompt(prompts) {
-            let kept: Vec<Kept> =
+            let kept: Vec<GroupResult> =
                 of_group.get(&prompt).into_iter().flat_map(|same| same.iter().map(|(_, kept)| *kept)).collect();
             let candidate =
                 |(&row, answer)| Candidate { id: Id::read(responses.value(row)).0, score: valid(scores, row), answer };
@@ -406,7 +408,7 @@ impl Keyed for Select {
     }
 }
 
-impl Candidates for Select {
+impl DecisionInputs for Select {
     fn candidates(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let columns = Columns(rows);
         let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response_id")?);
@@ -447,20 +449,20 @@ impl Candidates for Select {
         Item { order: order(score), ..item }
     }
 
-    fn decide(&self, group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, &'static str>> {
+    fn decide(&self, group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decision>, &'static str>> {
         Ok(decided(group, kept)?.map_err(Reason::code))
     }
 }
 
 /// What becomes of a prompt: its pairs, the best first, or why there is none.
-fn decided(group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, Reason>> {
+fn decided(group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decision>, Reason>> {
     let lost = || Error::bug("a pair's answer is not in its microbatch");
     // A stranger's dataset may have an answer twice, with another score.
     let place = |id: u128, at: i64| group.iter().rposition(|c| c.id == id && order(c.score) == at).ok_or_else(lost);
     let (mut pairs, mut reason) = (Vec::new(), None);
     for kept in kept {
         match *kept {
-            Kept::Pair { id, against, high, low, margin } => {
+            GroupResult::Pair { id, against, high, low, margin } => {
                 let (chosen, rejected) = (place(id, high)?, place(against, low)?);
                 if group[chosen].answer == group[rejected].answer {
                     reason = Some(Reason::SameAnswer);
@@ -468,8 +470,8 @@ fn decided(group: &[Candidate], kept: &[Kept]) -> Result<Result<Vec<Decision>, R
                     pairs.push((margin, chosen, rejected));
                 }
             }
-            Kept::Nothing(number) => reason = Reason::from_number(number),
-            Kept::One(_) => return Err(Error::bug("`select` keeps pairs")),
+            GroupResult::Nothing(number) => reason = Reason::from_number(number),
+            GroupResult::One(_) => return Err(Error::bug("`select` keeps pairs")),
         }
     }
     if let Some(reason) = reason.filter(|_| pairs.is_empty()) {

@@ -8,7 +8,7 @@ use crate::data::{RngKey, transcript};
 use crate::dataflow::Map;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "split",
     about: "keeps the prompts of one part, train or held-out, with all their rows",
     shape: Shape::Map,
@@ -35,15 +35,15 @@ struct Split {
     share: f64,
 }
 
-impl Configured for Split {
+impl StepSpec for Split {
     fn explain(&self) -> String {
         let part = if self.held_out { "held-out" } else { "train" };
         format!("{part} part, {} % of the prompts held out", self.share * 100.)
     }
-    fn work(&self, _: u32, inputs: &[Load], _: &Assume) -> Work {
+    fn work(&self, _: u32, inputs: &[InputStats], _: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         let share = if self.held_out { self.share } else { 1. - self.share };
-        Work::rows(Amount { rows: from.rows * share, ..from })
+        CostEstimate::rows(RowStats { rows: from.rows * share, ..from })
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt"], "rows with prompts")?;

@@ -65,7 +65,7 @@ pub(crate) struct Rules {
 
 /// A pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Picked {
+pub(crate) struct SelectedPair {
     pub chosen: Item,
     pub rejected: Item,
     /// Difference of their values, in thousandths: at least 1.
@@ -148,7 +148,7 @@ pub(crate) fn select<R: Rng>(
     iteration: u32,
     items: &[Item],
     rng: impl FnOnce() -> R,
-) -> Result<Vec<Picked>, Reason> {
+) -> Result<Vec<SelectedPair>, Reason> {
     let penalty = |item: &Item| {
         if rules.length_penalty == 0. { 0 } else { thousandths(rules.length_penalty * f64::from(item.length)) }
     };
@@ -204,9 +204,9 @@ fn as_rejected(tie: Tie, a: &Item, b: &Item) -> Ordering {
 }
 
 /// The pair, if its margin is enough.
-fn pair(rules: &Rules, chosen: &Valued, rejected: &Valued) -> Option<Picked> {
+fn pair(rules: &Rules, chosen: &Valued, rejected: &Valued) -> Option<SelectedPair> {
     let margin = chosen.value - rejected.value;
-    (margin >= rules.least_margin).then_some(Picked { chosen: chosen.item, rejected: rejected.item, margin })
+    (margin >= rules.least_margin).then_some(SelectedPair { chosen: chosen.item, rejected: rejected.item, margin })
 }
 
 /// The answer of the highest value that may be chosen.
@@ -215,7 +215,7 @@ fn best<'a>(rules: &Rules, good: &[&'a Valued]) -> Option<&'a Valued> {
 }
 
 /// The highest against the lowest.
-fn best_worst(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<Picked> {
+fn best_worst(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
     let worst = bad.iter().copied().min_by(|a, b| a.value.cmp(&b.value).then(as_rejected(rules.tie, &a.item, &b.item)));
     let both = best(rules, good).zip(worst);
     both.and_then(|(best, worst)| pair(rules, best, worst)).into_iter().collect()
@@ -223,7 +223,7 @@ fn best_worst(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<Picked> {
 
 /// Meta-Rewarding's length control: chosen is the shortest answer with a value in `[(1 - rho) max + rho min, max]`, rejected
 /// the longest one with a value in `[min, (1 - rho) min + rho max]`.
-fn length_control(rules: &Rules, rho: f64, all: &[Valued], good: &[&Valued], bad: &[&Valued]) -> Vec<Picked> {
+fn length_control(rules: &Rules, rho: f64, all: &[Valued], good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
     // In thousandths; what is so near the edge is on it.
     const NEAR: f64 = 1e-6;
     let (least, most) = all.iter().fold((i64::MAX, i64::MIN), |(lo, hi), v| (lo.min(v.value), hi.max(v.value)));
@@ -237,9 +237,9 @@ fn length_control(rules: &Rules, rho: f64, all: &[Valued], good: &[&Valued], bad
 }
 
 /// The highest against others that are low enough, drawn without replacement.
-fn best_random<R: Rng>(rules: &Rules, good: &[&Valued], bad: &[&Valued], rng: impl FnOnce() -> R) -> Vec<Picked> {
+fn best_random<R: Rng>(rules: &Rules, good: &[&Valued], bad: &[&Valued], rng: impl FnOnce() -> R) -> Vec<SelectedPair> {
     let Some(best) = best(rules, good) else { return Vec::new() };
-    let mut others: Vec<Picked> = bad.iter().filter_map(|v| pair(rules, best, v)).collect();
+    let mut others: Vec<SelectedPair> = bad.iter().filter_map(|v| pair(rules, best, v)).collect();
     // The draw is of places in an order that does not depend on how the answers came.
     others.sort_unstable_by_key(|p| p.rejected.id);
     let mut rng = rng();
@@ -255,8 +255,8 @@ fn best_random<R: Rng>(rules: &Rules, good: &[&Valued], bad: &[&Valued], rng: im
 }
 
 /// Everyone against everyone that is low enough; those with the greatest margin where there are more than `max_pairs`.
-fn all_pairs(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<Picked> {
-    let rank = |p: &Picked| (Reverse(p.margin), Reverse(p.chosen.order), p.chosen.id, p.rejected.id);
+fn all_pairs(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
+    let rank = |p: &SelectedPair| (Reverse(p.margin), Reverse(p.chosen.order), p.chosen.id, p.rejected.id);
     let mut pairs = Vec::new();
     for g in good {
         pairs.extend(bad.iter().filter_map(|b| pair(rules, g, b)));

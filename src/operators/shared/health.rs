@@ -3,19 +3,22 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::data::Id;
-use crate::dataflow::{Known, Readings, Round};
+use crate::dataflow::{GateValues, Phase, TrainingIteration};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::operators::prelude::*;
 use crate::operators::training::reference;
 use crate::pipeline::{Placement, Step};
 
 /// The nearest steps, from the round's own upwards, whose rows are of a schema.
-fn above<'a>(round: &Round<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
+fn above<'a>(round: &TrainingIteration<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
     round.nearest(|step| step.schema.name == schema.name)
 }
 
 /// A step's committed rows that belong to the round.
-fn rows<'a>(round: &Round<'a>, step: &Step<dyn Operator>) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
+fn rows<'a>(
+    round: &TrainingIteration<'a>,
+    step: &Step<dyn Operator>,
+) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
     let iteration = if step.placement == Placement::Once { 0 } else { round.iteration };
     round.run.batches(&step.name, Some(iteration)).map(|b| Ok(b?.1))
 }
@@ -29,7 +32,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn of(round: &Round<'_>) -> Result<Self> {
+    fn of(round: &TrainingIteration<'_>) -> Result<Self> {
         let mut pairs = Self::default();
         for step in above(round, &named::PAIRS) {
             for batch in rows(round, step) {
@@ -59,7 +62,7 @@ impl Pairs {
 }
 
 /// Mean tokens of the chosen answers that a training had, of whatever it was given: those that its reference stands for.
-fn chosen_tokens(round: &Round<'_>) -> Result<Option<f64>> {
+fn chosen_tokens(round: &TrainingIteration<'_>) -> Result<Option<f64>> {
     let (mut tokens, mut answers) = (0, 0);
     for rows in round.run.batches(&reference::dataset(&round.step.name), Some(round.iteration)) {
         let rows = rows?.1;
@@ -74,10 +77,10 @@ fn chosen_tokens(round: &Round<'_>) -> Result<Option<f64>> {
 ///
 /// # Errors
 /// A committed file cannot be read.
-pub(crate) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Result<Readings> {
+pub(crate) fn measure(round: TrainingIteration<'_>, known: Phase, beta: Option<f64>) -> Result<GateValues> {
     match known {
-        Known::Training => of_training(&round, beta),
-        Known::Rows => of_rows(&round, beta.is_some()),
+        Phase::Training => of_training(&round, beta),
+        Phase::Rows => of_rows(&round, beta.is_some()),
     }
 }
 
@@ -85,12 +88,12 @@ pub(crate) fn measure(round: Round<'_>, known: Known, beta: Option<f64>) -> Resu
 ///
 /// # Errors
 /// A committed file cannot be read.
-pub(crate) fn of_judged(round: Round<'_>) -> Result<Readings> {
+pub(crate) fn of_judged(round: TrainingIteration<'_>) -> Result<GateValues> {
     of_rows(&round, round.step.schema.name == named::PAIRS.name)
 }
 
 /// What a training on pairs says of itself.
-fn of_training(round: &Round<'_>, beta: Option<f64>) -> Result<Readings> {
+fn of_training(round: &TrainingIteration<'_>, beta: Option<f64>) -> Result<GateValues> {
     let Some(beta) = beta else { return Ok(Vec::new()) };
     let metrics = round.run.metrics();
     let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
@@ -111,7 +114,7 @@ fn of_training(round: &Round<'_>, beta: Option<f64>) -> Result<Readings> {
 }
 
 /// What judged answers look like, and the pairs of them if there are any.
-fn of_rows(round: &Round<'_>, has_pairs: bool) -> Result<Readings> {
+fn of_rows(round: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
     let pairs = if has_pairs { Pairs::of(round)? } else { Pairs::default() };
     let (mut answers, mut prompts, mut scale) = (Answers::default(), HashSet::new(), None);
     for step in above(round, &named::SCORES) {
@@ -128,7 +131,7 @@ fn of_rows(round: &Round<'_>, has_pairs: bool) -> Result<Readings> {
     let pair_yield = judged.then(|| pairs.of_prompts(&prompts) as f64 / prompts.len() as f64);
     let range = scale.map(|(min, max)| f64::from(max - min));
     let margin = range.and_then(|range| Some(pairs.median_margin(&prompts)? / range));
-    let readings = [
+    let gate_values = [
         ("pair_yield", pair_yield),
         ("parse_failures", answers.parse_failures()),
         ("score_entropy", answers.score_entropy()),
@@ -136,5 +139,5 @@ fn of_rows(round: &Round<'_>, has_pairs: bool) -> Result<Readings> {
         ("length_gap", pairs.lengths.gap()),
         ("duplicates", answers.duplicates()),
     ];
-    Ok(readings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+    Ok(gate_values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }

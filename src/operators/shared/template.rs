@@ -13,7 +13,7 @@ use crate::store::Lines;
 /// Work that a template may do, beside two units for each byte that it is given; see [`Settings::work`].
 const WORK: u64 = 1_000_000;
 /// Bytes that a template may write, beside four for each byte that it is given.
-const LONGEST: usize = 4 << 20;
+const MAX_LENGTH: usize = 4 << 20;
 
 const BUILT_IN: &[(&str, &str)] = &[
     ("additive-5", include_str!("templates/additive-5.jinja")),
@@ -161,7 +161,8 @@ impl Template {
         };
         let variables: Vec<(&str, Value)> = variables.iter().map(guarded).collect::<Result<_>>()?;
         let bytes: usize = variables.iter().map(|(_, value)| value.text_bytes()).sum();
-        let settings = Settings { work: WORK + 2 * bytes as u64, output: LONGEST + 4 * bytes, strict: true, now: None };
+        let settings =
+            Settings { work: WORK + 2 * bytes as u64, output: MAX_LENGTH + 4 * bytes, strict: true, now: None };
         self.template.render(&variables, settings).map_err(failed)
     }
 }

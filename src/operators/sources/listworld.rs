@@ -5,7 +5,7 @@ use crate::dataflow::{Batches, Source};
 use crate::eval::listworld::Data;
 use crate::operators::prelude::*;
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "listworld",
     about: "makes data of the embedded small world",
     shape: Shape::Source,
@@ -46,12 +46,17 @@ struct ListWorld {
     seed: Option<u64>,
 }
 
-impl Configured for ListWorld {
+impl StepSpec for ListWorld {
     fn explain(&self) -> String {
         format!("{} of {}", counted(self.rows, "row"), self.data.name())
     }
-    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
-        Work::rows(Amount { rows: self.rows as f64, prompt: assume.prompt, answer: assume.answer, per_prompt: 1. })
+    fn work(&self, _: u32, _: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
+        CostEstimate::rows(RowStats {
+            rows: self.rows as f64,
+            prompt: assume.prompt,
+            answer: assume.answer,
+            per_prompt: 1.,
+        })
     }
     fn output(&self, _: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         Ok(self.data.schema())

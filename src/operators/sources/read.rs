@@ -12,7 +12,7 @@ use crate::operators::prelude::*;
 use crate::pipeline::External;
 use crate::store::{Dataset, InputForm, guess, row_bytes};
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "read",
     about: "reads a dataset: a .parquet, .jsonl, .csv or .txt file (a prompt a line), or a folder of the first two",
     shape: Shape::Source,
@@ -103,7 +103,7 @@ impl Data {
     fn batches(self, size: usize, tell: bool) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
         match self {
             Self::Files(dataset) if tell => {
-                Box::new(Telling { batches: dataset.batches(size), path: dataset.path().into() })
+                Box::new(NotedOnDrop { batches: dataset.batches(size), path: dataset.path().into() })
             }
             Self::Files(dataset) => Box::new(dataset.batches(size)),
             Self::Revised(revised) => {
@@ -114,19 +114,19 @@ impl Data {
 }
 
 /// Batches that tell at their end which columns were not read.
-struct Telling {
+struct NotedOnDrop {
     batches: crate::store::Batches,
     path: PathBuf,
 }
 
-impl Iterator for Telling {
+impl Iterator for NotedOnDrop {
     type Item = Result<RecordBatch>;
     fn next(&mut self) -> Option<Self::Item> {
         self.batches.next()
     }
 }
 
-impl Drop for Telling {
+impl Drop for NotedOnDrop {
     /// Also where a limit, or a row that is bad, ends the reading early.
     fn drop(&mut self) {
         let unread: Vec<String> = self.batches.unread().iter().map(|(key, rows)| unread_key(key, *rows)).collect();
@@ -146,14 +146,14 @@ struct Read {
     stored: Option<u64>,
 }
 
-impl Configured for Read {
+impl StepSpec for Read {
     fn explain(&self) -> String {
         let limit = self.limit.map(|n| format!(", at most {}", counted(n, "row"))).unwrap_or_default();
         let least =
             if self.min_rows > 0 { format!(", at least {}", counted(self.min_rows, "row")) } else { String::new() };
         format!("{}{least}{limit}", self.dataset.shown())
     }
-    fn work(&self, _: u32, _: &[Load], assume: &Assume) -> Work {
+    fn work(&self, _: u32, _: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let limit = self.limit.map(|n| n as f64);
         let rows = match self.stored {
             Some(stored) => (stored as f64).min(limit.unwrap_or(f64::INFINITY)),
@@ -161,7 +161,7 @@ impl Configured for Read {
         };
         let rows = rows.max(self.min_rows as f64);
         let answer = if self.schema.name == named::PROMPTS.name { 0. } else { assume.answer };
-        Work::rows(Amount { rows, prompt: assume.prompt, answer, per_prompt: 1. })
+        CostEstimate::rows(RowStats { rows, prompt: assume.prompt, answer, per_prompt: 1. })
     }
     fn output(&self, _: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         Ok(self.schema)

@@ -182,7 +182,7 @@ const METRICS_PATIENCE: u32 = 20;
 
 /// Passes a training's progress on, stops it when the run is being stopped, and keeps its state and its metrics so far in
 /// the run directory.
-pub struct Watch<'a> {
+pub struct TrainingProgress<'a> {
     cx: &'a Context<'a>,
     /// Hash of the weights that it starts from.
     start: String,
@@ -191,14 +191,14 @@ pub struct Watch<'a> {
     metrics_due: Instant,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> TrainingProgress<'a> {
     /// Of the training of `model`, before its first step.
     pub fn new(cx: &'a Context<'a>, model: &Model, checkpoint_every: usize) -> Self {
         Self { cx, start: model.hash.clone(), checkpoint_every, metrics_due: Instant::now() }
     }
 }
 
-impl Progress for Watch<'_> {
+impl Progress for TrainingProgress<'_> {
     fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()> {
         self.cx.measured(&metrics.columns());
         self.cx.progress(done, total, "steps");
@@ -221,7 +221,7 @@ impl Progress for Watch<'_> {
     }
 }
 
-impl Checkpoints for Watch<'_> {
+impl Checkpoints for TrainingProgress<'_> {
     fn every(&self) -> usize {
         self.checkpoint_every
     }

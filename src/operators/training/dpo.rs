@@ -4,21 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use super::common::{self, Validating, Watch};
+use super::common::{self, TrainingProgress, Validating};
 use super::preferences::{OtherTokenizer, PairReader};
 use super::reference::{References, Settings, pair_id};
 use crate::data::counted;
-use crate::dataflow::{Known, Readings, Round, Train};
-use crate::error::Kind as ErrorKind;
+use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
+use crate::error::ErrorKind;
 use crate::model::LoraConfig;
 use crate::model::Model;
 use crate::operators::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
-use crate::train::losses::{Input, Knobs};
+use crate::train::losses::{Input, LossParams};
 use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair};
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "dpo",
     about: "trains the policy to prefer the chosen answers to the rejected ones",
     shape: Shape::Train,
@@ -101,7 +101,7 @@ pub static KIND: Kind<dyn Operator> = Kind {
         let config = DpoConfig {
             objective: Objective {
                 loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
-                knobs: Knobs {
+                knobs: LossParams {
                     beta: f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6),
                     label_smoothing: f.float("label_smoothing", "probability that a preference is wrong, e of the losses", Some(0.), 0.0..=0.49),
                     gamma: f.float("simpo_gamma", "gamma of the simpo loss", Some(0.5), 0.0..=1e6),
@@ -176,7 +176,7 @@ struct Dpo {
     lora: Option<LoraConfig>,
 }
 
-impl Configured for Dpo {
+impl StepSpec for Dpo {
     fn explain(&self) -> String {
         let c = &self.config;
         let mut words = format!(
@@ -215,30 +215,31 @@ impl Configured for Dpo {
     fn streams(&self) -> bool {
         self.streaming
     }
-    fn work(&self, iteration: u32, inputs: &[Load], assume: &Assume) -> Work {
+    fn work(&self, iteration: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let of = |key: &str| inputs.iter().find(|i| i.key == key);
         let (mut pairs, c) = (of("from").map(|i| i.amount).unwrap_or_default(), &self.config);
         pairs.rows = pairs.rows.min(self.limit(iteration) as f64);
         // A prompt is computed once for both of its answers.
-        let pass = |a: Amount| Pass::of(a.rows, 0., a.prompt).and(Pass::of(2. * a.rows, a.prompt, a.answer));
+        let pass =
+            |a: RowStats| TokenCount::of(a.rows, 0., a.prompt).and(TokenCount::of(2. * a.rows, a.prompt, a.answer));
         let (all, held_out) = (pass(pairs), pass(of("validation").map(|i| i.amount).unwrap_or_default()));
         let epochs = f64::from(c.epochs);
         let steps = (epochs * pairs.rows / (c.batch_size * c.accumulation) as f64).ceil();
-        let replayed = |i: &Load| {
+        let replayed = |i: &InputStats| {
             let judged = if i.schema.name == named::EFT.name { assume.rubric + assume.judgement } else { 0. };
-            Pass::of(steps * c.replay_batch as f64, 0., i.amount.prompt + i.amount.answer + judged)
+            TokenCount::of(steps * c.replay_batch as f64, 0., i.amount.prompt + i.amount.answer + judged)
         };
         // What the policy recorded while sampling costs nothing but its audit; held-out pairs are always computed.
         let reference = all.times(if self.reference.recorded() { 0. } else { 1. }).and(held_out);
-        Work {
-            out: Amount { rows: 1., ..Amount::default() },
+        CostEstimate {
+            out: RowStats { rows: 1., ..RowStats::default() },
             scored: reference.and(held_out.times(self.validating.times(steps))),
             trained: all.times(epochs).and(of("replay").map(replayed).unwrap_or_default()),
             steps,
             held: (c.max_rows_per_forward as f64).min(c.batch_size as f64 * (pairs.prompt + 2. * pairs.answer)),
             recompute: c.options.checkpoint,
             adapter: self.lora.as_ref().map(|l| (l.rank as f64, l.targets.clone())),
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -322,7 +323,7 @@ impl Dpo {
         if let Some(input) = cx.step.inputs.iter().find(|i| i.key == "validation") {
             let rows = self.reader(&input.step, model).read(&cx.whole(&input.step)?, &mut references.errors)?;
             let mut held_out = pairs(&rows)?;
-            references.compute(&mut held_out, &mut Watch::new(cx, model, 0))?;
+            references.compute(&mut held_out, &mut TrainingProgress::new(cx, model, 0))?;
             validation = Some(self.validating.on(held_out));
         }
         let measure = validation.as_ref().map(|_| self.validating.measure());
@@ -366,7 +367,7 @@ fn nothing_usable(cx: &Context<'_>, refused: &[RowError]) -> Error {
 }
 
 impl Train for Dpo {
-    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
         crate::operators::shared::health::measure(round, known, Some(self.config.objective.knobs.beta))
     }
 
@@ -375,8 +376,8 @@ impl Train for Dpo {
     }
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
-        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
-        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
+        let model = cx.env::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let mut watch = TrainingProgress::new(cx, &model, self.checkpoint_every);
         let mut taken = BTreeMap::new();
         let mut beyond_limit = 0;
         // Found before the first step; another model than the policy is let go of before it.
@@ -424,7 +425,7 @@ impl Train for Dpo {
         planned: u32,
         microbatches: &mut dyn Iterator<Item = Result<RecordBatch>>,
     ) -> Result<Output> {
-        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let model = cx.env::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut references = self.references(cx, &model, false)?;
         let Ready { replay, config, measure } = self.ready(cx, &model, &mut references)?;
         let mut came = 0;
@@ -436,10 +437,10 @@ impl Train for Dpo {
                 Epoch::new(cx.iteration_of(&cx.step.inputs[0].step), microbatch),
                 &rows,
                 pairs(&rows)?,
-                &mut Watch::new(cx, &model, 0),
+                &mut TrainingProgress::new(cx, &model, 0),
             )
         });
-        let mut watch = Watch::new(cx, &model, self.checkpoint_every);
+        let mut watch = TrainingProgress::new(cx, &model, self.checkpoint_every);
         let trained = train::dpo_stream(&model.llama, planned as usize, &mut pairs, &replay, &config, &mut watch);
         drop(pairs);
         let trained = match trained {

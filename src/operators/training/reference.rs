@@ -102,7 +102,7 @@ impl<'a> References<'a> {
             errors: Vec::new(),
         };
         if !new.is_policy {
-            let model = cx.services::<Models>()?.frozen(cx, &new.at)?;
+            let model = cx.env::<Models>()?.frozen(cx, &new.at)?;
             let (has, wants) = (model.llama.config().vocab_size, policy.llama.config().vocab_size);
             if has != wants {
                 return Err(Error::user(format!("the reference {} has a vocabulary of {has} tokens, the policy one of {wants}: their token ids mean different things", settings.word))
@@ -128,7 +128,7 @@ impl<'a> References<'a> {
             return Ok(&self.policy.llama);
         }
         if self.loaded.is_none() {
-            self.loaded = Some(self.cx.services::<Models>()?.frozen(self.cx, &self.at)?);
+            self.loaded = Some(self.cx.env::<Models>()?.frozen(self.cx, &self.at)?);
         }
         self.loaded.as_ref().map(|m| &m.llama).ok_or_else(|| Error::bug("the reference is not loaded"))
     }

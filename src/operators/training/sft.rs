@@ -1,14 +1,14 @@
 //! `sft`: supervised fine-tuning on instruction-response pairs, judged responses and plain text.
 
-use super::common::{self, Validating, Watch};
+use super::common::{self, TrainingProgress, Validating};
 use crate::data::counted;
-use crate::dataflow::{Known, Readings, Round, Train};
+use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
 use crate::model::{LoraConfig, Message, Model, Tokenizer};
 use crate::operators::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::train::{self, BatchSize, Example, SftConfig};
 
-pub static KIND: Kind<dyn Operator> = Kind {
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "sft",
     about: "trains a model on given answers: the loss is on their tokens only, or on all tokens of plain text",
     shape: Shape::Train,
@@ -71,7 +71,7 @@ struct Sft {
     lora: Option<LoraConfig>,
 }
 
-impl Configured for Sft {
+impl StepSpec for Sft {
     fn explain(&self) -> String {
         let batch = match self.config.batch {
             BatchSize::Sequences(n) => counted(n, "row"),
@@ -82,14 +82,14 @@ impl Configured for Sft {
         self.validating.explain(&mut words);
         words + &describe_lora(self.lora.as_ref())
     }
-    fn work(&self, _: u32, inputs: &[Load], assume: &Assume) -> Work {
-        let length = |i: &Load| match i.schema.name {
+    fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
+        let length = |i: &InputStats| match i.schema.name {
             "eft" => assume.rubric + i.amount.prompt + i.amount.answer + assume.judgement,
             _ => i.amount.prompt + i.amount.answer,
         };
         let of = |key: &str| {
-            let pass = |i: &Load| Pass::of(i.amount.rows, 0., length(i));
-            inputs.iter().filter(|i| i.key == key).map(pass).fold(Pass::default(), Pass::and)
+            let pass = |i: &InputStats| TokenCount::of(i.amount.rows, 0., length(i));
+            inputs.iter().filter(|i| i.key == key).map(pass).fold(TokenCount::default(), TokenCount::and)
         };
         let (rows, pass) = (inputs.iter().filter(|i| i.key == "from").map(|i| i.amount.rows).sum::<f64>(), of("from"));
         let (epochs, sequence) = (f64::from(self.config.epochs), pass.tokens / f64::max(rows, 1.));
@@ -98,15 +98,15 @@ impl Configured for Sft {
             BatchSize::Tokens(n) => n as f64 / f64::max(sequence, 1.),
         };
         let steps = (epochs * rows / f64::max(batch, 1.) / self.config.accumulation as f64).ceil();
-        Work {
-            out: Amount { rows: 1., ..Amount::default() },
+        CostEstimate {
+            out: RowStats { rows: 1., ..RowStats::default() },
             scored: of("validation").times(self.validating.times(steps)),
             trained: pass.times(epochs),
             steps,
             held: (self.config.max_rows_per_forward as f64).min(batch * sequence),
             recompute: self.config.options.checkpoint,
             adapter: self.lora.as_ref().map(|l| (l.rank as f64, l.targets.clone())),
-            ..Work::default()
+            ..CostEstimate::default()
         }
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
@@ -184,7 +184,7 @@ pub(crate) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model:
 }
 
 impl Train for Sft {
-    fn health(&self, round: Round<'_>, known: Known) -> Result<Readings> {
+    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
         crate::operators::shared::health::measure(round, known, None)
     }
 
@@ -193,14 +193,19 @@ impl Train for Sft {
     }
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
-        let model = cx.services::<Models>()?.trainable(cx, self.lora.as_ref())?;
+        let model = cx.env::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
         let held_out =
             common::has(cx, "validation").then(|| examples_of(cx, "validation", &self.rubric, &model)).transpose()?;
         let measure = held_out.as_ref().map(|_| self.validating.measure());
         let validation = held_out.map(|rows| self.validating.on(rows));
         let config = SftConfig { seed: cx.shared.plan.seed, validation, ..self.config.clone() };
-        let trained = train::sft(&model.llama, &examples, &config, &mut Watch::new(cx, &model, self.checkpoint_every))?;
+        let trained = train::sft(
+            &model.llama,
+            &examples,
+            &config,
+            &mut TrainingProgress::new(cx, &model, self.checkpoint_every),
+        )?;
         common::finish(cx, name, &model, &trained, measure, &common::Rows::default())
     }
 }

@@ -21,7 +21,9 @@ pub use shape::ModelShape;
 
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
-use crate::pipeline::{Amount, Assume, Dtype, Engine, Input, Load, ModelUse, Plan, Step, Work};
+use crate::pipeline::{
+    CostAssumptions, CostEstimate, Dtype, Engine, Input, InputStats, ModelUse, Plan, RowStats, Step,
+};
 
 /// What one step takes in one iteration.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ struct StepCost {
     /// The model that it uses, as the pipeline file says.
     model: String,
     training: bool,
-    work: Work,
+    work: CostEstimate,
     flops: f64,
     hours: f64,
     memory: Memory,
@@ -70,13 +72,13 @@ impl Cost {
         plan: &Plan<dyn Operator>,
         shapes: &BTreeMap<String, ModelShape>,
         given: &BTreeMap<String, Vec<f64>>,
-        assume: &Assume,
+        assume: &CostAssumptions,
         hardware: Hardware,
     ) -> Result<Self> {
         if let Some(name) = given.keys().find(|name| plan.step(name).is_none()) {
             return Err(Error::user(format!("--rows names `{name}`, which is no step")));
         }
-        let mut amounts: BTreeMap<(&str, u32), Amount> = BTreeMap::new();
+        let mut amounts: BTreeMap<(&str, u32), RowStats> = BTreeMap::new();
         let mut steps = Vec::new();
         let last = plan.steps.iter().map(|s| *s.iterations.end()).max().unwrap_or(0);
         for iteration in 0..=last {
@@ -85,9 +87,13 @@ impl Cost {
                     let of = plan.step(&i.step)?;
                     let own = amounts.get(&(i.step.as_str(), iteration));
                     let once = || amounts.get(&(i.step.as_str(), 0));
-                    Some(Load { key: i.key, schema: of.schema, amount: own.or_else(once).copied().unwrap_or_default() })
+                    Some(InputStats {
+                        key: i.key,
+                        schema: of.schema,
+                        amount: own.or_else(once).copied().unwrap_or_default(),
+                    })
                 };
-                let loads: Vec<Load> = step.inputs.iter().filter_map(load).collect();
+                let loads: Vec<InputStats> = step.inputs.iter().filter_map(load).collect();
                 let mut work = step.op.work(iteration, &loads, assume);
                 let known = given.get(&step.name).and_then(|r| r.get(iteration.max(1) as usize - 1).or(r.last()));
                 if let Some(rows) = known {
@@ -174,7 +180,7 @@ impl Cost {
             table.push(cells);
         }
         let mut total = vec!["all".to_owned(), String::new(), String::new()];
-        let sum = |of: fn(&Work) -> f64| short(self.steps.iter().map(|s| of(&s.work)).sum());
+        let sum = |of: fn(&CostEstimate) -> f64| short(self.steps.iter().map(|s| of(&s.work)).sum());
         total.extend([sum(|w| w.read.tokens), sum(|w| w.sampled.tokens), sum(|w| w.scored.tokens)]);
         total.extend([sum(|w| w.trained.tokens), format!("{:.2e}", self.flops()), String::new(), hours(self.hours())]);
         table.push(total);
@@ -256,13 +262,13 @@ fn cost(
     step: &Step<dyn Operator>,
     iteration: u32,
     used: &ModelUse,
-    work: Work,
+    work: CostEstimate,
     shape: ModelShape,
     dtype: Dtype,
     engine: &Engine,
     h: &Hardware,
 ) -> StepCost {
-    let forward = |pass: crate::pipeline::Pass, output| pass.tokens * shape.forward(pass.context, output);
+    let forward = |pass: crate::pipeline::TokenCount, output| pass.tokens * shape.forward(pass.context, output);
     let backward = if work.adapter.is_some() { 1. } else { 2. };
     let passes = 1. + backward + if work.recompute { 1. } else { 0. };
     let dense = forward(work.read, false) + forward(work.scored, true) + passes * forward(work.trained, true);

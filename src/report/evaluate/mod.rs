@@ -19,7 +19,9 @@ use crate::data::{List, counted, named, quoted, unread_key};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
-use crate::store::{Dataset, GivenAnswer, GivenPrompt, How, Run, given_answers, given_prompts, import, write_parquet};
+use crate::store::{
+    Dataset, ImportOptions, LoadedAnswer, LoadedPrompt, Run, given_answers, given_prompts, import, write_parquet,
+};
 
 /// What is evaluated.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -178,8 +180,8 @@ impl Evaluation {
         &mut self,
         name: &'static str,
         side: &Side,
-        stored: Option<Vec<GivenAnswer>>,
-        prompts: &[GivenPrompt],
+        stored: Option<Vec<LoadedAnswer>>,
+        prompts: &[LoadedPrompt],
         sampled: &Sampled,
     ) -> Result<()> {
         match (side, stored) {
@@ -239,8 +241,8 @@ impl Evaluation {
         Ok(())
     }
 
-    fn prompts(&mut self, prompts: &[GivenPrompt]) -> Result<()> {
-        let text = |of: &dyn Fn(&GivenPrompt) -> String| -> ArrayRef {
+    fn prompts(&mut self, prompts: &[LoadedPrompt]) -> Result<()> {
+        let text = |of: &dyn Fn(&LoadedPrompt) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(prompts.iter().map(of)))
         };
         let none = vec![Vec::<String>::new(); prompts.len()];
@@ -343,7 +345,8 @@ impl Evaluation {
             Err(e) if ranked.is_dir() || ranked.extension().is_some_and(|e| e == "parquet") => return Err(e),
             Err(_) => {
                 let file = self.dir.join("ranked.parquet");
-                let how = How { schema: Some(&named::RANKED), out: Some(file.clone()), ..How::default() };
+                let how =
+                    ImportOptions { schema: Some(&named::RANKED), out: Some(file.clone()), ..ImportOptions::default() };
                 let hash = import(ranked, &how)?.written.hash;
                 self.imported("ranked", &file, &hash, "ranked")?;
             }
@@ -364,14 +367,14 @@ impl Evaluation {
     ///
     /// # Errors
     /// The prompts cannot be read; a full disk.
-    pub fn answer(&mut self, model: &Path, prompts: &Path, sampled: &Sampled) -> Result<Vec<GivenPrompt>> {
+    pub fn answer(&mut self, model: &Path, prompts: &Path, sampled: &Sampled) -> Result<Vec<LoadedPrompt>> {
         let prompts = self.asked(Some(prompts), None)?;
         self.prompts(&prompts)?;
         self.side("a", &Side::Model(model.into()), None, &prompts, sampled)?;
         Ok(prompts)
     }
 
-    fn answers(&mut self, path: &Path) -> Result<Vec<GivenAnswer>> {
+    fn answers(&mut self, path: &Path) -> Result<Vec<LoadedAnswer>> {
         let given = given_answers(path)?;
         if given.left_out > 0 {
             self.notes.push(format!(
@@ -383,7 +386,7 @@ impl Evaluation {
         Ok(given.rows)
     }
 
-    fn asked(&mut self, prompts: Option<&Path>, answers: Option<&[GivenAnswer]>) -> Result<Vec<GivenPrompt>> {
+    fn asked(&mut self, prompts: Option<&Path>, answers: Option<&[LoadedAnswer]>) -> Result<Vec<LoadedPrompt>> {
         if let Some(path) = prompts {
             let given = given_prompts(path)?;
             if given.left_out > 0 {
@@ -409,21 +412,21 @@ impl Evaluation {
 }
 
 /// The answers to these prompts, under their ids and in their order, and how many are to others.
-fn matched(answers: Vec<GivenAnswer>, prompts: &[GivenPrompt]) -> (Vec<GivenAnswer>, usize) {
+fn matched(answers: Vec<LoadedAnswer>, prompts: &[LoadedPrompt]) -> (Vec<LoadedAnswer>, usize) {
     let by_id: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let by_text: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.text.trim(), i)).collect();
     let all = answers.len();
     let place =
-        |a: &GivenAnswer| by_id.get(a.prompt.id.as_str()).or_else(|| by_text.get(a.prompt.text.trim())).copied();
-    let mut kept: Vec<(usize, GivenAnswer)> = answers.into_iter().filter_map(|a| Some((place(&a)?, a))).collect();
+        |a: &LoadedAnswer| by_id.get(a.prompt.id.as_str()).or_else(|| by_text.get(a.prompt.text.trim())).copied();
+    let mut kept: Vec<(usize, LoadedAnswer)> = answers.into_iter().filter_map(|a| Some((place(&a)?, a))).collect();
     kept.sort_by_key(|(place, a)| (*place, a.sample));
     let others = all - kept.len();
-    (kept.into_iter().map(|(place, a)| GivenAnswer { prompt: prompts[place].clone(), ..a }).collect(), others)
+    (kept.into_iter().map(|(place, a)| LoadedAnswer { prompt: prompts[place].clone(), ..a }).collect(), others)
 }
 
 /// As `responses`; nobody's tokens are known.
-fn answers_batch(answers: &[GivenAnswer]) -> Result<RecordBatch> {
-    let text = |of: &dyn Fn(&GivenAnswer) -> String| -> ArrayRef {
+fn answers_batch(answers: &[LoadedAnswer]) -> Result<RecordBatch> {
+    let text = |of: &dyn Fn(&LoadedAnswer) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(answers.iter().map(of)))
     };
     let tokens = || List::of_tokens(&vec![Vec::new(); answers.len()]);
@@ -443,14 +446,18 @@ fn answers_batch(answers: &[GivenAnswer]) -> Result<RecordBatch> {
 
 /// Answers in AlpacaEval's format, the first to each prompt, in the order of the prompts; those without an answer have an empty one,
 /// as the package counts it lost, and are counted.
-pub fn model_outputs(prompts: &[GivenPrompt], answers: Vec<GivenAnswer>, generator: &str) -> (Vec<ModelOutput>, usize) {
+pub fn model_outputs(
+    prompts: &[LoadedPrompt],
+    answers: Vec<LoadedAnswer>,
+    generator: &str,
+) -> (Vec<ModelOutput>, usize) {
     let (answers, _) = matched(answers, prompts);
     let mut first: HashMap<String, String> = HashMap::new();
     for answer in answers {
         first.entry(answer.prompt.id).or_insert(answer.text);
     }
     let mut missing = 0;
-    let output = |p: &GivenPrompt| {
+    let output = |p: &LoadedPrompt| {
         let output = first.remove(&p.id);
         missing += usize::from(output.is_none());
         ModelOutput {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::show::{aligned, fitted, width};
 use crate::data::{Columns, named, some_of};
 use crate::dataflow::Operator;
-use crate::error::{Context as _, Kind, Result};
+use crate::error::{Context as _, ErrorKind, Result};
 use crate::pipeline::{Placement, Plan, Step};
 use crate::store::{Run, RunState};
 
@@ -207,7 +207,7 @@ impl Listed {
             Ok(figures) => figures,
             Err(error) => {
                 // That the machine does not let it be read says nothing about the run.
-                let state = if error.kind() == Kind::System { "unreadable" } else { "damaged" };
+                let state = if error.kind() == ErrorKind::System { "unreadable" } else { "damaged" };
                 let mut cells = vec![String::new(); 8];
                 (cells[0], cells[1], cells[7]) = (self.name.clone(), state.to_owned(), when);
                 return cells;

@@ -25,11 +25,11 @@ pub struct Count {
 
 /// The counts so far.
 #[derive(Default)]
-pub struct Tally {
+pub struct RunCounters {
     counts: Mutex<BTreeMap<(String, u32), Count>>,
 }
 
-impl Tally {
+impl RunCounters {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Count>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -39,7 +39,7 @@ impl Tally {
     }
 }
 
-impl Observer for Tally {
+impl Observer for RunCounters {
     fn event(&self, event: &Event<'_>) {
         let Event::Done { step, epoch, rows, errors, bytes, busy, restored, .. } = *event else { return };
         let mut counts = self.lock();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::run_summary::written_list;
-use crate::dataflow::{Operator, readings};
+use crate::dataflow::{Operator, gate_values};
 use crate::error::Result;
 use crate::pipeline::{Plan, Verdict};
 use crate::store::Run;
@@ -39,7 +39,7 @@ impl Reading {
 /// same after a resume.
 #[derive(Default)]
 pub struct Health {
-    readings: Vec<Reading>,
+    gate_values: Vec<Reading>,
 }
 
 impl Health {
@@ -49,8 +49,8 @@ impl Health {
     /// A committed file cannot be read.
     pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
         let mut all = Vec::new();
-        for (round, readings) in readings(plan, run)? {
-            for (name, value) in readings {
+        for (round, gate_values) in gate_values(plan, run)? {
+            for (name, value) in gate_values {
                 let Some(gate) = plan.health.iter().find(|g| g.kind.name == name) else { continue };
                 let verdict = gate.verdict(value);
                 let (words, advice) = match verdict {
@@ -70,7 +70,7 @@ impl Health {
                 });
             }
         }
-        Ok(Self { readings: all })
+        Ok(Self { gate_values: all })
     }
 
     /// As it was written to `summary.json`.
@@ -78,20 +78,20 @@ impl Health {
     /// # Errors
     /// The list has other keys.
     pub(crate) fn written(summary: &Value) -> Result<Self> {
-        Ok(Self { readings: written_list(summary, "health")? })
+        Ok(Self { gate_values: written_list(summary, "health")? })
     }
 
     /// As in `summary.json`: a list of step, iteration, gate, value, bounds and verdict, with words and advice where the value is
     /// beyond a bound.
     pub fn json(&self) -> Value {
-        json!(self.readings)
+        json!(self.gate_values)
     }
 
     /// A line for each training with its values, and one for each value beyond a bound.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let same_round = |a: &Reading, b: &Reading| (&a.step, a.iteration) == (&b.step, b.iteration);
-        for round in self.readings.chunk_by(same_round) {
+        for round in self.gate_values.chunk_by(same_round) {
             let mut line = format!("{} {}:", round[0].step, round[0].iteration);
             for (i, reading) in round.iter().enumerate() {
                 let comma = if i > 0 { "," } else { "" };

@@ -6,7 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::counters::Tally;
+use super::counters::RunCounters;
 use super::health::Health;
 use super::left_out::LeftOut;
 use super::rescored::Rescored;
@@ -126,7 +126,7 @@ impl Summary {
     pub fn of(
         plan: &Plan<dyn Operator>,
         run: &Run,
-        tally: &Tally,
+        tally: &RunCounters,
         engines: &impl serde::Serialize,
         references: &impl serde::Serialize,
         took: Duration,

@@ -345,7 +345,7 @@ mod tests {
         ] {
             let error = read(name, text).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
-            assert_eq!(error.kind(), crate::error::Kind::User, "{error}");
+            assert_eq!(error.kind(), crate::error::ErrorKind::User, "{error}");
         }
         let floats = |all: &[f64]| -> ArrayRef { Arc::new(Float64Array::from(all.to_vec())) };
         for (columns, says) in [

@@ -8,7 +8,7 @@ use arrow::json::LineDelimitedWriter;
 
 use crate::error::Result;
 use crate::store::files::jsonl::{Row, parse};
-use crate::store::files::lines::LONGEST;
+use crate::store::files::lines::MAX_LENGTH;
 use crate::store::files::printable::as_printable;
 use crate::store::files::reader::{Chunks, guarded, row_bytes};
 
@@ -43,7 +43,7 @@ impl ParquetRows {
                 },
             };
             // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
-            let large = row_bytes(&chunk) > LONGEST / 4 && chunk.num_rows() > 1;
+            let large = row_bytes(&chunk) > MAX_LENGTH / 4 && chunk.num_rows() > 1;
             let rows = if large { 1 } else { chunk.num_rows() };
             self.turn(&chunk.slice(0, rows));
             self.left = (rows < chunk.num_rows()).then(|| chunk.slice(rows, chunk.num_rows() - rows));
@@ -78,8 +78,8 @@ impl Iterator for ParquetRows {
 
 /// Rows of Parquet as JSON objects, or what cannot be turned into one.
 fn json_rows(path: &Path, rows: &RecordBatch) -> std::result::Result<Vec<Row>, String> {
-    if rows.num_rows() == 1 && row_bytes(rows) > LONGEST {
-        return Err(format!("is longer than {} MiB", LONGEST >> 20));
+    if rows.num_rows() == 1 && row_bytes(rows) > MAX_LENGTH {
+        return Err(format!("is longer than {} MiB", MAX_LENGTH >> 20));
     }
     let turned = guarded(path, || {
         let rows = as_printable(rows)?;

@@ -11,7 +11,7 @@ use crate::data::Schema;
 use crate::error::{Error, Result};
 use crate::store::files::csv::{CsvRow, CsvRows, as_typed};
 use crate::store::files::jsonl::{Row, parse};
-use crate::store::files::lines::{LONGEST, Lines};
+use crate::store::files::lines::{Lines, MAX_LENGTH};
 use crate::store::files::listing::holds;
 use crate::store::files::unpack::{open_text, read_error};
 
@@ -245,8 +245,8 @@ impl Array {
                 }
             }
             self.element.push(byte);
-            if self.element.len() as u64 > LONGEST {
-                return self.fail(&format!("is in a row of more than {} MiB", LONGEST >> 20));
+            if self.element.len() as u64 > MAX_LENGTH {
+                return self.fail(&format!("is in a row of more than {} MiB", MAX_LENGTH >> 20));
             }
         }
     }

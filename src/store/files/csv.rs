@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::store::datasets::asked::is_made_up;
 
 /// A row with longer text is refused, so that a quotation mark that is never closed cannot fill the memory.
-const LONGEST: usize = 4 << 20;
+const MAX_LENGTH: usize = 4 << 20;
 /// A row with more fields is refused.
 const WIDEST: usize = 4096;
 
@@ -39,7 +39,7 @@ impl CsvRows {
     /// # Errors
     /// The file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let (text, ends) = (vec![0; LONGEST], vec![0; WIDEST]);
+        let (text, ends) = (vec![0; MAX_LENGTH], vec![0; WIDEST]);
         Ok(Self { path: path.to_owned(), input: open_text(path)?, reader: Reader::new(), text, ends })
     }
 
@@ -72,7 +72,7 @@ impl CsvRows {
                 ReadRecordResult::InputEmpty if at_end => return Ok(None),
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => {
-                    let what = format!("is longer than {} MiB: is a quotation mark not closed?", LONGEST >> 20);
+                    let what = format!("is longer than {} MiB: is a quotation mark not closed?", MAX_LENGTH >> 20);
                     return Err(self.endless(first, &what));
                 }
                 ReadRecordResult::OutputEndsFull => {

@@ -67,17 +67,17 @@ thread_local! {
 
 /// Disarms the calling thread's point when dropped.
 #[must_use = "the point is disarmed when this is dropped"]
-pub struct Armed(());
-impl Drop for Armed {
+pub struct FailpointGuard(());
+impl Drop for FailpointGuard {
     fn drop(&mut self) {
         ARMED.with_borrow_mut(|a| *a = None);
     }
 }
 
 /// Makes `point` fail with an error on this thread, from the `nth` time on that it is reached (counted from 1).
-pub fn arm(point: &'static str, nth: u64) -> Armed {
+pub fn arm(point: &'static str, nth: u64) -> FailpointGuard {
     ARMED.with_borrow_mut(|a| *a = Some((point, nth)));
-    Armed(())
+    FailpointGuard(())
 }
 
 fn armed(point: &str) -> bool {

@@ -13,7 +13,7 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
 /// Schemas nested deeper than this are refused; each of our list columns takes three levels.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// Schemas of more columns, those of nested values counted too, are refused: each takes about a kilobyte once it is read.
 const MAX_COLUMNS: u64 = 100_000;
 /// Footers larger than this are refused.
@@ -73,8 +73,8 @@ fn schema_depth(footer: &[u8]) -> Result<(), String> {
                     open.pop();
                 }
             }
-            if open.len() > DEEPEST {
-                return Err(format!("columns are nested more than {DEEPEST} deep"));
+            if open.len() > MAX_DEPTH {
+                return Err(format!("columns are nested more than {MAX_DEPTH} deep"));
             }
         }
         return Ok(());
@@ -230,8 +230,8 @@ impl Thrift<'_> {
                     STRUCT => open.push(Open::Struct(0)),
                     _ => return Err(format!("has a value of type {kind}")),
                 }
-                if open.len() > DEEPEST {
-                    return Err(format!("is nested more than {DEEPEST} deep"));
+                if open.len() > MAX_DEPTH {
+                    return Err(format!("is nested more than {MAX_DEPTH} deep"));
                 }
             }
             match open.pop() {

@@ -10,7 +10,7 @@ use super::unpack::{open_text, read_error};
 use crate::error::{Error, Result};
 
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
-pub(crate) const LONGEST: u64 = 64 << 20;
+pub(crate) const MAX_LENGTH: u64 = 64 << 20;
 
 /// Opens a file for reading, if it is a regular file, itself or at the end of a link.
 ///
@@ -66,15 +66,15 @@ impl Lines {
     pub fn next_line(&mut self) -> Result<Option<(u64, &[u8])>> {
         loop {
             self.buffer.clear();
-            let read = (&mut self.reader).take(LONGEST + 1).read_until(b'\n', &mut self.buffer);
+            let read = (&mut self.reader).take(MAX_LENGTH + 1).read_until(b'\n', &mut self.buffer);
             match read {
                 Err(e) => return Err(read_error(Path::new(&self.name), &e)),
                 Ok(0) => return Ok(None),
                 Ok(_) => self.line += 1,
             }
-            if self.buffer.len() as u64 > LONGEST {
+            if self.buffer.len() as u64 > MAX_LENGTH {
                 let (name, line) = (&self.name, self.line);
-                return Err(Error::user(format!("`{name}` line {line} is longer than {} MiB", LONGEST >> 20))
+                return Err(Error::user(format!("`{name}` line {line} is longer than {} MiB", MAX_LENGTH >> 20))
                     .help("each line is to hold one row, as a JSON object"));
             }
             let blank = without_mark(&self.buffer, self.line).trim_ascii().is_empty();
@@ -92,10 +92,10 @@ impl Lines {
     /// Reading failed, it is too long, or it is not UTF-8.
     pub fn rest(&mut self) -> Result<String> {
         self.buffer.clear();
-        let read = (&mut self.reader).take(LONGEST + 1).read_to_end(&mut self.buffer);
+        let read = (&mut self.reader).take(MAX_LENGTH + 1).read_to_end(&mut self.buffer);
         read.map_err(|e| read_error(Path::new(&self.name), &e))?;
-        if self.buffer.len() as u64 > LONGEST {
-            return Err(Error::user(format!("`{}` is longer than {} MiB", self.name, LONGEST >> 20)));
+        if self.buffer.len() as u64 > MAX_LENGTH {
+            return Err(Error::user(format!("`{}` is longer than {} MiB", self.name, MAX_LENGTH >> 20)));
         }
         let bytes = without_mark(&self.buffer, self.line + 1);
         let text = std::str::from_utf8(bytes).map_err(|e| {

@@ -30,14 +30,14 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use super::atomic::io_error;
 use super::footer::Checked;
 use super::lines::open_regular;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Rows decoded at a time.
 pub(crate) const CHUNK: usize = 1024;
 /// Rows decoded at a time where all are asked for.
 const WHOLE: usize = 32_768;
 /// Columns nested deeper than this are refused.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
@@ -107,8 +107,8 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
             let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| undecodable(path, &e))?;
             readable_codecs(path, metadata.metadata())?;
             plausible(metadata.metadata(), size).map_err(|e| damaged(path, e))?;
-            if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > DEEPEST) {
-                return Err(damaged(path, format!("columns are nested more than {DEEPEST} deep")));
+            if metadata.schema().fields().iter().any(|f| depth(f.data_type()) > MAX_DEPTH) {
+                return Err(damaged(path, format!("columns are nested more than {MAX_DEPTH} deep")));
             }
             Ok(Self { path: path.to_owned(), file, metadata })
         })
@@ -408,7 +408,7 @@ pub(crate) trait IntoUser {
 impl IntoUser for Error {
     fn into_user(self) -> Error {
         let help = self.help_text().map(str::to_owned);
-        let error = Error::new(Kind::User, self.to_string());
+        let error = Error::new(ErrorKind::User, self.to_string());
         match help {
             Some(help) => error.help(help),
             None => error,

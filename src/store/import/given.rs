@@ -37,7 +37,7 @@ const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
 
 /// A prompt to answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GivenPrompt {
+pub struct LoadedPrompt {
     /// As given, or the hash of the text.
     pub id: String,
     /// The instruction.
@@ -48,9 +48,9 @@ pub struct GivenPrompt {
 
 /// An answer that somebody gave to a prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GivenAnswer {
+pub struct LoadedAnswer {
     /// The prompt.
-    pub prompt: GivenPrompt,
+    pub prompt: LoadedPrompt,
     /// Which of the prompt's answers, from 0: as given, or by the place among them.
     pub sample: u32,
     /// As given, or a hash of prompt, place and text.
@@ -61,7 +61,7 @@ pub struct GivenAnswer {
 
 /// Rows, and how many were left out.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Given<T> {
+pub struct Loaded<T> {
     /// In the order of the file.
     pub rows: Vec<T>,
     /// Prompts that came again, or answers with an `error` in their place.
@@ -76,10 +76,10 @@ pub struct Given<T> {
 ///
 /// # Errors
 /// Nothing is there, or no prompt; a row without one, with its line; two prompts of one id.
-pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
-    let mut given = Given { rows: Vec::new(), left_out: 0, unread: Unread::new() };
+pub fn given_prompts(path: &Path) -> Result<Loaded<LoadedPrompt>> {
+    let mut given = Loaded { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut known: HashMap<String, String> = HashMap::new();
-    let mut take = |place: String, prompt: GivenPrompt| match known.get(&prompt.id) {
+    let mut take = |place: String, prompt: LoadedPrompt| match known.get(&prompt.id) {
         None => {
             known.insert(prompt.id.clone(), prompt.text.clone());
             given.rows.push(prompt);
@@ -117,8 +117,8 @@ pub fn given_prompts(path: &Path) -> Result<Given<GivenPrompt>> {
 ///
 /// # Errors
 /// Nothing is there, or no answer; a row without prompt or answer, with its line; two answers to a prompt with the same `sample`.
-pub fn given_answers(path: &Path) -> Result<Given<GivenAnswer>> {
-    let mut given = Given { rows: Vec::new(), left_out: 0, unread: Unread::new() };
+pub fn given_answers(path: &Path) -> Result<Loaded<LoadedAnswer>> {
+    let mut given = Loaded { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut places: HashMap<String, u32> = HashMap::new();
     let mut taken: HashSet<(String, u32)> = HashSet::new();
     for row in rows_at(path)? {
@@ -142,7 +142,7 @@ pub fn given_answers(path: &Path) -> Result<Given<GivenAnswer>> {
             );
         }
         let id = id.unwrap_or_else(|| hash_hex([prompt.id.as_str(), &sample.to_string(), &text]));
-        given.rows.push(GivenAnswer { prompt, sample, id, text });
+        given.rows.push(LoadedAnswer { prompt, sample, id, text });
     }
     if given.rows.is_empty() {
         return Err(Error::user(format!("`{}` holds no answer", path.display())));
@@ -193,7 +193,7 @@ fn rows_at(given: &Path) -> Result<RowsOf> {
     Ok(RowsOf::over(parts.into_iter().map(|part| part.path).collect(), COLUMNS))
 }
 
-fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
+fn prompt(row: &mut Object) -> Result<LoadedPrompt, String> {
     if let Some(what) = unheld_context(row) {
         return Err(what);
     }
@@ -221,7 +221,7 @@ fn prompt(row: &mut Object) -> Result<GivenPrompt, String> {
         return Err("has an empty prompt".into());
     }
     let id = optional(row, "prompt_id")?.filter(|id| !id.is_empty()).unwrap_or_else(|| hash_hex([&text]));
-    Ok(GivenPrompt { id, text, dataset: optional(row, "dataset")? })
+    Ok(LoadedPrompt { id, text, dataset: optional(row, "dataset")? })
 }
 
 /// A text that may be missing or null.
@@ -233,7 +233,7 @@ fn optional(row: &mut Object, key: &str) -> Result<Option<String>, String> {
 }
 
 /// Prompt, sample and id if given, text; none where an error stands in its place.
-type Read = (GivenPrompt, Option<u32>, Option<String>, String);
+type Read = (LoadedPrompt, Option<u32>, Option<String>, String);
 
 fn answer(row: &mut Object) -> Result<Option<Read>, String> {
     let Some(key) = ANSWERS.iter().find(|key| row.get(**key).is_some_and(|v| !v.is_null())) else {

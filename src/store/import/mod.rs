@@ -20,7 +20,7 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 
 pub use chats::Turns;
 pub use formats::Format;
-pub use given::{Given, GivenAnswer, GivenPrompt, given_answers, given_prompts};
+pub use given::{Loaded, LoadedAnswer, LoadedPrompt, given_answers, given_prompts};
 pub use own::import_jsonl;
 
 use self::formats::{Converter, Sink};
@@ -64,7 +64,7 @@ pub struct Imported {
 
 /// How to import.
 #[derive(Clone, Debug, Default)]
-pub struct How {
+pub struct ImportOptions {
     /// The format; found out from the first row if none is given.
     pub format: Option<Format>,
     /// The schema of the rows to make; what is usual for the format if none is given.
@@ -110,7 +110,7 @@ impl Bad {
 /// # Errors
 /// Nothing is there, the format is not known or does not become the schema, a bad row unless they are skipped, or no row is
 /// left; a full disk. The output appears whole or not at all.
-pub fn import(input: &Path, how: &How) -> Result<Imported> {
+pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
     keeps_its_source(input, how)?;
     let format = match how.format {
         Some(format) => Some(format),
@@ -219,7 +219,7 @@ const MAX_KEYS: usize = 256;
 /// The format that the first readable row has; none if it has none, or one that does not become the schema asked for. A row
 /// that lacks a renamed key may be of no format for that reason: then the rows after it are looked at, until every renamed key
 /// was there.
-fn found_format(input: &Path, how: &How) -> Result<Option<Format>> {
+fn found_format(input: &Path, how: &ImportOptions) -> Result<Option<Format>> {
     let (mut rows, mut readable, mut first_bad) = (0u64, false, None);
     let mut renamed = Renamed::new(&how.rename);
     for row in RowsOf::open(input, KEYS)?.renamed(&how.rename) {
@@ -286,7 +286,7 @@ fn batch(
 }
 
 /// Nothing is imported over what it is made of, or beside it in a folder whose files are all read.
-fn keeps_its_source(input: &Path, how: &How) -> Result<()> {
+fn keeps_its_source(input: &Path, how: &ImportOptions) -> Result<()> {
     let Some(out) = &how.out else { return Ok(()) };
     let (Ok(source), Ok(target)) = (input.canonicalize(), out.canonicalize()) else { return Ok(()) };
     if source == target || source.is_dir() && target.parent() == Some(&source) {

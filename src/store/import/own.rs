@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use serde_json::Value;
 
-use super::{Bad, How, Imported, Renamed};
+use super::{Bad, ImportOptions, Imported, Renamed};
 use crate::data::Schema;
 use crate::error::{Error, Result};
 use crate::store::datasets::columns::guess;
@@ -32,7 +32,7 @@ const MOST_EXTRA: usize = 256;
 /// # Errors
 /// A row that does not follow the schema, with its line, unless they are skipped; a full disk. The output appears whole or
 /// not at all.
-pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
+pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
     super::keeps_its_source(input, how)?;
     if is(input, "parquet")
         && let Some(schema) = how.schema.or_else(|| guess(input).ok())
@@ -112,13 +112,13 @@ pub fn import_jsonl(input: &Path, how: &How) -> Result<Imported> {
 }
 
 /// The input as a dataset of the schema, whose columns may be renamed.
-fn open(input: &Path, schema: &'static Schema, how: &How) -> Result<Dataset> {
+fn open(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Dataset> {
     let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
     Dataset::open_advised(input, schema, how.rename.only(ours).pairs(), Advice::Flags)
 }
 
 /// A Parquet file of rows that follow the schema, without those that do not.
-fn without_bad_rows(input: &Path, schema: &'static Schema, how: &How) -> Result<Imported> {
+fn without_bad_rows(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Imported> {
     let mut batches = open(input, schema, how)?.on_bad_row(OnBadRow::Collect).batches(CHUNK);
     let path = output_target(&how.out.clone().unwrap_or_else(|| super::beside(input, schema)))?;
     let mut bad = Bad::new(true);
@@ -146,7 +146,7 @@ fn without_bad_rows(input: &Path, schema: &'static Schema, how: &How) -> Result<
 }
 
 /// Keys that the schema does not know: those that hold text only, and the others with the number of their rows.
-fn extra_keys(input: &Path, schema: &Schema, how: &How) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
+fn extra_keys(input: &Path, schema: &Schema, how: &ImportOptions) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
     let known: BTreeSet<&str> = schema.columns.iter().map(|c| c.name).collect();
     let mut extra = Vec::<String>::new();
     // Rows with a value, and whether one of these is no text.

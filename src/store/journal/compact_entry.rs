@@ -7,7 +7,7 @@ use crate::data::Epoch;
 
 /// A [`FileEntry`] but for its step and epoch, in about an eighth of its memory.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct CompactEntry {
     rows: u64,
     bytes: u64,
     /// Its path, empty where it is the usual one; its hash; whether rows failed, and then their path, hash, rows and bytes; what is unused; its
@@ -15,7 +15,7 @@ pub(crate) struct Kept {
     rest: Box<[u8]>,
 }
 
-impl Kept {
+impl CompactEntry {
     pub fn of(entry: &FileEntry) -> Self {
         let mut rest = Vec::new();
         put(&mut rest, if entry.path == data_path(&entry.step, entry.epoch()) { "" } else { &entry.path });
@@ -72,7 +72,7 @@ fn put(names: &mut Vec<u8>, name: &str) {
     }
 }
 
-/// Takes bytes off what [`Kept::of`] has made.
+/// Takes bytes off what [`CompactEntry::of`] has made.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest.split_first_chunk().expect("it reads what it has written");
     *rest = tail;
@@ -110,7 +110,7 @@ mod tests {
             let path = if usual { data_path(&step, Epoch::new(iteration, microbatch)) } else { path };
             let unused = names.iter().cloned().zip([rows, bytes]).collect();
             let entry = FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage, unused };
-            prop_assert_eq!(Kept::of(&entry).entry("answers", entry.epoch()), entry);
+            prop_assert_eq!(CompactEntry::of(&entry).entry("answers", entry.epoch()), entry);
         }
     }
 }

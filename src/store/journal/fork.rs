@@ -16,11 +16,11 @@ use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
 use super::owned::refuse_links;
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::files::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir, write_bytes};
 
 /// What a new run takes over from another.
-pub struct Take<'a> {
+pub struct RunFork<'a> {
     /// The run that has it.
     pub source: &'a Run,
     /// The steps from which on the new run makes its rows itself; for the manifest.
@@ -33,7 +33,7 @@ pub struct Take<'a> {
     pub weights: &'a dyn Fn(&Path) -> Result<String>,
 }
 
-impl Take<'_> {
+impl RunFork<'_> {
     /// The lines of the source's manifest that are taken, in its order.
     ///
     /// # Errors
@@ -164,7 +164,8 @@ impl Take<'_> {
             return Ok(());
         }
         // A manifest of before models had their files listed.
-        let hash = (self.weights)(&from).map_err(|e| if e.kind() == Kind::System { e } else { damaged(&from, e) })?;
+        let hash =
+            (self.weights)(&from).map_err(|e| if e.kind() == ErrorKind::System { e } else { damaged(&from, e) })?;
         if hash != model.hash {
             return Err(damaged(&from, "the weights are not those that were committed"));
         }

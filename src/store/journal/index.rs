@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::compact_entry::Kept;
+use super::compact_entry::CompactEntry;
 use super::inputs::InputEntry;
 use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
-use super::run::Begun;
+use super::run::RunHeader;
 use crate::data::{Epoch, quoted};
 use crate::error::{Error, Result};
 use crate::store::files::atomic::Written;
@@ -15,7 +15,7 @@ use crate::store::files::atomic::Wrong;
 /// What the manifest says, by key.
 #[derive(Default, Debug)]
 pub(crate) struct Index {
-    pub files: BTreeMap<String, BTreeMap<Epoch, Kept>>,
+    pub files: BTreeMap<String, BTreeMap<Epoch, CompactEntry>>,
     pub models: BTreeMap<String, ModelEntry>,
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub finished_steps: BTreeSet<(String, u32)>,
@@ -26,7 +26,7 @@ pub(crate) struct Index {
     /// Lines for which [`Entry::is_content`] holds.
     pub lines: u64,
     /// The first line.
-    pub begun: Option<Begun>,
+    pub begun: Option<RunHeader>,
     /// External inputs, by table and key of the pipeline file.
     pub inputs: BTreeMap<(String, String), InputEntry>,
     /// Where a replayed run has its first files from.
@@ -38,14 +38,14 @@ impl Index {
     pub fn add(&mut self, entry: Entry) {
         self.lines += u64::from(entry.is_content());
         match entry {
-            Entry::Run { format, pipeline, seed, .. } => self.begun = Some(Begun { format, pipeline, seed }),
+            Entry::Run { format, pipeline, seed, .. } => self.begun = Some(RunHeader { format, pipeline, seed }),
             Entry::Taken(taken) => self.taken = Some(taken),
             Entry::Input(input) => drop(self.inputs.insert((input.table.clone(), input.key.clone()), input)),
             Entry::File(f) => {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                let kept = Kept::of(&f);
+                let kept = CompactEntry::of(&f);
                 self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), kept);
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),

@@ -314,7 +314,7 @@ pub struct Line {
 }
 
 /// Longer lines are refused; the longest that is written has a few hundred hashes.
-const LONGEST: u64 = 16 << 20;
+const MAX_LENGTH: u64 = 16 << 20;
 
 /// Reads lines until one is cut or `take` says that it is enough; returns the bytes of a last line without its end.
 fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
@@ -326,17 +326,17 @@ fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
     let mut reader = BufReader::new(file);
     for number in 1usize.. {
         let mut bytes = Vec::new();
-        let read = (&mut reader).take(LONGEST).read_until(b'\n', &mut bytes);
+        let read = (&mut reader).take(MAX_LENGTH).read_until(b'\n', &mut bytes);
         let read = read.map_err(|e| io_error("reading", path, &e))? as u64;
         if read == 0 {
             break;
         }
         let whole = bytes.last() == Some(&b'\n');
-        if !whole && read < LONGEST {
+        if !whole && read < MAX_LENGTH {
             return Ok(read);
         }
         let entry = match Entry::parse(&bytes) {
-            _ if !whole => Err(format!("is longer than {} MiB", LONGEST >> 20)),
+            _ if !whole => Err(format!("is longer than {} MiB", MAX_LENGTH >> 20)),
             Ok(entry) if (number == 1) != matches!(entry, Entry::Run { .. }) => {
                 Err("is out of place: the first line, and no other, is of the kind `run`".to_owned())
             }

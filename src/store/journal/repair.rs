@@ -12,7 +12,7 @@ use super::manifest::{Entry, FORMAT, Line, Taken};
 use super::owned::{created_by_us, remove_file};
 use super::pipeline_file::{self, pipeline_hash};
 use super::run::no_run;
-use super::verify::{Inspected, Thing};
+use super::verify::{Artifact, Inspected};
 use crate::data::{read_regular, read_text};
 use crate::error::{Error, Result};
 use crate::store::files::atomic::{io_error, write_bytes};
@@ -70,7 +70,7 @@ impl Repair {
         // Before anything is changed.
         let first_line = first_line(found, seed)?;
         for finding in &found.findings {
-            if let Thing::Checkpoint(path) = &finding.thing {
+            if let Artifact::Checkpoint(path) = &finding.thing {
                 checkpoints::remove_state(&self.dir.join(path))?;
             }
         }
@@ -108,15 +108,15 @@ impl Repair {
     /// Makes room for files that the next run writes again, and writes what is left of a damaged `pipeline.toml`. Returns whether
     /// settings of it were lost.
     fn beside(&self, found: &Inspected) -> Result<bool> {
-        let damaged = |thing: Thing| found.findings.iter().any(|f| f.thing == thing);
-        for (thing, name) in [(Thing::Summary, "summary.json"), (Thing::Pipeline, pipeline_file::NAME)] {
+        let damaged = |thing: Artifact| found.findings.iter().any(|f| f.thing == thing);
+        for (thing, name) in [(Artifact::Summary, "summary.json"), (Artifact::Pipeline, pipeline_file::NAME)] {
             let place = self.dir.join(name);
             if damaged(thing) && fs::symlink_metadata(&place).is_ok_and(|there| !there.is_file()) {
                 set_aside(&place)?;
             }
         }
         match found.entries().next() {
-            Some((1, Entry::Run { pipeline, format, .. })) if damaged(Thing::Pipeline) => {
+            Some((1, Entry::Run { pipeline, format, .. })) if damaged(Artifact::Pipeline) => {
                 pipeline_file::salvage(&self.dir, pipeline, *format)
             }
             _ => Ok(false),
@@ -157,7 +157,7 @@ impl Repair {
 /// The first line to write in place of a damaged one; `None` if it is not damaged. Only a pipeline file that is whole by its own
 /// hash says what the run is: the new line makes whatever the file has the run's own.
 fn first_line(found: &Inspected, seed: Option<u64>) -> Result<Option<Vec<u8>>> {
-    if found.findings.iter().all(|f| f.thing != Thing::Line(1)) {
+    if found.findings.iter().all(|f| f.thing != Artifact::Line(1)) {
         return Ok(None);
     }
     let text = read_text(&found.dir.join(pipeline_file::NAME)).ok();

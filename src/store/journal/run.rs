@@ -22,7 +22,7 @@ use crate::store::files::atomic::{create_dirs, io_error};
 
 /// How [`Run::create_or_open`] found the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opened {
+pub enum RunStatus {
     /// Nothing was there.
     New,
     /// It was begun and not ended; what is committed need not be done again.
@@ -54,7 +54,7 @@ pub struct Run {
 
 /// What the first line of a manifest says of its run.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Begun {
+pub(crate) struct RunHeader {
     pub format: u32,
     /// Hash of the part of the pipeline file that decides which rows are made.
     pub pipeline: String,
@@ -108,7 +108,7 @@ impl Run {
     /// # Errors
     /// Another process writes the run; the pipeline file has changed (the difference is shown); the manifest is
     /// damaged; the directory cannot be written, or with `fresh` is not a run.
-    pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, Opened)> {
+    pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, RunStatus)> {
         Self::create_or_open_advised(dir, pipeline_text, seed, fresh, |_| None)
     }
 
@@ -123,7 +123,7 @@ impl Run {
         seed: u64,
         fresh: bool,
         advise: impl FnOnce(&str) -> Option<String>,
-    ) -> Result<(Self, Opened)> {
+    ) -> Result<(Self, RunStatus)> {
         create_dirs(dir)?;
         let mut steps = steps_of(pipeline_text);
         refuse_links(dir, &steps)?;
@@ -152,7 +152,7 @@ impl Run {
                 let entry = Entry::Run { format: FORMAT, reflux, pipeline: hash, seed };
                 manifest.append(&entry)?;
                 index.add(entry);
-                Opened::New
+                RunStatus::New
             }
             Some(begun) if begun.pipeline != hash || begun.seed != seed => {
                 let before = pipeline_file::read(dir).unwrap_or_default();
@@ -181,7 +181,7 @@ impl Run {
                 if damaged || (!index.finished && before != pipeline_text) {
                     pipeline_file::write(dir, pipeline_text)?;
                 }
-                if index.finished { Opened::Finished } else { Opened::Unfinished }
+                if index.finished { RunStatus::Finished } else { RunStatus::Unfinished }
             }
         };
         steps.extend(index.order.iter().cloned());

@@ -17,13 +17,13 @@ use super::owned::{created_by_us, is_leftover, is_link};
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
 use crate::data::{Epoch, Schema, named, read_text};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::files::atomic::{Wrong, io_error, same_bytes};
 use crate::store::files::reader::ParquetIn;
 
 /// What of a run is damaged.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Thing {
+pub enum Artifact {
     /// The manifest's line of this number, from 1.
     Line(usize),
     /// The manifest's line of this number, which an earlier line says to the byte.
@@ -52,7 +52,7 @@ pub enum Thing {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Finding {
     /// What it is.
-    pub thing: Thing,
+    pub thing: Artifact,
     /// The file, relative to the run's directory.
     pub path: String,
     /// What is wrong with it.
@@ -62,12 +62,12 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn wrong(thing: Thing, path: impl Into<String>, wrong: &Wrong) -> Self {
+    fn wrong(thing: Artifact, path: impl Into<String>, wrong: &Wrong) -> Self {
         let unreadable = matches!(wrong, Wrong::Unreadable(_));
         Self { thing, path: path.into(), why: wrong.to_string(), unreadable }
     }
     /// A finding.
-    pub fn new(thing: Thing, path: impl Into<String>, why: impl Into<String>) -> Self {
+    pub fn new(thing: Artifact, path: impl Into<String>, why: impl Into<String>) -> Self {
         Self { thing, path: path.into(), why: why.into(), unreadable: false }
     }
 }
@@ -206,11 +206,11 @@ fn inspect_once(
     };
     let twice = twice(&all.lines);
     let again: BTreeSet<usize> =
-        twice.iter().filter_map(|f| if let Thing::Again(n) = f.thing { Some(n) } else { None }).collect();
+        twice.iter().filter_map(|f| if let Artifact::Again(n) = f.thing { Some(n) } else { None }).collect();
     for line in all.lines.iter().filter(|line| !again.contains(&line.number)) {
         if let Err(why) = &line.entry {
             all.findings.push(Finding::new(
-                Thing::Line(line.number),
+                Artifact::Line(line.number),
                 "manifest.jsonl",
                 format!("line {} {why}", line.number),
             ));
@@ -220,12 +220,12 @@ fn inspect_once(
     let is_link = |name: &str| is_link(&dir.join(name)).then(|| Wrong::Damaged(A_LINK.to_owned()));
     let summary = is_link("summary.json").map_or_else(|| super::summary::check(dir), |wrong| Err(Some(wrong)));
     match summary {
-        Err(Some(wrong)) => all.findings.push(Finding::wrong(Thing::Summary, "summary.json", &wrong)),
+        Err(Some(wrong)) => all.findings.push(Finding::wrong(Artifact::Summary, "summary.json", &wrong)),
         Err(None) => all.no_summary = all.finished(),
         Ok(()) => {}
     }
     if fs::symlink_metadata(dir.join("lock")).is_ok_and(|there| !there.is_file()) {
-        all.findings.push(Finding::new(Thing::Lock, "lock", "it is no regular file of the run's own"));
+        all.findings.push(Finding::new(Artifact::Lock, "lock", "it is no regular file of the run's own"));
     }
     let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
     let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
@@ -239,14 +239,14 @@ fn inspect_once(
         let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
         if m.path != want {
-            return Some(Finding::new(Thing::Line(*line), &m.path, misplaced(&want)));
+            return Some(Finding::new(Artifact::Line(*line), &m.path, misplaced(&want)));
         }
         let why = file.check(dir, Some(&named::METRICS)).err()?;
-        Some(Finding::wrong(Thing::Metrics(m.step.clone(), m.iteration), &m.path, &why))
+        Some(Finding::wrong(Artifact::Metrics(m.step.clone(), m.iteration), &m.path, &why))
     });
     found.extend(of_metrics.collect::<Vec<_>>());
     for model in &models {
-        let thing = || Thing::Model(model.step.clone(), model.iteration);
+        let thing = || Artifact::Model(model.step.clone(), model.iteration);
         found.extend(
             check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(thing(), path, &why)),
         );
@@ -257,7 +257,7 @@ fn inspect_once(
             && checkpoints::is_one(&path)
         {
             let name = relative(dir, &path);
-            found.push(Finding::wrong(Thing::Checkpoint(name), relative(dir, &file), &why));
+            found.push(Finding::wrong(Artifact::Checkpoint(name), relative(dir, &file), &why));
         }
     }
     all.findings.extend(found);
@@ -290,7 +290,7 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
         Some((1, Entry::Run { pipeline, format, .. })) => Some((pipeline, *format)),
         _ => None,
     };
-    let thing = || Thing::Pipeline;
+    let thing = || Artifact::Pipeline;
     if is_link(&dir.join("pipeline.toml")) {
         return Some(Finding::new(thing(), "pipeline.toml", A_LINK));
     }
@@ -325,7 +325,7 @@ fn twice(lines: &[Line]) -> Vec<Finding> {
         let number = line.number;
         if seen.contains(&line.bytes) {
             let why = format!("line {number} is there twice");
-            found.push(Finding::new(Thing::Again(number), "manifest.jsonl", why));
+            found.push(Finding::new(Artifact::Again(number), "manifest.jsonl", why));
             continue;
         }
         let Ok(entry) = &line.entry else { continue };
@@ -333,7 +333,7 @@ fn twice(lines: &[Line]) -> Vec<Finding> {
         if let Entry::File(f) = entry
             && !microbatches.insert((&f.step, f.epoch()))
         {
-            found.push(Finding::new(Thing::Line(number), &f.path, "the manifest has two lines for it"));
+            found.push(Finding::new(Artifact::Line(number), &f.path, "the manifest has two lines for it"));
         }
     }
     found
@@ -359,7 +359,7 @@ impl Committed<'_> {
         same_bytes(&path, self.bytes, self.hash)?;
         let file = fs::File::open(&path).map_err(|e| Wrong::from_io(&e))?;
         let parquet = ParquetIn::of(&path, file).map_err(|e| match e.kind() {
-            Kind::System => Wrong::Unreadable(e.to_string()),
+            ErrorKind::System => Wrong::Unreadable(e.to_string()),
             _ => Wrong::Damaged(e.to_string()),
         })?;
         // Bytes that are as committed can be wrong only where the manifest's line is.
@@ -415,17 +415,17 @@ fn check_rows(
     for (path, want) in [Some((&file.path, data_path(step, epoch))), errors].into_iter().flatten() {
         // Then the line is damaged, and nobody knows whose file it is.
         if *path != want {
-            return vec![Finding::new(Thing::Line(line), path, misplaced(&want))];
+            return vec![Finding::new(Artifact::Line(line), path, misplaced(&want))];
         }
     }
     let rows = Committed { path: &file.path, rows: file.rows, bytes: file.bytes, hash: &file.hash };
     if !dropped && let Err(why) = rows.check(dir, schema(step)) {
-        found.push(Finding::wrong(Thing::Rows(step.clone(), epoch), &file.path, &why));
+        found.push(Finding::wrong(Artifact::Rows(step.clone(), epoch), &file.path, &why));
     }
     if let Some(e) = &file.errors {
         let errors = Committed { path: &e.path, rows: e.rows, bytes: e.bytes, hash: &e.hash };
         if let Err(why) = errors.check(dir, Some(&named::ERRORS)) {
-            found.push(Finding::wrong(Thing::Errors(step.clone(), epoch), &e.path, &why));
+            found.push(Finding::wrong(Artifact::Errors(step.clone(), epoch), &e.path, &why));
         }
     }
     found
@@ -449,7 +449,7 @@ fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result
         return match weights(&place) {
             Ok(hash) if hash == model.hash => Vec::new(),
             Ok(_) => wrong("its weights are not those that the run made".to_owned()),
-            Err(e) if e.kind() == Kind::System => vec![(model.path.clone(), Wrong::Unreadable(e.to_string()))],
+            Err(e) if e.kind() == ErrorKind::System => vec![(model.path.clone(), Wrong::Unreadable(e.to_string()))],
             Err(e) => wrong(e.to_string()),
         };
     }

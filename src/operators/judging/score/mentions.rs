@@ -1,6 +1,6 @@
 //! Where a judge's text mentions a score, what value stands there, and how the sentence means it.
 
-use super::tokens::{Kind, Token};
+use super::tokens::{Token, TokenKind};
 use super::value::{self, Value};
 use super::words::{
     AFTER_SCORE, DESERVING, EARLIER, EXAMPLES, FINAL, FITTING, HYPOTHETICAL, JUDGING, LINE_ONLY, NEGATIONS,
@@ -49,13 +49,13 @@ pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
     let mut out: Vec<Mention> = Vec::new();
     for at in 0..tokens.len() {
         let found = match &tokens[at].kind {
-            Kind::Word(w) if is_score(w) => named(tokens, at).or_else(|| given(tokens, at)),
-            Kind::Word(w) if LINE_ONLY.contains(&w.as_str()) && begins_line(tokens, at).is_some() => {
+            TokenKind::Word(w) if is_score(w) => named(tokens, at).or_else(|| given(tokens, at)),
+            TokenKind::Word(w) if LINE_ONLY.contains(&w.as_str()) && begins_line(tokens, at).is_some() => {
                 line_only(tokens, at)
             }
-            Kind::Word(w) if JUDGING.contains(&w.as_str()) || DESERVING.contains(&w.as_str()) => given(tokens, at),
-            Kind::Word(w) if w == "boxed" => boxed(tokens, at),
-            Kind::Mark('[') if tokens.get(at + 1).is_some_and(|t| t.is_mark("[")) => boxed(tokens, at + 1),
+            TokenKind::Word(w) if JUDGING.contains(&w.as_str()) || DESERVING.contains(&w.as_str()) => given(tokens, at),
+            TokenKind::Word(w) if w == "boxed" => boxed(tokens, at),
+            TokenKind::Mark('[') if tokens.get(at + 1).is_some_and(|t| t.is_mark("[")) => boxed(tokens, at + 1),
             _ => None,
         };
         // A number is mentioned once: "final rating: [[4]]" is one mention.
@@ -92,9 +92,9 @@ fn begins_line(tokens: &[Token], at: usize) -> Option<Rank> {
     let mut rank = Rank::Plain;
     for (_, token) in sentence_before(tokens, at) {
         match &token.kind {
-            Kind::Word(w) if FINAL.contains(&w.as_str()) => rank = Rank::Final,
-            Kind::Word(w) if PLAIN.contains(&w.as_str()) => {}
-            Kind::Word(_) => return None,
+            TokenKind::Word(w) if FINAL.contains(&w.as_str()) => rank = Rank::Final,
+            TokenKind::Word(w) if PLAIN.contains(&w.as_str()) => {}
+            TokenKind::Word(_) => return None,
             _ => {}
         }
     }
@@ -108,8 +108,8 @@ fn rank(tokens: &[Token], at: usize) -> Rank {
     let mut adjacent = !speaks;
     for (i, token) in sentence_before(tokens, at) {
         match &token.kind {
-            Kind::Word(w) if FINAL.contains(&w.as_str()) => return Rank::Final,
-            Kind::Word(w) if adjacent && !PLAIN.contains(&w.as_str()) => {
+            TokenKind::Word(w) if FINAL.contains(&w.as_str()) => return Rank::Final,
+            TokenKind::Word(w) if adjacent && !PLAIN.contains(&w.as_str()) => {
                 // "relevance score", "relevance_score"; a verb or a preposition before it is no criterion.
                 let linked = i + 1 == at || tokens[i + 1..at].iter().all(|t| t.is_mark("_-*"));
                 let label = !linked && !PLAIN_LABELS.contains(&w.as_str());
@@ -119,9 +119,10 @@ fn rank(tokens: &[Token], at: usize) -> Rank {
                     Rank::Plain
                 };
             }
-            Kind::Word(_) => adjacent = false,
-            Kind::Number(_) if adjacent => return Rank::Part,
-            Kind::Mark(':' | '-' | '–' | '—' | '*' | '_' | '#' | '|' | '`' | '"' | '\'' | '{' | '(' | '<') => {}
+            TokenKind::Word(_) => adjacent = false,
+            TokenKind::Number(_) if adjacent => return Rank::Part,
+            TokenKind::Mark(':' | '-' | '–' | '—' | '*' | '_' | '#' | '|' | '`' | '"' | '\'' | '{' | '(' | '<') => {
+            }
             _ => adjacent = false,
         }
     }
@@ -244,35 +245,37 @@ fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
         let token = tokens.get(i)?;
         let (next, spaced_next) = (tokens.get(i + 1), tokens.get(i + 1).is_some_and(|t| t.spaced || t.is_newline()));
         match &token.kind {
-            Kind::Mark('=') if next.is_some_and(|t| t.is_mark(">")) => {
+            TokenKind::Mark('=') if next.is_some_and(|t| t.is_mark(">")) => {
                 (joint.connector, i) = (Connector::Colon, i + 1);
             }
-            Kind::Mark(':' | '：' | '=' | '→' | '➜' | '⇒' | '➡') => {
+            TokenKind::Mark(':' | '：' | '=' | '→' | '➜' | '⇒' | '➡') => {
                 (joint.connector, joint.newlines) = (Connector::Colon, 2)
             }
-            Kind::Mark('|') if next.is_some_and(|t| !t.is_newline()) => joint.connector = Connector::Colon,
-            Kind::Mark('>') if at > 0 && tokens[at - 1].is_mark("<") => joint.connector = Connector::Colon,
-            Kind::Mark('-' | '–' | '—') if next.is_some_and(|t| t.is_mark(">")) => {
+            TokenKind::Mark('|') if next.is_some_and(|t| !t.is_newline()) => joint.connector = Connector::Colon,
+            TokenKind::Mark('>') if at > 0 && tokens[at - 1].is_mark("<") => joint.connector = Connector::Colon,
+            TokenKind::Mark('-' | '–' | '—') if next.is_some_and(|t| t.is_mark(">")) => {
                 (joint.connector, i) = (Connector::Colon, i + 1);
             }
-            Kind::Mark('-' | '–' | '—') if token.spaced && spaced_next && joint.words.is_empty() => {
+            TokenKind::Mark('-' | '–' | '—') if token.spaced && spaced_next && joint.words.is_empty() => {
                 joint.connector = Connector::Colon;
             }
-            Kind::Newline if joint.words.is_empty() && begins_line(tokens, at).is_some() => {
+            TokenKind::Newline if joint.words.is_empty() && begins_line(tokens, at).is_some() => {
                 // The line end is left to the value, which may not be a list's first number.
                 return Some(Joint { connector: Connector::Colon, newlines: 2, at: i, ..joint });
             }
-            Kind::Word(w) if matches!(w.as_str(), "is" | "was" | "be" | "equals") => joint.connector = Connector::Word,
-            Kind::Word(w) if w == "of" && joint.words.is_empty() => joint.connector = Connector::Word,
-            Kind::Word(w) if w == "out" && next.and_then(Token::word) == Some("of") => {
+            TokenKind::Word(w) if matches!(w.as_str(), "is" | "was" | "be" | "equals") => {
+                joint.connector = Connector::Word
+            }
+            TokenKind::Word(w) if w == "of" && joint.words.is_empty() => joint.connector = Connector::Word,
+            TokenKind::Word(w) if w == "out" && next.and_then(Token::word) == Some("of") => {
                 joint.of = Some(tokens.get(i + 2)?.number()?);
                 i += 2;
             }
-            Kind::Mark('/') => {
+            TokenKind::Mark('/') => {
                 joint.of = Some(next?.number()?);
                 i += 1;
             }
-            Kind::Mark('(' | '[') => {
+            TokenKind::Mark('(' | '[') => {
                 let Some((of, end)) = scale_in_brackets(tokens, i) else {
                     // "Score [4]" and "Score (4)" are values in brackets.
                     joint.at = i;
@@ -281,9 +284,9 @@ fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
                 joint.of = of.or(joint.of);
                 i = end;
             }
-            Kind::Mark('"' | '\'' | '*' | '_' | '`' | '#' | '’' | '”' | ']') => {}
-            Kind::Word(w) if joint.words.len() < 6 && !is_score(w) => joint.words.push(i),
-            Kind::Number(_) if joint.words.is_empty() => {
+            TokenKind::Mark('"' | '\'' | '*' | '_' | '`' | '#' | '’' | '”' | ']') => {}
+            TokenKind::Word(w) if joint.words.len() < 6 && !is_score(w) => joint.words.push(i),
+            TokenKind::Number(_) if joint.words.is_empty() => {
                 joint.at = i;
                 return Some(joint);
             }
@@ -444,9 +447,9 @@ fn given(tokens: &[Token], at: usize) -> Option<Mention> {
     for _ in 0..8 {
         let token = tokens.get(i)?;
         match &token.kind {
-            Kind::Number(_) => break,
-            Kind::Word(w) if is_score(w) => return None,
-            Kind::Word(_) | Kind::Mark('*' | '_' | '`' | '\'' | '"') => i += 1,
+            TokenKind::Number(_) => break,
+            TokenKind::Word(w) if is_score(w) => return None,
+            TokenKind::Word(_) | TokenKind::Mark('*' | '_' | '`' | '\'' | '"') => i += 1,
             _ => return None,
         }
     }

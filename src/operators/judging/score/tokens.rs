@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What a token is.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// A number in digits of any script, with its fraction: "4", "-1", "4.5", "4,5", "4½".
     Number(f32),
     /// Letters, in lower case.
@@ -18,7 +18,7 @@ pub(super) enum Kind {
 /// One token.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
-    pub kind: Kind,
+    pub kind: TokenKind,
     /// Its bytes in the text.
     pub place: Range<usize>,
     /// Whether white space stands before it on its line.
@@ -33,16 +33,16 @@ pub(super) struct Token {
 
 impl Token {
     pub fn number(&self) -> Option<f32> {
-        if let Kind::Number(n) = self.kind { Some(n) } else { None }
+        if let TokenKind::Number(n) = self.kind { Some(n) } else { None }
     }
     pub fn word(&self) -> Option<&str> {
-        if let Kind::Word(w) = &self.kind { Some(w) } else { None }
+        if let TokenKind::Word(w) = &self.kind { Some(w) } else { None }
     }
     pub fn is_mark(&self, marks: &str) -> bool {
-        matches!(self.kind, Kind::Mark(c) if marks.contains(c))
+        matches!(self.kind, TokenKind::Mark(c) if marks.contains(c))
     }
     pub fn is_newline(&self) -> bool {
-        self.kind == Kind::Newline
+        self.kind == TokenKind::Newline
     }
 }
 
@@ -101,7 +101,7 @@ pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
     let (mut at, mut spaced) = (range.start, false);
     while let Some(c) = text[at..range.end].chars().next() {
         if c == '\n' {
-            out.push(token(Kind::Newline, at..at + 1, spaced));
+            out.push(token(TokenKind::Newline, at..at + 1, spaced));
             (at, spaced) = (at + 1, false);
             continue;
         }
@@ -111,7 +111,7 @@ pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
         }
         let rest = &text[at..range.end];
         let (kind, length) =
-            number_at(rest, out.last(), spaced).or_else(|| word_at(rest)).unwrap_or((Kind::Mark(c), c.len_utf8()));
+            number_at(rest, out.last(), spaced).or_else(|| word_at(rest)).unwrap_or((TokenKind::Mark(c), c.len_utf8()));
         let mut next = token(kind, at..at + length, spaced);
         next.capital = c.is_uppercase();
         out.push(next);
@@ -122,12 +122,12 @@ pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
     out
 }
 
-fn token(kind: Kind, place: Range<usize>, spaced: bool) -> Token {
+fn token(kind: TokenKind, place: Range<usize>, spaced: bool) -> Token {
     Token { kind, place, spaced, capital: false, quote: 0, fenced: false }
 }
 
 /// A word at the beginning of a text. An underscore ends a word, so that `final_score` is two.
-fn word_at(rest: &str) -> Option<(Kind, usize)> {
+fn word_at(rest: &str) -> Option<(TokenKind, usize)> {
     if !rest.chars().next()?.is_alphabetic() {
         return None;
     }
@@ -141,15 +141,15 @@ fn word_at(rest: &str) -> Option<(Kind, usize)> {
         }
         length = at + c.len_utf8();
     }
-    Some((Kind::Word(rest[..length].to_lowercase().replace('’', "'")), length))
+    Some((TokenKind::Word(rest[..length].to_lowercase().replace('’', "'")), length))
 }
 
 /// A number at the beginning of a text: a sign, digits, a decimal part and a fraction. A sign belongs to the number
 /// unless it stands behind a number or letters, where it is a dash.
-fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(Kind, usize)> {
+fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenKind, usize)> {
     let first = rest.chars().next()?;
     if let Some(part) = fraction(first) {
-        return Some((Kind::Number(part), first.len_utf8()));
+        return Some((TokenKind::Number(part), first.len_utf8()));
     }
     let mut plain = String::new();
     let mut length = 0;
@@ -195,7 +195,7 @@ fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(Kind, 
         number += part;
         length += gap + rest[length + gap..].chars().next().map_or(0, char::len_utf8);
     }
-    Some((Kind::Number(number), length))
+    Some((TokenKind::Number(number), length))
 }
 
 /// Numbers the quotations: between double or typographic quotation marks of one paragraph, between single ones that
@@ -210,7 +210,7 @@ fn mark_quotations(text: &str, tokens: &mut [Token]) {
         if blank_line {
             open = None;
         }
-        if let Kind::Mark(c) = tokens[i].kind {
+        if let TokenKind::Mark(c) = tokens[i].kind {
             if line_start && c == '>' {
                 next += 1;
                 block = Some(next);
@@ -251,11 +251,11 @@ fn mark_quotations(text: &str, tokens: &mut [Token]) {
 /// The mark that closes a quotation which this one opens; `None` if it opens none.
 fn closing_quote(text: &str, token: &Token) -> Option<char> {
     match token.kind {
-        Kind::Mark('"') => Some('"'),
-        Kind::Mark('“') => Some('”'),
-        Kind::Mark('«') => Some('»'),
-        Kind::Mark('‘') => Some('’'),
-        Kind::Mark('\'') => {
+        TokenKind::Mark('"') => Some('"'),
+        TokenKind::Mark('“') => Some('”'),
+        TokenKind::Mark('«') => Some('»'),
+        TokenKind::Mark('‘') => Some('’'),
+        TokenKind::Mark('\'') => {
             let before = text[..token.place.start].chars().next_back();
             let after = text[token.place.end..].chars().next();
             let opens = before.is_none_or(|c| !c.is_alphanumeric()) && after.is_some_and(char::is_alphanumeric);
@@ -268,7 +268,7 @@ fn closing_quote(text: &str, token: &Token) -> Option<char> {
 /// Whether a closing mark closes: a single quotation mark between letters is an apostrophe.
 fn closes(text: &str, token: &Token) -> bool {
     let after = text[token.place.end..].chars().next();
-    !matches!(token.kind, Kind::Mark('\'' | '’')) || after.is_none_or(|c| !c.is_alphanumeric())
+    !matches!(token.kind, TokenKind::Mark('\'' | '’')) || after.is_none_or(|c| !c.is_alphanumeric())
 }
 
 /// Marks what stands between lines of three backquotes.

@@ -1,6 +1,6 @@
 //! The value that stands where a score is expected: a number with its unit and what it is out of, or a sum.
 
-use super::tokens::{Kind, Token};
+use super::tokens::{Token, TokenKind};
 use super::words::{
     CORRECTING, CORRECTIONS, DEDUCTIONS, FILLERS, FOLLOWERS, NUMBER_WORDS, OPEN_ENDED, TAGS, UNITS, VAGUE,
 };
@@ -76,13 +76,13 @@ fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, boo
                 let bound = bound || (opened("$") && !tokens[at..].iter().take(4).any(|t| t.is_mark("$")));
                 return Some((at, vague || bound, lines > 0));
             }
-            Kind::Newline if lines < newlines => lines += 1,
-            Kind::Mark('<') if tag_end(tokens, at).is_some() => at = tag_end(tokens, at)?,
-            Kind::Mark(c) if OPENERS.contains(*c) => {}
-            Kind::Mark('~' | '≈' | '≥' | '≤' | '>') => vague = true,
-            Kind::Word(w) if FILLERS.contains(&w.as_str()) => {}
-            Kind::Word(w) if VAGUE.contains(&w.as_str()) => vague = true,
-            Kind::Word(w) if vague && matches!(w.as_str(), "to" | "than" | "least" | "most") => {}
+            TokenKind::Newline if lines < newlines => lines += 1,
+            TokenKind::Mark('<') if tag_end(tokens, at).is_some() => at = tag_end(tokens, at)?,
+            TokenKind::Mark(c) if OPENERS.contains(*c) => {}
+            TokenKind::Mark('~' | '≈' | '≥' | '≤' | '>') => vague = true,
+            TokenKind::Word(w) if FILLERS.contains(&w.as_str()) => {}
+            TokenKind::Word(w) if VAGUE.contains(&w.as_str()) => vague = true,
+            TokenKind::Word(w) if vague && matches!(w.as_str(), "to" | "than" | "least" | "most") => {}
             _ => return None,
         }
         at += 1;
@@ -218,9 +218,9 @@ fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let mut last = None;
     for (i, token) in line.iter().enumerate().skip(named + 1) {
         match &token.kind {
-            Kind::Number(n) => last = Some((*n, at + i + 1)),
-            Kind::Word(w) if matches!(w.as_str(), "of" | "from" | "to") => {}
-            Kind::Mark('-' | '–' | '—') => {}
+            TokenKind::Number(n) => last = Some((*n, at + i + 1)),
+            TokenKind::Word(w) if matches!(w.as_str(), "of" | "from" | "to") => {}
+            TokenKind::Mark('-' | '–' | '—') => {}
             _ => break,
         }
     }
@@ -280,7 +280,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
         let dash = next.is_mark("-–—−=") && tokens.get(after).is_some_and(|t| !t.is_newline());
         return (dash || comment) && number_at(after).is_none() && !corrected(tokens, after);
     }
-    if matches!(next.kind, Kind::Mark(c) if !next.spaced && !PUNCTUATION.contains(c)) {
+    if matches!(next.kind, TokenKind::Mark(c) if !next.spaced && !PUNCTUATION.contains(c)) {
         return false;
     }
     if next.is_mark(",;:|") && (number_at(at + 1).is_some() || corrected(tokens, at + 1)) {
@@ -377,16 +377,16 @@ fn terms(tokens: &[Token]) -> Option<Vec<f32>> {
     for (i, token) in tokens.iter().enumerate() {
         match &token.kind {
             // "(1) + (1)": brackets around a number alone are no remark.
-            Kind::Mark('(' | '[') => {
+            TokenKind::Mark('(' | '[') => {
                 let alone = tokens.get(i + 1).is_some_and(|t| t.number().is_some())
                     && tokens.get(i + 2).is_some_and(|t| t.is_mark(")]"));
                 depth += i32::from(!alone || depth > 0);
             }
-            Kind::Mark(')' | ']') => depth = (depth - 1).max(0),
+            TokenKind::Mark(')' | ']') => depth = (depth - 1).max(0),
             _ if depth > 0 => {}
-            Kind::Mark('+') => sign = Some(1.),
-            Kind::Mark('-' | '–' | '−') if !out.is_empty() => sign = Some(-1.),
-            Kind::Number(n) => out.push(sign.take()? * n),
+            TokenKind::Mark('+') => sign = Some(1.),
+            TokenKind::Mark('-' | '–' | '−') if !out.is_empty() => sign = Some(-1.),
+            TokenKind::Number(n) => out.push(sign.take()? * n),
             _ => {}
         }
     }

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::store::{Scan, printable_with_bytes};
 
 /// Between two looks at a manifest that may have grown.
-const PATIENCE: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What of a table to show, and how.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl Show {
             if !live || full(written) || pipe.gone() || stop() {
                 break;
             }
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(POLL_INTERVAL);
             scan.refresh()?;
         }
         match out {

@@ -10,7 +10,7 @@ const GAP: usize = 2;
 /// No column is made narrower than this to fit.
 const NARROWEST: usize = 6;
 /// What a cell takes of a longer text.
-const LONGEST: usize = 2000;
+const MAX_LENGTH: usize = 2000;
 
 /// Places of the terminal that a text takes.
 pub fn width(text: &str) -> usize {
@@ -25,7 +25,7 @@ pub(crate) fn printable(text: &str) -> String {
         c if steers(c) => '\u{fffd}',
         c => c,
     };
-    text.chars().take(LONGEST).map(shown).collect()
+    text.chars().take(MAX_LENGTH).map(shown).collect()
 }
 
 /// A value as a cell of a table shows it: a conversation by its contents, judgements by their outcomes, all else as it is.

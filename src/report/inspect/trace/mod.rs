@@ -317,10 +317,11 @@ impl Event {
     /// Which of a training's optimizer steps took the pair; `before` leads to what is said where none did.
     fn in_steps(&self, length: u64, before: &str) -> String {
         /// Steps that are told; a training may have any number of passes.
-        const MOST: usize = 8;
+        const MAX_COUNT: usize = 8;
         let Some(steps) = &self.steps else { return String::new() };
-        let told: Vec<String> = steps.iter().take(MOST).map(u32::to_string).collect();
-        let more = if steps.len() > MOST { format!(" and {} more", steps.len() - MOST) } else { String::new() };
+        let told: Vec<String> = steps.iter().take(MAX_COUNT).map(u32::to_string).collect();
+        let more =
+            if steps.len() > MAX_COUNT { format!(" and {} more", steps.len() - MAX_COUNT) } else { String::new() };
         match steps.len() {
             0 => format!("{before}in none of its {}", counted(length, "step")),
             1 => format!(" in step {} of {length}", told.join("")),

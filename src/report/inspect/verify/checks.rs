@@ -9,7 +9,7 @@ use crate::dataflow::{Operator, model_name};
 use crate::pipeline::Plan;
 use crate::report::owner;
 use crate::store::journal::manifest::{Entry, Line};
-use crate::store::{FileEntry, Finding, Inspected, Thing, read_parquet};
+use crate::store::{Artifact, FileEntry, Finding, Inspected, read_parquet};
 
 /// Everything that these checks find.
 pub(super) fn all(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
@@ -38,8 +38,9 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
                 plan.filter(|p| p.model(of).is_none())
                     .map(|_| format!("it was made by the model `{of}`, which the pipeline file does not have"))
             };
-            findings
-                .extend(why.map(|why| Finding::new(Thing::Lineage(file.step.clone(), file.epoch()), &file.path, why)));
+            findings.extend(
+                why.map(|why| Finding::new(Artifact::Lineage(file.step.clone(), file.epoch()), &file.path, why)),
+            );
         }
     }
     findings
@@ -63,7 +64,7 @@ fn names(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
             }
             _ => return None,
         };
-        Some(Finding::new(Thing::Line(number), path, format!("the pipeline file has no {what}")))
+        Some(Finding::new(Artifact::Line(number), path, format!("the pipeline file has no {what}")))
     };
     found.entries().filter_map(finding).collect()
 }
@@ -88,7 +89,7 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
             {
                 let name = name.unwrap_or_default();
                 let why = format!("the manifest does not have the model as `{}` announces it", file.path);
-                let thing = Thing::Model(file.step.clone(), file.iteration);
+                let thing = Artifact::Model(file.step.clone(), file.iteration);
                 findings.push(Finding::new(thing, format!("models/{name}"), why));
             }
         }
@@ -107,7 +108,7 @@ fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
         if let Some(other) = models.iter().find(|m| *m != named) {
             let (named, other) = (named.unwrap_or("no weights"), other.unwrap_or_default());
             let why = format!("the manifest has it made with `{named}`, its rows with `{other}`");
-            findings.push(Finding::new(Thing::Lineage(file.step.clone(), file.epoch()), &file.path, why));
+            findings.push(Finding::new(Artifact::Lineage(file.step.clone(), file.epoch()), &file.path, why));
         }
     }
     findings
@@ -122,7 +123,7 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         let of = |e: &Entry| matches!(e, Entry::Metrics(m) if m.step == model.step && m.iteration == model.iteration);
         if !found.entries().any(|(_, e)| of(e)) {
             let path = format!("metrics/{}/iteration={}/metrics.parquet", model.step, model.iteration);
-            findings.push(Finding::new(Thing::Metrics(model.step.clone(), model.iteration), path, NO_LINE));
+            findings.push(Finding::new(Artifact::Metrics(model.step.clone(), model.iteration), path, NO_LINE));
         }
     }
     if !found.finished() {
@@ -132,7 +133,7 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         let epoch = Epoch::new(model.iteration, 0);
         if !found.rows().any(|f| f.step == model.step && f.epoch() == epoch) {
             let path = format!("data/{}/iteration={}/microbatch=00000.parquet", model.step, model.iteration);
-            findings.push(Finding::new(Thing::Rows(model.step.clone(), epoch), path, NO_LINE));
+            findings.push(Finding::new(Artifact::Rows(model.step.clone(), epoch), path, NO_LINE));
         }
     }
     let mut numbers: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
@@ -146,7 +147,7 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         let starts = starts.chain((!numbers.contains(&0)).then_some(0));
         findings.extend(starts.map(|microbatch| {
             let path = format!("data/{step}/iteration={iteration}/microbatch={microbatch:05}.parquet");
-            let thing = Thing::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
+            let thing = Artifact::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
             Finding::new(thing, path, NO_LINE)
         }));
     }
@@ -173,7 +174,7 @@ fn lost_lines(found: &Inspected) -> Vec<Finding> {
             (_, before) if before > *lines => format!("line {number} counts {counts}, and {before} stand before it"),
             _ => return None,
         };
-        Some(Finding::new(Thing::Line(number), "manifest.jsonl", why))
+        Some(Finding::new(Artifact::Line(number), "manifest.jsonl", why))
     };
     found.entries().find_map(lost).into_iter().collect()
 }

@@ -7,7 +7,7 @@ use crate::dataflow::{Operator, Stage};
 use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
 use crate::report::owner;
 use crate::store::journal::manifest::Entry;
-use crate::store::{FileEntry, Inspected, Thing};
+use crate::store::{Artifact, FileEntry, Inspected};
 
 /// What has to be made again.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Dirty {
         if models.into_iter().any(|m| self.model(plan, m, epoch.iteration)) {
             return true;
         }
-        let own_order = step.kind.shape == Shape::Head;
+        let own_order = step.kind.shape == Shape::IterationSource;
         if own_order && epoch > Epoch::new(0, 0) && self.before(&step.name, epoch) {
             return true;
         }
@@ -70,7 +70,8 @@ impl Dirty {
 /// The manifest's lines that go.
 pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize> {
     let last = found.lines.last().map_or(0, |l| l.number);
-    let mut first_cut = found.findings.iter().filter_map(|f| if let Thing::Line(n) = f.thing { Some(n) } else { None });
+    let mut first_cut =
+        found.findings.iter().filter_map(|f| if let Artifact::Line(n) = f.thing { Some(n) } else { None });
     // Nobody knows what a line was about that cannot be read: what came after may have been made of it. The first line is
     // about nothing but the run.
     let mut cut = first_cut.by_ref().filter(|n| *n > 1).min();
@@ -80,7 +81,7 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
         None => cut = cut.into_iter().chain(first_damaged(found)).min(),
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
-    lines.extend(found.findings.iter().filter_map(|f| if let Thing::Again(n) = f.thing { Some(n) } else { None }));
+    lines.extend(found.findings.iter().filter_map(|f| if let Artifact::Again(n) = f.thing { Some(n) } else { None }));
     // These are made good without anything being made again.
     if found.findings.iter().all(|f| is_beside(&f.thing)) {
         return lines;
@@ -101,10 +102,15 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
 }
 
 /// Whether something is made good without anything being made again.
-fn is_beside(thing: &Thing) -> bool {
+fn is_beside(thing: &Artifact) -> bool {
     matches!(
         thing,
-        Thing::Pipeline | Thing::Summary | Thing::Lock | Thing::Checkpoint(_) | Thing::Line(1) | Thing::Again(_)
+        Artifact::Pipeline
+            | Artifact::Summary
+            | Artifact::Lock
+            | Artifact::Checkpoint(_)
+            | Artifact::Line(1)
+            | Artifact::Again(_)
     )
 }
 
@@ -114,20 +120,20 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
     let mut trainings: BTreeSet<(&str, u32)> = BTreeSet::new();
     for finding in &found.findings {
         match &finding.thing {
-            Thing::Rows(step, epoch) | Thing::Errors(step, epoch) | Thing::Lineage(step, epoch) => {
+            Artifact::Rows(step, epoch) | Artifact::Errors(step, epoch) | Artifact::Lineage(step, epoch) => {
                 let first = rows.entry(step).or_insert(*epoch);
                 *first = (*first).min(*epoch);
             }
-            Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
+            Artifact::Metrics(step, iteration) | Artifact::Model(step, iteration) => {
                 trainings.insert((step, *iteration));
             }
             // Nothing was made of these.
-            Thing::Line(_)
-            | Thing::Again(_)
-            | Thing::Pipeline
-            | Thing::Summary
-            | Thing::Lock
-            | Thing::Checkpoint(_) => {}
+            Artifact::Line(_)
+            | Artifact::Again(_)
+            | Artifact::Pipeline
+            | Artifact::Summary
+            | Artifact::Lock
+            | Artifact::Checkpoint(_) => {}
         }
     }
     let damaged = |entry: &Entry| match entry {
@@ -147,26 +153,26 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
     let is_training = |step: &str| plan.step(step).is_some_and(|s| s.is_training());
     for finding in &found.findings {
         match &finding.thing {
-            Thing::Rows(step, epoch) if is_training(step) && !has_errors(found, step, *epoch) => {
+            Artifact::Rows(step, epoch) if is_training(step) && !has_errors(found, step, *epoch) => {
                 announced.insert((step.clone(), *epoch));
             }
-            Thing::Rows(step, epoch) | Thing::Errors(step, epoch) | Thing::Lineage(step, epoch) => {
+            Artifact::Rows(step, epoch) | Artifact::Errors(step, epoch) | Artifact::Lineage(step, epoch) => {
                 if is_training(owner(step)) {
                     dirty.trainings.insert((owner(step).to_owned(), epoch.iteration));
                 } else {
                     dirty.add(step, *epoch);
                 }
             }
-            Thing::Metrics(step, iteration) | Thing::Model(step, iteration) => {
+            Artifact::Metrics(step, iteration) | Artifact::Model(step, iteration) => {
                 dirty.trainings.insert((step.clone(), *iteration));
             }
             // Nothing was made of these.
-            Thing::Line(_)
-            | Thing::Again(_)
-            | Thing::Pipeline
-            | Thing::Summary
-            | Thing::Lock
-            | Thing::Checkpoint(_) => {}
+            Artifact::Line(_)
+            | Artifact::Again(_)
+            | Artifact::Pipeline
+            | Artifact::Summary
+            | Artifact::Lock
+            | Artifact::Checkpoint(_) => {}
         }
     }
     let files: Vec<&FileEntry> = found.rows().collect();

@@ -18,7 +18,7 @@ use crate::pipeline::Plan;
 use crate::report::inspect::verify::dirty::goes;
 use crate::report::owner;
 use crate::store::journal::manifest::Entry;
-use crate::store::{Finding, Inspected, Thing, inspect};
+use crate::store::{Artifact, Finding, Inspected, inspect};
 
 /// Whether a dataset holds a training's references.
 fn is_reference(step: &str) -> bool {
@@ -64,7 +64,7 @@ impl Verdict {
         };
         let mut found = inspect(dir, &known, weights)?;
         // A plan of a file that is not the run's says nothing about the run.
-        let plan = plan.filter(|_| found.findings.iter().all(|f| f.thing != Thing::Pipeline));
+        let plan = plan.filter(|_| found.findings.iter().all(|f| f.thing != Artifact::Pipeline));
         let more = checks::all(dir, &found, plan);
         found.findings.extend(more);
         found.findings.dedup();
@@ -131,10 +131,10 @@ impl Verdict {
         let finding = |f: &Finding| {
             let mut json = json!({ "path": f.path, "why": f.why, "unreadable": f.unreadable });
             let (step, iteration, microbatch) = match &f.thing {
-                Thing::Rows(step, e) | Thing::Errors(step, e) | Thing::Lineage(step, e) => {
+                Artifact::Rows(step, e) | Artifact::Errors(step, e) | Artifact::Lineage(step, e) => {
                     (Some(step), Some(e.iteration), Some(e.microbatch))
                 }
-                Thing::Metrics(step, i) | Thing::Model(step, i) => (Some(step), Some(*i), None),
+                Artifact::Metrics(step, i) | Artifact::Model(step, i) => (Some(step), Some(*i), None),
                 _ => (None, None, None),
             };
             json["step"] = json!(step);
