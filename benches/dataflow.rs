@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reflux::bench::peak_rss_mb;
-use reflux::dataflow::{self, RuntimeEnv, Shared, Stop, Transport};
+use reflux::cancel::CancelFlag;
+use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
@@ -57,7 +58,7 @@ fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     dataflow::run(
-        Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() },
+        Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() },
         1,
         Transport::Typed,
     )?;

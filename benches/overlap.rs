@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reflux::dataflow::{self, RuntimeEnv, Shared, Stop, Transport};
+use reflux::cancel::CancelFlag;
+use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
 use reflux::engine::Config;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
@@ -62,7 +63,7 @@ fn iteration(dir: &Path, schedule: &str, latency_ms: f64) -> Result<Took, Box<dy
     let (env, spans) = (RuntimeEnv::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Spans::default()));
     let observer = Arc::clone(&spans) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
-    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() };
+    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };
     dataflow::run(shared, 1, Transport::Typed)?;
     let all = began.elapsed();
     let spans = spans.all();

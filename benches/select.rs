@@ -13,8 +13,9 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use reflux::bench::peak_rss_mb;
+use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Id, List, RngKey, named};
-use reflux::dataflow::{self, Operator, Replay, RuntimeEnv, Shared, Silent, Stop, Transport, revise_run};
+use reflux::dataflow::{self, Operator, Replay, RuntimeEnv, Shared, Silent, Transport, revise_run};
 use reflux::operators;
 use reflux::pipeline::{self, Plan};
 use reflux::store::{Corrections, ParquetFile, Run};
@@ -119,7 +120,7 @@ fn to_the_end(plan: &Arc<Plan<dyn Operator>>, dir: &Path) -> Result<(), Failure>
         run: Arc::clone(&run),
         env: RuntimeEnv::new(()),
         observer: Arc::new(Silent),
-        stop: Stop::default(),
+        stop: CancelFlag::default(),
     };
     dataflow::run(shared, 1, Transport::Typed)?;
     Ok(run.finish()?)

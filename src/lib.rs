@@ -20,7 +20,7 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use reflux::{dataflow, engine, operators, pipeline, report, store};
+//! use reflux::{cancel, dataflow, engine, operators, pipeline, report, store};
 //!
 //! let plan = pipeline::load("pipelines/quickstart.toml".as_ref(), &[], operators::ALL)?;
 //! let (run, _) = store::Run::create_or_open("runs/quickstart".as_ref(), &plan.resolved, plan.seed, false)?;
@@ -28,9 +28,9 @@
 //! let shared = dataflow::Shared {
 //!     plan: Arc::new(plan),
 //!     run: Arc::new(run),
-//!     services: dataflow::Services::new(models),
-//!     observer: Arc::new(report::Tally::default()),
-//!     stop: dataflow::Stop::default(),
+//!     env: dataflow::RuntimeEnv::new(models),
+//!     observer: Arc::new(report::RunCounters::default()),
+//!     stop: cancel::CancelFlag::default(),
 //! };
 //! dataflow::run(shared, 2, dataflow::Transport::Typed)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -39,6 +39,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod bench;
+pub mod cancel;
 pub mod cli;
 pub mod data;
 pub mod dataflow;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{AnswerPrefix, Cancel, ChoiceRequest, Config, Engine, Message, Request, Sampling, open, scripted};
+use reflux::engine::{AnswerPrefix, ChoiceRequest, Config, Engine, Message, Request, Sampling, open, scripted};
 use reflux::model::Tokenizer;
 use reflux::model::families::InferenceModel;
 use serde::Deserialize;
@@ -40,9 +41,9 @@ fn chances_are_those_of_transformers() {
         let engine = engine(&golden.model);
         let ask = || choice(&golden.prompt, AnswerPrefix::Text(golden.lead.clone()), &candidates);
         // Alone, and among others: to the bit the same.
-        let alone = engine.choose(vec![ask()], &Cancel::new()).unwrap().remove(0).unwrap();
+        let alone = engine.choose(vec![ask()], &CancelFlag::new()).unwrap().remove(0).unwrap();
         let other = choice("Another?", AnswerPrefix::Text("x".into()), &candidates[..3]);
-        let among = engine.choose(vec![other.clone(), ask(), other], &Cancel::new()).unwrap().remove(1).unwrap();
+        let among = engine.choose(vec![other.clone(), ask(), other], &CancelFlag::new()).unwrap().remove(1).unwrap();
         assert_eq!(alone, among);
         for (got, want) in std::iter::zip(&alone, &golden.chances) {
             let near = (got - want).abs() <= 1e-4 * want.abs() + 1e-9;
@@ -65,7 +66,7 @@ fn a_choice_within_an_answer_is_what_sampling_recorded() {
         let request =
             |n| Request { messages: messages.clone(), sampling: sampling.clone(), key: RngKey::new(3, "t", 0, "", n) };
         let (mut asked, mut recorded) = (Vec::new(), Vec::new());
-        for answer in engine.generate((0..16).map(request).collect(), &Cancel::new()).unwrap() {
+        for answer in engine.generate((0..16).map(request).collect(), &CancelFlag::new()).unwrap() {
             let answer = answer.unwrap();
             for i in 0..answer.tokens.len() {
                 let (before, with) = (tokenizer.decode(&answer.tokens[..i]), tokenizer.decode(&answer.tokens[..=i]));
@@ -84,7 +85,7 @@ fn a_choice_within_an_answer_is_what_sampling_recorded() {
             }
         }
         assert!(asked.len() >= 20, "{folder}: only {} tokens can be asked for", asked.len());
-        let chances = engine.choose(asked, &Cancel::new()).unwrap();
+        let chances = engine.choose(asked, &CancelFlag::new()).unwrap();
         for (chance, logprob) in std::iter::zip(chances, recorded) {
             let got = chance.unwrap()[0].ln();
             assert!((got - f64::from(logprob)).abs() < 1e-4, "{folder}: {got} is not {logprob}");
@@ -105,11 +106,11 @@ fn faults_are_answers_of_their_own() {
         long,
         good(),
     ];
-    let got = engine.choose(asked, &Cancel::new()).unwrap();
+    let got = engine.choose(asked, &CancelFlag::new()).unwrap();
     let codes: Vec<&str> = got.iter().map(|c| c.as_ref().map_or_else(|e| e.code, |_| "fine")).collect();
     assert_eq!(codes, ["fine", "template", "empty_prompt", "prompt_too_long", "fine"]);
     assert_eq!(got[0], got[4]);
-    let cancel = Cancel::new();
+    let cancel = CancelFlag::new();
     cancel.set();
     assert_eq!(engine.choose(vec![good()], &cancel).unwrap_err().kind(), reflux::error::ErrorKind::Cancelled);
 }
@@ -119,7 +120,7 @@ fn a_script_says_its_chances() {
     let engine = scripted("[[answer]]\nmatch = \"Grade\"\ntext = \"x\"\nchances = { \"1\" = 0.25, \"2\" = 0.5 }\n[[answer]]\ntext = \"y\"\n").unwrap();
     let candidates = ["1".to_owned(), "2".to_owned(), "3".to_owned()];
     let ask = |prompt| choice(prompt, AnswerPrefix::Text("Score: ".into()), &candidates);
-    let got = engine.choose(vec![ask("Grade this"), ask("Else")], &Cancel::new()).unwrap();
+    let got = engine.choose(vec![ask("Grade this"), ask("Else")], &CancelFlag::new()).unwrap();
     assert_eq!(got[0].as_ref().unwrap(), &[0.25, 0.5, 0.]);
     assert_eq!(got[1].as_ref().unwrap_err().code, "no_answer");
     assert!(scripted("[[answer]]\ntext = \"x\"\nchances = { \"1\" = 0.9, \"2\" = 0.5 }\n").is_err());

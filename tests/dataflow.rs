@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Epoch, List, Schema, named};
 use reflux::dataflow::{
-    self, Context, HeadState, IterationSource, Ledger, Map, Operator, Output, RuntimeEnv, Shared, Silent, Stage, Stop,
-    Train, Transport,
+    self, Context, HeadState, IterationSource, Ledger, Map, Operator, Output, RuntimeEnv, Shared, Silent, Stage, Train,
+    Transport,
 };
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
@@ -182,7 +183,7 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
         Arc::new(pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false))));
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false)?;
     let env = RuntimeEnv::new(());
-    let shared = Shared { plan, run: Arc::new(run), env, observer: Arc::new(Silent), stop: Stop::default() };
+    let shared = Shared { plan, run: Arc::new(run), env, observer: Arc::new(Silent), stop: CancelFlag::default() };
     dataflow::run(shared, workers, transport)
 }
 

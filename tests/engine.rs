@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{
-    Answer, BatchedEngine, Cancel, Codec, Completion, Config, Engine, Finish, Message, Request, Sampling,
-};
+use reflux::engine::{Answer, BatchedEngine, Codec, Completion, Config, Engine, Finish, Message, Request, Sampling};
 use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{self, Llama};
 
@@ -107,7 +106,7 @@ fn request(text: &str, key: u32, sampling: Sampling) -> Request {
 }
 
 fn ask(engine: &BatchedEngine, requests: Vec<Request>) -> Vec<Answer> {
-    engine.generate(requests, &Cancel::new()).unwrap()
+    engine.generate(requests, &CancelFlag::new()).unwrap()
 }
 
 /// Where the tests run: REFLUX_TEST_DEVICE, or the CPU.
@@ -417,7 +416,7 @@ fn a_thousand_waiting_requests_keep_to_the_budget_and_change_nothing() {
 fn cancelling_returns_and_the_engine_serves_on() {
     let e = engine(&llama(100_000, None), &Config { kv_memory: 1 << 28, ..small() });
     let forever = Sampling { max_tokens: 90_000, min_tokens: 90_000, ..Sampling::default() };
-    let cancel = Cancel::new();
+    let cancel = CancelFlag::new();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| e.generate((0..3).map(|i| request("on", i, forever.clone())).collect(), &cancel));
         while e.stats().steps < 3 {
@@ -440,7 +439,7 @@ fn a_panic_of_the_thread_answers_everybody() {
         let spawn = |i: u32| {
             let (e, s) = (&e, &s);
             scope.spawn(move || {
-                e.generate((0..4).map(|j| request("go", i * 4 + j, s.clone())).collect(), &Cancel::new())
+                e.generate((0..4).map(|j| request("go", i * 4 + j, s.clone())).collect(), &CancelFlag::new())
             })
         };
         let calls: Vec<_> = (0..3).map(spawn).collect();
@@ -454,7 +453,7 @@ fn a_panic_of_the_thread_answers_everybody() {
 }
 
 fn ask_error(e: &BatchedEngine) -> String {
-    e.generate(vec![request("x", 0, Sampling::default())], &Cancel::new()).unwrap_err().to_string()
+    e.generate(vec![request("x", 0, Sampling::default())], &CancelFlag::new()).unwrap_err().to_string()
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Cancel, Engine, Finish, Message, Request, Sampling, scripted};
+use reflux::engine::{Engine, Finish, Message, Request, Sampling, scripted};
 use reflux::error::ErrorKind;
 
 const SCRIPT: &str = r#"
@@ -33,10 +34,10 @@ fn it_plays_prompt_writer_answerer_and_judge() {
     assert!(e.id().starts_with("script:") && e.id() != scripted("answer = []").unwrap().id());
     let roles = ["Come up with a task", "please say it", "... Score: N ...", "no rule fits this"];
     let requests: Vec<Request> = (0..400).map(|i| request(roles[i as usize % 4], i)).collect();
-    let answers = e.generate(requests.clone(), &Cancel::new()).unwrap();
-    assert_eq!(answers, e.generate(requests.clone(), &Cancel::new()).unwrap());
+    let answers = e.generate(requests.clone(), &CancelFlag::new()).unwrap();
+    assert_eq!(answers, e.generate(requests.clone(), &CancelFlag::new()).unwrap());
     // What a request gets does not depend on where it stands.
-    let mut turned = e.generate(requests.into_iter().rev().collect(), &Cancel::new()).unwrap();
+    let mut turned = e.generate(requests.into_iter().rev().collect(), &CancelFlag::new()).unwrap();
     turned.reverse();
     assert_eq!(answers, turned);
     let texts = |role: usize| -> std::collections::BTreeSet<String> {
@@ -63,20 +64,20 @@ fn it_plays_prompt_writer_answerer_and_judge() {
 fn it_keeps_to_max_tokens_and_stop_strings() {
     let e = scripted("answer = [{ text = 'one two three' }]").unwrap();
     let ask = |sampling: Sampling| {
-        e.generate(vec![Request { sampling, ..request("x", 0) }], &Cancel::new()).unwrap().remove(0).unwrap()
+        e.generate(vec![Request { sampling, ..request("x", 0) }], &CancelFlag::new()).unwrap().remove(0).unwrap()
     };
     let c = ask(Sampling { max_tokens: 2, ..Sampling::default() });
     assert_eq!((c.text.as_str(), c.tokens.len(), c.finish), ("one two", 2, Finish::Length));
     let c = ask(Sampling { stop: vec![" th".into()], ..Sampling::default() });
     assert_eq!((c.text.as_str(), c.finish), ("one two", Finish::Stop));
-    let blank = e.generate(vec![request(" ", 0)], &Cancel::new()).unwrap();
+    let blank = e.generate(vec![request(" ", 0)], &CancelFlag::new()).unwrap();
     assert_eq!(blank[0].as_ref().unwrap_err().code, "empty_prompt");
 }
 
 #[test]
 fn latency_can_be_cancelled() {
     let e = scripted("per_call_ms = 3600000\nanswer = [{ text = 'x' }]").unwrap();
-    let cancel = Cancel::new();
+    let cancel = CancelFlag::new();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| e.generate(vec![request("x", 0)], &cancel));
         std::thread::sleep(Duration::from_millis(20));
@@ -85,7 +86,7 @@ fn latency_can_be_cancelled() {
     });
     let e = scripted("per_call_ms = 10\nper_request_ms = 5\nanswer = [{ text = 'x' }]").unwrap();
     let start = Instant::now();
-    e.generate(vec![request("x", 0), request("x", 1)], &Cancel::new()).unwrap();
+    e.generate(vec![request("x", 0), request("x", 1)], &CancelFlag::new()).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(20));
 }
 

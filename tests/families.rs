@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use common::{RunOptions, run};
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Answer, Cancel, Config, Engine, Message, Request, Sampling, open};
+use reflux::engine::{Answer, Config, Engine, Message, Request, Sampling, open};
 use reflux::error::{Error, ErrorKind};
 use reflux::model::Model;
 use reflux::model::families::{Family, InferenceModel};
@@ -149,7 +150,7 @@ fn request(text: &str, key: u32, sampling: Sampling) -> Request {
 }
 
 fn ask(engine: &dyn Engine, requests: Vec<Request>) -> Vec<Answer> {
-    engine.generate(requests, &Cancel::new()).unwrap()
+    engine.generate(requests, &CancelFlag::new()).unwrap()
 }
 
 #[test]
@@ -252,7 +253,7 @@ fn answers_end_at_a_stop_string_or_when_cancelled() {
     let cut = ask(&*e, vec![request("hello", key as u32, with_stop)]).remove(0).unwrap();
     assert_eq!(cut.text, full.text[..full.text.find(&stop).unwrap()]);
     assert_eq!(cut.finish.as_str(), "stop");
-    let cancel = Cancel::new();
+    let cancel = CancelFlag::new();
     cancel.set();
     let error = e.generate(vec![request("hello", 0, s)], &cancel).unwrap_err();
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Cancelled, "stopped"));

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Cancel, Config as EngineConfig, Request, Sampling, open};
+use reflux::engine::{Config as EngineConfig, Request, Sampling, open};
 use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::{Segment, with_composed};
 use reflux::model::{Config, Llama, Message, Model};
@@ -302,7 +303,7 @@ fn sampling_records_what_training_computes() {
                 sampling: sampling.clone(),
                 key: RngKey::new(3, "test", 0, "row", sample),
             };
-            let answers = engine.generate((0..4).map(request).collect(), &Cancel::default()).unwrap();
+            let answers = engine.generate((0..4).map(request).collect(), &CancelFlag::default()).unwrap();
             let prompt = model.tokenizer.encode_chat(&messages, true).unwrap();
             for answer in answers {
                 let answer = answer.unwrap();

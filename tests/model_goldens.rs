@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{BatchedEngine, Cancel, Config, Engine, Request, Sampling};
+use reflux::engine::{BatchedEngine, Config, Engine, Request, Sampling};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Message, Model, Tokenizer};
 use serde::Deserialize;
@@ -360,7 +361,7 @@ fn smollm2_in_the_engine_agrees_with_transformers() {
         sampling: sampling.clone(),
         key: RngKey::new(0, "golden", 0, &p.question, 0),
     };
-    let answers = engine.generate(golden.prompts.iter().map(request).collect(), &Cancel::new()).unwrap();
+    let answers = engine.generate(golden.prompts.iter().map(request).collect(), &CancelFlag::new()).unwrap();
     for (p, answer) in golden.prompts.iter().zip(answers) {
         let answer = answer.unwrap();
         assert_eq!(*answer.prompt_tokens, *p.ids, "{}", p.question);

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, RecordBatch};
 use candle_core::{DType, Device};
 use common::{RunOptions, files, outcome, run, script};
+use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Schema, named};
-use reflux::dataflow::{
-    self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, Stop, Transport,
-};
+use reflux::dataflow::{self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, Transport};
 use reflux::engine::Config;
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::model::Model;
@@ -379,7 +378,7 @@ fn steps_are_taken_before_the_last_microbatch_is_there() {
     let env = RuntimeEnv::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, 5).unwrap());
     let order = Arc::new(Order::default());
     let observer = Arc::clone(&order) as Arc<dyn Observer>;
-    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: Stop::default() };
+    let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };
     dataflow::run(shared, 2, Transport::Typed).unwrap();
     let log = order.0.lock().unwrap();
     let at = |what: String| log.iter().position(|l| *l == what).unwrap_or_else(|| panic!("{what}: {log:?}"));

@@ -8,8 +8,9 @@ use clap::Subcommand;
 use super::logprobs::messages;
 use super::model::ModelArgs;
 use crate::bench;
+use crate::cancel::CancelFlag;
 use crate::data::{Columns, counted, named};
-use crate::engine::{Cancel, Config};
+use crate::engine::Config;
 use crate::error::{Context, Error, Result};
 use crate::model::{Message, Model, device};
 use crate::operators::Template;
@@ -163,7 +164,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     let model = Model::load(&args.model, &device(&args.loading.device)?, args.dtype(), false)?;
     let mut config = Config::default().with_threads(args.threads())?;
     config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);
-    print(&bench::generate(model, config, &work, &Cancel::new())?)
+    print(&bench::generate(model, config, &work, &CancelFlag::new())?)
 }
 
 /// The judge's prompts for the first responses of a dataset.

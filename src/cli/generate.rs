@@ -11,9 +11,9 @@ use super::model::ModelArgs;
 use super::progress::Style;
 use super::run::stop_on_interrupt;
 use super::ticker::Ticker;
+use crate::cancel::CancelFlag;
 use crate::data::quoted;
-use crate::dataflow::Stop;
-use crate::engine::{Asked, Asking, Cancel, Config, RequestBuilder, Sampling, answer_in_order, open};
+use crate::engine::{Asked, Asking, Config, RequestBuilder, Sampling, answer_in_order, open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
@@ -227,9 +227,9 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let mut config = Config::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
     config.date = Some(DateTime::now());
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
-    let cancel = Cancel::from(stop.0);
+    let cancel = stop;
     let ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
     let engine = open(&args.model.model, &device, args.model.dtype(), config)?;
 

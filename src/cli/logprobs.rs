@@ -10,8 +10,8 @@ use super::progress::Style;
 use super::run::stop_on_interrupt;
 use super::terminal;
 use super::ticker::Ticker;
+use crate::cancel::CancelFlag;
 use crate::data::{counted, unread_key};
-use crate::dataflow::Stop;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 use crate::model::{Message, Model, Unwritten, device};
@@ -57,7 +57,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
         false => Lines::open(&args.file)?,
     };
     let device = device(&args.model.loading.device)?;
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     let mut ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
     let model = Model::load(&args.model.model, &device, args.model.dtype(), false)?;
@@ -67,7 +67,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     args.model.on_threads(work)
 }
 
-fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Ticker) -> Result<()> {
+fn score(args: &Args, lines: Lines, model: &Model, stop: &CancelFlag, mut ticker: Ticker) -> Result<()> {
     let name = lines.name().to_owned();
     let max_length = args.max_length.map(|n| n as usize);
     let (mut rows, mut failed, mut tokens, mut apart) = (0, 0, 0, 0);
@@ -107,7 +107,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &Stop, mut ticker: Tick
     let mut reads = true;
     let mut comparisons = Comparisons::new(lines);
     for row in comparisons.by_ref() {
-        if stop.requested() {
+        if stop.is_set() {
             return Err(Error::cancelled());
         }
         let (line, comparison) = row?;

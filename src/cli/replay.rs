@@ -8,7 +8,8 @@ use candle_core::Device;
 use super::check::{check, shown};
 use super::progress::Style;
 use super::run::{Machine, Open, directory, execute, something_came, stop_on_interrupt};
-use crate::dataflow::{Replay, Stop};
+use crate::cancel::CancelFlag;
+use crate::dataflow::Replay;
 use crate::error::Result;
 use crate::model::{Model, saved_dtype};
 use crate::pipeline;
@@ -67,7 +68,7 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     if args.dry_run {
         return Ok(());
     }
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     let open = if dir.exists() { Open::Continue(&[]) } else { Open::Begun };
     replay.begin(&dir, &weights)?;

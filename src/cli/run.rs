@@ -8,8 +8,9 @@ use super::check::{Warnings, load, refuse, was};
 use super::progress::{Progress, Style};
 use super::summary::Closing;
 use super::terminal;
+use crate::cancel::CancelFlag;
 use crate::data::quoted;
-use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Stop, Transport};
+use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
 use crate::engine::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::{self, Models};
@@ -102,7 +103,7 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
         plan = Arc::new(load(&args.file, &set, Warnings::Hidden)?);
     }
     refuse(operators::preflight(&plan).problems)?;
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     if plan.study.is_some() {
         super::study::run(args, &plan, &dir, style, &stop)
@@ -158,7 +159,7 @@ pub fn execute(
     open: &Open<'_>,
     machine: &Machine,
     style: &Style,
-    stop: &Stop,
+    stop: &CancelFlag,
 ) -> Result<()> {
     carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
 }
@@ -187,7 +188,7 @@ pub fn carry_out(
     machine: &Machine,
     style: Style,
     quiet: bool,
-    stop: &Stop,
+    stop: &CancelFlag,
 ) -> Result<()> {
     let fresh = matches!(open, Open::Fresh);
     let created = Run::create_or_open_advised(dir, &plan.resolved, plan.seed, fresh, |before| {
@@ -254,14 +255,14 @@ pub fn carry_out(
 }
 
 /// The first Ctrl-C stops the run where it is; the second ends the process.
-pub fn stop_on_interrupt(stop: &Stop) {
+pub fn stop_on_interrupt(stop: &CancelFlag) {
     let stop = stop.clone();
     let handler = move || {
-        if stop.requested() {
+        if stop.is_set() {
             std::process::exit(1);
         }
         terminal::line("stopping; press Ctrl-C again to end at once");
-        stop.request();
+        stop.set();
     };
     if let Err(e) = ctrlc::set_handler(handler) {
         tracing::debug!("Ctrl-C is not handled: {e}");

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::terminal::{self, Output};
-use crate::dataflow::{Revised, Stop};
+use crate::cancel::CancelFlag;
+use crate::dataflow::Revised;
 use crate::error::{Error, Result};
 use crate::operators::sources::revised;
 use crate::report::inspect::show::{self, Condition, Show};
@@ -103,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
         width: args.width.map_or_else(terminal::width, usize::from),
         follow: args.follow,
     };
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     if args.follow {
         super::run::stop_on_interrupt(&stop);
     }
@@ -113,5 +114,5 @@ pub fn run(args: &Args) -> Result<()> {
         Format::Csv => Output::Exact,
         Format::Arrow | Format::Parquet => Output::Binary,
     };
-    show.run(&mut scan(&args.what)?, terminal::output(output), &|| stop.requested())
+    show.run(&mut scan(&args.what)?, terminal::output(output), &|| stop.is_set())
 }

@@ -7,8 +7,9 @@ use super::check::check;
 use super::progress::Style;
 use super::run::{Args, execute};
 use super::terminal;
+use crate::cancel::CancelFlag;
 use crate::data::counted;
-use crate::dataflow::{Operator, Stop};
+use crate::dataflow::Operator;
 use crate::error::{Context as _, Error, Result};
 use crate::pipeline::Plan;
 use crate::report;
@@ -16,7 +17,7 @@ use crate::store::write_parquet;
 
 /// Runs every variant with every seed, each in a directory of its own, then tells means and intervals and keeps every
 /// figure in `study.parquet`. What is finished is not run again.
-pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, stop: &Stop) -> Result<()> {
+pub fn run(args: &Args, plan: &Plan<dyn Operator>, dir: &Path, style: &Style, stop: &CancelFlag) -> Result<()> {
     let Some(study) = &plan.study else { return Err(Error::bug("a study without a plan")) };
     let mut came = report::Study::default();
     let all = study.variants.len() * study.seeds.len();

@@ -51,7 +51,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
             catch_unwind(AssertUnwindSafe(|| worker.dataflow(|scope| render(scope, &shared, &joins, crew, began))));
         match built {
             Ok(probe) => {
-                while !probe.done() && !crew.stop.requested() {
+                while !probe.done() && !crew.stop.is_set() {
                     let step = catch_unwind(AssertUnwindSafe(|| worker.step_or_park(Some(PARK))));
                     if let Err(panic) = step {
                         crew.fail(panicked("a worker", &*panic));
@@ -71,7 +71,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
     match (crew.failure(), died) {
         (Some(error), _) => Err(error),
         (None, Some(died)) => Err(Error::bug(format!("a worker died: {died}"))),
-        (None, None) if crew.stop.requested() => Err(Error::cancelled()),
+        (None, None) if crew.stop.is_set() => Err(Error::cancelled()),
         (None, None) => {
             inputs::check_again(&whole)?;
             whole.run.verify_unread()?;

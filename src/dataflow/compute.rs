@@ -14,7 +14,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::scheduling::SyncActivator;
 
-use super::operator::Stop;
+use crate::cancel::CancelFlag;
 use crate::data::{Epoch, Rows};
 use crate::error::{Error, Result};
 
@@ -78,11 +78,11 @@ pub(super) struct ComputePool {
     /// By the name of the operator.
     queues: Arc<Mutex<BTreeMap<String, Queue>>>,
     failure: Arc<Mutex<Option<Error>>>,
-    pub(super) stop: Stop,
+    pub(super) stop: CancelFlag,
 }
 
 impl ComputePool {
-    pub(super) fn new(stop: Stop) -> Self {
+    pub(super) fn new(stop: CancelFlag) -> Self {
         // Threads inherit the priority of whoever starts them, and rayon's start when they are first asked for.
         let _started = rayon::current_num_threads();
         Self { stop, ..Self::default() }
@@ -90,7 +90,7 @@ impl ComputePool {
     /// Stops the run; the first failure is the one that is told.
     pub(super) fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.stop.request();
+        self.stop.set();
     }
     pub(super) fn failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -123,7 +123,7 @@ impl ComputePool {
             let body = move || {
                 urgency.assume();
                 for job in inbox {
-                    let answer = if stop.requested() { Err(Error::cancelled()) } else { perform(job.task, &who) };
+                    let answer = if stop.is_set() { Err(Error::cancelled()) } else { perform(job.task, &who) };
                     // The desk may be gone already when the run is stopped: then nobody waits for the answer.
                     drop(job.reply.send((job.ticket, answer)));
                     let _worker_gone = job.waker.activate().is_err();

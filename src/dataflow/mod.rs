@@ -32,7 +32,7 @@ pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output};
 pub use operator::{
     Batches, Collect, Context, GroupResult, HeadState, Item, IterationSource, Key, Keyed, Map, ModelAt, Operator,
-    RejectKind, RngSource, RowError, RuntimeEnv, Shared, Source, Stage, Stop, Train, model_name,
+    RejectKind, RngSource, RowError, RuntimeEnv, Shared, Source, Stage, Train, model_name,
 };
 pub use progress::{Event, Observer, Silent};
 pub use replay::{Replay, advice};

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::concat_batches;
@@ -12,6 +11,7 @@ use super::health::{GateValues, Measure, Phase, TrainingIteration};
 use super::join::{Join, Joined};
 use super::ledger::Output;
 use super::progress::{Event, Observer};
+use crate::cancel::CancelFlag;
 use crate::data::{Columns, Epoch, RngKey, named};
 use crate::error::{Error, Result};
 use crate::pipeline::{ModelSource, ModelUse, Placement, Plan, Step, StepSpec};
@@ -302,21 +302,6 @@ impl RuntimeEnv {
     }
 }
 
-/// A request to stop that all threads see.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(pub Arc<AtomicBool>);
-
-impl Stop {
-    /// Asks everybody to stop.
-    pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-    /// Whether somebody asked.
-    pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// What is common to all jobs of a run.
 pub struct Shared {
     /// The plan.
@@ -328,7 +313,7 @@ pub struct Shared {
     /// Who watches.
     pub observer: Arc<dyn Observer>,
     /// Whether to stop.
-    pub stop: Stop,
+    pub stop: CancelFlag,
 }
 
 impl Shared {
@@ -387,7 +372,7 @@ impl Context<'_> {
     }
     /// Whether the run is being stopped.
     pub fn cancelled(&self) -> bool {
-        self.shared.stop.requested()
+        self.shared.stop.is_set()
     }
     /// Tells those who watch how far this job is.
     pub fn progress(&self, done: usize, planned: usize, unit: &'static str) {

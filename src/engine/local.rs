@@ -12,7 +12,8 @@ use super::answer::{self, Encoded, completion, encode};
 use super::kv::{BLOCK, Shape};
 use super::scheduler::{Limits, Scheduler, SequenceOutput, SequenceRequest};
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, ChoiceRequest, Engine, Probabilities, Request, Sampling, Stats};
+use super::{Answer, ChoiceRequest, Engine, Probabilities, Request, Sampling, Stats};
+use crate::cancel::CancelFlag;
 use crate::error::{Context, Error, Result};
 use crate::jinja::DateTime;
 use crate::model::{Llama, Message, Model, Tokenizer};
@@ -140,13 +141,13 @@ pub struct BatchedEngine {
 /// One call of [`Engine::generate`], with prompts encoded.
 struct Call {
     rows: Vec<Encoded>,
-    cancel: Cancel,
+    cancel: CancelFlag,
     reply: Sender<Result<Vec<SequenceOutput>>>,
 }
 
 /// A call whose requests are in the scheduler.
 struct Open {
-    cancel: Cancel,
+    cancel: CancelFlag,
     reply: Sender<Result<Vec<SequenceOutput>>>,
     left: usize,
     outcomes: Vec<SequenceOutput>,
@@ -208,7 +209,7 @@ impl BatchedEngine {
     }
 
     /// Hands rows to the thread and waits for what becomes of them.
-    fn call(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<SequenceOutput>> {
+    fn call(&self, rows: Vec<Encoded>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
         calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
@@ -222,7 +223,7 @@ impl BatchedEngine {
 }
 
 impl Engine for BatchedEngine {
-    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
         let rows = encode(&*self.codec, requests, &mut answers);
@@ -240,7 +241,7 @@ impl Engine for BatchedEngine {
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
     }
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());
         answer::choose(&*self.codec, &choices, |rows| {
             Ok(self.call(rows, cancel)?.into_iter().map(|o| (o.owner.1, o.result)).collect())

@@ -24,7 +24,6 @@ mod stop;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::model::Message;
 pub use choice::{AnswerPrefix, ChoiceRequest, Probabilities};
@@ -36,6 +35,7 @@ pub use sequential::Sequential;
 pub use stats::Stats;
 pub use stream::{Asked, Asking, Listener, RequestBuilder, answer_in_order};
 
+use crate::cancel::CancelFlag;
 use crate::data::RngKey;
 use crate::error::Result;
 
@@ -164,13 +164,13 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// Cancelled, or the engine itself failed.
-    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>>;
+    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>>;
     /// How likely each answer is to go on with each of a few texts, in the order of the choices; nothing is drawn. As
     /// [`Engine::generate`] otherwise.
     ///
     /// # Errors
     /// As [`Engine::generate`].
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>>;
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>>;
     /// Hash of the weights, or `script:` and the hash of the script.
     fn id(&self) -> &str;
     /// Hash of the tokenizer and chat template that its token ids are of; none where ids are made up.
@@ -179,31 +179,6 @@ pub trait Engine: Send + Sync {
     }
     /// Counters since the start.
     fn stats(&self) -> Stats;
-}
-
-/// A flag that many hold and any may set. Cloning is cheap.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// A flag that is not set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-    /// Asks for a stop.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-    /// Whether a stop was asked for.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-impl From<Arc<AtomicBool>> for Cancel {
-    fn from(flag: Arc<AtomicBool>) -> Self {
-        Self(flag)
-    }
 }
 
 /// What is wrong with a request before any model is asked.

@@ -28,9 +28,9 @@ use serde::Deserialize;
 
 use super::stats::{Counters, add};
 use super::{
-    Answer, Cancel, ChoiceRequest, Completion, Engine, Finish, Message, Probabilities, Request, RowError, Stats,
-    problem, stop,
+    Answer, ChoiceRequest, Completion, Engine, Finish, Message, Probabilities, Request, RowError, Stats, problem, stop,
 };
+use crate::cancel::CancelFlag;
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
 
@@ -190,7 +190,7 @@ impl Scripted {
     }
 
     /// Waits as long as a call with so many requests takes.
-    fn wait(&self, start: Instant, requests: usize, cancel: &Cancel) -> Result<()> {
+    fn wait(&self, start: Instant, requests: usize, cancel: &CancelFlag) -> Result<()> {
         let ms = self.script.per_call_ms + self.script.per_request_ms * requests as f64;
         let until = start + Duration::from_secs_f64(ms / 1000.);
         loop {
@@ -229,7 +229,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Engine for Scripted {
-    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
         let start = Instant::now();
         let mut answers = Vec::with_capacity(requests.len());
         for (i, request) in requests.iter().enumerate() {
@@ -241,7 +241,7 @@ impl Engine for Scripted {
         self.wait(start, requests.len(), cancel)?;
         Ok(answers)
     }
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
         let start = Instant::now();
         let chances = choices.iter().map(|c| self.chances(c)).collect();
         self.wait(start, choices.len(), cancel)?;

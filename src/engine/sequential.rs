@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::answer::{self, Encoded, Sampled, completion, encode};
 use super::sampler::Scratch;
 use super::stats::{Counters, add};
-use super::{Answer, Cancel, ChoiceRequest, Config, Engine, Finish, Probabilities, Request, RowError, Sampling, Stats};
+use super::{Answer, ChoiceRequest, Config, Engine, Finish, Probabilities, Request, RowError, Sampling, Stats};
+use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::families::{InferenceModel, Network};
 
@@ -46,7 +47,7 @@ impl Sequential {
     }
 
     /// Answers requests that have one prompt.
-    fn answer(&self, requests: Vec<Encoded>, cancel: &Cancel, done: &mut Vec<Done>) -> Result<()> {
+    fn answer(&self, requests: Vec<Encoded>, cancel: &CancelFlag, done: &mut Vec<Done>) -> Result<()> {
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
             match (self.unfit(&request), self.limit(&request)) {
@@ -126,7 +127,7 @@ impl Sequential {
     }
 
     /// Runs rows, prompt by prompt.
-    fn run(&self, rows: Vec<Encoded>, cancel: &Cancel) -> Result<Vec<Done>> {
+    fn run(&self, rows: Vec<Encoded>, cancel: &CancelFlag) -> Result<Vec<Done>> {
         let mut done = Vec::with_capacity(rows.len());
         let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<Encoded>> = BTreeMap::new();
         for row in rows {
@@ -151,7 +152,7 @@ impl Sequential {
 }
 
 impl Engine for Sequential {
-    fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
         let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
         let rows = encode(&self.model.tokenizer, requests, &mut answers);
@@ -166,7 +167,7 @@ impl Engine for Sequential {
             .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
             .collect()
     }
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &Cancel) -> Result<Vec<Probabilities>> {
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());
         answer::choose(&self.model.tokenizer, &choices, |rows| self.run(rows, cancel))
     }

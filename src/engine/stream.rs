@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError, never, select, unbounded};
 
-use super::{Answer, Cancel, Engine, Message, Request, Sampling};
+use super::{Answer, Engine, Message, Request, Sampling};
+use crate::cancel::CancelFlag;
 use crate::data::{Id, RngKey};
 use crate::error::{Error, Result};
 
@@ -110,7 +111,7 @@ type Tags<T> = Vec<(T, usize)>;
 pub fn answer_in_order<T: Send>(
     engine: &dyn Engine,
     prompts: &Receiver<Result<Asked<T>>>,
-    cancel: &Cancel,
+    cancel: &CancelFlag,
     listener: &mut impl Listener<T>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
@@ -189,7 +190,7 @@ fn gather<T>(
     }
 }
 
-fn call(engine: &dyn Engine, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+fn call(engine: &dyn Engine, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -213,7 +214,7 @@ mod tests {
         calls: AtomicUsize,
     }
     impl Engine for Slow {
-        fn generate(&self, requests: Vec<Request>, cancel: &Cancel) -> Result<Vec<Answer>> {
+        fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
             let held = self.held.fetch_add(requests.len(), Ordering::SeqCst) + requests.len();
             self.most.fetch_max(held, Ordering::SeqCst);
             let call = self.calls.fetch_add(1, Ordering::SeqCst);
@@ -231,7 +232,7 @@ mod tests {
             };
             Ok(requests.into_iter().map(answer).collect())
         }
-        fn choose(&self, _: Vec<ChoiceRequest>, _: &Cancel) -> Result<Vec<Probabilities>> {
+        fn choose(&self, _: Vec<ChoiceRequest>, _: &CancelFlag) -> Result<Vec<Probabilities>> {
             Ok(Vec::new())
         }
         fn id(&self) -> &str {
@@ -273,14 +274,18 @@ mod tests {
     fn order_and_bounds() {
         let engine = Slow::default();
         let mut next = 0;
-        let all =
-            answer_in_order(&engine, &send(3000, 3, false), &Cancel::new(), &mut |tag: usize, answers: Vec<Answer>| {
+        let all = answer_in_order(
+            &engine,
+            &send(3000, 3, false),
+            &CancelFlag::new(),
+            &mut |tag: usize, answers: Vec<Answer>| {
                 assert_eq!(tag, next);
                 next += 1;
                 assert_eq!(answers.len(), if tag % 10 == 9 { 0 } else { 3 });
                 assert!(answers.iter().all(|a| a.as_ref().unwrap().text == tag.to_string()));
                 Ok(true)
-            });
+            },
+        );
         assert!(all.is_ok() && next == 3000);
         let most = engine.most.into_inner();
         assert!(most > CALL && most < MAX_IN_FLIGHT + CALL + 3, "{most} requests at a time");
@@ -290,7 +295,7 @@ mod tests {
     fn a_stream_ends_early() {
         let engine = Slow::default();
         let mut seen = 0;
-        let cancel = Cancel::new();
+        let cancel = CancelFlag::new();
         answer_in_order(&engine, &send(3000, 1, false), &cancel, &mut |_, _: Vec<Answer>| {
             seen += 1;
             Ok(seen < 40)
@@ -298,13 +303,13 @@ mod tests {
         .unwrap();
         assert!(seen == 40 && cancel.is_set());
         let of = |fails, result: fn() -> Result<bool>| {
-            answer_in_order(&engine, &send(30, 1, fails), &Cancel::new(), &mut |_, _: Vec<Answer>| result())
+            answer_in_order(&engine, &send(30, 1, fails), &CancelFlag::new(), &mut |_, _: Vec<Answer>| result())
                 .unwrap_err()
                 .to_string()
         };
         assert_eq!(of(false, || Err(Error::system("the disk is full"))), "the disk is full");
         assert_eq!(of(true, || Ok(true)), "the file ends in the middle");
-        let cancel = Cancel::new();
+        let cancel = CancelFlag::new();
         let (_sender, silent) = crossbeam_channel::bounded::<Result<Asked<()>>>(1);
         cancel.set();
         let e = answer_in_order(&engine, &silent, &cancel, &mut |(), _: Vec<Answer>| Ok(true)).unwrap_err();

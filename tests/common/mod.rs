@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Stop, Transport};
+use reflux::cancel::CancelFlag;
+use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
 use reflux::engine::Config;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
@@ -21,7 +22,7 @@ pub struct Watch {
     pub tally: RunCounters,
     /// When each job ran, where that was asked for.
     pub spans: Option<Spans>,
-    stop: Stop,
+    stop: CancelFlag,
     stop_after: Option<u64>,
 }
 
@@ -33,7 +34,7 @@ impl Observer for Watch {
         }
         let done: u64 = self.tally.counts().values().map(|c| c.microbatches - c.restored).sum();
         if matches!(event, Event::Done { .. }) && self.stop_after.is_some_and(|n| done >= n) {
-            self.stop.request();
+            self.stop.set();
         }
     }
 }
@@ -61,7 +62,7 @@ pub fn plan(text: &str) -> Arc<Plan<dyn Operator>> {
 pub fn run(text: &str, dir: &Path, how: &RunOptions) -> (Result<()>, Arc<Watch>) {
     let plan = plan(text);
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false).unwrap();
-    let stop = Stop::default();
+    let stop = CancelFlag::default();
     let watch = Arc::new(Watch {
         tally: RunCounters::default(),
         spans: how.spans.then(Spans::default),

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use clap::{Subcommand, ValueEnum};
 
+use crate::cancel::CancelFlag;
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
 use crate::cli::run::{Machine, Open, carry_out, stop_on_interrupt};
 use crate::cli::terminal;
-use crate::dataflow::Stop;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
@@ -207,7 +207,7 @@ impl Common {
             })?;
         let dir = place.dir.join("run");
         Evaluation::same(&dir, &plan.resolved)?;
-        let stop = Stop::default();
+        let stop = CancelFlag::default();
         stop_on_interrupt(&stop);
         let machine = Machine::on(&self.loading.device);
         carry_out(&Arc::new(plan), &dir, &Open::Continue(&[]), &machine, style, true, &stop)?;

@@ -20,8 +20,9 @@ pub use view::Revised;
 
 use super::candidates::{DecisionInputs, candidates_of};
 use super::join::Joins;
-use super::operator::{Keyed, Operator, RuntimeEnv, Shared, Stage, Stop};
+use super::operator::{Keyed, Operator, RuntimeEnv, Shared, Stage};
 use super::progress::Silent;
+use crate::cancel::CancelFlag;
 use crate::data::{Epoch, named, or_else};
 use crate::error::{Error, Result};
 use crate::pipeline::{Plan, Step};
@@ -105,7 +106,7 @@ impl Revising {
             run: Arc::clone(run),
             env: RuntimeEnv::new(()),
             observer: Arc::new(Silent),
-            stop: Stop::default(),
+            stop: CancelFlag::default(),
         };
         Ok(Self { shared, joins: Joins::default(), step: step.name.clone(), input: input.clone(), parts, corrections })
     }

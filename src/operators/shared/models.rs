@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 
 use super::hub;
+use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, ModelAt};
-use crate::engine::{Cancel, Config, Engine, Scripted, Stats, open, scripted, start};
+use crate::engine::{Config, Engine, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
@@ -23,8 +24,8 @@ const HUB_KEY: &str = "hf";
 const INIT_STD: f32 = 0.05;
 
 /// The request to stop, as the engines see it.
-pub(crate) fn cancel(cx: &Context<'_>) -> Cancel {
-    Cancel::from(Arc::clone(&cx.shared.stop.0))
+pub(crate) fn cancel(cx: &Context<'_>) -> CancelFlag {
+    cx.shared.stop.clone()
 }
 
 /// The shared models. One per run.
