@@ -106,35 +106,55 @@ fn write_dict(dict: &Dict, out: &mut String, budget: &mut Budget) -> Result<()> 
 fn write_quoted(text: &str, out: &mut String, budget: &mut Budget) -> Result<()> {
     budget.spend_bytes(text.len().saturating_mul(4))?;
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let is_copied = |c: char| matches!(c, ' '..='~') && c != '\\' && c != quote;
     out.push(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => {
-                out.push('\\');
-                out.push(c);
-            }
-            ' '..='~' => out.push(c),
-            c if is_printable(c) => out.push(c),
-            c => out.push_str(&match c as u32 {
-                code @ ..=0xff => format!("\\x{code:02x}"),
-                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
-                code => format!("\\U{code:08x}"),
-            }),
+    let mut rest = text;
+    while let Some(at) = rest.find(|c| !is_copied(c)) {
+        out.push_str(&rest[..at]);
+        let mut after = rest[at..].chars();
+        if let Some(c) = after.next() {
+            budget.spend(if c.is_ascii() { UNITS_AN_ESCAPE } else { 2 })?;
+            push_repr(c, quote, out);
         }
+        rest = after.as_str();
     }
+    out.push_str(rest);
     out.push(quote);
     Ok(())
+}
+
+/// Writes a character that Python's `repr` may escape.
+fn push_repr(c: char, quote: char, out: &mut String) {
+    let digits = |code: u32, count: u32, out: &mut String| {
+        (0..count).rev().for_each(|at| out.push(char::from(HEX_DIGITS[(code >> (4 * at) & 0xf) as usize])));
+    };
+    match c {
+        '\\' => out.push_str("\\\\"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        c if c == quote => out.extend(['\\', c]),
+        c if is_printable(c) => out.push(c),
+        c => {
+            let code = u32::from(c);
+            let (head, count) = match code {
+                ..=0xff => ("\\x", 2),
+                0x100..=0xffff => ("\\u", 4),
+                _ => ("\\U", 8),
+            };
+            out.push_str(head);
+            digits(code, count, out);
+        }
+    }
 }
 
 /// Python's `str.isprintable` of one character. Rust's escaping has the same list, but also escapes combining marks at a
 /// text's start, which the letter before avoids.
 pub(super) fn is_printable(c: char) -> bool {
-    let text: String = ['a', c].into_iter().collect();
-    matches!(c, '\'' | '"' | '\\') || text.escape_debug().count() == 2
+    let mut buffer = [b'a', 0, 0, 0, 0];
+    let length = c.encode_utf8(&mut buffer[1..]).len();
+    let escaped = std::str::from_utf8(&buffer[..1 + length]).map_or(0, |text| text.escape_debug().count());
+    matches!(c, '\'' | '"' | '\\') || escaped == 2
 }
 
 /// Python's text of a floating-point number: the shortest digits that give it back.
@@ -267,15 +287,15 @@ fn json_float(x: f64) -> String {
 
 /// Writes `\u001f`.
 fn push_json_escape(unit: u16, out: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push_str("\\u");
     for shift in [12, 8, 4, 0] {
-        out.push(char::from(DIGITS[usize::from(unit >> shift & 0xf)]));
+        out.push(char::from(HEX_DIGITS[usize::from(unit >> shift & 0xf)]));
     }
 }
 
-/// Work of one escape in JSON.
+/// Work of one character that is escaped.
 const UNITS_AN_ESCAPE: usize = 4;
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Writes a text with what JSON must escape. What is between two escapes is copied as it is; an escape costs more,
 /// because one byte of control characters takes as long as many that are copied.
