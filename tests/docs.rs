@@ -1,17 +1,40 @@
-//! The docs say what the program does: every command that they print runs as printed, in the order of the pages, in a
-//! folder that has the repository's pipelines and datasets and nothing else; and the reference is the program's own.
+//! Checks that the docs are true of the program. Every command that a page for users prints runs as printed, in the
+//! order of the pages, in a folder with nothing but the repository's pipelines and datasets. The reference and the
+//! diagram of the concepts are the program's own output. Links, anchors and paths lead somewhere, and
+//! `docs/SUMMARY.md` has every page.
 
 mod common;
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::copy;
+use regex::Regex;
 
-/// Pages with commands, in the order in which they are typed.
-const PAGES: [&str; 5] = ["README.md", "docs/watching.md", "docs/evaluation.md", "docs/revise.md", "docs/cost.md"];
+/// Pages with commands, in the order in which a reader types them.
+const PAGES: [&str; 14] = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/pipelines.md",
+    "docs/data-formats.md",
+    "docs/evaluation.md",
+    "docs/results.md",
+    "docs/generate.md",
+    "docs/export.md",
+    "docs/inspecting.md",
+    "docs/revise.md",
+    "docs/watching.md",
+    "docs/cost.md",
+    "docs/performance.md",
+    "docs/paper.md",
+];
 
-/// Commands that this test leaves to others, and to whom. Each must stand in a page, so that the list cannot go stale.
+/// Pages for developers, whose commands build and test the repository.
+const DEVELOPERS: [&str; 4] = ["docs/ARCHITECTURE.md", "docs/GLOSSARY.md", "docs/contributing.md", "docs/decisions/"];
+
+/// Commands that another test runs, or that no test can run, with the reason. A page must print each of them, so that
+/// the list cannot go stale.
 const ELSEWHERE: [(&str, &str); 9] = [
     ("cargo test", "this is it"),
     ("cargo run -- run pipelines/listworld-study.toml", "40 minutes; `tests/pipelines.rs` runs a small one"),
@@ -24,24 +47,29 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("duckdb -c", "another program"),
 ];
 
+/// Programs that start a command.
+const PROGRAMS: [&str; 7] =
+    ["reflux ", "cargo ", "cp ", "printf ", "duckdb ", "alpaca_eval ", "pipelines/get-smollm2.sh "];
+
 /// A command as a page prints it.
 struct Printed {
-    page: &'static str,
+    page: String,
     line: usize,
     text: String,
 }
 
-/// The commands of a page: lines of an indented block that start with a program's name, with or without `$`, and what
-/// continues them (a trailing `\` or `|`).
-fn printed(page: &'static str) -> Vec<Printed> {
-    let text = std::fs::read_to_string(root().join(page)).unwrap();
+/// The commands of a page: lines of an indented block that start with a program's name, with or without `$`, and their
+/// continuations (after a trailing `\` or `|`). Fenced blocks have files and messages, but no commands.
+fn printed(page: &str) -> Vec<Printed> {
+    let text = read(page);
     let mut lines = text.lines().enumerate();
+    let mut fenced = false;
     let mut out = Vec::new();
     while let Some((number, line)) = lines.next() {
-        let Some(block) = line.strip_prefix("    ") else { continue };
+        fenced ^= line.starts_with("```");
+        let Some(block) = line.strip_prefix("    ").filter(|_| !fenced) else { continue };
         let command = block.strip_prefix("$ ").unwrap_or(block);
-        let programs = ["reflux ", "cargo ", "printf ", "duckdb ", "alpaca_eval ", "pipelines/get-smollm2.sh "];
-        if !programs.iter().any(|p| command.starts_with(p)) {
+        if !PROGRAMS.iter().any(|p| command.starts_with(p)) {
             continue;
         }
         let mut text = command.to_owned();
@@ -49,16 +77,99 @@ fn printed(page: &'static str) -> Vec<Printed> {
             let (_, next) = lines.next().expect("a command that goes on has a next line");
             text = format!("{}{}", text.trim_end_matches('\\'), next.trim_start());
         }
-        out.push(Printed { page, line: number + 1, text });
+        out.push(Printed { page: page.to_owned(), line: number + 1, text });
     }
     out
+}
+
+/// The text of a page, by its path in the repository.
+fn read(page: &str) -> String {
+    std::fs::read_to_string(root().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"))
+}
+
+/// All Markdown files in `folder` and below, as paths in the repository.
+fn markdown_below(folder: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(markdown_below(&path));
+        } else if path.ends_with(".md") {
+            found.insert(path);
+        }
+    }
+    found
+}
+
+/// Every page of the docs, and those at the top of the repository.
+fn all_pages() -> BTreeSet<String> {
+    let mut pages = markdown_below("docs");
+    let top = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "datasets/README.md"];
+    pages.extend(top.into_iter().filter(|p| root().join(p).exists()).map(String::from));
+    pages
+}
+
+/// The text of a page without code: fenced and indented blocks, and code spans.
+fn prose(text: &str) -> String {
+    let mut fenced = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        if !fence && !fenced && !line.starts_with("    ") {
+            kept.push_str(line);
+        }
+        kept.push('\n');
+    }
+    Regex::new("`[^`]*`").unwrap().replace_all(&kept, "").into_owned()
+}
+
+/// The anchors of a page's headings, as GitHub and mdBook name them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut times: HashMap<String, usize> = HashMap::new();
+    let mut fenced = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        fenced ^= line.starts_with("```");
+        let Some((level, title)) = line.split_once(' ').filter(|_| !fenced) else { continue };
+        if level.is_empty() || level.chars().any(|c| c != '#') {
+            continue;
+        }
+        let kept = title.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase();
+        let before = times.entry(anchor.clone()).or_default();
+        found.insert(if *before == 0 { anchor } else { format!("{anchor}-{before}") });
+        *before += 1;
+    }
+    found
+}
+
+/// The targets of a page's links, with the relative ones resolved against its folder: a path in the repository, and an
+/// anchor if there is one. Links to other sites are left out.
+fn links(page: &str, text: &str) -> Vec<(PathBuf, Option<String>)> {
+    let link = Regex::new(r"\]\(([^()\s]+)\)").unwrap();
+    let mut found = Vec::new();
+    for target in link.captures_iter(&prose(text)).map(|c| c[1].to_owned()) {
+        if target.contains("://") {
+            continue;
+        }
+        let (path, anchor) = match target.split_once('#') {
+            Some((path, anchor)) => (path.to_owned(), Some(anchor.to_owned())),
+            None => (target, None),
+        };
+        let folder = Path::new(page).parent().unwrap();
+        let path = if path.is_empty() { PathBuf::from(page) } else { folder.join(path) };
+        found.push((path, anchor));
+    }
+    found
 }
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a shell command in a folder, with this build as `reflux`, and returns what it printed; panics if it failed.
+/// Runs a shell command in a folder, with this build as `reflux`, and returns its output. Panics if the command failed.
 fn shell(dir: &Path, command: &str) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_reflux")).parent().unwrap().to_owned();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
@@ -66,13 +177,14 @@ fn shell(dir: &Path, command: &str) -> String {
     bash.args(["-c", &format!("set -o pipefail; {command}")]).current_dir(dir);
     let done = bash.env("PATH", path).env("NO_COLOR", "1").env("COLUMNS", "150").output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    // Two runs that differ are what the pages compare.
+    // The pages compare two runs that differ.
     let expected = i32::from(command.starts_with("reflux diff"));
     assert_eq!(done.status.code(), Some(expected), "`{command}` failed\n{out}\n{err}");
     out.into_owned()
 }
 
-/// What the pages take for the reader's own: prompts, pairs, a pipeline, models, corrections. Needs the quickstart's run.
+/// Writes the files that the pages expect the reader to have: prompts, pairs, models, corrections. Needs the run of
+/// the quickstart.
 fn readers_files(dir: &Path) {
     let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
     write("held-out.jsonl", "{\"prompt\": \"list three animals\"}\n{\"prompt\": \"list two colours\"}\n");
@@ -86,7 +198,6 @@ fn readers_files(dir: &Path) {
     write("annotations.json", &golden[0]["annotations"].to_string());
     std::fs::copy(goldens.join("gamed.csv"), dir.join("df_gamed.csv")).unwrap();
     write("pairs.jsonl", "{\"prompt\": \"list two animals\", \"chosen\": \"cat dog\", \"rejected\": \"red\"}\n");
-    std::fs::copy(dir.join("pipelines/quickstart.toml"), dir.join("my.toml")).unwrap();
     copy(&dir.join("runs/quickstart/models"), &dir.join("models"));
     copy(&dir.join("models/M1"), &dir.join("models/judge"));
     let first = shell(dir, "reflux show quickstart/answers --limit 1 --columns prompt --format json");
@@ -104,7 +215,7 @@ fn readers_files(dir: &Path) {
     write("fix.jsonl", &rows);
 }
 
-/// Whether the reader needs something that a test machine may not have.
+/// Whether a command needs something that a test machine may not have.
 fn is_of_the_real_model(command: &str) -> bool {
     ["models/SmolLM2", "check pipelines/smollm2.toml", "jq "].iter().any(|part| command.contains(part))
 }
@@ -135,11 +246,11 @@ fn every_printed_command_runs() {
         shell(dir, &text.replace("cargo run -- ", "reflux "));
         ran += 1;
         if ran == 1 {
-            // The first command of the README is the quickstart, of which the others are.
+            // The first command of the README is the quickstart; the others use its run.
             readers_files(dir);
         }
     }
-    assert!(ran >= 25, "only {ran} commands were found");
+    assert!(ran >= 40, "only {ran} commands were found");
 }
 
 #[test]
@@ -171,4 +282,79 @@ fn the_reference_is_what_the_program_prints() {
     let page = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
     let printed = shell(&root(), "reflux keys --markdown");
     assert!(page == printed, "docs/reference.md is not up to date: reflux keys --markdown > docs/reference.md");
+}
+
+#[test]
+fn the_diagram_is_what_the_program_prints() {
+    let command = "reflux explain pipelines/quickstart.toml --format mermaid";
+    let diagram = format!("```mermaid\n{}\n```", shell(&root(), command).trim_end());
+    assert!(read("docs/concepts.md").contains(&diagram), "docs/concepts.md has another diagram than `{command}`");
+}
+
+#[test]
+fn every_page_that_prints_commands_is_tried() {
+    for page in all_pages() {
+        let users = page == "README.md" || page.starts_with("docs/");
+        if !users || DEVELOPERS.iter().any(|d| page.starts_with(d)) {
+            continue;
+        }
+        let commands = printed(&page);
+        let listed = PAGES.contains(&page.as_str());
+        assert_eq!(listed, !commands.is_empty(), "PAGES and the commands of {page} disagree");
+        // A fence would hide a command from this test.
+        for fence in ["```sh", "```bash", "```console"] {
+            assert!(!read(&page).contains(fence), "{page}: commands are in indented blocks, not in {fence}");
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_page_and_a_heading() {
+    let mut checked = 0;
+    for page in all_pages() {
+        for (path, anchor) in links(&page, &read(&page)) {
+            let shown = path.display().to_string();
+            assert!(root().join(&path).exists(), "{page} links to {shown}, which does not exist");
+            if let Some(anchor) = anchor {
+                assert!(anchors(&read(&shown)).contains(&anchor), "{page}: {shown} has no heading `{anchor}`");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 100, "only {checked} links were found");
+}
+
+#[test]
+fn every_path_in_backticks_exists() {
+    let code = Regex::new(r"`((?:src|tests|docs|pipelines|benches|datasets|fuzz)/[a-z0-9_./-]+)`").unwrap();
+    let mut checked = 0;
+    for page in all_pages() {
+        let text = read(&page);
+        for path in code.captures_iter(&text).map(|c| c[1].to_owned()) {
+            assert!(root().join(&path).exists(), "{page} names `{path}`, which does not exist");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "only {checked} paths were found");
+}
+
+#[test]
+fn the_summary_has_every_page_once() {
+    let listed: Vec<String> = links("docs/SUMMARY.md", &read("docs/SUMMARY.md"))
+        .into_iter()
+        .map(|(path, _)| path.to_str().unwrap().to_owned())
+        .collect();
+    let mut pages = markdown_below("docs");
+    pages.remove("docs/SUMMARY.md");
+    assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), pages, "docs/SUMMARY.md and the folder disagree");
+    assert_eq!(listed.len(), pages.len(), "docs/SUMMARY.md has a page twice");
+}
+
+#[test]
+fn links_and_headings_are_read_as_they_are_shown() {
+    let page = "# A `b` c\n\n## Two\n\n## Two\n\n[x](y.md#z) `[no](no.md)` [over\ntwo](../w.md)\n\n    [no](no.md)\n";
+    let expected: BTreeSet<String> = ["a-b-c", "two", "two-1"].into_iter().map(String::from).collect();
+    assert_eq!(anchors(page), expected);
+    let targets = links("docs/p.md", page);
+    assert_eq!(targets, [("docs/y.md".into(), Some("z".to_owned())), ("docs/../w.md".into(), None)]);
 }
