@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::error::{Result, fail};
-use super::print::type_name;
-use super::value::Value;
+use super::value::{Value, type_name};
 
 /// Arguments by position and by name.
 #[derive(Default)]

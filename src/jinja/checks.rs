@@ -2,13 +2,14 @@
 
 use super::arguments::Args;
 use super::ast::Comparison;
-use super::error::{ErrorKind, Result, TemplateError, fail};
-use super::interpreter::Interpreter;
-use super::print::type_name;
-use super::value::{Number, Value};
+use super::chars::is_cased;
+use super::error::{ErrorKind, Result, TemplateError, excerpt, fail};
+use super::operators::compare;
+use super::runtime::Runtime;
+use super::value::{Number, Value, type_name};
 
 /// Whether `value is name(args)`.
-pub(super) fn holds(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Result<bool> {
+pub(super) fn holds(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<bool> {
     let comparison = match name {
         "eq" | "equalto" | "==" => Some(Comparison::Equal),
         "ne" | "!=" => Some(Comparison::NotEqual),
@@ -21,7 +22,7 @@ pub(super) fn holds(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: A
     };
     if let Some(comparison) = comparison {
         let [other] = args.exactly(name)?;
-        return cx.compare(value, comparison, &other);
+        return compare(value, comparison, &other, cx.budget());
     }
     match name {
         "divisibleby" => {
@@ -31,7 +32,7 @@ pub(super) fn holds(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: A
         "sameas" => {
             let [other] = args.exactly(name)?;
             let same_kind = type_name(value) == type_name(&other);
-            return Ok(same_kind && value.equals(&other, &mut cx.budget)?);
+            return Ok(same_kind && value.equals(&other, cx.budget())?);
         }
         _ => {}
     }
@@ -66,7 +67,7 @@ pub(super) fn holds(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: A
         "escaped" => false,
         "filter" => super::filters::exists(&cx.display(value)?),
         _ => {
-            let name = super::parser::shown(name);
+            let name = excerpt(name);
             return Err(TemplateError::new(ErrorKind::Runtime, format!("No test named '{name}'.")));
         }
     })
@@ -88,9 +89,4 @@ fn remainder(value: &Value, divisor: &Value) -> Result<i64> {
         (Some(_), Some(_)) => fail("integer modulo by zero"),
         _ => fail(format!("not all arguments converted during string formatting: '{}'", type_name(value))),
     }
-}
-
-/// Python's `islower` and `isupper`: at least one letter of the wanted case, and none of the other.
-pub(super) fn is_cased(text: &str, other: fn(char) -> bool, wanted: fn(char) -> bool) -> bool {
-    !text.chars().any(other) && text.chars().any(wanted)
 }

@@ -47,6 +47,11 @@ pub(super) fn fail<T>(message: impl Into<String>) -> Result<T> {
     Err(TemplateError::new(ErrorKind::Runtime, message))
 }
 
+/// The first 40 characters of a text, for an error message.
+pub(super) fn excerpt(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
 impl fmt::Display for TemplateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;

@@ -1,15 +1,17 @@
 //! Evaluates expressions.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::arguments::{Args, whole};
 use super::ast::{Apply, Arguments, Comparison, Expr, Step};
+use super::budget::Budget;
 use super::error::{ErrorKind, Result, TemplateError, fail};
 use super::interpreter::Interpreter;
-use super::operators::arithmetic;
-use super::print::{display, repr, type_name};
-use super::value::{DictBuilder, Function, List, ListKind, Value, missing};
+use super::lookup::{is_indexed, method, missing, place, python_attribute, slice_places};
+use super::operators::{arithmetic, compare};
+use super::print::display;
+use super::runtime::Runtime;
+use super::value::{DictBuilder, Function, ListKind, Value, type_name};
 use super::{checks, filters, methods};
 
 /// Longest `range`, as in Jinja2's sandbox.
@@ -123,26 +125,12 @@ impl<'t> Interpreter<'t> {
         let mut left = self.eval(first)?;
         for (comparison, right) in others {
             let right = self.eval(right)?;
-            if !self.compare(&left, *comparison, &right)? {
+            if !compare(&left, *comparison, &right, &mut self.budget)? {
                 return Ok(Value::Bool(false));
             }
             left = right;
         }
         Ok(Value::Bool(true))
-    }
-
-    pub(super) fn compare(&mut self, left: &Value, comparison: Comparison, right: &Value) -> Result<bool> {
-        let budget = &mut self.budget;
-        Ok(match comparison {
-            Comparison::Equal => left.equals(right, budget)?,
-            Comparison::NotEqual => !left.equals(right, budget)?,
-            Comparison::In => right.contains(left, budget)?,
-            Comparison::NotIn => !right.contains(left, budget)?,
-            Comparison::Less => left.compare(right, "<", budget)? == Some(Ordering::Less),
-            Comparison::Greater => left.compare(right, ">", budget)? == Some(Ordering::Greater),
-            Comparison::LessOrEqual => left.compare(right, "<=", budget)?.is_some_and(Ordering::is_le),
-            Comparison::GreaterOrEqual => left.compare(right, ">=", budget)?.is_some_and(Ordering::is_ge),
-        })
     }
 
     fn chain(&mut self, base: &'t Expr, steps: &'t [Step]) -> Result<Value> {
@@ -206,61 +194,6 @@ impl<'t> Interpreter<'t> {
             }
         }
         Ok(args)
-    }
-
-    /// `value.name`: an attribute, else an element.
-    pub(super) fn attribute(&mut self, value: &Value, name: &Arc<str>) -> Result<Value> {
-        match value {
-            Value::Undefined(message) => return Value::undefined_error(message),
-            Value::Namespace(id) => {
-                self.budget.spend_items(self.namespaces[*id].len() / 8)?;
-                if let Some((_, found)) = self.namespaces[*id].iter().find(|(n, _)| n == name) {
-                    return Ok(found.clone());
-                }
-            }
-            Value::Loop(serial) => return self.loop_attribute(*serial, name),
-            Value::Function(Function::Dict) if &**name == "fromkeys" => return Ok(method(value, name)),
-            _ => {}
-        }
-        if let Some(found) = python_attribute(value, name) {
-            return Ok(found);
-        }
-        if let Value::Dict(dict) = value
-            && let Some(found) = dict.get(&Value::Text(Arc::clone(name)), &mut self.budget)?
-        {
-            return Ok(found.clone());
-        }
-        missing(value, &Value::Text(Arc::clone(name)), &mut self.budget)
-    }
-
-    /// `value[key]`: an element, else an attribute.
-    pub(super) fn item(&mut self, value: &Value, key: &Value) -> Result<Value> {
-        match (value, key) {
-            (Value::Undefined(message), _) => return Value::undefined_error(message),
-            (Value::Dict(dict), key) => {
-                if let Some(found) = dict.get(key, &mut self.budget)? {
-                    return Ok(found.clone());
-                }
-            }
-            (Value::List(list), Value::Int(_) | Value::Bool(_)) if is_indexed(list) => {
-                let found = place(whole(key)?, list.items.len()).map(|at| list.items[at].clone());
-                return found.map_or_else(|| missing(value, key, &mut self.budget), Ok);
-            }
-            (Value::Text(text), Value::Int(_) | Value::Bool(_)) => {
-                let length = value.length(&mut self.budget)?;
-                let found = place(whole(key)?, length).and_then(|at| text.chars().nth(at));
-                let found = found.map(|c| Value::text(c.encode_utf8(&mut [0; 4])));
-                return found.map_or_else(|| missing(value, key, &mut self.budget), Ok);
-            }
-            (Value::Namespace(_) | Value::Loop(_), Value::Text(name)) => return self.attribute(value, name),
-            _ => {}
-        }
-        if let Value::Text(name) = key
-            && let Some(found) = python_attribute(value, name)
-        {
-            return Ok(found);
-        }
-        missing(value, key, &mut self.budget)
     }
 
     fn slice(&mut self, value: &Value, bounds: &'t [Option<Expr>; 3]) -> Result<Value> {
@@ -387,74 +320,67 @@ impl<'t> Interpreter<'t> {
         }
         dict.finish()
     }
+}
 
-    /// An attribute by a path such as `function.name` or `0`, as the filters take it.
-    pub(super) fn path(&mut self, value: &Value, path: &Value) -> Result<Value> {
-        let Value::Text(text) = path else { return self.item(value, path) };
-        self.budget.spend_bytes(text.len().saturating_mul(4))?;
-        let mut value = value.clone();
-        for part in text.split('.') {
-            let key = match part.parse() {
-                Ok(number) if part.bytes().all(|b| b.is_ascii_digit()) => Value::Int(number),
-                _ => Value::text(part),
-            };
-            value = self.item(&value, &key)?;
+impl Runtime for Interpreter<'_> {
+    fn budget(&mut self) -> &mut Budget {
+        &mut self.budget
+    }
+
+    fn attribute(&mut self, value: &Value, name: &Arc<str>) -> Result<Value> {
+        match value {
+            Value::Undefined(message) => return Value::undefined_error(message),
+            Value::Namespace(id) => {
+                self.budget.spend_items(self.namespaces[*id].len() / 8)?;
+                if let Some((_, found)) = self.namespaces[*id].iter().find(|(n, _)| n == name) {
+                    return Ok(found.clone());
+                }
+            }
+            Value::Loop(serial) => return self.loop_attribute(*serial, name),
+            Value::Function(Function::Dict) if &**name == "fromkeys" => return Ok(method(value, name)),
+            _ => {}
         }
-        Ok(value)
+        if let Some(found) = python_attribute(value, name) {
+            return Ok(found);
+        }
+        if let Value::Dict(dict) = value
+            && let Some(found) = dict.get(&Value::Text(Arc::clone(name)), &mut self.budget)?
+        {
+            return Ok(found.clone());
+        }
+        missing(value, &Value::Text(Arc::clone(name)), &mut self.budget)
     }
 
-    pub(super) fn display(&mut self, value: &Value) -> Result<String> {
-        display(value, &mut self.budget)
+    fn item(&mut self, value: &Value, key: &Value) -> Result<Value> {
+        match (value, key) {
+            (Value::Undefined(message), _) => return Value::undefined_error(message),
+            (Value::Dict(dict), key) => {
+                if let Some(found) = dict.get(key, &mut self.budget)? {
+                    return Ok(found.clone());
+                }
+            }
+            (Value::List(list), Value::Int(_) | Value::Bool(_)) if is_indexed(list) => {
+                let found = place(whole(key)?, list.items.len()).map(|at| list.items[at].clone());
+                return found.map_or_else(|| missing(value, key, &mut self.budget), Ok);
+            }
+            (Value::Text(text), Value::Int(_) | Value::Bool(_)) => {
+                let length = value.length(&mut self.budget)?;
+                let found = place(whole(key)?, length).and_then(|at| text.chars().nth(at));
+                let found = found.map(|c| Value::text(c.encode_utf8(&mut [0; 4])));
+                return found.map_or_else(|| missing(value, key, &mut self.budget), Ok);
+            }
+            (Value::Namespace(_) | Value::Loop(_), Value::Text(name)) => return self.attribute(value, name),
+            _ => {}
+        }
+        if let Value::Text(name) = key
+            && let Some(found) = python_attribute(value, name)
+        {
+            return Ok(found);
+        }
+        missing(value, key, &mut self.budget)
     }
 
-    pub(super) fn repr(&mut self, value: &Value) -> Result<String> {
-        repr(value, &mut self.budget)
+    fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool> {
+        checks::holds(self, name, value, args)
     }
-}
-
-fn method(value: &Value, name: &Arc<str>) -> Value {
-    Value::Method(Arc::new((value.clone(), Arc::clone(name))))
-}
-
-/// What Python's `getattr` finds on a value, by what the sandbox of transformers allows.
-fn python_attribute(value: &Value, name: &Arc<str>) -> Option<Value> {
-    if methods::exists(value, name) {
-        return Some(method(value, name));
-    }
-    if methods::is_unsafe(value, name) {
-        let kind = type_name(value);
-        return Some(Value::Undefined(format!("access to attribute '{name}' of '{kind}' object is unsafe.").into()));
-    }
-    None
-}
-
-fn is_indexed(list: &List) -> bool {
-    matches!(list.kind, ListKind::List | ListKind::Tuple | ListKind::Range)
-}
-
-/// The place of an index that may count from the end.
-fn place(index: i64, length: usize) -> Option<usize> {
-    let length = length as i64;
-    let at = if index < 0 { index.checked_add(length)? } else { index };
-    (0..length).contains(&at).then_some(at as usize)
-}
-
-/// The places that `[start:stop:step]` takes, by Python's rules.
-fn slice_places(bounds: [Option<i64>; 3], length: usize) -> impl Iterator<Item = usize> {
-    let [start, stop, step] = bounds;
-    let length = length as i64;
-    let step = step.unwrap_or(1);
-    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
-    let clamp = |bound: i64| {
-        let from_start = if bound < 0 { bound.saturating_add(length) } else { bound };
-        from_start.clamp(lowest, highest)
-    };
-    let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
-    let (start, stop) = (start.map_or(first, clamp), stop.map_or(last, clamp));
-    let mut at = Some(start);
-    std::iter::from_fn(move || {
-        let here = at.filter(|at| if step > 0 { *at < stop } else { *at > stop })?;
-        at = here.checked_add(step);
-        Some(here as usize)
-    })
 }

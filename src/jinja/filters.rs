@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::arguments::{Args, whole};
-use super::error::{ErrorKind, Result, TemplateError, fail};
-use super::interpreter::Interpreter;
-use super::print::{JsonStyle, json, type_name};
-use super::value::{ListKind, Value, sorted};
-use super::{checks, operators, text_filters};
+use super::error::{ErrorKind, Result, TemplateError, excerpt, fail};
+use super::print::{JsonStyle, json};
+use super::runtime::Runtime;
+use super::sort::sorted;
+use super::value::{ListKind, Value, type_name};
+use super::{operators, text_filters};
 
 /// Filters of lists and dicts; the others are in [`text_filters::NAMES`].
 const NAMES: [&str; 29] = [
@@ -48,15 +49,15 @@ pub(super) fn exists(name: &str) -> bool {
 }
 
 /// `value | name(args)`.
-pub(super) fn apply(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> Result<Value> {
+pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Result<Value> {
     // `map` applies filters by name, and may so apply itself.
-    cx.budget.enter()?;
+    cx.budget().enter()?;
     let result = dispatch(cx, name, value, args)?;
-    cx.budget.leave();
+    cx.budget().leave();
     Ok(result)
 }
 
-fn dispatch(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> Result<Value> {
+fn dispatch(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Result<Value> {
     match name {
         "default" | "d" => {
             let [default, boolean] = args.bind(name, ["default_value", "boolean"])?;
@@ -68,7 +69,7 @@ fn dispatch(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> R
         }
         "length" | "count" => {
             args.exactly::<0>(name)?;
-            Ok(Value::Int(value.length(&mut cx.budget)? as i64))
+            Ok(Value::Int(value.length(cx.budget())? as i64))
         }
         "string" => {
             args.exactly::<0>(name)?;
@@ -83,7 +84,7 @@ fn dispatch(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> R
         "tojson" => tojson(cx, &value, args),
         "first" => {
             args.exactly::<0>(name)?;
-            let first = value.elements(&mut cx.budget)?.into_iter().next();
+            let first = value.elements(cx.budget())?.into_iter().next();
             Ok(first.unwrap_or_else(|| Value::Undefined("No first item, sequence was empty.".into())))
         }
         "last" => {
@@ -91,12 +92,12 @@ fn dispatch(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> R
             if matches!(&value, Value::List(list) if list.kind == ListKind::Generator) {
                 return fail("'generator' object is not reversible");
             }
-            let last = value.elements(&mut cx.budget)?.pop();
+            let last = value.elements(cx.budget())?.pop();
             Ok(last.unwrap_or_else(|| Value::Undefined("No last item, sequence was empty.".into())))
         }
         "list" => {
             args.exactly::<0>(name)?;
-            Value::list(value.elements(&mut cx.budget)?)
+            Value::list(value.elements(cx.budget())?)
         }
         "reverse" => reverse(cx, &value, args),
         "items" => items(&value, args),
@@ -115,7 +116,7 @@ fn dispatch(cx: &mut Interpreter<'_>, name: &str, value: Value, args: Args) -> R
         _ => match text_filters::apply(cx, name, &value, args)? {
             Some(value) => Ok(value),
             None => {
-                let name = super::parser::shown(name);
+                let name = excerpt(name);
                 Err(TemplateError::new(ErrorKind::Runtime, format!("No filter named '{name}'.")))
             }
         },
@@ -126,7 +127,7 @@ fn generator(items: Vec<Value>) -> Result<Value> {
     Value::sequence(ListKind::Generator, items)
 }
 
-fn tojson(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn tojson(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [ensure_ascii, indent, separators, sort_keys] =
         args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
     let indent = match indent {
@@ -134,14 +135,14 @@ fn tojson(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> 
         Some(Value::Text(text)) => Some(text.to_string()),
         Some(number) => {
             let width = usize::try_from(whole(&number)?).unwrap_or(0);
-            cx.budget.spend_bytes(width)?;
+            cx.budget().spend_bytes(width)?;
             Some(" ".repeat(width))
         }
     };
     let (mut item_separator, mut key_separator) =
         (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string());
     if let Some(separators) = separators.filter(|s| !matches!(s, Value::None)) {
-        match separators.elements(&mut cx.budget)?.as_slice() {
+        match separators.elements(cx.budget())?.as_slice() {
             [Value::Text(item), Value::Text(key)] => {
                 item_separator = item.to_string();
                 key_separator = key.to_string();
@@ -157,16 +158,16 @@ fn tojson(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> 
         key_separator,
         sort_keys: truth(sort_keys),
     };
-    Ok(Value::text(&json(value, &style, &mut cx.budget)?))
+    Ok(Value::text(&json(value, &style, cx.budget())?))
 }
 
-fn reverse(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn reverse(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     args.exactly::<0>("reverse")?;
     if let Value::Text(text) = value {
-        cx.budget.spend_bytes(text.len())?;
+        cx.budget().spend_bytes(text.len())?;
         return Ok(Value::text(&text.chars().rev().collect::<String>()));
     }
-    let mut items = value.elements(&mut cx.budget)?;
+    let mut items = value.elements(cx.budget())?;
     items.reverse();
     generator(items)
 }
@@ -180,29 +181,29 @@ fn items(value: &Value, args: Args) -> Result<Value> {
     }
 }
 
-fn attr(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn attr(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [name] = args.exactly("attr")?;
     match (value, &name) {
         // Only attributes: the elements of a dict are none.
         (Value::Dict(_), Value::Text(name)) if !super::methods::exists(value, name) => {
-            super::value::missing(value, &Value::Text(Arc::clone(name)), &mut cx.budget)
+            super::lookup::missing(value, &Value::Text(Arc::clone(name)), cx.budget())
         }
         (_, Value::Text(name)) => cx.attribute(value, name),
         _ => fail("attribute name must be string"),
     }
 }
 
-fn join(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn join(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [separator, attribute] = args.bind("join", ["d", "attribute"])?;
     let separator = cx.display(&separator.unwrap_or_else(|| Value::text("")))?;
     let mut out = String::new();
-    for (at, item) in value.elements(&mut cx.budget)?.into_iter().enumerate() {
+    for (at, item) in value.elements(cx.budget())?.into_iter().enumerate() {
         let item = match &attribute {
             Some(path) if !matches!(path, Value::None) => cx.path(&item, path)?,
             _ => item,
         };
         if at > 0 {
-            cx.budget.spend_bytes(separator.len())?;
+            cx.budget().spend_bytes(separator.len())?;
             out.push_str(&separator);
         }
         out.push_str(&cx.display(&item)?);
@@ -210,11 +211,11 @@ fn join(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
     Ok(Value::text(&out))
 }
 
-fn map(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn map(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     if !value.is_true() {
         return generator(Vec::new());
     }
-    let items = value.elements(&mut cx.budget)?;
+    let items = value.elements(cx.budget())?;
     let mut results = Vec::new();
     if args.positional.is_empty() && args.named.iter().any(|(n, _)| &**n == "attribute") {
         let [attribute, default] = args.bind("map", ["attribute", "default"])?;
@@ -230,14 +231,14 @@ fn map(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
     let Some(Value::Text(filter)) = positional.next() else { return fail("map requires a filter argument") };
     let rest: Vec<Value> = positional.collect();
     for item in items {
-        cx.budget.spend_items(rest.len() + args.named.len())?;
+        cx.budget().spend_items(rest.len() + args.named.len())?;
         let args = Args { positional: rest.clone(), named: args.named.clone() };
         results.push(apply(cx, &filter, item, args)?);
     }
     generator(results)
 }
 
-fn select(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
+fn select(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Value> {
     if !value.is_true() {
         return generator(Vec::new());
     }
@@ -254,7 +255,7 @@ fn select(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Re
     let test = positional.next();
     let rest: Vec<Value> = positional.collect();
     let mut results = Vec::new();
-    for item in value.elements(&mut cx.budget)? {
+    for item in value.elements(cx.budget())? {
         let subject = match &attribute {
             Some(path) => cx.path(&item, path)?,
             None => item.clone(),
@@ -262,9 +263,9 @@ fn select(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Re
         let holds = match &test {
             None => subject.is_true(),
             Some(Value::Text(test)) => {
-                cx.budget.spend_items(rest.len() + args.named.len())?;
+                cx.budget().spend_items(rest.len() + args.named.len())?;
                 let args = Args { positional: rest.clone(), named: args.named.clone() };
-                checks::holds(cx, test, &subject, args)?
+                cx.test(test, &subject, args)?
             }
             Some(_) => return fail("a test's name must be a string"),
         };
@@ -276,14 +277,14 @@ fn select(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Re
 }
 
 /// What an item is compared by: itself or an attribute, texts in lower case unless case counts.
-fn key(cx: &mut Interpreter<'_>, item: &Value, attribute: Option<&Value>, case_sensitive: bool) -> Result<Value> {
+fn key(cx: &mut dyn Runtime, item: &Value, attribute: Option<&Value>, case_sensitive: bool) -> Result<Value> {
     let key = match attribute {
         Some(path) if !matches!(path, Value::None) => cx.path(item, path)?,
         _ => item.clone(),
     };
     match &key {
         Value::Text(text) if !case_sensitive => {
-            cx.budget.spend_bytes(text.len())?;
+            cx.budget().spend_bytes(text.len())?;
             Ok(Value::text(&text.to_lowercase()))
         }
         _ => Ok(key),
@@ -294,19 +295,14 @@ fn is_set(value: &Option<Value>) -> bool {
     value.as_ref().is_some_and(Value::is_true)
 }
 
-fn keyed(
-    cx: &mut Interpreter<'_>,
-    value: &Value,
-    attribute: Option<&Value>,
-    case: bool,
-) -> Result<Vec<(Value, Value)>> {
-    let items = value.elements(&mut cx.budget)?;
+fn keyed(cx: &mut dyn Runtime, value: &Value, attribute: Option<&Value>, case: bool) -> Result<Vec<(Value, Value)>> {
+    let items = value.elements(cx.budget())?;
     items.into_iter().map(|item| Ok((key(cx, &item, attribute, case)?, item))).collect()
 }
 
-fn sort(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn sort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [reverse, case, attribute] = args.bind("sort", ["reverse", "case_sensitive", "attribute"])?;
-    let mut items = value.elements(&mut cx.budget)?;
+    let mut items = value.elements(cx.budget())?;
     // Several attributes with commas between: the last one first, since sorting is stable.
     let paths: Vec<Option<Value>> = match &attribute {
         Some(Value::Text(text)) => text.rsplit(',').map(|path| Some(Value::text(path))).collect(),
@@ -317,12 +313,12 @@ fn sort(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
         for item in items {
             pairs.push((key(cx, &item, path.as_ref(), is_set(&case))?, item));
         }
-        items = sorted(pairs, is_set(&reverse), &mut cx.budget)?.into_iter().map(|(_, item)| item).collect();
+        items = sorted(pairs, is_set(&reverse), cx.budget())?.into_iter().map(|(_, item)| item).collect();
     }
     Value::list(items)
 }
 
-fn dictsort(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn dictsort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [case, by, reverse] = args.bind("dictsort", ["case_sensitive", "by", "reverse"])?;
     let Value::Dict(dict) = value else { return fail(format!("'{}' object has no items", type_name(value))) };
     let by_value = match by.as_ref().and_then(Value::as_text).map(|t| &**t) {
@@ -330,22 +326,22 @@ fn dictsort(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value
         Some("value") => true,
         Some(_) => return fail("You can only sort by either \"key\" or \"value\""),
     };
-    cx.budget.spend_items(dict.pairs.len())?;
+    cx.budget().spend_items(dict.pairs.len())?;
     let mut pairs = Vec::with_capacity(dict.pairs.len());
     for ((k, v), pair) in dict.pairs.iter().zip(super::methods::pairs(dict)?) {
         pairs.push((key(cx, if by_value { v } else { k }, None, is_set(&case))?, pair));
     }
-    Value::list(sorted(pairs, is_set(&reverse), &mut cx.budget)?.into_iter().map(|(_, pair)| pair).collect())
+    Value::list(sorted(pairs, is_set(&reverse), cx.budget())?.into_iter().map(|(_, pair)| pair).collect())
 }
 
-fn unique(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn unique(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [case, attribute] = args.bind("unique", ["case_sensitive", "attribute"])?;
     let mut seen: Vec<Value> = Vec::new();
     let mut results = Vec::new();
     for (key, item) in keyed(cx, value, attribute.as_ref(), is_set(&case))? {
         let mut known = false;
         for other in &seen {
-            known = known || other.equals(&key, &mut cx.budget)?;
+            known = known || other.equals(&key, cx.budget())?;
         }
         if !known {
             seen.push(key);
@@ -355,16 +351,16 @@ fn unique(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> 
     generator(results)
 }
 
-fn groupby(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn groupby(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [attribute, default, case] = args.bind("groupby", ["attribute", "default", "case_sensitive"])?;
     if is_set(&default) {
         return fail("`groupby` with a default is not supported");
     }
     let pairs = keyed(cx, value, attribute.as_ref(), is_set(&case))?;
     let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
-    for (key, item) in sorted(pairs, false, &mut cx.budget)? {
+    for (key, item) in sorted(pairs, false, cx.budget())? {
         match groups.last_mut() {
-            Some((last, group)) if last.equals(&key, &mut cx.budget)? => group.push(item),
+            Some((last, group)) if last.equals(&key, cx.budget())? => group.push(item),
             _ => groups.push((key, vec![item])),
         }
     }
@@ -380,14 +376,14 @@ fn groupby(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value>
     Value::list(results)
 }
 
-fn extreme(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
+fn extreme(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Value> {
     let [case, attribute] = args.bind(name, ["case_sensitive", "attribute"])?;
     let mut best: Option<(Value, Value)> = None;
     for (key, item) in keyed(cx, value, attribute.as_ref(), is_set(&case))? {
         let better = match &best {
             None => true,
-            Some((best, _)) if name == "min" => key.compare(best, "<", &mut cx.budget)?.is_some_and(|o| o.is_lt()),
-            Some((best, _)) => key.compare(best, ">", &mut cx.budget)?.is_some_and(|o| o.is_gt()),
+            Some((best, _)) if name == "min" => key.compare(best, "<", cx.budget())?.is_some_and(|o| o.is_lt()),
+            Some((best, _)) => key.compare(best, ">", cx.budget())?.is_some_and(|o| o.is_gt()),
         };
         if better {
             best = Some((key, item));
@@ -397,34 +393,34 @@ fn extreme(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> R
     Ok(best.map_or_else(nothing, |(_, item)| item))
 }
 
-fn sum(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn sum(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
     let mut total = start.unwrap_or(Value::Int(0));
     if matches!(total, Value::Text(_)) {
         return fail("sum() can't sum strings [use ''.join(seq) instead]");
     }
-    for item in value.elements(&mut cx.budget)? {
+    for item in value.elements(cx.budget())? {
         let item = match &attribute {
             Some(path) if !matches!(path, Value::None) => cx.path(&item, path)?,
             _ => item,
         };
-        total = operators::arithmetic(super::ast::Operator::Add, &total, &item, &mut cx.budget)?;
+        total = operators::arithmetic(super::ast::Operator::Add, &total, &item, cx.budget())?;
     }
     Ok(total)
 }
 
-fn batch(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn batch(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [count, fill] = args.bind("batch", ["linecount", "fill_with"])?;
     let count = usize::try_from(whole(&count.unwrap_or(Value::Int(0)))?).unwrap_or(0);
     if count == 0 {
         return fail("`batch` needs a number above 0");
     }
-    let items = value.elements(&mut cx.budget)?;
+    let items = value.elements(cx.budget())?;
     let mut batches = Vec::new();
     for chunk in items.chunks(count) {
         let mut chunk = chunk.to_vec();
         if let Some(fill) = fill.as_ref().filter(|f| !matches!(f, Value::None)) {
-            cx.budget.spend_items(count)?;
+            cx.budget().spend_items(count)?;
             chunk.resize(count, fill.clone());
         }
         batches.push(Value::list(chunk)?);
@@ -432,14 +428,14 @@ fn batch(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
     generator(batches)
 }
 
-fn slice(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn slice(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [slices, fill] = args.bind("slice", ["slices", "fill_with"])?;
     let slices = usize::try_from(whole(&slices.unwrap_or(Value::Int(0)))?).unwrap_or(0);
     if slices == 0 {
         return fail("`slice` needs a number above 0");
     }
-    cx.budget.spend_items(slices)?;
-    let mut items = value.elements(&mut cx.budget)?.into_iter();
+    cx.budget().spend_items(slices)?;
+    let mut items = value.elements(cx.budget())?.into_iter();
     let (each, extra) = (items.len() / slices, items.len() % slices);
     let mut results = Vec::new();
     for at in 0..slices {

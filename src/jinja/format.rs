@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::arguments::{Args, whole};
 use super::budget::Budget;
-use super::error::{Result, fail};
-use super::interpreter::Interpreter;
+use super::error::{Result, excerpt, fail};
 use super::numbers::{Spec, digits, parse_spec, write_number, write_padded, write_text};
-use super::print::{display, repr, type_name};
-use super::value::{ListKind, Number, Value};
+use super::print::{display, repr};
+use super::runtime::Runtime;
+use super::value::{ListKind, Number, Value, type_name};
 
 /// A field may stand in another one's width, and no deeper.
 const MAX_FORMAT_DEPTH: u32 = 3;
@@ -190,7 +190,7 @@ fn percent_one(value: &Value, kind: char, mut spec: Spec, out: &mut String, budg
 }
 
 /// `text.format(..)`.
-pub(super) fn braces(cx: &mut Interpreter<'_>, text: &str, args: Args) -> Result<Value> {
+pub(super) fn braces(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     let mut fields = Fields { args, next: 0, manual: false };
     let out = fields.format(cx, text, MAX_FORMAT_DEPTH)?;
     Ok(Value::text(&out))
@@ -205,11 +205,11 @@ struct Fields {
 }
 
 impl Fields {
-    fn format(&mut self, cx: &mut Interpreter<'_>, text: &str, depth: u32) -> Result<String> {
+    fn format(&mut self, cx: &mut dyn Runtime, text: &str, depth: u32) -> Result<String> {
         if depth == 0 {
             return fail("Max string recursion exceeded");
         }
-        cx.budget.spend_bytes(text.len().saturating_mul(2))?;
+        cx.budget().spend_bytes(text.len().saturating_mul(2))?;
         let mut out = String::new();
         let mut rest = text;
         while let Some(at) = rest.find(['{', '}']) {
@@ -234,7 +234,7 @@ impl Fields {
     }
 
     /// `name!conversion:spec`.
-    fn field(&mut self, cx: &mut Interpreter<'_>, field: &str, depth: u32, out: &mut String) -> Result<()> {
+    fn field(&mut self, cx: &mut dyn Runtime, field: &str, depth: u32, out: &mut String) -> Result<()> {
         let name_end = field.find(['!', ':']).unwrap_or(field.len());
         let (name, tail) = field.split_at(name_end);
         let (conversion, spec) = match tail.strip_prefix('!') {
@@ -246,18 +246,18 @@ impl Fields {
             None => {}
             Some("s") => value = Value::text(&cx.display(&value)?),
             Some("r") => value = Value::text(&cx.repr(&value)?),
-            Some(other) => return fail(format!("Unknown conversion specifier '{}'", super::parser::shown(other))),
+            Some(other) => return fail(format!("Unknown conversion specifier '{}'", excerpt(other))),
         }
         let spec = self.format(cx, spec, depth - 1)?;
-        write_value(&value, &spec, out, &mut cx.budget)
+        write_value(&value, &spec, out, cx.budget())
     }
 
-    fn value(&mut self, cx: &mut Interpreter<'_>, name: &str) -> Result<Value> {
+    fn value(&mut self, cx: &mut dyn Runtime, name: &str) -> Result<Value> {
         let end = name.find(['.', '[']).unwrap_or(name.len());
         let (first, mut rest) = name.split_at(end);
         let mut value = self.argument(first)?;
         while !rest.is_empty() {
-            cx.budget.spend(1)?;
+            cx.budget().spend(1)?;
             if let Some(tail) = rest.strip_prefix('.') {
                 let end = tail.find(['.', '[']).unwrap_or(tail.len());
                 value = cx.attribute(&value, &Arc::from(&tail[..end]))?;
@@ -296,7 +296,7 @@ impl Fields {
         match (found, number) {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(number)) => fail(format!("Replacement index {number} out of range for positional args tuple")),
-            (None, None) => fail(format!("KeyError: '{}'", super::parser::shown(name))),
+            (None, None) => fail(format!("KeyError: '{}'", excerpt(name))),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::chars::is_space;
 use super::error::{ErrorKind, Result, TemplateError};
-use super::strings::is_space;
 
 /// Longest template, in bytes. The longest of released models have some 30,000.
 const MAX_SOURCE: usize = 512 << 10;

@@ -1,62 +1,13 @@
-//! The state of running loops, and the attributes of `loop`. Conditions of a loop (`for x in y if z`) are evaluated when
-//! the loop comes to an element, as in Jinja2, since they may depend on what the loop's body has done.
+//! Steps of running loops, and the attributes of `loop`. The condition of a loop (`for x in y if z`) is evaluated when
+//! the loop reaches an element, as in Jinja2, because it may depend on what the loop's body has done.
 
 use std::sync::Arc;
 
 use super::arguments::Args;
-use super::ast::For;
 use super::error::{Result, fail};
-use super::interpreter::{Flow, Interpreter};
-use super::value::{ListKind, Value, missing};
-
-/// The elements that a loop has not come to.
-pub(super) struct LoopItems {
-    rest: std::vec::IntoIter<Value>,
-    total: usize,
-}
-
-impl LoopItems {
-    pub(super) fn new(items: Vec<Value>) -> Self {
-        Self { total: items.len(), rest: items.into_iter() }
-    }
-}
-
-pub(super) struct Loop<'t> {
-    node: &'t For,
-    items: LoopItems,
-    /// The scope that the loop stands in.
-    parent: usize,
-    depth: usize,
-    serial: u64,
-    /// Elements that the body has seen, the current one included.
-    seen: usize,
-    before: Option<Value>,
-    current: Option<Value>,
-    /// The next element, where it was looked at.
-    after: Option<Value>,
-    /// Whether the conditions of all that is left are known to hold.
-    checked: bool,
-    last_changed: Option<Value>,
-}
-
-impl<'t> Loop<'t> {
-    pub(super) fn new(node: &'t For, items: LoopItems, parent: usize, depth: usize, serial: u64) -> Self {
-        let checked = node.condition.is_none();
-        Self {
-            node,
-            items,
-            parent,
-            depth,
-            serial,
-            seen: 0,
-            before: None,
-            current: None,
-            after: None,
-            checked,
-            last_changed: None,
-        }
-    }
-}
+use super::interpreter::{Flow, Interpreter, LoopItems};
+use super::lookup::missing;
+use super::value::{ListKind, Value};
 
 impl Interpreter<'_> {
     /// Moves a loop to its next element.

@@ -1,13 +1,10 @@
 //! Methods of Python's texts, lists and dicts. What changes a value is refused, as in transformers' sandbox.
 
-use std::sync::Arc;
-
-use super::arguments::{Args, text, whole};
+use super::arguments::Args;
 use super::error::{Result, fail};
-use super::interpreter::Interpreter;
-use super::print::type_name;
+use super::runtime::Runtime;
 use super::strings;
-use super::value::{Dict, DictBuilder, Function, ListKind, Value};
+use super::value::{Dict, DictBuilder, Function, ListKind, Value, type_name};
 
 const OF_DICTS: [&str; 5] = ["get", "keys", "values", "items", "copy"];
 const OF_LISTS: [&str; 3] = ["count", "index", "copy"];
@@ -39,7 +36,7 @@ pub(super) fn is_unsafe(value: &Value, name: &str) -> bool {
 }
 
 /// Calls a method.
-pub(super) fn call(cx: &mut Interpreter<'_>, object: &Value, name: &str, args: Args) -> Result<Value> {
+pub(super) fn call(cx: &mut dyn Runtime, object: &Value, name: &str, args: Args) -> Result<Value> {
     match object {
         Value::Text(text) => strings::call(cx, text, name, args),
         Value::Dict(dict) => of_dict(cx, object, dict, name, args),
@@ -54,19 +51,19 @@ pub(super) fn pairs(dict: &Dict) -> Result<Vec<Value>> {
     dict.pairs.iter().map(|(k, v)| Value::sequence(ListKind::Tuple, vec![k.clone(), v.clone()])).collect()
 }
 
-fn of_dict(cx: &mut Interpreter<'_>, object: &Value, dict: &Dict, name: &str, args: Args) -> Result<Value> {
+fn of_dict(cx: &mut dyn Runtime, object: &Value, dict: &Dict, name: &str, args: Args) -> Result<Value> {
     if name == "get" {
         let given = args.positional.len();
         let mut values = args.only_positional(name)?.into_iter();
         return match (values.next(), values.next(), values.next()) {
             (Some(key), default, None) => {
-                Ok(dict.get(&key, &mut cx.budget)?.cloned().unwrap_or(default.unwrap_or(Value::None)))
+                Ok(dict.get(&key, cx.budget())?.cloned().unwrap_or(default.unwrap_or(Value::None)))
             }
             _ => fail(format!("get expected 1 or 2 arguments, got {given}")),
         };
     }
     args.exactly::<0>(name)?;
-    cx.budget.spend_items(dict.pairs.len().saturating_mul(2))?;
+    cx.budget().spend_items(dict.pairs.len().saturating_mul(2))?;
     match name {
         "keys" => Value::sequence(ListKind::View("keys"), dict.pairs.iter().map(|(k, _)| k.clone()).collect()),
         "values" => Value::sequence(ListKind::View("values"), dict.pairs.iter().map(|(_, v)| v.clone()).collect()),
@@ -75,7 +72,7 @@ fn of_dict(cx: &mut Interpreter<'_>, object: &Value, dict: &Dict, name: &str, ar
     }
 }
 
-fn of_list(cx: &mut Interpreter<'_>, object: &Value, items: &[Value], name: &str, args: Args) -> Result<Value> {
+fn of_list(cx: &mut dyn Runtime, object: &Value, items: &[Value], name: &str, args: Args) -> Result<Value> {
     if name == "copy" {
         args.exactly::<0>(name)?;
         return Ok(object.clone());
@@ -83,7 +80,7 @@ fn of_list(cx: &mut Interpreter<'_>, object: &Value, items: &[Value], name: &str
     let [wanted] = args.exactly(name)?;
     let mut count = 0;
     for (at, item) in items.iter().enumerate() {
-        if item.equals(&wanted, &mut cx.budget)? {
+        if item.equals(&wanted, cx.budget())? {
             if name == "index" {
                 return Ok(Value::Int(at as i64));
             }
@@ -93,43 +90,11 @@ fn of_list(cx: &mut Interpreter<'_>, object: &Value, items: &[Value], name: &str
     if name == "index" { fail("the value is not in the list") } else { Ok(Value::Int(count)) }
 }
 
-fn from_keys(cx: &mut Interpreter<'_>, args: Args) -> Result<Value> {
+fn from_keys(cx: &mut dyn Runtime, args: Args) -> Result<Value> {
     let [keys, value] = args.bind("fromkeys", ["iterable", "value"])?;
     let mut dict = DictBuilder::default();
-    for key in keys.unwrap_or(Value::None).elements(&mut cx.budget)? {
-        dict.insert(key, value.clone().unwrap_or(Value::None), &mut cx.budget)?;
+    for key in keys.unwrap_or(Value::None).elements(cx.budget())? {
+        dict.insert(key, value.clone().unwrap_or(Value::None), cx.budget())?;
     }
     dict.finish()
-}
-
-/// A part of a text, as the bounds of `find`, `count`, `startswith` and others choose it; and the characters before it.
-pub(super) fn part<'a>(text: &'a str, start: Option<&Value>, end: Option<&Value>) -> Result<Option<(&'a str, usize)>> {
-    let length = text.chars().count() as i64;
-    let bound = |value: Option<&Value>, default: i64| -> Result<i64> {
-        Ok(match value {
-            None | Some(Value::None) => default,
-            Some(value) => {
-                let at = whole(value)?;
-                if at < 0 { at.saturating_add(length).max(0) } else { at }
-            }
-        })
-    };
-    let (start, end) = (bound(start, 0)?, bound(end, length)?.min(length));
-    if start > end {
-        return Ok(None);
-    }
-    let place = |at: i64| text.char_indices().nth(at as usize).map_or(text.len(), |(byte, _)| byte);
-    Ok(Some((&text[place(start)..place(end)], start as usize)))
-}
-
-/// The texts of a list, for `join`.
-pub(super) fn texts(cx: &mut Interpreter<'_>, value: &Value) -> Result<Vec<Arc<str>>> {
-    let items = value.elements(&mut cx.budget)?;
-    let kinds = items.iter().enumerate();
-    for (at, item) in kinds {
-        if item.as_text().is_none() {
-            return fail(format!("sequence item {at}: expected str instance, {} found", type_name(item)));
-        }
-    }
-    items.iter().map(|item| text(item).cloned()).collect()
 }

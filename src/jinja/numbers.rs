@@ -4,9 +4,9 @@ use std::iter::Peekable;
 use std::str::{Chars, FromStr};
 
 use super::budget::Budget;
-use super::error::{Result, fail};
+use super::chars::is_space;
+use super::error::{Result, excerpt, fail};
 use super::print::float;
-use super::strings::is_space;
 use super::value::Number;
 
 /// Digits after the point that can be asked for.
@@ -194,7 +194,7 @@ pub(super) fn parse_spec(text: &str) -> Result<Spec> {
     }
     spec.kind = chars.next();
     if chars.next().is_some() {
-        return fail(format!("Invalid format specifier '{}'", super::parser::shown(text)));
+        return fail(format!("Invalid format specifier '{}'", excerpt(text)));
     }
     Ok(spec)
 }

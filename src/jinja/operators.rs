@@ -1,11 +1,26 @@
-//! Python's arithmetic.
+//! Python's arithmetic and comparisons.
 
-use super::ast::Operator;
+use std::cmp::Ordering;
+
+use super::ast::{Comparison, Operator};
 use super::budget::Budget;
 use super::error::{Result, fail};
 use super::format::percent;
-use super::print::type_name;
-use super::value::{ListKind, Number, Value};
+use super::value::{ListKind, Number, Value, type_name};
+
+/// Whether a comparison holds.
+pub(super) fn compare(left: &Value, comparison: Comparison, right: &Value, budget: &mut Budget) -> Result<bool> {
+    Ok(match comparison {
+        Comparison::Equal => left.equals(right, budget)?,
+        Comparison::NotEqual => !left.equals(right, budget)?,
+        Comparison::In => right.contains(left, budget)?,
+        Comparison::NotIn => !right.contains(left, budget)?,
+        Comparison::Less => left.compare(right, "<", budget)? == Some(Ordering::Less),
+        Comparison::Greater => left.compare(right, ">", budget)? == Some(Ordering::Greater),
+        Comparison::LessOrEqual => left.compare(right, "<=", budget)?.is_some_and(Ordering::is_le),
+        Comparison::GreaterOrEqual => left.compare(right, ">=", budget)?.is_some_and(Ordering::is_ge),
+    })
+}
 
 pub(super) fn arithmetic(operator: Operator, left: &Value, right: &Value, budget: &mut Budget) -> Result<Value> {
     budget.spend(1)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ast::{Body, Expr, For, Macro, Node, Statement, Step, Takes, Target};
-use super::error::{ErrorKind, Result, TemplateError};
+use super::error::{ErrorKind, Result, TemplateError, excerpt};
 use super::lexer::{Kind, Token, Whitespace, tokens};
 use super::value::Value;
 
@@ -123,8 +123,8 @@ impl Parser {
             Kind::BlockEnd => "end of statement block".into(),
             Kind::OutputBegin => "begin of print statement".into(),
             Kind::OutputEnd => "end of print statement".into(),
-            Kind::Name(name) => format!("'{}'", shown(name)),
-            Kind::Text(text) => format!("the string {:?}", shown(text)),
+            Kind::Name(name) => format!("'{}'", excerpt(name)),
+            Kind::Text(text) => format!("the string {:?}", excerpt(text)),
             Kind::Int(number) => format!("'{number}'"),
             Kind::Float(number) => format!("'{number}'"),
             Kind::Operator(operator) => format!("'{operator}'"),
@@ -232,7 +232,7 @@ impl Parser {
                 return syntax(format!("`{name}` is not supported: a template here is one text"));
             }
             "autoescape" => return syntax("`autoescape` is not supported: nothing is escaped"),
-            other => return syntax(format!("Encountered unknown tag '{}'", shown(other))),
+            other => return syntax(format!("Encountered unknown tag '{}'", excerpt(other))),
         }))
     }
 
@@ -400,9 +400,4 @@ impl Parser {
         self.assigns(&name);
         Ok(Target::Name(name))
     }
-}
-
-/// At most the first 40 characters, for messages.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
 }

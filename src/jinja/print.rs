@@ -2,35 +2,10 @@
 //! lists that share their elements can be written at any length.
 
 use super::budget::Budget;
+use super::chars::is_printable;
 use super::error::{Result, fail};
-use super::value::{Dict, List, ListKind, Value};
-
-/// Python's name of a value's type.
-pub(super) fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Undefined(_) => "Undefined",
-        Value::None => "NoneType",
-        Value::Bool(_) => "bool",
-        Value::Int(_) => "int",
-        Value::Float(_) => "float",
-        Value::Text(_) => "str",
-        Value::List(list) => match list.kind {
-            ListKind::List => "list",
-            ListKind::Tuple => "tuple",
-            ListKind::Range => "range",
-            ListKind::View("keys") => "dict_keys",
-            ListKind::View("values") => "dict_values",
-            ListKind::View(_) => "dict_items",
-            ListKind::Generator => "generator",
-        },
-        Value::Dict(_) => "dict",
-        Value::Namespace(_) => "Namespace",
-        Value::Loop(_) => "LoopContext",
-        Value::Macro(_) => "Macro",
-        Value::Function(_) => "function",
-        Value::Method(_) => "method",
-    }
-}
+use super::sort::sorted;
+use super::value::{Dict, List, ListKind, Value, type_name};
 
 /// Python's `str(..)`, which is what `{{ .. }}` writes.
 pub(super) fn display(value: &Value, budget: &mut Budget) -> Result<String> {
@@ -148,15 +123,6 @@ fn push_repr(c: char, quote: char, out: &mut String) {
     }
 }
 
-/// Python's `str.isprintable` of one character. Rust's escaping has the same list, but also escapes combining marks at a
-/// text's start, which the letter before avoids.
-pub(super) fn is_printable(c: char) -> bool {
-    let mut buffer = [b'a', 0, 0, 0, 0];
-    let length = c.encode_utf8(&mut buffer[1..]).len();
-    let escaped = std::str::from_utf8(&buffer[..1 + length]).map_or(0, |text| text.escape_debug().count());
-    matches!(c, '\'' | '"' | '\\') || escaped == 2
-}
-
 /// Python's text of a floating-point number: the shortest digits that give it back.
 pub(super) fn float(x: f64) -> String {
     if x.is_nan() {
@@ -227,7 +193,7 @@ fn write_json_dict(dict: &Dict, style: &JsonStyle, level: usize, out: &mut Strin
     }
     let sorted = if style.sort_keys {
         let pairs = dict.pairs.to_vec();
-        Some(super::value::sorted(pairs, false, budget)?)
+        Some(sorted(pairs, false, budget)?)
     } else {
         None
     };

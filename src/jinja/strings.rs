@@ -6,11 +6,11 @@ use regex::Regex;
 
 use super::arguments::{Args, text as text_of, whole};
 use super::budget::Budget;
+use super::chars::{is_cased, is_printable, is_space};
 use super::error::{Result, fail};
 use super::format::braces;
-use super::interpreter::Interpreter;
-use super::methods::{part, texts};
-use super::value::{ListKind, Value};
+use super::runtime::Runtime;
+use super::value::{ListKind, Value, type_name};
 
 /// The methods that texts have.
 pub(super) const METHODS: [&str; 44] = [
@@ -60,11 +60,6 @@ pub(super) const METHODS: [&str; 44] = [
     "zfill",
 ];
 
-/// Python's white space: Unicode's, and four control characters.
-pub(super) fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
-}
-
 /// Where padding goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -73,23 +68,23 @@ pub(super) enum Side {
     Both,
 }
 
-pub(super) fn call(cx: &mut Interpreter<'_>, text: &Arc<str>, name: &str, args: Args) -> Result<Value> {
+pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args) -> Result<Value> {
     // Every method reads its text a few times and makes at most some three times as much, unless it says so itself.
-    cx.budget.spend_bytes(text.len().saturating_mul(4))?;
+    cx.budget().spend_bytes(text.len().saturating_mul(4))?;
     match name {
         "format" | "format_map" => return format(cx, text, name, args),
         "join" => {
             let [items] = args.exactly(name)?;
             let items = texts(cx, &items)?;
             let length: usize = items.iter().map(|t| t.len() + text.len()).sum();
-            cx.budget.spend_bytes(length)?;
+            cx.budget().spend_bytes(length)?;
             return Ok(Value::text(&items.join(&**text)));
         }
         "split" | "rsplit" => return split(cx, text, name == "rsplit", args),
         "splitlines" => {
             let [keep] = args.bind(name, ["keepends"])?;
             let lines = split_lines(text, keep.is_some_and(|k| k.is_true()));
-            cx.budget.spend_items(lines.len().saturating_mul(2))?;
+            cx.budget().spend_items(lines.len().saturating_mul(2))?;
             return Value::list(lines.into_iter().map(Value::text).collect());
         }
         "startswith" | "endswith" => return affix(text, name, args),
@@ -97,11 +92,11 @@ pub(super) fn call(cx: &mut Interpreter<'_>, text: &Arc<str>, name: &str, args: 
         "replace" => {
             let [old, new, count] = args.bind(name, ["old", "new", "count"])?;
             let (Some(old), Some(new)) = (old, new) else { return fail("replace expected at least 2 arguments") };
-            return replace(text, text_of(&old)?, text_of(&new)?, count.as_ref(), &mut cx.budget);
+            return replace(text, text_of(&old)?, text_of(&new)?, count.as_ref(), cx.budget());
         }
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = args.bind(name, ["chars"])?;
-            let stripped = strip(text, chars.as_ref(), name != "rstrip", name != "lstrip", &mut cx.budget)?;
+            let stripped = strip(text, chars.as_ref(), name != "rstrip", name != "lstrip", cx.budget())?;
             return Ok(Value::text(stripped));
         }
         "center" | "ljust" | "rjust" => {
@@ -111,13 +106,13 @@ pub(super) fn call(cx: &mut Interpreter<'_>, text: &Arc<str>, name: &str, args: 
                 "rjust" => Side::Left,
                 _ => Side::Both,
             };
-            return pad(text, &width.unwrap_or(Value::None), fill.as_ref(), side, &mut cx.budget);
+            return pad(text, &width.unwrap_or(Value::None), fill.as_ref(), side, cx.budget());
         }
         "zfill" => {
             let [width] = args.exactly(name)?;
             let sign = usize::from(text.starts_with(['+', '-']));
             let width = whole(&width)?.saturating_sub(sign as i64);
-            let padded = pad(&text[sign..], &Value::Int(width), Some(&Value::text("0")), Side::Left, &mut cx.budget)?;
+            let padded = pad(&text[sign..], &Value::Int(width), Some(&Value::text("0")), Side::Left, cx.budget())?;
             return Ok(Value::text(&format!("{}{}", &text[..sign], text_of(&padded)?)));
         }
         "partition" | "rpartition" => return partition(text, name, args),
@@ -159,9 +154,9 @@ fn is(text: &str, name: &str) -> bool {
         "isidentifier" => matches(&WORD),
         "isascii" => text.is_ascii(),
         "isspace" => !text.is_empty() && text.chars().all(is_space),
-        "isprintable" => text.chars().all(super::print::is_printable),
-        "islower" => super::checks::is_cased(text, char::is_uppercase, char::is_lowercase),
-        "isupper" => super::checks::is_cased(text, char::is_lowercase, char::is_uppercase),
+        "isprintable" => text.chars().all(is_printable),
+        "islower" => is_cased(text, char::is_uppercase, char::is_lowercase),
+        "isupper" => is_cased(text, char::is_lowercase, char::is_uppercase),
         _ => is_title(text),
     }
 }
@@ -300,7 +295,7 @@ pub(super) fn pad(text: &str, width: &Value, fill: Option<&Value>, side: Side, b
     Ok(Value::text(&(fill(left) + text + &fill(missing - left))))
 }
 
-fn format(cx: &mut Interpreter<'_>, text: &str, name: &str, args: Args) -> Result<Value> {
+fn format(cx: &mut dyn Runtime, text: &str, name: &str, args: Args) -> Result<Value> {
     if name == "format" {
         return braces(cx, text, args);
     }
@@ -313,7 +308,7 @@ fn format(cx: &mut Interpreter<'_>, text: &str, name: &str, args: Args) -> Resul
     braces(cx, text, Args { positional: Vec::new(), named })
 }
 
-fn split(cx: &mut Interpreter<'_>, text: &str, from_right: bool, args: Args) -> Result<Value> {
+fn split(cx: &mut dyn Runtime, text: &str, from_right: bool, args: Args) -> Result<Value> {
     let [separator, most] = args.bind("split", ["sep", "maxsplit"])?;
     let most = match most {
         None => usize::MAX,
@@ -336,7 +331,7 @@ fn split(cx: &mut Interpreter<'_>, text: &str, from_right: bool, args: Args) -> 
             }
         }
     };
-    cx.budget.spend_items(pieces.len().saturating_mul(2))?;
+    cx.budget().spend_items(pieces.len().saturating_mul(2))?;
     Value::list(pieces.into_iter().map(Value::text).collect())
 }
 
@@ -420,10 +415,10 @@ fn partition(text: &str, name: &str, args: Args) -> Result<Value> {
     Value::sequence(ListKind::Tuple, parts.into_iter().map(Value::text).collect())
 }
 
-fn expand_tabs(cx: &mut Interpreter<'_>, text: &str, args: Args) -> Result<Value> {
+fn expand_tabs(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     let [size] = args.bind("expandtabs", ["tabsize"])?;
     let size = usize::try_from(whole(&size.unwrap_or(Value::Int(8)))?).unwrap_or(0);
-    cx.budget.spend_bytes(text.matches('\t').count().saturating_mul(size))?;
+    cx.budget().spend_bytes(text.matches('\t').count().saturating_mul(size))?;
     let (mut out, mut column) = (String::new(), 0);
     for c in text.chars() {
         match c {
@@ -440,4 +435,36 @@ fn expand_tabs(cx: &mut Interpreter<'_>, text: &str, args: Args) -> Result<Value
         }
     }
     Ok(Value::text(&out))
+}
+
+/// A part of a text, as the bounds of `find`, `count`, `startswith` and others choose it; and the characters before it.
+fn part<'a>(text: &'a str, start: Option<&Value>, end: Option<&Value>) -> Result<Option<(&'a str, usize)>> {
+    let length = text.chars().count() as i64;
+    let bound = |value: Option<&Value>, default: i64| -> Result<i64> {
+        Ok(match value {
+            None | Some(Value::None) => default,
+            Some(value) => {
+                let at = whole(value)?;
+                if at < 0 { at.saturating_add(length).max(0) } else { at }
+            }
+        })
+    };
+    let (start, end) = (bound(start, 0)?, bound(end, length)?.min(length));
+    if start > end {
+        return Ok(None);
+    }
+    let place = |at: i64| text.char_indices().nth(at as usize).map_or(text.len(), |(byte, _)| byte);
+    Ok(Some((&text[place(start)..place(end)], start as usize)))
+}
+
+/// The texts of a list, for `join`.
+fn texts(cx: &mut dyn Runtime, value: &Value) -> Result<Vec<Arc<str>>> {
+    let items = value.elements(cx.budget())?;
+    let kinds = items.iter().enumerate();
+    for (at, item) in kinds {
+        if item.as_text().is_none() {
+            return fail(format!("sequence item {at}: expected str instance, {} found", type_name(item)));
+        }
+    }
+    items.iter().map(|item| text_of(item).cloned()).collect()
 }

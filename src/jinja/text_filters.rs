@@ -1,14 +1,14 @@
 //! Filters of texts and numbers.
 
 use super::arguments::{Args, whole};
+use super::chars::is_space;
 use super::error::{Result, fail};
 use super::format::percent;
-use super::interpreter::Interpreter;
 use super::numbers::{parse_float, parse_int, rounded};
 use super::operators::negative;
-use super::print::type_name;
-use super::strings::{self, is_space, split_lines};
-use super::value::{DictBuilder, ListKind, Number, Value};
+use super::runtime::Runtime;
+use super::strings::{self, split_lines};
+use super::value::{DictBuilder, ListKind, Number, Value, type_name};
 
 /// The filters of this file.
 pub(super) const NAMES: [&str; 16] = [
@@ -35,7 +35,7 @@ const REFUSED: [&str; 9] =
     ["e", "escape", "forceescape", "filesizeformat", "random", "striptags", "urlize", "xmlattr", "wordwrap"];
 
 /// `value | name(args)`; nothing if there is no such filter.
-pub(super) fn apply(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: Args) -> Result<Option<Value>> {
+pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Option<Value>> {
     if REFUSED.contains(&name) {
         return fail(format!("the filter `{name}` is not supported in prompts"));
     }
@@ -65,8 +65,8 @@ pub(super) fn apply(cx: &mut Interpreter<'_>, name: &str, value: &Value, args: A
     }))
 }
 
-fn of_text(cx: &mut Interpreter<'_>, name: &str, text: &str, args: Args) -> Result<Value> {
-    let budget = &mut cx.budget;
+fn of_text(cx: &mut dyn Runtime, name: &str, text: &str, args: Args) -> Result<Value> {
+    let budget = cx.budget();
     budget.spend_bytes(text.len().saturating_mul(3))?;
     Ok(match name {
         "upper" => {
@@ -125,14 +125,14 @@ fn of_text(cx: &mut Interpreter<'_>, name: &str, text: &str, args: Args) -> Resu
     })
 }
 
-fn int(cx: &mut Interpreter<'_>, value: &Value, args: Args) -> Result<Value> {
+fn int(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let [default, base] = args.bind("int", ["default", "base"])?;
     let base = u32::try_from(whole(&base.unwrap_or(Value::Int(10)))?).unwrap_or(0);
     if !matches!(base, 0 | 2..=36) {
         return fail("int() base must be >= 2 and <= 36, or 0");
     }
     if let Value::Text(text) = value {
-        cx.budget.spend_bytes(text.len())?;
+        cx.budget().spend_bytes(text.len())?;
     }
     let found = match value {
         Value::Text(text) => parse_int(text, base).or_else(|| parse_float(text).and_then(truncated)),
@@ -192,20 +192,20 @@ fn title(text: &str) -> String {
     out
 }
 
-fn indent(cx: &mut Interpreter<'_>, text: &str, args: Args) -> Result<Value> {
+fn indent(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
     let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
     let by = match width.unwrap_or(Value::Int(4)) {
         Value::Text(text) => text.to_string(),
         number => {
             let width = usize::try_from(whole(&number)?).unwrap_or(0);
-            cx.budget.spend_bytes(width)?;
+            cx.budget().spend_bytes(width)?;
             " ".repeat(width)
         }
     };
     let whole_text = format!("{text}\n");
     let lines = split_lines(&whole_text, false);
-    cx.budget.spend_bytes(by.len().saturating_add(1).saturating_mul(lines.len()))?;
+    cx.budget().spend_bytes(by.len().saturating_add(1).saturating_mul(lines.len()))?;
     let mut out = String::new();
     for (at, line) in lines.iter().enumerate() {
         if at > 0 {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::budget::Budget;
 use super::error::{ErrorKind, Result, TemplateError, fail};
-use super::print::{repr, type_name};
 
 /// Nesting of lists and dicts. Values cannot be made deeper, so that whatever walks them needs no check of its own.
 const MAX_DEPTH: u32 = 64;
@@ -340,6 +339,33 @@ fn not_a_container(value: &Value) -> TemplateError {
     TemplateError::new(ErrorKind::Runtime, format!("argument of type '{}' is not iterable", type_name(value)))
 }
 
+/// Python's name of a value's type.
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Undefined(_) => "Undefined",
+        Value::None => "NoneType",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int",
+        Value::Float(_) => "float",
+        Value::Text(_) => "str",
+        Value::List(list) => match list.kind {
+            ListKind::List => "list",
+            ListKind::Tuple => "tuple",
+            ListKind::Range => "range",
+            ListKind::View("keys") => "dict_keys",
+            ListKind::View("values") => "dict_values",
+            ListKind::View(_) => "dict_items",
+            ListKind::Generator => "generator",
+        },
+        Value::Dict(_) => "dict",
+        Value::Namespace(_) => "Namespace",
+        Value::Loop(_) => "LoopContext",
+        Value::Macro(_) => "Macro",
+        Value::Function(_) => "function",
+        Value::Method(_) => "method",
+    }
+}
+
 fn check_depth(depth: u32) -> Result<()> {
     if depth > MAX_DEPTH {
         let message = format!("a list or dict is nested more than {MAX_DEPTH} deep");
@@ -430,53 +456,6 @@ impl Number {
             (a, b) => a.float().partial_cmp(&b.float()),
         }
     }
-}
-
-/// Sorts stably by Python's order; the comparison may fail, and need not be an order.
-pub(super) fn sorted(
-    mut items: Vec<(Value, Value)>,
-    reverse: bool,
-    budget: &mut Budget,
-) -> Result<Vec<(Value, Value)>> {
-    budget.spend_items(items.len())?;
-    // Merges runs of 1, 2, 4, .. elements; with `reverse`, equal elements keep their order as in Python.
-    let mut width = 1;
-    while width < items.len() {
-        let mut merged = Vec::with_capacity(items.len());
-        for run in items.chunks(2 * width) {
-            let (left, right) = run.split_at(width.min(run.len()));
-            let (mut l, mut r) = (0, 0);
-            while l < left.len() && r < right.len() {
-                let (a, b) = if reverse { (&left[l].0, &right[r].0) } else { (&right[r].0, &left[l].0) };
-                let right_first = a.compare(b, "<", budget)? == Some(Ordering::Less);
-                if right_first {
-                    merged.push(right[r].clone());
-                    r += 1;
-                } else {
-                    merged.push(left[l].clone());
-                    l += 1;
-                }
-            }
-            merged.extend_from_slice(&left[l..]);
-            merged.extend_from_slice(&right[r..]);
-        }
-        items = merged;
-        width *= 2;
-    }
-    Ok(items)
-}
-
-/// The message of a look-up that found nothing, as Jinja2 words it.
-pub(super) fn missing(object: &Value, name: &Value, budget: &mut Budget) -> Result<Value> {
-    let kind = match object {
-        Value::None => "None".to_string(),
-        other => format!("{} object", type_name(other)),
-    };
-    let message = match name {
-        Value::Text(name) => format!("'{kind}' has no attribute '{}'", super::parser::shown(name)),
-        other => format!("{kind} has no element {}", repr(other, budget)?),
-    };
-    Ok(Value::Undefined(message.into()))
 }
 
 impl From<&str> for Value {
