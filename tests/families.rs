@@ -13,7 +13,8 @@ use reflux::data::RngKey;
 use reflux::engine::{Answer, Config, Engine, Message, Request, Sampling, open};
 use reflux::error::{Error, ErrorKind};
 use reflux::model::Model;
-use reflux::model::families::{Family, InferenceModel};
+use reflux::model::families::InferenceModel;
+use reflux::model::family::Family;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 

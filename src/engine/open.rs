@@ -7,7 +7,8 @@ use candle_core::{DType, Device};
 
 use super::{BatchedEngine, Config, Engine, Sequential};
 use crate::error::{Error, Result};
-use crate::model::families::{Family, InferenceModel};
+use crate::model::families::InferenceModel;
+use crate::model::family::Family;
 use crate::model::{Model, Tokenizer};
 
 /// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`BatchedEngine`] for

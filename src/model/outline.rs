@@ -4,10 +4,10 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::families::{Family, InferenceModel};
-use super::formats::{hf, weights};
+use super::families::InferenceModel;
+use super::family::Family;
+use super::formats::{hf, load};
 use super::text::tokenizer::Tokenizer;
-use super::vocabulary_fits;
 use crate::error::Result;
 
 /// A model as its small files and the headers of the others describe it.
@@ -30,8 +30,8 @@ impl Outline {
             let (tokenizer, positions) = InferenceModel::outline(path, dtype)?;
             return Ok(Self { tokenizer, positions, family: Some(family) });
         }
-        let source = weights::Source::open(path)?;
-        vocabulary_fits(path.display(), &source.tokenizer, source.config.vocab_size)?;
+        let source = load::Source::open(path)?;
+        source.tokenizer.fits(path.display(), source.config.vocab_size)?;
         let positions = source.config.max_position_embeddings;
         Ok(Self { tokenizer: source.tokenizer, positions, family: None })
     }
@@ -42,7 +42,7 @@ impl Outline {
     /// As [`super::Model::init`].
     pub fn of_configuration(dir: &Path) -> Result<Self> {
         let (config, tokenizer) = hf::config_and_tokenizer(dir)?;
-        vocabulary_fits(dir.display(), &tokenizer, config.vocab_size)?;
+        tokenizer.fits(dir.display(), config.vocab_size)?;
         Ok(Self { tokenizer, positions: config.max_position_embeddings, family: None })
     }
 }

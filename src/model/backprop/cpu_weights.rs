@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
 use crate::model::nn::llama::Llama;
 use crate::model::nn::llama::Matrix;
 use crate::model::nn::lora::Adapted;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
 use crate::model::nn::init;
 use crate::model::nn::lora::LoraConfig;
+use crate::model::ops::{Dropout, Segment};
 
 fn config(tied: bool) -> Config {
     let text = format!(

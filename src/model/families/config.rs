@@ -5,10 +5,10 @@ use candle_nn::Activation;
 use candle_transformers::models::{gemma3, qwen2, qwen3};
 use serde_json::{Map, Value as Json};
 
-use super::Family;
 use crate::error::{Error, Result};
+use crate::model::config::Config;
+use crate::model::family::Family;
 use crate::model::formats::hf;
-use crate::model::nn::config::Config;
 
 /// What the three families have in common, and what Gemma 3 has besides.
 pub(super) struct Settings {

@@ -14,35 +14,15 @@ use candle_core::{DType, Device, Tensor};
 
 use self::config::Settings;
 pub use self::network::{ForkedCache, Network};
-use super::formats::{hf, peft, weights};
-use super::nn::config::OneOrMany;
+use super::config::OneOrMany;
+use super::family::Family;
+use super::formats::{hf, peft, safetensors};
 use super::nn::finite;
+use super::nn::hash::hash;
 use super::text::tokenizer::Tokenizer;
-use super::{hash, name_of, vocabulary_fits};
 use crate::error::{Context, Error, Result};
 
-/// A family of models that is run but not trained.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
-    /// Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115).
-    Qwen2,
-    /// Dense models of Qwen 3 (arXiv 2505.09388).
-    Qwen3,
-    /// Text models of Gemma 3 (arXiv 2503.19786).
-    Gemma3,
-}
-
 impl Family {
-    /// The family that config.json calls so in `model_type`.
-    pub fn named(model_type: &str) -> Option<Self> {
-        match model_type {
-            "qwen2" => Some(Self::Qwen2),
-            "qwen3" => Some(Self::Qwen3),
-            "gemma3_text" => Some(Self::Gemma3),
-            _ => None,
-        }
-    }
-
     /// The family of the model in a directory; none if it is another, or if there is no config.json.
     ///
     /// # Errors
@@ -54,15 +34,6 @@ impl Family {
         }
         let json = hf::read_object(&config)?;
         Ok(json.get("model_type").and_then(|t| t.as_str()).and_then(Self::named))
-    }
-
-    /// As in `model_type`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-            Self::Gemma3 => "gemma3_text",
-        }
     }
 }
 
@@ -88,10 +59,10 @@ impl InferenceModel {
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let (settings, tokenizer) = Self::small_files(path, dtype)?;
         let family = settings.family.name();
-        let weights = weights::safetensors::load(path, family, settings.weights(), device, dtype)?;
+        let weights = safetensors::load(path, family, settings.weights(), device, dtype)?;
         finite::check(&weights).map_err(|e| e.doing(path.display()))?;
         let hash = hash(&weights)?;
-        let model = Self { name: name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
+        let model = Self { name: hf::name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
         // Made once for little, so that a fault shows now and not at the first request.
         model.network(1).user(|| path.display().to_string())?;
         Ok(model)
@@ -104,7 +75,7 @@ impl InferenceModel {
     pub(super) fn outline(path: &Path, dtype: DType) -> Result<(Tokenizer, usize)> {
         let (settings, tokenizer) = Self::small_files(path, dtype)?;
         let about = (settings.family.name(), "config.json");
-        weights::safetensors::Files::open(weights::safetensors::shards(path)?, path, about, settings.weights())?;
+        safetensors::Files::open(safetensors::shards(path)?, path, about, settings.weights())?;
         Ok((tokenizer, settings.sizes.max_position_embeddings))
     }
 
@@ -126,7 +97,7 @@ impl InferenceModel {
         let eos = eos.map_err(|e| Error::user(format!("{}: eos_token_id: {e}", at())))?.flatten();
         let settings = Settings::parse(family, json).map_err(|e| e.doing(at()))?;
         let tokenizer = hf::tokenizer(path, eos.as_ref())?;
-        vocabulary_fits(path.display(), &tokenizer, settings.sizes.vocab_size)?;
+        tokenizer.fits(path.display(), settings.sizes.vocab_size)?;
         Ok((settings, tokenizer))
     }
 

@@ -64,16 +64,16 @@ impl Network {
         let tensors = weights.iter().map(|(name, w)| (name.clone(), w.clone())).collect();
         let builder = VarBuilder::from_tensors(tensors, DType::F32, device);
         let kind = match (settings.family, &settings.gemma) {
-            (super::Family::Qwen2, _) => {
+            (crate::model::family::Family::Qwen2, _) => {
                 Kind::Qwen2(qwen2::ModelForCausalLM::new(&settings.qwen2(positions), builder)?)
             }
-            (super::Family::Qwen3, _) => {
+            (crate::model::family::Family::Qwen3, _) => {
                 Kind::Qwen3(qwen3::ModelForCausalLM::new(&settings.qwen3(positions), builder)?)
             }
-            (super::Family::Gemma3, Some(gemma)) => {
+            (crate::model::family::Family::Gemma3, Some(gemma)) => {
                 Kind::Gemma3(gemma3::Model::new(false, &settings.gemma3(gemma, positions), builder)?)
             }
-            (super::Family::Gemma3, None) => return Err(Error::bug("a Gemma without its options")),
+            (crate::model::family::Family::Gemma3, None) => return Err(Error::bug("a Gemma without its options")),
         };
         let window = settings.gemma.as_ref().map(|g| g.window.min(positions));
         Ok(Self { kind, device: device.clone(), read: 0, positions, window })

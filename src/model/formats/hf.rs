@@ -7,9 +7,9 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
-use crate::model::families::Family;
-use crate::model::nn::config::Config;
-use crate::model::nn::config::OneOrMany;
+use crate::model::config::Config;
+use crate::model::config::OneOrMany;
+use crate::model::family::Family;
 use crate::model::ops::frequencies;
 use crate::model::text::tokenizer::Files;
 use crate::model::text::tokenizer::Tokenizer;
@@ -288,4 +288,20 @@ pub(crate) fn check_config(c: &Config) -> Result<()> {
     }
     // An unknown kind of scaling is best told before the weights are read.
     frequencies(c).map(drop).user(|| "the rotary settings cannot be used")
+}
+
+impl Tokenizer {
+    /// The tokenizer and chat template of a Hugging Face directory, without the model's weights. config.json is read
+    /// too: it may name tokens that end an answer.
+    ///
+    /// # Errors
+    /// A file is missing or broken; the message names it.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Ok(config_and_tokenizer(dir)?.1)
+    }
+}
+
+/// What people call a model: the last part of its path.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }

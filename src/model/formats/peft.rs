@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value as Json, json};
 
-use super::weights::safetensors;
+use super::safetensors;
 use super::{hf, save};
 use crate::error::{Context, Error, Result};
-use crate::model::nn::config::Config;
-use crate::model::nn::config::OneOrMany;
+use crate::model::config::Config;
+use crate::model::config::OneOrMany;
 use crate::model::nn::finite;
 use crate::model::nn::llama::Llama;
 use crate::model::nn::lora::LoraConfig;

@@ -9,15 +9,18 @@ use candle_core::{DType, Tensor};
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Context, Error, Result};
-use crate::model::Model;
+use crate::model::nn::finite;
+use crate::model::nn::hash::{bytes, hash};
+use crate::model::nn::llama::Llama;
+use crate::model::text::tokenizer::Tokenizer;
 
 /// Files are written to a temporary name and renamed, the weights last: a directory with weights is whole.
-pub(crate) fn save(model: &Model, dir: &Path) -> Result<String> {
-    let weights = model.llama.merged()?;
-    crate::model::nn::finite::check(&weights).map_err(|e| e.doing("the model is not saved"))?;
+pub(crate) fn save(llama: &Llama, tokenizer: &Tokenizer, dir: &Path) -> Result<String> {
+    let weights = llama.merged()?;
+    finite::check(&weights).map_err(|e| e.doing("the model is not saved"))?;
     fs::create_dir_all(dir).doing(|| dir.display())?;
-    let files = model.tokenizer.files();
-    let config = model.llama.config();
+    let files = tokenizer.files();
+    let config = llama.config();
     let mut tokenizer_config = files.config.clone();
     // A class of its own reads files (vocab.json, tokenizer.model) that are not here; this one reads tokenizer.json.
     tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
@@ -42,7 +45,7 @@ pub(crate) fn save(model: &Model, dir: &Path) -> Result<String> {
     if let Some(bos) = config.bos_token_id {
         generation.insert("bos_token_id".into(), bos.into());
     }
-    match model.tokenizer.eos_ids() {
+    match tokenizer.eos_ids() {
         [] => {}
         [one] => drop(generation.insert("eos_token_id".into(), (*one).into())),
         many => drop(generation.insert("eos_token_id".into(), many.into())),
@@ -58,7 +61,7 @@ pub(crate) fn save(model: &Model, dir: &Path) -> Result<String> {
         fs::remove_file(&stale).doing(|| stale.display())?;
     }
     write_with(dir, "model.safetensors", |to| safetensors(&weights, to))?;
-    crate::model::hash(&weights)
+    hash(&weights)
 }
 
 fn to_object(value: &impl serde::Serialize) -> Result<Map<String, Json>> {
@@ -101,8 +104,11 @@ pub(crate) fn write_file<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>)
     })
 }
 
-/// The format's header and then each tensor's bytes, in order of name.
-pub(crate) fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
+/// Writes tensors of any names in the safetensors format, in order of name: the header, then each tensor's bytes.
+///
+/// # Errors
+/// What `to` reports, or a type that models do not have.
+pub fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;
@@ -144,29 +150,4 @@ fn torch_dtype(dtype: DType) -> Result<&'static str> {
         DType::BF16 => Ok("bfloat16"),
         other => Err(Error::bug(format!("weights of type {other:?}"))),
     }
-}
-
-/// Hands over a weight's values, row by row, little-endian: a stretch at a time, for an embedding may be half a model.
-pub(crate) fn bytes(w: &Tensor, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    const STRETCH: usize = 1 << 20;
-    let flat = w.flatten_all()?;
-    let n = flat.elem_count();
-    for start in (0..n).step_by(STRETCH) {
-        let values = flat.narrow(0, start, STRETCH.min(n - start))?;
-        each(&match w.dtype() {
-            DType::F32 => little_endian(&values.to_vec1::<f32>()?, |v| v.to_le_bytes()),
-            DType::F16 => little_endian(&values.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
-            DType::BF16 => little_endian(&values.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
-            other => return Err(Error::bug(format!("weights of type {other:?}"))),
-        })?;
-    }
-    Ok(())
-}
-
-fn little_endian<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    let mut out = vec![0u8; values.len() * N];
-    for (to, &value) in out.chunks_exact_mut(N).zip(values) {
-        to.copy_from_slice(&bytes(value));
-    }
-    out
 }

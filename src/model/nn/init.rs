@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use super::config::Config;
 use crate::error::{Error, Result};
+use crate::model::config::Config;
 
 /// Norms are 1, everything else N(0, std) by Box-Muller over the generator of (seed, weight name).
 pub(crate) fn normal(config: &Config, std: f32, seed: u64, device: &Device) -> Result<BTreeMap<String, Tensor>> {

@@ -8,19 +8,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::config::Config;
 use super::lora::{Adapted, LoraConfig};
-use crate::model::ops;
-
-/// Which rows see which, layer by layer.
-pub trait Attention {
-    /// `q` is `[N, heads, head_dim]`, `k` and `v` are `[N, kv_heads, head_dim]`, rotated already and contiguous;
-    /// returns `[N, heads, head_dim]`. The scale is `1 / sqrt(head_dim)`.
-    ///
-    /// # Errors
-    /// Whatever candle reports.
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
-}
+use crate::model::config::Config;
+use crate::model::ops::{self, Attention};
 
 /// The weight of a matrix product.
 pub(crate) enum Matrix {

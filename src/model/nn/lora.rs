@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::config::Config;
 use super::init;
+use crate::model::config::Config;
 use crate::model::ops;
 use crate::model::ops::Dropout;
 

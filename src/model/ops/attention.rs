@@ -1,31 +1,21 @@
 //! Causal attention over packed sequences, with branches that share a prefix.
 
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::float::widened;
+use super::segment::Segment;
 use super::{attention_cpu, cpu};
-use crate::model::nn::llama::Attention;
 
-/// A run of consecutive rows that see each other causally, and before that the rows of a shared prefix.
-///
-/// A plain sequence is one segment with an empty prefix. A DPO pair is three: the prompt, and the chosen and the
-/// rejected completion, each with the prompt's rows as prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Rows of the prefix, wholly visible.
-    pub prefix: Range<usize>,
-    /// The segment's own rows; row `i` sees own rows up to and with itself.
-    pub rows: Range<usize>,
-}
-
-impl Segment {
-    /// A plain sequence.
-    pub fn plain(rows: Range<usize>) -> Self {
-        Self { prefix: 0..0, rows }
-    }
+/// Which rows see which, layer by layer.
+pub trait Attention {
+    /// `q` is `[N, heads, head_dim]`, `k` and `v` are `[N, kv_heads, head_dim]`, rotated already and contiguous;
+    /// returns `[N, heads, head_dim]`. The scale is `1 / sqrt(head_dim)`.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
 }
 
 /// Attention for training: all rows of all segments at once, differentiable.

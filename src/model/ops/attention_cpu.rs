@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::attention::Segment;
 use super::cpu::{self, Matrix, gemm};
+use super::segment::Segment;
 
 /// Query rows of a tile.
 const ROWS: usize = 16;

@@ -22,9 +22,10 @@ mod packed_weight;
 mod product;
 pub(in crate::model) mod rms_norm;
 mod rope;
+mod segment;
 pub(in crate::model) mod swiglu;
 
-pub use attention::{Packed, Segment};
+pub use attention::{Attention, Packed};
 pub use cpu::{Floats, fma, with_composed};
 pub use dropout::Dropout;
 pub use embedding::embedding;
@@ -33,6 +34,7 @@ pub use log_prob::log_prob_of;
 pub use packed_weight::PackedWeight;
 pub use rms_norm::rms_norm;
 pub use rope::{RopeRows, RopeTable, frequencies, rope};
+pub use segment::Segment;
 pub use swiglu::swiglu;
 
 /// The operations composed of candle's own: what the fused ones must equal.

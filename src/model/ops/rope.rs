@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 
 use super::cpu;
 use super::float::widened;
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
 
 /// The frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
 ///

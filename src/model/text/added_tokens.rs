@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::tokenizer::token_text;
 use crate::error::{Error, Result};
 
 /// Keys of tokenizer_config.json that name one special token each.
@@ -117,4 +116,9 @@ fn in_vocabulary(tokenizer: &Json, content: &str) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// A token of tokenizer_config.json: a string, or an object with `content`.
+pub(crate) fn token_text(value: &Json) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use super::tokenizer::Message;
+use super::message::Message;
 use crate::error::{Error, Result};
 use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
 

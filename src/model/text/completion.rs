@@ -6,7 +6,8 @@
 //! no sequence of tokens is both what is sampled and what the template gives, and the conversation is refused.
 
 use super::chat::Part;
-use super::tokenizer::{Message, Tokenizer};
+use super::message::Message;
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
 /// A prompt and what follows it.

@@ -5,5 +5,6 @@ pub(crate) mod chat;
 pub(crate) mod completion;
 pub(crate) mod continuation;
 pub(crate) mod identity;
+pub mod message;
 pub mod tokenizer;
 pub(crate) mod tokenizer_json;

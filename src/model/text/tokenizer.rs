@@ -1,51 +1,21 @@
 //! Text to token ids and back, and conversations through the model's own chat template.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
+use super::added_tokens::{self, token_text};
 use super::chat::{Part, Template, mark};
 use super::continuation::{ByPosition, Position};
 use super::identity::Identity;
-use super::{added_tokens, tokenizer_json};
+use super::message::Message;
+use super::tokenizer_json;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`; others if the template knows them.
-    pub role: String,
-    /// What was said; never interpreted, see [`Tokenizer::encode_chat`].
-    pub content: String,
-    /// The message as its file has it, where that is anything else than role and content in this order: the chat template
-    /// sees these keys, in their order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keys: Option<serde_json::Map<String, Json>>,
-}
-
-impl Message {
-    /// A turn.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), keys: None }
-    }
-
-    /// The same with other content.
-    pub(crate) fn with_content(&self, content: String) -> Self {
-        Self { content, ..self.clone() }
-    }
-
-    /// The keys that are neither role nor content.
-    pub(crate) fn other_keys(&self) -> impl Iterator<Item = (&str, &Json)> {
-        let keys = self.keys.iter().flatten();
-        keys.map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| !matches!(*key, "role" | "content"))
-    }
-}
 
 /// A tokenizer with its chat template; cheap to clone.
 #[derive(Clone)]
@@ -91,13 +61,14 @@ pub(crate) struct Files {
 }
 
 impl Tokenizer {
-    /// The tokenizer and chat template of a Hugging Face directory, without the model's weights. config.json is read
-    /// too: it may name tokens that end an answer.
-    ///
-    /// # Errors
-    /// A file is missing or broken; the message names it.
-    pub fn load(dir: &Path) -> Result<Self> {
-        Ok(crate::model::formats::hf::config_and_tokenizer(dir)?.1)
+    /// Checks that each token has its row of an embedding of `rows` rows; `place` begins the message.
+    pub(crate) fn fits(&self, place: impl Display, rows: usize) -> Result<()> {
+        let tokens = self.vocab_size();
+        if tokens <= rows {
+            return Ok(());
+        }
+        Err(Error::user(format!("{place}: the tokenizer has {tokens} tokens, the embedding {rows} rows"))
+            .help("the tokenizer's files belong to another model"))
     }
 
     pub(crate) fn new(files: Files) -> Result<Self> {
@@ -459,11 +430,6 @@ fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Opt
     let marked = template.marked(&turns, false, Some(DateTime::now())).ok()?;
     let after = marked.split_once(&mark(1))?.1;
     after.char_indices().find_map(|(i, _)| longest_prefix(specials, &after[i..])).map(|(_, special)| special.id)
-}
-
-/// A token of tokenizer_config.json: a string, or an object with `content`.
-pub(crate) fn token_text(value: &Json) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }
 
 /// The tokenizer library panics where a file is broken in ways that it does not expect, when reading and when using it.

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use super::GgufType;
+use super::gguf_type::GgufType;
 use super::tensor::BLOCK;
 use crate::error::{Error, Result};
 

@@ -1,9 +1,9 @@
 //! The configuration as metadata.
 
-use super::GgufType;
 use super::gguf::{Metadata, Value};
+use super::gguf_type::GgufType;
 use crate::error::{Error, Result};
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
 
 /// `general.*` and `llama.*`, in the order in which llama.cpp's converter writes them.
 pub(super) fn of(config: &Config, name: &str, kind: GgufType) -> Result<Metadata> {

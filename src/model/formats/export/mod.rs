@@ -4,6 +4,7 @@
 //! format cannot say is refused.
 
 mod gguf;
+mod gguf_type;
 mod metadata;
 mod tensor;
 mod tokens;
@@ -13,22 +14,14 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-use super::weights::Source;
-use super::weights::gguf_model::{rotated_heads, stored_name};
+pub use gguf_type::GgufType;
+
+use super::gguf_model::{rotated_heads, stored_name};
+use super::load::Source;
 use crate::error::{Error, Result};
 use crate::model::formats::export::gguf::{Info, Metadata, Writer};
-use crate::model::{name_of, ops};
-
-/// The type of the matrices in the file. Norms and other vectors are f32 always.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GgufType {
-    /// 32 bits a weight: every bit is kept.
-    F32,
-    /// 16 bits a weight.
-    F16,
-    /// 8.5 bits a weight: blocks of 32 whole numbers of 8 bits with a scale in f16.
-    Q8_0,
-}
+use crate::model::formats::hf::name_of;
+use crate::model::ops;
 
 /// What [`Export::write`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +122,7 @@ fn rope_factors(source: &Source) -> Result<Option<Tensor>> {
         )
         .help("GGUF keeps what comes of them only, and the model could not be read back"));
     }
-    let plain = ops::frequencies(&crate::model::nn::config::Config { rope_scaling: None, ..config.clone() })?;
+    let plain = ops::frequencies(&crate::model::config::Config { rope_scaling: None, ..config.clone() })?;
     let scaled = ops::frequencies(config)?;
     let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(p, s)| p / s).collect();
     let n = factors.len();

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use half::f16;
 
-use super::GgufType;
+use super::gguf_type::GgufType;
 use crate::error::{Error, Result};
 
 /// Weights of a block of q8_0.

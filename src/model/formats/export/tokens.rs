@@ -6,12 +6,10 @@ use serde_json::{Map, Value as Json};
 
 use super::gguf::{Metadata, Value};
 use crate::error::{Error, Result};
-use crate::model::formats::weights::gguf_tokenizer::{
-    BYTE, CONTROL, LLAMA3, NORMAL, QWEN2, UNKNOWN, UNUSED, USER_DEFINED,
-};
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
+use crate::model::formats::gguf_tokenizer::{BYTE, CONTROL, LLAMA3, NORMAL, QWEN2, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::model::text::added_tokens::token_text;
 use crate::model::text::tokenizer::Tokenizer;
-use crate::model::text::tokenizer::token_text;
 
 /// `tokenizer.*`. What llama.cpp does in another way than the model's own tokenizer is put into `notes`.
 pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>) -> Result<Metadata> {

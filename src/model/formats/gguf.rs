@@ -9,12 +9,12 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use candle_core::quantized::{GgmlDType, ggml_file};
 use candle_core::{DType, Device, Tensor};
 
-use super::elements;
+use super::tensor_size::elements;
 use crate::error::{Error, Result};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Int(i128),
     Float(f64),
     Bool(bool),
@@ -35,13 +35,13 @@ struct Info {
 }
 
 /// A GGUF file with its tables read.
-pub(super) struct Gguf<R> {
+pub(crate) struct Gguf<R> {
     reader: BufReader<R>,
     length: u64,
     /// Bytes read so far, so that no system call is needed to know what is left.
     position: u64,
     data: u64,
-    pub(super) metadata: BTreeMap<String, Value>,
+    pub(crate) metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Info>,
     /// The further files of a model that is split over several.
     parts: Vec<Self>,
@@ -49,7 +49,7 @@ pub(super) struct Gguf<R> {
 
 impl<R: Read + Seek> Gguf<R> {
     /// Reads the tables.
-    pub(super) fn read(mut file: R) -> Result<Self> {
+    pub(crate) fn read(mut file: R) -> Result<Self> {
         let length = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
         let reader = BufReader::with_capacity(1 << 16, file);
@@ -102,7 +102,7 @@ impl<R: Read + Seek> Gguf<R> {
     }
 
     /// Adds a further file of the same model, of which the tensors are used.
-    pub(super) fn add_part(&mut self, part: Self) -> Result<()> {
+    pub(crate) fn add_part(&mut self, part: Self) -> Result<()> {
         if let Some(name) = part.names().find(|name| self.shape(name).is_some()) {
             return Err(Error::user(format!("tensor `{name}` is in another file of the model already")));
         }
@@ -111,19 +111,19 @@ impl<R: Read + Seek> Gguf<R> {
     }
 
     /// Names of all tensors, in the order of the files.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let further = self.parts.iter().flat_map(|part| part.tensors.keys());
         self.tensors.keys().chain(further).map(String::as_str)
     }
 
     /// The shape of a tensor, if it is there.
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         let mut all = std::iter::once(self).chain(&self.parts);
         all.find_map(|part| part.tensors.get(name)).map(|info| info.shape.as_slice())
     }
 
     /// The tensor's values, dequantised to f32, on the CPU.
-    pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
+    pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         if let Some(part) = self.parts.iter_mut().find(|part| part.tensors.contains_key(name)) {
             return part.tensor(name);
         }
@@ -169,7 +169,7 @@ impl<R: Read + Seek> Gguf<R> {
 
     /// Checks that every tensor is within the file and that no two share bytes: many tensors over the same bytes would
     /// make a large model of a small file.
-    pub(super) fn check_places(&self) -> Result<()> {
+    pub(crate) fn check_places(&self) -> Result<()> {
         for part in &self.parts {
             part.check_places()?;
         }
@@ -296,4 +296,44 @@ fn ggml_type(kind: u32) -> Result<GgmlDType> {
                 .help("take a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K"));
         }
     })
+}
+
+/// Typed look-ups with errors that name the key.
+pub(crate) struct Metadata<'a>(pub(crate) &'a BTreeMap<String, Value>);
+
+impl Metadata<'_> {
+    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Int(n)) => Ok(Some(usize::try_from(*n).map_err(|_| self.wrong(key, "a size"))?)),
+            Some(_) => Err(self.wrong(key, "a whole number")),
+        }
+    }
+    pub(crate) fn needed(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| Error::user(format!("metadata `{key}` is missing")))
+    }
+    pub(crate) fn float(&self, key: &str) -> Result<Option<f64>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Float(x)) => Ok(Some(*x)),
+            Some(_) => Err(self.wrong(key, "a number")),
+        }
+    }
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Text(t)) => Ok(Some(t)),
+            Some(_) => Err(self.wrong(key, "a text")),
+        }
+    }
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(b)) => Ok(Some(*b)),
+            Some(_) => Err(self.wrong(key, "true or false")),
+        }
+    }
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        Error::user(format!("metadata `{key}` is not {wanted}"))
+    }
 }

@@ -1,19 +1,19 @@
 //! A GGUF file as a Llama: metadata to configuration, tensors to Hugging Face's names and layout.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
 use candle_core::Tensor;
 
-use super::gguf::{Gguf, Value};
+use super::gguf::{Gguf, Metadata};
 use super::gguf_tokenizer;
+use super::hf::check_config;
 use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
-use crate::model::formats::hf::check_config;
-use crate::model::nn::config::Config;
-use crate::model::nn::config::{OneOrMany, RopeScaling};
+use crate::model::config::Config;
+use crate::model::config::{OneOrMany, RopeScaling};
 use crate::model::ops::frequencies;
 use crate::model::text::tokenizer::Tokenizer;
 
@@ -21,10 +21,10 @@ use crate::model::text::tokenizer::Tokenizer;
 const MAX_PARTS: usize = 1000;
 
 /// An open file whose tensors were found to be those of a Llama.
-pub(super) struct Model(Gguf<File>);
+pub(crate) struct Model(Gguf<File>);
 
 impl Model {
-    pub(super) fn open(path: &Path) -> Result<(Self, Config, Tokenizer)> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Config, Tokenizer)> {
         let mut gguf = open_parts(path)?;
         let config = config(&mut gguf)?;
         gguf.check_places()?;
@@ -34,7 +34,7 @@ impl Model {
     }
 
     /// The weight of that name of Hugging Face, in f32 and in Hugging Face's layout.
-    pub(super) fn tensor(&mut self, name: &str, config: &Config) -> Result<Tensor> {
+    pub(crate) fn tensor(&mut self, name: &str, config: &Config) -> Result<Tensor> {
         let w = self.0.tensor(&stored_name(name))?;
         Ok(match rotated_heads(name, config) {
             Some(heads) => half_split(&w, heads)?,
@@ -86,46 +86,6 @@ fn open_parts(path: &Path) -> Result<Gguf<File>> {
         return Err(Error::user(format!("its {count} files have {found} tensors together, and should have {stated}")));
     }
     Ok(first)
-}
-
-/// Typed look-ups with errors that name the key.
-pub(super) struct Metadata<'a>(pub(super) &'a BTreeMap<String, Value>);
-
-impl Metadata<'_> {
-    pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Int(n)) => Ok(Some(usize::try_from(*n).map_err(|_| self.wrong(key, "a size"))?)),
-            Some(_) => Err(self.wrong(key, "a whole number")),
-        }
-    }
-    fn needed(&self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| Error::user(format!("metadata `{key}` is missing")))
-    }
-    fn float(&self, key: &str) -> Result<Option<f64>> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Float(x)) => Ok(Some(*x)),
-            Some(_) => Err(self.wrong(key, "a number")),
-        }
-    }
-    pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Text(t)) => Ok(Some(t)),
-            Some(_) => Err(self.wrong(key, "a text")),
-        }
-    }
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(b)) => Ok(Some(*b)),
-            Some(_) => Err(self.wrong(key, "true or false")),
-        }
-    }
-    fn wrong(&self, key: &str, wanted: &str) -> Error {
-        Error::user(format!("metadata `{key}` is not {wanted}"))
-    }
 }
 
 fn config<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Config> {

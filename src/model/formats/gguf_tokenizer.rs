@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::gguf::Value;
-use super::gguf_model::Metadata;
+use super::gguf::{Metadata, Value};
 use crate::error::{Error, Result};
 use crate::model::text::tokenizer::Files;
 
@@ -23,7 +22,7 @@ const MERGES_A_TOKEN: usize = 4;
 /// Bytes of all merges for each byte of the tokens.
 const MERGED_BYTES: usize = 16;
 
-pub(super) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
+pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     let m = Metadata(metadata);
     let missing = |key: &str| Error::user(format!("metadata `{key}` is missing or no list of the right kind"));
     let Some(Value::Texts(tokens)) = metadata.get("tokenizer.ggml.tokens") else {

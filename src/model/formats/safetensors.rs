@@ -9,10 +9,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
-use super::elements;
+use super::hf;
+use super::tensor_size::elements;
 use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
-use crate::model::formats::hf;
 
 /// Longest header that is read; the reference implementation has the same limit.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -137,8 +137,11 @@ impl Files {
     }
 }
 
-/// Every tensor of one file, as it is.
-pub(in crate::model) fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+/// Reads every tensor of a safetensors file, as it is.
+///
+/// # Errors
+/// The file is not there, or not such a file: its header is checked before anything is read.
+pub fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let all = || -> Result<BTreeMap<String, Tensor>> {
         header(path)?.iter().map(|e| Ok((e.name.clone(), read(path, e)?.to_device(device)?))).collect()
     };

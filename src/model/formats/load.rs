@@ -1,18 +1,13 @@
 //! Weights from files. Every length that a file states is checked against the file's size before memory is taken for it.
 
-mod gguf;
-pub(crate) mod gguf_model;
-pub(crate) mod gguf_tokenizer;
-pub(crate) mod safetensors;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{hf, peft};
+use super::{gguf_model, hf, peft, safetensors};
 use crate::error::{Error, Result};
-use crate::model::nn::config::Config;
+use crate::model::config::Config;
 use crate::model::nn::lora::LoraConfig;
 use crate::model::nn::lora::merge;
 use crate::model::text::tokenizer::Tokenizer;
@@ -96,11 +91,6 @@ impl Source {
             None => Ok(w),
         }
     }
-}
-
-/// Numbers of elements and bytes of a tensor; `None` if they do not fit a `usize`.
-fn elements(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }
 
 /// Whether a file's name says that it is a GGUF file.
