@@ -127,11 +127,15 @@ fn only_the_terminal_prints() {
 
 /// Files of `src/dataflow` whose code runs on compute threads, or without a running dataflow. All others are a worker's.
 const COMPUTES: &[&str] = &[
-    "candidates.rs",
+    "advice.rs",
+    "context.rs",
+    "decision_inputs.rs",
     "groups.rs",
     "health.rs",
     "jobs.rs",
+    "items.rs",
     "join.rs",
+    "joined.rs",
     "operator.rs",
     "replay.rs",
     "revision/again.rs",
@@ -139,6 +143,8 @@ const COMPUTES: &[&str] = &[
     "revision/lineage.rs",
     "revision/mod.rs",
     "revision/quick.rs",
+    "revision/record.rs",
+    "revision/revising.rs",
     "revision/view.rs",
 ];
 

@@ -8,7 +8,7 @@ use super::terminal::{self, Output};
 use crate::cancel::CancelFlag;
 use crate::dataflow::Revised;
 use crate::error::{Error, Result};
-use crate::operators::sources::revised;
+use crate::operators;
 use crate::report::inspect::show::{self, Condition, Show};
 use crate::store::Scan;
 
@@ -59,7 +59,7 @@ fn scan(what: &Path) -> Result<Scan> {
     let Some(folder) = [what, &within].into_iter().find(|path| Revised::is_at(path)) else { return Scan::open(what) };
     match Revised::written(folder)? {
         Some(pairs) => Scan::open(&pairs),
-        None => Ok(revised::open(folder)?.scan(folder)),
+        None => Ok(Revised::open(folder, operators::ALL)?.scan(folder)),
     }
 }
 

@@ -34,6 +34,7 @@ const PARK: Duration = Duration::from_millis(50);
 /// An external input is not what the run has read before; the first failure of any job or worker, or that the run was stopped.
 /// What was committed stays.
 pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
+    check_shapes(&shared)?;
     inputs::check(&shared)?;
     let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
     let whole = Arc::clone(&shared);
@@ -78,4 +79,16 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
             health::check_untrained(&whole)
         }
     }
+}
+
+/// Checks that each operator is driven as its definition states, before anything runs.
+fn check_shapes(shared: &Shared) -> Result<()> {
+    for step in &shared.plan.steps {
+        let (stated, driven) = (step.kind.shape, step.op.stage().shape());
+        if stated != driven {
+            let name = step.kind.name;
+            return Err(Error::bug(format!("operator `{name}` is defined as {stated:?} and driven as {driven:?}")));
+        }
+    }
+    Ok(())
 }

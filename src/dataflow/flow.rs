@@ -16,8 +16,9 @@ use timely::progress::frontier::Antichain;
 
 use super::clock::Advance;
 use super::compute::{ComputePool, JobQueue, Priority};
+use super::items::{GroupResult, Item, Key, RngSource};
 use super::jobs::{Closed, StepJobs};
-use super::operator::{GroupResult, Item, Key, ModelAt, RngSource, Stage, announced};
+use super::operator::{ModelAt, Stage, announced};
 use crate::data::{Batch, Epoch, Rows};
 use crate::error::Error;
 

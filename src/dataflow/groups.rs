@@ -12,7 +12,8 @@ use differential_dataflow::input::InputSession;
 use timely::dataflow::ProbeHandle;
 
 use super::compute::panicked;
-use super::operator::{Context, GroupResult, Item, Key, Keyed, Operator, RngSource, Stage};
+use super::items::{GroupResult, Item, Key, RngSource};
+use super::operator::{Context, Keyed, Operator, Stage};
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
 

@@ -3,38 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::operator::{Operator, Shared, Stage};
+use super::operator::{GateValues, Measure, Operator, Phase, Shared, Stage, TrainingIteration};
 use crate::error::{Error, Result};
 use crate::pipeline::{Gate, Plan, Step, Verdict};
 use crate::store::Run;
-
-/// An iteration of a step.
-#[derive(Clone, Copy)]
-pub struct TrainingIteration<'a> {
-    /// The plan.
-    pub plan: &'a Plan<dyn Operator>,
-    /// The run directory.
-    pub run: &'a Run,
-    /// The training step, or the last step of those that judge and select.
-    pub step: &'a Step<dyn Operator>,
-    /// Which of its iterations.
-    pub iteration: u32,
-}
-
-/// What is to be measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// What the rows say that it is trained on.
-    Rows,
-    /// What the training itself says.
-    Training,
-}
-
-/// Values by the name of their gate.
-pub type GateValues = Vec<(&'static str, f64)>;
-
-/// What measures the rows of a step that trains nothing.
-pub type Measure = fn(TrainingIteration<'_>) -> Result<GateValues>;
 
 impl<'a> TrainingIteration<'a> {
     /// The nearest steps of which `wanted` is true, the step itself or above it along `from`.

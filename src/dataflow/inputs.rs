@@ -1,7 +1,7 @@
 //! External inputs of a run: compared with its manifest before anything is made, and again at the end.
 
+use super::advice::advice_for_inputs;
 use super::operator::{Operator, Shared, model_name};
-use super::replay::advice_for_inputs;
 use crate::error::Result;
 use crate::pipeline::Plan;
 use crate::store::{ChangedInput, InputEntry, Run, changed_error};

@@ -7,15 +7,15 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
-use super::candidates::{DecisionInputs, candidates_of};
 use super::compute::{Answer, ComputeThread, Task};
+use super::decision_inputs::{DecisionInputs, candidates_of};
 use super::groups;
-use super::health::{self, Phase};
-use super::join::{self, Joined, Joins};
-use super::ledger::{self, Output};
-use super::operator::{
-    Batches, Context, GroupResult, HeadState, Item, Key, ModelAt, Operator, RowError, Shared, Stage, model_name,
-};
+use super::health;
+use super::items::{GroupResult, Item, Key};
+use super::join::{self, Joins};
+use super::joined::Joined;
+use super::ledger::{self, Output, RowError};
+use super::operator::{Batches, Context, HeadState, ModelAt, Operator, Phase, Shared, Stage, model_name};
 use super::progress::Event;
 use crate::data::{Epoch, Rows, named};
 use crate::error::{Error, Result};

@@ -9,9 +9,51 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 
-use super::join::Joined;
-use super::operator::RowError;
+use super::joined::Joined;
 use crate::error::{Error, Result};
+
+/// Why a row was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectKind {
+    /// The step could not handle it.
+    Failed,
+    /// It was dropped on purpose: by a filter, by a tie.
+    Dropped,
+}
+
+impl RejectKind {
+    /// As in the `errors` dataset.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RejectKind::Failed => "failed",
+            RejectKind::Dropped => "dropped",
+        }
+    }
+}
+
+/// A row that a step left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowError {
+    /// Why.
+    pub kind: RejectKind,
+    /// Id of the row, or where it stands.
+    pub row: String,
+    /// Short code, as `empty_prompt`.
+    pub code: String,
+    /// What went wrong and what to do.
+    pub message: String,
+}
+
+impl RowError {
+    /// A row that the step could not handle.
+    pub fn failed(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: RejectKind::Failed, row: row.into(), code: code.into(), message: message.into() }
+    }
+    /// A row that the step left out on purpose.
+    pub fn dropped(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: RejectKind::Dropped, ..Self::failed(row, code, message) }
+    }
+}
 
 /// Rows, what could not be made a row, and an account of the rows that it was made of.
 pub struct Output {

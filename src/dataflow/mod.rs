@@ -2,17 +2,21 @@
 //!
 //! This is the only folder that names timely or differential. Operators are known through [`Operator`] alone.
 
-mod candidates;
+mod advice;
 mod clock;
 mod cluster;
 mod compute;
+mod context;
+mod decision_inputs;
 mod flow;
 mod flow_join;
 mod groups;
 mod health;
 mod inputs;
+mod items;
 mod jobs;
 mod join;
+mod joined;
 mod keep;
 mod ledger;
 mod operator;
@@ -22,18 +26,21 @@ mod replay;
 mod revision;
 mod start;
 
-pub use candidates::{Candidate, Decision, DecisionInputs, candidates_of};
+pub use advice::advice;
 pub use clock::Advance;
 pub use cluster::{Transport, run};
-pub use health::{GateValues, Measure, Phase, TrainingIteration, gate_values};
+pub use decision_inputs::{Candidate, Decision, DecisionInputs, candidates_of};
+pub use health::gate_values;
 pub use inputs::check_finished;
-pub use join::{Join, Joined, KeysOf, Matching, Place};
+pub use items::{GroupResult, Item, Key, RngSource};
+pub use join::{Matching, Place};
+pub use joined::{Join, Joined, KeysOf};
 pub use keep::drop_unkept;
-pub use ledger::{Ledger, Output};
+pub use ledger::{Ledger, Output, RejectKind, RowError};
 pub use operator::{
-    Batches, Collect, Context, GroupResult, HeadState, Item, IterationSource, Key, Keyed, Map, ModelAt, Operator,
-    RejectKind, RngSource, RowError, RuntimeEnv, Shared, Source, Stage, Train, model_name,
+    Batches, Collect, Context, GateValues, HeadState, IterationSource, Keyed, Map, Measure, ModelAt, Operator, Phase,
+    RuntimeEnv, Shared, Source, Stage, Train, TrainingIteration, model_name,
 };
 pub use progress::{Event, Observer, Silent};
-pub use replay::{Replay, advice};
+pub use replay::Replay;
 pub use revision::{Revised, Revision, revisable, revise_run};

@@ -3,18 +3,17 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray, UInt32Array};
-use arrow::compute::concat_batches;
+use arrow::array::RecordBatch;
 
-use super::candidates::DecisionInputs;
-use super::health::{GateValues, Measure, Phase, TrainingIteration};
-use super::join::{Join, Joined};
+use super::decision_inputs::DecisionInputs;
+use super::items::{GroupResult, Item, Key, RngSource};
+use super::joined::{Join, Joined};
 use super::ledger::Output;
-use super::progress::{Event, Observer};
+use super::progress::Observer;
 use crate::cancel::CancelFlag;
-use crate::data::{Columns, Epoch, RngKey, named};
+use crate::data::{Columns, Epoch};
 use crate::error::{Error, Result};
-use crate::pipeline::{ModelSource, ModelUse, Placement, Plan, Step, StepSpec};
+use crate::pipeline::{ModelUse, Plan, Shape, Step, StepSpec};
 use crate::store::Run;
 
 /// A configured step that can be run. All faults of the user's file have been found before one of these exists.
@@ -48,46 +47,18 @@ pub enum Stage<'a> {
     Train(&'a dyn Train),
 }
 
-/// Why a row was left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RejectKind {
-    /// The step could not handle it.
-    Failed,
-    /// It was dropped on purpose: by a filter, by a tie.
-    Dropped,
-}
-
-impl RejectKind {
-    /// As in the `errors` dataset.
-    pub fn as_str(self) -> &'static str {
+impl Stage<'_> {
+    /// The shape that the operator's definition must have. The definition states it a second time because the plan
+    /// needs it for steps that do not parse, and for the docs, where no operator exists.
+    pub fn shape(&self) -> Shape {
         match self {
-            RejectKind::Failed => "failed",
-            RejectKind::Dropped => "dropped",
+            Stage::Source(_) => Shape::Source,
+            Stage::Map(_) => Shape::Map,
+            Stage::Keyed(_) => Shape::Keyed,
+            Stage::IterationSource(_) => Shape::IterationSource,
+            Stage::Collect(_) => Shape::Collect,
+            Stage::Train(_) => Shape::Train,
         }
-    }
-}
-
-/// A row that a step left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowError {
-    /// Why.
-    pub kind: RejectKind,
-    /// Id of the row, or where it stands.
-    pub row: String,
-    /// Short code, as `empty_prompt`.
-    pub code: String,
-    /// What went wrong and what to do.
-    pub message: String,
-}
-
-impl RowError {
-    /// A row that the step could not handle.
-    pub fn failed(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: RejectKind::Failed, row: row.into(), code: code.into(), message: message.into() }
-    }
-    /// A row that the step left out on purpose.
-    pub fn dropped(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: RejectKind::Dropped, ..Self::failed(row, code, message) }
     }
 }
 
@@ -110,60 +81,6 @@ pub trait Map: Send + Sync {
     /// # Errors
     /// Only what must stop the run; a bad row is an error row.
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output>;
-}
-
-/// What meets in a differential reduce: ids and integers only, text stays in Arrow. 32 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Item {
-    /// First, so that a group is sorted from least to greatest: a score in thousandths, or a position.
-    pub order: i64,
-    /// Content-hash id.
-    pub id: u128,
-    /// How long it is, where the operator asks for it.
-    pub length: u32,
-    /// How much its judgements vary, in millionths of a squared point, where the operator asks for it.
-    pub variance: u32,
-}
-
-/// What a group comes to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
-pub enum GroupResult {
-    /// The item of this `order`.
-    One(i64),
-    /// One item preferred to another. With their `order`s, so that a corrected score is a change.
-    Pair {
-        /// The item preferred.
-        id: u128,
-        /// The other.
-        against: u128,
-        /// `order` of the first.
-        high: i64,
-        /// `order` of the other.
-        low: i64,
-        /// What the operator takes the difference to be.
-        margin: i64,
-    },
-    /// Nothing of the group, and the operator's number for the reason.
-    Nothing(u8),
-}
-
-/// The key of a group: a scope (rows of other scopes never meet) and an id.
-pub type Key = (u64, u128);
-
-/// Where a step's random numbers come from, without a context.
-#[derive(Clone, Copy, Debug)]
-pub struct RngSource<'a> {
-    /// The run's seed.
-    pub seed: u64,
-    /// The step.
-    pub step: &'a str,
-}
-
-impl RngSource<'_> {
-    /// As [`Context::key`].
-    pub fn key(&self, iteration: u32, row: &str, sample: u32) -> RngKey {
-        RngKey::new(self.seed, self.step, iteration, row, sample)
-    }
 }
 
 /// A map whose rows meet by key.
@@ -226,6 +143,34 @@ pub trait Collect: Send + Sync {
     /// Only what must stop the run; a bad row is an error row.
     fn whole(&self, cx: &Context<'_>) -> Result<Output>;
 }
+
+/// An iteration of a step.
+#[derive(Clone, Copy)]
+pub struct TrainingIteration<'a> {
+    /// The plan.
+    pub plan: &'a Plan<dyn Operator>,
+    /// The run directory.
+    pub run: &'a Run,
+    /// The training step, or the last step of those that judge and select.
+    pub step: &'a Step<dyn Operator>,
+    /// Which of its iterations.
+    pub iteration: u32,
+}
+
+/// What is to be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// What the rows say that it is trained on.
+    Rows,
+    /// What the training itself says.
+    Training,
+}
+
+/// Values by the name of their gate.
+pub type GateValues = Vec<(&'static str, f64)>;
+
+/// What measures the rows of a step that trains nothing.
+pub type Measure = fn(TrainingIteration<'_>) -> Result<GateValues>;
 
 /// Makes a model out of an iteration's rows.
 pub trait Train: Send + Sync {
@@ -351,101 +296,6 @@ impl<'a> Context<'a> {
     /// What a job may know of a step, but for what is joined to its rows.
     pub(super) fn new(shared: &'a Shared, step: &'a Step<dyn Operator>, epoch: Epoch, model: Option<ModelAt>) -> Self {
         Self { shared, step, epoch, model, joined: None }
-    }
-}
-
-impl Context<'_> {
-    /// The run directory.
-    pub fn run(&self) -> &Run {
-        &self.shared.run
-    }
-    /// What the operators share.
-    ///
-    /// # Errors
-    /// A bug: it is of another type.
-    pub fn env<T: Any>(&self) -> Result<&T> {
-        self.shared.env.get()
-    }
-    /// The key of this step's random draws for a row.
-    pub fn key(&self, row: &str, sample: u32) -> RngKey {
-        RngSource { seed: self.shared.plan.seed, step: &self.step.name }.key(self.epoch.iteration, row, sample)
-    }
-    /// Whether the run is being stopped.
-    pub fn cancelled(&self) -> bool {
-        self.shared.stop.is_set()
-    }
-    /// Tells those who watch how far this job is.
-    pub fn progress(&self, done: usize, planned: usize, unit: &'static str) {
-        let (step, epoch) = (self.step.name.as_str(), self.epoch);
-        self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
-    }
-    /// Tells those who watch what a training measured at an optimizer step.
-    pub fn measured(&self, values: &[(&'static str, Option<f64>)]) {
-        self.shared.observer.event(&Event::Measured { step: &self.step.name, epoch: self.epoch, values });
-    }
-    /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
-    pub fn iteration_of(&self, input: &str) -> u32 {
-        let step = self.shared.plan.step(input);
-        if step.is_some_and(|s| s.placement != Placement::Once) { self.epoch.iteration } else { 0 }
-    }
-    /// All rows of an input by its key (`from`, or the key that names it), a batch per microbatch, in order.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn whole(&self, input: &str) -> Result<RecordBatch> {
-        let step = self.shared.plan.step(input);
-        let step = step.ok_or_else(|| Error::bug(format!("step `{input}` is not in the plan")))?;
-        let batches: Vec<RecordBatch> = self.microbatches(input).map(|b| Ok(b?.1)).collect::<Result<_>>()?;
-        let schema = batches.first().map_or_else(|| step.schema.arrow(), RecordBatch::schema);
-        Ok(concat_batches(&schema, &batches)?)
-    }
-    /// The same microbatch by microbatch, each with its number, read one at a time.
-    pub fn microbatches<'a>(&'a self, input: &'a str) -> impl Iterator<Item = Result<(u32, RecordBatch)>> + 'a {
-        let iteration = self.iteration_of(input);
-        self.run().batches(input, Some(iteration)).map(|b| b.map(|(epoch, rows)| (epoch.microbatch, rows)))
-    }
-    /// The same of this and earlier iterations, at most `iterations` of them, the oldest first.
-    pub fn window<'a>(
-        &'a self,
-        input: &'a str,
-        iterations: u32,
-    ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
-        let last = self.iteration_of(input);
-        let first = (last + 1).saturating_sub(iterations.max(1)).max(last.min(1));
-        (first..=last).flat_map(move |iteration| self.run().batches(input, Some(iteration)))
-    }
-    /// What was joined to the microbatch.
-    ///
-    /// # Errors
-    /// A bug: the step joins nothing.
-    pub fn joined(&self) -> Result<&Joined> {
-        self.joined.as_ref().ok_or_else(|| Error::bug(format!("step `{}` joins nothing", self.step.name)))
-    }
-    /// The model that another key than `model` names; `None` if the step has no such key.
-    ///
-    /// # Errors
-    /// A bug: a step that the plan puts before this one has not made it.
-    pub fn other_model(&self, key: &str) -> Result<Option<ModelAt>> {
-        let Some((_, meant)) = self.step.models.iter().find(|(k, _)| *k == key) else { return Ok(None) };
-        self.shared.model_at(meant, self.model.as_ref()).map(Some)
-    }
-    /// The source of a `[model.NAME]`.
-    ///
-    /// # Errors
-    /// A bug: the plan has no such model.
-    pub fn model_source(&self, name: &str) -> Result<&ModelSource> {
-        self.shared.plan.model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not in the plan")))
-    }
-    /// The announcement of a model that this step has committed.
-    ///
-    /// # Errors
-    /// A bug: the model is not committed.
-    pub fn announce(&self, name: &str) -> Result<Output> {
-        let entry = self.run().model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not committed")))?;
-        let text = |s: &str| Arc::new(StringArray::from(vec![s])) as _;
-        let version: UInt32Array = vec![self.epoch.iteration + 1].into();
-        let columns = vec![text(&entry.name), text(&entry.path), text(&entry.hash), Arc::new(version) as _];
-        Ok(named::MODELS.batch(columns)?.into())
     }
 }
 

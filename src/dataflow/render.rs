@@ -20,7 +20,7 @@ use super::operator::{ModelAt, Operator, Shared, Stage};
 use super::progress::Event;
 use super::start::{Start, start};
 use crate::data::Epoch;
-use crate::pipeline::{Input, ModelUse, Placement, Plan, Shape, Step};
+use crate::pipeline::{Input, ModelUse, Placement, Plan, Step};
 
 /// What microbatches a starter's progress is measured on: the last steps that stream from it, before any barrier.
 struct Measured<'s> {
@@ -91,8 +91,9 @@ pub(super) fn render(
             let iterations = (last + 1).saturating_sub(first);
             shared.observer.event(&Event::Planned { step: &step.name, iterations, microbatches: per_iteration });
         }
-        let flow = match step.kind.shape {
-            Shape::Source => {
+        let stage = step.op.stage();
+        let flow = match &stage {
+            Stage::Source(_) => {
                 let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
                 let state = Arc::new(Mutex::new(None));
                 let (name, window) = (step.name.clone(), plan.window);
@@ -100,13 +101,10 @@ pub(super) fn render(
                     Start { name, iterations, microbatches: None, window, wait: vec![], models: models(), done };
                 start(scope, begin, crew, move |epoch, _| jobs.source(epoch, &state))
             }
-            Shape::IterationSource => {
+            Stage::IterationSource(head) => {
                 let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
                 let state = Arc::new(Mutex::new(None));
                 let (name, window, wait) = (step.name.clone(), plan.window, whole().collect());
-                let Stage::IterationSource(head) = step.op.stage() else {
-                    unreachable!("a Head kind has a Head stage")
-                };
                 let (rows, size) = (head.per_iteration(), plan.microbatch);
                 let begin =
                     Start { name, iterations, microbatches: per_iteration, window, wait, models: models(), done };
@@ -115,7 +113,7 @@ pub(super) fn render(
                     jobs.head(epoch, rows, model, &state)
                 })
             }
-            Shape::Map | Shape::Keyed => {
+            Stage::Map(_) | Stage::Keyed(_) => {
                 let joins = step.inputs.iter().any(|i| i.joined);
                 let mut streamed = |input: &Input| {
                     let side = side(input);
@@ -142,16 +140,15 @@ pub(super) fn render(
                 let mut flows =
                     step.inputs.iter().filter(|i| !i.whole).map(&mut streamed).collect::<Vec<_>>().into_iter();
                 let input = flows.next().expect("a map has an input that streams");
-                let alone = matches!(step.op.stage(), Stage::Keyed(keyed) if keyed.complete());
+                let is_map = matches!(&stage, Stage::Map(_));
+                let is_local = matches!(&stage, Stage::Keyed(keyed) if keyed.complete());
                 match flows.next() {
                     Some(other) => join(scope, [input, other], models(), jobs, crew),
-                    None if alone || step.kind.shape == Shape::Map => {
-                        map(scope, input, models(), whole().collect(), jobs, crew)
-                    }
+                    None if is_local || is_map => map(scope, input, models(), whole().collect(), jobs, crew),
                     None => keyed(scope, input, jobs, crew),
                 }
             }
-            Shape::Collect | Shape::Train => {
+            Stage::Collect(_) | Stage::Train(_) => {
                 // Models that other keys name are there before it starts, as its rows are.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {
                     ModelUse::Step(maker) => Some(Side { flow: flows[maker.as_str()].clone(), in_loop: false }),

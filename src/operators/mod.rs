@@ -1,27 +1,20 @@
-//! The operators: one file each, and the list of them all. A new operator is one new file and one line here; how it is
-//! parsed, checked, explained and documented all comes from that file.
-
-/// What every operator file needs.
-mod prelude {
-    pub use std::sync::Arc;
-
-    pub use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
-
-    pub(super) use super::shared::models::Models;
-    pub(super) use super::shared::settings;
-    pub(super) use super::shared::template::{Template, Variables};
-    pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
-    pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
-    pub use crate::error::{Context as _, Error, Result};
-    pub(super) use crate::pipeline::{Asks, CostAssumptions, CostEstimate, InputStats, RowStats, TokenCount};
-    pub use crate::pipeline::{Fields, NeedsModel, OperatorDef, Port, Shape, StepSpec};
-}
+//! The operators, one file each, in rooms by what they do.
+//!
+//! To add an operator, write one file and two lines:
+//!
+//! 1. `src/operators/ROOM/NAME.rs` with a `pub static DEF: OperatorDef<dyn Operator>`. Its name, shape, inputs, example and
+//!    keys stand there, and `reflux operators`, `reflux keys`, the checks and the docs are made from them. Begin it with
+//!    `use crate::operators::shared::prelude::*;`.
+//! 2. `pub(crate) mod NAME;` in `src/operators/ROOM/mod.rs`.
+//! 3. `&ROOM::NAME::DEF` in [`ALL`].
+//!
+//! The rooms import from `shared` and never from each other.
 
 mod generation;
 pub mod judging;
 mod selection;
 pub mod shared;
-pub mod sources;
+mod sources;
 mod training;
 
 pub use shared::models::{EngineUse, Models};

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codes;
-use super::diagnostic::{Diagnostic, Span};
 use super::fields::{How, Named, Problems};
 use super::kind::{Shape, StepSpec};
 use super::plan::Placement;
 use super::sections::{Draft, DraftModel};
-use super::suggest::show;
+use super::syntax::codes;
+use super::syntax::diagnostic::{Diagnostic, Span};
+use super::syntax::suggest::show;
 
 /// The drafts with their names resolved. Steps are numbered in the order of their names.
 pub(super) struct Graph<'a, O: ?Sized + 'static> {

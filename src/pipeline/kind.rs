@@ -1,6 +1,6 @@
 //! What the pipeline needs to know of an operator: its kind, and what a configured step says of itself.
 
-use super::fields::{Fields, KeyDoc};
+use super::fields::Fields;
 use super::work::{CostAssumptions, CostEstimate, InputStats};
 use crate::data::Schema;
 
@@ -150,11 +150,4 @@ pub struct OperatorDef<O: ?Sized + 'static> {
     /// Asks for the keys of a step and makes it. It must ask for every key it knows in every case, since what was
     /// not asked for is an unknown key.
     pub parse: fn(&mut Fields<'_>) -> Box<O>,
-}
-
-impl<O: ?Sized> OperatorDef<O> {
-    /// The keys of the operator's table, the common ones (`op`, `from`, `model`, `keep`) first, for the docs.
-    pub fn keys(&self) -> Vec<KeyDoc> {
-        super::sections::step_keys(self)
-    }
 }

@@ -4,23 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::codes;
-use super::diagnostic::Diagnostic;
 use super::graph::Graph;
 use super::kind::{Shape, StepSpec};
-use super::plan::{Loop, ModelUse, Placement};
-use super::suggest::show;
-
-/// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its first
-/// iteration makes, and so on; a model that is no policy has its step's name.
-pub(super) fn made_model(loop_: Option<&Loop>, step: &str, iteration: u32) -> String {
-    match loop_ {
-        Some(l) if l.next == step => format!("M{}", iteration + 1),
-        Some(l) if l.policy == ModelUse::Step(step.into()) => "M1".into(),
-        _ if iteration == 0 => step.into(),
-        _ => format!("{step}-{iteration}"),
-    }
-}
+use super::plan::{Loop, Placement, made_model};
+use super::syntax::codes;
+use super::syntax::diagnostic::Diagnostic;
+use super::syntax::suggest::show;
 
 impl<O: StepSpec + ?Sized> Graph<'_, O> {
     /// Reports names that clash. `last` is each step's last iteration.

@@ -2,22 +2,15 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::codes;
-use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
-use super::external::External;
-use super::fields::Problems;
+use super::fields::external::External;
 use super::health::Gate;
-use super::kind::{OperatorDef, Shape, StepSpec};
+use super::kind::{OperatorDef, Shape};
 use super::study::Study;
-use super::{overrides, resolve, sections, tree, values};
-use crate::data::{Schema, open_regular};
+use super::syntax::diagnostic::Diagnostics;
+use crate::data::Schema;
 use crate::jinja::DateTime;
-
-/// Larger files are refused: nobody writes them by hand.
-const LARGEST: u64 = 1 << 20;
 
 /// A checked pipeline.
 pub struct Plan<O: ?Sized + 'static> {
@@ -47,6 +40,8 @@ pub struct Plan<O: ?Sized + 'static> {
     pub resolved: String,
     /// `[study]`, if the file is one.
     pub study: Option<Study>,
+    /// The operators that the file may name.
+    pub operators: Vec<&'static OperatorDef<O>>,
     /// What is legal but probably not meant.
     pub warnings: Diagnostics,
 }
@@ -218,7 +213,7 @@ impl<O: ?Sized> Plan<O> {
     /// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its
     /// first iteration makes, and so on; a model that is no policy has its step's name.
     pub fn model_name(&self, step: &str, iteration: u32) -> String {
-        super::names::made_model(self.loop_.as_ref(), step, iteration)
+        made_model(self.loop_.as_ref(), step, iteration)
     }
     /// The external inputs of all steps that were read with the pipeline file.
     pub fn texts(&self) -> impl Iterator<Item = &External> {
@@ -255,120 +250,13 @@ impl<O: ?Sized> fmt::Debug for Plan<O> {
     }
 }
 
-/// Reads, resolves and checks a pipeline file. `overrides` are the texts of `--set`.
-///
-/// # Errors
-/// Everything that is wrong with the file and the overrides, warnings too.
-pub fn load<O: StepSpec + ?Sized>(
-    path: &Path,
-    overrides: &[String],
-    kinds: &[&'static OperatorDef<O>],
-) -> Result<Plan<O>, Diagnostics> {
-    read_and_parse(path, overrides, kinds, false)
-}
-
-/// As [`load`] for a machine that has neither datasets nor models: that they are not there is a warning.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_without_data<O: StepSpec + ?Sized>(
-    path: &Path,
-    overrides: &[String],
-    kinds: &[&'static OperatorDef<O>],
-) -> Result<Plan<O>, Diagnostics> {
-    read_and_parse(path, overrides, kinds, true)
-}
-
-fn read_and_parse<O: StepSpec + ?Sized>(
-    path: &Path,
-    overrides: &[String],
-    kinds: &[&'static OperatorDef<O>],
-    without_data: bool,
-) -> Result<Plan<O>, Diagnostics> {
-    let name = path.display().to_string();
-    match read_file(path) {
-        Ok(text) => parse(&name, &text, overrides, kinds, without_data),
-        Err(why) => {
-            let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: {why}"));
-            let problem = problem.help(values::sibling(&name));
-            Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]))
-        }
+/// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its first
+/// iteration makes, and so on; a model that is no policy has its step's name.
+pub(super) fn made_model(loop_: Option<&Loop>, step: &str, iteration: u32) -> String {
+    match loop_ {
+        Some(l) if l.next == step => format!("M{}", iteration + 1),
+        Some(l) if l.policy == ModelUse::Step(step.into()) => "M1".into(),
+        _ if iteration == 0 => step.into(),
+        _ => format!("{step}-{iteration}"),
     }
-}
-
-fn read_file(path: &Path) -> Result<String, String> {
-    use std::io::Read as _;
-    let file = open_regular(path).map_err(|e| e.to_string())?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() as u64 > LARGEST {
-        return Err("larger than 1 MiB, which no pipeline file needs to be".into());
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let good = e.utf8_error().valid_up_to();
-        let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
-        format!("not UTF-8 text: line {line} has a byte that is not")
-    })
-}
-
-/// As [`load`], from text; `name` stands for the file's path in messages.
-///
-/// # Errors
-/// As [`load`].
-pub fn parse_str<O: StepSpec + ?Sized>(
-    name: &str,
-    text: &str,
-    overrides: &[String],
-    kinds: &[&'static OperatorDef<O>],
-) -> Result<Plan<O>, Diagnostics> {
-    parse(name, text, overrides, kinds, false)
-}
-
-/// As [`load_without_data`], from text.
-///
-/// # Errors
-/// As [`load`].
-pub fn parse_str_without_data<O: StepSpec + ?Sized>(
-    name: &str,
-    text: &str,
-    kinds: &[&'static OperatorDef<O>],
-) -> Result<Plan<O>, Diagnostics> {
-    parse(name, text, &[], kinds, true)
-}
-
-fn parse<O: StepSpec + ?Sized>(
-    name: &str,
-    text: &str,
-    overrides: &[String],
-    kinds: &[&'static OperatorDef<O>],
-    without_data: bool,
-) -> Result<Plan<O>, Diagnostics> {
-    let mut sources = vec![Source::new(name, text)];
-    if text.len() as u64 > LARGEST || overrides.iter().any(|o| o.len() as u64 > LARGEST) {
-        let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: larger than 1 MiB"));
-        return Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]));
-    }
-    let mut root = match tree::parse(text, 0) {
-        Ok(root) => root,
-        Err(problems) => return Err(Diagnostics::new(sources, problems)),
-    };
-    let mut list = Vec::new();
-    overrides::apply(&mut root, overrides, &mut sources, &mut list);
-    let problems = Problems { list: list.into(), silent: false, without_data };
-    let file = sections::read(&root, kinds, &problems, &stem(name));
-    let line = |span: Span| sources.get(span.source).map_or(1, |s| s.position(span.start).0);
-    let plan = resolve::plan(file, &problems, line);
-    let diagnostics = Diagnostics::new(sources, problems.list.into_inner());
-    match plan {
-        Some(plan) if diagnostics.errors() == 0 => Ok(Plan { warnings: diagnostics, ..plan }),
-        _ => Err(diagnostics),
-    }
-}
-
-/// The file's name without its extension, as a name that may stand for the pipeline's.
-fn stem(name: &str) -> String {
-    let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
-    let stem: String = stem.trim_start_matches('-').chars().map(plain).take(64).collect();
-    if stem.is_empty() { "pipeline".to_owned() } else { stem }
 }

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::codes;
-use super::diagnostic::Diagnostic;
-use super::external::External;
+use super::fields::external::External;
 use super::fields::{Named, REFERENCES};
 use super::graph::Graph;
 use super::kind::{Shape, StepSpec};
 use super::plan::{Dtype, ModelKind, ModelSource, ModelUse, Step};
 use super::sections::{Draft, table_of};
-use super::suggest::{self, show};
-use super::values::sibling;
+use super::syntax::codes;
+use super::syntax::diagnostic::Diagnostic;
+use super::syntax::suggest::{self, show};
+use super::syntax::values::sibling;
 use crate::store::InputForm;
 
 /// Whether a name is meant as a path: the names of models and steps have no such letters.

@@ -55,7 +55,7 @@ pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<S
     let mut changed = Changed::new();
     for step in &after.steps {
         let mut why = BTreeSet::new();
-        let own = format!("step.{}", super::tree::key(&step.name));
+        let own = format!("step.{}", super::syntax::tree::key(&step.name));
         let moved = before.step(&step.name).is_none_or(|was| {
             was.inputs != step.inputs
                 || was.placement != step.placement
@@ -68,7 +68,7 @@ pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<S
         }
         for used in models(step) {
             if let ModelUse::Source(name) = used {
-                why.extend(Some(format!("model.{}", super::tree::key(name))).filter(|table| differs(table)));
+                why.extend(Some(format!("model.{}", super::syntax::tree::key(name))).filter(|table| differs(table)));
             }
         }
         if (trains(&step.name) || models(step).any(|m| *m == ModelUse::Policy)) && loops(before) != loops(after) {
@@ -77,7 +77,7 @@ pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<S
         if let Some(ModelUse::Source(name)) = after.loop_.as_ref().map(|l| &l.policy)
             && models(step).any(|m| *m == ModelUse::Policy)
         {
-            why.extend(Some(format!("model.{}", super::tree::key(name))).filter(|table| differs(table)));
+            why.extend(Some(format!("model.{}", super::syntax::tree::key(name))).filter(|table| differs(table)));
         }
         if everything {
             why.insert("pipeline".to_owned());
@@ -249,11 +249,11 @@ mod tests {
     use super::super::stub::KINDS;
     use super::super::tests::PAPER;
     use super::*;
-    use crate::pipeline::StepSpec;
+    use crate::pipeline::kind::StepSpec;
 
     fn plan(text: &str, set: &[&str]) -> Plan<dyn StepSpec> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-        super::super::parse_str("test.toml", text, &set, KINDS).unwrap_or_else(|d| panic!("{}", d.render(false)))
+        super::super::load::parse_str("test.toml", text, &set, KINDS).unwrap_or_else(|d| panic!("{}", d.render(false)))
     }
 
     #[test]

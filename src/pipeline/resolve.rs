@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::codes;
-use super::diagnostic::{Diagnostic, Diagnostics, Span};
 use super::fields::{How, Named, Problems};
 use super::graph::Graph;
 use super::kind::{Port, Shape, StepSpec};
 use super::plan::{Input, Loop, ModelUse, Placement, Plan, Step};
 use super::sections::{Draft, File};
-use super::suggest::{self, show};
+use super::syntax::codes;
+use super::syntax::diagnostic::{Diagnostic, Diagnostics, Span};
+use super::syntax::suggest::{self, show};
 use crate::data::{Schema, counted};
 
 /// Plans the file. `None` where there are errors that leave nothing to plan; all errors are in `problems`.
@@ -106,6 +106,7 @@ pub(super) fn plan<O: StepSpec + ?Sized>(
         steps,
         resolved,
         study: file.study,
+        operators: file.operators,
         warnings: Diagnostics::default(),
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::sections::{File, Values};
-use super::tree;
+use super::syntax::tree;
 
 /// TOML that parses to the same plan, and to this very text again.
 pub(super) fn text<O: ?Sized>(file: &File<O>, order: &[usize]) -> String {

@@ -3,17 +3,18 @@
 
 use std::path::PathBuf;
 
-use super::codes;
-use super::diagnostic::{Diagnostic, Span};
-use super::external::External;
+use super::fields::external::External;
 use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
 use super::kind::{NeedsModel, OperatorDef, Shape};
-use super::overrides::MODEL_SOURCES;
 use super::plan::{Dtype, Engine, ModelKind, ModelSource};
 use super::study::{self, Study};
-use super::suggest::{self, show};
-use super::tree::{self, EMPTY, Table, Value};
+use super::syntax::codes;
+use super::syntax::diagnostic::{Diagnostic, Span};
+use super::syntax::overrides::MODEL_SOURCES;
+use super::syntax::suggest::{self, show};
+use super::syntax::tree::{self, EMPTY, Table, Value};
+use super::syntax::values::is_name;
 use crate::jinja::DateTime;
 use crate::store::InputForm;
 
@@ -89,6 +90,8 @@ pub(super) struct File<O: ?Sized + 'static> {
     pub loop_: Option<DraftLoop>,
     pub steps: Vec<Draft<O>>,
     pub study: Option<Study>,
+    /// The operators that steps may name.
+    pub operators: Vec<&'static OperatorDef<O>>,
 }
 
 const SECTIONS: [&str; 7] = ["pipeline", "engine", "health", "model", "loop", "step", "study"];
@@ -155,7 +158,18 @@ pub(super) fn read<O: ?Sized>(
         let help = "a step is a table such as [step.ift] with op = \"read\"".to_owned();
         problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
     }
-    File { header, engine, engine_values, health, health_values, models, loop_, steps, study }
+    File {
+        header,
+        engine,
+        engine_values,
+        health,
+        health_values,
+        models,
+        loop_,
+        steps,
+        study,
+        operators: kinds.to_vec(),
+    }
 }
 
 /// Iterations are those of the loop.
@@ -212,12 +226,6 @@ fn named<'a>(root: &'a Table, section: &str, problems: &Problems) -> Vec<(&'a st
         }
     }
     out
-}
-
-/// Whether a name can be a directory on every system.
-pub(super) fn is_name(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    name.len() <= 64 && name.bytes().next().is_some_and(plain) && name.bytes().all(|b| plain(b) || b == b'-')
 }
 
 fn check_name(name: &str, what: &str, reserved: &[&str], span: Span, problems: &Problems) {
@@ -405,16 +413,18 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
     (inputs, model, keep)
 }
 
-/// The documented keys of an operator, the common ones first.
-pub(super) fn step_keys<O: ?Sized>(kind: &OperatorDef<O>) -> Vec<KeyDoc> {
-    ask(|f| {
-        f.text("op", "the operator", None);
-        common(f, Some((kind.name, kind.shape, kind.model)));
-        if kind.max_inputs == 0 {
-            f.docs.retain(|d| d.key != "from");
-        }
-        (kind.parse)(f);
-    })
+impl<O: ?Sized> OperatorDef<O> {
+    /// The keys of the operator's table, the common ones (`op`, `from`, `model`, `keep`) first, for the docs.
+    pub fn keys(&self) -> Vec<KeyDoc> {
+        ask(|f| {
+            f.text("op", "the operator", None);
+            common(f, Some((self.name, self.shape, self.model)));
+            if self.max_inputs == 0 {
+                f.docs.retain(|d| d.key != "from");
+            }
+            (self.parse)(f);
+        })
+    }
 }
 
 fn ask<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Vec<KeyDoc> {

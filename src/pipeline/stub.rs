@@ -1,8 +1,8 @@
 //! Stand-ins for the operators, with the same names and main keys, for this folder's tests.
 
-use super::codes;
 use super::fields::Fields;
 use super::kind::{NeedsModel, OperatorDef, Port, Shape, StepSpec};
+use super::syntax::codes;
 use crate::data::{Schema, named};
 
 struct Stub {

@@ -1,7 +1,7 @@
 //! `[study]`: the same pipeline over several seeds and in several variants, to tell a result from luck.
 
 use super::fields::Fields;
-use super::sections::is_name;
+use super::syntax::values::is_name;
 
 /// What `[study]` says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -8,7 +8,9 @@ use arrow::array::{ArrayRef, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use rayon::prelude::*;
 
-use super::{Changes, Part, Record, Revising};
+use super::changes::Changes;
+use super::record::Record;
+use super::revising::{Part, Revising};
 use crate::data::Columns;
 use crate::dataflow::groups::{Correction, corrected};
 use crate::dataflow::jobs::error_rows;

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::changes::Row;
-use super::{Changes, Part, Record, Revising};
-use crate::dataflow::candidates::{Candidate, Decision, DecisionInputs, Group, groups};
+use super::changes::{Changes, Row};
+use super::record::Record;
+use super::revising::{Part, Revising};
+use crate::dataflow::decision_inputs::{Candidate, Decision, DecisionInputs, Group, groups};
 use crate::dataflow::groups::{Correction, corrected};
-use crate::dataflow::operator::{GroupResult, Key};
+use crate::dataflow::items::{GroupResult, Key};
 use crate::error::{Error, Result};
 
 /// Answers that go through differential together, about.

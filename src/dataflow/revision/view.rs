@@ -7,13 +7,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use rayon::prelude::*;
 
-use super::Revising;
 use super::changes::as_pairs;
 use super::lineage::{Line, Lineage, NAME};
+use super::revising::Revising;
 use crate::data::named;
 use crate::dataflow::operator::Operator;
 use crate::error::{Error, Result};
-use crate::pipeline::Plan;
+use crate::pipeline::{OperatorDef, load_without_data};
 use crate::store::{Corrections, Part, Run, Scan};
 
 /// The folder of a revision, to be read.
@@ -51,11 +51,11 @@ impl Revised {
         }
     }
 
-    /// The folder, with the run that it is of; `plan` reads a run's own pipeline file.
+    /// Opens the folder of a revision together with its run. `operators` are those that the run's own pipeline file may name.
     ///
     /// # Errors
-    /// The folder is damaged, or not of the run as it now is; the run is gone.
-    pub fn open(folder: &Path, plan: impl FnOnce(&Path) -> Result<Arc<Plan<dyn Operator>>>) -> Result<Self> {
+    /// The folder is damaged or belongs to another state of the run; the run is missing, or its pipeline file cannot be read.
+    pub fn open(folder: &Path, operators: &[&'static OperatorDef<dyn Operator>]) -> Result<Self> {
         let lineage = Lineage::read(folder)?;
         let dir: PathBuf = folder.join(&lineage.directory);
         let run = Arc::new(Run::open(&dir).map_err(|e| gone(folder, &lineage, e))?);
@@ -70,11 +70,12 @@ impl Revised {
         if run.pipeline() != lineage.pipeline {
             return Err(other("its pipeline file is another one"));
         }
-        let plan = plan(&run.dir().join("pipeline.toml"))?;
+        let plan = load_without_data(&run.dir().join("pipeline.toml"), &[], operators);
+        let plan = plan.map(Arc::new).map_err(|problems| Error::user(problems.to_string()))?;
         let corrections = Arc::new(Corrections::read(&folder.join("corrections.parquet"))?);
         let revising = Revising::new(&plan, &run, &lineage.step, corrections)?;
         let revised: HashMap<String, Line> = lineage.revised.into_iter().map(|l| (l.path.clone(), l)).collect();
-        let same = |part: &super::Part| {
+        let same = |part: &super::revising::Part| {
             revised.get(&part.pairs.path).is_none_or(|l| l.was == part.pairs.hash && l.scores == part.scores.hash)
         };
         if let Some(part) = revising.parts.iter().find(|part| !same(part)) {

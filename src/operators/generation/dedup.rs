@@ -9,7 +9,7 @@ use arrow::compute::take;
 use super::generate::prompt_ids;
 use crate::data::Id;
 use crate::dataflow::{GroupResult, Item, Key, Keyed, RngSource};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "dedup",

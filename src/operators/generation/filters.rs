@@ -3,7 +3,7 @@
 
 use regex::Regex;
 
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 /// Words that keep a prompt from being answered in text alone.
 const KEYWORDS: &[&str] = &[

@@ -4,8 +4,8 @@ use crate::data::{Id, conversations, counted};
 use crate::dataflow::Map;
 use crate::engine::{Request, Sampling};
 use crate::model::Message;
-use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "generate",

@@ -14,8 +14,8 @@ use crate::engine::{Finish, Request, Sampling};
 use crate::eval::rouge::NearCopies;
 use crate::jinja::Value;
 use crate::model::Message;
-use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "synthesize",

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::score::Outcome;
 use crate::engine::{Answer, Engine, Finish, Request, Sampling};
 use crate::model::Message;
-use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
+use crate::operators::shared::prelude::*;
 
 /// How a judge is asked.
 pub struct JudgeClient {

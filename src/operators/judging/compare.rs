@@ -13,7 +13,7 @@ use super::pairwise::{Order, Pair, Pairwise, Verdict};
 use crate::data::Id;
 use crate::dataflow::{Join, Joined, Map};
 use crate::eval::win_rate::Outcome;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "compare",

@@ -11,8 +11,8 @@ use super::score::Reader;
 use crate::data::Judgement;
 use crate::engine::{AnswerPrefix, ChoiceRequest, Engine};
 use crate::model::Message;
-use crate::operators::prelude::*;
 use crate::operators::shared::models::cancel;
+use crate::operators::shared::prelude::*;
 
 /// How scores are expected.
 pub(crate) struct Expected {

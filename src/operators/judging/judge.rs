@@ -17,7 +17,7 @@ use super::tournament;
 use crate::data::{Judgement, counted};
 use crate::dataflow::{Map, Measure};
 use crate::engine::Engine;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "judge",

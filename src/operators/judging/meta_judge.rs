@@ -16,7 +16,7 @@ use super::score::{self, Strip};
 use crate::data::{Id, Judgement, Type, counted};
 use crate::dataflow::Map;
 use crate::eval::ratings::{Battle, Scale, ratings};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use arrow::array::new_null_array;
 use arrow::compute::take_record_batch;
 

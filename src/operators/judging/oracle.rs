@@ -4,7 +4,7 @@ use super::scored::{ScoredResponse, scored};
 use crate::data::Judgement;
 use crate::dataflow::Map;
 use crate::eval::listworld::{Request, Verdicts};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "oracle",

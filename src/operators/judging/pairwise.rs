@@ -10,10 +10,7 @@ use super::client::{JudgeClient, JudgeReply, JudgeRequest};
 use super::score::{self, Outcome};
 use crate::data::counted;
 use crate::engine::Engine;
-use crate::operators::prelude::*;
-
-/// "[[A]]", "[[B]]", "[[C]]", or the words in brackets.
-pub const PATTERN: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
+use crate::operators::shared::prelude::*;
 
 /// What the key `pattern` is, where verdicts are read.
 pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting; \"verdict\" is the built-in \
@@ -198,7 +195,7 @@ mod tests {
     fn pairwise() -> Pairwise {
         Pairwise {
             template: Template::load("pairwise").unwrap(),
-            pattern: Regex::new(PATTERN).unwrap(),
+            pattern: Regex::new(score::VERDICT).unwrap(),
             samples: 1,
             asking: JudgeClient { sampling: Sampling::default(), retries: 0 },
         }

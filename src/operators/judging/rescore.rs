@@ -7,7 +7,7 @@ use super::score::{Outcome, Reader};
 use super::scored::ScoredResponse;
 use crate::data::Judgement;
 use crate::dataflow::{Map, Measure};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use arrow::array::{StringBuilder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 

@@ -2,7 +2,7 @@
 
 use crate::data::{Judgement, counted};
 use crate::engine::Finish;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use arrow::array::{ListArray, UInt32Builder, new_null_array};
 
 /// An answer that was judged.

@@ -7,7 +7,7 @@ use super::pairwise::{Pair, Pairwise, Verdict};
 use super::scored::{ScoredResponse, scored};
 use crate::data::{Judgement, counted};
 use crate::engine::Engine;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 /// Pairs of `n` answers, by their distance in a circle: the first n have each answer twice, the next n twice more.
 fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {

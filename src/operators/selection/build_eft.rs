@@ -15,7 +15,7 @@ use rand_chacha::rand_core::Rng as _;
 
 use crate::data::{Id, counted};
 use crate::dataflow::{Collect, Matching, Place};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "build_eft",

@@ -5,7 +5,7 @@
 //! rows alone.
 
 use crate::dataflow::{Join, Map};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use arrow::compute::concat_batches;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {

@@ -21,7 +21,7 @@ use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
 use crate::eval::drift;
 use crate::eval::reward::{self, Judged, Reward};
 use crate::eval::win_rate::{Outcome, Record};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::pipeline::Placement;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {

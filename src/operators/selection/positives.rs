@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::data::conversations;
 use crate::dataflow::Map;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "positives",

@@ -22,7 +22,7 @@ use crate::dataflow::{
     Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Joined, Key, Keyed, Measure, RngSource,
 };
 use crate::eval::statistics::kendall_tau;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "select",

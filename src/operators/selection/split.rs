@@ -6,7 +6,7 @@ use rand_chacha::rand_core::Rng as _;
 
 use crate::data::{RngKey, transcript};
 use crate::dataflow::Map;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "split",

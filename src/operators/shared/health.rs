@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::datasets::references_of;
+use super::prelude::*;
 use crate::data::Id;
 use crate::dataflow::{GateValues, Phase, TrainingIteration};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
-use crate::operators::prelude::*;
-use crate::operators::training::reference;
 use crate::pipeline::{Placement, Step};
 
 /// The nearest steps, from the round's own upwards, whose rows are of a schema.
@@ -64,7 +64,7 @@ impl Pairs {
 /// Mean tokens of the chosen answers that a training had, of whatever it was given: those that its reference stands for.
 fn chosen_tokens(round: &TrainingIteration<'_>) -> Result<Option<f64>> {
     let (mut tokens, mut answers) = (0, 0);
-    for rows in round.run.batches(&reference::dataset(&round.step.name), Some(round.iteration)) {
+    for rows in round.run.batches(&references_of(&round.step.name), Some(round.iteration)) {
         let rows = rows?.1;
         let logprobs = Columns(&rows).floats("chosen_logprobs")?;
         (0..rows.num_rows()).for_each(|i| tokens += logprobs.row(i).len());

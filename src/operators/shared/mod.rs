@@ -1,10 +1,12 @@
 //! What operators share: models and engines, templates, keys, checks before a run.
 
+pub(crate) mod datasets;
 pub(crate) mod fence;
 pub(crate) mod health;
 pub mod hub;
 pub(crate) mod hub_files;
 pub(crate) mod models;
 pub(crate) mod preflight;
+pub(crate) mod prelude;
 pub(crate) mod settings;
 pub(crate) mod template;

@@ -3,7 +3,7 @@
 use crate::data::counted;
 use crate::dataflow::{Batches, Source};
 use crate::eval::listworld::Data;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "listworld",

@@ -2,4 +2,3 @@
 
 pub(crate) mod listworld;
 pub(crate) mod read;
-pub mod revised;

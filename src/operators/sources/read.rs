@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use arrow::compute::{concat_batches, take_record_batch};
 
-use super::revised;
 use crate::data::{Id, SCHEMAS, counted, or_else, unread_key};
 use crate::dataflow::{Batches, Revised, Source};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::pipeline::External;
 use crate::store::{Dataset, InputForm, guess, row_bytes};
 
@@ -69,6 +68,13 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     },
 };
 
+/// A dataset on disk, with the operators that the pipeline file of a revision's run may name.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: &'a Path,
+    operators: &'a [&'static OperatorDef<dyn Operator>],
+}
+
 /// What there is to read.
 enum Data {
     Files(Dataset),
@@ -90,13 +96,14 @@ impl Data {
             None => Revised::count(path).map(Some),
         }
     }
-    fn open(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+    fn open(place: Place<'_>, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+        let path = place.path;
         if !Revised::is_at(path) {
             return Ok(Self::Files(Dataset::open_as(path, schema, rename)?));
         }
         Ok(match Revised::written(path)? {
             Some(pairs) => Self::Files(Dataset::open(&pairs, schema)?),
-            None => Self::Revised(Box::new(revised::open(path)?)),
+            None => Self::Revised(Box::new(Revised::open(path, place.operators)?)),
         })
     }
     /// All rows, `size` at a time. `tell` says whether the columns that are not read are told at the end.
@@ -174,14 +181,14 @@ impl Operator for Read {
 }
 impl Read {
     /// That there are as many rows as there have to be; only files that do not say how many they have are read for it.
-    fn enough(&self, path: &Path) -> Result<()> {
+    fn enough(&self, place: Place<'_>) -> Result<()> {
         if self.min_rows == 0 {
             return Ok(());
         }
-        let said = Data::rows(path, self.schema, &self.rename)?;
+        let said = Data::rows(place.path, self.schema, &self.rename)?;
         let mut rows = said.unwrap_or(0);
         if said.is_none() {
-            for batch in Data::open(path, self.schema, &self.rename)?.batches(1024, false) {
+            for batch in Data::open(place, self.schema, &self.rename)?.batches(1024, false) {
                 rows += batch?.num_rows() as u64;
                 if rows >= self.min_rows as u64 {
                     break;
@@ -193,7 +200,7 @@ impl Read {
         }
         Err(Error::user(format!(
             "{} has {}, but `min_rows` asks for {}",
-            path.display(),
+            place.path.display(),
             counted(rows, "row"),
             self.min_rows
         ))
@@ -203,15 +210,15 @@ impl Read {
 
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
-        let path = self.dataset.open(cx.run())?;
-        self.enough(path)?;
+        let place = Place { path: self.dataset.open(cx.run())?, operators: &cx.shared.plan.operators };
+        self.enough(place)?;
         let size = cx.shared.plan.microbatch;
         // What compares the answers of a prompt needs them in one microbatch.
         let has = |name: &str| self.schema.columns.iter().any(|c| c.name == name);
         if has("prompt_id") && has("response_id") {
-            return Ok(Box::new(self.grouped(path, size)?.map(|rows| rows.map(Output::from))));
+            return Ok(Box::new(self.grouped(place, size)?.map(|rows| rows.map(Output::from))));
         }
-        let rows = Whole::new(self.rows(path, size, true)?, self.limit, |_, most| Ok(most));
+        let rows = Whole::new(self.rows(place, size, true)?, self.limit, |_, most| Ok(most));
         Ok(Box::new(rows.map(|rows| rows.map(Output::from))))
     }
 }
@@ -221,27 +228,27 @@ type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Read {
     /// All rows, `size` at a time.
-    fn rows(&self, path: &Path, size: usize, tell: bool) -> Result<Rows> {
-        Ok(Data::open(path, self.schema, &self.rename)?.batches(size, tell))
+    fn rows(&self, place: Place<'_>, size: usize, tell: bool) -> Result<Rows> {
+        Ok(Data::open(place, self.schema, &self.rename)?.batches(size, tell))
     }
 
     /// The rows up to `limit` in batches of about `size`, with the rows of each prompt together. They stand together in most
     /// datasets, which are then read as they are; of others all rows are read into memory first. With a limit only rows up to
     /// it are looked at: where a prompt's rows come again after it, those are not read.
-    fn grouped(&self, path: &Path, size: usize) -> Result<Rows> {
+    fn grouped(&self, place: Place<'_>, size: usize) -> Result<Rows> {
         let whole = |rows: Rows| {
             Whole::new(Cut::new(rows, size, Dataset::BATCH_BYTES, between_prompts), self.limit, prompts_within)
         };
-        let Some(torn) = torn_prompt(whole(self.rows(path, size, false)?))? else {
-            return Ok(Box::new(whole(self.rows(path, size, true)?)));
+        let Some(torn) = torn_prompt(whole(self.rows(place, size, false)?))? else {
+            return Ok(Box::new(whole(self.rows(place, size, true)?)));
         };
-        let batches: Vec<RecordBatch> = self.rows(path, size, true)?.collect::<Result<_>>()?;
-        let Some(first) = batches.first() else { return self.rows(path, size, false) };
+        let batches: Vec<RecordBatch> = self.rows(place, size, true)?.collect::<Result<_>>()?;
+        let Some(first) = batches.first() else { return self.rows(place, size, false) };
         let all = concat_batches(&first.schema(), &batches)?;
         tracing::warn!(
             "{}: the rows of prompt `{torn}` do not stand together; all {} rows are read into memory, to bring those of each \
              prompt together. A dataset sorted by prompt_id needs no such memory",
-            path.display(),
+            place.path.display(),
             all.num_rows()
         );
         let grouped = by_prompt(&all)?;

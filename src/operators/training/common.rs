@@ -9,7 +9,7 @@ use crate::data::{Type, counted, read_regular};
 use crate::model::Model;
 use crate::model::backprop::Options;
 use crate::model::ops::Dropout;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::store::Run;
 use crate::train::{
     AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Progress, Schedule, StepMetrics, Trained, Validation,

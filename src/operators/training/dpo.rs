@@ -12,7 +12,7 @@ use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
 use crate::error::ErrorKind;
 use crate::model::LoraConfig;
 use crate::model::Model;
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
 use crate::train::losses::{Input, LossParams};

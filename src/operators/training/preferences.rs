@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use crate::data::Messages;
 use crate::model::{Message, Tokenizer};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::train::Scored;
 use crate::train::losses::{Input, Loss};
 

@@ -15,7 +15,8 @@ use rand_chacha::rand_core::Rng;
 use crate::data::{RngKey, counted};
 use crate::dataflow::ModelAt;
 use crate::model::{Llama, Model};
-use crate::operators::prelude::*;
+use crate::operators::shared::datasets::references_of;
+use crate::operators::shared::prelude::*;
 use crate::pipeline::{Plan, Step};
 use crate::store::Run;
 use crate::train::{self, Limits, Pair, Progress, Reference, usable_pairs};
@@ -49,11 +50,6 @@ impl Settings {
     pub fn explain(&self) -> String {
         format!("held to {}, {} % of recorded log-probabilities audited", self.word, self.audit * 100.)
     }
-}
-
-/// Where the log-probabilities of a training step's references are.
-pub(crate) fn dataset(step: &str) -> String {
-    format!("{step}.reference")
 }
 
 /// A training's reference.
@@ -147,7 +143,7 @@ impl<'a> References<'a> {
         mut pairs: Vec<Pair>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Pair>> {
-        let (name, epoch) = (dataset(&self.cx.step.name), Epoch::new(self.cx.epoch.iteration, microbatch));
+        let (name, epoch) = (references_of(&self.cx.step.name), Epoch::new(self.cx.epoch.iteration, microbatch));
         if self.cx.run().committed(&name, epoch).is_none() {
             let made = self.make(microbatch, rows, pairs.clone(), progress)?;
             let lineage = self.cx.run().committed(&self.cx.step.inputs[0].step, of);
@@ -399,7 +395,7 @@ impl ReferenceUse {
             audit_difference: None,
             audits_failed: 0,
         };
-        for rows in run.batches(&dataset(&step.name), Some(iteration)) {
+        for rows in run.batches(&references_of(&step.name), Some(iteration)) {
             used.add(&rows?.1, &mut sums)?;
         }
         used.audit_difference = (used.audited > 0).then(|| sums.0 / f64::max(sums.1, 1.));

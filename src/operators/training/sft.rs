@@ -4,7 +4,7 @@ use super::common::{self, TrainingProgress, Validating};
 use crate::data::counted;
 use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
 use crate::model::{LoraConfig, Message, Model, Tokenizer};
-use crate::operators::prelude::*;
+use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::train::{self, BatchSize, Example, SftConfig};
 

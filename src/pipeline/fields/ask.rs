@@ -3,16 +3,16 @@
 use std::ops::{RangeBounds, RangeInclusive};
 use std::path::Path;
 
-use super::super::codes::{self, Code};
-use super::super::diagnostic::Diagnostic;
-use super::super::external::External;
-use super::super::tree::{self, EMPTY, Value};
-use super::super::values::{
+use super::external::External;
+use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
+use crate::error::{Error, Result};
+use crate::pipeline::syntax::codes::{self, Code};
+use crate::pipeline::syntax::diagnostic::Diagnostic;
+use crate::pipeline::syntax::tree::{self, EMPTY, Value};
+use crate::pipeline::syntax::values::{
     bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, least_float,
     list, name_value, text_value, texts_value, wrong_type,
 };
-use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
-use crate::error::{Error, Result};
 use crate::store::{InputForm, Lines, hash_file};
 
 impl Fields<'_> {

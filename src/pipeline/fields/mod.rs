@@ -5,16 +5,17 @@
 //! returned, so that all errors of a table are found at once; nothing runs while there is an error.
 
 mod ask;
+pub(super) mod external;
 
 use std::cell::RefCell;
 use std::path::Path;
 
-use super::codes;
-use super::diagnostic::{Diagnostic, Span};
-use super::external::External;
-use super::suggest::{self, show};
-use super::tree::{self, EMPTY, Node, Table, Value};
-use super::values::{Fault, list, name_value, sibling, texts_value, wrong_type};
+use super::syntax::codes;
+use super::syntax::diagnostic::{Diagnostic, Span};
+use super::syntax::suggest::{self, show};
+use super::syntax::tree::{self, EMPTY, Node, Table, Value};
+use super::syntax::values::{Fault, list, name_value, sibling, texts_value, wrong_type};
+use external::External;
 
 /// A key as the docs show it.
 #[derive(Clone, PartialEq, Debug)]

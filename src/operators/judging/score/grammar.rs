@@ -5,9 +5,9 @@
 use std::ops::Range;
 
 use super::mentions::{Mention, Rank, Standing, mentions};
+use super::outcome::{Outcome, Several};
 use super::tokens::{Token, after_reasoning, tokens};
 use super::value::{alone, announces_correction, corrected};
-use super::{Outcome, Several};
 
 /// The scale that scores are read on.
 #[derive(Clone, Copy, Debug)]

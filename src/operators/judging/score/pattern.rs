@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use regex::Regex;
 
+use super::outcome::{Outcome, Several};
 use super::tokens::digit;
-use super::{Outcome, Several};
 
 /// The commonest spellings of a score, for patterns that stand in for the grammar: "Score: 4", "**Score:** 4/5", "score is 4 out of 5".
 pub const PATTERN: &str = concat!(

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use regex::Regex;
 
+use super::key::{GRAMMAR, compiled};
 use super::mentions::{Mention, Standing, is_score, mentions};
 use super::tokens::{Token, tokens};
 use super::value::alone;
-use super::{GRAMMAR, compiled};
 use crate::pipeline::Fields;
 
 /// How often a text is looked through. Judgements need two at most.

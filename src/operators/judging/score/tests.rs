@@ -141,7 +141,7 @@ fn several_scores_are_a_choice() {
 fn other_patterns_and_scales() {
     let listworld = reader(r"score ([0-5])$", 5., Several::Agree);
     assert_eq!(listworld.read("kind yes, score 3", false), Outcome::Score(3.));
-    let scale = Reader { min: 1., ..reader(r"Rating: (\S+)", 10., Several::Agree) };
+    let scale = Reader::new(r"Rating: (\S+)", 1., 10., Several::Agree).unwrap();
     assert_eq!(scale.read("Rating: 0", false), Outcome::OutOfRange);
     assert_eq!(scale.read("Rating: 10", false), Outcome::Score(10.));
     assert_eq!(scale.read("Rating: high", false), Outcome::NoMatch);

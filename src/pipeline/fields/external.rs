@@ -30,10 +30,10 @@ impl PartialEq for External {
 impl Eq for External {}
 
 impl External {
-    pub(super) fn new(table: &str, key: &str, path: impl Into<PathBuf>, form: InputForm) -> Self {
+    pub(crate) fn new(table: &str, key: &str, path: impl Into<PathBuf>, form: InputForm) -> Self {
         Self { table: table.to_owned(), key: key.to_owned(), path: path.into(), form, content: None }
     }
-    pub(super) fn with_content(self, hash: String) -> Self {
+    pub(crate) fn with_content(self, hash: String) -> Self {
         Self { content: Some(hash), ..self }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use arrow::array::{Array, FixedSizeBinaryArray, RecordBatch, StringArray};
 
-use super::operator::{GroupResult, Item, Key};
+use super::items::{GroupResult, Item, Key};
 use crate::data::{Columns, Epoch, Id};
 use crate::error::Result;
 use crate::store::Corrections;

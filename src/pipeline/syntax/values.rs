@@ -10,7 +10,7 @@ use super::tree::{Node, Value};
 use crate::data::nearest_path;
 
 /// What is wrong with a value.
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub code: &'static Code,
     pub message: String,
     pub label: String,
@@ -18,34 +18,34 @@ pub(super) struct Fault {
 }
 
 /// Another type is wanted.
-pub(super) fn wrong_type(node: &Node, wanted: &str) -> Fault {
+pub(crate) fn wrong_type(node: &Node, wanted: &str) -> Fault {
     let message = format!("wants {wanted}");
     Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
 }
-pub(super) fn out_of_range(words: &str) -> Fault {
+pub(crate) fn out_of_range(words: &str) -> Fault {
     let message = "is out of range".to_owned();
     Fault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
 }
-pub(super) fn text_value(node: &Node) -> Result<String, Fault> {
+pub(crate) fn text_value(node: &Node) -> Result<String, Fault> {
     match &node.value {
         Value::Text(text) => Ok(text.clone()),
         _ => Err(wrong_type(node, "text")),
     }
 }
 /// Text that names something, so is not empty.
-pub(super) fn name_value(node: &Node) -> Result<String, Fault> {
+pub(crate) fn name_value(node: &Node) -> Result<String, Fault> {
     let name = text_value(node)?;
     let (message, label) = ("is empty".to_owned(), "a name is wanted".to_owned());
     if name.is_empty() { Err(Fault { code: &codes::OUT_OF_RANGE, message, label, help: None }) } else { Ok(name) }
 }
-pub(super) fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
+pub(crate) fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
     match &node.value {
         Value::Text(text) => Ok(vec![(text.clone(), node.span)]),
         Value::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
         _ => Err(wrong_type(node, "text, or a list of texts")),
     }
 }
-pub(super) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
+pub(crate) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
     let text = text_value(node)?;
     options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| Fault {
         code: &codes::BAD_CHOICE,
@@ -54,7 +54,7 @@ pub(super) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]
         help: suggest::help(&text, "its words", options.iter().map(|o| o.0)),
     })
 }
-pub(super) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
+pub(crate) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
     match node.value {
         Value::Int(Some(n)) if range.contains(&n) => Ok(n),
         Value::Int(None) => Err(out_of_range("an integer below 2^63")),
@@ -62,7 +62,7 @@ pub(super) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64,
         _ => Err(wrong_type(node, &int_words(range))),
     }
 }
-pub(super) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, Fault> {
+pub(crate) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, Fault> {
     let value = match node.value {
         Value::Float(f) => f,
         // Rounding of integers beyond 2^53 is what a float key asks for.
@@ -73,7 +73,7 @@ pub(super) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<
     // NaN is in no range. Infinity is, where the range is open, but means nothing as a setting.
     if value.is_finite() && range.contains(&value) { Ok(value) } else { Err(out_of_range(&float_words(range))) }
 }
-pub(super) fn int_words(range: &RangeInclusive<i64>) -> String {
+pub(crate) fn int_words(range: &RangeInclusive<i64>) -> String {
     match (*range.start(), *range.end()) {
         (i64::MIN, i64::MAX) => "an integer".into(),
         (least, i64::MAX) => format!("an integer of at least {least}"),
@@ -82,7 +82,7 @@ pub(super) fn int_words(range: &RangeInclusive<i64>) -> String {
     }
 }
 /// Which numbers a range has, in words. A bound that every number keeps to is not mentioned.
-pub(super) fn float_words(range: &impl RangeBounds<f64>) -> String {
+pub(crate) fn float_words(range: &impl RangeBounds<f64>) -> String {
     let (start, end) = (range.start_bound().cloned(), range.end_bound().cloned());
     if let (Bound::Included(least), Bound::Included(most)) = (start, end)
         && least > f64::MIN
@@ -105,7 +105,7 @@ pub(super) fn float_words(range: &impl RangeBounds<f64>) -> String {
 }
 
 /// The least number of a range; what stands in for a value that was refused.
-pub(super) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
+pub(crate) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
     match range.start_bound() {
         Bound::Included(least) => *least,
         Bound::Excluded(least) => least.next_up(),
@@ -113,16 +113,16 @@ pub(super) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
     }
 }
 /// Shortest text that reads back as the same float, and as a float.
-pub(super) fn float_literal(value: &f64) -> String {
+pub(crate) fn float_literal(value: &f64) -> String {
     format!("{value:?}")
 }
 /// A TOML list of literals.
-pub(super) fn list(items: impl Iterator<Item = String>) -> String {
+pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 /// A size in bytes: an integer, or a number with a unit.
-pub(super) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
+pub(crate) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
     let size = match &node.value {
         Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
         Value::Text(t) => parse_bytes(t),
@@ -157,7 +157,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
 }
 /// Bytes in the largest binary unit that divides them.
-pub(super) fn bytes_words(bytes: u64) -> String {
+pub(crate) fn bytes_words(bytes: u64) -> String {
     for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= unit && bytes.is_multiple_of(unit) {
             return format!("{} {name}", bytes / unit);
@@ -167,9 +167,15 @@ pub(super) fn bytes_words(bytes: u64) -> String {
 }
 
 /// The path that exists and was probably meant.
-pub(super) fn sibling(path: &str) -> Option<String> {
+pub(crate) fn sibling(path: &str) -> Option<String> {
     let near = nearest_path(Path::new(path))?;
     Some(format!("did you mean `{}`?", show(&near.to_string_lossy())))
+}
+
+/// Whether a name can be a directory on every system.
+pub(crate) fn is_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    name.len() <= 64 && name.bytes().next().is_some_and(plain) && name.bytes().all(|b| plain(b) || b == b'-')
 }
 
 #[cfg(test)]

@@ -1,0 +1,102 @@
+//! How scores are read: by the grammar or a pattern, on a scale.
+
+use std::ops::Range;
+
+use regex::Regex;
+
+use super::grammar::{self, Scale};
+use super::key::{GRAMMAR, compiled};
+use super::outcome::{Outcome, Several};
+use super::pattern::{self, PATTERN};
+use crate::error::{Error, Result};
+use crate::pipeline::Fields;
+
+/// What reads a score.
+#[derive(Clone, Debug)]
+enum Form {
+    /// The built-in grammar.
+    Grammar,
+    /// A regular expression whose first group is the score.
+    Pattern(Regex),
+}
+
+/// How scores are read.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    form: Form,
+    /// Least score.
+    pub min: f32,
+    /// Greatest score.
+    pub max: f32,
+    several: Several,
+}
+
+impl Reader {
+    /// Scores from `min` to `max`, read by the grammar if `pattern` is [`GRAMMAR`], else by a regular expression whose
+    /// first group is the score.
+    ///
+    /// # Errors
+    /// It is no regular expression or has no group, or the scale is empty.
+    pub fn new(pattern: &str, min: f32, max: f32, several: Several) -> Result<Self> {
+        // Not-a-number is no bound either.
+        if min.partial_cmp(&max) != Some(std::cmp::Ordering::Less) {
+            return Err(Error::user(format!("the scale goes from {min} to {max}")));
+        }
+        if pattern == GRAMMAR {
+            return Ok(Self { form: Form::Grammar, min, max, several });
+        }
+        let pattern = Regex::new(pattern).map_err(|e| Error::user(format!("not a regular expression: {e}")))?;
+        if pattern.captures_len() < 2 {
+            return Err(Error::user("the pattern has no group, so there is nothing to read"));
+        }
+        Ok(Self { form: Form::Pattern(pattern), min, max, several })
+    }
+
+    /// The keys `pattern`, `several`, `min` and `max`; `default` names the pattern if none is given.
+    pub fn fields(f: &mut Fields<'_>, default: &'static str) -> Self {
+        let about = "how the score is read in the judge's own text: \"score\", the built-in grammar (docs/judging.md), or a regular \
+                     expression whose first group is the score; a group named `of` is what the score is out of, and must be \
+                     `max`; one named `more` makes it a span, which is ambiguous";
+        let text = f.text("pattern", about, Some(default));
+        let form = if text == GRAMMAR { Form::Grammar } else { Form::Pattern(compiled(f, "pattern", &text)) };
+        let options = [
+            ("agree", "all must be the same, else the judgement is ambiguous"),
+            ("last", "the last counts"),
+            ("first", "the first counts"),
+        ];
+        let several =
+            match f.choice("several", "what counts where a judgement has several scores", &options, Some("agree")) {
+                "last" => Several::Last,
+                "first" => Several::First,
+                _ => Several::Agree,
+            };
+        let min = f.float("min", "least score of the rubric", Some(0.), -1e6..=1e6) as f32;
+        let max = f.float("max", "greatest score of the rubric", Some(5.), -1e6..=1e6) as f32;
+        if min >= max {
+            f.problem("max", format!("the scale goes from {min} to {max}"), "`max` must be greater than `min`");
+        }
+        Self { form, min, max, several }
+    }
+
+    /// The regular expression that it reads by. For the grammar it is [`PATTERN`], which knows fewer spellings.
+    pub fn into_pattern(self) -> Regex {
+        match self.form {
+            Form::Pattern(pattern) => pattern,
+            Form::Grammar => Regex::new(PATTERN).expect("the built-in pattern is one"),
+        }
+    }
+
+    /// Reads a judge's text; `cut` says that it was cut by its length.
+    pub fn read(&self, text: &str, cut: bool) -> Outcome {
+        self.locate(text, cut).0
+    }
+
+    /// As [`Reader::read`], with the place of the score that counted.
+    pub fn locate(&self, text: &str, cut: bool) -> (Outcome, Option<Range<usize>>) {
+        let (min, max) = (self.min, self.max);
+        match &self.form {
+            Form::Grammar => grammar::read(text, cut, Scale { min, max }, self.several),
+            Form::Pattern(pattern) => pattern::read(pattern, text, cut, (min, max), self.several),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Names of datasets that operators write next to a step's rows.
+
+/// The dataset with the log-probabilities of a training step's references.
+pub(crate) fn references_of(step: &str) -> String {
+    format!("{step}.reference")
+}
