@@ -11,28 +11,21 @@
 //! Operators that need a model ask the shared [`operators::Models`] for it: answers come from [`engine`], which batches
 //! the requests of all steps that use the same weights; weights come from [`model`], one differentiable Llama for
 //! inference and training; [`train`] is SFT and DPO. [`eval`] holds the small world that the quickstart runs on.
-//! [`report`] counts and sums up, [`mod@bench`] measures, and [`cli`] is the program.
+//! [`report`] counts and sums up, [`runner`] runs a plan from the opening of its directory to its summary, [`mod@bench`]
+//! measures, and [`cli`] is the program.
 //!
-//! Imports point down this list: cli, bench, report, operators, dataflow, pipeline, store, data; and from the operators to
+//! Imports point down this list: cli, runner, bench, report, operators, dataflow, pipeline, store, data; and from the operators to
 //! engine, train and eval, and from these to model. Only `dataflow` names timely and differential.
 //!
 //! # Running a pipeline from Rust
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use reflux::{cancel, dataflow, engine, operators, pipeline, report, store};
+//! use reflux::{cancel, operators, pipeline, runner};
 //!
-//! let plan = pipeline::load("pipelines/quickstart.toml".as_ref(), &[], operators::ALL)?;
-//! let (run, _) = store::Run::create_or_open("runs/quickstart".as_ref(), &plan.resolved, plan.seed, false)?;
-//! let models = operators::Models::new("auto", engine::Config::default(), plan.seed)?;
-//! let shared = dataflow::Shared {
-//!     plan: Arc::new(plan),
-//!     run: Arc::new(run),
-//!     env: dataflow::RuntimeEnv::new(models),
-//!     observer: Arc::new(report::RunCounters::default()),
-//!     stop: cancel::CancelFlag::default(),
-//! };
-//! dataflow::run(shared, 2, dataflow::Transport::Typed)?;
+//! let plan = Arc::new(pipeline::load("pipelines/quickstart.toml".as_ref(), &[], operators::ALL)?);
+//! let (options, cancel) = (runner::Options::default(), cancel::CancelFlag::new());
+//! runner::run(&plan, "runs/quickstart".as_ref(), &options, &runner::Unwatched, &cancel)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![warn(missing_docs)]
@@ -51,5 +44,6 @@ pub mod model;
 pub mod operators;
 pub mod pipeline;
 pub mod report;
+pub mod runner;
 pub mod store;
 pub mod train;

@@ -28,9 +28,14 @@ const MAY: &[(&str, &[&str])] = &[
     ("report", &["dataflow", "pipeline", "store", "data", "eval", "model"]),
     ("bench", &["data", "engine", "train", "model"]),
     (
+        "runner",
+        &["report", "operators", "dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model", "jinja"],
+    ),
+    (
         "cli",
         &[
             "bench",
+            "runner",
             "report",
             "operators",
             "dataflow",

@@ -63,11 +63,6 @@ pub fn check(file: &Path, set: &[String]) -> Result<Plan<dyn Operator>> {
     shown(pipeline::load(file, set, operators::ALL))
 }
 
-/// The plan that a run has in its directory; its data and models need not be here any more.
-pub fn was(resolved: &str) -> Option<Plan<dyn Operator>> {
-    pipeline::parse_str_without_data("pipeline.toml", resolved, operators::ALL).ok()
-}
-
 /// Prints what is wrong with a file.
 pub fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn Operator>> {
     plan.map_err(|problems: Diagnostics| {

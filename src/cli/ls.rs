@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::check::was;
 use super::terminal;
 use crate::error::{Error, Result};
 use crate::report::{Contents, Runs};
+use crate::runner::plan_of_text;
 use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ fn list(args: &Args) -> Result<()> {
         return Err(Error::user(format!("folder `{}` of runs not found", args.runs.display()))
             .help("`reflux run` makes it; --runs names another"));
     }
-    let runs = Runs::of(&args.runs, &|run| was(&run.pipeline_text().ok()?))?;
+    let runs = Runs::of(&args.runs, &|run| plan_of_text(&run.pipeline_text().ok()?))?;
     if args.json {
         // A list of runs has no place for it.
         runs.skipped().iter().for_each(|skipped| terminal::warning(skipped));

@@ -14,6 +14,7 @@ use crate::bench;
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
 use crate::report::{Outline, ProgressState};
+use crate::runner::SampledTokens;
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,9 +57,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Places that the time takes in front of a log's line.
 const STAMP: usize = 10;
 
-/// Tokens that all engines have sampled so far; `None` while that is not to be had without waiting.
-pub type Tokens = Box<dyn Fn() -> Option<u64> + Send + Sync>;
-
 /// Shows a run's progress, from events and by a clock of its own.
 pub struct Progress {
     view: Arc<View>,
@@ -68,7 +66,7 @@ pub struct Progress {
 struct View {
     style: Style,
     start: Instant,
-    tokens: Tokens,
+    tokens: SampledTokens,
     shown: Mutex<Shown>,
 }
 
@@ -84,7 +82,7 @@ struct Shown {
 
 impl Progress {
     /// Shows the progress of a run in this style from now on.
-    pub fn new(style: Style, outline: Outline, tokens: Tokens) -> Self {
+    pub fn new(style: Style, outline: Outline, tokens: SampledTokens) -> Self {
         let start = Instant::now();
         let block = (style == Style::Bars).then(Block::new);
         let shown = Shown {

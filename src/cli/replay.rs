@@ -7,12 +7,13 @@ use candle_core::Device;
 
 use super::check::{check, shown};
 use super::progress::Style;
-use super::run::{Machine, Open, directory, execute, something_came, stop_on_interrupt};
+use super::run::{Machine, directory, execute, stop_on_interrupt};
 use crate::cancel::CancelFlag;
 use crate::dataflow::Replay;
 use crate::error::Result;
 use crate::model::{Model, saved_dtype};
 use crate::pipeline;
+use crate::runner::{Open, check_rows_came};
 use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
@@ -73,5 +74,5 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let open = if dir.exists() { Open::Continue(&[]) } else { Open::Begun };
     replay.begin(&dir, &weights)?;
     execute(&plan, &dir, &open, &args.machine, style, &stop)?;
-    something_came(&plan, &dir)
+    check_rows_came(&plan, &dir)
 }

@@ -1,22 +1,18 @@
 //! `reflux run`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::check::{Warnings, load, refuse, was};
+use super::check::{Warnings, load, refuse};
 use super::progress::{Progress, Style};
-use super::summary::Closing;
 use super::terminal;
 use crate::cancel::CancelFlag;
-use crate::data::quoted;
-use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
-use crate::engine::Config;
+use crate::dataflow::{Observer, Operator};
 use crate::error::{Error, ErrorKind, Result};
-use crate::operators::{self, Models};
-use crate::pipeline::{self, Plan};
-use crate::report::{Fruitless, Outline, RunCounters};
-use crate::store::{Run, RunStatus};
+use crate::operators;
+use crate::pipeline::Plan;
+use crate::report::Outline;
+use crate::runner::{self, Ended, Open, Options, SampledTokens, Watch};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -59,16 +55,6 @@ impl Machine {
     }
 }
 
-/// How a run's directory is opened.
-pub enum Open<'a> {
-    /// Begun, or gone on with. The options name the pipeline file on the command line of a replay.
-    Continue(&'a [String]),
-    /// Begun anew.
-    Fresh,
-    /// Just begun by a replay, with what it takes over.
-    Begun,
-}
-
 impl Args {
     /// How to open a run of this file under the overrides `set`.
     pub fn open<'a>(&self, set: &[String], named: &'a mut Vec<String>) -> Open<'a> {
@@ -81,25 +67,13 @@ impl Args {
     }
 }
 
-/// Counts and shows.
-struct Both {
-    tally: RunCounters,
-    progress: Progress,
-}
-impl Observer for Both {
-    fn event(&self, event: &Event<'_>) {
-        self.tally.event(event);
-        self.progress.event(event);
-    }
-}
-
 pub fn run(args: &Args, style: &Style) -> Result<()> {
     let mut plan = Arc::new(load(&args.file, &args.set, Warnings::Shown)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     let dir = directory(&args.runs, name)?;
     let mut set = args.set.clone();
     if args.resume {
-        set.extend(settings_of(&dir, &plan)?);
+        set.extend(runner::settings_of(&dir, &plan)?);
         plan = Arc::new(load(&args.file, &set, Warnings::Hidden)?);
     }
     refuse(operators::preflight(&plan).problems)?;
@@ -110,38 +84,8 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     } else {
         let mut named = Vec::new();
         execute(&plan, &dir, &args.open(&set, &mut named), &args.machine, style, &stop)?;
-        something_came(&plan, &dir)
+        runner::check_rows_came(&plan, &dir)
     }
-}
-
-/// Says of which steps nothing came.
-///
-/// # Errors
-/// Nothing came of the whole run.
-pub fn something_came(plan: &Plan<dyn Operator>, dir: &Path) -> Result<()> {
-    let fruitless = Fruitless::of(plan, &Run::open(dir)?)?;
-    if fruitless.all() {
-        let lines = fruitless.lines().collect::<Vec<_>>().join("; ");
-        let message = format!("nothing came of the run {}: {lines}", dir.display());
-        return Err(Error::nothing(message).help(fruitless.help()));
-    }
-    fruitless.lines().for_each(|line| tracing::warn!("nothing came of the step {line}"));
-    Ok(())
-}
-
-/// The overrides that turn a file into the one that a run was made with.
-///
-/// # Errors
-/// There is no such run, or overrides alone do not turn one into the other.
-fn settings_of(dir: &Path, plan: &Plan<dyn Operator>) -> Result<Vec<String>> {
-    let before = Run::open(dir)?.pipeline_text()?;
-    pipeline::replay::settings(&plan.resolved, &before).ok_or_else(|| {
-        Error::user(format!(
-            "the run `{}` was made with another pipeline file, not only with other settings",
-            dir.display()
-        ))
-        .help(format!("its own file is {}/pipeline.toml", dir.display()))
-    })
 }
 
 /// The directory of a run of that name.
@@ -152,7 +96,33 @@ pub fn directory(runs: &Path, name: &str) -> Result<PathBuf> {
     Ok(runs.join(name))
 }
 
-/// Runs a plan in its directory, or goes on there, to the closing summary.
+/// Shows a run on the terminal.
+struct Shown<'a> {
+    style: Style,
+    says_resumed: bool,
+    plan: &'a Plan<dyn Operator>,
+    progress: Mutex<Option<Arc<Progress>>>,
+}
+
+impl Watch for Shown<'_> {
+    fn resumed(&self, run: &Path) {
+        if self.says_resumed {
+            terminal::line(&format!("going on with the run {}", run.display()));
+        }
+    }
+    fn started(&self, tokens: SampledTokens) -> Arc<dyn Observer> {
+        let progress = Arc::new(Progress::new(self.style, Outline::new(self.plan), tokens));
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&progress));
+        progress
+    }
+    fn ended(&self) {
+        if let Some(progress) = self.progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            progress.finish();
+        }
+    }
+}
+
+/// Runs a plan in its directory, or continues there, and prints the closing summary.
 pub fn execute(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
@@ -164,23 +134,7 @@ pub fn execute(
     carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
 }
 
-/// Adds to a refusal to go on with a run the overrides that it was made with, where those alone are missing.
-fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
-    let before = Run::open(dir).and_then(|run| run.pipeline_text()).unwrap_or_default();
-    let changed = e.kind() == ErrorKind::User && !before.is_empty() && before != plan.resolved;
-    let Some(set) = pipeline::replay::settings(&plan.resolved, &before).filter(|set| changed && !set.is_empty()) else {
-        return e;
-    };
-    let set: Vec<String> = set.iter().map(|s| format!("--set {}", quoted(s))).collect();
-    let mut help = e.help_text().unwrap_or_default().to_owned();
-    help.push_str(&format!(
-        "\n  or continue the run with the settings that it was made with: add --resume, which stands for\n    {}",
-        set.join(" ")
-    ));
-    e.help(help)
-}
-
-/// As [`execute`]; with `quiet` progress is shown and nothing is said at the end.
+/// As [`execute`]; with `quiet` progress is shown and nothing is printed at the end.
 pub fn carry_out(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
@@ -190,68 +144,24 @@ pub fn carry_out(
     quiet: bool,
     stop: &CancelFlag,
 ) -> Result<()> {
-    let fresh = matches!(open, Open::Fresh);
-    let created = Run::create_or_open_advised(dir, &plan.resolved, plan.seed, fresh, |before| {
-        let Open::Continue(named) = open else { return None };
-        dataflow::advice(&was(before)?, plan, dir, named)
-    });
-    let (run, opened) = created.map_err(|e| with_settings(e, plan, dir))?;
-    let run = Arc::new(run);
-    let place = dir.display();
-    match opened {
-        RunStatus::Finished => {
-            dataflow::check_finished(plan, &run)?;
-            // The process that finished it may have died before it had removed what is not to be kept.
-            dataflow::drop_unkept(plan, &run)?;
-            if !run.has_summary() {
-                run.write_summary(Closing::again(plan, &run)?.summary.json())?;
-            }
-            if !quiet {
-                terminal::print_line(&format!(
-                    "the run {place} is finished: its data are there; --fresh starts it anew"
-                ))?;
-            }
-            return Ok(());
-        }
-        RunStatus::Unfinished if !quiet && !matches!(open, Open::Begun) => {
-            terminal::line(&format!("going on with the run {place}"))
-        }
-        _ => {}
-    }
-    let mut engine = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
-    engine.max_rows = plan.engine.max_batch;
-    engine.kv_memory = plan.engine.kv_memory.unwrap_or(engine.kv_memory);
-    engine.date = plan.date;
-    let services = RuntimeEnv::new(Models::new(&machine.device, engine, plan.seed)?);
-    let engines = services.clone();
-    let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
-    let progress = Progress::new(style, Outline::new(plan), tokens);
-    let watch = Arc::new(Both { tally: RunCounters::default(), progress });
-    let shared = Shared {
-        plan: Arc::clone(plan),
-        run: Arc::clone(&run),
-        env: services.clone(),
-        observer: Arc::clone(&watch) as Arc<dyn Observer>,
-        stop: stop.clone(),
-    };
-    let began = Instant::now();
-    let result = dataflow::run(shared, machine.workers.into(), Transport::Typed);
-    watch.progress.finish();
-    result.map_err(|e| match e.kind() {
-        crate::error::ErrorKind::Cancelled => {
-            e.help(format!("what was committed to {place} stays; run the same command to go on"))
+    let options = Options { open: *open, workers: machine.workers.into(), device: &machine.device };
+    let shown = Shown { style, says_resumed: !quiet, plan, progress: Mutex::new(None) };
+    let ended = runner::run(plan, dir, &options, &shown, stop).map_err(|e| match e.kind() {
+        ErrorKind::Cancelled => {
+            e.help(format!("what was committed to {} stays; run the same command to go on", dir.display()))
         }
         _ => e,
     })?;
-    let engines = services.get::<Models>()?.engines();
-    let before = Closing::of(plan, &run, &watch.tally, &engines, began.elapsed())?;
-    run.write_summary(before.summary.json())?;
-    run.finish()?;
-    dataflow::drop_unkept(plan, &run)?;
-    if quiet {
-        return Ok(());
+    match ended {
+        _ if quiet => Ok(()),
+        Ended::AlreadyFinished => terminal::print_line(&format!(
+            "the run {} is finished: its data are there; --fresh starts it anew",
+            dir.display()
+        )),
+        Ended::Ran(run, closing) => {
+            terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))
+        }
     }
-    terminal::print_lines(before.lines(&run))
 }
 
 /// The first Ctrl-C stops the run where it is; the second ends the process.

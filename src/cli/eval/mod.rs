@@ -13,13 +13,14 @@ use clap::{Subcommand, ValueEnum};
 use crate::cancel::CancelFlag;
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
-use crate::cli::run::{Machine, Open, carry_out, stop_on_interrupt};
+use crate::cli::run::{Machine, carry_out, stop_on_interrupt};
 use crate::cli::terminal;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
 use crate::pipeline;
 use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
+use crate::runner::Open;
 use crate::store::Run;
 
 #[derive(clap::Args)]
