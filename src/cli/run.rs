@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::check::{Warnings, load, refuse};
+use super::check::{Warnings, check, load, refuse};
 use super::progress::{Progress, Style};
 use super::terminal;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Observer, Operator};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::operators;
 use crate::pipeline::Plan;
 use crate::report::Outline;
@@ -80,7 +80,13 @@ pub fn run(args: &Args, style: &Style) -> Result<()> {
     let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     if plan.study.is_some() {
-        super::study::run(args, &plan, &dir, style, &stop)
+        super::study::run(&plan, &dir, style, &|overrides, dir| {
+            let set: Vec<String> = args.set.iter().chain(overrides).cloned().collect();
+            let plan = Arc::new(check(&args.file, &set)?);
+            let mut named = Vec::new();
+            let open = args.open(&set, &mut named);
+            execute(&plan, dir, &open, &args.machine, &Style::Quiet, &stop).doing(|| dir.display())
+        })
     } else {
         let mut named = Vec::new();
         execute(&plan, &dir, &args.open(&set, &mut named), &args.machine, style, &stop)?;

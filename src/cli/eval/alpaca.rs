@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{Common, SamplingArgs};
+use super::common::{Common, SamplingArgs};
 use crate::cli::progress::Style;
 use crate::cli::terminal;
 use crate::data::{counted, read_regular};

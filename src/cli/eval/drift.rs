@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Intervals;
+use super::common::Intervals;
 use crate::cli::terminal;
 use crate::error::Result;
 use crate::eval::drift::LEAST_GROWTH;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Common, JudgingArgs, Mode, there};
+use super::common::{Common, JudgingArgs, Mode, there};
 use crate::cli::progress::Style;
 use crate::error::Result;
 use crate::report::Evaluation;
@@ -46,5 +46,5 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let place = args.common.place()?;
     let mut evaluation = Evaluation::new("reward", &place.dir, args.common.setting());
     evaluation.reward(&args.model, &args.data, &args.judging.judging(args.mode), args.perfect)?;
-    args.common.tell(&evaluation, &place, style)
+    args.common.print_figures(&evaluation, &place, style)
 }

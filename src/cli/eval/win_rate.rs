@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Common, JudgingArgs, Mode, SamplingArgs, there};
+use super::common::{Common, JudgingArgs, Mode, SamplingArgs, there};
 use crate::cli::progress::Style;
 use crate::error::Result;
 use crate::report::{Evaluation, Side};
@@ -56,5 +56,5 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let (a, b) = (Side::of(&args.a), Side::of(&args.b));
     let (sampled, judging) = (args.sampling.sampled(args.samples), args.judging.judging(args.mode));
     evaluation.win_rate(&a, &b, args.prompts.as_deref(), &sampled, &args.judge, &judging)?;
-    args.common.tell(&evaluation, &place, style)
+    args.common.print_figures(&evaluation, &place, style)
 }

@@ -72,7 +72,7 @@ impl Block {
     }
     /// Shows these lines in place of those before. Their texts are made visible, as they may be a model's.
     pub fn show(&self, lines: &[Vec<Piece>]) {
-        let colour = super::colour_wanted();
+        let colour = super::colour::colour_wanted();
         let lines: Vec<String> = lines.iter().map(|line| painted(line, colour)).collect();
         self.0.0.set_message(lines.join("\n"));
         self.0.tick();

@@ -9,6 +9,7 @@
 //! that cannot be written to for another reason, such as a full disk, is an error.
 
 mod bars;
+mod colour;
 mod log;
 mod output;
 
@@ -25,6 +26,8 @@ use crate::pipeline::Diagnostics;
 use crate::pipeline::codes::Severity;
 
 pub use bars::{Bar, Block};
+pub use colour::set_colour;
+use colour::{colour_for, colour_wanted};
 pub use log::set_up as set_up_logging;
 pub use output::{Output, output};
 
@@ -276,28 +279,6 @@ pub fn print_json(json: impl Display) -> Result<()> {
 /// As [`print_json`], and returns whether somebody still reads.
 pub fn put_json(json: impl Display) -> Result<bool> {
     to_stdout(&format!("{}\n", visible_json(&json.to_string())))
-}
-
-/// What was decided about colours.
-static COLOUR: OnceLock<bool> = OnceLock::new();
-
-/// Decides about the colours of messages and help; `None` leaves it to the terminal and `NO_COLOR`. The first decision of a
-/// process stays.
-pub fn set_colour(wanted: Option<bool>) {
-    if let Some(wanted) = wanted {
-        let _first_stays = COLOUR.set(wanted);
-    }
-}
-
-/// Whether text for this stream has colours: as was decided, or else on a terminal where `NO_COLOR` is not set.
-fn colour_for(stream: &impl IsTerminal) -> bool {
-    let plain = || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    COLOUR.get().copied().unwrap_or_else(|| stream.is_terminal() && !plain())
-}
-
-/// Whether messages on standard error have colours.
-pub fn colour_wanted() -> bool {
-    colour_for(&io::stderr())
 }
 
 /// Whether people look at standard error.

@@ -4,7 +4,9 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray};
 
 use super::*;
+use crate::data::Epoch;
 use crate::data::List;
+use crate::dataflow::Event;
 use crate::report::inspect::show::width as places;
 
 /// A loop of two iterations: prompts before it, answers, scores and a training in it.

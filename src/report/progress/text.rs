@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::left::Left;
 use super::scores::{Sample, Scores};
-use super::{Left, ProgressState, StepState, Training};
+use super::state::{ProgressState, StepState, Training};
 use crate::data::{counted, plural};
 use crate::report::inspect::contents::size;
 use crate::report::inspect::show::{fitted, printable, width as places};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::run_summary::written_list;
+use super::written::written_list;
 use crate::dataflow::{Operator, gate_values};
 use crate::error::Result;
 use crate::pipeline::{Plan, Verdict};

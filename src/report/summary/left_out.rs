@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::run_summary::written_list;
+use super::written::written_list;
 use crate::data::{Columns, counted};
 use crate::error::Result;
 use crate::store::Run;

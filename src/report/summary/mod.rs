@@ -9,3 +9,4 @@ pub(crate) mod rescored;
 pub(crate) mod run_summary;
 pub(crate) mod spans;
 pub(crate) mod study;
+pub(crate) mod written;

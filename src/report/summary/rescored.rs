@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::run_summary::written_list;
+use super::written::written_list;
 use crate::data::{Columns, counted};
 use crate::dataflow::Operator;
 use crate::error::Result;

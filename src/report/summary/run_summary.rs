@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::counters::RunCounters;
 use super::health::Health;
 use super::left_out::LeftOut;
 use super::rescored::Rescored;
+use super::written::written_list;
 use crate::data::{Columns, named};
 use crate::dataflow::{Operator, model_name};
 use crate::error::{Error, Result};
@@ -95,17 +95,6 @@ fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Ve
         }
     }
     Ok(all)
-}
-
-/// A list that a run wrote to its summary; empty where the summary, of an earlier version, does not have it.
-///
-/// # Errors
-/// It has other items.
-pub(crate) fn written_list<T: DeserializeOwned>(summary: &Value, key: &str) -> Result<Vec<T>> {
-    match &summary[key] {
-        Value::Null => Ok(Vec::new()),
-        list => serde_json::from_value(list.clone()).map_err(|e| Error::user(format!("`{key}`: {e}"))),
-    }
 }
 
 /// The table that a run wrote to its summary.

@@ -2,6 +2,7 @@
 //! run goes on. Files are read a thousand rows at a time; nothing is held but that.
 
 mod condition;
+mod objects;
 mod sink;
 mod table;
 
@@ -14,9 +15,10 @@ use std::time::Duration;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use condition::Condition;
+pub(crate) use objects::objects;
 pub use sink::Format;
 pub(crate) use table::printable;
 pub use table::{aligned, fitted, width};
@@ -25,7 +27,7 @@ use condition::Check;
 use sink::{End, Look, Pipe, Sink};
 
 use crate::error::{Error, Result};
-use crate::store::{Scan, printable_with_bytes};
+use crate::store::Scan;
 
 /// Between two looks at a manifest that may have grown.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -204,19 +206,6 @@ impl Shape {
         }
         shown(&filter_record_batch(rows, &BooleanArray::from(keep))?)
     }
-}
-
-/// Rows as JSON objects, in the order of their columns.
-pub(crate) fn objects(rows: &RecordBatch) -> Result<Vec<Map<String, Value>>> {
-    let mut writer = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(vec![]);
-    let rows = printable_with_bytes(rows)?;
-    writer.write(&rows).map_err(|e| Error::user(format!("these rows cannot be shown as text: {e}")))?;
-    writer.finish()?;
-    let bytes = writer.into_inner();
-    let objects = serde_json::Deserializer::from_slice(&bytes).into_iter();
-    objects.map(|o| o.map_err(|e| Error::bug(format!("Arrow's JSON: {e}")))).collect()
 }
 
 /// The values of a batch of one column.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{is_reference, schema};
+use super::schema::{is_reference, schema};
 use crate::data::{Columns, Epoch, counted, is_hash, named};
 use crate::dataflow::{Operator, model_name};
 use crate::pipeline::Plan;

@@ -5,36 +5,22 @@
 
 mod checks;
 mod dirty;
+mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::data::{Schema, counted, named};
+use crate::data::{Schema, counted};
 use crate::dataflow::Operator;
 use crate::error::Result;
 use crate::pipeline::Plan;
-use crate::report::inspect::verify::dirty::goes;
-use crate::report::owner;
+use dirty::goes;
+use schema::schema;
+
 use crate::store::journal::manifest::Entry;
 use crate::store::{Artifact, Finding, Inspected, inspect};
-
-/// Whether a dataset holds a training's references.
-fn is_reference(step: &str) -> bool {
-    step.ends_with(".reference")
-}
-
-/// What the rows of a step are, if the plan knows.
-fn schema(plan: Option<&Plan<dyn Operator>>, step: &str) -> Option<&'static Schema> {
-    if is_reference(step) {
-        return Some(&named::REFERENCE);
-    }
-    if owner(step) != step {
-        return Some(&named::CANDIDATES);
-    }
-    plan?.step(step).map(|s| s.schema)
-}
 
 /// A run that was looked through.
 pub struct Verdict {

@@ -1,0 +1,22 @@
+//! What the rows of a dataset are.
+
+use crate::data::{Schema, named};
+use crate::dataflow::Operator;
+use crate::pipeline::Plan;
+use crate::report::owner;
+
+/// Whether a dataset holds a training's references.
+pub(super) fn is_reference(step: &str) -> bool {
+    step.ends_with(".reference")
+}
+
+/// What the rows of a step are, if the plan knows.
+pub(super) fn schema(plan: Option<&Plan<dyn Operator>>, step: &str) -> Option<&'static Schema> {
+    if is_reference(step) {
+        return Some(&named::REFERENCE);
+    }
+    if owner(step) != step {
+        return Some(&named::CANDIDATES);
+    }
+    plan?.step(step).map(|s| s.schema)
+}

@@ -1,0 +1,284 @@
+//! Progress of a run as figures: events in, text out. Nothing here reads a clock or writes to a terminal, so that tests
+//! script the events and compare the text.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+use super::scores::{Sample, Scores};
+use super::timing::{Job, Timing};
+
+use crate::data::{Epoch, named};
+use crate::dataflow::{Event, Operator};
+use crate::pipeline::{Placement, Plan};
+
+/// Rates are means over this long.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Least time that a sample answer stays on the screen.
+const SAMPLE_STAYS: Duration = Duration::from_secs(20);
+
+/// A step, as far as progress needs to know it.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutline {
+    /// Its name.
+    pub name: String,
+    /// Steps whose microbatches it follows, one by one.
+    pub inputs: Vec<String>,
+    /// Whether the loop waits for it: it is in the loop, and no observer.
+    pub in_loop: bool,
+    /// In how many iterations it runs.
+    pub iterations: u32,
+    /// The least and the greatest score, where it gives scores.
+    pub scale: Option<(f32, f32)>,
+}
+
+/// The steps of a plan in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Outline {
+    /// The steps.
+    pub steps: Vec<StepOutline>,
+    /// Iterations of the loop; 0 without a loop.
+    pub iterations: u32,
+}
+
+impl Outline {
+    /// The outline of a plan.
+    pub fn new(plan: &Plan<dyn Operator>) -> Self {
+        let mut outline = Self::default();
+        for step in &plan.steps {
+            let in_loop = matches!(step.placement, Placement::Loop | Placement::Ahead);
+            if in_loop {
+                outline.iterations = outline.iterations.max(*step.iterations.end());
+            }
+            let follows = step.inputs.iter().filter(|i| !i.whole);
+            outline.steps.push(StepOutline {
+                name: step.name.clone(),
+                inputs: follows.map(|i| i.step.clone()).collect(),
+                in_loop,
+                iterations: (step.iterations.end() + 1).saturating_sub(*step.iterations.start()),
+                scale: step.op.scale().filter(|_| step.schema.name == named::SCORES.name),
+            });
+        }
+        outline
+    }
+}
+
+/// Microbatches of a step in an iteration that are on disk, and their rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Count {
+    pub(super) microbatches: u32,
+    pub(super) rows: u64,
+}
+
+/// What is known of a step.
+#[derive(Debug, Default)]
+pub(super) struct StepState {
+    pub(super) outline: StepOutline,
+    /// Places of its inputs among the steps; none for one that does not come before it.
+    pub(super) inputs: Vec<Option<usize>>,
+    /// Microbatches of an iteration, as planned or as its source turned out to have.
+    pub(super) planned: Option<u32>,
+    /// The same, or as many as its inputs have, where they are known.
+    pub(super) microbatches: Option<u32>,
+    pub(super) by_iteration: BTreeMap<u32, Count>,
+    pub(super) done: Count,
+    pub(super) restored: u32,
+    pub(super) timing: Timing,
+    pub(super) scores: BTreeMap<u32, Scores>,
+}
+
+/// The last optimizer step of a training.
+#[derive(Debug)]
+pub(super) struct Training {
+    pub(super) step: usize,
+    pub(super) iteration: u32,
+    pub(super) values: Vec<(&'static str, Option<f64>)>,
+}
+
+/// A count that grows, for its rate.
+#[derive(Debug, Default)]
+pub(super) struct Rate(VecDeque<(Duration, f64)>);
+
+impl Rate {
+    fn add(&mut self, now: Duration, count: f64) {
+        // A count that is smaller than before is another one, as that of the next training.
+        if self.0.back().is_some_and(|&(_, last)| count < last) {
+            self.0.clear();
+        }
+        self.0.push_back((now, count));
+        while self.0.len() > 2 && now.saturating_sub(self.0[1].0) >= WINDOW {
+            self.0.pop_front();
+        }
+    }
+    /// Units a second; `None` where nothing was added lately.
+    pub(super) fn per_second(&self, now: Duration) -> Option<f64> {
+        let (&(from, first), &(to, last)) = (self.0.front()?, self.0.back()?);
+        let seconds = to.saturating_sub(from).as_secs_f64();
+        let fresh = now.saturating_sub(to) < WINDOW;
+        (fresh && seconds > 0. && last > first).then(|| (last - first) / seconds)
+    }
+}
+
+/// Everything that progress shows.
+#[derive(Debug)]
+pub struct ProgressState {
+    pub(super) steps: Vec<StepState>,
+    pub(super) iterations: u32,
+    pub(super) jobs: BTreeMap<(usize, Epoch), Job>,
+    /// Up to when the running jobs have been charged.
+    pub(super) charged: Duration,
+    pub(super) training: Option<Training>,
+    pub(super) sample: Option<Sample>,
+    pub(super) sampled: Rate,
+    pub(super) trained: Rate,
+    pub(super) memory: Option<u64>,
+}
+
+impl ProgressState {
+    /// Shares the time that has passed among the jobs that run.
+    fn charge(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.charged).as_secs_f64();
+        self.charged = self.charged.max(now);
+        let share = passed / self.jobs.len().max(1) as f64;
+        self.jobs.values_mut().for_each(|job| job.charged += share);
+    }
+
+    /// Of a run that has not begun.
+    pub fn new(outline: Outline) -> Self {
+        let mut steps: Vec<StepState> = Vec::new();
+        for outline in outline.steps {
+            let place = |name: &String| steps.iter().position(|s| s.outline.name == *name);
+            let inputs = outline.inputs.iter().map(place).collect();
+            steps.push(StepState { outline, inputs, ..StepState::default() });
+        }
+        Self {
+            steps,
+            iterations: outline.iterations,
+            jobs: BTreeMap::new(),
+            charged: Duration::ZERO,
+            training: None,
+            sample: None,
+            sampled: Rate::default(),
+            trained: Rate::default(),
+            memory: None,
+        }
+    }
+
+    /// Takes an event that happened at `now`, counted from the run's start.
+    pub fn event(&mut self, now: Duration, event: &Event<'_>) {
+        self.charge(now);
+        let Some(at) = self.steps.iter().position(|s| s.outline.name == event.step()) else { return };
+        match *event {
+            Event::Planned { microbatches, .. } => {
+                self.steps[at].planned = microbatches;
+                self.count_microbatches();
+            }
+            Event::Started { epoch, .. } => {
+                self.jobs.insert((at, epoch), Job::default());
+            }
+            Event::Within { epoch, done, planned, unit, .. } => {
+                if let Some(job) = self.jobs.get_mut(&(at, epoch)) {
+                    job.within(done, planned, unit);
+                }
+            }
+            Event::Measured { epoch, values, .. } => {
+                if let Some((_, Some(tokens))) = values.iter().find(|(name, _)| *name == "num_tokens") {
+                    self.trained.add(now, *tokens);
+                }
+                self.training = Some(Training { step: at, iteration: epoch.iteration, values: values.to_vec() });
+            }
+            Event::Rows { epoch, rows, .. } => self.rows(now, at, epoch, rows),
+            Event::Ended { epoch, .. } => {
+                // The source has no such microbatch, so that the numbers before it are all.
+                self.jobs.remove(&(at, epoch));
+                let step = &mut self.steps[at];
+                step.planned = Some(step.planned.map_or(epoch.microbatch, |n| n.min(epoch.microbatch)));
+                self.count_microbatches();
+            }
+            Event::Done { epoch, rows, restored, .. } => self.done(at, epoch, rows as u64, restored),
+        }
+    }
+
+    /// Takes what nobody tells: the tokens that all engines have sampled so far, and the process's memory in bytes.
+    pub fn observe(&mut self, now: Duration, sampled_tokens: Option<u64>, memory: Option<u64>) {
+        self.charge(now);
+        if let Some(tokens) = sampled_tokens {
+            self.sampled.add(now, tokens as f64);
+        }
+        self.memory = memory.or(self.memory);
+    }
+
+    fn done(&mut self, at: usize, epoch: Epoch, rows: u64, restored: bool) {
+        let job = self.jobs.remove(&(at, epoch)).unwrap_or_default();
+        let step = &mut self.steps[at];
+        for count in [&mut step.done, step.by_iteration.entry(epoch.iteration).or_default()] {
+            count.microbatches += 1;
+            count.rows += rows;
+        }
+        if restored {
+            step.restored += 1;
+        } else {
+            step.timing.add(job.charged, rows);
+        }
+        // Its last figures stay, but no longer a rate: nothing is trained now.
+        if self.training.as_ref().is_some_and(|t| t.step == at && t.iteration == epoch.iteration) {
+            self.trained = Rate::default();
+        }
+    }
+
+    fn rows(&mut self, now: Duration, at: usize, epoch: Epoch, rows: &RecordBatch) {
+        let scale = self.steps[at].outline.scale;
+        let Some(scores) = Scores::of(rows, scale) else { return };
+        let shown = self.sample.as_ref().map(|s| now.saturating_sub(s.at));
+        if shown.is_none_or(|shown| shown >= SAMPLE_STAYS)
+            && let Some(sample) = Sample::of(rows, now, &self.steps[at].outline.name)
+        {
+            self.sample = Some(sample);
+        }
+        self.steps[at].scores.entry(epoch.iteration).or_default().add(&scores);
+    }
+
+    /// Counts the microbatches of every step. An input comes before its step, so that one pass is enough.
+    fn count_microbatches(&mut self) {
+        for at in 0..self.steps.len() {
+            let step = &self.steps[at];
+            let of_input = |input: &Option<usize>| self.steps[(*input)?].microbatches;
+            let count = match (step.planned, step.inputs.is_empty()) {
+                (None, false) => {
+                    let inputs: Option<Vec<u32>> = step.inputs.iter().map(of_input).collect();
+                    inputs.and_then(|counts| counts.into_iter().max())
+                }
+                (planned, _) => planned,
+            };
+            self.steps[at].microbatches = count;
+        }
+    }
+
+    /// Microbatches of an iteration of a step, where they are known.
+    pub(super) fn microbatches(&self, at: usize) -> Option<u32> {
+        self.steps[at].microbatches
+    }
+
+    /// Microbatches of all iterations of a step, where they are known.
+    pub(super) fn total(&self, at: usize) -> Option<u32> {
+        Some(self.microbatches(at)?.saturating_mul(self.steps[at].outline.iterations))
+    }
+
+    /// The iteration that the loop is in: none before it, and `iterations + 1` after it.
+    pub(super) fn iteration(&self) -> Option<u32> {
+        let in_loop = || self.steps.iter().enumerate().filter(|(_, s)| s.outline.in_loop);
+        let started = self.jobs.keys().filter(|(at, _)| self.steps[*at].outline.in_loop).map(|(_, e)| e.iteration);
+        let done = in_loop().filter_map(|(_, s)| s.by_iteration.keys().next_back().copied());
+        let last = started.chain(done).max()?;
+        let over = in_loop().all(|(at, s)| self.total(at) == Some(s.done.microbatches));
+        Some(if over { self.iterations + 1 } else { last.min(self.iterations) })
+    }
+
+    /// Names of the steps that run now, in the order of the plan.
+    pub(super) fn running(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.jobs.keys().map(|(at, _)| self.steps[*at].outline.name.as_str()).collect();
+        names.dedup();
+        names
+    }
+}
