@@ -3,8 +3,7 @@
 //! [`ErrorKind`] decides the exit code: the user's file or data is 2, a run of which nothing came is 3, everything else is 1. A message names the file,
 //! row or line; `help` says what to do about it.
 
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 /// What the whole crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,6 +78,11 @@ impl Error {
             _ => format!("{what}: {}", self.message),
         };
         self
+    }
+    /// The same error with the user to blame: a path that does not exist is a slip, and not a fault of the machine.
+    #[must_use]
+    pub fn into_user(self) -> Self {
+        Self { kind: ErrorKind::User, ..self }
     }
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {

@@ -28,32 +28,39 @@
 pub mod datasets;
 pub mod files;
 pub mod journal;
+pub mod tables;
 
 mod import;
 
 pub use datasets::columns::guess;
-pub use datasets::conversations::{Comparison, Comparisons, Prompt, PromptForm, Prompts, Turn};
+pub use datasets::comparisons::{Comparison, Comparisons};
 pub use datasets::corrections::{Corrected, Corrections};
 pub use datasets::dataset::{BadRow, Batches, Dataset, OnBadRow};
+pub use datasets::prompts::{Prompt, PromptForm, Prompts};
 pub use datasets::rename::Rename;
-pub use files::atomic::{Written, fill_output, hash_file, output_target, write_bytes, write_output};
+pub use datasets::turn::Turn;
+pub use files::atomic::{Written, fill_output, output_target, write_bytes, write_output};
+pub use files::integrity::hash_file;
 pub use files::lines::Lines;
 pub use files::listing::is_data_file;
 pub use files::printable::printable_with_bytes;
 pub use files::reader::{decoding, read_parquet, row_bytes};
 pub use files::writer::{ParquetFile, write_parquet};
-pub use import::{
-    Format, ImportOptions, Imported, Loaded, LoadedAnswer, LoadedPrompt, Turns, given_answers, given_prompts, import,
-    import_jsonl,
-};
+pub use import::{Format, ImportOptions, Imported, Turns, import, import_jsonl};
 pub use journal::checkpoints::CheckpointFiles;
 pub use journal::diff::lines as changed_lines;
+pub use journal::entry::{
+    FileEntry, FileTimes, InputEntry, InputFile, InputForm, MetricsEntry, ModelEntry, Stored, Taken,
+};
+pub use journal::find::find_run;
+pub use journal::findings::{Artifact, Finding, Inspected};
 pub use journal::folder::{make_folder, put_microbatch};
 pub use journal::fork::{RunFork, link};
-pub use journal::inputs::{ChangedInput, FileTimes, InputEntry, InputFile, InputForm, InputPlace, changed_error};
+pub use journal::inputs::{ChangedInput, InputPlace, changed_error};
 pub use journal::lock::Writer;
-pub use journal::manifest::{FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
 pub use journal::repair::{Repair, Repaired};
 pub use journal::run::{Run, RunState, RunStatus};
-pub use journal::scan::{Part, PartRows, Scan, find_run};
-pub use journal::verify::{Artifact, Finding, Inspected, inspect};
+pub use journal::verify::inspect;
+pub use tables::loaded::{Loaded, LoadedAnswer, LoadedPrompt, given_answers, given_prompts};
+pub use tables::part::{Part, PartRows};
+pub use tables::scan::Scan;

@@ -5,14 +5,14 @@ use std::path::Path;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
-use super::asked::{is_made_up, is_prompt_only};
+use super::builder::Rows;
 use super::cast::{castable, spell};
+use super::csv_values::as_typed;
+use super::normalize::{is_made_up, is_prompt_only};
 use super::rename::{Rename, flag};
 use super::text_rows::TextRows;
 use crate::data::{Column, PROMPT_MESSAGES, SCHEMAS, Schema, Type, visible_json};
 use crate::error::{Error, Result};
-use crate::store::files::csv::as_typed;
-use crate::store::files::jsonl::Rows;
 use crate::store::files::listing::{files, holds, is};
 use crate::store::files::reader::ParquetIn;
 

@@ -78,7 +78,7 @@ impl Corrections {
     /// The file cannot be read; a row lacks one of the two or has it of another type; a response is corrected twice. The
     /// file and the row are named.
     pub fn read(path: &Path) -> Result<Self> {
-        let (hash, _) = crate::store::files::atomic::hash_file(path).map_err(|e| Error::user(e.to_string()))?;
+        let (hash, _) = crate::store::files::integrity::hash_file(path).map_err(|e| Error::user(e.to_string()))?;
         let mut all = Self {
             path: path.to_owned(),
             hash,

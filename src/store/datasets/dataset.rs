@@ -8,18 +8,20 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::Schema as ArrowSchema;
 use arrow::error::ArrowError;
 
-use super::asked::{holds_system, is_made_up, settle_batch};
+use super::builder::Rows;
 use super::cast::{Bad, fit_batch, message_extras};
 use super::columns::{Advice, Found, is_conversation};
 use super::context::{is_context, rows_with_context};
 use super::json_rows::ParquetRows;
+use super::normalize::{holds_system, is_made_up, settle_batch};
 use super::rename::{Rename, flag};
 use super::text_rows::TextRows;
 use crate::data::{Schema, Type, quoted};
 use crate::error::{Error, Result};
-use crate::store::files::jsonl::{Row, Rows, Unread, count_unread};
+use crate::store::files::jsonl::Row;
 use crate::store::files::listing::{files, is};
 use crate::store::files::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
+use crate::store::files::unread::{Unread, count_unread};
 
 /// Lines are turned into columns at the latest when they have this many bytes.
 pub(crate) const LINES_BYTES: u64 = 64 << 20;
@@ -151,7 +153,7 @@ impl Dataset {
     /// # Errors
     /// A file cannot be read.
     pub fn hashes(&self) -> Result<Vec<String>> {
-        self.files.iter().map(|f| Ok(crate::store::files::atomic::hash_file(f)?.0)).collect()
+        self.files.iter().map(|f| Ok(crate::store::files::integrity::hash_file(f)?.0)).collect()
     }
     /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), however the rows are cut
     /// into files. Holds one batch and one chunk of a file in memory. Ends at the first error.

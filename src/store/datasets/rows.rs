@@ -9,9 +9,10 @@ use super::json_rows::ParquetRows;
 use super::rename::Rename;
 use super::text_rows::TextRows;
 use crate::error::Result;
-use crate::store::files::jsonl::{Row, Unread, count_unread};
+use crate::store::files::jsonl::Row;
 use crate::store::files::listing::{files, is};
 use crate::store::files::reader::ParquetIn;
+use crate::store::files::unread::{Unread, count_unread};
 
 /// A row, or why it is none, with its number: a line of text, or a row of Parquet, from 1.
 pub struct Numbered {

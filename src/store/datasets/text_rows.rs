@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::csv_values::as_typed;
 use super::rename::Rename;
 use crate::data::Schema;
 use crate::error::{Error, Result};
-use crate::store::files::csv::{CsvRow, CsvRows, as_typed};
+use crate::store::files::csv::{CsvRow, CsvRows};
 use crate::store::files::jsonl::{Row, parse};
 use crate::store::files::lines::{Lines, MAX_LENGTH};
 use crate::store::files::listing::holds;

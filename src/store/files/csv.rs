@@ -4,12 +4,9 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use csv_core::{ReadRecordResult, Reader};
-use serde_json::{Map, Value};
 
 use super::unpack::{open_text, read_error};
-use crate::data::{Schema, Type};
 use crate::error::{Error, Result};
-use crate::store::datasets::asked::is_made_up;
 
 /// A row with longer text is refused, so that a quotation mark that is never closed cannot fill the memory.
 const MAX_LENGTH: usize = 4 << 20;
@@ -117,33 +114,9 @@ impl CsvRows {
     }
 }
 
-/// Gives the fields of a row the types of a schema's columns, which the file calls `names`: numbers are numbers, a list is
-/// JSON, and an empty field is null where the column may be, or is made up. What is none of these stays text, which is refused where the row
-/// is read.
-pub(crate) fn as_typed(schema: &Schema, names: &[String], row: &mut Map<String, Value>) {
-    for (column, name) in schema.columns.iter().zip(names) {
-        let Some(Value::String(text)) = row.get(name) else { continue };
-        let trimmed = text.trim();
-        let value = match column.kind {
-            _ if trimmed.is_empty() && (column.nullable || is_made_up(schema, column.name)) => Some(Value::Null),
-            Type::UInt | Type::Float | Type::Double => serde_json::from_str(trimmed).ok().filter(Value::is_number),
-            Type::Texts | Type::Tokens | Type::Floats | Type::Messages | Type::Judgements => {
-                serde_json::from_str(trimmed).ok().filter(Value::is_array)
-            }
-            Type::Text | Type::Hash => None,
-        };
-        if let Some(value) = value {
-            row.insert(name.clone(), value);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::data::named;
 
     fn rows(text: &[u8]) -> Result<Vec<CsvRow>> {
         let dir = tempfile::tempdir().unwrap();
@@ -191,21 +164,5 @@ mod tests {
         for text in ["a\n5\" pipe\n", "a\n5\" pipe", "a\nx\"", "a\n\"x\"", "a\n\"x\"\"\"\n"] {
             assert_eq!(rows(text.as_bytes()).unwrap().len(), 2, "{text:?}");
         }
-    }
-
-    #[test]
-    fn fields_get_the_types_of_their_columns() {
-        let names: Vec<String> = named::SCORES.columns.iter().map(|column| column.name.to_owned()).collect();
-        let text = |value: &str| Value::from(value);
-        let mut row = Map::from_iter([
-            ("prompt".to_owned(), text("12")),
-            ("score".to_owned(), text(" 3.5 ")),
-            ("sample".to_owned(), text("x")),
-            ("prompt_messages".to_owned(), text("")),
-            ("other".to_owned(), text("4")),
-        ]);
-        as_typed(&named::SCORES, &names, &mut row);
-        let want = json!({"prompt": "12", "score": 3.5, "sample": "x", "prompt_messages": null, "other": "4"});
-        assert_eq!(Value::from(row), want);
     }
 }

@@ -1,35 +1,13 @@
 //! Lines of text with their numbers, from a file or from standard input.
 
-use std::fs::File;
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use super::atomic::io_error;
-use super::reader::IntoUser;
 use super::unpack::{open_text, read_error};
 use crate::error::{Error, Result};
 
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
 pub(crate) const MAX_LENGTH: u64 = 64 << 20;
-
-/// Opens a file for reading, if it is a regular file, itself or at the end of a link.
-///
-/// A FIFO without a writer would wait for ever, a device may have no end, and what can be read once only cannot be
-/// looked at before it is read.
-///
-/// # Errors
-/// It cannot be opened, or is something else.
-pub(crate) fn open_regular(path: &Path) -> Result<File> {
-    let metadata = std::fs::metadata(path).map_err(|e| io_error("reading", path, &e).into_user())?;
-    if metadata.is_dir() {
-        return Err(Error::user(format!("`{}` is a directory, a file is needed", path.display())));
-    }
-    if !metadata.is_file() {
-        return Err(Error::user(format!("`{}` is not a regular file", path.display()))
-            .help("a pipe or a device is not read here: write what it gives to a file, and name that"));
-    }
-    File::open(path).map_err(|e| io_error("reading", path, &e).into_user())
-}
 
 /// The lines of a text, read one at a time.
 pub struct Lines {

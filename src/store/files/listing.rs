@@ -14,7 +14,7 @@ pub(crate) fn holds(path: &Path, extension: &str) -> bool {
     if is(path, "gz") { is(&path.with_extension(""), extension) } else { is(path, extension) }
 }
 
-/// Whether a file's name is that of a file of rows, which [`crate::store::datasets::dataset::Dataset`], [`crate::store::datasets::conversations::Prompts`] and [`crate::store::import()`] read.
+/// Whether a file's name is that of a file of rows, which [`crate::store::datasets::dataset::Dataset`], [`crate::store::datasets::prompts::Prompts`] and [`crate::store::import()`] read.
 pub fn is_data_file(path: &Path) -> bool {
     READ.iter().any(|extension| is(path, extension))
 }
@@ -71,10 +71,10 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     if !kind.is_dir() {
         // Says that it is not a regular file, and what to do.
-        super::lines::open_regular(path)?;
+        super::open::open_regular(path)?;
     }
     let mut found = Vec::new();
-    collect(path, 8, &mut found).map_err(|e| super::atomic::io_error("listing", path, &e))?;
+    collect(path, 8, &mut found).map_err(|e| super::io_error::io_error("listing", path, &e))?;
     let parquet: std::collections::BTreeSet<PathBuf> = found.iter().filter(|f| is(f, "parquet")).cloned().collect();
     found.retain(|f| is(f, "parquet") || !parquet.contains(&f.with_extension("parquet")));
     found.sort_by_cached_key(|f| (order(f), f.clone()));

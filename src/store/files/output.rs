@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::journal::lock::is_same_file;
+use super::same_file::is_same_file;
 
 /// How the part of a temporary name begins that is not its target's.
 const MARK: &str = ".reflux-";

@@ -27,10 +27,10 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::atomic::io_error;
 use super::footer::Checked;
-use super::lines::open_regular;
-use crate::error::{Error, ErrorKind, Result};
+use super::io_error::io_error;
+use super::open::open_regular;
+use crate::error::{Error, Result};
 
 /// Rows decoded at a time.
 pub(crate) const CHUNK: usize = 1024;
@@ -399,21 +399,6 @@ fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> R
         }
     }
     Ok(Some(found))
-}
-
-/// Blames the user for an error of the machine: the path that was given does not exist, say.
-pub(crate) trait IntoUser {
-    fn into_user(self) -> Error;
-}
-impl IntoUser for Error {
-    fn into_user(self) -> Error {
-        let help = self.help_text().map(str::to_owned);
-        let error = Error::new(ErrorKind::User, self.to_string());
-        match help {
-            Some(help) => error.help(help),
-            None => error,
-        }
-    }
 }
 
 #[cfg(test)]

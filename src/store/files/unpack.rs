@@ -3,9 +3,8 @@
 use std::io::{BufRead, BufReader, Error as IoError, ErrorKind, Read};
 use std::path::Path;
 
-use super::atomic::io_error;
-use super::lines::open_regular;
-use super::reader::IntoUser;
+use super::io_error::io_error;
+use super::open::open_regular;
 use crate::error::{Error, Result};
 
 /// A file may unpack to this many bytes in any case.

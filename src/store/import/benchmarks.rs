@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::formats::{Ranked, Sink, put_prompt};
 use super::record::Record;
+use super::sink::{Ranked, Sink, put_prompt};
 use crate::data::{hash_hex, prompt_id};
-use crate::store::datasets::asked::said;
+use crate::store::datasets::turn::said;
 use crate::store::files::jsonl::{list, spell, text};
 
 /// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.

@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::formats::{REPEATED, Sink, is_too_repetitive, plain_text, put_prompt, turn_bytes};
 use super::record::Record;
+use super::sink::{REPEATED, Sink, is_too_repetitive, put_prompt, turn_bytes};
 use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED, take_turns};
 use crate::data::{PROMPT_MESSAGES, prompt_id, transcript};
-use crate::store::datasets::asked::{GIVEN, said};
 use crate::store::datasets::context::is_empty;
-use crate::store::datasets::conversations::{self, asked};
+use crate::store::datasets::normalize::GIVEN;
+use crate::store::datasets::turn;
+use crate::store::datasets::turn::{asked, said};
 
 /// Which answers of a conversation become rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,7 +56,7 @@ pub(super) fn answers(
     if which == Turns::All && is_too_repetitive(prompt_sizes(context, &turns, from)) {
         return sink.leave_out(REPEATED);
     }
-    let mut before: Vec<conversations::Turn> = Vec::new();
+    let mut before: Vec<turn::Turn> = Vec::new();
     let (mut beyond, mut answered, mut unasked) = (None, 0u64, 0u64);
     let count = turns.len();
     for (at, turn) in turns.into_iter().enumerate() {
@@ -78,7 +79,7 @@ pub(super) fn answers(
         if turn.role == Role::User && at + 1 == count && answered > 0 {
             record.report("a last question without an answer".to_owned());
         }
-        before.push(conversations::Turn::new(turn.role_name(), turn.text.trim()));
+        before.push(turn::Turn::new(turn.role_name(), turn.text.trim()));
     }
     match answered {
         0 => sink.leave_out(beyond.unwrap_or(NO_ANSWER)),
@@ -87,13 +88,7 @@ pub(super) fn answers(
 }
 
 /// Makes a row of an answer and what was said before it, or counts the reason not to.
-fn answer(
-    turn: &Turn,
-    beyond: Option<&'static str>,
-    context: &Context,
-    before: &[conversations::Turn],
-    sink: &mut Sink,
-) {
+fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: &[turn::Turn], sink: &mut Sink) {
     if let Some(why) = beyond {
         return sink.leave_out(why);
     }
@@ -137,14 +132,14 @@ pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut Sink) ->
     };
     let turns = match record.peek(key) {
         None => return Err("lacks `prompt` and `messages`".to_owned()),
-        Some(Value::String(_)) if !stored => vec![Turn::question(plain_text(record, key)?)],
+        Some(Value::String(_)) if !stored => vec![Turn::question(record.plain_text(key)?)],
         Some(_) => take_turns(record, key)?,
     };
     if let Some(why) = turns.iter().find_map(beyond_text) {
         sink.leave_out(why);
         return Ok(());
     }
-    let turns = turns.iter().map(|turn| conversations::Turn::new(turn.role_name(), turn.text.clone()));
+    let turns = turns.iter().map(|turn| turn::Turn::new(turn.role_name(), turn.text.clone()));
     let turns = asked(turns.collect()).map_err(|why| format!("`{key}` {why}"))?;
     if stored && record.peek("prompt").and_then(Value::as_str) == Some(&transcript(&said(&turns))) {
         record.take("prompt");

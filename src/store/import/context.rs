@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::record::Record;
 use crate::store::datasets::context::{CONTEXT_KEYS, SYSTEM_KEYS, is_empty};
-use crate::store::datasets::conversations::{Turn, with_system};
+use crate::store::datasets::turn::{Turn, with_system};
 use crate::store::files::jsonl::{list, text};
 
 /// What stands before the question of a row, beside its own messages.

@@ -1,25 +1,18 @@
 //! The public formats: how each is recognised, and what its rows become.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::benchmarks::{MT_BENCH, llmbar, mt_bench};
-use super::chats::{Turns, answers, conversation, prompt};
+use super::chats::{Turns, conversation, prompt};
 use super::context::Context;
+use super::instructions::{instruction, seed_task, ultrafeedback};
 use super::oasst::Oasst;
 use super::preferences::preference;
-use super::record::Record;
-use super::turns::{Role, TOOL_CALL, is_tool_call, take_turns};
-use crate::data::{PROMPT_MESSAGES, Schema, hash_hex, named, prompt_id, transcript};
-use crate::store::datasets::asked::{is_prompt_only, said};
-use crate::store::datasets::context::is_encoded_messages;
-use crate::store::datasets::conversations::Turn;
-use crate::store::files::jsonl::count_unread;
-use crate::store::files::reader::CHUNK;
-
-/// A row as it came.
-pub(super) type Object = Map<String, Value>;
+use super::record::{Object, Record};
+use super::sink::Sink;
+use super::turns::Role;
+use crate::data::{Schema, named};
+use crate::store::datasets::normalize::is_prompt_only;
 
 /// A public format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,132 +100,6 @@ impl Format {
     }
 }
 
-/// A chunk of rows ends when it has this many bytes, however few rows it has.
-const CHUNK_BYTES: usize = 64 << 20;
-
-/// Bytes of text that the rows made of one input row may say again: every answer has all that was said before it, so
-/// rows can hold far more text than their source.
-const MAX_REPEATED: usize = 64 << 20;
-/// The reason for leaving out what would say more than that again.
-pub(super) const REPEATED: &str = "answers that would repeat more than 64 MiB of what was said before them";
-
-/// Bytes that a message takes in memory beside its texts.
-const MESSAGE_BYTES: usize = 128;
-
-/// About how many bytes a turn takes in each row that has it.
-pub(super) fn turn_bytes(role: &str, content: &str) -> usize {
-    role.len() + content.len() + MESSAGE_BYTES
-}
-
-/// Whether prompts of these sizes, of which rows are made, say too much again. The largest is no repetition: it has what
-/// the others have.
-pub(super) fn is_too_repetitive(sizes: impl Iterator<Item = usize>) -> bool {
-    let (mut sum, mut largest) = (0usize, 0);
-    for size in sizes {
-        sum = sum.saturating_add(size);
-        largest = largest.max(size);
-    }
-    sum - largest > MAX_REPEATED
-}
-
-/// What becomes of the rows so far.
-#[derive(Default)]
-pub(super) struct Sink {
-    /// Rows of the target schema, by its columns' names, each with about how many bytes it takes.
-    rows: VecDeque<(Object, usize)>,
-    /// The sum of these bytes.
-    bytes: usize,
-    /// Rows that the format's filter left out, by reason.
-    pub left_out: BTreeMap<&'static str, u64>,
-    /// In how many rows each key held something that was not read.
-    pub unread: BTreeMap<String, u64>,
-}
-
-impl Sink {
-    pub fn leave_out(&mut self, why: &'static str) {
-        self.leave_out_all(why, 1);
-    }
-    /// Counts several rows that were left out for one reason.
-    pub fn leave_out_all(&mut self, why: &'static str, rows: u64) {
-        if rows > 0 {
-            *self.left_out.entry(why).or_default() += rows;
-        }
-    }
-    /// Counts a key that was not read in `rows` rows.
-    pub fn count_unread(&mut self, key: &str, rows: u64) {
-        count_unread(&mut self.unread, key, rows);
-    }
-    pub fn push(&mut self, row: Value) {
-        if let Value::Object(row) = row {
-            let bytes = row.values().map(value_bytes).sum();
-            self.bytes += bytes;
-            self.rows.push_back((row, bytes));
-        }
-    }
-    /// The next rows to write: a full chunk, or at the end what is left. A chunk has few rows where they are large.
-    pub fn chunk(&mut self, at_end: bool) -> Option<Vec<Object>> {
-        let full = self.rows.len() >= CHUNK || self.bytes >= CHUNK_BYTES;
-        if self.rows.is_empty() || !(full || at_end) {
-            return None;
-        }
-        let (mut chunk, mut bytes) = (Vec::new(), 0);
-        while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
-            let Some((row, size)) = self.rows.pop_front() else { break };
-            bytes += size;
-            chunk.push(row);
-        }
-        self.bytes -= bytes;
-        Some(chunk)
-    }
-    /// A conversation with the answer to it.
-    pub fn answer(&mut self, before: &[Turn], response: &str) {
-        match (is_blank(before), response.trim().is_empty()) {
-            (true, _) => self.leave_out("an empty prompt"),
-            (_, true) => self.leave_out("an empty answer"),
-            _ if is_tool_call(response) => self.leave_out(TOOL_CALL),
-            _ => {
-                let mut row = json!({ "response": response.trim() });
-                put_prompt(&mut row, before);
-                self.push(row);
-            }
-        }
-    }
-    /// A conversation's answers with their ranks, 0 the best, and scores; in order of rank.
-    pub fn ranked(&mut self, prompt_id: &str, before: &[Turn], mut answers: Vec<Ranked>) {
-        answers.retain(|a| !a.text.trim().is_empty());
-        if is_blank(before) {
-            return self.leave_out("an empty prompt");
-        }
-        if answers.len() < 2 {
-            return self.leave_out("fewer than two ranked answers");
-        }
-        let size = before.iter().map(|turn| turn_bytes(&turn.role, &turn.content)).sum();
-        if is_too_repetitive(answers.iter().map(|_| size)) {
-            return self.leave_out(REPEATED);
-        }
-        answers.sort_by_key(|a| a.rank);
-        for a in answers {
-            let mut row = json!({
-                "prompt_id": prompt_id, "response_id": a.id, "response": a.text.trim(), "rank": a.rank, "score": a.score,
-            });
-            put_prompt(&mut row, before);
-            self.push(row);
-        }
-    }
-}
-
-fn is_blank(before: &[Turn]) -> bool {
-    before.last().is_none_or(|last| last.content.trim().is_empty())
-}
-
-/// Puts what is asked into a row: the text, and the messages where they are more than one of a user.
-pub(super) fn put_prompt(row: &mut Value, before: &[Turn]) {
-    row["prompt"] = transcript(&said(before)).into();
-    if !matches!(before, [one] if one.role == "user") {
-        row[PROMPT_MESSAGES] = before.iter().map(Turn::to_json).collect();
-    }
-}
-
 /// Whether messages have no turn of an assistant.
 fn is_unanswered(messages: Option<&Value>) -> bool {
     let Some(Value::Array(messages)) = messages else { return false };
@@ -240,26 +107,8 @@ fn is_unanswered(messages: Option<&Value>) -> bool {
     !messages.is_empty() && messages.iter().all(|message| matches!(role(message), Some(Role::User | Role::System)))
 }
 
-/// About how many bytes a value of a finished row takes.
-fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len() + 24,
-        Value::Array(items) => items.iter().map(value_bytes).sum(),
-        Value::Object(values) => MESSAGE_BYTES + values.values().map(value_bytes).sum::<usize>(),
-        _ => 8,
-    }
-}
-
 /// Why a row of Open Assistant is left out whose conversation is not all in its messages.
 const CONTEXT_OF_A_MESSAGE: &str = "a system message or a history beside messages of Open Assistant";
-
-/// One of several answers.
-pub(super) struct Ranked {
-    pub id: String,
-    pub text: String,
-    pub rank: u32,
-    pub score: Option<f64>,
-}
 
 /// Turns rows of a format into rows of a schema.
 pub(super) struct Converter {
@@ -306,124 +155,5 @@ impl Converter {
     /// What was kept back until the end.
     pub fn end(&mut self, sink: &mut Sink) {
         self.oasst.flush(sink);
-    }
-}
-
-/// An instruction with what it is about below it, as Self-Instruct and Alpaca show them to a model.
-pub(super) fn with_input(instruction: &str, input: &str) -> String {
-    match input.trim() {
-        "" => instruction.trim().to_owned(),
-        input => format!("{}\n\n{input}", instruction.trim()),
-    }
-}
-
-fn seed_task(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
-    let instruction = record.text("instruction")?;
-    let instances = record.records("instances", |instance| {
-        Ok((instance.optional_text("input")?.unwrap_or_default(), instance.text("output")?))
-    })?;
-    if instances.is_empty() {
-        sink.leave_out("no instance");
-    }
-    let earlier: usize = context.turns().map(|turn| turn_bytes(&turn.role, &turn.content)).sum();
-    if is_too_repetitive(instances.iter().map(|_| earlier + turn_bytes("user", &instruction))) {
-        sink.leave_out(REPEATED);
-        return Ok(());
-    }
-    for (input, output) in instances {
-        sink.answer(&context.question(&with_input(&instruction, &input)), &output);
-    }
-    Ok(())
-}
-
-/// Names of what is asked; the first that is there is read.
-const QUESTIONS: [&str; 3] = ["instruction", "question", "prompt"];
-/// Names of what it is about.
-const CONTEXTS: [&str; 2] = ["input", "context"];
-/// Names of the answer.
-const ANSWERS: [&str; 4] = ["output", "response", "completion", "answer"];
-
-/// An instruction with its answer: Alpaca, Dolly, and prompts with completions.
-fn instruction(record: &mut Record, context: &Context, which: Turns, sink: &mut Sink) -> Result<(), String> {
-    let question = QUESTIONS.into_iter().find(|key| record.contains(key)).unwrap_or(QUESTIONS[0]);
-    let answer = ANSWERS.into_iter().find(|key| record.contains(key)).unwrap_or(ANSWERS[0]);
-    if record.peek(question).is_some_and(Value::is_array) {
-        let mut turns = take_turns(record, question)?;
-        // The answers of the prompt itself are not learnt.
-        let from = turns.len();
-        turns.extend(take_turns(record, answer)?);
-        answers(record, context, turns, from, which, sink);
-        return Ok(());
-    }
-    let asked = plain_text(record, question)?;
-    let about = CONTEXTS.into_iter().find(|key| record.has(key));
-    let about = about.map(|key| record.text(key)).transpose()?.unwrap_or_default();
-    let answered = plain_text(record, answer)?;
-    sink.answer(&context.question(&with_input(&asked, &about)), &answered);
-    Ok(())
-}
-
-/// Takes a text that is not a list of messages written as text.
-pub(super) fn plain_text(record: &mut Record, key: &str) -> Result<String, String> {
-    let text = record.text(key)?;
-    if is_encoded_messages(&text) {
-        return Err(format!("`{key}` holds messages that are written as text; make it a list of objects"));
-    }
-    Ok(text)
-}
-
-fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
-    let prompt = record.text("instruction")?;
-    let completions = record.records("completions", |completion| {
-        const SCORES: [&str; 3] = ["overall_score", "score", "fine-grained_score"];
-        let key = SCORES.into_iter().find(|key| completion.has(key));
-        if let Some(score) = key.and_then(|key| completion.peek(key)?.as_f64())
-            && !(score as f32).is_finite()
-        {
-            return Err(format!("has the score {score:e}, which does not fit in 32 bits"));
-        }
-        let score = key.and_then(|key| completion.number(key));
-        Ok((completion.text("response")?, score))
-    })?;
-    let before = context.question(&prompt);
-    let prompt_id = if before.len() > 1 { prompt_id(&said(&before)) } else { hash_hex([&prompt]) };
-    let unscored = completions.iter().filter(|(_, score)| score.is_none()).count();
-    if unscored > 0 {
-        record.report("completions without a score".to_owned());
-    }
-    let scored: Vec<(usize, String, f64)> =
-        completions.into_iter().enumerate().filter_map(|(i, (text, score))| Some((i, text, score?))).collect();
-    let mut distinct: Vec<f64> = scored.iter().map(|s| s.2).collect();
-    distinct.sort_unstable_by(|a, b| b.total_cmp(a));
-    distinct.dedup();
-    let rank = |score: f64| distinct.partition_point(|s| *s > score) as u32;
-    let answers = scored.iter().map(|(i, text, score)| Ranked {
-        id: hash_hex([prompt_id.as_str(), &i.to_string(), text]),
-        text: text.clone(),
-        rank: rank(*score),
-        score: Some(*score),
-    });
-    sink.ranked(&prompt_id, &before, answers.collect());
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A chunk ends at its bytes, so that a column never has more text than it can hold.
-    #[test]
-    fn a_chunk_of_large_rows_has_few() {
-        let mut sink = Sink::default();
-        let chunks = |sink: &mut Sink, at_end| -> Vec<usize> {
-            std::iter::from_fn(|| sink.chunk(at_end)).map(|chunk| chunk.len()).collect()
-        };
-        (0..CHUNK + 3).for_each(|_| sink.push(json!({"response": "r"})));
-        assert_eq!(chunks(&mut sink, false), [CHUNK]);
-        let large = "x".repeat(CHUNK_BYTES / 4);
-        (0..10).for_each(|_| sink.push(json!({ "response": large })));
-        assert_eq!(chunks(&mut sink, false), [7, 4]);
-        assert_eq!(chunks(&mut sink, true), [2]);
-        assert_eq!(sink.bytes, 0);
     }
 }

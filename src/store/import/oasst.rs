@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 use super::chats::Turns;
-use super::formats::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
 use super::record::Record;
-use crate::store::datasets::conversations::Turn;
+use super::sink::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
+use crate::store::datasets::turn::Turn;
 use crate::store::files::jsonl::spell;
 
 /// Greatest size of a tree whose messages come one by one, in bytes of text, ids and what holds them.

@@ -8,19 +8,18 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use serde_json::Value;
 
-use super::{Bad, ImportOptions, Imported, Renamed};
+use super::options::{Bad, ImportOptions, Imported, Renamed, beside, keeps_its_source};
 use crate::data::Schema;
 use crate::error::{Error, Result};
-use crate::store::datasets::columns::guess;
-use crate::store::datasets::columns::{Advice, guess_as};
+use crate::store::datasets::builder::Rows;
+use crate::store::datasets::columns::{Advice, guess, guess_as};
 use crate::store::datasets::context::is_context;
-use crate::store::datasets::dataset::LINES_BYTES;
-use crate::store::datasets::dataset::{Dataset, OnBadRow};
+use crate::store::datasets::dataset::{Dataset, LINES_BYTES, OnBadRow};
 use crate::store::datasets::text_rows::TextRows;
 use crate::store::files::atomic::output_target;
-use crate::store::files::jsonl::{Rows, count_unread};
 use crate::store::files::listing::is;
 use crate::store::files::reader::CHUNK;
+use crate::store::files::unread::count_unread;
 use crate::store::files::writer::ParquetFile;
 
 /// A column that a file has and its schema does not is kept if its number stays below this.
@@ -33,7 +32,7 @@ const MOST_EXTRA: usize = 256;
 /// A row that does not follow the schema, with its line, unless they are skipped; a full disk. The output appears whole or
 /// not at all.
 pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
-    super::keeps_its_source(input, how)?;
+    keeps_its_source(input, how)?;
     if is(input, "parquet")
         && let Some(schema) = how.schema.or_else(|| guess(input).ok())
     {
@@ -120,7 +119,7 @@ fn open(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Da
 /// A Parquet file of rows that follow the schema, without those that do not.
 fn without_bad_rows(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Imported> {
     let mut batches = open(input, schema, how)?.on_bad_row(OnBadRow::Collect).batches(CHUNK);
-    let path = output_target(&how.out.clone().unwrap_or_else(|| super::beside(input, schema)))?;
+    let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
     let mut bad = Bad::new(true);
     let mut file = ParquetFile::create_output(&path, &schema.arrow())?;
     loop {

@@ -4,12 +4,13 @@
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
-use super::formats::{Sink, with_input};
 use super::record::Record;
+use super::sink::Sink;
 use super::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
 use crate::data::hash_hex;
+use crate::store::datasets::comparisons::comparison;
 use crate::store::datasets::context::is_encoded_messages;
-use crate::store::datasets::conversations::{Turn, comparison, with_system};
+use crate::store::datasets::turn::{Turn, with_input, with_system};
 
 /// Names of the scores of the chosen and the rejected answer.
 const SCORES: [(&str, &str); 4] = [

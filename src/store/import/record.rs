@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::formats::Object;
-use crate::store::datasets::context::is_empty;
+use crate::store::datasets::context::{is_empty, is_encoded_messages};
 use crate::store::files::jsonl::{list, spell, text};
+
+/// A row as it came.
+pub(super) type Object = Map<String, Value>;
 
 /// Every key that some format reads at the top of a row. Only these columns are read of a Parquet file.
 pub(super) const KEYS: &[&str] = &[
@@ -137,6 +139,15 @@ impl Record {
     /// Takes a text that has to be there.
     pub fn text(&mut self, key: &str) -> Result<String, String> {
         self.required(key, text)
+    }
+
+    /// Takes a text that has to be there, and is not a list of messages written as text.
+    pub fn plain_text(&mut self, key: &str) -> Result<String, String> {
+        let text = self.text(key)?;
+        if is_encoded_messages(&text) {
+            return Err(format!("`{key}` holds messages that are written as text; make it a list of objects"));
+        }
+        Ok(text)
     }
 
     /// Takes a text that may be absent or null.

@@ -6,19 +6,17 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 
+use super::entry::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored};
 use super::gc::{in_the_way, is_made_by, model_files, remove_unlisted, sync_tree};
-use super::index::{check_name, data_path, errors_path, stored};
-use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry};
 use super::owned::{created_by_us, is_link, remove_dir, remove_file, renaming_note, unfinished_model};
-use super::run::Run;
-use super::run::State;
+use super::paths::{check_name, data_path, errors_path, metrics_path};
+use super::run::{Run, State};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{Written, write_bytes};
-use crate::store::files::atomic::{create_dirs, io_error, sync_dir};
+use crate::store::files::atomic::{Written, create_dirs, sync_dir, write_bytes};
 use crate::store::files::fault;
-use crate::store::files::writer::ParquetFile;
-use crate::store::files::writer::write_parquet;
+use crate::store::files::io_error::io_error;
+use crate::store::files::writer::{ParquetFile, write_parquet};
 
 impl Run {
     /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line
@@ -68,7 +66,7 @@ impl Run {
         let failed = if errors.num_rows() > 0 {
             let path = errors_path(step, epoch);
             let (file, written) = make(&path, errors)?;
-            Some((file, stored(path, written)))
+            Some((file, Stored::new(path, written)))
         } else {
             None
         };
@@ -203,7 +201,7 @@ impl Run {
     /// A full disk.
     pub fn write_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<MetricsEntry> {
         check_name("step", step)?;
-        let path = format!("metrics/{step}/iteration={iteration}/metrics.parquet");
+        let path = metrics_path(step, iteration);
         self.check_place()?;
         if !self.state().index.metrics.contains_key(&(step.to_owned(), iteration)) {
             refuse_other(&self.dir().join(&path))?;

@@ -1,8 +1,8 @@
 //! A line of the manifest, as small as it can be: a run holds one for each microbatch that it has committed, and a long run is
 //! not to need more memory than a short one.
 
-use super::index::data_path;
-use super::manifest::{FileEntry, Stored};
+use super::entry::{FileEntry, Stored};
+use super::paths::data_path;
 use crate::data::Epoch;
 
 /// A [`FileEntry`] but for its step and epoch, in about an eighth of its memory.

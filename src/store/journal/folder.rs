@@ -5,14 +5,15 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 
+use super::entry::Stored;
 use super::fork::sync_dirs;
-use super::index::{data_path, errors_path, stored};
 use super::lock::{Lock, writer};
-use super::manifest::Stored;
 use super::owned::remove_dir;
+use super::paths::{data_path, errors_path};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{create_dirs, io_error, sync_dir};
+use crate::store::files::atomic::{create_dirs, sync_dir};
+use crate::store::files::io_error::io_error;
 use crate::store::files::writer::write_parquet;
 
 /// Makes the folder `target`, which appears whole or not at all: `fill` is given an empty one beside it. What a process that
@@ -70,7 +71,7 @@ pub fn put_microbatch(
     }
     let path = data_path(step, epoch);
     let written = write_parquet(&dir.join(&path), rows)?;
-    Ok(stored(path, written))
+    Ok(Stored::new(path, written))
 }
 
 #[cfg(test)]

@@ -4,20 +4,22 @@
 //! knows no links. The manifest comes last and all at once: without it the directory is no run, and is cleared the next time.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
+use super::damage::{damaged, wrong};
+use super::entry::{Entry, FORMAT, InputEntry, ModelEntry, Taken};
 use super::gc::{clear, refuse_foreign};
-use super::index::{damaged, wrong};
-use super::inputs::InputEntry;
 use super::lock::{Lock, SharedLock};
-use super::manifest::{self, Entry, FORMAT, ModelEntry, Taken};
+use super::manifest;
 use super::owned::refuse_links;
+use super::paths::UNFINISHED_MANIFEST;
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::files::atomic::{AtomicFile, create_dirs, io_error, same_bytes, sync_dir, write_bytes};
+use crate::store::files::atomic::{AtomicFile, create_dirs, sync_dir, write_bytes};
+use crate::store::files::integrity::same_bytes;
+use crate::store::files::io_error::io_error;
 
 /// What a new run takes over from another.
 pub struct RunFork<'a> {
@@ -107,13 +109,13 @@ impl RunFork<'_> {
                     .help("choose another name with --into"))
             };
         }
-        if !dir.join(manifest::BEING_TAKEN).exists() {
+        if !dir.join(UNFINISHED_MANIFEST).exists() {
             refuse_foreign(dir)?;
         }
         let (_lock, _) = Lock::take(dir)?;
         clear(dir)?;
         // Until the run is whole, this is what to remove of it.
-        let unfinished = dir.join(manifest::BEING_TAKEN);
+        let unfinished = dir.join(UNFINISHED_MANIFEST);
         write_bytes(&unfinished, &self.lines(&taken, &entries, pipeline_text, seed)?)?;
         for entry in &entries {
             match entry {

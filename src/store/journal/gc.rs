@@ -4,22 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checkpoints;
-use super::manifest::{self, BEING_TAKEN, Entry, ModelEntry, ModelFile};
+use super::entry::{Entry, ModelEntry, ModelFile};
 use super::owned::{
     is_kept_manifest, is_link, is_unfinished_model, is_unfinished_note, model_of_note, remove_dir, remove_empty,
     remove_file, remove_leftover_files,
 };
+use super::paths::UNFINISHED_MANIFEST;
 use super::pipeline_file::steps_of;
+use super::{checkpoint_files, manifest};
 use crate::data::read_text;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{hash_file, io_error, is_temporary, sync_dir};
+use crate::store::files::atomic::{is_temporary, sync_dir};
+use crate::store::files::integrity::hash_file;
+use crate::store::files::io_error::io_error;
 
 /// Names that a run's directory holds.
 const OURS: &[&str] = &[
     "pipeline.toml",
     "manifest.jsonl",
-    BEING_TAKEN,
+    UNFINISHED_MANIFEST,
     "summary.json",
     "report.html",
     "lock",
@@ -54,7 +57,7 @@ pub(crate) fn refuse_foreign(dir: &Path) -> Result<()> {
 /// # Errors
 /// A file cannot be removed; a link stands where the run has files.
 pub(crate) fn clear(dir: &Path) -> Result<()> {
-    let (manifest, going) = (dir.join("manifest.jsonl"), dir.join(BEING_TAKEN));
+    let (manifest, going) = (dir.join("manifest.jsonl"), dir.join(UNFINISHED_MANIFEST));
     // The manifest goes first: without it, what is left half-removed is no run. Its lines stay until all that they name is gone.
     if manifest.exists() {
         fs::rename(&manifest, &going).map_err(|e| io_error("renaming to", &going, &e))?;
@@ -81,7 +84,7 @@ pub(crate) fn clear(dir: &Path) -> Result<()> {
     }
     remove_leftover_files(dir, &steps, &BTreeSet::new())?;
     sweep_models(dir, |_| false)?;
-    checkpoints::sweep(dir, |_, _| true)?;
+    checkpoint_files::sweep(dir, |_, _| true)?;
     remove_revisions(&dir.join("revised"))?;
     for name in ["pipeline.toml", "summary.json", "report.html"] {
         remove_file(&dir.join(name))?;

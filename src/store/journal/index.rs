@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::compact_entry::CompactEntry;
-use super::inputs::InputEntry;
-use super::manifest::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored, Taken};
-use super::run::RunHeader;
-use crate::data::{Epoch, quoted};
-use crate::error::{Error, Result};
-use crate::store::files::atomic::Written;
-use crate::store::files::atomic::Wrong;
+use super::entry::{Entry, FileEntry, InputEntry, MetricsEntry, ModelEntry, Taken};
+use crate::data::Epoch;
+
+/// What the first line of a manifest says of its run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct RunHeader {
+    pub format: u32,
+    /// Hash of the part of the pipeline file that decides which rows are made.
+    pub pipeline: String,
+    pub seed: u64,
+}
 
 /// What the manifest says, by key.
 #[derive(Default, Debug)]
@@ -77,59 +81,5 @@ impl Index {
         let rows = self.every_file().filter(|f| !self.dropped.contains(&f.step)).map(|f| f.path);
         let errors = self.every_file().filter_map(|f| Some(f.errors?.path));
         rows.chain(errors).chain(self.metrics.values().map(|m| m.path.clone())).map(|path| dir.join(path)).collect()
-    }
-}
-
-/// A name that is to be part of a path.
-pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
-    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(fine) {
-        return Err(Error::user(format!("`{name}` cannot be the name of a {what}"))
-            .help("use letters, digits, `-`, `_` and `.`, at most 120 bytes, not beginning with `.`"));
-    }
-    Ok(())
-}
-
-/// Where the rows of a microbatch are.
-pub(crate) fn data_path(step: &str, epoch: Epoch) -> String {
-    format!("data/{step}/iteration={}/microbatch={:05}.parquet", epoch.iteration, epoch.microbatch)
-}
-/// Where the rows that failed are. Not Hive-style: the rows themselves have the columns step, iteration and microbatch, and readers refuse both.
-pub(crate) fn errors_path(step: &str, epoch: Epoch) -> String {
-    format!("data/errors/{step}/iteration-{}/microbatch-{:05}.parquet", epoch.iteration, epoch.microbatch)
-}
-
-pub(crate) fn stored(path: String, Written { rows, bytes, hash }: Written) -> Stored {
-    Stored { path, rows, bytes, hash }
-}
-
-/// The error for a file of the run in `run` that is not what was committed.
-pub(crate) fn damaged_in(run: &Path, path: &Path, why: impl std::fmt::Display) -> Error {
-    let (file, run) = (path.display(), quoted(&run.to_string_lossy()));
-    Error::user(format!("`{file}` is damaged: {why}")).help(format!(
-        "`reflux verify {run}` lists what is damaged; `reflux verify {run} --repair` takes it out, and the same command then goes \
-         on from the last good point"
-    ))
-}
-
-/// The error for a file of a run that the system does not let us read, and that may be as it should be.
-pub(crate) fn unreadable(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::system(format!("`{}` cannot be read: {why}", path.display()))
-        .help("let it be read (its permissions, the limit of open files, the disk), and give the same command again")
-}
-
-/// The error for a file that is not as it was committed, or cannot be read.
-pub(crate) fn wrong(path: &Path, wrong: &Wrong) -> Error {
-    match wrong {
-        Wrong::Damaged(why) => damaged(path, why),
-        Wrong::Unreadable(why) => unreadable(path, why),
-    }
-}
-
-/// The error for a file of a run that is not what was committed.
-pub(crate) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
-    match path.ancestors().skip(1).find(|dir| dir.join("manifest.jsonl").is_file()) {
-        Some(run) => damaged_in(run, path, why),
-        None => Error::user(format!("`{}` is damaged: {why}", path.display())).help("get the file again"),
     }
 }

@@ -8,14 +8,13 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use rayon::prelude::*;
 
-use super::index::{damaged_in, unreadable};
-use super::manifest::{FileEntry, MetricsEntry, ModelEntry};
+use super::damage::{damaged_in, unreadable};
+use super::entry::{FileEntry, MetricsEntry, ModelEntry};
 use super::run::Run;
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{Wrong, read_same, same_bytes};
-use crate::store::files::reader::read_parquet;
-use crate::store::files::reader::{parquet_rows, texts};
+use crate::store::files::integrity::{Wrong, read_same, same_bytes};
+use crate::store::files::reader::{parquet_rows, read_parquet, texts};
 
 impl Run {
     /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::owned::refuse_link;
 use crate::data::{open_regular, quoted};
 use crate::error::{Error, Result};
-use crate::store::files::atomic::io_error;
+use crate::store::files::io_error::io_error;
+use crate::store::files::same_file::is_same_file;
 
 /// Who holds the lock, as the file says. Earlier versions also wrote when the process began.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -167,17 +168,6 @@ impl Lock {
         Err(Error::system(format!("the directory `{}` was moved or replaced while this process wrote the run", dir.display()))
             .help("nothing was written into what is there now; move the run back and give the same command again to go on with it"))
     }
-}
-
-#[cfg(unix)]
-pub(crate) fn is_same_file(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-/// A directory with an open file cannot be moved there.
-#[cfg(not(unix))]
-pub(crate) fn is_same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
-    true
 }
 
 impl Drop for Lock {

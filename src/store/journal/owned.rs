@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::open_regular;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::io_error;
+use crate::store::files::io_error::io_error;
 use crate::store::files::writer::CREATED_BY;
 
 /// How many bytes of a Parquet file's end are searched for the name of its writer.
@@ -22,7 +22,8 @@ const UNFINISHED: &str = ".unfinished";
 const NOTE: &str = ".renamed";
 
 /// Files at the top of a run's directory.
-const TOP: &[&str] = &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", super::manifest::BEING_TAKEN];
+const TOP: &[&str] =
+    &["pipeline.toml", "manifest.jsonl", "summary.json", "report.html", super::paths::UNFINISHED_MANIFEST];
 
 fn all_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
@@ -56,7 +57,7 @@ fn is_metrics(name: &str) -> bool {
 }
 /// Whether a file has the name of a manifest as it was before a repair.
 pub(crate) fn is_kept_manifest(name: &str) -> bool {
-    numbered(name, super::repair::KEPT, 1, ".jsonl")
+    numbered(name, super::paths::MANIFEST_BACKUP, 1, ".jsonl")
 }
 fn is_top(name: &str) -> bool {
     TOP.contains(&name) || is_kept_manifest(name)

@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checkpoints;
+use super::checkpoint_files;
+use super::entry::{Entry, FORMAT, Taken};
+use super::find::no_run;
+use super::findings::{Artifact, Inspected};
 use super::gc::remove_model;
 use super::lock::Lock;
-use super::manifest::{Entry, FORMAT, Line, Taken};
+use super::manifest::Line;
 use super::owned::{created_by_us, remove_file};
+use super::paths::MANIFEST_BACKUP;
 use super::pipeline_file::{self, pipeline_hash};
-use super::run::no_run;
-use super::verify::{Artifact, Inspected};
 use crate::data::{read_regular, read_text};
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{io_error, write_bytes};
-
-/// Where the old manifest is kept: `manifest.before-repair-1.jsonl` and so on.
-pub(crate) const KEPT: &str = "manifest.before-repair-";
+use crate::store::files::atomic::write_bytes;
+use crate::store::files::io_error::io_error;
 
 /// What a repair did.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl Repair {
         let first_line = first_line(found, seed)?;
         for finding in &found.findings {
             if let Artifact::Checkpoint(path) = &finding.thing {
-                checkpoints::remove_state(&self.dir.join(path))?;
+                checkpoint_files::remove_state(&self.dir.join(path))?;
             }
         }
         for (_, entry) in found.entries().filter(|(number, _)| goes.contains(number)) {
@@ -90,7 +90,7 @@ impl Repair {
         }
         let path = self.dir.join("manifest.jsonl");
         let before = read_regular(&path).map_err(|e| io_error("reading", &path, &e))?;
-        let names = (1u32..).map(|n| format!("{KEPT}{n}.jsonl"));
+        let names = (1u32..).map(|n| format!("{MANIFEST_BACKUP}{n}.jsonl"));
         let free = names.into_iter().find(|name| !self.dir.join(name).exists()).unwrap_or_default();
         write_bytes(&self.dir.join(&free), &before)?;
         write_bytes(&path, &bytes)?;

@@ -6,19 +6,21 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 
+use super::entry::{Entry, FORMAT, FileEntry, InputEntry, MetricsEntry, ModelEntry, Taken};
+use super::find::no_run;
 use super::gc::{clear, refuse_foreign, remove_named, sweep};
-use super::index::{Index, check_name};
-use super::inputs::{InputEntry, Seen};
+use super::index::Index;
+use super::input_files::Seen;
 use super::lock::{Lock, Writer};
-use super::manifest::{self, Appender, Entry, FORMAT, FileEntry, MetricsEntry, ModelEntry, Taken};
+use super::manifest::{self, Appender};
 use super::owned::{refuse_link, refuse_links};
+use super::paths::{UNFINISHED_MANIFEST, check_name};
 use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
-use super::scan::near_run;
-use super::{checkpoints, diff};
+use super::{checkpoint_files, diff};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::write_bytes;
-use crate::store::files::atomic::{create_dirs, io_error};
+use crate::store::files::atomic::{create_dirs, write_bytes};
+use crate::store::files::io_error::io_error;
 
 /// How [`Run::create_or_open`] found the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,15 +52,6 @@ pub struct Run {
     verified: Mutex<BTreeSet<u64>>,
     /// Held while the run may be written.
     lock: Option<Lock>,
-}
-
-/// What the first line of a manifest says of its run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct RunHeader {
-    pub format: u32,
-    /// Hash of the part of the pipeline file that decides which rows are made.
-    pub pipeline: String,
-    pub seed: u64,
 }
 
 /// How far a run is.
@@ -128,7 +121,7 @@ impl Run {
         let mut steps = steps_of(pipeline_text);
         refuse_links(dir, &steps)?;
         let manifest_path = dir.join("manifest.jsonl");
-        let unfinished = !manifest_path.exists() && dir.join(manifest::BEING_TAKEN).exists();
+        let unfinished = !manifest_path.exists() && dir.join(UNFINISHED_MANIFEST).exists();
         if !manifest_path.exists() && !unfinished {
             refuse_foreign(dir)?;
         }
@@ -188,7 +181,7 @@ impl Run {
         steps.extend(index.metrics.keys().map(|(step, _)| step.clone()));
         index.models.values().try_for_each(|m| refuse_link(&dir.join(&m.path)))?;
         sweep(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
-        checkpoints::sweep(dir, |step, iteration| {
+        checkpoint_files::sweep(dir, |step, iteration| {
             index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
         })?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
@@ -468,17 +461,4 @@ fn short(path: &str) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(bytes)
-}
-/// The error for a directory that holds no run, or no more.
-pub(crate) fn no_run(dir: &Path) -> Error {
-    let help = match near_run(dir) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if dir.join("data").is_dir() => {
-            "its manifest.jsonl, which says what its files are, is gone: put it back, or \
-             move the directory away and run the pipeline file again"
-                .to_owned()
-        }
-        None => "a run is a directory with a manifest.jsonl, by default runs/NAME".to_owned(),
-    };
-    Error::user(format!("there is no run at `{}`", dir.display())).help(help)
 }

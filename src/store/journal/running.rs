@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
-use super::index::check_name;
+use super::paths::check_name;
 use super::run::Run;
 use crate::error::Result;
-use crate::store::files::atomic::io_error;
+use crate::store::files::io_error::io_error;
 use crate::store::files::reader::read_parquet;
 use crate::store::files::writer::write_parquet;
 

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::data::read_text;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{Wrong, write_bytes};
+use crate::store::files::atomic::write_bytes;
+use crate::store::files::integrity::Wrong;
 
 const NAME: &str = "summary.json";
 /// How the line begins that has the hash of all other lines.

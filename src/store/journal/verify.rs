@@ -3,139 +3,26 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use super::checkpoints;
+use super::checkpoint_files;
+use super::entry::{Entry, FileEntry, MetricsEntry, ModelEntry, ModelFile, NEWER};
+use super::findings::{Artifact, Finding, Inspected};
 use super::gc::is_ours;
-use super::index::{data_path, errors_path};
 use super::lock::writer;
-use super::manifest::{self, Entry, FileEntry, Line, MetricsEntry, ModelEntry};
-use super::owned::{created_by_us, is_leftover, is_link};
+use super::manifest::{self, Line};
+use super::owned::is_link;
+use super::paths::{data_path, errors_path, metrics_path};
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
-use crate::data::{Epoch, Schema, named, read_text};
+use crate::data::{Schema, named, read_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::files::atomic::{Wrong, io_error, same_bytes};
+use crate::store::files::integrity::{Wrong, same_bytes};
+use crate::store::files::io_error::io_error;
 use crate::store::files::reader::ParquetIn;
-
-/// What of a run is damaged.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Artifact {
-    /// The manifest's line of this number, from 1.
-    Line(usize),
-    /// The manifest's line of this number, which an earlier line says to the byte.
-    Again(usize),
-    /// `pipeline.toml`.
-    Pipeline,
-    /// `summary.json`, which `reflux run` makes again.
-    Summary,
-    /// `lock`, which is no file.
-    Lock,
-    /// A step's microbatch.
-    Rows(String, Epoch),
-    /// A step's microbatch is whole, and what it was made of is not there.
-    Lineage(String, Epoch),
-    /// What was left out beside it.
-    Errors(String, Epoch),
-    /// The metrics of a training.
-    Metrics(String, u32),
-    /// The model of a training.
-    Model(String, u32),
-    /// A training's state: the directory, relative to the run's.
-    Checkpoint(String),
-}
-
-/// Something damaged.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Finding {
-    /// What it is.
-    pub thing: Artifact,
-    /// The file, relative to the run's directory.
-    pub path: String,
-    /// What is wrong with it.
-    pub why: String,
-    /// Whether the system did not let us read it, so that it may be as it should be.
-    pub unreadable: bool,
-}
-
-impl Finding {
-    fn wrong(thing: Artifact, path: impl Into<String>, wrong: &Wrong) -> Self {
-        let unreadable = matches!(wrong, Wrong::Unreadable(_));
-        Self { thing, path: path.into(), why: wrong.to_string(), unreadable }
-    }
-    /// A finding.
-    pub fn new(thing: Artifact, path: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { thing, path: path.into(), why: why.into(), unreadable: false }
-    }
-}
-
-/// What is known of a run that may be damaged.
-#[derive(Clone, Debug)]
-pub struct Inspected {
-    /// The manifest's lines, those that cannot be read too.
-    pub lines: Vec<Line>,
-    /// What is damaged, in the manifest's order.
-    pub findings: Vec<Finding>,
-    /// Files that the manifest does not know: left by a process that died, or somebody else's.
-    pub strays: Vec<String>,
-    /// Bytes of a last line that is cut short; the next run takes it off.
-    pub cut: u64,
-    /// Whether the run is finished and has no `summary.json`; the next run makes it again.
-    pub no_summary: bool,
-    /// The run's directory.
-    pub(crate) dir: PathBuf,
-    /// The steps that the pipeline file or the manifest has.
-    steps: BTreeSet<String>,
-    /// Files that were looked at.
-    pub files: usize,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl Inspected {
-    /// The entries of the lines that can be read, with the lines' numbers.
-    pub fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
-        self.lines.iter().filter_map(|l| Some((l.number, l.entry.as_ref().ok()?)))
-    }
-    /// The same without these lines of the manifest.
-    #[must_use]
-    pub fn without(&self, lines: &BTreeSet<usize>) -> Self {
-        let mut rest = self.clone();
-        rest.lines.retain(|line| !lines.contains(&line.number));
-        rest
-    }
-    /// The files of rows.
-    pub fn rows(&self) -> impl Iterator<Item = &FileEntry> {
-        self.numbered().map(|(_, f)| f)
-    }
-    /// The same with their lines' numbers.
-    pub fn numbered(&self) -> impl Iterator<Item = (usize, &FileEntry)> {
-        self.entries().filter_map(|(n, e)| if let Entry::File(f) = e { Some((n, f)) } else { None })
-    }
-    /// The models.
-    pub fn models(&self) -> impl Iterator<Item = &ModelEntry> {
-        self.entries().filter_map(|(_, e)| if let Entry::Model(m) = e { Some(m) } else { None })
-    }
-    /// Whether a stray is one that the next run takes away: a temporary, or what was never committed, or is no more.
-    pub fn is_leftover(&self, stray: &str) -> bool {
-        let noted = |name: &str| self.strays.iter().any(|s| *s == format!("models/.{name}.renamed.tmp"));
-        let model = stray.strip_prefix("models/").and_then(|rest| rest.split('/').next());
-        is_leftover(stray, &self.steps, || created_by_us(&self.dir.join(stray))) || model.is_some_and(noted)
-    }
-    /// Whether the run is done.
-    pub fn finished(&self) -> bool {
-        self.entries().any(|(_, e)| matches!(e, Entry::Finished { step: None, .. }))
-    }
-    /// The steps whose rows were removed on purpose.
-    pub fn dropped(&self) -> BTreeSet<&str> {
-        self.entries()
-            .filter_map(|(_, e)| if let Entry::Dropped { step } = e { Some(step.as_str()) } else { None })
-            .collect()
-    }
-}
 
 /// Looks at everything in the run's directory. `schema` says what the rows of a step are to be, where that is known;
 /// `weights` computes the hash of a model's weights, for models of before each of their files had a hash.
@@ -183,7 +70,7 @@ fn inspect_once(
     }
     // What a newer reflux wrote is not damaged, whatever this one thinks of it.
     if let Some(Err(why)) = lines.first().map(|l| &l.entry)
-        && why.contains(manifest::NEWER)
+        && why.contains(NEWER)
     {
         return Err(Error::user(format!("`{}` line 1 {why}", path.display())).help("use a newer reflux"));
     }
@@ -236,7 +123,7 @@ fn inspect_once(
     let mut found: Vec<Finding> = of_rows.collect();
     found.extend(twice);
     let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
-        let want = format!("metrics/{}/iteration={}/metrics.parquet", m.step, m.iteration);
+        let want = metrics_path(&m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
         if m.path != want {
             return Some(Finding::new(Artifact::Line(*line), &m.path, misplaced(&want)));
@@ -251,10 +138,10 @@ fn inspect_once(
             check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(thing(), path, &why)),
         );
     }
-    for (_, _, _, path) in checkpoints::all(dir) {
+    for (_, _, _, path) in checkpoint_files::all(dir) {
         // A run that is under way takes a checkpoint away when it has a later one: it is gone then, and not damaged.
-        if let Err((file, why)) = checkpoints::check(&path)
-            && checkpoints::is_one(&path)
+        if let Err((file, why)) = checkpoint_files::check(&path)
+            && checkpoint_files::is_one(&path)
         {
             let name = relative(dir, &path);
             found.push(Finding::wrong(Artifact::Checkpoint(name), relative(dir, &file), &why));
@@ -453,7 +340,7 @@ fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result
             Err(e) => wrong(e.to_string()),
         };
     }
-    let file = |(name, file): (&String, &manifest::ModelFile)| {
+    let file = |(name, file): (&String, &ModelFile)| {
         let why = same_bytes(&place.join(name), file.bytes, &file.hash).err()?;
         Some((format!("{}/{name}", model.path), why))
     };
@@ -480,7 +367,7 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
         known.extend(model.files.keys().map(|name| format!("{}/{name}", model.path)));
         whole.extend(model.files.is_empty().then(|| format!("{}/", model.path)));
     }
-    whole.extend(checkpoints::all(dir).into_iter().map(|(.., path)| relative(dir, &path) + "/"));
+    whole.extend(checkpoint_files::all(dir).into_iter().map(|(.., path)| relative(dir, &path) + "/"));
     let mut strays = Vec::new();
     let mut open = vec![dir.to_owned()];
     while let Some(at) = open.pop() {

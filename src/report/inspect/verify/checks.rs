@@ -8,7 +8,8 @@ use crate::data::{Columns, Epoch, counted, is_hash, named};
 use crate::dataflow::{Operator, model_name};
 use crate::pipeline::Plan;
 use crate::report::owner;
-use crate::store::journal::manifest::{Entry, Line};
+use crate::store::journal::entry::Entry;
+use crate::store::journal::manifest::Line;
 use crate::store::{Artifact, FileEntry, Finding, Inspected, read_parquet};
 
 /// Everything that these checks find.

@@ -6,7 +6,7 @@ use crate::data::Epoch;
 use crate::dataflow::{Operator, Stage};
 use crate::pipeline::{ModelUse, Placement, Plan, Shape, Step};
 use crate::report::owner;
-use crate::store::journal::manifest::Entry;
+use crate::store::journal::entry::Entry;
 use crate::store::{Artifact, FileEntry, Inspected};
 
 /// What has to be made again.

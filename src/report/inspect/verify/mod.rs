@@ -19,7 +19,7 @@ use crate::pipeline::Plan;
 use dirty::goes;
 use schema::schema;
 
-use crate::store::journal::manifest::Entry;
+use crate::store::journal::entry::Entry;
 use crate::store::{Artifact, Finding, Inspected, inspect};
 
 /// A run that was looked through.

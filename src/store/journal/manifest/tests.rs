@@ -1,12 +1,18 @@
-use super::*;
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+
+use super::*;
+use crate::store::journal::entry::{
+    Entry, FORMAT, FileEntry, MAX_COUNT, MetricsEntry, ModelEntry, ModelFile, Stored, Taken,
+};
 
 fn run() -> Entry {
     Entry::Run { format: FORMAT, reflux: "0.1.0".into(), pipeline: "ab".into(), seed: u64::MAX }
 }
 
 fn stored() -> impl Strategy<Value = Stored> {
-    ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", 0..=LARGEST, 0..=LARGEST, "[0-9a-f]{64}")
+    ("[a-zé=\"0-9]{1,9}(/[a-z]{1,9})?", 0..=MAX_COUNT, 0..=MAX_COUNT, "[0-9a-f]{64}")
         .prop_map(|(path, rows, bytes, hash)| Stored { path, rows, bytes, hash })
 }
 
@@ -40,7 +46,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         (prop::option::of(any::<u64>()), prop::option::of(text), prop::option::of(any::<u32>()))
             .prop_map(|(lines, step, iteration)| Entry::Finished { lines, step, iteration }),
         text.prop_map(|step| Entry::Dropped { step }),
-        (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), 0..=LARGEST)
+        (text, "[0-9a-f]{64}", prop::collection::vec(text, 0..3), 0..=MAX_COUNT)
             .prop_map(|(run, pipeline, from, entries)| Entry::Taken(Taken { run, pipeline, from, entries })),
     ]
 }

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::formats::{Object, with_input};
+use super::scan::Scan;
 use crate::data::{PROMPT_MESSAGES, hash_hex};
 use crate::error::{Error, Result};
 use crate::store::datasets::context::{is_empty, unheld_context};
-use crate::store::datasets::conversations::take_prompt;
+use crate::store::datasets::prompts::take_prompt;
 use crate::store::datasets::rows::RowsOf;
-use crate::store::files::jsonl::{Unread, count_unread, list, member, spell, text};
+use crate::store::datasets::turn::with_input;
+use crate::store::files::jsonl::{list, member, spell, text};
 use crate::store::files::listing::is_data_file;
-use crate::store::journal::scan::Scan;
+use crate::store::files::unread::{Unread, count_unread};
 
 /// The columns that are looked at, the first of each kind that is there.
 const COLUMNS: &[&str] = &[
@@ -151,7 +152,7 @@ pub fn given_answers(path: &Path) -> Result<Loaded<LoadedAnswer>> {
 }
 
 /// Counts the keys of a row that nobody took.
-fn left_over(row: &Object, unread: &mut Unread) {
+fn left_over(row: &Map<String, Value>, unread: &mut Unread) {
     let left = row.iter().filter(|(key, value)| !is_empty(value) && !ANSWERS.contains(&key.as_str()));
     left.for_each(|(key, _)| count_unread(unread, key, 1));
 }
@@ -193,11 +194,11 @@ fn rows_at(given: &Path) -> Result<RowsOf> {
     Ok(RowsOf::over(parts.into_iter().map(|part| part.path).collect(), COLUMNS))
 }
 
-fn prompt(row: &mut Object) -> Result<LoadedPrompt, String> {
+fn prompt(row: &mut Map<String, Value>) -> Result<LoadedPrompt, String> {
     if let Some(what) = unheld_context(row) {
         return Err(what);
     }
-    let given = |row: &Object, key: &str| row.get(key).is_some_and(|v| !v.is_null());
+    let given = |row: &Map<String, Value>, key: &str| row.get(key).is_some_and(|v| !v.is_null());
     let text = if given(row, "prompt") || given(row, "messages") || given(row, PROMPT_MESSAGES) {
         match take_prompt(row)?.turns() {
             turns if turns.len() == 1 && turns[0].role == "user" => {
@@ -225,7 +226,7 @@ fn prompt(row: &mut Object) -> Result<LoadedPrompt, String> {
 }
 
 /// A text that may be missing or null.
-fn optional(row: &mut Object, key: &str) -> Result<Option<String>, String> {
+fn optional(row: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match row.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => text(value).map(Some).map_err(|e| format!("`{key}` {e}")),
@@ -235,7 +236,7 @@ fn optional(row: &mut Object, key: &str) -> Result<Option<String>, String> {
 /// Prompt, sample and id if given, text; none where an error stands in its place.
 type Read = (LoadedPrompt, Option<u32>, Option<String>, String);
 
-fn answer(row: &mut Object) -> Result<Option<Read>, String> {
+fn answer(row: &mut Map<String, Value>) -> Result<Option<Read>, String> {
     let Some(key) = ANSWERS.iter().find(|key| row.get(**key).is_some_and(|v| !v.is_null())) else {
         let failed = row.get("error").is_some_and(|v| !v.is_null());
         return if failed { Ok(None) } else { Err(format!("has no answer: none of {}", ANSWERS.join(", "))) };

@@ -11,7 +11,7 @@ use arrow::compute::filter_record_batch;
 use serde_json::{Map, Value};
 
 use super::context::{SYSTEM_KEYS, is_empty, take_system};
-use super::conversations::{ENDS_WITH_ANSWER, Turn, asked, turns, with_system};
+use super::turn::{ENDS_WITH_ANSWER, Turn, asked, said, turns, with_system};
 use crate::data::{PROMPT_MESSAGES, Prompts, Schema, Type, conversations, named, prompt_id, transcript};
 use crate::error::Result;
 use crate::store::files::jsonl::spell;
@@ -204,9 +204,4 @@ fn make_up(row: &mut Map<String, Value>, schema: &Schema, keys: &[String]) {
 /// Turns as JSON.
 fn as_json(turns: &[Turn]) -> Value {
     turns.iter().map(Turn::to_json).collect()
-}
-
-/// Role and content of each turn.
-pub(crate) fn said(turns: &[Turn]) -> Vec<(&str, &str)> {
-    turns.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect()
 }

@@ -1,0 +1,97 @@
+//! Turns of conversations.
+
+use serde_json::{Map, Value, json};
+
+use super::context::{MESSAGE_KEYS, is_empty};
+use crate::store::files::jsonl::{list, member, object, text};
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// `system`, `user`, `assistant`, or another that the chat template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+    /// The message as the file has it, where it is anything else than role and content in this order: templates see keys
+    /// in their order.
+    pub keys: Option<Map<String, Value>>,
+}
+
+impl Turn {
+    /// A message of role and content alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), keys: None }
+    }
+
+    /// Of an object with `role` and `content`.
+    ///
+    /// # Errors
+    /// It is something else, or calls a tool.
+    pub(crate) fn parse(value: Value) -> Result<Self, String> {
+        let keys = match &value {
+            Value::Object(keys) if !keys.keys().eq(["role", "content"]) => Some(keys.clone()),
+            _ => None,
+        };
+        let (role, content) = message(value)?;
+        Ok(Self { role, content, keys })
+    }
+
+    /// Role and content as JSON.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "role": self.role, "content": self.content })
+    }
+}
+
+/// Puts a system message before the turns of a conversation.
+///
+/// # Errors
+/// The conversation begins with another system message.
+pub(crate) fn with_system(turns: &mut Vec<Turn>, system: Option<String>) -> Result<(), String> {
+    let Some(system) = system else { return Ok(()) };
+    match turns.first() {
+        Some(first) if first.role == "system" && first.content.trim() != system.trim() => {
+            return Err("has two system messages".to_owned());
+        }
+        Some(first) if first.role == "system" => {}
+        _ => turns.insert(0, Turn::new("system", system)),
+    }
+    Ok(())
+}
+
+/// What is wrong with a conversation that nobody is to answer.
+pub(crate) const ENDS_WITH_ANSWER: &str =
+    "ends with the assistant's turn; leave that out, it is what the model is asked for";
+
+/// A conversation that somebody is to answer.
+pub(crate) fn asked(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
+    match turns.last() {
+        Some(last) if last.role == "assistant" => Err(ENDS_WITH_ANSWER.to_owned()),
+        _ => Ok(turns),
+    }
+}
+
+pub(crate) fn turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
+    list(value, Turn::parse).map_err(|e| format!("key `{key}` {e}"))
+}
+
+pub(crate) fn message(value: Value) -> Result<(String, String), String> {
+    let mut map = object(value)?;
+    let has = |key: &&&str| map.get(**key).is_some_and(|value| !is_empty(value));
+    if let Some(key) = MESSAGE_KEYS.iter().find(has) {
+        return Err(format!("has `{key}`, and a message here is its text only"));
+    }
+    Ok((member(&mut map, "role", text)?, member(&mut map, "content", text)?))
+}
+
+/// Role and content of each turn.
+pub(crate) fn said(turns: &[Turn]) -> Vec<(&str, &str)> {
+    turns.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect()
+}
+
+/// An instruction with what it is about below it, as Self-Instruct and Alpaca show them to a model.
+pub(crate) fn with_input(instruction: &str, input: &str) -> String {
+    match input.trim() {
+        "" => instruction.trim().to_owned(),
+        input => format!("{}\n\n{input}", instruction.trim()),
+    }
+}

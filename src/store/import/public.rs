@@ -1,0 +1,163 @@
+//! Imports of public formats.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
+
+use super::formats::{Converter, Format};
+use super::options::{Bad, ImportOptions, Imported, Renamed, beside, keeps_its_source};
+use super::own::import_jsonl;
+use super::record::{KEYS, Object};
+use super::sink::Sink;
+use crate::data::Schema;
+use crate::error::{Error, Result};
+use crate::store::datasets::builder::Rows;
+use crate::store::datasets::rows::RowsOf;
+use crate::store::files::atomic::output_target;
+use crate::store::files::writer::ParquetFile;
+
+/// Imports a file of a public format, or one whose rows follow a schema already ([`import_jsonl`]).
+///
+/// # Errors
+/// Nothing is there, the format is not known or does not become the schema, a bad row unless they are skipped, or no row is
+/// left; a full disk. The output appears whole or not at all.
+pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
+    keeps_its_source(input, how)?;
+    let format = match how.format {
+        Some(format) => Some(format),
+        None => found_format(input, how)?,
+    };
+    let Some(format) = format else {
+        // A name that nobody reads is why a file is of no format.
+        return import_jsonl(input, how).map_err(|error| match how.rename.slip(KEYS) {
+            Some(meant) => error.help(meant),
+            None => error,
+        });
+    };
+    let targets = format.targets();
+    let schema = match how.schema {
+        None => targets[0],
+        Some(asked) => *targets.iter().find(|t| t.name == asked.name).ok_or_else(|| {
+            let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
+            Error::user(format!("a file of the format {} does not become `{}` rows", format.name(), asked.name))
+                .help(format!("it becomes: {}", names.join(", ")))
+        })?,
+    };
+    let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
+    let mut bad = Bad::new(how.skip_bad);
+    let mut converter = Converter::new(format, schema, how.language.clone(), how.turns);
+    let mut renamed = Renamed::new(&how.rename);
+    let mut sink = Sink::default();
+    let table = extended(schema, format.extra());
+    let mut file = ParquetFile::create_output(&path, &table)?;
+    let mut source = RowsOf::open(input, KEYS)?.renamed(&how.rename);
+    let mut more = true;
+    while more {
+        match source.next().transpose()? {
+            Some(row) => {
+                let place = row.place();
+                row.row.iter().for_each(|row| renamed.see(row));
+                let taken = row.row.map_err(|(_, what)| what).and_then(|row| converter.row(row, &mut sink));
+                taken.or_else(|what| bad.row(&place, &what))?;
+            }
+            None => {
+                converter.end(&mut sink);
+                more = false;
+            }
+        }
+        // One row can become many.
+        while let Some(rows) = sink.chunk(!more) {
+            file.write(&batch(schema, &table, rows.into_iter())?)?;
+        }
+    }
+    for (column, rows) in source.unread_columns() {
+        sink.count_unread(column, *rows);
+    }
+    renamed.check(input)?;
+    let written = file.close()?;
+    if written.rows == 0 {
+        let why: Vec<String> = sink.left_out.iter().map(|(why, n)| format!("{n} with {why}")).collect();
+        let error =
+            Error::user(format!("`{}` holds no row of the format {} to import", input.display(), format.name()));
+        return Err(if why.is_empty() { error } else { error.help(format!("left out: {}", why.join(", "))) });
+    }
+    file.publish()?;
+    Ok(Imported {
+        path,
+        written,
+        schema: schema.name,
+        format: Some(format),
+        extra: format.extra().iter().map(|&name| name.to_owned()).collect(),
+        unread: sink.unread,
+        left_out: sink.left_out,
+        bad: bad.count,
+        bad_rows: bad.rows,
+    })
+}
+
+/// The format that the first readable row has; none if it has none, or one that does not become the schema asked for. A row
+/// that lacks a renamed key may be of no format for that reason: then the rows after it are looked at, until every renamed key
+/// was there.
+fn found_format(input: &Path, how: &ImportOptions) -> Result<Option<Format>> {
+    let (mut rows, mut readable, mut first_bad) = (0u64, false, None);
+    let mut renamed = Renamed::new(&how.rename);
+    for row in RowsOf::open(input, KEYS)?.renamed(&how.rename) {
+        let row = row?;
+        rows += 1;
+        let place = row.place();
+        match row.row {
+            Ok(row) => {
+                renamed.see(&row);
+                readable = true;
+                let format = Format::of(&row);
+                if format.is_some() || renamed.missing.is_empty() {
+                    return Ok(
+                        format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
+                    );
+                }
+            }
+            Err((_, what)) if how.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
+            // Beyond the first readable row the import says what is bad.
+            Err(_) if readable => {}
+            Err((_, what)) => return Bad::new(false).row(&place, &what).map(|()| None),
+        }
+    }
+    if readable {
+        return renamed.check(input).map(|()| None);
+    }
+    match first_bad {
+        None => {
+            let error = Error::user(format!("`{}` holds no row to import", input.display()));
+            Err(error.help("each line, or each row of Parquet, is to hold one row"))
+        }
+        Some(bad) => Err(Error::user(format!("`{}` holds no row to import", input.display()))
+            .help(format!("all its {rows} rows are bad; the first: {bad}"))),
+    }
+}
+
+/// The schema's columns, then text that may be missing.
+fn extended(schema: &'static Schema, extra: &[&str]) -> SchemaRef {
+    let own = schema.arrow().fields().iter().cloned().collect::<Vec<_>>();
+    let more = extra.iter().map(|&name| Arc::new(Field::new(name, DataType::Utf8, true)));
+    Arc::new(ArrowSchema::new(own.into_iter().chain(more).collect::<Vec<_>>()))
+}
+
+/// Rows of `table`: those of the schema, with text columns after them.
+fn batch(schema: &'static Schema, table: &SchemaRef, rows: impl Iterator<Item = Object>) -> Result<RecordBatch> {
+    let own = schema.columns.len();
+    let names = schema.columns.iter().map(|c| c.name.to_owned()).collect();
+    let mut made = Rows::new(schema, names);
+    let mut extra: Vec<Vec<Option<String>>> = vec![Vec::new(); table.fields().len() - own];
+    for mut row in rows {
+        for (field, cells) in table.fields()[own..].iter().zip(&mut extra) {
+            cells.push(row.get(field.name()).and_then(|v| v.as_str()).map(str::to_owned));
+        }
+        made.push(&mut row).map_err(|(_, what)| Error::bug(format!("an imported row {what}")))?;
+    }
+    let made = made.finish()?;
+    let text = |cells: Vec<Option<String>>| Arc::new(StringArray::from(cells)) as ArrayRef;
+    let columns = made.columns().iter().cloned().chain(extra.into_iter().map(text)).collect();
+    Ok(RecordBatch::try_new(table.clone(), columns)?)
+}
