@@ -14,7 +14,7 @@ use std::time::Instant;
 use reflux::bench::peak_rss_mb;
 use reflux::cancel::CancelFlag;
 use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
-use reflux::engine::Config;
+use reflux::engine::EngineConfig;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
 use reflux::report::RunCounters;
@@ -54,7 +54,8 @@ fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     let text = scripted::pipeline(&dir, rows, microbatch)?;
     let plan = pipeline::parse_str("bench.toml", &text, &[], operators::ALL)?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
-    let (env, tally) = (RuntimeEnv::new(Models::new("cpu", Config::default(), 0)?), Arc::new(RunCounters::default()));
+    let (env, tally) =
+        (RuntimeEnv::new(Models::new("cpu", EngineConfig::default(), 0)?), Arc::new(RunCounters::default()));
     let observer = Arc::clone(&tally) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     dataflow::run(

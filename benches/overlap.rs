@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use reflux::cancel::CancelFlag;
 use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
-use reflux::engine::Config;
+use reflux::engine::EngineConfig;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
 use reflux::report::Spans;
@@ -60,7 +60,7 @@ fn iteration(dir: &Path, schedule: &str, latency_ms: f64) -> Result<Took, Box<dy
     );
     let plan = pipeline::parse_str("overlap.toml", &text, &[], operators::ALL).map_err(|d| d.render(false))?;
     let (run, _) = Run::create_or_open(&dir.join("run"), &plan.resolved, plan.seed, true)?;
-    let (env, spans) = (RuntimeEnv::new(Models::new("cpu", Config::default(), 0)?), Arc::new(Spans::default()));
+    let (env, spans) = (RuntimeEnv::new(Models::new("cpu", EngineConfig::default(), 0)?), Arc::new(Spans::default()));
     let observer = Arc::clone(&spans) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };

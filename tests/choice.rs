@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{AnswerPrefix, ChoiceRequest, Config, Engine, Message, Request, Sampling, open, scripted};
+use reflux::engine::{AnswerPrefix, ChoiceRequest, Engine, EngineConfig, Message, Request, Sampling, open, scripted};
 use reflux::model::Tokenizer;
 use reflux::model::families::InferenceModel;
 use serde::Deserialize;
@@ -23,12 +23,12 @@ struct Golden {
 
 fn engine(folder: &str) -> Arc<dyn Engine> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
-    let config = Config { kv_memory: 64 << 20, ..Config::default() }.with_threads(Some(1)).unwrap();
+    let config = EngineConfig { kv_memory: 64 << 20, ..EngineConfig::default() }.with_threads(Some(1)).unwrap();
     open(&dir, &Device::Cpu, DType::F32, config).unwrap()
 }
 
-fn choice(prompt: &str, begun: AnswerPrefix, candidates: &[String]) -> ChoiceRequest {
-    ChoiceRequest { messages: vec![Message::new("user", prompt)], begun, candidates: candidates.into() }
+fn choice(prompt: &str, prefix: AnswerPrefix, candidates: &[String]) -> ChoiceRequest {
+    ChoiceRequest { messages: vec![Message::new("user", prompt)], prefix, candidates: candidates.into() }
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn a_choice_within_an_answer_is_what_sampling_recorded() {
                     continue;
                 }
                 let other = if own.starts_with('9') { "8" } else { "9" }.to_owned();
-                let begun = AnswerPrefix::Tokens(answer.tokens.clone(), before.len());
-                asked.push(choice("Say something.", begun, &[own.to_owned(), other]));
+                let prefix = AnswerPrefix::Tokens(answer.tokens.clone(), before.len());
+                asked.push(choice("Say something.", prefix, &[own.to_owned(), other]));
                 recorded.push(answer.logprobs[i]);
             }
         }

@@ -7,7 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Answer, BatchedEngine, Codec, Completion, Config, Engine, Finish, Message, Request, Sampling};
+use reflux::engine::{
+    Answer, BatchedEngine, Codec, Completion, Engine, EngineConfig, Finish, Message, Request, Sampling,
+};
 use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{self, Llama};
 
@@ -91,12 +93,12 @@ fn llama(positions: usize, favoured: Option<u32>) -> Arc<Llama> {
     Arc::new(plain(positions, favoured).for_inference().unwrap())
 }
 
-fn engine(llama: &Arc<Llama>, config: &Config) -> BatchedEngine {
+fn engine(llama: &Arc<Llama>, config: &EngineConfig) -> BatchedEngine {
     BatchedEngine::with_codec(llama.clone(), Arc::<Bytes>::default(), "test".into(), config).unwrap()
 }
 
-fn small() -> Config {
-    Config { max_rows: 64, prefill_chunk: 64, kv_memory: 1 << 20, date: None, pool: None }
+fn small() -> EngineConfig {
+    EngineConfig { max_rows: 64, prefill_chunk: 64, kv_memory: 1 << 20, date: None, pool: None }
         .with_threads(Some(1))
         .unwrap()
 }
@@ -184,7 +186,7 @@ proptest! {
             requests.iter().map(|r| ask(&engine(&llama, &small()), vec![r.clone()]).remove(0)).collect();
         // 2 layers x 2 kv heads x 16 x 16 positions x keys and values x 4 bytes.
         let kv_memory = blocks * 2 * 2 * 2 * 16 * 16 * 4;
-        let together = engine(&llama, &Config { max_rows, prefill_chunk, kv_memory, date: None, pool: None }.with_threads(Some(threads)).unwrap());
+        let together = engine(&llama, &EngineConfig { max_rows, prefill_chunk, kv_memory, date: None, pool: None }.with_threads(Some(threads)).unwrap());
         for round in 0..2 {
             let answers: Vec<(usize, Answer)> = std::thread::scope(|scope| {
                 let calls: Vec<_> = (0..callers)
@@ -298,7 +300,7 @@ fn a_request_that_cannot_be_answered_leaves_its_mates_alone() {
 #[test]
 fn a_request_beyond_the_budget_goes_alone_and_others_wait_for_room() {
     // 6 blocks of 16: one request of 60 + 20 tokens at a time.
-    let tight = Config { kv_memory: 6 * 2 * 2 * 2 * 16 * 16 * 4, ..small() };
+    let tight = EngineConfig { kv_memory: 6 * 2 * 2 * 2 * 16 * 16 * 4, ..small() };
     let e = engine(&llama(256, None), &tight);
     let s = Sampling { max_tokens: 20, min_tokens: 20, ..Sampling::default() };
     let fits = |i: u32| request(&format!("{i}{}", "y".repeat(57)), i, s.clone());
@@ -309,7 +311,7 @@ fn a_request_beyond_the_budget_goes_alone_and_others_wait_for_room() {
     let answers = ask(&e, requests.clone());
     assert!(answers.iter().all(|a| a.as_ref().unwrap().tokens.len() == 20));
     // Which rows get an answer, and which one, is not the budget's to decide.
-    let roomy = ask(&engine(&llama(256, None), &Config { kv_memory: 1 << 24, ..small() }), requests);
+    let roomy = ask(&engine(&llama(256, None), &EngineConfig { kv_memory: 1 << 24, ..small() }), requests);
     for (i, (tight, roomy)) in answers.iter().zip(&roomy).enumerate() {
         assert!(same(tight.as_ref().unwrap(), roomy.as_ref().unwrap()), "request {i}");
     }
@@ -317,7 +319,7 @@ fn a_request_beyond_the_budget_goes_alone_and_others_wait_for_room() {
         llama(64, None),
         Arc::<Bytes>::default(),
         "t".into(),
-        &Config { kv_memory: 10, ..small() },
+        &EngineConfig { kv_memory: 10, ..small() },
     );
     assert_eq!(none.err().unwrap().kind(), ErrorKind::User);
 }
@@ -399,7 +401,7 @@ fn a_thousand_waiting_requests_keep_to_the_budget_and_change_nothing() {
         .collect();
     // Room for some thirty sequences: the rest wait.
     let kv_memory = 100 * 2 * 2 * 2 * 16 * 16 * 4;
-    let e = engine(&llama, &Config { max_rows: 64, kv_memory, ..small() });
+    let e = engine(&llama, &EngineConfig { max_rows: 64, kv_memory, ..small() });
     let answers = ask(&e, requests.clone());
     let stats = e.stats();
     assert_eq!(stats.requests, 1000);
@@ -414,7 +416,7 @@ fn a_thousand_waiting_requests_keep_to_the_budget_and_change_nothing() {
 
 #[test]
 fn cancelling_returns_and_the_engine_serves_on() {
-    let e = engine(&llama(100_000, None), &Config { kv_memory: 1 << 28, ..small() });
+    let e = engine(&llama(100_000, None), &EngineConfig { kv_memory: 1 << 28, ..small() });
     let forever = Sampling { max_tokens: 90_000, min_tokens: 90_000, ..Sampling::default() };
     let cancel = CancelFlag::new();
     std::thread::scope(|scope| {

@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use common::{RunOptions, run};
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Answer, Config, Engine, Message, Request, Sampling, open};
+use reflux::engine::{Answer, Engine, EngineConfig, Message, Request, Sampling, open};
 use reflux::error::{Error, ErrorKind};
 use reflux::model::Model;
 use reflux::model::families::InferenceModel;
@@ -28,12 +28,12 @@ fn load(dir: &Path) -> reflux::error::Result<InferenceModel> {
     InferenceModel::load(dir, &Device::Cpu, DType::F32)
 }
 
-fn engine(name: &str, config: Config) -> Arc<dyn Engine> {
+fn engine(name: &str, config: EngineConfig) -> Arc<dyn Engine> {
     open(&folder(name), &Device::Cpu, DType::F32, config).unwrap()
 }
 
-fn small() -> Config {
-    Config { kv_memory: 64 << 20, ..Config::default() }.with_threads(Some(1)).unwrap()
+fn small() -> EngineConfig {
+    EngineConfig { kv_memory: 64 << 20, ..EngineConfig::default() }.with_threads(Some(1)).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -226,12 +226,12 @@ fn requests_that_cannot_be_answered_have_codes() {
                 request("fine", 4, Sampling { max_tokens: 0, ..s.clone() }),
             ]
         };
-        let codes = |config: Config| -> Vec<&str> {
+        let codes = |config: EngineConfig| -> Vec<&str> {
             let answers = ask(&*engine(name, config), requests());
             answers.iter().map(|a| a.as_ref().map_or_else(|e| e.code, |c| c.finish.as_str())).collect()
         };
         assert_eq!(codes(small()), ["length", "empty_prompt", "prompt_too_long", "bad_sampling", "length"], "{name}");
-        let tight = Config { kv_memory: 2000, ..small() };
+        let tight = EngineConfig { kv_memory: 2000, ..small() };
         assert_eq!(codes(tight), codes(small()), "{name}: the budget decides no row");
         // The context's end cuts the answer.
         let e = engine(name, small());

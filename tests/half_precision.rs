@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{Config as EngineConfig, Request, Sampling, open};
+use reflux::engine::{EngineConfig, Request, Sampling, open};
 use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::{Segment, with_composed};
 use reflux::model::{Config, Llama, Message, Model};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
-use reflux::engine::{BatchedEngine, Config, Engine, Request, Sampling};
+use reflux::engine::{BatchedEngine, Engine, EngineConfig, Request, Sampling};
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Message, Model, Tokenizer};
 use serde::Deserialize;
@@ -354,7 +354,7 @@ fn smollm2_in_the_engine_agrees_with_transformers() {
     let path = std::env::var_os("REFLUX_SMOLLM2").expect("REFLUX_SMOLLM2 names the model's file");
     let golden: SmolLm2 = golden("smollm2-135m.json");
     let model = Model::load(path.as_ref(), &Device::Cpu, DType::F32, false).unwrap();
-    let engine = BatchedEngine::spawn(model, Config { kv_memory: 1 << 30, ..Config::default() }).unwrap();
+    let engine = BatchedEngine::spawn(model, EngineConfig { kv_memory: 1 << 30, ..EngineConfig::default() }).unwrap();
     let sampling = Sampling { temperature: 0., max_tokens: 64, min_tokens: 64, ..Sampling::default() };
     let request = |p: &Prompt| Request {
         messages: vec![Message::new("user", &*p.question)],

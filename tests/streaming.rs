@@ -15,7 +15,7 @@ use common::{RunOptions, files, outcome, run, script};
 use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Schema, named};
 use reflux::dataflow::{self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, Transport};
-use reflux::engine::Config;
+use reflux::engine::EngineConfig;
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::model::Model;
 use reflux::operators::{self, Models};
@@ -375,7 +375,9 @@ fn steps_are_taken_before_the_last_microbatch_is_there() {
     let kinds: Vec<_> = operators::ALL.iter().copied().chain([&GATE]).collect();
     let plan = pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false)));
     let (run, _) = Run::create_or_open(&temp.path().join("run"), &plan.resolved, plan.seed, false).unwrap();
-    let env = RuntimeEnv::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, 5).unwrap());
+    let env = RuntimeEnv::new(
+        Models::new("cpu", EngineConfig { kv_memory: 64 << 20, ..EngineConfig::default() }, 5).unwrap(),
+    );
     let order = Arc::new(Order::default());
     let observer = Arc::clone(&order) as Arc<dyn Observer>;
     let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };

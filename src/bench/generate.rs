@@ -8,7 +8,7 @@ use super::gemm::{Product, rate};
 use super::{flops_per_token, peak_rss_mb, round};
 use crate::cancel::CancelFlag;
 use crate::data::RngKey;
-use crate::engine::{BatchedEngine, Config, Engine, Message, Request, Sampling};
+use crate::engine::{BatchedEngine, Engine, EngineConfig, Message, Request, Sampling};
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
 
@@ -61,7 +61,7 @@ pub struct Generate {
 ///
 /// # Errors
 /// The model cannot be run, a prompt cannot be answered, or `cancel` was set.
-pub fn generate(model: Model, config: Config, work: &Workload, cancel: &CancelFlag) -> Result<Generate> {
+pub fn generate(model: Model, config: EngineConfig, work: &Workload, cancel: &CancelFlag) -> Result<Generate> {
     let shape = model.llama.config().clone();
     let threads = config.pool.as_ref().map_or_else(rayon::current_num_threads, |p| p.current_num_threads());
     let engine = BatchedEngine::spawn(model, config)?;

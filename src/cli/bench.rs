@@ -10,7 +10,7 @@ use super::model::ModelArgs;
 use crate::bench;
 use crate::cancel::CancelFlag;
 use crate::data::{Columns, counted, named};
-use crate::engine::Config;
+use crate::engine::EngineConfig;
 use crate::error::{Context, Error, Result};
 use crate::model::{Message, Model, device};
 use crate::operators::Template;
@@ -162,7 +162,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     let args = &common.model;
     let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
     let model = Model::load(&args.model, &device(&args.loading.device)?, args.dtype(), false)?;
-    let mut config = Config::default().with_threads(args.threads())?;
+    let mut config = EngineConfig::default().with_threads(args.threads())?;
     config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);
     print(&bench::generate(model, config, &work, &CancelFlag::new())?)
 }

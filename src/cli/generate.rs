@@ -13,7 +13,7 @@ use super::run::stop_on_interrupt;
 use super::ticker::Ticker;
 use crate::cancel::CancelFlag;
 use crate::data::quoted;
-use crate::engine::{Asked, Asking, Config, RequestBuilder, Sampling, answer_in_order, open};
+use crate::engine::{EngineConfig, PromptRequests, RequestBuilder, RequestOptions, Sampling, answer_in_order, open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
@@ -199,24 +199,24 @@ fn prompts(args: &Args) -> Result<Prompts> {
 }
 
 /// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
-fn read(prompts: Prompts, mut asker: RequestBuilder) -> Result<Receiver<Result<Asked<Place>>>> {
-    let (sender, asked) = bounded(64);
+fn read(prompts: Prompts, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<Place>>>> {
+    let (sender, queued) = bounded(64);
     let work = move || {
         for (index, read) in (0..).zip(prompts) {
-            let asked = read.map(|(line, prompt)| {
+            let queued = read.map(|(line, prompt)| {
                 let messages = prompt.as_ref().map(|prompt| messages(prompt.turns()));
-                let requests = messages.map_or_else(|_| Vec::new(), |messages| asker.requests(messages));
-                Asked { tag: Place { index, line, prompt }, requests }
+                let requests = messages.map_or_else(|_| Vec::new(), |messages| builder.requests(messages));
+                PromptRequests { tag: Place { index, line, prompt }, requests }
             });
             // Nobody listens any more once printing has ended.
-            if sender.send(asked).is_err() {
+            if sender.send(queued).is_err() {
                 return;
             }
         }
     };
     let thread = std::thread::Builder::new().name("prompts".into()).spawn(work);
     thread.map_err(|e| Error::no_thread("the thread that reads prompts", e))?;
-    Ok(asked)
+    Ok(queued)
 }
 
 pub fn run(args: &Args, style: Style) -> Result<()> {
@@ -224,7 +224,7 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let prompts = prompts(args)?;
     let (name, unread) = (prompts.name().to_owned(), prompts.unread());
     let device = device(&args.model.loading.device)?;
-    let mut config = Config::default().with_threads(args.model.threads())?;
+    let mut config = EngineConfig::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
     config.date = Some(DateTime::now());
     let stop = CancelFlag::default();
@@ -234,11 +234,12 @@ pub fn run(args: &Args, style: Style) -> Result<()> {
     let engine = open(&args.model.model, &device, args.model.dtype(), config)?;
 
     let whole = prompts.form() == PromptForm::Whole;
-    let asking = Asking { system: args.system.clone(), samples: args.samples, sampling, seed: args.sampling.seed };
-    let asked = read(prompts, RequestBuilder::new(asking))?;
+    let options =
+        RequestOptions { system: args.system.clone(), samples: args.samples, sampling, seed: args.sampling.seed };
+    let queued = read(prompts, RequestBuilder::new(options))?;
     let headings = !whole || args.samples > 1;
     let mut printer = Printer::new(args.json, headings, name, ticker, engine.as_ref());
-    let done = answer_in_order(engine.as_ref(), &asked, &cancel, &mut printer);
+    let done = answer_in_order(engine.as_ref(), &queued, &cancel, &mut printer);
     done.map_err(|e| match e.kind() {
         ErrorKind::Cancelled => e.help(printer.so_far()),
         _ => e,

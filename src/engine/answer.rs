@@ -5,35 +5,16 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-use super::choice::Chain;
-use super::sampler::{Draw, Scratch, unit};
-use super::{
-    Answer, ChoiceRequest, Codec, Completion, Finish, Message, Probabilities, Request, RowError, Sampling, problem,
-    stop,
-};
-use crate::data::RngKey;
+use super::choice::ChoiceTree;
+use super::codec::Codec;
+use super::encoded::{EncodedRequest, SampledTokens};
+use super::request::{Answer, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError, problem};
+use super::sampling::{self, Sampling, Scratch, TokenDraw, stop, unit};
 use crate::error::{Error, Result};
-
-/// A request that means something, with its prompt encoded.
-pub(super) struct Encoded {
-    /// Its place in the call.
-    pub row: usize,
-    pub prompt: Arc<[u32]>,
-    pub sampling: Arc<Sampling>,
-    pub key: RngKey,
-    /// Instead of an answer: the tokens whose log-probabilities after the prompt are wanted.
-    pub wanted: Option<Arc<[u32]>>,
-}
-
-/// A finished sequence; or the tokens that were wanted.
-pub(super) struct Sampled {
-    pub tokens: Vec<u32>,
-    pub logprobs: Vec<f32>,
-    pub finish: Finish,
-}
+use crate::model::Message;
 
 /// Encodes the prompts, equal neighbours once; requests that mean nothing have their answer at once.
-pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<Encoded> {
+pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<EncodedRequest> {
     type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
     let mut last: Option<Last> = None;
     let mut sampling: Option<Arc<Sampling>> = None;
@@ -57,16 +38,16 @@ pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [O
         };
         sampling = Some(options.clone());
         match prompt {
-            Ok(prompt) => rows.push(Encoded { row, prompt, sampling: options, key: request.key, wanted: None }),
-            Err(message) => answers[row] = Some(Err(RowError { code: "template", message })),
+            Ok(prompt) => rows.push(EncodedRequest { row, prompt, sampling: options, key: request.key, wanted: None }),
+            Err(message) => answers[row] = Some(Err(RequestError { code: "template", message })),
         }
     }
     rows
 }
 
 /// Why a model of so many tokens and so long a context cannot take a prompt, if it cannot.
-pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<RowError> {
-    let refuse = |code, message| Some(RowError { code, message });
+pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<RequestError> {
+    let refuse = |code, message| Some(RequestError { code, message });
     if prompt.is_empty() {
         return refuse("empty_prompt", "the prompt has no tokens".into());
     }
@@ -81,7 +62,7 @@ pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<RowE
     None
 }
 
-/// The next token of an answer and its log-probability, see [`Draw::token`]. `rng` is that of the request's key.
+/// The next token of an answer and its log-probability, see [`TokenDraw::token`]. `rng` is that of the request's key.
 pub(super) fn next_token(
     logits: &[f32],
     sampling: &Sampling,
@@ -94,7 +75,7 @@ pub(super) fn next_token(
     // Two words for a token: draw `i` is the same whatever was drawn before it.
     let mut rng = rng.clone();
     rng.set_word_pos(2 * tokens.len() as u128);
-    let draw = Draw {
+    let draw = TokenDraw {
         logits,
         sampling,
         context: [prompt, tokens],
@@ -105,28 +86,29 @@ pub(super) fn next_token(
 }
 
 /// What is wanted of the next token instead of drawing it.
-pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<Sampled, RowError> {
-    let logprobs = super::sampler::logprobs(logits, ids).ok_or_else(not_finite)?;
-    Ok(Sampled { tokens: ids.to_vec(), logprobs, finish: Finish::Stop })
+pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<SampledTokens, RequestError> {
+    let logprobs = sampling::logprobs(logits, ids).ok_or_else(not_finite)?;
+    Ok(SampledTokens { tokens: ids.to_vec(), logprobs, finish: Finish::Stop })
 }
 
 /// The chances of all choices, from a way to run encoded rows.
 pub(super) fn choose(
     codec: &dyn Codec,
     choices: &[ChoiceRequest],
-    run: impl FnOnce(Vec<Encoded>) -> Result<Vec<(usize, std::result::Result<Sampled, RowError>)>>,
+    run: impl FnOnce(Vec<EncodedRequest>) -> Result<Vec<(usize, std::result::Result<SampledTokens, RequestError>)>>,
 ) -> Result<Vec<Probabilities>> {
-    let chains: Vec<std::result::Result<Chain, RowError>> = choices.iter().map(|c| Chain::new(codec, c)).collect();
+    let chains: Vec<std::result::Result<ChoiceTree, RequestError>> =
+        choices.iter().map(|c| ChoiceTree::new(codec, c)).collect();
     let mut rows = Vec::new();
     for chain in chains.iter().flatten() {
         rows.extend(chain.rows(rows.len()));
     }
-    let mut done: Vec<Option<std::result::Result<Sampled, RowError>>> = rows.iter().map(|_| None).collect();
+    let mut done: Vec<Option<std::result::Result<SampledTokens, RequestError>>> = rows.iter().map(|_| None).collect();
     if !rows.is_empty() {
         run(rows)?.into_iter().for_each(|(row, result)| done[row] = Some(result));
     }
     let mut done = done.into_iter();
-    let chances = |chain: std::result::Result<Chain, RowError>| -> Result<Probabilities> {
+    let chances = |chain: std::result::Result<ChoiceTree, RequestError>| -> Result<Probabilities> {
         let chain = match chain {
             Ok(chain) => chain,
             Err(e) => return Ok(Err(e)),
@@ -146,9 +128,9 @@ pub(super) fn choose(
 }
 
 /// Why there is no next token.
-pub(super) fn not_finite() -> RowError {
+pub(super) fn not_finite() -> RequestError {
     let message = "the model's logits are not finite numbers, or leave no token to choose".into();
-    RowError { code: "not_finite", message }
+    RequestError { code: "not_finite", message }
 }
 
 /// Whether the last token is one that ends answers.
@@ -166,7 +148,12 @@ pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &
 }
 
 /// The answer that a finished sequence is.
-pub(super) fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: Sampled) -> Completion {
+pub(super) fn completion(
+    codec: &dyn Codec,
+    prompt: &Arc<[u32]>,
+    sampling: &Sampling,
+    done: SampledTokens,
+) -> Completion {
     let ended = ended(&done.tokens, sampling, codec);
     let said = &done.tokens[..done.tokens.len() - usize::from(ended)];
     let mut text = codec.decode(said);

@@ -8,35 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::answer::Encoded;
-use super::{Codec, Message, RowError, Sampling};
+use super::codec::Codec;
+use super::encoded::EncodedRequest;
+use super::request::{AnswerPrefix, ChoiceRequest, RequestError};
+use super::sampling::Sampling;
 use crate::data::RngKey;
 
-/// Asks how an answer would go on.
-#[derive(Clone, Debug)]
-pub struct ChoiceRequest {
-    /// The conversation; the answer is the next turn.
-    pub messages: Vec<Message>,
-    /// How the answer begins.
-    pub begun: AnswerPrefix,
-    /// What may come next: texts of at least one token, all different.
-    pub candidates: Arc<[String]>,
-}
-
-/// The beginning of an answer.
-#[derive(Clone, Debug)]
-pub enum AnswerPrefix {
-    /// This text.
-    Text(String),
-    /// The text of these tokens, an earlier answer's, up to a byte of it.
-    Tokens(Vec<u32>, usize),
-}
-
-/// The probability of each candidate, at temperature 1 over the full vocabulary; or why there is none.
-pub type Probabilities = std::result::Result<Vec<f64>, RowError>;
-
 /// The tokens of the candidates of a choice after what they share.
-pub(super) struct Chain {
+pub(super) struct ChoiceTree {
     candidates: Vec<Vec<u32>>,
     /// Where candidates part: the tokens before, and those that may come there.
     nodes: BTreeMap<Vec<u32>, BTreeSet<u32>>,
@@ -44,16 +23,16 @@ pub(super) struct Chain {
     given: Vec<u32>,
 }
 
-impl Chain {
-    pub fn new(codec: &dyn Codec, choice: &ChoiceRequest) -> std::result::Result<Self, RowError> {
-        let refuse = |code, message: String| RowError { code, message };
+impl ChoiceTree {
+    pub fn new(codec: &dyn Codec, choice: &ChoiceRequest) -> std::result::Result<Self, RequestError> {
+        let refuse = |code, message: String| RequestError { code, message };
         let template = |e: crate::error::Error| refuse("template", e.to_string());
         if choice.messages.last().is_none_or(|m| m.content.trim().is_empty()) {
             return Err(refuse("empty_prompt", "the prompt is empty; remove the row or give it a text".into()));
         }
         let mut given = codec.encode(&choice.messages).map_err(template)?;
         let prompt = given.len();
-        let lead = match &choice.begun {
+        let lead = match &choice.prefix {
             AnswerPrefix::Text(text) => text.clone(),
             AnswerPrefix::Tokens(tokens, at) => {
                 let (whole, gap) = split(codec, tokens, *at);
@@ -87,9 +66,9 @@ impl Chain {
     }
 
     /// The rows to ask the model for, one a node, with the places from `row` on.
-    pub fn rows(&self, row: usize) -> impl Iterator<Item = Encoded> + '_ {
+    pub fn rows(&self, row: usize) -> impl Iterator<Item = EncodedRequest> + '_ {
         let sampling = Arc::new(Sampling { max_tokens: 1, ..Sampling::default() });
-        self.nodes.iter().enumerate().map(move |(i, (before, next))| Encoded {
+        self.nodes.iter().enumerate().map(move |(i, (before, next))| EncodedRequest {
             row: row + i,
             prompt: [&self.given[..], before].concat().into(),
             sampling: sampling.clone(),
@@ -109,10 +88,10 @@ impl Chain {
                 std::iter::zip(next, values).map(|(&t, &l)| ((before.as_slice(), t), f64::from(l)))
             })
             .collect();
-        let chain = |c: &Vec<u32>| {
+        let tree = |c: &Vec<u32>| {
             (0..c.len()).map(|i| after.get(&(&c[..i], c[i])).copied().unwrap_or(f64::NEG_INFINITY)).sum::<f64>().exp()
         };
-        let whole: Vec<f64> = self.candidates.iter().map(chain).collect();
+        let whole: Vec<f64> = self.candidates.iter().map(tree).collect();
         let extends = |long: &[u32], short: &[u32]| long.len() > short.len() && long.starts_with(short);
         let all = &self.candidates;
         let own = |i: usize| {
@@ -138,6 +117,7 @@ fn split<'a>(codec: &dyn Codec, tokens: &'a [u32], at: usize) -> (&'a [u32], Str
 mod tests {
     use super::*;
     use crate::error::Result;
+    use crate::model::Message;
 
     /// Bytes as tokens.
     struct Bytes;
@@ -156,33 +136,33 @@ mod tests {
         }
     }
 
-    fn chain(begun: AnswerPrefix, candidates: &[&str]) -> std::result::Result<Chain, RowError> {
+    fn tree(prefix: AnswerPrefix, candidates: &[&str]) -> std::result::Result<ChoiceTree, RequestError> {
         let candidates = candidates.iter().map(ToString::to_string).collect();
-        Chain::new(&Bytes, &ChoiceRequest { messages: vec![Message::new("user", "?")], begun, candidates })
+        ChoiceTree::new(&Bytes, &ChoiceRequest { messages: vec![Message::new("user", "?")], prefix, candidates })
     }
 
     #[test]
     fn single_tokens_are_one_row() {
-        let chain = chain(AnswerPrefix::Text("S: ".into()), &["0", "1", "2"]).unwrap();
-        let rows: Vec<Encoded> = chain.rows(5).collect();
+        let tree = tree(AnswerPrefix::Text("S: ".into()), &["0", "1", "2"]).unwrap();
+        let rows: Vec<EncodedRequest> = tree.rows(5).collect();
         assert_eq!(rows.len(), 1);
         assert_eq!(Bytes.decode(&rows[0].prompt), "?S: ");
         assert_eq!(rows[0].wanted.as_deref().unwrap(), [48, 49, 50]);
-        let chances = chain.chances(&[vec![0.5f32.ln(), 0.25f32.ln(), 0.125f32.ln()]]);
+        let chances = tree.chances(&[vec![0.5f32.ln(), 0.25f32.ln(), 0.125f32.ln()]]);
         assert!(std::iter::zip(chances, [0.5, 0.25, 0.125]).all(|(a, b)| (a - b).abs() < 1e-7));
     }
 
     #[test]
     fn a_longer_score_takes_its_mass_from_the_shorter() {
-        let chain =
-            chain(AnswerPrefix::Tokens("Score: 10 of".bytes().map(u32::from).collect(), 7), &["1", "10", "100", "2"])
+        let tree =
+            tree(AnswerPrefix::Tokens("Score: 10 of".bytes().map(u32::from).collect(), 7), &["1", "10", "100", "2"])
                 .unwrap();
-        let rows: Vec<Encoded> = chain.rows(0).collect();
+        let rows: Vec<EncodedRequest> = tree.rows(0).collect();
         let asked: Vec<String> = rows.iter().map(|r| Bytes.decode(&r.prompt)).collect();
         assert_eq!(asked, ["?Score: ", "?Score: 1", "?Score: 10"]);
         // 1 or 2 first, each a half; then 0 with 0.4; then 0 with 0.1.
         let ln = |x: f32| x.ln();
-        let chances = chain.chances(&[vec![ln(0.5), ln(0.5)], vec![ln(0.4)], vec![ln(0.1)]]);
+        let chances = tree.chances(&[vec![ln(0.5), ln(0.5)], vec![ln(0.4)], vec![ln(0.1)]]);
         for (got, want) in std::iter::zip(&chances, [0.3, 0.18, 0.02, 0.5]) {
             assert!((got - want).abs() < 1e-7, "{chances:?}");
         }
@@ -190,20 +170,20 @@ mod tests {
 
     #[test]
     fn what_all_share_is_given() {
-        let chain = chain(AnswerPrefix::Text("x".into()), &[" 4", " 5"]).unwrap();
-        let rows: Vec<Encoded> = chain.rows(0).collect();
+        let tree = tree(AnswerPrefix::Text("x".into()), &[" 4", " 5"]).unwrap();
+        let rows: Vec<EncodedRequest> = tree.rows(0).collect();
         assert_eq!((rows.len(), Bytes.decode(&rows[0].prompt).as_str()), (1, "?x "));
     }
 
     #[test]
     fn what_cannot_be_told_apart_is_refused() {
-        assert_eq!(chain(AnswerPrefix::Text(String::new()), &["4", "4"]).err().unwrap().code, "template");
-        assert_eq!(chain(AnswerPrefix::Text(String::new()), &[""]).err().unwrap().code, "template");
+        assert_eq!(tree(AnswerPrefix::Text(String::new()), &["4", "4"]).err().unwrap().code, "template");
+        assert_eq!(tree(AnswerPrefix::Text(String::new()), &[""]).err().unwrap().code, "template");
         let empty = ChoiceRequest {
             messages: Vec::new(),
-            begun: AnswerPrefix::Text("x".into()),
+            prefix: AnswerPrefix::Text("x".into()),
             candidates: ["1".to_owned()].into(),
         };
-        assert_eq!(Chain::new(&Bytes, &empty).err().unwrap().code, "empty_prompt");
+        assert_eq!(ChoiceTree::new(&Bytes, &empty).err().unwrap().code, "empty_prompt");
     }
 }

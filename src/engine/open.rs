@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::{BatchedEngine, Config, Engine, Sequential};
+use super::backend::Engine;
+use super::batched::BatchedEngine;
+use super::config::EngineConfig;
+use super::sequential::Sequential;
 use crate::error::{Error, Result};
 use crate::model::families::InferenceModel;
 use crate::model::family::Family;
@@ -17,7 +20,7 @@ use crate::model::{Model, Tokenizer};
 /// # Errors
 /// The model cannot be loaded (see [`Model::load`] and [`InferenceModel::load`]), has no chat template, or its engine
 /// cannot be started.
-pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Result<Arc<dyn Engine>> {
+pub fn open(path: &Path, device: &Device, dtype: DType, config: EngineConfig) -> Result<Arc<dyn Engine>> {
     if Family::of(path)?.is_none() {
         return start(Model::load(path, device, dtype, false)?, config);
     }
@@ -31,7 +34,7 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: Config) -> Resul
 ///
 /// # Errors
 /// It has no chat template, or see [`BatchedEngine::spawn`].
-pub fn start(model: Model, config: Config) -> Result<Arc<dyn Engine>> {
+pub fn start(model: Model, config: EngineConfig) -> Result<Arc<dyn Engine>> {
     has_template(&model.name, &model.tokenizer)?;
     let model = Model { tokenizer: model.tokenizer.with_date(config.date), ..model };
     Ok(Arc::new(BatchedEngine::spawn(model, config)?))

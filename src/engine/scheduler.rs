@@ -12,12 +12,14 @@ use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::answer::{self, Sampled};
-use super::kv::{self, BLOCK, Paged, Plan, Row, Span, Store};
+use super::answer;
+use super::codec::Codec;
+use super::encoded::SampledTokens;
+use super::kv::{self, BLOCK, BlockSpan, KvStore, Paged, StepPlan, StepRow};
 use super::prefix::{Blocks, NodeId};
-use super::sampler::Scratch;
+use super::request::{Finish, RequestError};
+use super::sampling::{Sampling, Scratch};
 use super::stats::{Counters, add};
-use super::{Codec, Finish, RowError, Sampling};
 use crate::data::RngKey;
 use crate::error::{Context as _, Error, Result};
 use crate::model::Llama;
@@ -40,12 +42,12 @@ pub(super) struct SequenceRequest {
 /// What became of a request.
 pub(super) struct SequenceOutput {
     pub owner: (u64, usize),
-    pub result: std::result::Result<Sampled, RowError>,
+    pub result: std::result::Result<SampledTokens, RequestError>,
 }
 
 /// A running sequence.
 struct Sequence {
-    incoming: SequenceRequest,
+    request: SequenceRequest,
     rng: ChaCha8Rng,
     /// `max_tokens`, or less where the context ends before.
     limit: usize,
@@ -62,7 +64,7 @@ struct Sequence {
 
 /// Sizes that the scheduler keeps to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct SchedulerLimits {
     pub max_rows: usize,
     pub prefill_chunk: usize,
     pub blocks: usize,
@@ -72,8 +74,8 @@ pub(super) struct Scheduler {
     llama: Arc<Llama>,
     codec: Arc<dyn Codec>,
     counters: Arc<Counters>,
-    limits: Limits,
-    store: Box<dyn Store>,
+    limits: SchedulerLimits,
+    store: Box<dyn KvStore>,
     blocks: Blocks,
     waiting: VecDeque<SequenceRequest>,
     running: Vec<Sequence>,
@@ -81,8 +83,13 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(llama: Arc<Llama>, codec: Arc<dyn Codec>, counters: Arc<Counters>, limits: Limits) -> Result<Self> {
-        let shape = kv::Shape::of(llama.config());
+    pub fn new(
+        llama: Arc<Llama>,
+        codec: Arc<dyn Codec>,
+        counters: Arc<Counters>,
+        limits: SchedulerLimits,
+    ) -> Result<Self> {
+        let shape = kv::CacheShape::of(llama.config());
         let store = kv::store(shape, limits.blocks, llama.device())?;
         Ok(Self {
             blocks: Blocks::new(limits.blocks),
@@ -102,30 +109,30 @@ impl Scheduler {
     }
 
     /// How many tokens may be added to a prompt.
-    fn limit(&self, incoming: &SequenceRequest) -> usize {
+    fn limit(&self, request: &SequenceRequest) -> usize {
         let context = self.llama.config().max_position_embeddings;
-        incoming.sampling.max_tokens.min(context.saturating_sub(incoming.prompt.len()))
+        request.sampling.max_tokens.min(context.saturating_sub(request.prompt.len()))
     }
 
     /// Puts a request in line, or says at once what becomes of it.
-    pub fn submit(&mut self, incoming: SequenceRequest) -> Option<SequenceOutput> {
+    pub fn submit(&mut self, request: SequenceRequest) -> Option<SequenceOutput> {
         let context = self.llama.config().max_position_embeddings;
-        let limit = self.limit(&incoming);
-        if let Some(error) = answer::unfit(&incoming.prompt, self.llama.config().vocab_size, context) {
-            return Some(SequenceOutput { owner: incoming.owner, result: Err(error) });
+        let limit = self.limit(&request);
+        if let Some(error) = answer::unfit(&request.prompt, self.llama.config().vocab_size, context) {
+            return Some(SequenceOutput { owner: request.owner, result: Err(error) });
         }
         if limit == 0 {
-            let result = Ok(Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
-            return Some(SequenceOutput { owner: incoming.owner, result });
+            let result = Ok(SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
+            return Some(SequenceOutput { owner: request.owner, result });
         }
-        self.waiting.push_back(incoming);
+        self.waiting.push_back(request);
         None
     }
 
     /// Forgets all requests of a call.
     pub fn remove(&mut self, call: u64) {
         self.waiting.retain(|w| w.owner.0 != call);
-        let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.incoming.owner.0 == call);
+        let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.request.owner.0 == call);
         self.running = stay;
         for s in gone {
             self.blocks.release(&s.path, &s.own, s.reserved);
@@ -148,11 +155,11 @@ impl Scheduler {
             }
             let next = &self.waiting[0];
             let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
-            let Some(incoming) = self.waiting.pop_front() else { return Ok(()) };
-            add(&self.counters.prompt_tokens, incoming.prompt.len());
+            let Some(request) = self.waiting.pop_front() else { return Ok(()) };
+            add(&self.counters.prompt_tokens, request.prompt.len());
             self.running.push(Sequence {
-                rng: incoming.key.rng(),
-                incoming,
+                rng: request.key.rng(),
+                request,
                 limit,
                 path,
                 own: Vec::new(),
@@ -169,7 +176,7 @@ impl Scheduler {
     /// which rows get an answer, because it depends on the machine and on its free memory.
     fn grow(&mut self, blocks: usize) -> Result<()> {
         assert!(self.running.is_empty(), "blocks that are in use cannot be moved");
-        let shape = kv::Shape::of(self.llama.config());
+        let shape = kv::CacheShape::of(self.llama.config());
         let device = self.llama.device();
         tracing::debug!(blocks, "the cache of keys and values grows to hold one long request");
         // The old one goes first, so that both are never there.
@@ -188,7 +195,7 @@ impl Scheduler {
         self.admit()?;
         self.steps += 1;
         let start = Instant::now();
-        let mut pack = Pack::default();
+        let mut pack = StepRows::default();
         for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| !s.tokens.is_empty()) {
             pack.decode(i, s, &mut self.blocks);
         }
@@ -206,26 +213,21 @@ impl Scheduler {
         };
         // Sequences with equal prompts may want the same row: its logits are computed once.
         pack.wanted.sort_unstable();
-        let mut outcomes = Vec::new();
+        let mut outputs = Vec::new();
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
         for rows in rows.chunks(LOGIT_ROWS) {
-            self.sample(&hidden, rows, &mut outcomes)?;
+            self.sample(&hidden, rows, &mut outputs)?;
         }
-        self.leave(&mut outcomes);
+        self.leave(&mut outputs);
         let rows = pack.ids.len();
         add(&self.counters.steps, 1);
         add(&self.counters.rows, rows);
         self.counters.busy(start.elapsed(), (rows - decoding) as f64 / rows as f64);
-        Ok(outcomes)
+        Ok(outputs)
     }
 
     /// Draws the next token of the sequences that want the given rows: lists of (row, sequence), one list per row.
-    fn sample(
-        &mut self,
-        hidden: &Tensor,
-        rows: &[&[(usize, usize)]],
-        outcomes: &mut Vec<SequenceOutput>,
-    ) -> Result<()> {
+    fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outputs: &mut Vec<SequenceOutput>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -237,13 +239,13 @@ impl Scheduler {
             .flat_map(|(wants, logits)| wants.iter().map(move |&(_, sequence)| (sequence, logits)))
             .collect();
         let (running, eos) = (&self.running, self.codec.eos_ids());
-        type Drawn = std::result::Result<std::result::Result<(u32, f32), Sampled>, RowError>;
+        type Drawn = std::result::Result<std::result::Result<(u32, f32), SampledTokens>, RequestError>;
         let drawn: Vec<(usize, Drawn)> = jobs
             .into_par_iter()
             .map_init(Scratch::default, |scratch, (i, logits)| {
                 let s = &running[i];
-                let (prompt, sampling) = (&s.incoming.prompt, &s.incoming.sampling);
-                if let Some(ids) = &s.incoming.wanted {
+                let (prompt, sampling) = (&s.request.prompt, &s.request.sampling);
+                if let Some(ids) = &s.request.wanted {
                     return (i, answer::wanted(logits, ids).map(Err));
                 }
                 let token = answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch);
@@ -254,7 +256,7 @@ impl Scheduler {
         for (i, drawn) in drawn {
             let s = &mut self.running[i];
             if s.tokens.is_empty() {
-                add(&self.counters.cached_prompt_tokens, s.incoming.prompt.len() - s.computed);
+                add(&self.counters.cached_prompt_tokens, s.request.prompt.len() - s.computed);
             }
             let result = match drawn {
                 Err(e) => Err(e),
@@ -262,24 +264,24 @@ impl Scheduler {
                 Ok(Ok((token, logprob))) => {
                     s.tokens.push(token);
                     s.logprobs.push(logprob);
-                    match answer::finish(&s.tokens, &s.incoming.sampling, s.limit, &*self.codec) {
+                    match answer::finish(&s.tokens, &s.request.sampling, s.limit, &*self.codec) {
                         None => continue,
                         Some(finish) => {
                             let (tokens, logprobs) = (std::mem::take(&mut s.tokens), std::mem::take(&mut s.logprobs));
-                            Ok(Sampled { tokens, logprobs, finish })
+                            Ok(SampledTokens { tokens, logprobs, finish })
                         }
                     }
                 }
             };
             s.limit = 0;
-            outcomes.push(SequenceOutput { owner: s.incoming.owner, result });
+            outputs.push(SequenceOutput { owner: s.request.owner, result });
         }
         Ok(())
     }
 
     /// Takes out the sequences that have ended, which [`Scheduler::sample`] marked by a limit of 0.
-    fn leave(&mut self, outcomes: &mut [SequenceOutput]) {
-        if outcomes.is_empty() {
+    fn leave(&mut self, outputs: &mut [SequenceOutput]) {
+        if outputs.is_empty() {
             return;
         }
         let blocks = &mut self.blocks;
@@ -294,27 +296,27 @@ impl Scheduler {
 
 impl Sequence {
     /// Where its keys and values are: the prompt's nodes, then its own blocks.
-    fn table(&self, blocks: &Blocks) -> Vec<Span> {
+    fn table(&self, blocks: &Blocks) -> Vec<BlockSpan> {
         let nodes = self.path.iter().map(|&id| {
             let node = blocks.node(id);
-            Span { block: node.block, len: node.tokens().len() as u32 }
+            BlockSpan { block: node.block, len: node.tokens().len() as u32 }
         });
-        nodes.chain(self.own.iter().map(|&block| Span { block, len: BLOCK as u32 })).collect()
+        nodes.chain(self.own.iter().map(|&block| BlockSpan { block, len: BLOCK as u32 })).collect()
     }
 }
 
 /// The rows of a step while they are gathered.
 #[derive(Default)]
-struct Pack {
+struct StepRows {
     ids: Vec<u32>,
     positions: Vec<u32>,
-    plan: Plan,
+    plan: StepPlan,
     /// (row, sequence): rows whose logits a sequence samples from.
     wanted: Vec<(usize, usize)>,
 }
 
-impl Pack {
-    fn push(&mut self, id: u32, position: usize, row: Row) {
+impl StepRows {
+    fn push(&mut self, id: u32, position: usize, row: StepRow) {
         self.ids.push(id);
         self.positions.push(position as u32);
         self.plan.rows.push(row);
@@ -328,10 +330,10 @@ impl Pack {
             s.own.push(blocks.take_reserved());
             s.reserved -= 1;
         }
-        let position = s.incoming.prompt.len() + done;
+        let position = s.request.prompt.len() + done;
         let write = Some((s.own[done / BLOCK], (done % BLOCK) as u32));
         self.wanted.push((self.ids.len(), index));
-        self.push(token, position, Row { table: self.plan.tables.len(), visible: position + 1, write });
+        self.push(token, position, StepRow { table: self.plan.tables.len(), visible: position + 1, write });
         self.plan.tables.push(s.table(blocks));
     }
 
@@ -350,7 +352,7 @@ impl Pack {
             while node.filled < len && self.ids.len() < until {
                 let (offset, row) = (node.filled, self.ids.len());
                 let write = Some((block, offset as u32));
-                self.push(node.tokens()[offset], first + offset, Row { table, visible: first + offset + 1, write });
+                self.push(node.tokens()[offset], first + offset, StepRow { table, visible: first + offset + 1, write });
                 node.filled += 1;
                 node.last = node.is_filled().then_some((step, row));
             }
@@ -359,13 +361,13 @@ impl Pack {
             }
             first += len;
         }
-        let prompt = &s.incoming.prompt;
+        let prompt = &s.request.prompt;
         if first == prompt.len()
             && let Some(tail) = s.path.last().map(|&id| blocks.node_mut(id))
         {
             if tail.last.is_none_or(|(when, _)| when != step) && self.ids.len() < until {
                 tail.last = Some((step, self.ids.len()));
-                self.push(prompt[first - 1], first - 1, Row { table, visible: first, write: None });
+                self.push(prompt[first - 1], first - 1, StepRow { table, visible: first, write: None });
             }
             if let Some((when, row)) = tail.last
                 && when == step

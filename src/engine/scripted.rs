@@ -26,16 +26,17 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::stats::{Counters, add};
-use super::{
-    Answer, ChoiceRequest, Completion, Engine, Finish, Message, Probabilities, Request, RowError, Stats, problem, stop,
-};
+use super::backend::Engine;
+use super::request::{Answer, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError, problem};
+use super::sampling::stop;
+use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
 use crate::data::hash_hex;
 use crate::error::{Error, Result};
+use crate::model::Message;
 
 /// Longest time between two looks at the cancel flag.
-const NAP: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a script file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -168,7 +169,7 @@ impl Scripted {
     }
 
     /// The rule that fits the last message.
-    fn rule(&self, messages: &[Message]) -> std::result::Result<&Rule, RowError> {
+    fn rule(&self, messages: &[Message]) -> std::result::Result<&Rule, RequestError> {
         let asked = messages.last().map_or("", |m| m.content.as_str());
         let fits = |r: &&Rule| {
             r.contains.as_ref().is_none_or(|c| asked.contains(c.as_str()))
@@ -176,7 +177,7 @@ impl Scripted {
         };
         self.script.answer.iter().find(fits).ok_or_else(|| {
             let message = "no rule of the script fits the prompt; add one without `match`".into();
-            RowError { code: "no_answer", message }
+            RequestError { code: "no_answer", message }
         })
     }
 
@@ -184,7 +185,7 @@ impl Scripted {
         let rule = self.rule(&choice.messages)?;
         if rule.chances.is_empty() {
             let message = "the script's rule for the prompt has no `chances`".into();
-            return Err(RowError { code: "no_answer", message });
+            return Err(RequestError { code: "no_answer", message });
         }
         Ok(choice.candidates.iter().map(|c| rule.chances.get(c).copied().unwrap_or(0.)).collect())
     }
@@ -201,7 +202,7 @@ impl Scripted {
             if left.is_zero() {
                 break;
             }
-            std::thread::sleep(left.min(NAP));
+            std::thread::sleep(left.min(POLL_INTERVAL));
         }
         add(&self.counters.requests, requests);
         add(&self.counters.steps, 1);

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::answer::{self, Encoded, Sampled, completion, encode};
-use super::sampler::Scratch;
-use super::stats::{Counters, add};
-use super::{Answer, ChoiceRequest, Config, Engine, Finish, Probabilities, Request, RowError, Sampling, Stats};
+use super::answer::{self, completion, encode};
+use super::backend::Engine;
+use super::config::EngineConfig;
+use super::encoded::{EncodedRequest, SampledTokens};
+use super::request::{Answer, ChoiceRequest, Finish, Probabilities, Request, RequestError};
+use super::sampling::{Sampling, Scratch};
+use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::families::{InferenceModel, Network};
 
 /// What became of a row.
-type Done = (usize, std::result::Result<Sampled, RowError>);
+type Done = (usize, std::result::Result<SampledTokens, RequestError>);
 
 /// A model of a family that is run but not trained. Callers wait for each other from prompt to prompt; requests of a call
 /// that have the same prompt share its computation where the family allows it.
@@ -27,7 +30,7 @@ pub struct Sequential {
 
 impl Sequential {
     /// An engine for the model. Of the sizes, only `pool` counts: sequences are computed one after the other.
-    pub fn new(model: InferenceModel, config: &Config) -> Self {
+    pub fn new(model: InferenceModel, config: &EngineConfig) -> Self {
         let (pool, turn) = (config.pool.clone(), Mutex::default());
         Self { model, pool, counters: Counters::default(), turn }
     }
@@ -37,23 +40,23 @@ impl Sequential {
     }
 
     /// How many tokens an answer may have.
-    fn limit(&self, request: &Encoded) -> usize {
+    fn limit(&self, request: &EncodedRequest) -> usize {
         request.sampling.max_tokens.min(self.model.positions().saturating_sub(request.prompt.len()))
     }
 
     /// Why the model cannot take a request, if it cannot.
-    fn unfit(&self, request: &Encoded) -> Option<RowError> {
+    fn unfit(&self, request: &EncodedRequest) -> Option<RequestError> {
         answer::unfit(&request.prompt, self.model.vocab_size(), self.model.positions())
     }
 
     /// Answers requests that have one prompt.
-    fn answer(&self, requests: Vec<Encoded>, cancel: &CancelFlag, done: &mut Vec<Done>) -> Result<()> {
+    fn answer(&self, requests: Vec<EncodedRequest>, cancel: &CancelFlag, done: &mut Vec<Done>) -> Result<()> {
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
             match (self.unfit(&request), self.limit(&request)) {
                 (Some(error), _) => done.push((request.row, Err(error))),
                 (None, 0) => {
-                    let nothing = Sampled { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
+                    let nothing = SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
                     done.push((request.row, Ok(nothing)));
                 }
                 (None, _) => taken.push(request),
@@ -101,12 +104,12 @@ impl Sequential {
     /// Draws tokens until the answer ends. `network` has read the prompt, `logits` are those after it.
     fn sample(
         &self,
-        request: &Encoded,
+        request: &EncodedRequest,
         network: &mut Network,
         mut logits: Vec<f32>,
         before: impl Fn(usize) -> Result<()>,
         scratch: &mut Scratch,
-    ) -> Result<std::result::Result<Sampled, RowError>> {
+    ) -> Result<std::result::Result<SampledTokens, RequestError>> {
         let (rng, limit) = (request.key.rng(), self.limit(request));
         let (prompt, sampling) = (&request.prompt, &*request.sampling);
         if let Some(ids) = &request.wanted {
@@ -120,16 +123,16 @@ impl Sequential {
             tokens.push(token);
             logprobs.push(logprob);
             if let Some(finish) = answer::finish(&tokens, sampling, limit, &self.model.tokenizer) {
-                return Ok(Ok(Sampled { tokens, logprobs, finish }));
+                return Ok(Ok(SampledTokens { tokens, logprobs, finish }));
             }
             logits = network.push(&[token], &before)?;
         }
     }
 
     /// Runs rows, prompt by prompt.
-    fn run(&self, rows: Vec<Encoded>, cancel: &CancelFlag) -> Result<Vec<Done>> {
+    fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<Done>> {
         let mut done = Vec::with_capacity(rows.len());
-        let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<Encoded>> = BTreeMap::new();
+        let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<EncodedRequest>> = BTreeMap::new();
         for row in rows {
             by_prompt.entry(row.prompt.clone()).or_default().push(row);
         }

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError, never, select, unbounded};
 
-use super::{Answer, Engine, Message, Request, Sampling};
+use super::backend::Engine;
+use super::request::{Answer, Request};
+use super::sampling::Sampling;
 use crate::cancel::CancelFlag;
 use crate::data::{Id, RngKey};
 use crate::error::{Error, Result};
+use crate::model::Message;
 
 /// A new call is made while fewer requests than this are without an answer. Twice the rows that a local engine decodes
 /// together by default, so that there is always one to take the place of one that ended.
@@ -23,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How the prompts of a stream are asked.
 #[derive(Clone, Debug)]
-pub struct Asking {
+pub struct RequestOptions {
     /// Put before conversations that have no system message.
     pub system: Option<String>,
     /// Answers to each prompt.
@@ -40,19 +43,19 @@ pub struct Asking {
 /// conversation came before it: a prompt's answers are the same whatever else is in the stream, and those of its second
 /// occurrence are others than those of its first.
 pub struct RequestBuilder {
-    asking: Asking,
+    options: RequestOptions,
     seen: HashMap<Id, u32>,
 }
 
 impl RequestBuilder {
     /// Asks like this.
-    pub fn new(asking: Asking) -> Self {
-        Self { asking, seen: HashMap::new() }
+    pub fn new(options: RequestOptions) -> Self {
+        Self { options, seen: HashMap::new() }
     }
 
     /// A request for each sample.
     pub fn requests(&mut self, mut messages: Vec<Message>) -> Vec<Request> {
-        if let Some(system) = &self.asking.system
+        if let Some(system) = &self.options.system
             && messages.first().is_none_or(|m| m.role != "system")
         {
             messages.insert(0, Message::new("system", system));
@@ -66,15 +69,15 @@ impl RequestBuilder {
         *occurrence = occurrence.saturating_add(1);
         let request = |sample| Request {
             messages: messages.clone(),
-            sampling: self.asking.sampling.clone(),
-            key: RngKey::new(self.asking.seed, "generate", 0, &row, sample),
+            sampling: self.options.sampling.clone(),
+            key: RngKey::new(self.options.seed, "generate", 0, &row, sample),
         };
-        (0..self.asking.samples).map(request).collect()
+        (0..self.options.samples).map(request).collect()
     }
 }
 
 /// A prompt of a stream: what its caller knows it by, and its requests. Without any, it only keeps its place.
-pub struct Asked<T> {
+pub struct PromptRequests<T> {
     /// Given back with the answers.
     pub tag: T,
     /// Answered together.
@@ -110,7 +113,7 @@ type Tags<T> = Vec<(T, usize)>;
 /// Cancelled, the engine failed, or what came through `prompts` or from the listener.
 pub fn answer_in_order<T: Send>(
     engine: &dyn Engine,
-    prompts: &Receiver<Result<Asked<T>>>,
+    prompts: &Receiver<Result<PromptRequests<T>>>,
     cancel: &CancelFlag,
     listener: &mut impl Listener<T>,
 ) -> Result<()> {
@@ -168,8 +171,8 @@ pub fn answer_in_order<T: Send>(
 
 /// The prompts of a call: this one and those that are there already. And whether there may be more, or why not.
 fn gather<T>(
-    first: Result<Result<Asked<T>>, RecvError>,
-    prompts: &Receiver<Result<Asked<T>>>,
+    first: Result<Result<PromptRequests<T>>, RecvError>,
+    prompts: &Receiver<Result<PromptRequests<T>>>,
 ) -> (Tags<T>, Vec<Request>, bool, Option<Error>) {
     let (mut tags, mut requests) = (Vec::new(), Vec::new());
     let mut next = first.map_err(|_| TryRecvError::Disconnected);
@@ -243,8 +246,8 @@ mod tests {
         }
     }
 
-    fn asker(samples: u32, system: Option<&str>) -> RequestBuilder {
-        RequestBuilder::new(Asking {
+    fn builder(samples: u32, system: Option<&str>) -> RequestBuilder {
+        RequestBuilder::new(RequestOptions {
             system: system.map(str::to_owned),
             samples,
             sampling: Sampling::default(),
@@ -252,14 +255,14 @@ mod tests {
         })
     }
     /// Sends that many prompts, every tenth without a request, and a failure after them if there is one.
-    fn send(count: usize, samples: u32, fails: bool) -> Receiver<Result<Asked<usize>>> {
+    fn send(count: usize, samples: u32, fails: bool) -> Receiver<Result<PromptRequests<usize>>> {
         let (sender, prompts) = crossbeam_channel::bounded(50);
         std::thread::spawn(move || {
-            let mut asker = asker(samples, None);
+            let mut builder = builder(samples, None);
             for tag in 0..count {
                 let messages = vec![Message::new("user", tag.to_string())];
-                let requests = if tag % 10 == 9 { Vec::new() } else { asker.requests(messages) };
-                if sender.send(Ok(Asked { tag, requests })).is_err() {
+                let requests = if tag % 10 == 9 { Vec::new() } else { builder.requests(messages) };
+                if sender.send(Ok(PromptRequests { tag, requests })).is_err() {
                     return;
                 }
             }
@@ -310,7 +313,7 @@ mod tests {
         assert_eq!(of(false, || Err(Error::system("the disk is full"))), "the disk is full");
         assert_eq!(of(true, || Ok(true)), "the file ends in the middle");
         let cancel = CancelFlag::new();
-        let (_sender, silent) = crossbeam_channel::bounded::<Result<Asked<()>>>(1);
+        let (_sender, silent) = crossbeam_channel::bounded::<Result<PromptRequests<()>>>(1);
         cancel.set();
         let e = answer_in_order(&engine, &silent, &cancel, &mut |(), _: Vec<Answer>| Ok(true)).unwrap_err();
         assert_eq!(e.kind(), crate::error::ErrorKind::Cancelled);
@@ -318,24 +321,24 @@ mod tests {
 
     #[test]
     fn draws_depend_on_the_conversation_and_its_occurrence() {
-        let ask = |asker: &mut RequestBuilder, text: &str| asker.requests(vec![Message::new("user", text)]);
+        let ask = |builder: &mut RequestBuilder, text: &str| builder.requests(vec![Message::new("user", text)]);
         let keys = |requests: Vec<Request>| requests.into_iter().map(|r| r.key).collect::<Vec<_>>();
-        let mut one = asker(2, None);
+        let mut one = builder(2, None);
         let (a, b, again) = (keys(ask(&mut one, "a")), keys(ask(&mut one, "b")), keys(ask(&mut one, "a")));
-        let mut other = asker(3, None);
+        let mut other = builder(3, None);
         let (b2, a2) = (keys(ask(&mut other, "b")), keys(ask(&mut other, "a")));
         assert!(a == a2[..2] && b == b2[..2]);
         let mut all = [a, b, again].concat();
-        all.extend(keys(ask(&mut asker(1, Some("s")), "a")));
+        all.extend(keys(ask(&mut builder(1, Some("s")), "a")));
         assert!((1..all.len()).all(|i| !all[..i].contains(&all[i])), "{all:?}");
     }
 
     #[test]
     fn a_system_message_is_put_where_there_is_none() {
-        let mut asker = asker(1, Some("be kind"));
+        let mut builder = builder(1, Some("be kind"));
         let first = |r: Vec<Request>| r[0].messages.iter().map(|m| m.content.clone()).collect::<Vec<_>>();
-        assert_eq!(first(asker.requests(vec![Message::new("user", "a")])), ["be kind", "a"]);
+        assert_eq!(first(builder.requests(vec![Message::new("user", "a")])), ["be kind", "a"]);
         let own = vec![Message::new("system", "be brief"), Message::new("user", "a")];
-        assert_eq!(first(asker.requests(own)), ["be brief", "a"]);
+        assert_eq!(first(builder.requests(own)), ["be brief", "a"]);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::cancel::CancelFlag;
 use crate::data::quoted;
 use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
-use crate::engine::Config;
+use crate::engine::EngineConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::{self, Models};
 use crate::pipeline::{self, Plan};
@@ -151,8 +151,8 @@ fn finished(plan: &Arc<Plan<dyn Operator>>, run: &Arc<Run>) -> Result<()> {
 }
 
 /// The engine's settings by the file's `[engine]` section.
-fn engine_config(plan: &Plan<dyn Operator>) -> Result<Config> {
-    let mut config = Config::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
+fn engine_config(plan: &Plan<dyn Operator>) -> Result<EngineConfig> {
+    let mut config = EngineConfig::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     config.max_rows = plan.engine.max_batch;
     config.kv_memory = plan.engine.kv_memory.unwrap_or(config.kv_memory);
     config.date = plan.date;

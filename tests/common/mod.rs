@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use reflux::cancel::CancelFlag;
 use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
-use reflux::engine::Config;
+use reflux::engine::EngineConfig;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
 use reflux::pipeline::{self, Plan};
@@ -69,8 +69,9 @@ pub fn run(text: &str, dir: &Path, how: &RunOptions) -> (Result<()>, Arc<Watch>)
         stop: stop.clone(),
         stop_after: how.stop_after,
     });
-    let env =
-        RuntimeEnv::new(Models::new("cpu", Config { kv_memory: 64 << 20, ..Config::default() }, plan.seed).unwrap());
+    let env = RuntimeEnv::new(
+        Models::new("cpu", EngineConfig { kv_memory: 64 << 20, ..EngineConfig::default() }, plan.seed).unwrap(),
+    );
     let observer = Arc::clone(&watch) as Arc<dyn Observer>;
     let result = dataflow::run(Shared { plan, run: Arc::new(run), env, observer, stop }, how.workers, how.transport);
     (result, watch)

@@ -3,17 +3,17 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{BLOCK, Plan, Shape, Span, Store};
+use super::plan::{BLOCK, BlockSpan, CacheShape, KvStore, StepPlan};
 
 /// Per layer: keys and values as `[blocks * BLOCK + 1, kv_heads * head_dim]`; the last line takes what must not be kept.
 pub(super) struct Composed {
-    shape: Shape,
+    shape: CacheShape,
     layers: Vec<(Tensor, Tensor)>,
     spare: u32,
 }
 
 impl Composed {
-    pub fn new(shape: Shape, blocks: usize, device: &Device) -> Result<Self> {
+    pub fn new(shape: CacheShape, blocks: usize, device: &Device) -> Result<Self> {
         let lines = blocks * BLOCK + 1;
         let pool = || Tensor::zeros((lines, shape.kv_heads * shape.head_dim), DType::F32, device);
         let layers = (0..shape.layers).map(|_| Ok((pool()?, pool()?))).collect::<Result<_>>()?;
@@ -21,14 +21,14 @@ impl Composed {
     }
 
     /// `[T]` cache lines of the first `visible` positions of a table.
-    fn lines(table: &[Span], visible: usize) -> impl Iterator<Item = u32> {
+    fn lines(table: &[BlockSpan], visible: usize) -> impl Iterator<Item = u32> {
         table.iter().flat_map(|s| (0..s.len).map(|i| s.block * BLOCK as u32 + i)).take(visible)
     }
 }
 
-impl Store for Composed {
-    fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let Shape { kv_heads, head_dim, heads, .. } = self.shape;
+impl KvStore for Composed {
+    fn attend(&mut self, plan: &StepPlan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let CacheShape { kv_heads, head_dim, heads, .. } = self.shape;
         let (q, k, v) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?);
         let (n, width, device) = (plan.rows.len(), kv_heads * head_dim, q.device());
         let (keys, values) = &self.layers[layer];

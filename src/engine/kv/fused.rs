@@ -8,27 +8,27 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use wide::f32x16;
 
-use super::super::numeric::{map_sum, max};
-use super::{BLOCK, Plan, Row, Shape, Span, Store};
+use super::super::sampling::numeric::{map_sum, max};
+use super::plan::{BLOCK, BlockSpan, CacheShape, KvStore, StepPlan, StepRow};
 use crate::model::ops::{Floats, fma};
 
 /// Per layer: keys as `[block, kv_head, head_dim, BLOCK]`, so that a query meets the keys of a block side by side, and
 /// values as `[block, kv_head, BLOCK, head_dim]`.
 pub(super) struct Fused {
-    shape: Shape,
+    shape: CacheShape,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
 
 impl Fused {
     /// The pools are zeroed lazily by the operating system: memory is used as blocks are.
-    pub fn new(shape: Shape, blocks: usize) -> Self {
+    pub fn new(shape: CacheShape, blocks: usize) -> Self {
         let pool = || (0..shape.layers).map(|_| vec![0.; blocks * shape.kv_heads * shape.head_dim * BLOCK]).collect();
         Self { shape, keys: pool(), values: pool() }
     }
 
-    fn write(&mut self, plan: &Plan, layer: usize, k: &[f32], v: &[f32]) {
-        let Shape { kv_heads, head_dim, .. } = self.shape;
+    fn write(&mut self, plan: &StepPlan, layer: usize, k: &[f32], v: &[f32]) {
+        let CacheShape { kv_heads, head_dim, .. } = self.shape;
         let (keys, values) = (&mut self.keys[layer], &mut self.values[layer]);
         for (i, row) in plan.rows.iter().enumerate() {
             let Some((block, offset)) = row.write else { continue };
@@ -44,8 +44,8 @@ impl Fused {
     }
 }
 
-impl Store for Fused {
-    fn attend(&mut self, plan: &Plan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+impl KvStore for Fused {
+    fn attend(&mut self, plan: &StepPlan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (n, heads, head_dim) = q.dims3()?;
         self.write(plan, layer, &Floats::of(&k.contiguous()?)?, &Floats::of(&v.contiguous()?)?);
         let kv_heads = self.shape.kv_heads;
@@ -56,8 +56,8 @@ impl Store for Fused {
         let numbers = Floats::of(&contiguous)?;
         let tasks = out.par_chunks_mut(group).zip(numbers.par_chunks(group)).enumerate();
         tasks.for_each_init(Vec::new, |scores, (i, (out, q))| {
-            let Row { table, visible, .. } = plan.rows[i / kv_heads];
-            let pane = |span: &Span| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
+            let StepRow { table, visible, .. } = plan.rows[i / kv_heads];
+            let pane = |span: &BlockSpan| (span.block as usize * kv_heads + i % kv_heads) * head_dim * BLOCK;
             attend_head(&plan.tables[table], visible, head_dim, q, out, scores, |span| {
                 let at = pane(span)..pane(span) + head_dim * BLOCK;
                 (&keys[at.clone()], &values[at])
@@ -70,13 +70,13 @@ impl Store for Fused {
 /// The query heads of one row that share a kv head: `q` and `out` are `[group, head_dim]`; `pane` gives the keys and
 /// values of a span's block for that kv head.
 fn attend_head<'a>(
-    table: &[Span],
+    table: &[BlockSpan],
     visible: usize,
     head_dim: usize,
     q: &[f32],
     out: &mut [f32],
     scores: &mut Vec<f32>,
-    pane: impl Fn(&Span) -> (&'a [f32], &'a [f32]),
+    pane: impl Fn(&BlockSpan) -> (&'a [f32], &'a [f32]),
 ) {
     let mut done = 0;
     let spans = table.iter().map_while(|span| {

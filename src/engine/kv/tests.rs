@@ -30,8 +30,8 @@ fn plain(q: &[f32], keys: &[&[f32]], values: &[&[f32]], visible: usize) -> Vec<f
 fn fused_and_composed_agree_with_plain_attention() {
     let mut rng = Lcg(3);
     for (heads, kv_heads, head_dim) in [(9, 3, 64), (4, 2, 8), (5, 1, 20), (2, 2, 80), (8, 1, 64)] {
-        let shape = Shape { layers: 2, heads, kv_heads, head_dim };
-        let mut stores: Vec<Box<dyn Store>> = vec![
+        let shape = CacheShape { layers: 2, heads, kv_heads, head_dim };
+        let mut stores: Vec<Box<dyn KvStore>> = vec![
             Box::new(fused::Fused::new(shape, 32)),
             Box::new(composed::Composed::new(shape, 32, &Device::Cpu).unwrap()),
         ];
@@ -39,26 +39,26 @@ fn fused_and_composed_agree_with_plain_attention() {
         let mut free: Vec<u32> = (0..32).collect();
         (0..32).for_each(|i| free.swap(i, rng.below(32)));
         // Three sequences that grow over several steps; their keys and values per layer.
-        let mut tables: Vec<Vec<Span>> = vec![Vec::new(); 3];
+        let mut tables: Vec<Vec<BlockSpan>> = vec![Vec::new(); 3];
         let mut history = vec![vec![(Vec::new(), Vec::new()); 3]; 2];
         for step in 0..6 {
-            let mut plan = Plan::default();
+            let mut plan = StepPlan::default();
             for (table, spans) in tables.iter_mut().enumerate() {
                 let mut seen: usize = spans.iter().map(|s| s.len as usize).sum();
                 for _ in 0..rng.below(22) {
                     // A span may be left short, as the end of a prompt is.
                     let full = spans.last().is_none_or(|s| s.len as usize == BLOCK || rng.below(20) == 0);
                     if full {
-                        spans.push(Span { block: free.pop().unwrap(), len: 0 });
+                        spans.push(BlockSpan { block: free.pop().unwrap(), len: 0 });
                     }
                     let last = spans.last_mut().unwrap();
                     let write = Some((last.block, last.len));
                     last.len += 1;
                     seen += 1;
-                    plan.rows.push(Row { table, visible: seen, write });
+                    plan.rows.push(StepRow { table, visible: seen, write });
                 }
                 if seen > 0 && rng.below(2) == 0 {
-                    plan.rows.push(Row { table, visible: seen, write: None });
+                    plan.rows.push(StepRow { table, visible: seen, write: None });
                 }
             }
             plan.tables = tables.clone();
@@ -104,11 +104,11 @@ fn fused_and_composed_agree_with_plain_attention() {
 
 #[test]
 fn half_precision_is_attended_in_f32() {
-    let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 4 };
+    let shape = CacheShape { layers: 1, heads: 2, kv_heads: 1, head_dim: 4 };
     let mut store = composed::Composed::new(shape, 2, &Device::Cpu).unwrap();
-    let plan = Plan {
-        tables: vec![vec![Span { block: 1, len: 1 }]],
-        rows: vec![Row { table: 0, visible: 1, write: Some((1, 0)) }],
+    let plan = StepPlan {
+        tables: vec![vec![BlockSpan { block: 1, len: 1 }]],
+        rows: vec![StepRow { table: 0, visible: 1, write: Some((1, 0)) }],
     };
     let ones = |h: usize| Tensor::ones((1, h, 4), DType::BF16, &Device::Cpu).unwrap();
     let out = store.attend(&plan, 0, &ones(2), &ones(1), &ones(1)).unwrap();

@@ -70,9 +70,9 @@ impl Expected {
     }
 
     fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, asked: Vec<(&str, AnswerPrefix)>) -> Result<Vec<Judgement>> {
-        let choice = |(text, begun)| ChoiceRequest {
+        let choice = |(text, prefix)| ChoiceRequest {
             messages: vec![Message::new("user", text)],
-            begun,
+            prefix,
             candidates: Arc::clone(&self.scores),
         };
         let chances = engine.choose(asked.into_iter().map(choice).collect(), &cancel(cx))?;

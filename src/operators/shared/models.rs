@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use super::hub;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, ModelAt};
-use crate::engine::{Config, Engine, Scripted, Stats, open, scripted, start};
+use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
@@ -31,7 +31,7 @@ pub(crate) fn cancel(cx: &Context<'_>) -> CancelFlag {
 /// The shared models. One per run.
 pub struct Models {
     device: Device,
-    config: Config,
+    config: EngineConfig,
     seed: u64,
     engines: Mutex<BTreeMap<String, Loaded>>,
     /// What the engines had done that were let go.
@@ -69,7 +69,7 @@ impl Models {
     ///
     /// # Errors
     /// There is no such device.
-    pub fn new(device_name: &str, config: Config, seed: u64) -> Result<Self> {
+    pub fn new(device_name: &str, config: EngineConfig, seed: u64) -> Result<Self> {
         Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default(), gone: Mutex::default() })
     }
 

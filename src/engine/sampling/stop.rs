@@ -1,10 +1,10 @@
 //! Stop strings, looked for in the text of an answer.
 
-use super::Sampling;
+use super::options::Sampling;
 
 /// Where the text of an answer ends because of a stop string: at the first one that is not complete before token
 /// `min_tokens`.
-pub(super) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> Option<usize> {
+pub(crate) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> Option<usize> {
     if sampling.stop.is_empty() || tokens.len() < sampling.min_tokens {
         return None;
     }
@@ -16,7 +16,7 @@ pub(super) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -
 }
 
 /// Where the first of the stop strings that end after byte `exempt` begins.
-pub(super) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> {
+pub(crate) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> {
     let first = |s: &String| {
         let from = (exempt + 1).saturating_sub(s.len());
         let from = (from..=text.len()).find(|&i| text.is_char_boundary(i))?;
@@ -27,7 +27,7 @@ pub(super) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> 
 
 /// Whether the answer has reached a stop string. Called after every token, so only as many of the last tokens are
 /// decoded as could hold one; what they seem to hold is then looked for in the whole text, which may read otherwise.
-pub(super) fn reached(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> bool {
+pub(crate) fn reached(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> bool {
     let Some(longest) = sampling.stop.iter().map(String::len).max() else { return false };
     // A token has at least a byte of text, but for special ones; a few more tokens allow for those.
     let tail = &tokens[tokens.len().saturating_sub(longest + 8)..];

@@ -58,7 +58,7 @@ fn check(logits: &[f32], s: &Sampling, context: &[u32], banned: &[u32], key: u64
     let mut counts = vec![0u64; logits.len()];
     for i in 0..N {
         let context = [&context[..context.len() / 2], &context[context.len() / 2..]];
-        let draw = Draw { logits, sampling: s, context, banned: [&[], banned], uniform: uniform(key, i) };
+        let draw = TokenDraw { logits, sampling: s, context, banned: [&[], banned], uniform: uniform(key, i) };
         let (token, logprob) = draw.token(&mut scratch).unwrap();
         counts[token as usize] += 1;
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
@@ -105,7 +105,7 @@ fn the_nucleus_ends_exactly_at_its_mass() {
         let s = Sampling { top_p, ..Sampling::default() };
         let seen: std::collections::BTreeSet<u32> = (0..2000)
             .map(|i| {
-                let draw = Draw {
+                let draw = TokenDraw {
                     logits: &logits,
                     sampling: &s,
                     context: [&[], &[]],
@@ -120,7 +120,8 @@ fn the_nucleus_ends_exactly_at_its_mass() {
     }
     // Exactly half the mass: two of four equal tokens, not three.
     let s = Sampling { top_p: 0.5, ..Sampling::default() };
-    let draw = Draw { logits: &[1.; 4], sampling: &s, context: [&[], &[]], banned: [&[], &[]], uniform: 0.999_999 };
+    let draw =
+        TokenDraw { logits: &[1.; 4], sampling: &s, context: [&[], &[]], banned: [&[], &[]], uniform: 0.999_999 };
     assert_eq!(draw.token(&mut Scratch::default()).unwrap().0, 1);
 }
 
@@ -139,7 +140,8 @@ fn shortcuts_over_a_large_vocabulary_keep_the_exact_set() {
         };
         let p = exact(&logits, &s, &[], &[]);
         let set = p.iter().filter(|&&p| p > 0.).count();
-        let mut draw = Draw { logits: &logits, sampling: &s, context: [&[], &[]], banned: [&[], &[]], uniform: 0. };
+        let mut draw =
+            TokenDraw { logits: &logits, sampling: &s, context: [&[], &[]], banned: [&[], &[]], uniform: 0. };
         let filtered = s.top_p < 1. || s.top_k > 0 || s.min_p > 0.;
         draw.token(&mut scratch).unwrap();
         if filtered {
@@ -162,7 +164,7 @@ fn the_whole_vocabulary_is_drawn_from_stretch_by_stretch() {
     let mut sum = 0.;
     for (id, p) in p.iter().enumerate() {
         // The middle of a token's share of [0, 1) draws that token.
-        let draw = Draw {
+        let draw = TokenDraw {
             logits: &logits,
             sampling: &Sampling::default(),
             context: [&[], &[]],
@@ -180,7 +182,7 @@ fn the_whole_vocabulary_is_drawn_from_stretch_by_stretch() {
 fn temperature_zero_is_greedy_and_the_lowest_id_wins() {
     let s = Sampling { temperature: 0., top_k: 3, ..Sampling::default() };
     let pick = |logits: &[f32], banned: &[u32], context: &[u32], s: &Sampling| {
-        let draw = Draw { logits, sampling: s, context: [context, &[]], banned: [banned, &[]], uniform: 0.99 };
+        let draw = TokenDraw { logits, sampling: s, context: [context, &[]], banned: [banned, &[]], uniform: 0.99 };
         draw.token(&mut Scratch::default()).map(|t| t.0)
     };
     assert_eq!(pick(&[1., 3., 3., 2.], &[], &[], &s), Some(1));
@@ -195,7 +197,7 @@ fn temperature_zero_is_greedy_and_the_lowest_id_wins() {
 #[test]
 fn bad_logits_and_a_wholly_banned_vocabulary_draw_nothing() {
     for logits in [[f32::NAN, 1.], [f32::INFINITY, 1.], [f32::NEG_INFINITY, 1.]] {
-        let draw = Draw {
+        let draw = TokenDraw {
             logits: &logits,
             sampling: &Sampling::default(),
             context: [&[], &[]],
@@ -204,7 +206,7 @@ fn bad_logits_and_a_wholly_banned_vocabulary_draw_nothing() {
         };
         assert_eq!(draw.token(&mut Scratch::default()), None);
     }
-    let draw = Draw {
+    let draw = TokenDraw {
         logits: &[1., 2.],
         sampling: &Sampling::default(),
         context: [&[], &[]],

@@ -14,7 +14,7 @@ fn padded(rest: &[f32], fill: f32) -> f32x16 {
 }
 
 /// Largest element; negative infinity if there is none. NaN is passed over or not, as it falls.
-pub(super) fn max(xs: &[f32]) -> f32 {
+pub(crate) fn max(xs: &[f32]) -> f32 {
     let (lines, rest) = xs.as_chunks::<16>();
     let most = lines.iter().fold(padded(rest, f32::NEG_INFINITY), |most, line| most.fast_max(f32x16::from(*line)));
     most.to_array().into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
@@ -22,7 +22,7 @@ pub(super) fn max(xs: &[f32]) -> f32 {
 
 /// Sum of `f(x)` over all elements, in a fixed order.
 #[inline(always)]
-pub(super) fn sum_of(xs: &[f32], f: impl Fn(f32x16) -> f32x16) -> f64 {
+pub(crate) fn sum_of(xs: &[f32], f: impl Fn(f32x16) -> f32x16) -> f64 {
     let mut total = 0.;
     for stretch in xs.chunks(STRETCH) {
         let (lines, rest) = stretch.as_chunks::<16>();
@@ -37,7 +37,7 @@ pub(super) fn sum_of(xs: &[f32], f: impl Fn(f32x16) -> f32x16) -> f64 {
 
 /// Replaces every `x` by `f(x)` and returns their sum, in the order of [`sum_of`].
 #[inline(always)]
-pub(super) fn map_sum(xs: &mut [f32], f: impl Fn(f32x16) -> f32x16) -> f64 {
+pub(crate) fn map_sum(xs: &mut [f32], f: impl Fn(f32x16) -> f32x16) -> f64 {
     let (lines, rest) = xs.as_chunks_mut::<16>();
     for line in lines {
         *line = f(f32x16::from(*line)).to_array();

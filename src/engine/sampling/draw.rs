@@ -3,12 +3,12 @@
 
 use wide::f32x16;
 
-use super::Sampling;
 use super::numeric::{map_sum, max, sum_of};
+use super::options::Sampling;
 
 /// Buffers that are used again from token to token.
 #[derive(Default)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     /// Weights relative to the likeliest token, by id.
     weights: Vec<f32>,
     /// Weights and ids of tokens that are left, likeliest first.
@@ -17,7 +17,7 @@ pub(super) struct Scratch {
 }
 
 /// What a draw is made from.
-pub(super) struct Draw<'a> {
+pub(crate) struct TokenDraw<'a> {
     /// One logit per token id.
     pub logits: &'a [f32],
     pub sampling: &'a Sampling,
@@ -30,12 +30,12 @@ pub(super) struct Draw<'a> {
 }
 
 /// 53 random bits as a number in [0, 1).
-pub(super) fn unit(bits: u64) -> f64 {
+pub(crate) fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Natural log-probabilities of tokens at temperature 1 over the full vocabulary; none if the logits are not finite numbers.
-pub(super) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
+pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
     if sum_of(logits, |x| x * f32x16::ZERO) != 0. {
         return None;
     }
@@ -44,7 +44,7 @@ pub(super) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
     ids.iter().map(|&id| Some((f64::from(*logits.get(id as usize)?) - f64::from(top) - log_total) as f32)).collect()
 }
 
-impl Draw<'_> {
+impl TokenDraw<'_> {
     /// The token and its natural log-probability at temperature 1 over the full vocabulary; none if the logits are not
     /// finite numbers, or every token is banned.
     pub fn token(&self, scratch: &mut Scratch) -> Option<(u32, f32)> {
@@ -185,5 +185,5 @@ fn draw_any(weights: &[f32], uniform: f64) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[path = "sampler_tests.rs"]
+#[path = "tests.rs"]
 mod tests;

@@ -1,0 +1,64 @@
+//! Settings of an engine.
+
+use std::sync::Arc;
+
+use rayon::ThreadPool;
+
+use crate::error::{Error, Result};
+use crate::jinja::DateTime;
+
+/// Settings of a local engine. None but the date changes what a request gets.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Most rows of a step, and most sequences at once.
+    pub max_rows: usize,
+    /// Most prompt rows of a step.
+    pub prefill_chunk: usize,
+    /// Bytes for cached keys and values of all sequences together. A single sequence that needs more gets more.
+    pub kv_memory: u64,
+    /// What chat templates see as the present time, see [`Tokenizer::with_date`].
+    pub date: Option<DateTime>,
+    /// Threads that compute; rayon's global pool (one per core) if none are given. Engines may share them.
+    pub pool: Option<Arc<ThreadPool>>,
+}
+
+impl EngineConfig {
+    /// With this many threads of its own, started now, with the priority of whoever calls; `None` changes nothing.
+    ///
+    /// # Errors
+    /// The threads could not be started.
+    pub fn with_threads(self, threads: Option<usize>) -> Result<Self> {
+        let Some(threads) = threads else { return Ok(self) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        let pool = pool.map_err(|e| Error::no_thread("the engine's threads", e))?;
+        Ok(Self { pool: Some(Arc::new(pool)), ..self })
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { max_rows: 256, prefill_chunk: 256, kv_memory: default_kv_memory(), date: None, pool: None }
+    }
+}
+
+/// A quarter of the memory that this process can have now, at most 8 GiB; 1 GiB where the system does not say.
+fn default_kv_memory() -> u64 {
+    const GIB: u64 = 1 << 30;
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let kib = |text: String, key: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse::<u64>();
+        Some(line.ok()?.saturating_mul(1024))
+    };
+    let free = text("/proc/meminfo").and_then(|text| kib(text, "MemAvailable:"));
+    // What a container may use, and what `ulimit -v` leaves.
+    let group = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<u64>().ok());
+    let used = text("/sys/fs/cgroup/memory.current").and_then(|text| text.trim().parse::<u64>().ok());
+    let group = group.map(|most| most.saturating_sub(used.unwrap_or(0)));
+    let address = text("/proc/self/limits").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    let mapped = text("/proc/self/status").and_then(|text| kib(text, "VmSize:"));
+    let address = address.map(|most| most.saturating_sub(mapped.unwrap_or(0)));
+    [free, group, address].into_iter().flatten().min().map_or(GIB, |bytes| (bytes / 4).min(8 * GIB))
+}
