@@ -219,7 +219,7 @@ fn three_steps(llama: &Llama, run: &str, dtype: DType) -> Vec<StepMetrics> {
     let limits = Limits { max_items: 2, ..Limits::default() };
     let mut trainer = Trainer::new(llama, optimizer, schedule, 3, limits).unwrap();
     let objective = Objective::default();
-    assert!((objective.knobs.beta - BETA).abs() < 1e-12);
+    assert!((objective.params.beta - BETA).abs() < 1e-12);
     let (pairs, examples) = (pairs(dtype), examples());
     let step = |i: usize| match run {
         "sft" => trainer.sft_step(&examples[4 * i..4 * i + 4].iter().collect::<Vec<_>>(), &mut Quiet).unwrap(),

@@ -193,11 +193,7 @@ fn gradients_are_those_of_finite_differences() {
     let pairs = against("reference");
     let batch: Vec<&Pair> = pairs[..4].iter().collect();
     let config = DpoConfig {
-        objective: Objective {
-            nll_weight: 0.3,
-            knobs: LossParams { beta: 0.5, ..LossParams::default() },
-            ..Objective::default()
-        },
+        objective: Objective { nll_weight: 0.3, params: LossParams::new(0.5), ..Objective::default() },
         ..DpoConfig::default()
     };
     let loss_of = |weights: &BTreeMap<String, Tensor>| {

@@ -78,14 +78,21 @@ fn sft_equals_trl() {
     }
 }
 
+/// The parameters of the losses that a golden gives, by their keys.
+fn loss_params(golden: &Value) -> LossParams {
+    let mut params = LossParams::new(golden["beta"].as_f64().unwrap());
+    for parameter in losses::parameters() {
+        if let Some(value) = golden[parameter.key].as_f64() {
+            params.set(parameter, value);
+        }
+    }
+    params
+}
+
 fn objective(run: &Value) -> Objective {
     Objective {
         loss: losses::by_name(run["loss"].as_str().unwrap()).unwrap(),
-        knobs: LossParams {
-            beta: run["beta"].as_f64().unwrap(),
-            label_smoothing: run["label_smoothing"].as_f64().unwrap_or(0.),
-            ..LossParams::default()
-        },
+        params: loss_params(run),
         nll_weight: run["nll_weight"].as_f64().unwrap(),
         replay_weight: 0.,
         ld_alpha: run["ld_alpha"].as_f64(),
@@ -249,7 +256,6 @@ fn losses_equal_torch_in_value_and_gradient() {
     }
     for case in cases {
         let loss = losses::by_name(case["loss"].as_str().unwrap()).unwrap();
-        let knob = |name: &str| case[name].as_f64().unwrap();
         let (chosen, rejected) =
             (Var::from_tensor(&tensor("chosen")).unwrap(), Var::from_tensor(&tensor("rejected")).unwrap());
         let scores = Scores {
@@ -261,12 +267,7 @@ fn losses_equal_torch_in_value_and_gradient() {
             rejected_tokens: tensor("rejected_tokens"),
             margin: tensor("margin"),
             consistency: tensor("consistency"),
-            knobs: LossParams {
-                beta: knob("beta"),
-                label_smoothing: knob("label_smoothing"),
-                gamma: knob("gamma"),
-                margin_scale: knob("margin_scale"),
-            },
+            params: loss_params(case),
         };
         let each = (loss.each)(&scores).unwrap();
         let grads = each.sum_all().unwrap().backward().unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::StepMetrics;
+use super::metrics::StepMetrics;
 use crate::error::{Context, Error, Result};
 use crate::model::{read_tensors, write_tensors};
 
@@ -29,7 +29,7 @@ const FORMAT: u32 = 1;
 pub struct Checkpoint {
     /// The trainable weights by name.
     pub weights: BTreeMap<String, Tensor>,
-    /// The optimizer's moments; see [`Trainer::moments`](super::trainer::Trainer::moments).
+    /// The optimizer's moments; see [`Trainer::moments`](super::Trainer::moments).
     pub moments: BTreeMap<String, Tensor>,
     /// The weights that the validation measure likes best so far, where they are wanted and are not `weights`.
     pub best: Option<BTreeMap<String, Tensor>>,

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use super::adamw::AdamWConfig;
-use super::order::ReplaySampler;
-use super::reference::Reference;
+use super::metrics::Trained;
+use super::objective::Objective;
+use super::order::{ReplaySampler, order};
+use super::pack::Limits;
+use super::progress::Progress;
+use super::rows::{Example, Pair, Problem, check_reference};
 use super::schedule::{Decay, Schedule, Warmup};
-use super::sft::usable_examples;
-use super::sft::{longest, nothing_left, unknown_token};
-use super::trainer::check_reference;
-use super::trainer::{Limits, Objective, Trainer};
+use super::trainer::Trainer;
 use super::training_loop::{DataFingerprint, TrainingLoop};
+use super::usable::{nothing_left, usable_examples, usable_pairs};
 use super::validation::Validation;
-use super::{Example, Pair, Problem, Progress, Trained, order};
 use crate::error::Result;
 use crate::model::backprop::Options;
 use crate::model::{Config, Llama};
@@ -73,60 +74,6 @@ impl Default for DpoConfig {
             validation: None,
         }
     }
-}
-
-/// Which pairs can be trained on, and what is wrong with the others.
-pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -> (Vec<usize>, Vec<Problem>) {
-    let limit = longest(model, max_length);
-    let (mut usable, mut problems) = (Vec::new(), Vec::new());
-    for (i, pair) in pairs.iter().enumerate() {
-        let length = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
-        let problem = if pair.prompt.is_empty() {
-            Some(("empty_prompt", "the prompt has no token".to_owned()))
-        } else if pair.chosen.is_empty() || pair.rejected.is_empty() {
-            let which = if pair.chosen.is_empty() { "chosen" } else { "rejected" };
-            Some(("empty_completion", format!("the {which} completion has no token")))
-        } else if pair.chosen == pair.rejected {
-            Some((
-                "equal_completions",
-                "chosen and rejected are the same tokens; there is nothing to prefer".to_owned(),
-            ))
-        } else if length > limit {
-            let message = format!("prompt and completion have {length} tokens, at most {limit} fit");
-            Some(("too_long", format!("{message}; ask for shorter answers or raise max_length")))
-        } else if let Some(message) = pair.reference.as_ref().and_then(|r| bad_reference(pair, r)) {
-            Some(("bad_reference", message))
-        } else if !pair.margin.is_finite() {
-            Some(("bad_margin", "the difference of the scores is no finite number; judge the answers anew".to_owned()))
-        } else if !(0.0..=1.0).contains(&pair.consistency) {
-            Some(("bad_consistency", format!("the consistency is {}, it must be from 0 to 1", pair.consistency)))
-        } else {
-            unknown_token(model, &[&pair.prompt, &pair.chosen, &pair.rejected])
-        };
-        match problem {
-            Some((code, message)) => problems.push(Problem { id: pair.id.clone(), code, message }),
-            None => usable.push(i),
-        }
-    }
-    (usable, problems)
-}
-
-/// What is wrong with a pair's reference, if something is.
-fn bad_reference(pair: &Pair, reference: &Reference) -> Option<String> {
-    for (which, tokens, logprobs) in
-        [("chosen", &pair.chosen, &reference.chosen), ("rejected", &pair.rejected, &reference.rejected)]
-    {
-        if tokens.len() != logprobs.len() {
-            let (n, found) = (tokens.len(), logprobs.len());
-            return Some(format!(
-                "the {which} completion has {n} tokens, its reference {found} log-probabilities; compute them anew"
-            ));
-        }
-        if logprobs.iter().any(|l| !l.is_finite()) {
-            return Some("the reference log-probabilities are not finite; compute them anew".to_owned());
-        }
-    }
-    None
 }
 
 /// Trains `llama` to prefer the chosen completions, relative to the reference whose log-probabilities the pairs carry

@@ -1,10 +1,9 @@
 //! Log-probabilities of given completions, as training computes them: the reference of DPO, and what `reflux logprobs` prints.
 
-use super::Progress;
-use super::pack::{Pack, runs};
-use super::reference::sum;
-use super::sft::{longest, unknown_token};
-use super::trainer::Limits;
+use super::pack::{Limits, Pack, runs};
+use super::progress::{Progress, Quiet};
+use super::rows::sum;
+use super::usable::{longest, unknown_token};
 use crate::error::{Error, Result};
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama, Message, Tokenizer, Unwritten};
@@ -92,7 +91,7 @@ impl Scored {
         count(self.prompt.len(), self.completions.iter().map(Vec::len))
     }
 
-    /// What keeps it from being scored, if something does: the problems of [`usable_pairs`](super::dpo::usable_pairs), but
+    /// What keeps it from being scored, if something does: the problems of [`usable_pairs`](super::usable_pairs), but
     /// that equal completions do no harm here.
     pub fn problem(&self, model: &Config, max_length: Option<usize>) -> Option<String> {
         let limit = longest(model, max_length);
@@ -123,7 +122,7 @@ pub fn logprobs(llama: &Llama, rows: &[Scored], limits: Limits) -> Result<Vec<Ve
         return Err(Error::user(problem));
     }
     let branches: Vec<Branches<'_>> = rows.iter().map(Scored::branches).collect();
-    let tokens = branch_logprobs(llama, &branches, limits, &mut super::Quiet)?;
+    let tokens = branch_logprobs(llama, &branches, limits, &mut Quiet)?;
     let mut sums = tokens.iter().map(|logprobs| sum(logprobs));
     Ok(rows.iter().map(|r| sums.by_ref().take(r.completions.len()).collect()).collect())
 }

@@ -81,6 +81,21 @@ impl Pack {
     }
 }
 
+/// How much one forward may hold. Activation memory grows with it; results do not depend on it but for float order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Rows (tokens) of a forward. A sequence or pair that alone has more still gets its own forward.
+    pub max_rows: usize,
+    /// Sequences or pairs of a forward.
+    pub max_items: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_rows: 2048, max_items: usize::MAX }
+    }
+}
+
 /// Cuts items of the given row counts into runs that fit `max_rows` (an item that alone does not fit is a run of its
 /// own) and hold at most `max_items`.
 pub(super) fn runs(rows: &[usize], max_rows: usize, max_items: usize) -> Vec<Range<usize>> {

@@ -1,15 +1,19 @@
 //! Supervised fine-tuning: passes over examples in seeded order.
 
 use super::adamw::AdamWConfig;
-use super::pack::runs;
+use super::metrics::Trained;
+use super::order::order;
+use super::pack::{Limits, runs};
+use super::progress::Progress;
+use super::rows::Example;
 use super::schedule::{Decay, Schedule, Warmup};
-use super::trainer::{Limits, Trainer};
+use super::trainer::Trainer;
 use super::training_loop::{DataFingerprint, TrainingLoop};
+use super::usable::{nothing_left, usable_examples};
 use super::validation::Validation;
-use super::{Example, Problem, Progress, Trained, order};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::Llama;
 use crate::model::backprop::Options;
-use crate::model::{Config, Llama};
 
 /// How many examples a batch takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,57 +72,6 @@ impl Default for SftConfig {
             seed: 0,
             validation: None,
         }
-    }
-}
-
-/// Which examples can be trained on, and what is wrong with the others.
-pub fn usable_examples(model: &Config, examples: &[Example], max_length: Option<usize>) -> (Vec<usize>, Vec<Problem>) {
-    let longest = longest(model, max_length);
-    let (mut usable, mut problems) = (Vec::new(), Vec::new());
-    for (i, e) in examples.iter().enumerate() {
-        let problem = if e.tokens.len() <= e.context.max(1) {
-            Some(("empty_completion", "there is no token to learn after the context".to_owned()))
-        } else if e.tokens.len() > longest {
-            Some((
-                "too_long",
-                format!("{} tokens, at most {longest} fit; shorten it or raise max_length", e.tokens.len()),
-            ))
-        } else {
-            unknown_token(model, &[&e.tokens])
-        };
-        match problem {
-            Some((code, message)) => problems.push(Problem { id: i.to_string(), code, message }),
-            None => usable.push(i),
-        }
-    }
-    (usable, problems)
-}
-
-/// Longest sequence that is trained on, in tokens.
-pub(super) fn longest(model: &Config, max_length: Option<usize>) -> usize {
-    max_length.unwrap_or(usize::MAX).min(model.max_position_embeddings)
-}
-
-/// The problem of a token that the model does not have.
-pub(super) fn unknown_token(model: &Config, sequences: &[&[u32]]) -> Option<(&'static str, String)> {
-    let token = sequences.iter().copied().flatten().find(|&&t| t as usize >= model.vocab_size)?;
-    let message = format!(
-        "token {token} is not in the model's vocabulary of {}; was it made with another tokenizer?",
-        model.vocab_size
-    );
-    Some(("unknown_token", message))
-}
-
-/// An error if nothing is left to train on.
-pub(super) fn nothing_left(what: &str, usable: &[usize], problems: &[Problem]) -> Result<()> {
-    match (usable, problems) {
-        ([], []) => Err(Error::user(format!("there are no {what} to train on"))),
-        ([], [first, ..]) => {
-            let (id, code, message) = (&first.id, first.code, &first.message);
-            let all = problems.len();
-            Err(Error::user(format!("none of the {all} {what} can be trained on; the first, {id}: {code}, {message}")))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! DPO on pairs that come while others are still being made: microbatches in their order, one pass.
 
 use super::checkpoint::Checkpoint;
-use super::dpo::Steps;
-use super::dpo::{DpoConfig, usable_pairs};
-use super::sft::nothing_left;
-use super::trainer::check_reference;
+use super::dpo::{DpoConfig, Steps};
+use super::metrics::Trained;
+use super::progress::Progress;
+use super::rows::{Example, Pair, check_reference};
 use super::training_loop::DataFingerprint;
-use super::{Example, Pair, Progress, Trained};
+use super::usable::{nothing_left, usable_pairs};
 use crate::error::Result;
 use crate::model::Llama;
 

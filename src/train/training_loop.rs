@@ -7,14 +7,13 @@ use std::io::Write;
 use candle_core::Tensor;
 
 use super::checkpoint::Checkpoint;
+use super::metrics::{StepMetrics, Trained};
+use super::progress::Progress;
+use super::rows::Problem;
 use super::trainer::Trainer;
-use super::validation::{Keep, Rules};
-use super::{Problem, Progress, StepMetrics, Trained};
+use super::validation::{Evaluate, Keep, Rules};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Llama;
-
-/// What a validation measures: fills in the `eval_` metrics.
-pub(super) type Evaluate<'a> = Box<dyn Fn(&Llama, &mut StepMetrics, &mut dyn Progress) -> Result<()> + 'a>;
 
 /// The rows that a training was given, in their order.
 #[derive(Default)]

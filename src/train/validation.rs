@@ -1,23 +1,19 @@
 //! Validation while training: a measure on rows that are not trained on, by which training may stop early and the
 //! weights to keep are chosen (arXiv 2401.10020, section 3.1.3: checkpoints every 200 steps, picked on held-out data).
 
-use candle_core::{Device, Tensor};
-
-use super::dpo::usable_pairs;
 use super::logprobs::{Branches, branch_logprobs, frozen};
-use super::losses::Scores;
-use super::pack::{Pack, runs};
-use super::reference::Reference;
-use super::reference::sum;
-use super::sft::nothing_left;
-use super::sft::usable_examples;
-use super::trainer::check_reference;
-use super::trainer::{Limits, Objective};
-use super::training_loop::Evaluate;
-use super::{Example, Pair, Progress, StepMetrics};
+use super::metrics::StepMetrics;
+use super::objective::{Objective, on_cpu};
+use super::pack::{Limits, Pack, runs};
+use super::progress::Progress;
+use super::rows::{Example, Pair, Reference, check_reference, sum};
+use super::usable::{nothing_left, usable_examples, usable_pairs};
 use crate::error::Result;
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama};
+
+/// What a validation measures: fills in the `eval_` metrics.
+pub(super) type Evaluate<'a> = Box<dyn Fn(&Llama, &mut StepMetrics, &mut dyn Progress) -> Result<()> + 'a>;
 
 /// What is measured on the held-out rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -143,7 +139,7 @@ impl Validation<Pair> {
             check_reference(pair)?;
         }
         let evaluate = move |llama: &Llama, metrics: &mut StepMetrics, progress: &mut dyn Progress| {
-            rewards(llama, &rows, objective, limits, metrics, progress)
+            evaluate_pairs(llama, &rows, objective, limits, metrics, progress)
         };
         Ok((self.rules(), Box::new(evaluate)))
     }
@@ -166,7 +162,7 @@ fn mean_loss(llama: &Llama, examples: &[&Example], limits: Limits, progress: &mu
 }
 
 /// The objective without replay, and the rewards, as a step of DPO has them; no gradient is kept.
-fn rewards(
+fn evaluate_pairs(
     llama: &Llama,
     pairs: &[&Pair],
     objective: &Objective,
@@ -184,35 +180,17 @@ fn rewards(
     let alpha = objective.ld_alpha;
     let (chosen, rejected): (Vec<f64>, Vec<f64>) = policy.iter().map(|p| p.weighted_sums(alpha)).unzip();
     let reference = pairs.iter().map(|p| Ok(check_reference(p)?.weighted_sums(alpha))).collect::<Result<Vec<_>>>()?;
-    let (ref_chosen, ref_rejected): (Vec<f64>, Vec<f64>) = reference.into_iter().unzip();
-    let column = |values: &[f64]| Tensor::new(values, &Device::Cpu);
-    let count = |of: fn(&Pair) -> usize| pairs.iter().map(|p| of(p) as f64).collect::<Vec<f64>>();
-    let chosen_tokens = count(|p| p.chosen.len());
-    let scores = Scores {
-        chosen: column(&chosen)?,
-        rejected: column(&rejected)?,
-        ref_chosen: column(&ref_chosen)?,
-        ref_rejected: column(&ref_rejected)?,
-        chosen_tokens: column(&chosen_tokens)?,
-        rejected_tokens: column(&count(|p| p.rejected.len()))?,
-        margin: column(&pairs.iter().map(|p| p.margin).collect::<Vec<f64>>())?,
-        consistency: column(&pairs.iter().map(|p| p.consistency).collect::<Vec<f64>>())?,
-        knobs: objective.knobs,
-    };
+    let chosen_tokens: usize = pairs.iter().map(|p| p.chosen.len()).sum();
+    let scores = objective.scores(on_cpu(chosen.clone())?, on_cpu(rejected.clone())?, &reference, pairs)?;
     let each = (objective.loss.each)(&scores)?.to_vec1::<f64>()?;
-    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / pairs.len() as f64;
-    let nll = -policy.iter().map(|p| p.sums().0).sum::<f64>() / chosen_tokens.iter().sum::<f64>();
-    let beta = objective.knobs.beta;
-    let reward = |of: &[f64], reference: &[f64]| -> Vec<f64> {
-        of.iter().zip(reference).map(|(policy, reference)| beta * (policy - reference)).collect()
-    };
-    let (won, lost) = (reward(&chosen, &ref_chosen), reward(&rejected, &ref_rejected));
-    let both = || won.iter().zip(&lost);
-    metrics.eval_loss = Some(mean(&mut each.into_iter()) + objective.nll_weight * nll);
-    metrics.eval_rewards_chosen = Some(mean(&mut won.iter().copied()));
-    metrics.eval_rewards_rejected = Some(mean(&mut lost.iter().copied()));
-    metrics.eval_rewards_margins = Some(mean(&mut both().map(|(w, l)| w - l)));
-    metrics.eval_rewards_accuracies = Some(mean(&mut both().map(|(w, l)| f64::from(u8::from(w > l)))));
+    let mean_loss = each.iter().sum::<f64>() / pairs.len() as f64;
+    let nll = -policy.iter().map(|p| p.sums().0).sum::<f64>() / chosen_tokens as f64;
+    let rewards = objective.rewards(&chosen, &rejected, &reference);
+    metrics.eval_loss = Some(mean_loss + objective.nll_weight * nll);
+    metrics.eval_rewards_chosen = Some(rewards.chosen);
+    metrics.eval_rewards_rejected = Some(rewards.rejected);
+    metrics.eval_rewards_margins = Some(rewards.margins);
+    metrics.eval_rewards_accuracies = Some(rewards.accuracies);
     Ok(())
 }
 

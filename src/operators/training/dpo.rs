@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
-use crate::train::losses::{Input, LossParams};
+use crate::train::losses::{Input, Loss, LossParams};
 use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -101,12 +101,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let config = DpoConfig {
             objective: Objective {
                 loss: train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap_or(&train::losses::LOSSES[0]),
-                knobs: LossParams {
-                    beta: f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6),
-                    label_smoothing: f.float("label_smoothing", "probability that a preference is wrong, e of the losses", Some(0.), 0.0..=0.49),
-                    gamma: f.float("simpo_gamma", "gamma of the simpo loss", Some(0.5), 0.0..=1e6),
-                    margin_scale: f.float("margin_scale", "factor from a difference of scores to g of the rpo losses", Some(1.), 0.0..=1e6),
-                },
+                params: loss_params(f),
                 nll_weight: f.float("nll_weight", "weight of the chosen answers' negative log-likelihood (arXiv 2404.19733)", Some(0.), 0.0..=1e6),
                 replay_weight: if replay.is_some() { replay_weight } else { 0. },
                 ld_alpha: f.optional_float("ld_alpha", "weight of the tokens beyond the shorter answer's length, in the policy's and the reference's log-probabilities (LD-DPO, arXiv 2409.06411)", 0.0..=1.0),
@@ -125,16 +120,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             validation: None,
         };
         let loss = config.objective.loss;
-        for (input, key) in Input::OPTIONS {
-            if !loss.takes(input) {
-                let others: Vec<_> = train::losses::LOSSES.iter().filter(|l| l.takes(input)).map(|l| l.name).collect();
-                f.without_effect(
-                    &[key],
-                    &format!("with loss = \"{}\"", loss.name),
-                    &format!("choose a loss that reads it: {}", others.join(", ")),
-                );
-            }
-        }
+        refuse_unread(f, loss);
         let checkpoint_every = common::checkpoint_every(f);
         let measures = [
             ("accuracy", "greatest share of pairs whose chosen reward is above the rejected one"),
@@ -161,6 +147,30 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     },
 };
 
+/// Asks for `beta`, and for every parameter that a loss declares.
+fn loss_params(f: &mut Fields<'_>) -> LossParams {
+    let mut params = LossParams::new(f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6));
+    for parameter in train::losses::parameters() {
+        let (least, most) = parameter.range;
+        params.set(parameter, f.float(parameter.key, parameter.about, Some(parameter.default), least..=most));
+    }
+    params
+}
+
+/// Refuses options that the loss does not read.
+fn refuse_unread(f: &mut Fields<'_>, loss: &Loss) {
+    let parameters = train::losses::parameters().into_iter().map(Input::Parameter);
+    for input in parameters.chain([Input::Reference]).filter(|input| !loss.takes(*input)) {
+        let Some(key) = input.key() else { continue };
+        let readers: Vec<_> = train::losses::LOSSES.iter().filter(|l| l.takes(input)).map(|l| l.name).collect();
+        f.without_effect(
+            &[key],
+            &format!("with loss = \"{}\"", loss.name),
+            &format!("choose a loss that reads it: {}", readers.join(", ")),
+        );
+    }
+}
+
 struct Dpo {
     rubric: Template,
     rubric_given: bool,
@@ -182,7 +192,7 @@ impl StepSpec for Dpo {
         let mut words = format!(
             "{} loss, beta {}, batches of {}, learning rate {:e}",
             c.objective.loss.name,
-            c.objective.knobs.beta,
+            c.objective.params.beta,
             counted(c.batch_size, "pair"),
             c.schedule.learning_rate
         );
@@ -368,7 +378,7 @@ fn nothing_usable(cx: &Context<'_>, refused: &[RowError]) -> Error {
 
 impl Train for Dpo {
     fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
-        crate::operators::shared::health::measure(round, known, Some(self.config.objective.knobs.beta))
+        crate::operators::shared::health::measure(round, known, Some(self.config.objective.params.beta))
     }
 
     fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {

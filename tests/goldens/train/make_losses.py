@@ -48,7 +48,7 @@ def loss(name, c, r, k):
     if name == "sigmoid_norm":
         return -F.logsigmoid(beta * norm)
     if name == "simpo":
-        logits = c / inputs["chosen_tokens"] - r / inputs["rejected_tokens"] - k["gamma"] / beta
+        logits = c / inputs["chosen_tokens"] - r / inputs["rejected_tokens"] - k["simpo_gamma"] / beta
         return -F.logsigmoid(beta * logits) * (1 - e) - F.logsigmoid(-beta * logits) * e
     if name == "apo_zero":
         return 1 - torch.sigmoid(beta * chosen_logratios) + torch.sigmoid(beta * rejected_logratios)
@@ -69,7 +69,7 @@ def loss(name, c, r, k):
 cases = []
 names = "sigmoid ipo hinge robust sigmoid_norm simpo apo_zero apo_down rpo_sq rpo_bwd_kl rpo_fwd_kl cream".split()
 for name in names:
-    for knobs in (dict(beta=0.1, label_smoothing=0.0, gamma=0.5, margin_scale=1.0), dict(beta=0.7, label_smoothing=0.2, gamma=0.9, margin_scale=0.3)):
+    for knobs in (dict(beta=0.1, label_smoothing=0.0, simpo_gamma=0.5, margin_scale=1.0), dict(beta=0.7, label_smoothing=0.2, simpo_gamma=0.9, margin_scale=0.3)):
         c, r = (inputs[n].clone().requires_grad_() for n in ("chosen", "rejected"))
         each = loss(name, c, r, knobs)
         each.sum().backward()

@@ -1,0 +1,55 @@
+//! Inputs of the losses: summed log-probabilities of pairs, and what the pairs carry.
+
+use candle_core::{Result, Tensor};
+
+use super::loss::{LossParams, Parameter};
+
+/// Inputs of a loss for a batch of pairs. Every tensor is `[B]`, f64 on the CPU; only `chosen` and `rejected` have
+/// gradients.
+pub struct Scores {
+    /// `log pi(y_w|x)`.
+    pub chosen: Tensor,
+    /// `log pi(y_l|x)`.
+    pub rejected: Tensor,
+    /// `log ref(y_w|x)`.
+    pub ref_chosen: Tensor,
+    /// `log ref(y_l|x)`.
+    pub ref_rejected: Tensor,
+    /// Number of tokens of `y_w`.
+    pub chosen_tokens: Tensor,
+    /// Number of tokens of `y_l`.
+    pub rejected_tokens: Tensor,
+    /// The judge's score of `y_w` minus its score of `y_l`.
+    pub margin: Tensor,
+    /// `C`, in [0, 1].
+    pub consistency: Tensor,
+    /// Parameters of the losses.
+    pub params: LossParams,
+}
+
+impl Scores {
+    /// `beta`.
+    pub(super) fn beta(&self) -> f64 {
+        self.params.beta
+    }
+    /// The value of a parameter that the loss declares.
+    pub(super) fn get(&self, parameter: &Parameter) -> f64 {
+        self.params.get(parameter)
+    }
+    /// `r_w`.
+    pub(super) fn chosen_ratio(&self) -> Result<Tensor> {
+        &self.chosen - &self.ref_chosen
+    }
+    /// `r_l`.
+    pub(super) fn rejected_ratio(&self) -> Result<Tensor> {
+        &self.rejected - &self.ref_rejected
+    }
+    /// `beta D`.
+    pub(super) fn logit(&self) -> Result<Tensor> {
+        (self.chosen_ratio()? - self.rejected_ratio()?)? * self.beta()
+    }
+    /// `r_w / |y_w| - r_l / |y_l|`.
+    pub(super) fn mean_ratio(&self) -> Result<Tensor> {
+        self.chosen_ratio()?.div(&self.chosen_tokens)? - self.rejected_ratio()?.div(&self.rejected_tokens)?
+    }
+}
