@@ -11,6 +11,7 @@ mod hinge;
 mod ipo;
 mod loss;
 mod math;
+mod parameters;
 mod robust;
 mod rpo;
 mod scores;
@@ -20,7 +21,8 @@ mod simpo;
 
 use crate::error::{Error, Result};
 
-pub use loss::{Input, Loss, LossParams, Parameter};
+pub use loss::{Input, Loss};
+pub use parameters::{LossParams, Parameter};
 pub use scores::Scores;
 
 /// Every loss, in the order of the reference.

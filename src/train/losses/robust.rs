@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, LABEL_SMOOTHING, Loss};
+use super::loss::{Input, Loss};
 use super::math::log_sigmoid;
+use super::parameters::LABEL_SMOOTHING;
 use super::scores::Scores;
 
 pub(super) const LOSS: Loss = Loss {

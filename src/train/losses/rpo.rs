@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss, Parameter};
+use super::loss::{Input, Loss};
 use super::math::bernoulli_kl;
+use super::parameters::Parameter;
 use super::scores::Scores;
 
 /// Factor from a difference of scores to a difference of rewards.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{LossParams, Parameter};
+use super::parameters::{LossParams, Parameter};
 
 /// Inputs of a loss for a batch of pairs. Every tensor is `[B]`, f64 on the CPU; only `chosen` and `rejected` have
 /// gradients.

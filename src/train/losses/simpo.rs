@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, LABEL_SMOOTHING, Loss, Parameter};
+use super::loss::{Input, Loss};
 use super::math::smoothed;
+use super::parameters::{LABEL_SMOOTHING, Parameter};
 use super::scores::Scores;
 
 /// The target margin between the mean log-probabilities, times beta.
