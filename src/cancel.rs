@@ -4,6 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that many threads share and any of them may set. Cloning is cheap.
+///
+/// ```
+/// let flag = reflux::cancel::CancelFlag::new();
+/// let other = flag.clone();
+/// other.set();
+/// assert!(flag.is_set());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct CancelFlag(Arc<AtomicBool>);
 

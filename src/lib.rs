@@ -19,13 +19,92 @@
 //!
 //! # Running a pipeline from Rust
 //!
-//! ```no_run
+//! ```
 //! use std::sync::Arc;
-//! use reflux::{cancel, operators, pipeline, runner};
+//! use reflux::{cancel, operators, pipeline, runner, store};
 //!
-//! let plan = Arc::new(pipeline::load("pipelines/quickstart.toml".as_ref(), &[], operators::ALL)?);
+//! let place = tempfile::tempdir()?;
+//! let file = r#"
+//! [step.prompts]
+//! op = "listworld"
+//! data = "requests"
+//! rows = 100
+//!
+//! [step.train]
+//! op = "split"
+//! from = "prompts"
+//! part = "train"
+//! held_out = 0.25
+//! "#;
+//! let plan = pipeline::parse_str("example.toml", file, &[], operators::ALL).map_err(|problems| problems.render(false))?;
+//! let run = place.path().join("example");
 //! let (options, cancel) = (runner::Options::default(), cancel::CancelFlag::new());
-//! runner::run(&plan, "runs/quickstart".as_ref(), &options, &runner::Unwatched, &cancel)?;
+//! runner::run(&Arc::new(plan), &run, &options, &runner::Unwatched, &cancel)?;
+//!
+//! let run = store::Run::open(&run)?;
+//! let rows = |step: &str| run.entries().iter().filter(|file| file.step == step).map(|file| file.rows).sum::<u64>();
+//! assert_eq!(rows("prompts"), 100);
+//! assert!((60..100).contains(&rows("train")));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Reading rows
+//!
+//! ```
+//! use reflux::data::{Columns, named};
+//! use reflux::store::Dataset;
+//!
+//! let place = tempfile::tempdir()?;
+//! let file = place.path().join("prompts.jsonl");
+//! std::fs::write(&file, "{\"prompt\": \"Name a river.\"}\n{\"prompt\": \"Name a hill.\"}\n")?;
+//! for batch in Dataset::open(&file, &named::PROMPTS)?.batches(1000) {
+//!     let batch = batch?;
+//!     assert_eq!(Columns(&batch).text("prompt")?.value(1), "Name a hill.");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Asking a model
+//!
+//! ```
+//! use candle_core::{DType, Device};
+//! use reflux::cancel::CancelFlag;
+//! use reflux::data::RngKey;
+//! use reflux::engine::{Config, Message, Request, Sampling, open};
+//!
+//! let engine = open("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, Config::default())?;
+//! let request = Request {
+//!     messages: vec![Message::new("user", "list three animals")],
+//!     sampling: Sampling { max_tokens: 8, ..Sampling::default() },
+//!     key: RngKey::new(17, "example", 1, "first request", 0),
+//! };
+//! let answers = engine.generate(vec![request], &CancelFlag::new())?;
+//! assert!(answers[0].as_ref().is_ok_and(|answer| answer.tokens.len() <= 8));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Training
+//!
+//! ```
+//! use candle_core::{DType, Device};
+//! use reflux::model::Model;
+//! use reflux::train::{DpoConfig, Limits, Pair, Quiet, dpo, reference};
+//!
+//! let model = Model::load("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, true)?;
+//! let text = |text: &str| model.tokenizer.encode_text(text);
+//! let mut pairs = vec![Pair {
+//!     id: "one".into(),
+//!     prompt: text("list two animals")?,
+//!     chosen: text("cat dog")?,
+//!     rejected: text("red blue")?,
+//!     reference: None,
+//!     margin: 1.0,
+//!     consistency: 1.0,
+//! }];
+//! reference(&model.llama, &mut pairs, Limits::default(), &mut Quiet)?;
+//! let trained = dpo(&model.llama, &pairs, &[], &DpoConfig::default(), &mut Quiet)?;
+//! // The policy starts as its own reference, so the first loss is ln 2.
+//! assert!((trained.metrics[0].loss - std::f64::consts::LN_2).abs() < 1e-6);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![warn(missing_docs)]

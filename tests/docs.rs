@@ -246,7 +246,9 @@ fn every_printed_command_runs() {
             continue;
         }
         println!("{page}:{line}: {text}");
-        shell(dir, &text.replace("cargo run -- ", "reflux "));
+        let out = shell(dir, &text.replace("cargo run -- ", "reflux "));
+        // A line break within a line is shown as an escape: each line has to be printed as one.
+        assert!(!out.lines().any(|l| l.starts_with("\\n")), "{out}");
         ran += 1;
         if ran == 1 {
             // The first command of the README is the quickstart; the others use its run.

@@ -384,7 +384,7 @@ fn runs_are_compared_to_the_first_row_that_differs() {
     }
     assert_eq!(json["models"], serde_json::json!(["M2", "M3"]));
     assert!(
-        people.contains("dpo, iteration 1, metrics, row") && people.contains("models that differ: M2, M3"),
+        people.contains("dpo, iteration 1, metrics, row") && people.contains("\n\nmodels that differ: M2, M3"),
         "{people}"
     );
 

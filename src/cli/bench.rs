@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::logprobs::messages;
 use super::model::ModelArgs;
+use super::session::Session;
 use crate::bench;
 use crate::cancel::CancelFlag;
 use crate::data::{Columns, counted, named};
@@ -119,7 +120,7 @@ struct Common {
     write_prompts: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     match &args.what {
         What::Gemm(args) => gemm(args),
         What::Generate(args) => sample(&args.common, prompts(&args.prompts, args.count)?, args.samples),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::session::Session;
 use super::terminal;
 use crate::data::counted;
 use crate::dataflow::Operator;
@@ -86,7 +87,8 @@ pub fn refuse(problems: Vec<Error>) -> Result<()> {
     Err(first)
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let load = if args.no_data { load_without_data } else { load };
     let plan = load(&args.file, &args.set, Warnings::Shown)?;
     let found = if args.no_data { Preflight::default() } else { operators::preflight(&plan) };

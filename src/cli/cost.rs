@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::{Warnings, load_without_data};
+use super::session::Session;
 use super::terminal;
 use crate::bench::{self, Product};
 use crate::data::read_regular;
@@ -133,7 +134,7 @@ fn of_config(path: &Path, config: &Config) -> Result<ModelShape> {
         .ok_or_else(|| Error::user(format!("{}: a model has layers, heads, a width and a vocabulary", path.display())))
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     // That data is absent, or a step unused, is `check`'s to say.
     let plan = load_without_data(&args.file, &args.set, Warnings::Hidden)?;
     let mut shapes = BTreeMap::new();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::session::Session;
 use super::terminal;
 use crate::error::{Error, Result};
 use crate::report::Difference;
@@ -28,7 +29,8 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let difference = Difference::of(&Run::open(&find_run(&args.first))?, &Run::open(&find_run(&args.second))?)?;
     if args.json {
         terminal::print_json(difference.json())?;

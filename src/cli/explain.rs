@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::check::{Warnings, load_without_data};
+use super::session::Session;
 use crate::data::nearest;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, codes};
@@ -31,7 +32,7 @@ pub enum Format {
     Dot,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     if !Path::new(&args.what).exists()
         && let Some(code) = codes::find(&args.what)
     {

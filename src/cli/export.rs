@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::session::Session;
 use crate::data::{counted, open_regular};
 use crate::error::{Context as _, Error, Result};
 use crate::model::formats::export::{Export, GgufType};
@@ -59,7 +60,8 @@ fn export_adapter(from: &Path, out: &Path) -> Result<String> {
     Ok(adapter.base)
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let out = args.out.display();
     let gguf = is_gguf(&args.out);
     let alone = !gguf && peft::is_one(&args.model);

@@ -8,8 +8,8 @@ use crossbeam_channel::{Receiver, bounded};
 use super::answers::{Place, Printer};
 use super::logprobs::{messages, tell_unread};
 use super::model::ModelArgs;
-use super::progress::Style;
 use super::run::stop_on_interrupt;
+use super::session::Session;
 use super::ticker::Ticker;
 use crate::cancel::CancelFlag;
 use crate::data::quoted;
@@ -219,7 +219,8 @@ fn read(prompts: Prompts, mut builder: RequestBuilder) -> Result<Receiver<Result
     Ok(queued)
 }
 
-pub fn run(args: &Args, style: Style) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let style = session.style;
     let sampling = args.sampling.checked(args.samples)?;
     let prompts = prompts(args)?;
     let (name, unread) = (prompts.name().to_owned(), prompts.unread());

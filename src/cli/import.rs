@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use super::session::Session;
 use super::terminal::{self, Label};
 use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
@@ -98,7 +99,8 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let find = |name: &String| {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
         let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::session::Session;
 use crate::data::{SCHEMAS, Schema, or_else};
 use crate::error::{Error, Result};
 use crate::operators;
@@ -44,7 +45,7 @@ fn columns(schema: &Schema) -> String {
     format!("{}: {}\n{}\n", schema.name, schema.about, lines.join("\n"))
 }
 
-pub fn schema(args: &SchemaArgs) -> Result<()> {
+pub fn schema(args: &SchemaArgs, _: &Session) -> Result<()> {
     let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();
     match &args.name {
         Some(name) => {
@@ -55,7 +56,7 @@ pub fn schema(args: &SchemaArgs) -> Result<()> {
     }
 }
 
-pub fn operators(args: &OperatorsArgs) -> Result<()> {
+pub fn operators(args: &OperatorsArgs, _: &Session) -> Result<()> {
     let names: Vec<&str> = operators::ALL.iter().map(|k| k.name).collect();
     let Some(name) = &args.name else {
         let width = names.iter().map(|n| n.len()).max().unwrap_or(0);
@@ -66,7 +67,7 @@ pub fn operators(args: &OperatorsArgs) -> Result<()> {
     super::terminal::print(&format!("{}: {}\n\n{}\n{}", kind.name, kind.about, keys_table(&kind.keys()), kind.example))
 }
 
-pub fn keys(args: &KeysArgs) -> Result<()> {
+pub fn keys(args: &KeysArgs, _: &Session) -> Result<()> {
     if args.markdown {
         return super::terminal::print(&reference_page());
     }

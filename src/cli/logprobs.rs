@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::model::ModelArgs;
-use super::progress::Style;
 use super::run::stop_on_interrupt;
+use super::session::Session;
 use super::terminal;
 use super::ticker::Ticker;
 use crate::cancel::CancelFlag;
@@ -51,7 +51,8 @@ struct Place {
     notes: Vec<String>,
 }
 
-pub fn run(args: &Args, style: Style) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let style = session.style;
     let lines = match args.file.as_os_str() == "-" {
         true => Lines::of("standard input", std::io::BufReader::new(std::io::stdin())),
         false => Lines::open(&args.file)?,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::session::Session;
 use super::terminal;
 use crate::error::{Error, Result};
 use crate::report::{Contents, Runs};
@@ -24,7 +25,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     let Some(run) = &args.run else { return list(args) };
     let contents = Contents::of(&Run::open(&find_run(run))?);
     if args.json { terminal::print_json(contents.json()) } else { terminal::print_lines(contents.lines()) }

@@ -18,6 +18,7 @@ mod progress;
 mod replay;
 mod revise;
 mod run;
+mod session;
 mod show;
 mod study;
 mod summary;
@@ -27,6 +28,8 @@ mod trace;
 mod verify;
 
 use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
+
+use session::Session;
 
 use crate::error::{Error, Result};
 
@@ -55,14 +58,14 @@ const AFTER: &str = "Examples:
   reflux check my.toml                         every error of a pipeline file at once
   reflux explain my.toml --format mermaid      the plan as a picture
   reflux ls                                    the runs, with their main figures
-  reflux ls quickstart                         what a run holds
-  reflux summary quickstart                    what a run closed with
+  reflux ls quickstart                         the contents of a run
+  reflux summary quickstart                    the closing summary of a run
   reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
   reflux schema pairs                          what the columns of a dataset mean
   reflux eval drift quickstart                 lengths and scores, iteration by iteration
   reflux generate model.gguf 'Name a river.'   an answer
 
-Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 3 nothing came of a run (no readable score, no pair); 1 anything else, and runs that differ (diff)
+Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 3 a run without a result (no readable score, no pair); 1 anything else, and runs that differ (diff)
 or are damaged (verify).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,55 +76,73 @@ enum Log {
     Json,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Runs a pipeline file, or goes on with its unfinished run
-    Run(run::Args),
-    /// Makes anew, as another run, what follows from a step or a changed setting; takes the rest over
-    Replay(replay::Args),
+/// Makes the enum of the commands and the function that carries one out: a command is a line here, with its help, its flags
+/// and its function.
+macro_rules! commands {
+    ($($(#[$help:meta])* $name:ident => $file:ident::{$args:ident, $run:ident}),* $(,)?) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($(#[$help])* $name($file::$args)),*
+        }
+
+        impl Command {
+            fn run(&self, session: &Session) -> Result<()> {
+                match self {
+                    $(Command::$name(args) => $file::$run(args, session)),*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Runs a pipeline file, or continues its unfinished run
+    Run => run::{Args, run},
+    /// Makes a new run from a changed step or setting, and reuses what the change does not affect
+    Replay => replay::{Args, run},
     /// Prints every error of a pipeline file; loads and runs nothing
-    Check(check::Args),
+    Check => check::{Args, run},
     /// Prints the plan of a pipeline file, or what an error code means
-    Explain(explain::Args),
-    /// Prints what a pipeline file would need: tokens, FLOPs, memory, hours; runs nothing
-    Cost(cost::Args),
-    /// Lists the runs of a folder with their main figures, or what one run holds: steps, rows, bytes, models, metrics
-    Ls(ls::Args),
-    /// Prints what a run closed with, or has so far: its loop, models, engines, and what was left out
-    Summary(summary::Args),
-    /// Shows rows of a run, or of any Parquet file: as a table, JSON, CSV, Arrow or Parquet; of a live run as they come
-    Show(show::Args),
-    /// Tells one prompt's whole life: answers, judgements, the pair or why there is none, the training that used it
-    Trace(trace::Args),
-    /// Says where two runs first differ
-    Diff(diff::Args),
-    /// Checks every file of a run against its manifest; --repair goes back to the last good point
-    Verify(verify::Args),
-    /// Brings corrected scores into a finished run's pairs: what changes, and all pairs as they then are
-    Revise(revise::Args),
+    Explain => explain::{Args, run},
+    /// Estimates what a pipeline file needs: tokens, FLOPs, memory, hours; runs nothing
+    Cost => cost::{Args, run},
+    /// Lists the runs of a folder with their main figures, or the steps, rows, bytes, models and metrics of one run
+    Ls => ls::{Args, run},
+    /// Prints the closing summary of a run, or its state so far: loop, models, engines, and rows that were left out
+    Summary => summary::{Args, run},
+    /// Shows rows of a run, or of any Parquet file, as a table, JSON, CSV, Arrow or Parquet; follows a live run
+    Show => show::{Args, run},
+    /// Traces a prompt through a run: answers, judgements, the pair or why it has none, the training that used it
+    Trace => trace::{Args, run},
+    /// Reports the first difference between two runs
+    Diff => diff::{Args, run},
+    /// Checks every file of a run against its manifest; --repair goes back to the last good state
+    Verify => verify::{Args, run},
+    /// Applies corrected scores to the pairs of a finished run: the changes, and all pairs as they then are
+    Revise => revise::{Args, run},
     /// Lists the schemas of datasets, or the columns of one
-    Schema(listing::SchemaArgs),
+    Schema => listing::{SchemaArgs, schema},
     /// Lists the operators, or the keys of one
-    Operators(listing::OperatorsArgs),
+    Operators => listing::{OperatorsArgs, operators},
     /// Lists the keys of a pipeline file's sections, or of one section
-    Keys(listing::KeysArgs),
-    /// Turns public datasets, and .jsonl of any schema, into Parquet
-    Import(import::Args),
+    Keys => listing::{KeysArgs, keys},
+    /// Converts public datasets, and .jsonl of any schema, to Parquet
+    Import => import::{Args, run},
     /// Writes a model as a GGUF file for llama.cpp
-    Export(export::Args),
+    Export => export::{Args, run},
     /// Answers prompts
-    Generate(generate::Args),
+    Generate => generate::{Args, run},
     /// Scores given answers: the log-probability of each under a model
-    Logprobs(logprobs::Args),
+    Logprobs => logprobs::{Args, run},
     /// Measures models, judges and runs: win rates, reward modelling, AlpacaEval, drift
-    Eval(eval::Args),
+    Eval => eval::{Args, run},
     /// Measures this machine, and reflux on it
-    Bench(bench::Args),
+    Bench => bench::{Args, run},
 }
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {
-    // Before anything else, so that what clap prints heeds these too, wherever they stand.
+    // These apply to what clap prints too, so they are read before anything else, wherever they stand.
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     terminal::set_colour(match value_of(&args, "--color").and_then(|value| ColorChoice::from_str(value, false).ok()) {
         Some(ColorChoice::Always) => Some(true),
@@ -139,7 +160,7 @@ pub fn main() -> u8 {
     };
     terminal::set_quiet(cli.quiet);
     terminal::set_up_logging(cli.quiet, cli.verbose);
-    // Panics are caught where they happen and told as defects; the default hook would tell them a second time.
+    // Panics are caught where they happen and reported as defects; the default hook would report them twice.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     let run = std::panic::AssertUnwindSafe(|| command(&cli));
     let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
@@ -176,29 +197,7 @@ fn start_threads(command: &Command) -> Result<()> {
 fn command(cli: &Cli) -> Result<()> {
     start_threads(&cli.command)?;
     let style = progress::Style::of(cli.quiet, cli.log == Log::Json, cli.verbose);
-    match &cli.command {
-        Command::Run(args) => run::run(args, &style),
-        Command::Replay(args) => replay::run(args, &style),
-        Command::Check(args) => check::run(args, cli.quiet),
-        Command::Explain(args) => explain::run(args),
-        Command::Cost(args) => cost::run(args),
-        Command::Ls(args) => ls::run(args),
-        Command::Summary(args) => summary::run(args),
-        Command::Show(args) => show::run(args),
-        Command::Trace(args) => trace::run(args),
-        Command::Diff(args) => diff::run(args, cli.quiet),
-        Command::Verify(args) => verify::run(args, cli.quiet),
-        Command::Revise(args) => revise::run(args, cli.quiet),
-        Command::Schema(args) => listing::schema(args),
-        Command::Operators(args) => listing::operators(args),
-        Command::Keys(args) => listing::keys(args),
-        Command::Import(args) => import::run(args, cli.quiet),
-        Command::Export(args) => export::run(args, cli.quiet),
-        Command::Generate(args) => generate::run(args, style),
-        Command::Logprobs(args) => logprobs::run(args, style),
-        Command::Eval(args) => eval::run(args, style),
-        Command::Bench(args) => bench::run(args),
-    }
+    cli.command.run(&Session { quiet: cli.quiet, style })
 }
 
 #[cfg(test)]

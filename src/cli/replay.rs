@@ -8,6 +8,7 @@ use candle_core::Device;
 use super::check::{check, shown};
 use super::progress::Style;
 use super::run::{Machine, directory, execute, stop_on_interrupt};
+use super::session::Session;
 use crate::cancel::CancelFlag;
 use crate::dataflow::Replay;
 use crate::error::Result;
@@ -54,7 +55,8 @@ fn weights(dir: &Path) -> Result<String> {
     Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
 }
 
-pub fn run(args: &Args, style: &Style) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let style = &session.style;
     let quiet = *style == Style::Quiet;
     let source = Run::open(&find_run(&args.run))?;
     let own = source.dir().join("pipeline.toml");

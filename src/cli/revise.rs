@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::check::shown;
+use super::session::Session;
 use crate::data::counted;
 use crate::dataflow::{revisable, revise_run};
 use crate::error::Result;
@@ -46,7 +47,8 @@ pub struct Args {
     whole: bool,
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let corrections = Arc::new(Corrections::read(&args.scores)?);
     let run = Arc::new(Run::open(&find_run(&args.run))?);
     let own = run.dir().join("pipeline.toml");

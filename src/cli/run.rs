@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::check::{Warnings, check, load, refuse};
 use super::progress::{Progress, Style};
+use super::session::Session;
 use super::terminal;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Observer, Operator};
@@ -67,7 +68,8 @@ impl Args {
     }
 }
 
-pub fn run(args: &Args, style: &Style) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let style = &session.style;
     let mut plan = Arc::new(load(&args.file, &args.set, Warnings::Shown)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     let dir = directory(&args.runs, name)?;

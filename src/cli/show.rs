@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::session::Session;
 use super::terminal::{self, Output};
 use crate::cancel::CancelFlag;
 use crate::dataflow::Revised;
@@ -77,7 +78,7 @@ enum Format {
     Parquet,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     let format = match args.format {
         Format::Table => show::Format::Table,
         Format::Json => show::Format::Json,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::session::Session;
 use super::terminal;
 use crate::data::quoted;
 use crate::dataflow::Operator;
@@ -22,7 +23,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
     let closing = match Closing::written(&run) {
         Some(closing) => closing,

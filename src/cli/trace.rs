@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::session::Session;
 use super::terminal;
 use crate::error::Result;
 use crate::operators;
@@ -27,7 +28,7 @@ pub struct Args {
     width: Option<u16>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, _: &Session) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
     // Without a plan the rows still say what they say.
     let plan = pipeline::load_without_data(&run.dir().join("pipeline.toml"), &[], operators::ALL).ok();

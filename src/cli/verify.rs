@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::session::Session;
 use super::terminal;
 use crate::data::{counted, quoted};
 use crate::error::{Error, Result};
@@ -40,7 +41,8 @@ fn weights(dir: &Path) -> Result<String> {
     Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
 }
 
-pub fn run(args: &Args, quiet: bool) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let quiet = session.quiet;
     let dir = find_run(&args.run);
     // Held until the end: nobody writes the run meanwhile.
     let repair = args.repair.then(|| Repair::begin(&dir)).transpose()?;

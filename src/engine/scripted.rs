@@ -126,6 +126,22 @@ pub struct Scripted {
 ///
 /// # Errors
 /// As [`Script::parse`].
+///
+/// ```
+/// use reflux::cancel::CancelFlag;
+/// use reflux::data::RngKey;
+/// use reflux::engine::{Engine, Message, Request, Sampling, scripted};
+///
+/// let engine = scripted("[[answer]]\ntext = \"The Danube.\"\n")?;
+/// let request = Request {
+///     messages: vec![Message::new("user", "Name a river.")],
+///     sampling: Sampling::default(),
+///     key: RngKey::new(17, "example", 1, "first request", 0),
+/// };
+/// let answers = engine.generate(vec![request], &CancelFlag::new())?;
+/// assert_eq!(answers[0].as_ref().unwrap().text, "The Danube.");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn scripted(toml: &str) -> Result<Scripted> {
     let script = Script::parse(toml)?;
     Ok(Scripted { script, id: format!("script:{}", hash_hex([toml])), counters: Counters::default() })

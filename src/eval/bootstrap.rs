@@ -53,6 +53,16 @@ impl Bootstrap {
     ///
     /// Resample `b` draws as many clusters as there are, with replacement, by the generator of (seed, b); resamples of weight 0
     /// have no ratio and are passed over.
+    ///
+    /// ```
+    /// use reflux::eval::bootstrap::Bootstrap;
+    ///
+    /// // Three wins in four comparisons, each of another prompt.
+    /// let won = [(1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 1.0)];
+    /// let rate = Bootstrap::default().ratio(&won).unwrap();
+    /// assert_eq!(rate.value, 0.75);
+    /// assert!(rate.low < 0.75 && rate.high >= 0.75);
+    /// ```
     pub fn ratio(&self, clusters: &[Part]) -> Option<Estimate> {
         let ratio = |(sum, weight): Part| (weight > 0.).then(|| sum / weight);
         let add = |a: Part, b: &Part| (a.0 + b.0, a.1 + b.1);

@@ -15,6 +15,14 @@ pub fn words(text: &str) -> Vec<String> {
 }
 
 /// F-measure of the longest common subsequence: `2 lcs / (|a| + |b|)`, between 0 and 1; 0 if either is empty.
+///
+/// ```
+/// use reflux::eval::rouge::{rouge_l, words};
+///
+/// let score = |a: &str, b: &str| rouge_l(&words(a), &words(b));
+/// assert_eq!(score("Name three rivers.", "name three rivers"), 1.0);
+/// assert_eq!(score("name three rivers", "list hills"), 0.0);
+/// ```
 pub fn rouge_l(a: &[String], b: &[String]) -> f64 {
     if a.is_empty() || b.is_empty() {
         return 0.;

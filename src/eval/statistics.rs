@@ -47,6 +47,13 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 ///
 /// # Panics
 /// The rankings have different lengths.
+///
+/// ```
+/// use reflux::eval::statistics::spearman;
+///
+/// assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 40.0]), Some(1.0));
+/// assert_eq!(spearman(&[1.0, 2.0, 3.0], &[7.0, 7.0, 7.0]), None);
+/// ```
 pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     assert_eq!(x.len(), y.len(), "two rankings of the same things");
     if x.iter().chain(y).any(|v| v.is_nan()) {

@@ -68,6 +68,16 @@ impl Template {
     ///
     /// # Errors
     /// An operation fails, the template raises an exception, or a limit is reached.
+    ///
+    /// ```
+    /// use reflux::jinja::{Settings, Template, Value, Whitespace};
+    ///
+    /// let template = Template::parse("{% for c in name %}{{ c | upper }}.{% endfor %}", Whitespace::Trimmed)?;
+    /// let settings = || Settings { work: 1_000, output: 1_000, strict: true, now: None };
+    /// assert_eq!(template.render(&[("name", Value::text("dpo"))], settings())?, "D.P.O.");
+    /// assert!(template.render(&[("name", Value::text(&"x".repeat(10_000)))], settings()).is_err());
+    /// # Ok::<(), reflux::jinja::TemplateError>(())
+    /// ```
     pub fn render(&self, variables: &[(&str, Value)], settings: Settings) -> Result<String, TemplateError> {
         interpreter::Interpreter::new(settings, variables).render(&self.parsed.body)
     }

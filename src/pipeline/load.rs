@@ -74,6 +74,14 @@ fn read_file(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// As [`load`].
+///
+/// ```
+/// use reflux::{operators, pipeline};
+///
+/// let file = "[step.pairs]\nop = \"selekt\"\nfrom = \"scores\"\n";
+/// let problems = pipeline::parse_str("example.toml", file, &[], operators::ALL).err().unwrap();
+/// assert!(problems.render(false).contains("select"));
+/// ```
 pub fn parse_str<O: StepSpec + ?Sized>(
     name: &str,
     text: &str,

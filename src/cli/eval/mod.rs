@@ -8,7 +8,7 @@ mod win_rate;
 
 use clap::Subcommand;
 
-use crate::cli::progress::Style;
+use crate::cli::session::Session;
 use crate::error::Result;
 
 #[derive(clap::Args)]
@@ -38,7 +38,8 @@ enum Command {
     Drift(drift::Args),
 }
 
-pub fn run(args: &Args, style: Style) -> Result<()> {
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let style = session.style;
     match &args.command {
         Command::WinRate(args) => win_rate::run(args, style),
         Command::Reward(args) => reward::run(args, style),

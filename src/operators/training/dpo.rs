@@ -111,7 +111,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             batch_size: f.count("batch_size", "pairs of a batch", Some(16), 1..=1 << 20),
             accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
             max_length: f.optional_int("max_length", "longest prompt and answer in tokens; longer pairs are left out, never cut", 2..=1 << 30).map(|n| n as usize),
-            max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory, does not change the result", Some(default.max_rows_per_forward), 1..=1 << 30),
+            max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory; the result differs by rounding only", Some(default.max_rows_per_forward), 1..=1 << 30),
             options: common::options(f),
             shuffle,
             optimizer,

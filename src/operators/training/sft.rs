@@ -41,7 +41,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 .map(|n| n as usize),
             max_rows_per_forward: f.count(
                 "max_rows_per_forward",
-                "tokens computed at once: bounds memory, does not change the result",
+                "tokens computed at once: bounds memory; the result differs by rounding only",
                 Some(default.max_rows_per_forward),
                 1..=1 << 30,
             ),

@@ -201,16 +201,19 @@ impl Difference {
         }
         let mut lines = vec![format!("- {a}"), format!("+ {b}")];
         if self.seeds[0] != self.seeds[1] {
-            lines.push(format!("\nseed: {} and {}", self.seeds[0], self.seeds[1]));
+            lines.push(String::new());
+            lines.push(format!("seed: {} and {}", self.seeds[0], self.seeds[1]));
         }
         if !self.settings.is_empty() {
-            lines.push("\nsettings that differ, by the line of pipeline.toml:".to_owned());
+            lines.push(String::new());
+            lines.push("settings that differ, by the line of pipeline.toml:".to_owned());
             lines.extend(self.settings.lines().map(|l| format!("  {l}")));
         }
         match &self.first {
-            None => lines.push("\nthe rows and metrics are the same".to_owned()),
+            None => lines.extend([String::new(), "the rows and metrics are the same".to_owned()]),
             Some(place) => {
-                lines.push("\nthe first difference:".to_owned());
+                lines.push(String::new());
+                lines.push("the first difference:".to_owned());
                 lines.extend(place.lines().into_iter().map(|l| format!("  {l}")));
                 let row = |(iteration, step, c): &(u32, String, Count)| {
                     let numbers = [c.same, c.differ, c.only_first, c.only_second].map(|n| n.to_string());
@@ -219,14 +222,16 @@ impl Difference {
                 let differing = |c: &&(u32, String, Count)| c.2.differ + c.2.only_first + c.2.only_second > 0;
                 let rows: Vec<Vec<String>> = self.counts.iter().filter(differing).map(row).collect();
                 if !rows.is_empty() {
-                    lines.push("\nmicrobatches of the steps that differ:".to_owned());
+                    lines.push(String::new());
+                    lines.push("microbatches of the steps that differ:".to_owned());
                     let head = ["step", "iteration", "same", "differ", "only in -", "only in +"];
                     lines.extend(aligned(&head, &[false, true, true, true, true, true], &rows));
                 }
             }
         }
         if !self.models.is_empty() {
-            lines.push(format!("\nmodels that differ: {}", self.models.join(", ")));
+            lines.push(String::new());
+            lines.push(format!("models that differ: {}", self.models.join(", ")));
         }
         lines
     }
