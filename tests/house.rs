@@ -1,5 +1,8 @@
 //! The house: imports point down, and only `dataflow` knows timely and differential.
 
+#[path = "house/imports.rs"]
+mod imports;
+
 use std::path::{Path, PathBuf};
 
 fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
@@ -80,6 +83,24 @@ fn imports_point_down() {
         }
     }
     assert!(seen > 100, "only {seen} imports were looked at");
+}
+
+/// Files that import each other can only be read together; so can folders. A `mod.rs` may re-export what is below it.
+#[test]
+fn nothing_is_imported_in_a_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let imports = imports::Imports::read(&root, &files);
+    let arrows: usize = imports.arrows.values().map(|to| to.len()).sum();
+    assert!(arrows > 1500, "only {arrows} imports were found");
+    let circles = imports.circles(|file| Some(file.clone()));
+    assert!(circles.is_empty(), "files import each other in a circle: {circles:?}");
+    // Of each room its files and folders.
+    for (room, _) in MAY {
+        let circles = imports.circles(|file| (file.len() > 1 && file[0] == *room).then(|| file[..2].to_vec()));
+        assert!(circles.is_empty(), "parts of src/{room} import each other in a circle: {circles:?}");
+    }
 }
 
 /// `1 row`, `2 rows`: numbers that are printed have their nouns from `counted`.
