@@ -15,7 +15,7 @@ use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use reflux::bench::peak_rss_mb;
 use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Id, List, RngKey, named};
-use reflux::dataflow::{self, Operator, Replay, RuntimeEnv, Shared, Silent, Transport, revise_run};
+use reflux::dataflow::{self, NullObserver, Operator, Replay, RuntimeEnv, Shared, Transport, revise_run};
 use reflux::operators;
 use reflux::pipeline::{self, Plan};
 use reflux::store::{Corrections, ParquetFile, Run};
@@ -73,7 +73,7 @@ fn work(phase: &str, dir: &Path, answers: usize, microbatch: usize) -> Result<()
             let began = Instant::now();
             let plan = parse()?;
             let source = Run::open(&run)?;
-            let replay = Replay::of(&source, &plan, &plan, &["pairs".to_owned()])?;
+            let replay = Replay::new(&source, &plan, &plan, &["pairs".to_owned()])?;
             replay.begin(&again, &|_| Ok(String::new()))?;
             let taken = began.elapsed();
             to_the_end(&plan, &again)?;
@@ -119,7 +119,7 @@ fn to_the_end(plan: &Arc<Plan<dyn Operator>>, dir: &Path) -> Result<(), Failure>
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
         env: RuntimeEnv::new(()),
-        observer: Arc::new(Silent),
+        observer: Arc::new(NullObserver),
         stop: CancelFlag::default(),
     };
     dataflow::run(shared, 1, Transport::Typed)?;

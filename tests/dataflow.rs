@@ -10,8 +10,8 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Epoch, List, Schema, named};
 use reflux::dataflow::{
-    self, Context, HeadState, IterationSource, Ledger, Map, Operator, Output, RuntimeEnv, Shared, Silent, Stage, Train,
-    Transport,
+    self, Context, IterationSource, IterationState, Ledger, Map, NullObserver, Operator, Output, RuntimeEnv, Shared,
+    Stage, Train, Transport,
 };
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
@@ -66,11 +66,11 @@ impl IterationSource for Writer {
     fn per_iteration(&self) -> usize {
         12
     }
-    fn start(&self, _: &Context<'_>) -> Result<Box<dyn HeadState>> {
+    fn start(&self, _: &Context<'_>) -> Result<Box<dyn IterationState>> {
         Ok(Box::new(Writer))
     }
 }
-impl HeadState for Writer {
+impl IterationState for Writer {
     fn next(&mut self, cx: &Context<'_>, _: usize) -> Result<Output> {
         MOST.fetch_max(OPEN.fetch_add(1, SeqCst) + 1, SeqCst);
         Ok(prompts(&format!("{}.{}", cx.epoch.iteration, cx.epoch.microbatch))?.into())
@@ -183,7 +183,8 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
         Arc::new(pipeline::parse_str("t.toml", &text, &[], &kinds).unwrap_or_else(|d| panic!("{}", d.render(false))));
     let (run, _) = Run::create_or_open(dir, &plan.resolved, plan.seed, false)?;
     let env = RuntimeEnv::new(());
-    let shared = Shared { plan, run: Arc::new(run), env, observer: Arc::new(Silent), stop: CancelFlag::default() };
+    let shared =
+        Shared { plan, run: Arc::new(run), env, observer: Arc::new(NullObserver), stop: CancelFlag::default() };
     dataflow::run(shared, workers, transport)
 }
 

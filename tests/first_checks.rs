@@ -276,7 +276,7 @@ fn token_ids_of_another_tokenizer_are_found() {
     let words = "by which `r` samples, is another than that of `m0`";
     assert!(code == Some(2) && said.contains(words) && said.contains("other_tokenizer = \"encode\""), "{said}");
     let (code, said) = reflux(dir, &text("other_tokenizer = \"encode\""), &["check"]);
-    assert!(code == Some(0) && said.contains(words) && said.contains("`d` tokenises its texts anew"), "{said}");
+    assert!(code == Some(0) && said.contains(words) && said.contains("`d` tokenises its texts again"), "{said}");
     let (code, said) = reflux(dir, &text("").replace("\"writer\"", "\"m0\""), &["check"]);
     assert!(code == Some(0) && !said.contains("is another"), "{said}");
     // Judgements that are rated are the judge's, whoever answered what it judged.

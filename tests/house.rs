@@ -164,13 +164,13 @@ const COMPUTES: &[&str] = &[
     "joined.rs",
     "operator.rs",
     "replay.rs",
-    "revision/again.rs",
+    "revision/recompute.rs",
     "revision/changes.rs",
     "revision/lineage.rs",
     "revision/mod.rs",
-    "revision/quick.rs",
+    "revision/incremental.rs",
     "revision/record.rs",
-    "revision/revising.rs",
+    "revision/inputs.rs",
     "revision/view.rs",
 ];
 

@@ -323,7 +323,7 @@ fn the_papers_run_is_checked_explained_and_costed() {
         "mean of 3 judgements",
         "6 seed and 2 generated examples, temperature 0.6, top_p 0.9",
         "beta 0.1, batches of 16 pairs, learning rate 1e-6, at most [3964, 6942] pairs, validated every 200 steps",
-        "held to policy-start",
+        "reference policy-start",
     ] {
         assert!(plan.contains(words), "no `{words}` in\n{plan}");
     }

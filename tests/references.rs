@@ -78,7 +78,7 @@ fn done(text: &str, dir: &Path) -> Run {
     Run::open(dir).unwrap()
 }
 fn uses(text: &str, run: &Run) -> Vec<ReferenceUse> {
-    ReferenceUse::of(&common::plan(text), run).unwrap()
+    ReferenceUse::load_all(&common::plan(text), run).unwrap()
 }
 fn weights(run: &Run, model: &str) -> String {
     run.model(model).unwrap().hash

@@ -34,7 +34,7 @@ fn weights(dir: &Path) -> Result<String> {
 fn begin(run: &Path, before: &str, after: &str, from: &[&str], dir: &Path) -> Result<bool> {
     let (source, before, after) = (Run::open(run)?, plan(before), plan(after));
     let from: Vec<String> = from.iter().map(ToString::to_string).collect();
-    Replay::of(&source, &before, &after, &from)?.begin(dir, &weights)
+    Replay::new(&source, &before, &after, &from)?.begin(dir, &weights)
 }
 
 /// Replays the small loop under `after`, compares with a run of it from the start, and returns what was counted.
@@ -185,7 +185,7 @@ fn what_cannot_be_replayed_is_refused_with_advice() {
     // responses is below scores by the policy, but not in the first iteration.
     let answers = text.replace("samples = 3", "samples = 4");
     let said = refused(&answers, &["scores"], "none");
-    assert!(said.contains("the step `responses`") && said.contains("--from responses makes anew"), "{said}");
+    assert!(said.contains("the step `responses`") && said.contains("--from responses makes again"), "{said}");
     assert!(!temp.path().join("none").exists(), "nothing was begun");
     // Another run of that name.
     let said = refused(text, &["dpo"], "small");

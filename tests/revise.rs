@@ -407,7 +407,7 @@ fn an_iteration_of_a_loop_is_revised() {
     fs::write(&manifest, said).unwrap();
     fs::write(dir.join("fix.jsonl"), fix).unwrap();
     let (other, plan) = (Run::open(&dir.join("other")).unwrap(), plan(&text));
-    let replay = Replay::of(&other, &plan, &plan, &["pairs".to_owned()]).unwrap();
+    let replay = Replay::new(&other, &plan, &plan, &["pairs".to_owned()]).unwrap();
     replay.begin(&dir.join("again"), &|_| panic!("the manifest knows every file of a model")).unwrap();
     run(&text, &dir.join("again"), &RunOptions::default()).0.unwrap();
 

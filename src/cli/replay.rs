@@ -62,7 +62,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let own = source.dir().join("pipeline.toml");
     let before = shown(pipeline::load_without_data(&own, &[], crate::operators::ALL))?;
     let plan = Arc::new(check(args.file.as_deref().unwrap_or(&own), &args.set)?);
-    let replay = Replay::of(&source, &before, &plan, &args.from)?;
+    let replay = Replay::new(&source, &before, &plan, &args.from)?;
     let name = args.into.clone().unwrap_or_else(|| format!("{}-replay", source.name()));
     let dir = directory(&args.runs, &name)?;
     if args.dry_run || !quiet {

@@ -1,4 +1,4 @@
-//! Commands that are offered where a run cannot be resumed as it is: they replay it into another run.
+//! Suggests commands that replay a run where it cannot be resumed as it is.
 
 use std::path::Path;
 
@@ -7,36 +7,37 @@ use crate::pipeline::Plan;
 use crate::pipeline::replay::{command, command_for_inputs};
 use crate::store::ChangedInput;
 
-/// The command that replays the run in `dir` under a changed plan, for whoever tries to go on with it. `otherwise` are the
-/// options that stand for the changed file.
+/// Returns the command that replays the run in `dir` under a changed plan. `otherwise` holds the options
+/// that stand for the changed file.
 pub fn advice(
     before: &Plan<dyn Operator>,
     plan: &Plan<dyn Operator>,
     dir: &Path,
     otherwise: &[String],
 ) -> Option<String> {
-    let place = NewRun::beside(dir)?;
+    let place = ReplayNames::beside(dir)?;
     command(before, plan, &place.source, &place.name, place.runs.as_deref(), otherwise)
 }
 
-/// The command that makes again, as another run, what follows from external inputs of the run in `dir` that have changed.
+/// Returns the command that remakes, in a new run, the rows that depend on changed external inputs of the
+/// run in `dir`.
 pub(super) fn advice_for_inputs(plan: &Plan<dyn Operator>, dir: &Path, changed: &[ChangedInput]) -> Option<String> {
-    let place = NewRun::beside(dir)?;
+    let place = ReplayNames::beside(dir)?;
     let tables = changed.iter().map(|c| c.table.clone()).collect();
     command_for_inputs(plan, &tables, &place.source, &place.name, place.runs.as_deref())
 }
 
-/// How a replay of a run is named on the command line.
-struct NewRun {
-    /// The run that is replayed.
+/// Names of a replay on the command line.
+struct ReplayNames {
+    /// The run to replay.
     source: String,
-    /// A free name.
+    /// A name that is free.
     name: String,
-    /// The folder of both, if it is not the usual one.
+    /// The folder of both runs, if it is not the usual one.
     runs: Option<String>,
 }
 
-impl NewRun {
+impl ReplayNames {
     fn beside(dir: &Path) -> Option<Self> {
         let name = dir.file_name()?.to_string_lossy().into_owned();
         let runs = dir.parent()?;

@@ -1,8 +1,9 @@
-//! timely's view of the [`Epoch`] clock: totally ordered, with a loop summary that *restarts* the microbatch.
+//! timely's view of the [`Epoch`] clock: totally ordered, with a loop summary that *restarts* the
+//! microbatch.
 //!
-//! Neither of timely's own nested times fits: with `Product` the microbatches of two iterations are incomparable, so
-//! there is no barrier between iterations; tuples and plain integers can only add, so (t, m) could never become
-//! (t + 1, 0).
+//! Neither of timely's own nested times fits. With `Product` the microbatches of two iterations are
+//! incomparable, so no barrier can separate iterations. Tuples and plain integers can only add, so (t, m)
+//! could never become (t + 1, 0).
 
 use differential_dataflow::lattice::Lattice;
 use timely::order::{PartialOrder, TotalOrder};
@@ -10,12 +11,13 @@ use timely::progress::timestamp::{PathSummary, Refines, Timestamp};
 
 use crate::data::Epoch;
 
-/// What a path through the dataflow does to an [`Epoch`]. The order of the variants makes `Within(_) < Next(_, _)`.
+/// The effect of a path through the dataflow on an [`Epoch`]. The order of the variants makes `Within(_) <
+/// Next(_, _)`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Advance {
     /// Same iteration, `microbatch + n`.
     Within(u32),
-    /// `iteration + n` with n of at least 1, the microbatch restarted at `m`.
+    /// `iteration + n`, where n is at least 1, with the microbatch restarted at `m`.
     Next(u32, u32),
 }
 
@@ -58,7 +60,7 @@ impl Timestamp for Epoch {
         Epoch::new(0, 0)
     }
 }
-/// Lets a worker use it as the time of a whole dataflow.
+/// Allows [`Epoch`] as the time of a whole dataflow.
 impl Refines<()> for Epoch {
     fn to_inner((): ()) -> Self {
         Self::minimum()
@@ -92,12 +94,13 @@ mod tests {
     }
 
     proptest! {
-        // Progress tracking is sound only if these hold.
+        // Progress tracking is sound only if these properties hold.
         #[test]
         fn following_is_applying_in_turn(a in advance(), b in advance(), e in epoch()) {
             let both = a.followed_by(&b).and_then(|ab| ab.results_in(&e));
             let in_turn = a.results_in(&e).and_then(|x| b.results_in(&x));
-            // A summary may promise a time that the path overflows before reaching, never miss one that it reaches.
+            // A summary may promise a time that the path overflows before reaching, but never miss one that
+            // it reaches.
             if let (Some(x), Some(y)) = (both, in_turn) { prop_assert_eq!(x, y); }
             prop_assert!(in_turn.is_none() || both.is_some());
         }

@@ -1,7 +1,8 @@
-//! Compute threads, and the desk at which a timely operator hands them work.
+//! Compute threads, and the job queue through which a timely operator hands them work.
 //!
-//! Workers never compute and never block: an operator leaves a job in a queue, keeps the capability of its
-//! time, and is woken when the answer is there. Capabilities hold an `Rc` and stay; tickets travel.
+//! Workers never compute and never block. An operator puts a job into a queue, keeps the capability of its
+//! time, and is woken when the result arrives. Capabilities hold an `Rc` and cannot leave the worker; jobs
+//! carry a ticket number instead.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,37 +19,38 @@ use crate::cancel::CancelFlag;
 use crate::data::{Epoch, Rows};
 use crate::error::{Error, Result};
 
-/// What a job comes to: rows, or none where a source has no more.
-pub(super) type Answer<T = Rows> = Result<Option<T>>;
+/// The result of a job: rows, or `None` if a source has no more.
+pub(super) type JobResult<T = Rows> = Result<Option<T>>;
 /// A job.
-pub(super) type Task<T = Rows> = Box<dyn FnOnce(&ComputeThread) -> Answer<T> + Send>;
+pub(super) type Task<T = Rows> = Box<dyn FnOnce(&ComputeThread) -> JobResult<T> + Send>;
 
-/// Proof that the caller is on a compute thread: no other thread can make one. What computes, reads files or waits for locks
-/// asks for it, so that code of a worker cannot call it.
+/// Proof that the caller runs on a compute thread: no other thread can make one. Code that computes, reads
+/// files or waits for locks asks for it, so worker code cannot call it.
 pub(super) struct ComputeThread(());
 
 struct Job<T> {
     ticket: u64,
     task: Task<T>,
     waker: SyncActivator,
-    reply: Sender<(u64, Answer<T>)>,
+    reply: Sender<(u64, JobResult<T>)>,
 }
 
-/// Stack of a compute thread: candle walks a model's graph recursively.
+/// Stack size of a compute thread: candle walks a model's graph recursively.
 const STACK: usize = 64 << 20;
 
-/// How a desk's threads share the cores with others.
+/// How a queue's threads share the cores with other threads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
-    /// They are served as any thread is.
+    /// Usual priority.
     Normal,
-    /// They step aside for whoever else is ready to run. A training's threads wait for each other thousands of times a
-    /// second: one that finds its core taken by somebody who encodes a file keeps all of them waiting.
+    /// Lowest priority: the threads yield to any other that is ready to run. The threads of a training wait
+    /// for each other thousands of times a second, and one that loses its core to a thread that encodes a
+    /// file keeps all of them waiting.
     Low,
 }
 
 impl Priority {
-    /// To be called on the thread itself.
+    /// Sets the priority of the calling thread.
     fn assume(self) {
         #[cfg(target_os = "linux")]
         if self == Priority::Low
@@ -59,23 +61,23 @@ impl Priority {
     }
 }
 
-/// Most workers of which each brings threads for a step. Further ones share them: what is made does not depend on it, and the
-/// system has no threads without end.
+/// At most this many workers each add threads for a step; further workers share them. Results do not depend
+/// on it, and the number of threads stays bounded.
 const MAX_SHARES: usize = 16;
 
-/// The jobs of an operator, which all workers leave in one place.
+/// The jobs of an operator from all workers.
 struct Queue {
-    /// Both ends of its channel, for the type of its jobs.
+    /// Both ends of the channel, whose type depends on the type of its jobs.
     ends: Box<dyn Any + Send>,
-    /// How many workers have brought threads.
+    /// Number of workers that have added threads.
     shares: usize,
 }
 
-/// The compute threads of a run, and the first thing that went wrong in it.
+/// The compute threads of a run, and the run's first failure.
 #[derive(Clone, Default)]
 pub(super) struct ComputePool {
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    /// By the name of the operator.
+    /// Queues by the name of their operator.
     queues: Arc<Mutex<BTreeMap<String, Queue>>>,
     failure: Arc<Mutex<Option<Error>>>,
     pub(super) stop: CancelFlag,
@@ -83,11 +85,12 @@ pub(super) struct ComputePool {
 
 impl ComputePool {
     pub(super) fn new(stop: CancelFlag) -> Self {
-        // Threads inherit the priority of whoever starts them, and rayon's start when they are first asked for.
+        // Threads inherit the priority of the thread that starts them, and rayon starts its threads on
+        // first use.
         let _started = rayon::current_num_threads();
         Self { stop, ..Self::default() }
     }
-    /// Stops the run; the first failure is the one that is told.
+    /// Stops the run. Only the first failure is reported.
     pub(super) fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.stop.set();
@@ -95,21 +98,21 @@ impl ComputePool {
     pub(super) fn failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-    /// Waits for the threads; they end when the desks and queues that feed them are gone.
+    /// Waits for the threads. They end when all job queues that feed them are dropped.
     pub(super) fn join(&self) {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            // A compute thread catches the panics of its jobs, so there is nothing to learn from its end.
+            // A compute thread catches the panics of its jobs, so its own result carries no information.
             drop(thread.join());
         }
     }
-    /// The queue of the operator `name`, for one more worker, who brings `threads` threads.
+    /// Returns the queue of the operator `name` for one more worker, which adds `threads` threads.
     fn spawn_workers<T: Send + 'static>(
         &self,
         name: &str,
         threads: usize,
-        urgency: Priority,
+        priority: Priority,
     ) -> Result<Sender<Job<T>>> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(name.to_owned());
@@ -121,10 +124,11 @@ impl ComputePool {
         for _ in 0..threads {
             let (inbox, stop, who) = (inbox.clone(), self.stop.clone(), name.to_string());
             let body = move || {
-                urgency.assume();
+                priority.assume();
                 for job in inbox {
                     let answer = if stop.is_set() { Err(Error::cancelled()) } else { perform(job.task, &who) };
-                    // The desk may be gone already when the run is stopped: then nobody waits for the answer.
+                    // The receiver may be dropped already when the run is stopped: then nobody waits for
+                    // the result.
                     drop(job.reply.send((job.ticket, answer)));
                     let _worker_gone = job.waker.activate().is_err();
                 }
@@ -137,12 +141,12 @@ impl ComputePool {
     }
 }
 
-fn perform<T>(task: Task<T>, name: &str) -> Answer<T> {
+fn perform<T>(task: Task<T>, name: &str) -> JobResult<T> {
     let work = AssertUnwindSafe(|| task(&ComputeThread(())));
     catch_unwind(work).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
 }
 
-/// A panic as an error of ours.
+/// Turns a panic into an error of kind bug.
 pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
     let words = panic.downcast_ref::<&str>().map(ToString::to_string);
     let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
@@ -150,62 +154,63 @@ pub(super) fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Error {
         .help("this is a defect of reflux: what was committed is intact; please report it with the pipeline file")
 }
 
-/// Where one operator on one worker leaves jobs and picks up answers.
+/// The jobs and results of one operator on one worker.
 pub(super) struct JobQueue<T = Rows> {
-    crew: ComputePool,
+    pool: ComputePool,
     jobs: Sender<Job<T>>,
-    reply: Sender<(u64, Answer<T>)>,
-    replies: Receiver<(u64, Answer<T>)>,
+    reply: Sender<(u64, JobResult<T>)>,
+    replies: Receiver<(u64, JobResult<T>)>,
     waker: SyncActivator,
     held: BTreeMap<u64, Capability<Epoch>>,
     next: u64,
 }
 
 impl<T: Send + 'static> JobQueue<T> {
-    /// A desk for the operator at `address`, with threads for its worker.
+    /// Creates the queue of the operator at `address`, with threads for this worker.
     ///
-    /// Must be made on the worker's thread: the waker remembers it.
+    /// It must be created on the worker's thread: the waker remembers the thread.
     pub(super) fn new(
         scope: Scope<'_, Epoch>,
         address: &[usize],
-        crew: &ComputePool,
+        pool: &ComputePool,
         name: &str,
         threads: usize,
-        urgency: Priority,
+        priority: Priority,
     ) -> Self {
         let waker = scope.worker().sync_activator_for(address.to_vec());
-        let jobs = crew.spawn_workers(name, threads, urgency).unwrap_or_else(|e| {
-            // Building a dataflow is infallible; a queue that nobody serves is seen at the first job.
-            crew.fail(e);
+        let jobs = pool.spawn_workers(name, threads, priority).unwrap_or_else(|e| {
+            // Building a dataflow is infallible; the failure of a queue without threads is noticed at its
+            // first job.
+            pool.fail(e);
             unbounded().0
         });
         let (reply, replies) = unbounded();
-        Self { crew: crew.clone(), jobs, reply, replies, waker, held: BTreeMap::new(), next: 0 }
+        Self { pool: pool.clone(), jobs, reply, replies, waker, held: BTreeMap::new(), next: 0 }
     }
 
-    /// Leaves a job; `cap` is kept until its answer has been picked up.
+    /// Submits a job. `cap` is kept until its result is collected.
     pub(super) fn submit(&mut self, cap: Capability<Epoch>, task: Task<T>) {
         self.held.insert(self.next, cap);
         let (waker, reply) = (self.waker.clone(), self.reply.clone());
-        // Never blocks: the queue takes any number. How many jobs wait is for the operators to bound, by `open`.
+        // Never blocks: the queue is unbounded. Operators bound the number of waiting jobs by `open`.
         if self.jobs.send(Job { ticket: self.next, task, waker, reply }).is_err() {
-            self.crew.fail(Error::bug("a compute thread is gone"));
+            self.pool.fail(Error::bug("a compute thread is gone"));
         }
         self.next += 1;
     }
 
-    /// Jobs whose answer has not been picked up.
+    /// Number of jobs whose result has not been collected.
     pub(super) fn open(&self) -> usize {
         self.held.len()
     }
 
-    /// The next answer, with the capability of its job. A failed job stops the run and keeps its capability, so that
-    /// nothing downstream can take the missing rows for the end of an iteration.
+    /// Returns the next result with the capability of its job. A failed job stops the run and keeps its
+    /// capability, so nothing downstream mistakes the missing rows for the end of an iteration.
     pub(super) fn collect(&mut self) -> Option<(Capability<Epoch>, Option<T>)> {
         while let Ok((ticket, answer)) = self.replies.try_recv() {
             match answer {
                 Ok(rows) => return self.held.remove(&ticket).map(|cap| (cap, rows)),
-                Err(e) => self.crew.fail(e),
+                Err(e) => self.pool.fail(e),
             }
         }
         None

@@ -1,4 +1,4 @@
-//! What a job asks its context: rows, models and random keys, and how it reports progress.
+//! Methods of [`Context`]: rows, models and random keys for a job, and its progress reports.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ impl Context<'_> {
     pub fn run(&self) -> &Run {
         &self.shared.run
     }
-    /// What the operators share.
+    /// Returns the runtime environment that the operators share.
     ///
     /// # Errors
-    /// A bug: it is of another type.
+    /// A bug: it has another type.
     pub fn env<T: Any>(&self) -> Result<&T> {
         self.shared.env.get()
     }
-    /// The key of this step's random draws for a row.
+    /// Returns the random key of this step for a row.
     pub fn key(&self, row: &str, sample: u32) -> RngKey {
         RngSource { seed: self.shared.plan.seed, step: &self.step.name }.key(self.epoch.iteration, row, sample)
     }
@@ -36,21 +36,21 @@ impl Context<'_> {
     pub fn cancelled(&self) -> bool {
         self.shared.stop.is_set()
     }
-    /// Tells those who watch how far this job is.
+    /// Reports the progress of this job to the observer.
     pub fn progress(&self, done: usize, planned: usize, unit: &'static str) {
         let (step, epoch) = (self.step.name.as_str(), self.epoch);
         self.shared.observer.event(&Event::Within { step, epoch, done, planned, unit });
     }
-    /// Tells those who watch what a training measured at an optimizer step.
+    /// Reports the metrics of an optimizer step to the observer.
     pub fn measured(&self, values: &[(&'static str, Option<f64>)]) {
         self.shared.observer.event(&Event::Measured { step: &self.step.name, epoch: self.epoch, values });
     }
-    /// The iteration of the rows of an input: its own rows of this iteration if it is in the loop, else its only ones.
+    /// Returns the iteration of an input's rows: the current one if the input runs in the loop, else 0.
     pub fn iteration_of(&self, input: &str) -> u32 {
         let step = self.shared.plan.step(input);
         if step.is_some_and(|s| s.placement != Placement::Once) { self.epoch.iteration } else { 0 }
     }
-    /// All rows of an input by its key (`from`, or the key that names it), a batch per microbatch, in order.
+    /// Reads all rows of an input, one batch per microbatch, in order.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -61,12 +61,12 @@ impl Context<'_> {
         let schema = batches.first().map_or_else(|| step.schema.arrow(), RecordBatch::schema);
         Ok(concat_batches(&schema, &batches)?)
     }
-    /// The same microbatch by microbatch, each with its number, read one at a time.
+    /// Reads the rows of an input one microbatch at a time, each with its number.
     pub fn microbatches<'a>(&'a self, input: &'a str) -> impl Iterator<Item = Result<(u32, RecordBatch)>> + 'a {
         let iteration = self.iteration_of(input);
         self.run().batches(input, Some(iteration)).map(|b| b.map(|(epoch, rows)| (epoch.microbatch, rows)))
     }
-    /// The same of this and earlier iterations, at most `iterations` of them, the oldest first.
+    /// Reads the rows of this and earlier iterations, at most `iterations` of them, the oldest first.
     pub fn window<'a>(
         &'a self,
         input: &'a str,
@@ -76,29 +76,29 @@ impl Context<'_> {
         let first = (last + 1).saturating_sub(iterations.max(1)).max(last.min(1));
         (first..=last).flat_map(move |iteration| self.run().batches(input, Some(iteration)))
     }
-    /// What was joined to the microbatch.
+    /// Returns the rows joined to the microbatch.
     ///
     /// # Errors
     /// A bug: the step joins nothing.
     pub fn joined(&self) -> Result<&Joined> {
         self.joined.as_ref().ok_or_else(|| Error::bug(format!("step `{}` joins nothing", self.step.name)))
     }
-    /// The model that another key than `model` names; `None` if the step has no such key.
+    /// Returns the model that a key other than `model` names; `None` if the step has no such key.
     ///
     /// # Errors
-    /// A bug: a step that the plan puts before this one has not made it.
+    /// A bug: the step that makes it comes first in the plan, but has not made it.
     pub fn other_model(&self, key: &str) -> Result<Option<ModelAt>> {
         let Some((_, meant)) = self.step.models.iter().find(|(k, _)| *k == key) else { return Ok(None) };
         self.shared.model_at(meant, self.model.as_ref()).map(Some)
     }
-    /// The source of a `[model.NAME]`.
+    /// Returns the source of a `[model.NAME]`.
     ///
     /// # Errors
     /// A bug: the plan has no such model.
     pub fn model_source(&self, name: &str) -> Result<&ModelSource> {
         self.shared.plan.model(name).ok_or_else(|| Error::bug(format!("model `{name}` is not in the plan")))
     }
-    /// The announcement of a model that this step has committed.
+    /// Returns the announcement of a model that this step has committed.
     ///
     /// # Errors
     /// A bug: the model is not committed.

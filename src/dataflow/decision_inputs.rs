@@ -1,5 +1,5 @@
-//! What a keyed step went by, kept beside its rows as the dataset `STEP.candidates`: with it a correction is followed up without
-//! reading an answer.
+//! Decision inputs of a keyed step, stored next to its rows as the dataset `STEP.candidates`. With them the
+//! effect of a corrected score is computed without reading an answer.
 
 use std::collections::HashMap;
 
@@ -10,49 +10,49 @@ use crate::data::{Columns, Epoch, Id};
 use crate::error::Result;
 use crate::store::Corrections;
 
-/// Where the candidates of a step are.
+/// Name of the dataset with a step's candidates.
 pub fn candidates_of(step: &str) -> String {
     format!("{step}.candidates")
 }
 
-/// A keyed step that makes pairs, and makes them of ids, scores, lengths and variances alone, group by group.
+/// A keyed step that makes pairs, group by group, from ids, scores, lengths and variances alone.
 pub trait DecisionInputs: Send + Sync {
-    /// The rows of a microbatch as rows of the schema `candidates`, in the same order.
+    /// Converts the rows of a microbatch to rows of the schema `candidates`, in the same order.
     ///
     /// # Errors
-    /// A column is missing or of another type.
+    /// A column is missing or has another type.
     fn candidates(&self, rows: &RecordBatch) -> Result<RecordBatch>;
-    /// The key of a prompt's group.
+    /// Returns the key of a prompt's group.
     fn key(&self, epoch: Epoch, prompt: u128) -> Key;
-    /// An item as it is under a score.
+    /// Returns the item with this score.
     fn scored(&self, item: Item, score: Option<f32>) -> Item;
-    /// What becomes of a group that has come to `kept`: pairs in the order of the step's rows, or the code of the reason why there
-    /// is none.
+    /// Returns the pairs of a group whose reduce gave `results`, in the order of the step's rows; or the code
+    /// of the reason if it gives none.
     ///
     /// # Errors
     /// A bug: an answer is not in the group.
-    fn decide(&self, group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decision>, &'static str>>;
+    fn decide(&self, group: &[Candidate], results: &[GroupResult]) -> Result<Result<Vec<Decision>, &'static str>>;
 }
 
-/// An answer of a group; a group has them in the order of its rows.
+/// An answer of a group. A group lists its answers in row order.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Candidate {
-    /// Its id.
+    /// Id of the answer.
     pub id: u128,
-    /// Its score.
+    /// Score of the answer.
     pub score: Option<f32>,
-    /// Answers of a prompt with the same number are the same.
+    /// Answers to a prompt with equal numbers have equal texts.
     pub answer: u32,
 }
 
-/// A pair of a group.
+/// A pair chosen from a group.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Decision {
-    /// The place in the group of the answer preferred.
+    /// Index in the group of the preferred answer.
     pub chosen: usize,
-    /// That of the other.
+    /// Index in the group of the other answer.
     pub rejected: usize,
-    /// The difference of their scores, as the pair has it.
+    /// Difference of their scores, as stored with the pair.
     pub margin: f32,
 }
 
@@ -60,45 +60,45 @@ pub struct Decision {
 pub(super) struct Group {
     pub(super) key: Key,
     pub(super) prompt_id: String,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<CorrectedAnswer>,
 }
 
-/// An answer before and after.
-pub(super) struct Answer {
-    /// As the rows have it.
+/// An answer with its score before and after the corrections.
+pub(super) struct CorrectedAnswer {
+    /// Id as text, as stored in the rows.
     pub(super) response_id: String,
-    /// Without a score.
+    /// The item without a score.
     item: Item,
     answer: u32,
-    was: Option<f32>,
-    is: Option<f32>,
+    before: Option<f32>,
+    after: Option<f32>,
 }
 
 impl Group {
-    /// The group as it was, or as it is to be.
+    /// Returns the candidates before or after the corrections.
     pub(super) fn candidates(&self, after: bool) -> Vec<Candidate> {
-        let score = |a: &Answer| if after { a.is } else { a.was };
+        let score = |a: &CorrectedAnswer| if after { a.after } else { a.before };
         self.answers.iter().map(|a| Candidate { id: a.item.id, score: score(a), answer: a.answer }).collect()
     }
-    /// The items as they were, with those that they are to be.
+    /// Returns each item before and after the corrections.
     pub(super) fn items(&self, step: &dyn DecisionInputs) -> Vec<(Item, Item)> {
-        let both = |a: &Answer| (step.scored(a.item, a.was), step.scored(a.item, a.is));
+        let both = |a: &CorrectedAnswer| (step.scored(a.item, a.before), step.scored(a.item, a.after));
         self.answers.iter().map(both).collect()
     }
 }
 
-/// The ids of a column of hashes, and as they are spelt where that is otherwise.
+/// A column of id hashes, with the texts of ids that differ from their hash.
 struct Ids<'a> {
     hashes: &'a FixedSizeBinaryArray,
     texts: &'a StringArray,
 }
 
 impl<'a> Ids<'a> {
-    fn of(rows: &'a RecordBatch, hashes: &str, texts: &str) -> Result<Self> {
+    fn new(rows: &'a RecordBatch, hashes: &str, texts: &str) -> Result<Self> {
         Ok(Self { hashes: Columns(rows).hashes(hashes)?, texts: Columns(rows).text(texts)? })
     }
     fn id(&self, row: usize) -> u128 {
-        // A column of hashes has values of 16 bytes.
+        // Values of a hash column have 16 bytes.
         self.hashes.value(row).try_into().map_or(0, u128::from_be_bytes)
     }
     fn all(&self) -> impl Iterator<Item = Id> {
@@ -110,7 +110,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// The groups of a microbatch that have a corrected answer, in the order of their first rows.
+/// Returns the groups of a microbatch that have a corrected answer, in the order of their first rows.
 pub(super) fn groups(
     step: &dyn DecisionInputs,
     epoch: Epoch,
@@ -119,14 +119,14 @@ pub(super) fn groups(
 ) -> Result<Vec<Group>> {
     let columns = Columns(rows);
     let (responses, prompts) =
-        (Ids::of(rows, "response_hash", "response_id")?, Ids::of(rows, "prompt_hash", "prompt_id")?);
+        (Ids::new(rows, "response_hash", "response_id")?, Ids::new(rows, "prompt_hash", "prompt_id")?);
     let hit = |&(row, id): &(usize, Id)| corrections.has_id(id) && corrections.get(&responses.text(row)).is_some();
     let mut touched: Vec<u128> = responses.all().enumerate().filter(hit).map(|(row, _)| prompts.id(row)).collect();
     if touched.is_empty() {
         return Ok(Vec::new());
     }
     touched.sort_unstable();
-    // Most prompts have none, and this says so at once.
+    // Most prompts have no correction; a small bit set finds that out quickly.
     let mut some = [0u64; 1024];
     let bit = |prompt: u128| (prompt as usize >> 6 & 1023, 1u64 << (prompt & 63));
     touched.iter().map(|&prompt| bit(prompt)).for_each(|(word, bit)| some[word] |= bit);
@@ -134,15 +134,15 @@ pub(super) fn groups(
     let (lengths, variances) = (columns.uint("length")?, columns.uint("variance")?);
     let mut all: Vec<Group> = Vec::new();
     let mut places: HashMap<u128, usize> = HashMap::new();
-    // The answers to a prompt stand together, as a rule.
+    // The answers to a prompt usually follow each other, so the last lookup is remembered.
     let mut last = None;
     for (row, Id(prompt)) in prompts.all().enumerate() {
-        let known = match last {
-            Some((same, known)) if same == prompt => known,
+        let is_touched = match last {
+            Some((same, is_touched)) if same == prompt => is_touched,
             _ => some[bit(prompt).0] & bit(prompt).1 != 0 && touched.binary_search(&prompt).is_ok(),
         };
-        last = Some((prompt, known));
-        if !known {
+        last = Some((prompt, is_touched));
+        if !is_touched {
             continue;
         }
         let place = *places.entry(prompt).or_insert_with(|| {
@@ -150,15 +150,15 @@ pub(super) fn groups(
             all.len() - 1
         });
         let response_id = responses.text(row);
-        let was = scores.is_valid(row).then(|| scores.value(row));
-        let is = corrections.get(&response_id).map_or(was, |c| c.score);
+        let before = scores.is_valid(row).then(|| scores.value(row));
+        let after = corrections.get(&response_id).map_or(before, |c| c.score);
         let item = Item {
             order: 0,
             id: responses.id(row),
             length: if lengths.is_valid(row) { lengths.value(row) } else { 0 },
             variance: if variances.is_valid(row) { variances.value(row) } else { 0 },
         };
-        all[place].answers.push(Answer { response_id, item, answer: answers.value(row), was, is });
+        all[place].answers.push(CorrectedAnswer { response_id, item, answer: answers.value(row), before, after });
     }
     Ok(all)
 }

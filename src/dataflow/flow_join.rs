@@ -1,4 +1,4 @@
-//! The timely operator of a step that joins another step's rows to those of its first input.
+//! The timely operator of a step that joins the rows of another step to those of its first input.
 
 use std::collections::BTreeMap;
 
@@ -16,21 +16,22 @@ use super::flow::{Flow, IN_FLIGHT, Models, batch};
 use super::jobs::StepJobs;
 use crate::data::{Batch, Epoch};
 
-/// A microbatch that is not joined yet. Its rows are on disk, and are not held.
+/// A microbatch that is not joined yet. Its rows stay on disk.
 struct Pending {
     cap: Capability<Epoch>,
-    /// It was tried, and some of its rows had no partner yet.
+    /// Whether a first attempt found rows without a partner.
     waits_for_all: bool,
 }
 
-/// A map with a joined input. It has a microbatch wherever either input has one. A microbatch is tried when both inputs have
-/// closed it; where a row has no partner by then, it is tried again when both are complete in its iteration.
+/// Maps microbatches with a joined input. The output has a microbatch wherever either input has one. A
+/// microbatch is tried when both inputs have closed it; if a row has no partner by then, it is tried again
+/// when both inputs are complete in its iteration.
 pub(super) fn join<'s>(
     scope: Scope<'s, Epoch>,
     [ours, theirs]: [Flow<'s>; 2],
     models: Models<'s>,
     jobs: StepJobs,
-    crew: &ComputePool,
+    pool: &ComputePool,
 ) -> Flow<'s> {
     let name = jobs.step().name.clone();
     let iterations = jobs.step().iterations.clone();
@@ -40,30 +41,31 @@ pub(super) fn join<'s>(
     let same_time = [(0, Antichain::from_elem(Advance::default()))];
     let mut ours = op.new_input_connection(ours, Exchange::new(|b: &Batch| b.shard), same_time.clone());
     let mut theirs = op.new_input_connection(theirs, Exchange::new(|b: &Batch| b.shard), same_time);
-    let (mut known, feed) = models.split();
+    let (mut model_table, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let address = op.operator_info().address.to_vec();
-    let crew = crew.clone();
+    let pool = pool.clone();
     op.build(move |caps| {
         drop(caps);
-        let mut desk = JobQueue::new(scope, &address, &crew, &name, IN_FLIGHT, Priority::Low);
+        let mut queue = JobQueue::new(scope, &address, &pool, &name, IN_FLIGHT, Priority::Low);
         let mut pending: BTreeMap<Epoch, Pending> = BTreeMap::new();
         move |frontiers| {
             for input in [&mut ours, &mut theirs] {
                 input.for_each(|cap, batches| {
                     batches.clear();
                     let cap = cap.retain_least(0).expect("data always travels under a time");
-                    // An observer of the loop has no rows of the iteration after the last training, an input may.
+                    // An observer of the loop has no rows in the iteration after the last training, but an
+                    // input may.
                     if iterations.contains(&cap.time().iteration) {
                         pending.entry(*cap.time()).or_insert(Pending { cap, waits_for_all: false });
                     }
                 });
             }
             if let Some(feed) = &mut feed {
-                feed.for_each(|_, batches| known.learn(&crew, batches));
+                feed.for_each(|_, batches| model_table.learn(&pool, batches));
             }
             let mut out = output.activate();
-            while let Some((cap, rows)) = desk.collect() {
+            while let Some((cap, rows)) = queue.collect() {
                 match rows {
                     Some(rows) => out.session(&cap).give(batch(rows, *cap.time())),
                     None => drop(pending.insert(*cap.time(), Pending { cap, waits_for_all: true })),
@@ -72,25 +74,25 @@ pub(super) fn join<'s>(
             let inputs = &frontiers[..2];
             let ready = |(epoch, waiting): (&Epoch, &Pending)| {
                 let due = if waiting.waits_for_all { complete(inputs, *epoch) } else { closed(inputs, *epoch) };
-                due && known.at(epoch.iteration).is_some()
+                due && model_table.at(epoch.iteration).is_some()
             };
-            while desk.open() < IN_FLIGHT
+            while queue.open() < IN_FLIGHT
                 && let Some(epoch) = pending.iter().find(|(e, p)| ready((e, p))).map(|(e, _)| *e)
-                && let (Some(next), Some(model)) = (pending.remove(&epoch), known.at(epoch.iteration))
+                && let (Some(next), Some(model)) = (pending.remove(&epoch), model_table.at(epoch.iteration))
             {
-                desk.submit(next.cap, jobs.join(epoch, model, complete(inputs, epoch)));
+                queue.submit(next.cap, jobs.join(epoch, model, complete(inputs, epoch)));
             }
         }
     });
     stream
 }
 
-/// Whether no input will bring anything more at this time or before.
+/// Whether no input can bring more rows at this time or earlier.
 fn closed(inputs: &[MutableAntichain<Epoch>], epoch: Epoch) -> bool {
     inputs.iter().all(|frontier| !frontier.less_equal(&epoch))
 }
 
-/// Whether no input will bring anything more in this iteration or before.
+/// Whether no input can bring more rows in this iteration or earlier.
 fn complete(inputs: &[MutableAntichain<Epoch>], epoch: Epoch) -> bool {
     inputs.iter().all(|frontier| !frontier.less_than(&Epoch::new(epoch.iteration + 1, 0)))
 }

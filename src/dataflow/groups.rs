@@ -1,5 +1,5 @@
-//! The reduce of a keyed step whose groups are whole within a microbatch: by itself as the run makes it, and in differential
-//! where corrections come to it afterwards.
+//! Reduces the groups of a keyed step whose groups each lie within one microbatch: directly during a run,
+//! and in differential when corrections arrive later.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,9 +17,10 @@ use super::operator::{Context, Keyed, Operator, Stage};
 use crate::error::{Error, Result};
 use crate::pipeline::Plan;
 
-/// What the groups of a microbatch come to, where none has items in another: no memory of earlier microbatches is needed.
+/// Reduces the groups of a microbatch. No group has items in another microbatch, so no earlier microbatch
+/// is remembered.
 pub(super) fn reduce_local(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBatch) -> Result<Vec<(Key, GroupResult)>> {
-    let draws = RngSource { seed: cx.shared.plan.seed, step: &cx.step.name };
+    let rng_source = RngSource { seed: cx.shared.plan.seed, step: &cx.step.name };
     let mut items = keyed.items(cx.epoch, rows)?;
     items.sort_unstable();
     items.dedup();
@@ -27,36 +28,36 @@ pub(super) fn reduce_local(keyed: &dyn Keyed, cx: &Context<'_>, rows: &RecordBat
     for same in items.chunk_by(|a, b| a.0 == b.0) {
         group.clear();
         group.extend(same.iter().map(|(_, item)| *item));
-        keyed.reduce(&draws, &same[0].0, &group, &mut of_group);
-        all.extend(of_group.drain(..).map(|kept| (same[0].0, kept)));
+        keyed.reduce(&rng_source, &same[0].0, &group, &mut of_group);
+        all.extend(of_group.drain(..).map(|results| (same[0].0, results)));
     }
     all.sort_unstable();
-    // An answer that is there twice makes no pair twice.
+    // A duplicate answer must not produce a duplicate pair.
     all.dedup();
     Ok(all)
 }
 
-/// One item in place of another.
+/// Replaces one item by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Correction {
-    /// The group.
+    /// The group's key.
     pub(super) key: Key,
-    /// The item as it was.
-    pub(super) was: Item,
-    /// The item as it is to be.
-    pub(super) is: Item,
+    /// The item before the correction.
+    pub(super) before: Item,
+    /// The item after the correction.
+    pub(super) after: Item,
 }
 
-/// What groups come to before and after corrections, both sorted.
+/// Results of the groups before and after corrections, both sorted.
 pub(super) struct BeforeAfter {
-    /// As [`reduce_local`] makes of the rows.
+    /// The results that [`reduce_local`] computes from the stored rows.
     pub(super) before: Vec<(Key, GroupResult)>,
-    /// As it makes of the corrected ones.
+    /// The results for the corrected rows.
     pub(super) after: Vec<(Key, GroupResult)>,
 }
 
-/// What groups come to under corrections: all items are arranged and reduced, and then the corrections come as the withdrawal of
-/// what was and the addition of what is.
+/// Computes the results of groups before and after corrections. All items are arranged and reduced first;
+/// each correction is then a retraction of the old item and an insertion of the new one.
 pub(super) fn corrected(
     plan: &Arc<Plan<dyn Operator>>,
     step: &str,
@@ -78,8 +79,8 @@ fn arrange(
     items: Vec<(Key, Item)>,
     corrections: &[Correction],
 ) -> BeforeAfter {
-    let kept: Rc<RefCell<BTreeMap<(Key, GroupResult), isize>>> = Rc::default();
-    let seen = Rc::clone(&kept);
+    let results: Rc<RefCell<BTreeMap<(Key, GroupResult), isize>>> = Rc::default();
+    let counts = Rc::clone(&results);
     let probe = ProbeHandle::new();
     let mut input = InputSession::<u32, (Key, Item), isize>::new();
     worker.dataflow(|scope| {
@@ -92,12 +93,12 @@ fn arrange(
                     group.clear();
                     group.extend(items.iter().map(|(item, _)| **item));
                     keyed.reduce(&RngSource { seed: plan.seed, step: &step.name }, key, &group, &mut of_group);
-                    out.extend(of_group.drain(..).map(|kept| (kept, 1)));
+                    out.extend(of_group.drain(..).map(|results| (results, 1)));
                 }
             },
         );
-        let count = move |(kept, _, diff): &((Key, GroupResult), u32, isize)| {
-            *seen.borrow_mut().entry(*kept).or_default() += diff
+        let count = move |(results, _, diff): &((Key, GroupResult), u32, isize)| {
+            *counts.borrow_mut().entry(*results).or_default() += diff
         };
         reduced.inspect(count).probe_with(&probe);
     });
@@ -107,11 +108,11 @@ fn arrange(
     input.advance_to(1);
     input.flush();
     worker.step_while(|| probe.less_than(&1));
-    let now = || kept.borrow().iter().filter(|(_, times)| **times > 0).map(|(kept, _)| *kept).collect();
+    let now = || results.borrow().iter().filter(|(_, times)| **times > 0).map(|(results, _)| *results).collect();
     let before = now();
-    for Correction { key, was, is } in corrections {
-        input.remove((*key, *was));
-        input.insert((*key, *is));
+    for Correction { key, before, after } in corrections {
+        input.remove((*key, *before));
+        input.insert((*key, *after));
     }
     input.advance_to(2);
     input.flush();

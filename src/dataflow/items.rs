@@ -1,56 +1,56 @@
-//! What a keyed step reduces: items with a key, and what becomes of a group of them.
+//! Input and output of a keyed reduce: items with a key, and the result of a group.
 
 use crate::data::RngKey;
 
-/// What meets in a differential reduce: ids and integers only, text stays in Arrow. 32 bytes.
+/// An item of a differential reduce: ids and integers only, because texts stay in Arrow. 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Item {
-    /// First, so that a group is sorted from least to greatest: a score in thousandths, or a position.
+    /// The sort key, first so that a group is sorted by it: a score in thousandths, or a position.
     pub order: i64,
     /// Content-hash id.
     pub id: u128,
-    /// How long it is, where the operator asks for it.
+    /// Length, if the operator needs it.
     pub length: u32,
-    /// How much its judgements vary, in millionths of a squared point, where the operator asks for it.
+    /// Variance of its judgements in millionths of a squared point, if the operator needs it.
     pub variance: u32,
 }
 
-/// What a group comes to.
+/// One result of reducing a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum GroupResult {
-    /// The item of this `order`.
+    /// The item with this `order`.
     One(i64),
-    /// One item preferred to another. With their `order`s, so that a corrected score is a change.
+    /// One item preferred to another. It includes their `order`s so that a corrected score is a change.
     Pair {
-        /// The item preferred.
+        /// The preferred item.
         id: u128,
-        /// The other.
+        /// The other item.
         against: u128,
-        /// `order` of the first.
+        /// `order` of the preferred item.
         high: i64,
-        /// `order` of the other.
+        /// `order` of the other item.
         low: i64,
-        /// What the operator takes the difference to be.
+        /// Their difference, as the operator computes it.
         margin: i64,
     },
-    /// Nothing of the group, and the operator's number for the reason.
+    /// No item, with the operator's number for the reason.
     Nothing(u8),
 }
 
-/// The key of a group: a scope (rows of other scopes never meet) and an id.
+/// The key of a group: a scope and an id. Rows of different scopes never meet.
 pub type Key = (u64, u128);
 
-/// Where a step's random numbers come from, without a context.
+/// The source of a step's random numbers, for code without a context.
 #[derive(Clone, Copy, Debug)]
 pub struct RngSource<'a> {
-    /// The run's seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// The step.
+    /// Name of the step.
     pub step: &'a str,
 }
 
 impl RngSource<'_> {
-    /// As [`Context::key`].
+    /// Returns the random key of a row, like [`super::Context::key`].
     pub fn key(&self, iteration: u32, row: &str, sample: u32) -> RngKey {
         RngKey::new(self.seed, self.step, iteration, row, sample)
     }

@@ -1,5 +1,6 @@
-//! What happens around a job: taken from the run directory if it is there, else computed and committed; watched either
-//! way. Downstream sees rows only when they are on disk.
+//! The frame around a job: its result is taken from the run directory if it is there, else computed and
+//! committed, and reported to the observer either way. Downstream operators see rows only when they are on
+//! disk.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use crossbeam_channel::Receiver;
 
-use super::compute::{Answer, ComputeThread, Task};
+use super::compute::{ComputeThread, JobResult, Task};
 use super::decision_inputs::{DecisionInputs, candidates_of};
 use super::groups;
 use super::health;
@@ -15,7 +16,7 @@ use super::items::{GroupResult, Item, Key};
 use super::join::{self, Joins};
 use super::joined::Joined;
 use super::ledger::{self, Output, RowError};
-use super::operator::{Batches, Context, HeadState, ModelAt, Operator, Phase, Shared, Stage, model_name};
+use super::operator::{Batches, Context, IterationState, ModelAt, Operator, Phase, Shared, Stage, model_name};
 use super::progress::Event;
 use crate::data::{Epoch, Rows, named};
 use crate::error::{Error, Result};
@@ -28,26 +29,26 @@ pub(super) struct StepJobs {
     pub(super) shared: Arc<Shared>,
     pub(super) index: usize,
     pub(super) start: Instant,
-    /// The indices of the run's joins.
+    /// The join indices of the run.
     pub(super) joins: Arc<Joins>,
 }
 
-/// A microbatch that is to be made.
+/// A microbatch to be made.
 struct Microbatch {
     epoch: Epoch,
     model: Option<ModelAt>,
-    /// How many rows the operator is given, each of which it has to account for, without those that are joined.
+    /// Number of rows given to the operator, without joined rows. It must account for each of them.
     given: u64,
     joined: Option<Joined>,
 }
 
 impl Microbatch {
-    /// One that is made of no rows.
+    /// A microbatch made from no rows.
     fn new(epoch: Epoch, model: Option<ModelAt>) -> Self {
         Self { epoch, model, given: 0, joined: None }
     }
-    /// One that is made of these rows.
-    fn of(rows: &RecordBatch, epoch: Epoch, model: Option<ModelAt>) -> Self {
+    /// A microbatch made from these rows.
+    fn from_rows(rows: &RecordBatch, epoch: Epoch, model: Option<ModelAt>) -> Self {
         Self { given: rows.num_rows() as u64, ..Self::new(epoch, model) }
     }
 }
@@ -62,8 +63,9 @@ impl StepJobs {
         format!("step `{}`, iteration {}, microbatch {}", self.step().name, epoch.iteration, epoch.microbatch)
     }
 
-    /// The microbatch, if an earlier process committed it. Its rows are not read, but by `restore` where that needs them: a
-    /// run of many microbatches is to go on at once. Whoever needs the rows compares their hash when it reads them.
+    /// Returns the microbatch if an earlier process committed it. Its rows are not read, except by
+    /// `restore` if it needs them, so that a run of many microbatches resumes at once. Readers of the rows
+    /// check their hash.
     fn restored(
         &self,
         _: &ComputeThread,
@@ -83,13 +85,13 @@ impl StepJobs {
         Ok(Some(restored))
     }
 
-    /// Makes a microbatch that is not committed, and commits it; `None` means there is no such microbatch.
+    /// Makes and commits a microbatch; `None` means that the input has ended.
     fn make(
         &self,
         _: &ComputeThread,
         microbatch: Microbatch,
         compute: impl FnOnce(&Context<'_>) -> Result<Option<Output>>,
-    ) -> Answer {
+    ) -> JobResult {
         let Microbatch { epoch, model, given, joined } = microbatch;
         let (shared, step) = (&*self.shared, self.step());
         let (began, watch) = (self.start.elapsed(), Instant::now());
@@ -115,8 +117,8 @@ impl StepJobs {
         Ok(Some(Rows::Held(output.rows)))
     }
 
-    /// Hashes of what a microbatch is made of: the model, and the files of its inputs at the same time. Those of what is
-    /// joined to it are added where that is known.
+    /// Returns the hashes of what a microbatch is made from: its model, and the input files of the same
+    /// time. Hashes of joined rows are added where they are known.
     fn lineage(&self, epoch: Epoch, model: Option<&ModelAt>) -> Vec<String> {
         let mut lineage = Vec::new();
         let others = self.step().models.iter().filter_map(|(_, m)| self.shared.model_at(m, model).ok());
@@ -134,7 +136,7 @@ impl StepJobs {
         lineage
     }
 
-    /// The next microbatch of a source; it is opened at the first.
+    /// Makes the next microbatch of a source, which is opened on first use.
     pub(super) fn source(&self, epoch: Epoch, state: &Arc<Mutex<Option<(Batches, u32)>>>) -> Task {
         let (jobs, state) = (self.clone(), Arc::clone(state));
         Box::new(move |thread| {
@@ -145,7 +147,7 @@ impl StepJobs {
                     *guard = Some((source.open(cx)?, 0));
                 }
                 let Some((batches, position)) = &mut *guard else { return Ok(None) };
-                // Batches that an earlier run committed are passed over.
+                // Batches that an earlier run committed are skipped.
                 while *position < epoch.microbatch {
                     *position += 1;
                     if batches.next().transpose()?.is_none() {
@@ -162,9 +164,9 @@ impl StepJobs {
         })
     }
 
-    /// A microbatch of a dataset of before the loop, brought into an iteration at the time `at`; `None` past its end. Without a
-    /// `reader` (a step's index) only its place is brought, for a step that reads the rows itself; so it is where the reader
-    /// has committed what it makes of them.
+    /// Brings a microbatch of a dataset made before the loop into an iteration, at the time `at`; `None`
+    /// past its end. Only its place is brought if there is no `reader` (index of a step), because the step
+    /// reads the rows itself, or if the reader has committed its result.
     pub(super) fn enter(&self, at: Epoch, reader: Option<usize>) -> Task {
         let jobs = self.clone();
         Box::new(move |_| {
@@ -177,13 +179,13 @@ impl StepJobs {
         })
     }
 
-    /// The next microbatch of a head.
-    pub(super) fn head(
+    /// Makes the next microbatch of an iteration source.
+    pub(super) fn iteration_source(
         &self,
         epoch: Epoch,
         rows: usize,
         model: Option<ModelAt>,
-        state: &Arc<Mutex<Option<Box<dyn HeadState>>>>,
+        state: &Arc<Mutex<Option<Box<dyn IterationState>>>>,
     ) -> Task {
         let (jobs, state) = (self.clone(), Arc::clone(state));
         Box::new(move |thread| {
@@ -191,11 +193,11 @@ impl StepJobs {
             if guard.is_none() {
                 let (shared, step) = (&*jobs.shared, jobs.step());
                 let cx = Context::new(shared, step, epoch, model.clone());
-                let Stage::IterationSource(head) = step.op.stage() else { return Err(mismatch(&cx)) };
-                *guard = Some(head.start(&cx)?);
+                let Stage::IterationSource(iteration_source) = step.op.stage() else { return Err(mismatch(&cx)) };
+                *guard = Some(iteration_source.start(&cx)?);
             }
-            let Some(state) = &mut *guard else { return Err(Error::bug("a head has no state")) };
-            // What follows depends on the rows that were made before.
+            let Some(state) = &mut *guard else { return Err(Error::bug("an iteration source has no state")) };
+            // The state after this microbatch depends on the rows made before.
             let restored = jobs.restored(thread, epoch, |entry| {
                 state.restore(epoch, &jobs.shared.run.load_entry(entry)?).map(|()| Rows::OnDisk)
             })?;
@@ -206,7 +208,8 @@ impl StepJobs {
         })
     }
 
-    /// A microbatch of a map, or of a keyed map whose groups it has whole. Rows that are not held are read.
+    /// Makes a microbatch of a map, or of a keyed map with complete groups. Reads the rows if they are not
+    /// in memory.
     pub(super) fn map(&self, epoch: Epoch, rows: Option<RecordBatch>, model: Option<ModelAt>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
@@ -216,12 +219,12 @@ impl StepJobs {
                 return Ok(restored);
             }
             let rows = input()?;
-            jobs.make(thread, Microbatch::of(&rows, epoch, model), |cx| jobs.map_rows(cx, &rows).map(Some))
+            jobs.make(thread, Microbatch::from_rows(&rows, epoch, model), |cx| jobs.map_rows(cx, &rows).map(Some))
         })
     }
 
-    /// A microbatch with what is joined to it; `None` where that is not certain before both inputs are `complete` in the
-    /// iteration.
+    /// Makes a microbatch of a join; `None` if a row has no partner yet and the inputs are not `complete`
+    /// in the iteration.
     pub(super) fn join(&self, epoch: Epoch, model: Option<ModelAt>, complete: bool) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
@@ -233,13 +236,13 @@ impl StepJobs {
             }
             let join = step.op.join().ok_or_else(|| mismatch(&cx))?;
             let Some((rows, joined)) = jobs.joins.join(&cx, join, complete)? else { return Ok(None) };
-            let microbatch = Microbatch { joined: Some(joined), ..Microbatch::of(&rows, epoch, model) };
+            let microbatch = Microbatch { joined: Some(joined), ..Microbatch::from_rows(&rows, epoch, model) };
             jobs.make(thread, microbatch, |cx| jobs.map_rows(cx, &rows).map(Some))
         })
     }
 
-    /// The one microbatch of an iteration's barrier. What is made of all rows accounts for all of them; a training names its
-    /// rows itself, in its reference and its metrics.
+    /// Returns the only microbatch of a barrier in an iteration. A collecting step must account for all its
+    /// input rows. A training accounts for its rows in its reference and its metrics.
     fn barrier(&self, iteration: u32, model: Option<ModelAt>) -> Microbatch {
         let (run, step, epoch) = (&self.shared.run, self.step(), Epoch::new(iteration, 0));
         let cx = Context::new(&self.shared, step, epoch, None);
@@ -252,7 +255,7 @@ impl StepJobs {
         Microbatch { given, ..Microbatch::new(epoch, model) }
     }
 
-    /// What a map makes of a microbatch.
+    /// Applies the map to a microbatch.
     fn map_rows(&self, cx: &Context<'_>, rows: &RecordBatch) -> Result<Output> {
         match cx.step.op.stage() {
             Stage::Map(map) => map.map(cx, rows),
@@ -265,7 +268,7 @@ impl StepJobs {
         }
     }
 
-    /// The rows of the first input's microbatch, which are on disk before anybody hears of them.
+    /// Reads the rows of the first input's microbatch, which are on disk before anyone is notified of them.
     fn input_rows(&self, epoch: Epoch) -> Result<RecordBatch> {
         let input = self.step().inputs.iter().find(|i| !i.whole && !i.joined);
         let input = input.ok_or_else(|| Error::bug("a map has an input that streams"))?;
@@ -274,7 +277,8 @@ impl StepJobs {
         rows.ok_or_else(|| Error::bug(format!("`{}`: microbatch {} is not there", input.step, epoch.microbatch)))
     }
 
-    /// Commits beside a microbatch what its groups went by, where the step keeps that. A run that goes on makes good what it lacks.
+    /// Commits the decision inputs of a microbatch, if the step stores them. A resumed run adds those that
+    /// are missing.
     fn candidates(&self, epoch: Epoch, rows: &RecordBatch) -> Result<()> {
         let (step, run) = (self.step(), &self.shared.run);
         let Some(keeps) = keeps_candidates(step) else { return Ok(()) };
@@ -286,7 +290,8 @@ impl StepJobs {
         Ok(())
     }
 
-    /// A restored microbatch, with the candidates that it lacks: the process may have died between the two.
+    /// Adds decision inputs that a restored microbatch lacks: the process may have died between the two
+    /// commits.
     fn with_candidates(&self, epoch: Epoch, input: impl FnOnce() -> Result<RecordBatch>) -> Result<Rows> {
         let step = self.step();
         let lacks = || self.shared.run.committed(&candidates_of(&step.name), epoch).is_none();
@@ -296,7 +301,7 @@ impl StepJobs {
         Ok(Rows::OnDisk)
     }
 
-    /// The keyed items of a microbatch, for the reduce. Rows that are not held are read.
+    /// Computes the keyed items of a microbatch for the reduce. Reads the rows if they are not in memory.
     pub(super) fn items(&self, epoch: Epoch, rows: Option<RecordBatch>) -> Task<Vec<(Key, Item)>> {
         let jobs = self.clone();
         Box::new(move |_| {
@@ -309,8 +314,9 @@ impl StepJobs {
         })
     }
 
-    /// A microbatch of a keyed map, once its groups are reduced. Rows that are not held are read.
-    pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, kept: Vec<(Key, GroupResult)>) -> Task {
+    /// Makes a microbatch of a keyed map from the results of its groups. Reads the rows if they are not in
+    /// memory.
+    pub(super) fn finish(&self, epoch: Epoch, rows: Option<RecordBatch>, results: Vec<(Key, GroupResult)>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let restored = jobs.restored(thread, epoch, |_| Ok(Rows::OnDisk))?;
@@ -318,21 +324,23 @@ impl StepJobs {
                 return Ok(restored);
             }
             let rows = rows.map_or_else(|| jobs.input_rows(epoch), Ok)?;
-            jobs.make(thread, Microbatch::of(&rows, epoch, None), |cx| match cx.step.op.stage() {
-                Stage::Keyed(keyed) => keyed.finish(cx, &rows, &kept).map(Some),
+            jobs.make(thread, Microbatch::from_rows(&rows, epoch, None), |cx| match cx.step.op.stage() {
+                Stage::Keyed(keyed) => keyed.finish(cx, &rows, &results).map(Some),
                 _ => Err(mismatch(cx)),
             })
         })
     }
 
-    /// A barrier's job. A training that streams is told by `closed` of the microbatches of its first input, in order, as they close.
+    /// Runs a barrier. `closed` notifies a streaming training of the microbatches of its first input, in
+    /// order, as they close.
     pub(super) fn train(&self, iteration: u32, model: Option<ModelAt>, closed: Option<Closed>) -> Task {
         let jobs = self.clone();
         Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
                 let name = model_name(&cx.shared.plan, &cx.step.name, iteration);
                 match cx.step.op.stage() {
-                    // The model may be committed and its announcement not: the run was killed between the two.
+                    // If the model is committed but its announcement is not, the run was killed between the
+                    // two.
                     Stage::Train(train) if cx.run().model(&name).is_some() => train.announce(cx, &name).map(Some),
                     Stage::Collect(whole) => whole.whole(cx).map(Some),
                     Stage::Train(train) => match &closed {
@@ -349,7 +357,7 @@ impl StepJobs {
                 }
             };
             let (shared, step) = (&*jobs.shared, jobs.step());
-            // A barrier makes few rows, and announcements are read where they arrive.
+            // A barrier makes few rows, and announcements are read in memory.
             let restored =
                 jobs.restored(thread, Epoch::new(iteration, 0), |e| Ok(Rows::Held(shared.run.load_entry(e)?)))?;
             let rows = match restored {
@@ -357,25 +365,27 @@ impl StepJobs {
                 restored => restored,
             };
             shared.run.remove_checkpoints(&step.name, iteration)?;
-            // After the commit, and also when it is restored: a run that was stopped here and goes on is asked again.
-            for known in closed.is_some().then_some(Phase::Rows).into_iter().chain([Phase::Training]) {
-                health::check(shared, step, iteration, known)?;
+            // Health is checked after the commit, and also if the result is restored: a run that was
+            // stopped here is checked again when it resumes.
+            for phase in closed.is_some().then_some(Phase::Rows).into_iter().chain([Phase::Training]) {
+                health::check(shared, step, iteration, phase)?;
             }
             Ok(rows)
         })
     }
 }
 
-/// The microbatches of a training's first input that have closed.
+/// The closed microbatches of a training's first input.
 pub(super) struct Closed {
-    /// How many there will be.
+    /// Number of microbatches that will close.
     pub(super) planned: u32,
-    /// Their numbers, in order.
+    /// Numbers of the closed microbatches, in order.
     pub(super) numbers: Receiver<u32>,
 }
 
 impl Closed {
-    /// The rows of the next one; waits for it. This is on a compute thread, and ends when the worker is gone.
+    /// Waits for the next microbatch and returns its rows. This runs on a compute thread and ends when the
+    /// worker is gone.
     fn next(&self, cx: &Context<'_>) -> Result<RecordBatch> {
         let microbatch = self.numbers.iter().next().ok_or_else(Error::cancelled)?;
         let input = &cx.step.inputs[0].step;
@@ -385,7 +395,7 @@ impl Closed {
     }
 }
 
-/// The step as one that keeps what its groups went by, if it does.
+/// Returns the decision inputs of a step that stores them.
 fn keeps_candidates(step: &Step<dyn Operator>) -> Option<&dyn DecisionInputs> {
     let Stage::Keyed(keyed) = step.op.stage() else { return None };
     keyed.candidates()
@@ -395,7 +405,7 @@ fn mismatch(cx: &Context<'_>) -> Error {
     Error::bug(format!("operator `{}` is not driven as its kind says", cx.step.kind.name))
 }
 
-/// The rows of `errors` for what a microbatch left out.
+/// Makes rows of `errors` for the rows that a microbatch left out.
 pub(super) fn error_rows(step: &str, epoch: Epoch, errors: &[RowError]) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&RowError) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(errors.iter().map(of)))

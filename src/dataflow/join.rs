@@ -1,12 +1,13 @@
-//! The join of two steps' rows by key, whatever microbatches they are in.
+//! Joins the rows of two steps by key, across microbatches.
 //!
-//! Both sides are indexed by key, microbatch by microbatch, as their files are committed. The n-th row with a key on one side
-//! belongs to the n-th row with that key on the other; so every row has at most one partner, and which one it is depends on
-//! the rows alone. A microbatch is joined as soon as all of its rows have partners, and otherwise when both sides are
-//! complete in its iteration: only then is it certain that a row has none.
+//! Both sides are indexed by key, microbatch by microbatch, as their files are committed. The n-th row with
+//! a key on one side is the partner of the n-th row with that key on the other. So every row has at most
+//! one partner, which depends on the rows alone. A microbatch is joined as soon as all its rows have
+//! partners, or else when both sides are complete in its iteration: only then is it certain that a row has
+//! no partner.
 //!
-//! An index needs about 80 bytes for each row of the iteration on either side. Files are read twice: once for their keys,
-//! once for the rows that are partners.
+//! An index needs about 80 bytes for each row of the iteration on either side. Files are read twice: once
+//! for their keys, once for the rows that are partners.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,16 +22,16 @@ use crate::error::{Error, Result};
 use crate::pipeline::Step;
 use crate::store::Run;
 
-/// Where a row is within an iteration of a step.
+/// The place of a row within an iteration of a step.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Place {
     /// Number of its microbatch.
     pub microbatch: u32,
-    /// Its row in the microbatch.
+    /// Row in the microbatch.
     pub row: u32,
 }
 
-/// The rows with one key, in order.
+/// The places of the rows with one key, in order.
 enum Places {
     One(Place),
     Many(Vec<Place>),
@@ -51,13 +52,13 @@ impl Places {
     }
 }
 
-/// The rows of one step's iteration by key, as far as they have been read.
+/// An index by key of the rows of one step's iteration that have been read so far.
 #[derive(Default)]
 struct Index {
     places: HashMap<u128, Places>,
-    /// The microbatches before this one have been read.
+    /// Number of microbatches that have been read.
     read: u32,
-    /// The number of microbatches, once the iteration is complete.
+    /// Number of microbatches of the iteration, once it is complete.
     length: Option<u32>,
 }
 
@@ -68,7 +69,7 @@ impl Index {
             self.places.entry(*key).and_modify(|p| p.push(place)).or_insert(Places::One(place));
         }
     }
-    /// Which of the rows with this key the row at `place` is, counted from 0.
+    /// Returns the position of the row at `place` among the rows with this key, counted from 0.
     fn ordinal(&self, key: u128, place: Place) -> Result<usize> {
         let found = self.places.get(&key).and_then(|p| p.as_slice().binary_search(&place).ok());
         found.ok_or_else(|| Error::bug("a row of a join is not in its index"))
@@ -76,7 +77,7 @@ impl Index {
     fn nth(&self, key: u128, n: usize) -> Option<Place> {
         self.places.get(&key)?.as_slice().get(n).copied()
     }
-    /// For each row of a microbatch with these keys, the row of `other` that belongs to it.
+    /// Returns for each row of a microbatch with these keys its partner in `other`.
     fn partners(&self, other: &Self, microbatch: u32, keys: &[u128]) -> Result<Vec<Option<Place>>> {
         let partner = |(row, key): (u32, &u128)| {
             let n = self.ordinal(*key, Place { microbatch, row })?;
@@ -86,7 +87,7 @@ impl Index {
     }
 }
 
-/// One side of a join: a step, and which of its iterations.
+/// One side of a join: an iteration of a step.
 struct Side<'a> {
     run: &'a Run,
     step: &'a str,
@@ -100,19 +101,20 @@ impl<'a> Side<'a> {
     fn load(&self, microbatch: u32) -> Result<Option<RecordBatch>> {
         self.run.load(self.step, Epoch::new(self.iteration, microbatch))
     }
-    /// How many microbatches the iteration has, once all are committed.
+    /// Returns the number of microbatches in the iteration, once all are committed.
     fn length(&self) -> u32 {
         let files = self.run.files(self.step);
         let numbers = files.iter().filter(|f| f.iteration == self.iteration).map(|f| f.microbatch + 1);
         numbers.max().unwrap_or(0)
     }
-    /// Reads on in `index`: up to and with microbatch `last`, or to the end. `known` is a microbatch that was loaded already.
+    /// Extends `index` up to and including microbatch `last`, or to the end. `loaded` is a microbatch that
+    /// is loaded already.
     fn extend(
         &self,
         index: &mut Index,
         keys: KeysOf,
         last: Option<u32>,
-        known: Option<(u32, &RecordBatch)>,
+        loaded: Option<(u32, &RecordBatch)>,
     ) -> Result<()> {
         let end = match last {
             Some(last) => last + 1,
@@ -120,7 +122,7 @@ impl<'a> Side<'a> {
         };
         while index.read < end {
             let microbatch = index.read;
-            match known {
+            match loaded {
                 Some((number, rows)) if number == microbatch => index.add(microbatch, &keys(rows)?),
                 _ => {
                     if let Some(rows) = self.load(microbatch)? {
@@ -134,7 +136,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The two sides of a join in one iteration.
+/// Both sides of a join in one iteration.
 #[derive(Default)]
 struct Sides {
     ours: Index,
@@ -143,31 +145,32 @@ struct Sides {
 
 type SharedSides = Arc<Mutex<Sides>>;
 
-/// The indices of a run's joins, shared by all threads that work on them.
+/// The join indices of a run, shared by all threads.
 #[derive(Default)]
 pub(super) struct Joins {
-    /// By the step that joins, and its iteration.
+    /// By joining step and iteration.
     open: Mutex<BTreeMap<(String, u32), SharedSides>>,
 }
 
 impl Joins {
-    /// The index of a step's iteration. Those of iterations that are long over are dropped; one that is wanted after all is
-    /// made again.
+    /// Returns the indices of a step's iteration. Those of old iterations are dropped; one that is needed
+    /// after all is rebuilt.
     fn sides(&self, step: &str, iteration: u32) -> SharedSides {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(name, of), _| name != step || of + 1 >= iteration);
         Arc::clone(open.entry((step.to_owned(), iteration)).or_default())
     }
 
-    /// What is joined to a microbatch of a finished run; none where the step joins nothing.
-    pub(super) fn of_finished(&self, cx: &Context<'_>) -> Result<Option<Joined>> {
+    /// Joins a microbatch of a finished run; `None` if the step joins nothing.
+    pub(super) fn join_finished(&self, cx: &Context<'_>) -> Result<Option<Joined>> {
         let joins = cx.step.inputs.iter().any(|i| i.joined);
         let Some(join) = cx.step.op.join().filter(|_| joins) else { return Ok(None) };
         Ok(self.join(cx, join, true)?.map(|(_, joined)| joined))
     }
 
-    /// The rows of the first input and what is joined to them; `None` where that is not certain before both inputs are
-    /// complete in the iteration, which `complete` says that they are. Up to this microbatch both are.
+    /// Returns the rows of the first input and the rows joined to them. Returns `None` if a row has no
+    /// partner yet and the inputs are not `complete` in the iteration; both are always complete up to this
+    /// microbatch.
     pub(super) fn join(&self, cx: &Context<'_>, join: Join, complete: bool) -> Result<Option<(RecordBatch, Joined)>> {
         let (first, other) = inputs(cx.step)?;
         let (our_side, their_side) = (Side::new(cx, first), Side::new(cx, other));
@@ -199,7 +202,7 @@ impl Joins {
     }
 }
 
-/// The names of the first input and of the one that is joined to it.
+/// Returns the names of the first and the joined input.
 fn inputs(step: &Step<dyn Operator>) -> Result<(&str, &str)> {
     let first = step.inputs.iter().find(|i| !i.whole && !i.joined);
     let other = step.inputs.iter().find(|i| i.joined);
@@ -207,13 +210,14 @@ fn inputs(step: &Step<dyn Operator>) -> Result<(&str, &str)> {
     both.ok_or_else(|| Error::bug(format!("step `{}` joins nothing", step.name)))
 }
 
-/// The rows of the first input in a joined microbatch; none where it has no microbatch of that number.
+/// Returns the rows of the first input in a joined microbatch; no rows if it has no microbatch of that
+/// number.
 pub(super) fn first_rows(cx: &Context<'_>) -> Result<RecordBatch> {
     let (first, _) = inputs(cx.step)?;
     Side::new(cx, first).load(cx.epoch.microbatch)?.map_or_else(|| empty(cx, first), Ok)
 }
 
-/// No rows of a step.
+/// Returns an empty batch of a step's schema.
 fn empty(cx: &Context<'_>, step: &str) -> Result<RecordBatch> {
     let step = cx.shared.plan.step(step);
     let step = step.ok_or_else(|| Error::bug("an input is not in the plan"))?;
@@ -224,10 +228,10 @@ fn hash_of(side: &Side<'_>, microbatch: u32) -> Option<String> {
     side.run.committed(side.step, Epoch::new(side.iteration, microbatch)).map(|f| f.hash)
 }
 
-/// Reads the partners, a file at a time.
+/// Reads the partners, one file at a time.
 fn gather(
     side: &Side<'_>,
-    known: (u32, &RecordBatch),
+    loaded: (u32, &RecordBatch),
     partners: &[Option<Place>],
     unmatched: RecordBatch,
 ) -> Result<Joined> {
@@ -238,20 +242,20 @@ fn gather(
     let mut files: Vec<String> = Vec::new();
     for of_file in places.chunk_by(|a, b| a.microbatch == b.microbatch) {
         let microbatch = of_file[0].microbatch;
-        let rows = if microbatch == known.0 { Some(known.1.clone()) } else { side.load(microbatch)? };
+        let rows = if microbatch == loaded.0 { Some(loaded.1.clone()) } else { side.load(microbatch)? };
         let rows = rows.ok_or_else(|| Error::bug("a microbatch of a join is gone"))?;
         let numbers = UInt32Array::from_iter_values(of_file.iter().map(|p| p.row));
         taken.push(take_record_batch(&rows, &numbers)?);
         files.extend(hash_of(side, microbatch));
     }
     if unmatched.num_rows() > 0 {
-        files.extend(hash_of(side, known.0).filter(|hash| !files.contains(hash)));
+        files.extend(hash_of(side, loaded.0).filter(|hash| !files.contains(hash)));
     }
-    let partners = concat_batches(&known.1.schema(), &taken)?;
+    let partners = concat_batches(&loaded.1.schema(), &taken)?;
     Ok(Joined { partners, partner_of, unmatched, files })
 }
 
-/// Two steps of a barrier's inputs, matched by key over all of its iteration.
+/// Matches the rows of two barrier inputs by key over their whole iteration.
 pub struct Matching {
     keys: KeysOf,
     ours: Index,
@@ -259,24 +263,24 @@ pub struct Matching {
 }
 
 impl Matching {
-    /// Matches the rows of two steps.
+    /// Indexes the rows of two steps.
     ///
     /// # Errors
-    /// A file cannot be read, or has no such key.
+    /// A file cannot be read, or lacks the key.
     pub fn new(cx: &Context<'_>, ours: &str, theirs: &str, keys: KeysOf) -> Result<Self> {
         let mut matching = Self { keys, ours: Index::default(), theirs: Index::default() };
         Side::new(cx, ours).extend(&mut matching.ours, keys, None, None)?;
         Side::new(cx, theirs).extend(&mut matching.theirs, keys, None, None)?;
         Ok(matching)
     }
-    /// For each row of a microbatch of ours, where its partner is.
+    /// Returns for each row of a microbatch of `ours` the place of its partner.
     ///
     /// # Errors
     /// The rows are not those of this microbatch.
     pub fn of_ours(&self, microbatch: u32, rows: &RecordBatch) -> Result<Vec<Option<Place>>> {
         self.ours.partners(&self.theirs, microbatch, &(self.keys)(rows)?)
     }
-    /// The same for a microbatch of theirs.
+    /// Returns for each row of a microbatch of `theirs` the place of its partner.
     ///
     /// # Errors
     /// The rows are not those of this microbatch.
@@ -303,7 +307,7 @@ mod tests {
         let theirs = index(&[&[3], &[9, 1], &[2, 2, 1, 1]]);
         let place = |microbatch, row| Some(Place { microbatch, row });
         assert_eq!(ours.partners(&theirs, 0, &[1, 2]).unwrap(), [place(1, 1), place(2, 0)]);
-        // The second row with key 1 belongs to the second one there.
+        // The second row with key 1 is the partner of the second one on the other side.
         assert_eq!(ours.partners(&theirs, 1, &[3, 1]).unwrap(), [place(0, 0), place(2, 2)]);
         assert_eq!(theirs.partners(&ours, 1, &[9, 1]).unwrap(), [None, place(0, 0)]);
         assert_eq!(theirs.partners(&ours, 2, &[2, 2, 1, 1]).unwrap(), [place(0, 1), None, place(1, 1), None]);

@@ -1,9 +1,10 @@
-//! What becomes of each row that an operator is given.
+//! Accounts for each row that an operator is given.
 //!
-//! An operator cannot return rows alone: an [`Output`] is made by closing a [`Ledger`], which was opened for the input, or by
-//! one of the few other constructors below, each of which says how many rows it accounts for. The dataflow compares that
-//! number with the rows it handed over, at the one place where outputs are committed. So a row that is neither kept, nor left
-//! out with an error, nor counted as unused stops the run as a bug, and cannot be lost in silence.
+//! An operator cannot return rows alone. An [`Output`] is made by closing a [`Ledger`], which was opened
+//! for the input, or by one of the few other constructors below, each of which states how many rows it
+//! accounts for. The dataflow compares that number with the rows it handed over, at the single place where
+//! outputs are committed. So a row that is neither kept, nor left out with an error, nor counted as unused
+//! stops the run as a bug and is never lost in silence.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +16,14 @@ use crate::error::{Error, Result};
 /// Why a row was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RejectKind {
-    /// The step could not handle it.
+    /// The step could not process it.
     Failed,
-    /// It was dropped on purpose: by a filter, by a tie.
+    /// It was dropped on purpose, for example by a filter or because of a tie.
     Dropped,
 }
 
 impl RejectKind {
-    /// As in the `errors` dataset.
+    /// Returns the name used in the `errors` dataset.
     pub fn as_str(self) -> &'static str {
         match self {
             RejectKind::Failed => "failed",
@@ -34,18 +35,18 @@ impl RejectKind {
 /// A row that a step left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowError {
-    /// Why.
+    /// The kind of reason.
     pub kind: RejectKind,
-    /// Id of the row, or where it stands.
+    /// Id of the row, or its place.
     pub row: String,
-    /// Short code, as `empty_prompt`.
+    /// A short code, such as `empty_prompt`.
     pub code: String,
-    /// What went wrong and what to do.
+    /// The problem, and what to do about it.
     pub message: String,
 }
 
 impl RowError {
-    /// A row that the step could not handle.
+    /// A row that the step could not process.
     pub fn failed(row: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { kind: RejectKind::Failed, row: row.into(), code: code.into(), message: message.into() }
     }
@@ -55,29 +56,29 @@ impl RowError {
     }
 }
 
-/// Rows, what could not be made a row, and an account of the rows that it was made of.
+/// The rows of a microbatch, the rows that were left out, and an account of the input rows.
 pub struct Output {
     /// Rows of the step's schema, in canonical order.
     pub rows: RecordBatch,
     /// Rows that were left out.
     pub errors: Vec<RowError>,
-    /// How many input rows there was something to say of.
+    /// Number of input rows accounted for.
     pub(super) accounted: u64,
-    /// Input rows that are in no output row, by the reason.
+    /// Number of input rows that are in no output row, by reason.
     pub(super) unused: BTreeMap<&'static str, u64>,
 }
 
 impl Output {
-    /// Rows that are made of no input rows: of a dataset, or of a model's own words.
+    /// Makes an output from no input rows, such as the rows of a dataset or the text of a model.
     pub fn new(rows: RecordBatch, errors: Vec<RowError>) -> Self {
         Self { rows, errors, accounted: 0, unused: BTreeMap::new() }
     }
-    /// Rows made of a whole iteration. `accounted` is the number of rows of `from` that were looked at, each of which is in
-    /// the rows or the errors.
+    /// Makes an output from a whole iteration. `accounted` is the number of rows of `from` that were read;
+    /// each of them is in the rows or the errors.
     pub fn of_iteration(rows: RecordBatch, errors: Vec<RowError>, accounted: u64) -> Self {
         Self { accounted, ..Self::new(rows, errors) }
     }
-    /// Counts rows of an iteration that there was no use for, under a reason.
+    /// Counts rows of an iteration that were not used, under a reason.
     #[must_use]
     pub fn with_unused(mut self, reason: &'static str, rows: u64) -> Self {
         if rows > 0 {
@@ -93,8 +94,8 @@ impl From<RecordBatch> for Output {
     }
 }
 
-/// An account of the rows of a microbatch, and of what is joined to it. It is opened with every row open, and can only be
-/// closed when none is.
+/// An account of the rows of a microbatch and the rows joined to it. Every row is open at first, and the
+/// ledger can only be closed when no row is.
 pub struct Ledger {
     input: Vec<bool>,
     /// Rows of the other step's microbatch that have no partner.
@@ -104,55 +105,55 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// For the rows of a microbatch.
+    /// Opens a ledger for the rows of a microbatch.
     pub fn new(input: &RecordBatch) -> Self {
         let input = vec![false; input.num_rows()];
         Self { input, unmatched: Vec::new(), errors: Vec::new(), unused: BTreeMap::new() }
     }
-    /// For the rows of a microbatch and the unmatched rows that are joined to it.
+    /// Opens a ledger for the rows of a microbatch and the unmatched rows joined to it.
     pub fn of_join(input: &RecordBatch, joined: &Joined) -> Self {
         Self { unmatched: vec![false; joined.unmatched.num_rows()], ..Self::new(input) }
     }
-    /// A row became a row of the output, or a part of one.
+    /// Records that a row became an output row, or a part of one.
     pub fn kept(&mut self, row: usize) {
         self.input[row] = true;
     }
-    /// Every row did.
+    /// Records that every row became an output row.
     pub fn all_kept(&mut self) {
         self.input.fill(true);
     }
-    /// Rows that are left out for one reason, such as the answers to a prompt.
+    /// Records rows that are left out for one reason, such as all answers to a prompt.
     pub fn left_out(&mut self, rows: impl IntoIterator<Item = usize>, error: RowError) {
         rows.into_iter().for_each(|row| self.input[row] = true);
         self.errors.push(error);
     }
-    /// A row that the operator had no use for, though nothing is wrong with it: it is counted under `reason`. A row that was
-    /// kept is not counted.
+    /// Records a row that the operator did not need, though nothing is wrong with it. It is counted under
+    /// `reason`, unless it was kept.
     pub fn unused(&mut self, row: usize, reason: &'static str) {
         if !std::mem::replace(&mut self.input[row], true) {
             *self.unused.entry(reason).or_default() += 1;
         }
     }
-    /// An unmatched row of the other step became a row of the output.
+    /// Records that an unmatched row of the other step became an output row.
     pub fn unmatched_kept(&mut self, row: usize) {
         self.unmatched[row] = true;
     }
-    /// An unmatched row of the other step is left out.
+    /// Records that an unmatched row of the other step is left out.
     pub fn unmatched_left_out(&mut self, row: usize, error: RowError) {
         self.unmatched[row] = true;
         self.errors.push(error);
     }
-    /// Something to say of rows that are accounted for elsewhere, such as a score that nobody could read.
+    /// Adds an error about rows that are accounted for elsewhere, such as an unreadable score.
     pub fn note(&mut self, error: RowError) {
         self.errors.push(error);
     }
-    /// The output.
+    /// Closes the ledger.
     ///
     /// # Errors
-    /// A bug of the operator: it says nothing of a row.
+    /// A bug of the operator: it does not account for a row.
     pub fn close(self, rows: RecordBatch) -> Result<Output> {
         for (name, all) in [("the input", &self.input), ("the joined step", &self.unmatched)] {
-            if let Some(row) = all.iter().position(|told| !told) {
+            if let Some(row) = all.iter().position(|accounted| !accounted) {
                 return Err(Error::bug(format!(
                     "row {row} of {name} would be lost: it is in no row, in no error and not counted"
                 )));
@@ -163,13 +164,15 @@ impl Ledger {
     }
 }
 
-/// Compares what an operator accounts for with what it was given.
+/// Compares the number of rows that an operator accounts for with the number it was given.
 pub(super) fn check(step: &str, output: &Output, given: u64) -> Result<()> {
     if output.accounted == given {
         return Ok(());
     }
-    let told = output.accounted;
-    Err(Error::bug(format!("step `{step}` was given {given} rows and accounts for {told}; nothing of it is committed")))
+    let accounted = output.accounted;
+    Err(Error::bug(format!(
+        "step `{step}` was given {given} rows and accounts for {accounted}; nothing of it is committed"
+    )))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The streaming dataflow: the clock, how a plan becomes a timely graph, and how its compute leaves the workers.
+//! The streaming dataflow: its clock, the timely graph of a plan, and the compute threads.
 //!
-//! This is the only folder that names timely or differential. Operators are known through [`Operator`] alone.
+//! This is the only folder that names timely or differential. It knows operators only through [`Operator`].
 
 mod advice;
 mod clock;
@@ -38,9 +38,9 @@ pub use joined::{Join, Joined, KeysOf};
 pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output, RejectKind, RowError};
 pub use operator::{
-    Batches, Collect, Context, GateValues, HeadState, IterationSource, Keyed, Map, Measure, ModelAt, Operator, Phase,
-    RuntimeEnv, Shared, Source, Stage, Train, TrainingIteration, model_name,
+    Batches, Collect, Context, GateValues, IterationSource, IterationState, Keyed, Map, Measure, ModelAt, Operator,
+    Phase, RuntimeEnv, Shared, Source, Stage, Train, TrainingIteration, model_name,
 };
-pub use progress::{Event, Observer, Silent};
+pub use progress::{Event, NullObserver, Observer};
 pub use replay::Replay;
 pub use revision::{Revised, Revision, revisable, revise_run};

@@ -1,4 +1,5 @@
-//! What an operator is to the dataflow: a function of one job, run on a compute thread. Operators never see timely.
+//! The interface between operators and the dataflow: an operator is a function of one job and runs on a
+//! compute thread. Operators never see timely.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,40 +17,41 @@ use crate::error::{Error, Result};
 use crate::pipeline::{ModelUse, Plan, Shape, Step, StepSpec};
 use crate::store::Run;
 
-/// A configured step that can be run. All faults of the user's file have been found before one of these exists.
+/// A configured step that can run. All faults of the pipeline file are reported before one of these exists.
 pub trait Operator: StepSpec {
-    /// How the dataflow drives it.
+    /// Returns the interface through which the dataflow drives it.
     fn stage(&self) -> Stage<'_>;
-    /// How the rows of a joined input ([`crate::pipeline::Input::joined`]) belong to those of the first. An operator that
-    /// takes such an input must say so, and finds them as [`Context::joined`].
+    /// Returns how the rows of a joined input ([`crate::pipeline::Input::joined`]) match those of the first
+    /// one. An operator with such an input must implement it and finds the rows in [`Context::joined`].
     fn join(&self) -> Option<Join> {
         None
     }
-    /// What measures its rows for the bounds of `[health]`, where nothing is trained on them.
+    /// Returns the function that measures its rows for the bounds of `[health]` if nothing is trained on
+    /// them.
     fn measure(&self) -> Option<Measure> {
         None
     }
 }
 
-/// The ways in which the dataflow drives an operator, one per [`crate::pipeline::Shape`].
+/// How the dataflow drives an operator, one variant per [`crate::pipeline::Shape`].
 pub enum Stage<'a> {
-    /// Rows known at the start.
+    /// Reads or makes rows without an input.
     Source(&'a dyn Source),
-    /// Microbatch in, microbatch out.
+    /// Makes a microbatch from a microbatch.
     Map(&'a dyn Map),
-    /// A map whose rows meet by key in a differential reduce.
+    /// A map whose rows meet by key in a reduce.
     Keyed(&'a dyn Keyed),
     /// Starts the microbatches of an iteration.
     IterationSource(&'a dyn IterationSource),
-    /// Waits for an iteration to close and makes rows of all of it.
+    /// Waits for an iteration to close and makes rows from all its rows.
     Collect(&'a dyn Collect),
     /// Waits for an iteration to close and makes a model.
     Train(&'a dyn Train),
 }
 
 impl Stage<'_> {
-    /// The shape that the operator's definition must have. The definition states it a second time because the plan
-    /// needs it for steps that do not parse, and for the docs, where no operator exists.
+    /// Returns the shape that the operator's definition must state. The definition repeats it because the
+    /// plan needs it for steps that do not parse, and the docs where no operator exists.
     pub fn shape(&self) -> Shape {
         match self {
             Stage::Source(_) => Shape::Source,
@@ -62,7 +64,7 @@ impl Stage<'_> {
     }
 }
 
-/// Batches one after the other, each at most the plan's microbatch long.
+/// Batches in order, each with at most the plan's number of rows in a microbatch.
 pub type Batches = Box<dyn Iterator<Item = Result<Output>> + Send>;
 
 /// Reads or makes rows that need no input.
@@ -74,73 +76,73 @@ pub trait Source: Send + Sync {
     fn open(&self, cx: &Context<'_>) -> Result<Batches>;
 }
 
-/// Turns a microbatch into a microbatch.
+/// Makes a microbatch from a microbatch.
 pub trait Map: Send + Sync {
-    /// One microbatch. Must be a function of its input and the context alone.
+    /// Maps one microbatch. The result must depend only on the input and the context.
     ///
     /// # Errors
-    /// Only what must stop the run; a bad row is an error row.
+    /// Only faults that must stop the run; a bad row is an error row.
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output>;
 }
 
 /// A map whose rows meet by key.
 pub trait Keyed: Send + Sync {
-    /// The keyed items of a microbatch.
+    /// Returns the keyed items of a microbatch.
     ///
     /// # Errors
-    /// A column is missing or of another type.
+    /// A column is missing or has another type.
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>>;
-    /// Whether all items of a group are always in one microbatch. Such groups are reduced microbatch by microbatch, and a run's
-    /// memory does not grow with them; others are held in a differential arrangement as long as the run goes on.
+    /// Whether each group lies within one microbatch. Such groups are reduced microbatch by microbatch and
+    /// take no memory over time; others stay in a differential arrangement for the whole run.
     fn complete(&self) -> bool {
         false
     }
-    /// The step as one that keeps what it went by, if it does.
+    /// Returns the step's decision inputs, if it stores them.
     fn candidates(&self) -> Option<&dyn DecisionInputs> {
         None
     }
-    /// Reduces one group, sorted and without duplicates: a function of key, group and keyed draws alone, so that a group
-    /// that changes can be reduced again.
-    fn reduce(&self, draws: &RngSource<'_>, key: &Key, group: &[Item], kept: &mut Vec<GroupResult>);
-    /// Makes the microbatch's rows from what its groups came to.
+    /// Reduces one group, which is sorted and without duplicates. The result must depend only on key, group
+    /// and keyed random numbers, so that a changed group can be reduced again.
+    fn reduce(&self, rng_source: &RngSource<'_>, key: &Key, group: &[Item], results: &mut Vec<GroupResult>);
+    /// Makes the microbatch's rows from the results of its groups.
     ///
     /// # Errors
-    /// Only what must stop the run.
-    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, kept: &[(Key, GroupResult)]) -> Result<Output>;
+    /// Only faults that must stop the run.
+    fn finish(&self, cx: &Context<'_>, rows: &RecordBatch, results: &[(Key, GroupResult)]) -> Result<Output>;
 }
 
-/// Starts the microbatches of each iteration, with a state that lives through the run.
+/// Starts the microbatches of each iteration and keeps a state for the whole run.
 pub trait IterationSource: Send + Sync {
-    /// How many rows an iteration is to have.
+    /// Returns the number of rows in an iteration.
     fn per_iteration(&self) -> usize;
-    /// The state before the first microbatch.
+    /// Returns the state before the first microbatch.
     ///
     /// # Errors
     /// The inputs cannot be read.
-    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn HeadState>>;
+    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn IterationState>>;
 }
 
-/// The state of a [`IterationSource`].
-pub trait HeadState: Send {
-    /// The next microbatch, of at most `rows` rows.
+/// The state of an [`IterationSource`].
+pub trait IterationState: Send {
+    /// Makes the next microbatch, of at most `rows` rows.
     ///
     /// # Errors
-    /// Only what must stop the run.
+    /// Only faults that must stop the run.
     fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output>;
-    /// Takes in a microbatch that an earlier run committed, so that what follows is as if it had been made now.
+    /// Advances the state over a microbatch that an earlier run committed, as if it had been made now.
     ///
     /// # Errors
-    /// The rows are not of the step's schema.
+    /// The rows do not have the step's schema.
     fn restore(&mut self, epoch: Epoch, rows: &RecordBatch) -> Result<()>;
 }
 
-/// Makes rows of all rows of an iteration together.
+/// Makes rows from all rows of an iteration together.
 pub trait Collect: Send + Sync {
-    /// The rows, from inputs that are on disk: [`Context::microbatches`] reads them one at a time. Must be a function of
-    /// them and the context alone.
+    /// Makes the rows from inputs that are on disk; [`Context::microbatches`] reads them one microbatch at
+    /// a time. The result must depend only on them and the context.
     ///
     /// # Errors
-    /// Only what must stop the run; a bad row is an error row.
+    /// Only faults that must stop the run; a bad row is an error row.
     fn whole(&self, cx: &Context<'_>) -> Result<Output>;
 }
 
@@ -151,56 +153,58 @@ pub struct TrainingIteration<'a> {
     pub plan: &'a Plan<dyn Operator>,
     /// The run directory.
     pub run: &'a Run,
-    /// The training step, or the last step of those that judge and select.
+    /// The training step, or the last step that judges or selects.
     pub step: &'a Step<dyn Operator>,
-    /// Which of its iterations.
+    /// Number of the iteration.
     pub iteration: u32,
 }
 
-/// What is to be measured.
+/// What a health check measures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// What the rows say that it is trained on.
+    /// The rows to train on.
     Rows,
-    /// What the training itself says.
+    /// The result of the training.
     Training,
 }
 
-/// Values by the name of their gate.
+/// Measured values by the name of their gate.
 pub type GateValues = Vec<(&'static str, f64)>;
 
-/// What measures the rows of a step that trains nothing.
+/// Measures the rows of a step that trains nothing.
 pub type Measure = fn(TrainingIteration<'_>) -> Result<GateValues>;
 
-/// Makes a model out of an iteration's rows.
+/// Trains a model on the rows of an iteration.
 pub trait Train: Send + Sync {
-    /// What is measured of an iteration for the bounds of `[health]`, from what is committed. The dataflow asks before the
-    /// training starts (or, where it [streams](Configured::streams), when it has ended) and after it; the summary again.
+    /// Measures an iteration for the bounds of `[health]`, from committed files. The dataflow calls it
+    /// before the training starts (or, if it [streams](StepSpec::streams), when it has ended) and after it;
+    /// the summary calls it again.
     ///
     /// # Errors
     /// A committed file cannot be read.
-    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
-        let _ = (round, known);
+    fn health(&self, training: TrainingIteration<'_>, phase: Phase) -> Result<GateValues> {
+        let _ = (training, phase);
         Ok(Vec::new())
     }
-    /// The announcement of the committed model `name`, with the rows that its training left out. A run that was killed
-    /// before the announcement was committed asks for it again.
+    /// Returns the announcement of the committed model `name`, with the rows that its training left out. It
+    /// is called again if a run was killed before the announcement was committed.
     ///
     /// # Errors
     /// The model is not committed, or its folder cannot be read.
     fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         cx.announce(name)
     }
-    /// Trains and commits the model `name`; returns what [`Train::announce`] makes of it.
+    /// Trains and commits the model `name`, and returns what [`Train::announce`] makes of it.
     ///
     /// # Errors
-    /// Whatever must stop the run: no rows, a loss that is not finite.
+    /// Faults that must stop the run, such as no rows or a loss that is not finite.
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output>;
-    /// The same for an operator that [streams](Configured::streams): `microbatches` yields the `planned` microbatches of
-    /// the first input in order, each as soon as it is on disk, and waits for it until then. All are to be taken.
+    /// Trains like [`Train::train`], for an operator that [streams](StepSpec::streams). `microbatches`
+    /// yields the `planned` microbatches of the first input in order, and waits until each is on disk. The
+    /// training must take all of them.
     ///
     /// # Errors
-    /// As [`Train::train`], and what `microbatches` yields: that the run is being stopped, say.
+    /// As [`Train::train`], and errors from `microbatches`, such as a cancelled run.
     fn stream(
         &self,
         cx: &Context<'_>,
@@ -213,56 +217,57 @@ pub trait Train: Send + Sync {
     }
 }
 
-/// Which model a step uses now.
+/// The model that a step uses in an iteration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelAt {
     /// A `[model.NAME]` of the pipeline file.
     Source(String),
-    /// One that a step made.
+    /// A model that a step made.
     Made {
         /// Name, as in `models/NAME`.
         name: String,
         /// Hash of its weights.
         hash: String,
-        /// The iteration whose policy it is.
+        /// The iteration in which it is the policy.
         version: u32,
     },
 }
 
-/// Whatever the operators share beyond the run directory: engines, loaded models. The dataflow only carries it.
+/// State that the operators share beyond the run directory, such as engines and loaded models. The dataflow
+/// only carries it.
 #[derive(Clone)]
 pub struct RuntimeEnv(Arc<dyn Any + Send + Sync>);
 
 impl RuntimeEnv {
-    /// Wraps what the operators share.
+    /// Wraps the shared state.
     pub fn new<T: Any + Send + Sync>(shared: T) -> Self {
         Self(Arc::new(shared))
     }
-    /// What was wrapped.
+    /// Returns the wrapped state.
     ///
     /// # Errors
-    /// A bug: something else was wrapped.
+    /// A bug: the state has another type.
     pub fn get<T: Any>(&self) -> Result<&T> {
         self.0.downcast_ref().ok_or_else(|| Error::bug("the operators' services are of another type"))
     }
 }
 
-/// What is common to all jobs of a run.
+/// State common to all jobs of a run.
 pub struct Shared {
     /// The plan.
     pub plan: Arc<Plan<dyn Operator>>,
     /// The run directory.
     pub run: Arc<Run>,
-    /// What the operators share.
+    /// State that the operators share.
     pub env: RuntimeEnv,
-    /// Who watches.
+    /// Receives progress events.
     pub observer: Arc<dyn Observer>,
-    /// Whether to stop.
+    /// Flag that stops the run.
     pub stop: CancelFlag,
 }
 
 impl Shared {
-    /// What a name of the plan stands for; `policy` is the step's own model.
+    /// Resolves a model named in the plan. `policy` is the step's own model.
     pub(super) fn model_at(&self, meant: &ModelUse, policy: Option<&ModelAt>) -> Result<ModelAt> {
         match meant {
             ModelUse::Source(name) => Ok(ModelAt::Source(name.clone())),
@@ -278,28 +283,28 @@ impl Shared {
     }
 }
 
-/// What a job may know: its step, when it is, and the model it uses.
+/// The context of a job: its step, time and model.
 pub struct Context<'a> {
-    /// What is common to all jobs.
+    /// State common to all jobs.
     pub shared: &'a Shared,
     /// The step.
     pub step: &'a Step<dyn Operator>,
-    /// When.
+    /// The time of the microbatch.
     pub epoch: Epoch,
-    /// The model it uses, if it uses one.
+    /// The step's model, if it uses one.
     pub model: Option<ModelAt>,
-    /// What was joined to the microbatch, if the step joins.
+    /// Rows joined to the microbatch, if the step joins.
     pub(super) joined: Option<Joined>,
 }
 
 impl<'a> Context<'a> {
-    /// What a job may know of a step, but for what is joined to its rows.
+    /// Makes a context without joined rows.
     pub(super) fn new(shared: &'a Shared, step: &'a Step<dyn Operator>, epoch: Epoch, model: Option<ModelAt>) -> Self {
         Self { shared, step, epoch, model, joined: None }
     }
 }
 
-/// The models that an announcement names.
+/// Returns the models that an announcement names.
 pub(super) fn announced(rows: &RecordBatch) -> Result<Vec<ModelAt>> {
     let columns = Columns(rows);
     let (name, hash, version) = (columns.text("name")?, columns.text("hash")?, columns.uint("version")?);
@@ -307,7 +312,7 @@ pub(super) fn announced(rows: &RecordBatch) -> Result<Vec<ModelAt>> {
     Ok((0..rows.num_rows()).map(model).collect())
 }
 
-/// As [`Plan::model_name`].
+/// Returns the name of a model, like [`Plan::model_name`].
 pub fn model_name<O: ?Sized>(plan: &Plan<O>, step: &str, iteration: u32) -> String {
     plan.model_name(step, iteration)
 }

@@ -1,4 +1,4 @@
-//! What those who watch a run are told: the progress bars, the trace, the tests.
+//! Events of a run for its observers: progress bars, the trace, tests.
 
 use std::time::Duration;
 
@@ -6,57 +6,58 @@ use arrow::array::RecordBatch;
 
 use crate::data::Epoch;
 
-/// One thing that happened.
+/// An event of a run.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// A step of an iteration is known to have so many microbatches (none if unknown yet).
+    /// The number of microbatches of a step in an iteration is known (`None` if it is not known yet).
     Planned {
         /// The step.
         step: &'a str,
-        /// Iterations it runs in.
+        /// Number of iterations it runs in.
         iterations: u32,
-        /// Microbatches in each.
+        /// Number of microbatches in each.
         microbatches: Option<u32>,
     },
-    /// A job began.
+    /// A job started.
     Started {
         /// The step.
         step: &'a str,
-        /// When in the run's clock.
+        /// Its time.
         epoch: Epoch,
     },
-    /// How far a long job is.
+    /// Progress of a long job.
     Within {
         /// The step.
         step: &'a str,
-        /// When in the run's clock.
+        /// Its time.
         epoch: Epoch,
         /// Units done.
         done: usize,
-        /// Units in all.
+        /// Units in total.
         planned: usize,
-        /// What is counted.
+        /// What the units are.
         unit: &'static str,
     },
-    /// What a training measured at an optimizer step, with the names of its metrics.
+    /// Metrics of an optimizer step of a training.
     Measured {
         /// The step.
         step: &'a str,
-        /// When in the run's clock.
+        /// Its time.
         epoch: Epoch,
-        /// Names and values.
+        /// Names and values of the metrics.
         values: &'a [(&'static str, Option<f64>)],
     },
-    /// Rows that were made now are on disk; [`Event::Done`] of the same microbatch follows. Restored rows are not read.
+    /// New rows are on disk. [`Event::Done`] of the same microbatch follows. Restored rows are not
+    /// reported.
     Rows {
         /// The step.
         step: &'a str,
-        /// When in the run's clock.
+        /// Their time.
         epoch: Epoch,
         /// The rows.
         rows: &'a RecordBatch,
     },
-    /// A source that was asked for a microbatch has no more of them.
+    /// A source has no more microbatches.
     Ended {
         /// The step.
         step: &'a str,
@@ -67,25 +68,25 @@ pub enum Event<'a> {
     Done {
         /// The step.
         step: &'a str,
-        /// When in the run's clock.
+        /// Its time.
         epoch: Epoch,
-        /// Rows written.
+        /// Number of rows written.
         rows: usize,
-        /// Rows that were left out.
+        /// Number of rows left out.
         errors: usize,
         /// Bytes on disk.
         bytes: u64,
-        /// From the run's start to the job's start.
+        /// Time from the start of the run to the start of the job.
         began: Duration,
-        /// How long it took; what a streaming training waits for its microbatches is counted.
+        /// Duration of the job, including a streaming training's waiting time for its microbatches.
         busy: Duration,
-        /// Whether an earlier run had committed it, so that nothing was computed.
+        /// Whether an earlier run committed the microbatch, so that nothing was computed.
         restored: bool,
     },
 }
 
 impl<'a> Event<'a> {
-    /// The step that it is about.
+    /// Returns the step of the event.
     pub fn step(&self) -> &'a str {
         match *self {
             Event::Planned { step, .. }
@@ -99,14 +100,14 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Somebody who watches. Called from compute threads; must not block.
+/// Receives the events of a run. It is called from compute threads and must not block.
 pub trait Observer: Send + Sync {
-    /// Takes an event.
+    /// Receives an event.
     fn event(&self, event: &Event<'_>);
 }
 
-/// Nobody.
-pub struct Silent;
-impl Observer for Silent {
+/// An observer that ignores all events.
+pub struct NullObserver;
+impl Observer for NullObserver {
     fn event(&self, _: &Event<'_>) {}
 }

@@ -1,4 +1,5 @@
-//! From a plan to a timely dataflow. The graph is the same on every worker; nothing here can fail.
+//! Builds a timely dataflow from a plan. The graph is the same on every worker, and building it cannot
+//! fail.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -22,24 +23,25 @@ use super::start::{Start, start};
 use crate::data::Epoch;
 use crate::pipeline::{Input, ModelUse, Placement, Plan, Step};
 
-/// What microbatches a starter's progress is measured on: the last steps that stream from it, before any barrier.
+/// The steps on which a starter's progress is measured: the last ones that stream from it before any
+/// barrier.
 struct Measured<'s> {
-    /// The step whose microbatches they are, and who consumes them; the whole loop where it is a head.
+    /// Names of these steps; all steps of the loop if the starter is an iteration source.
     points: Vec<String>,
     handle: timely::dataflow::operators::feedback::Handle<'s, Epoch, Vec<()>>,
 }
 
-/// Builds the plan's dataflow and returns a probe that is done when the run is.
+/// Builds the plan's dataflow. The returned probe is done when the run is.
 pub(super) fn render(
     scope: Scope<'_, Epoch>,
     shared: &Arc<Shared>,
     joins: &Arc<Joins>,
-    crew: &ComputePool,
+    pool: &ComputePool,
     began: Instant,
 ) -> ProbeHandle<Epoch> {
     let plan = &*shared.plan;
     let mut flows: HashMap<&str, Flow<'_>> = HashMap::new();
-    // Microbatches of an iteration, where they are known before it runs.
+    // Number of microbatches in an iteration, for the steps where it is known in advance.
     let mut planned: HashMap<&str, Option<u32>> = HashMap::new();
     let mut measured: Vec<Measured<'_>> = Vec::new();
     let (mut announce, mut fed_back) = match &plan.loop_ {
@@ -49,7 +51,8 @@ pub(super) fn render(
         }
         None => (None, None),
     };
-    // The policy of every iteration, on every worker. A policy that a step before the loop makes joins once rendered.
+    // The policy of every iteration, broadcast to every worker. If a step before the loop makes the first
+    // policy, it is added once that step is rendered.
     let mut policy: Option<Flow<'_>> = None;
 
     for (index, step) in plan.steps.iter().enumerate() {
@@ -99,7 +102,7 @@ pub(super) fn render(
                 let (name, window) = (step.name.clone(), plan.window);
                 let begin =
                     Start { name, iterations, microbatches: None, window, wait: vec![], models: models(), done };
-                start(scope, begin, crew, move |epoch, _| jobs.source(epoch, &state))
+                start(scope, begin, pool, move |epoch, _| jobs.source(epoch, &state))
             }
             Stage::IterationSource(head) => {
                 let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
@@ -108,9 +111,9 @@ pub(super) fn render(
                 let (rows, size) = (head.per_iteration(), plan.microbatch);
                 let begin =
                     Start { name, iterations, microbatches: per_iteration, window, wait, models: models(), done };
-                start(scope, begin, crew, move |epoch, model| {
+                start(scope, begin, pool, move |epoch, model| {
                     let rows = size.min(rows - epoch.microbatch as usize * size);
-                    jobs.head(epoch, rows, model, &state)
+                    jobs.iteration_source(epoch, rows, model, &state)
                 })
             }
             Stage::Map(_) | Stage::Keyed(_) => {
@@ -120,12 +123,13 @@ pub(super) fn render(
                     if side.in_loop || step.placement == Placement::Once {
                         return side.flow;
                     }
-                    // A dataset of before the loop enters it: its microbatches again in every iteration.
+                    // A dataset made before the loop enters every iteration, microbatch by microbatch.
                     let mut points = descendants(plan, &step.name, step.placement);
                     if points.is_empty() {
                         points.push(step.name.clone());
                     }
-                    // A step that joins may wait for all of it, and reads the rows itself: only their places enter.
+                    // A step that joins may have to wait for the whole dataset and reads the rows itself,
+                    // so only their places enter.
                     let window = if joins { usize::MAX } else { plan.window };
                     let done = self::window(scope, &mut measured, if joins { Vec::new() } else { points });
                     let entering =
@@ -135,7 +139,7 @@ pub(super) fn render(
                     let models = Models::Fixed(None);
                     let begin = Start { name, iterations, microbatches: None, window, wait: vec![side], models, done };
                     let reader = (!joins).then_some(jobs.index);
-                    start(scope, begin, crew, move |epoch, _| entering.enter(epoch, reader))
+                    start(scope, begin, pool, move |epoch, _| entering.enter(epoch, reader))
                 };
                 let mut flows =
                     step.inputs.iter().filter(|i| !i.whole).map(&mut streamed).collect::<Vec<_>>().into_iter();
@@ -143,13 +147,13 @@ pub(super) fn render(
                 let is_map = matches!(&stage, Stage::Map(_));
                 let is_local = matches!(&stage, Stage::Keyed(keyed) if keyed.complete());
                 match flows.next() {
-                    Some(other) => join(scope, [input, other], models(), jobs, crew),
-                    None if is_local || is_map => map(scope, input, models(), whole().collect(), jobs, crew),
-                    None => keyed(scope, input, jobs, crew),
+                    Some(other) => join(scope, [input, other], models(), jobs, pool),
+                    None if is_local || is_map => map(scope, input, models(), whole().collect(), jobs, pool),
+                    None => keyed(scope, input, jobs, pool),
                 }
             }
             Stage::Collect(_) | Stage::Train(_) => {
-                // Models that other keys name are there before it starts, as its rows are.
+                // Models that other keys name must exist before the step starts, like its input rows.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {
                     ModelUse::Step(maker) => Some(Side { flow: flows[maker.as_str()].clone(), in_loop: false }),
                     _ => None,
@@ -157,7 +161,7 @@ pub(super) fn render(
                 let inputs = step.inputs.iter().map(side).chain(makers).collect();
                 let first = step.inputs.first().filter(|_| step.op.streams());
                 let streamed = first.and_then(|i| planned.get(i.step.as_str()).copied().flatten());
-                let flow = train(scope, inputs, models(), iterations, streamed, jobs, crew);
+                let flow = train(scope, inputs, models(), iterations, streamed, jobs, pool);
                 if plan.loop_.as_ref().is_some_and(|l| l.next == step.name)
                     && let Some(announce) = announce.take()
                 {
@@ -190,7 +194,7 @@ pub(super) fn render(
     probe
 }
 
-/// The largest of numbers of microbatches; none where one of them is not known.
+/// Returns the largest of several numbers of microbatches, or `None` if one of them is unknown.
 fn longest(numbers: impl Iterator<Item = Option<u32>>) -> Option<u32> {
     numbers.collect::<Option<Vec<u32>>>()?.into_iter().max()
 }
@@ -199,7 +203,7 @@ fn find<'a>(plan: &'a Plan<dyn Operator>, name: &str) -> &'a Step<dyn Operator> 
     plan.steps.iter().find(|s| s.name == name).expect("a plan has the steps that its inputs name")
 }
 
-/// A progress-only feedback; it is closed once all steps are there.
+/// Creates a progress-only feedback loop, which is closed once all steps are rendered.
 fn window<'s>(
     scope: Scope<'s, Epoch>,
     measured: &mut Vec<Measured<'s>>,
@@ -210,7 +214,7 @@ fn window<'s>(
     stream
 }
 
-/// Whether a step is `name`, or is made of it in any way within an iteration.
+/// Whether a step is `name` or depends on it, directly or not, within an iteration.
 fn made_of(plan: &Plan<dyn Operator>, step: &str, name: &str) -> bool {
     let (mut todo, mut seen) = (vec![step], HashSet::new());
     while let Some(step) = todo.pop() {
@@ -224,7 +228,7 @@ fn made_of(plan: &Plan<dyn Operator>, step: &str, name: &str) -> bool {
     false
 }
 
-/// The steps whose models a step uses.
+/// Returns the steps whose models a step uses.
 fn makers(step: &Step<dyn Operator>) -> impl Iterator<Item = &str> {
     step.model.iter().chain(step.models.iter().map(|m| &m.1)).filter_map(|m| match m {
         ModelUse::Step(maker) => Some(maker.as_str()),
@@ -232,10 +236,11 @@ fn makers(step: &Step<dyn Operator>) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The last steps that stream from `name`: no barrier lies between, and they run in the iterations that it runs in
-/// (onlookers run once more, after the last training, and must not hold a window of the loop open). A step that waits for
-/// all that comes of `name`, as a model trained on it or a second input made of it, must not hold its window open either:
-/// it would wait for ever. The same holds for a step that joins: where a row has no partner, it waits for all of both inputs.
+/// Returns the last steps that stream from `name`: no barrier lies between, and they run in the same
+/// iterations. Observers run once more, after the last training, and must not hold a window of the loop
+/// open. Three kinds of steps must not hold the window of `name` open because they would deadlock: a step
+/// that waits for everything made from `name`, such as a model trained on it; a second input made from it;
+/// and a step that joins, because a row without a partner waits for both inputs in full.
 fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> Vec<String> {
     let same = |p: Placement| match placement {
         Placement::Once => p == Placement::Once,

@@ -1,5 +1,5 @@
-//! Replaying a run: what of it stands under a changed file or from a named step on, taken over into a new run that
-//! [`super::run`] then goes on with.
+//! Replays a run: copies the rows that a changed file or a named step does not affect into a new run, which
+//! [`super::run`] then completes.
 
 use std::path::Path;
 
@@ -11,32 +11,33 @@ use crate::pipeline::replay::{RerunSet, changed, owner, roots};
 use crate::pipeline::{Plan, Step};
 use crate::store::{ChangedInput, FileEntry, InputEntry, Run, RunFork};
 
-/// What a replay takes over and what it makes.
+/// A replay: what it copies from its source run and what it makes.
 pub struct Replay<'a> {
     source: &'a Run,
     plan: &'a Plan<dyn Operator>,
     from: Vec<String>,
-    anew: RerunSet,
-    /// External inputs that are not what the source read.
+    rerun: RerunSet,
+    /// External inputs that differ from what the source read.
     inputs: Vec<ChangedInput>,
 }
 
 impl<'a> Replay<'a> {
-    /// A replay of `source`, which `before` made, under `plan`. The steps `from` are made anew, and all that follows from them;
-    /// without any, the steps that the two plans differ in.
+    /// Prepares a replay of `source`, which was made by the plan `before`, under `plan`. The steps `from`
+    /// and everything that depends on them are made again; if `from` is empty, the steps in which the two
+    /// plans differ.
     ///
     /// # Errors
-    /// There is no such step; the plans differ in a step that is not below `from`, or in nothing; the run did not get so far
-    /// that there is something to start from.
-    pub fn of(
+    /// A step of `from` does not exist; the plans differ in a step that does not depend on `from`, or do
+    /// not differ at all; the source run is missing rows that the replay starts from.
+    pub fn new(
         source: &'a Run,
         before: &Plan<dyn Operator>,
         plan: &'a Plan<dyn Operator>,
         from: &[String],
     ) -> Result<Self> {
-        let known = || plan.steps.iter().map(|s| s.name.as_str());
+        let step_names = || plan.steps.iter().map(|s| s.name.as_str());
         if let Some(unknown) = from.iter().find(|name| plan.step(name).is_none()) {
-            let steps: Vec<&str> = known().collect();
+            let steps: Vec<&str> = step_names().collect();
             return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(or_else(
                 unknown,
                 "its steps",
@@ -47,39 +48,39 @@ impl<'a> Replay<'a> {
         let changed = changed(before, plan, &inputs.iter().map(|i| i.table.clone()).collect());
         let from = if from.is_empty() { roots(plan, &changed) } else { from.to_vec() };
         if from.is_empty() && before.iterations == plan.iterations && before.steps.len() == plan.steps.len() {
-            return Err(Error::user("nothing has changed: there is nothing to make anew")
+            return Err(Error::user("nothing has changed, so no step has to be made again")
                 .help("name a step with --from, or change something with --set or --file"));
         }
-        let anew = RerunSet::from(plan, from.iter().map(String::as_str));
+        let rerun = RerunSet::from(plan, from.iter().map(String::as_str));
         let outside: Vec<_> =
-            plan.steps.iter().filter(|s| changed.contains_key(&s.name) && !anew.whole(plan, &s.name)).collect();
+            plan.steps.iter().filter(|s| changed.contains_key(&s.name) && !rerun.whole(plan, &s.name)).collect();
         if let Some(step) = outside.first() {
             let tables: Vec<String> = changed[&step.name].iter().map(|t| format!("[{t}]")).collect();
             let all: Vec<String> = roots(plan, &changed).iter().map(|s| format!("--from {s}")).collect();
             return Err(Error::user(format!(
-                "the change in {} is one of the step `{}`, which is not made anew from its start by {}",
+                "the change in {} is one of the step `{}`, which is not made again from its start by {}",
                 tables.join(", "),
                 step.name,
                 from.iter().map(|s| format!("--from {s}")).collect::<Vec<_>>().join(" ")
             ))
             .help(format!(
-                "{} makes anew what the change touches{}",
+                "{} makes again what the change touches{}",
                 all.join(" "),
-                other_inputs(&inputs)
+                describe_changed(&inputs)
             )));
         }
-        let replay = Self { source, plan, from, anew, inputs };
+        let replay = Self { source, plan, from, rerun, inputs };
         for name in &replay.from {
             replay.ready(name)?;
         }
         Ok(replay)
     }
 
-    /// Whether there is something to begin a step with.
+    /// Checks that the inputs of a step exist.
     fn ready(&self, name: &str) -> Result<()> {
         let Some(step) = self.plan.step(name) else { return Ok(()) };
         for input in &step.inputs {
-            let made = self.anew.first(&input.step) <= *step.iterations.start();
+            let made = self.rerun.first(&input.step) <= *step.iterations.start();
             if !made && self.source.entries().iter().all(|f| f.step != input.step) {
                 return Err(Error::user(format!(
                     "the run `{}` did not get to the rows of `{}`, from which `{name}` is made",
@@ -93,10 +94,10 @@ impl<'a> Replay<'a> {
     }
 
     fn takes(&self, dataset: &str, iteration: u32) -> bool {
-        self.anew.takes(self.plan, dataset, iteration)
+        self.rerun.takes(self.plan, dataset, iteration)
     }
 
-    /// What is taken over and what is made, a line a step.
+    /// Describes what is copied and what is made, one line per step.
     pub fn lines(&self) -> Vec<String> {
         let entries = self.source.entries();
         let width = self.plan.steps.iter().map(|s| s.name.len()).max().unwrap_or(0);
@@ -108,8 +109,9 @@ impl<'a> Replay<'a> {
             let there = |iteration: u32| taken.iter().any(|f| f.iteration == iteration);
             let (kept, made): (Vec<u32>, Vec<u32>) = step.iterations.clone().partition(|&i| there(i));
             let rows: u64 = taken.iter().filter(|f| f.step == step.name).map(|f| f.rows).sum();
-            let kept = (!kept.is_empty()).then(|| format!("taken over: {} ({})", said(&kept), counted(rows, "row")));
-            let made = (!made.is_empty()).then(|| format!("made: {}", said(&made)));
+            let kept = (!kept.is_empty())
+                .then(|| format!("taken over: {} ({})", describe_iterations(&kept), counted(rows, "row")));
+            let made = (!made.is_empty()).then(|| format!("made: {}", describe_iterations(&made)));
             let both: Vec<String> = kept.into_iter().chain(made).collect();
             format!("  {:width$}  {}", step.name, both.join("; "))
         };
@@ -120,8 +122,8 @@ impl<'a> Replay<'a> {
         std::iter::once(format!("{head}{open}{from}")).chain(inputs).chain(self.plan.steps.iter().map(line)).collect()
     }
 
-    /// Begins the run in `dir` with what is taken over; [`super::run`] goes on with it. Returns false where that was done
-    /// before. `weights` computes the hash of a model's weights.
+    /// Creates the run in `dir` with the copied rows; [`super::run`] completes it. Returns false if that
+    /// was done before. `weights` computes the hash of a model's weights.
     ///
     /// # Errors
     /// As [`RunFork::begin`].
@@ -135,14 +137,14 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The inputs that have changed, as the end of a help.
-fn other_inputs(inputs: &[ChangedInput]) -> String {
+/// Describes the changed inputs, for the end of a help text.
+fn describe_changed(inputs: &[ChangedInput]) -> String {
     let what: Vec<&str> = inputs.iter().map(|i| i.what.as_str()).collect();
     if what.is_empty() { String::new() } else { format!("; changed since the run read it: {}", what.join(", ")) }
 }
 
-/// `iterations 1 to 3`, or `once` for what runs before the loop.
-fn said(iterations: &[u32]) -> String {
+/// Describes iterations: `iterations 1 to 3`, or `once` for steps that run before the loop.
+fn describe_iterations(iterations: &[u32]) -> String {
     match iterations {
         [0] => "once".to_owned(),
         [one] => format!("iteration {one}"),

@@ -1,8 +1,10 @@
-//! The operators that start microbatches: sources before the loop, heads inside it, and datasets that enter it.
+//! The operators that start microbatches: sources before the loop, iteration sources inside it, and
+//! datasets that enter it.
 //!
-//! timely never blocks a producer, so memory is bounded here: a starter keeps at most `window` of its microbatches
-//! open, and learns that one is closed from a progress-only feedback of the last steps that stream from it. That is
-//! always upstream of the training barrier; measured after it, nothing would ever close within an iteration.
+//! timely never blocks a producer, so memory is bounded here. A starter keeps at most `window` of its
+//! microbatches open, and learns that one is closed from a progress-only feedback of the last steps that
+//! stream from it. These steps are always upstream of the training barrier: after the barrier, nothing
+//! would close within an iteration.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -18,12 +20,12 @@ use super::flow::{Flow, Models, Side, batch, complete_at};
 use super::operator::ModelAt;
 use crate::data::Epoch;
 
-/// What a starter needs to know.
+/// The settings of a starter.
 pub(super) struct Start<'s> {
     pub(super) name: String,
-    /// The iterations it starts microbatches in.
+    /// The iterations in which it starts microbatches.
     pub(super) iterations: RangeInclusive<u32>,
-    /// Microbatches of an iteration; none where the end is found by reaching it.
+    /// Number of microbatches in an iteration; `None` if it is found by reaching the end.
     pub(super) microbatches: Option<u32>,
     /// Most microbatches open at once.
     pub(super) window: usize,
@@ -31,15 +33,15 @@ pub(super) struct Start<'s> {
     pub(super) wait: Vec<Side<'s>>,
     /// The model that its microbatches need.
     pub(super) models: Models<'s>,
-    /// Progress of what it has started.
+    /// Progress of the microbatches it has started.
     pub(super) done: StreamVec<'s, Epoch, ()>,
 }
 
-/// Starts microbatches one after the other, on worker 0. `make` gives the job of one.
+/// Starts microbatches one after the other, on worker 0. `make` returns the job of one.
 pub(super) fn start<'s>(
     scope: Scope<'s, Epoch>,
     start: Start<'s>,
-    crew: &ComputePool,
+    pool: &ComputePool,
     mut make: impl FnMut(Epoch, Option<ModelAt>) -> Task + 'static,
 ) -> Flow<'s> {
     let Start { name, iterations, microbatches, window, wait, models, done } = start;
@@ -48,18 +50,18 @@ pub(super) fn start<'s>(
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
     // None of the inputs causes output: the starter holds its own capability, and the window is no cycle.
     let mut done = op.new_input_connection(done, Pipeline, std::iter::empty());
-    let (mut known, feed) = models.split();
+    let (mut model_table, feed) = models.split();
     let mut feed = feed.map(|feed| op.new_input_connection(feed, Pipeline, std::iter::empty()));
     let first_wait = 1 + usize::from(feed.is_some());
     let in_loop: Vec<bool> = wait.iter().map(|side| side.in_loop).collect();
     let mut wait: Vec<_> =
         wait.into_iter().map(|w| op.new_input_connection(w.flow, Pipeline, std::iter::empty())).collect();
     let address = op.operator_info().address.to_vec();
-    let (crew, last) = (crew.clone(), *iterations.end());
+    let (pool, last) = (pool.clone(), *iterations.end());
     op.build(move |caps| {
         let mut next = Epoch::new(*iterations.start(), 0);
         let home = scope.index() == 0;
-        let mut desk = home.then(|| JobQueue::new(scope, &address, &crew, &name, 1, Priority::Low));
+        let mut queue = home.then(|| JobQueue::new(scope, &address, &pool, &name, 1, Priority::Low));
         let mut cap = caps.into_iter().next().filter(|_| home && !iterations.is_empty()).map(|c| c.delayed(&next));
         let mut open: VecDeque<Epoch> = VecDeque::new();
         move |frontiers| {
@@ -68,11 +70,11 @@ pub(super) fn start<'s>(
                 input.for_each(|_, _| {});
             }
             if let Some(feed) = &mut feed {
-                feed.for_each(|_, batches| known.learn(&crew, batches));
+                feed.for_each(|_, batches| model_table.learn(&pool, batches));
             }
-            let Some(desk) = &mut desk else { return };
+            let Some(queue) = &mut queue else { return };
             let mut out = output.activate();
-            while let Some((job, rows)) = desk.collect() {
+            while let Some((job, rows)) = queue.collect() {
                 let ended = rows.is_none();
                 if let Some(rows) = rows {
                     open.push_back(*job.time());
@@ -83,7 +85,7 @@ pub(super) fn start<'s>(
                     next = Epoch::new(next.iteration + 1, 0);
                 }
             }
-            if desk.open() > 0 {
+            if queue.open() > 0 {
                 return;
             }
             if next.iteration > last {
@@ -96,11 +98,11 @@ pub(super) fn start<'s>(
             }
             let mut sides = in_loop.iter().zip(&frontiers[first_wait..]);
             let complete = sides.all(|(in_loop, f)| !f.less_than(&complete_at(*in_loop, next.iteration)));
-            if let Some(model) = known.at(next.iteration)
+            if let Some(model) = model_table.at(next.iteration)
                 && complete
                 && open.len() < window
             {
-                desk.submit(cap.clone(), make(next, model));
+                queue.submit(cap.clone(), make(next, model));
             }
         }
     });

@@ -1,4 +1,4 @@
-//! The plan for people: as a tree, as Mermaid, as Graphviz DOT.
+//! Prints a plan: as a tree, as Mermaid, as Graphviz DOT.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::plan::{Input, ModelKind, ModelSource, ModelUse, Placement, Plan, Step
 use super::study::Variant;
 use crate::data::counted;
 
-/// How to print a plan.
+/// The format of a printed plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// Indented text with branches.
@@ -19,8 +19,8 @@ pub enum Format {
     Dot,
 }
 
-/// The plan as text: what runs once, ahead, in the loop and beside it; each edge's schema; where the window is measured and
-/// where the barriers are; each step's model and settings.
+/// Prints the plan as text: the steps that run once, ahead, in the loop and as observers; the schema of
+/// each edge; where the window is measured and where the barriers are; the model and settings of each step.
 pub fn explain<O: StepSpec + ?Sized>(plan: &Plan<O>, format: Format) -> String {
     match format {
         Format::Tree => tree(plan),
@@ -38,7 +38,7 @@ fn range(plan_steps: u32, extra: u32) -> String {
     }
 }
 
-/// What a group of steps is called, with its iterations.
+/// Returns the title of a group of steps, with its iterations.
 fn title<O: ?Sized>(plan: &Plan<O>, place: Placement) -> String {
     let t = plan.iterations;
     match place {
@@ -60,7 +60,7 @@ fn source(model: &ModelSource) -> String {
     format!("{from}, {}", model.dtype.name())
 }
 
-/// Whether the step takes this input's microbatches as they close.
+/// Whether the step reads this input microbatch by microbatch, as they close.
 fn streams<O: StepSpec + ?Sized>(step: &Step<O>, input: &Input) -> bool {
     step.op.streams() && step.inputs.first() == Some(input)
 }
@@ -205,7 +205,7 @@ impl Branch {
     }
 }
 
-/// Nodes are numbered: names may be words of the language.
+/// Nodes are numbered because names may be keywords of the language.
 fn number<O: ?Sized>(plan: &Plan<O>, name: &str) -> usize {
     plan.steps.iter().position(|s| s.name == name).unwrap_or(0)
 }
@@ -213,7 +213,7 @@ fn model_number<O: ?Sized>(plan: &Plan<O>, name: &str) -> usize {
     plan.models.iter().position(|m| m.name == name).unwrap_or(0)
 }
 
-/// The models that a step uses, as node names.
+/// Returns the models that a step uses, as node names.
 fn model_nodes<O: ?Sized>(plan: &Plan<O>, step: &Step<O>) -> Vec<String> {
     let others = step.models.iter().map(|(_, m)| m).filter(|m| step.model.as_ref() != Some(m));
     step.model.iter().chain(others).map(|u| node(plan, u)).collect()
@@ -318,7 +318,7 @@ fn dot<O: StepSpec + ?Sized>(plan: &Plan<O>) -> String {
     out
 }
 
-/// Documented keys as plain text, one a line with its default, choices and sub-keys below.
+/// Prints keys as plain text, one per line with its default, and choices and sub-keys below.
 pub fn keys_table(keys: &[KeyDoc]) -> String {
     fn lines(keys: &[KeyDoc], indent: usize, out: &mut String) {
         let pad = " ".repeat(indent);
@@ -341,9 +341,9 @@ pub fn keys_table(keys: &[KeyDoc]) -> String {
     out
 }
 
-/// Documented keys as rows of a Markdown table; the keys of a sub-table follow it as `table.key`.
+/// Prints keys as rows of a Markdown table; the keys of a sub-table follow it as `table.key`.
 ///
-/// Texts of `about` may hold `|`, which would end a cell, so it is escaped.
+/// A `|` in `about` would end a cell, so it is escaped.
 pub fn keys_markdown(keys: &[KeyDoc]) -> String {
     fn rows(keys: &[KeyDoc], prefix: &str, out: &mut String) {
         for key in keys {

@@ -1,4 +1,4 @@
-//! The graph of steps: what reaches what, cycles, the order, and when each step runs.
+//! The graph of steps: reachability, cycles, order, and when each step runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,19 @@ use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
 use super::syntax::suggest::show;
 
-/// The drafts with their names resolved. Steps are numbered in the order of their names.
+/// Drafts with resolved names. Steps are numbered in the order of their names.
 pub(super) struct Graph<'a, O: ?Sized + 'static> {
     pub steps: &'a [Draft<O>],
     pub models: &'a [DraftModel],
-    /// What `loop.policy` names, if there is a loop.
+    /// The model that `loop.policy` names, if the file has a loop.
     pub first: Option<&'a Named>,
     pub by_name: BTreeMap<&'a str, usize>,
     pub problems: &'a Problems,
     /// The steps that each step reads, in order: `from`, then other keys.
     pub reads: Vec<Vec<usize>>,
-    /// The training steps whose models each step uses, with the place that says so.
+    /// The training steps whose models each step uses, with the place that names them.
     pub makers: Vec<Vec<(usize, Span)>>,
-    /// Whether a step uses the policy itself.
+    /// Whether a step uses the policy directly.
     pub uses_policy: Vec<bool>,
 }
 
@@ -34,8 +34,8 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         self.steps[i].kind.map(|k| k.shape)
     }
 
-    /// Every step that one of `seeds` reaches along data edges, forwards (to readers) or backwards (to what is read),
-    /// through steps that `within` allows.
+    /// Returns every step that is reachable from `seeds` along data edges, forwards (to readers) or
+    /// backwards (to inputs), through steps that `within` allows.
     fn reach(&self, seeds: Vec<usize>, forwards: bool, within: impl Fn(usize) -> bool) -> Vec<bool> {
         let mut edges = vec![Vec::new(); self.steps.len()];
         for (reader, froms) in self.reads.iter().enumerate() {
@@ -55,7 +55,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         reached
     }
 
-    /// When each step runs. Right for graphs with cycles too, which are reported elsewhere.
+    /// Returns when each step runs. It also works for graphs with cycles, which are reported elsewhere.
     pub fn placements(&self, next: Option<usize>) -> Vec<Placement> {
         let all = 0..self.steps.len();
         let policy = self.reach(all.clone().filter(|&i| self.uses_policy[i]).collect(), true, |_| true);
@@ -71,11 +71,12 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         .collect()
     }
 
-    /// A training can only stream what comes from a head: nothing else says before how many microbatches there will be.
+    /// Checks that a streaming training reads from an iteration source: only then is the number of
+    /// microbatches known in advance.
     pub fn check_streams(&self) {
         for (i, step) in self.steps.iter().enumerate().filter(|(_, s)| s.op.as_ref().is_some_and(|op| op.streams())) {
             let Some(input) = step.inputs.first() else { continue };
-            let Some(at) = self.reads[i].first().and_then(|&from| self.of_unknown_length(from)) else { continue };
+            let Some(at) = self.reads[i].first().and_then(|&from| self.first_of_unknown_length(from)) else { continue };
             let (name, origin) = (show(&step.name), &self.steps[at]);
             let message = format!(
                 "step `{name}` takes the microbatches of `{}` as they close, but it is not known before how many there will be",
@@ -88,12 +89,13 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         }
     }
 
-    /// The first step found, from `start` on and through all inputs that come microbatch by microbatch, whose number of
-    /// microbatches is not known before it runs. A joined input counts too: it may have more microbatches than the first.
-    fn of_unknown_length(&self, start: usize) -> Option<usize> {
+    /// Returns the first step whose number of microbatches is not known in advance, from `start` on and
+    /// through all inputs read microbatch by microbatch. Joined inputs count too: they may have more
+    /// microbatches than the first input.
+    fn first_of_unknown_length(&self, start: usize) -> Option<usize> {
         let (mut open, mut seen) = (vec![start], BTreeSet::new());
         while let Some(at) = open.pop() {
-            // A circle is reported elsewhere.
+            // A cycle is reported elsewhere.
             if !seen.insert(at) {
                 continue;
             }
@@ -106,14 +108,15 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         None
     }
 
-    /// The steps that a map or keyed map reads microbatch by microbatch: all of `from`, and those that it joins.
+    /// Returns the steps that a map or keyed map reads microbatch by microbatch: all of `from`, and those
+    /// that it joins.
     fn streamed(&self, i: usize) -> impl DoubleEndedIterator<Item = usize> {
         let step = &self.steps[i];
         let named = step.inputs.iter().chain(step.sides.iter().filter(|s| s.how == How::Joined));
         named.filter_map(|n| self.by_name.get(n.name.as_str()).copied()).collect::<Vec<_>>().into_iter()
     }
 
-    /// What a step waits for: the steps it reads and the makers of its models.
+    /// Returns what a step waits for: the steps it reads and the makers of its models.
     pub fn waits_for(&self, i: usize) -> impl Iterator<Item = usize> {
         self.reads[i].iter().copied().chain(self.makers[i].iter().map(|(m, _)| *m))
     }
@@ -129,7 +132,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         let mut marks = vec![Mark::New; self.steps.len()];
         let mut reported = BTreeSet::new();
         for root in 0..self.steps.len() {
-            // A stack of our own: a chain may be thousands of steps long.
+            // An explicit stack, because a chain may be thousands of steps long.
             let mut path: Vec<(usize, Vec<usize>)> = Vec::new();
             if marks[root] == Mark::New {
                 marks[root] = Mark::Open;
@@ -150,7 +153,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                     }
                     Mark::Open => {
                         let start = path.iter().position(|(i, _)| *i == to).unwrap_or(0);
-                        // Data flows against the search.
+                        // Data flows against the direction of the search.
                         let mut chain: Vec<usize> = path[start..].iter().rev().map(|(i, _)| *i).collect();
                         let least = (0..chain.len()).min_by_key(|k| chain[*k]).unwrap_or(0);
                         chain.rotate_left(least);
@@ -187,7 +190,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         self.problems.report(problem.help(help));
     }
 
-    /// Dependency order, equals by name. Steps in a cycle, or behind one, are left out.
+    /// Returns the steps in dependency order, ties by name. Steps in a cycle or behind one are left out.
     pub fn order(&self, first_policy: Option<usize>) -> Vec<usize> {
         let mut waits: Vec<BTreeSet<usize>> = (0..self.steps.len())
             .map(|i| {
@@ -215,7 +218,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         order
     }
 
-    /// The last iteration that each step has rows in.
+    /// Returns the last iteration in which each step has rows.
     pub fn last_iterations(&self, order: &[usize], placements: &[Placement], iterations: u32) -> Vec<u32> {
         let mut last = vec![0; self.steps.len()];
         for &i in order {

@@ -1,24 +1,24 @@
-//! `[health]`: bounds on what an iteration's rows and training look like, which warn or stop the run.
+//! `[health]`: bounds on measurements of an iteration's rows and training, which warn or stop the run.
 
 use super::fields::Fields;
 
-/// One thing that is measured.
+/// A quantity that is measured.
 #[derive(Debug)]
 pub struct GateKind {
     /// Its key in `[health]`.
     pub name: &'static str,
-    /// What is measured, with its unit.
+    /// The quantity, with its unit.
     pub about: &'static str,
-    /// Whether small values are bad; else great ones.
+    /// Whether small values are bad; otherwise large ones are.
     pub low_is_bad: bool,
-    /// The default bound of the warning.
+    /// Default bound of the warning.
     pub warn: f64,
     /// What to do about it.
     pub advice: &'static str,
 }
 
-/// Every gate. All but the last are known before an iteration's training starts; under a streaming data schedule, when it
-/// has ended.
+/// Every gate. All but the last are known before an iteration's training starts, or after it under a
+/// streaming data schedule.
 pub static GATES: [GateKind; 7] = [
     GateKind {
         name: "pair_yield",
@@ -79,27 +79,27 @@ pub static GATES: [GateKind; 7] = [
 /// A gate with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
-    /// What is measured.
+    /// The measured quantity.
     pub kind: &'static GateKind,
-    /// Beyond it, a warning.
+    /// Bound of the warning.
     pub warn: f64,
-    /// Beyond it, the run stops.
+    /// Bound that stops the run.
     pub stop: Option<f64>,
 }
 
-/// What a value means.
+/// The result of comparing a value with its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Within all bounds.
     Pass,
     /// Beyond the bound of the warning.
     Warn,
-    /// Beyond the bound at which the run stops.
+    /// Beyond the bound that stops the run.
     Stop,
 }
 
 impl Verdict {
-    /// As in `summary.json`.
+    /// Returns the name used in `summary.json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Pass => "pass",
@@ -110,7 +110,7 @@ impl Verdict {
 }
 
 impl Gate {
-    /// What a value means.
+    /// Compares a value with the bounds.
     pub fn verdict(&self, value: f64) -> Verdict {
         let beyond = |bound: f64| if self.kind.low_is_bad { value < bound } else { value > bound };
         match self.stop {
@@ -119,7 +119,7 @@ impl Gate {
             _ => Verdict::Pass,
         }
     }
-    /// The value against the bound that it is beyond: `pair_yield is 0.120, below health.pair_yield.stop = 0.3`.
+    /// Describes a value beyond its bound: `pair_yield is 0.120, below health.pair_yield.stop = 0.3`.
     pub fn words(&self, value: f64) -> String {
         let (key, bound) = match (self.verdict(value), self.stop) {
             (Verdict::Stop, Some(stop)) => ("stop", stop),
@@ -130,7 +130,7 @@ impl Gate {
     }
 }
 
-/// The section's keys.
+/// Reads the keys of the section.
 pub(super) fn section(f: &mut Fields<'_>) -> Vec<Gate> {
     let gate = |kind: &'static GateKind| {
         f.table(kind.name, kind.about, |f| {

@@ -1,84 +1,87 @@
-//! What the pipeline needs to know of an operator: its kind, and what a configured step says of itself.
+//! What the pipeline knows about an operator: its definition, and the properties of a configured step.
 
 use super::fields::Fields;
 use super::work::{CostAssumptions, CostEstimate, InputStats};
 use crate::data::Schema;
 
-/// What check, plan and explain need of a configured step. The dataflow's trait extends it.
+/// The properties of a configured step for check, plan and explain. The dataflow's trait extends it.
 pub trait StepSpec: Send + Sync {
-    /// Its settings in one line.
+    /// Describes its settings in one line.
     fn explain(&self) -> String;
-    /// The schema of its rows, from those of its inputs: first `from` in its order, then the `step()` keys in the
-    /// order asked.
+    /// Returns the schema of its rows, given its inputs: first `from` in its order, then the `step()` keys
+    /// in the order in which they are read.
     ///
     /// # Errors
     /// Problems in words, each naming the input in backticks; [`Port::expect`] makes such words.
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>>;
-    /// Columns of its rows that may be null, and are so in all of them as the step is configured: what reads them is then
+    /// Returns nullable columns that are null in all its rows as configured. A step that reads them is
     /// refused.
     fn leaves_null(&self, _inputs: &[Port<'_>]) -> Vec<&'static str> {
         Vec::new()
     }
-    /// Whether a training takes the microbatches of its first input one by one as they close, instead of waiting for the
-    /// iteration to close. Their number must be known before: they must come from a [`Shape::IterationSource`].
+    /// Whether a training reads the microbatches of its first input as they close, instead of waiting for
+    /// the iteration to close. Their number must be known in advance, so they must come from a
+    /// [`Shape::IterationSource`].
     fn streams(&self) -> bool {
         false
     }
-    /// The least and the greatest score that it gives, where it gives scores on a scale.
+    /// Returns the lowest and the highest score, if it scores on a scale.
     fn scale(&self) -> Option<(f32, f32)> {
         None
     }
-    /// The least difference of the scores of a pair, where it makes pairs by scores.
+    /// Returns the minimum score difference of its pairs, if it makes pairs from scores.
     fn min_margin(&self) -> Option<f64> {
         None
     }
-    /// The shortest prompt that it sends to its model, where it sends one.
+    /// Returns the shortest prompt that it sends to its model, if it sends one.
     fn asks(&self) -> Option<Asks> {
         None
     }
-    /// Where it reads token ids that a model of the run sampled: whether it tokenises the texts for its own model if they
-    /// are of another tokenizer.
+    /// For steps that read token ids sampled by a model of the run: whether it tokenises the texts for its
+    /// own model if the ids come from another tokenizer.
     fn encodes_other_ids(&self) -> Option<bool> {
         None
     }
-    /// Whether it rates the judgements of its input: the answers in its rows, with their token ids, are then those of the judge.
+    /// Whether it rates the judgements of its input. Its rows are then answers of the judge, with the
+    /// judge's token ids.
     fn rates_judgements(&self) -> bool {
         false
     }
-    /// What it would have to do in an iteration (0 for a step that runs once), in tokens, from its settings and averages; by
-    /// default it passes its first input's rows on.
+    /// Estimates its cost in an iteration (0 for a step that runs once), in tokens, from its settings and
+    /// averages. By default it passes on the rows of its first input.
     fn work(&self, iteration: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let _ = (iteration, assume);
         CostEstimate::rows(inputs.first().map(|i| i.amount).unwrap_or_default())
     }
 }
 
-/// The shortest prompt that a step sends to its model: the template with nothing filled in.
+/// The shortest prompt that a step sends to its model: the template with empty variables.
 #[derive(Clone, Debug)]
 pub struct Asks {
-    /// The template, where the prompt has one, as a message calls it.
+    /// The template as messages name it, if the prompt has one.
     pub template: Option<String>,
     /// Role and content of each turn.
     pub turns: Vec<(&'static str, String)>,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     pub max_tokens: usize,
 }
 
-/// One input of a step, for typechecking.
+/// An input of a step, for typechecking.
 #[derive(Clone, Copy, Debug)]
 pub struct Port<'a> {
-    /// The step that it comes from.
+    /// Name of the input step.
     pub step: &'a str,
-    /// What its rows are.
+    /// Schema of its rows.
     pub schema: &'static Schema,
-    /// The key that named it: `from`, or a key asked for by [`Fields::step`].
+    /// The key that names it: `from`, or a key read by [`Fields::step`].
     pub key: &'a str,
-    /// Columns that may be null, and are so in all of its rows.
+    /// Nullable columns that are null in all its rows.
     pub lacks: &'a [&'static str],
 }
 
 impl Port<'_> {
-    /// Which of `accepted` the input can be read as: the schema itself, or one whose columns it all has.
+    /// Returns the first of `accepted` that the input can be read as: its own schema, or one whose columns
+    /// it all has.
     ///
     /// # Errors
     /// The problem in words, with both ends and the missing columns.
@@ -106,17 +109,17 @@ impl Port<'_> {
 /// How a step takes part in the dataflow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
-    /// No inputs; its rows are known at the start.
+    /// It has no inputs; its rows are known at the start.
     Source,
-    /// A microbatch in, a microbatch out.
+    /// It makes a microbatch from a microbatch.
     Map,
-    /// As [`Shape::Map`], over groups of rows with one key.
+    /// Like [`Shape::Map`], over groups of rows with the same key.
     Keyed,
-    /// Starts microbatches inside the loop; reads its inputs whole.
+    /// It starts microbatches inside the loop and reads its inputs whole.
     IterationSource,
-    /// Waits for the iteration to close and makes rows of all of it, as one microbatch: a barrier.
+    /// A barrier: it waits for the iteration to close and makes one microbatch from all its rows.
     Collect,
-    /// Waits for the iteration to close and makes a model: a barrier.
+    /// A barrier: it waits for the iteration to close and makes a model.
     Train,
 }
 
@@ -131,23 +134,23 @@ pub enum NeedsModel {
     Optional,
 }
 
-/// One operator, as the registry lists it.
+/// The definition of an operator, as registered.
 pub struct OperatorDef<O: ?Sized + 'static> {
-    /// What `op` names it.
+    /// Its name in `op`.
     pub name: &'static str,
-    /// What it does, in a sentence.
+    /// Its purpose, in a sentence.
     pub about: &'static str,
-    /// Its part in the dataflow.
+    /// Its role in the dataflow.
     pub shape: Shape,
     /// Whether it uses a model.
     pub model: NeedsModel,
-    /// Fewest steps in `from`.
+    /// Minimum number of steps in `from`.
     pub min_inputs: usize,
-    /// Most steps in `from`; `usize::MAX` for any number.
+    /// Maximum number of steps in `from`; `usize::MAX` for any number.
     pub max_inputs: usize,
-    /// A step's table as one would write it.
+    /// An example of a step's table.
     pub example: &'static str,
-    /// Asks for the keys of a step and makes it. It must ask for every key it knows in every case, since what was
-    /// not asked for is an unknown key.
+    /// Reads the keys of a step and makes it. It must read every key in every case, because a key that was
+    /// not read is reported as unknown.
     pub parse: fn(&mut Fields<'_>) -> Box<O>,
 }

@@ -1,4 +1,4 @@
-//! Reads a pipeline file: text to tree, tree to drafts, drafts to plan.
+//! Loads a pipeline file: text to tree, tree to drafts, drafts to plan.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use super::syntax::{overrides, tree, values};
 use super::{resolve, sections};
 use crate::data::open_regular;
 
-/// Larger files are refused: nobody writes them by hand.
+/// Maximum size of a file. Nobody writes larger ones by hand.
 const LARGEST: u64 = 1 << 20;
 
 /// Reads, resolves and checks a pipeline file. `overrides` are the texts of `--set`.
 ///
 /// # Errors
-/// Everything that is wrong with the file and the overrides, warnings too.
+/// All problems of the file and the overrides, including warnings.
 pub fn load<O: StepSpec + ?Sized>(
     path: &Path,
     overrides: &[String],
@@ -26,7 +26,7 @@ pub fn load<O: StepSpec + ?Sized>(
     read_and_parse(path, overrides, kinds, false)
 }
 
-/// As [`load`] for a machine that has neither datasets nor models: that they are not there is a warning.
+/// Loads a file like [`load`] on a machine without its datasets and models: missing files are warnings.
 ///
 /// # Errors
 /// As [`load`].
@@ -70,7 +70,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     })
 }
 
-/// As [`load`], from text; `name` stands for the file's path in messages.
+/// Loads a file like [`load`] from its text; `name` stands for its path in messages.
 ///
 /// # Errors
 /// As [`load`].
@@ -91,7 +91,7 @@ pub fn parse_str<O: StepSpec + ?Sized>(
     parse(name, text, overrides, kinds, false)
 }
 
-/// As [`load_without_data`], from text.
+/// Loads a file like [`load_without_data`] from its text.
 ///
 /// # Errors
 /// As [`load`].
@@ -132,7 +132,7 @@ fn parse<O: StepSpec + ?Sized>(
     }
 }
 
-/// The file's name without its extension, as a name that may stand for the pipeline's.
+/// Derives a name for the pipeline from the name of its file.
 fn stem(name: &str) -> String {
     let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };

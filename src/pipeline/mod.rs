@@ -1,10 +1,11 @@
 //! The pipeline file: parsed, resolved, checked, planned and explained.
 //!
-//! Knows the named schemas of [`crate::data`] and nothing above: operators come in as a slice of [`OperatorDef`], generic over
-//! their trait object. Parsing has two stages so that every value keeps its place: `syntax::tree` turns TOML text into a
-//! spanned tree (with `--set` merged in by `syntax::overrides`), and [`Fields`] is asked by each section and operator for its
-//! keys. `resolve` then finds what names mean, works out what is in the loop, and typechecks the edges. All problems are
-//! collected as [`Diagnostics`]; their codes are listed in [`codes`].
+//! This room knows the named schemas of [`crate::data`] but no operator: operators are passed in as a slice
+//! of [`OperatorDef`], generic over their trait object. Parsing has two stages so that every value keeps
+//! its place: `syntax::tree` turns TOML text into a tree with spans, into which `syntax::overrides` merges
+//! `--set`; then each section and operator reads its keys through [`Fields`]. `resolve` resolves names,
+//! finds the steps of the loop, and typechecks the edges. All problems are collected as [`Diagnostics`];
+//! their codes are listed in [`codes`].
 
 mod explain;
 mod fields;

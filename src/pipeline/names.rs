@@ -1,6 +1,6 @@
-//! Names that would stand for two things: of the models that steps make, and of the folders of their rows.
+//! Checks for ambiguous names: of the models that steps make, and of the folders of their rows.
 //!
-//! Names are compared without regard to case, because some file systems have one folder for `M2` and `m2`.
+//! Case is ignored, because some file systems use one folder for `M2` and `m2`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::syntax::diagnostic::Diagnostic;
 use super::syntax::suggest::show;
 
 impl<O: StepSpec + ?Sized> Graph<'_, O> {
-    /// Reports names that clash. `last` is each step's last iteration.
+    /// Reports clashing names. `last` holds each step's last iteration.
     pub(super) fn check_names(&self, loop_: Option<&Loop>, placements: &[Placement], last: &[u32]) {
         self.check_step_names();
         // Step and name of each model, by the name in lower case.

@@ -1,4 +1,4 @@
-//! The plan: a pipeline file that was found to be right, in the order in which it can be run.
+//! The plan: a valid pipeline file, with its steps in the order in which they can run.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -18,23 +18,23 @@ pub struct Plan<O: ?Sized + 'static> {
     pub name: String,
     /// Seed of all randomness.
     pub seed: u64,
-    /// What chat templates see as the present time (`strftime_now`); templates that ask for it need it.
+    /// The present time for chat templates that ask for it (`strftime_now`).
     pub date: Option<DateTime>,
-    /// How often the loop runs (T).
+    /// Number of iterations of the loop (T).
     pub iterations: u32,
-    /// Rows of a microbatch where it starts.
+    /// Number of rows in a microbatch at its start.
     pub microbatch: usize,
-    /// Most microbatches open at once.
+    /// Maximum number of open microbatches.
     pub window: usize,
     /// Settings of the inference engine.
     pub engine: Engine,
     /// `[health]`: every gate, in the order of [`super::GATES`].
     pub health: Vec<Gate>,
-    /// Every `[model.NAME]`, by name, then the models that keys name by their path, which is then their name.
+    /// Every `[model.NAME]`, by name, followed by models that keys name by path, whose name is the path.
     pub models: Vec<ModelSource>,
     /// The loop, if there is one.
     pub loop_: Option<Loop>,
-    /// In dependency order, equals by name: the same whatever the order in the file.
+    /// Steps in dependency order, ties by name: independent of the order in the file.
     pub steps: Vec<Step<O>>,
     /// The file with all overrides and defaults written out; it parses to the same plan.
     pub resolved: String,
@@ -42,42 +42,42 @@ pub struct Plan<O: ?Sized + 'static> {
     pub study: Option<Study>,
     /// The operators that the file may name.
     pub operators: Vec<&'static OperatorDef<O>>,
-    /// What is legal but probably not meant.
+    /// Warnings: legal settings that are probably not intended.
     pub warnings: Diagnostics,
 }
 
 /// `[engine]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Engine {
-    /// Compute threads; 0 for one a core.
+    /// Number of compute threads; 0 for one per core.
     pub threads: usize,
-    /// Most sequences decoded together.
+    /// Maximum number of sequences decoded together.
     pub max_batch: usize,
-    /// Bytes for keys and values; `None` for a share of what is free.
+    /// Bytes for keys and values; `None` for a share of the free memory.
     pub kv_memory: Option<u64>,
 }
 
-/// One step.
+/// A step.
 pub struct Step<O: ?Sized + 'static> {
-    /// Its name, also of its dataset.
+    /// Its name, also the name of its dataset.
     pub name: String,
     /// Its operator.
     pub kind: &'static OperatorDef<O>,
     /// The operator with its settings.
     pub op: Arc<O>,
-    /// `from` in its order, then the steps that other keys name.
+    /// The steps of `from` in its order, then those that other keys name.
     pub inputs: Vec<Input>,
-    /// What `model` means.
+    /// The model that `model` names.
     pub model: Option<ModelUse>,
-    /// Models that other keys name (asked for by `Fields::reference`), by key.
+    /// Models that other keys name (read by `Fields::reference`), by key.
     pub models: Vec<(&'static str, ModelUse)>,
-    /// The files outside of the run that it reads.
+    /// The files outside the run that it reads.
     pub externals: Vec<External>,
-    /// What its rows are.
+    /// Schema of its rows.
     pub schema: &'static Schema,
     /// When it runs.
     pub placement: Placement,
-    /// The iterations it has rows in: `0..=0` for a step that runs once, else from 1.
+    /// The iterations in which it has rows: `0..=0` for a step that runs once, else from 1.
     pub iterations: RangeInclusive<u32>,
     /// Whether its rows are kept as a dataset.
     pub keep: bool,
@@ -88,15 +88,16 @@ pub struct Step<O: ?Sized + 'static> {
 /// An edge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Input {
-    /// The step read.
+    /// Name of the step that is read.
     pub step: String,
-    /// Read whole, as a side input, instead of microbatch by microbatch: all inputs of a head, barrier or training step, and
-    /// the steps that keys other than `from` name, unless they are asked for by `Fields::step_joined`.
+    /// Whether the input is read whole, as a side input, instead of microbatch by microbatch. This holds
+    /// for all inputs of an iteration source, collecting or training step, and for steps named by keys
+    /// other than `from`, unless they are read by `Fields::step_joined`.
     pub whole: bool,
-    /// Joined to the first input, row by row: a second step in `from` of a step that makes a microbatch out of a
-    /// microbatch, or a step asked for by `Fields::step_joined`.
+    /// Whether the input is joined to the first one, row by row: a second step in `from` of a step that
+    /// makes a microbatch from a microbatch, or a step read by `Fields::step_joined`.
     pub joined: bool,
-    /// The key that named it: `from`, or the operator's own.
+    /// The key that names it: `from`, or the operator's own.
     pub key: &'static str,
 }
 
@@ -125,13 +126,13 @@ impl fmt::Display for ModelUse {
 pub enum Placement {
     /// In iteration 0, before the loop.
     Once,
-    /// Feeds the loop from a [`Shape::IterationSource`] and does not depend on the policy: iterations `1..=T`, as far ahead of
-    /// the policy as the window allows.
+    /// In iterations `1..=T`, ahead of the policy as far as the window allows: it feeds the loop from a
+    /// [`Shape::IterationSource`] and does not depend on the policy.
     Ahead,
-    /// Depends on the policy and leads to `loop.next`: iterations `1..=T`.
+    /// In iterations `1..=T`: it depends on the policy and leads to `loop.next`.
     Loop,
-    /// Depends on the policy and does not lead to `loop.next`: runs for every policy, iterations `1..=T+1`, the last
-    /// of which is the final model; only to T where it reads rows of the loop.
+    /// In iterations `1..=T+1`, for every policy including the final model: it depends on the policy and
+    /// does not lead to `loop.next`. Only up to T if it reads rows of the loop.
     Observer,
 }
 
@@ -149,20 +150,20 @@ pub struct Loop {
 pub struct ModelSource {
     /// NAME.
     pub name: String,
-    /// Where it comes from.
+    /// Its source.
     pub kind: ModelKind,
-    /// How its weights are kept.
+    /// The type of its weights.
     pub dtype: Dtype,
-    /// A config.json that tells its shape where the model is not here, for `reflux cost`.
+    /// A config.json with its shape, for `reflux cost` if the model is not available.
     pub config: Option<External>,
 }
 
-/// Where a model comes from.
+/// The source of a model.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ModelKind {
     /// A GGUF file or a Hugging Face directory.
     Path(External),
-    /// A model of the Hugging Face hub.
+    /// A model on the Hugging Face hub.
     Hub {
         /// `org/name`.
         repo: String,
@@ -173,7 +174,7 @@ pub enum ModelKind {
     Init {
         /// A directory with config.json and tokenizer.json.
         config: External,
-        /// Seed of the weights; the pipeline's if none.
+        /// Seed of the weights; the pipeline's seed if absent.
         seed: Option<u64>,
     },
     /// Scripted answers, for tests.
@@ -183,19 +184,19 @@ pub enum ModelKind {
     },
 }
 
-/// How weights are kept.
+/// The type of weights.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
     /// 32-bit floats.
     F32,
     /// bfloat16.
     Bf16,
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
 }
 
 impl Dtype {
-    /// As the file writes it.
+    /// Returns the name used in the file.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "f32",
@@ -206,20 +207,21 @@ impl Dtype {
 }
 
 impl<O: ?Sized> Plan<O> {
-    /// The step with this name.
+    /// Returns the step with this name.
     pub fn step(&self, name: &str) -> Option<&Step<O>> {
         self.steps.iter().find(|s| s.name == name)
     }
-    /// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its
-    /// first iteration makes, and so on; a model that is no policy has its step's name.
+    /// Returns the name of the model that a training step makes in an iteration: M1 for the loop's first
+    /// policy, M2 for the model of its first iteration, and so on. Other models have the name of their
+    /// step.
     pub fn model_name(&self, step: &str, iteration: u32) -> String {
         made_model(self.loop_.as_ref(), step, iteration)
     }
-    /// The external inputs of all steps that were read with the pipeline file.
+    /// Returns the external inputs of all steps that were read with the pipeline file.
     pub fn texts(&self) -> impl Iterator<Item = &External> {
         self.steps.iter().flat_map(|s| &s.externals).filter(|e| e.is_read())
     }
-    /// The model source with this name.
+    /// Returns the model source with this name.
     pub fn model(&self, name: &str) -> Option<&ModelSource> {
         self.models.iter().find(|m| m.name == name)
     }
@@ -227,7 +229,7 @@ impl<O: ?Sized> Plan<O> {
     pub fn enters(&self, step: &Step<O>, input: &Input) -> bool {
         step.placement != Placement::Once && self.step(&input.step).is_some_and(|s| s.placement == Placement::Once)
     }
-    /// The steps that read from this one, with the edge.
+    /// Returns the steps that read from this one, with the edge.
     pub fn readers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Step<O>, &'a Input)> {
         self.steps.iter().flat_map(move |s| s.inputs.iter().filter(move |i| i.step == name).map(move |i| (s, i)))
     }
@@ -250,8 +252,7 @@ impl<O: ?Sized> fmt::Debug for Plan<O> {
     }
 }
 
-/// The name of the model that a training step makes in an iteration: M1 is the loop's first policy, M2 the model that its first
-/// iteration makes, and so on; a model that is no policy has its step's name.
+/// Returns the name of the model that a training step makes in an iteration; see [`Plan::model_name`].
 pub(super) fn made_model(loop_: Option<&Loop>, step: &str, iteration: u32) -> String {
     match loop_ {
         Some(l) if l.next == step => format!("M{}", iteration + 1),

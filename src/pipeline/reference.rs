@@ -1,4 +1,4 @@
-//! What the words and paths mean that stand for a training's reference.
+//! Resolves the words and paths that stand for a training's reference.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use super::syntax::suggest::{self, show};
 use super::syntax::values::sibling;
 use crate::store::InputForm;
 
-/// Whether a name is meant as a path: the names of models and steps have no such letters.
+/// Whether a name is a path: names of models and steps contain none of these characters.
 fn is_path(name: &str) -> bool {
     name.contains(['/', '\\', '.'])
 }
 
-/// `models`, and those that steps name by their path.
+/// Adds the models that steps name by path to `models`.
 pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<O>]) -> Vec<ModelSource> {
     for (_, meant) in steps.iter().flat_map(|s| &s.models) {
         if let ModelUse::Source(name) = meant
@@ -37,7 +37,7 @@ pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<
 }
 
 impl<O: StepSpec + ?Sized> Graph<'_, O> {
-    /// What a model of the file, or a step that makes one, is called by.
+    /// Resolves the name of a model of the file or of a step that makes one.
     fn named(&self, name: &str) -> Option<ModelUse> {
         if self.models.iter().any(|m| m.source.name == name) {
             return Some(ModelUse::Source(name.to_owned()));
@@ -46,10 +46,10 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
         (self.shape(i) == Some(Shape::Train)).then(|| ModelUse::Step(name.to_owned()))
     }
 
-    /// The `[model.NAME]` that a model was trained from, through any number of steps.
+    /// Returns the `[model.NAME]` from which a model was trained, through any number of steps.
     fn trained_from(&self, name: &str) -> Option<&ModelSource> {
         let mut at = if name == "policy" { self.first?.name.as_str() } else { name };
-        // A chain without a circle has at most every step.
+        // A chain without a cycle has at most every step.
         for _ in 0..=self.steps.len() {
             match self.named(at)? {
                 ModelUse::Step(_) => at = &self.steps[*self.by_name.get(at)?].model.as_ref()?.name,
@@ -59,8 +59,8 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
         None
     }
 
-    /// Reports a reference whose weights are kept in another type than the trained model's. The two would differ by
-    /// rounding before the first step, and the loss would count that as a preference.
+    /// Reports a reference whose weights have another type than those of the trained model. The two would
+    /// differ by rounding before the first step, and the loss would count that as a preference.
     pub(super) fn check_reference_dtype(&self, named: &Named, step: &Draft<O>, meant: &ModelUse, owner: &str) {
         let Some(trained) = step.model.as_ref().and_then(|own| self.trained_from(&own.name)) else { return };
         let name = match meant {
@@ -68,14 +68,14 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
             ModelUse::Policy => "policy",
         };
         let source = self.trained_from(name);
-        // A model named by its path is kept in f32.
+        // A model named by its path is loaded in f32.
         let dtype = source.map_or(Dtype::F32, |source| source.dtype);
         if (source.is_none() && !is_path(name)) || dtype == trained.dtype {
             return;
         }
         let (own, other) = (trained.dtype.name(), dtype.name());
         let message = format!(
-            "{owner} trains a model in {own} and is held to a reference in {other}: rounding alone would set them apart"
+            "{owner} trains a model in {own} and uses a reference in {other}: rounding alone would set them apart"
         );
         let help = match source {
             Some(source) => {
@@ -87,7 +87,7 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
         self.problems.report(problem.help(help));
     }
 
-    /// What a step's reference means. Of what is wrong with `model` and `loop.policy` nothing is said again.
+    /// Resolves a step's reference. Problems of `model` and `loop.policy` are not reported again.
     pub(super) fn reference(&self, named: &Named, step: &Draft<O>, owner: &str) -> Option<ModelUse> {
         let name = named.name.as_str();
         let own = step.model.as_ref().map(|m| m.name.as_str());
@@ -103,26 +103,27 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
             None
         };
         match name {
-            // The name is missing or empty; that was reported.
+            // A missing or empty name was reported.
             "" => None,
             "policy-start" => meaning(own?),
             "policy" if own == Some("policy") => meaning("policy"),
             "policy" => {
-                let message = format!("{owner} is held to the policy, but trains another model");
+                let message = format!("{owner} has the policy as its reference, but trains another model");
                 let help = "write \"policy-start\" for the model that it starts from, or name a fixed one".to_owned();
                 report(&codes::CONFLICT, message, "which one?", Some(help))
             }
             "m1" => match self.first {
                 Some(first) => self.named(&first.name),
                 None => {
-                    let message = format!("{owner} is held to the loop's first policy, but the file has no [loop]");
+                    let message =
+                        format!("{owner} has the loop's first policy as its reference, but the file has no [loop]");
                     let help = "add [loop] with policy and next, or name a model".to_owned();
                     report(&codes::POLICY_WITHOUT_LOOP, message, "what policy?", Some(help))
                 }
             },
             "base" => {
                 let mut at = self.first.map(|f| f.name.as_str()).or(own)?;
-                // A chain without a circle has at most every step.
+                // A chain without a cycle has at most every step.
                 for _ in 0..=self.steps.len() {
                     match self.named(at)? {
                         ModelUse::Step(_) => at = &self.steps[*self.by_name.get(at)?].model.as_ref()?.name,
@@ -140,7 +141,7 @@ impl<O: StepSpec + ?Sized> Graph<'_, O> {
                 report(&codes::MISSING_FILE, message, "no such file", Some(sibling(path).unwrap_or_else(relative)))
             }
             _ => {
-                let message = format!("{owner}: nobody makes the model `{}`", show(name));
+                let message = format!("{owner}: no step makes the model `{}`", show(name));
                 let known = self.model_names().filter(|n| *n != "policy").chain(REFERENCES.iter().map(|r| r.0));
                 let help = suggest::help(name, "the references", known);
                 report(&codes::UNKNOWN_MODEL, message, "no such model", help)

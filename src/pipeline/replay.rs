@@ -1,7 +1,9 @@
-//! What a changed pipeline file leaves as it was: which steps, and in which iterations, give the same rows as before.
+//! Finds what a changed pipeline file leaves unchanged: the steps and iterations that give the same rows as
+//! before.
 //!
-//! Once a step is made anew in an iteration, it is so in all later ones, as is everything below it; through the policy the next
-//! iteration follows. So a step needs one number only: the first iteration that is made anew.
+//! Once a step is made again in an iteration, it is made again in all later ones, as is everything that
+//! depends on it; through the policy the next iteration follows. So one number per step suffices: the first
+//! iteration that is made again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,13 +11,13 @@ use std::fmt::Write as _;
 use super::plan::{ModelUse, Plan, Step};
 use crate::data::quoted;
 
-/// Keys of `[pipeline]` that say how much is made, or how far ahead of itself, and not what.
+/// Keys of `[pipeline]` that change the amount or the order of the work, but not the rows.
 const HARMLESS: [&str; 3] = ["name", "iterations", "window"];
 
-/// Steps whose rows are another file's now, each with the tables of the file that differ.
+/// Steps whose rows depend on changed tables of the file, with those tables.
 pub type Changed = BTreeMap<String, BTreeSet<String>>;
 
-/// The tables of a resolved pipeline file: keys and literals by the table's name.
+/// Tables of a resolved pipeline file: keys and literals by the table's name.
 fn tables(resolved: &str) -> BTreeMap<&str, BTreeMap<&str, &str>> {
     let mut tables: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     let mut name = "";
@@ -34,8 +36,8 @@ fn models<O: ?Sized>(step: &Step<O>) -> impl Iterator<Item = &ModelUse> {
     step.model.iter().chain(step.models.iter().map(|(_, m)| m))
 }
 
-/// The steps of `after` that do something else than in `before`, or were not there. What follows from them is not among them.
-/// `inputs` are the tables that name external inputs whose content has changed.
+/// Returns the steps of `after` that are new or differ from those in `before`, without steps that only
+/// depend on them. `inputs` are the tables that name external inputs with changed content.
 pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<String>) -> Changed {
     let (old, new) = (tables(&before.resolved), tables(&after.resolved));
     let differs = |table: &str| old.get(table) != new.get(table) || inputs.contains(table);
@@ -89,17 +91,17 @@ pub fn changed<O: ?Sized>(before: &Plan<O>, after: &Plan<O>, inputs: &BTreeSet<S
     changed
 }
 
-/// Where a plan is made anew: the first iteration of each step that is.
+/// The part of a plan to make again: the first affected iteration of each step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RerunSet(BTreeMap<String, u32>);
 
 impl RerunSet {
-    /// What has to be made anew when the steps `from` are.
+    /// Returns what must be made again if the steps `from` are.
     pub fn from<'a, O: ?Sized>(plan: &Plan<O>, from: impl IntoIterator<Item = &'a str>) -> Self {
         let from: BTreeSet<&str> = from.into_iter().collect();
         let mut first: BTreeMap<String, u32> = BTreeMap::new();
-        // The steps are in dependency order but for the policy, which comes from the iteration before: each round settles
-        // one iteration more, or nothing and it is over.
+        // The steps are in dependency order except for the policy, which comes from the previous iteration.
+        // So each pass settles one more iteration, or finds nothing and ends the search.
         loop {
             let before = first.clone();
             for step in &plan.steps {
@@ -130,30 +132,31 @@ impl RerunSet {
         }
     }
 
-    /// Whether rows of a step, or of a dataset beside it such as `dpo.reference`, can be taken over in an iteration.
+    /// Whether rows of a step, or of a dataset next to it such as `dpo.reference`, can be copied in an
+    /// iteration.
     pub fn takes<O: ?Sized>(&self, plan: &Plan<O>, dataset: &str, iteration: u32) -> bool {
         owner(plan, dataset)
             .is_some_and(|step| step.iterations.contains(&iteration) && self.first(&step.name) > iteration)
     }
 
-    /// Whether a step is made anew from its very first iteration.
+    /// Whether a step is made again from its first iteration.
     pub fn whole<O: ?Sized>(&self, plan: &Plan<O>, step: &str) -> bool {
         plan.step(step).is_some_and(|s| self.0.get(step) == Some(s.iterations.start()))
     }
 
-    /// The first iteration that is made anew; the largest number where none is.
+    /// Returns the first iteration that is made again; the largest number if none is.
     pub fn first(&self, step: &str) -> u32 {
         self.0.get(step).copied().unwrap_or(u32::MAX)
     }
 }
 
-/// The step that a dataset belongs to: the one of its name, or of the part of it before a point.
+/// Returns the step of a dataset: the one with its name, or with the part of the name before a point.
 pub fn owner<'a, O: ?Sized>(plan: &'a Plan<O>, dataset: &str) -> Option<&'a Step<O>> {
     let beside = |s: &&Step<O>| dataset.strip_prefix(&s.name).is_some_and(|rest| rest.starts_with('.'));
     plan.step(dataset).or_else(|| plan.steps.iter().filter(beside).max_by_key(|s| s.name.len()))
 }
 
-/// The fewest steps of `changed` from which all of it is made anew, in plan order.
+/// Returns the fewest steps of `changed` on which all of it depends, in plan order.
 pub fn roots<O: ?Sized>(plan: &Plan<O>, changed: &Changed) -> Vec<String> {
     let mut roots: Vec<String> = Vec::new();
     for step in plan.steps.iter().filter(|s| changed.contains_key(&s.name)) {
@@ -164,8 +167,8 @@ pub fn roots<O: ?Sized>(plan: &Plan<O>, changed: &Changed) -> Vec<String> {
     roots
 }
 
-/// `--set` options that turn one resolved file into another, in the order of the second; `None` where that needs a key or a
-/// table to go.
+/// Returns the `--set` options that turn one resolved file into another, in the order of the second; `None`
+/// if a key or a table would have to be removed.
 pub fn settings(before: &str, after: &str) -> Option<Vec<String>> {
     let (old, new) = (tables(before), tables(after));
     let goes = |table: &str, keys: &BTreeMap<&str, &str>| {
@@ -185,8 +188,9 @@ pub fn settings(before: &str, after: &str) -> Option<Vec<String>> {
     Some(set)
 }
 
-/// The command that would replay a run for a changed file, if some of it can be taken over. `run` is how the run is named on the
-/// command line, `into` a free name and `runs` their folder if it is not the usual one; `otherwise` are the options that stand for the file where `--set` cannot.
+/// Returns the command that replays a run under a changed file, if some of its rows can be copied. `run`
+/// names the run on the command line, `into` is a free name, and `runs` their folder if it is not the usual
+/// one. `otherwise` holds the options that stand for the file if `--set` cannot.
 pub fn command<O: ?Sized>(
     before: &Plan<O>,
     after: &Plan<O>,
@@ -196,8 +200,8 @@ pub fn command<O: ?Sized>(
     otherwise: &[String],
 ) -> Option<String> {
     let from = roots(after, &changed(before, after, &BTreeSet::new()));
-    let anew = RerunSet::from(after, from.iter().map(String::as_str));
-    let kept = |s: &Step<O>| before.step(&s.name).is_some() && anew.first(&s.name) > *s.iterations.start();
+    let rerun = RerunSet::from(after, from.iter().map(String::as_str));
+    let kept = |s: &Step<O>| before.step(&s.name).is_some() && rerun.first(&s.name) > *s.iterations.start();
     if !after.steps.iter().any(kept) {
         return None;
     }
@@ -210,8 +214,8 @@ pub fn command<O: ?Sized>(
     Some(command)
 }
 
-/// The command that makes again what follows from external inputs that have changed, those of the tables `inputs`; `None` if no
-/// step reads them. `run`, `into` and `runs` are as for [`command`].
+/// Returns the command that remakes what depends on changed external inputs, those of the tables `inputs`;
+/// `None` if no step reads them. `run`, `into` and `runs` are as for [`command`].
 pub fn command_for_inputs<O: ?Sized>(
     plan: &Plan<O>,
     inputs: &BTreeSet<String>,
@@ -259,15 +263,15 @@ mod tests {
     #[test]
     fn what_is_below_is_made_anew_and_the_next_iterations_through_the_policy() {
         let paper = plan(PAPER, &[]);
-        let anew = RerunSet::from(&paper, ["scores"]);
-        let first = |step: &str| anew.first(step);
+        let rerun = RerunSet::from(&paper, ["scores"]);
+        let first = |step: &str| rerun.first(step);
         assert_eq!(
             ["ift", "m1", "prompts", "responses", "scores", "pairs", "dpo"].map(first),
             [u32::MAX, u32::MAX, u32::MAX, 2, 1, 1, 1]
         );
-        assert!(anew.takes(&paper, "responses", 1) && !anew.takes(&paper, "responses", 2));
-        assert!(anew.takes(&paper, "prompts", 2) && !anew.takes(&paper, "prompts", 3), "only what the plan has");
-        assert!(!anew.takes(&paper, "dpo.reference", 1) && !anew.takes(&paper, "gone", 1));
+        assert!(rerun.takes(&paper, "responses", 1) && !rerun.takes(&paper, "responses", 2));
+        assert!(rerun.takes(&paper, "prompts", 2) && !rerun.takes(&paper, "prompts", 3), "only what the plan has");
+        assert!(!rerun.takes(&paper, "dpo.reference", 1) && !rerun.takes(&paper, "gone", 1));
         assert!(RerunSet::from(&paper, ["ift"]).whole(&paper, "dpo"));
         assert_eq!(RerunSet::from(&paper, [] as [&str; 0]).0, BTreeMap::new());
     }

@@ -1,4 +1,4 @@
-//! From names to a plan: what inputs and models mean, cycles, what is in the loop, and whether the schemas fit.
+//! Resolves names into a plan: inputs, models, cycles, the steps of the loop, and the schemas of edges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::syntax::diagnostic::{Diagnostic, Diagnostics, Span};
 use super::syntax::suggest::{self, show};
 use crate::data::{Schema, counted};
 
-/// Plans the file. `None` where there are errors that leave nothing to plan; all errors are in `problems`.
+/// Plans the file; `None` if errors leave nothing to plan. All errors are in `problems`.
 pub(super) fn plan<O: StepSpec + ?Sized>(
     file: File<O>,
     problems: &Problems,
@@ -37,7 +37,7 @@ pub(super) fn plan<O: StepSpec + ?Sized>(
     let placements = graph.placements(next);
     graph.check_loop(&file, loop_.as_ref(), next, &placements);
     graph.cycles();
-    // Policy users come after the step that makes the first policy.
+    // Steps that use the policy come after the step that makes the first policy.
     let first = loop_.as_ref().and_then(|l| match &l.policy {
         ModelUse::Step(name) => graph.by_name.get(name.as_str()).copied(),
         _ => None,
@@ -63,7 +63,7 @@ pub(super) fn plan<O: StepSpec + ?Sized>(
     slots.extend(file.steps.into_iter().map(Some));
     let mut steps = Vec::with_capacity(n);
     for i in order {
-        // Without errors every step is in the order once, has an operator and a schema.
+        // Without errors every step is in the order once and has an operator and a schema.
         let (draft, (model, models), schema) = (slots[i].take()?, uses[i].take()?, schemas[i]?);
         let kind = draft.kind?;
         let all_whole = matches!(kind.shape, Shape::IterationSource | Shape::Collect | Shape::Train);
@@ -115,11 +115,11 @@ fn failed(problems: &Problems) -> bool {
     problems.list.borrow().iter().any(|d| d.severity() == codes::Severity::Error)
 }
 
-/// What `model` means, and what the further keys that name models mean.
+/// Resolves `model` and the other keys that name models.
 type Uses = (Option<ModelUse>, Vec<(&'static str, ModelUse)>);
 
 impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
-    /// Keys by iteration must not speak of iterations that the step does not have.
+    /// Checks that keys by iteration have no values for iterations that the step lacks.
     fn check_iterations(&self, placements: &[Placement], last: &[u32]) {
         for (i, step) in self.steps.iter().enumerate() {
             let once = placements[i] == Placement::Once;
@@ -132,7 +132,8 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                         format!("step `{name}`: `{key}` has {values} values, and the step runs once"),
                         "leave one value, or let the step depend on the policy of a loop",
                     ),
-                    // No error: a shorter trial of a file is made with `--set pipeline.iterations=1`.
+                    // A warning only, because `--set pipeline.iterations=1` is used for a shorter trial of
+                    // a file.
                     Some(values) if values > most => (
                         &codes::UNUSED_VALUES,
                         format!("step `{name}`: `{key}` has values for {values} iterations, and the step has {most}"),
@@ -151,7 +152,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         }
     }
 
-    /// Finds the steps that `from` and other keys name, and counts them.
+    /// Finds the steps that `from` and other keys name, and checks their number.
     fn inputs(&mut self) {
         for (i, step) in self.steps.iter().enumerate() {
             let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
@@ -168,7 +169,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                     self.reads[i].push(from);
                     continue;
                 }
-                let message = format!("step `{}` reads `{}`, which is no step", show(&step.name), show(&named.name));
+                let message = format!("step `{}` reads `{}`, which is not a step", show(&step.name), show(&named.name));
                 let help = if self.models.iter().any(|m| m.source.name == named.name) {
                     Some(format!("`{0}` is a model: write model = \"{0}\"", named.name))
                 } else {
@@ -213,7 +214,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         }
     }
 
-    /// Resolves every model that is named.
+    /// Resolves every named model.
     fn models(&mut self) -> Vec<Uses> {
         for model in self.models {
             if let Some(&i) = self.by_name.get(model.source.name.as_str()) {
@@ -253,7 +254,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         all
     }
 
-    /// What the name of a model means.
+    /// Resolves the name of a model.
     pub(super) fn model(&self, named: &Named, owner: &str) -> Option<ModelUse> {
         let name = &named.name;
         if name == "policy" {
@@ -282,7 +283,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                 }
             };
         }
-        let message = format!("{owner}: nobody makes the model `{}`", show(name));
+        let message = format!("{owner}: no step makes the model `{}`", show(name));
         let help = suggest::help(name, "the models", self.model_names());
         let help = help.or_else(|| Some("add a table [model.NAME] with path or hf".to_owned()));
         self.problems.report(Diagnostic::new(&codes::UNKNOWN_MODEL, message, named.span, "no such model").help(help));
@@ -305,7 +306,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
             // An empty name was reported as a missing key.
             None if next.name.is_empty() => fine = false,
             None => {
-                let message = format!("loop.next names `{}`, which is no step", show(&next.name));
+                let message = format!("loop.next names `{}`, which is not a step", show(&next.name));
                 let help = suggest::help(&next.name, "the steps", self.names());
                 let problem = Diagnostic::new(&codes::UNKNOWN_STEP, message, next.span, "no such step");
                 self.problems.report(problem.help(help));
@@ -334,7 +335,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         fine.then(|| Loop { policy, next: next.name.clone() })
     }
 
-    /// The models that are named must exist when they are wanted.
+    /// Checks that named models exist when they are needed.
     fn check_loop(&mut self, file: &File<O>, loop_: Option<&Loop>, next: Option<usize>, placements: &[Placement]) {
         let mut named_itself = false;
         for (i, step) in self.steps.iter().enumerate() {
@@ -372,7 +373,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         }
     }
 
-    /// The schema of each step, where those of its inputs are known and fit.
+    /// Returns the schema of each step whose inputs are known and fit.
     fn typecheck(&self, order: &[usize]) -> Vec<Option<&'static Schema>> {
         let mut schemas: Vec<Option<&'static Schema>> = vec![None; self.steps.len()];
         let mut lacks: Vec<Vec<&'static str>> = vec![Vec::new(); self.steps.len()];
@@ -387,7 +388,8 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                 })
                 .collect();
             let (least, most) = step.kind.map_or((0, usize::MAX), |k| (k.min_inputs, k.max_inputs));
-            // A missing or unknown input was reported; what the step makes of the rest says nothing.
+            // A missing or unknown input was reported, and a problem with the other inputs may follow from
+            // it.
             if ports.len() != named().count() || step.inputs.len() < least || step.inputs.len() > most {
                 continue;
             }
@@ -397,7 +399,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
                     (schemas[i], lacks[i]) = (Some(schema), own);
                 }
                 Err(words) => {
-                    // An operator that fails without a word: say at least where.
+                    // The operator gave no message, so at least the place is reported.
                     let words = if words.is_empty() { vec!["its inputs do not fit".to_owned()] } else { words };
                     for message in words {
                         self.mismatch(step, &message, &schemas);
@@ -409,7 +411,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     }
 
     fn mismatch(&self, step: &Draft<O>, message: &str, schemas: &[Option<&'static Schema>]) {
-        // The input that the words name first is the one to point at.
+        // Points at the input that the message names first.
         let inputs = step.inputs.iter().chain(&step.sides);
         let at = inputs.filter_map(|n| Some((message.find(&format!("`{}`", n.name))?, n))).min_by_key(|(at, _)| *at);
         let input = at.map(|(_, n)| n).or(step.inputs.first());
@@ -426,7 +428,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
         self.problems.report(problem.help(help));
     }
 
-    /// Warnings: what is made or loaded for nothing.
+    /// Warns about steps and models without a use.
     fn unused(&self, uses: &[Uses], loop_: Option<&Loop>) {
         let mut read = vec![false; self.steps.len()];
         for &from in self.reads.iter().flatten() {

@@ -1,11 +1,11 @@
-//! The pipeline file with all overrides and defaults written out, in plan order.
+//! Writes the pipeline file with all overrides and defaults, in plan order.
 
 use std::fmt::Write as _;
 
 use super::sections::{File, Values};
 use super::syntax::tree;
 
-/// TOML that parses to the same plan, and to this very text again.
+/// Returns TOML that parses to the same plan, and to this very text again.
 pub(super) fn text<O: ?Sized>(file: &File<O>, order: &[usize]) -> String {
     let mut out = String::new();
     table(&mut out, "pipeline", &file.header.values);

@@ -18,25 +18,25 @@ use super::syntax::values::is_name;
 use crate::jinja::DateTime;
 use crate::store::InputForm;
 
-/// The full name of a table, as the resolved file has it.
+/// Returns the full name of a table, as in the resolved file.
 pub(super) fn table_of(section: &str, name: &str) -> String {
     format!("{section}.{}", tree::key(name))
 }
 
-/// The full name of the table of a model, as [`crate::store::InputEntry`] has it.
+/// Returns the full name of a model's table, as in [`crate::store::InputEntry`].
 pub fn model_table(name: &str) -> String {
     table_of("model", name)
 }
 
-/// The full name of the table of a step.
+/// Returns the full name of a step's table.
 pub fn step_table(name: &str) -> String {
     table_of("step", name)
 }
 
-/// Keys with their TOML literals, defaults too.
+/// Keys with their TOML literals, including defaults.
 pub(super) type Values = Vec<(&'static str, String)>;
 
-/// What `[pipeline]` says.
+/// The values of `[pipeline]`.
 pub(super) struct Header {
     pub name: String,
     pub seed: u64,
@@ -47,14 +47,14 @@ pub(super) struct Header {
     pub values: Values,
 }
 
-/// A model before anybody asked for it.
+/// A model before it is known to be used.
 pub(super) struct DraftModel {
     pub source: ModelSource,
     pub key: Span,
     pub values: Values,
 }
 
-/// What `[loop]` says.
+/// The values of `[loop]`.
 pub(super) struct DraftLoop {
     pub policy: Named,
     pub next: Named,
@@ -62,7 +62,7 @@ pub(super) struct DraftLoop {
     pub values: Values,
 }
 
-/// A step with names not yet resolved.
+/// A step with unresolved names.
 pub(super) struct Draft<O: ?Sized + 'static> {
     pub name: String,
     pub key: Span,
@@ -79,7 +79,7 @@ pub(super) struct Draft<O: ?Sized + 'static> {
     pub values: Values,
 }
 
-/// The whole file, read but not resolved. Models and steps are in the order of their names.
+/// The whole file before names are resolved. Models and steps are in the order of their names.
 pub(super) struct File<O: ?Sized + 'static> {
     pub header: Header,
     pub engine: Engine,
@@ -96,7 +96,7 @@ pub(super) struct File<O: ?Sized + 'static> {
 
 const SECTIONS: [&str; 7] = ["pipeline", "engine", "health", "model", "loop", "step", "study"];
 
-/// Reads every section, reporting whatever is wrong within one; `stem` is the name of a pipeline that has none.
+/// Reads every section and reports the problems within each; `stem` names a pipeline without a name.
 pub(super) fn read<O: ?Sized>(
     root: &Table,
     kinds: &[&'static OperatorDef<O>],
@@ -172,7 +172,7 @@ pub(super) fn read<O: ?Sized>(
     }
 }
 
-/// Iterations are those of the loop.
+/// Warns about `iterations` without a loop.
 fn iterations_without_loop(root: &Table, problems: &Problems) {
     let Some(Value::Table(pipeline)) = root.get("pipeline").map(|entry| &entry.node.value) else { return };
     let Some(entry) = pipeline.get("iterations") else { return };
@@ -181,7 +181,7 @@ fn iterations_without_loop(root: &Table, problems: &Problems) {
     problems.report(Diagnostic::new(&codes::CONFLICT, message, entry.node.span, "here").help(help));
 }
 
-/// The engine runs models, and scripts are none.
+/// Warns about `[engine]` if no model has weights: scripts use no engine.
 fn engine_without_weights(root: &Table, values: &Values, problems: &Problems) {
     let Some(Value::Table(engine)) = root.get("engine").map(|entry| &entry.node.value) else { return };
     let mut fields = Fields::new(problems, engine, Span::default(), "[engine]".into());
@@ -206,7 +206,7 @@ fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&
     Some(out)
 }
 
-/// The tables `[section.NAME]`: name, place of the name, place of the header, table.
+/// Returns the tables `[section.NAME]`: name, place of the name, place of the header, table.
 fn named<'a>(root: &'a Table, section: &str, problems: &Problems) -> Vec<(&'a str, Span, Span, &'a Table)> {
     let Some(entry) = root.get(section) else { return Vec::new() };
     let wrong = |what: String, span, value: &Value| {
@@ -259,7 +259,7 @@ fn header(f: &mut Fields<'_>, stem: &str) -> Header {
     let window = f.count("window", "most microbatches open at once", Some(4), 1..=1024);
     Header {
         name,
-        // Both were checked against their ranges.
+        // Both values were checked against their ranges.
         seed: u64::try_from(seed).unwrap_or(0),
         date,
         iterations: u32::try_from(iterations).unwrap_or(1),
@@ -343,7 +343,7 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
         (_, Some(repo), ..) => ModelKind::Hub { repo, revision },
         (_, _, Some(config), _) => ModelKind::Init { config, seed: seed.and_then(|s| u64::try_from(s).ok()) },
         (_, _, _, Some(file)) => ModelKind::Script { file },
-        // Without any source nothing runs: that was reported.
+        // A model without a source was reported and never runs.
         (path, ..) => {
             ModelKind::Path(path.unwrap_or_else(|| External::new("", "path", PathBuf::new(), InputForm::Model)))
         }
@@ -363,7 +363,7 @@ fn step<O: ?Sized>(
     let word = f.text("op", "the operator", None);
     let kind = kinds.iter().copied().find(|k| k.name == word);
     if let (None, Some(Value::Text(_))) = (kind, table.get("op").map(|e| &e.node.value)) {
-        let message = format!("step `{}`: there is no operator `{}`", show(name), show(&word));
+        let message = format!("step `{}`: unknown operator `{}`", show(name), show(&word));
         let help = suggest::help(&word, "the operators", kinds.iter().map(|k| k.name));
         f.report(Diagnostic::new(&codes::UNKNOWN_OPERATOR, message, f.span("op"), "unknown operator").help(help));
     }
@@ -390,7 +390,8 @@ fn step<O: ?Sized>(
     }
 }
 
-/// The keys that every step may have: `from`, `model`, `keep`. Without a known operator each is taken as it comes.
+/// Reads the keys that every step may have: `from`, `model`, `keep`. They are not checked if the operator
+/// is unknown.
 fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<Named>, Option<Named>, bool) {
     let inputs = f.inputs("the steps that it reads");
     let about = "the model it uses: a [model.NAME], a training step that runs once, or \"policy\"";
@@ -414,7 +415,8 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
 }
 
 impl<O: ?Sized> OperatorDef<O> {
-    /// The keys of the operator's table, the common ones (`op`, `from`, `model`, `keep`) first, for the docs.
+    /// Returns the keys of the operator's table for the docs, the common ones (`op`, `from`, `model`,
+    /// `keep`) first.
     pub fn keys(&self) -> Vec<KeyDoc> {
         ask(|f| {
             f.text("op", "the operator", None);
@@ -434,19 +436,20 @@ fn ask<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Vec<KeyDoc> {
     fields.docs
 }
 
-/// A section of a pipeline file, for the docs.
+/// Documentation of a section of a pipeline file.
 pub struct SectionDoc {
     /// Its name; `NAME` in its header stands for a name of the user's choice.
     pub name: &'static str,
-    /// Its header as one writes it.
+    /// Its header as written in a file.
     pub header: &'static str,
-    /// What it says, in a sentence.
+    /// Its purpose, in a sentence.
     pub about: &'static str,
-    /// The keys it takes.
+    /// Its keys.
     pub keys: fn() -> Vec<KeyDoc>,
 }
 
-/// Every section of a pipeline file but `[step.NAME]`, whose keys depend on its operator ([`OperatorDef::keys`]).
+/// Every section of a pipeline file except `[step.NAME]`, whose keys depend on its operator
+/// ([`OperatorDef::keys`]).
 pub const SECTION_DOCS: [SectionDoc; 6] = [
     SectionDoc {
         name: "pipeline",

@@ -1,20 +1,21 @@
-//! `[study]`: the same pipeline over several seeds and in several variants, to tell a result from luck.
+//! `[study]`: runs the same pipeline with several seeds and in several variants, to separate effects from
+//! chance.
 
 use super::fields::Fields;
 use super::syntax::values::is_name;
 
-/// What `[study]` says.
+/// The values of `[study]`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Study {
-    /// A run each.
+    /// Seeds, one run each.
     pub seeds: Vec<u32>,
-    /// Figures of the summary that the study's table tells; all if empty.
+    /// Measures of the summary to show in the study's table; all if empty.
     pub measures: Vec<String>,
     /// Variants of the pipeline by name; at least one.
     pub variants: Vec<Variant>,
 }
 
-/// The pipeline with some keys set otherwise.
+/// The pipeline with some keys changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Variant {
     /// Its name, also of its directory.
@@ -24,7 +25,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// The overrides of its run with a seed.
+    /// Returns the overrides of its run with a seed.
     pub fn overrides(&self, seed: u32) -> Vec<String> {
         self.set.iter().cloned().chain([format!("pipeline.seed={seed}")]).collect()
     }
@@ -35,7 +36,7 @@ pub(super) fn study(f: &mut Fields<'_>) -> Study {
     if f.given("seeds") && seeds.is_empty() {
         f.problem("seeds", "a study without seeds has no runs", "for example seeds = [1, 2, 3]");
     }
-    let measures = f.texts("measures", "columns of the loop's table that the study tells; all if empty", Some(&[]));
+    let measures = f.texts("measures", "columns of the loop's table that the study shows; all if empty", Some(&[]));
     let about = "name of a variant = what it sets, a line each, as after --set; just the file if there are none";
     let mut variants = Vec::new();
     for (name, text) in f.mapping("variants", about) {
@@ -55,7 +56,7 @@ pub(super) fn study(f: &mut Fields<'_>) -> Study {
     if variants.is_empty() {
         variants.push(Variant { name: "as-it-is".into(), set: Vec::new() });
     }
-    // All are within their range.
+    // All values are within their range.
     let seeds = seeds.into_iter().filter_map(|s| u32::try_from(s).ok()).collect();
     Study { seeds, measures, variants }
 }

@@ -182,7 +182,7 @@ fn rendered_as_promised() {
     let expected = "\
 E0201 unknown-operator
 
-  × step `ift`: there is no operator `raed`
+  × step `ift`: unknown operator `raed`
    ╭─[test.toml:2:6]
  1 │ [step.ift]
  2 │ op = \"raed\"
@@ -194,7 +194,7 @@ E0201 unknown-operator
 
 E0202 unknown-step
 
-  × step `m1` reads `itf`, which is no step
+  × step `m1` reads `itf`, which is not a step
    ╭─[test.toml:6:9]
  5 │ op = \"sft\"
  6 │ from = [\"itf\"]
@@ -206,7 +206,7 @@ E0202 unknown-step
 
 E0301 unknown-model
 
-  × step `m1`: nobody makes the model `m0`
+  × step `m1`: no step makes the model `m0`
    ╭─[test.toml:7:9]
  6 │ from = [\"itf\"]
  7 │ model = \"m0\"
@@ -292,7 +292,7 @@ fn models_are_resolved() {
     assert_eq!(codes_of(PAPER, &["step.dpo.reference=./src", "model.m0.dtype=bf16"]), ["E0109"]);
     let other = ["model.ref.path=./src", "model.ref.dtype=f16", "step.dpo.reference=ref"];
     let apart = parse(PAPER, &other).unwrap_err().render(false);
-    assert!(apart.contains("trains a model in f32 and is held to a reference in f16"), "{apart}");
+    assert!(apart.contains("trains a model in f32 and uses a reference in f16"), "{apart}");
     assert!(apart.contains("give [model.m0] and [model.ref] the same dtype"), "{apart}");
     parse(PAPER, &[&other[..], &["model.m0.dtype=f16"]].concat()).unwrap();
     let near = parse(PAPER, &["step.dpo.reference=policy-strat"]).unwrap_err().render(false);

@@ -1,22 +1,23 @@
-//! What a step would have to do, in tokens, from its settings and from averages: for `reflux cost`, which runs nothing.
+//! Estimates the work of a step in tokens, from its settings and averages, for `reflux cost`, which runs
+//! nothing.
 
 use crate::data::Schema;
 
 /// The rows of a step in an iteration.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowStats {
-    /// Rows.
+    /// Number of rows.
     pub rows: f64,
-    /// Mean tokens of a row's prompt.
+    /// Mean number of tokens of a row's prompt.
     pub prompt: f64,
-    /// Mean tokens of a row's answer; of a pair, of each of its two.
+    /// Mean number of tokens of a row's answer; for a pair, of each answer.
     pub answer: f64,
-    /// Rows of a prompt.
+    /// Number of rows per prompt.
     pub per_prompt: f64,
 }
 
 impl RowStats {
-    /// Prompts that the rows are of.
+    /// Returns the number of different prompts.
     pub fn prompts(&self) -> f64 {
         self.rows / self.per_prompt.max(1.)
     }
@@ -33,11 +34,11 @@ pub struct CostAssumptions {
     pub rubric: f64,
     /// Tokens of a given judgement.
     pub judgement: f64,
-    /// Share of `max_tokens` that a sampled answer has.
+    /// Share of `max_tokens` that a sampled answer uses.
     pub fill: f64,
-    /// Share of the prompts whose answers give pairs.
+    /// Share of prompts whose answers give pairs.
     pub pair_yield: f64,
-    /// Share of the answers that `positives` keeps.
+    /// Share of answers that `positives` keeps.
     pub positives: f64,
 }
 
@@ -49,10 +50,10 @@ impl Default for CostAssumptions {
 }
 
 impl CostAssumptions {
-    /// That the averages are some.
+    /// Checks that the averages are within their ranges.
     ///
     /// # Errors
-    /// Which one is not, by the flag of `reflux cost`.
+    /// An average is out of range; the message names its flag of `reflux cost`.
     pub fn check(&self) -> Result<(), String> {
         let numbers = [
             ("--prompt-tokens", self.prompt, f64::MAX),
@@ -74,69 +75,69 @@ impl CostAssumptions {
 /// An input of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct InputStats {
-    /// The key that named it.
+    /// The key that names it.
     pub key: &'static str,
-    /// What its rows are.
+    /// Schema of its rows.
     pub schema: &'static Schema,
-    /// How many and how long.
+    /// Number and length of its rows.
     pub amount: RowStats,
 }
 
 /// Tokens that go through a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TokenCount {
-    /// How many.
+    /// Number of tokens.
     pub tokens: f64,
-    /// How many tokens each of them attends to, on average.
+    /// Mean number of tokens that each of them attends to.
     pub context: f64,
 }
 
 impl TokenCount {
-    /// Of sequences of `length` tokens, each after `before` tokens that were computed already.
-    pub fn of(sequences: f64, before: f64, length: f64) -> Self {
+    /// Counts sequences of `length` tokens, each after `before` tokens that were computed already.
+    pub fn of_sequences(sequences: f64, before: f64, length: f64) -> Self {
         Self { tokens: sequences * length, context: before + length / 2. }
     }
-    /// Both.
+    /// Adds two counts.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let tokens = self.tokens + other.tokens;
         let attended = self.tokens * self.context + other.tokens * other.context;
         Self { tokens, context: if tokens > 0. { attended / tokens } else { 0. } }
     }
-    /// So many times.
+    /// Multiplies a count.
     #[must_use]
     pub fn times(self, n: f64) -> Self {
         Self { tokens: n * self.tokens, ..self }
     }
 }
 
-/// What a step does in an iteration.
+/// The work of a step in an iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CostEstimate {
     /// The rows that it makes.
     pub out: RowStats,
-    /// Prompts read; what is shared (the rubric, the prompt of several samples) counts once.
+    /// Prompt tokens; shared parts (the rubric, the prompt of several samples) count once.
     pub read: TokenCount,
     /// Tokens sampled one after the other.
     pub sampled: TokenCount,
     /// Tokens whose log-probabilities are computed: for a reference, or on held-out rows.
     pub scored: TokenCount,
-    /// Tokens trained on, prompts counted, in all passes over the rows.
+    /// Tokens trained on, including prompts, in all passes over the rows.
     pub trained: TokenCount,
     /// Optimizer steps.
     pub steps: f64,
-    /// Longest sequence that is sampled.
+    /// Longest sampled sequence.
     pub longest: f64,
-    /// Tokens computed at once in training, whose activations are held.
+    /// Number of tokens computed at once in training, whose activations are held.
     pub held: f64,
-    /// Whether activations are computed again on the way back.
+    /// Whether activations are recomputed in the backward pass.
     pub recompute: bool,
-    /// The adapter that is trained instead of the weights: its rank and the matrices that have one.
+    /// The adapter that is trained instead of the weights: its rank and its matrices.
     pub adapter: Option<(f64, Vec<&'static str>)>,
 }
 
 impl CostEstimate {
-    /// Of a step that uses no model and makes such rows.
+    /// Returns the cost of a step that uses no model and makes these rows.
     pub fn rows(out: RowStats) -> Self {
         Self { out, ..Self::default() }
     }
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn the_context_of_two_passes_is_the_mean_over_their_tokens() {
         // A prompt of 10 tokens and two answers of 20 after it: positions 0..10 and twice 10..30.
-        let pass = TokenCount::of(1., 0., 10.).and(TokenCount::of(2., 10., 20.));
+        let pass = TokenCount::of_sequences(1., 0., 10.).and(TokenCount::of_sequences(2., 10., 20.));
         assert_eq!(pass, TokenCount { tokens: 50., context: (10. * 5. + 40. * 20.) / 50. });
         assert_eq!(TokenCount::default().and(TokenCount::default()), TokenCount::default());
         assert_eq!(pass.times(3.), TokenCount { tokens: 150., context: 17. });

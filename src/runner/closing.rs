@@ -31,7 +31,7 @@ impl Closing {
         engines: &impl serde::Serialize,
         took: Duration,
     ) -> Result<Self> {
-        let references = ReferenceUse::of(plan, run)?;
+        let references = ReferenceUse::load_all(plan, run)?;
         let summary = Summary::of(plan, run, tally, engines, &references, took)?;
         Ok(Self { summary, references: references.iter().map(ToString::to_string).collect() })
     }

@@ -60,7 +60,7 @@ pub trait Watch {
     fn resumed(&self, _run: &Path) {}
     /// The dataflow is about to start. Returns the observer of its events.
     fn started(&self, _tokens: SampledTokens) -> Arc<dyn Observer> {
-        Arc::new(dataflow::Silent)
+        Arc::new(dataflow::NullObserver)
     }
     /// The dataflow has ended, well or not.
     fn ended(&self) {}

@@ -1,4 +1,4 @@
-//! `changes.parquet`: the pairs that are no more and those that are new, by id.
+//! The rows of `changes.parquet`: pairs that a revision withdraws or adds, by id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::data::{Columns, Epoch, named};
 use crate::dataflow::Output;
 use crate::error::{Error, Result};
 
-/// A pair, of one microbatch.
+/// A pair of one microbatch.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) prompt_id: String,
@@ -24,7 +24,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether nothing differs, to the bit.
+    /// Whether both rows are equal, bit by bit.
     pub(super) fn same(&self, other: &Self) -> bool {
         let numbers =
             |r: &Self| [r.chosen_score, r.rejected_score, r.margin, r.consistency.unwrap_or(-1.)].map(f32::to_bits);
@@ -34,10 +34,10 @@ impl Row {
     }
 }
 
-/// What becomes of a microbatch's pairs, in the order in which its rows are, and were.
+/// Changes to the pairs of a microbatch: withdrawn pairs in their old order, added pairs in the new one.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// With the code of the reason why the prompt now gives none, where it gives none.
+    /// Each with the code of the reason if its prompt yields no pair any more.
     pub(super) withdrawn: Vec<(Row, Option<String>)>,
     pub(super) added: Vec<Row>,
 }
@@ -47,7 +47,7 @@ impl Changes {
         self.withdrawn.len() + self.added.len()
     }
 
-    /// As rows of the schema `changes`: those withdrawn, then those added.
+    /// Converts the changes to rows of the schema `changes`: withdrawn pairs first, then added ones.
     pub(super) fn batch(&self, epoch: Epoch) -> Result<RecordBatch> {
         let withdrawn = self.withdrawn.iter().map(|(row, reason)| ("withdrawn", row, reason.as_deref()));
         let rows: Vec<_> = withdrawn.chain(self.added.iter().map(|row| ("added", row, None))).collect();
@@ -73,7 +73,8 @@ impl Changes {
         ])
     }
 
-    /// From all pairs of a microbatch as they were and as they are; a pair of which any column differs is both withdrawn and added.
+    /// Compares all pairs of a microbatch before and after. A pair that differs in any column is both
+    /// withdrawn and added.
     pub(super) fn between(before: &RecordBatch, after: &Output) -> Result<Self> {
         let before = &as_pairs(before)?;
         let (withdrawn, added) = differences(before, &after.rows)?;
@@ -89,7 +90,7 @@ impl Changes {
     }
 }
 
-/// A run's pairs with today's columns: what an earlier version wrote may lack some that may be null.
+/// Converts stored pairs to the current columns: files of earlier versions may lack some nullable ones.
 pub(super) fn as_pairs(rows: &RecordBatch) -> Result<RecordBatch> {
     let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
         Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
@@ -101,7 +102,7 @@ pub(super) fn as_pairs(rows: &RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 
-/// These rows of a batch of pairs.
+/// Takes these rows of a batch of pairs.
 fn rows(pairs: &RecordBatch, indices: &[usize]) -> Result<Vec<Row>> {
     let columns = Columns(pairs);
     let (prompts, chosen, rejected) =
@@ -121,7 +122,7 @@ fn rows(pairs: &RecordBatch, indices: &[usize]) -> Result<Vec<Row>> {
     Ok(indices.iter().map(row).collect())
 }
 
-/// Rows of `before` that `after` lacks, and the other way round, in order.
+/// Returns the rows of `before` that `after` lacks, and the reverse, in order.
 fn differences(before: &RecordBatch, after: &RecordBatch) -> Result<(Vec<usize>, Vec<usize>)> {
     let ids = |rows| {
         let columns = Columns(rows);

@@ -1,4 +1,4 @@
-//! `revision.json`.
+//! Reads and writes `revision.json`, the lineage of a revision.
 
 use std::path::{Path, PathBuf};
 
@@ -7,57 +7,57 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::store::write_bytes;
 
-/// What a revision was made of.
+/// What a revision was made from.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Lineage {
     pub(super) reflux: String,
-    /// The run's name, and its directory: from here if this is within it.
+    /// Name of the run, and its directory: relative to this folder if the folder lies within it.
     pub(super) run: String,
     pub(super) directory: PathBuf,
-    /// The pipeline file, by hash.
+    /// Hash of the pipeline file.
     pub(super) pipeline: String,
     pub(super) step: String,
     pub(super) from: String,
-    pub(super) corrections: Given,
+    pub(super) corrections: CorrectionsFile,
     pub(super) microbatches: usize,
     pub(super) pairs: u64,
     pub(super) withdrawn: usize,
     pub(super) added: usize,
-    /// The microbatches that hold a corrected answer.
-    pub(super) revised: Vec<Line>,
+    /// Microbatches that hold a corrected answer.
+    pub(super) revised: Vec<RevisedMicrobatch>,
 }
 
-/// The corrections.
+/// The file of corrections.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Given {
+pub(super) struct CorrectionsFile {
     pub(super) file: Option<String>,
     pub(super) hash: String,
     pub(super) rows: usize,
     pub(super) scores_withdrawn: usize,
 }
 
-/// A microbatch.
+/// A revised microbatch.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Line {
-    /// The run's file of pairs.
+pub(super) struct RevisedMicrobatch {
+    /// Path of the run's file of pairs.
     pub(super) path: String,
-    /// Rows that it has now.
+    /// Number of rows after the revision.
     pub(super) rows: u64,
     pub(super) withdrawn: usize,
     pub(super) added: usize,
-    /// Hash of the file as it is now, where it was written.
+    /// Hash of the revised file, if it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) hash: Option<String>,
     /// Hash of the run's file.
     pub(super) was: String,
-    /// Hash of the scores that it was made of.
+    /// Hash of the file of scores that it was made from.
     pub(super) scores: String,
 }
 
-/// A file larger than this is not read; each microbatch takes some 300 bytes of it.
+/// Larger files are refused; each microbatch takes about 300 bytes.
 const LARGEST: u64 = 1 << 30;
 
-/// The name of the file in the folder of a revision.
+/// Name of the file in the folder of a revision.
 pub(super) const NAME: &str = "revision.json";
 
 impl Lineage {
@@ -70,7 +70,7 @@ impl Lineage {
         let path = folder.join(NAME);
         let bad = |e: &dyn std::fmt::Display| {
             Error::user(format!("`{}` cannot be read: {e}", path.display()))
-                .help("`reflux revise` makes the folder anew")
+                .help("`reflux revise` makes the folder again")
         };
         let size = std::fs::metadata(&path).map_err(|e| bad(&e))?.len();
         if size > LARGEST {
@@ -81,7 +81,8 @@ impl Lineage {
     }
 }
 
-/// The way to a run's directory from the folder `into`, which is still to be made: relative where the folder is within it.
+/// Returns the path from the folder `into`, which does not exist yet, to a run's directory: relative if the
+/// folder lies within it.
 pub(super) fn from_there(run: &Path, into: &Path) -> Result<PathBuf> {
     let parent = into.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (run, parent) = (run.canonicalize()?, parent.canonicalize()?);

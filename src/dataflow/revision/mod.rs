@@ -1,39 +1,41 @@
-//! A run's pairs under corrected scores.
+//! Revises the pairs of a finished run under corrected scores.
 //!
-//! What a step went by is kept beside its pairs ([`super::DecisionInputs`]): the groups with a corrected answer are arranged again in
-//! differential, each correction comes as a withdrawal and an addition, and what becomes of the pairs is known without reading
-//! an answer. The pairs themselves are then made as they are read ([`Revised`]), or written.
+//! A step stores its decision inputs next to its pairs ([`super::DecisionInputs`]). The groups with a
+//! corrected answer are arranged again in differential, where each correction is a retraction and an
+//! insertion, so the changed pairs are found without reading an answer. The pairs themselves are made when
+//! they are read ([`Revised`]), or written.
 
-mod again;
 mod changes;
+mod incremental;
+mod inputs;
 mod lineage;
-mod quick;
+mod recompute;
 mod record;
-mod revising;
 mod view;
 
 use std::path::Path;
 use std::sync::Arc;
 
+pub use inputs::revisable;
 pub use record::Revision;
-pub use revising::revisable;
 pub use view::Revised;
 
 use super::operator::Operator;
 use crate::error::Result;
 use crate::pipeline::Plan;
 use crate::store::{Corrections, Run, make_folder, write_parquet};
+use inputs::RevisionInputs;
 use record::Record;
-use revising::Revising;
 
-/// Writes into the new folder `into` what becomes of the step's pairs: `changes.parquet` with those withdrawn and added,
-/// `corrections.parquet` with the corrections, and `revision.json` with the lineage, by hash. With `whole` also `data/STEP` with all
-/// pairs as they are now and `data/errors/STEP` with the prompts that give none, the very files that a run over corrected scores
-/// has; without, they are made as the folder is read ([`Revised`]). The run itself stays as it is.
+/// Writes a revision of the step's pairs into the new folder `into`: `changes.parquet` with the withdrawn
+/// and added pairs, `corrections.parquet` with the corrections, and `revision.json` with the lineage, by
+/// hash. If `whole` is set, it also writes all pairs to `data/STEP` and the prompts without a pair to
+/// `data/errors/STEP`; these files equal those of a run over corrected scores. Otherwise they are made when
+/// the folder is read ([`Revised`]). The run itself does not change.
 ///
 /// # Errors
-/// The run is not finished, or did not keep the step or its scores; a correction is of an answer that is not there, or off the
-/// judge's scale; a file is damaged; the disk is full. Nothing is left behind.
+/// The run is not finished, or did not keep the step or its scores; a correction names an unknown answer or
+/// a score off the judge's scale; a file is damaged; the disk is full. No partial folder remains.
 pub fn revise_run(
     plan: &Arc<Plan<dyn Operator>>,
     run: &Arc<Run>,
@@ -42,14 +44,14 @@ pub fn revise_run(
     into: &Path,
     whole: bool,
 ) -> Result<Revision> {
-    let revising = Revising::new(plan, run, step, Arc::clone(corrections))?;
+    let inputs = RevisionInputs::new(plan, run, step, Arc::clone(corrections))?;
     make_folder(into, |dir| {
-        let mut record = Record::begin(dir, &revising)?;
-        match revising.candidates()? {
-            Some(keeps) if !whole => quick::revise(&revising, keeps, &mut record)?,
-            _ => revising.again_all(whole.then_some(dir), &mut record)?,
+        let mut record = Record::begin(dir, &inputs)?;
+        match inputs.candidates()? {
+            Some(keeps) if !whole => incremental::revise(&inputs, keeps, &mut record)?,
+            _ => inputs.recompute_all(whole.then_some(dir), &mut record)?,
         }
         write_parquet(&dir.join("corrections.parquet"), &corrections.rows()?)?;
-        record.finish(&revising, into)
+        record.finish(&inputs, into)
     })
 }

@@ -1,6 +1,8 @@
-//! `dedup`: keeps the first of prompts with the same text, whatever the order in which microbatches arrive.
+//! `dedup`: keeps the first of several prompts with the same text, whatever the order in which microbatches
+//! arrive.
 //!
-//! The texts' hashes meet in a differential reduce that keeps the earliest position; later copies change nothing.
+//! Hashes of the texts meet in a differential reduce that keeps the earliest position; later copies change
+//! nothing.
 
 use std::collections::HashSet;
 

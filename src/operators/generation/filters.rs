@@ -1,22 +1,24 @@
-//! Which written prompts are dropped: the filters of Self-Instruct (arXiv 2212.10560), with its constants as defaults, and
-//! heuristics of the language. Near copies are found apart from these, as they depend on what was written before.
+//! Filters for written prompts: those of Self-Instruct (arXiv 2212.10560), with its constants as defaults,
+//! and heuristics for the language. Near copies are detected elsewhere, because they depend on what was
+//! written before.
 
 use regex::Regex;
 
 use crate::operators::shared::prelude::*;
 
-/// Words that keep a prompt from being answered in text alone.
+/// Words that mark prompts which cannot be answered in text alone.
 const KEYWORDS: &[&str] = &[
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot",
     "go to",
 ];
 
-/// The commonest words of English that are no words of the languages below.
+/// The most common English words that are not words of the languages below.
 const ENGLISH: &[&str] = &[
     "the", "of", "and", "to", "in", "is", "for", "with", "what", "how", "why", "that", "this", "your", "you", "are",
     "it", "from", "by", "which", "write", "give", "explain", "list", "name",
 ];
-/// The same of German, French, Spanish, Italian, Portuguese and Dutch; none is common in English.
+/// The most common words of German, French, Spanish, Italian, Portuguese and Dutch; none is common in
+/// English.
 const OTHERS: &[&[&str]] = &[
     &[
         "der", "das", "und", "ist", "ein", "eine", "einen", "mit", "für", "auf", "nicht", "wie", "sie", "von", "zu",
@@ -34,7 +36,7 @@ const OTHERS: &[&[&str]] = &[
 
 /// The keys of `reject`.
 pub(crate) struct PromptFilters {
-    /// ROUGE-L above which a prompt is a near copy; from 1 on there is none.
+    /// ROUGE-L above which a prompt counts as a near copy; 1 or more switches the check off.
     pub rouge_l: f64,
     truncated: bool,
     min_words: usize,
@@ -48,7 +50,7 @@ pub(crate) struct PromptFilters {
 }
 
 impl PromptFilters {
-    /// Asks for them.
+    /// Reads the keys.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         f.table("reject", "which prompts are dropped; each is a row of `errors` with the filter's name as its code", |f| {
             let about = "ROUGE-L F-measure with any example or earlier prompt above which a prompt is a near copy; 1 is off";
@@ -82,7 +84,7 @@ impl PromptFilters {
         })
     }
 
-    /// Which filter drops a prompt, and what it found; `whole` is false if generation was cut.
+    /// Returns the filter that drops a prompt and what it found. `whole` is false if generation was cut.
     pub fn fault(&self, text: &str, whole: bool) -> Option<(&'static str, String)> {
         let count = text.split_whitespace().count();
         let first = text.chars().next();
@@ -121,9 +123,9 @@ impl PromptFilters {
     }
 }
 
-/// Whole words, whatever their case; nothing if there are none.
+/// Matches whole words of any case; `None` if the list is empty.
 fn pattern(words: &[String]) -> Result<Option<Regex>, regex::Error> {
-    // Beside a sign, as at the end of `c++`, there is no boundary to look for.
+    // Next to a sign, as at the end of `c++`, a regular expression finds no word boundary.
     let edge = |c: Option<char>| if c.is_some_and(|c| c.is_alphanumeric() || c == '_') { r"\b" } else { "" };
     let whole =
         |word: &str| format!("{}{}{}", edge(word.chars().next()), regex::escape(word), edge(word.chars().next_back()));
@@ -131,7 +133,8 @@ fn pattern(words: &[String]) -> Result<Option<Regex>, regex::Error> {
     if words.is_empty() { Ok(None) } else { Regex::new(&format!("(?i)(?:{})", words.join("|"))).map(Some) }
 }
 
-/// The common words of another language, if a text has at least two and more than of English.
+/// Returns the common words of another language if a text has at least two of them and more than English
+/// ones.
 fn foreign(text: &str) -> Option<String> {
     let text = text.to_lowercase();
     let mut words: Vec<&str> = text.split(|c: char| !c.is_alphabetic()).collect();

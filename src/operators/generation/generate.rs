@@ -42,7 +42,7 @@ impl StepSpec for Generate {
         format!("{} a prompt, {}", counted(self.samples, "answer"), settings::describe(&self.sampling))
     }
     fn asks(&self) -> Option<Asks> {
-        // Templates may refuse a turn that says nothing.
+        // Some chat templates refuse an empty turn.
         let system = self.system.iter().map(|text| ("system", text.clone()));
         let turns = system.chain([("user", "x".to_owned())]).collect();
         Some(Asks { template: None, turns, max_tokens: self.sampling.max_tokens })
@@ -58,8 +58,8 @@ impl StepSpec for Generate {
                 answer,
                 per_prompt: f64::from(self.samples) * from.per_prompt.max(1.),
             },
-            read: TokenCount::of(from.rows, 0., from.prompt),
-            sampled: TokenCount::of(rows, from.prompt, answer),
+            read: TokenCount::of_sequences(from.rows, 0., from.prompt),
+            sampled: TokenCount::of_sequences(rows, from.prompt, answer),
             longest: from.prompt + most,
             ..CostEstimate::default()
         }
@@ -75,7 +75,7 @@ impl Operator for Generate {
     }
 }
 
-/// The id of a prompt: its row's own, or the hash of what it says where the dataset has none.
+/// Returns the id of a prompt: the one in its row, or the hash of its text if the dataset has no ids.
 pub(crate) fn prompt_ids(rows: &RecordBatch) -> Result<Vec<String>> {
     let prompts = Prompts::new(rows)?;
     let given = rows.column_by_name("prompt_id").map(|_| Columns(rows).text("prompt_id")).transpose()?;
@@ -83,7 +83,7 @@ pub(crate) fn prompt_ids(rows: &RecordBatch) -> Result<Vec<String>> {
 }
 
 impl Generate {
-    /// What a model is given of a prompt: its messages, after the step's system message where they have none.
+    /// Returns the messages of a prompt, after the step's system message if they have none.
     fn messages(&self, prompts: &Prompts<'_>, row: usize) -> Vec<Message> {
         let turns = prompts.turns(row);
         let begins = turns.first().is_some_and(|turn| turn.0 == "system");

@@ -1,15 +1,16 @@
-//! `synthesize`: a model writes new prompts after examples of seed and of earlier generated ones (Self-Instruct,
-//! arXiv 2212.10560), and near copies are dropped.
+//! `synthesize`: a model writes new prompts from examples of seed prompts and earlier written ones
+//! (Self-Instruct, arXiv 2212.10560). Near copies are dropped.
 //!
-//! The pool of accepted prompts grows from microbatch to microbatch, so this is a head with a state: what is drawn for
-//! microbatch m depends on what was accepted before it, in canonical order, and on nothing else.
+//! The pool of accepted prompts grows from microbatch to microbatch, so this is an iteration source with a
+//! state: the examples drawn for microbatch m depend only on the prompts accepted before it, in canonical
+//! order.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
 use super::filters::PromptFilters;
 use crate::data::counted;
-use crate::dataflow::{HeadState, IterationSource};
+use crate::dataflow::{IterationSource, IterationState};
 use crate::engine::{Finish, Request, Sampling};
 use crate::eval::rouge::NearCopies;
 use crate::jinja::Value;
@@ -68,7 +69,7 @@ struct Synthesize {
     settings: Arc<Settings>,
 }
 
-/// What the operator and its state share.
+/// Settings shared by the operator and its state.
 struct Settings {
     template: Template,
     seed_shots: usize,
@@ -101,8 +102,8 @@ impl StepSpec for Synthesize {
         let shown = (s.seed_shots + s.generated_shots) as f64 * assume.prompt;
         CostEstimate {
             out: RowStats { rows, prompt: written, answer: 0., per_prompt: 1. },
-            read: TokenCount::of(rows, 0., shown),
-            sampled: TokenCount::of(rows, shown, written),
+            read: TokenCount::of_sequences(rows, 0., shown),
+            sampled: TokenCount::of_sequences(rows, shown, written),
             longest: shown + most,
             ..CostEstimate::default()
         }
@@ -122,7 +123,7 @@ impl IterationSource for Synthesize {
     fn per_iteration(&self) -> usize {
         self.per_iteration
     }
-    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn HeadState>> {
+    fn start(&self, cx: &Context<'_>) -> Result<Box<dyn IterationState>> {
         let seeds = cx.whole(&cx.step.inputs[0].step)?;
         let prompts = Columns(&seeds).text("prompt")?;
         let ids = super::generate::prompt_ids(&seeds)?;
@@ -156,13 +157,13 @@ impl Prompt {
 struct Pool {
     seeds: Vec<Prompt>,
     written: Vec<Prompt>,
-    /// Seeds and written prompts by their number; nothing where copies are not looked for.
+    /// Seed and written prompts by number; `None` if near copies are not detected.
     near: NearCopies,
     settings: Arc<Settings>,
 }
 
 impl Pool {
-    /// Indices of the examples: into the seeds, then (from `seeds.len()`) into the written prompts.
+    /// Draws indices of examples: into the seeds, then (from `seeds.len()`) into the written prompts.
     fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let (n, m) = (self.seeds.len(), self.written.len());
         let generated = self.settings.generated_shots.min(m);
@@ -176,7 +177,7 @@ impl Pool {
     fn prompt(&self, i: usize) -> &Prompt {
         self.seeds.get(i).unwrap_or_else(|| &self.written[i - self.seeds.len()])
     }
-    /// Why a text is dropped.
+    /// Returns the reason to drop a text.
     fn fault(&mut self, text: &str, whole: bool) -> Option<(&'static str, String)> {
         self.settings.reject.fault(text, whole).or_else(|| {
             let near = self.near.first(text)?;
@@ -193,11 +194,12 @@ impl Pool {
 }
 
 fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
-    // The bias of a 64-bit remainder is beyond measure at these sizes.
+    // The bias of a 64-bit remainder is negligible at these sizes.
     (rng.next_u64() % n.max(1) as u64) as usize
 }
 
-/// `count` distinct numbers below `n`, each plus `offset` (Floyd's algorithm: the draws do not depend on a shuffle of all).
+/// Draws `count` distinct numbers below `n` and adds `offset` to each (Floyd's algorithm, which needs no
+/// shuffle of all).
 fn distinct(rng: &mut ChaCha8Rng, n: usize, count: usize, offset: usize) -> Vec<usize> {
     let mut picked: Vec<usize> = Vec::with_capacity(count);
     for top in n - count.min(n)..n {
@@ -207,8 +209,9 @@ fn distinct(rng: &mut ChaCha8Rng, n: usize, count: usize, offset: usize) -> Vec<
     picked
 }
 
-/// The instruction in a writer's answer, and whether it is whole: the text without a leading "Task 9:" or "9." (but 3.5 and
-/// 10:30 are no labels) and without the next task; where asked, its first paragraph, which is whole even if the rest was cut.
+/// Extracts the instruction from a writer's answer, and says whether it is complete: the text without a
+/// leading "Task 9:" or "9." (but 3.5 and 10:30 are no labels) and without the next task. If asked, takes
+/// only the first paragraph, which is complete even if the rest was cut.
 fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
     let text = answer.trim();
     let label = text.strip_prefix("Task").unwrap_or(text).trim_start();
@@ -229,7 +232,7 @@ fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
     }
 }
 
-impl HeadState for Pool {
+impl IterationState for Pool {
     fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output> {
         let engine = cx.env::<Models>()?.engine(cx)?;
         let (mut new, mut parents, mut errors) = (Vec::<Prompt>::new(), Vec::new(), Vec::new());
@@ -242,7 +245,7 @@ impl HeadState for Pool {
                 let examples = Value::list(examples).map_err(|e| Error::user(e.to_string()))?;
                 let text = self.settings.template.render(&[("examples", examples)])?;
                 shown.push(picked.iter().map(|&i| self.prompt(i).id.clone()).collect::<Vec<_>>());
-                // The draw of the examples and the sampling of tokens use different streams.
+                // Drawing the examples and sampling the tokens use different random streams.
                 let key = cx.key(&format!("microbatch {} attempt {attempt} text", cx.epoch.microbatch), slot as u32);
                 requests.push(Request {
                     messages: vec![Message::new("user", text)],

@@ -1,4 +1,4 @@
-//! Asking a judge, and asking again for what came back unreadable.
+//! A client that asks a judge model, and asks again if a judgement is unreadable.
 
 use std::ops::Range;
 
@@ -10,29 +10,29 @@ use crate::operators::shared::prelude::*;
 
 /// How a judge is asked.
 pub struct JudgeClient {
-    /// How its words are drawn.
+    /// Sampling settings.
     pub sampling: Sampling,
-    /// How often an unreadable judgement is asked for again, with a new sample.
+    /// How often an unreadable judgement is requested again, with a new sample.
     pub retries: u32,
 }
 
-/// What a judge is asked.
+/// A request to a judge.
 pub struct JudgeRequest<'a> {
-    /// Whose judgement it is: its draws depend on this and the sample number.
+    /// Id of the judgement. Random numbers depend on it and on the sample number.
     pub row: &'a str,
-    /// The numbers of the samples to draw.
+    /// Numbers of the samples to draw.
     pub samples: Range<u32>,
     /// The judge's prompt.
     pub text: &'a str,
 }
 
-/// What came of asking once.
+/// The reply to one attempt.
 pub struct JudgeReply<T = f32> {
-    /// The judge's answer, or why there is none.
+    /// The judge's answer, or the reason that there is none.
     pub answer: Answer,
     /// `score`, `no_match`, `ambiguous`, `out_of_range`, `truncated`, `too_long` or `error`.
     pub outcome: &'static str,
-    /// What was read; nothing unless `outcome` is `score`.
+    /// The value that was read; `None` unless `outcome` is `score`.
     pub value: Option<T>,
 }
 
@@ -48,14 +48,14 @@ impl<T> JudgeReply<T> {
         };
         Self { answer, outcome, value }
     }
-    /// The judge's text, or the message that says why there is none.
+    /// Returns the judge's text, or the message that explains its absence.
     pub fn text(&self) -> &str {
         self.answer.as_ref().map_or_else(|e| &e.message, |a| &a.text)
     }
 }
 
 impl JudgeClient {
-    /// The keys `retries` and `sampling`; `samples` is what the key of this name has.
+    /// Reads the keys `retries` and `sampling`. `samples` is the value of that key.
     pub fn fields(f: &mut Fields<'_>, samples: u32) -> Self {
         let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
                      temperature 0 a judge would only repeat itself, and is not asked again";
@@ -81,10 +81,11 @@ impl JudgeClient {
         Self { sampling, retries }
     }
 
-    /// Draws every sample of every question until it can be read, at most `retries` times more. All attempts of each question,
-    /// sample by sample.
+    /// Draws every sample of every request until it is readable, with at most `retries` further attempts.
+    /// Returns all attempts of each request, sample by sample.
     ///
     /// # Errors
+    /// The run was cancelled, or the engine failed.
     /// Cancelled, or the engine itself failed.
     pub fn ask<T>(
         &self,
@@ -102,7 +103,7 @@ impl JudgeClient {
         for attempt in 0..=retries {
             let request = |&i: &usize| {
                 let (question, sample) = (&questions[samples[i].0], samples[i].1);
-                // A draw of its own for each attempt, whatever others came to.
+                // Each attempt has its own random stream, independent of the others.
                 let key = match attempt {
                     0 => cx.key(question.row, sample),
                     n => cx.key(&format!("{} retry {n}", question.row), sample),
@@ -113,7 +114,7 @@ impl JudgeClient {
             for (&i, answer) in open.iter().zip(answers) {
                 attempts[i].push(JudgeReply::new(answer, &read));
             }
-            // What the judge cannot be asked at all would fail again.
+            // A request that the judge cannot take at all would fail again.
             open.retain(|&i| matches!(attempts[i].last(), Some(s) if s.value.is_none() && s.answer.is_ok()));
             if open.is_empty() {
                 break;

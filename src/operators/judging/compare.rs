@@ -1,11 +1,12 @@
-//! `compare`: answers of two steps to the same prompts against each other, by a judge that reads them in both orders or by the
-//! scores that they have: the paper's head-to-head evaluation (section 3.1.2; 256 prompts, a disagreement of the orders is a tie).
+//! `compare`: compares the answers of two steps to the same prompts, by a judge that reads them in both
+//! orders or by their scores. This is the paper's head-to-head evaluation (section 3.1.2: 256 prompts, and
+//! a tie if the orders disagree).
 //!
-//! Answers of two steps belong together by prompt and sample number, whatever microbatches they are in; an answer of either
-//! step without a partner is a row of `errors`, and one of the first step is a comparison without an outcome too.
+//! Answers of two steps match by prompt and sample number, across microbatches. An answer without a partner
+//! is a row of `errors`; one of the first step is also a comparison without an outcome.
 //!
-//! With one step, the answers of each prompt are compared with each other; where they have ranks (`ranked` rows, LLMBar), the
-//! outcome that the ranks ask for stands beside the judge's.
+//! With one step, the answers to each prompt are compared with each other. If they have ranks (`ranked`
+//! rows, LLMBar), the outcome expected from the ranks is stored next to the judge's.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,8 +75,12 @@ impl StepSpec for Compare {
         let most = by.asking.sampling.max_tokens as f64;
         CostEstimate {
             out: from,
-            read: TokenCount::of(1., 0., assume.rubric).and(TokenCount::of(asked, assume.rubric, read)),
-            sampled: TokenCount::of(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
+            read: TokenCount::of_sequences(1., 0., assume.rubric).and(TokenCount::of_sequences(
+                asked,
+                assume.rubric,
+                read,
+            )),
+            sampled: TokenCount::of_sequences(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
             longest: assume.rubric + read + most,
             ..CostEstimate::default()
         }
@@ -97,14 +102,15 @@ impl Operator for Compare {
     }
 }
 
-/// The key by which answers of two steps belong together: prompt id and sample number.
+/// The key that matches answers of two steps: prompt id and sample number.
 fn prompt_and_sample(rows: &RecordBatch) -> Result<Vec<u128>> {
     let prompt_ids = Columns(rows).text("prompt_id")?;
     let key = |(i, sample): (usize, u32)| Id::of([prompt_ids.value(i).as_bytes(), &sample.to_le_bytes()]).0;
     Ok(samples(rows)?.into_iter().enumerate().map(key).collect())
 }
 
-/// The sample number of each row: its own, or where the rows have none its place among those of its prompt.
+/// Returns the sample number of each row: the stored one, or else its position among the rows of its
+/// prompt.
 fn samples(rows: &RecordBatch) -> Result<Vec<u32>> {
     let columns = Columns(rows);
     if rows.column_by_name("sample").is_some() {
@@ -127,13 +133,13 @@ struct Answer {
     prompt: String,
     id: String,
     text: String,
-    /// Its own, or its place among the prompt's rows.
+    /// The stored sample number, or its position among the prompt's rows.
     sample: u32,
     score: Option<f32>,
     rank: Option<u32>,
 }
 
-/// The answers of a batch.
+/// Reads the answers of a batch.
 fn answers(rows: &RecordBatch) -> Result<Vec<Answer>> {
     let columns = Columns(rows);
     let has = |name: &str| rows.column_by_name(name).is_some();
@@ -153,17 +159,17 @@ fn answers(rows: &RecordBatch) -> Result<Vec<Answer>> {
     Ok(samples(rows)?.into_iter().enumerate().map(answer).collect())
 }
 
-/// A pair with its sample number; without a second where there is none.
+/// A pair with its sample number; the second answer may be missing.
 type Met = (u32, Answer, Option<Answer>);
 
-/// Every answer of `ours` with the other step's to the same prompt and sample.
+/// Pairs every answer of `ours` with the other step's answer to the same prompt and sample.
 fn partners(ours: Vec<Answer>, joined: &Joined) -> Result<Vec<Met>> {
     let theirs = answers(&joined.partners)?;
     let met = |(a, partner): (Answer, &Option<usize>)| (a.sample, a, partner.map(|at| theirs[at].clone()));
     Ok(ours.into_iter().zip(&joined.partner_of).map(met).collect())
 }
 
-/// Leaves out the answers of the other step that no answer of the first belongs to.
+/// Leaves out answers of the other step without a partner.
 fn leave_out_strangers(first: &str, joined: &Joined, ledger: &mut Ledger) -> Result<()> {
     let message = format!(
         "`{first}` has no answer to this prompt and sample, so this one is compared with none. Both steps are to answer the \
@@ -176,7 +182,7 @@ fn leave_out_strangers(first: &str, joined: &Joined, ledger: &mut Ledger) -> Res
     Ok(())
 }
 
-/// Leaves out the answers to prompts that have no other.
+/// Leaves out answers to prompts with only one answer.
 fn leave_out_lone(ours: &[Answer], ledger: &mut Ledger) {
     let mut of_prompt: HashMap<&str, usize> = HashMap::new();
     ours.iter().for_each(|a| *of_prompt.entry(&a.prompt_id).or_default() += 1);
@@ -190,7 +196,7 @@ fn leave_out_lone(ours: &[Answer], ledger: &mut Ledger) {
     }
 }
 
-/// Every two answers of a prompt.
+/// Pairs every two answers of a prompt.
 fn among(ours: Vec<Answer>) -> Vec<Met> {
     let mut order: Vec<String> = Vec::new();
     let mut prompts: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
@@ -209,7 +215,7 @@ fn among(ours: Vec<Answer>) -> Vec<Met> {
     met
 }
 
-/// The first answer's outcome.
+/// Returns the outcome of the first answer.
 fn outcome(verdict: Option<Verdict>) -> Outcome {
     match verdict {
         Some(Verdict::First) => Outcome::Win,
@@ -221,13 +227,13 @@ fn outcome(verdict: Option<Verdict>) -> Outcome {
 
 type Judgement = (String, String, Option<f32>);
 
-/// What was said in an order, with the first answer's share.
+/// Converts the replies in one order to judgements, with the first answer's share of the win.
 fn judgements(order: &Order, swapped: bool) -> Vec<Judgement> {
     let share = |v: Verdict| if swapped { v.swapped() } else { v }.share() as f32;
     order.said.iter().map(|s| (s.text().into(), s.outcome.into(), s.value.map(share))).collect()
 }
 
-/// What became of a pair.
+/// The result for a pair.
 #[derive(Clone)]
 struct Compared {
     orders: [Option<Outcome>; 2],
@@ -236,7 +242,8 @@ struct Compared {
 }
 
 impl Compared {
-    /// Why there is no outcome: as a code, what most of the judge's words in an order of which nothing was readable came to.
+    /// Explains a missing outcome, as a code: the most frequent outcome of the replies in an order without
+    /// a readable one.
     fn unread(&self) -> (&str, String) {
         let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
         let silent = self.orders.iter().zip(&self.judgements).filter(|(order, _)| order.is_none());

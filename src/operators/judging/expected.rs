@@ -1,10 +1,11 @@
-//! `mode = "expected"` of `judge`: the mean of the scores by the probability that the judge gives each, at the place of the score.
+//! `mode = "expected"` of `judge`: the mean of the scores, weighted by the probability that the judge gives
+//! each at the position of the score.
 //!
-//! Without reasons the judge's answer is made to begin with `lead` ("Score: ") and one pass through the model gives the
-//! probabilities; nothing is decoded. With reasons the judge first writes its judgement, and the probabilities are those at the
-//! place of the score that it wrote. Probabilities are at temperature 1 over the full vocabulary. The mass that lies on the
-//! scores is recorded, and the mean is over that mass; where it is less than `min_mass` the judge was about to write something else,
-//! and the outcome is no_match.
+//! Without reasons, the judge's answer is started with `lead` ("Score: "), and one forward pass gives the
+//! probabilities; nothing is decoded. With reasons, the judge first writes its judgement, and the
+//! probabilities are those at the position of the score it wrote. They are taken at temperature 1 over the
+//! full vocabulary. The mass on the scores is recorded, and the mean is over that mass. If it is less than
+//! `min_mass`, the judge was about to write something else, and the outcome is no_match.
 
 use super::client::JudgeReply;
 use super::score::Reader;
@@ -14,20 +15,20 @@ use crate::model::Message;
 use crate::operators::shared::models::cancel;
 use crate::operators::shared::prelude::*;
 
-/// How scores are expected.
+/// How scores are computed from probabilities.
 pub(crate) struct Expected {
-    /// What the judge's answer begins with; none where it writes its reasons first.
+    /// Start of the judge's answer; `None` if it writes its reasons first.
     lead: Option<String>,
     min_mass: f64,
     scores: Arc<[String]>,
     values: Vec<f64>,
 }
 
-/// Longest list of scores.
+/// Most entries in the list of scores.
 const MAX_CANDIDATES: f32 = 100.;
 
 impl Expected {
-    /// The keys `reasons`, `lead` and `min_mass`; nothing unless `used`.
+    /// Reads the keys `reasons`, `lead` and `min_mass`; `None` unless `used`.
     pub fn fields(f: &mut Fields<'_>, used: bool, reader: &Reader) -> Option<Self> {
         let about = "expected mode: whether the judge writes its judgement before the probabilities are taken, at the place of its score";
         let reasons = f.bool("reasons", about, Some(false));
@@ -64,7 +65,7 @@ impl Expected {
         self.lead.is_some()
     }
 
-    /// In words, for `explain`.
+    /// Describes the settings for `explain`.
     pub fn describe(&self) -> &'static str {
         if self.scores_only() { "expected score, nothing decoded" } else { "expected score after reasons" }
     }
@@ -103,13 +104,14 @@ impl Expected {
         }
     }
 
-    /// The judgement of each prompt, without a word of the judge.
+    /// Judges each prompt without decoding a token.
     pub fn silent(&self, cx: &Context<'_>, engine: &dyn Engine, texts: &[String]) -> Result<Vec<Judgement>> {
         let lead = self.lead.clone().unwrap_or_default();
         self.ask(cx, engine, texts.iter().map(|t| (t.as_str(), AnswerPrefix::Text(lead.clone()))).collect())
     }
 
-    /// Expected scores in the place of those that the judge wrote: `said` of each prompt, as judgements.
+    /// Replaces the scores that the judge wrote by expected scores. `said` holds the replies to each
+    /// prompt.
     pub fn after(
         &self,
         cx: &Context<'_>,
@@ -123,7 +125,7 @@ impl Expected {
             if said.value.is_none() {
                 continue;
             }
-            // What was readable has a place.
+            // A readable reply has the position of its score.
             let Some(place) = reader.locate(&answer.text, false).1 else { continue };
             places.push(i);
             asked.push((*text, AnswerPrefix::Tokens(answer.tokens.clone(), place.start)));

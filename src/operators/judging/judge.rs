@@ -1,10 +1,12 @@
-//! `judge`: a model scores every answer by a rubric (LLM-as-a-Judge), several times, and the readable scores are averaged.
+//! `judge`: a model scores every answer by a rubric (LLM-as-a-Judge), several times, and the readable
+//! scores are averaged.
 //!
-//! With `max_samples` above `samples` the budget is adaptive: a prompt's answers are judged once more, all of them, while the
-//! highest and the lowest mean score are not apart by `z` standard errors of their difference, `s sqrt(1/n_high + 1/n_low)`; s is
-//! the standard deviation of a judgement, pooled over the prompt's answers. A judge that always repeats itself (s = 0) is not
-//! asked again. Whether to go on depends on the prompt's own judgements alone. It is an option because it changes the estimator:
-//! who stops when the difference is large has, on average, a difference that is too large.
+//! If `max_samples` exceeds `samples`, the budget is adaptive. All answers of a prompt are judged once more
+//! while the highest and the lowest mean score are less than `z` standard errors of their difference apart,
+//! `s sqrt(1/n_high + 1/n_low)`, where s is the standard deviation of a judgement, pooled over the prompt's
+//! answers. A judge that always repeats itself (s = 0) is not asked again. The decision depends on the
+//! prompt's own judgements alone. This is an option because it changes the estimator: stopping at a large
+//! difference overestimates the difference on average.
 
 use std::collections::BTreeMap;
 
@@ -107,17 +109,17 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
 
 struct Judge {
     way: ScoringMode,
-    /// The least and the greatest score.
+    /// The lowest and the highest score.
     scale: (f32, f32),
 }
 
-/// How answers come by their scores.
+/// How answers are scored.
 enum ScoringMode {
     Rubric(Rubric),
     Pairwise { by: Pairwise, most: usize },
 }
 
-/// What came of one question: its judgements, and the judge's prompt where it is kept.
+/// The judgements of one request, and the judge's prompt if it is kept.
 type Asked = (Vec<Judgement>, Option<(String, Arc<[u32]>)>);
 
 struct Rubric {
@@ -169,8 +171,8 @@ impl StepSpec for Judge {
             ScoringMode::Pairwise { by, .. } => (false, &by.asking.sampling),
         };
         let most = if silent { 0. } else { sampling.max_tokens as f64 };
-        // How often is asked, with how many judgements each time, and what is read after the rubric. Under an adaptive budget
-        // every answer is judged as often as it may be.
+        // Number of requests, judgements per request, and tokens read after the rubric. Under an adaptive
+        // budget the estimate assumes the most judgements for every answer.
         let (asked, judgements, read) = match &self.way {
             ScoringMode::Rubric(r) => (from.rows, f64::from(r.max_samples), from.prompt + from.answer),
             ScoringMode::Pairwise { by, most, .. } => {
@@ -180,9 +182,13 @@ impl StepSpec for Judge {
         };
         CostEstimate {
             out: from,
-            // The rubric is read once for all.
-            read: TokenCount::of(1., 0., assume.rubric).and(TokenCount::of(asked, assume.rubric, read)),
-            sampled: TokenCount::of(asked * judgements, assume.rubric + read, assume.fill * most),
+            // The rubric is read once and shared by all requests.
+            read: TokenCount::of_sequences(1., 0., assume.rubric).and(TokenCount::of_sequences(
+                asked,
+                assume.rubric,
+                read,
+            )),
+            sampled: TokenCount::of_sequences(asked * judgements, assume.rubric + read, assume.fill * most),
             longest: assume.rubric + read + most,
             ..CostEstimate::default()
         }
@@ -197,7 +203,7 @@ impl Operator for Judge {
         Stage::Map(self)
     }
     fn measure(&self) -> Option<Measure> {
-        Some(crate::operators::shared::health::of_judged)
+        Some(crate::operators::shared::health::measure_judged)
     }
 }
 
@@ -267,7 +273,7 @@ impl Rubric {
         ledger.close(scored(input, &judged, engine.id(), engine.tokenizer())?)
     }
 
-    /// The judgements of each question, and the judge's prompt where it is kept.
+    /// Returns the judgements of each request, and the judge's prompt if it is kept.
     fn ask(&self, cx: &Context<'_>, engine: &dyn Engine, questions: &[JudgeRequest<'_>]) -> Result<Vec<Asked>> {
         let said = self.asking.ask(cx, engine, questions, |text, cut| self.reader.read(text, cut))?;
         let judgement = |s: &JudgeReply| {
@@ -291,11 +297,12 @@ impl Rubric {
     }
 }
 
-/// Whether the best and the worst of a prompt's answers are apart by `z` standard errors; see the top of the file.
+/// Whether the best and the worst answer of a prompt are `z` standard errors apart; see the top of the
+/// file.
 fn decided(scores: &[Vec<f64>], z: f64) -> bool {
     let mean = |s: &Vec<f64>| s.iter().sum::<f64>() / s.len() as f64;
     let readable: Vec<(f64, &Vec<f64>)> = scores.iter().filter(|s| !s.is_empty()).map(|s| (mean(s), s)).collect();
-    // One answer alone makes no pair, however long it is judged.
+    // A single answer makes no pair, however often it is judged.
     if scores.len() < 2 {
         return true;
     }
@@ -321,7 +328,7 @@ mod tests {
         // s^2 = (0.5 + 0.5) / 2 = 0.5, error = sqrt(0.5 (1/2 + 1/2)) = 0.7071, difference 2.
         let scores = [vec![4., 5.], vec![2., 3.]];
         assert!(decided(&scores, 2.8) && !decided(&scores, 2.9));
-        // An answer in between lends its variance: s^2 = (0.5 + 0.5 + 8) / 3 = 3, error = sqrt(3).
+        // An answer in between contributes its variance: s^2 = (0.5 + 0.5 + 8) / 3 = 3, error = sqrt(3).
         let scores = [vec![4., 5.], vec![1.5, 5.5], vec![2., 3.]];
         assert!(decided(&scores, 1.15) && !decided(&scores, 1.16));
         assert!(decided(&[vec![3., 3.], vec![3., 3.]], 1.96), "a judge that repeats itself");

@@ -1,12 +1,14 @@
-//! `meta-judge`: a model judges judgements (Meta-Rewarding, arXiv 2407.19594), so that judging can be learnt too.
+//! `meta-judge`: a model judges judgements (Meta-Rewarding, arXiv 2407.19594), so that judging can be
+//! trained too.
 //!
-//! Of each prompt the answer is taken whose judgements' scores vary most. Its readable judgements meet two by two in both
-//! orders, and are rated by Bradley-Terry (`eval::ratings`). A row of the output is one judgement as an answer to the judge's
-//! prompt, with the tokens that the judge sampled and its rating as the score: `select` makes judge pairs of them as of any
-//! scored answers.
+//! For each prompt the answer is taken whose judgements' scores vary most. Its readable judgements are
+//! compared two by two in both orders and rated by Bradley-Terry (`eval::ratings`). An output row is one
+//! judgement as an answer to the judge's prompt, with the tokens that the judge sampled and its rating as
+//! the score; `select` makes judge pairs from them as from any scored answers.
 //!
-//! Against a preference for what is shown first, a win in the first place counts `w1` and one in the second `w2`; unless given,
-//! `w1 = wins in second place / all wins` and `w2 = wins in first place / all wins`, over the microbatch.
+//! To offset a preference for the position, a win in the first place counts `w1` and one in the second
+//! place `w2`. By default `w1 = wins in second place / all wins` and `w2 = wins in first place / all wins`,
+//! over the microbatch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -111,7 +113,7 @@ impl StepSpec for MetaJudge {
             return CostEstimate::default();
         }
         let judgements = self.most as f64;
-        // Every judgement of a prompt's most varied answer against every other one, in both orders.
+        // Every two judgements of a prompt's most varied answer are compared, in both orders.
         let asked = from.prompts() * judgements * (judgements - 1.) * f64::from(self.by.samples);
         let judged = assume.rubric + from.prompt + from.answer;
         let (read, most) = (judged + 2. * assume.judgement, self.by.asking.sampling.max_tokens as f64);
@@ -122,8 +124,8 @@ impl StepSpec for MetaJudge {
                 answer: assume.judgement,
                 per_prompt: judgements,
             },
-            read: TokenCount::of(asked, 0., read),
-            sampled: TokenCount::of(asked, read, assume.fill * most),
+            read: TokenCount::of_sequences(asked, 0., read),
+            sampled: TokenCount::of_sequences(asked, read, assume.fill * most),
             longest: read + most,
             ..CostEstimate::default()
         }
@@ -145,18 +147,18 @@ struct Candidate {
     row: usize,
     id: String,
     judgements: Vec<Judgement>,
-    /// The judgements as the meta-judge sees them.
+    /// The judgements as the meta-judge reads them.
     shown: Vec<String>,
 }
 
-/// Population variance.
+/// Population variance of the scores.
 fn variance(scores: &[f64]) -> f64 {
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;
     scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / scores.len() as f64
 }
 
 impl MetaJudge {
-    /// The answer of each prompt that is taken, in the order of the rows.
+    /// Returns the answer of each prompt whose judgements are compared, in row order.
     fn candidates(&self, input: &RecordBatch, ledger: &mut Ledger) -> Result<Vec<Candidate>> {
         let columns = Columns(input);
         let (prompts, ids, said) =
@@ -175,7 +177,7 @@ impl MetaJudge {
             let readable: Vec<Judgement> = said.whole(i).into_iter().filter(|j| j.score.is_some()).collect();
             let scores: Vec<f64> = readable.iter().filter_map(|j| j.score).map(f64::from).collect();
             let varies = if scores.is_empty() { 0. } else { variance(&scores) };
-            // Of equals the first.
+            // The first one is taken among equals.
             if best.get(prompt).is_none_or(|b| varies > b.0) {
                 best.insert(prompt, (varies, i, readable));
             }
@@ -222,7 +224,7 @@ impl MetaJudge {
         Ok(taken)
     }
 
-    /// What a win counts of the one shown first, and of the one shown second.
+    /// Weights of a win in the first and in the second place.
     fn weights(&self, comparisons: &[Comparison]) -> [f64; 2] {
         let said = comparisons.iter().flat_map(|c| &c.orders).flat_map(|o| &o.said).filter_map(|s| s.value);
         let (first, second) = said.fold((0f64, 0f64), |(a, b), v| match v {
@@ -236,11 +238,11 @@ impl MetaJudge {
     }
 }
 
-/// The battles of two judgements: one for each order that came to a verdict.
+/// Returns the battles of two judgements: one for each order with a verdict.
 fn battles(one: usize, other: usize, comparison: &Comparison, weights: [f64; 2]) -> Vec<Battle> {
     let battle = |(order, swapped): (&pairwise::Order, bool)| {
         let verdict = order.verdict?;
-        // The verdict is about the pair; the weight about the place in which the winner was shown.
+        // The verdict is about the pair; the weight depends on the place of the winner.
         let first_won = (verdict == Verdict::First) != swapped;
         let weight = match verdict {
             Verdict::Tie => (weights[0] + weights[1]) / 2.,
@@ -310,7 +312,8 @@ impl Map for MetaJudge {
     }
 }
 
-/// What was said of a judgement, its share of the win as the score; `is_a` says that it is the pair's first.
+/// Converts the replies about a judgement, with its share of the win as the score. `is_a` says that it is
+/// the pair's first.
 fn said_of(comparison: &Comparison, is_a: bool) -> Vec<Judgement> {
     let order = |(order, shown_first): (&pairwise::Order, bool)| {
         let share = move |v: Verdict| (if shown_first { v } else { v.swapped() }).share() as f32;
@@ -325,10 +328,10 @@ fn said_of(comparison: &Comparison, is_a: bool) -> Vec<Judgement> {
     comparison.orders.iter().zip([is_a, !is_a]).flat_map(order).collect()
 }
 
-/// Judgements with their ratings, as they become rows.
+/// Rated judgements on their way to rows.
 #[derive(Default)]
 struct Rated {
-    /// The answer's row in the input.
+    /// Row of the answer in the input.
     source: Vec<u32>,
     sample: Vec<u32>,
     ids: Vec<String>,
@@ -346,7 +349,7 @@ impl Rated {
         let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
         self.source.push(of.row as u32);
         self.sample.push(n as u32);
-        // The judge's prompt is another prompt than the answer's.
+        // The judge's prompt has its own id, other than the answer's prompt.
         self.prompt_ids.push(hash_hex(["judgements", &of.id]));
         self.ids.push(Id::of([of.id.as_bytes(), &(n as u32).to_le_bytes(), &bytes]).to_string());
         self.texts.push(judgement.text.clone());
@@ -372,7 +375,7 @@ impl Rated {
             text(self.ids),
             Arc::new(UInt32Array::from(self.sample)),
             text(self.texts),
-            // What was readable is a judgement, whole or not.
+            // A readable judgement is used, even if it was cut.
             text(rows.clone().map(|_| "stop".into()).collect()),
             List::of_tokens(&rows.clone().map(|i| prompt_tokens.row(i).to_vec()).collect::<Vec<_>>()),
             List::of_tokens(&self.tokens),
@@ -385,7 +388,7 @@ impl Rated {
             nothing("score_before"),
             nothing("changes"),
             nothing("judge_prompt_tokens"),
-            // What was rated are the judge's answers.
+            // The rated texts are the judge's answers.
             from.column_by_name("judge_tokenizer").map_or_else(|| nothing("tokenizer"), Arc::clone),
             Arc::new(StringArray::from(vec![judge_tokenizer; from.num_rows()])),
         ])
@@ -405,7 +408,7 @@ mod tests {
         let got = |ab, ba| {
             battles(0, 1, &comparison(ab, ba), weights).iter().map(|b| (b.share, b.weight)).collect::<Vec<_>>()
         };
-        // a wins both: once in the first place, once in the second.
+        // a wins both battles: once in the first place, once in the second.
         assert_eq!(got(Some(Verdict::First), Some(Verdict::First)), [(1., 0.25), (1., 0.75)]);
         assert_eq!(got(Some(Verdict::Second), Some(Verdict::Second)), [(0., 0.75), (0., 0.25)]);
         assert_eq!(got(Some(Verdict::Tie), None), [(0.5, 0.5)]);

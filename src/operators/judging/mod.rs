@@ -1,4 +1,4 @@
-//! Operators that score answers, and what they share: the client that asks a judge, and the reading of scores.
+//! Operators that score answers, and code that they share: the judge client and the reading of scores.
 
 pub(crate) mod client;
 pub(crate) mod compare;

@@ -1,4 +1,5 @@
-//! `oracle`: scores answers by the rules of the list world. An evaluation: nothing that it says feeds the loop.
+//! `oracle`: scores answers by the rules of the list world. This is an evaluation: its scores never feed
+//! the loop.
 
 use super::scored::{ScoredResponse, scored};
 use crate::data::Judgement;
@@ -46,7 +47,7 @@ impl Map for Oracle {
         ledger.all_kept();
         let mut judge = |i: usize| -> Vec<Judgement> {
             let Some(request) = Request::parse(prompts.value(i)) else {
-                let message = format!("`{}` is no request of the list world", prompts.value(i));
+                let message = format!("`{}` is not a request of the list world", prompts.value(i));
                 ledger.note(RowError::failed(ids.value(i), "no_request", &message));
                 return vec![(message, "error".to_owned(), None).into()];
             };

@@ -1,8 +1,9 @@
-//! Two answers compared by a judge, in both orders.
+//! Compares two answers by a judge, in both orders.
 //!
-//! A judge tends to prefer what it reads first, so each pair is shown both ways round. An order's verdict is what most of
-//! its readable samples say, a tie where none has more; the pair's is what both orders agree on, and a tie where they do not
-//! (as in the head-to-head evaluation of arXiv 2401.10020). An order without a readable sample leaves the pair without a verdict.
+//! A judge tends to prefer what it reads first, so each pair is shown in both orders. The verdict of an
+//! order is that of most readable samples, or a tie if no verdict leads. The verdict of the pair is the one
+//! both orders agree on, or a tie if they disagree (as in the head-to-head evaluation of arXiv 2401.10020).
+//! If an order has no readable sample, the pair has no verdict.
 
 use regex::Regex;
 
@@ -12,24 +13,24 @@ use crate::data::counted;
 use crate::engine::Engine;
 use crate::operators::shared::prelude::*;
 
-/// What the key `pattern` is, where verdicts are read.
+/// Help text of the key `pattern` for verdicts.
 pub const ABOUT: &str = "regular expression whose first group is the verdict in the judge's own text, the last one counting; \"verdict\" is the built-in \
                          one, [[A]], [[B]] or [[C]]: A, first or 1; \
                          B, second or 2; C, tie, draw, equal or 0";
 
-/// Which of two is the better.
+/// Which of two answers is better.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The first.
+    /// The first one.
     First,
-    /// The second.
+    /// The second one.
     Second,
     /// Neither.
     Tie,
 }
 
 impl Verdict {
-    /// The same of the two the other way round.
+    /// Returns the verdict with the answers swapped.
     pub fn swapped(self) -> Self {
         match self {
             Verdict::First => Verdict::Second,
@@ -37,7 +38,7 @@ impl Verdict {
             Verdict::Tie => Verdict::Tie,
         }
     }
-    /// The first one's share of the win: 1, 1/2 or 0.
+    /// Returns the first answer's share of the win: 1, 1/2 or 0.
     pub fn share(self) -> f64 {
         match self {
             Verdict::First => 1.,
@@ -45,8 +46,8 @@ impl Verdict {
             Verdict::Tie => 0.5,
         }
     }
-    /// What a judge's word means.
-    fn of(word: &str) -> Option<Self> {
+    /// Parses a judge's word.
+    fn parse(word: &str) -> Option<Self> {
         match word.trim().to_ascii_lowercase().as_str() {
             "a" | "first" | "1" => Some(Verdict::First),
             "b" | "second" | "2" => Some(Verdict::Second),
@@ -58,11 +59,11 @@ impl Verdict {
 
 /// How pairs are compared.
 pub struct Pairwise {
-    /// The judge's prompt, with `prompt`, `first` and `second`.
+    /// The judge's prompt, with the variables `prompt`, `first` and `second`.
     pub template: Template,
-    /// Its first group is the verdict; the last one in the judge's text counts.
+    /// Its first group is the verdict; the last match in the judge's text counts.
     pub pattern: Regex,
-    /// Judgements of each order.
+    /// Number of judgements in each order.
     pub samples: u32,
     /// How the judge is asked.
     pub asking: JudgeClient,
@@ -71,7 +72,7 @@ pub struct Pairwise {
 /// Two answers to one prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<'a> {
-    /// Whose comparison it is: its draws depend on this.
+    /// Id of the comparison. Random numbers depend on it.
     pub row: &'a str,
     /// The instruction.
     pub prompt: &'a str,
@@ -81,11 +82,12 @@ pub struct Pair<'a> {
     pub b: &'a str,
 }
 
-/// What a judge said of a pair in one order.
+/// The replies about a pair in one order.
 pub struct Order {
-    /// Every attempt of every sample; a verdict in here is about what was shown first and second.
+    /// Every attempt of every sample. Its verdict is about the first and the second answer shown.
     pub said: Vec<JudgeReply<Verdict>>,
-    /// The order's verdict about the pair: first is `a`, second `b`, in whichever order they were shown. None if nothing was readable.
+    /// The verdict about the pair: first is `a`, second is `b`, in whichever order they were shown. `None`
+    /// if no sample was readable.
     pub verdict: Option<Verdict>,
 }
 
@@ -97,15 +99,16 @@ impl Order {
     }
 }
 
-/// What a judge said of a pair in both.
+/// The replies about a pair in both orders.
 pub struct Comparison {
     /// `a` shown first, then `b` shown first.
     pub orders: [Order; 2],
-    /// About the pair: first is `a`, second `b`. A tie where the orders disagree; none if one of them has no verdict.
+    /// The verdict about the pair: first is `a`, second is `b`. A tie if the orders disagree; `None` if one
+    /// of them has no verdict.
     pub verdict: Option<Verdict>,
 }
 
-/// What most say; a tie if no verdict has more than the others.
+/// Returns the most frequent verdict; a tie if no verdict leads.
 fn plurality(verdicts: &[Verdict]) -> Verdict {
     let count = |v| verdicts.iter().filter(|x| **x == v).count();
     let (first, second, tie) = (count(Verdict::First), count(Verdict::Second), count(Verdict::Tie));
@@ -119,10 +122,10 @@ fn plurality(verdicts: &[Verdict]) -> Verdict {
 }
 
 impl Pairwise {
-    /// The keys of [`Pairwise::fields`].
+    /// Keys read by [`Pairwise::fields`].
     pub const KEYS: [&'static str; 5] = ["template", "pattern", "samples", "retries", "sampling"];
 
-    /// The keys `template`, `pattern`, `samples`, `retries` and `sampling`.
+    /// Reads the keys `template`, `pattern`, `samples`, `retries` and `sampling`.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
@@ -131,7 +134,7 @@ impl Pairwise {
         Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) }
     }
 
-    /// The settings in words, for `explain`.
+    /// Describes the settings for `explain`.
     pub fn describe(&self) -> String {
         let (name, n) = (self.template.name(), self.samples);
         format!(
@@ -141,7 +144,7 @@ impl Pairwise {
         )
     }
 
-    /// What the judge is asked at the least.
+    /// Returns the shortest prompt.
     pub fn asks(&self) -> Option<Asks> {
         let empty = [("prompt", "".into()), ("first", "".into()), ("second", "".into())];
         self.template.asks(&empty, self.asking.sampling.max_tokens)
@@ -150,17 +153,18 @@ impl Pairwise {
     /// Reads a judge's text.
     pub fn read(&self, text: &str, cut: bool) -> Outcome<Verdict> {
         let words = self.pattern.captures_iter(text).filter_map(|c| c.iter().skip(1).flatten().next());
-        match words.filter_map(|w| Verdict::of(w.as_str())).last() {
+        match words.filter_map(|w| Verdict::parse(w.as_str())).last() {
             Some(verdict) => Outcome::Score(verdict),
             None if cut => Outcome::Truncated,
             None => Outcome::NoMatch,
         }
     }
 
-    /// Compares all pairs, in their order.
+    /// Compares all pairs, in order.
     ///
     /// # Errors
-    /// The template fails, the run is cancelled, or the engine itself failed. What a judge cannot read or say is an outcome.
+    /// The template fails, the run is cancelled, or the engine failed. A prompt that the judge cannot take,
+    /// or an unreadable reply, is an outcome and no error.
     pub fn compare(&self, cx: &Context<'_>, engine: &dyn Engine, pairs: &[Pair<'_>]) -> Result<Vec<Comparison>> {
         let mut prompts = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {

@@ -1,7 +1,9 @@
-//! `rescore`: reads the scores out of judgements that were made before, with another pattern or scale. Nobody is asked again.
+//! `rescore`: reads the scores of stored judgements again, with another pattern or scale. No model is
+//! asked.
 //!
-//! A judgement is what its own text says now; one that never came about (too_long, error) stays as it is. What came out
-//! otherwise is in the column `changes`, counted in summary.json and at the end of a run; `score_before` has the old score.
+//! The outcome of a judgement follows from its text; a judgement without a text (too_long, error) keeps its
+//! outcome. Differences are in the column `changes` and are counted in summary.json and at the end of a
+//! run; `score_before` holds the old score.
 
 use super::score::{Outcome, Reader};
 use super::scored::ScoredResponse;
@@ -50,12 +52,12 @@ impl Operator for Rescore {
         Stage::Map(self)
     }
     fn measure(&self) -> Option<Measure> {
-        Some(crate::operators::shared::health::of_judged)
+        Some(crate::operators::shared::health::measure_judged)
     }
 }
 
 impl Rescore {
-    /// The judgement as it is read now, and what changed.
+    /// Reads a judgement again; returns it and what changed.
     fn read(&self, old: &Judgement) -> (Judgement, Option<String>) {
         if matches!(old.outcome.as_str(), "too_long" | "error") {
             return (old.clone(), None);

@@ -1,30 +1,30 @@
-//! Rows of the scores dataset, from what was said of each answer.
+//! Makes rows of the scores dataset from the replies about each answer.
 
 use crate::data::{Judgement, counted};
 use crate::engine::Finish;
 use crate::operators::shared::prelude::*;
 use arrow::array::{ListArray, UInt32Builder, new_null_array};
 
-/// An answer that was judged.
+/// A judged answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ScoredResponse {
-    /// Its score; none if nothing was readable.
+    /// Its score; `None` if no reply was readable.
     pub score: Option<f32>,
-    /// All that was said of it.
+    /// All replies about it.
     pub judgements: Vec<Judgement>,
-    /// The judge's prompt and its token ids, where judgements keep theirs.
+    /// The judge's prompt and its token ids, if judgements keep them.
     pub prompt: Option<(String, Arc<[u32]>)>,
 }
 
 impl ScoredResponse {
-    /// An answer with the mean score of its readable judgements.
+    /// Makes an answer with the mean score of its readable judgements.
     pub fn mean(judgements: Vec<Judgement>) -> Self {
         let scores: Vec<f64> = judgements.iter().filter_map(|j| j.score).map(f64::from).collect();
         let score = (!scores.is_empty()).then(|| (scores.iter().sum::<f64>() / scores.len() as f64) as f32);
         Self { score, judgements, prompt: None }
     }
 
-    /// Why it has no score, in a word and in words.
+    /// Explains a missing score, as a code and a message.
     pub fn unreadable(&self, id: &str) -> RowError {
         let outcomes: Vec<&str> = self.judgements.iter().map(|j| j.outcome.as_str()).collect();
         let code = outcomes.first().copied().filter(|first| outcomes.iter().all(|o| o == first)).unwrap_or("no_match");
@@ -37,7 +37,8 @@ impl ScoredResponse {
     }
 }
 
-/// A column that answers which no model of the run sampled (`ranked` rows) lack: they have no tokens, and end by themselves.
+/// Fills a column that answers without token ids lack: `ranked` rows were not sampled by a model of the
+/// run.
 fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
     let rows = input.num_rows();
     Ok(match column {
@@ -50,7 +51,7 @@ fn given(input: &RecordBatch, column: &str) -> Result<ArrayRef> {
     })
 }
 
-/// The scores dataset of judged responses; shared with the operators that score by a rule.
+/// Makes the scores dataset of judged answers; also used by operators that score by a rule.
 pub(crate) fn scored(
     input: &RecordBatch,
     rows: &[ScoredResponse],
@@ -79,7 +80,7 @@ pub(crate) fn scored(
     named::SCORES.batch(columns)
 }
 
-/// A column of token ids that some rows lack.
+/// Fills a column of token ids that some rows lack.
 fn tokens<'a>(rows: impl Iterator<Item = Option<&'a [u32]>>) -> ArrayRef {
     let field = arrow::datatypes::Field::new_list_field(arrow::datatypes::DataType::UInt32, false);
     let mut column = arrow::array::ListBuilder::new(UInt32Builder::new()).with_field(field);

@@ -1,4 +1,5 @@
-//! `mode = "pairwise"` of `judge`: the answers to a prompt meet two by two, and a score is the share of wins.
+//! `mode = "pairwise"` of `judge`: the answers to a prompt are compared two by two, and a score is the
+//! share of wins.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -9,13 +10,14 @@ use crate::data::{Judgement, counted};
 use crate::engine::Engine;
 use crate::operators::shared::prelude::*;
 
-/// Pairs of `n` answers, by their distance in a circle: the first n have each answer twice, the next n twice more.
+/// Lists pairs of `n` answers by their distance in a circle: the first n pairs have each answer twice, the
+/// next n twice more.
 fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
     let half = move |d: usize| if 2 * d == n { n / 2 } else { n };
     (1..=n / 2).flat_map(move |d| (0..half(d)).map(move |i| (i.min((i + d) % n), i.max((i + d) % n))))
 }
 
-/// Compares the answers of each prompt, at most `most` pairs of them, and scores them on the scale.
+/// Compares the answers of each prompt in at most `most` pairs, and scores them on the scale.
 pub(crate) fn round_robin(
     cx: &Context<'_>,
     engine: &dyn Engine,

@@ -1,12 +1,13 @@
-//! `build_eft`: evaluation fine-tuning data out of answers that people ranked and a model judged (Yuan et al. 2024, section
-//! 3.1: a judgement is kept if the scores rank a prompt's answers as people did, and the commonest score is thinned out).
+//! `build_eft`: makes evaluation fine-tuning data from answers that people ranked and a model judged (Yuan
+//! et al. 2024, section 3.1: a judgement is kept if the scores rank a prompt's answers as people did, and
+//! the most common score is thinned out).
 //!
-//! The k-th readable judgements of a prompt's answers are one trial: attempts that were asked for again because they could not
-//! be read do not count. The first trial whose scores agree with the ranks becomes the prompt's rows. All of the data is seen
-//! at once, as the balance of scores is a matter of all of it.
+//! The k-th readable judgements of a prompt's answers form one trial; unreadable attempts that were
+//! repeated do not count. The first trial whose scores agree with the ranks becomes the prompt's rows. All
+//! of the data is read at once, because the balance of scores depends on all of it.
 //!
-//! Scores and ranks belong together by response id. A score without a rank and a rank without a score are rows of `errors`, and
-//! are left out of their prompt's ranking.
+//! Scores and ranks match by response id. A score without a rank, or a rank without a score, is a row of
+//! `errors` and is left out of its prompt's ranking.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -101,13 +102,13 @@ struct Answer {
     id: String,
     response: String,
     rank: u32,
-    /// How many judgements there are, readable or not.
+    /// Number of judgements, readable or not.
     asked: usize,
     /// Text and score of each readable judgement.
     judgements: Vec<(String, f32)>,
 }
 
-/// A prompt with its answers, in the order of the rows.
+/// A prompt with its answers, in row order.
 struct Group {
     id: String,
     prompt: String,
@@ -121,24 +122,24 @@ struct Row {
     response: String,
     judgement: String,
     score: f32,
-    /// What decides who is left out where there are too many.
+    /// A random number that decides which rows are dropped if there are too many.
     draw: u64,
 }
 
-/// The key by which scores and ranks belong together: the response id.
+/// The key that matches scores and ranks: the response id.
 fn by_response(rows: &RecordBatch) -> Result<Vec<u128>> {
     Ok(Columns(rows).text("response_id")?.iter().map(|id| Id::of([id.unwrap_or_default()]).0).collect())
 }
 
-/// Text and score of every judgement of a row; no score where none was readable.
+/// Reads text and score of every judgement of a row; no score if it was unreadable.
 fn judgements(rows: &RecordBatch) -> Result<impl Fn(usize) -> Vec<(String, Option<f32>)> + '_> {
-    let broken = || Error::user("column `judgements` is no list of {text, outcome, score}");
+    let broken = || Error::user("column `judgements` is not a list of {text, outcome, score}");
     let list: &ListArray = rows.column_by_name("judgements").and_then(|c| c.as_list_opt()).ok_or_else(broken)?;
     let items = list.values().as_struct_opt().ok_or_else(broken)?;
     let text = items.column_by_name("text").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(broken)?;
     let numbers = |name| items.column_by_name(name).and_then(|c| c.as_primitive_opt::<arrow::datatypes::Float32Type>());
     let score = numbers("score").ok_or_else(broken)?;
-    // An expected score is not the one that the text ends with: nobody is to learn to write it.
+    // An expected score differs from the one at the end of the text, so it must not be trained on.
     let expected = numbers("mass");
     Ok(move |row: usize| {
         let span = list.value_offsets()[row] as usize..list.value_offsets()[row + 1] as usize;
@@ -203,7 +204,7 @@ impl BuildEft {
         Ok(groups)
     }
 
-    /// Whether scores rank answers as `ranks` do; there are at least two ranks.
+    /// Whether scores rank answers as `ranks` do, which has at least two different ranks.
     fn agrees(&self, ranks: &[u32], scores: &[f32]) -> bool {
         let mut apart = false;
         for (i, &better) in ranks.iter().enumerate() {
@@ -219,7 +220,7 @@ impl BuildEft {
         apart
     }
 
-    /// The trial that becomes the group's rows, or why there is none.
+    /// Returns the trial that becomes the group's rows, or the reason that there is none.
     fn trial(&self, group: &Group) -> Result<(usize, Vec<f32>), (&'static str, String)> {
         let ranks: Vec<u32> = group.answers.iter().map(|a| a.rank).collect();
         if ranks.iter().all(|r| *r == ranks[0]) {
@@ -242,7 +243,7 @@ impl BuildEft {
         found.ok_or_else(|| ("disagrees", format!("ranks {ranks:?}, but scores {}", said.join(", "))))
     }
 
-    /// Leaves out what is too much of the commonest score, then of all rows.
+    /// Drops rows of the most common score beyond its share, then rows beyond the limit.
     fn thin(&self, mut rows: Vec<Row>, errors: &mut Vec<RowError>) -> Vec<Row> {
         let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
         let key = |row: &Row| (f64::from(row.score) * 1000.).round() as i64;

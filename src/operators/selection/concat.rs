@@ -1,8 +1,9 @@
-//! `concat`: the rows of two steps as one: pairs of answers and judge pairs, for a training on both.
+//! `concat`: joins the rows of two steps into one dataset, such as pairs of answers and judge pairs for one
+//! training.
 //!
-//! Every row of both steps is in the output, or is a row of `errors` where `max_share` leaves it out. A microbatch has the rows
-//! of both steps' microbatches of its number; where one step has more microbatches than the other, the rest are made of its
-//! rows alone.
+//! Every row of both steps is in the output, or is a row of `errors` if `max_share` leaves it out. A
+//! microbatch has the rows of both steps' microbatches with its number. If one step has more microbatches
+//! than the other, the remaining ones have its rows alone.
 
 use crate::dataflow::{Join, Map};
 use crate::operators::shared::prelude::*;
@@ -47,7 +48,8 @@ impl StepSpec for Concat {
     }
     fn work(&self, _: u32, inputs: &[InputStats], _: &CostAssumptions) -> CostEstimate {
         let mut all = inputs.first().map(|i| i.amount).unwrap_or_default();
-        // At most `max_share` of all the rows, so at most `max_share / (1 - max_share)` for each of the first's.
+        // At most `max_share` of all rows, so at most `max_share / (1 - max_share)` for each row of the
+        // first step.
         let room = if self.max_share < 1. { all.rows * self.max_share / (1. - self.max_share) } else { f64::INFINITY };
         if let Some(with) = inputs.iter().find(|i| i.key == "with").map(|i| i.amount) {
             let (first, more) = (all.rows, with.rows.min(room));
@@ -88,12 +90,12 @@ impl Operator for Concat {
     }
 }
 
-/// How many rows may join `own` rows.
+/// Returns how many rows may join `own` rows.
 fn room(own: usize, max_share: f64) -> usize {
     if max_share >= 1. {
         return usize::MAX;
     }
-    // A sum of floats just short of a whole row is that row.
+    // A float sum just short of a whole row counts as that row.
     (own as f64 * max_share / (1. - max_share) + 1e-9).floor() as usize
 }
 

@@ -1,15 +1,18 @@
-//! `measure`: what an iteration's rows come to, as figures with intervals.
+//! `measure`: summarises an iteration's rows as figures with intervals.
 //!
-//! Of `comparisons`: `win_rate` (ties count half), `wins`, `ties`, `losses` (shares), `nulls` (a count), and `order_agreement`, the share in
-//! which both orders say the same. Where outcomes were expected (ranks, LLMBar): `agreement` with them, and `agreement_first` and
-//! `agreement_second`, those of either order alone; expected ties do not count.
+//! For `comparisons`: `win_rate` (ties count half), `wins`, `ties`, `losses` (shares), `nulls` (a count),
+//! and `order_agreement`, the share in which both orders agree. If expected outcomes exist (ranks, LLMBar):
+//! `agreement` with them, and `agreement_first` and `agreement_second` for either order alone; expected
+//! ties do not count.
 //!
-//! Of answers: `tokens`, `characters` and `words` (means), `cut` (the share that max_tokens ended), `distinct_1` and `distinct_2`. Of scored ones also `score`
-//! (mean), `unscored` (a count) and, against the iteration before, `score_shift` (Wasserstein distance), `score_variation` (total variation),
-//! `length_growth` and `score_growth` (shares), with a warning when length outgrows the score.
+//! For answers: `tokens`, `characters` and `words` (means), `cut` (the share ended by max_tokens),
+//! `distinct_1` and `distinct_2`. For scored ones also `score` (mean), `unscored` (a count) and, compared
+//! with the iteration before, `score_shift` (Wasserstein distance), `score_variation` (total variation),
+//! `length_growth` and `score_growth` (shares), with a warning if length outgrows the score.
 //!
-//! Of scored answers that people have ranked (`ranked`): Table 4 of the paper, see [`crate::eval::reward`]; where the ranks come from
-//! scores, also `score_spearman`, between those and the judge's over all answers of all prompts.
+//! For scored answers with ranks by people (`ranked`): Table 4 of the paper, see [`crate::eval::reward`];
+//! if the ranks come from scores, also `score_spearman`, between those and the judge's over all answers of
+//! all prompts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -89,7 +92,7 @@ struct Measure {
     bin: f64,
     distinct_of: usize,
     growth: f64,
-    /// Which of the keys are given that are about answers.
+    /// Returns the given keys that concern answers.
     given: Vec<&'static str>,
 }
 
@@ -122,7 +125,7 @@ impl Operator for Measure {
 }
 
 impl Measure {
-    /// Keys about answers, where no input has any, and keys about scores, where none is scored.
+    /// Warns about keys for answers if no input has any, and keys for scores if none is scored.
     fn unused(&self, inputs: &[Port<'_>]) -> Vec<String> {
         let from = || inputs.iter().filter(|p| p.key == "from" && p.schema.name != named::COMPARISONS.name);
         let scored = from().any(|p| p.schema.columns.iter().any(|c| c.name == "score"));
@@ -138,7 +141,8 @@ impl Measure {
     }
     fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
         let mut outcomes: Vec<(String, Outcome)> = Vec::new();
-        // Right ones over all, by prompt: of the outcome, of either order, and of the orders with each other.
+        // Correct ones out of all, by prompt: for the outcome, for either order, and for the orders with
+        // each other.
         let mut shares: [BTreeMap<String, Part>; 4] = Default::default();
         for batch in batches {
             let batch = batch?;
@@ -148,7 +152,10 @@ impl Measure {
             let orders = [columns.text("first_shown_first")?, columns.text("second_shown_first")?];
             for i in 0..batch.num_rows() {
                 let said = Outcome::of(outcome.value(i)).ok_or_else(|| {
-                    Error::user(format!("`{}` is no outcome; they are win, tie, loss and null", outcome.value(i)))
+                    Error::user(format!(
+                        "`{}` is not an outcome; outcomes are win, tie, loss and null",
+                        outcome.value(i)
+                    ))
                 })?;
                 let prompt = prompts.value(i);
                 outcomes.push((prompt.into(), said));
@@ -199,7 +206,7 @@ impl Measure {
         figures
     }
 
-    /// Figures of scores against ranks, and how many scored answers have no rank.
+    /// Returns the figures of scores against ranks, and the number of scored answers without a rank.
     fn reward(&self, cx: &Context<'_>, input: &str, ranked: &str) -> Result<(Vec<Figure>, u64)> {
         let mut scores: HashMap<String, f64> = HashMap::new();
         for batch in cx.microbatches(input) {

@@ -1,4 +1,4 @@
-//! Operators that choose, split and join rows, and measure them.
+//! Operators that choose, split, join and measure rows.
 
 pub(crate) mod build_eft;
 pub(crate) mod concat;

@@ -1,5 +1,6 @@
-//! `positives`: answers with a high score become instruction-response rows, for fine-tuning on them instead of on pairs: the
-//! paper's variant, which adds answers of a perfect score to the seed data.
+//! `positives`: turns answers with a high score into instruction-response rows, to fine-tune on them
+//! instead of on pairs. This is a variant of the paper, which adds answers with a perfect score to the seed
+//! data.
 
 use std::collections::HashMap;
 

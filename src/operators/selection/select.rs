@@ -1,15 +1,15 @@
-//! `select`: each prompt's scored answers become preference pairs, by one of a few strategies; a prompt that gives none is a
-//! dropped row with its reason.
+//! `select`: turns each prompt's scored answers into preference pairs, by one of several strategies. A
+//! prompt without a pair is a dropped row with its reason.
 //!
-//! The scores meet in a reduce as (prompt id, score in thousandths, response id), with the answer's length and the variance of
-//! its judgements where a rule asks for them: what becomes of a prompt is a function of that alone
-//! ([`strategies`](super::strategies)), so that a corrected score changes the pairs of its own prompt and no other. A
-//! microbatch is reduced by itself, as it has all answers to its prompts.
+//! The scores meet in a reduce as (prompt id, score in thousandths, response id), with the answer's length
+//! and the variance of its judgements if a rule needs them. The pairs of a prompt depend on these alone
+//! ([`strategies`](super::strategies)), so a corrected score changes the pairs of its own prompt and no
+//! other. A microbatch is reduced by itself, because it has all answers to its prompts.
 //!
-//! With `consistency`, scores of the same answers by another judge, joined by prompt id and response id, a pair also learns how far the two judges rank the
-//! prompt's answers alike: `C = (tau + 1) / 2` of CREAM (arXiv 2410.12735), tau being Kendall's tau-b over the answers that
-//! both have scored. Where tau is not defined (fewer than two such answers, or a judge that scores them all the same) nothing
-//! speaks for or against, and C is 1/2.
+//! With `consistency`, scores of the same answers by another judge, joined by prompt id and response id,
+//! each pair also records how far the two judges rank the prompt's answers alike: `C = (tau + 1) / 2` of
+//! CREAM (arXiv 2410.12735), where tau is Kendall's tau-b over the answers that both have scored. If tau is
+//! undefined (fewer than two such answers, or a judge that gives all the same score), C is 1/2.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let chosen_min = f.optional_float("chosen_min", "least score of a chosen answer", -1e6..=1e6);
         let rejected_max = f.optional_float("rejected_max", "greatest score of a rejected answer", -1e6..=1e6);
         let length_control = f.floats("length_control", "rho of Meta-Rewarding (arXiv 2407.19594), for best-worst: chosen is the shortest answer whose score is within this share of the prompt's range from the highest, rejected the longest one within it from the lowest; a list has a value for each iteration, the last for all further ones; 0 is off", Some(&[0.]), 0.0..=1.0);
-        let length_penalty = f.float("length_penalty", "points taken off a score for each token (or character) of the answer; who is chosen and the margin go by what is left, the thresholds by the score", Some(0.), 0.0..=1e6);
+        let length_penalty = f.float("length_penalty", "points taken off a score for each token (or character) of the answer; the chosen answer and the margin depend on the result, the thresholds on the score", Some(0.), 0.0..=1e6);
         let units = [("tokens", "tokens, as sampled"), ("characters", "characters of the text")];
         let characters = f.choice("length_unit", "what lengths are counted in", &units, Some("tokens")) == "characters";
         let max_chosen_length = f.ints("max_chosen_length", "pairs whose chosen answer is longer are dropped; a list has a value for each iteration, the last for all further ones; 0 is no limit", Some(&[0]), 0..=1 << 30);
@@ -89,7 +89,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         if !by_length {
             f.without_effect(
                 &["length_unit"],
-                "where nothing goes by length",
+                "where no rule uses lengths",
                 "set length_control, length_penalty, max_chosen_length or tie_break = \"length\"",
             );
         }
@@ -112,7 +112,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         Box::new(Select {
             rules: Rules {
                 strategy,
-                // What is a hair above a thousandth is that thousandth.
+                // The margin is rounded to thousandths, like the scores.
                 least_margin: ((min_margin * 1000. - 1e-6).ceil() as i64).max(1),
                 chosen_min: chosen_min.map(thousandths),
                 rejected_max: rejected_max.map(thousandths),
@@ -139,9 +139,9 @@ struct Select {
     rules: Rules,
     strategy_name: &'static str,
     min_margin: f64,
-    /// Lengths are counted in characters, not in tokens.
+    /// Whether lengths are counted in characters instead of tokens.
     characters: bool,
-    /// The step whose scores say how consistent ours are.
+    /// The step with the other judge's scores.
     other: Option<String>,
     mean: bool,
 }
@@ -180,7 +180,7 @@ impl StepSpec for Select {
     }
     fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
-        // Pairs of a prompt that gives any.
+        // Pairs of a prompt that has at least one.
         let pairs = match self.rules.strategy {
             Strategy::BestWorst => 1.,
             Strategy::BestRandom => from.per_prompt - 1.,
@@ -216,20 +216,20 @@ impl Operator for Select {
         Stage::Keyed(self)
     }
     fn measure(&self) -> Option<Measure> {
-        Some(crate::operators::shared::health::of_judged)
+        Some(crate::operators::shared::health::measure_judged)
     }
     fn join(&self) -> Option<Join> {
         Some(Join::ByKey(prompt_and_response))
     }
 }
 
-/// The key by which two judges' scores belong together: prompt id and response id.
+/// The key that matches the scores of two judges: prompt id and response id.
 fn prompt_and_response(rows: &RecordBatch) -> Result<Vec<u128>> {
     let (prompts, responses) = (Columns(rows).text("prompt_id")?, Columns(rows).text("response_id")?);
     Ok((0..rows.num_rows()).map(|i| Id::of([prompts.value(i), responses.value(i)]).0).collect())
 }
 
-/// C of CREAM by prompt id: of two judges' scores of the same answers.
+/// Computes C of CREAM by prompt id from two judges' scores of the same answers.
 fn consistencies(ours: &RecordBatch, joined: &Joined) -> Result<HashMap<String, f32>> {
     let (prompts, scores) = (Columns(ours).text("prompt_id")?, Columns(ours).float("score")?);
     let others = Columns(&joined.partners).float("score")?;
@@ -246,17 +246,17 @@ fn consistencies(ours: &RecordBatch, joined: &Joined) -> Result<HashMap<String, 
     Ok(rankings.into_iter().map(|(prompt, both)| (prompt, c(both))).collect())
 }
 
-/// The population variance of an answer's readable scores, in millionths of a squared point.
+/// Returns the population variance of an answer's readable scores, in millionths of a squared point.
 fn variance(scores: impl Iterator<Item = f32>) -> u32 {
     let scores: Vec<f64> = scores.map(f64::from).filter(|s| s.is_finite()).collect();
     let n = scores.len().max(1) as f64;
     let mean = scores.iter().sum::<f64>() / n;
-    // A float that is too large becomes the greatest integer.
+    // The cast saturates: a larger float becomes the greatest integer.
     (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n * 1e6).round() as u32
 }
 
 impl Select {
-    /// Whether a rule asks for lengths.
+    /// Whether a rule needs lengths.
     fn measures(&self) -> bool {
         let r = &self.rules;
         r.length_penalty > 0.
@@ -266,12 +266,12 @@ impl Select {
     }
 }
 
-/// The iteration that a group's scope is of.
+/// Returns the iteration of a group's scope.
 fn iteration_of(scope: u64) -> u32 {
     (scope >> 32) as u32
 }
 
-/// What rules may ask of an answer beside its score; 0 where none does.
+/// The values beside a score that rules may need; 0 if none does.
 struct Measures<'a> {
     tokens: Option<List<'a, UInt32Array>>,
     texts: Option<&'a StringArray>,
@@ -279,7 +279,7 @@ struct Measures<'a> {
 }
 
 impl<'a> Measures<'a> {
-    fn of(select: &Select, columns: Columns<'a>) -> Result<Self> {
+    fn new(select: &Select, columns: Columns<'a>) -> Result<Self> {
         Ok(Self {
             tokens: (select.measures() && !select.characters).then(|| columns.tokens("response_tokens")).transpose()?,
             texts: (select.measures() && select.characters).then(|| columns.text("response")).transpose()?,
@@ -297,13 +297,13 @@ impl<'a> Measures<'a> {
     }
 }
 
-/// The rows of each prompt, prompts in the order of their first rows.
+/// Groups row numbers by prompt, prompts in the order of their first rows.
 fn by_prompt(prompts: &StringArray) -> Vec<(u128, Vec<usize>)> {
     let mut all: Vec<(u128, Vec<usize>)> = Vec::new();
     let mut places: HashMap<u128, usize> = HashMap::new();
     let mut place = 0;
     for row in 0..prompts.len() {
-        // They stand together, as a rule.
+        // The rows of a prompt are usually contiguous.
         if row == 0 || prompts.value(row) != prompts.value(row - 1) {
             let prompt = Id::read(prompts.value(row)).0;
             place = *places.entry(prompt).or_insert(all.len());
@@ -316,8 +316,8 @@ fn by_prompt(prompts: &StringArray) -> Vec<(u128, Vec<usize>)> {
     all
 }
 
-/// Which of a prompt's answers each of its rows is: those of the same tokens have the same number. Answers that no model of the
-/// run sampled have no tokens, and are the same where their texts are.
+/// Numbers the distinct answers of a prompt: rows with equal tokens get the same number. Answers that no
+/// model of the run sampled have no tokens and are compared by their text.
 fn answers(tokens: &List<'_, UInt32Array>, texts: &StringArray, rows: &[usize]) -> Vec<u32> {
     let same = |a: usize, b: usize| {
         let (of_a, of_b) = (tokens.row(a), tokens.row(b));
@@ -327,7 +327,7 @@ fn answers(tokens: &List<'_, UInt32Array>, texts: &StringArray, rows: &[usize]) 
     rows.iter().map(|row| first(row) as u32).collect()
 }
 
-/// A score in the reduce.
+/// Returns the item of a score for the reduce.
 fn order(score: Option<f32>) -> i64 {
     score.map(f64::from).filter(|s| s.is_finite()).map_or(UNSCORED, thousandths)
 }
@@ -341,7 +341,7 @@ impl Keyed for Select {
         let columns = Columns(rows);
         let (prompts, responses, scores) =
             (columns.text("prompt_id")?, columns.text("response_id")?, columns.float("score")?);
-        let measures = Measures::of(self, columns)?;
+        let measures = Measures::new(self, columns)?;
         let item = |i: usize| {
             let (length, variance) = (measures.length(i).unwrap_or(0), measures.variance(i).unwrap_or(0));
             self.scored(Item { order: 0, id: Id::read(responses.value(i)).0, length, variance }, valid(scores, i))
@@ -358,9 +358,9 @@ impl Keyed for Select {
         self.other.is_none().then_some(self)
     }
 
-    fn reduce(&self, draws: &RngSource<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<GroupResult>) {
+    fn reduce(&self, rng_source: &RngSource<'_>, &(scope, prompt): &Key, group: &[Item], kept: &mut Vec<GroupResult>) {
         let iteration = iteration_of(scope);
-        let rng = || draws.key(iteration, &Id(prompt).to_string(), 0).rng();
+        let rng = || rng_source.key(iteration, &Id(prompt).to_string(), 0).rng();
         match strategies::select(&self.rules, iteration, group, rng) {
             Ok(pairs) => kept.extend(pairs.into_iter().map(|p| {
                 let (high, low) = (p.chosen.order, p.rejected.order);
@@ -413,7 +413,7 @@ impl DecisionInputs for Select {
         let columns = Columns(rows);
         let (prompts, responses) = (columns.text("prompt_id")?, columns.text("response_id")?);
         let (tokens, texts) = (columns.tokens("response_tokens")?, columns.text("response")?);
-        let measures = Measures::of(self, columns)?;
+        let measures = Measures::new(self, columns)?;
         let mut numbers = vec![0; rows.num_rows()];
         for (_, rows) in by_prompt(prompts) {
             for (&row, answer) in rows.iter().zip(answers(&tokens, texts, &rows)) {
@@ -454,10 +454,10 @@ impl DecisionInputs for Select {
     }
 }
 
-/// What becomes of a prompt: its pairs, the best first, or why there is none.
+/// The result for a prompt: its pairs, the best first, or the reason that there is none.
 fn decided(group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decision>, Reason>> {
     let lost = || Error::bug("a pair's answer is not in its microbatch");
-    // A stranger's dataset may have an answer twice, with another score.
+    // A foreign dataset may contain an answer twice, with different scores.
     let place = |id: u128, at: i64| group.iter().rposition(|c| c.id == id && order(c.score) == at).ok_or_else(lost);
     let (mut pairs, mut reason) = (Vec::new(), None);
     for kept in kept {
@@ -481,7 +481,7 @@ fn decided(group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decis
     let score = |place: usize| group[place].score.ok_or_else(lost);
     let decision = |(margin, chosen, rejected)| {
         let (high, low) = (score(chosen)?, score(rejected)?);
-        // Exact where there is no penalty.
+        // The difference is exact if no penalty applies.
         let exact = thousandths(f64::from(high)) - thousandths(f64::from(low)) == margin;
         Ok(Decision { chosen, rejected, margin: if exact { high - low } else { margin as f32 / 1000. } })
     };
@@ -489,7 +489,7 @@ fn decided(group: &[Candidate], kept: &[GroupResult]) -> Result<Result<Vec<Decis
 }
 
 impl Select {
-    /// C of each pair; null without another judge.
+    /// Returns C of each pair; null without another judge.
     fn consistency(
         &self,
         cx: &Context<'_>,
@@ -509,7 +509,7 @@ impl Select {
     }
 }
 
-/// Rows of `errors` for scores of either judge that the other judge has no row for.
+/// Makes rows of `errors` for scores of either judge that the other judge lacks.
 fn without_partner(rows: &RecordBatch, joined: &Joined, [first, other]: [&str; 2], ledger: &mut Ledger) -> Result<()> {
     let error = |id: &str, of: &str| {
         let message =
@@ -524,7 +524,7 @@ fn without_partner(rows: &RecordBatch, joined: &Joined, [first, other]: [&str; 2
     Ok(())
 }
 
-/// The pairs' rows.
+/// Makes the rows of the pairs.
 fn batch(columns: Columns<'_>, pairs: &[Decision], consistency: Vec<Option<f32>>) -> Result<RecordBatch> {
     let (prompts, responses, scores) = (Prompts::new(columns.0)?, columns.text("response")?, columns.float("score")?);
     let (prompt_ids, response_ids, models) =
@@ -565,7 +565,7 @@ fn batch(columns: Columns<'_>, pairs: &[Decision], consistency: Vec<Option<f32>>
     ])
 }
 
-/// The tokenizer of each pair's token ids; null where its answers have two different ones, or nobody knows.
+/// Returns the tokenizer of each pair's token ids; null if its answers have different or unknown ones.
 fn tokenizers(columns: Columns<'_>, pairs: &[Decision]) -> Result<StringArray> {
     let known = columns.0.column_by_name("tokenizer").map(|_| columns.text("tokenizer")).transpose()?;
     let of = |row: usize| known.filter(|column| column.is_valid(row)).map(|column| column.value(row));

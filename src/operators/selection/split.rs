@@ -1,4 +1,4 @@
-//! `split`: keeps one part of a dataset's prompts, for training or held out, so that none is in both.
+//! `split`: keeps one part of a dataset's prompts, for training or held out, so that no prompt is in both.
 
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
@@ -62,14 +62,15 @@ impl Operator for Split {
 impl Map for Split {
     fn map(&self, cx: &Context<'_>, input: &RecordBatch) -> Result<Output> {
         let columns = Columns(input);
-        // The same prompt is in the same part, whether a dataset has it as text or as messages.
+        // A prompt is in the same part whether a dataset stores it as text or as messages.
         let conversation =
             |i| -> Result<String> { Ok(transcript(&columns.messages("prompt")?.row(i).collect::<Vec<_>>())) };
         let mut ledger = Ledger::new(input);
         let mut keep = Vec::with_capacity(input.num_rows());
         for i in 0..input.num_rows() {
             let prompt = columns.text("prompt").map(|p| p.value(i).to_owned()).or_else(|_| conversation(i))?;
-            // The prompt's text and the pipeline's seed alone, not the step's name: both parts must see the same draw.
+            // The draw depends on the prompt's text and the pipeline's seed but not on the step's name,
+            // because both parts need the same draw.
             let draw = RngKey::new(cx.shared.plan.seed, "split", 0, &prompt, 0).rng().next_u64();
             let held_out = (draw as f64) < self.share * 2f64.powi(64);
             if held_out == self.held_out {

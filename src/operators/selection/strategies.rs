@@ -1,8 +1,8 @@
-//! Which of a prompt's answers become pairs: pure functions of one prompt's scores, lengths and ids.
+//! Chooses pairs from a prompt's answers, by pure functions of the scores, lengths and ids of one prompt.
 //!
-//! Scores are integers, in thousandths: what differs by less is a tie. Everything is decided by an answer's *value*, its
-//! score less the length penalty; among equals the declared tie-break decides, and at last the id, which is arbitrary but
-//! always the same. So the order in which answers come does not matter.
+//! Scores are integers in thousandths; a smaller difference is a tie. Every decision depends on an answer's
+//! *value*, its score minus the length penalty. Ties are broken by the declared tie-break, and finally by
+//! the id, which is arbitrary but stable. So the order of the answers does not matter.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -12,67 +12,68 @@ use crate::dataflow::Item;
 
 /// The order of an answer without a score: below every score.
 pub(crate) const UNSCORED: i64 = i64::MIN;
-/// Scores beyond this are taken to be it, so that differences do not overflow.
+/// Larger scores are clamped to this, so that differences do not overflow.
 const GREATEST: f64 = 1e15;
 
-/// A score in thousandths.
+/// Converts a score to thousandths.
 pub(crate) fn thousandths(score: f64) -> i64 {
     (score * 1000.).round().clamp(-GREATEST, GREATEST) as i64
 }
 
-/// Which answers meet.
+/// Which answers are paired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Strategy {
-    /// The highest against the lowest: the paper's.
+    /// The highest with the lowest: the paper's strategy.
     BestWorst,
-    /// The highest against a lower one drawn at random.
+    /// The highest with a lower one drawn at random.
     BestRandom,
-    /// Everyone against everyone lower.
+    /// Every answer with every lower one.
     AllPairs,
 }
 
-/// What decides among answers of the same value.
+/// How ties of answers with the same value are broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Tie {
-    /// The id alone.
+    /// By id alone.
     Id,
-    /// The least variance of the judge's scores (NeMo).
+    /// By the lowest variance of the judge's scores (NeMo).
     Variance,
-    /// The shortest is chosen, the longest rejected.
+    /// The shortest is chosen and the longest rejected.
     Length,
 }
 
-/// The settings of a selection. Lists have a value for each iteration; the last one holds for all further.
+/// The settings of a selection. Lists have a value for each iteration, and the last one applies to all
+/// further ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub strategy: Strategy,
-    /// Least difference of values, in thousandths, at least 1.
+    /// Minimum difference of values, in thousandths, at least 1.
     pub least_margin: i64,
-    /// Least score of a chosen answer, in thousandths.
+    /// Minimum score of a chosen answer, in thousandths.
     pub chosen_min: Option<i64>,
-    /// Greatest score of a rejected answer, in thousandths.
+    /// Maximum score of a rejected answer, in thousandths.
     pub rejected_max: Option<i64>,
     /// rho of Meta-Rewarding (arXiv 2407.19594), by iteration.
     pub length_control: Vec<f64>,
-    /// Points that a unit of length costs.
+    /// Penalty in points per unit of length.
     pub length_penalty: f64,
-    /// Longest chosen answer, by iteration; 0 is no limit.
+    /// Maximum length of a chosen answer, by iteration; 0 means no limit.
     pub max_chosen_length: Vec<u32>,
-    /// Most pairs of a prompt.
+    /// Maximum number of pairs of a prompt.
     pub max_pairs: usize,
     pub tie: Tie,
 }
 
-/// A pair.
+/// A selected pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SelectedPair {
     pub chosen: Item,
     pub rejected: Item,
-    /// Difference of their values, in thousandths: at least 1.
+    /// Difference of the values, in thousandths: at least 1.
     pub margin: i64,
 }
 
-/// Why a prompt gives no pair.
+/// Why a prompt has no pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reason {
     NoScore,
@@ -95,15 +96,15 @@ impl Reason {
         Self::SameAnswer,
     ];
 
-    /// As it travels through the reduce.
+    /// Encodes the reason for the reduce.
     pub fn number(self) -> u8 {
         self as u8
     }
-    /// The other way.
+    /// Decodes the reason.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
-    /// As in the `errors` dataset.
+    /// Returns the code used in the `errors` dataset.
     pub fn code(self) -> &'static str {
         match self {
             Self::NoScore => "no_score",
@@ -115,7 +116,7 @@ impl Reason {
             Self::SameAnswer => "same_answer",
         }
     }
-    /// In words.
+    /// Returns the message.
     pub fn message(self) -> &'static str {
         match self {
             Self::NoScore => "none of the prompt's answers has a score: no judgement of them was readable",
@@ -136,13 +137,14 @@ struct Valued {
     item: Item,
 }
 
-/// What a list by iteration says of one; iteration 0 is as the first.
+/// Returns the value of a list by iteration; iteration 0 uses the first one.
 fn by_iteration<T: Copy + Default>(list: &[T], iteration: u32) -> T {
     let at = (iteration.max(1) as usize - 1).min(list.len().saturating_sub(1));
     list.get(at).copied().unwrap_or_default()
 }
 
-/// The pairs of a prompt, best first, or why there is none. `rng` is asked for only where something is drawn.
+/// Returns the pairs of a prompt, best first, or the reason that there is none. `rng` is called only if
+/// something is drawn.
 pub(crate) fn select<R: Rng>(
     rules: &Rules,
     iteration: u32,
@@ -183,7 +185,7 @@ pub(crate) fn select<R: Rng>(
     if pairs.is_empty() { Err(Reason::TooLong) } else { Ok(pairs) }
 }
 
-/// Which of two equals is rather chosen: the greater.
+/// Orders ties for the chosen answer: the greatest is chosen.
 fn as_chosen(tie: Tie, a: &Item, b: &Item) -> Ordering {
     let by = match tie {
         Tie::Id => Ordering::Equal,
@@ -193,7 +195,7 @@ fn as_chosen(tie: Tie, a: &Item, b: &Item) -> Ordering {
     by.then(a.id.cmp(&b.id))
 }
 
-/// Which of two equals is rather rejected: the lesser.
+/// Orders ties for the rejected answer: the least is rejected.
 fn as_rejected(tie: Tie, a: &Item, b: &Item) -> Ordering {
     let by = match tie {
         Tie::Id => Ordering::Equal,
@@ -203,28 +205,28 @@ fn as_rejected(tie: Tie, a: &Item, b: &Item) -> Ordering {
     by.then(a.id.cmp(&b.id))
 }
 
-/// The pair, if its margin is enough.
+/// Returns the pair if its margin is large enough.
 fn pair(rules: &Rules, chosen: &Valued, rejected: &Valued) -> Option<SelectedPair> {
     let margin = chosen.value - rejected.value;
     (margin >= rules.least_margin).then_some(SelectedPair { chosen: chosen.item, rejected: rejected.item, margin })
 }
 
-/// The answer of the highest value that may be chosen.
+/// Returns the answer with the highest value that may be chosen.
 fn best<'a>(rules: &Rules, good: &[&'a Valued]) -> Option<&'a Valued> {
     good.iter().copied().max_by(|a, b| a.value.cmp(&b.value).then(as_chosen(rules.tie, &a.item, &b.item)))
 }
 
-/// The highest against the lowest.
+/// Pairs the highest with the lowest.
 fn best_worst(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
     let worst = bad.iter().copied().min_by(|a, b| a.value.cmp(&b.value).then(as_rejected(rules.tie, &a.item, &b.item)));
     let both = best(rules, good).zip(worst);
     both.and_then(|(best, worst)| pair(rules, best, worst)).into_iter().collect()
 }
 
-/// Meta-Rewarding's length control: chosen is the shortest answer with a value in `[(1 - rho) max + rho min, max]`, rejected
-/// the longest one with a value in `[min, (1 - rho) min + rho max]`.
+/// Length control of Meta-Rewarding: the chosen answer is the shortest with a value in `[(1 - rho) max +
+/// rho min, max]`, the rejected one the longest with a value in `[min, (1 - rho) min + rho max]`.
 fn length_control(rules: &Rules, rho: f64, all: &[Valued], good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
-    // In thousandths; what is so near the edge is on it.
+    // The bounds are in thousandths; a value within rounding of a bound counts as inside.
     const NEAR: f64 = 1e-6;
     let (least, most) = all.iter().fold((i64::MAX, i64::MIN), |(lo, hi), v| (lo.min(v.value), hi.max(v.value)));
     let (least, most) = (least as f64, most as f64);
@@ -236,17 +238,17 @@ fn length_control(rules: &Rules, rho: f64, all: &[Valued], good: &[&Valued], bad
     chosen.zip(rejected).and_then(|(c, r)| pair(rules, c, r)).into_iter().collect()
 }
 
-/// The highest against others that are low enough, drawn without replacement.
+/// Pairs the highest with others that are low enough, drawn without replacement.
 fn best_random<R: Rng>(rules: &Rules, good: &[&Valued], bad: &[&Valued], rng: impl FnOnce() -> R) -> Vec<SelectedPair> {
     let Some(best) = best(rules, good) else { return Vec::new() };
     let mut others: Vec<SelectedPair> = bad.iter().filter_map(|v| pair(rules, best, v)).collect();
-    // The draw is of places in an order that does not depend on how the answers came.
+    // Indices are drawn from an order that does not depend on the order of the answers.
     others.sort_unstable_by_key(|p| p.rejected.id);
     let mut rng = rng();
     let n = others.len().min(rules.max_pairs);
     for i in 0..n {
         let left = (others.len() - i) as u128;
-        // Lemire's multiplication; the bias is below 2^-40.
+        // Lemire's multiplication; its bias is below 2^-40.
         let at = i + ((u128::from(rng.next_u64()) * left) >> 64) as usize;
         others.swap(i, at);
     }
@@ -254,13 +256,14 @@ fn best_random<R: Rng>(rules: &Rules, good: &[&Valued], bad: &[&Valued], rng: im
     others
 }
 
-/// Everyone against everyone that is low enough; those with the greatest margin where there are more than `max_pairs`.
+/// Pairs every answer with every one that is low enough, and keeps the greatest margins if there are more
+/// than `max_pairs`.
 fn all_pairs(rules: &Rules, good: &[&Valued], bad: &[&Valued]) -> Vec<SelectedPair> {
     let rank = |p: &SelectedPair| (Reverse(p.margin), Reverse(p.chosen.order), p.chosen.id, p.rejected.id);
     let mut pairs = Vec::new();
     for g in good {
         pairs.extend(bad.iter().filter_map(|b| pair(rules, g, b)));
-        // A prompt may have very many answers: no more is held than can be kept.
+        // A prompt may have very many answers, so no more pairs are held than are kept.
         if pairs.len() > 2 * rules.max_pairs + bad.len() {
             pairs.sort_unstable_by_key(rank);
             pairs.truncate(rules.max_pairs);
@@ -341,7 +344,7 @@ mod tests {
         )
     }
 
-    /// A sort key of an answer as chosen, the greatest first, written the long way round.
+    /// A sort key of an answer as chosen, greatest first, written independently of the code above.
     fn key(tie: Tie, item: &Item, chosen: bool) -> (i64, i128) {
         let id = item.id as i128;
         match (tie, chosen) {
@@ -352,7 +355,7 @@ mod tests {
         }
     }
 
-    /// Every pair of answers that may be one, by looking at all of them; and the reason where there is none.
+    /// Returns all valid pairs by brute force, or the reason that there is none.
     fn naive(rules: &Rules, iteration: u32, items: &[Item]) -> Result<Vec<(u128, u128)>, Reason> {
         let scored: Vec<Item> = items.iter().copied().filter(|i| i.order > UNSCORED).collect();
         let value = |i: &Item| i.order - (rules.length_penalty * 1000. * f64::from(i.length)) as i64;
@@ -413,7 +416,7 @@ mod tests {
             let picked = select(&rules, iteration, &items, rng);
             let said = picked.clone().map(|all| all.iter().map(|p| (p.chosen.id, p.rejected.id)).collect::<Vec<_>>());
             match (rules.strategy, &said, naive(&rules, iteration, &items)) {
-                // What is drawn is one of those that could be, each once; all of them where there are few.
+                // Every drawn pair is valid and occurs once; all valid pairs are drawn if they are few.
                 (Strategy::BestRandom, Ok(said), Ok(all)) => {
                     prop_assert_eq!(said.len(), all.len().min(rules.max_pairs));
                     let once: std::collections::HashSet<_> = said.iter().collect();
@@ -429,7 +432,7 @@ mod tests {
                     prop_assert!(rules.length_penalty > 0. || p.chosen.order > p.rejected.order);
                 }
             }
-            // In any order, the same.
+            // The order of the answers does not matter.
             let mut turned = items.clone();
             turned.rotate_left(turn.min(items.len()));
             prop_assert_eq!(&select(&rules, iteration, &turned, rng), &picked);
@@ -453,20 +456,22 @@ mod tests {
         assert!(drawn.iter().all(|&n| (1827..2173).contains(&n)), "{drawn:?}");
     }
 
-    /// Scores are compared in thousandths: averages of the same judgements in another order differ by less.
+    /// Scores are compared in thousandths: averages of the same judgements in different orders differ by
+    /// less.
     #[test]
     fn scores_within_a_thousandth_tie_and_the_margin_has_thousandths() {
         let item = |id: u128, score: f64| Item { order: thousandths(score), id, ..Item::default() };
         let rules = best_worst();
         let of = |high: f64, low: f64| select(&rules, 1, &[item(1, low), item(2, high)], rng);
         assert_eq!(of(3.3334, 3.3333), Err(Reason::Tie));
-        // (0.1 + 0.2) + 0.3 and 0.1 + (0.2 + 0.3) are two numbers.
+        // (0.1 + 0.2) + 0.3 and 0.1 + (0.2 + 0.3) are different floats.
         assert_eq!(of((0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)), Err(Reason::Tie));
         assert_eq!(of(3.334, 3.333).unwrap()[0].margin, 1);
         assert_eq!(of(11. / 3., 3.).unwrap()[0].margin, 667);
     }
 
-    /// Among answers of the same score the greatest id is chosen and the lowest rejected, in whatever order they come.
+    /// Among answers with the same score the greatest id is chosen and the lowest rejected, whatever their
+    /// order.
     #[test]
     fn equal_scores_are_decided_by_id() {
         let item = |id: u128, order| Item { order, id, ..Item::default() };

@@ -1,6 +1,6 @@
-//! Names of datasets that operators write next to a step's rows.
+//! Names of datasets that operators write next to the rows of a step.
 
-/// The dataset with the log-probabilities of a training step's references.
+/// Name of the dataset with the log-probabilities of a training step's references.
 pub(crate) fn references_of(step: &str) -> String {
     format!("{step}.reference")
 }

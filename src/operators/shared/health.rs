@@ -1,4 +1,5 @@
-//! What the rows that a training learns from look like, and what it did to them, for the bounds of `[health]`.
+//! Measurements for the bounds of `[health]`: the rows that a training learns from, and the effect of the
+//! training.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,33 +10,33 @@ use crate::dataflow::{GateValues, Phase, TrainingIteration};
 use crate::eval::health::{Answers, Lengths, chosen_fall};
 use crate::pipeline::{Placement, Step};
 
-/// The nearest steps, from the round's own upwards, whose rows are of a schema.
-fn above<'a>(round: &TrainingIteration<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
-    round.nearest(|step| step.schema.name == schema.name)
+/// Returns the nearest steps with rows of this schema: the step itself or steps above it.
+fn nearest_with_schema<'a>(training: &TrainingIteration<'a>, schema: &Schema) -> Vec<&'a Step<dyn Operator>> {
+    training.nearest(|step| step.schema.name == schema.name)
 }
 
-/// A step's committed rows that belong to the round.
+/// Reads a step's committed rows for this iteration.
 fn rows<'a>(
-    round: &TrainingIteration<'a>,
+    training: &TrainingIteration<'a>,
     step: &Step<dyn Operator>,
 ) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
-    let iteration = if step.placement == Placement::Once { 0 } else { round.iteration };
-    round.run.batches(&step.name, Some(iteration)).map(|b| Ok(b?.1))
+    let iteration = if step.placement == Placement::Once { 0 } else { training.iteration };
+    training.run.batches(&step.name, Some(iteration)).map(|b| Ok(b?.1))
 }
 
-/// The pairs that it is trained on.
+/// The pairs to train on.
 #[derive(Default)]
 struct Pairs {
     lengths: Lengths,
-    /// Margins of the pairs by the prompt that they are answers to.
+    /// Margins of the pairs by their prompt.
     by_prompt: HashMap<Id, Vec<f32>>,
 }
 
 impl Pairs {
-    fn of(round: &TrainingIteration<'_>) -> Result<Self> {
+    fn load(training: &TrainingIteration<'_>) -> Result<Self> {
         let mut pairs = Self::default();
-        for step in above(round, &named::PAIRS) {
-            for batch in rows(round, step) {
+        for step in nearest_with_schema(training, &named::PAIRS) {
+            for batch in rows(training, step) {
                 let batch = batch?;
                 let columns = Columns(&batch);
                 let (chosen, rejected) = (columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
@@ -48,11 +49,11 @@ impl Pairs {
         }
         Ok(pairs)
     }
-    /// How many are of these prompts. Judge pairs answer the judge's prompts, which are others.
-    fn of_prompts(&self, prompts: &HashSet<Id>) -> u64 {
+    /// Counts the pairs of these prompts. Judge pairs are left out: they belong to the judge's prompts.
+    fn count_of_prompts(&self, prompts: &HashSet<Id>) -> u64 {
         prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).map(|margins| margins.len() as u64).sum()
     }
-    /// The lower median of their margins.
+    /// Returns the lower median of their margins.
     fn median_margin(&self, prompts: &HashSet<Id>) -> Option<f64> {
         let mut margins: Vec<f32> =
             prompts.iter().filter_map(|prompt| self.by_prompt.get(prompt)).flatten().copied().collect();
@@ -61,10 +62,10 @@ impl Pairs {
     }
 }
 
-/// Mean tokens of the chosen answers that a training had, of whatever it was given: those that its reference stands for.
-fn chosen_tokens(round: &TrainingIteration<'_>) -> Result<Option<f64>> {
+/// Returns the mean number of tokens of the chosen answers in a training, counted in its references.
+fn chosen_tokens(training: &TrainingIteration<'_>) -> Result<Option<f64>> {
     let (mut tokens, mut answers) = (0, 0);
-    for rows in round.run.batches(&references_of(&round.step.name), Some(round.iteration)) {
+    for rows in training.run.batches(&references_of(&training.step.name), Some(training.iteration)) {
         let rows = rows?.1;
         let logprobs = Columns(&rows).floats("chosen_logprobs")?;
         (0..rows.num_rows()).for_each(|i| tokens += logprobs.row(i).len());
@@ -73,53 +74,53 @@ fn chosen_tokens(round: &TrainingIteration<'_>) -> Result<Option<f64>> {
     Ok((answers > 0).then(|| tokens as f64 / answers as f64))
 }
 
-/// Measures a training. `beta` is that of a training on pairs.
+/// Measures a training. `beta` is given for a training on pairs.
 ///
 /// # Errors
 /// A committed file cannot be read.
-pub(crate) fn measure(round: TrainingIteration<'_>, known: Phase, beta: Option<f64>) -> Result<GateValues> {
-    match known {
-        Phase::Training => of_training(&round, beta),
-        Phase::Rows => of_rows(&round, beta.is_some()),
+pub(crate) fn measure(training: TrainingIteration<'_>, phase: Phase, beta: Option<f64>) -> Result<GateValues> {
+    match phase {
+        Phase::Training => measure_training(&training, beta),
+        Phase::Rows => measure_rows(&training, beta.is_some()),
     }
 }
 
-/// Measures scores, and the pairs that were made of them, on which nothing is trained.
+/// Measures scores and the pairs made from them, if nothing is trained on them.
 ///
 /// # Errors
 /// A committed file cannot be read.
-pub(crate) fn of_judged(round: TrainingIteration<'_>) -> Result<GateValues> {
-    of_rows(&round, round.step.schema.name == named::PAIRS.name)
+pub(crate) fn measure_judged(training: TrainingIteration<'_>) -> Result<GateValues> {
+    measure_rows(&training, training.step.schema.name == named::PAIRS.name)
 }
 
-/// What a training on pairs says of itself.
-fn of_training(round: &TrainingIteration<'_>, beta: Option<f64>) -> Result<GateValues> {
+/// Measures the effect of a training on pairs.
+fn measure_training(training: &TrainingIteration<'_>, beta: Option<f64>) -> Result<GateValues> {
     let Some(beta) = beta else { return Ok(Vec::new()) };
-    let metrics = round.run.metrics();
-    let entry = metrics.iter().rfind(|m| m.step == round.step.name && m.iteration == round.iteration);
+    let metrics = training.run.metrics();
+    let entry = metrics.iter().rfind(|m| m.step == training.step.name && m.iteration == training.iteration);
     let rewards: Vec<f64> = match entry {
         Some(entry) => {
-            let metrics = round.run.load_metrics(entry)?;
+            let metrics = training.run.load_metrics(entry)?;
             Columns(&metrics).double("rewards/chosen")?.iter().flatten().collect()
         }
         None => Vec::new(),
     };
-    // Preferences given as text are no pairs before the training has tokenised them.
-    let tokens = match Pairs::of(round)?.lengths.chosen() {
+    // Preferences given as text have no token counts until the training tokenises them.
+    let tokens = match Pairs::load(training)?.lengths.chosen() {
         Some(tokens) => Some(tokens),
-        None => chosen_tokens(round)?,
+        None => chosen_tokens(training)?,
     };
     let fall = chosen_fall(&rewards, beta, tokens.unwrap_or(0.));
     Ok(fall.map(|fall| ("chosen_logprob", fall)).into_iter().collect())
 }
 
-/// What judged answers look like, and the pairs of them if there are any.
-fn of_rows(round: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
-    let pairs = if has_pairs { Pairs::of(round)? } else { Pairs::default() };
+/// Measures judged answers, and the pairs made from them if there are any.
+fn measure_rows(training: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
+    let pairs = if has_pairs { Pairs::load(training)? } else { Pairs::default() };
     let (mut answers, mut prompts, mut scale) = (Answers::default(), HashSet::new(), None);
-    for step in above(round, &named::SCORES) {
+    for step in nearest_with_schema(training, &named::SCORES) {
         scale = scale.or(step.op.scale());
-        for batch in rows(round, step) {
+        for batch in rows(training, step) {
             let batch = batch?;
             let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
             let judgements = Columns(&batch).judgements("judgements")?;
@@ -128,7 +129,7 @@ fn of_rows(round: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues>
         }
     }
     let judged = has_pairs && !prompts.is_empty();
-    let pair_yield = judged.then(|| pairs.of_prompts(&prompts) as f64 / prompts.len() as f64);
+    let pair_yield = judged.then(|| pairs.count_of_prompts(&prompts) as f64 / prompts.len() as f64);
     let range = scale.map(|(min, max)| f64::from(max - min));
     let margin = range.and_then(|range| Some(pairs.median_margin(&prompts)? / range));
     let gate_values = [

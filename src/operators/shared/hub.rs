@@ -1,5 +1,6 @@
-//! Models of the Hugging Face hub: which commit a revision is, and the folder of the cache that holds its files. The cache
-//! is the one that Python's huggingface_hub uses, so that a model fetched by either is there for both.
+//! Models of the Hugging Face hub: resolves a revision to a commit, and finds the commit's folder in the
+//! cache. The cache is shared with Python's huggingface_hub, so a model fetched by either is available to
+//! both.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,28 +16,29 @@ use crate::error::{Error, Result};
 /// The files of one commit of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubModel {
-    /// The commit that the revision was when the model was first asked for.
+    /// The commit of the revision when the model was first requested.
     pub commit: String,
     /// The folder that holds its files.
     pub dir: PathBuf,
 }
 
-/// What this process has fetched, by repository and revision: a branch that moves on while a run is under way must not
-/// give the run two models.
+/// Models that this process has fetched, by repository and revision. A branch that moves during a run must
+/// not give the run two models.
 static FETCHED: Mutex<BTreeMap<(String, String), HubModel>> = Mutex::new(BTreeMap::new());
 
-/// Fetches a model's files into the cache, or finds them there; `revision` is a branch, a tag or a commit, `main` if
-/// absent. Asked again, the process gives the same commit. To go on with what a run has recorded, give its commit.
+/// Fetches a model's files into the cache, or finds them there. `revision` is a branch, tag or commit; the
+/// default is `main`. Repeated calls of a process return the same commit. To resume a run, pass the commit
+/// that the run recorded.
 ///
-/// With `HF_HUB_OFFLINE=1` only the cache is asked; it is also where the hub cannot be reached.
+/// With `HF_HUB_OFFLINE=1` only the cache is used; it is also used if the hub is unreachable.
 ///
 /// # Errors
-/// The model is not there, is not open to this user, or holds no configuration; or the hub cannot be reached and the
-/// cache does not have it.
+/// The model does not exist, is not open to this user, or has no configuration; or the hub is unreachable
+/// and the cache lacks the model.
 pub fn fetch(repo: &str, revision: Option<&str>) -> Result<HubModel> {
     let revision = revision.unwrap_or("main");
     check_name(repo, revision)?;
-    // Held while files are fetched: whoever else needs this model waits for it.
+    // The lock is held while files are fetched, so that others wait for the model.
     let mut fetched = FETCHED.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (repo.to_string(), revision.to_string());
     if let Some(known) = fetched.get(&key) {
@@ -47,7 +49,7 @@ pub fn fetch(repo: &str, revision: Option<&str>) -> Result<HubModel> {
     Ok(model)
 }
 
-/// The commit of a model's revision; see [`fetch`], which it calls.
+/// Returns the commit of a model's revision, using [`fetch`].
 ///
 /// # Errors
 /// As [`fetch`].
@@ -55,7 +57,7 @@ pub fn resolved_commit(repo: &str, revision: Option<&str>) -> Result<String> {
     Ok(fetch(repo, revision)?.commit)
 }
 
-/// Names become parts of paths and addresses.
+/// Checks names, which become parts of paths and URLs.
 fn check_name(repo: &str, revision: &str) -> Result<()> {
     let plain = |text: &str| {
         let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
@@ -68,7 +70,7 @@ fn check_name(repo: &str, revision: &str) -> Result<()> {
         .help("names are OWNER/MODEL, revisions are branches, tags or commits"))
 }
 
-/// Where models are looked for.
+/// The hub and its cache.
 struct Hub {
     cache: Cache,
     offline: bool,
@@ -115,7 +117,7 @@ impl Hub {
         })
     }
 
-    /// Asks the hub which commit the revision is, and fetches the files of that commit.
+    /// Asks the hub for the commit of the revision and fetches its files.
     fn download(&self, client: &Client, repo: &str, revision: &str) -> std::result::Result<HubModel, ApiError> {
         let named = Repo::with_revision(repo.into(), RepoType::Model, revision.into());
         let info = client.info(&named)?;
@@ -126,7 +128,7 @@ impl Hub {
         for file in info.siblings.iter().map(|s| &s.rfilename).filter(|name| is_wanted(name)) {
             client.fetch(&self.folder(repo), repo, &commit, file)?;
         }
-        // The cache knows the revision by its name only if it is told.
+        // The reference lets the cache find the commit by the name of the revision.
         self.cache.repo(named).create_ref(&commit)?;
         Ok(HubModel { dir: self.snapshot(repo, &commit), commit })
     }
@@ -139,7 +141,7 @@ impl Hub {
         self.cache.path().join(Repo::model(repo.into()).folder_name())
     }
 
-    /// What the cache has of a revision: by its name, or as the commit that it is.
+    /// Finds a revision in the cache, by its name or as a commit.
     fn cached(&self, repo: &str, revision: &str) -> Option<HubModel> {
         let named = fs::read_to_string(self.folder(repo).join("refs").join(revision)).ok();
         let commit = named.map_or_else(|| revision.to_string(), |commit| commit.trim().to_string());
@@ -148,19 +150,19 @@ impl Hub {
     }
 }
 
-/// Whether a commit can be the name of a folder.
+/// Whether a commit is safe as the name of a folder.
 fn is_plain(commit: &str) -> bool {
     !commit.is_empty() && commit.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// The files of a model that are read.
+/// Whether reflux reads a file of a model.
 fn is_wanted(name: &str) -> bool {
-    // Mistral's repositories have their weights a second time, in a format of its own.
+    // Mistral's repositories contain the weights a second time, in another format.
     let here = !name.contains('/') && !name.starts_with("consolidated");
     here && (name.ends_with(".safetensors") || name.ends_with(".json") || name == "chat_template.jinja")
 }
 
-/// Whether nothing was heard of the hub.
+/// Whether the hub did not respond at all.
 fn is_unreachable(e: &ApiError) -> bool {
     match e {
         ApiError::RequestError(e) => matches!(**e, ureq::Error::Transport(_)),
@@ -174,7 +176,7 @@ fn unreachable(repo: &str, revision: &str) -> Error {
         .help("check the network, or give the model by `path`")
 }
 
-/// An answer of the hub that is no model, by what it means.
+/// Explains an error response of the hub.
 fn failed(repo: &str, revision: &str, e: &ApiError) -> Error {
     let status = match e {
         ApiError::RequestError(e) => match &**e {
@@ -222,7 +224,7 @@ mod tests {
         let missing = hub(dir.path()).fetch("some/tiny", "main").unwrap_err();
         assert!(missing.to_string().contains("not in the cache"), "{missing}");
         fs::write(folder.join("snapshots").join(commit).join("config.json"), "{}").unwrap();
-        // By the branch's name, and by the commit.
+        // By branch name, and by commit.
         for revision in ["main", commit] {
             let model = hub(dir.path()).fetch("some/tiny", revision).unwrap();
             assert_eq!((model.commit.as_str(), model.dir.ends_with(commit)), (commit, true));
@@ -230,7 +232,7 @@ mod tests {
         assert!(
             hub(dir.path()).fetch("some/tiny", "other").unwrap_err().help_text().unwrap().contains("HF_HUB_OFFLINE")
         );
-        // A reference that leads elsewhere is none.
+        // A reference that points elsewhere is ignored.
         fs::write(folder.join("refs/main"), "../../elsewhere").unwrap();
         assert!(hub(dir.path()).fetch("some/tiny", "main").is_err());
     }

@@ -1,6 +1,6 @@
-//! Asks the hub for what it has, and brings its files into the cache, laid out as Python's huggingface_hub does: contents in `blobs`, by their hash, and
-//! in `snapshots/COMMIT` links to them. The access token goes to the hub alone: large files are at other hosts, whose
-//! addresses carry their own permission.
+//! Downloads files of the hub into the cache, in the layout of Python's huggingface_hub: contents in
+//! `blobs`, by hash, and links to them in `snapshots/COMMIT`. The access token is sent to the hub only:
+//! large files are on other hosts, whose URLs carry their own permission.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
@@ -12,14 +12,14 @@ use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::ApiError;
 use ureq::{Agent, AgentBuilder, Response};
 
-/// Most redirects from a file's address to its content.
+/// Most redirects from a file's URL to its content.
 const MAX_REDIRECTS: usize = 10;
-/// How long the hub may say nothing before a request fails, unless `HF_HUB_DOWNLOAD_TIMEOUT` gives other seconds.
+/// Timeout of a silent connection, unless `HF_HUB_DOWNLOAD_TIMEOUT` gives another number of seconds.
 const SILENCE: Duration = Duration::from_secs(120);
-/// The list of a model's files is refused beyond this.
+/// Most bytes of the list of a model's files.
 const MAX_INFO: u64 = 16 << 20;
 
-/// Asks the hub for files.
+/// A client of the hub.
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
@@ -27,7 +27,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client of the hub at `endpoint`, with an access token if there is one.
+    /// Creates a client of the hub at `endpoint`, with an optional access token.
     pub fn new(endpoint: &str, token: Option<String>) -> Self {
         let seconds = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
         let silence = seconds.filter(|s| *s > 0).map_or(SILENCE, Duration::from_secs);
@@ -35,10 +35,10 @@ impl Client {
         Self { agent, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
 
-    /// Brings a file of a commit into `folder`, the cache's folder of the repository, unless it is there.
+    /// Downloads a file of a commit into `folder`, the cache's folder of the repository, unless it exists.
     ///
     /// # Errors
-    /// The hub does not give it, or it cannot be written.
+    /// The hub does not return the file, or it cannot be written.
     pub fn fetch(&self, folder: &Path, repo: &str, commit: &str, name: &str) -> Result<(), ApiError> {
         let link = folder.join("snapshots").join(commit).join(name);
         if link.exists() {
@@ -58,22 +58,22 @@ impl Client {
         Ok(())
     }
 
-    /// What the hub says of a model's revision: its commit and the names of its files.
+    /// Returns the commit of a model's revision and the names of its files.
     ///
     /// # Errors
-    /// The hub does not say it.
+    /// The hub does not return them.
     pub fn info(&self, repo: &Repo) -> Result<RepoInfo, ApiError> {
         let found = self.find(&format!("{}/api/{}", self.endpoint, repo.api_url()))?;
         let text = found.response.into_reader().take(MAX_INFO);
         serde_json::from_reader(text).map_err(|e| ApiError::IoError(e.into()))
     }
 
-    /// Follows redirects to an answer.
+    /// Requests a URL and follows redirects.
     fn find(&self, url: &str) -> Result<Found, ApiError> {
         let (mut url, mut etag) = (url.to_owned(), None);
         for _ in 0..=MAX_REDIRECTS {
             let response = self.get(&url, 0)?;
-            // The hub's own answer names the content, whatever another host calls it.
+            // The hub's own response names the content, whatever other hosts call it.
             let named = ["x-linked-etag", "etag"].into_iter().find_map(|header| response.header(header));
             etag = etag.or(named.map(plain).filter(|etag| !etag.is_empty()));
             if !(300..400).contains(&response.status()) {
@@ -88,7 +88,7 @@ impl Client {
         Err(ApiError::InvalidHeader("location"))
     }
 
-    /// One request, for the content from byte `from` on.
+    /// Sends one request for the content from byte `from` on.
     fn get(&self, url: &str, from: u64) -> Result<Response, ApiError> {
         let mut request = self.agent.get(url);
         if origin(url) == origin(&self.endpoint)
@@ -102,11 +102,11 @@ impl Client {
         Ok(request.call().map_err(Box::new)?)
     }
 
-    /// Writes a content to its place, going on with what an interrupted download left.
+    /// Downloads a file, resuming an interrupted download.
     fn download(&self, found: Found, blob: &Path) -> Result<(), ApiError> {
         let part = with_ending(blob, "part");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(with_ending(blob, "lock"))?;
-        // Another process may be fetching the same.
+        // Another process may be downloading the same file.
         lock.lock()?;
         if blob.exists() {
             return Ok(());
@@ -114,7 +114,7 @@ impl Client {
         let have = fs::metadata(&part).map_or(0, |m| m.len());
         let rest = (have > 0).then(|| self.get(&found.url, have));
         let response = match rest {
-            // The part is whole already, or is of something else: there is no byte after it.
+            // Status 416: the part is complete already, or belongs to another file.
             Some(Err(ApiError::RequestError(e))) if matches!(*e, ureq::Error::Status(416, _)) => found.response,
             Some(rest) => rest?,
             None => found.response,
@@ -132,21 +132,21 @@ impl Client {
     }
 }
 
-/// An answer, and where it came from.
+/// A response, and the URL that it came from.
 struct Found {
     url: String,
-    /// The name of the content in the cache, where the hub has one for it.
+    /// Name of the content in the cache, if the hub gives one.
     etag: Option<String>,
     response: Response,
 }
 
-/// Scheme, host and port of an address.
+/// Returns scheme, host and port of a URL.
 fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     url[host..].find(['/', '?', '#']).map_or(url, |end| &url[..host + end])
 }
 
-/// An etag as the name of a file: no quotes, and nothing that leads elsewhere.
+/// Converts an etag to a safe file name without quotes.
 fn plain(etag: &str) -> String {
     let etag = etag.trim().trim_start_matches("W/").trim_matches('"');
     let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
@@ -159,14 +159,14 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// A link to a content of the cache, or a copy where the system has no such links.
+/// Links to a content of the cache, or copies it if the system has no symbolic links.
 fn put_link(blob: &Path, link: &Path) -> io::Result<()> {
     #[cfg(unix)]
     let made = std::os::unix::fs::symlink(Path::new("../../blobs").join(blob.file_name().unwrap_or_default()), link);
     #[cfg(not(unix))]
     let made = fs::copy(blob, link).map(drop);
     match made {
-        // Another process was faster.
+        // Another process has created it.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }

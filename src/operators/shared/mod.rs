@@ -1,4 +1,4 @@
-//! What operators share: models and engines, templates, keys, checks before a run.
+//! Code that operators share: models and engines, templates, keys, and checks before a run.
 
 pub(crate) mod datasets;
 pub(crate) mod fence;

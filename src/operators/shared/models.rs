@@ -1,5 +1,5 @@
-//! The models and engines that the operators of a run share: loaded when a row first names them, one engine for all
-//! steps that use the same weights, let go when the policy has moved on.
+//! The models and engines of a run, shared by its operators. A model is loaded when a row first needs it;
+//! steps with the same weights share one engine; an engine is dropped when the policy has moved on.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::model::{LoraConfig, Model, device, saved_dtype};
 use crate::pipeline::{Dtype, ModelKind, ModelSource, model_table};
 use crate::store::{InputForm, InputPlace, Lines, Run};
 
-/// The key that names a model of the hub.
+/// The key that names a model on the hub.
 const HUB_KEY: &str = "hf";
 
-/// Standard deviation of random weights.
+/// Standard deviation of random initial weights.
 const INIT_STD: f32 = 0.05;
 
 /// The request to stop, as the engines see it.
@@ -28,31 +28,31 @@ pub(crate) fn cancel(cx: &Context<'_>) -> CancelFlag {
     cx.shared.stop.clone()
 }
 
-/// The shared models. One per run.
+/// The shared models of a run.
 pub struct Models {
     device: Device,
     config: EngineConfig,
     seed: u64,
     engines: Mutex<BTreeMap<String, Loaded>>,
-    /// What the engines had done that were let go.
+    /// Statistics of engines that were dropped.
     gone: Mutex<Vec<EngineUse>>,
 }
 
-/// What one engine has done in this process.
+/// Statistics of an engine in this process.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct EngineUse {
-    /// The model's name.
+    /// Name of the model.
     pub model: String,
-    /// Share of the prompts' tokens that the prefix cache had.
+    /// Share of prompt tokens found in the prefix cache.
     pub prefix_hit_rate: f64,
-    /// Its counters.
+    /// The engine's counters.
     #[serde(flatten)]
     pub stats: Stats,
 }
 
 struct Loaded {
     name: String,
-    /// The iteration whose policy it is; 0 for a model of the pipeline file.
+    /// The iteration in which it is the policy; 0 for a model of the pipeline file.
     version: u32,
     engine: Arc<dyn Engine>,
 }
@@ -65,15 +65,16 @@ impl Loaded {
 }
 
 impl Models {
-    /// For a run on the device called `device` (`auto` takes an accelerator if this build has one).
+    /// Creates the models of a run on the device `device_name` (`auto` takes an accelerator if this build
+    /// supports one).
     ///
     /// # Errors
-    /// There is no such device.
+    /// The device does not exist.
     pub fn new(device_name: &str, config: EngineConfig, seed: u64) -> Result<Self> {
         Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default(), gone: Mutex::default() })
     }
 
-    /// The engine of the step's model.
+    /// Returns the engine of the step's model, and loads it if needed.
     ///
     /// # Errors
     /// The model cannot be loaded.
@@ -83,12 +84,12 @@ impl Models {
             ModelAt::Source(name) => (name.clone(), name, 0),
             ModelAt::Made { hash, name, version } => (hash.clone(), name, *version),
         };
-        // Loading under the lock: whoever else needs this model waits for it instead of loading it twice.
+        // The lock is held while loading, so that others wait for the model instead of loading it twice.
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = engines.get(&key) {
             return Ok(Arc::clone(&loaded.engine));
         }
-        // A policy older than the last is used by nothing that is still to come.
+        // No future step uses a policy older than the last one.
         let mut gone = Vec::new();
         engines.retain(|_, loaded| {
             let stays = loaded.version == 0 || loaded.version + 1 >= version;
@@ -116,7 +117,7 @@ impl Models {
         Ok(engine)
     }
 
-    /// What each engine has done so far, in the order in which they were let go, then those still there by name.
+    /// Returns statistics of each engine: dropped ones in order of dropping, then the others by name.
     pub fn engines(&self) -> Vec<EngineUse> {
         let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +127,7 @@ impl Models {
         all
     }
 
-    /// Tokens that all engines have sampled so far; `None` while a model is being loaded.
+    /// Returns the number of tokens sampled by all engines; `None` while a model is being loaded.
     pub fn sampled_tokens(&self) -> Option<u64> {
         let engines = self.engines.try_lock().ok()?;
         let gone = self.gone.try_lock().ok()?;
@@ -134,7 +135,8 @@ impl Models {
         Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).sum())
     }
 
-    /// A copy of the step's model to train: all of its weights, or a new adapter, drawn anew in each iteration.
+    /// Loads a copy of the step's model to train: all weights, or a new adapter with weights drawn for this
+    /// iteration.
     ///
     /// # Errors
     /// The model cannot be loaded, or has no weights.
@@ -147,10 +149,11 @@ impl Models {
         }
     }
 
-    /// What an adapter in `models/NAME/adapter` says of the model that it was trained on: its path, or its name on the
-    /// hub. Random weights have neither.
+    /// Returns the base model named in `models/NAME/adapter`: its path, or its name on the hub. Random
+    /// weights have neither.
     ///
     /// # Errors
+    /// The step has no model.
     /// The step has no model.
     pub fn base(cx: &Context<'_>) -> Result<Option<String>> {
         match cx.model.as_ref() {
@@ -164,7 +167,7 @@ impl Models {
         }
     }
 
-    /// A copy of a model that stays as it is.
+    /// Loads a model that is not trained.
     ///
     /// # Errors
     /// As [`Models::trainable`].
@@ -204,7 +207,7 @@ impl Models {
                         Model::init(config, INIT_STD, seed, &self.device, dtype(source), trainable).doing(doing)
                     }
                     _ => Err(Error::user(format!(
-                        "model `{name}` is a script: it has no weights to train or to be held to"
+                        "model `{name}` is a script: it has no weights for a training or a reference"
                     ))
                     .help("give the step a model with weights")),
                 }
@@ -220,8 +223,8 @@ fn script(run: &Run, source: &ModelSource) -> Result<Scripted> {
     scripted(&text).map_err(|e| e.doing(path.display()))
 }
 
-/// Where a model's files are, once they are fetched; none if it has no files. The run's manifest then has their hashes, and those
-/// of the base model where they are an adapter's.
+/// Returns the path of a model's files, after fetching them; `None` if it has no files. The run's manifest
+/// records their hashes and, for an adapter, those of the base model.
 fn files(run: &Run, source: &ModelSource) -> Result<Option<PathBuf>> {
     match &source.kind {
         ModelKind::Path(external) => {
@@ -236,7 +239,8 @@ fn files(run: &Run, source: &ModelSource) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The folder of a hub model's files. A run that goes on takes the commit that it began with, whatever its branch says now.
+/// Returns the folder of a hub model's files. A resumed run uses the commit that it started with, even if
+/// the branch has moved.
 fn hub_files(run: &Run, name: &str, repo: &str, revision: Option<&str>) -> Result<PathBuf> {
     let table = model_table(name);
     let pinned = run.input(&table, HUB_KEY).and_then(|input| input.revision);

@@ -1,5 +1,5 @@
-//! What can be known of a plan's models before anything runs: that each can do what its steps ask of it. Only small files
-//! and the headers of others are read, and no weights.
+//! Checks before a run that each model can do what the steps require of it. Only small files and the
+//! headers of others are read, never weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,33 +12,33 @@ use crate::model::{Message, Outline};
 use crate::pipeline::{Asks, ModelKind, ModelSource, ModelUse, Plan, Step};
 use crate::train::Example;
 
-/// What [`preflight`] finds.
+/// The result of [`preflight`].
 #[derive(Debug, Default)]
 pub struct Preflight {
-    /// What cannot work, each once.
+    /// Problems that would stop the run, each once.
     pub problems: Vec<Error>,
-    /// What is worth knowing before a run.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Looks at the models that are here; those of the hub are not fetched.
+/// Checks the local models of a plan. Models on the hub are not fetched.
 pub fn preflight(plan: &Plan<dyn Operator>) -> Preflight {
-    let mut looked_at = Looked { plan, outlines: BTreeMap::new(), found: Preflight::default() };
+    let mut checks = ModelChecks { plan, outlines: BTreeMap::new(), found: Preflight::default() };
     for step in &plan.steps {
-        looked_at.at(step);
+        checks.at(step);
     }
-    looked_at.found
+    checks.found
 }
 
-/// What was looked at so far.
-struct Looked<'a> {
+/// The checks so far.
+struct ModelChecks<'a> {
     plan: &'a Plan<dyn Operator>,
-    /// By the model's name; nothing where it has no files, they are not here, or they are at fault.
+    /// By model name; `None` if the model has no files, is not local, or has a problem.
     outlines: BTreeMap<&'a str, Option<Outline>>,
     found: Preflight,
 }
 
-impl<'a> Looked<'a> {
+impl<'a> ModelChecks<'a> {
     fn at(&mut self, step: &'a Step<dyn Operator>) {
         let plan = self.plan;
         let others = step.models.iter().filter_map(|(_, used)| source_of(plan, used));
@@ -55,7 +55,7 @@ impl<'a> Looked<'a> {
         self.found.notes.extend(tokenised(plan, step));
     }
 
-    /// Opens a model's small files, once.
+    /// Reads a model's small files once.
     fn open(&mut self, step: &Step<dyn Operator>, source: &'a ModelSource) {
         if self.outlines.contains_key(source.name.as_str()) {
             return;
@@ -83,7 +83,7 @@ impl<'a> Looked<'a> {
         self.outlines.get(source.name.as_str())?.as_ref()
     }
 
-    /// Whether a model can do what a step asks of it.
+    /// Checks whether a model can do what a step requires.
     fn suits(&mut self, step: &Step<dyn Operator>, source: &ModelSource) -> Result<()> {
         let trains = step.is_training();
         if let ModelKind::Script { file } = &source.kind
@@ -97,7 +97,7 @@ impl<'a> Looked<'a> {
             return Err(Error::user(format!("a model of the family {} cannot be trained", family.name()))
                 .help("train a model of the Llama family; others can judge, answer and write prompts"));
         }
-        // Pairs have their token ids, and plain text has no turns.
+        // Pairs carry token ids, and plain text has no turns, so neither needs a chat template.
         let texts = [named::IFT.name, named::EFT.name, named::PREFERENCES.name];
         if !trains || schemas(self.plan, step).any(|schema| texts.contains(&schema)) {
             has_template(&source.name, &outline.tokenizer)?;
@@ -111,7 +111,7 @@ impl<'a> Looked<'a> {
         Ok(())
     }
 
-    /// Token ids that reach a training and were sampled by a model with another tokenizer.
+    /// Reports token ids that reach a training and were sampled with another tokenizer.
     fn other_ids(&mut self, step: &Step<dyn Operator>, source: &ModelSource) {
         let (Some(encodes), Some(own)) = (step.op.encodes_other_ids(), self.outline(source)) else { return };
         let own = own.tokenizer.hash().to_owned();
@@ -126,7 +126,7 @@ impl<'a> Looked<'a> {
                 model.name, writer.name, source.name
             );
             if encodes {
-                self.found.notes.push(format!("{what}: `{}` tokenises its texts anew", step.name));
+                self.found.notes.push(format!("{what}: `{}` tokenises its texts again", step.name));
             } else {
                 let help =
                     "write other_tokenizer = \"encode\" into this step, and the texts are tokenised for its model";
@@ -137,7 +137,7 @@ impl<'a> Looked<'a> {
     }
 }
 
-/// A model's small files; nothing where it has none, or they are not here.
+/// Reads a model's small files; `None` if it has none or is not local.
 fn outline(source: &ModelSource) -> Result<Option<Outline>> {
     match &source.kind {
         ModelKind::Path(path) => Outline::of_files(path.outside_of_runs(), dtype(source)).map(Some),
@@ -146,11 +146,11 @@ fn outline(source: &ModelSource) -> Result<Option<Outline>> {
     }
 }
 
-/// The `[model.NAME]` that a use stands for, or that the model which a step makes was trained from: its tokenizer and context
-/// are the same.
+/// Returns the `[model.NAME]` of a model, or the one from which a training step's model descends. Both have
+/// the same tokenizer and context.
 fn source_of<'a>(plan: &'a Plan<dyn Operator>, used: &'a ModelUse) -> Option<&'a ModelSource> {
     let mut used = used;
-    // A training cannot be trained from itself, so there are no more turns than steps.
+    // A training cannot start from its own model, so the chain is no longer than the list of steps.
     for _ in 0..=plan.steps.len() + 1 {
         used = match used {
             ModelUse::Source(name) => return plan.model(name),
@@ -161,7 +161,7 @@ fn source_of<'a>(plan: &'a Plan<dyn Operator>, used: &'a ModelUse) -> Option<&'a
     None
 }
 
-/// Whether what a step asks at the least fits its model's context; a note where answers may be cut by it.
+/// Checks that a step's shortest prompt fits the model's context. Returns a note if answers may be cut.
 fn has_room(step: &Step<dyn Operator>, source: &ModelSource, outline: &Outline, asks: &Asks) -> Result<Option<String>> {
     let turns: Vec<Message> = asks.turns.iter().map(|(role, text)| Message::new(*role, text)).collect();
     let (prompt, context) = (outline.tokenizer.encode_chat(&turns, true)?.len(), outline.positions);
@@ -194,9 +194,9 @@ fn has_room(step: &Step<dyn Operator>, source: &ModelSource, outline: &Outline, 
     .help(help))
 }
 
-/// The steps above this one whose models sampled the token ids that it reads.
+/// Returns the steps above this one whose models sampled the token ids that it reads.
 fn sampled_by<'a>(plan: &'a Plan<dyn Operator>, step: &'a Step<dyn Operator>) -> Vec<&'a Step<dyn Operator>> {
-    // Rows of judgements that were rated have the ids of the judge, whoever wrote what it judged.
+    // Rated judgements carry the token ids of the judge, not of the judged model.
     let (mut open, mut seen, mut writers) = (vec![(step, named::RESPONSES.name)], BTreeSet::new(), Vec::new());
     while let Some((step, sampled)) = open.pop() {
         let inputs = step.inputs.iter().filter(|i| matches!(i.key, "from" | "with" | "validation"));
@@ -215,12 +215,12 @@ fn sampled_by<'a>(plan: &'a Plan<dyn Operator>, step: &'a Step<dyn Operator>) ->
     writers
 }
 
-/// The schemas of a step's inputs.
+/// Returns the schemas of a step's inputs.
 fn schemas<'a>(plan: &'a Plan<dyn Operator>, step: &'a Step<dyn Operator>) -> impl Iterator<Item = &'static str> + 'a {
     step.inputs.iter().filter_map(|i| plan.step(&i.step)).map(|s| s.schema.name)
 }
 
-/// Which of a training's inputs have texts alone, which it turns into token ids itself.
+/// Notes which inputs of a training are texts that it tokenises itself.
 fn tokenised(plan: &Plan<dyn Operator>, step: &Step<dyn Operator>) -> Vec<String> {
     let texts = [named::PREFERENCES.name, named::IFT.name, named::EFT.name, named::TEXT.name];
     let inputs = step.inputs.iter().filter(|_| step.is_training());

@@ -6,7 +6,7 @@ use crate::model::LoraConfig;
 use crate::model::nn::lora::TARGETS;
 use crate::pipeline::{Fields, Port};
 
-/// `sampling = { ... }`.
+/// Reads `sampling = { ... }`.
 pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
     let about = "how tokens are drawn";
     fields.table("sampling", about, |f| {
@@ -18,7 +18,7 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
             );
             f.problem("min_tokens", message, "lower it, or raise `max_tokens`");
         }
-        // A value that switches an option off says nothing, and does no harm.
+        // A value that switches an option off is harmless and not reported.
         let drawing = [("top_p", sampling.top_p < 1.), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0.)];
         for (key, _) in drawing.into_iter().filter(|(_, narrows)| *narrows && sampling.temperature == 0.) {
             f.without_effect(&[key], "with temperature = 0, which takes the likeliest token", "raise the temperature");
@@ -27,7 +27,7 @@ pub fn sampling(fields: &mut Fields<'_>, default: &Sampling) -> Sampling {
     })
 }
 
-/// The keys of `sampling`.
+/// Reads the keys of `sampling`.
 fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
     Sampling {
         temperature: f.float(
@@ -67,12 +67,12 @@ fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
     }
 }
 
-/// The number as one would write it: 0.7, and not what is nearest to it in 32 bits.
+/// Converts a 32-bit number to the shortest decimal that stands for it: 0.7, not its nearest 64-bit value.
 fn shortest(n: f32) -> f64 {
     n.to_string().parse().unwrap_or(n.into())
 }
 
-/// `lora = { ... }`; nothing if it is not given, and then all weights are trained.
+/// Reads `lora = { ... }`; `None` if it is not given, and then all weights are trained.
 pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
     let about = "trains a LoRA adapter (arXiv 2106.09685) and not the weights themselves; the model is saved with it merged, \
                  and the adapter beside it in PEFT's layout";
@@ -98,7 +98,7 @@ pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
     })
 }
 
-/// `lora` in words, for `explain`; nothing where it is off.
+/// Describes `lora` for `explain`; empty if it is off.
 pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
     let Some(l) = lora else { return String::new() };
     let targets = if l.targets.len() == TARGETS.len() { "all-linear".into() } else { l.targets.join(", ") };
@@ -106,7 +106,7 @@ pub fn describe_lora(lora: Option<&LoraConfig>) -> String {
     format!(", LoRA of rank {} and alpha {} on {targets}{dropout}", l.rank, l.alpha)
 }
 
-/// `{ temperature, top_p, max_tokens }` in words, for `explain`.
+/// Describes the sampling settings for `explain`.
 pub fn describe(s: &Sampling) -> String {
     let mut words =
         format!("temperature {}, top_p {}, at most {}", s.temperature, s.top_p, counted(s.max_tokens, "token"));
@@ -116,7 +116,7 @@ pub fn describe(s: &Sampling) -> String {
     words
 }
 
-/// Checks that the first input has text columns of these names.
+/// Checks that the first input has these text columns.
 pub fn needs(inputs: &[Port<'_>], columns: &[&str], what: &str) -> Result<(), Vec<String>> {
     let Some(input) = inputs.first() else { return Ok(()) };
     let has = |name: &&&str| input.schema.columns.iter().any(|c| c.name == **name);

@@ -1,5 +1,5 @@
-//! Prompt templates: Jinja text, built in or from a file. They see only the variables they are given, and no text that they
-//! show can pass for a part of the template: see [`Fence`].
+//! Prompt templates: Jinja text, built in or from a file. A template sees only the variables it is given,
+//! and no text in them can pass for a part of the template: see [`Fence`].
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::jinja::{self, Settings, Value, Whitespace};
 use crate::pipeline::{Asks, Fields, codes};
 use crate::store::Lines;
 
-/// Work that a template may do, beside two units for each byte that it is given; see [`Settings::work`].
+/// Work that a template may do, in addition to two units per input byte; see [`Settings::work`].
 const WORK: u64 = 1_000_000;
-/// Bytes that a template may write, beside four for each byte that it is given.
+/// Bytes that a template may write, in addition to four per input byte.
 const MAX_LENGTH: usize = 4 << 20;
 
 const BUILT_IN: &[(&str, &str)] = &[
@@ -35,34 +35,34 @@ fn unreadable(name: &str, why: &Error) -> Error {
     ))
 }
 
-/// A template that parses.
+/// A parsed template.
 pub struct Template {
     name: String,
     template: jinja::Template,
     fence: Fence,
 }
 
-/// The variables that a template is given.
+/// The variables of a template.
 #[derive(Clone, Copy)]
 pub(crate) struct Variables {
-    /// Those without which it makes no sense: a template that does not use one is an error.
+    /// Required variables: a template that does not use one of them is an error.
     pub needed: &'static [&'static str],
-    /// Those that it may leave out, which is a warning.
+    /// Optional variables: a template that does not use one of them gets a warning.
     pub others: &'static [&'static str],
 }
 
 impl Variables {
-    /// Of an answer's judge prompt.
+    /// Variables of a judge prompt for one answer.
     pub const JUDGE: Self = Self { needed: &["response"], others: &["prompt"] };
-    /// Of a prompt that asks to compare two texts.
+    /// Variables of a prompt that compares two texts.
     pub const COMPARE: Self = Self { needed: &["first", "second"], others: &["prompt"] };
-    /// Of the prompt of a writer of prompts.
+    /// Variables of a prompt that asks for new prompts.
     pub const WRITE: Self = Self { needed: &["examples"], others: &[] };
 }
 
 impl Template {
-    /// The template that `key` names: a built-in one, or a file. One that asks for variables that it is not given, or does not
-    /// use those that it needs, is a fault of the file.
+    /// Reads the template that `key` names: a built-in one, or a file. Unknown variables and missing
+    /// required variables are reported as faults of the pipeline file.
     pub(crate) fn field(
         fields: &mut Fields<'_>,
         key: &'static str,
@@ -89,7 +89,7 @@ impl Template {
         }
     }
 
-    /// Reports variables that the template asks for in vain, and those that it does not show.
+    /// Reports unknown variables, and variables that the template does not show.
     fn check_variables(&self, fields: &mut Fields<'_>, key: &str, variables: Variables) {
         let Variables { needed, others } = variables;
         let used = self.template.free_names();
@@ -114,11 +114,11 @@ impl Template {
         Self { name: String::new(), template: jinja::Template::default(), fence: Fence::default() }
     }
 
-    /// Loads a built-in template or a file, for commands that make no run. Operators ask for it with `Template::field`, so
-    /// that their run knows the file.
+    /// Loads a built-in template or a file, for commands without a run. Operators use `Template::field`,
+    /// which records the file in the run.
     ///
     /// # Errors
-    /// There is no such file, or it is no template.
+    /// The file does not exist or is not a template.
     pub fn load(name: &str) -> Result<Self> {
         match built_in(name) {
             Some(text) => Self::parse(name, text),
@@ -130,30 +130,30 @@ impl Template {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
-        // A file ends with a newline; a prompt does not.
+        // A file ends with a newline, but a prompt should not.
         let text = text.trim_end();
         let template = jinja::Template::parse(text, Whitespace::Kept)
             .map_err(|e| Error::user(format!("template `{name}`: {e}")))?;
-        Ok(Self { name: name.to_string(), template, fence: Fence::of(text) })
+        Ok(Self { name: name.to_string(), template, fence: Fence::parse(text) })
     }
 
-    /// What a step with this template asks its model at the least, for answers of at most `max_tokens`; `empty` are variables
-    /// with nothing in them. Nothing where the template cannot be filled in with these: it may be with others.
+    /// Returns the shortest prompt of a step with this template and answers of at most `max_tokens`.
+    /// `empty` holds empty variables; returns `None` if the template cannot be rendered with them.
     pub(crate) fn asks(&self, empty: &[(&str, Value)], max_tokens: usize) -> Option<Asks> {
         let shortest = self.render(empty).ok()?;
         let template = Some(format!("the template `{}`", self.name));
         Some(Asks { template, turns: vec![("user", shortest)], max_tokens })
     }
 
-    /// The name it was loaded by.
+    /// Returns the name it was loaded by.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Fills it in. Delimiters of the template within the variables' texts are escaped.
+    /// Renders the template. Delimiters of the template within the variables are escaped.
     ///
     /// # Errors
-    /// It uses a variable that it is not given, an operation fails, or it reaches a limit on work or output.
+    /// It uses an unknown variable, an operation fails, or it exceeds a limit on work or output.
     pub fn render<'v>(&self, variables: &[(&'v str, Value)]) -> Result<String> {
         let failed = |e| Error::user(format!("template `{}`: {e}", self.name));
         let guarded = |(name, value): &(&'v str, Value)| {

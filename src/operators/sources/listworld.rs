@@ -1,4 +1,4 @@
-//! `listworld`: seeded data of the embedded small world, for the quickstart and the studies on it.
+//! `listworld`: seeded data of the embedded list world, for the quickstart and its studies.
 
 use crate::data::counted;
 use crate::dataflow::{Batches, Source};

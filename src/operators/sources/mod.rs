@@ -1,4 +1,4 @@
-//! Operators that bring rows in.
+//! Operators that read or make rows without an input.
 
 pub(crate) mod listworld;
 pub(crate) mod read;

@@ -1,4 +1,5 @@
-//! `read`: a stored dataset, Parquet or JSON lines, ours or a stranger's; or a revision, whose pairs are made as they are read.
+//! `read`: reads a stored dataset, written by reflux or by others; or a revision, whose pairs are made as
+//! they are read.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let schema = match &named {
             Some(name) => SCHEMAS.iter().copied().find(|s| s.name == *name).ok_or_else(|| {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
-                Error::user(format!("there is no schema `{name}`")).help(or_else(name, "schemas", &names))
+                Error::user(format!("unknown schema `{name}`")).help(or_else(name, "schemas", &names))
             }),
             None if Revised::is_at(&place) => Ok(&named::PAIRS),
             None if place.exists() => guess(&place),
@@ -68,21 +69,21 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     },
 };
 
-/// A dataset on disk, with the operators that the pipeline file of a revision's run may name.
+/// A dataset on disk, with the operators that may appear in the pipeline file of a revision's run.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     path: &'a Path,
     operators: &'a [&'static OperatorDef<dyn Operator>],
 }
 
-/// What there is to read.
+/// An open dataset.
 enum Data {
     Files(Dataset),
     Revised(Box<Revised>),
 }
 
 impl Data {
-    /// How many rows there are, where that is said somewhere.
+    /// Returns the number of rows if it is stored somewhere.
     fn rows(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Option<u64>> {
         if !Revised::is_at(path) {
             return Ok(Dataset::open_as(path, schema, rename)?.rows());
@@ -106,7 +107,8 @@ impl Data {
             None => Self::Revised(Box::new(Revised::open(path, place.operators)?)),
         })
     }
-    /// All rows, `size` at a time. `tell` says whether the columns that are not read are told at the end.
+    /// Iterates over all rows, `size` at a time. `tell` says whether unread columns are reported at the
+    /// end.
     fn batches(self, size: usize, tell: bool) -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
         match self {
             Self::Files(dataset) if tell => {
@@ -120,7 +122,7 @@ impl Data {
     }
 }
 
-/// Batches that tell at their end which columns were not read.
+/// Batches that report unread columns at their end.
 struct NotedOnDrop {
     batches: crate::store::Batches,
     path: PathBuf,
@@ -134,7 +136,7 @@ impl Iterator for NotedOnDrop {
 }
 
 impl Drop for NotedOnDrop {
-    /// Also where a limit, or a row that is bad, ends the reading early.
+    /// This also runs if a limit or a bad row ends the reading early.
     fn drop(&mut self) {
         let unread: Vec<String> = self.batches.unread().iter().map(|(key, rows)| unread_key(key, *rows)).collect();
         if !unread.is_empty() {
@@ -149,7 +151,7 @@ struct Read {
     rename: Vec<(String, String)>,
     limit: Option<usize>,
     min_rows: usize,
-    /// Rows of the files, where they say so.
+    /// Number of rows in the files, if they store it.
     stored: Option<u64>,
 }
 
@@ -180,7 +182,8 @@ impl Operator for Read {
     }
 }
 impl Read {
-    /// That there are as many rows as there have to be; only files that do not say how many they have are read for it.
+    /// Checks that the dataset has at least `min_rows` rows. Files are read for it only if they do not
+    /// store their number of rows.
     fn enough(&self, place: Place<'_>) -> Result<()> {
         if self.min_rows == 0 {
             return Ok(());
@@ -213,7 +216,7 @@ impl Source for Read {
         let place = Place { path: self.dataset.open(cx.run())?, operators: &cx.shared.plan.operators };
         self.enough(place)?;
         let size = cx.shared.plan.microbatch;
-        // What compares the answers of a prompt needs them in one microbatch.
+        // Steps that compare the answers to a prompt need them in one microbatch.
         let has = |name: &str| self.schema.columns.iter().any(|c| c.name == name);
         if has("prompt_id") && has("response_id") {
             return Ok(Box::new(self.grouped(place, size)?.map(|rows| rows.map(Output::from))));
@@ -223,18 +226,19 @@ impl Source for Read {
     }
 }
 
-/// Batches of a dataset, one after the other.
+/// Batches of a dataset, in order.
 type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Read {
-    /// All rows, `size` at a time.
+    /// Iterates over all rows, `size` at a time.
     fn rows(&self, place: Place<'_>, size: usize, tell: bool) -> Result<Rows> {
         Ok(Data::open(place, self.schema, &self.rename)?.batches(size, tell))
     }
 
-    /// The rows up to `limit` in batches of about `size`, with the rows of each prompt together. They stand together in most
-    /// datasets, which are then read as they are; of others all rows are read into memory first. With a limit only rows up to
-    /// it are looked at: where a prompt's rows come again after it, those are not read.
+    /// Reads the rows up to `limit` in batches of about `size`, with the rows of each prompt together. Most
+    /// datasets store them together and are read as they are; otherwise all rows are first read into
+    /// memory. With a limit only rows up to it are considered: if a prompt continues after it, those rows
+    /// are not read.
     fn grouped(&self, place: Place<'_>, size: usize) -> Result<Rows> {
         let whole = |rows: Rows| {
             Whole::new(Cut::new(rows, size, Dataset::BATCH_BYTES, between_prompts), self.limit, prompts_within)
@@ -260,16 +264,16 @@ impl Read {
     }
 }
 
-/// How many of the first rows of a batch are taken where at most so many may be.
+/// Returns how many of the first rows of a batch fit into a number of rows.
 type Within = fn(&RecordBatch, usize) -> Result<usize>;
 
 /// Batches up to a limit of rows.
 struct Whole<I> {
     batches: I,
-    /// Rows that may still be taken; no limit if absent.
+    /// Remaining rows up to the limit; `None` without a limit.
     left: Option<usize>,
     within: Within,
-    /// Whether any row was taken.
+    /// Whether any row was read.
     taken: bool,
 }
 
@@ -281,7 +285,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Whole<I> {
     fn take(&mut self, rows: RecordBatch) -> Result<Option<RecordBatch>> {
         let Some(left) = self.left else { return Ok(Some(rows)) };
         let count = if rows.num_rows() <= left { rows.num_rows() } else { (self.within)(&rows, left)? };
-        // What did not fit ends the reading, though a later prompt might fit.
+        // A prompt that does not fit ends the reading, even if a later one would fit.
         self.left = Some(if count < rows.num_rows() { 0 } else { left - count });
         self.taken |= count > 0;
         if count == 0 && !self.taken {
@@ -305,14 +309,15 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Whole<I> {
     }
 }
 
-/// The rows of the first prompts, as many prompts as have at most `most` rows together; there are more rows than that.
+/// Returns the number of rows of the first prompts that together have at most `most` rows. The batch has
+/// more rows than that.
 fn prompts_within(rows: &RecordBatch, most: usize) -> Result<usize> {
     let ids = Columns(rows).text("prompt_id")?;
     let begins = |i: &usize| *i == 0 || ids.value(*i) != ids.value(*i - 1);
     Ok((0..=most).rev().find(begins).unwrap_or(0))
 }
 
-/// The first prompt whose rows have rows of another prompt between them.
+/// Finds the first prompt whose rows are not contiguous.
 fn torn_prompt(batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Option<String>> {
     let (mut seen, mut last) = (HashSet::new(), None);
     for batch in batches {
@@ -331,7 +336,8 @@ fn torn_prompt(batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Opt
     Ok(None)
 }
 
-/// The rows with those of each prompt together: prompts in the order of their first rows, the rows of each in their order.
+/// Groups the rows by prompt: prompts in the order of their first rows, and the rows of each in their
+/// order.
 fn by_prompt(rows: &RecordBatch) -> Result<RecordBatch> {
     let ids = Columns(rows).text("prompt_id")?;
     let mut places: HashMap<&str, usize> = HashMap::new();
@@ -346,21 +352,21 @@ fn by_prompt(rows: &RecordBatch) -> Result<RecordBatch> {
     Ok(take_record_batch(rows, &UInt32Array::from(groups.concat()))?)
 }
 
-/// Where to cut more than so many rows; `None` where only later rows can tell.
+/// Returns where to cut a batch to a number of rows; `None` if it depends on later rows.
 type CutAt = fn(&RecordBatch, usize) -> Result<Option<usize>>;
 
-/// Batches cut anew, each of about `size` rows, and of fewer where they have more than `budget` bytes.
+/// Batches of about `size` rows each, and fewer if they exceed `budget` bytes.
 struct Cut<I> {
     batches: I,
-    /// Rows that are still to come out; none at the end.
+    /// Rows not yet returned; `None` at the end.
     rest: Option<RecordBatch>,
     size: usize,
     budget: u64,
     at: CutAt,
 }
 
-/// Where the last prompt begins that does so at most `size` rows on. A prompt with more rows than that is not cut: its
-/// microbatch grows.
+/// Returns the start of the last prompt that begins within `size` rows. A prompt with more rows is not cut;
+/// its microbatch grows.
 fn between_prompts(rows: &RecordBatch, size: usize) -> Result<Option<usize>> {
     let ids = Columns(rows).text("prompt_id")?;
     let begins = |i: &usize| ids.value(*i) != ids.value(*i - 1);
@@ -372,8 +378,8 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Cut<I> {
         Self { batches, rest: None, size, budget, at }
     }
 
-    /// Reads on until there are more than `rows` rows, or `bytes` of them. Returns whether there may be more, and whether there are so
-    /// many bytes.
+    /// Reads until more than `rows` rows or `bytes` bytes are in memory. Returns whether more rows may
+    /// follow, and whether the byte limit was reached.
     fn fill(&mut self, rows: usize, bytes: u64) -> Result<(bool, bool)> {
         let mut parts: Vec<RecordBatch> = self.rest.take().into_iter().collect();
         let mut held: usize = parts.iter().map(RecordBatch::num_rows).sum();
@@ -414,7 +420,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Cut<I> {
             if !more {
                 return Ok(Some(rest));
             }
-            // Twice as many each time, so that a long prompt is not copied for each batch of it.
+            // The amount doubles each time, so a long prompt is not copied for each of its batches.
             (rows, bytes) = (2 * rest.num_rows(), row_bytes(&rest).saturating_mul(2));
             self.rest = Some(rest);
         }

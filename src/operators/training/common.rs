@@ -1,4 +1,5 @@
-//! What `sft` and `dpo` share: the optimizer's keys, progress, and the model and metrics they leave behind.
+//! Code shared by `sft` and `dpo`: the optimizer's keys, progress, and committing the model and its
+//! metrics.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,11 @@ use crate::train::{
     Warmup,
 };
 
-/// Most pairs that the steps of a training name in its metrics, each counted as often as it was used: 260 MB of ids, while they are
+/// Most pair ids that a training lists in its metrics, counting repeated use: 260 MB of ids while they are
 /// written.
 const MOST_PAIRS: usize = 1 << 22;
 
-/// The keys of the optimizer and its schedule.
+/// Reads the keys of the optimizer and its schedule.
 pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f64) -> (AdamWConfig, Schedule) {
     let decays = [
         ("cosine", "half a cosine down to final_learning_rate"),
@@ -66,16 +67,16 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
     (config, schedule)
 }
 
-/// The key of the checkpoints.
+/// Reads the key of the checkpoints.
 pub fn checkpoint_every(f: &mut Fields<'_>) -> usize {
     let about =
         "steps after which the training's state is kept, so that a run that was stopped goes on from there; 0 is never";
     f.count("checkpoint_every", about, Some(50), 0..=1 << 30)
 }
 
-/// What is measured while training, and what follows from it.
+/// Validation during training, and what follows from it.
 pub struct Validating {
-    /// Whether there are held-out rows.
+    /// Whether the step has held-out rows.
     validates: bool,
     every: usize,
     measure: Measure,
@@ -84,7 +85,8 @@ pub struct Validating {
 }
 
 impl Validating {
-    /// The keys; `rows` says what the held-out rows are, `measures` what else than the loss can be chosen by.
+    /// Reads the keys. `rows` describes the held-out rows, and `measures` the quantities other than the
+    /// loss that can select a model.
     pub fn fields(f: &mut Fields<'_>, rows: &'static str, measures: &[(&'static str, &'static str)]) -> Self {
         let validates = f.step("validation", rows).is_some();
         let every = f.count(
@@ -133,19 +135,19 @@ impl Validating {
             keep: if keep == "last" { Keep::Last } else { Keep::Best },
         }
     }
-    /// What it goes by.
+    /// Returns the name of the measure.
     pub fn measure(&self) -> Measure {
         self.measure
     }
-    /// How often a training of so many steps is measured.
+    /// Returns how often a training with this number of steps is validated.
     pub fn times(&self, steps: f64) -> f64 {
         if self.validates { (steps / self.every as f64).ceil() } else { 0. }
     }
-    /// With the held-out rows.
+    /// Adds the held-out rows.
     pub fn on<Row>(&self, rows: Vec<Row>) -> Validation<Row> {
         Validation { rows, every: self.every, measure: self.measure, patience: self.patience, keep: self.keep }
     }
-    /// In words, where the step has held-out rows.
+    /// Describes the settings for `explain` if the step has held-out rows.
     pub fn explain(&self, words: &mut String) {
         if !self.validates {
             return;
@@ -157,12 +159,12 @@ impl Validating {
     }
 }
 
-/// Whether the step has an input by this key.
+/// Whether the step has an input with this key.
 pub fn has(cx: &Context<'_>, key: &str) -> bool {
     cx.step.inputs.iter().any(|i| i.key == key)
 }
 
-/// The keys of the forward pass in training.
+/// Reads the keys of the forward pass in training.
 pub fn options(f: &mut Fields<'_>) -> Options {
     let rate = f.float(
         "dropout",
@@ -175,24 +177,25 @@ pub fn options(f: &mut Fields<'_>) -> Options {
     Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
 }
 
-/// Least time between two writes of the metrics so far.
+/// Minimum time between two writes of the metrics so far.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two writes is at least this many times what the last one took, so that they cost 5% at most.
+/// The time between two writes is at least this many times the duration of the last one, so that writing
+/// costs 5% at most.
 const METRICS_PATIENCE: u32 = 20;
 
-/// Passes a training's progress on, stops it when the run is being stopped, and keeps its state and its metrics so far in
-/// the run directory.
+/// Reports a training's progress, stops it if the run is cancelled, and saves its state and its metrics so
+/// far in the run directory.
 pub struct TrainingProgress<'a> {
     cx: &'a Context<'a>,
-    /// Hash of the weights that it starts from.
+    /// Hash of the weights it starts from.
     start: String,
     checkpoint_every: usize,
-    /// When the metrics so far may be written next.
+    /// Earliest time of the next write of the metrics.
     metrics_due: Instant,
 }
 
 impl<'a> TrainingProgress<'a> {
-    /// Of the training of `model`, before its first step.
+    /// Creates the progress of the training of `model`, before its first step.
     pub fn new(cx: &'a Context<'a>, model: &Model, checkpoint_every: usize) -> Self {
         Self { cx, start: model.hash.clone(), checkpoint_every, metrics_due: Instant::now() }
     }
@@ -241,14 +244,14 @@ impl Checkpoints for TrainingProgress<'_> {
                     tracing::info!("training `{}` goes on from step {step}", self.cx.step.name);
                     return Ok(Some(checkpoint));
                 }
-                Err(e) => tracing::warn!("{e}; training goes on from the checkpoint before, or starts anew"),
+                Err(e) => tracing::warn!("{e}; training continues from the previous checkpoint, or starts again"),
             }
         }
         Ok(None)
     }
 }
 
-/// `reflux.json` beside a model's weights: how it was made.
+/// `reflux.json` next to a model's weights: how the model was made.
 fn origin(
     cx: &Context<'_>,
     model: &Model,
@@ -263,7 +266,8 @@ fn origin(
     if !rows.data.is_null() {
         json["data"] = rows.data.clone();
     }
-    // In the folder that is committed as one, so that a run that is killed before the announcement still knows them.
+    // Stored in the folder that is committed as a whole, so that a run killed before the announcement still
+    // has them.
     let problems = trained.problems.iter().map(|p| LeftOutRow {
         row: p.id.clone(),
         code: p.code.into(),
@@ -286,13 +290,14 @@ fn origin(
         json["measure"] = measure.column().into();
         json[measure.column()] = measure.of(chosen).into();
     }
-    if let Some(reference) = ReferenceUse::at(cx.step, cx.run(), cx.epoch.iteration)? {
+    if let Some(reference) = ReferenceUse::load(cx.step, cx.run(), cx.epoch.iteration)? {
         json["reference"] = serde_json::to_value(reference).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
     }
     Ok(format!("{json:#}\n").into_bytes())
 }
 
-/// The metrics of a training as rows, one a step; `pairs` are the ids of the pairs that each step used, or nothing.
+/// Makes the metrics of a training, one row per step. `pairs` holds the ids of the pairs that each step
+/// used, if any.
 fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch> {
     let numbers = StepMetrics::default().columns().len();
     let columns = named::METRICS.columns.iter().take(numbers).enumerate().map(|(i, column)| -> ArrayRef {
@@ -309,22 +314,22 @@ fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch
     named::METRICS.batch(columns)
 }
 
-/// Which rows a training was of.
+/// The rows of a training.
 #[derive(Default)]
 pub struct Rows {
     /// Rows that were refused before the first step.
     pub refused: Vec<RowError>,
     /// Rows beyond the step's `limit`.
     pub beyond_limit: u64,
-    /// What `reflux.json` says of the data, where that is not plain.
+    /// Notes about the data in `reflux.json`, if any.
     pub data: serde_json::Value,
 }
 
-/// The keys of `reflux.json` for what a training did not use.
+/// The keys of `reflux.json` for rows that a training did not use.
 const LEFT_OUT: &str = "left_out";
 const BEYOND_LIMIT: &str = "beyond_limit";
 
-/// A row that a training could not use, in `reflux.json`.
+/// A row that a training could not use, as stored in `reflux.json`.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct LeftOutRow {
     row: String,
@@ -332,8 +337,8 @@ struct LeftOutRow {
     message: String,
 }
 
-/// Commits the model and its metrics, and announces it. An adapter is merged into the model, and goes beside it too.
-/// `measure` is what validation went by, if there was any.
+/// Commits the model and its metrics, and announces it. An adapter is merged into the model and also saved
+/// next to it. `measure` is the measure of the validation, if there was any.
 pub fn finish(
     cx: &Context<'_>,
     name: &str,
@@ -355,7 +360,7 @@ pub fn finish(
     announce(cx, name)
 }
 
-/// The announcement of a committed model, with what its training did not use.
+/// Returns the announcement of a committed model, with the rows that its training did not use.
 pub fn announce(cx: &Context<'_>, name: &str) -> Result<Output> {
     let mut output = cx.announce(name)?;
     let path = cx.run().dir().join("models").join(name).join("reflux.json");

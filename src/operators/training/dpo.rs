@@ -1,6 +1,6 @@
 //! `dpo`: direct preference optimisation (arXiv 2305.18290) of the policy on an iteration's pairs.
 //!
-//! What the policy is held to, and where its log-probabilities come from, is [`reference`](super::reference)'s part.
+//! [`reference`](super::reference) selects the reference model and provides its log-probabilities.
 
 use std::collections::BTreeMap;
 
@@ -177,7 +177,7 @@ struct Dpo {
     reference: Settings,
     data: ChoiceOrCount,
     other_tokenizer: OtherTokenizer,
-    /// By iteration; 0 for none.
+    /// Values by iteration; 0 means no limit.
     limit: Vec<i64>,
     config: DpoConfig,
     checkpoint_every: usize,
@@ -230,16 +230,22 @@ impl StepSpec for Dpo {
         let (mut pairs, c) = (of("from").map(|i| i.amount).unwrap_or_default(), &self.config);
         pairs.rows = pairs.rows.min(self.limit(iteration) as f64);
         // A prompt is computed once for both of its answers.
-        let pass =
-            |a: RowStats| TokenCount::of(a.rows, 0., a.prompt).and(TokenCount::of(2. * a.rows, a.prompt, a.answer));
+        let pass = |a: RowStats| {
+            TokenCount::of_sequences(a.rows, 0., a.prompt).and(TokenCount::of_sequences(
+                2. * a.rows,
+                a.prompt,
+                a.answer,
+            ))
+        };
         let (all, held_out) = (pass(pairs), pass(of("validation").map(|i| i.amount).unwrap_or_default()));
         let epochs = f64::from(c.epochs);
         let steps = (epochs * pairs.rows / (c.batch_size * c.accumulation) as f64).ceil();
         let replayed = |i: &InputStats| {
             let judged = if i.schema.name == named::EFT.name { assume.rubric + assume.judgement } else { 0. };
-            TokenCount::of(steps * c.replay_batch as f64, 0., i.amount.prompt + i.amount.answer + judged)
+            TokenCount::of_sequences(steps * c.replay_batch as f64, 0., i.amount.prompt + i.amount.answer + judged)
         };
-        // What the policy recorded while sampling costs nothing but its audit; held-out pairs are always computed.
+        // Recorded log-probabilities of the policy cost only their audit; held-out pairs are always
+        // computed.
         let reference = all.times(if self.reference.recorded() { 0. } else { 1. }).and(held_out);
         CostEstimate {
             out: RowStats { rows: 1., ..RowStats::default() },
@@ -282,14 +288,14 @@ impl Operator for Dpo {
     }
 }
 
-/// The pairs of a dataset, without their references.
+/// Reads the pairs of a dataset, without their references.
 pub(crate) fn pairs(rows: &RecordBatch) -> Result<Vec<Pair>> {
     let columns = Columns(rows);
     let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
     let (prompt, chosen, rejected) =
         (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
     let margins = columns.float("margin")?;
-    // Datasets of others need not have it.
+    // Foreign datasets may lack the column.
     let consistency = rows.column_by_name("consistency").map(|_| columns.float("consistency")).transpose()?;
     let pair = |i: usize| Pair {
         id: pair_id(chosen_ids.value(i), rejected_ids.value(i)),
@@ -303,7 +309,7 @@ pub(crate) fn pairs(rows: &RecordBatch) -> Result<Vec<Pair>> {
     Ok((0..rows.num_rows()).map(pair).collect())
 }
 
-/// What a training starts with, beside its model and its pairs.
+/// The inputs of a training beside its model and its pairs.
 struct Ready {
     replay: Vec<Example>,
     config: DpoConfig,
@@ -311,7 +317,7 @@ struct Ready {
 }
 
 impl Dpo {
-    /// How many iterations' pairs it takes.
+    /// Returns the number of iterations whose pairs it uses.
     fn iterations(&self) -> u32 {
         match self.data {
             ChoiceOrCount::Count(n) => u32::try_from(n).unwrap_or(u32::MAX),
@@ -319,7 +325,7 @@ impl Dpo {
             ChoiceOrCount::Choice(_) => 1,
         }
     }
-    /// Most pairs of an iteration; without a loop there is only the first.
+    /// Returns the maximum number of pairs of an iteration; without a loop the first value applies.
     fn limit(&self, iteration: u32) -> usize {
         let at = iteration.max(1) as usize - 1;
         match self.limit.get(at).or(self.limit.last()) {
@@ -356,12 +362,12 @@ impl Dpo {
     }
 }
 
-/// Which iterations' pairs a training had, for `reflux.json`.
+/// Lists the iterations whose pairs a training used, for `reflux.json`.
 fn data(taken: &BTreeMap<u32, usize>) -> serde_json::Value {
     taken.iter().map(|(iteration, pairs)| serde_json::json!({ "iteration": iteration, "pairs": pairs })).collect()
 }
 
-/// Why there is nothing to train on, where nothing is left but what was refused.
+/// Explains why no pair is left to train on after refused ones.
 fn nothing_usable(cx: &Context<'_>, refused: &[RowError]) -> Error {
     let input = &cx.step.inputs[0].step;
     if let [first, ..] = refused {
@@ -377,8 +383,8 @@ fn nothing_usable(cx: &Context<'_>, refused: &[RowError]) -> Error {
 }
 
 impl Train for Dpo {
-    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
-        crate::operators::shared::health::measure(round, known, Some(self.config.objective.params.beta))
+    fn health(&self, training: TrainingIteration<'_>, phase: Phase) -> Result<GateValues> {
+        crate::operators::shared::health::measure(training, phase, Some(self.config.objective.params.beta))
     }
 
     fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
@@ -390,12 +396,14 @@ impl Train for Dpo {
         let mut watch = TrainingProgress::new(cx, &model, self.checkpoint_every);
         let mut taken = BTreeMap::new();
         let mut beyond_limit = 0;
-        // Found before the first step; another model than the policy is let go of before it.
+        // References are computed before the first step, and another model than the policy is dropped
+        // before it.
         let (all, errors, Ready { replay, config, measure }) = {
             let mut references = self.references(cx, &model, true)?;
             let mut all = Vec::new();
             let input = &cx.step.inputs[0].step;
-            // The microbatches of this iteration keep their numbers; those of earlier ones have the numbers after them.
+            // Microbatches of this iteration keep their numbers; those of earlier iterations get higher
+            // ones.
             let last = cx.iteration_of(input);
             let own = cx.run().files(input).iter().filter(|f| f.iteration == last).map(|f| f.microbatch + 1).max();
             let mut beyond = own.unwrap_or(0);

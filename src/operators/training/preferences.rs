@@ -1,10 +1,11 @@
 //! Pairs with token ids of the model that is trained on them.
 //!
-//! Somebody else's preferences are texts: they are tokenised with the policy's template. Pairs of a run carry the ids that
-//! were sampled. Those are used only if they are the policy's own: rows carry the hash of the tokenizer that made them. Rows
-//! of files without that column are checked by decoding their ids, which must give their texts.
+//! Preferences from outside are texts and are tokenised with the policy's template. Pairs of a run carry
+//! the sampled ids, which are used only if they are the policy's own: rows carry the hash of the tokenizer
+//! that made them. Rows of files without that column are checked by decoding their ids, which must give
+//! their texts.
 //!
-//! Whatever is tokenised here has no recorded log-probabilities, so those of the reference are computed.
+//! Rows tokenised here have no recorded log-probabilities, so those of the reference are computed.
 
 use std::collections::HashMap;
 
@@ -14,17 +15,17 @@ use crate::operators::shared::prelude::*;
 use crate::train::Scored;
 use crate::train::losses::{Input, Loss};
 
-/// What to do with pairs whose token ids another tokenizer made.
+/// What to do with pairs whose token ids come from another tokenizer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OtherTokenizer {
     /// The training is refused.
     Refuse,
-    /// The pairs' texts are tokenised with the policy's tokenizer and template.
+    /// The texts are tokenised with the policy's tokenizer and template.
     Encode,
 }
 
 impl OtherTokenizer {
-    /// The key `other_tokenizer`.
+    /// Reads the key `other_tokenizer`.
     pub fn field(f: &mut Fields<'_>) -> Self {
         let choices = [
             ("refuse", "the training is refused"),
@@ -41,21 +42,21 @@ impl OtherTokenizer {
     }
 }
 
-/// What turns rows into pairs of the policy.
+/// Converts rows to pairs of the policy.
 pub(crate) struct PairReader<'a> {
-    /// The step whose rows they are, for messages.
+    /// The step that the rows come from, for messages.
     pub input: &'a str,
-    /// The policy's.
+    /// The policy's tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Hash of the weights that training starts from: what they wrote has their ids.
+    /// Hash of the weights that training starts from: rows written by them carry its ids.
     pub policy: &'a str,
     /// What to do with ids that are not the policy's.
     pub other: OtherTokenizer,
-    /// The loss: rows must have what it reads.
+    /// The loss: rows must have the columns it reads.
     pub loss: &'static Loss,
 }
 
-/// The columns of `pairs` or `preferences` that a row is tokenised from.
+/// The columns of `pairs` or `preferences` from which a row is tokenised.
 struct Texts<'a> {
     prompt: Messages<'a>,
     chosen: Messages<'a>,
@@ -91,19 +92,21 @@ impl<'a> Texts<'a> {
 
 /// Where a row's token ids come from.
 enum Ids {
-    /// The row.
+    /// The row's own token ids.
     Recorded,
     /// Its texts.
     Encoded(Scored),
 }
 
 impl PairReader<'_> {
-    /// A batch of `pairs` or `preferences` as `pairs` whose token ids are the policy's. Rows that cannot be pairs go to
-    /// `errors`: what the template refuses, what lacks scores that the loss needs, and what is tokenised here and has the
-    /// ids of another pair: log-probabilities are kept by them.
+    /// Converts a batch of `pairs` or `preferences` to `pairs` with the policy's token ids. Rows that
+    /// cannot become pairs go to `errors`: those that the template refuses, those without scores that the
+    /// loss needs, and those tokenised here that get the ids of another pair, because log-probabilities are
+    /// stored by them.
     ///
     /// # Errors
-    /// A column is missing or of another type, or token ids are of another tokenizer and that is refused.
+    /// A column is missing or has another type, or token ids come from another tokenizer and that is
+    /// refused.
     pub fn read(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
         let rows = &self.complete(rows, errors)?;
         let recorded = self.recorded(rows)?;
@@ -135,7 +138,7 @@ impl PairReader<'_> {
         self.pairs(rows, &texts, &kept)
     }
 
-    /// The rows that have the columns which the loss reads; the others go to `errors`.
+    /// Returns the rows that have the columns which the loss reads; the others go to `errors`.
     fn complete(&self, rows: &RecordBatch, errors: &mut Vec<RowError>) -> Result<RecordBatch> {
         let columns = Columns(rows);
         let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
@@ -166,7 +169,7 @@ impl PairReader<'_> {
         Ok(arrow::compute::filter_record_batch(rows, &complete.into())?)
     }
 
-    /// Which rows have token ids that are the policy's own.
+    /// Returns which rows have the policy's own token ids.
     fn recorded(&self, rows: &RecordBatch) -> Result<Vec<bool>> {
         if rows.column_by_name("chosen_tokens").is_none() {
             return Ok(vec![false; rows.num_rows()]);
@@ -182,14 +185,14 @@ impl PairReader<'_> {
         for row in 0..rows.num_rows() {
             let (chosen, rejected) = (chosen.row(row), rejected.row(row));
             if prompt.row(row).is_empty() && chosen.is_empty() && rejected.is_empty() {
-                // Nobody tokenised the answers: there is nothing to be wrong.
+                // The answers were never tokenised, so nothing can be wrong with their ids.
                 recorded.push(false);
                 continue;
             }
             let hash = hashes.filter(|hashes| hashes.is_valid(row)).map(|hashes| hashes.value(row));
             let own = match hash {
                 Some(hash) => hash == self.tokenizer.hash(),
-                // A script's ids are made up, and stand for a model's in tests of pipelines.
+                // The ids of a script are made up and stand for a model's in tests of pipelines.
                 None if models.value(row) == self.policy || models.value(row).starts_with("script:") => true,
                 None => self.gives(chosen, &chosen_texts, row) && self.gives(rejected, &rejected_texts, row),
             };
@@ -202,7 +205,7 @@ impl PairReader<'_> {
         Ok(recorded)
     }
 
-    /// Whether token ids spell the answer, in the policy's vocabulary. A stop text may follow it.
+    /// Whether token ids spell the answer in the policy's vocabulary. A stop text may follow it.
     fn gives(&self, tokens: &[u32], answers: &Messages<'_>, row: usize) -> bool {
         let Some((_, text)) = answers.row(row).last() else { return false };
         let decoded = self.tokenizer.decode(tokens);
@@ -221,7 +224,7 @@ impl PairReader<'_> {
         )
     }
 
-    /// The row's texts as token ids.
+    /// Tokenises the row's texts.
     fn encode(&self, texts: &Texts<'_>, row: usize) -> std::result::Result<Scored, RowError> {
         let turns = |messages: &Messages<'_>| -> Vec<Message> {
             messages.row(row).map(|(role, content)| Message::new(role, content)).collect()
@@ -232,7 +235,7 @@ impl PairReader<'_> {
         })
     }
 
-    /// The kept rows as `pairs`.
+    /// Makes `pairs` from the kept rows.
     fn pairs(&self, rows: &RecordBatch, texts: &Texts<'_>, kept: &[(usize, Ids)]) -> Result<RecordBatch> {
         let taken = UInt32Array::from_iter_values(kept.iter().map(|(row, _)| *row as u32));
         let given = |name: &str| -> Result<ArrayRef> {
@@ -243,7 +246,7 @@ impl PairReader<'_> {
             Arc::new(Float32Array::from_iter_values(kept.iter().map(|(row, _)| of(*row))))
         };
         let score = |of: &Float32Array, row: usize| if of.is_valid(row) { of.value(row) } else { 0. };
-        // Without both scores there is no margin.
+        // The margin needs both scores.
         let margin = |row: usize| {
             if texts.has_scores(row) { texts.chosen_score.value(row) - texts.rejected_score.value(row) } else { 0. }
         };
@@ -268,7 +271,7 @@ impl PairReader<'_> {
     }
 }
 
-/// Token ids of the kept rows: the recorded ones, or those of the texts.
+/// Returns token ids of the kept rows: recorded ones, or those of the texts.
 fn tokens(
     rows: &RecordBatch,
     column: &str,
@@ -284,7 +287,7 @@ fn tokens(
     Ok(List::of_tokens(&ids.collect::<Vec<_>>()))
 }
 
-/// Recorded log-probabilities of the kept rows; none where the token ids are not the recorded ones.
+/// Returns recorded log-probabilities of the kept rows; none if the token ids are not the recorded ones.
 fn logprobs(rows: &RecordBatch, column: &str, kept: &[(usize, Ids)]) -> Result<ArrayRef> {
     let recorded = rows.column_by_name(column).map(|_| Columns(rows).floats(column)).transpose()?;
     let values = kept.iter().map(|(row, ids)| match (ids, &recorded) {
@@ -294,7 +297,7 @@ fn logprobs(rows: &RecordBatch, column: &str, kept: &[(usize, Ids)]) -> Result<A
     Ok(List::of_floats(&values.collect::<Vec<_>>()))
 }
 
-/// The beginning of a hash, for messages.
+/// Shortens a hash for messages.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }

@@ -1,11 +1,12 @@
-//! The reference that a DPO training is held to: which model it is, and its log-probabilities, microbatch by microbatch.
+//! The reference model of a DPO training and its log-probabilities, microbatch by microbatch.
 //!
-//! A generator that has the reference's weights (the hash covers their type too) has recorded them while sampling, raw:
-//! at temperature 1 over the full vocabulary. Of those a random slice is computed again; where the two differ too much,
-//! the microbatch is computed whole, as it is where other weights wrote the answers. What was used is a dataset of its
-//! own, `STEP.reference`, whose microbatches are those of the pairs; those of earlier iterations, where a training takes them too,
-//! follow with numbers beyond, the oldest first. It cannot be a part of the pairs: what is committed
-//! never changes, and the step that makes them knows no reference (several trainings may hold them to several).
+//! A generator with the reference's weights (the hash covers their type too) has recorded them while
+//! sampling, raw: at temperature 1 over the full vocabulary. A random slice of them is computed again. If
+//! the two differ too much, the whole microbatch is computed, as it is if other weights wrote the answers.
+//! The values used are a dataset of their own, `STEP.reference`, with the microbatches of the pairs; those
+//! of earlier iterations, if a training uses them, follow with higher numbers, the oldest first. They
+//! cannot be part of the pairs: committed files never change, and the step that makes the pairs knows no
+//! reference (several trainings may use several).
 
 use std::collections::HashMap;
 
@@ -23,17 +24,17 @@ use crate::train::{self, Limits, Pair, Progress, Reference, usable_pairs};
 
 /// The keys of a reference.
 pub(crate) struct Settings {
-    /// As the file has it.
+    /// The word in the pipeline file.
     word: String,
     audit: f64,
     threshold: f64,
 }
 
 impl Settings {
-    /// Asks for them.
+    /// Reads the keys.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let settings = Self {
-            word: f.reference("reference", "the model that the policy is held to"),
+            word: f.reference("reference", "the frozen reference model"),
             audit: f.float("audit", "share of the pairs whose log-probabilities, recorded while sampling, are computed again and compared; at least one pair of a microbatch, 0 for none", Some(0.02), 0.0..=1.0),
             threshold: f.float("audit_threshold", "greatest mean difference of a microbatch's audited tokens, in nats; above it all of the microbatch is computed", Some(1e-3), 0.0..=1e3),
         };
@@ -42,17 +43,17 @@ impl Settings {
         }
         settings
     }
-    /// Whether the policy itself is the reference, so that sampling has recorded it.
+    /// Whether the policy itself is the reference, so that sampling has recorded its log-probabilities.
     pub fn recorded(&self) -> bool {
         self.word == "policy-start" || self.word == "policy"
     }
-    /// In words, for `explain`.
+    /// Describes the settings for `explain`.
     pub fn explain(&self) -> String {
-        format!("held to {}, {} % of recorded log-probabilities audited", self.word, self.audit * 100.)
+        format!("reference {}, {} % of recorded log-probabilities audited", self.word, self.audit * 100.)
     }
 }
 
-/// A training's reference.
+/// The reference of a training.
 pub(crate) struct References<'a> {
     cx: &'a Context<'a>,
     settings: &'a Settings,
@@ -60,18 +61,18 @@ pub(crate) struct References<'a> {
     max_length: Option<usize>,
     policy: &'a Model,
     at: ModelAt,
-    /// The policy serves, before its first step.
+    /// Whether the policy serves as the reference, before its first step.
     is_policy: bool,
-    /// Another model, or a copy of the policy's start.
+    /// Another model, or a copy of the policy before training.
     loaded: Option<Model>,
     hash: String,
-    /// Pairs that the policy could learn from and that have no reference.
+    /// Pairs that the policy could learn from but that have no reference.
     pub errors: Vec<RowError>,
 }
 
 impl<'a> References<'a> {
-    /// Before the training of `policy`. `untouched` says that it takes no step before all references are found; otherwise
-    /// a copy of its start is loaded when there is something to compute.
+    /// Prepares the references of the training of `policy`. If `untouched` is set, the policy takes no step
+    /// before all references are found; otherwise a copy of it is loaded if something must be computed.
     ///
     /// # Errors
     /// The reference cannot be loaded, or has another vocabulary.
@@ -109,7 +110,7 @@ impl<'a> References<'a> {
                     .help("name a reference with the policy's tokenizer"));
             }
             new.hash.clone_from(&model.hash);
-            // Other files, the same weights: nothing more to hold.
+            // Other files with the same weights need no second copy in memory.
             new.is_policy = model.hash == policy.hash && untouched;
             new.loaded = (!new.is_policy).then_some(model);
         } else if !untouched {
@@ -118,7 +119,7 @@ impl<'a> References<'a> {
         Ok(new)
     }
 
-    /// The weights that compute.
+    /// Returns the weights that compute.
     fn llama(&mut self) -> Result<&Llama> {
         if self.is_policy {
             return Ok(&self.policy.llama);
@@ -129,12 +130,12 @@ impl<'a> References<'a> {
         self.loaded.as_ref().map(|m| &m.llama).ok_or_else(|| Error::bug("the reference is not loaded"))
     }
 
-    /// Fills in the references of `pairs`, which are the rows of the microbatch `of` of the pairs' dataset, from the microbatch
-    /// `microbatch` of this one, which is made and committed if it is not there yet. Usable pairs that end up without
-    /// are taken out and reported.
+    /// Fills in the references of `pairs`, which are the rows of the microbatch `of` of the pairs' dataset,
+    /// from the microbatch `microbatch` of the reference dataset, which is made and committed if it does
+    /// not exist. Usable pairs without a reference are removed and reported.
     ///
     /// # Errors
-    /// What is committed belongs to another model or other pairs, or whatever computing reports.
+    /// The committed file belongs to another model or other pairs, or computing fails.
     pub fn fill(
         &mut self,
         microbatch: u32,
@@ -150,7 +151,7 @@ impl<'a> References<'a> {
             let lineage: Vec<String> = std::iter::once(self.hash.clone()).chain(lineage.map(|f| f.hash)).collect();
             self.cx.run().commit(&name, epoch, &made, &named::ERRORS.empty(), &lineage)?;
         }
-        // What is used is what is stored, whether it was made now or before.
+        // The values used are the stored ones, whether they were made now or before.
         let stored = self
             .cx
             .run()
@@ -176,13 +177,13 @@ impl<'a> References<'a> {
     /// Computes the references of held-out pairs, which are not stored.
     ///
     /// # Errors
-    /// Whatever computing reports.
+    /// Computing fails.
     pub fn compute(&mut self, pairs: &mut [Pair], progress: &mut dyn Progress) -> Result<()> {
         let limits = self.limits;
         train::reference(self.llama()?, pairs, limits, progress).map(drop)
     }
 
-    /// The reference's rows of a microbatch.
+    /// Makes the reference's rows of a microbatch.
     fn make(
         &mut self,
         microbatch: u32,
@@ -195,7 +196,7 @@ impl<'a> References<'a> {
             (columns.text("model")?, columns.floats("chosen_logprobs")?, columns.floats("rejected_logprobs")?);
         let fits =
             |tokens: &[u32], logprobs: &[f32]| tokens.len() == logprobs.len() && logprobs.iter().all(|l| l.is_finite());
-        // What was recorded by the reference itself, and is whole.
+        // Complete values that the reference itself has recorded.
         for (i, pair) in pairs.iter_mut().enumerate() {
             let here = Reference { chosen: chosen.row(i).to_vec(), rejected: rejected.row(i).to_vec() };
             let good = models.value(i) == self.hash
@@ -236,8 +237,8 @@ impl<'a> References<'a> {
         self.batch(rows, &pairs, &recorded, &audit)
     }
 
-    /// The places of the pairs to audit: those whose draw is below the share, else the one with the least. Only those that
-    /// carry a reference and can be computed.
+    /// Returns the indices of the pairs to audit: those whose draw is below the share, or else the one with
+    /// the least draw. Only pairs with a recorded reference that can be computed are considered.
     fn slice(&self, pairs: &[Pair]) -> Vec<usize> {
         let (usable, _) = usable_pairs(self.policy.llama.config(), pairs, None);
         let purpose = format!("{}.audit", self.cx.step.name);
@@ -256,7 +257,7 @@ impl<'a> References<'a> {
         if slice.is_empty() { draws.iter().min().map(|d| d.1).into_iter().collect() } else { slice }
     }
 
-    /// The dataset's rows: of the pairs that have a reference, in their order.
+    /// Makes the dataset's rows from the pairs that have a reference, in order.
     fn batch(
         &self,
         rows: &RecordBatch,
@@ -291,7 +292,7 @@ impl<'a> References<'a> {
         ])
     }
 
-    /// Gives the pairs the stored log-probabilities, once they are seen to be theirs.
+    /// Gives the pairs their stored log-probabilities after checking that they belong to them.
     fn take(&self, stored: &RecordBatch, pairs: &mut [Pair]) -> Result<()> {
         let columns = Columns(stored);
         let (chosen_ids, rejected_ids, models) =
@@ -328,60 +329,60 @@ impl<'a> References<'a> {
     }
 }
 
-/// What a pair is called.
+/// Returns the id of a pair.
 pub(crate) fn pair_id(chosen: &str, rejected: &str) -> String {
     format!("{chosen}>{rejected}")
 }
 
-/// Sum of the absolute differences of two references' tokens, and how many tokens that are.
+/// Returns the sum of absolute differences of two references' tokens, and the number of tokens.
 fn difference(a: &Reference, b: &Reference) -> (f64, u32) {
     let both = a.chosen.iter().zip(&b.chosen).chain(a.rejected.iter().zip(&b.rejected));
     both.fold((0., 0), |(sum, n), (a, b)| (sum + (f64::from(*a) - f64::from(*b)).abs(), n + 1))
 }
 
-/// What a training's references were, for the summary.
+/// The use of references in a training, for the summary.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ReferenceUse {
     /// The training step.
     pub step: String,
     /// Its iteration.
     pub iteration: u32,
-    /// What the reference stands for in the pipeline file.
+    /// The reference's word in the pipeline file.
     pub model: String,
     /// Hash of its weights.
     pub hash: String,
-    /// Pairs whose log-probabilities were recorded while sampling and used.
+    /// Pairs whose log-probabilities were recorded while sampling.
     pub recorded: u64,
     /// Pairs whose log-probabilities were computed.
     pub computed: u64,
-    /// Pairs in the audit.
+    /// Audited pairs.
     pub audited: u64,
-    /// Mean absolute difference of an audited token, in nats; none without an audit.
+    /// Mean absolute difference of an audited token, in nats; `None` without an audit.
     pub audit_difference: Option<f64>,
-    /// Microbatches whose audit failed, and that were computed.
+    /// Microbatches that were computed because their audit failed.
     pub audits_failed: u64,
 }
 
 impl ReferenceUse {
-    /// Of all trainings of a run, in plan order and by iteration.
+    /// Reads those of all trainings of a run, in plan order and by iteration.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Vec<Self>> {
+    pub fn load_all(plan: &Plan<dyn Operator>, run: &Run) -> Result<Vec<Self>> {
         let mut all: Vec<Self> = Vec::new();
         for step in &plan.steps {
             for iteration in step.iterations.clone() {
-                all.extend(Self::at(step, run, iteration)?);
+                all.extend(Self::load(step, run, iteration)?);
             }
         }
         Ok(all)
     }
 
-    /// Of one training, if it has stored any.
+    /// Reads those of one training, if it has stored any.
     ///
     /// # Errors
-    /// As [`ReferenceUse::of`].
-    pub fn at(step: &Step<dyn Operator>, run: &Run, iteration: u32) -> Result<Option<Self>> {
+    /// As [`ReferenceUse::load_all`].
+    pub fn load(step: &Step<dyn Operator>, run: &Run, iteration: u32) -> Result<Option<Self>> {
         let Some((_, model)) = step.models.iter().find(|(key, _)| *key == "reference") else { return Ok(None) };
         let mut sums = (0., 0.);
         let mut used = Self {
@@ -429,7 +430,7 @@ impl std::fmt::Display for ReferenceUse {
         let hash = self.hash.get(..12).unwrap_or(&self.hash);
         write!(
             f,
-            "{step} {iteration}: held to {model} ({hash}); log-probabilities of {} as recorded while sampling, of {computed} computed",
+            "{step} {iteration}: reference {model} ({hash}); log-probabilities of {} as recorded while sampling, of {computed} computed",
             counted(*recorded, "pair")
         )?;
         if let Some(difference) = self.audit_difference {

@@ -88,7 +88,7 @@ impl StepSpec for Sft {
             _ => i.amount.prompt + i.amount.answer,
         };
         let of = |key: &str| {
-            let pass = |i: &InputStats| TokenCount::of(i.amount.rows, 0., length(i));
+            let pass = |i: &InputStats| TokenCount::of_sequences(i.amount.rows, 0., length(i));
             inputs.iter().filter(|i| i.key == key).map(pass).fold(TokenCount::default(), TokenCount::and)
         };
         let (rows, pass) = (inputs.iter().filter(|i| i.key == "from").map(|i| i.amount.rows).sum::<f64>(), of("from"));
@@ -121,10 +121,11 @@ impl Operator for Sft {
     }
 }
 
-/// `eft` first: its rows have all columns of `ift`.
+/// `eft` comes first: its rows have all columns of `ift`.
 static ACCEPTED: &[&Schema] = &[&named::EFT, &named::IFT, &named::TEXT];
 
-/// Why a rubric that was given has no effect: none of the inputs (with that key, unless it is empty) has judged rows.
+/// Explains why a rubric has no effect: none of the inputs (with that key, unless it is empty) has judged
+/// rows.
 pub(crate) fn unused_rubric(given: bool, inputs: &[Port<'_>], key: &str) -> Option<String> {
     let mut rows = inputs.iter().filter(|p| key.is_empty() || p.key == key).peekable();
     let first = *rows.peek().filter(|_| given)?;
@@ -138,7 +139,7 @@ pub(crate) fn unused_rubric(given: bool, inputs: &[Port<'_>], key: &str) -> Opti
     (!judged).then(message)
 }
 
-/// The examples of a dataset's rows. A row that cannot be rendered is a problem of its own.
+/// Reads the examples of a dataset's rows. A row that cannot be rendered is a problem of its own.
 pub(crate) fn examples(
     rows: &RecordBatch,
     schema: &Schema,
@@ -166,13 +167,14 @@ pub(crate) fn examples(
     (0..rows.num_rows()).map(example).collect()
 }
 
-/// The answer to a conversation: the rendered prompt is context, the answer and the token that ends it are learnt.
+/// Makes an example from a conversation: the rendered prompt is context, and the answer with its end token
+/// is learnt.
 fn chat(tokenizer: &Tokenizer, prompt: &[(&str, &str)], answer: &str) -> Result<Example> {
     let prompt: Vec<Message> = prompt.iter().map(|(role, content)| Message::new(*role, *content)).collect();
     Example::answer(tokenizer, &prompt, answer)
 }
 
-/// The examples of all of a step's inputs whose key is `key`.
+/// Reads the examples of all inputs of a step with this key.
 pub(crate) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model: &Model) -> Result<Vec<Example>> {
     let mut all = Vec::new();
     for input in cx.step.inputs.iter().filter(|i| i.key == key) {
@@ -184,8 +186,8 @@ pub(crate) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model:
 }
 
 impl Train for Sft {
-    fn health(&self, round: TrainingIteration<'_>, known: Phase) -> Result<GateValues> {
-        crate::operators::shared::health::measure(round, known, None)
+    fn health(&self, training: TrainingIteration<'_>, phase: Phase) -> Result<GateValues> {
+        crate::operators::shared::health::measure(training, phase, None)
     }
 
     fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {

@@ -1,4 +1,4 @@
-//! What sections and operators ask of a table.
+//! Methods of [`Fields`] with which sections and operators read their keys.
 
 use std::ops::{RangeBounds, RangeInclusive};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::pipeline::syntax::values::{
 use crate::store::{InputForm, Lines, hash_file};
 
 impl Fields<'_> {
-    /// An integer within `range`. Without a default it must be given.
+    /// Reads an integer within `range`. Without a default the key is required.
     pub fn int(
         &mut self,
         key: &'static str,
@@ -27,11 +27,11 @@ impl Fields<'_> {
         let least = *range.start();
         self.give(doc(key, about, int_words(&range)), default, least, i64::to_string, |n| int_value(n, &range))
     }
-    /// As [`Fields::int`], or nothing if not given.
+    /// Reads an integer like [`Fields::int`]; `None` if it is not given.
     pub fn optional_int(&mut self, key: &'static str, about: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         self.maybe(doc(key, about, int_words(&range)), i64::to_string, |n| int_value(n, &range))
     }
-    /// A count: an integer from `range`.
+    /// Reads a count: an integer within `range`.
     pub fn count(
         &mut self,
         key: &'static str,
@@ -43,7 +43,7 @@ impl Fields<'_> {
         let n = self.int(key, about, default.map(wide), wide(*range.start())..=wide(*range.end()));
         usize::try_from(n).unwrap_or(*range.start())
     }
-    /// A number within `range`, whose ends may be left out as in `0.0..1.0`; an integer will do.
+    /// Reads a number within `range`, whose ends may be open as in `0.0..1.0`. Integers are accepted.
     pub fn float(
         &mut self,
         key: &'static str,
@@ -54,7 +54,7 @@ impl Fields<'_> {
         let least = least_float(&range);
         self.give(doc(key, about, float_words(&range)), default, least, float_literal, |n| float_value(n, &range))
     }
-    /// As [`Fields::float`], or nothing if not given.
+    /// Reads a number like [`Fields::float`]; `None` if it is not given.
     pub fn optional_float(
         &mut self,
         key: &'static str,
@@ -63,23 +63,23 @@ impl Fields<'_> {
     ) -> Option<f64> {
         self.maybe(doc(key, about, float_words(&range)), float_literal, |n| float_value(n, &range))
     }
-    /// Text.
+    /// Reads a text.
     pub fn text(&mut self, key: &'static str, about: &'static str, default: Option<&str>) -> String {
         let default = default.map(str::to_owned);
         self.give(doc(key, about, "text"), default, String::new(), |s| tree::quote(s), text_value)
     }
-    /// Text, or nothing if not given.
+    /// Reads a text; `None` if it is not given.
     pub fn optional_text(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         self.maybe(doc(key, about, "text"), |s: &String| tree::quote(s), text_value)
     }
-    /// True or false.
+    /// Reads a boolean.
     pub fn bool(&mut self, key: &'static str, about: &'static str, default: Option<bool>) -> bool {
         self.give(doc(key, about, "true or false"), default, false, bool::to_string, |n| match n.value {
             Value::Bool(b) => Ok(b),
             _ => Err(wrong_type(n, "true or false")),
         })
     }
-    /// One of a few words, each with its meaning; the word itself is returned.
+    /// Reads one of several words, each with its meaning, and returns the word.
     pub fn choice(
         &mut self,
         key: &'static str,
@@ -91,7 +91,7 @@ impl Fields<'_> {
         let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
         self.give(doc, default, first, |s| tree::quote(s), |n| choice_value(n, options))
     }
-    /// As [`Fields::choice`], or nothing if not given.
+    /// Reads a word like [`Fields::choice`]; `None` if it is not given.
     pub fn optional_choice(
         &mut self,
         key: &'static str,
@@ -101,8 +101,8 @@ impl Fields<'_> {
         let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
         self.maybe(doc, |s: &&'static str| tree::quote(s), |n| choice_value(n, options))
     }
-    /// One of a few words, each with its meaning, or `{ count = N }` with a whole number within `range`; the first word is the
-    /// default.
+    /// Reads one of several words, each with its meaning, or `{ count = N }` with an integer within
+    /// `range`. The first word is the default.
     pub fn choice_or_count(
         &mut self,
         key: &'static str,
@@ -131,7 +131,7 @@ impl Fields<'_> {
             _ => Err(wrong_type(n, &format!("a word or {}", count.0))),
         })
     }
-    /// A list of texts; a single text stands for a list of one.
+    /// Reads a list of texts; a single text stands for a list of one.
     pub fn texts(&mut self, key: &'static str, about: &'static str, default: Option<&[&str]>) -> Vec<String> {
         let default = default.map(|d| d.iter().map(|s| (*s).to_owned()).collect());
         let literal = |v: &Vec<String>| list(v.iter().map(|s| tree::quote(s)));
@@ -139,7 +139,7 @@ impl Fields<'_> {
             Ok(texts_value(n)?.into_iter().map(|(text, _)| text).collect())
         })
     }
-    /// A list of numbers, each within `range`; a single number stands for a list of one.
+    /// Reads a list of numbers, each within `range`; a single number stands for a list of one.
     pub fn floats(
         &mut self,
         key: &'static str,
@@ -154,7 +154,7 @@ impl Fields<'_> {
             _ => Ok(vec![float_value(n, &range)?]),
         })
     }
-    /// A list of whole numbers, each within `range`; a single number stands for a list of one.
+    /// Reads a list of integers, each within `range`; a single number stands for a list of one.
     pub fn ints(
         &mut self,
         key: &'static str,
@@ -170,7 +170,8 @@ impl Fields<'_> {
             _ => Err(wrong_type(n, words)),
         })
     }
-    /// A table of texts, e.g. new column names by old: pairs of key and text, by key. Empty if not given.
+    /// Reads a table of texts, such as new column names by old: pairs of key and text, by key. Empty if it
+    /// is not given.
     pub fn mapping(&mut self, key: &'static str, about: &'static str) -> Vec<(String, String)> {
         let literal = |v: &Vec<(String, String)>| {
             let pairs: Vec<String> = v.iter().map(|(k, v)| format!("{} = {}", tree::key(k), tree::quote(v))).collect();
@@ -181,7 +182,7 @@ impl Fields<'_> {
             _ => Err(wrong_type(n, "a table of texts, e.g. { prompt = \"instruction\" }")),
         })
     }
-    /// A size in bytes within `range`: an integer, or text such as "512 MiB" or "2GB".
+    /// Reads a size in bytes within `range`: an integer, or text such as "512 MiB" or "2GB".
     pub fn optional_bytes(
         &mut self,
         key: &'static str,
@@ -191,18 +192,18 @@ impl Fields<'_> {
         let words = format!("a size such as \"2 GiB\", at least {}", bytes_words(*range.start()));
         self.maybe(doc(key, about, words), |b| tree::quote(&bytes_words(*b)), |n| bytes_value(n, &range))
     }
-    /// The path of a file or directory that must exist; relative ones start from the working directory. `form` says which files
-    /// of a directory are read.
+    /// Reads the path of a file or directory that must exist; relative paths start from the working
+    /// directory. `form` selects which files of a directory are read.
     pub fn path(&mut self, key: &'static str, about: &'static str, form: InputForm) -> External {
         let path = self.text(key, about, None);
         self.set_kind(key, "a path");
-        // Empty without being written so: it was reported as missing or as no text.
+        // An empty path that was not written was reported as missing or of the wrong type.
         if !path.is_empty() || matches!(self.table.get(key).map(|e| &e.node.value), Some(Value::Text(_))) {
             self.must_exist(key, &path);
         }
         self.external(key, &path, form)
     }
-    /// As [`Fields::path`], or nothing if not given.
+    /// Reads a path like [`Fields::path`]; `None` if it is not given.
     pub fn optional_path(&mut self, key: &'static str, about: &'static str, form: InputForm) -> Option<External> {
         let path = self.optional_text(key, about);
         self.set_kind(key, "a path");
@@ -210,14 +211,15 @@ impl Fields<'_> {
         self.must_exist(key, &path);
         Some(self.external(key, &path, form))
     }
-    /// The text of the file that the value `path` of a key names. It is read now, and a run of the plan has its hash.
+    /// Reads the text of the file that a key names by `path`. The text is read now, and a run of the plan
+    /// records its hash.
     ///
     /// # Errors
-    /// It cannot be read, or is no text, or changes while it is read.
+    /// The file cannot be read, is not text, or changes while it is read.
     pub fn read_text(&mut self, key: &str, path: &str) -> Result<String> {
         let external = self.external(key, path, InputForm::Text);
         let place = external.outside_of_runs();
-        // The reader bounds the length; a device has no hash to compare with.
+        // The reader bounds the length. A device has no hash to compare with.
         let text = Lines::open(place)?.rest()?;
         let (hash, _) = hash_file(place)?;
         if Lines::open(place)?.rest()? != text {
@@ -227,7 +229,7 @@ impl Fields<'_> {
         self.externals.push(external.with_content(hash));
         Ok(text)
     }
-    /// The place of an external input, for checks of its form while the pipeline file is read.
+    /// Returns the path of an external input, to check its form while the pipeline file is read.
     pub fn inspect<'e>(&self, external: &'e External) -> &'e Path {
         external.outside_of_runs()
     }
@@ -236,7 +238,7 @@ impl Fields<'_> {
         self.externals.push(external.clone());
         external
     }
-    /// A sub-table such as `sampling = { .. }`; what is not given has its defaults.
+    /// Reads a sub-table such as `sampling = { .. }`; missing keys have their defaults.
     pub fn table<T>(&mut self, key: &'static str, about: &'static str, parse: impl FnOnce(&mut Fields<'_>) -> T) -> T {
         let table = self.sub_table(key);
         let mut sub = self.sub(key, table);
@@ -244,7 +246,8 @@ impl Fields<'_> {
         self.absorb(key, about, sub, false);
         out
     }
-    /// As [`Fields::table`], or nothing if the table is not given: its required keys are required only within it.
+    /// Reads a table like [`Fields::table`]; `None` if it is not given. Its required keys are required only
+    /// within it.
     pub fn optional_table<T>(
         &mut self,
         key: &'static str,
@@ -257,14 +260,14 @@ impl Fields<'_> {
             self.absorb(key, about, sub, true);
             return Some(out);
         }
-        // Asked in silence, so that the keys are known.
+        // The keys are read silently so that they are known.
         let silent = Problems { silent: true, ..Problems::default() };
         let mut sub = Fields::new(&silent, &EMPTY, self.place, self.owner.clone());
         parse(&mut sub);
         self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
         None
     }
-    /// The name of another step: a further input, read whole.
+    /// Reads the name of another step: a further input, read whole.
     pub fn step(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         let name = self.optional_text(key, about);
         self.set_kind(key, "the name of a step");
@@ -273,7 +276,8 @@ impl Fields<'_> {
         }
         name
     }
-    /// As [`Fields::step`], but its rows are joined to those of the first input, as the operator's `join` says.
+    /// Reads a step like [`Fields::step`], but its rows are joined to those of the first input, as the
+    /// operator's `join` states.
     pub fn step_joined(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         let name = self.step(key, about);
         if let Some(named) = self.steps.last_mut().filter(|_| name.is_some()) {
@@ -281,9 +285,8 @@ impl Fields<'_> {
         }
         name
     }
-    /// The model that a training is held to: a `[model.NAME]`, a training step that runs
-    /// once, one of [`REFERENCES`], or the path of a model.
-    /// The plan resolves it into [`crate::pipeline::Step::models`].
+    /// Reads the reference model of a training: a `[model.NAME]`, a training step that runs once, one of
+    /// [`REFERENCES`], or the path of a model. The plan resolves it into [`crate::pipeline::Step::models`].
     pub fn reference(&mut self, key: &'static str, about: &'static str) -> String {
         let default = Some(REFERENCES[0].0.to_owned());
         let name = self.give(doc(key, about, ""), default, String::new(), |s| tree::quote(s), name_value);
@@ -294,34 +297,35 @@ impl Fields<'_> {
         self.models.push(Named { key, name: name.clone(), span: self.span(key), how: How::Reference });
         name
     }
-    /// Reports values that do not go together, at the key's place.
+    /// Reports a problem at the key's place.
     pub fn problem(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
         let (message, help) = (format!("{}: {}", self.owner, message.into()), help.into());
         let help = (!help.is_empty()).then_some(help);
         self.problems.report(Diagnostic::new(&codes::CONFLICT, message, self.span(key), "here").help(help));
     }
-    /// Warns of a value that can be meant, at the key's place.
+    /// Reports a warning at the key's place.
     pub fn warn(&mut self, code: &'static Code, key: &str, message: impl Into<String>, help: impl Into<String>) {
         let (message, help) = (format!("{}: {}", self.owner, message.into()), help.into());
         let help = (!help.is_empty()).then_some(help);
         self.problems.report(Diagnostic::new(code, message, self.span(key), "here").help(help));
     }
-    /// Says that a list has a value for each iteration, the last for all further ones. It must not be empty, nor longer than
-    /// the step has iterations.
+    /// Marks a list as having a value for each iteration, where the last one applies to all further ones.
+    /// The list must not be empty or longer than the step's number of iterations.
     pub fn list_by_iteration(&mut self, key: &'static str, values: usize) {
         if values == 0 {
             self.problem(key, "the list is empty", "leave the key out, or give a value");
         }
         self.by_iteration.push(ByIteration { key, span: self.span(key), values: Some(values) });
     }
-    /// Says that a key has an effect only in a step of the loop.
+    /// Marks a key as having an effect only in a step of the loop.
     pub fn only_in_loop(&mut self, key: &'static str) {
         if self.given(key) {
             self.by_iteration.push(ByIteration { key, span: self.span(key), values: None });
         }
     }
-    /// Reports each of these keys that is given although nothing reads it. `setting` says in which setting that is so, as
-    /// `with schedule = "constant"`; `help` says what to do instead of taking the key out.
+    /// Warns about each of these keys that is given although nothing reads it. `setting` names the setting
+    /// that disables it, such as `with schedule = "constant"`; `help` names an alternative to removing the
+    /// key.
     pub fn without_effect(&mut self, keys: &[&str], setting: &str, help: &str) {
         for key in keys {
             if self.given(key) {
@@ -330,8 +334,8 @@ impl Fields<'_> {
             }
         }
     }
-    /// Whether the table has the key, with another value than its default where that has been asked for: a file that has all
-    /// defaults written out, as a run keeps it, says no more than one without them.
+    /// Whether the table sets the key to a value other than its default, if the default is known. So a file
+    /// with all defaults written out, as a run stores it, is treated like one without them.
     pub fn given(&self, key: &str) -> bool {
         let default = self.docs.iter().find(|d| d.key == key).and_then(|d| d.default.as_ref());
         let value = self.values.iter().find(|(k, _)| *k == key).map(|(_, literal)| literal);

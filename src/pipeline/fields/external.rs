@@ -1,27 +1,29 @@
-//! [`External`]: a file or folder outside of a run that the pipeline file names.
+//! [`External`]: a file or folder outside a run that the pipeline file names.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::store::{InputForm, InputPlace, Run};
 
-/// A file or folder outside of a run. [`super::Fields`] makes one for each key that takes a path, and the plan has all of them.
+/// A file or folder outside a run. [`super::Fields`] makes one for each key with a path, and the plan holds
+/// all of them.
 ///
-/// An operator gets at the path only through [`External::open`], which records the content's hash in the run's manifest, or
-/// compares it with the hash that is there. So no row can be made from a file that the run does not know.
+/// An operator gets the path only through [`External::open`], which records the hash of the content in the
+/// run's manifest or compares it with the recorded one. So no row is made from a file that the run does not
+/// know.
 #[derive(Clone, Debug)]
 pub struct External {
-    /// The table that names it, e.g. `step.prompts`.
+    /// The table that names it, such as `step.prompts`.
     table: String,
-    /// The key of the table, with those of the sub-tables it is in.
+    /// The key, with the sub-tables that contain it.
     key: String,
     path: PathBuf,
     form: InputForm,
-    /// Hash of a text that was read when the pipeline file was.
+    /// Hash of a text that was read with the pipeline file.
     content: Option<String>,
 }
 
-/// Two are the same if they name the same path, whichever key does.
+/// Two externals are equal if they have the same path, whichever key names it.
 impl PartialEq for External {
     fn eq(&self, other: &Self) -> bool {
         self.path == other.path && self.form == other.form
@@ -37,11 +39,11 @@ impl External {
         Self { content: Some(hash), ..self }
     }
 
-    /// The table of the pipeline file that names it.
+    /// Returns the table of the pipeline file that names it.
     pub fn table(&self) -> &str {
         &self.table
     }
-    /// The key of that table.
+    /// Returns the key of that table.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -49,20 +51,20 @@ impl External {
     pub fn is_read(&self) -> bool {
         self.content.is_some()
     }
-    /// The path as the pipeline file has it, for messages.
+    /// Returns the path as the pipeline file has it, for messages.
     pub fn shown(&self) -> String {
         self.path.display().to_string()
     }
-    /// A further input that this one leads to, such as the base model of an adapter.
+    /// Returns a further input that this one leads to, such as the base model of an adapter.
     #[must_use]
     pub fn related(&self, key: &str, path: impl Into<PathBuf>) -> Self {
         Self::new(&self.table, &format!("{}.{key}", self.key), path, self.form)
     }
 
-    /// The path, for reading it in a run. The run's manifest then has its hash.
+    /// Returns the path for reading it in a run, and records its hash in the run's manifest.
     ///
     /// # Errors
-    /// The content is not what the run read before; it cannot be read; a full disk.
+    /// The content differs from what the run read before; it cannot be read; the disk is full.
     pub fn open(&self, run: &Run) -> Result<&Path> {
         run.read_input(&InputPlace {
             table: &self.table,
@@ -75,7 +77,7 @@ impl External {
         Ok(&self.path)
     }
 
-    /// The path, for a command that makes no rows, such as `cost`. Operators use [`External::open`].
+    /// Returns the path for a command that makes no rows, such as `cost`. Operators use [`External::open`].
     pub fn outside_of_runs(&self) -> &Path {
         &self.path
     }

@@ -1,8 +1,9 @@
-//! The keys of one table, asked for one by one.
+//! Reads the keys of one table.
 //!
-//! Each ask states key, meaning and default, so the docs, the did-you-mean over known keys, the unknown-key errors and
-//! the resolved file all come from the same place. A bad value is reported and the default (or the least allowed value)
-//! returned, so that all errors of a table are found at once; nothing runs while there is an error.
+//! Each read states the key, its meaning and its default, so the docs, suggestions for misspelt keys,
+//! errors about unknown keys and the resolved file all have the same source. A bad value is reported and
+//! replaced by the default (or the least allowed value), so that all errors of a table are found at once;
+//! nothing runs while an error exists.
 
 mod ask;
 pub(super) mod external;
@@ -17,18 +18,18 @@ use super::syntax::tree::{self, EMPTY, Node, Table, Value};
 use super::syntax::values::{Fault, list, name_value, sibling, texts_value, wrong_type};
 use external::External;
 
-/// A key as the docs show it.
+/// Documentation of a key.
 #[derive(Clone, PartialEq, Debug)]
 pub struct KeyDoc {
     /// The key.
     pub key: &'static str,
-    /// What it means, with its unit.
+    /// Its meaning, with its unit.
     pub about: &'static str,
-    /// What values it takes, in words.
+    /// The values it accepts, in words.
     pub kind: String,
     /// The default as TOML.
     pub default: Option<String>,
-    /// Whether it must be given.
+    /// Whether the key is required.
     pub required: bool,
     /// Choices with their meanings.
     pub options: Vec<(&'static str, &'static str)>,
@@ -36,7 +37,7 @@ pub struct KeyDoc {
     pub nested: Vec<KeyDoc>,
 }
 
-/// Another step, or a model, that a key names.
+/// A step or model named by a key.
 #[derive(Clone, Debug)]
 pub(super) struct Named {
     pub key: &'static str,
@@ -45,19 +46,19 @@ pub(super) struct Named {
     pub how: How,
 }
 
-/// A key that means something only where a step runs in several iterations.
+/// A key that matters only if a step runs in several iterations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ByIteration {
     pub key: &'static str,
     pub span: Span,
-    /// How many iterations it distinguishes, where it is a list with a value for each.
+    /// Number of values, if the key is a list with a value for each iteration.
     pub values: Option<usize>,
 }
 
-/// How a name is meant.
+/// What a name refers to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum How {
-    /// As the name of a step or model; a step that is not in `from` is read whole.
+    /// A step or model. A step that is not in `from` is read whole.
     Plain,
     /// A step whose rows are joined to those of the first input.
     Joined,
@@ -65,12 +66,12 @@ pub(super) enum How {
     Reference,
 }
 
-/// Where problems go. Silent when only the docs are wanted.
+/// Collects problems. Silent if only the docs are needed.
 #[derive(Default)]
 pub(super) struct Problems {
     pub list: RefCell<Vec<Diagnostic>>,
     pub silent: bool,
-    /// Files that are not there are warned of only.
+    /// Whether missing files are only warnings.
     pub without_data: bool,
 }
 
@@ -82,42 +83,43 @@ impl Problems {
     }
 }
 
-/// The words that stand for a reference, with their meanings. A model or step that is called so goes before.
+/// The words that stand for a reference, with their meanings. A model or step of that name takes
+/// precedence.
 pub const REFERENCES: [(&str, &str); 3] = [
     ("policy-start", "the model that this training starts from: the frozen policy of the iteration"),
     ("m1", "the loop's first policy, in every iteration"),
     ("base", "the [model.NAME] that the loop's first policy was trained from; without a loop, that `model` was"),
 ];
 
-/// A table whose keys are being asked for. See the module.
+/// A table while its keys are read; see the module.
 pub struct Fields<'a> {
     problems: &'a Problems,
     table: &'a Table,
-    /// Where a missing key is reported.
+    /// The place where a missing key is reported.
     place: Span,
-    /// Whose table it is, for messages: "step `dpo`".
+    /// The owner of the table, for messages: "step `dpo`".
     owner: String,
     /// `sampling.` inside a sub-table.
     prefix: String,
     pub(super) docs: Vec<KeyDoc>,
-    /// Sub-tables in which no key has another value than its default.
+    /// Sub-tables in which every key has its default.
     default_tables: Vec<&'static str>,
-    /// Key and TOML literal of every value, defaults too.
+    /// Key and TOML literal of every value, including defaults.
     pub(super) values: Vec<(&'static str, String)>,
     pub(super) steps: Vec<Named>,
     pub(super) models: Vec<Named>,
     pub(super) by_iteration: Vec<ByIteration>,
-    /// The table's full name, e.g. `step.dpo`.
+    /// Full name of the table, such as `step.dpo`.
     pub(super) full_name: String,
     pub(super) externals: Vec<External>,
 }
 
-/// What [`Fields::choice_or_count`] gives.
+/// The value of [`Fields::choice_or_count`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChoiceOrCount {
     /// One of the words.
     Choice(&'static str),
-    /// The number of the table.
+    /// The number in the table.
     Count(i64),
 }
 
@@ -148,21 +150,21 @@ impl<'a> Fields<'a> {
 
     // ---- for the sections ----
 
-    /// Says which table of the file it is, e.g. `step.dpo`: the manifest names external inputs by it.
+    /// Sets the table's full name, such as `step.dpo`, by which the manifest names external inputs.
     pub(super) fn at(mut self, full_name: String) -> Self {
         self.full_name = full_name;
         self
     }
 
-    /// The place of a key's value; of the table if it is not given.
+    /// Returns the place of a key's value, or of the table if the key is not given.
     pub(super) fn span(&self, key: &str) -> Span {
         self.table.get(key).map_or(self.place, |e| e.node.span)
     }
-    /// A name that must be given; empty only if that was reported.
+    /// Reads a required name; it is empty only if that was reported.
     pub(super) fn name(&mut self, key: &'static str, about: &'static str) -> String {
         self.give(doc(key, about, "a name"), None, String::new(), |s| tree::quote(s), name_value)
     }
-    /// As [`Fields::name`], or nothing if not given.
+    /// Reads a name like [`Fields::name`]; `None` if it is not given.
     pub(super) fn optional_name(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         self.maybe(doc(key, about, "a name"), |s: &String| tree::quote(s), name_value)
     }
@@ -183,7 +185,7 @@ impl<'a> Fields<'a> {
     pub(super) fn known(&mut self, key: &'static str, about: &'static str) {
         self.docs.push(doc(key, about, "text"));
     }
-    /// Reports every key of the table that was not asked for.
+    /// Reports every key of the table that was not read.
     pub(super) fn finish(&self) {
         for (key, entry) in &self.table.entries {
             if self.docs.iter().any(|d| d.key == key) {

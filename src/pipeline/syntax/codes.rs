@@ -1,4 +1,4 @@
-//! Every diagnostic code in one table: what it is called and what it means. `reflux explain E0102` prints from here.
+//! The table of diagnostic codes, with titles and explanations. `reflux explain E0102` prints from it.
 
 /// Whether a diagnostic stops the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,25 +9,25 @@ pub enum Severity {
     Warning,
 }
 
-/// One kind of diagnostic.
+/// A kind of diagnostic.
 #[derive(Debug)]
 pub struct Code {
     /// `E0102`, `W0401`.
     pub id: &'static str,
     /// Kebab-case title, e.g. `unknown-key`.
     pub name: &'static str,
-    /// A longer word about the cause and the cure.
+    /// A longer explanation of the cause and the remedy.
     pub explanation: &'static str,
 }
 
 impl Code {
-    /// Warnings start with W.
+    /// Returns the severity: codes of warnings start with W.
     pub fn severity(&self) -> Severity {
         if self.id.starts_with('W') { Severity::Warning } else { Severity::Error }
     }
 }
 
-/// The code with this id or name, whatever its case.
+/// Finds the code with this id or title, ignoring case.
 pub fn find(id_or_name: &str) -> Option<&'static Code> {
     ALL.iter().copied().find(|c| c.id.eq_ignore_ascii_case(id_or_name) || c.name.eq_ignore_ascii_case(id_or_name))
 }

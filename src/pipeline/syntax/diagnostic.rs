@@ -11,17 +11,17 @@ use super::codes::{Code, Severity};
 use crate::data::{counted, one_line, steers, visible};
 use crate::error::Error;
 
-/// Columns of a rendered diagnostic, whatever the terminal: output is the same everywhere.
+/// Width of a rendered diagnostic, independent of the terminal, so that output is the same everywhere.
 const WIDTH: usize = 110;
-/// At most this many are rendered; the rest is counted.
+/// Maximum number of rendered diagnostics; the rest is counted.
 const MAX_COUNT: usize = 100;
-/// Lines longer than this are not shown, only pointed at.
+/// Longer lines are not shown, only referred to.
 const LONGEST_LINE: usize = 1000;
 
 /// A place: bytes `start..end` of the text numbered `source` (0 is the file, then each `--set` in order).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Span {
-    /// Which text.
+    /// Number of the text.
     pub source: usize,
     /// First byte.
     pub start: usize,
@@ -29,21 +29,21 @@ pub struct Span {
     pub end: usize,
 }
 
-/// One text that was parsed.
+/// A text that was parsed.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The file's path as given, or `--set`.
     pub name: String,
-    /// All of it.
+    /// The whole text.
     pub text: Arc<str>,
 }
 
 impl Source {
-    /// A text with its name.
+    /// Creates a source from its name and text.
     pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), text: text.into() }
     }
-    /// The nearest character boundary at or before `at`, within the text.
+    /// Returns the nearest character boundary at or before `at`, within the text.
     fn boundary(&self, at: usize) -> usize {
         let mut at = at.min(self.text.len());
         while !self.text.is_char_boundary(at) {
@@ -51,13 +51,13 @@ impl Source {
         }
         at
     }
-    /// Line and column of a byte, both from 1; the column counts characters.
+    /// Returns line and column of a byte, both from 1; the column counts characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
         let before = &self.text[..self.boundary(at)];
         let start = before.rfind('\n').map_or(0, |i| i + 1);
         (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
     }
-    /// The span within the text, on character boundaries, cut at the end of its first line.
+    /// Returns the span within the text, on character boundaries, cut at the end of its first line.
     fn clamp(&self, span: Span) -> (usize, usize) {
         let start = self.boundary(span.start);
         let end = self.boundary(span.end).max(start);
@@ -72,7 +72,8 @@ impl Source {
         let neighbours = [before.rsplit('\n').nth(1), after.split('\n').nth(1)];
         line <= LONGEST_LINE && neighbours.iter().flatten().all(|l| l.len() <= LONGEST_LINE)
     }
-    /// The text with what steers a terminal replaced by characters of as many bytes, so that places stay.
+    /// Returns the text with terminal control characters replaced by characters of the same size, so that
+    /// places are unchanged.
     fn tame(&self) -> Arc<str> {
         let steers = |c: char| steers(c) && c != '\n' && c != '\t';
         if !self.text.contains(steers) {
@@ -89,60 +90,60 @@ impl Source {
     }
 }
 
-/// A place with what is to be said about it.
+/// A place with a remark.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Label {
-    /// Where.
+    /// The place.
     pub span: Span,
     /// A few words under the caret; may be empty.
     pub text: String,
 }
 
-/// One problem.
+/// A problem.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
-    /// Which kind.
+    /// Its kind.
     pub code: &'static Code,
-    /// What is wrong, in a sentence.
+    /// The problem, in a sentence.
     pub message: String,
-    /// Where; the first is the main place, the others show the other end.
+    /// Its places: the first is the main one, the others show related ones.
     pub labels: Vec<Label>,
-    /// What to do about it: a suggestion, or the choices there are.
+    /// The remedy: a suggestion, or the possible choices.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A problem at a place.
+    /// Creates a problem at a place.
     pub fn new(code: &'static Code, message: impl Into<String>, span: Span, label: impl Into<String>) -> Self {
         Self { code, message: message.into(), labels: vec![Label { span, text: label.into() }], help: None }
     }
-    /// A problem of no place in particular.
+    /// Creates a problem without a place.
     pub fn nowhere(code: &'static Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), labels: Vec::new(), help: None }
     }
-    /// Adds what to do.
+    /// Adds a remedy.
     #[must_use]
     pub fn help(mut self, help: impl Into<Option<String>>) -> Self {
         self.help = help.into();
         self
     }
-    /// Shows another place too.
+    /// Adds another place.
     #[must_use]
     pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
         self.labels.push(Label { span, text: text.into() });
         self
     }
-    /// The main place.
+    /// Returns the main place.
     pub fn span(&self) -> Option<Span> {
         self.labels.first().map(|l| l.span)
     }
-    /// Error or warning.
+    /// Returns the severity.
     pub fn severity(&self) -> Severity {
         self.code.severity()
     }
 }
 
-/// All problems of one pipeline, by position, with the texts they point into.
+/// All problems of a pipeline, by position, with the texts they refer to.
 #[derive(Clone, Default)]
 pub struct Diagnostics {
     sources: Vec<Source>,
@@ -150,36 +151,36 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Sorts by place (file first, then each override) and drops exact repetitions.
+    /// Sorts the problems by place (file first, then each override) and drops exact duplicates.
     pub fn new(sources: Vec<Source>, mut list: Vec<Diagnostic>) -> Self {
         list.sort_by(|a, b| (a.span(), a.code.id, &a.message).cmp(&(b.span(), b.code.id, &b.message)));
         list.dedup_by(|a, b| a.code.id == b.code.id && a.message == b.message && a.labels == b.labels);
         Self { sources, list }
     }
-    /// The problems, by position.
+    /// Returns the problems, by position.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
-    /// How many errors.
+    /// Returns the number of errors.
     pub fn errors(&self) -> usize {
         self.list.iter().filter(|d| d.severity() == Severity::Error).count()
     }
-    /// How many warnings.
+    /// Returns the number of warnings.
     pub fn warnings(&self) -> usize {
         self.list.len() - self.errors()
     }
-    /// Whether there is none at all.
+    /// Whether no problem was found.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
-    /// File, line and column of a place, e.g. `a.toml:3:7`.
+    /// Returns file, line and column of a place, such as `a.toml:3:7`.
     pub fn at(&self, span: Span) -> String {
         self.sources.get(span.source).map_or_else(String::new, |s| {
             let (line, column) = s.position(span.start);
             format!("{}:{line}:{column}", one_line(&s.name))
         })
     }
-    /// Everything as text for people: each problem with its code, place, caret and help, and a count at the end.
+    /// Renders the problems for people: each with its code, place, caret and help, and a count at the end.
     /// `colour` only adds escape codes.
     pub fn render(&self, colour: bool) -> String {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
@@ -206,14 +207,14 @@ impl Diagnostics {
         let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
         lines.join("\n") + "\n"
     }
-    /// The same for programs, a JSON object each, with file, line and column where it has a place.
+    /// Renders the problems for programs: a JSON object each, with file, line and column if it has a place.
     pub fn json(&self) -> Vec<(Severity, Value)> {
         let one = |problem: &Diagnostic| {
             let mut fields = json!({
                 "code": problem.code.id, "name": problem.code.name, "message": problem.message, "help": problem.help,
             });
             let place = problem.span().and_then(|span| Some((self.sources.get(span.source)?, span)));
-            // A problem of no place is still one of the file.
+            // A problem without a place still belongs to the file.
             let source = place.map(|(source, _)| source).or(self.sources.first());
             let position = place.map(|(source, span)| source.position(span.start)).unzip();
             fields["file"] = json!(source.map(|source| &source.name));
@@ -250,7 +251,7 @@ impl Diagnostics {
                     LabeledSpan::new_with_span(text, place)
                 });
             } else if i == 0 {
-                // Nothing to draw: the place goes into the words.
+                // The line is too long to show, so the place goes into the words.
                 shown.message = format!("{}: {}", self.at(label.span), shown.message);
             } else {
                 let note = format!("{}: {}", self.at(label.span), one_line(&label.text));
@@ -262,7 +263,8 @@ impl Diagnostics {
         }
         shown
     }
-    /// As the crate's error, for callers that only pass it on. The rendered text is the message.
+    /// Converts the problems to the crate's error, for callers that only pass it on. The message is the
+    /// rendered text.
     pub fn into_error(self) -> Error {
         Error::user(self.render(false))
     }
@@ -280,7 +282,7 @@ impl fmt::Debug for Diagnostics {
 }
 impl std::error::Error for Diagnostics {}
 
-/// What the renderer is given.
+/// A diagnostic in the form that the renderer takes.
 struct Shown<'a> {
     diagnostic: &'a Diagnostic,
     message: String,

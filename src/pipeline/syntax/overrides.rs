@@ -1,15 +1,16 @@
-//! `--set SECTION.KEY=VALUE`: overrides merged into the file's tree, each with carets into its own text.
+//! `--set SECTION.KEY=VALUE`: overrides that are merged into the file's tree, with carets into their own
+//! text.
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Source, Span};
 use super::suggest;
 use super::tree::{self, Entry, Node, Table, Value};
 
-/// The keys of a model of which exactly one says where it comes from; setting one drops the others, and
-/// the keys that only they have.
+/// The keys that name a model's source; exactly one must be given. Setting one removes the others and the
+/// keys that belong to them.
 pub const MODEL_SOURCES: [&str; 4] = ["path", "hf", "init", "script"];
 
-/// Parses and merges every override, the later over the earlier. `sources` grows by one text each.
+/// Parses and merges every override, later ones over earlier ones. `sources` grows by one text for each.
 pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, problems: &mut Vec<Diagnostic>) {
     let mut parsed = Vec::new();
     for text in overrides {
@@ -20,7 +21,8 @@ pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, 
             Err(errors) => problems.extend(errors),
         }
     }
-    // An override of a step or model that the file lacks is a slip, unless the overrides themselves define it.
+    // An override of a step or model that the file lacks is a mistake, unless the overrides themselves
+    // define it.
     let defines = |section: &str, name: &str, keys: &[&str]| {
         parsed.iter().any(|t: &Table| {
             let made = t.table(section).and_then(|s| s.table(name));
@@ -66,8 +68,8 @@ fn drop_other_sources(root: &mut Table, set: &Table) {
     }
 }
 
-/// Whether a key of the file says something of the source that an override replaces, and would have no effect with the
-/// new one.
+/// Whether a key of the file belongs to a model source that an override replaces, and would have no effect
+/// with the new one.
 fn belongs_to_other_source(key: &str, given: &Table) -> bool {
     let has = |source: &str| given.get(source).is_some();
     match key {
@@ -90,8 +92,8 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// One override as a table with one leaf. A value that is not TOML and does not start like a list, table or quoted
-/// string is text.
+/// Parses one override into a table with one leaf. A value that is not TOML and does not start like a list,
+/// table or quoted string is text.
 fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
     let bad = |message: &str, start: usize, end: usize| {
         let help = "write SECTION.KEY=VALUE, e.g. --set step.dpo.beta=0.2 or --set pipeline.seed=7".to_owned();
@@ -121,7 +123,7 @@ fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
     Ok(table)
 }
 
-/// Puts `leaf` at the end of the one dotted key that the table holds.
+/// Puts `leaf` at the end of the only dotted key that the table holds.
 fn set_leaf(table: &mut Table, leaf: Node) {
     let Some(entry) = table.entries.values_mut().next() else { return };
     match &mut entry.node.value {

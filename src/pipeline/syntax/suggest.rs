@@ -1,8 +1,8 @@
-//! Did-you-mean for diagnostics, and user text made fit to print.
+//! Suggestions for misspelt names, and user text made safe to print.
 
 use crate::data::{nearest, one_line};
 
-/// "did you mean `x`?", or else the list of what there is.
+/// Returns "did you mean `x`?", or else the list of valid names.
 pub fn help<'a>(word: &str, what: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     if let Some(near) = nearest(word, candidates.clone()) {
         return Some(format!("did you mean `{}`?", show(near)));
@@ -15,7 +15,7 @@ pub fn help<'a>(word: &str, what: &str, candidates: impl IntoIterator<Item = &'a
     }
 }
 
-/// User text fit for a message: one line, nothing that steers a terminal, not endless.
+/// Makes user text safe for a message: one line of bounded length, without terminal control characters.
 pub fn show(text: &str) -> String {
     let mut out = String::new();
     for (i, c) in text.chars().enumerate() {

@@ -1,4 +1,5 @@
-//! TOML text as a tree of our own in which every key and value knows its place, so that overrides merge into it.
+//! TOML text as a tree in which every key and value knows its place, so that overrides can be merged into
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +8,10 @@ use toml::de::{DeTable, DeValue};
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
 
-/// Tables and arrays nested deeper than this are refused: no key goes that deep.
+/// Maximum nesting of tables and arrays: no key is nested deeper.
 const MAX_DEPTH: usize = 24;
-/// The TOML parser recurses on nesting (its own limits allow some thousand levels by dotted keys), so it gets this stack.
+/// Stack of the TOML parser, which recurses on nesting (its own limits allow several thousand levels by
+/// dotted keys).
 const STACK: usize = 64 << 20;
 
 /// A value with its place.
@@ -19,11 +21,11 @@ pub struct Node {
     pub span: Span,
 }
 
-/// What TOML knows.
+/// The types of TOML.
 #[derive(Clone, Debug)]
 pub enum Value {
     Text(String),
-    /// `None`: too large for 64 bits.
+    /// An integer; `None` if it does not fit into 64 bits.
     Int(Option<i64>),
     Float(f64),
     Bool(bool),
@@ -33,7 +35,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The type in words, with its article.
+    /// Returns the type in words, with its article.
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Text(_) => "text",
@@ -47,22 +49,22 @@ impl Value {
     }
 }
 
-/// A table by key, in the order of the keys.
+/// A table by key, in key order.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     pub entries: BTreeMap<String, Entry>,
-    /// Written `{ .. }`, so an override with it replaces the table as a whole.
+    /// Whether it was written `{ .. }`, so that an override replaces the table as a whole.
     pub inline: bool,
 }
 
-/// A key's place and its value.
+/// The place of a key, and its value.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub key: Span,
     pub node: Node,
 }
 
-/// A table without keys.
+/// An empty table.
 pub static EMPTY: Table = Table { entries: BTreeMap::new(), inline: false };
 
 impl Table {
@@ -77,7 +79,7 @@ impl Table {
     }
 }
 
-/// Parses a TOML document. With any syntax error there is no tree to trust: `Err` holds them all.
+/// Parses a TOML document. After any syntax error no tree is reliable, so `Err` holds all of them.
 pub fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
     let read = || {
         let (table, errors) = DeTable::parse_recoverable(text);
@@ -163,7 +165,7 @@ fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: 
     }
 }
 
-/// A TOML basic string.
+/// Quotes a text as a TOML basic string.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
@@ -181,7 +183,7 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// A key, bare where TOML allows it.
+/// Quotes a key, bare if TOML allows it.
 pub fn key(text: &str) -> String {
     let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if bare { text.to_owned() } else { quote(text) }

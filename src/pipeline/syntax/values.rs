@@ -1,4 +1,4 @@
-//! From a value of the tree to what a key asks for, or to what is wrong with it.
+//! Converts values of the tree to the types of keys, or reports what is wrong with them.
 
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::suggest::{self, show};
 use super::tree::{Node, Value};
 use crate::data::nearest_path;
 
-/// What is wrong with a value.
+/// A problem of a value.
 pub(crate) struct Fault {
     pub code: &'static Code,
     pub message: String,
@@ -17,7 +17,7 @@ pub(crate) struct Fault {
     pub help: Option<String>,
 }
 
-/// Another type is wanted.
+/// Reports a value of the wrong type.
 pub(crate) fn wrong_type(node: &Node, wanted: &str) -> Fault {
     let message = format!("wants {wanted}");
     Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
@@ -32,7 +32,7 @@ pub(crate) fn text_value(node: &Node) -> Result<String, Fault> {
         _ => Err(wrong_type(node, "text")),
     }
 }
-/// Text that names something, so is not empty.
+/// Reads a name, which must not be empty.
 pub(crate) fn name_value(node: &Node) -> Result<String, Fault> {
     let name = text_value(node)?;
     let (message, label) = ("is empty".to_owned(), "a name is wanted".to_owned());
@@ -65,12 +65,12 @@ pub(crate) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64,
 pub(crate) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, Fault> {
     let value = match node.value {
         Value::Float(f) => f,
-        // Rounding of integers beyond 2^53 is what a float key asks for.
+        // A float key accepts the rounding of integers beyond 2^53.
         Value::Int(Some(n)) => n as f64,
         Value::Int(None) => return Err(out_of_range(&float_words(range))),
         _ => return Err(wrong_type(node, &float_words(range))),
     };
-    // NaN is in no range. Infinity is, where the range is open, but means nothing as a setting.
+    // NaN is in no range. Infinity is within open ranges, but makes no sense as a setting.
     if value.is_finite() && range.contains(&value) { Ok(value) } else { Err(out_of_range(&float_words(range))) }
 }
 pub(crate) fn int_words(range: &RangeInclusive<i64>) -> String {
@@ -81,7 +81,7 @@ pub(crate) fn int_words(range: &RangeInclusive<i64>) -> String {
         (least, most) => format!("an integer from {least} to {most}"),
     }
 }
-/// Which numbers a range has, in words. A bound that every number keeps to is not mentioned.
+/// Describes a range of numbers. A bound that every number satisfies is left out.
 pub(crate) fn float_words(range: &impl RangeBounds<f64>) -> String {
     let (start, end) = (range.start_bound().cloned(), range.end_bound().cloned());
     if let (Bound::Included(least), Bound::Included(most)) = (start, end)
@@ -104,7 +104,7 @@ pub(crate) fn float_words(range: &impl RangeBounds<f64>) -> String {
     if bounds.is_empty() { "a number".into() } else { format!("a number {}", bounds.join(" and ")) }
 }
 
-/// The least number of a range; what stands in for a value that was refused.
+/// Returns the least number of a range, which replaces a refused value.
 pub(crate) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
     match range.start_bound() {
         Bound::Included(least) => *least,
@@ -112,16 +112,16 @@ pub(crate) fn least_float(range: &impl RangeBounds<f64>) -> f64 {
         Bound::Unbounded => f64::MIN,
     }
 }
-/// Shortest text that reads back as the same float, and as a float.
+/// Returns the shortest text that parses to the same float, and as a float.
 pub(crate) fn float_literal(value: &f64) -> String {
     format!("{value:?}")
 }
-/// A TOML list of literals.
+/// Returns a TOML list of literals.
 pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
-/// A size in bytes: an integer, or a number with a unit.
+/// Reads a size in bytes: an integer, or a number with a unit.
 pub(crate) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
     let size = match &node.value {
         Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
@@ -144,7 +144,7 @@ const UNITS: [(&str, u64); 7] = [
     ("kb", 1_000),
     ("b", 1),
 ];
-/// `"1.5 GiB"` as bytes: a number with B, KiB, MiB, GiB, KB, MB, GB or no unit.
+/// Parses `"1.5 GiB"` into bytes: a number with B, KiB, MiB, GiB, KB, MB, GB or no unit.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let (number, unit) = UNITS.iter().find_map(|(u, size)| Some((text.strip_suffix(u)?, *size))).unwrap_or((&text, 1));
@@ -156,7 +156,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     // Below 2^63 the cast is exact enough and cannot wrap.
     (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
 }
-/// Bytes in the largest binary unit that divides them.
+/// Formats bytes in the largest binary unit that divides them.
 pub(crate) fn bytes_words(bytes: u64) -> String {
     for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= unit && bytes.is_multiple_of(unit) {
@@ -166,7 +166,7 @@ pub(crate) fn bytes_words(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// The path that exists and was probably meant.
+/// Suggests an existing path that was probably intended.
 pub(crate) fn sibling(path: &str) -> Option<String> {
     let near = nearest_path(Path::new(path))?;
     Some(format!("did you mean `{}`?", show(&near.to_string_lossy())))

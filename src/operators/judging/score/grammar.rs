@@ -1,6 +1,8 @@
-//! The built-in way to read a score: tokens, mentions of a score, and the decision which of them is the judge's.
+//! The built-in grammar: tokenises a text, finds mentions of a score, and decides which of them is the
+//! judge's score.
 //!
-//! What is not certain is [`Outcome::Ambiguous`], never a number: a new judgement is cheap, a wrong score trains.
+//! Anything uncertain is [`Outcome::Ambiguous`], never a number: a new judgement is cheap, but training on
+//! a wrong score is not.
 
 use std::ops::Range;
 
@@ -9,7 +11,7 @@ use super::outcome::{Outcome, Several};
 use super::tokens::{Token, after_reasoning, tokens};
 use super::value::{alone, announces_correction, corrected};
 
-/// The scale that scores are read on.
+/// The scale of the scores.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     pub min: f32,
@@ -17,7 +19,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// What a mention says: its score where it is certain and on the scale.
+    /// Returns the score of a mention if it is certain and on the scale.
     fn outcome(self, mention: &Mention) -> Outcome {
         let value = &mention.value;
         if value.of.is_some_and(|of| (of - self.max).abs() > 1e-6) || !(self.min..=self.max).contains(&value.score) {
@@ -30,12 +32,13 @@ impl Scale {
     }
 }
 
-/// Reads a judge's text; `cut` says that it was cut by its length. Returns the place of the score that counted, too.
+/// Reads a judge's text. `cut` says that it was cut by its length. Also returns the place of the score that
+/// counted.
 pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Outcome, Option<Range<usize>>) {
     let tokens = tokens(text, after_reasoning(text));
     let mut all = mentions(&tokens);
     if all.is_empty() && !cut {
-        // A judge that says nothing but its score.
+        // The text is nothing but a score.
         let whole = alone(&tokens);
         all.extend(whole.map(|value| Mention {
             at: 0,
@@ -51,7 +54,7 @@ pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Ou
     }
     let own = judges_own(&all, cut);
     if own.is_empty() {
-        // It only speaks of scores that are not the answer's.
+        // All mentions are about scores other than the answer's.
         return (if cut { Outcome::Truncated } else { Outcome::Ambiguous }, None);
     }
     let chosen = match several {
@@ -63,7 +66,7 @@ pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Ou
         },
     };
     let place = Some(tokens[chosen.value.token].place.clone());
-    // "Score: 1" may have become "Score: 10", "Score: 1 + 1 = 2" or "Score: 1 or 2".
+    // The cut may have shortened "Score: 10", "Score: 1 + 1 = 2" or "Score: 1 or 2" to "Score: 1".
     let rest = &tokens[chosen.value.end..];
     let ended =
         |(i, t): (usize, &Token)| t.is_newline() || (t.is_mark(".!;") && rest.get(i + 1).is_some_and(|t| t.spaced));
@@ -76,8 +79,8 @@ pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Ou
     (scale.outcome(chosen), place)
 }
 
-/// The mentions by which the judge says what its score is. A verdict outside of code fences is meant before one inside;
-/// a sentence counts only where nothing else speaks of scores, and not in a text that was cut.
+/// Returns the mentions that state the judge's score. A verdict outside of code fences takes precedence
+/// over one inside. A sentence counts only if no verdict exists, and never in a text that was cut.
 fn judges_own(all: &[Mention], cut: bool) -> Vec<&Mention> {
     let own: Vec<&Mention> = all.iter().filter(|m| m.standing != Standing::Other && !(cut && m.fenced)).collect();
     let unfenced: Vec<&Mention> = own.iter().copied().filter(|m| !m.fenced).collect();
@@ -91,7 +94,8 @@ fn judges_own(all: &[Mention], cut: bool) -> Vec<&Mention> {
     }
 }
 
-/// The mention on which all agree that count: the final ones where the last is final, else the plain ones.
+/// Returns the mention that all mentions that count agree with: the final ones if the last is final, else
+/// the plain ones.
 fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
     let last = own.iter().rev().find(|m| m.rank != Rank::Part);
     let counting = match last.map(|m| m.rank) {
@@ -101,7 +105,7 @@ fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
         None => return None,
     };
     let (first, rest) = counting.split_first()?;
-    // A scale that only one of them names is meant by all.
+    // A scale named by only one of them applies to all.
     let same = |m: &&Mention| {
         scale.outcome(m) == scale.outcome(first)
             && m.value.score == first.value.score
@@ -110,8 +114,8 @@ fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
     rest.iter().all(same).then_some(*counting.last()?)
 }
 
-/// Whether a sentence after a mention takes it back: "Wait, that should be 3."; in a text that was cut, what it would have
-/// said instead may be missing.
+/// Whether a sentence after a mention takes it back: "Wait, that should be 3."; a text that was cut may
+/// lack the correction.
 fn taken_back(tokens: &[Token], mention: &Mention, cut: bool) -> bool {
     let begins = |i: &usize| tokens[i - 1].is_newline() || tokens[i - 1].is_mark(".!?;");
     let mut sentences = (mention.value.end + 1..tokens.len()).filter(begins);

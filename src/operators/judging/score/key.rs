@@ -1,26 +1,27 @@
-//! Keys that hold a regular expression, or the name of a built-in one.
+//! Reads keys that hold a regular expression or the name of a built-in one.
 
 use regex::Regex;
 
 use super::pattern::PATTERN;
 use crate::pipeline::Fields;
 
-/// The name of the built-in grammar in a pipeline file.
+/// Name of the built-in grammar in a pipeline file.
 pub const GRAMMAR: &str = "score";
 
 /// Finds the verdict of a comparison: `[[A]]`, `[[B]]`, `[[C]]` for a tie, or the words for them.
 pub const VERDICT: &str = r"\[\[\s*(A|B|C|(?i:first|second|tie))\s*\]\]";
 
-/// Patterns that have a name, which stands for them in a pipeline file: none of the names has a group, so none is a pattern itself.
+/// Built-in patterns by their name in a pipeline file. No name contains a group, so no name is a valid
+/// pattern.
 const NAMED: [(&str, &str); 2] = [(GRAMMAR, PATTERN), ("verdict", VERDICT)];
 
-/// A regular expression with a group, from `key`; `default` is the name of one.
+/// Reads a regular expression with a group from `key`. `default` is the name of a built-in one.
 pub fn pattern(f: &mut Fields<'_>, key: &'static str, about: &'static str, default: &'static str) -> Regex {
     let text = f.text(key, about, Some(default));
     compiled(f, key, &text)
 }
 
-/// The regular expression that a key's text is or names; reports what is wrong with it.
+/// Compiles a pattern or the built-in pattern of that name, and reports errors in it.
 pub(super) fn compiled(f: &mut Fields<'_>, key: &'static str, text: &str) -> Regex {
     let text = NAMED.iter().find(|(name, _)| *name == text).map_or(text, |(_, pattern)| pattern);
     let pattern = Regex::new(text).unwrap_or_else(|e| {

@@ -1,4 +1,4 @@
-//! Where a judge's text mentions a score, what value stands there, and how the sentence means it.
+//! Finds where a judge's text mentions a score, the value there, and what the sentence means by it.
 
 use super::tokens::{Token, TokenKind};
 use super::value::{self, Value};
@@ -7,18 +7,18 @@ use super::words::{
     NOT_ITS_OWN, PLAIN, PLAIN_LABELS, SCORE, SCORE_ENDINGS, SPEAKERS, SPEECH, WHOLE_CRITERIA,
 };
 
-/// How a mention is meant.
+/// What a mention means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// It says what the score is: "Score: 4" at the start of a line or sentence.
+    /// It states the score: "Score: 4" at the start of a line or sentence.
     Verdict,
-    /// It says so within a sentence: "I give it a score of 4".
+    /// It states the score within a sentence: "I give it a score of 4".
     Sentence,
-    /// It speaks of a score that is not the answer's, or quotes one: "the maximum score is 5".
+    /// It is about a score other than the answer's, or quotes one: "the maximum score is 5".
     Other,
 }
 
-/// What the words before "score" make of it.
+/// The rank of a mention, from the words before "score".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Rank {
     /// "Final score", "total score", a boxed number.
@@ -32,7 +32,7 @@ pub(super) enum Rank {
 /// A mention of a score.
 #[derive(Clone, Debug)]
 pub(super) struct Mention {
-    /// The token of the word, or the mark, that announces it.
+    /// The token of the word or mark that announces it.
     pub at: usize,
     pub value: Value,
     pub standing: Standing,
@@ -41,10 +41,10 @@ pub(super) struct Mention {
     pub fenced: bool,
 }
 
-/// How far a sentence is looked at, in tokens: a text of a million words is still read in one pass.
+/// How many tokens of a sentence are considered, so that a text of a million words is read in linear time.
 const REACH: usize = 40;
 
-/// Every mention of a score, in the order of the text.
+/// Returns every mention of a score, in text order.
 pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
     let mut out: Vec<Mention> = Vec::new();
     for at in 0..tokens.len() {
@@ -58,7 +58,7 @@ pub(super) fn mentions(tokens: &[Token]) -> Vec<Mention> {
             TokenKind::Mark('[') if tokens.get(at + 1).is_some_and(|t| t.is_mark("[")) => boxed(tokens, at + 1),
             _ => None,
         };
-        // A number is mentioned once: "final rating: [[4]]" is one mention.
+        // A number counts once: "final rating: [[4]]" is one mention.
         if let Some(found) = found.map(|mention| Mention { at, ..mention })
             && out.last().is_none_or(|last| last.value.token != found.value.token)
         {
@@ -72,12 +72,12 @@ pub(super) fn is_score(word: &str) -> bool {
     SCORE.contains(&word) || SCORE_ENDINGS.iter().any(|ending| word.ends_with(ending))
 }
 
-/// Whether a word before "score" makes it the judge's last word: "final", "total".
+/// Whether the word before "score" makes it final: "final", "total".
 pub(super) fn is_final(word: &str) -> bool {
     FINAL.contains(&word)
 }
 
-/// The tokens of the sentence before a token, nearest first.
+/// Returns the tokens of the sentence before a token, nearest first.
 fn sentence_before(tokens: &[Token], at: usize) -> impl Iterator<Item = (usize, &Token)> {
     let ends = move |i: usize| {
         let t = &tokens[i];
@@ -87,7 +87,7 @@ fn sentence_before(tokens: &[Token], at: usize) -> impl Iterator<Item = (usize, 
     (at.saturating_sub(REACH)..at).rev().take_while(move |&i| !ends(i)).map(move |i| (i, &tokens[i]))
 }
 
-/// Whether a mention begins its line, but for marks, list numbers and words that leave it what it is; its rank then.
+/// Returns the rank of a mention that begins its line, apart from marks, list numbers and neutral words.
 fn begins_line(tokens: &[Token], at: usize) -> Option<Rank> {
     let mut rank = Rank::Plain;
     for (_, token) in sentence_before(tokens, at) {
@@ -101,16 +101,18 @@ fn begins_line(tokens: &[Token], at: usize) -> Option<Rank> {
     Some(rank)
 }
 
-/// The rank of a mention within a line: by the words just before it, and by a label ("Clarity: Score: 3").
+/// Returns the rank of a mention within a line, from the words just before it and a label ("Clarity: Score:
+/// 3").
 fn rank(tokens: &[Token], at: usize) -> Rank {
-    // What a judge says of itself is no criterion: "I first thought score: 2".
+    // Words about the judge itself name no criterion: "I first thought score: 2".
     let speaks = sentence_before(tokens, at).any(|(_, t)| matches!(t.word(), Some("i" | "we" | "i'd")));
     let mut adjacent = !speaks;
     for (i, token) in sentence_before(tokens, at) {
         match &token.kind {
             TokenKind::Word(w) if FINAL.contains(&w.as_str()) => return Rank::Final,
             TokenKind::Word(w) if adjacent && !PLAIN.contains(&w.as_str()) => {
-                // "relevance score", "relevance_score"; a verb or a preposition before it is no criterion.
+                // "relevance score" and "relevance_score" name a criterion; a verb or a preposition does
+                // not.
                 let linked = i + 1 == at || tokens[i + 1..at].iter().all(|t| t.is_mark("_-*"));
                 let label = !linked && !PLAIN_LABELS.contains(&w.as_str());
                 return if (linked && !WHOLE_CRITERIA.contains(&w.as_str())) || label {
@@ -129,7 +131,7 @@ fn rank(tokens: &[Token], at: usize) -> Rank {
     Rank::Plain
 }
 
-/// How "score" and its value are joined.
+/// How "score" is joined to its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Connector {
     /// A colon, an equals sign, a dash, an arrow, a tag, a table's bar, a heading's line end.
@@ -140,16 +142,16 @@ enum Connector {
     None,
 }
 
-/// What stands between "score" and its value.
+/// The text between "score" and its value.
 struct Joint {
     connector: Connector,
-    /// The scale that is named there: "Score (0-5): 4".
+    /// The scale named there: "Score (0-5): 4".
     of: Option<f32>,
     /// The words there: "for this response".
     words: Vec<usize>,
-    /// Where the value is looked for.
+    /// Where to look for the value.
     at: usize,
-    /// Line ends that may stand before the value.
+    /// Number of line ends allowed before the value.
     newlines: usize,
 }
 
@@ -177,7 +179,7 @@ fn named(tokens: &[Token], at: usize) -> Option<Mention> {
     let standing = match joint.connector {
         Connector::None if line.is_none() => return None,
         Connector::None => {
-            // "Score 0: irrelevant" begins a list of what scores mean.
+            // "Score 0: irrelevant" begins a list that explains scores.
             let alone = value.of.is_some() || tokens.get(value.end).is_none_or(Token::is_newline);
             if alone { Standing::Verdict } else { Standing::Other }
         }
@@ -204,8 +206,9 @@ fn named(tokens: &[Token], at: usize) -> Option<Mention> {
     Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank })
 }
 
-/// Whether a sentence says which score the answer has: "the final score is 4", "I give it a score of 4", "it deserves a
-/// score of 4", "a score of 4 is fair". Other sentences have scores too: "her credit score is 4".
+/// Whether a sentence states the answer's score: "the final score is 4", "I give it a score of 4", "it
+/// deserves a score of 4", "a score of 4 is fair". Other sentences mention scores too: "her credit score is
+/// 4".
 fn states_the_score(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -> bool {
     let before: Vec<&str> = sentence_before(tokens, at).filter_map(|(_, t)| t.word()).collect();
     let determiner = before.iter().copied().find(|w| !FINAL.contains(w));
@@ -224,7 +227,7 @@ fn states_the_score(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -
     }
 }
 
-/// Whether a label, a bracket or a quotation mark stands before a mention: "Verdict: Score: 4", `{"score": 4}`.
+/// Whether a label, bracket or quotation mark precedes a mention: "Verdict: Score: 4", `{"score": 4}`.
 fn begins_clause(tokens: &[Token], at: usize) -> bool {
     let mut before = at;
     while before > 0 && (tokens[before - 1].is_mark("*_\"'`<{(") || qualifies(&tokens[before - 1])) {
@@ -237,7 +240,7 @@ fn qualifies(token: &Token) -> bool {
     token.word().is_some_and(|w| FINAL.contains(&w) || PLAIN.contains(&w))
 }
 
-/// Reads what stands between "score" and its value.
+/// Reads the text between "score" and its value.
 fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
     let mut joint = Joint { connector: Connector::None, of: None, words: Vec::new(), at, newlines: 0 };
     let mut i = at + 1;
@@ -260,7 +263,7 @@ fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
                 joint.connector = Connector::Colon;
             }
             TokenKind::Newline if joint.words.is_empty() && begins_line(tokens, at).is_some() => {
-                // The line end is left to the value, which may not be a list's first number.
+                // The line end is left to the value, which must not be the first number of a list.
                 return Some(Joint { connector: Connector::Colon, newlines: 2, at: i, ..joint });
             }
             TokenKind::Word(w) if matches!(w.as_str(), "is" | "was" | "be" | "equals") => {
@@ -305,8 +308,8 @@ fn joint(tokens: &[Token], at: usize) -> Option<Joint> {
     None
 }
 
-/// "(0-5)", "[out of 5]", "(for the response)": the scale that it names, if any, and its closing bracket.
-/// `None` if it holds one number and nothing else.
+/// Reads "(0-5)", "[out of 5]", "(for the response)": the scale that it names, if any, and its closing
+/// bracket. Returns `None` if it holds only a number.
 fn scale_in_brackets(tokens: &[Token], at: usize) -> Option<(Option<f32>, usize)> {
     let end = (at + 1..tokens.len().min(at + 16)).find(|&i| tokens[i].is_mark(")]") || tokens[i].is_newline())?;
     if tokens[end].is_newline() {
@@ -319,7 +322,8 @@ fn scale_in_brackets(tokens: &[Token], at: usize) -> Option<(Option<f32>, usize)
     Some((numbers.into_iter().reduce(f32::max), end))
 }
 
-/// Whether "score" is the key of an object: what stands before it is another key's value, and no sentence of its own.
+/// Whether "score" is a key of an object: the text before it is the value of another key and not part of
+/// its sentence.
 fn is_json_key(tokens: &[Token], at: usize) -> bool {
     let quoted =
         tokens.get(at + 1).is_some_and(|t| t.is_mark("\"'")) && tokens.get(at + 2).is_some_and(|t| t.is_mark(":"));
@@ -331,7 +335,7 @@ fn is_json_key(tokens: &[Token], at: usize) -> bool {
     quoted && first > 0 && tokens[first - 1].is_mark("\"'")
 }
 
-/// The scale that the sentence names before its score: "on a scale of 1 to 10, the score is 4".
+/// Returns the scale that the sentence names before its score: "on a scale of 1 to 10, the score is 4".
 fn scale_before(tokens: &[Token], at: usize) -> Option<f32> {
     let start = at - sentence_before(tokens, at).count();
     (start..at)
@@ -340,7 +344,7 @@ fn scale_before(tokens: &[Token], at: usize) -> Option<f32> {
         .map(|(of, _)| of)
 }
 
-/// The greatest score that the other keys of a JSON object name: `{"score": 3, "max": 10}`.
+/// Returns the highest score named by other keys of a JSON object: `{"score": 3, "max": 10}`.
 fn object_scale(tokens: &[Token], at: usize) -> Option<f32> {
     let quoted_key = at > 0 && tokens.get(at + 1).is_some_and(|t| t.is_mark("\"'"));
     if !quoted_key {
@@ -355,14 +359,14 @@ fn object_scale(tokens: &[Token], at: usize) -> Option<f32> {
     object[key..].iter().take(8).find_map(Token::number)
 }
 
-/// Whether a mention speaks of another score, or quotes one.
+/// Whether a mention is about another score, or quotes one.
 fn is_other(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -> bool {
     let quote = tokens[value.token].quote;
     if quote != 0 && tokens[at].quote == quote && !is_whole(tokens, quote) {
         return true;
     }
     let hypothetical = tokens.get(value.end).and_then(Token::word).is_some_and(|w| HYPOTHETICAL.contains(&w));
-    // "A score of 4 seems fair" is no hypothesis.
+    // "A score of 4 seems fair" is not hypothetical.
     let fits = tokens[value.end..].iter().take(3).any(|t| t.word().is_some_and(|w| FITTING.contains(&w)));
     let between = joint.words.iter().filter_map(|&i| tokens[i].word());
     let would = |w: &str| w == "would" && !fits && !joint.words.iter().any(|&i| tokens[i].word() == Some("i"));
@@ -372,9 +376,10 @@ fn is_other(tokens: &[Token], at: usize, joint: &Joint, value: &Value) -> bool {
         || in_copied_paragraph(tokens, at)
 }
 
-/// Whether a paragraph begins with a label of the judge's prompt, so that it is a copy of what is judged: "Response: ..".
+/// Whether a paragraph begins with a label of the judge's prompt, and so copies the judged text: "Response:
+/// ..".
 fn in_copied_paragraph(tokens: &[Token], at: usize) -> bool {
-    // Only a line of its own can be part of a copy; how far back is bounded, as sentences are.
+    // Only a line of its own can be part of a copy. The search back is bounded, as for sentences.
     let from = at.saturating_sub(10 * REACH);
     let blank = |i: usize| tokens[i].is_newline() && tokens[i - 1].is_newline();
     let start = (from.max(1)..at).rev().find(|&i| blank(i)).map_or(from, |i| i + 1);
@@ -384,13 +389,14 @@ fn in_copied_paragraph(tokens: &[Token], at: usize) -> bool {
     labelled && line.next().is_some_and(|t| t.is_mark(":")) && line.any(Token::is_newline)
 }
 
-/// Whether the sentence before a token speaks of a score that is not the answer's, or reports what somebody says.
+/// Whether the sentence before a token is about a score other than the answer's, or reports what somebody
+/// says.
 fn spoken_of(tokens: &[Token], at: usize) -> bool {
     let words: Vec<&str> = sentence_before(tokens, at).filter_map(|(_, t)| t.word()).collect();
-    // "I would give": a judge's way to say what it gives. Words come nearest first.
+    // "I would give" states the judge's own score. Words come nearest first.
     let would = words.iter().position(|w| *w == "would").is_some_and(|i| words.get(i + 1) != Some(&"i"));
     let to = words.last().is_some_and(|w| matches!(*w, "to" | "for"));
-    // A negation is of its clause: "it is not complete, the score is 3".
+    // A negation affects only its clause: "it is not complete, the score is 3".
     let clause = sentence_before(tokens, at).take_while(|(_, t)| !t.is_mark(",")).filter_map(|(_, t)| t.word());
     let negated = clause.into_iter().any(|w| NEGATIONS.contains(&w));
     let other = negated || words.iter().any(|w| NOT_ITS_OWN.contains(w));
@@ -398,7 +404,8 @@ fn spoken_of(tokens: &[Token], at: usize) -> bool {
     would || to || other || said(&words) || introduced(tokens, at, said)
 }
 
-/// Whether a mention that begins its line follows a line that introduces a quotation: "The response reads:".
+/// Whether a mention at the start of a line follows a line that introduces a quotation: "The response
+/// reads:".
 fn introduced(tokens: &[Token], at: usize, said: impl Fn(&[&str]) -> bool) -> bool {
     let start = at - sentence_before(tokens, at).count();
     let mut before = start;
@@ -411,13 +418,13 @@ fn introduced(tokens: &[Token], at: usize, said: impl Fn(&[&str]) -> bool) -> bo
     let line = tokens[before.saturating_sub(REACH)..before].iter().rev().take_while(|t| !t.is_newline());
     let words: Vec<&str> = line.filter_map(Token::word).collect();
     let colon = tokens[before - 1].is_mark(":");
-    // Without a colon, only a sentence that does not end leads over to the next line.
+    // Without a colon, only an unfinished sentence leads over to the next line.
     let unfinished = colon || tokens[before - 1].word().is_some();
     let example = colon && words.iter().any(|w| EXAMPLES.contains(w));
     example || (unfinished && said(&words))
 }
 
-/// Whether a quotation is all of the text: a judge that puts its verdict in quotation marks.
+/// Whether a quotation covers the whole text: a judge that puts its verdict in quotation marks.
 fn is_whole(tokens: &[Token], quote: u32) -> bool {
     tokens.iter().all(|t| t.quote == quote || t.is_newline() || t.is_mark("\"'“”‘’«»."))
         && !tokens[0].is_mark(">")
@@ -441,7 +448,8 @@ fn line_only(tokens: &[Token], at: usize) -> Option<Mention> {
     Some(Mention { at, fenced: tokens[at].fenced, value, standing, rank })
 }
 
-/// "I rate this response 4/5", "it earns 4 out of 5": only with the scale, for such sentences have other numbers too.
+/// "I rate this response 4/5", "it earns 4 out of 5": only with the scale, because such sentences contain
+/// other numbers too.
 fn given(tokens: &[Token], at: usize) -> Option<Mention> {
     let mut i = at + 1;
     for _ in 0..8 {

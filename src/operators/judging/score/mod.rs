@@ -1,10 +1,12 @@
-//! Reading a score out of a judge's own words. The judged answer is never looked at, so it cannot vote for itself.
+//! Reads a score from a judge's own words. The judged answer is never read, so it cannot vote for itself.
 //!
-//! By default a small grammar reads it: `tokens` cuts the text up, `mentions` finds where a score is spoken of and how it
-//! is meant, `value` reads the number with its scale, and `grammar` decides. A user's regular expression takes its place.
+//! By default a small grammar reads the text: `tokens` splits it, `mentions` finds where a score is
+//! mentioned and what it means, `value` reads the number with its scale, and `grammar` decides. A user's
+//! regular expression replaces the grammar.
 //!
-//! What counts, where a text has several scores, is the key `several`. By default all must be the same, else the judgement is
-//! ambiguous: a judge that rambles on after its verdict, or weighs two scores in words, has not said which it means.
+//! The key `several` says what counts if a text has several scores. By default they must be equal, else the
+//! judgement is ambiguous: a judge that rambles on after its verdict, or weighs two scores, has not stated
+//! which it means.
 
 mod grammar;
 mod key;

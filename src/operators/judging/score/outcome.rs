@@ -1,22 +1,22 @@
-//! What reading a judgement gives.
+//! The result of reading a judgement.
 
-/// What a judgement came to. `T` is what is read: a score, or a verdict.
+/// The result of reading a judgement. `T` is the type of the value: a score, or a verdict.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Outcome<T = f32> {
     /// A score within the scale.
     Score(T),
     /// No score was found.
     NoMatch,
-    /// Several scores that differ were found, or a span of scores.
+    /// The text has several different scores, or a range of scores.
     Ambiguous,
-    /// A score outside the scale was found, or one that says it is of another scale.
+    /// A score is outside the scale, or states another scale.
     OutOfRange,
-    /// No score was found and the text was cut by its length.
+    /// The text was cut by its length before a score.
     Truncated,
 }
 
 impl<T> Outcome<T> {
-    /// As in the dataset.
+    /// Returns the name used in the dataset.
     pub fn name(&self) -> &'static str {
         match self {
             Outcome::Score(_) => "score",
@@ -26,19 +26,19 @@ impl<T> Outcome<T> {
             Outcome::Truncated => "truncated",
         }
     }
-    /// The score, if it is one.
+    /// Returns the score if there is one.
     pub fn score(self) -> Option<T> {
         if let Outcome::Score(s) = self { Some(s) } else { None }
     }
 }
 
-/// What counts where a text has several scores.
+/// What counts if a text has several scores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Several {
-    /// All are to be the same.
+    /// All must be equal.
     Agree,
-    /// The last.
+    /// The last one counts.
     Last,
-    /// The first.
+    /// The first one counts.
     First,
 }

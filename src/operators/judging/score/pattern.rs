@@ -1,4 +1,4 @@
-//! Reading a score by a regular expression of the user's.
+//! Reads a score by a user's regular expression.
 
 use std::ops::Range;
 
@@ -7,7 +7,8 @@ use regex::Regex;
 use super::outcome::{Outcome, Several};
 use super::tokens::digit;
 
-/// The commonest spellings of a score, for patterns that stand in for the grammar: "Score: 4", "**Score:** 4/5", "score is 4 out of 5".
+/// The most common spellings of a score, for operators that need a pattern instead of the grammar: "Score:
+/// 4", "**Score:** 4/5", "score is 4 out of 5".
 pub const PATTERN: &str = concat!(
     r#"(?i)\bscore[ \t]*(?:\([^()\n]{0,40}\)[ \t]*)?["'*_`]{0,4}\s{0,4}"#,
     r#"(?:[:=]["'*_`\s\[(<{]{0,8}(?:(?:\d{1,4}[ \t]*\+[ \t]*){1,16}\d{1,4}[ \t]*=[ \t]*)?"#,
@@ -17,8 +18,8 @@ pub const PATTERN: &str = concat!(
     r#"(?:["'*_`\])>}]{0,4}[ \t]*(?:/|(?:out[ \t]+)?of\b)[ \t]*(?P<of>\d+(?:[.,]\d+)?))?"#,
 );
 
-/// Reads a text by `pattern`, whose first group is the score; `cut` says that the text was cut by its length. Returns the
-/// place of the score that counted, too.
+/// Reads a text by `pattern`, whose first group is the score. `cut` says that the text was cut by its
+/// length. Also returns the place of the score that counted.
 pub(super) fn read(
     pattern: &Regex,
     text: &str,
@@ -28,7 +29,7 @@ pub(super) fn read(
 ) -> (Outcome, Option<Range<usize>>) {
     let mut found: Option<Found> = None;
     for captures in pattern.captures_iter(text) {
-        let Some(here) = Found::of(pattern, &captures) else { continue };
+        let Some(here) = Found::from_captures(pattern, &captures) else { continue };
         match &found {
             Some(before) if several == Several::Agree && !before.same(&here) => {
                 return (Outcome::Ambiguous, None);
@@ -41,7 +42,7 @@ pub(super) fn read(
     }
     let Some(found) = found else { return (if cut { Outcome::Truncated } else { Outcome::NoMatch }, None) };
     let score = found.score;
-    // "Score: 1" may have become "Score: 10".
+    // The cut may have shortened "Score: 10" to "Score: 1".
     let cut = cut && found.place.end == text.len() && (score * 10.).abs() <= max;
     let outcome = if found.span {
         Outcome::Ambiguous
@@ -58,15 +59,15 @@ pub(super) fn read(
 /// One score in a text.
 struct Found {
     score: f32,
-    /// What it says that it is out of.
+    /// The highest score that it names.
     of: Option<f32>,
-    /// Whether it goes on: "4-5".
+    /// Whether it is a range: "4-5".
     span: bool,
     place: Range<usize>,
 }
 
 impl Found {
-    fn of(pattern: &Regex, captures: &regex::Captures<'_>) -> Option<Self> {
+    fn from_captures(pattern: &Regex, captures: &regex::Captures<'_>) -> Option<Self> {
         let names = pattern.capture_names().enumerate().skip(1);
         let mut groups =
             names.filter(|(_, name)| !matches!(name, Some("of" | "more"))).filter_map(|(i, _)| captures.get(i));
@@ -81,22 +82,22 @@ impl Found {
 
 const WORDS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
-/// A number as judges write them: "4", "4.5", "4,5", "٤", "four".
+/// Parses a number as judges write it: "4", "4.5", "4,5", "٤", "four".
 pub(super) fn number(text: &str) -> Option<f32> {
     let text = text.trim();
     if let Some(n) = WORDS.iter().position(|w| text.eq_ignore_ascii_case(w)) {
         return Some(n as f32);
     }
-    // Digits of other scripts, and the sign that typesetters use.
+    // Digits of other scripts, and the typographic minus sign.
     let plain = text.chars().map(|c| match c {
         '\u{2212}' => '-',
         _ => digit(c).and_then(|d| char::from_digit(d, 10)).unwrap_or(c),
     });
     let mut plain: String = plain.collect();
     if let Some((whole, after)) = plain.split_once(',') {
-        // Three digits after a comma are thousands, others a fraction.
+        // Three digits after a comma are thousands; other counts are a fraction.
         plain = if after.len() == 3 { format!("{whole}{after}") } else { format!("{whole}.{after}") };
     }
-    // Rust reads words for what is not a number, too.
+    // Rust also parses words such as `nan` and `inf`.
     plain.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.')).then(|| plain.parse().ok()).flatten()
 }

@@ -1,4 +1,4 @@
-//! How scores are read: by the grammar or a pattern, on a scale.
+//! Reads scores by the grammar or a pattern, on a scale.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::pattern::{self, PATTERN};
 use crate::error::{Error, Result};
 use crate::pipeline::Fields;
 
-/// What reads a score.
+/// How a score is read.
 #[derive(Clone, Debug)]
 enum Form {
     /// The built-in grammar.
@@ -20,25 +20,25 @@ enum Form {
     Pattern(Regex),
 }
 
-/// How scores are read.
+/// Reads scores on a scale.
 #[derive(Clone, Debug)]
 pub struct Reader {
     form: Form,
-    /// Least score.
+    /// Lowest score.
     pub min: f32,
-    /// Greatest score.
+    /// Highest score.
     pub max: f32,
     several: Several,
 }
 
 impl Reader {
-    /// Scores from `min` to `max`, read by the grammar if `pattern` is [`GRAMMAR`], else by a regular expression whose
-    /// first group is the score.
+    /// Creates a reader of scores from `min` to `max`. It uses the grammar if `pattern` is [`GRAMMAR`],
+    /// else a regular expression whose first group is the score.
     ///
     /// # Errors
-    /// It is no regular expression or has no group, or the scale is empty.
+    /// The regular expression is invalid or has no group, or the scale is empty.
     pub fn new(pattern: &str, min: f32, max: f32, several: Several) -> Result<Self> {
-        // Not-a-number is no bound either.
+        // This also refuses not-a-number.
         if min.partial_cmp(&max) != Some(std::cmp::Ordering::Less) {
             return Err(Error::user(format!("the scale goes from {min} to {max}")));
         }
@@ -52,7 +52,7 @@ impl Reader {
         Ok(Self { form: Form::Pattern(pattern), min, max, several })
     }
 
-    /// The keys `pattern`, `several`, `min` and `max`; `default` names the pattern if none is given.
+    /// Reads the keys `pattern`, `several`, `min` and `max`. `default` is the default of `pattern`.
     pub fn fields(f: &mut Fields<'_>, default: &'static str) -> Self {
         let about = "how the score is read in the judge's own text: \"score\", the built-in grammar (docs/judging.md), or a regular \
                      expression whose first group is the score; a group named `of` is what the score is out of, and must be \
@@ -78,7 +78,7 @@ impl Reader {
         Self { form, min, max, several }
     }
 
-    /// The regular expression that it reads by. For the grammar it is [`PATTERN`], which knows fewer spellings.
+    /// Returns the regular expression. For the grammar it is [`PATTERN`], which knows fewer spellings.
     pub fn into_pattern(self) -> Regex {
         match self.form {
             Form::Pattern(pattern) => pattern,
@@ -86,12 +86,12 @@ impl Reader {
         }
     }
 
-    /// Reads a judge's text; `cut` says that it was cut by its length.
+    /// Reads a judge's text. `cut` says that it was cut by its length.
     pub fn read(&self, text: &str, cut: bool) -> Outcome {
         self.locate(text, cut).0
     }
 
-    /// As [`Reader::read`], with the place of the score that counted.
+    /// Reads like [`Reader::read`] and also returns the place of the score that counted.
     pub fn locate(&self, text: &str, cut: bool) -> (Outcome, Option<Range<usize>>) {
         let (min, max) = (self.min, self.max);
         match &self.form {

@@ -1,4 +1,4 @@
-//! Takes the scores out of a judgement, so that it can be judged by its reasons.
+//! Removes the scores from a judgement, so that it can be judged by its reasons.
 
 use std::ops::Range;
 
@@ -10,19 +10,19 @@ use super::tokens::{Token, tokens};
 use super::value::alone;
 use crate::pipeline::Fields;
 
-/// How often a text is looked through. Judgements need two at most.
+/// Most passes over a text. Judgements need two at most.
 const MAX_PASSES: usize = 8;
 
-/// What is taken out.
+/// What is removed.
 pub enum Strip {
-    /// Every score that the grammar finds, of a criterion too; what is said of the scale stays.
+    /// Every score that the grammar finds, including those of criteria; remarks about the scale stay.
     Grammar,
-    /// What a regular expression matches.
+    /// Matches of a regular expression.
     Pattern(Regex),
 }
 
 impl Strip {
-    /// The key `key`.
+    /// Reads the key `key`.
     pub fn field(f: &mut Fields<'_>, key: &'static str) -> Self {
         let about = "what is taken out: \"score\", every score that the built-in grammar of `judge` finds, or what a regular \
                      expression matches";
@@ -30,13 +30,13 @@ impl Strip {
         if text == GRAMMAR { Self::Grammar } else { Self::Pattern(compiled(f, key, &text)) }
     }
 
-    /// The judgement without its scores.
+    /// Returns the judgement without its scores.
     pub fn strip(&self, text: &str) -> String {
         match self {
             Self::Pattern(pattern) => pattern.replace_all(text, "").trim().to_owned(),
             Self::Grammar => {
                 let mut left = text.trim().to_owned();
-                // What stood beside a score may be read as one when that is gone.
+                // Text next to a removed score may now read as a score.
                 for _ in 0..MAX_PASSES {
                     let places = places(&left);
                     if places.is_empty() {
@@ -50,9 +50,9 @@ impl Strip {
     }
 }
 
-/// The places of a text's scores, in its order.
+/// Returns the places of a text's scores, in order.
 fn places(text: &str) -> Vec<Range<usize>> {
-    // Scores within a judge's reasoning give its verdict away just as well.
+    // Scores within a judge's reasoning reveal its verdict just as well.
     let tokens = tokens(text, 0..text.len());
     let found = mentions(&tokens);
     if found.is_empty()
@@ -65,7 +65,8 @@ fn places(text: &str) -> Vec<Range<usize>> {
     found.iter().filter(|m| m.standing != Standing::Other).map(|m| place(&tokens, m)).collect()
 }
 
-/// The place of a mention: "Score: 4/5" with its marks where it says so by itself, the value alone within a sentence.
+/// Returns the place of a mention: "Score: 4/5" with its marks if it stands alone, only the value within a
+/// sentence.
 fn place(tokens: &[Token], mention: &Mention) -> Range<usize> {
     let (mut from, mut end) = (mention.value.token, mention.value.end);
     if mention.standing == Standing::Verdict && mention.at < from {
@@ -80,12 +81,12 @@ fn place(tokens: &[Token], mention: &Mention) -> Range<usize> {
     tokens[from].place.start..tokens[end - 1].place.end
 }
 
-/// Whether a token beside a score is a part of it: emphasis, brackets, tags.
+/// Whether a token next to a score belongs to it: emphasis, brackets, tags.
 fn belongs(token: &Token) -> bool {
     token.is_mark("*_`#\"'{}[]<>/|\\$") || token.word().is_some_and(|w| is_score(w) || super::mentions::is_final(w))
 }
 
-/// A text without these places.
+/// Returns a text without these places.
 fn without(text: &str, places: &[Range<usize>]) -> String {
     let (mut kept, mut at) = (String::with_capacity(text.len()), 0);
     for place in places {
@@ -128,7 +129,7 @@ mod tests {
         assert_eq!(own.strip("Fair. Points: 3 Score: 4"), "Fair.  Score: 4");
     }
 
-    /// What is left of a judgement of the corpus has no score any more that would be read.
+    /// A stripped judgement of the corpus contains no score that can be read.
     #[test]
     fn nothing_is_read_in_what_is_left() {
         let reader = super::super::Reader::new(GRAMMAR, 0., 5., super::super::Several::Agree).unwrap();

@@ -1,13 +1,14 @@
-//! A judge's text as tokens: numbers, words, marks and line ends, each with its place; and what of the text is quoted.
+//! Splits a judge's text into tokens: numbers, words, marks and line ends with their places, and marks
+//! quotations.
 
 use std::ops::Range;
 
-/// What a token is.
+/// Kind of a token.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum TokenKind {
     /// A number in digits of any script, with its fraction: "4", "-1", "4.5", "4,5", "4½".
     Number(f32),
-    /// Letters, in lower case.
+    /// Letters in lower case.
     Word(String),
     /// Any other character.
     Mark(char),
@@ -19,15 +20,15 @@ pub(super) enum TokenKind {
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub kind: TokenKind,
-    /// Its bytes in the text.
+    /// Bytes of the text.
     pub place: Range<usize>,
-    /// Whether white space stands before it on its line.
+    /// Whether white space precedes it on its line.
     pub spaced: bool,
     /// Whether a word begins with a capital letter.
     pub capital: bool,
-    /// The quotation that it stands in, counted from 1; 0 outside of quotations.
+    /// Number of the quotation that contains it, from 1; 0 outside of quotations.
     pub quote: u32,
-    /// Whether it stands in a code fence.
+    /// Whether it is in a code fence.
     pub fenced: bool,
 }
 
@@ -46,19 +47,19 @@ impl Token {
     }
 }
 
-/// Where the digits of the scripts begin that a judge may write.
+/// The digit zero of each script that a judge may use.
 const ZEROS: [u32; 19] = [
     0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50, 0xed0, 0xf20, 0x1040,
     0x17e0, 0x1810, 0xff10,
 ];
 
-/// The value of a digit of any of the scripts.
+/// Returns the value of a digit of any of the scripts.
 pub(super) fn digit(c: char) -> Option<u32> {
     let other = || ZEROS.iter().find_map(|&zero| (c as u32).checked_sub(zero).filter(|d| *d < 10));
     c.to_digit(10).or_else(other)
 }
 
-/// A fraction that is one character.
+/// Returns the value of a one-character fraction.
 fn fraction(c: char) -> Option<f32> {
     Some(match c {
         '½' => 0.5,
@@ -74,12 +75,12 @@ fn fraction(c: char) -> Option<f32> {
     })
 }
 
-/// Spans whose text is a judge's reasoning or a copy of the answer, by their tags.
+/// Tags around a judge's reasoning or a copy of the answer.
 const REASONING: [&str; 4] = ["think", "thinking", "reasoning", "thought"];
 const COPIES: [&str; 5] = ["response", "answer_to_judge", "assistant", "prompt", "question"];
 
-/// The text after a judge's reasoning: what follows the last `</think>`, or what stands before an unclosed `<think>`.
-/// Returns where it begins and ends.
+/// Returns the bounds of the text after a judge's reasoning: after the last `</think>`, or before an
+/// unclosed `<think>`.
 pub(super) fn after_reasoning(text: &str) -> Range<usize> {
     let mut range = 0..text.len();
     for tag in REASONING {
@@ -95,7 +96,7 @@ pub(super) fn after_reasoning(text: &str) -> Range<usize> {
     range
 }
 
-/// The tokens of `text[range]`; places are in `text`.
+/// Returns the tokens of `text[range]`, with places in `text`.
 pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
     let mut out: Vec<Token> = Vec::new();
     let (mut at, mut spaced) = (range.start, false);
@@ -126,7 +127,7 @@ fn token(kind: TokenKind, place: Range<usize>, spaced: bool) -> Token {
     Token { kind, place, spaced, capital: false, quote: 0, fenced: false }
 }
 
-/// A word at the beginning of a text. An underscore ends a word, so that `final_score` is two.
+/// Reads a word at the beginning of a text. An underscore ends a word, so `final_score` is two words.
 fn word_at(rest: &str) -> Option<(TokenKind, usize)> {
     if !rest.chars().next()?.is_alphabetic() {
         return None;
@@ -144,8 +145,8 @@ fn word_at(rest: &str) -> Option<(TokenKind, usize)> {
     Some((TokenKind::Word(rest[..length].to_lowercase().replace('’', "'")), length))
 }
 
-/// A number at the beginning of a text: a sign, digits, a decimal part and a fraction. A sign belongs to the number
-/// unless it stands behind a number or letters, where it is a dash.
+/// Reads a number at the beginning of a text: a sign, digits, a decimal part and a fraction. A sign belongs
+/// to the number unless it follows a number or letters, where it is a dash.
 fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenKind, usize)> {
     let first = rest.chars().next()?;
     if let Some(part) = fraction(first) {
@@ -180,7 +181,7 @@ fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenK
     if let Some(separator) = separator {
         let mut part = String::new();
         let end = digits(length + 1, &mut part);
-        // Three digits after a comma are thousands, others a decimal part.
+        // Three digits after a comma are thousands; other counts are a decimal part.
         if end > length + 1 {
             if separator == '.' || part.len() != 3 {
                 plain.push('.');
@@ -198,8 +199,9 @@ fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenK
     Some((TokenKind::Number(number), length))
 }
 
-/// Numbers the quotations: between double or typographic quotation marks of one paragraph, between single ones that
-/// are no apostrophes, lines that begin with `>`, and copies of the answer between its tags.
+/// Numbers the quotations: text between double or typographic quotation marks of one paragraph, between
+/// single ones that are not apostrophes, lines that begin with `>`, and copies of the answer between their
+/// tags.
 fn mark_quotations(text: &str, tokens: &mut [Token]) {
     let mut next = 0;
     let mut open: Option<(char, u32)> = None;
@@ -248,7 +250,7 @@ fn mark_quotations(text: &str, tokens: &mut [Token]) {
     }
 }
 
-/// The mark that closes a quotation which this one opens; `None` if it opens none.
+/// Returns the mark that closes a quotation opened by this one; `None` if it opens none.
 fn closing_quote(text: &str, token: &Token) -> Option<char> {
     match token.kind {
         TokenKind::Mark('"') => Some('"'),
@@ -271,7 +273,7 @@ fn closes(text: &str, token: &Token) -> bool {
     !matches!(token.kind, TokenKind::Mark('\'' | '’')) || after.is_none_or(|c| !c.is_alphanumeric())
 }
 
-/// Marks what stands between lines of three backquotes.
+/// Marks the tokens between lines of three backquotes.
 fn mark_fences(tokens: &mut [Token]) {
     let mut fenced = false;
     let mut i = 0;

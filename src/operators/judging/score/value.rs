@@ -1,4 +1,4 @@
-//! The value that stands where a score is expected: a number with its unit and what it is out of, or a sum.
+//! Reads the value where a score is expected: a number with its unit and scale, or a sum.
 
 use super::tokens::{Token, TokenKind};
 use super::words::{
@@ -9,9 +9,9 @@ use super::words::{
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     pub score: f32,
-    /// What it says that it is out of.
+    /// The highest score that it names.
     pub of: Option<f32>,
-    /// Whether it is one number and no other: not a span, not hedged, not corrected.
+    /// Whether it is exactly one number: not a range, not hedged, not corrected.
     pub certain: bool,
     /// The token of the number.
     pub token: usize,
@@ -19,22 +19,22 @@ pub(super) struct Value {
     pub end: usize,
 }
 
-/// Marks of emphasis, quotation and brackets that may stand before a value.
+/// Marks of emphasis, quotation and brackets that may precede a value.
 const OPENERS: &str = "\"'*_`[(<{$\\“‘«";
-/// And after it.
+/// Marks that may follow it.
 const CLOSERS: &str = "\"'*_`])}>$\\”’»";
-/// Marks that join a number to another one.
+/// Marks that join one number to another.
 const JOINING: &str = "-–—−~+±/×→=&";
-/// Marks that may stand right behind a score. Any other makes it something else: "4‰".
+/// Marks that may directly follow a score. Any other changes its meaning: "4‰".
 const PUNCTUATION: &str = ".,;:!…|()[]{}<>*_\"'`“”‘’«»#$\\。，；！、（）】」-–—−=+/?~±×→&★⭐☆";
 
-/// A number that is written in digits or as a word.
+/// Parses a number in digits or as a word.
 fn number(token: &Token) -> Option<f32> {
     let word = |w: &str| NUMBER_WORDS.iter().position(|n| *n == w).map(|n| n as f32);
     token.number().or_else(|| token.word().and_then(word))
 }
 
-/// The value that is all of a text: "4/5", or "4/5 - clear" where it names its scale.
+/// Reads a value that is the whole text: "4/5", or "4/5 - clear" if it names its scale.
 pub(super) fn alone(tokens: &[Token]) -> Option<Value> {
     let value = value(tokens, 0, 0)?;
     tokens[value.token].number()?;
@@ -42,7 +42,8 @@ pub(super) fn alone(tokens: &[Token]) -> Option<Value> {
     (rest || (value.of.is_some() && value.certain)).then_some(value)
 }
 
-/// Reads the value that begins at token `at`, after up to `newlines` line ends. `None` if there is none.
+/// Reads the value that begins at token `at`, after up to `newlines` line ends; `None` if no value is
+/// there.
 pub(super) fn value(tokens: &[Token], at: usize, newlines: usize) -> Option<Value> {
     let (at, vague, below) = start(tokens, at, newlines)?;
     if let Some(mut sum) = sum(tokens, at) {
@@ -50,7 +51,7 @@ pub(super) fn value(tokens: &[Token], at: usize, newlines: usize) -> Option<Valu
         return Some(sum);
     }
     let mut value = single(tokens, at)?;
-    // "1. It is relevant" below a heading is a list and no score.
+    // "1. It is relevant" below a heading is a list and not a score.
     let listed = below
         && value.end == value.token + 1
         && tokens.get(value.end).is_some_and(|t| t.is_mark(".)") && !t.spaced)
@@ -59,8 +60,8 @@ pub(super) fn value(tokens: &[Token], at: usize, newlines: usize) -> Option<Valu
     Some(value)
 }
 
-/// Skips marks and fillers before a number. Returns the number's token, whether words or marks before it make it
-/// vague, and whether it stands on a line of its own below.
+/// Skips marks and filler words before a number. Returns the number's token, whether words or marks before
+/// it make it vague, and whether it is on a line of its own below.
 fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, bool, bool)> {
     let (mut vague, mut lines) = (false, 0);
     let from = at;
@@ -68,11 +69,11 @@ fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, boo
         let token = tokens.get(at)?;
         match &token.kind {
             _ if number(token).is_some() => {
-                // "<4>" is in brackets, "<4" is a bound.
+                // "<4>" is in brackets, but "<4" is a bound.
                 let around = &tokens[from..tokens.len().min(at + 4)];
                 let opened = |mark| tokens[from..at].iter().any(|t| t.is_mark(mark));
                 let bound = opened("<") && !around.iter().any(|t| t.is_mark(">"));
-                // "$4$" is a formula, "$4" is money.
+                // "$4$" is a formula, but "$4" is money.
                 let bound = bound || (opened("$") && !tokens[at..].iter().take(4).any(|t| t.is_mark("$")));
                 return Some((at, vague || bound, lines > 0));
             }
@@ -90,14 +91,14 @@ fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, boo
     None
 }
 
-/// The closing bracket of a page's tag that begins at a token: `<b>`, `</b>`.
+/// Returns the closing bracket of an HTML tag that begins at a token: `<b>`, `</b>`.
 fn tag_end(tokens: &[Token], at: usize) -> Option<usize> {
     let name = at + 1 + usize::from(tokens.get(at + 1)?.is_mark("/"));
     let known = TAGS.contains(&tokens.get(name)?.word()?);
     (known && tokens.get(name + 1)?.is_mark(">")).then_some(name + 1)
 }
 
-/// A number with its unit and what it is out of.
+/// Reads a number with its unit and scale.
 fn single(tokens: &[Token], at: usize) -> Option<Value> {
     let first = tokens.get(at)?;
     let mut score = number(first)?;
@@ -105,7 +106,7 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
     let mut certain = true;
     let word_at = |i: usize| tokens.get(i).and_then(Token::word);
     if first.word().is_some() {
-        // "one sentence is missing" begins with a word that is no score.
+        // "one sentence is missing" begins with a word that is not a score.
         let goes_on = tokens.get(end).and_then(Token::word);
         let allowed = goes_on.is_none_or(|w| {
             UNITS.contains(&w)
@@ -117,7 +118,7 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
             return None;
         }
     } else if let Some(glued) = tokens.get(end).filter(|t| !t.spaced).and_then(Token::word) {
-        // "4th" and "2x" are no scores; "4pts" is.
+        // "4th" and "2x" are not scores, but "4pts" is.
         certain &= UNITS.contains(&glued);
     }
     if let Some((part, after)) = mixed_fraction(tokens, end) {
@@ -137,7 +138,7 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
         if matches!(word_at(end), Some("possible" | "available")) && of.is_some() {
             end += 1;
         }
-        // "four (4)" says the same twice.
+        // "four (4)" repeats the number.
         if let Some([open, again, close]) = tokens.get(end..end + 3)
             && open.is_mark("(")
             && close.is_mark(")")
@@ -159,7 +160,7 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
     Some(Value { score, of, certain, token: at, end })
 }
 
-/// "1/2" behind a whole number: "3 1/2".
+/// Reads "1/2" after a whole number: "3 1/2".
 fn mixed_fraction(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let [over, bar, under] = tokens.get(at..at + 3)? else { return None };
     let (over_n, under_n) = (over.number()?, under.number()?);
@@ -167,8 +168,8 @@ fn mixed_fraction(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     (glued && over_n < under_n && over_n >= 1. && under_n <= 10.).then_some((over_n / under_n, at + 3))
 }
 
-/// "/5", "out of a possible 5", "of 5", "(max 5)", "(0-5)", "on a scale of 0 to 5", "on a 5-point scale": the greatest
-/// value and the token after it.
+/// Reads "/5", "out of a possible 5", "of 5", "(max 5)", "(0-5)", "on a scale of 0 to 5", "on a 5-point
+/// scale": the highest score and the token after it.
 pub(super) fn out_of(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let mut i = at;
     let bracket = tokens.get(i).is_some_and(|t| t.is_mark("(["));
@@ -207,7 +208,7 @@ pub(super) fn out_of(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     Some((scale, end))
 }
 
-/// "a scale of 0 to 5", "a scale from 0-5", "a 5-point scale", behind "on".
+/// Reads "a scale of 0 to 5", "a scale from 0-5", "a 5-point scale" after "on".
 fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let line = tokens[at..].iter().take(10).take_while(|t| !t.is_newline() && !t.is_mark(";("));
     let line: Vec<&Token> = line.collect();
@@ -227,7 +228,7 @@ fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     last
 }
 
-/// "0-5)" or "5 max)" behind an opening bracket.
+/// Reads "0-5)" or "5 max)" after an opening bracket.
 fn bracketed_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let first = tokens.get(at)?.number()?;
     let next = tokens.get(at + 1)?;
@@ -239,10 +240,11 @@ fn bracketed_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     (joined && first < second).then_some((second, at + 3))
 }
 
-/// Whether nothing behind a value makes it a span, a bound, a question, a correction or a part of something else.
+/// Whether nothing after a value makes it a range, a bound, a question, a correction or a part of something
+/// else.
 fn certain_after(tokens: &[Token], value: &Value) -> bool {
     let mut at = value.end;
-    // A remark in brackets that corrects, or adds up to something else.
+    // A remark in brackets may correct the value, or add up to another one.
     if tokens.get(at).is_some_and(|t| t.is_mark("([")) {
         match remark(tokens, at, value.score) {
             Some(end) => at = end,
@@ -254,7 +256,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
     if next.is_newline() {
         return true;
     }
-    // A closing tag, a model's own end mark, a rule.
+    // A closing tag, a model's own end mark, or a rule.
     let tag = next.is_mark("<") && tokens.get(at + 1).is_some_and(|t| t.is_mark("/|"))
         || tokens.get(at + 2).is_some_and(|t| t.is_mark(">"));
     let rule = tokens.get(at..at + 3).is_some_and(|three| three.iter().all(|t| t.is_mark("-")));
@@ -313,7 +315,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
     FOLLOWERS.contains(&word)
 }
 
-/// Whether "2 points for this, 1 point for that" goes on behind a value: other points on the line.
+/// Whether other points follow a value on its line: "2 points for this, 1 point for that".
 fn partial_credit(tokens: &[Token], value: &Value, at: usize) -> bool {
     let has_unit = tokens[value.token..value.end].iter().any(|t| t.word().is_some_and(|w| UNITS.contains(&w)));
     let line = tokens[at..].iter().take(60).take_while(|t| !t.is_newline());
@@ -331,7 +333,7 @@ pub(super) fn announces_correction(tokens: &[Token], at: usize) -> bool {
     word_at(at).is_some_and(|w| CORRECTIONS.contains(&w)) || CORRECTING.iter().any(phrase)
 }
 
-/// Whether what begins at a token corrects what was said before: "no: 3", "wait, 3", "actually it should be 3".
+/// Whether the text at a token corrects an earlier value: "no: 3", "wait, 3", "actually it should be 3".
 pub(super) fn corrected(tokens: &[Token], at: usize) -> bool {
     if !announces_correction(tokens, at) {
         return false;
@@ -345,7 +347,7 @@ pub(super) fn corrected(tokens: &[Token], at: usize) -> bool {
     }
 }
 
-/// Reads a remark in brackets behind a value: its end, or `None` if it makes the value uncertain.
+/// Reads a remark in brackets after a value: its end, or `None` if it makes the value uncertain.
 fn remark(tokens: &[Token], at: usize, score: f32) -> Option<usize> {
     let end = (at + 1..tokens.len().min(at + 60)).find(|&i| tokens[i].is_mark(")]") || tokens[i].is_newline())?;
     if tokens[end].is_newline() {
@@ -370,13 +372,13 @@ fn same(a: f32, b: f32) -> bool {
     (a - b).abs() < 1e-3
 }
 
-/// The numbers of "1 (relevant) + 1 for style - 1", with their signs: brackets are remarks, other words are units.
-/// `None` if two numbers stand without a sign between them, or there is no number.
+/// Returns the numbers of "1 (relevant) + 1 for style - 1", with their signs. Brackets are remarks, other
+/// words are units. Returns `None` if a sign is missing between two numbers, or no number is there.
 fn terms(tokens: &[Token]) -> Option<Vec<f32>> {
     let (mut out, mut sign, mut depth) = (Vec::new(), Some(1.0_f32), 0_i32);
     for (i, token) in tokens.iter().enumerate() {
         match &token.kind {
-            // "(1) + (1)": brackets around a number alone are no remark.
+            // "(1) + (1)": brackets around a number alone are not a remark.
             TokenKind::Mark('(' | '[') => {
                 let alone = tokens.get(i + 1).is_some_and(|t| t.number().is_some())
                     && tokens.get(i + 2).is_some_and(|t| t.is_mark(")]"));
@@ -393,8 +395,8 @@ fn terms(tokens: &[Token]) -> Option<Vec<f32>> {
     (!out.is_empty()).then_some(out)
 }
 
-/// "1 + 1 + 1 = 3", "3 = 1 + 1 + 1", "5 - 2 = 3": parts between equals signs that all come to the same.
-/// A sum without its total, or with another, is not certain.
+/// Reads "1 + 1 + 1 = 3", "3 = 1 + 1 + 1", "5 - 2 = 3": parts between equals signs with equal totals. A sum
+/// with a missing or wrong total is not certain.
 fn sum(tokens: &[Token], at: usize) -> Option<Value> {
     let length = tokens[at..].iter().take(200).take_while(|t| !t.is_newline()).count();
     let line = &tokens[at..at + length];
@@ -407,7 +409,7 @@ fn sum(tokens: &[Token], at: usize) -> Option<Value> {
     let left = terms(&line[..equals])?;
     let right_at = at + equals + 1;
     let (number_at, ..) = start(tokens, right_at, 0)?;
-    // The total stands on the right, or the terms do.
+    // The total is on the right, or the terms are.
     let right_end = line[equals + 1..].iter().position(|t| t.is_mark("=")).map_or(length, |e| equals + 1 + e);
     let right = terms(&line[equals + 1..right_end]);
     let total: f32 = left.iter().sum();

@@ -1,5 +1,5 @@
-//! The words by which the grammar tells what a judge says of a score. They are small closed lists: what is not in them makes
-//! a judgement uncertain rather than a wrong score.
+//! The words by which the grammar interprets what a judge says about a score. They are small closed lists:
+//! an unknown word makes a judgement uncertain instead of a wrong score.
 
 pub(super) const NUMBER_WORDS: [&str; 11] =
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
@@ -7,7 +7,7 @@ pub(super) const NUMBER_WORDS: [&str; 11] =
 pub(super) const UNITS: [&str; 13] =
     ["point", "points", "pt", "pts", "p", "star", "stars", "mark", "marks", "分", "点", "점", "балла"];
 
-/// Words before a number that change nothing.
+/// Words before a number that do not change it.
 pub(super) const FILLERS: [&str; 14] = [
     "a",
     "an",
@@ -49,7 +49,8 @@ pub(super) const VAGUE: [&str; 20] = [
     "either",
 ];
 
-/// Lower-case words that may follow a score without changing it. What is not among them makes the number something
+/// Lower-case words that may follow a score without changing it. Any other word changes its meaning: "3
+/// sentences".
 /// else: "3 sentences".
 pub(super) const FOLLOWERS: [&str; 63] = [
     "because",
@@ -117,14 +118,14 @@ pub(super) const FOLLOWERS: [&str; 63] = [
     "explanation",
 ];
 
-/// Words after a value that take points away from it: "2 points deducted".
+/// Words after a value that subtract it: "2 points deducted".
 pub(super) const DEDUCTIONS: [&str; 9] =
     ["deducted", "deduction", "off", "lost", "removed", "short", "missing", "less", "lower"];
 
-/// Words that leave the end of a span open: "3 and up".
+/// Words that leave a range open: "3 and up".
 pub(super) const OPEN_ENDED: [&str; 8] = ["up", "above", "more", "over", "higher", "below", "down", "under"];
 
-/// Words that correct what was just said.
+/// Words that correct an earlier statement.
 pub(super) const CORRECTIONS: [&str; 29] = [
     "no",
     "wait",
@@ -157,7 +158,7 @@ pub(super) const CORRECTIONS: [&str; 29] = [
     "hold",
 ];
 
-/// The same in several words.
+/// Corrections of several words.
 pub(super) const CORRECTING: [&[&str]; 8] = [
     &["on", "reflection"],
     &["on", "second"],
@@ -169,7 +170,7 @@ pub(super) const CORRECTING: [&[&str]; 8] = [
     &["i", "change"],
 ];
 
-/// Tags of a page that may stand around a score.
+/// HTML tags that may surround a score.
 pub(super) const TAGS: [&str; 14] =
     ["b", "strong", "em", "i", "p", "br", "span", "u", "h1", "h2", "h3", "h4", "td", "li"];
 
@@ -187,13 +188,13 @@ pub(super) const SCORE: [&str; 10] = [
     "оценка",
 ];
 
-/// The same in scripts without spaces, where the words before it are one with it.
+/// Words for a score in scripts without spaces, where preceding words are attached.
 pub(super) const SCORE_ENDINGS: [&str; 6] = ["得分", "评分", "总分", "分数", "スコア", "점수"];
 
-/// Words that mean a score at the start of a line only: "Total: 4/5".
+/// Words that mean a score only at the start of a line: "Total: 4/5".
 pub(super) const LINE_ONLY: [&str; 5] = ["total", "overall", "points", "verdict", "final"];
 
-/// What a judge does ("I give it a score of 4"), and what an answer does ("it deserves a score of 4").
+/// Verbs of a judge ("I give it a score of 4") and of an answer ("it deserves a score of 4").
 pub(super) const JUDGING: [&str; 14] = [
     "rate",
     "give",
@@ -214,14 +215,14 @@ pub(super) const JUDGING: [&str; 14] = [
 pub(super) const DESERVING: [&str; 11] =
     ["earns", "gets", "receives", "deserves", "merits", "scores", "scored", "warrants", "gives", "given", "assigned"];
 
-/// What a score that is stated of an answer can be: "a score of 4 is appropriate".
+/// Predicates of a score that is given to an answer: "a score of 4 is appropriate".
 pub(super) const FITTING: [&str; 8] =
     ["appropriate", "fair", "justified", "warranted", "fitting", "reasonable", "right", "accurate"];
 
 pub(super) const FINAL: [&str; 8] =
     ["final", "total", "overall", "ultimate", "combined", "sum", "resulting", "definitive"];
 
-/// Words before "score" that leave it what it is.
+/// Neutral words before "score".
 pub(super) const PLAIN: [&str; 22] = [
     "the",
     "my",
@@ -247,7 +248,8 @@ pub(super) const PLAIN: [&str; 22] = [
     "answer",
 ];
 
-/// Criteria that are the whole: a lone "quality score: 4" is the score, a lone "passing score: 4" is not.
+/// Criteria that stand for the whole answer: a lone "quality score: 4" is the score, a lone "passing score:
+/// 4" is not.
 pub(super) const WHOLE_CRITERIA: [&str; 14] = [
     "quality",
     "response",
@@ -265,7 +267,8 @@ pub(super) const WHOLE_CRITERIA: [&str; 14] = [
     "result",
 ];
 
-/// The first word between "score" and its value: "score for this response: 4"; others make another thing of it: "score gap".
+/// The first word between "score" and its value: "score for this response: 4". Other words change the
+/// meaning: "score gap".
 pub(super) const AFTER_SCORE: [&str; 20] = [
     "for",
     "given",
@@ -289,7 +292,7 @@ pub(super) const AFTER_SCORE: [&str; 20] = [
     "breakdown",
 ];
 
-/// Labels before "Score:" on its line that leave it what it is.
+/// Neutral labels before "Score:" on its line.
 pub(super) const PLAIN_LABELS: [&str; 14] = [
     "evaluation",
     "judgement",
@@ -307,7 +310,7 @@ pub(super) const PLAIN_LABELS: [&str; 14] = [
     "grading",
 ];
 
-/// Words by which a sentence speaks of a score that the answer does not have.
+/// Words in sentences about a score that the answer does not have.
 pub(super) const NOT_ITS_OWN: [&str; 60] = [
     "maximum",
     "max",
@@ -371,15 +374,15 @@ pub(super) const NOT_ITS_OWN: [&str; 60] = [
     "like",
 ];
 
-/// Words that take back what their clause says.
+/// Words that negate their clause.
 pub(super) const NEGATIONS: [&str; 11] =
     ["cannot", "can't", "not", "n't", "isn't", "wasn't", "doesn't", "don't", "won't", "wouldn't", "never"];
 
-/// Words by which a judge speaks of a score that it has since thought over.
+/// Words about a score that the judge has since reconsidered.
 pub(super) const EARLIER: [&str; 8] =
     ["previous", "earlier", "initial", "initially", "original", "first", "tentative", "preliminary"];
 
-/// Words behind a value that make the sentence speak of what such a score would be.
+/// Words after a value that make the sentence hypothetical.
 pub(super) const HYPOTHETICAL: [&str; 22] = [
     "would",
     "could",
@@ -405,7 +408,7 @@ pub(super) const HYPOTHETICAL: [&str; 22] = [
     "can",
 ];
 
-/// Who says what a judge quotes, and how.
+/// Speakers and verbs that introduce a quotation.
 pub(super) const SPEAKERS: [&str; 18] = [
     "response",
     "answer",

@@ -1,4 +1,4 @@
-//! The pairs of a run with corrected scores: the step, its microbatches and the files that they were made of.
+//! The inputs of a revision: the step, its microbatches, and the files they were made from.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use crate::data::{Epoch, named, or_else};
 use crate::dataflow::decision_inputs::{DecisionInputs, candidates_of};
 use crate::dataflow::join::Joins;
 use crate::dataflow::operator::{Keyed, Operator, RuntimeEnv, Shared, Stage};
-use crate::dataflow::progress::Silent;
+use crate::dataflow::progress::NullObserver;
 use crate::error::{Error, Result};
 use crate::pipeline::{Plan, Step};
 use crate::store::{Corrections, FileEntry, Run};
 
-/// The step that makes pairs of scores: the one of this name, or the only one there is.
+/// Returns the step that makes pairs from scores: the one with this name, or the only one.
 ///
 /// # Errors
-/// There is none, or several and none is named.
+/// No such step exists, or several exist and none is named.
 pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result<&'a Step<dyn Operator>> {
-    // Groups that go beyond a microbatch cannot be made again from the microbatches concerned.
+    // Groups that span microbatches cannot be recomputed from the affected microbatches alone.
     let whole = |s: &Step<dyn Operator>| matches!(s.op.stage(), Stage::Keyed(keyed) if keyed.complete());
     let all: Vec<_> = plan.steps.iter().filter(|s| whole(s) && s.schema.name == named::PAIRS.name).collect();
     let names: Vec<&str> = all.iter().map(|s| s.name.as_str()).collect();
@@ -34,26 +34,26 @@ pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result
     }
 }
 
-/// What a revision is made of.
-pub(super) struct Revising {
+/// The inputs of a revision.
+pub(super) struct RevisionInputs {
     pub(super) shared: Shared,
     pub(super) joins: Joins,
-    /// The step's name.
+    /// Name of the step that makes pairs.
     pub(super) step: String,
-    /// The step that has its scores.
+    /// Name of the step that holds their scores.
     pub(super) input: String,
     pub(super) parts: Vec<Part>,
     pub(super) corrections: Arc<Corrections>,
 }
 
-/// A microbatch of pairs with the files that it was made of.
+/// A microbatch of pairs with the files it was made from.
 pub(super) struct Part {
     pub(super) pairs: FileEntry,
     pub(super) scores: FileEntry,
     pub(super) candidates: Option<FileEntry>,
 }
 
-impl Revising {
+impl RevisionInputs {
     pub(super) fn new(
         plan: &Arc<Plan<dyn Operator>>,
         run: &Arc<Run>,
@@ -77,7 +77,7 @@ impl Revising {
             plan: Arc::clone(plan),
             run: Arc::clone(run),
             env: RuntimeEnv::new(()),
-            observer: Arc::new(Silent),
+            observer: Arc::new(NullObserver),
             stop: CancelFlag::default(),
         };
         Ok(Self { shared, joins: Joins::default(), step: step.name.clone(), input: input.clone(), parts, corrections })
@@ -95,12 +95,12 @@ impl Revising {
             _ => Err(Error::bug(format!("`{}` is not a keyed step", self.step))),
         }
     }
-    /// The step as one that has kept what it went by, in every microbatch.
+    /// Returns the step's decision inputs if they are stored for every microbatch.
     pub(super) fn candidates(&self) -> Result<Option<&dyn DecisionInputs>> {
         let all = self.parts.iter().all(|part| part.candidates.is_some());
         Ok(self.keyed()?.candidates().filter(|_| all))
     }
-    /// That every correction is of an answer that is there.
+    /// Checks that every correction names a known answer.
     pub(super) fn all_known(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         let help = || format!("`{}` holds the scores of the run `{}`", self.input, self.run().name());
         self.corrections.unknown(known).map_or(Ok(()), |error| Err(error.help(help())))
@@ -111,11 +111,10 @@ fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
     let place = run.dir().display();
     let mut parts = Vec::new();
     for pairs in run.files(step) {
-        // A dataset of before the loop enters it in every iteration.
+        // A dataset made before the loop enters it in every iteration.
         let at = [pairs.epoch(), Epoch::new(0, pairs.microbatch)];
         let scores = at.iter().find_map(|&e| run.committed(input, e));
-        let scores =
-            scores.ok_or_else(|| Error::user(format!("`{place}`: there are no scores for `{}`", pairs.path)))?;
+        let scores = scores.ok_or_else(|| Error::user(format!("`{place}`: no scores found for `{}`", pairs.path)))?;
         let candidates = run.committed(&candidates_of(step), pairs.epoch());
         parts.push(Part { pairs, scores, candidates });
     }

@@ -1,79 +1,79 @@
-//! What corrections change, from what the step went by alone.
+//! Finds what corrections change from the stored decision inputs alone.
 
 use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
 use super::changes::{Changes, Row};
+use super::inputs::{Part, RevisionInputs};
 use super::record::Record;
-use super::revising::{Part, Revising};
 use crate::dataflow::decision_inputs::{Candidate, Decision, DecisionInputs, Group, groups};
 use crate::dataflow::groups::{Correction, corrected};
 use crate::dataflow::items::{GroupResult, Key};
 use crate::error::{Error, Result};
 
-/// Answers that go through differential together, about.
-const TOGETHER: usize = 1 << 13;
+/// About this many answers go through differential together.
+const ANSWERS_PER_BATCH: usize = 1 << 13;
 
-/// Finds the groups that hold a corrected answer, and writes what becomes of their pairs.
-pub(super) fn revise(revising: &Revising, keeps: &dyn DecisionInputs, record: &mut Record) -> Result<()> {
-    let mut known: HashSet<String> = HashSet::new();
+/// Finds the groups that hold a corrected answer and records the changes to their pairs.
+pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record: &mut Record) -> Result<()> {
+    let mut found_ids: HashSet<String> = HashSet::new();
     let mut waiting: Vec<(&Part, Vec<Group>)> = Vec::new();
     let mut answers = 0;
-    let groups = |part| touched(revising, keeps, part);
-    for some in revising.parts.chunks(8 * rayon::current_num_threads()) {
-        let ready = if answers >= TOGETHER { std::mem::take(&mut waiting) } else { Vec::new() };
+    let groups = |part| touched(inputs, keeps, part);
+    for some in inputs.parts.chunks(8 * rayon::current_num_threads()) {
+        let ready = if answers >= ANSWERS_PER_BATCH { std::mem::take(&mut waiting) } else { Vec::new() };
         answers = if ready.is_empty() { answers } else { 0 };
-        // One core follows up what was found while others look on.
+        // One core computes the groups found so far while the others search on.
         let (found, done) = rayon::join(
             || some.par_iter().map(groups).collect::<Vec<_>>(),
-            || if ready.is_empty() { Ok(()) } else { together(revising, keeps, ready, record) },
+            || if ready.is_empty() { Ok(()) } else { together(inputs, keeps, ready, record) },
         );
         done?;
         for (part, found) in some.iter().zip(found) {
             let found = found?;
             let all = || found.iter().flat_map(|group| &group.answers);
             answers += all().count();
-            known.extend(all().map(|a| &a.response_id).filter(|id| revising.corrections.get(id).is_some()).cloned());
+            found_ids.extend(all().map(|a| &a.response_id).filter(|id| inputs.corrections.get(id).is_some()).cloned());
             if !found.is_empty() {
                 waiting.push((part, found));
             }
         }
     }
-    together(revising, keeps, waiting, record)?;
-    revising.all_known(|id| known.contains(id))
+    together(inputs, keeps, waiting, record)?;
+    inputs.all_known(|id| found_ids.contains(id))
 }
 
-fn touched(revising: &Revising, keeps: &dyn DecisionInputs, part: &Part) -> Result<Vec<Group>> {
+fn touched(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, part: &Part) -> Result<Vec<Group>> {
     let file = part.candidates.as_ref().ok_or_else(|| Error::bug("a microbatch has no candidates"))?;
-    groups(keeps, part.pairs.epoch(), &revising.run().load_verified(file)?, &revising.corrections)
+    groups(keeps, part.pairs.epoch(), &inputs.run().load_verified(file)?, &inputs.corrections)
 }
 
-/// The groups of some microbatches, in differential.
+/// Computes the groups of some microbatches together in differential.
 fn together(
-    revising: &Revising,
+    inputs: &RevisionInputs,
     keeps: &dyn DecisionInputs,
     parts: Vec<(&Part, Vec<Group>)>,
     record: &mut Record,
 ) -> Result<()> {
     let (mut items, mut corrections) = (Vec::new(), Vec::new());
     for group in parts.iter().flat_map(|(_, groups)| groups) {
-        for (was, is) in group.items(keeps) {
-            items.push((group.key, was));
-            if was != is {
-                corrections.push(Correction { key: group.key, was, is });
+        for (before, after) in group.items(keeps) {
+            items.push((group.key, before));
+            if before != after {
+                corrections.push(Correction { key: group.key, before, after });
             }
         }
     }
-    let twice = corrected(&revising.shared.plan, &revising.step, items, corrections)?;
-    let (before, after) = (by_key(&twice.before), by_key(&twice.after));
+    let results = corrected(&inputs.shared.plan, &inputs.step, items, corrections)?;
+    let (before, after) = (by_key(&results.before), by_key(&results.after));
     let changes = |(_, groups): &(&Part, Vec<Group>)| {
         let mut changes = Changes::default();
         for group in groups {
-            let of = |kept: &HashMap<Key, Vec<GroupResult>>, after: bool| {
+            let of = |result: &HashMap<Key, Vec<GroupResult>>, after: bool| {
                 let candidates = group.candidates(after);
-                let kept = kept.get(&group.key).map_or(&[][..], Vec::as_slice);
-                Ok::<_, Error>(match keeps.decide(&candidates, kept)? {
+                let result = result.get(&group.key).map_or(&[][..], Vec::as_slice);
+                Ok::<_, Error>(match keeps.decide(&candidates, result)? {
                     Ok(pairs) => (pairs.iter().map(|d| row(group, &candidates, d)).collect::<Result<Vec<_>>>()?, None),
                     Err(reason) => (Vec::new(), Some(reason.to_owned())),
                 })
@@ -92,8 +92,11 @@ fn together(
     Ok(())
 }
 
-fn by_key(kept: &[(Key, GroupResult)]) -> HashMap<Key, Vec<GroupResult>> {
-    kept.chunk_by(|a, b| a.0 == b.0).map(|same| (same[0].0, same.iter().map(|(_, kept)| *kept).collect())).collect()
+fn by_key(result: &[(Key, GroupResult)]) -> HashMap<Key, Vec<GroupResult>> {
+    result
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|same| (same[0].0, same.iter().map(|(_, result)| *result).collect()))
+        .collect()
 }
 
 fn row(group: &Group, candidates: &[Candidate], decision: &Decision) -> Result<Row> {

@@ -1,4 +1,5 @@
-//! Microbatches made again whole, from the scores: to write or read their pairs, and where the step has not kept what it went by.
+//! Recomputes whole microbatches from corrected scores: to write or read their pairs, or because the step
+//! did not store its decision inputs.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use rayon::prelude::*;
 
 use super::changes::Changes;
+use super::inputs::{Part, RevisionInputs};
 use super::record::Record;
-use super::revising::{Part, Revising};
 use crate::data::Columns;
 use crate::dataflow::groups::{Correction, corrected};
 use crate::dataflow::jobs::error_rows;
@@ -19,10 +20,10 @@ use crate::dataflow::operator::Context;
 use crate::error::Result;
 use crate::store::{Corrections, link, put_microbatch};
 
-impl Revising {
-    /// Makes the microbatches that hold a corrected answer again, and below `whole`, if that is asked for, writes them, and links to
-    /// all others.
-    pub(super) fn again_all(&self, whole: Option<&Path>, record: &mut Record) -> Result<()> {
+impl RevisionInputs {
+    /// Recomputes the microbatches that hold a corrected answer. If `whole` is given, writes them below
+    /// that folder and links all other files to it.
+    pub(super) fn recompute_all(&self, whole: Option<&Path>, record: &mut Record) -> Result<()> {
         let touched = self.touched()?;
         if let Some(dir) = whole {
             for (_, part) in self.parts.iter().enumerate().filter(|(i, _)| touched.binary_search(i).is_err()) {
@@ -32,16 +33,16 @@ impl Revising {
                 }
             }
         }
-        let again = |&i: &usize| {
+        let recompute = |&i: &usize| {
             let part = &self.parts[i];
-            let output = self.again(part)?;
+            let output = self.recompute(part)?;
             let changes = Changes::between(&self.run().load_verified(&part.pairs)?, &output)?;
             let hash = whole.map(|dir| self.put(dir, part, &output)).transpose()?;
             Ok((part, changes, hash))
         };
-        // So many microbatches are in memory at once.
+        // This many microbatches are in memory at once.
         for some in touched.chunks(2 * rayon::current_num_threads()) {
-            for made in some.par_iter().map(again).collect::<Vec<Result<_>>>() {
+            for made in some.par_iter().map(recompute).collect::<Vec<Result<_>>>() {
                 let (part, changes, hash) = made?;
                 record.add(part, &changes, hash)?;
             }
@@ -49,31 +50,33 @@ impl Revising {
         Ok(())
     }
 
-    /// The parts that hold a corrected answer, in order.
+    /// Indices of the parts that hold a corrected answer, in order.
     fn touched(&self) -> Result<Vec<usize>> {
         let hits = |part: &Part| self.run().texts(&part.scores, "response_id", &|id| self.corrections.has(id));
         let hits: Vec<Vec<String>> = self.parts.par_iter().map(hits).collect::<Result<_>>()?;
-        let known: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
-        self.all_known(|id| known.contains(id))?;
+        let found_ids: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
+        self.all_known(|id| found_ids.contains(id))?;
         Ok((0..self.parts.len()).filter(|&i| !hits[i].is_empty()).collect())
     }
 
-    /// What a microbatch comes to under the corrections. The scores are compared with their hash.
-    pub(super) fn again(&self, Part { pairs, scores, .. }: &Part) -> Result<Output> {
+    /// Computes a microbatch under the corrections. The file of scores is checked against its hash.
+    pub(super) fn recompute(&self, Part { pairs, scores, .. }: &Part) -> Result<Output> {
         let (keyed, epoch) = (self.keyed()?, pairs.epoch());
         let rows = self.run().load_verified(scores)?;
         let new = with_scores(&rows, &self.corrections)?;
         let (was, is) = (keyed.items(epoch, &rows)?, keyed.items(epoch, &new)?);
         let differs = was.iter().zip(&is).filter(|(was, is)| was != is);
-        let differs = differs.map(|((key, was), (_, is))| Correction { key: *key, was: *was, is: *is }).collect();
+        let differs = differs
+            .map(|((key, before), (_, after))| Correction { key: *key, before: *before, after: *after })
+            .collect();
         let kept = corrected(&self.shared.plan, &self.step, was, differs)?.after;
         let cx = Context::new(&self.shared, self.step()?, epoch, None);
-        // What is joined goes by ids, which no correction changes.
-        let joined = self.joins.of_finished(&cx)?;
+        // Joins match rows by id, and corrections change no ids.
+        let joined = self.joins.join_finished(&cx)?;
         keyed.finish(&Context { joined, ..cx }, &new, &kept)
     }
 
-    /// Writes a microbatch below `dir`; the hash of its file.
+    /// Writes a microbatch below `dir` and returns the hash of its file.
     fn put(&self, dir: &Path, part: &Part, output: &Output) -> Result<String> {
         let epoch = part.pairs.epoch();
         let errors = error_rows(&self.step, epoch, &output.errors)?;
@@ -81,7 +84,7 @@ impl Revising {
     }
 }
 
-/// The rows with the new scores.
+/// Returns the rows with their corrected scores.
 fn with_scores(rows: &RecordBatch, corrections: &Corrections) -> Result<RecordBatch> {
     let (ids, scores) = (Columns(rows).text("response_id")?, Columns(rows).float("score")?);
     let new = Float32Array::from_iter(
