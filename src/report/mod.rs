@@ -1,4 +1,4 @@
-//! What a run came to: counts while it runs, and the closing summary.
+//! Reports on a run: progress while it runs, the closing summary, costs, evaluations and views of its rows.
 
 pub mod inspect;
 pub mod summary;
@@ -7,7 +7,8 @@ mod cost;
 mod evaluate;
 mod progress;
 
-/// The step that a dataset belongs to: its own, the training whose references it holds, or the selection whose candidates.
+/// Returns the step that owns a dataset: for `.reference` datasets the training, for `.candidates` datasets
+/// the selection, otherwise the step of the same name.
 fn owner(dataset: &str) -> &str {
     [".reference", ".candidates"].iter().find_map(|beside| dataset.strip_suffix(beside)).unwrap_or(dataset)
 }

@@ -1,26 +1,26 @@
-//! What a pipeline would run on.
+//! Hardware whose costs are estimated.
 
 use crate::data::nearest;
 use crate::error::{Error, Result};
 
-/// What it would run on.
+/// The devices that a pipeline is estimated for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hardware {
-    /// Devices.
+    /// Number of devices.
     pub devices: f64,
-    /// Greatest 16-bit operations a second of each, in 10^12.
+    /// Peak 16-bit operations per second of one device, in 10^12.
     pub peak_tflops: f64,
-    /// Memory of each, in 10^9 bytes.
+    /// Memory of one device, in 10^9 bytes.
     pub memory_gb: f64,
-    /// Share of the operations that training, and reading prompts, reach.
+    /// Share of the peak that training and prefill reach.
     pub mfu: f64,
-    /// Share that sampling reaches, which waits for memory.
+    /// Share of the peak that sampling reaches; sampling is bound by memory.
     pub sampling_mfu: f64,
 }
 
-/// Devices by name: dense 16-bit TFLOPS with sums in 32 bits, and GB. Those of GeForce cards are half of what they do with sums
-/// in 16 bits. Of them only the RTX 4090 was compared with NVIDIA's Ada paper; the RTX 5090 is derived from its figure for sparse
-/// products, and the others are not checked against a source.
+/// Devices by name, with dense 16-bit TFLOPS (32-bit accumulation) and GB. GeForce cards reach twice these
+/// figures with 16-bit accumulation. Only the RTX 4090 was checked against NVIDIA's Ada paper. The RTX 5090
+/// is derived from NVIDIA's figure for sparse products. The other cards were not checked against a source.
 const DEVICES: [(&str, f64, f64); 18] = [
     ("A100", 312., 80.),
     ("H100", 989., 80.),
@@ -42,7 +42,7 @@ const DEVICES: [(&str, f64, f64); 18] = [
     ("RTX5090", 209.5, 32.),
 ];
 
-/// A name without what people write it with: `RTX 4090`, `rtx-4090` and `4090` are one device.
+/// Normalizes a device name, so that `RTX 4090`, `rtx-4090` and `4090` are the same device.
 fn plain(name: &str) -> String {
     let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let letters = letters.to_ascii_lowercase();
@@ -50,29 +50,30 @@ fn plain(name: &str) -> String {
 }
 
 impl Hardware {
-    /// Share of the peak that training reaches unless said otherwise.
+    /// Share of the peak that training reaches by default.
     pub const MFU: f64 = 0.4;
-    /// Share of the peak that sampling reaches unless said otherwise.
+    /// Share of the peak that sampling reaches by default.
     pub const SAMPLING_MFU: f64 = 0.1;
 
-    /// Share of a CPU's measured rate that training reaches: a CPU is measured at the products of a model, not stated.
+    /// Share of a CPU's measured rate that training reaches. The share is higher than for devices because it
+    /// is measured on a model's matrix products instead of taken from a data sheet.
     pub const CPU_MFU: f64 = 0.6;
-    /// Share of it that sampling reaches.
+    /// Share of a CPU's measured rate that sampling reaches.
     pub const CPU_SAMPLING_MFU: f64 = 0.3;
 
-    /// A machine whose matrix products have been measured.
+    /// Creates the hardware of a machine whose matrix products have been measured.
     pub fn measured(peak_tflops: f64, memory_gb: f64) -> Self {
         let (mfu, sampling_mfu) = (Self::CPU_MFU, Self::CPU_SAMPLING_MFU);
         Self { devices: 1., peak_tflops, memory_gb, mfu, sampling_mfu }
     }
 
-    /// Reads `8xH100`, or the name alone for one.
+    /// Parses `8xH100`; a name alone means one device.
     ///
     /// # Errors
-    /// The device is not known by name.
+    /// The device name is unknown.
     pub fn parse(text: &str) -> Result<Self> {
         let of = |name: &str| DEVICES.into_iter().find(|d| plain(name) == plain(d.0));
-        // Names have an x of their own: a count is a number before the first.
+        // Device names may contain an x, so only a number before the first x is a count.
         let numbered = text.split_once(['x', 'X']).filter(|(count, _)| count.parse::<u64>().is_ok());
         let counted = || {
             let (count, name) = numbered?;
@@ -92,10 +93,10 @@ impl Hardware {
         Ok(Self { devices: count.into(), peak_tflops, memory_gb, mfu, sampling_mfu })
     }
 
-    /// That its numbers are some.
+    /// Checks that every number is in range.
     ///
     /// # Errors
-    /// One is not above 0, or not finite, or a share is above 1.
+    /// A number is not finite or not above 0, or a share is above 1.
     pub fn check(&self) -> Result<()> {
         let numbers = [
             ("--devices", self.devices, f64::MAX),
@@ -111,12 +112,12 @@ impl Hardware {
         }
     }
 
-    /// Operations an hour at full speed.
+    /// Operations per hour at the peak rate of all devices.
     pub(super) fn per_hour(&self) -> f64 {
         3600. * self.devices * self.peak_tflops * 1e12
     }
 
-    /// In words.
+    /// Describes the hardware in words.
     pub(super) fn describe(&self) -> String {
         let Self { devices, peak_tflops, memory_gb, mfu, sampling_mfu } = *self;
         let s = if devices == 1. { "" } else { "s" };

@@ -1,13 +1,16 @@
-//! What a pipeline would need: tokens, arithmetic, memory and time, from its settings; nothing is loaded or run.
+//! Estimates what a pipeline needs (tokens, arithmetic, memory and time) from its settings. Nothing is
+//! loaded or run.
 //!
-//! A forward takes two operations a weight of the matrices and `4 L A` for each token attended to ([`ModelShape::forward`]).
-//! Training takes three times that: the backward is two more forwards; with `checkpoint_activations` four times. Where an
-//! adapter is trained the weights' gradients are not computed, which saves one of these. The output matrix is counted for
-//! every token but those of prompts that are only read.
+//! A forward takes two operations for each matrix weight and `4 L A` for each token attended to
+//! ([`ModelShape::forward`]). Training takes three times that, because the backward costs two forwards;
+//! with `checkpoint_activations` it takes four times. Training an adapter computes no gradients of the base
+//! weights, which saves one of these. The output matrix counts for every token except prompt tokens that
+//! are only read.
 //!
-//! Memory is that of weights, in the type that `dtype` says; of training's gradient, two moments and, for 16-bit weights,
-//! masters, in f32; of activations, in f32, of what is computed at once; or of keys and values, of as many sequences as are
-//! decoded together at their longest. Several devices count as one: how they share the work is not asked.
+//! Memory has three parts: the weights, in the type of `dtype`; in training, the gradient, two moments and
+//! (for 16-bit weights) master weights, all in f32, and the f32 activations of what is computed at once; in
+//! sampling, the keys and values of all sequences that are decoded together, at their full length. Several
+//! devices count as one: the estimate ignores how they share the work.
 
 mod hardware;
 mod shape;
@@ -25,12 +28,12 @@ use crate::pipeline::{
     CostAssumptions, CostEstimate, Dtype, Engine, Input, InputStats, ModelUse, Plan, RowStats, Step,
 };
 
-/// What one step takes in one iteration.
+/// Cost of one step in one iteration.
 #[derive(Debug)]
 struct StepCost {
     step: String,
     iteration: u32,
-    /// The model that it uses, as the pipeline file says.
+    /// The model that the step uses, as named in the pipeline file.
     model: String,
     training: bool,
     work: CostEstimate,
@@ -39,13 +42,13 @@ struct StepCost {
     memory: Memory,
 }
 
-/// In bytes.
+/// Memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Memory {
     weights: f64,
-    /// Gradients, moments, masters.
+    /// Gradients, moments and master weights.
     optimizer: f64,
-    /// Activations of training, keys and values of sampling.
+    /// Activations of training, or keys and values of sampling.
     working: f64,
 }
 
@@ -55,7 +58,7 @@ impl Memory {
     }
 }
 
-/// The whole.
+/// The estimated cost of a pipeline.
 #[derive(Debug)]
 pub struct Cost {
     steps: Vec<StepCost>,
@@ -63,11 +66,11 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of a plan. `shapes` are those of its `[model.*]`, `given` rows of steps by iteration that are known better (the last
-    /// holds for all further ones).
+    /// Estimates the cost of a plan. `shapes` holds the shapes of the models in `[model.*]`. `given` holds
+    /// known row counts of steps by iteration; the last count applies to all later iterations.
     ///
     /// # Errors
-    /// A dataset's rows or a model's shape are not known.
+    /// The rows of a dataset or the shape of a model are unknown.
     pub fn of(
         plan: &Plan<dyn Operator>,
         shapes: &BTreeMap<String, ModelShape>,
@@ -113,21 +116,22 @@ impl Cost {
         Ok(Self { steps, hardware })
     }
 
-    /// Hours in all, one step after the other.
+    /// Total hours, with one step running after the other.
     pub fn hours(&self) -> f64 {
         self.steps.iter().map(|s| s.hours).sum()
     }
-    /// Operations in all.
+    /// Total operations.
     pub fn flops(&self) -> f64 {
         self.steps.iter().map(|s| s.flops).sum()
     }
-    /// The most bytes at once, and when: a training, or the models that sample beside each other in an iteration.
+    /// Peak memory in bytes, and when it occurs: in a training, or in an iteration whose models sample at
+    /// the same time.
     pub fn most_memory(&self) -> (f64, String) {
         let mut at: BTreeMap<(u32, Option<&str>), BTreeMap<&str, Memory>> = BTreeMap::new();
         for s in &self.steps {
             let training = s.training.then_some(s.step.as_str());
             let most = at.entry((s.iteration, training)).or_default().entry(s.model.as_str()).or_default();
-            // One engine serves all steps of a model: the largest of what each needs.
+            // One engine serves all steps of a model, so it needs the largest of their needs.
             most.weights = most.weights.max(s.memory.weights);
             most.optimizer = most.optimizer.max(s.memory.optimizer);
             most.working = most.working.max(s.memory.working);
@@ -143,7 +147,7 @@ impl Cost {
         sums.fold((0., String::new()), |most, next| if next.0 > most.0 { next } else { most })
     }
 
-    /// As JSON: counts of tokens and operations, bytes, hours.
+    /// Returns the cost as JSON: tokens, operations, bytes and hours.
     pub fn json(&self) -> Value {
         let step = |s: &StepCost| {
             json!({
@@ -167,7 +171,7 @@ impl Cost {
         })
     }
 
-    /// As an aligned table with its total, and what follows from it.
+    /// Formats the cost as an aligned table with totals, the hardware and the peak memory.
     pub fn table(&self) -> String {
         let heads = ["step", "iteration", "rows", "read", "sampled", "scored", "trained", "FLOPs", "memory", "hours"];
         let mut table: Vec<Vec<String>> = vec![heads.map(String::from).to_vec()];
@@ -204,7 +208,7 @@ impl Cost {
     }
 }
 
-/// A count with a unit.
+/// Formats a count with a unit.
 fn short(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.2}G", n / 1e9),
@@ -214,7 +218,7 @@ fn short(n: f64) -> String {
     }
 }
 
-/// A size with its unit, in powers of 1000 as makers of devices count.
+/// Formats a size with a unit, in powers of 1000 as device makers count.
 fn bytes(n: f64) -> String {
     match n {
         n if n >= 1e12 => format!("{:.2} TB", n / 1e12),
@@ -223,12 +227,13 @@ fn bytes(n: f64) -> String {
     }
 }
 
-/// Two digits that tell something, however little it is.
+/// Formats hours with two significant digits, even for very short times.
 fn hours(n: f64) -> String {
     if n == 0. || n >= 0.1 { format!("{n:.2}") } else { format!("{n:.1e}") }
 }
 
-/// The shape of the model that a step uses, and how its source keeps weights: a trained model has that of where it began.
+/// Returns the shape and dtype of the model that a step uses. A trained model has the shape of its starting
+/// model.
 fn shape_of(
     plan: &Plan<dyn Operator>,
     shapes: &BTreeMap<String, ModelShape>,
@@ -236,7 +241,7 @@ fn shape_of(
     step: &Step<dyn Operator>,
 ) -> Result<(ModelShape, Dtype)> {
     let mut at = used.clone();
-    // A chain without a circle has at most every step.
+    // A chain without a circle visits each step at most once.
     for _ in 0..=plan.steps.len() {
         at = match (&at, &plan.loop_) {
             (ModelUse::Policy, Some(l)) => l.policy.clone(),
@@ -288,7 +293,7 @@ fn cost(
         }
     } else {
         let sequences = f64::min(engine.max_batch as f64, work.out.rows.max(1.));
-        // They are f32, whatever type the weights have.
+        // Keys and values are f32 whatever the dtype of the weights.
         let kv = sequences * work.longest * shape.kv() * 4.;
         Memory { weights: bytes * n, optimizer: 0., working: engine.kv_memory.map_or(kv, |most| kv.min(most as f64)) }
     };

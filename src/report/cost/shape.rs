@@ -1,28 +1,28 @@
-//! The arithmetic of a Llama: weights, operations and bytes, from its shape alone.
+//! Arithmetic of a Llama model (weights, operations and bytes), computed from its shape alone.
 
 use crate::model::Config;
 
-/// The shape of a Llama.
+/// The shape of a Llama model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ModelShape {
-    /// Blocks, L.
+    /// Number of blocks, L.
     pub layers: f64,
     /// Width of the residual stream, D.
     pub hidden: f64,
-    /// Width inside the MLP, F.
+    /// Width of the MLP, F.
     pub intermediate: f64,
-    /// Heads times their width, A.
+    /// Query heads times head width, A.
     pub attention: f64,
-    /// Key and value heads times their width, K.
+    /// Key and value heads times head width, K.
     pub kv: f64,
-    /// Token ids, V.
+    /// Vocabulary size, V.
     pub vocabulary: f64,
-    /// Whether the output matrix is the embedding.
+    /// Whether the output matrix shares the embedding's weights.
     pub tied: bool,
 }
 
 impl ModelShape {
-    /// What a `config.json` says; nothing where its numbers are not those of a model.
+    /// Reads the shape from a `config.json`; returns `None` if a count is 0.
     pub fn of(config: &Config) -> Option<Self> {
         let heads = config.num_attention_heads;
         if heads == 0 || [config.num_hidden_layers, config.hidden_size, config.vocab_size].contains(&0) {
@@ -39,7 +39,7 @@ impl ModelShape {
             tied: config.tie_word_embeddings,
         })
     }
-    /// Rows and columns of a layer's matrices, by name.
+    /// Names, rows and columns of the matrices of one layer.
     fn layer(&self) -> [(&'static str, f64, f64); 7] {
         let Self { hidden: d, intermediate: f, attention: a, kv: k, .. } = *self;
         [
@@ -52,7 +52,7 @@ impl ModelShape {
             ("down_proj", d, f),
         ]
     }
-    /// Weights of the layers' matrices, through which every token goes: `L (2 D (A + K) + 3 D F)`.
+    /// Weights of all layers' matrices: `L (2 D (A + K) + 3 D F)`.
     pub fn matrices(&self) -> f64 {
         self.layers * self.layer().iter().map(|(_, rows, columns)| rows * columns).sum::<f64>()
     }
@@ -60,28 +60,31 @@ impl ModelShape {
     pub fn output(&self) -> f64 {
         self.vocabulary * self.hidden
     }
-    /// All weights: those of the matrices, the embedding, the output matrix where it is another one, and `2 L + 1` norms.
+    /// All weights: the layers' matrices, the embedding, the output matrix unless it is tied, and `2 L + 1`
+    /// norms.
     pub fn parameters(&self) -> f64 {
         let embeddings = if self.tied { self.output() } else { 2. * self.output() };
         self.matrices() + embeddings + (2. * self.layers + 1.) * self.hidden
     }
-    /// Weights of an adapter of this rank on these matrices.
+    /// Weights of an adapter of this rank on the target matrices.
     pub fn adapter(&self, rank: f64, targets: &[&str]) -> f64 {
         let has = self.layer().into_iter().filter(|(name, ..)| targets.contains(name));
         self.layers * rank * has.map(|(_, rows, columns)| rows + columns).sum::<f64>()
     }
-    /// Operations of a forward for a token that attends to `context` others: two for each weight, and `4 L A` for each
-    /// token attended to (a product with its key and one with its value). `output` where logits are wanted.
+    /// Operations of a forward for one token that attends to `context` others: two for each weight, and `4
+    /// L A` for each token attended to (one product with its key and one with its value). `output` adds the
+    /// output matrix.
     pub fn forward(&self, context: f64, output: bool) -> f64 {
         let weights = self.matrices() + if output { self.output() } else { 0. };
         2. * weights + 4. * self.layers * self.attention * context
     }
-    /// Keys and values of a token, in numbers: `2 L K`.
+    /// Count of numbers in one token's keys and values: `2 L K`.
     pub fn kv(&self) -> f64 {
         2. * self.layers * self.kv
     }
-    /// Numbers that a forward keeps of a token for its backward: of a layer its input, normed, queries, keys, values and
-    /// attention's output, the MLP's input, normed, and three of the MLP's width; or a layer's input alone.
+    /// Count of numbers that a forward stores for each token for the backward. A layer stores its input,
+    /// the normed input, queries, keys, values, the attention output, the MLP input, the normed MLP input
+    /// and three vectors of the MLP's width. With `recompute` it stores its input alone.
     pub fn activations(&self, recompute: bool) -> f64 {
         let layer = 4. * self.hidden + 2. * self.attention + 2. * self.kv + 3. * self.intermediate;
         self.layers * if recompute { self.hidden } else { layer }
@@ -98,7 +101,7 @@ mod tests {
     }
     const SMOLLM2: &str = r#"{ "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true }"#;
-    /// A width of heads that is not the hidden size by their number.
+    /// A model whose head width is not the hidden size divided by the number of heads.
     const WIDE: &str = r#"{ "vocab_size": 100, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 5 }"#;
 
@@ -106,8 +109,8 @@ mod tests {
     fn parameters_are_those_that_are_published() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/shapes/llama2-70b.json");
         let (llama, config) = shape(&std::fs::read_to_string(path).unwrap());
-        // By hand: 80 (2 x 8192 (8192 + 1024) + 3 x 8192 x 28672) + 2 x 32000 x 8192 + 161 x 8192, which is what the index
-        // of its published weights says: 137,953,296,384 bytes of 16 bits each.
+        // By hand: 80 (2 x 8192 (8192 + 1024) + 3 x 8192 x 28672) + 2 x 32000 x 8192 + 161 x 8192. The
+        // index of the published weights gives the same: 137,953,296,384 bytes of 16 bits each.
         assert_eq!(llama.parameters(), 137_953_296_384. / 2.);
         assert_eq!(llama.parameters(), 68_976_648_192.);
         let of_weights = |c: &Config| c.weights().iter().map(|(_, s)| s.iter().product::<usize>() as f64).sum::<f64>();
@@ -123,7 +126,8 @@ mod tests {
     #[test]
     fn a_forward_is_two_operations_a_weight_and_its_attention() {
         let (small, _) = shape(SMOLLM2);
-        // 106,168,320 weights in 30 layers' matrices, 28,311,552 in the output matrix; 4 x 30 x 576 for each token before.
+        // The 30 layers' matrices have 106,168,320 weights, the output matrix has 28,311,552; each token
+        // attended to costs 4 x 30 x 576.
         assert_eq!(small.matrices(), 106_168_320.);
         assert_eq!(small.forward(0., false), 212_336_640.);
         assert_eq!(small.forward(100., true), 2. * (106_168_320. + 28_311_552.) + 69_120. * 100.);
