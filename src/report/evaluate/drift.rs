@@ -1,4 +1,4 @@
-//! How the answers and scores of a run move from one iteration to the next, read from what is committed.
+//! Measures how a run's answers and scores change between iterations, from committed rows.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use crate::eval::bootstrap::Bootstrap;
 use crate::report::inspect::show::aligned;
 use crate::store::Run;
 
-/// Distinct-n is of as many answers of each iteration.
+/// Distinct-n is computed over this number of answers of each iteration, so that iterations are comparable.
 const DISTINCT_OF: usize = 1000;
-/// Width of the bins of `score_variation`, in points.
+/// Bin width of `score_variation`, in points.
 const BIN: f64 = 0.5;
 
 struct Round {
@@ -24,15 +24,16 @@ struct Round {
     warning: Option<String>,
 }
 
-/// The figures of steps with answers, iteration by iteration.
+/// Figures of the steps with answers, by iteration.
 pub struct Drift(Vec<Round>);
 
 impl Drift {
-    /// Of the steps named; of every step with scored answers, or else with answers, if none is. `growth` is the least growth of the
-    /// length, as a share, that is warned of.
+    /// Measures the named steps. Without names it measures every step with scored answers, or every step
+    /// with answers if none is scored. `growth` is the smallest relative growth in length that causes a
+    /// warning.
     ///
     /// # Errors
-    /// A step is not there, or has no answers; a file is damaged.
+    /// A step does not exist or has no answers, or a file is damaged.
     pub fn of(run: &Run, steps: &[String], bootstrap: &Bootstrap, growth: f64) -> Result<Self> {
         let has = |step: &String, column: &str| -> Result<bool> {
             let Some(file) = run.files(step).into_iter().next() else { return Ok(false) };
@@ -85,12 +86,13 @@ impl Drift {
         Ok(Self(rounds))
     }
 
-    /// One sentence for every iteration whose answers have grown faster than their score.
+    /// Returns one sentence for each iteration whose answers grew faster than their score.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.0.iter().filter_map(|r| r.warning.as_ref().map(|w| format!("step `{}`: {w}", r.step)))
     }
 
-    /// An object for each step and iteration: its figures with low, high and n, and the warning if there is one.
+    /// Returns an object for each step and iteration: its figures with low, high and n, and the warning, if
+    /// any.
     pub fn json(&self) -> Value {
         let finite = |v: f64| Some(v).filter(|v| v.is_finite());
         let round = |r: &Round| {
@@ -109,7 +111,7 @@ impl Drift {
         self.0.iter().map(round).collect()
     }
 
-    /// A line for each step and iteration.
+    /// Formats one line for each step and iteration.
     pub fn table(&self) -> String {
         const NAMES: [&str; 10] = [
             "tokens",

@@ -1,4 +1,4 @@
-//! The figures of an evaluation: as a table, and as JSON.
+//! The figures of an evaluation, as a table and as JSON.
 
 use arrow::array::{Array as _, RecordBatch};
 use serde_json::{Map, Value, json};
@@ -19,21 +19,21 @@ struct Figure {
 }
 
 impl Figure {
-    /// Whether it is a number of rows.
+    /// Whether the figure is a count of rows.
     fn counts(&self) -> bool {
         self.name.ends_with("nulls") || self.name == "unscored"
     }
 }
 
-/// The figures that the step `figures` of a run has made.
+/// Figures that the step `figures` of a run computed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Figures(Vec<Figure>);
 
 impl Figures {
-    /// Of a run.
+    /// Reads the figures of a run.
     ///
     /// # Errors
-    /// A file is damaged or gone.
+    /// A file is damaged or missing.
     pub fn of(run: &Run) -> Result<Self> {
         let rows = run.read_step("figures", None)?;
         Self::read(&rows.ok_or_else(|| Error::bug("the step `figures` has no rows"))?)
@@ -53,7 +53,7 @@ impl Figures {
         Ok(Self((0..rows.num_rows()).map(figure).collect()))
     }
 
-    /// By step and name: value, low, high, n.
+    /// Returns value, low, high and n by step and name.
     pub fn json(&self) -> Value {
         let mut steps = Map::new();
         for f in &self.0 {
@@ -64,7 +64,7 @@ impl Figures {
         Value::Object(steps)
     }
 
-    /// A line a figure.
+    /// Formats one line for each figure.
     pub fn table(&self) -> String {
         let row = |f: &Figure| {
             let number = |v: f64| if f.counts() { format!("{v}") } else { format!("{v:.4}") };

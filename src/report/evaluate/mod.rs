@@ -1,5 +1,5 @@
-//! `reflux eval`: a pipeline of a few steps that answers, judges and measures, written out so that its rows lie in a run like any
-//! other, and the figures that come of it.
+//! `reflux eval` builds a small pipeline that answers, judges and measures. The pipeline is written out, so
+//! its rows are stored in a run like any others. This module also reads the resulting figures.
 
 mod drift;
 mod figures;
@@ -23,17 +23,18 @@ use crate::store::{
     Dataset, ImportOptions, LoadedAnswer, LoadedPrompt, Run, given_answers, given_prompts, import, write_parquet,
 };
 
-/// What is evaluated.
+/// One side of an evaluation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// A model, which is to answer.
+    /// A model that generates answers.
     Model(PathBuf),
-    /// Answers that are there.
+    /// Stored answers.
     Answers(PathBuf),
 }
 
 impl Side {
-    /// A GGUF file, a directory with config.json or adapter_config.json, or a .toml script is a model; anything else is answers.
+    /// Detects the kind of a path. A GGUF file, a directory with config.json or adapter_config.json, and a
+    /// .toml script are models; anything else is answers.
     pub fn of(path: &Path) -> Self {
         let ends = |with: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(with));
         let model = ["config.json", "adapter_config.json"].iter().any(|f| path.join(f).is_file());
@@ -41,16 +42,16 @@ impl Side {
     }
 }
 
-/// How models are loaded, and what the draws depend on.
+/// How models are loaded, and the seed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Setting {
     /// `f32`, `bf16` or `f16`.
     pub dtype: &'static str,
-    /// Compute threads; one a core if none is given.
+    /// Number of compute threads; one per core if `None`.
     pub threads: Option<usize>,
-    /// The seed of all draws.
+    /// The seed of all random draws.
     pub seed: u64,
-    /// How intervals are made.
+    /// How intervals are computed.
     pub bootstrap: Bootstrap,
 }
 
@@ -59,37 +60,37 @@ pub struct Setting {
 pub struct Sampled {
     /// Answers to each prompt.
     pub samples: u32,
-    /// Divides the logits.
+    /// The temperature; logits are divided by it.
     pub temperature: f64,
-    /// The smallest set of likeliest tokens with at least this mass.
+    /// The nucleus: sampling uses the smallest set of most likely tokens with at least this mass.
     pub top_p: f64,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens in an answer.
     pub max_tokens: u32,
 }
 
 /// How a judge decides.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Judging {
-    /// `pairwise`, `expected` or `sampled`, as the operator `judge` has them.
+    /// `pairwise`, `expected` or `sampled`, as in the operator `judge`.
     pub mode: &'static str,
-    /// A template or its file; the mode's own if none is given.
+    /// A template or its file; the default of the mode if `None`.
     pub rubric: Option<String>,
     /// The pattern that reads a verdict or a score.
     pub pattern: Option<String>,
-    /// Judgements of an answer, or of a pair in each order.
+    /// Judgements of each answer, or of each pair in each order.
     pub samples: Option<u32>,
-    /// Most tokens of a judgement.
+    /// Maximum number of tokens in a judgement.
     pub max_tokens: u32,
-    /// Divides the judge's logits.
+    /// The judge's temperature; its logits are divided by it.
     pub temperature: f64,
 }
 
-/// A pipeline that evaluates, and the files that it reads.
+/// An evaluation pipeline and the files that it reads.
 pub struct Evaluation {
     root: Table,
     setting: Setting,
     dir: PathBuf,
-    /// What is to be told of the data: rows that play no part.
+    /// Notes on the data for the user, such as rows that are not used.
     pub notes: Vec<String>,
     /// What the names in the figures stand for.
     pub names: Vec<String>,
@@ -100,7 +101,7 @@ fn table(keys: impl IntoIterator<Item = (&'static str, Value)>) -> Table {
 }
 
 impl Evaluation {
-    /// An empty one, whose files go into `dir`.
+    /// Creates an empty evaluation that writes its files to `dir`.
     pub fn new(name: &'static str, dir: &Path, setting: Setting) -> Self {
         let mut root = Table::new();
         let seed = i64::try_from(setting.seed).unwrap_or(i64::MAX);
@@ -111,10 +112,11 @@ impl Evaluation {
         Self { root, setting, dir: dir.to_owned(), notes: Vec::new(), names: Vec::new() }
     }
 
-    /// Checks that what lies in the run directory `dir`, if there is something, is this evaluation, by its resolved file.
+    /// Checks that the run in `dir`, if there is one, is this evaluation. The resolved pipeline files are
+    /// compared.
     ///
     /// # Errors
-    /// It is another one, or cannot be read.
+    /// The run is another evaluation, or cannot be read.
     pub fn same(dir: &Path, resolved: &str) -> Result<()> {
         if !dir.join("manifest.jsonl").is_file() || Run::open(dir)?.pipeline_text()? == resolved {
             return Ok(());
@@ -124,8 +126,8 @@ impl Evaluation {
             .help("name another directory with --into"))
     }
 
-    /// What a judge said that could not be read, and other rows without an outcome, by step: with a reason and what to do. `kept` is
-    /// the run, where it stays.
+    /// Lists unreadable judgements and other rows without an outcome, by step, with the reason and a
+    /// suggestion. `kept` is the run directory if the run is kept.
     ///
     /// # Errors
     /// A file is damaged.
@@ -144,7 +146,7 @@ impl Evaluation {
         Ok(lines)
     }
 
-    /// The pipeline file.
+    /// Returns the text of the pipeline file.
     pub fn text(&self) -> String {
         self.root.to_string()
     }
@@ -175,7 +177,8 @@ impl Evaluation {
         );
     }
 
-    /// A step that answers `prompts` with a model, or reads the answers that are there, matched to the prompts by id or text.
+    /// Adds a step that answers `prompts` with a model, or one that reads stored answers. Stored answers
+    /// are matched to the prompts by id or text.
     fn side(
         &mut self,
         name: &'static str,
@@ -205,7 +208,7 @@ impl Evaluation {
                 self.given(name, &answers_batch(&kept)?, "responses")?;
             }
             (Side::Model(path) | Side::Answers(path), _) => {
-                // A step and a model may not have the same name.
+                // A step and a model must not have the same name.
                 let model = format!("model_{name}");
                 self.model(&model, path);
                 let sampling = table([
@@ -226,14 +229,15 @@ impl Evaluation {
         Ok(())
     }
 
-    /// A step that reads rows, which become a file. Its name has their hash: an evaluation of other rows is another one.
+    /// Writes rows to a file and adds a step that reads it. The file name contains the hash of the rows, so
+    /// that an evaluation of other rows has another pipeline file.
     fn given(&mut self, name: &str, rows: &RecordBatch, schema: &str) -> Result<()> {
         let written = self.dir.join(format!("{name}.parquet"));
         let hash = write_parquet(&written, rows)?.hash;
         self.imported(name, &written, &hash, schema)
     }
 
-    /// As [`Evaluation::given`], of a file that has been written.
+    /// Like [`Evaluation::given`], for a file that is already written.
     fn imported(&mut self, name: &str, written: &Path, hash: &str, schema: &str) -> Result<()> {
         let file = self.dir.join(format!("{name}-{}.parquet", hash.get(..16).unwrap_or(hash)));
         std::fs::rename(written, &file).doing(|| file.display())?;
@@ -268,7 +272,7 @@ impl Evaluation {
         {
             keys.extend(value.map(|v| (key.to_owned(), v)));
         }
-        // An expected score without reasons is not sampled.
+        // An expected score without reasons needs no sampling.
         if judging.mode != "expected" {
             let most = i64::from(judging.max_tokens).into();
             let sampling = table([("temperature", judging.temperature.into()), ("max_tokens", most)]);
@@ -290,10 +294,11 @@ impl Evaluation {
         self.under("step", "figures", keys);
     }
 
-    /// Head to head: the answers `a` and `b` to each prompt, by a judge. Prompts are those given, else those that stored answers are to.
+    /// Adds a head-to-head comparison: a judge compares the answers `a` and `b` to each prompt. Without
+    /// `prompts`, the prompts of the stored answers are used.
     ///
     /// # Errors
-    /// A file cannot be read; there are no prompts; stored answers are to none of them; a full disk.
+    /// A file cannot be read, prompts are missing, stored answers match no prompt, or the disk is full.
     pub fn win_rate(
         &mut self,
         a: &Side,
@@ -332,16 +337,17 @@ impl Evaluation {
         Ok(())
     }
 
-    /// Reward modelling: a judge's scores of answers that people have ranked (Table 4 of the paper); in pairwise mode its agreement
-    /// with the ranks. `ranked` is a dataset of that schema, or of a format that it is made of.
+    /// Adds a test of a judge as a reward model (Table 4 of the paper): the judge scores answers that
+    /// people have ranked. In pairwise mode its agreement with the ranks is measured. `ranked` is a dataset
+    /// of that schema, or a file that can be imported as one.
     ///
     /// # Errors
-    /// `ranked` is neither; a full disk.
+    /// `ranked` is neither of these, or the disk is full.
     pub fn reward(&mut self, judge: &Path, ranked: &Path, judging: &Judging, perfect: f64) -> Result<()> {
         self.model("judge", judge);
         match Dataset::open(ranked, &named::RANKED) {
             Ok(_) => self.read("ranked", ranked, "ranked"),
-            // No other format is a table.
+            // A directory or a Parquet file can only be a dataset, so its own error is the right one.
             Err(e) if ranked.is_dir() || ranked.extension().is_some_and(|e| e == "parquet") => return Err(e),
             Err(_) => {
                 let file = self.dir.join("ranked.parquet");
@@ -363,10 +369,10 @@ impl Evaluation {
         Ok(())
     }
 
-    /// One answer of a model to each prompt, in the step `a`; returns the prompts.
+    /// Adds the step `a`, in which a model answers each prompt once; returns the prompts.
     ///
     /// # Errors
-    /// The prompts cannot be read; a full disk.
+    /// The prompts cannot be read, or the disk is full.
     pub fn answer(&mut self, model: &Path, prompts: &Path, sampled: &Sampled) -> Result<Vec<LoadedPrompt>> {
         let prompts = self.asked(Some(prompts), None)?;
         self.prompts(&prompts)?;
@@ -411,7 +417,8 @@ impl Evaluation {
     }
 }
 
-/// The answers to these prompts, under their ids and in their order, and how many are to others.
+/// Returns the answers to these prompts, with the prompts' ids and in their order, and the number of other
+/// answers.
 fn matched(answers: Vec<LoadedAnswer>, prompts: &[LoadedPrompt]) -> (Vec<LoadedAnswer>, usize) {
     let by_id: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let by_text: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.text.trim(), i)).collect();
@@ -424,7 +431,7 @@ fn matched(answers: Vec<LoadedAnswer>, prompts: &[LoadedPrompt]) -> (Vec<LoadedA
     (kept.into_iter().map(|(place, a)| LoadedAnswer { prompt: prompts[place].clone(), ..a }).collect(), others)
 }
 
-/// As `responses`; nobody's tokens are known.
+/// Builds rows of schema `responses`; the token columns are empty, because stored answers have no tokens.
 fn answers_batch(answers: &[LoadedAnswer]) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&LoadedAnswer) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(answers.iter().map(of)))
@@ -444,8 +451,9 @@ fn answers_batch(answers: &[LoadedAnswer]) -> Result<RecordBatch> {
     ])
 }
 
-/// Answers in AlpacaEval's format, the first to each prompt, in the order of the prompts; those without an answer have an empty one,
-/// as the package counts it lost, and are counted.
+/// Converts the first answer to each prompt to AlpacaEval's format, in the order of the prompts. A prompt
+/// without an answer gets an empty one, which the package counts as lost; the number of such prompts is
+/// returned.
 pub fn model_outputs(
     prompts: &[LoadedPrompt],
     answers: Vec<LoadedAnswer>,
