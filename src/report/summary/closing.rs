@@ -1,4 +1,4 @@
-//! The lines that a run closes with, from its summary alone: `reflux summary` prints them again.
+//! The closing lines of a run, built from its summary alone; `reflux summary` prints them again.
 
 use serde_json::Value;
 
@@ -7,8 +7,9 @@ use crate::data::{counted, quoted};
 use crate::store::{Run, RunState};
 
 impl Summary {
-    /// The table of the loop, what engines and trainings did, where the models are, what was left out, and where the run is.
-    /// `references` says of each training what it was held to; the table is at most `room` places wide.
+    /// Returns the table of the loop, what engines and trainings did, where the models are, what was left
+    /// out, and where the run is. `references` describes the reference model of each training. The table is
+    /// at most `room` columns wide.
     pub fn closing(&self, run: &Run, references: &[String], room: usize) -> Vec<String> {
         let (place, json) = (run.dir().display().to_string(), self.json());
         let list = |key: &str| json[key].as_array().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Counts a run's microbatches as they happen.
+//! Counts a run's microbatches as they complete.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,13 @@ pub struct Count {
     pub errors: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Time that jobs took, summed over threads.
+    /// Compute time of all jobs, summed over threads.
     pub busy: Duration,
-    /// Microbatches that an earlier run had committed.
+    /// Microbatches that an earlier process had already committed.
     pub restored: u64,
 }
 
-/// The counts so far.
+/// The counts of a run so far.
 #[derive(Default)]
 pub struct RunCounters {
     counts: Mutex<BTreeMap<(String, u32), Count>>,
@@ -33,7 +33,7 @@ impl RunCounters {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Count>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// By step and iteration.
+    /// Returns the counts by step and iteration.
     pub fn counts(&self) -> BTreeMap<(String, u32), Count> {
         self.lock().clone()
     }

@@ -1,4 +1,4 @@
-//! Steps of which nothing came: scores that nobody could read, no pair, no row.
+//! Finds steps without a result: no readable score, no pair, or no row.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use crate::store::Run;
 /// What a step lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lack {
-    /// It has no row.
+    /// The step has no rows.
     Rows,
-    /// It selects, and has no pair.
+    /// The step selects pairs and has none.
     Pairs,
-    /// None of its rows has a score, or an outcome.
+    /// No row of the step has a score or an outcome.
     Readable,
 }
 
 impl Lack {
-    /// What may help.
+    /// Suggests a remedy.
     fn advice(self) -> Option<&'static str> {
         match self {
             Lack::Rows => None,
@@ -33,30 +33,30 @@ impl Lack {
     }
 }
 
-/// A step of which nothing came.
+/// A step without a result.
 #[derive(Debug)]
 struct Empty {
     step: String,
     lack: Lack,
-    /// What is wrong, in words.
+    /// The problem, in words.
     words: String,
-    /// The nearest step above it, or it itself, whose rows can be looked at.
+    /// The step itself, or its nearest upstream step, whose rows can be shown.
     look: Option<String>,
 }
 
-/// What of a run's results is empty.
+/// The steps of a run without a result.
 #[derive(Debug)]
 pub struct Fruitless {
     run: PathBuf,
     steps: Vec<Empty>,
-    /// Whether there is any result: a model, or a last step with something in it.
+    /// Whether the run has any result: a model, or a final step with a result.
     some: bool,
     /// Whether rows were left out.
     errors: bool,
 }
 
 impl Fruitless {
-    /// Looks at the scores, and at the steps that no other step reads.
+    /// Checks all steps with scores, and all steps that no other step reads.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -81,12 +81,12 @@ impl Fruitless {
         Ok(found)
     }
 
-    /// A line for each step of which nothing came.
+    /// Returns one line for each step without a result.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().map(|step| step.words.as_str())
     }
 
-    /// What to look at, and what may help, where nothing came of the first step of which nothing came.
+    /// Suggests what to inspect and what may help, for the first step without a result.
     pub fn help(&self) -> String {
         let Some(first) = self.steps.first() else { return String::new() };
         let show = |what: &str| format!("`reflux show {}`", quoted(&self.run.join(what).to_string_lossy()));
@@ -110,13 +110,13 @@ impl Fruitless {
         }
     }
 
-    /// Whether nothing came of the whole run.
+    /// Whether the whole run has no result.
     pub fn all(&self) -> bool {
         !self.steps.is_empty() && !self.some
     }
 }
 
-/// The nearest step with rows that can be looked at: the step itself, or one above it.
+/// Finds the nearest step whose rows can be shown: the step itself, or one upstream of it.
 fn kept<'a>(plan: &'a Plan<dyn Operator>, run: &Run, step: &'a Step<dyn Operator>) -> Option<&'a Step<dyn Operator>> {
     let (mut seen, mut next) = (BTreeSet::new(), VecDeque::from([step]));
     while let Some(step) = next.pop_front() {
@@ -129,12 +129,12 @@ fn kept<'a>(plan: &'a Plan<dyn Operator>, run: &Run, step: &'a Step<dyn Operator
     None
 }
 
-/// How many rows a step has made, kept or not.
+/// Counts the rows of a step, including rows that were dropped after use.
 fn rows_of(run: &Run, step: &str) -> u64 {
     run.entries_of(step).iter().map(|f| f.rows).sum()
 }
 
-/// What a step lacks, in words; nothing where it has a result.
+/// Describes what a step lacks; returns `None` if it has a result.
 fn nothing(run: &Run, step: &Step<dyn Operator>) -> Result<Option<(Lack, String)>> {
     let name = &step.name;
     let rows = rows_of(run, name);
@@ -149,7 +149,7 @@ fn nothing(run: &Run, step: &Step<dyn Operator>) -> Result<Option<(Lack, String)
         "comparisons" => ("outcome", "outcome"),
         _ => return Ok(None),
     };
-    // Rows that are not kept cannot be looked at any more.
+    // Dropped rows cannot be read any more.
     if run.dropped(name) {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! What the bounds of `[health]` came to: training by training, or in a run without one for what was judged.
+//! Results of the `[health]` gates: for each training, or for the judged steps of a run without trainings.
 
 use std::fmt::Write as _;
 
@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::pipeline::{Plan, Verdict};
 use crate::store::Run;
 
-/// What was measured for one bound, of an iteration of a training or of a step that judges: an item of `health` in
-/// `summary.json`, where a number that is not finite is null.
+/// The measured value of one gate for an iteration of a training or for a judging step: an item of `health`
+/// in `summary.json`. A non-finite number is stored as null.
 #[derive(Serialize, Deserialize)]
 struct Reading {
     step: String,
@@ -22,7 +22,7 @@ struct Reading {
     warn: Option<f64>,
     stop: Option<f64>,
     verdict: String,
-    /// What is wrong with a value beyond a bound, and what to do about it.
+    /// What is wrong with a value beyond a bound; `advice` suggests a remedy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     words: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -35,15 +35,15 @@ impl Reading {
     }
 }
 
-/// The measured values of every training that is done, or of what was judged in a run without one, from the committed rows: the
-/// same after a resume.
+/// Gate values of every finished training, or of the judged steps of a run without trainings. They are
+/// computed from committed rows, so a resume does not change them.
 #[derive(Default)]
 pub struct Health {
     gate_values: Vec<Reading>,
 }
 
 impl Health {
-    /// Measures.
+    /// Measures the gates of a run.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -73,21 +73,21 @@ impl Health {
         Ok(Self { gate_values: all })
     }
 
-    /// As it was written to `summary.json`.
+    /// Reads the list that a run wrote to `summary.json`.
     ///
     /// # Errors
-    /// The list has other keys.
+    /// The list has unexpected keys.
     pub(crate) fn written(summary: &Value) -> Result<Self> {
         Ok(Self { gate_values: written_list(summary, "health")? })
     }
 
-    /// As in `summary.json`: a list of step, iteration, gate, value, bounds and verdict, with words and advice where the value is
-    /// beyond a bound.
+    /// Returns the list for `summary.json`: step, iteration, gate, value, bounds and verdict, with words
+    /// and advice where the value is beyond a bound.
     pub fn json(&self) -> Value {
         json!(self.gate_values)
     }
 
-    /// A line for each training with its values, and one for each value beyond a bound.
+    /// Returns one line with the values of each training, and one line for each value beyond a bound.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let same_round = |a: &Reading, b: &Reading| (&a.step, a.iteration) == (&b.step, b.iteration);
@@ -105,7 +105,7 @@ impl Health {
             for reading in round.iter().filter(|reading| !reading.passes()) {
                 let Reading { step, iteration, gate, words, advice, .. } = reading;
                 lines.push(match words.as_str() {
-                    // A summary of an earlier version has no words.
+                    // Summaries of earlier versions have no words.
                     "" => format!("{step} {iteration}: {gate} is beyond its bound"),
                     words => format!("{step} {iteration}: {words}; {advice}"),
                 });

@@ -1,4 +1,4 @@
-//! What was left out of a run, by step, iteration and reason.
+//! Rows that a run left out, by step, iteration and reason.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,12 +11,13 @@ use crate::data::{Columns, counted};
 use crate::error::Result;
 use crate::store::Run;
 
-/// The rows that were left out, counted from the committed `errors` files: the same after a resume.
+/// Counts of rows that were left out, read from the committed `errors` files, so a resume does not change
+/// them.
 #[derive(Debug, Default)]
 pub struct LeftOut {
     /// Rows by step, iteration, kind and code.
     counts: BTreeMap<(String, u32, String, String), u64>,
-    /// Input rows that are in no row of a step's output though nothing is wrong with them, by step, iteration and reason.
+    /// Valid input rows that no output row of the step uses, by step, iteration and reason.
     unused: BTreeMap<(String, u32, String), u64>,
 }
 
@@ -30,7 +31,7 @@ struct LeftOutRows {
     rows: u64,
 }
 
-/// An item of `unused` there.
+/// An item of `unused` in `summary.json`.
 #[derive(Deserialize)]
 struct UnusedRows {
     step: String,
@@ -39,14 +40,14 @@ struct UnusedRows {
     rows: u64,
 }
 
-/// Reasons of a step that are told by name; `summary.json` has all.
+/// Maximum number of reasons shown for a step; `summary.json` has all of them.
 const TOLD: usize = 6;
 
 impl LeftOut {
-    /// Counts what a run has left out.
+    /// Counts the rows that a run left out.
     ///
     /// # Errors
-    /// A file is damaged or gone.
+    /// A file is damaged or missing.
     pub fn of(run: &Run) -> Result<Self> {
         let (mut counts, mut unused) = (BTreeMap::new(), BTreeMap::new());
         for step in run.steps() {
@@ -70,10 +71,10 @@ impl LeftOut {
         Ok(Self { counts, unused })
     }
 
-    /// As it was written to `summary.json`.
+    /// Reads the lists that a run wrote to `summary.json`.
     ///
     /// # Errors
-    /// A list has other keys.
+    /// A list has unexpected keys.
     pub(crate) fn written(summary: &Value) -> Result<Self> {
         let left_out = written_list::<LeftOutRows>(summary, "left_out")?;
         let unused = written_list::<UnusedRows>(summary, "unused")?;
@@ -83,13 +84,13 @@ impl LeftOut {
         })
     }
 
-    /// As in `summary.json`: a list of step, iteration, kind, code and rows.
+    /// Returns the list for `summary.json`: step, iteration, kind, code and rows.
     pub fn json(&self) -> Value {
         let one = |((step, iteration, kind, code), rows): (&(String, u32, String, String), &u64)| json!({ "step": step, "iteration": iteration, "kind": kind, "code": code, "rows": rows });
         self.counts.iter().map(one).collect()
     }
 
-    /// The unused rows as in `summary.json`: a list of step, iteration, reason and rows.
+    /// Returns the unused rows for `summary.json`: step, iteration, reason and rows.
     pub fn unused_json(&self) -> Value {
         let unused = self.unused.iter();
         let one = unused.map(|((step, iteration, reason), rows)| {
@@ -98,7 +99,8 @@ impl LeftOut {
         one.collect()
     }
 
-    /// A line for each step with unused rows, over all iterations: `pairs: 40 rows unused (in_no_pair 40)`.
+    /// Returns one line for each step with unused rows, over all iterations: `pairs: 40 rows unused
+    /// (in_no_pair 40)`.
     pub fn unused_lines(&self) -> Vec<String> {
         let mut steps: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
         for ((step, _, reason), rows) in &self.unused {
@@ -111,12 +113,13 @@ impl LeftOut {
         steps.into_iter().map(line).collect()
     }
 
-    /// Rows in all.
+    /// Total number of rows left out.
     pub fn rows(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// A line for each step and kind, over all iterations: `pairs: 12 dropped (tie 8, below_margin 4)`.
+    /// Returns one line for each step and kind, over all iterations: `pairs: 12 dropped (tie 8,
+    /// below_margin 4)`.
     pub fn lines(&self) -> Vec<String> {
         let mut steps: BTreeMap<(&str, &str), BTreeMap<&str, u64>> = BTreeMap::new();
         for ((step, _, kind, code), rows) in &self.counts {

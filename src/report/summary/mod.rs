@@ -1,4 +1,4 @@
-//! The closing figures of a run or a study, and the counters behind them.
+//! Closing figures of a run or a study, and the counters that they use.
 
 pub(crate) mod closing;
 pub(crate) mod counters;

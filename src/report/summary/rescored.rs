@@ -1,4 +1,4 @@
-//! What `rescore` steps read otherwise than before.
+//! Counts the judgements that `rescore` steps read differently.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +21,18 @@ struct RescoredStep {
     changes: BTreeMap<String, u64>,
 }
 
-/// Counts of changes by step, from the committed rows.
+/// Counts of changed judgements by step, from committed rows.
 #[derive(Debug, Default)]
 pub struct Rescored {
-    /// Judgements in all, and those that came out otherwise by what they were and are.
+    /// For each step, all its judgements, and the changed ones by old and new reading.
     steps: BTreeMap<String, (u64, BTreeMap<String, u64>)>,
 }
 
 impl Rescored {
-    /// Counts a run's.
+    /// Counts the changes of a run.
     ///
     /// # Errors
-    /// A file is damaged or gone.
+    /// A file is damaged or missing.
     pub fn of(plan: &Plan<dyn Operator>, run: &Run) -> Result<Self> {
         let mut all = Self::default();
         for step in plan.steps.iter().filter(|s| s.kind.name == "rescore" && s.keep) {
@@ -51,22 +51,23 @@ impl Rescored {
         Ok(all)
     }
 
-    /// As it was written to `summary.json`.
+    /// Reads the list that a run wrote to `summary.json`.
     ///
     /// # Errors
-    /// The list has other keys.
+    /// The list has unexpected keys.
     pub(crate) fn written(summary: &Value) -> Result<Self> {
         let steps = written_list::<RescoredStep>(summary, "rescored")?;
         Ok(Self { steps: steps.into_iter().map(|s| (s.step, (s.judgements, s.changes))).collect() })
     }
 
-    /// As in `summary.json`.
+    /// Returns the list for `summary.json`.
     pub fn json(&self) -> Value {
         let step = |(step, (judgements, changes)): (&String, &(u64, BTreeMap<String, u64>))| json!({ "step": step, "judgements": judgements, "changes": changes });
         self.steps.iter().map(step).collect()
     }
 
-    /// A line for each step: `scores: 12 of 96 judgements read differently than before: 12 times no_match -> score`.
+    /// Returns one line for each step: `scores: 12 of 96 judgements read differently than before: 12 times
+    /// no_match -> score`.
     pub fn lines(&self) -> Vec<String> {
         let line = |(step, (judgements, changes)): (&String, &(u64, BTreeMap<String, u64>))| {
             let changed: u64 = changes.values().sum();

@@ -1,4 +1,5 @@
-//! The closing summary: what each step made, and the loop iteration by iteration, read back from the run directory.
+//! The closing summary: what each step produced, and the loop by iteration, read back from the run
+//! directory.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::pipeline::{ModelUse, Placement, Plan, Step};
 use crate::report::inspect::show::{aligned, width};
 use crate::store::Run;
 
-/// What a run came to.
+/// The summary of a run.
 pub struct Summary {
     json: Value,
     table: Vec<Vec<String>>,
@@ -26,18 +27,19 @@ pub struct Summary {
     health: Health,
 }
 
-/// A figure of a step in an iteration: column name, value, decimals shown; none where it is in `summary.json` alone.
+/// A figure of a step in an iteration: column name, value and displayed decimals; `None` if only
+/// `summary.json` has it.
 type Figure = (String, f64, Option<usize>);
 
-/// Columns of the table that say which row it is: iteration and policy.
+/// Leading columns that identify a row of the table: iteration and policy.
 const KEYS: usize = 2;
-/// Places between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
 
-/// What the table shows of a `measure`; the rest is in `summary.json`.
+/// Figures of a `measure` step that the table shows; `summary.json` has the rest.
 const HEADLINES: [&str; 5] = ["win_rate", "agreement", "pairwise_accuracy", "spearman", "length_growth"];
 
-/// What each iteration of the loop came to.
+/// Figures of each iteration of the loop.
 #[derive(Default)]
 struct Rounds {
     json: Vec<Value>,
@@ -80,10 +82,10 @@ impl Rounds {
     }
 }
 
-/// The figures of all steps of an iteration.
+/// Returns the figures of all steps of an iteration.
 fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Vec<Figure>> {
     let mut all = Vec::new();
-    // Those who only look on come last.
+    // Observers come last.
     for looks_on in [false, true] {
         let wanted = |s: &&Step<dyn Operator>| {
             s.placement != Placement::Once
@@ -97,7 +99,7 @@ fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Ve
     Ok(all)
 }
 
-/// The table that a run wrote to its summary.
+/// Reads the table that a run wrote to its summary.
 fn written_table(summary: &Value) -> Result<Vec<Vec<String>>> {
     let table = written_list::<Vec<String>>(summary, "table")?;
     let columns = table.first().map_or(KEYS, Vec::len);
@@ -108,7 +110,8 @@ fn written_table(summary: &Value) -> Result<Vec<Vec<String>>> {
 }
 
 impl Summary {
-    /// Reads the run's datasets and metrics. `engines` is what each engine did, `references` what each training was held to.
+    /// Reads the run's datasets and metrics. `engines` describes what each engine did, `references` the
+    /// reference model of each training.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -147,10 +150,10 @@ impl Summary {
         Ok(Self { json, table: rounds.table, left_out, rescored, health })
     }
 
-    /// As the run itself wrote it, with figures of rows that it did not keep.
+    /// Reads the summary that the run itself wrote; it includes figures of rows that were not kept.
     ///
     /// # Errors
-    /// It has other keys than a run writes.
+    /// The summary has unexpected keys.
     pub fn written(summary: Value) -> Result<Self> {
         Ok(Self {
             table: written_table(&summary)?,
@@ -161,28 +164,29 @@ impl Summary {
         })
     }
 
-    /// As `summary.json`.
+    /// Returns the content of `summary.json`.
     pub fn json(&self) -> &Value {
         &self.json
     }
-    /// What was read otherwise than before.
+    /// Judgements that were read differently.
     pub fn rescored(&self) -> &Rescored {
         &self.rescored
     }
-    /// What the bounds of `[health]` came to.
+    /// Results of the `[health]` gates.
     pub fn health(&self) -> &Health {
         &self.health
     }
-    /// What was left out.
+    /// Rows that were left out.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
-    /// The loop as an aligned table; empty where there is no loop.
+    /// Formats the loop as an aligned table; empty for a pipeline without a loop.
     pub fn table(&self) -> String {
         self.tables(usize::MAX)
     }
 
-    /// The same in at most `room` places: where it does not fit, several tables below each other, each with the iterations.
+    /// Like [`Summary::table`], but at most `room` columns wide: a wider table is split into several, one
+    /// below the other, each with the leading columns.
     pub fn tables(&self, room: usize) -> String {
         let Some((heads, rows)) = self.table.split_first() else { return String::new() };
         let widest = |c: usize| self.table.iter().map(|row| width(&row[c])).max().unwrap_or(0);
@@ -208,7 +212,7 @@ impl Summary {
     }
 }
 
-/// The model that is the policy of an iteration.
+/// Returns the name of the policy model of an iteration.
 fn policy_name(plan: &Plan<dyn Operator>, iteration: u32) -> String {
     match &plan.loop_ {
         Some(l) if iteration > 1 => model_name(plan, &l.next, iteration - 1),
@@ -220,18 +224,18 @@ fn policy_name(plan: &Plan<dyn Operator>, iteration: u32) -> String {
     }
 }
 
-/// How a model was made, as its `reflux.json` says; null for a model without one.
+/// Reads how a model was made from its `reflux.json`; null for a model without one.
 fn training(run: &Run, path: &str) -> Value {
     let text = crate::data::read_text(&run.dir().join(path).join("reflux.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-/// What is worth telling of a step's rows, by their schema.
+/// Returns the figures of a step's rows that the summary shows, by schema.
 fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iteration: u32) -> Result<Vec<Figure>> {
     let name = &step.name;
     if step.schema.name == named::MODELS.name {
         let mut figures = train_figures(run, name, iteration)?;
-        // Where validation chose the weights, which step it was and what it measured there.
+        // If validation chose the weights, show the chosen step and its validation measure.
         let made = run.model(&model_name(plan, name, iteration)).map(|m| training(run, &m.path)).unwrap_or_default();
         if let (Some(measure), Some(at)) = (made["measure"].as_str(), made["chosen_step"].as_f64()) {
             figures.push((format!("{name} chosen step"), at, Some(0)));
@@ -253,7 +257,7 @@ fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iter
     })
 }
 
-/// The figures of a `measure`, each with the step that it is of before its name.
+/// Returns the figures of a `measure`; each name is preceded by the name of the measured step.
 fn measured(rows: &RecordBatch) -> Result<Vec<Figure>> {
     let columns = Columns(rows);
     let (steps, names, values) = (columns.text("step")?, columns.text("name")?, columns.double("value")?);
@@ -271,7 +275,8 @@ fn mean(rows: &RecordBatch, column: &str) -> Result<Option<f64>> {
     Ok((!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64))
 }
 
-/// How a training went: its steps, its loss at the first step and over the last tenth of them, and its mean accuracy.
+/// Summarizes a training: its steps, its first loss, the mean loss over the last tenth of the steps, and
+/// the mean accuracy.
 fn course(run: &Run, step: &str, iteration: u32) -> Result<Value> {
     let all = run.metrics();
     let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Value::Null) };
@@ -286,7 +291,7 @@ fn course(run: &Run, step: &str, iteration: u32) -> Result<Value> {
     }))
 }
 
-/// Means over the optimizer steps of an iteration.
+/// Returns means over the optimizer steps of an iteration.
 fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
     let all = run.metrics();
     let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Vec::new()) };

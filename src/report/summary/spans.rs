@@ -1,4 +1,4 @@
-//! When each job of a run ran.
+//! Records when each job of a run ran.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
 
-/// When a job ran, since the run's start.
+/// Start and end of a job, relative to the start of the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
     /// The step.
     pub step: String,
     /// The microbatch.
     pub epoch: Epoch,
-    /// Start.
+    /// When the job started.
     pub began: Duration,
-    /// End.
+    /// When the job ended.
     pub ended: Duration,
 }
 
-/// Watches a run and keeps when each of its jobs ran.
+/// Observes a run and records when each job ran.
 #[derive(Default)]
 pub struct Spans(Mutex<Vec<Span>>);
 
 impl Spans {
-    /// All jobs in the order in which they ended.
+    /// Returns all jobs in the order in which they ended.
     pub fn all(&self) -> Vec<Span> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,5 @@
-//! What a study came to: every figure of every run as rows, and a table of means with intervals over the seeds.
+//! Results of a study: every figure of every run as rows, and tables of means with intervals over the
+//! seeds.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::data::named;
 use crate::error::Result;
 use crate::eval::student::mean_and_interval;
 
-/// A figure of a run.
+/// One figure of one run.
 struct Row {
     variant: String,
     seed: u32,
@@ -25,7 +26,7 @@ pub struct Study {
     rows: Vec<Row>,
 }
 
-/// The order in which things were first met.
+/// Returns the distinct items in order of first occurrence.
 fn distinct<'a, T: PartialEq + 'a>(of: impl Iterator<Item = T>) -> Vec<T> {
     of.fold(Vec::new(), |mut seen, x| {
         if !seen.contains(&x) {
@@ -36,7 +37,7 @@ fn distinct<'a, T: PartialEq + 'a>(of: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Study {
-    /// Takes in a run by its `summary.json`.
+    /// Adds the figures of a run from its `summary.json`.
     pub fn add(&mut self, variant: &str, seed: u32, summary: &Value) {
         for round in summary["loop"].as_array().into_iter().flatten() {
             let iteration = round["iteration"].as_u64().and_then(|i| u32::try_from(i).ok()).unwrap_or(0);
@@ -49,10 +50,10 @@ impl Study {
         }
     }
 
-    /// As a dataset of schema `study`.
+    /// Returns the figures as a dataset of schema `study`.
     ///
     /// # Errors
-    /// A bug: the columns do not fit the schema.
+    /// The columns do not fit the schema, which is a bug.
     pub fn rows(&self) -> Result<RecordBatch> {
         let text =
             |of: fn(&Row) -> &str| -> Arc<StringArray> { Arc::new(self.rows.iter().map(|r| Some(of(r))).collect()) };
@@ -72,8 +73,9 @@ impl Study {
         self.rows.iter().find(here).map(|r| r.value)
     }
 
-    /// The measures asked for (all if none is) as tables: a line for each variant, with the mean over the seeds and half
-    /// of the mean's 95% t-interval, iteration by iteration; then the same of each seed's own change.
+    /// Formats the requested measures (all if none is named) as tables. A table has a line for each
+    /// variant, with the mean over the seeds and the half-width of its 95% t-interval for each iteration,
+    /// followed by the same for the change within each seed.
     pub fn tables(&self, measures: &[String]) -> String {
         let known = distinct(self.rows.iter().map(|r| r.measure.as_str()));
         let asked = |m: &&str| measures.is_empty() || measures.iter().any(|asked| asked == m);
@@ -113,7 +115,7 @@ impl Study {
     }
 }
 
-/// The first column to the left, the others to the right, a rule below the first line.
+/// Aligns the first column to the left and the others to the right, with a rule below the first line.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |c: usize| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0);
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn changes_are_each_seeds_own() {
         let mut study = Study::default();
-        // Levels differ much between seeds, changes do not: 1.0 and 1.2, mean 1.1, half width 12.706 x 0.1.
+        // Levels differ much between seeds, changes do not: 1.0 and 1.2, mean 1.1, half-width 12.706 x 0.1.
         for (seed, first) in [(1, 3.0), (2, 1.0)] {
             let change = if seed == 1 { 1.0 } else { 1.2 };
             let json = serde_json::json!({"loop": [

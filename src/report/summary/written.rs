@@ -1,13 +1,13 @@
-//! Lists that a finished run has written to its summary.
+//! Reads lists back from the summary of a finished run.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// A list that a run wrote to its summary; empty where the summary, of an earlier version, does not have it.
+/// Reads a list that a run wrote to its summary; empty if the summary is of an earlier version without it.
 ///
-/// # Errors
+/// An item has an unexpected type.
 /// It has other items.
 pub(crate) fn written_list<T: DeserializeOwned>(summary: &Value, key: &str) -> Result<Vec<T>> {
     match &summary[key] {
