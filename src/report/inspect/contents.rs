@@ -1,4 +1,4 @@
-//! What a run holds: its steps, models and metrics, with counts.
+//! The contents of a run: its steps, models and metrics, with counts.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::show::aligned;
 use crate::data::counted;
 use crate::store::{MetricsEntry, ModelEntry, Run, RunState, Taken};
 
-/// A step in an iteration.
+/// Counts of a step in one iteration.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
     microbatches: u64,
@@ -18,23 +18,23 @@ struct Count {
     dropped: bool,
 }
 
-/// What a run's manifest says that there is.
+/// The contents of a run, as listed in its manifest.
 #[derive(Debug)]
 pub struct Contents {
     name: String,
     state: RunState,
     seed: u64,
-    /// Where a replayed run has its first files from.
+    /// The run that a replayed run took its first files from.
     taken: Option<Taken>,
-    /// By iteration, and within it in the order in which steps began to commit.
+    /// Sorted by iteration, then by the order in which the steps first committed.
     steps: Vec<(u32, String, Count)>,
     models: Vec<ModelEntry>,
     metrics: Vec<MetricsEntry>,
-    /// Trainings under way: step, iteration, optimizer step.
+    /// Unfinished trainings: step, iteration, optimizer step.
     checkpoints: Vec<(String, u32, usize)>,
 }
 
-/// Bytes as people read them.
+/// Formats a size with a unit.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
@@ -47,7 +47,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 impl Contents {
-    /// Reads what there is from the manifest alone.
+    /// Reads the contents from the manifest alone.
     pub fn of(run: &Run) -> Self {
         let order = run.steps_in_order();
         let mut steps: BTreeMap<(u32, usize), Count> = BTreeMap::new();
@@ -77,7 +77,7 @@ impl Contents {
         }
     }
 
-    /// One JSON object; sizes in bytes.
+    /// Returns one JSON object; sizes are in bytes.
     pub fn json(&self) -> Value {
         let step = |(iteration, step, c): &(u32, String, Count)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
         let checkpoint = |(step, iteration, at): &(String, u32, usize)| json!({ "step": step, "iteration": iteration, "optimizer_step": at });
@@ -88,7 +88,7 @@ impl Contents {
         })
     }
 
-    /// The same for people.
+    /// Formats the contents as text.
     pub fn lines(&self) -> Vec<String> {
         let state = match self.state {
             RunState::Unfinished => "unfinished; `reflux run` of the same file goes on".to_owned(),

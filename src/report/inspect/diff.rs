@@ -1,4 +1,4 @@
-//! Where two runs first differ, in the order of the dataflow, and how much of each step does.
+//! Finds where two runs first differ, in dataflow order, and counts the differing files of each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::data::{Epoch, counted};
 use crate::error::Result;
 use crate::store::{FileEntry, Run, changed_lines};
 
-/// Characters of a value that are shown.
+/// Maximum number of characters shown of a value.
 const SHOWN: usize = 120;
 
 /// One place where two runs differ.
@@ -19,28 +19,28 @@ struct Place {
     step: String,
     iteration: u32,
     microbatch: Option<u32>,
-    /// `rows`, `left out`, `metrics`, `model`.
+    /// One of `rows`, `left out`, `metrics`, `model`.
     part: &'static str,
     what: What,
 }
 
 #[derive(Debug)]
 enum What {
-    /// Only one of them has it: the first (`true`) or the second.
+    /// Only one run has it: the first (`true`) or the second.
     Only(bool),
-    /// Another number of rows, those that both have being the same.
+    /// The numbers of rows differ; the rows that both have are equal.
     Rows(usize, usize),
-    /// A value.
+    /// A value differs.
     Value { row: usize, column: String, first: Value, second: Value },
-    /// Columns of other names or types.
+    /// The names or types of the columns differ.
     Columns(String, String),
-    /// A hash, and nothing to look into.
+    /// The hashes differ, and the content cannot be compared.
     Hash(String, String),
-    /// The same rows in other bytes.
+    /// The rows are equal, but the bytes of the files differ.
     Bytes,
 }
 
-/// What a step's iteration has in common.
+/// Counts of equal and differing files of a step in one iteration.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     same: usize,
@@ -49,25 +49,25 @@ struct Count {
     only_second: usize,
 }
 
-/// Two runs compared.
+/// The comparison of two runs.
 #[derive(Debug)]
 pub struct Difference {
     names: [String; 2],
-    /// Lines of the pipeline files that differ; empty if none do.
+    /// Lines that differ between the pipeline files; empty if none do.
     settings: String,
     seeds: [u64; 2],
     first: Option<Place>,
-    /// By iteration and step, in the order of the dataflow.
+    /// Counts by iteration and step, in dataflow order.
     counts: Vec<(u32, String, Count)>,
-    /// Names of models with other weights, or that one of them lacks.
+    /// Names of models whose weights differ, or that only one run has.
     models: Vec<String>,
 }
 
 impl Difference {
-    /// Compares by hashes; only the first file that differs is read.
+    /// Compares the runs by hashes and reads only the first file that differs.
     ///
     /// # Errors
-    /// That file is damaged.
+    /// The file that differs is damaged.
     pub fn of(first: &Run, second: &Run) -> Result<Self> {
         let text = |run: &Run| run.pipeline_text().unwrap_or_default();
         let mut steps = first.steps_in_order();
@@ -93,7 +93,7 @@ impl Difference {
     }
 
     fn step(&mut self, first: &Run, second: &Run, step: &str, iteration: u32) -> Result<()> {
-        // What a training measured and made comes before the row that announces it.
+        // A training's metrics and model come before the row that announces the model.
         self.training(first, second, step, iteration)?;
         let of = |run: &Run| -> BTreeMap<u32, FileEntry> {
             let here = run.entries_of(step).into_iter().filter(|f| f.iteration == iteration);
@@ -146,7 +146,7 @@ impl Difference {
         Ok(())
     }
 
-    /// The metrics and the model of a training step.
+    /// Compares the metrics and the model of a training step.
     fn training(&mut self, first: &Run, second: &Run, step: &str, iteration: u32) -> Result<()> {
         if self.first.is_some() {
             return Ok(());
@@ -174,12 +174,12 @@ impl Difference {
         Ok(())
     }
 
-    /// Whether they agree: in settings, rows, what was left out, metrics and models.
+    /// Whether the runs agree in settings, seed, rows, rows left out, metrics and models.
     pub fn same(&self) -> bool {
         self.settings.is_empty() && self.seeds[0] == self.seeds[1] && self.first.is_none() && self.models.is_empty()
     }
 
-    /// One JSON object.
+    /// Returns one JSON object.
     pub fn json(&self) -> Value {
         let count = |(iteration, step, c): &(u32, String, Count)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
         json!({
@@ -189,7 +189,7 @@ impl Difference {
         })
     }
 
-    /// The same for people.
+    /// Formats the comparison as text.
     pub fn lines(&self) -> Vec<String> {
         let [a, b] = &self.names;
         if self.same() {
@@ -274,7 +274,7 @@ impl Place {
     }
 }
 
-/// Two values as text, from shortly before the place where they part.
+/// Formats two values as text, starting shortly before their first difference.
 fn apart(first: &Value, second: &Value) -> (String, String) {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), |s| format!("{s:?}"));
     let (a, b) = (text(first), text(second));
@@ -289,7 +289,7 @@ fn apart(first: &Value, second: &Value) -> (String, String) {
     (cut(&a), cut(&b))
 }
 
-/// How two tables that are not the same file differ: the first row that does, and its first column. Rows count from 0.
+/// Finds the first row and column in which two tables differ. Rows count from 0.
 fn rows(first: &RecordBatch, second: &RecordBatch) -> Result<What> {
     let columns = |rows: &RecordBatch| {
         let fields = rows.schema_ref().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));

@@ -1,4 +1,4 @@
-//! Looks at runs on disk: lists, rows, traces, differences, damage.
+//! Inspects runs on disk: lists, rows, traces, differences, damage.
 
 pub(crate) mod contents;
 pub(crate) mod diff;

@@ -1,5 +1,5 @@
-//! The runs of a folder with their main figures, side by side. They are read from what each run has committed, so that
-//! one that is under way has them too.
+//! Lists the runs of a folder with their main figures. The figures are read from what each run has
+//! committed, so unfinished runs have them too.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,32 +17,34 @@ use crate::error::{Context as _, ErrorKind, Result};
 use crate::pipeline::{Placement, Plan, Step};
 use crate::store::{Run, RunState};
 
-/// Folders below the given one in which runs are looked for: a study has them by variant and seed.
+/// Maximum depth below the given folder at which runs are searched; a study stores its runs by variant and
+/// seed.
 const DEPTH: usize = 3;
 
 /// The main figures of one run.
 #[derive(Debug, PartialEq)]
 struct Figures {
     state: RunState,
-    /// Iterations that have begun.
+    /// Number of iterations that have started.
     iterations: u32,
-    /// Of the steps that make pairs and give scores; none where the run's pipeline file cannot be read, which says what they are.
+    /// Figures of the steps with pairs and scores; `None` if the run's pipeline file, which names them,
+    /// cannot be read.
     of_steps: Option<OfSteps>,
-    /// Of the last training: the mean over its steps.
+    /// Means over the steps of the last training.
     loss: Option<f64>,
     accuracy: Option<f64>,
 }
 
-/// Figures by iteration, as many of each as the step has iterations.
+/// Figures by iteration, one for each iteration of the step.
 #[derive(Debug, Default, PartialEq)]
 struct OfSteps {
-    /// Rows of the first step that makes pairs.
+    /// Rows of the first step with pairs.
     pairs: Vec<Option<u64>>,
-    /// Means of the first step that gives scores within the loop; none where no score was readable.
+    /// Mean scores of the first step with scores, in the loop if possible; `None` if no score was readable.
     scores: Vec<Option<f64>>,
 }
 
-/// A run, or why it cannot be read.
+/// A run with its figures, or the error that occurred when it was read.
 struct Listed {
     name: String,
     when: Option<SystemTime>,
@@ -53,12 +55,13 @@ struct Listed {
 pub struct Runs {
     folder: PathBuf,
     runs: Vec<Listed>,
-    /// Folders that may hold runs and were not looked into, with the reason.
+    /// Folders that may hold runs but were not searched, with the reason.
     skipped: Vec<String>,
 }
 
 impl Runs {
-    /// Reads all runs below a folder. `plan_of` reads a run's own pipeline file, which says what its steps make.
+    /// Reads all runs below a folder. `plan_of` loads a run's own pipeline file, which defines the schemas
+    /// of its steps.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -77,12 +80,13 @@ impl Runs {
         Ok(Self { folder: folder.to_owned(), runs: places.into_iter().map(listed).collect(), skipped })
     }
 
-    /// Folders that were not looked into, in words.
+    /// Describes the folders that were not searched.
     pub fn skipped(&self) -> Option<String> {
         (!self.skipped.is_empty()).then(|| format!("not looked into: {}", some_of(&self.skipped)))
     }
 
-    /// As a list of objects; figures that are not there are null. What [`Runs::skipped`] says is not among them.
+    /// Returns a list of objects; missing figures are null. Skipped folders are not included
+    /// ([`Runs::skipped`]).
     pub fn json(&self) -> Value {
         let run = |run: &Listed| {
             let when = run.when.map(|at| DateTime::<Local>::from(at).to_rfc3339());
@@ -102,7 +106,7 @@ impl Runs {
         self.runs.iter().map(run).collect()
     }
 
-    /// As a table of at most `room` places, with a line below it for what it does not show.
+    /// Formats a table at most `room` characters wide, followed by notes on runs with incomplete figures.
     pub fn lines(&self, room: usize) -> Vec<String> {
         if self.runs.is_empty() {
             let none = format!("no runs in {}", self.folder.display());
@@ -110,7 +114,7 @@ impl Runs {
         }
         let heads = ["run", "state", "iterations", "pairs", "scores", "loss", "accuracy", "when"];
         let rows: Vec<Vec<String>> = self.runs.iter().map(Listed::cells).collect();
-        // What is left out first where room is short.
+        // Columns are dropped in this order if the table is too wide.
         let mut shown: Vec<usize> = (0..heads.len()).collect();
         for left_out in [2, 7, 6, 5, 4] {
             if wide(&heads, &rows, &shown) <= room {
@@ -134,13 +138,13 @@ impl Runs {
     }
 }
 
-/// Places that these columns take.
+/// Width of a table with these columns.
 fn wide(heads: &[&str], rows: &[Vec<String>], shown: &[usize]) -> usize {
     let column = |&c: &usize| rows.iter().map(|row| width(&row[c])).chain([width(heads[c])]).max().unwrap_or(0);
     shown.iter().map(column).sum::<usize>() + 2 * shown.len().saturating_sub(1)
 }
 
-/// The directories that are runs, as they are found.
+/// Run directories found so far.
 struct Found<'a> {
     folder: &'a Path,
     places: Vec<PathBuf>,
@@ -148,7 +152,8 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Adds those below a folder. Links are not followed: they would lead to a run twice, or in a circle.
+    /// Adds the runs below a folder. Links are not followed: they could lead to the same run twice, or in a
+    /// circle.
     fn look(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
@@ -176,20 +181,20 @@ impl Found<'_> {
     }
 }
 
-/// Whether there are folders in it; one that cannot be read may have some.
+/// Whether a folder has subfolders; an unreadable folder is assumed to have some.
 fn has_folders(folder: &Path) -> bool {
     let is_folder = |entry: io::Result<std::fs::DirEntry>| entry.and_then(|e| e.file_type()).is_ok_and(|t| t.is_dir());
     std::fs::read_dir(folder).map_or(true, |mut entries| entries.any(is_folder))
 }
 
-/// Figures by iteration in a cell.
+/// Joins the figures of all iterations into one cell.
 fn in_a_row<T>(figures: &[Option<T>], text: impl Fn(&T) -> String) -> String {
     let cells: Vec<String> = figures.iter().map(|f| f.as_ref().map_or_else(|| "-".to_owned(), &text)).collect();
     cells.join(" ")
 }
 
 impl Listed {
-    /// What the table cannot say of it.
+    /// Explains figures that are missing from the table.
     fn note(&self) -> Option<String> {
         match &self.figures {
             Err(error) => Some(error.to_string()),
@@ -206,7 +211,7 @@ impl Listed {
         let f = match &self.figures {
             Ok(figures) => figures,
             Err(error) => {
-                // That the machine does not let it be read says nothing about the run.
+                // A permission or I/O error says nothing about the state of the run.
                 let state = if error.kind() == ErrorKind::System { "unreadable" } else { "damaged" };
                 let mut cells = vec![String::new(); 8];
                 (cells[0], cells[1], cells[7]) = (self.name.clone(), state.to_owned(), when);
@@ -233,7 +238,7 @@ impl Figures {
     fn of(run: &Run, plan: Option<&Plan<dyn Operator>>) -> Result<Self> {
         let begun = run.entries().iter().map(|f| f.iteration).max().unwrap_or(0);
         let last = plan.and_then(|plan| plan.step(&plan.loop_.as_ref()?.next));
-        // Observers run once more, for the model that is the result.
+        // Observers run once more, for the final model.
         let iterations = last.map_or(begun, |last| begun.min(*last.iterations.end()));
         let (mut loss, mut accuracy) = (None, None);
         if let Some(last) = run.metrics().iter().max_by_key(|m| m.iteration) {
@@ -266,7 +271,7 @@ impl OfSteps {
     }
 }
 
-/// A figure of each iteration in which a step has files.
+/// Computes a figure for each iteration in which a step has files.
 fn by_iteration<T>(
     step: &Step<dyn Operator>,
     run: &Run,
@@ -278,7 +283,7 @@ fn by_iteration<T>(
     found.map(|files| figure(&files)).collect()
 }
 
-/// The mean of the column `score` of these files, of which nothing else is read.
+/// Mean of the column `score` of these files; no other column is read.
 fn mean_score(run: &Run, files: &[crate::store::FileEntry]) -> Result<Option<f64>> {
     let (mut sum, mut count) = (0., 0u64);
     for file in files {

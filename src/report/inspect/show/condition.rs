@@ -1,4 +1,4 @@
-//! `--where COLUMN=VALUE`: which rows are shown.
+//! Conditions of `--where COLUMN=VALUE`, which select the rows to show.
 
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ enum Operator {
     Contains,
 }
 
-/// The longer first.
+/// Longer operators come first, so that `<=` is not read as `<`.
 const OPERATORS: &[(&str, Operator)] = &[
     ("!=", Operator::NotEqual),
     ("<=", Operator::AtMost),
@@ -31,10 +31,11 @@ const OPERATORS: &[(&str, Operator)] = &[
     ("~", Operator::Contains),
 ];
 
-/// A column, an operator and a value: `score>=4`, `finish!=stop`, `prompt~river`, `score=null`.
+/// A column, an operator and a value, such as `score>=4`, `finish!=stop`, `prompt~river` or `score=null`.
 ///
-/// Numbers compare as numbers and text as text; of lists and structs it is their JSON. `~` asks whether the text holds the
-/// value. A null equals `null`, is not equal to anything else, and is neither less nor greater.
+/// Numbers compare as numbers and text as text; lists and structs compare as JSON text. `~` tests whether
+/// the text contains the value. A null equals `null`, equals no other value, and is neither less nor
+/// greater than any.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Condition {
     column: String,
@@ -62,16 +63,16 @@ impl FromStr for Condition {
     }
 }
 
-/// A condition on a column that is there.
+/// A condition that is bound to an existing column.
 pub(super) struct Check {
-    /// Position of the column among those read.
+    /// Position of the column among the columns read.
     pub column: usize,
     condition: Condition,
     number: Option<f64>,
 }
 
 impl Condition {
-    /// The column it is about.
+    /// Name of the column that the condition tests.
     pub fn column(&self) -> &str {
         &self.column
     }
@@ -88,14 +89,14 @@ impl Condition {
     }
 }
 
-/// The error for a column that is not there.
+/// The error for a column that does not exist.
 pub(super) fn no_column(name: &str, all: &Schema) -> Error {
     let names: Vec<&str> = all.fields().iter().map(|f| f.name().as_str()).collect();
     Error::user(format!("there is no column `{name}`")).help(or_else(name, "there are", &names))
 }
 
 impl Check {
-    /// Whether it holds of a value.
+    /// Whether the condition holds for a value.
     pub fn holds(&self, value: &Value) -> bool {
         let wanted = self.condition.value.as_str();
         let order = match value {

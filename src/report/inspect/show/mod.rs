@@ -1,5 +1,5 @@
-//! A table as it lies on the disk, shown: some of its rows and columns, in one of several formats, once or for as long as a
-//! run goes on. Files are read a thousand rows at a time; nothing is held but that.
+//! Shows rows of a stored table: selected rows and columns, in one of several formats, once or continuously
+//! while a run commits. Files are read in batches of a thousand rows, so memory stays small.
 
 mod condition;
 mod objects;
@@ -29,31 +29,32 @@ use sink::{End, Look, Pipe, Sink};
 use crate::error::{Error, Result};
 use crate::store::Scan;
 
-/// Between two looks at a manifest that may have grown.
+/// Time between two checks of a manifest that may have grown.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What of a table to show, and how.
+/// Which part of a table to show, and how.
 #[derive(Clone, Debug)]
 pub struct Show {
-    /// Only this iteration of a run.
+    /// Shows only this iteration of a run.
     pub iteration: Option<u32>,
-    /// Rows for which all of them hold.
+    /// Shows only rows for which all of these hold.
     pub conditions: Vec<Condition>,
-    /// These columns in this order; all if empty (as a table, all but lists of numbers).
+    /// Shows these columns in this order. If empty, all columns are shown, but a table omits lists of
+    /// numbers.
     pub columns: Vec<String>,
-    /// At most this many rows.
+    /// Maximum number of rows.
     pub limit: Option<u64>,
-    /// How.
+    /// Output format.
     pub format: Format,
-    /// Columns of the terminal that a table is to fit.
+    /// Width of the terminal, which limits the width of a table.
     pub width: usize,
-    /// Whether to go on as a live run commits.
+    /// Whether to continue as a live run commits.
     pub follow: bool,
 }
 
-/// What a scan's rows become on their way out, known from its first file.
+/// Columns and conditions of an output, resolved against the schema of the first file.
 struct Shape {
-    /// What is read: the columns shown and those that conditions are about.
+    /// Columns to read: those shown and those used by conditions.
     read: SchemaRef,
     checks: Vec<Check>,
     /// Positions of the columns shown.
@@ -61,11 +62,11 @@ struct Shape {
 }
 
 impl Show {
-    /// Writes the rows to `to`. With `follow`, ends when the run is finished, or `stop` says so; a reader that has gone
-    /// away ends it too.
+    /// Writes the rows to `to`. With `follow`, it ends when the run has finished or `stop` returns true. It
+    /// also ends when the reader closes the pipe.
     ///
     /// # Errors
-    /// A file is damaged; a column is not there; a condition does not suit its column.
+    /// A file is damaged, a column does not exist, or a condition does not fit its column.
     pub fn run(&self, scan: &mut Scan, to: impl Write + Send + 'static, stop: &dyn Fn() -> bool) -> Result<()> {
         let pipe = Pipe::new(to);
         match self.write(scan, &pipe, stop) {
@@ -76,12 +77,13 @@ impl Show {
 
     fn write(&self, scan: &mut Scan, pipe: &Pipe, stop: &dyn Fn() -> bool) -> Result<()> {
         let mut out: Option<(Shape, Box<dyn Sink>)> = None;
-        // Rows of each file that were read: metrics are written anew as they grow.
+        // Number of rows already read from each file; metrics files are rewritten as they grow.
         let mut seen: HashMap<PathBuf, u64> = HashMap::new();
         let (mut written, mut total) = (0u64, 0u64);
         let full = |written: u64| self.limit.is_some_and(|limit| written >= limit);
         loop {
-            // Looked at before the files: what is committed in between is seen in the next round.
+            // This is checked before the files are listed, so that a commit in between is seen in the next
+            // round.
             let live = self.follow && scan.live();
             let mut news = false;
             for part in scan.parts(self.iteration)? {
@@ -137,7 +139,7 @@ impl Show {
                 let chosen = !self.conditions.is_empty();
                 sink.finish(&End { written, total, chosen, full: full(written) })
             }
-            // A table without a file yet has no columns; lines of nothing are none.
+            // A table without a file has no columns yet; JSON and CSV of no rows are empty.
             None if matches!(self.format, Format::Table) => {
                 let mut pipe = pipe.clone();
                 writeln!(pipe, "no rows")?;
@@ -154,10 +156,10 @@ impl Show {
             [] => all.fields().iter().filter(|f| !self.hides(f)).map(|f| f.name().clone()).collect(),
             columns => columns.to_vec(),
         };
-        // Of several columns of one name, as a stranger's file may have, the first is shown.
+        // Foreign files may repeat a column name; the first of these columns is shown.
         let mut seen = std::collections::HashSet::new();
         shown.retain(|name| seen.insert(name.clone()));
-        // By name: a stranger's file may have a hundred thousand columns.
+        // Columns are looked up in a map because foreign files may have a hundred thousand columns.
         let mut places: HashMap<&str, usize> = HashMap::new();
         for (at, field) in all.fields().iter().enumerate() {
             places.entry(field.name()).or_insert(at);
@@ -177,13 +179,14 @@ impl Show {
         Ok(Shape { read: Arc::new(all.project(&columns)?), checks, shown: positions })
     }
 
-    /// Whether a column is left out of a table unless it is asked for: token ids and log-probabilities tell nobody anything.
+    /// Whether a table omits a column by default. Lists of numbers, such as token ids and
+    /// log-probabilities, are not readable.
     fn hides(&self, field: &Field) -> bool {
         self.format == Format::Table
             && matches!(field.data_type(), DataType::List(item) if item.data_type().is_numeric())
     }
 
-    /// The columns that a table of this schema leaves out unless they are asked for.
+    /// Columns that a table of this schema omits by default.
     fn hidden(&self, all: &Schema) -> Vec<String> {
         let hidden = all.fields().iter().filter(|f| self.columns.is_empty() && self.hides(f));
         hidden.map(|f| f.name().clone()).collect()
@@ -191,7 +194,7 @@ impl Show {
 }
 
 impl Shape {
-    /// The rows for which every condition holds, with the columns shown.
+    /// Selects the rows for which every condition holds, and the columns shown.
     fn choose(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let shown = |rows: &RecordBatch| Ok(rows.project(&self.shown)?);
         if self.checks.is_empty() {
@@ -208,7 +211,7 @@ impl Shape {
     }
 }
 
-/// The values of a batch of one column.
+/// Returns the values of a batch with one column.
 fn values(rows: &RecordBatch) -> Result<Vec<Value>> {
     Ok(objects(rows)?.into_iter().map(|o| o.into_iter().next().map_or(Value::Null, |(_, v)| v)).collect())
 }

@@ -1,4 +1,4 @@
-//! Rows as JSON.
+//! Converts rows to JSON.
 
 use arrow::array::RecordBatch;
 use serde_json::{Map, Value};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::store::printable_with_bytes;
 
-/// Rows as JSON objects, in the order of their columns.
+/// Converts rows to JSON objects with keys in column order.
 pub(crate) fn objects(rows: &RecordBatch) -> Result<Vec<Map<String, Value>>> {
     let mut writer = arrow::json::WriterBuilder::new()
         .with_explicit_nulls(true)

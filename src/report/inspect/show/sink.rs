@@ -1,4 +1,4 @@
-//! Where shown rows go: one writer for each format.
+//! Output of shown rows: one writer for each format.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,17 @@ use super::table::{Wishes, cell, line, picked, printable, width, widths};
 use crate::data::{counted, is_hash, quoted, some_of};
 use crate::error::Result;
 
-/// How rows are written.
+/// Output format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
-    /// Aligned, for people.
+    /// An aligned table for reading.
     Table,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Comma-separated with a head, as in RFC 4180; lists and structs as JSON; a null is empty, an empty text is `""`.
+    /// CSV with a header (RFC 4180). Lists and structs are written as JSON, a null as an empty field, an
+    /// empty text as `""`.
     Csv {
-        /// Whether texts that a spreadsheet would take for formulas begin with `'`.
+        /// Whether to prefix texts that a spreadsheet would read as formulas with `'`.
         guard: bool,
     },
     /// An Arrow IPC stream.
@@ -33,29 +34,29 @@ pub enum Format {
     Parquet,
 }
 
-/// What there was when all is written.
+/// Totals of a finished output.
 pub(super) struct End {
     /// Rows written.
     pub written: u64,
-    /// Rows of the files.
+    /// Total number of rows in the files.
     pub total: u64,
-    /// Whether only some of them were wanted.
+    /// Whether conditions selected the rows.
     pub chosen: bool,
-    /// Whether there were as many as were asked for, and so may be more.
+    /// Whether the row limit was reached, so that more rows may exist.
     pub full: bool,
 }
 
-/// Takes rows of one schema.
+/// A writer for rows of one schema.
 pub(super) trait Sink {
-    /// Takes rows.
+    /// Writes rows.
     fn write(&mut self, rows: &RecordBatch) -> Result<()>;
-    /// Passes on what it has.
+    /// Flushes buffered rows.
     fn flush(&mut self) -> Result<()>;
-    /// Writes what stands at the end.
+    /// Writes the end of the output.
     fn finish(&mut self, end: &End) -> Result<()>;
 }
 
-/// A writer that several may hold, and that remembers whether its reader has gone away.
+/// A shared writer that records whether its reader has closed the pipe.
 #[derive(Clone)]
 pub(super) struct Pipe {
     to: Arc<Mutex<BufWriter<Box<dyn Write + Send>>>>,
@@ -67,7 +68,7 @@ impl Pipe {
         let to: Box<dyn Write + Send> = Box::new(to);
         Self { to: Arc::new(Mutex::new(BufWriter::with_capacity(1 << 16, to))), gone: Arc::default() }
     }
-    /// Whether the reader has gone away.
+    /// Whether the reader has closed the pipe.
     pub fn gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
@@ -88,17 +89,18 @@ impl Write for Pipe {
     }
 }
 
-/// What a table is to be like.
+/// Layout options of a table.
 pub(super) struct Look {
-    /// Columns of the terminal.
+    /// Width of the terminal.
     pub room: usize,
-    /// Whether the columns were asked for, so that none is left out for want of room but at the end.
+    /// Whether the user chose the columns. Chosen columns are dropped only from the end when space runs
+    /// out.
     pub chosen: bool,
-    /// Columns that are left out unless they are asked for.
+    /// Columns that are omitted by default.
     pub hidden: Vec<String>,
 }
 
-/// The writer of a format; `look` is a table's.
+/// Creates the writer of a format; `look` applies to tables.
 pub(super) fn of(format: Format, schema: &SchemaRef, pipe: &Pipe, look: Look) -> Result<Box<dyn Sink>> {
     let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
     let pipe = pipe.clone();
@@ -158,7 +160,8 @@ impl Csv {
     }
 }
 
-/// What a spreadsheet takes for the beginning of a formula, or skips in front of one; the last four are full-width.
+/// First characters that make a spreadsheet read a text as a formula, or that it skips before one; the last
+/// four are full-width.
 const FORMULA: &[char] = &['=', '+', '-', '@', '\t', '\r', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
 
 impl Sink for Csv {
@@ -177,7 +180,7 @@ impl Sink for Csv {
     }
 }
 
-/// A field of a CSV file, in quotes where it needs them.
+/// Formats a CSV field, quoted if necessary.
 fn field(text: &str) -> String {
     if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -206,7 +209,7 @@ struct Parquet(ArrowWriter<Pipe>);
 impl Sink for Parquet {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.0.write(rows)?;
-        // A row group is held in memory until it is whole.
+        // The writer buffers a row group in memory until it is flushed.
         if self.0.in_progress_size() > 64 << 20 {
             self.0.flush()?;
         }
@@ -221,25 +224,25 @@ impl Sink for Parquet {
     }
 }
 
-/// Places that a hash takes where room is short, the ellipsis among them.
+/// Width of a shortened hash, including the ellipsis.
 const SHORT_HASH: usize = 9;
 
-/// Rows that decide how wide columns are.
+/// Number of rows that determine the column widths.
 const SAMPLE: usize = 200;
 
 struct Table {
     pipe: Pipe,
     names: Vec<String>,
-    /// The names as they are printed.
+    /// The printable column names.
     heads: Vec<String>,
     right: Vec<bool>,
     look: Look,
-    /// Rows until the widths are known.
+    /// Rows that are buffered until the widths are known.
     waiting: Vec<Vec<String>>,
     layout: Option<Layout>,
 }
 
-/// Which columns are shown, in which order, and how wide.
+/// The columns shown, in order, with their widths.
 struct Layout {
     columns: Vec<usize>,
     widths: Vec<usize>,
@@ -254,18 +257,18 @@ impl Layout {
 }
 
 impl Table {
-    /// Fixes the columns and their widths, and writes the head and what has waited.
+    /// Fixes the columns and their widths, then writes the header and the buffered rows.
     fn lay_out(&mut self) -> Result<()> {
         let room = self.look.room;
         let cells = |c: usize| self.waiting.iter().map(|row| width(&row[c])).max().unwrap_or(0);
         let mut wanted: Vec<usize> = (0..self.names.len()).map(|c| cells(c).max(width(&self.heads[c]))).collect();
         let hash = |c: usize| self.waiting.iter().all(|row| row[c].is_empty() || is_hash(&row[c])) && cells(c) > 0;
         let hashes: Vec<bool> = (0..self.names.len()).map(hash).collect();
-        // A column without a value says less than a hash.
+        // An empty column is less informative than a hash.
         let last = |c: usize| u8::from(hashes[c]) + 2 * u8::from(cells(c) == 0 && !self.waiting.is_empty());
         let last: Vec<u8> = (0..self.names.len()).map(last).collect();
         let least: Vec<usize> = (0..self.names.len()).map(|c| if self.right[c] { cells(c) } else { 0 }).collect();
-        // Where room is short, the beginning of a hash says enough.
+        // If space is short, the first digits of a hash identify it well enough.
         if wanted.iter().sum::<usize>() + 2 * wanted.len().saturating_sub(1) > room {
             wanted.iter_mut().zip(&hashes).filter(|(_, hash)| **hash).for_each(|(w, _)| *w = SHORT_HASH);
         }
@@ -291,7 +294,7 @@ impl Table {
         Ok(())
     }
 
-    /// The columns that are not shown, and how to see them.
+    /// Names the omitted columns and the flags that show them.
     fn not_shown(&self) -> Option<String> {
         let hidden = &self.look.hidden;
         if hidden.is_empty() {
@@ -299,7 +302,7 @@ impl Table {
         }
         let names: Vec<String> = hidden.iter().map(|name| printable(name)).collect();
         let names = some_of(&names);
-        // A comma stands between two names.
+        // `--columns` separates names by commas, so the example must not contain one.
         let one = hidden.iter().find(|name| !name.contains(',') && !name.is_empty());
         let one = one.map(|name| format!("--columns {} shows one, ", quoted(name))).unwrap_or_default();
         Some(format!("not shown: {names}; {one}--format json shows all"))

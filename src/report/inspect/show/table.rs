@@ -1,23 +1,24 @@
-//! Tables for people: aligned, as wide as the terminal at most, and safe to print.
+//! Text tables: aligned, at most as wide as the terminal, and safe to print.
 
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::data::steers;
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
-/// No column is made narrower than this to fit.
+/// Columns are not shrunk below this width.
 const NARROWEST: usize = 6;
-/// What a cell takes of a longer text.
+/// Maximum number of characters of a text in a cell.
 const MAX_LENGTH: usize = 2000;
 
-/// Places of the terminal that a text takes.
+/// Number of terminal columns that a text takes.
 pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// A text that can be printed in a cell: what steers a terminal takes one place and is not obeyed.
+/// Makes a text safe to print in a cell: control characters are replaced, so the terminal does not act on
+/// them.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' => '⏎',
@@ -28,7 +29,8 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().take(MAX_LENGTH).map(shown).collect()
 }
 
-/// A value as a cell of a table shows it: a conversation by its contents, judgements by their outcomes, all else as it is.
+/// Formats a value as a table cell. A conversation is shown by its contents, judgements by their outcomes,
+/// and other values as they are.
 pub(super) fn cell(value: &Value) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let judgement = |v: &Value| match &v["score"] {
@@ -48,20 +50,21 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// A number with the digits that people read: as it is where that is short, else four significant ones. The other formats have all.
+/// Formats a number for reading: exact if that is short, otherwise with four significant digits. Other
+/// formats print the exact number.
 fn number(n: &serde_json::Number) -> String {
     const SHORT: usize = 8;
     let exact = n.to_string();
     let (true, Some(value)) = (n.is_f64() && exact.len() > SHORT, n.as_f64()) else { return exact };
     let scale = value.abs().log10().floor();
     match scale {
-        // Zero is short. A number in front of the point is told whole.
+        // Zero is handled above, because its text is short. Digits before the decimal point are never cut.
         -4.0..=6.0 => format!("{value:.*}", (3. - scale).max(1.) as usize),
         _ => format!("{value:.3e}"),
     }
 }
 
-/// A text cut to `places` of the terminal, with an ellipsis where something is missing.
+/// Cuts a text to `places` terminal columns; a cut text ends in an ellipsis.
 pub fn fitted(text: &str, places: usize) -> String {
     if width(text) <= places {
         return text.to_owned();
@@ -80,8 +83,9 @@ pub fn fitted(text: &str, places: usize) -> String {
     cut
 }
 
-/// Widths for columns that would like to be `wanted` wide and must be `least` wide, as numbers must, so that they fit into `room`:
-/// what is narrow is left alone, the others share what is left. Fewer than were given if not all can be shown; at least one is.
+/// Fits columns into `room`. Each would like its `wanted` width and needs at least `least`, because numbers
+/// must not be cut. Narrow columns keep their width and the others share the rest. Returns fewer widths
+/// than columns if not all fit, but at least one.
 pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usize> {
     let at_least = |i: usize| wanted[i].min(NARROWEST.max(least[i]));
     let taken = (0..wanted.len()).scan(0, |sum, i| {
@@ -91,7 +95,7 @@ pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usiz
     let shown = taken.take_while(|taken| *taken <= room).count().max(wanted.len().min(1));
     let whole = room;
     let mut room = room.saturating_sub(GAP * shown.saturating_sub(1));
-    // Everyone has the least; what is left is shared, those that want little first.
+    // Each column gets its minimum; the rest is shared, starting with the columns that want least.
     let mut widths: Vec<usize> = (0..shown).map(at_least).collect();
     room = room.saturating_sub(widths.iter().sum());
     let mut order: Vec<usize> = (0..shown).collect();
@@ -109,7 +113,7 @@ pub(super) fn widths(wanted: &[usize], least: &[usize], room: usize) -> Vec<usiz
     widths
 }
 
-/// Columns that people look for first, where not all fit.
+/// Columns to prefer if not all fit, most interesting first.
 const FIRST: [&str; 17] = [
     "prompt",
     "instruction",
@@ -129,21 +133,21 @@ const FIRST: [&str; 17] = [
     "code",
     "message",
 ];
-/// A column of text is shown where it has room for so much, or for all of it.
+/// A text column is shown only if this width, or its whole width, is available.
 const READABLE: usize = 16;
 
-/// What the columns of a table would like.
+/// Wanted layout of a table's columns.
 pub(super) struct Wishes<'a> {
     pub names: &'a [String],
-    /// Places that all of a column takes, and that its numbers take.
+    /// Full width of each column, and width of its numbers.
     pub wanted: &'a [usize],
     pub least: &'a [usize],
-    /// How little a column says: more for hashes, most for a column without a value.
+    /// How uninformative a column is: higher for hashes, highest for a column without a value.
     pub last: &'a [u8],
 }
 
-/// The columns to show: all in their order where they fit, else those that people look for first, then others; those that
-/// say little last.
+/// Selects the columns to show: all in their order if they fit, otherwise the preferred ones first, then
+/// the others, and uninformative ones last.
 pub(super) fn picked(wishes: &Wishes<'_>, room: usize) -> Vec<usize> {
     let Wishes { names, wanted, least, last } = *wishes;
     let readable = |c: usize| wanted[c].min(if least[c] > 0 { NARROWEST.max(least[c]) } else { READABLE });
@@ -164,11 +168,12 @@ pub(super) fn picked(wishes: &Wishes<'_>, room: usize) -> Vec<usize> {
     shown
 }
 
-/// One line of cells in columns of the given widths; numbers stand to the right.
+/// Formats one line of cells in columns of the given widths; columns marked in `right` are aligned to the
+/// right.
 pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String {
     let mut line = String::new();
     for (i, (cell, &places)) in cells.iter().zip(widths).enumerate() {
-        // A number that is cut would be another number.
+        // A number that is cut would read as another number.
         let number = right.get(i).copied().unwrap_or(false) && cell.bytes().any(|b| b.is_ascii_digit());
         let cell = if number && width(cell) > places { "…".to_owned() } else { fitted(cell, places) };
         let padding = " ".repeat(places.saturating_sub(width(&cell)));
@@ -186,8 +191,8 @@ pub(super) fn line(cells: &[String], widths: &[usize], right: &[bool]) -> String
     line.trim_end().to_owned()
 }
 
-/// Whole rows under a head and a rule, each column as wide as it has to be; those that `right` says stand to the right.
-/// What steers a terminal is replaced, as in `printable`.
+/// Formats rows under a header and a rule, with each column as wide as its content. Columns marked in
+/// `right` are aligned to the right. Control characters are replaced as in `printable`.
 pub fn aligned(head: &[&str], right: &[bool], rows: &[Vec<String>]) -> Vec<String> {
     let head: Vec<String> = head.iter().map(|cell| printable(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();

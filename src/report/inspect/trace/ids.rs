@@ -1,4 +1,4 @@
-//! What the beginning of an id names.
+//! Resolves the prefix of an id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::data::quoted;
 use crate::error::{Error, Result};
 use crate::store::Run;
 
-/// Columns that hold ids, and what they are ids of.
+/// Columns that hold ids, with the kind of each id.
 const IDS: &[(&str, Kind)] = &[
     ("prompt_id", Kind::Prompt),
     ("response_id", Kind::Response),
@@ -19,7 +19,7 @@ const IDS: &[(&str, Kind)] = &[
     ("rejected_id", Kind::Response),
 ];
 
-/// What an id is of.
+/// The kind of object that an id names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Kind {
     Prompt,
@@ -37,12 +37,12 @@ impl Kind {
     }
 }
 
-/// Ids that are told where a beginning is ambiguous.
+/// Maximum number of ids listed for an ambiguous prefix.
 const TOLD: usize = 8;
-/// What begins with an id, by name and kind, and the prompts that each belongs to.
+/// Objects whose ids match a prefix, by id and kind, with the prompts that each belongs to.
 pub(super) type Candidates = BTreeMap<(String, Kind), BTreeSet<String>>;
 
-/// Columns of ids that a file has.
+/// Positions and kinds of the id columns of a file.
 pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
     let column = |(name, kind): &(&str, Kind)| {
         let at = schema.index_of(name).ok()?;
@@ -51,8 +51,8 @@ pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
     IDS.iter().filter_map(column).collect()
 }
 
-/// What `id` names: the id, the number of a judgement where it is RESPONSE/N, and everything that begins so. Ids of other
-/// people's data may have a `/` of their own.
+/// Resolves `id` to the id itself, the number of a judgement (if written as RESPONSE/N), and all matching
+/// objects. Ids of imported data may contain a `/`, so the whole text is tried first.
 pub(super) fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a str>, Candidates)> {
     if id.is_empty() || id.starts_with('/') {
         return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
@@ -62,20 +62,20 @@ pub(super) fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a s
         return Ok((id, None, whole));
     };
     let of_response = candidates(run, response)?;
-    // What is named in full goes before what merely begins so.
+    // A full match takes precedence over prefixes.
     if whole.is_empty() || is_exact(&of_response, response) {
         return Ok((response, Some(number), of_response));
     }
     Ok((id, None, whole))
 }
 
-/// Whether an id is among the candidates, and not only the beginning of one.
+/// Whether `id` is a complete id among the candidates, and not only a prefix.
 fn is_exact(known: &Candidates, id: &str) -> bool {
     known.keys().any(|(name, _)| name == id)
 }
 
-/// Everything that begins with `given`, or where that is an id what has this id: the id, what it is of, and the prompts that
-/// it belongs to.
+/// Finds all objects whose id begins with `given`, or only those with this exact id if there are any.
+/// Returns the id, its kind, and the prompts that it belongs to.
 fn candidates(run: &Run, given: &str) -> Result<Candidates> {
     let mut known = Candidates::new();
     for step in run.steps_in_order() {
@@ -90,7 +90,7 @@ fn candidates(run: &Run, given: &str) -> Result<Candidates> {
                 let prompts = rows.column(of_prompt).as_string::<i32>();
                 for (i, (_, kind)) in columns.iter().enumerate() {
                     let ids = rows.column(i).as_string::<i32>();
-                    // Where there are more than are told, only the id itself is looked for.
+                    // Once more candidates are known than are listed, only exact matches are collected.
                     let full = known.len() > 4 * TOLD;
                     let wanted = |id: &str| id.starts_with(given) && (!full || id == given);
                     for row in (0..rows.num_rows()).filter(|&r| ids.is_valid(r) && wanted(ids.value(r))) {
@@ -103,14 +103,14 @@ fn candidates(run: &Run, given: &str) -> Result<Candidates> {
             }
         }
     }
-    // An id that others begin with could not be named otherwise.
+    // An exact match wins: otherwise an id that is a prefix of others could not be named.
     if is_exact(&known, given) {
         known.retain(|(id, _), _| id == given);
     }
     Ok(known)
 }
 
-/// The command that lists the prompts' ids.
+/// Suggests a command that lists the ids of prompts.
 fn where_ids_are(run: &Run) -> String {
     let of_prompts = |step: &String| {
         let schema = run.files(step).first().and_then(|file| run.part(file).schema().ok());

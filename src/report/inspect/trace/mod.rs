@@ -1,5 +1,6 @@
-//! One prompt's whole life: what wrote it, its answers, what judges said of them, the pair that came of it or why none did, and
-//! the training that used it. Found by ids in the datasets alone; a file is read at a time.
+//! Traces one prompt through a run: its origin, its answers, their judgements, the resulting pair or the
+//! reason for its absence, and the training that used it. The trace uses only the ids in the datasets, and
+//! reads one file at a time.
 
 mod ids;
 mod uses;
@@ -22,49 +23,51 @@ use crate::pipeline::Plan;
 use crate::report::owner;
 use crate::store::{FileEntry, Run};
 
-/// Something that happened to the prompt: a row of a step, or of the errors beside it.
+/// An event of the prompt: a row of a step, or an error row of a step.
 #[derive(Debug)]
 struct Event {
     step: String,
     epoch: Epoch,
-    /// `prompt`, `response`, `score`, `pair`, `comparison`, `training`, `left_out`, or `row`.
+    /// One of `prompt`, `response`, `score`, `pair`, `comparison`, `training`, `left_out`, `row`.
     what: &'static str,
     row: Map<String, Value>,
-    /// Of a training, where its metrics name the pairs of every step: the optimizer steps that took the pair (any of the prompt's
-    /// pairs, where the row is none of them).
+    /// For a training whose metrics list the pairs of every step: the optimizer steps that used the pair.
+    /// If the row is not a pair, these are the steps that used any pair of the prompt.
     steps: Option<Vec<u32>>,
 }
 
-/// A prompt's life.
+/// The history of a prompt in a run.
 #[derive(Debug)]
 pub struct Trace {
     kind: Kind,
     id: String,
     prompt_id: String,
     events: Vec<Event>,
-    /// The model that a training made, by step and iteration.
+    /// The model produced by each training, by step and iteration.
     made: BTreeMap<(String, u32), String>,
-    /// How many optimizer steps a training had, by step and iteration.
+    /// Number of optimizer steps of each training, by step and iteration.
     lengths: BTreeMap<(String, u32), u64>,
 }
 
-/// Places of an id that is no hash.
+/// Maximum display width of an id that is not a hash.
 const LONGEST_ID: usize = 40;
 
 impl Trace {
-    /// Follows what `id`, or what alone begins with it, is of: a prompt, a response, a judgement (by an id that `meta-judge`
-    /// gave it, or as RESPONSE/N, counted from 0), to its prompt and all that became of it. With a plan, trainings that keep no
-    /// reference are named too.
+    /// Traces the object that `id`, which may be a unique prefix, names: a prompt, a response, or a
+    /// judgement (by its id from `meta-judge`, or as RESPONSE/N, counted from 0). The trace covers its
+    /// prompt and everything derived from it. With a plan, it includes trainings that store no reference
+    /// rows.
     ///
     /// # Errors
-    /// Nothing, or several things, are called so; a file is damaged.
+    /// No object or several objects match the id, or a file is damaged.
     pub fn of(run: &Run, plan: Option<&Plan<dyn Operator>>, id: &str) -> Result<Self> {
         let (given, number, known) = named(run, id)?;
         let ids: BTreeSet<&String> = known.keys().map(|(id, _)| id).collect();
         let Some(found) = ids.first().filter(|_| ids.len() == 1).map(|id| (*id).clone()) else {
             return Err(not_one(run, given, &known));
         };
-        // An id may be seen as several things: a pair of judgements names them as it names answers.
+        // One id may have several kinds: pairs of judgements store judgement ids in the columns of response
+        // ids.
         let ((_, kind), prompts) =
             known.into_iter().next().ok_or_else(|| Error::bug("an id was found and is not there"))?;
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
@@ -77,7 +80,8 @@ impl Trace {
         }
         let mut kind = if number.is_some() { Kind::Judgement } else { kind };
         let mut trace = Self::gather(run, &prompt_id)?;
-        // The judge's own prompt, of which a judgement is an answer: its life is that of the answer that was judged.
+        // The id may name the judge's own prompt, whose answers are judgements. Trace the answer that was
+        // judged instead.
         let known = trace.iter().any(|e| matches!(e.what, "prompt" | "response"));
         if let Some(judged) = if known { None } else { judged(run, &prompt_id)? } {
             kind = Kind::Judgement;
@@ -101,7 +105,7 @@ impl Trace {
         Ok(all)
     }
 
-    /// Every row about a prompt, in the order of the dataflow.
+    /// Collects every row about a prompt, in dataflow order.
     fn gather(run: &Run, prompt_id: &str) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut own: BTreeSet<String> = [prompt_id.to_owned()].into();
@@ -115,7 +119,7 @@ impl Trace {
                 for row in rows_of(run, &entry, &own)? {
                     if let Some(Value::String(response)) = row.get("response_id") {
                         own.insert(response.clone());
-                        // What `meta-judge` calls the prompt of the judgements of an answer.
+                        // `meta-judge` uses this hash as the prompt id of an answer's judgements.
                         own.insert(hash_hex(["judgements", response.as_str()]));
                     }
                     let (step, epoch) = (entry.step.clone(), entry.epoch());
@@ -124,7 +128,7 @@ impl Trace {
             }
             if let Some(errors) = run.left_out(&entry)? {
                 let rows = Columns(&errors).text("row")?;
-                // RESPONSE/N is one of a response's judgements, CHOSEN>REJECTED a pair.
+                // RESPONSE/N names one of a response's judgements, CHOSEN>REJECTED a pair.
                 let about = |row: &str| own.contains(row.split(['/', '>']).next().unwrap_or(row));
                 let here = (0..errors.num_rows()).filter(|&i| about(rows.value(i)));
                 for row in objects(&taken(&errors, here)?)? {
@@ -136,7 +140,7 @@ impl Trace {
         Ok(events)
     }
 
-    /// Adds the trainings that read a step with the prompt's rows and keep no reference of them.
+    /// Adds the trainings that read the prompt's rows but store no reference rows for them.
     fn trainings(&mut self, plan: Option<&Plan<dyn Operator>>) {
         let Some(plan) = plan else { return };
         let mut more = Vec::new();
@@ -185,7 +189,7 @@ impl Trace {
         Ok(())
     }
 
-    /// One JSON object: the rows whole.
+    /// Returns one JSON object with complete rows.
     pub fn json(&self) -> Value {
         let event = |e: &Event| {
             let model = self.made.get(&(owner(&e.step).to_owned(), e.epoch.iteration)).filter(|_| e.what == "training");
@@ -205,7 +209,7 @@ impl Trace {
         })
     }
 
-    /// The same for people; texts are cut to `width` places.
+    /// Formats the trace as text; lines are cut to `width` columns.
     pub fn lines(&self, width: usize) -> Vec<String> {
         let mut lines = Vec::new();
         if self.kind != Kind::Prompt {
@@ -231,19 +235,19 @@ impl Trace {
     }
 }
 
-/// An id as it is shown: of a hash the beginning, which says enough; an id that was given by other people's data is whole, as
-/// its beginning may be that of all.
+/// Formats an id for display. The first digits of a hash identify it. Other ids are shown whole, because
+/// imported ids may all share a prefix.
 fn short(id: &Value) -> String {
     beginning(id.as_str().unwrap_or("?"), 8)
 }
 
-/// The first `digits` of a hash, or another text, cut where it is very long.
+/// Returns the first `digits` of a hash, or another text, cut if it is very long.
 fn beginning(id: &str, digits: usize) -> String {
     if is_hash(id) { id[..digits].to_owned() } else { fitted(&printable(id), LONGEST_ID) }
 }
 
 impl Event {
-    /// A training has `length` optimizer steps.
+    /// Formats the event; a training has `length` optimizer steps.
     fn lines(&self, length: u64) -> Vec<String> {
         let get = |name: &str| self.row.get(name).unwrap_or(&Value::Null);
         let text = |name: &str| printable(get(name).as_str().unwrap_or_default());
@@ -314,9 +318,9 @@ impl Event {
         }
     }
 
-    /// Which of a training's optimizer steps took the pair; `before` leads to what is said where none did.
+    /// Lists the optimizer steps that used the pair; `before` introduces the text if none did.
     fn in_steps(&self, length: u64, before: &str) -> String {
-        /// Steps that are told; a training may have any number of passes.
+        /// Maximum number of steps listed; a training may have many epochs.
         const MAX_COUNT: usize = 8;
         let Some(steps) = &self.steps else { return String::new() };
         let told: Vec<String> = steps.iter().take(MAX_COUNT).map(u32::to_string).collect();
@@ -330,7 +334,7 @@ impl Event {
     }
 }
 
-/// What a row is, by its columns.
+/// Determines the kind of a row from its columns.
 fn what(row: &Map<String, Value>) -> &'static str {
     let has = |name: &str| row.contains_key(name);
     match () {
@@ -344,7 +348,7 @@ fn what(row: &Map<String, Value>) -> &'static str {
     }
 }
 
-/// The prompt of the answer whose judgements have this prompt id, if they are of one.
+/// Returns the prompt of the answer whose judgements have this prompt id, if there is one.
 fn judged(run: &Run, prompt_id: &str) -> Result<Option<String>> {
     for step in run.steps_in_order() {
         for entry in run.files(&step) {
@@ -366,7 +370,7 @@ fn judged(run: &Run, prompt_id: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The rows of a file about one of the prompts or answers.
+/// Returns the rows of a file that belong to one of the prompts or answers in `own`.
 fn rows_of(run: &Run, entry: &FileEntry, own: &BTreeSet<String>) -> Result<Vec<Map<String, Value>>> {
     let part = run.part(entry);
     let schema = part.schema()?;

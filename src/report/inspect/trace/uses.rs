@@ -1,4 +1,4 @@
-//! Which optimizer steps of a training took which pairs, as its metrics have it.
+//! Finds which optimizer steps of a training used which pairs, from the training's metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +8,15 @@ use arrow::datatypes::{DataType, UInt32Type};
 use crate::error::Result;
 use crate::store::Part;
 
-/// The optimizer steps of a training that took a pair, by the pair.
+/// Optimizer steps by pair.
 pub(super) type Uses = BTreeMap<String, Vec<u32>>;
 
-/// Where a training used which of the pairs `own`; nothing where its metrics do not say.
+/// Finds the steps that used each pair in `own`; returns `None` if the metrics do not record pairs.
 pub(super) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<Uses>> {
     let schema = metrics.schema()?;
     let at = ["step", "pairs"].map(|name| schema.index_of(name).ok());
     let [Some(step), Some(pairs)] = at else { return Ok(None) };
-    // A name of the list's items is not to be relied on.
+    // The name of the list's item field varies between writers, so only its type is checked.
     let texts = matches!(schema.field(pairs).data_type(), DataType::List(item) if *item.data_type() == DataType::Utf8);
     if !texts || *schema.field(step).data_type() != DataType::UInt32 {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Checks that compare the lines of a manifest with each other, with the plan, and with the rows that name models.
+//! Checks that compare the manifest with itself, with the plan, and with the rows that name models.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,24 +12,25 @@ use crate::store::journal::entry::Entry;
 use crate::store::journal::manifest::Line;
 use crate::store::{Artifact, FileEntry, Finding, Inspected, read_parquet};
 
-/// Everything that these checks find.
+/// Runs all checks.
 pub(super) fn all(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     let lineage = lineage(found, plan);
     let (names, announcements) = (names(found, plan), announcements(dir, found, plan));
     [lineage, names, announcements, references(dir, found), gaps(found), lost_lines(found)].concat()
 }
 
-/// Files and models that rows say they were made of, and the manifest does not have.
+/// Finds rows whose lineage names files or models that are missing from the manifest.
 fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     let hashes: BTreeSet<&str> =
         found.rows().map(|f| f.hash.as_str()).chain(found.models().map(|m| m.hash.as_str())).collect();
     let mut findings = Vec::new();
     for file in found.rows() {
         let step = plan.and_then(|p| p.step(owner(&file.step)));
-        // What is not kept has lost its lines where the run is to be gone on with.
+        // A repair removes the lines of steps that are not kept, so an unfinished run may lack them.
         let forgets = |i: &crate::pipeline::Input| plan.and_then(|p| p.step(&i.step)).is_some_and(|s| !s.keep);
         let forgotten = !found.finished() && step.is_some_and(|s| s.inputs.iter().any(forgets));
-        // References begin with the hash of weights that may be anybody's: `references` compares it.
+        // The lineage of references begins with the hash of weights that may be from outside the run;
+        // `references` checks it.
         let foreign = usize::from(is_reference(&file.step));
         for of in file.lineage.iter().skip(foreign) {
             let why = if is_hash(of) {
@@ -47,7 +48,7 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
     findings
 }
 
-/// Lines about steps, models or a seed that the plan does not have: it is the line that is damaged.
+/// Finds lines about steps, models or a seed that the plan does not have; such a line is itself damaged.
 fn names(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     let Some(plan) = plan else { return Vec::new() };
     let unknown = |step: &str| plan.step(owner(step)).is_none();
@@ -70,7 +71,7 @@ fn names(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     found.entries().filter_map(finding).collect()
 }
 
-/// Rows that announce other models than the manifest has.
+/// Finds rows that announce other models than those in the manifest.
 fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding> {
     let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
     let dropped = found.dropped();
@@ -98,7 +99,7 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
     findings
 }
 
-/// References whose line names other weights than their rows do.
+/// Finds references whose line names other weights than their rows.
 fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
     let damaged: BTreeSet<&str> = found.findings.iter().map(|f| f.path.as_str()).collect();
     let mut findings = Vec::new();
@@ -115,8 +116,8 @@ fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
     findings
 }
 
-/// What has no line where others say that it was there: the metrics of a model, and in a finished run the announcement of a
-/// model and microbatches between others.
+/// Finds missing lines whose existence other lines imply: the metrics of a model, and, in a finished run,
+/// the announcement of a model and microbatches between others.
 fn gaps(found: &Inspected) -> Vec<Finding> {
     const NO_LINE: &str = "the manifest has no line for it";
     let mut findings = Vec::new();
@@ -143,7 +144,7 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
     }
     for ((step, iteration), numbers) in numbers {
         let last = numbers.last().copied().unwrap_or(0);
-        // One for each gap: numbers are not to be believed to any extent.
+        // Each gap yields one finding: a damaged microbatch number could be huge.
         let starts = numbers.iter().filter(|n| **n < last && !numbers.contains(&(*n + 1))).map(|n| n + 1);
         let starts = starts.chain((!numbers.contains(&0)).then_some(0));
         findings.extend(starts.map(|microbatch| {
@@ -155,10 +156,10 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
     findings
 }
 
-/// Lines that were there when the run was done, and are no more, or that the last line does not count. Nobody knows what they
-/// were about, so the run is not done.
+/// Finds lines that were lost since the run finished, or that the last line does not count. Their content
+/// is unknown, so the run cannot count as finished.
 fn lost_lines(found: &Inspected) -> Vec<Finding> {
-    // One that cannot be read is there, and is told for itself; one that is there twice counts once.
+    // An unreadable line counts here, because it has a finding of its own; duplicate lines count once.
     let is_content = |line: &&Line| line.entry.as_ref().map_or(true, Entry::is_content);
     let count = |end: usize| -> u64 {
         let lines = found.lines.iter().filter(|line| line.number < end).filter(is_content);
@@ -171,7 +172,7 @@ fn lost_lines(found: &Inspected) -> Vec<Finding> {
             (all, _) if all < *lines => {
                 format!("line {number} was written after {counts}, of which {} are gone", lines - all)
             }
-            // What a finished run makes good follows its last line.
+            // Lines that a finished run restores follow its last line.
             (_, before) if before > *lines => format!("line {number} counts {counts}, and {before} stand before it"),
             _ => return None,
         };

@@ -1,4 +1,5 @@
-//! What goes with a damaged file: the lines of all that was made of it.
+//! Finds the manifest lines that a repair must remove: those of damaged files and of everything derived
+//! from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +10,12 @@ use crate::report::owner;
 use crate::store::journal::entry::Entry;
 use crate::store::{Artifact, FileEntry, Inspected};
 
-/// What has to be made again.
+/// Steps and trainings that must be computed again.
 #[derive(Default)]
 struct Dirty {
     /// Microbatches by step.
     rows: BTreeMap<String, BTreeSet<Epoch>>,
-    /// Trainings by step and iteration: model, metrics, references, announcement.
+    /// Trainings by step and iteration, each with its model, metrics, references and announcement.
     trainings: BTreeSet<(String, u32)>,
 }
 
@@ -22,7 +23,7 @@ impl Dirty {
     fn has(&self, step: &str, epoch: Epoch) -> bool {
         self.rows.get(step).is_some_and(|epochs| epochs.contains(&epoch))
     }
-    /// Whether a microbatch of the step is dirty up to and with this time.
+    /// Whether any microbatch of the step up to and including `epoch` is dirty.
     fn until(&self, step: &str, epoch: Epoch) -> bool {
         self.rows.get(step).and_then(|epochs| epochs.first()).is_some_and(|first| *first <= epoch)
     }
@@ -30,7 +31,7 @@ impl Dirty {
         self.rows.entry(step.to_owned()).or_default().insert(epoch)
     }
 
-    /// Whether what a step made at a time was made of something dirty.
+    /// Whether the output of a step at `epoch` depends on anything dirty.
     fn reaches(&self, plan: &Plan<dyn Operator>, step: &Step<dyn Operator>, epoch: Epoch) -> bool {
         let models = step.model.iter().chain(step.models.iter().map(|(_, m)| m));
         if models.into_iter().any(|m| self.model(plan, m, epoch.iteration)) {
@@ -47,7 +48,8 @@ impl Dirty {
                 return self.until(&input.step, Epoch::new(iteration, u32::MAX));
             }
             let same = Epoch::new(iteration, epoch.microbatch);
-            // A reduce sees everything that came before, unless its groups are whole within a microbatch.
+            // A reduce depends on all earlier microbatches, unless its groups are complete within one
+            // microbatch.
             let sees_before = matches!(step.op.stage(), Stage::Keyed(keyed) if !keyed.complete());
             if sees_before { self.until(&input.step, same) } else { self.has(&input.step, same) }
         })
@@ -67,13 +69,13 @@ impl Dirty {
     }
 }
 
-/// The manifest's lines that go.
+/// Returns the numbers of the manifest lines to remove.
 pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize> {
     let last = found.lines.last().map_or(0, |l| l.number);
     let mut first_cut =
         found.findings.iter().filter_map(|f| if let Artifact::Line(n) = f.thing { Some(n) } else { None });
-    // Nobody knows what a line was about that cannot be read: what came after may have been made of it. The first line is
-    // about nothing but the run.
+    // The content of an unreadable line is unknown, so everything after it may depend on it. The first line
+    // is an exception, because it describes only the run.
     let mut cut = first_cut.by_ref().filter(|n| *n > 1).min();
     let mut lines: BTreeSet<usize> = BTreeSet::new();
     match plan {
@@ -82,11 +84,11 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
     lines.extend(found.findings.iter().filter_map(|f| if let Artifact::Again(n) = f.thing { Some(n) } else { None }));
-    // These are made good without anything being made again.
+    // These findings are repaired without recomputing anything.
     if found.findings.iter().all(|f| is_beside(&f.thing)) {
         return lines;
     }
-    // The run is to be gone on with: it is not finished, and what was removed when it was is needed again.
+    // The repaired run is unfinished, so data that were removed when it finished are needed again.
     let dropped = found.dropped();
     for (number, entry) in found.entries() {
         let removed = match entry {
@@ -101,7 +103,7 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
     lines
 }
 
-/// Whether something is made good without anything being made again.
+/// Whether a finding is repaired without recomputing anything.
 fn is_beside(thing: &Artifact) -> bool {
     matches!(
         thing,
@@ -114,7 +116,7 @@ fn is_beside(thing: &Artifact) -> bool {
     )
 }
 
-/// The first line about something that is damaged.
+/// Returns the first line that describes a damaged file.
 fn first_damaged(found: &Inspected) -> Option<usize> {
     let mut rows: BTreeMap<&str, Epoch> = BTreeMap::new();
     let mut trainings: BTreeSet<(&str, u32)> = BTreeSet::new();
@@ -127,7 +129,7 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             Artifact::Metrics(step, iteration) | Artifact::Model(step, iteration) => {
                 trainings.insert((step, *iteration));
             }
-            // Nothing was made of these.
+            // Nothing is derived from these.
             Artifact::Line(_)
             | Artifact::Again(_)
             | Artifact::Pipeline
@@ -145,10 +147,10 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
     found.entries().find(|(_, entry)| damaged(entry)).map(|(number, _)| number)
 }
 
-/// The lines of what is damaged and of all that was made of it.
+/// Returns the lines of damaged files and of everything derived from them.
 fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> {
     let mut dirty = Dirty::default();
-    // Rows that announce a model can be made of the model again; nothing else has to be.
+    // Rows that announce a model can be rebuilt from the model, so nothing else must be recomputed.
     let mut announced: BTreeSet<(String, Epoch)> = BTreeSet::new();
     let is_training = |step: &str| plan.step(step).is_some_and(|s| s.is_training());
     for finding in &found.findings {
@@ -166,7 +168,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             Artifact::Metrics(step, iteration) | Artifact::Model(step, iteration) => {
                 dirty.trainings.insert((step.clone(), *iteration));
             }
-            // Nothing was made of these.
+            // Nothing is derived from these.
             Artifact::Line(_)
             | Artifact::Again(_)
             | Artifact::Pipeline
@@ -188,7 +190,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
                 changed |= dirty.add(&file.step, epoch);
             }
         }
-        // A model whose announcement was not committed yet.
+        // The announcement of a model may not be committed yet.
         for model in found.models() {
             let Some(step) = plan.step(&model.step) else { continue };
             let reached = dirty.reaches(plan, step, Epoch::new(model.iteration, 0));

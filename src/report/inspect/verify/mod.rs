@@ -1,7 +1,9 @@
-//! What of a damaged run has to be made again: what is damaged itself, and all that was made of it.
+//! Finds which parts of a damaged run must be computed again: the damaged parts and everything derived from
+//! them.
 //!
-//! With the run's plan that is followed edge by edge; without one (its pipeline file is damaged) everything that was committed
-//! after the first damaged file goes, as nothing is made of what comes later.
+//! With the run's plan, dependencies are followed edge by edge. Without a plan (the pipeline file is
+//! damaged), everything that was committed after the first damaged file is removed, because rows never
+//! depend on later ones.
 
 mod checks;
 mod dirty;
@@ -22,26 +24,26 @@ use schema::schema;
 use crate::store::journal::entry::Entry;
 use crate::store::{Artifact, Finding, Inspected, inspect};
 
-/// A run that was looked through.
+/// The result of verifying a run.
 pub struct Verdict {
     name: String,
     found: Inspected,
-    /// Lines of the manifest that go if the run is repaired.
+    /// Numbers of the manifest lines that a repair removes.
     goes: BTreeSet<usize>,
     seed: Option<u64>,
 }
 
 impl Verdict {
-    /// Looks through the run in `dir`. `weights` computes the hash of a model's weights.
+    /// Verifies the run in `dir`. `weights` computes the hash of a model's weights.
     ///
     /// # Errors
-    /// There is no run, or it cannot be read.
+    /// The run does not exist or cannot be read.
     pub fn of(
         dir: &Path,
         plan: Option<&Plan<dyn Operator>>,
         weights: &dyn Fn(&Path) -> Result<String>,
     ) -> Result<Self> {
-        // Plans are not shared between threads; their schemas are.
+        // Plans cannot be shared between threads, but their schemas can.
         let schemas: BTreeMap<String, &'static Schema> =
             plan.into_iter().flat_map(|p| &p.steps).map(|s| (s.name.clone(), s.schema)).collect();
         let known = |step: &str| match schemas.get(step) {
@@ -49,7 +51,7 @@ impl Verdict {
             None => schema(None, step),
         };
         let mut found = inspect(dir, &known, weights)?;
-        // A plan of a file that is not the run's says nothing about the run.
+        // If the pipeline file is not the run's own, its plan says nothing about the run.
         let plan = plan.filter(|_| found.findings.iter().all(|f| f.thing != Artifact::Pipeline));
         let more = checks::all(dir, &found, plan);
         found.findings.extend(more);
@@ -58,32 +60,32 @@ impl Verdict {
         Ok(Self { name: dir.display().to_string(), found, goes, seed: plan.map(|p| p.seed) })
     }
 
-    /// Whether nothing is damaged.
+    /// Whether the run is undamaged.
     pub fn sound(&self) -> bool {
         self.found.findings.is_empty()
     }
-    /// How many files could not be read, and so may be as they should be.
+    /// Number of files that could not be read, and may therefore be intact.
     pub fn unreadable(&self) -> usize {
         self.found.findings.iter().filter(|f| f.unreadable).count()
     }
-    /// How many things are damaged.
+    /// Number of findings.
     pub fn damaged(&self) -> usize {
         self.found.findings.len()
     }
-    /// What was found.
+    /// All findings.
     pub fn found(&self) -> &Inspected {
         &self.found
     }
-    /// Lines of the manifest that go if the run is repaired.
+    /// Numbers of the manifest lines that a repair removes.
     pub fn goes(&self) -> &BTreeSet<usize> {
         &self.goes
     }
-    /// The seed, where the pipeline file says it.
+    /// The seed, if the pipeline file is readable.
     pub fn seed(&self) -> Option<u64> {
         self.seed
     }
 
-    /// What goes, counted: microbatches by step, and models.
+    /// Counts the microbatches by step and the models that a repair removes.
     fn going(&self) -> (BTreeMap<&str, usize>, Vec<&str>) {
         let (mut steps, mut models) = (BTreeMap::new(), Vec::new());
         for (_, entry) in self.found.entries().filter(|(number, _)| self.goes.contains(number)) {
@@ -96,7 +98,7 @@ impl Verdict {
         (steps, models)
     }
 
-    /// `12 microbatches (scores 3, pairs 3) and the models M2, M3`.
+    /// Describes what a repair removes: `12 of 40 microbatches (scores 6, pairs 6) and the models M2, M3`.
     pub fn going_in_words(&self) -> String {
         let (steps, models) = self.going();
         let total: usize = steps.values().sum();
@@ -112,7 +114,7 @@ impl Verdict {
         }
     }
 
-    /// One JSON object.
+    /// Returns one JSON object.
     pub fn json(&self) -> Value {
         let finding = |f: &Finding| {
             let mut json = json!({ "path": f.path, "why": f.why, "unreadable": f.unreadable });
@@ -136,7 +138,7 @@ impl Verdict {
         })
     }
 
-    /// The same for people.
+    /// Formats the findings as text.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.found.findings.iter().map(|f| format!("{}: {}: {}", kind(f), f.path, f.why)).collect();
@@ -171,8 +173,8 @@ impl Verdict {
     }
 }
 
-/// The manifest's lines that go. Lines that are out of order may leave others without what they name: what is left is looked
-/// through again until nothing is missing, so that one repair is enough.
+/// Returns the lines that a repair removes. If lines are out of order, a removal may leave references to
+/// removed lines, so the remaining lines are checked until nothing is missing; one repair is then enough.
 fn all_that_goes(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize> {
     let mut all = found.clone();
     loop {

@@ -1,4 +1,4 @@
-//! What the rows of a dataset are.
+//! Finds the schema of a dataset.
 
 use crate::data::{Schema, named};
 use crate::dataflow::Operator;
@@ -10,7 +10,7 @@ pub(super) fn is_reference(step: &str) -> bool {
     step.ends_with(".reference")
 }
 
-/// What the rows of a step are, if the plan knows.
+/// Returns the schema of a step's rows, if it is known.
 pub(super) fn schema(plan: Option<&Plan<dyn Operator>>, step: &str) -> Option<&'static Schema> {
     if is_reference(step) {
         return Some(&named::REFERENCE);
