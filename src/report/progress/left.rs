@@ -1,22 +1,22 @@
-//! How long a run still takes. The time in which jobs run is shared evenly among those that run at once, so that the
-//! shares of all jobs add up to the time that passes, whatever runs beside what; what a step still takes is the mean
-//! share of its microbatches times those that are left.
+//! Estimates the remaining time of a run. Elapsed time is shared evenly among the jobs that run at once, so
+//! the shares of all jobs add up to the elapsed time, whatever runs in parallel. The remaining time of a
+//! step is the mean share of its microbatches times the number left.
 
 use super::state::ProgressState;
 
-/// The time left.
+/// The remaining time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Left {
-    /// There is nothing left to do.
+    /// Nothing is left to do.
     Nothing,
-    /// Seconds, more than 0.
+    /// A positive number of seconds.
     Seconds(f64),
-    /// It depends on these steps, of which no microbatch has been computed yet.
+    /// Unknown, because these steps have not computed a microbatch yet.
     Unknown(Vec<String>),
 }
 
 impl ProgressState {
-    /// The time left, as of the last event.
+    /// Returns the remaining time as of the last event.
     pub fn left(&self) -> Left {
         let (mut seconds, mut unknown, mut over) = (0., Vec::new(), true);
         for (at, step) in self.steps.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How far a run is: what is known of it from its events, how long it still takes, and how that is printed.
+//! Progress of a run: its state from events, the remaining time, and the printed text.
 
 mod left;
 mod scores;

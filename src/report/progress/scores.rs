@@ -1,4 +1,4 @@
-//! Running figures of judged answers: their mean, a histogram, what could not be read, and now and then an example.
+//! Running figures of judged answers: mean, histogram, unreadable judgements, and an occasional example.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use arrow::array::{Array, RecordBatch};
 
 use crate::data::Columns;
 
-/// Bins of the histogram.
+/// Number of histogram bins.
 const BINS: usize = 10;
 
-/// Counts of a step's scores in an iteration.
+/// Score counts of a step in one iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scores {
-    /// Answers in all, and those with a score.
+    /// All answers, and those with a score.
     pub answers: u64,
     pub scored: u64,
     sum: f64,
-    /// Judgements in all, and those of which no score could be read.
+    /// All judgements, and those without a readable score.
     pub judgements: u64,
     pub unread: u64,
-    /// The scale, and how many scores lie in each of its equal parts.
+    /// The scale, and the number of scores in each of its equal parts.
     pub scale: Option<(f32, f32)>,
     pub bins: [u64; BINS],
 }
 
 impl Scores {
-    /// Those of a batch; nothing where it has no scores.
+    /// Counts the scores of a batch; returns `None` if it has no scores.
     pub fn of(rows: &RecordBatch, scale: Option<(f32, f32)>) -> Option<Self> {
         let columns = Columns(rows);
         let (scores, said) = (columns.float("score").ok()?, columns.judgements("judgements").ok()?);
@@ -56,12 +56,12 @@ impl Scores {
         self.bins.iter_mut().zip(more.bins).for_each(|(bin, n)| *bin += n);
     }
 
-    /// Mean of the scores; none without one.
+    /// Mean of the scores; `None` without scores.
     pub fn mean(&self) -> Option<f64> {
         (self.scored > 0).then(|| self.sum / self.scored as f64)
     }
 
-    /// The histogram as a line of blocks between the ends of the scale.
+    /// Formats the histogram as a line of blocks between the ends of the scale.
     pub fn histogram(&self) -> Option<String> {
         const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
         let ((least, greatest), most) = (self.scale?, *self.bins.iter().max()?);
@@ -76,28 +76,28 @@ impl Scores {
     }
 }
 
-/// The part of the scale that a score lies in; the greatest score lies in the last.
+/// Returns the histogram bin of a score; the greatest score belongs to the last bin.
 fn bin(score: f32, (least, greatest): (f32, f32)) -> Option<usize> {
     let share = (score - least) / (greatest - least);
     share.is_finite().then(|| ((share * BINS as f32).max(0.) as usize).min(BINS - 1))
 }
 
-/// A judged answer as an example. The texts are a model's: who prints them escapes them.
+/// A judged answer as an example. Its texts come from a model, so they must be escaped before printing.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
-    /// Since when it is shown.
+    /// When it was first shown.
     pub at: Duration,
     /// The step that judged it.
     pub step: String,
     pub prompt: String,
     pub response: String,
     pub score: f32,
-    /// What the judge wrote; empty where it wrote nothing.
+    /// Text of the judgement; empty if the judge wrote none.
     pub judgement: String,
 }
 
 impl Sample {
-    /// The first row that has a score.
+    /// Takes the first row with a score.
     pub fn of(rows: &RecordBatch, at: Duration, step: &str) -> Option<Self> {
         let columns = Columns(rows);
         let (prompts, responses) = (columns.text("prompt").ok()?, columns.text("response").ok()?);

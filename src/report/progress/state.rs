@@ -1,5 +1,5 @@
-//! Progress of a run as figures: events in, text out. Nothing here reads a clock or writes to a terminal, so that tests
-//! script the events and compare the text.
+//! State of a run's progress, updated by events. This module neither reads a clock nor writes to a
+//! terminal, so that tests can script events and compare the text.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,27 +13,27 @@ use crate::data::{Epoch, named};
 use crate::dataflow::{Event, Operator};
 use crate::pipeline::{Placement, Plan};
 
-/// Rates are means over this long.
+/// Rates are averaged over this period.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Least time that a sample answer stays on the screen.
+/// Minimum time for which an example stays on the screen.
 const SAMPLE_STAYS: Duration = Duration::from_secs(20);
 
-/// A step, as far as progress needs to know it.
+/// The properties of a step that progress needs.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutline {
-    /// Its name.
+    /// The step's name.
     pub name: String,
-    /// Steps whose microbatches it follows, one by one.
+    /// Input steps whose microbatches the step processes one by one.
     pub inputs: Vec<String>,
-    /// Whether the loop waits for it: it is in the loop, and no observer.
+    /// Whether the step is in the loop and not an observer.
     pub in_loop: bool,
-    /// In how many iterations it runs.
+    /// Number of iterations in which the step runs.
     pub iterations: u32,
-    /// The least and the greatest score, where it gives scores.
+    /// The least and greatest possible score, if the step scores.
     pub scale: Option<(f32, f32)>,
 }
 
-/// The steps of a plan in their order.
+/// The steps of a plan, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Outline {
     /// The steps.
@@ -43,7 +43,7 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// The outline of a plan.
+    /// Creates the outline of a plan.
     pub fn new(plan: &Plan<dyn Operator>) -> Self {
         let mut outline = Self::default();
         for step in &plan.steps {
@@ -64,22 +64,22 @@ impl Outline {
     }
 }
 
-/// Microbatches of a step in an iteration that are on disk, and their rows.
+/// Committed microbatches of a step in one iteration, and their rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Count {
     pub(super) microbatches: u32,
     pub(super) rows: u64,
 }
 
-/// What is known of a step.
+/// Progress of one step.
 #[derive(Debug, Default)]
 pub(super) struct StepState {
     pub(super) outline: StepOutline,
-    /// Places of its inputs among the steps; none for one that does not come before it.
+    /// Indices of the input steps; `None` for an input that does not come before the step.
     pub(super) inputs: Vec<Option<usize>>,
-    /// Microbatches of an iteration, as planned or as its source turned out to have.
+    /// Microbatches per iteration, as planned or as found when the source ended.
     pub(super) planned: Option<u32>,
-    /// The same, or as many as its inputs have, where they are known.
+    /// As `planned`, or derived from the inputs if they are known.
     pub(super) microbatches: Option<u32>,
     pub(super) by_iteration: BTreeMap<u32, Count>,
     pub(super) done: Count,
@@ -88,7 +88,7 @@ pub(super) struct StepState {
     pub(super) scores: BTreeMap<u32, Scores>,
 }
 
-/// The last optimizer step of a training.
+/// Values of the last optimizer step of a training.
 #[derive(Debug)]
 pub(super) struct Training {
     pub(super) step: usize,
@@ -96,13 +96,13 @@ pub(super) struct Training {
     pub(super) values: Vec<(&'static str, Option<f64>)>,
 }
 
-/// A count that grows, for its rate.
+/// A growing count whose rate is measured.
 #[derive(Debug, Default)]
 pub(super) struct Rate(VecDeque<(Duration, f64)>);
 
 impl Rate {
     fn add(&mut self, now: Duration, count: f64) {
-        // A count that is smaller than before is another one, as that of the next training.
+        // A smaller count means that another training began, so the old one is dropped.
         if self.0.back().is_some_and(|&(_, last)| count < last) {
             self.0.clear();
         }
@@ -111,7 +111,7 @@ impl Rate {
             self.0.pop_front();
         }
     }
-    /// Units a second; `None` where nothing was added lately.
+    /// Units per second; `None` if nothing was added lately.
     pub(super) fn per_second(&self, now: Duration) -> Option<f64> {
         let (&(from, first), &(to, last)) = (self.0.front()?, self.0.back()?);
         let seconds = to.saturating_sub(from).as_secs_f64();
@@ -120,13 +120,13 @@ impl Rate {
     }
 }
 
-/// Everything that progress shows.
+/// Everything that progress displays.
 #[derive(Debug)]
 pub struct ProgressState {
     pub(super) steps: Vec<StepState>,
     pub(super) iterations: u32,
     pub(super) jobs: BTreeMap<(usize, Epoch), Job>,
-    /// Up to when the running jobs have been charged.
+    /// Time up to which the running jobs have been charged.
     pub(super) charged: Duration,
     pub(super) training: Option<Training>,
     pub(super) sample: Option<Sample>,
@@ -136,7 +136,7 @@ pub struct ProgressState {
 }
 
 impl ProgressState {
-    /// Shares the time that has passed among the jobs that run.
+    /// Shares the elapsed time among the running jobs.
     fn charge(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.charged).as_secs_f64();
         self.charged = self.charged.max(now);
@@ -144,7 +144,7 @@ impl ProgressState {
         self.jobs.values_mut().for_each(|job| job.charged += share);
     }
 
-    /// Of a run that has not begun.
+    /// Creates the state of a run that has not started.
     pub fn new(outline: Outline) -> Self {
         let mut steps: Vec<StepState> = Vec::new();
         for outline in outline.steps {
@@ -165,7 +165,7 @@ impl ProgressState {
         }
     }
 
-    /// Takes an event that happened at `now`, counted from the run's start.
+    /// Applies an event that happened at `now`, measured from the start of the run.
     pub fn event(&mut self, now: Duration, event: &Event<'_>) {
         self.charge(now);
         let Some(at) = self.steps.iter().position(|s| s.outline.name == event.step()) else { return };
@@ -190,7 +190,7 @@ impl ProgressState {
             }
             Event::Rows { epoch, rows, .. } => self.rows(now, at, epoch, rows),
             Event::Ended { epoch, .. } => {
-                // The source has no such microbatch, so that the numbers before it are all.
+                // The source has no such microbatch, so the number of this one is their total.
                 self.jobs.remove(&(at, epoch));
                 let step = &mut self.steps[at];
                 step.planned = Some(step.planned.map_or(epoch.microbatch, |n| n.min(epoch.microbatch)));
@@ -200,7 +200,8 @@ impl ProgressState {
         }
     }
 
-    /// Takes what nobody tells: the tokens that all engines have sampled so far, and the process's memory in bytes.
+    /// Updates values that no event carries: the tokens sampled by all engines so far, and the memory of
+    /// the process in bytes.
     pub fn observe(&mut self, now: Duration, sampled_tokens: Option<u64>, memory: Option<u64>) {
         self.charge(now);
         if let Some(tokens) = sampled_tokens {
@@ -221,7 +222,7 @@ impl ProgressState {
         } else {
             step.timing.add(job.charged, rows);
         }
-        // Its last figures stay, but no longer a rate: nothing is trained now.
+        // The last figures stay, but the rate ends with the training.
         if self.training.as_ref().is_some_and(|t| t.step == at && t.iteration == epoch.iteration) {
             self.trained = Rate::default();
         }
@@ -239,7 +240,7 @@ impl ProgressState {
         self.steps[at].scores.entry(epoch.iteration).or_default().add(&scores);
     }
 
-    /// Counts the microbatches of every step. An input comes before its step, so that one pass is enough.
+    /// Updates the microbatch counts of all steps. Inputs come before their steps, so one pass suffices.
     fn count_microbatches(&mut self) {
         for at in 0..self.steps.len() {
             let step = &self.steps[at];
@@ -255,17 +256,17 @@ impl ProgressState {
         }
     }
 
-    /// Microbatches of an iteration of a step, where they are known.
+    /// Microbatches of a step in one iteration, if known.
     pub(super) fn microbatches(&self, at: usize) -> Option<u32> {
         self.steps[at].microbatches
     }
 
-    /// Microbatches of all iterations of a step, where they are known.
+    /// Microbatches of a step in all iterations, if known.
     pub(super) fn total(&self, at: usize) -> Option<u32> {
         Some(self.microbatches(at)?.saturating_mul(self.steps[at].outline.iterations))
     }
 
-    /// The iteration that the loop is in: none before it, and `iterations + 1` after it.
+    /// The current iteration of the loop: `None` before the loop, `iterations + 1` after it.
     pub(super) fn iteration(&self) -> Option<u32> {
         let in_loop = || self.steps.iter().enumerate().filter(|(_, s)| s.outline.in_loop);
         let started = self.jobs.keys().filter(|(at, _)| self.steps[*at].outline.in_loop).map(|(_, e)| e.iteration);
@@ -275,7 +276,7 @@ impl ProgressState {
         Some(if over { self.iterations + 1 } else { last.min(self.iterations) })
     }
 
-    /// Names of the steps that run now, in the order of the plan.
+    /// Names of the running steps, in plan order.
     pub(super) fn running(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.jobs.keys().map(|(at, _)| self.steps[*at].outline.name.as_str()).collect();
         names.dedup();

@@ -9,7 +9,7 @@ use crate::data::List;
 use crate::dataflow::Event;
 use crate::report::inspect::show::width as places;
 
-/// A loop of two iterations: prompts before it, answers, scores and a training in it.
+/// A loop of two iterations: prompts before it; answers, scores and a training in it.
 fn outline() -> Outline {
     let step = |name: &str, inputs: &[&str], in_loop: bool, iterations: u32| StepOutline {
         name: name.to_owned(),
@@ -29,7 +29,7 @@ fn outline() -> Outline {
     }
 }
 
-/// A run that a test scripts, second by second.
+/// A run that a test scripts step by step.
 struct Script {
     state: ProgressState,
     now: f64,
@@ -55,13 +55,13 @@ impl Script {
         let (epoch, zero) = (Epoch::new(iteration, microbatch), Duration::ZERO);
         self.tell(&Event::Done { step, epoch, rows, errors: 0, bytes: 1, began: zero, busy: zero, restored });
     }
-    /// A job alone, that takes so many seconds.
+    /// Runs one job that takes `seconds`.
     fn job(&mut self, step: &str, iteration: u32, microbatch: u32, rows: usize, seconds: f64) {
         self.start(step, iteration, microbatch);
         self.now += seconds;
         self.done(step, iteration, microbatch, rows, false);
     }
-    /// Two microbatches of prompts, and the end of them.
+    /// Two microbatches of prompts, then the end of the source.
     fn prompts(&mut self) {
         self.job("prompts", 0, 0, 8, 0.5);
         self.job("prompts", 0, 1, 8, 0.5);
@@ -95,7 +95,7 @@ impl Script {
     }
 }
 
-/// The lines without their colours.
+/// The text of the lines without colours.
 fn text(lines: Vec<Vec<Piece>>) -> Vec<String> {
     lines.into_iter().map(|line| line.into_iter().map(|piece| piece.text).collect()).collect()
 }
@@ -104,7 +104,7 @@ fn unknown(steps: &[&str]) -> Left {
     Left::Unknown(steps.iter().map(|s| (*s).to_owned()).collect())
 }
 
-/// Judged answers: a score or none each, all to one prompt.
+/// Judged answers to one prompt, each with a score or without one.
 fn judged(scores: &[Option<f32>], response: &str) -> RecordBatch {
     let n = scores.len();
     let outcome = |s: &Option<f32>| if s.is_some() { "score" } else { "no_match" };
@@ -137,7 +137,7 @@ fn time_left_is_unknown_until_every_step_has_been_timed() {
     assert_eq!(run.left(), unknown(&["dpo"]), "one step of a training does not tell what a step takes");
     run.now += 2.;
     run.measured(2, 10, 0.6);
-    // 8 steps of 2 s; then again answers 2 x 10 s, scores 2 x 20 s, and a training of 3 + 2 + 16 s.
+    // 8 steps of 2 s remain; then answers take 2 x 10 s, scores 2 x 20 s, and a training 3 + 2 + 16 s.
     assert!((run.seconds() - (16. + 20. + 40. + 21.)).abs() < 1e-9, "{:?}", run.left());
     run.now += 1.;
     assert!((run.seconds() - (15. + 20. + 40. + 21.)).abs() < 1e-9, "the clock runs between steps: {:?}", run.left());
@@ -147,14 +147,14 @@ fn time_left_is_unknown_until_every_step_has_been_timed() {
 fn jobs_that_run_at_once_share_the_time() {
     let mut run = Script::new();
     run.prompts();
-    // Two at once take 10 s: each is charged 5 s.
+    // Two jobs at once take 10 s, so each is charged 5 s.
     run.start("responses", 1, 0);
     run.start("scores", 1, 0);
     run.now += 10.;
     run.done("responses", 1, 0, 32, false);
     run.done("scores", 1, 0, 32, false);
     run.job("dpo", 1, 0, 1, 7.);
-    // Three microbatches each of 5 s, and a training of 7 s.
+    // Three microbatches remain of 5 s each, and a training of 7 s.
     assert!((run.seconds() - 37.).abs() < 1e-9, "{:?}", run.left());
 }
 
@@ -264,7 +264,7 @@ fn the_screen_says_everything_at_every_width() {
     assert!(run.screen(120).last().unwrap().contains("running dpo"), "{:?}", run.screen(120));
 }
 
-/// Each step reads the two before it: followed one by one, the ways to the first are more than anybody can walk.
+/// Each step reads the two before it, so the number of paths to the first step grows exponentially.
 #[test]
 fn a_long_chain_of_steps_is_counted_in_one_pass() {
     let step = |n: usize| StepOutline {

@@ -1,5 +1,5 @@
-//! The text of progress: a screen of bars and figures, lines for a log, and JSON with the same figures. Lines take at
-//! most the width that is given, and what a model or a file said is escaped.
+//! Formats progress: a screen of bars and figures, lines for a log, and JSON with the same figures. Lines
+//! fit the given width, and texts of models and files are escaped.
 
 use std::time::Duration;
 
@@ -12,32 +12,32 @@ use crate::data::{counted, plural};
 use crate::report::inspect::contents::size;
 use crate::report::inspect::show::{fitted, printable, width as places};
 
-/// Places of a step's name before its bar.
+/// Width of a step's name before its bar.
 const NAME: usize = 12;
-/// Between figures of one line.
+/// Separator between the figures of a line.
 const DOT: &str = " · ";
 
-/// How a piece of a line looks where there are colours.
+/// Style of a piece of a line on a terminal with colours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Paint {
-    /// As it is.
+    /// No style.
     Plain,
-    /// What to look at.
+    /// Important text.
     Bold,
-    /// What can be passed over.
+    /// Unimportant text.
     Dim,
-    /// What is done.
+    /// Finished work.
     Done,
-    /// What is under way.
+    /// Running work.
     Running,
 }
 
-/// A piece of a line. Who prints it adds the colours.
+/// A styled piece of a line; the terminal adds the colours.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Piece {
-    /// Its text, which is one line.
+    /// The text, on a single line.
     pub text: String,
-    /// How it looks.
+    /// The style.
     pub paint: Paint,
 }
 
@@ -45,7 +45,7 @@ fn piece(text: impl Into<String>, paint: Paint) -> Piece {
     Piece { text: text.into(), paint }
 }
 
-/// Seconds as people read them, rounded up, and never 0: `45s`, `4m 10s`, `2h 05m`, `3d 4h`.
+/// Formats seconds, rounded up to at least 1: `45s`, `4m 10s`, `2h 05m`, `3d 4h`.
 pub fn duration(seconds: f64) -> String {
     let s = seconds.ceil().clamp(1., 1e15) as u64;
     match s {
@@ -56,7 +56,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Parts joined with `between`, on as many lines as it takes: each at most `width` places, all but the first indented.
+/// Joins parts with `between` into lines of at most `width` columns; all lines but the first are indented.
 fn folded(parts: &[String], between: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
@@ -72,13 +72,13 @@ fn folded(parts: &[String], between: &str, width: usize, indent: usize) -> Vec<S
     lines
 }
 
-/// A text with parts between commas, on as many lines of at most `width` places as it takes.
+/// Wraps a comma-separated text into lines of at most `width` columns.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     folded(&text.split(", ").map(str::to_owned).collect::<Vec<_>>(), ", ", width, 2)
 }
 
 impl Left {
-    /// In words; the shorter form leaves out what it depends on.
+    /// Formats the remaining time; the short form omits the reason why it is unknown.
     fn words(&self, short: bool) -> Option<String> {
         match self {
             Left::Nothing => None,
@@ -96,22 +96,23 @@ impl Left {
 }
 
 impl ProgressState {
-    /// A block of lines for a terminal of this many columns and lines: a bar for each step, figures, an example, and the
-    /// status line at the bottom.
+    /// Formats the screen for a terminal of this width and height: a bar for each step, figures, an
+    /// example, and the status line at the bottom.
     pub fn screen(&self, now: Duration, width: usize, height: usize) -> Vec<Vec<Piece>> {
         let figures = self.figures();
         let figures = figures.iter().flat_map(|parts| folded(parts, ", ", width, 2));
         let mut below: Vec<Piece> = figures.map(|line| piece(line, Paint::Plain)).collect();
         below.extend(self.sample_lines(width).into_iter().map(|line| piece(line, Paint::Dim)));
         below.push(piece(self.status_line(now, width), Paint::Bold));
-        // A line stays free for what is printed above, and one for the cursor.
+        // One line stays free for the text printed above, and one for the cursor.
         let room = height.saturating_sub(below.len() + 2).max(1);
         let mut lines = self.bars(width, room);
         lines.extend(below.into_iter().map(|piece| vec![piece]));
         lines
     }
 
-    /// The bars of at most `room` steps: where there are more, those that run, then those to come, and a count of the rest.
+    /// Formats the bars of at most `room` steps. If there are more, running steps come first, then pending
+    /// ones, and the rest are counted.
     fn bars(&self, width: usize, room: usize) -> Vec<Vec<Piece>> {
         let mut shown: Vec<usize> = (0..self.steps.len()).collect();
         let mut rest = String::new();
@@ -162,14 +163,15 @@ impl ProgressState {
         ]
     }
 
-    /// The status: iteration, what runs now, time so far, time left. The longest form that fits.
+    /// The status line with iteration, running steps, elapsed and remaining time, in the longest form that
+    /// fits.
     fn status_line(&self, now: Duration, width: usize) -> String {
         let forms = [false, true].map(|short| self.status_parts(Some(now), short).join(DOT));
         let [long, short] = forms;
         if places(&long) <= width { long } else { fitted(&short, width) }
     }
 
-    /// Without `now` the time so far is left out.
+    /// The parts of the status; the elapsed time is omitted without `now`.
     fn status_parts(&self, now: Option<Duration>, short: bool) -> Vec<String> {
         let mut parts = Vec::new();
         if self.iterations > 0 {
@@ -191,7 +193,7 @@ impl ProgressState {
         parts
     }
 
-    /// Lines of figures, each in parts: the training, the scores of each step, the machine.
+    /// Groups of figures, one for each line: the training, the scores of each step, the machine.
     fn figures(&self) -> Vec<Vec<String>> {
         let mut all = Vec::new();
         if let Some(training) = &self.training {
@@ -233,7 +235,7 @@ impl ProgressState {
         sampled.into_iter().chain(trained).chain(memory).collect()
     }
 
-    /// A judged answer in three lines; none before the first.
+    /// Formats the example answer in three lines; empty if there is none yet.
     pub fn sample_lines(&self, width: usize) -> Vec<String> {
         let Some(Sample { step, prompt, response, score, judgement, .. }) = &self.sample else { return Vec::new() };
         let line = |head: &str, text: &str| fitted(&format!("{head:>NAME$} {}", printable(text.trim())), width);
@@ -243,9 +245,10 @@ impl ProgressState {
         vec![line("prompt", prompt), line("answer", response), line(&step, &score)]
     }
 
-    /// The status with all figures for a log: one line where it fits, else several of at most `width` places.
+    /// The status with all figures for a log, on one line if it fits, otherwise on several lines of at most
+    /// `width` columns.
     pub fn status_lines(&self, width: usize) -> Vec<String> {
-        // A log's line says itself when it was written.
+        // Log lines already begin with the elapsed time.
         let status = self.status_parts(None, false);
         let mut groups = vec![status.join(DOT)];
         let figures = self.figures();
@@ -259,7 +262,7 @@ impl ProgressState {
         lines
     }
 
-    /// What is told of a step when one of its microbatches is done.
+    /// Describes a step when one of its microbatches is done.
     pub fn step_words(&self, step: &str, iteration: u32) -> String {
         let Some(at) = self.steps.iter().position(|s| s.outline.name == step) else { return String::new() };
         let state = &self.steps[at];
@@ -281,7 +284,7 @@ impl ProgressState {
         self.microbatches(at) == Some(here)
     }
 
-    /// What is told of a training between two of its steps.
+    /// Describes a training between two of its steps.
     pub fn training_words(&self, step: &str, done: usize, planned: usize, unit: &str) -> String {
         let mut words = format!("{done}/{planned} {unit}");
         let of_step = |t: &&Training| self.steps[t.step].outline.name == step;
@@ -291,7 +294,7 @@ impl ProgressState {
         words
     }
 
-    /// The same figures as JSON; what is not known is null.
+    /// Returns the same figures as JSON; unknown figures are null.
     pub fn json(&self, now: Duration) -> Value {
         let (left, unknown) = match self.left() {
             Left::Nothing => (Some(0.), Vec::new()),
@@ -316,7 +319,7 @@ impl ProgressState {
 }
 
 impl StepState {
-    /// Rows and their rate. A training makes one row: its pace is not told in rows.
+    /// Formats rows and their rate. A training produces a single row, so it gets no row rate.
     fn words(&self, rows: u64) -> String {
         let counted = counted(rows, "row");
         match self.timing.rows_per_second().filter(|rate| *rate >= 0.05) {
@@ -332,7 +335,7 @@ impl StepState {
         Some((iteration, last, before))
     }
 
-    /// The running figures of its scores in the last iteration.
+    /// Formats the score figures of the last iteration.
     fn score_parts(&self) -> Option<Vec<String>> {
         let (_, scores, before) = self.last_scores()?;
         let mean = scores.mean().map_or_else(|| "no mean yet".to_owned(), |mean| format!("mean {mean:.2}"));

@@ -1,25 +1,25 @@
-//! How long jobs take: those that run, and what the microbatches of a step took.
+//! Durations of jobs: the running ones, and the past microbatches of each step.
 
-/// A job that has overrun its step's mean takes at least this share of what it took so far.
+/// A job that has exceeded its step's mean is assumed to need at least this share of its time so far.
 const OVERRUN: f64 = 0.1;
 
-/// A job that runs.
+/// A running job.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Job {
-    /// Its share of the time so far, in seconds.
+    /// The job's share of the elapsed time, in seconds.
     pub charged: f64,
     within: Option<Within>,
 }
 
-/// How far a long job is.
+/// Progress within a long job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Within {
     pub done: usize,
     pub planned: usize,
     pub unit: &'static str,
-    /// Units done and the share of the time when it was first told: a training that goes on does not begin at 0.
+    /// Units done and time charged at the first report; a resumed training does not start at 0.
     first: (usize, f64),
-    /// The share of the time when it was told last.
+    /// Time charged at the last report.
     last: f64,
 }
 
@@ -28,11 +28,11 @@ impl Job {
         let first = self.within.filter(|w| w.unit == unit).map_or((done, self.charged), |w| w.first);
         self.within = Some(Within { done, planned, unit, first, last: self.charged });
     }
-    /// How far it is, where it tells.
+    /// Progress within the job, if it was reported.
     pub fn how_far(&self) -> Option<Within> {
         self.within
     }
-    /// Seconds that it still takes by its own account.
+    /// Remaining seconds, estimated from the job's own progress.
     pub fn own_left(&self) -> Option<f64> {
         let w = self.within?;
         let units = w.done.checked_sub(w.first.0).filter(|n| *n > 0)?;
@@ -40,13 +40,13 @@ impl Job {
         let left = each * w.planned.saturating_sub(w.done) as f64 - (self.charged - w.last);
         Some(left.max(OVERRUN * each))
     }
-    /// Seconds that it still takes, by its own account or by its step's mean.
+    /// Remaining seconds, estimated from the job's own progress or from its step's mean.
     pub fn left(&self, mean: f64) -> f64 {
         self.own_left().unwrap_or_else(|| (mean - self.charged).max(OVERRUN * self.charged))
     }
 }
 
-/// What the microbatches of a step took that this process computed.
+/// Time and rows of the microbatches that this process has computed for a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timing {
     microbatches: u32,
@@ -63,7 +63,7 @@ impl Timing {
     pub fn mean(&self) -> Option<f64> {
         (self.microbatches > 0).then(|| self.seconds / f64::from(self.microbatches))
     }
-    /// Rows a second of the step's own share of the time.
+    /// Rows per second of the step's share of the time.
     pub fn rows_per_second(&self) -> Option<f64> {
         (self.rows > 0 && self.seconds > 1e-3).then(|| self.rows as f64 / self.seconds)
     }
