@@ -16,9 +16,9 @@ use crate::store::{given_answers, given_prompts, output_target, write_output};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Writes a model's answers, or answers that are there, as `alpaca_eval --model_outputs` reads them
+    /// Writes a model's answers, or stored answers, in the format of `alpaca_eval --model_outputs`
     Export(Export),
-    /// Win rate and length-controlled win rate from annotations.json of alpaca_eval
+    /// Computes the win rate and the length-controlled win rate from alpaca_eval's annotations.json
     WinRate(Rates),
 }
 
@@ -32,7 +32,7 @@ output, which loses, and is told.";
 #[derive(clap::Args)]
 #[command(after_help = EXPORT)]
 pub struct Export {
-    /// A model, or answers: JSON, Parquet or RUN/STEP, of one iteration after an @
+    /// A model, or answers: JSON, Parquet or RUN/STEP, with @N for one iteration
     from: PathBuf,
     /// The instructions: AlpacaEval's own set, or any prompts
     #[arg(long, value_name = "FILE")]
@@ -40,7 +40,7 @@ pub struct Export {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
-    /// The model's name in the outputs; that of its file if absent
+    /// The model's name in the outputs; the name of its file if absent
     #[arg(long, value_name = "NAME")]
     generator: Option<String>,
     #[command(flatten)]
@@ -61,13 +61,13 @@ alone.";
 #[derive(clap::Args)]
 #[command(after_help = RATES)]
 pub struct Rates {
-    /// Files of annotations, each of one model against one baseline
+    /// Annotation files, each of one model against one baseline
     #[arg(required = true)]
     annotations: Vec<PathBuf>,
-    /// df_gamed.csv: the difficulty of instructions, and baselines that play with length
+    /// df_gamed.csv: the difficulty of the instructions, and baselines of varied length
     #[arg(long, value_name = "FILE")]
     gamed: Option<PathBuf>,
-    /// Which regression; v1 with --gamed, else minimal
+    /// The regression; v1 with --gamed, otherwise minimal
     #[arg(long, value_enum)]
     glm: Option<Which>,
     /// Prints a JSON object for each file
@@ -77,11 +77,11 @@ pub struct Rates {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
-    /// The leaderboard's
+    /// The leaderboard's regression
     V1,
-    /// Without the baselines that play with length
+    /// The regression without the baselines of varied length
     Noreg,
-    /// Without the difficulty of instructions too
+    /// The regression that also omits the difficulty of the instructions
     Minimal,
 }
 
@@ -104,7 +104,7 @@ fn export(args: &Export, style: Style) -> Result<()> {
             (prompts, given_answers(&run.dir().join("a"))?.rows)
         }
     };
-    // A directory's name has no ending, even with a point in it.
+    // A point in a directory's name does not begin an extension.
     let own = if args.from.is_dir() { args.from.file_name() } else { args.from.file_stem() };
     let own = own.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
     let (outputs, missing) = model_outputs(&prompts, answers, args.generator.as_ref().unwrap_or(&own));
@@ -142,7 +142,7 @@ fn rates(args: &Rates) -> Result<()> {
         let control = LengthControl { glm, gamed: table.as_deref() }.of(annotations).doing(|| name);
         let control = match control {
             Ok(control) => Some(control),
-            // Asked for nothing in particular: the plain win rate is there all the same.
+            // No regression was requested, so the plain win rate is still a valid result.
             Err(e) if args.glm.is_none() && args.gamed.is_none() => {
                 terminal::note(&format!("no length-controlled win rate: {e}"));
                 None

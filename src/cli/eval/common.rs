@@ -1,4 +1,4 @@
-//! What the subcommands of `reflux eval` share: flags, and the run of an evaluation.
+//! Flags shared by the subcommands of `reflux eval`, and the run of an evaluation.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,15 +18,16 @@ use crate::report::{Evaluation, Figures, Judging, Sampled, Setting};
 use crate::runner::Open;
 use crate::store::Run;
 
-/// What every evaluation with models has.
+/// Flags of every evaluation that uses models.
 #[derive(clap::Args)]
 pub(super) struct Common {
     #[command(flatten)]
     pub(super) loading: Loading,
-    /// Keeps the rows: a run in DIR/run, and what it reads beside it. The same command goes on there
+    /// Keeps the rows: the run in DIR/run, and its inputs next to it. The same command continues an
+    /// unfinished run
     #[arg(long, value_name = "DIR")]
     pub(super) into: Option<PathBuf>,
-    /// The draws depend on it
+    /// Seed of the random draws
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub(super) seed: u64,
     #[command(flatten)]
@@ -36,10 +37,10 @@ pub(super) struct Common {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Figures")]
 pub(super) struct Intervals {
-    /// Bootstrap resamples of prompts; 0 for no intervals
+    /// Bootstrap resamples of prompts; 0 disables intervals
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
     pub(super) resamples: u32,
-    /// Share of the resamples that an interval holds
+    /// Share of the resamples that an interval contains
     #[arg(long, value_name = "P", default_value_t = Bootstrap::default().confidence, value_parser = share)]
     pub(super) confidence: f64,
     /// Prints a JSON object
@@ -58,17 +59,17 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share from 0.01 to 0.9999 is wanted".into())
 }
 
-/// How answers are sampled.
+/// Flags for the sampling of answers.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Answers")]
 pub(super) struct SamplingArgs {
-    /// Divides the logits; 0 takes the likeliest token
+    /// Divides the logits; 0 always takes the most likely token
     #[arg(long, value_name = "X", default_value_t = 0.7)]
     temperature: f64,
-    /// The smallest set of likeliest tokens with at least this mass; 1 is off
+    /// Samples from the smallest set of most likely tokens with at least this mass; 1 disables it
     #[arg(long, value_name = "P", default_value_t = 0.9)]
     top_p: f64,
-    /// Most tokens of an answer
+    /// Maximum number of tokens in an answer
     #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
 }
@@ -81,31 +82,31 @@ impl SamplingArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Mode {
-    /// The judge reads two answers, in both orders; where the orders disagree it is a tie
+    /// The judge compares two answers, in both orders; if the orders disagree, it is a tie
     Pairwise,
-    /// An answer's score is the mean of the scores by the probability that the judge gives each
+    /// The score of an answer is the mean of all scores, weighted by the judge's probability of each
     Expected,
-    /// An answer's score is the mean of sampled judgements
+    /// The score of an answer is the mean of sampled judgements
     Sampled,
 }
 
-/// How the judge is asked.
+/// Flags for the judge.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Judge")]
 pub(super) struct JudgingArgs {
-    /// A built-in template or a file; the mode's own if absent
+    /// A built-in template or a file; the default of the mode if absent
     #[arg(long, value_name = "NAME|FILE")]
     rubric: Option<String>,
-    /// A regular expression whose first group is the verdict, or the score, in the judge's text
+    /// A regular expression whose first group matches the verdict or the score in the judge's text
     #[arg(long, value_name = "REGEX")]
     pattern: Option<String>,
-    /// Judgements of an answer, or of a pair in each order; the mode's own number if absent
+    /// Judgements of each answer, or of each pair in each order; the default of the mode if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     judgements: Option<u32>,
-    /// Most tokens of a judgement
+    /// Maximum number of tokens in a judgement
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     judge_tokens: u32,
-    /// Divides the judge's logits; 0 takes the likeliest token
+    /// Divides the judge's logits; 0 always takes the most likely token
     #[arg(long, value_name = "X", default_value_t = 0.7)]
     judge_temperature: f64,
 }
@@ -127,7 +128,7 @@ impl JudgingArgs {
     }
 }
 
-/// Where an evaluation lies: in the directory asked for, or in one that is gone when it is done.
+/// The directory of an evaluation: the requested one, or a temporary one that is removed at the end.
 pub(super) struct Place {
     pub(super) dir: PathBuf,
     _gone: Option<tempfile::TempDir>,
@@ -157,7 +158,7 @@ impl Common {
         }
     }
 
-    /// Runs the evaluation to its end and opens what came of it.
+    /// Runs the evaluation to its end and opens the resulting run.
     pub(super) fn carry_out(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<Run> {
         evaluation.notes.iter().for_each(|note| terminal::note(note));
         let plan =
@@ -174,7 +175,7 @@ impl Common {
         Run::open(&dir)
     }
 
-    /// As [`Common::carry_out`], and prints the figures.
+    /// Runs the evaluation like [`Common::carry_out`], then prints the figures.
     pub(super) fn print_figures(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<()> {
         let run = self.carry_out(evaluation, place, style)?;
         let figures = Figures::of(&run)?;
@@ -194,7 +195,7 @@ impl Common {
     }
 }
 
-/// The path, or an error that names it.
+/// Checks that a path exists.
 pub(super) fn there(path: &Path, what: &str) -> Result<()> {
     if path.exists() {
         return Ok(());

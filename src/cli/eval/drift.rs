@@ -23,10 +23,11 @@ their score has risen: a judge may take length for quality.";
 pub struct Args {
     /// The run: a directory, or a name in runs/
     run: PathBuf,
-    /// A step with answers; by default every one with scores, or else with answers
+    /// A step with answers; by default every step with scores, or every step with answers if none has
+    /// scores
     #[arg(long, value_name = "STEP")]
     step: Vec<String>,
-    /// Least growth of the length, as a share, that is warned of
+    /// Smallest relative growth in length that causes a warning
     #[arg(long, value_name = "X", default_value_t = LEAST_GROWTH, value_parser = growth)]
     growth: f64,
     #[command(flatten)]

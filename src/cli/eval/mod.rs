@@ -27,14 +27,14 @@ const AFTER: &str = "Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Two models, or answers that are there, head to head: the share of prompts that each wins before a judge
+    /// Compares two models, or stored answers: the share of prompts that each wins according to a judge
     WinRate(win_rate::Args),
-    /// A judge against answers that people have ranked: the paper's Table 4
+    /// Compares a judge with answers that people have ranked (the paper's Table 4)
     Reward(reward::Args),
-    /// AlpacaEval 2.0: outputs in its format, and win rates from its annotations
+    /// AlpacaEval 2.0: writes outputs in its format, and computes win rates from its annotations
     #[command(subcommand)]
     Alpaca(alpaca::Command),
-    /// How the answers and scores of a run move from one iteration to the next
+    /// Shows how the answers and scores of a run change between iterations
     Drift(drift::Args),
 }
 

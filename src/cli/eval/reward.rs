@@ -23,9 +23,9 @@ and agreement_second are those of the orders alone, with the better answer read 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
-    /// The model that judges
+    /// The judge model
     model: PathBuf,
-    /// Answers with people's ranks
+    /// Answers that people have ranked
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// How answers are judged

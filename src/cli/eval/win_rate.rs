@@ -29,13 +29,13 @@ pub struct Args {
     a: PathBuf,
     /// Another model, or answers
     b: PathBuf,
-    /// The model that judges
+    /// The judge model
     #[arg(long, value_name = "MODEL")]
     judge: PathBuf,
-    /// What models are to answer
+    /// Prompts for the models to answer
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// How the better answer is found
+    /// How the better answer is determined
     #[arg(long, value_enum, default_value = "pairwise")]
     mode: Mode,
     /// Answers of a model to each prompt
