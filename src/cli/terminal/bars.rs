@@ -1,4 +1,4 @@
-//! Lines at the bottom of a terminal that change.
+//! Lines at the bottom of a terminal that are redrawn.
 
 use std::fmt::Debug;
 use std::io::{self, Write};
@@ -10,13 +10,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, T
 use crate::data::one_line;
 use crate::report::{Paint, Piece};
 
-/// All bars of the process, so that messages can be printed above them.
+/// All bars of the process. Messages use it to print above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 
-/// Redraws a second.
+/// Redraws per second.
 const REDRAWS: u8 = 20;
 
-/// Writes without leaving pieces of a bar in the output.
+/// Runs `write` while the bars are hidden, so that no pieces of a bar remain in the output.
 pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
     match BARS.get() {
         Some(bars) => bars.suspend(write),
@@ -24,22 +24,23 @@ pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
     }
 }
 
-/// A line of standard error that changes. Its words are made visible: they may name files.
+/// A line of standard error that is redrawn. Its text is escaped, because it may contain file names.
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar of indicatif's `template`, which may use `{msg}`, with the number of things to do, if known.
+    /// Creates a bar with indicatif's `template`, which may use `{msg}`, and the total amount of work, if
+    /// known.
     pub fn new(template: &'static str, total: Option<u64>) -> Self {
         let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), REDRAWS);
         let bars = BARS.get_or_init(|| MultiProgress::with_draw_target(target()));
         let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
-        // Templates are constants; one that is wrong shows the usual bar.
+        // Templates are constants; an invalid one falls back to the default bar.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self(bar)
     }
-    /// Redraws it now and then, whatever else happens.
+    /// Redraws the bar periodically, even without other updates.
     pub fn keep_ticking(&self) {
-        // It takes a thread, and panics where the system gives none.
+        // The ticker needs a thread, and indicatif panics if the system refuses one.
         if std::thread::Builder::new().spawn(|| ()).is_ok() {
             self.0.enable_steady_tick(Duration::from_millis(120));
         }
@@ -48,42 +49,42 @@ impl Bar {
     pub fn message(&self, text: &str) {
         self.0.set_message(one_line(text).into_owned());
     }
-    /// Redraws it.
+    /// Redraws the bar.
     pub fn tick(&self) {
         self.0.tick();
     }
-    /// Leaves it on the screen as it is.
+    /// Leaves the bar on the screen as it is.
     pub fn abandon(&self) {
         self.0.abandon();
     }
-    /// Takes it off the screen.
+    /// Removes the bar from the screen.
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
 }
 
-/// Lines at the bottom that change together.
+/// Several lines at the bottom that are redrawn together.
 pub struct Block(Bar);
 
 impl Block {
-    /// Without a line yet.
+    /// Creates an empty block.
     pub fn new() -> Self {
         Self(Bar::new("{msg}", None))
     }
-    /// Shows these lines in place of those before. Their texts are made visible, as they may be a model's.
+    /// Replaces the lines shown. Their texts are escaped, because they may come from a model.
     pub fn show(&self, lines: &[Vec<Piece>]) {
         let colour = super::colour::colour_wanted();
         let lines: Vec<String> = lines.iter().map(|line| painted(line, colour)).collect();
         self.0.0.set_message(lines.join("\n"));
         self.0.tick();
     }
-    /// Leaves it on the screen as it is.
+    /// Leaves the block on the screen as it is.
     pub fn abandon(&self) {
         self.0.abandon();
     }
 }
 
-/// A line with its colours, if it is to have some.
+/// Formats a line, with colours if `colour` is set.
 fn painted(line: &[Piece], colour: bool) -> String {
     let piece = |piece: &Piece| {
         let text = one_line(&piece.text).into_owned();
@@ -99,7 +100,8 @@ fn painted(line: &[Piece], colour: bool) -> String {
     line.iter().map(piece).collect()
 }
 
-/// Standard error as a terminal that never fails: a terminal that was closed shows nothing, and the run goes on.
+/// Standard error as a terminal that never fails: if the terminal is closed, nothing is shown and the run
+/// continues.
 #[derive(Default)]
 struct Screen(Mutex<String>);
 
@@ -114,13 +116,13 @@ impl Screen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
         Ok(())
     }
-    /// Moves the cursor by the control sequence of a direction.
+    /// Moves the cursor with the control sequence of a direction.
     fn go(&self, n: usize, direction: char) -> io::Result<()> {
         if n > 0 { self.push(&format!("\u{1b}[{n}{direction}")) } else { Ok(()) }
     }
 }
 
-/// Width and height.
+/// Returns width and height of the terminal.
 pub(super) fn size() -> (u16, u16) {
     terminal_size::terminal_size_of(io::stderr()).map_or((80, 24), |(width, height)| (width.0.max(1), height.0.max(1)))
 }

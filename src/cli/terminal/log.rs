@@ -1,4 +1,4 @@
-//! Log lines in the same form as all other messages.
+//! Prints log lines in the form of all other messages.
 
 use std::fmt::{Debug, Write as _};
 
@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, Registry};
 
 use super::{Label, message, warning};
 
-/// Shows log lines from the level that the flags ask for, or as the variable `REFLUX_LOG` says.
+/// Enables log lines from the level that the flags request, or as the variable `REFLUX_LOG` specifies.
 pub fn set_up(quiet: bool, verbose: u8) {
     let default = match (quiet, verbose) {
         (true, _) => "error",
@@ -23,11 +23,11 @@ pub fn set_up(quiet: bool, verbose: u8) {
         warning(&format!("REFLUX_LOG is not read: {e}; `{default}` is taken"));
     }
     let filter = said.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(default));
-    // A second subscriber in one process (as in a test) keeps the first.
+    // If a process sets up a second subscriber (as tests do), the first remains.
     let _kept = Registry::default().with(filter).with(Messages).try_init();
 }
 
-/// Prints each log line as a message.
+/// A layer that prints each log line as a message.
 struct Messages;
 
 impl<S: Subscriber> Layer<S> for Messages {
@@ -44,7 +44,7 @@ impl<S: Subscriber> Layer<S> for Messages {
     }
 }
 
-/// The words of a log line, then its fields.
+/// The text of a log line, and its fields.
 #[derive(Default)]
 struct Words {
     text: String,
@@ -53,7 +53,8 @@ struct Words {
 
 impl Visit for Words {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a String cannot fail. Lines of the `log` crate have fields about their origin.
+        // Writing to a String cannot fail. The `log` crate adds fields about the origin of a line, which
+        // are skipped.
         let _ = match field.name() {
             "message" => write!(self.text, "{value:?}"),
             name if name.starts_with("log.") => Ok(()),

@@ -1,12 +1,13 @@
-//! Everything that reflux prints. No other file writes to standard output or standard error (`tests/house.rs`).
+//! All output of reflux. No other file writes to standard output or standard error (`tests/house.rs`).
 //!
-//! Names, keys, texts and messages come from files and models of strangers. Text for people is therefore printed with
-//! every character that steers a terminal escaped ([`visible`]), and JSON with those characters as `\u` escapes, which
-//! mean the same. Only bytes that a program asked for (CSV, Arrow, Parquet) are written as they are, and only where
-//! standard output is no terminal.
+//! Names, keys, texts and messages may come from untrusted files and models. Text for reading is therefore
+//! printed with every control character escaped ([`visible`]), and JSON with those characters as `\u`
+//! escapes, which are equivalent. Only bytes for other programs (CSV, Arrow, Parquet) are written
+//! unchanged, and never to a terminal.
 //!
-//! A reader that goes away never ends a command: messages are then lost, and results have no reader. Standard output
-//! that cannot be written to for another reason, such as a full disk, is an error.
+//! A reader that closes the output never makes a command fail: messages are then lost, and results are no
+//! longer needed. If standard output cannot be written to for another reason, such as a full disk, the
+//! command fails.
 
 mod bars;
 mod colour;
@@ -31,25 +32,26 @@ use colour::{colour_for, colour_wanted};
 pub use log::set_up as set_up_logging;
 pub use output::{Output, output};
 
-/// How messages are written to standard error.
+/// Form of messages on standard error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// Lines for people.
+    /// Lines of text.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 static FORM: OnceLock<Form> = OnceLock::new();
-/// Whether errors alone are printed, beside what was asked for.
+/// Whether only errors and requested output are printed.
 static QUIET: OnceLock<bool> = OnceLock::new();
 
-/// Chooses the form of messages; the first choice of a process stays.
+/// Sets the form of messages; only the first call in a process has an effect.
 pub fn set_form(form: Form) {
     let _first_stays = FORM.set(form);
 }
 
-/// Leaves out warnings, notes and progress, whoever prints them; the first choice of a process stays.
+/// Suppresses warnings, notes and progress from all sources; only the first call in a process has an
+/// effect.
 pub fn set_quiet(quiet: bool) {
     let _first_stays = QUIET.set(quiet);
 }
@@ -62,20 +64,20 @@ fn is_quiet() -> bool {
     QUIET.get() == Some(&true)
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Label {
-    /// What was asked for was not done, and the user or the machine can mend it.
+    /// The command failed, and the user can fix the input or the machine.
     Error,
-    /// The same by a fault of reflux.
+    /// The command failed because of a bug in reflux.
     Defect,
-    /// It was stopped on request.
+    /// The command was stopped on request.
     Stopped,
-    /// It was done, and something about it needs attention.
+    /// The command succeeded, but something needs attention.
     Warning,
-    /// Something to know.
+    /// Useful information.
     Note,
-    /// For `-vv`.
+    /// Details for `-vv`.
     Debug,
 }
 
@@ -91,7 +93,7 @@ impl Label {
         }
     }
 
-    /// The level that logs give it.
+    /// The corresponding log level.
     fn level(self) -> &'static str {
         match self {
             Label::Error | Label::Defect => "ERROR",
@@ -101,12 +103,12 @@ impl Label {
         }
     }
 
-    /// Whether it is printed in any case.
+    /// Whether the message is printed even with `--quiet`.
     fn is_error(self) -> bool {
         matches!(self, Label::Error | Label::Defect | Label::Stopped)
     }
 
-    /// Select Graphic Rendition: the colour of the word.
+    /// SGR code for the colour of the label.
     fn colour(self) -> &'static str {
         match self {
             Label::Error | Label::Defect => "1;31",
@@ -117,7 +119,7 @@ impl Label {
     }
 }
 
-/// Prints a message with its label, and what to do about it.
+/// Prints a message with its label and an optional suggestion.
 pub fn message(label: Label, text: &str, help: Option<&str>) {
     if is_quiet() && !label.is_error() {
         return;
@@ -147,19 +149,19 @@ pub fn warning(text: &str) {
     message(Label::Warning, text, None);
 }
 
-/// Prints something to know.
+/// Prints a note.
 pub fn note(text: &str) {
     message(Label::Note, text, None);
 }
 
-/// Prints an error as people read it. One without words was told already where it was found.
+/// Prints an error. An error without text was already reported where it occurred, so it prints nothing.
 pub fn error(e: &Error) {
     let label = match e.kind() {
         ErrorKind::User | ErrorKind::System | ErrorKind::Nothing => Label::Error,
         ErrorKind::Bug => Label::Defect,
         ErrorKind::Cancelled => Label::Stopped,
     };
-    // The label of a stop says that it was stopped; what is left says what was.
+    // A stopped command prints its label even without text.
     let text = e.message();
     if text.is_empty() && label != Label::Stopped {
         return;
@@ -167,7 +169,7 @@ pub fn error(e: &Error) {
     message(label, text, e.help_text());
 }
 
-/// Prints a line of progress, without a label.
+/// Prints a line of progress without a label.
 pub fn line(text: &str) {
     match (is_quiet(), is_json()) {
         (true, _) => {}
@@ -193,15 +195,15 @@ pub fn diagnostics(problems: &Diagnostics) {
         }
         return;
     }
-    // Their texts are made visible one by one, so that colours stay.
+    // Their texts are escaped one by one, so that the colours survive.
     let colour = colour_wanted();
     let text = problems.render(colour);
     if colour { to_stderr(&text) } else { to_stderr(&visible(&text)) }
 }
 
-/// Prints what clap has to say, help or an error, and returns the exit code.
+/// Prints clap's help or error, and returns the exit code.
 pub fn usage(mut e: clap::Error) -> u8 {
-    // Arguments that are echoed stay on their line.
+    // Echoed arguments must not begin new lines.
     let echoed: Vec<_> = e.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in echoed {
         if let ContextValue::String(text) = value {
@@ -210,7 +212,7 @@ pub fn usage(mut e: clap::Error) -> u8 {
     }
     let text = e.render();
     if !e.use_stderr() {
-        // Help is made of constants.
+        // Help consists of constants, so it needs no escaping.
         let text = if colour_for(&io::stdout()) { text.ansi().to_string() } else { text.to_string() };
         return match to_stdout(&text) {
             Ok(_) => 0,
@@ -220,7 +222,7 @@ pub fn usage(mut e: clap::Error) -> u8 {
             }
         };
     }
-    // The text of an error holds arguments, and begins with a label of its own.
+    // The text of an error contains arguments and begins with its own label.
     let text = text.to_string();
     match text.strip_prefix("error: ") {
         Some(text) if !is_json() => {
@@ -237,28 +239,29 @@ pub fn usage(mut e: clap::Error) -> u8 {
 /// Prints text to standard output.
 ///
 /// # Errors
-/// Standard output cannot be written to. A reader that has gone away (`reflux ... | head`) is no error.
+/// Standard output cannot be written to. A reader that closes the pipe (`reflux ... | head`) is not an
+/// error.
 pub fn print(text: &str) -> Result<()> {
     put(text.trim_end()).map(|_| ())
 }
 
-/// Prints one line to standard output; text in it cannot begin another.
+/// Prints one line to standard output; line breaks in it are escaped.
 ///
 /// # Errors
-/// As [`print`].
+/// The same as [`print`].
 pub fn print_line(line: &str) -> Result<()> {
     print_lines([line])
 }
 
-/// As [`print`], and returns whether somebody still reads.
+/// Like [`print`], but returns whether the output still has a reader.
 pub fn put(text: &str) -> Result<bool> {
     to_stdout(&format!("{}\n", visible(text)))
 }
 
-/// Prints lines to standard output; text in one of them cannot begin another.
+/// Prints lines to standard output; line breaks within them are escaped.
 ///
 /// # Errors
-/// As [`print`].
+/// The same as [`print`].
 pub fn print_lines<T: AsRef<str>>(lines: impl IntoIterator<Item = T>) -> Result<()> {
     let mut text = String::new();
     for line in lines {
@@ -271,55 +274,55 @@ pub fn print_lines<T: AsRef<str>>(lines: impl IntoIterator<Item = T>) -> Result<
 /// Prints JSON text to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// The same as [`print`].
 pub fn print_json(json: impl Display) -> Result<()> {
     put_json(json).map(|_| ())
 }
 
-/// As [`print_json`], and returns whether somebody still reads.
+/// Like [`print_json`], but returns whether the output still has a reader.
 pub fn put_json(json: impl Display) -> Result<bool> {
     to_stdout(&format!("{}\n", visible_json(&json.to_string())))
 }
 
-/// Whether people look at standard error.
+/// Whether standard error is a terminal.
 pub fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Whether people look at standard output.
+/// Whether standard output is a terminal.
 pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// What `COLUMNS` says: that goes before what the terminal says, as it was set on purpose.
+/// The width in `COLUMNS`. It takes precedence over the terminal's width, because it was set on purpose.
 fn columns() -> Option<usize> {
     std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0)
 }
 
-/// How wide text on standard output may be, where `COLUMNS` or a terminal says so.
+/// Maximum width of text on standard output, if `COLUMNS` or a terminal defines one.
 pub fn known_width() -> Option<usize> {
     let terminal = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
     columns().or_else(terminal)
 }
 
-/// How wide a table may be: as `COLUMNS` or the terminal says, or 120.
+/// Maximum width of a table: from `COLUMNS` or the terminal, otherwise 120.
 pub fn width() -> usize {
     known_width().unwrap_or(120)
 }
 
-/// Columns and lines of standard error: what `COLUMNS` says, or the terminal; 120 columns for a log.
+/// Width and height of standard error, from `COLUMNS` or the terminal; a log is 120 columns wide.
 pub fn screen() -> (usize, usize) {
     let (width, height) = bars::size();
     let terminal = io::stderr().is_terminal().then_some(usize::from(width));
     (columns().or(terminal).unwrap_or(120), usize::from(height))
 }
 
-/// Text of a message, in which no line after the first can be taken for a message of its own.
+/// Indents all lines of a message but the first, so that none of them looks like another message.
 fn indented(text: &str) -> String {
     visible(text.trim_end()).replace('\n', "\n  ")
 }
 
-/// Writes a whole message at once. That nobody reads it is no reason to end: there is nobody to tell.
+/// Writes a whole message at once. A failure is ignored, because no reader is left to report it to.
 fn to_stderr(text: &str) {
     bars::aside(|| {
         let _unread = io::stderr().lock().write_all(text.as_bytes());

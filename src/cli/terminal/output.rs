@@ -1,23 +1,23 @@
-//! Standard output as a writer, for results that are streamed.
+//! Standard output as a writer for streamed results.
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::data::{visible, visible_json};
 
-/// What is written.
+/// The kind of content that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Text for people.
+    /// Text for reading.
     Text,
-    /// JSON, which says the same with what steers a terminal escaped.
+    /// JSON; control characters are replaced by equivalent escapes.
     Json,
-    /// Text for programs: exact, except on a terminal.
+    /// Text for programs: written unchanged, except on a terminal.
     Exact,
     /// Bytes for programs.
     Binary,
 }
 
-/// Standard output for results of a kind. Its errors name it.
+/// Opens standard output for this kind of content. Its errors name standard output.
 pub fn output(kind: Output) -> Box<dyn Write + Send> {
     match kind {
         Output::Text => Box::new(Safe::new(Stdout, |text| visible(text).into_owned())),
@@ -27,7 +27,7 @@ pub fn output(kind: Output) -> Box<dyn Write + Send> {
     }
 }
 
-/// Standard output, with its name in its errors.
+/// Standard output, named in its errors.
 struct Stdout;
 
 fn named(e: io::Error) -> io::Error {
@@ -43,11 +43,11 @@ impl Write for Stdout {
     }
 }
 
-/// Passes text on as `shown` makes it. Characters may be split over writes.
+/// Writes text through the function `shown`. A character may be split over several writes.
 struct Safe<W> {
     to: W,
     shown: fn(&str) -> String,
-    /// The beginning of a character whose end has not come yet.
+    /// The first bytes of a character that is not complete yet.
     part: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl<W: Write> Write for Safe<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut all = std::mem::take(&mut self.part);
         all.extend_from_slice(bytes);
-        // Only an unfinished last character has no `error_len`.
+        // Only an incomplete last character has no `error_len`.
         let whole = match std::str::from_utf8(&all) {
             Err(e) if e.error_len().is_none() => e.valid_up_to(),
             _ => all.len(),
