@@ -1,4 +1,4 @@
-//! Prints the answers of `reflux generate`, as text or as JSON lines.
+//! Prints the answers of `reflux generate` as text or JSON lines.
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,23 +9,23 @@ use crate::engine::{Answer, Engine, Listener};
 use crate::error::{Error, Result};
 use crate::store::Prompt;
 
-/// A prompt under way: where it stands, and what it is or why it is none.
+/// A prompt in progress: its position, and its content or the reason why it is invalid.
 pub struct Place {
-    /// From 0.
+    /// Position in the input, from 0.
     pub index: u64,
     pub line: Option<u64>,
     pub prompt: Result<Prompt, String>,
 }
 
 impl Place {
-    /// Why the line holds no prompt, if it does not.
+    /// The reason why the line holds no prompt, if it holds none.
     fn unread(&self) -> Option<String> {
         let why = self.prompt.as_ref().err()?;
         Some(self.line.map_or_else(|| why.clone(), |line| format!("line {line} {why}")))
     }
 }
 
-/// A line of `--json`.
+/// One line of `--json` output.
 #[derive(Serialize)]
 struct Row<'a> {
     index: u64,
@@ -45,10 +45,10 @@ enum Outcome<'a> {
     Error { error: &'a str },
 }
 
-/// Prints answers and counts.
+/// Prints answers and counts them.
 pub struct Printer<'a> {
     json: bool,
-    /// Whether there may be more than one answer, so that each needs a heading.
+    /// Whether several answers are possible, so that each needs a heading.
     headings: bool,
     name: String,
     ticker: Ticker,
@@ -57,12 +57,12 @@ pub struct Printer<'a> {
     failed: u64,
     answers: u64,
     tokens: u64,
-    /// The error of the last prompt that has one.
+    /// The error of the last prompt that failed.
     last: String,
 }
 
 impl<'a> Printer<'a> {
-    /// `name` is where the prompts are from.
+    /// Creates a printer; `name` is the source of the prompts.
     pub fn new(json: bool, headings: bool, name: String, mut ticker: Ticker, engine: &'a dyn Engine) -> Self {
         ticker.restart("answering");
         let (prompts, failed, answers, tokens) = (0, 0, 0, 0);
@@ -113,18 +113,18 @@ impl<'a> Printer<'a> {
         super::terminal::put_json(line)
     }
 
-    /// What was printed, where it ends early.
+    /// Describes what was printed before an early end.
     pub fn so_far(&self) -> String {
         format!("{} to {} were printed", counted(self.answers, "answer"), counted(self.prompts, "prompt"))
     }
 
-    /// Sums up. `whole` says that there was one prompt at most.
+    /// Prints totals. `whole` means that the input was at most one prompt.
     ///
     /// # Errors
-    /// There was no prompt, or one without an answer.
+    /// The input held no prompt, or a prompt has no answer.
     pub fn finish(self, whole: bool) -> Result<()> {
         let Self { name, ticker, prompts, failed, answers, tokens, last, .. } = self;
-        // The error says it all.
+        // With a single prompt, the error alone is the whole result.
         match (prompts, failed) {
             (0, _) if whole => return Err(Error::user(format!("{name} is empty"))),
             (0, _) => return Err(Error::user(format!("{name} holds no prompt"))),
@@ -155,7 +155,7 @@ impl<'a> Printer<'a> {
 }
 
 impl Listener<Place> for Printer<'_> {
-    /// Prints a prompt's answers; without a reader it is over.
+    /// Prints a prompt's answers; returns `false` once the reader has closed the output.
     fn answered(&mut self, place: Place, answers: Vec<Answer>) -> Result<bool> {
         self.prompts += 1;
         let unread = place.unread();
@@ -166,7 +166,7 @@ impl Listener<Place> for Printer<'_> {
             match (place.line, &unread) {
                 (_, Some(why)) => self.ticker.row_error(&format!("`{}` {why}", self.name)),
                 (Some(line), None) => self.ticker.row_error(&format!("`{}` line {line}: {why}", self.name)),
-                // The only prompt's error is what the command ends with.
+                // The command itself ends with the only prompt's error.
                 (None, None) => {}
             }
         }

@@ -33,21 +33,21 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Rates of the model's matrix products for several numbers of rows
+    /// Measures the model's matrix products for several numbers of rows
     Gemm(GemmArgs),
-    /// Samples answers of fixed length and prints how fast
+    /// Measures the sampling of answers of fixed length
     Generate(GenerateArgs),
-    /// The same for judgements: prompts that begin with one long rubric
+    /// Measures the sampling of judgements, whose prompts all begin with one long rubric
     Judge(JudgeArgs),
-    /// Takes DPO steps and prints how fast
+    /// Measures DPO steps
     Dpo(TrainArgs),
-    /// Takes SFT steps on the chosen answers and prints how fast
+    /// Measures SFT steps on the chosen answers
     Sft(TrainArgs),
 }
 
 #[derive(clap::Args)]
 struct GemmArgs {
-    /// A .gguf file, or a Hugging Face directory; only its shapes are used
+    /// A .gguf file or a Hugging Face directory; only its shapes are used
     model: PathBuf,
     /// Numbers of rows, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128, 512], value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -56,13 +56,13 @@ struct GemmArgs {
 
 #[derive(clap::Args)]
 struct GenerateArgs {
-    /// Text file with a prompt on each line
+    /// Text file with one prompt per line
     #[arg(long)]
     prompts: PathBuf,
-    /// Takes this many of the prompts; all if absent
+    /// Uses only this many of the prompts; all if absent
     #[arg(long)]
     count: Option<usize>,
-    /// Answers of each prompt
+    /// Answers to each prompt
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
     samples: u32,
     #[command(flatten)]
@@ -74,10 +74,10 @@ struct JudgeArgs {
     /// Dataset of prompts and responses, e.g. datasets/eft
     #[arg(long)]
     dataset: PathBuf,
-    /// Takes this many of the responses
+    /// Uses this many of the responses
     #[arg(long, default_value_t = 64)]
     count: usize,
-    /// Judgements of each
+    /// Judgements of each response
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=4096))]
     samples: u32,
     /// The judge's prompt: a built-in template or a file
@@ -94,10 +94,10 @@ struct TrainArgs {
     /// .jsonl file of `prompt`, `chosen` and `rejected`, or `prompt` and `completion`
     #[arg(long)]
     pairs: PathBuf,
-    /// Rows of a step
+    /// Rows per step
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
-    /// Steps
+    /// Number of steps
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     steps: u32,
 }
@@ -109,13 +109,13 @@ struct Common {
     /// Tokens of each answer
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     new_tokens: u32,
-    /// Memory for keys and values, e.g. 2GiB; by default a share of what is free
+    /// Memory for keys and values, e.g. 2GiB; by default a share of the free memory
     #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
     kv_memory: Option<u64>,
-    /// Key of the draws
+    /// Seed of the random draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Also writes the prompts' texts, a JSON string on each line: for other tools to run
+    /// Also writes the texts of the prompts to a file, one JSON string per line, for use with other tools
     #[arg(long, value_name = "FILE")]
     write_prompts: Option<PathBuf>,
 }
@@ -168,7 +168,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
     print(&bench::generate(model, config, &work, &CancelFlag::new())?)
 }
 
-/// The judge's prompts for the first responses of a dataset.
+/// Builds the judge's prompts for the first responses of a dataset.
 fn to_judge(args: &JudgeArgs) -> Result<Vec<String>> {
     let rubric = Template::load(&args.rubric)?;
     let mut texts = Vec::new();

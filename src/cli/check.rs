@@ -17,7 +17,7 @@ pub struct Args {
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Datasets and models that are not here are warned of only
+    /// Only warns about missing datasets and models
     #[arg(long)]
     pub no_data: bool,
 }
@@ -25,18 +25,18 @@ pub struct Args {
 /// Whether the warnings of a file are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Warnings {
-    /// To standard error.
+    /// Prints warnings to standard error.
     Shown,
-    /// They were printed before, or are another command's to print.
+    /// Prints no warnings: they were printed before, or another command prints them.
     Hidden,
 }
 
-/// Loads and checks a file.
+/// Loads and checks a file and its study variants.
 pub fn load(file: &Path, set: &[String], warnings: Warnings) -> Result<Plan<dyn Operator>> {
     load_by(file, set, warnings, check)
 }
 
-/// As [`load`]; datasets and models that are not here are warned of only.
+/// Like [`load`], but only warns about missing datasets and models.
 pub fn load_without_data(file: &Path, set: &[String], warnings: Warnings) -> Result<Plan<dyn Operator>> {
     load_by(file, set, warnings, |file, set| shown(pipeline::load_without_data(file, set, operators::ALL)))
 }
@@ -51,7 +51,7 @@ fn load_by(
     if !plan.warnings.is_empty() && warnings == Warnings::Shown {
         terminal::diagnostics(&plan.warnings);
     }
-    // The variants of a study are pipelines too.
+    // The variants of a study are pipelines of their own, so they are checked too.
     for variant in plan.study.iter().flat_map(|s| &s.variants) {
         let set: Vec<String> = set.iter().chain(&variant.set).cloned().collect();
         check(file, &set)?;
@@ -59,25 +59,25 @@ fn load_by(
     Ok(plan)
 }
 
-/// Loads and checks a file with overrides; problems go to standard error.
+/// Loads and checks a file with overrides; prints problems to standard error.
 pub fn check(file: &Path, set: &[String]) -> Result<Plan<dyn Operator>> {
     shown(pipeline::load(file, set, operators::ALL))
 }
 
-/// Prints what is wrong with a file.
+/// Prints the problems of a file and turns them into an error without text.
 pub fn shown(plan: Result<Plan<dyn Operator>, Diagnostics>) -> Result<Plan<dyn Operator>> {
     plan.map_err(|problems: Diagnostics| {
         terminal::diagnostics(&problems);
-        // That the machine could not read the file says nothing about the file.
+        // A machine error says nothing about the file, so it must not count as a user error.
         let machine = problems.iter().any(|problem| problem.code.id == pipeline::codes::NO_THREAD.id);
         if machine { Error::system("") } else { Error::user("") }
     })
 }
 
-/// All problems as one error.
+/// Returns all problems as one error; all but the first are printed.
 ///
 /// # Errors
-/// There are any.
+/// There is at least one problem.
 pub fn refuse(problems: Vec<Error>) -> Result<()> {
     let mut problems = problems.into_iter();
     let Some(first) = problems.next() else { return Ok(()) };

@@ -28,52 +28,54 @@ Examples:
   reflux cost my.toml --rows pairs=3964,6942 --json | jq .hours"
 )]
 pub struct Args {
-    /// The pipeline file; its datasets and models need not be there
+    /// The pipeline file; its datasets and models may be missing
     file: PathBuf,
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// What it would run on, by name and number: A100, H100, H200, B200, MI300X, L40S, L4, V100, T4, A6000, RTX3080 to
-    /// RTX5090; or cpu, which measures this machine for some seconds
+    /// Hardware to estimate for, by name and number: A100, H100, H200, B200, MI300X, L40S, L4, V100, T4,
+    /// A6000, RTX3080 to RTX5090; or cpu, which measures this machine for a few seconds
     #[arg(long, default_value = "8xH100")]
     hardware: String,
-    /// Devices, instead of the hardware's
+    /// Number of devices; overrides --hardware
     #[arg(long)]
     devices: Option<f64>,
-    /// Greatest 16-bit TFLOPS of a device, instead of the hardware's
+    /// Peak 16-bit TFLOPS of a device; overrides --hardware
     #[arg(long)]
     peak_tflops: Option<f64>,
-    /// Memory of a device in GB, instead of the hardware's
+    /// Memory of a device in GB; overrides --hardware
     #[arg(long)]
     memory_gb: Option<f64>,
-    /// Share of the TFLOPS that training and reading prompts reach; by default 0.4, and 0.6 of what cpu measures
+    /// Share of the TFLOPS that training and prefill reach; by default 0.4, or 0.6 of the measured rate of
+    /// cpu
     #[arg(long)]
     mfu: Option<f64>,
-    /// Share of the TFLOPS that sampling reaches; by default 0.1, and 0.3 of what cpu measures
+    /// Share of the TFLOPS that sampling reaches; by default 0.1, or 0.3 of the measured rate of cpu
     #[arg(long)]
     sampling_mfu: Option<f64>,
-    /// Shape of a model that is not here: NAME=config.json, or a GGUF file; by default that of the model, or model.NAME.config
+    /// Shape of a missing model: NAME=config.json, or a GGUF file; by default that of the model, or
+    /// model.NAME.config
     #[arg(long, value_name = "NAME=PATH")]
     shape: Vec<String>,
-    /// Rows of a step, by iteration where they differ: --rows ift=3200 --rows pairs=3964,6942
+    /// Rows of a step, by iteration if they differ: --rows ift=3200 --rows pairs=3964,6942
     #[arg(long, value_name = "STEP=N[,N..]")]
     rows: Vec<String>,
-    /// Tokens of a given prompt
+    /// Tokens of a prompt from a dataset
     #[arg(long, default_value_t = CostAssumptions::default().prompt)]
     prompt_tokens: f64,
-    /// Tokens of a given answer
+    /// Tokens of an answer from a dataset
     #[arg(long, default_value_t = CostAssumptions::default().answer)]
     answer_tokens: f64,
     /// Tokens of the judge's rubric
     #[arg(long, default_value_t = CostAssumptions::default().rubric)]
     rubric_tokens: f64,
-    /// Tokens of a given judgement
+    /// Tokens of a judgement from a dataset
     #[arg(long, default_value_t = CostAssumptions::default().judgement)]
     judgement_tokens: f64,
-    /// Share of max_tokens that a sampled answer has
+    /// Length of a sampled answer, as a share of max_tokens
     #[arg(long, default_value_t = CostAssumptions::default().fill)]
     fill: f64,
-    /// Share of the prompts whose answers give pairs
+    /// Share of the prompts whose answers yield pairs
     #[arg(long, default_value_t = CostAssumptions::default().pair_yield)]
     pair_yield: f64,
     /// Share of the answers that `positives` keeps
@@ -88,13 +90,14 @@ fn pair<'a>(text: &'a str, flag: &str) -> Result<(&'a str, &'a str)> {
     text.split_once('=').ok_or_else(|| Error::user(format!("{flag} takes NAME=VALUE, not `{text}`")))
 }
 
-/// Shape of the model at whose matrix products a CPU is measured: wide enough that more would not be faster.
+/// Shape of the model whose matrix products measure a CPU; larger products would not run faster.
 const MEASURED: &str = r#"{ "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
     "num_attention_heads": 16, "tie_word_embeddings": true }"#;
-/// Rows of the products that are measured: about those of a batch in training.
+/// Rows of the measured products, about as many as in a training batch.
 const MEASURED_ROWS: usize = 256;
 
-/// This machine: what its matrix products reach, in f32, and its memory. What the command line gives is not measured.
+/// Measures this machine: the rate of its f32 matrix products, and its memory. Values given on the command
+/// line are not measured.
 fn this_machine(args: &Args) -> Result<Hardware> {
     let digits = |x: f64, n: f64| (x * n).round() / n;
     let peak_tflops = match args.peak_tflops {
@@ -118,7 +121,7 @@ fn this_machine(args: &Args) -> Result<Hardware> {
     Ok(Hardware::measured(peak_tflops, memory_gb))
 }
 
-/// The shape that a GGUF file, a config.json, or the directory of one, tells.
+/// Reads a model shape from a GGUF file, a config.json, or a directory with one.
 fn shape(path: &Path) -> Result<ModelShape> {
     if is_gguf(path) {
         return of_config(path, &gguf_config(path)?);
@@ -135,7 +138,7 @@ fn of_config(path: &Path, config: &Config) -> Result<ModelShape> {
 }
 
 pub fn run(args: &Args, _: &Session) -> Result<()> {
-    // That data is absent, or a step unused, is `check`'s to say.
+    // `check` reports missing data and unused steps, so `cost` does not.
     let plan = load_without_data(&args.file, &args.set, Warnings::Hidden)?;
     let mut shapes = BTreeMap::new();
     for model in &plan.models {

@@ -20,11 +20,11 @@ Examples:
   reflux diff runs/a other/runs/a --json | jq .first_difference"
 )]
 pub struct Args {
-    /// A run: a directory, or a name in runs
+    /// The first run: a directory, or a name in runs
     first: PathBuf,
-    /// Another
+    /// The second run
     second: PathBuf,
-    /// As one JSON object
+    /// Prints one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -37,6 +37,6 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     } else if !quiet {
         terminal::print_lines(difference.lines())?;
     }
-    // The difference has been told; what is left is the exit code.
+    // The difference is already printed; only the exit code is left.
     if difference.same() { Ok(()) } else { Err(Error::system("")) }
 }

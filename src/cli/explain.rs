@@ -14,7 +14,7 @@ use crate::pipeline::{self, codes};
 pub struct Args {
     /// The pipeline file, or an error code
     pub what: String,
-    /// How the plan is drawn
+    /// Output format of the plan
     #[arg(long, value_enum, default_value = "tree")]
     pub format: Format,
     /// Overrides a key, e.g. --set step.dpo.beta=0.2

@@ -25,33 +25,33 @@ What GGUF cannot express (another kind of tokenizer, say) is an error, and then 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
-    /// A Hugging Face directory such as a run's models/M2, a LoRA adapter's directory, or a GGUF file
+    /// A Hugging Face directory such as a run's models/M2, a LoRA adapter directory, or a GGUF file
     model: PathBuf,
-    /// The GGUF file to write; of a LoRA adapter also a folder to make
+    /// The GGUF file to write; for a LoRA adapter also a folder to create
     out: PathBuf,
-    /// Type of the matrices
+    /// Type of the weight matrices
     #[arg(long = "type", value_enum, default_value = "f32", value_name = "TYPE")]
     kind: Type,
-    /// Writes over a file that is there
+    /// Overwrites an existing file
     #[arg(long)]
     force: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Type {
-    /// 32 bits a weight, nothing lost
+    /// 32 bits per weight, lossless
     F32,
-    /// 16 bits a weight
+    /// 16 bits per weight
     F16,
-    /// 8.5 bits a weight
+    /// 8.5 bits per weight
     #[value(name = "q8_0")]
     Q8_0,
 }
 
-/// Writes the adapter in `from` into the folder `out`. Returns what it names as its base model.
+/// Writes the adapter in `from` to the folder `out`. Returns the name of its base model.
 fn export_adapter(from: &Path, out: &Path) -> Result<String> {
     let adapter = peft::standalone(from)?;
-    // The settings come last: without them the folder is no adapter yet.
+    // The settings are written last: a folder without them is not an adapter yet.
     fill_output(&output_target(&out.join(peft::WEIGHTS))?, |file| {
         let mut weights = open_regular(&adapter.weights).doing(|| adapter.weights.display())?;
         Ok(std::io::copy(&mut weights, file)?)

@@ -43,22 +43,22 @@ comes again in the same input, it gets other answers than the first time.";
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// What to ask; standard input if absent or `-`
+    /// The prompt; standard input if absent or `-`
     prompt: Option<String>,
     /// Reads prompts from a file: one per row (.jsonl, .json, .csv, .parquet) or per line (.txt); any other file is a
     /// single prompt
     #[arg(short, long, conflicts_with = "prompt")]
     file: Option<PathBuf>,
-    /// The whole file is one prompt, whatever it is called
+    /// Reads the whole file as one prompt, whatever its extension
     #[arg(long, conflicts_with_all = ["lines", "jsonl"])]
     whole: bool,
-    /// Every line of the file or of standard input that is not blank is a prompt
+    /// Reads every non-blank line of the file or of standard input as a prompt
     #[arg(long, conflicts_with = "jsonl")]
     lines: bool,
-    /// Every line of the file or of standard input is a JSON object
+    /// Reads every line of the file or of standard input as a JSON object
     #[arg(long)]
     jsonl: bool,
-    /// System message of conversations that have none
+    /// System message for conversations without one
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Answers to each prompt
@@ -67,47 +67,47 @@ pub struct Args {
     /// Prints a JSON object for every answer
     #[arg(long)]
     json: bool,
-    /// Memory for keys and values, e.g. 2GiB; by default a share of what is free
+    /// Memory for keys and values, e.g. 2GiB; by default a share of the free memory
     #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
     kv_memory: Option<u64>,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-/// `--top-p` unless given.
+/// Default of `--top-p`.
 const DEFAULT_TOP_P: f32 = 0.9;
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
 struct SamplingArgs {
-    /// Divides the logits; 0 takes the likeliest token
+    /// Divides the logits; 0 always takes the most likely token
     #[arg(short, long, value_name = "X", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
-    /// The smallest set of likeliest tokens with at least this mass; 1 is off
+    /// Samples from the smallest set of most likely tokens with at least this mass; 1 disables it
     #[arg(long, value_name = "P", default_value_t = DEFAULT_TOP_P, allow_negative_numbers = true)]
     top_p: f32,
-    /// At most this many likeliest tokens; 0 is off
+    /// Samples from at most this many most likely tokens; 0 disables it
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Drops tokens less likely than this share of the likeliest; 0 is off
+    /// Drops tokens less likely than this share of the most likely token; 0 disables it
     #[arg(long, value_name = "P", default_value_t = 0., allow_negative_numbers = true)]
     min_p: f32,
-    /// Divides the logits of tokens that were there before; 1 is off
+    /// Divides the logits of earlier tokens; 1 disables it
     #[arg(long, value_name = "X", default_value_t = 1., allow_negative_numbers = true)]
     repetition_penalty: f32,
-    /// Most tokens of an answer
+    /// Maximum number of tokens in an answer
     #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Fewest tokens of an answer
+    /// Minimum number of tokens in an answer
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_tokens: u32,
     /// A text that ends an answer and is cut from it; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// A token id that ends an answer, beside the model's own; may be given several times
+    /// A token id that ends an answer, in addition to the model's own; may be given several times
     #[arg(long, value_name = "ID")]
     stop_id: Vec<u32>,
-    /// The draws depend on it
+    /// Seed of the random draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -126,7 +126,7 @@ impl SamplingArgs {
             stop_ids: self.stop_id.clone(),
         };
         if self.temperature == 0. {
-            // A value that switches an option off says nothing, and neither does a default.
+            // A value that disables an option has no effect anyway, and a default may not have been typed.
             let top_p = self.top_p < 1. && self.top_p != DEFAULT_TOP_P;
             let given = [
                 ("--top-p", top_p),
@@ -158,7 +158,7 @@ impl SamplingArgs {
     }
 }
 
-/// Where prompts come from, and whether there may be several.
+/// Returns the source of the prompts and their form.
 fn prompts(args: &Args) -> Result<Prompts> {
     let stdin = || Lines::of("standard input", std::io::BufReader::new(std::io::stdin()));
     let asked_for = match (args.lines, args.jsonl) {
@@ -179,7 +179,8 @@ fn prompts(args: &Args) -> Result<Prompts> {
                 return Err(Error::user("the prompt is given, there is no file to read")
                     .help("--lines, --jsonl and --whole are about --file and standard input"));
             }
-            // Nobody asks a model about a file's name alone; which was meant is not guessed.
+            // A file name alone is an unlikely prompt, and either reading may be meant, so the user must
+            // choose.
             if Path::new(text).is_file() {
                 let (file, model) = (quoted(text), quoted(&args.model.model.display().to_string()));
                 return Err(Error::user(format!("the prompt `{text}` is the name of a file")).help(format!(
@@ -198,7 +199,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
     Ok(Prompts::new(lines, asked_for.unwrap_or(PromptForm::Whole)))
 }
 
-/// Reads prompts beside what is done with them: a pipe may give one now and the next in an hour.
+/// Reads prompts on a thread of their own: a pipe may supply one now and the next in an hour.
 fn read(prompts: Prompts, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<Place>>>> {
     let (sender, queued) = bounded(64);
     let work = move || {
@@ -208,7 +209,7 @@ fn read(prompts: Prompts, mut builder: RequestBuilder) -> Result<Receiver<Result
                 let requests = messages.map_or_else(|_| Vec::new(), |messages| builder.requests(messages));
                 PromptRequests { tag: Place { index, line, prompt }, requests }
             });
-            // Nobody listens any more once printing has ended.
+            // The receiver is gone once printing has ended.
             if sender.send(queued).is_err() {
                 return;
             }
@@ -245,7 +246,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         ErrorKind::Cancelled => e.help(printer.so_far()),
         _ => e,
     })?;
-    // Nothing can panic while the lock is held.
+    // No code panics while it holds the lock, so the data are intact.
     tell_unread(&unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     printer.finish(whole)
 }

@@ -57,7 +57,7 @@ enum Named {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum WhichTurns {
-    /// Every answer of a conversation, each with all that was said before it
+    /// Every answer of a conversation, each with all messages before it
     All,
     /// The first answer
     First,
@@ -65,9 +65,9 @@ enum WhichTurns {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BadRows {
-    /// The first ends the import
+    /// The first bad row ends the import
     Refuse,
-    /// They are left out and told
+    /// Bad rows are left out and reported
     Skip,
 }
 
@@ -76,10 +76,10 @@ enum BadRows {
 pub struct Args {
     /// The file, or a folder of .parquet or .jsonl files
     file: PathBuf,
-    /// What the rows are
+    /// The format of the rows
     #[arg(long, value_enum, default_value = "auto", hide_possible_values = true)]
     format: Named,
-    /// Name of the schema to make; the format's usual one if absent
+    /// The schema to convert to; the default of the format if absent
     #[arg(long)]
     schema: Option<String>,
     /// With oasst: the language of messages, or `any`
@@ -91,10 +91,10 @@ pub struct Args {
     /// Reads the key A of the file as B; may be given several times
     #[arg(long, value_name = "A=B")]
     rename: Vec<String>,
-    /// What is done about rows that cannot be read
+    /// What happens to rows that cannot be read
     #[arg(long, value_enum, default_value = "refuse")]
     bad_rows: BadRows,
-    /// Where the Parquet file goes; beside the input if absent
+    /// The Parquet file to write; next to the input if absent
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -134,7 +134,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         Named::Reflux => crate::store::import_jsonl(&args.file, &how)?,
         _ => import(&args.file, &how)?,
     };
-    // Printed with -q too: the rows are gone.
+    // These are printed even with -q, because rows were lost.
     for row in &made.bad_rows {
         terminal::message(Label::Error, &format!("left out: {row}"), None);
     }

@@ -1,4 +1,5 @@
-//! `reflux schema`, `reflux operators` and `reflux keys`: what a pipeline file may say, from the tables that check it.
+//! `reflux schema`, `reflux operators` and `reflux keys` print the valid contents of a pipeline file, from
+//! the tables that check it.
 
 use std::fmt::Write as _;
 
@@ -10,21 +11,21 @@ use crate::pipeline::{SECTION_DOCS, keys_markdown, keys_table};
 
 #[derive(clap::Args)]
 pub struct SchemaArgs {
-    /// One schema; all of them if absent
+    /// One schema; all schemas if absent
     name: Option<String>,
 }
 
 #[derive(clap::Args)]
 pub struct OperatorsArgs {
-    /// One operator; all of them if absent
+    /// One operator; all operators if absent
     name: Option<String>,
 }
 
 #[derive(clap::Args)]
 pub struct KeysArgs {
-    /// One section: pipeline, engine, health, model, loop or study; all of them if absent
+    /// One section: pipeline, engine, health, model, loop or study; all sections if absent
     section: Option<String>,
-    /// Prints the whole reference, operators and columns too, as a Markdown page (docs/reference.md)
+    /// Prints the whole reference, including operators and columns, as a Markdown page (docs/reference.md)
     #[arg(long, conflicts_with = "section")]
     markdown: bool,
 }
@@ -73,7 +74,7 @@ pub fn keys(args: &KeysArgs, _: &Session) -> Result<()> {
     }
     let names: Vec<&str> = SECTION_DOCS.iter().map(|s| s.name).collect();
     let found = match &args.section {
-        // A step's keys depend on its operator, so they are listed there.
+        // The keys of a step depend on its operator, so `reflux operators` lists them.
         Some(name) if name == "step" => {
             return Err(Error::user("the keys of a step depend on its operator")
                 .help("`reflux operators` lists the operators, and `reflux operators dpo` the keys of one"));
@@ -89,7 +90,8 @@ pub fn keys(args: &KeysArgs, _: &Session) -> Result<()> {
     super::terminal::print(&sections.join("\n"))
 }
 
-/// The page `docs/reference.md`: every key of every section and operator, and every column of every schema.
+/// Builds the page `docs/reference.md`: every key of every section and operator, and every column of every
+/// schema.
 fn reference_page() -> String {
     let mut page = String::from(
         "# Reference\n\nEvery key of a pipeline file and every column of a dataset. `reflux keys --markdown` prints this page; \
@@ -119,7 +121,7 @@ fn reference_page() -> String {
     page
 }
 
-/// The text with its first letter in upper case, to begin a sentence.
+/// Returns the text with its first letter in upper case.
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()

@@ -33,21 +33,22 @@ write an answer as it was given, the answer is scored as given and `note` says s
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The .jsonl file; `-` is standard input
+    /// The .jsonl file; `-` for standard input
     file: PathBuf,
-    /// Tokens computed at once: bounds memory, does not change results
+    /// Number of tokens computed at once; limits memory, does not change results
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: u32,
-    /// Longest prompt and answer in tokens; rows that are longer are errors, never cut. The model's own limit if absent
+    /// Maximum length of prompt and answer in tokens; longer rows are errors and never cut. The model's own
+    /// limit if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
 }
 
-/// A row under way: its line, and the names of its completions or why it cannot be scored.
+/// A row in progress: its line, and the names of its completions or the reason why it cannot be scored.
 struct Place {
     line: u64,
     names: Result<Vec<&'static str>, String>,
-    /// What the chat template makes of the completions otherwise than they are scored.
+    /// Notes on completions that the chat template would write differently.
     notes: Vec<String>,
 }
 
@@ -161,7 +162,7 @@ pub fn messages(turns: Vec<Turn>) -> Vec<Message> {
     turns.into_iter().map(|turn| Message { role: turn.role, content: turn.content, keys: turn.keys }).collect()
 }
 
-/// Tells the keys of rows that were not read.
+/// Reports the keys of rows that were not read.
 pub fn tell_unread(unread: &BTreeMap<String, u64>) {
     for (key, rows) in unread {
         terminal::line(&format!("not read: {}", unread_key(key, *rows)));

@@ -15,12 +15,12 @@ use crate::store::{Run, find_run};
   reflux ls quickstart                what the run runs/quickstart holds
   reflux ls quickstart --json | jq '.steps[] | select(.step == \"pairs\")'")]
 pub struct Args {
-    /// The run: a directory, or a name in runs; without it the runs of a folder are listed
+    /// The run: a directory, or a name in runs; if absent, the runs of a folder are listed
     run: Option<PathBuf>,
     /// Folder of the runs
     #[arg(long, default_value = "runs", conflicts_with = "run")]
     runs: PathBuf,
-    /// As JSON, sizes in bytes
+    /// Prints JSON, with sizes in bytes
     #[arg(long)]
     json: bool,
 }
@@ -38,7 +38,7 @@ fn list(args: &Args) -> Result<()> {
     }
     let runs = Runs::of(&args.runs, &|run| plan_of_text(&run.pipeline_text().ok()?))?;
     if args.json {
-        // A list of runs has no place for it.
+        // The JSON list of runs has no field for skipped folders.
         runs.skipped().iter().for_each(|skipped| terminal::warning(skipped));
         return terminal::print_json(format!("{:#}", runs.json()));
     }

@@ -39,16 +39,16 @@ use crate::error::{Error, Result};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Prints nothing but errors and what was asked for
+    /// Prints only errors and the requested output
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Prints more; twice for everything
+    /// Prints more; give it twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// How progress and messages are written to standard error
+    /// Form of progress and messages on standard error
     #[arg(long, global = true, value_enum, default_value = "text")]
     log: Log,
-    /// Whether messages and progress have colours: `auto` is on a terminal, unless NO_COLOR is set
+    /// Colours of messages and progress; `auto` enables them on a terminal unless NO_COLOR is set
     #[arg(long = "color", global = true, value_enum, default_value = "auto", value_name = "WHEN")]
     _color: ColorChoice,
 }
@@ -70,14 +70,14 @@ or are damaged (verify).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Log {
-    /// Bars on a terminal, plain lines otherwise
+    /// Bars on a terminal, otherwise plain lines
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
-/// Makes the enum of the commands and the function that carries one out: a command is a line here, with its help, its flags
-/// and its function.
+/// Defines the enum of the commands and the function that runs one. Each command is one line with its help,
+/// its flags and its function.
 macro_rules! commands {
     ($($(#[$help:meta])* $name:ident => $file:ident::{$args:ident, $run:ident}),* $(,)?) => {
         #[derive(Subcommand)]
@@ -142,7 +142,7 @@ commands! {
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {
-    // These apply to what clap prints too, so they are read before anything else, wherever they stand.
+    // These flags also affect what clap prints, so they are read before parsing, at any position.
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     terminal::set_colour(match value_of(&args, "--color").and_then(|value| ColorChoice::from_str(value, false).ok()) {
         Some(ColorChoice::Always) => Some(true),
@@ -153,14 +153,14 @@ pub fn main() -> u8 {
         Some(Log::Json) => terminal::Form::Json,
         Some(Log::Text) | None => terminal::Form::Text,
     });
-    // What clap prints goes with its own exit codes: 0 for help, 2 for a wrong flag.
+    // Clap has exit codes of its own: 0 for help, 2 for an invalid flag.
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return terminal::usage(e),
     };
     terminal::set_quiet(cli.quiet);
     terminal::set_up_logging(cli.quiet, cli.verbose);
-    // Panics are caught where they happen and reported as defects; the default hook would report them twice.
+    // Panics are caught below and reported as defects; the default hook would report them twice.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     let run = std::panic::AssertUnwindSafe(|| command(&cli));
     let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
@@ -175,7 +175,8 @@ pub fn main() -> u8 {
     }
 }
 
-/// The last value that the command line gives an option, `--option value` or `--option=value`, before it is parsed.
+/// Returns the last value of an option, `--option value` or `--option=value`, from the unparsed command
+/// line.
 fn value_of<'a>(args: &'a [String], option: &str) -> Option<&'a str> {
     let options = args.split(|arg| arg == "--").next().unwrap_or_default();
     let value = |at: usize| match options[at].strip_prefix(option)? {
@@ -185,7 +186,8 @@ fn value_of<'a>(args: &'a [String], option: &str) -> Option<&'a str> {
     (0..options.len()).filter_map(value).next_back()
 }
 
-/// Starts the threads that compute, where a command may need them: where the system gives none, asking for them later panics.
+/// Starts the compute threads for commands that may need them. If the system refuses threads, rayon would
+/// panic when they are first needed, so the refusal is reported here.
 fn start_threads(command: &Command) -> Result<()> {
     if matches!(command, Command::Schema(_) | Command::Operators(_) | Command::Keys(_) | Command::Explain(_)) {
         return Ok(());

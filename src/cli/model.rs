@@ -1,4 +1,4 @@
-//! What the commands that run one model have in common.
+//! Flags shared by the commands that run one model.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::error::{Error, Result};
 use crate::pipeline::parse_bytes;
 
-/// Reads a size of the command line.
+/// Parses a size from the command line.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
     bytes.ok_or_else(|| "a size of at least 1 MiB is wanted, such as 512MiB or 2GiB".into())
@@ -16,22 +16,22 @@ pub fn size(text: &str) -> Result<u64, String> {
 
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// A GGUF file, a Hugging Face directory, or a LoRA adapter's
+    /// A GGUF file, a Hugging Face directory, or a LoRA adapter directory
     pub model: PathBuf,
     #[command(flatten)]
     pub loading: Loading,
 }
 
-/// How models are loaded.
+/// Flags for loading models.
 #[derive(clap::Args)]
 pub struct Loading {
     /// Type of the weights in memory
     #[arg(long, value_enum, default_value = "f32", help_heading = "Model")]
     dtype: Dtype,
-    /// Compute threads; one per core if absent. Results do not depend on it
+    /// Number of compute threads; one per core if absent. It does not change results
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Model")]
     threads: Option<u16>,
-    /// Where the model runs: cpu, cuda, metal, or auto
+    /// Device of the model: cpu, cuda, metal, or auto
     #[arg(long, default_value = "auto", help_heading = "Model")]
     pub device: String,
 }
@@ -44,7 +44,7 @@ enum Dtype {
 }
 
 impl Loading {
-    /// As a pipeline file writes it.
+    /// The dtype as written in a pipeline file.
     pub fn dtype_name(&self) -> &'static str {
         match self.dtype {
             Dtype::F32 => "f32",
@@ -65,7 +65,7 @@ impl ModelArgs {
             Dtype::F16 => DType::F16,
         }
     }
-    /// Runs `work` on as many threads as were asked for.
+    /// Runs `work` on the requested number of threads.
     pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         match self.threads() {
             None => work(),

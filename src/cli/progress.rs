@@ -1,5 +1,5 @@
-//! Progress for people (a block of lines on a terminal, a log otherwise) and for machines (JSON lines), on standard error.
-//! What is shown is made by [`ProgressState`]; here are the clock and the terminal.
+//! Progress on standard error: a block of lines on a terminal, otherwise a log or JSON lines.
+//! [`ProgressState`] produces the text; this module adds the clock and the terminal.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,21 +19,21 @@ use crate::runner::SampledTokens;
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Style {
-    /// Not at all.
+    /// No progress.
     Quiet,
     /// A bar for each step, figures and a status line.
     Bars,
-    /// A line when a step has done an iteration, now and then in between, and the status now and then.
+    /// A line when a step completes an iteration, occasional lines in between, and a periodic status.
     Lines {
-        /// A line for every microbatch.
+        /// Whether every microbatch gets a line.
         all: bool,
     },
-    /// A JSON object for every microbatch, and the status now and then.
+    /// A JSON object for every microbatch, and a periodic status.
     Json,
 }
 
 impl Style {
-    /// By the flags and by what standard error is.
+    /// Chooses the style from the flags and from the type of standard error.
     pub fn of(quiet: bool, json: bool, verbose: u8) -> Self {
         match (quiet, json) {
             (true, _) => Style::Quiet,
@@ -44,20 +44,20 @@ impl Style {
     }
 }
 
-/// Between two lines of one step, unless it has done an iteration.
+/// Minimum time between two lines of one step, except when it completes an iteration.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two lines with the status of the run.
+/// Time between two status lines of the run.
 const STATUS_INTERVAL: Duration = Duration::from_secs(20);
-/// Between two examples in a log.
+/// Time between two examples in a log.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
-/// Between two redraws of the screen.
+/// Time between two redraws of the screen.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
-/// Between two looks at the memory and at the tokens sampled.
+/// Time between two samples of the memory and of the token count.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Places that the time takes in front of a log's line.
+/// Width of the time at the start of a log line.
 const STAMP: usize = 10;
 
-/// Shows a run's progress, from events and by a clock of its own.
+/// Shows a run's progress, updated by events and by its own clock.
 pub struct Progress {
     view: Arc<View>,
     clock: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
@@ -73,7 +73,7 @@ struct View {
 struct Shown {
     state: ProgressState,
     block: Option<Block>,
-    /// When a line of a step was printed last.
+    /// Time of the last printed line of each step.
     lines: BTreeMap<String, Instant>,
     status: Instant,
     sample: Instant,
@@ -81,7 +81,7 @@ struct Shown {
 }
 
 impl Progress {
-    /// Shows the progress of a run in this style from now on.
+    /// Starts showing the progress of a run in this style.
     pub fn new(style: Style, outline: Outline, tokens: SampledTokens) -> Self {
         let start = Instant::now();
         let block = (style == Style::Bars).then(Block::new);
@@ -98,7 +98,8 @@ impl Progress {
         Self { view, clock: Mutex::new(clock) }
     }
 
-    /// A thread that looks at the run while nothing is committed. Without it (no thread may be started) events alone show.
+    /// Starts a thread that refreshes the display between events. If no thread can be started, only events
+    /// update it.
     fn clock(view: &Arc<View>) -> Option<(Sender<()>, JoinHandle<()>)> {
         let (stop, stopped) = bounded(0);
         let view = Arc::clone(view);
@@ -111,12 +112,12 @@ impl Progress {
         std::thread::Builder::new().name("progress".to_owned()).spawn(run).ok().map(|thread| (stop, thread))
     }
 
-    /// Stops the clock, and leaves the bars as they are.
+    /// Stops the clock and leaves the bars as they are.
     pub fn finish(&self) {
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((stop, thread)) = clock {
             drop(stop);
-            // A panic there has been told by the thread itself, and the run's result does not depend on it.
+            // The thread itself has reported its panic, and the run's result does not depend on it.
             let _ = thread.join();
         }
         if self.view.style == Style::Quiet {
@@ -140,7 +141,7 @@ impl View {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at what nobody tells.
+    /// Samples the values that no event carries.
     fn look(&self, shown: &mut Shown) {
         let due = shown.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
         let (tokens, memory) =
@@ -151,7 +152,7 @@ impl View {
         shown.state.observe(self.start.elapsed(), tokens, memory);
     }
 
-    /// What the clock does.
+    /// Runs at every tick of the clock.
     fn tick(&self) {
         let mut shown = self.lock();
         self.look(&mut shown);
@@ -181,12 +182,12 @@ impl View {
         block.show(&shown.state.screen(self.start.elapsed(), width, height));
     }
 
-    /// Places of a log's line after its time.
+    /// Width of a log line after its time.
     fn room(&self) -> usize {
         terminal::screen().0.saturating_sub(STAMP).max(20)
     }
 
-    /// Lines of a log: the first with the time, the others below it.
+    /// Prints lines to the log: the first with the time, the others below it.
     fn log(&self, lines: &[String]) {
         let when = self.start.elapsed().as_secs_f64();
         for (i, line) in lines.iter().enumerate() {
@@ -207,7 +208,7 @@ impl View {
         terminal::event(&object);
     }
 
-    /// Whether a line of a step is due.
+    /// Whether a step should print a line now.
     fn due(shown: &mut Shown, step: &str, now: bool) -> bool {
         let due = now || shown.lines.get(step).is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
         if due {

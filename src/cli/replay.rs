@@ -29,13 +29,14 @@ The new run's manifest says which run they came from. If it is stopped, the same
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,
-    /// A step to make anew, with all that follows from it; may be repeated. By default the steps that have changed
+    /// A step to run again, together with all steps that depend on it; may be repeated. By default the
+    /// changed steps
     #[arg(long, value_name = "STEP")]
     from: Vec<String>,
     /// Overrides a key of the run's pipeline file, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// A pipeline file in place of the run's own
+    /// A pipeline file to use instead of the run's own
     #[arg(long)]
     file: Option<PathBuf>,
     /// Name of the new run; RUN-replay if absent
@@ -44,7 +45,7 @@ pub struct Args {
     /// Folder of the new run
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
-    /// Prints what would be taken over and what made, and stops there
+    /// Only prints what would be reused and what would run
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

@@ -33,16 +33,16 @@ Examples:
 pub struct Args {
     /// The finished run: a directory, or a name in runs
     run: PathBuf,
-    /// The corrected scores, .parquet, .csv or .jsonl
+    /// The corrected scores: a .parquet, .csv or .jsonl file
     #[arg(long, value_name = "FILE")]
     scores: PathBuf,
-    /// The step that made the pairs; needed where there are several
+    /// The step that made the pairs; required if there are several
     #[arg(long)]
     step: Option<String>,
-    /// The folder to make; RUN/revised/STEP-HASH if absent, HASH being the file's
+    /// The folder to create; RUN/revised/STEP-HASH if absent, where HASH is the hash of the scores file
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Also write all pairs as they then are; without it they are made as the folder is read
+    /// Also writes all revised pairs; without it they are computed when the folder is read
     #[arg(long)]
     whole: bool,
 }

@@ -22,29 +22,29 @@ pub struct Args {
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Name of the run, as in runs/NAME; the pipeline's if absent
+    /// Name of the run, as in runs/NAME; the pipeline's name if absent
     #[arg(long)]
     name: Option<String>,
     /// Folder of the runs
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
-    /// Removes an earlier run of this name and starts anew
+    /// Removes an earlier run of this name and starts again
     #[arg(long)]
     fresh: bool,
-    /// Continues a run with the --set overrides that it was made with
+    /// Continues a run with the --set overrides that it was started with
     #[arg(long, conflicts_with = "fresh")]
     resume: bool,
     #[command(flatten)]
     pub machine: Machine,
 }
 
-/// What it runs on.
+/// Where a run is computed.
 #[derive(clap::Args)]
 pub struct Machine {
-    /// Number of timely workers; the data are the same whatever it is
+    /// Number of timely workers; it does not change the data
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// Where models run: cpu, cuda, metal, or auto
+    /// Device of the models: cpu, cuda, metal, or auto
     #[arg(long, default_value = "auto")]
     device: String,
 }
@@ -57,7 +57,7 @@ impl Machine {
 }
 
 impl Args {
-    /// How to open a run of this file under the overrides `set`.
+    /// Chooses how to open a run of this file with the overrides `set`.
     pub fn open<'a>(&self, set: &[String], named: &'a mut Vec<String>) -> Open<'a> {
         if self.fresh {
             return Open::Fresh;
@@ -96,7 +96,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     }
 }
 
-/// The directory of a run of that name.
+/// Returns the directory of a run with this name.
 pub fn directory(runs: &Path, name: &str) -> Result<PathBuf> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
         return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
@@ -130,7 +130,7 @@ impl Watch for Shown<'_> {
     }
 }
 
-/// Runs a plan in its directory, or continues there, and prints the closing summary.
+/// Runs a plan in its directory, or continues it, and prints the closing summary.
 pub fn execute(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
@@ -142,7 +142,7 @@ pub fn execute(
     carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
 }
 
-/// As [`execute`]; with `quiet` progress is shown and nothing is printed at the end.
+/// Like [`execute`], but with `quiet` it shows progress and prints nothing at the end.
 pub fn carry_out(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
@@ -172,7 +172,7 @@ pub fn carry_out(
     }
 }
 
-/// The first Ctrl-C stops the run where it is; the second ends the process.
+/// Installs the Ctrl-C handler: the first Ctrl-C stops the run cleanly, the second ends the process.
 pub fn stop_on_interrupt(stop: &CancelFlag) {
     let stop = stop.clone();
     let handler = move || {

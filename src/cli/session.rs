@@ -1,10 +1,10 @@
-//! What every command is given beside its own flags.
+//! The global options, which every command receives in addition to its own flags.
 
 use super::progress::Style;
 
-/// The flags that stand before or after any command.
+/// The global options of the command line.
 pub struct Session {
-    /// Nothing is printed but errors and what was asked for.
+    /// Prints only errors and the requested output.
     pub quiet: bool,
     /// How progress is shown.
     pub style: Style,

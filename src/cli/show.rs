@@ -18,26 +18,27 @@ use crate::store::Scan;
 pub struct Args {
     /// RUN/STEP, RUN/errors, RUN/metrics/STEP, the folder of a revision, a Parquet file, or a directory of them
     what: PathBuf,
-    /// Only this iteration
+    /// Shows only this iteration
     #[arg(long, value_name = "N")]
     iteration: Option<u32>,
-    /// Only rows for which this holds: COLUMN, one of = != < <= > >= and ~ (holds the text), VALUE; all of several must
+    /// Shows only rows for which this holds: COLUMN, one of = != < <= > >= and ~ (contains the text),
+    /// VALUE; with several, all must hold
     #[arg(long = "where", value_name = "COLUMN=VALUE")]
     conditions: Vec<Condition>,
-    /// These columns, in this order; by default all, and as a table all but lists of numbers
+    /// Shows these columns in this order; by default all, but a table omits lists of numbers
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     columns: Vec<String>,
-    /// At most this many rows, 0 for all; by default 20 as a table, else all
+    /// Maximum number of rows, 0 for all; by default 20 for a table, otherwise all
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// How rows are written
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// With --format csv: puts a ' before texts that a spreadsheet would take for formulas (they begin with = + - @, a tab
-    /// or CR)
+    /// With --format csv: prefixes texts that a spreadsheet would read as formulas (those that begin with =
+    /// + - @, a tab or CR) with '
     #[arg(long)]
     guard_formulas: bool,
-    /// Goes on as the run commits, until it is finished or Ctrl-C
+    /// Continues as the run commits, until it is finished or Ctrl-C
     #[arg(long)]
     follow: bool,
     /// Width of a table; by default the terminal's, or COLUMNS, or 120
@@ -54,7 +55,7 @@ const AFTER: &str = "Examples:
   reflux show quickstart/pairs --format arrow > pairs.arrows
   reflux show quickstart/revised/pairs-5d0c81f2a9b3 --format parquet > pairs.parquet";
 
-/// What `what` names: a revision, or anything that [`Scan::open`] knows.
+/// Opens what the argument names: a revision, or anything that [`Scan::open`] accepts.
 fn scan(what: &Path) -> Result<Scan> {
     let within = Path::new("runs").join(what);
     let Some(folder) = [what, &within].into_iter().find(|path| Revised::is_at(path)) else { return Scan::open(what) };
@@ -66,13 +67,13 @@ fn scan(what: &Path) -> Result<Scan> {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Aligned, for people
+    /// An aligned table for reading
     Table,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
-    /// Comma-separated; lists and structs as JSON
+    /// Comma-separated values; lists and structs as JSON
     Csv,
-    /// An Arrow IPC stream, as pyarrow.ipc.open_stream reads it
+    /// An Arrow IPC stream, for pyarrow.ipc.open_stream
     Arrow,
     /// A Parquet file
     Parquet,

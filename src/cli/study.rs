@@ -1,4 +1,4 @@
-//! `reflux run` of a file with `[study]`: the same pipeline over several seeds and in several variants.
+//! `reflux run` of a file with `[study]` runs the pipeline with several seeds and in several variants.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::pipeline::Plan;
 use crate::report;
 use crate::store::write_parquet;
 
-/// Runs every variant with every seed, each in a directory of its own, then prints means and intervals and writes every
-/// figure to `study.parquet`. `run_one` runs the file under further overrides in a directory; finished runs are not
-/// repeated.
+/// Runs every variant with every seed, each in its own directory, then prints means and intervals and
+/// writes all figures to `study.parquet`. `run_one` runs the file with additional overrides in a directory.
+/// Finished runs are not repeated.
 pub fn run(
     plan: &Plan<dyn Operator>,
     dir: &Path,

@@ -1,4 +1,4 @@
-//! `reflux summary`, and the closing lines of `reflux run`.
+//! `reflux summary` prints the closing lines of `reflux run` again.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::store::{Run, find_run};
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,
-    /// As one JSON object, as summary.json has it
+    /// Prints one JSON object, as in summary.json
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! Progress of a command that handles one row after another, and the errors of its rows, on standard error.
+//! Progress and row errors, on standard error, of a command that processes rows one by one.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::progress::Style;
 use super::terminal::{self, Bar, Label};
 
-/// Between two lines of progress.
+/// Minimum time between two lines of progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells how far a command is: a line that changes on a terminal, otherwise a new line now and then.
+/// Shows the progress of a command: a line that is redrawn on a terminal, otherwise occasional new lines.
 pub struct Ticker {
     style: Style,
     start: Instant,
@@ -19,7 +19,7 @@ pub struct Ticker {
 }
 
 impl Ticker {
-    /// `words` are shown until there is something to tell.
+    /// Creates a ticker that shows `words` until the first update.
     pub fn new(style: Style, words: String) -> Self {
         let bar = (style == Style::Bars).then(|| {
             let bar = Bar::new("{spinner} {msg}", None);
@@ -30,7 +30,7 @@ impl Ticker {
         Self { style, start: Instant::now(), told: Instant::now(), bar }
     }
 
-    /// Takes this for the start of what the words say.
+    /// Restarts the clock and shows `words`.
     pub fn restart(&mut self, words: &'static str) {
         if let Some(bar) = &self.bar {
             bar.message(words);
@@ -44,7 +44,7 @@ impl Ticker {
         self.start.elapsed().as_secs_f64()
     }
 
-    /// How far it is.
+    /// Updates the progress.
     pub fn tick(&mut self, words: impl FnOnce() -> String, event: impl FnOnce() -> Value) {
         match (&self.bar, self.style) {
             (Some(bar), _) => bar.message(&words()),
@@ -59,7 +59,7 @@ impl Ticker {
         }
     }
 
-    /// A row that has no result, and why.
+    /// Reports a row that has no result, with the reason.
     pub fn row_error(&self, message: &str) {
         match self.style {
             Style::Json => self.event("error", json!({ "message": message })),
@@ -67,7 +67,7 @@ impl Ticker {
         }
     }
 
-    /// The last words, unless it is to be quiet.
+    /// Ends the progress and prints the closing line, unless the style is quiet.
     pub fn finish(self, words: impl FnOnce() -> String, event: impl FnOnce() -> Value) {
         if let Some(bar) = &self.bar {
             bar.clear();

@@ -18,9 +18,9 @@ use crate::store::{Run, find_run};
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,
-    /// The id of a prompt, a response or a judgement (also RESPONSE/N), or its beginning
+    /// The id of a prompt, a response or a judgement (also RESPONSE/N), or a unique prefix of it
     id: String,
-    /// As one JSON object, with the rows whole
+    /// Prints one JSON object with complete rows
     #[arg(long)]
     json: bool,
     /// Width of a line; by default the terminal's, or COLUMNS, or 120
@@ -30,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: &Args, _: &Session) -> Result<()> {
     let run = Run::open(&find_run(&args.run))?;
-    // Without a plan the rows still say what they say.
+    // The trace also works without a plan, from the rows alone.
     let plan = pipeline::load_without_data(&run.dir().join("pipeline.toml"), &[], operators::ALL).ok();
     let trace = Trace::of(&run, plan.as_ref(), &args.id)?;
     if args.json {

@@ -29,10 +29,10 @@ Examples:
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,
-    /// Goes back to the last good point, so that `reflux run` can go on
+    /// Goes back to the last good state, so that `reflux run` can continue
     #[arg(long)]
     repair: bool,
-    /// As one JSON object
+    /// Prints one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +44,7 @@ fn weights(dir: &Path) -> Result<String> {
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let quiet = session.quiet;
     let dir = find_run(&args.run);
-    // Held until the end: nobody writes the run meanwhile.
+    // The repair is held until the end, so that no other process writes the run in the meantime.
     let repair = args.repair.then(|| Repair::begin(&dir)).transpose()?;
     let plan = pipeline::load_without_data(&dir.join("pipeline.toml"), &[], operators::ALL).ok();
     let verdict = Verdict::of(&dir, plan.as_ref(), &weights)?;
