@@ -1,4 +1,4 @@
-//! What a run closes with: its summary, and the lines that are printed of it.
+//! The end of a run: its summary and the closing lines that are printed.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use crate::pipeline::Plan;
 use crate::report::{RunCounters, Summary};
 use crate::store::Run;
 
-/// A run's summary, and what else its closing lines are made of.
+/// A run's summary, with the other inputs of its closing lines.
 pub struct Closing {
     /// Every figure.
     pub summary: Summary,
-    /// What each training was held to, in words.
+    /// The reference model of each training step, in words.
     pub references: Vec<String>,
 }
 
 impl Closing {
-    /// From what is committed; `engines` is what each engine did, `took` how long the run took, 0 where it is not known.
+    /// Summarizes what is committed. `engines` holds each engine's statistics; `took` is the run's
+    /// duration, or 0 if unknown.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -36,13 +37,14 @@ impl Closing {
         Ok(Self { summary, references: references.iter().map(ToString::to_string).collect() })
     }
 
-    /// The lines to print, in at most `width` columns where that is possible.
+    /// Returns the lines to print, at most `width` columns wide where possible.
     pub fn lines(&self, run: &Run, width: usize) -> Vec<String> {
         self.summary.closing(run, &self.references, width)
     }
 
-    /// The same for a run that another process made, or makes: as a finished run wrote it, or else from what is committed,
-    /// where figures of rows that were not kept, how long it took and what its engines did are not known.
+    /// Summarizes a run of another process, finished or in progress. Reads the summary that a finished run
+    /// wrote, or else computes one from what is committed; rows that were not kept, the duration and the
+    /// engines' statistics are then unknown.
     ///
     /// # Errors
     /// A committed file cannot be read.
@@ -53,7 +55,8 @@ impl Closing {
         }
     }
 
-    /// What a finished run wrote; none where it is not there, or with a warning not as a run writes it.
+    /// Reads the summary that a finished run wrote. Returns `None` if the file is absent, or, with a
+    /// warning, if it cannot be parsed.
     pub fn written(run: &Run) -> Option<Self> {
         let read = || {
             let Some(json) = run.summary()? else { return Ok(None) };
@@ -76,7 +79,7 @@ impl Closing {
     }
 }
 
-/// Counts what is committed as if it had just been restored.
+/// Counts what is committed as if the run had just restored it.
 fn committed(plan: &Plan<dyn Operator>, run: &Run) -> RunCounters {
     let tally = RunCounters::default();
     let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);

@@ -1,7 +1,7 @@
-//! Runs a plan in a run directory, to its closing summary.
+//! Runs a plan in a run directory, from opening it to writing the closing summary.
 //!
-//! [`run`] is the whole of it: it opens the directory, or continues what is there; loads the models; runs the dataflow;
-//! and writes `summary.json`. The command line adds flags and printing, and nothing else.
+//! [`run`] is the entry point: it opens the directory or continues the run in it, loads the models, runs
+//! the dataflow and writes `summary.json`. The command line only adds flags and printing.
 
 mod closing;
 
@@ -21,64 +21,66 @@ use crate::pipeline::{self, Plan};
 use crate::report::{Fruitless, RunCounters};
 use crate::store::{Run, RunStatus};
 
-/// How a run's directory is opened.
+/// How to open a run's directory.
 #[derive(Clone, Copy, Debug)]
 pub enum Open<'a> {
-    /// Begun, or continued if it is there. The options name the pipeline file on the command line of a replay, which an
-    /// error proposes where the run was made with another file or with other inputs.
+    /// Starts a run, or continues the one in the directory. The options name the pipeline file on the
+    /// command line of a replay; an error suggests that command if the run was made with another file or
+    /// with other inputs.
     Continue(&'a [String]),
-    /// Begun; an earlier run in its place is removed.
+    /// Starts a run and removes an earlier run in the same place.
     Fresh,
-    /// Continued; [`dataflow::Replay::begin`] has just begun it with what it takes over.
+    /// Continues a run that [`dataflow::Replay::begin`] has just started with the data that it takes over.
     Begun,
 }
 
-/// What a run needs beside its plan.
+/// Options of a run in addition to its plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// How the directory is opened.
+    /// How to open the directory.
     pub open: Open<'a>,
-    /// Number of timely workers, at least 1. The data do not depend on it.
+    /// Number of timely workers, at least 1. It does not affect the data.
     pub workers: usize,
-    /// Where models run: a name for [`crate::model::device`].
+    /// Where models run: a device name for [`crate::model::device`].
     pub device: &'a str,
 }
 
 impl Default for Options<'_> {
-    /// Continues what is there, with one worker, on the first accelerator of the build or the CPU.
+    /// Continues the run in the directory, with one worker, on the first accelerator that this build
+    /// supports or the CPU.
     fn default() -> Self {
         Self { open: Open::Continue(&[]), workers: 1, device: "auto" }
     }
 }
 
-/// Reads how many tokens all engines have sampled so far; none while that would take waiting.
+/// Returns the number of tokens that all engines have sampled so far, or `None` if reading it would block.
 pub type SampledTokens = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
-/// Follows a run from outside. Each method has a default that does nothing.
+/// Observes a run from outside. The default methods do nothing.
 pub trait Watch {
-    /// The run continues where an earlier process left it.
+    /// Called when the run continues an earlier process.
     fn resumed(&self, _run: &Path) {}
-    /// The dataflow is about to start. Returns the observer of its events.
+    /// Called before the dataflow starts. Returns the observer of its events.
     fn started(&self, _tokens: SampledTokens) -> Arc<dyn Observer> {
         Arc::new(dataflow::NullObserver)
     }
-    /// The dataflow has ended, well or not.
+    /// Called when the dataflow has ended, with or without an error.
     fn ended(&self) {}
 }
 
-/// Watches nothing.
+/// A [`Watch`] that does nothing.
 pub struct Unwatched;
 impl Watch for Unwatched {}
 
 /// How a run ended.
 pub enum Ended {
-    /// It ran to its end, in this directory and with these closing figures.
+    /// The run completed, in this directory and with these closing figures.
     Ran(Arc<Run>, Box<Closing>),
-    /// It had been finished before; nothing was computed.
+    /// The run had already finished; nothing was computed.
     AlreadyFinished,
 }
 
-/// Counts events and passes them on.
+/// Counts events and forwards them to another observer.
 struct Counting {
     counters: RunCounters,
     observer: Arc<dyn Observer>,
@@ -91,13 +93,14 @@ impl Observer for Counting {
     }
 }
 
-/// Runs a plan in the directory `dir`, or continues there, and writes the closing summary.
+/// Runs a plan in the directory `dir`, or continues the run in it, and writes the closing summary.
 ///
-/// The same plan, inputs and seed give the same bytes of data, models and metrics, however often the run was stopped.
+/// The same plan, inputs and seed produce the same bytes of data, models and metrics, however often the run
+/// was interrupted.
 ///
 /// # Errors
-/// The directory holds another run, or a damaged one; a model cannot be loaded; what a step reports; or `cancel` was set.
-/// What is committed by then stays, and the same call continues with it.
+/// The directory holds another run or a damaged one, a model cannot be loaded, a step fails, or `cancel`
+/// was set. Everything committed before the error stays, and the same call continues from there.
 pub fn run(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
@@ -140,7 +143,7 @@ pub fn run(
     Ok(Ended::Ran(run, Box::new(closing)))
 }
 
-/// Completes what the process that finished the run may have left undone when it died.
+/// Completes the work that the process which finished the run may have left undone when it died.
 fn finished(plan: &Arc<Plan<dyn Operator>>, run: &Arc<Run>) -> Result<()> {
     dataflow::check_finished(plan, run)?;
     dataflow::drop_unkept(plan, run)?;
@@ -150,7 +153,7 @@ fn finished(plan: &Arc<Plan<dyn Operator>>, run: &Arc<Run>) -> Result<()> {
     Ok(())
 }
 
-/// The engine's settings by the file's `[engine]` section.
+/// Builds the engine's settings from the file's `[engine]` section.
 fn engine_config(plan: &Plan<dyn Operator>) -> Result<EngineConfig> {
     let mut config = EngineConfig::default().with_threads((plan.engine.threads > 0).then_some(plan.engine.threads))?;
     config.max_rows = plan.engine.max_batch;
@@ -159,12 +162,12 @@ fn engine_config(plan: &Plan<dyn Operator>) -> Result<EngineConfig> {
     Ok(config)
 }
 
-/// The plan that a run has in its directory; its data and models need not be here any more.
+/// Parses the plan stored in a run's directory. Its data and models need not exist any more.
 pub fn plan_of_text(resolved: &str) -> Option<Plan<dyn Operator>> {
     pipeline::parse_str_without_data("pipeline.toml", resolved, operators::ALL).ok()
 }
 
-/// Adds to a refusal to continue a run the overrides that it was made with, where only those are missing.
+/// Adds the run's overrides to a refusal to continue it, if the overrides are the only difference.
 fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
     let before = Run::open(dir).and_then(|run| run.pipeline_text()).unwrap_or_default();
     let changed = e.kind() == ErrorKind::User && !before.is_empty() && before != plan.resolved;
@@ -180,10 +183,10 @@ fn with_settings(e: Error, plan: &Plan<dyn Operator>, dir: &Path) -> Error {
     e.help(help)
 }
 
-/// The overrides that turn a file into the one that a run was made with.
+/// Returns the overrides that turn a file's plan into the plan of an existing run.
 ///
 /// # Errors
-/// There is no such run, or overrides alone do not turn one into the other.
+/// The run does not exist, or overrides alone cannot turn one plan into the other.
 pub fn settings_of(dir: &Path, plan: &Plan<dyn Operator>) -> Result<Vec<String>> {
     let before = Run::open(dir)?.pipeline_text()?;
     pipeline::replay::settings(&plan.resolved, &before).ok_or_else(|| {
@@ -195,10 +198,10 @@ pub fn settings_of(dir: &Path, plan: &Plan<dyn Operator>) -> Result<Vec<String>>
     })
 }
 
-/// Warns of the steps that made no row.
+/// Warns about steps that produced no rows.
 ///
 /// # Errors
-/// No step of the run made any.
+/// No step of the run produced any rows.
 pub fn check_rows_came(plan: &Plan<dyn Operator>, dir: &Path) -> Result<()> {
     let fruitless = Fruitless::of(plan, &Run::open(dir)?)?;
     if fruitless.all() {
