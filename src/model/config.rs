@@ -1,8 +1,8 @@
-//! What a Llama-family model's `config.json` says.
+//! Configuration of a Llama-family model, as stored in `config.json`.
 
 use serde::{Deserialize, Serialize};
 
-/// `config.json` of a Llama-family model; field names are Hugging Face's.
+/// Contents of a Llama-family model's `config.json`. Field names are those of Hugging Face.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Number of token ids, V.
@@ -21,19 +21,19 @@ pub struct Config {
     /// Width of a head; D / H if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
-    /// Added under the root of RMSNorm.
+    /// Added to the mean square under the root of RMSNorm.
     #[serde(default = "default_eps")]
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
-    /// Llama 3's stretching of the rotary frequencies, or linear scaling.
+    /// Scaling of the rotary frequencies: Llama 3's or linear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
     /// Longest sequence, in tokens.
     #[serde(default = "default_positions")]
     pub max_position_embeddings: usize,
-    /// Whether the output matrix is the embedding.
+    /// Whether the output matrix is the embedding matrix.
     #[serde(default)]
     pub tie_word_embeddings: bool,
     /// Token that starts a text, if any.
@@ -44,19 +44,19 @@ pub struct Config {
     pub eos_token_id: Option<OneOrMany>,
 }
 
-/// How rotary frequencies are stretched beyond the trained length.
+/// Scaling of the rotary frequencies for contexts beyond the trained length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeScaling {
     /// `llama3`, `linear` or `default`; older files call the key `type`.
     #[serde(alias = "type")]
     pub rope_type: String,
-    /// Stretch.
+    /// Scaling factor.
     #[serde(default = "one")]
     pub factor: f64,
-    /// llama3: wavelengths above `original / low_freq_factor` are stretched fully.
+    /// llama3: wavelengths above `original / low_freq_factor` are scaled by the whole factor.
     #[serde(default = "one")]
     pub low_freq_factor: f64,
-    /// llama3: wavelengths below `original / high_freq_factor` are left alone.
+    /// llama3: wavelengths below `original / high_freq_factor` are not scaled.
     #[serde(default = "four")]
     pub high_freq_factor: f64,
     /// Length the model was first trained at, in tokens.
@@ -64,7 +64,7 @@ pub struct RopeScaling {
     pub original_max_position_embeddings: usize,
 }
 
-/// One id or several. Negative ids, by which some files say that there is none, are left out.
+/// One token id or several. Some files write a negative id for an absent token; these are dropped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, try_from = "serde_json::Value")]
 pub enum OneOrMany {
@@ -98,7 +98,7 @@ impl TryFrom<serde_json::Value> for OneOrMany {
 }
 
 impl OneOrMany {
-    /// The ids.
+    /// Returns the ids as a slice.
     pub fn ids(&self) -> &[u32] {
         match self {
             OneOrMany::One(id) => std::slice::from_ref(id),

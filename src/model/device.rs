@@ -1,13 +1,14 @@
-//! Devices by the names that people give them.
+//! Selects a device by name.
 
 use candle_core::Device;
 
 use crate::error::{Context, Error, Result};
 
-/// The device called `cpu`, `cuda`, `cuda:1`, `metal`, or `auto`: the first accelerator this build can use, else the CPU.
+/// Returns the device named `cpu`, `cuda`, `cuda:1` or `metal`. `auto` selects the first accelerator that
+/// this build supports, else the CPU.
 ///
 /// # Errors
-/// The name is unknown, or the device is not there or not in this build.
+/// The name is unknown, or the device is absent or not supported by this build.
 pub fn device(name: &str) -> Result<Device> {
     let (kind, ordinal) = name.split_once(':').unwrap_or((name, "0"));
     let unknown = || {

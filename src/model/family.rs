@@ -1,6 +1,6 @@
-//! Which families of models there are beside Llama.
+//! Families of models other than Llama.
 
-/// A family of models that is run but not trained.
+/// A family of models that supports generation but not training.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115).
@@ -12,7 +12,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family that config.json calls so in `model_type`.
+    /// Returns the family that config.json names in `model_type`.
     pub fn named(model_type: &str) -> Option<Self> {
         match model_type {
             "qwen2" => Some(Self::Qwen2),
@@ -22,7 +22,7 @@ impl Family {
         }
     }
 
-    /// As in `model_type`.
+    /// The family's name in `model_type`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qwen2 => "qwen2",

@@ -14,32 +14,35 @@ use super::nn::{finite, init};
 use super::text::tokenizer::Tokenizer;
 use crate::error::{Context, Result};
 
-/// Weights, tokenizer and chat template of one model, and the name and hash by which rows of datasets refer to it.
+/// Weights, tokenizer and chat template of one model, with the name and hash that dataset rows store to
+/// identify it.
 pub struct Model {
-    /// What people call it: the file or folder it came from.
+    /// Display name: the file or folder that the model was loaded from.
     pub name: String,
     /// The network.
     pub llama: Llama,
-    /// Text to token ids and back.
+    /// Converts text to token ids and back.
     pub tokenizer: Tokenizer,
-    /// blake3 hex over names, shapes, dtypes and bytes of the weights as loaded, see [`hash`].
+    /// blake3 hash in hex over names, shapes, dtypes and bytes of the weights as loaded; see [`hash`].
     pub hash: String,
 }
 
 impl Model {
-    /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file, or a LoRA adapter in PEFT's
-    /// layout, merged into the base model that it names. The weights are converted to `dtype` and put on `device`; they
-    /// are variables with gradients if `trainable`.
+    /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file, or a LoRA
+    /// adapter in PEFT's layout. An adapter is merged into the base model that it names. The weights are
+    /// converted to `dtype` and placed on `device`. If `trainable`, they are variables with gradients.
     ///
     /// # Errors
-    /// The path, one of its files, or the agreement between them is wrong; the message names the file.
+    /// The path or one of its files is invalid, or the files contradict each other. The message names the
+    /// file.
     pub fn load(path: &Path, device: &Device, dtype: DType, trainable: bool) -> Result<Self> {
         let loaded = load::load(path, device, dtype)?;
         Self::from_weights(&hf::name_of(path), &loaded.config, loaded.weights, loaded.tokenizer, trainable)
     }
 
-    /// A model with random weights: N(0, `std`) drawn by a counter-based generator keyed by (`seed`, weight name), norms 1.
-    /// They are drawn in f32 and kept in `dtype`. `config_dir` holds config.json and the tokenizer's files.
+    /// Creates a model with random weights: N(0, `std`) from a counter-based generator keyed by (`seed`,
+    /// weight name); norms are 1. The weights are drawn in f32 and stored in `dtype`. `config_dir` holds
+    /// config.json and the tokenizer's files.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -57,11 +60,11 @@ impl Model {
         Self::from_weights(&hf::name_of(config_dir), &config, weights, tokenizer, trainable)
     }
 
-    /// A model from its parts; the hash is computed here.
+    /// Creates a model from its parts and computes its hash.
     ///
     /// # Errors
-    /// A weight is missing, has another shape or holds a number that is not finite, or the tokenizer has more tokens than
-    /// the embedding has rows.
+    /// A weight is missing, has the wrong shape or holds a number that is not finite, or the tokenizer has
+    /// more tokens than the embedding has rows.
     pub fn from_weights(
         name: &str,
         config: &Config,
@@ -76,9 +79,10 @@ impl Model {
         Ok(Self { name: name.to_string(), llama: llama.user(|| format!("model {name}"))?, tokenizer, hash })
     }
 
-    /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load: config.json,
-    /// model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. An adapter is merged into the
-    /// weights, and all are f32 then. Returns the weights' hash now (which differs from `self.hash` once the weights were trained).
+    /// Writes a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer load:
+    /// config.json, model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. An
+    /// adapter is merged into the weights; all weights are then written as f32. Returns the hash of the
+    /// written weights, which differs from `self.hash` after training.
     ///
     /// # Errors
     /// A weight holds a number that is not finite, or the directory cannot be written.
@@ -86,7 +90,8 @@ impl Model {
         save::save(&self.llama, &self.tokenizer, dir)
     }
 
-    /// A deep copy whose weights are variables with gradients; an adapter is merged into them.
+    /// Returns a deep copy whose weights are variables with gradients. An adapter is merged into the
+    /// weights.
     ///
     /// # Errors
     /// Out of memory, as candle reports it.
@@ -94,8 +99,9 @@ impl Model {
         self.copy(true)
     }
 
-    /// A deep copy whose weights are plain tensors, cut off from this model's variables: training this one further
-    /// leaves the copy as it is. An adapter is merged into them, see [`Llama::merged`].
+    /// Returns a deep copy whose weights are plain tensors, detached from this model's variables: further
+    /// training of this model does not change the copy. An adapter is merged into the weights; see
+    /// [`Llama::merged`].
     ///
     /// # Errors
     /// As [`Model::trainable`].
@@ -103,17 +109,19 @@ impl Model {
         self.copy(false)
     }
 
-    /// The model with a new adapter as its only variables: A drawn by the generator keyed by (`seed`, weight name), B
-    /// zero, so that it computes what it did. Weights are shared with what this model was made from.
+    /// Adds a new adapter whose weights are the only variables. A is drawn by the generator keyed by
+    /// (`seed`, weight name) and B is zero, so the model's output does not change. The weights are shared
+    /// with the original model.
     ///
     /// # Errors
-    /// The model was laid out for inference.
+    /// The model is already packed for inference.
     pub fn with_lora(self, lora: &LoraConfig, seed: u64) -> Result<Self> {
         let adapter = lora.init(self.llama.config(), seed, self.llama.device())?;
         Ok(Self { llama: self.llama.with_lora(lora, &adapter)?, ..self })
     }
 
-    /// The model with the adapter in a directory of PEFT's layout as its only variables; see [`peft::load`](super::formats::peft::load).
+    /// Adds the adapter stored in a directory of PEFT's layout. Its weights are the only variables; see
+    /// [`peft::load`](super::formats::peft::load).
     ///
     /// # Errors
     /// As [`peft::load`](super::formats::peft::load).
@@ -122,11 +130,11 @@ impl Model {
         Ok(Self { llama: self.llama.with_lora(&lora, &weights).user(|| dir.display().to_string())?, ..self })
     }
 
-    /// Writes the adapter in PEFT's layout: adapter_config.json, which names `base` as the model it was trained on, and
+    /// Writes the adapter in PEFT's layout: adapter_config.json, which names `base` as the base model, and
     /// adapter_model.safetensors.
     ///
     /// # Errors
-    /// The model has no adapter, its weights are not all finite, or the directory cannot be written.
+    /// The model has no adapter, some weights are not finite, or the directory cannot be written.
     pub fn save_lora(&self, base: Option<&str>, dir: &Path) -> Result<()> {
         peft::save(&self.llama, base, dir)
     }
@@ -137,7 +145,7 @@ impl Model {
         Self::from_weights(&self.name, self.llama.config(), weights, self.tokenizer.clone(), trainable)
     }
 
-    /// The hash of the weights as they are now, an adapter merged into them.
+    /// Computes the hash of the current weights. An adapter is merged into them first.
     ///
     /// # Errors
     /// The weights cannot be read back from their device.

@@ -1,6 +1,6 @@
-//! Llama-family models: one definition that is differentiable and serves inference too, their weights, tokenizer
-//! and chat template; and other families, which are run but not trained ([`families`]). This folder knows candle and
-//! nothing of dataflow, engine or training.
+//! Llama-family models: weights, tokenizer, chat template, and one network definition for training and
+//! inference. Other families ([`families`]) support generation only. This folder uses candle and does not
+//! depend on dataflow, engine or training.
 
 pub mod backprop;
 pub mod config;

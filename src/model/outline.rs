@@ -1,4 +1,4 @@
-//! What a model's files say of it without its weights, for checks before anything runs.
+//! A model's description without its weights, for checks before a run starts.
 
 use std::path::Path;
 
@@ -10,18 +10,19 @@ use super::formats::{hf, load};
 use super::text::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// A model as its small files and the headers of the others describe it.
+/// Description of a model, read from its small files and from the headers of its weight files.
 pub struct Outline {
-    /// Text to token ids and back.
+    /// Converts text to token ids and back.
     pub tokenizer: Tokenizer,
     /// The longest conversation, in tokens.
     pub positions: usize,
-    /// Its family, where that is one that is run but not trained.
+    /// The model's family, if that family supports generation only.
     pub family: Option<Family>,
 }
 
 impl Outline {
-    /// Of a model's files: whatever loading it into `dtype` would refuse but for the values of its weights.
+    /// Reads a model's files and performs every check of loading it into `dtype`, except those of the
+    /// weights' values.
     ///
     /// # Errors
     /// As [`super::Model::load`] and [`InferenceModel::load`].
@@ -36,7 +37,7 @@ impl Outline {
         Ok(Self { tokenizer: source.tokenizer, positions, family: None })
     }
 
-    /// Of a model whose weights are drawn at random for the configuration in a directory.
+    /// Reads the configuration in a directory, for a model whose weights are drawn at random.
     ///
     /// # Errors
     /// As [`super::Model::init`].

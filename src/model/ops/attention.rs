@@ -8,13 +8,14 @@ use super::float::widened;
 use super::segment::Segment;
 use super::{attention_cpu, cpu};
 
-/// Which rows see which, layer by layer.
+/// Computes attention layer by layer and decides which rows see which.
 pub trait Attention {
-    /// `q` is `[N, heads, head_dim]`, `k` and `v` are `[N, kv_heads, head_dim]`, rotated already and contiguous;
-    /// returns `[N, heads, head_dim]`. The scale is `1 / sqrt(head_dim)`.
+    /// Computes one layer's attention. `q` is `[N, heads, head_dim]`; `k` and `v` are `[N, kv_heads,
+    /// head_dim]`. All are contiguous and already rotated. Returns `[N, heads, head_dim]`. The scale is `1
+    /// / sqrt(head_dim)`.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
 }
 
@@ -24,13 +25,14 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// The segments must cover the rows in order, without gaps; [`Attention::attend`] reports it if they do not.
+    /// The segments must cover the rows in order and without gaps; [`Attention::attend`] returns an error
+    /// if they do not.
     pub fn new(segments: Vec<Segment>) -> Self {
         Self { segments: segments.into() }
     }
 }
 
-/// An error unless the segments cover the rows in order, without gaps.
+/// Returns an error unless the segments cover the rows in order and without gaps.
 pub(in crate::model) fn check(segments: &[Segment], rows: usize) -> Result<()> {
     let mut next = 0;
     for s in segments {
@@ -60,11 +62,11 @@ impl Attention for Packed {
     }
 }
 
-/// The same by candle's operations: the definition, and the way for other devices and types. Half precision is widened:
-/// the result is f32.
+/// Computes the same with candle's operations: the definition, used for other devices and types. Half
+/// precision is widened: the result is f32.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Returns any error of candle.
 pub fn composed(segments: &[Segment], q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (q, k, v) = (&widened(q)?, &widened(k)?, &widened(v)?);
     let (_, heads, width) = q.dims3()?;
@@ -97,7 +99,7 @@ pub fn composed(segments: &[Segment], q: &Tensor, k: &Tensor, v: &Tensor) -> Res
 
 struct Fused {
     segments: Arc<[Segment]>,
-    /// Of each row and head, the logarithm of the sum that its weights are divided by; the backward needs it again.
+    /// Logarithm of the softmax's sum for each row and head; the backward pass reuses it.
     log_sums: OnceLock<Vec<f32>>,
 }
 
@@ -125,7 +127,7 @@ impl CustomOp3 for Fused {
             (cpu::slice(q, ql, self.name())?, cpu::slice(k, kl, self.name())?, cpu::slice(v, vl, self.name())?);
         let (mut out, mut log_sums) = (vec![0f32; q.len()], vec![0f32; n * heads]);
         attention_cpu::forward(&self.segments, shape, q, k, v, &mut out, &mut log_sums);
-        // A second forward of the same operation would find the same numbers.
+        // A second forward of the same operation would compute the same numbers.
         let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }

@@ -1,8 +1,8 @@
-//! The inner part of [`super::Packed`] on the CPU: attention in tiles with a running softmax (FlashAttention, arXiv
-//! 2205.14135), and its backward, which computes the weights again instead of keeping them.
+//! The inner part of [`super::Packed`] on the CPU: attention in tiles with a running softmax
+//! (FlashAttention, arXiv 2205.14135). Its backward pass recomputes the weights instead of storing them.
 //!
-//! A row sees its keys in order (prefix, then own rows), in blocks of [`KEYS`] counted from the first; what it computes depends
-//! on nothing else, so its bits do not change with the rows beside it.
+//! A row reads its keys in order (prefix, then own rows), in blocks of [`KEYS`] counted from the first. Its
+//! result depends on nothing else, so its bits do not depend on the other rows of the batch.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::cpu::{self, Matrix, gemm};
 use super::segment::Segment;
 
-/// Query rows of a tile.
+/// Query rows per tile.
 const ROWS: usize = 16;
-/// Keys of a tile.
+/// Keys per tile.
 const KEYS: usize = 64;
 
-/// Heads and their width.
+/// Number of heads and their width.
 #[derive(Clone, Copy)]
 pub(in crate::model) struct Shape {
     pub heads: usize,
@@ -31,13 +31,13 @@ impl Shape {
     fn kv_head(self, head: usize) -> usize {
         head / (self.heads / self.kv_heads)
     }
-    /// The number at (row, head, 0) of `[N, heads, width]`.
+    /// Index of the number at (row, head, 0) of `[N, heads, width]`.
     fn at(self, row: usize, head: usize) -> usize {
         (row * self.heads + head) * self.width
     }
 }
 
-/// What the forward had and gave.
+/// Inputs and results of the forward pass.
 pub(in crate::model) struct Forward<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
@@ -51,7 +51,7 @@ fn keys(s: &Segment) -> impl Iterator<Item = usize> {
     s.prefix.clone().chain(s.rows.clone())
 }
 
-/// The keys (or values) of one head: `[T, width]`, rows one after the other.
+/// Copies the keys (or values) of one head into consecutive rows: `[T, width]`.
 fn gather(s: &Segment, shape: Shape, from: &[f32], kv_head: usize) -> Vec<f32> {
     let d = shape.width;
     let mut out = Vec::with_capacity((s.prefix.len() + s.rows.len()) * d);
@@ -59,10 +59,11 @@ fn gather(s: &Segment, shape: Shape, from: &[f32], kv_head: usize) -> Vec<f32> {
     out
 }
 
-/// Keys that are handled at once: a few more than are seen cost less than a few one by one.
+/// Keys that are computed together. Computing a few keys in excess costs less than computing a few one by
+/// one.
 const GROUP: usize = 8;
 
-/// `[T, width]` to `[width, T]`, with zeros up to a multiple of [`GROUP`] columns.
+/// Transposes `[T, width]` to `[width, T]`, padded with zeros to a multiple of [`GROUP`] columns.
 fn transpose(rows: &[f32], width: usize) -> Vec<f32> {
     let t = (rows.len() / width).next_multiple_of(GROUP);
     let mut out = vec![0f32; t * width];
@@ -72,7 +73,8 @@ fn transpose(rows: &[f32], width: usize) -> Vec<f32> {
     out
 }
 
-/// A tile of query rows: which segment, which rows of the batch, and the first one's place in its segment.
+/// A tile of query rows: its segment, its rows of the batch, and the position of its first row in the
+/// segment.
 struct Tile {
     segment: usize,
     rows: Range<usize>,
@@ -91,7 +93,8 @@ fn tiles(segments: &[Segment]) -> Vec<Tile> {
     segments.iter().enumerate().flat_map(of).collect()
 }
 
-/// Writes `[N, heads, width]` and, for the backward, `[N, heads]` logarithms of the softmax's sums.
+/// Writes the result, `[N, heads, width]`, and, for the backward pass, the logarithms of the softmax's
+/// sums, `[N, heads]`.
 pub(in crate::model) fn forward(
     segments: &[Segment],
     shape: Shape,
@@ -109,7 +112,7 @@ pub(in crate::model) fn forward(
             (transpose(&gather(s, shape, k, head), shape.width), gather(s, shape, v, head))
         })
         .collect();
-    // Tiles cover the rows in order, so each can be given its part of the results.
+    // Tiles cover the rows in order, so each tile can own a slice of the results.
     let mut jobs = Vec::new();
     let (mut out_rest, mut sums_rest) = (out, log_sums);
     for tile in tiles(segments) {
@@ -154,7 +157,7 @@ fn forward_tile(
     let (row, t_row) = (shape.heads * d, t.next_multiple_of(GROUP));
     let (mut most, mut total) = ([f32::NEG_INFINITY; ROWS], [0f32; ROWS]);
     work.sums.fill(0.);
-    // Keys that a row of the tile sees.
+    // Number of keys that this row of the tile sees.
     let visible = tile.first + n;
     for start in (0..visible).step_by(KEYS) {
         let count = KEYS.min((visible - start).next_multiple_of(GROUP));
@@ -191,7 +194,7 @@ fn forward_tile(
     }
 }
 
-/// The gradients of q, k and v.
+/// Computes the gradients of q, k and v.
 pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward, dy: &[f32]) -> [Vec<f32>; 3] {
     let parts: Vec<Gradient> = (0..segments.len() * shape.heads)
         .into_par_iter()
@@ -199,7 +202,8 @@ pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward,
         .collect();
     let (mut dq, mut dk, mut dv) = (vec![0f32; f.q.len()], vec![0f32; f.k.len()], vec![0f32; f.v.len()]);
     let d = shape.width;
-    // Several segments may see a key, and several heads share it: their parts are added in this order.
+    // Several segments may see a key, and several heads share it. A fixed order of addition keeps the bits
+    // stable.
     for (i, part) in parts.iter().enumerate() {
         let (s, head) = (&segments[i / shape.heads], i % shape.heads);
         for (from, row) in part.q.chunks_exact(d).zip(s.rows.clone()) {
@@ -215,15 +219,15 @@ pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward,
     [dq, dk, dv]
 }
 
-/// The gradients that one head of one segment gives: `[own, width]` and twice `[T, width]`.
+/// Gradients from one head of one segment: `[own, width]` for q, `[T, width]` each for k and v.
 struct Gradient {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
 }
 
-/// With weights P = exp(scale q k^T - log sum) and D = sum over a row of dy y: dv = P^T dy, dS = P (dy v^T - D) scale,
-/// dq = dS k, dk = dS^T q.
+/// Computes the gradients of one head. With weights P = exp(scale q k^T - log sum) and D = sum over a row
+/// of dy y: dv = P^T dy, dS = P (dy v^T - D) scale, dq = dS k, dk = dS^T q.
 fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]) -> Gradient {
     let d = shape.width;
     let row = shape.heads * d;
@@ -242,7 +246,7 @@ fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]
             *mean = cpu::dot(&outer[i * row..][..d], &f.y[at + i * row..][..d]);
         }
         let dq = &mut g.q[(tile.rows.start - s.rows.start) * d..][..n * d];
-        // Keys that a row of the tile sees.
+        // Number of keys that this row of the tile sees.
         let visible = tile.first + n;
         for start in (0..visible).step_by(KEYS) {
             let (count, padded) = (KEYS.min(visible - start), KEYS.min((visible - start).next_multiple_of(GROUP)));

@@ -1,8 +1,9 @@
-//! What the fused CPU operations share: access to the numbers of a tensor, rows in parallel, and inner loops that the
-//! compiler vectorises.
+//! Shared parts of the fused CPU operations: access to a tensor's numbers, parallel iteration over rows,
+//! and inner loops that the compiler vectorizes.
 //!
-//! Every result depends on its own row alone: sums run in a fixed order over a fixed number of lanes, and what is divided
-//! among threads is rows, never a sum. So a row has the same bits whatever is computed beside it and on however many threads.
+//! Each row's result depends on that row alone. Sums run in a fixed order over a fixed number of lanes, and
+//! threads divide rows, never a sum. A row therefore has the same bits for any batch and any number of
+//! threads.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -13,19 +14,21 @@ use rayon::prelude::*;
 /// Accumulators of a sum: two AVX-512 registers, four AVX registers.
 const LANES: usize = 32;
 
-/// `a * b + c`. Fused where the machine has the instruction; where it does not, a library call would cost a hundredfold.
+/// Computes `a * b + c`, fused where the machine has the instruction. Elsewhere fusing would be a library
+/// call, a hundred times slower.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 
 thread_local! {
-    /// Whether this thread leaves the fused operations alone.
+    /// Whether this thread avoids the fused operations.
     static COMPOSED_ONLY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `f` with every operation composed of candle's own, as on a device that has no fused code. Tests use it to run
-/// on the CPU what other devices run. It holds for the calling thread only, on which models are built and computed.
+/// Calls `f` with every operation composed of candle's own, as on a device without fused code. Tests use it
+/// to run the code of other devices on the CPU. It affects only the calling thread, on which models are
+/// built and computed.
 pub fn with_composed<T>(f: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -37,17 +40,17 @@ pub fn with_composed<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Whether [`with_composed`] is in force on this thread.
+/// Whether [`with_composed`] is active on this thread.
 pub(in crate::model) fn composed_only() -> bool {
     COMPOSED_ONLY.get()
 }
 
-/// Whether the fused operations apply: f32 on the CPU.
+/// Whether the fused operations apply to a tensor: they require f32 on the CPU.
 pub(in crate::model) fn applies(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && !composed_only()
 }
 
-/// The numbers of a contiguous f32 storage, as the forward of a custom operation gets it.
+/// Returns the numbers of a contiguous f32 storage, as passed to the forward of a custom operation.
 pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
         candle_core::bail!("{op} needs contiguous f32 numbers")
@@ -55,14 +58,14 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static s
     Ok(&all[start..end])
 }
 
-/// The numbers of a tensor, for as long as this lives.
+/// Borrows the numbers of a tensor.
 pub struct Floats<'a> {
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
 
 impl<'a> Floats<'a> {
-    /// The numbers as they lie in memory.
+    /// Borrows the numbers in memory order.
     ///
     /// # Errors
     /// The tensor is not contiguous, not f32, or not on the CPU.
@@ -83,15 +86,15 @@ impl std::ops::Deref for Floats<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(all)) => &all[self.range.clone()],
-            // `of` has looked.
+            // `of` has checked the type.
             _ => &[],
         }
     }
 }
 
-/// Calls `f(row, out)` for each row of `out`, in parallel where there is enough to do.
+/// Calls `f(row, out)` for each row of `out`, in parallel if the work is large enough.
 pub(in crate::model) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    // Some tens of microseconds of work, so that handing it to a thread pays.
+    // Tens of microseconds of work, enough to pay for passing it to a thread.
     let at_once = (1 << 15) / width.max(1) + 1;
     if out.len() <= at_once * width {
         out.chunks_exact_mut(width.max(1)).enumerate().for_each(|(i, row)| f(i, row));
@@ -102,7 +105,7 @@ pub(in crate::model) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &m
     }
 }
 
-/// `f` summed over the elements of two rows, in lanes.
+/// Sums `f` over the elements of two rows, in lanes.
 #[inline(always)]
 pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -139,7 +142,7 @@ pub(super) fn sum(a: &[f32]) -> f32 {
     sum2(a, a, |x, _, s| s + x)
 }
 
-/// The greatest element; minus infinity for none. NaN is passed over.
+/// The greatest element, or minus infinity for an empty row. NaN is ignored.
 #[inline(always)]
 pub(super) fn max(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -153,9 +156,8 @@ pub(super) fn max(a: &[f32]) -> f32 {
     lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
 }
 
-/// `e^x` to about one unit in the last place, without branches. Below -87 it is 0 (the true value is less than the smallest
-/// normal number), above 88.37 it is the
-/// value there, 2.4e38; NaN stays NaN.
+/// `e^x` to about one unit in the last place, without branches. Below -87 it returns 0 (the true value is
+/// less than the smallest normal number); above 88.37 it returns the value there, 2.4e38; NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.; // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
@@ -163,10 +165,10 @@ pub(super) fn exp(x: f32) -> f32 {
     let c = if c > 88.37 { 88.37 } else { c };
     let t = fma(c, std::f32::consts::LOG2_E, MAGIC);
     let n = t - MAGIC;
-    // ln 2 in two parts, so that the reduction is exact enough.
+    // ln 2 in two parts, which makes the reduction accurate enough.
     let r = fma(n, -0.693_359_4, c);
     let r = fma(n, 2.121_944_4e-4, r);
-    // e^r on [-ln2 / 2, ln2 / 2]; Cephes' coefficients.
+    // e^r on [-ln2 / 2, ln2 / 2], with the coefficients of Cephes.
     let mut p = 1.987_569_2e-4;
     for k in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
         p = fma(p, r, k);
@@ -182,7 +184,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1. / (1. + exp(-x))
 }
 
-/// A matrix by its numbers and strides.
+/// A matrix, given by its numbers and strides.
 #[derive(Clone, Copy)]
 pub(in crate::model) struct Matrix<'a> {
     pub numbers: &'a [f32],
@@ -191,7 +193,7 @@ pub(in crate::model) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Row by row, `width` numbers each.
+    /// A matrix stored row by row, `width` numbers each.
     pub fn rows(numbers: &'a [f32], width: usize) -> Self {
         Self { numbers, row: width, column: 1 }
     }
@@ -201,8 +203,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `c += a b` for small matrices: `a` is `[m, k]`, row by row or column by column, `b` is `[k, n]` with rows `b_row` apart, `c` is `[m, n]`
-/// with rows `c_row` apart. Each element of `c` is one chain of fused additions in order of `k`, whatever `m` and `n` are.
+/// Computes `c += a b` for small matrices: `a` is `[m, k]`, in row-major or column-major order; `b` is `[k,
+/// n]` with rows `b_row` apart; `c` is `[m, n]` with rows `c_row` apart. Each element of `c` is one chain
+/// of fused additions in order of `k`, whatever `m` and `n` are.
 pub(super) fn gemm((m, n, k): (usize, usize, usize), a: Matrix, b: &[f32], b_row: usize, c: &mut [f32], c_row: usize) {
     let mut i = 0;
     while i < m {
@@ -232,7 +235,7 @@ pub(super) fn gemm((m, n, k): (usize, usize, usize), a: Matrix, b: &[f32], b_row
     }
 }
 
-/// Columns whose accumulators, for four rows, fit the registers.
+/// Columns per tile: the accumulators of four rows fit the registers.
 const TILE: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
 
 #[inline(always)]
@@ -241,7 +244,7 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
     for (r, sums) in sums.iter_mut().enumerate() {
         sums.copy_from_slice(&c[r * c_row..][..C]);
     }
-    // Nothing in these loops can panic: the sums could not stay in registers else.
+    // These loops must not be able to panic, or the sums would not stay in registers.
     let lines = b.chunks(b_row).map_while(|line| line.first_chunk::<C>());
     if a.column == 1 {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[r * a.row..][..k]);
@@ -260,7 +263,7 @@ fn tile<const R: usize, const C: usize>(k: usize, a: Matrix, b: &[f32], b_row: u
     }
 }
 
-/// One step of a tile: a number of each row times a line.
+/// One step of a tile: multiplies one number of each row by a line and accumulates.
 #[inline(always)]
 fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], left: [f32; R], line: &[f32; C]) {
     for (sums, a) in sums.iter_mut().zip(left) {

@@ -1,19 +1,19 @@
-//! Dropout (JMLR 15:1929) whose draws depend on nothing but a row's key, the layer and the column: not on what is
-//! computed beside it, nor on how a step is cut into forwards.
+//! Dropout (JMLR 15:1929). Its draws depend only on a row's key, the layer and the column, not on the other
+//! rows of the batch or on how a step is divided into forwards.
 
 use candle_core::{Device, Result, Tensor};
 
 use super::cpu;
 
-/// How much is dropped.
+/// Settings of dropout.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dropout {
-    /// Probability that a number is dropped, in [0, 1); what stays is divided by its complement.
+    /// Probability that a number is dropped, in [0, 1). Kept numbers are divided by `1 - rate`.
     pub rate: f64,
 }
 
 impl Dropout {
-    /// The factors of one row: 0 or `1 / (1 - rate)`.
+    /// Writes the factors of one row: 0 or `1 / (1 - rate)`.
     fn factors(self, key: u64, site: u64, row: &mut [f32]) {
         let (threshold, keep) = ((self.rate * 65536.) as u64, (1. / (1. - self.rate)) as f32);
         let key = mix(key ^ mix(site));
@@ -26,7 +26,7 @@ impl Dropout {
         }
     }
 
-    /// Multiplies rows of `width` numbers, keyed by `keys`, in place. Another `site` draws anew.
+    /// Multiplies rows of `width` numbers, keyed by `keys`, in place. Each `site` has independent draws.
     pub(in crate::model) fn apply(self, keys: &[u64], site: u64, width: usize, numbers: &mut [f32]) {
         if self.rate == 0. {
             return;
@@ -44,7 +44,7 @@ impl Dropout {
     /// The factors of all rows as `[N, width]`.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn mask(self, keys: &[u64], site: u64, width: usize, device: &Device) -> Result<Tensor> {
         let mut numbers = vec![1f32; keys.len() * width];
         self.apply(keys, site, width, &mut numbers);
@@ -70,11 +70,11 @@ mod tests {
         let keys: Vec<u64> = (0..2000).collect();
         let all = dropout.mask(&keys, 3, 100, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let dropped = all.iter().filter(|x| **x == 0.).count() as f64 / all.len() as f64;
-        // 200,000 draws: a standard deviation of 0.0007.
+        // With 200,000 draws the standard deviation is 0.0007.
         assert!((dropped - 0.1).abs() < 0.003, "{dropped}");
         let mean = all.iter().map(|x| f64::from(*x)).sum::<f64>() / all.len() as f64;
         assert!((mean - 1.).abs() < 0.004, "{mean}");
-        // Neighbours in column, row and site are independent: both are dropped in one case of a hundred.
+        // Neighbors in column, row and site are independent: both are dropped in one case out of a hundred.
         let other = dropout.mask(&keys, 4, 100, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (what, pairs) in [("column", &all[1..]), ("row", &all[100..]), ("site", &other[..])] {
             let both = all.iter().zip(pairs).filter(|(a, b)| **a == 0. && **b == 0.).count() as f64;

@@ -1,17 +1,17 @@
-//! The rows of an embedding, whose gradient is summed in f32.
+//! Embedding lookup whose gradient is summed in f32.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
 
 use super::float::computed_in;
 
-/// The rows `ids` of `w`, `[V, D]`, as `[N, D]`; f32 where the weight is in half precision.
+/// Returns the rows `ids` of `w`, `[V, D]`, as `[N, D]`; in f32 if the weight is in half precision.
 ///
-/// candle's own gradient of `index_select` adds up in the weight's type, where a token that is there often would lose
-/// most of what it is given.
+/// candle's own gradient of `index_select` accumulates in the weight's type. In half precision a frequent
+/// token would lose most of its gradient.
 ///
 /// # Errors
-/// An id beyond the last row, or whatever candle reports.
+/// An id is beyond the last row, or candle fails.
 pub fn embedding(w: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let rows = w.dim(0)?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {

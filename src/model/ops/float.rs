@@ -1,7 +1,7 @@
-//! Weights in f32, bf16 or f16, read as f32.
+//! Reads weights in f32, bf16 or f16 as f32.
 //!
-//! Everything that is computed with a weight is computed in f32. A weight in half precision only takes half the memory:
-//! its numbers are widened, which is exact, where they are used.
+//! All arithmetic on weights is in f32. Half precision only halves the memory: the numbers are widened,
+//! which is exact, where they are used.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Numbers that one thread widens at a time.
+/// Numbers that one thread widens per task.
 const PART: usize = 1 << 16;
 
 /// Whether a type has fewer bits than f32.
@@ -19,20 +19,21 @@ pub(in crate::model) fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F16)
 }
 
-/// The type in which numbers of the given type are computed with: f32 for half precision, else the type itself.
+/// The type of arithmetic on numbers of the given type: f32 for half precision, else the type itself.
 pub(in crate::model) fn computed_in(dtype: DType) -> DType {
     if is_half(dtype) { DType::F32 } else { dtype }
 }
 
-/// The tensor in the type that is computed in. The gradient comes back in the tensor's own type.
+/// Converts the tensor to the type of its arithmetic. The gradient is converted back to the tensor's own
+/// type.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Returns any error of candle.
 pub(in crate::model) fn widened(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(computed_in(x.dtype()))
 }
 
-/// Numbers of one of the types that weights have.
+/// Numbers in one of the types of weights.
 #[derive(Clone, Copy)]
 pub(in crate::model) enum FloatSlice<'a> {
     F32(&'a [f32]),
@@ -41,7 +42,7 @@ pub(in crate::model) enum FloatSlice<'a> {
 }
 
 impl<'a> FloatSlice<'a> {
-    /// The contiguous numbers of a storage; none if they are not contiguous or of another type.
+    /// Borrows the numbers of a storage. Returns `None` if they are not contiguous or have another type.
     pub(super) fn of_storage(storage: &'a CpuStorage, layout: &Layout) -> Option<Self> {
         let (start, end) = layout.contiguous_offsets()?;
         match storage {
@@ -52,7 +53,7 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
-    /// How many numbers there are.
+    /// Count of numbers.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(all) => all.len(),
@@ -61,12 +62,12 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
-    /// All numbers as f32; f32 is not copied.
+    /// Returns all numbers as f32; f32 is not copied.
     pub fn as_f32(self) -> Cow<'a, [f32]> {
         self.part(0..self.len())
     }
 
-    /// Some of the numbers as f32; f32 is not copied.
+    /// Returns a range of the numbers as f32; f32 is not copied.
     pub fn part(self, range: Range<usize>) -> Cow<'a, [f32]> {
         match self {
             Self::F32(all) => Cow::Borrowed(&all[range]),
@@ -76,7 +77,7 @@ impl<'a> FloatSlice<'a> {
     }
 }
 
-/// Half-precision numbers as f32, which is exact.
+/// Widens half-precision numbers to f32, which is exact.
 fn widen<T: Sync>(from: &[T]) -> Vec<f32>
 where
     [T]: HalfFloatSliceExt,
@@ -91,7 +92,7 @@ where
     to
 }
 
-/// The numbers of a weight on the CPU, borrowed from its tensor.
+/// Numbers of a weight on the CPU, borrowed from its tensor.
 pub(in crate::model) struct FloatTensor<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
@@ -114,26 +115,26 @@ impl<'a> FloatTensor<'a> {
         Ok(Self { storage, layout })
     }
 
-    /// The numbers as they lie in memory.
+    /// Returns the numbers in memory order.
     pub fn slice(&self) -> FloatSlice<'_> {
         match &*self.storage {
-            // `of` has checked that there are numbers.
+            // `of` has checked the storage, so the default is never used.
             Storage::Cpu(cpu) => FloatSlice::of_storage(cpu, self.layout).unwrap_or(FloatSlice::F32(&[])),
             _ => FloatSlice::F32(&[]),
         }
     }
 
-    /// How many numbers there are.
+    /// Count of numbers.
     pub fn len(&self) -> usize {
         self.slice().len()
     }
 
-    /// All numbers as f32; f32 is not copied.
+    /// Returns all numbers as f32; f32 is not copied.
     pub fn as_f32(&self) -> Cow<'_, [f32]> {
         self.slice().as_f32()
     }
 
-    /// Some of the numbers as f32; f32 is not copied.
+    /// Returns a range of the numbers as f32; f32 is not copied.
     pub fn part(&self, range: Range<usize>) -> Cow<'_, [f32]> {
         self.slice().part(range)
     }
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn half_precision_is_widened_exactly_and_f32_is_not_copied() {
-        // More numbers than one thread takes, with the extremes of f16 at the end.
+        // More numbers than one task takes, with the extremes of f16 at the end.
         let mut values: Vec<f32> = (0..PART + 1000).map(|i| (i as f32 - 30_000.) / 64.).collect();
         values.extend([65504., -65504., 5.960_464_5e-8, f32::INFINITY]);
         let tensor = Tensor::new(values.as_slice(), &Device::Cpu).unwrap();

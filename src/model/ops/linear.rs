@@ -1,4 +1,4 @@
-//! The matrix product of a layer, whose backward costs nothing for weights that are frozen.
+//! The matrix product of a layer. Its backward pass costs nothing for frozen weights.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, MetalStorage, Result, Shape, Tensor};
@@ -7,18 +7,20 @@ use super::cpu::{self, Floats, Matrix};
 use super::float::{FloatSlice, FloatTensor, computed_in, is_half, widened};
 use super::product::product;
 
-/// `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`. The result is f32 where the weight is in half precision.
+/// Computes `x W^T`: `[N, in]` by `[out, in]` to `[N, out]`. The result is f32 if the weight is in half
+/// precision.
 ///
-/// On the CPU a weight in half precision is widened and the product is f32. Elsewhere the rows are rounded to the weight's
-/// type, which is what the device multiplies fast. On the CPU a row's bits do not depend on how many rows there are.
+/// On the CPU a half-precision weight is widened and the product is f32. Other devices multiply fast only
+/// in the weight's type, so the rows are rounded to it. On the CPU a row's bits do not depend on the number
+/// of rows.
 ///
 /// # Errors
-/// Shapes that do not fit, or whatever candle reports.
+/// The shapes do not match, or candle fails.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     widened(x)?.contiguous()?.apply_op2(w, Linear)
 }
 
-/// The same by candle's operations: the definition of what devices other than the CPU compute.
+/// Computes the same with candle's operations: the definition for devices other than the CPU.
 ///
 /// # Errors
 /// As [`linear`].
@@ -42,7 +44,7 @@ fn sizes(xl: &Layout, wl: &Layout) -> Result<(usize, usize, usize)> {
     Ok((rows, out, width))
 }
 
-/// By the device's own product, in the weight's type.
+/// Multiplies with the device's own product, in the weight's type.
 fn device_product<S: BackendStorage>(x: &S, xl: &Layout, w: &S, wl: &Layout) -> Result<(S, Shape)> {
     let ((rows, out, width), wt) = (sizes(xl, wl)?, wl.transpose(0, 1)?);
     let shape = Shape::from((rows, out));
@@ -54,10 +56,10 @@ fn device_product<S: BackendStorage>(x: &S, xl: &Layout, w: &S, wl: &Layout) -> 
     Ok((y.to_dtype(&Layout::contiguous(&shape), computed_in(w.dtype()))?, shape))
 }
 
-/// `slopes W` by the device's own product, in the weight's type, for a weight in half precision.
+/// Computes `slopes W` with the device's own product, in the type of a half-precision weight.
 ///
-/// f16 has no numbers below 6e-8, and derivatives often are smaller. So they are scaled by a power of two, which is exact,
-/// until the largest is about 1.
+/// f16 has no numbers below 6e-8, and derivatives are often smaller. They are therefore scaled by a power
+/// of two, which is exact, until the largest is about 1.
 fn half_to_x(slopes: &Tensor, w: &Tensor) -> Result<Tensor> {
     if w.dtype() != DType::F16 {
         return slopes.to_dtype(w.dtype())?.matmul(w)?.to_dtype(DType::F32);
@@ -70,7 +72,7 @@ fn half_to_x(slopes: &Tensor, w: &Tensor) -> Result<Tensor> {
     (slopes / scale)?.to_dtype(w.dtype())?.matmul(w)?.to_dtype(DType::F32)? * scale
 }
 
-/// `slopes^T x` by the device's own product, in the type of a weight in half precision.
+/// Computes `slopes^T x` with the device's own product, in the type of a half-precision weight.
 fn half_to_w(slopes: &Tensor, x: &Tensor, dtype: DType) -> Result<Tensor> {
     slopes.to_dtype(dtype)?.t()?.matmul(&x.to_dtype(dtype)?)
 }
@@ -96,8 +98,8 @@ impl CustomOp2 for Linear {
         device_product(x, xl, w, wl)
     }
 
-    /// dx = dy W and dW = dy^T x. candle's own gradient of `x.matmul(w.t())` computes both always, and the second the
-    /// other way round, to be transposed with strides.
+    /// dx = dy W and dW = dy^T x. candle's own gradient of `x.matmul(w.t())` always computes both, and
+    /// computes the second transposed, which costs strided reads.
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         if !cpu::applies(&dy) || !w.is_contiguous() {

@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens without ever holding all logits.
+//! Log-probabilities of given tokens without holding all logits at once.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -10,20 +10,22 @@ use super::cpu::{self, Floats, Matrix};
 use super::float::{FloatSlice, FloatTensor, widened};
 use super::product::product;
 
-/// Tokens of the vocabulary whose logits are held at once, and rows: 16 MiB of logits.
+/// Maximum number of vocabulary tokens, and of rows, whose logits are held at once: 16 MiB of logits.
 const TOKENS: usize = 4096;
 const ROWS: usize = 1024;
-/// Most logits that a forward keeps for its backward: 64 MiB, whatever the number of rows and tokens.
+/// Maximum number of logits that a forward keeps for its backward: 64 MiB, whatever the number of rows and
+/// tokens.
 const KEPT: usize = 1 << 24;
 
-/// `log softmax(hidden head^T)` at `targets`: `hidden` is `[N, D]`, `head` is `[V, D]`, the result `[N]`.
+/// Computes `log softmax(hidden head^T)` at `targets`: `hidden` is `[N, D]`, `head` is `[V, D]`, the result
+/// is `[N]`.
 ///
-/// Logits are computed for some of the vocabulary at a time, and again in the backward. With P the probabilities, the
-/// gradient of the logits is `dy (onehot - P)`. A row's bits do not depend on how many rows there are. Half precision is
-/// widened: the result is f32.
+/// Logits are computed for one part of the vocabulary at a time, and again in the backward pass. With P the
+/// probabilities, the gradient of the logits is `dy (onehot - P)`. A row's bits do not depend on the number
+/// of rows. Half precision is widened: the result is f32.
 ///
 /// # Errors
-/// A target outside the vocabulary, shapes that do not fit, or whatever candle reports.
+/// A target is outside the vocabulary, the shapes do not match, or candle fails.
 pub fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (n, vocab) = (hidden.dim(0)?, head.dim(0)?);
     if targets.len() != n {
@@ -40,7 +42,8 @@ pub fn log_prob_of(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Te
     hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
 }
 
-/// The same by candle's operations, all logits at once: the definition, and the way for other devices and types.
+/// Computes the same with candle's operations, all logits at once: the definition, used for other devices
+/// and types.
 ///
 /// # Errors
 /// As [`log_prob_of`].
@@ -50,7 +53,7 @@ pub fn composed(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tenso
     candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?.squeeze(1)
 }
 
-/// Runs of at most `size` numbers that cover `0..n`, of equal length but for one.
+/// Divides `0..n` into runs of at most `size` numbers. All runs but one have equal length.
 fn chunks(n: usize, size: usize) -> Vec<Range<usize>> {
     let count = n.div_ceil(size);
     (0..count).map(|i| i * n / count..(i + 1) * n / count).collect()
@@ -66,8 +69,9 @@ pub(in crate::model) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Goes through the logits, some rows and some tokens at a time: rows, tokens, and their logits. Those in `kept` are
-    /// taken from there; those computed are added to `keep` while there is room.
+    /// Visits the logits in blocks of rows and tokens: calls back with the rows, the tokens and their
+    /// logits. Reads the blocks in `kept` instead of computing them, and adds computed blocks to `keep`
+    /// while there is room.
     fn logits(
         &self,
         kept: Logits,
@@ -92,7 +96,7 @@ impl Rows<'_> {
                 }
                 product((rows.len(), tokens.len(), d), hidden, head.t(), &mut work[..count], false);
                 f(rows.clone(), tokens, &mut work[..count]);
-                // The parts that are kept are the first ones, so that their places need not be.
+                // The first blocks are the ones kept, so their positions need not be stored.
                 keep = keep.filter(|keep| keep.size() + count <= KEPT);
                 if let Some(keep) = &mut keep {
                     work.truncate(count);
@@ -102,10 +106,10 @@ impl Rows<'_> {
         }
     }
 
-    /// The log-probability of each row's target, and the logarithm of the sum that it was divided by. The first logits go
-    /// to `keep`, for [`Rows::backward`].
+    /// Returns the log-probability of each row's target and the logarithm of the softmax's sum. Stores the
+    /// first logits in `keep`, for [`Rows::backward`].
     pub fn forward(&self, keep: Option<&mut Logits>) -> (Vec<f32>, Vec<f32>) {
-        // Greatest logit so far, sum of exponentials relative to it, the target's logit.
+        // Greatest logit so far, sum of exponentials relative to it, and the target's logit.
         let mut state = vec![(f32::NEG_INFINITY, 0f32, 0f32); self.targets.len()];
         self.logits(Logits::default(), keep, |rows, tokens, logits| {
             let state = state[rows.clone()].par_iter_mut().zip(&self.targets[rows]);
@@ -123,8 +127,8 @@ impl Rows<'_> {
         (state.iter().zip(&log_sums).map(|((_, _, at), sum)| at - sum).collect(), log_sums)
     }
 
-    /// The gradients of the rows, which are written, and of the matrix, which are added or, if `fresh`, written. The
-    /// logits' is `dy (onehot - P)`.
+    /// Writes the gradients of the rows. Adds the gradient of the matrix, or writes it if `fresh`. The
+    /// gradient of the logits is `dy (onehot - P)`.
     pub fn backward(
         &self,
         kept: Logits,
@@ -163,7 +167,7 @@ impl Rows<'_> {
     }
 }
 
-/// The first logits of a forward, part by part: what is kept of them need not be computed again.
+/// The first logits of a forward, block by block; the backward pass need not recompute them.
 #[derive(Default)]
 pub(in crate::model) struct Logits(Vec<Vec<f32>>);
 

@@ -1,14 +1,14 @@
-//! The differentiable operations that Llama is made of. candle-nn's `softmax_last_dim`, `rms_norm` and `rope` cut the
-//! gradient without a word, so none of them is used.
+//! The differentiable operations of Llama. candle-nn's `softmax_last_dim`, `rms_norm` and `rope` silently
+//! drop the gradient, so none of them is used.
 //!
-//! Each operation is defined twice: composed of candle's own operations, which runs on every device and in every type, and
-//! fused for f32 on the CPU with a backward written by hand. Tests hold the two against each other and against finite
-//! differences.
+//! Each operation has two definitions: one composed of candle's operations, for every device and type, and
+//! one fused for f32 on the CPU with a handwritten backward pass. Tests compare the two with each other and
+//! with finite differences.
 //!
-//! Activations are f32 whatever the weights are, so every norm, softmax, rotation and sum is f32. Weights in bf16 or f16
-//! meet them in the matrix products only. On the CPU a product widens the weight and is f32 throughout. On other devices
-//! it rounds the activations to the weight's type, multiplies there (the sums are the device's, in f32) and widens the
-//! result, as torch's autocast does.
+//! Activations are f32 whatever the weights' type, so every norm, softmax, rotation and sum is f32. Weights
+//! in bf16 or f16 only enter matrix products. On the CPU a product widens the weight and runs in f32. On
+//! other devices it rounds the activations to the weight's type, multiplies in that type (the device sums
+//! in f32) and widens the result, like torch's autocast.
 
 mod attention;
 mod attention_cpu;
@@ -37,7 +37,7 @@ pub use rope::{RopeRows, RopeTable, frequencies, rope};
 pub use segment::Segment;
 pub use swiglu::swiglu;
 
-/// The operations composed of candle's own: what the fused ones must equal.
+/// The operations composed of candle's own: the reference for the fused ones.
 pub mod composed {
     pub use super::attention::composed as attention;
     pub use super::linear::composed as linear;
@@ -50,7 +50,7 @@ pub mod composed {
 pub(in crate::model) use cpu::composed_only;
 pub(in crate::model) use float::{FloatTensor, computed_in};
 
-/// What a pass written out by hand is made of: the same operations on plain numbers.
+/// Building blocks of the handwritten pass: the same operations on plain numbers.
 pub(in crate::model) mod fused {
     pub(in crate::model) use super::attention_cpu::Shape;
     pub(in crate::model) use super::cpu::Matrix;

@@ -1,9 +1,10 @@
-//! The matrix product of a layer at inference: weights that never change, laid out once for products with few rows.
+//! The matrix product of a layer at inference. Weights never change there, so they are packed once for
+//! products with few rows.
 //!
-//! A general matrix product packs the weight anew at every call, which costs more than the product itself while there
-//! are few rows. Here the weight lies in *panels* of [`COLUMNS`] outputs, the numbers of one input side by side, so that
-//! the inner loop reads memory in order. Every result is one chain of fused additions over the inputs in order: a row's
-//! bits depend neither on the number of rows nor on threads.
+//! A general matrix product packs the weight at every call, which costs more than the product itself if
+//! there are few rows. Here the weight is stored in *panels* of [`COLUMNS`] outputs. The numbers of one
+//! input are adjacent, so that the inner loop reads memory in order. Every result is one chain of fused
+//! additions over the inputs in order: a row's bits depend neither on the number of rows nor on threads.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
@@ -12,25 +13,26 @@ use wide::f32x16;
 
 use super::cpu::slice;
 
-/// Vectors of a panel's line. They are spelled out, for whether the compiler makes vectors of plain loops here hangs by a
-/// thread, and a product is thirty times slower where it does not.
+/// Vectors per line of a panel. The code spells them out because the compiler does not reliably vectorize
+/// plain loops here, and a product is thirty times slower without vectors.
 const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
-/// Outputs of a panel.
+/// Outputs per panel.
 const COLUMNS: usize = 16 * VECTORS;
-/// Most rows of a tile. A tile's sums, one line of the panel and one input fill the registers.
+/// Maximum rows per tile. A tile's sums, one line of the panel and one input fill the registers.
 const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
-/// Multiplications below which a product is not worth handing to other threads.
+/// Multiplications below which passing a product to other threads does not pay.
 const ALONE: usize = 1 << 17;
 
-/// A weight `[out, in]` for `x W^T`, on the CPU. The numbers are kept as they came (f32, bf16 or f16) and widened to f32
-/// where they are used.
+/// A weight `[out, in]` for `x W^T`, on the CPU. The numbers keep their type (f32, bf16 or f16) and are
+/// widened to f32 where they are used.
 pub struct PackedWeight {
     out: usize,
     width: usize,
     numbers: Numbers,
 }
 
-/// Panel by panel, input by input, [`COLUMNS`] outputs; zeros beyond the last output.
+/// Numbers in order of panel, input and output: [`COLUMNS`] outputs per panel, with zeros beyond the last
+/// output.
 enum Numbers {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
@@ -38,10 +40,10 @@ enum Numbers {
 }
 
 impl PackedWeight {
-    /// Lays out a matrix.
+    /// Packs a matrix.
     ///
     /// # Errors
-    /// It is no matrix, or is not on the CPU, or has a type that weights do not have.
+    /// The tensor is not a matrix, is not on the CPU, or has a type that weights cannot have.
     pub fn new(w: &Tensor) -> Result<Self> {
         let (out, width) = w.dims2()?;
         let w = w.contiguous()?;
@@ -56,15 +58,15 @@ impl PackedWeight {
         Ok(Self { out, width, numbers })
     }
 
-    /// `x W^T`: `[N, in]` to `[N, out]`, both f32.
+    /// Computes `x W^T`: `[N, in]` to `[N, out]`, both f32.
     ///
     /// # Errors
-    /// Rows of another width or type.
+    /// The rows have the wrong width or type.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         x.contiguous()?.apply_op1_no_bwd(self)
     }
 
-    /// `base + x W^T` in one pass.
+    /// Computes `base + x W^T` in one pass.
     ///
     /// # Errors
     /// As [`PackedWeight::product`], or `base` is not `[N, out]` in f32.
@@ -72,10 +74,11 @@ impl PackedWeight {
         x.contiguous()?.apply_op2_no_bwd(&base.contiguous()?, self)
     }
 
-    /// The given rows of the matrix as f32, `[N, in]`: what an embedding that is also the output matrix looks up.
+    /// Returns the given rows of the matrix as f32, `[N, in]`: the lookup of an embedding that is also the
+    /// output matrix.
     ///
     /// # Errors
-    /// A row beyond the last.
+    /// A row is beyond the last.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
         if let Some(row) = rows.iter().find(|r| **r as usize >= self.out) {
             candle_core::bail!("row {row} of a matrix of {}", self.out)
@@ -99,7 +102,8 @@ impl PackedWeight {
     fn compute(&self, x: &[f32], y: &mut [f32]) {
         let size = COLUMNS * self.width;
         let panels = self.out.div_ceil(COLUMNS);
-        // A task is a run of panels for all rows. A few tasks a thread let one that is late be helped.
+        // A task is a run of panels for all rows. With several tasks per thread, idle threads take over
+        // tasks of a slow one.
         let tasks = if x.len() * self.out < ALONE { 1 } else { 4 * rayon::current_num_threads() };
         let run = panels.div_ceil(tasks).max(1);
         let mut parts: Vec<Vec<&mut [f32]>> = (0..panels.div_ceil(run)).map(|_| Vec::new()).collect();
@@ -147,12 +151,12 @@ fn widen<'a, T: Copy>(numbers: &[T], scratch: &'a mut Vec<f32>, f: impl Fn(T) ->
     scratch
 }
 
-/// Adds the products of all rows of `x` with a panel to the rows of `y`, from column `first` on.
+/// Adds the products of all rows of `x` with a panel to the rows of `y`, starting at column `first`.
 fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let width = panel.len() / COLUMNS;
     let (mut row, tiles) = (0, y.len().div_ceil(ROWS));
     for t in 0..tiles {
-        // Tiles of nearly equal size: a last one of few rows would cost as much as a whole one.
+        // Tiles of nearly equal size: a last tile of few rows would cost as much as a full one.
         let end = (t + 1) * y.len() / tiles;
         let (x, y) = (&x[row * width..end * width], &mut y[row..end]);
         debug_assert!((1..=12).contains(&y.len()), "the tiles below");
@@ -174,7 +178,7 @@ fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     }
 }
 
-/// The products of `R` rows with a panel. Not inlined: each copy then has the registers to itself.
+/// Computes the products of `R` rows with a panel. It is not inlined, so that each copy has all registers.
 #[inline(never)]
 fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let lines = panel.as_chunks::<COLUMNS>().0;
@@ -295,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_whatever_is_beside_it() {
-        // Enough work that it is divided among threads.
+        // Large enough to be divided among threads.
         let (panels, x) = (PackedWeight::new(&numbers(200, 96, 3)).unwrap(), numbers(64, 96, 4));
         let all = panels.product(&x).unwrap();
         let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();

@@ -1,9 +1,10 @@
-//! The matrix product of training on the CPU: both factors change from call to call, or are read along either side, so
-//! they are laid out anew each time (Goto and van de Geijn, ACM TOMS 34(3), 2008) and multiplied in tiles that stay in
-//! registers.
+//! The matrix product of training on the CPU. Both factors change from call to call, or are read along
+//! either side. They are packed at each call (Goto and van de Geijn, ACM TOMS 34(3), 2008) and multiplied
+//! in tiles that stay in registers.
 //!
-//! Every result is one chain of fused additions over the inner dimension in order, begun with zero or with what was
-//! there. Its bits depend neither on the other rows and columns nor on threads, and are those of [`super::PackedWeight`].
+//! Every result is one chain of fused additions over the inner dimension in order, starting from zero or
+//! from the previous value. Its bits depend neither on the other rows and columns nor on threads, and equal
+//! those of [`super::PackedWeight`].
 
 use std::cell::Cell;
 
@@ -12,32 +13,33 @@ use wide::f32x16;
 
 use super::cpu::Matrix;
 
-/// Vectors of a tile's line. They are spelled out, as in [`super::PackedWeight`], and for the same reason.
+/// Vectors per line of a tile, spelled out for the same reason as in [`super::PackedWeight`].
 const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
-/// Columns of a tile.
+/// Columns per tile.
 const COLUMNS: usize = 16 * VECTORS;
-/// Rows of a tile: its sums, one line of the right factor and one number of the left one fill the registers.
+/// Rows per tile: its sums, one line of the right factor and one number of the left factor fill the
+/// registers.
 const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
-/// Steps of the inner dimension that are done before the next tile: a tile's rows of the left factor stay in the first
-/// cache.
+/// Steps of the inner dimension before moving to the next tile: a tile's rows of the left factor stay in
+/// the first cache.
 const DEPTH: usize = 576;
-/// Columns that are done before the next rows: their part of the right factor stays in the second cache.
+/// Columns before moving to the next rows: their part of the right factor stays in the second cache.
 const WIDTH: usize = 256;
-/// Runs of rows for each thread: a few, so that one that is late is helped.
+/// Runs of rows per thread. With several, idle threads take over runs of a slow one.
 const RUNS: usize = 8;
-/// Fewest groups of rows of a run: what it takes from the second cache is used as often.
+/// Minimum groups of rows per run: data from the second cache is reused this many times.
 const GROUPS: usize = 5;
-/// Multiplications below which a product is not worth handing to other threads.
+/// Multiplications below which passing a product to other threads does not pay.
 const ALONE: usize = 1 << 17;
 
 thread_local! {
-    /// The factors as they were laid out last, for their memory.
+    /// Memory of the last packed factors, for reuse.
     static RIGHT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static LEFT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// `c = a b`, or `c += a b` if `onto`: `a` is `[m, k]` and `b` is `[k, n]`, each with any strides, `c` is `[m, n]` row by
-/// row.
+/// Computes `c = a b`, or `c += a b` if `onto`: `a` is `[m, k]` and `b` is `[k, n]`, each with any strides;
+/// `c` is `[m, n]` row by row.
 pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: Matrix, c: &mut [f32], onto: bool) {
     let c = &mut c[..m * n];
     if c.is_empty() || k == 0 {
@@ -46,7 +48,7 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
         }
         return;
     }
-    // Taken and put back, for a thread that waits may be lent to another product.
+    // Taken out of the cell and put back: while this thread waits, rayon may run another product on it.
     let mut right = RIGHT.take();
     let panels = n.div_ceil(COLUMNS) * COLUMNS * k;
     if right.len() < panels {
@@ -75,7 +77,7 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
     RIGHT.set(right);
 }
 
-/// Some columns of `b`, line by line, zeros beyond the last.
+/// Packs a range of columns of `b`, line by line, with zeros beyond the last.
 fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f32]) {
     let (first, count) = (columns.start, columns.len());
     let (lines, _) = out.as_chunks_mut::<COLUMNS>();
@@ -112,7 +114,7 @@ fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f3
     }
 }
 
-/// Rows of `a` in groups of [`ROWS`], side by side for each step, zeros beyond the last.
+/// Packs rows of `a` in groups of [`ROWS`], adjacent at each step, with zeros beyond the last.
 fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
     for (p, out) in out.chunks_exact_mut(ROWS * k).enumerate() {
         let rows = ROWS.min(m - p * ROWS);
@@ -135,7 +137,7 @@ fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
     }
 }
 
-/// The product of some rows, on this thread. `right` is `b` laid out: panels of `k` lines.
+/// Computes the product of a run of rows on this thread. `right` is the packed `b`: panels of `k` lines.
 fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]], c: &mut [f32], onto: bool) {
     let mut left = LEFT.take();
     let size = m.div_ceil(ROWS) * ROWS * k.min(DEPTH);
@@ -146,7 +148,7 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
         let depth = DEPTH.min(k - first);
         let left = &mut left[..m.div_ceil(ROWS) * ROWS * depth];
         let a = Matrix { numbers: &a.numbers[first * a.column..], ..a };
-        // Rows that lie in order are read where they are, but for a last group that is not full.
+        // Row-major rows are read in place, except for an incomplete last group.
         let direct = if a.column == 1 { m / ROWS } else { 0 };
         let rest = Matrix { numbers: a.numbers.get(direct * ROWS * a.row..).unwrap_or(&[]), ..a };
         lay_left(rest, m - direct * ROWS, depth, &mut left[direct * ROWS * depth..]);
@@ -172,13 +174,13 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
 
 /// A tile's part of the left factor.
 trait Left {
-    /// The first `depth` steps of it.
+    /// The first `depth` steps of the part.
     fn cut(&self, depth: usize) -> Self;
     /// The number of row `r` at step `t`.
     fn at(&self, r: usize, t: usize) -> f32;
 }
 
-/// Laid out side by side.
+/// Packed: the rows are adjacent at each step.
 impl Left for &[[f32; ROWS]] {
     #[inline(always)]
     fn cut(&self, depth: usize) -> Self {
@@ -190,7 +192,7 @@ impl Left for &[[f32; ROWS]] {
     }
 }
 
-/// Rows as they are.
+/// Not packed: the rows are read in place.
 impl Left for [&[f32]; ROWS] {
     #[inline(always)]
     fn cut(&self, depth: usize) -> Self {
@@ -202,7 +204,7 @@ impl Left for [&[f32]; ROWS] {
     }
 }
 
-/// One tile of `c`, whose rows are `row` apart. Not inlined: it then has the registers to itself.
+/// Computes one tile of `c`, whose rows are `row` apart. It is not inlined, so that it has all registers.
 #[inline(never)]
 fn tile<L: Left>(
     left: &L,
@@ -239,7 +241,7 @@ fn tile<L: Left>(
     for (r, sums) in sums.iter().enumerate().take(rows) {
         let (line, to) = (sums.map(f32x16::to_array), &mut c[r * row..]);
         match to.first_chunk_mut::<COLUMNS>() {
-            // Of a length that is known: a copy of any length would be a call.
+            // The length is known at compile time; a copy of variable length would be a call.
             Some(to) if columns == COLUMNS => to.copy_from_slice(line.as_flattened()),
             _ => to[..columns].copy_from_slice(&line.as_flattened()[..columns]),
         }

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::cpu::{self, Floats};
 use super::float::widened;
 
-/// RMSNorm of `[N, D]` with the weight `[D]`. Half precision is widened: the result is f32.
+/// Applies RMSNorm to `[N, D]` with the weight `[D]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
-/// Shapes that do not fit, or whatever candle reports.
+/// The shapes do not match, or candle fails.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let (x, w) = (widened(x)?, widened(w)?);
     if !cpu::applies(&x) {
@@ -18,7 +18,7 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps: eps as f32 })
 }
 
-/// The same by candle's operations: the definition, and the way for other devices and types.
+/// Computes the same with candle's operations: the definition, used for other devices and types.
 ///
 /// # Errors
 /// As [`rms_norm`].
@@ -33,7 +33,7 @@ fn scale(x: &[f32], eps: f32) -> f32 {
     1. / (cpu::dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-/// The norm of the rows of `x`, each as long as `w`.
+/// Normalizes the rows of `x`, each as long as `w`.
 pub(in crate::model) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     let d = w.len();
     cpu::rows(out, d, |i, y| {
@@ -45,8 +45,8 @@ pub(in crate::model) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32])
     });
 }
 
-/// Makes the gradient of the rows out of the gradient of the result, in its place. With n = x s, s the row's scale:
-/// dx = s (dy w - n mean(dy w n)).
+/// Replaces the gradient of the result with the gradient of the rows, in place. With n = x s, s the row's
+/// scale: dx = s (dy w - n mean(dy w n)).
 pub(in crate::model) fn to_x(x: &[f32], w: &[f32], eps: f32, dy: &mut [f32]) {
     let d = w.len();
     cpu::rows(dy, d, |i, dx| {
@@ -62,7 +62,7 @@ pub(in crate::model) fn to_x(x: &[f32], w: &[f32], eps: f32, dy: &mut [f32]) {
     });
 }
 
-/// Adds the gradient of the weight: dw = sum over rows of dy n, by blocks of rows whose sums are added in order.
+/// Adds the gradient of the weight: dw = sum over rows of dy n. Blocks of rows are summed in a fixed order.
 pub(in crate::model) fn to_w(x: &[f32], eps: f32, dy: &[f32], dw: &mut [f32]) {
     const ROWS: usize = 64;
     let d = dw.len();

@@ -6,10 +6,10 @@ use super::cpu;
 use super::float::widened;
 use crate::model::config::Config;
 
-/// The frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
+/// Returns the frequency of each of the `head_dim / 2` rotations, in f32 as transformers computes them.
 ///
 /// # Errors
-/// An unknown `rope_type`, or a scaling without its parameters.
+/// The `rope_type` is unknown, or a scaling lacks a parameter.
 pub fn frequencies(config: &Config) -> Result<Vec<f32>> {
     let half = config.head_dim() / 2;
     let mut frequencies: Vec<f32> =
@@ -45,14 +45,14 @@ pub fn frequencies(config: &Config) -> Result<Vec<f32>> {
     Ok(frequencies)
 }
 
-/// Makes the cosines and sines of the rows of a batch. They are computed when asked for: a few dozen for each row cost
-/// nothing beside its matrix products, and a table of all positions of a long-context model takes memory in hundreds of MB.
+/// Computes the cosines and sines of a batch's rows on demand. A few dozen per row cost nothing compared
+/// with its matrix products; a table of all positions of a long-context model would take hundreds of MB.
 pub struct RopeTable {
     positions: usize,
     frequencies: Vec<f32>,
 }
 
-/// The cosines and sines of N rows, each `[N, 1, head_dim / 2]`.
+/// Cosines and sines of N rows, each `[N, 1, head_dim / 2]`.
 #[derive(Clone)]
 pub struct RopeRows {
     /// Cosines.
@@ -62,7 +62,7 @@ pub struct RopeRows {
 }
 
 impl RopeTable {
-    /// For positions up to `max_position_embeddings`.
+    /// Creates the table for positions up to `max_position_embeddings`.
     ///
     /// # Errors
     /// As [`frequencies`].
@@ -70,10 +70,10 @@ impl RopeTable {
         Ok(Self { positions: config.max_position_embeddings, frequencies: frequencies(config)? })
     }
 
-    /// The cosines and sines of the given positions, `[N, head_dim / 2]`.
+    /// Returns the cosines and sines of the given positions, `[N, head_dim / 2]`.
     ///
     /// # Errors
-    /// A position beyond the model's.
+    /// A position is beyond the model's context.
     pub fn angles(&self, positions: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         if let Some(p) = positions.iter().find(|p| **p as usize >= self.positions) {
             candle_core::bail!("position {p} is beyond the model's {} positions", self.positions)
@@ -90,7 +90,7 @@ impl RopeTable {
         Ok((cos, sin))
     }
 
-    /// The same on a device.
+    /// Returns the same as tensors on a device.
     ///
     /// # Errors
     /// As [`RopeTable::angles`].
@@ -105,7 +105,7 @@ impl RopeTable {
 /// Rotates `[N, heads, head_dim]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
-/// Shapes that do not fit, or whatever candle reports.
+/// The shapes do not match, or candle fails.
 pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     let x = widened(x)?;
     if !cpu::applies(&x) || x.elem_count() == 0 {
@@ -114,10 +114,10 @@ pub fn rope(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&widened(&rows.cos)?, &widened(&rows.sin)?, Rope { back: false })
 }
 
-/// The same by candle's operations: the definition, and the way on devices other than the CPU.
+/// Computes the same with candle's operations: the definition, used on devices other than the CPU.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Returns any error of candle.
 pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     let (x, cos, sin) = (widened(x)?, widened(&rows.cos)?, widened(&rows.sin)?);
     let half = x.dim(2)? / 2;
@@ -127,7 +127,8 @@ pub fn composed(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     Tensor::cat(&[first, second], 2)
 }
 
-/// Rotates `[N, heads, 2 half]` in place by the angles of each row, `[N, half]`; or back, which is also the gradient.
+/// Rotates `[N, heads, 2 half]` in place by the angles of each row, `[N, half]`. The inverse rotation is
+/// also the gradient.
 pub(in crate::model) fn rotate(x: &mut [f32], heads: usize, (cos, sin): (&[f32], &[f32]), half: usize, back: bool) {
     let sign = if back { -1. } else { 1. };
     let width = 2 * half;
@@ -143,7 +144,7 @@ pub(in crate::model) fn rotate(x: &mut [f32], heads: usize, (cos, sin): (&[f32],
     });
 }
 
-/// The rotation, or the one back.
+/// The rotation or its inverse.
 struct Rope {
     back: bool,
 }

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::cpu::{self, Floats};
 use super::float::widened;
 
-/// `silu(gate) * up` of two `[N, F]`. Half precision is widened: the result is f32.
+/// Computes `silu(gate) * up` for two `[N, F]`. Half precision is widened: the result is f32.
 ///
 /// # Errors
-/// Shapes that differ, or whatever candle reports.
+/// The shapes differ, or candle fails.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (gate, up) = (widened(gate)?, widened(up)?);
     if !cpu::applies(&gate) || gate.elem_count() == 0 {
@@ -18,7 +18,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
 }
 
-/// The same by candle's operations: the definition, and the way for other devices and types.
+/// Computes the same with candle's operations: the definition, used for other devices and types.
 ///
 /// # Errors
 /// As [`swiglu`].
@@ -26,10 +26,10 @@ pub fn composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     widened(gate)?.silu()? * widened(up)?
 }
 
-/// Elements that one thread takes at a time.
+/// Elements per task of one thread.
 const PART: usize = 1 << 14;
 
-/// `silu(gate) * up`, element by element.
+/// Computes `silu(gate) * up`, element by element.
 pub(in crate::model) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
     let part = |((y, g), u): ((&mut [f32], &[f32]), &[f32])| {
         for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
@@ -43,7 +43,8 @@ pub(in crate::model) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Puts the gradients of gate and up in their places. With s = sigmoid(g): d up = dy g s, d gate = dy u s (1 + g (1 - s)).
+/// Replaces gate and up with their gradients. With s = sigmoid(g): d up = dy g s, d gate = dy u s (1 + g (1
+/// - s)).
 pub(in crate::model) fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     let part = |((g, u), dy): ((&mut [f32], &mut [f32]), &[f32])| {
         for ((g, u), dy) in g.iter_mut().zip(u).zip(dy) {
