@@ -1,4 +1,4 @@
-//! The pass by candle's graph: for every device and type, and what the fused pass is held against.
+//! The pass on candle's graph: for every device and type, and the reference for the fused pass.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -15,9 +15,9 @@ pub(super) struct Tape<'a> {
 }
 
 enum Recorded {
-    /// The log-probabilities with all that led to them.
+    /// The log-probabilities with their whole graph.
     Graph(Tensor),
-    /// The input of each layer, and what the last one gave.
+    /// The input of each layer, and the output of the last.
     Inputs(Vec<Tensor>),
 }
 
@@ -29,7 +29,7 @@ fn dropped<'a>(llama: &Llama, rows: &'a Rows, options: Options) -> Option<Droppe
     (options.dropout.rate > 0. || llama.drops()).then_some(Dropped { dropout: options.dropout, keys: &rows.keys })
 }
 
-/// From the last layer's states to log-probabilities, f64 on the CPU.
+/// Computes log-probabilities from the last layer's states; in f64 on the CPU.
 fn finish(llama: &Llama, rows: &Rows, x: &Tensor) -> Result<Tensor> {
     let x = x.index_select(&Tensor::new(rows.from.as_slice(), llama.device())?, 0)?;
     log_prob_of(&llama.normed(&x)?, llama.head()?, &rows.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
@@ -54,7 +54,7 @@ pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> 
         let mut inputs = vec![llama.embedded(&rows.ids)?.detach()];
         for layer in 0..llama.config().num_hidden_layers {
             let out = llama.layer(layer, &inputs[layer], &rope, &mut attention(rows), dropped(llama, rows, options))?;
-            // Cut off, so that what led to it is let go.
+            // Detached, so that the layer's graph is freed.
             inputs.push(out.detach());
         }
         (finish(llama, rows, &inputs[inputs.len() - 1])?, Recorded::Inputs(inputs))
@@ -91,7 +91,8 @@ impl Tape<'_> {
     }
 }
 
-/// Goes back from `out` with its derivatives; returns those of `input`.
+/// Runs the backward pass from `out` with its derivatives. Adds the variables' gradients and returns the
+/// derivatives of `input`.
 fn add(
     llama: &Llama,
     out: &Tensor,

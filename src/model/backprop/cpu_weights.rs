@@ -1,4 +1,4 @@
-//! The numbers of a model on the CPU: plain f32, or half precision that is widened where it is used.
+//! A model's numbers on the CPU: plain f32, or half precision that is widened where it is used.
 
 use candle_core::Tensor;
 
@@ -8,21 +8,21 @@ use crate::model::nn::llama::Matrix;
 use crate::model::nn::lora::Adapted;
 use crate::model::ops::{FloatTensor, RopeTable, composed_only};
 
-/// A model's numbers.
+/// A model's numbers on the CPU.
 pub(super) struct CpuWeights<'a> {
     pub config: &'a Config,
     /// The embedding, `[vocab_size, D]`.
     pub embed: Weight<'a>,
     pub layers: Vec<Layer<'a>>,
     pub norm: Weight<'a>,
-    /// The output matrix; none if it is the embedding.
+    /// The output matrix; `None` if it is the embedding.
     pub head: Option<Weight<'a>>,
     pub rope: &'a RopeTable,
 }
 
 /// One weight.
 pub(super) struct Weight<'a> {
-    /// Its name, by which its gradient goes; none if it is frozen.
+    /// Name of the weight, and key of its gradient; `None` if it is frozen.
     pub name: Option<String>,
     pub numbers: FloatTensor<'a>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Linear<'a> {
     pub adapter: Option<Adapter<'a>>,
 }
 
-/// What LoRA adds: `scale B A`.
+/// The addend of LoRA: `scale B A`.
 pub(super) struct Adapter<'a> {
     pub a: Weight<'a>,
     pub b: Weight<'a>,
@@ -56,7 +56,8 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> CpuWeights<'a> {
-    /// None if a weight is not on the CPU, of another type, or laid out otherwise.
+    /// Borrows a model's numbers. Returns `None` if a weight is not on the CPU, has another type, or is not
+    /// contiguous.
     pub(super) fn of(llama: &'a Llama) -> Option<Self> {
         if composed_only() {
             return None;

@@ -1,8 +1,9 @@
-//! The pass written out by hand for the CPU, in f32. Weights in half precision are widened where they are used, and their
+//! The handwritten pass for the CPU, in f32. Half-precision weights are widened where they are used; their
 //! gradients are f32.
 //!
-//! A layer is `x2 = x + attend(norm(x)) Wo^T`, `x3 = x2 + swiglu(norm(x2) Wg^T, norm(x2) Wu^T) Wd^T`. It keeps x, the
-//! rotated q and k, v, the attention's result and x2, gate and up; norms and swiglu are computed again on the way back.
+//! A layer is `x2 = x + attend(norm(x)) Wo^T`, `x3 = x2 + swiglu(norm(x2) Wg^T, norm(x2) Wu^T) Wd^T`. It
+//! keeps x, the rotated q and k, v, the attention's result, x2, gate and up. The backward pass recomputes
+//! norms and swiglu.
 
 use candle_core::Result;
 
@@ -12,7 +13,7 @@ use crate::model::ops::Dropout;
 use crate::model::ops::fused::{Matrix, Shape, attention, log_prob, product, rms_norm, rotate, swiglu};
 
 impl Linear<'_> {
-    /// `y = x W^T`, or added to y.
+    /// Computes `y = x W^T`, or adds it to y if `onto`.
     fn forward(&self, x: &[f32], y: &mut [f32], onto: bool) {
         let (n, width) = (x.len() / self.width, self.width);
         product(
@@ -34,7 +35,8 @@ impl Linear<'_> {
         }
     }
 
-    /// The gradients of the weights, added, and of x: `dx = dy W`, or added to dx.
+    /// Adds the gradients of the weights. Computes the gradient of x, `dx = dy W`, or adds it to dx if
+    /// `onto`.
     fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, to: &mut Sink) -> Result<()> {
         let (n, out, width) = (x.len() / self.width, self.out, self.width);
         let (rows, slopes) = (Matrix::rows(x, width), Matrix::rows(dy, out));
@@ -56,7 +58,7 @@ impl Linear<'_> {
 }
 
 impl Adapter<'_> {
-    /// `scale x A^T`, `[n, rank]`.
+    /// Computes `scale x A^T`, `[n, rank]`.
     fn inner(&self, x: &[f32], width: usize) -> Vec<f32> {
         let mut inner = vec![0f32; x.len() / width * self.rank];
         let a = self.a.numbers.as_f32();
@@ -68,7 +70,7 @@ impl Adapter<'_> {
 }
 
 impl Weight<'_> {
-    /// Adds `a b` to its gradient, if it is trained.
+    /// Adds `a b` to the weight's gradient, if the weight is trained.
     fn gradient(&self, to: &mut Sink, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
         if let Some(name) = &self.name {
             let (sum, fresh) = to.gradients.numbers(name, self.numbers.len(), to.pool)?;
@@ -77,7 +79,8 @@ impl Weight<'_> {
         Ok(())
     }
 
-    /// Norms: from the gradient of the result, which becomes that of the rows in its place, to its own.
+    /// Backward of a norm: adds the weight's gradient, and replaces the gradient of the result with that of
+    /// the rows.
     fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Sink) -> Result<()> {
         if let Some(name) = &self.name {
             rms_norm::to_w(x, eps, dy, to.gradients.zeroed(name, self.numbers.len(), to.pool)?);
@@ -87,13 +90,13 @@ impl Weight<'_> {
     }
 }
 
-/// Where gradients go, and the memory for them.
+/// Destination of gradients, and the memory for them.
 struct Sink<'s> {
     gradients: &'s mut Gradients,
     pool: &'s mut Pool,
 }
 
-/// What a layer has computed besides its result.
+/// Intermediate values of a layer.
 struct Inner {
     q: Vec<f32>,
     k: Vec<f32>,
@@ -105,7 +108,7 @@ struct Inner {
     up: Vec<f32>,
 }
 
-/// One forward in the making: the model, the rows and their angles.
+/// A forward in progress: the model, the rows and their angles.
 struct Pass<'a> {
     plain: CpuWeights<'a>,
     rows: &'a Rows,
@@ -115,16 +118,16 @@ struct Pass<'a> {
 
 pub(super) struct Tape<'a> {
     pass: Pass<'a>,
-    /// Of each layer the input and, unless it is to be computed again, the rest.
+    /// The input of each layer and, unless it is to be recomputed, the layer's intermediate values.
     layers: Vec<(Vec<f32>, Option<Inner>)>,
     /// The states that predict a target, before and after the last norm.
     last: (Vec<f32>, Vec<f32>),
     log_sums: Vec<f32>,
-    /// As many of their logits as are kept.
+    /// Their first logits, up to a limit of memory.
     logits: log_prob::Logits,
 }
 
-/// The log-probabilities, nothing kept.
+/// Computes the log-probabilities and keeps nothing.
 pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
     let pass = Pass::new(plain, rows, Dropout::default())?;
     let mut x = pass.embedded(pool)?;
@@ -141,7 +144,7 @@ pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &Rows, pool: &mut Pool) -> 
     Ok(log_probs)
 }
 
-/// The log-probabilities and what the way back needs.
+/// Computes the log-probabilities and keeps what the backward pass needs.
 pub(super) fn record<'a>(
     plain: CpuWeights<'a>,
     rows: &'a Rows,
@@ -198,7 +201,7 @@ impl<'a> Pass<'a> {
     fn rotate(&self, x: &mut [f32], heads: usize, back: bool) {
         rotate(x, heads, (&self.angles.0, &self.angles.1), self.plain.config.head_dim() / 2, back);
     }
-    /// Drops from what a layer's attention (0) or MLP (1) adds.
+    /// Applies dropout to the output of a layer's attention (0) or MLP (1).
     fn drop(&self, layer: usize, part: usize, numbers: &mut [f32]) {
         self.dropout.apply(&self.rows.keys, (2 * layer + part) as u64, self.d(), numbers);
     }
@@ -213,7 +216,7 @@ impl<'a> Pass<'a> {
         Ok(x)
     }
 
-    /// The result of a layer, and what it has computed on the way.
+    /// Computes a layer. Returns its result and its intermediate values.
     fn forward(&self, index: usize, x: &[f32], pool: &mut Pool) -> (Vec<f32>, Inner) {
         let layer = &self.plain.layers[index];
         let (n, d, shape) = (self.n(), self.d(), self.shape());
@@ -242,7 +245,7 @@ impl<'a> Pass<'a> {
         (y, Inner { q, k, v, attended, log_sums, x2, gate, up })
     }
 
-    /// `out = base + dropout(x W^T)`.
+    /// Computes `out = base + dropout(x W^T)`.
     fn add(
         &self,
         base: &[f32],
@@ -264,7 +267,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The derivatives of what a layer added, from those of the sum; `work` is for them where something was dropped.
+    /// Returns the derivatives of a layer's addend, given those of the sum. Uses `work` if numbers were
+    /// dropped.
     fn dropped<'b>(&self, slopes: &'b [f32], (layer, part): (usize, usize), work: &'b mut [f32]) -> &'b [f32] {
         if self.dropout.rate == 0. {
             return slopes;
@@ -274,7 +278,7 @@ impl<'a> Pass<'a> {
         work
     }
 
-    /// Gives back what a layer computed.
+    /// Returns a layer's buffers to the pool.
     fn release(inner: Inner, pool: &mut Pool) {
         let Inner { q, k, v, attended, log_sums, x2, gate, up } = inner;
         for buffer in [q, k, v, attended, log_sums, x2, gate, up] {
@@ -282,7 +286,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The states that predict a target, before and after the last norm.
+    /// Computes the states that predict a target, before and after the last norm.
     fn last(&self, x: &[f32], pool: &mut Pool) -> Result<(Vec<f32>, Vec<f32>)> {
         let (d, from) = (self.d(), &self.rows.from);
         let (mut gathered, mut normed) = (pool.rows(from.len(), d), pool.rows(from.len(), d));
@@ -298,7 +302,7 @@ impl<'a> Pass<'a> {
         log_prob::Rows { hidden, head: head.numbers.slice(), targets: &self.rows.targets, d: self.d() }
     }
 
-    /// Goes back through a layer: `slopes` are the derivatives of its result and become those of its input.
+    /// Backward pass of a layer: replaces `slopes`, the derivatives of its result, with those of its input.
     fn backward(&self, index: usize, x: &[f32], inner: Inner, slopes: &mut [f32], to: &mut Sink) -> Result<()> {
         let layer = &self.plain.layers[index];
         let (n, d, shape, mlp) = (self.n(), self.d(), self.shape(), layer.down.width);

@@ -1,4 +1,4 @@
-//! The gradients of one optimizer step, added up forward by forward.
+//! The gradients of one optimizer step, summed over its forwards.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use candle_core::{Result, Tensor};
 use super::Pool;
 use crate::model::ops::computed_in;
 
-/// A gradient, of its weight's shape.
+/// A gradient, in the shape of its weight.
 pub enum Gradient {
-    /// On the CPU, in memory that serves every step.
+    /// On the CPU, in memory that is reused by every step.
     Numbers(Vec<f32>),
-    /// Wherever the model is.
+    /// On the model's device.
     Tensor(Tensor),
 }
 
-/// A gradient for each variable that one has reached.
+/// The gradients of all variables that have received one.
 #[derive(Default)]
 pub struct Gradients {
     by_name: BTreeMap<String, Gradient>,
 }
 
 impl Gradients {
-    /// Forgets all gradients and gives their memory back.
+    /// Removes all gradients and returns their memory to the pool.
     pub fn clear(&mut self, pool: &mut Pool) {
         for gradient in std::mem::take(&mut self.by_name).into_values() {
             if let Gradient::Numbers(numbers) = gradient {
@@ -31,8 +31,8 @@ impl Gradients {
         }
     }
 
-    /// The gradient of a weight of `count` numbers, and whether it is fresh: then its numbers mean nothing yet, and all
-    /// of them must be written.
+    /// Returns the gradient of a weight of `count` numbers, and whether it is fresh. A fresh gradient is
+    /// not initialized: the caller must write all of its numbers.
     pub(super) fn numbers(&mut self, name: &str, count: usize, pool: &mut Pool) -> Result<(&mut [f32], bool)> {
         let fresh = !self.by_name.contains_key(name);
         if fresh {
@@ -44,7 +44,7 @@ impl Gradients {
         }
     }
 
-    /// As [`Gradients::numbers`], with zeros to begin with.
+    /// Like [`Gradients::numbers`], but a fresh gradient is filled with zeros.
     pub(super) fn zeroed(&mut self, name: &str, count: usize, pool: &mut Pool) -> Result<&mut [f32]> {
         let (numbers, fresh) = self.numbers(name, count, pool)?;
         if fresh {
@@ -53,7 +53,8 @@ impl Gradients {
         Ok(numbers)
     }
 
-    /// Adds a gradient that candle made, which has its weight's type. Sums of several are f32, whatever the weight is.
+    /// Adds a gradient from candle, which has its weight's type. Sums of several are f32, whatever the
+    /// weight's type.
     pub(super) fn add(&mut self, name: &str, new: Tensor) -> Result<()> {
         let new = new.to_dtype(computed_in(new.dtype()))?;
         let sum = match self.by_name.remove(name) {
@@ -65,12 +66,12 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradient of a weight, if one has reached it.
+    /// Returns the gradient of a weight, if it has one.
     pub fn get(&self, name: &str) -> Option<&Gradient> {
         self.by_name.get(name)
     }
 
-    /// All gradients by weight.
+    /// Iterates over all gradients with their weights' names.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Gradient)> {
         self.by_name.iter()
     }

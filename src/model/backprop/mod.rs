@@ -1,8 +1,8 @@
-//! Log-probabilities with their gradients: one recorded forward over packed rows, and the way back.
+//! Log-probabilities and their gradients: a recorded forward over packed rows, and its backward pass.
 //!
-//! On the CPU the pass is written out by hand (`fused.rs`): a layer keeps nothing that is cheap to compute again,
-//! gradients are added where they belong, and the memory of one step serves the next. Elsewhere candle's graph does it.
-//! Tests hold the two against each other.
+//! On the CPU the pass is handwritten (`fused.rs`): a layer stores nothing that is cheap to recompute,
+//! gradients are accumulated in place, and each step reuses the memory of the previous one. Other devices
+//! use candle's graph. Tests compare the two.
 
 mod composed;
 mod cpu_weights;
@@ -21,7 +21,7 @@ pub use rows::{Options, Rows};
 
 use super::nn::llama::Llama;
 
-/// A forward that can be gone back through.
+/// A forward that is ready for its backward pass.
 pub struct Recorded<'a> {
     log_probs: Vec<f32>,
     tape: Tape<'a>,
@@ -32,10 +32,10 @@ enum Tape<'a> {
     Composed(composed::Tape<'a>),
 }
 
-/// The log-probability of every target. Nothing is recorded and nothing dropped.
+/// Computes the log-probability of every target. It records nothing and applies no dropout.
 ///
 /// # Errors
-/// An id or position out of range, or whatever candle reports.
+/// An id or position is out of range, or candle fails.
 pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
     match cpu_weights::CpuWeights::of(llama) {
         Some(plain) => fused::log_probs(plain, rows, pool),
@@ -43,7 +43,7 @@ pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>
     }
 }
 
-/// The log-probability of every target, recorded.
+/// Computes the log-probability of every target and records the forward.
 ///
 /// # Errors
 /// As [`log_probs`], or the model is frozen.
@@ -54,7 +54,7 @@ pub fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options, pool: &mut
     if (options.dropout.rate > 0. || llama.drops()) && rows.keys.len() != rows.ids.len() {
         candle_core::bail!("dropout: {} rows have {} keys", rows.ids.len(), rows.keys.len())
     }
-    // The fused pass has no dropout within a product.
+    // The fused pass does not implement dropout within a product.
     let plain = if llama.drops() { None } else { cpu_weights::CpuWeights::of(llama) };
     let (log_probs, tape) = match plain {
         Some(plain) => {
@@ -75,10 +75,11 @@ impl Recorded<'_> {
         &self.log_probs
     }
 
-    /// Adds the gradients of all variables; `slopes` are the loss's derivatives by the log-probabilities.
+    /// Runs the backward pass and adds the gradients of all variables. `slopes` are the derivatives of the
+    /// loss with respect to the log-probabilities.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn backward(self, slopes: &[f32], gradients: &mut Gradients, pool: &mut Pool) -> Result<()> {
         if slopes.len() != self.log_probs.len() {
             candle_core::bail!("{} derivatives for {} log-probabilities", slopes.len(), self.log_probs.len())

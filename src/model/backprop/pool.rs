@@ -1,31 +1,32 @@
-//! Memory for activations and gradients that outlives a step: what the system would clear and take back page by page,
-//! time and again. On the way back the activations of a layer become free as its gradients come to be, so the same memory
-//! serves both.
+//! Memory for activations and gradients that is reused across steps; otherwise the system would clear and
+//! reclaim its pages at every step. In the backward pass a layer's activations become free while its
+//! gradients are computed, so the same memory serves both.
 
 use std::collections::BTreeMap;
 
-/// Free buffers, by how many numbers they hold.
+/// Free buffers by capacity in numbers.
 #[derive(Default)]
 pub struct Pool {
     free: BTreeMap<usize, Vec<Vec<f32>>>,
 }
 
-/// Activations get room for a multiple of this many rows, so that steps of nearly equal size share them.
+/// Buffers of activations hold a multiple of this many rows, so that steps of similar size share them.
 const ROWS: usize = 128;
-/// A buffer is not used for less than one in so many of its numbers.
+/// A buffer is reused only if the request needs at least this fraction of it (one over this number).
 const MAX_OVERALLOCATION: usize = 4;
 
 impl Pool {
-    /// A buffer for `rows` rows of `width` numbers, whatever they are.
+    /// Returns a buffer for `rows` rows of `width` numbers, with unspecified contents.
     pub(super) fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
         self.take(rows * width, rows.next_multiple_of(ROWS) * width)
     }
 
-    /// A buffer of `count` numbers, whatever they are, out of one of at least that many; a new one holds `room`.
+    /// Returns a buffer of `count` numbers with unspecified contents. Reuses a free buffer of at least that
+    /// capacity, or else allocates one for `room` numbers.
     pub(super) fn take(&mut self, count: usize, room: usize) -> Vec<f32> {
         let fits = self.free.range(count..=count.saturating_mul(MAX_OVERALLOCATION)).next().map(|(size, _)| *size);
         let mut buffer = fits.and_then(|size| self.pop(size)).unwrap_or_else(|| {
-            // What is nearly large enough was made for a smaller step, and would lie about from now on.
+            // A slightly smaller buffer belonged to a smaller step and would stay unused from now on.
             let small = self.free.range(count / MAX_OVERALLOCATION..count).next_back().map(|(size, _)| *size);
             drop(small.and_then(|size| self.pop(size)));
             vec![0.; room]
@@ -34,7 +35,7 @@ impl Pool {
         buffer
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer to the pool.
     pub(super) fn give(&mut self, buffer: Vec<f32>) {
         self.free.entry(buffer.capacity()).or_default().push(buffer);
     }
@@ -60,13 +61,13 @@ mod tests {
         let first = pool.rows(100, 10);
         assert_eq!((first.len(), first.capacity()), (1000, 1280));
         pool.give(first);
-        // A step of nearly the same size, then a gradient, in the same memory.
+        // A step of similar size, then a gradient, in the same memory.
         for count in [1280, 320] {
             let again = pool.take(count, count);
             assert_eq!((again.len(), again.capacity(), held(&pool)), (count, 1280, 0));
             pool.give(again);
         }
-        // Far less is not put into it, more takes its place.
+        // A much smaller request gets its own buffer; a larger one replaces the buffer.
         let (small, large) = (pool.take(10, 10), pool.rows(200, 10));
         assert_eq!((small.capacity(), large.capacity(), held(&pool)), (10, 2560, 0));
     }

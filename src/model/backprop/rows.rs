@@ -1,13 +1,13 @@
-//! What a forward is given: packed rows, and how it is recorded.
+//! Input of a forward: packed rows and how to record them.
 
 use crate::model::ops::{Dropout, Segment};
 
-/// Packed rows and what is asked of them.
+/// Packed rows and the targets that they predict.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// Token of each row.
     pub ids: Vec<u32>,
-    /// Its place in its own sequence.
+    /// Position of each row in its own sequence.
     pub positions: Vec<u32>,
     /// Which rows see which.
     pub segments: Vec<Segment>,
@@ -15,16 +15,17 @@ pub struct Rows {
     pub from: Vec<u32>,
     /// The tokens that are predicted.
     pub targets: Vec<u32>,
-    /// What each row draws its dropout by; as many as rows where there is dropout.
+    /// Dropout key of each row; one per row if there is dropout.
     pub keys: Vec<u64>,
 }
 
-/// How a forward is done and recorded.
+/// Options for running and recording a forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Only the input of each layer is kept, and the rest is computed again on the way back: about a tenth of the memory of
-    /// activations at a third more arithmetic (arXiv 1604.06174). The result is the same to the bit.
+    /// Keeps only the input of each layer and recomputes the rest in the backward pass: about a tenth of
+    /// the memory of activations for a third more arithmetic (arXiv 1604.06174). The result is identical to
+    /// the bit.
     pub checkpoint: bool,
-    /// Share of the numbers that are dropped from what each layer adds to the residual stream.
+    /// Dropout of the output that each layer adds to the residual stream.
     pub dropout: Dropout,
 }

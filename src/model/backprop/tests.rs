@@ -1,5 +1,5 @@
-//! The fused pass against candle's graph, which is made of operations that are themselves held against finite
-//! differences; and what must not matter.
+//! Compares the fused pass with candle's graph, whose operations are themselves compared with finite
+//! differences. Also checks what must not affect the result.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ fn model(tied: bool) -> Llama {
     let mut weights = init::normal(&config, 0.3, 5, &Device::Cpu).unwrap();
     for (name, w) in &mut weights {
         if name.contains("norm") {
-            // Not all ones, so that a forgotten factor shows.
+            // Not all ones, so that a missing factor shows.
             let n = w.dim(0).unwrap();
             *w = Tensor::from_vec((0..n).map(|i| 0.7 + i as f32 / n as f32).collect::<Vec<_>>(), n, &Device::Cpu)
                 .unwrap();
@@ -37,7 +37,7 @@ fn with_lora(llama: Llama) -> Llama {
     let lora = LoraConfig { rank: 3, alpha: 5., dropout: 0., targets: vec!["q_proj", "v_proj", "o_proj", "down_proj"] };
     let mut adapter = lora.init(llama.config(), 3, &Device::Cpu).unwrap();
     for (i, w) in adapter.values_mut().enumerate() {
-        // B is zero at the start, and A would get no gradient.
+        // B is initially zero, which would leave A without a gradient.
         let n = w.elem_count();
         let more: Vec<f32> = (0..n).map(|j| ((j * 31 + i * 7) % 23) as f32 / 50. - 0.2).collect();
         *w = (&*w + Tensor::from_vec(more, w.shape(), &Device::Cpu).unwrap()).unwrap();
@@ -45,7 +45,7 @@ fn with_lora(llama: Llama) -> Llama {
     llama.with_lora(&lora, &adapter).unwrap()
 }
 
-/// A pair and a plain sequence, with more rows than a tile has.
+/// A pair and a plain sequence, with more rows than a tile.
 fn rows() -> Rows {
     let segment = |prefix, rows| Segment { prefix, rows };
     let lengths = [0..9, 9..30, 30..35, 35..60];
@@ -146,7 +146,7 @@ fn threads_and_used_memory_do_not_show() {
         let workers = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut pool, mut gradients) = (Pool::default(), Gradients::default());
         for _ in 0..2 {
-            // The second time in the memory of the first.
+            // The second pass reuses the memory of the first.
             gradients.clear(&mut pool);
             workers.install(|| {
                 let recorded = record(&llama, &rows, Options::default(), &mut pool).unwrap();

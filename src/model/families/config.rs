@@ -1,5 +1,5 @@
-//! config.json of a family that candle-transformers computes, checked against what it computes: whatever would come out
-//! differently from what the model's authors mean, or would divide by zero, is refused here.
+//! Checks a family's config.json against what candle-transformers computes. Refuses settings that would
+//! compute another result than the model's authors intend, or would divide by zero.
 
 use candle_nn::Activation;
 use candle_transformers::models::{gemma3, qwen2, qwen3};
@@ -10,30 +10,30 @@ use crate::model::config::Config;
 use crate::model::family::Family;
 use crate::model::formats::hf;
 
-/// What the three families have in common, and what Gemma 3 has besides.
+/// Settings shared by the three families, and those of Gemma 3 alone.
 pub(super) struct Settings {
     pub family: Family,
-    /// Sizes by the names that Llama has for them, which these families share.
+    /// Sizes with Llama's names, which these families share.
     pub sizes: Config,
-    /// Whether the attention's matrices have biases (Qwen2's output matrix has none in any case).
+    /// Whether the attention's matrices have biases. Qwen2's output matrix never has one.
     pub bias: bool,
     pub gemma: Option<Gemma>,
 }
 
 /// Gemma 3's own options.
 pub(super) struct Gemma {
-    /// Positions that a sliding layer sees, the newest included.
+    /// Positions that a sliding layer sees, including the newest.
     pub window: usize,
-    /// One layer in this many sees everything: the last of them.
+    /// One layer out of this many has full attention: the last of each group.
     pub pattern: usize,
-    /// Base of the rotary frequencies of sliding layers.
+    /// Base of the rotary frequencies in sliding layers.
     pub local_theta: f64,
     pub attention_cap: Option<f64>,
     pub logit_cap: Option<f64>,
 }
 
 impl Settings {
-    /// Reads and checks config.json.
+    /// Parses and checks config.json.
     pub fn parse(family: Family, mut json: Map<String, Json>) -> Result<Self> {
         hf::refuse_quantised(&json)?;
         let local_theta = flatten_rope(family, &mut json)?;
@@ -97,7 +97,7 @@ impl Settings {
         all
     }
 
-    /// For candle-transformers, with tables for so many positions.
+    /// Builds candle-transformers' configuration, with tables for `positions` positions.
     pub fn qwen2(&self, positions: usize) -> qwen2::Config {
         let c = &self.sizes;
         qwen2::Config {
@@ -108,7 +108,7 @@ impl Settings {
             num_attention_heads: c.num_attention_heads,
             num_key_value_heads: c.kv_heads(),
             max_position_embeddings: positions,
-            // It masks by this whether `use_sliding_window` is set or not.
+            // candle-transformers masks by this value whether or not `use_sliding_window` is set.
             sliding_window: positions,
             max_window_layers: c.num_hidden_layers,
             tie_word_embeddings: c.tie_word_embeddings,
@@ -119,7 +119,7 @@ impl Settings {
         }
     }
 
-    /// As [`Settings::qwen2`].
+    /// Like [`Settings::qwen2`], for Qwen 3.
     pub fn qwen3(&self, positions: usize) -> qwen3::Config {
         let c = &self.sizes;
         qwen3::Config {
@@ -142,7 +142,7 @@ impl Settings {
         }
     }
 
-    /// As [`Settings::qwen2`].
+    /// Like [`Settings::qwen2`], for Gemma 3.
     pub fn gemma3(&self, gemma: &Gemma, positions: usize) -> gemma3::Config {
         let c = &self.sizes;
         gemma3::Config {
@@ -161,7 +161,7 @@ impl Settings {
             final_logit_softcapping: gemma.logit_cap,
             attn_logit_softcapping: gemma.attention_cap,
             query_pre_attn_scalar: c.head_dim(),
-            // It takes memory for this many positions at once.
+            // candle-transformers allocates memory for this many positions at once.
             sliding_window: gemma.window.min(positions),
             sliding_window_pattern: gemma.pattern,
             max_position_embeddings: positions,
@@ -169,8 +169,8 @@ impl Settings {
     }
 }
 
-/// Brings transformers 5's `rope_parameters` to the older keys; returns the base of Gemma's sliding layers. Stretched
-/// frequencies are refused: candle-transformers ignores them.
+/// Converts transformers 5's `rope_parameters` to the older keys. Returns the base of Gemma's sliding
+/// layers. Refuses scaled frequencies, which candle-transformers ignores.
 fn flatten_rope(family: Family, json: &mut Map<String, Json>) -> Result<Option<Json>> {
     let mut local = json.remove("rope_local_base_freq");
     let mut scalings: Vec<Json> = json.remove("rope_scaling").into_iter().collect();
@@ -259,7 +259,7 @@ fn gemma(json: &Map<String, Json>, sizes: &Config, local_theta: Option<Json>) ->
     })
 }
 
-/// One layer in how many sees everything: from the list of layers' types, or as older files say it.
+/// Returns the period of layers with full attention, from the list of layer types or from the older keys.
 fn pattern(json: &Map<String, Json>, layers: usize) -> Result<usize> {
     let Some(types) = layer_types(json)? else {
         let older = if json.contains_key("sliding_window_pattern") { "" } else { "_" };
@@ -276,7 +276,7 @@ fn pattern(json: &Map<String, Json>, layers: usize) -> Result<usize> {
     Ok(every)
 }
 
-/// Which layers have a sliding window, if the file lists them.
+/// Returns which layers have a sliding window, if the file lists them.
 fn layer_types(json: &Map<String, Json>) -> Result<Option<Vec<bool>>> {
     let Some(list) = json.get("layer_types") else { return Ok(None) };
     let kind = |t: &Json| match t.as_str() {

@@ -1,8 +1,8 @@
-//! Families other than Llama, for generation only: Qwen2, Qwen3 and the text models of Gemma 3, computed by
-//! candle-transformers in f32.
+//! Families other than Llama, for generation only: Qwen2, Qwen3 and the text models of Gemma 3.
+//! candle-transformers computes them in f32.
 //!
-//! Where candle-transformers departs from the reference, [`Network`] goes round it, and what cannot be gone round is
-//! refused when config.json is read. See [`Network::push`] and [`Network::fork`].
+//! Where candle-transformers departs from the reference, [`Network`] works around it if possible; otherwise
+//! config.json is refused when it is read. See [`Network::push`] and [`Network::fork`].
 
 mod config;
 mod network;
@@ -23,10 +23,11 @@ use super::text::tokenizer::Tokenizer;
 use crate::error::{Context, Error, Result};
 
 impl Family {
-    /// The family of the model in a directory; none if it is another, or if there is no config.json.
+    /// Returns the family of the model in a directory. Returns `None` for other models and for a directory
+    /// without config.json.
     ///
     /// # Errors
-    /// config.json cannot be read, or is no JSON object.
+    /// config.json cannot be read, or is not a JSON object.
     pub fn of(path: &Path) -> Result<Option<Self>> {
         let config = path.join("config.json");
         if !config.is_file() || peft::is_one(path) {
@@ -37,13 +38,13 @@ impl Family {
     }
 }
 
-/// Weights and tokenizer of a model that is run but not trained.
+/// Weights and tokenizer of a model that supports generation only.
 pub struct InferenceModel {
-    /// What people call it: the folder it came from.
+    /// Display name: the folder that the model was loaded from.
     pub name: String,
-    /// Text to token ids and back.
+    /// Converts text to token ids and back.
     pub tokenizer: Tokenizer,
-    /// As [`super::Model::hash`].
+    /// Hash of the weights; see [`super::Model::hash`].
     pub hash: String,
     settings: Settings,
     weights: BTreeMap<String, Tensor>,
@@ -54,8 +55,8 @@ impl InferenceModel {
     /// Loads a Hugging Face directory (config.json, safetensors, tokenizer.json) of one of the families.
     ///
     /// # Errors
-    /// One of the files, or the agreement between them, is wrong, the model is of another family, or `dtype` is not
-    /// f32; the message names the file.
+    /// A file is invalid, the files contradict each other, the model belongs to another family, or `dtype`
+    /// is not f32. The message names the file.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let (settings, tokenizer) = Self::small_files(path, dtype)?;
         let family = settings.family.name();
@@ -63,15 +64,16 @@ impl InferenceModel {
         finite::check(&weights).map_err(|e| e.doing(path.display()))?;
         let hash = hash(&weights)?;
         let model = Self { name: hf::name_of(path), tokenizer, hash, settings, weights, device: device.clone() };
-        // Made once for little, so that a fault shows now and not at the first request.
+        // Build a small network once, so that a fault shows now and not at the first request.
         model.network(1).user(|| path.display().to_string())?;
         Ok(model)
     }
 
-    /// Tokenizer and context of such a model, whose weights are looked at by name, shape and type.
+    /// Reads the tokenizer and the context length of such a model, and checks its weights by name, shape
+    /// and type.
     ///
     /// # Errors
-    /// As [`InferenceModel::load`].
+    /// See [`InferenceModel::load`].
     pub(super) fn outline(path: &Path, dtype: DType) -> Result<(Tokenizer, usize)> {
         let (settings, tokenizer) = Self::small_files(path, dtype)?;
         let about = (settings.family.name(), "config.json");
@@ -79,7 +81,7 @@ impl InferenceModel {
         Ok((tokenizer, settings.sizes.max_position_embeddings))
     }
 
-    /// Configuration and tokenizer, found to go together.
+    /// Reads the configuration and the tokenizer, and checks that they match.
     fn small_files(path: &Path, dtype: DType) -> Result<(Settings, Tokenizer)> {
         let (config_path, json) = hf::config_object(path)?;
         let at = || config_path.display();
@@ -87,8 +89,8 @@ impl InferenceModel {
         let family = kind.and_then(Family::named);
         let family = family.ok_or_else(|| Error::user(format!("{}: it is of none of these families", at())))?;
         if dtype != DType::F32 {
-            // candle-transformers makes Qwen2's and Gemma's rotary tables in the weights' type: in bf16, positions
-            // from 256 on are rounded.
+            // candle-transformers stores Qwen2's and Gemma's rotary tables in the weights' type: in bf16,
+            // positions from 256 on would be rounded.
             let (dtype, family) = (dtype.as_str(), family.name());
             return Err(Error::user(format!("{}: a {family} model cannot be run in {dtype}", path.display()))
                 .help("models of this family run in f32 only"));
@@ -110,17 +112,17 @@ impl InferenceModel {
         self.settings.sizes.vocab_size
     }
 
-    /// Bytes that a [`Network`] and a branch of it take for each position: keys, values and rotary tables.
+    /// Bytes per position of a [`Network`] and its fork: keys, values and rotary tables.
     pub fn position_bytes(&self) -> u64 {
         let c = &self.settings.sizes;
         let kept = 2 * 2 * c.kv_heads() * c.head_dim();
         (c.num_hidden_layers * (kept + c.head_dim()) * size_of::<f32>()) as u64
     }
 
-    /// The network with nothing read yet, for conversations of up to `positions` tokens. Weights are shared.
+    /// Creates an empty network for conversations of up to `positions` tokens. Networks share the weights.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn network(&self, positions: usize) -> Result<Network> {
         Network::new(&self.settings, &self.weights, &self.device, positions)
     }

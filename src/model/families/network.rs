@@ -1,4 +1,4 @@
-//! A network of candle-transformers with what it has read so far.
+//! A network of candle-transformers with the tokens that it has read.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use candle_transformers::models::{gemma3, qwen2, qwen3};
 use super::config::Settings;
 use crate::error::{Error, Result};
 
-/// Most tokens of a pass: bounds the memory for the attention's scores.
+/// Maximum tokens per pass, which bounds the memory for attention scores.
 const CHUNK: usize = 256;
 
 #[derive(Clone)]
@@ -21,22 +21,22 @@ enum Kind {
     Gemma3(gemma3::Model),
 }
 
-/// A network, and the keys and values of the tokens it has read.
+/// A network, with the keys and values of the tokens that it has read.
 ///
-/// It cannot be cloned freely: Gemma's caches are written in place, so clones would write into each other. What can be
-/// copied safely is [`Network::fork`].
+/// It is not `Clone`: Gemma's caches are written in place, so clones would overwrite each other.
+/// [`Network::fork`] makes the copies that are safe.
 pub struct Network {
     kind: Kind,
     device: Device,
-    /// Tokens read.
+    /// Count of tokens read.
     read: usize,
-    /// Tokens that it has room for.
+    /// Capacity in tokens.
     positions: usize,
-    /// Positions that Gemma's sliding layers keep, in a ring.
+    /// Positions that Gemma's sliding layers keep, in a ring buffer.
     window: Option<usize>,
 }
 
-/// A copy of a network that goes on by itself; the network waits until it is dropped.
+/// A copy of a network that continues independently. It borrows the network until it is dropped.
 pub struct ForkedCache<'a> {
     network: Network,
     of: PhantomData<&'a mut Network>,
@@ -79,7 +79,7 @@ impl Network {
         Ok(Self { kind, device: device.clone(), read: 0, positions, window })
     }
 
-    /// Forgets what it has read.
+    /// Forgets all tokens.
     pub fn clear(&mut self) {
         match &mut self.kind {
             Kind::Qwen2(m) => m.clear_kv_cache(),
@@ -89,19 +89,20 @@ impl Network {
         self.read = 0;
     }
 
-    /// How many of the next `left` tokens one pass may read. candle-transformers lets a pass over several tokens of a
-    /// sliding layer see one position too many once they are more than the window, and fails where the ring is full;
-    /// a pass over one token is right everywhere.
+    /// Returns how many of the next `left` tokens one pass may read. A pass over several tokens is wrong in
+    /// candle-transformers' sliding layers: it sees one position too many once there are more tokens than
+    /// the window, and fails where the ring buffer is full. A pass over one token is always correct.
     fn pass(&self, left: usize) -> usize {
         let room = self.window.map_or(CHUNK, |w| w.saturating_sub(self.read).max(1));
         left.min(room).min(CHUNK)
     }
 
-    /// Reads at least one token, in as many passes as needed, and returns the logits after the last, `[vocab_size]`.
-    /// `before` is asked before each pass over so many tokens and may stop it.
+    /// Reads at least one token, in as many passes as needed, and returns the logits after the last,
+    /// `[vocab_size]`. Calls `before` with the number of tokens before each pass; an error stops the
+    /// passes.
     ///
     /// # Errors
-    /// There are no tokens or no room for them, `before` says so, or whatever candle reports.
+    /// There are no tokens or no capacity for them, `before` fails, or candle fails.
     pub fn push(&mut self, ids: &[u32], mut before: impl FnMut(usize) -> Result<()>) -> Result<Vec<f32>> {
         if ids.len() > self.positions - self.read {
             return Err(Error::bug("more tokens than the network has room for"));
@@ -125,11 +126,13 @@ impl Network {
         Ok(last.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
     }
 
-    /// A copy that may read `more` tokens and leaves this network as it is; none if that is impossible.
+    /// Returns a copy that may read `more` tokens and does not change this network, or `None` if that is
+    /// impossible.
     ///
-    /// Qwen's caches are new tensors with each token. Gemma's are written in place and shared by copies: beyond what
-    /// this network has read that harms nothing while only one copy is used at a time, which the borrow ensures; but
-    /// once the ring of a sliding layer comes round, it would overwrite what this network still needs.
+    /// Qwen's caches are new tensors with each token. Gemma's are written in place and shared by copies.
+    /// Writing beyond this network's tokens is harmless while only one copy is in use, which the borrow
+    /// ensures. But once a sliding layer's ring buffer wraps around, the copy would overwrite what this
+    /// network still needs.
     pub fn fork(&mut self, more: usize) -> Option<ForkedCache<'_>> {
         if self.window.is_some_and(|w| more > w.saturating_sub(self.read)) {
             return None;

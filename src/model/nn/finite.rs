@@ -1,4 +1,4 @@
-//! Weights that are not numbers: no model that has them is saved, and none is loaded.
+//! Checks that weights are finite. Models with other weights are neither saved nor loaded.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::model::ops::Floats;
 
-/// Numbers that one thread looks at.
+/// Numbers that one thread checks per task.
 const PART: usize = 1 << 16;
-/// Rows of a weight that are widened at a time: an embedding may be half a model.
+/// Numbers of a weight that are widened at a time, because an embedding may be half a model.
 const STRETCH: usize = 1 << 20;
 
 /// Checks that every number of every weight is finite.
 ///
 /// # Errors
-/// One is not; the message names the first such weight, and how many of its numbers are not finite. Or the weights cannot
-/// be read back from their device.
+/// A number is not finite; the message names the first weight that has such numbers, and their count. Or
+/// the weights cannot be read back from their device.
 pub(crate) fn check(weights: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, weight) in weights {
         let bad = count(weight)?;
@@ -36,7 +36,7 @@ pub(crate) fn check(weights: &BTreeMap<String, Tensor>) -> Result<()> {
     Ok(())
 }
 
-/// How many numbers of a weight are not finite.
+/// Counts the numbers of a weight that are not finite.
 fn count(weight: &Tensor) -> Result<usize> {
     let flat = weight.detach().flatten_all()?;
     let (mut bad, n) = (0, flat.elem_count());
@@ -69,7 +69,7 @@ mod tests {
                 assert!(error.contains("`w` holds 1 of 1048586 numbers"), "{dtype:?} {place}: {error}");
             }
         }
-        // A number that f32 has and f16 has not.
+        // A number that f32 can represent and f16 cannot.
         let large = Tensor::new(&[7e4f32], &Device::Cpu).unwrap();
         check(&BTreeMap::from([("w".to_owned(), large.clone())])).unwrap();
         let error = check(&BTreeMap::from([("w".to_owned(), large.to_dtype(DType::F16).unwrap())])).unwrap_err();

@@ -1,4 +1,4 @@
-//! The hash by which rows of datasets refer to weights, and the bytes that it is made of.
+//! The hash by which dataset rows identify weights, and the bytes that it covers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// blake3 hex over each weight's name, dtype, shape and little-endian bytes, in order of name.
 ///
 /// # Errors
-/// The weights cannot be read back from their device, or have a type that models do not have.
+/// The weights cannot be read back from their device, or have a type that models cannot have.
 pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for (name, w) in weights {
@@ -25,7 +25,8 @@ pub fn hash(weights: &BTreeMap<String, Tensor>) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Hands over a weight's values, row by row, little-endian: a stretch at a time, for an embedding may be half a model.
+/// Passes a weight's values to `each`, row by row, little-endian. An embedding may be half a model, so the
+/// values are passed in parts.
 pub(crate) fn bytes(w: &Tensor, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     const STRETCH: usize = 1 << 20;
     let flat = w.flatten_all()?;

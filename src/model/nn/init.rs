@@ -6,7 +6,8 @@ use candle_core::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 
-/// Norms are 1, everything else N(0, std) by Box-Muller over the generator of (seed, weight name).
+/// Draws weights: norms are 1, all others N(0, std) by Box-Muller over the generator of (seed, weight
+/// name).
 pub(crate) fn normal(config: &Config, std: f32, seed: u64, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let mut all = BTreeMap::new();
     for (name, shape) in config.weights() {
@@ -26,12 +27,13 @@ pub(crate) fn normal(config: &Config, std: f32, seed: u64, device: &Device) -> R
     Ok(all)
 }
 
-/// Numbers of (0, 1) from the generator of (seed, weight name).
+/// Draws numbers in (0, 1) from the generator of (seed, weight name).
 pub(crate) fn uniform(seed: u64, name: &str) -> impl FnMut() -> f64 {
     use rand_chacha::rand_core::{Rng, SeedableRng};
     let key = blake3::Hasher::new().update(&seed.to_le_bytes()).update(name.as_bytes()).finalize();
     let mut rng = rand_chacha::ChaCha8Rng::from_seed(*key.as_bytes());
-    // 32 random bits to the middle of one of 2^32 cells of (0, 1): never 0, so its logarithm is finite.
+    // Maps 32 random bits to the middle of one of 2^32 cells of (0, 1): never 0, so its logarithm is
+    // finite.
     move || (f64::from(rng.next_u32()) + 0.5) / 4_294_967_296.
 }
 

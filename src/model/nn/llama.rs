@@ -1,8 +1,10 @@
-//! The Llama forward pass over *packed rows*: a row is one token with its position; which rows see which is the
-//! business of an [`Attention`]. Training passes a packed batch without padding, the engine a mixture of prefill
-//! chunks and single decode steps; both run this one definition, and every operation in it has a backward.
+//! The Llama forward pass over *packed rows*. A row is one token with its position; an [`Attention`]
+//! decides which rows see which. Training passes a packed batch without padding. The engine passes a
+//! mixture of prefill chunks and single decode steps. Both run this one definition, and every operation in
+//! it has a backward pass.
 //!
-//! Llama 2 (arXiv 2307.09288), Llama 3 (arXiv 2407.21783), SmolLM2, TinyLlama and what shares their shape.
+//! It covers Llama 2 (arXiv 2307.09288), Llama 3 (arXiv 2407.21783), SmolLM2, TinyLlama and models of the
+//! same shape.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +16,16 @@ use crate::model::ops::{self, Attention};
 
 /// The weight of a matrix product.
 pub(crate) enum Matrix {
-    /// As it is in the files, `[out, in]`.
+    /// Stored as in the files, `[out, in]`.
     Plain(Tensor),
-    /// Laid out for inference on the CPU.
+    /// Packed for inference on the CPU.
     PackedWeight(ops::PackedWeight),
-    /// Frozen, with an adapter that is trained.
+    /// Frozen, with a trained adapter.
     Lora(Adapted),
 }
 
 impl Matrix {
-    /// `x W^T`. An adapter with dropout draws by `keys`, one a row, if they are given.
+    /// Computes `x W^T`. An adapter with dropout draws by `keys`, one per row, if they are given.
     fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
         match self {
             Matrix::Plain(w) => ops::linear(x, w),
@@ -31,29 +33,30 @@ impl Matrix {
             Matrix::Lora(w) => w.product(x, keys),
         }
     }
-    /// `base + x W^T`.
+    /// Computes `base + x W^T`.
     fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
             Matrix::PackedWeight(w) => w.product_onto(base, x),
             other => base + other.product(x, None)?,
         }
     }
-    /// The plain tensor is dropped if nobody else holds it, so that one matrix at a time is there twice.
+    /// Packs the matrix for inference. It drops the plain tensor, so only one matrix at a time exists twice
+    /// in memory.
     fn into_panels(self) -> Result<Self> {
         match self {
             Matrix::Plain(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w)?)),
-            // In f32, so that what was learnt is not rounded away.
+            // In f32, so that narrower types do not round away what the adapter learned.
             Matrix::Lora(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w.merged()?)?)),
             panels => Ok(panels),
         }
     }
 }
 
-/// What is dropped from what each layer adds, in training; adapters draw by the same keys.
+/// Dropout of each layer's output in training. Adapters draw by the same keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Dropped<'a> {
     pub dropout: ops::Dropout,
-    /// What each row draws by.
+    /// Key of each row's draws.
     pub keys: &'a [u64],
 }
 
@@ -70,7 +73,7 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// The matrices by name within the layer, in the order of [`super::lora::TARGETS`].
+    /// The matrices with their names within the layer, in the order of [`super::lora::TARGETS`].
     fn matrices(&self) -> [(&'static str, &Matrix); 7] {
         [
             ("self_attn.q_proj", &self.q),
@@ -109,8 +112,8 @@ impl Layer {
     }
 }
 
-/// A Llama model. Its weights are [`Var`]s if it was made by [`Llama::trainable`], plain tensors if by [`Llama::frozen`];
-/// with [`Llama::with_lora`] only an adapter's are variables.
+/// A Llama model. Its weights are [`Var`]s if [`Llama::trainable`] created it, and plain tensors if
+/// [`Llama::frozen`] did. With [`Llama::with_lora`], only the adapter's weights are variables.
 pub struct Llama {
     config: Config,
     device: Device,
@@ -118,7 +121,7 @@ pub struct Llama {
     weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
     lora: Option<LoraConfig>,
-    /// None where the output matrix serves for it, laid out for inference.
+    /// `None` if the packed output matrix also serves as the embedding.
     pub(crate) embed: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: Tensor,
@@ -127,18 +130,18 @@ pub struct Llama {
 }
 
 impl Llama {
-    /// A frozen model from weights named as [`Config::weights`] lists them.
+    /// Creates a frozen model from weights with the names that [`Config::weights`] lists.
     ///
     /// # Errors
-    /// A weight is missing or has another shape.
+    /// A weight is missing or has the wrong shape.
     pub fn frozen(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
         Self::build(config, weights, BTreeMap::new())
     }
 
-    /// A model whose weights are variables with gradients.
+    /// Creates a model whose weights are variables with gradients.
     ///
     /// # Errors
-    /// A weight is missing or has another shape.
+    /// A weight is missing or has the wrong shape.
     pub fn trainable(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
         let vars: BTreeMap<String, Var> =
             weights.iter().map(|(name, w)| Ok((name.clone(), Var::from_tensor(w)?))).collect::<Result<_>>()?;
@@ -192,11 +195,11 @@ impl Llama {
         })
     }
 
-    /// The model with an adapter (arXiv 2106.09685) beside its matrices, whose weights are the only variables. `adapter` has
-    /// the names and shapes that [`LoraConfig::weights`] lists; they become f32, whatever the model's own type.
+    /// Adds an adapter (arXiv 2106.09685) whose weights are the only variables. `adapter` has the names and
+    /// shapes that [`LoraConfig::weights`] lists; its weights become f32, whatever the model's own type.
     ///
     /// # Errors
-    /// A weight is missing or has another shape, or the model was laid out for inference.
+    /// A weight is missing or has the wrong shape, or the model is already packed for inference.
     pub fn with_lora(mut self, lora: &LoraConfig, adapter: &BTreeMap<String, Tensor>) -> Result<Self> {
         self.vars = lora.variables(&self.config, adapter, &self.device)?;
         for (i, layer) in self.layers.iter_mut().enumerate() {
@@ -215,10 +218,11 @@ impl Llama {
         Ok(self)
     }
 
-    /// The same weights, an adapter's too, with no gradients: what is trained here shows there at once.
+    /// Returns a model that shares all weights, including an adapter's, but has no gradients. It sees
+    /// further training of this model at once.
     ///
     /// # Errors
-    /// The model was laid out for inference.
+    /// The model is packed for inference.
     pub fn view(&self) -> Result<Self> {
         let weights = self.weights.iter().map(|(name, w)| (name.clone(), w.detach())).collect();
         let mut view = Self::build(&self.config, &weights, BTreeMap::new())?;
@@ -235,18 +239,18 @@ impl Llama {
         Ok(view)
     }
 
-    /// The model laid out for generating text. On the CPU its matrices become [`ops::PackedWeight`], which keep the weights'
-    /// type and give f32: with bf16 or f16 weights memory is halved and everything else is computed in f32. On other
-    /// devices the model stays as it is. [`Llama::weights`], [`Llama::variables`] and [`Llama::head`] are gone
-    /// afterwards.
+    /// Packs the model for generating text. On the CPU its matrices become [`ops::PackedWeight`], which
+    /// keep the weights' type and compute in f32: bf16 or f16 weights halve the memory, and all arithmetic
+    /// stays in f32. On other devices the model does not change. [`Llama::weights`], [`Llama::variables`]
+    /// and [`Llama::head`] are not available afterwards.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn for_inference(self) -> Result<Self> {
         if !self.device.is_cpu() || ops::composed_only() {
             return Ok(self);
         }
-        // The maps hold the matrices too; without them each is freed when it has been laid out.
+        // The maps hold the matrices too. Dropping them lets each matrix be freed as soon as it is packed.
         let Self { config, device, weights, vars, embed, layers, norm, head, rope, .. } = self;
         drop((weights, vars));
         let embed = embed.filter(|_| !config.tie_word_embeddings);
@@ -266,19 +270,19 @@ impl Llama {
         })
     }
 
-    /// The configuration.
+    /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
-    /// Where the weights are.
+    /// The device that holds the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
-    /// The type that is computed in and that keys and values are kept in: f32, whatever the weights' type.
+    /// Type of the arithmetic and of cached keys and values: f32, whatever the weights' type.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
-    /// Every weight by name; for a trainable model, the variables' tensors (they track gradients).
+    /// All weights by name. For a trainable model these are the variables' tensors, which track gradients.
     pub fn weights(&self) -> &BTreeMap<String, Tensor> {
         &self.weights
     }
@@ -287,19 +291,20 @@ impl Llama {
         &self.vars
     }
 
-    /// The settings of its adapter, if it has one.
+    /// The settings of the adapter, if the model has one.
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
     }
-    /// Whether it has an adapter with dropout.
+    /// Whether the model has an adapter with dropout.
     pub fn drops(&self) -> bool {
         self.lora.as_ref().is_some_and(|l| l.dropout > 0.)
     }
-    /// Every weight by name, as a model without an adapter has it. With an adapter that is `W + scale B A` where it has a
-    /// part, and all are f32, so that what was learnt is not rounded away in a narrower type.
+    /// Returns all weights by name, as a model without an adapter has them. With an adapter, a weight with
+    /// a target is `W + scale B A`, and all weights are f32, so that narrower types do not round away what
+    /// the adapter learned.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn merged(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut all = self.weights.clone();
         if self.lora.is_some() {
@@ -315,16 +320,16 @@ impl Llama {
         Ok(all)
     }
 
-    /// Runs N packed rows and returns the final normed states, `[N, hidden_size]`. `positions[i]` is the place of
-    /// token `ids[i]` in its own sequence.
+    /// Runs N packed rows and returns the final normalized states, `[N, hidden_size]`. `positions[i]` is
+    /// the position of token `ids[i]` in its own sequence.
     ///
     /// # Errors
-    /// An id or position out of range, or whatever candle reports.
+    /// An id or position is out of range, or candle fails.
     pub fn forward(&self, ids: &[u32], positions: &[u32], attention: &mut dyn Attention) -> Result<Tensor> {
         self.normed(&self.states(ids, positions, attention, None)?)
     }
 
-    /// The states after the last layer, before the last norm.
+    /// Computes the states after the last layer, before the last norm.
     pub(crate) fn states(
         &self,
         ids: &[u32],
@@ -340,12 +345,12 @@ impl Llama {
         Ok(x)
     }
 
-    /// The rotary angles of the rows.
+    /// Computes the rotary angles of the rows.
     pub(crate) fn angles(&self, positions: &[u32]) -> Result<ops::RopeRows> {
         self.rope.rows(positions, &self.device, self.dtype)
     }
 
-    /// One layer.
+    /// Runs one layer.
     pub(crate) fn layer(
         &self,
         index: usize,
@@ -376,22 +381,23 @@ impl Llama {
         add(&x, &layer.down, &y, 1)
     }
 
-    /// The last norm.
+    /// Applies the last norm.
     pub(crate) fn normed(&self, x: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Logits of the given states, `[N, hidden_size]` to `[N, vocab_size]`.
+    /// Computes the logits of the given states, `[N, hidden_size]` to `[N, vocab_size]`.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.head.product(hidden, None)
     }
-    /// The output matrix, `[vocab_size, hidden_size]`: for losses that never hold all logits at once.
+    /// Returns the output matrix, `[vocab_size, hidden_size]`, for losses that never hold all logits at
+    /// once.
     ///
     /// # Errors
-    /// The model was laid out for inference.
+    /// The model is packed for inference.
     pub fn head(&self) -> Result<&Tensor> {
         match &self.head {
             Matrix::Plain(w) => Ok(w),
@@ -399,7 +405,7 @@ impl Llama {
         }
     }
 
-    /// The embeddings of tokens, `[N, hidden_size]`.
+    /// Returns the embeddings of tokens, `[N, hidden_size]`.
     pub(crate) fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
         match (&self.embed, &self.head) {
             (Some(embed), _) => ops::embedding(embed, ids),

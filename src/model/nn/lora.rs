@@ -1,5 +1,5 @@
-//! LoRA (arXiv 2106.09685): a frozen matrix W is trained by way of two thin ones, `W + alpha / rank B A`. Names, shapes
-//! and initial values are PEFT's.
+//! LoRA (arXiv 2106.09685): trains two low-rank matrices next to a frozen matrix W, `W + alpha / rank B A`.
+//! Names, shapes and initial values are PEFT's.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::model::config::Config;
 use crate::model::ops;
 use crate::model::ops::Dropout;
 
-/// The matrices of a layer that may have an adapter, by PEFT's names: what it calls `all-linear` of a Llama.
+/// The matrices of a layer that may have an adapter, by PEFT's names: those that `all-linear` selects in a
+/// Llama.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// The settings of an adapter.
@@ -18,30 +19,30 @@ pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_pr
 pub struct LoraConfig {
     /// Rows of A and columns of B, r.
     pub rank: usize,
-    /// The adapter's share is scaled by `alpha / rank`.
+    /// The adapter's output is scaled by `alpha / rank`.
     pub alpha: f64,
-    /// Probability that a number of a matrix's input is dropped on its way to A, in [0, 1); in training only. Draws depend
-    /// on seed, step, row, layer and matrix alone.
+    /// Probability that a number of a matrix's input is dropped before A, in [0, 1); in training only.
+    /// Draws depend only on seed, step, row, layer and matrix.
     pub dropout: f64,
-    /// Matrices that have one: names of [`TARGETS`], in its order, each once.
+    /// Matrices with an adapter: names of [`TARGETS`], in its order, each once.
     pub targets: Vec<&'static str>,
 }
 
 impl Default for LoraConfig {
-    /// Rank 16 and alpha 32 on all matrices, no dropout.
+    /// Rank 16 and alpha 32 on all matrices, without dropout.
     fn default() -> Self {
         Self { rank: 16, alpha: 32., dropout: 0., targets: TARGETS.to_vec() }
     }
 }
 
 impl LoraConfig {
-    /// What multiplies `B A`.
+    /// The factor of `B A`.
     pub fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
     }
 
-    /// Name and shape of every weight of the adapter: A `[rank, in]` and B `[out, rank]`. Names are PEFT's without its
-    /// `base_model.model.`, so `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// Name and shape of every weight of the adapter: A `[rank, in]` and B `[out, rank]`. Names are PEFT's
+    /// without the prefix `base_model.model.`, for example `model.layers.0.self_attn.q_proj.lora_A.weight`.
     pub fn weights(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
         let of_matrix = |(name, shape): (String, Vec<usize>)| {
             let module = name.strip_suffix(".weight")?;
@@ -53,10 +54,10 @@ impl LoraConfig {
         config.weights().into_iter().filter_map(of_matrix).flatten().collect()
     }
 
-    /// A new adapter: A uniform in `(-1 / sqrt(in), 1 / sqrt(in))` (Kaiming's with a = sqrt 5), B zero.
+    /// Draws a new adapter: A uniform in `(-1 / sqrt(in), 1 / sqrt(in))` (Kaiming with a = sqrt 5), B zero.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Returns any error of candle.
     pub fn init(&self, config: &Config, seed: u64, device: &Device) -> Result<BTreeMap<String, Tensor>> {
         let weight = |(name, shape): (String, Vec<usize>)| {
             let w = if name.ends_with("lora_B.weight") {
@@ -72,7 +73,7 @@ impl LoraConfig {
         self.weights(config).into_iter().map(weight).collect()
     }
 
-    /// The adapter's weights as f32 variables, their shapes checked.
+    /// Creates f32 variables for the adapter's weights and checks their shapes.
     pub(crate) fn variables(
         &self,
         config: &Config,
@@ -90,7 +91,7 @@ impl LoraConfig {
     }
 }
 
-/// A frozen matrix and its adapter.
+/// A frozen matrix with its adapter.
 pub(crate) struct Adapted {
     /// W, `[out, in]`; never a variable.
     pub weight: Tensor,
@@ -98,19 +99,19 @@ pub(crate) struct Adapted {
     pub a: Tensor,
     /// B, `[out, rank]`, f32.
     pub b: Tensor,
-    /// What multiplies `B A`.
+    /// The factor of `B A`.
     pub scale: f64,
-    /// What is dropped of the input on its way to A, in training.
+    /// Dropout of the input before A, in training.
     dropout: Dropout,
-    /// What tells this matrix's draws from the others'.
+    /// Distinguishes this matrix's draws from those of other matrices.
     site: u64,
 }
 
-/// Draws of adapters lie beyond those of layers.
+/// First dropout site of adapters, beyond all sites of layers.
 const SITES: u64 = 1 << 32;
 
 impl Adapted {
-    /// The matrix `weight` of the target in the layer, with its variables.
+    /// Adapts the matrix `weight`, the target of that name in the layer, with its variables.
     pub(crate) fn new(
         weight: Tensor,
         vars: &BTreeMap<String, Var>,
@@ -129,30 +130,30 @@ impl Adapted {
         Ok(Self { weight, a: get("lora_A")?, b: get("lora_B")?, scale: lora.scale(), dropout, site })
     }
 
-    /// The same memory, with no gradients.
+    /// Shares the memory, without gradients.
     pub(crate) fn detached(&self) -> Self {
         Self { weight: self.weight.detach(), a: self.a.detach(), b: self.b.detach(), ..*self }
     }
 
-    /// `x W^T + scale dropout(x) A^T B^T`, the adapter's share computed in f32. Without `keys`, of which there is one a
-    /// row, nothing is dropped.
+    /// Computes `x W^T + scale dropout(x) A^T B^T`, with the adapter's part in f32. `keys` has one key per
+    /// row; without it nothing is dropped.
     pub(crate) fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
         let mut input = x.to_dtype(DType::F32)?;
         if let Some(keys) = keys.filter(|_| self.dropout.rate > 0.) {
             input = (input * self.dropout.mask(keys, self.site, x.dim(1)?, x.device())?)?;
         }
-        // Scaled where it is thin.
+        // Scaled here because this matrix is the smallest.
         let inner = (ops::linear(&input, &self.a)? * self.scale)?;
         ops::linear(x, &self.weight)? + ops::linear(&inner, &self.b)?.to_dtype(x.dtype())?
     }
 
-    /// `W + scale B A` in f32.
+    /// Computes `W + scale B A` in f32.
     pub(crate) fn merged(&self) -> Result<Tensor> {
         merge(&self.weight, &self.a.detach(), &self.b.detach(), self.scale)
     }
 }
 
-/// `W + scale B A` in f32.
+/// Computes `W + scale B A` in f32.
 pub(crate) fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     w.to_dtype(DType::F32)? + (b.matmul(a)? * scale)?
 }
@@ -161,7 +162,8 @@ pub(crate) fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Te
 mod tests {
     use super::*;
 
-    /// `x W^T + scale (x m) A^T B^T` with m the draws of the rows' keys; and on average over keys nothing changes.
+    /// Checks `x W^T + scale (x m) A^T B^T`, with m drawn by the rows' keys, and that its average over keys
+    /// is the product without dropout.
     #[test]
     fn dropout_is_on_the_adapters_input_only() -> Result<()> {
         let device = Device::Cpu;

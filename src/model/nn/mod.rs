@@ -1,4 +1,5 @@
-//! The network: the Llama forward pass over packed rows, LoRA, random and invalid weights.
+//! The network: the Llama forward pass over packed rows, LoRA, random weights and checks for finite
+//! weights.
 
 pub(crate) mod finite;
 pub(crate) mod hash;

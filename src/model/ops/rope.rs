@@ -1,4 +1,5 @@
-//! Rotary position embedding (arXiv 2104.09864) in Hugging Face's half-split layout, with Llama 3's and linear scaling.
+//! Rotary position embedding (arXiv 2104.09864) in Hugging Face's half-split layout, with Llama 3 scaling and
+//! linear scaling.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
