@@ -1,5 +1,6 @@
-//! The container: header, metadata and tensor table of a GGUF file. Written for files that nobody vouches for: every count is
-//! checked against what is left of the file before memory is taken, and arrays are kept as compactly as they are stored.
+//! The container of a GGUF file: header, metadata and tensor table. The reader does not trust the file: it
+//! checks every count against the bytes left in the file before it allocates memory, and keeps arrays as
+//! compactly as the file does.
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
@@ -22,28 +23,28 @@ pub(crate) enum Value {
     Texts(Vec<String>),
     Floats(Vec<f32>),
     Ints(Vec<i32>),
-    /// An array of another kind, which no part of a model needs; skipped.
+    /// An array of another type. No part of a model needs it, so it is skipped.
     Other,
 }
 
-/// Where a tensor is and what it is.
+/// Type and place of a tensor.
 struct Info {
     kind: u32,
-    /// Outermost dimension first, as candle has it.
+    /// Outermost dimension first, like candle's shapes.
     shape: Vec<usize>,
     offset: u64,
 }
 
-/// A GGUF file with its tables read.
+/// A GGUF file whose tables have been read.
 pub(crate) struct Gguf<R> {
     reader: BufReader<R>,
     length: u64,
-    /// Bytes read so far, so that no system call is needed to know what is left.
+    /// Count of bytes read so far; it gives the bytes left without a system call.
     position: u64,
     data: u64,
     pub(crate) metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Info>,
-    /// The further files of a model that is split over several.
+    /// The other files of a model that is split over several.
     parts: Vec<Self>,
 }
 
@@ -101,7 +102,7 @@ impl<R: Read + Seek> Gguf<R> {
         Ok(g)
     }
 
-    /// Adds a further file of the same model, of which the tensors are used.
+    /// Adds another file of the same model. Only its tensors are used.
     pub(crate) fn add_part(&mut self, part: Self) -> Result<()> {
         if let Some(name) = part.names().find(|name| self.shape(name).is_some()) {
             return Err(Error::user(format!("tensor `{name}` is in another file of the model already")));
@@ -116,13 +117,13 @@ impl<R: Read + Seek> Gguf<R> {
         self.tensors.keys().chain(further).map(String::as_str)
     }
 
-    /// The shape of a tensor, if it is there.
+    /// Returns the shape of a tensor, if the file has it.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         let mut all = std::iter::once(self).chain(&self.parts);
         all.find_map(|part| part.tensors.get(name)).map(|info| info.shape.as_slice())
     }
 
-    /// The tensor's values, dequantised to f32, on the CPU.
+    /// Reads a tensor's values on the CPU, dequantized to f32.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         if let Some(part) = self.parts.iter_mut().find(|part| part.tensors.contains_key(name)) {
             return part.tensor(name);
@@ -144,11 +145,12 @@ impl<R: Read + Seek> Gguf<R> {
         Ok(ggml_file::qtensor_from_ggml(kind, &bytes, shape, &Device::Cpu)?.dequantize(&Device::Cpu)?)
     }
 
-    /// The type of a tensor, its first byte in the file and its number of bytes, which the file was found to have.
+    /// Returns a tensor's type, the file offset of its first byte and its length in bytes, and checks that
+    /// they are within the file.
     fn place(&self, kind: u32, shape: &[usize], offset: u64) -> Result<(GgmlDType, u64, usize)> {
         let kind = ggml_type(kind)?;
         let n = elements(shape).ok_or_else(|| Error::user(format!("the shape {shape:?} is impossible")))?;
-        // Blocks lie along the innermost dimension.
+        // Quantization blocks lie along the innermost dimension.
         let inner = shape.last().copied().unwrap_or(1);
         if inner % kind.block_size() != 0 {
             return Err(Error::user(format!("rows of {inner} values cannot be {kind:?}")));
@@ -167,8 +169,8 @@ impl<R: Read + Seek> Gguf<R> {
         Ok((kind, begin, size))
     }
 
-    /// Checks that every tensor is within the file and that no two share bytes: many tensors over the same bytes would
-    /// make a large model of a small file.
+    /// Checks that every tensor is within the file and that no two share bytes. Otherwise a small file
+    /// could describe a large model, with many tensors over the same bytes.
     pub(crate) fn check_places(&self) -> Result<()> {
         for part in &self.parts {
             part.check_places()?;
@@ -298,7 +300,7 @@ fn ggml_type(kind: u32) -> Result<GgmlDType> {
     })
 }
 
-/// Typed look-ups with errors that name the key.
+/// Typed lookups whose errors name the key.
 pub(crate) struct Metadata<'a>(pub(crate) &'a BTreeMap<String, Value>);
 
 impl Metadata<'_> {

@@ -1,4 +1,5 @@
-//! A GGUF file as a Llama: metadata to configuration, tensors to Hugging Face's names and layout.
+//! Reads a GGUF file as a Llama: converts metadata to configuration, and tensors to Hugging Face's names
+//! and layout.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,10 +18,10 @@ use crate::model::config::{OneOrMany, RopeScaling};
 use crate::model::ops::frequencies;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// Files that one model may be split into. The largest of released ones are in some 50.
+/// Maximum number of files per model. The largest released models have about 50.
 const MAX_PARTS: usize = 1000;
 
-/// An open file whose tensors were found to be those of a Llama.
+/// An open file that has the tensors of a Llama.
 pub(crate) struct Model(Gguf<File>);
 
 impl Model {
@@ -33,7 +34,7 @@ impl Model {
         Ok((Self(gguf), config, tokenizer))
     }
 
-    /// The weight of that name of Hugging Face, in f32 and in Hugging Face's layout.
+    /// Reads the weight with the given Hugging Face name, in f32 and in Hugging Face's layout.
     pub(crate) fn tensor(&mut self, name: &str, config: &Config) -> Result<Tensor> {
         let w = self.0.tensor(&stored_name(name))?;
         Ok(match rotated_heads(name, config) {
@@ -43,10 +44,10 @@ impl Model {
     }
 }
 
-/// The configuration of the model in a GGUF file, of which nothing else is read.
+/// Reads the model's configuration from a GGUF file, and nothing else.
 ///
 /// # Errors
-/// It is no GGUF file of a Llama.
+/// The file is not a GGUF file of a Llama.
 pub fn gguf_config(path: &Path) -> Result<Config> {
     open_parts(path).and_then(|mut gguf| config(&mut gguf)).map_err(|e| e.doing(path.display()))
 }
@@ -55,8 +56,8 @@ fn open_file(path: &Path) -> Result<Gguf<File>> {
     Gguf::read(open_regular(path).user(|| "it cannot be opened")?)
 }
 
-/// Opens a file, and the others of its model where llama.cpp has split it: NAME-00001-of-00003.gguf and so on. The first
-/// has the metadata.
+/// Opens a file and, if llama.cpp has split the model, its other files: NAME-00001-of-00003.gguf and so on.
+/// The first file has the metadata.
 fn open_parts(path: &Path) -> Result<Gguf<File>> {
     let given = open_file(path)?;
     let count = Metadata(&given.metadata).size("split.count")?.unwrap_or(1);
@@ -118,7 +119,7 @@ fn config<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Config> {
         num_attention_heads: heads,
         num_key_value_heads: m.size("llama.attention.head_count_kv")?,
         head_dim: head_dim.filter(|w| w.checked_mul(heads) != Some(hidden_size)),
-        // Stored as f32: 1e-5 comes back as 9.999999747378752e-6, and the shortest decimal gives it back.
+        // Stored as f32: 1e-5 is read as 9.999999747378752e-6. The shortest decimal restores 1e-5.
         rms_norm_eps: shortest(m.float("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5)),
         rope_theta: shortest(m.float("llama.rope.freq_base")?.unwrap_or(10_000.)),
         rope_scaling: None,
@@ -153,20 +154,21 @@ fn rope_scaling<R: Read + Seek>(gguf: &mut Gguf<R>, m: &Metadata, config: &Confi
         original_max_position_embeddings: 0,
     };
     match (m.text("llama.rope.scaling.type")?, m.float("llama.rope.scale_linear")?) {
-        // A factor without a type is a linear one, as llama.cpp reads it.
+        // llama.cpp reads a factor without a type as a linear one.
         (Some("linear"), older) | (None, older) => Ok(factor.or(older).filter(|f| *f != 0. && *f != 1.).map(linear)),
         (Some("none"), _) => Ok(None),
         (Some(other), _) => Err(Error::user(format!("rope scaling `{other}` is not supported"))),
     }
 }
 
-/// llama.cpp stores Llama 3's scaling as what each frequency is divided by. The greatest is the factor; one in the transition
-/// gives the original length by solving the formula for it; all must then come out. Released models have low and high
-/// frequency factors of 1 and 4.
+/// Reconstructs Llama 3's scaling. llama.cpp stores it as the divisor of each frequency. The greatest
+/// divisor is the factor. One divisor in the transition gives the original length by solving the formula
+/// for it. The result must then reproduce all divisors. Released models have low and high frequency factors
+/// of 1 and 4.
 fn llama3(factors: &[f32], config: &Config) -> Result<RopeScaling> {
     let (low, high) = (1., 4.);
     let plain = frequencies(&Config { rope_scaling: None, ..config.clone() })?;
-    // It was computed in f32: 8.000001 is 8.
+    // The factor was computed in f32: 8.000001 means 8.
     let factor = (factors.iter().copied().fold(1f32, f32::max) * 1e4).round() / 1e4;
     let solve = |(f, r): (&f32, &f32)| {
         let wavelength = 2. * std::f64::consts::PI / f64::from(*f);
@@ -203,14 +205,14 @@ fn check_tensors<R: Read + Seek>(gguf: &Gguf<R>, config: &Config) -> Result<()> 
         }
         used.insert(stored);
     }
-    // A bias or another tensor that we do not know would change the result without a word.
+    // An unknown tensor, such as a bias, would silently change the result.
     if let Some(name) = gguf.names().find(|n| !used.contains(*n)) {
         return Err(Error::user(format!("tensor `{name}` is not part of a Llama model that reflux knows")));
     }
     Ok(())
 }
 
-/// How many heads the rows of a matrix are that llama.cpp permutes; none if it does not.
+/// Returns the number of heads in a matrix whose rows llama.cpp permutes; `None` for other weights.
 pub(in crate::model) fn rotated_heads(name: &str, config: &Config) -> Option<usize> {
     match name.rsplit('.').nth(1) {
         Some("q_proj") => Some(config.num_attention_heads),
@@ -219,7 +221,7 @@ pub(in crate::model) fn rotated_heads(name: &str, config: &Config) -> Option<usi
     }
 }
 
-/// llama.cpp's name of a weight of [`Config::weights`].
+/// Returns llama.cpp's name of a weight of [`Config::weights`].
 pub(in crate::model) fn stored_name(name: &str) -> String {
     let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
         return match name {
@@ -243,8 +245,8 @@ pub(in crate::model) fn stored_name(name: &str) -> String {
     format!("blk.{layer}.{part}.weight")
 }
 
-/// llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head, and the conversion permutes the rows of the
-/// query and key matrices to match. This permutes them back: row (head, j, side) goes to (head, side, j).
+/// Reverses llama.cpp's permutation of the rows of the query and key matrices: row (head, j, side) moves to
+/// (head, side, j). llama.cpp rotates neighboring pairs, Hugging Face the two halves of a head.
 fn half_split(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = w.dims2()?;
     w.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))

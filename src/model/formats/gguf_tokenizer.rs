@@ -1,4 +1,4 @@
-//! A GGUF file's tokenizer, written as the tokenizer.json and tokenizer_config.json that Hugging Face has for it.
+//! Converts a GGUF file's tokenizer to Hugging Face's tokenizer.json and tokenizer_config.json.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub(in crate::model) const CONTROL: i32 = 3;
 pub(in crate::model) const USER_DEFINED: i32 = 4;
 pub(in crate::model) const UNUSED: i32 = 5;
 pub(in crate::model) const BYTE: i32 = 6;
-/// Longest token of a SentencePiece vocabulary, in bytes: every way to cut it in two is tried.
+/// Maximum length of a SentencePiece token in bytes; every way to split it in two is tried.
 const LONGEST_PIECE: usize = 1024;
-/// Merges of a SentencePiece vocabulary for each of its tokens. Llama 2's has 1.9, Gemma's 2.0.
+/// Maximum merges of a SentencePiece vocabulary per token. Llama 2 has 1.9, Gemma 2.0.
 const MERGES_A_TOKEN: usize = 4;
-/// Bytes of all merges for each byte of the tokens.
+/// Maximum bytes of all merges per byte of the tokens.
 const MERGED_BYTES: usize = 16;
 
 pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
@@ -55,7 +55,7 @@ pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
             if let Some(id) = tokens.iter().position(|t| t.len() > LONGEST_PIECE) {
                 return Err(Error::user(format!("token {id} has {} bytes", tokens[id].len())));
             }
-            // Files without the key have the token all the same.
+            // Files without the key still have the token.
             let by_type = || types.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id].clone());
             let prefix = m.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
             sentencepiece(tokens, scores, &types, unknown.or_else(by_type), prefix)?
@@ -112,7 +112,7 @@ fn special(m: &Metadata, tokens: &[String], which: &str) -> Result<Option<String
         .transpose()
 }
 
-/// The parts of tokenizer.json that depend on the kind.
+/// The parts of tokenizer.json that depend on the kind of tokenizer.
 struct Parts {
     normalizer: Json,
     pre_tokenizer: Json,
@@ -121,7 +121,7 @@ struct Parts {
 }
 
 fn vocab(tokens: &[String]) -> Json {
-    // The first of equal spellings keeps its id.
+    // Of equal spellings, the first keeps its id.
     let mut map = Map::new();
     for (id, token) in tokens.iter().enumerate() {
         map.entry(token.clone()).or_insert_with(|| id.into());
@@ -129,12 +129,12 @@ fn vocab(tokens: &[String]) -> Json {
     Json::Object(map)
 }
 
-/// Llama 3's words.
+/// Regular expression of Llama 3's words.
 pub(in crate::model) const LLAMA3: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-/// Qwen 2's words.
+/// Regular expression of Qwen 2's words.
 pub(in crate::model) const QWEN2: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/// Byte-level BPE; `pre` is llama.cpp's name for how text is cut into words.
+/// Byte-level BPE. `pre` is llama.cpp's name for the rule that splits text into words.
 fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> {
     let bytes =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
@@ -163,9 +163,10 @@ fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> 
     Ok(Parts { normalizer, pre_tokenizer, decoder, model })
 }
 
-/// SentencePiece BPE as the released tokenizer.json of Llama 2 has it (a space goes before every stretch between special tokens,
-/// where sentencepiece itself knows a start of the text only): a merge for every way to split a piece into two others, best score
-/// of the whole first (SentencePiece merges by score; a merge list has the same order), ties by the ids of the parts.
+/// SentencePiece BPE, as in the released tokenizer.json of Llama 2. It puts a space before every stretch
+/// between special tokens, whereas sentencepiece puts one only at the start of the text. It has a merge for
+/// every way to split a piece into two others, in descending order of the whole's score and then in order
+/// of the parts' ids. SentencePiece merges by score; a merge list in this order is equivalent.
 fn sentencepiece(
     tokens: &[String],
     scores: &[f32],
@@ -178,7 +179,7 @@ fn sentencepiece(
     let (most, mut bytes) = (MERGES_A_TOKEN * tokens.len() + 10_000, 0usize);
     let mut merges: Vec<(f32, usize, usize)> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
-        // These stand for something else than their spelling: no text is merged into them.
+        // These tokens do not represent their spelling, so text must not merge into them.
         if matches!(types[id], CONTROL | UNKNOWN | BYTE) {
             continue;
         }

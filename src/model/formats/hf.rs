@@ -1,4 +1,4 @@
-//! The small files of a Hugging Face directory: configuration, tokenizer, chat template.
+//! The small files of a Hugging Face directory: configuration, tokenizer and chat template.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::model::ops::frequencies;
 use crate::model::text::tokenizer::Files;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// Longest JSON file that is read. The largest tokenizer.json in use has about 35 MB.
+/// Maximum length of a JSON file. The largest tokenizer.json in use has about 35 MB.
 const MAX_LENGTH: u64 = 256 << 20;
 
 /// Reads a whole text file of at most [`MAX_LENGTH`] bytes.
@@ -47,7 +47,7 @@ pub(crate) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
     Ok((config, tokenizer))
 }
 
-/// Reads config.json; its path, and what is in it.
+/// Reads config.json. Returns its path and its contents.
 pub(crate) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> {
     let path = dir.join("config.json");
     if !path.exists() {
@@ -58,7 +58,7 @@ pub(crate) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> 
     Ok((path, json))
 }
 
-/// Reads the tokenizer's files. `eos` are the ids that end a text by config.json.
+/// Reads the tokenizer's files. `eos` holds the end-of-text ids of config.json.
 pub(crate) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
     if !path.exists() {
@@ -81,7 +81,7 @@ pub(crate) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer
     Tokenizer::new(files).map_err(|e| e.doing(dir.display()))
 }
 
-/// Older directories name their special tokens in a file of its own.
+/// Adds the special tokens that older directories name in a separate file.
 fn add_special_tokens_map(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
     for (key, value) in read_object_if_there(path)? {
         if config.get(&key).is_none_or(Json::is_null) {
@@ -91,7 +91,7 @@ fn add_special_tokens_map(config: &mut Map<String, Json>, path: &Path) -> Result
     Ok(())
 }
 
-/// Older directories list tokens that were added to the vocabulary in a file of its own, by spelling.
+/// Adds the added tokens that older directories list in a separate file, by spelling.
 fn add_added_tokens(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
     let added = read_object_if_there(path)?;
     if added.is_empty() || config.get("added_tokens_decoder").is_some_and(|d| !d.is_null()) {
@@ -102,14 +102,15 @@ fn add_added_tokens(config: &mut Map<String, Json>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The chat template of a directory that need not have a tokenizer.
+/// Returns the chat template of a directory that need not have a tokenizer.
 pub(crate) fn own_template(dir: &Path) -> Result<Option<Json>> {
     let mut config = read_object_if_there(&dir.join("tokenizer_config.json"))?;
     choose_template(&mut config, dir)?;
     Ok(config.remove("chat_template").filter(|template| !template.is_null()))
 }
 
-/// Leaves one template, the one named `default`, in `chat_template`; chat_template.jinja goes before the list.
+/// Selects one template for `chat_template`: chat_template.jinja if it exists, else the one named `default`
+/// of a list.
 fn choose_template(config: &mut Map<String, Json>, dir: &Path) -> Result<()> {
     let path = dir.join("chat_template.jinja");
     if path.exists() {
@@ -123,7 +124,8 @@ fn choose_template(config: &mut Map<String, Json>, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that config.json describes a model that [`crate::model::nn::llama::Llama`] computes, and brings newer spellings to the older.
+/// Checks that config.json describes a model that [`crate::model::nn::llama::Llama`] can compute, and
+/// converts newer spellings to older ones.
 pub(crate) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     let text = |json: &Map<String, Json>, key: &str| json.get(key).and_then(Json::as_str).map(str::to_string);
     match text(&json, "model_type") {
@@ -159,7 +161,7 @@ pub(crate) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     Ok(config)
 }
 
-/// Refuses a model whose weights are quantised in a way of its own.
+/// Refuses a model whose weights use a quantization scheme of their own.
 pub(crate) fn refuse_quantised(json: &Map<String, Json>) -> Result<()> {
     let Some(settings) = json.get("quantization_config").filter(|v| !v.is_null()) else { return Ok(()) };
     let method = settings.get("quant_method").and_then(Json::as_str).unwrap_or("of an unknown method");
@@ -167,11 +169,11 @@ pub(crate) fn refuse_quantised(json: &Map<String, Json>) -> Result<()> {
         .help("take the model as it was before it was quantised, or a GGUF file"))
 }
 
-/// The configuration with its values in the types they must have; an error names the key.
+/// Parses the configuration into typed values; an error names the key.
 pub(crate) fn typed_config(json: &Map<String, Json>) -> Result<Config> {
     let read = |json: Map<String, Json>| serde_json::from_value::<Config>(Json::Object(json));
     let Err(e) = read(json.clone()) else { return read(json.clone()).map_err(|e| Error::user(e.to_string())) };
-    // The library does not say which key it was: the one without which there is another error, or none.
+    // serde does not report the key. It is the one whose removal leads to another error, or to none.
     let wrong = json.keys().find(|key| {
         let mut without = json.clone();
         without.shift_remove(*key);
@@ -183,9 +185,10 @@ pub(crate) fn typed_config(json: &Map<String, Json>) -> Result<Config> {
     })
 }
 
-/// Brings the spellings of the rotary settings to one: `rope_theta` and `rope_scaling`, the type under `rope_type`. Older
-/// files say `type`, or both; transformers 5 writes base and scaling into one object, `rope_parameters`. Where a file has
-/// several spellings, the one that transformers reads goes first.
+/// Converts the spellings of the rotary settings to one: `rope_theta` and `rope_scaling`, with the type
+/// under `rope_type`. Older files use `type`, or both; transformers 5 writes base and scaling into one
+/// object, `rope_parameters`. If a file has several spellings, the one that transformers reads takes
+/// precedence.
 fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
     let whole = |settings: &Map<String, Json>| match settings.get("partial_rotary_factor") {
         Some(part) if !part.is_null() && part.as_f64() != Some(1.) => {
@@ -214,7 +217,8 @@ fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
     let kind = rope.remove("rope_type").filter(|v| !v.is_null()).or(older);
     rope.retain(|_, v| !v.is_null());
     let Some(kind) = kind else {
-        // transformers 5 computes without any scaling then, older versions refuse, llama.cpp scales linearly.
+        // In this case transformers 5 applies no scaling, older versions refuse, and llama.cpp scales
+        // linearly.
         return match rope.get("factor") {
             None => Ok(()),
             Some(factor) => Err(Error::user(format!("rope_scaling has a factor ({factor}) and no type"))
@@ -235,7 +239,7 @@ fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a scaling without the numbers that it is made of: defaults would be another model.
+/// Refuses a scaling that lacks one of its numbers, because a default would make another model.
 fn needed_by_scaling(kind: &Json, rope: &Map<String, Json>) -> Result<()> {
     let needed: &[&str] = match kind.as_str() {
         Some("linear") => &["factor"],
@@ -252,10 +256,11 @@ fn needed_by_scaling(kind: &Json, rope: &Map<String, Json>) -> Result<()> {
     Ok(())
 }
 
-/// Longer contexts than this are refused: no model was trained on them, and what is sized by the context would have no bound.
+/// Maximum context. No model was trained on longer ones, and without a maximum, memory sized by the context
+/// would be unbounded.
 const MAX_CONTEXT: usize = 1 << 24;
 
-/// Refuses sizes that make no sense, so that later arithmetic on them can neither overflow nor divide by zero.
+/// Refuses invalid sizes, so that later arithmetic on them can neither overflow nor divide by zero.
 pub(crate) fn check_config(c: &Config) -> Result<()> {
     let sizes = [
         ("vocab_size", c.vocab_size, 1 << 24),
@@ -286,22 +291,22 @@ pub(crate) fn check_config(c: &Config) -> Result<()> {
     if !fine(c.rms_norm_eps) || !fine(c.rope_theta) {
         return Err(Error::user("rms_norm_eps and rope_theta must be positive numbers"));
     }
-    // An unknown kind of scaling is best told before the weights are read.
+    // Report an unknown kind of scaling before the weights are read.
     frequencies(c).map(drop).user(|| "the rotary settings cannot be used")
 }
 
 impl Tokenizer {
-    /// The tokenizer and chat template of a Hugging Face directory, without the model's weights. config.json is read
-    /// too: it may name tokens that end an answer.
+    /// Loads the tokenizer and chat template of a Hugging Face directory, without the model's weights. It
+    /// also reads config.json, which may name tokens that end an answer.
     ///
     /// # Errors
-    /// A file is missing or broken; the message names it.
+    /// A file is missing or invalid; the message names it.
     pub fn load(dir: &Path) -> Result<Self> {
         Ok(config_and_tokenizer(dir)?.1)
     }
 }
 
-/// What people call a model: the last part of its path.
+/// Returns a model's display name: the last part of its path.
 pub(crate) fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }

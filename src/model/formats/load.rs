@@ -1,4 +1,5 @@
-//! Weights from files. Every length that a file states is checked against the file's size before memory is taken for it.
+//! Loads weights from files. Every length in a file is checked against the file's size before memory is
+//! allocated for it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use crate::model::nn::lora::LoraConfig;
 use crate::model::nn::lora::merge;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// What a model's files hold.
+/// Contents of a model's files.
 pub(crate) struct Loaded {
     pub config: Config,
     pub weights: BTreeMap<String, Tensor>,
@@ -32,13 +33,13 @@ pub(crate) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded>
     Ok(Loaded { config: source.config, weights, tokenizer: source.tokenizer })
 }
 
-/// A model's files, found to hold every weight; weights are read one at a time.
+/// A model's files, checked to hold every weight. Weights are read one at a time.
 pub(crate) struct Source {
     pub config: Config,
     pub tokenizer: Tokenizer,
     path: PathBuf,
     files: Files,
-    /// A LoRA adapter that is merged into what is read.
+    /// A LoRA adapter that is merged into the weights as they are read.
     adapter: Option<(LoraConfig, BTreeMap<String, Tensor>)>,
 }
 
@@ -78,7 +79,8 @@ impl Source {
         Ok(Self { config, tokenizer, path: path.into(), files, adapter: None })
     }
 
-    /// A weight of [`Config::weights`] on the CPU, in the type it is stored in; f32 if it is quantised or has an adapter.
+    /// Reads a weight of [`Config::weights`] on the CPU, in its stored type; in f32 if it is quantized or
+    /// has an adapter.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let w = match &mut self.files {
             Files::Safetensors(files) => files.tensor(name)?,
@@ -93,7 +95,7 @@ impl Source {
     }
 }
 
-/// Whether a file's name says that it is a GGUF file.
+/// Whether a file name is that of a GGUF file.
 pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }

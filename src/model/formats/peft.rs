@@ -20,32 +20,35 @@ use crate::model::nn::lora::LoraConfig;
 use crate::model::nn::lora::TARGETS;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// What PEFT puts before the names of a causal language model.
+/// PEFT's prefix for the weight names of a causal language model.
 const PREFIX: &str = "base_model.model.";
-/// The file of an adapter's settings.
+/// File name of an adapter's settings.
 pub const CONFIG: &str = "adapter_config.json";
-/// The file of an adapter's weights.
+/// File name of an adapter's weights.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Files of a whole model's weights.
+/// File names of a whole model's weights.
 const WHOLE: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// Values of `init_lora_weights` that only say how A and B began. The others (`pissa`, `olora`, `loftq`, `corda`, `lora_ga`)
-/// take the adapter's first value out of the base model's weights, and PEFT does so again when it loads the adapter.
+/// Values of `init_lora_weights` that only describe the initial A and B. The other values (`pissa`,
+/// `olora`, `loftq`, `corda`, `lora_ga`) subtract the initial adapter from the base model's weights, and
+/// PEFT does so again when it loads the adapter.
 const HARMLESS_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
-/// Whether a directory is an adapter's. What `Trainer` saves has the base model's config.json too, but not its weights.
+/// Whether a directory holds an adapter. `Trainer` also saves the base model's config.json there, but not
+/// its weights.
 pub fn is_one(dir: &Path) -> bool {
     dir.join(CONFIG).is_file() && whole_weights(dir).is_none()
 }
 
-/// The first file of a whole model's weights that the directory has.
+/// Returns the first file of a whole model's weights in the directory.
 fn whole_weights(dir: &Path) -> Option<&'static str> {
     WHOLE.into_iter().find(|name| dir.join(name).exists())
 }
 
-/// Refuses a directory that holds a whole model's weights and an adapter: which of them is meant cannot be known.
+/// Refuses a directory that holds both a whole model's weights and an adapter, because the choice would be
+/// ambiguous.
 pub(crate) fn check_not_both(dir: &Path) -> Result<()> {
     match whole_weights(dir).filter(|_| dir.join(CONFIG).is_file()) {
         None => Ok(()),
@@ -56,11 +59,10 @@ pub(crate) fn check_not_both(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes the adapter of `llama`, its settings first. `base` is what adapter_config.json says of the model that it was
-/// trained on.
+/// Writes the adapter of `llama`, its settings first. adapter_config.json names `base` as the base model.
 ///
 /// # Errors
-/// The model has no adapter, its weights are not all finite, or the directory cannot be written.
+/// The model has no adapter, some weights are not finite, or the directory cannot be written.
 pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     let Some(lora) = llama.lora() else { return Err(Error::bug("a model without an adapter has none to save")) };
     let weights =
@@ -69,7 +71,7 @@ pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).doing(|| dir.display())?;
     let whole = lora.alpha.fract() == 0. && lora.alpha.abs() < 1e9;
     let alpha = if whole { json!(lora.alpha as i64) } else { json!(lora.alpha) };
-    // The keys of PEFT that bear on what the adapter computes; the rest have defaults.
+    // The keys of PEFT that affect what the adapter computes; the other keys have defaults.
     let config = json!({
         "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": base, "bias": "none",
         "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "layers_pattern": null,
@@ -81,18 +83,20 @@ pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     save::write_file(&dir.join(WEIGHTS), |to| save::safetensors(&weights, to))
 }
 
-/// The adapter in a directory for a model of that configuration: its settings, and its weights in f32 on the CPU, named as
-/// [`LoraConfig::weights`] names them. Which base model the directory names is not looked at.
+/// Loads the adapter in a directory for a model of the given configuration. Returns its settings, and its
+/// weights in f32 on the CPU under the names of [`LoraConfig::weights`]. It ignores the base model that the
+/// directory names.
 ///
 /// # Errors
-/// It is not plain LoRA of this model's matrices, or one of its files is broken; the message names the file.
+/// It is not a plain LoRA of this model's matrices, or one of its files is invalid; the message names the
+/// file.
 pub fn load(dir: &Path, model: &Config) -> Result<(LoraConfig, BTreeMap<String, Tensor>)> {
     let (lora, _) = open(dir)?;
     let weights = weights(dir, &lora, model)?;
     Ok((lora, weights))
 }
 
-/// The settings of the adapter in a directory, and where its base model is.
+/// Reads the settings of the adapter in a directory and the path of its base model.
 pub(crate) fn open(dir: &Path) -> Result<(LoraConfig, Option<String>)> {
     let path = dir.join(CONFIG);
     let json = hf::read_object(&path)?;
@@ -101,8 +105,8 @@ pub(crate) fn open(dir: &Path) -> Result<(LoraConfig, Option<String>)> {
     Ok((lora, base.map(str::to_owned)))
 }
 
-/// Where the base model is that an adapter's configuration names: from the working directory, as PEFT has it, or else from
-/// the adapter's.
+/// Returns the path of the base model that an adapter's configuration names. The path is relative to the
+/// working directory, as in PEFT, or else to the adapter's directory.
 pub(crate) fn base(dir: &Path, named: Option<&str>) -> Result<PathBuf> {
     let help = "write the path of the model that the adapter was trained on there";
     let Some(named) = named else {
@@ -122,11 +126,11 @@ pub(crate) fn base(dir: &Path, named: Option<&str>) -> Result<PathBuf> {
     Ok(base)
 }
 
-/// The tokenizer to use with the adapter: its own where its directory has one, and the base model's else, with the
-/// adapter's chat template if it has one. Ids that end a text by the base model's files end it here too.
+/// Returns the tokenizer of the adapter: its own if its directory has one, else the base model's with the
+/// adapter's chat template, if any. Ids that end a text in the base model's files also end it here.
 ///
 /// # Errors
-/// One of the files is broken; the message names it.
+/// A file is invalid; the message names it.
 pub(crate) fn tokenizer(dir: &Path, base: Tokenizer) -> Result<Tokenizer> {
     if dir.join("tokenizer.json").exists() {
         let eos = OneOrMany::Many(base.files().eos.clone());
@@ -138,10 +142,10 @@ pub(crate) fn tokenizer(dir: &Path, base: Tokenizer) -> Result<Tokenizer> {
     Tokenizer::new(own).map_err(|e| e.doing(dir.display()))
 }
 
-/// Where the base model is of the adapter in `dir`; `None` if there is no adapter.
+/// Returns the path of the base model of the adapter in `dir`; `None` if `dir` holds no adapter.
 ///
 /// # Errors
-/// The adapter's configuration cannot be read, or its base model is not there.
+/// The adapter's configuration cannot be read, or its base model was not found.
 pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
     if !is_one(dir) {
         return Ok(None);
@@ -150,22 +154,23 @@ pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
     base(dir, named.as_deref()).map(Some)
 }
 
-/// An adapter for a folder anywhere.
+/// An adapter that can be moved to any folder.
 pub struct Standalone {
-    /// What it names as its base model.
+    /// The base model that it names.
     pub base: String,
-    /// What [`CONFIG`] is to say.
+    /// Contents of [`CONFIG`] for the copy.
     pub config: String,
-    /// The file that [`WEIGHTS`] is to be a copy of.
+    /// The file to copy to [`WEIGHTS`].
     pub weights: PathBuf,
 }
 
-/// The adapter in `dir` with its base model named by its absolute path, so that PEFT finds it from any folder and any working
-/// directory. A run's own adapters name their base from where they lie: the same run has the same bytes anywhere. A base that
-/// is no path here, as a name on the hub, stays as it is.
+/// Returns the adapter in `dir` with the absolute path of its base model, so that PEFT finds the base from
+/// any folder and any working directory. A run's own adapters name their base relative to their location,
+/// so that a run has the same bytes anywhere. A base that is not a local path, such as a name on the hub,
+/// does not change.
 ///
 /// # Errors
-/// There is no adapter, or its base model has no files that PEFT reads.
+/// The directory holds no adapter, or its base model has no files that PEFT reads.
 pub fn standalone(dir: &Path) -> Result<Standalone> {
     let (_, named) = open(dir)?;
     let hub = named.as_deref().filter(|named| !Path::new(named).exists() && !dir.join(named).exists());
@@ -182,7 +187,7 @@ pub fn standalone(dir: &Path) -> Result<Standalone> {
     Ok(Standalone { base, config: format!("{:#}\n", Json::Object(config)), weights: dir.join(WEIGHTS) })
 }
 
-/// The adapter's weights, named as [`LoraConfig::weights`] names them, in f32 on the CPU.
+/// Reads the adapter's weights in f32 on the CPU, under the names of [`LoraConfig::weights`].
 pub(crate) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<BTreeMap<String, Tensor>> {
     let path = dir.join(WEIGHTS);
     if !path.exists() {
@@ -200,7 +205,7 @@ pub(crate) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<B
     names.into_iter().map(weight).collect()
 }
 
-/// adapter_config.json, if it says nothing but what we compute.
+/// Parses adapter_config.json and refuses settings that are not supported.
 fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
     let kind = json.get("peft_type").and_then(Json::as_str).unwrap_or("none");
     if kind != "LORA" {
@@ -254,7 +259,7 @@ fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
             return Err(Error::user(format!("target_modules is {other}, not a list of names")));
         }
     };
-    // Whole paths where PEFT was asked for `all-linear`; that every layer has its part shows in the weights.
+    // PEFT writes whole paths for `all-linear`. The weights show whether every layer has its part.
     let named: Vec<&str> = named.iter().map(|t| t.rsplit('.').next().unwrap_or(t)).collect();
     if let Some(unknown) = named.iter().find(|t| !TARGETS.contains(t)) {
         let known = TARGETS.join(", ");
@@ -267,7 +272,7 @@ fn config(json: &Map<String, Json>) -> Result<LoraConfig> {
     Ok(LoraConfig { rank, alpha, dropout, targets })
 }
 
-/// Whether a setting says nothing.
+/// Whether a setting has no effect.
 fn off(value: &Json) -> bool {
     match value {
         Json::Null | Json::Bool(false) => true,

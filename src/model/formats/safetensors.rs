@@ -1,4 +1,4 @@
-//! safetensors, one file or several named by an index.
+//! Reads safetensors: one file, or several that an index names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,11 +14,11 @@ use super::tensor_size::elements;
 use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
 
-/// Longest header that is read; the reference implementation has the same limit.
+/// Maximum length of a header, the same as in the reference implementation.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Reads the weights of the given names and shapes from the directory's safetensors files, and no others. `family` is
-/// what messages call such a model.
+/// Reads only the weights of the given names and shapes from the directory's safetensors files. `family` is
+/// the name of such a model in messages.
 pub(in crate::model) fn load(
     dir: &Path,
     family: &str,
@@ -38,12 +38,12 @@ pub(in crate::model) fn load(
     names.into_iter().map(|n| Ok((n.clone(), files.tensor(&n)?.to_dtype(dtype)?.to_device(device)?))).collect()
 }
 
-/// Safetensors files that hold the weights that were asked for.
+/// Safetensors files that hold the requested weights.
 pub(in crate::model) struct Files {
     paths: Vec<PathBuf>,
-    /// By name: which file, and where in it.
+    /// File and place of each weight, by name.
     entries: BTreeMap<String, (usize, Entry)>,
-    /// An output matrix that was not asked for, since the configuration says that it is the embedding.
+    /// An output matrix that was not requested, because the configuration says that it is the embedding.
     head: Option<(usize, Entry)>,
 }
 
@@ -51,7 +51,7 @@ const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 impl Files {
-    /// Reads the files' headers. Messages call it `dir`, and a model of the family that its configuration file describes.
+    /// Reads the files' headers. `dir` and the family of the configuration file are names for messages.
     pub(in crate::model) fn open(
         paths: Vec<PathBuf>,
         dir: &Path,
@@ -100,8 +100,9 @@ impl Files {
         }
     }
 
-    /// Whether the files have an output matrix of their own although the configuration says that it is the embedding.
-    /// transformers uses both then; many checkpoints carry a copy of the embedding, which is no other matrix.
+    /// Whether the files have an output matrix although the configuration says that it is the embedding,
+    /// and the two differ. transformers then uses both. Many checkpoints only carry a copy of the
+    /// embedding.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -122,12 +123,12 @@ impl Files {
         Ok(read(&self.paths[at], entry)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// Takes the output matrix among the weights.
+    /// Adds the output matrix to the weights.
     pub(in crate::model) fn take_head(&mut self) {
         self.entries.extend(self.head.take().map(|head| (HEAD.to_string(), head)));
     }
 
-    /// A weight on the CPU, in the type it is stored in; f32 if that is f64.
+    /// Reads a weight on the CPU, in its stored type; f64 is converted to f32.
     pub(in crate::model) fn tensor(&self, name: &str) -> Result<Tensor> {
         let Some((at, entry)) = self.entries.get(name) else {
             return Err(Error::bug(format!("tensor `{name}` was not asked for")));
@@ -137,10 +138,10 @@ impl Files {
     }
 }
 
-/// Reads every tensor of a safetensors file, as it is.
+/// Reads every tensor of a safetensors file, in its stored type.
 ///
 /// # Errors
-/// The file is not there, or not such a file: its header is checked before anything is read.
+/// The file was not found or is not a safetensors file; its header is checked before any data is read.
 pub fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let all = || -> Result<BTreeMap<String, Tensor>> {
         header(path)?.iter().map(|e| Ok((e.name.clone(), read(path, e)?.to_device(device)?))).collect()
@@ -157,18 +158,18 @@ fn read(path: &Path, entry: &Entry) -> Result<Tensor> {
     Ok(if entry.dtype == DType::F64 { tensor.to_dtype(DType::F32)? } else { tensor })
 }
 
-/// Tensors that checkpoints carry without need: rotary tables.
+/// Whether a tensor is redundant: some checkpoints store rotary tables.
 fn ignored(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }
 
-/// The name of a weight with the prefix that models saved without their head lack.
+/// Returns the full name of a weight. Models saved without their head omit the prefix.
 fn full_name(name: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
     let prefixed = format!("model.{name}");
     if !expected.contains_key(name) && expected.contains_key(&prefixed) { prefixed } else { name.to_string() }
 }
 
-/// What to do about a tensor that the model does not have.
+/// Returns the help for a tensor that the model does not have.
 fn stranger(name: &str, config: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
     for (prefix, how) in
         [("_orig_mod.", "from what torch.compile made of it"), ("module.", "from a DataParallel wrapper")]
@@ -182,9 +183,9 @@ fn stranger(name: &str, config: &str, expected: &BTreeMap<String, Vec<usize>>) -
     format!("{config} and the weights belong to different models, or it is another architecture")
 }
 
-/// The files that hold a directory's weights.
+/// Returns the files that hold a directory's weights.
 pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
-    // Where both are there, the shards are what an earlier save left: transformers takes the single file.
+    // If both exist, an earlier save left the shards; transformers reads the single file.
     let path = dir.join("model.safetensors");
     if path.exists() {
         return Ok(vec![path]);
@@ -211,7 +212,7 @@ pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
 }
 
-/// A tensor as the header describes it; `begin` counts from the start of the file.
+/// A tensor as described by the header. `begin` counts from the start of the file.
 struct Entry {
     name: String,
     dtype: DType,
@@ -220,7 +221,7 @@ struct Entry {
     bytes: usize,
 }
 
-/// What a file's header describes, found consistent with the file's length.
+/// Reads a file's header and checks that it matches the file's length.
 fn header(path: &Path) -> Result<Vec<Entry>> {
     let mut file = open_regular(path).user(|| "cannot be opened")?;
     let length = file.metadata()?.len();
@@ -246,7 +247,7 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
             entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
         }
     }
-    // In order of place, so that neighbours show overlaps.
+    // In order of place, so that overlaps are between neighbors.
     entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
     for pair in entries.windows(2) {
         if pair[0].begin + pair[0].bytes as u64 > pair[1].begin {
@@ -262,7 +263,7 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
         Some("F32") => DType::F32,
         Some("F16") => DType::F16,
         Some("BF16") => DType::BF16,
-        // Read as f32.
+        // Converted to f32 when read.
         Some("F64") => DType::F64,
         Some(other) => {
             let cause = match other {
@@ -294,7 +295,7 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
     Ok(Entry { name: name.to_string(), dtype, shape, begin: data + begin, bytes: (end - begin) as usize })
 }
 
-/// A JSON object as pairs, refusing a name that comes twice (a map would keep the last one without a word).
+/// A JSON object as pairs. It refuses duplicate names, where a map would silently keep the last one.
 struct Pairs(Vec<(String, Json)>);
 
 impl<'de> Deserialize<'de> for Pairs {

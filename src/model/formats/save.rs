@@ -1,4 +1,5 @@
-//! A model to a Hugging Face directory, as transformers' AutoModelForCausalLM and AutoTokenizer read it.
+//! Writes a model as a Hugging Face directory that transformers' AutoModelForCausalLM and AutoTokenizer
+//! load.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,7 +15,8 @@ use crate::model::nn::hash::{bytes, hash};
 use crate::model::nn::llama::Llama;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// Files are written to a temporary name and renamed, the weights last: a directory with weights is whole.
+/// Saves a model. Each file is written under a temporary name and renamed, the weights last: a directory
+/// with weights is complete.
 pub(crate) fn save(llama: &Llama, tokenizer: &Tokenizer, dir: &Path) -> Result<String> {
     let weights = llama.merged()?;
     finite::check(&weights).map_err(|e| e.doing("the model is not saved"))?;
@@ -22,10 +24,11 @@ pub(crate) fn save(llama: &Llama, tokenizer: &Tokenizer, dir: &Path) -> Result<S
     let files = tokenizer.files();
     let config = llama.config();
     let mut tokenizer_config = files.config.clone();
-    // A class of its own reads files (vocab.json, tokenizer.model) that are not here; this one reads tokenizer.json.
+    // A class of the model's own would read files (vocab.json, tokenizer.model) that are not here; this
+    // class reads tokenizer.json.
     tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     tokenizer_config.remove("auto_map");
-    // transformers adds a beginning-of-text token by flags that belong to the old class.
+    // transformers would add a beginning-of-text token because of flags that belong to the old class.
     tokenizer_config.remove("add_bos_token");
     tokenizer_config.remove("add_eos_token");
 
@@ -55,7 +58,7 @@ pub(crate) fn save(llama: &Llama, tokenizer: &Tokenizer, dir: &Path) -> Result<S
     write(dir, "generation_config.json", &pretty(generation))?;
     write(dir, "tokenizer.json", files.tokenizer.as_bytes())?;
     write(dir, "tokenizer_config.json", &pretty(tokenizer_config))?;
-    // The template is in tokenizer_config.json; one left from an earlier model would go before it.
+    // The template is in tokenizer_config.json; a file left by an earlier model would take precedence.
     let stale = dir.join("chat_template.jinja");
     if stale.exists() {
         fs::remove_file(&stale).doing(|| stale.display())?;
@@ -83,8 +86,9 @@ fn write_with(dir: &Path, name: &str, fill: impl FnOnce(&mut BufWriter<File>) ->
     write_file(&dir.join(name), fill)
 }
 
-/// Writes a file of a model's directory to a temporary name beside it and renames it: it is there whole or not at all. Whoever
-/// makes the directory removes it, with such a name in it, where its process died.
+/// Writes a file of a model's directory under a temporary name next to it and renames it, so that the file
+/// is complete or absent. If the process dies, the owner of the directory removes the temporary file with
+/// the directory.
 pub(crate) fn write_file<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
     let Some(name) = path.file_name() else {
         return Err(Error::user(format!("{} is not the name of a file", path.display())));
@@ -98,16 +102,16 @@ pub(crate) fn write_file<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<File>)
         Ok(filled)
     };
     write().map_err(|e| {
-        // The error that stopped the writing matters, not whether the remains could be removed.
+        // Report the error that stopped the write, even if the temporary file cannot be removed.
         let _ = fs::remove_file(&temporary);
         e.doing(path.display())
     })
 }
 
-/// Writes tensors of any names in the safetensors format, in order of name: the header, then each tensor's bytes.
+/// Writes tensors in the safetensors format, in order of name: the header, then each tensor's bytes.
 ///
 /// # Errors
-/// What `to` reports, or a type that models do not have.
+/// `to` fails, or a tensor has a type that models cannot have.
 pub fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({"format": "pt"}));
@@ -129,10 +133,10 @@ pub fn safetensors(weights: &BTreeMap<String, Tensor>, to: &mut dyn Write) -> Re
     Ok(())
 }
 
-/// The type of the weights of a model that [`Model::save`](crate::model::Model::save) wrote.
+/// Returns the type of the weights of a model that [`Model::save`](crate::model::Model::save) wrote.
 ///
 /// # Errors
-/// Its config.json cannot be read, or names a type that models do not have.
+/// Its config.json cannot be read, or names a type that models cannot have.
 pub fn saved_dtype(dir: &Path) -> Result<DType> {
     let (path, json) = super::hf::config_object(dir)?;
     let name = json.get("torch_dtype").and_then(Json::as_str).unwrap_or("float32");

@@ -1,6 +1,6 @@
-//! Sizes that a file states for a tensor.
+//! Sizes of tensors as stated in files.
 
-/// Numbers of elements and bytes of a tensor; `None` if they do not fit a `usize`.
+/// Returns the number of elements of a tensor; `None` if it does not fit a `usize`.
 pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }

@@ -1,4 +1,4 @@
-//! The container: header, metadata, tensor table, and data at multiples of 32 bytes.
+//! The container of a GGUF file: header, metadata, tensor table, and data at multiples of 32 bytes.
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
@@ -8,10 +8,10 @@ use super::gguf_type::GgufType;
 use super::tensor::BLOCK;
 use crate::error::{Error, Result};
 
-/// Where tensors begin, in bytes.
+/// Alignment of tensors, in bytes.
 const ALIGNMENT: u64 = 32;
 
-/// A metadata value, in the type that llama.cpp wants.
+/// A metadata value, in the type that llama.cpp expects.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     U32(u32),
@@ -23,10 +23,10 @@ pub(super) enum Value {
     I32s(Vec<i32>),
 }
 
-/// Keys and values, in the order of the file.
+/// Keys and values, in file order.
 pub(super) type Metadata = Vec<(String, Value)>;
 
-/// A line of the tensor table.
+/// An entry of the tensor table.
 pub(super) struct Info {
     pub name: String,
     /// Outermost dimension first.
@@ -52,11 +52,11 @@ impl Info {
     }
 }
 
-/// A file being written: its tables are there, the tensors' data follow in the order of the table.
+/// A file in progress. Its tables are written; the tensors' data follow in the order of the table.
 pub(super) struct Writer<'a> {
     to: &'a mut dyn Write,
     written: u64,
-    /// What the file must come to.
+    /// Final length of the file according to its tables.
     length: u64,
 }
 
@@ -94,13 +94,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Zeros up to where a tensor may begin.
+    /// Writes zeros up to the next position where a tensor may begin.
     pub(super) fn pad(&mut self) -> Result<()> {
         let n = self.written.next_multiple_of(ALIGNMENT) - self.written;
         self.put(&[0; ALIGNMENT as usize][..n as usize])
     }
 
-    /// The file's length.
+    /// Checks that the file is complete and returns its length.
     pub(super) fn finish(self) -> Result<u64> {
         if self.written != self.length {
             return Err(Error::bug(format!("a GGUF file of {} bytes came to {}", self.length, self.written)));
@@ -114,7 +114,7 @@ fn text(to: &mut Vec<u8>, text: &str) {
     to.extend(text.as_bytes());
 }
 
-/// The value with its type before it.
+/// Appends a value, preceded by its type.
 fn put_value(to: &mut Vec<u8>, value: &Value) {
     let kind = |to: &mut Vec<u8>, kind: u32| to.extend(kind.to_le_bytes());
     let array = |to: &mut Vec<u8>, of: u32, n: usize| {

@@ -1,12 +1,12 @@
 //! Types of the numbers in a GGUF file.
 
-/// The type of the matrices in the file. Norms and other vectors are f32 always.
+/// The type of the matrices in the file. Norms and other vectors are always f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GgufType {
-    /// 32 bits a weight: every bit is kept.
+    /// 32 bits per weight, without loss.
     F32,
-    /// 16 bits a weight.
+    /// 16 bits per weight.
     F16,
-    /// 8.5 bits a weight: blocks of 32 whole numbers of 8 bits with a scale in f16.
+    /// 8.5 bits per weight: blocks of 32 8-bit integers with an f16 scale.
     Q8_0,
 }

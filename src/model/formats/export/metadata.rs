@@ -1,11 +1,11 @@
-//! The configuration as metadata.
+//! Writes the configuration as metadata.
 
 use super::gguf::{Metadata, Value};
 use super::gguf_type::GgufType;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 
-/// `general.*` and `llama.*`, in the order in which llama.cpp's converter writes them.
+/// Builds `general.*` and `llama.*`, in the order of llama.cpp's converter.
 pub(super) fn of(config: &Config, name: &str, kind: GgufType) -> Result<Metadata> {
     let c = config;
     let mut all = Metadata::new();
@@ -40,7 +40,7 @@ pub(super) fn of(config: &Config, name: &str, kind: GgufType) -> Result<Metadata
             put("llama.rope.scaling.type", Value::Text("linear".into()));
             put("llama.rope.scaling.factor", Value::F32(s.factor as f32));
         }
-        // llama3's goes into a tensor.
+        // llama3's scaling is stored in a tensor.
         Some(s) if !matches!(s.rope_type.as_str(), "llama3" | "default") => {
             return Err(Error::user(format!(
                 "its rope_scaling is of type `{}`, which cannot be exported",

@@ -1,7 +1,8 @@
-//! A model as a GGUF file (version 3) that llama.cpp loads, and that [`Model::load`](crate::model::Model::load) reads back.
+//! Writes a model as a GGUF file (version 3) that llama.cpp loads and
+//! [`Model::load`](crate::model::Model::load) reads.
 //!
-//! Names, metadata and layout are those of llama.cpp's `convert_hf_to_gguf.py`. One weight at a time is in memory. What the
-//! format cannot say is refused.
+//! Names, metadata and layout are those of llama.cpp's `convert_hf_to_gguf.py`. Only one weight at a time
+//! is in memory. A model that the format cannot express is refused.
 
 mod gguf;
 mod gguf_type;
@@ -23,18 +24,19 @@ use crate::model::formats::export::gguf::{Info, Metadata, Writer};
 use crate::model::formats::hf::name_of;
 use crate::model::ops;
 
-/// What [`Export::write`] wrote.
+/// Result of [`Export::write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// Number of tensors.
     pub tensors: usize,
     /// Length of the file.
     pub bytes: u64,
-    /// Where the file does not say quite what the model does, in words.
+    /// Differences between the file and the model, in words.
     pub notes: Vec<String>,
 }
 
-/// A model that is about to be written. What GGUF cannot express is known by now, but for values of weights.
+/// A model that is ready to be written. Everything except the weights' values has been checked against what
+/// GGUF can express.
 pub struct Export {
     source: Source,
     metadata: Metadata,
@@ -44,7 +46,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Opens the model at `from`: a Hugging Face directory, a LoRA adapter's, or a GGUF file.
+    /// Opens the model at `from`: a Hugging Face directory, a LoRA adapter's directory, or a GGUF file.
     ///
     /// # Errors
     /// The model cannot be loaded, or GGUF or the type cannot express it.
@@ -76,7 +78,7 @@ impl Export {
     /// Writes the file's bytes to `to`.
     ///
     /// # Errors
-    /// A weight cannot be read, or has a value that the type cannot express; `to` cannot be written.
+    /// A weight cannot be read or has a value that the type cannot express, or `to` cannot be written.
     pub fn write(mut self, to: &mut dyn Write) -> Result<Exported> {
         let mut writer = Writer::start(to, &self.metadata, &self.infos)?;
         for ((name, _), info) in self.source.config.weights().iter().zip(&self.infos) {
@@ -95,24 +97,24 @@ impl Export {
     }
 }
 
-/// The type that a weight of that shape has in the file.
+/// Returns the type in the file for a weight of the given shape.
 fn stored_for(kind: GgufType, shape: &[usize]) -> GgufType {
     match (kind, shape) {
         (_, [_]) => GgufType::F32,
-        // As llama.cpp does.
+        // The fallback of llama.cpp.
         (GgufType::Q8_0, [.., inner]) if inner % tensor::BLOCK != 0 => GgufType::F16,
         _ => kind,
     }
 }
 
-/// llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head: row (head, side, j) goes to
-/// (head, j, side).
+/// Permutes rows for llama.cpp, which rotates neighboring pairs where Hugging Face rotates the two halves
+/// of a head: row (head, side, j) moves to (head, j, side).
 fn neighbours(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = w.dims2()?;
     w.reshape((heads, 2, rows / heads / 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
 }
 
-/// What each rotary frequency is divided by, where that is not the same for all: Llama 3's scaling.
+/// Returns the divisors of the rotary frequencies if they are not all equal, as in Llama 3's scaling.
 fn rope_factors(source: &Source) -> Result<Option<Tensor>> {
     let config = &source.config;
     let Some(scaling) = config.rope_scaling.as_ref().filter(|s| s.rope_type == "llama3") else { return Ok(None) };

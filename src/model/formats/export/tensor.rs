@@ -1,4 +1,4 @@
-//! A tensor's values as they lie in the file.
+//! Encodes a tensor's values for the file.
 
 use candle_core::Tensor;
 use half::f16;
@@ -6,12 +6,12 @@ use half::f16;
 use super::gguf_type::GgufType;
 use crate::error::{Error, Result};
 
-/// Weights of a block of q8_0.
+/// Weights per block of q8_0.
 pub(super) const BLOCK: usize = 32;
-/// Weights that are handled at a time; a multiple of [`BLOCK`].
+/// Weights that are encoded at a time; a multiple of [`BLOCK`].
 const STRETCH: usize = 1 << 20;
 
-/// Hands over the bytes of an f32 tensor, row by row, a stretch at a time.
+/// Encodes an f32 tensor row by row and passes the bytes to `put` in parts.
 pub(super) fn encode(w: &Tensor, kind: GgufType, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let flat = w.flatten_all()?;
     let n = flat.elem_count();
@@ -47,8 +47,9 @@ fn finite(half: f16, x: f32) -> Result<f16> {
     Err(Error::user(format!("it holds the value {x}, which is beyond f16's range")).help("take --type f32"))
 }
 
-/// A block as ggml's reference quantises it (`quantize_row_q8_0_ref`): the scale d is the largest magnitude / 127, kept as
-/// f16; the numbers are x / d, rounded to the nearest, halves away from zero, with the d that is not rounded yet.
+/// Quantizes a block like ggml's reference (`quantize_row_q8_0_ref`). The scale d is the largest magnitude
+/// / 127, stored as f16. The numbers are x / d, with d not yet rounded to f16, rounded to the nearest
+/// integer, halves away from zero.
 fn q8_0(block: &[f32], to: &mut Vec<u8>) -> Result<()> {
     let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
     let d = largest / 127.;
@@ -73,7 +74,7 @@ mod tests {
         Ok(bytes)
     }
 
-    /// `goldens/export/make.py` has the bytes from the gguf package.
+    /// Compares with bytes from the gguf package, made by `goldens/export/make.py`.
     #[test]
     fn q8_0_is_ggmls() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/export/q8_0.json");

@@ -1,4 +1,4 @@
-//! The tokenizer and the chat template as metadata.
+//! Writes the tokenizer and the chat template as metadata.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::model::formats::gguf_tokenizer::{BYTE, CONTROL, LLAMA3, NORMAL, QWEN2
 use crate::model::text::added_tokens::token_text;
 use crate::model::text::tokenizer::Tokenizer;
 
-/// `tokenizer.*`. What llama.cpp does in another way than the model's own tokenizer is put into `notes`.
+/// Builds `tokenizer.*`. Adds a note for each difference between llama.cpp and the model's own tokenizer.
 pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>) -> Result<Metadata> {
     let files = tokenizer.files();
     let broken = |e: serde_json::Error| Error::user(format!("tokenizer.json: {e}"));
@@ -71,9 +71,9 @@ fn cannot(why: &str) -> Error {
 struct Bpe<'a> {
     vocab: &'a Map<String, Json>,
     merges: Vec<(String, String)>,
-    /// SentencePiece's kind: what is not in the vocabulary is spelled in bytes.
+    /// SentencePiece: text outside the vocabulary is spelled in bytes.
     byte_fallback: bool,
-    /// A word that is a token is not merged up.
+    /// A word that is itself a token is used as it is, without merges.
     whole_words: bool,
     unknown: Option<&'a str>,
 }
@@ -109,7 +109,8 @@ impl<'a> Bpe<'a> {
     }
 }
 
-/// Spelling and type of every row of the embedding. Rows without a token get the names that llama.cpp's converter gives.
+/// Returns the spelling and type of every row of the embedding. Rows without a token get the names of
+/// llama.cpp's converter.
 fn vocabulary(tokenizer: &Tokenizer, json: &Json, model: &Bpe<'_>, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
     let mut tokens: Vec<String> = (0..rows).map(|i| format!("[PAD{i}]")).collect();
     let mut types = vec![UNUSED; rows];
@@ -141,13 +142,13 @@ fn vocabulary(tokenizer: &Tokenizer, json: &Json, model: &Bpe<'_>, rows: usize) 
     Ok((tokens, types))
 }
 
-/// `<0x0A>`.
+/// Whether a token stands for a byte, like `<0x0A>`.
 fn is_byte(token: &str) -> bool {
     let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
     digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// llama.cpp's name for how a byte-level tokenizer cuts text into words.
+/// Returns llama.cpp's name for the rule by which a byte-level tokenizer splits text into words.
 fn words(json: &Json, whole_words: bool, notes: &mut Vec<String>) -> Result<&'static str> {
     let pre = &json["pre_tokenizer"];
     let steps = if pre["type"] == "Sequence" { pre["pretokenizers"].as_array().cloned() } else { None };
@@ -206,8 +207,9 @@ fn space_prefix(json: &Json, notes: &mut Vec<String>) -> Result<bool> {
     }
 }
 
-/// SentencePiece merges the neighbours whose whole has the best score; a merge list goes by its order. The scores that come to
-/// the same: the place of the whole among the wholes. Wholes whose merges interleave had one score between them.
+/// Computes scores that are equivalent to a merge list. SentencePiece merges the neighbors whose whole has
+/// the best score; a merge list applies merges in its order. The score of a whole is its place among the
+/// wholes. Wholes whose merges interleave share one score.
 fn scores(tokens: &[String], types: &[i32], merges: &[(String, String)]) -> Result<Vec<f32>> {
     let plain = |id: usize| matches!(types[id], NORMAL | USER_DEFINED);
     let ids: BTreeMap<&str, usize> = tokens.iter().enumerate().rev().map(|(id, t)| (t.as_str(), id)).collect();
@@ -228,7 +230,7 @@ fn scores(tokens: &[String], types: &[i32], merges: &[(String, String)]) -> Resu
     }
     let mut order: Vec<((usize, usize), usize)> = ranges.into_iter().map(|(id, range)| (range, id)).collect();
     order.sort_unstable();
-    // Tokens that nothing merges into come last; their score is never looked at.
+    // Tokens that no merge produces come last; their score is never used.
     let lowest = -(order.len() as f32);
     let mut scores: Vec<f32> =
         types.iter().map(|kind| if matches!(*kind, NORMAL | USER_DEFINED) { lowest } else { 0. }).collect();
@@ -243,7 +245,7 @@ fn scores(tokens: &[String], types: &[i32], merges: &[(String, String)]) -> Resu
     Ok(scores)
 }
 
-/// Up to three tokens that end a text: what llama.cpp calls end of sequence, of turn and of message.
+/// Returns up to three tokens that end a text: llama.cpp's end of sequence, of turn and of message.
 fn ends(tokenizer: &Tokenizer, eos: Option<u32>, config: &Config) -> Result<Vec<u32>> {
     let of_config = config.eos_token_id.as_ref().map_or(&[][..], |e| e.ids());
     let mut ends = Vec::new();
