@@ -138,7 +138,7 @@ impl Files {
     }
 }
 
-/// Reads every tensor of a safetensors file, in its stored type.
+/// Reads every tensor of a safetensors file, in its stored type; f64 is converted to f32.
 ///
 /// # Errors
 /// The file was not found or is not a safetensors file; its header is checked before any data is read.

@@ -1,5 +1,6 @@
-//! Tokens that tokenizer_config.json names and tokenizer.json does not have. transformers adds them to the tokenizer when it
-//! is loaded, so that a chat template that writes one writes a token and not its letters.
+//! Adds the tokens that tokenizer_config.json names and tokenizer.json lacks. transformers adds them when
+//! it loads the tokenizer. Without them, a chat template that writes such a token would produce its letters
+//! instead.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +10,19 @@ use crate::error::{Error, Result};
 
 /// Keys of tokenizer_config.json that name one special token each.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// Keys that list further special tokens.
+/// Keys that list more special tokens.
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// A token to add.
 struct Token {
     content: String,
-    /// The id that the file gives it, if it does.
+    /// The id that the file assigns, if any.
     id: Option<u64>,
-    /// As tokenizer.json has it, without `id`.
+    /// The entry for tokenizer.json, without `id`.
     entry: Json,
 }
 
-/// Adds what is missing to `added_tokens`; whether there was anything.
+/// Adds missing tokens to `added_tokens`. Returns whether any were missing.
 ///
 /// # Errors
 /// A new token would not get the id that `added_tokens_decoder` gives it.
@@ -64,7 +65,7 @@ pub(crate) fn complete(tokenizer: &mut Json, config: &Map<String, Json>) -> Resu
     Ok(true)
 }
 
-/// The tokens that the file names, in the order in which transformers adds them.
+/// Returns the tokens that the file names, in the order in which transformers adds them.
 fn wanted(config: &Map<String, Json>) -> Vec<Token> {
     let mut tokens = Vec::new();
     if let Some(Json::Object(decoder)) = config.get("added_tokens_decoder") {
@@ -83,11 +84,11 @@ fn wanted(config: &Map<String, Json>) -> Vec<Token> {
     tokens
 }
 
-/// A token as text or object; `special` is what it is unless it says so itself.
+/// Parses a token given as text or as an object. `special` applies if the object does not specify it.
 fn one(token: &Json, id: Option<u64>, special: bool) -> Option<Token> {
     let content = token_text(token)?;
     let flag = |key: &str, default: bool| token.get(key).and_then(Json::as_bool).unwrap_or(default);
-    // A token of a list is special whatever its object says.
+    // A token in one of the lists is special, whatever its object specifies.
     let special = special || flag("special", false);
     let entry = json!({
         "id": 0, "content": content, "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
@@ -96,7 +97,7 @@ fn one(token: &Json, id: Option<u64>, special: bool) -> Option<Token> {
     Some(Token { content, id, entry })
 }
 
-/// The id that the tokenizer library gives the next token.
+/// Returns the id that the tokenizer library will assign to the next token.
 fn next_id(tokenizer: &Json, listed: &[Json]) -> u64 {
     let vocabulary = match &tokenizer["model"]["vocab"] {
         Json::Object(vocabulary) => vocabulary.len() as u64,
@@ -118,7 +119,7 @@ fn in_vocabulary(tokenizer: &Json, content: &str) -> Option<u64> {
     }
 }
 
-/// A token of tokenizer_config.json: a string, or an object with `content`.
+/// Returns the text of a token in tokenizer_config.json: a string, or an object with `content`.
 pub(crate) fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }

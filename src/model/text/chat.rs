@@ -1,5 +1,5 @@
-//! Chat templates: the model's own Jinja, rendered as transformers renders it, and split into what the template wrote
-//! and what the messages said.
+//! Chat templates: renders the model's own Jinja as transformers does, and separates the template's text
+//! from the messages' contents.
 
 use serde_json::Value as Json;
 
@@ -7,26 +7,27 @@ use super::message::Message;
 use crate::error::{Error, Result};
 use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
 
-/// Work that a template may do, beside [`WORK_A_MESSAGE`] for each message and two units for each byte of content; see
-/// [`Settings::work`]. Real templates do some thousand.
+/// Work that a template may do, in addition to [`WORK_A_MESSAGE`] per message and two units per byte of
+/// content; see [`Settings::work`]. Real templates need a few thousand.
 const WORK: u64 = 1_000_000;
 const WORK_A_MESSAGE: u64 = 5_000;
-/// Bytes that a template may write, beside four for each byte of content. Real ones write at most some ten thousand.
+/// Bytes that a template may write, in addition to four per byte of content. Real templates write at most
+/// some ten thousand.
 const MAX_LENGTH: usize = 1 << 20;
 
 /// A compiled chat template.
 pub(crate) struct Template {
     source: String,
-    /// What does not compile is reported when it is used: the model may serve plain text without it.
+    /// A compile error is reported only on use, because the model may serve plain text without a template.
     compiled: Result<jinja::Template, jinja::TemplateError>,
-    /// `bos_token` and the like, as the template sees them.
+    /// `bos_token` and similar variables, as the template sees them.
     tokens: Vec<(String, String)>,
 }
 
-/// A stretch of a rendered conversation.
+/// A part of a rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Written by the template.
+    /// Text written by the template.
     Literal(String),
     /// The content of a message.
     Content(String),
@@ -49,13 +50,13 @@ impl Template {
         &self.source
     }
 
-    /// `bos_token` and the like with their spellings, as the template sees them.
+    /// Returns `bos_token` and similar variables with their spellings, as the template sees them.
     pub(crate) fn tokens(&self) -> &[(String, String)] {
         &self.tokens
     }
 
-    /// The conversation as text. `now` is what the template sees as the present time; without it, asking for it is an
-    /// error.
+    /// Renders the conversation as text. `now` is the present time for the template; if it is absent, a
+    /// template that asks for the time fails.
     pub(crate) fn render(
         &self,
         messages: &[Message],
@@ -64,7 +65,8 @@ impl Template {
     ) -> Result<String> {
         let compiled = self.compiled.as_ref().map_err(failed)?;
         for m in messages {
-            // A role is written between the template's special tokens without protection, so it must be a plain word.
+            // The template writes a role between special tokens without escaping, so a role must be a plain
+            // word.
             if m.role.is_empty() || !m.role.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
                 return Err(Error::user(format!("a message has the role {:?}", m.role))
                     .help("roles are plain words: system, user, assistant"));
@@ -88,11 +90,13 @@ impl Template {
         compiled.render(&variables, settings).map_err(|e| failed(&e))
     }
 
-    /// The conversation in parts; their concatenation is what [`Template::render`] gives. `None` if the template does
-    /// more to a content than trim it, so that its place cannot be told.
+    /// Splits the conversation into parts whose concatenation equals [`Template::render`]. Returns `None`
+    /// if the template changes a content by more than trimming, because the content's place is then
+    /// unknown.
     ///
-    /// The template is rendered a second time with a mark in the place of every content. Between the marks is what the
-    /// template wrote; substituting the contents must give the first rendering again, which is checked.
+    /// It renders the template a second time with a mark in place of every content. The text between the
+    /// marks is the template's. To verify the parts, it substitutes the contents and compares with the
+    /// first rendering.
     pub(crate) fn parts(
         &self,
         messages: &[Message],
@@ -104,7 +108,7 @@ impl Template {
         Ok(align(&rendered, &marked, messages))
     }
 
-    /// The rendering with every content replaced by its [`mark`].
+    /// Renders the conversation with every content replaced by its [`mark`].
     pub(crate) fn marked(
         &self,
         messages: &[Message],
@@ -116,7 +120,7 @@ impl Template {
     }
 }
 
-/// Stands for the content of message `i`: private-use characters, which templates do not write.
+/// The placeholder for the content of message `i`: private-use characters, which templates do not write.
 pub(crate) fn mark(i: usize) -> String {
     format!("\u{f1a70}{i}\u{f1a71}")
 }
@@ -141,7 +145,7 @@ fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<Part>
         literal(before, &mut parts);
         let Some(index) = index else { return rest.is_empty().then_some(parts) };
         let content = messages.get(index)?.content.as_str();
-        // What follows up to the next mark decides between the content as it is and the content trimmed.
+        // The text up to the next mark decides whether the content was trimmed.
         let next = after.split('\u{f1a70}').next().unwrap_or("");
         let fits = |c: &str| rest.strip_prefix(c).is_some_and(|r| r.starts_with(next));
         let content =
@@ -152,7 +156,7 @@ fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<Part>
     }
 }
 
-/// A message as a template sees it: with the keys of its file, in their order.
+/// Converts a message to a template value, with the keys of its file in their order.
 fn turn(message: &Message) -> Result<Value, jinja::TemplateError> {
     let Some(keys) = &message.keys else {
         return Value::dict([("role", Value::text(&message.role)), ("content", Value::text(&message.content))]);
@@ -168,7 +172,7 @@ fn turn(message: &Message) -> Result<Value, jinja::TemplateError> {
     Value::dict(pairs.collect::<Result<Vec<_>, jinja::TemplateError>>()?)
 }
 
-/// A JSON value as a template sees it.
+/// Converts a JSON value to a template value.
 fn plain(value: &Json) -> Result<Value, jinja::TemplateError> {
     Ok(match value {
         Json::Null => Value::None,
@@ -183,7 +187,7 @@ fn plain(value: &Json) -> Result<Value, jinja::TemplateError> {
     })
 }
 
-/// Bytes of the texts and the values within a value.
+/// Bytes of all texts and keys within a value.
 fn text_bytes(value: &Json) -> usize {
     match value {
         Json::String(text) => text.len(),
@@ -251,7 +255,7 @@ mod tests {
         for broken in ["{% broken", "{%}", "{%}generation%}", "{%-%}", "{%", "%}{%"] {
             assert!(Template::new(broken, vec![]).render(&[], false, None).is_err(), "{broken}");
         }
-        // What looks like an unclosed tag may be a string.
+        // Text that looks like an unclosed tag may be a string.
         assert_eq!(Template::new("a{{ '{%' }}b", vec![]).render(&[], false, None).unwrap(), "a{%b");
         let t = Template::new("{%- generation -%} a {%- endgeneration %}", vec![]);
         assert_eq!(t.render(&[], false, None).unwrap(), "a");

@@ -1,44 +1,48 @@
-//! A prompt and the answer that follows it, as token ids: what training learns from and what is scored.
+//! Encodes a prompt and the answer that follows it as token ids, for training and scoring.
 //!
-//! The prompt is rendered as it is for sampling. What follows is what the chat template writes after it when it renders the
-//! whole conversation, up to the token that ends the answer: if the template trims an answer, so is the answer here. The
-//! two renderings must agree on the prompt. Where they do not, as with a template that opens `<think>` for sampling only,
-//! no sequence of tokens is both what is sampled and what the template gives, and the conversation is refused.
+//! The prompt is rendered as for sampling. The answer is what the chat template writes after it in a
+//! rendering of the whole conversation, up to the token that ends the answer. If the template trims an
+//! answer, the encoded answer is trimmed too. The two renderings must agree on the prompt. If they do not,
+//! as with a template that opens `<think>` only for sampling, no sequence of tokens matches both sampling
+//! and the template, and the conversation is refused.
 
 use super::chat::Part;
 use super::message::Message;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// A prompt and what follows it.
+/// A prompt and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// Token ids of the prompt, as sampling has them.
+    /// Token ids of the prompt, the same as in sampling.
     pub prompt: Vec<u32>,
-    /// Token ids of the answer and of the token that ends it.
+    /// Token ids of the answer, including the token that ends it.
     pub answer: Vec<u32>,
-    /// Why these ids are not what the chat template gives for the whole conversation; only with [`Unwritten::Apart`].
+    /// Explains why these ids differ from the chat template's whole conversation; only with
+    /// [`Unwritten::Apart`].
     pub note: Option<String>,
 }
 
-/// What to do with an answer that the chat template does not write as it was given (it quotes or cuts it, say).
+/// Handling of an answer that the chat template changes, for example by quoting or cutting it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unwritten {
-    /// Take what the template makes of it if that follows the prompt, and refuse it otherwise. For training.
+    /// Uses the template's version if it follows the prompt, and refuses the answer otherwise. For
+    /// training.
     Refuse,
-    /// Take the answer as it was given, after the prompt, with [`Completion::note`]. For measuring a given text.
+    /// Uses the answer as given, after the prompt, and sets [`Completion::note`]. For measuring a given
+    /// text.
     Apart,
 }
 
-/// Why a conversation cannot be split into the prompt and what follows it.
+/// Reasons why a conversation cannot be split into a prompt and an answer.
 enum Mismatch {
-    /// The template writes this text after the prompt only if it is not given an answer.
+    /// The template writes this text after the prompt only if no answer follows.
     Opens(String),
-    /// The template writes the prompt or the turn's beginning differently when the answer follows.
+    /// The template writes the prompt or the beginning of the turn differently if an answer follows.
     Prompt,
-    /// The template leaves an answer out.
+    /// The template omits an answer.
     LeftOut,
-    /// The template writes something else than the answer.
+    /// The template writes a changed answer.
     Rewritten,
 }
 
@@ -54,7 +58,7 @@ impl Mismatch {
         }
     }
 
-    /// Whether the template opens a thought where it samples, which given answers lack.
+    /// Whether the template opens a thought for sampling that given answers lack.
     fn is_thought(&self) -> bool {
         matches!(self, Self::Opens(text) if is_thought(text))
     }
@@ -75,14 +79,15 @@ impl Mismatch {
 }
 
 impl Tokenizer {
-    /// Token ids of a prompt and of the turns that follow it. See the module for what they are.
+    /// Encodes a prompt and the turns that follow it. The module's documentation defines the result.
     ///
-    /// What follows is encoded together with the prompt, so that a SentencePiece vocabulary marks no beginning of a text at
-    /// the boundary. If it merges with the prompt's last token (an answer that begins with white space may), the prompt
-    /// keeps the tokens that sampling has, and the answer is encoded as text that follows them.
+    /// The answer is encoded together with the prompt, so that a SentencePiece vocabulary does not mark the
+    /// start of a text at the boundary. An answer that begins with white space may merge with the prompt's
+    /// last token. In that case the prompt keeps the tokens of sampling, and the answer is encoded as text
+    /// that follows them.
     ///
     /// # Errors
-    /// The template refuses the conversation, or prompt and answer are not what it gives for the whole of it.
+    /// The template refuses the conversation, or prompt and answer differ from its rendering of the whole.
     pub fn encode_completion(&self, prompt: &[Message], turns: &[Message], unwritten: Unwritten) -> Result<Completion> {
         let opened = self.conversation(prompt, true)?;
         let ids = self.encode_parts(&opened)?;
@@ -101,7 +106,7 @@ impl Tokenizer {
         Ok(Completion { prompt: ids, answer, note })
     }
 
-    /// Token ids of text that begins the answer to a prompt, encoded as what follows it.
+    /// Encodes text that begins the answer to a prompt, as text that follows the prompt.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_chat`].
@@ -109,7 +114,7 @@ impl Tokenizer {
         self.encode_parts_after(&self.conversation(prompt, true)?, &[Part::Content(text.to_owned())])
     }
 
-    /// What the template writes of the turns after `opened`, the rendered prompt.
+    /// Returns the parts that the template writes after `opened`, the rendered prompt.
     fn what_follows(
         &self,
         prompt: &[Message],
@@ -126,7 +131,7 @@ impl Tokenizer {
         if blank && turns.iter().any(|turn| !turn.content.trim().is_empty()) {
             return Ok(Err(Mismatch::LeftOut));
         }
-        // Of several turns every one must be there; a single one that is not as given is the template's doing.
+        // Each of several turns must be present. The template may change a single turn.
         let contents = parts.iter().filter(|part| matches!(part, Part::Content(_))).count();
         if turns.len() > 1 && contents != 0 && contents < turns.len() {
             return Ok(Err(Mismatch::LeftOut));
@@ -134,8 +139,8 @@ impl Tokenizer {
         Ok(Ok(parts))
     }
 
-    /// Ids of what follows the prompt, up to the token that ends the answer; where the template writes none, the
-    /// [`Tokenizer::end_of_turn`] is added.
+    /// Encodes the parts after the prompt, up to the token that ends the answer. Adds
+    /// [`Tokenizer::end_of_turn`] if the template writes no such token.
     fn close(&self, prompt: &[u32], opened: &[Part], mut parts: Vec<Part>) -> Result<Vec<u32>> {
         let ended = self.cut_after_end(&mut parts);
         let together = self.encode_parts(&[opened, &parts].concat())?;
@@ -149,7 +154,7 @@ impl Tokenizer {
         Ok(answer)
     }
 
-    /// Whether the parts are the answer as it was given, at most trimmed, with nothing around it up to the end of the turn
+    /// Whether the parts contain the answer as given or trimmed, and up to the end of the turn nothing else
     /// but white space and a thought.
     fn writes(&self, parts: &[Part], answer: &str) -> bool {
         let mut parts = parts.to_vec();
@@ -157,22 +162,23 @@ impl Tokenizer {
         let Some(at) = parts.iter().position(|part| matches!(part, Part::Content(_))) else { return false };
         let before = text_of(&parts[..at]);
         let after = text_of(&parts[at + 1..]);
-        // What is left after the content is its end, see `cut_after_end`.
+        // The text after the content ends the turn; see `cut_after_end`.
         let plain_end = after.trim().is_empty() || self.token_id(after.trim()).is_some_and(|id| self.is_special(id));
-        // The beginning of an answer may have been written as the end of the prompt.
+        // The template may have written the beginning of the answer as the end of the prompt.
         let content = parts[at].text().trim();
         let given = answer.trim_end().ends_with(content) && (!content.is_empty() || answer.trim().is_empty());
         given && plain_end && (before.trim().is_empty() || is_thought(&before))
     }
 
-    /// Cuts what the template writes after the token that ends the last turn; whether there is such a token.
+    /// Removes what the template writes after the token that ends the last turn. Returns whether there is
+    /// such a token.
     fn cut_after_end(&self, parts: &mut Vec<Part>) -> bool {
         let last = parts.iter().rposition(|part| matches!(part, Part::Content(_)));
         let closing_at = last.map_or(0, |at| at + 1);
         let closing = text_of(&parts[closing_at..]);
         parts.truncate(closing_at);
         let ends = self.ends_of_turns(&closing);
-        // Without the place of the content, the end is the one that nothing follows.
+        // If the place of the content is unknown, the end is the one that nothing follows.
         let end = match last {
             Some(_) => ends.first().copied(),
             None => ends.last().copied().filter(|&end| closing[end..].trim().is_empty()),
@@ -185,13 +191,14 @@ impl Tokenizer {
     }
 }
 
-/// Whether a text of a template opens or writes a thought: `<think>`, `[THINK]`, `<reasoning>` and the like.
+/// Whether a template's text opens or writes a thought: `<think>`, `[THINK]`, `<reasoning>` and similar
+/// tags.
 fn is_thought(text: &str) -> bool {
     let text = text.to_lowercase();
     ["think", "thought", "reason"].iter().any(|word| text.contains(word))
 }
 
-/// Why `written`, the whole conversation, does not begin with `before`, the rendered prompt.
+/// Explains why `written`, the whole conversation, does not begin with `before`, the rendered prompt.
 fn mismatch(before: &str, written: &str, turns: &[Message]) -> Mismatch {
     let answer = turns.first().map_or("", |turn| turn.content.trim());
     if let Some(at) = written.rfind(answer).filter(|_| turns.len() == 1)
@@ -206,7 +213,7 @@ fn text_of(parts: &[Part]) -> String {
     parts.iter().map(Part::text).collect()
 }
 
-/// The parts after the first `bytes` bytes, which end at the end of a character.
+/// Returns the parts after the first `bytes` bytes, which must end at a character boundary.
 fn split_off(parts: Vec<Part>, mut bytes: usize) -> Vec<Part> {
     let mut rest = Vec::new();
     for part in parts {

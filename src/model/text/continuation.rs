@@ -1,53 +1,54 @@
 //! Encoding of text that does not begin a sequence.
 //!
-//! SentencePiece vocabularies mark the start of a word with `▁`, and their tokenizers put one before a text that has none.
-//! Whether they do so depends on where the text stands, and tokenizer.json has three spellings of it: the older
-//! `Prepend` normalizer (every stretch between special tokens), Metaspace `always` (the same) and Metaspace `first` (the
-//! beginning of the whole text only). ByteLevel's `add_prefix_space` is a fourth. An answer that follows plain text, as
-//! the `\n` after `<|assistant|>`, must get none of them.
+//! SentencePiece vocabularies mark the start of a word with `▁`, and their tokenizers put one before a text
+//! that lacks it. Whether they do so depends on the text's position, and tokenizer.json has three ways to
+//! specify it: the older `Prepend` normalizer (every stretch between special tokens), Metaspace `always`
+//! (the same) and Metaspace `first` (only the beginning of the whole text). ByteLevel's `add_prefix_space`
+//! is a fourth. An answer that follows plain text, such as the `\n` after `<|assistant|>`, must not get a
+//! prefix from any of them.
 
 use tokenizers::normalizers::{NormalizerWrapper, Sequence as Normalizers, Strip};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::tokenizer::Tokenizer as Hf;
 
-/// Where a text stands in its sequence.
+/// Position of a text in its sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Position {
-    /// It begins the sequence.
+    /// At the start of the sequence.
     Start,
-    /// It follows a special token.
+    /// After a special token.
     AfterSpecial,
-    /// It follows plain text.
+    /// After plain text.
     WithinText,
 }
 
-/// A tokenizer for each [`Position`]. Most vocabularies need only one.
+/// One tokenizer per [`Position`]. Most vocabularies need only one in total.
 pub(crate) struct ByPosition {
     start: Hf,
-    /// Only where it differs from `start`.
+    /// `None` if it does not differ from `start`.
     after_special: Option<Hf>,
-    /// Only where it differs from `start`.
+    /// `None` if it does not differ from `start`.
     within_text: Option<Hf>,
 }
 
 impl ByPosition {
-    /// `tokenizer` is what encodes a text from its start.
+    /// `tokenizer` encodes a text at the start of its sequence.
     ///
     /// # Errors
-    /// Whatever the tokenizer library reports of a normalizer.
+    /// Returns any error of the tokenizer library for a normalizer.
     pub fn new(tokenizer: Hf) -> tokenizers::Result<Self> {
         let after_special = without_prefix(&tokenizer, Position::AfterSpecial)?;
         let within_text = without_prefix(&tokenizer, Position::WithinText)?;
         Ok(Self { start: tokenizer, after_special, within_text })
     }
 
-    /// The tokenizer as its file describes it.
+    /// The tokenizer as described by its file.
     pub fn original(&self) -> &Hf {
         &self.start
     }
 
-    /// The tokenizer for text at that position.
+    /// The tokenizer for text at a position.
     pub fn at(&self, position: Position) -> &Hf {
         let other = match position {
             Position::Start => None,
@@ -58,7 +59,8 @@ impl ByPosition {
     }
 }
 
-/// A copy of the tokenizer that puts no prefix before text at `position`; nothing if the tokenizer puts none there anyway.
+/// Returns a copy of the tokenizer that puts no prefix before text at `position`; `None` if the tokenizer
+/// puts none there anyway.
 fn without_prefix(tokenizer: &Hf, position: Position) -> tokenizers::Result<Option<Hf>> {
     let mut copy = None;
     if let Some(pre) = tokenizer.get_pre_tokenizer() {
@@ -76,7 +78,7 @@ fn without_prefix(tokenizer: &Hf, position: Position) -> tokenizers::Result<Opti
     Ok(copy)
 }
 
-/// Switches prefixes off that do not belong at `position`; whether there were any.
+/// Disables prefixes that do not belong at `position`. Returns whether there were any.
 fn patch_pre_tokenizer(pre: &mut PreTokenizerWrapper, position: Position) -> bool {
     match pre {
         PreTokenizerWrapper::Metaspace(metaspace) => {
@@ -94,7 +96,7 @@ fn patch_pre_tokenizer(pre: &mut PreTokenizerWrapper, position: Position) -> boo
             bytes.add_prefix_space = false;
             true
         }
-        // Every member must be visited, so no short circuit.
+        // Every member must be visited, so the loop must not stop at the first change.
         PreTokenizerWrapper::Sequence(all) => {
             all.as_mut().iter_mut().fold(false, |any, one| patch_pre_tokenizer(one, position) | any)
         }
@@ -102,8 +104,8 @@ fn patch_pre_tokenizer(pre: &mut PreTokenizerWrapper, position: Position) -> boo
     }
 }
 
-/// The normalizer without what acts on the start of a text: `Prepend`, and `Strip` on the left. Nothing if it has neither;
-/// an inner nothing if nothing else is left of it.
+/// Removes the normalizers that act on the start of a text: `Prepend`, and `Strip` on the left. Returns
+/// `None` if there are none, and `Some(None)` if nothing else is left.
 fn patch_normalizer(normalizer: &NormalizerWrapper) -> Option<Option<NormalizerWrapper>> {
     match normalizer {
         NormalizerWrapper::Prepend(_) => Some(None),

@@ -1,26 +1,27 @@
-//! What tells one tokenizer from another: hashes of what its token ids depend on.
+//! Identity of a tokenizer: hashes of everything that its token ids depend on.
 
 use serde_json::Value as Json;
 use tokenizers::tokenizer::Tokenizer as Hf;
 
 use super::chat::Template;
 
-/// The parts of tokenizer.json that decide which ids a text gets. Padding, truncation, decoder and post-processor do not.
+/// The parts of tokenizer.json that determine token ids. Padding, truncation, decoder and post-processor do
+/// not.
 const PARTS: [&str; 4] = ["added_tokens", "normalizer", "pre_tokenizer", "model"];
 
 /// The hashes of a tokenizer, blake3 hex.
 pub(crate) struct Identity {
-    /// Over [`PARTS`], the chat template and the tokens that it can write.
+    /// Hash of [`PARTS`], the chat template and the tokens that it can write.
     pub tokenizer: String,
-    /// Over the spelling of every id.
+    /// Hash of the spelling of every id.
     pub vocabulary: String,
 }
 
 impl Identity {
     pub fn of(tokenizer: &Hf, template: Option<&Template>) -> Self {
         let mut whole = blake3::Hasher::new();
-        // The library writes what it has read in one form, whatever the file's was. What it cannot write it could not have
-        // read; without it the vocabulary still tells tokenizers apart.
+        // The library writes a tokenizer in one form, whatever the form of its file. It can write
+        // everything it can read; if it failed, the vocabulary would still distinguish tokenizers.
         let json: Json =
             tokenizer.to_string(false).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
         for part in PARTS {
@@ -46,7 +47,7 @@ impl Identity {
     }
 }
 
-/// Adds bytes with their number before them, so that no two lists of texts look alike.
+/// Hashes bytes after their length, so that different lists of texts cannot have equal input.
 fn add(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
 }

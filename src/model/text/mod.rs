@@ -1,4 +1,4 @@
-//! Text to token ids and back: tokenizers, chat templates, completions.
+//! Converts text to token ids and back: tokenizers, chat templates and completions.
 
 pub(crate) mod added_tokens;
 pub(crate) mod chat;

@@ -1,4 +1,4 @@
-//! Text to token ids and back, and conversations through the model's own chat template.
+//! Converts text to token ids and back, and conversations through the model's own chat template.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -21,14 +21,14 @@ use crate::jinja::DateTime;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
-    /// What the chat template sees as the present time (`strftime_now`).
+    /// The present time that the chat template sees (`strftime_now`).
     now: Option<DateTime>,
 }
 
 struct Inner {
-    /// Encodes texts, by where they stand.
+    /// Encodes texts according to their position.
     by_position: ByPosition,
-    /// The special tokens by spelling.
+    /// Special tokens by spelling.
     specials: BTreeMap<String, Special>,
     special_ids: BTreeSet<u32>,
     unknown: Option<u32>,
@@ -38,30 +38,30 @@ struct Inner {
     vocab: usize,
     template: Option<Template>,
     files: Files,
-    /// Computed when first asked for.
+    /// Computed on first use.
     identity: OnceLock<Identity>,
 }
 
-/// A special token, and whether it swallows the white space beside it.
+/// A special token, and whether it absorbs the white space next to it.
 struct Special {
     id: u32,
     before: bool,
     after: bool,
 }
 
-/// What a tokenizer is made of, and saved as.
+/// The files of a tokenizer, for loading and saving.
 #[derive(Clone, Default)]
 pub(crate) struct Files {
     /// tokenizer.json.
     pub tokenizer: String,
-    /// tokenizer_config.json, with the chat template in it; an object.
+    /// Contents of tokenizer_config.json, including the chat template.
     pub config: serde_json::Map<String, Json>,
-    /// Ids that end a text by config.json and generation_config.json.
+    /// End-of-text ids of config.json and generation_config.json.
     pub eos: Vec<u32>,
 }
 
 impl Tokenizer {
-    /// Checks that each token has its row of an embedding of `rows` rows; `place` begins the message.
+    /// Checks that each token has a row in an embedding of `rows` rows. `place` begins the error message.
     pub(crate) fn fits(&self, place: impl Display, rows: usize) -> Result<()> {
         let tokens = self.vocab_size();
         if tokens <= rows {
@@ -86,7 +86,8 @@ impl Tokenizer {
         let named = |key: &str| token_text(files.config.get(key)?);
         let mut eos: BTreeSet<u32> = files.eos.iter().copied().collect();
         eos.extend(named("eos_token").and_then(|t| hf.token_to_id(&t)));
-        // A token that ends an answer must be out of reach of text even where the file forgets to call it special.
+        // Text must not be able to spell a token that ends an answer, even if the file does not mark that
+        // token as special.
         let forgotten = eos.iter().filter_map(|&id| hf.id_to_token(id)).filter(|t| !t.is_empty());
         let forgotten: Vec<_> = forgotten.map(|t| AddedToken::from(t, true)).collect();
         let known: BTreeSet<String> =
@@ -104,7 +105,7 @@ impl Tokenizer {
         let vocab = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let keys = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
         let mut tokens: Vec<(String, String)> = keys.iter().filter_map(|k| Some((k.to_string(), named(k)?))).collect();
-        // Where the further special tokens have names, templates know them by these.
+        // Templates refer to further special tokens by their names, if they have names.
         if let Some(Json::Object(named)) = files.config.get("extra_special_tokens") {
             tokens.extend(named.iter().filter_map(|(name, token)| Some((name.clone(), token_text(token)?))));
         }
@@ -135,20 +136,22 @@ impl Tokenizer {
         })
     }
 
-    /// The same tokenizer with what the chat template sees as the present time. Without it, a template that asks for
-    /// the date refuses every conversation: a run must not depend on the day it is made on.
+    /// Sets the present time that the chat template sees. Without it, a template that asks for the date
+    /// refuses every conversation, because a run must not depend on its date.
     #[must_use]
     pub fn with_date(self, now: Option<DateTime>) -> Self {
         Self { now, ..self }
     }
 
-    /// blake3 hex of what a conversation's token ids depend on: vocabulary, merges, normalizer, pre-tokenizer, special
-    /// tokens and the chat template. How tokenizer.json is laid out does not matter. Rows with token ids carry it.
+    /// blake3 hash in hex of everything that a conversation's token ids depend on: vocabulary, merges,
+    /// normalizer, pre-tokenizer, special tokens and the chat template. The layout of tokenizer.json does
+    /// not matter. Rows with token ids store this hash.
     pub fn hash(&self) -> &str {
         &self.identity().tokenizer
     }
 
-    /// blake3 hex of what each id stands for: two models with the same can share token ids, whatever else differs.
+    /// blake3 hash in hex of the meaning of each id: two models with equal hashes can share token ids,
+    /// whatever else differs.
     pub fn vocabulary_hash(&self) -> &str {
         &self.identity().vocabulary
     }
@@ -162,25 +165,25 @@ impl Tokenizer {
         &self.inner.files
     }
 
-    /// Plain text to ids. Special tokens are never made: text that spells one is encoded as the letters it is (as the
-    /// unknown token, in a vocabulary of whole words). No beginning-of-text token is added.
+    /// Encodes plain text. It never produces special tokens: text that spells one is encoded as its letters
+    /// (as the unknown token, in a vocabulary of whole words). It does not add a beginning-of-text token.
     ///
     /// # Errors
-    /// Whatever the tokenizer reports.
+    /// Returns any error of the tokenizer.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_at(text, Position::Start)
     }
 
-    /// As [`Tokenizer::encode_text`], for text that follows other plain text: nothing is put before it that marks the start
-    /// of a text.
+    /// Like [`Tokenizer::encode_text`], for text that follows other plain text: it puts no mark for the
+    /// start of a text before it.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode_text`].
+    /// See [`Tokenizer::encode_text`].
     pub fn encode_later(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_at(text, Position::WithinText)
     }
 
-    /// Ids of plain text that stands at `position`.
+    /// Encodes plain text at `position`.
     fn encode_at(&self, text: &str, position: Position) -> Result<Vec<u32>> {
         let inner = &self.inner;
         let hf = inner.by_position.at(position);
@@ -188,7 +191,8 @@ impl Tokenizer {
             .map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
         for id in &mut ids {
-            // A vocabulary of whole words finds a special token's spelling in its table, added token or not.
+            // A vocabulary of whole words finds a special token's spelling in its own table, even without
+            // the added token.
             if inner.special_ids.contains(id) && Some(*id) != inner.unknown {
                 *id = inner.unknown.ok_or_else(|| {
                     let token = inner.by_position.original().id_to_token(*id).unwrap_or_default();
@@ -199,46 +203,48 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Ids to text; special tokens, and ids that the vocabulary does not have, are left out.
+    /// Decodes ids to text. Special tokens and ids outside the vocabulary are omitted.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // The decoders of this library fail on nothing that the encoder makes; an empty text is the answer if one does.
+        // The library's decoders accept everything that its encoder produces. If one fails, the result is
+        // an empty text.
         guarded(|| self.inner.by_position.original().decode(ids, true)).unwrap_or_default()
     }
 
-    /// The conversation as the chat template writes it, special tokens spelled out.
+    /// Renders the conversation with the chat template, with special tokens spelled out.
     ///
     /// # Errors
-    /// There is no template, or it refuses the conversation.
+    /// The model has no chat template, or the template refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         self.template()?.render(messages, add_generation_prompt, self.now)
     }
 
-    /// The conversation as ids. Special tokens come from the template alone: message content that spells one is
-    /// encoded as the letters it is, so that text cannot close or open a turn.
+    /// Encodes the conversation. Only the template can produce special tokens: message content that spells
+    /// one is encoded as its letters, so that text can neither close nor open a turn.
     ///
     /// # Errors
-    /// As [`Tokenizer::render`]; or the template rewrites a content, and the special tokens are then not those that
-    /// it writes by itself.
+    /// See [`Tokenizer::render`]. Also fails if the template changes a content and the rendering then has
+    /// other special tokens than the template writes by itself.
     pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
         self.encode_parts(&self.conversation(messages, add_generation_prompt)?)
     }
 
-    /// What the chat template writes of the conversation, special tokens told apart from what messages say.
+    /// Returns the rendered conversation with the template's text separated from the messages' contents.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode_chat`].
+    /// See [`Tokenizer::encode_chat`].
     pub(crate) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
         let template = self.template()?;
         self.check_keys(messages)?;
         if let Some(parts) = template.parts(messages, add_generation_prompt, self.now)? {
             return Ok(parts);
         }
-        // The template does something to a content, so its place is unknown. The text is safe all the same if the special
-        // tokens found in it are those that the template writes around any content.
+        // The template changes a content, so the content's place is unknown. The text is still safe if its
+        // special tokens are those that the template writes around any content.
         let whole = vec![Part::Literal(template.render(messages, add_generation_prompt, self.now)?)];
         let specials = self.specials_of(&whole);
         let same = |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[Part::Literal(text)]) == specials);
-        // Marks are not enough where the template asks what a content says: then with contents that can spell none.
+        // A template may inspect a content, so marks are not enough: compare with contents that cannot
+        // spell a special token.
         if !same(template.marked(messages, add_generation_prompt, self.now))
             && !same(template.render(&self.harmless(messages), add_generation_prompt, self.now))
         {
@@ -250,8 +256,8 @@ impl Tokenizer {
         Ok(whole)
     }
 
-    /// That no key of a message beside its content spells a special token: what the template writes of it could not be told
-    /// from what the template writes by itself.
+    /// Checks that no key of a message except its content spells a special token; such text could not be
+    /// distinguished from the template's own tokens.
     fn check_keys(&self, messages: &[Message]) -> Result<()> {
         let spells = |text: &str| !self.specials_of(&[Part::Literal(text.to_owned())]).is_empty();
         for (key, value) in messages.iter().flat_map(Message::other_keys) {
@@ -263,14 +269,14 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The messages without the characters that special tokens begin with.
+    /// Returns the messages without the characters that begin special tokens.
     fn harmless(&self, messages: &[Message]) -> Vec<Message> {
         let starts = self.special_starts();
         let content = |m: &Message| m.content.replace(starts.as_slice(), "_");
         messages.iter().map(|m| m.with_content(content(m))).collect()
     }
 
-    /// The characters that special tokens begin with.
+    /// The characters that begin special tokens.
     fn special_starts(&self) -> Vec<char> {
         let mut starts: Vec<char> = self.inner.specials.keys().filter_map(|spelling| spelling.chars().next()).collect();
         starts.dedup();
@@ -289,7 +295,7 @@ impl Tokenizer {
         self.encode_parts_after(&[], parts)
     }
 
-    /// Ids of `parts` alone, encoded as what follows the parts `before`.
+    /// Encodes `parts` alone, as text that follows the parts `before`.
     pub(crate) fn encode_parts_after(&self, before: &[Part], parts: &[Part]) -> Result<Vec<u32>> {
         let (mut position, mut trim) = match self.runs(before).last() {
             None => (Position::Start, false),
@@ -310,7 +316,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Where the special tokens that end an answer stand in a text of the template: the byte after each.
+    /// Returns the position after each special token that ends an answer in a template's text, in bytes.
     pub(crate) fn ends_of_turns(&self, literal: &str) -> Vec<usize> {
         let (mut ends, mut at) = (Vec::new(), 0);
         for run in self.runs(&[Part::Literal(literal.to_owned())]) {
@@ -326,8 +332,8 @@ impl Tokenizer {
         self.runs(parts).iter().filter_map(|run| run.end.map(|s| s.id)).collect()
     }
 
-    /// Splits at the special tokens that the literals spell (leftmost, longest), so that content and the plain text
-    /// around it are encoded together and merge as they do in the reference.
+    /// Splits at the special tokens that the literals spell (leftmost, longest). Content and the plain text
+    /// around it are encoded together and merge as in the reference.
     fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
         let starts = self.special_starts();
         let mut runs = Vec::new();
@@ -358,29 +364,29 @@ impl Tokenizer {
         runs
     }
 
-    /// Tokens that end an answer: by the tokenizer's, the model's and the generation configuration, and the one that the
-    /// chat template writes after an assistant's turn. In ascending order.
+    /// Tokens that end an answer: those of the tokenizer, the model and the generation configuration, and
+    /// the one that the chat template writes after an assistant's turn. In ascending order.
     pub fn eos_ids(&self) -> &[u32] {
         &self.inner.eos
     }
-    /// The token that an answer is taught to end with: what the chat template writes after an assistant's turn, else the
-    /// tokenizer's end of text.
+    /// The token that training puts at the end of an answer: the one that the chat template writes after an
+    /// assistant's turn, else the tokenizer's end of text.
     pub fn end_of_turn(&self) -> Option<u32> {
         self.inner.end_of_turn
     }
-    /// The token that a text begins with, if the tokenizer names one.
+    /// The beginning-of-text token, if the tokenizer names one.
     pub fn bos_id(&self) -> Option<u32> {
         self.inner.bos
     }
-    /// One more than the greatest id; the model's embedding may have more rows.
+    /// One more than the greatest id. The model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.vocab
     }
-    /// The id of a token by its spelling in the vocabulary, special tokens included.
+    /// Returns the id of a token by its spelling in the vocabulary, including special tokens.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.by_position.original().token_to_id(token)
     }
-    /// The spelling of an id in the vocabulary.
+    /// Returns the spelling of an id in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.by_position.original().id_to_token(id)
     }
@@ -388,7 +394,7 @@ impl Tokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.special_ids.contains(&id)
     }
-    /// Whether [`Tokenizer::render`] can work.
+    /// Whether the model has a chat template, which [`Tokenizer::render`] requires.
     pub fn has_chat_template(&self) -> bool {
         self.inner.template.is_some()
     }
@@ -398,7 +404,7 @@ impl Tokenizer {
     }
 }
 
-/// Whether a text within a value spells a special token.
+/// Whether any text within a value spells a special token.
 fn spells_one(value: &Json, spells: &dyn Fn(&str) -> bool) -> bool {
     match value {
         Json::String(text) => spells(text),
@@ -408,31 +414,32 @@ fn spells_one(value: &Json, spells: &dyn Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Plain text and the special token that ends it.
+/// A run of plain text and the special token that ends it.
 struct Run<'a> {
     text: String,
     end: Option<&'a Special>,
-    /// Bytes of the special token's spelling.
+    /// Length of the special token's spelling in bytes.
     spelling: usize,
 }
 
 fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Option<(&'a str, &'a Special)> {
-    // In order of spelling, every prefix of `text` is at most `text`, and longer ones come later.
+    // In order of spelling, every prefix of `text` sorts at or before `text`, and longer prefixes later.
     let first = text.chars().next()?.to_string();
     let near = specials.range::<str, _>((std::ops::Bound::Included(first.as_str()), std::ops::Bound::Included(text)));
     near.rev().find(|(spelling, _)| text.starts_with(spelling.as_str())).map(|(s, special)| (s.as_str(), special))
 }
 
-/// The special token that the template writes next after an assistant's content.
+/// Returns the first special token that the template writes after an assistant's content.
 fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Option<u32> {
     let turns = [Message::new("user", "a"), Message::new("assistant", "b")];
-    // What ends a turn does not depend on the date.
+    // The end of a turn does not depend on the date, so any time is valid here.
     let marked = template.marked(&turns, false, Some(DateTime::now())).ok()?;
     let after = marked.split_once(&mark(1))?.1;
     after.char_indices().find_map(|(i, _)| longest_prefix(specials, &after[i..])).map(|(_, special)| special.id)
 }
 
-/// The tokenizer library panics where a file is broken in ways that it does not expect, when reading and when using it.
+/// Converts panics to errors: the tokenizer library panics on files that are broken in unexpected ways,
+/// both on reading and on use.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| e.to_string()),
@@ -443,7 +450,7 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
 fn unknown_token(json: &Json, files: &Files, hf: &Hf) -> Option<u32> {
     let of_model = || {
         let model = json.get("model")?;
-        // Unigram models give the id, the others the spelling.
+        // Unigram models store the id, others the spelling.
         let by_id = model.get("unk_id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
         by_id.or_else(|| hf.token_to_id(model.get("unk_token")?.as_str()?))
     };

@@ -1,21 +1,22 @@
-//! What the tokenizer library leaves unchecked in a tokenizer.json: parts that would take memory far beyond the file's size.
+//! Checks of tokenizer.json that the tokenizer library omits: parts that would take far more memory than
+//! the file's size.
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
-/// A text may come out of the normalizers, or a token out of the decoders, this many times as long. Llama 2's write three
+/// Maximum factor by which normalizers may lengthen a text, or decoders a token. Llama 2's write three
 /// bytes for a space.
 const LONGEST_GROWTH: f64 = 256.;
 
-/// Steps of the normalizers, pre-tokenizers and decoders together. Real tokenizers have some ten.
+/// Maximum steps of the normalizers, pre-tokenizers and decoders together. Real tokenizers have about ten.
 const MOST_STEPS: usize = 200;
-/// Longest piece of a Unigram vocabulary, in bytes: the library keeps pieces in a tree as deep as the longest is long, and
-/// drops that tree by recursion. Real pieces have at most some hundred.
+/// Maximum length of a Unigram piece in bytes. The library stores pieces in a tree as deep as the longest
+/// piece and drops that tree recursively. Real pieces have at most a few hundred bytes.
 const LONGEST_PIECE: usize = 1024;
 
-/// Refuses a normalizer or decoder that makes texts very long, a table that claims to be longer than it is, more steps than
-/// a tokenizer has, and pieces that would overflow the stack.
+/// Refuses a normalizer or decoder that makes texts very long, a table that claims a greater length than it
+/// has, too many steps, and pieces that would overflow the stack.
 pub(crate) fn check(tokenizer: &Json) -> Result<()> {
     let steps: usize =
         ["normalizer", "pre_tokenizer", "decoder", "post_processor"].iter().map(|k| steps(&tokenizer[*k])).sum();
@@ -42,14 +43,14 @@ pub(crate) fn check(tokenizer: &Json) -> Result<()> {
     Ok(())
 }
 
-/// How many steps a chain has, nested ones included.
+/// Counts the steps of a chain, including nested ones.
 fn steps(step: &Json) -> usize {
     let lists = ["normalizers", "pretokenizers", "decoders", "processors"];
     let nested = lists.iter().flat_map(|list| step[*list].as_array().into_iter().flatten());
     usize::from(step.is_object()) + nested.map(steps).sum::<usize>()
 }
 
-/// Multiplies `growth` by what each step of a chain can do at most.
+/// Multiplies `growth` by the maximum growth of each step of a chain.
 fn grow(step: &Json, growth: &mut f64) -> Result<()> {
     for list in ["normalizers", "decoders"] {
         for step in step[list].as_array().into_iter().flatten() {
@@ -59,28 +60,29 @@ fn grow(step: &Json, growth: &mut f64) -> Result<()> {
     let length = |value: &Json| value.as_str().map_or(0., |text| text.len() as f64);
     match step["type"].as_str() {
         Some("Replace") => {
-            // A regular expression can match nothing at all, between any two bytes.
+            // A regular expression can match the empty string, between any two bytes.
             let shortest = length(&step["pattern"]["String"]);
             let content = length(&step["content"]);
             *growth *= if shortest > 0. { (content / shortest).max(1.) } else { content + 1. };
         }
-        // U+FDFA, of three bytes, becomes 33.
+        // U+FDFA has three bytes and becomes 33.
         Some("NFD" | "NFKD" | "NFKC") => *growth *= 12.,
         Some("ByteLevel") => *growth *= 2.,
         _ => {}
     }
-    // The library takes the type as given where there is only one that has the key.
+    // The library infers the type if only one type has the key.
     let table = step["precompiled_charsmap"].as_str();
     table.map_or(Ok(()), check_charsmap)
 }
 
-/// The table begins with the number of bytes of its first part, which the library takes memory for without looking.
+/// Checks the table's first number: the length of its first part, for which the library allocates memory
+/// unchecked.
 fn check_charsmap(base64: &str) -> Result<()> {
     let digit = |c: u8| -> Option<u32> {
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         alphabet.iter().position(|a| *a == c).map(|i| i as u32)
     };
-    // Six digits are 36 bits: four bytes, least significant first, and half a byte of the next.
+    // Six digits are 36 bits: four bytes, least significant first, and half of the next byte.
     let bits = base64.bytes().take(6).try_fold(0u64, |bits, c| Some(bits << 6 | u64::from(digit(c)?)));
     let claimed = bits.filter(|_| base64.len() >= 6).map(|bits| u32::from_be_bytes(((bits >> 4) as u32).to_le_bytes()));
     match claimed {
@@ -124,7 +126,7 @@ mod tests {
     fn a_table_is_as_long_as_it_says() {
         let table =
             |base64: &str| check(&json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64}}));
-        // A first part of 4 bytes (least significant byte first), and of 16 MiB.
+        // A first part of 4 bytes (least significant byte first), and one of 16 MiB.
         assert!(table("BAAAAAAAAAA=").is_ok());
         assert!(table("AAAAAQ==").is_err());
         assert!(table("BA").is_err());
