@@ -131,7 +131,7 @@ fn a_copy_of_an_adapter_names_its_base_so_that_peft_finds_it() {
     assert_eq!(config["peft_type"], "LORA");
     assert_eq!(load(&out).unwrap().hash, hash);
     let (code, error) = export(&[]);
-    assert!(code == Some(2) && error.contains("is there already"), "{error}");
+    assert!(code == Some(2) && error.contains("already exists"), "{error}");
     // A name on the hub stays a name.
     edit(&made, "base_model_name_or_path", json!("org/name"));
     assert_eq!(export(&["--force"]).0, Some(0));

@@ -106,14 +106,14 @@ fn what_a_judge_said_in_vain_is_told() {
         let (code, out, err) = reflux(&args);
         assert_eq!(code, Some(0), "{err}");
         let warning = err.lines().find(|l| l.starts_with(&format!("warning: {step}: 5 failed ("))).unwrap_or_default();
-        assert!(!warning.is_empty() && err.contains("with --into DIR") && err.contains("--pattern"), "{err}");
+        assert!(!warning.is_empty() && err.contains("--into DIR keeps the rows") && err.contains("--pattern"), "{err}");
         for words in [format!("a: {ours}\n"), format!("b: {theirs}\n"), format!("judge: {mute}\n")] {
             assert!(out.contains(&words), "{out}");
         }
         let nulls = out.lines().find(|l| l.contains(" nulls ")).unwrap();
         assert_eq!(nulls.split_whitespace().collect::<Vec<_>>(), ["comparisons", "nulls", "5", "5"]);
         let (_, _, err) = reflux(&[&args[..], &["--into", &into]].concat());
-        assert!(err.contains(&format!("`reflux show {into}/run/errors` says why")), "{err}");
+        assert!(err.contains(&format!("`reflux show {into}/run/errors` shows why")), "{err}");
         let (code, shown, _) = reflux(&["show", &format!("{into}/run/errors"), "--where", &format!("step={step}")]);
         assert!(code == Some(0) && shown.contains("5 of "), "{shown}");
         let (_, _, err) = reflux(&[&args[..], &["-q"]].concat());
@@ -132,8 +132,8 @@ fn another_evaluation_is_not_taken_for_this_one() {
     let first = eval(&args);
     let rows: Vec<Value> = (0..5).map(|i| json!({"prompt": format!("p{i}"), "response": "good"})).collect();
     files.rows("ours.jsonl", &rows);
-    fails(&args, &["another evaluation lies in", "--into"]);
-    fails(&[&args[..], &["--judge-tokens", "9"]].concat(), &["another evaluation lies in"]);
+    fails(&args, &["holds another evaluation", "--into"]);
+    fails(&[&args[..], &["--judge-tokens", "9"]].concat(), &["holds another evaluation"]);
     assert_ne!(eval(&args[..7])["comparisons"], first["comparisons"], "the other rows have other figures");
     stored(&files);
     assert_eq!(eval(&args), first, "and the first are still there");
@@ -145,7 +145,7 @@ fn another_evaluation_is_not_taken_for_this_one() {
     let args = ["reward", &judge, "--data", &data, "--mode", "pairwise", "--resamples", "0", "--into", &into];
     assert_eq!(eval(&args)["comparisons"]["agreement"]["value"], json!(1.));
     files.put("dataset.json", &ranked("bad", "good"));
-    fails(&args, &["another evaluation lies in"]);
+    fails(&args, &["holds another evaluation"]);
     assert_eq!(eval(&args[..8])["comparisons"]["agreement"]["value"], json!(0.));
 }
 
@@ -241,7 +241,7 @@ fn alpaca_evals_files() {
     let answers = files.rows("a.jsonl", &[json!({"prompt": "Name a hill.", "text": "Nebo"})]);
     let args = ["eval", "alpaca", "export", &answers, "--prompts", &set, "-o", &out];
     let (code, _, err) = reflux(&args);
-    assert!(code == Some(0) && err.contains("1 of 2 prompts without an answer"), "{err}");
+    assert!(code == Some(0) && err.contains("1 of 2 prompts have no answer"), "{err}");
     assert_eq!(reflux(&[&args[..], &["-q"]].concat()), (Some(0), String::new(), String::new()));
     assert_eq!(
         (&read(&out)[0]["output"], &read(&out)[1]["output"], &read(&out)[1]["generator"]),

@@ -216,7 +216,7 @@ fn a_run_takes_a_commit_and_keeps_it() {
     hub.shelf.lock().unwrap().main = SECOND;
     hub.asked();
     let resumed = run("killed", 150);
-    assert!(resumed.status.success() && said(&resumed).contains("going on with the run"), "{}", said(&resumed));
+    assert!(resumed.status.success() && said(&resumed).contains("continuing the run"), "{}", said(&resumed));
     assert_eq!(used(dir, "killed"), (FIRST.to_owned(), model.clone()), "the commit that it began with");
     assert!(hub.asked().iter().all(|(path, _)| !path.contains("revision/main") && !path.contains(SECOND)));
 

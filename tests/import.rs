@@ -475,7 +475,7 @@ fn the_command_says_what_it_did() {
     let (code, out, _) = run(&["--schema", "ranked", "--language", "any"]);
     assert!(code == Some(0) && out.contains("3 rows of `ranked`"), "{out}");
     let (code, _, err) = run(&["--schema", "rankd"]);
-    assert!(code == Some(2) && err.contains("no schema `rankd`"), "{err}");
+    assert!(code == Some(2) && err.contains("schema `rankd` not found"), "{err}");
     std::fs::write(&file, "{\"instruction\": \"a\", \"output\": \"b\"}\n{\n").unwrap();
     let (code, _, err) = run(&["--bad-rows", "skip"]);
     assert!(code == Some(0) && err.contains("left out:") && err.contains("line 2"), "{err}");

@@ -189,7 +189,7 @@ fn what_is_not_there_is_said_with_what_is() {
     said(&["show", &of("pairs"), "--columns", "margn"], &["no column `margn`", "did you mean `margin`"]);
     said(&["show", &of("pairs"), "--where", "margn=1"], &["no column `margn`"]);
     said(&["show", &of("pairs"), "--where", "margin=big"], &["`margin` holds numbers"]);
-    said(&["show", &of("pairs"), "--where", "margin"], &["is no condition"]);
+    said(&["show", &of("pairs"), "--where", "margin"], &["is not a condition"]);
     said(&["show", "no/such"], &["nothing at `no/such`"]);
     said(&["ls", "no/such"], &["no run at `no/such`"]);
     for command in [&["ls"][..], &["verify"], &["eval", "drift"]] {
@@ -314,13 +314,13 @@ fn runs_side_by_side_line_up_and_say_what_is_not_known() {
     assert!(cells.starts_with(&["b", "finished"]) && cells[3..5] == ["?", "?"], "{people}");
     assert!(!metrics.is_empty() && cells[5].parse::<f64>().is_ok() && cells[6].parse::<f64>().is_ok(), "{people}");
     assert!(line("b: ").contains("pipeline.toml cannot be read"), "{people}");
-    assert_eq!(people.lines().last().unwrap(), "not looked into: c/d/e (too deep), link (a link)");
+    assert_eq!(people.lines().last().unwrap(), "not searched: c/d/e (too deep), link (a link)");
 
     let (code, json, err) = reflux(&[&args[..], &["--json"]].concat());
     let listed: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!((code, &listed[0]["scores"]), (Some(0), &serde_json::json!([null, 4.0])));
     assert!(listed[1]["scores"].is_null() && listed[1]["loss"].is_f64(), "{listed}");
-    assert!(err.contains("not looked into: c/d/e (too deep), link (a link)"), "{err}");
+    assert!(err.contains("not searched: c/d/e (too deep), link (a link)"), "{err}");
 }
 
 /// The column that a table proposes to show is shown when that is typed, whatever its name.

@@ -199,7 +199,7 @@ fn ids_that_are_none_or_several_are_refused_with_what_there_is() {
     }
     let prompt = &texts(&stored("scores", None), "prompt_id")[0];
     let (code, _, err) = reflux(&["trace", dir, &format!("{prompt}/0")]);
-    assert!(code == Some(2) && err.contains("is a prompt, and judgements are of responses"), "{err}");
+    assert!(code == Some(2) && err.contains("is a prompt, and only responses have judgements"), "{err}");
     let response = &texts(&stored("scores", None), "response_id")[0];
     let (code, _, err) = reflux(&["trace", dir, &format!("{response}/99")]);
     assert!(code == Some(2) && err.contains("has no judgement `99`") && err.contains("counted from 0"), "{err}");

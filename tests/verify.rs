@@ -303,7 +303,7 @@ fn any_line_of_the_manifest() {
             l[at].replace_range(from..from + 64, &"1".repeat(64));
         });
     });
-    assert!(said["damaged"].to_string().contains("the manifest has it made with `1111"), "{said}");
+    assert!(said["damaged"].to_string().contains("the manifest names the weights `1111"), "{said}");
     let said = made_good(&runs().finished, "more rows than there can be", |dir| {
         edit(dir, |l| {
             let at = line_of(l, &scores);
@@ -324,7 +324,7 @@ fn a_cut_last_line() {
     let text = fs::read(&path).unwrap();
     fs::write(&path, &text[..text.len() - 25]).unwrap();
     let (code, out, _) = verify(&dir, &[]);
-    assert!(code == Some(0) && out.contains("cut: manifest.jsonl ends in"), "{out}");
+    assert!(code == Some(0) && out.contains("cut: manifest.jsonl ends with"), "{out}");
     // Its file is there and has no line now.
     assert!(out.contains("left by a process that died"), "{out}");
     run(&runs().text, &dir, &RunOptions::default()).0.unwrap();
@@ -361,8 +361,8 @@ fn strays_are_named_and_left_alone() {
     let dir = temp.path().join("run");
     copy(&runs().finished, &dir);
     let strays = [
-        ("data/scores/iteration=9/microbatch=00000.parquet", "takes it away"),
-        ("data/scores/iteration=1/.microbatch=00000.parquet.7-1.tmp", "takes it away"),
+        ("data/scores/iteration=9/microbatch=00000.parquet", "removes it"),
+        ("data/scores/iteration=1/.microbatch=00000.parquet.7-1.tmp", "removes it"),
         ("data/scores/.x.tmp", "not of this run"),
         ("data/scores/iteration=9/microbatch=00001.parquet", "not of this run"),
         ("data/notes.txt", "not of this run"),

@@ -15,10 +15,10 @@ use crate::report::{Cost, Hardware, ModelShape};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Counts: `read` are tokens of prompts, `sampled` those generated, `scored` those whose log-probabilities are
-computed (a reference's, held-out rows), `trained` those trained on. FLOPs: 2 a weight and token forward, with attention;
-training takes three times that. Memory: weights, optimizer, activations or keys and values. See docs/cost.md.
-Devices count as one: reflux itself computes on one.
+    after_help = "`read` counts prompt tokens, `sampled` generated tokens, `scored` tokens whose log-probabilities are
+computed (by a reference, or on held-out rows), `trained` training tokens. FLOPs: 2 per weight and token in
+a forward, plus attention; training takes three times that. Memory: weights, optimizer, activations or keys
+and values. See docs/cost.md. Several devices count as one: reflux itself computes on one.
 
 Examples:
   reflux cost pipelines/paper-llama2-70b.toml --hardware 64xH100
@@ -113,7 +113,7 @@ fn this_machine(args: &Args) -> Result<Hardware> {
         Some(given) => given,
         None => {
             let bytes = bench::memory("/proc/meminfo", "MemTotal:").ok_or_else(|| {
-                Error::user("the system does not say how much memory it has").help("add --memory-gb to --hardware cpu")
+                Error::user("the system does not report its memory size").help("add --memory-gb to --hardware cpu")
             })?;
             digits(bytes as f64 / 1e9, 10.)
         }
@@ -155,7 +155,7 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
     for text in &args.shape {
         let (name, path) = pair(text, "--shape")?;
         if plan.model(name).is_none() {
-            return Err(Error::user(format!("--shape names `{name}`, which is no model of the file")));
+            return Err(Error::user(format!("--shape: model `{name}` not found in the file")));
         }
         shapes.insert(name.to_owned(), shape(Path::new(path))?);
     }

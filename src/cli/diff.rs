@@ -10,10 +10,11 @@ use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Compares settings, then step by step in the order of the dataflow: what a training measured and made, rows, and
-what was left out. Files are compared by hash; of the first that differs the row, the column and both values are told.
+    after_help = "Compares settings, then each step in dataflow order: the metrics and models of trainings, rows, and
+rows left out. Files are compared by hash; for the first difference, the row, the column and both values
+are printed.
 
-Exit codes: 0 the runs are the same; 1 they differ; 2 one of them is not there or damaged.
+Exit codes: 0 the runs are the same; 1 they differ; 2 a run is missing or damaged.
 
 Examples:
   reflux diff quickstart beta-0.2

@@ -19,8 +19,9 @@ const AFTER: &str = "Examples:
   reflux export models/M2/adapter m2-adapter           the adapter alone, for peft.AutoPeftModelForCausalLM
   llama-cli -m m2.gguf -p 'Name a river.'              what the file is for
 
-The file has the tokenizer and the chat template in it, and reflux itself reads it too. Norms are f32 in every type. \
-What GGUF cannot express (another kind of tokenizer, say) is an error, and then no file is written.";
+The file includes the tokenizer and the chat template, and reflux itself reads it too. Norms are f32 in \
+every type. A model that GGUF cannot express (for example because of its tokenizer) is an error, and no \
+file is written.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
@@ -66,10 +67,11 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let gguf = is_gguf(&args.out);
     let alone = !gguf && peft::is_one(&args.model);
     if !gguf && !alone {
-        return Err(Error::user(format!("{out}: the file's name must end in .gguf")).help("programs know it by that"));
+        return Err(Error::user(format!("{out}: the file's name must end in .gguf"))
+            .help("programs recognize GGUF files by this extension"));
     }
     if args.out.exists() && !args.force {
-        return Err(Error::user(format!("{out} is there already")).help("--force writes over it"));
+        return Err(Error::user(format!("{out} already exists")).help("--force overwrites it"));
     }
     if alone {
         let base = export_adapter(&args.model, &args.out)?;

@@ -22,21 +22,22 @@ use crate::store::{Lines, PromptForm, Prompts, is_data_file};
 const AFTER: &str = "Examples:
   reflux generate model.gguf \"Name three rivers.\"                one answer
   reflux generate model.gguf --file prompts.jsonl --samples 4 --json > answers.jsonl
-  reflux generate model.gguf --file prompts.csv                   one a row, from the column `prompt`
-  printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    a prompt a line
+  reflux generate model.gguf --file prompts.csv                   one per row, from the column `prompt`
+  printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    one prompt per line
   reflux generate models/M2 --file letter.txt --whole             the whole file is one prompt
 
-Without --json, answers are headed by their line and sample where there may be several.
+Without --json, each answer has a heading with its line and sample if there may be several.
 
-A row of a .jsonl, .json, .csv or .parquet file has `prompt`, a text or a list of {role, content}, or `messages`, such a \
-list; and perhaps `system`. A .txt file has a prompt a line. Keys that are not read are listed at the end.
+A row of a .jsonl, .json, .csv or .parquet file has `prompt`, a text or a list of {role, content}, or \
+`messages`, such a list; and optionally `system`. A .txt file has one prompt per line. Keys that are not \
+read are listed at the end.
 
-With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish (stop or length), \
-prompt_tokens (their number), token_ids and logprobs (natural, of each token at temperature 1). A prompt that has no answer \
-has `error`.
+With --json every answer is an object: index of the prompt from 0, line, prompt, sample, text, finish \
+(stop or length), prompt_tokens (their number), token_ids and logprobs (natural, of each token at \
+temperature 1). A prompt that has no answer has `error`.
 
-The same prompt, seed and sampling give the same answers whatever else is in the file and wherever it stands. When a prompt \
-comes again in the same input, it gets other answers than the first time.";
+The same prompt, seed and sampling give the same answers, whatever else is in the file and wherever the \
+prompt is. If a prompt occurs again in the same input, it gets other answers than the first time.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
@@ -176,22 +177,22 @@ fn prompts(args: &Args) -> Result<Prompts> {
         }
         (None, Some(text)) if text != "-" => {
             if asked_for.is_some() {
-                return Err(Error::user("the prompt is given, there is no file to read")
-                    .help("--lines, --jsonl and --whole are about --file and standard input"));
+                return Err(Error::user("the prompt is given, so no file is read")
+                    .help("--lines, --jsonl and --whole apply to --file and standard input"));
             }
             // A file name alone is an unlikely prompt, and either reading may be meant, so the user must
             // choose.
             if Path::new(text).is_file() {
                 let (file, model) = (quoted(text), quoted(&args.model.model.display().to_string()));
                 return Err(Error::user(format!("the prompt `{text}` is the name of a file")).help(format!(
-                    "for what is in it, add --file: --file {file}; for the name itself, write it to standard input: \
+                    "to read the file, add --file: --file {file}; to use the name itself, write it to standard input: \
                      printf %s {file} | reflux generate {model}"
                 )));
             }
             Lines::of("the prompt", std::io::Cursor::new(text.to_owned()))
         }
         (None, None) if std::io::stdin().is_terminal() => {
-            return Err(Error::user("there is no prompt")
+            return Err(Error::user("no prompt given")
                 .help("give it after the model, or name a file with --file, or write to standard input"));
         }
         _ => stdin(),

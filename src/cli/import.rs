@@ -10,9 +10,9 @@ use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
 use crate::store::{Format, ImportOptions, Rename, Turns, import};
 
-const AFTER: &str = "Formats, found out from the first row unless --format names one:
+const AFTER: &str = "Formats, detected from the first row unless --format names one:
   oasst          Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each
-                 message of a person, --schema ranked all its ranked answers
+                 user message, --schema ranked all its ranked answers
   self-instruct  seed_tasks.jsonl
   alpaca         instruction, input, output; Dolly's context and response; question and answer; prompt and completion
   sharegpt       conversations, or messages: every answer with the conversation before it (ShareGPT, UltraChat, OpenAI,
@@ -21,10 +21,11 @@ const AFTER: &str = "Formats, found out from the first row unless --format names
   preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
   mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
   llmbar         dataset.json, to `ranked`: the output that people prefer has rank 0
-  prompts        prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with a prompt a line
-  reflux         rows that follow a schema already (`reflux schema`), as .jsonl, .json or .csv; Parquet with bad rows
+  prompts        prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with one prompt per line
+  reflux         rows that already follow a schema (`reflux schema`), as .jsonl, .json or .csv; Parquet with bad rows
 
-Files are JSON lines, one JSON array, CSV whose first row names the columns, or plain text, gzipped or not; or Parquet.
+Files are JSON lines, one JSON array, CSV whose first row names the columns, or plain text, each optionally
+gzipped; or Parquet.
 
 A conversation of several turns, or with a system message, is kept as messages in the column `prompt_messages`. A row with
 tools or images is left out with that reason. The closing lines list every key that was not read, with the number of rows
@@ -32,10 +33,10 @@ that have it.
 
 Examples:
   reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --turns first      the paper's 3,200 first turns, and more
-  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --schema ranked    what `build_eft` starts from
+  reflux import 2023-04-12_oasst_ready.trees.jsonl.gz --schema ranked    the input of `build_eft`
   reflux import alpaca_data.json --out datasets/alpaca.parquet
   reflux import ultrafeedback/train_prefs.parquet --bad-rows skip        pairs for `dpo`
-  reflux import prompts.txt                                              a prompt a line
+  reflux import prompts.txt                                              one prompt per line
   reflux import mine.jsonl --rename q=instruction --rename a=output
   reflux import datasets/ift/ift.jsonl";
 
@@ -104,8 +105,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let find = |name: &String| {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
         let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();
-        found
-            .ok_or_else(|| Error::user(format!("there is no schema `{name}`")).help(or_else(name, "there are", &names)))
+        found.ok_or_else(|| Error::user(format!("schema `{name}` not found")).help(or_else(name, "there are", &names)))
     };
     let how = ImportOptions {
         format: match args.format {

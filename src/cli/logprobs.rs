@@ -22,11 +22,12 @@ const AFTER: &str = "Examples:
   reflux logprobs model.gguf pairs.jsonl > scored.jsonl
   reflux logprobs models/M2 pairs.jsonl | jq '.chosen_logprob - .rejected_logprob'
 
-A row has `prompt`, `chosen` and `rejected`, or `prompt` and `completion`, each a list of {role, content} or a text. For every \
-row an object is printed, in order: line, prompt_tokens, chosen_tokens and rejected_tokens (their numbers), chosen_logprob and \
-rejected_logprob: the natural log-probability of the whole answer and of the token that ends its turn, after the prompt, at \
-temperature 1. It is what DPO computes in training. A row that cannot be scored has `error`. Where the chat template does not \
-write an answer as it was given, the answer is scored as given and `note` says so.";
+A row has `prompt`, `chosen` and `rejected`, or `prompt` and `completion`, each a list of {role, content} \
+or a text. One object per row is printed, in order: line, prompt_tokens, chosen_tokens and rejected_tokens \
+(counts), chosen_logprob and rejected_logprob: the natural log-probability of the whole answer and of the \
+token that ends its turn, after the prompt, at temperature 1. DPO computes the same in training. A row \
+that cannot be scored has `error`. If the chat template does not write an answer as it was given, the \
+answer is scored as given and the row has `note`.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]

@@ -34,7 +34,7 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
 fn list(args: &Args) -> Result<()> {
     if !args.runs.is_dir() {
         return Err(Error::user(format!("folder `{}` of runs not found", args.runs.display()))
-            .help("`reflux run` makes it; --runs names another"));
+            .help("`reflux run` creates it; --runs names another folder"));
     }
     let runs = Runs::of(&args.runs, &|run| plan_of_text(&run.pipeline_text().ok()?))?;
     if args.json {

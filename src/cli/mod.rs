@@ -61,12 +61,12 @@ const AFTER: &str = "Examples:
   reflux ls quickstart                         the contents of a run
   reflux summary quickstart                    the closing summary of a run
   reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
-  reflux schema pairs                          what the columns of a dataset mean
+  reflux schema pairs                          the meaning of a dataset's columns
   reflux eval drift quickstart                 lengths and scores, iteration by iteration
   reflux generate model.gguf 'Name a river.'   an answer
 
-Exit codes: 0 it worked; 2 the pipeline file, a flag or the data is wrong; 3 a run without a result (no readable score, no pair); 1 anything else, and runs that differ (diff)
-or are damaged (verify).";
+Exit codes: 0 success; 2 an error in the pipeline file, a flag or the data; 3 a run without a result (no
+readable score, no pair); 1 any other error, and runs that differ (diff) or are damaged (verify).";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Log {

@@ -11,7 +11,7 @@ use crate::pipeline::parse_bytes;
 /// Parses a size from the command line.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
-    bytes.ok_or_else(|| "a size of at least 1 MiB is wanted, such as 512MiB or 2GiB".into())
+    bytes.ok_or_else(|| "expected a size of at least 1 MiB, such as 512MiB or 2GiB".into())
 }
 
 #[derive(clap::Args)]

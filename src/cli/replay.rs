@@ -20,12 +20,13 @@ use crate::store::{Run, find_run};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   reflux replay small --from scores --set step.scores.model=m0      another judge for the answers of the run small
-  reflux replay small --set step.pairs.min_margin=1 --into strict   other pairs; what has changed is found
-  reflux replay small --from dpo --file other.toml --dry-run        what would be made under another file
-  reflux replay small --set pipeline.iterations=3                   an iteration more
+  reflux replay small --set step.pairs.min_margin=1 --into strict   other pairs; changed steps are detected
+  reflux replay small --from dpo --file other.toml --dry-run        what another file would run again
+  reflux replay small --set pipeline.iterations=3                   one more iteration
 
-What the run has of the steps above is not made again: its files are linked into the new run, each checked against its hash.
-The new run's manifest says which run they came from. If it is stopped, the same command goes on with it.")]
+Steps that the change does not affect are not run again: their files are linked into the new run, each
+checked against its hash. The new run's manifest names the source run. If the new run is stopped, the
+same command continues it.")]
 pub struct Args {
     /// The run: a directory, or a name in runs
     run: PathBuf,

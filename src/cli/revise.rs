@@ -12,15 +12,15 @@ use crate::operators;
 use crate::pipeline;
 use crate::store::{Corrections, Run, find_run};
 
-const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null (in CSV an empty)
-score takes the answer's away:
+const AFTER: &str = "FILE has a row for each corrected answer, `response_id` and `score`; a null score
+(in CSV an empty one) removes the answer's score:
   {\"response_id\": \"8d1f..\", \"score\": 4.5}
   {\"response_id\": \"07aa..\", \"score\": null}
 
-The folder that is made holds changes.parquet, the pairs that changed, with a column `change`
-(withdrawn or added), and revision.json, what it was made of. It is a dataset of all pairs as they
-then are, for `op = \"read\"` and `reflux show`, as long as the run stays; --whole also writes them,
-byte for byte as a run over the corrected scores does. The run stays as it is.
+The new folder holds changes.parquet, the changed pairs with a column `change` (withdrawn or added),
+and revision.json, which names its sources. The folder is a dataset of all revised pairs, for
+`op = \"read\"` and `reflux show`, as long as the run exists; --whole also writes the pairs, byte for
+byte as a run with the corrected scores would. The run itself is not changed.
 
 Examples:
   reflux revise quickstart --scores fix.jsonl          into runs/quickstart/revised/pairs-HASH

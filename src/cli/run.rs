@@ -99,7 +99,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
 /// Returns the directory of a run with this name.
 pub fn directory(runs: &Path, name: &str) -> Result<PathBuf> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(Error::user(format!("`{name}` is no name for a run")).help("use letters, digits, - and _"));
+        return Err(Error::user(format!("`{name}` is not a valid name for a run")).help("use letters, digits, - and _"));
     }
     Ok(runs.join(name))
 }
@@ -115,7 +115,7 @@ struct Shown<'a> {
 impl Watch for Shown<'_> {
     fn resumed(&self, run: &Path) {
         if self.says_resumed {
-            terminal::line(&format!("going on with the run {}", run.display()));
+            terminal::line(&format!("continuing the run {}", run.display()));
         }
     }
     fn started(&self, tokens: SampledTokens) -> Arc<dyn Observer> {
@@ -156,16 +156,15 @@ pub fn carry_out(
     let shown = Shown { style, says_resumed: !quiet, plan, progress: Mutex::new(None) };
     let ended = runner::run(plan, dir, &options, &shown, stop).map_err(|e| match e.kind() {
         ErrorKind::Cancelled => {
-            e.help(format!("what was committed to {} stays; run the same command to go on", dir.display()))
+            e.help(format!("everything committed to {} stays; run the same command to continue", dir.display()))
         }
         _ => e,
     })?;
     match ended {
         _ if quiet => Ok(()),
-        Ended::AlreadyFinished => terminal::print_line(&format!(
-            "the run {} is finished: its data are there; --fresh starts it anew",
-            dir.display()
-        )),
+        Ended::AlreadyFinished => {
+            terminal::print_line(&format!("the run {} is finished; --fresh removes it and starts again", dir.display()))
+        }
         Ended::Ran(run, closing) => {
             terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))
         }

@@ -92,9 +92,8 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
     }
     let binary = matches!(args.format, Format::Arrow | Format::Parquet);
     if binary && terminal::stdout_is_terminal() {
-        return Err(
-            Error::user("these bytes are not for a terminal").help("write them to a file with `>`, or to a pipe")
-        );
+        return Err(Error::user("this format is binary and is not written to a terminal")
+            .help("redirect it to a file with `>`, or to a pipe"));
     }
     let default = (args.format == Format::Table && !args.follow).then_some(20);
     let show = Show {

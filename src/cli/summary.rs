@@ -13,7 +13,7 @@ use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  reflux summary quickstart                what the run runs/quickstart closed with, or has so far
+  reflux summary quickstart                the closing summary of runs/quickstart, or its state so far
   reflux summary quickstart --json | jq .models")]
 pub struct Args {
     /// The run: a directory, or a name in runs
@@ -42,6 +42,6 @@ fn plan_of(run: &Run) -> Result<Plan<dyn Operator>> {
         let file = run.dir().join("pipeline.toml");
         let check = quoted(&file.to_string_lossy());
         Error::user(format!("`{}` is not a pipeline file of this version", file.display()))
-            .help(format!("`reflux check --no-data {check}` says what is wrong"))
+            .help(format!("`reflux check --no-data {check}` shows the errors"))
     })
 }

@@ -12,7 +12,7 @@ use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  reflux trace quickstart 98844957          the prompt, or the response, whose id begins so
+  reflux trace quickstart 98844957          the prompt or response whose id has this prefix
   reflux trace quickstart a917c3af/2        the third judgement of a response
   reflux trace quickstart 9c60dff8 --json | jq '.events[] | select(.what == \"left_out\").row'")]
 pub struct Args {

@@ -16,11 +16,12 @@ use crate::store::{Repair, find_run};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Checks hash, size, rows, schema and lineage of every file, models and checkpoints, and names files that are not the run's.
---repair takes out of the manifest what is damaged and all that was made of it; the old manifest is kept beside it. Then
-`reflux run` of the same file goes on from there, and ends with the same bytes as if nothing had happened.
+    after_help = "Checks hash, size, rows, schema and lineage of every file, models and checkpoints, and lists files
+that are not the run's. --repair removes damaged files, and everything made from them, from the manifest;
+a copy of the old manifest is kept. Then `reflux run` of the same file continues, and ends with the same
+bytes as an undisturbed run.
 
-Exit codes: 0 nothing is damaged, or it was repaired; 1 something is; 2 there is no run.
+Exit codes: 0 nothing is damaged, or it was repaired; 1 something is damaged; 2 the run does not exist.
 
 Examples:
   reflux verify quickstart
@@ -60,15 +61,15 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         } else {
             if verdict.unreadable() > 0 {
                 return Err(Error::system(format!(
-                    "of the run `{place}` {} cannot be read; whether they are damaged is not known",
+                    "{} of the run `{place}` cannot be read and may be damaged",
                     counted(verdict.unreadable(), "file")
                 ))
-                .help("let them be read (permissions, the limit of open files, the disk), and verify again"));
+                .help("make them readable (permissions, the limit of open files, the disk), and verify again"));
             }
             let help = match Repair::check(verdict.found(), verdict.seed()) {
                 Err(hopeless) => format!("{hopeless}; {}", hopeless.help_text().unwrap_or_default()),
                 Ok(()) => format!(
-                    "`reflux verify {} --repair` goes back to the last good point: {} go",
+                    "`reflux verify {} --repair` goes back to the last good state and removes {}",
                     quoted(&dir.to_string_lossy()),
                     verdict.going_in_words()
                 ),
@@ -81,13 +82,13 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         return Ok(());
     }
     let words = match repaired.kept {
-        Some(kept) => format!("repaired: {} go; the manifest as it was is {kept}", verdict.going_in_words()),
-        None => "repaired: nothing that is committed goes".to_owned(),
+        Some(kept) => format!("repaired: removed {}; the old manifest is {kept}", verdict.going_in_words()),
+        None => "repaired: no committed file was removed".to_owned(),
     };
     let mut lines = vec![words.as_str()];
     if repaired.settings_lost {
-        lines.push("pipeline.toml has lost its settings of [engine] and [health]; `reflux run` of the pipeline file writes them again");
+        lines.push("pipeline.toml has lost its settings of [engine] and [health]; `reflux run` of the pipeline file restores them");
     }
-    lines.push("`reflux run` of the run's pipeline file goes on from there");
+    lines.push("`reflux run` of the run's pipeline file continues it");
     terminal::print_lines(lines)
 }

@@ -105,7 +105,7 @@ fn a_summary_is_what_the_run_closed_with() {
     let Output { status, stdout, .. } = output(&world, &["run", "small.toml"]);
     let closed = String::from_utf8(stdout).unwrap();
     assert!(status.success(), "{closed}");
-    for words in ["parse_failures is ", "margin is ", "rows were left out; `reflux show runs/good/errors` says why"] {
+    for words in ["parse_failures is ", "margin is ", "rows were left out; `reflux show runs/good/errors` shows why"] {
         assert!(closed.contains(words), "no {words}: {closed}");
     }
     assert_eq!(world.good("reflux summary good").trim(), closed.trim());
@@ -147,5 +147,5 @@ fn an_id_that_others_begin_with_is_traced() {
     let (code, said) = world.typed("reflux trace good p2");
     assert!(code == Some(2) && said.contains("several ids begin with `p2`"), "{said}");
     let (code, said) = world.typed("reflux trace good p/0");
-    assert!(code == Some(2) && said.contains("is a prompt, and judgements are of responses"), "{said}");
+    assert!(code == Some(2) && said.contains("is a prompt, and only responses have judgements"), "{said}");
 }

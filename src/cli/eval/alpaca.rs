@@ -26,8 +26,8 @@ const EXPORT: &str = "Examples:
   reflux eval alpaca export models/M2 --prompts alpaca_eval.json -o outputs.json --temperature 0 -m 2048
   reflux eval alpaca export runs/mine/answers@3 --prompts alpaca_eval.json -o outputs.json --generator M3
 
-Every output is {instruction, output, generator, dataset}, in the order of the prompts. A prompt without an answer has an empty \
-output, which loses, and is told.";
+Every output is {instruction, output, generator, dataset}, in the order of the prompts. A prompt without \
+an answer gets an empty output, which counts as lost, and a warning.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXPORT)]
@@ -54,9 +54,9 @@ const RATES: &str = "Examples:
   reflux eval alpaca win-rate annotations.json --gamed df_gamed.csv         the leaderboard's figures
   reflux eval alpaca win-rate M1/annotations.json M2/annotations.json --json
 
-Figures are in per cent, as those of the alpaca_eval package (0.6.6). length_controlled_v1 and length_controlled_noreg need \
-df_gamed.csv of the data set tatsu-lab/alpaca_eval; without it the regression is length_controlled_minimal, of length and model \
-alone.";
+Figures are percentages, as in the alpaca_eval package (0.6.6). length_controlled_v1 and \
+length_controlled_noreg need df_gamed.csv of the dataset tatsu-lab/alpaca_eval; without it the regression \
+is length_controlled_minimal, which uses only length and model.";
 
 #[derive(clap::Args)]
 #[command(after_help = RATES)]
@@ -113,7 +113,7 @@ fn export(args: &Export, style: Style) -> Result<()> {
     write_output(&out, text.as_bytes())?;
     if missing > 0 {
         terminal::warning(&format!(
-            "{missing} of {} without an answer: theirs is empty",
+            "{missing} of {} have no answer; their outputs are empty",
             counted(outputs.len(), "prompt")
         ));
     }

@@ -56,7 +56,7 @@ impl Intervals {
 
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|s| (0.01..=0.9999).contains(s));
-    share.ok_or_else(|| "a share from 0.01 to 0.9999 is wanted".into())
+    share.ok_or_else(|| "expected a share from 0.01 to 0.9999".into())
 }
 
 /// Flags for the sampling of answers.
@@ -200,5 +200,5 @@ pub(super) fn there(path: &Path, what: &str) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    Err(Error::user(format!("there is no {what} at `{}`", path.display())))
+    Err(Error::user(format!("{what} `{}` not found", path.display())))
 }

@@ -13,10 +13,11 @@ const AFTER: &str = "Examples:
   reflux eval drift quickstart
   reflux eval drift runs/my-run --step scores --json | jq '.[] | [.iteration, .tokens.value, .score.value]'
 
-For each step and iteration: answers, tokens and words (means), cut (share that max_tokens ended), distinct_1 and distinct_2 (of the \
-first 1000 answers), score (mean), and against the iteration before score_shift (Wasserstein distance, in points), score_variation \
-(total variation, bins of half a point), length_growth and score_growth. It warns where answers have grown longer by more than \
-their score has risen: a judge may take length for quality.";
+For each step and iteration: answers, tokens and words (means), cut (share truncated by max_tokens), \
+distinct_1 and distinct_2 (of the first 1000 answers), score (mean), and relative to the previous \
+iteration score_shift (Wasserstein distance, in points), score_variation (total variation, bins of half a \
+point), length_growth and score_growth. It warns if answers grow faster than their score rises: the judge \
+may mistake length for quality.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
@@ -48,5 +49,5 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn growth(text: &str) -> Result<f64, String> {
     let growth = text.parse().ok().filter(|g: &f64| *g >= 0.);
-    growth.ok_or_else(|| "a share of 0 or more is wanted, 0.1 for a tenth".into())
+    growth.ok_or_else(|| "expected a share of 0 or more, such as 0.1".into())
 }

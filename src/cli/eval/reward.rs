@@ -12,13 +12,15 @@ const AFTER: &str = "Examples:
   reflux eval reward models/M2 --data ranked.parquet --mode expected --json
   reflux eval reward judge.gguf --data LLMBar/Natural/dataset.json --mode pairwise
 
-The data are `ranked` rows (`reflux schema ranked`), as Parquet or .jsonl, or a format that `reflux import` makes them of.
+The data are `ranked` rows (`reflux schema ranked`), as Parquet or .jsonl, or a format that `reflux import` converts to them.
 
-Figures, as in Table 4 of the paper: pairwise_accuracy (share of the pairs that people order which the scores order alike; a tie is \
-not), pairwise_tied, five_best (share of answers with a perfect score that people rank first), exact_match (share of prompts \
-whose whole order is right), spearman and kendall (mean over prompts). In pairwise mode the judge compares every two answers of a \
-prompt in both orders: agreement is the share of the pairs in which its verdict is the one that the ranks ask for; agreement_first \
-and agreement_second are those of the orders alone, with the better answer read first and second.";
+Figures, as in Table 4 of the paper: pairwise_accuracy (share of the pairs ordered by people that the \
+scores order the same way; a tie does not count), pairwise_tied, five_best (share of answers with a \
+perfect score that people rank first), exact_match (share of prompts whose whole order is correct), \
+spearman and kendall (mean over prompts). In pairwise mode the judge compares every two answers of a \
+prompt in both orders: agreement is the share of the pairs whose verdict matches the ranks; \
+agreement_first and agreement_second are the shares in one order alone, with the better answer first or \
+second.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]

@@ -13,14 +13,15 @@ const AFTER: &str = "Examples:
   reflux eval win-rate quickstart/answers@3 quickstart/answers@1 --judge judge.gguf     two iterations of a run
   reflux eval win-rate models/M2 baseline.json --judge judge.gguf --mode expected --json | jq .comparisons.win_rate
 
-A and B are each a model (a GGUF file, a Hugging Face directory, an adapter's) or answers: rows of JSON lines, a JSON array or \
-Parquet with `prompt` (or `instruction`) and `response` (or `output`), or RUN/STEP, of one iteration after an @. Answers meet by \
-prompt_id or the prompt's text, and by their number. Without --prompts the prompts are those of the stored answers. A prompts \
-file has rows with `prompt`, `instruction` or `turns`, as JSON, CSV or Parquet; a .txt file has a prompt a line.
+A and B are each a model (a GGUF file, a Hugging Face directory or an adapter directory) or answers: rows \
+of JSON lines, a JSON array or Parquet with `prompt` (or `instruction`) and `response` (or `output`), or \
+RUN/STEP, with @N for one iteration. Answers are matched by prompt_id or the prompt's text, and by their \
+number. Without --prompts the prompts of the stored answers are used. A prompts file has rows with \
+`prompt`, `instruction` or `turns`, as JSON, CSV or Parquet; a .txt file has one prompt per line.
 
-Figures are of A: win_rate counts a tie half, and a comparison of which nothing was readable not at all (nulls). The judge reads \
-every pair in both orders; where they disagree it is a tie, and order_agreement is the share in which they agree. Intervals are \
-percentiles of bootstrap resamples of prompts.";
+Figures describe A: win_rate counts a tie as half a win, and omits comparisons without a readable verdict \
+(nulls). The judge reads every pair in both orders; if they disagree, it is a tie, and order_agreement is \
+the share in which they agree. Intervals are percentiles of bootstrap resamples of prompts.";
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]

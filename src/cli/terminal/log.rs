@@ -20,7 +20,7 @@ pub fn set_up(quiet: bool, verbose: u8) {
     };
     let said = std::env::var_os("REFLUX_LOG").map(|_| EnvFilter::try_from_env("REFLUX_LOG"));
     if let Some(Err(e)) = &said {
-        warning(&format!("REFLUX_LOG is not read: {e}; `{default}` is taken"));
+        warning(&format!("REFLUX_LOG is invalid: {e}; using `{default}`"));
     }
     let filter = said.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(default));
     // If a process sets up a second subscriber (as tests do), the first remains.

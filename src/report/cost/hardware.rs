@@ -85,7 +85,7 @@ impl Hardware {
             let near = nearest(name, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
             let names = known.join(", ");
             return Err(Error::user(format!("hardware `{text}` not found")).help(format!(
-                "{near}write e.g. 8xH100, of {names}; `cpu` measures this machine; or leave it out and give --devices 1 (or more), \
+                "{near}write e.g. 8xH100 with one of {names}; `cpu` measures this machine; or omit --hardware and give --devices 1 (or more), \
                  --peak-tflops and --memory-gb"
             )));
         };
@@ -122,7 +122,7 @@ impl Hardware {
         let Self { devices, peak_tflops, memory_gb, mfu, sampling_mfu } = *self;
         let s = if devices == 1. { "" } else { "s" };
         format!(
-            "on {devices} device{s} of {peak_tflops} TFLOPS and {memory_gb} GB, of which training and reading reach {:.0}%, sampling {:.0}%",
+            "on {devices} device{s} of {peak_tflops} TFLOPS and {memory_gb} GB; training and prefill reach {:.0}% of the peak, sampling {:.0}%",
             100. * mfu,
             100. * sampling_mfu
         )

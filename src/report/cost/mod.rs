@@ -79,7 +79,7 @@ impl Cost {
         hardware: Hardware,
     ) -> Result<Self> {
         if let Some(name) = given.keys().find(|name| plan.step(name).is_none()) {
-            return Err(Error::user(format!("--rows names `{name}`, which is no step")));
+            return Err(Error::user(format!("--rows: step `{name}` not found")));
         }
         let mut amounts: BTreeMap<(&str, u32), RowStats> = BTreeMap::new();
         let mut steps = Vec::new();
@@ -103,8 +103,8 @@ impl Cost {
                     work.out.rows = *rows;
                 }
                 if step.inputs.is_empty() && known.is_none() && work.out.rows == 0. {
-                    return Err(Error::user(format!("how many rows `{}` has is not known", step.name))
-                        .help(format!("give --rows {}=N, or a `limit` in the file", step.name)));
+                    return Err(Error::user(format!("the number of rows of `{}` is unknown", step.name))
+                        .help(format!("give --rows {}=N, or set `limit` in the file", step.name)));
                 }
                 amounts.insert((&step.name, iteration), work.out);
                 if let Some(used) = &step.model {
@@ -200,9 +200,9 @@ impl Cost {
         lines.push(self.hardware.describe());
         let (most, when) = self.most_memory();
         let (h, gb) = (&self.hardware, most / 1e9);
-        lines.push(format!("at most {} at once, {} a device ({when})", bytes(most), bytes(most / h.devices)));
+        lines.push(format!("at most {} at once, {} per device ({when})", bytes(most), bytes(most / h.devices)));
         if gb > h.devices * h.memory_gb {
-            lines.push(format!("these devices do not hold that: {:.0} would", (gb / h.memory_gb).ceil()));
+            lines.push(format!("that does not fit these devices; {:.0} would suffice", (gb / h.memory_gb).ceil()));
         }
         lines.join("\n")
     }
@@ -252,8 +252,9 @@ fn shape_of(
             (ModelUse::Source(name), _) => {
                 let found = shapes.get(name).copied().zip(plan.model(name).map(|m| m.dtype));
                 return found.ok_or_else(|| {
-                    Error::user(format!("the shape of model `{name}` is not known"))
-                        .help(format!("give --shape {name}=PATH, a config.json or the directory of one; or write it as `config` of [model.{name}]"))
+                    Error::user(format!("the shape of model `{name}` is unknown")).help(format!(
+                        "give --shape {name}=PATH, a config.json or its directory; or set `config` in [model.{name}]"
+                    ))
                 });
             }
             (ModelUse::Policy, None) => break,

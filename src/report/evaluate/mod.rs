@@ -122,7 +122,7 @@ impl Evaluation {
             return Ok(());
         }
         let place = dir.parent().unwrap_or(dir).display();
-        Err(Error::user(format!("another evaluation lies in `{place}`: of other models, rows or settings"))
+        Err(Error::user(format!("`{place}` holds another evaluation, with other models, rows or settings"))
             .help("name another directory with --into"))
     }
 
@@ -136,12 +136,11 @@ impl Evaluation {
         if let Some(last) = lines.last_mut() {
             *last += &match kept {
                 Some(dir) => {
-                    format!("; `reflux show {}` says why", quoted(&dir.join("errors").to_string_lossy()))
+                    format!("; `reflux show {}` shows why", quoted(&dir.join("errors").to_string_lossy()))
                 }
-                None => "; with --into DIR the rows stay, and `reflux show DIR/run/errors` says why".to_owned(),
+                None => "; --into DIR keeps the rows, and then `reflux show DIR/run/errors` shows why".to_owned(),
             };
-            *last +=
-                ". What is truncated needs more --judge-tokens, a judge with a form of its own --rubric and --pattern";
+            *last += ". Truncated judgements need more --judge-tokens; a judge with its own format needs --rubric and --pattern";
         }
         Ok(lines)
     }
@@ -192,7 +191,7 @@ impl Evaluation {
                 let (kept, others) = matched(answers, prompts);
                 if kept.is_empty() {
                     return Err(Error::user(format!(
-                        "no answer in `{}` is to one of {}",
+                        "no answer in `{}` belongs to one of {}",
                         path.display(),
                         counted(prompts.len(), "prompt")
                     ))
@@ -200,7 +199,7 @@ impl Evaluation {
                 }
                 if others > 0 {
                     self.notes.push(format!(
-                        "`{}` has {} to other prompts, which play no part",
+                        "`{}` has {} to other prompts, which are not used",
                         path.display(),
                         counted(others, "answer")
                     ));
@@ -384,7 +383,7 @@ impl Evaluation {
         let given = given_answers(path)?;
         if given.left_out > 0 {
             self.notes.push(format!(
-                "`{}` has {} with an error in place of an answer",
+                "`{}` has {} with an error instead of an answer",
                 path.display(),
                 counted(given.left_out, "row")
             ));
@@ -397,7 +396,7 @@ impl Evaluation {
             let given = given_prompts(path)?;
             if given.left_out > 0 {
                 self.notes.push(format!(
-                    "`{}` repeats prompts in {}; each is asked once",
+                    "`{}` repeats prompts in {}; each prompt is used once",
                     path.display(),
                     counted(given.left_out, "row")
                 ));

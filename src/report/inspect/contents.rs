@@ -91,7 +91,7 @@ impl Contents {
     /// Formats the contents as text.
     pub fn lines(&self) -> Vec<String> {
         let state = match self.state {
-            RunState::Unfinished => "unfinished; `reflux run` of the same file goes on".to_owned(),
+            RunState::Unfinished => "unfinished; `reflux run` of the same file continues it".to_owned(),
             state => state.to_string(),
         };
         let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed)];
@@ -123,7 +123,7 @@ impl Contents {
         }
         for (step, iteration, at) in &self.checkpoints {
             lines.push(String::new());
-            lines.push(format!("{step}, iteration {iteration}: in training, kept up to optimizer step {at}"));
+            lines.push(format!("{step}, iteration {iteration}: in training, saved up to optimizer step {at}"));
         }
         lines
     }

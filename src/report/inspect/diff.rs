@@ -206,7 +206,7 @@ impl Difference {
         }
         if !self.settings.is_empty() {
             lines.push(String::new());
-            lines.push("settings that differ, by the line of pipeline.toml:".to_owned());
+            lines.push("lines of pipeline.toml that differ:".to_owned());
             lines.extend(self.settings.lines().map(|l| format!("  {l}")));
         }
         match &self.first {
@@ -262,14 +262,16 @@ impl Place {
         let place = format!("{}, iteration {}{microbatch}{part}", self.step, self.iteration);
         match &self.what {
             What::Only(first) => vec![format!("{place}: only in {}", if *first { "-" } else { "+" })],
-            What::Rows(a, b) => vec![format!("{place}: {a} and {}, the same as far as both go", counted(*b, "row"))],
+            What::Rows(a, b) => {
+                vec![format!("{place}: {a} and {}; the rows that both have are equal", counted(*b, "row"))]
+            }
             What::Value { row, column, first, second } => {
                 let (first, second) = apart(first, second);
                 vec![format!("{place}, row {row}, column {column}:"), format!("- {first}"), format!("+ {second}")]
             }
-            What::Columns(a, b) => vec![format!("{place}: other columns"), format!("- {a}"), format!("+ {b}")],
-            What::Hash(a, b) => vec![format!("{place}: other content by hash"), format!("- {a}"), format!("+ {b}")],
-            What::Bytes => vec![format!("{place}: the same rows in other bytes")],
+            What::Columns(a, b) => vec![format!("{place}: the columns differ"), format!("- {a}"), format!("+ {b}")],
+            What::Hash(a, b) => vec![format!("{place}: the hashes differ"), format!("- {a}"), format!("+ {b}")],
+            What::Bytes => vec![format!("{place}: equal rows, but different bytes")],
         }
     }
 }

@@ -82,7 +82,7 @@ impl Runs {
 
     /// Describes the folders that were not searched.
     pub fn skipped(&self) -> Option<String> {
-        (!self.skipped.is_empty()).then(|| format!("not looked into: {}", some_of(&self.skipped)))
+        (!self.skipped.is_empty()).then(|| format!("not searched: {}", some_of(&self.skipped)))
     }
 
     /// Returns a list of objects; missing figures are null. Skipped folders are not included
@@ -199,7 +199,7 @@ impl Listed {
         match &self.figures {
             Err(error) => Some(error.to_string()),
             Ok(Figures { of_steps: None, .. }) => {
-                Some("its pipeline.toml cannot be read, so that its pairs and scores are not known".to_owned())
+                Some("its pipeline.toml cannot be read, so its pairs and scores are unknown".to_owned())
             }
             Ok(_) => None,
         }

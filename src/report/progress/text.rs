@@ -182,7 +182,7 @@ impl ProgressState {
             });
         }
         parts.push(match (&self.running()[..], short) {
-            ([], _) => "nothing runs".to_owned(),
+            ([], _) => "no step is running".to_owned(),
             ([first, rest @ ..], true) if !rest.is_empty() => format!("{first} +{}", rest.len()),
             (all, true) => all.join(", "),
             (all, false) => format!("running {}", all.join(", ")),

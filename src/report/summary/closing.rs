@@ -31,7 +31,7 @@ impl Summary {
             let rows = self.left_out().rows();
             let were = if rows == 1 { "was" } else { "were" };
             let errors = quoted(&run.dir().join("errors").to_string_lossy());
-            lines.push(format!("{} {were} left out; `reflux show {errors}` says why", counted(rows, "row")));
+            lines.push(format!("{} {were} left out; `reflux show {errors}` shows why", counted(rows, "row")));
         }
         lines.push(match (run.run_state(), json["seconds"].as_f64().filter(|s| *s > 0.)) {
             (RunState::Unfinished, _) => {

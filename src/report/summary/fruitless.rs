@@ -103,7 +103,7 @@ impl Fruitless {
         }
         let looks = if looks.is_empty() { String::new() } else { format!("look {}", looks.join(" and ")) };
         match (looks.as_str(), first.lack.advice()) {
-            ("", None) => format!("look at what `{}` reads: the data or the settings give it no row", first.step),
+            ("", None) => format!("look at the inputs of `{}`: the data or the settings give it no rows", first.step),
             ("", Some(advice)) => advice.to_owned(),
             (looks, None) => looks.to_owned(),
             (looks, Some(advice)) => format!("{looks}: {advice}"),

@@ -56,9 +56,9 @@ impl FromStr for Condition {
                 operator: *operator,
                 value: text[at + sign.len()..].trim().to_owned(),
             }),
-            _ => {
-                Err(Error::user(format!("`{text}` is no condition: write COLUMN=VALUE, or !=, <, <=, >, >=, ~ for =")))
-            }
+            _ => Err(Error::user(format!(
+                "`{text}` is not a condition: write COLUMN=VALUE, or !=, <, <=, >, >=, ~ for ="
+            ))),
         }
     }
 }
@@ -83,7 +83,7 @@ impl Condition {
         let null = self.value == "null" && matches!(self.operator, Operator::Equal | Operator::NotEqual);
         if numeric && number.is_none() && !null && self.operator != Operator::Contains {
             let (name, value) = (&self.column, &self.value);
-            return Err(Error::user(format!("the column `{name}` holds numbers, and `{value}` is none")));
+            return Err(Error::user(format!("the column `{name}` holds numbers, and `{value}` is not a number")));
         }
         Ok(Check { column, condition: self.clone(), number })
     }
@@ -92,7 +92,7 @@ impl Condition {
 /// The error for a column that does not exist.
 pub(super) fn no_column(name: &str, all: &Schema) -> Error {
     let names: Vec<&str> = all.fields().iter().map(|f| f.name().as_str()).collect();
-    Error::user(format!("there is no column `{name}`")).help(or_else(name, "there are", &names))
+    Error::user(format!("column `{name}` not found")).help(or_else(name, "there are", &names))
 }
 
 impl Check {

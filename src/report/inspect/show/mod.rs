@@ -146,8 +146,10 @@ impl Show {
                 Ok(pipe.flush()?)
             }
             None if matches!(self.format, Format::Json | Format::Csv { .. }) => Ok(()),
-            None => Err(Error::user(format!("`{}` has no rows yet, and so no columns", scan.given().display()))
-                .help("`--follow` waits for the first")),
+            None => {
+                Err(Error::user(format!("`{}` has no rows yet, so its columns are unknown", scan.given().display()))
+                    .help("`--follow` waits for the first rows"))
+            }
         }
     }
 

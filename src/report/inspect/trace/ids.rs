@@ -55,7 +55,7 @@ pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
 /// objects. Ids of imported data may contain a `/`, so the whole text is tried first.
 pub(super) fn named<'a>(run: &Run, id: &'a str) -> Result<(&'a str, Option<&'a str>, Candidates)> {
     if id.is_empty() || id.starts_with('/') {
-        return Err(Error::user("the id is empty").help("give an id, or the beginning of one"));
+        return Err(Error::user("the id is empty").help("give an id or a prefix of one"));
     }
     let whole = candidates(run, id)?;
     let Some((response, number)) = id.rsplit_once('/').filter(|_| !is_exact(&whole, id)) else {
@@ -125,11 +125,8 @@ fn where_ids_are(run: &Run) -> String {
 
 pub(super) fn not_one(run: &Run, given: &str, known: &Candidates) -> Error {
     if known.is_empty() {
-        return Error::user(format!(
-            "nothing of the run `{}` has an id that begins with `{given}`",
-            run.dir().display()
-        ))
-        .help(where_ids_are(run));
+        return Error::user(format!("no id in the run `{}` begins with `{given}`", run.dir().display()))
+            .help(where_ids_are(run));
     }
     let mut told: BTreeMap<&str, &str> = BTreeMap::new();
     known.keys().for_each(|(id, kind)| {
@@ -138,5 +135,5 @@ pub(super) fn not_one(run: &Run, given: &str, known: &Candidates) -> Error {
     let more = if told.len() > TOLD { ", and more" } else { "" };
     let words: Vec<String> = told.iter().take(TOLD).map(|(id, kind)| format!("{kind} {id}")).collect();
     Error::user(format!("several ids begin with `{given}`"))
-        .help(format!("give more of one: {}{more}", words.join(", ")))
+        .help(format!("give a longer prefix: {}{more}", words.join(", ")))
 }

@@ -73,10 +73,12 @@ impl Trace {
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
         if number.is_some() && kind == Kind::Prompt {
             let place = quoted(&run.dir().to_string_lossy());
-            return Err(Error::user(format!("`{found}` is a prompt, and judgements are of responses")).help(format!(
-                "leave out what follows the `/`, or give a response's id: `reflux trace {place} {}` lists them",
-                quoted(&found)
-            )));
+            return Err(Error::user(format!("`{found}` is a prompt, and only responses have judgements")).help(
+                format!(
+                    "leave out the `/` and what follows, or give a response's id: `reflux trace {place} {}` lists them",
+                    quoted(&found)
+                ),
+            ));
         }
         let mut kind = if number.is_some() { Kind::Judgement } else { kind };
         let mut trace = Self::gather(run, &prompt_id)?;

@@ -35,10 +35,10 @@ fn lineage(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> Vec<Finding>
         for of in file.lineage.iter().skip(foreign) {
             let why = if is_hash(of) {
                 (!hashes.contains(of.as_str()) && !forgotten)
-                    .then(|| format!("it was made of {}, which the manifest does not have", &of[..12]))
+                    .then(|| format!("it was made from {}, which is missing from the manifest", &of[..12]))
             } else {
                 plan.filter(|p| p.model(of).is_none())
-                    .map(|_| format!("it was made by the model `{of}`, which the pipeline file does not have"))
+                    .map(|_| format!("it was made by the model `{of}`, which is missing from the pipeline file"))
             };
             findings.extend(
                 why.map(|why| Finding::new(Artifact::Lineage(file.step.clone(), file.epoch()), &file.path, why)),
@@ -90,7 +90,7 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
                 .is_none_or(|m| Some(m.hash.as_str()) != hash || m.step != file.step || m.iteration != file.iteration)
             {
                 let name = name.unwrap_or_default();
-                let why = format!("the manifest does not have the model as `{}` announces it", file.path);
+                let why = format!("the manifest lacks the model that `{}` announces", file.path);
                 let thing = Artifact::Model(file.step.clone(), file.iteration);
                 findings.push(Finding::new(thing, format!("models/{name}"), why));
             }
@@ -109,7 +109,7 @@ fn references(dir: &Path, found: &Inspected) -> Vec<Finding> {
         let named = file.lineage.first().map(String::as_str);
         if let Some(other) = models.iter().find(|m| *m != named) {
             let (named, other) = (named.unwrap_or("no weights"), other.unwrap_or_default());
-            let why = format!("the manifest has it made with `{named}`, its rows with `{other}`");
+            let why = format!("the manifest names the weights `{named}`, its rows `{other}`");
             findings.push(Finding::new(Artifact::Lineage(file.step.clone(), file.epoch()), &file.path, why));
         }
     }
@@ -170,10 +170,10 @@ fn lost_lines(found: &Inspected) -> Vec<Finding> {
         let counts = counted(*lines, "other line");
         let why = match (count(usize::MAX), count(number)) {
             (all, _) if all < *lines => {
-                format!("line {number} was written after {counts}, of which {} are gone", lines - all)
+                format!("line {number} was written after {counts}, of which {} are missing", lines - all)
             }
             // Lines that a finished run restores follow its last line.
-            (_, before) if before > *lines => format!("line {number} counts {counts}, and {before} stand before it"),
+            (_, before) if before > *lines => format!("line {number} counts {counts}, but {before} precede it"),
             _ => return None,
         };
         Some(Finding::new(Artifact::Line(number), "manifest.jsonl", why))

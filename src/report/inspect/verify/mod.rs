@@ -144,16 +144,16 @@ impl Verdict {
             self.found.findings.iter().map(|f| format!("{}: {}: {}", kind(f), f.path, f.why)).collect();
         if self.found.cut > 0 {
             lines.push(format!(
-                "cut: manifest.jsonl ends in {} of a line that was not finished; the next run takes them off",
+                "cut: manifest.jsonl ends with {} of an unfinished line; the next run removes them",
                 counted(self.found.cut, "byte")
             ));
         }
         if self.found.no_summary {
-            lines.push("missing: summary.json: the next run makes it again".to_owned());
+            lines.push("missing: summary.json: the next run writes it again".to_owned());
         }
         for stray in &self.found.strays {
             let why = if self.found.is_leftover(stray) {
-                "left by a process that died; the next run takes it away"
+                "left by a process that died; the next run removes it"
             } else {
                 "not of this run"
             };
