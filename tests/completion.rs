@@ -207,7 +207,7 @@ fn logprobs_refuses_a_thought_that_is_opened_for_sampling_only_and_notes_a_rewri
     let (code, out, err) = logprobs(folder.path());
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("\"note\":\"the chat template rewrites the answer\""), "{out}");
-    assert!(err.contains("does not write the answers of 1 row"), "{err}");
+    assert!(err.contains("rewrites the answers of 1 row"), "{err}");
     // The number is that of the answer as it was given.
     let number = |out: &str| serde_json::from_str::<serde_json::Value>(out).unwrap()["completion_logprob"].clone();
     assert_eq!(number(&out), number(&plain.1));

@@ -45,19 +45,16 @@ fn a_run_of_which_nothing_came_says_so_with_its_own_exit_code() {
     for again in [false, true] {
         let (code, said) = reflux(temp.path(), &unread, &["run"]);
         assert_eq!(code, Some(3), "again {again}: {said}");
-        for words in [
-            "nothing came of the run",
-            "`scores`: none of 3 rows has a score",
-            "`pairs`: no pair came of 3 rows",
-            "help:",
-        ] {
+        for words in
+            ["nothing came of the run", "`scores`: none of 3 rows has a score", "`pairs`: no pair from 3 rows", "help:"]
+        {
             assert!(said.contains(words), "{words}: {said}");
         }
     }
     // All scores are the same, so there is no pair; the scores alone are no result.
     let tied = judged(temp.path(), "Score: 4");
     let (code, said) = reflux(temp.path(), &tied, &["run", "--fresh"]);
-    assert!(code == Some(3) && said.contains("no pair came of 3 rows") && !said.contains("has a score"), "{said}");
+    assert!(code == Some(3) && said.contains("no pair from 3 rows") && !said.contains("has a score"), "{said}");
     // Where scores are what was asked for, they are a result.
     let scores = tied.split("[step.pairs]").next().unwrap();
     let (code, said) = reflux(temp.path(), scores, &["run", "--fresh"]);

@@ -188,7 +188,7 @@ fn to_judge(args: &JudgeArgs) -> Result<Vec<String>> {
 fn enough(have: usize, want: usize, place: &Path) -> Result<()> {
     let place = place.display();
     match have {
-        0 => Err(Error::user(format!("{place}: no prompts")).help("put one on each line")),
+        0 => Err(Error::user(format!("{place}: no prompts")).help("write one prompt per line")),
         n if n < want => Err(Error::user(format!("{place} has {}, --count asks for {want}", counted(n, "row")))),
         _ => Ok(()),
     }

@@ -31,7 +31,7 @@ pub struct KeysArgs {
 }
 
 fn no_such(what: &str, name: &str, there_are: &[&str]) -> Error {
-    Error::user(format!("{what} `{name}` not found")).help(or_else(name, "there are", there_are))
+    Error::user(format!("{what} `{name}` not found")).help(or_else(name, "available", there_are))
 }
 
 fn columns(schema: &Schema) -> String {

@@ -142,8 +142,8 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &CancelFlag, mut ticker
     tell_unread(comparisons.unread());
     if apart > 0 {
         tracing::warn!(
-            "the chat template does not write the answers of {} as they were given: they are scored as given, after the \
-             prompt; `note` of a row says more, and training on texts refuses such rows or takes what the template writes",
+            "the chat template rewrites the answers of {}: they are scored as given, after the prompt; `note` of a row has \
+             details, and training on texts refuses such rows or uses the rewritten answers",
             counted(apart, "row")
         );
     }

@@ -107,8 +107,8 @@ impl Hardware {
         ];
         match numbers.into_iter().find(|&(_, n, most)| !(n > 0. && n <= most)) {
             None => Ok(()),
-            Some((flag, n, 1.)) => Err(Error::user(format!("{flag} is a share above 0 and up to 1, not {n}"))),
-            Some((flag, n, _)) => Err(Error::user(format!("{flag} is a number above 0, not {n}"))),
+            Some((flag, n, 1.)) => Err(Error::user(format!("{flag} must be above 0 and at most 1, not {n}"))),
+            Some((flag, n, _)) => Err(Error::user(format!("{flag} must be above 0, not {n}"))),
         }
     }
 

@@ -260,7 +260,7 @@ fn shape_of(
             (ModelUse::Policy, None) => break,
         };
     }
-    Err(Error::bug(format!("the model of `{}` comes from nowhere", step.name)))
+    Err(Error::bug(format!("the model of `{}` has no source", step.name)))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the parts of one sum, each from elsewhere")]

@@ -97,7 +97,7 @@ impl Contents {
         let mut lines = vec![format!("{}: {state}; seed {}", self.name, self.seed)];
         if let Some(Taken { run, from, entries, .. }) = &self.taken {
             let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(", ")) };
-            lines.push(format!("replays {run}{from}: {} of files and models taken over", counted(*entries, "entry")));
+            lines.push(format!("replays {run}{from}: {} of files and models reused", counted(*entries, "entry")));
         }
         lines.push(String::new());
         let step = |(iteration, step, c): &(u32, String, Count)| {

@@ -125,7 +125,7 @@ fn time_left_is_unknown_until_every_step_has_been_timed() {
     let mut run = Script::new();
     assert_eq!(run.left(), unknown(&["prompts", "responses", "scores", "dpo"]));
     run.prompts();
-    assert_eq!(run.left(), unknown(&["responses", "scores", "dpo"]), "nothing of them has run");
+    assert_eq!(run.left(), unknown(&["responses", "scores", "dpo"]), "none of them has run");
     run.job("responses", 1, 0, 32, 10.);
     run.job("scores", 1, 0, 32, 20.);
     assert_eq!(run.left(), unknown(&["dpo"]));
@@ -134,7 +134,7 @@ fn time_left_is_unknown_until_every_step_has_been_timed() {
     run.start("dpo", 1, 0);
     run.now += 3.;
     run.measured(1, 10, 0.7);
-    assert_eq!(run.left(), unknown(&["dpo"]), "one step of a training does not tell what a step takes");
+    assert_eq!(run.left(), unknown(&["dpo"]), "one step of a training does not show how long a step takes");
     run.now += 2.;
     run.measured(2, 10, 0.6);
     // 8 steps of 2 s remain; then answers take 2 x 10 s, scores 2 x 20 s, and a training 3 + 2 + 16 s.
@@ -289,7 +289,7 @@ fn a_low_terminal_shows_what_runs() {
     let lines = text(run.state.screen(Duration::from_secs_f64(run.now), 80, 12));
     assert!(lines.len() <= 10, "{} lines", lines.len());
     let text = lines.join("\n");
-    assert!(text.contains("2/10 steps") && text.contains("2 steps more, 1 of them done"), "{text}");
+    assert!(text.contains("2/10 steps") && text.contains("2 more steps, 1 of them done"), "{text}");
     for height in 0..40 {
         assert!(!run.state.screen(Duration::ZERO, 60, height).is_empty());
     }

@@ -122,7 +122,7 @@ impl ProgressState {
             shown.sort_by_key(|&at| (!runs(at), over(at)));
             let hidden = shown.split_off(room.saturating_sub(1).max(1));
             let done = hidden.iter().filter(|&&at| over(at)).count();
-            rest = format!("{:>NAME$} {} more, {done} of them done", "", counted(hidden.len(), "step"));
+            rest = format!("{:>NAME$} {}, {done} of them done", "", counted(hidden.len(), "more step"));
             shown.sort_unstable();
         }
         let mut lines: Vec<Vec<Piece>> = shown.into_iter().map(|at| self.bar(at, width)).collect();

@@ -142,7 +142,7 @@ fn nothing(run: &Run, step: &Step<dyn Operator>) -> Result<Option<(Lack, String)
         let of: u64 = step.inputs.iter().map(|i| rows_of(run, &i.step)).sum();
         let is_pairs = step.schema.name == named::PAIRS.name && !step.inputs.is_empty();
         let (lack, what) = if is_pairs { (Lack::Pairs, "pair") } else { (Lack::Rows, "row") };
-        return Ok(Some((lack, format!("`{name}`: no {what} came of {}", counted(of, "row")))));
+        return Ok(Some((lack, format!("`{name}`: no {what} from {}", counted(of, "row")))));
     }
     let (column, what) = match step.schema.name {
         "scores" => ("score", "score: no judgement was readable"),

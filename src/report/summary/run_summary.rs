@@ -104,7 +104,7 @@ fn written_table(summary: &Value) -> Result<Vec<Vec<String>>> {
     let table = written_list::<Vec<String>>(summary, "table")?;
     let columns = table.first().map_or(KEYS, Vec::len);
     if columns < KEYS || table.iter().any(|row| row.len() != columns) {
-        return Err(Error::user("`table`: its rows are not those of a table"));
+        return Err(Error::user("`table`: its rows are too short or differ in length"));
     }
     Ok(table)
 }
@@ -324,7 +324,7 @@ mod tests {
         let parts = "iteration  policy  pairs\n------------------------\n        1      M1    266\n        2      M2\n\n\
                      iteration  policy  dpo loss\n---------------------------\n        1      M1    2.4837\n        2      M2";
         assert_eq!(summary.tables(33), parts);
-        assert_eq!(summary.tables(1), parts, "a column is shown in any case");
+        assert_eq!(summary.tables(1), parts, "at least one column is always shown");
     }
 
     #[test]

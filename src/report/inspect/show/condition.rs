@@ -92,7 +92,7 @@ impl Condition {
 /// The error for a column that does not exist.
 pub(super) fn no_column(name: &str, all: &Schema) -> Error {
     let names: Vec<&str> = all.fields().iter().map(|f| f.name().as_str()).collect();
-    Error::user(format!("column `{name}` not found")).help(or_else(name, "there are", &names))
+    Error::user(format!("column `{name}` not found")).help(or_else(name, "available", &names))
 }
 
 impl Check {

@@ -212,9 +212,9 @@ mod tests {
     fn wide_text_is_cut_where_it_does_not_fit() {
         assert_eq!(fitted("river", 5), "river");
         assert_eq!(fitted("rivers", 5), "rive…");
-        assert_eq!(fitted("世界世界", 5), "世界…", "two places each");
+        assert_eq!(fitted("世界世界", 5), "世界…", "two columns each");
         assert_eq!(fitted("世界世界", 4), "世…");
-        assert_eq!(width(&fitted("e\u{301}e\u{301}e\u{301}e\u{301}", 3)), 3, "marks take no place");
+        assert_eq!(width(&fitted("e\u{301}e\u{301}e\u{301}e\u{301}", 3)), 3, "combining marks have no width");
     }
 
     #[test]
@@ -223,10 +223,10 @@ mod tests {
         assert_eq!(texts(&[3, 4], 80), [3, 4]);
         assert_eq!(texts(&[3, 100, 100], 47), [3, 20, 20]);
         assert_eq!(texts(&[100, 3, 10], 47), [30, 3, 10]);
-        assert_eq!(texts(&[32; 10], 30).len(), 4, "those that have no room are left out");
-        assert_eq!(texts(&[32, 32], 3), [3], "one is shown always");
-        assert_eq!(widths(&[100, 20, 10], &[0, 9, 9], 30), [8, 9, 9], "numbers are whole, their heads need not be");
-        assert_eq!(widths(&[12; 5], &[9; 5], 30), [12, 12], "what is a number has room for it or is left out");
+        assert_eq!(texts(&[32; 10], 30).len(), 4, "columns without space are dropped");
+        assert_eq!(texts(&[32, 32], 3), [3], "one column is always shown");
+        assert_eq!(widths(&[100, 20, 10], &[0, 9, 9], 30), [8, 9, 9], "numbers are whole, their headers may be cut");
+        assert_eq!(widths(&[12; 5], &[9; 5], 30), [12, 12], "a number is shown whole or dropped");
         for room in 1..200 {
             let got = widths(&[32, 5, 60, 9, 200, 1], &[0, 5, 0, 9, 0, 1], room);
             let sum: usize = got.iter().sum::<usize>() + GAP * (got.len() - 1);
@@ -254,7 +254,7 @@ mod tests {
                 &some.iter().map(|&c| least[c]).collect::<Vec<_>>(),
                 room,
             );
-            assert_eq!(widths.len(), some.len(), "{room}: each that was picked has room");
+            assert_eq!(widths.len(), some.len(), "{room}: every selected column fits");
         }
     }
 

@@ -69,7 +69,7 @@ impl Trace {
         // One id may have several kinds: pairs of judgements store judgement ids in the columns of response
         // ids.
         let ((_, kind), prompts) =
-            known.into_iter().next().ok_or_else(|| Error::bug("an id was found and is not there"))?;
+            known.into_iter().next().ok_or_else(|| Error::bug("a matched id is missing from the candidates"))?;
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
         if number.is_some() && kind == Kind::Prompt {
             let place = quoted(&run.dir().to_string_lossy());
