@@ -145,9 +145,9 @@ fn make(path: &Path, answers: usize) -> Result<(), Failure> {
             g.iter().map(|s| (format!("Relevant.\nScore: {s}"), "score".to_owned(), Some(*s as f32))).collect()
         };
         file.write(&named::SCORES.batch(vec![
-            text(&|i| Id::of([prompt(i)]).to_string()),
+            text(&|i| Id::from_parts([prompt(i)]).to_string()),
             text(&|i| format!("Tell me something new about the number {}", i / 4)),
-            text(&|i| Id::of([prompt(i), i.to_string()]).to_string()),
+            text(&|i| Id::from_parts([prompt(i), i.to_string()]).to_string()),
             Arc::new(UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32 % 4))),
             text(&|i| format!("It is the square of something near {} and odd", i % 1000)),
             text(&|_| "stop".into()),

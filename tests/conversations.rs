@@ -10,7 +10,7 @@ use arrow::array::{Array, RecordBatch};
 use common::{RunOptions, run};
 use reflux::data::{Columns, Prompts as PromptsOf, named};
 use reflux::model::{Message, Tokenizer};
-use reflux::store::{Dataset, Lines, PromptForm, Prompts, Run, import};
+use reflux::store::{Dataset, Lines, PromptForm, PromptReader, Run, import};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn cases() -> Vec<Case> {
 /// The messages of a line of JSON, as `generate` and `logprobs` read them.
 fn read(messages: &str) -> Vec<Message> {
     let line = format!("{{\"messages\": {messages}}}");
-    let mut prompts = Prompts::new(Lines::of("x", std::io::Cursor::new(line)), PromptForm::Json);
+    let mut prompts = PromptReader::new(Lines::new("x", std::io::Cursor::new(line)), PromptForm::Json);
     let turns = prompts.next().unwrap().unwrap().1.unwrap().turns();
     turns.into_iter().map(|turn| Message { role: turn.role, content: turn.content, keys: turn.keys }).collect()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{FAIR_JUDGE, RunOptions, small_loop};
-use reflux::store::{given_answers, given_prompts};
+use reflux::store::{load_answers, load_prompts};
 use serde_json::{Value, json};
 
 fn reflux(args: &[&str]) -> (Option<i32>, String, String) {
@@ -315,7 +315,7 @@ fn a_runs_drift() {
     assert!(code == Some(0) && out.contains("distinct_1") && !out.contains("scores"), "{out}");
     fails(&["drift", &name, "--step", "nothing"], &["no step `nothing`", "responses"]);
     // Answers of a run, of one iteration.
-    let of = |suffix: &str| given_answers(Path::new(&format!("{name}/responses{suffix}")));
+    let of = |suffix: &str| load_answers(Path::new(&format!("{name}/responses{suffix}")));
     let (one, two) = (of("@1").unwrap().rows.len(), of("@2").unwrap().rows.len());
     assert_eq!(of("").map(|g| g.rows.len()).unwrap_or(one + two), one + two);
     assert!(of("@7").unwrap_err().to_string().contains("iteration 7"));
@@ -366,7 +366,7 @@ fn bad_input_is_named() {
     fails(&["drift", "no/run"], &["no/run"]);
     fails(&["drift", "no/run", "--growth", "nan"], &["--growth", "a share of 0 or more"]);
     let same_id = [json!({"prompt_id": "1", "prompt": "a"}), json!({"prompt_id": "1", "prompt": "b"})];
-    let e = given_prompts(Path::new(&files.rows("ids.jsonl", &same_id))).unwrap_err().to_string();
+    let e = load_prompts(Path::new(&files.rows("ids.jsonl", &same_id))).unwrap_err().to_string();
     assert!(e.contains("ids.jsonl` line 2") && e.contains("prompt_id `1`"), "{e}");
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, MapBuilder, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::array::{Int32Builder, StringBuilder};
 use reflux::data::{Columns, Prompts};
-use reflux::store::{Format, ImportOptions, Imported, import, output_target, read_parquet};
+use reflux::store::{ImportFormat, ImportOptions, Imported, import, output_target, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -78,7 +78,7 @@ fn conversations_in_the_spellings_people_have() {
         // LIMA.
         json!({"conversations": ["q1", "a1"], "source": "lima"}),
     ]);
-    assert_eq!(imported.format, Some(Format::ShareGpt));
+    assert_eq!(imported.format, Some(ImportFormat::ShareGpt));
     let want = [
         ["system: Talk like a pirate.; user: q", "pirate"],
         ["user: parts", "joined"],
@@ -151,7 +151,7 @@ fn dolly_and_prompts_with_completions() {
         imported(&[json!({"instruction": "a", "context": "about b", "response": "c", "category": "qa"})]);
     assert_eq!(
         (imported.format, pairs(&rows, ["prompt", "response"])),
-        (Some(Format::Alpaca), vec![["a\n\nabout b".into(), "c".into()]])
+        (Some(ImportFormat::Alpaca), vec![["a\n\nabout b".into(), "c".into()]])
     );
     assert_eq!(unread(&imported), [("category", 1)]);
     let m = |role: &str, content: &str| json!([{"role": role, "content": content}]);

@@ -9,7 +9,9 @@ use std::process::Command;
 use arrow::array::RecordBatch;
 use common::{RunOptions, run};
 use reflux::data::{Columns, Prompts as PromptsOf, hash_hex, named};
-use reflux::store::{Dataset, Format, Prompts, Rename, Run, given_prompts, guess, import, read_parquet, write_parquet};
+use reflux::store::{
+    Dataset, ImportFormat, PromptReader, Rename, Run, guess, import, load_prompts, read_parquet, write_parquet,
+};
 use serde_json::{Value, json};
 
 const TEXTS: [&str; 3] = ["Hi", "Say \"yes, please\"", "naïve 🎉?"];
@@ -63,15 +65,15 @@ fn a_list_of_prompts_is_the_same_to_every_reader() {
 
         let how = reflux::store::ImportOptions { out: Some(temp.path().join("made.parquet")), ..Default::default() };
         let imported = import(&path, &how).unwrap();
-        assert_eq!((imported.format, imported.schema), (Some(Format::Prompts), "prompts"), "{place}");
+        assert_eq!((imported.format, imported.schema), (Some(ImportFormat::Prompts), "prompts"), "{place}");
         assert_eq!(read_parquet(&imported.path).unwrap(), rows, "{place}");
         assert_eq!(imported.unread.into_iter().collect::<Vec<_>>(), notes, "{place}");
 
-        let given = given_prompts(&path).unwrap();
+        let given = load_prompts(&path).unwrap();
         let all: Vec<_> = given.rows.iter().map(|p| vec![p.id.clone(), p.text.clone(), "given".to_owned()]).collect();
         assert_eq!((all, given.unread.into_iter().collect()), (wanted(), notes.clone()), "{place}");
 
-        let mut prompts = Prompts::open(&path).unwrap();
+        let mut prompts = PromptReader::open(&path).unwrap();
         let texts: Vec<String> = prompts.by_ref().map(|p| p.unwrap().1.unwrap().turns().remove(0).content).collect();
         assert_eq!(texts, TEXTS, "{place}");
         let unread = prompts.unread();
@@ -100,7 +102,7 @@ fn prompts_of_messages_are_conversations() {
     let imported = import(&path, &reflux::store::ImportOptions::default()).unwrap();
     assert_eq!(read_parquet(&imported.path).unwrap(), rows);
     // An evaluation asks single questions.
-    assert!(given_prompts(&path).unwrap_err().to_string().contains("has `system`"));
+    assert!(load_prompts(&path).unwrap_err().to_string().contains("has `system`"));
     // Answers beside the prompts make them other rows.
     for other in ["output", "response", "chosen"] {
         let row = json!({"prompt": "p", other: "a"}).to_string();
@@ -236,7 +238,7 @@ fn a_key_that_comes_twice_is_a_bad_row() {
             let error = error.to_string();
             assert!(error.contains("line 2") && error.contains(&format!("has the key `{key}` twice")), "{error}");
         }
-        let prompts: Vec<_> = Prompts::open(&path).unwrap().map(|prompt| prompt.unwrap().1).collect();
+        let prompts: Vec<_> = PromptReader::open(&path).unwrap().map(|prompt| prompt.unwrap().1).collect();
         assert!(prompts[0].is_ok() && prompts[1].as_ref().unwrap_err().contains("twice"));
     }
 }

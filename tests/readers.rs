@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::data::{Columns, Prompts as PromptsOf, conversations, named};
 use reflux::error::{Error, ErrorKind};
 use reflux::store::{
-    Dataset, ImportOptions, OnBadRow, Prompts, Rename, given_prompts, guess, import, read_parquet, write_parquet,
+    Dataset, ImportOptions, OnBadRow, Prompts, Rename, guess, import, load_prompts, read_parquet, write_parquet,
 };
 use serde_json::json;
 
@@ -176,7 +176,7 @@ fn packed_files_are_what_their_names_say() {
         let rows = Dataset::open(&path, &named::PROMPTS).unwrap().batches(8).next().unwrap().unwrap();
         assert_eq!(texts(&rows, "prompt"), ["Hi", "a, b"], "{place}");
         assert_eq!(read_parquet(&import(&path, &ImportOptions::default()).unwrap().path).unwrap(), rows, "{place}");
-        assert_eq!(given_prompts(&path).unwrap().rows.len(), 2, "{place}");
+        assert_eq!(load_prompts(&path).unwrap().rows.len(), 2, "{place}");
         assert_eq!(Prompts::open(&path).unwrap().filter(|prompt| prompt.as_ref().unwrap().1.is_ok()).count(), 2);
     }
     assert!(temp.path().join("a.prompts.parquet").is_file() && temp.path().join("b.prompts.parquet").is_file());

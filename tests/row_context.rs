@@ -8,7 +8,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use reflux::data::{Columns, Prompts, named};
 use reflux::error::Error;
-use reflux::store::{Dataset, ImportOptions, OnBadRow, given_answers, given_prompts, import, write_parquet};
+use reflux::store::{Dataset, ImportOptions, OnBadRow, import, load_answers, load_prompts, write_parquet};
 
 /// The prompts that are read of a dataset, and the bad rows with their places.
 fn collected(path: &Path, schema: &'static reflux::data::Schema) -> (Vec<String>, Vec<(u64, String)>) {
@@ -170,12 +170,12 @@ fn questions_and_answers_to_evaluate_have_no_context() {
         r#"{"instruction": "p", "output": "a", "history": [["q", "r"]]}"#,
     ] {
         std::fs::write(&path, row).unwrap();
-        for error in [given_prompts(&path).unwrap_err(), given_answers(&path).unwrap_err()] {
+        for error in [load_prompts(&path).unwrap_err(), load_answers(&path).unwrap_err()] {
             assert!(error.to_string().contains("which changes what the row means"), "{error}");
         }
     }
     std::fs::write(&path, r#"{"prompt": "p", "response": "a", "system": "", "history": []}"#).unwrap();
-    assert_eq!((given_prompts(&path).unwrap().rows.len(), given_answers(&path).unwrap().rows.len()), (1, 1));
+    assert_eq!((load_prompts(&path).unwrap().rows.len(), load_answers(&path).unwrap().rows.len()), (1, 1));
 }
 
 /// What the message proposes for a misspelt column is typed as it stands, and works.

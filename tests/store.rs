@@ -187,8 +187,7 @@ fn wrong_columns_are_all_named() {
     assert!(error.contains("response = \"answer\""), "{error}");
 
     assert!(full_error(guess(&path)).contains("fit no schema"));
-    for (name, want) in
-        [("nowhere", "there is no dataset"), ("x.xlsx", "none of .parquet, .jsonl"), ("empty", "holds no")]
+    for (name, want) in [("nowhere", "no dataset found"), ("x.xlsx", "none of .parquet, .jsonl"), ("empty", "holds no")]
     {
         fs::write(dir.path().join("x.xlsx"), "").unwrap();
         fs::create_dir_all(dir.path().join("empty")).unwrap();
@@ -421,7 +420,7 @@ fn a_changed_file_is_refused_with_the_difference() {
     for fresh in [false, true] {
         assert!(full_error(Run::create_or_open(foreign.path(), "", 0, fresh)).contains("is not a run"));
     }
-    assert!(full_error(Run::open(foreign.path())).contains("there is no run"));
+    assert!(full_error(Run::open(foreign.path())).contains("no run found"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::engine::EngineConfig;
 use crate::error::{Context, Error, Result};
 use crate::model::{Message, Model, device};
 use crate::operators::Template;
-use crate::store::{Comparisons, Dataset, Lines};
+use crate::store::{ComparisonReader, Dataset, Lines};
 use crate::train::{Limits, Scored};
 
 #[derive(clap::Args)]
@@ -141,7 +141,7 @@ fn train(args: &TrainArgs, step: fn(&Model, &bench::Training) -> Result<bench::T
     let work = || {
         let model = Model::load(&args.model.model, &device(&args.model.loading.device)?, args.model.dtype(), true)?;
         let mut rows = Vec::new();
-        for row in Comparisons::new(Lines::open(&args.pairs)?) {
+        for row in ComparisonReader::new(Lines::open(&args.pairs)?) {
             let (line, comparison) = row?;
             let place = || format!("{}, line {line}", args.pairs.display());
             let comparison = comparison.map_err(|why| Error::user(format!("{}: {why}", place())))?;

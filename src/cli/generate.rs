@@ -17,7 +17,7 @@ use crate::engine::{EngineConfig, PromptRequests, RequestBuilder, RequestOptions
 use crate::error::{Error, ErrorKind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
-use crate::store::{Lines, PromptForm, Prompts, is_data_file};
+use crate::store::{Lines, PromptForm, PromptReader, is_data_file};
 
 const AFTER: &str = "Examples:
   reflux generate model.gguf \"Name three rivers.\"                one answer
@@ -161,7 +161,7 @@ impl SamplingArgs {
 
 /// Returns the source of the prompts and their form.
 fn prompts(args: &Args) -> Result<Prompts> {
-    let stdin = || Lines::of("standard input", std::io::BufReader::new(std::io::stdin()));
+    let stdin = || Lines::new("standard input", std::io::BufReader::new(std::io::stdin()));
     let asked_for = match (args.lines, args.jsonl) {
         (true, _) => Some(PromptForm::Lines),
         (_, true) => Some(PromptForm::Json),
@@ -171,7 +171,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
         (Some(path), _) if path.as_os_str() == "-" => stdin(),
         (Some(path), _) => {
             if asked_for.is_none() && is_data_file(path) {
-                return Prompts::open(path);
+                return PromptReader::open(path);
             }
             Lines::open(path)?
         }
@@ -189,7 +189,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
                      printf %s {file} | reflux generate {model}"
                 )));
             }
-            Lines::of("the prompt", std::io::Cursor::new(text.to_owned()))
+            Lines::new("the prompt", std::io::Cursor::new(text.to_owned()))
         }
         (None, None) if std::io::stdin().is_terminal() => {
             return Err(Error::user("no prompt given")
@@ -197,7 +197,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
         }
         _ => stdin(),
     };
-    Ok(Prompts::new(lines, asked_for.unwrap_or(PromptForm::Whole)))
+    Ok(PromptReader::new(lines, asked_for.unwrap_or(PromptForm::Whole)))
 }
 
 /// Reads prompts on a thread of their own: a pipe may supply one now and the next in an hour.

@@ -8,7 +8,7 @@ use super::session::Session;
 use super::terminal::{self, Label};
 use crate::data::{SCHEMAS, counted, or_else, unread_key};
 use crate::error::{Error, Result};
-use crate::store::{Format, ImportOptions, Rename, Turns, import};
+use crate::store::{ImportFormat, ImportOptions, Rename, Turns, import};
 
 const AFTER: &str = "Formats, detected from the first row unless --format names one:
   oasst          Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each
@@ -110,15 +110,15 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let how = ImportOptions {
         format: match args.format {
             Named::Auto | Named::Reflux => None,
-            Named::Oasst => Some(Format::Oasst),
-            Named::SelfInstruct => Some(Format::SelfInstruct),
-            Named::Alpaca => Some(Format::Alpaca),
-            Named::Sharegpt => Some(Format::ShareGpt),
-            Named::Ultrafeedback => Some(Format::UltraFeedback),
-            Named::Preferences => Some(Format::Preferences),
-            Named::MtBench => Some(Format::MtBench),
-            Named::LlmBar => Some(Format::LlmBar),
-            Named::Prompts => Some(Format::Prompts),
+            Named::Oasst => Some(ImportFormat::Oasst),
+            Named::SelfInstruct => Some(ImportFormat::SelfInstruct),
+            Named::Alpaca => Some(ImportFormat::Alpaca),
+            Named::Sharegpt => Some(ImportFormat::ShareGpt),
+            Named::Ultrafeedback => Some(ImportFormat::UltraFeedback),
+            Named::Preferences => Some(ImportFormat::Preferences),
+            Named::MtBench => Some(ImportFormat::MtBench),
+            Named::LlmBar => Some(ImportFormat::LlmBar),
+            Named::Prompts => Some(ImportFormat::Prompts),
         },
         schema: args.schema.as_ref().map(find).transpose()?,
         language: (args.language != "any").then(|| args.language.clone()),

@@ -15,7 +15,7 @@ use crate::data::{counted, unread_key};
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 use crate::model::{Message, Model, Unwritten, device};
-use crate::store::{Comparisons, Lines, Turn};
+use crate::store::{ComparisonReader, Lines, Turn};
 use crate::train::{Scored, Scoring};
 
 const AFTER: &str = "Examples:
@@ -56,7 +56,7 @@ struct Place {
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let style = session.style;
     let lines = match args.file.as_os_str() == "-" {
-        true => Lines::of("standard input", std::io::BufReader::new(std::io::stdin())),
+        true => Lines::new("standard input", std::io::BufReader::new(std::io::stdin())),
         false => Lines::open(&args.file)?,
     };
     let device = device(&args.model.loading.device)?;
@@ -108,7 +108,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &CancelFlag, mut ticker
         super::terminal::put_json(&row)
     };
     let mut reads = true;
-    let mut comparisons = Comparisons::new(lines);
+    let mut comparisons = ComparisonReader::new(lines);
     for row in comparisons.by_ref() {
         if stop.is_set() {
             return Err(Error::cancelled());

@@ -1,4 +1,4 @@
-//! [`Batch`]: an Arrow record batch that may travel between processes as Arrow IPC, and the [`Epoch`] it belongs to.
+//! [`Batch`], an Arrow record batch that can be sent between processes as Arrow IPC, and its [`Epoch`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,10 +6,10 @@ use arrow::array::RecordBatch;
 use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// When a batch happens: the iteration of the loop (0 is before it) and the microbatch within.
+/// Time of a batch: the iteration of the loop (0 before the loop) and the microbatch in the iteration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Epoch {
-    /// 0 for steps that run once, 1.. for the rounds of the loop.
+    /// 0 for steps that run once, and 1 or more in the loop.
     pub iteration: u32,
     /// Position within the iteration.
     pub microbatch: u32,
@@ -22,17 +22,18 @@ impl Epoch {
     }
 }
 
-/// The rows of a microbatch, as its makers hand it to its readers.
+/// The rows of a microbatch in the dataflow.
 #[derive(Clone, Debug)]
 pub enum Rows {
-    /// In memory.
+    /// The rows are in memory.
     Held(RecordBatch),
-    /// In the run's directory only: an earlier process committed them, and whoever needs them reads them there.
+    /// The rows are only in the run's directory: an earlier process committed them, and a step that needs
+    /// them reads them there.
     OnDisk,
 }
 
 impl Rows {
-    /// The rows, where they are in memory.
+    /// The rows, if they are in memory.
     pub fn held(self) -> Option<RecordBatch> {
         match self {
             Self::Held(rows) => Some(rows),
@@ -41,27 +42,27 @@ impl Rows {
     }
 }
 
-/// The one type that travels on edges. Cloning is cheap.
+/// The type of data on all edges of the dataflow. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The rows.
     pub rows: Rows,
-    /// Which worker it is bound for (modulo the number of workers).
+    /// Destination worker (modulo the number of workers).
     pub shard: u64,
-    /// Encoded once: timely asks for the length and then for the bytes.
+    /// Cached encoding, because timely asks for its length first and then for its bytes.
     ipc: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl Batch {
-    /// Wraps rows bound for the worker `shard` modulo the number of workers.
+    /// A batch for the worker `shard` modulo the number of workers.
     pub fn new(rows: Rows, shard: u64) -> Self {
         Self { rows, shard, ipc: Arc::default() }
     }
 
-    /// The rows as Arrow IPC; no bytes where they are not in memory.
+    /// The rows as Arrow IPC; empty if they are not in memory.
     fn ipc(&self) -> &[u8] {
         let Rows::Held(rows) = &self.rows else { return &[] };
-        // Every named schema of ours is one that IPC can encode, and writing to a Vec cannot fail.
+        // IPC can encode all named schemas, and writing to a Vec cannot fail.
         self.ipc.get_or_init(|| {
             let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema()).expect("schema is encodable");
             writer.write(rows).expect("batch follows its schema");

@@ -12,7 +12,7 @@ use arrow::datatypes::{Field, Float32Type, Float64Type, UInt32Type};
 use super::schema::message_fields;
 use crate::error::{Error, Result};
 
-/// A batch's columns by name, with an error that names the column when it is missing or of another type.
+/// Access to a batch's columns by name. Errors name a column that is missing or has another type.
 #[derive(Clone, Copy)]
 pub struct Columns<'a>(pub &'a RecordBatch);
 
@@ -36,7 +36,7 @@ impl<'a> Columns<'a> {
     /// A text column.
     ///
     /// # Errors
-    /// The column is missing or of another type; so for the methods below.
+    /// The column is missing or has another type. The same holds for the methods below.
     pub fn text(self, name: &str) -> Result<&'a StringArray> {
         self.typed(name, "text", |c| c.as_string_opt::<i32>())
     }

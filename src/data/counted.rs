@@ -1,4 +1,4 @@
-//! Numbers with their nouns.
+//! Numbers with nouns in the singular or plural.
 
 use std::fmt::Display;
 
@@ -8,12 +8,12 @@ pub fn counted(n: impl TryInto<u64> + Display, noun: &str) -> String {
     if n.try_into().is_ok_and(|n| n == 1) { format!("{number} {noun}") } else { format!("{number} {}", plural(noun)) }
 }
 
-/// A key that was not read, with the number of rows that have a value there: `note (in 3 rows)`.
+/// An unread key with the number of rows that have a value there: `note (in 3 rows)`.
 pub fn unread_key(key: &str, rows: u64) -> String {
     format!("{key} (in {})", counted(rows, "row"))
 }
 
-/// The plural of a noun whose plural is regular.
+/// The plural of a regular noun.
 pub fn plural(noun: &str) -> String {
     let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| noun.ends_with(end));
     match noun.strip_suffix('y') {

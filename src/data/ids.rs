@@ -1,6 +1,6 @@
 //! Content-hash ids and the keys of counter-based random generators.
 //!
-//! An id is a function of what a row says and where it came from, never of when or on which thread it was made.
+//! An id is a function of a row's content and origin, and never of the time or thread that made it.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -8,10 +8,10 @@ use rand_chacha::rand_core::SeedableRng;
 /// Lower-case hex of the first 16 bytes of blake3 over the parts, each length-prefixed so that
 /// `["ab", "c"]` and `["a", "bc"]` differ.
 pub fn hash_hex<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> String {
-    Id::of(parts).to_string()
+    Id::from_parts(parts).to_string()
 }
 
-/// What each byte is as a hex digit; 255 if it is none.
+/// Value of each byte as a hex digit; 255 if it is not a digit.
 const DIGITS: [u8; 256] = {
     let mut digits = [0xff; 256];
     let (lower, upper) = (b"0123456789abcdef", b"0123456789ABCDEF");
@@ -30,7 +30,7 @@ pub struct Id(pub u128);
 
 impl Id {
     /// Hashes the parts, each length-prefixed.
-    pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
+    pub fn from_parts<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in parts {
             let part = part.as_ref();
@@ -41,18 +41,18 @@ impl Id {
         first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(u128::from_be_bytes(first))
     }
-    /// The id that a text spells, or, of a stranger's of another make, its hash.
-    pub fn read(text: &str) -> Self {
-        Self::parse(text).unwrap_or_else(|| Self::of([text]))
+    /// Parses an id, or hashes the text if it is not one of reflux's ids.
+    pub fn from_text(text: &str) -> Self {
+        Self::parse(text).unwrap_or_else(|| Self::from_parts([text]))
     }
-    /// Whether a text is as an [`Id`] prints: 32 lower-case hex digits.
-    pub fn is_spelt(text: &str) -> bool {
+    /// Whether a text is an [`Id`] as printed: 32 lower-case hex digits.
+    pub fn is_canonical(text: &str) -> bool {
         text.len() == 32 && text.bytes().all(|b| DIGITS[usize::from(b)] < 16 && !b.is_ascii_uppercase())
     }
-    /// Reads the 32 hex digits that [`Id`] prints as.
+    /// Parses the 32 hex digits of a printed [`Id`].
     pub fn parse(hex: &str) -> Option<Self> {
         let digits: &[u8; 32] = hex.as_bytes().try_into().ok()?;
-        // Every row's ids are read: no branch depends on a digit, and one that is none shows in the end.
+        // Ids are parsed for every row, so the loop is branch-free; invalid digits are detected at the end.
         let (mut halves, mut none) = ([0u64; 2], 0u8);
         for (half, digits) in halves.iter_mut().zip(digits.as_chunks::<16>().0) {
             for &digit in digits {
@@ -70,7 +70,7 @@ impl std::fmt::Display for Id {
     }
 }
 
-/// The key of a counter-based generator: what is drawn depends on what it is for, not on order or thread.
+/// Key of a counter-based random generator. Draws depend on their purpose, not on order or thread.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RngKey(pub [u8; 32]);
 
@@ -82,13 +82,13 @@ impl RngKey {
         hasher.update(&iteration.to_le_bytes()).update(&sample.to_le_bytes()).update(row.as_bytes());
         Self(*hasher.finalize().as_bytes())
     }
-    /// The generator; word `n` of its stream is the same whoever asks.
+    /// The generator. Word `n` of its stream depends on the key alone.
     pub fn rng(&self) -> ChaCha8Rng {
         ChaCha8Rng::from_seed(self.0)
     }
 }
 
-/// Whether a text is a hash in hexadecimal digits: an id, of 32 of them, or the hash of a file, of 64.
+/// Whether a text is a hash in hexadecimal digits: an id of 32 digits, or a file hash of 64.
 pub fn is_hash(text: &str) -> bool {
     matches!(text.len(), 32 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -100,15 +100,15 @@ mod tests {
     #[test]
     fn parts_do_not_run_together() {
         assert_ne!(hash_hex(["ab", "c"]), hash_hex(["a", "bc"]));
-        let id = Id::of(["x"]);
+        let id = Id::from_parts(["x"]);
         assert_eq!(Id::parse(&id.to_string()), Some(id));
         assert_eq!(Id::parse("zz"), None);
         assert_eq!(Id::parse(&id.to_string().to_uppercase()), Some(id));
         for other in ['g', '/', ':', '@', '`', '+', ' '] {
             assert_eq!(Id::parse(&format!("{other}{}", &id.to_string()[1..])), None);
         }
-        assert!(Id::is_spelt(&id.to_string()) && !Id::is_spelt("zz") && !Id::is_spelt(&"A".repeat(32)));
-        assert_eq!((Id::read(&id.to_string()), Id::read("zz")), (id, Id::of(["zz"])));
+        assert!(Id::is_canonical(&id.to_string()) && !Id::is_canonical("zz") && !Id::is_canonical(&"A".repeat(32)));
+        assert_eq!((Id::from_text(&id.to_string()), Id::from_text("zz")), (id, Id::from_parts(["zz"])));
     }
 
     #[test]

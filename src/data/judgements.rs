@@ -1,4 +1,4 @@
-//! What judges said, as the `judgements` column of scored answers keeps it.
+//! Judgements, as stored in the `judgements` column of scored answers.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ type Tokens = (Vec<u32>, Vec<f32>);
 /// One judgement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
-    /// The judge's own text, or why there is none.
+    /// The judge's text, or why there is none.
     pub text: String,
     /// `score`, `no_match`, `ambiguous`, `out_of_range`, `truncated`, `too_long` or `error`.
     pub outcome: String,
-    /// The score, where `outcome` is `score`.
+    /// The score, if `outcome` is `score`.
     pub score: Option<f32>,
-    /// The probability that lay on the scores, where the score is an expected one.
+    /// Total probability of all scores, if the score is an expected one.
     pub mass: Option<f32>,
-    /// Token ids and log-probabilities as sampled, where they were kept.
+    /// Token ids and log-probabilities as sampled, if they were kept.
     pub tokens: Option<(Vec<u32>, Vec<f32>)>,
 }
 
@@ -47,11 +47,11 @@ impl<'a> Judgements<'a> {
         let offsets = self.list.value_offsets();
         offsets[row] as usize..offsets[row + 1] as usize
     }
-    /// The outcome of each judgement of a row, and its score where it has one.
+    /// Outcome and score (if any) of each judgement of a row.
     pub fn row(&self, row: usize) -> impl Iterator<Item = (&'a str, Option<f32>)> + '_ {
         self.span(row).map(|i| (self.outcome.value(i), self.score.is_valid(i).then(|| self.score.value(i))))
     }
-    /// All that is kept of a row's judgements.
+    /// The complete judgements of a row.
     pub fn whole(&self, row: usize) -> Vec<Judgement> {
         let column = |name| self.items.column_by_name(name);
         let text = column("text").and_then(|c| c.as_string_opt::<i32>());

@@ -1,6 +1,6 @@
 //! Arrow batches, the named schemas they follow, typed access to their columns, and content-hash ids.
 //!
-//! This folder knows Arrow and nothing of reflux above it.
+//! This module depends on Arrow and on no other module of reflux except the error type.
 
 mod batch;
 mod columns;
@@ -19,7 +19,7 @@ pub use columns::{Columns, List, Messages};
 pub use counted::{counted, plural, unread_key};
 pub use ids::{Id, RngKey, hash_hex, is_hash};
 pub use judgements::{Judgement, Judgements};
-pub use nearest::{nearest, nearest_path, or_else, some_of};
+pub use nearest::{join_some, nearest, nearest_path, or_else};
 pub use prompts::{PROMPT_MESSAGES, Prompts, conversations, prompt_id, transcript};
 pub use regular::{open_regular, read_regular, read_text};
 pub use schema::{ALL as SCHEMAS, Column, Schema, Type, named};

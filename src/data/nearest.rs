@@ -1,16 +1,17 @@
-//! Did-you-mean: the nearest of a few known words, or of the files there are.
+//! Suggestions for misspelt words and paths.
 
 use std::path::{Component, Path, PathBuf};
 
-/// Words longer than this are not compared: the cost is quadratic and nobody mistypes that much.
+/// Maximum length of compared words, because the cost is quadratic.
 const MAX_LENGTH: usize = 64;
 
-/// Letters and digits only, in lower case: `Learning-Rate` and `learning_rate` are the same word.
+/// Normal form for comparisons: letters and digits in lower case, so that `Learning-Rate` equals
+/// `learning_rate`.
 fn plain(word: &str) -> String {
     word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// The candidate that `word` was probably meant to be, the first of equals; never the word itself.
+/// The candidate most similar to `word`, the first of equals; never the word itself.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = plain(word);
     if typed.is_empty() || word.len() > MAX_LENGTH {
@@ -20,9 +21,9 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     for candidate in candidates.into_iter().filter(|c| c.len() <= MAX_LENGTH && *c != word) {
         let known = plain(candidate);
         let length = known.chars().count();
-        // Swapped neighbours are one edit.
+        // A swap of neighbours counts as one edit.
         let edits = strsim::osa_distance(&typed, &known);
-        // One edit in a short word, a third of a longer one: more than that is another word.
+        // At most one edit in a short word, or a third of a longer one.
         let allowed = (typed.chars().count().max(length) / 3).max(1);
         if edits <= allowed && edits < length && best.is_none_or(|(least, _)| edits < least) {
             best = Some((edits, candidate));
@@ -31,11 +32,11 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     best.map(|(_, candidate)| candidate)
 }
 
-/// Names that are listed at most, and the characters of each.
+/// Maximum number of listed names.
 const MAX_NAMES: usize = 32;
 
-/// Names with commas between them; of many the first, and how many more there are. A very long name is cut.
-pub fn some_of(names: &[impl AsRef<str>]) -> String {
+/// Joins names with commas. Long lists and very long names are truncated.
+pub fn join_some(names: &[impl AsRef<str>]) -> String {
     let short = |name: &str| match name.char_indices().nth(MAX_LENGTH) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
@@ -45,16 +46,17 @@ pub fn some_of(names: &[impl AsRef<str>]) -> String {
     shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
-/// Help for a word that is none of those known: "did you mean `x`? ", if one is near, and what there is.
+/// Advice for an unknown word: "did you mean `x`? ", if a known word is similar, and the list of known words.
 pub fn or_else(word: &str, there_are: &str, known: &[&str]) -> String {
     let near = nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    format!("{near}{there_are}: {}", some_of(known))
+    format!("{near}{there_are}: {}", join_some(known))
 }
 
-/// Entries of a directory that are compared.
-const MOST_ENTRIES: usize = 10_000;
+/// Maximum number of directory entries to compare.
+const MAX_ENTRIES: usize = 10_000;
 
-/// The path that exists and was probably meant by one that does not: each name that is not there is the nearest in its folder.
+/// The existing path most similar to a missing one: each missing name is replaced by the most similar one in
+/// its folder.
 pub fn nearest_path(path: &Path) -> Option<PathBuf> {
     let mut found = PathBuf::new();
     for part in path.components() {
@@ -64,7 +66,7 @@ pub fn nearest_path(path: &Path) -> Option<PathBuf> {
             continue;
         }
         let folder = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
-        let entries = std::fs::read_dir(folder).ok()?.take(MOST_ENTRIES).flatten();
+        let entries = std::fs::read_dir(folder).ok()?.take(MAX_ENTRIES).flatten();
         let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
         names.sort();
         found.push(nearest(part.as_os_str().to_str()?, names.iter().map(String::as_str))?);

@@ -1,7 +1,7 @@
-//! The prompts of a batch: each one message of a user, or a conversation whose next turn is the answer.
+//! The prompts of a batch: each a single user message, or a conversation to answer.
 //!
-//! A conversation is in the column `prompt_messages`. The column `prompt` then holds its transcript, for people and for
-//! what reads a prompt as text: judges, `dedup`, ROUGE. Only a model's chat template is given the messages.
+//! Conversations are in the column `prompt_messages`. The column `prompt` then has their transcript, for
+//! people and for readers of text: judges, `dedup`, ROUGE. Only chat templates get the messages.
 
 use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
 use arrow::buffer::NullBuffer;
@@ -13,8 +13,8 @@ use crate::error::Result;
 /// The column of conversations.
 pub const PROMPT_MESSAGES: &str = "prompt_messages";
 
-/// A conversation as text: every turn is `role: content`, with a blank line between turns. The text of a single message
-/// of a user is its content.
+/// A conversation as text: every turn is `role: content`, with a blank line between turns. A single user
+/// message is its content alone.
 pub fn transcript<R: AsRef<str>, C: AsRef<str>>(turns: &[(R, C)]) -> String {
     if let [(role, content)] = turns
         && role.as_ref() == "user"
@@ -26,8 +26,8 @@ pub fn transcript<R: AsRef<str>, C: AsRef<str>>(turns: &[(R, C)]) -> String {
     lines.join("\n\n")
 }
 
-/// The id of a prompt that has none: the hash of its text, or of all roles and contents of a conversation. Conversations
-/// that differ have different ids, even where their transcripts are alike.
+/// Default id of a prompt: the hash of its text, or of all roles and contents of a conversation. Different
+/// conversations have different ids, even if their transcripts are equal.
 pub fn prompt_id<R: AsRef<str>, C: AsRef<str>>(turns: &[(R, C)]) -> String {
     if let [(role, content)] = turns
         && role.as_ref() == "user"
@@ -44,37 +44,37 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Those of `rows`. A dataset that was written before there was a column of conversations has none.
+    /// The prompts of `rows`. Early datasets have no column of conversations.
     ///
     /// # Errors
-    /// `prompt` is missing, or a column is of another type.
+    /// `prompt` is missing, or a column has another type.
     pub fn new(rows: &'a RecordBatch) -> Result<Self> {
         let columns = Columns(rows);
         let messages = rows.column_by_name(PROMPT_MESSAGES).map(|_| columns.messages(PROMPT_MESSAGES)).transpose()?;
         Ok(Self { texts: columns.text("prompt")?, messages })
     }
 
-    /// The prompt as text: of a conversation its transcript.
+    /// The prompt as text, or the transcript of a conversation.
     pub fn text(&self, row: usize) -> &'a str {
         self.texts.value(row)
     }
 
-    /// The turns of a conversation; none where the prompt is one message of a user.
+    /// The turns of a conversation; `None` for a single user message.
     pub fn conversation(&self, row: usize) -> Option<Vec<(&'a str, &'a str)>> {
         self.messages.as_ref().filter(|messages| messages.is_valid(row)).map(|messages| messages.row(row).collect())
     }
 
-    /// The turns that a model is given.
+    /// The turns for a model.
     pub fn turns(&self, row: usize) -> Vec<(&'a str, &'a str)> {
         self.conversation(row).unwrap_or_else(|| vec![("user", self.text(row))])
     }
 
-    /// What tells the prompt from others; see [`prompt_id`].
+    /// Identity of the prompt; see [`prompt_id`].
     pub fn id(&self, row: usize) -> String {
         prompt_id(&self.turns(row))
     }
 
-    /// Whether there is nothing to answer.
+    /// Whether the prompt is blank.
     pub fn is_blank(&self, row: usize) -> bool {
         let asked = self.conversation(row);
         let last = asked.as_ref().map_or(self.text(row), |turns| turns.last().map_or("", |turn| turn.1));
@@ -82,10 +82,10 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// A column `prompt_messages` from conversations, null where there is none.
+/// Builds a column `prompt_messages` from conversations and nulls.
 ///
 /// # Errors
-/// More messages than one list column can hold.
+/// The messages exceed the capacity of a list column.
 pub fn conversations<T: AsRef<str>>(rows: &[Option<Vec<(T, T)>>]) -> Result<ArrayRef> {
     let valid = NullBuffer::from_iter(rows.iter().map(Option::is_some));
     let owned = |turns: &Option<Vec<(T, T)>>| -> Vec<(String, String)> {

@@ -1,15 +1,15 @@
-//! Reading of regular files only.
+//! Reading of regular files.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
-/// Opens a file for reading, if it is a regular file, itself or at the end of a link.
+/// Opens a regular file, or a link to one, for reading.
 ///
-/// A FIFO without a writer would wait for ever, and a device may have no end.
+/// Other kinds are refused: a FIFO without a writer would block for ever, and a device may have no end.
 ///
 /// # Errors
-/// It cannot be opened, or is something else.
+/// The file cannot be opened, or is not a regular file.
 pub fn open_regular(path: &Path) -> Result<File> {
     if std::fs::metadata(path)?.is_file() {
         return File::open(path);
@@ -18,7 +18,7 @@ pub fn open_regular(path: &Path) -> Result<File> {
     Err(Error::new(ErrorKind::InvalidInput, what))
 }
 
-/// Reads a regular file whole.
+/// Reads a whole regular file.
 ///
 /// # Errors
 /// As [`open_regular`]; reading fails.
@@ -28,21 +28,21 @@ pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Files that are read by [`read_text`] are smaller than this.
-const LARGEST_TEXT: u64 = 256 << 20;
+/// Maximum size of a file in bytes for [`read_text`].
+const MAX_TEXT: u64 = 256 << 20;
 
-/// Reads a regular file of text whole.
+/// Reads a whole regular file as text.
 ///
 /// # Errors
 /// As [`read_regular`]; the file is not UTF-8, or larger than 256 MiB ([`ErrorKind::InvalidData`]).
 pub fn read_text(path: &Path) -> Result<String> {
     let file = open_regular(path)?;
     let size = file.metadata()?.len();
-    if size > LARGEST_TEXT {
-        let what = format!("it has {size} bytes, more than {LARGEST_TEXT}");
+    if size > MAX_TEXT {
+        let what = format!("it has {size} bytes, more than {MAX_TEXT}");
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
     let mut text = String::new();
-    file.take(LARGEST_TEXT).read_to_string(&mut text)?;
+    file.take(MAX_TEXT).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -1,4 +1,4 @@
-//! The named schemas of reflux's datasets, every column documented. `reflux schema` prints this file's tables.
+//! The named schemas of reflux's datasets, with documented columns. `reflux schema` prints them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema, SchemaRef
 
 use crate::error::{Error, Result};
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Type {
     /// UTF-8 text.
@@ -28,7 +28,7 @@ pub enum Type {
     Floats,
     /// List of `{role, content}`: the conversational form that TRL reads.
     Messages,
-    /// List of `{text, outcome, score, mass, tokens, logprobs}`: what a judge said, sample by sample.
+    /// List of `{text, outcome, score, mass, tokens, logprobs}`: the judgements of an answer.
     Judgements,
 }
 
@@ -55,8 +55,8 @@ impl Type {
 pub fn message_fields() -> Fields {
     vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)].into()
 }
-/// The fields of one judgement; `score` is null unless `outcome` is `score`, `mass` unless the score is an expected one,
-/// `tokens` and `logprobs` unless they were kept.
+/// The fields of one judgement. `score` is null unless `outcome` is `score`, `mass` unless the score is an
+/// expected one, `tokens` and `logprobs` unless they were kept.
 pub fn judgement_fields() -> Fields {
     vec![
         Field::new("text", DataType::Utf8, false),
@@ -74,11 +74,11 @@ pub fn judgement_fields() -> Fields {
 pub struct Column {
     /// Name, as DuckDB and pyarrow show it.
     pub name: &'static str,
-    /// What it holds.
+    /// Its type.
     pub kind: Type,
     /// Whether a row may lack it.
     pub nullable: bool,
-    /// What it means, with its unit.
+    /// Its meaning, with the unit.
     pub about: &'static str,
 }
 
@@ -87,9 +87,9 @@ pub struct Column {
 pub struct Schema {
     /// Name, as `reflux schema` and `reflux explain` print it.
     pub name: &'static str,
-    /// What one row is.
+    /// Meaning of a row.
     pub about: &'static str,
-    /// Its columns, in order.
+    /// The columns, in order.
     pub columns: &'static [Column],
 }
 
@@ -99,17 +99,18 @@ impl Schema {
         let fields: Vec<Field> = self.columns.iter().map(|c| Field::new(c.name, c.kind.arrow(), c.nullable)).collect();
         Arc::new(ArrowSchema::new(fields))
     }
-    /// A batch of this schema from its columns, in order. Those at the end that may be null can be left out, and are.
+    /// Builds a batch of this schema from its columns, in order. Nullable columns at the end can be omitted
+    /// and become null.
     ///
     /// # Errors
-    /// A bug of the caller: a column of another type, length, or with nulls where none may be.
+    /// A column has the wrong type, length, or nulls (a bug of the caller).
     pub fn batch(&self, mut columns: Vec<ArrayRef>) -> Result<RecordBatch> {
         let rows = columns.first().map_or(0, |c| c.len());
         let absent = self.columns.iter().skip(columns.len()).take_while(|c| c.nullable);
         columns.extend(absent.map(|c| new_null_array(&c.kind.arrow(), rows)));
         RecordBatch::try_new(self.arrow(), columns).map_err(|e| Error::bug(format!("a `{}` batch: {e}", self.name)))
     }
-    /// Rows of this schema that were stored before it had all of its columns: those that are absent are null.
+    /// Adds missing columns as nulls to rows that were stored under an earlier version of this schema.
     ///
     /// # Errors
     /// As [`Schema::batch`].
@@ -124,7 +125,7 @@ impl Schema {
     pub fn empty(&self) -> RecordBatch {
         RecordBatch::new_empty(self.arrow())
     }
-    /// The names of the columns that `other` lacks, those that may be null left out.
+    /// Names of required columns that `other` lacks.
     pub fn missing_in(&self, other: &Schema) -> Vec<&'static str> {
         let lacks = |c: &&Column| !c.nullable && !other.columns.iter().any(|o| o.name == c.name && o.kind == c.kind);
         self.columns.iter().filter(lacks).map(|c| c.name).collect()
@@ -147,11 +148,11 @@ macro_rules! schemas {
     };
 }
 
-/// The schemas themselves, by name.
+/// The named schemas.
 pub mod named {
     use super::{Schema, Type, column, nullable};
 
-    /// What the column `prompt_messages` is.
+    /// Description of the column `prompt_messages`.
     const MESSAGES: &str = "the conversation before the answer, where it is more than one message of a user; `prompt` is then its transcript";
 
     schemas! {
@@ -231,7 +232,7 @@ pub mod named {
             nullable("prompt_messages", Type::Messages, MESSAGES),
         ];
         /// Preferences given as text.
-        PREFERENCES = "preferences", "a preferred and a rejected answer to one prompt as text only: somebody else's, without token ids; training tokenises them with the policy's template", [
+        PREFERENCES = "preferences", "a preferred and a rejected answer to one prompt as text only: from an external source, without token ids; training tokenises them with the policy's template", [
             column("prompt_id", Type::Text, "the prompt's id"),
             column("prompt", Type::Messages, "the conversation up to the answer"),
             column("chosen", Type::Messages, "the preferred answer"),
@@ -261,8 +262,8 @@ pub mod named {
             nullable("consistency", Type::Float, "(Kendall's tau + 1) / 2 between the judge's ranking of the prompt's answers and another's, C of CREAM; null if there is no other"),
             nullable("tokenizer", Type::Text, "hash of the tokenizer and chat template that the token ids are of; null where it is not known"),
         ];
-        /// What the answers of pairs are to a training's reference.
-        REFERENCE = "reference", "the log-probabilities of a pair's answers under the model that a training is held to", [
+        /// Log-probabilities of pairs under a training's reference model.
+        REFERENCE = "reference", "the log-probabilities of a pair's answers under the reference model of a training", [
             column("prompt_id", Type::Text, "the prompt's id"),
             column("chosen_id", Type::Text, "response id of the preferred answer"),
             column("rejected_id", Type::Text, "response id of the other answer"),
@@ -303,14 +304,14 @@ pub mod named {
         /// Figures of an iteration.
         MEASURES = "measures", "a figure of a step's rows in an iteration, with its interval", [
             column("step", Type::Text, "the step whose rows were measured"),
-            column("name", Type::Text, "what was measured; `reflux operators measure` says what each is"),
-            nullable("value", Type::Double, "the figure; null where nothing counts for it"),
+            column("name", Type::Text, "the measure; `reflux operators measure` describes each"),
+            nullable("value", Type::Double, "the figure; null if nothing enters it"),
             nullable("low", Type::Double, "lower end of its bootstrap interval; null without one"),
             nullable("high", Type::Double, "upper end of its bootstrap interval"),
-            column("n", Type::UInt, "what it is of, counted: comparisons, pairs, prompts, answers"),
+            column("n", Type::UInt, "number of comparisons, pairs, prompts or answers that it is computed from"),
         ];
-        /// What a selection goes by.
-        CANDIDATES = "candidates", "a scored answer as `select` weighed it; row by row those of the scores, beside the pairs as STEP.candidates", [
+        /// Decision inputs of a selection.
+        CANDIDATES = "candidates", "a scored answer with the decision inputs of `select`; one row per row of the scores, stored next to the pairs as STEP.candidates", [
             column("response_hash", Type::Hash, "the answer's id as 16 bytes; of an id that is not 32 hex digits, a hash of it"),
             column("prompt_hash", Type::Hash, "the prompt's id, in the same way"),
             nullable("score", Type::Float, "the answer's score"),
@@ -320,9 +321,9 @@ pub mod named {
             nullable("response_id", Type::Text, "the answer's id, where that is not what `response_hash` spells"),
             nullable("prompt_id", Type::Text, "the prompt's id, where that is not what `prompt_hash` spells"),
         ];
-        /// What corrections changed.
+        /// Changes of pairs by corrections.
         CHANGES = "changes", "a pair that `revise` has withdrawn or added", [
-            column("change", Type::Text, "withdrawn or added; a pair that is not as it was is both"),
+            column("change", Type::Text, "withdrawn or added; a changed pair is both"),
             column("iteration", Type::UInt, "iteration of the loop; 0 before it"),
             column("microbatch", Type::UInt, "microbatch within the iteration"),
             column("prompt_id", Type::Text, "the prompt's id"),
@@ -357,8 +358,8 @@ pub mod named {
             nullable("eval_rewards/accuracies", Type::Double, "as rewards/accuracies, of the held-out pairs after the step"),
             nullable("pairs", Type::Texts, "the pairs that the step was taken on, each chosen_id>rejected_id, in their order; null for SFT, and where a training's steps have more than 4194304 pairs in all"),
         ];
-        /// What came of a study's runs.
-        STUDY = "study", "a figure of one run of a study, as in the loop's table of its summary", [
+        /// Results of a study's runs.
+        STUDY = "study", "a figure of one run of a study, as in the loop table of its summary", [
             column("variant", Type::Text, "the variant of the pipeline"),
             column("seed", Type::UInt, "the run's seed"),
             column("iteration", Type::UInt, "iteration of the loop"),

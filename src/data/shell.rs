@@ -1,8 +1,8 @@
-//! Commands that are printed to be typed.
+//! Quoting of words in commands that a user can paste into a shell.
 
 use super::visible::steers;
 
-/// A word for the shell; what steers a terminal is escaped as bash reads it.
+/// Quotes a word for the shell. Characters that control a terminal are escaped in bash's syntax.
 pub fn quoted(word: &str) -> String {
     if word.contains(steers) {
         let escaped = |c: char| match c {

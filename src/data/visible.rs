@@ -1,27 +1,28 @@
-//! Text of files and models made safe to print: characters that steer a terminal are shown instead of obeyed.
+//! Safe printing of text from files and models: characters that control a terminal are escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a terminal or the reader's eye obeys a character instead of showing it: control characters (C0, DEL, C1),
-/// marks that turn the direction of writing, and separators of lines and paragraphs.
+/// Whether a character controls the terminal or the layout instead of being displayed: control characters
+/// (C0, DEL, C1), marks of writing direction, and line and paragraph separators.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}')
 }
 
-/// Text of several lines: line ends and tabs stay, all else that steers is escaped as `\u{1b}`.
+/// Escapes text of several lines: line ends and tabs stay, other control characters become `\u{1b}` and the
+/// like.
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && c != '\t')
 }
 
-/// Text that is to stay on its line: line ends and tabs are escaped too.
+/// Escapes text for a single line: line ends and tabs are escaped too.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| true)
 }
 
-/// JSON text of the same meaning in which nothing steers: within its strings `\u009b` says the same as the character.
-/// Controls below U+0020 are escaped in JSON anyway; those outside of strings are its line ends.
+/// Escapes control characters in JSON without changing its meaning: within strings `\u009b` is the same as
+/// the character. Controls below U+0020 are escaped in JSON anyway; those outside of strings are line ends.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     let steers = |c: char| c > '\u{7e}' && steers(c);
     if !json.contains(steers) {
@@ -30,7 +31,7 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(json.len() + 16);
     for c in json.chars() {
         if steers(c) {
-            // Writing to a String cannot fail. All of them have four digits.
+            // Writing to a String cannot fail. All these characters have four hex digits.
             let _ = write!(out, "\\u{:04x}", u32::from(c));
         } else {
             out.push(c);
@@ -48,7 +49,7 @@ fn escaped(text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            // A line end of Windows is a line end, where line ends stay.
+            // Where line ends stay, `\r\n` becomes `\n`.
             '\r' if chars.peek() == Some(&'\n') && !also('\n') => {}
             c if !obeyed(c) => out.push(c),
             '\n' | '\r' | '\t' => out.extend(c.escape_default()),

@@ -63,7 +63,7 @@ impl RequestBuilder {
         let keys: Vec<_> =
             messages.iter().map(|m| m.keys.clone().map(|keys| serde_json::Value::from(keys).to_string())).collect();
         let parts = messages.iter().zip(&keys).flat_map(|(m, keys)| [&m.role, &m.content].into_iter().chain(keys));
-        let id = Id::of(parts);
+        let id = Id::from_parts(parts);
         let occurrence = self.seen.entry(id).or_default();
         let row = format!("{id}/{occurrence}");
         *occurrence = occurrence.saturating_add(1);

@@ -1,11 +1,11 @@
 //! Parquet datasets and the run directory.
 //!
-//! * [`Dataset`] reads what a user gives: Parquet, JSON lines, CSV, plain text, or a directory of the first two, as batches
-//!   of a named schema.
-//! * [`Run`] is the run directory: every microbatch is written whole or not at all and named in an append-only
-//!   [`manifest`], so that a run that was cut off goes on where it stopped.
-//! * [`import`] makes Parquet of public formats, and the Parquet twin of a JSONL file.
-//! * [`Prompts`] and [`Comparisons`] read conversations to answer or to compare, a row at a time.
+//! * [`Dataset`] reads a user's files (Parquet, JSON lines, CSV, plain text, or a directory of the first two)
+//!   as batches of a named schema.
+//! * [`Run`] is the run directory. Every microbatch is written whole or not at all, and then listed in an
+//!   append-only manifest, so that an interrupted run continues where it stopped.
+//! * [`import`] converts public formats to Parquet, and a JSONL file to the Parquet file of the same rows.
+//! * [`PromptReader`] and [`ComparisonReader`] read conversations to answer or to compare, one row at a time.
 //!
 //! The layout of a run (`I` counts iterations from 1, 0 is before the loop; `M` counts microbatches from 0):
 //!
@@ -23,7 +23,9 @@
 //!   revised/STEP-HASH/                                    pairs under corrected scores; each says itself what it is
 //! ```
 //!
-//! This folder knows [`crate::data`] and nothing of reflux above it.
+//! This module depends on [`crate::data`] and on nothing above it. Inside it, `files` is the lowest layer;
+//! `datasets` and `journal` depend on it and not on each other; `import` is above `datasets`, and `tables`
+//! above both.
 
 pub mod datasets;
 pub mod files;
@@ -33,10 +35,10 @@ pub mod tables;
 mod import;
 
 pub use datasets::columns::guess;
-pub use datasets::comparisons::{Comparison, Comparisons};
+pub use datasets::comparisons::{Comparison, ComparisonReader};
 pub use datasets::corrections::{Corrected, Corrections};
 pub use datasets::dataset::{BadRow, Batches, Dataset, OnBadRow};
-pub use datasets::prompts::{Prompt, PromptForm, Prompts};
+pub use datasets::prompts::{Prompt, PromptForm, PromptReader};
 pub use datasets::rename::Rename;
 pub use datasets::turn::Turn;
 pub use files::atomic::{Written, fill_output, output_target, write_bytes, write_output};
@@ -46,7 +48,7 @@ pub use files::listing::is_data_file;
 pub use files::printable::printable_with_bytes;
 pub use files::reader::{decoding, read_parquet, row_bytes};
 pub use files::writer::{ParquetFile, write_parquet};
-pub use import::{Format, ImportOptions, Imported, Turns, import, import_jsonl};
+pub use import::{ImportFormat, ImportOptions, Imported, Turns, import, import_jsonl};
 pub use journal::checkpoints::CheckpointFiles;
 pub use journal::diff::lines as changed_lines;
 pub use journal::entry::{
@@ -61,6 +63,6 @@ pub use journal::lock::Writer;
 pub use journal::repair::{Repair, Repaired};
 pub use journal::run::{Run, RunState, RunStatus};
 pub use journal::verify::inspect;
-pub use tables::loaded::{Loaded, LoadedAnswer, LoadedPrompt, given_answers, given_prompts};
+pub use tables::loaded::{Loaded, LoadedAnswer, LoadedPrompt, load_answers, load_prompts};
 pub use tables::part::{Part, PartRows};
 pub use tables::scan::Scan;

@@ -12,7 +12,7 @@ use crate::data::{counted, read_regular};
 use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
-use crate::store::{given_answers, given_prompts, output_target, write_output};
+use crate::store::{load_answers, load_prompts, output_target, write_output};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -95,13 +95,13 @@ pub fn run(command: &Command, style: Style) -> Result<()> {
 fn export(args: &Export, style: Style) -> Result<()> {
     let out = output_target(&args.out)?;
     let (prompts, answers) = match Side::of(&args.from) {
-        Side::Answers(path) => (given_prompts(&args.prompts)?.rows, given_answers(&path)?.rows),
+        Side::Answers(path) => (load_prompts(&args.prompts)?.rows, load_answers(&path)?.rows),
         Side::Model(model) => {
             let place = args.common.place()?;
             let mut evaluation = Evaluation::new("alpaca", &place.dir, args.common.setting());
             let prompts = evaluation.answer(&model, &args.prompts, &args.sampling.sampled(1))?;
             let run = args.common.carry_out(&evaluation, &place, style)?;
-            (prompts, given_answers(&run.dir().join("a"))?.rows)
+            (prompts, load_answers(&run.dir().join("a"))?.rows)
         }
     };
     // A point in a directory's name does not begin an extension.

@@ -103,7 +103,7 @@ impl Revised {
             let rows = all.revised.get(&pairs.path).map_or(pairs.rows, |line| line.rows);
             Part::made(given.join(&pairs.path), pairs.epoch(), rows, named::PAIRS.arrow(), move || all.part(i))
         };
-        Scan::of(given, (0..all.inputs.parts.len()).map(part).collect())
+        Scan::from_parts(given, (0..all.inputs.parts.len()).map(part).collect())
     }
 
     /// Iterates over the pairs, microbatch by microbatch, and computes as many at a time as the machine has

@@ -180,7 +180,8 @@ impl fmt::Display for Request {
 /// The requests kept for evaluation, [`held_out`] many. They do not depend on any seed, so that no choice of seeds can
 /// let one into the training data.
 static HELD_OUT: LazyLock<BTreeSet<Request>> = LazyLock::new(|| {
-    let mut all: Vec<_> = Request::all().map(|r| (Id::of(["list world: held out", &r.to_string()]), r)).collect();
+    let mut all: Vec<_> =
+        Request::all().map(|r| (Id::from_parts(["list world: held out", &r.to_string()]), r)).collect();
     all.sort_unstable_by_key(|(hash, _)| *hash);
     all.into_iter().take(100).map(|(_, request)| request).collect()
 });

@@ -64,7 +64,7 @@ impl Keyed for Dedup {
         let prompts = Prompts::new(rows)?;
         let scope = if self.whole_run { 0 } else { u64::from(epoch.iteration) };
         let item =
-            |i| Ok(((scope, Id::read(&prompts.id(i)).0), Item { order: position(epoch, i)?, ..Item::default() }));
+            |i| Ok(((scope, Id::from_text(&prompts.id(i)).0), Item { order: position(epoch, i)?, ..Item::default() }));
         (0..rows.num_rows()).map(item).collect()
     }
     fn reduce(&self, _: &RngSource<'_>, _: &Key, group: &[Item], kept: &mut Vec<GroupResult>) {

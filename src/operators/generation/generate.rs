@@ -130,7 +130,7 @@ impl Map for Generate {
         };
         let response_id = |(i, sample, answer): &(usize, u32, crate::engine::Completion)| {
             let tokens: Vec<u8> = answer.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
-            Id::of([ids[*i].as_bytes(), engine.id().as_bytes(), &sample.to_le_bytes(), &tokens]).to_string()
+            Id::from_parts([ids[*i].as_bytes(), engine.id().as_bytes(), &sample.to_le_bytes(), &tokens]).to_string()
         };
         let rows = named::RESPONSES.batch(vec![
             text(&|k| ids[k.0].clone()),

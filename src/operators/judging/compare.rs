@@ -105,7 +105,7 @@ impl Operator for Compare {
 /// The key that matches answers of two steps: prompt id and sample number.
 fn prompt_and_sample(rows: &RecordBatch) -> Result<Vec<u128>> {
     let prompt_ids = Columns(rows).text("prompt_id")?;
-    let key = |(i, sample): (usize, u32)| Id::of([prompt_ids.value(i).as_bytes(), &sample.to_le_bytes()]).0;
+    let key = |(i, sample): (usize, u32)| Id::from_parts([prompt_ids.value(i).as_bytes(), &sample.to_le_bytes()]).0;
     Ok(samples(rows)?.into_iter().enumerate().map(key).collect())
 }
 

@@ -351,7 +351,7 @@ impl Rated {
         self.sample.push(n as u32);
         // The judge's prompt has its own id, other than the answer's prompt.
         self.prompt_ids.push(hash_hex(["judgements", &of.id]));
-        self.ids.push(Id::of([of.id.as_bytes(), &(n as u32).to_le_bytes(), &bytes]).to_string());
+        self.ids.push(Id::from_parts([of.id.as_bytes(), &(n as u32).to_le_bytes(), &bytes]).to_string());
         self.texts.push(judgement.text.clone());
         self.tokens.push(tokens);
         self.logprobs.push(logprobs);

@@ -128,7 +128,7 @@ struct Row {
 
 /// The key that matches scores and ranks: the response id.
 fn by_response(rows: &RecordBatch) -> Result<Vec<u128>> {
-    Ok(Columns(rows).text("response_id")?.iter().map(|id| Id::of([id.unwrap_or_default()]).0).collect())
+    Ok(Columns(rows).text("response_id")?.iter().map(|id| Id::from_parts([id.unwrap_or_default()]).0).collect())
 }
 
 /// Reads text and score of every judgement of a row; no score if it was unreadable.

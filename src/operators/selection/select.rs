@@ -226,7 +226,7 @@ impl Operator for Select {
 /// The key that matches the scores of two judges: prompt id and response id.
 fn prompt_and_response(rows: &RecordBatch) -> Result<Vec<u128>> {
     let (prompts, responses) = (Columns(rows).text("prompt_id")?, Columns(rows).text("response_id")?);
-    Ok((0..rows.num_rows()).map(|i| Id::of([prompts.value(i), responses.value(i)]).0).collect())
+    Ok((0..rows.num_rows()).map(|i| Id::from_parts([prompts.value(i), responses.value(i)]).0).collect())
 }
 
 /// Computes C of CREAM by prompt id from two judges' scores of the same answers.
@@ -305,7 +305,7 @@ fn by_prompt(prompts: &StringArray) -> Vec<(u128, Vec<usize>)> {
     for row in 0..prompts.len() {
         // The rows of a prompt are usually contiguous.
         if row == 0 || prompts.value(row) != prompts.value(row - 1) {
-            let prompt = Id::read(prompts.value(row)).0;
+            let prompt = Id::from_text(prompts.value(row)).0;
             place = *places.entry(prompt).or_insert(all.len());
             if place == all.len() {
                 all.push((prompt, Vec::new()));
@@ -344,9 +344,9 @@ impl Keyed for Select {
         let measures = Measures::new(self, columns)?;
         let item = |i: usize| {
             let (length, variance) = (measures.length(i).unwrap_or(0), measures.variance(i).unwrap_or(0));
-            self.scored(Item { order: 0, id: Id::read(responses.value(i)).0, length, variance }, valid(scores, i))
+            self.scored(Item { order: 0, id: Id::from_text(responses.value(i)).0, length, variance }, valid(scores, i))
         };
-        Ok((0..rows.num_rows()).map(|i| (self.key(epoch, Id::read(prompts.value(i)).0), item(i))).collect())
+        Ok((0..rows.num_rows()).map(|i| (self.key(epoch, Id::from_text(prompts.value(i)).0), item(i))).collect())
     }
 
     fn complete(&self) -> bool {
@@ -384,8 +384,11 @@ impl Keyed for Select {
         for (prompt, rows) in by_prompt(prompts) {
             let kept: Vec<GroupResult> =
                 of_group.get(&prompt).into_iter().flat_map(|same| same.iter().map(|(_, kept)| *kept)).collect();
-            let candidate =
-                |(&row, answer)| Candidate { id: Id::read(responses.value(row)).0, score: valid(scores, row), answer };
+            let candidate = |(&row, answer)| Candidate {
+                id: Id::from_text(responses.value(row)).0,
+                score: valid(scores, row),
+                answer,
+            };
             let group: Vec<Candidate> = rows.iter().zip(answers(&tokens, texts, &rows)).map(candidate).collect();
             match decided(&group, &kept)? {
                 Ok(decisions) => {
@@ -421,11 +424,11 @@ impl DecisionInputs for Select {
             }
         }
         let hashes = |ids: &StringArray| -> Result<ArrayRef> {
-            let bytes = ids.iter().map(|id| Id::read(id.unwrap_or_default()).0.to_be_bytes());
+            let bytes = ids.iter().map(|id| Id::from_text(id.unwrap_or_default()).0.to_be_bytes());
             Ok(Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(bytes.map(Some), size_of::<Id>() as i32)?))
         };
         let otherwise = |ids: &StringArray| -> ArrayRef {
-            Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| !Id::is_spelt(id)))))
+            Arc::new(StringArray::from_iter(ids.iter().map(|id| id.filter(|id| !Id::is_canonical(id)))))
         };
         let all = 0..rows.num_rows();
         named::CANDIDATES.batch(vec![

@@ -43,7 +43,7 @@ impl Pairs {
                 let (prompts, margins) = (columns.text("prompt_id")?, columns.float("margin")?);
                 for i in 0..batch.num_rows() {
                     pairs.lengths.add(chosen.row(i).len(), rejected.row(i).len());
-                    pairs.by_prompt.entry(Id::of([prompts.value(i)])).or_default().push(margins.value(i));
+                    pairs.by_prompt.entry(Id::from_parts([prompts.value(i)])).or_default().push(margins.value(i));
                 }
             }
         }
@@ -124,7 +124,7 @@ fn measure_rows(training: &TrainingIteration<'_>, has_pairs: bool) -> Result<Gat
             let batch = batch?;
             let (ids, texts) = (Columns(&batch).text("prompt_id")?, Columns(&batch).text("response")?);
             let judgements = Columns(&batch).judgements("judgements")?;
-            prompts.extend(ids.iter().flatten().map(|id| Id::of([id])));
+            prompts.extend(ids.iter().flatten().map(|id| Id::from_parts([id])));
             (0..batch.num_rows()).for_each(|i| answers.add(texts.value(i), judgements.row(i).map(|j| j.1)));
         }
     }

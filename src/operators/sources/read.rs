@@ -323,7 +323,7 @@ fn torn_prompt(batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Opt
     for batch in batches {
         let batch = batch?;
         for id in Columns(&batch).text("prompt_id")?.iter().flatten() {
-            let hash = Id::of([id]);
+            let hash = Id::from_parts([id]);
             if last == Some(hash) {
                 continue;
             }

@@ -20,7 +20,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
 use crate::store::{
-    Dataset, ImportOptions, LoadedAnswer, LoadedPrompt, Run, given_answers, given_prompts, import, write_parquet,
+    Dataset, ImportOptions, LoadedAnswer, LoadedPrompt, Run, import, load_answers, load_prompts, write_parquet,
 };
 
 /// One side of an evaluation.
@@ -380,7 +380,7 @@ impl Evaluation {
     }
 
     fn answers(&mut self, path: &Path) -> Result<Vec<LoadedAnswer>> {
-        let given = given_answers(path)?;
+        let given = load_answers(path)?;
         if given.left_out > 0 {
             self.notes.push(format!(
                 "`{}` has {} with an error instead of an answer",
@@ -393,7 +393,7 @@ impl Evaluation {
 
     fn asked(&mut self, prompts: Option<&Path>, answers: Option<&[LoadedAnswer]>) -> Result<Vec<LoadedPrompt>> {
         if let Some(path) = prompts {
-            let given = given_prompts(path)?;
+            let given = load_prompts(path)?;
             if given.left_out > 0 {
                 self.notes.push(format!(
                     "`{}` repeats prompts in {}; each prompt is used once",

@@ -11,7 +11,7 @@ use chrono::{DateTime, Local};
 use serde_json::{Value, json};
 
 use super::show::{aligned, fitted, width};
-use crate::data::{Columns, named, some_of};
+use crate::data::{Columns, join_some, named};
 use crate::dataflow::Operator;
 use crate::error::{Context as _, ErrorKind, Result};
 use crate::pipeline::{Placement, Plan, Step};
@@ -82,7 +82,7 @@ impl Runs {
 
     /// Describes the folders that were not searched.
     pub fn skipped(&self) -> Option<String> {
-        (!self.skipped.is_empty()).then(|| format!("not searched: {}", some_of(&self.skipped)))
+        (!self.skipped.is_empty()).then(|| format!("not searched: {}", join_some(&self.skipped)))
     }
 
     /// Returns a list of objects; missing figures are null. Skipped folders are not included

@@ -8,8 +8,8 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
-use super::context::{is_empty, unheld_context};
-use super::normalize::settle;
+use super::context::{is_empty, unsupported_context};
+use super::normalize::normalize_row;
 use super::turn::message;
 use crate::data::{Column, List, Schema, Type};
 use crate::error::Result;
@@ -31,7 +31,7 @@ fn float(value: Value) -> Result<f32, String> {
     if narrow.is_finite() { Ok(narrow) } else { Err(format!("is {shown}, which does not fit in 32 bits")) }
 }
 
-/// The keys of messages that are neither role nor content, each as a path such as `prompt[].name`.
+/// Keys of messages other than role and content, each as a path such as `prompt[].name`.
 fn message_extras(key: &str, messages: Option<&Value>) -> Vec<String> {
     let messages = messages.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
     let extra =
@@ -51,7 +51,7 @@ fn judgement(value: Value) -> Result<Judgement, String> {
     Ok((member(&mut map, "text", text)?, member(&mut map, "outcome", text)?, score))
 }
 
-/// A column in the making.
+/// A column that is being built.
 enum Cells {
     Text(Vec<Option<String>>),
     UInt(Vec<Option<u32>>),
@@ -80,7 +80,7 @@ macro_rules! each_kind {
     };
 }
 
-/// Puts nulls on a list column; null rows are empty.
+/// Builds a list column with nulls. A null row has an empty list.
 fn lists<T>(cells: Vec<Option<Vec<T>>>, build: impl Fn(&[Vec<T>]) -> ArrayRef) -> Result<ArrayRef> {
     let nulls = NullBuffer::from_iter(cells.iter().map(Option::is_some));
     let rows: Vec<Vec<T>> = cells.into_iter().map(Option::unwrap_or_default).collect();
@@ -95,7 +95,7 @@ impl Cells {
             DataType::List(item) => Some(item.data_type()),
             _ => None,
         };
-        // A type not listed would be caught by `Rows::finish`, where the schema checks what was built.
+        // A missing type is caught by `BatchBuilder::finish`, where the schema checks the columns.
         match (&kind, item) {
             (DataType::UInt32, _) => Self::UInt(Vec::new()),
             (DataType::Float32, _) => Self::Float(Vec::new()),
@@ -143,28 +143,29 @@ impl Cells {
     }
 }
 
-/// Rows of a named schema in the making. `keys` are the names in the file, in the schema's order.
-pub(crate) struct Rows {
+/// Builds a batch of a named schema from JSON rows. `keys` are the file's names of the columns, in the
+/// schema's order.
+pub(crate) struct BatchBuilder {
     schema: &'static Schema,
     keys: Vec<String>,
     cells: Vec<Cells>,
     rows: usize,
-    /// Keys with a value that have no column, with the number of their rows.
+    /// Keys without a column, with the number of rows that have a value there.
     unread: Unread,
 }
 
-impl Rows {
+impl BatchBuilder {
     pub fn new(schema: &'static Schema, keys: Vec<String>) -> Self {
         Self { schema, keys, cells: schema.columns.iter().map(Cells::new).collect(), rows: 0, unread: Unread::new() }
     }
     pub fn len(&self) -> usize {
         self.rows
     }
-    /// Adds a row, or says why not and adds nothing; the values of the named columns are taken out of the row.
+    /// Adds a row and takes the values of its columns out of it. After an error, nothing is added.
     pub fn push(&mut self, row: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
         let extra = self.extras(row);
-        let settled = settle(self.schema, &self.keys, row).map_err(|what| ("bad_value", what));
-        let result = settled.and_then(|other_prompt| self.try_push(row).map(|()| other_prompt));
+        let normalized = normalize_row(self.schema, &self.keys, row).map_err(|what| ("bad_value", what));
+        let result = normalized.and_then(|other_prompt| self.try_push(row).map(|()| other_prompt));
         match &result {
             Ok(other_prompt) => {
                 self.rows += 1;
@@ -179,11 +180,12 @@ impl Rows {
         }
         result.map(drop)
     }
-    /// The keys of the rows so far that have no column, and those of messages that are neither role nor content.
+    /// Takes the unread keys of the rows so far: those without a column, and those of messages other than
+    /// role and content.
     pub fn take_unread(&mut self) -> Unread {
         std::mem::take(&mut self.unread)
     }
-    /// The keys of a row's messages that are neither role nor content.
+    /// Keys of a row's messages other than role and content.
     fn extras(&self, row: &Map<String, Value>) -> BTreeSet<String> {
         let columns = self.schema.columns.iter().zip(&self.keys);
         let conversations = columns.filter(|(column, _)| column.kind == Type::Messages || column.name == "prompt");
@@ -207,10 +209,10 @@ impl Rows {
                 Some(value) => cells.push(value).map_err(|e| ("bad_value", format!("key `{key}` {e}")))?,
             }
         }
-        // The values of the columns were taken out: what is left has no column.
-        unheld_context(row).map_or(Ok(()), |what| Err(("bad_value", what)))
+        // The values of the columns were taken out, so the remaining keys have no column.
+        unsupported_context(row).map_or(Ok(()), |what| Err(("bad_value", what)))
     }
-    /// The rows so far.
+    /// Builds the batch.
     pub fn finish(self) -> Result<RecordBatch> {
         let columns: Result<Vec<_>> = self.cells.into_iter().map(Cells::finish).collect();
         self.schema.batch(columns?)

@@ -1,4 +1,4 @@
-//! Fits a stranger's columns to a named schema: which types are taken, and the casting itself with a reason per row.
+//! Casts a file's columns to the types of a named schema, with a reason for every row that does not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use arrow::error::ArrowError;
 use super::context::{MESSAGE_KEYS, rows_with_a_value};
 use crate::data::Schema;
 
-/// Rows of a batch that do not fit, with the first reason found.
-pub(crate) type Bad = BTreeMap<usize, String>;
+/// Rows of a batch that do not fit, with the first reason of each.
+pub(crate) type Misfits = BTreeMap<usize, String>;
 
 fn is_int(t: &DataType) -> bool {
     t.is_integer()
@@ -23,7 +23,7 @@ fn is_float(t: &DataType) -> bool {
     matches!(t, DataType::Float16 | DataType::Float32 | DataType::Float64)
 }
 
-/// The item type of any list.
+/// The item type of a list type.
 fn item(t: &DataType) -> Option<&Arc<Field>> {
     match t {
         DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => Some(f),
@@ -31,8 +31,8 @@ fn item(t: &DataType) -> Option<&Arc<Field>> {
     }
 }
 
-/// Whether values of type `have` can become `want` without loss, apart from rows that overflow.
-/// Names and nullability of list items do not matter; what matters of nulls is whether there are any.
+/// Whether values of type `have` can be cast to `want` without loss, apart from rows that overflow. Names and
+/// nullability of list items are ignored; only actual nulls matter.
 pub(crate) fn castable(have: &DataType, want: &DataType) -> bool {
     use DataType as T;
     if let T::Dictionary(_, value) = have {
@@ -54,15 +54,15 @@ pub(crate) fn castable(have: &DataType, want: &DataType) -> bool {
     }
 }
 
-/// Type names as a person says them.
-pub(crate) fn spell(t: &DataType) -> String {
+/// Readable name of a type.
+pub(crate) fn type_name(t: &DataType) -> String {
     use DataType as T;
     match t {
         T::Utf8 | T::LargeUtf8 | T::Utf8View => "text".to_owned(),
-        T::Dictionary(_, value) => spell(value),
-        T::List(f) | T::LargeList(f) | T::FixedSizeList(f, _) => format!("list of {}", spell(f.data_type())),
+        T::Dictionary(_, value) => type_name(value),
+        T::List(f) | T::LargeList(f) | T::FixedSizeList(f, _) => format!("list of {}", type_name(f.data_type())),
         T::Struct(fields) => {
-            let fields: Vec<_> = fields.iter().map(|f| format!("{}: {}", f.name(), spell(f.data_type()))).collect();
+            let fields: Vec<_> = fields.iter().map(|f| format!("{}: {}", f.name(), type_name(f.data_type()))).collect();
             format!("{{{}}}", fields.join(", "))
         }
         T::Boolean | T::Null | T::Binary => t.to_string().to_lowercase(),
@@ -71,21 +71,24 @@ pub(crate) fn spell(t: &DataType) -> String {
     }
 }
 
-/// One value as it reads in a message, at most 40 characters.
-fn show(array: &dyn Array, row: usize) -> String {
+/// A value for a message, at most 40 characters.
+fn display_value(array: &dyn Array, row: usize) -> String {
     let text = arrow::util::display::array_value_to_string(array, row).unwrap_or_default();
     text.chars().take(40).collect()
 }
 
-/// A leaf column: text or numbers.
-fn fit_leaf(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, ArrowError> {
-    // "Safe" turns what does not fit into null, so that every such row can be named.
+/// Casts a leaf column: text or numbers.
+fn cast_leaf(array: &ArrayRef, want: &DataType, bad: &mut Misfits) -> Result<ArrayRef, ArrowError> {
+    // A "safe" cast turns values that do not fit into null, so that every such row can be reported.
     let options = CastOptions { safe: true, ..CastOptions::default() };
     let out = cast_with_options(array, want, &options)?;
     let mut reject = |row: usize| {
-        let what =
-            if is_int(array.data_type()) || is_float(array.data_type()) { show(array, row) } else { "it".into() };
-        bad.entry(row).or_insert_with(|| format!("{what} does not fit in {}", spell(want)));
+        let what = if is_int(array.data_type()) || is_float(array.data_type()) {
+            display_value(array, row)
+        } else {
+            "it".into()
+        };
+        bad.entry(row).or_insert_with(|| format!("{what} does not fit in {}", type_name(want)));
     };
     for row in (0..out.len()).filter(|&r| out.is_null(r) && array.is_valid(r)) {
         reject(row);
@@ -99,7 +102,7 @@ fn fit_leaf(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef
         }
     }
     if is_int(array.data_type()) && is_float(want) {
-        // An integer that the float cannot say exactly comes back as another one.
+        // An integer that the float cannot represent exactly becomes another one when cast back.
         let (from, to) = (cast_with_options(array, &DataType::Int64, &options)?, as_double(&out)?);
         let (from, to) = (from.as_primitive::<Int64Type>(), to.as_primitive::<Float64Type>());
         for row in (0..to.len()).filter(|&r| to.is_valid(r)) {
@@ -111,7 +114,7 @@ fn fit_leaf(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef
     Ok(out)
 }
 
-fn note_nulls(array: &dyn Array, bad: &mut Bad) {
+fn note_nulls(array: &dyn Array, bad: &mut Misfits) {
     if array.null_count() > 0 {
         for row in (0..array.len()).filter(|&r| array.is_null(r)) {
             bad.entry(row).or_insert_with(|| "it is null".to_owned());
@@ -119,8 +122,8 @@ fn note_nulls(array: &dyn Array, bad: &mut Bad) {
     }
 }
 
-/// Casts a column to `want` with every inner field nullable; rows that do not fit are noted in `bad`.
-fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, ArrowError> {
+/// Casts a column to `want` with every inner field nullable, and records rows that do not fit in `bad`.
+fn cast_column(array: &ArrayRef, want: &DataType, bad: &mut Misfits) -> Result<ArrayRef, ArrowError> {
     let array = match array.data_type() {
         DataType::Null => return Ok(new_null_array(want, array.len())),
         DataType::Dictionary(_, value) => &cast_with_options(array, value, &CastOptions::default())?,
@@ -131,18 +134,18 @@ fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, Arr
             let list = match array.data_type() {
                 DataType::List(_) => array.clone(),
                 t => {
-                    let inner = item(t).ok_or_else(|| ArrowError::CastError(format!("{t} is no list")))?;
+                    let inner = item(t).ok_or_else(|| ArrowError::CastError(format!("{t} is not a list")))?;
                     cast_with_options(array, &DataType::List(inner.clone()), &CastOptions::default())?
                 }
             };
             let list = list.as_list::<i32>();
-            let mut bad_items = Bad::new();
-            let items = fit(list.values(), want.data_type(), &mut bad_items)?;
+            let mut bad_items = Misfits::new();
+            let items = cast_column(list.values(), want.data_type(), &mut bad_items)?;
             if !want.is_nullable() {
                 note_nulls(&items, &mut bad_items);
             }
             for (item, reason) in bad_items {
-                // The row whose span holds the item; items outside of every row belong to nobody.
+                // The row that contains the item. Items outside of all rows are ignored.
                 let row = list.value_offsets().partition_point(|&o| o as usize <= item);
                 if (1..=list.len()).contains(&row) && list.is_valid(row - 1) {
                     let at = item - list.value_offsets()[row - 1] as usize;
@@ -153,13 +156,13 @@ fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, Arr
             Ok(Arc::new(ListArray::try_new(field, list.offsets().clone(), items, list.nulls().cloned())?))
         }
         DataType::Struct(want) => {
-            let from = array.as_struct_opt().ok_or_else(|| ArrowError::CastError("no struct".into()))?;
+            let from = array.as_struct_opt().ok_or_else(|| ArrowError::CastError("not a struct".into()))?;
             let (mut fields, mut columns) = (Vec::new(), Vec::new());
             for w in want {
                 let column = match from.column_by_name(w.name()) {
                     Some(column) => {
-                        let mut bad_values = Bad::new();
-                        let column = fit(column, w.data_type(), &mut bad_values)?;
+                        let mut bad_values = Misfits::new();
+                        let column = cast_column(column, w.data_type(), &mut bad_values)?;
                         if !w.is_nullable() {
                             note_nulls(&column, &mut bad_values);
                         }
@@ -184,11 +187,11 @@ fn fit(array: &ArrayRef, want: &DataType, bad: &mut Bad) -> Result<ArrayRef, Arr
             let nulls = from.nulls().cloned();
             Ok(Arc::new(StructArray::try_new_with_length(Fields::from(fields), columns, nulls, from.len())?))
         }
-        _ => fit_leaf(array, want, bad),
+        _ => cast_leaf(array, want, bad),
     }
 }
 
-/// The fields of a column of messages that are neither role nor content, with the number of rows that have a value there.
+/// Fields of messages other than role and content, with the number of rows that have a value there.
 pub(crate) fn message_extras(column: &ArrayRef) -> Vec<(String, u64)> {
     if let DataType::LargeList(item) | DataType::FixedSizeList(item, _) = column.data_type() {
         let list = cast_with_options(column, &DataType::List(item.clone()), &CastOptions::default());
@@ -207,38 +210,38 @@ pub(crate) fn message_extras(column: &ArrayRef) -> Vec<(String, u64)> {
     counted.filter(|(_, rows)| *rows > 0).collect()
 }
 
-/// Gives an array that already holds fitting values the exact type, nullability of inner fields included.
-fn retype(array: &ArrayRef, want: &DataType) -> Result<ArrayRef, ArrowError> {
+/// Gives an array of valid values the exact type, including the nullability of inner fields.
+fn with_exact_type(array: &ArrayRef, want: &DataType) -> Result<ArrayRef, ArrowError> {
     Ok(match want {
         DataType::List(field) => {
             let list = array.as_list::<i32>();
-            let items = retype(list.values(), field.data_type())?;
+            let items = with_exact_type(list.values(), field.data_type())?;
             Arc::new(ListArray::try_new(field.clone(), list.offsets().clone(), items, list.nulls().cloned())?)
         }
         DataType::Struct(fields) => {
             let from = array.as_struct();
             let columns: Result<Vec<_>, _> =
-                from.columns().iter().zip(fields).map(|(c, f)| retype(c, f.data_type())).collect();
+                from.columns().iter().zip(fields).map(|(c, f)| with_exact_type(c, f.data_type())).collect();
             Arc::new(StructArray::try_new_with_length(fields.clone(), columns?, from.nulls().cloned(), from.len())?)
         }
         _ => array.clone(),
     })
 }
 
-/// Makes a batch of `schema` from `columns` (in its order; `None` where the file lacks a nullable column).
-/// Rows that do not fit are left out and returned with the reason.
-pub(crate) fn fit_batch(
+/// Builds a batch of `schema` from `columns` (in its order; `None` for a missing nullable column). Rows that
+/// do not fit are left out and returned with the reason.
+pub(crate) fn cast_batch(
     schema: &Schema,
     columns: &[Option<ArrayRef>],
     rows: usize,
-) -> Result<(RecordBatch, Bad), ArrowError> {
-    let mut bad = Bad::new();
+) -> Result<(RecordBatch, Misfits), ArrowError> {
+    let mut bad = Misfits::new();
     let (mut fields, mut fitted) = (Vec::new(), Vec::new());
     for (spec, column) in schema.columns.iter().zip(columns) {
         let want = spec.kind.arrow();
-        let mut reasons = Bad::new();
+        let mut reasons = Misfits::new();
         let out = match column {
-            Some(column) => fit(column, &want, &mut reasons)?,
+            Some(column) => cast_column(column, &want, &mut reasons)?,
             None => new_null_array(&want, rows),
         };
         if !spec.nullable {
@@ -257,7 +260,7 @@ pub(crate) fn fit_batch(
         batch = filter_record_batch(&batch, &keep)?;
     }
     let exact: Result<Vec<_>, _> =
-        batch.columns().iter().zip(schema.columns).map(|(c, spec)| retype(c, &spec.kind.arrow())).collect();
+        batch.columns().iter().zip(schema.columns).map(|(c, spec)| with_exact_type(c, &spec.kind.arrow())).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok((RecordBatch::try_new_with_options(schema.arrow(), exact?, &options)?, bad))
 }
@@ -279,7 +282,7 @@ mod tests {
         for (column, spec) in columns.iter().zip(named::EFT.columns) {
             assert!(castable(column.as_ref().unwrap().data_type(), &spec.kind.arrow()));
         }
-        let (batch, bad) = fit_batch(&named::EFT, &columns, 3).unwrap();
+        let (batch, bad) = cast_batch(&named::EFT, &columns, 3).unwrap();
         assert_eq!(batch.num_rows(), 1);
         assert_eq!(bad[&1], "column `judgement`: it is null");
         assert_eq!(bad[&2], "column `score`: 16777217 does not fit in float32");

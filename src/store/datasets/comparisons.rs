@@ -1,42 +1,42 @@
-//! Answers to compare, in files of all kinds. Read a row at a time.
+//! A streaming reader of prompts with answers to compare.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::context::{is_empty, is_encoded_messages, take_system, unheld_context};
+use super::context::{is_empty, is_encoded_messages, take_system, unsupported_context};
 use super::prompts::{encoded, keys, lacks};
-use super::turn::{Turn, asked, turns, with_system};
+use super::turn::{Turn, ensure_unanswered, parse_turns, with_system};
 use crate::error::Result;
 use crate::store::files::jsonl::{parse, spell};
 use crate::store::files::lines::Lines;
 use crate::store::files::unread::{Unread, count_unread};
 
-/// A prompt and completions of it.
+/// A prompt and its completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// The conversation up to the answers.
+    /// The conversation before the answers.
     pub prompt: Vec<Turn>,
-    /// `chosen` and `rejected`, or `completion`, each with its turns.
+    /// The turns of `chosen` and `rejected`, or of `completion`.
     pub completions: Vec<(&'static str, Vec<Turn>)>,
 }
 
-/// The rows of JSON lines as comparisons, with their line numbers, counted from 1. A line that holds none says why.
+/// Reads comparisons from JSON lines, with their line numbers, from 1. An invalid line gives the reason.
 ///
-/// A row has `prompt` and either `chosen` and `rejected` or `completion`, each a text or a list of messages: TRL's forms.
-/// Where `chosen` and `rejected` are whole conversations, what they begin with in common is the prompt.
-pub struct Comparisons {
+/// A row has `prompt` and either `chosen` and `rejected` or `completion`, each a text or a list of messages,
+/// as in TRL. If `chosen` and `rejected` are whole conversations, their common beginning is the prompt.
+pub struct ComparisonReader {
     lines: Lines,
     unread: Unread,
 }
 
-impl Comparisons {
-    /// Those of these lines.
+impl ComparisonReader {
+    /// Reads comparisons from lines.
     pub fn new(lines: Lines) -> Self {
         Self { lines, unread: Unread::new() }
     }
 
-    /// The keys of the rows so far that were not read, with the number of rows that have a value there.
+    /// Unread keys so far, with the number of rows that have a value there.
     pub fn unread(&self) -> &BTreeMap<String, u64> {
         &self.unread
     }
@@ -53,7 +53,7 @@ impl Comparisons {
     }
 }
 
-impl Iterator for Comparisons {
+impl Iterator for ComparisonReader {
     type Item = Result<(u64, Result<Comparison, String>)>;
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
@@ -64,13 +64,13 @@ impl Iterator for Comparisons {
 pub(crate) fn comparison(row: &mut Map<String, Value>) -> Result<Comparison, String> {
     let keys = keys(row);
     let system = take_system(row)?;
-    if let Some(what) = unheld_context(row) {
+    if let Some(what) = unsupported_context(row) {
         return Err(what);
     }
     let mut side = |key: &str, role: &str| match row.remove(key) {
         Some(Value::String(text)) if is_encoded_messages(&text) => Err(encoded(key)),
         Some(Value::String(text)) => Ok(Some(vec![Turn::new(role, text)])),
-        Some(value @ Value::Array(_)) => turns(key, value).map(Some),
+        Some(value @ Value::Array(_)) => parse_turns(key, value).map(Some),
         Some(other) => Err(format!("key `{key}` is {}, expected text or a list of messages", spell(&other))),
         None => Ok(None),
     };
@@ -109,14 +109,14 @@ pub(crate) fn comparison(row: &mut Map<String, Value>) -> Result<Comparison, Str
     }
     let mut prompt = prompt.ok_or_else(|| lacks("prompt", &keys))?;
     with_system(&mut prompt, system)?;
-    let prompt = asked(prompt).map_err(|why| format!("key `prompt` {why}"))?;
+    let prompt = ensure_unanswered(prompt).map_err(|why| format!("key `prompt` {why}"))?;
     if prompt.is_empty() {
         return Err("key `prompt` has no turn".into());
     }
     Ok(Comparison { prompt, completions })
 }
 
-/// Whether a conversation has a turn, but for the blanks around it.
+/// Whether a conversation contains a turn, ignoring surrounding blanks.
 fn repeats(head: &[Turn], turn: &Turn) -> bool {
     head.iter().any(|said| said.role == turn.role && said.content.trim() == turn.content.trim())
 }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn comparisons_in_every_form() {
         let of = |row: &str| {
-            Comparisons::new(Lines::of("x", std::io::Cursor::new(row.to_owned()))).next().unwrap().unwrap().1
+            ComparisonReader::new(Lines::new("x", std::io::Cursor::new(row.to_owned()))).next().unwrap().unwrap().1
         };
         let (u, a, b) = (
             r#"{"role":"user","content":"u"}"#,

@@ -1,7 +1,7 @@
-//! Keys that change what a row of somebody else's file means: a system message, earlier turns, tools, images.
+//! Context keys, which change the meaning of a row: a system message, earlier turns, tools, images.
 //!
-//! Every reader of rows uses these lists. A reader keeps such a value where its rows have a place for it, and refuses the
-//! row otherwise: an answer without its system message is another answer.
+//! Every reader of rows uses these lists. A reader keeps such a value if its rows can hold it, and refuses
+//! the row otherwise: an answer without its system message is another answer.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use serde_json::{Map, Value};
 
-/// Names of a row's system message.
+/// Keys of a row's system message.
 pub(crate) const SYSTEM_KEYS: [&str; 3] = ["system", "system_prompt", "system_message"];
 
-/// Keys for which no schema has a column, each with its name in reports.
+/// Context keys without a column in any schema, with their names in reports.
 pub(crate) const CONTEXT_KEYS: [(&str, &str); 10] = [
     ("history", "a history of earlier turns"),
     ("tools", "tools"),
@@ -28,7 +28,7 @@ pub(crate) const CONTEXT_KEYS: [(&str, &str); 10] = [
     ("audios", "images or sound"),
 ];
 
-/// Keys that make a message more than its text.
+/// Keys that add tool calls to a message's text.
 pub(crate) const MESSAGE_KEYS: [&str; 3] = ["tool_calls", "function_call", "tool_call_id"];
 
 /// Whether a key of a row is one of [`SYSTEM_KEYS`] or [`CONTEXT_KEYS`].
@@ -36,18 +36,18 @@ pub(crate) fn is_context(key: &str) -> bool {
     SYSTEM_KEYS.contains(&key) || CONTEXT_KEYS.iter().any(|(name, _)| *name == key)
 }
 
-/// What is wrong with a row that has a value under `key`.
-pub(crate) fn unheld(key: &str) -> String {
+/// Fault of a row with a value under a context key.
+pub(crate) fn unsupported(key: &str) -> String {
     format!("has `{key}`, which changes what the row means and has no place here; leave the row out, or remove the key")
 }
 
-/// The first context key with a value, as what is wrong with the row.
-pub(crate) fn unheld_context(row: &Map<String, Value>) -> Option<String> {
+/// Fault of the first context key with a value, if any.
+pub(crate) fn unsupported_context(row: &Map<String, Value>) -> Option<String> {
     let (key, _) = row.iter().find(|(key, value)| is_context(key) && !is_empty(value))?;
-    Some(unheld(key))
+    Some(unsupported(key))
 }
 
-/// Whether a value says nothing: null, false, blank, an empty list, and the same written as text.
+/// Whether a value is empty: null, false, blank, an empty list, or one of these written as text.
 pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -63,10 +63,10 @@ fn is_empty_text(text: &str) -> bool {
     matches!(text.trim(), "" | "[]" | "{}" | "null" | "None")
 }
 
-/// The rows of a column whose value says something, as [`is_empty`] decides of JSON.
+/// Rows of a column with a value that is not empty in the sense of [`is_empty`].
 ///
 /// # Errors
-/// A dictionary that cannot be resolved.
+/// A dictionary cannot be resolved.
 pub(crate) fn rows_with_a_value(column: &ArrayRef) -> Result<Vec<usize>, ArrowError> {
     if let DataType::Dictionary(_, values) = column.data_type() {
         return rows_with_a_value(&cast(column, values)?);
@@ -84,7 +84,7 @@ pub(crate) fn rows_with_a_value(column: &ArrayRef) -> Result<Vec<usize>, ArrowEr
     Ok((0..column.len()).filter(|&row| column.is_valid(row) && !empty(row)).collect())
 }
 
-/// The rows of a batch that have a value in one of its context columns, each with what is wrong with it.
+/// Rows of a batch with a value in a context column, with their faults.
 ///
 /// # Errors
 /// As [`rows_with_a_value`].
@@ -94,16 +94,16 @@ pub(crate) fn rows_with_context<'a>(
     let mut rows = BTreeMap::new();
     for (key, column) in columns {
         for row in rows_with_a_value(column)? {
-            rows.entry(row).or_insert_with(|| unheld(key));
+            rows.entry(row).or_insert_with(|| unsupported(key));
         }
     }
     Ok(rows)
 }
 
-/// Takes a row's system message under any of its names; none if there is none, or only blank ones.
+/// Takes a row's system message under any of its keys; `None` if there is none or only blank ones.
 ///
 /// # Errors
-/// It is no text, or two names have different texts.
+/// The message is not text, or two keys have different texts.
 pub(crate) fn take_system(row: &mut Map<String, Value>) -> Result<Option<String>, String> {
     let mut system: Option<String> = None;
     for key in SYSTEM_KEYS {
@@ -112,13 +112,13 @@ pub(crate) fn take_system(row: &mut Map<String, Value>) -> Result<Option<String>
             Some(value) if is_empty(&value) => {}
             Some(Value::String(text)) if system.as_ref().is_none_or(|known| *known == text) => system = Some(text),
             Some(Value::String(_)) => return Err("has two system messages".to_owned()),
-            Some(_) => return Err(format!("key `{key}` is no text")),
+            Some(_) => return Err(format!("key `{key}` is not text")),
         }
     }
     Ok(system)
 }
 
-/// Whether a text is a list of messages that somebody wrote as text: JSON, or what Python prints of one.
+/// Whether a text is an encoded list of messages: JSON, or Python's representation of a list.
 pub(crate) fn is_encoded_messages(text: &str) -> bool {
     let text = text.trim();
     if !text.starts_with('[') || !text.ends_with(']') {

@@ -1,4 +1,4 @@
-//! Corrections as data: new scores by response id.
+//! Corrected scores by response id.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,17 @@ use crate::error::{Error, Result};
 use crate::store::files::csv::CsvRows;
 use crate::store::files::jsonl::spell;
 use crate::store::files::listing::{holds, is};
-use crate::store::files::reader::{ParquetIn, guarded};
+use crate::store::files::reader::{ParquetReader, guarded};
 
-/// Beyond this no rule of `select` can be written.
-const GREATEST: f64 = 1e6;
+/// Maximum absolute value of a score, as in the rules of `select`.
+const MAX_SCORE: f64 = 1e6;
 
 /// A corrected score.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Corrected {
-    /// The new score; none withdraws the answer's.
+    /// The new score; `None` withdraws the answer's score.
     pub score: Option<f32>,
-    /// Where it stands: the line (JSONL) or row (Parquet), from 1.
+    /// The line (JSONL) or row (Parquet), from 1.
     pub row: u64,
 }
 
@@ -35,18 +35,19 @@ pub struct Corrections {
     path: PathBuf,
     hash: String,
     by_id: HashMap<String, Corrected>,
-    texts: Filter,
-    hashes: Filter,
-    /// Their [`Id`]s, sorted.
+    texts: BloomFilter,
+    hashes: BloomFilter,
+    /// The responses' [`Id`]s, sorted.
     ids: Vec<Id>,
 }
 
-/// A bit for each id, and few others: most answers of a run are not corrected, and this says so at once.
+/// A Bloom filter with one hash function. Most answers of a run are not corrected, and the filter rejects
+/// them quickly.
 #[derive(Clone, Debug, Default)]
-struct Filter(Vec<u64>);
+struct BloomFilter(Vec<u64>);
 
-impl Filter {
-    fn of(mixed: impl ExactSizeIterator<Item = u64>) -> Self {
+impl BloomFilter {
+    fn new(mixed: impl ExactSizeIterator<Item = u64>) -> Self {
         let mut bits = vec![0; mixed.len().next_power_of_two()];
         let words = bits.len();
         for mixed in mixed {
@@ -62,7 +63,7 @@ impl Filter {
     }
 }
 
-/// Of the last bytes of an id's text: ids are hashes, but a stranger's may be anything.
+/// Hash of an id's last bytes. Reflux's ids are hashes already, but others may be any text.
 fn mixed(id: &[u8]) -> u64 {
     let tail = &id[id.len().saturating_sub(8)..];
     let mut last = [0; 8];
@@ -71,20 +72,20 @@ fn mixed(id: &[u8]) -> u64 {
 }
 
 impl Corrections {
-    /// Reads a `.parquet`, `.csv` or `.jsonl` file of rows `response_id` (text) and `score` (a number, or null for none, which is an
-    /// empty field of a `.csv`). Other columns are passed over.
+    /// Reads a `.parquet`, `.csv` or `.jsonl` file with `response_id` (text) and `score` (a number, or null,
+    /// or in `.csv` an empty field, to withdraw a score). Other columns are ignored.
     ///
     /// # Errors
-    /// The file cannot be read; a row lacks one of the two or has it of another type; a response is corrected twice. The
-    /// file and the row are named.
+    /// The file cannot be read; a row lacks one of the columns or has another type; a response is corrected
+    /// twice. The message names the file and the row.
     pub fn read(path: &Path) -> Result<Self> {
         let (hash, _) = crate::store::files::integrity::hash_file(path).map_err(|e| Error::user(e.to_string()))?;
         let mut all = Self {
             path: path.to_owned(),
             hash,
             by_id: HashMap::new(),
-            texts: Filter::default(),
-            hashes: Filter::default(),
+            texts: BloomFilter::default(),
+            hashes: BloomFilter::default(),
             ids: Vec::new(),
         };
         if is(path, "parquet") {
@@ -94,10 +95,10 @@ impl Corrections {
         } else {
             all.read_lines()?
         }
-        all.texts = Filter::of(all.by_id.keys().map(|id| mixed(id.as_bytes())));
-        all.ids = all.by_id.keys().map(|id| Id::read(id)).collect();
+        all.texts = BloomFilter::new(all.by_id.keys().map(|id| mixed(id.as_bytes())));
+        all.ids = all.by_id.keys().map(|id| Id::from_text(id)).collect();
         all.ids.sort_unstable();
-        all.hashes = Filter::of(all.ids.iter().map(|id| id.0 as u64));
+        all.hashes = BloomFilter::new(all.ids.iter().map(|id| id.0 as u64));
         Ok(all)
     }
 
@@ -155,7 +156,7 @@ impl Corrections {
     }
 
     fn read_parquet(&mut self) -> Result<()> {
-        let file = ParquetIn::open(&self.path)?;
+        let file = ParquetReader::open(&self.path)?;
         let place = |name: &str| {
             let have = file.schema().fields().iter().map(|f| f.name().as_str());
             file.schema().index_of(name).map_err(|_| self.no_column(name, have))
@@ -188,9 +189,9 @@ impl Corrections {
 
     fn add(&mut self, row: u64, id: String, score: Option<f64>) -> Result<()> {
         let narrow = score.map(|s| s as f32);
-        if let Some(score) = score.filter(|s| s.is_nan() || s.abs() > GREATEST) {
+        if let Some(score) = score.filter(|s| s.is_nan() || s.abs() > MAX_SCORE) {
             return Err(
-                self.bad(row, format!("`score` is {score:?}, expected a number from -{GREATEST} to {GREATEST}"))
+                self.bad(row, format!("`score` is {score:?}, expected a number from -{MAX_SCORE} to {MAX_SCORE}"))
             );
         }
         if id.is_empty() {
@@ -224,7 +225,7 @@ impl Corrections {
     pub fn get(&self, response: &str) -> Option<Corrected> {
         if self.texts.has(mixed(response.as_bytes())) { self.by_id.get(response).copied() } else { None }
     }
-    /// They themselves as rows of `response_id` and `score`, in the file's order.
+    /// The corrections as rows of `response_id` and `score`, in the file's order.
     pub fn rows(&self) -> Result<RecordBatch> {
         let mut all: Vec<(&String, &Corrected)> = self.by_id.iter().collect();
         all.sort_unstable_by_key(|(_, c)| c.row);
@@ -236,23 +237,23 @@ impl Corrections {
     pub fn has(&self, response: &[u8]) -> bool {
         self.texts.has(mixed(response)) && std::str::from_utf8(response).is_ok_and(|id| self.by_id.contains_key(id))
     }
-    /// Whether a response is corrected whose text reads as this [`Id`]; it may be one of another spelling.
+    /// Whether a response with this [`Id`] is corrected. Ids of different spelling may have the same [`Id`].
     pub fn has_id(&self, response: Id) -> bool {
         self.hashes.has(response.0 as u64) && self.ids.binary_search(&response).is_ok()
     }
-    /// How many there are.
+    /// Number of corrections.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
-    /// Whether there are none.
+    /// Whether the file has no corrections.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
-    /// How many take a score away.
+    /// Number of corrections that withdraw a score.
     pub fn withdrawn(&self) -> usize {
         self.by_id.values().filter(|c| c.score.is_none()).count()
     }
-    /// An error that names those of them, by row, that are not within a scale; none if all are.
+    /// The error that names corrections outside of a scale, by row; `None` if all are inside.
     pub fn outside(&self, least: f32, most: f32) -> Option<Error> {
         let off = |c: &Corrected| c.score.filter(|s| !(least..=most).contains(s));
         let off = self.by_id.values().filter_map(|c| Some((c.row, off(c)?.to_string()))).collect();
@@ -260,14 +261,14 @@ impl Corrections {
             Error::user(format!("`{}` has scores that are not on the judge's scale: {rows}", self.path.display()))
         })
     }
-    /// An error that names those of them, by row, for which nothing is `known`; none if all are.
+    /// The error that names corrections of responses that are not `known`, by row; `None` if all are known.
     pub fn unknown(&self, known: impl Fn(&str) -> bool) -> Option<Error> {
         let unknown =
             self.by_id.iter().filter(|(id, _)| !known(id)).map(|(id, c)| (c.row, format!("`{id}`"))).collect();
         self.named(unknown)
             .map(|rows| Error::user(format!("`{}` corrects answers that are not there: {rows}", self.path.display())))
     }
-    /// The first few rows in words; none if there are none.
+    /// Text that lists the first few rows; `None` if there are none.
     fn named(&self, mut rows: Vec<(u64, String)>) -> Option<String> {
         rows.sort_unstable();
         let mut shown: Vec<String> =

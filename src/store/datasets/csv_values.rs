@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Value};
 
-use super::normalize::is_made_up;
+use super::normalize::has_default;
 use crate::data::{Schema, Type};
 
-/// Gives the fields of a row the types of a schema's columns, which the file calls `names`: numbers are numbers, a list is
-/// JSON, and an empty field is null where the column may be, or is made up. What is none of these stays text, which is refused where the row
-/// is read.
+/// Converts the text fields of a row to the types of a schema's columns, which the file calls `names`:
+/// numbers, JSON lists, and null for an empty field whose column is nullable or has a default. Other fields
+/// stay text, and are refused later if their column is not text.
 pub(crate) fn as_typed(schema: &Schema, names: &[String], row: &mut Map<String, Value>) {
     for (column, name) in schema.columns.iter().zip(names) {
         let Some(Value::String(text)) = row.get(name) else { continue };
         let trimmed = text.trim();
         let value = match column.kind {
-            _ if trimmed.is_empty() && (column.nullable || is_made_up(schema, column.name)) => Some(Value::Null),
+            _ if trimmed.is_empty() && (column.nullable || has_default(schema, column.name)) => Some(Value::Null),
             Type::UInt | Type::Float | Type::Double => serde_json::from_str(trimmed).ok().filter(Value::is_number),
             Type::Texts | Type::Tokens | Type::Floats | Type::Messages | Type::Judgements => {
                 serde_json::from_str(trimmed).ok().filter(Value::is_array)

@@ -1,4 +1,4 @@
-//! [`Dataset`]: what a user gives to read, as batches of a named schema.
+//! [`Dataset`]: a user's files as batches of a named schema.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -8,31 +8,31 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::Schema as ArrowSchema;
 use arrow::error::ArrowError;
 
-use super::builder::Rows;
-use super::cast::{Bad, fit_batch, message_extras};
-use super::columns::{Advice, Found, is_conversation};
+use super::builder::BatchBuilder;
+use super::cast::{Misfits, cast_batch, message_extras};
+use super::columns::{Advice, FileColumns, is_conversation};
 use super::context::{is_context, rows_with_context};
 use super::json_rows::ParquetRows;
-use super::normalize::{holds_system, is_made_up, settle_batch};
+use super::normalize::{has_default, holds_system, normalize_batch};
 use super::rename::{Rename, flag};
 use super::text_rows::TextRows;
 use crate::data::{Schema, Type, quoted};
 use crate::error::{Error, Result};
 use crate::store::files::jsonl::Row;
 use crate::store::files::listing::{files, is};
-use crate::store::files::reader::{CHUNK, Chunks, ParquetIn, guarded, row_bytes};
+use crate::store::files::reader::{CHUNK, Chunks, ParquetReader, guarded, row_bytes};
 use crate::store::files::unread::{Unread, count_unread};
 
-/// Lines are turned into columns at the latest when they have this many bytes.
+/// Maximum size in bytes of the lines that are converted to columns at a time.
 pub(crate) const LINES_BYTES: u64 = 64 << 20;
 
-/// What to do about a row that does not parse, lacks a value, or whose value does not fit.
+/// Policy for rows that do not parse, lack a value, or have a value that does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnBadRow {
-    /// Stop with an error that names the file and the row.
+    /// Fail with an error that names the file and the row.
     #[default]
     Fail,
-    /// Leave it out; [`Batches::take_bad_rows`] says which.
+    /// Leave the row out; [`Batches::take_bad_rows`] returns it.
     Collect,
 }
 
@@ -41,7 +41,7 @@ pub enum OnBadRow {
 pub struct BadRow {
     /// The file.
     pub file: PathBuf,
-    /// Its line (JSONL) or row (Parquet), from 1.
+    /// The line (JSONL) or row (Parquet), from 1.
     pub row: u64,
     /// `bad_json`, `missing_key` or `bad_value`.
     pub code: &'static str,
@@ -50,7 +50,7 @@ pub struct BadRow {
 }
 
 impl BadRow {
-    /// The error for it; `names` are the file's names of the schema's columns.
+    /// The error for this row; `names` are the file's names of the schema's columns.
     fn into_error(self, schema: &Schema, names: &[String]) -> Error {
         let unit = if is(&self.file, "parquet") { "row" } else { "line" };
         let mut command = format!("reflux import {} --format reflux", quoted(&self.file.to_string_lossy()));
@@ -64,14 +64,14 @@ impl BadRow {
     }
 }
 
-/// A dataset that exists and has the columns that its schema needs.
+/// A dataset with the columns of its schema.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     path: PathBuf,
     schema: &'static Schema,
-    /// In the order they are read.
+    /// The files, in reading order.
     files: Vec<PathBuf>,
-    /// The files' name of each of the schema's columns.
+    /// The files' names of the schema's columns.
     names: Vec<String>,
     rows: Option<u64>,
     on_bad_row: OnBadRow,
@@ -79,29 +79,31 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// A batch ends early when its rows take this many bytes, so that neither memory nor the 2 GiB of text that one column
-    /// can hold are exceeded, however long the rows are. Where it ends depends on the rows alone.
+    /// Maximum size of a batch in bytes. Longer rows end a batch early, so that neither memory nor the 2 GiB
+    /// of text per column are exceeded. Where a batch ends depends on the rows alone.
     pub const BATCH_BYTES: u64 = 256 << 20;
 
-    /// Opens a `.parquet` file, a `.jsonl` file, or a directory of them: Hive-style, flat, or nested, read in the order
-    /// of their paths, numbers within them as numbers. Where a Parquet file has a JSONL twin, the twin is passed over.
+    /// Opens a `.parquet` file, a `.jsonl` file, or a directory of them: Hive-style, flat, or nested. Files
+    /// are read in the order of their paths, with numbers compared as numbers. JSONL files with a Parquet
+    /// twin are skipped.
     ///
     /// # Errors
-    /// Nothing is there, or the columns do not fit the schema: every missing and mistyped one is named. Of a JSONL
-    /// file only the first row is looked at here.
+    /// No file found, or the columns do not fit the schema; the message names every missing and mistyped one.
+    /// Of a JSONL file only the first row is checked here.
     pub fn open(path: &Path, schema: &'static Schema) -> Result<Self> {
         Self::open_as(path, schema, &[])
     }
 
-    /// As [`Dataset::open`], for files that name their columns otherwise: `rename` has (our name, the file's name).
+    /// As [`Dataset::open`], for files with other column names: `rename` has pairs of our name and the file's
+    /// name.
     ///
     /// # Errors
-    /// As [`Dataset::open`]; a name that neither side knows.
+    /// As [`Dataset::open`]; a name is unknown.
     pub fn open_as(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
         Self::open_advised(path, schema, rename, Advice::Pipeline)
     }
 
-    /// As [`Dataset::open_as`]; `advice` says how the user writes other names.
+    /// As [`Dataset::open_as`]; `advice` is how the user renames columns.
     pub(crate) fn open_advised(
         path: &Path,
         schema: &'static Schema,
@@ -120,43 +122,43 @@ impl Dataset {
         Ok(Self { path, schema, files, names, rows, on_bad_row, budget })
     }
 
-    /// Chooses what to do about bad rows.
+    /// Sets the policy for bad rows.
     #[must_use]
     pub fn on_bad_row(mut self, what: OnBadRow) -> Self {
         self.on_bad_row = what;
         self
     }
-    /// Ends batches at so many bytes, instead of at [`Dataset::BATCH_BYTES`].
+    /// Sets the maximum size of a batch in bytes, instead of [`Dataset::BATCH_BYTES`].
     #[must_use]
     pub fn budget(mut self, bytes: u64) -> Self {
         self.budget = bytes;
         self
     }
-    /// Where it was opened.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// What its rows are.
+    /// The schema of its rows.
     pub fn schema(&self) -> &'static Schema {
         self.schema
     }
-    /// Its files in the order they are read.
+    /// The files, in reading order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
-    /// How many rows there are, where the files say so (Parquet).
+    /// Number of rows, if the files state it (Parquet).
     pub fn rows(&self) -> Option<u64> {
         self.rows
     }
-    /// blake3 of each file, 64 hex digits, in reading order: the lineage of what is made from them.
+    /// blake3 of each file, as 64 hex digits, in reading order; for lineage.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn hashes(&self) -> Result<Vec<String>> {
         self.files.iter().map(|f| Ok(crate::store::files::integrity::hash_file(f)?.0)).collect()
     }
-    /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), however the rows are cut
-    /// into files. Holds one batch and one chunk of a file in memory. Ends at the first error.
+    /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), regardless of how
+    /// they are split into files. Holds one batch and one chunk of a file in memory. Ends at the first error.
     pub fn batches(&self, rows_per_batch: usize) -> Batches {
         Batches {
             schema: self.schema,
@@ -175,20 +177,20 @@ impl Dataset {
     }
 }
 
-/// The columns of a file that calls the schema's columns `names`.
-fn found(file: &Path, schema: &Schema, names: &[String]) -> Result<Found> {
+/// Columns of a file, with `names` as its names of the schema's columns.
+fn found(file: &Path, schema: &Schema, names: &[String]) -> Result<FileColumns> {
     let renamed = schema.columns.iter().zip(names).filter(|(column, name)| column.name != name.as_str());
     let renamed: Vec<&str> = renamed.map(|(_, name)| name.as_str()).collect();
-    Found::of(file, &Rename::default(), &renamed)
+    FileColumns::read(file, &Rename::default(), &renamed)
 }
 
-enum Source {
+enum FileReader {
     Parquet(ParquetSource),
-    /// Rows that are brought into the schema's columns one by one.
+    /// Rows that are converted one by one.
     Rows(PathBuf, Box<dyn RowSource>),
 }
 
-/// Rows with their numbers, and the bytes read for them so far.
+/// Numbered rows, with the size of the rows read so far.
 trait RowSource: Iterator<Item = Result<(u64, Row)>> + Send {
     fn bytes(&self) -> u64;
 }
@@ -207,16 +209,16 @@ impl RowSource for ParquetRows {
 struct ParquetSource {
     file: PathBuf,
     chunks: Box<Chunks>,
-    /// Where each column of the schema stands in a chunk.
+    /// Position in a chunk of each of the schema's columns.
     columns: Vec<Option<usize>>,
-    /// Where the columns stand whose values change what a row means, and that the schema lacks.
+    /// Positions of context columns, which the schema lacks.
     context: Vec<usize>,
-    /// Rows read before the next chunk.
+    /// Number of rows before the next chunk.
     before: u64,
 }
 
 impl ParquetSource {
-    /// The next rows that fit the schema, and those that do not by their place in the file, from 1.
+    /// The next rows that fit the schema, and the faults of those that do not, by row number from 1.
     fn next(
         &mut self,
         schema: &'static Schema,
@@ -241,16 +243,16 @@ impl ParquetSource {
         Ok(Some((batch, bad.into_iter().map(|(row, what)| (before + row as u64 + 1, what)).collect())))
     }
 
-    /// The rows of a chunk in the types of the schema, and those that are left out by their place in the chunk.
+    /// The rows of a chunk in the types of the schema, and the faults of the others by position in the chunk.
     fn fit(
         &self,
         schema: &'static Schema,
         chunk: &RecordBatch,
         unread: &mut Unread,
-    ) -> Result<(RecordBatch, Bad), ArrowError> {
+    ) -> Result<(RecordBatch, Misfits), ArrowError> {
         let names = chunk.schema();
         let context = self.context.iter().map(|&at| (names.field(at).name().as_str(), chunk.column(at)));
-        let mut bad: Bad = rows_with_context(context)?;
+        let mut bad: Misfits = rows_with_context(context)?;
         let kept: Vec<usize> = (0..chunk.num_rows()).filter(|row| !bad.contains_key(row)).collect();
         let mut rows = chunk.clone();
         if !bad.is_empty() {
@@ -258,29 +260,29 @@ impl ParquetSource {
             rows = filter_record_batch(chunk, &keep)?;
         }
         let columns: Vec<_> = self.columns.iter().map(|at| at.map(|at| rows.column(at).clone())).collect();
-        let (batch, misfits) = fit_batch(schema, &columns, rows.num_rows())?;
+        let (batch, misfits) = cast_batch(schema, &columns, rows.num_rows())?;
         let fitted: Vec<usize> =
             (0..kept.len()).filter(|row| !misfits.contains_key(row)).map(|row| kept[row]).collect();
         bad.extend(misfits.into_iter().map(|(row, what)| (kept[row], what)));
-        let settled = settle_batch(schema, batch).map_err(|e| ArrowError::ExternalError(e.to_string().into()))?;
-        bad.extend(settled.bad.into_iter().map(|(row, what)| (fitted[row], what)));
-        if settled.other_prompts > 0 {
-            count_unread(unread, "prompt", settled.other_prompts);
+        let normalized = normalize_batch(schema, batch).map_err(|e| ArrowError::ExternalError(e.to_string().into()))?;
+        bad.extend(normalized.bad.into_iter().map(|(row, what)| (fitted[row], what)));
+        if normalized.other_prompts > 0 {
+            count_unread(unread, "prompt", normalized.other_prompts);
         }
-        Ok((settled.rows, bad))
+        Ok((normalized.rows, bad))
     }
 }
 
-/// Iterator over a dataset's batches.
+/// Iterator over the batches of a [`Dataset`].
 pub struct Batches {
     schema: &'static Schema,
     names: Vec<String>,
     on_bad_row: OnBadRow,
     left: VecDeque<PathBuf>,
     size: usize,
-    /// Bytes at which a batch ends.
+    /// Maximum size of a batch in bytes.
     budget: u64,
-    source: Option<Source>,
+    source: Option<FileReader>,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     pending_bytes: u64,
@@ -288,29 +290,29 @@ pub struct Batches {
     unread: Unread,
 }
 
-/// Adds what was not read of more rows.
+/// Adds the counts of `more` to `all`.
 fn merge(all: &mut Unread, more: Unread) {
     more.into_iter().for_each(|(key, rows)| count_unread(all, &key, rows));
 }
 
 impl Batches {
-    /// The keys and columns that were not read so far, with the number of rows that have a value there: of the rows of
-    /// text files that were read, and of all rows of Parquet files that were opened.
+    /// Unread keys and columns so far, with the number of rows that have a value there: in text files the
+    /// rows that were read, in Parquet files all rows.
     pub fn unread(&self) -> &BTreeMap<String, u64> {
         &self.unread
     }
 
-    /// The rows left out since the last call, in file order.
+    /// Takes the rows that were left out since the last call, in file order.
     pub fn take_bad_rows(&mut self) -> Vec<BadRow> {
         std::mem::take(&mut self.bad)
     }
 
-    fn open(&mut self, file: PathBuf) -> Result<Source> {
+    fn open(&mut self, file: PathBuf) -> Result<FileReader> {
         if !is(&file, "parquet") {
             let rows = Box::new(TextRows::open(&file)?.typed(self.schema, &self.names));
-            return Ok(Source::Rows(file, rows));
+            return Ok(FileReader::Rows(file, rows));
         }
-        let parquet = ParquetIn::open(&file)?;
+        let parquet = ParquetReader::open(&file)?;
         // The file may have changed since the dataset was opened.
         found(&file, self.schema, &self.names)?.check(&file, self.schema, &self.names, Advice::Pipeline)?;
         let at: Vec<Option<usize>> = self.names.iter().map(|n| parquet.schema().index_of(n).ok()).collect();
@@ -332,17 +334,17 @@ impl Batches {
         let context = context.into_iter().filter_map(|column| place(column.0)).collect();
         let chunks = parquet.read(&columns)?;
         if by_row {
-            return Ok(Source::Rows(file, Box::new(ParquetRows::new(chunks))));
+            return Ok(FileReader::Rows(file, Box::new(ParquetRows::new(chunks))));
         }
-        Ok(Source::Parquet(ParquetSource { file, chunks: Box::new(chunks), columns: within, context, before: 0 }))
+        Ok(FileReader::Parquet(ParquetSource { file, chunks: Box::new(chunks), columns: within, context, before: 0 }))
     }
 
-    /// Whether a file's columns are not those of the schema as they are: a prompt that is messages where the schema has
-    /// text, or a column that is made up.
+    /// Whether a Parquet file must be converted row by row: its prompt is messages where the schema has text,
+    /// or a column gets a default.
     fn needs_rows(&self, file: &ArrowSchema, at: &[Option<usize>]) -> bool {
         self.schema.columns.iter().zip(at).any(|(column, at)| match at {
             Some(at) => is_conversation(self.schema, column, file.field(*at).data_type()),
-            None => is_made_up(self.schema, column.name),
+            None => has_default(self.schema, column.name),
         })
     }
 
@@ -358,15 +360,15 @@ impl Batches {
         };
         match &mut self.source {
             None => Ok(None),
-            Some(Source::Parquet(source)) => {
+            Some(FileReader::Parquet(source)) => {
                 let Some((batch, misfits)) = source.next(schema, &mut self.unread)? else { return Ok(None) };
                 for (row, message) in misfits {
                     note(BadRow { file: source.file.clone(), row, code: "bad_value", message })?;
                 }
                 Ok(Some(batch))
             }
-            Some(Source::Rows(file, lines)) => {
-                let mut rows = Rows::new(schema, self.names.clone());
+            Some(FileReader::Rows(file, lines)) => {
+                let mut rows = BatchBuilder::new(schema, self.names.clone());
                 let start = lines.bytes();
                 while rows.len() < CHUNK.min(self.size)
                     && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES.min(self.budget))
@@ -411,7 +413,7 @@ impl Batches {
         let take = self.size.min(all.num_rows());
         let rest = all.slice(take, all.num_rows() - take);
         self.pending_rows = rest.num_rows();
-        // Columns without rows have bytes of their own: counted, they could end the dataset early.
+        // Columns without rows still have a size, which could end the dataset early if it were counted.
         self.pending_bytes = if rest.num_rows() > 0 { row_bytes(&rest) } else { 0 };
         self.pending = if rest.num_rows() > 0 { vec![rest] } else { Vec::new() };
         Ok(Some(all.slice(0, take)))

@@ -12,13 +12,13 @@ use crate::store::files::lines::MAX_LENGTH;
 use crate::store::files::printable::as_printable;
 use crate::store::files::reader::{Chunks, guarded, row_bytes};
 
-/// The rows of a Parquet file one at a time, with their numbers from 1. Holds a chunk.
+/// Reads a Parquet file as JSON rows, numbered from 1. Holds one chunk in memory.
 pub(crate) struct ParquetRows {
     chunks: Chunks,
-    /// What is left of a chunk.
+    /// The rest of the current chunk.
     left: Option<RecordBatch>,
     ready: VecDeque<Row>,
-    /// The number of the last row.
+    /// Number of the last row.
     number: u64,
     bytes: u64,
 }
@@ -28,7 +28,7 @@ impl ParquetRows {
         Self { chunks, left: None, ready: VecDeque::new(), number: 0, bytes: 0 }
     }
 
-    /// Bytes of the rows so far, and of those that are ready.
+    /// Size in bytes of the rows so far, including those that are ready.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -42,7 +42,7 @@ impl ParquetRows {
                     None => return Ok(None),
                 },
             };
-            // As JSON a chunk takes several times its size: one whose rows are huge is turned row by row.
+            // JSON takes several times the size of a chunk, so a chunk of huge rows is converted row by row.
             let large = row_bytes(&chunk) > MAX_LENGTH / 4 && chunk.num_rows() > 1;
             let rows = if large { 1 } else { chunk.num_rows() };
             self.turn(&chunk.slice(0, rows));
@@ -57,7 +57,7 @@ impl ParquetRows {
         let path = self.chunks.path();
         match json_rows(path, rows) {
             Ok(made) => self.ready.extend(made),
-            // One row cannot be turned into JSON: find it, and go on with the others.
+            // A row cannot be converted: find it by converting the rows one by one.
             Err(_) if rows.num_rows() > 1 => {
                 for row in 0..rows.num_rows() {
                     let made = json_rows(path, &rows.slice(row, 1));
@@ -76,7 +76,7 @@ impl Iterator for ParquetRows {
     }
 }
 
-/// Rows of Parquet as JSON objects, or what cannot be turned into one.
+/// Converts rows to JSON objects, or returns why that is not possible.
 fn json_rows(path: &Path, rows: &RecordBatch) -> std::result::Result<Vec<Row>, String> {
     if rows.num_rows() == 1 && row_bytes(rows) > MAX_LENGTH {
         return Err(format!("is longer than {} MiB", MAX_LENGTH >> 20));

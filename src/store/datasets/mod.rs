@@ -1,4 +1,4 @@
-//! Rows of other people's files as rows of a named schema: which columns fit, what is cast, what is left out and counted.
+//! Users' datasets as rows of a named schema: matching of columns, casting, and counts of what is left out.
 
 pub(crate) mod builder;
 pub(crate) mod cast;

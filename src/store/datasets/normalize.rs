@@ -1,7 +1,8 @@
-//! What a row of somebody else's file asks, brought into the columns that the schema has for it.
+//! Normal form of prompts: prompts and conversations of a user's file in the columns of the schema.
 //!
-//! A system message and a prompt that is a list of messages become the conversation of the row, and its transcript the
-//! text of the prompt. A row of `prompts` that has a prompt only gets an id of what it says, and an origin.
+//! A system message and a prompt of messages become the row's conversation, and its transcript becomes the
+//! prompt's text. A row of `prompts` with nothing but a prompt gets an id, the hash of its content, and an
+//! origin.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,32 +12,32 @@ use arrow::compute::filter_record_batch;
 use serde_json::{Map, Value};
 
 use super::context::{SYSTEM_KEYS, is_empty, take_system};
-use super::turn::{ENDS_WITH_ANSWER, Turn, asked, said, turns, with_system};
+use super::turn::{ENDS_WITH_ANSWER, Turn, ensure_unanswered, parse_turns, role_content, with_system};
 use crate::data::{PROMPT_MESSAGES, Prompts, Schema, Type, conversations, named, prompt_id, transcript};
 use crate::error::Result;
 use crate::store::files::jsonl::spell;
 
-/// Origin of prompts that do not say theirs.
-pub(crate) const GIVEN: &str = "given";
+/// Origin of prompts without one.
+pub(crate) const ORIGIN_GIVEN: &str = "given";
 
-/// Columns of `prompts` that are made up where a file lacks them.
-const MADE_UP: [&str; 3] = ["prompt_id", "origin", "parents"];
+/// Columns of `prompts` that get a default value if a file lacks them.
+const DEFAULTED: [&str; 3] = ["prompt_id", "origin", "parents"];
 
-/// Whether a column that may not be null is made up where it is missing.
-pub(crate) fn is_made_up(schema: &Schema, column: &str) -> bool {
-    schema.name == named::PROMPTS.name && MADE_UP.contains(&column)
+/// Whether a required column gets a default value if it is missing.
+pub(crate) fn has_default(schema: &Schema, column: &str) -> bool {
+    schema.name == named::PROMPTS.name && DEFAULTED.contains(&column)
 }
 
-/// Keys of answers: rows that have one are no mere prompts.
+/// Keys of answers. A row with one of them is not just a prompt.
 const ANSWERS: [&str; 10] =
     ["response", "responses", "output", "completion", "completions", "answer", "chosen", "rejected", "text", "label"];
 
-/// Whether a row's keys are those of a prompt to answer, and of nothing else.
+/// Whether a row's keys are those of a prompt without an answer.
 pub(crate) fn is_prompt_only(has: impl Fn(&str) -> bool) -> bool {
     (has("prompt") || has(PROMPT_MESSAGES)) && !ANSWERS.iter().any(|key| has(key))
 }
 
-/// Whether the schema has a place for a system message, and `keys`, the file's names of its columns, leave it there.
+/// Whether `key` is a system message that the schema can hold; `keys` are the file's names of the columns.
 pub(crate) fn holds_system(schema: &Schema, keys: &[String], key: &str) -> bool {
     let prompt = schema.columns.iter().find(|column| column.name == "prompt");
     let messages = schema.columns.iter().any(|column| column.name == PROMPT_MESSAGES);
@@ -44,13 +45,13 @@ pub(crate) fn holds_system(schema: &Schema, keys: &[String], key: &str) -> bool 
     place && SYSTEM_KEYS.contains(&key) && !keys.iter().any(|name| name == key)
 }
 
-/// Brings what a row asks into the keys of its schema; `keys` are the file's names of the columns.
+/// Brings a row's prompt into normal form; `keys` are the file's names of the columns.
 ///
-/// Returns whether the row has another prompt beside its conversation, which is not read.
+/// Returns whether the row has a second, different prompt next to its conversation, which is ignored.
 ///
 /// # Errors
-/// Two system messages, messages that are none, or a conversation that ends with an answer.
-pub(crate) fn settle(
+/// The row has two system messages, invalid messages, or a conversation that ends with an answer.
+pub(crate) fn normalize_row(
     schema: &Schema,
     keys: &[String],
     row: &mut Map<String, Value>,
@@ -66,18 +67,18 @@ pub(crate) fn settle(
     if let Some(messages) = place(PROMPT_MESSAGES) {
         other_prompt = conversation(row, key, &keys[messages], system)?;
     } else if let (Some(system), Some(value)) = (system, row.get_mut(key)) {
-        let mut before = turns(key, value.take())?;
+        let mut before = parse_turns(key, value.take())?;
         with_system(&mut before, Some(system))?;
         *value = as_json(&before);
     }
     if schema.name == named::PROMPTS.name {
-        make_up(row, schema, keys);
+        fill_defaults(row, schema, keys);
     }
     Ok(other_prompt)
 }
 
-/// Puts a prompt of several messages under the key of conversations, and its transcript under that of the text. Returns
-/// whether another prompt stood there.
+/// Stores a prompt of messages under the key of conversations, and its transcript under the key of the text.
+/// Returns whether a different prompt was there.
 fn conversation(
     row: &mut Map<String, Value>,
     key: &str,
@@ -86,7 +87,7 @@ fn conversation(
 ) -> std::result::Result<bool, String> {
     let given = [messages_key, key].into_iter().find(|key| row.get(*key).is_some_and(Value::is_array));
     let mut before = match given {
-        Some(given) => turns(given, row.get_mut(given).map(Value::take).unwrap_or_default())?,
+        Some(given) => parse_turns(given, row.get_mut(given).map(Value::take).unwrap_or_default())?,
         None if system.is_none() => return Ok(false),
         None => match row.get(key) {
             Some(Value::String(text)) => vec![Turn::new("user", text)],
@@ -100,17 +101,17 @@ fn conversation(
     let beside = row.get(key).filter(|_| given == Some(messages_key));
     let other_prompt = beside.is_some_and(|value| !is_prompt_of(value, &before));
     with_system(&mut before, system)?;
-    let before = asked(before).map_err(|why| format!("key `{}` {why}", given.unwrap_or(key)))?;
+    let before = ensure_unanswered(before).map_err(|why| format!("key `{}` {why}", given.unwrap_or(key)))?;
     let single = matches!(&before[..], [one] if one.role == "user");
     row.insert(messages_key.to_owned(), if single { Value::Null } else { as_json(&before) });
-    row.insert(key.to_owned(), transcript(&said(&before)).into());
+    row.insert(key.to_owned(), transcript(&role_content(&before)).into());
     Ok(other_prompt)
 }
 
-/// Whether what stands under `prompt` says no more than the conversation beside it: its transcript, its messages, or nothing.
+/// Whether `prompt` repeats the conversation next to it, as transcript or messages, or is empty.
 pub(crate) fn is_prompt_of(prompt: &Value, conversation: &[Turn]) -> bool {
     match prompt {
-        Value::String(text) if !is_empty(prompt) => *text == transcript(&said(conversation)),
+        Value::String(text) if !is_empty(prompt) => *text == transcript(&role_content(conversation)),
         Value::Array(messages) if !is_empty(prompt) => messages.iter().eq(&conversation_json(conversation)),
         other => is_empty(other),
     }
@@ -120,25 +121,25 @@ fn conversation_json(turns: &[Turn]) -> Vec<Value> {
     turns.iter().map(|turn| turn.keys.clone().map_or_else(|| turn.to_json(), Value::Object)).collect()
 }
 
-/// Rows of a Parquet file by the rules that [`settle`] has for others.
-pub(crate) struct Settled {
-    /// Those that are right.
+/// Rows of a Parquet file in the normal form of [`normalize_row`].
+pub(crate) struct Normalized {
+    /// The valid rows.
     pub rows: RecordBatch,
-    /// Those that are not by their places, each with the reason.
+    /// The invalid rows by position, with the reason.
     pub bad: BTreeMap<usize, String>,
-    /// How many had another prompt beside their conversation, which is not read.
+    /// Number of rows with a second, different prompt next to their conversation, which is ignored.
     pub other_prompts: u64,
 }
 
-/// Brings the conversations of a batch into the form that [`settle`] gives those of rows: a conversation has turns, of which the
-/// last is no answer; `prompt` is its transcript; one message of a user is a text.
+/// Brings the conversations of a batch into the normal form of [`normalize_row`]: a conversation has turns
+/// and does not end with an answer; `prompt` is its transcript; a single user message is stored as text only.
 ///
 /// # Errors
-/// The batch is not of the schema.
-pub(crate) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result<Settled> {
+/// The batch does not follow the schema.
+pub(crate) fn normalize_batch(schema: &'static Schema, rows: RecordBatch) -> Result<Normalized> {
     let (mut bad, mut other_prompts, mut changed) = (BTreeMap::new(), 0, false);
     if rows.column_by_name(PROMPT_MESSAGES).is_none_or(|messages| messages.null_count() == messages.len()) {
-        return Ok(Settled { rows, bad, other_prompts });
+        return Ok(Normalized { rows, bad, other_prompts });
     }
     let prompts = Prompts::new(&rows)?;
     let (mut texts, mut messages) = (Vec::new(), Vec::new());
@@ -165,7 +166,7 @@ pub(crate) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result
         }
     }
     if bad.is_empty() && !changed {
-        return Ok(Settled { rows, bad, other_prompts });
+        return Ok(Normalized { rows, bad, other_prompts });
     }
     let keep: BooleanArray = (0..rows.num_rows()).map(|row| Some(!bad.contains_key(&row))).collect();
     let mut columns = filter_record_batch(&rows, &keep)?.columns().to_vec();
@@ -176,22 +177,22 @@ pub(crate) fn settle_batch(schema: &'static Schema, rows: RecordBatch) -> Result
             _ => {}
         }
     }
-    Ok(Settled { rows: schema.batch(columns)?, bad, other_prompts })
+    Ok(Normalized { rows: schema.batch(columns)?, bad, other_prompts })
 }
 
-fn make_up(row: &mut Map<String, Value>, schema: &Schema, keys: &[String]) {
+fn fill_defaults(row: &mut Map<String, Value>, schema: &Schema, keys: &[String]) {
     let key = |name: &str| schema.columns.iter().zip(keys).find(|(column, _)| column.name == name).map(|(_, key)| key);
     let text = key("prompt").and_then(|key| row.get(key)).and_then(Value::as_str).map(str::to_owned);
     let conversation = key(PROMPT_MESSAGES).and_then(|key| row.get(key)).filter(|value| value.is_array()).cloned();
-    let conversation = conversation.and_then(|value| turns(PROMPT_MESSAGES, value).ok());
+    let conversation = conversation.and_then(|value| parse_turns(PROMPT_MESSAGES, value).ok());
     let id = match (conversation, text) {
-        (Some(turns), _) => prompt_id(&said(&turns)),
+        (Some(turns), _) => prompt_id(&role_content(&turns)),
         (None, Some(text)) => prompt_id(&[("user", text.as_str())]),
-        // The row has no prompt, which is what is wrong with it.
+        // The row lacks a prompt, which is reported later.
         (None, None) => return,
     };
     for (name, value) in
-        [("prompt_id", Value::from(id)), ("origin", GIVEN.into()), ("parents", Value::Array(Vec::new()))]
+        [("prompt_id", Value::from(id)), ("origin", ORIGIN_GIVEN.into()), ("parents", Value::Array(Vec::new()))]
     {
         if let Some(key) = key(name)
             && row.get(key).is_none_or(Value::is_null)

@@ -1,4 +1,4 @@
-//! Conversations in files of all kinds: prompts to answer, and answers to compare. Read a row at a time.
+//! A streaming reader of prompts in all supported formats.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value};
 
-use super::context::{is_empty, is_encoded_messages, take_system, unheld_context};
+use super::context::{is_empty, is_encoded_messages, take_system, unsupported_context};
 use super::normalize::is_prompt_of;
-use super::rows::RowsOf;
-use super::turn::{Turn, asked, turns, with_system};
+use super::rows::RowReader;
+use super::turn::{Turn, ensure_unanswered, parse_turns, with_system};
 use crate::data::PROMPT_MESSAGES;
 use crate::error::Result;
 use crate::store::files::jsonl::{parse, spell};
 use crate::store::files::lines::Lines;
 use crate::store::files::unread::{Unread, count_unread};
 
-/// What a model is asked.
+/// A prompt for a model.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub enum Prompt {
-    /// One message of a user.
+    /// A single user message.
     Text(String),
     /// A conversation whose next turn is the answer.
     Turns(#[serde(serialize_with = "as_messages")] Vec<Turn>),
@@ -40,81 +40,82 @@ fn as_messages<S: serde::Serializer>(turns: &[Turn], s: S) -> Result<S::Ok, S::E
     s.collect_seq(turns.iter().map(|turn| turn.keys.clone().map_or_else(|| turn.to_json(), Value::Object)))
 }
 
-/// Where in a text the prompts are.
+/// Layout of prompts in a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PromptForm {
-    /// The whole text is one, unless it is blank.
+    /// The whole text is one prompt, unless it is blank.
     Whole,
-    /// Every line that is not blank is one.
+    /// Every line that is not blank is a prompt.
     Lines,
-    /// Every line is an object with `prompt` (text or messages) or `messages`, and perhaps `system`.
+    /// Every line is a JSON object with `prompt` (text or messages) or `messages`, and optionally `system`.
     Json,
-    /// Every row of a file is such an object: JSON lines or an array, gzipped or not, CSV, Parquet, a line of plain text.
+    /// Every row of a file is such an object: JSON lines or an array, gzipped or not, CSV, Parquet, or lines
+    /// of plain text.
     Rows,
 }
 
-/// A prompt or why there is none, with the line or row it stands in.
+/// A prompt, or the fault of its row, and the number of the line or row.
 type Read = (Option<u64>, Result<Prompt, String>);
 
-/// The columns of Parquet that may be a prompt.
+/// Parquet columns that may be a prompt.
 const COLUMNS: &[&str] = &["prompt", PROMPT_MESSAGES, "messages"];
 
-enum Source {
+enum PromptInput {
     Text(Lines, PromptForm),
-    Rows(RowsOf),
+    Rows(RowReader),
 }
 
-/// The prompts of a text or a file with the lines they stand in, counted from 1; none for a whole text. A row that holds no
-/// prompt says why.
-pub struct Prompts {
-    source: Source,
+/// Reads the prompts of a text or a file, with their line numbers, from 1 (`None` for a whole text). A row
+/// without a valid prompt gives the reason.
+pub struct PromptReader {
+    source: PromptInput,
     name: String,
     unread: Arc<Mutex<Unread>>,
     done: bool,
 }
 
-impl Prompts {
-    /// Those of these lines; the form is not [`PromptForm::Rows`], which takes a file.
+impl PromptReader {
+    /// Reads prompts from lines. The form is not [`PromptForm::Rows`], which needs [`PromptReader::open`].
     pub fn new(lines: Lines, form: PromptForm) -> Self {
         let name = lines.name().to_owned();
-        Self { source: Source::Text(lines, form), name, unread: Arc::default(), done: false }
+        Self { source: PromptInput::Text(lines, form), name, unread: Arc::default(), done: false }
     }
 
-    /// Those of the rows of a file, or of a folder of files.
+    /// Reads prompts from the rows of a file, or of a folder of files.
     ///
     /// # Errors
-    /// Nothing is there.
+    /// No file found.
     pub fn open(path: &Path) -> Result<Self> {
-        let source = Source::Rows(RowsOf::open(path, COLUMNS)?);
+        let source = PromptInput::Rows(RowReader::open(path, COLUMNS)?);
         Ok(Self { source, name: path.display().to_string(), unread: Arc::default(), done: false })
     }
 
-    /// Where in the text they are.
+    /// Layout of the prompts.
     pub fn form(&self) -> PromptForm {
         match &self.source {
-            Source::Text(_, form) => *form,
-            Source::Rows(_) => PromptForm::Rows,
+            PromptInput::Text(_, form) => *form,
+            PromptInput::Rows(_) => PromptForm::Rows,
         }
     }
 
-    /// How errors name where they are from.
+    /// Name of the input in error messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The keys that were not read, with the number of rows that have a value there; complete when all prompts were read.
+    /// Unread keys, with the number of rows that have a value there. Complete once all prompts are read.
     pub fn unread(&self) -> Arc<Mutex<BTreeMap<String, u64>>> {
         Arc::clone(&self.unread)
     }
 
     fn read(&mut self) -> Result<Option<Read>> {
         let row = match &mut self.source {
-            Source::Text(lines, PromptForm::Whole) => {
+            PromptInput::Text(lines, PromptForm::Whole) => {
                 self.done = true;
                 let text = lines.rest()?;
                 return Ok((!text.trim().is_empty()).then_some((None, Ok(Prompt::Text(text)))));
             }
-            Source::Text(lines, form) => {
+            PromptInput::Text(lines, form) => {
                 let Some((line, bytes)) = lines.next_line()? else { return Ok(None) };
                 if *form == PromptForm::Lines {
                     let text = String::from_utf8(bytes.to_vec()).map(Prompt::Text);
@@ -122,7 +123,7 @@ impl Prompts {
                 }
                 (line, parse(bytes))
             }
-            Source::Rows(rows) => match rows.next().transpose()? {
+            PromptInput::Rows(rows) => match rows.next().transpose()? {
                 Some(row) => (row.number, row.row),
                 None => {
                     let columns = rows.unread_columns().clone();
@@ -142,32 +143,33 @@ impl Prompts {
     }
 
     fn note_unread(&self, key: &str, rows: u64) {
-        // Nothing can panic while the lock is held.
+        // No code that can panic runs while the lock is held.
         let mut unread = self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         count_unread(&mut unread, key, rows);
     }
 }
 
-impl Iterator for Prompts {
+impl Iterator for PromptReader {
     type Item = Result<Read>;
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
         let next = self.read();
-        // What could not be read once is not read on.
+        // Reading stops at the first error.
         self.done |= !matches!(next, Ok(Some(_)));
         next.transpose()
     }
 }
 
-/// Takes what a row asks out of it. Its system message is the first turn; a row with another context is refused.
+/// Takes the prompt out of a row, with the system message as its first turn. Refuses a row with any other
+/// context.
 pub(crate) fn take_prompt(row: &mut Map<String, Value>) -> Result<Prompt, String> {
     let system = take_system(row)?;
-    if let Some(what) = unheld_context(row) {
+    if let Some(what) = unsupported_context(row) {
         return Err(what);
     }
-    let prompt = asked_in(row)?;
+    let prompt = read_prompt(row)?;
     if system.is_none() {
         return Ok(prompt);
     }
@@ -176,27 +178,27 @@ pub(crate) fn take_prompt(row: &mut Map<String, Value>) -> Result<Prompt, String
     Ok(Prompt::Turns(turns))
 }
 
-fn asked_in(row: &mut Map<String, Value>) -> Result<Prompt, String> {
+fn read_prompt(row: &mut Map<String, Value>) -> Result<Prompt, String> {
     let have = keys(row);
-    // A stored row of ours has the conversation beside its transcript.
+    // Reflux's own rows have the conversation next to its transcript.
     if row.get(PROMPT_MESSAGES).is_some_and(Value::is_array)
         && let Some(value) = row.shift_remove(PROMPT_MESSAGES)
     {
-        let turns = asked(turns(PROMPT_MESSAGES, value)?)?;
-        // Another prompt is left in the row, and counted with what is not read.
+        let turns = ensure_unanswered(parse_turns(PROMPT_MESSAGES, value)?)?;
+        // A different prompt stays in the row and is counted as unread.
         if row.get("prompt").is_some_and(|prompt| is_prompt_of(prompt, &turns)) {
             row.shift_remove("prompt");
         }
         return Ok(Prompt::Turns(turns));
     }
-    // UltraChat repeats the first question beside the whole conversation: a prompt that is text goes first.
+    // UltraChat repeats the first question next to the whole conversation, so a text prompt has precedence.
     let prompt = row.shift_remove("prompt").filter(|value| !value.is_null());
     let messages = if prompt.is_none() { row.shift_remove("messages").filter(|value| !value.is_null()) } else { None };
     match (prompt, messages) {
         (Some(Value::String(text)), _) if is_encoded_messages(&text) => Err(encoded("prompt")),
         (Some(Value::String(text)), _) => Ok(Prompt::Text(text)),
-        (Some(value @ Value::Array(_)), _) => asked(turns("prompt", value)?).map(Prompt::Turns),
-        (None, Some(value @ Value::Array(_))) => asked(turns("messages", value)?).map(Prompt::Turns),
+        (Some(value @ Value::Array(_)), _) => ensure_unanswered(parse_turns("prompt", value)?).map(Prompt::Turns),
+        (None, Some(value @ Value::Array(_))) => ensure_unanswered(parse_turns("messages", value)?).map(Prompt::Turns),
         (Some(other), _) => Err(format!("key `prompt` is {}, expected text or a list of messages", spell(&other))),
         (None, Some(other)) => Err(format!("key `messages` is {}, expected a list of messages", spell(&other))),
         (None, None) => Err(lacks("prompt` or `messages", &have)),
@@ -223,7 +225,7 @@ mod tests {
         Turn::new(role, content)
     }
     fn prompts(text: &'static str, form: PromptForm) -> Vec<Read> {
-        Prompts::new(Lines::of("x", text.as_bytes()), form).map(|p| p.unwrap()).collect()
+        PromptReader::new(Lines::new("x", text.as_bytes()), form).map(|p| p.unwrap()).collect()
     }
 
     #[test]

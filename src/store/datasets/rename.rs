@@ -1,4 +1,4 @@
-//! Names that a stranger's file has for our keys and columns.
+//! Renaming of a file's keys and columns.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -7,23 +7,23 @@ use super::suggest::nearest;
 use crate::data::{SCHEMAS, Schema, quoted};
 use crate::error::{Error, Result};
 
-/// Which key of a file is read as which of ours. All are renamed at once, so two keys can change places.
+/// Mapping from a file's keys to ours. All keys are renamed at once, so two keys can be swapped.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rename {
-    /// Our name, the file's name.
+    /// Pairs of our name and the file's name.
     pairs: Vec<(String, String)>,
 }
 
 impl Rename {
-    /// From pairs of our name and the file's.
+    /// A mapping from pairs of our name and the file's name.
     pub fn new(pairs: &[(String, String)]) -> Self {
         Self { pairs: pairs.to_vec() }
     }
 
-    /// From texts `a=b`: the key `a` of the file is read as `b`.
+    /// Parses texts `a=b`, which read the file's key `a` as `b`.
     ///
     /// # Errors
-    /// A text of another form, a key that is renamed twice, or two keys that become one.
+    /// A text has another form, a key is renamed twice, or two keys get the same name.
     pub fn parse(texts: &[String]) -> Result<Self> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for text in texts {
@@ -47,17 +47,17 @@ impl Rename {
         Ok(Self { pairs })
     }
 
-    /// Every pair of our name and the file's.
+    /// All pairs of our name and the file's name.
     pub fn pairs(&self) -> &[(String, String)] {
         &self.pairs
     }
 
-    /// The names of the file's keys that are renamed.
+    /// The file's names of the renamed keys.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         self.pairs.iter().map(|pair| pair.1.as_str())
     }
 
-    /// The pairs whose name of ours `wanted` accepts.
+    /// A mapping of only the keys whose new name is `wanted`.
     pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
         Self { pairs: self.pairs.iter().filter(|pair| wanted(&pair.0)).cloned().collect() }
     }
@@ -65,7 +65,7 @@ impl Rename {
     /// The file's names of a schema's columns.
     ///
     /// # Errors
-    /// A pair names a column that the schema does not have.
+    /// A column is not in the schema.
     pub fn names(&self, schema: &Schema) -> Result<Vec<String>> {
         if let Some((ours, _)) = self.pairs.iter().find(|(ours, _)| schema.columns.iter().all(|c| c.name != ours)) {
             let names: Vec<_> = schema.columns.iter().map(|c| c.name).collect();
@@ -76,10 +76,10 @@ impl Rename {
         Ok(schema.columns.iter().map(|c| theirs(c.name)).collect())
     }
 
-    /// Renames the keys of a row, which keep their places.
+    /// Renames the keys of a row and keeps their order.
     ///
     /// # Errors
-    /// The row has a key already whose name another one is to get.
+    /// The row already has a key with the new name.
     pub fn apply(&self, row: Map<String, Value>) -> Result<Map<String, Value>> {
         if !self.sources().any(|theirs| row.contains_key(theirs)) {
             return Ok(row);
@@ -101,7 +101,7 @@ impl Rename {
         Ok(renamed)
     }
 
-    /// What was meant by a name that neither a format, whose keys are `known`, nor a schema has.
+    /// A suggestion for a new name that is in no schema and not a `known` key of a format.
     pub fn slip(&self, known: &[&str]) -> Option<String> {
         let columns = SCHEMAS.iter().flat_map(|schema| schema.columns).map(|column| column.name);
         let names: Vec<&str> = known.iter().copied().chain(columns).collect();
@@ -110,7 +110,7 @@ impl Rename {
         Some(format!("did you mean {}?", flag(theirs, nearest(ours, &names)?)))
     }
 
-    /// The error for a renamed key that no row has; `have` are the keys that rows have.
+    /// The error for a renamed key that no row has; `have` are the keys of the rows.
     pub fn unknown(&self, theirs: &str, file: &str, have: &[&str]) -> Error {
         let ours = self.pairs.iter().find(|pair| pair.1 == theirs).map_or("", |pair| &pair.0);
         let free: Vec<&str> = have.iter().copied().filter(|key| self.sources().all(|source| source != *key)).collect();
@@ -125,7 +125,7 @@ impl Rename {
     }
 }
 
-/// The flag that reads a key as another, as it is typed.
+/// The flag that renames a key, as the user has to type it.
 pub(crate) fn flag(theirs: &str, ours: &str) -> String {
     format!("--rename {}", quoted(&format!("{theirs}={ours}")))
 }

@@ -1,5 +1,5 @@
-//! The rows of a stranger's file as JSON objects, one at a time: JSON lines or one JSON array, plain or gzipped, CSV, plain
-//! text with a prompt a line, or Parquet.
+//! A streaming reader of rows as JSON objects: JSON lines or one JSON array, plain or gzipped, CSV, plain
+//! text with a prompt per line, or Parquet.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -11,52 +11,53 @@ use super::text_rows::TextRows;
 use crate::error::Result;
 use crate::store::files::jsonl::Row;
 use crate::store::files::listing::{files, is};
-use crate::store::files::reader::ParquetIn;
+use crate::store::files::reader::ParquetReader;
 use crate::store::files::unread::{Unread, count_unread};
 
-/// A row, or why it is none, with its number: a line of text, or a row of Parquet, from 1.
-pub struct Numbered {
+/// A row, or why it is invalid, with its number: a line of text, or a row of Parquet, from 1.
+pub struct NumberedRow {
     pub file: PathBuf,
     pub number: u64,
     pub row: Row,
 }
 
-impl Numbered {
-    /// The file with the row's place in it.
+impl NumberedRow {
+    /// The file and the row's number, for messages.
     pub fn place(&self) -> String {
         let unit = if is(&self.file, "parquet") { "row" } else { "line" };
         format!("`{}` {unit} {}", self.file.display(), self.number)
     }
 }
 
-enum Open {
+enum OpenFile {
     Text(Box<TextRows>),
     Parquet(Box<ParquetRows>),
 }
 
-/// All rows of a file, or of a folder's Parquet and JSONL files in reading order. Holds a row, or a chunk of Parquet.
-pub struct RowsOf {
+/// Reads all rows of a file, or of a folder's Parquet and JSONL files in reading order. Holds one row, or one
+/// chunk of Parquet, in memory.
+pub struct RowReader {
     left: VecDeque<PathBuf>,
-    open: Option<(PathBuf, Open)>,
-    /// The columns of Parquet files that are read, beside those that are renamed and those that change what a row means.
+    open: Option<(PathBuf, OpenFile)>,
+    /// Parquet columns to read, in addition to renamed ones and context columns.
     only: &'static [&'static str],
     rename: Rename,
-    /// The other columns of the Parquet files so far, with the number of rows that have a value there.
+    /// Unread columns of the Parquet files so far, with the number of rows that have a value there.
     unread: Unread,
 }
 
-impl RowsOf {
-    /// Of a path; of Parquet only the columns named.
+impl RowReader {
+    /// Opens a file or folder. Only the columns `only` of Parquet files are read.
     ///
     /// # Errors
-    /// Nothing is there.
+    /// No file found.
     pub fn open(path: &Path, only: &'static [&'static str]) -> Result<Self> {
         let left = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
-        Ok(Self::over(left, only))
+        Ok(Self::from_files(left, only))
     }
 
-    /// Of several files, one after the other; of Parquet only the columns named.
-    pub fn over(files: Vec<PathBuf>, only: &'static [&'static str]) -> Self {
+    /// Reads several files in sequence. Only the columns `only` of Parquet files are read.
+    pub fn from_files(files: Vec<PathBuf>, only: &'static [&'static str]) -> Self {
         Self { left: files.into(), open: None, only, rename: Rename::default(), unread: Unread::new() }
     }
 
@@ -66,29 +67,28 @@ impl RowsOf {
         Self { rename: rename.clone(), ..self }
     }
 
-    /// The columns of the Parquet files read so far that were not asked for, with the number of rows that have a value
-    /// there.
+    /// Unread columns of the Parquet files so far, with the number of rows that have a value there.
     pub fn unread_columns(&self) -> &Unread {
         &self.unread
     }
 
-    fn read(&mut self) -> Result<Option<Numbered>> {
+    fn read(&mut self) -> Result<Option<NumberedRow>> {
         loop {
             if let Some((file, open)) = &mut self.open
                 && let Some((number, row)) = open.next()?
             {
                 let file = file.clone();
                 let row = row.map(|row| self.rename.apply(row)).map_or_else(|bad| Ok(Err(bad)), |row| row.map(Ok))?;
-                return Ok(Some(Numbered { file, number, row }));
+                return Ok(Some(NumberedRow { file, number, row }));
             }
             let Some(file) = self.left.pop_front() else { return Ok(None) };
-            self.open = Some((file.clone(), Open::of(&file, self.only, &self.rename, &mut self.unread)?));
+            self.open = Some((file.clone(), OpenFile::open(&file, self.only, &self.rename, &mut self.unread)?));
         }
     }
 }
 
-impl Iterator for RowsOf {
-    type Item = Result<Numbered>;
+impl Iterator for RowReader {
+    type Item = Result<NumberedRow>;
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.read();
         if next.is_err() {
@@ -98,10 +98,10 @@ impl Iterator for RowsOf {
     }
 }
 
-impl Open {
-    fn of(file: &Path, only: &[&str], rename: &Rename, unread: &mut Unread) -> Result<Self> {
+impl OpenFile {
+    fn open(file: &Path, only: &[&str], rename: &Rename, unread: &mut Unread) -> Result<Self> {
         if is(file, "parquet") {
-            let parquet = ParquetIn::open(file)?;
+            let parquet = ParquetReader::open(file)?;
             let (mut columns, values) = (Vec::new(), parquet.values());
             for (at, field) in parquet.schema().fields().iter().enumerate() {
                 let name = field.name().as_str();
@@ -113,15 +113,15 @@ impl Open {
                     count_unread(unread, name, values[at]);
                 }
             }
-            return Ok(Open::Parquet(Box::new(ParquetRows::new(parquet.read(&columns)?))));
+            return Ok(OpenFile::Parquet(Box::new(ParquetRows::new(parquet.read(&columns)?))));
         }
-        Ok(Open::Text(Box::new(TextRows::open(file)?)))
+        Ok(OpenFile::Text(Box::new(TextRows::open(file)?)))
     }
 
     fn next(&mut self) -> Result<Option<(u64, Row)>> {
         match self {
-            Open::Text(rows) => rows.next().transpose(),
-            Open::Parquet(rows) => rows.next().transpose(),
+            OpenFile::Text(rows) => rows.next().transpose(),
+            OpenFile::Parquet(rows) => rows.next().transpose(),
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let say = |r: Row| r.map(|r| serde_json::to_string(&r).unwrap()).map_err(|e| e.1);
-        RowsOf::open(&path, &[])?.map(|r| r.map(|r| (r.number, say(r.row)))).collect()
+        RowReader::open(&path, &[])?.map(|r| r.map(|r| (r.number, say(r.row)))).collect()
     }
     fn gz(text: &[u8]) -> Vec<u8> {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -1,8 +1,8 @@
-//! Did-you-mean for column names.
+//! Suggestions for column names.
 
 use crate::data;
 
-/// Names that other people's datasets give to the same thing.
+/// Common names in public datasets for our columns.
 const ALIASES: &[(&str, &[&str])] = &[
     ("prompt", &["instruction", "question", "query", "input", "user"]),
     ("response", &["output", "answer", "completion", "assistant", "reply"]),
@@ -11,7 +11,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("text", &["content", "document", "body"]),
 ];
 
-/// The name among `have` that `want` most likely is: an alias, or the nearest spelling.
+/// The most likely name for `want` in `have`: an alias, or the nearest spelling.
 pub(crate) fn nearest<'a>(want: &str, have: &[&'a str]) -> Option<&'a str> {
     let aliases = ALIASES.iter().find(|(name, _)| *name == want).map_or(&[][..], |(_, aliases)| aliases);
     let alias = aliases.iter().find_map(|a| have.iter().find(|h| h.eq_ignore_ascii_case(a)));

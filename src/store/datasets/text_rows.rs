@@ -1,5 +1,5 @@
-//! Rows of text files as JSON objects, one at a time: JSON lines or one JSON array, gzipped or not, CSV, and plain text with
-//! a prompt a line.
+//! A streaming reader of text files as JSON rows: JSON lines or one JSON array, gzipped or not, CSV, and
+//! plain text with a prompt per line.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use crate::store::files::lines::{Lines, MAX_LENGTH};
 use crate::store::files::listing::holds;
 use crate::store::files::unpack::{open_text, read_error};
 
-/// The rows of one file, with the lines that they stand in.
+/// The rows of one file, with their line numbers.
 pub(crate) struct TextRows {
-    source: Source,
-    /// Bytes of the rows so far.
+    source: TextFormat,
+    /// Size of the rows so far in bytes.
     bytes: u64,
     rename: Rename,
-    /// The columns that fields of CSV are given the types of, under the file's names.
+    /// Schema for the types of CSV fields, and the file's names of its columns.
     typed: Option<(&'static Schema, Vec<String>)>,
 }
 
-enum Source {
+enum TextFormat {
     Lines(Lines),
     Array(Array),
     /// Every line is a prompt.
@@ -35,15 +35,15 @@ enum Source {
 }
 
 impl TextRows {
-    /// Those of a file. Its name says whether it is CSV or plain text; everything else is JSON.
+    /// Opens a file. Its extension decides whether it is CSV or plain text; everything else is JSON.
     ///
     /// # Errors
-    /// It cannot be read; a .csv file without a first row of names, or with a name that comes twice.
+    /// The file cannot be read; a .csv file has no header, or a duplicate name in it.
     pub fn open(file: &Path) -> Result<Self> {
         let source = if holds(file, "csv") {
-            Source::Csv(Box::new(Table::open(file)?))
+            TextFormat::Csv(Box::new(Table::open(file)?))
         } else if holds(file, "txt") {
-            Source::Prompts(Lines::open(file)?)
+            TextFormat::Prompts(Lines::open(file)?)
         } else if holds(file, "parquet") {
             return Err(Error::user(format!("`{}` is a packed Parquet file", file.display()))
                 .help("unpack it first: Parquet packs its own pages"));
@@ -53,10 +53,10 @@ impl TextRows {
         Ok(Self { source, bytes: 0, rename: Rename::default(), typed: None })
     }
 
-    /// The same rows with the fields of CSV as values of a schema's columns, which the file calls `names`.
+    /// Converts CSV fields to the types of a schema's columns, which the file calls `names`.
     #[must_use]
     pub fn typed(self, schema: &'static Schema, names: &[String]) -> Self {
-        let is_csv = matches!(self.source, Source::Csv(_));
+        let is_csv = matches!(self.source, TextFormat::Csv(_));
         Self { typed: is_csv.then(|| (schema, names.to_vec())), ..self }
     }
 
@@ -66,39 +66,39 @@ impl TextRows {
         Self { rename: rename.clone(), ..self }
     }
 
-    fn json(file: &Path) -> Result<Source> {
+    fn json(file: &Path) -> Result<TextFormat> {
         let mut reader = open_text(file)?;
         let mut start = reader.fill_buf().map_err(|e| read_error(file, &e))?;
         start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
         if start.trim_ascii_start().starts_with(b"[") {
-            return Ok(Source::Array(Array::new(file, reader)));
+            return Ok(TextFormat::Array(Array::new(file, reader)));
         }
-        Ok(Source::Lines(Lines::of(file.display().to_string(), reader)))
+        Ok(TextFormat::Lines(Lines::new(file.display().to_string(), reader)))
     }
 
-    /// Bytes of the rows so far.
+    /// Size of the rows so far in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn read(&mut self) -> Result<Option<(u64, Row)>> {
         match &mut self.source {
-            Source::Lines(lines) => {
+            TextFormat::Lines(lines) => {
                 let Some((line, bytes)) = lines.next_line()? else { return Ok(None) };
                 self.bytes += bytes.len() as u64;
                 Ok(Some((line, parse(bytes))))
             }
-            Source::Array(array) => {
+            TextFormat::Array(array) => {
                 let next = array.next()?;
                 self.bytes += array.element.len() as u64;
                 Ok(next)
             }
-            Source::Prompts(lines) => {
+            TextFormat::Prompts(lines) => {
                 let Some((line, bytes)) = lines.next_line()? else { return Ok(None) };
                 self.bytes += bytes.len() as u64;
                 Ok(Some((line, line_of_text(bytes))))
             }
-            Source::Csv(table) => {
+            TextFormat::Csv(table) => {
                 let next = table.next()?;
                 self.bytes += table.bytes;
                 Ok(next)
@@ -131,11 +131,11 @@ fn line_of_text(bytes: &[u8]) -> Row {
     Ok(Map::from_iter([("prompt".to_owned(), Value::from(text.trim()))]))
 }
 
-/// A CSV file (RFC 4180) whose first row has the names of its columns.
+/// A CSV file (RFC 4180) with a header.
 struct Table {
     rows: CsvRows,
     names: Vec<String>,
-    /// Bytes of the last row.
+    /// Size of the last row in bytes.
     bytes: u64,
 }
 
@@ -176,12 +176,12 @@ impl Table {
     }
 }
 
-/// The elements of one JSON array, each read to its end before it is parsed.
+/// A streaming reader of a JSON array, which buffers one element at a time.
 struct Array {
     name: PathBuf,
     bytes: std::io::Bytes<Box<dyn BufRead + Send>>,
     line: u64,
-    /// The opening bracket has been seen; the closing one has.
+    /// Whether the opening and the closing bracket have been read.
     begun: bool,
     ended: bool,
     element: Vec<u8>,
@@ -200,10 +200,10 @@ impl Array {
 
     fn fail<T>(&self, what: &str) -> Result<T> {
         Err(Error::user(format!("`{}` line {} {what}", self.name.display(), self.line))
-            .help("the file is to hold one JSON array of objects, or one object a line"))
+            .help("the file must be one JSON array of objects, or have one object per line"))
     }
 
-    /// The next element with the line that it begins in; after one that does not parse the array goes on.
+    /// The next element with its first line. An element that does not parse does not end the array.
     fn next(&mut self) -> Result<Option<(u64, Row)>> {
         if self.ended {
             return Ok(None);
@@ -256,7 +256,7 @@ impl Array {
         (!self.element.is_empty()).then(|| (line, parse(&self.element)))
     }
 
-    /// Nothing may come after the array.
+    /// Checks that nothing follows the array.
     fn rest(&mut self) -> Result<()> {
         while let Some(byte) = self.byte()? {
             if !byte.is_ascii_whitespace() {

@@ -5,15 +5,15 @@ use serde_json::{Map, Value, json};
 use super::context::{MESSAGE_KEYS, is_empty};
 use crate::store::files::jsonl::{list, member, object, text};
 
-/// One message.
+/// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// `system`, `user`, `assistant`, or another that the chat template knows.
+    /// `system`, `user`, `assistant`, or another role that the chat template supports.
     pub role: String,
-    /// What was said.
+    /// The text.
     pub content: String,
-    /// The message as the file has it, where it is anything else than role and content in this order: templates see keys
-    /// in their order.
+    /// The original object, if it has other keys than role and content, or another order: chat templates see
+    /// keys in their order.
     pub keys: Option<Map<String, Value>>,
 }
 
@@ -23,10 +23,10 @@ impl Turn {
         Self { role: role.into(), content: content.into(), keys: None }
     }
 
-    /// Of an object with `role` and `content`.
+    /// Parses an object with `role` and `content`.
     ///
     /// # Errors
-    /// It is something else, or calls a tool.
+    /// The value is something else, or calls a tool.
     pub(crate) fn parse(value: Value) -> Result<Self, String> {
         let keys = match &value {
             Value::Object(keys) if !keys.keys().eq(["role", "content"]) => Some(keys.clone()),
@@ -42,7 +42,7 @@ impl Turn {
     }
 }
 
-/// Puts a system message before the turns of a conversation.
+/// Inserts a system message before the turns of a conversation.
 ///
 /// # Errors
 /// The conversation begins with another system message.
@@ -58,19 +58,19 @@ pub(crate) fn with_system(turns: &mut Vec<Turn>, system: Option<String>) -> Resu
     Ok(())
 }
 
-/// What is wrong with a conversation that nobody is to answer.
+/// Fault of a conversation that does not ask for an answer.
 pub(crate) const ENDS_WITH_ANSWER: &str =
     "ends with the assistant's turn; leave that out, it is what the model is asked for";
 
-/// A conversation that somebody is to answer.
-pub(crate) fn asked(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
+/// Checks that the last turn of a conversation is not an answer.
+pub(crate) fn ensure_unanswered(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
     match turns.last() {
         Some(last) if last.role == "assistant" => Err(ENDS_WITH_ANSWER.to_owned()),
         _ => Ok(turns),
     }
 }
 
-pub(crate) fn turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
+pub(crate) fn parse_turns(key: &str, value: Value) -> Result<Vec<Turn>, String> {
     list(value, Turn::parse).map_err(|e| format!("key `{key}` {e}"))
 }
 
@@ -84,11 +84,11 @@ pub(crate) fn message(value: Value) -> Result<(String, String), String> {
 }
 
 /// Role and content of each turn.
-pub(crate) fn said(turns: &[Turn]) -> Vec<(&str, &str)> {
+pub(crate) fn role_content(turns: &[Turn]) -> Vec<(&str, &str)> {
     turns.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect()
 }
 
-/// An instruction with what it is about below it, as Self-Instruct and Alpaca show them to a model.
+/// An instruction with its input below it, as Self-Instruct and Alpaca present them to a model.
 pub(crate) fn with_input(instruction: &str, input: &str) -> String {
     match input.trim() {
         "" => instruction.trim().to_owned(),

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all: a temporary name in the same directory, fsync, rename, fsync of the directory.
+//! Atomic file writes: a temporary name in the same directory, fsync, rename, fsync of the directory.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -9,10 +9,10 @@ use super::io_error::{explain, io_error};
 use super::{fault, output};
 use crate::error::{Error, Result};
 
-/// What a file holds.
+/// Size and hash of a written file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
-    /// Rows of a table; 0 for other files.
+    /// Number of rows of a table; 0 for other files.
     pub rows: u64,
     /// Size in bytes.
     pub bytes: u64,
@@ -20,7 +20,7 @@ pub struct Written {
     pub hash: String,
 }
 
-/// Makes the names in a directory durable.
+/// Syncs a directory, which makes the names in it durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     if cfg!(unix) {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
@@ -29,7 +29,7 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory and those above it; each new name is durable.
+/// Creates a directory and its parents, durably.
 pub(crate) fn create_dirs(dir: &Path) -> Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
@@ -46,15 +46,15 @@ pub(crate) fn create_dirs(dir: &Path) -> Result<()> {
     }
 }
 
-/// How every temporary name ends; they begin with a dot.
+/// Suffix of every temporary name. The names begin with a dot.
 const TEMPORARY: &str = ".tmp";
 
-/// Whether a file name is one that [`AtomicFile`] or a model in the making gives.
+/// Whether a name is a temporary one, of an [`AtomicFile`] or of an unfinished model.
 pub(crate) fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(TEMPORARY)
 }
 
-/// The directory of a file, which is made, and its name there.
+/// The directory of a file, which is created, and its name there.
 fn dir_and_name(target: &Path) -> Result<(&Path, &str)> {
     let name = target.file_name().and_then(|n| n.to_str());
     let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a file", target.display())))?;
@@ -63,44 +63,45 @@ fn dir_and_name(target: &Path) -> Result<(&Path, &str)> {
     Ok((dir, name))
 }
 
-/// A file in the making. Dropped before [`AtomicFile::publish`], it leaves nothing behind.
+/// A file that is being written. If it is dropped before [`AtomicFile::publish`], it leaves nothing behind.
 pub(crate) struct AtomicFile {
     target: PathBuf,
     temporary: PathBuf,
     /// `None` once closed.
     file: Option<BufWriter<File>>,
-    /// The closed file, open as long as it has its temporary name: that of an output is locked.
+    /// Handle of the closed file. It stays open while the file has its temporary name, because it holds the
+    /// lock of an output.
     closed: Option<File>,
     hasher: blake3::Hasher,
     bytes: u64,
-    /// Why writing failed, kept because a writer on top of this one may hide it.
+    /// The first I/O error. A writer on top of this one may hide it.
     failure: Option<(ErrorKind, String)>,
     published: bool,
 }
 
 impl AtomicFile {
-    /// Starts the file that will be `target`, within a directory whose writer removes what a process that died left there; makes
-    /// its directory.
+    /// Starts the file `target` in a directory whose writer removes leftovers of dead processes; creates the
+    /// directory.
     pub fn create(target: &Path) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let (dir, name) = dir_and_name(target)?;
-        // Two threads may write the same file; what they write is compared later.
+        // Two threads may write the same file. Their contents are compared later.
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = dir.join(format!(".{name}.{}-{unique}{TEMPORARY}", std::process::id()));
         let file = File::create(&temporary).map_err(|e| io_error("writing", target, &e))?;
-        Ok(Self::of(target, temporary, file))
+        Ok(Self::new(target, temporary, file))
     }
 
-    /// Starts a file that a user named as an output, in a directory of anybody; makes the directory. What earlier outputs there
-    /// left unfinished, because their processes died, is removed.
+    /// Starts an output that a user named, in a directory that may contain anything; creates the directory.
+    /// Removes unfinished outputs of dead processes there.
     pub fn create_output(target: &Path) -> Result<Self> {
         let (dir, name) = dir_and_name(target)?;
         output::remove_abandoned(dir);
         let (temporary, file) = output::create(dir, name).map_err(|e| io_error("writing", target, &e))?;
-        Ok(Self::of(target, temporary, file))
+        Ok(Self::new(target, temporary, file))
     }
 
-    fn of(target: &Path, temporary: PathBuf, file: File) -> Self {
+    fn new(target: &Path, temporary: PathBuf, file: File) -> Self {
         Self {
             target: target.to_owned(),
             temporary,
@@ -113,7 +114,7 @@ impl AtomicFile {
         }
     }
 
-    /// The error to show for a failed write: the first I/O error if there was one, else `other`.
+    /// The error of a failed write: the first I/O error if there was one, else `other`.
     pub fn error(&mut self, other: impl Into<Error>) -> Error {
         match self.failure.take() {
             Some((kind, text)) => explain("writing", &self.target, kind, &text),
@@ -121,7 +122,7 @@ impl AtomicFile {
         }
     }
 
-    /// Makes the bytes durable under the temporary name.
+    /// Closes the file and makes its bytes durable under the temporary name.
     pub fn close(&mut self) -> Result<Written> {
         let fail = |e: &io::Error| io_error("writing", &self.target, e);
         if let Some(file) = self.file.take() {
@@ -134,7 +135,7 @@ impl AtomicFile {
         Ok(Written { rows: 0, bytes: self.bytes, hash: self.hasher.finalize().to_hex().to_string() })
     }
 
-    /// Gives the closed file its name, in place of any other of that name.
+    /// Renames the closed file to its final name, replacing an existing file.
     pub fn publish(&mut self) -> Result<()> {
         self.close()?;
         fs::rename(&self.temporary, &self.target).map_err(|e| io_error("renaming to", &self.target, &e))?;
@@ -169,21 +170,22 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.published {
-            // The bytes still buffered must not be written again on the way out: a full disk stays full.
+            // Buffered bytes are discarded: dropping the writer would try to write them again, and a full
+            // disk stays full.
             if let Some(file) = self.file.take() {
                 drop(file.into_parts());
             }
-            // Nothing more can be done here; the next start sweeps temporaries away.
+            // A failure is ignored, because the next start removes temporary files.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Where an output that a user names is to be written: the path itself, or the end of the link that it is. The rename
-/// at the end of a write would otherwise replace the link, or a device or FIFO, with a file.
+/// Path at which to write an output that a user names: the path itself, or the target of a link. Otherwise
+/// the rename at the end of a write would replace the link, or a device or FIFO, with a file.
 ///
 /// # Errors
-/// What is there is no regular file, or the links go round in a circle.
+/// The path exists and is not a regular file, or the links form a circle.
 pub fn output_target(path: &Path) -> Result<PathBuf> {
     const MAX_LINKS: usize = 40;
     let mut target = path.to_owned();
@@ -204,15 +206,15 @@ pub fn output_target(path: &Path) -> Result<PathBuf> {
     Err(Error::user(format!("`{}` is a link that leads back to itself", path.display())))
 }
 
-/// Writes a file whole or not at all, durably.
+/// Writes a file atomically and durably.
 ///
 /// # Errors
-/// A full disk or a directory that cannot be written; nothing is left behind.
+/// The disk is full or the directory cannot be written; nothing is left behind.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<Written> {
     write_all(AtomicFile::create(path)?, bytes)
 }
 
-/// As [`write_bytes`], of an output that a user named.
+/// As [`write_bytes`], for an output that a user named.
 ///
 /// # Errors
 /// As [`write_bytes`].
@@ -220,10 +222,10 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> Result<Written> {
     write_all(AtomicFile::create_output(path)?, bytes)
 }
 
-/// The same where `fill` writes the bytes. Returns what `fill` does.
+/// As [`write_output`], with `fill` as the writer of the bytes. Returns the result of `fill`.
 ///
 /// # Errors
-/// As [`write_bytes`]; what `fill` returns: then there is no file either.
+/// As [`write_bytes`]; `fill` failed, and no file is written.
 pub fn fill_output<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     let mut file = AtomicFile::create_output(path)?;
     let filled = fill(&mut file).map_err(|e| file.error(e))?;

@@ -1,4 +1,4 @@
-//! Rows of a CSV file as text, one at a time.
+//! A streaming reader of CSV files, with fields as text.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,22 @@ use csv_core::{ReadRecordResult, Reader};
 use super::unpack::{open_text, read_error};
 use crate::error::{Error, Result};
 
-/// A row with longer text is refused, so that a quotation mark that is never closed cannot fill the memory.
+/// Maximum length of a row. Without it, a quotation mark that is never closed could fill the memory.
 const MAX_LENGTH: usize = 4 << 20;
-/// A row with more fields is refused.
-const WIDEST: usize = 4096;
+/// Maximum number of fields of a row.
+const MAX_FIELDS: usize = 4096;
 
-/// A row, or why it is none.
+/// A row, or why it is invalid.
 #[derive(Debug, PartialEq)]
 pub(crate) struct CsvRow {
-    /// The line that it begins on, from 1.
+    /// Its first line, from 1.
     pub first: u64,
-    /// The line that it ends on.
+    /// Its last line.
     pub line: u64,
     pub fields: std::result::Result<Vec<String>, String>,
 }
 
-/// The rows of a file; blank lines are passed over.
+/// The rows of a file, without blank lines.
 pub(crate) struct CsvRows {
     path: PathBuf,
     input: Box<dyn BufRead + Send>,
@@ -36,26 +36,27 @@ impl CsvRows {
     /// # Errors
     /// The file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let (text, ends) = (vec![0; MAX_LENGTH], vec![0; WIDEST]);
+        let (text, ends) = (vec![0; MAX_LENGTH], vec![0; MAX_FIELDS]);
         Ok(Self { path: path.to_owned(), input: open_text(path)?, reader: Reader::new(), text, ends })
     }
 
-    /// The next row, the first one too.
+    /// The next row, beginning with the header.
     ///
     /// # Errors
-    /// The file cannot be read; or a row has no end, and those after it cannot be told apart.
+    /// The file cannot be read, or a row has no end, so that the next row cannot be found.
     pub fn next(&mut self) -> Result<Option<CsvRow>> {
-        self.pass_line_ends()?;
+        self.skip_line_ends()?;
         let (mut filled, mut fields, mut last) = (0, 0, 0);
         let first = self.reader.line();
         loop {
             let input = self.input.fill_buf().map_err(|e| read_error(&self.path, &e))?;
-            // A line end after the last byte ends an open row; it is text only where a quotation mark is still open.
+            // An added line end terminates a last row without one. It is taken for text only if a quotation
+            // mark is still open.
             let at_end = input.is_empty();
             let bytes = if at_end { &b"\n"[..] } else { input };
             let (result, read, wrote, ended) =
                 self.reader.read_record(bytes, &mut self.text[filled..], &mut self.ends[fields..]);
-            // A row ends with its first line end; of a pair of them the second comes with the next row.
+            // A row ends with its first line end; the second byte of `\r\n` is read with the next row.
             last = bytes[..read].last().copied().unwrap_or(last);
             if !at_end {
                 self.input.consume(read);
@@ -64,34 +65,34 @@ impl CsvRows {
             fields += ended;
             match result {
                 ReadRecordResult::InputEmpty if at_end && wrote > 0 => {
-                    return Err(self.endless(first, "has a quotation mark that is never closed"));
+                    return Err(self.unterminated(first, "has a quotation mark that is never closed"));
                 }
                 ReadRecordResult::InputEmpty if at_end => return Ok(None),
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => {
                     let what = format!("is longer than {} MiB: is a quotation mark not closed?", MAX_LENGTH >> 20);
-                    return Err(self.endless(first, &what));
+                    return Err(self.unterminated(first, &what));
                 }
                 ReadRecordResult::OutputEndsFull => {
-                    return Err(self.endless(first, &format!("has more than {WIDEST} fields")));
+                    return Err(self.unterminated(first, &format!("has more than {MAX_FIELDS} fields")));
                 }
                 ReadRecordResult::Record => break,
                 ReadRecordResult::End => return Ok(None),
             }
         }
-        // The line that it ended on: text may span lines.
+        // Quoted text may span lines.
         let line = self.reader.line() - u64::from(last == b'\n');
         Ok(Some(CsvRow { first, line, fields: self.fields(fields) }))
     }
 
-    /// Blank lines and the second half of a pair of line ends come before a row.
-    fn pass_line_ends(&mut self) -> Result<()> {
+    /// Skips blank lines, and the second byte of `\r\n`, before a row.
+    fn skip_line_ends(&mut self) -> Result<()> {
         loop {
             let input = self.input.fill_buf().map_err(|e| read_error(&self.path, &e))?;
             if !matches!(input.first(), Some(b'\r' | b'\n')) {
                 return Ok(());
             }
-            // The reader counts lines.
+            // The reader gets the byte because it counts lines.
             let _ = self.reader.read_record(&input[..1], &mut self.text, &mut self.ends);
             self.input.consume(1);
         }
@@ -108,7 +109,7 @@ impl CsvRows {
         Ok(row)
     }
 
-    fn endless(&self, first: u64, what: &str) -> Error {
+    fn unterminated(&self, first: u64, what: &str) -> Error {
         Error::user(format!("`{}`: the row that begins on line {first} {what}", self.path.display()))
             .help("put a field with a comma, a quotation mark or a line end in quotation marks, and write each mark in it twice")
     }

@@ -1,9 +1,10 @@
-//! Named points at which a test makes the store fail, compiled in always and inert unless asked for.
+//! Failpoints: named points at which a test makes the store fail. They are always compiled in and do nothing
+//! unless requested.
 //!
-//! `REFLUX_FAULT=POINT` aborts the process the first time the point is reached, `POINT:3` the third time; no
-//! destructor runs, as in a power cut. [`DISK_FULL`] is the exception: from the chosen moment on, writing a file
-//! fails as it does on a full disk, and the process lives on. Within one process, [`arm`] makes a point of the
-//! calling thread return an error instead.
+//! `REFLUX_FAULT=POINT` aborts the process the first time the point is reached, `POINT:3` the third time. No
+//! destructor runs, as in a power cut. [`DISK_FULL`] is the exception: from the chosen moment on, writes fail
+//! as on a full disk, and the process continues. Within one process, [`arm`] makes a point of the calling
+//! thread return an error instead.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,30 +13,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
-/// The bytes are handed to the system, not yet on the disk.
+/// The bytes are written, but not synced.
 pub const AFTER_WRITE: &str = "after-write";
-/// The bytes are on the disk under the temporary name.
+/// The bytes are synced under the temporary name.
 pub const AFTER_FSYNC: &str = "after-fsync";
-/// The file has its name, the directory is not yet on the disk.
+/// The file has its final name, but the directory is not synced.
 pub const AFTER_RENAME: &str = "after-rename";
-/// The file is durable, the manifest does not name it.
+/// The file is durable, but the manifest does not list it.
 pub const BEFORE_MANIFEST: &str = "before-manifest";
 /// Half of the manifest's line is written.
 pub const MID_MANIFEST: &str = "mid-manifest";
-/// The manifest's line is durable, nobody has been told.
+/// The manifest's line is durable, but the caller does not know yet.
 pub const AFTER_MANIFEST: &str = "after-manifest";
 /// A model's files are durable under the temporary name.
 pub const MODEL_BEFORE_RENAME: &str = "model-before-rename";
-/// A model has its name, the manifest does not name it.
+/// A model has its final name, but the manifest does not list it.
 pub const MODEL_AFTER_RENAME: &str = "model-after-rename";
-/// The files of a training's state are durable under the temporary name.
+/// A checkpoint's files are durable under the temporary name.
 pub const CHECKPOINT_BEFORE_RENAME: &str = "checkpoint-before-rename";
-/// A training's state has its name, the one before is still there.
+/// A checkpoint has its final name, and the previous one still exists.
 pub const CHECKPOINT_AFTER_RENAME: &str = "checkpoint-after-rename";
-/// Writing a file fails for want of space.
+/// Writes fail for lack of space.
 pub const DISK_FULL: &str = "disk-full";
 
-/// Every point that kills; [`DISK_FULL`] is not among them.
+/// Every point that aborts the process: all but [`DISK_FULL`].
 pub const POINTS: &[&str] = &[
     AFTER_WRITE,
     AFTER_FSYNC,
@@ -49,10 +50,10 @@ pub const POINTS: &[&str] = &[
     CHECKPOINT_AFTER_RENAME,
 ];
 
-/// What `REFLUX_FAULT` asks for: the point, and how often it is passed before it fails.
-fn wanted() -> Option<&'static (String, u64)> {
-    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    WANTED
+/// The point that `REFLUX_FAULT` requests, and the visit on which it fails.
+fn requested() -> Option<&'static (String, u64)> {
+    static REQUESTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    REQUESTED
         .get_or_init(|| {
             let text = std::env::var("REFLUX_FAULT").ok()?;
             let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
@@ -74,13 +75,13 @@ impl Drop for FailpointGuard {
     }
 }
 
-/// Makes `point` fail with an error on this thread, from the `nth` time on that it is reached (counted from 1).
+/// Makes `point` return an error on this thread, from its `nth` visit on (counted from 1).
 pub fn arm(point: &'static str, nth: u64) -> FailpointGuard {
     ARMED.with_borrow_mut(|a| *a = Some((point, nth)));
     FailpointGuard(())
 }
 
-fn armed(point: &str) -> bool {
+fn is_armed(point: &str) -> bool {
     ARMED.with_borrow_mut(|a| match a {
         Some((name, nth)) if *name == point => {
             *nth = nth.saturating_sub(1);
@@ -90,36 +91,36 @@ fn armed(point: &str) -> bool {
     })
 }
 
-/// How often the process has come past the point that `REFLUX_FAULT` names.
-static PASSED: AtomicU64 = AtomicU64::new(0);
+/// Number of visits to the point that `REFLUX_FAULT` requests.
+static VISITS: AtomicU64 = AtomicU64::new(0);
 
-/// Whether to fail at `point` now; counts the visit.
-fn due(point: &str) -> bool {
-    match wanted() {
-        Some((name, nth)) if name == point => PASSED.fetch_add(1, Ordering::Relaxed) + 1 >= *nth,
+/// Counts a visit and returns whether to fail now.
+fn is_due(point: &str) -> bool {
+    match requested() {
+        Some((name, nth)) if name == point => VISITS.fetch_add(1, Ordering::Relaxed) + 1 >= *nth,
         _ => false,
     }
 }
 
-/// To be called before the half-way write of a manifest line: whether to stop half-way.
-pub(crate) fn cuts(point: &str) -> bool {
-    due(point) || armed(point)
+/// Whether to fail at `point` now. The writer of manifest lines asks before it writes half a line.
+pub(crate) fn should_fail(point: &str) -> bool {
+    is_due(point) || is_armed(point)
 }
 
-/// Dies if this is the chosen moment; the second half of [`cuts`].
-pub(crate) fn die(point: &str) -> Result<()> {
-    if wanted().is_some_and(|(name, _)| name == point) {
+/// Aborts the process, or returns the error of an armed point. To be called after [`should_fail`].
+pub(crate) fn fail(point: &str) -> Result<()> {
+    if requested().is_some_and(|(name, _)| name == point) {
         std::process::abort();
     }
     Err(Error::system(format!("fault injected at `{point}`")))
 }
 
-/// Passes a point: nothing happens unless it was chosen.
+/// Visits a point. Does nothing unless the point was requested.
 pub(crate) fn point(name: &'static str) -> Result<()> {
-    if cuts(name) { die(name) } else { Ok(()) }
+    if should_fail(name) { fail(name) } else { Ok(()) }
 }
 
-/// Stands in front of every write of a file.
+/// Called before every write of a file.
 pub(crate) fn disk_full() -> io::Result<()> {
-    if cuts(DISK_FULL) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    if should_fail(DISK_FULL) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
 }

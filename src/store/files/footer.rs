@@ -1,28 +1,29 @@
-//! A look at a Parquet footer before the `parquet` crate sees it.
+//! Checks of Parquet footers and page headers before the `parquet` crate reads them.
 //!
-//! The crate turns the footer's flat list of schema elements into a tree by recursion, so that a footer of a few
-//! hundred kilobytes that nests every element in the one before overflows the stack, which no `catch_unwind` catches.
-//! This walks the same list (Thrift's compact protocol, `FileMetaData.schema`) without recursion and bounds its depth.
+//! The crate converts the footer's flat list of schema elements into a tree by recursion. A footer of a few
+//! hundred kilobytes that nests every element in the previous one overflows the stack, which `catch_unwind`
+//! cannot catch. This module walks the same list (Thrift's compact protocol, `FileMetaData.schema`) without
+//! recursion and limits its depth.
 //!
-//! In the header of a page the crate passes over a list of unknown items one by one and does not see the file's end: a header
-//! of ten bytes keeps it busy for minutes. [`Checked`] walks each header first.
+//! In a page header, the crate skips a list of unknown items one by one without noticing the end of the file:
+//! a header of ten bytes keeps it busy for minutes. [`CheckedPages`] validates each header first.
 
 use std::io::{Cursor, Read};
 
 use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
-/// Schemas nested deeper than this are refused; each of our list columns takes three levels.
+/// Maximum nesting of a schema. Each of reflux's list columns takes three levels.
 const MAX_DEPTH: usize = 64;
-/// Schemas of more columns, those of nested values counted too, are refused: each takes about a kilobyte once it is read.
+/// Maximum number of columns, including nested ones. Each takes about a kilobyte of memory.
 const MAX_COLUMNS: u64 = 100_000;
-/// Footers larger than this are refused.
-const LARGEST: u64 = 256 << 20;
+/// Maximum size of a footer.
+const MAX_FOOTER: u64 = 256 << 20;
 
-/// Checks the last bytes of a file of `size` bytes. Returns what is wrong with them.
+/// Checks the footer of a file of `size` bytes. Returns what is wrong with it.
 ///
 /// # Errors
-/// They cannot be read.
+/// The footer cannot be read.
 pub(crate) fn check(file: &impl ChunkReader, size: u64) -> ParquetResult<Result<(), String>> {
     if size < 12 {
         return Ok(Err(format!("it has only {size} bytes")));
@@ -35,13 +36,13 @@ pub(crate) fn check(file: &impl ChunkReader, size: u64) -> ParquetResult<Result<
     if length > size - 12 {
         return Ok(Err(format!("its footer of {length} bytes is larger than the file")));
     }
-    if length > LARGEST {
-        return Ok(Err(format!("its footer of {length} bytes is larger than {LARGEST}")));
+    if length > MAX_FOOTER {
+        return Ok(Err(format!("its footer of {length} bytes is larger than {MAX_FOOTER}")));
     }
     Ok(schema_depth(&file.get_bytes(size - 8 - length, length as usize)?))
 }
 
-/// Walks `FileMetaData { 1: i32 version, 2: list<SchemaElement>, .. }` as far as the end of the schema.
+/// Walks `FileMetaData { 1: i32 version, 2: list<SchemaElement>, .. }` to the end of the schema.
 fn schema_depth(footer: &[u8]) -> Result<(), String> {
     let of_footer = |e: String| format!("its footer {e}");
     let mut thrift = Thrift(footer);
@@ -58,7 +59,7 @@ fn schema_depth(footer: &[u8]) -> Result<(), String> {
         if count > MAX_COLUMNS {
             return Err(format!("it has more than {MAX_COLUMNS} columns"));
         }
-        // Children still to come of each open element.
+        // Remaining children of each open element.
         let mut open: Vec<u64> = Vec::new();
         for _ in 0..count {
             let children = thrift.schema_element().map_err(of_footer)?;
@@ -82,24 +83,24 @@ fn schema_depth(footer: &[u8]) -> Result<(), String> {
     Err("its footer has no schema".to_owned())
 }
 
-/// Headers of pages larger than this are refused; with statistics of long texts they have some kilobytes.
-const LARGEST_HEADER: usize = 1 << 20;
+/// Maximum size of a page header. With statistics of long texts, a real one has a few kilobytes.
+const MAX_HEADER: usize = 1 << 20;
 
-/// A file, each header of a page in which is whole before it is read.
-pub(crate) struct Checked<R>(pub R);
+/// A file whose page headers are validated before the crate reads them.
+pub(crate) struct CheckedPages<R>(pub R);
 
-impl<R: ChunkReader> Length for Checked<R> {
+impl<R: ChunkReader> Length for CheckedPages<R> {
     fn len(&self) -> u64 {
         self.0.len()
     }
 }
 
-impl<R: ChunkReader> ChunkReader for Checked<R> {
-    type T = Whole<R::T>;
+impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
+    type T = CheckedHeader<R::T>;
 
-    /// What begins at `start`: the header of a page, or its data, of which the crate reads nothing here.
+    /// A reader from `start`, where the crate reads page headers. It reads page data with `get_bytes`.
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(Whole { head: None, rest: self.0.get_read(start)? })
+        Ok(CheckedHeader { head: None, rest: self.0.get_read(start)? })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
@@ -107,14 +108,14 @@ impl<R: ChunkReader> ChunkReader for Checked<R> {
     }
 }
 
-/// The header of a page and what comes after it; nothing is read of one that is not whole.
-pub(crate) struct Whole<R> {
-    /// The header, and some of what comes after it, once something was read.
+/// A reader that validates a page header before it returns any byte of it.
+pub(crate) struct CheckedHeader<R> {
+    /// The header, and some bytes after it, once anything was read.
     head: Option<Cursor<Vec<u8>>>,
     rest: R,
 }
 
-impl<R: Read> Read for Whole<R> {
+impl<R: Read> Read for CheckedHeader<R> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let head = match &mut self.head {
             Some(head) => head,
@@ -127,13 +128,13 @@ impl<R: Read> Read for Whole<R> {
     }
 }
 
-/// The bytes of a header, and as it comes some more.
+/// Reads the bytes of a header, and possibly some more.
 fn whole_header(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let (mut head, mut more) = (Vec::new(), 512);
     loop {
         let read = from.by_ref().take(more as u64).read_to_end(&mut head)?;
         let Err(why) = Thrift(&head).skip(STRUCT) else { return Ok(head) };
-        if read < more || head.len() > LARGEST_HEADER {
+        if read < more || head.len() > MAX_HEADER {
             return Err(std::io::Error::other(format!("the header of a page {why}")));
         }
         more = head.len() * 3;
@@ -143,7 +144,7 @@ fn whole_header(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
-/// A reader of Thrift's compact protocol over the bytes left.
+/// A reader of Thrift's compact protocol over the remaining bytes.
 struct Thrift<'a>(&'a [u8]);
 
 impl Thrift<'_> {
@@ -168,7 +169,7 @@ impl Thrift<'_> {
         self.0 = self.0.get(bytes..).ok_or("is cut short")?;
         Ok(())
     }
-    /// The next field's type, its number in `id`; `None` at the end of the struct.
+    /// The next field's type, with its number in `id`; `None` at the end of the struct.
     fn field(&mut self, id: &mut i64) -> Result<Option<u8>, String> {
         let head = self.byte()?;
         if head == 0 {
@@ -184,14 +185,14 @@ impl Thrift<'_> {
     fn list(&mut self) -> Result<(u64, u8), String> {
         let head = self.byte()?;
         let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-        // Every item takes a byte at least.
+        // Every item takes at least a byte.
         if count > self.0.len() as u64 {
             Err("has a list that is cut short".to_owned())
         } else {
             Ok((count, head & 15))
         }
     }
-    /// How many children a `SchemaElement` has (its field 5).
+    /// Number of children of a `SchemaElement` (its field 5).
     fn schema_element(&mut self) -> Result<u64, String> {
         let (mut id, mut children) = (0, 0);
         while let Some(kind) = self.field(&mut id)? {
@@ -203,7 +204,7 @@ impl Thrift<'_> {
         }
         Ok(children)
     }
-    /// Passes over one value of a type, without recursion: `left` holds the values still to pass of each open list.
+    /// Skips one value of a type, without recursion: `open` has the remaining items of each open list.
     fn skip(&mut self, kind: u8) -> Result<(), String> {
         enum Open {
             Struct(i64),
@@ -214,7 +215,7 @@ impl Thrift<'_> {
         loop {
             if let Some((kind, in_list)) = next.take() {
                 match kind {
-                    // A boolean is in the field's type, or a byte of its own within a list.
+                    // A field's boolean is encoded in its type; in a list it takes a byte.
                     1 | 2 if !in_list => {}
                     1..=3 => self.drop(1)?,
                     4..=6 => drop(self.varint()?),
@@ -293,7 +294,7 @@ mod tests {
         let whole: Vec<u8> = [&[0x15, 0, 0x19, 0x25, 2, 4, 0][..], &[7; 3000]].concat();
         let read = |bytes: &[u8]| {
             let mut all = Vec::new();
-            let mut from = Checked(bytes::Bytes::copy_from_slice(bytes)).get_read(0).unwrap();
+            let mut from = CheckedPages(bytes::Bytes::copy_from_slice(bytes)).get_read(0).unwrap();
             from.read_to_end(&mut all).map(|_| all).map_err(|e| e.to_string())
         };
         assert!(read(&long).unwrap_err().contains("the header of a page has a list that is cut short"));

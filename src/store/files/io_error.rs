@@ -1,11 +1,11 @@
-//! Errors of the file system, with the file and what to do about it.
+//! File system errors with the file's path and advice.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::error::Error;
 
-/// An I/O error with the file and what to do about it.
+/// An I/O error with the file's path and advice.
 pub(crate) fn io_error(doing: &str, path: &Path, e: &io::Error) -> Error {
     explain(doing, path, e.kind(), &e.to_string())
 }

@@ -1,6 +1,6 @@
-//! JSON values in which no object names a key twice.
+//! A JSON parser that refuses duplicate keys.
 //!
-//! Of a key that comes twice, readers take one value or the other, and say nothing. Here it is an error.
+//! Parsers silently take the first or the last value of a duplicate key; here a duplicate is an error.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,34 +8,34 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Why a text is no JSON value.
-pub(crate) enum Fault {
-    /// An object has this key twice.
-    Twice(String),
-    /// The parser's reason.
+/// Reason why a text is not a valid JSON value.
+pub(crate) enum JsonFault {
+    /// An object has this key more than once.
+    DuplicateKey(String),
+    /// The parser's error.
     Json(serde_json::Error),
 }
 
-/// The value of a JSON text.
-pub(crate) fn value(bytes: &[u8]) -> Result<Value, Fault> {
-    let twice = RefCell::new(None);
+/// Parses a JSON text.
+pub(crate) fn value(bytes: &[u8]) -> Result<Value, JsonFault> {
+    let duplicate = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Unique(&twice).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    parsed.map_err(|error| twice.take().map_or(Fault::Json(error), Fault::Twice))
+    let parsed = NoDuplicateKeys(&duplicate).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    parsed.map_err(|error| duplicate.take().map_or(JsonFault::Json(error), JsonFault::DuplicateKey))
 }
 
-/// Reads one value; a key that comes twice is left here.
+/// Parses one value. A duplicate key is stored here, because the parser's error cannot carry it.
 #[derive(Clone, Copy)]
-struct Unique<'a>(&'a RefCell<Option<String>>);
+struct NoDuplicateKeys<'a>(&'a RefCell<Option<String>>);
 
-impl<'de> DeserializeSeed<'de> for Unique<'_> {
+impl<'de> DeserializeSeed<'de> for NoDuplicateKeys<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Unique<'_> {
+impl<'de> Visitor<'de> for NoDuplicateKeys<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,10 +97,10 @@ mod tests {
             assert_eq!(read.to_string(), serde_json::from_str::<Value>(text).unwrap().to_string());
         }
         for text in [r#"{"a": 1, "b": 2, "a": 3}"#, r#"{"m": [{"a": 1}, {"a": 1, "a": 1}]}"#] {
-            assert!(matches!(value(text.as_bytes()), Err(Fault::Twice(key)) if key == "a"), "{text}");
+            assert!(matches!(value(text.as_bytes()), Err(JsonFault::DuplicateKey(key)) if key == "a"), "{text}");
         }
         for text in ["", "{", "[1,]", "{\"a\": NaN}", "1 2", &"[".repeat(200)] {
-            let Err(Fault::Json(error)) = value(text.as_bytes()) else { panic!("{text}") };
+            let Err(JsonFault::Json(error)) = value(text.as_bytes()) else { panic!("{text}") };
             assert_eq!(error.to_string(), serde_json::from_str::<Value>(text).unwrap_err().to_string());
         }
     }

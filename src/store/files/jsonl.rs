@@ -1,10 +1,10 @@
-//! JSON lines: one row per line, with what is wrong with a line that holds none.
+//! JSON lines: parsing of rows, and of the values in them.
 
 use serde_json::{Map, Value};
 
-use super::json::Fault;
+use super::json::JsonFault;
 
-/// A row, or why the line holds none.
+/// A row, or the code and the reason why the line is invalid.
 pub(crate) type Row = Result<Map<String, Value>, (&'static str, String)>;
 
 pub(crate) fn parse(bytes: &[u8]) -> Row {
@@ -14,15 +14,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Row {
     match super::json::value(bytes) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
-        Err(Fault::Twice(key)) => {
+        Err(JsonFault::DuplicateKey(key)) => {
             let key = key.chars().take(60).collect::<String>();
             Err(("bad_json", format!("has the key `{}` twice; keep one of the two", key.escape_debug())))
         }
-        Err(Fault::Json(error)) => Err(("bad_json", not_json(bytes, &error))),
+        Err(JsonFault::Json(error)) => Err(("bad_json", not_json(bytes, &error))),
     }
 }
 
-/// What is wrong with a line that is no JSON, by what people's files have: another encoding, numbers that JSON lacks.
+/// Explains why a line is not valid JSON. Common causes are another encoding, and numbers that JSON lacks.
 fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.iter().take(4).any(|b| *b == 0) {
         return "is UTF-16 text, or no text at all; save the file as UTF-8".to_owned();
@@ -32,12 +32,12 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
         let byte = bytes.get(at).copied().unwrap_or_default();
         return format!("is not UTF-8 text: byte {byte:#04x} at column {}; save the file as UTF-8", at + 1);
     }
-    // The parser's own line number is always 1 here; only the column says something.
+    // The parser's line number is always 1 here; only the column is useful.
     let column = error.column();
     let rest = &bytes[column.saturating_sub(1).min(bytes.len())..];
     for (number, name) in [("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")] {
         let tail = number.strip_prefix('-').unwrap_or(number);
-        // After a minus sign the parser stops at the letter.
+        // The parser stops after the minus sign.
         let negative = number.starts_with('-') && column >= 2 && bytes.get(column - 2) == Some(&b'-');
         if rest.starts_with(number.as_bytes()) || negative && rest.starts_with(tail.as_bytes()) {
             return format!("is not JSON: {name} at column {column}, which JSON does not have; write null");
@@ -52,12 +52,13 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// Values that one row may hold. A value of two bytes takes up to a hundred in memory once it is parsed.
+/// Maximum number of values in one row. A parsed value takes up to a hundred bytes of memory, even if its
+/// text takes two.
 const MAX_VALUES: usize = 1 << 20;
 
-/// Counts the commas outside of texts, without parsing anything.
+/// Counts commas and brackets outside of strings, without parsing.
 fn has_too_many_values(bytes: &[u8]) -> bool {
-    // Every value but the first follows a comma or takes a few bytes of its own.
+    // Every value takes at least a byte, so a short line cannot have too many.
     if bytes.len() < MAX_VALUES {
         return false;
     }
@@ -74,7 +75,7 @@ fn has_too_many_values(bytes: &[u8]) -> bool {
     values > MAX_VALUES
 }
 
-/// Lists and objects within one another that the JSON parser follows.
+/// Maximum nesting that the JSON parser accepts.
 const MAX_DEPTH: usize = 127;
 
 pub(crate) fn spell(value: &Value) -> String {

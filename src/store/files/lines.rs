@@ -1,4 +1,4 @@
-//! Lines of text with their numbers, from a file or from standard input.
+//! A reader of numbered lines, from a file or from standard input.
 
 use std::io::{BufRead, Read};
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::path::Path;
 use super::unpack::{open_text, read_error};
 use crate::error::{Error, Result};
 
-/// A longer line is refused, so that a file without line ends cannot fill the memory.
+/// Maximum length of a line. Without it, a file without line ends could fill the memory.
 pub(crate) const MAX_LENGTH: u64 = 64 << 20;
 
-/// The lines of a text, read one at a time.
+/// The lines of a text, read lazily.
 pub struct Lines {
-    /// How errors name it: the path, or `standard input`.
+    /// Name for error messages: the path, or `standard input`.
     name: String,
     reader: Box<dyn BufRead + Send>,
     line: u64,
@@ -19,25 +19,25 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Those of a file, packed with gzip or not.
+    /// Opens a file, which may be gzipped.
     ///
     /// # Errors
-    /// It cannot be read, or is a directory.
+    /// The file cannot be read, or is a directory.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self::of(path.display().to_string(), open_text(path)?))
+        Ok(Self::new(path.display().to_string(), open_text(path)?))
     }
 
-    /// Those of whatever can be read; `name` is for errors.
-    pub fn of(name: impl Into<String>, reader: impl BufRead + Send + 'static) -> Self {
+    /// Reads lines from any reader; `name` is used in error messages.
+    pub fn new(name: impl Into<String>, reader: impl BufRead + Send + 'static) -> Self {
         Self { name: name.into(), reader: Box::new(reader), line: 0, buffer: Vec::new() }
     }
 
-    /// How errors name the text.
+    /// Name of the text in error messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The next line that is not blank with its number, counted from 1, without a byte order mark or line end.
+    /// The next line that is not blank, without byte order mark and line end, and its number, from 1.
     ///
     /// # Errors
     /// Reading failed, or the line is too long.
@@ -53,7 +53,7 @@ impl Lines {
             if self.buffer.len() as u64 > MAX_LENGTH {
                 let (name, line) = (&self.name, self.line);
                 return Err(Error::user(format!("`{name}` line {line} is longer than {} MiB", MAX_LENGTH >> 20))
-                    .help("each line is to hold one row, as a JSON object"));
+                    .help("each line must be one row, as a JSON object"));
             }
             let blank = without_mark(&self.buffer, self.line).trim_ascii().is_empty();
             if !blank {
@@ -64,10 +64,10 @@ impl Lines {
         }
     }
 
-    /// All that is left, as one text without its last line ends.
+    /// The remaining text, without trailing line ends.
     ///
     /// # Errors
-    /// Reading failed, it is too long, or it is not UTF-8.
+    /// Reading failed, or the text is too long or not UTF-8.
     pub fn rest(&mut self) -> Result<String> {
         self.buffer.clear();
         let read = (&mut self.reader).take(MAX_LENGTH + 1).read_to_end(&mut self.buffer);
@@ -84,7 +84,7 @@ impl Lines {
     }
 }
 
-/// The bytes without the mark that some editors put before a file's first line.
+/// Removes the byte order mark that some editors write before the first line.
 fn without_mark(bytes: &[u8], line: u64) -> &[u8] {
     if line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes }
 }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_as_editors_number_them() {
-        let mut lines = Lines::of("x", "\u{feff}a\r\n\n  \n b \nc".as_bytes());
+        let mut lines = Lines::new("x", "\u{feff}a\r\n\n  \n b \nc".as_bytes());
         let mut seen = Vec::new();
         while let Some((line, bytes)) = lines.next_line().unwrap() {
             seen.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_whole_text_keeps_all_but_its_last_line_ends() {
-        assert_eq!(Lines::of("x", "\u{feff}a\n\n b\r\n\n".as_bytes()).rest().unwrap(), "a\n\n b");
-        let e = Lines::of("x", &b"a\n\xff"[..]).rest().unwrap_err();
+        assert_eq!(Lines::new("x", "\u{feff}a\n\n b\r\n\n".as_bytes()).rest().unwrap(), "a\n\n b");
+        let e = Lines::new("x", &b"a\n\xff"[..]).rest().unwrap_err();
         assert!(e.to_string().contains("`x` line 2"), "{e}");
     }
 }

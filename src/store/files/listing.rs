@@ -1,25 +1,26 @@
-//! Which files a dataset consists of, and in which order.
+//! Files of a dataset and their reading order.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Whether a path ends in `.extension`.
+/// Whether a path has this extension, in upper or lower case.
 pub(crate) fn is(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
-/// Whether a file's name says that it holds `.extension`, packed with gzip or not.
+/// Whether a path has this extension, possibly followed by `.gz`.
 pub(crate) fn holds(path: &Path, extension: &str) -> bool {
     if is(path, "gz") { is(&path.with_extension(""), extension) } else { is(path, extension) }
 }
 
-/// Whether a file's name is that of a file of rows, which [`crate::store::datasets::dataset::Dataset`], [`crate::store::datasets::prompts::Prompts`] and [`crate::store::import()`] read.
+/// Whether a file's extension is one that [`crate::store::Dataset`], [`crate::store::PromptReader`] and
+/// [`crate::store::import()`] read.
 pub fn is_data_file(path: &Path) -> bool {
     READ.iter().any(|extension| is(path, extension))
 }
 
-/// The name without the extensions of files of rows.
+/// The name without extensions of data files.
 pub(crate) fn without_extensions(name: &Path) -> PathBuf {
     let mut stem = name.to_owned();
     while is_data_file(&stem) {
@@ -28,16 +29,17 @@ pub(crate) fn without_extensions(name: &Path) -> PathBuf {
     stem
 }
 
-/// Extensions of files that are read; those of a folder are .parquet and .jsonl.
+/// Extensions of data files. Of a folder, only .parquet and .jsonl files are read.
 const READ: [&str; 6] = ["parquet", "jsonl", "json", "gz", "csv", "txt"];
 
-/// A path's place in the reading order: numbers count as numbers, so `iteration=10` comes after `iteration=2`.
+/// Sort key of a path in the reading order. Digits are compared as numbers, so that `iteration=10` comes
+/// after `iteration=2`.
 fn order(path: &Path) -> Vec<Vec<(String, u64)>> {
     let part = |part: &std::ffi::OsStr| {
         let text = part.to_string_lossy();
         let mut pieces: Vec<(String, u64)> = Vec::new();
         for run in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
-            // A run is digits, then at most one other character, which begins the next piece's text.
+            // A run consists of digits and at most one other character, which begins the next piece's text.
             let digits = run.trim_end_matches(|c: char| !c.is_ascii_digit());
             if let (Some(last), Ok(n)) = (pieces.last_mut(), digits.parse()) {
                 last.1 = n;
@@ -54,10 +56,10 @@ fn order(path: &Path) -> Vec<Vec<(String, u64)>> {
     path.iter().map(part).collect()
 }
 
-/// The data files at `path`, in reading order; Parquet files' JSONL twins left out.
+/// The data files at `path`, in reading order, without JSONL files that have a Parquet twin.
 pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let missing = |e: &std::io::Error| {
-        Error::user(format!("there is no dataset at `{}`: {e}", path.display()))
+        Error::user(format!("no dataset found at `{}`: {e}", path.display()))
             .help("give a .parquet, .jsonl, .csv or .txt file, or a directory of .parquet and .jsonl files; relative paths start where reflux runs")
     };
     let kind = std::fs::metadata(path).map_err(|e| missing(&e))?;
@@ -70,7 +72,7 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
         };
     }
     if !kind.is_dir() {
-        // Says that it is not a regular file, and what to do.
+        // Returns the error for a file that is not regular.
         super::open::open_regular(path)?;
     }
     let mut found = Vec::new();
@@ -84,7 +86,7 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Data files below `dir`, hidden ones and `_markers` left out, at most `depth` levels down.
+/// Collects data files below `dir`, at most `depth` levels down, without hidden files and `_markers`.
 fn collect(dir: &Path, depth: u32, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

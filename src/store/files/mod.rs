@@ -1,4 +1,5 @@
-//! Files as such: what appears whole or not at all, Parquet in and out, JSON lines, CSV, gzip, and which files a path names.
+//! File formats and file system access: atomic writes, Parquet, JSON lines, CSV, gzip, and listing of data
+//! files.
 
 pub(crate) mod atomic;
 pub(crate) mod csv;

@@ -1,4 +1,4 @@
-//! Opening of what a user names.
+//! Opening of files that a user names.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::path::Path;
 use super::io_error::io_error;
 use crate::error::{Error, Result};
 
-/// Opens a file for reading, if it is a regular file, itself or at the end of a link.
+/// Opens a regular file, or a link to one, for reading.
 ///
-/// A FIFO without a writer would wait for ever, a device may have no end, and what can be read once only cannot be
-/// looked at before it is read.
+/// Other kinds are refused: a FIFO without a writer would block for ever, a device may have no end, and data
+/// that can be read only once cannot be inspected first.
 ///
 /// # Errors
-/// It cannot be opened, or is something else.
+/// The file cannot be opened, or is not a regular file.
 pub(crate) fn open_regular(path: &Path) -> Result<File> {
     let metadata = std::fs::metadata(path).map_err(|e| io_error("reading", path, &e).into_user())?;
     if metadata.is_dir() {

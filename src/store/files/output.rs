@@ -1,8 +1,8 @@
-//! Temporary files beside an output that a user names, and the removal of those that a process left which died.
+//! Temporary files next to an output that a user names, and removal of those that dead processes left.
 //!
-//! Such a file bears a name that only reflux gives, and its writer holds the operating system's lock on it. The system releases the
-//! lock when the process ends, however it ends; so a file whose lock can be had has no writer any more. Process ids say nothing
-//! of processes in other containers or on other machines.
+//! Such a file has a name that only reflux gives, and its writer holds the operating system's lock on it. The
+//! system releases the lock when the process ends, for whatever reason, so an unlocked file has no writer any
+//! more. Process ids would not work across containers or machines.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -11,39 +11,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::same_file::is_same_file;
 
-/// How the part of a temporary name begins that is not its target's.
+/// Marker between the output's name and the unique part of a temporary name.
 const MARK: &str = ".reflux-";
-/// How a temporary name ends.
+/// Suffix of a temporary name.
 const TEMPORARY: &str = ".tmp";
-/// How often another name is tried: somebody who looks for abandoned files may have found this one before it was locked.
+/// Maximum number of names to try. Another process that looks for abandoned files may find a new one before
+/// it is locked.
 const TRIES: u32 = 20;
 
-/// Whether a file has a name that [`create`] gives: `.TARGET.reflux-PID-N.tmp`.
-fn is_one(name: &str) -> bool {
+/// Whether a name is one that [`create`] gives: `.TARGET.reflux-PID-N.tmp`.
+fn is_temporary_output(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
     let Some((target, unique)) = inner.and_then(|inner| inner.rsplit_once(MARK)) else { return false };
     !target.is_empty() && unique.split_once('-').is_some_and(|(pid, number)| digits(pid) && digits(number))
 }
 
-/// Makes a temporary file in `dir` for the output `name`, and locks it as long as it is open.
+/// Creates a temporary file in `dir` for the output `name`, locked while it is open.
 pub(crate) fn create(dir: &Path, name: &str) -> io::Result<(PathBuf, File)> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     for _ in 0..TRIES {
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!(".{name}{MARK}{}-{unique}{TEMPORARY}", std::process::id()));
         let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
-            // A process of the same number, in another container, has it.
+            // A process with the same id, in another container, has this file.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             other => other?,
         };
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => continue,
-            // A file system without locks: nobody will take the file for abandoned either.
+            // On a file system without locks, no process can take the file for abandoned either.
             Err(TryLockError::Error(_)) => return Ok((path, file)),
             Ok(()) => {}
         }
-        // Whoever held the lock for a moment may have removed the file.
+        // Another process may have removed the file before it was locked.
         match (file.metadata(), fs::symlink_metadata(&path)) {
             (Ok(ours), Ok(there)) if is_same_file(&ours, &there) => return Ok((path, file)),
             _ => continue,
@@ -52,13 +53,13 @@ pub(crate) fn create(dir: &Path, name: &str) -> io::Result<(PathBuf, File)> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "no name for a temporary file is free"))
 }
 
-/// Removes from `dir` the temporary files of outputs whose writers have died. Nothing here is an error: what cannot be removed
+/// Removes temporary files of dead processes from `dir`. Errors are ignored: a file that cannot be removed
 /// stays.
 pub(crate) fn remove_abandoned(dir: &Path) {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if !regular || !entry.file_name().to_str().is_some_and(is_one) {
+        if !regular || !entry.file_name().to_str().is_some_and(is_temporary_output) {
             continue;
         }
         let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };

@@ -1,4 +1,4 @@
-//! Columns of every type as types that Arrow's JSON writer and its formatter can print.
+//! Conversion of columns to types that Arrow's JSON writer and formatter can print.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 
 use crate::error::{Error, Result};
 
-/// The same rows with every time zone as UTC, keys of maps as text, and bytes as the UTF-8 text that they hold. Points
-/// in time stay the same: a Parquet file stores them in UTC, whatever zone it names.
+/// The rows with every time zone as UTC, map keys as text, and bytes as UTF-8 text. Points in time stay the
+/// same, because a Parquet file stores them in UTC, whatever zone it names.
 ///
 /// # Errors
-/// Bytes that are no UTF-8 text.
+/// Bytes are not UTF-8 text.
 pub(crate) fn as_printable(rows: &RecordBatch) -> Result<RecordBatch> {
     converted(rows, true)
 }
 
-/// As `as_printable`, with bytes left as bytes, which are printed in hexadecimal.
+/// As `as_printable`, but bytes stay bytes, which are printed in hexadecimal.
 ///
 /// # Errors
-/// A type that cannot be printed.
+/// A column has a type that cannot be printed.
 pub fn printable_with_bytes(rows: &RecordBatch) -> Result<RecordBatch> {
     converted(rows, false)
 }
@@ -46,7 +46,7 @@ fn converted(rows: &RecordBatch, text: bool) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
-/// The type as which values of a type are printed.
+/// Printable type for values of a type.
 fn printable(kind: &DataType, text: bool) -> DataType {
     use DataType as T;
     let field =
@@ -65,7 +65,7 @@ fn printable(kind: &DataType, text: bool) -> DataType {
     }
 }
 
-/// Entries of a map whose keys are text.
+/// The entries of a map with keys as text.
 fn map_entries(entries: &Field, text: bool) -> Field {
     let DataType::Struct(fields) = entries.data_type() else { return entries.clone() };
     let mut of_entry = Vec::new();

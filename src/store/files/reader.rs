@@ -1,10 +1,10 @@
-//! Parquet in, from files that nobody vouches for.
+//! A reader of Parquet files that may be damaged or hostile.
 //!
-//! What the `parquet` crate does not check is checked here before anything is decoded: counts and offsets against the
-//! file's size. Decoding runs under `catch_unwind`, as damaged pages can make the crate panic; a panic becomes an error
-//! that names the file ([`decoding`] lets a panic hook stay quiet meanwhile). Files are read in chunks of
-//! [`CHUNK`] rows, so memory is bounded by a chunk and by the page the format allows at most (2 GiB, only as far as
-//! the file's compressed bytes really unpack to it).
+//! Counts and offsets, which the `parquet` crate does not check, are compared with the file's size before
+//! anything is decoded. Decoding runs under `catch_unwind`, because damaged pages can make the crate panic; a
+//! panic becomes an error that names the file ([`decoding`] lets a panic hook stay quiet meanwhile). Files
+//! are read in chunks of [`CHUNK`] rows, so memory is bounded by a chunk and by the largest page that the
+//! format allows (2 GiB, and only if the file's compressed bytes really unpack to it).
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -27,28 +27,29 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::Checked;
+use super::footer::CheckedPages;
 use super::io_error::io_error;
 use super::open::open_regular;
 use crate::error::{Error, Result};
 
 /// Rows decoded at a time.
 pub(crate) const CHUNK: usize = 1024;
-/// Rows decoded at a time where all are asked for.
+/// Rows decoded at a time when the whole file is read.
 const WHOLE: usize = 32_768;
-/// Columns nested deeper than this are refused.
+/// Maximum nesting of a column.
 const MAX_DEPTH: usize = 16;
 
 thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is decoding a file under `catch_unwind`: a panic now is a damaged file, and is reported as such.
+/// Whether this thread is decoding a file under `catch_unwind`. A panic is then reported as a damaged file.
 pub fn decoding() -> bool {
     DECODING.get()
 }
 
-/// Runs a decoder; a panic is an error. Nothing that a panic left half-done is used again.
+/// Runs a decoder and turns a panic into an error. The caller discards the decoder after an error, so no
+/// broken state is used again.
 pub(crate) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = DECODING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));
@@ -56,14 +57,14 @@ pub(crate) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Res
     result.unwrap_or_else(|_| Err(damaged(path, "its pages cannot be decoded")))
 }
 
-/// The error for a file whose content is not what it says.
+/// The error for a damaged file.
 pub(crate) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::user(format!("`{}` is damaged or is no Parquet file: {why}", path.display()))
+    Error::user(format!("`{}` is damaged or not a Parquet file: {why}", path.display()))
         .help("get the file again, or leave it out")
 }
 
-/// The error for what a decoder says. Where the system refused something (too many open files, a failing disk), nothing is known of
-/// the file.
+/// The error for a decoder's failure. If its cause is a system error (too many open files, a failing disk),
+/// the file may be intact.
 fn undecodable(path: &Path, e: &(dyn std::error::Error + 'static)) -> Error {
     let mut cause = Some(e);
     while let Some(e) = cause {
@@ -72,7 +73,7 @@ fn undecodable(path: &Path, e: &(dyn std::error::Error + 'static)) -> Error {
         }
         cause = e.source();
     }
-    // Arrow keeps the text of such an error only.
+    // Arrow drops the source of such an error and keeps its text.
     let text = e.to_string();
     let number = text.rsplit_once("(os error ").and_then(|(_, rest)| rest.split(')').next()?.parse().ok());
     match number {
@@ -81,26 +82,27 @@ fn undecodable(path: &Path, e: &(dyn std::error::Error + 'static)) -> Error {
     }
 }
 
-/// An open Parquet file whose footer has been checked.
-pub(crate) struct ParquetIn<R = File> {
+/// An open Parquet file with a valid footer.
+pub(crate) struct ParquetReader<R = File> {
     path: PathBuf,
     file: R,
     metadata: ArrowReaderMetadata,
 }
 
-impl ParquetIn {
-    /// Opens the file and checks its footer against its size.
+impl ParquetReader {
+    /// Opens a file and checks its footer.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(path, open_regular(path)?)
+        Self::new(path, open_regular(path)?)
     }
 }
 
-impl<R: ChunkReader + 'static> ParquetIn<R> {
-    /// What was read, or is to be read, of the file at `path`.
-    pub fn of(path: &Path, file: R) -> Result<Self> {
+impl<R: ChunkReader + 'static> ParquetReader<R> {
+    /// Reads the footer of `file`, the file at `path` or its bytes.
+    pub fn new(path: &Path, file: R) -> Result<Self> {
         guarded(path, || {
             let size = file.len();
-            // The footer's copy of the Arrow schema is not needed: what it would add is cast away again.
+            // The footer's copy of the Arrow schema is ignored: columns are cast to the expected types
+            // anyway.
             let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             let checked = super::footer::check(&file, size).map_err(|e| undecodable(path, &e))?;
             checked.map_err(|e| damaged(path, e))?;
@@ -113,15 +115,16 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
             Ok(Self { path: path.to_owned(), file, metadata })
         })
     }
-    /// The columns there are.
+    /// The file's columns.
     pub fn schema(&self) -> &SchemaRef {
         self.metadata.schema()
     }
-    /// Rows, as the footer says.
+    /// Number of rows, according to the footer.
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().unsigned_abs()
     }
-    /// In how many rows each column has a value: all rows, where the footer does not say how many are null.
+    /// Number of rows with a value, by column. Columns without null counts in the footer get the number of
+    /// all rows.
     pub fn values(&self) -> Vec<u64> {
         let fields = self.schema().fields();
         let mut places: HashMap<&str, usize> = HashMap::new();
@@ -130,7 +133,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
         }
         let mut values = vec![0u64; fields.len()];
         for group in self.metadata.metadata().row_groups() {
-            // Of each column: its leaves, the nulls of the first, and whether that is within lists.
+            // By column: the number of leaves, the nulls of the first leaf, and whether it is in a list.
             let mut columns = vec![(0u32, 0u64, false); fields.len()];
             for leaf in group.columns() {
                 let root = leaf.column_path().parts().first();
@@ -149,7 +152,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
         }
         values
     }
-    /// Reads the given columns (by position) in chunks; checks at the end that the rows promised have come.
+    /// Reads the given columns (by position) in chunks, and checks the number of rows at the end.
     pub fn read(self, columns: &[usize]) -> Result<Chunks> {
         self.read_by(columns, CHUNK)
     }
@@ -158,7 +161,7 @@ impl<R: ChunkReader + 'static> ParquetIn<R> {
         let Self { path, file, metadata } = self;
         let chunk = rows_at_a_time(&metadata, columns, chunk).map_err(|why| damaged(&path, why))?;
         let reader = guarded(&path, || {
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(Checked(file), metadata);
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(CheckedPages(file), metadata);
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
             builder.with_projection(mask).with_batch_size(chunk).build().map_err(|e| undecodable(&path, &e))
         })?;
@@ -176,7 +179,7 @@ fn depth(t: &DataType) -> usize {
     }
 }
 
-/// Refuses files whose pages are compressed in a way that is not read here.
+/// Refuses files with a codec that reflux does not read.
 fn readable_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         if matches!(column.compression(), Compression::LZO) {
@@ -191,23 +194,23 @@ fn readable_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
     Ok(())
 }
 
-/// The bytes that the rows of a batch take, without the rest of the buffers that they are a part of.
+/// Size of a batch's rows in bytes, without unused parts of shared buffers.
 pub fn row_bytes(rows: &RecordBatch) -> u64 {
     let sizes = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX));
     sizes.fold(0u64, |sum, size| sum.saturating_add(size as u64))
 }
 
-/// Bytes of rows that are decoded at a time, as far as the footer tells.
+/// Target size of a decoded chunk in bytes, estimated from the footer.
 const CHUNK_BYTES: u64 = 256 << 20;
-/// A column of lists may unpack to this many bytes in any case.
+/// Size in bytes to which a list column may always unpack.
 const MAX_UNPACKED: u64 = 512 << 20;
-/// Beyond it, a column of lists unpacks to at most so many times its compressed bytes.
+/// Maximum expansion of a larger list column, relative to its compressed size.
 const MAX_EXPANSION: u64 = 5000;
 
-/// How many rows of the given columns (by position) are decoded at a time: `most`, or fewer where rows are large.
+/// Number of rows of the given columns (by position) to decode at a time: `most`, or fewer if rows are large.
 ///
-/// A list of 200 million zeros takes a kilobyte in the file. Only lists can be so: of other columns the rows that are
-/// decoded at a time bound the values.
+/// A list of 200 million zeros takes a kilobyte in the file. Only lists can expand like this: the values of
+/// other columns are limited by the rows decoded at a time.
 fn rows_at_a_time(
     metadata: &ArrowReaderMetadata,
     columns: &[usize],
@@ -240,7 +243,7 @@ fn rows_at_a_time(
     Ok(rows.max(1) as usize)
 }
 
-/// Checks counts and offsets that the crate takes at their word.
+/// Checks counts and offsets that the crate trusts.
 fn plausible(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
     let mut rows = 0i64;
     for (g, group) in metadata.row_groups().iter().enumerate() {
@@ -270,10 +273,10 @@ fn plausible(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
     if said == rows { Ok(()) } else { Err(format!("it says {said} rows, its row groups say {rows}")) }
 }
 
-/// The rows of one file, in order.
+/// The rows of a file in chunks, in order.
 pub(crate) struct Chunks {
     path: PathBuf,
-    /// `None` once ended or failed.
+    /// `None` after the end or an error.
     reader: Option<ParquetRecordBatchReader>,
     promised: u64,
     seen: u64,
@@ -312,20 +315,20 @@ impl Iterator for Chunks {
     }
 }
 
-/// Reads a whole Parquet file with the columns it has; for files that fit in memory, such as a microbatch.
+/// Reads all columns of a whole Parquet file that fits in memory, such as a microbatch.
 ///
 /// # Errors
 /// The file is missing or damaged.
 pub fn read_parquet(path: &Path) -> Result<RecordBatch> {
-    whole(ParquetIn::open(path)?)
+    whole(ParquetReader::open(path)?)
 }
 
-/// The same from the bytes of the file at `path`.
+/// As [`read_parquet`], from the bytes of the file at `path`.
 pub(crate) fn parquet_rows(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
-    whole(ParquetIn::of(path, Bytes::from(bytes))?)
+    whole(ParquetReader::new(path, Bytes::from(bytes))?)
 }
 
-fn whole<R: ChunkReader + 'static>(file: ParquetIn<R>) -> Result<RecordBatch> {
+fn whole<R: ChunkReader + 'static>(file: ParquetReader<R>) -> Result<RecordBatch> {
     let path = file.path.clone();
     let schema = file.schema().clone();
     let columns: Vec<usize> = (0..schema.fields().len()).collect();
@@ -337,13 +340,13 @@ fn whole<R: ChunkReader + 'static>(file: ParquetIn<R>) -> Result<RecordBatch> {
     })
 }
 
-/// Those values of a column of text that are `wanted`, each as often as the file's pages spell it out, once at the least: to look
-/// for a few in many. No rows are made where the pages can be read as they are, as those of required columns can.
+/// The values of a text column that are `wanted`, possibly more than once: a fast search for a few values
+/// among many. Pages of required columns are searched without decoding rows.
 ///
 /// # Errors
-/// The file is missing or damaged, or has no such column of text.
+/// The file is missing or damaged, or lacks the text column.
 pub(crate) fn texts(path: &Path, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
-    let file = ParquetIn::open(path)?;
+    let file = ParquetReader::open(path)?;
     let Ok(at) = file.schema().index_of(column) else {
         return Err(damaged(path, format!("it has no column `{column}`")));
     };
@@ -354,14 +357,14 @@ pub(crate) fn texts(path: &Path, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -
     for rows in file.read(&[at])? {
         let rows = rows?;
         let texts = rows.column(0).as_string_opt::<i32>();
-        let texts = texts.ok_or_else(|| damaged(path, format!("its column `{column}` is no text")))?;
+        let texts = texts.ok_or_else(|| damaged(path, format!("its column `{column}` is not text")))?;
         found.extend(texts.iter().flatten().filter(|t| wanted(t.as_bytes())).map(str::to_owned));
     }
     Ok(found)
 }
 
-/// The same from the pages' bytes; `None` if they are not plain texts, or a dictionary of such.
-fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Option<Vec<String>>> {
+/// Searches the encoded pages; `None` if they are neither plain nor dictionary-encoded text.
+fn in_pages(file: &ParquetReader, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Option<Vec<String>>> {
     let (path, metadata) = (&file.path, file.metadata.metadata());
     let leaves = metadata.file_metadata().schema_descr().columns();
     let Some(leaf) = leaves.iter().position(|c| c.path().parts() == [column]) else { return Ok(None) };
@@ -370,7 +373,7 @@ fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> R
         return Ok(None);
     }
     let mut found = Vec::new();
-    let bytes = Arc::new(Checked(file.file.try_clone()?));
+    let bytes = Arc::new(CheckedPages(file.file.try_clone()?));
     for group in metadata.row_groups() {
         let rows = group.num_rows().unsigned_abs() as usize;
         let mut pages = SerializedPageReader::new(Arc::clone(&bytes), group.column(leaf), rows, None)?;
@@ -379,7 +382,7 @@ fn in_pages(file: &ParquetIn, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> R
             match page.encoding() {
                 Encoding::PLAIN | Encoding::PLAIN_DICTIONARY if dictionary => {}
                 Encoding::PLAIN => {}
-                // Places in the dictionary, which has been looked through.
+                // These are indices into the dictionary, which was searched before.
                 Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => continue,
                 _ => return Ok(None),
             }

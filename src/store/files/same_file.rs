@@ -1,4 +1,4 @@
-//! Whether two names lead to one file.
+//! Identity of open files.
 
 use std::fs::Metadata;
 

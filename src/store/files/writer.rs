@@ -1,4 +1,5 @@
-//! Parquet out: fixed properties and no timestamps, so that the same rows give the same bytes.
+//! A deterministic Parquet writer: fixed properties and no timestamps, so that the same rows give the same
+//! bytes.
 
 use std::path::Path;
 
@@ -12,14 +13,14 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use super::atomic::{AtomicFile, Written};
 use crate::error::Result;
 
-/// Named in every file; part of its bytes, so it only changes when the format does.
+/// Writer name in every file. It is part of the bytes, so it changes only with the format.
 pub(crate) const CREATED_BY: &str = "reflux version 1";
-/// Rows per row group: bounds the memory of whoever reads the file.
+/// Rows per row group, which bounds the memory of a reader.
 const ROW_GROUP: usize = 65_536;
 
-/// Batches of fewer bytes are packed by Snappy: zstd sets up a context of a few hundred kilobytes for each column of a
-/// file, which costs more than a small microbatch itself.
-const SMALL: usize = 256 << 10;
+/// Batches of fewer bytes are compressed with Snappy: zstd allocates a context of a few hundred kilobytes for
+/// each column of a file, which costs more than a small microbatch itself.
+const SMALL_BATCH: usize = 256 << 10;
 
 fn is_hash(field: &Field) -> bool {
     matches!(field.data_type(), DataType::FixedSizeBinary(_))
@@ -35,18 +36,20 @@ fn options(schema: &Schema, compression: Compression) -> ArrowWriterOptions {
     for field in schema.fields().iter().filter(|f| is_hash(f)) {
         properties = properties.set_column_compression(field.name().as_str().into(), Compression::UNCOMPRESSED);
     }
-    // The Arrow schema's copy in the footer would carry hash-map ordered metadata; our types survive without it.
+    // The footer's copy of the Arrow schema would have metadata in hash-map order, which is not
+    // deterministic. Our types do not need it.
     ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true)
 }
 
-/// A Parquet file in the making; dropped before [`ParquetFile::finish`], it leaves nothing behind.
+/// A Parquet file that is being written. If it is dropped before [`ParquetFile::finish`], it leaves nothing
+/// behind.
 pub struct ParquetFile {
     writer: ArrowWriter<AtomicFile>,
     rows: u64,
 }
 
 impl ParquetFile {
-    /// Starts the file that will be `path`; makes its directory.
+    /// Starts the file `path` and creates its directory.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -54,8 +57,8 @@ impl ParquetFile {
         Self::packed(AtomicFile::create(path)?, schema, Compression::ZSTD(ZstdLevel::default()))
     }
 
-    /// As [`ParquetFile::create`], of an output that a user named. What outputs of processes that died left in that directory is
-    /// removed.
+    /// As [`ParquetFile::create`], for an output that a user named. Removes unfinished outputs of dead
+    /// processes from that directory.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -69,43 +72,44 @@ impl ParquetFile {
         Ok(Self { writer, rows: 0 })
     }
 
-    /// A file of just these rows, not finished yet.
-    pub(crate) fn of(path: &Path, rows: &RecordBatch) -> Result<Self> {
-        // What the rows hold, not what their buffers happen to have room for: the choice must be a function of the rows.
+    /// Starts a file with exactly these rows.
+    pub(crate) fn from_batch(path: &Path, rows: &RecordBatch) -> Result<Self> {
+        // The size of the values, not of the buffers: the codec must depend on the rows alone.
         let bytes = rows.columns().iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;
-        // Where there are hashes there is little that compresses.
-        let small = bytes < SMALL || rows.schema_ref().fields().iter().any(|f| is_hash(f));
+        // Tables with hashes compress badly.
+        let small = bytes < SMALL_BATCH || rows.schema_ref().fields().iter().any(|f| is_hash(f));
         let codec = if small { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::default()) };
         let mut file = Self::packed(AtomicFile::create(path)?, rows.schema_ref(), codec)?;
         file.write(rows)?;
         Ok(file)
     }
 
-    /// Adds rows. The bytes depend on how the rows are cut into calls, so cut them the same way every time.
+    /// Appends rows. The file's bytes depend on how the rows are split into calls, so split them the same way
+    /// every time.
     ///
     /// # Errors
-    /// A full disk; a batch of another schema.
+    /// The disk is full, or the batch has another schema.
     pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.rows += rows.num_rows() as u64;
         self.writer.write(rows).map_err(|e| self.writer.inner_mut().error(e))
     }
 
-    /// Makes the rows durable under the temporary name; nothing may be written after it.
+    /// Makes the rows durable under the temporary name. Nothing can be written afterwards.
     pub(crate) fn close(&mut self) -> Result<Written> {
-        // `finish` leaves nothing in the writer's own buffer, so going on with the file below it is sound.
+        // `finish` empties the writer's buffer, so closing the underlying file loses nothing.
         self.writer.finish().map_err(|e| self.writer.inner_mut().error(e))?;
         Ok(Written { rows: self.rows, ..self.writer.inner_mut().close()? })
     }
 
-    /// Gives the closed file its name.
+    /// Renames the closed file to its final name.
     pub(crate) fn publish(mut self) -> Result<()> {
         self.writer.inner_mut().publish()
     }
 
-    /// Makes the file appear.
+    /// Closes the file and renames it to its final name.
     ///
     /// # Errors
-    /// A full disk; nothing is left behind.
+    /// The disk is full; nothing is left behind.
     pub fn finish(mut self) -> Result<Written> {
         let written = self.close()?;
         self.publish()?;
@@ -113,10 +117,10 @@ impl ParquetFile {
     }
 }
 
-/// Writes one batch as a Parquet file, whole or not at all, durably. Same rows, same bytes.
+/// Writes one batch as a Parquet file, atomically and durably. The same rows give the same bytes.
 ///
 /// # Errors
 /// A full disk or a directory that cannot be written; nothing is left behind.
 pub fn write_parquet(path: &Path, rows: &RecordBatch) -> Result<Written> {
-    ParquetFile::of(path, rows)?.finish()
+    ParquetFile::from_batch(path, rows)?.finish()
 }

@@ -1,19 +1,22 @@
-//! Public sets to evaluate with: MT-Bench's questions (arXiv 2306.05685) and LLMBar's pairs (arXiv 2310.07641).
+//! Converters of evaluation sets: MT-Bench's questions (arXiv 2306.05685) and LLMBar's pairs (arXiv
+//! 2310.07641).
 
 use serde_json::{Value, json};
 
 use super::context::Context;
 use super::record::Record;
-use super::sink::{Ranked, Sink, put_prompt};
+use super::sink::{Ranked, RowSink, put_prompt};
 use crate::data::{hash_hex, prompt_id};
-use crate::store::datasets::turn::said;
+use crate::store::datasets::turn::role_content;
 use crate::store::files::jsonl::{list, spell, text};
 
-/// What of a question is kept beside the prompt. Only the first turn is asked; the others are told, not lost.
+/// Additional columns of a question. Only the first turn becomes the prompt; the second one is kept in a
+/// column.
 pub(super) const MT_BENCH: &[&str] = &["question_id", "category", "turn_2", "reference"];
 
-/// A line of question.jsonl: question_id, category, turns and, for some, reference answers, a turn each.
-pub(super) fn mt_bench(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
+/// Converts a line of question.jsonl: question_id, category, turns and, in some lines, a reference answer per
+/// turn.
+pub(super) fn mt_bench(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
     let turns = record.required("turns", |value| list(value, text))?;
     let id = record.required("question_id", |value| match value {
         Value::Number(number) => Ok(number.to_string()),
@@ -38,7 +41,7 @@ pub(super) fn mt_bench(record: &mut Record, context: &Context, sink: &mut Sink) 
     }
     let before = context.question(&prompt);
     let mut row = json!({
-        "prompt_id": prompt_id(&said(&before)), "origin": "mt-bench", "parents": [], "model": null,
+        "prompt_id": prompt_id(&role_content(&before)), "origin": "mt-bench", "parents": [], "model": null,
         "question_id": id, "category": category, "turn_2": turn_2, "reference": first_reference,
     });
     put_prompt(&mut row, &before);
@@ -46,9 +49,9 @@ pub(super) fn mt_bench(record: &mut Record, context: &Context, sink: &mut Sink) 
     Ok(())
 }
 
-/// A row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2: which output people find the better. It comes
-/// first, with rank 0.
-pub(super) fn llmbar(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
+/// Converts a row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2, the output that
+/// people prefer. The preferred output gets rank 0.
+pub(super) fn llmbar(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
     let input = record.text("input")?;
     let outputs = [record.text("output_1")?, record.text("output_2")?];
     let label = record.take("label");
@@ -60,7 +63,7 @@ pub(super) fn llmbar(record: &mut Record, context: &Context, sink: &mut Sink) ->
             return Err(format!("`label` is {found}, expected 1 or 2"));
         }
     };
-    // The same instruction comes with several pairs; each is a comparison of its own.
+    // An instruction can occur in several pairs, so the id includes the outputs.
     let prompt_id = hash_hex([&input, &outputs[0], &outputs[1]]);
     let answer = |(i, text): (usize, &String)| Ranked {
         id: hash_hex([prompt_id.as_str(), &i.to_string(), text]),

@@ -1,24 +1,24 @@
-//! Conversations: every answer of one becomes a row, with the conversation before it as its prompt.
+//! Converter of conversations: every answer becomes a row, with the conversation before it as the prompt.
 
 use serde_json::{Value, json};
 
 use super::context::Context;
 use super::record::Record;
-use super::sink::{REPEATED, Sink, is_too_repetitive, put_prompt, turn_bytes};
+use super::sink::{REPEATED, RowSink, is_too_repetitive, put_prompt, turn_bytes};
 use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED, take_turns};
 use crate::data::{PROMPT_MESSAGES, prompt_id, transcript};
 use crate::store::datasets::context::is_empty;
-use crate::store::datasets::normalize::GIVEN;
+use crate::store::datasets::normalize::ORIGIN_GIVEN;
 use crate::store::datasets::turn;
-use crate::store::datasets::turn::{asked, said};
+use crate::store::datasets::turn::{ensure_unanswered, role_content};
 
 /// Which answers of a conversation become rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Turns {
-    /// Every one, each with all that was said before it.
+    /// Every answer, with all previous turns.
     #[default]
     All,
-    /// The first.
+    /// The first answer.
     First,
 }
 
@@ -26,16 +26,16 @@ const NO_ANSWER: &str = "no question with an answer";
 const NO_QUESTION: &str = "an answer that follows no question";
 const TWO_SYSTEMS: &str = "two system messages";
 
-/// A conversation under `conversations` or `messages`.
+/// Converts a conversation under `conversations` or `messages`.
 pub(super) fn conversation(
     record: &mut Record,
     context: &Context,
     which: Turns,
-    sink: &mut Sink,
+    sink: &mut RowSink,
 ) -> Result<(), String> {
     let key = if record.contains("conversations") { "conversations" } else { "messages" };
     let turns = take_turns(record, key)?;
-    // UltraChat repeats the first question beside the messages.
+    // UltraChat repeats the first question next to the messages.
     let question = turns.iter().find(|turn| turn.role == Role::User).map(|turn| turn.text.trim());
     if question.is_some() && record.peek("prompt").and_then(Value::as_str).map(str::trim) == question {
         record.take("prompt");
@@ -44,14 +44,14 @@ pub(super) fn conversation(
     Ok(())
 }
 
-/// Takes the answers among `turns` from the one at `from` on.
+/// Converts the answers among `turns`, from position `from` on.
 pub(super) fn answers(
     record: &mut Record,
     context: &Context,
     turns: Vec<Turn>,
     from: usize,
     which: Turns,
-    sink: &mut Sink,
+    sink: &mut RowSink,
 ) {
     if which == Turns::All && is_too_repetitive(prompt_sizes(context, &turns, from)) {
         return sink.leave_out(REPEATED);
@@ -87,8 +87,8 @@ pub(super) fn answers(
     }
 }
 
-/// Makes a row of an answer and what was said before it, or counts the reason not to.
-fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: &[turn::Turn], sink: &mut Sink) {
+/// Adds a row for an answer with its previous turns, or counts the reason for leaving it out.
+fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: &[turn::Turn], sink: &mut RowSink) {
     if let Some(why) = beyond {
         return sink.leave_out(why);
     }
@@ -99,7 +99,7 @@ fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: 
     }
 }
 
-/// About how many bytes the prompt of each answer takes.
+/// Approximate size in bytes of each answer's prompt.
 fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator<Item = usize> {
     let mut size = context.turns().map(|turn| turn_bytes(&turn.role, &turn.content)).sum::<usize>();
     let mut asked = false;
@@ -111,19 +111,19 @@ fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator
     })
 }
 
-/// Why rows with this turn in them have to be left out.
+/// Reason for leaving out rows with this turn, if any.
 fn beyond_text(turn: &Turn) -> Option<&'static str> {
     turn.beyond_text.or(match turn.role {
         Role::Tool => Some(TOOL_CALL),
-        Role::Other => Some("a role that is none of system, user and assistant"),
+        Role::Other => Some("a role other than system, user and assistant"),
         _ => None,
     })
 }
 
-/// A prompt without any answer: a text or messages.
-pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
+/// Converts a prompt without an answer: a text or messages.
+pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
     let given_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
-    // A stored row of ours has the conversation beside its transcript.
+    // Reflux's own rows have the conversation next to its transcript.
     let stored = record.peek(PROMPT_MESSAGES).is_some_and(|messages| !is_empty(messages));
     let key = match stored {
         true => PROMPT_MESSAGES,
@@ -140,8 +140,8 @@ pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut Sink) ->
         return Ok(());
     }
     let turns = turns.iter().map(|turn| turn::Turn::new(turn.role_name(), turn.text.clone()));
-    let turns = asked(turns.collect()).map_err(|why| format!("`{key}` {why}"))?;
-    if stored && record.peek("prompt").and_then(Value::as_str) == Some(&transcript(&said(&turns))) {
+    let turns = ensure_unanswered(turns.collect()).map_err(|why| format!("`{key}` {why}"))?;
+    if stored && record.peek("prompt").and_then(Value::as_str) == Some(&transcript(&role_content(&turns))) {
         record.take("prompt");
     }
     let Ok(before) = context.before(turns) else {
@@ -152,8 +152,8 @@ pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut Sink) ->
         sink.leave_out("an empty prompt");
         return Ok(());
     }
-    let id = given_id.unwrap_or_else(|| prompt_id(&said(&before)));
-    let mut row = json!({ "prompt_id": id, "origin": GIVEN, "parents": [], "model": null });
+    let id = given_id.unwrap_or_else(|| prompt_id(&role_content(&before)));
+    let mut row = json!({ "prompt_id": id, "origin": ORIGIN_GIVEN, "parents": [], "model": null });
     put_prompt(&mut row, &before);
     sink.push(row);
     Ok(())

@@ -1,4 +1,4 @@
-//! What a row says before its question: a system message and earlier turns.
+//! Context of a row's question: a system message and earlier turns.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::store::datasets::context::{CONTEXT_KEYS, SYSTEM_KEYS, is_empty};
 use crate::store::datasets::turn::{Turn, with_system};
 use crate::store::files::jsonl::{list, text};
 
-/// What stands before the question of a row, beside its own messages.
+/// Context of a row's question that is outside of its messages.
 #[derive(Default)]
 pub(super) struct Context {
     pub system: Option<String>,
@@ -15,10 +15,11 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Takes a row's context; or gives the reason to leave the row out, where it has something that no row can hold.
+    /// Takes a row's context, or returns the reason for leaving the row out if no schema can hold its
+    /// context.
     ///
     /// # Errors
-    /// A system message that is no text.
+    /// A system message is not text.
     pub fn take(record: &mut Record) -> Result<Result<Self, &'static str>, String> {
         let (mut context, mut reason) = (Self::default(), None);
         for (key, why) in CONTEXT_KEYS {
@@ -38,10 +39,10 @@ impl Context {
         Ok(reason.map_or(Ok(context), Err))
     }
 
-    /// The conversation whose next turn is the answer: what the row says before its question, and `turns`.
+    /// The conversation to answer: the context and `turns`.
     ///
     /// # Errors
-    /// Two system messages.
+    /// The conversation has two system messages.
     pub fn before(&self, turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
         let mut all = turns;
         let after_system = usize::from(all.first().is_some_and(|turn| turn.role == "system"));
@@ -50,24 +51,24 @@ impl Context {
         Ok(all)
     }
 
-    /// The conversation that ends with one question.
+    /// The conversation to answer: the context and a question.
     pub fn question(&self, question: &str) -> Vec<Turn> {
         self.turns().chain([Turn::new("user", question.trim())]).collect()
     }
 
-    /// What is said before a question: the system message and the history.
+    /// The turns of the context: the system message and the history.
     pub fn turns(&self) -> impl Iterator<Item = Turn> {
         let system = self.system.iter().map(|text| Turn::new("system", text.trim()));
         system.chain(self.history.iter().cloned())
     }
 
-    /// Whether nothing is said before a question.
+    /// Whether there is no context.
     pub fn is_empty(&self) -> bool {
         self.system.is_none() && self.history.is_empty()
     }
 }
 
-/// Earlier turns as a list of pairs, each a question with its answer; none for any other value.
+/// Parses earlier turns from a list of pairs of question and answer; `None` for any other value.
 fn exchanges(value: &Value) -> Option<Vec<Turn>> {
     let pairs = list(value.clone(), |pair| list(pair, text)).ok()?;
     let turns = pairs.into_iter().map(|pair| match <[String; 2]>::try_from(pair) {

@@ -1,16 +1,16 @@
-//! Instructions with their answers: Self-Instruct, Alpaca and its like, UltraFeedback.
+//! Converters of instructions with answers: Self-Instruct, Alpaca, UltraFeedback.
 
 use serde_json::Value;
 
 use super::chats::{Turns, answers};
 use super::context::Context;
 use super::record::Record;
-use super::sink::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
+use super::sink::{REPEATED, Ranked, RowSink, is_too_repetitive, turn_bytes};
 use super::turns::take_turns;
 use crate::data::{hash_hex, prompt_id};
-use crate::store::datasets::turn::{said, with_input};
+use crate::store::datasets::turn::{role_content, with_input};
 
-pub(super) fn seed_task(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
+pub(super) fn seed_task(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
     let instruction = record.text("instruction")?;
     let instances = record.records("instances", |instance| {
         Ok((instance.optional_text("input")?.unwrap_or_default(), instance.text("output")?))
@@ -29,22 +29,27 @@ pub(super) fn seed_task(record: &mut Record, context: &Context, sink: &mut Sink)
     Ok(())
 }
 
-/// Names of what is asked; the first that is there is read.
+/// Keys of the question; the first one that exists is read.
 const QUESTIONS: [&str; 3] = ["instruction", "question", "prompt"];
 
-/// Names of what it is about.
+/// Keys of the question's input.
 const CONTEXTS: [&str; 2] = ["input", "context"];
 
-/// Names of the answer.
+/// Keys of the answer.
 const ANSWERS: [&str; 4] = ["output", "response", "completion", "answer"];
 
-/// An instruction with its answer: Alpaca, Dolly, and prompts with completions.
-pub(super) fn instruction(record: &mut Record, context: &Context, which: Turns, sink: &mut Sink) -> Result<(), String> {
+/// Converts an instruction with its answer: Alpaca, Dolly, or a prompt with a completion.
+pub(super) fn instruction(
+    record: &mut Record,
+    context: &Context,
+    which: Turns,
+    sink: &mut RowSink,
+) -> Result<(), String> {
     let question = QUESTIONS.into_iter().find(|key| record.contains(key)).unwrap_or(QUESTIONS[0]);
     let answer = ANSWERS.into_iter().find(|key| record.contains(key)).unwrap_or(ANSWERS[0]);
     if record.peek(question).is_some_and(Value::is_array) {
         let mut turns = take_turns(record, question)?;
-        // The answers of the prompt itself are not learnt.
+        // Answers in the prompt itself do not become rows.
         let from = turns.len();
         turns.extend(take_turns(record, answer)?);
         answers(record, context, turns, from, which, sink);
@@ -58,7 +63,7 @@ pub(super) fn instruction(record: &mut Record, context: &Context, which: Turns, 
     Ok(())
 }
 
-pub(super) fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut Sink) -> Result<(), String> {
+pub(super) fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
     let prompt = record.text("instruction")?;
     let completions = record.records("completions", |completion| {
         const SCORES: [&str; 3] = ["overall_score", "score", "fine-grained_score"];
@@ -72,7 +77,7 @@ pub(super) fn ultrafeedback(record: &mut Record, context: &Context, sink: &mut S
         Ok((completion.text("response")?, score))
     })?;
     let before = context.question(&prompt);
-    let prompt_id = if before.len() > 1 { prompt_id(&said(&before)) } else { hash_hex([&prompt]) };
+    let prompt_id = if before.len() > 1 { prompt_id(&role_content(&before)) } else { hash_hex([&prompt]) };
     let unscored = completions.iter().filter(|(_, score)| score.is_none()).count();
     if unscored > 0 {
         record.report("completions without a score".to_owned());

@@ -1,4 +1,5 @@
-//! Files of others as Parquet of a named schema, read as a stream: a row, or a chunk of Parquet, is held at a time.
+//! Imports: conversion of public formats and of users' files to Parquet of a named schema. Imports are
+//! streaming: one row, or one chunk of Parquet, is in memory at a time.
 
 mod benchmarks;
 mod chats;
@@ -15,7 +16,7 @@ mod sink;
 mod turns;
 
 pub use chats::Turns;
-pub use formats::Format;
+pub use formats::ImportFormat;
 pub use options::{ImportOptions, Imported};
 pub use own::import_jsonl;
 pub use public::import;

@@ -1,32 +1,33 @@
-//! Open Assistant's conversations (arXiv 2304.07327), as trees or as the messages of trees one after the other.
+//! Converter of Open Assistant's conversations (arXiv 2304.07327), as trees or as the messages of trees in
+//! sequence.
 //!
-//! Every message of a person begins a prompt: it, with all that was said before it in its tree. `ift` has the answer of
-//! rank 0 to each prompt, `ranked` all ranked answers of prompts with at least two. Messages that were deleted or failed
-//! review are left out with all that follows them. Of the first turns alone, this is the paper's filter.
+//! Every user message, with all previous messages of its tree, is a prompt. `ift` gets the answer of rank 0
+//! to each prompt, `ranked` all ranked answers of prompts with at least two. Messages that were deleted or
+//! failed review are left out with all their replies. Restricted to first turns, this is the paper's filter.
 
 use std::collections::HashMap;
 
 use super::chats::Turns;
 use super::record::Record;
-use super::sink::{REPEATED, Ranked, Sink, is_too_repetitive, turn_bytes};
+use super::sink::{REPEATED, Ranked, RowSink, is_too_repetitive, turn_bytes};
 use crate::store::datasets::turn::Turn;
 use crate::store::files::jsonl::spell;
 
-/// Greatest size of a tree whose messages come one by one, in bytes of text, ids and what holds them.
-const LARGEST: usize = 64 << 20;
+/// Maximum size in bytes of a tree whose messages are separate rows, including ids and overhead.
+const MAX_TREE: usize = 64 << 20;
 
-/// What is done with each tree.
+/// Converter of trees.
 pub(super) struct Oasst {
     ranked: bool,
     language: Option<String>,
     turns: Turns,
-    /// The tree whose messages are coming, and its size.
+    /// The current tree of a file of messages, and its size.
     open: Option<(Tree, usize)>,
 }
 
 struct Tree {
     id: String,
-    /// In the order of the file.
+    /// The messages, in the file's order.
     messages: Vec<Message>,
 }
 
@@ -37,7 +38,7 @@ struct Message {
     text: String,
     lang: Option<String>,
     rank: Option<u32>,
-    /// Neither deleted nor failed in review.
+    /// Whether the message was neither deleted nor failed review.
     good: bool,
 }
 
@@ -52,7 +53,7 @@ impl Message {
 
 fn message(record: &mut Record) -> Result<Message, String> {
     let rank = record.optional("rank", |value| {
-        // pandas writes whole numbers beside nulls as floats.
+        // pandas writes integers as floats if the column has nulls.
         let whole = value.as_f64().filter(|f| f.fract() == 0. && (0. ..=1e9).contains(f)).map(|f| f as u32);
         whole.ok_or_else(|| format!("is {}, expected a whole number from 0", spell(&value)))
     })?;
@@ -73,7 +74,7 @@ fn message(record: &mut Record) -> Result<Message, String> {
     }
 }
 
-/// Reads a message of a tree and all below it, each after the one that it follows.
+/// Reads a message of a tree and all its replies, parents first.
 fn branch(record: &mut Record, parent: Option<&str>, all: &mut Vec<Message>) -> Result<(), String> {
     let replies = record.has("replies").then(|| record.take("replies")).flatten();
     if let Some(parent) = parent {
@@ -88,33 +89,33 @@ fn branch(record: &mut Record, parent: Option<&str>, all: &mut Vec<Message>) -> 
     }
 }
 
-/// Which message of a tree follows which, by their places.
+/// Reply structure of a tree, by position of the messages.
 struct Links {
     roots: Vec<usize>,
     replies: Vec<Vec<usize>>,
-    /// Messages whose parent is not there.
-    torn: Vec<usize>,
+    /// Messages whose parent is missing.
+    orphans: Vec<usize>,
 }
 
 impl Links {
-    fn of(messages: &[Message]) -> Self {
+    fn new(messages: &[Message]) -> Self {
         let by_id: HashMap<&str, usize> = messages.iter().enumerate().map(|(at, m)| (m.id.as_str(), at)).collect();
-        let mut links = Self { roots: Vec::new(), replies: vec![Vec::new(); messages.len()], torn: Vec::new() };
+        let mut links = Self { roots: Vec::new(), replies: vec![Vec::new(); messages.len()], orphans: Vec::new() };
         for (at, m) in messages.iter().enumerate() {
             match m.parent.as_deref().map(|parent| by_id.get(parent)) {
                 None => links.roots.push(at),
                 Some(Some(&parent)) => links.replies[parent].push(at),
-                Some(None) => links.torn.push(at),
+                Some(None) => links.orphans.push(at),
             }
         }
         links
     }
 
-    /// How many messages no way leads to from a beginning: their parents form a circle, or are in one.
+    /// Number of messages that cannot be reached from a root or orphan, because their parents form a circle.
     fn in_circles(&self) -> u64 {
-        let mut open: Vec<usize> = self.roots.iter().chain(&self.torn).copied().collect();
+        let mut open: Vec<usize> = self.roots.iter().chain(&self.orphans).copied().collect();
         let mut reached = 0;
-        // Every message has one parent: it is reached once or never.
+        // Every message has one parent, so it is reached at most once.
         while let Some(at) = open.pop() {
             reached += 1;
             open.extend(&self.replies[at]);
@@ -123,14 +124,14 @@ impl Links {
     }
 }
 
-/// A message on the way through a tree.
+/// A message in the traversal of a tree.
 struct Visit {
     at: usize,
-    /// How many messages come before it.
+    /// Number of previous messages.
     depth: usize,
-    /// About how many bytes it takes with those before it.
+    /// Approximate size in bytes, including previous messages.
     bytes: usize,
-    /// How many rows are made of the answers to it.
+    /// Number of rows for the answers to it.
     rows: usize,
 }
 
@@ -139,7 +140,7 @@ impl Oasst {
         Self { ranked, language, turns, open: None }
     }
 
-    /// Why a message and what follows it is left out.
+    /// Reason for leaving out a message and its replies, if any.
     fn unwanted(&self, m: &Message) -> Option<&'static str> {
         let foreign = self.language.as_ref().is_some_and(|l| m.lang.as_ref() != Some(l));
         match m {
@@ -149,7 +150,7 @@ impl Oasst {
         }
     }
 
-    pub fn row(&mut self, record: &mut Record, sink: &mut Sink) -> Result<(), String> {
+    pub fn row(&mut self, record: &mut Record, sink: &mut RowSink) -> Result<(), String> {
         if record.contains("prompt") {
             return self.tree(record, sink);
         }
@@ -161,15 +162,15 @@ impl Oasst {
         }
         let Some((tree, size)) = &mut self.open else { return Ok(()) };
         *size += size_of::<Message>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
-        if *size > LARGEST {
-            return Err(format!("is in a tree of more than {} MiB", LARGEST >> 20));
+        if *size > MAX_TREE {
+            return Err(format!("is in a tree of more than {} MiB", MAX_TREE >> 20));
         }
         tree.messages.push(m);
         Ok(())
     }
 
-    fn tree(&mut self, record: &mut Record, sink: &mut Sink) -> Result<(), String> {
-        // The tree is named after its first message.
+    fn tree(&mut self, record: &mut Record, sink: &mut RowSink) -> Result<(), String> {
+        // The tree's id is that of its first message.
         record.take("message_tree_id");
         let mut messages = Vec::new();
         record.record("prompt", |root| branch(root, None, &mut messages))?;
@@ -178,16 +179,16 @@ impl Oasst {
         Ok(())
     }
 
-    /// The tree that was coming is whole.
-    pub fn flush(&mut self, sink: &mut Sink) {
+    /// Converts the current tree, which is complete.
+    pub fn flush(&mut self, sink: &mut RowSink) {
         if let Some((tree, _)) = self.open.take() {
             self.emit(&tree, sink);
         }
     }
 
-    fn emit(&self, tree: &Tree, sink: &mut Sink) {
-        let links = Links::of(&tree.messages);
-        sink.leave_out_all("answers whose prompt does not stand beside them", links.torn.len() as u64);
+    fn emit(&self, tree: &Tree, sink: &mut RowSink) {
+        let links = Links::new(&tree.messages);
+        sink.leave_out_all("answers whose prompt does not stand beside them", links.orphans.len() as u64);
         sink.leave_out_all("messages whose parents form a circle", links.in_circles());
         let visits = self.visits(tree, &links, sink);
         if is_too_repetitive(visits.iter().flat_map(|visit| std::iter::repeat_n(visit.bytes, visit.rows))) {
@@ -206,9 +207,9 @@ impl Oasst {
         }
     }
 
-    /// The messages of a tree that are taken, depth first in the order of the file. Those that are not are counted, each
-    /// with all that follows it as one.
-    fn visits(&self, tree: &Tree, links: &Links, sink: &mut Sink) -> Vec<Visit> {
+    /// The accepted messages of a tree, depth first in the file's order. Others are counted, each as one with
+    /// all its replies.
+    fn visits(&self, tree: &Tree, links: &Links, sink: &mut RowSink) -> Vec<Visit> {
         let mut wanted = |messages: &[usize]| -> Vec<usize> {
             let mut wanted = Vec::new();
             for &at in messages {
@@ -245,8 +246,8 @@ impl Oasst {
         visits
     }
 
-    /// The answers to one message of a person.
-    fn answers(&self, id: &str, before: &[Turn], answers: Vec<&Message>, sink: &mut Sink) {
+    /// Converts the answers to one user message.
+    fn answers(&self, id: &str, before: &[Turn], answers: Vec<&Message>, sink: &mut RowSink) {
         let mut ranked = Vec::new();
         for m in answers {
             match m.rank {

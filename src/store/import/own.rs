@@ -1,4 +1,4 @@
-//! The Parquet twin of a JSONL file.
+//! Imports of files whose rows already follow a schema.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,10 +8,10 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use serde_json::Value;
 
-use super::options::{Bad, ImportOptions, Imported, Renamed, beside, keeps_its_source};
+use super::options::{BadRows, ImportOptions, Imported, RenameCheck, beside, check_output_apart};
 use crate::data::Schema;
 use crate::error::{Error, Result};
-use crate::store::datasets::builder::Rows;
+use crate::store::datasets::builder::BatchBuilder;
 use crate::store::datasets::columns::{Advice, guess, guess_as};
 use crate::store::datasets::context::is_context;
 use crate::store::datasets::dataset::{Dataset, LINES_BYTES, OnBadRow};
@@ -22,22 +22,23 @@ use crate::store::files::reader::CHUNK;
 use crate::store::files::unread::count_unread;
 use crate::store::files::writer::ParquetFile;
 
-/// A column that a file has and its schema does not is kept if its number stays below this.
-const MOST_EXTRA: usize = 256;
+/// Maximum number of unknown keys.
+const MAX_EXTRA: usize = 256;
 
-/// Turns a file of rows that follow a schema into Parquet: the schema (guessed from the first row if not given) names the columns; unknown keys
-/// that hold text, or null, are kept. The output is beside the input if no other is given. Same rows, same bytes.
+/// Converts a file of rows that follow a schema to Parquet. The schema (guessed from the first row if not
+/// given) determines the columns; unknown keys with only text or null are kept. The output is next to the
+/// input by default. The same rows give the same bytes.
 ///
 /// # Errors
-/// A row that does not follow the schema, with its line, unless they are skipped; a full disk. The output appears whole or
-/// not at all.
-pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
-    keeps_its_source(input, how)?;
+/// A row does not follow the schema, unless such rows are skipped; the disk is full. The output is written
+/// atomically.
+pub fn import_jsonl(input: &Path, options: &ImportOptions) -> Result<Imported> {
+    check_output_apart(input, options)?;
     if is(input, "parquet")
-        && let Some(schema) = how.schema.or_else(|| guess(input).ok())
+        && let Some(schema) = options.schema.or_else(|| guess(input).ok())
     {
-        if how.skip_bad {
-            return without_bad_rows(input, schema, how);
+        if options.skip_bad {
+            return without_bad_rows(input, schema, options);
         }
         return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name)).help(
             "there is nothing to import: `read` takes it as it is; --bad-rows skip makes a file without bad rows",
@@ -50,34 +51,34 @@ pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
     }
     let empty = || {
         Error::user(format!("`{}` holds no row to import", input.display()))
-            .help("each line is to hold one row, as a JSON object")
+            .help("each line must be one row, as a JSON object")
     };
-    let rows = || Ok::<_, Error>(TextRows::open(input)?.renamed(&how.rename));
+    let rows = || Ok::<_, Error>(TextRows::open(input)?.renamed(&options.rename));
     match rows()?.next().transpose()? {
         None => return Err(empty()),
-        // The first row decides which schema the file has: it is told before anything is said of the schema.
-        Some((line, Err((_, what)))) if !how.skip_bad => {
-            return Bad::new(false).row(&format!("`{}` line {line}", input.display()), &what).and(Err(empty()));
+        // The first row determines the schema, so its fault is reported before anything about the schema.
+        Some((line, Err((_, what)))) if !options.skip_bad => {
+            return BadRows::new(false).row(&format!("`{}` line {line}", input.display()), &what).and(Err(empty()));
         }
         Some(_) => {}
     }
-    let schema = match how.schema {
+    let schema = match options.schema {
         Some(schema) => schema,
-        None => guess_as(input, &how.rename)?,
+        None => guess_as(input, &options.rename)?,
     };
-    open(input, schema, how)?;
-    let path = output_target(&how.out.clone().unwrap_or_else(|| input.with_extension("parquet")))?;
-    let (extra, mut unread) = extra_keys(input, schema, how)?;
+    open(input, schema, options)?;
+    let path = output_target(&options.out.clone().unwrap_or_else(|| input.with_extension("parquet")))?;
+    let (extra, mut unread) = extra_keys(input, schema, options)?;
     let mut fields: Vec<Field> = schema.arrow().fields().iter().map(|f| f.as_ref().clone()).collect();
     fields.extend(extra.iter().map(|key| Field::new(key, DataType::Utf8, true)));
     let arrow = Arc::new(ArrowSchema::new(fields));
 
-    let mut bad = Bad::new(how.skip_bad);
+    let mut bad = BadRows::new(options.skip_bad);
     let mut file = ParquetFile::create_output(&path, &arrow)?;
     let names: Vec<String> = schema.columns.iter().map(|c| c.name.to_owned()).collect();
     let mut lines = rows()?.typed(schema, &names);
     loop {
-        let (mut rows, mut texts) = (Rows::new(schema, names.clone()), vec![Vec::new(); extra.len()]);
+        let (mut rows, mut texts) = (BatchBuilder::new(schema, names.clone()), vec![Vec::new(); extra.len()]);
         let start = lines.bytes();
         while rows.len() < CHUNK && (rows.len() == 0 || lines.bytes() - start < LINES_BYTES) {
             let Some((line, row)) = lines.next().transpose()? else { break };
@@ -93,7 +94,8 @@ pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
         if rows.len() == 0 {
             break;
         }
-        // Keys of rows were counted before; those of messages, and prompts beside a conversation, are told here.
+        // Keys of rows are counted in `extra_keys`; this adds keys of messages, and prompts next to a
+        // conversation.
         let within = rows.take_unread().into_iter().filter(|(key, _)| key.contains("[].") || names.contains(key));
         within.for_each(|(key, rows)| count_unread(&mut unread, &key, rows));
         let mut columns = rows.finish()?.columns().to_vec();
@@ -110,17 +112,17 @@ pub fn import_jsonl(input: &Path, how: &ImportOptions) -> Result<Imported> {
     Ok(Imported { path, written, schema: schema.name, format: None, extra, unread, left_out, bad, bad_rows })
 }
 
-/// The input as a dataset of the schema, whose columns may be renamed.
-fn open(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Dataset> {
+/// Opens the input as a dataset of the schema, with renamed columns.
+fn open(input: &Path, schema: &'static Schema, options: &ImportOptions) -> Result<Dataset> {
     let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
-    Dataset::open_advised(input, schema, how.rename.only(ours).pairs(), Advice::Flags)
+    Dataset::open_advised(input, schema, options.rename.only(ours).pairs(), Advice::Flags)
 }
 
-/// A Parquet file of rows that follow the schema, without those that do not.
-fn without_bad_rows(input: &Path, schema: &'static Schema, how: &ImportOptions) -> Result<Imported> {
-    let mut batches = open(input, schema, how)?.on_bad_row(OnBadRow::Collect).batches(CHUNK);
-    let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
-    let mut bad = Bad::new(true);
+/// Copies a Parquet file of the schema without its invalid rows.
+fn without_bad_rows(input: &Path, schema: &'static Schema, options: &ImportOptions) -> Result<Imported> {
+    let mut batches = open(input, schema, options)?.on_bad_row(OnBadRow::Collect).batches(CHUNK);
+    let path = output_target(&options.out.clone().unwrap_or_else(|| beside(input, schema)))?;
+    let mut bad = BadRows::new(true);
     let mut file = ParquetFile::create_output(&path, &schema.arrow())?;
     loop {
         let rows = batches.next().transpose()?;
@@ -144,20 +146,20 @@ fn without_bad_rows(input: &Path, schema: &'static Schema, how: &ImportOptions) 
     Ok(Imported { path, written, schema: schema.name, format: None, extra, unread, left_out, bad, bad_rows })
 }
 
-/// Keys that the schema does not know: those that hold text only, and the others with the number of their rows.
-fn extra_keys(input: &Path, schema: &Schema, how: &ImportOptions) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
+/// Unknown keys: those with only text, and the others with the number of rows that have a value there.
+fn extra_keys(input: &Path, schema: &Schema, options: &ImportOptions) -> Result<(Vec<String>, BTreeMap<String, u64>)> {
     let known: BTreeSet<&str> = schema.columns.iter().map(|c| c.name).collect();
     let mut extra = Vec::<String>::new();
-    // Rows with a value, and whether one of these is no text.
+    // Number of rows with a value, and whether any value is not text.
     let mut values = BTreeMap::<String, (u64, bool)>::new();
-    let mut renamed = Renamed::new(&how.rename);
-    for line in TextRows::open(input)?.renamed(&how.rename) {
+    let mut renamed = RenameCheck::new(&options.rename);
+    for line in TextRows::open(input)?.renamed(&options.rename) {
         let (_, Ok(row)) = line? else { continue };
         renamed.see(&row);
         for (key, value) in row.iter().filter(|(k, _)| !known.contains(k.as_str()) && !is_context(k)) {
             if !values.contains_key(key) {
-                if values.len() >= MOST_EXTRA {
-                    return Err(Error::user(format!("`{}` has more than {MOST_EXTRA} unknown keys", input.display())));
+                if values.len() >= MAX_EXTRA {
+                    return Err(Error::user(format!("`{}` has more than {MAX_EXTRA} unknown keys", input.display())));
                 }
                 extra.push(key.clone());
             }

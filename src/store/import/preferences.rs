@@ -1,18 +1,18 @@
-//! Preference pairs in the forms that TRL takes: with an explicit prompt or with one that both answers begin with, as texts
-//! or as messages; scores under the names that public sets give them.
+//! Converter of preference pairs in TRL's forms: with an explicit prompt or one that both answers begin with,
+//! as texts or messages, and with scores under the names of public datasets.
 
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use super::record::Record;
-use super::sink::Sink;
+use super::sink::RowSink;
 use super::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
 use crate::data::hash_hex;
 use crate::store::datasets::comparisons::comparison;
 use crate::store::datasets::context::is_encoded_messages;
 use crate::store::datasets::turn::{Turn, with_input, with_system};
 
-/// Names of the scores of the chosen and the rejected answer.
+/// Keys of the scores of the chosen and the rejected answer.
 const SCORES: [(&str, &str); 4] = [
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -20,18 +20,18 @@ const SCORES: [(&str, &str); 4] = [
     ("chosen_rating", "rejected_rating"),
 ];
 
-/// Other names of the prompt, the first that is there.
+/// Other keys of the prompt; the first one that exists is read.
 const QUESTIONS: [&str; 3] = ["question", "instruction", "query"];
 
-/// Reads a pair. What the row says before its question becomes the first messages of the prompt.
-pub(super) fn preference(record: &mut Record, context: Context, sink: &mut Sink) -> Result<(), String> {
+/// Converts a pair. The row's context becomes the first messages of the prompt.
+pub(super) fn preference(record: &mut Record, context: Context, sink: &mut RowSink) -> Result<(), String> {
     let (chosen_score, rejected_score) = take_scores(record);
     let prompt_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
     // UltraFeedback's binarized rows repeat the chosen conversation.
     if record.has("messages") && record.peek("messages") == record.peek("chosen") {
         record.take("messages");
     }
-    // What is the same to its end has no prompt that could be told from an answer.
+    // Identical answers cannot be split into prompt and answer.
     if record.has("chosen") && record.peek("chosen") == record.peek("rejected") {
         sink.leave_out("both answers are the same");
         return Ok(());
@@ -83,7 +83,7 @@ fn is_blank(turns: &[Turn]) -> bool {
     turns.iter().all(|turn| turn.content.trim().is_empty())
 }
 
-/// What an id is the hash of.
+/// The parts whose hash is the id.
 fn parts(turns: &[Turn]) -> Vec<String> {
     turns.iter().flat_map(|turn| [turn.role.clone(), turn.content.clone()]).collect()
 }
@@ -92,13 +92,13 @@ fn messages(turns: &[Turn]) -> Vec<Value> {
     turns.iter().map(Turn::to_json).collect()
 }
 
-/// Takes the scores of both answers, by the first of the names that is there.
+/// Takes the scores of both answers under the first pair of keys that exists.
 fn take_scores(record: &mut Record) -> (Option<f64>, Option<f64>) {
     let names = SCORES.iter().find(|(chosen, rejected)| record.has(chosen) || record.has(rejected));
     names.map_or((None, None), |(chosen, rejected)| (record.number(chosen), record.number(rejected)))
 }
 
-/// Takes the prompt under any of its names. A row without one has it at the beginning of both answers.
+/// Takes the prompt under any of its keys. In a row without one, both answers begin with it.
 fn take_prompt(
     record: &mut Record,
     row: &mut Map<String, Value>,
@@ -127,7 +127,7 @@ fn take_prompt(
     Ok(())
 }
 
-/// Takes a text, or messages with nothing in them but role and text, and puts it into `row` as `name`.
+/// Takes a text, or messages of role and text only, and stores it in `row` as `name`.
 fn take_side(
     record: &mut Record,
     key: &str,
@@ -160,8 +160,8 @@ fn take_side(
     Ok(())
 }
 
-/// Gives a row of two texts that begin alike its prompt: turns where the texts are the dialogues of HH-RLHF; otherwise what they
-/// have in common, without a blank at its end, which is TRL's rule.
+/// Splits two texts with a common beginning into prompt and answers: into turns if the texts are dialogues of
+/// HH-RLHF, otherwise at the end of the common beginning, without a trailing blank, which is TRL's rule.
 fn split_texts(row: &mut Map<String, Value>) {
     let (Some(Value::String(chosen)), Some(Value::String(rejected))) = (row.get("chosen"), row.get("rejected")) else {
         return;
@@ -185,11 +185,11 @@ fn split_texts(row: &mut Map<String, Value>) {
     }
 }
 
-/// The turns of a dialogue that is written `\n\nHuman: ..\n\nAssistant: ..`.
+/// The turns of a dialogue of the form `\n\nHuman: ..\n\nAssistant: ..`.
 fn dialogue(text: &str) -> Option<Vec<Turn>> {
     const MARKS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
     let mark = |at: usize| MARKS.iter().find(|m| text[at..].starts_with(m.0)).map(|m| (at, m.0.len(), m.1));
-    // Every mark in one pass, whichever of them are there.
+    // All marks are found in one pass.
     let breaks = text.match_indices('\n').map(|(at, _)| at).filter(|at| text[at + 1..].starts_with('\n'));
     let mut marks = breaks.filter_map(mark).peekable();
     if marks.peek()?.0 != 0 {

@@ -6,38 +6,38 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 
-use super::formats::{Converter, Format};
-use super::options::{Bad, ImportOptions, Imported, Renamed, beside, keeps_its_source};
+use super::formats::{Converter, ImportFormat};
+use super::options::{BadRows, ImportOptions, Imported, RenameCheck, beside, check_output_apart};
 use super::own::import_jsonl;
 use super::record::{KEYS, Object};
-use super::sink::Sink;
+use super::sink::RowSink;
 use crate::data::Schema;
 use crate::error::{Error, Result};
-use crate::store::datasets::builder::Rows;
-use crate::store::datasets::rows::RowsOf;
+use crate::store::datasets::builder::BatchBuilder;
+use crate::store::datasets::rows::RowReader;
 use crate::store::files::atomic::output_target;
 use crate::store::files::writer::ParquetFile;
 
-/// Imports a file of a public format, or one whose rows follow a schema already ([`import_jsonl`]).
+/// Imports a file of a public format, or one whose rows already follow a schema ([`import_jsonl`]).
 ///
 /// # Errors
-/// Nothing is there, the format is not known or does not become the schema, a bad row unless they are skipped, or no row is
-/// left; a full disk. The output appears whole or not at all.
-pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
-    keeps_its_source(input, how)?;
-    let format = match how.format {
+/// No file found; the format is unknown or cannot become the schema; a row is invalid, unless such rows are
+/// skipped; no row is left; the disk is full. The output is written atomically.
+pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
+    check_output_apart(input, options)?;
+    let format = match options.format {
         Some(format) => Some(format),
-        None => found_format(input, how)?,
+        None => found_format(input, options)?,
     };
     let Some(format) = format else {
-        // A name that nobody reads is why a file is of no format.
-        return import_jsonl(input, how).map_err(|error| match how.rename.slip(KEYS) {
+        // A misspelt --rename may be the reason that no format was detected.
+        return import_jsonl(input, options).map_err(|error| match options.rename.slip(KEYS) {
             Some(meant) => error.help(meant),
             None => error,
         });
     };
     let targets = format.targets();
-    let schema = match how.schema {
+    let schema = match options.schema {
         None => targets[0],
         Some(asked) => *targets.iter().find(|t| t.name == asked.name).ok_or_else(|| {
             let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
@@ -45,14 +45,14 @@ pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
                 .help(format!("it becomes: {}", names.join(", ")))
         })?,
     };
-    let path = output_target(&how.out.clone().unwrap_or_else(|| beside(input, schema)))?;
-    let mut bad = Bad::new(how.skip_bad);
-    let mut converter = Converter::new(format, schema, how.language.clone(), how.turns);
-    let mut renamed = Renamed::new(&how.rename);
-    let mut sink = Sink::default();
-    let table = extended(schema, format.extra());
+    let path = output_target(&options.out.clone().unwrap_or_else(|| beside(input, schema)))?;
+    let mut bad = BadRows::new(options.skip_bad);
+    let mut converter = Converter::new(format, schema, options.language.clone(), options.turns);
+    let mut renamed = RenameCheck::new(&options.rename);
+    let mut sink = RowSink::default();
+    let table = with_text_columns(schema, format.extra());
     let mut file = ParquetFile::create_output(&path, &table)?;
-    let mut source = RowsOf::open(input, KEYS)?.renamed(&how.rename);
+    let mut source = RowReader::open(input, KEYS)?.renamed(&options.rename);
     let mut more = true;
     while more {
         match source.next().transpose()? {
@@ -67,7 +67,7 @@ pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
                 more = false;
             }
         }
-        // One row can become many.
+        // One input row can become many.
         while let Some(rows) = sink.chunk(!more) {
             file.write(&batch(schema, &table, rows.into_iter())?)?;
         }
@@ -97,13 +97,13 @@ pub fn import(input: &Path, how: &ImportOptions) -> Result<Imported> {
     })
 }
 
-/// The format that the first readable row has; none if it has none, or one that does not become the schema asked for. A row
-/// that lacks a renamed key may be of no format for that reason: then the rows after it are looked at, until every renamed key
-/// was there.
-fn found_format(input: &Path, how: &ImportOptions) -> Result<Option<Format>> {
+/// Detects the format from the first valid row; `None` if it has no known format, or one that cannot become
+/// the requested schema. A row that lacks a renamed key may be unrecognised for that reason: then later rows
+/// are tried, until every renamed key was seen.
+fn found_format(input: &Path, options: &ImportOptions) -> Result<Option<ImportFormat>> {
     let (mut rows, mut readable, mut first_bad) = (0u64, false, None);
-    let mut renamed = Renamed::new(&how.rename);
-    for row in RowsOf::open(input, KEYS)?.renamed(&how.rename) {
+    let mut renamed = RenameCheck::new(&options.rename);
+    for row in RowReader::open(input, KEYS)?.renamed(&options.rename) {
         let row = row?;
         rows += 1;
         let place = row.place();
@@ -111,17 +111,17 @@ fn found_format(input: &Path, how: &ImportOptions) -> Result<Option<Format>> {
             Ok(row) => {
                 renamed.see(&row);
                 readable = true;
-                let format = Format::of(&row);
+                let format = ImportFormat::detect(&row);
                 if format.is_some() || renamed.missing.is_empty() {
                     return Ok(
-                        format.filter(|f| how.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
+                        format.filter(|f| options.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
                     );
                 }
             }
-            Err((_, what)) if how.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
-            // Beyond the first readable row the import says what is bad.
+            Err((_, what)) if options.skip_bad => first_bad = first_bad.or(Some(format!("{place} {what}"))),
+            // The import itself reports invalid rows after the first valid one.
             Err(_) if readable => {}
-            Err((_, what)) => return Bad::new(false).row(&place, &what).map(|()| None),
+            Err((_, what)) => return BadRows::new(false).row(&place, &what).map(|()| None),
         }
     }
     if readable {
@@ -130,25 +130,25 @@ fn found_format(input: &Path, how: &ImportOptions) -> Result<Option<Format>> {
     match first_bad {
         None => {
             let error = Error::user(format!("`{}` holds no row to import", input.display()));
-            Err(error.help("each line, or each row of Parquet, is to hold one row"))
+            Err(error.help("each line, or each row of Parquet, must be one row"))
         }
         Some(bad) => Err(Error::user(format!("`{}` holds no row to import", input.display()))
             .help(format!("all its {rows} rows are bad; the first: {bad}"))),
     }
 }
 
-/// The schema's columns, then text that may be missing.
-fn extended(schema: &'static Schema, extra: &[&str]) -> SchemaRef {
+/// The schema's columns, followed by nullable text columns.
+fn with_text_columns(schema: &'static Schema, extra: &[&str]) -> SchemaRef {
     let own = schema.arrow().fields().iter().cloned().collect::<Vec<_>>();
     let more = extra.iter().map(|&name| Arc::new(Field::new(name, DataType::Utf8, true)));
     Arc::new(ArrowSchema::new(own.into_iter().chain(more).collect::<Vec<_>>()))
 }
 
-/// Rows of `table`: those of the schema, with text columns after them.
+/// A batch of `table`: the columns of the schema, followed by text columns.
 fn batch(schema: &'static Schema, table: &SchemaRef, rows: impl Iterator<Item = Object>) -> Result<RecordBatch> {
     let own = schema.columns.len();
     let names = schema.columns.iter().map(|c| c.name.to_owned()).collect();
-    let mut made = Rows::new(schema, names);
+    let mut made = BatchBuilder::new(schema, names);
     let mut extra: Vec<Vec<Option<String>>> = vec![Vec::new(); table.fields().len() - own];
     for mut row in rows {
         for (field, cells) in table.fields()[own..].iter().zip(&mut extra) {

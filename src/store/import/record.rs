@@ -1,4 +1,5 @@
-//! A row of somebody else's file. Values can only be taken out of it, and what nobody took is reported.
+//! A row of an imported file. Values can only be taken out of it, and those that remain are reported as
+//! unread.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +8,10 @@ use serde_json::{Map, Value};
 use crate::store::datasets::context::{is_empty, is_encoded_messages};
 use crate::store::files::jsonl::{list, spell, text};
 
-/// A row as it came.
+/// A row as it was read.
 pub(super) type Object = Map<String, Value>;
 
-/// Every key that some format reads at the top of a row. Only these columns are read of a Parquet file.
+/// All top-level keys that any format reads. Only these columns of a Parquet file are read.
 pub(super) const KEYS: &[&str] = &[
     "answer",
     "audio",
@@ -69,55 +70,56 @@ pub(super) const KEYS: &[&str] = &[
     "videos",
 ];
 
-/// Paths of unread keys that one row can report, so that a row of very many keys takes no memory for them.
+/// Maximum number of unread keys that one row reports, which bounds the memory for a row of very many keys.
 const MAX_UNREAD: usize = 256;
 
-/// One row, or one object within a row.
+/// A row, or an object within a row.
 ///
-/// The values are private. A reader takes them by key, and [`Record::into_unread`] lists the keys that are left, those
-/// of nested objects too. An importer that does not know a key can therefore not pass over it in silence.
+/// The values are private. A converter takes them by key, and [`Record::into_unread`] lists the remaining
+/// keys, including those of nested objects. A converter that does not know a key can therefore not ignore it
+/// silently.
 pub(super) struct Record {
     values: Object,
-    /// What stands before a key in a report: `completions[].`, say; empty for the row itself.
+    /// Prefix of keys in reports, such as `completions[].`; empty for the row itself.
     prefix: String,
-    /// What was not read of nested objects.
+    /// Unread keys of nested objects.
     nested: BTreeSet<String>,
 }
 
 impl Record {
-    /// A row, none of whose keys was read yet.
+    /// A row with all keys unread.
     pub fn new(values: Object) -> Self {
         Self { values, prefix: String::new(), nested: BTreeSet::new() }
     }
 
-    /// Whether the key is there, null or not.
+    /// Whether the key exists, null or not.
     pub fn contains(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
-    /// Whether the key is there with a value other than null.
+    /// Whether the key exists with a value other than null.
     pub fn has(&self, key: &str) -> bool {
         self.peek(key).is_some()
     }
 
-    /// The value, which counts as unread until it is taken; none if it is null.
+    /// The value, which stays unread; `None` if it is absent or null.
     pub fn peek(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
     }
 
-    /// Takes a value; none if it is absent or null.
+    /// Takes a value; `None` if it is absent or null.
     pub fn take(&mut self, key: &str) -> Option<Value> {
         let listed = !self.prefix.is_empty() || KEYS.contains(&key);
         debug_assert!(listed, "`{key}` is read of JSON and not of Parquet: list it in KEYS");
         self.values.get_mut(key).map(Value::take).filter(|value| !value.is_null())
     }
 
-    /// Gives a key a value that the row's place in the file says.
+    /// Sets a value that follows from the row's place in the file.
     pub fn put(&mut self, key: &str, value: &str) {
         self.values.insert(key.to_owned(), value.into());
     }
 
-    /// Takes a value that has to be there.
+    /// Takes a required value.
     pub fn required<T>(&mut self, key: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Result<T, String> {
         if !self.contains(key) {
             return Err(format!("lacks `{key}`"));
@@ -126,7 +128,7 @@ impl Record {
         read(value).map_err(|what| format!("`{key}` {what}"))
     }
 
-    /// Takes a value that may be absent or null.
+    /// Takes an optional value.
     pub fn optional<T>(
         &mut self,
         key: &str,
@@ -136,12 +138,12 @@ impl Record {
         value.map(read).transpose().map_err(|what| format!("`{key}` {what}"))
     }
 
-    /// Takes a text that has to be there.
+    /// Takes a required text.
     pub fn text(&mut self, key: &str) -> Result<String, String> {
         self.required(key, text)
     }
 
-    /// Takes a text that has to be there, and is not a list of messages written as text.
+    /// Takes a required text that is not an encoded list of messages.
     pub fn plain_text(&mut self, key: &str) -> Result<String, String> {
         let text = self.text(key)?;
         if is_encoded_messages(&text) {
@@ -150,12 +152,13 @@ impl Record {
         Ok(text)
     }
 
-    /// Takes a text that may be absent or null.
+    /// Takes an optional text.
     pub fn optional_text(&mut self, key: &str) -> Result<Option<String>, String> {
         self.optional(key, text)
     }
 
-    /// Takes a number, also one that is written as text. What is no finite number is reported as unread.
+    /// Takes a number, which may be written as text. A value that is not a finite number is reported as
+    /// unread.
     pub fn number(&mut self, key: &str) -> Option<f64> {
         let number = match self.peek(key)? {
             Value::String(written) => written.trim().parse().ok(),
@@ -169,7 +172,7 @@ impl Record {
         number
     }
 
-    /// Takes a list of objects that has to be there, and reads each with `read`.
+    /// Takes a required list of objects and reads each with `read`.
     pub fn records<T>(
         &mut self,
         key: &str,
@@ -179,7 +182,7 @@ impl Record {
         self.records_in(key, value, read)
     }
 
-    /// Reads a list of objects that was taken from under `key`.
+    /// Reads a list of objects that was taken from `key`.
     pub fn records_in<T>(
         &mut self,
         key: &str,
@@ -195,7 +198,7 @@ impl Record {
         Ok(all)
     }
 
-    /// Takes an object that has to be there, and reads it with `read`.
+    /// Takes a required object and reads it with `read`.
     pub fn record<T>(
         &mut self,
         key: &str,
@@ -212,7 +215,7 @@ impl Record {
         read: &mut impl FnMut(&mut Record) -> Result<T, String>,
     ) -> Result<T, String> {
         let Value::Object(values) = value else { return Err(format!("is {}, expected an object", spell(&value))) };
-        // A tree whose branches are in branches has one path for all of them.
+        // Nested replies of a tree share one path.
         let again = self.prefix.ends_with(path);
         let prefix = if again { self.prefix.clone() } else { format!("{}{path}", self.prefix) };
         let mut record = Record { values, prefix, nested: BTreeSet::new() };
@@ -223,14 +226,14 @@ impl Record {
         Ok(result)
     }
 
-    /// Reports a part of a value that was taken and not used.
+    /// Reports an unused part of a taken value.
     pub fn report(&mut self, path: String) {
         if self.nested.len() < MAX_UNREAD {
             self.nested.insert(path);
         }
     }
 
-    /// The paths of all values that nobody took and that say something.
+    /// Paths of all remaining values that are not empty.
     pub fn into_unread(self) -> BTreeSet<String> {
         let mut unread = self.nested;
         for (key, _) in self.values.iter().filter(|(_, value)| !is_empty(value)).take(MAX_UNREAD) {

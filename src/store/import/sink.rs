@@ -1,4 +1,4 @@
-//! Rows of the target schema that an import has made and not written yet.
+//! Converted rows that wait to be written, and counts of what was left out.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,30 +7,30 @@ use serde_json::{Value, json};
 use super::record::Object;
 use super::turns::{TOOL_CALL, is_tool_call};
 use crate::data::{PROMPT_MESSAGES, transcript};
-use crate::store::datasets::turn::{Turn, said};
+use crate::store::datasets::turn::{Turn, role_content};
 use crate::store::files::reader::CHUNK;
 use crate::store::files::unread::count_unread;
 
-/// A chunk of rows ends when it has this many bytes, however few rows it has.
+/// Maximum size of a chunk in bytes, whatever its number of rows.
 const CHUNK_BYTES: usize = 64 << 20;
 
-/// Bytes of text that the rows made of one input row may say again: every answer has all that was said before it, so
-/// rows can hold far more text than their source.
+/// Maximum size in bytes of text that one input row may repeat. Every answer of a conversation includes all
+/// previous turns, so the output can be far larger than the input.
 const MAX_REPEATED: usize = 64 << 20;
 
-/// The reason for leaving out what would say more than that again.
+/// Reason for leaving out rows that would exceed [`MAX_REPEATED`].
 pub(super) const REPEATED: &str = "answers that would repeat more than 64 MiB of what was said before them";
 
-/// Bytes that a message takes in memory beside its texts.
+/// Memory of a message in bytes, without its texts.
 const MESSAGE_BYTES: usize = 128;
 
-/// About how many bytes a turn takes in each row that has it.
+/// Approximate size of a turn in each row that contains it.
 pub(super) fn turn_bytes(role: &str, content: &str) -> usize {
     role.len() + content.len() + MESSAGE_BYTES
 }
 
-/// Whether prompts of these sizes, of which rows are made, say too much again. The largest is no repetition: it has what
-/// the others have.
+/// Whether prompts of these sizes repeat too much text. The largest prompt is not repetition, because it
+/// contains the others.
 pub(super) fn is_too_repetitive(sizes: impl Iterator<Item = usize>) -> bool {
     let (mut sum, mut largest) = (0usize, 0);
     for size in sizes {
@@ -40,7 +40,7 @@ pub(super) fn is_too_repetitive(sizes: impl Iterator<Item = usize>) -> bool {
     sum - largest > MAX_REPEATED
 }
 
-/// One of several answers.
+/// One of several ranked answers.
 pub(super) struct Ranked {
     pub id: String,
     pub text: String,
@@ -48,30 +48,30 @@ pub(super) struct Ranked {
     pub score: Option<f64>,
 }
 
-/// What becomes of the rows so far.
+/// Buffer of converted rows, with counts.
 #[derive(Default)]
-pub(super) struct Sink {
-    /// Rows of the target schema, by its columns' names, each with about how many bytes it takes.
+pub(super) struct RowSink {
+    /// Rows of the target schema, each with its approximate size in bytes.
     pub rows: VecDeque<(Object, usize)>,
-    /// The sum of these bytes.
+    /// Total size of the rows in bytes.
     bytes: usize,
-    /// Rows that the format's filter left out, by reason.
+    /// Number of rows that the format's filter left out, by reason.
     pub left_out: BTreeMap<&'static str, u64>,
-    /// In how many rows each key held something that was not read.
+    /// Unread keys, with the number of rows that have a value there.
     pub unread: BTreeMap<String, u64>,
 }
 
-impl Sink {
+impl RowSink {
     pub fn leave_out(&mut self, why: &'static str) {
         self.leave_out_all(why, 1);
     }
-    /// Counts several rows that were left out for one reason.
+    /// Counts several rows that were left out for the same reason.
     pub fn leave_out_all(&mut self, why: &'static str, rows: u64) {
         if rows > 0 {
             *self.left_out.entry(why).or_default() += rows;
         }
     }
-    /// Counts a key that was not read in `rows` rows.
+    /// Counts an unread key for `rows` rows.
     pub fn count_unread(&mut self, key: &str, rows: u64) {
         count_unread(&mut self.unread, key, rows);
     }
@@ -82,7 +82,8 @@ impl Sink {
             self.rows.push_back((row, bytes));
         }
     }
-    /// The next rows to write: a full chunk, or at the end what is left. A chunk has few rows where they are large.
+    /// The next chunk of rows to write: a full one, or at the end the remaining rows. A chunk of large rows
+    /// has few of them.
     pub fn chunk(&mut self, at_end: bool) -> Option<Vec<Object>> {
         let full = self.rows.len() >= CHUNK || self.bytes >= CHUNK_BYTES;
         if self.rows.is_empty() || !(full || at_end) {
@@ -97,7 +98,7 @@ impl Sink {
         self.bytes -= bytes;
         Some(chunk)
     }
-    /// A conversation with the answer to it.
+    /// Adds a conversation and its answer.
     pub fn answer(&mut self, before: &[Turn], response: &str) {
         match (is_blank(before), response.trim().is_empty()) {
             (true, _) => self.leave_out("an empty prompt"),
@@ -110,7 +111,7 @@ impl Sink {
             }
         }
     }
-    /// A conversation's answers with their ranks, 0 the best, and scores; in order of rank.
+    /// Adds a conversation's ranked answers in order of rank; rank 0 is the best.
     pub fn ranked(&mut self, prompt_id: &str, before: &[Turn], mut answers: Vec<Ranked>) {
         answers.retain(|a| !a.text.trim().is_empty());
         if is_blank(before) {
@@ -138,15 +139,15 @@ fn is_blank(before: &[Turn]) -> bool {
     before.last().is_none_or(|last| last.content.trim().is_empty())
 }
 
-/// Puts what is asked into a row: the text, and the messages where they are more than one of a user.
+/// Stores a prompt in a row: its text, and its messages unless it is a single user message.
 pub(super) fn put_prompt(row: &mut Value, before: &[Turn]) {
-    row["prompt"] = transcript(&said(before)).into();
+    row["prompt"] = transcript(&role_content(before)).into();
     if !matches!(before, [one] if one.role == "user") {
         row[PROMPT_MESSAGES] = before.iter().map(Turn::to_json).collect();
     }
 }
 
-/// About how many bytes a value of a finished row takes.
+/// Approximate size in bytes of a value.
 fn value_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 24,
@@ -163,8 +164,8 @@ mod tests {
     /// A chunk ends at its bytes, so that a column never has more text than it can hold.
     #[test]
     fn a_chunk_of_large_rows_has_few() {
-        let mut sink = Sink::default();
-        let chunks = |sink: &mut Sink, at_end| -> Vec<usize> {
+        let mut sink = RowSink::default();
+        let chunks = |sink: &mut RowSink, at_end| -> Vec<usize> {
             std::iter::from_fn(|| sink.chunk(at_end)).map(|chunk| chunk.len()).collect()
         };
         (0..CHUNK + 3).for_each(|_| sink.push(json!({"response": "r"})));

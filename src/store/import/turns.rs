@@ -1,4 +1,4 @@
-//! Turns of conversations in the spellings that people have: `{role, content}`, `{from, value}`, plain texts in turn.
+//! Turns of conversations in common forms: `{role, content}`, `{from, value}`, or alternating plain texts.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::record::Record;
 use crate::store::datasets::context::{MESSAGE_KEYS, is_empty};
 use crate::store::files::jsonl::{list, spell, text};
 
-/// Who speaks.
+/// Speaker of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
     System,
@@ -18,7 +18,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    pub fn of(name: &str) -> Self {
+    pub fn from_name(name: &str) -> Self {
         match name {
             "human" | "user" | "prompter" => Self::User,
             "gpt" | "chatgpt" | "bing" | "bard" | "model" | "assistant" => Self::Assistant,
@@ -29,7 +29,7 @@ impl Role {
         }
     }
 
-    /// The name that chat templates know.
+    /// The role's name in chat templates.
     pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -45,34 +45,35 @@ impl Role {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Turn {
     pub role: Role,
-    /// The role as the file spells it.
+    /// The role's name in the file.
     pub spelled: String,
     pub text: String,
-    /// Why the turn is more than its text, so that rows with it have to be left out.
+    /// Reason for leaving out rows with this turn, if it is more than its text.
     pub beyond_text: Option<&'static str>,
-    /// Whether it is an answer that the file says is not to be learnt.
+    /// Whether the file marks the answer as not to be trained on.
     pub untrained: bool,
 }
 
 impl Turn {
-    /// A text of a user.
+    /// A user's turn.
     pub fn question(text: String) -> Self {
         plain_turn(0, text)
     }
 
-    /// The role that a chat template sees: the one that it knows, or as the file spells it.
+    /// The role for chat templates: a known one, or the name in the file.
     pub fn role_name(&self) -> &str {
         if self.role == Role::Other { &self.spelled } else { self.role.name() }
     }
 }
 
-/// The reason for leaving out an answer that the file says is not to be learnt.
+/// Reason for leaving out an answer that is not to be trained on.
 pub(super) const UNTRAINED: &str = "an answer that is not to be trained on";
 
-/// The reason for leaving out a row with a call of a tool.
+/// Reason for leaving out a row with a tool call.
 pub(super) const TOOL_CALL: &str = "a tool call or its result";
 
-/// Takes the turns under a key: a list of objects, a list of texts by user and assistant in turn, or one object.
+/// Takes the turns under a key: a list of objects, a list of texts of user and assistant alternately, or one
+/// object.
 pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<Turn>, String> {
     match record.peek(key) {
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_string) => {
@@ -93,14 +94,14 @@ fn plain_turn(at: usize, text: String) -> Turn {
 fn turn(record: &mut Record) -> Result<Turn, String> {
     let (who, what) = if record.contains("from") { ("from", "value") } else { ("role", "content") };
     let spelled = record.text(who)?;
-    let role = Role::of(&spelled);
+    let role = Role::from_name(&spelled);
     let mut beyond_text = (role == Role::Tool).then_some(TOOL_CALL);
     for key in MESSAGE_KEYS {
         if record.take(key).is_some_and(|value| !is_empty(&value)) {
             beyond_text = Some(TOOL_CALL);
         }
     }
-    // OpenAI's `weight` and others' `train`: the loss is not on this answer.
+    // OpenAI's `weight` and others' `train` exclude an answer from the loss.
     let flags = [record.take("weight"), record.take("train")];
     let off = flags.iter().flatten().any(|flag| flag.as_f64() == Some(0.) || flag == &Value::Bool(false));
     let untrained = role == Role::Assistant && off;
@@ -119,7 +120,7 @@ fn turn(record: &mut Record) -> Result<Turn, String> {
     Ok(Turn { role, spelled, text, beyond_text, untrained })
 }
 
-/// The text of a message, and whether it has parts that are no text.
+/// The text of a message, and whether it has parts other than text.
 fn content(value: Value) -> Result<(String, bool), String> {
     let parts = match value {
         Value::String(text) => return Ok((text, false)),
@@ -136,7 +137,7 @@ fn content(value: Value) -> Result<(String, bool), String> {
     Ok((all, other_parts))
 }
 
-/// Whether an answer is a call of a tool, by the marks that models write before one.
+/// Whether an answer begins with a mark that models write before a tool call.
 pub(super) fn is_tool_call(answer: &str) -> bool {
     const MARKS: [&str; 6] =
         ["<tool_call>", "<functioncall>", "<function_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]"];

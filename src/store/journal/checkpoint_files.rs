@@ -10,56 +10,57 @@ use super::owned::{is_link, remove_dir, remove_empty, remove_file};
 use super::paths::check_name;
 use crate::data::read_regular;
 use crate::error::Result;
-use crate::store::files::integrity::{Wrong, same_bytes};
+use crate::store::files::integrity::{FileProblem, check_file};
 use crate::store::files::io_error::io_error;
 
-/// Lists the files of a checkpoint with size and hash; the last to be written. A directory without it is no checkpoint.
+/// File with the size and hash of every file of a checkpoint. It is written last: a directory without it is
+/// not a checkpoint.
 pub(crate) const LIST: &str = "files.json";
 
-/// The list's name while the files of the checkpoint are removed.
+/// Name of the list while the checkpoint is being removed.
 const REMOVED: &str = "files.removed.json";
 
-/// The files of a checkpoint whose list is lost.
+/// Names of the files to remove if the list is lost.
 const USUAL: &[&str] = &["model.safetensors", "optimizer.safetensors", "best.safetensors", "trainer.json"];
 
-/// A file as the list has it.
+/// A file in the list.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Listed {
     pub bytes: u64,
     pub hash: String,
 }
 
-/// Whether a directory is a whole checkpoint; one that is being removed is not.
-pub(crate) fn is_one(dir: &Path) -> bool {
+/// Whether a directory is a complete checkpoint. One that is being removed is not.
+pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     dir.join(LIST).exists()
 }
 
 /// Compares every file of a checkpoint with its hash.
 ///
 /// # Errors
-/// The first file that is not as it was written, and why.
-pub(crate) fn check(dir: &Path) -> Result<(), (PathBuf, Wrong)> {
+/// The first damaged file, and what is wrong with it.
+pub(crate) fn check(dir: &Path) -> Result<(), (PathBuf, FileProblem)> {
     let list = dir.join(LIST);
-    let text = read_regular(&list).map_err(|e| (list.clone(), Wrong::from_io(&e)))?;
+    let text = read_regular(&list).map_err(|e| (list.clone(), FileProblem::from_io(&e)))?;
     let files: BTreeMap<String, Listed> =
-        serde_json::from_slice(&text).map_err(|e| (list.clone(), Wrong::Damaged(e.to_string())))?;
+        serde_json::from_slice(&text).map_err(|e| (list.clone(), FileProblem::Damaged(e.to_string())))?;
     for (name, Listed { bytes, hash }) in files {
         let path = dir.join(&name);
-        same_bytes(&path, bytes, &hash).map_err(|why| (path, why))?;
+        check_file(&path, bytes, &hash).map_err(|why| (path, why))?;
     }
     Ok(())
 }
 
-/// Optimizer step and directory of each state of one training, the latest first.
+/// Optimizer step and directory of each checkpoint of one training, latest first.
 pub(crate) fn states(dir: &Path) -> Vec<(usize, PathBuf)> {
     let numbered = |path: PathBuf| Some((number(&name(&path))?, path));
     let mut found: Vec<(usize, PathBuf)> = folders(dir).into_iter().filter_map(numbered).collect();
-    found.retain(|(_, path)| is_one(path));
+    found.retain(|(_, path)| is_checkpoint(path));
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
 }
 
-/// As [`Run::all_checkpoints`], of a run's directory.
+/// Step, iteration, optimizer step and directory of every checkpoint of a run.
 pub(crate) fn all(run: &Path) -> Vec<(String, u32, usize, PathBuf)> {
     let mut found = Vec::new();
     for step in folders(&run.join("checkpoints")) {
@@ -72,24 +73,25 @@ pub(crate) fn all(run: &Path) -> Vec<(String, u32, usize, PathBuf)> {
     found
 }
 
-/// The optimizer step of a checkpoint's directory.
+/// Optimizer step in the name of a checkpoint's directory.
 fn number(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("step=")?;
     if digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// Whether a directory is a checkpoint in the making.
+/// Whether a name is that of a checkpoint that is being written.
 fn is_unfinished(name: &str) -> bool {
     name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp")).is_some_and(|n| number(n).is_some())
 }
 
-/// Removes a checkpoint: the files of its list, and its directory unless others have put something there.
+/// Removes the files of a checkpoint, and its directory unless a user has put something there.
 pub(crate) fn remove_state(dir: &Path) -> Result<()> {
     if is_link(dir) || !dir.is_dir() {
         return Ok(());
     }
     let (list, removed) = (dir.join(LIST), dir.join(REMOVED));
-    // Without its list it is no checkpoint: whoever dies from here on leaves something to be removed, and nothing to be used.
+    // Renaming the list comes first: after a crash from here on, the rest is garbage to remove and cannot be
+    // mistaken for a checkpoint.
     if list.exists() {
         fs::rename(&list, &removed).map_err(|e| io_error("renaming to", &removed, &e))?;
     }
@@ -100,12 +102,12 @@ pub(crate) fn remove_state(dir: &Path) -> Result<()> {
         remove_file(&dir.join(name))?;
     }
     remove_file(&removed)?;
-    // It stays where it holds things of others.
+    // The directory stays if it contains a user's files.
     let _ = fs::remove_dir(dir);
     Ok(())
 }
 
-/// Removes all states of a training, finished or not, and its folders where they are empty then.
+/// Removes all checkpoints of a training, complete or not, and its folders if they are empty then.
 pub(crate) fn remove_all(run: &Path, dir: &Path) -> Result<()> {
     for state in folders(dir) {
         if number(&name(&state)).is_some() {
@@ -131,8 +133,8 @@ fn iteration_of(dir: &Path) -> Option<u32> {
     name(dir).strip_prefix("iteration=")?.parse().ok()
 }
 
-/// Removes what a process that died left below `checkpoints`: unfinished ones, and those of trainings that `done` knows.
-pub(crate) fn sweep(run: &Path, done: impl Fn(&str, u32) -> bool) -> Result<()> {
+/// Removes unfinished checkpoints, and those of trainings for which `done` returns true.
+pub(crate) fn collect_garbage(run: &Path, done: impl Fn(&str, u32) -> bool) -> Result<()> {
     for step in folders(&run.join("checkpoints")) {
         for dir in folders(&step) {
             let Some(iteration) = iteration_of(&dir) else { continue };

@@ -1,5 +1,6 @@
-//! The state of a training under way: a directory per optimizer step, whole or not there, removed when the training is
-//! done. It is not named in the manifest: nothing that a run has committed depends on it.
+//! Checkpoints of a training in progress: one directory per optimizer step, written atomically and removed
+//! when the training has finished. The manifest does not list them, because no committed file depends on
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint_files::{LIST, Listed, all, check, remove_all, remove_state, states};
-use super::damage::wrong;
+use super::damage::problem_error;
 use super::owned::remove_dir;
 use super::paths::check_name;
 use super::run::Run;
@@ -16,7 +17,7 @@ use crate::store::files::atomic::{AtomicFile, create_dirs, sync_dir, write_bytes
 use crate::store::files::fault;
 use crate::store::files::io_error::io_error;
 
-/// A checkpoint in the making.
+/// A checkpoint that is being written.
 pub struct CheckpointFiles {
     dir: PathBuf,
     files: BTreeMap<String, Listed>,
@@ -26,7 +27,7 @@ impl CheckpointFiles {
     /// Writes one file.
     ///
     /// # Errors
-    /// What `fill` returns; a full disk.
+    /// `fill` failed; the disk is full.
     pub fn put(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         let mut file = AtomicFile::create(&self.dir.join(name))?;
         if let Err(e) = fill(&mut file) {
@@ -44,11 +45,11 @@ impl Run {
         self.dir().join("checkpoints").join(step).join(format!("iteration={iteration}"))
     }
 
-    /// Keeps the state of a training after optimizer step `at`, in place of those before: `fill` writes its files, which
-    /// then become `checkpoints/STEP/iteration=I/step=AT`.
+    /// Saves the state of a training after optimizer step `at`, and then removes earlier checkpoints: `fill`
+    /// writes the files, which then become `checkpoints/STEP/iteration=I/step=AT`.
     ///
     /// # Errors
-    /// What `fill` returns; a full disk. The checkpoint before is there as long as this one is not whole.
+    /// `fill` failed; the disk is full. The previous checkpoint exists until this one is complete.
     pub fn save_checkpoint(
         &self,
         step: &str,
@@ -72,7 +73,7 @@ impl Run {
             return Err(e);
         }
         fault::point(fault::CHECKPOINT_BEFORE_RENAME)?;
-        // One of the same step: it was found damaged, or made from other settings.
+        // A checkpoint of the same step exists if it was damaged or written under other settings.
         remove_state(&target)?;
         fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
         sync_dir(&dir)?;
@@ -83,13 +84,14 @@ impl Run {
         Ok(())
     }
 
-    /// The checkpoints of a training, the latest first: optimizer step and directory. Usually there is one; two where the
-    /// process died as it put one in place of the other.
+    /// Optimizer step and directory of each checkpoint of a training, latest first. Usually there is one;
+    /// there are two if a process died while it replaced one by the other.
     pub fn checkpoints(&self, step: &str, iteration: u32) -> Vec<(usize, PathBuf)> {
         states(&self.checkpoints_dir(step, iteration))
     }
 
-    /// The trainings that are under way: step, iteration, optimizer step and directory of each checkpoint, in that order.
+    /// Checkpoints of all trainings in progress: step, iteration, optimizer step and directory, sorted in
+    /// this order.
     pub fn all_checkpoints(&self) -> Vec<(String, u32, usize, PathBuf)> {
         all(self.dir())
     }
@@ -97,12 +99,12 @@ impl Run {
     /// Compares every file of a checkpoint with its hash.
     ///
     /// # Errors
-    /// A file is damaged or gone: the checkpoint is not to be used.
+    /// A file is damaged or gone, and the checkpoint must not be used.
     pub fn verify_checkpoint(dir: &Path) -> Result<()> {
-        check(dir).map_err(|(file, why)| wrong(&file, &why))
+        check(dir).map_err(|(file, why)| problem_error(&file, &why))
     }
 
-    /// Removes the checkpoints of a training that is done.
+    /// Removes the checkpoints of a training that has finished.
     ///
     /// # Errors
     /// They cannot be removed.

@@ -1,4 +1,5 @@
-//! Committing to a [`Run`]: microbatches, models and metrics. A file gets its name, and then its line in the manifest.
+//! Commits of microbatches, models and metrics to a [`Run`]. A file first gets its final name, and then its
+//! line in the manifest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,13 +20,13 @@ use crate::store::files::io_error::io_error;
 use crate::store::files::writer::{ParquetFile, write_parquet};
 
 impl Run {
-    /// Commits a step's microbatch: the rows, the rows that failed (schema `errors`, may be empty), and then the line
-    /// that names both. `lineage` holds the hashes of what the rows were made from. Done again with the same content,
-    /// it changes nothing.
+    /// Commits a step's microbatch: the rows, the failed rows (schema `errors`, may be empty), and then the
+    /// line that lists both. `lineage` has the hashes of the rows' inputs. Committing the same content again
+    /// changes nothing.
     ///
     /// # Errors
-    /// A full disk: nothing is committed, and what is left of it is swept away by the next start. Other content for a
-    /// committed epoch: a bug.
+    /// The disk is full: nothing is committed, and the next start removes what is left. The epoch is
+    /// committed with other content (a bug).
     pub fn commit(
         &self,
         step: &str,
@@ -37,7 +38,7 @@ impl Run {
         self.commit_counted(step, epoch, rows, errors, lineage, BTreeMap::new())
     }
 
-    /// As [`Run::commit`], with the number of input rows that are in no row of the output, by the reason.
+    /// As [`Run::commit`], with the number of valid input rows that are in no output row, by reason.
     ///
     /// # Errors
     /// As [`Run::commit`].
@@ -57,11 +58,12 @@ impl Run {
         self.check_place()?;
         let path = data_path(step, epoch);
         let make = |path: &str, rows: &RecordBatch| {
-            let mut file = ParquetFile::of(&self.dir().join(path), rows)?;
+            let mut file = ParquetFile::from_batch(&self.dir().join(path), rows)?;
             let written = file.close()?;
             Ok::<_, Error>((file, written))
         };
-        // The slow part, encoding and fsync, is done by many threads at a time; naming by one.
+        // Encoding and fsync are slow and run without the lock, in parallel; only renaming and the manifest
+        // line are serialised.
         let (file, written) = make(&path, rows)?;
         let failed = if errors.num_rows() > 0 {
             let path = errors_path(step, epoch);
@@ -97,7 +99,7 @@ impl Run {
             };
         }
         self.check_place()?;
-        // What a process that died left was swept away when the run was opened.
+        // Leftovers of dead processes were removed when the run was opened, so a file here is a user's.
         refuse_other(&self.dir().join(&entry.path))?;
         if let Some(file) = failed_file {
             entry.errors.iter().try_for_each(|e| refuse_other(&self.dir().join(&e.path)))?;
@@ -111,11 +113,11 @@ impl Run {
         Ok(entry)
     }
 
-    /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory then becomes
-    /// `models/NAME`. Done again with the same hash, it changes nothing.
+    /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory
+    /// then becomes `models/NAME`. Committing the same hash again changes nothing.
     ///
     /// # Errors
-    /// What `write` returns; a full disk. Other weights under a committed name: a bug.
+    /// `write` failed; the disk is full; the name is committed with other weights (a bug).
     pub fn commit_model(
         &self,
         name: &str,
@@ -158,11 +160,13 @@ impl Run {
         Ok(entry)
     }
 
-    /// Gives a model's directory its name, and its line in the manifest. Where that fails, nothing with the model's name is left.
+    /// Renames a model's directory and appends its line to the manifest. After a failure, nothing with the
+    /// model's name is left.
     fn publish_model(&self, state: &mut State, temporary: &Path, entry: &ModelEntry) -> Result<()> {
         self.check_place()?;
         let (models, target) = (self.dir().join("models"), self.dir().join(&entry.path));
-        // Whoever finds the directory without its line in the manifest knows by the note that it is ours.
+        // If this process dies between renaming and the manifest line, the note tells the next one that the
+        // directory is the run's.
         let note = renaming_note(&models, &entry.name);
         let text = serde_json::to_vec(&entry.files).map_err(|e| Error::bug(format!("note on a model: {e}")))?;
         remove_unlisted(self.dir(), &note, entry)?;
@@ -175,15 +179,15 @@ impl Run {
             Self::record(state, Entry::Model(entry.clone())).inspect_err(|_| drop(remove_dir(&target)))
         };
         let result = named();
-        // A note that stays does no harm: the next start takes it away.
+        // A remaining note is harmless: the next start removes it.
         let _ = remove_file(&note);
         result
     }
 
-    /// Refuses a place where a model of that name is to be made, and something of somebody else stands.
+    /// Checks that the place of a new model is free, or that the run made what is there.
     ///
     /// # Errors
-    /// Something stands there.
+    /// A user's files are there.
     pub fn check_place_of_model(&self, name: &str, step: &str, iteration: u32) -> Result<()> {
         let place = self.dir().join("models").join(name);
         let free = fs::symlink_metadata(&place).is_err();
@@ -194,8 +198,8 @@ impl Run {
         }
     }
 
-    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`, in place of earlier ones and of those
-    /// of the training while it was under way.
+    /// Writes a training step's metrics as `metrics/STEP/iteration=I/metrics.parquet`. They replace earlier
+    /// ones, and those of the training in progress.
     ///
     /// # Errors
     /// A full disk.
@@ -218,7 +222,7 @@ impl Run {
     }
 }
 
-/// Refuses to write over a file that the manifest does not name and reflux did not write.
+/// Refuses to overwrite a file that the manifest does not list and reflux did not write.
 fn refuse_other(path: &Path) -> Result<()> {
     if fs::symlink_metadata(path).is_err() || (!is_link(path) && created_by_us(path)) {
         return Ok(());

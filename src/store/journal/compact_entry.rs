@@ -1,22 +1,22 @@
-//! A line of the manifest, as small as it can be: a run holds one for each microbatch that it has committed, and a long run is
-//! not to need more memory than a short one.
+//! Compact form of a manifest line. A run holds one per committed microbatch in memory, and a long run must
+//! not need more memory than a short one.
 
 use super::entry::{FileEntry, Stored};
 use super::paths::data_path;
 use crate::data::Epoch;
 
-/// A [`FileEntry`] but for its step and epoch, in about an eighth of its memory.
+/// A [`FileEntry`] without its step and epoch, in about an eighth of its memory.
 #[derive(Debug)]
 pub(crate) struct CompactEntry {
     rows: u64,
     bytes: u64,
-    /// Its path, empty where it is the usual one; its hash; whether rows failed, and then their path, hash, rows and bytes; what is unused; its
-    /// lineage.
+    /// Packed fields: path (empty if it is the default one), hash, whether rows failed and then their path,
+    /// hash, rows and bytes, unused rows, lineage.
     rest: Box<[u8]>,
 }
 
 impl CompactEntry {
-    pub fn of(entry: &FileEntry) -> Self {
+    pub fn new(entry: &FileEntry) -> Self {
         let mut rest = Vec::new();
         put(&mut rest, if entry.path == data_path(&entry.step, entry.epoch()) { "" } else { &entry.path });
         put(&mut rest, &entry.hash);
@@ -54,13 +54,13 @@ impl CompactEntry {
     }
 }
 
-/// What a hash begins with; another name begins with its length in bytes, which is smaller.
+/// Length prefix that marks a hash. Other names begin with their length in bytes, which is smaller.
 const HASH: u32 = u32::MAX;
 
-/// Adds a name: four bytes of length and the text, or of 64 hex digits the 32 bytes that they stand for.
+/// Appends a name: four bytes of length and the text, or the 32 bytes of a name of 64 hex digits.
 fn put(names: &mut Vec<u8>, name: &str) {
     match blake3::Hash::from_hex(name) {
-        // Only what comes back the same: `from_hex` takes upper case too.
+        // `from_hex` accepts upper case too, which would be unpacked as lower case.
         Ok(hash) if hash.to_hex().as_str() == name => {
             names.extend(HASH.to_le_bytes());
             names.extend(hash.as_bytes());
@@ -72,14 +72,14 @@ fn put(names: &mut Vec<u8>, name: &str) {
     }
 }
 
-/// Takes bytes off what [`CompactEntry::of`] has made.
+/// Takes the next bytes that [`CompactEntry::new`] has packed.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest.split_first_chunk().expect("it reads what it has written");
     *rest = tail;
     *head
 }
 
-/// Takes the next name off what [`put`] has made.
+/// Takes the next name that [`put`] has packed.
 fn name(rest: &mut &[u8]) -> String {
     match u32::from_le_bytes(take(rest)) {
         HASH => blake3::Hash::from_bytes(take(rest)).to_hex().to_string(),
@@ -110,7 +110,7 @@ mod tests {
             let path = if usual { data_path(&step, Epoch::new(iteration, microbatch)) } else { path };
             let unused = names.iter().cloned().zip([rows, bytes]).collect();
             let entry = FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage, unused };
-            prop_assert_eq!(CompactEntry::of(&entry).entry("answers", entry.epoch()), entry);
+            prop_assert_eq!(CompactEntry::new(&entry).entry("answers", entry.epoch()), entry);
         }
     }
 }

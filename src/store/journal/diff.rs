@@ -1,9 +1,10 @@
-//! The difference of two texts, line by line, for saying what changed in a pipeline file.
+//! Line difference of two texts, for showing what changed in a pipeline file.
 
-/// At most this many changed lines are shown.
-const SHOWN: usize = 24;
-/// Above this many cells the table of the longest common subsequence is not filled.
-const CELLS: usize = 4_000_000;
+/// Maximum number of changed lines in the result.
+const MAX_LINES: usize = 24;
+/// Maximum size of the table for the longest common subsequence. Larger texts are shown as replaced as a
+/// whole.
+const MAX_CELLS: usize = 4_000_000;
 
 /// Changed lines as `-12 old` and `+12 new`, with their line numbers; empty if the texts agree.
 pub fn lines(old: &str, new: &str) -> String {
@@ -13,7 +14,7 @@ pub fn lines(old: &str, new: &str) -> String {
     let (a, b) = (&old[head..old.len() - tail], &new[head..new.len() - tail]);
     let mut changed = Vec::new();
     let (mut i, mut j) = (0, 0);
-    if a.len().saturating_mul(b.len()) <= CELLS {
+    if a.len().saturating_mul(b.len()) <= MAX_CELLS {
         // longest[i][j]: longest common subsequence of a[i..] and b[j..]
         let width = b.len() + 1;
         let mut longest = vec![0u32; (a.len() + 1) * width];
@@ -40,8 +41,8 @@ pub fn lines(old: &str, new: &str) -> String {
     }
     changed.extend((i..a.len()).map(|i| format!("-{} {}", head + i + 1, a[i])));
     changed.extend((j..b.len()).map(|j| format!("+{} {}", head + j + 1, b[j])));
-    let more = changed.len().saturating_sub(SHOWN);
-    changed.truncate(SHOWN);
+    let more = changed.len().saturating_sub(MAX_LINES);
+    changed.truncate(MAX_LINES);
     if more > 0 {
         changed.push(format!("... and {more} more"));
     }

@@ -10,11 +10,12 @@ use crate::data::Epoch;
 use crate::error::{Error, Result};
 use crate::store::files::atomic::Written;
 
-/// The version of the lines below; a reader refuses a higher one. Version 2 has external inputs, and a pipeline hash without the
-/// settings that change no rows. With version 3 the file `pipeline.toml` ends with its own hash, and the last line counts the others.
+/// Version of the manifest format; a reader refuses a higher one. Version 2 added external inputs, and a
+/// pipeline hash that ignores settings without influence on rows. Version 3 added a hash at the end of
+/// `pipeline.toml`, and a line count in the last line.
 pub const FORMAT: u32 = 3;
 
-/// A file of rows.
+/// A stored file of rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stored {
@@ -46,14 +47,14 @@ pub struct FileEntry {
     pub bytes: u64,
     /// blake3 of the bytes, 64 hex digits.
     pub hash: String,
-    /// The rows that failed, where there are any.
+    /// The rows that failed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<Stored>,
-    /// What the rows were made from: hashes of files and models, in the caller's order.
+    /// Hashes of the files and models that the rows were made from, in the caller's order.
     #[serde(default)]
     pub lineage: Vec<String>,
-    /// How many input rows are in no row of the output though nothing is wrong with them, by the reason; empty in manifests of
-    /// before there was this count.
+    /// Number of valid input rows that are in no output row, by reason. Empty in manifests that predate this
+    /// count.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unused: BTreeMap<String, u64>,
 }
@@ -66,7 +67,7 @@ impl Stored {
 }
 
 impl FileEntry {
-    /// When it happened.
+    /// Iteration and microbatch of the file.
     pub fn epoch(&self) -> Epoch {
         Epoch::new(self.iteration, self.microbatch)
     }
@@ -86,23 +87,23 @@ pub struct ModelFile {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelEntry {
-    /// Its name, as in `models/NAME`.
+    /// Name, as in `models/NAME`.
     pub name: String,
     /// Relative to the run's directory, with `/`.
     pub path: String,
-    /// Hash of its weights, as whoever wrote it said.
+    /// Hash of its weights, as computed by the writer.
     pub hash: String,
     /// The step that made it.
     pub step: String,
     /// The iteration it was made in.
     pub iteration: u32,
-    /// Every file of it, by its path in the model's directory; empty in manifests of before there was this list.
+    /// Its files by their paths in the model's directory. Empty in manifests that predate this list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, ModelFile>,
 }
 
 impl ModelEntry {
-    /// Whether it is the same model; files count where both know them.
+    /// Whether this is the same model. Files are compared if both entries list them.
     pub(crate) fn is(&self, other: &Self) -> bool {
         let known = !self.files.is_empty() && !other.files.is_empty();
         let bare = |m: &Self| Self { files: BTreeMap::new(), ..m.clone() };
@@ -110,7 +111,7 @@ impl ModelEntry {
     }
 }
 
-/// A table of training metrics; of several for one step and iteration the last counts.
+/// A table of training metrics. If a step has several in one iteration, the last one is valid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsEntry {
@@ -128,41 +129,42 @@ pub struct MetricsEntry {
     pub hash: String,
 }
 
-/// Where what a replayed run did not make itself comes from. The lines that follow name the files, with the step and the hash of
-/// each: `entries` lines, all of which are of that run.
+/// Origin of the files that a replayed run took over from another run. The next `entries` lines list these
+/// files, with the step and hash of each.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Taken {
-    /// The run's directory, as it was given.
+    /// Directory of the other run, as given by the user.
     pub run: String,
-    /// blake3 of that run's resolved pipeline file, as its own first line has it.
+    /// blake3 of that run's resolved pipeline file, as stated in its first line.
     pub pipeline: String,
-    /// The steps from which on the rows are made anew.
+    /// The first steps whose rows the new run computes itself.
     pub from: Vec<String>,
-    /// How many of the next lines were taken over.
+    /// Number of the next lines that were taken over.
     pub entries: u64,
 }
 
 impl Taken {
-    /// Whether the same was taken over; a repair may have left fewer lines of it.
-    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+    /// Whether both are forks of the same run at the same steps. The number of lines may differ after a
+    /// repair.
+    pub(crate) fn is_same_fork(&self, other: &Self) -> bool {
         self.run == other.run && self.pipeline == other.pipeline && self.from == other.from
     }
 }
 
-/// Which files of a folder belong to an input.
+/// Kind of an input, which decides which files of a folder belong to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InputForm {
-    /// The data files that [`crate::store::datasets::dataset::Dataset`] reads.
+    /// Data files, as read by [`crate::store::Dataset`].
     Dataset,
-    /// The files that a model may be loaded from: weights, configuration, tokenizer and templates.
+    /// Files that a model may be loaded from: weights, configuration, tokenizer and templates.
     Model,
     /// One text file.
     Text,
 }
 
-/// An external input as the manifest has it.
+/// An external input, as recorded in the manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputEntry {
@@ -172,14 +174,15 @@ pub struct InputEntry {
     pub key: String,
     /// The path as it was opened; for a model of the hub, its folder in the cache.
     pub path: String,
-    /// Which files of a folder count.
+    /// Kind of the input.
     pub form: InputForm,
-    /// The commit that a branch or tag of the hub stood for.
+    /// Commit of the hub that a branch or tag was resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// blake3 over names, sizes and hashes of all files, 64 hex digits.
     pub hash: String,
-    /// Every file by its path below `path` (empty for `path` itself); none where there are more than `MAX_LISTED`.
+    /// Its files by their paths below `path` (empty for `path` itself). Empty if there are more than
+    /// `MAX_LISTED`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, InputFile>,
 }
@@ -192,27 +195,27 @@ pub struct InputFile {
     pub bytes: u64,
     /// blake3 of the bytes, 64 hex digits.
     pub hash: String,
-    /// The file's times when it was hashed, for files of at least `LARGE` bytes.
+    /// The file's timestamps when it was hashed, for files of at least `LARGE_FILE` bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<FileTimes>,
 }
 
-/// The times that the file system keeps, in nanoseconds from 1970.
+/// Timestamps of the file system, in nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileTimes {
     /// Last change of the content.
     pub modified: i64,
-    /// Last change of content or attributes, where the system has it.
+    /// Last change of content or attributes, if the system records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<i64>,
 }
 
-/// One line.
+/// One line of the manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Entry {
-    /// The first line: what the run is.
+    /// The first line, which identifies the run.
     Run {
         /// [`FORMAT`] when it was written.
         format: u32,
@@ -223,9 +226,9 @@ pub enum Entry {
         /// Seed.
         seed: u64,
     },
-    /// In a replayed run, the second line: which run the lines after it were taken over from.
+    /// The second line of a replayed run: the origin of the lines after it.
     Taken(Taken),
-    /// An external input, when it is first read.
+    /// An external input, recorded when it is first read.
     Input(InputEntry),
     /// A microbatch.
     File(FileEntry),
@@ -233,9 +236,9 @@ pub enum Entry {
     Model(ModelEntry),
     /// A table of metrics.
     Metrics(MetricsEntry),
-    /// All of a step's iteration is committed, or (without a step) the run is done.
+    /// All microbatches of a step's iteration are committed, or (without a step) the run has finished.
     Finished {
-        /// Where the run is done: how many lines say what it is made of, so that a missing line is detected.
+        /// Number of content lines of a finished run, so that a missing line is detected.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<u64>,
         /// The step.
@@ -245,49 +248,52 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         iteration: Option<u32>,
     },
-    /// A step's files were removed, as its `keep = false` asks for; their lines above remain for lineage.
+    /// A step's files were removed because of `keep = false`. Their lines remain for lineage.
     Dropped {
         /// The step.
         step: String,
     },
 }
 
-/// How the complaint about a manifest of a newer reflux begins.
+/// Start of the message for a manifest of a newer reflux.
 pub(crate) const NEWER: &str = "is of manifest format";
 
 const KINDS: &[&str] = &["run", "taken", "input", "file", "model", "metrics", "finished", "dropped"];
 
-/// Rows and bytes of a file beyond this are refused: no file has them, and sums of them would overflow.
+/// Maximum number of rows or bytes of a file. No real file reaches it, and sums of smaller counts cannot
+/// overflow.
 pub(crate) const MAX_COUNT: u64 = 1 << 40;
 
-/// Whether a path of the manifest stays within the run.
+/// Whether a path stays within the run's directory.
 fn inside(path: &str) -> bool {
     !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }
 
-/// The line of a finished run. It ends as it did before it counted the others, for scripts that look for that.
+/// The line of a finished run. The count comes first, because scripts look for the line's old ending.
 #[derive(Serialize)]
-struct Done {
+struct FinishedLine {
     lines: u64,
     kind: &'static str,
 }
 
-impl Done {
-    const fn of(lines: u64) -> Self {
+impl FinishedLine {
+    const fn new(lines: u64) -> Self {
         Self { lines, kind: "finished" }
     }
 }
 
 impl Entry {
-    /// Whether the line is about what the run is made of, and not about the run as a whole being done or tidied up.
+    /// Whether the line describes content, and not the state of the run as a whole.
     pub(crate) fn is_content(&self) -> bool {
         !matches!(self, Self::Finished { step: None, .. } | Self::Dropped { .. })
     }
 
-    /// The line, with its line end.
+    /// The line as bytes, with its line end.
     pub(crate) fn to_line(&self) -> Result<Vec<u8>> {
         let written = match self {
-            Self::Finished { lines: Some(lines), step: None, iteration: None } => serde_json::to_vec(&Done::of(*lines)),
+            Self::Finished { lines: Some(lines), step: None, iteration: None } => {
+                serde_json::to_vec(&FinishedLine::new(*lines))
+            }
             entry => serde_json::to_vec(entry),
         };
         let mut line = written.map_err(|e| Error::bug(format!("manifest line: {e}")))?;
@@ -296,7 +302,8 @@ impl Entry {
     }
 
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
-        // A long run has many lines: what is wrong with one is looked for where something is.
+        // A long run has many lines, so the slow parser that explains a fault runs only after the fast one
+        // has failed.
         let entry = serde_json::from_slice(line).or_else(|_| Self::parse_in_steps(line))?;
         let paths: Vec<&str> = match &entry {
             Self::File(f) => {
@@ -320,7 +327,7 @@ impl Entry {
         Ok(entry)
     }
 
-    /// The same line, with the reason for which it cannot be read.
+    /// Parses a line in two steps, to find out why it is invalid.
     fn parse_in_steps(line: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(line).map_err(|_| "is not JSON".to_owned())?;
         let kind = value.get("kind").and_then(Value::as_str).ok_or("has no `kind`")?;
@@ -333,7 +340,7 @@ impl Entry {
         serde_json::from_value(value).map_err(|e| format!("cannot be read: {e}"))
     }
 
-    /// The numbers of rows, bytes and lines that it gives.
+    /// All counts of rows, bytes and lines in the entry.
     fn counts(&self) -> Vec<u64> {
         match self {
             Self::File(FileEntry { rows, bytes, errors: None, .. }) => vec![*rows, *bytes],

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use crate::data::nearest_path;
 use crate::error::Error;
 
-/// The run at `given`, or called so in the folder `runs`.
+/// The directory of the run at `given`, or of the run with this name in the folder `runs`.
 pub fn find_run(given: &Path) -> PathBuf {
     let named = Path::new("runs").join(given);
     let is_run = |dir: &Path| dir.join("manifest.jsonl").is_file();
     if !is_run(given) && given.is_relative() && is_run(&named) { named } else { given.to_owned() }
 }
 
-/// The name of the run that was probably meant by one that is not there.
+/// Name of the existing run with the most similar name.
 pub(crate) fn near_run(given: &Path) -> Option<String> {
     let bases = if given.is_relative() { &["", "runs"][..] } else { &[""] };
     bases.iter().find_map(|base| {
@@ -21,7 +21,7 @@ pub(crate) fn near_run(given: &Path) -> Option<String> {
     })
 }
 
-/// The error for a directory that holds no run, or no more.
+/// The error for a directory that contains no run, or whose manifest is gone.
 pub(crate) fn no_run(dir: &Path) -> Error {
     let help = match near_run(dir) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -32,5 +32,5 @@ pub(crate) fn no_run(dir: &Path) -> Error {
         }
         None => "a run is a directory with a manifest.jsonl, by default runs/NAME".to_owned(),
     };
-    Error::user(format!("there is no run at `{}`", dir.display())).help(help)
+    Error::user(format!("no run found at `{}`", dir.display())).help(help)
 }

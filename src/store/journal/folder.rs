@@ -1,4 +1,4 @@
-//! Folders beside a run that appear whole or not at all.
+//! Folders outside of a run's manifest that are created atomically.
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +16,11 @@ use crate::store::files::atomic::{create_dirs, sync_dir};
 use crate::store::files::io_error::io_error;
 use crate::store::files::writer::write_parquet;
 
-/// Makes the folder `target`, which appears whole or not at all: `fill` is given an empty one beside it. What a process that
-/// died left there is removed first.
+/// Creates the folder `target` atomically: `fill` writes into an empty folder next to it, which is then
+/// renamed. What a dead process left there is removed first.
 ///
 /// # Errors
-/// Something stands there; another process makes it; what `fill` returns; a full disk.
+/// The folder exists; another process is creating it; `fill` failed; the disk is full.
 pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let name = target.file_name().and_then(|n| n.to_str());
     let name = name.ok_or_else(|| Error::user(format!("`{}` does not name a folder", target.display())))?;
@@ -38,10 +38,10 @@ pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> R
             .help("wait until it has ended, or give another folder with --into"));
     }
     create_dirs(&temporary)?;
-    let (lock, _) = Lock::take(&temporary)?;
+    let (lock, _) = Lock::acquire(&temporary)?;
     let inside = temporary.join("new");
     let made = remove_dir(&inside).and_then(|()| create_dirs(&inside)).and_then(|()| fill(&inside));
-    // Files are durable when they have their names; the names are made so here.
+    // Files are durable when they get their names; the names become durable here.
     let made = made.and_then(|made| sync_dirs(&inside).map(|()| made)).and_then(|made| {
         let renamed = fs::rename(&inside, target);
         renamed.map(|()| made).map_err(|e| {
@@ -54,8 +54,8 @@ pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> R
     made
 }
 
-/// Writes a microbatch of a step, and what it left out where there is anything, below `dir` under the names that a run has for
-/// them.
+/// Writes a microbatch of a step, and its failed rows if any, below `dir` under the names that they have in a
+/// run.
 ///
 /// # Errors
 /// A full disk.

@@ -1,15 +1,16 @@
-//! Taking files over from one run into a new one.
+//! Forks of a run: a new run that takes over files of an existing one.
 //!
-//! Committed files never change, so a hard link is as good as a copy, and costs nothing; a copy is made where the file system
-//! knows no links. The manifest comes last and all at once: without it the directory is no run, and is cleared the next time.
+//! Committed files never change, so a hard link replaces a copy at no cost; files are copied if the file
+//! system has no links. The manifest is renamed into place last: without it the directory is not a run, and
+//! the next start clears it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, io};
 
-use super::damage::{damaged, wrong};
+use super::damage::{damaged, problem_error};
 use super::entry::{Entry, FORMAT, InputEntry, ModelEntry, Taken};
-use super::gc::{clear, refuse_foreign};
+use super::gc::{refuse_foreign, remove_run_files};
 use super::lock::{Lock, SharedLock};
 use super::manifest;
 use super::owned::refuse_links;
@@ -18,28 +19,28 @@ use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::files::atomic::{AtomicFile, create_dirs, sync_dir, write_bytes};
-use crate::store::files::integrity::same_bytes;
+use crate::store::files::integrity::check_file;
 use crate::store::files::io_error::io_error;
 
-/// What a new run takes over from another.
+/// What a new run takes over from an existing one.
 pub struct RunFork<'a> {
-    /// The run that has it.
+    /// The existing run.
     pub source: &'a Run,
-    /// The steps from which on the new run makes its rows itself; for the manifest.
+    /// The first steps that the new run computes itself, for the manifest.
     pub from: &'a [String],
-    /// Whether what a step, or a dataset beside one, has in an iteration is taken.
+    /// Whether to take over the rows of a step, or of its side table, in an iteration.
     pub takes: &'a dyn Fn(&str, u32) -> bool,
-    /// Whether an external input that the source has recorded is still the same, and read by the new run too.
+    /// Whether an external input recorded by the source is unchanged and also an input of the new run.
     pub keeps: &'a dyn Fn(&InputEntry) -> bool,
-    /// The hash of the weights of the model in a directory.
+    /// Computes the hash of the weights of the model in a directory.
     pub weights: &'a dyn Fn(&Path) -> Result<String>,
 }
 
 impl RunFork<'_> {
-    /// The lines of the source's manifest that are taken, in its order.
+    /// The lines of the source's manifest that are taken over, in order.
     ///
     /// # Errors
-    /// The manifest is damaged; the rows of a step that is needed were not kept.
+    /// The manifest is damaged; the rows of a needed step were dropped.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let all = manifest::read(&self.source.dir().join("manifest.jsonl"))?.entries;
         let metrics = self.source.metrics();
@@ -54,7 +55,7 @@ impl RunFork<'_> {
                     true
                 }
                 Entry::Model(m) => (self.takes)(&m.step, m.iteration),
-                // Of several for one training the last counts.
+                // Only a training's last metrics are valid.
                 Entry::Metrics(m) => {
                     let last = (self.takes)(&m.step, m.iteration) && metrics.contains(m);
                     last && seen.insert((m.step.clone(), m.iteration))
@@ -68,7 +69,7 @@ impl RunFork<'_> {
         Ok(entries)
     }
 
-    /// What the source recorded of external inputs that the new run reads too, and that are still the same.
+    /// The source's recorded inputs that are unchanged and also inputs of the new run.
     fn inputs(&self) -> Vec<Entry> {
         self.source.inputs().into_iter().filter(|input| (self.keeps)(input)).map(Entry::Input).collect()
     }
@@ -79,16 +80,16 @@ impl RunFork<'_> {
             .help(format!("`--from {step}` makes them again; without its `keep = false` they would be there"))
     }
 
-    /// Begins the run in `dir`, under `pipeline_text` and `seed`, with what it takes over, each file checked against its hash.
-    /// Returns false where that was done before: the run is there, of the same file and with the same files of the same run.
+    /// Creates the run in `dir` with `pipeline_text`, `seed` and the files that it takes over, each checked
+    /// against its hash. Returns false if the same fork exists already.
     ///
     /// # Errors
-    /// There is another run, or something that is no run; another process writes one of the two runs; a file is damaged or gone;
-    /// a full disk, which leaves no run behind.
+    /// `dir` contains another run or a user's files; another process is writing one of the two runs; a file
+    /// is damaged or gone; the disk is full, and no run is left behind.
     pub fn begin(&self, dir: &Path, pipeline_text: &str, seed: u64) -> Result<bool> {
         let source = self.source;
-        // Nobody goes on with the source while its files are taken over.
-        let _shared = SharedLock::take(source.dir())?;
+        // No process can resume the source while its files are taken over.
+        let _shared = SharedLock::acquire(source.dir())?;
         source.refresh()?;
         let entries = self.entries()?;
         let taken = Taken {
@@ -102,7 +103,7 @@ impl RunFork<'_> {
         if dir.join("manifest.jsonl").exists() {
             let there = Run::open(dir)?;
             let same = there.pipeline() == pipeline_hash(pipeline_text, there.format()) && there.seed() == seed;
-            return if same && there.taken().is_some_and(|t| t.is_of_the_same(&taken)) {
+            return if same && there.taken().is_some_and(|t| t.is_same_fork(&taken)) {
                 Ok(false)
             } else {
                 Err(Error::user(format!("there is a run at `{}` already, and not this one", dir.display()))
@@ -112,9 +113,9 @@ impl RunFork<'_> {
         if !dir.join(UNFINISHED_MANIFEST).exists() {
             refuse_foreign(dir)?;
         }
-        let (_lock, _) = Lock::take(dir)?;
-        clear(dir)?;
-        // Until the run is whole, this is what to remove of it.
+        let (_lock, _) = Lock::acquire(dir)?;
+        remove_run_files(dir)?;
+        // Until the run is complete, this list says what to remove after a crash.
         let unfinished = dir.join(UNFINISHED_MANIFEST);
         write_bytes(&unfinished, &self.lines(&taken, &entries, pipeline_text, seed)?)?;
         for entry in &entries {
@@ -127,7 +128,7 @@ impl RunFork<'_> {
                 }
                 Entry::Metrics(m) => {
                     let path = source.dir().join(&m.path);
-                    same_bytes(&path, m.bytes, &m.hash).map_err(|why| wrong(&path, &why))?;
+                    check_file(&path, m.bytes, &m.hash).map_err(|why| problem_error(&path, &why))?;
                     link(&path, &dir.join(&m.path))?;
                 }
                 Entry::Model(m) => self.model(m, dir)?,
@@ -159,13 +160,13 @@ impl RunFork<'_> {
         let from = self.source.dir().join(&model.path);
         for (name, file) in &model.files {
             let path = from.join(name);
-            same_bytes(&path, file.bytes, &file.hash).map_err(|why| wrong(&path, &why))?;
+            check_file(&path, file.bytes, &file.hash).map_err(|why| problem_error(&path, &why))?;
             link(&path, &dir.join(&model.path).join(name))?;
         }
         if !model.files.is_empty() {
             return Ok(());
         }
-        // A manifest of before models had their files listed.
+        // Early manifests do not list the files of models.
         let hash =
             (self.weights)(&from).map_err(|e| if e.kind() == ErrorKind::System { e } else { damaged(&from, e) })?;
         if hash != model.hash {
@@ -193,7 +194,8 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file a second name, or where that cannot be, a copy. Files of a run are never changed in place, so both are as good.
+/// Hard-links a file, or copies it if that fails. Files of a run never change in place, so both are
+/// equivalent.
 ///
 /// # Errors
 /// It cannot be read; the disk is full.
@@ -201,7 +203,7 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         create_dirs(dir)?;
     }
-    // A second name of a symbolic link would be one more symbolic link, which may lead nowhere from its new place.
+    // A hard link to a symbolic link would be another symbolic link, which may be broken at its new place.
     let plain = fs::symlink_metadata(from).is_ok_and(|m| m.is_file());
     if plain && fs::hard_link(from, to).is_ok() {
         return Ok(());
@@ -214,7 +216,7 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
     file.publish()
 }
 
-/// Makes the names in a directory and below last; what they name is on the disk already.
+/// Syncs a directory and all below it. The files in them are durable already.
 pub(crate) fn sync_dirs(dir: &Path) -> Result<()> {
     if !dir.is_dir() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What belongs to a run's directory, and the removal of what does not.
+//! Garbage collection in a run's directory: removal of files that a dead process left, and of whole runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use crate::store::files::atomic::{is_temporary, sync_dir};
 use crate::store::files::integrity::hash_file;
 use crate::store::files::io_error::io_error;
 
-/// Names that a run's directory holds.
+/// Names of reflux's own files and folders at the top of a run's directory.
 const OURS: &[&str] = &[
     "pipeline.toml",
     "manifest.jsonl",
@@ -33,18 +33,18 @@ const OURS: &[&str] = &[
     "revised",
 ];
 
-/// Whether a run's directory holds things of this name.
-pub(crate) fn is_ours(name: &str) -> bool {
+/// Whether a name at the top of a run's directory is one of reflux's own.
+pub(crate) fn is_run_file(name: &str) -> bool {
     OURS.contains(&name) || is_kept_manifest(name)
 }
 
-/// A directory that holds other things than a run is not made into one, and not cleared.
+/// Refuses a directory with a user's files and no manifest: it is neither made into a run nor cleared.
 pub(crate) fn refuse_foreign(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))?;
     for entry in entries {
         let name = entry.map_err(|e| io_error("listing", dir, &e))?.file_name();
         let name = name.to_string_lossy();
-        if !is_ours(&name) && !is_temporary(&name) {
+        if !is_run_file(&name) && !is_temporary(&name) {
             return Err(Error::user(format!("`{}` is not a run: it holds `{name}` and no manifest", dir.display()))
                 .help("choose another name with --name, or an empty directory"));
         }
@@ -52,13 +52,15 @@ pub(crate) fn refuse_foreign(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the files of the run that is in `dir`, and nothing that others put there. The lock is held and stays.
+/// Removes the files of the run in `dir` and keeps a user's files. The caller holds the lock, whose file
+/// stays.
 ///
 /// # Errors
-/// A file cannot be removed; a link stands where the run has files.
-pub(crate) fn clear(dir: &Path) -> Result<()> {
+/// A file cannot be removed; a link is in place of one of the run's files.
+pub(crate) fn remove_run_files(dir: &Path) -> Result<()> {
     let (manifest, going) = (dir.join("manifest.jsonl"), dir.join(UNFINISHED_MANIFEST));
-    // The manifest goes first: without it, what is left half-removed is no run. Its lines stay until all that they name is gone.
+    // The manifest is renamed first, so that a half-removed directory is not a run any more. It is deleted
+    // last, because its lines say what remains to be removed.
     if manifest.exists() {
         fs::rename(&manifest, &going).map_err(|e| io_error("renaming to", &going, &e))?;
         sync_dir(dir)?;
@@ -83,8 +85,8 @@ pub(crate) fn clear(dir: &Path) -> Result<()> {
         }
     }
     remove_leftover_files(dir, &steps, &BTreeSet::new())?;
-    sweep_models(dir, |_| false)?;
-    checkpoint_files::sweep(dir, |_, _| true)?;
+    collect_models(dir, |_| false)?;
+    checkpoint_files::collect_garbage(dir, |_, _| true)?;
     remove_revisions(&dir.join("revised"))?;
     for name in ["pipeline.toml", "summary.json", "report.html"] {
         remove_file(&dir.join(name))?;
@@ -99,7 +101,8 @@ pub(crate) fn clear(dir: &Path) -> Result<()> {
     sync_dir(dir)
 }
 
-/// Removes a file that a manifest names, and the folders that become empty. A path through a link leads out of the run.
+/// Removes a file that a manifest lists, and the folders that become empty. A path through a link leads out
+/// of the run and is skipped.
 pub(crate) fn remove_named(run: &Path, path: &str) -> Result<()> {
     let file = run.join(path);
     let above = file.parent().unwrap_or(run);
@@ -117,13 +120,13 @@ pub(crate) fn remove_model(run: &Path, model: &ModelEntry) -> Result<()> {
         return Ok(());
     }
     if model.files.is_empty() {
-        // A manifest of before models had their files listed.
+        // Early manifests do not list the files of models.
         return remove_dir(&run.join(&model.path));
     }
     model.files.keys().try_for_each(|name| remove_named(run, &format!("{}/{name}", model.path)))
 }
 
-/// Removes the revisions of a run: folders that say themselves what they are.
+/// Removes the revisions of a run: the folders with a `revision.json`.
 fn remove_revisions(dir: &Path) -> Result<()> {
     if is_link(dir) {
         return Ok(());
@@ -134,12 +137,12 @@ fn remove_revisions(dir: &Path) -> Result<()> {
             remove_dir(&path)?;
         }
     }
-    // It stays where it holds things of others.
+    // The folder stays if it contains a user's files.
     let _ = fs::remove_dir(dir);
     Ok(())
 }
 
-/// Makes every file below `dir`, and every name, durable.
+/// Syncs every file and every directory below `dir`.
 pub(crate) fn sync_tree(dir: &Path) -> Result<()> {
     let fail = |e: std::io::Error| io_error("writing", dir, &e);
     for entry in fs::read_dir(dir).map_err(fail)? {
@@ -153,7 +156,7 @@ pub(crate) fn sync_tree(dir: &Path) -> Result<()> {
     sync_dir(dir)
 }
 
-/// Every file below a model's directory with its size and hash, by its path there.
+/// Size and hash of every file below a model's directory, by its relative path.
 pub(crate) fn model_files(dir: &Path) -> Result<BTreeMap<String, ModelFile>> {
     let mut files = BTreeMap::new();
     let mut open = vec![(dir.to_owned(), String::new())];
@@ -173,23 +176,25 @@ pub(crate) fn model_files(dir: &Path) -> Result<BTreeMap<String, ModelFile>> {
     Ok(files)
 }
 
-/// Removes what a process that died left: temporaries, files that bear our names and are not among `files` (with their paths), and
-/// models that were being written. `steps` are those of the run. Things of others stay, whatever they are called.
+/// Removes what a dead process left: temporary files, files with reflux's names that are not in `files` (full
+/// paths), and unfinished models. `steps` are the steps of the run. A user's files stay, whatever their
+/// names.
 ///
 /// # Errors
-/// A file cannot be removed; a link stands where the run has files.
-pub(crate) fn sweep(
+/// A file cannot be removed; a link is in place of one of the run's files.
+pub(crate) fn collect_garbage(
     dir: &Path,
     steps: &BTreeSet<String>,
     files: &BTreeSet<PathBuf>,
     is_model: impl Fn(&str) -> bool,
 ) -> Result<()> {
     remove_leftover_files(dir, steps, files)?;
-    sweep_models(dir, is_model)
+    collect_models(dir, is_model)
 }
 
-/// Removes models that were being written when the process died. One that had got its name already has a note with its files.
-fn sweep_models(dir: &Path, is_model: impl Fn(&str) -> bool) -> Result<()> {
+/// Removes unfinished models. A model that already had its final name, and no manifest line yet, is
+/// recognised by the note with its files.
+fn collect_models(dir: &Path, is_model: impl Fn(&str) -> bool) -> Result<()> {
     let models = dir.join("models");
     if is_link(&models) {
         return Ok(());
@@ -210,16 +215,16 @@ fn sweep_models(dir: &Path, is_model: impl Fn(&str) -> bool) -> Result<()> {
             remove_file(&entry.path())?;
         }
     }
-    // It stays where it holds anything.
+    // The folder stays unless it is empty.
     let _ = fs::remove_dir(&models);
     Ok(())
 }
 
-/// Removes a model's directory without a line in the manifest, where the run made it: with the note of a process that died, or
-/// because the model says itself which training made it. `files` are those that the model has when it is made again.
+/// Removes a model's directory that the manifest does not list, if the run made it: a dead process left a
+/// note, or the model itself records the training that made it. `model.files` are the files of the new model.
 ///
 /// # Errors
-/// Something of others stands there.
+/// A user's files are there.
 pub(crate) fn remove_unlisted(run: &Path, note: &Path, model: &ModelEntry) -> Result<()> {
     let place = run.join(&model.path);
     if fs::symlink_metadata(&place).is_err() {
@@ -237,20 +242,21 @@ pub(crate) fn remove_unlisted(run: &Path, note: &Path, model: &ModelEntry) -> Re
     if place.exists() { Err(in_the_way(&place)) } else { Ok(()) }
 }
 
-/// Whether a model's directory says that this training made it.
+/// Whether a model's own metadata says that this training made it.
 pub(crate) fn is_made_by(model: &Path, step: &str, iteration: u32) -> bool {
     let Ok(text) = read_text(&model.join("reflux.json")) else { return false };
     let Ok(origin) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
     !is_link(model) && origin["step"] == step && origin["iteration"] == iteration
 }
 
-/// The error for something of others at a place where the run is to write.
+/// The error for a user's file or folder where the run must write.
 pub(crate) fn in_the_way(path: &Path) -> Error {
     Error::user(format!("`{}` is in the way: the run did not make it", path.display()))
         .help("move it out of the run's directory and give the same command again")
 }
 
-/// Whether a model's directory has exactly the files of a note, and so is what the process wrote that left the note.
+/// Whether a model's directory has exactly the files of a note, which proves that the process with the note
+/// wrote it.
 fn is_as_noted(note: &Path, model: &Path) -> bool {
     let Ok(text) = read_text(note) else { return false };
     let Ok(files) = serde_json::from_str::<BTreeMap<String, ModelFile>>(&text) else { return false };

@@ -1,4 +1,4 @@
-//! What a run's manifest says, by key, and where its files are.
+//! In-memory index of a run's manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use super::compact_entry::CompactEntry;
 use super::entry::{Entry, FileEntry, InputEntry, MetricsEntry, ModelEntry, Taken};
 use crate::data::Epoch;
 
-/// What the first line of a manifest says of its run.
+/// The first line of a manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RunHeader {
     pub format: u32,
-    /// Hash of the part of the pipeline file that decides which rows are made.
+    /// Hash of the part of the pipeline file that determines the rows.
     pub pipeline: String,
     pub seed: u64,
 }
 
-/// What the manifest says, by key.
+/// The entries of a manifest, by key.
 #[derive(Default, Debug)]
 pub(crate) struct Index {
     pub files: BTreeMap<String, BTreeMap<Epoch, CompactEntry>>,
@@ -24,32 +24,32 @@ pub(crate) struct Index {
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub finished_steps: BTreeSet<(String, u32)>,
     pub dropped: BTreeSet<String>,
-    /// The steps in the order of their first lines: none comes before what it was made from.
+    /// The steps in the order of their first lines, so that every step comes after the steps that it reads.
     pub order: Vec<String>,
     pub finished: bool,
-    /// Lines for which [`Entry::is_content`] holds.
+    /// Number of lines for which [`Entry::is_content`] holds.
     pub lines: u64,
     /// The first line.
-    pub begun: Option<RunHeader>,
+    pub header: Option<RunHeader>,
     /// External inputs, by table and key of the pipeline file.
     pub inputs: BTreeMap<(String, String), InputEntry>,
-    /// Where a replayed run has its first files from.
+    /// Origin of a replayed run's first files.
     pub taken: Option<Taken>,
 }
 
 impl Index {
-    /// Takes in the manifest's next line.
+    /// Adds the manifest's next line.
     pub fn add(&mut self, entry: Entry) {
         self.lines += u64::from(entry.is_content());
         match entry {
-            Entry::Run { format, pipeline, seed, .. } => self.begun = Some(RunHeader { format, pipeline, seed }),
+            Entry::Run { format, pipeline, seed, .. } => self.header = Some(RunHeader { format, pipeline, seed }),
             Entry::Taken(taken) => self.taken = Some(taken),
             Entry::Input(input) => drop(self.inputs.insert((input.table.clone(), input.key.clone()), input)),
             Entry::File(f) => {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                let kept = CompactEntry::of(&f);
+                let kept = CompactEntry::new(&f);
                 self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), kept);
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
@@ -76,7 +76,7 @@ impl Index {
         self.files.iter().flat_map(|(step, files)| files.iter().map(|(&epoch, kept)| kept.entry(step, epoch)))
     }
 
-    /// Every file that is to be there.
+    /// Path of every file that the manifest lists and that was not dropped.
     pub fn paths(&self, dir: &Path) -> BTreeSet<PathBuf> {
         let rows = self.every_file().filter(|f| !self.dropped.contains(&f.step)).map(|f| f.path);
         let errors = self.every_file().filter_map(|f| Some(f.errors?.path));

@@ -14,20 +14,22 @@ use crate::store::files::integrity::hash_file;
 use crate::store::files::io_error::io_error;
 use crate::store::files::listing;
 
-/// Files of at least this many bytes are not hashed again while their size and times stay the same.
-pub const LARGE: u64 = 16 << 20;
+/// Files of at least this many bytes are not hashed again while their size and timestamps are unchanged.
+pub const LARGE_FILE: u64 = 16 << 20;
 
-/// Folders of more files than this have one hash for all of them: a manifest's line stays short.
+/// Folders with more files than this get a single hash, to keep the manifest line short.
 pub const MAX_LISTED: usize = 2000;
 
-/// A file that was written this recently may be written again within the same tick of the file system's clock.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Minimum age of a file before its timestamps are trusted: a younger one may be rewritten within the same
+/// tick of the file system's clock.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// The inputs that this process has compared with the manifest, with the sizes and times that they had then.
-pub(crate) type Seen = BTreeMap<(String, String), BTreeMap<PathBuf, (u64, FileTimes)>>;
+/// Inputs that this process has compared with the manifest, with the sizes and timestamps of their files at
+/// that time.
+pub(crate) type CheckedInputs = BTreeMap<(String, String), BTreeMap<PathBuf, (u64, FileTimes)>>;
 
 fn nanoseconds(time: io::Result<SystemTime>) -> i64 {
-    // A system without this time: all files look alike, and the size and hash decide.
+    // On a system without this timestamp all files get 0, and size and hash decide.
     let since = time.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
@@ -46,14 +48,14 @@ fn times(metadata: &Metadata) -> FileTimes {
     FileTimes { modified: nanoseconds(metadata.modified()), changed: changed(metadata) }
 }
 
-/// Whether a name is one that a model's loader may open.
+/// Whether a model's loader may open a file of this name.
 fn is_of_a_model(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
     matches!(extension, "json" | "safetensors" | "jinja" | "gguf" | "model" | "txt") && !name.starts_with('.')
 }
 
-/// The files of `model-00001-of-00003.gguf` and its like: all parts, whichever is named.
-fn parts(path: &Path) -> Option<Vec<PathBuf>> {
+/// All parts of a split file such as `model-00001-of-00003.gguf`, given any of them.
+fn split_parts(path: &Path) -> Option<Vec<PathBuf>> {
     let name = path.file_name()?.to_str()?;
     let (stem, extension) = name.rsplit_once('.')?;
     let (head, count) = stem.rsplit_once("-of-")?;
@@ -67,7 +69,7 @@ fn parts(path: &Path) -> Option<Vec<PathBuf>> {
     Some((1..=total).map(part).filter(|p| p.exists()).collect())
 }
 
-/// Every file of an input, with the name that the manifest has for it.
+/// Every file of an input, with its name in the manifest.
 fn list(path: &Path, form: InputForm) -> Result<Vec<(String, PathBuf)>> {
     let metadata = fs::metadata(path).map_err(|e| io_error("reading", path, &e))?;
     let below = |file: PathBuf| {
@@ -75,7 +77,7 @@ fn list(path: &Path, form: InputForm) -> Result<Vec<(String, PathBuf)>> {
         (name, file)
     };
     if metadata.is_file() {
-        let split = (form == InputForm::Model).then(|| parts(path)).flatten().unwrap_or_default();
+        let split = (form == InputForm::Model).then(|| split_parts(path)).flatten().unwrap_or_default();
         if split.len() > 1 {
             let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Ok(split.into_iter().map(|file| (name(&file), file)).collect());
@@ -88,7 +90,7 @@ fn list(path: &Path, form: InputForm) -> Result<Vec<(String, PathBuf)>> {
     match form {
         InputForm::Dataset => match listing::files(path) {
             Ok(files) => Ok(files.into_iter().map(below).collect()),
-            // A revision without pairs of its own: its files say what it is made of.
+            // A revision without pairs of its own has no data files; its other files identify it.
             Err(_) => Ok(files_in(path, |_| true)?.into_iter().map(below).collect()),
         },
         InputForm::Model => Ok(files_in(path, is_of_a_model)?.into_iter().map(below).collect()),
@@ -96,12 +98,12 @@ fn list(path: &Path, form: InputForm) -> Result<Vec<(String, PathBuf)>> {
     }
 }
 
-/// The files directly in a folder whose names are `wanted`, by name.
+/// Files directly in a folder whose names are `wanted`, sorted.
 fn files_in(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| io_error("listing", dir, &e))? {
         let path = entry.map_err(|e| io_error("listing", dir, &e))?.path();
-        // The hub's cache has links to its files.
+        // `is_file` follows links, because the hub's cache contains links to its files.
         if path.is_file() && path.file_name().and_then(|n| n.to_str()).is_some_and(&wanted) {
             files.push(path);
         }
@@ -110,15 +112,15 @@ fn files_in(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// An input as it is now.
-pub(crate) struct Found {
+/// Current state of an input.
+pub(crate) struct InputSnapshot {
     pub hash: String,
     pub files: BTreeMap<String, InputFile>,
-    pub stamps: BTreeMap<PathBuf, (u64, FileTimes)>,
+    pub file_stamps: BTreeMap<PathBuf, (u64, FileTimes)>,
 }
 
-/// Size and times of every file, without reading any.
-pub(crate) fn stamps(path: &Path, form: InputForm) -> Result<BTreeMap<PathBuf, (u64, FileTimes)>> {
+/// Size and timestamps of every file, without reading any.
+pub(crate) fn file_stamps(path: &Path, form: InputForm) -> Result<BTreeMap<PathBuf, (u64, FileTimes)>> {
     let stamp = |(_, file): (String, PathBuf)| {
         let metadata = fs::metadata(&file).map_err(|e| io_error("reading", &file, &e))?;
         Ok((file, (metadata.len(), times(&metadata))))
@@ -126,12 +128,12 @@ pub(crate) fn stamps(path: &Path, form: InputForm) -> Result<BTreeMap<PathBuf, (
     list(path, form)?.into_iter().map(stamp).collect()
 }
 
-/// Hashes an input's files, but for large ones that have the size and times that `known` has for them.
-pub(crate) fn look(path: &Path, form: InputForm, known: Option<&InputEntry>) -> Result<Found> {
+/// Hashes an input's files, except for large ones whose size and timestamps are the same as in `known`.
+pub(crate) fn snapshot(path: &Path, form: InputForm, known: Option<&InputEntry>) -> Result<InputSnapshot> {
     let hash_one = |(name, file): (String, PathBuf)| -> Result<(String, InputFile, PathBuf, (u64, FileTimes))> {
         let metadata = fs::metadata(&file).map_err(|e| io_error("reading", &file, &e))?;
         if !metadata.is_file() {
-            return Err(Error::user(format!("`{}` is no regular file", file.display())));
+            return Err(Error::user(format!("`{}` is not a regular file", file.display())));
         }
         let (bytes, now) = (metadata.len(), times(&metadata));
         let before = known.and_then(|k| k.files.get(&name)).filter(|f| f.bytes == bytes && f.times == Some(now));
@@ -140,14 +142,14 @@ pub(crate) fn look(path: &Path, form: InputForm, known: Option<&InputEntry>) -> 
         }
         let (hash, bytes) = hash_file(&file)?;
         let age = metadata.modified().ok().and_then(|t| SystemTime::now().duration_since(t).ok());
-        let trusted = bytes >= LARGE && age.is_some_and(|age| age > SETTLED);
+        let trusted = bytes >= LARGE_FILE && age.is_some_and(|age| age > SETTLE_TIME);
         Ok((name, InputFile { bytes, hash, times: trusted.then_some(now) }, file, (bytes, now)))
     };
     let each: Vec<_> = list(path, form)?.into_par_iter().map(hash_one).collect::<Result<_>>()?;
-    let mut found = Found { hash: String::new(), files: BTreeMap::new(), stamps: BTreeMap::new() };
+    let mut found = InputSnapshot { hash: String::new(), files: BTreeMap::new(), file_stamps: BTreeMap::new() };
     for (name, file, path, stamp) in each {
         found.files.insert(name, file);
-        found.stamps.insert(path, stamp);
+        found.file_stamps.insert(path, stamp);
     }
     let mut hasher = blake3::Hasher::new();
     for (name, file) in &found.files {
@@ -161,8 +163,8 @@ pub(crate) fn look(path: &Path, form: InputForm, known: Option<&InputEntry>) -> 
 }
 
 impl InputEntry {
-    /// What of the input differs from `found`, for people; `None` if nothing does.
-    pub(crate) fn difference(&self, found: &Found) -> Option<String> {
+    /// Description of the differences between the recorded input and `found`; `None` if they are equal.
+    pub(crate) fn difference(&self, found: &InputSnapshot) -> Option<String> {
         if self.hash == found.hash {
             return None;
         }
@@ -213,10 +215,10 @@ mod tests {
     fn large_files_of_the_same_size_and_times_are_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");
-        fs::write(&path, vec![7; LARGE as usize]).unwrap();
+        fs::write(&path, vec![7; LARGE_FILE as usize]).unwrap();
         let long_ago = SystemTime::now() - Duration::from_secs(3600);
         fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
-        let first = look(&path, InputForm::Model, None).unwrap();
+        let first = snapshot(&path, InputForm::Model, None).unwrap();
         let mut entry = InputEntry {
             table: "model.m".into(),
             key: "path".into(),
@@ -228,9 +230,9 @@ mod tests {
         };
         // A hash that the bytes do not have shows that they were not read.
         entry.files.get_mut("").unwrap().hash = "0".repeat(64);
-        let again = look(&path, InputForm::Model, Some(&entry)).unwrap();
+        let again = snapshot(&path, InputForm::Model, Some(&entry)).unwrap();
         assert_eq!(again.files[""].hash, "0".repeat(64));
         fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
-        assert_eq!(look(&path, InputForm::Model, Some(&entry)).unwrap().hash, first.hash);
+        assert_eq!(snapshot(&path, InputForm::Model, Some(&entry)).unwrap().hash, first.hash);
     }
 }

@@ -1,45 +1,46 @@
-//! External inputs of a run: which files it read from outside its directory, with the content hash of each.
+//! External inputs of a run: the files that it reads from outside its directory, with their content hashes.
 //!
-//! The manifest gets an entry when an input is first read. Whoever reads it again, in this process or a later one, compares it
-//! with that entry. Hashing a large file is slow, so the entry of a large file also keeps the times that the file system has
-//! for it, and a file of the same size and times is taken to be the same. Small files are always hashed.
+//! The manifest gets an entry when an input is first read. Every later read, in this process or another, is
+//! compared with that entry. Hashing a large file is slow, so the entry of a large file also has the file's
+//! timestamps, and a file of the same size and timestamps is assumed to be unchanged. Small files are always
+//! hashed.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::entry::{Entry, InputEntry, InputForm};
-use super::input_files::{look, stamps};
+use super::input_files::{file_stamps, snapshot};
 use super::run::Run;
 use crate::error::{Error, Result};
 
-/// An input that is not what the manifest has.
+/// An input that differs from its manifest entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangedInput {
     /// The table of the pipeline file that names it.
     pub table: String,
-    /// What has changed, for people.
+    /// Description of the change for a message.
     pub what: String,
 }
 
-/// An input that is about to be read.
+/// An input to read.
 #[derive(Clone, Copy, Debug)]
 pub struct InputPlace<'a> {
     /// The table of the pipeline file that names it.
     pub table: &'a str,
     /// The key of that table.
     pub key: &'a str,
-    /// Where it is.
+    /// Its path.
     pub path: &'a Path,
-    /// Which files of a folder count.
+    /// Kind of the input.
     pub form: InputForm,
-    /// The commit of the hub that it was resolved to.
+    /// Commit of the hub that it was resolved to.
     pub revision: Option<&'a str>,
-    /// The hash of a text that was read before the run was opened.
+    /// Hash of a text that was read before the run was opened.
     pub content: Option<&'a str>,
 }
 
-/// The error for inputs that are not what the run read before.
+/// The error for inputs that have changed since the run read them.
 pub fn changed_error(run: &Run, what: &[String]) -> Error {
     Error::user(format!(
         "the run `{}` read other inputs than are here now:\n  {}",
@@ -49,21 +50,22 @@ pub fn changed_error(run: &Run, what: &[String]) -> Error {
 }
 
 impl Run {
-    /// Compares an input with the manifest before it is read, or records it there when it is read for the first time.
+    /// Compares an input with its manifest entry before it is read, or records the entry at the first read.
     ///
     /// # Errors
-    /// The input is not what the run read before; it cannot be read; a full disk.
+    /// The input has changed since the run first read it; it cannot be read; the disk is full.
     pub fn read_input(&self, place: &InputPlace<'_>) -> Result<()> {
         let id = (place.table.to_owned(), place.key.to_owned());
-        // Held while hashing: whoever else wants this input waits instead of hashing it twice.
-        let mut seen = self.seen_inputs();
+        // The lock is held while hashing, so that another thread with the same input waits instead of hashing
+        // it too.
+        let mut seen = self.checked_inputs();
         if let Some(before) = seen.get(&id)
-            && *before == stamps(place.path, place.form)?
+            && *before == file_stamps(place.path, place.form)?
         {
             return Ok(());
         }
         let known = self.input(place.table, place.key);
-        let found = look(place.path, place.form, known.as_ref())?;
+        let found = snapshot(place.path, place.form, known.as_ref())?;
         let read_before = place.content.filter(|_| found.files.len() == 1);
         if let (Some(read), Some(now)) = (read_before, found.files.values().next())
             && now.hash != read
@@ -89,41 +91,41 @@ impl Run {
                 files: found.files,
             })?,
         }
-        seen.insert(id, found.stamps);
+        seen.insert(id, found.file_stamps);
         Ok(())
     }
 
-    /// The recorded inputs of the tables that `wanted` names which are not what was read before.
+    /// The recorded inputs selected by `wanted` that have changed since.
     ///
     /// # Errors
-    /// An input is there and cannot be read.
+    /// An input exists and cannot be read.
     pub fn changed_inputs(&self, wanted: &dyn Fn(&InputEntry) -> bool) -> Result<Vec<ChangedInput>> {
         let mut changed = Vec::new();
         for entry in self.inputs().into_iter().filter(|e| wanted(e)) {
             let path = Path::new(&entry.path);
             let what = match fs::metadata(path) {
-                // A model of the hub is fetched again, at the commit that is recorded.
+                // A model of the hub is downloaded again, at the recorded commit.
                 Err(_) if entry.revision.is_some() => None,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     Some(format!("`{}` is gone ({}.{})", entry.path, entry.table, entry.key))
                 }
-                _ => entry.difference(&look(path, entry.form, Some(&entry))?),
+                _ => entry.difference(&snapshot(path, entry.form, Some(&entry))?),
             };
             changed.extend(what.map(|what| ChangedInput { table: entry.table.clone(), what }));
         }
         Ok(changed)
     }
 
-    /// Compares the inputs that this process has read with what they were then. A run that ends checks this, because an input
-    /// that changes while it is read gives rows of both.
+    /// Compares the inputs that this process has read with their recorded state. A run calls it at its end,
+    /// because an input that changes during the run gives rows of both versions.
     ///
     /// # Errors
     /// An input has changed or cannot be read.
     pub fn check_inputs_again(&self) -> Result<()> {
-        let seen = self.seen_inputs().clone();
+        let seen = self.checked_inputs().clone();
         let unchanged = |e: &InputEntry| {
             let before = seen.get(&(e.table.clone(), e.key.clone()));
-            before.is_none_or(|before| stamps(Path::new(&e.path), e.form).is_ok_and(|now| now == *before))
+            before.is_none_or(|before| file_stamps(Path::new(&e.path), e.form).is_ok_and(|now| now == *before))
         };
         let changed = self.changed_inputs(&|e| !unchanged(e))?;
         if changed.is_empty() {

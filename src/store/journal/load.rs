@@ -1,4 +1,4 @@
-//! Reading what a [`Run`] has committed.
+//! Reads the committed files of a [`Run`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use super::entry::{FileEntry, MetricsEntry, ModelEntry};
 use super::run::Run;
 use crate::data::{Column, Epoch, named};
 use crate::error::{Error, Result};
-use crate::store::files::integrity::{Wrong, read_same, same_bytes};
+use crate::store::files::integrity::{FileProblem, check_file, read_checked};
 use crate::store::files::reader::{parquet_rows, read_parquet, texts};
 
 impl Run {
-    /// The rows of a step's microbatch; `None` if it is not committed. Size and row count are checked, the hash is not:
-    /// see [`Run::verify`].
+    /// The rows of a step's microbatch; `None` if it is not committed. A file's first read in a process is
+    /// compared with its hash, later ones with its size and row count.
     ///
     /// # Errors
-    /// The file is damaged or gone, or the step was not kept.
+    /// The file is damaged or gone, or the step was dropped.
     pub fn load(&self, step: &str, epoch: Epoch) -> Result<Option<RecordBatch>> {
         self.committed(step, epoch).map(|entry| self.load_entry(&entry)).transpose()
     }
 
-    /// The rows of a committed file; as [`Run::load`].
+    /// The rows of a committed file, as [`Run::load`].
     ///
     /// # Errors
     /// As [`Run::load`].
     pub fn load_entry(&self, entry: &FileEntry) -> Result<RecordBatch> {
-        // A file of the right size may have other bytes: the first time it is read they are compared with the hash.
+        // A file of the right size may still have other bytes, so the first read compares the hash.
         if !self.is_verified(&entry.path) {
             return self.load_verified(entry);
         }
@@ -40,28 +40,28 @@ impl Run {
         self.as_committed(entry, &path, rows)
     }
 
-    /// The same, compared with its hash whether or not that was done before.
+    /// The rows of a committed file, always compared with its hash.
     ///
     /// # Errors
     /// As [`Run::load`].
     pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
         let path = self.present(entry)?;
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+        let bytes = read_checked(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
         let rows = self.as_committed(entry, &path, parquet_rows(&path, bytes)?)?;
         self.note_verified(&entry.path);
         Ok(rows)
     }
 
-    /// The error for a file of this run that is not what was committed.
+    /// The error for a damaged file of this run.
     pub(crate) fn damaged(&self, path: &Path, why: impl std::fmt::Display) -> Error {
         damaged_in(self.dir(), path, why)
     }
 
-    /// The same, where the system may not have let it be read.
-    fn wrong(&self, path: &Path, wrong: &Wrong) -> Error {
+    /// The error for a file of this run that is damaged or cannot be read.
+    fn wrong(&self, path: &Path, wrong: &FileProblem) -> Error {
         match wrong {
-            Wrong::Damaged(why) => self.damaged(path, why),
-            Wrong::Unreadable(why) => unreadable(path, why),
+            FileProblem::Damaged(why) => self.damaged(path, why),
+            FileProblem::Unreadable(why) => unreadable(path, why),
         }
     }
 
@@ -73,32 +73,32 @@ impl Run {
         Ok(rows)
     }
 
-    /// Those values of a committed file's column of text that are `wanted`, some perhaps more than once.
+    /// The values of a committed file's text column that are `wanted`. Values may occur more than once.
     ///
     /// # Errors
-    /// As [`Run::load`]; there is no such column.
+    /// As [`Run::load`]; the column is missing.
     pub fn texts(&self, entry: &FileEntry, column: &str, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<String>> {
         let path = self.present(entry)?;
         if !self.is_verified(&entry.path) {
-            same_bytes(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+            check_file(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
             self.note_verified(&entry.path);
         }
         texts(&path, column, wanted)
     }
 
-    /// Checks that a committed file is there, with the size that was committed. Its content is compared when it is read.
+    /// Checks that a committed file exists with the right size. Its content is compared when it is read.
     ///
     /// # Errors
-    /// The file is gone or has another size, or the step was not kept.
+    /// The file is gone or has another size, or the step was dropped.
     pub fn check_present(&self, entry: &FileEntry) -> Result<()> {
         self.present(entry).map(drop)
     }
 
-    /// Compares the files that this process has neither written nor read with their hashes: those of a run that was gone on
-    /// with, and that nobody needed.
+    /// Compares all files that this process has neither written nor read with their hashes: files of a
+    /// resumed run that no step needed again.
     ///
     /// # Errors
-    /// A file is damaged or gone; the first in the order of steps and microbatches is told.
+    /// A file is damaged or gone. The message names the first one in the order of steps and microbatches.
     pub fn verify_unread(&self) -> Result<()> {
         for step in self.steps() {
             let files = self.files(&step);
@@ -110,17 +110,17 @@ impl Run {
         Ok(())
     }
 
-    /// Where a committed file is, if its step is kept and it has the size that was committed.
+    /// Path of a committed file, after checks of its existence and size.
     fn present(&self, entry: &FileEntry) -> Result<PathBuf> {
         if self.dropped(&entry.step) {
             return Err(Error::user(format!("the step `{}` was not kept", entry.step))
                 .help("remove its `keep = false` and run again under another name"));
         }
         let path = self.dir().join(&entry.path);
-        // Not through a link: what it leads to is not the run's.
-        let there = fs::symlink_metadata(&path).map_err(|e| self.wrong(&path, &Wrong::from_io(&e)))?;
+        // A link is not followed: its target does not belong to the run.
+        let there = fs::symlink_metadata(&path).map_err(|e| self.wrong(&path, &FileProblem::from_io(&e)))?;
         if !there.is_file() {
-            return Err(self.damaged(&path, "it is no file of its own, but a link or a directory"));
+            return Err(self.damaged(&path, "it is a link or a directory, and not the run's own file"));
         }
         let size = there.len();
         if size != entry.bytes {
@@ -129,7 +129,7 @@ impl Run {
         Ok(path)
     }
 
-    /// Compares a committed file, and the errors beside it, with its hash.
+    /// Compares a committed file and its failed rows with their hashes.
     ///
     /// # Errors
     /// A file is damaged or gone.
@@ -137,19 +137,19 @@ impl Run {
         self.verify_those(entry, |_| true)
     }
 
-    /// The same, of those of the two files whose path `wanted` takes.
+    /// As [`Run::verify`], for those of the two files whose path is `wanted`.
     fn verify_those(&self, entry: &FileEntry, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let main = (entry.path.as_str(), entry.bytes, entry.hash.as_str());
         let errors = entry.errors.iter().map(|e| (e.path.as_str(), e.bytes, e.hash.as_str()));
         for (path, bytes, hash) in std::iter::once(main).chain(errors).filter(|(path, ..)| wanted(path)) {
             let path = self.dir().join(path);
-            same_bytes(&path, bytes, hash).map_err(|why| self.wrong(&path, &why))?;
+            check_file(&path, bytes, hash).map_err(|why| self.wrong(&path, &why))?;
         }
         Ok(())
     }
 
-    /// The rows that were left out beside a committed file, of the schema `errors`; none where there are none. What was
-    /// written before there was a column `kind` is told as failed.
+    /// The failed rows of a committed file, with the schema `errors`; `None` if there are none. Rows that
+    /// predate the column `kind` are reported as failed.
     ///
     /// # Errors
     /// The file is damaged or gone.
@@ -157,7 +157,7 @@ impl Run {
         let Some(errors) = &entry.errors else { return Ok(None) };
         let path = self.dir().join(&errors.path);
         if !self.is_verified(&errors.path) {
-            same_bytes(&path, errors.bytes, &errors.hash).map_err(|why| self.wrong(&path, &why))?;
+            check_file(&path, errors.bytes, &errors.hash).map_err(|why| self.wrong(&path, &why))?;
             self.note_verified(&errors.path);
         }
         let rows = read_parquet(&path)?;
@@ -178,12 +178,12 @@ impl Run {
     /// The file is damaged or gone.
     pub fn load_metrics(&self, entry: &MetricsEntry) -> Result<RecordBatch> {
         let path = self.dir().join(&entry.path);
-        let bytes = read_same(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+        let bytes = read_checked(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
         parquet_rows(&path, bytes)
     }
 
-    /// Compares the files of a committed model with their hashes, once in a process: all but the weights, whose own hash is
-    /// compared where they are loaded.
+    /// Compares the files of a committed model with their hashes, once per process. Weights are excluded,
+    /// because loading them compares their own hash.
     ///
     /// # Errors
     /// A file is damaged or gone.
@@ -194,13 +194,13 @@ impl Run {
         let small = |name: &str| !name.ends_with(".safetensors");
         for (name, file) in model.files.iter().filter(|(name, _)| small(name)) {
             let path = self.dir().join(&model.path).join(name);
-            same_bytes(&path, file.bytes, &file.hash).map_err(|why| self.wrong(&path, &why))?;
+            check_file(&path, file.bytes, &file.hash).map_err(|why| self.wrong(&path, &why))?;
         }
         self.note_verified(&model.path);
         Ok(())
     }
 
-    /// A step's microbatches in epoch order, of one iteration or all, read one at a time.
+    /// A step's microbatches in epoch order, of one iteration or all, read lazily.
     pub fn batches<'a>(
         &'a self,
         step: &str,
@@ -211,7 +211,7 @@ impl Run {
         files.into_iter().map(move |f| Ok((f.epoch(), self.load_entry(&f)?)))
     }
 
-    /// All rows of a step in epoch order, of one iteration or all; `None` if nothing is committed.
+    /// All rows of a step in epoch order, of one iteration or all; `None` if none are committed.
     ///
     /// # Errors
     /// As [`Run::load`].

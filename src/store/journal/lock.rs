@@ -1,9 +1,9 @@
-//! One process at a time writes a run: an exclusive lock of the operating system on the file `lock`. A replay that reads the run
-//! takes the lock shared.
+//! Locks of a run: one process at a time may write it. The file `lock` carries the operating system's
+//! exclusive lock; a replay that reads the run takes the lock shared.
 //!
-//! The system releases the lock when its holder dies, however it dies, so a stale lock cannot keep anybody out; and only the system
-//! knows whether it is held. The process id in the file is for the message: in another PID namespace, or on another machine, it
-//! means nothing.
+//! The system releases the lock when its holder dies, for whatever reason, so a stale lock cannot exist, and
+//! only the system knows whether the lock is held. The process id in the file serves the message alone: in
+//! another PID namespace, or on another machine, it means nothing.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::store::files::io_error::io_error;
 use crate::store::files::same_file::is_same_file;
 
-/// Who holds the lock, as the file says. Earlier versions also wrote when the process began.
+/// Holder of the lock, as stated in the file. Earlier versions also wrote the start time of the process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Holder {
     pid: u32,
@@ -30,15 +30,15 @@ impl Holder {
     }
 }
 
-/// How often a lock is asked for: somebody who only looks whether it is held has it for a moment.
+/// Number of attempts to acquire a lock. A process that only checks whether it is held has it for a moment.
 const TRIES: u32 = 20;
-/// How long to wait between two tries.
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A process that writes a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Writer {
-    /// Its process id, where the lock file says so.
+    /// Its process id, if the lock file has one.
     pub pid: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ impl std::fmt::Display for Writer {
 
 fn holder(file: &File) -> Option<Holder> {
     let mut text = String::new();
-    // Another process may be writing it right now; then there is no name to show.
+    // Another process may be writing the file at this moment; its id is unknown then.
     let _ = file.take(4096).read_to_string(&mut text);
     serde_json::from_str(&text).ok()
 }
@@ -63,15 +63,15 @@ pub(crate) fn writer(dir: &Path) -> Option<Writer> {
     let path = dir.join("lock");
     refuse_link(&path).ok()?;
     let file = open_regular(&path).ok()?;
-    // Given back at once. Who wants to write meanwhile tries again.
+    // The lock is released at once; a process that wants to write meanwhile retries.
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => Some(Writer { pid: holder(&file).map(|h| h.pid) }),
         _ => None,
     }
 }
 
-/// Asks for a lock some times.
-fn persistently(attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+/// Tries to acquire a lock several times.
+fn retry_lock(attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
     for _ in 1..TRIES {
         match attempt() {
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
@@ -89,30 +89,30 @@ fn held_by_another(dir: &Path, file: &File) -> Error {
     Error::user(message).help("wait until it has ended, or run under another name with --name")
 }
 
-/// The exclusive lock, held as long as this lives.
+/// The exclusive lock, held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
 
-/// The shared lock, held as long as this lives: nobody writes the run meanwhile.
+/// The shared lock, held until this is dropped. No process writes the run meanwhile.
 #[derive(Debug)]
 pub(crate) struct SharedLock {
     _file: Option<File>,
 }
 
 impl SharedLock {
-    /// Takes the lock of the run in `dir` for reading it. A run without a lock file, on a disk that cannot be written, is read
-    /// without one.
+    /// Acquires the lock of the run in `dir` for reading. A run without a lock file, on a read-only disk, is
+    /// read without a lock.
     ///
     /// # Errors
     /// Another process writes the run.
-    pub fn take(dir: &Path) -> Result<Self> {
+    pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join("lock");
         refuse_link(&path)?;
         let there = open_regular(&path);
         let file =
             there.or_else(|_| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path));
         let Ok(file) = file else { return Ok(Self { _file: None }) };
-        match persistently(|| file.try_lock_shared()) {
+        match retry_lock(|| file.try_lock_shared()) {
             Err(TryLockError::WouldBlock) => Err(held_by_another(dir, &file)),
             Err(TryLockError::Error(e)) => Err(io_error("locking", &path, &e)),
             Ok(()) => Ok(Self { _file: Some(file) }),
@@ -121,8 +121,8 @@ impl SharedLock {
 }
 
 impl Lock {
-    /// Takes the lock of the run in `dir`; also says who died holding it, if somebody did.
-    pub fn take(dir: &Path) -> Result<(Self, Option<Holder>)> {
+    /// Acquires the lock of the run in `dir`. Also returns the previous holder, if it died.
+    pub fn acquire(dir: &Path) -> Result<(Self, Option<Holder>)> {
         let path: PathBuf = dir.join("lock");
         refuse_link(&path)?;
         if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
@@ -132,12 +132,12 @@ impl Lock {
         let fail = |e: &std::io::Error| io_error("locking", &path, e);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = options.map_err(|e| fail(&e))?;
-        match persistently(|| file.try_lock()) {
+        match retry_lock(|| file.try_lock()) {
             Err(TryLockError::WouldBlock) => return Err(held_by_another(dir, &file)),
             Err(TryLockError::Error(e)) => return Err(fail(&e)),
             Ok(()) => {}
         }
-        // Who is named there and does not hold the lock any more has died.
+        // A holder that ended in order has emptied the file. One that is still named there has died.
         let holder = holder(&file);
         let me = serde_json::to_string(&Holder::me()).map_err(|e| Error::bug(format!("lock holder: {e}")))?;
         let write = |file: &mut File| -> std::io::Result<()> {
@@ -151,11 +151,11 @@ impl Lock {
 }
 
 impl Lock {
-    /// Checks that the lock is still the one of the run in `dir`: the directory may have been moved away, and another run begun
-    /// in its place.
+    /// Checks that the lock still belongs to the run in `dir`: the directory may have been moved away, and
+    /// another run begun in its place.
     ///
     /// # Errors
-    /// It is another one, or gone.
+    /// The lock file is another one, or gone.
     pub fn check_place(&self, dir: &Path) -> Result<()> {
         let path = dir.join("lock");
         let same = match (self.0.metadata(), std::fs::symlink_metadata(&path)) {
@@ -172,7 +172,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Empty means that the holder ended in order. The file stays: removing it would race with who opens it.
+        // An empty file means that the holder ended in order. The file stays, because removing it would race
+        // with a process that opens it.
         let _ = self.0.set_len(0);
         let _ = self.0.unlock();
     }
@@ -185,19 +186,19 @@ mod tests {
     #[test]
     fn one_holder_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (lock, before) = Lock::take(dir.path()).unwrap();
+        let (lock, before) = Lock::acquire(dir.path()).unwrap();
         assert_eq!(before, None);
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        let error = Lock::acquire(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(lock);
         assert_eq!(writer(dir.path()), None);
-        let (lock, before) = Lock::take(dir.path()).unwrap();
+        let (lock, before) = Lock::acquire(dir.path()).unwrap();
         assert_eq!(before, None, "released in order");
         assert_eq!(writer(dir.path()), Some(Writer { pid: Some(std::process::id()) }));
         // A holder that died: the lock is gone, its name is still there.
         lock.0.unlock().unwrap();
         assert_eq!(writer(dir.path()), None);
-        let (_lock, before) = Lock::take(dir.path()).unwrap();
+        let (_lock, before) = Lock::acquire(dir.path()).unwrap();
         assert_eq!(before, Some(Holder::me()));
     }
 
@@ -207,7 +208,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("my runs");
         std::fs::create_dir_all(dir.join("lock")).unwrap();
-        let error = Lock::take(&dir).unwrap_err();
+        let error = Lock::acquire(&dir).unwrap_err();
         let help = error.help_text().unwrap();
         assert!(help.contains(&format!("`reflux verify '{}' --repair`", dir.display())), "{help}");
     }
@@ -223,7 +224,7 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(writer(dir.path()), None);
-            let (lock, before) = Lock::take(dir.path()).unwrap();
+            let (lock, before) = Lock::acquire(dir.path()).unwrap();
             assert_eq!(before, Some(Holder::me()));
             // Held, by a process of another namespace: its number is not one of ours.
             std::fs::write(&path, "{\"pid\":4294967295}").unwrap();
@@ -237,12 +238,12 @@ mod tests {
     #[test]
     fn readers_share_the_lock_and_keep_writers_out() {
         let dir = tempfile::tempdir().unwrap();
-        let first = SharedLock::take(dir.path()).unwrap();
-        let second = SharedLock::take(dir.path()).unwrap();
+        let first = SharedLock::acquire(dir.path()).unwrap();
+        let second = SharedLock::acquire(dir.path()).unwrap();
         assert_eq!(writer(dir.path()), None);
-        assert!(Lock::take(dir.path()).unwrap_err().to_string().contains("replayed by another process"));
+        assert!(Lock::acquire(dir.path()).unwrap_err().to_string().contains("replayed by another process"));
         drop((first, second));
-        let _lock = Lock::take(dir.path()).unwrap();
-        assert!(SharedLock::take(dir.path()).unwrap_err().to_string().contains("is being written by process"));
+        let _lock = Lock::acquire(dir.path()).unwrap();
+        assert!(SharedLock::acquire(dir.path()).unwrap_err().to_string().contains("is being written by process"));
     }
 }

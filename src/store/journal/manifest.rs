@@ -1,7 +1,8 @@
-//! `manifest.jsonl`: what a run has committed, one JSON object per line, only ever added to.
+//! `manifest.jsonl`: an append-only list of what a run has committed, one JSON object per line.
 //!
-//! A line counts once its line end is on the disk. A process that dies while writing leaves a last line without one: the
-//! reader passes over it and the next writer cuts it off. Anything else that does not parse is damage, and is said.
+//! A line is valid once its line end is on the disk. A process that dies while writing leaves a last line
+//! without one: the reader ignores it, and the next writer truncates it. Any other line that does not parse
+//! is damage, and is reported.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -14,35 +15,36 @@ use crate::store::files::atomic::sync_dir;
 use crate::store::files::fault;
 use crate::store::files::io_error::io_error;
 
-/// What [`read`] found.
+/// Contents of a manifest.
 #[derive(Debug)]
 pub struct Contents {
-    /// The whole lines, in order.
+    /// The complete lines, in order.
     pub entries: Vec<Entry>,
-    /// Bytes that the whole lines take.
+    /// Size of the complete lines in bytes.
     pub whole: u64,
-    /// Bytes of a last line without its end; such a line does not count.
+    /// Size in bytes of a last line without a line end, which is ignored.
     pub cut: u64,
 }
 
-/// A whole line, read or not.
+/// A complete line, whether or not it can be parsed.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// From 1.
+    /// Line number, from 1.
     pub number: usize,
-    /// With its line end.
+    /// The bytes, with the line end.
     pub bytes: Vec<u8>,
-    /// What it says, or why it says nothing.
+    /// The parsed entry, or why the line cannot be parsed.
     pub entry: Result<Entry, String>,
 }
 
-/// Longer lines are refused; the longest that is written has a few hundred hashes.
+/// Maximum length of a line. The longest line that reflux writes has a few hundred hashes.
 const MAX_LENGTH: u64 = 16 << 20;
 
-/// Reads lines until one is cut or `take` says that it is enough; returns the bytes of a last line without its end.
+/// Reads lines until the last one, an incomplete one, or until `take` returns false. Returns the size of an
+/// incomplete last line.
 fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
     let file = match open_regular(path) {
-        // A file where the run's directory should be holds no run either.
+        // A file in place of the run's directory means the same: no run is here.
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(0),
         other => other.map_err(|e| io_error("reading", path, &e))?,
     };
@@ -72,7 +74,8 @@ fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
     Ok(0)
 }
 
-/// Every whole line of a manifest, those that cannot be read too, and the bytes of a last line without its end.
+/// Every complete line of a manifest, including lines that cannot be parsed, and the size of an incomplete
+/// last line.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -88,7 +91,7 @@ pub fn lines(path: &Path) -> Result<(Vec<Line>, u64)> {
 /// Reads a manifest. A missing file has no lines.
 ///
 /// # Errors
-/// A line that is whole and yet cannot be read, with its number.
+/// A complete line cannot be parsed; its number is in the message.
 pub fn read(path: &Path) -> Result<Contents> {
     let mut contents = Contents { entries: Vec::new(), whole: 0, cut: 0 };
     let mut damaged = None;
@@ -102,39 +105,40 @@ pub fn read(path: &Path) -> Result<Contents> {
     })?;
     match damaged {
         None => Ok(contents),
-        // Not damaged, whatever this reflux thinks of it.
+        // A newer format is not damage.
         Some(what) if what.contains(NEWER) => Err(Error::user(what).help("use a newer reflux")),
         Some(what) => {
             let run = path.parent().unwrap_or(Path::new("."));
             Err(Error::user(what).help(format!(
-                "`reflux verify {} --repair` goes back to the last good point; `reflux run` with --fresh starts the run anew",
+                "`reflux verify {} --repair` goes back to the last good point; `reflux run` with --fresh starts the run over",
                 quoted(&run.to_string_lossy())
             )))
         }
     }
 }
 
-/// The one writer of a manifest.
+/// Writer of a manifest. A run has at most one, because its lock is exclusive.
 #[derive(Debug)]
 pub struct Appender {
     path: PathBuf,
     file: File,
-    /// Where the next line goes.
+    /// Offset of the next line.
     end: u64,
-    /// A line failed and could not be taken back: what the file ends with is not known.
+    /// Whether a failed line could not be truncated, so that the end of the file is unknown.
     broken: bool,
 }
 
 impl Appender {
-    /// Opens a manifest for adding to it: reads it, and cuts off a last line that is not whole.
+    /// Opens a manifest for appending: reads it and truncates an incomplete last line.
     ///
     /// # Errors
-    /// As [`read`]; a directory that cannot be written.
+    /// As [`read`]; the directory cannot be written.
     pub fn open(path: &Path) -> Result<(Self, Vec<Entry>)> {
         let fail = |e: std::io::Error| io_error("writing", path, &e);
         let contents = read(path)?;
         let new = !path.exists();
-        // Not in append mode: the end is kept here, so that a line that failed half-way can be written over.
+        // Not opened in append mode: the writer tracks the end itself, so that it can overwrite a line that
+        // failed half-way.
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(fail)?;
         if contents.cut > 0 {
             file.set_len(contents.whole).and_then(|()| file.sync_all()).map_err(fail)?;
@@ -145,7 +149,7 @@ impl Appender {
         Ok((Self { path: path.to_owned(), file, end: contents.whole, broken: false }, contents.entries))
     }
 
-    /// Adds a line: one write, one fsync. After an error the line is not there.
+    /// Appends a line with one write and one fsync. After an error the line is not in the file.
     ///
     /// # Errors
     /// A full disk.
@@ -159,7 +163,7 @@ impl Appender {
         let result = self.write(&line);
         match result {
             Ok(()) => self.end += line.len() as u64,
-            // A crash that a test asks for leaves the half line as it is.
+            // An injected crash leaves the half-written line in place, as a real one would.
             Err(Failure::Injected(e)) => {
                 self.broken = true;
                 return Err(e);
@@ -175,9 +179,9 @@ impl Appender {
 
     fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
         self.file.seek(SeekFrom::Start(self.end))?;
-        if fault::cuts(fault::MID_MANIFEST) {
+        if fault::should_fail(fault::MID_MANIFEST) {
             self.file.write_all(&line[..line.len() / 2])?;
-            fault::die(fault::MID_MANIFEST).map_err(Failure::Injected)?;
+            fault::fail(fault::MID_MANIFEST).map_err(Failure::Injected)?;
         }
         if let Err(e) = fault::disk_full() {
             self.file.write_all(&line[..line.len() / 2])?;

@@ -1,4 +1,4 @@
-//! The run directory: what has been committed, who may write, and how it is read, verified, repaired and forked.
+//! The run directory: its manifest, its lock, and how it is written, read, verified, repaired and forked.
 
 pub(crate) mod checkpoint_files;
 pub(crate) mod checkpoints;

@@ -1,7 +1,8 @@
-//! The names that reflux gives to files in a run's directory, and the removal of what bears them.
+//! Names of reflux's own files in a run's directory, and their removal.
 //!
-//! A run's directory may hold things of others: notes, copies, links to other disks. Only what bears exactly a name that reflux
-//! gives, at the place where reflux gives it, and is no link, is ever removed. Links are not followed.
+//! A run's directory may also contain a user's files: notes, copies, links to other disks. A file is removed
+//! only if it has exactly a name that reflux gives, at the place where reflux gives it, and is not a link.
+//! Links are never followed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::store::files::io_error::io_error;
 use crate::store::files::writer::CREATED_BY;
 
-/// How many bytes of a Parquet file's end are searched for the name of its writer.
+/// Number of bytes at the end of a Parquet file that are searched for the name of its writer.
 const FOOTER_END: u64 = 64 << 10;
-/// How the name of everything ends that is not finished.
+/// Suffix of every unfinished file or directory.
 const TEMPORARY: &str = ".tmp";
-/// The ends of the names of a model that is being written, and of the note that it is about to get its name.
+/// Suffixes of a model directory that is being written, and of the note that announces its renaming.
 const UNFINISHED: &str = ".unfinished";
 const NOTE: &str = ".renamed";
 
@@ -29,13 +30,13 @@ fn all_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `prefix` and a number of at least `least` digits, then `suffix`.
+/// Whether a name is `prefix`, a number of at least `least` digits, and `suffix`.
 fn numbered(name: &str, prefix: &str, least: usize, suffix: &str) -> bool {
     let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
     number.is_some_and(|n| all_digits(n) && n.len() >= least)
 }
 
-/// The name of the file that a temporary file is to become: `.NAME.PID-N.tmp`, as `AtomicFile` names it.
+/// Final name of a temporary file `.NAME.PID-N.tmp`, as `AtomicFile` names it.
 fn target_of(temporary: &str) -> Option<&str> {
     let inner = temporary.strip_prefix('.')?.strip_suffix(TEMPORARY)?;
     let (target, unique) = inner.rsplit_once('.')?;
@@ -43,19 +44,19 @@ fn target_of(temporary: &str) -> Option<&str> {
     (all_digits(pid) && all_digits(number) && !target.is_empty()).then_some(target)
 }
 
-/// Whether a file has the name of a step's microbatch.
+/// Whether a name is that of a step's microbatch.
 fn is_microbatch(name: &str) -> bool {
     numbered(name, "microbatch=", 5, ".parquet")
 }
-/// Whether a file has the name of what a microbatch left out.
+/// Whether a name is that of a microbatch's failed rows.
 fn is_errors(name: &str) -> bool {
     numbered(name, "microbatch-", 5, ".parquet")
 }
 fn is_metrics(name: &str) -> bool {
-    // The second is of a training that is under way.
+    // The second belongs to a training in progress.
     name == "metrics.parquet" || name == "metrics.running.parquet"
 }
-/// Whether a file has the name of a manifest as it was before a repair.
+/// Whether a name is that of a manifest's backup by a repair.
 pub(crate) fn is_kept_manifest(name: &str) -> bool {
     numbered(name, super::paths::MANIFEST_BACKUP, 1, ".jsonl")
 }
@@ -63,43 +64,43 @@ fn is_top(name: &str) -> bool {
     TOP.contains(&name) || is_kept_manifest(name)
 }
 
-/// The directory in which a model is written.
+/// Directory in which a model is written before it gets its name.
 pub(crate) fn unfinished_model(models: &Path, name: &str) -> PathBuf {
     models.join(format!(".{name}{UNFINISHED}{TEMPORARY}"))
 }
-/// The note that says which files a model's directory has that is about to get its name.
+/// Note that lists the files of a model's directory just before the directory gets its name.
 pub(crate) fn renaming_note(models: &Path, name: &str) -> PathBuf {
     models.join(format!(".{name}{NOTE}{TEMPORARY}"))
 }
-/// The model that a note of [`renaming_note`] is about.
+/// Name of the model that a [`renaming_note`] belongs to.
 pub(crate) fn model_of_note(file: &str) -> Option<&str> {
     file.strip_prefix('.')?.strip_suffix(TEMPORARY)?.strip_suffix(NOTE).filter(|name| !name.is_empty())
 }
-/// Whether a file is a note that was being written.
+/// Whether a name is that of a note that was being written.
 pub(crate) fn is_unfinished_note(file: &str) -> bool {
     target_of(file).is_some_and(|target| model_of_note(target).is_some())
 }
-/// Whether a directory below `models` is one in which a model was being written.
+/// Whether a name is that of an [`unfinished_model`].
 pub(crate) fn is_unfinished_model(name: &str) -> bool {
     name.starts_with('.') && name.strip_suffix(TEMPORARY).is_some_and(|n| n.ends_with(UNFINISHED))
 }
 
-/// Whether a dataset is a step's, or one beside it such as `dpo.reference`.
+/// Whether a dataset belongs to one of the steps, itself or as a side table such as `dpo.reference`.
 fn is_of(steps: &BTreeSet<String>, dataset: &str) -> bool {
     steps.contains(dataset.split('.').next().unwrap_or(dataset))
 }
 
-/// A folder of a run in which files of rows are.
+/// A folder of a run that contains files of rows.
 struct Place {
     dir: PathBuf,
-    /// Whether a name is one of ours there.
+    /// Whether a name is one that reflux gives there.
     ours: fn(&str) -> bool,
-    /// Whether the dataset is one of the run's steps, and not a folder of somebody else.
+    /// Whether the dataset belongs to one of the run's steps, and is not a user's folder.
     of_a_step: bool,
 }
 
-/// Whether `path`, relative to the run, is of something that reflux writes and that a process which died may have left. Whole files
-/// of rows are so only if `created_by_us` says who wrote them.
+/// Whether `path`, relative to the run, is one that a dead process may have left. A complete file of rows
+/// counts only if `created_by_us` confirms who wrote it.
 pub(crate) fn is_leftover(path: &str, steps: &BTreeSet<String>, created_by_us: impl Fn() -> bool) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     let is_temporary = |ours: fn(&str) -> bool, name: &str| target_of(name).is_some_and(ours);
@@ -123,12 +124,12 @@ pub(crate) fn is_leftover(path: &str, steps: &BTreeSet<String>, created_by_us: i
     }
 }
 
-/// Whether something is a link, which is never followed.
+/// Whether a path is a symbolic link.
 pub(crate) fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink())
 }
 
-/// The error for a link that stands where the run has files of its own.
+/// Refuses a symbolic link in place of one of the run's own files.
 pub(crate) fn refuse_link(path: &Path) -> Result<()> {
     if !is_link(path) {
         return Ok(());
@@ -137,10 +138,10 @@ pub(crate) fn refuse_link(path: &Path) -> Result<()> {
         .help("put what it leads to in its place; to have a run on another disk, let the run's whole directory be there (--runs)"))
 }
 
-/// Refuses links where a run's files and folders are.
+/// Refuses symbolic links in place of any of the run's files and folders.
 ///
 /// # Errors
-/// There is one; the help says what to do.
+/// A link was found; the help says what to do.
 pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
     let top = ["lock", "data", "metrics", "models", "checkpoints", "revised"];
     for name in top.iter().chain(TOP) {
@@ -154,7 +155,7 @@ pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// The names in a directory, without those that are links; none if it is not there.
+/// The entries of a directory with their types; none if it does not exist.
 fn names(dir: &Path) -> Result<Vec<(String, fs::FileType)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten() {
@@ -165,10 +166,10 @@ fn names(dir: &Path) -> Result<Vec<(String, fs::FileType)>> {
     Ok(found)
 }
 
-/// Every folder of a run in which files of rows are, links among them.
+/// Every folder of a run that contains files of rows, including folders that are links.
 fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<Place> {
     fn iterations(dir: &Path, prefix: &str, ours: fn(&str) -> bool, of_a_step: bool, all: &mut Vec<Place>) {
-        // A folder that is itself a link is named, and not looked into.
+        // A folder that is itself a link is listed and not opened.
         all.push(Place { dir: dir.to_owned(), ours, of_a_step });
         if is_link(dir) {
             return;
@@ -199,7 +200,7 @@ fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<Place> {
     all
 }
 
-/// Removes files of rows that bear our names and are not among `named`, and temporaries of files.
+/// Removes temporary files, and files of rows that have reflux's names and are not in `named`.
 ///
 /// # Errors
 /// A file cannot be removed.
@@ -218,7 +219,7 @@ pub(crate) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named:
             if !kind.is_file() || named.contains(&path) {
                 continue;
             }
-            // A file that only has our name was written by somebody else.
+            // The name alone is no proof: the file may be a user's copy.
             if target_of(&name).is_some_and(ours) || (of_a_step && ours(&name) && created_by_us(&path)) {
                 remove_file(&path)?;
             }
@@ -232,7 +233,7 @@ pub(crate) fn created_by_us(path: &Path) -> bool {
     let ours = || -> std::io::Result<bool> {
         let mut file = open_regular(path)?;
         let length = file.metadata()?.len();
-        // The footer ends with the name of whoever wrote the file.
+        // The footer ends with the name of the file's writer.
         file.seek(SeekFrom::Start(length.saturating_sub(FOOTER_END)))?;
         let mut end = Vec::new();
         file.take(FOOTER_END).read_to_end(&mut end)?;
@@ -241,17 +242,17 @@ pub(crate) fn created_by_us(path: &Path) -> bool {
     ours().unwrap_or(false)
 }
 
-/// Removes directories that are empty, from `dir` up to but not including `top`.
+/// Removes empty directories, from `dir` up to but not including `top`.
 pub(crate) fn remove_empty(dir: &Path, top: &Path) {
     for at in dir.ancestors().take_while(|at| *at != top && at.starts_with(top)) {
-        // What is not empty holds things of others, and stays.
+        // A directory that is not empty contains a user's files, and stays.
         if is_link(at) || fs::remove_dir(at).is_err() {
             return;
         }
     }
 }
 
-/// Removes a whole directory that reflux made; a link is removed and not followed.
+/// Removes a directory that reflux made. A link is removed and not followed.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     let removed = if is_link(path) { fs::remove_file(path) } else { fs::remove_dir_all(path) };
     match removed {
@@ -260,7 +261,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file if it exists.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path, &e)),

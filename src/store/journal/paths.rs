@@ -3,13 +3,14 @@
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 
-/// The list of what a replay takes over, until it is the manifest; or of what `--fresh` removes, until it is gone.
+/// Manifest of a replay that is being set up, or of a run that `--fresh` is removing.
 pub(crate) const UNFINISHED_MANIFEST: &str = "manifest.unfinished.jsonl";
 
-/// Where the old manifest is kept: `manifest.before-repair-1.jsonl` and so on.
+/// Start of the backup's name that a repair gives the old manifest: `manifest.before-repair-1.jsonl` and so
+/// on.
 pub(crate) const MANIFEST_BACKUP: &str = "manifest.before-repair-";
 
-/// A name that is to be part of a path.
+/// Checks a name that becomes part of a path.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(fine) {
@@ -19,12 +20,13 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where the rows of a microbatch are.
+/// Path of a microbatch's rows.
 pub(crate) fn data_path(step: &str, epoch: Epoch) -> String {
     format!("data/{step}/iteration={}/microbatch={:05}.parquet", epoch.iteration, epoch.microbatch)
 }
 
-/// Where the rows that failed are. Not Hive-style: the rows themselves have the columns step, iteration and microbatch, and readers refuse both.
+/// Path of a microbatch's failed rows. It is not Hive-style: the rows have columns `step`, `iteration` and
+/// `microbatch` already, and readers refuse a column that the path repeats.
 pub(crate) fn errors_path(step: &str, epoch: Epoch) -> String {
     format!("data/errors/{step}/iteration-{}/microbatch-{:05}.parquet", epoch.iteration, epoch.microbatch)
 }

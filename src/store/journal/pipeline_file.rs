@@ -1,7 +1,9 @@
-//! `pipeline.toml` of a run: the resolved pipeline file, with a hash of its own text in a comment at the end.
+//! `pipeline.toml` of a run: the resolved pipeline file, with a hash of its own text in a comment on the last
+//! line.
 //!
-//! The manifest has the hash of the part that decides which rows are made. The rest (`[health]`, `[engine]`, the window, the name)
-//! may change when a run goes on, and the file is then written again; only the file itself can say that this part is whole.
+//! The manifest records the hash of the part that determines the rows. The other settings (`[health]`,
+//! `[engine]`, the window, the name) may change when a run is resumed, and the file is rewritten then; only
+//! the hash in the file itself can show whether this part is intact.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,22 +15,23 @@ use crate::store::files::atomic::write_bytes;
 
 /// The file's name in a run's directory.
 pub(crate) const NAME: &str = "pipeline.toml";
-/// How the last line begins, which has the hash of all lines before it.
+/// Start of the last line, which has the hash of all lines before it.
 const HASH_LINE: &str = "# blake3 of the lines above: ";
-/// The line of a file that a repair has written from what was left of it.
+/// Line that a repair adds to a file that it has reconstructed in part.
 const REPAIRED: &str =
     "# repaired: settings that decide no rows were lost; `reflux run` of the pipeline file brings them back\n";
-/// Manifests from this format on are of runs whose file has the line with its hash.
+/// First manifest format whose pipeline file has a hash of its own.
 const HASHED: u32 = 3;
 
-/// The steps that a resolved pipeline file has.
+/// Names of the steps in a resolved pipeline file.
 pub(crate) fn steps_of(pipeline: &str) -> BTreeSet<String> {
     let name = |line: &str| Some(line.strip_prefix("[step.")?.strip_suffix(']')?.trim_matches('"').to_owned());
     pipeline.lines().filter_map(name).collect()
 }
 
-/// The part of a resolved pipeline file that decides which rows are made. `[health]` says when to stop; `[engine]`,
-/// `pipeline.window` and `pipeline.name` say how and where the rows are made. Manifests of format 1 left out `[health]` only.
+/// The part of a resolved pipeline file that determines the rows. `[health]` decides when to stop;
+/// `[engine]`, `pipeline.window` and `pipeline.name` decide how and where rows are computed. Manifests of
+/// format 1 excluded `[health]` only.
 pub(crate) fn identity(text: &str, format: u32) -> String {
     let mut table = String::new();
     let mut kept = String::new();
@@ -50,7 +53,7 @@ pub(crate) fn identity(text: &str, format: u32) -> String {
     kept.trim_end().to_owned()
 }
 
-/// The hash of the part of a pipeline file that decides rows, as the first line of a manifest of this format has it.
+/// Hash of the [`identity`] of a pipeline file, as recorded in the first line of a manifest of this format.
 pub(crate) fn pipeline_hash(text: &str, format: u32) -> String {
     blake3::hash(identity(text, format).as_bytes()).to_hex().to_string()
 }
@@ -66,12 +69,12 @@ pub(crate) fn write(dir: &Path, text: &str) -> Result<()> {
     write_bytes(&dir.join(NAME), format!("{text}{HASH_LINE}{hash}\n").as_bytes()).map(drop)
 }
 
-/// The resolved file of the run in `dir`, without the line that has its hash.
+/// Reads the resolved file of the run in `dir`, without its hash line.
 pub(crate) fn read(dir: &Path) -> io::Result<String> {
     read_text(&dir.join(NAME)).map(|text| split(&text).0.to_owned())
 }
 
-/// What a file says, and the last line, if that is one with a hash.
+/// Splits a stored file into its text and the hash of its last line, if it has one.
 fn split(stored: &str) -> (&str, Option<&str>) {
     let last = stored.strip_suffix('\n').unwrap_or(stored).rfind('\n').map_or(0, |end| end + 1);
     let (text, line) = stored.split_at(last);
@@ -81,11 +84,11 @@ fn split(stored: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether the stored file of a run is what a process wrote, as far as the file itself says. Files of earlier versions have no
-/// hash, and are to be TOML.
+/// Checks a stored file against its own hash. Files of earlier versions have no hash and only have to be
+/// valid TOML.
 ///
 /// # Errors
-/// Why it is not.
+/// The reason why it is damaged.
 pub(crate) fn check(stored: &str, format: u32) -> Result<(), String> {
     match split(stored) {
         (text, Some(hash)) if hash.strip_suffix('\n') == Some(blake3::hash(text.as_bytes()).to_hex().as_str()) => {
@@ -99,11 +102,11 @@ pub(crate) fn check(stored: &str, format: u32) -> Result<(), String> {
     }
 }
 
-/// Whether the stored file of a run is whole where the manifest's first line does not say of which format it is. Only its own
-/// hash can tell.
+/// Checks a stored file if the manifest's first line, and thus the format, is unknown. Only the file's own
+/// hash can prove that it is intact.
 ///
 /// # Errors
-/// Why it is not, or why that is not known.
+/// The reason why it is damaged, or why that cannot be decided.
 pub(crate) fn check_alone(stored: &str) -> Result<(), String> {
     match split(stored) {
         (_, None) => Err("it has no hash of its own text, and the manifest's first line is damaged".to_owned()),
@@ -111,13 +114,14 @@ pub(crate) fn check_alone(stored: &str) -> Result<(), String> {
     }
 }
 
-/// Whether the run's pipeline file is to be written again: it is damaged, or a repair wrote what was left of it.
+/// Whether the run's pipeline file must be rewritten: it is damaged, or a repair has reconstructed only a
+/// part of it.
 pub(crate) fn is_to_be_replaced(dir: &Path, format: u32) -> bool {
     let Ok(stored) = read_text(&dir.join(NAME)) else { return true };
     stored.contains(REPAIRED) || check(&stored, format).is_err()
 }
 
-/// Writes a damaged file again from the part that decides rows, if that is whole. Returns whether it is.
+/// Rewrites a damaged file from the part that determines the rows. Returns false if that part is damaged too.
 ///
 /// # Errors
 /// A full disk.

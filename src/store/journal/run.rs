@@ -1,4 +1,4 @@
-//! [`Run`]: the directory of a run. Many threads may share it; one process at a time may write it.
+//! [`Run`], the directory of a run. Threads may share it; only one process at a time may write it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::entry::{Entry, FORMAT, FileEntry, InputEntry, MetricsEntry, ModelEntry, Taken};
 use super::find::no_run;
-use super::gc::{clear, refuse_foreign, remove_named, sweep};
+use super::gc::{collect_garbage, refuse_foreign, remove_named, remove_run_files};
 use super::index::Index;
-use super::input_files::Seen;
+use super::input_files::CheckedInputs;
 use super::lock::{Lock, Writer};
 use super::manifest::{self, Appender};
 use super::owned::{refuse_link, refuse_links};
@@ -22,22 +22,22 @@ use crate::error::{Error, Result};
 use crate::store::files::atomic::{create_dirs, write_bytes};
 use crate::store::files::io_error::io_error;
 
-/// How [`Run::create_or_open`] found the run.
+/// State in which [`Run::create_or_open`] found the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RunStatus {
-    /// Nothing was there.
+    /// The run is new.
     New,
-    /// It was begun and not ended; what is committed need not be done again.
+    /// The run was interrupted; committed microbatches are not computed again.
     Unfinished,
-    /// It is done.
+    /// The run has finished.
     Finished,
 }
 
-/// The state behind the lock.
+/// State of a run that its mutex protects.
 #[derive(Debug)]
 pub(crate) struct State {
     pub index: Index,
-    /// `None` where the run is only read.
+    /// `None` if the run is open for reading only.
     manifest: Option<Appender>,
 }
 
@@ -46,27 +46,28 @@ pub(crate) struct State {
 pub struct Run {
     dir: PathBuf,
     state: Mutex<State>,
-    /// The external inputs that this process has compared with the manifest.
-    inputs: Mutex<Seen>,
-    /// The run's files that this process has written, or has compared with their hashes: 64 bits of the hash of each path.
+    /// External inputs that this process has compared with the manifest.
+    inputs: Mutex<CheckedInputs>,
+    /// Files that this process has written or compared with their hashes, as 64 bits of the hash of each
+    /// path.
     verified: Mutex<BTreeSet<u64>>,
-    /// Held while the run may be written.
+    /// The lock, if the run is open for writing.
     lock: Option<Lock>,
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RunState {
-    /// It is done.
+    /// The run has finished.
     Finished,
-    /// A process writes it.
+    /// A process is writing it.
     Running(Writer),
-    /// It is not done, and nobody writes it.
+    /// It has not finished, and no process is writing it.
     Unfinished,
 }
 
 impl RunState {
-    /// In a word.
+    /// The state as one word.
     pub fn word(self) -> &'static str {
         match self {
             RunState::Finished => "finished",
@@ -74,7 +75,7 @@ impl RunState {
             RunState::Unfinished => "unfinished",
         }
     }
-    /// Who writes it.
+    /// The process that is writing the run.
     pub fn writer(self) -> Option<Writer> {
         match self {
             RunState::Running(writer) => Some(writer),
@@ -93,20 +94,20 @@ impl std::fmt::Display for RunState {
 }
 
 impl Run {
-    /// Opens the run in `dir` for writing, or begins it. `pipeline_text` is the resolved pipeline file; a run is only
-    /// gone on with under the same text and seed, but for settings that do not change rows (`[health]`, `[engine]`,
-    /// `pipeline.window`). Takes the run's lock, and sweeps away what an earlier process
-    /// left half-done. `fresh` removes a run that is there first.
+    /// Opens the run in `dir` for writing, or creates it. `pipeline_text` is the resolved pipeline file; a
+    /// run can only be resumed with the same text and seed, except for settings without influence on rows
+    /// (`[health]`, `[engine]`, `pipeline.window`). Acquires the run's lock and removes what an earlier
+    /// process left unfinished. `fresh` removes an existing run first.
     ///
     /// # Errors
-    /// Another process writes the run; the pipeline file has changed (the difference is shown); the manifest is
-    /// damaged; the directory cannot be written, or with `fresh` is not a run.
+    /// Another process is writing the run; the pipeline file has changed (the message shows the difference);
+    /// the manifest is damaged; the directory cannot be written, or with `fresh` contains no run.
     pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, RunStatus)> {
         Self::create_or_open_advised(dir, pipeline_text, seed, fresh, |_| None)
     }
 
-    /// As [`Run::create_or_open`]. Where the pipeline file has changed, `advise` is given the run's own resolved file, and the
-    /// command it returns is told as a third way out.
+    /// As [`Run::create_or_open`]. If the pipeline file has changed, `advise` gets the run's own resolved
+    /// file, and the error suggests the command that it returns.
     ///
     /// # Errors
     /// As [`Run::create_or_open`].
@@ -125,20 +126,20 @@ impl Run {
         if !manifest_path.exists() && !unfinished {
             refuse_foreign(dir)?;
         }
-        let (lock, died) = Lock::take(dir)?;
-        if let Some(holder) = died {
+        let (lock, dead_holder) = Lock::acquire(dir)?;
+        if let Some(holder) = dead_holder {
             tracing::info!(?holder, "the process that wrote this run before ended without closing it");
         }
-        // Without a manifest there may be what a removal, or a replay, that was cut off has left.
+        // Without a manifest, the directory may contain what an interrupted removal or replay left.
         if fresh || unfinished {
-            clear(dir)?;
+            remove_run_files(dir)?;
         }
         let (mut manifest, entries) = Appender::open(&manifest_path)?;
         let mut index = Index::default();
         entries.into_iter().for_each(|e| index.add(e));
-        let format = index.begun.as_ref().map_or(FORMAT, |begun| begun.format);
+        let format = index.header.as_ref().map_or(FORMAT, |header| header.format);
         let hash = pipeline_hash(pipeline_text, format);
-        let opened = match &index.begun {
+        let status = match &index.header {
             None => {
                 pipeline_file::write(dir, pipeline_text)?;
                 let reflux = env!("CARGO_PKG_VERSION").to_owned();
@@ -147,11 +148,11 @@ impl Run {
                 index.add(entry);
                 RunStatus::New
             }
-            Some(begun) if begun.pipeline != hash || begun.seed != seed => {
+            Some(header) if header.pipeline != hash || header.seed != seed => {
                 let before = pipeline_file::read(dir).unwrap_or_default();
                 let mut what = diff::lines(&identity(&before, format), &identity(pipeline_text, format));
-                if begun.seed != seed {
-                    what = format!("-seed {}\n+seed {seed}\n{what}", begun.seed);
+                if header.seed != seed {
+                    what = format!("-seed {}\n+seed {seed}\n{what}", header.seed);
                 }
                 return Err(Error::user(format!(
                     "the pipeline file has changed since the run `{}` began:\n{}",
@@ -161,14 +162,14 @@ impl Run {
                 .help(match advise(&before) {
                     Some(command) => format!(
                         "make only what follows from the change, as another run:\n    {command}\n  or make everything, under \
-                         another name with --name, or anew with --fresh"
+                         another name with --name, or over with --fresh"
                     ),
-                    None => "run the changed file under another name with --name, or begin anew with --fresh".to_owned(),
+                    None => "run the changed file under another name with --name, or start over with --fresh".to_owned(),
                 }));
             }
             Some(_) => {
                 let before = pipeline_file::read(dir).unwrap_or_default();
-                // Damaged, or gone: this is what it was.
+                // The stored file is damaged or gone. Its hash in the manifest proves that it had this text.
                 let damaged = identity(&before, format) != identity(pipeline_text, format)
                     || pipeline_file::is_to_be_replaced(dir, format);
                 if damaged || (!index.finished && before != pipeline_text) {
@@ -180,21 +181,21 @@ impl Run {
         steps.extend(index.order.iter().cloned());
         steps.extend(index.metrics.keys().map(|(step, _)| step.clone()));
         index.models.values().try_for_each(|m| refuse_link(&dir.join(&m.path)))?;
-        sweep(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
-        checkpoint_files::sweep(dir, |step, iteration| {
+        collect_garbage(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
+        checkpoint_files::collect_garbage(dir, |step, iteration| {
             index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
         })?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
         Ok((
             Self { dir: dir.to_owned(), state, inputs: Mutex::default(), verified: Mutex::default(), lock: Some(lock) },
-            opened,
+            status,
         ))
     }
 
-    /// Opens a run for reading; another process may be writing it.
+    /// Opens a run for reading. Another process may be writing it.
     ///
     /// # Errors
-    /// There is no run, or its manifest is damaged.
+    /// No run found, or its manifest is damaged.
     pub fn open(dir: &Path) -> Result<Self> {
         let run = Self {
             dir: dir.to_owned(),
@@ -204,13 +205,14 @@ impl Run {
             lock: None,
         };
         run.refresh()?;
-        if run.state().index.begun.is_none() {
+        if run.state().index.header.is_none() {
             return Err(no_run(dir));
         }
         Ok(run)
     }
 
-    /// Reads the manifest again, for following a run that another process writes. Does nothing in the writing process.
+    /// Reads the manifest again, to follow a run that another process writes. Does nothing in the writing
+    /// process.
     ///
     /// # Errors
     /// The manifest is damaged.
@@ -225,16 +227,17 @@ impl Run {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // What is behind the lock changes in single steps, after the manifest has it: a panic leaves it whole.
+        // The index changes in single steps, each after its manifest line is durable, so a panic cannot leave
+        // it inconsistent.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Checks that the directory is still the one whose lock this process holds. Whoever writes asks before each commit.
+    /// Checks that the directory is still the one whose lock this process holds. Every commit calls it first.
     pub(crate) fn check_place(&self) -> Result<()> {
         self.lock.as_ref().map_or(Ok(()), |lock| lock.check_place(&self.dir))
     }
 
-    /// Adds a line to the manifest and then to the index.
+    /// Appends an entry to the manifest and then adds it to the index.
     pub(crate) fn record(state: &mut State, entry: Entry) -> Result<()> {
         let manifest = state.manifest.as_mut().ok_or_else(|| Error::bug("the run is open for reading only"))?;
         manifest.append(&entry)?;
@@ -246,46 +249,46 @@ impl Run {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-    /// The directory's last part.
+    /// The last part of the directory's path.
     pub fn name(&self) -> String {
         self.dir.file_name().map_or_else(|| self.dir.display().to_string(), |n| n.to_string_lossy().into_owned())
     }
-    /// The resolved pipeline file the run was begun with.
+    /// The resolved pipeline file that the run began with.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn pipeline_text(&self) -> Result<String> {
         pipeline_file::read(&self.dir).map_err(|e| io_error("reading", &self.dir.join(pipeline_file::NAME), &e))
     }
-    /// The seed the run was begun with.
+    /// The seed that the run began with.
     pub fn seed(&self) -> u64 {
-        self.state().index.begun.as_ref().map_or(0, |begun| begun.seed)
+        self.state().index.header.as_ref().map_or(0, |header| header.seed)
     }
-    /// In a replayed run, where what it did not make itself comes from.
+    /// In a replayed run, the origin of the files that it took over.
     pub fn taken(&self) -> Option<Taken> {
         self.state().index.taken.clone()
     }
-    /// The hash of the resolved pipeline file that the manifest has.
+    /// Hash of the resolved pipeline file, as recorded in the manifest.
     pub fn pipeline(&self) -> String {
-        self.state().index.begun.as_ref().map_or_else(String::new, |begun| begun.pipeline.clone())
+        self.state().index.header.as_ref().map_or_else(String::new, |header| header.pipeline.clone())
     }
-    /// The format of the manifest's first line.
+    /// Format version of the manifest.
     pub(crate) fn format(&self) -> u32 {
-        self.state().index.begun.as_ref().map_or(FORMAT, |begun| begun.format)
+        self.state().index.header.as_ref().map_or(FORMAT, |header| header.format)
     }
-    /// The external inputs that were read, by table and key of the pipeline file.
+    /// The recorded external inputs, by table and key of the pipeline file.
     pub fn inputs(&self) -> Vec<InputEntry> {
         self.state().index.inputs.values().cloned().collect()
     }
-    /// What was recorded of the input that a key of a table names.
+    /// The recorded external input that a key of a table names.
     pub fn input(&self, table: &str, key: &str) -> Option<InputEntry> {
         self.state().index.inputs.get(&(table.to_owned(), key.to_owned())).cloned()
     }
-    pub(crate) fn seen_inputs(&self) -> MutexGuard<'_, Seen> {
-        // An entry is put in as a whole: a panic leaves the table as it was.
+    pub(crate) fn checked_inputs(&self) -> MutexGuard<'_, CheckedInputs> {
+        // Entries are inserted whole, so a panic cannot leave the table inconsistent.
         self.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-    /// Adds a line to the manifest; does nothing where the run is open for reading only.
+    /// Appends an entry to the manifest. Does nothing if the run is open for reading only.
     pub(crate) fn record_if_open(&self, entry: Entry) -> Result<()> {
         let mut state = self.state();
         if state.manifest.is_none() {
@@ -293,16 +296,16 @@ impl Run {
         }
         Self::record(&mut state, entry)
     }
-    /// Whether the run is done.
+    /// Whether the run has finished.
     pub fn finished(&self) -> bool {
         self.state().index.finished
     }
 
-    /// The process that writes the run now, if one does.
+    /// The process that is writing the run now, if any.
     pub fn writer(&self) -> Option<Writer> {
         super::lock::writer(&self.dir)
     }
-    /// Whether the run is done, and who writes it if not.
+    /// Whether the run has finished, and which process writes it if not.
     pub fn run_state(&self) -> RunState {
         match (self.finished(), self.writer()) {
             (true, _) => RunState::Finished,
@@ -320,25 +323,26 @@ impl Run {
         let state = self.state();
         if state.index.dropped.contains(step) { Vec::new() } else { state.index.files_of(step) }
     }
-    /// The steps that have committed something and not dropped it, by name.
+    /// Steps with committed files that were not dropped, by name.
     pub fn steps(&self) -> Vec<String> {
         let state = self.state();
         state.index.files.keys().filter(|step| !state.index.dropped.contains(*step)).cloned().collect()
     }
 
-    /// Every committed file, by step and epoch, those of dropped steps too.
+    /// Every committed file by step and epoch, including files of dropped steps.
     pub fn entries(&self) -> Vec<FileEntry> {
         self.state().index.every_file().collect()
     }
-    /// The steps that have committed something, in the order in which they began to: none comes before what it reads.
+    /// Steps with committed files, in the order of their first commits. Every step comes after the steps that
+    /// it reads.
     pub fn steps_in_order(&self) -> Vec<String> {
         self.state().index.order.clone()
     }
-    /// The same of one step.
+    /// Every committed file of one step, even if it was dropped.
     pub fn entries_of(&self, step: &str) -> Vec<FileEntry> {
         self.state().index.files_of(step)
     }
-    /// Whether the rows of a step were removed, as its `keep = false` asks for.
+    /// Whether a step's rows were removed because of `keep = false`.
     pub fn dropped(&self, step: &str) -> bool {
         self.state().index.dropped.contains(step)
     }
@@ -347,13 +351,13 @@ impl Run {
     pub fn model(&self, name: &str) -> Option<ModelEntry> {
         self.state().index.models.get(name).cloned()
     }
-    /// Whether this process has written the file, or compared it with its hash.
+    /// Whether this process has written a file or compared it with its hash.
     pub(crate) fn is_verified(&self, path: &str) -> bool {
-        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&short(path))
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&path_key(path))
     }
-    /// Notes that this process has written a file, or compared it with its hash.
+    /// Records that this process has written a file or compared it with its hash.
     pub(crate) fn note_verified(&self, path: &str) {
-        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(short(path));
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(path_key(path));
     }
 
     /// The committed models, by name.
@@ -361,12 +365,12 @@ impl Run {
         self.state().index.models.values().cloned().collect()
     }
 
-    /// The metrics there are, by step and iteration.
+    /// The committed metrics, by step and iteration.
     pub fn metrics(&self) -> Vec<MetricsEntry> {
         self.state().index.metrics.values().cloned().collect()
     }
 
-    /// Writes a JSON file into the run's directory, such as `summary.json`; not named in the manifest.
+    /// Writes a JSON file into the run's directory. The manifest does not list it.
     ///
     /// # Errors
     /// A full disk.
@@ -386,14 +390,14 @@ impl Run {
         self.check_place()?;
         super::summary::write(&self.dir, summary)
     }
-    /// Whether `summary.json` is there and as it was written.
+    /// Whether `summary.json` exists and is intact.
     pub fn has_summary(&self) -> bool {
         super::summary::check(&self.dir).is_ok()
     }
-    /// What `summary.json` says; none where it is not there.
+    /// Content of `summary.json`; none if the file does not exist.
     ///
     /// # Errors
-    /// It is not as it was written, or cannot be read.
+    /// The file is damaged or cannot be read.
     pub fn summary(&self) -> Result<Option<Value>> {
         match super::summary::read(&self.dir) {
             Ok(summary) => Ok(Some(summary)),
@@ -402,7 +406,7 @@ impl Run {
         }
     }
 
-    /// Notes that all microbatches of a step's iteration are committed.
+    /// Records that all microbatches of a step's iteration are committed.
     ///
     /// # Errors
     /// A full disk.
@@ -421,7 +425,7 @@ impl Run {
         self.state().index.finished_steps.contains(&(step.to_owned(), iteration))
     }
 
-    /// Notes that the run is done.
+    /// Records that the run has finished.
     ///
     /// # Errors
     /// A full disk.
@@ -435,12 +439,12 @@ impl Run {
         Self::record(&mut state, Entry::Finished { lines, step: None, iteration: None })
     }
 
-    /// Removes the rows of a step that is not to be kept; the manifest says so, and keeps their hashes. The rows that
-    /// failed stay. Only for a run that is done: until then a resumed run needs them. Done again it removes what is left, for a
-    /// process that died in between.
+    /// Removes the rows of a step with `keep = false`. The manifest records the removal and keeps the hashes;
+    /// failed rows stay. Only a finished run may do this, because an interrupted one needs the rows when it
+    /// resumes. Calling it again removes files that a dead process left.
     ///
     /// # Errors
-    /// The run is not done (a bug); the files cannot be removed.
+    /// The run has not finished (a bug); the files cannot be removed.
     pub fn drop_step(&self, step: &str) -> Result<()> {
         check_name("step", step)?;
         let mut state = self.state();
@@ -456,8 +460,8 @@ impl Run {
     }
 }
 
-/// 64 bits that stand for a path: a run has many files, and their paths would take as much memory as the manifest.
-fn short(path: &str) -> u64 {
+/// 64-bit hash of a path. A run has many files, and their paths would take as much memory as the manifest.
+fn path_key(path: &str) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(bytes)

@@ -1,6 +1,6 @@
-//! The metrics of a training that is under way. They are a file that the manifest does not name, written anew as the
-//! training goes on, and removed once the training's own metrics are there. Nothing but people and plots reads them: a
-//! run that goes on removes what a process that died has left.
+//! Metrics of a training in progress. They are in a file that the manifest does not list, which is rewritten
+//! as the training advances and removed once the final metrics are written. Only people and plots read it, so
+//! a resumed run deletes a stale one.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::store::files::io_error::io_error;
 use crate::store::files::reader::read_parquet;
 use crate::store::files::writer::write_parquet;
 
-/// The file's name, beside that of the whole metrics.
+/// Name of the file, next to that of the final metrics.
 const NAME: &str = "metrics.running.parquet";
 
 impl Run {
@@ -22,7 +22,7 @@ impl Run {
         self.dir().join(format!("metrics/{step}/iteration={iteration}/{NAME}"))
     }
 
-    /// Writes the metrics so far of a training that is under way, in place of earlier ones.
+    /// Writes the metrics so far of a training in progress, replacing earlier ones.
     ///
     /// # Errors
     /// A full disk.
@@ -31,7 +31,7 @@ impl Run {
         write_parquet(&self.running_path(step, iteration), rows).map(drop)
     }
 
-    /// Removes them, if there are any.
+    /// Removes the metrics of a training in progress, if any.
     pub(crate) fn remove_running_metrics(&self, step: &str, iteration: u32) -> Result<()> {
         let path = self.running_path(step, iteration);
         match fs::remove_file(&path) {
@@ -40,7 +40,7 @@ impl Run {
         }
     }
 
-    /// The metrics so far of a step's trainings that are under way, by iteration.
+    /// The metrics so far of a step's trainings in progress, by iteration.
     ///
     /// # Errors
     /// A file is damaged.
@@ -61,7 +61,8 @@ impl Run {
             }
             match read_parquet(&path) {
                 Ok(rows) => all.push((iteration, rows)),
-                // The training has ended since: its metrics are whole now, and a reader finds them when it looks again.
+                // The training has ended since: its final metrics are written, and the reader finds them on
+                // its next refresh.
                 Err(_) if !path.exists() => {}
                 Err(e) => return Err(e),
             }

@@ -1,5 +1,6 @@
-//! `summary.json`: the closing figures of a run, with a hash of its own text. It is not in the manifest, because it says how long
-//! the run took; what else it says can be made again from what is committed.
+//! `summary.json`: the final figures of a run, with a hash of the file's own text. The manifest does not list
+//! it, because it contains the duration of the run; everything else in it can be recomputed from committed
+//! files.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -9,10 +10,10 @@ use serde_json::Value;
 use crate::data::read_text;
 use crate::error::{Error, Result};
 use crate::store::files::atomic::write_bytes;
-use crate::store::files::integrity::Wrong;
+use crate::store::files::integrity::FileProblem;
 
 const NAME: &str = "summary.json";
-/// How the line begins that has the hash of all other lines.
+/// Start of the line with the hash of all other lines.
 const HASH_LINE: &str = "  \"blake3\": \"";
 
 fn hash_of(lines: &[&str]) -> String {
@@ -27,7 +28,7 @@ fn hash_of(lines: &[&str]) -> String {
 /// Writes the summary of the run in `dir`.
 ///
 /// # Errors
-/// It is no JSON object (a bug); a full disk.
+/// The summary is not a JSON object (a bug); the disk is full.
 pub(crate) fn write(dir: &Path, summary: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(summary).map_err(|e| Error::bug(format!("{NAME}: {e}")))?;
     let mut lines: Vec<&str> = text.lines().collect();
@@ -39,34 +40,37 @@ pub(crate) fn write(dir: &Path, summary: &Value) -> Result<()> {
     write_bytes(&dir.join(NAME), (lines.join("\n") + "\n").as_bytes()).map(drop)
 }
 
-/// Reads the summary of the run in `dir`, as it was written. One of an earlier version has no hash, and is to be JSON.
+/// Reads and checks the summary of the run in `dir`. A summary of an earlier version has no hash and only has
+/// to be valid JSON.
 ///
 /// # Errors
-/// What is wrong with it; `None` where it is not there.
-pub(crate) fn read(dir: &Path) -> Result<Value, Option<Wrong>> {
+/// What is wrong with the file; `None` if it does not exist.
+pub(crate) fn read(dir: &Path) -> Result<Value, Option<FileProblem>> {
     let text = match read_text(&dir.join(NAME)) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(None),
-        Err(e) if e.kind() == ErrorKind::InvalidData => return Err(Some(Wrong::Damaged("it is no text".to_owned()))),
-        Err(e) => return Err(Some(Wrong::from_io(&e))),
+        Err(e) if e.kind() == ErrorKind::InvalidData => {
+            return Err(Some(FileProblem::Damaged("it is not UTF-8 text".to_owned())));
+        }
+        Err(e) => return Err(Some(FileProblem::from_io(&e))),
         Ok(text) => text,
     };
     let summary: Value =
-        serde_json::from_str(&text).map_err(|e| Some(Wrong::Damaged(format!("it is not JSON: {e}"))))?;
+        serde_json::from_str(&text).map_err(|e| Some(FileProblem::Damaged(format!("it is not JSON: {e}"))))?;
     let (hash, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HASH_LINE));
     let named = hash.first().and_then(|line| line.strip_prefix(HASH_LINE)?.strip_suffix("\","));
     match named {
         Some(named) if named != hash_of(&rest) => {
-            Err(Some(Wrong::Damaged("its content is not what the run wrote".to_owned())))
+            Err(Some(FileProblem::Damaged("its content is not what the run wrote".to_owned())))
         }
         _ => Ok(summary),
     }
 }
 
-/// As [`read`], for whoever wants to know only whether it can be read.
+/// As [`read`], without the content.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn check(dir: &Path) -> Result<(), Option<Wrong>> {
+pub(crate) fn check(dir: &Path) -> Result<(), Option<FileProblem>> {
     read(dir).map(drop)
 }
 
@@ -88,9 +92,11 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["rows"], &value["steps"]), (&summary["rows"], &summary["steps"]));
         fs::write(&path, text.replace("12", "13")).unwrap();
-        assert!(matches!(check(dir.path()), Err(Some(Wrong::Damaged(why))) if why.contains("not what the run wrote")));
+        assert!(
+            matches!(check(dir.path()), Err(Some(FileProblem::Damaged(why))) if why.contains("not what the run wrote"))
+        );
         fs::write(&path, &text[..text.len() / 2]).unwrap();
-        assert!(matches!(check(dir.path()), Err(Some(Wrong::Damaged(why))) if why.contains("not JSON")));
+        assert!(matches!(check(dir.path()), Err(Some(FileProblem::Damaged(why))) if why.contains("not JSON")));
         // As an earlier version wrote it.
         fs::write(&path, summary.to_string()).unwrap();
         assert_eq!(check(dir.path()), Ok(()));

@@ -1,5 +1,5 @@
-//! Whether a run's directory is what its manifest says: every file against its hash, size, rows and schema, models and
-//! checkpoints against theirs, and what nobody knows of. Nothing is changed here.
+//! Inspection of a run's directory against its manifest: every file's hash, size, rows and schema, models and
+//! checkpoints, and stray files. It changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::checkpoint_files;
 use super::entry::{Entry, FileEntry, MetricsEntry, ModelEntry, ModelFile, NEWER};
 use super::findings::{Artifact, Finding, Inspected};
-use super::gc::is_ours;
+use super::gc::is_run_file;
 use super::lock::writer;
 use super::manifest::{self, Line};
 use super::owned::is_link;
@@ -20,30 +20,30 @@ use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
 use crate::data::{Schema, named, read_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::files::integrity::{Wrong, same_bytes};
+use crate::store::files::integrity::{FileProblem, check_file};
 use crate::store::files::io_error::io_error;
-use crate::store::files::reader::ParquetIn;
+use crate::store::files::reader::ParquetReader;
 
-/// Looks at everything in the run's directory. `schema` says what the rows of a step are to be, where that is known;
-/// `weights` computes the hash of a model's weights, for models of before each of their files had a hash.
+/// Inspects everything in the run's directory. `schema` returns the schema of a step's rows, if known;
+/// `weights` computes the hash of a model's weights, for manifests that do not list the files of models.
 ///
 /// # Errors
-/// There is no run; the directory cannot be listed.
+/// No run found; the directory cannot be listed.
 pub fn inspect(
     dir: &Path,
     schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
     weights: &dyn Fn(&Path) -> Result<String>,
 ) -> Result<Inspected> {
     let mut found = inspect_once(dir, schema, weights)?;
-    // A run that is under way may have removed rows that are not kept after its manifest was read.
-    for _ in 0..LOOKS {
+    // A run in progress may have dropped rows after its manifest was read.
+    for _ in 0..MAX_RETRIES {
         if found.findings.is_empty() || writer(dir).is_none() {
             break;
         }
         found = inspect_once(dir, schema, weights)?;
     }
     if writer(dir).is_some() {
-        // What looks like left over is being written.
+        // Apparent leftovers of a run in progress are files that it is writing.
         let leftover: Vec<bool> = found.strays.iter().map(|stray| found.is_leftover(stray)).collect();
         let mut leftover = leftover.into_iter();
         found.strays.retain(|_| !leftover.next().unwrap_or(false));
@@ -51,11 +51,11 @@ pub fn inspect(
     Ok(found)
 }
 
-/// What is wrong with a link where a run has files of its own.
+/// Fault of a link in place of one of the run's own files.
 const A_LINK: &str = "it is a link, and not the run's own file";
 
-/// How often a run that is under way is looked at again where something seems to be damaged.
-const LOOKS: u32 = 3;
+/// Maximum number of repeated inspections of a run in progress that appears to be damaged.
+const MAX_RETRIES: u32 = 3;
 
 fn inspect_once(
     dir: &Path,
@@ -65,10 +65,10 @@ fn inspect_once(
     let path = dir.join("manifest.jsonl");
     let (lines, cut) = manifest::lines(&path)?;
     if lines.is_empty() {
-        // Says that there is no run.
+        // Returns the error for a missing run.
         Run::open(dir)?;
     }
-    // What a newer reflux wrote is not damaged, whatever this one thinks of it.
+    // A newer format is not damage.
     if let Some(Err(why)) = lines.first().map(|l| &l.entry)
         && why.contains(NEWER)
     {
@@ -91,9 +91,11 @@ fn inspect_once(
         files: 0,
         bytes: 0,
     };
-    let twice = twice(&all.lines);
-    let again: BTreeSet<usize> =
-        twice.iter().filter_map(|f| if let Artifact::Again(n) = f.thing { Some(n) } else { None }).collect();
+    let duplicate_lines = duplicate_lines(&all.lines);
+    let again: BTreeSet<usize> = duplicate_lines
+        .iter()
+        .filter_map(|f| if let Artifact::DuplicateLine(n) = f.artifact { Some(n) } else { None })
+        .collect();
     for line in all.lines.iter().filter(|line| !again.contains(&line.number)) {
         if let Err(why) = &line.entry {
             all.findings.push(Finding::new(
@@ -104,7 +106,7 @@ fn inspect_once(
         }
     }
     all.findings.extend(pipeline(dir, &all));
-    let is_link = |name: &str| is_link(&dir.join(name)).then(|| Wrong::Damaged(A_LINK.to_owned()));
+    let is_link = |name: &str| is_link(&dir.join(name)).then(|| FileProblem::Damaged(A_LINK.to_owned()));
     let summary = is_link("summary.json").map_or_else(|| super::summary::check(dir), |wrong| Err(Some(wrong)));
     match summary {
         Err(Some(wrong)) => all.findings.push(Finding::wrong(Artifact::Summary, "summary.json", &wrong)),
@@ -112,7 +114,7 @@ fn inspect_once(
         Ok(()) => {}
     }
     if fs::symlink_metadata(dir.join("lock")).is_ok_and(|there| !there.is_file()) {
-        all.findings.push(Finding::new(Artifact::Lock, "lock", "it is no regular file of the run's own"));
+        all.findings.push(Finding::new(Artifact::Lock, "lock", "it is not a regular file of the run"));
     }
     let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
     let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
@@ -121,27 +123,28 @@ fn inspect_once(
     let models: Vec<ModelEntry> = all.models().cloned().collect();
     let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
     let mut found: Vec<Finding> = of_rows.collect();
-    found.extend(twice);
+    found.extend(duplicate_lines);
     let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
         let want = metrics_path(&m.step, m.iteration);
         let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
         if m.path != want {
-            return Some(Finding::new(Artifact::Line(*line), &m.path, misplaced(&want)));
+            return Some(Finding::new(Artifact::Line(*line), &m.path, unexpected_place(&want)));
         }
         let why = file.check(dir, Some(&named::METRICS)).err()?;
         Some(Finding::wrong(Artifact::Metrics(m.step.clone(), m.iteration), &m.path, &why))
     });
     found.extend(of_metrics.collect::<Vec<_>>());
     for model in &models {
-        let thing = || Artifact::Model(model.step.clone(), model.iteration);
+        let artifact = || Artifact::Model(model.step.clone(), model.iteration);
         found.extend(
-            check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(thing(), path, &why)),
+            check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(artifact(), path, &why)),
         );
     }
     for (_, _, _, path) in checkpoint_files::all(dir) {
-        // A run that is under way takes a checkpoint away when it has a later one: it is gone then, and not damaged.
+        // A run in progress removes a checkpoint when it has a later one; the check then fails on a
+        // checkpoint that is gone, not damaged.
         if let Err((file, why)) = checkpoint_files::check(&path)
-            && checkpoint_files::is_one(&path)
+            && checkpoint_files::is_checkpoint(&path)
         {
             let name = relative(dir, &path);
             found.push(Finding::wrong(Artifact::Checkpoint(name), relative(dir, &file), &why));
@@ -160,7 +163,7 @@ fn inspect_once(
     Ok(all)
 }
 
-/// The metrics that count, with their lines' numbers: of several for one training the last.
+/// The valid metrics with their line numbers: the last ones of each training.
 fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
     let mut last = std::collections::BTreeMap::new();
     for (number, entry) in all.entries() {
@@ -171,23 +174,24 @@ fn last_metrics(all: &Inspected) -> Vec<(usize, MetricsEntry)> {
     last.into_values().collect()
 }
 
-/// Compares `pipeline.toml` with the manifest's first line, or with its own hash where that line cannot be read.
+/// Compares `pipeline.toml` with the manifest's first line, or with its own hash if that line is damaged.
 fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
-    let begun = match all.entries().next() {
+    let header = match all.entries().next() {
         Some((1, Entry::Run { pipeline, format, .. })) => Some((pipeline, *format)),
         _ => None,
     };
-    let thing = || Artifact::Pipeline;
+    let artifact = || Artifact::Pipeline;
     if is_link(&dir.join("pipeline.toml")) {
-        return Some(Finding::new(thing(), "pipeline.toml", A_LINK));
+        return Some(Finding::new(artifact(), "pipeline.toml", A_LINK));
     }
     let why = match read_text(&dir.join("pipeline.toml")) {
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is no text".to_owned(),
-        Err(e) => return Some(Finding::wrong(thing(), "pipeline.toml", &Wrong::from_io(&e))),
-        Ok(text) => match begun {
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
+        Err(e) => return Some(Finding::wrong(artifact(), "pipeline.toml", &FileProblem::from_io(&e))),
+        Ok(text) => match header {
             None => pipeline_file::check_alone(&text).err()?,
             Some((hash, format)) if pipeline_hash(&text, format) != *hash => match pipeline_file::check_alone(&text) {
-                // Which of the two it is nothing says, and a guess would make another run's file this run's.
+                // Nothing decides between the two, and a wrong guess would attach another run's file to this
+                // run.
                 Ok(()) => {
                     "it is whole, and not the file that the run was begun with: it is another run's, or line 1 of \
                            manifest.jsonl is damaged"
@@ -201,18 +205,18 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
             }
         },
     };
-    Some(Finding::new(thing(), "pipeline.toml", why))
+    Some(Finding::new(artifact(), "pipeline.toml", why))
 }
 
-/// Lines that are there twice, and microbatches that two lines claim.
-fn twice(lines: &[Line]) -> Vec<Finding> {
+/// Repeated lines, and microbatches with two different lines.
+fn duplicate_lines(lines: &[Line]) -> Vec<Finding> {
     let (mut seen, mut microbatches) = (BTreeSet::new(), BTreeSet::new());
     let mut found = Vec::new();
     for line in lines {
         let number = line.number;
         if seen.contains(&line.bytes) {
             let why = format!("line {number} is there twice");
-            found.push(Finding::new(Artifact::Again(number), "manifest.jsonl", why));
+            found.push(Finding::new(Artifact::DuplicateLine(number), "manifest.jsonl", why));
             continue;
         }
         let Ok(entry) = &line.entry else { continue };
@@ -226,12 +230,12 @@ fn twice(lines: &[Line]) -> Vec<Finding> {
     found
 }
 
-/// Why a line cannot be right.
-fn misplaced(want: &str) -> String {
+/// Fault of a manifest line with an unexpected path.
+fn unexpected_place(want: &str) -> String {
     format!("the manifest has it at this place, and not at `{want}`")
 }
 
-/// A file as the manifest has it.
+/// A file as listed in the manifest.
 struct Committed<'a> {
     path: &'a str,
     rows: u64,
@@ -240,20 +244,20 @@ struct Committed<'a> {
 }
 
 impl Committed<'_> {
-    /// What is wrong with the file, if something is.
-    fn check(&self, dir: &Path, schema: Option<&Schema>) -> Result<(), Wrong> {
+    /// Compares the file with its manifest entry and its schema.
+    fn check(&self, dir: &Path, schema: Option<&Schema>) -> Result<(), FileProblem> {
         let path = dir.join(self.path);
-        same_bytes(&path, self.bytes, self.hash)?;
-        let file = fs::File::open(&path).map_err(|e| Wrong::from_io(&e))?;
-        let parquet = ParquetIn::of(&path, file).map_err(|e| match e.kind() {
-            ErrorKind::System => Wrong::Unreadable(e.to_string()),
-            _ => Wrong::Damaged(e.to_string()),
+        check_file(&path, self.bytes, self.hash)?;
+        let file = fs::File::open(&path).map_err(|e| FileProblem::from_io(&e))?;
+        let parquet = ParquetReader::new(&path, file).map_err(|e| match e.kind() {
+            ErrorKind::System => FileProblem::Unreadable(e.to_string()),
+            _ => FileProblem::Damaged(e.to_string()),
         })?;
-        // Bytes that are as committed can be wrong only where the manifest's line is.
-        self.check_content(&parquet, schema).map_err(Wrong::Damaged)
+        // The bytes are as committed, so a mismatch from here on is a fault of the manifest line.
+        self.check_content(&parquet, schema).map_err(FileProblem::Damaged)
     }
 
-    fn check_content(&self, parquet: &ParquetIn, schema: Option<&Schema>) -> Result<(), String> {
+    fn check_content(&self, parquet: &ParquetReader, schema: Option<&Schema>) -> Result<(), String> {
         if parquet.rows() != self.rows {
             return Err(format!("it has {} rows, the manifest says {}", parquet.rows(), self.rows));
         }
@@ -262,7 +266,7 @@ impl Committed<'_> {
         for column in schema.columns {
             let there = have.field_with_name(column.name).ok().map(|f| f.data_type());
             match there {
-                Some(kind) if alike(kind, &column.kind.arrow()) => {}
+                Some(kind) if same_type(kind, &column.kind.arrow()) => {}
                 None if column.nullable => {}
                 Some(kind) => {
                     return Err(format!("its column `{}` is {kind}, not as `{}` has it", column.name, schema.name));
@@ -271,19 +275,19 @@ impl Committed<'_> {
             }
         }
         match have.fields().iter().find(|f| schema.columns.iter().all(|c| c.name != f.name())) {
-            Some(other) => Err(format!("it has a column `{}`, which `{}` has not", other.name(), schema.name)),
+            Some(other) => Err(format!("it has a column `{}`, which is not in `{}`", other.name(), schema.name)),
             None => Ok(()),
         }
     }
 }
 
-/// Whether two types are the same but for the names of list items and what may be null.
-fn alike(a: &DataType, b: &DataType) -> bool {
+/// Whether two types are equal, ignoring names of list items and nullability.
+fn same_type(a: &DataType, b: &DataType) -> bool {
     match (a, b) {
-        (DataType::List(a), DataType::List(b)) => alike(a.data_type(), b.data_type()),
+        (DataType::List(a), DataType::List(b)) => same_type(a.data_type(), b.data_type()),
         (DataType::Struct(a), DataType::Struct(b)) => {
             a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()))
+                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && same_type(a.data_type(), b.data_type()))
         }
         (a, b) => a == b,
     }
@@ -300,9 +304,9 @@ fn check_rows(
     let mut found = Vec::new();
     let errors = file.errors.as_ref().map(|e| (&e.path, errors_path(step, epoch)));
     for (path, want) in [Some((&file.path, data_path(step, epoch))), errors].into_iter().flatten() {
-        // Then the line is damaged, and nobody knows whose file it is.
+        // With an unexpected path the line itself is damaged, and the file's owner is unknown.
         if *path != want {
-            return vec![Finding::new(Artifact::Line(line), path, misplaced(&want))];
+            return vec![Finding::new(Artifact::Line(line), path, unexpected_place(&want))];
         }
     }
     let rows = Committed { path: &file.path, rows: file.rows, bytes: file.bytes, hash: &file.hash };
@@ -318,30 +322,36 @@ fn check_rows(
     found
 }
 
-/// What is wrong with a model's files, with the path of each.
-fn check_model(dir: &Path, model: &ModelEntry, weights: &dyn Fn(&Path) -> Result<String>) -> Vec<(String, Wrong)> {
-    let wrong = |why: String| vec![(model.path.clone(), Wrong::Damaged(why))];
+/// Paths and faults of a model's damaged files.
+fn check_model(
+    dir: &Path,
+    model: &ModelEntry,
+    weights: &dyn Fn(&Path) -> Result<String>,
+) -> Vec<(String, FileProblem)> {
+    let wrong = |why: String| vec![(model.path.clone(), FileProblem::Damaged(why))];
     let want = format!("models/{}", model.name);
     if model.path != want {
-        return wrong(misplaced(&want));
+        return wrong(unexpected_place(&want));
     }
     let place = dir.join(&model.path);
     match fs::symlink_metadata(&place) {
-        Err(e) => return vec![(model.path.clone(), Wrong::from_io(&e))],
+        Err(e) => return vec![(model.path.clone(), FileProblem::from_io(&e))],
         Ok(there) if there.file_type().is_symlink() => return wrong("it is a link, and not the run's own".to_owned()),
-        Ok(there) if !there.is_dir() => return wrong("it is no directory".to_owned()),
+        Ok(there) if !there.is_dir() => return wrong("it is not a directory".to_owned()),
         Ok(_) => {}
     }
     if model.files.is_empty() {
         return match weights(&place) {
             Ok(hash) if hash == model.hash => Vec::new(),
             Ok(_) => wrong("its weights are not those that the run made".to_owned()),
-            Err(e) if e.kind() == ErrorKind::System => vec![(model.path.clone(), Wrong::Unreadable(e.to_string()))],
+            Err(e) if e.kind() == ErrorKind::System => {
+                vec![(model.path.clone(), FileProblem::Unreadable(e.to_string()))]
+            }
             Err(e) => wrong(e.to_string()),
         };
     }
     let file = |(name, file): (&String, &ModelFile)| {
-        let why = same_bytes(&place.join(name), file.bytes, &file.hash).err()?;
+        let why = check_file(&place.join(name), file.bytes, &file.hash).err()?;
         Some((format!("{}/{name}", model.path), why))
     };
     model.files.iter().filter_map(file).collect()
@@ -352,7 +362,7 @@ fn relative(dir: &Path, path: &Path) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// Files below the run's directory that are neither the manifest's nor a checkpoint's.
+/// Files below the run's directory that are neither listed in the manifest nor part of a checkpoint.
 fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
     let dropped = all.dropped();
     let mut known: BTreeSet<String> = BTreeSet::new();
@@ -361,7 +371,7 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
         known.extend(file.errors.iter().map(|e| e.path.clone()));
     }
     known.extend(last_metrics(all).into_iter().map(|(_, m)| m.path));
-    // Of a model without a list everything is its own.
+    // If the manifest does not list a model's files, all files in its directory are its own.
     let mut whole: Vec<String> = Vec::new();
     for model in all.models() {
         known.extend(model.files.keys().map(|name| format!("{}/{name}", model.path)));
@@ -377,15 +387,18 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
             let (path, name) = (entry.path(), relative(dir, &entry.path()));
             let folder = entry.file_type().map_err(fail)?.is_dir();
             let top = at == dir;
-            // Each revision says itself what it is.
+            // Revisions are not in the manifest; each describes itself.
             if top && name == "revised" {
                 continue;
             }
-            if folder && (!top || is_ours(&name)) {
+            if folder && (!top || is_run_file(&name)) {
                 open.push(path);
             } else if folder {
                 strays.push(name + "/");
-            } else if !(known.contains(&name) || (top && is_ours(&name)) || whole.iter().any(|w| name.starts_with(w))) {
+            } else if !(known.contains(&name)
+                || (top && is_run_file(&name))
+                || whole.iter().any(|w| name.starts_with(w)))
+            {
                 strays.push(name);
             }
         }

@@ -1,4 +1,4 @@
-//! What an evaluation is given: prompts and answers in whatever form people have them, all of them in memory.
+//! Prompts and answers for an evaluation, in any supported format, loaded into memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 use super::scan::Scan;
 use crate::data::{PROMPT_MESSAGES, hash_hex};
 use crate::error::{Error, Result};
-use crate::store::datasets::context::{is_empty, unheld_context};
+use crate::store::datasets::context::{is_empty, unsupported_context};
 use crate::store::datasets::prompts::take_prompt;
-use crate::store::datasets::rows::RowsOf;
+use crate::store::datasets::rows::RowReader;
 use crate::store::datasets::turn::with_input;
 use crate::store::files::jsonl::{list, member, spell, text};
 use crate::store::files::listing::is_data_file;
 use crate::store::files::unread::{Unread, count_unread};
 
-/// The columns that are looked at, the first of each kind that is there.
+/// Columns to read; of each kind the first one that exists.
 const COLUMNS: &[&str] = &[
     "prompt_id",
     "prompt",
@@ -39,45 +39,45 @@ const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
 /// A prompt to answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadedPrompt {
-    /// As given, or the hash of the text.
+    /// The given id, or the hash of the text.
     pub id: String,
     /// The instruction.
     pub text: String,
-    /// The part of an evaluation set that it is of, where AlpacaEval's key says so.
+    /// Part of the evaluation set, if AlpacaEval's key `dataset` is present.
     pub dataset: Option<String>,
 }
 
-/// An answer that somebody gave to a prompt.
+/// An answer to a prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadedAnswer {
     /// The prompt.
     pub prompt: LoadedPrompt,
-    /// Which of the prompt's answers, from 0: as given, or by the place among them.
+    /// Sample number among the prompt's answers, from 0: given, or counted.
     pub sample: u32,
-    /// As given, or a hash of prompt, place and text.
+    /// The given id, or a hash of prompt, sample number and text.
     pub id: String,
     /// The answer; may be empty.
     pub text: String,
 }
 
-/// Rows, and how many were left out.
+/// Loaded rows, and counts of what was left out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Loaded<T> {
-    /// In the order of the file.
+    /// The rows, in the file's order.
     pub rows: Vec<T>,
-    /// Prompts that came again, or answers with an `error` in their place.
+    /// Number of repeated prompts, or of answers with an `error` instead of a text.
     pub left_out: u64,
-    /// Keys of prompts that were not read, with the number of rows that have a value there.
+    /// Unread keys of prompts, with the number of rows that have a value there.
     pub unread: BTreeMap<String, u64>,
 }
 
-/// The prompts of a file: a line each of a .txt file, else rows of JSON lines, a JSON array, CSV or Parquet (also RUN/STEP) with
-/// `prompt`, `messages`, `instruction` (and `input`) or `turns`, of which the first is taken. A prompt that comes again is left
-/// out.
+/// Loads the prompts of a file: the lines of a .txt file, or rows of JSON lines, a JSON array, CSV or Parquet
+/// (also RUN/STEP) with `prompt`, `messages`, `instruction` (and `input`) or `turns`, of which the first is
+/// used. Repeated prompts are left out.
 ///
 /// # Errors
-/// Nothing is there, or no prompt; a row without one, with its line; two prompts of one id.
-pub fn given_prompts(path: &Path) -> Result<Loaded<LoadedPrompt>> {
+/// No file or no prompt found; a row lacks a prompt; two prompts have the same id.
+pub fn load_prompts(path: &Path) -> Result<Loaded<LoadedPrompt>> {
     let mut given = Loaded { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut known: HashMap<String, String> = HashMap::new();
     let mut take = |place: String, prompt: LoadedPrompt| match known.get(&prompt.id) {
@@ -113,12 +113,14 @@ pub fn given_prompts(path: &Path) -> Result<Loaded<LoadedPrompt>> {
     Ok(given)
 }
 
-/// The answers of a file: rows as for [`given_prompts`] with `response`, `output`, `completion` or `text` beside the prompt: reflux's
-/// datasets, what `reflux generate --json` prints, AlpacaEval's outputs. A row with `error` and no answer is left out.
+/// Loads the answers of a file: rows as in [`load_prompts`] with `response`, `output`, `completion` or `text`
+/// next to the prompt. Reflux's datasets, the output of `reflux generate --json` and AlpacaEval's outputs
+/// have this form. A row with `error` and no answer is left out.
 ///
 /// # Errors
-/// Nothing is there, or no answer; a row without prompt or answer, with its line; two answers to a prompt with the same `sample`.
-pub fn given_answers(path: &Path) -> Result<Loaded<LoadedAnswer>> {
+/// No file or no answer found; a row lacks a prompt or an answer; a prompt has two answers with the same
+/// `sample`.
+pub fn load_answers(path: &Path) -> Result<Loaded<LoadedAnswer>> {
     let mut given = Loaded { rows: Vec::new(), left_out: 0, unread: Unread::new() };
     let mut places: HashMap<String, u32> = HashMap::new();
     let mut taken: HashSet<(String, u32)> = HashSet::new();
@@ -151,7 +153,7 @@ pub fn given_answers(path: &Path) -> Result<Loaded<LoadedAnswer>> {
     Ok(given)
 }
 
-/// Counts the keys of a row that nobody took.
+/// Counts the remaining keys of a row as unread.
 fn left_over(row: &Map<String, Value>, unread: &mut Unread) {
     let left = row.iter().filter(|(key, value)| !is_empty(value) && !ANSWERS.contains(&key.as_str()));
     left.for_each(|(key, _)| count_unread(unread, key, 1));
@@ -166,8 +168,8 @@ fn bad(place: &str, what: &str, path: &Path) -> Error {
     }
 }
 
-/// The rows of what `given` names: a file, a folder, or RUN/STEP, of one iteration after an `@`.
-fn rows_at(given: &Path) -> Result<RowsOf> {
+/// Opens the rows of a file, a folder, or RUN/STEP, optionally of one iteration with `@N`.
+fn rows_at(given: &Path) -> Result<RowReader> {
     let (mut path, mut iteration) = (given.to_owned(), None);
     if let Some((before, after)) = given.to_string_lossy().rsplit_once('@')
         && !given.exists()
@@ -176,26 +178,26 @@ fn rows_at(given: &Path) -> Result<RowsOf> {
         (path, iteration) = (PathBuf::from(before), Some(n));
     }
     if path.is_file() && iteration.is_none() {
-        return Ok(RowsOf::over(vec![path], COLUMNS));
+        return Ok(RowReader::from_files(vec![path], COLUMNS));
     }
     let scan = match Scan::open(&path) {
         Ok(scan) => scan,
         // A folder of JSON lines.
-        Err(_) if path.is_dir() && !path.join("manifest.jsonl").is_file() => return RowsOf::open(&path, COLUMNS),
+        Err(_) if path.is_dir() && !path.join("manifest.jsonl").is_file() => return RowReader::open(&path, COLUMNS),
         Err(e) => return Err(e),
     };
     let parts = scan.parts(iteration)?;
-    // Compares each file with what the manifest says of it.
+    // Reading the schema also compares each file with its manifest entry.
     parts.iter().try_for_each(|part| part.schema().map(drop))?;
     if parts.is_empty() {
         let of = iteration.map(|n| format!(" of iteration {n}")).unwrap_or_default();
         return Err(Error::user(format!("`{}` has no rows{of}", path.display())));
     }
-    Ok(RowsOf::over(parts.into_iter().map(|part| part.path).collect(), COLUMNS))
+    Ok(RowReader::from_files(parts.into_iter().map(|part| part.path).collect(), COLUMNS))
 }
 
 fn prompt(row: &mut Map<String, Value>) -> Result<LoadedPrompt, String> {
-    if let Some(what) = unheld_context(row) {
+    if let Some(what) = unsupported_context(row) {
         return Err(what);
     }
     let given = |row: &Map<String, Value>, key: &str| row.get(key).is_some_and(|v| !v.is_null());
@@ -211,7 +213,7 @@ fn prompt(row: &mut Map<String, Value>) -> Result<LoadedPrompt, String> {
         }
     } else if given(row, "instruction") {
         let (instruction, input) = (member(row, "instruction", text)?, optional(row, "input")?.unwrap_or_default());
-        // As it is: alpaca_eval finds the baseline's answer by the instruction.
+        // Not trimmed: alpaca_eval finds the baseline's answer by the exact instruction.
         if input.trim().is_empty() { instruction } else { with_input(&instruction, &input) }
     } else if given(row, "turns") {
         member(row, "turns", |v| list(v, text))?.into_iter().next().unwrap_or_default()
@@ -233,7 +235,7 @@ fn optional(row: &mut Map<String, Value>, key: &str) -> Result<Option<String>, S
     }
 }
 
-/// Prompt, sample and id if given, text; none where an error stands in its place.
+/// Prompt, sample number and id (if given), and text.
 type Read = (LoadedPrompt, Option<u32>, Option<String>, String);
 
 fn answer(row: &mut Map<String, Value>) -> Result<Option<Read>, String> {
@@ -245,7 +247,7 @@ fn answer(row: &mut Map<String, Value>) -> Result<Option<Read>, String> {
     let sample = match row.remove("sample") {
         None | Some(Value::Null) => None,
         Some(value) => {
-            // A field of CSV is text.
+            // CSV fields are text.
             let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
             let number = number.and_then(|n| u32::try_from(n).ok());
             Some(number.ok_or_else(|| format!("`sample` is {}, expected a whole number", spell(&value)))?)

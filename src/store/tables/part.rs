@@ -9,27 +9,27 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::data::Epoch;
 use crate::error::{Error, Result};
-use crate::store::files::integrity::Wrong;
-use crate::store::files::reader::ParquetIn;
-use crate::store::journal::damage::{damaged, wrong};
+use crate::store::files::integrity::FileProblem;
+use crate::store::files::reader::ParquetReader;
+use crate::store::journal::damage::{damaged, problem_error};
 use crate::store::journal::entry::{FileEntry, MetricsEntry};
 use crate::store::journal::paths::metrics_path;
 use crate::store::journal::run::Run;
 
-/// One file of a [`Scan`].
+/// One file of a [`Scan`](super::scan::Scan).
 #[derive(Clone, Debug)]
 pub struct Part {
     /// The file.
     pub path: PathBuf,
-    /// Columns that its place stands for, as a Hive-style reader adds them: `iteration`, `microbatch`.
+    /// Columns from the path, as a Hive-style reader adds them: `iteration`, `microbatch`.
     place: Vec<(&'static str, u32)>,
-    /// Rows and bytes, where a manifest says so.
+    /// Rows and bytes, if a manifest lists the file.
     committed: Option<(u64, u64)>,
-    /// What makes its rows, where the file is still to be made.
+    /// Source of the rows, if the file does not exist yet.
     make: Option<Make>,
 }
 
-/// Makes the rows of a [`Part`] that is no file.
+/// Computes the rows of a [`Part`] without a file.
 #[derive(Clone)]
 struct Make {
     schema: SchemaRef,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Make {
 }
 
 impl Run {
-    /// A committed file, to be read by columns.
+    /// A committed file as a part of a table.
     pub fn part(&self, file: &FileEntry) -> Part {
         Part {
             path: self.dir().join(&file.path),
@@ -52,7 +52,7 @@ impl Run {
             make: None,
         }
     }
-    /// A training's committed metrics.
+    /// A training's committed metrics as a part of a table.
     pub fn metrics_part(&self, file: &MetricsEntry) -> Part {
         Part {
             path: self.dir().join(&file.path),
@@ -68,13 +68,13 @@ impl Part {
         Self { path, place: vec![], committed: None, make: None }
     }
 
-    /// The same part with the rows and bytes that a manifest says.
+    /// Sets the rows and bytes that the manifest states.
     pub(super) fn committed(self, rows: u64, bytes: u64) -> Self {
         Self { committed: Some((rows, bytes)), ..self }
     }
 
-    /// The metrics of a training that is under way, read already: the file may be written anew at any time. They are called
-    /// as the file that the training will leave, of which they are the first rows.
+    /// Metrics of a training in progress, in memory, because the file may be rewritten at any time. The path
+    /// is that of the training's final metrics, of which they are the first rows.
     pub(super) fn running(run: &Run, step: &str, iteration: u32, rows: RecordBatch) -> Self {
         let path = run.dir().join(metrics_path(step, iteration));
         let (schema, count) = (rows.schema(), rows.num_rows() as u64);
@@ -82,7 +82,7 @@ impl Part {
         Self { path, place: vec![("iteration", iteration)], committed: Some((count, 0)), make: Some(make) }
     }
 
-    /// The microbatch that a file will have or would have, its rows made by `make` when they are asked for.
+    /// A microbatch without a file, whose rows `make` computes on demand.
     pub fn made(
         path: PathBuf,
         epoch: Epoch,
@@ -94,12 +94,12 @@ impl Part {
         Self { path, place, committed: Some((rows, 0)), make: Some(Make { schema, rows: Arc::new(make) }) }
     }
 
-    /// The iteration that its place stands for.
+    /// The iteration in the path.
     pub(super) fn iteration(&self) -> Option<u32> {
         self.place.iter().find(|(name, _)| *name == "iteration").map(|(_, iteration)| *iteration)
     }
 
-    /// Its columns: those that its place stands for, then the file's own.
+    /// The columns: those from the path, then the file's own.
     ///
     /// # Errors
     /// The file is damaged or gone.
@@ -110,25 +110,26 @@ impl Part {
         }
     }
 
-    /// Rows, as the file or the manifest says.
+    /// Number of rows, according to the manifest or the file.
     ///
     /// # Errors
     /// As [`Part::schema`].
     pub fn rows(&self) -> Result<u64> {
         Ok(match self.committed {
             Some((rows, _)) => rows,
-            None => ParquetIn::open(&self.path)?.rows(),
+            None => ParquetReader::open(&self.path)?.rows(),
         })
     }
 
-    fn open(&self) -> Result<ParquetIn> {
+    fn open(&self) -> Result<ParquetReader> {
         if let Some((_, bytes)) = self.committed {
-            let size = std::fs::metadata(&self.path).map_err(|e| wrong(&self.path, &Wrong::from_io(&e)))?.len();
+            let size =
+                std::fs::metadata(&self.path).map_err(|e| problem_error(&self.path, &FileProblem::from_io(&e)))?.len();
             if size != bytes {
                 return Err(damaged(&self.path, format!("it has {size} bytes, the manifest says {bytes}")));
             }
         }
-        let parquet = ParquetIn::open(&self.path)?;
+        let parquet = ParquetReader::open(&self.path)?;
         if let Some((rows, _)) = self.committed.filter(|(rows, _)| *rows != parquet.rows()) {
             let has = parquet.rows();
             return Err(damaged(&self.path, format!("it has {has} rows, the manifest says {rows}")));
@@ -136,7 +137,7 @@ impl Part {
         Ok(parquet)
     }
 
-    /// These columns, after those that its place stands for.
+    /// The columns from the path, then `own`.
     fn placed(&self, own: &SchemaRef) -> SchemaRef {
         let place = self.place.iter().filter(|(name, _)| own.index_of(name).is_err());
         let mut fields: Vec<Arc<Field>> =
@@ -145,7 +146,7 @@ impl Part {
         Arc::new(Schema::new(fields))
     }
 
-    /// Its rows with the columns of `schema`, in that order, in batches of a thousand or so.
+    /// Reads the columns of `schema`, in that order, in batches of about a thousand rows.
     ///
     /// # Errors
     /// The file is damaged or gone, or lacks one of the columns.
@@ -155,7 +156,7 @@ impl Part {
             None => Table::File(self.open()?),
         };
         let own = table.schema();
-        // By name, the first of each: a stranger's file may have a hundred thousand columns.
+        // A map of the first column of each name, because a file may have a hundred thousand columns.
         let mut places: HashMap<&str, usize> = HashMap::new();
         for (at, field) in own.fields().iter().enumerate() {
             places.entry(field.name()).or_insert(at);
@@ -178,20 +179,20 @@ impl Part {
                 .help("these files are not one table: give one of them"));
             }
             sources.push(match at {
-                Some(at) => Source::Column(at),
-                None => Source::Place(placed.unwrap_or(0)),
+                Some(at) => ColumnSource::Column(at),
+                None => ColumnSource::Place(placed.unwrap_or(0)),
             });
         }
-        let column = |s: &Source| if let Source::Column(at) = s { Some(*at) } else { None };
+        let column = |s: &ColumnSource| if let ColumnSource::Column(at) = s { Some(*at) } else { None };
         let mut wanted: Vec<usize> = sources.iter().filter_map(column).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        // A table of places only is as long as the file.
+        // With columns from the path alone, one more column is read to get the number of rows.
         if wanted.is_empty() && !own.fields().is_empty() {
             wanted.push(0);
         }
         for source in &mut sources {
-            if let Source::Column(at) = source {
+            if let ColumnSource::Column(at) = source {
                 *at = wanted.partition_point(|w| w < at);
             }
         }
@@ -199,9 +200,9 @@ impl Part {
     }
 }
 
-/// Rows to be read by columns.
+/// The rows of a part: a file, or a batch in memory.
 enum Table {
-    File(ParquetIn),
+    File(ParquetReader),
     Made(RecordBatch),
 }
 
@@ -220,7 +221,7 @@ impl Table {
     }
 }
 
-enum Source {
+enum ColumnSource {
     /// Position among the columns that are read.
     Column(usize),
     Place(u32),
@@ -230,7 +231,7 @@ enum Source {
 pub struct PartRows {
     path: PathBuf,
     chunks: Box<dyn Iterator<Item = Result<RecordBatch>>>,
-    sources: Vec<Source>,
+    sources: Vec<ColumnSource>,
     schema: SchemaRef,
 }
 
@@ -241,10 +242,10 @@ impl Iterator for PartRows {
             Ok(chunk) => chunk,
             Err(e) => return Some(Err(e)),
         };
-        let column = |source: &Source| -> ArrayRef {
+        let column = |source: &ColumnSource| -> ArrayRef {
             match source {
-                Source::Column(at) => chunk.column(*at).clone(),
-                Source::Place(value) => Arc::new(UInt32Array::from(vec![*value; chunk.num_rows()])),
+                ColumnSource::Column(at) => chunk.column(*at).clone(),
+                ColumnSource::Place(value) => Arc::new(UInt32Array::from(vec![*value; chunk.num_rows()])),
             }
         };
         let columns = self.sources.iter().map(column).collect();

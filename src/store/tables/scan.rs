@@ -1,4 +1,4 @@
-//! Rows as they lie on the disk, to be looked at: those of a run's step, its errors or metrics, or of any Parquet files.
+//! Stored rows for inspection: those of a run's step, its errors or metrics, or of any Parquet files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,28 +10,28 @@ use crate::store::journal::entry::Stored;
 use crate::store::journal::find::near_run;
 use crate::store::journal::run::Run;
 
-/// Which rows of a run.
+/// Kind of a run's rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Of {
-    /// What a step made.
+enum RunTable {
+    /// The rows of a step.
     Step(String),
-    /// What a step, or every step, left out.
+    /// The failed rows of a step, or of all steps.
     Errors(Option<String>),
     /// The metrics of a training step.
     Metrics(String),
 }
 
-/// A table that is spread over files.
+/// A table that consists of several files.
 #[derive(Debug)]
 pub struct Scan {
     given: PathBuf,
-    run: Option<(Run, Of)>,
-    /// Where it is not a run's.
+    run: Option<(Run, RunTable)>,
+    /// The files, if the table is not a run's.
     parts: Vec<Part>,
     manifest_bytes: u64,
 }
 
-/// Help for something that is not there: the run that was meant, if one is near.
+/// Advice for a missing path: the run or file with the most similar name, if any.
 fn nothing_at(given: &Path) -> String {
     let usual = "give RUN/STEP, as runs/quickstart/pairs, a Parquet file, or a directory of them";
     for run in given.ancestors().skip(1).filter(|run| !run.as_os_str().is_empty()) {
@@ -47,27 +47,28 @@ fn nothing_at(given: &Path) -> String {
 }
 
 impl Scan {
-    /// Finds what `given` names: `RUN/STEP`, `RUN/errors`, `RUN/errors/STEP`, `RUN/metrics/STEP` (with `data/` before it or
-    /// not; RUN is a directory or a name in `runs`), or else a Parquet file or a directory of them.
+    /// Opens the table `given`: `RUN/STEP`, `RUN/errors`, `RUN/errors/STEP`, `RUN/metrics/STEP` (optionally
+    /// with `data/` before the step; RUN is a directory or a name in `runs`), or else a Parquet file or a
+    /// directory of them.
     ///
     /// # Errors
-    /// There is nothing of that name; what there is is told.
+    /// No such table; the message lists the existing ones.
     pub fn open(given: &Path) -> Result<Self> {
         for base in [PathBuf::new(), PathBuf::from("runs")] {
             let path = base.join(given);
             if path.join("manifest.jsonl").is_file() {
                 let run = Run::open(&path)?;
-                return Err(Error::user(format!("`{}` is a run: say what of it", path.display())).help(there_is(&run)));
+                return Err(Error::user(format!("`{}` is a run: say what of it", path.display())).help(available(&run)));
             }
             for dir in path.ancestors().skip(1).take(4).filter(|dir| dir.join("manifest.jsonl").is_file()) {
                 let rest = path.strip_prefix(dir).unwrap_or(Path::new(""));
                 let words: Vec<_> = rest.iter().map(|w| w.to_string_lossy().into_owned()).collect();
                 let of = match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-                    ["errors"] | ["data", "errors"] => Of::Errors(None),
-                    ["errors", step] | ["data", "errors", step] => Of::Errors(Some((*step).to_owned())),
-                    ["metrics", step] => Of::Metrics((*step).to_owned()),
+                    ["errors"] | ["data", "errors"] => RunTable::Errors(None),
+                    ["errors", step] | ["data", "errors", step] => RunTable::Errors(Some((*step).to_owned())),
+                    ["metrics", step] => RunTable::Metrics((*step).to_owned()),
                     [step] | ["data", step] if !matches!(*step, "data" | "metrics" | "models" | "checkpoints") => {
-                        Of::Step((*step).to_owned())
+                        RunTable::Step((*step).to_owned())
                     }
                     _ => continue,
                 };
@@ -83,28 +84,28 @@ impl Scan {
                     return Err(Error::user(format!("`{}` holds no Parquet file", path.display()))
                         .help("`reflux import` turns JSON lines and other formats into Parquet"));
                 }
-                return Ok(Self::of(&path, found.into_iter().map(Part::file).collect()));
+                return Ok(Self::from_parts(&path, found.into_iter().map(Part::file).collect()));
             }
         }
-        Err(Error::user(format!("there is nothing at `{}`", given.display())).help(nothing_at(given)))
+        Err(Error::user(format!("`{}` not found", given.display())).help(nothing_at(given)))
     }
 
-    /// A table of these parts, that is called so.
-    pub fn of(given: &Path, parts: Vec<Part>) -> Self {
+    /// A table named `given` of these parts.
+    pub fn from_parts(given: &Path, parts: Vec<Part>) -> Self {
         Self { given: given.to_owned(), run: None, parts, manifest_bytes: 0 }
     }
 
-    /// Whether the step is one of the run.
+    /// Checks that the run has the step.
     fn check(&self) -> Result<()> {
         let Some((run, of)) = &self.run else { return Ok(()) };
         let (what, name, known) = match of {
-            Of::Step(step) => ("step", step, steps(run)),
-            Of::Errors(None) => return Ok(()),
-            Of::Errors(Some(step)) => ("step", step, steps(run)),
-            Of::Metrics(step) => {
+            RunTable::Step(step) => ("step", step, steps(run)),
+            RunTable::Errors(None) => return Ok(()),
+            RunTable::Errors(Some(step)) => ("step", step, steps(run)),
+            RunTable::Metrics(step) => {
                 let mut known: Vec<String> = run.metrics().into_iter().map(|m| m.step).collect();
                 known.dedup();
-                // A training that is still to end has no metrics yet.
+                // A training in progress has no metrics yet.
                 if !run.finished() {
                     known.extend(steps(run));
                 }
@@ -120,20 +121,20 @@ impl Scan {
         let words: Vec<&str> = known.iter().map(String::as_str).collect();
         let near = nearest(name, words).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
         Err(Error::user(format!("the run `{}` has no {what} `{name}`", run.dir().display()))
-            .help(near + &there_is(run)))
+            .help(near + &available(run)))
     }
 
-    /// What it was opened as.
+    /// The name that the table was opened with.
     pub fn given(&self) -> &Path {
         &self.given
     }
 
-    /// Whether more may come: it is a run's, and the run is not finished.
+    /// Whether the table may grow: it is a run's, and the run has not finished.
     pub fn live(&self) -> bool {
         self.run.as_ref().is_some_and(|(run, _)| !run.finished())
     }
 
-    /// Reads the manifest again if it has grown.
+    /// Reads the run's manifest again if its size has changed.
     ///
     /// # Errors
     /// The manifest is damaged.
@@ -147,10 +148,10 @@ impl Scan {
         Ok(())
     }
 
-    /// The files there are now, in order; of one iteration or all.
+    /// The current files in order, of one iteration or all.
     ///
     /// # Errors
-    /// The step was not kept.
+    /// The step was dropped.
     pub fn parts(&self, iteration: Option<u32>) -> Result<Vec<Part>> {
         let Some((run, of)) = &self.run else {
             if iteration.is_some() && self.parts.iter().any(|part| part.iteration().is_none()) {
@@ -165,19 +166,19 @@ impl Scan {
         };
         let file = |path: &str| run.dir().join(path);
         let mut parts: Vec<(u32, Part)> = match of {
-            Of::Step(step) => {
+            RunTable::Step(step) => {
                 if run.dropped(step) {
                     return Err(not_kept(step));
                 }
                 run.files(step).iter().map(|f| (f.iteration, run.part(f))).collect()
             }
-            Of::Errors(of) => {
+            RunTable::Errors(of) => {
                 let entries = run.entries().into_iter().filter(|f| of.as_ref().is_none_or(|step| f.step == *step));
                 let errors = entries.filter_map(|f| f.errors.map(|e| (f.iteration, e)));
                 let part = |e: Stored| Part::file(file(&e.path)).committed(e.rows, e.bytes);
                 errors.map(|(iteration, e)| (iteration, part(e))).collect()
             }
-            Of::Metrics(step) => {
+            RunTable::Metrics(step) => {
                 let metrics = run.metrics().into_iter().filter(|m| m.step == *step);
                 let mut parts: Vec<(u32, Part)> = metrics.map(|m| (m.iteration, run.metrics_part(&m))).collect();
                 let running = run.running_metrics(step)?.into_iter();
@@ -190,7 +191,7 @@ impl Scan {
     }
 }
 
-/// The steps of a run: those with rows, and those that its pipeline file names.
+/// The steps of a run: those with rows, and those in its pipeline file.
 fn steps(run: &Run) -> Vec<String> {
     let mut steps = run.steps();
     let text = run.pipeline_text().unwrap_or_default();
@@ -201,7 +202,7 @@ fn steps(run: &Run) -> Vec<String> {
     steps
 }
 
-fn there_is(run: &Run) -> String {
+fn available(run: &Run) -> String {
     let mut words = steps(run);
     words.push("errors".to_owned());
     let mut trained: Vec<String> = run.metrics().into_iter().map(|m| format!("metrics/{}", m.step)).collect();

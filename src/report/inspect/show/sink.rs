@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::objects;
 use super::table::{Wishes, cell, line, picked, printable, width, widths};
-use crate::data::{counted, is_hash, quoted, some_of};
+use crate::data::{counted, is_hash, join_some, quoted};
 use crate::error::Result;
 
 /// Output format of rows.
@@ -301,7 +301,7 @@ impl Table {
             return None;
         }
         let names: Vec<String> = hidden.iter().map(|name| printable(name)).collect();
-        let names = some_of(&names);
+        let names = join_some(&names);
         // `--columns` separates names by commas, so the example must not contain one.
         let one = hidden.iter().find(|name| !name.contains(',') && !name.is_empty());
         let one = one.map(|name| format!("--columns {} shows one, ", quoted(name))).unwrap_or_default();

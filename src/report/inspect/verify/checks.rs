@@ -91,8 +91,8 @@ fn announcements(dir: &Path, found: &Inspected, plan: Option<&Plan<dyn Operator>
             {
                 let name = name.unwrap_or_default();
                 let why = format!("the manifest lacks the model that `{}` announces", file.path);
-                let thing = Artifact::Model(file.step.clone(), file.iteration);
-                findings.push(Finding::new(thing, format!("models/{name}"), why));
+                let artifact = Artifact::Model(file.step.clone(), file.iteration);
+                findings.push(Finding::new(artifact, format!("models/{name}"), why));
             }
         }
     }
@@ -149,8 +149,8 @@ fn gaps(found: &Inspected) -> Vec<Finding> {
         let starts = starts.chain((!numbers.contains(&0)).then_some(0));
         findings.extend(starts.map(|microbatch| {
             let path = format!("data/{step}/iteration={iteration}/microbatch={microbatch:05}.parquet");
-            let thing = Artifact::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
-            Finding::new(thing, path, NO_LINE)
+            let artifact = Artifact::Rows(step.to_owned(), Epoch::new(iteration, microbatch));
+            Finding::new(artifact, path, NO_LINE)
         }));
     }
     findings

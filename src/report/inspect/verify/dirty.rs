@@ -73,7 +73,7 @@ impl Dirty {
 pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTreeSet<usize> {
     let last = found.lines.last().map_or(0, |l| l.number);
     let mut first_cut =
-        found.findings.iter().filter_map(|f| if let Artifact::Line(n) = f.thing { Some(n) } else { None });
+        found.findings.iter().filter_map(|f| if let Artifact::Line(n) = f.artifact { Some(n) } else { None });
     // The content of an unreadable line is unknown, so everything after it may depend on it. The first line
     // is an exception, because it describes only the run.
     let mut cut = first_cut.by_ref().filter(|n| *n > 1).min();
@@ -83,9 +83,9 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
         None => cut = cut.into_iter().chain(first_damaged(found)).min(),
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
-    lines.extend(found.findings.iter().filter_map(|f| if let Artifact::Again(n) = f.thing { Some(n) } else { None }));
+    lines.extend(found.findings.iter().filter_map(|f| if let Artifact::DuplicateLine(n) = f.artifact { Some(n) } else { None }));
     // These findings are repaired without recomputing anything.
-    if found.findings.iter().all(|f| is_beside(&f.thing)) {
+    if found.findings.iter().all(|f| is_beside(&f.artifact)) {
         return lines;
     }
     // The repaired run is unfinished, so data that were removed when it finished are needed again.
@@ -104,15 +104,15 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
 }
 
 /// Whether a finding is repaired without recomputing anything.
-fn is_beside(thing: &Artifact) -> bool {
+fn is_beside(artifact: &Artifact) -> bool {
     matches!(
-        thing,
+        artifact,
         Artifact::Pipeline
             | Artifact::Summary
             | Artifact::Lock
             | Artifact::Checkpoint(_)
             | Artifact::Line(1)
-            | Artifact::Again(_)
+            | Artifact::DuplicateLine(_)
     )
 }
 
@@ -121,7 +121,7 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
     let mut rows: BTreeMap<&str, Epoch> = BTreeMap::new();
     let mut trainings: BTreeSet<(&str, u32)> = BTreeSet::new();
     for finding in &found.findings {
-        match &finding.thing {
+        match &finding.artifact {
             Artifact::Rows(step, epoch) | Artifact::Errors(step, epoch) | Artifact::Lineage(step, epoch) => {
                 let first = rows.entry(step).or_insert(*epoch);
                 *first = (*first).min(*epoch);
@@ -131,7 +131,7 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             }
             // Nothing is derived from these.
             Artifact::Line(_)
-            | Artifact::Again(_)
+            | Artifact::DuplicateLine(_)
             | Artifact::Pipeline
             | Artifact::Summary
             | Artifact::Lock
@@ -154,7 +154,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
     let mut announced: BTreeSet<(String, Epoch)> = BTreeSet::new();
     let is_training = |step: &str| plan.step(step).is_some_and(|s| s.is_training());
     for finding in &found.findings {
-        match &finding.thing {
+        match &finding.artifact {
             Artifact::Rows(step, epoch) if is_training(step) && !has_errors(found, step, *epoch) => {
                 announced.insert((step.clone(), *epoch));
             }
@@ -170,7 +170,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             }
             // Nothing is derived from these.
             Artifact::Line(_)
-            | Artifact::Again(_)
+            | Artifact::DuplicateLine(_)
             | Artifact::Pipeline
             | Artifact::Summary
             | Artifact::Lock

@@ -52,7 +52,7 @@ impl Verdict {
         };
         let mut found = inspect(dir, &known, weights)?;
         // If the pipeline file is not the run's own, its plan says nothing about the run.
-        let plan = plan.filter(|_| found.findings.iter().all(|f| f.thing != Artifact::Pipeline));
+        let plan = plan.filter(|_| found.findings.iter().all(|f| f.artifact != Artifact::Pipeline));
         let more = checks::all(dir, &found, plan);
         found.findings.extend(more);
         found.findings.dedup();
@@ -118,7 +118,7 @@ impl Verdict {
     pub fn json(&self) -> Value {
         let finding = |f: &Finding| {
             let mut json = json!({ "path": f.path, "why": f.why, "unreadable": f.unreadable });
-            let (step, iteration, microbatch) = match &f.thing {
+            let (step, iteration, microbatch) = match &f.artifact {
                 Artifact::Rows(step, e) | Artifact::Errors(step, e) | Artifact::Lineage(step, e) => {
                     (Some(step), Some(e.iteration), Some(e.microbatch))
                 }

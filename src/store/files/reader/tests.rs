@@ -9,7 +9,7 @@ fn absurd_counts_are_refused() {
     let column = || std::sync::Arc::new(arrow::array::StringArray::from(vec!["a"; 100])) as _;
     let rows = crate::data::named::IFT.batch(vec![column(), column()]).unwrap();
     let size = crate::store::files::writer::write_parquet(&path, &rows).unwrap().bytes;
-    let honest = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
+    let honest = ParquetReader::open(&path).unwrap().metadata.metadata().as_ref().clone();
     assert_eq!(plausible(&honest, size), Ok(()));
     // A file cut within its first column.
     assert!(plausible(&honest, 8).unwrap_err().contains("outside of the file"));
@@ -43,7 +43,7 @@ fn lists_of_several_pages_are_read() {
     let column = crate::data::List::of_tokens(&lists);
     let rows = RecordBatch::try_from_iter([("tokens", column)]).unwrap();
     crate::store::files::writer::write_parquet(&path, &rows).unwrap();
-    let metadata = ParquetIn::open(&path).unwrap().metadata.metadata().as_ref().clone();
+    let metadata = ParquetReader::open(&path).unwrap().metadata.metadata().as_ref().clone();
     // Pages have a megabyte at most.
     assert!(metadata.row_group(0).column(0).uncompressed_size() > 1_800_000);
     let again = read_parquet(&path).unwrap();
@@ -87,7 +87,7 @@ fn texts_are_found_in_pages() {
                 writer.close().unwrap();
                 let found = super::texts(&path, "t", &wanted).unwrap();
                 assert_eq!(found.iter().collect::<std::collections::BTreeSet<_>>(), expected);
-                let open = ParquetIn::open(&path).unwrap();
+                let open = ParquetReader::open(&path).unwrap();
                 assert_eq!(in_pages(&open, "t", &wanted).unwrap().is_some(), !nullable && !delta);
             }
         }
