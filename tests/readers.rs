@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use reflux::data::{Columns, Prompts as PromptsOf, conversations, named};
 use reflux::error::{Error, ErrorKind};
 use reflux::store::{
-    Dataset, ImportOptions, OnBadRow, Prompts, Rename, guess, import, load_prompts, read_parquet, write_parquet,
+    Dataset, ImportOptions, OnBadRow, PromptReader, Rename, guess, import, load_prompts, read_parquet, write_parquet,
 };
 use serde_json::json;
 
@@ -177,7 +177,7 @@ fn packed_files_are_what_their_names_say() {
         assert_eq!(texts(&rows, "prompt"), ["Hi", "a, b"], "{place}");
         assert_eq!(read_parquet(&import(&path, &ImportOptions::default()).unwrap().path).unwrap(), rows, "{place}");
         assert_eq!(load_prompts(&path).unwrap().rows.len(), 2, "{place}");
-        assert_eq!(Prompts::open(&path).unwrap().filter(|prompt| prompt.as_ref().unwrap().1.is_ok()).count(), 2);
+        assert_eq!(PromptReader::open(&path).unwrap().filter(|prompt| prompt.as_ref().unwrap().1.is_ok()).count(), 2);
     }
     assert!(temp.path().join("a.prompts.parquet").is_file() && temp.path().join("b.prompts.parquet").is_file());
     let path = write(temp.path(), "x.parquet.gz", gz("PAR1"));
@@ -263,7 +263,7 @@ fn conversations_of_parquet_are_held_to_the_rules() {
     }
     // So do those who read prompts alone.
     write(temp.path(), "z.jsonl", [line(0), line(5)].concat());
-    let mut prompts = Prompts::open(&temp.path().join("z.jsonl")).unwrap();
+    let mut prompts = PromptReader::open(&temp.path().join("z.jsonl")).unwrap();
     assert!(prompts.by_ref().all(|prompt| prompt.unwrap().1.unwrap().turns().len() == 3));
     let unread = prompts.unread().lock().unwrap().clone();
     assert_eq!(unread.into_iter().collect::<Vec<_>>(), [("prompt".to_owned(), 1), ("response".to_owned(), 2)]);

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::session::Session;
 use super::terminal::{self, Label};
-use crate::data::{SCHEMAS, counted, or_else, unread_key};
+use crate::data::{SCHEMAS, counted, did_you_mean, unread_key};
 use crate::error::{Error, Result};
 use crate::store::{ImportFormat, ImportOptions, Rename, Turns, import};
 
@@ -105,7 +105,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let find = |name: &String| {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
         let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();
-        found.ok_or_else(|| Error::user(format!("schema `{name}` not found")).help(or_else(name, "available", &names)))
+        found.ok_or_else(|| Error::user(format!("schema `{name}` not found")).help(did_you_mean(name, "available", &names)))
     };
     let how = ImportOptions {
         format: match args.format {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::session::Session;
-use crate::data::{SCHEMAS, Schema, or_else};
+use crate::data::{SCHEMAS, Schema, did_you_mean};
 use crate::error::{Error, Result};
 use crate::operators;
 use crate::pipeline::{SECTION_DOCS, keys_markdown, keys_table};
@@ -31,7 +31,7 @@ pub struct KeysArgs {
 }
 
 fn no_such(what: &str, name: &str, there_are: &[&str]) -> Error {
-    Error::user(format!("{what} `{name}` not found")).help(or_else(name, "available", there_are))
+    Error::user(format!("{what} `{name}` not found")).help(did_you_mean(name, "available", there_are))
 }
 
 fn columns(schema: &Schema) -> String {

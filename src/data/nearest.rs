@@ -47,7 +47,7 @@ pub fn join_some(names: &[impl AsRef<str>]) -> String {
 }
 
 /// Advice for an unknown word: "did you mean `x`? ", if a known word is similar, and the list of known words.
-pub fn or_else(word: &str, there_are: &str, known: &[&str]) -> String {
+pub fn did_you_mean(word: &str, there_are: &str, known: &[&str]) -> String {
     let near = nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
     format!("{near}{there_are}: {}", join_some(known))
 }
@@ -91,10 +91,10 @@ mod tests {
         assert_eq!(nearest("", keys), None);
         assert_eq!(nearest("x", ["y"]), None);
         assert_eq!(nearest(&"a".repeat(1 << 20), keys), None);
-        assert_eq!(or_else("bata", "its keys", &keys[..2]), "did you mean `beta`? its keys: learning_rate, beta");
-        assert_eq!(or_else("zzz", "its keys", &keys[..2]), "its keys: learning_rate, beta");
+        assert_eq!(did_you_mean("bata", "its keys", &keys[..2]), "did you mean `beta`? its keys: learning_rate, beta");
+        assert_eq!(did_you_mean("zzz", "its keys", &keys[..2]), "its keys: learning_rate, beta");
         let many: Vec<String> = (0..40_000).map(|n| format!("{n:0>70}")).collect();
-        let help = or_else("zzz", "its keys", &many.iter().map(String::as_str).collect::<Vec<_>>());
+        let help = did_you_mean("zzz", "its keys", &many.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(help.len() < 3000 && help.ends_with("… and 39968 more"), "{help}");
     }
 

@@ -1,13 +1,13 @@
 //! Quoting of words in commands that a user can paste into a shell.
 
-use super::visible::steers;
+use super::visible::is_terminal_control;
 
 /// Quotes a word for the shell. Characters that control a terminal are escaped in bash's syntax.
 pub fn quoted(word: &str) -> String {
-    if word.contains(steers) {
+    if word.contains(is_terminal_control) {
         let escaped = |c: char| match c {
             '\'' | '\\' => format!("\\{c}"),
-            c if steers(c) => format!("\\u{:04x}", u32::from(c)),
+            c if is_terminal_control(c) => format!("\\u{:04x}", u32::from(c)),
             c => c.to_string(),
         };
         return format!("$'{}'", word.chars().map(escaped).collect::<String>());

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// Whether a character controls the terminal or the layout instead of being displayed: control characters
 /// (C0, DEL, C1), marks of writing direction, and line and paragraph separators.
-pub fn steers(c: char) -> bool {
+pub fn is_terminal_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}')
 }
@@ -24,13 +24,13 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 /// Escapes control characters in JSON without changing its meaning: within strings `\u009b` is the same as
 /// the character. Controls below U+0020 are escaped in JSON anyway; those outside of strings are line ends.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
-    let steers = |c: char| c > '\u{7e}' && steers(c);
-    if !json.contains(steers) {
+    let is_terminal_control = |c: char| c > '\u{7e}' && is_terminal_control(c);
+    if !json.contains(is_terminal_control) {
         return Cow::Borrowed(json);
     }
     let mut out = String::with_capacity(json.len() + 16);
     for c in json.chars() {
-        if steers(c) {
+        if is_terminal_control(c) {
             // Writing to a String cannot fail. All these characters have four hex digits.
             let _ = write!(out, "\\u{:04x}", u32::from(c));
         } else {
@@ -41,7 +41,7 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
 }
 
 fn escaped(text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let obeyed = |c: char| steers(c) && also(c);
+    let obeyed = |c: char| is_terminal_control(c) && also(c);
     if !text.contains(obeyed) {
         return Cow::Borrowed(text);
     }
@@ -79,7 +79,7 @@ mod tests {
         let value = serde_json::json!({ "k\u{9b}": "\u{1b}[2J\u{7f}\u{202e}\u{e9}\u{1f680}\n", "list": [1, 2] });
         for text in [value.to_string(), format!("{value:#}")] {
             let safe = visible_json(&text);
-            assert!(!safe.contains(|c: char| steers(c) && c != '\n'), "{safe}");
+            assert!(!safe.contains(|c: char| is_terminal_control(c) && c != '\n'), "{safe}");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
         }
     }

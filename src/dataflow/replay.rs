@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::inputs;
 use super::operator::Operator;
-use crate::data::{counted, or_else};
+use crate::data::{counted, did_you_mean};
 use crate::error::{Error, Result};
 use crate::pipeline::replay::{RerunSet, changed, owner, roots};
 use crate::pipeline::{Plan, Step};
@@ -38,7 +38,7 @@ impl<'a> Replay<'a> {
         let step_names = || plan.steps.iter().map(|s| s.name.as_str());
         if let Some(unknown) = from.iter().find(|name| plan.step(name).is_none()) {
             let steps: Vec<&str> = step_names().collect();
-            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(or_else(
+            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(did_you_mean(
                 unknown,
                 "its steps",
                 &steps,

@@ -20,12 +20,12 @@ fn evil(end: &str) -> String {
 
 /// As a TOML string.
 fn toml(text: &str) -> String {
-    let shown = |c: char| if steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let shown = |c: char| if is_terminal_control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     format!("\"{}\"", text.chars().map(shown).collect::<String>().replace('\n', "\\n"))
 }
 
 /// Whether a terminal or the eye would obey a character.
-fn steers(c: char) -> bool {
+fn is_terminal_control(c: char) -> bool {
     let bidi = ['\u{61c}', '\u{200e}', '\u{200f}'];
     let lines = ('\u{2028}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{206f}').contains(&c);
     c.is_control() && c != '\n' && c != '\t' || lines || bidi.contains(&c)
@@ -69,7 +69,7 @@ impl World {
     /// Runs a command and looks at all that it prints. `words` are of the evil text: what is not printed proves nothing.
     fn tame<S: AsRef<OsStr> + std::fmt::Debug>(&self, code: i32, args: &[S], words: &str) -> String {
         let (got, said) = self.run(args);
-        let obeyed: Vec<char> = said.chars().filter(|c| steers(*c)).collect();
+        let obeyed: Vec<char> = said.chars().filter(|c| is_terminal_control(*c)).collect();
         assert!(obeyed.is_empty(), "{args:?} prints {obeyed:?}: {said:?}");
         assert!(!said.lines().any(|line| line.starts_with("error: forged")), "{args:?} lets text begin a line: {said}");
         assert!(said.contains(words), "{args:?} does not say `{words}`: {said}");
@@ -300,7 +300,7 @@ fn runs() {
             [vec!["ls", "other"], vec!["verify", "other"], vec!["diff", "evil", "other"], vec!["show", "other/x"]]
         {
             let (_, said) = world.run(&args);
-            let obeyed: Vec<char> = said.chars().filter(|c| steers(*c)).collect();
+            let obeyed: Vec<char> = said.chars().filter(|c| is_terminal_control(*c)).collect();
             assert!(obeyed.is_empty() && !said.contains("\nerror: forged"), "{args:?}: {said:?}");
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cancel::CancelFlag;
-use crate::data::{Epoch, named, or_else};
+use crate::data::{Epoch, did_you_mean, named};
 use crate::dataflow::decision_inputs::{DecisionInputs, candidates_of};
 use crate::dataflow::join::Joins;
 use crate::dataflow::operator::{Keyed, Operator, RuntimeEnv, Shared, Stage};
@@ -29,7 +29,7 @@ pub fn revisable<'a>(plan: &'a Plan<dyn Operator>, name: Option<&str>) -> Result
         }
         (Some(name), _) => all.iter().copied().find(|s| s.name == name).ok_or_else(|| {
             let error = Error::user(format!("`{name}` is not a step of the run that makes pairs of scores"));
-            if names.is_empty() { error } else { error.help(or_else(name, "there are", &names)) }
+            if names.is_empty() { error } else { error.help(did_you_mean(name, "there are", &names)) }
         }),
     }
 }

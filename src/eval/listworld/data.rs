@@ -14,7 +14,7 @@ use super::draw::Draw;
 use super::oracle::Verdicts;
 use super::world::{NUMBERS, Request, held_out};
 use super::writer::{self, Slips};
-use crate::data::{List, Schema, hash_hex, named, or_else};
+use crate::data::{List, Schema, did_you_mean, hash_hex, named};
 use crate::error::{Error, Result};
 
 /// Which dataset.
@@ -90,7 +90,7 @@ impl FromStr for Data {
     fn from_str(name: &str) -> Result<Self> {
         Data::ALL.into_iter().find(|d| d.name() == name).ok_or_else(|| {
             let names = Data::ALL.map(Data::name);
-            Error::user(format!("the list world has no dataset `{name}`")).help(or_else(name, "there are", &names))
+            Error::user(format!("the list world has no dataset `{name}`")).help(did_you_mean(name, "there are", &names))
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::fence::Fence;
-use crate::data::or_else;
+use crate::data::did_you_mean;
 use crate::error::{Error, Result};
 use crate::jinja::{self, Settings, Value, Whitespace};
 use crate::pipeline::{Asks, Fields, codes};
@@ -28,7 +28,7 @@ fn built_in(name: &str) -> Option<&'static str> {
 
 fn unreadable(name: &str, why: &Error) -> Error {
     let names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
-    Error::user(format!("template `{name}`: {why}")).help(or_else(
+    Error::user(format!("template `{name}`: {why}")).help(did_you_mean(
         name,
         "name a file, or one of the built-in templates",
         &names,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::compute::{concat_batches, take_record_batch};
 
-use crate::data::{Id, SCHEMAS, counted, or_else, unread_key};
+use crate::data::{Id, SCHEMAS, counted, did_you_mean, unread_key};
 use crate::dataflow::{Batches, Revised, Source};
 use crate::operators::shared::prelude::*;
 use crate::pipeline::External;
@@ -44,7 +44,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let schema = match &named {
             Some(name) => SCHEMAS.iter().copied().find(|s| s.name == *name).ok_or_else(|| {
                 let names: Vec<_> = SCHEMAS.iter().map(|s| s.name).collect();
-                Error::user(format!("unknown schema `{name}`")).help(or_else(name, "schemas", &names))
+                Error::user(format!("unknown schema `{name}`")).help(did_you_mean(name, "schemas", &names))
             }),
             None if Revised::is_at(&place) => Ok(&named::PAIRS),
             None if place.exists() => guess(&place),

@@ -8,7 +8,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, S
 use serde_json::{Value, json};
 
 use super::codes::{Code, Severity};
-use crate::data::{counted, one_line, steers, visible};
+use crate::data::{counted, is_terminal_control, one_line, visible};
 use crate::error::Error;
 
 /// Width of a rendered diagnostic, independent of the terminal, so that output is the same everywhere.
@@ -75,15 +75,15 @@ impl Source {
     /// Returns the text with terminal control characters replaced by characters of the same size, so that
     /// places are unchanged.
     fn tame(&self) -> Arc<str> {
-        let steers = |c: char| steers(c) && c != '\n' && c != '\t';
-        if !self.text.contains(steers) {
+        let is_terminal_control = |c: char| is_terminal_control(c) && c != '\n' && c != '\t';
+        if !self.text.contains(is_terminal_control) {
             return self.text.clone();
         }
         let swap = |c: char| match (c, c.len_utf8()) {
             ('\r', _) => ' ',
-            (c, 1) if steers(c) => '?',
-            (c, 2) if steers(c) => '·',
-            (c, _) if steers(c) => '\u{fffd}',
+            (c, 1) if is_terminal_control(c) => '?',
+            (c, 2) if is_terminal_control(c) => '·',
+            (c, _) if is_terminal_control(c) => '\u{fffd}',
             (c, _) => c,
         };
         self.text.chars().map(swap).collect::<String>().into()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::data::or_else;
+use crate::data::did_you_mean;
 use crate::error::{Error, Result};
 use crate::eval::answers::{Answers, Figure};
 use crate::eval::bootstrap::Bootstrap;
@@ -53,7 +53,7 @@ impl Drift {
             for step in steps {
                 if !answers.iter().any(|a| a.1 == *step) {
                     return Err(Error::user(format!("`{}` has no step `{step}` with answers", run.dir().display()))
-                        .help(or_else(step, "steps with answers", &names)));
+                        .help(did_you_mean(step, "steps with answers", &names)));
                 }
             }
             steps.to_vec()

@@ -34,20 +34,8 @@ const MAX_EXTRA: usize = 256;
 /// atomically.
 pub fn import_jsonl(input: &Path, options: &ImportOptions) -> Result<Imported> {
     check_output_apart(input, options)?;
-    if is(input, "parquet")
-        && let Some(schema) = options.schema.or_else(|| guess(input).ok())
-    {
-        if options.skip_bad {
-            return without_bad_rows(input, schema, options);
-        }
-        return Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name)).help(
-            "there is nothing to import: `read` takes it as it is; --bad-rows skip makes a file without bad rows",
-        ));
-    }
     if is(input, "parquet") || input.is_dir() {
-        return Err(Error::user(format!("`{}` is of no format that is known", input.display())).help(
-            "`reflux import --help` lists the formats; name one with --format, or other names of keys with --rename",
-        ));
+        return import_parquet(input, options);
     }
     let empty = || {
         Error::user(format!("`{}` holds no row to import", input.display()))
@@ -116,6 +104,22 @@ pub fn import_jsonl(input: &Path, options: &ImportOptions) -> Result<Imported> {
 fn open(input: &Path, schema: &'static Schema, options: &ImportOptions) -> Result<Dataset> {
     let ours = |name: &str| schema.columns.iter().any(|column| column.name == name);
     Dataset::open_advised(input, schema, options.rename.only(ours).pairs(), Advice::Flags)
+}
+
+/// Copies a Parquet file that already follows a schema, if invalid rows are to be skipped. Otherwise nothing remains to
+/// be imported.
+fn import_parquet(input: &Path, options: &ImportOptions) -> Result<Imported> {
+    let guessed = || if is(input, "parquet") { guess(input).ok() } else { None };
+    let Some(schema) = options.schema.filter(|_| is(input, "parquet")).or_else(guessed) else {
+        return Err(Error::user(format!("`{}` is of no format that is known", input.display())).help(
+            "`reflux import --help` lists the formats; name one with --format, or other names of keys with --rename",
+        ));
+    };
+    if options.skip_bad {
+        return without_bad_rows(input, schema, options);
+    }
+    Err(Error::user(format!("`{}` follows the schema `{}` already", input.display(), schema.name))
+        .help("there is nothing to import: `read` takes it as it is; --bad-rows skip makes a file without bad rows"))
 }
 
 /// Copies a Parquet file of the schema without its invalid rows.

@@ -36,15 +36,7 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
             None => error,
         });
     };
-    let targets = format.targets();
-    let schema = match options.schema {
-        None => targets[0],
-        Some(asked) => *targets.iter().find(|t| t.name == asked.name).ok_or_else(|| {
-            let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
-            Error::user(format!("a file of the format {} does not become `{}` rows", format.name(), asked.name))
-                .help(format!("it becomes: {}", names.join(", ")))
-        })?,
-    };
+    let schema = target_schema(format, options)?;
     let path = output_target(&options.out.clone().unwrap_or_else(|| beside(input, schema)))?;
     let mut bad = BadRows::new(options.skip_bad);
     let mut converter = Converter::new(format, schema, options.language.clone(), options.turns);
@@ -94,6 +86,17 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
         left_out: sink.left_out,
         bad: bad.count,
         bad_rows: bad.rows,
+    })
+}
+
+/// The requested schema of the output, or the format's default.
+fn target_schema(format: ImportFormat, options: &ImportOptions) -> Result<&'static Schema> {
+    let targets = format.targets();
+    let Some(asked) = options.schema else { return Ok(targets[0]) };
+    targets.iter().find(|t| t.name == asked.name).copied().ok_or_else(|| {
+        let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
+        Error::user(format!("a file of the format {} does not become `{}` rows", format.name(), asked.name))
+            .help(format!("it becomes: {}", names.join(", ")))
     })
 }
 

@@ -97,6 +97,7 @@ pub(crate) fn remove_state(dir: &Path) -> Result<()> {
     }
     let listed = read_regular(&removed).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let listed: BTreeMap<String, Listed> = listed.unwrap_or_default();
+    // The list may be damaged: a name with a path in it must not lead out of the directory.
     let plain = |name: &&String| check_name("file", name).is_ok();
     for name in listed.keys().filter(plain).map(String::as_str).chain(USUAL.iter().copied()) {
         remove_file(&dir.join(name))?;

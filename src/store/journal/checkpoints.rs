@@ -38,6 +38,12 @@ impl CheckpointFiles {
         self.files.insert(name.to_owned(), Listed { bytes: written.bytes, hash: written.hash });
         Ok(())
     }
+
+    /// Writes the list of files, which completes the checkpoint.
+    fn write_list(&self) -> Result<()> {
+        let text = serde_json::to_vec_pretty(&self.files).map_err(|e| Error::bug(format!("{LIST}: {e}")))?;
+        write_bytes(&self.dir.join(LIST), &text).map(drop)
+    }
 }
 
 impl Run {
@@ -64,11 +70,7 @@ impl Run {
         remove_dir(&temporary)?;
         create_dirs(&temporary)?;
         let mut files = CheckpointFiles { dir: temporary.clone(), files: BTreeMap::new() };
-        let list = |files: &CheckpointFiles| {
-            let text = serde_json::to_vec_pretty(&files.files).map_err(|e| Error::bug(format!("{LIST}: {e}")))?;
-            write_bytes(&temporary.join(LIST), &text)
-        };
-        if let Err(e) = fill(&mut files).and_then(|()| list(&files)) {
+        if let Err(e) = fill(&mut files).and_then(|()| files.write_list()) {
             let _ = fs::remove_dir_all(&temporary); // the error at hand says more than a second one
             return Err(e);
         }
@@ -78,6 +80,7 @@ impl Run {
         fs::rename(&temporary, &target).map_err(|e| io_error("renaming to", &target, &e))?;
         sync_dir(&dir)?;
         fault::point(fault::CHECKPOINT_AFTER_RENAME)?;
+        // Earlier checkpoints are removed only once the new one is durable.
         for (_, other) in self.checkpoints(step, iteration).into_iter().filter(|(_, path)| *path != target) {
             remove_state(&other)?;
         }

@@ -57,17 +57,12 @@ impl Run {
         }
         self.check_place()?;
         let path = data_path(step, epoch);
-        let make = |path: &str, rows: &RecordBatch| {
-            let mut file = ParquetFile::from_batch(&self.dir().join(path), rows)?;
-            let written = file.close()?;
-            Ok::<_, Error>((file, written))
-        };
         // Encoding and fsync are slow and run without the lock, in parallel; only renaming and the manifest
         // line are serialised.
-        let (file, written) = make(&path, rows)?;
+        let (file, written) = self.write_unnamed(&path, rows)?;
         let failed = if errors.num_rows() > 0 {
             let path = errors_path(step, epoch);
-            let (file, written) = make(&path, errors)?;
+            let (file, written) = self.write_unnamed(&path, errors)?;
             Some((file, Stored::new(path, written)))
         } else {
             None
@@ -85,6 +80,7 @@ impl Run {
             lineage: lineage.to_vec(),
             unused,
         };
+        // Two threads may commit the same microbatch, so it is checked and published under one lock.
         let mut state = self.state();
         if let Some(before) = state.index.file(step, epoch) {
             return if before == entry {
@@ -98,11 +94,13 @@ impl Run {
                 )))
             };
         }
+        // The directory may have been moved while the rows were encoded.
         self.check_place()?;
         // Leftovers of dead processes were removed when the run was opened, so a file here is a user's.
         refuse_other(&self.dir().join(&entry.path))?;
         if let Some(file) = failed_file {
             entry.errors.iter().try_for_each(|e| refuse_other(&self.dir().join(&e.path)))?;
+            // Failed rows come first: without a manifest line, both files are garbage for the next start.
             file.publish()?;
         }
         file.publish()?;
@@ -111,6 +109,13 @@ impl Run {
         self.note_verified(&entry.path);
         entry.errors.iter().for_each(|e| self.note_verified(&e.path));
         Ok(entry)
+    }
+
+    /// Writes rows durably under a temporary name.
+    fn write_unnamed(&self, path: &str, rows: &RecordBatch) -> Result<(ParquetFile, Written)> {
+        let mut file = ParquetFile::from_batch(&self.dir().join(path), rows)?;
+        let written = file.close()?;
+        Ok((file, written))
     }
 
     /// Commits a model: `write` fills an empty directory and returns the hash of the weights; the directory

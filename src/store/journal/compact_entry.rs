@@ -18,6 +18,7 @@ pub(crate) struct CompactEntry {
 impl CompactEntry {
     pub fn new(entry: &FileEntry) -> Self {
         let mut rest = Vec::new();
+        // The default path is not stored, because it follows from step and epoch.
         put(&mut rest, if entry.path == data_path(&entry.step, entry.epoch()) { "" } else { &entry.path });
         put(&mut rest, &entry.hash);
         rest.push(u8::from(entry.errors.is_some()));

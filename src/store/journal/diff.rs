@@ -9,6 +9,7 @@ const MAX_CELLS: usize = 4_000_000;
 /// Changed lines as `-12 old` and `+12 new`, with their line numbers; empty if the texts agree.
 pub fn lines(old: &str, new: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+    // Common lines at both ends are skipped, which keeps the table small.
     let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let tail = old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a == b).count();
     let (a, b) = (&old[head..old.len() - tail], &new[head..new.len() - tail]);

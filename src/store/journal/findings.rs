@@ -50,7 +50,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn wrong(artifact: Artifact, path: impl Into<String>, wrong: &FileProblem) -> Self {
+    pub(crate) fn from_problem(artifact: Artifact, path: impl Into<String>, wrong: &FileProblem) -> Self {
         let unreadable = matches!(wrong, FileProblem::Unreadable(_));
         Self { artifact, path: path.into(), why: wrong.to_string(), unreadable }
     }

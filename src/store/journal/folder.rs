@@ -38,6 +38,7 @@ pub fn make_folder<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> R
             .help("wait until it has ended, or give another folder with --into"));
     }
     create_dirs(&temporary)?;
+    // Other processes see from the lock whether the temporary folder is in use or left over.
     let (lock, _) = Lock::acquire(&temporary)?;
     let inside = temporary.join("new");
     let made = remove_dir(&inside).and_then(|()| create_dirs(&inside)).and_then(|()| fill(&inside));

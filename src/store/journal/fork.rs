@@ -135,10 +135,12 @@ impl RunFork<'_> {
                 _ => {}
             }
         }
+        // Names must be durable before the manifest lists them.
         for part in ["data", "metrics", "models"] {
             sync_dirs(&dir.join(part))?;
         }
         sync_dir(dir)?;
+        // Written before the manifest, because a run cannot be resumed without it.
         pipeline_file::write(dir, pipeline_text)?;
         let manifest = dir.join("manifest.jsonl");
         fs::rename(&unfinished, &manifest).map_err(|e| io_error("renaming to", &manifest, &e))?;

@@ -67,6 +67,7 @@ pub(crate) fn remove_run_files(dir: &Path) -> Result<()> {
     }
     let pipeline = read_text(&dir.join("pipeline.toml")).unwrap_or_default();
     let mut steps = steps_of(&pipeline);
+    // The pipeline file may be damaged, so the steps of the manifest are added.
     let (lines, _) = manifest::lines(&going)?;
     let entries: Vec<Entry> = lines.into_iter().filter_map(|line| line.entry.ok()).collect();
     for entry in &entries {

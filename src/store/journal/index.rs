@@ -46,6 +46,7 @@ impl Index {
             Entry::Taken(taken) => self.taken = Some(taken),
             Entry::Input(input) => drop(self.inputs.insert((input.table.clone(), input.key.clone()), input)),
             Entry::File(f) => {
+                // The first file of a step determines its place in the order.
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }

@@ -152,6 +152,7 @@ pub(crate) fn snapshot(path: &Path, form: InputForm, known: Option<&InputEntry>)
         found.file_stamps.insert(path, stamp);
     }
     let mut hasher = blake3::Hasher::new();
+    // Names and sizes are hashed too, so that moving bytes between files changes the hash.
     for (name, file) in &found.files {
         hasher.update(format!("{name}\0{}\0{}\n", file.bytes, file.hash).as_bytes());
     }

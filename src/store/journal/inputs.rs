@@ -66,6 +66,7 @@ impl Run {
         }
         let known = self.input(place.table, place.key);
         let found = snapshot(place.path, place.form, known.as_ref())?;
+        // `content` is the hash of one text, so it is comparable with a single file only.
         let read_before = place.content.filter(|_| found.files.len() == 1);
         if let (Some(read), Some(now)) = (read_before, found.files.values().next())
             && now.hash != read

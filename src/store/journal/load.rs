@@ -47,6 +47,7 @@ impl Run {
     pub fn load_verified(&self, entry: &FileEntry) -> Result<RecordBatch> {
         let path = self.present(entry)?;
         let bytes = read_checked(&path, entry.bytes, &entry.hash).map_err(|why| self.wrong(&path, &why))?;
+        // Decoded from the bytes that were hashed, so that no second read can see other content.
         let rows = self.as_committed(entry, &path, parquet_rows(&path, bytes)?)?;
         self.note_verified(&entry.path);
         Ok(rows)
@@ -103,6 +104,7 @@ impl Run {
         for step in self.steps() {
             let files = self.files(&step);
             let damaged = |file: &FileEntry| self.verify_those(file, |path| !self.is_verified(path)).err();
+            // `find_map_first` makes the reported file independent of the threads.
             if let Some(e) = files.par_iter().find_map_first(damaged) {
                 return Err(e);
             }

@@ -81,6 +81,13 @@ fn retry_lock(attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryL
     attempt()
 }
 
+/// Replaces the content of the lock file.
+fn write_holder(file: &mut File, text: &str) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text.as_bytes())
+}
+
 fn held_by_another(dir: &Path, file: &File) -> Error {
     let message = match holder(file) {
         Some(holder) => format!("the run `{}` is being written by process {}", dir.display(), holder.pid),
@@ -140,12 +147,8 @@ impl Lock {
         // A holder that ended in order has emptied the file. One that is still named there has died.
         let holder = holder(&file);
         let me = serde_json::to_string(&Holder::me()).map_err(|e| Error::bug(format!("lock holder: {e}")))?;
-        let write = |file: &mut File| -> std::io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(me.as_bytes())
-        };
-        write(&mut file).map_err(|e| fail(&e))?;
+        // Written while the lock is held, so the id is that of the holder or of a dead process.
+        write_holder(&mut file, &me).map_err(|e| fail(&e))?;
         Ok((Self(file), holder))
     }
 }

@@ -51,6 +51,7 @@ fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
     let mut reader = BufReader::new(file);
     for number in 1usize.. {
         let mut bytes = Vec::new();
+        // `take` bounds the memory for a file without line ends.
         let read = (&mut reader).take(MAX_LENGTH).read_until(b'\n', &mut bytes);
         let read = read.map_err(|e| io_error("reading", path, &e))? as u64;
         if read == 0 {
@@ -143,6 +144,7 @@ impl Appender {
         if contents.cut > 0 {
             file.set_len(contents.whole).and_then(|()| file.sync_all()).map_err(fail)?;
         }
+        // The name of a new file is durable only once its directory is synced.
         if new {
             sync_dir(path.parent().unwrap_or(Path::new("")))?;
         }
@@ -187,7 +189,9 @@ impl Appender {
             self.file.write_all(&line[..line.len() / 2])?;
             return Err(e.into());
         }
+        // One write for the whole line: a crash leaves a prefix without a line end, which readers ignore.
         self.file.write_all(line)?;
+        // `sync_data` also flushes the new size, because reading the line needs it.
         Ok(self.file.sync_data()?)
     }
 }

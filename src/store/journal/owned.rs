@@ -211,6 +211,7 @@ pub(crate) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named:
         }
     }
     for Place { dir, ours, of_a_step } in places(run, steps) {
+        // A linked folder leads out of the run.
         if is_link(&dir) {
             continue;
         }
@@ -230,16 +231,17 @@ pub(crate) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named:
 
 /// Whether a Parquet file's footer says that reflux wrote it.
 pub(crate) fn created_by_us(path: &Path) -> bool {
-    let ours = || -> std::io::Result<bool> {
-        let mut file = open_regular(path)?;
-        let length = file.metadata()?.len();
-        // The footer ends with the name of the file's writer.
-        file.seek(SeekFrom::Start(length.saturating_sub(FOOTER_END)))?;
-        let mut end = Vec::new();
-        file.take(FOOTER_END).read_to_end(&mut end)?;
-        Ok(end.windows(CREATED_BY.len()).any(|w| w == CREATED_BY.as_bytes()))
-    };
-    ours().unwrap_or(false)
+    read_end(path).is_ok_and(|end| end.windows(CREATED_BY.len()).any(|w| w == CREATED_BY.as_bytes()))
+}
+
+/// The last bytes of a file. A Parquet footer ends with the name of the file's writer.
+fn read_end(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(FOOTER_END)))?;
+    let mut end = Vec::new();
+    file.take(FOOTER_END).read_to_end(&mut end)?;
+    Ok(end)
 }
 
 /// Removes empty directories, from `dir` up to but not including `top`.

@@ -65,6 +65,7 @@ pub(crate) fn pipeline_hash(text: &str, format: u32) -> String {
 pub(crate) fn write(dir: &Path, text: &str) -> Result<()> {
     let end = if text.ends_with('\n') { "" } else { "\n" };
     let text = format!("{text}{end}");
+    // The hashed text includes its last line end, so truncation anywhere is detected.
     let hash = blake3::hash(text.as_bytes()).to_hex();
     write_bytes(&dir.join(NAME), format!("{text}{HASH_LINE}{hash}\n").as_bytes()).map(drop)
 }

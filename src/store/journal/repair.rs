@@ -75,6 +75,7 @@ impl Repair {
                 checkpoint_files::remove_state(&self.dir.join(path))?;
             }
         }
+        // Files are cleared before their lines are removed, because the lines name them.
         for (_, entry) in found.entries().filter(|(number, _)| removed.contains(number)) {
             self.clear_places(entry)?;
         }
@@ -93,6 +94,7 @@ impl Repair {
         let before = read_regular(&path).map_err(|e| io_error("reading", &path, &e))?;
         let names = (1u32..).map(|n| format!("{MANIFEST_BACKUP}{n}.jsonl"));
         let free = names.into_iter().find(|name| !self.dir.join(name).exists()).unwrap_or_default();
+        // The backup is written first, so that a crash between the two writes loses nothing.
         write_bytes(&self.dir.join(&free), &before)?;
         write_bytes(&path, &bytes)?;
         Ok(Repaired { kept: Some(free), settings_lost })

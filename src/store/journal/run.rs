@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::entry::{Entry, FORMAT, FileEntry, InputEntry, MetricsEntry, ModelEntry, Taken};
 use super::find::no_run;
 use super::gc::{collect_garbage, refuse_foreign, remove_named, remove_run_files};
-use super::index::Index;
+use super::index::{Index, RunHeader};
 use super::input_files::CheckedInputs;
 use super::lock::{Lock, Writer};
 use super::manifest::{self, Appender};
@@ -120,10 +120,12 @@ impl Run {
     ) -> Result<(Self, RunStatus)> {
         create_dirs(dir)?;
         let mut steps = steps_of(pipeline_text);
+        // Checked before anything is written, because a write through a link would leave the run.
         refuse_links(dir, &steps)?;
         let manifest_path = dir.join("manifest.jsonl");
         let unfinished = !manifest_path.exists() && dir.join(UNFINISHED_MANIFEST).exists();
         if !manifest_path.exists() && !unfinished {
+            // Checked before the lock file is created, so that a refused directory stays unchanged.
             refuse_foreign(dir)?;
         }
         let (lock, dead_holder) = Lock::acquire(dir)?;
@@ -149,32 +151,10 @@ impl Run {
                 RunStatus::New
             }
             Some(header) if header.pipeline != hash || header.seed != seed => {
-                let before = pipeline_file::read(dir).unwrap_or_default();
-                let mut what = diff::lines(&identity(&before, format), &identity(pipeline_text, format));
-                if header.seed != seed {
-                    what = format!("-seed {}\n+seed {seed}\n{what}", header.seed);
-                }
-                return Err(Error::user(format!(
-                    "the pipeline file has changed since the run `{}` began:\n{}",
-                    dir.display(),
-                    what.trim_end()
-                ))
-                .help(match advise(&before) {
-                    Some(command) => format!(
-                        "make only what follows from the change, as another run:\n    {command}\n  or make everything, under \
-                         another name with --name, or over with --fresh"
-                    ),
-                    None => "run the changed file under another name with --name, or start over with --fresh".to_owned(),
-                }));
+                return Err(changed_pipeline(dir, header, pipeline_text, seed, advise));
             }
             Some(_) => {
-                let before = pipeline_file::read(dir).unwrap_or_default();
-                // The stored file is damaged or gone. Its hash in the manifest proves that it had this text.
-                let damaged = identity(&before, format) != identity(pipeline_text, format)
-                    || pipeline_file::is_to_be_replaced(dir, format);
-                if damaged || (!index.finished && before != pipeline_text) {
-                    pipeline_file::write(dir, pipeline_text)?;
-                }
+                restore_pipeline_file(dir, pipeline_text, format, index.finished)?;
                 if index.finished { RunStatus::Finished } else { RunStatus::Unfinished }
             }
         };
@@ -183,6 +163,7 @@ impl Run {
         index.models.values().try_for_each(|m| refuse_link(&dir.join(&m.path)))?;
         collect_garbage(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
         checkpoint_files::collect_garbage(dir, |step, iteration| {
+            // A training commits one microbatch, and its checkpoints are garbage from then on.
             index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
         })?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
@@ -218,6 +199,7 @@ impl Run {
     /// The manifest is damaged.
     pub fn refresh(&self) -> Result<()> {
         let mut state = self.state();
+        // The writing process has the current index already.
         if state.manifest.is_none() {
             let mut index = Index::default();
             manifest::read(&self.dir.join("manifest.jsonl"))?.entries.into_iter().for_each(|e| index.add(e));
@@ -240,6 +222,7 @@ impl Run {
     /// Appends an entry to the manifest and then adds it to the index.
     pub(crate) fn record(state: &mut State, entry: Entry) -> Result<()> {
         let manifest = state.manifest.as_mut().ok_or_else(|| Error::bug("the run is open for reading only"))?;
+        // The manifest comes first: an entry in the index alone would be lost in a crash.
         manifest.append(&entry)?;
         state.index.add(entry);
         Ok(())
@@ -435,6 +418,7 @@ impl Run {
         if state.index.finished {
             return Ok(());
         }
+        // With the count, a reader can detect that lines are missing.
         let lines = Some(state.index.lines);
         Self::record(&mut state, Entry::Finished { lines, step: None, iteration: None })
     }
@@ -452,12 +436,50 @@ impl Run {
             return Err(Error::bug(format!("step `{step}` is dropped before the run is done")));
         }
         if !state.index.dropped.contains(step) {
+            // Recorded first, so that no reader expects rows that are being removed.
             Self::record(&mut state, Entry::Dropped { step: step.to_owned() })?;
         }
         let files = state.index.files_of(step);
         drop(state);
         files.iter().try_for_each(|f| remove_named(&self.dir, &f.path))
     }
+}
+
+/// The error for a run that began with another pipeline file or seed, with the difference.
+fn changed_pipeline(
+    dir: &Path,
+    header: &RunHeader,
+    pipeline_text: &str,
+    seed: u64,
+    advise: impl FnOnce(&str) -> Option<String>,
+) -> Error {
+    let before = pipeline_file::read(dir).unwrap_or_default();
+    let mut what = diff::lines(&identity(&before, header.format), &identity(pipeline_text, header.format));
+    if header.seed != seed {
+        what = format!("-seed {}\n+seed {seed}\n{what}", header.seed);
+    }
+    let (dir, what) = (dir.display(), what.trim_end());
+    let error = Error::user(format!("the pipeline file has changed since the run `{dir}` began:\n{what}"));
+    error.help(match advise(&before) {
+        Some(command) => format!(
+            "make only what follows from the change, as another run:\n    {command}\n  or make everything, under \
+             another name with --name, or over with --fresh"
+        ),
+        None => "run the changed file under another name with --name, or start over with --fresh".to_owned(),
+    })
+}
+
+/// Rewrites the stored pipeline file if it is damaged, or if a setting without influence on rows has changed. The
+/// settings of a finished run stay.
+fn restore_pipeline_file(dir: &Path, pipeline_text: &str, format: u32, finished: bool) -> Result<()> {
+    let before = pipeline_file::read(dir).unwrap_or_default();
+    // The hash in the manifest, which the caller has compared, proves that the file had this text.
+    let damaged =
+        identity(&before, format) != identity(pipeline_text, format) || pipeline_file::is_to_be_replaced(dir, format);
+    if damaged || (!finished && before != pipeline_text) {
+        pipeline_file::write(dir, pipeline_text)?;
+    }
+    Ok(())
 }
 
 /// 64-bit hash of a path. A run has many files, and their paths would take as much memory as the manifest.

@@ -28,6 +28,7 @@ impl Run {
     /// A full disk.
     pub fn write_running_metrics(&self, step: &str, iteration: u32, rows: &RecordBatch) -> Result<()> {
         check_name("step", step)?;
+        // Replaced atomically, so that a reader never sees half a file.
         write_parquet(&self.running_path(step, iteration), rows).map(drop)
     }
 

@@ -36,6 +36,7 @@ pub(crate) fn write(dir: &Path, summary: &Value) -> Result<()> {
         return Err(Error::bug("a summary is an object with keys"));
     }
     let line = format!("{HASH_LINE}{}\",", hash_of(&lines));
+    // Inserted after the opening brace, so that the file stays one JSON object.
     lines.insert(1, &line);
     write_bytes(&dir.join(NAME), (lines.join("\n") + "\n").as_bytes()).map(drop)
 }

@@ -62,6 +62,44 @@ fn inspect_once(
     schema: &(dyn Fn(&str) -> Option<&'static Schema> + Sync),
     weights: &dyn Fn(&Path) -> Result<String>,
 ) -> Result<Inspected> {
+    let mut all = read_lines(dir)?;
+    let duplicates = duplicate_lines(&all.lines);
+    all.findings = invalid_lines(&all.lines, &duplicates);
+    all.findings.extend(pipeline(dir, &all));
+    inspect_summary(dir, &mut all);
+    if fs::symlink_metadata(dir.join("lock")).is_ok_and(|there| !there.is_file()) {
+        all.findings.push(Finding::new(Artifact::Lock, "lock", "it is not a regular file of the run"));
+    }
+    let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
+    let rows: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
+    let metrics: Vec<(usize, MetricsEntry)> = last_metrics(&all);
+    let models: Vec<ModelEntry> = all.models().cloned().collect();
+    let of_rows = rows.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
+    // `par_iter` keeps the order of the manifest, so reports are deterministic.
+    let mut found: Vec<Finding> = of_rows.collect();
+    found.extend(duplicates);
+    found.extend(metrics.par_iter().filter_map(|(line, m)| check_metrics(dir, *line, m)).collect::<Vec<_>>());
+    for model in &models {
+        let artifact = || Artifact::Model(model.step.clone(), model.iteration);
+        let problems = check_model(dir, model, weights).into_iter();
+        found.extend(problems.map(|(path, problem)| Finding::from_problem(artifact(), path, &problem)));
+    }
+    found.extend(damaged_checkpoints(dir));
+    all.findings.extend(found);
+    let kept = rows.iter().map(|(_, f)| f).filter(|f| !dropped.contains(&f.step)).map(|f| f.bytes);
+    let errors = rows.iter().filter_map(|(_, f)| Some(f.errors.as_ref()?.bytes));
+    let of_metrics = metrics.iter().map(|(_, m)| m.bytes);
+    let of_models = models.iter().flat_map(|m| m.files.values()).map(|f| f.bytes);
+    for bytes in kept.chain(errors).chain(of_metrics).chain(of_models) {
+        all.files += 1;
+        all.bytes += bytes;
+    }
+    all.strays = strays(dir, &all)?;
+    Ok(all)
+}
+
+/// Reads the manifest, and the names of the steps.
+fn read_lines(dir: &Path) -> Result<Inspected> {
     let path = dir.join("manifest.jsonl");
     let (lines, cut) = manifest::lines(&path)?;
     if lines.is_empty() {
@@ -80,7 +118,7 @@ fn inspect_once(
             steps.insert(step.clone());
         }
     }
-    let mut all = Inspected {
+    Ok(Inspected {
         lines,
         findings: Vec::new(),
         strays: Vec::new(),
@@ -90,77 +128,65 @@ fn inspect_once(
         steps,
         files: 0,
         bytes: 0,
-    };
-    let duplicate_lines = duplicate_lines(&all.lines);
-    let again: BTreeSet<usize> = duplicate_lines
-        .iter()
-        .filter_map(|f| if let Artifact::DuplicateLine(n) = f.artifact { Some(n) } else { None })
-        .collect();
-    for line in all.lines.iter().filter(|line| !again.contains(&line.number)) {
-        if let Err(why) = &line.entry {
-            all.findings.push(Finding::new(
-                Artifact::Line(line.number),
-                "manifest.jsonl",
-                format!("line {} {why}", line.number),
-            ));
+    })
+}
+
+/// Lines that cannot be parsed. A duplicate of one is reported as a duplicate only.
+fn invalid_lines(lines: &[Line], duplicates: &[Finding]) -> Vec<Finding> {
+    let repeated: BTreeSet<&Artifact> = duplicates.iter().map(|f| &f.artifact).collect();
+    let mut found = Vec::new();
+    for line in lines {
+        let number = line.number;
+        if let Err(why) = &line.entry
+            && !repeated.contains(&Artifact::DuplicateLine(number))
+        {
+            found.push(Finding::new(Artifact::Line(number), "manifest.jsonl", format!("line {number} {why}")));
         }
     }
-    all.findings.extend(pipeline(dir, &all));
-    let is_link = |name: &str| is_link(&dir.join(name)).then(|| FileProblem::Damaged(A_LINK.to_owned()));
-    let summary = is_link("summary.json").map_or_else(|| super::summary::check(dir), |wrong| Err(Some(wrong)));
-    match summary {
-        Err(Some(wrong)) => all.findings.push(Finding::wrong(Artifact::Summary, "summary.json", &wrong)),
+    found
+}
+
+/// Checks `summary.json`, or records that a finished run has none.
+fn inspect_summary(dir: &Path, all: &mut Inspected) {
+    let checked = match is_link(&dir.join("summary.json")) {
+        true => Err(Some(FileProblem::Damaged(A_LINK.to_owned()))),
+        false => super::summary::check(dir),
+    };
+    match checked {
+        Err(Some(problem)) => {
+            all.findings.push(Finding::from_problem(Artifact::Summary, "summary.json", &problem));
+        }
         Err(None) => all.no_summary = all.finished(),
         Ok(()) => {}
     }
-    if fs::symlink_metadata(dir.join("lock")).is_ok_and(|there| !there.is_file()) {
-        all.findings.push(Finding::new(Artifact::Lock, "lock", "it is not a regular file of the run"));
+}
+
+/// Compares a training's metrics with their manifest entry.
+fn check_metrics(dir: &Path, line: usize, metrics: &MetricsEntry) -> Option<Finding> {
+    let MetricsEntry { step, iteration, path, rows, bytes, hash } = metrics;
+    let want = metrics_path(step, *iteration);
+    if *path != want {
+        return Some(Finding::new(Artifact::Line(line), path, unexpected_place(&want)));
     }
-    let dropped: BTreeSet<String> = all.dropped().into_iter().map(str::to_owned).collect();
-    let numbered: Vec<(usize, FileEntry)> = all.numbered().map(|(n, f)| (n, f.clone())).collect();
-    let rows: Vec<&FileEntry> = numbered.iter().map(|(_, f)| f).collect();
-    let metrics: Vec<(usize, MetricsEntry)> = last_metrics(&all);
-    let models: Vec<ModelEntry> = all.models().cloned().collect();
-    let of_rows = numbered.par_iter().flat_map_iter(|(n, f)| check_rows(dir, *n, f, dropped.contains(&f.step), schema));
-    let mut found: Vec<Finding> = of_rows.collect();
-    found.extend(duplicate_lines);
-    let of_metrics = metrics.par_iter().filter_map(|(line, m)| {
-        let want = metrics_path(&m.step, m.iteration);
-        let file = Committed { path: &m.path, rows: m.rows, bytes: m.bytes, hash: &m.hash };
-        if m.path != want {
-            return Some(Finding::new(Artifact::Line(*line), &m.path, unexpected_place(&want)));
-        }
-        let why = file.check(dir, Some(&named::METRICS)).err()?;
-        Some(Finding::wrong(Artifact::Metrics(m.step.clone(), m.iteration), &m.path, &why))
-    });
-    found.extend(of_metrics.collect::<Vec<_>>());
-    for model in &models {
-        let artifact = || Artifact::Model(model.step.clone(), model.iteration);
-        found.extend(
-            check_model(dir, model, weights).into_iter().map(|(path, why)| Finding::wrong(artifact(), path, &why)),
-        );
-    }
+    let file = Committed { path, rows: *rows, bytes: *bytes, hash };
+    let problem = file.check(dir, Some(&named::METRICS)).err()?;
+    Some(Finding::from_problem(Artifact::Metrics(step.clone(), *iteration), path, &problem))
+}
+
+/// Checks every checkpoint against its list of files.
+fn damaged_checkpoints(dir: &Path) -> Vec<Finding> {
+    let mut found = Vec::new();
     for (_, _, _, path) in checkpoint_files::all(dir) {
         // A run in progress removes a checkpoint when it has a later one; the check then fails on a
         // checkpoint that is gone, not damaged.
-        if let Err((file, why)) = checkpoint_files::check(&path)
+        if let Err((file, problem)) = checkpoint_files::check(&path)
             && checkpoint_files::is_checkpoint(&path)
         {
-            let name = relative(dir, &path);
-            found.push(Finding::wrong(Artifact::Checkpoint(name), relative(dir, &file), &why));
+            let artifact = Artifact::Checkpoint(relative(dir, &path));
+            found.push(Finding::from_problem(artifact, relative(dir, &file), &problem));
         }
     }
-    all.findings.extend(found);
-    let errors = rows.iter().filter_map(|f| f.errors.as_ref());
-    let kept = || rows.iter().filter(|f| !dropped.contains(&f.step));
-    all.files =
-        kept().count() + errors.clone().count() + metrics.len() + models.iter().map(|m| m.files.len()).sum::<usize>();
-    all.bytes = kept().map(|f| f.bytes).sum::<u64>()
-        + errors.map(|e| e.bytes).sum::<u64>()
-        + metrics.iter().map(|(_, m)| m.bytes).sum::<u64>()
-        + models.iter().flat_map(|m| m.files.values()).map(|f| f.bytes).sum::<u64>();
-    all.strays = strays(dir, &all)?;
-    Ok(all)
+    found
 }
 
 /// The valid metrics with their line numbers: the last ones of each training.
@@ -186,7 +212,7 @@ fn pipeline(dir: &Path, all: &Inspected) -> Option<Finding> {
     }
     let why = match read_text(&dir.join("pipeline.toml")) {
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
-        Err(e) => return Some(Finding::wrong(artifact(), "pipeline.toml", &FileProblem::from_io(&e))),
+        Err(e) => return Some(Finding::from_problem(artifact(), "pipeline.toml", &FileProblem::from_io(&e))),
         Ok(text) => match header {
             None => pipeline_file::check_alone(&text).err()?,
             Some((hash, format)) if pipeline_hash(&text, format) != *hash => match pipeline_file::check_alone(&text) {
@@ -311,12 +337,12 @@ fn check_rows(
     }
     let rows = Committed { path: &file.path, rows: file.rows, bytes: file.bytes, hash: &file.hash };
     if !dropped && let Err(why) = rows.check(dir, schema(step)) {
-        found.push(Finding::wrong(Artifact::Rows(step.clone(), epoch), &file.path, &why));
+        found.push(Finding::from_problem(Artifact::Rows(step.clone(), epoch), &file.path, &why));
     }
     if let Some(e) = &file.errors {
         let errors = Committed { path: &e.path, rows: e.rows, bytes: e.bytes, hash: &e.hash };
         if let Err(why) = errors.check(dir, Some(&named::ERRORS)) {
-            found.push(Finding::wrong(Artifact::Errors(step.clone(), epoch), &e.path, &why));
+            found.push(Finding::from_problem(Artifact::Errors(step.clone(), epoch), &e.path, &why));
         }
     }
     found

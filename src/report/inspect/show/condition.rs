@@ -6,7 +6,7 @@ use std::str::FromStr;
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::Value;
 
-use crate::data::or_else;
+use crate::data::did_you_mean;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,7 +92,7 @@ impl Condition {
 /// The error for a column that does not exist.
 pub(super) fn no_column(name: &str, all: &Schema) -> Error {
     let names: Vec<&str> = all.fields().iter().map(|f| f.name().as_str()).collect();
-    Error::user(format!("column `{name}` not found")).help(or_else(name, "available", &names))
+    Error::user(format!("column `{name}` not found")).help(did_you_mean(name, "available", &names))
 }
 
 impl Check {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::data::steers;
+use crate::data::is_terminal_control;
 
 /// Spaces between two columns.
 const GAP: usize = 2;
@@ -23,7 +23,7 @@ pub(crate) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' => '⏎',
         '\t' => ' ',
-        c if steers(c) => '\u{fffd}',
+        c if is_terminal_control(c) => '\u{fffd}',
         c => c,
     };
     text.chars().take(MAX_LENGTH).map(shown).collect()
