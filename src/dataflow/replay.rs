@@ -38,11 +38,8 @@ impl<'a> Replay<'a> {
         let step_names = || plan.steps.iter().map(|s| s.name.as_str());
         if let Some(unknown) = from.iter().find(|name| plan.step(name).is_none()) {
             let steps: Vec<&str> = step_names().collect();
-            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from")).help(did_you_mean(
-                unknown,
-                "its steps",
-                &steps,
-            )));
+            return Err(Error::user(format!("the pipeline has no step `{unknown}` to replay from"))
+                .help(did_you_mean(unknown, "its steps", &steps)));
         }
         let inputs = inputs::changed(source, plan)?;
         let changed = changed(before, plan, &inputs.iter().map(|i| i.table.clone()).collect());

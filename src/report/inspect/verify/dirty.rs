@@ -83,7 +83,9 @@ pub(super) fn goes(found: &Inspected, plan: Option<&Plan<dyn Operator>>) -> BTre
         None => cut = cut.into_iter().chain(first_damaged(found)).min(),
     }
     lines.extend(cut.into_iter().flat_map(|cut| cut..=last));
-    lines.extend(found.findings.iter().filter_map(|f| if let Artifact::DuplicateLine(n) = f.artifact { Some(n) } else { None }));
+    lines.extend(
+        found.findings.iter().filter_map(|f| if let Artifact::DuplicateLine(n) = f.artifact { Some(n) } else { None }),
+    );
     // These findings are repaired without recomputing anything.
     if found.findings.iter().all(|f| is_beside(&f.artifact)) {
         return lines;
