@@ -160,7 +160,7 @@ impl SamplingArgs {
 }
 
 /// Returns the source of the prompts and their form.
-fn prompts(args: &Args) -> Result<Prompts> {
+fn prompts(args: &Args) -> Result<PromptReader> {
     let stdin = || Lines::new("standard input", std::io::BufReader::new(std::io::stdin()));
     let asked_for = match (args.lines, args.jsonl) {
         (true, _) => Some(PromptForm::Lines),
@@ -201,7 +201,7 @@ fn prompts(args: &Args) -> Result<Prompts> {
 }
 
 /// Reads prompts on a thread of their own: a pipe may supply one now and the next in an hour.
-fn read(prompts: Prompts, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<Place>>>> {
+fn read(prompts: PromptReader, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<Place>>>> {
     let (sender, queued) = bounded(64);
     let work = move || {
         for (index, read) in (0..).zip(prompts) {
