@@ -105,7 +105,9 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let find = |name: &String| {
         let found = SCHEMAS.iter().copied().find(|s| s.name == *name);
         let names: Vec<&str> = SCHEMAS.iter().map(|s| s.name).collect();
-        found.ok_or_else(|| Error::user(format!("schema `{name}` not found")).help(did_you_mean(name, "available", &names)))
+        found.ok_or_else(|| {
+            Error::user(format!("schema `{name}` not found")).help(did_you_mean(name, "available", &names))
+        })
     };
     let how = ImportOptions {
         format: match args.format {
