@@ -20,7 +20,7 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// Summarizes what is committed. `engines` holds each engine's statistics; `took` is the run's
+    /// Summarises what is committed. `engines` holds each engine's statistics; `took` is the run's
     /// duration, or 0 if unknown.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Closing {
         self.summary.closing(run, &self.references, width)
     }
 
-    /// Summarizes a run of another process, finished or in progress. Reads the summary that a finished run
+    /// Summarises a run of another process, finished or in progress. Reads the summary that a finished run
     /// wrote, or else computes one from what is committed; rows that were not kept, the duration and the
     /// engines' statistics are then unknown.
     ///

@@ -7,10 +7,10 @@ use super::message::Message;
 use crate::error::{Error, Result};
 use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
 
-/// Work that a template may do, in addition to [`WORK_A_MESSAGE`] per message and two units per byte of
+/// Work that a template may do, in addition to [`WORK_PER_MESSAGE`] per message and two units per byte of
 /// content; see [`Settings::work`]. Real templates need a few thousand.
 const WORK: u64 = 1_000_000;
-const WORK_A_MESSAGE: u64 = 5_000;
+const WORK_PER_MESSAGE: u64 = 5_000;
 /// Bytes that a template may write, in addition to four per byte of content. Real templates write at most
 /// some ten thousand.
 const MAX_LENGTH: usize = 1 << 20;
@@ -75,7 +75,7 @@ impl Template {
         let keys = |m: &Message| m.other_keys().map(|(key, value)| key.len() + text_bytes(value)).sum::<usize>();
         let bytes: usize = messages.iter().map(|m| m.content.len() + keys(m)).sum();
         let settings = Settings {
-            work: WORK + WORK_A_MESSAGE * messages.len() as u64 + 2 * bytes as u64,
+            work: WORK + WORK_PER_MESSAGE * messages.len() as u64 + 2 * bytes as u64,
             output: MAX_LENGTH + 4 * bytes,
             strict: false,
             now,

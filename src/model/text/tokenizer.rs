@@ -88,12 +88,12 @@ impl Tokenizer {
         eos.extend(named("eos_token").and_then(|t| hf.token_to_id(&t)));
         // Text must not be able to spell a token that ends an answer, even if the file does not mark that
         // token as special.
-        let forgotten = eos.iter().filter_map(|&id| hf.id_to_token(id)).filter(|t| !t.is_empty());
-        let forgotten: Vec<_> = forgotten.map(|t| AddedToken::from(t, true)).collect();
+        let unmarked = eos.iter().filter_map(|&id| hf.id_to_token(id)).filter(|t| !t.is_empty());
+        let unmarked: Vec<_> = unmarked.map(|t| AddedToken::from(t, true)).collect();
         let known: BTreeSet<String> =
             hf.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content).collect();
-        let forgotten: Vec<_> = forgotten.into_iter().filter(|t| !known.contains(&t.content)).collect();
-        guarded(|| hf.add_special_tokens(forgotten)).map_err(|e| broken(&e))?;
+        let unmarked: Vec<_> = unmarked.into_iter().filter(|t| !known.contains(&t.content)).collect();
+        guarded(|| hf.add_special_tokens(unmarked)).map_err(|e| broken(&e))?;
         hf.set_encode_special_tokens(true);
 
         let mut specials = BTreeMap::new();
@@ -246,12 +246,12 @@ impl Tokenizer {
         // A template may inspect a content, so marks are not enough: compare with contents that cannot
         // spell a special token.
         if !same(template.marked(messages, add_generation_prompt, self.now))
-            && !same(template.render(&self.harmless(messages), add_generation_prompt, self.now))
+            && !same(template.render(&self.without_special_starts(messages), add_generation_prompt, self.now))
         {
             return Err(Error::user(
                 "a message spells a special token, and the chat template rewrites message content",
             )
-            .help("take the special token's spelling out of the message"));
+            .help("remove the special token's spelling from the message"));
         }
         Ok(whole)
     }
@@ -263,14 +263,14 @@ impl Tokenizer {
         for (key, value) in messages.iter().flat_map(Message::other_keys) {
             if spells(key) || spells_one(value, &spells) {
                 return Err(Error::user(format!("a message spells a special token under `{}`", key.escape_debug()))
-                    .help("take the special token's spelling out of the message, or leave the key out"));
+                    .help("remove the special token's spelling from the message, or omit the key"));
             }
         }
         Ok(())
     }
 
     /// Returns the messages without the characters that begin special tokens.
-    fn harmless(&self, messages: &[Message]) -> Vec<Message> {
+    fn without_special_starts(&self, messages: &[Message]) -> Vec<Message> {
         let starts = self.special_starts();
         let content = |m: &Message| m.content.replace(starts.as_slice(), "_");
         messages.iter().map(|m| m.with_content(content(m))).collect()
@@ -286,7 +286,7 @@ impl Tokenizer {
     pub(crate) fn template(&self) -> Result<&Template> {
         self.inner.template.as_ref().ok_or_else(|| {
             Error::user("the model has no chat template").help(
-                "take the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
+                "use the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
             )
         })
     }

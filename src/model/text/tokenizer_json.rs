@@ -7,36 +7,36 @@ use crate::error::{Error, Result};
 
 /// Maximum factor by which normalizers may lengthen a text, or decoders a token. Llama 2's write three
 /// bytes for a space.
-const LONGEST_GROWTH: f64 = 256.;
+const MAX_GROWTH: f64 = 256.;
 
 /// Maximum steps of the normalizers, pre-tokenizers and decoders together. Real tokenizers have about ten.
-const MOST_STEPS: usize = 200;
+const MAX_STEPS: usize = 200;
 /// Maximum length of a Unigram piece in bytes. The library stores pieces in a tree as deep as the longest
 /// piece and drops that tree recursively. Real pieces have at most a few hundred bytes.
-const LONGEST_PIECE: usize = 1024;
+const MAX_PIECE_BYTES: usize = 1024;
 
 /// Refuses a normalizer or decoder that makes texts very long, a table that claims a greater length than it
 /// has, too many steps, and pieces that would overflow the stack.
 pub(crate) fn check(tokenizer: &Json) -> Result<()> {
     let steps: usize =
         ["normalizer", "pre_tokenizer", "decoder", "post_processor"].iter().map(|k| steps(&tokenizer[*k])).sum();
-    if steps > MOST_STEPS {
+    if steps > MAX_STEPS {
         return Err(Error::user(format!(
-            "it has {steps} steps (normalizers and the like); at most {MOST_STEPS} are run"
+            "it has {steps} steps (normalizers and similar); at most {MAX_STEPS} are run"
         )));
     }
     if let Json::Array(pieces) = &tokenizer["model"]["vocab"] {
         let longest = pieces.iter().filter_map(|piece| piece[0].as_str()).map(str::len).max().unwrap_or(0);
-        if longest > LONGEST_PIECE {
+        if longest > MAX_PIECE_BYTES {
             return Err(Error::user(format!(
-                "a piece of its vocabulary has {longest} bytes; at most {LONGEST_PIECE} are read"
+                "a piece of its vocabulary has {longest} bytes; at most {MAX_PIECE_BYTES} are read"
             )));
         }
     }
     for key in ["normalizer", "decoder"] {
         let mut growth = 1.;
         grow(&tokenizer[key], &mut growth).map_err(|e| e.doing(key))?;
-        if growth > LONGEST_GROWTH {
+        if growth > MAX_GROWTH {
             return Err(Error::user(format!("{key}: its replacements make a text {growth:.0} times as long")));
         }
     }
