@@ -166,12 +166,12 @@ fn a_judge_that_cannot_be_loaded_or_asked_is_found() {
     std::fs::write(cut.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
     let other = case("other", "tests/goldens/families/qwen2", &["tokenizer.json"]);
     for (path, words) in [
-        (case("bare", &of("smollm2"), &["tokenizer.json"]), "there is no tokenizer.json"),
+        (case("bare", &of("smollm2"), &["tokenizer.json"]), "tokenizer.json not found"),
         (mute, "has no chat template"),
-        (case("empty", &of("smollm2"), &["model.safetensors"]), "there is no weights"),
+        (case("empty", &of("smollm2"), &["model.safetensors"]), "found no weights"),
         (case("part", &of("llama2"), &["model-00002-of-00002.safetensors"]), "model-00002-of-00002.safetensors"),
         (cut, "the file is cut off or broken"),
-        (other, "there is no tokenizer.json"),
+        (other, "tokenizer.json not found"),
     ] {
         let (code, said) = judged_by(dir, &format!("path = {path:?}"), "");
         let at = said.contains("step `scores`, model `j`");

@@ -425,7 +425,7 @@ fn broken_adapters_are_refused() {
             &["base_model_name_or_path is `no/such/model`", "path of the model"],
         ),
         (smollm2().to_str().unwrap(), adapter.to_str().unwrap(), &["is itself an adapter"]),
-        (smollm2().to_str().unwrap(), "", &["names no base_model_name_or_path"]),
+        (smollm2().to_str().unwrap(), "", &["base_model_name_or_path is missing"]),
         ("{", "[", &["adapter_config.json"]),
     ] {
         assert!(good.contains(from), "{from}");
@@ -457,5 +457,5 @@ fn broken_adapters_are_refused() {
         fs::write(file, whole).unwrap();
     }
     fs::remove_file(adapter.join("adapter_model.safetensors")).unwrap();
-    refuses(&["no adapter_model.safetensors"]);
+    refuses(&["adapter_model.safetensors not found"]);
 }

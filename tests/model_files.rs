@@ -58,10 +58,10 @@ fn edit_header(path: &Path, change: impl Fn(String) -> String) {
 #[test]
 fn paths_that_are_no_model() {
     let dir = tempfile::tempdir().unwrap();
-    refuses(&dir.path().join("nowhere"), &["there is no model at", "nowhere"]);
-    refuses(dir.path(), &["no config.json"]);
+    refuses(&dir.path().join("nowhere"), &["no model found at", "nowhere"]);
+    refuses(dir.path(), &["config.json not found"]);
     fs::write(dir.path().join("x.bin"), "x").unwrap();
-    refuses(&dir.path().join("x.bin"), &["is no model", ".gguf"]);
+    refuses(&dir.path().join("x.bin"), &["is not a model", ".gguf"]);
     let dir = copy("smollm2");
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     refuses(dir.path(), &["no weights"]);
@@ -82,7 +82,7 @@ fn configurations_that_cannot_be_run() {
         (r#""attention_bias": false"#, r#""attention_bias": true"#, &["attention_bias"]),
         (r#""hidden_act": "silu""#, r#""hidden_act": "gelu""#, &["gelu"]),
         (r#""rope_type": "default""#, r#""rope_type": "yarn""#, &["yarn"]),
-        (r#""vocab_size": "#, r#""vocab_size": 1"#, &["shape", "config.json asks for"]),
+        (r#""vocab_size": "#, r#""vocab_size": 1"#, &["shape", "config.json requires"]),
         ("{", "[", &["config.json"]),
     ] {
         let dir = copy("smollm2");
@@ -151,7 +151,7 @@ fn broken_safetensors() {
     header(&|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[-1,", 1), &["whole numbers"]);
     header(&|h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[4,", 1), &["cannot have"]);
     header(&|h| h.replacen("\"shape\":[", "\"shape\":[0,", 1), &["cannot have"]);
-    header(&|h| h.replacen("\"shape\":[", "\"shape\":[1,", 1), &["has shape [1, ", "config.json asks for"]);
+    header(&|h| h.replacen("\"shape\":[", "\"shape\":[1,", 1), &["has shape [1, ", "config.json requires"]);
     header(&|_| format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), &["header is broken"]);
     header(&|_| format!(r#"{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000)), &["header is broken"]);
     header(&|_| "{}".into(), &["is missing", "more"]);
@@ -174,7 +174,7 @@ fn broken_shards() {
     refuses(dir.path(), &["is missing"]);
     let dir = copy("llama2");
     edit(&index(&dir), "model-00002-of-00002", "../../etc/model");
-    refuses(dir.path(), &["is no file name"]);
+    refuses(dir.path(), &["is not a file name"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn broken_gguf() {
     };
     let good = gguf();
     refuses(b"", "bytes left");
-    refuses(b"GGUL", "no GGUF");
+    refuses(b"GGUL", "not a GGUF file");
     refuses(&good[..good.len() - 1], "cut off");
     refuses(&good[..good.len() / 2], "cut off");
     refuses(&good[..1000], "left");

@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 pub fn device(name: &str) -> Result<Device> {
     let (kind, ordinal) = name.split_once(':').unwrap_or((name, "0"));
     let unknown = || {
-        Error::user(format!("there is no device `{name}`"))
+        Error::user(format!("no device is named `{name}`"))
             .help("devices are cpu, cuda, cuda:N, metal, metal:N and auto")
     };
     let ordinal: usize = ordinal.parse().map_err(|_| unknown())?;

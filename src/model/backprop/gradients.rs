@@ -32,7 +32,7 @@ impl Gradients {
     }
 
     /// Returns the gradient of a weight of `count` numbers, and whether it is fresh. A fresh gradient is
-    /// not initialized: the caller must write all of its numbers.
+    /// not initialised: the caller must write all of its numbers.
     pub(super) fn numbers(&mut self, name: &str, count: usize, pool: &mut Pool) -> Result<(&mut [f32], bool)> {
         let fresh = !self.by_name.contains_key(name);
         if fresh {
@@ -40,7 +40,7 @@ impl Gradients {
         }
         match self.by_name.get_mut(name) {
             Some(Gradient::Numbers(numbers)) => Ok((numbers, fresh)),
-            _ => candle_core::bail!("the gradient of `{name}` is kept in two ways"),
+            _ => candle_core::bail!("the gradient of `{name}` is stored in two forms"),
         }
     }
 
@@ -60,7 +60,7 @@ impl Gradients {
         let sum = match self.by_name.remove(name) {
             None => new.contiguous()?,
             Some(Gradient::Tensor(old)) => (old + new)?,
-            Some(Gradient::Numbers(_)) => candle_core::bail!("the gradient of `{name}` is kept in two ways"),
+            Some(Gradient::Numbers(_)) => candle_core::bail!("the gradient of `{name}` is stored in two forms"),
         };
         self.by_name.insert(name.to_owned(), Gradient::Tensor(sum));
         Ok(())

@@ -53,7 +53,7 @@ impl Settings {
             needed.push("head_dim");
         }
         if let Some(key) = needed.into_iter().find(|k| !json.contains_key(*k)) {
-            return Err(Error::user(format!("there is no {key}")));
+            return Err(Error::user(format!("{key} is missing")));
         }
         json.entry("tie_word_embeddings").or_insert((family == Family::Gemma3).into());
         let sizes = hf::typed_config(&json)?;
@@ -244,7 +244,9 @@ fn gemma(json: &Map<String, Json>, sizes: &Config, local_theta: Option<Json>) ->
     }
     let local_theta = local_theta.as_ref().and_then(Json::as_f64).filter(|t| t.is_finite() && *t > 0.);
     let local_theta = local_theta.ok_or_else(|| {
-        Error::user("the base of the sliding layers' rotary frequencies (rope_local_base_freq) is no positive number")
+        Error::user(
+            "the base of the sliding layers' rotary frequencies (rope_local_base_freq) is not a positive number",
+        )
     })?;
     let cap = |key: &str| match number(json, key)? {
         Some(c) if !(c.is_finite() && c > 0.) => Err(Error::user(format!("{key} is {c}, it must be above 0"))),
@@ -285,7 +287,7 @@ fn layer_types(json: &Map<String, Json>) -> Result<Option<Vec<bool>>> {
         _ => None,
     };
     let all = list.as_array().and_then(|l| l.iter().map(kind).collect());
-    all.map(Some).ok_or_else(|| Error::user("layer_types knows full_attention and sliding_attention only"))
+    all.map(Some).ok_or_else(|| Error::user("layer_types supports only full_attention and sliding_attention"))
 }
 
 fn want_text(json: &Map<String, Json>, key: &str, want: &str) -> Result<()> {

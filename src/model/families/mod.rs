@@ -87,7 +87,7 @@ impl InferenceModel {
         let at = || config_path.display();
         let kind = json.get("model_type").and_then(|t| t.as_str());
         let family = kind.and_then(Family::named);
-        let family = family.ok_or_else(|| Error::user(format!("{}: it is of none of these families", at())))?;
+        let family = family.ok_or_else(|| Error::user(format!("{}: it belongs to none of these families", at())))?;
         if dtype != DType::F32 {
             // candle-transformers stores Qwen2's and Gemma's rotary tables in the weights' type: in bf16,
             // positions from 256 on would be rounded.

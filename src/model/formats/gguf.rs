@@ -64,12 +64,12 @@ impl<R: Read + Seek> Gguf<R> {
             parts: Vec::new(),
         };
         if g.bytes()? != *b"GGUF" {
-            return Err(Error::user("it is no GGUF file"));
+            return Err(Error::user("it is not a GGUF file"));
         }
         let version = g.u32()?;
         if (2..=3).contains(&version.swap_bytes()) {
             return Err(Error::user("it is a big-endian GGUF file; reflux reads little-endian ones")
-                .help("convert it with llama.cpp's gguf_convert_endian.py, or take the little-endian file"));
+                .help("convert it with llama.cpp's gguf_convert_endian.py, or use the little-endian file"));
         }
         if !(2..=3).contains(&version) {
             return Err(Error::user(format!("it has GGUF version {version}; reflux reads 2 and 3")));
@@ -83,7 +83,7 @@ impl<R: Read + Seek> Gguf<R> {
             let kind = g.u32()?;
             let value = g.value(kind).map_err(|e| e.doing(format!("metadata `{key}`")))?;
             if g.metadata.insert(key.clone(), value).is_some() {
-                return Err(Error::user(format!("metadata `{key}` comes twice")));
+                return Err(Error::user(format!("metadata `{key}` occurs twice")));
             }
         }
         for _ in 0..tensors {
@@ -123,7 +123,7 @@ impl<R: Read + Seek> Gguf<R> {
         all.find_map(|part| part.tensors.get(name)).map(|info| info.shape.as_slice())
     }
 
-    /// Reads a tensor's values on the CPU, dequantized to f32.
+    /// Reads a tensor's values on the CPU, dequantised to f32.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         if let Some(part) = self.parts.iter_mut().find(|part| part.tensors.contains_key(name)) {
             return part.tensor(name);
@@ -150,7 +150,7 @@ impl<R: Read + Seek> Gguf<R> {
     fn place(&self, kind: u32, shape: &[usize], offset: u64) -> Result<(GgmlDType, u64, usize)> {
         let kind = ggml_type(kind)?;
         let n = elements(shape).ok_or_else(|| Error::user(format!("the shape {shape:?} is impossible")))?;
-        // Quantization blocks lie along the innermost dimension.
+        // Quantisation blocks lie along the innermost dimension.
         let inner = shape.last().copied().unwrap_or(1);
         if inner % kind.block_size() != 0 {
             return Err(Error::user(format!("rows of {inner} values cannot be {kind:?}")));
@@ -159,7 +159,7 @@ impl<R: Read + Seek> Gguf<R> {
         let begin = self.data.checked_add(offset);
         let end = size.zip(begin).and_then(|(s, b)| b.checked_add(s as u64));
         let (Some(size), Some(begin), Some(end)) = (size, begin, end) else {
-            return Err(Error::user("its place is beyond any file"));
+            return Err(Error::user("its offset is beyond the end of any file"));
         };
         if end > self.length {
             return Err(
@@ -194,7 +194,7 @@ impl<R: Read + Seek> Gguf<R> {
 
     fn enough(&self, count: u64, each: u64, what: &str) -> Result<()> {
         if count.saturating_mul(each) > self.left() {
-            return Err(Error::user(format!("it claims {count} {what}, and has {} bytes left", self.left()))
+            return Err(Error::user(format!("it claims {count} {what} but has only {} bytes left", self.left()))
                 .help("the file is cut off or broken"));
         }
         Ok(())
@@ -259,7 +259,7 @@ impl<R: Read + Seek> Gguf<R> {
             6 => Value::Floats((0..n).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
             8 => Value::Texts((0..n).map(|_| self.text()).collect::<Result<_>>()?),
             _ => {
-                let skip = n * width; // at most what is left of the file
+                let skip = n * width; // at most the bytes left in the file
                 self.position += skip;
                 self.reader.seek(SeekFrom::Start(self.position))?;
                 Value::Other
@@ -295,7 +295,7 @@ fn ggml_type(kind: u32) -> Result<GgmlDType> {
         30 => GgmlDType::BF16,
         other => {
             return Err(Error::user(format!("its quantisation (ggml type {other}) is not supported"))
-                .help("take a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K"));
+                .help("use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K"));
         }
     })
 }

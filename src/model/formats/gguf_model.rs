@@ -105,7 +105,7 @@ fn config<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Config> {
     }
     let embedding = gguf.shape("token_embd.weight").map(<[usize]>::to_vec);
     let Some([vocab_size, _]) = embedding.as_deref() else {
-        return Err(Error::user("tensor `token_embd.weight` is missing or no matrix"));
+        return Err(Error::user("tensor `token_embd.weight` is missing or not a matrix"));
     };
     let heads = m.needed("llama.attention.head_count")?;
     let hidden_size = m.needed("llama.embedding_length")?;
@@ -130,7 +130,7 @@ fn config<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Config> {
     };
     check_config(&config)?;
     if m.size("llama.rope.dimension_count")?.is_some_and(|n| n != config.head_dim()) {
-        return Err(Error::user("rotary positions on a part of a head only, which is not supported"));
+        return Err(Error::user("rotary positions on only a part of a head are not supported"));
     }
     config.rope_scaling = rope_scaling(gguf, &m, &config)?;
     Ok(config)
@@ -188,7 +188,7 @@ fn llama3(factors: &[f32], config: &Config) -> Result<RopeScaling> {
     match scaled {
         Ok(scaled) if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(factors).all(near) => Ok(scaling),
         _ => Err(Error::user("`rope_freqs.weight` holds another scaling than Llama 3's")
-            .help("take the model's Hugging Face directory")),
+            .help("use the model's Hugging Face directory")),
     }
 }
 
@@ -199,7 +199,7 @@ fn check_tensors<R: Read + Seek>(gguf: &Gguf<R>, config: &Config) -> Result<()> 
         match gguf.shape(&stored) {
             Some(s) if s == shape => {}
             Some(s) => {
-                return Err(Error::user(format!("tensor `{stored}` has shape {s:?}, the metadata ask for {shape:?}")));
+                return Err(Error::user(format!("tensor `{stored}` has shape {s:?}, the metadata require {shape:?}")));
             }
             None => return Err(Error::user(format!("tensor `{stored}` is missing"))),
         }
@@ -246,7 +246,7 @@ pub(in crate::model) fn stored_name(name: &str) -> String {
 }
 
 /// Reverses llama.cpp's permutation of the rows of the query and key matrices: row (head, j, side) moves to
-/// (head, side, j). llama.cpp rotates neighboring pairs, Hugging Face the two halves of a head.
+/// (head, side, j). llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head.
 fn half_split(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = w.dims2()?;
     w.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))

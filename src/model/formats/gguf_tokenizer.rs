@@ -16,15 +16,15 @@ pub(in crate::model) const USER_DEFINED: i32 = 4;
 pub(in crate::model) const UNUSED: i32 = 5;
 pub(in crate::model) const BYTE: i32 = 6;
 /// Maximum length of a SentencePiece token in bytes; every way to split it in two is tried.
-const LONGEST_PIECE: usize = 1024;
+const MAX_PIECE_BYTES: usize = 1024;
 /// Maximum merges of a SentencePiece vocabulary per token. Llama 2 has 1.9, Gemma 2.0.
-const MERGES_A_TOKEN: usize = 4;
+const MAX_MERGES_PER_TOKEN: usize = 4;
 /// Maximum bytes of all merges per byte of the tokens.
-const MERGED_BYTES: usize = 16;
+const MAX_MERGED_BYTES_PER_BYTE: usize = 16;
 
 pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     let m = Metadata(metadata);
-    let missing = |key: &str| Error::user(format!("metadata `{key}` is missing or no list of the right kind"));
+    let missing = |key: &str| Error::user(format!("metadata `{key}` is missing or not a list of the right type"));
     let Some(Value::Texts(tokens)) = metadata.get("tokenizer.ggml.tokens") else {
         return Err(missing("tokenizer.ggml.tokens"));
     };
@@ -50,9 +50,9 @@ pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
             }
             if m.flag("tokenizer.ggml.remove_extra_whitespaces")? == Some(true) {
                 return Err(Error::user("its tokenizer drops repeated spaces, which no Llama's does")
-                    .help("take the model's Hugging Face directory"));
+                    .help("use the model's Hugging Face directory"));
             }
-            if let Some(id) = tokens.iter().position(|t| t.len() > LONGEST_PIECE) {
+            if let Some(id) = tokens.iter().position(|t| t.len() > MAX_PIECE_BYTES) {
                 return Err(Error::user(format!("token {id} has {} bytes", tokens[id].len())));
             }
             // Files without the key still have the token.
@@ -62,7 +62,7 @@ pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
         }
         other => {
             return Err(Error::user(format!("its tokenizer is of kind `{}`", other.unwrap_or("none"))).help(
-                "reflux reads `gpt2` (byte-level BPE) and `llama` (SentencePiece); or take the Hugging Face directory",
+                "reflux reads `gpt2` (byte-level BPE) and `llama` (SentencePiece); or use the Hugging Face directory",
             ));
         }
     };
@@ -106,7 +106,8 @@ fn special(m: &Metadata, tokens: &[String], which: &str) -> Result<Option<String
     let key = format!("tokenizer.ggml.{which}_token_id");
     m.size(&key)?
         .map(|id| {
-            let outside = || Error::user(format!("metadata `{key}` is {id}, there are {} tokens", tokens.len()));
+            let outside =
+                || Error::user(format!("metadata `{key}` is {id}, but the vocabulary has {} tokens", tokens.len()));
             tokens.get(id).cloned().ok_or_else(outside)
         })
         .transpose()
@@ -152,7 +153,7 @@ fn byte_level(tokens: &[String], merges: &[String], pre: &str) -> Result<Parts> 
         "qwen2" => (split(QWEN2), json!({"type": "NFC"}), false),
         other => {
             return Err(Error::user(format!("its pre-tokenizer `{other}` is not known"))
-                .help("reflux knows gpt-2, smollm, llama-bpe and qwen2; or take the Hugging Face directory"));
+                .help("reflux knows gpt-2, smollm, llama-bpe and qwen2; or use the Hugging Face directory"));
         }
     };
     let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
@@ -175,8 +176,9 @@ fn sentencepiece(
     prefix: bool,
 ) -> Result<Parts> {
     let ids: BTreeMap<&str, usize> = tokens.iter().enumerate().rev().map(|(id, t)| (t.as_str(), id)).collect();
-    let most_bytes = MERGED_BYTES.saturating_mul(tokens.iter().map(String::len).sum()).saturating_add(1 << 20);
-    let (most, mut bytes) = (MERGES_A_TOKEN * tokens.len() + 10_000, 0usize);
+    let most_bytes =
+        MAX_MERGED_BYTES_PER_BYTE.saturating_mul(tokens.iter().map(String::len).sum()).saturating_add(1 << 20);
+    let (most, mut bytes) = (MAX_MERGES_PER_TOKEN * tokens.len() + 10_000, 0usize);
     let mut merges: Vec<(f32, usize, usize)> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
         // These tokens do not represent their spelling, so text must not merge into them.
@@ -192,7 +194,7 @@ fn sentencepiece(
         bytes = bytes.saturating_add((merges.len() - before) * token.len());
         if merges.len() > most || bytes > most_bytes {
             return Err(Error::user(format!("its {} tokens are merged in more than {most} ways", tokens.len()))
-                .help("no vocabulary that was trained is like this: the file is broken, or made to take memory"));
+                .help("no trained vocabulary is like this: the file is broken, or made to exhaust memory"));
         }
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));

@@ -19,12 +19,12 @@ const MAX_LENGTH: u64 = 256 << 20;
 
 /// Reads a whole text file of at most [`MAX_LENGTH`] bytes.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let shown = || path.display().to_string();
-    let file = open_regular(path).user(shown)?;
+    let name = || path.display().to_string();
+    let file = open_regular(path).user(name)?;
     let mut text = String::new();
-    let n = file.take(MAX_LENGTH + 1).read_to_string(&mut text).user(shown)?;
+    let n = file.take(MAX_LENGTH + 1).read_to_string(&mut text).user(name)?;
     if n as u64 > MAX_LENGTH {
-        return Err(Error::user(format!("{}: the file is longer than {} MiB", shown(), MAX_LENGTH >> 20)));
+        return Err(Error::user(format!("{}: the file is longer than {} MiB", name(), MAX_LENGTH >> 20)));
     }
     Ok(text)
 }
@@ -51,7 +51,7 @@ pub(crate) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
 pub(crate) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> {
     let path = dir.join("config.json");
     if !path.exists() {
-        return Err(Error::user(format!("{}: there is no config.json", dir.display()))
+        return Err(Error::user(format!("{}: config.json not found", dir.display()))
             .help("a model is a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json"));
     }
     let json = read_object(&path)?;
@@ -62,7 +62,7 @@ pub(crate) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> 
 pub(crate) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
     if !path.exists() {
-        return Err(Error::user(format!("{}: there is no tokenizer.json", dir.display())).help(
+        return Err(Error::user(format!("{}: tokenizer.json not found", dir.display())).help(
             "older models have tokenizer.model only; save the tokenizer once with transformers (AutoTokenizer, use_fast=True)",
         ));
     }
@@ -131,7 +131,7 @@ pub(crate) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     match text(&json, "model_type") {
         Some(kind) if kind == "llama" => {}
         Some(kind) if Family::named(&kind).is_some() => {
-            return Err(Error::user(format!("it is of the family {kind}, which reflux runs but does not train"))
+            return Err(Error::user(format!("it belongs to the family {kind}, which reflux runs but does not train"))
                 .help("Llama 2 and 3, SmolLM2, TinyLlama and others of their shape can be trained"));
         }
         kind => {
@@ -161,12 +161,12 @@ pub(crate) fn parse_config(mut json: Map<String, Json>) -> Result<Config> {
     Ok(config)
 }
 
-/// Refuses a model whose weights use a quantization scheme of their own.
+/// Refuses a model whose weights use a quantisation scheme of their own.
 pub(crate) fn refuse_quantised(json: &Map<String, Json>) -> Result<()> {
     let Some(settings) = json.get("quantization_config").filter(|v| !v.is_null()) else { return Ok(()) };
     let method = settings.get("quant_method").and_then(Json::as_str).unwrap_or("of an unknown method");
     Err(Error::user(format!("its weights are quantised ({method}), which reflux does not read from a folder"))
-        .help("take the model as it was before it was quantised, or a GGUF file"))
+        .help("use the model before quantisation, or a GGUF file"))
 }
 
 /// Parses the configuration into typed values; an error names the key.
@@ -207,7 +207,7 @@ fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
         Some(other) => return Err(Error::user(format!("the rotary settings are {other}; they must be an object"))),
     };
     if let Some(layers) = rope.iter().find(|(_, v)| v.is_object()) {
-        return Err(Error::user(format!("rotary settings of their own for `{}` layers are not supported", layers.0)));
+        return Err(Error::user(format!("separate rotary settings for `{}` layers are not supported", layers.0)));
     }
     whole(&rope)?;
     if let Some(theta) = rope.remove("rope_theta").filter(|v| !v.is_null()) {
@@ -222,7 +222,7 @@ fn one_rope(json: &mut Map<String, Json>) -> Result<()> {
         return match rope.get("factor") {
             None => Ok(()),
             Some(factor) => Err(Error::user(format!("rope_scaling has a factor ({factor}) and no type"))
-                .help("say what it means: add \"rope_type\": \"linear\" to rope_scaling, or take rope_scaling out")),
+                .help("state the type: add \"rope_type\": \"linear\" to rope_scaling, or remove rope_scaling")),
         };
     };
     if kind == "default" {

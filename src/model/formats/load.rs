@@ -72,14 +72,14 @@ impl Source {
             let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;
             (config, tokenizer, Files::Gguf(model))
         } else if path.exists() {
-            return Err(Error::user(format!("{} is no model", path.display())).help(help));
+            return Err(Error::user(format!("{} is not a model", path.display())).help(help));
         } else {
-            return Err(Error::user(format!("there is no model at {}", path.display())).help(help));
+            return Err(Error::user(format!("no model found at {}", path.display())).help(help));
         };
         Ok(Self { config, tokenizer, path: path.into(), files, adapter: None })
     }
 
-    /// Reads a weight of [`Config::weights`] on the CPU, in its stored type; in f32 if it is quantized or
+    /// Reads a weight of [`Config::weights`] on the CPU, in its stored type; in f32 if it is quantised or
     /// has an adapter.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let w = match &mut self.files {

@@ -110,18 +110,17 @@ pub(crate) fn open(dir: &Path) -> Result<(LoraConfig, Option<String>)> {
 pub(crate) fn base(dir: &Path, named: Option<&str>) -> Result<PathBuf> {
     let help = "write the path of the model that the adapter was trained on there";
     let Some(named) = named else {
-        let message = format!("{}: it names no base_model_name_or_path", dir.join(CONFIG).display());
+        let message = format!("{}: base_model_name_or_path is missing", dir.join(CONFIG).display());
         return Err(Error::user(message).help(help));
     };
     let found = [PathBuf::from(named), dir.join(named)].into_iter().find(|p| p.exists());
     let base = found.ok_or_else(|| {
         let path = dir.join(CONFIG);
-        Error::user(format!("{}: base_model_name_or_path is `{named}`, and there is no such model", path.display()))
-            .help(help)
+        Error::user(format!("{}: base_model_name_or_path is `{named}`, which was not found", path.display())).help(help)
     })?;
     if is_one(&base) {
         let message = format!("{}: the base model `{named}` is itself an adapter", dir.join(CONFIG).display());
-        return Err(Error::user(message).help("export or save it merged, and train on that"));
+        return Err(Error::user(message).help("export or save it merged, and train the merged model"));
     }
     Ok(base)
 }
@@ -191,7 +190,7 @@ pub fn standalone(dir: &Path) -> Result<Standalone> {
 pub(crate) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<BTreeMap<String, Tensor>> {
     let path = dir.join(WEIGHTS);
     if !path.exists() {
-        return Err(Error::user(format!("{}: there is no {WEIGHTS}", dir.display()))
+        return Err(Error::user(format!("{}: {WEIGHTS} not found", dir.display()))
             .help("reflux reads adapters in safetensors only; adapter_model.bin can run code"));
     }
     let expected: Vec<_> =

@@ -15,7 +15,7 @@ use crate::data::open_regular;
 use crate::error::{Context, Error, Result};
 
 /// Maximum length of a header, the same as in the reference implementation.
-const LONGEST_HEADER: u64 = 100_000_000;
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Reads only the weights of the given names and shapes from the directory's safetensors files. `family` is
 /// the name of such a model in messages.
@@ -73,14 +73,11 @@ impl Files {
                     if ignored(&name) {
                         continue;
                     }
-                    return Err(wrong(format!("is not part of a {family} model of this {config}")).help(stranger(
-                        &entry.name,
-                        config,
-                        &expected,
-                    )));
+                    return Err(wrong(format!("is not part of a {family} model of this {config}"))
+                        .help(help_for_unknown_tensor(&entry.name, config, &expected)));
                 };
                 if *shape != entry.shape {
-                    return Err(wrong(format!("has shape {:?}, {config} asks for {shape:?}", entry.shape)));
+                    return Err(wrong(format!("has shape {:?}, {config} requires {shape:?}", entry.shape)));
                 }
                 if entries.contains_key(&name) {
                     return Err(wrong("is in another file of the model already".into()));
@@ -131,7 +128,7 @@ impl Files {
     /// Reads a weight on the CPU, in its stored type; f64 is converted to f32.
     pub(in crate::model) fn tensor(&self, name: &str) -> Result<Tensor> {
         let Some((at, entry)) = self.entries.get(name) else {
-            return Err(Error::bug(format!("tensor `{name}` was not asked for")));
+            return Err(Error::bug(format!("tensor `{name}` was not requested")));
         };
         let path = &self.paths[*at];
         read(path, entry).map_err(|e| e.doing(format!("{}: tensor `{name}`", path.display())))
@@ -170,7 +167,7 @@ fn full_name(name: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
 }
 
 /// Returns the help for a tensor that the model does not have.
-fn stranger(name: &str, config: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
+fn help_for_unknown_tensor(name: &str, config: &str, expected: &BTreeMap<String, Vec<usize>>) -> String {
     for (prefix, how) in
         [("_orig_mod.", "from what torch.compile made of it"), ("module.", "from a DataParallel wrapper")]
     {
@@ -197,16 +194,16 @@ pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
         } else {
             "no weights"
         };
-        return Err(Error::user(format!("{}: there is {what}", dir.display()))
+        return Err(Error::user(format!("{}: found {what}", dir.display()))
             .help("reflux reads model.safetensors, or the files that model.safetensors.index.json names"));
     }
     let json = hf::read_object(&index)?;
     let map = json.get("weight_map").and_then(Json::as_object);
-    let map = map.ok_or_else(|| Error::user(format!("{}: there is no weight_map", index.display())))?;
+    let map = map.ok_or_else(|| Error::user(format!("{}: weight_map is missing", index.display())))?;
     let mut names = BTreeSet::new();
     for file in map.values() {
         let name = file.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']) && *n != "..");
-        let name = name.ok_or_else(|| Error::user(format!("{}: {file} is no file name", index.display())))?;
+        let name = name.ok_or_else(|| Error::user(format!("{}: {file} is not a file name", index.display())))?;
         names.insert(name.to_string());
     }
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
@@ -229,12 +226,12 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
     file.read_exact(&mut prefix).map_err(|_| Error::user("it is cut off within its first eight bytes"))?;
     let header = u64::from_le_bytes(prefix);
     if prefix == *b"version " {
-        return Err(Error::user("it is a pointer of Git LFS, and not the weights themselves")
+        return Err(Error::user("it is a Git LFS pointer, not the weights themselves")
             .help("fetch the file: `git lfs pull` in the repository, or `huggingface-cli download`"));
     }
-    if header > LONGEST_HEADER || header > length.saturating_sub(8) {
+    if header > MAX_HEADER_BYTES || header > length.saturating_sub(8) {
         return Err(Error::user(format!("its header claims {header} bytes, the file has {length}"))
-            .help("the file is cut off, or it is no safetensors file"));
+            .help("the file is cut off, or it is not a safetensors file"));
     }
     let mut bytes = vec![0u8; header as usize];
     file.read_exact(&mut bytes)?;
@@ -247,7 +244,7 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
             entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
         }
     }
-    // In order of place, so that overlaps are between neighbors.
+    // In order of place, so that overlaps are between neighbours.
     entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
     for pair in entries.windows(2) {
         if pair[0].begin + pair[0].bytes as u64 > pair[1].begin {
@@ -270,9 +267,8 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
                 "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F4" => ", as quantised weights have",
                 _ => "",
             };
-            return Err(Error::user(format!("has type {other}{cause}")).help(
-                "reflux reads F32, F16 and BF16, and F64 as f32; take the model as it was before it was quantised",
-            ));
+            return Err(Error::user(format!("has type {other}{cause}"))
+                .help("reflux reads F32, F16 and BF16, and F64 as f32; use the model before quantisation"));
         }
         None => return Err(Error::user("has no dtype")),
     };

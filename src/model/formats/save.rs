@@ -70,7 +70,7 @@ pub(crate) fn save(llama: &Llama, tokenizer: &Tokenizer, dir: &Path) -> Result<S
 fn to_object(value: &impl serde::Serialize) -> Result<Map<String, Json>> {
     match serde_json::to_value(value) {
         Ok(Json::Object(map)) => Ok(map),
-        other => Err(Error::bug(format!("the configuration is no object: {other:?}"))),
+        other => Err(Error::bug(format!("the configuration is not an object: {other:?}"))),
     }
 }
 
@@ -143,7 +143,7 @@ pub fn saved_dtype(dir: &Path) -> Result<DType> {
     let all = [DType::F32, DType::BF16, DType::F16];
     all.into_iter().find(|d| torch_dtype(*d).is_ok_and(|n| n == name)).ok_or_else(|| {
         Error::user(format!("{}: torch_dtype is {name}", path.display()))
-            .help("there are float32, bfloat16 and float16")
+            .help("known types are float32, bfloat16 and float16")
     })
 }
 

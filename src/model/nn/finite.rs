@@ -27,9 +27,9 @@ pub(crate) fn check(weights: &BTreeMap<String, Tensor>) -> Result<()> {
         let all = weight.elem_count();
         let message = format!("weight `{name}` holds {bad} of {all} numbers that are infinite or NaN");
         let help = if weight.dtype() == DType::F16 {
-            "f16 ends at 65504: take bf16 or f32. If they are not finite there either, the training that made them diverged"
+            "f16 ends at 65504: use bf16 or f32. If they are not finite there either, the training that made them diverged"
         } else {
-            "the training that made them diverged: lower its learning_rate, or look at its metrics for the step where it began"
+            "the training that made them diverged: lower its learning_rate, or find the step where it began in its metrics"
         };
         return Err(Error::user(message).help(help));
     }
@@ -73,6 +73,6 @@ mod tests {
         let large = Tensor::new(&[7e4f32], &Device::Cpu).unwrap();
         check(&BTreeMap::from([("w".to_owned(), large.clone())])).unwrap();
         let error = check(&BTreeMap::from([("w".to_owned(), large.to_dtype(DType::F16).unwrap())])).unwrap_err();
-        assert!(error.help_text().unwrap().contains("take bf16 or f32"), "{error}");
+        assert!(error.help_text().unwrap().contains("use bf16 or f32"), "{error}");
     }
 }

@@ -42,7 +42,7 @@ impl Matrix {
     }
     /// Packs the matrix for inference. It drops the plain tensor, so only one matrix at a time exists twice
     /// in memory.
-    fn into_panels(self) -> Result<Self> {
+    fn into_packed(self) -> Result<Self> {
         match self {
             Matrix::Plain(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w)?)),
             // In f32, so that narrower types do not round away what the adapter learned.
@@ -100,14 +100,14 @@ impl Layer {
     fn for_inference(self) -> Result<Self> {
         Ok(Self {
             attention_norm: self.attention_norm.to_dtype(DType::F32)?,
-            q: self.q.into_panels()?,
-            k: self.k.into_panels()?,
-            v: self.v.into_panels()?,
-            o: self.o.into_panels()?,
+            q: self.q.into_packed()?,
+            k: self.k.into_packed()?,
+            v: self.v.into_packed()?,
+            o: self.o.into_packed()?,
             mlp_norm: self.mlp_norm.to_dtype(DType::F32)?,
-            gate: self.gate.into_panels()?,
-            up: self.up.into_panels()?,
-            down: self.down.into_panels()?,
+            gate: self.gate.into_packed()?,
+            up: self.up.into_packed()?,
+            down: self.down.into_packed()?,
         })
     }
 }
@@ -155,7 +155,7 @@ impl Llama {
             let w = weights.get(&name).ok_or_else(|| candle_core::Error::msg(format!("weight `{name}` is missing")))?;
             if w.dims() != expected[&name] {
                 let (got, want) = (w.dims(), &expected[&name]);
-                candle_core::bail!("weight `{name}` has shape {got:?}, the config asks for {want:?}")
+                candle_core::bail!("weight `{name}` has shape {got:?}, the config requires {want:?}")
             }
             Ok(w.clone())
         };
@@ -208,7 +208,7 @@ impl Llama {
                     candle_core::bail!("there is no matrix `{target}`")
                 };
                 let Matrix::Plain(weight) = matrix else {
-                    candle_core::bail!("a matrix that is not plain gets no adapter")
+                    candle_core::bail!("only a plain matrix can have an adapter")
                 };
                 *matrix = Matrix::Lora(Adapted::new(weight.detach(), &self.vars, lora, i, target)?);
             }
@@ -263,7 +263,7 @@ impl Llama {
             embed,
             layers,
             norm: norm.to_dtype(DType::F32)?,
-            head: head.into_panels()?,
+            head: head.into_packed()?,
             config,
             device,
             rope,
@@ -320,7 +320,7 @@ impl Llama {
         Ok(all)
     }
 
-    /// Runs N packed rows and returns the final normalized states, `[N, hidden_size]`. `positions[i]` is
+    /// Runs N packed rows and returns the final normalised states, `[N, hidden_size]`. `positions[i]` is
     /// the position of token `ids[i]` in its own sequence.
     ///
     /// # Errors
@@ -401,7 +401,7 @@ impl Llama {
     pub fn head(&self) -> Result<&Tensor> {
         match &self.head {
             Matrix::Plain(w) => Ok(w),
-            _ => candle_core::bail!("a model laid out for inference has no plain output matrix"),
+            _ => candle_core::bail!("a model packed for inference has no plain output matrix"),
         }
     }
 

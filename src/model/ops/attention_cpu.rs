@@ -141,7 +141,7 @@ impl Scratch {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one loop body, cut out for reading
+#[allow(clippy::too_many_arguments)] // one loop body, extracted for readability
 fn forward_tile(
     tile: &Tile,
     head: usize,

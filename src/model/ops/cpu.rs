@@ -1,5 +1,5 @@
 //! Shared parts of the fused CPU operations: access to a tensor's numbers, parallel iteration over rows,
-//! and inner loops that the compiler vectorizes.
+//! and inner loops that the compiler vectorises.
 //!
 //! Each row's result depends on that row alone. Sums run in a fixed order over a fixed number of lanes, and
 //! threads divide rows, never a sum. A row therefore has the same bits for any batch and any number of

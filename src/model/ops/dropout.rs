@@ -74,7 +74,7 @@ mod tests {
         assert!((dropped - 0.1).abs() < 0.003, "{dropped}");
         let mean = all.iter().map(|x| f64::from(*x)).sum::<f64>() / all.len() as f64;
         assert!((mean - 1.).abs() < 0.004, "{mean}");
-        // Neighbors in column, row and site are independent: both are dropped in one case out of a hundred.
+        // Neighbours in column, row and site are independent: both are dropped in one case out of a hundred.
         let other = dropout.mask(&keys, 4, 100, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (what, pairs) in [("column", &all[1..]), ("row", &all[100..]), ("site", &other[..])] {
             let both = all.iter().zip(pairs).filter(|(a, b)| **a == 0. && **b == 0.).count() as f64;

@@ -15,7 +15,7 @@ const TOKENS: usize = 4096;
 const ROWS: usize = 1024;
 /// Maximum number of logits that a forward keeps for its backward: 64 MiB, whatever the number of rows and
 /// tokens.
-const KEPT: usize = 1 << 24;
+const MAX_KEPT_LOGITS: usize = 1 << 24;
 
 /// Computes `log softmax(hidden head^T)` at `targets`: `hidden` is `[N, D]`, `head` is `[V, D]`, the result
 /// is `[N]`.
@@ -97,7 +97,7 @@ impl Rows<'_> {
                 product((rows.len(), tokens.len(), d), hidden, head.t(), &mut work[..count], false);
                 f(rows.clone(), tokens, &mut work[..count]);
                 // The first blocks are the ones kept, so their positions need not be stored.
-                keep = keep.filter(|keep| keep.size() + count <= KEPT);
+                keep = keep.filter(|keep| keep.size() + count <= MAX_KEPT_LOGITS);
                 if let Some(keep) = &mut keep {
                     work.truncate(count);
                     keep.0.push(std::mem::take(&mut work));
@@ -239,7 +239,11 @@ mod tests {
         let (log_probs, log_sums) = rows.forward(Some(&mut kept));
         assert_eq!((log_probs, log_sums.clone()), rows.forward(None));
         let parts = chunks(n, ROWS).len() * chunks(vocab, TOKENS).len();
-        assert!(!kept.0.is_empty() && kept.0.len() < parts && kept.size() <= KEPT, "{} of {parts}", kept.0.len());
+        assert!(
+            !kept.0.is_empty() && kept.0.len() < parts && kept.size() <= MAX_KEPT_LOGITS,
+            "{} of {parts}",
+            kept.0.len()
+        );
         let backward = |kept| {
             let (mut to_hidden, mut to_head) = (vec![0.; n * d], vec![0.; vocab * d]);
             rows.backward(kept, &log_sums, &dy, Some(&mut to_hidden), Some((&mut to_head, true)));

@@ -13,7 +13,7 @@ use wide::f32x16;
 
 use super::cpu::slice;
 
-/// Vectors per line of a panel. The code spells them out because the compiler does not reliably vectorize
+/// Vectors per line of a panel. The code spells them out because the compiler does not reliably vectorise
 /// plain loops here, and a product is thirty times slower without vectors.
 const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
 /// Outputs per panel.
@@ -21,7 +21,7 @@ const COLUMNS: usize = 16 * VECTORS;
 /// Maximum rows per tile. A tile's sums, one line of the panel and one input fill the registers.
 const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
 /// Multiplications below which passing a product to other threads does not pay.
-const ALONE: usize = 1 << 17;
+const MIN_PARALLEL_WORK: usize = 1 << 17;
 
 /// A weight `[out, in]` for `x W^T`, on the CPU. The numbers keep their type (f32, bf16 or f16) and are
 /// widened to f32 where they are used.
@@ -50,9 +50,9 @@ impl PackedWeight {
         let (storage, layout) = w.storage_and_layout();
         let start = layout.start_offset();
         let numbers = match &*storage {
-            Storage::Cpu(CpuStorage::F32(all)) => Numbers::F32(lay_out(&all[start..], out, width)),
-            Storage::Cpu(CpuStorage::BF16(all)) => Numbers::Bf16(lay_out(&all[start..], out, width)),
-            Storage::Cpu(CpuStorage::F16(all)) => Numbers::F16(lay_out(&all[start..], out, width)),
+            Storage::Cpu(CpuStorage::F32(all)) => Numbers::F32(pack(&all[start..], out, width)),
+            Storage::Cpu(CpuStorage::BF16(all)) => Numbers::Bf16(pack(&all[start..], out, width)),
+            Storage::Cpu(CpuStorage::F16(all)) => Numbers::F16(pack(&all[start..], out, width)),
             _ => candle_core::bail!("a weight for the CPU's products must be f32, bf16 or f16 on the CPU"),
         };
         Ok(Self { out, width, numbers })
@@ -104,7 +104,7 @@ impl PackedWeight {
         let panels = self.out.div_ceil(COLUMNS);
         // A task is a run of panels for all rows. With several tasks per thread, idle threads take over
         // tasks of a slow one.
-        let tasks = if x.len() * self.out < ALONE { 1 } else { 4 * rayon::current_num_threads() };
+        let tasks = if x.len() * self.out < MIN_PARALLEL_WORK { 1 } else { 4 * rayon::current_num_threads() };
         let run = panels.div_ceil(tasks).max(1);
         let mut parts: Vec<Vec<&mut [f32]>> = (0..panels.div_ceil(run)).map(|_| Vec::new()).collect();
         for row in y.chunks_exact_mut(self.out) {
@@ -131,7 +131,7 @@ impl PackedWeight {
     }
 }
 
-fn lay_out<T: Copy + Default + Send + Sync>(w: &[T], out: usize, width: usize) -> Vec<T> {
+fn pack<T: Copy + Default + Send + Sync>(w: &[T], out: usize, width: usize) -> Vec<T> {
     let mut numbers = vec![T::default(); out.div_ceil(COLUMNS) * COLUMNS * width];
     if width > 0 {
         numbers.par_chunks_mut(COLUMNS * width).zip(w[..out * width].par_chunks(COLUMNS * width)).for_each(

@@ -30,7 +30,7 @@ const RUNS: usize = 8;
 /// Minimum groups of rows per run: data from the second cache is reused this many times.
 const GROUPS: usize = 5;
 /// Multiplications below which passing a product to other threads does not pay.
-const ALONE: usize = 1 << 17;
+const MIN_PARALLEL_WORK: usize = 1 << 17;
 
 thread_local! {
     /// Memory of the last packed factors, for reuse.
@@ -54,16 +54,16 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
     if right.len() < panels {
         right.resize(panels, 0.);
     }
-    let alone = m * n * k < ALONE;
-    let lay = |(p, out): (usize, &mut [f32])| lay_right(b, k, p * COLUMNS..n.min((p + 1) * COLUMNS), out);
+    let sequential = m * n * k < MIN_PARALLEL_WORK;
+    let pack = |(p, out): (usize, &mut [f32])| pack_right(b, k, p * COLUMNS..n.min((p + 1) * COLUMNS), out);
     let parts = right[..panels].chunks_exact_mut(COLUMNS * k);
-    if alone {
-        parts.enumerate().for_each(lay);
+    if sequential {
+        parts.enumerate().for_each(pack);
     } else {
-        right[..panels].par_chunks_exact_mut(COLUMNS * k).enumerate().for_each(lay);
+        right[..panels].par_chunks_exact_mut(COLUMNS * k).enumerate().for_each(pack);
     }
     let runs = RUNS * rayon::current_num_threads();
-    let run = if alone { m } else { m.div_ceil(runs).max(GROUPS * ROWS) }.next_multiple_of(ROWS);
+    let run = if sequential { m } else { m.div_ceil(runs).max(GROUPS * ROWS) }.next_multiple_of(ROWS);
     let (right_panels, _) = right[..panels].as_chunks::<COLUMNS>();
     let rows = |(i, c): (usize, &mut [f32])| {
         let a = Matrix { numbers: &a.numbers[i * run * a.row..], ..a };
@@ -78,7 +78,7 @@ pub(in crate::model) fn product((m, n, k): (usize, usize, usize), a: Matrix, b: 
 }
 
 /// Packs a range of columns of `b`, line by line, with zeros beyond the last.
-fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f32]) {
+fn pack_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f32]) {
     let (first, count) = (columns.start, columns.len());
     let (lines, _) = out.as_chunks_mut::<COLUMNS>();
     if b.column == 1 {
@@ -115,7 +115,7 @@ fn lay_right(b: Matrix, k: usize, columns: std::ops::Range<usize>, out: &mut [f3
 }
 
 /// Packs rows of `a` in groups of [`ROWS`], adjacent at each step, with zeros beyond the last.
-fn lay_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
+fn pack_left(a: Matrix, m: usize, k: usize, out: &mut [f32]) {
     for (p, out) in out.chunks_exact_mut(ROWS * k).enumerate() {
         let rows = ROWS.min(m - p * ROWS);
         let (lines, _) = out.as_chunks_mut::<ROWS>();
@@ -151,7 +151,7 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
         // Row-major rows are read in place, except for an incomplete last group.
         let direct = if a.column == 1 { m / ROWS } else { 0 };
         let rest = Matrix { numbers: a.numbers.get(direct * ROWS * a.row..).unwrap_or(&[]), ..a };
-        lay_left(rest, m - direct * ROWS, depth, &mut left[direct * ROWS * depth..]);
+        pack_left(rest, m - direct * ROWS, depth, &mut left[direct * ROWS * depth..]);
         for columns in (0..n).step_by(WIDTH) {
             for (i, left) in left.chunks_exact(ROWS * depth).enumerate() {
                 let (left, _) = left.as_chunks::<ROWS>();

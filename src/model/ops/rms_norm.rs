@@ -33,7 +33,7 @@ fn scale(x: &[f32], eps: f32) -> f32 {
     1. / (cpu::dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-/// Normalizes the rows of `x`, each as long as `w`.
+/// Normalises the rows of `x`, each as long as `w`.
 pub(in crate::model) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     let d = w.len();
     cpu::rows(out, d, |i, y| {

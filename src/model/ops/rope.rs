@@ -41,7 +41,7 @@ pub fn frequencies(config: &Config) -> Result<Vec<f32>> {
                 }
             }
         }
-        other => candle_core::bail!("rope_type `{other}` is not known; there are default, linear and llama3"),
+        other => candle_core::bail!("rope_type `{other}` is unknown; known types are default, linear and llama3"),
     }
     Ok(frequencies)
 }

@@ -43,8 +43,8 @@ pub(in crate::model) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Replaces gate and up with their gradients. With s = sigmoid(g): d up = dy g s, d gate = dy u s (1 + g (1
-/// - s)).
+/// Replaces gate and up with their gradients. With s = sigmoid(g):
+/// d up = dy g s, d gate = dy u s (1 + g (1 - s)).
 pub(in crate::model) fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     let part = |((g, u), dy): ((&mut [f32], &mut [f32]), &[f32])| {
         for ((g, u), dy) in g.iter_mut().zip(u).zip(dy) {

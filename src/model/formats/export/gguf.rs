@@ -103,7 +103,7 @@ impl<'a> Writer<'a> {
     /// Checks that the file is complete and returns its length.
     pub(super) fn finish(self) -> Result<u64> {
         if self.written != self.length {
-            return Err(Error::bug(format!("a GGUF file of {} bytes came to {}", self.length, self.written)));
+            return Err(Error::bug(format!("a GGUF file of {} bytes has {} bytes", self.length, self.written)));
         }
         Ok(self.written)
     }

@@ -107,7 +107,7 @@ fn stored_for(kind: GgufType, shape: &[usize]) -> GgufType {
     }
 }
 
-/// Permutes rows for llama.cpp, which rotates neighboring pairs where Hugging Face rotates the two halves
+/// Permutes rows for llama.cpp, which rotates neighbouring pairs where Hugging Face rotates the two halves
 /// of a head: row (head, side, j) moves to (head, j, side).
 fn neighbours(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = w.dims2()?;
@@ -122,7 +122,7 @@ fn rope_factors(source: &Source) -> Result<Option<Tensor>> {
         return Err(Error::user(
             "its rope_scaling has other low_freq_factor and high_freq_factor than Llama 3's 1 and 4",
         )
-        .help("GGUF keeps what comes of them only, and the model could not be read back"));
+        .help("GGUF stores only their result, and the model could not be read back"));
     }
     let plain = ops::frequencies(&crate::model::config::Config { rope_scaling: None, ..config.clone() })?;
     let scaled = ops::frequencies(config)?;

@@ -44,10 +44,10 @@ fn finite(half: f16, x: f32) -> Result<f16> {
     if half.is_finite() {
         return Ok(half);
     }
-    Err(Error::user(format!("it holds the value {x}, which is beyond f16's range")).help("take --type f32"))
+    Err(Error::user(format!("it holds the value {x}, which is beyond f16's range")).help("use --type f32"))
 }
 
-/// Quantizes a block like ggml's reference (`quantize_row_q8_0_ref`). The scale d is the largest magnitude
+/// Quantises a block like ggml's reference (`quantize_row_q8_0_ref`). The scale d is the largest magnitude
 /// / 127, stored as f16. The numbers are x / d, with d not yet rounded to f16, rounded to the nearest
 /// integer, halves away from zero.
 fn q8_0(block: &[f32], to: &mut Vec<u8>) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>
         put("ggml.model", Value::Text("gpt2".into()));
         put("ggml.pre", Value::Text(words(&json, model.whole_words, notes)?.into()));
         if let Some((a, b)) = model.merges.iter().find(|(a, b)| a.contains(' ') || b.contains(' ')) {
-            return Err(cannot(&format!("it merges `{a}` and `{b}`, and a space is in one of them")));
+            return Err(cannot(&format!("it merges `{a}` and `{b}`, and one of them contains a space")));
         }
         put("ggml.merges", Value::Texts(model.merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
     }
@@ -94,7 +94,7 @@ impl<'a> Bpe<'a> {
             Json::String(both) => both.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
             _ => Some((m[0].as_str()?.to_owned(), m[1].as_str()?.to_owned())),
         };
-        let merges = merges.iter().map(|m| merge(m).ok_or_else(|| cannot(&format!("{m} is no merge"))));
+        let merges = merges.iter().map(|m| merge(m).ok_or_else(|| cannot(&format!("{m} is not a merge"))));
         Ok(Self {
             vocab,
             merges: merges.collect::<Result<_>>()?,
@@ -168,7 +168,7 @@ fn words(json: &Json, whole_words: bool, notes: &mut Vec<String>) -> Result<&'st
         _ => return Err(cannot("llama.cpp has no name for its pre_tokenizer")),
     };
     if whole_words != (name == "llama-bpe") {
-        return Err(cannot(&format!("ignore_merges is {whole_words}, and llama.cpp has it otherwise for {name}")));
+        return Err(cannot(&format!("ignore_merges is {whole_words}, and llama.cpp uses the opposite for {name}")));
     }
     match &json["normalizer"] {
         Json::Null => {}
@@ -194,9 +194,9 @@ fn space_prefix(json: &Json, notes: &mut Vec<String>) -> Result<bool> {
                 return Ok(false);
             }
             let other = if scheme == "first" {
-                "at the start of a text only, and only where there is none"
+                "only at the start of a text, and only if the text has none"
             } else {
-                "only where there is none"
+                "only if the text has none"
             };
             notes.push(format!(
                 "llama.cpp puts a space before every stretch of text between special tokens, the model's own tokenizer {other}"
@@ -207,7 +207,7 @@ fn space_prefix(json: &Json, notes: &mut Vec<String>) -> Result<bool> {
     }
 }
 
-/// Computes scores that are equivalent to a merge list. SentencePiece merges the neighbors whose whole has
+/// Computes scores that are equivalent to a merge list. SentencePiece merges the neighbours whose whole has
 /// the best score; a merge list applies merges in its order. The score of a whole is its place among the
 /// wholes. Wholes whose merges interleave share one score.
 fn scores(tokens: &[String], types: &[i32], merges: &[(String, String)]) -> Result<Vec<f32>> {
@@ -260,7 +260,7 @@ fn ends(tokenizer: &Tokenizer, eos: Option<u32>, config: &Config) -> Result<Vec<
         }
     }
     match ends.len() {
-        0 => Err(cannot("no token ends a text, and llama.cpp would take some other for it")),
+        0 => Err(cannot("no token ends a text, and llama.cpp would use another token for that")),
         1..=3 => Ok(ends),
         n => Err(cannot(&format!("{n} tokens end a text, and there is room for three"))),
     }
