@@ -88,7 +88,7 @@
 //! ```
 //! use candle_core::{DType, Device};
 //! use reflux::model::Model;
-//! use reflux::train::{DpoConfig, Limits, Pair, Quiet, dpo, reference};
+//! use reflux::train::{DpoConfig, ForwardLimits, Pair, Quiet, dpo, reference};
 //!
 //! let model = Model::load("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, true)?;
 //! let text = |text: &str| model.tokenizer.encode_text(text);
@@ -101,7 +101,7 @@
 //!     margin: 1.0,
 //!     consistency: 1.0,
 //! }];
-//! reference(&model.llama, &mut pairs, Limits::default(), &mut Quiet)?;
+//! reference(&model.llama, &mut pairs, ForwardLimits::default(), &mut Quiet)?;
 //! let trained = dpo(&model.llama, &pairs, &[], &DpoConfig::default(), &mut Quiet)?;
 //! // The policy starts as its own reference, so the first loss is ln 2.
 //! assert!((trained.metrics[0].loss - std::f64::consts::LN_2).abs() < 1e-6);

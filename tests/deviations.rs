@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use reflux::eval::bootstrap::Bootstrap;
-use reflux::eval::reward::{Judged, Reward};
+use reflux::eval::reward::{RankedAnswer, RewardModelTable};
 use reflux::eval::rouge::{NearCopies, rouge_l, words};
 use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::Segment;
@@ -144,12 +144,12 @@ fn an_accumulated_step_is_the_mean_over_its_pairs_and_tokens() {
 fn a_judge_that_tells_no_order_has_no_correlation() {
     let golden = &golden()["constant"];
     assert!(golden["kendall"].is_null() && golden["spearman"].is_null(), "scipy says NaN");
-    let judged = |scores: [f64; 4]| -> Vec<Judged> {
+    let judged = |scores: [f64; 4]| -> Vec<RankedAnswer> {
         let with_rank = scores.iter().enumerate();
-        with_rank.map(|(i, score)| Judged { rank: i as f64 + 1., score: Some(*score) }).collect()
+        with_rank.map(|(i, score)| RankedAnswer { rank: i as f64 + 1., score: Some(*score) }).collect()
     };
     let prompts = [judged([4., 3., 2., 1.]), judged([3., 3., 3., 3.])];
-    let table = Reward::of(&prompts, 5., &Bootstrap { resamples: 10, ..Bootstrap::default() });
+    let table = RewardModelTable::from_prompts(&prompts, 5., &Bootstrap { resamples: 10, ..Bootstrap::default() });
     for (name, figure) in [("spearman", table.spearman), ("kendall", table.kendall)] {
         let figure = figure.unwrap();
         assert!((figure.value - 0.5).abs() < 1e-12 && figure.n == 2, "{name}: {figure:?}, the mean of 1 and 0");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use candle_core::{DType, Device};
 use reflux::engine::Codec;
 use reflux::model::{Message, Model};
-use reflux::train::{Limits, Scored};
+use reflux::train::{ForwardLimits, Scored};
 use serde_json::{Value, json};
 
 const MODEL: &str = "pipelines/listworld/m0";
@@ -99,7 +99,7 @@ fn json_says_what_the_model_gives() {
         assert_eq!(ids.len(), logprobs.len());
         let heads: Vec<Scored> =
             (1..=ids.len()).map(|n| Scored { prompt: prompt.clone(), completions: vec![ids[..n].to_vec()] }).collect();
-        let sums = reflux::train::logprobs(&model.llama, &heads, Limits::default()).unwrap();
+        let sums = reflux::train::logprobs(&model.llama, &heads, ForwardLimits::default()).unwrap();
         let mut before = 0.;
         for (sum, logprob) in sums.iter().zip(&logprobs) {
             assert!((sum[0] - before - f64::from(*logprob)).abs() < 1e-4, "{row}");

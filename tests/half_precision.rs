@@ -16,8 +16,8 @@ use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::{Segment, with_composed};
 use reflux::model::{Config, Llama, Message, Model};
 use reflux::train::{
-    AdamWConfig, Decay, Example, Limits, Objective, Pair, Quiet, Reference, Schedule, StepMetrics, Trainer, Warmup,
-    reference,
+    AdamWConfig, Decay, Example, ForwardLimits, Objective, Pair, Quiet, Reference, Schedule, StepMetrics, Trainer,
+    Warmup, reference,
 };
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ fn pairs(dtype: DType) -> Vec<Pair> {
         consistency: 1.,
     };
     let mut pairs: Vec<Pair> = json("data.json")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect();
-    reference(&reference_model(dtype), &mut pairs, Limits::default(), &mut Quiet).unwrap();
+    reference(&reference_model(dtype), &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap();
     pairs
 }
 fn examples() -> Vec<Example> {
@@ -82,7 +82,7 @@ fn both_ways(check: impl Fn(&str, bool)) {
 /// The summed log-probabilities of the pairs' completions, chosen and rejected in turn.
 fn completion_sums(llama: &Llama, dtype: DType) -> Vec<f64> {
     let mut pairs: Vec<Pair> = pairs(dtype).into_iter().map(|p| Pair { reference: None, ..p }).collect();
-    reference(llama, &mut pairs, Limits::default(), &mut Quiet).unwrap();
+    reference(llama, &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap();
     let sums = |p: &Pair| <[f64; 2]>::from(p.reference.as_ref().map(Reference::sums).unwrap());
     pairs.iter().flat_map(sums).collect()
 }
@@ -216,7 +216,7 @@ fn three_steps(llama: &Llama, run: &str, dtype: DType) -> Vec<StepMetrics> {
         Schedule { decay: Decay::Constant, learning_rate: 1e-3, final_learning_rate: 1e-3, warmup: Warmup::Steps(0) };
     let optimizer = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
     // Two rows a forward, so that the gradients of several forwards are added.
-    let limits = Limits { max_items: 2, ..Limits::default() };
+    let limits = ForwardLimits { max_items: 2, ..ForwardLimits::default() };
     let mut trainer = Trainer::new(llama, optimizer, schedule, 3, limits).unwrap();
     let objective = Objective::default();
     assert!((objective.params.beta - BETA).abs() < 1e-12);
@@ -272,7 +272,7 @@ fn the_same_weights_in_one_type_have_no_margin() {
             let llama = policy(dtype);
             let mut pairs: Vec<Pair> = pairs(dtype).into_iter().map(|p| Pair { reference: None, ..p }).collect();
             let frozen = Llama::frozen(&config(), &weights(dtype)).unwrap();
-            reference(&frozen, &mut pairs, Limits::default(), &mut Quiet).unwrap();
+            reference(&frozen, &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap();
             let optimizer = AdamWConfig::default();
             let schedule = Schedule {
                 decay: Decay::Constant,
@@ -280,7 +280,7 @@ fn the_same_weights_in_one_type_have_no_margin() {
                 final_learning_rate: 1e-6,
                 warmup: Warmup::Steps(0),
             };
-            let mut trainer = Trainer::new(&llama, optimizer, schedule, 1, Limits::default()).unwrap();
+            let mut trainer = Trainer::new(&llama, optimizer, schedule, 1, ForwardLimits::default()).unwrap();
             let all: Vec<&Pair> = pairs.iter().collect();
             let loss = trainer.dpo_step(&all, &[], &Objective::default(), &mut Quiet).unwrap().loss;
             assert!((loss - std::f64::consts::LN_2).abs() < 1e-5, "{name} {way}: the first loss is {loss}");

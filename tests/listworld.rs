@@ -7,7 +7,7 @@ use reflux::data::Columns;
 use reflux::eval::listworld::data::judgement;
 use reflux::eval::listworld::world::{CATEGORIES, held_out, vocabulary};
 use reflux::eval::listworld::{Data, Request, Verdicts, score};
-use reflux::jinja::{Settings, Template, Value, Whitespace};
+use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
 use tokenizers::Tokenizer;
 
 fn points(request: &str, response: &str) -> String {
@@ -278,7 +278,7 @@ fn no_text_forges_a_control_token() {
 
 #[test]
 fn templates_make_the_prompts_of_the_seed_data() {
-    let settings = Settings { work: 100_000, output: 10_000, strict: true, now: None };
+    let settings = RenderOptions { work: 100_000, output: 10_000, strict: true, now: None };
     let fill = |template: &str, variables: &[(&str, Value)]| {
         Template::parse(template, Whitespace::Kept).unwrap().render(variables, settings).unwrap()
     };

@@ -15,7 +15,7 @@ use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Llama, LoraConfig, Model};
 use reflux::store::Run;
 use reflux::train::{
-    AdamWConfig, Checkpoint, Checkpoints, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet,
+    AdamWConfig, Checkpoint, Checkpoints, Decay, DpoConfig, Example, ForwardLimits, Objective, Pair, Progress, Quiet,
     Schedule, StepMetrics, Trainer, Warmup, dpo, reference,
 };
 use serde_json::Value;
@@ -35,7 +35,7 @@ fn adapted(name: &str) -> Llama {
 /// The pairs with the log-probabilities that a model gives them.
 fn pairs_of(llama: &Llama) -> Vec<Pair> {
     let mut pairs = pairs();
-    assert_eq!(reference(llama, &mut pairs, Limits::default(), &mut Quiet).unwrap(), pairs.len());
+    assert_eq!(reference(llama, &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap(), pairs.len());
     pairs
 }
 fn sums(llama: &Llama) -> Vec<(f64, f64)> {
@@ -105,7 +105,7 @@ fn dpo_of_an_adapter_equals_trls() {
             llama.variables().iter().map(|(k, v)| (k.clone(), v.as_tensor().copy().unwrap())).collect();
         let pairs = pairs_of(&frozen("start"));
         let adamw = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
-        let mut trainer = Trainer::new(&llama, adamw, schedule(), 3, Limits::default()).unwrap();
+        let mut trainer = Trainer::new(&llama, adamw, schedule(), 3, ForwardLimits::default()).unwrap();
         let steps = all[name]["dpo"].as_array().unwrap();
         assert_eq!(steps.len(), 3);
         for (i, want) in steps.iter().enumerate() {
@@ -221,7 +221,7 @@ fn a_new_adapter_changes_nothing_and_is_reproducible() {
     assert_eq!(most(&logits(&a, &ids), &logits(&frozen("start"), &ids)), 0., "B is zero");
     // B's gradient alone moves things at first, and then A has one too.
     let example = Example { tokens: ids, context: 2 };
-    let mut trainer = Trainer::new(&a, AdamWConfig::default(), schedule(), 2, Limits::default()).unwrap();
+    let mut trainer = Trainer::new(&a, AdamWConfig::default(), schedule(), 2, ForwardLimits::default()).unwrap();
     let first = trainer.sft_step(&[&example], &mut Quiet).unwrap().loss;
     assert!(trainer.sft_step(&[&example], &mut Quiet).unwrap().loss < first);
     assert!(most(&a.variables()[names[0]], &again.variables()[names[0]]) > 0.);
@@ -231,7 +231,7 @@ fn a_new_adapter_changes_nothing_and_is_reproducible() {
 fn with_dropout(seed: u64, checkpoint: bool, max_items: usize) -> (Vec<u32>, [f64; 2]) {
     let (lora, weights) = peft::load(&golden("all"), &config()).unwrap();
     let llama = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
-    let limits = Limits { max_items, ..Limits::default() };
+    let limits = ForwardLimits { max_items, ..ForwardLimits::default() };
     let options = Options { checkpoint, ..Options::default() };
     let mut trainer =
         Trainer::new(&llama, AdamWConfig::default(), schedule(), 2, limits).unwrap().recording(options, seed);
@@ -361,7 +361,7 @@ fn saved(base: &Path, to: &Path, named: Option<&str>) -> String {
     assert_eq!(model.current_hash().unwrap(), before, "nothing is changed yet");
     let example = Example { tokens: vec![5, 6, 7, 8, 9], context: 1 };
     let adamw = AdamWConfig::default();
-    let mut trainer = Trainer::new(&model.llama, adamw, schedule(), 2, Limits::default()).unwrap();
+    let mut trainer = Trainer::new(&model.llama, adamw, schedule(), 2, ForwardLimits::default()).unwrap();
     trainer.sft_step(&[&example], &mut Quiet).unwrap();
     model.save_lora(named, &to.join("adapter")).unwrap();
     let hash = model.save(to).unwrap();

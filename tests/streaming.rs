@@ -23,7 +23,7 @@ use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 use reflux::store::files::fault;
 use reflux::store::{Run, read_parquet};
 use reflux::train::{
-    AdamWConfig, Decay, Limits, Objective, Pair, Quiet, Reference, Schedule, Trainer, Warmup, usable_pairs,
+    AdamWConfig, Decay, ForwardLimits, Objective, Pair, Quiet, Reference, Schedule, Trainer, Warmup, usable_pairs,
 };
 
 const MICROBATCHES: usize = 8;
@@ -230,7 +230,7 @@ fn stepped_by_hand(accumulation: usize) {
     assert!((22..=4 * MICROBATCHES).contains(&all.len()), "{} pairs", all.len());
     let schedule =
         Schedule { decay: Decay::Cosine, learning_rate: 1e-3, final_learning_rate: 1e-5, warmup: Warmup::Share(0.2) };
-    let limits = Limits { max_items: 3, ..Limits::default() };
+    let limits = ForwardLimits { max_items: 3, ..ForwardLimits::default() };
     let mut trainer = Trainer::new(&model.llama, AdamWConfig::default(), schedule, 0, limits).unwrap();
     let mut rates = Vec::new();
     for step in all.chunks(3 * accumulation) {

@@ -1,10 +1,10 @@
 //! Templates that ask for more than a template may have: each is refused, or gives what it gives, within a bounded stack
 //! and bounded memory. The inputs are small; without the limits each of them ends the process or does not end.
 
-use reflux::jinja::{ErrorKind, Settings, Template, Value, Whitespace};
+use reflux::jinja::{ErrorKind, RenderOptions, Template, Value, Whitespace};
 
 /// As chat templates have it for a short conversation.
-const SETTINGS: Settings = Settings { work: 1_000_000, output: 1 << 20, strict: false, now: None };
+const SETTINGS: RenderOptions = RenderOptions { work: 1_000_000, output: 1 << 20, strict: false, now: None };
 /// A thread's stack in KiB, of which a rendering takes a part.
 const STACK: usize = 768;
 const MOST_MEMORY: u64 = 256;
@@ -136,7 +136,7 @@ fn real_conversations_are_far_from_the_limits() {
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>\n' }}{% endfor %}";
     let turn = Value::dict([("role", "user".into()), ("content", "x".repeat(1000).as_str().into())]).unwrap();
     let messages = Value::list(vec![turn; 200]).unwrap();
-    let settings = Settings { work: SETTINGS.work / 10, ..SETTINGS };
+    let settings = RenderOptions { work: SETTINGS.work / 10, ..SETTINGS };
     let template = Template::parse(template, Whitespace::Trimmed).unwrap();
     assert_eq!(template.render(&[("messages", messages)], settings).unwrap().len(), 200 * (12 + 4 + 1 + 1000 + 11));
 }

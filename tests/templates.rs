@@ -1,11 +1,11 @@
 //! Templates against what transformers makes of them: tests/goldens/templates, made by make.py there.
 
-use reflux::jinja::{Settings, Template, Value, Whitespace};
+use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
 use serde_json::Value as Json;
 
-fn settings() -> Settings {
+fn settings() -> RenderOptions {
     let now = Some("2025-03-09T14:05:06".parse().unwrap());
-    Settings { work: 1_000_000, output: 1 << 20, strict: false, now }
+    RenderOptions { work: 1_000_000, output: 1 << 20, strict: false, now }
 }
 
 fn render(template: &str, variables: &Json) -> Result<String, String> {

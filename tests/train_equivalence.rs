@@ -11,8 +11,8 @@ use reflux::model::backprop::Options;
 use reflux::model::ops::{Dropout, Packed, Segment};
 use reflux::train::losses::LossParams;
 use reflux::train::{
-    AdamWConfig, BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Quiet, Schedule, SftConfig, Trained,
-    Trainer, Warmup, dpo, sft,
+    AdamWConfig, BatchSize, Decay, DpoConfig, Example, ForwardLimits, Objective, Pair, Quiet, Schedule, SftConfig,
+    Trained, Trainer, Warmup, dpo, sft,
 };
 use train_support::{against, bits, config, difference, examples, pairs, policy, referred, sums, weights};
 
@@ -181,7 +181,7 @@ fn a_shared_prompt_is_two_separate_sequences() {
 fn first_gradients(llama: &Llama, batch: &[&Pair], config: &DpoConfig) -> BTreeMap<String, Tensor> {
     let still = Schedule { learning_rate: 0., ..schedule() };
     let optimizer = AdamWConfig { max_grad_norm: 0., beta1: 0.5, ..AdamWConfig::default() };
-    let mut trainer = Trainer::new(llama, optimizer, still, 1, Limits::default()).unwrap();
+    let mut trainer = Trainer::new(llama, optimizer, still, 1, ForwardLimits::default()).unwrap();
     trainer.dpo_step(batch, &[], &config.objective, &mut Quiet).unwrap();
     let moments = trainer.moments();
     let gradient = |name: &String| (moments[&format!("exp_avg.{name}")].clone() * 2.).unwrap();
@@ -199,7 +199,7 @@ fn gradients_are_those_of_finite_differences() {
     let loss_of = |weights: &BTreeMap<String, Tensor>| {
         let llama = Llama::trainable(&train_support::config(), weights).unwrap();
         let still = Schedule { learning_rate: 0., ..schedule() };
-        let mut trainer = Trainer::new(&llama, AdamWConfig::default(), still, 1, Limits::default()).unwrap();
+        let mut trainer = Trainer::new(&llama, AdamWConfig::default(), still, 1, ForwardLimits::default()).unwrap();
         trainer.dpo_step(&batch, &[], &config.objective, &mut Quiet).unwrap().loss
     };
     let start = weights("start");
@@ -238,7 +238,7 @@ fn an_interrupted_trainer_continues_to_the_same_bits() {
         let objective = dpo_config().objective;
         trainer.dpo_step(&batch, &[], &objective, &mut Quiet).unwrap()
     };
-    let new = |llama| Trainer::new(llama, optimizer(), schedule(), 6, Limits::default()).unwrap();
+    let new = |llama| Trainer::new(llama, optimizer(), schedule(), 6, ForwardLimits::default()).unwrap();
     let whole = policy("start");
     let mut trainer = new(&whole);
     let metrics: Vec<_> = (0..6).map(|i| step(&mut trainer, i)).collect();

@@ -119,10 +119,15 @@ fn dpo_run(name: &str, steps: usize, warmup: usize) -> (reflux::model::Llama, Ve
 
 /// TRL was told `max_steps`, so its schedule ends there and not with the data.
 fn dpo_steps(llama: &reflux::model::Llama, pairs: &[Pair], config: &DpoConfig, steps: usize) -> Vec<StepMetrics> {
-    use reflux::train::{Limits, Trainer};
-    let mut trainer =
-        Trainer::new(llama, config.optimizer, config.schedule, steps, Limits { max_items: 4, ..Limits::default() })
-            .unwrap();
+    use reflux::train::{ForwardLimits, Trainer};
+    let mut trainer = Trainer::new(
+        llama,
+        config.optimizer,
+        config.schedule,
+        steps,
+        ForwardLimits { max_items: 4, ..ForwardLimits::default() },
+    )
+    .unwrap();
     let size = config.batch_size * config.accumulation;
     let mut metrics = Vec::new();
     for step in 0..steps {

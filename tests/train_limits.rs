@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::Llama;
 use reflux::train::{
-    BatchSize, Decay, DpoConfig, Example, Limits, Objective, Pair, Progress, Quiet, Reference, Schedule, SftConfig,
-    StepMetrics, Warmup, dpo, losses, reference, sft, usable_examples, usable_pairs,
+    BatchSize, Decay, DpoConfig, Example, ForwardLimits, Objective, Pair, Progress, Quiet, Reference, Schedule,
+    SftConfig, StepMetrics, Warmup, dpo, losses, reference, sft, usable_examples, usable_pairs,
 };
 use train_support::{against, bits, config, difference, examples, frozen, pairs, policy, referred, sums, weights};
 
@@ -122,7 +122,7 @@ fn the_reference_of_pairs_that_cannot_be_used_is_not_computed_and_no_given_one_i
         lacking("long", &[4], &[5; 70]),
         lacking("good", &[4], &[5, 7]),
     ];
-    assert_eq!(reference(&policy("start"), &mut all, Limits::default(), &mut Quiet).unwrap(), 1);
+    assert_eq!(reference(&policy("start"), &mut all, ForwardLimits::default(), &mut Quiet).unwrap(), 1);
     assert_eq!(all[1], given);
     assert!([0, 2, 3].iter().all(|&i: &usize| all[i].reference.is_none()));
     let found = all[4].reference.clone().unwrap();

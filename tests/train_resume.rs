@@ -9,8 +9,8 @@ use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{Llama, LoraConfig};
 use reflux::store::Run;
 use reflux::train::{
-    AdamWConfig, BatchSize, Checkpoint, Checkpoints, Decay, DpoConfig, Keep, Measure, Objective, Pair, Progress,
-    Schedule, SftConfig, StepMetrics, Trained, Validation, Warmup, dpo, dpo_stream, sft,
+    AdamWConfig, BatchSize, Checkpoint, Checkpoints, Decay, DpoConfig, KeepWeights, Objective, Pair, Progress,
+    Schedule, SftConfig, StepMetrics, Trained, Validation, ValidationMetric, Warmup, dpo, dpo_stream, sft,
 };
 use train_support::{against, bits, examples, frozen, policy, weights};
 
@@ -85,7 +85,12 @@ fn schedule() -> Schedule {
 fn optimizer() -> AdamWConfig {
     AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() }
 }
-fn held_out<T>(rows: Vec<T>, measure: Measure, patience: Option<usize>, keep: Keep) -> Option<Validation<T>> {
+fn held_out<T>(
+    rows: Vec<T>,
+    measure: ValidationMetric,
+    patience: Option<usize>,
+    keep: KeepWeights,
+) -> Option<Validation<T>> {
     Some(Validation { rows, every: 2, measure, patience, keep })
 }
 
@@ -117,7 +122,7 @@ fn trainings() -> Vec<Training> {
         ..SftConfig::default()
     };
     let best = SftConfig {
-        validation: held_out(examples()[..3].to_vec(), Measure::Loss, Some(1), Keep::Best),
+        validation: held_out(examples()[..3].to_vec(), ValidationMetric::Loss, Some(1), KeepWeights::Best),
         ..sft_config.clone()
     };
     let dpo_config = DpoConfig {
@@ -132,13 +137,13 @@ fn trainings() -> Vec<Training> {
         ..DpoConfig::default()
     };
     let measured = DpoConfig {
-        validation: held_out(against("reference")[..4].to_vec(), Measure::Accuracy, None, Keep::Best),
+        validation: held_out(against("reference")[..4].to_vec(), ValidationMetric::Accuracy, None, KeepWeights::Best),
         ..dpo_config.clone()
     };
     let streamed = DpoConfig {
         batch_size: 2,
         accumulation: 1,
-        validation: held_out(against("reference")[..4].to_vec(), Measure::Margin, None, Keep::Last),
+        validation: held_out(against("reference")[..4].to_vec(), ValidationMetric::Margin, None, KeepWeights::Last),
         ..dpo_config.clone()
     };
     let (pairs, rows) = (against("reference"), examples());

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device};
 use reflux::model::Model;
-use reflux::train::{AdamWConfig, Decay, Limits, Objective, Pair, Quiet, Schedule, Trainer, Warmup, reference};
+use reflux::train::{AdamWConfig, Decay, ForwardLimits, Objective, Pair, Quiet, Schedule, Trainer, Warmup, reference};
 use serde_json::Value;
 
 const BATCH: usize = 4;
@@ -26,7 +26,7 @@ fn three_steps_of_smollm2_are_trls() {
     };
     let mut pairs: Vec<Pair> = rows.iter().enumerate().map(pair).collect();
     let model = Model::load(gguf.as_ref(), &Device::Cpu, DType::F32, true).unwrap();
-    assert_eq!(reference(&model.llama, &mut pairs, Limits::default(), &mut Quiet).unwrap(), 12);
+    assert_eq!(reference(&model.llama, &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap(), 12);
     let mut worst = 0f64;
     for (pair, row) in pairs.iter().zip(rows) {
         let (chosen, rejected) = pair.reference.as_ref().unwrap().sums();
@@ -43,7 +43,7 @@ fn three_steps_of_smollm2_are_trls() {
     let schedule =
         Schedule { decay: Decay::Linear, learning_rate: 1e-6, final_learning_rate: 0., warmup: Warmup::Steps(0) };
     let optimizer = AdamWConfig { weight_decay: 0., ..AdamWConfig::default() };
-    let mut trainer = Trainer::new(&model.llama, optimizer, schedule, steps.len(), Limits::default()).unwrap();
+    let mut trainer = Trainer::new(&model.llama, optimizer, schedule, steps.len(), ForwardLimits::default()).unwrap();
     for (i, (want, batch)) in steps.iter().zip(pairs.chunks(BATCH)).enumerate() {
         let batch: Vec<&Pair> = batch.iter().collect();
         let metrics = trainer.dpo_step(&batch, &[], &Objective::default(), &mut Quiet).unwrap();

@@ -2,7 +2,9 @@
 
 mod train_support;
 
-use reflux::train::{DpoConfig, Keep, Measure, Objective, Progress, SftConfig, StepMetrics, Validation, dpo, sft};
+use reflux::train::{
+    DpoConfig, KeepWeights, Objective, Progress, SftConfig, StepMetrics, Validation, ValidationMetric, dpo, sft,
+};
 use train_support::{against, bits, examples, policy};
 
 fn close(what: &str, a: Option<f64>, b: Option<f64>) {
@@ -11,7 +13,7 @@ fn close(what: &str, a: Option<f64>, b: Option<f64>) {
 }
 
 fn validation<T>(rows: Vec<T>) -> Option<Validation<T>> {
-    Some(Validation { rows, every: 1, measure: Measure::Loss, patience: None, keep: Keep::Last })
+    Some(Validation { rows, every: 1, measure: ValidationMetric::Loss, patience: None, keep: KeepWeights::Last })
 }
 
 #[test]
@@ -66,19 +68,21 @@ impl Progress for Weights<'_> {
 
 #[test]
 fn the_weights_kept_are_those_of_the_chosen_step() {
-    for (measure, patience) in [(Measure::Loss, None), (Measure::Margin, Some(1)), (Measure::Accuracy, Some(2))] {
+    for (measure, patience) in
+        [(ValidationMetric::Loss, None), (ValidationMetric::Margin, Some(1)), (ValidationMetric::Accuracy, Some(2))]
+    {
         let pairs = against("reference");
-        let held_out = Validation { rows: pairs[..5].to_vec(), every: 2, measure, patience, keep: Keep::Best };
+        let held_out = Validation { rows: pairs[..5].to_vec(), every: 2, measure, patience, keep: KeepWeights::Best };
         let mut config = DpoConfig { batch_size: 2, epochs: 2, validation: Some(held_out), ..DpoConfig::default() };
         config.schedule.learning_rate = 0.05; // far too high: it gets worse again
         let llama = policy("start");
         let mut after = Weights(&llama, Vec::new());
         let trained = dpo(&llama, &pairs[5..], &[], &config, &mut after).unwrap();
         let values: Vec<(usize, f64)> =
-            trained.metrics.iter().filter_map(|m| Some((m.step as usize, measure.of(m)?))).collect();
+            trained.metrics.iter().filter_map(|m| Some((m.step as usize, measure.value(m)?))).collect();
         let steps = trained.metrics.len();
         assert!(values.iter().all(|(step, _)| step % 2 == 0 || *step == steps), "{values:?}");
-        let better = |new: f64, old: f64| if measure == Measure::Loss { new < old } else { new > old };
+        let better = |new: f64, old: f64| if measure == ValidationMetric::Loss { new < old } else { new > old };
         let best = values.iter().copied().reduce(|a, b| if better(b.1, a.1) { b } else { a }).unwrap();
         assert_eq!(trained.chosen, best.0, "{values:?}");
         assert_eq!(bits(&llama), after.1[trained.chosen - 1], "{measure:?}");

@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::Model;
 
 /// What is sampled: every prompt `samples` times, each time exactly `new_tokens` tokens.
-pub struct Workload {
+pub struct GenerationWorkload {
     /// Texts of users' turns.
     pub prompts: Vec<String>,
     /// Answers of each.
@@ -26,7 +26,7 @@ pub struct Workload {
 
 /// What it came to.
 #[derive(Clone, Debug, Serialize)]
-pub struct Generate {
+pub struct GenerationReport {
     /// Prompts.
     pub prompts: usize,
     /// Answers of each.
@@ -61,7 +61,12 @@ pub struct Generate {
 ///
 /// # Errors
 /// The model cannot be run, a prompt cannot be answered, or `cancel` was set.
-pub fn generate(model: Model, config: EngineConfig, work: &Workload, cancel: &CancelFlag) -> Result<Generate> {
+pub fn generate(
+    model: Model,
+    config: EngineConfig,
+    work: &GenerationWorkload,
+    cancel: &CancelFlag,
+) -> Result<GenerationReport> {
     let shape = model.llama.config().clone();
     let threads = config.pool.as_ref().map_or_else(rayon::current_num_threads, |p| p.current_num_threads());
     let engine = BatchedEngine::spawn(model, config)?;
@@ -102,7 +107,7 @@ pub fn generate(model: Model, config: EngineConfig, work: &Workload, cancel: &Ca
     let tokens = (work.prompts.len() * work.samples as usize * work.new_tokens) as f64;
     let gflops = tokens * flops_per_token(&shape) / wall * 1e-9;
     let gemm_gflops = rate(&shape, 128, Product::Gemm).doing(|| "the matrix products")? * 1e-9;
-    Ok(Generate {
+    Ok(GenerationReport {
         prompts: work.prompts.len(),
         samples: work.samples,
         new_tokens: work.new_tokens,

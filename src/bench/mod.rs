@@ -8,8 +8,8 @@ mod generate;
 mod train;
 
 pub use gemm::{Gemm, Product, flops_per_token, gemm, rate};
-pub use generate::{Generate, Workload, generate};
-pub use train::{Trained, Training, dpo, sft};
+pub use generate::{GenerationReport, GenerationWorkload, generate};
+pub use train::{TrainingReport, TrainingWorkload, dpo, sft};
 
 /// Bytes that a line of one of Linux' files on memory says; nothing where there is no such file.
 pub fn memory(file: &str, line: &str) -> Option<u64> {

@@ -10,12 +10,12 @@ use super::{flops_per_token, peak_rss_mb, round};
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
 use crate::train::{
-    AdamWConfig, Decay, Example, Limits, Objective, Pair, Quiet, Schedule, Scored, StepMetrics, Trainer, Warmup,
+    AdamWConfig, Decay, Example, ForwardLimits, Objective, Pair, Quiet, Schedule, Scored, StepMetrics, Trainer, Warmup,
     reference,
 };
 
 /// What is trained on: batches of rows in their order, from the start again when they run out.
-pub struct Training {
+pub struct TrainingWorkload {
     /// Prompts with two completions for DPO (chosen, rejected), one or more for SFT, which takes the first.
     pub rows: Vec<Scored>,
     /// Rows of a step.
@@ -23,12 +23,12 @@ pub struct Training {
     /// Steps.
     pub steps: usize,
     /// Rows (tokens) computed at once.
-    pub limits: Limits,
+    pub limits: ForwardLimits,
 }
 
 /// What it came to.
 #[derive(Clone, Debug, Serialize)]
-pub struct Trained {
+pub struct TrainingReport {
     /// `dpo` or `sft`.
     pub work: &'static str,
     /// Pairs or sequences of a step.
@@ -67,7 +67,7 @@ pub struct Trained {
 ///
 /// # Errors
 /// A row that is no pair or does not fit the model, or whatever training reports.
-pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
+pub fn dpo(model: &Model, work: &TrainingWorkload) -> Result<TrainingReport> {
     let pair = |(i, row): (usize, &Scored)| match row.completions.as_slice() {
         [chosen, rejected] => Ok(Pair {
             id: (i + 1).to_string(),
@@ -110,7 +110,7 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
     let rate = |seconds: f64| Some(round((work.batch * work.steps) as f64 / seconds, 3));
     let (trained_s, reference_s) = (times.iter().sum::<f64>(), references.iter().sum::<f64>());
     let trained = report("dpo", model, work, &times, rows, targets, &metrics)?;
-    Ok(Trained {
+    Ok(TrainingReport {
         pairs_per_s: rate(trained_s + reference_s),
         pairs_per_s_recorded: rate(trained_s),
         median_reference_s: Some(round(median(&references), 3)),
@@ -122,7 +122,7 @@ pub fn dpo(model: &Model, work: &Training) -> Result<Trained> {
 ///
 /// # Errors
 /// As [`dpo`].
-pub fn sft(model: &Model, work: &Training) -> Result<Trained> {
+pub fn sft(model: &Model, work: &TrainingWorkload) -> Result<TrainingReport> {
     let example = |row: &Scored| Example {
         tokens: [row.prompt.as_slice(), &row.completions[0]].concat(),
         context: row.prompt.len(),
@@ -145,7 +145,7 @@ pub fn sft(model: &Model, work: &Training) -> Result<Trained> {
     report("sft", model, work, &times, rows, targets, &metrics)
 }
 
-fn trainer<'a>(model: &'a Model, work: &Training) -> Result<Trainer<'a>> {
+fn trainer<'a>(model: &'a Model, work: &TrainingWorkload) -> Result<Trainer<'a>> {
     if work.rows.is_empty() || work.batch == 0 || work.steps == 0 {
         return Err(Error::user("there is nothing to train on"));
     }
@@ -161,7 +161,7 @@ fn trainer<'a>(model: &'a Model, work: &Training) -> Result<Trainer<'a>> {
 }
 
 /// The places of a step's rows.
-fn batch(step: usize, work: &Training) -> Vec<usize> {
+fn batch(step: usize, work: &TrainingWorkload) -> Vec<usize> {
     (step * work.batch..(step + 1) * work.batch).map(|i| i % work.rows.len()).collect()
 }
 
@@ -174,12 +174,12 @@ fn median(times: &[f64]) -> f64 {
 fn report(
     kind: &'static str,
     model: &Model,
-    work: &Training,
+    work: &TrainingWorkload,
     times: &[f64],
     rows: usize,
     targets: usize,
     metrics: &[StepMetrics],
-) -> Result<Trained> {
+) -> Result<TrainingReport> {
     let config = model.llama.config();
     let head = 2. * (config.vocab_size * config.hidden_size) as f64;
     let needed = 3. * ((flops_per_token(config) - head) * rows as f64 + head * targets as f64);
@@ -189,7 +189,7 @@ fn report(
     let named = |m: &StepMetrics| {
         m.columns().into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?)))).collect()
     };
-    Ok(Trained {
+    Ok(TrainingReport {
         work: kind,
         batch: work.batch,
         steps: work.steps,

@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::{Message, Model, device};
 use crate::operators::Template;
 use crate::store::{ComparisonReader, Dataset, Lines};
-use crate::train::{Limits, Scored};
+use crate::train::{ForwardLimits, Scored};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -137,7 +137,7 @@ fn gemm(args: &GemmArgs) -> Result<()> {
     args.rows.iter().try_for_each(|&rows| print(&bench::gemm(&config, rows as usize)?))
 }
 
-fn train(args: &TrainArgs, step: fn(&Model, &bench::Training) -> Result<bench::Trained>) -> Result<()> {
+fn train(args: &TrainArgs, step: fn(&Model, &bench::TrainingWorkload) -> Result<bench::TrainingReport>) -> Result<()> {
     let work = || {
         let model = Model::load(&args.model.model, &device(&args.model.loading.device)?, args.model.dtype(), true)?;
         let mut rows = Vec::new();
@@ -149,7 +149,7 @@ fn train(args: &TrainArgs, step: fn(&Model, &bench::Training) -> Result<bench::T
             rows.push(Scored::encode(&model.tokenizer, &messages(comparison.prompt), &turns).doing(place)?);
         }
         let (batch, steps) = (args.batch as usize, args.steps as usize);
-        print(&step(&model, &bench::Training { rows, batch, steps, limits: Limits::default() })?)
+        print(&step(&model, &bench::TrainingWorkload { rows, batch, steps, limits: ForwardLimits::default() })?)
     };
     args.model.on_threads(work)
 }
@@ -161,7 +161,8 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
         std::fs::write(path, lines.concat()).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
     }
     let args = &common.model;
-    let work = bench::Workload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
+    let work =
+        bench::GenerationWorkload { prompts, samples, new_tokens: common.new_tokens as usize, seed: common.seed };
     let model = Model::load(&args.model, &device(&args.loading.device)?, args.dtype(), false)?;
     let mut config = EngineConfig::default().with_threads(args.threads())?;
     config.kv_memory = common.kv_memory.unwrap_or(config.kv_memory);

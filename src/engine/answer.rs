@@ -1,4 +1,4 @@
-//! What every engine that has a model does alike with requests, tokens and answers.
+//! Encoding of requests and decoding of answers, shared by the engines that have a model.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::sampling::{self, Sampling, Scratch, TokenDraw, stop, unit};
 use crate::error::{Error, Result};
 use crate::model::Message;
 
-/// Encodes the prompts, equal neighbours once; requests that mean nothing have their answer at once.
+/// Encodes the prompts, equal neighbours once. Invalid requests get their error in `answers` right away.
 pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<EncodedRequest> {
     type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
     let mut last: Option<Last> = None;
@@ -45,7 +45,7 @@ pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [O
     rows
 }
 
-/// Why a model of so many tokens and so long a context cannot take a prompt, if it cannot.
+/// Why a model with this vocabulary and context length cannot take a prompt, if it cannot.
 pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<RequestError> {
     let refuse = |code, message| Some(RequestError { code, message });
     if prompt.is_empty() {
@@ -62,7 +62,8 @@ pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<Requ
     None
 }
 
-/// The next token of an answer and its log-probability, see [`TokenDraw::token`]. `rng` is that of the request's key.
+/// Draws the next token of an answer and returns it with its log-probability, see [`TokenDraw::token`]. `rng` is the
+/// generator of the request's key.
 pub(super) fn next_token(
     logits: &[f32],
     sampling: &Sampling,
@@ -72,7 +73,7 @@ pub(super) fn next_token(
     rng: &ChaCha8Rng,
     scratch: &mut Scratch,
 ) -> Option<(u32, f32)> {
-    // Two words for a token: draw `i` is the same whatever was drawn before it.
+    // Each token owns two words of the stream, so draw `i` does not depend on how many draws were made before it.
     let mut rng = rng.clone();
     rng.set_word_pos(2 * tokens.len() as u128);
     let draw = TokenDraw {
@@ -85,13 +86,13 @@ pub(super) fn next_token(
     draw.token(scratch)
 }
 
-/// What is wanted of the next token instead of drawing it.
+/// The log-probabilities that a request asks for instead of an answer.
 pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<SampledTokens, RequestError> {
     let logprobs = sampling::logprobs(logits, ids).ok_or_else(not_finite)?;
     Ok(SampledTokens { tokens: ids.to_vec(), logprobs, finish: Finish::Stop })
 }
 
-/// The chances of all choices, from a way to run encoded rows.
+/// Computes the probabilities of all choices. `run` runs encoded rows.
 pub(super) fn choose(
     codec: &dyn Codec,
     choices: &[ChoiceRequest],
@@ -113,7 +114,7 @@ pub(super) fn choose(
             Ok(chain) => chain,
             Err(e) => return Ok(Err(e)),
         };
-        // All of them are taken, so that the next chain finds its own.
+        // Takes all rows of this tree even if one failed: the next tree's rows come right after them.
         let nodes: Vec<_> = done.by_ref().take(chain.len()).collect();
         let mut values = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -127,18 +128,18 @@ pub(super) fn choose(
     chains.into_iter().map(chances).collect()
 }
 
-/// Why there is no next token.
+/// The error of logits from which no token can be drawn.
 pub(super) fn not_finite() -> RequestError {
     let message = "the model's logits are not finite numbers, or leave no token to choose".into();
     RequestError { code: "not_finite", message }
 }
 
-/// Whether the last token is one that ends answers.
+/// Whether the last token ends answers.
 fn ended(tokens: &[u32], sampling: &Sampling, codec: &dyn Codec) -> bool {
     tokens.last().is_some_and(|t| codec.eos_ids().contains(t) || sampling.stop_ids.contains(t))
 }
 
-/// Whether the last token ended the answer, which may have `limit` tokens.
+/// Why the answer ends with its last token, if it does. It may have `limit` tokens.
 pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &dyn Codec) -> Option<Finish> {
     if ended(tokens, sampling, codec) || stop::reached(tokens, sampling, |t| codec.decode(t)) {
         Some(Finish::Stop)
@@ -147,7 +148,7 @@ pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &
     }
 }
 
-/// The answer that a finished sequence is.
+/// Decodes a finished sequence.
 pub(super) fn completion(
     codec: &dyn Codec,
     prompt: &Arc<[u32]>,

@@ -5,23 +5,23 @@ use super::stats::Stats;
 use crate::cancel::CancelFlag;
 use crate::error::Result;
 
-/// Something that completes conversations.
+/// A backend that completes conversations.
 pub trait Engine: Send + Sync {
-    /// Answers all requests, in their order, blocking the calling thread; several threads may call at once and share
-    /// batches. A request that cannot be answered is a [`RequestError`], never an error of its batch-mates.
+    /// Answers all requests, in their order, and blocks the calling thread. Several threads may call at once and share
+    /// batches. A request that cannot be answered gets a [`RequestError`](super::RequestError); the others get their answers.
     ///
     /// # Errors
     /// Cancelled, or the engine itself failed.
     fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>>;
-    /// How likely each answer is to go on with each of a few texts, in the order of the choices; nothing is drawn. As
-    /// [`Engine::generate`] otherwise.
+    /// Computes how likely each answer is to continue with each candidate, in the order of the choices. Nothing is drawn.
+    /// Otherwise as [`Engine::generate`].
     ///
     /// # Errors
     /// As [`Engine::generate`].
     fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>>;
-    /// Hash of the weights, or `script:` and the hash of the script.
+    /// The hash of the weights, or `script:` and the hash of the script.
     fn id(&self) -> &str;
-    /// Hash of the tokenizer and chat template that its token ids are of; none where ids are made up.
+    /// The hash of the tokenizer and chat template that the token ids belong to, or none if the ids are made up.
     fn tokenizer(&self) -> Option<&str> {
         None
     }

@@ -35,7 +35,7 @@ pub struct BatchedEngine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// One call of [`Engine::generate`], with prompts encoded.
+/// A call of [`Engine::generate`], with its prompts encoded.
 struct Call {
     rows: Vec<EncodedRequest>,
     cancel: CancelFlag,
@@ -65,7 +65,7 @@ impl BatchedEngine {
     /// # Errors
     /// As [`BatchedEngine::spawn`].
     pub fn with_codec(llama: Arc<Llama>, codec: Arc<dyn Codec>, id: String, config: &EngineConfig) -> Result<Self> {
-        let shape = CacheShape::of(llama.config());
+        let shape = CacheShape::from_config(llama.config());
         let (max_rows, positions) = (config.max_rows.max(1), llama.config().max_position_embeddings);
         // More than all rows at full length is never needed.
         let most = max_rows.saturating_mul(positions.div_ceil(BLOCK) + 1);
@@ -90,7 +90,7 @@ impl BatchedEngine {
         let (calls, inbox) = unbounded();
         let noted = failure.clone();
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
-            // Outside of what may panic, so that its callers are answered after the reason is noted.
+            // Outlives a panic, so that the callers' channels close only after the reason is recorded.
             let mut open = BTreeMap::new();
             let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_deref(), &inbox, &mut open));
             if let Err(payload) = catch_unwind(work) {
@@ -105,7 +105,7 @@ impl BatchedEngine {
         Ok(Self { id, tokenizer, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
     }
 
-    /// Hands rows to the thread and waits for what becomes of them.
+    /// Sends rows to the thread and waits for their outputs.
     fn call(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
@@ -159,13 +159,13 @@ impl Drop for BatchedEngine {
     fn drop(&mut self) {
         self.calls = None;
         if let Some(thread) = self.thread.take() {
-            // The thread catches its panics, so it ends well.
+            // The thread catches its panics, so the join cannot fail.
             let _ = thread.join();
         }
     }
 }
 
-/// The engine thread: takes calls, steps, answers; returns when the engine is dropped.
+/// The loop of the engine thread: takes calls, runs steps, and sends replies. It returns when the engine is dropped.
 fn serve(
     mut scheduler: Scheduler,
     fresh: &impl Fn() -> Result<Scheduler>,
@@ -188,11 +188,11 @@ fn serve(
         for n in cancelled {
             scheduler.remove(n);
             if let Some(o) = open.remove(&n) {
-                // The caller waits for this, or is gone and needs nothing.
+                // The send fails only if the caller is gone.
                 let _ = o.reply.send(Err(Error::cancelled()));
             }
         }
-        // Inside of the pool, so that a step's many parallel parts start without waking a thread for each.
+        // Runs inside the pool: otherwise each parallel part of a step would have to wake a thread.
         let result = match pool {
             Some(pool) => pool.install(|| scheduler.step()),
             None => rayon::scope(|_| scheduler.step()),
@@ -200,7 +200,8 @@ fn serve(
         match result {
             Ok(outputs) => outputs.into_iter().for_each(|o| settle(o, open)),
             Err(e) => {
-                // What the step left behind is unknown: everybody is told, and it starts afresh.
+                // The failed step may have left the scheduler in any state. All callers get the error, and a new
+                // scheduler takes its place.
                 for (_, o) in std::mem::take(open) {
                     let _ = o.reply.send(Err(Error::new(e.kind(), format!("the model failed: {e}"))));
                 }
@@ -224,7 +225,7 @@ fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, OpenCa
     }
 }
 
-/// Files an outcome, and answers its call if it was the last.
+/// Records an output, and replies to its call if it was the last one.
 fn settle(output: SequenceOutput, open: &mut BTreeMap<u64, OpenCall>) {
     let n = output.owner.0;
     let Some(o) = open.get_mut(&n) else { return };

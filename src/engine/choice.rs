@@ -1,9 +1,9 @@
-//! How likely an answer is to go on with each of a few texts: what a judge's score would be, without writing it.
+//! How likely an answer is to continue with each candidate: the distribution of a judge's score, without writing it.
 //!
-//! A candidate may be several tokens ("10", or a digit after a lone blank). What all candidates begin with is taken as given;
-//! the rest is a chain, `p(c) = p(t1) p(t2 | t1) ..`, and every place at which candidates part is one row of a pass through the
-//! model. Where one candidate begins another ("1" and "10"), the shorter has only what the longer leaves it, so no mass
-//! counts twice and the chances sum to at most 1.
+//! A candidate may have several tokens ("10", or a digit after a lone blank). Their common beginning is taken as given.
+//! The rest is a chain, `p(c) = p(t1) p(t2 | t1) ..`, and each point at which candidates diverge is one row of a pass
+//! through the model. If a candidate is the beginning of another ("1" and "10"), the probability of the longer one is
+//! subtracted from the shorter one's. So no mass counts twice, and the probabilities sum to at most 1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::request::{AnswerPrefix, ChoiceRequest, RequestError};
 use super::sampling::Sampling;
 use crate::data::RngKey;
 
-/// The tokens of the candidates of a choice after what they share.
+/// The candidates of a choice as a tree of tokens, below their common beginning.
 pub(super) struct ChoiceTree {
     candidates: Vec<Vec<u32>>,
-    /// Where candidates part: the tokens before, and those that may come there.
+    /// Points at which candidates diverge: the tokens before the point, and the possible next tokens.
     nodes: BTreeMap<Vec<u32>, BTreeSet<u32>>,
-    /// The conversation and what is given of the answer.
+    /// The conversation and the given beginning of the answer.
     given: Vec<u32>,
 }
 
@@ -65,7 +65,7 @@ impl ChoiceTree {
         Ok(Self { candidates, nodes, given })
     }
 
-    /// The rows to ask the model for, one a node, with the places from `row` on.
+    /// The rows that the model must compute, one for each node, numbered from `row`.
     pub fn rows(&self, row: usize) -> impl Iterator<Item = EncodedRequest> + '_ {
         let sampling = Arc::new(Sampling { max_tokens: 1, ..Sampling::default() });
         self.nodes.iter().enumerate().map(move |(i, (before, next))| EncodedRequest {
@@ -81,7 +81,7 @@ impl ChoiceTree {
         self.nodes.len()
     }
 
-    /// The chances, from each node's log-probabilities.
+    /// The probabilities of the candidates, from each node's log-probabilities.
     pub fn chances(&self, nodes: &[Vec<f32>]) -> Vec<f64> {
         let after: BTreeMap<(&[u32], u32), f64> = std::iter::zip(&self.nodes, nodes)
             .flat_map(|((before, next), values)| {
@@ -95,7 +95,7 @@ impl ChoiceTree {
         let extends = |long: &[u32], short: &[u32]| long.len() > short.len() && long.starts_with(short);
         let all = &self.candidates;
         let own = |i: usize| {
-            // Those that go on from this one, with none in between.
+            // The direct extensions of this candidate: no other candidate lies between them and it.
             let next = (0..all.len()).filter(|&j| extends(&all[j], &all[i]));
             let next = next.filter(|&j| !all.iter().any(|k| extends(k, &all[i]) && extends(&all[j], k)));
             (whole[i] - next.map(|j| whole[j]).sum::<f64>()).max(0.)
@@ -104,7 +104,7 @@ impl ChoiceTree {
     }
 }
 
-/// As many of the tokens as their text up to byte `at` has whole, and the rest of that text.
+/// Splits a text of tokens at byte `at`: the tokens that lie before it as a whole, and the remaining text before it.
 fn split<'a>(codec: &dyn Codec, tokens: &'a [u32], at: usize) -> (&'a [u32], String) {
     let text = codec.decode(tokens);
     let text = text.get(..at).unwrap_or(&text);

@@ -5,17 +5,17 @@ use crate::model::{Message, Tokenizer};
 
 /// What the engine needs of a tokenizer.
 pub trait Codec: Send + Sync {
-    /// Token ids of a conversation, up to where the answer begins.
+    /// The token ids of a conversation, up to the beginning of the answer.
     ///
     /// # Errors
     /// The chat template refused the messages.
     fn encode(&self, messages: &[Message]) -> Result<Vec<u32>>;
-    /// Token ids of text that goes on within an answer. Never special ones.
+    /// The token ids of text within an answer. They are never special.
     ///
     /// # Errors
     /// The tokenizer cannot encode it.
     fn encode_more(&self, text: &str) -> Result<Vec<u32>>;
-    /// Token ids of text that begins the answer to a conversation. Never special ones.
+    /// The token ids of text at the beginning of an answer to a conversation. They are never special.
     ///
     /// # Errors
     /// The chat template refused the messages, or the tokenizer cannot encode the text.
@@ -23,7 +23,7 @@ pub trait Codec: Send + Sync {
         let _ = messages;
         self.encode_more(text)
     }
-    /// The text of tokens, special ones left out.
+    /// The text of tokens, without special tokens.
     fn decode(&self, tokens: &[u32]) -> String;
     /// Tokens that end an answer.
     fn eos_ids(&self) -> &[u32];

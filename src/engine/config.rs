@@ -7,23 +7,23 @@ use rayon::ThreadPool;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 
-/// Settings of a local engine. None but the date changes what a request gets.
+/// Settings of a local engine. Only the date changes answers.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Most rows of a step, and most sequences at once.
+    /// Maximum rows of a step, and of concurrent sequences.
     pub max_rows: usize,
-    /// Most prompt rows of a step.
+    /// Maximum prompt rows of a step.
     pub prefill_chunk: usize,
-    /// Bytes for cached keys and values of all sequences together. A single sequence that needs more gets more.
+    /// Bytes for the cached keys and values of all sequences together. A single sequence that needs more gets more.
     pub kv_memory: u64,
-    /// What chat templates see as the present time, see [`Tokenizer::with_date`].
+    /// The present time for chat templates, see [`Tokenizer::with_date`](crate::model::Tokenizer::with_date).
     pub date: Option<DateTime>,
-    /// Threads that compute; rayon's global pool (one per core) if none are given. Engines may share them.
+    /// Threads that compute. Without them, rayon's global pool (one per core) computes. Engines may share threads.
     pub pool: Option<Arc<ThreadPool>>,
 }
 
 impl EngineConfig {
-    /// With this many threads of its own, started now, with the priority of whoever calls; `None` changes nothing.
+    /// Starts this many threads for the engine alone, with the priority of the calling thread. `None` changes nothing.
     ///
     /// # Errors
     /// The threads could not be started.

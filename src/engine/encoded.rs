@@ -6,18 +6,18 @@ use super::request::Finish;
 use super::sampling::Sampling;
 use crate::data::RngKey;
 
-/// A request that means something, with its prompt encoded.
+/// A valid request with its prompt encoded.
 pub(super) struct EncodedRequest {
-    /// Its place in the call.
+    /// Its index in the call.
     pub row: usize,
     pub prompt: Arc<[u32]>,
     pub sampling: Arc<Sampling>,
     pub key: RngKey,
-    /// Instead of an answer: the tokens whose log-probabilities after the prompt are wanted.
+    /// Asks for the log-probabilities of these tokens after the prompt, instead of an answer.
     pub wanted: Option<Arc<[u32]>>,
 }
 
-/// A finished sequence; or the tokens that were wanted.
+/// The tokens of a finished sequence, or the tokens whose log-probabilities were asked for.
 pub(super) struct SampledTokens {
     pub tokens: Vec<u32>,
     pub logprobs: Vec<f32>,

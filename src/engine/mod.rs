@@ -1,12 +1,13 @@
 //! Text generation as a service: [`Engine`] and its backends.
 //!
-//! [`BatchedEngine`] runs a Llama on one device with continuous batching: requests join and leave at token granularity, prompts
-//! are computed in chunks beside the decoding of others, and what prompts have in common is computed once.
-//! [`Sequential`] runs models of other families, one sequence after the other. [`open`] takes the one that a model asks for.
+//! [`BatchedEngine`] runs a Llama on one device with continuous batching. Requests join and leave at token granularity,
+//! prompts are computed in chunks next to the decoding of other requests, and a prefix that prompts share is computed
+//! once.
+//! [`Sequential`] runs models of other families, one sequence after the other. [`open`] chooses the backend for a model.
 //! [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
 //!
-//! What a request gets depends on its messages, its sampling options and its key: never on its batch-mates, on when it
-//! came, or on the number of threads.
+//! The answer to a request depends on its messages, its sampling options and its key. It never depends on the other
+//! requests of a batch, on the time of its arrival, or on the number of threads.
 
 mod answer;
 mod backend;

@@ -1,4 +1,4 @@
-//! The engine that a model's files ask for.
+//! Chooses the engine for a model's files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub fn start(model: Model, config: EngineConfig) -> Result<Arc<dyn Engine>> {
     Ok(Arc::new(BatchedEngine::spawn(model, config)?))
 }
 
-/// Refuses a model that cannot be asked anything.
+/// Refuses a model without a chat template.
 ///
 /// # Errors
 /// Its tokenizer has no chat template.

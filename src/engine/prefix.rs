@@ -1,9 +1,10 @@
-//! Which blocks hold what: a prefix tree over prompts with reference counts, and the allocation of blocks.
+//! Allocation of blocks, and a prefix tree over prompts with reference counts.
 //!
 //! A node is a block of a prompt: up to [`BLOCK`] token ids, reached through the nodes before it. Sequences whose
-//! prompts agree up to a node share it, from the moment the first is admitted: `filled` says how far its keys and
-//! values are computed (or will be within the step being packed), and whoever needs it next computes the rest. Nodes
-//! that no sequence holds stay until their block is needed, and go in order of last use, leaves first.
+//! prompts agree up to a node share it, from the moment the first is admitted: `filled` counts the positions whose keys
+//! and values are computed (or will be in the step that is being built), and the next sequence that needs the node
+//! computes the rest. Nodes that no sequence holds stay until their block is needed. They are evicted in order of last
+//! use, leaves first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,9 +18,9 @@ pub(super) struct Node {
     children: BTreeMap<Box<[u32]>, NodeId>,
     tokens: Box<[u32]>,
     pub block: u32,
-    /// Positions whose keys and values are there.
+    /// Positions whose keys and values are computed.
     pub filled: usize,
-    /// The step and row in which the last of its tokens was computed latest, for those who need its logits.
+    /// The latest step and row in which its last token was computed. A sequence that needs the logits finds them there.
     pub last: Option<(u64, usize)>,
     holders: usize,
     used: u64,
@@ -43,7 +44,7 @@ pub(super) struct Blocks {
     nodes: Vec<Node>,
     vacant: Vec<NodeId>,
     roots: BTreeMap<Box<[u32]>, NodeId>,
-    /// Nodes without holders: their blocks can be had.
+    /// Nodes without holders, whose blocks can be reused.
     idle: usize,
     /// Nodes without holders and children, by last use.
     leaves: BTreeSet<(u64, NodeId)>,
@@ -69,7 +70,7 @@ impl Blocks {
     pub fn total(&self) -> usize {
         self.total
     }
-    /// Blocks that a prompt and `more` further positions take if nothing is shared.
+    /// Blocks of a prompt and `more` further positions if nothing is shared.
     pub fn needed(prompt: usize, more: usize) -> usize {
         prompt.div_ceil(BLOCK) + more.div_ceil(BLOCK)
     }
@@ -80,8 +81,8 @@ impl Blocks {
         &mut self.nodes[id]
     }
 
-    /// The nodes of a prompt, shared ones first and new ones for the rest, with `more` blocks reserved besides; none
-    /// if there is no room until others leave.
+    /// Returns the nodes of a prompt, shared ones first and new ones for the rest, and reserves `more` further blocks.
+    /// Returns none if there is no room until another sequence leaves.
     pub fn admit(&mut self, prompt: &[u32], more: usize) -> Option<Vec<NodeId>> {
         let mut path = Vec::with_capacity(prompt.len().div_ceil(BLOCK));
         for chunk in prompt.chunks(BLOCK) {
@@ -134,7 +135,7 @@ impl Blocks {
         }
     }
 
-    /// One of the blocks that were reserved.
+    /// Takes a reserved block, and evicts a node if no block is free.
     pub fn take_reserved(&mut self) -> u32 {
         self.reserved -= 1;
         if let Some(block) = self.free.pop() {
@@ -156,7 +157,7 @@ impl Blocks {
         block
     }
 
-    /// Notes a node that may be evicted now.
+    /// Adds a node to the leaves that may be evicted, if it is one.
     fn settle(&mut self, id: NodeId) {
         let node = &self.nodes[id];
         if node.holders == 0 && node.children.is_empty() {
@@ -164,7 +165,7 @@ impl Blocks {
         }
     }
 
-    /// A sequence leaves: its path is held once less, its own blocks are free, its reservation lapses.
+    /// Releases the nodes, blocks and reservation of a sequence that leaves.
     pub fn release(&mut self, path: &[NodeId], own: &[u32], reserved: usize) {
         self.clock += 1;
         for &id in path.iter().rev() {

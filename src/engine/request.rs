@@ -13,7 +13,7 @@ pub struct Request {
     pub messages: Vec<Message>,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// What the draws depend on: token `i` of the answer uses draw `i` of this key's generator.
+    /// Key of the draws: token `i` of the answer uses draw `i` of this key's generator.
     pub key: RngKey,
 }
 
@@ -51,7 +51,7 @@ pub struct Completion {
     pub prompt_tokens: Arc<[u32]>,
 }
 
-/// Why one request has no answer; its batch-mates have theirs.
+/// Why a request has no answer. The other requests of its batch are not affected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestError {
     /// Short code for the errors dataset: `empty_prompt`, `prompt_too_long`, `bad_sampling`, `template`,
@@ -64,14 +64,14 @@ pub struct RequestError {
 /// The answer to one request.
 pub type Answer = std::result::Result<Completion, RequestError>;
 
-/// Asks how an answer would go on.
+/// Asks for the probabilities of continuations of an answer.
 #[derive(Clone, Debug)]
 pub struct ChoiceRequest {
     /// The conversation; the answer is the next turn.
     pub messages: Vec<Message>,
-    /// How the answer begins.
+    /// The beginning of the answer.
     pub prefix: AnswerPrefix,
-    /// What may come next: texts of at least one token, all different.
+    /// The continuations: different texts of at least one token.
     pub candidates: Arc<[String]>,
 }
 
@@ -80,14 +80,14 @@ pub struct ChoiceRequest {
 pub enum AnswerPrefix {
     /// This text.
     Text(String),
-    /// The text of these tokens, an earlier answer's, up to a byte of it.
+    /// The text of these tokens of an earlier answer, up to this byte.
     Tokens(Vec<u32>, usize),
 }
 
-/// The probability of each candidate, at temperature 1 over the full vocabulary; or why there is none.
+/// The probability of each candidate, at temperature 1 over the full vocabulary, or why it cannot be computed.
 pub type Probabilities = std::result::Result<Vec<f64>, RequestError>;
 
-/// What is wrong with a request before any model is asked.
+/// The problem of a request that no model can answer.
 pub(super) fn problem(request: &Request) -> Option<RequestError> {
     if request.messages.last().is_none_or(|m| m.content.trim().is_empty()) {
         let message = "the prompt is empty; remove the row or give it a text".into();

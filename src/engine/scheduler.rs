@@ -1,8 +1,8 @@
-//! Continuous batching: which sequences run, and which rows each step is made of.
+//! Continuous batching: decides which sequences run, and which rows a step has.
 //!
-//! A step takes one row per sequence that is decoding, and fills up with rows of prompts in order of admission. A
-//! sequence is admitted when the blocks it may come to need are free or held by nobody; others wait in line, so the
-//! cache never overflows. None of this enters a sequence's numbers: a row's result depends on its own sequence only.
+//! A step has one row for each sequence that is decoding, and fills up with rows of prompts in order of admission. A
+//! sequence is admitted when all blocks that it may need are free or held by no sequence; the others wait in a queue, so
+//! the cache never overflows. None of this changes a sequence's numbers: a row's result depends only on its sequence.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,16 +30,16 @@ const LOGIT_ROWS: usize = 64;
 
 /// A request with its prompt encoded.
 pub(super) struct SequenceRequest {
-    /// Whose it is: the call, and the place in it.
+    /// The call, and the index in the call.
     pub owner: (u64, usize),
     pub prompt: Arc<[u32]>,
     pub sampling: Arc<Sampling>,
     pub key: RngKey,
-    /// Instead of an answer: tokens whose log-probabilities after the prompt are wanted.
+    /// Asks for the log-probabilities of these tokens after the prompt, instead of an answer.
     pub wanted: Option<Arc<[u32]>>,
 }
 
-/// What became of a request.
+/// The result of a request.
 pub(super) struct SequenceOutput {
     pub owner: (u64, usize),
     pub result: std::result::Result<SampledTokens, RequestError>,
@@ -49,12 +49,13 @@ pub(super) struct SequenceOutput {
 struct Sequence {
     request: SequenceRequest,
     rng: ChaCha8Rng,
-    /// `max_tokens`, or less where the context ends before.
+    /// Maximum tokens of the answer: `max_tokens`, or fewer if the context ends before. 0 marks a finished sequence.
     limit: usize,
     /// The prompt's nodes.
     path: Vec<NodeId>,
-    /// Blocks of the answer, and how many more are reserved for it.
+    /// Blocks of the answer.
     own: Vec<u32>,
+    /// Further blocks that are reserved for the answer.
     reserved: usize,
     /// Prompt rows computed for this sequence.
     computed: usize,
@@ -62,7 +63,7 @@ struct Sequence {
     logprobs: Vec<f32>,
 }
 
-/// Sizes that the scheduler keeps to.
+/// Limits of the scheduler.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SchedulerLimits {
     pub max_rows: usize,
@@ -89,7 +90,7 @@ impl Scheduler {
         counters: Arc<Counters>,
         limits: SchedulerLimits,
     ) -> Result<Self> {
-        let shape = kv::CacheShape::of(llama.config());
+        let shape = kv::CacheShape::from_config(llama.config());
         let store = kv::store(shape, limits.blocks, llama.device())?;
         Ok(Self {
             blocks: Blocks::new(limits.blocks),
@@ -108,13 +109,13 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// How many tokens may be added to a prompt.
+    /// The maximum number of tokens of an answer.
     fn limit(&self, request: &SequenceRequest) -> usize {
         let context = self.llama.config().max_position_embeddings;
         request.sampling.max_tokens.min(context.saturating_sub(request.prompt.len()))
     }
 
-    /// Puts a request in line, or says at once what becomes of it.
+    /// Queues a request, or returns its result if it needs no step.
     pub fn submit(&mut self, request: SequenceRequest) -> Option<SequenceOutput> {
         let context = self.llama.config().max_position_embeddings;
         let limit = self.limit(&request);
@@ -129,7 +130,7 @@ impl Scheduler {
         None
     }
 
-    /// Forgets all requests of a call.
+    /// Removes all requests of a call.
     pub fn remove(&mut self, call: u64) {
         self.waiting.retain(|w| w.owner.0 != call);
         let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.request.owner.0 == call);
@@ -147,7 +148,7 @@ impl Scheduler {
             let reserved = (limit - 1).div_ceil(BLOCK);
             let needed = Blocks::needed(next.prompt.len(), limit - 1);
             if needed > self.blocks.total() {
-                // It goes alone: the others' blocks are not moved.
+                // A cache that grows is a new one, and blocks in use cannot move: wait until nothing else runs.
                 if !self.running.is_empty() {
                     return Ok(());
                 }
@@ -172,14 +173,14 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Makes the cache as large as one request needs. The budget says how many sequences are decoded together; it must not say
-    /// which rows get an answer, because it depends on the machine and on its free memory.
+    /// Makes the cache as large as a request needs. The memory budget may limit how many sequences are decoded together. It
+    /// must not decide which rows get an answer, because it depends on the machine and its free memory.
     fn grow(&mut self, blocks: usize) -> Result<()> {
         assert!(self.running.is_empty(), "blocks that are in use cannot be moved");
-        let shape = kv::CacheShape::of(self.llama.config());
+        let shape = kv::CacheShape::from_config(self.llama.config());
         let device = self.llama.device();
         tracing::debug!(blocks, "the cache of keys and values grows to hold one long request");
-        // The old one goes first, so that both are never there.
+        // The old cache is dropped first, so that memory never holds both.
         self.store = kv::store(shape, 1, device)?;
         self.blocks = Blocks::new(blocks);
         self.store = kv::store(shape, blocks, device)
@@ -187,10 +188,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// One pass through the model. Returns what ended with it.
+    /// Runs one pass through the model and returns the outputs of the sequences that ended with it.
     ///
     /// # Errors
-    /// The model failed; the scheduler is then of no further use.
+    /// The model failed. The scheduler must not be used after that.
     pub fn step(&mut self) -> Result<Vec<SequenceOutput>> {
         self.admit()?;
         self.steps += 1;
@@ -211,7 +212,8 @@ impl Scheduler {
             let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
             self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
         };
-        // Sequences with equal prompts may want the same row: its logits are computed once.
+        // Sequences with equal prompts may need the same row. Sorting puts them side by side, so that the row's logits are
+        // computed once.
         pack.wanted.sort_unstable();
         let mut outputs = Vec::new();
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
@@ -226,7 +228,7 @@ impl Scheduler {
         Ok(outputs)
     }
 
-    /// Draws the next token of the sequences that want the given rows: lists of (row, sequence), one list per row.
+    /// Draws the next token of the sequences that sample from the given rows: lists of (row, sequence), one for each row.
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outputs: &mut Vec<SequenceOutput>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
@@ -279,7 +281,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes out the sequences that have ended, which [`Scheduler::sample`] marked by a limit of 0.
+    /// Removes the finished sequences, which [`Scheduler::sample`] marked by a limit of 0.
     fn leave(&mut self, outputs: &mut [SequenceOutput]) {
         if outputs.is_empty() {
             return;
@@ -295,7 +297,7 @@ impl Scheduler {
 }
 
 impl Sequence {
-    /// Where its keys and values are: the prompt's nodes, then its own blocks.
+    /// The blocks of its keys and values: the prompt's nodes, then its own blocks.
     fn table(&self, blocks: &Blocks) -> Vec<BlockSpan> {
         let nodes = self.path.iter().map(|&id| {
             let node = blocks.node(id);
@@ -337,11 +339,11 @@ impl StepRows {
         self.plan.tables.push(s.table(blocks));
     }
 
-    /// Rows of a prompt that nobody has computed yet, up to `until` rows in the step; and the last row once more if the
-    /// cache has it but not its logits.
+    /// Adds the rows of a prompt that are not computed yet, until the step has `until` rows. Adds the last row again if the
+    /// cache has its keys and values but not its logits.
     ///
-    /// Rows that another sequence computes in this very step count as computed: within each layer all keys and values
-    /// are written before any row attends.
+    /// Rows that another sequence computes in the same step count as computed, because each layer writes all keys and
+    /// values before any row attends.
     fn prefill(&mut self, index: usize, s: &mut Sequence, blocks: &mut Blocks, step: u64, until: usize) {
         let table = self.plan.tables.len();
         let before = self.ids.len();

@@ -13,12 +13,13 @@
 //! [[answer]]
 //! text = "Write about the number {n}."
 //! ```
-//! A rule's `chances = { "4" = 0.5, "5" = 0.25 }` are what [`Engine::choose`] says of candidates; one that is not there has none.
+//! A rule's `chances = { "4" = 0.5, "5" = 0.25 }` are the probabilities that [`Engine::choose`] returns. A candidate that is
+//! not listed has probability 0.
 //!
-//! Which text is taken, and the numbers `{n}` (0 to 999999) and `{score}` (0 to 5), follow from the request's key.
+//! The request's key decides the text and the numbers `{n}` (0 to 999999) and `{score}` (0 to 5).
 //!
-//! A token is a word with the blanks before it, or what blanks end the text; its id is a hash of it modulo `vocab_size`,
-//! and its log-probability a made-up number that depends on the id. The text of a completion is that of its tokens.
+//! A token is a word with the blanks before it, or the blanks at the end of the text. Its id is a hash of it modulo
+//! `vocab_size`, and its log-probability is a made-up number that depends on the id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,10 +36,10 @@ use crate::data::hash_hex;
 use crate::error::{Error, Result};
 use crate::model::Message;
 
-/// Longest time between two looks at the cancel flag.
+/// Longest time between two checks of the cancel flag.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a script file says.
+/// The contents of a script file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
@@ -153,7 +154,7 @@ impl Scripted {
             return Err(error);
         }
         let rule = self.rule(&request.messages)?;
-        // The key is a hash already: its bytes are as random as any made from it.
+        // The key is a hash, so its bytes are random enough as they are.
         let [a, b, c] =
             [0, 8, 16].map(|at| request.key.0[at..at + 8].iter().fold(0u64, |n, &byte| n << 8 | u64::from(byte)));
         let texts = rule.text.all();
@@ -206,7 +207,7 @@ impl Scripted {
         Ok(choice.candidates.iter().map(|c| rule.chances.get(c).copied().unwrap_or(0.)).collect())
     }
 
-    /// Waits as long as a call with so many requests takes.
+    /// Waits as long as a call with this many requests takes.
     fn wait(&self, start: Instant, requests: usize, cancel: &CancelFlag) -> Result<()> {
         let ms = self.script.per_call_ms + self.script.per_request_ms * requests as f64;
         let until = start + Duration::from_secs_f64(ms / 1000.);
@@ -233,7 +234,7 @@ impl Scripted {
     }
 }
 
-/// Words, each with the blanks before it; blanks at the end go with no word and are one of their own.
+/// Words, each with the blanks before it. Blanks at the end are a word of their own.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -15,21 +15,21 @@ use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::families::{InferenceModel, Network};
 
-/// What became of a row.
+/// The result of a row.
 type Done = (usize, std::result::Result<SampledTokens, RequestError>);
 
-/// A model of a family that is run but not trained. Callers wait for each other from prompt to prompt; requests of a call
-/// that have the same prompt share its computation where the family allows it.
+/// A model of a family that reflux runs but does not train. Callers take turns, a prompt at a time. Requests of a call with
+/// the same prompt share its computation if the family allows it.
 pub struct Sequential {
     model: InferenceModel,
     pool: Option<Arc<rayon::ThreadPool>>,
     counters: Counters,
-    /// Held by whoever uses the device.
+    /// Locked while a thread uses the device.
     turn: Mutex<()>,
 }
 
 impl Sequential {
-    /// An engine for the model. Of the sizes, only `pool` counts: sequences are computed one after the other.
+    /// An engine for the model. Only `pool` of the settings has an effect: sequences are computed one after the other.
     pub fn new(model: InferenceModel, config: &EngineConfig) -> Self {
         let (pool, turn) = (config.pool.clone(), Mutex::default());
         Self { model, pool, counters: Counters::default(), turn }
@@ -39,7 +39,7 @@ impl Sequential {
         self.model.tokenizer.eos_ids()
     }
 
-    /// How many tokens an answer may have.
+    /// The maximum number of tokens of an answer.
     fn limit(&self, request: &EncodedRequest) -> usize {
         request.sampling.max_tokens.min(self.model.positions().saturating_sub(request.prompt.len()))
     }
@@ -49,7 +49,7 @@ impl Sequential {
         answer::unfit(&request.prompt, self.model.vocab_size(), self.model.positions())
     }
 
-    /// Answers requests that have one prompt.
+    /// Answers requests that have the same prompt.
     fn answer(&self, requests: Vec<EncodedRequest>, cancel: &CancelFlag, done: &mut Vec<Done>) -> Result<()> {
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
@@ -88,7 +88,7 @@ impl Sequential {
                     network.push(&prompt, before)?
                 }
             };
-            // The last token's keys and values are never needed.
+            // No token follows the last one, so its keys and values are never needed.
             let result = match network.fork(self.limit(&request) - 1) {
                 Some(mut branch) => {
                     read = Some(logits.clone());
@@ -101,7 +101,7 @@ impl Sequential {
         Ok(())
     }
 
-    /// Draws tokens until the answer ends. `network` has read the prompt, `logits` are those after it.
+    /// Draws tokens until the answer ends. `network` has read the prompt, and `logits` follow it.
     fn sample(
         &self,
         request: &EncodedRequest,

@@ -10,7 +10,7 @@ pub struct Stats {
     pub requests: u64,
     /// Tokens of the prompts of admitted requests.
     pub prompt_tokens: u64,
-    /// Those of them that were not computed for the request because the cache had them.
+    /// Prompt tokens that were not computed because the cache had them.
     pub cached_prompt_tokens: u64,
     /// Tokens sampled.
     pub generated_tokens: u64,
@@ -20,13 +20,13 @@ pub struct Stats {
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,
-    /// The part of it that falls to prompt rows, each pass's time being shared evenly among its rows; 0 where the engine
-    /// does not tell.
+    /// The part of it that prompt rows took. The time of a pass is shared evenly among its rows. 0 if the engine does not
+    /// measure it.
     pub prefill_seconds: f64,
 }
 
 impl Stats {
-    /// Share of prompt tokens that the prefix cache had; 0 before the first prompt.
+    /// Share of prompt tokens that were in the prefix cache. 0 before the first prompt.
     pub fn hit_rate(&self) -> f64 {
         if self.prompt_tokens == 0 { 0. } else { self.cached_prompt_tokens as f64 / self.prompt_tokens as f64 }
     }
@@ -45,13 +45,13 @@ pub(super) struct Counters {
     prefill_nanos: AtomicU64,
 }
 
-/// Adds to a counter. Counters are only reported, nothing is ordered by them.
+/// Adds to a counter. Counters are only reported, so a relaxed order is enough.
 pub(super) fn add(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Ordering::Relaxed);
 }
 
 impl Counters {
-    /// Notes time spent in passes, and which share of it fell to prompts.
+    /// Adds time spent in a pass, and the share of it that prompts took.
     pub fn busy(&self, time: Duration, prefill: f64) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.busy_nanos.fetch_add(nanos, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Answers to a stream of prompts, in its order: a bounded number at work, however long the stream is.
+//! Answers a stream of prompts in its order, with a bounded number of requests in flight.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,17 +14,17 @@ use crate::data::{Id, RngKey};
 use crate::error::{Error, Result};
 use crate::model::Message;
 
-/// A new call is made while fewer requests than this are without an answer. Twice the rows that a local engine decodes
-/// together by default, so that there is always one to take the place of one that ended.
+/// A new call is made while fewer requests than this have no answer. It is twice the number of rows that a local engine
+/// decodes together by default, so that a request is always ready to take the place of one that ended.
 const MAX_IN_FLIGHT: usize = 512;
-/// Most requests of a call, unless one prompt alone has more: what a prompt waits for is the rest of its call.
+/// Maximum requests of a call, unless one prompt alone has more. It is small because a prompt waits for its whole call.
 const CALL: usize = 32;
-/// Most calls at a time, answered ones that wait for an earlier one counted. Each has a thread while it is at work.
+/// Maximum calls at a time, including answered ones that wait for an earlier one. A call in flight has a thread.
 const CALLS: usize = 64;
-/// Between two looks at whether to stop.
+/// Time between two checks of the cancel flag.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How the prompts of a stream are asked.
+/// Options of the requests for the prompts of a stream.
 #[derive(Clone, Debug)]
 pub struct RequestOptions {
     /// Put before conversations that have no system message.
@@ -39,16 +39,16 @@ pub struct RequestOptions {
 
 /// Turns prompts into requests.
 ///
-/// The draws of an answer depend on the seed, the conversation, the sample's number, and on how many prompts of the same
-/// conversation came before it: a prompt's answers are the same whatever else is in the stream, and those of its second
-/// occurrence are others than those of its first.
+/// The draws of an answer depend on the seed, the conversation, the sample's number, and the number of earlier prompts with
+/// the same conversation. So a prompt's answers do not depend on the other prompts of the stream, and a repeated prompt
+/// gets new answers.
 pub struct RequestBuilder {
     options: RequestOptions,
     seen: HashMap<Id, u32>,
 }
 
 impl RequestBuilder {
-    /// Asks like this.
+    /// A builder with these options.
     pub fn new(options: RequestOptions) -> Self {
         Self { options, seen: HashMap::new() }
     }
@@ -76,7 +76,7 @@ impl RequestBuilder {
     }
 }
 
-/// A prompt of a stream: what its caller knows it by, and its requests. Without any, it only keeps its place.
+/// A prompt of a stream: the caller's tag, and its requests. A prompt without requests only keeps its place.
 pub struct PromptRequests<T> {
     /// Given back with the answers.
     pub tag: T,
@@ -84,15 +84,15 @@ pub struct PromptRequests<T> {
     pub requests: Vec<Request>,
 }
 
-/// Who gets the answers to a stream.
+/// Receives the answers to a stream.
 pub trait Listener<T> {
-    /// A prompt is answered. Says whether to go on.
+    /// Takes the answers to a prompt. Returns whether to continue.
     ///
     /// # Errors
     /// An error ends the stream and is returned.
     fn answered(&mut self, tag: T, answers: Vec<Answer>) -> Result<bool>;
 
-    /// Nothing happened for a moment; a time to say how far the engine is.
+    /// Called when nothing happened for a moment, for example to show the engine's progress.
     fn waiting(&mut self) {}
 }
 
@@ -102,7 +102,7 @@ impl<T, F: FnMut(T, Vec<Answer>) -> Result<bool>> Listener<T> for F {
     }
 }
 
-/// What a call was about: the prompts, each with its number of requests.
+/// The prompts of a call, each with its number of requests.
 type Tags<T> = Vec<(T, usize)>;
 
 /// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to the
@@ -121,7 +121,7 @@ pub fn answer_in_order<T: Send>(
         let mut work = || -> Result<()> {
             let (done, answered) = unbounded::<(u64, usize, Result<(Tags<T>, Vec<Answer>)>)>();
             let (mut waiting, mut begun, mut given, mut at_work) = (BTreeMap::new(), 0u64, 0u64, 0usize);
-            // What broke the stream is told when all prompts before it are answered.
+            // An error of the stream is returned only after all prompts before it are answered.
             let (mut open, mut broken) = (true, None);
             loop {
                 if cancel.is_set() {
@@ -141,7 +141,7 @@ pub fn answer_in_order<T: Send>(
                         at_work += count;
                         let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
                             let answers = call(engine, requests, cancel);
-                            // Nobody listens any more once the stream has failed.
+                            // The receiver is gone once the stream has failed.
                             let _ = done.send((number, count, answers.map(|a| (tags, a))));
                         });
                         thread.map_err(|e| Error::no_thread("a thread that waits for answers", e))?;
@@ -164,12 +164,13 @@ pub fn answer_in_order<T: Send>(
                 }
             }
         };
-        // The scope waits for its threads: what they do for a stream that failed is to end.
+        // The scope waits for its threads, so a stream that failed must stop them.
         work().inspect_err(|_| cancel.set())
     })
 }
 
-/// The prompts of a call: this one and those that are there already. And whether there may be more, or why not.
+/// Collects the prompts of a call: the first one and those that are already queued. Also returns whether more may follow,
+/// or the error that ended the stream.
 fn gather<T>(
     first: Result<Result<PromptRequests<T>>, RecvError>,
     prompts: &Receiver<Result<PromptRequests<T>>>,
@@ -197,7 +198,7 @@ fn call(engine: &dyn Engine, requests: Vec<Request>, cancel: &CancelFlag) -> Res
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    // A thread that ended without a word would be waited for without end.
+    // If the thread ended without sending a result, the stream would wait for it forever.
     let work = AssertUnwindSafe(|| engine.generate(requests, cancel));
     catch_unwind(work).unwrap_or_else(|_| Err(Error::bug("the engine panicked")))
 }

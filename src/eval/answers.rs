@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Array as _, RecordBatch};
 
-use super::bootstrap::{Bootstrap, Estimate, Part};
-use super::drift::{self, Means};
+use super::bootstrap::{Bootstrap, ClusterSum, Estimate};
+use super::drift::{self, IterationMeans};
 use super::text::{Length, distinct_n};
 use crate::data::Columns;
 use crate::error::Result;
@@ -19,7 +19,7 @@ pub fn count(n: u64, of: u64) -> Option<Estimate> {
 }
 
 /// Adds a value to its prompt's sum.
-pub fn add(parts: &mut BTreeMap<String, Part>, prompt: &str, value: f64) {
+pub fn add(parts: &mut BTreeMap<String, ClusterSum>, prompt: &str, value: f64) {
     let part = match parts.get_mut(prompt) {
         Some(part) => part,
         None => parts.entry(prompt.into()).or_default(),
@@ -27,19 +27,19 @@ pub fn add(parts: &mut BTreeMap<String, Part>, prompt: &str, value: f64) {
     *part = (part.0 + value, part.1 + 1.);
 }
 
-fn mean(parts: &BTreeMap<String, Part>) -> f64 {
+fn mean(parts: &BTreeMap<String, ClusterSum>) -> f64 {
     let sum = parts.values().fold((0., 0.), |a, b| (a.0 + b.0, a.1 + b.1));
     sum.0 / sum.1
 }
 
 /// Sums over answers, by prompt: what figures with intervals are made of.
 #[derive(Debug, Default)]
-pub struct Answers {
-    tokens: BTreeMap<String, Part>,
-    characters: BTreeMap<String, Part>,
-    words: BTreeMap<String, Part>,
-    cut: BTreeMap<String, Part>,
-    score: BTreeMap<String, Part>,
+pub struct AnswerStats {
+    tokens: BTreeMap<String, ClusterSum>,
+    characters: BTreeMap<String, ClusterSum>,
+    words: BTreeMap<String, ClusterSum>,
+    cut: BTreeMap<String, ClusterSum>,
+    score: BTreeMap<String, ClusterSum>,
     scores: Vec<f64>,
     unscored: u64,
     /// The first answers' texts.
@@ -49,7 +49,7 @@ pub struct Answers {
     tokenised: bool,
 }
 
-impl Answers {
+impl AnswerStats {
     /// Takes rows in. Distinct-n is of the first `texts` answers, for it falls with their number.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Answers {
         self.scored |= scores.is_some();
         for i in 0..rows.num_rows() {
             let (prompt, text) = (prompts.value(i), responses.value(i));
-            let length = Length::of(text);
+            let length = Length::from_text(text);
             add(&mut self.characters, prompt, length.characters as f64);
             add(&mut self.words, prompt, length.words as f64);
             if let Some(tokens) = &tokens {
@@ -93,14 +93,15 @@ impl Answers {
         self.scored
     }
 
-    fn means(&self, iteration: u32) -> Option<Means> {
+    fn means(&self, iteration: u32) -> Option<IterationMeans> {
         let known = self.tokenised && !self.scores.is_empty();
-        known.then(|| Means { iteration, tokens: mean(&self.tokens), score: mean(&self.score) })
+        known.then(|| IterationMeans { iteration, tokens: mean(&self.tokens), score: mean(&self.score) })
     }
 
     /// `tokens`, `cut`, `characters`, `words`, `distinct_1` and `distinct_2`; of scored ones `score` and `unscored`.
     pub fn figures(&self, bootstrap: &Bootstrap) -> Vec<Figure> {
-        let ratio = |parts: &BTreeMap<String, Part>| bootstrap.ratio(&parts.values().copied().collect::<Vec<_>>());
+        let ratio =
+            |parts: &BTreeMap<String, ClusterSum>| bootstrap.ratio(&parts.values().copied().collect::<Vec<_>>());
         let mut figures: Vec<Figure> = Vec::new();
         if self.tokenised {
             figures.push(("tokens", ratio(&self.tokens)));

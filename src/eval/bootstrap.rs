@@ -46,7 +46,7 @@ impl Estimate {
 }
 
 /// What one cluster adds to a mean: a sum, and the weight it is divided by.
-pub type Part = (f64, f64);
+pub type ClusterSum = (f64, f64);
 
 impl Bootstrap {
     /// The ratio of the sums over all clusters, e.g. wins over comparisons, with its interval; `None` if the weights are 0.
@@ -63,9 +63,9 @@ impl Bootstrap {
     /// assert_eq!(rate.value, 0.75);
     /// assert!(rate.low < 0.75 && rate.high >= 0.75);
     /// ```
-    pub fn ratio(&self, clusters: &[Part]) -> Option<Estimate> {
-        let ratio = |(sum, weight): Part| (weight > 0.).then(|| sum / weight);
-        let add = |a: Part, b: &Part| (a.0 + b.0, a.1 + b.1);
+    pub fn ratio(&self, clusters: &[ClusterSum]) -> Option<Estimate> {
+        let ratio = |(sum, weight): ClusterSum| (weight > 0.).then(|| sum / weight);
+        let add = |a: ClusterSum, b: &ClusterSum| (a.0 + b.0, a.1 + b.1);
         let total = clusters.iter().fold((0., 0.), add);
         let value = ratio(total)?;
         let resample =
@@ -112,7 +112,7 @@ mod tests {
         let cases = golden.as_array().unwrap();
         assert!(cases.len() >= 4);
         for case in cases {
-            let clusters: Vec<Part> = serde_json::from_value(case["clusters"].clone()).unwrap();
+            let clusters: Vec<ClusterSum> = serde_json::from_value(case["clusters"].clone()).unwrap();
             let confidence = case["confidence"].as_f64().unwrap();
             let made = Bootstrap { resamples: 40_000, confidence, seed: 3 }.ratio(&clusters).unwrap();
             let near = |name: &str, got: f64, within: f64| {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_depends_on_the_seed_alone() {
-        let clusters: Vec<Part> = (0..40).map(|i| (f64::from(i % 3), 2.)).collect();
+        let clusters: Vec<ClusterSum> = (0..40).map(|i| (f64::from(i % 3), 2.)).collect();
         let by = |seed| Bootstrap { resamples: 500, seed, ..Bootstrap::default() }.ratio(&clusters).unwrap();
         assert_eq!(by(1), by(1));
         assert_ne!(by(1), by(2));

@@ -53,7 +53,7 @@ pub fn wasserstein(before: &[f64], after: &[f64]) -> Option<f64> {
 
 /// Means of one iteration.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Means {
+pub struct IterationMeans {
     /// The iteration.
     pub iteration: u32,
     /// Mean length of its answers, in tokens.
@@ -73,7 +73,7 @@ pub fn growth(before: f64, after: f64) -> f64 {
 /// A warning if answers have become longer by at least `least` (a share) and by more, in proportion, than their score has
 /// risen: a judge that takes length for quality is being served (reward hacking). The paper's own went from 1,092 to 1,552 to
 /// 2,552 on AlpacaEval.
-pub fn outgrown(before: &Means, after: &Means, least: f64) -> Option<String> {
+pub fn outgrown(before: &IterationMeans, after: &IterationMeans, least: f64) -> Option<String> {
     let (length, score) = (growth(before.tokens, after.tokens), growth(before.score, after.score));
     // From a score of nothing any rise is without bound, and staying there is no growth.
     let outgrown = length >= least && (score.is_nan() || score < length);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn length_that_outgrows_the_score_is_warned_of() {
-        let means = |iteration, tokens, score| Means { iteration, tokens, score };
+        let means = |iteration, tokens, score| IterationMeans { iteration, tokens, score };
         let warning = outgrown(&means(1, 1092., 3.), &means(2, 1552., 3.3), LEAST_GROWTH).unwrap();
         assert!(warning.contains("42% longer") && warning.contains("3.00 to 3.30"), "{warning}");
         assert_eq!(outgrown(&means(1, 100., 2.), &means(2, 120., 3.), LEAST_GROWTH), None);

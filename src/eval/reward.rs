@@ -11,12 +11,12 @@
 //! The paper does not say what it does with ties; these are the choices that a judge cannot gain by. Answers without a score
 //! are taken out first, and counted.
 
-use super::bootstrap::{Bootstrap, Estimate, Part};
+use super::bootstrap::{Bootstrap, ClusterSum, Estimate};
 use super::statistics::{kendall_tau, spearman};
 
 /// An answer's rank among those to its prompt (lower is better), and its score by the judge.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Judged {
+pub struct RankedAnswer {
     /// By people; 0 is the best.
     pub rank: f64,
     /// By the judge; none if nothing was readable.
@@ -25,7 +25,7 @@ pub struct Judged {
 
 /// The table. A figure is `None` where nothing counts for it.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Reward {
+pub struct RewardModelTable {
     /// Prompts with an answer.
     pub prompts: u64,
     /// Answers.
@@ -46,18 +46,20 @@ pub struct Reward {
     pub kendall: Option<Estimate>,
 }
 
-impl Reward {
+impl RewardModelTable {
     /// Of prompts, each with its answers. `perfect` is the greatest score of the rubric, 5 in the paper.
-    pub fn of(prompts: &[Vec<Judged>], perfect: f64, bootstrap: &Bootstrap) -> Self {
-        let known = |answers: &Vec<Judged>| {
+    pub fn from_prompts(prompts: &[Vec<RankedAnswer>], perfect: f64, bootstrap: &Bootstrap) -> Self {
+        let known = |answers: &Vec<RankedAnswer>| {
             let scored = answers.iter().filter_map(|a| Some((a.rank, a.score.filter(|s| s.is_finite())?)));
             scored.collect::<Vec<(f64, f64)>>()
         };
         let scored: Vec<Vec<(f64, f64)>> = prompts.iter().map(known).collect();
-        let ratio = |of: &dyn Fn(usize) -> Part| bootstrap.ratio(&(0..prompts.len()).map(of).collect::<Vec<Part>>());
+        let ratio = |of: &dyn Fn(usize) -> ClusterSum| {
+            bootstrap.ratio(&(0..prompts.len()).map(of).collect::<Vec<ClusterSum>>())
+        };
         let (answers, known) =
             (prompts.iter().map(Vec::len).sum::<usize>(), scored.iter().map(Vec::len).sum::<usize>());
-        let correlation = |i: usize, of: fn(&[f64], &[f64]) -> Option<f64>| -> Part {
+        let correlation = |i: usize, of: fn(&[f64], &[f64]) -> Option<f64>| -> ClusterSum {
             let (better, scores): (Vec<f64>, Vec<f64>) = scored[i].iter().map(|(rank, score)| (-rank, score)).unzip();
             let told = better.iter().any(|b| *b != better[0]);
             if told { (of(&better, &scores).unwrap_or(0.), 1.) } else { (0., 0.) }
@@ -67,11 +69,11 @@ impl Reward {
             answers: answers as u64,
             nulls: (answers - known) as u64,
             pairwise_accuracy: ratio(&|i| {
-                let pairs = Pairs::of(&scored[i]);
+                let pairs = Pairs::count(&scored[i]);
                 (pairs.alike, pairs.all)
             }),
             pairwise_tied: ratio(&|i| {
-                let pairs = Pairs::of(&scored[i]);
+                let pairs = Pairs::count(&scored[i]);
                 (pairs.tied, pairs.all)
             }),
             five_best: ratio(&|i| {
@@ -82,7 +84,7 @@ impl Reward {
                 (best.into(), all.into())
             }),
             exact_match: ratio(&|i| {
-                let pairs = Pairs::of(&scored[i]);
+                let pairs = Pairs::count(&scored[i]);
                 let counts = pairs.all > 0.;
                 (f64::from(u8::from(counts && pairs.alike == pairs.all)), f64::from(u8::from(counts)))
             }),
@@ -113,7 +115,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn of(answers: &[(f64, f64)]) -> Self {
+    fn count(answers: &[(f64, f64)]) -> Self {
         let mut pairs = Self { all: 0., alike: 0., tied: 0. };
         for (i, (rank, score)) in answers.iter().enumerate() {
             for (other_rank, other_score) in &answers[..i] {
@@ -173,9 +175,10 @@ mod tests {
         assert!(cases.len() >= 4);
         for case in cases {
             let prompts: Vec<Vec<(f64, Option<f64>)>> = serde_json::from_value(case["prompts"].clone()).unwrap();
-            let judged = |p: &Vec<_>| p.iter().map(|&(rank, score)| Judged { rank, score }).collect();
-            let prompts: Vec<Vec<Judged>> = prompts.iter().map(judged).collect();
-            let table = Reward::of(&prompts, 5., &Bootstrap { resamples: 200, ..Bootstrap::default() });
+            let judged = |p: &Vec<_>| p.iter().map(|&(rank, score)| RankedAnswer { rank, score }).collect();
+            let prompts: Vec<Vec<RankedAnswer>> = prompts.iter().map(judged).collect();
+            let table =
+                RewardModelTable::from_prompts(&prompts, 5., &Bootstrap { resamples: 200, ..Bootstrap::default() });
             assert_eq!(table.nulls, case["nulls"].as_u64().unwrap());
             for (name, got) in [
                 ("pairwise_accuracy", table.pairwise_accuracy),

@@ -59,7 +59,7 @@ fn least(threshold: f64, both: usize) -> usize {
 
 /// The text that a query is a near copy of.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Near {
+pub struct NearCopy {
     /// Its number, in the order of insertion.
     pub text: usize,
     /// ROUGE-L with the query.
@@ -124,7 +124,7 @@ impl NearCopies {
     }
 
     /// The first text above the threshold: what comparing with all in their order would find.
-    pub fn first(&mut self, query: &str) -> Option<Near> {
+    pub fn first(&mut self, query: &str) -> Option<NearCopy> {
         // A word that no text has is an id of its own, which is in no posting.
         let mut unknown = self.ids.len() as u32;
         let query: Vec<u32> = words(query)
@@ -147,7 +147,7 @@ impl NearCopies {
             .map(|(word, count)| (self.frequency.get(word as usize).copied().unwrap_or(0), word, count))
             .collect();
         rare.sort_unstable();
-        let mut first: Option<Near> = None;
+        let mut first: Option<NearCopy> = None;
         for &length in self.lengths.keys() {
             let least = least(self.threshold, n + length);
             if least > n.min(length) || n == 0 {
@@ -169,7 +169,7 @@ impl NearCopies {
                     }
                     let lcs = self.matcher.lcs(&self.texts[number]);
                     if lcs >= least {
-                        first = Some(Near { text: number, rouge_l: f_measure(lcs, n + length) });
+                        first = Some(NearCopy { text: number, rouge_l: f_measure(lcs, n + length) });
                     }
                 }
             }
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(near.first("日本語"), None, "a text without a word is near to nothing");
         let long: Vec<String> = (0..1000).map(|i| format!("w{}", i * i % 977)).collect();
         near.insert(&long.join(" "));
-        assert_eq!(near.first(&long.join("-")), Some(Near { text: 2, rouge_l: 1. }));
+        assert_eq!(near.first(&long.join("-")), Some(NearCopy { text: 2, rouge_l: 1. }));
         assert_eq!(near.first(&long[..600].join(" ")).unwrap().rouge_l, 1200. / 1600.);
         assert_eq!(near.first(&long[..500].join(" ")), None);
     }

@@ -13,7 +13,7 @@ pub struct Length {
 
 impl Length {
     /// Of a text.
-    pub fn of(text: &str) -> Self {
+    pub fn from_text(text: &str) -> Self {
         Self { characters: text.chars().count() as u64, words: text.split_whitespace().count() as u64 }
     }
 }
@@ -41,7 +41,7 @@ mod tests {
         let lengths: Vec<(u64, u64)> = serde_json::from_value(golden["lengths"].clone()).unwrap();
         assert_eq!(texts.len(), lengths.len());
         for (text, (characters, words)) in texts.iter().zip(lengths) {
-            assert_eq!(Length::of(text), Length { characters, words }, "{text:?}");
+            assert_eq!(Length::from_text(text), Length { characters, words }, "{text:?}");
         }
         for n in 1..=4 {
             let (got, all) = distinct_n(texts.iter().map(String::as_str), n).unwrap();

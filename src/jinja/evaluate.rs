@@ -27,7 +27,7 @@ impl<'t> Interpreter<'t> {
 
     fn must_be_defined(&self, value: &Value) -> Result<()> {
         match value {
-            Value::Undefined(message) if self.settings.strict => Value::undefined_error(message),
+            Value::Undefined(message) if self.options.strict => Value::undefined_error(message),
             _ => Ok(()),
         }
     }
@@ -265,7 +265,7 @@ impl<'t> Interpreter<'t> {
                 let [format] = args.bind("strftime_now", ["format"])?;
                 let format = format.unwrap_or(Value::None);
                 let format = super::arguments::text(&format)?;
-                let Some(now) = self.settings.now else {
+                let Some(now) = self.options.now else {
                     return fail("it asks for today's date (`strftime_now`), and no date is set");
                 };
                 self.budget.spend_bytes(format.len().saturating_mul(16))?;

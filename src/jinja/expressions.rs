@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ast::{Apply, Arguments, Comparison, Expr, Operator, Step};
 use super::error::Result;
-use super::lexer::Kind;
+use super::lexer::TokenKind;
 use super::parser::{Parser, syntax};
 use super::value::Value;
 
@@ -79,14 +79,14 @@ impl Parser {
     /// Takes a comparison's sign or words.
     fn comparison(&mut self) -> Option<Comparison> {
         let found = match self.kind() {
-            Kind::Operator("==") => Comparison::Equal,
-            Kind::Operator("!=") => Comparison::NotEqual,
-            Kind::Operator("<") => Comparison::Less,
-            Kind::Operator("<=") => Comparison::LessOrEqual,
-            Kind::Operator(">") => Comparison::Greater,
-            Kind::Operator(">=") => Comparison::GreaterOrEqual,
-            Kind::Name(name) if &**name == "in" => Comparison::In,
-            Kind::Name(name) if &**name == "not" && matches!(self.peek(), Kind::Name(n) if &**n == "in") => {
+            TokenKind::Operator("==") => Comparison::Equal,
+            TokenKind::Operator("!=") => Comparison::NotEqual,
+            TokenKind::Operator("<") => Comparison::Less,
+            TokenKind::Operator("<=") => Comparison::LessOrEqual,
+            TokenKind::Operator(">") => Comparison::Greater,
+            TokenKind::Operator(">=") => Comparison::GreaterOrEqual,
+            TokenKind::Name(name) if &**name == "in" => Comparison::In,
+            TokenKind::Name(name) if &**name == "not" && matches!(self.peek(), TokenKind::Name(n) if &**n == "in") => {
                 self.advance();
                 Comparison::NotIn
             }
@@ -101,8 +101,8 @@ impl Parser {
         let mut others = Vec::new();
         loop {
             let operator = match self.kind() {
-                Kind::Operator("+") => Operator::Add,
-                Kind::Operator("-") => Operator::Subtract,
+                TokenKind::Operator("+") => Operator::Add,
+                TokenKind::Operator("-") => Operator::Subtract,
                 _ => break,
             };
             self.advance();
@@ -128,10 +128,10 @@ impl Parser {
         let mut others = Vec::new();
         loop {
             let operator = match self.kind() {
-                Kind::Operator("*") => Operator::Multiply,
-                Kind::Operator("/") => Operator::Divide,
-                Kind::Operator("//") => Operator::FloorDivide,
-                Kind::Operator("%") => Operator::Modulo,
+                TokenKind::Operator("*") => Operator::Multiply,
+                TokenKind::Operator("/") => Operator::Divide,
+                TokenKind::Operator("//") => Operator::FloorDivide,
+                TokenKind::Operator("%") => Operator::Modulo,
                 _ => break,
             };
             self.advance();
@@ -174,7 +174,7 @@ impl Parser {
 
     fn primary(&mut self) -> Result<Expr> {
         match self.kind().clone() {
-            Kind::Name(name) => {
+            TokenKind::Name(name) => {
                 self.advance();
                 Ok(match &*name {
                     "true" | "True" => Expr::Constant(Value::Bool(true)),
@@ -186,33 +186,33 @@ impl Parser {
                     }
                 })
             }
-            Kind::Text(mut text) => {
+            TokenKind::Text(mut text) => {
                 self.advance();
-                while let Kind::Text(more) = self.kind() {
+                while let TokenKind::Text(more) = self.kind() {
                     text.push_str(more);
                     self.advance();
                 }
                 Ok(Expr::Constant(Value::text(&text)))
             }
-            Kind::Int(number) => {
+            TokenKind::Int(number) => {
                 self.advance();
                 Ok(Expr::Constant(Value::Int(number)))
             }
-            Kind::Float(number) => {
+            TokenKind::Float(number) => {
                 self.advance();
                 Ok(Expr::Constant(Value::Float(number)))
             }
-            Kind::Operator("(") => {
+            TokenKind::Operator("(") => {
                 self.advance();
                 let inner = self.parenthesised()?;
                 self.expect_operator(")")?;
                 Ok(inner)
             }
-            Kind::Operator("[") => {
+            TokenKind::Operator("[") => {
                 self.advance();
                 Ok(Expr::List(self.list("]")?))
             }
-            Kind::Operator("{") => {
+            TokenKind::Operator("{") => {
                 self.advance();
                 self.dict()
             }
@@ -233,7 +233,10 @@ impl Parser {
         let mut all = Vec::new();
         let mut tuple = false;
         loop {
-            let ends = matches!(self.kind(), Kind::OutputEnd | Kind::BlockEnd | Kind::Operator(")" | "]" | "}"));
+            let ends = matches!(
+                self.kind(),
+                TokenKind::OutputEnd | TokenKind::BlockEnd | TokenKind::Operator(")" | "]" | "}")
+            );
             if ends && tuple {
                 break;
             }
@@ -298,11 +301,11 @@ impl Parser {
         let line = self.line();
         let apply = if self.skip_operator(".") {
             match self.kind().clone() {
-                Kind::Name(name) => {
+                TokenKind::Name(name) => {
                     self.advance();
                     Apply::Attribute(name)
                 }
-                Kind::Int(number) => {
+                TokenKind::Int(number) => {
                     self.advance();
                     Apply::Item(Expr::Constant(Value::Int(number)))
                 }
@@ -360,7 +363,7 @@ impl Parser {
                 }
             }
             first = false;
-            let named = matches!(self.kind(), Kind::Name(_)) && *self.peek() == Kind::Operator("=");
+            let named = matches!(self.kind(), TokenKind::Name(_)) && *self.peek() == TokenKind::Operator("=");
             if self.skip_operator("*") {
                 arguments.more = Some(Box::new(self.expression()?));
             } else if self.skip_operator("**") {
@@ -430,8 +433,8 @@ impl Parser {
 
     fn test_has_argument(&self) -> bool {
         match self.kind() {
-            Kind::Name(name) => !matches!(&**name, "else" | "or" | "and"),
-            Kind::Text(_) | Kind::Int(_) | Kind::Float(_) | Kind::Operator("[" | "{") => true,
+            TokenKind::Name(name) => !matches!(&**name, "else" | "or" | "and"),
+            TokenKind::Text(_) | TokenKind::Int(_) | TokenKind::Float(_) | TokenKind::Operator("[" | "{") => true,
             _ => false,
         }
     }

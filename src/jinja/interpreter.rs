@@ -12,7 +12,7 @@ use super::value::Value;
 
 /// What a template is rendered with, besides its variables.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct RenderOptions {
     /// Units of work: about one for each operation, and one for every 32 bytes made or read.
     pub work: u64,
     /// Bytes that may be written.
@@ -99,7 +99,7 @@ impl<'t> Loop<'t> {
 /// A template while it is rendered.
 pub(super) struct Interpreter<'t> {
     pub(super) budget: Budget,
-    pub(super) settings: Settings,
+    pub(super) options: RenderOptions,
     /// What was written, and what is being captured, innermost last.
     pub(super) output: Vec<String>,
     pub(super) scopes: Vec<Scope>,
@@ -111,10 +111,10 @@ pub(super) struct Interpreter<'t> {
 }
 
 impl<'t> Interpreter<'t> {
-    pub(super) fn new(settings: Settings, variables: &[(&str, Value)]) -> Self {
+    pub(super) fn new(options: RenderOptions, variables: &[(&str, Value)]) -> Self {
         let mut interpreter = Self {
-            budget: Budget::new(settings.work),
-            settings,
+            budget: Budget::new(options.work),
+            options,
             output: vec![String::new()],
             scopes: Vec::new(),
             serial: 0,
@@ -169,8 +169,8 @@ impl<'t> Interpreter<'t> {
         let captured = self.output.len() > 1;
         if let Some(out) = self.output.last_mut() {
             out.push_str(text);
-            if !captured && out.len() > self.settings.output {
-                let message = format!("it writes more than {} bytes", self.settings.output);
+            if !captured && out.len() > self.options.output {
+                let message = format!("it writes more than {} bytes", self.options.output);
                 return Err(TemplateError::new(ErrorKind::Limit, message));
             }
         }

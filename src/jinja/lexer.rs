@@ -20,7 +20,7 @@ pub enum Whitespace {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     Data(Arc<str>),
     BlockBegin,
     BlockEnd,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
 
 pub(super) struct Token {
     pub line: u32,
-    pub kind: Kind,
+    pub kind: TokenKind,
 }
 
 /// Longest first.
@@ -56,7 +56,7 @@ pub(super) fn tokens(source: &str, whitespace: Whitespace) -> Result<Vec<Token>>
     let mut lexer = Lexer { text, at: 0, line: 1, trim, line_starting: true, tokens: Vec::new() };
     lexer.run().map_err(|e| e.at(lexer.line))?;
     let line = lexer.line;
-    lexer.tokens.push(Token { line, kind: Kind::End });
+    lexer.tokens.push(Token { line, kind: TokenKind::End });
     Ok(lexer.tokens)
 }
 
@@ -98,7 +98,7 @@ impl<'a> Lexer<'a> {
         taken
     }
 
-    fn push(&mut self, kind: Kind) {
+    fn push(&mut self, kind: TokenKind) {
         self.tokens.push(Token { line: self.line, kind });
     }
 
@@ -113,7 +113,7 @@ impl<'a> Lexer<'a> {
                 _ => {
                     self.take(2 + usize::from(signed));
                     let output = tag == Tag::Output;
-                    self.push(if output { Kind::OutputBegin } else { Kind::BlockBegin });
+                    self.push(if output { TokenKind::OutputBegin } else { TokenKind::BlockBegin });
                     self.inside(output)?;
                 }
             }
@@ -121,7 +121,7 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         self.take(rest.len());
         if !rest.is_empty() {
-            self.push(Kind::Data(rest.into()));
+            self.push(TokenKind::Data(rest.into()));
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl<'a> Lexer<'a> {
         let text = self.take(bytes);
         let text = self.stripped(text, tag, sign, starting);
         if !text.is_empty() {
-            self.tokens.push(Token { line, kind: Kind::Data(text.into()) });
+            self.tokens.push(Token { line, kind: TokenKind::Data(text.into()) });
         }
     }
 
@@ -244,7 +244,7 @@ impl<'a> Lexer<'a> {
             return false;
         }
         self.take(signed + 2);
-        self.push(if output { Kind::OutputEnd } else { Kind::BlockEnd });
+        self.push(if output { TokenKind::OutputEnd } else { TokenKind::BlockEnd });
         if sign.is_some() || !output {
             self.after_block(sign);
         }
@@ -273,7 +273,7 @@ impl<'a> Lexer<'a> {
         if whole == 0 {
             return Ok(false);
         }
-        let after_dot = matches!(self.tokens.last(), Some(Token { kind: Kind::Operator("."), .. }))
+        let after_dot = matches!(self.tokens.last(), Some(Token { kind: TokenKind::Operator("."), .. }))
             && self.text[..self.at].ends_with('.');
         let mut end = whole;
         if !after_dot {
@@ -290,7 +290,7 @@ impl<'a> Lexer<'a> {
         if end > whole {
             let text = self.take(end).replace('_', "");
             match text.parse() {
-                Ok(number) => self.push(Kind::Float(number)),
+                Ok(number) => self.push(TokenKind::Float(number)),
                 Err(_) => return syntax(format!("{text} is not a number")),
             }
             return Ok(true);
@@ -324,7 +324,7 @@ impl<'a> Lexer<'a> {
             None => (self.take(decimal).replace('_', ""), 10),
         };
         match i64::from_str_radix(&digits, radix) {
-            Ok(number) => self.push(Kind::Int(number)),
+            Ok(number) => self.push(TokenKind::Int(number)),
             Err(_) => return syntax(format!("the number {digits} is beyond 64 bits")),
         }
         Ok(())
@@ -342,7 +342,7 @@ impl<'a> Lexer<'a> {
             return Err(TemplateError::new(ErrorKind::Limit, message));
         }
         let name = self.take(end);
-        self.push(Kind::Name(name.into()));
+        self.push(TokenKind::Name(name.into()));
         Ok(true)
     }
 
@@ -359,7 +359,7 @@ impl<'a> Lexer<'a> {
         let Some((end, _)) = end else { return syntax(format!("unexpected char {quote:?}: the string does not end")) };
         let inner = &rest[1..end];
         let text = unescape(inner)?;
-        self.push(Kind::Text(text));
+        self.push(TokenKind::Text(text));
         self.take(end + 1);
         Ok(true)
     }
@@ -381,7 +381,7 @@ impl<'a> Lexer<'a> {
             },
             _ => {}
         }
-        self.push(Kind::Operator(operator));
+        self.push(TokenKind::Operator(operator));
         self.take(operator.len());
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! Templates come with models that nobody vouches for, so everything is bounded. The parser bounds length and nesting;
 //! whatever can be chained without brackets is a list in the syntax tree. While a template is rendered, every operation
-//! and every byte is paid from a budget before it is done ([`Settings::work`]), nested evaluations are counted, lists and
+//! and every byte is paid from a budget before it is done ([`RenderOptions::work`]), nested evaluations are counted, lists and
 //! dicts are nested at most some 60 deep, and no value can contain itself. So a template can neither overflow the stack
 //! nor take time or memory that is not proportional to its budget.
 //!
@@ -42,7 +42,7 @@ use std::collections::BTreeSet;
 
 pub use date::DateTime;
 pub use error::{ErrorKind, TemplateError};
-pub use interpreter::Settings;
+pub use interpreter::RenderOptions;
 pub use lexer::Whitespace;
 pub use value::{Dict, Function, List, ListKind, Value};
 
@@ -70,16 +70,16 @@ impl Template {
     /// An operation fails, the template raises an exception, or a limit is reached.
     ///
     /// ```
-    /// use reflux::jinja::{Settings, Template, Value, Whitespace};
+    /// use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
     ///
     /// let template = Template::parse("{% for c in name %}{{ c | upper }}.{% endfor %}", Whitespace::Trimmed)?;
-    /// let settings = || Settings { work: 1_000, output: 1_000, strict: true, now: None };
-    /// assert_eq!(template.render(&[("name", Value::text("dpo"))], settings())?, "D.P.O.");
-    /// assert!(template.render(&[("name", Value::text(&"x".repeat(10_000)))], settings()).is_err());
+    /// let options = || RenderOptions { work: 1_000, output: 1_000, strict: true, now: None };
+    /// assert_eq!(template.render(&[("name", Value::text("dpo"))], options())?, "D.P.O.");
+    /// assert!(template.render(&[("name", Value::text(&"x".repeat(10_000)))], options()).is_err());
     /// # Ok::<(), reflux::jinja::TemplateError>(())
     /// ```
-    pub fn render(&self, variables: &[(&str, Value)], settings: Settings) -> Result<String, TemplateError> {
-        interpreter::Interpreter::new(settings, variables).render(&self.parsed.body)
+    pub fn render(&self, variables: &[(&str, Value)], options: RenderOptions) -> Result<String, TemplateError> {
+        interpreter::Interpreter::new(options, variables).render(&self.parsed.body)
     }
 
     /// The names that it reads and nowhere assigns: the variables that it must be given.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ast::{Body, Expr, For, Macro, Node, Statement, Step, Takes, Target};
 use super::error::{ErrorKind, Result, TemplateError, excerpt};
-use super::lexer::{Kind, Token, Whitespace, tokens};
+use super::lexer::{Token, TokenKind, Whitespace, tokens};
 use super::value::Value;
 
 /// Nesting of blocks and brackets. Real templates have some ten.
@@ -47,11 +47,11 @@ impl Parser {
         self.tokens[self.at].line
     }
 
-    pub(super) fn kind(&self) -> &Kind {
+    pub(super) fn kind(&self) -> &TokenKind {
         &self.tokens[self.at].kind
     }
 
-    pub(super) fn peek(&self) -> &Kind {
+    pub(super) fn peek(&self) -> &TokenKind {
         let next = (self.at + 1).min(self.tokens.len() - 1);
         &self.tokens[next].kind
     }
@@ -61,11 +61,11 @@ impl Parser {
     }
 
     pub(super) fn is_operator(&self, operator: &str) -> bool {
-        matches!(self.kind(), Kind::Operator(o) if *o == operator)
+        matches!(self.kind(), TokenKind::Operator(o) if *o == operator)
     }
 
     pub(super) fn is_name(&self, name: &str) -> bool {
-        matches!(self.kind(), Kind::Name(n) if **n == *name)
+        matches!(self.kind(), TokenKind::Name(n) if **n == *name)
     }
 
     pub(super) fn skip_operator(&mut self, operator: &str) -> bool {
@@ -99,7 +99,7 @@ impl Parser {
     }
 
     pub(super) fn name(&mut self) -> Result<Arc<str>> {
-        if let Kind::Name(name) = self.kind() {
+        if let TokenKind::Name(name) = self.kind() {
             let name = Arc::clone(name);
             self.advance();
             return Ok(name);
@@ -108,7 +108,7 @@ impl Parser {
     }
 
     fn block_end(&mut self) -> Result<()> {
-        if *self.kind() == Kind::BlockEnd {
+        if *self.kind() == TokenKind::BlockEnd {
             self.advance();
             return Ok(());
         }
@@ -118,17 +118,17 @@ impl Parser {
     /// The current token in words.
     pub(super) fn describe(&self) -> String {
         match self.kind() {
-            Kind::Data(_) => "template data".into(),
-            Kind::BlockBegin => "begin of statement block".into(),
-            Kind::BlockEnd => "end of statement block".into(),
-            Kind::OutputBegin => "begin of print statement".into(),
-            Kind::OutputEnd => "end of print statement".into(),
-            Kind::Name(name) => format!("'{}'", excerpt(name)),
-            Kind::Text(text) => format!("the string {:?}", excerpt(text)),
-            Kind::Int(number) => format!("'{number}'"),
-            Kind::Float(number) => format!("'{number}'"),
-            Kind::Operator(operator) => format!("'{operator}'"),
-            Kind::End => "end of template".into(),
+            TokenKind::Data(_) => "template data".into(),
+            TokenKind::BlockBegin => "begin of statement block".into(),
+            TokenKind::BlockEnd => "end of statement block".into(),
+            TokenKind::OutputBegin => "begin of print statement".into(),
+            TokenKind::OutputEnd => "end of print statement".into(),
+            TokenKind::Name(name) => format!("'{}'", excerpt(name)),
+            TokenKind::Text(text) => format!("the string {:?}", excerpt(text)),
+            TokenKind::Int(number) => format!("'{number}'"),
+            TokenKind::Float(number) => format!("'{number}'"),
+            TokenKind::Operator(operator) => format!("'{operator}'"),
+            TokenKind::End => "end of template".into(),
         }
     }
 
@@ -168,29 +168,29 @@ impl Parser {
         loop {
             let line = self.line();
             match self.kind() {
-                Kind::Data(text) => {
+                TokenKind::Data(text) => {
                     body.push(Statement { line, node: Node::Text(Arc::clone(text)) });
                     self.advance();
                 }
-                Kind::OutputBegin => {
+                TokenKind::OutputBegin => {
                     self.advance();
                     let value = self.tuple(true)?;
-                    if *self.kind() != Kind::OutputEnd {
+                    if *self.kind() != TokenKind::OutputEnd {
                         return syntax(format!("expected end of print statement, got {}", self.describe()));
                     }
                     self.advance();
                     body.push(Statement { line, node: Node::Output(value) });
                 }
-                Kind::BlockBegin => {
+                TokenKind::BlockBegin => {
                     self.advance();
-                    if matches!(self.kind(), Kind::Name(name) if ends.contains(&&**name)) {
+                    if matches!(self.kind(), TokenKind::Name(name) if ends.contains(&&**name)) {
                         break;
                     }
                     let node = self.statement()?;
                     self.block_end()?;
                     body.extend(node.map(|node| Statement { line, node }));
                 }
-                Kind::End if ends.is_empty() => break,
+                TokenKind::End if ends.is_empty() => break,
                 _ => return syntax(format!("unexpected {}; '{}' is missing", self.describe(), ends.join("' or '"))),
             }
         }
@@ -238,7 +238,7 @@ impl Parser {
 
     fn print(&mut self) -> Result<Option<Node>> {
         let mut parts = Vec::new();
-        while *self.kind() != Kind::BlockEnd {
+        while *self.kind() != TokenKind::BlockEnd {
             if !parts.is_empty() {
                 self.expect_operator(",")?;
             }
@@ -294,7 +294,7 @@ impl Parser {
 
     fn with(&mut self) -> Result<Node> {
         let mut values = Vec::new();
-        while *self.kind() != Kind::BlockEnd {
+        while *self.kind() != TokenKind::BlockEnd {
             if !values.is_empty() {
                 self.expect_operator(",")?;
             }
@@ -362,7 +362,7 @@ impl Parser {
         let mut targets = Vec::new();
         let mut tuple = false;
         loop {
-            if tuple && !matches!(self.kind(), Kind::Name(_)) && !self.is_operator("(") || self.is_name("in") {
+            if tuple && !matches!(self.kind(), TokenKind::Name(_)) && !self.is_operator("(") || self.is_name("in") {
                 break;
             }
             targets.push(self.one_target(attributes)?);

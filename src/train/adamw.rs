@@ -1,5 +1,6 @@
 //! AdamW (arXiv 1711.05101) as `torch.optim.AdamW` computes it: weight decay is decoupled and comes first, epsilon is
-//! added after the bias correction. Element by element, in place, in f32: no order of threads can show.
+//! added after the bias correction. Updates are element by element, in place, in f32, so the order of threads has no
+//! effect.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::backprop::{Gradient, Gradients};
 use crate::model::ops::Floats;
 
-/// Elements that one thread takes at a time; also the unit in which sums of squares are added up.
+/// Elements that a thread takes at a time. Sums of squares are also added up chunk by chunk.
 const CHUNK: usize = 1 << 15;
 
 /// The settings of [`AdamW`].
@@ -54,10 +55,10 @@ impl Default for AdamWConfig {
     }
 }
 
-/// One weight and what is known of its gradients.
+/// A weight and the moments of its gradients.
 struct Slot {
     var: Var,
-    /// What the updates are added to where the weight itself is too coarse for them: bf16 and f16.
+    /// An f32 copy that takes the updates, for weights whose type (bf16, f16) is too coarse for them.
     master: Option<Var>,
     /// Mean of gradients.
     mean: Tensor,
@@ -165,8 +166,8 @@ impl AdamW {
         Ok(sum.sqrt())
     }
 
-    /// Clips and applies gradients, one per variable, at the given rate; returns their norm before clipping. If that
-    /// norm is not finite nothing is changed, and the caller finds it in the result.
+    /// Clips and applies gradients, one for each variable, at the given rate. Returns their norm before clipping. If the norm
+    /// is not finite, nothing changes, and the caller must check the result.
     ///
     /// # Errors
     /// Whatever candle reports.
@@ -210,8 +211,8 @@ impl AdamW {
     }
 }
 
-/// Zeros of a variable's shape, written and not only promised: the system would hand out a page at the first reading and
-/// change it for another at the first writing.
+/// Zeros of a variable's shape. They are written explicitly: untouched pages would be mapped at the first read and copied
+/// at the first write.
 fn zeros(var: &Var) -> candle_core::Result<Tensor> {
     let mut numbers = vec![0f32; var.elem_count()];
     numbers.par_chunks_mut(CHUNK).for_each(|part| part.fill(0.));
@@ -268,13 +269,13 @@ fn squares(numbers: &[f32]) -> f64 {
     numbers.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().iter().sum()
 }
 
-/// One pass over gradient, moments and weight, for memory is what it waits for: `m += (1 - beta1) (scale g - m)`,
+/// One pass over gradient, moments and weight, because memory is the bottleneck: `m += (1 - beta1) (scale g - m)`,
 /// `v = beta2 v + (1 - beta2) (scale g)^2`, `p = decay p - step_size m / (sqrt(v) / root_correction + eps)`.
 struct Update {
     mean_rest: f32,
     square_keep: f32,
     square_rest: f32,
-    /// What the gradient is scaled by: the clipping.
+    /// Factor of the gradient, from clipping.
     scale: f32,
     decay: f32,
     step_size: f32,
@@ -282,7 +283,7 @@ struct Update {
     eps: f32,
 }
 
-/// candle hands out the numbers of one tensor at a time to be changed: three of these inside each other have all three.
+/// Gives mutable access to a tensor's numbers. candle lends one tensor at a time, so three nested calls lend three.
 struct Changing<F>(Cell<Option<F>>);
 
 impl<F: FnOnce(&mut [f32]) -> candle_core::Result<()>> Changing<F> {

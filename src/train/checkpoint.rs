@@ -1,4 +1,4 @@
-//! The state of a training under way, and its files.
+//! The state of a running training, and its files.
 //!
 //! With the settings and the data, weights, moments and the metrics so far are all there is: shuffles, replay and the
 //! learning rate are functions of the step number ([`order`](super::order)), so the step is the place in the data too.
@@ -31,9 +31,9 @@ pub struct Checkpoint {
     pub weights: BTreeMap<String, Tensor>,
     /// The optimizer's moments; see [`Trainer::moments`](super::Trainer::moments).
     pub moments: BTreeMap<String, Tensor>,
-    /// The weights that the validation measure likes best so far, where they are wanted and are not `weights`.
+    /// The weights with the best validation so far, if they are needed and differ from `weights`.
     pub best: Option<BTreeMap<String, Tensor>>,
-    /// Hash of the settings, the planned length and the start: what must be the same for a training to go on.
+    /// Hash of the settings, the planned length and the start, which must be the same for a training to continue.
     pub settings: String,
     /// Rows that the training had been given; see `data`.
     pub rows: usize,
@@ -130,23 +130,24 @@ impl Checkpoint {
     }
 }
 
-/// Where a training's checkpoints are kept.
+/// Stores a training's checkpoints.
 pub trait Checkpoints {
-    /// After how many optimizer steps one is due; 0 is never, not even when the training is stopped.
+    /// Optimizer steps between checkpoints. 0 saves none, not even when the training is stopped.
     fn every(&self) -> usize;
 
-    /// What the training starts from, e.g. the hash of the model's weights: a checkpoint of another start is not used.
+    /// Identifies the start of the training, for example the hash of the model's weights. A checkpoint of another start is
+    /// not used.
     fn start(&self) -> String;
 
-    /// Keeps one, in place of those before.
+    /// Saves a checkpoint in place of the earlier ones.
     ///
     /// # Errors
     /// It cannot be written.
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
-    /// The latest that is whole.
+    /// The latest complete checkpoint.
     ///
     /// # Errors
-    /// Only what must stop the run: a damaged checkpoint is passed over.
+    /// Only an error that must stop the run. A damaged checkpoint is skipped.
     fn latest(&mut self) -> Result<Option<Checkpoint>>;
 }

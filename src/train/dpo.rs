@@ -1,4 +1,4 @@
-//! Direct preference optimisation: passes over pairs that carry their reference's log-probabilities.
+//! Direct preference optimisation: passes over pairs that have their reference's log-probabilities.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::adamw::AdamWConfig;
 use super::metrics::Trained;
 use super::objective::Objective;
 use super::order::{ReplaySampler, order};
-use super::pack::Limits;
+use super::pack::ForwardLimits;
 use super::progress::Progress;
 use super::rows::{Example, Pair, Problem, check_reference};
 use super::schedule::{Decay, Schedule, Warmup};
@@ -21,32 +21,32 @@ use crate::model::{Config, Llama};
 /// The settings of [`dpo`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
-    /// What a step minimises.
+    /// The objective to minimise.
     pub objective: Objective,
-    /// Rows replayed in each optimizer step; see [`ReplaySampler`].
+    /// Replayed rows of each optimizer step; see [`ReplaySampler`].
     pub replay_batch: usize,
     /// Passes over the pairs.
     pub epochs: u32,
     /// Pairs of a batch.
     pub batch_size: usize,
-    /// Batches whose gradients make one optimizer step.
+    /// Batches of an optimizer step.
     pub accumulation: usize,
     /// Learning rate by step.
     pub schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWConfig,
-    /// Longest prompt and completion together, in tokens; pairs with a longer one are left out, never cut. The model's
-    /// own limit if absent.
+    /// Maximum length of prompt and completion together, in tokens; the model's limit if absent. Longer pairs are left out,
+    /// never cut.
     pub max_length: Option<usize>,
-    /// Rows of a forward; see [`Limits`].
+    /// Rows of a forward; see [`ForwardLimits`].
     pub max_rows_per_forward: usize,
-    /// Dropout, drawn by `seed`, and whether activations are computed again on the way back to save memory.
+    /// Dropout, drawn with `seed`, and recomputation of activations in the backward pass to save memory.
     pub options: Options,
-    /// Whether every pass has its own order; see [`order`], purpose `train.dpo`.
+    /// Whether to shuffle every pass; see [`order`], purpose `train.dpo`.
     pub shuffle: bool,
     /// Key of the orders.
     pub seed: u64,
-    /// Held-out pairs that are measured while training.
+    /// Held-out pairs to measure while training.
     pub validation: Option<Validation<Pair>>,
 }
 
@@ -67,7 +67,7 @@ impl Default for DpoConfig {
             },
             optimizer: AdamWConfig::default(),
             max_length: None,
-            max_rows_per_forward: Limits::default().max_rows,
+            max_rows_per_forward: ForwardLimits::default().max_rows,
             options: Options::default(),
             shuffle: true,
             seed: 0,
@@ -76,12 +76,12 @@ impl Default for DpoConfig {
     }
 }
 
-/// Trains `llama` to prefer the chosen completions, relative to the reference whose log-probabilities the pairs carry
+/// Trains `llama` to prefer the chosen completions, relative to the reference whose log-probabilities the pairs have
 /// ([`reference`](super::reference()) computes them).
 ///
 /// # Errors
-/// No pair can be used, one that can carries no reference, a loss or gradient is not finite, a variable gets no
-/// gradient, or what `progress` returns.
+/// No pair can be used, a usable pair has no reference, a loss or gradient is not finite, a variable gets no gradient, or
+/// an error of `progress`.
 pub fn dpo(
     llama: &Llama,
     pairs: &[Pair],
@@ -99,30 +99,30 @@ pub fn dpo(
     let (size, accumulation) = (steps.size, config.accumulation.max(1));
     let (per_pass, batches) = (usable.len().div_ceil(size), usable.len().div_ceil(config.batch_size.max(1)));
     let total = per_pass * config.epochs as usize;
-    let mut course = steps.course(llama, total, None, progress)?;
-    course.seen = DataFingerprint::of(&usable)?;
-    course.resume_latest()?;
-    let mut places = BatchSampler::new(usable.len(), size, config);
-    while course.steps() < total && course.should_continue()? {
-        let (pass, i) = (course.steps() / per_pass, course.steps() % per_pass);
-        let rows: Vec<&Pair> = places.of(course.steps()).iter().map(|&p| usable[p]).collect();
+    let mut training = steps.start(llama, total, None, progress)?;
+    training.seen = DataFingerprint::from_rows(&usable)?;
+    training.resume_latest()?;
+    let mut sampler = BatchSampler::new(usable.len(), size, config);
+    while training.steps() < total && training.should_continue()? {
+        let (pass, i) = (training.steps() / per_pass, training.steps() % per_pass);
+        let rows: Vec<&Pair> = sampler.step(training.steps()).iter().map(|&p| usable[p]).collect();
         let epoch = pass as f64 + ((i + 1) * accumulation).min(batches) as f64 / batches as f64;
-        steps.take(&mut course, &rows, epoch, total, None)?;
+        steps.take(&mut training, &rows, epoch, total, None)?;
     }
-    let mut trained = course.finish(problems)?;
+    let mut trained = training.finish(problems)?;
     // Steps that an earlier process took are among them: places are a function of the step.
     let ids: Vec<Arc<str>> = usable.iter().map(|p| p.id.as_str().into()).collect();
-    let of = |step| places.of(step).iter().map(|&p| Arc::clone(&ids[p])).collect();
+    let of = |step| sampler.step(step).iter().map(|&p| Arc::clone(&ids[p])).collect();
     trained.pairs = (0..trained.metrics.len()).map(of).collect();
     Ok(trained)
 }
 
-/// Which of the pairs a step takes: those of its pass's order that come next.
+/// Chooses the pairs of a step: the next ones in the order of its pass.
 struct BatchSampler {
     pairs: usize,
     /// Pairs of a step.
     size: usize,
-    /// Of the orders; none where pairs keep theirs.
+    /// Seed of the orders; none if the pairs keep their order.
     seed: Option<u64>,
     pass: (Option<u32>, Vec<usize>),
 }
@@ -133,8 +133,8 @@ impl BatchSampler {
         Self { pairs, size, seed, pass: (None, (0..pairs).collect()) }
     }
 
-    /// The places of the pairs of optimizer step `step`, counted from 0.
-    fn of(&mut self, step: usize) -> &[usize] {
+    /// The indices of the pairs of optimizer step `step`, counted from 0.
+    fn step(&mut self, step: usize) -> &[usize] {
         let per_pass = self.pairs.div_ceil(self.size);
         let (pass, i) = ((step / per_pass) as u32, step % per_pass);
         if let Some(seed) = self.seed.filter(|_| self.pass.0 != Some(pass)) {
@@ -144,7 +144,7 @@ impl BatchSampler {
     }
 }
 
-/// What the steps of a DPO training have in common.
+/// The settings, replay and batch size that all steps of a DPO training share.
 pub(super) struct Steps<'a> {
     config: &'a DpoConfig,
     replay_rows: Vec<&'a Example>,
@@ -154,7 +154,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// Adds what is wrong with replayed rows to `problems`.
+    /// Adds the problems of replayed rows to `problems`.
     pub fn new(
         model: &Config,
         replay: &'a [Example],
@@ -176,7 +176,7 @@ impl<'a> Steps<'a> {
     }
 
     /// The training before its first step: of `total` steps, or of pairs that come in `microbatches`.
-    pub fn course<'p>(
+    pub fn start<'p>(
         &self,
         llama: &'a Llama,
         total: usize,
@@ -184,28 +184,28 @@ impl<'a> Steps<'a> {
         progress: &'p mut dyn Progress,
     ) -> Result<TrainingLoop<'a, 'p>> {
         let config = self.config;
-        let limits = Limits { max_rows: config.max_rows_per_forward, max_items: config.batch_size.max(1) };
+        let limits = ForwardLimits { max_rows: config.max_rows_per_forward, max_items: config.batch_size.max(1) };
         let validation = config.validation.as_ref();
         let validation = validation.map(|v| v.pairs(llama.config(), &config.objective, limits)).transpose()?;
         let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
         let trainer = trainer.recording(config.options, config.seed);
-        // Other rows for replay are another training.
-        let settings = (config, microbatches, DataFingerprint::of(&self.replay_rows)?.hash());
+        // The replayed rows are part of the settings: a checkpoint made with other rows must not be used.
+        let settings = (config, microbatches, DataFingerprint::from_rows(&self.replay_rows)?.hash());
         Ok(TrainingLoop::new(trainer, llama, &settings, validation, progress))
     }
 
     /// The next step, at the schedule's rate unless one is given.
     pub fn take(
         &mut self,
-        course: &mut TrainingLoop<'a, '_>,
+        training: &mut TrainingLoop<'a, '_>,
         pairs: &[&Pair],
         epoch: f64,
         total: usize,
         rate: Option<f64>,
     ) -> Result<()> {
-        let replayed = self.replay.draw(course.steps(), self.config.replay_batch);
+        let replayed = self.replay.draw(training.steps(), self.config.replay_batch);
         let replayed: Vec<&Example> = replayed.into_iter().map(|i| self.replay_rows[i]).collect();
-        course.step(epoch, total, |trainer, progress| {
+        training.step(epoch, total, |trainer, progress| {
             if let Some(rate) = rate {
                 trainer.next_rate(rate);
             }

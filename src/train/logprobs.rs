@@ -1,6 +1,6 @@
-//! Log-probabilities of given completions, as training computes them: the reference of DPO, and what `reflux logprobs` prints.
+//! Log-probabilities of given completions, as training computes them, for the reference of DPO and `reflux logprobs`.
 
-use super::pack::{Limits, Pack, runs};
+use super::pack::{ForwardLimits, Pack, runs};
 use super::progress::{Progress, Quiet};
 use super::rows::sum;
 use super::usable::{longest, unknown_token};
@@ -8,18 +8,18 @@ use crate::error::{Error, Result};
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama, Message, Tokenizer, Unwritten};
 
-/// A prompt and completions of it, as token ids; none may be empty.
+/// A prompt and its completions, as token ids. None may be empty.
 pub(super) struct Branches<'a> {
     pub prompt: &'a [u32],
     pub completions: Vec<&'a [u32]>,
 }
 
-/// The log-probability of every token of every completion of the rows in turn under `llama`. A prompt is computed once for
-/// all its completions.
+/// The log-probability under `llama` of every token of every completion, row by row. A prompt is computed once for all its
+/// completions.
 pub(super) fn branch_logprobs(
     llama: &Llama,
     rows: &[Branches<'_>],
-    limits: Limits,
+    limits: ForwardLimits,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Vec<f32>>> {
     let counts: Vec<usize> =
@@ -36,7 +36,7 @@ pub(super) fn branch_logprobs(
     Ok(all)
 }
 
-/// Rows of a forward: the last token of a completion predicts nothing and has none.
+/// Number of rows of a forward. The last token of a completion predicts nothing and has no row.
 fn count(prompt: usize, completions: impl Iterator<Item = usize>) -> usize {
     prompt + completions.map(|n| n.saturating_sub(1)).sum::<usize>()
 }
@@ -46,22 +46,22 @@ fn count(prompt: usize, completions: impl Iterator<Item = usize>) -> usize {
 pub struct Scored {
     /// Token ids of the prompt.
     pub prompt: Vec<u32>,
-    /// Token ids of each completion, what ends the answer included.
+    /// Token ids of each completion, including the end of the answer.
     pub completions: Vec<Vec<u32>>,
 }
 
 impl Scored {
-    /// Tokenises conversations: the prompt as it is rendered for sampling, completions as the loss sees them: what was said
-    /// and the token that ends the turn. See [`Tokenizer::encode_completion`].
+    /// Tokenises conversations: the prompt as it is rendered for sampling, and completions with the token that ends the turn,
+    /// as in training. See [`Tokenizer::encode_completion`].
     ///
     /// # Errors
-    /// The chat template refuses them, or prompt and completion are not what it gives for the whole conversation.
+    /// The chat template refuses them, or renders the whole conversation differently from prompt and completion.
     pub fn encode(tokenizer: &Tokenizer, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Self> {
         Ok(Self::encode_with(tokenizer, prompt, completions, Unwritten::Refuse)?.0)
     }
 
-    /// As [`Scored::encode`], with a completion that the template does not write as it was given taken as `unwritten` says;
-    /// and the notes on such completions.
+    /// As [`Scored::encode`]. `unwritten` decides about completions that the template does not write as they were given. Also
+    /// returns the notes on such completions.
     ///
     /// # Errors
     /// As [`Scored::encode`].
@@ -109,13 +109,13 @@ impl Scored {
     }
 }
 
-/// The summed natural log-probability of every completion of every row under `llama`: f64 sums of what the model gives
-/// each token, of the end of the answer too. No gradient is kept. Rows go through the model together as far as `limits`
-/// allow; on a CPU it makes no difference to their bits.
+/// The natural log-probability under `llama` of every completion of every row: f64 sums over its tokens, including the end
+/// of the answer. No gradient is kept. Rows share a forward as far as `limits` allow, which does not change their bits on a
+/// CPU.
 ///
 /// # Errors
-/// A row that has a [`Scored::problem`], or whatever candle reports.
-pub fn logprobs(llama: &Llama, rows: &[Scored], limits: Limits) -> Result<Vec<Vec<f64>>> {
+/// A row has a [`Scored::problem`], or an error of candle.
+pub fn logprobs(llama: &Llama, rows: &[Scored], limits: ForwardLimits) -> Result<Vec<Vec<f64>>> {
     let view = frozen(llama)?;
     let llama = view.as_ref().unwrap_or(llama);
     if let Some(problem) = rows.iter().find_map(|r| r.problem(llama.config(), None)) {
@@ -127,23 +127,23 @@ pub fn logprobs(llama: &Llama, rows: &[Scored], limits: Limits) -> Result<Vec<Ve
     Ok(rows.iter().map(|r| sums.by_ref().take(r.completions.len()).collect()).collect())
 }
 
-/// A stream of rows scored together, as many at a time as a forward holds.
+/// Scores a stream of rows, as many at a time as a forward holds.
 pub struct Scoring<'a, T> {
     llama: &'a Llama,
-    limits: Limits,
-    /// What its caller knows a row by, and the row; none only keeps its place.
+    limits: ForwardLimits,
+    /// The caller's tags and the rows. A tag without a row only keeps its place.
     waiting: Vec<(T, Option<Scored>)>,
     rows: usize,
 }
 
 impl<'a, T> Scoring<'a, T> {
-    /// Scores with that many rows (tokens) to a forward; a row that alone has more still gets its own.
+    /// Scores at most this many rows (tokens) in a forward. A row that alone has more still gets its own forward.
     pub fn new(llama: &'a Llama, max_rows: usize) -> Self {
-        Self { llama, limits: Limits { max_rows, ..Limits::default() }, waiting: Vec::new(), rows: 0 }
+        Self { llama, limits: ForwardLimits { max_rows, ..ForwardLimits::default() }, waiting: Vec::new(), rows: 0 }
     }
 
-    /// Adds a row. Those before it are scored first if they fill a forward, and go to `each` in order, which says whether
-    /// to go on; so does this.
+    /// Adds a row. If the rows before it fill a forward, they are scored first and passed to `each` in order. `each` and this
+    /// function return whether to continue.
     ///
     /// # Errors
     /// As [`logprobs`], and what `each` returns.
@@ -154,7 +154,7 @@ impl<'a, T> Scoring<'a, T> {
         each: impl FnMut(T, Option<(Scored, Vec<f64>)>) -> Result<bool>,
     ) -> Result<bool> {
         let more = row.as_ref().map_or(0, Scored::rows);
-        // Rows without anything to compute must not pile up either.
+        // Tags without rows compute nothing, but must not accumulate either.
         let full = self.rows + more > self.limits.max_rows || self.waiting.len() >= 1024;
         let going_on = !full || self.finish(each)?;
         self.rows += more;
@@ -162,7 +162,7 @@ impl<'a, T> Scoring<'a, T> {
         Ok(going_on)
     }
 
-    /// Scores what waits.
+    /// Scores the waiting rows.
     ///
     /// # Errors
     /// As [`Scoring::push`].

@@ -4,39 +4,39 @@ use std::sync::Arc;
 
 use super::rows::Problem;
 
-/// What training did.
+/// The result of a training.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trained {
-    /// One entry per optimizer step.
+    /// Metrics of each optimizer step.
     pub metrics: Vec<StepMetrics>,
-    /// The ids of the pairs that each step was taken on, in their order; empty for SFT, whose examples have none.
+    /// The ids of each step's pairs, in their order. Empty for SFT, whose examples have no ids.
     pub pairs: Vec<Vec<Arc<str>>>,
-    /// The rows that were left out.
+    /// Rows that were left out.
     pub problems: Vec<Problem>,
-    /// The step whose weights the model has now, from 1: the last one, unless validation chose another.
+    /// The step whose weights the model has now, from 1. It is the last step unless validation chose another.
     pub chosen: usize,
 }
 
-/// The measurements of one optimizer step, with TRL's names and definitions: the numbers of the `metrics` schema.
+/// Metrics of an optimizer step, with TRL's names and definitions: the numbers of the `metrics` schema.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepMetrics {
     /// Optimizer step, from 1.
     pub step: u32,
     /// Passes over the data so far.
     pub epoch: f64,
-    /// The loss that was minimised, NLL and replay terms included with their weights.
+    /// The minimised loss, including the weighted NLL and replay terms.
     pub loss: f64,
     /// L2 norm over all gradients before clipping.
     pub grad_norm: f64,
-    /// Learning rate that this step used.
+    /// Learning rate of this step.
     pub learning_rate: f64,
-    /// Tokens seen so far; as in TRL a pair counts its prompt twice, though it is computed once.
+    /// Tokens seen so far. As in TRL, a pair counts its prompt twice, although it is computed once.
     pub num_tokens: f64,
     /// Mean of `beta (log pi - log ref)` of the chosen completions.
     pub rewards_chosen: Option<f64>,
     /// The same of the rejected completions.
     pub rewards_rejected: Option<f64>,
-    /// Mean of chosen reward less rejected reward.
+    /// Mean of chosen reward minus rejected reward.
     pub rewards_margins: Option<f64>,
     /// Share of pairs whose chosen reward is strictly above the rejected one.
     pub rewards_accuracies: Option<f64>,
@@ -44,11 +44,11 @@ pub struct StepMetrics {
     pub logps_chosen: Option<f64>,
     /// The same of the rejected completions.
     pub logps_rejected: Option<f64>,
-    /// Mean negative log-likelihood of a token of the chosen completions, where the term is used; unweighted.
+    /// Mean negative log-likelihood of a token of the chosen completions, without its weight, if the term is used.
     pub nll_loss: Option<f64>,
-    /// SFT loss of the replayed rows, where replay is used; unweighted.
+    /// SFT loss of the replayed rows, without its weight, if replay is used.
     pub replay_loss: Option<f64>,
-    /// Loss on the held-out rows after the step, where they were measured; without replay.
+    /// Loss on the held-out rows after the step, without replay, if they were measured.
     pub eval_loss: Option<f64>,
     /// As `rewards_chosen`, of the held-out pairs after the step.
     pub eval_rewards_chosen: Option<f64>,
@@ -86,8 +86,8 @@ impl StepMetrics {
         ]
     }
 
-    /// The inverse of [`StepMetrics::columns`], a column at a time. False if there is none of that name, or it must
-    /// have a value and is given none.
+    /// Sets a column by its name, the inverse of [`StepMetrics::columns`]. Returns false if no column has the name, or if the
+    /// column needs a value and gets none.
     #[must_use]
     pub fn set(&mut self, name: &str, value: Option<f64>) -> bool {
         match (name, value) {

@@ -1,10 +1,10 @@
 //! Training: SFT and DPO on [`Llama`](crate::model::Llama) with AdamW, in float order that never varies.
 //!
-//! [`sft`] and [`dpo`] are loops over a [`Trainer`], which takes one batch at a time and so also serves a stream of
-//! microbatches and checkpoints. Rows are packed without padding; a DPO pair computes its prompt once, with the two
-//! completions as branches, and log-probabilities are taken at completion tokens only. A batch is split into forwards
-//! of bounded size whose gradients are summed in order: the same inputs give bit-identical weights on a CPU, whatever
-//! the number of threads. What is measured has TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
+//! [`sft`] and [`dpo`] are loops over a [`Trainer`], which takes one batch at a time. So the same trainer serves streams of
+//! microbatches and checkpoints. Rows are packed without padding. A DPO pair computes its prompt once, with the two
+//! completions as branches, and log-probabilities at completion tokens only. A batch is split into forwards of bounded
+//! size whose gradients are summed in order: the same inputs give bit-identical weights on a CPU, with any number of
+//! threads. Metrics have TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
 
 mod adamw;
 mod checkpoint;
@@ -33,7 +33,7 @@ pub use logprobs::{Scored, Scoring, logprobs};
 pub use metrics::{StepMetrics, Trained};
 pub use objective::Objective;
 pub use order::{ReplaySampler, order};
-pub use pack::Limits;
+pub use pack::ForwardLimits;
 pub use progress::{Progress, Quiet};
 pub use reference::reference;
 pub use rows::{Example, Pair, Problem, Reference};
@@ -42,4 +42,4 @@ pub use sft::{BatchSize, SftConfig, sft};
 pub use stream::dpo_stream;
 pub use trainer::Trainer;
 pub use usable::{usable_examples, usable_pairs};
-pub use validation::{Keep, Measure, Validation};
+pub use validation::{KeepWeights, Validation, ValidationMetric};

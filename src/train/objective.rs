@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor};
 use super::losses::{self, Loss, LossParams, Scores};
 use super::rows::Pair;
 
-/// What a DPO step minimises: `mean loss of the pairs + nll_weight x NLL of chosen + replay_weight x SFT loss of replay`.
+/// The objective of DPO: `mean loss of the pairs + nll_weight x NLL of chosen + replay_weight x SFT loss of replay`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     /// The preference loss.
@@ -17,8 +17,8 @@ pub struct Objective {
     pub nll_weight: f64,
     /// Weight of the SFT loss of the replayed rows.
     pub replay_weight: f64,
-    /// LD-DPO (arXiv 2409.06411 eq. 9; TRL's `ld_alpha`), for any loss: in the log-probabilities of policy and reference,
-    /// tokens beyond the length of the shorter completion count by this much. The NLL of chosen counts every token.
+    /// LD-DPO (arXiv 2409.06411 eq. 9; TRL's `ld_alpha`), for any loss: the weight of tokens beyond the length of the shorter
+    /// completion, in the log-probabilities of policy and reference. The NLL of chosen counts every token fully.
     pub ld_alpha: Option<f64>,
 }
 

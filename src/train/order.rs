@@ -1,4 +1,4 @@
-//! Seeded orders. A shuffle is a function of (seed, purpose, pass) alone, so a resumed run finds its place again.
+//! Seeded orders. A shuffle is a function of (seed, purpose, pass) alone, so a resumed run continues at the same row.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -27,8 +27,8 @@ pub fn order(n: usize, seed: u64, purpose: &str, pass: u32) -> Vec<usize> {
     all
 }
 
-/// Rows to replay: pass after pass through a set, each pass shuffled anew, addressed by place so that nothing but the
-/// step number is needed to continue.
+/// Chooses rows to replay: pass after pass through a set, with a new shuffle for each pass. The step number alone decides
+/// the rows, so a resumed training needs no other state.
 #[derive(Debug)]
 pub struct ReplaySampler {
     rows: usize,
@@ -37,7 +37,7 @@ pub struct ReplaySampler {
 }
 
 impl ReplaySampler {
-    /// Of `rows` rows; there must be at least one for [`ReplaySampler::draw`] to return any.
+    /// A sampler of `rows` rows. Without rows, [`ReplaySampler::draw`] returns none.
     pub fn new(rows: usize, seed: u64) -> Self {
         Self { rows, seed, pass: None }
     }

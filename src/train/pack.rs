@@ -8,14 +8,14 @@ use candle_core::{Result, Tensor};
 use crate::model::backprop::Rows;
 use crate::model::ops::Segment;
 
-/// One forward's rows. The last token of a sequence predicts nothing, so it has no row.
+/// The rows of a forward. The last token of a sequence predicts nothing, so it has no row.
 #[derive(Default)]
 pub(super) struct Pack {
     /// The rows and their targets.
     pub packed: Rows,
     /// The targets of each completion, in the order they were put in.
     pub completions: Vec<Range<usize>>,
-    /// What the rows of the next sequence or pair draw their dropout by, if there is any.
+    /// Key of the dropout of the next sequence or pair, if there is dropout.
     key: Option<u64>,
 }
 
@@ -29,12 +29,12 @@ impl Pack {
         self.packed.targets.len()
     }
 
-    /// Has the rows that follow draw their dropout by `key`, the next number, and so on.
+    /// Sets the dropout keys of the rows that follow: `key`, the next number, and so on.
     pub fn draw_by(&mut self, key: Option<u64>) {
         self.key = key;
     }
 
-    /// Appends rows that see `prefix` and, causally, each other.
+    /// Appends rows that attend to `prefix` and, causally, to each other.
     fn segment(&mut self, tokens: &[u32], prefix: Range<usize>) -> Range<usize> {
         let rows = self.rows()..self.rows() + tokens.len();
         self.packed.ids.extend(tokens);
@@ -81,16 +81,16 @@ impl Pack {
     }
 }
 
-/// How much one forward may hold. Activation memory grows with it; results do not depend on it but for float order.
+/// The size of a forward. Activation memory grows with it. Results depend on it only through the order of float sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Rows (tokens) of a forward. A sequence or pair that alone has more still gets its own forward.
+pub struct ForwardLimits {
+    /// Maximum rows (tokens) of a forward. A sequence or pair that alone has more still gets its own forward.
     pub max_rows: usize,
-    /// Sequences or pairs of a forward.
+    /// Maximum sequences or pairs of a forward.
     pub max_items: usize,
 }
 
-impl Default for Limits {
+impl Default for ForwardLimits {
     fn default() -> Self {
         Self { max_rows: 2048, max_items: usize::MAX }
     }

@@ -4,16 +4,16 @@ use super::checkpoint::Checkpoints;
 use super::metrics::StepMetrics;
 use crate::error::Result;
 
-/// Who is told how training goes, and may stop it.
+/// Follows a training, and may stop it.
 pub trait Progress {
-    /// Step `done` of `total` is over.
+    /// Called after step `done` of `total`.
     ///
     /// # Errors
-    /// An error stops training and is returned, [`Error::cancelled`](crate::error::Error::cancelled) say; the weights
-    /// are those after this step.
+    /// An error, for example [`Error::cancelled`](crate::error::Error::cancelled), stops the training and is returned. The
+    /// weights are those after this step.
     fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()>;
 
-    /// The metrics of all steps so far, after each step. Those of the step that is over have what was measured after it.
+    /// Called after each step with the metrics of all steps so far, including the validation after the last one.
     ///
     /// # Errors
     /// As [`Progress::step`].
@@ -22,22 +22,22 @@ pub trait Progress {
         Ok(())
     }
 
-    /// A forward of that many rows is about to run; a step of a large batch has several.
+    /// Called before a forward of this many rows. A step of a large batch has several forwards.
     ///
     /// # Errors
-    /// An error stops training and is returned; the weights are those after the last whole step.
+    /// An error stops the training and is returned. The weights are those after the last complete step.
     fn forward(&mut self, rows: usize) -> Result<()> {
         let _ = rows;
         Ok(())
     }
 
-    /// Where the training keeps its state and finds it again, if it is to.
+    /// The store of the training's checkpoints, if it has one.
     fn checkpoints(&mut self) -> Option<&mut dyn Checkpoints> {
         None
     }
 }
 
-/// Tells nobody.
+/// Reports nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 impl Progress for Quiet {

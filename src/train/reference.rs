@@ -1,22 +1,27 @@
-//! The reference of DPO: log-probabilities of the completions' tokens under a frozen model. They are found before
-//! training starts and travel with the pairs, so that training holds one model only.
+//! The reference of DPO: log-probabilities of the completions' tokens under a frozen model. They are computed before
+//! training starts and stored in the pairs, so that training holds a single model.
 
 use super::logprobs::{Branches, branch_logprobs, frozen};
-use super::pack::Limits;
+use super::pack::ForwardLimits;
 use super::progress::Progress;
 use super::rows::{Pair, Reference};
 use super::usable::usable_pairs;
 use crate::error::Result;
 use crate::model::Llama;
 
-/// Fills in the reference of every usable pair that lacks it, with the log-probabilities that `llama` gives; returns how
-/// many pairs that were. Pairs go through the model together as far as `limits` allow, a prompt once for both of its
-/// completions; no gradient is kept. On a CPU the bits do not depend on what goes together. Pairs that
+/// Computes the reference of every usable pair that lacks it, with the log-probabilities of `llama`, and returns the number
+/// of these pairs. Pairs share a forward as far as `limits` allow, and a prompt is computed once for both completions. No
+/// gradient is kept. On a CPU the bits do not depend on which pairs share a forward. Pairs that
 /// [`usable_pairs`] leaves out of `llama`'s training stay as they are.
 ///
 /// # Errors
-/// Whatever candle reports, or what `progress` returns; the pairs are then as they were.
-pub fn reference(llama: &Llama, pairs: &mut [Pair], limits: Limits, progress: &mut dyn Progress) -> Result<usize> {
+/// An error of candle or of `progress`. The pairs are then unchanged.
+pub fn reference(
+    llama: &Llama,
+    pairs: &mut [Pair],
+    limits: ForwardLimits,
+    progress: &mut dyn Progress,
+) -> Result<usize> {
     let view = frozen(llama)?;
     let llama = view.as_ref().unwrap_or(llama);
     let (mut lacking, _) = usable_pairs(llama.config(), pairs, None);

@@ -6,15 +6,15 @@ use crate::model::{Completion, Message, Tokenizer, Unwritten};
 /// A sequence to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
-    /// Token ids, the end token included where the model should learn to end.
+    /// Token ids, including the end token if the model should learn to end.
     pub tokens: Vec<u32>,
-    /// How many of the first tokens carry no loss. The very first token never does: nothing predicts it.
+    /// Number of leading tokens without loss. The first token never has a loss, because nothing predicts it.
     pub context: usize,
 }
 
 impl Example {
-    /// An answer to learn after a prompt: what is learnt are the answer's tokens and the token that ends an assistant's
-    /// turn, see [`Tokenizer::encode_completion`].
+    /// An answer to learn after a prompt. The loss is on the answer's tokens and on the token that ends an assistant's turn,
+    /// see [`Tokenizer::encode_completion`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode_completion`].
@@ -27,7 +27,8 @@ impl Example {
         Ok(Self { tokens, context })
     }
 
-    /// Plain text to learn after a context, which may be empty and is not learnt; what ends an assistant's turn ends it too.
+    /// Plain text to learn after a context, which has no loss and may be empty. The token that ends an assistant's turn ends
+    /// the text too.
     ///
     /// # Errors
     /// Whatever the tokenizer reports.
@@ -42,10 +43,10 @@ impl Example {
     }
 }
 
-/// A preference: one prompt, a better and a worse completion of it, as sampled (token ids, end token included).
+/// A preference: a prompt with a better and a worse completion, as sampled (token ids, including the end token).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// Names the pair in problems and errors.
+    /// Name of the pair in problems and errors.
     pub id: String,
     /// Token ids of the rendered prompt.
     pub prompt: Vec<u32>,
@@ -53,18 +54,19 @@ pub struct Pair {
     pub chosen: Vec<u32>,
     /// Token ids of the other completion.
     pub rejected: Vec<u32>,
-    /// Log-probabilities of the completions' tokens under the frozen reference; [`reference()`] computes them.
+    /// Log-probabilities of the completions' tokens under the frozen reference, which [`reference`](super::reference())
+    /// computes.
     pub reference: Option<Reference>,
-    /// The judge's score of chosen less that of rejected: for the losses that aim at it.
+    /// The judge's score of chosen minus its score of rejected, for the losses that read it.
     pub margin: f64,
-    /// How far two judges rank the prompt's answers alike, C of CREAM in [0, 1]; 1 where nobody has compared them.
+    /// Agreement of two judges on the ranking of the prompt's answers: C of CREAM, in [0, 1]. 1 without a comparison.
     pub consistency: f64,
 }
 
-/// A row that was left out of training, and why. It ends up in the `errors` dataset.
+/// A row that was left out of training, with the reason. It is written to the `errors` dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The pair's id, or the example's place, counted from 0.
+    /// The pair's id, or the example's index, counted from 0.
     pub id: String,
     /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference`,
     /// `bad_margin` or `bad_consistency`.
@@ -84,13 +86,13 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The sums over each completion, `(log ref(y_w|x), log ref(y_l|x))`, in f64 and in the order in which the policy's
-    /// are summed: a policy that is its own reference differs from it by exactly nothing.
+    /// The sums over each completion, `(log ref(y_w|x), log ref(y_l|x))`, in f64 and in the same order as the policy's sums:
+    /// the log-ratio of a policy that equals its reference is exactly 0.
     pub fn sums(&self) -> (f64, f64) {
         (sum(&self.chosen), sum(&self.rejected))
     }
 
-    /// The same where tokens beyond the shorter completion count `alpha`, as those of LD-DPO do.
+    /// The same sums with a weight of `alpha` on tokens beyond the length of the shorter completion, as in LD-DPO.
     pub(super) fn weighted_sums(&self, alpha: Option<f64>) -> (f64, f64) {
         let Some(alpha) = alpha else { return self.sums() };
         let shared = self.chosen.len().min(self.rejected.len());
@@ -105,7 +107,10 @@ pub(super) fn sum(logprobs: &[f32]) -> f64 {
     logprobs.iter().map(|&l| f64::from(l)).sum()
 }
 
-/// The pair's reference; an error if it has none.
+/// The pair's reference.
+///
+/// # Errors
+/// The pair has no reference.
 pub(super) fn check_reference(pair: &Pair) -> Result<&Reference> {
     pair.reference.as_ref().ok_or_else(|| {
         Error::user(format!("pair `{}` has no log-probabilities under the reference", pair.id))

@@ -5,11 +5,11 @@ use std::f64::consts::PI;
 /// How the learning rate falls after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Decay {
-    /// Not at all: `get_constant_schedule_with_warmup`.
+    /// No decay: `get_constant_schedule_with_warmup`.
     Constant,
-    /// In a straight line: `get_linear_schedule_with_warmup`, to a final rate as polynomial decay of power 1.
+    /// A straight line: `get_linear_schedule_with_warmup`, or with a final rate polynomial decay of power 1.
     Linear,
-    /// In half a cosine: `get_cosine_schedule_with_warmup`, with a final rate `get_cosine_with_min_lr_schedule_with_warmup`.
+    /// Half a cosine: `get_cosine_schedule_with_warmup`, or with a final rate `get_cosine_with_min_lr_schedule_with_warmup`.
     #[default]
     Cosine,
 }
@@ -26,23 +26,23 @@ impl Decay {
     }
 }
 
-/// How long the learning rate rises from 0.
+/// Length of the rise of the learning rate from 0.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Warmup {
-    /// That many optimizer steps.
+    /// A number of optimizer steps.
     Steps(usize),
-    /// That share of all steps, rounded up as transformers does.
+    /// A share of all steps, rounded up as in transformers.
     Share(f64),
 }
 
 /// The learning rate of every step.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Schedule {
-    /// What follows the warm-up.
+    /// The decay after the warm-up.
     pub decay: Decay,
     /// Rate at the end of the warm-up.
     pub learning_rate: f64,
-    /// Rate that the decay tends to and reaches after the last step; unused by [`Decay::Constant`].
+    /// Rate that the decay reaches after the last step. Unused by [`Decay::Constant`].
     pub final_learning_rate: f64,
     /// The rise at the start.
     pub warmup: Warmup,
@@ -64,8 +64,8 @@ impl Schedule {
         self.rate(step as f64, warmup as f64, total.saturating_sub(warmup).max(1) as f64)
     }
 
-    /// The rate at `place` of `total`, in any unit and between steps too: for a training whose number of steps is not
-    /// known before. A warm-up given in steps is one in that unit.
+    /// The rate at `place` of `total`, in any unit and between steps too. It is for trainings whose number of steps is not
+    /// known in advance. A warm-up given in steps is in the same unit.
     pub fn at_place(&self, place: f64, total: f64) -> f64 {
         let warmup = match self.warmup {
             Warmup::Steps(steps) => steps as f64,

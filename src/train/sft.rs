@@ -3,7 +3,7 @@
 use super::adamw::AdamWConfig;
 use super::metrics::Trained;
 use super::order::order;
-use super::pack::{Limits, runs};
+use super::pack::{ForwardLimits, runs};
 use super::progress::Progress;
 use super::rows::Example;
 use super::schedule::{Decay, Schedule, Warmup};
@@ -15,12 +15,12 @@ use crate::error::Result;
 use crate::model::Llama;
 use crate::model::backprop::Options;
 
-/// How many examples a batch takes.
+/// Size of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BatchSize {
-    /// That many sequences.
+    /// A number of sequences.
     Sequences(usize),
-    /// As many sequences as have together at most that many tokens, context counted; at least one.
+    /// As many sequences as have together at most this many tokens, including context; at least one.
     Tokens(usize),
 }
 
@@ -31,23 +31,23 @@ pub struct SftConfig {
     pub epochs: u32,
     /// Size of a batch.
     pub batch: BatchSize,
-    /// Batches whose gradients make one optimizer step. The loss is the mean over the tokens of all of them.
+    /// Batches of an optimizer step. The loss is the mean over the tokens of all of them.
     pub accumulation: usize,
     /// Learning rate by step.
     pub schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWConfig,
-    /// Longest sequence in tokens; longer ones are left out, never cut. The model's own limit if absent.
+    /// Maximum length of a sequence in tokens; the model's limit if absent. Longer ones are left out, never cut.
     pub max_length: Option<usize>,
-    /// Rows of a forward; see [`Limits`].
+    /// Rows of a forward; see [`ForwardLimits`].
     pub max_rows_per_forward: usize,
-    /// Dropout, drawn by `seed`, and whether activations are computed again on the way back to save memory.
+    /// Dropout, drawn with `seed`, and recomputation of activations in the backward pass to save memory.
     pub options: Options,
-    /// Whether every pass has its own order; see [`order`], purpose `train.sft`.
+    /// Whether to shuffle every pass; see [`order`], purpose `train.sft`.
     pub shuffle: bool,
     /// Key of the orders.
     pub seed: u64,
-    /// Held-out rows that are measured while training.
+    /// Held-out rows to measure while training.
     pub validation: Option<Validation<Example>>,
 }
 
@@ -66,7 +66,7 @@ impl Default for SftConfig {
             },
             optimizer: AdamWConfig::default(),
             max_length: None,
-            max_rows_per_forward: Limits::default().max_rows,
+            max_rows_per_forward: ForwardLimits::default().max_rows,
             options: Options::default(),
             shuffle: true,
             seed: 0,
@@ -89,7 +89,7 @@ pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &m
         BatchSize::Sequences(n) => (usize::MAX, n.max(1)),
         BatchSize::Tokens(n) => (n, usize::MAX),
     };
-    // Every pass as a list of batches: small enough to make at once, and the schedule needs their number.
+    // All passes are listed in advance, because the schedule needs the number of batches. The lists are small.
     let passes: Vec<Vec<Vec<&Example>>> = (0..config.epochs)
         .map(|pass| {
             let places = if config.shuffle {
@@ -103,22 +103,22 @@ pub fn sft(llama: &Llama, examples: &[Example], config: &SftConfig, progress: &m
         })
         .collect();
     let total = passes.iter().map(|batches| batches.len().div_ceil(accumulation)).sum();
-    let limits = Limits { max_rows: config.max_rows_per_forward, max_items: max_sequences };
+    let limits = ForwardLimits { max_rows: config.max_rows_per_forward, max_items: max_sequences };
     let trainer = Trainer::new(llama, config.optimizer, config.schedule, total, limits)?;
     let trainer = trainer.recording(config.options, config.seed);
     let validation = config.validation.as_ref().map(|v| v.examples(llama.config(), limits)).transpose()?;
-    let mut course = TrainingLoop::new(trainer, llama, config, validation, progress);
-    course.seen = DataFingerprint::of(usable.iter().map(|&i| &examples[i]))?;
-    course.resume_latest()?;
+    let mut training = TrainingLoop::new(trainer, llama, config, validation, progress);
+    training.seen = DataFingerprint::from_rows(usable.iter().map(|&i| &examples[i]))?;
+    training.resume_latest()?;
     let steps = passes.iter().enumerate().flat_map(|(pass, batches)| {
         let seen = move |i: usize| ((i + 1) * accumulation).min(batches.len()) as f64 / batches.len() as f64;
         batches.chunks(accumulation).enumerate().map(move |(i, step)| (pass as f64 + seen(i), step))
     });
-    for (epoch, step) in steps.skip(course.steps()) {
-        if !course.should_continue()? {
+    for (epoch, step) in steps.skip(training.steps()) {
+        if !training.should_continue()? {
             break;
         }
-        course.step(epoch, total, |trainer, progress| trainer.sft_step(&step.concat(), progress))?;
+        training.step(epoch, total, |trainer, progress| trainer.sft_step(&step.concat(), progress))?;
     }
-    course.finish(problems)
+    training.finish(problems)
 }

@@ -9,7 +9,7 @@ use rand_chacha::rand_core::Rng;
 use super::adamw::{AdamW, AdamWConfig};
 use super::metrics::StepMetrics;
 use super::objective::Objective;
-use super::pack::{Limits, Pack, runs};
+use super::pack::{ForwardLimits, Pack, runs};
 use super::progress::Progress;
 use super::rows::{Example, Pair, check_reference, sum};
 use super::schedule::Schedule;
@@ -24,7 +24,7 @@ pub struct Trainer<'a> {
     adamw: AdamW,
     schedule: Schedule,
     total: usize,
-    limits: Limits,
+    limits: ForwardLimits,
     num_tokens: u64,
     /// Learning rate of the next step, where the schedule does not give it.
     rate: Option<f64>,
@@ -45,7 +45,7 @@ impl<'a> Trainer<'a> {
         optimizer: AdamWConfig,
         schedule: Schedule,
         total: usize,
-        limits: Limits,
+        limits: ForwardLimits,
     ) -> Result<Self> {
         if llama.variables().is_empty() {
             return Err(Error::bug("the model to train was loaded frozen"));
@@ -55,13 +55,12 @@ impl<'a> Trainer<'a> {
         Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0, rate: None, options, seed: 0, gradients, pool })
     }
 
-    /// The same with dropout or checkpointed activations; `seed` is the key of the dropout.
+    /// The same trainer with dropout or checkpointed activations. `seed` is the key of the dropout.
     pub fn recording(self, options: Options, seed: u64) -> Self {
         Self { options, seed, ..self }
     }
 
-    /// What the rows of a step's item draw their dropout by: neither how the step is cut into forwards nor what came
-    /// before it matters.
+    /// The dropout key of a step's item. It depends neither on how the step is divided into forwards nor on earlier steps.
     fn key(&self, kind: &str, item: usize) -> Option<u64> {
         let step = self.steps() as u32;
         let draw = || RngKey::new(self.seed, "train.dropout", step, kind, item as u32).rng().next_u64();
@@ -80,26 +79,26 @@ impl<'a> Trainer<'a> {
     pub fn num_tokens(&self) -> u64 {
         self.num_tokens
     }
-    /// The optimizer's moments, for a checkpoint; see [`AdamW::moments`]. With the weights, [`Trainer::steps`] and
-    /// [`Trainer::num_tokens`] they are all the state there is.
+    /// The optimizer's moments, for a checkpoint; see [`AdamW::moments`]. Together with the weights, [`Trainer::steps`] and
+    /// [`Trainer::num_tokens`], they are the complete state.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
         self.adamw.moments()
     }
-    /// Gives the next step another learning rate than the schedule's.
+    /// Sets the learning rate of the next step, instead of the schedule's.
     pub fn next_rate(&mut self, rate: f64) {
         self.rate = Some(rate);
     }
-    /// Continues from a checkpoint whose weights the model has already.
+    /// Continues from a checkpoint whose weights are already in the model.
     ///
     /// # Errors
-    /// The moments are not those of this model.
+    /// The moments do not fit the model.
     pub fn restore(&mut self, moments: &BTreeMap<String, Tensor>, steps: usize, num_tokens: u64) -> Result<()> {
         self.adamw.restore(moments, steps as u32)?;
         self.num_tokens = num_tokens;
         Ok(())
     }
 
-    /// One step of SFT: the loss is the mean over all completion tokens of `examples`, however many forwards they take.
+    /// Takes a step of SFT. The loss is the mean over all completion tokens of `examples`, in any number of forwards.
     ///
     /// # Errors
     /// An example without a token to learn ([`usable_examples`](super::usable_examples) finds them), a loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
@@ -146,7 +145,7 @@ impl<'a> Trainer<'a> {
         Ok(total)
     }
 
-    /// One step of DPO on pairs that carry their reference.
+    /// Takes a step of DPO on pairs that have their reference.
     ///
     /// # Errors
     /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them) or without its
@@ -249,7 +248,7 @@ impl<'a> Trainer<'a> {
         Ok(recorded.backward(&slopes, &mut self.gradients, &mut self.pool)?)
     }
 
-    /// Takes the optimizer step and fills in what it knows.
+    /// Takes the optimizer step and fills in its metrics.
     fn apply(&mut self, metrics: &mut StepMetrics, rows: impl Fn() -> String) -> Result<()> {
         if self.steps() == 0 {
             let cut = |name: &&String| self.gradients.get(name).is_none();
@@ -289,7 +288,7 @@ struct StepSums {
     nll: f64,
 }
 
-/// An error if a part of the pair has no token.
+/// Returns an error if a part of the pair has no token.
 fn check_whole(pair: &Pair) -> Result<()> {
     if pair.prompt.is_empty() || pair.chosen.is_empty() || pair.rejected.is_empty() {
         return Err(Error::user(format!("pair `{}` has an empty prompt or completion", pair.id)));
@@ -297,8 +296,8 @@ fn check_whole(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-/// What each completion token of the pairs counts, in the order in which they are packed: 1 up to the length of the
-/// pair's shorter completion, `alpha` beyond.
+/// The weight of each completion token of the pairs, in the order in which they are packed: 1 up to the length of the pair's
+/// shorter completion, `alpha` beyond.
 fn ld_weights(pairs: &[&Pair], alpha: f64) -> Vec<f64> {
     let of_pair = |p: &&Pair| {
         let shared = p.chosen.len().min(p.rejected.len());
@@ -307,12 +306,12 @@ fn ld_weights(pairs: &[&Pair], alpha: f64) -> Vec<f64> {
     pairs.iter().flat_map(of_pair).flatten().collect()
 }
 
-/// Rows that a pair takes: its prompt once, and no last tokens.
+/// Number of rows of a pair: its prompt once, and the completions without their last tokens.
 fn pair_rows(pair: &Pair) -> usize {
     pair.prompt.len() + pair.chosen.len() + pair.rejected.len() - 2
 }
 
-/// Up to eight names, and how many more there are.
+/// The first eight names in backticks, and the number of the others.
 fn quoted_list(names: &[&str]) -> String {
     let first = names.iter().take(8).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     if names.len() > 8 { format!("{first} and {} more", names.len() - 8) } else { first }

@@ -1,4 +1,4 @@
-//! What all trainings share between their steps: metrics, progress, validation, checkpoints, and the way back from one.
+//! The loop of all trainings around their steps: metrics, progress, validation, checkpoints, and resuming from one.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -11,11 +11,11 @@ use super::metrics::{StepMetrics, Trained};
 use super::progress::Progress;
 use super::rows::Problem;
 use super::trainer::Trainer;
-use super::validation::{Evaluate, Keep, Rules};
+use super::validation::{Evaluate, KeepWeights, Rules};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Llama;
 
-/// The rows that a training was given, in their order.
+/// A hash of a training's rows in their order.
 #[derive(Default)]
 pub(super) struct DataFingerprint {
     pub rows: usize,
@@ -23,7 +23,7 @@ pub(super) struct DataFingerprint {
 }
 
 impl DataFingerprint {
-    pub fn of(rows: impl IntoIterator<Item = impl Debug>) -> Result<Self> {
+    pub fn from_rows(rows: impl IntoIterator<Item = impl Debug>) -> Result<Self> {
         let mut seen = Self::default();
         rows.into_iter().try_for_each(|row| seen.add(&row))?;
         Ok(seen)
@@ -39,24 +39,24 @@ impl DataFingerprint {
     }
 }
 
-/// A training under way.
+/// A running training.
 pub(super) struct TrainingLoop<'a, 'p> {
     llama: &'a Llama,
     pub trainer: Trainer<'a>,
     pub progress: &'p mut dyn Progress,
-    /// The rows it was given; they go into its checkpoints.
+    /// The rows so far; checkpoints store their hash.
     pub seen: DataFingerprint,
     settings: String,
     metrics: Vec<StepMetrics>,
     validation: Option<(Rules, Evaluate<'a>)>,
-    /// The best weights so far, where they are to be kept.
+    /// The best weights so far, if the training keeps the best.
     best: Option<BTreeMap<String, Tensor>>,
     /// Steps of the last checkpoint.
     saved: usize,
 }
 
 impl<'a, 'p> TrainingLoop<'a, 'p> {
-    /// `settings` is everything that decides what the training does, but for the rows.
+    /// `settings` are all settings that affect the result, without the rows.
     pub fn new(
         trainer: Trainer<'a>,
         llama: &'a Llama,
@@ -92,7 +92,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         Ok(Some(found))
     }
 
-    /// Goes on from a checkpoint if its rows are the first of `rows`; says whether it does.
+    /// Resumes from a checkpoint if its rows are `rows`. Returns whether it does.
     pub fn resume(&mut self, checkpoint: &Checkpoint, rows: &DataFingerprint) -> Result<bool> {
         let why = if rows.rows != checkpoint.rows || rows.hash() != checkpoint.data {
             "was made from other rows".to_owned()
@@ -107,7 +107,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         Ok(false)
     }
 
-    /// Goes on from the latest checkpoint if there is one of these settings and of the rows `seen`.
+    /// Resumes from the latest checkpoint if it was made with these settings and the rows `seen`.
     pub fn resume_latest(&mut self) -> Result<()> {
         if let Some(checkpoint) = self.latest()? {
             let seen = std::mem::take(&mut self.seen);
@@ -119,7 +119,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
 
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.fits(&checkpoint.weights)?;
-        let keeps = self.validation.as_ref().filter(|(rules, _)| rules.keep == Keep::Best);
+        let keeps = self.validation.as_ref().filter(|(rules, _)| rules.keep == KeepWeights::Best);
         let best = keeps.and_then(|(rules, _)| rules.best(&checkpoint.metrics));
         let best = match (best, &checkpoint.best) {
             (Some((at, _)), _) if at + 1 == checkpoint.steps() => Some(copy(&checkpoint.weights)?),
@@ -130,7 +130,8 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
             (Some(_), None) => return Err(Error::user("the best weights are not there")),
             (None, _) => None,
         };
-        // Checks the moments before it takes them; nothing has been changed until then.
+        // `restore` checks the moments before it takes them, and nothing has been changed until here: a checkpoint that
+        // does not fit leaves the training untouched.
         self.trainer.restore(&checkpoint.moments, checkpoint.steps(), checkpoint.num_tokens())?;
         self.set(&checkpoint.weights)?;
         (self.best, self.saved) = (best, checkpoint.steps());
@@ -156,21 +157,21 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         Ok(())
     }
 
-    /// Steps taken, those of an earlier process counted.
+    /// Steps taken, including those of an earlier process.
     pub fn steps(&self) -> usize {
         self.metrics.len()
     }
 
-    /// Whether another step is to be taken: not once patience has run out.
+    /// Whether to take another step. False once patience has run out.
     pub fn should_continue(&mut self) -> Result<bool> {
-        // A stop may have come between a step and its measurement.
+        // An earlier process may have been stopped between a step and its measurement.
         let measured = self.measure_if_due();
         self.keep_if_stopped(measured)?;
         Ok(!self.validation.as_ref().is_some_and(|(rules, _)| rules.stops(&self.metrics)))
     }
 
-    /// One step of `total`: `take` takes it, `epoch` are the passes over the data after it. When the training is being
-    /// stopped its state is kept first.
+    /// Takes a step of `total` with `take`. `epoch` is the number of passes over the data after it. If the training is being
+    /// stopped, its state is saved first.
     pub fn step(
         &mut self,
         epoch: f64,
@@ -206,14 +207,16 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         }
     }
 
-    /// Measures the last step, unless it was measured or there was none.
+    /// Measures the last step, if there is one that is not measured yet.
     fn measure(&mut self) -> Result<()> {
         let (Some((rules, evaluate)), Some(last)) = (&self.validation, self.metrics.last_mut()) else { return Ok(()) };
-        if rules.measure.of(last).is_some() {
+        if rules.measure.value(last).is_some() {
             return Ok(());
         }
         evaluate(self.llama, last, self.progress)?;
-        if rules.keep == Keep::Best && rules.best(&self.metrics).is_some_and(|(at, _)| at + 1 == self.metrics.len()) {
+        if rules.keep == KeepWeights::Best
+            && rules.best(&self.metrics).is_some_and(|(at, _)| at + 1 == self.metrics.len())
+        {
             self.best = Some(copy(&weights(self.llama))?);
         }
         Ok(())
@@ -254,7 +257,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         Ok(())
     }
 
-    /// Ends the training: the weights are those to keep.
+    /// Ends the training and leaves the weights to keep in the model.
     pub fn finish(mut self, problems: Vec<Problem>) -> Result<Trained> {
         let measured = self.measure();
         self.keep_if_stopped(measured)?;

@@ -4,7 +4,7 @@ use super::rows::{Example, Pair, Problem, Reference};
 use crate::error::{Error, Result};
 use crate::model::Config;
 
-/// Which pairs can be trained on, and what is wrong with the others.
+/// Returns the indices of pairs that can be trained on, and the problems of the others.
 pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -> (Vec<usize>, Vec<Problem>) {
     let limit = longest(model, max_length);
     let (mut usable, mut problems) = (Vec::new(), Vec::new());
@@ -40,7 +40,7 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
     (usable, problems)
 }
 
-/// What is wrong with a pair's reference, if something is.
+/// The problem of a pair's reference, if it has one.
 fn bad_reference(pair: &Pair, reference: &Reference) -> Option<String> {
     for (which, tokens, logprobs) in
         [("chosen", &pair.chosen, &reference.chosen), ("rejected", &pair.rejected, &reference.rejected)]
@@ -58,7 +58,7 @@ fn bad_reference(pair: &Pair, reference: &Reference) -> Option<String> {
     None
 }
 
-/// Which examples can be trained on, and what is wrong with the others.
+/// Returns the indices of examples that can be trained on, and the problems of the others.
 pub fn usable_examples(model: &Config, examples: &[Example], max_length: Option<usize>) -> (Vec<usize>, Vec<Problem>) {
     let longest = longest(model, max_length);
     let (mut usable, mut problems) = (Vec::new(), Vec::new());
@@ -81,12 +81,12 @@ pub fn usable_examples(model: &Config, examples: &[Example], max_length: Option<
     (usable, problems)
 }
 
-/// Longest sequence that is trained on, in tokens.
+/// Maximum length of a sequence to train on, in tokens.
 pub(super) fn longest(model: &Config, max_length: Option<usize>) -> usize {
     max_length.unwrap_or(usize::MAX).min(model.max_position_embeddings)
 }
 
-/// The problem of a token that the model does not have.
+/// The problem of a token that is not in the model's vocabulary, if a sequence has one.
 pub(super) fn unknown_token(model: &Config, sequences: &[&[u32]]) -> Option<(&'static str, String)> {
     let token = sequences.iter().copied().flatten().find(|&&t| t as usize >= model.vocab_size)?;
     let message = format!(
@@ -96,7 +96,7 @@ pub(super) fn unknown_token(model: &Config, sequences: &[&[u32]]) -> Option<(&'s
     Some(("unknown_token", message))
 }
 
-/// An error if nothing is left to train on.
+/// Returns an error if no row is left to train on.
 pub(super) fn nothing_left(what: &str, usable: &[usize], problems: &[Problem]) -> Result<()> {
     match (usable, problems) {
         ([], []) => Err(Error::user(format!("there are no {what} to train on"))),

@@ -1,10 +1,10 @@
-//! Validation while training: a measure on rows that are not trained on, by which training may stop early and the
-//! weights to keep are chosen (arXiv 2401.10020, section 3.1.3: checkpoints every 200 steps, picked on held-out data).
+//! Validation while training: a metric on held-out rows decides when training stops early and which weights are kept
+//! (arXiv 2401.10020, section 3.1.3: checkpoints every 200 steps, picked on held-out data).
 
 use super::logprobs::{Branches, branch_logprobs, frozen};
 use super::metrics::StepMetrics;
 use super::objective::{Objective, on_cpu};
-use super::pack::{Limits, Pack, runs};
+use super::pack::{ForwardLimits, Pack, runs};
 use super::progress::Progress;
 use super::rows::{Example, Pair, Reference, check_reference, sum};
 use super::usable::{nothing_left, usable_examples, usable_pairs};
@@ -12,77 +12,77 @@ use crate::error::Result;
 use crate::model::backprop::{self, Pool};
 use crate::model::{Config, Llama};
 
-/// What a validation measures: fills in the `eval_` metrics.
+/// Computes the metrics of a validation: fills in the `eval_` metrics.
 pub(super) type Evaluate<'a> = Box<dyn Fn(&Llama, &mut StepMetrics, &mut dyn Progress) -> Result<()> + 'a>;
 
-/// What is measured on the held-out rows.
+/// The metric on the held-out rows that decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Measure {
-    /// The loss that training minimises, without replay; lower is better.
+pub enum ValidationMetric {
+    /// The training loss without replay; lower is better.
     #[default]
     Loss,
     /// Share of pairs whose chosen reward is above the rejected one; higher is better. DPO only.
     Accuracy,
-    /// Mean of chosen reward less rejected reward; higher is better. DPO only.
+    /// Mean of chosen reward minus rejected reward; higher is better. DPO only.
     Margin,
 }
 
-impl Measure {
+impl ValidationMetric {
     /// The value in a step's metrics, if the step was measured.
-    pub fn of(self, metrics: &StepMetrics) -> Option<f64> {
+    pub fn value(self, metrics: &StepMetrics) -> Option<f64> {
         match self {
-            Measure::Loss => metrics.eval_loss,
-            Measure::Accuracy => metrics.eval_rewards_accuracies,
-            Measure::Margin => metrics.eval_rewards_margins,
+            ValidationMetric::Loss => metrics.eval_loss,
+            ValidationMetric::Accuracy => metrics.eval_rewards_accuracies,
+            ValidationMetric::Margin => metrics.eval_rewards_margins,
         }
     }
 
     /// The name in the metrics.
     pub fn column(self) -> &'static str {
         match self {
-            Measure::Loss => "eval_loss",
-            Measure::Accuracy => "eval_rewards/accuracies",
-            Measure::Margin => "eval_rewards/margins",
+            ValidationMetric::Loss => "eval_loss",
+            ValidationMetric::Accuracy => "eval_rewards/accuracies",
+            ValidationMetric::Margin => "eval_rewards/margins",
         }
     }
 
     fn better(self, new: f64, old: f64) -> bool {
-        if self == Measure::Loss { new < old } else { new > old }
+        if self == ValidationMetric::Loss { new < old } else { new > old }
     }
 }
 
-/// Which weights a training ends with.
+/// The weights that a training ends with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Keep {
-    /// Those of the measurement that was best, the first of equals.
+pub enum KeepWeights {
+    /// The weights of the best measurement, the first of equals.
     #[default]
     Best,
-    /// Those after the last step.
+    /// The weights after the last step.
     Last,
 }
 
-/// When and on what to measure.
+/// The rows to measure, and when.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Validation<Row> {
     /// The held-out rows. Pairs carry their reference.
     pub rows: Vec<Row>,
     /// Optimizer steps between measurements; the last step is always measured.
     pub every: usize,
-    /// What decides.
-    pub measure: Measure,
-    /// Training stops after that many measurements in a row that are no better than the best one before.
+    /// The metric that decides.
+    pub measure: ValidationMetric,
+    /// Training stops after this many measurements in a row that do not improve on the best one.
     pub patience: Option<usize>,
     /// Which weights are kept.
-    pub keep: Keep,
+    pub keep: KeepWeights,
 }
 
-/// The settings without the rows, which is all that a training's course needs.
+/// The settings of a validation without its rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub every: usize,
-    pub measure: Measure,
+    pub measure: ValidationMetric,
     pub patience: Option<usize>,
-    pub keep: Keep,
+    pub keep: KeepWeights,
 }
 
 impl<Row> Validation<Row> {
@@ -94,7 +94,7 @@ impl<Row> Validation<Row> {
 impl Rules {
     /// Index and value of the best measurement.
     pub fn best(&self, metrics: &[StepMetrics]) -> Option<(usize, f64)> {
-        let measured = metrics.iter().enumerate().filter_map(|(i, m)| Some((i, self.measure.of(m)?)));
+        let measured = metrics.iter().enumerate().filter_map(|(i, m)| Some((i, self.measure.value(m)?)));
         measured.filter(|(_, v)| v.is_finite()).reduce(
             |best, new| {
                 if self.measure.better(new.1, best.1) { new } else { best }
@@ -106,13 +106,13 @@ impl Rules {
     pub fn stops(&self, metrics: &[StepMetrics]) -> bool {
         let Some(patience) = self.patience else { return false };
         let after = self.best(metrics).map_or(0, |(i, _)| i + 1);
-        metrics[after..].iter().filter(|m| self.measure.of(m).is_some()).count() >= patience
+        metrics[after..].iter().filter(|m| self.measure.value(m).is_some()).count() >= patience
     }
 }
 
 impl Validation<Example> {
-    /// The rules, and what measures the loss on the rows.
-    pub(super) fn examples(&self, model: &Config, limits: Limits) -> Result<(Rules, Evaluate<'_>)> {
+    /// The rules, and a function that measures the loss on the rows.
+    pub(super) fn examples(&self, model: &Config, limits: ForwardLimits) -> Result<(Rules, Evaluate<'_>)> {
         let (usable, problems) = usable_examples(model, &self.rows, None);
         nothing_left("validation rows", &usable, &problems)?;
         let rows: Vec<&Example> = usable.into_iter().map(|i| &self.rows[i]).collect();
@@ -125,12 +125,12 @@ impl Validation<Example> {
 }
 
 impl Validation<Pair> {
-    /// The rules, and what measures loss and rewards on the pairs.
+    /// The rules, and a function that measures loss and rewards on the pairs.
     pub(super) fn pairs<'a>(
         &'a self,
         model: &Config,
         objective: &'a Objective,
-        limits: Limits,
+        limits: ForwardLimits,
     ) -> Result<(Rules, Evaluate<'a>)> {
         let (usable, problems) = usable_pairs(model, &self.rows, None);
         nothing_left("validation pairs", &usable, &problems)?;
@@ -146,7 +146,7 @@ impl Validation<Pair> {
 }
 
 /// Mean negative log-likelihood of the examples' completion tokens; no gradient is kept.
-fn mean_loss(llama: &Llama, examples: &[&Example], limits: Limits, progress: &mut dyn Progress) -> Result<f64> {
+fn mean_loss(llama: &Llama, examples: &[&Example], limits: ForwardLimits, progress: &mut dyn Progress) -> Result<f64> {
     let view = frozen(llama)?;
     let llama = view.as_ref().unwrap_or(llama);
     let rows: Vec<usize> = examples.iter().map(|e| e.tokens.len() - 1).collect();
@@ -166,7 +166,7 @@ fn evaluate_pairs(
     llama: &Llama,
     pairs: &[&Pair],
     objective: &Objective,
-    limits: Limits,
+    limits: ForwardLimits,
     metrics: &mut StepMetrics,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_measurements_is_best_and_patience_counts_from_it() {
-        let rules = Rules { every: 2, measure: Measure::Loss, patience: Some(2), keep: Keep::Best };
+        let rules = Rules { every: 2, measure: ValidationMetric::Loss, patience: Some(2), keep: KeepWeights::Best };
         let metrics = measured(&[None, Some(2.), None, Some(1.), None, Some(1.), None, Some(f64::NAN)]);
         assert_eq!(rules.best(&metrics), Some((3, 1.)));
         assert!(!rules.stops(&metrics[..6]) && rules.stops(&metrics));
@@ -213,7 +213,7 @@ mod tests {
         assert!(!rules.stops(&measured(&[None, Some(1.)])));
         // Never a finite measurement: nothing to choose, and no reason to go on.
         assert!(rules.stops(&measured(&[Some(f64::NAN), Some(f64::NAN)])));
-        let higher = Rules { measure: Measure::Margin, ..rules };
+        let higher = Rules { measure: ValidationMetric::Margin, ..rules };
         let metrics: Vec<_> =
             [1., 3., 2.].map(|v| StepMetrics { eval_rewards_margins: Some(v), ..StepMetrics::default() }).into();
         assert_eq!(higher.best(&metrics), Some((1, 3.)));

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use reflux::dataflow::Operator;
 use reflux::error::ErrorKind;
-use reflux::jinja::{Settings, Template, Value, Whitespace};
+use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
 use reflux::operators::ALL;
 use reflux::operators::judging::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
 use reflux::pipeline::{CostAssumptions, Format, Plan, explain, parse_str};
@@ -140,7 +140,7 @@ pub fn template(bytes: &[u8]) -> bool {
     let messages =
         Value::list(vec![turn("system", "Be brief, é.").unwrap(), turn("user", "  Hi <x>\n").unwrap()]).unwrap();
     let now = Some("2025-03-09T14:05:06".parse().expect("a date"));
-    let settings = Settings { work: 1_000_000, output: 1 << 20, strict: false, now };
+    let settings = RenderOptions { work: 1_000_000, output: 1 << 20, strict: false, now };
     let variables =
         [("messages", messages), ("text", "Hello, World".into()), ("add_generation_prompt", Value::Bool(true))];
     let rendered = Template::parse(source, Whitespace::Trimmed).and_then(|t| t.render(&variables, settings));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use reflux::model::{Config, Llama};
-use reflux::train::{Example, Limits, Pair, Quiet, reference};
+use reflux::train::{Example, ForwardLimits, Pair, Quiet, reference};
 use serde_json::Value;
 
 pub fn file(name: &str) -> PathBuf {
@@ -51,7 +51,7 @@ pub fn against(name: &str) -> Vec<Pair> {
 /// `pairs` with the log-probabilities that `llama` gives.
 pub fn referred(llama: &Llama, mut pairs: Vec<Pair>) -> Vec<Pair> {
     pairs.iter_mut().for_each(|p| p.reference = None);
-    reference(llama, &mut pairs, Limits::default(), &mut Quiet).unwrap();
+    reference(llama, &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap();
     pairs
 }
 /// The sums of the log-probabilities that `llama` gives chosen and rejected.

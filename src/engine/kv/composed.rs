@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::plan::{BLOCK, BlockSpan, CacheShape, KvStore, StepPlan};
 
-/// Per layer: keys and values as `[blocks * BLOCK + 1, kv_heads * head_dim]`; the last line takes what must not be kept.
+/// Per layer: keys and values as `[blocks * BLOCK + 1, kv_heads * head_dim]`. The last line takes writes to discard.
 pub(super) struct Composed {
     shape: CacheShape,
     layers: Vec<(Tensor, Tensor)>,

@@ -97,7 +97,7 @@ fn attend_head<'a>(
     }
 }
 
-/// Most query heads that are worked on at once: their sums fit the registers.
+/// Maximum query heads that are processed at once: their sums must fit the registers.
 const HEADS: usize = 4;
 
 /// A span's positions in the sequence, and the block's keys and values.
@@ -117,7 +117,7 @@ fn attend<const G: usize>(
     scores: &mut Vec<f32>,
 ) {
     let scale = f32x16::splat(1. / (head_dim as f32).sqrt());
-    // A block is written whole; what it has beyond its span is overwritten by the next, and at the end left over.
+    // Whole blocks are written. Values beyond a span are overwritten by the next block, or lie beyond the last position.
     let line = visible + BLOCK;
     scores.clear();
     scores.resize(G * line, 0.);

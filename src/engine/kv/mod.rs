@@ -1,8 +1,8 @@
 //! The paged cache of keys and values, and attention over it.
 //!
-//! A block holds [`BLOCK`] positions of all layers. Which blocks make up a sequence is said by its table: a list of
-//! [`BlockSpan`]s, so that sequences share blocks and a shared prompt may end within one. Keys and values are written
-//! once, in place, and never copied afterwards.
+//! A block holds [`BLOCK`] positions of all layers. A sequence has a table of its blocks, a list of [`BlockSpan`]s, so that
+//! sequences can share blocks and a shared prompt may end within one. Keys and values are written once, in place, and
+//! never copied afterwards.
 
 mod composed;
 mod fused;
@@ -19,7 +19,7 @@ pub(super) fn store(shape: CacheShape, blocks: usize, device: &Device) -> Result
     Ok(match device {
         Device::Cpu => {
             let bytes = blocks.saturating_mul(shape.block_bytes());
-            // An allocation that fails would end the process: it is tried where it can fail.
+            // A failed allocation would abort the process, so it is tried first in a way that can return an error.
             if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
                 candle_core::bail!("the system does not give {bytes} bytes for the cache of keys and values");
             }

@@ -17,7 +17,7 @@ pub(crate) struct CacheShape {
 }
 
 impl CacheShape {
-    pub fn of(config: &Config) -> Self {
+    pub fn from_config(config: &Config) -> Self {
         Self {
             layers: config.num_hidden_layers,
             heads: config.num_attention_heads,
@@ -25,7 +25,7 @@ impl CacheShape {
             head_dim: config.head_dim(),
         }
     }
-    /// Bytes of a block over all layers, keys and values. They are f32, whatever type the weights have.
+    /// Bytes of a block over all layers, keys and values. They are f32, independent of the weights' type.
     pub fn block_bytes(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim * BLOCK * size_of::<f32>()
     }
@@ -43,13 +43,13 @@ pub(crate) struct BlockSpan {
 pub(crate) struct StepRow {
     /// Index of the row's table. Rows of one table are consecutive.
     pub table: usize,
-    /// How many positions of the table it sees, its own included; at least 1.
+    /// Number of positions of the table that it attends to, including its own; at least 1.
     pub visible: usize,
-    /// Block and offset that its key and value are written to; none where they are there already.
+    /// Block and offset to write its key and value to; none if they are already written.
     pub write: Option<(u32, u32)>,
 }
 
-/// What attention needs to know about a step, the same for every layer.
+/// The layout of a step for attention, the same for every layer.
 #[derive(Debug, Default)]
 pub(crate) struct StepPlan {
     pub tables: Vec<Vec<BlockSpan>>,

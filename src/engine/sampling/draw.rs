@@ -1,29 +1,29 @@
-//! Drawing a token from logits. Everything has a fixed order, so a draw depends on the logits, the options, the tokens
-//! so far and the random number, and on nothing else.
+//! Drawing a token from logits. Every operation has a fixed order, so a draw depends only on the logits, the options, the
+//! tokens so far and the random number.
 
 use wide::f32x16;
 
 use super::numeric::{map_sum, max, sum_of};
 use super::options::Sampling;
 
-/// Buffers that are used again from token to token.
+/// Buffers that are reused from token to token.
 #[derive(Default)]
 pub(crate) struct Scratch {
     /// Weights relative to the likeliest token, by id.
     weights: Vec<f32>,
-    /// Weights and ids of tokens that are left, likeliest first.
+    /// Weights and ids of the remaining tokens, likeliest first.
     candidates: Vec<(f32, u32)>,
     seen: Vec<u32>,
 }
 
-/// What a draw is made from.
+/// The inputs of a draw.
 pub(crate) struct TokenDraw<'a> {
     /// One logit per token id.
     pub logits: &'a [f32],
     pub sampling: &'a Sampling,
     /// The tokens so far: prompt, then answer.
     pub context: [&'a [u32]; 2],
-    /// Tokens that may not come now: those of the model that end an answer, and the request's.
+    /// Tokens that must not be drawn now: the model's end tokens, and the request's stop ids.
     pub banned: [&'a [u32]; 2],
     /// Uniform in [0, 1).
     pub uniform: f64,
@@ -34,7 +34,7 @@ pub(crate) fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Natural log-probabilities of tokens at temperature 1 over the full vocabulary; none if the logits are not finite numbers.
+/// Natural log-probabilities of tokens at temperature 1 over the full vocabulary, or none if a logit is not finite.
 pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
     if sum_of(logits, |x| x * f32x16::ZERO) != 0. {
         return None;
@@ -45,12 +45,12 @@ pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
 }
 
 impl TokenDraw<'_> {
-    /// The token and its natural log-probability at temperature 1 over the full vocabulary; none if the logits are not
-    /// finite numbers, or every token is banned.
+    /// Draws a token and returns it with its natural log-probability at temperature 1 over the full vocabulary. Returns none
+    /// if a logit is not finite or every token is banned.
     pub fn token(&self, scratch: &mut Scratch) -> Option<(u32, f32)> {
         let raw = self.logits;
         let top = max(raw);
-        // A sum of finite numbers times 0 is 0; one that is not finite makes it NaN.
+        // Finite numbers times 0 sum to 0; a number that is not finite makes the sum NaN.
         if sum_of(raw, |x| x * f32x16::ZERO) != 0. {
             return None;
         }
@@ -99,10 +99,10 @@ impl TokenDraw<'_> {
     }
 }
 
-/// The tokens that top-k, top-p and min-p leave, likeliest first, lower ids first among equals.
+/// Collects the tokens that pass top-k, top-p and min-p, likeliest first, lower ids first among equals.
 ///
-/// Those three keep a head of the sorted vocabulary, so only a head that is surely long enough is sorted: all tokens
-/// above a cut, with the cut lowered until it is.
+/// These filters keep a head of the sorted vocabulary. So only the tokens above a cut are sorted, and the cut is lowered
+/// until they surely include that head.
 fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept: &mut Vec<(f32, u32)>) {
     let nucleus = f64::from(s.top_p);
     for cut in [1e-1, 2e-2, 4e-3, 6e-4, 5e-5, 1e-7, 0f32] {
@@ -111,14 +111,14 @@ fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept
             || if by_rank {
                 weights.iter().map(|&w| usize::from(w >= cut)).sum::<usize>() >= s.top_k
             } else if s.top_p < 1. {
-                // A little more than is needed, for the sums here and below differ in their rounding.
+                // Asks for slightly more mass than needed, because the sums here and below round differently.
                 sum_of(weights, above) >= nucleus * total * (1. + 1e-4)
             } else {
                 cut <= s.min_p
             };
         if enough {
             kept.clear();
-            // Few are kept, and most stretches have none: those are passed over at the speed of a comparison.
+            // Few tokens are kept, and most stretches have none: one comparison of their maximum skips them.
             for (stretch, start) in weights.chunks(64).zip((0u32..).step_by(64)) {
                 if max(stretch) >= cut {
                     let kept_here = stretch.iter().zip(start..).filter(|&(&w, _)| w >= cut && w > 0.);
@@ -135,7 +135,7 @@ fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept
     }
     kept.sort_unstable_by(order);
     if s.top_p < 1. {
-        // After top-k the nucleus is one of what top-k left.
+        // After top-k, the nucleus is a share of the mass that top-k left.
         let total = if by_rank { kept.iter().map(|c| f64::from(c.0)).sum() } else { total };
         let mut mass = 0.;
         let enough = kept.iter().position(|c| {
@@ -148,8 +148,8 @@ fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept
     kept.truncate(kept.partition_point(|c| c.0 >= s.min_p * best));
 }
 
-/// The first id at which the running sum of weights, from `start`, exceeds `target`; the last of any weight if rounding
-/// lets none.
+/// The first id at which the running sum of weights, from `start`, exceeds `target`. If rounding prevents that, the last id
+/// with a weight.
 fn draw(weights: impl Iterator<Item = (f64, u32)>, start: f64, target: f64) -> Option<u32> {
     let (mut sum, mut last) = (start, None);
     for (w, id) in weights {
@@ -164,7 +164,7 @@ fn draw(weights: impl Iterator<Item = (f64, u32)>, start: f64, target: f64) -> O
     last
 }
 
-/// A draw over the whole vocabulary, in id order, a stretch at a time.
+/// Draws from the whole vocabulary, in id order, a stretch at a time.
 fn draw_any(weights: &[f32], uniform: f64) -> Option<u32> {
     const STRETCH: usize = 1024;
     let sums: Vec<f64> = weights.chunks(STRETCH).map(|c| sum_of(c, |w| w)).collect();
@@ -179,7 +179,7 @@ fn draw_any(weights: &[f32], uniform: f64) -> Option<u32> {
             before += sum;
         }
     }
-    // If no stretch exceeded the target, `before` has the last one's sum already; its last token is then the answer.
+    // If no stretch exceeded the target, `before` already includes the last one, and its last token is drawn.
     let ids = (found * STRETCH) as u32..;
     draw(weights[found * STRETCH..].iter().take(STRETCH).map(|&w| f64::from(w)).zip(ids), before, target)
 }

@@ -1,19 +1,18 @@
-//! Sums and maxima over many f32 whose result depends on the numbers alone: fixed lanes, fixed order, the same on every
-//! thread. The vectors are spelled out, as are those of [`crate::model::ops::PackedWeight`] and for the same reason.
+//! Sums and maxima over many f32 with fixed lanes in a fixed order, so that the result depends on the numbers alone. The vectors are spelled out, as are those of [`crate::model::ops::PackedWeight`] and for the same reason.
 
 use wide::f32x16;
 
 /// Elements whose lane sums are kept in f32 before they go to f64.
 const STRETCH: usize = 1024;
 
-/// The last numbers of a slice, which fill no vector, with `fill` behind them.
+/// A vector of the last numbers of a slice, padded with `fill`.
 fn padded(rest: &[f32], fill: f32) -> f32x16 {
     let mut line = [fill; 16];
     line[..rest.len()].copy_from_slice(rest);
     f32x16::from(line)
 }
 
-/// Largest element; negative infinity if there is none. NaN is passed over or not, as it falls.
+/// The largest element, or negative infinity for an empty slice. With NaN elements the result is unspecified.
 pub(crate) fn max(xs: &[f32]) -> f32 {
     let (lines, rest) = xs.as_chunks::<16>();
     let most = lines.iter().fold(padded(rest, f32::NEG_INFINITY), |most, line| most.fast_max(f32x16::from(*line)));

@@ -1,9 +1,9 @@
-//! Stop strings, looked for in the text of an answer.
+//! Search for stop strings in the text of an answer.
 
 use super::options::Sampling;
 
-/// Where the text of an answer ends because of a stop string: at the first one that is not complete before token
-/// `min_tokens`.
+/// The byte at which a stop string ends the text of an answer. A stop string that is complete before token `min_tokens` does
+/// not count.
 pub(crate) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> Option<usize> {
     if sampling.stop.is_empty() || tokens.len() < sampling.min_tokens {
         return None;
@@ -15,7 +15,7 @@ pub(crate) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -
     find(&decode(tokens), &sampling.stop, exempt)
 }
 
-/// Where the first of the stop strings that end after byte `exempt` begins.
+/// The beginning of the first stop string that ends after byte `exempt`.
 pub(crate) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> {
     let first = |s: &String| {
         let from = (exempt + 1).saturating_sub(s.len());
@@ -25,11 +25,11 @@ pub(crate) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> 
     stop.iter().filter_map(first).min()
 }
 
-/// Whether the answer has reached a stop string. Called after every token, so only as many of the last tokens are
-/// decoded as could hold one; what they seem to hold is then looked for in the whole text, which may read otherwise.
+/// Whether the answer has reached a stop string. This runs after every token, so it decodes only the last tokens that can
+/// hold a stop string. A match is confirmed in the whole text, because the last tokens alone may decode differently.
 pub(crate) fn reached(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> bool {
     let Some(longest) = sampling.stop.iter().map(String::len).max() else { return false };
-    // A token has at least a byte of text, but for special ones; a few more tokens allow for those.
+    // Every token except special ones has at least a byte of text. The extra tokens allow for special ones.
     let tail = &tokens[tokens.len().saturating_sub(longest + 8)..];
     find(&decode(tail), &sampling.stop, 0).is_some() && cut(tokens, sampling, decode).is_some()
 }

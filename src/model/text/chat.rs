@@ -5,10 +5,10 @@ use serde_json::Value as Json;
 
 use super::message::Message;
 use crate::error::{Error, Result};
-use crate::jinja::{self, DateTime, ErrorKind, Settings, Value, Whitespace};
+use crate::jinja::{self, DateTime, ErrorKind, RenderOptions, Value, Whitespace};
 
 /// Work that a template may do, in addition to [`WORK_PER_MESSAGE`] per message and two units per byte of
-/// content; see [`Settings::work`]. Real templates need a few thousand.
+/// content; see [`RenderOptions::work`]. Real templates need a few thousand.
 const WORK: u64 = 1_000_000;
 const WORK_PER_MESSAGE: u64 = 5_000;
 /// Bytes that a template may write, in addition to four per byte of content. Real templates write at most
@@ -74,7 +74,7 @@ impl Template {
         }
         let keys = |m: &Message| m.other_keys().map(|(key, value)| key.len() + text_bytes(value)).sum::<usize>();
         let bytes: usize = messages.iter().map(|m| m.content.len() + keys(m)).sum();
-        let settings = Settings {
+        let settings = RenderOptions {
             work: WORK + WORK_PER_MESSAGE * messages.len() as u64 + 2 * bytes as u64,
             output: MAX_LENGTH + 4 * bytes,
             strict: false,

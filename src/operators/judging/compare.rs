@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::pairwise::{Order, Pair, Pairwise, Verdict};
 use crate::data::Id;
 use crate::dataflow::{Join, Joined, Map};
-use crate::eval::win_rate::Outcome;
+use crate::eval::win_rate::ComparisonOutcome;
 use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -216,12 +216,12 @@ fn among(ours: Vec<Answer>) -> Vec<Met> {
 }
 
 /// Returns the outcome of the first answer.
-fn outcome(verdict: Option<Verdict>) -> Outcome {
+fn outcome(verdict: Option<Verdict>) -> ComparisonOutcome {
     match verdict {
-        Some(Verdict::First) => Outcome::Win,
-        Some(Verdict::Tie) => Outcome::Tie,
-        Some(Verdict::Second) => Outcome::Loss,
-        None => Outcome::Null,
+        Some(Verdict::First) => ComparisonOutcome::Win,
+        Some(Verdict::Tie) => ComparisonOutcome::Tie,
+        Some(Verdict::Second) => ComparisonOutcome::Loss,
+        None => ComparisonOutcome::Null,
     }
 }
 
@@ -236,8 +236,8 @@ fn judgements(order: &Order, swapped: bool) -> Vec<Judgement> {
 /// The result for a pair.
 #[derive(Clone)]
 struct Compared {
-    orders: [Option<Outcome>; 2],
-    outcome: Outcome,
+    orders: [Option<ComparisonOutcome>; 2],
+    outcome: ComparisonOutcome,
     judgements: [Vec<Judgement>; 2],
 }
 
@@ -279,12 +279,15 @@ impl Map for Compare {
             (among(ours), ledger)
         };
         let mut results =
-            vec![Compared { orders: [None; 2], outcome: Outcome::Null, judgements: Default::default() }; met.len()];
+            vec![
+                Compared { orders: [None; 2], outcome: ComparisonOutcome::Null, judgements: Default::default() };
+                met.len()
+            ];
         let mut judge = "score".to_owned();
         if self.by_score {
             let score = |a: &Answer| a.score.map(f64::from);
             for (result, (_, a, b)) in results.iter_mut().zip(&met) {
-                result.outcome = Outcome::of_scores(score(a), b.as_ref().and_then(score), self.margin);
+                result.outcome = ComparisonOutcome::from_scores(score(a), b.as_ref().and_then(score), self.margin);
             }
         } else {
             let engine = cx.env::<Models>()?.engine(cx)?;
@@ -312,7 +315,7 @@ impl Map for Compare {
             if b.is_none() {
                 let message = "the other step has no answer to this prompt and sample: a comparison without an outcome. Both are to answer the same prompts, with the same prompt_id";
                 ledger.note(RowError::failed(format!("{}/{sample}", a.prompt_id), "no_partner", message));
-            } else if result.outcome == Outcome::Null {
+            } else if result.outcome == ComparisonOutcome::Null {
                 let (code, message) = result.unread();
                 ledger.note(RowError::failed(format!("{}/{sample}", a.prompt_id), code, message));
             }
@@ -321,9 +324,9 @@ impl Map for Compare {
             let (ours, theirs) = (a.rank?, b.as_ref()?.rank?);
             Some(
                 match ours.cmp(&theirs) {
-                    std::cmp::Ordering::Less => Outcome::Win,
-                    std::cmp::Ordering::Equal => Outcome::Tie,
-                    std::cmp::Ordering::Greater => Outcome::Loss,
+                    std::cmp::Ordering::Less => ComparisonOutcome::Win,
+                    std::cmp::Ordering::Equal => ComparisonOutcome::Tie,
+                    std::cmp::Ordering::Greater => ComparisonOutcome::Loss,
                 }
                 .name(),
             )
@@ -334,7 +337,7 @@ impl Map for Compare {
         let score =
             |of: &dyn Fn(&Met) -> Option<f32>| -> ArrayRef { Arc::new(met.iter().map(of).collect::<Float32Array>()) };
         let order = |n: usize| -> ArrayRef {
-            Arc::new(results.iter().map(|r| r.orders[n].map(Outcome::name)).collect::<StringArray>())
+            Arc::new(results.iter().map(|r| r.orders[n].map(ComparisonOutcome::name)).collect::<StringArray>())
         };
         let said = |n: usize| List::of_judgements(&results.iter().map(|r| r.judgements[n].clone()).collect::<Vec<_>>());
         let rows = named::COMPARISONS.batch(vec![

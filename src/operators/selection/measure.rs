@@ -19,11 +19,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use arrow::array::Float64Array;
 
 use crate::dataflow::Collect;
-use crate::eval::answers::{Answers, Figure, add, count};
-use crate::eval::bootstrap::{Bootstrap, Estimate, Part};
+use crate::eval::answers::{AnswerStats, Figure, add, count};
+use crate::eval::bootstrap::{Bootstrap, ClusterSum, Estimate};
 use crate::eval::drift;
-use crate::eval::reward::{self, Judged, Reward};
-use crate::eval::win_rate::{Outcome, Record};
+use crate::eval::reward::{self, RankedAnswer, RewardModelTable};
+use crate::eval::win_rate::{ComparisonOutcome, WinRecord};
 use crate::operators::shared::prelude::*;
 use crate::pipeline::Placement;
 
@@ -140,10 +140,10 @@ impl Measure {
             .collect()
     }
     fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
-        let mut outcomes: Vec<(String, Outcome)> = Vec::new();
+        let mut outcomes: Vec<(String, ComparisonOutcome)> = Vec::new();
         // Correct ones out of all, by prompt: for the outcome, for either order, and for the orders with
         // each other.
-        let mut shares: [BTreeMap<String, Part>; 4] = Default::default();
+        let mut shares: [BTreeMap<String, ClusterSum>; 4] = Default::default();
         for batch in batches {
             let batch = batch?;
             let columns = Columns(&batch);
@@ -151,7 +151,7 @@ impl Measure {
                 (columns.text("prompt_id")?, columns.text("outcome")?, columns.text("expected")?);
             let orders = [columns.text("first_shown_first")?, columns.text("second_shown_first")?];
             for i in 0..batch.num_rows() {
-                let said = Outcome::of(outcome.value(i)).ok_or_else(|| {
+                let said = ComparisonOutcome::from_name(outcome.value(i)).ok_or_else(|| {
                     Error::user(format!(
                         "`{}` is not an outcome; outcomes are win, tie, loss and null",
                         outcome.value(i)
@@ -163,8 +163,8 @@ impl Measure {
                 if let [Some(first), Some(second)] = order {
                     add(&mut shares[3], prompt, f64::from(u8::from(first == second)));
                 }
-                if expected.is_valid(i) && expected.value(i) != Outcome::Tie.name() {
-                    let all = [(said != Outcome::Null).then(|| said.name()), order[0], order[1]];
+                if expected.is_valid(i) && expected.value(i) != ComparisonOutcome::Tie.name() {
+                    let all = [(said != ComparisonOutcome::Null).then(|| said.name()), order[0], order[1]];
                     for (share, said) in shares.iter_mut().zip(all) {
                         if let Some(said) = said {
                             add(share, prompt, f64::from(u8::from(said == expected.value(i))));
@@ -173,7 +173,7 @@ impl Measure {
                 }
             }
         }
-        let record = Record::of(outcomes.iter().map(|(p, o)| (p.as_str(), *o)), &self.bootstrap);
+        let record = WinRecord::from_comparisons(outcomes.iter().map(|(p, o)| (p.as_str(), *o)), &self.bootstrap);
         let mut figures = vec![
             ("win_rate", record.win_rate),
             ("wins", record.win_share),
@@ -191,11 +191,11 @@ impl Measure {
         Ok(figures)
     }
 
-    fn ratio(&self, parts: &BTreeMap<String, Part>) -> Option<Estimate> {
+    fn ratio(&self, parts: &BTreeMap<String, ClusterSum>) -> Option<Estimate> {
         self.bootstrap.ratio(&parts.values().copied().collect::<Vec<_>>())
     }
 
-    fn answers(&self, cx: &Context<'_>, now: &Answers, before: Option<&Answers>) -> Vec<Figure> {
+    fn answers(&self, cx: &Context<'_>, now: &AnswerStats, before: Option<&AnswerStats>) -> Vec<Figure> {
         let mut figures = now.figures(&self.bootstrap);
         let Some(before) = before.filter(|_| now.scored()) else { return figures };
         let (changes, warning) = now.changes(before, cx.epoch.iteration, self.bin, self.growth);
@@ -216,7 +216,7 @@ impl Measure {
             let known = (0..batch.num_rows()).filter(|&i| score.is_valid(i));
             scores.extend(known.map(|i| (ids.value(i).to_owned(), f64::from(score.value(i)))));
         }
-        let mut prompts: BTreeMap<String, Vec<Judged>> = BTreeMap::new();
+        let mut prompts: BTreeMap<String, Vec<RankedAnswer>> = BTreeMap::new();
         let mut given: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         let mut seen: HashSet<String> = HashSet::new();
         for batch in cx.microbatches(ranked) {
@@ -229,12 +229,13 @@ impl Measure {
                     given.entry(prompt.value(i).into()).or_default().push((known.value(i).into(), said));
                 }
                 seen.insert(ids.value(i).to_owned());
-                let judged = Judged { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
+                let judged = RankedAnswer { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
                 prompts.entry(prompt.value(i).into()).or_default().push(judged);
             }
         }
         let unranked = scores.keys().filter(|id| !seen.contains(*id)).count() as u64;
-        let table = Reward::of(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
+        let table =
+            RewardModelTable::from_prompts(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
         let mut figures = vec![
             ("pairwise_accuracy", table.pairwise_accuracy),
             ("pairwise_tied", table.pairwise_tied),
@@ -270,8 +271,8 @@ impl Collect for Measure {
             if schema.name == named::COMPARISONS.name {
                 figures.extend(self.comparisons(cx.microbatches(&input.step).map(counted))?);
             } else {
-                let read = |batches: &mut dyn Iterator<Item = Result<RecordBatch>>| -> Result<Answers> {
-                    let mut answers = Answers::default();
+                let read = |batches: &mut dyn Iterator<Item = Result<RecordBatch>>| -> Result<AnswerStats> {
+                    let mut answers = AnswerStats::default();
                     for batch in batches {
                         answers.take(&batch?, self.distinct_of)?;
                     }

@@ -6,11 +6,11 @@ use std::path::Path;
 use super::fence::Fence;
 use crate::data::did_you_mean;
 use crate::error::{Error, Result};
-use crate::jinja::{self, Settings, Value, Whitespace};
+use crate::jinja::{self, RenderOptions, Value, Whitespace};
 use crate::pipeline::{Asks, Fields, codes};
 use crate::store::Lines;
 
-/// Work that a template may do, in addition to two units per input byte; see [`Settings::work`].
+/// Work that a template may do, in addition to two units per input byte; see [`RenderOptions::work`].
 const WORK: u64 = 1_000_000;
 /// Bytes that a template may write, in addition to four per input byte.
 const MAX_LENGTH: usize = 4 << 20;
@@ -162,7 +162,7 @@ impl Template {
         let variables: Vec<(&str, Value)> = variables.iter().map(guarded).collect::<Result<_>>()?;
         let bytes: usize = variables.iter().map(|(_, value)| value.text_bytes()).sum();
         let settings =
-            Settings { work: WORK + 2 * bytes as u64, output: MAX_LENGTH + 4 * bytes, strict: true, now: None };
+            RenderOptions { work: WORK + 2 * bytes as u64, output: MAX_LENGTH + 4 * bytes, strict: true, now: None };
         self.template.render(&variables, settings).map_err(failed)
     }
 }

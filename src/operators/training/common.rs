@@ -13,8 +13,8 @@ use crate::model::ops::Dropout;
 use crate::operators::shared::prelude::*;
 use crate::store::Run;
 use crate::train::{
-    AdamWConfig, Checkpoint, Checkpoints, Decay, Keep, Measure, Progress, Schedule, StepMetrics, Trained, Validation,
-    Warmup,
+    AdamWConfig, Checkpoint, Checkpoints, Decay, KeepWeights, Progress, Schedule, StepMetrics, Trained, Validation,
+    ValidationMetric, Warmup,
 };
 
 /// Most pair ids that a training lists in its metrics, counting repeated use: 260 MB of ids while they are
@@ -79,9 +79,9 @@ pub struct Validating {
     /// Whether the step has held-out rows.
     validates: bool,
     every: usize,
-    measure: Measure,
+    measure: ValidationMetric,
     patience: Option<usize>,
-    keep: Keep,
+    keep: KeepWeights,
 }
 
 impl Validating {
@@ -127,16 +127,16 @@ impl Validating {
             validates,
             every,
             measure: match measure {
-                "accuracy" => Measure::Accuracy,
-                "margin" => Measure::Margin,
-                _ => Measure::Loss,
+                "accuracy" => ValidationMetric::Accuracy,
+                "margin" => ValidationMetric::Margin,
+                _ => ValidationMetric::Loss,
             },
             patience,
-            keep: if keep == "last" { Keep::Last } else { Keep::Best },
+            keep: if keep == "last" { KeepWeights::Last } else { KeepWeights::Best },
         }
     }
     /// Returns the name of the measure.
-    pub fn measure(&self) -> Measure {
+    pub fn measure(&self) -> ValidationMetric {
         self.measure
     }
     /// Returns how often a training with this number of steps is validated.
@@ -256,7 +256,7 @@ fn origin(
     cx: &Context<'_>,
     model: &Model,
     trained: &Trained,
-    measure: Option<Measure>,
+    measure: Option<ValidationMetric>,
     rows: &Rows,
 ) -> Result<Vec<u8>> {
     let mut json = serde_json::json!({
@@ -288,7 +288,7 @@ fn origin(
     let chosen = trained.chosen.checked_sub(1).and_then(|i| trained.metrics.get(i));
     if let (Some(measure), Some(chosen)) = (measure, chosen) {
         json["measure"] = measure.column().into();
-        json[measure.column()] = measure.of(chosen).into();
+        json[measure.column()] = measure.value(chosen).into();
     }
     if let Some(reference) = ReferenceUse::load(cx.step, cx.run(), cx.epoch.iteration)? {
         json["reference"] = serde_json::to_value(reference).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
@@ -344,7 +344,7 @@ pub fn finish(
     name: &str,
     model: &Model,
     trained: &Trained,
-    measure: Option<Measure>,
+    measure: Option<ValidationMetric>,
     rows: &Rows,
 ) -> Result<Output> {
     let metrics = table(&trained.metrics, &trained.pairs)?;

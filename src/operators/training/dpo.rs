@@ -16,7 +16,7 @@ use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
 use crate::train::losses::{Input, Loss, LossParams};
-use crate::train::{self, DpoConfig, Example, Limits, Measure, Objective, Pair};
+use crate::train::{self, DpoConfig, Example, ForwardLimits, Objective, Pair, ValidationMetric};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "dpo",
@@ -313,7 +313,7 @@ pub(crate) fn pairs(rows: &RecordBatch) -> Result<Vec<Pair>> {
 struct Ready {
     replay: Vec<Example>,
     config: DpoConfig,
-    measure: Option<Measure>,
+    measure: Option<ValidationMetric>,
 }
 
 impl Dpo {
@@ -357,7 +357,7 @@ impl Dpo {
         }
     }
     fn references<'a>(&'a self, cx: &'a Context<'a>, model: &'a Model, untouched: bool) -> Result<References<'a>> {
-        let limits = Limits { max_rows: self.config.max_rows_per_forward, ..Limits::default() };
+        let limits = ForwardLimits { max_rows: self.config.max_rows_per_forward, ..ForwardLimits::default() };
         References::new(cx, &self.reference, model, untouched, limits, self.config.max_length)
     }
 }

@@ -20,7 +20,7 @@ use crate::operators::shared::datasets::references_of;
 use crate::operators::shared::prelude::*;
 use crate::pipeline::{Plan, Step};
 use crate::store::Run;
-use crate::train::{self, Limits, Pair, Progress, Reference, usable_pairs};
+use crate::train::{self, ForwardLimits, Pair, Progress, Reference, usable_pairs};
 
 /// The keys of a reference.
 pub(crate) struct Settings {
@@ -57,7 +57,7 @@ impl Settings {
 pub(crate) struct References<'a> {
     cx: &'a Context<'a>,
     settings: &'a Settings,
-    limits: Limits,
+    limits: ForwardLimits,
     max_length: Option<usize>,
     policy: &'a Model,
     at: ModelAt,
@@ -81,7 +81,7 @@ impl<'a> References<'a> {
         settings: &'a Settings,
         policy: &'a Model,
         untouched: bool,
-        limits: Limits,
+        limits: ForwardLimits,
         max_length: Option<usize>,
     ) -> Result<Self> {
         let own = cx.model.clone().ok_or_else(|| Error::bug("a training step has no model"))?;

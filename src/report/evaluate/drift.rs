@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::data::did_you_mean;
 use crate::error::{Error, Result};
-use crate::eval::answers::{Answers, Figure};
+use crate::eval::answers::{AnswerStats, Figure};
 use crate::eval::bootstrap::Bootstrap;
 use crate::report::inspect::show::aligned;
 use crate::store::Run;
@@ -64,9 +64,9 @@ impl Drift {
         let mut rounds = Vec::new();
         for step in chosen {
             let iterations: BTreeSet<u32> = run.files(&step).iter().map(|f| f.iteration).collect();
-            let mut before: Option<(u32, Answers)> = None;
+            let mut before: Option<(u32, AnswerStats)> = None;
             for iteration in iterations {
-                let (mut now, mut n) = (Answers::default(), 0);
+                let (mut now, mut n) = (AnswerStats::default(), 0);
                 for batch in run.batches(&step, Some(iteration)) {
                     let rows = batch?.1;
                     n += rows.num_rows() as u64;
