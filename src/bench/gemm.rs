@@ -9,13 +9,13 @@ use super::round;
 use crate::error::{Context, Result};
 use crate::model::{Config, ops};
 
-/// Weights that are gone through in turn: more than any cache holds.
+/// Bytes of weights to multiply in turn: more than any cache holds.
 const BYTES: usize = 256 << 20;
 
 /// Outputs of a part of the output matrix.
 const PART: usize = 4096;
 
-/// Who multiplies.
+/// The implementation of the matrix product.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Product {
     /// The gemm crate, as candle calls it.
@@ -68,7 +68,7 @@ pub fn gemm(config: &Config, rows: usize) -> Result<Gemm> {
     })
 }
 
-/// FLOP a second, the best of several rounds: what is asked for is what the machine can do.
+/// FLOP a second, the best of several rounds, because the figure is what the machine can do.
 pub fn rate(config: &Config, rows: usize, product: Product) -> candle_core::Result<f64> {
     let random = |shape: (usize, usize)| Tensor::rand(-1f32, 1., shape, &Device::Cpu);
     let shapes = matrices(config);

@@ -12,7 +12,7 @@ use crate::engine::{BatchedEngine, Engine, EngineConfig, Message, Request, Sampl
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
 
-/// What is sampled: every prompt `samples` times, each time exactly `new_tokens` tokens.
+/// The work: `samples` answers to every prompt, each of exactly `new_tokens` tokens.
 pub struct GenerationWorkload {
     /// Texts of users' turns.
     pub prompts: Vec<String>,
@@ -24,7 +24,7 @@ pub struct GenerationWorkload {
     pub seed: u64,
 }
 
-/// What it came to.
+/// The result of a generation benchmark.
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerationReport {
     /// Prompts.

@@ -1,7 +1,7 @@
-//! How fast this machine is, and reflux on it: what `reflux bench` prints, so that anyone can compare machines and tools.
+//! Speed of this machine and of reflux on it, as `reflux bench` prints it, to compare machines and tools.
 //!
-//! Every figure that depends on the model is given beside what the machine's matrix products alone reach, which is the
-//! floor under any engine.
+//! Every figure that depends on the model comes with the rate of the machine's matrix products alone, which bounds any
+//! engine.
 
 mod gemm;
 mod generate;
@@ -11,14 +11,14 @@ pub use gemm::{Gemm, Product, flops_per_token, gemm, rate};
 pub use generate::{GenerationReport, GenerationWorkload, generate};
 pub use train::{TrainingReport, TrainingWorkload, dpo, sft};
 
-/// Bytes that a line of one of Linux' files on memory says; nothing where there is no such file.
+/// The bytes in a line of one of Linux's files on memory, or none if the file does not exist.
 pub fn memory(file: &str, line: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let value = text.lines().find_map(|l| l.strip_prefix(line))?;
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The most memory that this process has held, in bytes; 0 where the system does not say.
+/// The peak memory of this process, in bytes. 0 if the system does not report it.
 pub fn peak_rss() -> u64 {
     memory("/proc/self/status", "VmHWM:").unwrap_or(0)
 }

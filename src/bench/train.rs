@@ -14,7 +14,7 @@ use crate::train::{
     reference,
 };
 
-/// What is trained on: batches of rows in their order, from the start again when they run out.
+/// The work: steps on batches of rows in their order, repeated when they run out.
 pub struct TrainingWorkload {
     /// Prompts with two completions for DPO (chosen, rejected), one or more for SFT, which takes the first.
     pub rows: Vec<Scored>,
@@ -26,7 +26,7 @@ pub struct TrainingWorkload {
     pub limits: ForwardLimits,
 }
 
-/// What it came to.
+/// The result of a training benchmark.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrainingReport {
     /// `dpo` or `sft`.
@@ -88,7 +88,7 @@ pub fn dpo(model: &Model, work: &TrainingWorkload) -> Result<TrainingReport> {
     let (mut times, mut references) = (Vec::new(), Vec::new());
     let mut metrics = Vec::new();
     let (mut rows, mut targets) = (0, 0);
-    // Before the first step: afterwards the model is no longer the reference.
+    // All references are computed before the first step, because training changes the model.
     let mut passes = Vec::new();
     for step in 0..work.steps {
         let places = batch(step, work);
@@ -106,7 +106,7 @@ pub fn dpo(model: &Model, work: &TrainingWorkload) -> Result<TrainingReport> {
         times.push(began.elapsed().as_secs_f64() + std::mem::take(&mut making));
         targets += batch.iter().map(|p| p.chosen.len() + p.rejected.len()).sum::<usize>();
     }
-    // Over all steps: rows differ in length, so a median step is some rows' and not others'.
+    // The rate is over all steps: rows differ in length, so a median step would stand for some rows only.
     let rate = |seconds: f64| Some(round((work.batch * work.steps) as f64 / seconds, 3));
     let (trained_s, reference_s) = (times.iter().sum::<f64>(), references.iter().sum::<f64>());
     let trained = report("dpo", model, work, &times, rows, targets, &metrics)?;

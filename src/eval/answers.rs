@@ -1,4 +1,4 @@
-//! What a step's answers come to: how long and how varied they are, their scores, and how both have moved.
+//! Statistics of a step's answers: their length, variety and scores, and the changes since the iteration before.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::text::{Length, distinct_n};
 use crate::data::Columns;
 use crate::error::Result;
 
-/// A figure: name, value with its interval, and what it is of. Without a value, nothing counts for it.
+/// A figure: its name, and its value with interval and count. It has no value if no row counts for it.
 pub type Figure = (&'static str, Option<Estimate>);
 
 /// A count as a figure.
@@ -32,7 +32,7 @@ fn mean(parts: &BTreeMap<String, ClusterSum>) -> f64 {
     sum.0 / sum.1
 }
 
-/// Sums over answers, by prompt: what figures with intervals are made of.
+/// Sums over answers, by prompt, from which figures with intervals are computed.
 #[derive(Debug, Default)]
 pub struct AnswerStats {
     tokens: BTreeMap<String, ClusterSum>,
@@ -50,10 +50,10 @@ pub struct AnswerStats {
 }
 
 impl AnswerStats {
-    /// Takes rows in. Distinct-n is of the first `texts` answers, for it falls with their number.
+    /// Adds rows. Distinct-n is computed from the first `texts` answers, because it falls with their number.
     ///
     /// # Errors
-    /// They lack `prompt_id` or `response`, or have a column of another type.
+    /// The rows lack `prompt_id` or `response`, or have a column of another type.
     pub fn take(&mut self, rows: &RecordBatch, texts: usize) -> Result<()> {
         let columns = Columns(rows);
         let has = |name: &str| rows.column_by_name(name).is_some();

@@ -1,5 +1,5 @@
-//! Percentile bootstrap intervals over clusters (Efron 1979): the answers to one prompt are drawn together, since they are
-//! not independent of each other.
+//! Percentile bootstrap intervals over clusters (Efron 1979). The answers to a prompt are drawn together, because they are
+//! not independent.
 
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
@@ -7,14 +7,14 @@ use rayon::prelude::*;
 use super::statistics::quantile;
 use crate::data::RngKey;
 
-/// How an interval is made.
+/// Settings of an interval.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Bootstrap {
-    /// How often the clusters are drawn anew.
+    /// Number of resamples of the clusters.
     pub resamples: u32,
-    /// Share of the resamples that the interval holds.
+    /// Share of the resamples within the interval.
     pub confidence: f64,
-    /// The draws depend on this and on the number of clusters only.
+    /// Seed. The draws depend only on it and on the number of clusters.
     pub seed: u64,
 }
 
@@ -34,7 +34,7 @@ pub struct Estimate {
     pub low: f64,
     /// The interval's upper end.
     pub high: f64,
-    /// What the figure is a mean of, counted: comparisons, pairs, prompts.
+    /// Number of comparisons, pairs or prompts that the figure is a mean of.
     pub n: u64,
 }
 
@@ -45,7 +45,7 @@ impl Estimate {
     }
 }
 
-/// What one cluster adds to a mean: a sum, and the weight it is divided by.
+/// The contribution of a cluster to a mean: a sum, and the weight to divide it by.
 pub type ClusterSum = (f64, f64);
 
 impl Bootstrap {

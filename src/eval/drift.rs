@@ -1,4 +1,4 @@
-//! How scores and lengths move from one iteration to the next.
+//! Changes of scores and lengths from an iteration to the next.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ pub struct IterationMeans {
 /// Least growth of the length that is worth a warning: a tenth.
 pub const LEAST_GROWTH: f64 = 0.1;
 
-/// How much more `after` is than `before`, as a share of it; not finite from nothing.
+/// The growth from `before` to `after`, as a share of `before`. Not finite if `before` is 0.
 pub fn growth(before: f64, after: f64) -> f64 {
     (after - before) / before.abs()
 }

@@ -17,13 +17,13 @@ use super::statistics::{kendall_tau, spearman};
 /// An answer's rank among those to its prompt (lower is better), and its score by the judge.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RankedAnswer {
-    /// By people; 0 is the best.
+    /// Rank by people; 0 is the best.
     pub rank: f64,
-    /// By the judge; none if nothing was readable.
+    /// Score by the judge; none if no judgement was readable.
     pub score: Option<f64>,
 }
 
-/// The table. A figure is `None` where nothing counts for it.
+/// The table. A figure is `None` if nothing counts for it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RewardModelTable {
     /// Prompts with an answer.

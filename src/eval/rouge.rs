@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// A text as ROUGE sees it: lower-case runs of ASCII letters and digits, as in the `rouge-score` package without stemming.
-/// Whatever else it holds, accented letters and other scripts too, only separates words.
+/// The words of a text in ROUGE: lower-case runs of ASCII letters and digits, as in the `rouge-score` package without
+/// stemming. All other characters, including accented letters and other scripts, separate words.
 pub fn words(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
     text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_string).collect()
@@ -44,7 +44,7 @@ fn f_measure(lcs: usize, both: usize) -> f64 {
     2. * lcs as f64 / both as f64
 }
 
-/// The shortest subsequence whose F-measure is above `threshold`, by the very comparison that decides.
+/// The length of the shortest subsequence whose F-measure is above `threshold`, by the same comparison that decides.
 fn least(threshold: f64, both: usize) -> usize {
     let above = |lcs: usize| f_measure(lcs, both) > threshold;
     let mut lcs = (threshold * both as f64 / 2.) as usize + 1;
@@ -78,14 +78,14 @@ pub struct NearCopies {
     postings: HashMap<(u32, usize), Vec<u32>>,
     /// How many texts have a length.
     lengths: BTreeMap<usize, usize>,
-    /// The last query that a text was looked at for, so that it is looked at once.
+    /// The last query that was compared with each text, so that a query compares a text once.
     seen: Vec<u64>,
     queries: u64,
     matcher: Matcher,
 }
 
 impl NearCopies {
-    /// Without texts.
+    /// An index without texts.
     pub fn new(threshold: f64) -> Self {
         Self {
             threshold,
@@ -100,7 +100,7 @@ impl NearCopies {
         }
     }
 
-    /// Adds a text, whose number is how many there were before.
+    /// Adds a text. Texts are numbered in the order of insertion, from 0.
     pub fn insert(&mut self, text: &str) {
         let text: Box<[u32]> = words(text)
             .into_iter()
@@ -123,7 +123,7 @@ impl NearCopies {
         self.seen.push(0);
     }
 
-    /// The first text above the threshold: what comparing with all in their order would find.
+    /// Finds the first text above the threshold, the same as a comparison with all texts in their order.
     pub fn first(&mut self, query: &str) -> Option<NearCopy> {
         // A word that no text has is an id of its own, which is in no posting.
         let mut unknown = self.ids.len() as u32;

@@ -1,13 +1,13 @@
-//! How long and how varied texts are.
+//! Length and variety of texts.
 
 use std::collections::HashSet;
 
-/// The length of a text. Published figures differ in the unit, so all are told.
+/// The length of a text, in every unit that published figures use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Length {
     /// Unicode scalar values, as Python's `len` counts and AlpacaEval's `avg_length` does.
     pub characters: u64,
-    /// What white space separates.
+    /// Words, separated by white space.
     pub words: u64,
 }
 

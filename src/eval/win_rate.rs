@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use super::bootstrap::{Bootstrap, ClusterSum, Estimate};
 
-/// What became of one comparison, from the first one's side.
+/// The outcome of a comparison, from the first answer's side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ComparisonOutcome {
     /// The first is better.
     Win,
-    /// Neither is, or the two orders of showing them disagree.
+    /// Neither is better, or the verdicts in the two orders disagree.
     Tie,
     /// The second is better.
     Loss,
-    /// Not known: nothing that the judge said was readable. Counted, and in no rate.
+    /// Unknown, because no verdict was readable. It is counted, but in no rate.
     Null,
 }
 
@@ -36,7 +36,7 @@ impl ComparisonOutcome {
             ComparisonOutcome::Null => "null",
         }
     }
-    /// The outcome of that name.
+    /// The outcome with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [ComparisonOutcome::Win, ComparisonOutcome::Tie, ComparisonOutcome::Loss, ComparisonOutcome::Null]
             .into_iter()
@@ -58,7 +58,7 @@ impl ComparisonOutcome {
 pub struct WinRecord {
     /// Comparisons that the first won.
     pub wins: u64,
-    /// Comparisons that nobody won.
+    /// Comparisons without a winner.
     pub ties: u64,
     /// Comparisons that the second won.
     pub losses: u64,

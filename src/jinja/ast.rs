@@ -1,5 +1,5 @@
-//! The syntax tree. Whatever a template can chain without brackets (operators, filters, `elif`) is a list here and not a
-//! tree, so that the depth of the tree is bounded by the nesting that the parser allows.
+//! The syntax tree. Everything that a template can chain without brackets (operators, filters, `elif`) is a list and not a
+//! tree, so that the parser's limit on nesting bounds the depth of the tree.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub(super) struct Takes {
     pub caller: bool,
 }
 
-/// What is assigned to.
+/// The target of an assignment.
 pub(super) enum Target {
     Name(Arc<str>),
     /// An attribute of a namespace.
@@ -105,7 +105,7 @@ pub(super) enum Expr {
     },
 }
 
-/// One thing that is applied to a value.
+/// An operation that is applied to a value.
 pub(super) struct Step {
     pub line: u32,
     pub apply: Apply,

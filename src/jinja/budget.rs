@@ -1,14 +1,15 @@
-//! The budget of one rendering. Every step of a template is paid from it, and every byte that a step makes or reads,
-//! so that it bounds time and memory alike.
+//! The budget of a rendering. Every step of a template pays for itself and for every byte that it makes or reads, so the
+//! budget bounds time and memory.
 
 use super::error::{ErrorKind, Result, TemplateError};
 
 /// Bytes that one unit of work makes or reads.
 const BYTES_A_UNIT: usize = 32;
-/// Nested evaluations (expressions, blocks, macro calls). Each takes some 1 KiB of stack; see the test in `mod.rs`.
+/// Maximum nested evaluations (expressions, blocks, macro calls). Each takes about 1 KiB of stack, which the test
+/// `template_limits` checks.
 const MAX_DEPTH: u32 = 400;
 
-/// What is left of the budget.
+/// The remaining budget.
 pub(super) struct Budget {
     work: u64,
     depth: u32,

@@ -43,14 +43,14 @@ const NAMES: [&str; 29] = [
     "pprint",
 ];
 
-/// Whether there is such a filter.
+/// Whether a filter with this name exists.
 pub(super) fn exists(name: &str) -> bool {
     NAMES.contains(&name) || text_filters::NAMES.contains(&name)
 }
 
 /// `value | name(args)`.
 pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Result<Value> {
-    // `map` applies filters by name, and may so apply itself.
+    // `map` applies filters by name, and so can apply itself: the depth must be counted.
     cx.budget().enter()?;
     let result = dispatch(cx, name, value, args)?;
     cx.budget().leave();
@@ -75,7 +75,7 @@ fn dispatch(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Resul
             args.exactly::<0>(name)?;
             Ok(Value::text(&cx.display(&value)?))
         }
-        // Nothing is escaped, so that nothing need be marked as safe.
+        // No text is escaped, so no text needs to be marked as safe.
         "safe" => {
             args.exactly::<0>(name)?;
             Ok(Value::text(&cx.display(&value)?))
@@ -276,7 +276,7 @@ fn select(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result
     generator(results)
 }
 
-/// What an item is compared by: itself or an attribute, texts in lower case unless case counts.
+/// The sort key of an item: the item or an attribute, with texts in lower case unless case matters.
 fn key(cx: &mut dyn Runtime, item: &Value, attribute: Option<&Value>, case_sensitive: bool) -> Result<Value> {
     let key = match attribute {
         Some(path) if !matches!(path, Value::None) => cx.path(item, path)?,

@@ -10,16 +10,16 @@ use super::date::DateTime;
 use super::error::{ErrorKind, Result, TemplateError};
 use super::value::Value;
 
-/// What a template is rendered with, besides its variables.
+/// Options of a rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct RenderOptions {
     /// Units of work: about one for each operation, and one for every 32 bytes made or read.
     pub work: u64,
-    /// Bytes that may be written.
+    /// Maximum bytes of output.
     pub output: usize,
-    /// Whether the use of an undefined variable is an error everywhere, and not only where it is in Jinja2.
+    /// Whether every use of an undefined variable is an error, also where Jinja2 allows it.
     pub strict: bool,
-    /// What `strftime_now` takes as now. Without it, its use is an error.
+    /// The present time for `strftime_now`. Without it, the function is an error.
     pub now: Option<DateTime>,
 }
 
@@ -31,14 +31,14 @@ pub(super) enum Flow {
     Continue,
 }
 
-/// Variables of a block; what it does not have is looked up in its parent.
+/// The variables of a block. Other names are looked up in its parent.
 pub(super) struct Scope {
     parent: Option<usize>,
     pub serial: u64,
     values: HashMap<Arc<str>, Value>,
 }
 
-/// A macro with the scope that it was defined in.
+/// A macro with the scope of its definition.
 #[derive(Clone, Copy)]
 pub(super) struct DefinedMacro<'t> {
     pub definition: &'t Macro,
@@ -100,13 +100,13 @@ impl<'t> Loop<'t> {
 pub(super) struct Interpreter<'t> {
     pub(super) budget: Budget,
     pub(super) options: RenderOptions,
-    /// What was written, and what is being captured, innermost last.
+    /// The output, and the texts that are being captured, innermost last.
     pub(super) output: Vec<String>,
     pub(super) scopes: Vec<Scope>,
     serial: u64,
     pub(super) loops: Vec<Loop<'t>>,
     pub(super) macros: Vec<DefinedMacro<'t>>,
-    /// Attributes of namespaces by number. Values hold the number only, so that nothing owns itself.
+    /// Attributes of namespaces by number. Values hold only the number, so that no value can own itself.
     pub(super) namespaces: Vec<Vec<(Arc<str>, Value)>>,
 }
 

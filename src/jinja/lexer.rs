@@ -87,7 +87,7 @@ impl<'a> Lexer<'a> {
         &self.text[self.at..]
     }
 
-    /// Takes so many bytes, counting lines.
+    /// Takes a number of bytes and counts their lines.
     fn take(&mut self, bytes: usize) -> &'a str {
         let taken = &self.rest()[..bytes];
         self.at += bytes;
@@ -426,7 +426,7 @@ fn unescape(text: &str) -> Result<String> {
     Ok(out)
 }
 
-/// A character by its code in so many hexadecimal digits.
+/// Reads a character from its code in a number of hexadecimal digits.
 fn code<'a>(rest: &'a str, digits: usize, out: &mut String) -> Result<&'a str> {
     let number = rest.get(..digits).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
     let number = number.and_then(|d| u32::from_str_radix(d, 16).ok());

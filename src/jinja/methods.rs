@@ -1,4 +1,4 @@
-//! Methods of Python's texts, lists and dicts. What changes a value is refused, as in transformers' sandbox.
+//! Methods of Python's texts, lists and dicts. Methods that change a value are refused, as in transformers' sandbox.
 
 use super::arguments::Args;
 use super::error::{Result, fail};
@@ -11,7 +11,7 @@ const OF_LISTS: [&str; 3] = ["count", "index", "copy"];
 const CHANGE_DICTS: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 const CHANGE_LISTS: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"];
 
-/// Whether a value has such a method.
+/// Whether a value has a method with this name.
 pub(super) fn exists(value: &Value, name: &str) -> bool {
     match value {
         Value::Text(_) => strings::METHODS.contains(&name),
@@ -25,7 +25,7 @@ pub(super) fn exists(value: &Value, name: &str) -> bool {
     }
 }
 
-/// Whether it is an attribute that Python has and the sandbox keeps from templates.
+/// Whether Python has the attribute and the sandbox forbids it.
 pub(super) fn is_unsafe(value: &Value, name: &str) -> bool {
     let changes = match value {
         Value::Dict(_) => CHANGE_DICTS.contains(&name),

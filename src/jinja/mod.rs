@@ -1,11 +1,11 @@
-//! Jinja templates as Hugging Face's transformers renders chat templates: the language of Jinja2 in its sandbox, with
-//! Python's values, operators, string methods and texts of values.
+//! Jinja templates, rendered as transformers renders chat templates: the language of Jinja2 in its sandbox, with Python's
+//! values, operators, string methods and text forms of values.
 //!
-//! Templates come with models that nobody vouches for, so everything is bounded. The parser bounds length and nesting;
-//! whatever can be chained without brackets is a list in the syntax tree. While a template is rendered, every operation
-//! and every byte is paid from a budget before it is done ([`RenderOptions::work`]), nested evaluations are counted, lists and
-//! dicts are nested at most some 60 deep, and no value can contain itself. So a template can neither overflow the stack
-//! nor take time or memory that is not proportional to its budget.
+//! Templates come from untrusted models, so everything is bounded. The parser bounds length and nesting, and the syntax
+//! tree has a list for everything that can be chained without brackets. During rendering, every operation and every byte
+//! is paid from a budget in advance ([`RenderOptions::work`]), nested evaluations are counted, lists and
+//! dicts are nested at most about 60 deep, and no value can contain itself. So a template cannot overflow the stack, and
+//! its time and memory are proportional to its budget.
 //!
 //! Not supported, and refused by name: templates of several files (`include`, `import`, `extends`, `block`),
 //! `autoescape`, filters that write HTML, whole numbers beyond 64 bits, and the text of a generator or function, which
@@ -46,7 +46,7 @@ pub use interpreter::RenderOptions;
 pub use lexer::Whitespace;
 pub use value::{Dict, Function, List, ListKind, Value};
 
-/// The names that templates have without being given them.
+/// Names that every template has.
 const GLOBALS: [&str; 6] = ["range", "dict", "namespace", "raise_exception", "strftime_now", "loop"];
 
 /// A parsed template. The default one writes nothing.
@@ -59,7 +59,7 @@ impl Template {
     /// Parses a template.
     ///
     /// # Errors
-    /// It is not in the language, is longer than 512 KiB, or is nested more than 100 deep.
+    /// The source is not in the language, is longer than 512 KiB, or is nested more than 100 deep.
     pub fn parse(source: &str, whitespace: Whitespace) -> Result<Self, TemplateError> {
         Ok(Self { parsed: parser::parse(source, whitespace)? })
     }
@@ -82,7 +82,7 @@ impl Template {
         interpreter::Interpreter::new(options, variables).render(&self.parsed.body)
     }
 
-    /// The names that it reads and nowhere assigns: the variables that it must be given.
+    /// The names that the template reads and never assigns: the variables that it needs.
     pub fn free_names(&self) -> BTreeSet<&str> {
         let special = ["caller", "varargs", "kwargs"];
         let known = |name: &&str| !GLOBALS.contains(name) && !special.contains(name);

@@ -70,7 +70,7 @@ fn unsupported(operator: Operator, left: &Value, right: &Value) -> Result<Value>
     fail(format!("unsupported operand type(s) for {sign}: '{left}' and '{right}'"))
 }
 
-/// A text or list so many times.
+/// Repeats a text or list.
 fn repeated(value: &Value, times: &Value, budget: &mut Budget) -> Result<Value> {
     let times = match times.number() {
         Some(Number::Int(n)) => usize::try_from(n).unwrap_or(0),
@@ -83,7 +83,7 @@ fn repeated(value: &Value, times: &Value, budget: &mut Budget) -> Result<Value> 
         }
         Value::List(list) if matches!(list.kind, ListKind::List | ListKind::Tuple) => {
             budget.spend_items(list.items.len().saturating_mul(times))?;
-            // An empty list costs nothing, however often it is repeated: it is not to be gone through so often either.
+            // Repeating an empty list costs nothing from the budget, so the loop must not run that often either.
             let times = if list.items.is_empty() { 0 } else { times };
             let items = std::iter::repeat_n(&list.items, times).flatten().cloned().collect();
             Value::sequence(list.kind, items)

@@ -1,5 +1,5 @@
-//! Values as text: Python's `str`, `repr` and `json.dumps`. Whatever is written is paid for while it is written, since
-//! lists that share their elements can be written at any length.
+//! Values as text: Python's `str`, `repr` and `json.dumps`. Output is paid for while it is written, because lists that share
+//! elements can have output of any length.
 
 use super::budget::Budget;
 use super::chars::is_printable;
@@ -145,7 +145,7 @@ pub(super) fn float(x: f64) -> String {
 /// How `tojson` writes.
 pub(super) struct JsonStyle {
     pub ensure_ascii: bool,
-    /// What a level is indented by; everything on one line without it.
+    /// Indentation of a level. Without it, everything is on one line.
     pub indent: Option<String>,
     pub item_separator: String,
     pub key_separator: String,

@@ -103,7 +103,7 @@ impl<'t> Interpreter<'t> {
         Ok(flow)
     }
 
-    /// Runs a block and gives what it wrote.
+    /// Runs a block and returns its output.
     fn capture(&mut self, body: &'t Body) -> Result<(String, Flow)> {
         self.begin_capture();
         self.push_scope(Some(self.top()));

@@ -69,7 +69,8 @@ pub(super) enum Side {
 }
 
 pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args) -> Result<Value> {
-    // Every method reads its text a few times and makes at most some three times as much, unless it says so itself.
+    // Every method reads its text a few times and makes at most about three times as much. Methods that can make more pay
+    // for it themselves.
     cx.budget().spend_bytes(text.len().saturating_mul(4))?;
     match name {
         "format" | "format_map" => return format(cx, text, name, args),
@@ -135,7 +136,7 @@ pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args
     })
 }
 
-/// The methods that ask what a text consists of.
+/// The methods that test the characters of a text.
 fn is(text: &str, name: &str) -> bool {
     static LETTERS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^\p{L}+$").ok());
     static DECIMALS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^\p{Nd}+$").ok());
@@ -437,7 +438,7 @@ fn expand_tabs(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     Ok(Value::text(&out))
 }
 
-/// A part of a text, as the bounds of `find`, `count`, `startswith` and others choose it; and the characters before it.
+/// The part of a text between the bounds of `find`, `count`, `startswith` and others, and the number of characters before it.
 fn part<'a>(text: &'a str, start: Option<&Value>, end: Option<&Value>) -> Result<Option<(&'a str, usize)>> {
     let length = text.chars().count() as i64;
     let bound = |value: Option<&Value>, default: i64| -> Result<i64> {

@@ -30,11 +30,11 @@ pub(super) const NAMES: [&str; 16] = [
     "wordcount",
 ];
 
-/// Filters of Jinja2 that write HTML or are random: a prompt has no use for them.
+/// Jinja2's filters that write HTML or are random. A prompt does not need them.
 const REFUSED: [&str; 9] =
     ["e", "escape", "forceescape", "filesizeformat", "random", "striptags", "urlize", "xmlattr", "wordwrap"];
 
-/// `value | name(args)`; nothing if there is no such filter.
+/// `value | name(args)`, or none if no such filter exists.
 pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Option<Value>> {
     if REFUSED.contains(&name) {
         return fail(format!("the filter `{name}` is not supported in prompts"));

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::budget::Budget;
 use super::error::{ErrorKind, Result, TemplateError, fail};
 
-/// Nesting of lists and dicts. Values cannot be made deeper, so that whatever walks them needs no check of its own.
+/// Maximum nesting of lists and dicts. Values cannot be made deeper, so functions that walk them need no check.
 const MAX_DEPTH: u32 = 64;
 
-/// A value. Lists and dicts never change once they are made (transformers' sandbox forbids it), and namespaces are kept
-/// by number in the interpreter: so no value can contain itself.
+/// A value. Lists and dicts never change after they are made (transformers' sandbox forbids it), and namespaces are numbers
+/// of the interpreter's. So no value can contain itself.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Nothing, with the error that its use gives.
+    /// An undefined value, with the error of its use.
     Undefined(Arc<str>),
     /// Python's `None`.
     None,
@@ -69,7 +69,7 @@ pub enum ListKind {
     Range,
     /// `dict.keys()`, `dict.values()`, `dict.items()`.
     View(&'static str),
-    /// What filters such as `map` and `select` give: read once, without a length.
+    /// The result of filters such as `map` and `select`: read once, without a length.
     Generator,
 }
 

@@ -85,7 +85,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         let Some(found) = checkpoints.latest()? else { return Ok(None) };
         if found.settings != self.settings {
             tracing::warn!(
-                "a training's checkpoint was made with other settings, or by another version: it starts anew"
+                "a training's checkpoint was made with other settings, or by another version: it starts from the first step"
             );
             return Ok(None);
         }
@@ -103,7 +103,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
                 Err(e) => return Err(e),
             }
         };
-        tracing::warn!("a training's checkpoint {why}; the training starts anew");
+        tracing::warn!("a training's checkpoint {why}; the training starts from the first step");
         Ok(false)
     }
 

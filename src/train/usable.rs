@@ -26,7 +26,10 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
         } else if let Some(message) = pair.reference.as_ref().and_then(|r| bad_reference(pair, r)) {
             Some(("bad_reference", message))
         } else if !pair.margin.is_finite() {
-            Some(("bad_margin", "the difference of the scores is no finite number; judge the answers anew".to_owned()))
+            Some((
+                "bad_margin",
+                "the difference of the scores is not a finite number; judge the answers again".to_owned(),
+            ))
         } else if !(0.0..=1.0).contains(&pair.consistency) {
             Some(("bad_consistency", format!("the consistency is {}, it must be from 0 to 1", pair.consistency)))
         } else {
@@ -48,11 +51,11 @@ fn bad_reference(pair: &Pair, reference: &Reference) -> Option<String> {
         if tokens.len() != logprobs.len() {
             let (n, found) = (tokens.len(), logprobs.len());
             return Some(format!(
-                "the {which} completion has {n} tokens, its reference {found} log-probabilities; compute them anew"
+                "the {which} completion has {n} tokens, its reference {found} log-probabilities; compute them again"
             ));
         }
         if logprobs.iter().any(|l| !l.is_finite()) {
-            return Some("the reference log-probabilities are not finite; compute them anew".to_owned());
+            return Some("the reference log-probabilities are not finite; compute them again".to_owned());
         }
     }
     None
