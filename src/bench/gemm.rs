@@ -76,7 +76,8 @@ pub fn rate(config: &Config, rows: usize, product: Product) -> candle_core::Resu
     let layers = (BYTES / bytes.max(1)).clamp(1, config.num_hidden_layers);
     let repeated = std::iter::repeat_n(shapes, layers).flatten();
     let inner = repeated.map(|s| Weight::new(&random(s)?, product)).collect::<candle_core::Result<Vec<_>>>()?;
-    // In parts: one result for the whole vocabulary would be so large that the system's zeroing of its pages is measured too.
+    // In parts: one result for the whole vocabulary would be so large that the system's zeroing of its pages is
+    // measured too.
     let parts = (0..config.vocab_size).step_by(PART).map(|start| PART.min(config.vocab_size - start));
     let head = parts.map(|out| Weight::new(&random((out, config.hidden_size))?, product));
     let head = head.collect::<candle_core::Result<Vec<_>>>()?;

@@ -8,13 +8,14 @@ use crate::error::Result;
 /// A backend that completes conversations.
 pub trait Engine: Send + Sync {
     /// Answers all requests, in their order, and blocks the calling thread. Several threads may call at once and share
-    /// batches. A request that cannot be answered gets a [`RequestError`](super::RequestError); the others get their answers.
+    /// batches. A request that cannot be answered gets a [`RequestError`](super::RequestError); the others get their
+    /// answers.
     ///
     /// # Errors
     /// Cancelled, or the engine itself failed.
     fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>>;
-    /// Computes how likely each answer is to continue with each candidate, in the order of the choices. Nothing is drawn.
-    /// Otherwise as [`Engine::generate`].
+    /// Computes how likely each answer is to continue with each candidate, in the order of the choices. Nothing is
+    /// drawn. Otherwise as [`Engine::generate`].
     ///
     /// # Errors
     /// As [`Engine::generate`].

@@ -3,8 +3,8 @@
 //! [`BatchedEngine`] runs a Llama on one device with continuous batching. Requests join and leave at token granularity,
 //! prompts are computed in chunks next to the decoding of other requests, and a prefix that prompts share is computed
 //! once.
-//! [`Sequential`] runs models of other families, one sequence after the other. [`open`] chooses the backend for a model.
-//! [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
+//! [`Sequential`] runs models of other families, one sequence after the other. [`open`] chooses the backend for a
+//! model. [`Scripted`] answers from rules, without weights, for tests and for measuring overlap.
 //!
 //! The answer to a request depends on its messages, its sampling options and its key. It never depends on the other
 //! requests of a batch, on the time of its arrival, or on the number of threads.

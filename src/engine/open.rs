@@ -14,8 +14,9 @@ use crate::model::families::InferenceModel;
 use crate::model::family::Family;
 use crate::model::{Model, Tokenizer};
 
-/// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family: [`BatchedEngine`] for
-/// Llamas, [`Sequential`] for the others that reflux knows. Weights are converted to `dtype` and put on `device`.
+/// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family:
+/// [`BatchedEngine`] for Llamas, [`Sequential`] for the others that reflux knows. Weights are converted to `dtype`
+/// and put on `device`.
 ///
 /// # Errors
 /// The model cannot be loaded (see [`Model::load`] and [`InferenceModel::load`]), has no chat template, or its engine

@@ -41,7 +41,8 @@ impl Finish {
 pub struct Completion {
     /// The text, without the end token, cut before the stop string.
     pub text: String,
-    /// Token ids as sampled, with the end token or stop id if that ended it, and with the stop string's tokens if that did.
+    /// Token ids as sampled, with the end token or stop id if that ended it, and with the stop string's tokens if
+    /// that did.
     pub tokens: Vec<u32>,
     /// Natural log-probability of each token at temperature 1 over the full vocabulary, whatever the sampling options.
     pub logprobs: Vec<f32>,

@@ -1,8 +1,9 @@
 //! Continuous batching: decides which sequences run, and which rows a step has.
 //!
 //! A step has one row for each sequence that is decoding, and fills up with rows of prompts in order of admission. A
-//! sequence is admitted when all blocks that it may need are free or held by no sequence; the others wait in a queue, so
-//! the cache never overflows. None of this changes a sequence's numbers: a row's result depends only on its sequence.
+//! sequence is admitted when all blocks that it may need are free or held by no sequence; the others wait in a queue,
+//! so the cache never overflows. None of this changes a sequence's numbers: a row's result depends only on its
+//! sequence.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -173,8 +174,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Makes the cache as large as a request needs. The memory budget may limit how many sequences are decoded together. It
-    /// must not decide which rows get an answer, because it depends on the machine and its free memory.
+    /// Makes the cache as large as a request needs. The memory budget may limit how many sequences are decoded
+    /// together. It must not decide which rows get an answer, because it depends on the machine and its free memory.
     fn grow(&mut self, blocks: usize) -> Result<()> {
         assert!(self.running.is_empty(), "blocks that are in use cannot be moved");
         let shape = kv::CacheShape::from_config(self.llama.config());
@@ -212,8 +213,8 @@ impl Scheduler {
             let mut attention = Paged { store: &mut *self.store, plan: &pack.plan };
             self.llama.forward(&pack.ids, &pack.positions, &mut attention)?
         };
-        // Sequences with equal prompts may need the same row. Sorting puts them side by side, so that the row's logits are
-        // computed once.
+        // Sequences with equal prompts may need the same row. Sorting puts them side by side, so that the row's
+        // logits are computed once.
         pack.wanted.sort_unstable();
         let mut outputs = Vec::new();
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
@@ -228,7 +229,8 @@ impl Scheduler {
         Ok(outputs)
     }
 
-    /// Draws the next token of the sequences that sample from the given rows: lists of (row, sequence), one for each row.
+    /// Draws the next token of the sequences that sample from the given rows: lists of (row, sequence), one for each
+    /// row.
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outputs: &mut Vec<SequenceOutput>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
@@ -339,8 +341,8 @@ impl StepRows {
         self.plan.tables.push(s.table(blocks));
     }
 
-    /// Adds the rows of a prompt that are not computed yet, until the step has `until` rows. Adds the last row again if the
-    /// cache has its keys and values but not its logits.
+    /// Adds the rows of a prompt that are not computed yet, until the step has `until` rows. Adds the last row again
+    /// if the cache has its keys and values but not its logits.
     ///
     /// Rows that another sequence computes in the same step count as computed, because each layer writes all keys and
     /// values before any row attends.

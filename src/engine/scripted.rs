@@ -13,8 +13,8 @@
 //! [[answer]]
 //! text = "Write about the number {n}."
 //! ```
-//! A rule's `chances = { "4" = 0.5, "5" = 0.25 }` are the probabilities that [`Engine::choose`] returns. A candidate that is
-//! not listed has probability 0.
+//! A rule's `chances = { "4" = 0.5, "5" = 0.25 }` are the probabilities that [`Engine::choose`] returns. A candidate
+//! that is not listed has probability 0.
 //!
 //! The request's key decides the text and the numbers `{n}` (0 to 999999) and `{score}` (0 to 5).
 //!

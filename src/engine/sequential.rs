@@ -18,8 +18,8 @@ use crate::model::families::{InferenceModel, Network};
 /// The result of a row.
 type Done = (usize, std::result::Result<SampledTokens, RequestError>);
 
-/// A model of a family that reflux runs but does not train. Callers take turns, a prompt at a time. Requests of a call with
-/// the same prompt share its computation if the family allows it.
+/// A model of a family that reflux runs but does not train. Callers take turns, a prompt at a time. Requests of a
+/// call with the same prompt share its computation if the family allows it.
 pub struct Sequential {
     model: InferenceModel,
     pool: Option<Arc<rayon::ThreadPool>>,

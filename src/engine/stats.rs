@@ -20,8 +20,8 @@ pub struct Stats {
     pub rows: u64,
     /// Time in those passes, in seconds.
     pub busy_seconds: f64,
-    /// The part of it that prompt rows took. The time of a pass is shared evenly among its rows. 0 if the engine does not
-    /// measure it.
+    /// The part of it that prompt rows took. The time of a pass is shared evenly among its rows. 0 if the engine does
+    /// not measure it.
     pub prefill_seconds: f64,
 }
 

@@ -39,9 +39,9 @@ pub struct RequestOptions {
 
 /// Turns prompts into requests.
 ///
-/// The draws of an answer depend on the seed, the conversation, the sample's number, and the number of earlier prompts with
-/// the same conversation. So a prompt's answers do not depend on the other prompts of the stream, and a repeated prompt
-/// gets new answers.
+/// The draws of an answer depend on the seed, the conversation, the sample's number, and the number of earlier
+/// prompts with the same conversation. So a prompt's answers do not depend on the other prompts of the stream, and a
+/// repeated prompt gets new answers.
 pub struct RequestBuilder {
     options: RequestOptions,
     seen: HashMap<Id, u32>,
@@ -105,9 +105,9 @@ impl<T, F: FnMut(T, Vec<Answer>) -> Result<bool>> Listener<T> for F {
 /// The prompts of a call, each with its number of requests.
 type Tags<T> = Vec<(T, usize)>;
 
-/// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to the
-/// `listener`, in the order in which they came and as soon as the prompts before it are answered. Returns when all are,
-/// or when the listener says false, or fails: `cancel` is set then, to end what is still at work.
+/// Answers the prompts that come through `prompts` until its other end is dropped, and gives each with its answers to
+/// the `listener`, in the order in which they came and as soon as the prompts before it are answered. Returns when
+/// all are, or when the listener says false, or fails: `cancel` is set then, to end what is still at work.
 ///
 /// # Errors
 /// Cancelled, the engine failed, or what came through `prompts` or from the listener.
@@ -169,8 +169,8 @@ pub fn answer_in_order<T: Send>(
     })
 }
 
-/// Collects the prompts of a call: the first one and those that are already queued. Also returns whether more may follow,
-/// or the error that ended the stream.
+/// Collects the prompts of a call: the first one and those that are already queued. Also returns whether more may
+/// follow, or the error that ended the stream.
 fn gather<T>(
     first: Result<Result<PromptRequests<T>>, RecvError>,
     prompts: &Receiver<Result<PromptRequests<T>>>,

@@ -121,8 +121,9 @@ impl AnswerStats {
         figures
     }
 
-    /// How the answers of `iteration` differ from those of the iteration before: `score_shift`, `score_variation` (in bins of `bin`
-    /// points), `length_growth` and `score_growth`; and a warning where the length has grown by `growth` or more, and more than the score.
+    /// How the answers of `iteration` differ from those of the iteration before: `score_shift`, `score_variation` (in
+    /// bins of `bin` points), `length_growth` and `score_growth`; and a warning where the length has grown by
+    /// `growth` or more, and more than the score.
     pub fn changes(&self, before: &Self, iteration: u32, bin: f64, growth: f64) -> (Vec<Figure>, Option<String>) {
         let n = self.scores.len() as u64;
         let exact = |v: Option<f64>| v.filter(|v| v.is_finite()).map(|v| Estimate::exact(v, n));

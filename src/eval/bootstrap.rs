@@ -1,5 +1,5 @@
-//! Percentile bootstrap intervals over clusters (Efron 1979). The answers to a prompt are drawn together, because they are
-//! not independent.
+//! Percentile bootstrap intervals over clusters (Efron 1979). The answers to a prompt are drawn together, because
+//! they are not independent.
 
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
@@ -49,10 +49,11 @@ impl Estimate {
 pub type ClusterSum = (f64, f64);
 
 impl Bootstrap {
-    /// The ratio of the sums over all clusters, e.g. wins over comparisons, with its interval; `None` if the weights are 0.
+    /// The ratio of the sums over all clusters, e.g. wins over comparisons, with its interval; `None` if the weights
+    /// are 0.
     ///
-    /// Resample `b` draws as many clusters as there are, with replacement, by the generator of (seed, b); resamples of weight 0
-    /// have no ratio and are passed over.
+    /// Resample `b` draws as many clusters as there are, with replacement, by the generator of (seed, b); resamples
+    /// of weight 0 have no ratio and are passed over.
     ///
     /// ```
     /// use reflux::eval::bootstrap::Bootstrap;
@@ -73,8 +74,9 @@ impl Bootstrap {
         Some(self.interval(clusters.len(), value, total.1.round() as u64, resample))
     }
 
-    /// Any other figure of `clusters` clusters, `of` those by number, with its interval; `None` if it has none of them all.
-    /// `n` counts what it is a figure of. The draws are those of [`Bootstrap::ratio`]; resamples without a figure are passed over.
+    /// Any other figure of `clusters` clusters, `of` those by number, with its interval; `None` if it has none of
+    /// them all. `n` counts what it is a figure of. The draws are those of [`Bootstrap::ratio`]; resamples without a
+    /// figure are passed over.
     pub fn figure(&self, clusters: usize, n: u64, of: impl Fn(&[usize]) -> Option<f64> + Sync) -> Option<Estimate> {
         let value = of(&(0..clusters).collect::<Vec<_>>())?;
         let resample = |draw: &mut dyn FnMut() -> usize| of(&(0..clusters).map(|_| draw()).collect::<Vec<_>>());
@@ -104,7 +106,8 @@ impl Bootstrap {
 mod tests {
     use super::*;
 
-    /// scipy draws otherwise; what is left is the Monte Carlo error of a quantile, of which the bounds are five standard errors.
+    /// scipy draws otherwise; what is left is the Monte Carlo error of a quantile, of which the bounds are five
+    /// standard errors.
     #[test]
     fn intervals_are_scipys() {
         let golden: serde_json::Value =

@@ -29,8 +29,8 @@ pub fn total_variation(before: &[f64], after: &[f64], width: f64) -> Option<f64>
     Some(shares.values().map(|d| d.abs()).sum::<f64>() / 2.)
 }
 
-/// Wasserstein distance of order 1 between two distributions of scores (scipy's `wasserstein_distance`), in units of the score:
-/// the integral of the difference of their distribution functions. `None` if one has no finite value.
+/// Wasserstein distance of order 1 between two distributions of scores (scipy's `wasserstein_distance`), in units of
+/// the score: the integral of the difference of their distribution functions. `None` if one has no finite value.
 pub fn wasserstein(before: &[f64], after: &[f64]) -> Option<f64> {
     let [(x, nx), (y, ny)] = [before, after].map(|v| {
         let counts = histogram(v);
@@ -62,7 +62,7 @@ pub struct IterationMeans {
     pub score: f64,
 }
 
-/// Least growth of the length that is worth a warning: a tenth.
+/// Minimum growth of the length for a warning: a tenth.
 pub const LEAST_GROWTH: f64 = 0.1;
 
 /// The growth from `before` to `after`, as a share of `before`. Not finite if `before` is 0.
@@ -70,9 +70,9 @@ pub fn growth(before: f64, after: f64) -> f64 {
     (after - before) / before.abs()
 }
 
-/// A warning if answers have become longer by at least `least` (a share) and by more, in proportion, than their score has
-/// risen: a judge that takes length for quality is being served (reward hacking). The paper's own went from 1,092 to 1,552 to
-/// 2,552 on AlpacaEval.
+/// A warning if answers have become longer by at least `least` (a share) and by more, in proportion, than their score
+/// has risen, which is a sign of reward hacking: the policy serves a judge that mistakes length for quality. In the
+/// paper, lengths on AlpacaEval went from 1,092 to 1,552 to 2,552.
 pub fn outgrown(before: &IterationMeans, after: &IterationMeans, least: f64) -> Option<String> {
     let (length, score) = (growth(before.tokens, after.tokens), growth(before.score, after.score));
     // From a score of nothing any rise is without bound, and staying there is no growth.

@@ -1,5 +1,5 @@
-//! What an iteration's answers and pairs look like, for the bounds of `[health]`. Counted row by row; the order of rows does
-//! not matter.
+//! Figures of an iteration's answers and pairs, for the bounds of `[health]`. They are counted row by row,
+//! independent of the order of rows.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,7 +24,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Takes in an answer by its text and what each judgement of it came to.
+    /// Adds an answer by its text and the score of each of its judgements.
     pub fn add(&mut self, text: &str, judgements: impl IntoIterator<Item = Option<f32>>) {
         self.answers += 1;
         let hash = blake3::hash(text.as_bytes());
@@ -42,11 +42,11 @@ impl Answers {
     pub fn parse_failures(&self) -> Option<f64> {
         (self.judgements > 0).then(|| (self.judgements - self.readable) as f64 / self.judgements as f64)
     }
-    /// Entropy of the judgements' scores in whole points, in bits; of one judgement there is none.
+    /// Entropy of the judgements' scores in whole points, in bits. None for a single judgement.
     pub fn score_entropy(&self) -> Option<f64> {
         if self.readable > 1 { entropy(self.scores.values().copied()) } else { None }
     }
-    /// Share of the answers whose text is another's too, beyond the first of each text.
+    /// Share of answers that repeat the text of an earlier answer.
     pub fn duplicates(&self) -> Option<f64> {
         (self.answers > 0).then(|| 1. - self.texts.len() as f64 / self.answers as f64)
     }
@@ -61,13 +61,13 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Takes in a pair by the tokens of its answers.
+    /// Adds a pair by the tokens of its answers.
     pub fn add(&mut self, chosen: usize, rejected: usize) {
         self.pairs += 1;
         self.chosen += chosen as u64;
         self.rejected += rejected as u64;
     }
-    /// How many pairs.
+    /// Number of pairs.
     pub fn pairs(&self) -> u64 {
         self.pairs
     }
@@ -75,15 +75,15 @@ impl Lengths {
     pub fn chosen(&self) -> Option<f64> {
         (self.pairs > 0).then(|| self.chosen as f64 / self.pairs as f64)
     }
-    /// Mean chosen length over mean rejected length, less 1.
+    /// Mean chosen length over mean rejected length, minus 1.
     pub fn gap(&self) -> Option<f64> {
         (self.rejected > 0).then(|| self.chosen as f64 / self.rejected as f64 - 1.)
     }
 }
 
-/// How far the chosen answers' log-probability has fallen below the reference's at the end of a training, in nats a token:
-/// the mean of `rewards/chosen` over the last quarter of the steps, over `-beta` and the mean tokens of a chosen answer.
-/// Negative where it has risen.
+/// The fall of the chosen answers' log-probability below the reference's at the end of a training, in nats a token:
+/// the mean of `rewards/chosen` over the last quarter of the steps, over `-beta` and the mean tokens of a chosen
+/// answer. Negative if it has risen.
 pub fn chosen_fall(rewards: &[f64], beta: f64, tokens: f64) -> Option<f64> {
     let last = &rewards[rewards.len() - rewards.len().div_ceil(4)..];
     (!last.is_empty() && beta > 0. && tokens > 0.)

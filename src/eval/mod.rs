@@ -1,5 +1,5 @@
-//! Evaluation: the small world with its oracle, win rates, ratings from battles, reward modelling, ROUGE-L, texts, drift and
-//! statistics. The measures are plain functions over slices, each tested against a reference.
+//! Evaluation: the small world with its oracle, win rates, ratings from battles, reward modelling, ROUGE-L, texts,
+//! drift and statistics. The measures are plain functions over slices, each tested against a reference.
 
 pub mod alpaca;
 pub mod answers;

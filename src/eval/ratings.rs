@@ -9,18 +9,19 @@ pub struct Battle {
     pub other: usize,
     /// `one`'s share of the win: 1, 1/2 for a tie, 0.
     pub share: f64,
-    /// How much the battle counts, from 0.
+    /// Weight of the battle, at least 0.
     pub weight: f64,
 }
 
 /// The scale of ratings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
-    /// So many points of difference make odds of ten to one.
+    /// The difference in points that makes odds of ten to one.
     pub scale: f64,
     /// The rating of a player who is as good as the mean.
     pub base: f64,
-    /// Weight of the penalty on squared ratings, above 0: without it, who wins all battles has no finite rating.
+    /// Weight of the penalty on squared ratings, above 0. Without it, a player who wins all battles has no finite
+    /// rating.
     pub l2: f64,
 }
 
@@ -28,11 +29,12 @@ pub struct Scale {
 ///
 /// With `P(i beats j) = 1 / (1 + 10^((R_j - R_i) / scale))` and `R = base + scale c`, c is what minimises
 /// `l2/2 |c|^2 - sum weight (share ln P + (1 - share) ln (1 - P))`: scikit-learn's
-/// `LogisticRegression(C = 1 / l2, fit_intercept = False)` on rows of +ln 10 and -ln 10, as the Elo scores of Chatbot Arena and
-/// of Meta-Rewarding (arXiv 2407.19594) are made. Found by Newton's method; the objective is convex, so there is one.
+/// `LogisticRegression(C = 1 / l2, fit_intercept = False)` on rows of +ln 10 and -ln 10, as the Elo scores of Chatbot
+/// Arena and of Meta-Rewarding (arXiv 2407.19594) are made. Found by Newton's method; the objective is convex, so
+/// there is one.
 ///
 /// # Panics
-/// A battle names a player who is not there, or `l2` is not above 0.
+/// A battle names a player who does not exist, or `l2` is not above 0.
 pub fn ratings(players: usize, battles: &[Battle], scale: Scale) -> Vec<f64> {
     assert!(scale.l2 > 0., "without a penalty there need not be a solution");
     assert!(battles.iter().all(|b| b.one < players && b.other < players), "a battle of nobody");

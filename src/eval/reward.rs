@@ -1,15 +1,15 @@
 //! A judge as a reward model, against answers that people have ranked: Table 4 of Self-Rewarding Language Models.
 //!
-//! * **Pairwise accuracy**: share of pairs of answers to one prompt that judge and people order alike. Pairs that people tie do not
-//!   count; a pair that the judge ties is not ordered alike.
+//! * **Pairwise accuracy**: share of pairs of answers to one prompt that judge and people order alike. Pairs that
+//!   people tie do not count; a pair that the judge ties is not ordered alike.
 //! * **5-best**: of the answers with a perfect score, the share that people rank top (a shared top is the top).
 //! * **Exact match**: share of prompts whose every pair that people order, the judge orders alike.
-//! * **Spearman's rho, Kendall's tau-b**: means over prompts, each between its answers' scores and their ranks turned round. Where the
-//!   judge gives all answers one score neither is defined and 0 stands for it: no order was told. Prompts that people rank all
-//!   alike do not count, nor those with one answer.
+//! * **Spearman's rho, Kendall's tau-b**: means over prompts, each between its answers' scores and their ranks turned
+//!   round. Where the judge gives all answers one score neither is defined and 0 stands for it: no order was told.
+//!   Prompts that people rank all alike do not count, nor those with one answer.
 //!
-//! The paper does not say what it does with ties; these are the choices that a judge cannot gain by. Answers without a score
-//! are taken out first, and counted.
+//! The paper does not say what it does with ties; these are the choices that a judge cannot gain by. Answers without
+//! a score are taken out first, and counted.
 
 use super::bootstrap::{Bootstrap, ClusterSum, Estimate};
 use super::statistics::{kendall_tau, spearman};
@@ -94,9 +94,9 @@ impl RewardModelTable {
     }
 }
 
-/// Spearman's rho between the scores that answers were given and those of the judge, over all answers to all prompts, with the
-/// prompts as clusters: where most prompts have one scored answer, ranks within a prompt say little. `None` where either has all
-/// scores the same. What is no number is left out.
+/// Spearman's rho between the scores that answers were given and those of the judge, over all answers to all prompts,
+/// with the prompts as clusters: where most prompts have one scored answer, ranks within a prompt say little. `None`
+/// where either has all scores the same. What is no number is left out.
 pub fn agreement(prompts: &[Vec<(f64, f64)>], bootstrap: &Bootstrap) -> Option<Estimate> {
     let known = |p: &Vec<(f64, f64)>| p.iter().copied().filter(|(a, b)| a.is_finite() && b.is_finite()).collect();
     let prompts: Vec<Vec<(f64, f64)>> = prompts.iter().map(known).collect();
@@ -138,7 +138,8 @@ impl Pairs {
 mod tests {
     use super::*;
 
-    /// scipy's rho; of the ends what is left is the Monte Carlo error of a quantile, of which the bounds are five standard errors.
+    /// scipy's rho; of the ends what is left is the Monte Carlo error of a quantile, of which the bounds are five
+    /// standard errors.
     #[test]
     fn agreement_over_all_answers_is_scipys() {
         let golden: serde_json::Value =

@@ -1,9 +1,10 @@
 //! ROUGE-L between short texts (Lin 2004), and the search for near copies by it (Self-Instruct, arXiv 2212.10560).
 //!
-//! ROUGE-L is the F-measure of the longest common subsequence of two texts' words. [`NearCopies`] answers "is there a text
-//! above the threshold?" exactly, without comparing with all: with words as multisets, the subsequence is at most as long as
-//! what two texts share, so a copy must share `L` words of the query's `n`, and hence one of any `n - L + 1`: those that
-//! fewest texts have. Only texts that do, and are of a length that can reach the threshold, are compared.
+//! ROUGE-L is the F-measure of the longest common subsequence of two texts' words. [`NearCopies`] answers "is there a
+//! text above the threshold?" exactly, without comparing with all: with words as multisets, the subsequence is at
+//! most as long as what two texts share, so a copy must share `L` words of the query's `n`, and hence one of any `n -
+//! L + 1`: those that fewest texts have. Only texts that do, and are of a length that can reach the threshold, are
+//! compared.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -66,8 +67,9 @@ pub struct NearCopy {
     pub rouge_l: f64,
 }
 
-/// Texts, searched for the first whose ROUGE-L with a query is above a threshold. Its memory is about four bytes a word for
-/// the texts and as much again for the index, whose lists, one for a word and a length that occur together, take some fifty each.
+/// Texts, searched for the first whose ROUGE-L with a query is above a threshold. Its memory is about four bytes a
+/// word for the texts and as much again for the index, whose lists, one for a word and a length that occur together,
+/// take some fifty each.
 pub struct NearCopies {
     threshold: f64,
     ids: HashMap<String, u32>,
@@ -231,8 +233,8 @@ impl Matcher {
                 *v = sum | (*v & !m);
             }
         }
-        // A zero for each word of the subsequence; bits beyond the query stay ones, for no word stands there and what is
-        // carried past its end meets the ones of `v & !m`.
+        // A zero for each word of the subsequence; bits beyond the query stay ones, for no word stands there and what
+        // is carried past its end meets the ones of `v & !m`.
         self.state.iter().map(|v| v.count_zeros() as usize).sum()
     }
 }

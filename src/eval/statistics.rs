@@ -5,8 +5,8 @@
 ///
 /// `tau = (concordant - discordant) / sqrt((n0 - ties in x) (n0 - ties in y))`, `n0 = n (n - 1) / 2`.
 ///
-/// `None` where it is not defined: fewer than two things, one of the rankings has them all equal, or a value is no number.
-/// Quadratic in n: a prompt has a handful of answers.
+/// `None` if it is not defined: there are fewer than two things, all values of a ranking are equal, or a value is
+/// NaN. The time is quadratic in n, because a prompt has a handful of answers.
 ///
 /// # Panics
 /// The rankings have different lengths.
@@ -43,7 +43,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 /// Spearman's rank correlation: Pearson's of the ranks, equal values sharing theirs (scipy's `spearmanr`).
 ///
-/// `None` where it is not defined: fewer than two things, one of the rankings has them all equal, or a value is no number.
+/// `None` if it is not defined: there are fewer than two things, all values of a ranking are equal, or a value is NaN.
 ///
 /// # Panics
 /// The rankings have different lengths.

@@ -2,7 +2,8 @@
 
 use super::statistics::mean_and_error;
 
-/// P(|T| <= t) with `df` degrees of freedom, 1 or more (Abramowitz and Stegun 26.7.3 and 26.7.4: exact, a sum of df / 2 terms).
+/// P(|T| <= t) with `df` degrees of freedom, 1 or more (Abramowitz and Stegun 26.7.3 and 26.7.4: exact, a sum of df /
+/// 2 terms).
 fn within(t: f64, df: u32) -> f64 {
     let angle = (t / f64::from(df).sqrt()).atan();
     let (sin, cos) = angle.sin_cos();

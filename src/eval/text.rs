@@ -18,9 +18,9 @@ impl Length {
     }
 }
 
-/// Distinct-n (Li et al. 2016, arXiv 1510.03055): the different n-grams of all texts together over the n-grams in them. Words are
-/// what white space separates, as they are written; no n-gram reaches from one text into the next. `None` without an n-gram.
-/// It falls as texts become more, so compare equal numbers.
+/// Distinct-n (Li et al. 2016, arXiv 1510.03055): the different n-grams of all texts together over the n-grams in
+/// them. Words are what white space separates, as they are written; no n-gram reaches from one text into the next.
+/// `None` without an n-gram. It falls as texts become more, so compare equal numbers.
 pub fn distinct_n<'a>(texts: impl IntoIterator<Item = &'a str>, n: usize) -> Option<(f64, u64)> {
     let texts: Vec<Vec<&str>> = texts.into_iter().map(|t| t.split_whitespace().collect()).collect();
     let grams = || texts.iter().flat_map(|words| words.windows(n.max(1)));

@@ -1,5 +1,5 @@
-//! The syntax tree. Everything that a template can chain without brackets (operators, filters, `elif`) is a list and not a
-//! tree, so that the parser's limit on nesting bounds the depth of the tree.
+//! The syntax tree. Everything that a template can chain without brackets (operators, filters, `elif`) is a list and
+//! not a tree, so that the parser's limit on nesting bounds the depth of the tree.
 
 use std::sync::Arc;
 

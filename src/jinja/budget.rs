@@ -1,5 +1,5 @@
-//! The budget of a rendering. Every step of a template pays for itself and for every byte that it makes or reads, so the
-//! budget bounds time and memory.
+//! The budget of a rendering. Every step of a template pays for itself and for every byte that it makes or reads, so
+//! the budget bounds time and memory.
 
 use super::error::{ErrorKind, Result, TemplateError};
 

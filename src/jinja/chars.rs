@@ -5,8 +5,8 @@ pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Python's `str.isprintable` of one character. Rust's escaping has the same list, but also escapes combining marks at a
-/// text's start, which the letter before avoids.
+/// Python's `str.isprintable` of one character. Rust's escaping has the same list, but also escapes combining marks
+/// at a text's start, which the letter before avoids.
 pub(super) fn is_printable(c: char) -> bool {
     let mut buffer = [b'a', 0, 0, 0, 0];
     let length = c.encode_utf8(&mut buffer[1..]).len();

@@ -1,4 +1,4 @@
-//! Jinja2's tests: what may follow `is`.
+//! Jinja2's tests, which follow `is`.
 
 use super::arguments::Args;
 use super::ast::Comparison;
@@ -73,7 +73,7 @@ pub(super) fn holds(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args)
     })
 }
 
-/// What has a length and elements by number.
+/// Whether a value has a length and numbered elements.
 fn is_sequence(value: &Value) -> bool {
     match value {
         Value::Undefined(_) | Value::Text(_) | Value::Dict(_) => true,

@@ -14,11 +14,11 @@ use super::runtime::Runtime;
 use super::value::{DictBuilder, Function, ListKind, Value, type_name};
 use super::{checks, filters, methods};
 
-/// Longest `range`, as in Jinja2's sandbox.
+/// Maximum length of a `range`, as in Jinja2's sandbox.
 const MAX_RANGE: i64 = 100_000;
 
 impl<'t> Interpreter<'t> {
-    /// Evaluates an expression whose value is used.
+    /// Evaluates an expression whose value must be defined (in strict mode).
     pub(super) fn eval(&mut self, expr: &'t Expr) -> Result<Value> {
         let value = self.eval_any(expr)?;
         self.must_be_defined(&value)?;
@@ -32,7 +32,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    /// Evaluates an expression; what is undefined may be tested for it.
+    /// Evaluates an expression whose value may be undefined, for tests such as `is defined`.
     fn eval_any(&mut self, expr: &'t Expr) -> Result<Value> {
         self.budget.enter()?;
         let value = self.eval_inner(expr)?;
@@ -149,7 +149,7 @@ impl<'t> Interpreter<'t> {
         Ok(value)
     }
 
-    /// Applies one thing to a value.
+    /// Applies an operation to a value.
     pub(super) fn step(&mut self, value: Value, step: &'t Step) -> Result<Value> {
         self.budget.spend(1)?;
         let result = match &step.apply {

@@ -227,8 +227,8 @@ impl Parser {
         self.tuple(true)
     }
 
-    /// Expressions with commas between: a tuple, or what it is if there is but one. Without `conditional`, as after `for x
-    /// in`, an `if` ends it.
+    /// Parses expressions with commas between: a tuple, or the expression if it is the only one. Without
+    /// `conditional`, as after `for x in`, an `if` ends it.
     pub(super) fn tuple(&mut self, conditional: bool) -> Result<Expr> {
         let mut all = Vec::new();
         let mut tuple = false;

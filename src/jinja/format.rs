@@ -12,7 +12,7 @@ use super::print::{display, repr};
 use super::runtime::Runtime;
 use super::value::{ListKind, Number, Value, type_name};
 
-/// A field may stand in another one's width, and no deeper.
+/// Maximum nesting of fields: a field may stand in the format of another one.
 const MAX_FORMAT_DEPTH: u32 = 3;
 
 /// `template % values`.
@@ -196,7 +196,7 @@ pub(super) fn braces(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Val
     Ok(Value::text(&out))
 }
 
-/// The arguments of `str.format`, and which of them comes next.
+/// The arguments of `str.format`, and the number of the next one.
 struct Fields {
     args: Args,
     next: usize,
@@ -301,7 +301,7 @@ impl Fields {
     }
 }
 
-/// The place of the brace that closes a field.
+/// The position of the brace that closes a field.
 fn closing(field: &str) -> Option<usize> {
     let mut depth = 0;
     for (at, c) in field.char_indices() {

@@ -1,5 +1,5 @@
-//! The state of a template while it is rendered: budget, output, scopes, loops, macros and namespaces. Statements run in
-//! [`super::statements`], expressions in [`super::evaluate`].
+//! The state of a template while it is rendered: budget, output, scopes, loops, macros and namespaces. Statements run
+//! in [`super::statements`], expressions in [`super::evaluate`].
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,13 +1,13 @@
-//! Text to tokens, by the rules of Jinja2's lexer.
+//! Splits text into tokens, by the rules of Jinja2's lexer.
 
 use std::sync::Arc;
 
 use super::chars::is_space;
 use super::error::{ErrorKind, Result, TemplateError};
 
-/// Longest template, in bytes. The longest of released models have some 30,000.
+/// Maximum length of a template, in bytes. The longest of released models have about 30,000.
 const MAX_SOURCE: usize = 512 << 10;
-/// Longest name, in bytes: names are looked up, which reads them.
+/// Maximum length of a name, in bytes, because every look-up reads the name.
 const MAX_NAME: usize = 255;
 
 /// How white space around tags is treated.
@@ -69,7 +69,7 @@ struct Lexer<'a> {
     at: usize,
     line: u32,
     trim: bool,
-    /// Whether the last thing that was read ended with a newline.
+    /// Whether the last text or tag ended with a newline.
     line_starting: bool,
     tokens: Vec<Token>,
 }

@@ -8,7 +8,7 @@ use super::methods;
 use super::print::repr;
 use super::value::{List, ListKind, Value, type_name};
 
-/// The message of a look-up that found nothing, as Jinja2 words it.
+/// The undefined value of a look-up that found nothing, with Jinja2's message.
 pub(super) fn missing(object: &Value, name: &Value, budget: &mut Budget) -> Result<Value> {
     let kind = match object {
         Value::None => "None".to_string(),
@@ -25,7 +25,7 @@ pub(super) fn method(value: &Value, name: &Arc<str>) -> Value {
     Value::Method(Arc::new((value.clone(), Arc::clone(name))))
 }
 
-/// What Python's `getattr` finds on a value, by what the sandbox of transformers allows.
+/// The result of Python's `getattr` on a value, within the sandbox of transformers.
 pub(super) fn python_attribute(value: &Value, name: &Arc<str>) -> Option<Value> {
     if methods::exists(value, name) {
         return Some(method(value, name));
@@ -41,14 +41,14 @@ pub(super) fn is_indexed(list: &List) -> bool {
     matches!(list.kind, ListKind::List | ListKind::Tuple | ListKind::Range)
 }
 
-/// The place of an index that may count from the end.
+/// The position of an index, which may count from the end.
 pub(super) fn place(index: i64, length: usize) -> Option<usize> {
     let length = length as i64;
     let at = if index < 0 { index.checked_add(length)? } else { index };
     (0..length).contains(&at).then_some(at as usize)
 }
 
-/// The places that `[start:stop:step]` takes, by Python's rules.
+/// The positions of `[start:stop:step]`, by Python's rules.
 pub(super) fn slice_places(bounds: [Option<i64>; 3], length: usize) -> impl Iterator<Item = usize> {
     let [start, stop, step] = bounds;
     let length = length as i64;

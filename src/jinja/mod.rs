@@ -1,11 +1,11 @@
-//! Jinja templates, rendered as transformers renders chat templates: the language of Jinja2 in its sandbox, with Python's
-//! values, operators, string methods and text forms of values.
+//! Jinja templates, rendered as transformers renders chat templates: the language of Jinja2 in its sandbox, with
+//! Python's values, operators, string methods and text forms of values.
 //!
 //! Templates come from untrusted models, so everything is bounded. The parser bounds length and nesting, and the syntax
-//! tree has a list for everything that can be chained without brackets. During rendering, every operation and every byte
-//! is paid from a budget in advance ([`RenderOptions::work`]), nested evaluations are counted, lists and
-//! dicts are nested at most about 60 deep, and no value can contain itself. So a template cannot overflow the stack, and
-//! its time and memory are proportional to its budget.
+//! tree has a list for everything that can be chained without brackets. During rendering, every operation and every
+//! byte is paid from a budget in advance ([`RenderOptions::work`]), nested evaluations are counted, lists and
+//! dicts are nested at most about 60 deep, and no value can contain itself. So a template cannot overflow the stack,
+//! and its time and memory are proportional to its budget.
 //!
 //! Not supported, and refused by name: templates of several files (`include`, `import`, `extends`, `block`),
 //! `autoescape`, filters that write HTML, whole numbers beyond 64 bits, and the text of a generator or function, which

@@ -1,4 +1,4 @@
-//! Python's format specifications, and its texts of numbers.
+//! Python's format specifications and text forms of numbers.
 
 use std::iter::Peekable;
 use std::str::{Chars, FromStr};
@@ -9,16 +9,16 @@ use super::error::{Result, excerpt, fail};
 use super::print::float;
 use super::value::Number;
 
-/// Digits after the point that can be asked for.
+/// Maximum digits after the point.
 const MAX_PRECISION: usize = 1000;
 
-/// How one value is written.
+/// The format of a value.
 #[derive(Clone, Default)]
 pub(super) struct Spec {
     pub fill: Option<char>,
     /// `<`, `>`, `^` or `=`.
     pub align: Option<char>,
-    /// `+` or a space: what stands before a number that is not negative.
+    /// `+` or a space, written before a number that is not negative.
     pub sign: Option<char>,
     pub alternate: bool,
     pub width: usize,

@@ -1,4 +1,4 @@
-//! Tokens to statements, by the grammar of Jinja2's parser; expressions are in [`super::expressions`].
+//! Parses tokens to statements, by the grammar of Jinja2's parser. Expressions are in [`super::expressions`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use super::error::{ErrorKind, Result, TemplateError, excerpt};
 use super::lexer::{Token, TokenKind, Whitespace, tokens};
 use super::value::Value;
 
-/// Nesting of blocks and brackets. Real templates have some ten.
+/// Maximum nesting of blocks and brackets. Real templates have about ten.
 const MAX_NESTING: u32 = 100;
 
 /// A parsed template.
 #[derive(Default)]
 pub(super) struct Parsed {
     pub body: Body,
-    /// Names that are read, and not assigned anywhere.
+    /// Names that are read and never assigned.
     pub free_names: BTreeSet<String>,
 }
 
@@ -132,7 +132,7 @@ impl Parser {
         }
     }
 
-    /// Begins something nested; whoever calls it calls [`Parser::leave`] at the end.
+    /// Begins a nested construct. The caller must call [`Parser::leave`] at its end.
     pub(super) fn enter(&mut self) -> Result<()> {
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
@@ -146,7 +146,7 @@ impl Parser {
         self.nesting -= 1;
     }
 
-    /// Notes that a name is read.
+    /// Records that a name is read.
     pub(super) fn reads(&mut self, name: &Arc<str>) {
         match &**name {
             "varargs" => self.takes.varargs = true,
@@ -161,7 +161,7 @@ impl Parser {
         self.assigned.insert(Arc::clone(name));
     }
 
-    /// Statements up to a tag with one of these names, which is not taken, or to the end of the template.
+    /// Parses statements up to a tag with one of these names, which stays, or to the end of the template.
     fn body(&mut self, ends: &[&str]) -> Result<Body> {
         self.enter()?;
         let mut body = Body::new();
@@ -198,7 +198,7 @@ impl Parser {
         Ok(body)
     }
 
-    /// As [`Parser::body`], with the tag that ends it taken up to its closing sign.
+    /// As [`Parser::body`], and takes the tag that ends it, up to its closing sign.
     fn block(&mut self, end: &str) -> Result<Body> {
         self.block_end()?;
         let body = self.body(&[end])?;
@@ -357,7 +357,7 @@ impl Parser {
         Ok(filters)
     }
 
-    /// What a `for` or `set` assigns to.
+    /// The target of a `for` or `set`.
     fn target(&mut self, attributes: bool) -> Result<Target> {
         let mut targets = Vec::new();
         let mut tuple = false;

@@ -1,5 +1,5 @@
-//! Values as text: Python's `str`, `repr` and `json.dumps`. Output is paid for while it is written, because lists that share
-//! elements can have output of any length.
+//! Values as text: Python's `str`, `repr` and `json.dumps`. Output is paid for while it is written, because lists
+//! that share elements can have output of any length.
 
 use super::budget::Budget;
 use super::chars::is_printable;

@@ -161,8 +161,8 @@ impl<'t> Interpreter<'t> {
         Ok(())
     }
 
-    /// Runs a loop over `items` in the scope `parent`, `depth` loops inside itself. A `break` in its `else` is the outer
-    /// loop's, as in Python.
+    /// Runs a loop over `items` in the scope `parent`, `depth` loops inside itself. A `break` in its `else` is the
+    /// outer loop's, as in Python.
     pub(super) fn run_loop(&mut self, node: &'t For, items: &Value, parent: usize, depth: usize) -> Result<Flow> {
         let items = items.elements(&mut self.budget)?;
         let serial = self.next_serial();

@@ -69,8 +69,8 @@ pub(super) enum Side {
 }
 
 pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args) -> Result<Value> {
-    // Every method reads its text a few times and makes at most about three times as much. Methods that can make more pay
-    // for it themselves.
+    // Every method reads its text a few times and makes at most about three times as much. Methods that can make more
+    // pay for it themselves.
     cx.budget().spend_bytes(text.len().saturating_mul(4))?;
     match name {
         "format" | "format_map" => return format(cx, text, name, args),
@@ -438,7 +438,8 @@ fn expand_tabs(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     Ok(Value::text(&out))
 }
 
-/// The part of a text between the bounds of `find`, `count`, `startswith` and others, and the number of characters before it.
+/// The part of a text between the bounds of `find`, `count`, `startswith` and others, and the number of characters
+/// before it.
 fn part<'a>(text: &'a str, start: Option<&Value>, end: Option<&Value>) -> Result<Option<(&'a str, usize)>> {
     let length = text.chars().count() as i64;
     let bound = |value: Option<&Value>, default: i64| -> Result<i64> {

@@ -11,8 +11,8 @@ use super::error::{ErrorKind, Result, TemplateError, fail};
 /// Maximum nesting of lists and dicts. Values cannot be made deeper, so functions that walk them need no check.
 const MAX_DEPTH: u32 = 64;
 
-/// A value. Lists and dicts never change after they are made (transformers' sandbox forbids it), and namespaces are numbers
-/// of the interpreter's. So no value can contain itself.
+/// A value. Lists and dicts never change after they are made (transformers' sandbox forbids it), and namespaces are
+/// numbers of the interpreter's. So no value can contain itself.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// An undefined value, with the error of its use.

@@ -80,8 +80,8 @@ impl AdamW {
     /// For the given variables, with zero moments. Weights in bf16 and f16 get masters in f32 (arXiv 1710.03740).
     ///
     /// # Errors
-    /// A variable of another type, f16 on a device other than the CPU (its gradients are f16 there, and would need the loss
-    /// scaled), a `beta` outside of [0, 1), or no memory.
+    /// A variable of another type, f16 on a device other than the CPU (its gradients are f16 there, and would need
+    /// the loss scaled), a `beta` outside of [0, 1), or no memory.
     pub fn new(variables: &BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
         config.check()?;
         let mut slots = BTreeMap::new();
@@ -111,8 +111,8 @@ impl AdamW {
         self.steps
     }
 
-    /// The moments under torch's names, `exp_avg.WEIGHT` and `exp_avg_sq.WEIGHT`, and `master.WEIGHT` where a weight has
-    /// one. They share memory with the optimizer: write or copy them before the next step.
+    /// The moments under torch's names, `exp_avg.WEIGHT` and `exp_avg_sq.WEIGHT`, and `master.WEIGHT` where a weight
+    /// has one. They share memory with the optimizer: write or copy them before the next step.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
         let named = |(name, slot): (&String, &Slot)| {
             let master = slot.master.as_ref().map(|m| m.as_detached_tensor());
@@ -166,8 +166,8 @@ impl AdamW {
         Ok(sum.sqrt())
     }
 
-    /// Clips and applies gradients, one for each variable, at the given rate. Returns their norm before clipping. If the norm
-    /// is not finite, nothing changes, and the caller must check the result.
+    /// Clips and applies gradients, one for each variable, at the given rate. Returns their norm before clipping. If
+    /// the norm is not finite, nothing changes, and the caller must check the result.
     ///
     /// # Errors
     /// Whatever candle reports.
@@ -211,8 +211,8 @@ impl AdamW {
     }
 }
 
-/// Zeros of a variable's shape. They are written explicitly: untouched pages would be mapped at the first read and copied
-/// at the first write.
+/// Zeros of a variable's shape. They are written explicitly: untouched pages would be mapped at the first read and
+/// copied at the first write.
 fn zeros(var: &Var) -> candle_core::Result<Tensor> {
     let mut numbers = vec![0f32; var.elem_count()];
     numbers.par_chunks_mut(CHUNK).for_each(|part| part.fill(0.));

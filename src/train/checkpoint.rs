@@ -25,7 +25,8 @@ const STATE: &str = "trainer.json";
 /// Version of the files.
 const FORMAT: u32 = 1;
 
-/// A training after some optimizer steps. Tensors share memory with the trainer: write or copy them before the next step.
+/// A training after some optimizer steps. Tensors share memory with the trainer: write or copy them before the next
+/// step.
 pub struct Checkpoint {
     /// The trainable weights by name.
     pub weights: BTreeMap<String, Tensor>,
@@ -135,8 +136,8 @@ pub trait Checkpoints {
     /// Optimizer steps between checkpoints. 0 saves none, not even when the training is stopped.
     fn every(&self) -> usize;
 
-    /// Identifies the start of the training, for example the hash of the model's weights. A checkpoint of another start is
-    /// not used.
+    /// Identifies the start of the training, for example the hash of the model's weights. A checkpoint of another
+    /// start is not used.
     fn start(&self) -> String;
 
     /// Saves a checkpoint in place of the earlier ones.

@@ -35,8 +35,8 @@ pub struct DpoConfig {
     pub schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWConfig,
-    /// Maximum length of prompt and completion together, in tokens; the model's limit if absent. Longer pairs are left out,
-    /// never cut.
+    /// Maximum length of prompt and completion together, in tokens; the model's limit if absent. Longer pairs are
+    /// left out, never cut.
     pub max_length: Option<usize>,
     /// Rows of a forward; see [`ForwardLimits`].
     pub max_rows_per_forward: usize,
@@ -80,8 +80,8 @@ impl Default for DpoConfig {
 /// ([`reference`](super::reference()) computes them).
 ///
 /// # Errors
-/// No pair can be used, a usable pair has no reference, a loss or gradient is not finite, a variable gets no gradient, or
-/// an error of `progress`.
+/// No pair can be used, a usable pair has no reference, a loss or gradient is not finite, a variable gets no
+/// gradient, or an error of `progress`.
 pub fn dpo(
     llama: &Llama,
     pairs: &[Pair],

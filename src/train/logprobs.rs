@@ -14,8 +14,8 @@ pub(super) struct Branches<'a> {
     pub completions: Vec<&'a [u32]>,
 }
 
-/// The log-probability under `llama` of every token of every completion, row by row. A prompt is computed once for all its
-/// completions.
+/// The log-probability under `llama` of every token of every completion, row by row. A prompt is computed once for
+/// all its completions.
 pub(super) fn branch_logprobs(
     llama: &Llama,
     rows: &[Branches<'_>],
@@ -51,8 +51,8 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Tokenises conversations: the prompt as it is rendered for sampling, and completions with the token that ends the turn,
-    /// as in training. See [`Tokenizer::encode_completion`].
+    /// Tokenises conversations: the prompt as it is rendered for sampling, and completions with the token that ends
+    /// the turn, as in training. See [`Tokenizer::encode_completion`].
     ///
     /// # Errors
     /// The chat template refuses them, or renders the whole conversation differently from prompt and completion.
@@ -60,8 +60,8 @@ impl Scored {
         Ok(Self::encode_with(tokenizer, prompt, completions, Unwritten::Refuse)?.0)
     }
 
-    /// As [`Scored::encode`]. `unwritten` decides about completions that the template does not write as they were given. Also
-    /// returns the notes on such completions.
+    /// As [`Scored::encode`]. `unwritten` decides about completions that the template does not write as they were
+    /// given. Also returns the notes on such completions.
     ///
     /// # Errors
     /// As [`Scored::encode`].
@@ -109,9 +109,9 @@ impl Scored {
     }
 }
 
-/// The natural log-probability under `llama` of every completion of every row: f64 sums over its tokens, including the end
-/// of the answer. No gradient is kept. Rows share a forward as far as `limits` allow, which does not change their bits on a
-/// CPU.
+/// The natural log-probability under `llama` of every completion of every row: f64 sums over its tokens, including
+/// the end of the answer. No gradient is kept. Rows share a forward as far as `limits` allow, which does not change
+/// their bits on a CPU.
 ///
 /// # Errors
 /// A row has a [`Scored::problem`], or an error of candle.
@@ -142,8 +142,8 @@ impl<'a, T> Scoring<'a, T> {
         Self { llama, limits: ForwardLimits { max_rows, ..ForwardLimits::default() }, waiting: Vec::new(), rows: 0 }
     }
 
-    /// Adds a row. If the rows before it fill a forward, they are scored first and passed to `each` in order. `each` and this
-    /// function return whether to continue.
+    /// Adds a row. If the rows before it fill a forward, they are scored first and passed to `each` in order. `each`
+    /// and this function return whether to continue.
     ///
     /// # Errors
     /// As [`logprobs`], and what `each` returns.

@@ -86,8 +86,8 @@ impl StepMetrics {
         ]
     }
 
-    /// Sets a column by its name, the inverse of [`StepMetrics::columns`]. Returns false if no column has the name, or if the
-    /// column needs a value and gets none.
+    /// Sets a column by its name, the inverse of [`StepMetrics::columns`]. Returns false if no column has the name,
+    /// or if the column needs a value and gets none.
     #[must_use]
     pub fn set(&mut self, name: &str, value: Option<f64>) -> bool {
         match (name, value) {

@@ -1,10 +1,10 @@
 //! Training: SFT and DPO on [`Llama`](crate::model::Llama) with AdamW, in float order that never varies.
 //!
-//! [`sft`] and [`dpo`] are loops over a [`Trainer`], which takes one batch at a time. So the same trainer serves streams of
-//! microbatches and checkpoints. Rows are packed without padding. A DPO pair computes its prompt once, with the two
-//! completions as branches, and log-probabilities at completion tokens only. A batch is split into forwards of bounded
-//! size whose gradients are summed in order: the same inputs give bit-identical weights on a CPU, with any number of
-//! threads. Metrics have TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
+//! [`sft`] and [`dpo`] are loops over a [`Trainer`], which takes one batch at a time. So the same trainer serves
+//! streams of microbatches and checkpoints. Rows are packed without padding. A DPO pair computes its prompt once,
+//! with the two completions as branches, and log-probabilities at completion tokens only. A batch is split into
+//! forwards of bounded size whose gradients are summed in order: the same inputs give bit-identical weights on a CPU,
+//! with any number of threads. Metrics have TRL's names and definitions (huggingface/trl, `dpo_trainer.py`).
 
 mod adamw;
 mod checkpoint;

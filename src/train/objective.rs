@@ -17,8 +17,9 @@ pub struct Objective {
     pub nll_weight: f64,
     /// Weight of the SFT loss of the replayed rows.
     pub replay_weight: f64,
-    /// LD-DPO (arXiv 2409.06411 eq. 9; TRL's `ld_alpha`), for any loss: the weight of tokens beyond the length of the shorter
-    /// completion, in the log-probabilities of policy and reference. The NLL of chosen counts every token fully.
+    /// LD-DPO (arXiv 2409.06411 eq. 9; TRL's `ld_alpha`), for any loss: the weight of tokens beyond the length of the
+    /// shorter completion, in the log-probabilities of policy and reference. The NLL of chosen counts every token
+    /// fully.
     pub ld_alpha: Option<f64>,
 }
 

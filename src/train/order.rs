@@ -27,8 +27,8 @@ pub fn order(n: usize, seed: u64, purpose: &str, pass: u32) -> Vec<usize> {
     all
 }
 
-/// Chooses rows to replay: pass after pass through a set, with a new shuffle for each pass. The step number alone decides
-/// the rows, so a resumed training needs no other state.
+/// Chooses rows to replay: pass after pass through a set, with a new shuffle for each pass. The step number alone
+/// decides the rows, so a resumed training needs no other state.
 #[derive(Debug)]
 pub struct ReplaySampler {
     rows: usize,

@@ -9,8 +9,8 @@ pub trait Progress {
     /// Called after step `done` of `total`.
     ///
     /// # Errors
-    /// An error, for example [`Error::cancelled`](crate::error::Error::cancelled), stops the training and is returned. The
-    /// weights are those after this step.
+    /// An error, for example [`Error::cancelled`](crate::error::Error::cancelled), stops the training and is
+    /// returned. The weights are those after this step.
     fn step(&mut self, metrics: &StepMetrics, done: usize, total: usize) -> Result<()>;
 
     /// Called after each step with the metrics of all steps so far, including the validation after the last one.

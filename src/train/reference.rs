@@ -9,9 +9,9 @@ use super::usable::usable_pairs;
 use crate::error::Result;
 use crate::model::Llama;
 
-/// Computes the reference of every usable pair that lacks it, with the log-probabilities of `llama`, and returns the number
-/// of these pairs. Pairs share a forward as far as `limits` allow, and a prompt is computed once for both completions. No
-/// gradient is kept. On a CPU the bits do not depend on which pairs share a forward. Pairs that
+/// Computes the reference of every usable pair that lacks it, with the log-probabilities of `llama`, and returns the
+/// number of these pairs. Pairs share a forward as far as `limits` allow, and a prompt is computed once for both
+/// completions. No gradient is kept. On a CPU the bits do not depend on which pairs share a forward. Pairs that
 /// [`usable_pairs`] leaves out of `llama`'s training stay as they are.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ pub struct Example {
 }
 
 impl Example {
-    /// An answer to learn after a prompt. The loss is on the answer's tokens and on the token that ends an assistant's turn,
-    /// see [`Tokenizer::encode_completion`].
+    /// An answer to learn after a prompt. The loss is on the answer's tokens and on the token that ends an
+    /// assistant's turn, see [`Tokenizer::encode_completion`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode_completion`].
@@ -27,8 +27,8 @@ impl Example {
         Ok(Self { tokens, context })
     }
 
-    /// Plain text to learn after a context, which has no loss and may be empty. The token that ends an assistant's turn ends
-    /// the text too.
+    /// Plain text to learn after a context, which has no loss and may be empty. The token that ends an assistant's
+    /// turn ends the text too.
     ///
     /// # Errors
     /// Whatever the tokenizer reports.
@@ -86,8 +86,8 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The sums over each completion, `(log ref(y_w|x), log ref(y_l|x))`, in f64 and in the same order as the policy's sums:
-    /// the log-ratio of a policy that equals its reference is exactly 0.
+    /// The sums over each completion, `(log ref(y_w|x), log ref(y_l|x))`, in f64 and in the same order as the
+    /// policy's sums: the log-ratio of a policy that equals its reference is exactly 0.
     pub fn sums(&self) -> (f64, f64) {
         (sum(&self.chosen), sum(&self.rejected))
     }

@@ -9,7 +9,8 @@ pub enum Decay {
     Constant,
     /// A straight line: `get_linear_schedule_with_warmup`, or with a final rate polynomial decay of power 1.
     Linear,
-    /// Half a cosine: `get_cosine_schedule_with_warmup`, or with a final rate `get_cosine_with_min_lr_schedule_with_warmup`.
+    /// Half a cosine: `get_cosine_schedule_with_warmup`, or with a final rate
+    /// `get_cosine_with_min_lr_schedule_with_warmup`.
     #[default]
     Cosine,
 }
@@ -64,8 +65,8 @@ impl Schedule {
         self.rate(step as f64, warmup as f64, total.saturating_sub(warmup).max(1) as f64)
     }
 
-    /// The rate at `place` of `total`, in any unit and between steps too. It is for trainings whose number of steps is not
-    /// known in advance. A warm-up given in steps is in the same unit.
+    /// The rate at `place` of `total`, in any unit and between steps too. It is for trainings whose number of steps
+    /// is not known in advance. A warm-up given in steps is in the same unit.
     pub fn at_place(&self, place: f64, total: f64) -> f64 {
         let warmup = match self.warmup {
             Warmup::Steps(steps) => steps as f64,

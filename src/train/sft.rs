@@ -77,7 +77,8 @@ impl Default for SftConfig {
 
 /// Trains on the completion tokens of `examples`: the loss of a step is the mean over its tokens.
 ///
-/// Sequences are packed, so batches are not grouped by length: there is no padding to save, and grouping would bias them.
+/// Sequences are packed, so batches are not grouped by length: there is no padding to save, and grouping would bias
+/// them.
 ///
 /// # Errors
 /// No example can be used, a loss or gradient is not finite, a variable gets no gradient, or what `progress` returns.

@@ -20,12 +20,12 @@ struct ReceivedPair {
 }
 
 /// Trains `llama` on pairs in the order in which `microbatches` yields them. An optimizer step is taken as soon as its
-/// `batch_size x accumulation` pairs are received, and the remaining pairs make a last step. There is one pass without a
-/// shuffle: `epochs` and `shuffle` of the settings have no effect.
+/// `batch_size x accumulation` pairs are received, and the remaining pairs make a last step. There is one pass
+/// without a shuffle: `epochs` and `shuffle` of the settings have no effect.
 ///
-/// The learning rate of a step is the schedule's rate at the position of its first pair in the `planned` microbatches, so
-/// it depends neither on timing nor on the number of later pairs. `epoch` in the metrics is the share of microbatches that
-/// a step has finished.
+/// The learning rate of a step is the schedule's rate at the position of its first pair in the `planned`
+/// microbatches, so it depends neither on timing nor on the number of later pairs. `epoch` in the metrics is the
+/// share of microbatches that a step has finished.
 ///
 /// A training that resumes from a checkpoint must get the same microbatches again, from the first one.
 ///

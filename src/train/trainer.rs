@@ -60,7 +60,8 @@ impl<'a> Trainer<'a> {
         Self { options, seed, ..self }
     }
 
-    /// The dropout key of a step's item. It depends neither on how the step is divided into forwards nor on earlier steps.
+    /// The dropout key of a step's item. It depends neither on how the step is divided into forwards nor on earlier
+    /// steps.
     fn key(&self, kind: &str, item: usize) -> Option<u64> {
         let step = self.steps() as u32;
         let draw = || RngKey::new(self.seed, "train.dropout", step, kind, item as u32).rng().next_u64();
@@ -79,8 +80,8 @@ impl<'a> Trainer<'a> {
     pub fn num_tokens(&self) -> u64 {
         self.num_tokens
     }
-    /// The optimizer's moments, for a checkpoint; see [`AdamW::moments`]. Together with the weights, [`Trainer::steps`] and
-    /// [`Trainer::num_tokens`], they are the complete state.
+    /// The optimizer's moments, for a checkpoint; see [`AdamW::moments`]. Together with the weights,
+    /// [`Trainer::steps`] and [`Trainer::num_tokens`], they are the complete state.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
         self.adamw.moments()
     }
@@ -101,8 +102,9 @@ impl<'a> Trainer<'a> {
     /// Takes a step of SFT. The loss is the mean over all completion tokens of `examples`, in any number of forwards.
     ///
     /// # Errors
-    /// An example without a token to learn ([`usable_examples`](super::usable_examples) finds them), a loss or gradient that is not finite (the weights are then those before the step), a variable without gradient,
-    /// or what `progress` returns.
+    /// An example without a token to learn ([`usable_examples`](super::usable_examples) finds them), a loss or
+    /// gradient that is not finite (the weights are then those before the step), a variable without gradient, or what
+    /// `progress` returns.
     pub fn sft_step(&mut self, examples: &[&Example], progress: &mut dyn Progress) -> Result<StepMetrics> {
         if examples.is_empty() {
             return Err(Error::bug("an SFT step without examples"));
@@ -149,7 +151,8 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// A pair with an empty prompt or completion ([`usable_pairs`](super::usable_pairs) finds them) or without its
-    /// reference ([`reference`](super::reference()) computes it), and as [`Trainer::sft_step`]; a loss that is not finite names its pairs.
+    /// reference ([`reference`](super::reference()) computes it), and as [`Trainer::sft_step`]; a loss that is not
+    /// finite names its pairs.
     pub fn dpo_step(
         &mut self,
         pairs: &[&Pair],
@@ -195,7 +198,8 @@ impl<'a> Trainer<'a> {
         Ok(metrics)
     }
 
-    /// Runs one forward of a DPO step, over the pairs `run` of the step, and adds its gradients and its part of the loss.
+    /// Runs one forward of a DPO step, over the pairs `run` of the step, and adds its gradients and its part of the
+    /// loss.
     fn preference_loss(
         &mut self,
         pairs: &[&Pair],
@@ -296,8 +300,8 @@ fn check_whole(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-/// The weight of each completion token of the pairs, in the order in which they are packed: 1 up to the length of the pair's
-/// shorter completion, `alpha` beyond.
+/// The weight of each completion token of the pairs, in the order in which they are packed: 1 up to the length of the
+/// pair's shorter completion, `alpha` beyond.
 fn ld_weights(pairs: &[&Pair], alpha: f64) -> Vec<f64> {
     let of_pair = |p: &&Pair| {
         let shared = p.chosen.len().min(p.rejected.len());

@@ -170,8 +170,8 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         Ok(!self.validation.as_ref().is_some_and(|(rules, _)| rules.stops(&self.metrics)))
     }
 
-    /// Takes a step of `total` with `take`. `epoch` is the number of passes over the data after it. If the training is being
-    /// stopped, its state is saved first.
+    /// Takes a step of `total` with `take`. `epoch` is the number of passes over the data after it. If the training
+    /// is being stopped, its state is saved first.
     pub fn step(
         &mut self,
         epoch: f64,

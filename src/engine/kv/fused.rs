@@ -117,7 +117,8 @@ fn attend<const G: usize>(
     scores: &mut Vec<f32>,
 ) {
     let scale = f32x16::splat(1. / (head_dim as f32).sqrt());
-    // Whole blocks are written. Values beyond a span are overwritten by the next block, or lie beyond the last position.
+    // Whole blocks are written. Values beyond a span are overwritten by the next block, or lie beyond the last
+    // position.
     let line = visible + BLOCK;
     scores.clear();
     scores.resize(G * line, 0.);

@@ -1,8 +1,8 @@
 //! The paged cache of keys and values, and attention over it.
 //!
-//! A block holds [`BLOCK`] positions of all layers. A sequence has a table of its blocks, a list of [`BlockSpan`]s, so that
-//! sequences can share blocks and a shared prompt may end within one. Keys and values are written once, in place, and
-//! never copied afterwards.
+//! A block holds [`BLOCK`] positions of all layers. A sequence has a table of its blocks, a list of [`BlockSpan`]s,
+//! so that sequences can share blocks and a shared prompt may end within one. Keys and values are written once, in
+//! place, and never copied afterwards.
 
 mod composed;
 mod fused;

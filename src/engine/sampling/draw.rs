@@ -1,5 +1,5 @@
-//! Drawing a token from logits. Every operation has a fixed order, so a draw depends only on the logits, the options, the
-//! tokens so far and the random number.
+//! Drawing a token from logits. Every operation has a fixed order, so a draw depends only on the logits, the options,
+//! the tokens so far and the random number.
 
 use wide::f32x16;
 
@@ -45,8 +45,8 @@ pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
 }
 
 impl TokenDraw<'_> {
-    /// Draws a token and returns it with its natural log-probability at temperature 1 over the full vocabulary. Returns none
-    /// if a logit is not finite or every token is banned.
+    /// Draws a token and returns it with its natural log-probability at temperature 1 over the full vocabulary.
+    /// Returns none if a logit is not finite or every token is banned.
     pub fn token(&self, scratch: &mut Scratch) -> Option<(u32, f32)> {
         let raw = self.logits;
         let top = max(raw);
@@ -101,8 +101,8 @@ impl TokenDraw<'_> {
 
 /// Collects the tokens that pass top-k, top-p and min-p, likeliest first, lower ids first among equals.
 ///
-/// These filters keep a head of the sorted vocabulary. So only the tokens above a cut are sorted, and the cut is lowered
-/// until they surely include that head.
+/// These filters keep a head of the sorted vocabulary. So only the tokens above a cut are sorted, and the cut is
+/// lowered until they surely include that head.
 fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept: &mut Vec<(f32, u32)>) {
     let nucleus = f64::from(s.top_p);
     for cut in [1e-1, 2e-2, 4e-3, 6e-4, 5e-5, 1e-7, 0f32] {
@@ -148,8 +148,8 @@ fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept
     kept.truncate(kept.partition_point(|c| c.0 >= s.min_p * best));
 }
 
-/// The first id at which the running sum of weights, from `start`, exceeds `target`. If rounding prevents that, the last id
-/// with a weight.
+/// The first id at which the running sum of weights, from `start`, exceeds `target`. If rounding prevents that, the
+/// last id with a weight.
 fn draw(weights: impl Iterator<Item = (f64, u32)>, start: f64, target: f64) -> Option<u32> {
     let (mut sum, mut last) = (start, None);
     for (w, id) in weights {

@@ -1,4 +1,5 @@
-//! Sums and maxima over many f32 with fixed lanes in a fixed order, so that the result depends on the numbers alone. The vectors are spelled out, as are those of [`crate::model::ops::PackedWeight`] and for the same reason.
+//! Sums and maxima over many f32 with fixed lanes in a fixed order, so that the result depends on the numbers alone.
+//! The vectors are spelled out, as are those of [`crate::model::ops::PackedWeight`] and for the same reason.
 
 use wide::f32x16;
 

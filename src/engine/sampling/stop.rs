@@ -2,8 +2,8 @@
 
 use super::options::Sampling;
 
-/// The byte at which a stop string ends the text of an answer. A stop string that is complete before token `min_tokens` does
-/// not count.
+/// The byte at which a stop string ends the text of an answer. A stop string that is complete before token
+/// `min_tokens` does not count.
 pub(crate) fn cut(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> Option<usize> {
     if sampling.stop.is_empty() || tokens.len() < sampling.min_tokens {
         return None;
@@ -25,8 +25,9 @@ pub(crate) fn find(text: &str, stop: &[String], exempt: usize) -> Option<usize> 
     stop.iter().filter_map(first).min()
 }
 
-/// Whether the answer has reached a stop string. This runs after every token, so it decodes only the last tokens that can
-/// hold a stop string. A match is confirmed in the whole text, because the last tokens alone may decode differently.
+/// Whether the answer has reached a stop string. This runs after every token, so it decodes only the last tokens that
+/// can hold a stop string. A match is confirmed in the whole text, because the last tokens alone may decode
+/// differently.
 pub(crate) fn reached(tokens: &[u32], sampling: &Sampling, decode: impl Fn(&[u32]) -> String) -> bool {
     let Some(longest) = sampling.stop.iter().map(String::len).max() else { return false };
     // Every token except special ones has at least a byte of text. The extra tokens allow for special ones.

@@ -1,16 +1,16 @@
-//! The length-controlled win rate: what a model's win rate would be if its answers were as long as the baseline's.
+//! The length-controlled win rate: an estimate of a model's win rate with answers of the baseline's length.
 //!
-//! A logistic regression explains each preference by `tanh` of the difference in length (over its standard deviation), the
-//! instruction's difficulty, and the model; then the difference is set to nothing. As in `alpaca_eval`'s `glm_winrate.py`, weights have
-//! an L1 penalty whose strength is chosen by 5-fold cross-validation, no intercept, and the annotations of two baselines that play with
-//! length join in with a weight of 0.2. Its solver stops at a tolerance of 1e-4; this one goes on to the minimum, so the
-//! two differ in the third decimal of a per cent.
+//! A logistic regression explains each preference by `tanh` of the difference in length (over its standard
+//! deviation), the instruction's difficulty, and the model; then the difference is set to nothing. As in
+//! `alpaca_eval`'s `glm_winrate.py`, weights have an L1 penalty whose strength is chosen by 5-fold cross-validation,
+//! no intercept, and the annotations of two baselines that play with length join in with a weight of 0.2. Its solver
+//! stops at a tolerance of 1e-4; this one goes on to the minimum, so the two differ in the third decimal of a per cent.
 
 use super::Annotation;
 use crate::error::{Error, Result};
 use crate::eval::statistics::mean_and_error;
 
-/// Which regression, by the package's names.
+/// The regression, by the package's names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Glm {
     /// `length_controlled_v1`, the leaderboard's.
@@ -37,18 +37,18 @@ impl Glm {
 pub struct Gamed {
     /// The instruction's number.
     pub index: u64,
-    /// From 0 to 1.
+    /// The preference, from 0 to 1.
     pub preference: f64,
     /// Difference in length over its standard deviation.
     pub length: f64,
-    /// How hard the instruction is.
+    /// Difficulty of the instruction.
     pub difficulty: f64,
 }
 
 /// Reads `df_gamed.csv` of the data set `tatsu-lab/alpaca_eval`; columns are found by their names.
 ///
 /// # Errors
-/// A column is missing, or holds no number in a row, which is named.
+/// A column is missing, or a row has no number in it. The message names the row.
 pub fn gamed(csv: &[u8]) -> Result<Vec<Gamed>> {
     let help = "df_gamed.csv is in the data set tatsu-lab/alpaca_eval on the Hugging Face hub";
     let bad = |what: String| Error::user(what).help(help);
@@ -84,7 +84,7 @@ pub fn gamed(csv: &[u8]) -> Result<Vec<Gamed>> {
     Ok(rows)
 }
 
-/// The cells of a line of CSV; quotes are for commas, and no cell of this table reaches over a line.
+/// The cells of a line of CSV. Quotes may hold commas, and no cell of this table spans lines.
 fn cells(line: &str) -> Vec<String> {
     let (mut cells, mut quoted) = (vec![String::new()], false);
     for c in line.chars() {
@@ -97,33 +97,33 @@ fn cells(line: &str) -> Vec<String> {
     cells
 }
 
-/// What the regression gives, in per cent.
+/// The result of the regression, in per cent.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Controlled {
-    /// Mean predicted preference at equal length, over all annotations, those without a preference too.
+    /// Mean predicted preference at equal length, over all annotations, including those without a preference.
     pub win_rate: f64,
     /// Its standard error, over annotations.
     pub standard_error: Option<f64>,
-    /// Weight of the length: above 0 where the judge prefers the longer answer.
+    /// Weight of the length: above 0 if the judge prefers longer answers.
     pub length_weight: f64,
     /// Weight of the difficulty.
     pub difficulty_weight: f64,
     /// Weight of the model itself.
     pub model_weight: f64,
-    /// The strength chosen: C, the inverse of the penalty.
+    /// The chosen strength: C, the inverse of the penalty.
     pub c: f64,
 }
 
-/// How the win rate is controlled.
+/// Settings of the length control.
 #[derive(Clone, Copy, Debug)]
 pub struct LengthControl<'a> {
-    /// Which regression.
+    /// The regression.
     pub glm: Glm,
-    /// The table of the gamed baselines; [`Glm::Minimal`] does without.
+    /// The table of the gamed baselines. [`Glm::Minimal`] does not need it.
     pub gamed: Option<&'a [Gamed]>,
 }
 
-/// What a preference is explained by: length, difficulty, model.
+/// Features of a preference: length, difficulty, model.
 type Features = [f64; 3];
 
 /// A preference with its weight.
@@ -142,7 +142,8 @@ impl LengthControl<'_> {
     /// Controls annotations of one model against one baseline.
     ///
     /// # Errors
-    /// The table is missing or lacks an instruction; fewer preferences than folds; all differences of length are equal.
+    /// The table is missing or lacks an instruction, there are fewer preferences than folds, or all differences of
+    /// length are equal.
     pub fn of(&self, annotations: &[Annotation]) -> Result<Controlled> {
         if annotations.first().is_some_and(|a| a.generator_1 == a.generator_2) {
             let (win_rate, zero) = (50., 0.);
@@ -208,8 +209,8 @@ impl LengthControl<'_> {
     }
 }
 
-/// The strength of ten from 1e-4 to 1e4 whose weighted log loss on held-out folds is least; the least strength of equals. Case `i` of n is in
-/// fold `(n - 1 - i) mod 5`, as scikit-learn's `GroupKFold` has it for groups of one size.
+/// The strength of ten from 1e-4 to 1e4 whose weighted log loss on held-out folds is least; the least strength of
+/// equals. Case `i` of n is in fold `(n - 1 - i) mod 5`, as scikit-learn's `GroupKFold` has it for groups of one size.
 fn chosen_c(cases: &[Case]) -> f64 {
     let fold = |i: usize| (cases.len() - 1 - i) % FOLDS;
     let part = |held: usize, out: bool| -> Vec<Case> {
@@ -246,8 +247,8 @@ fn softplus(x: f64) -> f64 {
     x.max(0.) + (-x.abs()).exp().ln_1p()
 }
 
-/// The weights that minimise `|w|_1 + C sum_i s_i (softplus(w x_i) - p_i w x_i)`: proximal Newton, each step's quadratic by coordinate
-/// descent, each step's length by halving.
+/// The weights that minimise `|w|_1 + C sum_i s_i (softplus(w x_i) - p_i w x_i)`: proximal Newton, each step's
+/// quadratic by coordinate descent, each step's length by halving.
 fn fit(cases: &[Case], c: f64) -> Features {
     let objective = |w: &Features| -> f64 {
         let loss = |k: &Case| k.weight * (softplus(dot(w, &k.x)) - k.preference * dot(w, &k.x));
@@ -320,7 +321,8 @@ mod tests {
                 }
             })
             .collect();
-        // At a minimum every weight that is not 0 has a loss whose slope the penalty's balances; the others' are within it.
+        // At a minimum every weight that is not 0 has a loss whose slope the penalty's balances; the others' are
+        // within it.
         for c in [0.01, 0.1, 1., 100., 1e4] {
             let w = fit(&cases, c);
             for i in 0..3 {

@@ -1,7 +1,8 @@
-//! AlpacaEval 2.0: its annotations, the win rate over them, and the length-controlled win rate (arXiv 2404.04475), of [`Glm`].
+//! AlpacaEval 2.0: its annotations, the win rate over them, and the length-controlled win rate (arXiv 2404.04475), of
+//! [`Glm`].
 //!
-//! Figures are those of the `alpaca_eval` package (0.6.6), in per cent, with one difference: a preference that is none (below 1 or
-//! above 2, other than the old 0 for a draw) is an error here and passed over there.
+//! Figures are those of the `alpaca_eval` package (0.6.6), in per cent, with one difference: a preference that is
+//! none (below 1 or above 2, other than the old 0 for a draw) is an error here and passed over there.
 
 mod glm;
 
@@ -43,12 +44,12 @@ pub struct Annotation {
     pub generator_1: String,
     /// The model.
     pub generator_2: String,
-    /// 0 where the baseline's answer is preferred, 1 where the model's is, anything between for a judge that is not sure; none
-    /// where the judge failed.
+    /// 0 if the judge prefers the baseline's answer, 1 if it prefers the model's, a number between if it is unsure,
+    /// and none if it failed.
     pub preference: Option<f64>,
 }
 
-/// What a row of the package's annotations has; the rest is passed over.
+/// The columns of the package's annotations that are read. Other columns are ignored.
 #[derive(Deserialize)]
 struct Row {
     instruction: String,
@@ -65,7 +66,8 @@ struct Row {
 /// Reads annotations as the package writes them (`annotations.json`): a list of objects.
 ///
 /// # Errors
-/// It is no such list; a row lacks a key, has a preference that is none, or names another model than the others. Rows are counted from 1.
+/// The file is not such a list, or a row lacks a key, has an invalid preference, or names another model than the
+/// other rows. Rows are counted from 1.
 pub fn annotations(json: &[u8]) -> Result<Vec<Annotation>> {
     let help = "annotations.json of alpaca_eval is a list of {instruction, output_1, output_2, generator_1, generator_2, preference}";
     let bad = |what: String| Error::user(what).help(help);
@@ -112,11 +114,11 @@ pub fn annotations(json: &[u8]) -> Result<Vec<Annotation>> {
 /// The package's `get_winrate`; rates and errors in per cent.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct WinRate {
-    /// Mean preference; none without a preference.
+    /// Mean preference, if there is a preference.
     pub win_rate: Option<f64>,
     /// Its standard error.
     pub standard_error: Option<f64>,
-    /// The same with every preference rounded to a win, a loss, or a draw where it is exactly one half.
+    /// The win rate with every preference rounded to a win or a loss, and exactly one half counted as a draw.
     pub discrete_win_rate: Option<f64>,
     /// Preferences above one half.
     pub n_wins: u64,
@@ -126,14 +128,14 @@ pub struct WinRate {
     pub n_draws: u64,
     /// Preferences.
     pub n_total: u64,
-    /// Annotations without one.
+    /// Annotations without a preference.
     pub n_null: u64,
     /// Mean characters of the model's answers, as on the leaderboard.
     pub avg_length: f64,
 }
 
 impl WinRate {
-    /// Of annotations of one model against one baseline.
+    /// The win rate over annotations of a model against a baseline.
     pub fn of(annotations: &[Annotation]) -> Self {
         let known: Vec<f64> = annotations.iter().filter_map(|a| a.preference).collect();
         // 1.5 exactly is a draw before anything is rounded.
@@ -155,10 +157,10 @@ impl WinRate {
     }
 }
 
-/// Refuses to put models side by side that were not asked the same.
+/// Refuses to compare models that answered different instructions.
 ///
 /// # Errors
-/// The sets of instructions differ: how many each has, and one that the others lack.
+/// The sets of instructions differ. The message has their sizes, and an instruction that is not in all of them.
 pub fn same_instructions(models: &[(String, Vec<Annotation>)]) -> Result<()> {
     let set = |a: &[Annotation]| a.iter().map(|a| a.instruction.clone()).collect::<BTreeSet<_>>();
     let Some(((name, first), rest)) = models.split_first() else { return Ok(()) };

@@ -1,8 +1,8 @@
 //! The text that M0 is pretrained on: no scores, no rubric, no answered requests.
 //!
-//! - *Quizzes*: a list, then claims about it and whether they hold, and remarks about single words of it. The loss is on
-//!   the claims. The remarks (`bear up`: it comes after its left neighbour in the alphabet; `bear twice`) say at every
-//!   word what the verdicts on order and repetition are made of. Without them those two verdicts are not learnt
+//! - *Quizzes*: a list, then claims about it and whether they hold, and remarks about single words of it. The loss is
+//!   on the claims. The remarks (`bear up`: it comes after its left neighbour in the alphabet; `bear twice`) say at
+//!   every word what the verdicts on order and repetition are made of. Without them those two verdicts are not learnt
 //!   within a small budget: a verdict on a whole list says too little about which pair of words is to blame.
 //! - *Copies* of words, from which a model learns to look up where it has seen a word before.
 //! - *Headed lists*: `three animals in reverse order : ...`, where the header is true of the list.
@@ -18,9 +18,9 @@ use super::writer;
 /// One document; see the `text` schema.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Document {
-    /// Read, not learnt; may be empty.
+    /// The context, without loss. It may be empty.
     pub context: String,
-    /// Learnt.
+    /// The text with loss.
     pub text: String,
 }
 
@@ -77,7 +77,7 @@ fn list(draw: &mut Draw) -> Vec<&'static str> {
     words
 }
 
-/// The category of all words, if it is one.
+/// The category of all words, if they share one.
 fn common_category(words: &[&str]) -> Option<&'static str> {
     let mut names = words.iter().map(|w| category_of(w).map(|c| c.name));
     let first = names.next()??;
@@ -158,7 +158,7 @@ fn quiz(draw: &mut Draw) -> Document {
     Document { context: format!("{before}{}{thanks} :", words.join(" ")), text: format!("{} .", said.join(" ")) }
 }
 
-/// Three to seven words, and twice again.
+/// Three to seven words, repeated twice.
 fn copy(draw: &mut Draw) -> Document {
     let all: Vec<&str> = CATEGORIES.iter().flat_map(|c| c.words).collect();
     let length = 3 + draw.below(5);

@@ -17,7 +17,7 @@ use super::writer::{self, Slips};
 use crate::data::{List, Schema, did_you_mean, hash_hex, named};
 use crate::error::{Error, Result};
 
-/// Which dataset.
+/// A dataset of the list world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Data {
     /// Plain text that M0 is trained on.
@@ -63,7 +63,7 @@ impl Data {
             Data::Requests => &named::PROMPTS,
         }
     }
-    /// How many rows there can be, if there is a limit.
+    /// Maximum number of rows, if there is a limit.
     pub fn limit(self) -> Option<usize> {
         (self == Data::Requests).then(|| held_out().len())
     }
@@ -71,7 +71,7 @@ impl Data {
     /// not matter to the others.
     ///
     /// # Errors
-    /// More held-out requests are asked for than there are.
+    /// More held-out requests are asked for than exist.
     pub fn rows(self, seed: u64, rows: Range<usize>, shots: usize) -> Result<RecordBatch> {
         match self {
             Data::Pretrain => pretrain(seed, rows),
@@ -102,7 +102,7 @@ fn texts<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> ArrayRef {
 /// Documents to pretrain on, without any control token: the trainer adds the tokens that begin and end a text.
 ///
 /// # Errors
-/// None in practice; so for the functions below but [`requests`].
+/// No error in practice. The same holds for the functions below except [`requests`].
 pub fn pretrain(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
     let documents: Vec<_> = rows.map(|row| corpus::document(seed, row)).collect();
     named::TEXT.batch(vec![texts(documents.iter().map(|d| &d.context)), texts(documents.iter().map(|d| &d.text))])
@@ -138,8 +138,8 @@ pub fn eft(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
     named::EFT.batch(vec![texts(prompts), texts(responses), texts(judgements), scores])
 }
 
-/// What a judge says, in the additive way: per aspect the requirement, whether it is met, and the points so far; then
-/// the score. The running tally is what makes the score learnable: summing five verdicts at the end is not.
+/// A judgement with additive scoring: for each aspect the requirement, whether it is met, and the points so far; then
+/// the score. The running tally makes the score learnable: a model does not learn to sum five verdicts at the end.
 pub fn judgement(request: &Request, verdicts: &Verdicts) -> String {
     let closing = if request.polite { "thanks" } else { "plain" };
     let claims = [request.category().name, NUMBERS[request.count], "different", request.order.word(), closing];
@@ -205,7 +205,7 @@ pub fn ranked(seed: u64, rows: Range<usize>, is_held_out: bool) -> Result<Record
 /// Requests kept for evaluation, in an order of the seed's.
 ///
 /// # Errors
-/// More are asked for than there are.
+/// More are asked for than exist.
 pub fn requests(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
     let mut all: Vec<Request> = held_out().iter().copied().collect();
     Draw::row(seed, "requests", 0).shuffle(&mut all);

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::data::RngKey;
 
-/// A stream of draws; the same for the same key, whoever asks and in whatever order rows are made.
+/// A stream of draws that depends on its key alone, independent of the order in which rows are made.
 pub struct Draw(ChaCha8Rng);
 
 impl Draw {

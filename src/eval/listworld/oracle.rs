@@ -2,7 +2,7 @@
 
 use super::world::{Request, THANKS, category_of};
 
-/// What holds of a response, aspect by aspect.
+/// The verdicts on a response, one for each aspect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Verdicts {
     /// Every word is of the category asked for.
@@ -21,8 +21,8 @@ impl Verdicts {
     /// Names of the aspects, in the order of [`Verdicts::points`].
     pub const ASPECTS: [&'static str; 5] = ["kind", "count", "distinct", "order", "closing"];
 
-    /// Judges a response. Any text is allowed: a response without a listed word, or with one that belongs to no
-    /// category, has no point at all.
+    /// Judges a response. Any text is allowed. A response without a listed word, or with a word of no category, has
+    /// no points.
     pub fn of(request: &Request, response: &str) -> Self {
         let mut words: Vec<&str> = response.split_whitespace().collect();
         let thanked = words.pop_if(|w| *w == THANKS).is_some();
@@ -43,13 +43,13 @@ impl Verdicts {
     pub fn points(&self) -> [bool; 5] {
         [self.kind, self.count, self.distinct, self.order, self.closing]
     }
-    /// 0 to 5.
+    /// The score, 0 to 5.
     pub fn score(&self) -> u8 {
         self.points().into_iter().map(u8::from).sum()
     }
 }
 
-/// The score, 0 to 5, of a response text to a request text; `None` if the request is none of this world.
+/// The score, 0 to 5, of a response text to a request text. `None` if the request does not belong to this world.
 pub fn score(request: &str, response: &str) -> Option<u8> {
     Some(Verdicts::of(&Request::parse(request)?, response).score())
 }

@@ -3,18 +3,18 @@
 use super::draw::Draw;
 use super::world::{CATEGORIES, COUNTS, Order, Request, THANKS};
 
-/// How often the writer slips, aspect by aspect, each on its own.
+/// Probabilities of the writer's slips, independent for each aspect.
 #[derive(Clone, Copy, Debug)]
 pub struct Slips {
     /// One word is of another category.
     pub kind: f64,
     /// One or two words too many or too few.
     pub count: f64,
-    /// One word is said again in the place of another.
+    /// A word is repeated in the place of another.
     pub repeat: f64,
     /// The words are left in a random order.
     pub order: f64,
-    /// `thanks` is said when it should not be, or left out.
+    /// `thanks` is added where it should not be, or left out.
     pub closing: f64,
 }
 

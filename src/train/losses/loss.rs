@@ -40,7 +40,8 @@ pub struct Loss {
     pub equation: &'static str,
     /// Where it comes from.
     pub paper: &'static str,
-    /// What it reads. Options that it does not read are refused, and rows that lack a column that it reads are left out.
+    /// What it reads. Options that it does not read are refused, and rows that lack a column that it reads are left
+    /// out.
     pub reads: &'static [Input],
     /// Loss of each pair, `[B]`.
     pub each: fn(&Scores) -> Result<Tensor>,
