@@ -33,8 +33,8 @@ const PAGES: [&str; 14] = [
 /// Pages for developers, whose commands build and test the repository.
 const DEVELOPERS: [&str; 4] = ["docs/ARCHITECTURE.md", "docs/GLOSSARY.md", "docs/contributing.md", "docs/decisions/"];
 
-/// Files that a recipe of the contributing guide creates.
-const CREATED: [&str; 1] = ["src/operators/selection/without.rs"];
+/// Files that the recipes of the contributing guide create.
+const CREATED: [&str; 2] = ["src/operators/selection/without.rs", "src/train/losses/exponential.rs"];
 
 /// Commands that another test runs, or that no test can run, with the reason. A page must print each of them, so that
 /// the list cannot go stale.
