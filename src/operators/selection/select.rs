@@ -16,12 +16,11 @@ use std::collections::HashMap;
 
 use arrow::array::FixedSizeBinaryArray;
 
+use super::consistency::{consistencies, valid, without_partner};
+use super::pair_rows;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
 use crate::data::{Id, Judgements, counted};
-use crate::dataflow::{
-    Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Joined, Key, Keyed, Measure, RngSource,
-};
-use crate::eval::statistics::kendall_tau;
+use crate::dataflow::{Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Key, Keyed, Measure, RngSource};
 use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -229,23 +228,6 @@ fn prompt_and_response(rows: &RecordBatch) -> Result<Vec<u128>> {
     Ok((0..rows.num_rows()).map(|i| Id::from_parts([prompts.value(i), responses.value(i)]).0).collect())
 }
 
-/// Computes C of CREAM by prompt id from two judges' scores of the same answers.
-fn consistencies(ours: &RecordBatch, joined: &Joined) -> Result<HashMap<String, f32>> {
-    let (prompts, scores) = (Columns(ours).text("prompt_id")?, Columns(ours).float("score")?);
-    let others = Columns(&joined.partners).float("score")?;
-    let mut rankings: HashMap<String, (Vec<f64>, Vec<f64>)> = HashMap::new();
-    for (i, partner) in joined.partner_of.iter().enumerate() {
-        let both = rankings.entry(prompts.value(i).to_owned()).or_default();
-        let other = partner.and_then(|at| valid(others, at));
-        if let Some((score, other)) = valid(scores, i).zip(other).filter(|(a, b)| a.is_finite() && b.is_finite()) {
-            both.0.push(f64::from(score));
-            both.1.push(f64::from(other));
-        }
-    }
-    let c = |(x, y): (Vec<f64>, Vec<f64>)| ((kendall_tau(&x, &y).unwrap_or(0.) + 1.) / 2.) as f32;
-    Ok(rankings.into_iter().map(|(prompt, both)| (prompt, c(both))).collect())
-}
-
 /// Returns the population variance of an answer's readable scores, in millionths of a squared point.
 fn variance(scores: impl Iterator<Item = f32>) -> u32 {
     let scores: Vec<f64> = scores.map(f64::from).filter(|s| s.is_finite()).collect();
@@ -332,10 +314,6 @@ fn order(score: Option<f32>) -> i64 {
     score.map(f64::from).filter(|s| s.is_finite()).map_or(UNSCORED, thousandths)
 }
 
-fn valid(scores: &Float32Array, row: usize) -> Option<f32> {
-    scores.is_valid(row).then(|| scores.value(row))
-}
-
 impl Keyed for Select {
     fn items(&self, epoch: Epoch, rows: &RecordBatch) -> Result<Vec<(Key, Item)>> {
         let columns = Columns(rows);
@@ -407,7 +385,7 @@ impl Keyed for Select {
             }
         }
         let consistency = self.consistency(cx, rows, &pairs, &mut ledger)?;
-        ledger.close(batch(columns, &pairs, consistency)?)
+        ledger.close(pair_rows::batch(columns, &pairs, consistency)?)
     }
 }
 
@@ -510,67 +488,4 @@ impl Select {
         let mean = each.iter().map(|&c| f64::from(c)).sum::<f64>() / each.len().max(1) as f64;
         Ok(each.into_iter().map(|c| Some(if self.mean { mean as f32 } else { c })).collect())
     }
-}
-
-/// Makes rows of `errors` for scores of either judge that the other judge lacks.
-fn without_partner(rows: &RecordBatch, joined: &Joined, [first, other]: [&str; 2], ledger: &mut Ledger) -> Result<()> {
-    let error = |id: &str, of: &str| {
-        let message =
-            format!("`{of}` has no row for this answer, so the consistency of its prompt is found without it");
-        RowError::failed(id, "no_partner", message)
-    };
-    let ours = Columns(rows).text("response_id")?;
-    let alone = joined.partner_of.iter().enumerate().filter(|(_, partner)| partner.is_none());
-    alone.for_each(|(i, _)| ledger.note(error(ours.value(i), other)));
-    let theirs = Columns(&joined.unmatched).text("response_id")?;
-    (0..theirs.len()).for_each(|i| ledger.unmatched_left_out(i, error(theirs.value(i), first)));
-    Ok(())
-}
-
-/// Makes the rows of the pairs.
-fn batch(columns: Columns<'_>, pairs: &[Decision], consistency: Vec<Option<f32>>) -> Result<RecordBatch> {
-    let (prompts, responses, scores) = (Prompts::new(columns.0)?, columns.text("response")?, columns.float("score")?);
-    let (prompt_ids, response_ids, models) =
-        (columns.text("prompt_id")?, columns.text("response_id")?, columns.text("model")?);
-    let (prompt_tokens, tokens, logprobs) =
-        (columns.tokens("prompt_tokens")?, columns.tokens("response_tokens")?, columns.floats("logprobs")?);
-    let text = |of: &dyn Fn(&Decision) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(pairs.iter().map(of)))
-    };
-    let number =
-        |of: &dyn Fn(&Decision) -> f32| -> ArrayRef { Arc::new(Float32Array::from_iter_values(pairs.iter().map(of))) };
-    let asked = |pair: &Decision| -> Vec<(String, String)> {
-        prompts.turns(pair.chosen).into_iter().map(|(role, content)| (role.to_owned(), content.to_owned())).collect()
-    };
-    let answer = |of: &dyn Fn(&Decision) -> String| {
-        List::of_messages(&pairs.iter().map(|p| vec![("assistant".to_owned(), of(p))]).collect::<Vec<_>>())
-    };
-    let ids = |of: &dyn Fn(&Decision) -> Vec<u32>| List::of_tokens(&pairs.iter().map(of).collect::<Vec<_>>());
-    let floats = |of: &dyn Fn(&Decision) -> Vec<f32>| List::of_floats(&pairs.iter().map(of).collect::<Vec<_>>());
-    named::PAIRS.batch(vec![
-        text(&|p| prompt_ids.value(p.chosen).into()),
-        List::of_messages(&pairs.iter().map(asked).collect::<Vec<_>>()),
-        answer(&|p| responses.value(p.chosen).into()),
-        answer(&|p| responses.value(p.rejected).into()),
-        text(&|p| response_ids.value(p.chosen).into()),
-        text(&|p| response_ids.value(p.rejected).into()),
-        number(&|p| scores.value(p.chosen)),
-        number(&|p| scores.value(p.rejected)),
-        number(&|p| p.margin),
-        ids(&|p| prompt_tokens.row(p.chosen).to_vec()),
-        ids(&|p| tokens.row(p.chosen).to_vec()),
-        ids(&|p| tokens.row(p.rejected).to_vec()),
-        floats(&|p| logprobs.row(p.chosen).to_vec()),
-        floats(&|p| logprobs.row(p.rejected).to_vec()),
-        text(&|p| models.value(p.chosen).into()),
-        Arc::new(Float32Array::from_iter(consistency)),
-        Arc::new(tokenizers(columns, pairs)?),
-    ])
-}
-
-/// Returns the tokenizer of each pair's token ids; null if its answers have different or unknown ones.
-fn tokenizers(columns: Columns<'_>, pairs: &[Decision]) -> Result<StringArray> {
-    let known = columns.0.column_by_name("tokenizer").map(|_| columns.text("tokenizer")).transpose()?;
-    let of = |row: usize| known.filter(|column| column.is_valid(row)).map(|column| column.value(row));
-    Ok(pairs.iter().map(|pair| of(pair.chosen).filter(|chosen| of(pair.rejected) == Some(chosen))).collect())
 }
