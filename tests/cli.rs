@@ -165,7 +165,7 @@ fn ctrl_c_stops_and_the_run_goes_on_later() {
     let output = child.wait_with_output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("stopping") && err.contains("go on"), "{err}");
+    assert!(err.contains("stopping") && err.contains("to continue"), "{err}");
     assert!(err.lines().any(|line| line == "stopped") && !err.contains("stopped: stopped"), "{err}");
     let before = reflux::store::Run::open(&runs.join("t")).unwrap().files("answers").len();
     assert!((1..12).contains(&before), "{before} microbatches");

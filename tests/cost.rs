@@ -214,12 +214,12 @@ fn what_is_not_known_is_asked_for() {
         assert!(words.iter().all(|w| err.contains(w)), "{args:?}: {err}");
     };
     says(&["--hardware", "8xTPU"], &["8xTPU", "8xH100"]);
-    says(&["--rows", "pears=3"], &["`pears`", "no step"]);
+    says(&["--rows", "pears=3"], &["`pears`", "not found"]);
     says(&["--rows", "pairs=many"], &["--rows pairs=many"]);
     says(&["--shape", "m9=x"], &["`m9`"]);
     says(&["--shape", "m0"], &["NAME=VALUE"]);
     says(&["--shape", "m0=no/such.json"], &["no/such.json"]);
-    says(&["--mfu", "40"], &["--mfu", "share"]);
+    says(&["--mfu", "40"], &["--mfu", "above 0"]);
     says(&["--devices", "0"], &["--devices"]);
     says(&["--fill", "NaN"], &["--fill"]);
     says(&["--set", "step.dpo.bita=0.2"], &["E0102"]);

@@ -360,7 +360,7 @@ fn bad_input_is_named() {
     with(&judge, &judge, &[], &["need prompts"]);
     with(&judge, &judge, &["--prompts", &files.put("none.txt", "\n \n")], &["none.txt` holds no prompt"]);
     with(&good, &good, &["--prompts", &files.put("plain", "Name a river.\n")], &["plain` line 1", ".txt"]);
-    fails(&["win-rate", &good, &good, "--judge", "no/judge"], &["no judge at `no/judge`"]);
+    fails(&["win-rate", &good, &good, "--judge", "no/judge"], &["judge `no/judge` not found"]);
     fails(&["reward", &judge, "--data", &good], &["good.jsonl"]);
     fails(&["reward", &judge, "--data", "datasets/ift"], &["datasets/ift", "`ranked`", "missing", "`rank`"]);
     fails(&["drift", "no/run"], &["no/run"]);

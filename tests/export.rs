@@ -341,7 +341,7 @@ fn the_command_writes_whole_files_or_none() {
     assert!(out.starts_with("m.gguf: ") && out.contains("tensors"), "{out}");
     let first = fs::read(dir.path().join("m.gguf")).unwrap();
     let (code, _, err) = run(&["m.gguf", "--type", "q8_0"]);
-    assert!(code == Some(2) && err.contains("there already") && err.contains("--force"), "{err}");
+    assert!(code == Some(2) && err.contains("already exists") && err.contains("--force"), "{err}");
     assert_eq!(fs::read(dir.path().join("m.gguf")).unwrap(), first);
     let (code, out, err) = run(&["m.gguf", "--type", "q8_0", "--force"]);
     assert!(code == Some(0) && err.contains("note: ") && out.contains("MB"), "{err}");

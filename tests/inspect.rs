@@ -186,16 +186,16 @@ fn what_is_not_there_is_said_with_what_is() {
     said(&["show", &of("pirs")], &["no step `pirs`", "did you mean `pairs`"]);
     said(&["show", &of("metrics/pairs")], &["no metrics of `pairs`", "metrics/dpo"]);
     said(&["show", &of("errors/pears")], &["no step `pears`"]);
-    said(&["show", &of("pairs"), "--columns", "margn"], &["no column `margn`", "did you mean `margin`"]);
-    said(&["show", &of("pairs"), "--where", "margn=1"], &["no column `margn`"]);
+    said(&["show", &of("pairs"), "--columns", "margn"], &["column `margn` not found", "did you mean `margin`"]);
+    said(&["show", &of("pairs"), "--where", "margn=1"], &["column `margn` not found"]);
     said(&["show", &of("pairs"), "--where", "margin=big"], &["`margin` holds numbers"]);
     said(&["show", &of("pairs"), "--where", "margin"], &["is not a condition"]);
-    said(&["show", "no/such"], &["nothing at `no/such`"]);
-    said(&["ls", "no/such"], &["no run at `no/such`"]);
+    said(&["show", "no/such"], &["`no/such` not found"]);
+    said(&["ls", "no/such"], &["no run found at `no/such`"]);
     for command in [&["ls"][..], &["verify"], &["eval", "drift"]] {
-        said(&[command, &["Cargo.toml"]].concat(), &["no run at `Cargo.toml`"]);
+        said(&[command, &["Cargo.toml"]].concat(), &["no run found at `Cargo.toml`"]);
     }
-    said(&["trace", "Cargo.toml", "0"], &["no run at `Cargo.toml`"]);
+    said(&["trace", "Cargo.toml", "0"], &["no run found at `Cargo.toml`"]);
     let file = finished().join("data/pairs/iteration=1/microbatch=00000.parquet");
     said(&["show", file.to_str().unwrap(), "--iteration", "1"], &["not a run's step"]);
 }
