@@ -70,9 +70,9 @@
 //! use candle_core::{DType, Device};
 //! use reflux::cancel::CancelFlag;
 //! use reflux::data::RngKey;
-//! use reflux::engine::{Config, Message, Request, Sampling, open};
+//! use reflux::engine::{EngineConfig, Message, Request, Sampling, open};
 //!
-//! let engine = open("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, Config::default())?;
+//! let engine = open("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, EngineConfig::default())?;
 //! let request = Request {
 //!     messages: vec![Message::new("user", "list three animals")],
 //!     sampling: Sampling { max_tokens: 8, ..Sampling::default() },

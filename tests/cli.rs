@@ -170,11 +170,11 @@ fn ctrl_c_stops_and_the_run_goes_on_later() {
     let before = reflux::store::Run::open(&runs.join("t")).unwrap().files("answers").len();
     assert!((1..12).contains(&before), "{before} microbatches");
     let (code, _, err) = reflux(&args);
-    assert!(code == Some(0) && err.contains("going on"), "{err}");
+    assert!(code == Some(0) && err.contains("continuing the run"), "{err}");
     // A replay that is just begun goes on with nothing.
     let replay = ["replay", &runs.join("t").display().to_string(), "--set", "step.answers.samples=2", "--runs"];
     let replay: Vec<&str> = replay.into_iter().chain([runs.to_str().unwrap(), "--from", "answers"]).collect();
     let (code, _, err) = reflux(&replay);
-    assert!(code == Some(0) && !err.contains("going on"), "{err}");
+    assert!(code == Some(0) && !err.contains("continuing the run"), "{err}");
     assert_eq!(reflux::store::Run::open(&runs.join("t")).unwrap().files("answers").len(), 12);
 }
