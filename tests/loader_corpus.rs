@@ -1,5 +1,7 @@
 //! The inputs that fuzzing found worth keeping (fuzz/corpus), through the same functions: each ends with a model or an error
 //! that the user can act on, and takes no memory beyond its size.
+//!
+//! A binary of its own: the test measures the memory that its process has mapped.
 
 mod fuzzing;
 mod loader_inputs;

@@ -1,4 +1,6 @@
 //! Stages overlap: three equal stages take little more than one of them.
+//!
+//! A binary of its own: other tests would take the cores on which the stages run.
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! What CONTRIBUTING.md says about adding things is true: the code of its recipes goes into a copy of the crate, which
 //! is then built and tested.
+//!
+//! A binary of its own: it is ignored and run by hand, while `.ci/run` runs the ignored tests of other binaries.
 
 mod common;
 

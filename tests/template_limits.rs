@@ -1,5 +1,7 @@
 //! Templates that ask for more than a template may have: each is refused, or gives what it gives, within a bounded stack
 //! and bounded memory. The inputs are small; without the limits each of them ends the process or does not end.
+//!
+//! A binary of its own: the test measures the peak memory of its process.
 
 use reflux::jinja::{ErrorKind, RenderOptions, Template, Value, Whitespace};
 

@@ -351,7 +351,7 @@ fn every_code_has_a_case_that_gives_it() {
         assert_eq!(codes::find(&name[6..]).map(|c| c.id), Some(code.as_str()), "{name}");
         seen.insert(code);
     }
-    // No file makes the system refuse a thread: tests/limits.rs does.
+    // No file makes the system refuse a thread: tests/limits/system.rs does.
     seen.insert("E0003".to_owned());
     let all: std::collections::BTreeSet<String> = codes::ALL.iter().map(|c| c.id.to_owned()).collect();
     assert_eq!(seen, all);

@@ -1,5 +1,5 @@
 //! Runs a pipeline text in a folder of its own, through the library.
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod looked_at;
 pub mod scored;

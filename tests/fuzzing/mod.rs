@@ -1,5 +1,5 @@
 //! The inputs of fuzz/corpus, and inputs made of them by chance, given to the functions that fuzzing drives.
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! What the fuzz targets `manifest` and `parquet` of fuzz/ do with an input, and what tests/store_corpus.rs does with the
+//! What the fuzz targets `manifest` and `parquet` of fuzz/ do with an input, and what tests/corpus/store.rs does with the
 //! inputs that are kept: a run or a table is read and looked at in every way, or refused with an error that the user can
 //! act on.
 

@@ -1,4 +1,4 @@
-//! What the fuzz targets `pipeline`, `score` and `template` of fuzz/ do with an input, and what tests/text_corpus.rs does with the inputs that
+//! What the fuzz targets `pipeline`, `score` and `template` of fuzz/ do with an input, and what tests/corpus/text.rs does with the inputs that
 //! are kept: a pipeline file becomes a plan that can be explained and costed, or problems that can be shown; a judge's text becomes
 //! a score on the scale, or none.
 

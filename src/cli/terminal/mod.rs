@@ -1,4 +1,4 @@
-//! All output of reflux. No other file writes to standard output or standard error (`tests/house.rs`).
+//! All output of reflux. No other file writes to standard output or standard error (`tests/house`).
 //!
 //! Names, keys, texts and messages may come from untrusted files and models. Text for reading is therefore
 //! printed with every control character escaped ([`visible`]), and JSON with those characters as `\u`

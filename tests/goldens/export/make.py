@@ -1,4 +1,4 @@
-"""Makes the goldens of tests/export.rs and of src/model/export/tensor.rs from the `gguf` package (0.19) and from a file that
+"""Makes the goldens of tests/model/export.rs and of src/model/formats/export/tensor.rs from the `gguf` package (0.19) and from a file that
 llama.cpp's converter made.
 
     python tests/goldens/export/make.py SmolLM2-135M-Instruct.Q4_1.gguf        # pipelines/get-smollm2.sh fetches it

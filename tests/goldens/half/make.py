@@ -1,4 +1,4 @@
-"""Makes the goldens of tests/half_precision.rs from torch and transformers (CPU, one thread).
+"""Makes the goldens of tests/training/half_precision.rs from torch and transformers (CPU, one thread).
 
     python tests/goldens/half/make.py        # torch 2.15, transformers 5.24, safetensors
 

@@ -1,4 +1,4 @@
-"""Makes the goldens of tests/lora_goldens.rs from PEFT and TRL themselves (f32, CPU, one thread).
+"""Makes the goldens of tests/training/lora.rs from PEFT and TRL themselves (f32, CPU, one thread).
 
     python tests/goldens/lora/make.py        # torch 2.15, transformers 5.24, peft 0.21, trl 1.16, datasets, safetensors
 

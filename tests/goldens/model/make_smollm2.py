@@ -1,7 +1,7 @@
 """Makes smollm2-135m.json: token ids, logits and greedy continuations of SmolLM2-135M-Instruct by transformers, in f32 on the weights that the
 GGUF file dequantises to.   usage: python make_smollm2.py SmolLM2-135M-Instruct.Q4_1.gguf [ALL.safetensors]
 The golden has a few logits of each prompt, and the log-sum-exp of all logits at every position. ALL.safetensors gets every logit at every
-position (500 MB, not to be committed): tests/model_goldens.rs compares with them all where REFLUX_SMOLLM2_LOGITS names that file."""
+position (500 MB, not to be committed): tests/model/goldens.rs compares with them all where REFLUX_SMOLLM2_LOGITS names that file."""
 import json, os, sys
 import torch
 from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Renders templates with transformers, for tests/templates.rs: `python make.py > templates.jsonl`.
+"""Renders templates with transformers, for tests/model/templates.rs: `python make.py > templates.jsonl`.
 
 Needs transformers 5 and jinja2 3.1. A line has a template, and is followed by lines with variables and what transformers makes
 of the template with them, or the error that it raises. `--all` adds every template that `trl` ships.

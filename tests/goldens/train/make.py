@@ -1,4 +1,4 @@
-"""Makes the goldens of tests/train_goldens.rs from torch, transformers and TRL themselves (f32, CPU, one thread).
+"""Makes the goldens of tests/training/goldens.rs from torch, transformers and TRL themselves (f32, CPU, one thread).
 
     python tests/goldens/train/make.py        # torch 2.15, transformers 5.23, trl 1.16, datasets, tokenizers, safetensors
 
