@@ -342,6 +342,53 @@ fn every_path_in_backticks_exists() {
     assert!(checked >= 20, "only {checked} paths were found");
 }
 
+/// Whether a test exists that a page names by its binary, file and function (`run::kill::two_do_not_write_one_run`), by
+/// less than that (`model::folders`), or as a unit test by its module or file.
+fn is_a_test(name: &str) -> bool {
+    let parts: Vec<&str> = name.split("::").collect();
+    let has = |file: String, test: &str| {
+        std::fs::read_to_string(root().join(file)).is_ok_and(|text| text.contains(&format!("fn {test}(")))
+    };
+    if let Some((file, test)) = name.split_once(".rs::") {
+        return has(format!("{file}.rs"), test);
+    }
+    match &parts[..] {
+        [module @ .., "tests", test] => has(format!("src/{}.rs", module.join("/")), test),
+        [binary] => root().join(format!("tests/{binary}.rs")).exists(),
+        [binary, file] => {
+            let alone = [format!("tests/{binary}.rs"), format!("tests/{binary}/main.rs")];
+            root().join(format!("tests/{binary}/{file}.rs")).exists() || alone.into_iter().any(|path| has(path, file))
+        }
+        [binary, file, test] => has(format!("tests/{binary}/{file}.rs"), test),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    // Invariants: `binary::file`: `test`, `test`.
+    let held = Regex::new(r"`([a-z0-9_:/.]+)`: (`[a-z0-9_]+`(?:, `[a-z0-9_]+`)*)").unwrap();
+    let architecture = read("docs/ARCHITECTURE.md");
+    let (_, invariants) = architecture.split_once("\n## Invariants\n").expect("the section has this name");
+    let mut names = Vec::new();
+    for line in invariants.lines().filter(|l| l.starts_with('|')) {
+        for found in held.captures_iter(line) {
+            names.extend(found[2].split(", ").map(|test| format!("{}::{}", &found[1], test.trim_matches('`'))));
+        }
+    }
+    assert!(names.len() >= 30, "only {} tests hold invariants", names.len());
+    let before = names.len();
+    // Deviations: the last column has names, alone or with functions.
+    let name = Regex::new("`([a-z0-9_:]+)`").unwrap();
+    for line in read("docs/deviations.md").lines().filter(|l| l.starts_with('|')) {
+        let column = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        names.extend(name.captures_iter(column).map(|c| c[1].to_owned()));
+    }
+    assert!(names.len() >= before + 15, "only {} tests pin deviations down", names.len() - before);
+    let missing: Vec<_> = names.iter().filter(|name| !is_a_test(name)).collect();
+    assert!(missing.is_empty(), "tests that do not exist: {missing:?}");
+}
+
 #[test]
 fn the_summary_has_every_page_once() {
     let listed: Vec<String> = links("docs/SUMMARY.md", &read("docs/SUMMARY.md"))

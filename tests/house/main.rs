@@ -296,3 +296,26 @@ fn operators_open_no_files_of_their_own() {
     }
     assert!(seen > 30, "only {seen} files were looked at");
 }
+
+/// A file that no `main.rs` names is not compiled, so its tests would pass without running.
+#[test]
+fn every_test_file_belongs_to_a_binary() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut checked = 0;
+    for folder in std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()) {
+        let mut files = Vec::new();
+        sources(&folder, &mut files);
+        // Other binaries name a folder with `mod.rs` by its path.
+        if files.is_empty() || folder.join("mod.rs").exists() {
+            continue;
+        }
+        let main = folder.join("main.rs");
+        let text = std::fs::read_to_string(&main).unwrap_or_else(|e| panic!("{}: {e}", main.display()));
+        for file in files.iter().filter(|file| **file != main) {
+            let line = format!("mod {};", file.file_stem().unwrap().to_str().unwrap());
+            assert!(text.lines().any(|l| l == line), "{} lacks `{line}`", main.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "only {checked} files were looked at");
+}
