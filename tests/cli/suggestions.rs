@@ -302,7 +302,7 @@ fn commands_in_messages() {
     fn cut_manifest(world: &World) {
         let file = world.0.path().join("runs/good/manifest.jsonl");
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replacen("{\"kind\":\"file\"", "{\"kind\":", 1)).unwrap();
+        std::fs::write(&file, text.replacen("\"kind\":\"file\"", "\"kind\":", 1)).unwrap();
     }
     fn bad_row(world: &World) {
         world.write("data/rows.jsonl", "{\"prompt\": 3}\n{\"instruction\": \"a\", \"output\": \"b\"}\n");

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::{self, files, outcome};
+use crate::common::{self, files, outcome, without_checksums};
 
 /// Damages by default; `REFLUX_DAMAGES` asks for another number.
 const DAMAGES: usize = 48;
@@ -161,8 +161,11 @@ fn is_hopeless(dir: &Path, whole: &BTreeMap<String, Vec<u8>>) -> bool {
     let manifest = fs::read(dir.join("manifest.jsonl")).unwrap_or_default();
     let first = |bytes: &[u8]| bytes.split_inclusive(|b| *b == b'\n').next().map(<[u8]>::to_vec);
     let pipeline = fs::read(dir.join("pipeline.toml")).unwrap_or_default();
-    !manifest.contains(&b'\n')
-        || (first(&manifest) != first(&whole["manifest.jsonl"]) && pipeline != whole["pipeline.toml"])
+    let (now, before) = (first(&manifest).unwrap_or_default(), first(&whole["manifest.jsonl"]).unwrap_or_default());
+    // One wrong bit is corrected.
+    let wrong_bits: u32 = now.iter().zip(&before).map(|(a, b)| (a ^ b).count_ones()).sum();
+    let known = now.len() == before.len() && wrong_bits <= 1;
+    !manifest.contains(&b'\n') || (!known && pipeline != whole["pipeline.toml"])
 }
 
 fn reflux(args: &[&str]) -> (Option<i32>, String) {
@@ -391,7 +394,7 @@ fn a_first_line_and_a_setting_are_not_repaired_together() {
         // A line that can be read, with another hash of the file: nothing says which of the two is damaged.
         fs::write(&pipeline, &settings).unwrap();
         let hash = text.split("\"pipeline\":\"").nth(1).unwrap().get(..64).unwrap();
-        fs::write(&manifest, text.replacen(hash, &"0".repeat(64), 1)).unwrap();
+        fs::write(&manifest, without_checksums(&text).replacen(hash, &"0".repeat(64), 1)).unwrap();
         let (_, said) = reflux(&["verify", dir.to_str().unwrap()]);
         assert!(said.contains("it is another run's, or line 1 of manifest.jsonl is damaged"), "{said}");
         fs::write(&manifest, text.replacen("\"kind\"", "\"kinn\"", 1)).unwrap();

@@ -229,7 +229,7 @@ fn a_model_that_is_not_announced_yet_keeps_its_account() {
     // As the process leaves the manifest that dies right after the line of the last model.
     let manifest = temp.path().join("small/manifest.jsonl");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    let at = text.rfind("{\"kind\":\"model\"").unwrap();
+    let at = text.rfind("\"kind\":\"model\"").unwrap();
     let end = at + text[at..].find('\n').unwrap() + 1;
     assert!(text[end..].contains("beyond_limit"), "the announcement comes after the model");
     std::fs::write(&manifest, &text[..end]).unwrap();

@@ -6,14 +6,15 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::checksum::{with_checksum, without_checksum};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 use crate::store::files::atomic::Written;
 
 /// Version of the manifest format; a reader refuses a higher one. Version 2 added external inputs, and a
 /// pipeline hash that ignores settings without influence on rows. Version 3 added a hash at the end of
-/// `pipeline.toml`, and a line count in the last line.
-pub const FORMAT: u32 = 3;
+/// `pipeline.toml`, and a line count in the last line. Version 4 added a checksum to every line.
+pub const FORMAT: u32 = 4;
 
 /// A stored file of rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -288,7 +289,7 @@ impl Entry {
         !matches!(self, Self::Finished { step: None, .. } | Self::Dropped { .. })
     }
 
-    /// The line as bytes, with its line end.
+    /// The line as bytes, with its checksum and line end.
     pub(crate) fn to_line(&self) -> Result<Vec<u8>> {
         let written = match self {
             Self::Finished { lines: Some(lines), step: None, iteration: None } => {
@@ -296,12 +297,15 @@ impl Entry {
             }
             entry => serde_json::to_vec(entry),
         };
-        let mut line = written.map_err(|e| Error::bug(format!("manifest line: {e}")))?;
+        let written = written.map_err(|e| Error::bug(format!("manifest line: {e}")))?;
+        let mut line = with_checksum(&written).ok_or_else(|| Error::bug("a manifest line is not an object"))?;
         line.push(b'\n');
         Ok(line)
     }
 
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        let bare = without_checksum(line.strip_suffix(b"\n").unwrap_or(line))?;
+        let line = bare.as_ref();
         // A long run has many lines, so the slow parser that explains a fault runs only after the fast one
         // has failed.
         let entry = serde_json::from_slice(line).or_else(|_| Self::parse_in_steps(line))?;

@@ -14,6 +14,8 @@ use crate::store::files::integrity::FileProblem;
 pub enum Artifact {
     /// The manifest line of this number, from 1.
     Line(usize),
+    /// The manifest line of this number, in which one bit is wrong and known.
+    WrongBit(usize),
     /// The manifest line of this number, which repeats an earlier line exactly.
     DuplicateLine(usize),
     /// `pipeline.toml`.

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::checksum;
 use super::entry::{Entry, NEWER};
 use crate::data::{open_regular, quoted};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub struct Line {
     pub bytes: Vec<u8>,
     /// The parsed entry, or why the line cannot be parsed.
     pub entry: Result<Entry, String>,
+    /// Whether the file has one wrong bit in this line. `bytes` and `entry` are without it.
+    pub restored: bool,
 }
 
 /// Maximum length of a line. The longest line that reflux writes has a few hundred hashes.
@@ -68,22 +71,41 @@ fn each_line(path: &Path, mut take: impl FnMut(Line) -> bool) -> Result<u64> {
             }
             other => other,
         };
-        if !take(Line { number, bytes, entry }) {
+        if !take(Line { number, bytes, entry, restored: false }) {
             break;
         }
     }
     Ok(0)
 }
 
+/// Maximum number of damaged lines that are searched for their wrong bit. Each takes milliseconds, and a
+/// manifest with more damaged lines did not lose single bits.
+const MAX_SEARCHES: usize = 16;
+
+impl Line {
+    /// The line without its wrong bit, if it has exactly one.
+    fn restore(&self) -> Option<Self> {
+        let mut bytes = checksum::restore(self.bytes.strip_suffix(b"\n")?)?;
+        let entry = Entry::parse(&bytes).ok()?;
+        bytes.push(b'\n');
+        let in_place = (self.number == 1) == matches!(entry, Entry::Run { .. });
+        in_place.then_some(Self { number: self.number, bytes, entry: Ok(entry), restored: true })
+    }
+}
+
 /// Every complete line of a manifest, including lines that cannot be parsed, and the size of an incomplete
-/// last line.
+/// last line. Lines with one wrong bit are restored.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn lines(path: &Path) -> Result<(Vec<Line>, u64)> {
     let mut lines = Vec::new();
+    let mut searches = 0;
     let cut = each_line(path, |line| {
-        lines.push(line);
+        let search = line.entry.is_err() && searches < MAX_SEARCHES;
+        searches += usize::from(search);
+        let restored = if search { line.restore() } else { None };
+        lines.push(restored.unwrap_or(line));
         true
     })?;
     Ok((lines, cut))

@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoint_files;
 pub(crate) mod checkpoints;
+pub(crate) mod checksum;
 pub(crate) mod commit;
 pub(crate) mod compact_entry;
 pub(crate) mod damage;

@@ -56,7 +56,8 @@ impl Repair {
     }
 
     /// Removes the lines with the numbers in `removed` from the manifest, and damaged checkpoints from the
-    /// disk. A first line that cannot be parsed is rewritten from `pipeline.toml` and `seed`.
+    /// disk. Wrong bits of lines are corrected, and a first line that cannot be parsed is rewritten from
+    /// `pipeline.toml` and `seed`.
     ///
     /// # Errors
     /// The disk is full, and the manifest is unchanged. As [`Repair::check`], and nothing is changed.
@@ -80,7 +81,8 @@ impl Repair {
             self.clear_places(entry)?;
         }
         let settings_lost = self.repair_other_files(found)?;
-        if removed.is_empty() && first_line.is_none() {
+        let restored = found.lines.iter().any(|line| line.restored);
+        if removed.is_empty() && first_line.is_none() && !restored {
             return Ok(Repaired { kept: None, settings_lost });
         }
         let mut bytes = Vec::new();

@@ -131,12 +131,16 @@ fn read_lines(dir: &Path) -> Result<Inspected> {
     })
 }
 
-/// Lines that cannot be parsed. A duplicate of one is reported as a duplicate only.
+/// Lines that cannot be parsed or have a wrong bit. A duplicate of one is reported as a duplicate only.
 fn invalid_lines(lines: &[Line], duplicates: &[Finding]) -> Vec<Finding> {
     let repeated: BTreeSet<&Artifact> = duplicates.iter().map(|f| &f.artifact).collect();
     let mut found = Vec::new();
     for line in lines {
         let number = line.number;
+        if line.restored {
+            let why = format!("line {number} has one wrong bit, which its checksum corrects");
+            found.push(Finding::new(Artifact::WrongBit(number), "manifest.jsonl", why));
+        }
         if let Err(why) = &line.entry
             && !repeated.contains(&Artifact::DuplicateLine(number))
         {

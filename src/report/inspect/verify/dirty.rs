@@ -114,6 +114,7 @@ fn is_beside(artifact: &Artifact) -> bool {
             | Artifact::Lock
             | Artifact::Checkpoint(_)
             | Artifact::Line(1)
+            | Artifact::WrongBit(_)
             | Artifact::DuplicateLine(_)
     )
 }
@@ -133,6 +134,7 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             }
             // Nothing is derived from these.
             Artifact::Line(_)
+            | Artifact::WrongBit(_)
             | Artifact::DuplicateLine(_)
             | Artifact::Pipeline
             | Artifact::Summary
@@ -172,6 +174,7 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             }
             // Nothing is derived from these.
             Artifact::Line(_)
+            | Artifact::WrongBit(_)
             | Artifact::DuplicateLine(_)
             | Artifact::Pipeline
             | Artifact::Summary
