@@ -41,6 +41,7 @@ impl PathSummary<Epoch> for Advance {
     fn followed_by(&self, other: &Self) -> Option<Self> {
         Some(match (*self, *other) {
             (Advance::Within(a), Advance::Within(b)) => Advance::Within(a.checked_add(b)?),
+            // A restart forgets the microbatch that was reached before it.
             (Advance::Within(_), next @ Advance::Next(..)) => next,
             (Advance::Next(n, a), Advance::Within(b)) => Advance::Next(n, a.checked_add(b)?),
             (Advance::Next(n, _), Advance::Next(k, b)) => Advance::Next(n.checked_add(k)?, b),
@@ -70,6 +71,7 @@ impl Refines<()> for Epoch {
 }
 impl Lattice for Epoch {
     fn join(&self, other: &Self) -> Self {
+        // Times are totally ordered, so the least upper bound is the larger one.
         *self.max(other)
     }
     fn meet(&self, other: &Self) -> Self {

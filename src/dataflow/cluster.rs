@@ -44,6 +44,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
         (n, Transport::Typed) => CommunicationConfig::Process(n),
         (n, Transport::Serialised) => CommunicationConfig::ProcessBinary(n.max(1)),
     };
+    // Built by hand and not from arguments, because timely would parse those of the program.
     let (builders, guards): (Vec<AllocatorBuilder>, _) = communication.try_build().map_err(Error::system)?;
     let workers_pool = pool.clone();
     let guards = timely::execute::execute_from(builders, guards, WorkerConfig::default(), move |worker| {
@@ -52,6 +53,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
             catch_unwind(AssertUnwindSafe(|| worker.dataflow(|scope| render(scope, &shared, &joins, pool, began))));
         match built {
             Ok(probe) => {
+                // A worker that panicked must not be stepped again, and failing the pool sets `stop`.
                 while !probe.done() && !pool.stop.is_set() {
                     let step = catch_unwind(AssertUnwindSafe(|| worker.step_or_park(Some(PARK))));
                     if let Err(panic) = step {
@@ -68,6 +70,7 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
     });
     let joined = guards.map_err(|e| Error::no_thread(format!("{workers} workers"), e))?.join();
     let died = joined.into_iter().find_map(|worker| worker.err());
+    // The workers are gone, so the queues end and the threads finish what they hold.
     pool.join();
     match (pool.failure(), died) {
         (Some(error), _) => Err(error),
@@ -75,6 +78,8 @@ pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
         (None, None) if pool.stop.is_set() => Err(Error::cancelled()),
         (None, None) => {
             inputs::check_again(&whole)?;
+            // A resumed run does not read what it does not need, so damage there would end up in a finished
+            // run.
             whole.run.verify_unread()?;
             health::check_untrained(&whole)
         }

@@ -92,6 +92,7 @@ impl ComputePool {
     }
     /// Stops the run. Only the first failure is reported.
     pub(super) fn fail(&self, error: Error) {
+        // Later failures are mostly consequences of the first.
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.stop.set();
     }
@@ -116,6 +117,7 @@ impl ComputePool {
     ) -> Result<Sender<Job<T>>> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(name.to_owned());
+        // All workers share one queue, so that an idle thread takes the work of any worker.
         let queue = queue.or_insert_with(|| Queue { ends: Box::new(unbounded::<Job<T>>()), shares: 0 });
         let ends = queue.ends.downcast_ref::<(Sender<Job<T>>, Receiver<Job<T>>)>();
         let (jobs, inbox) = ends.ok_or_else(|| Error::bug(format!("`{name}` has jobs of two types")))?.clone();
@@ -126,6 +128,8 @@ impl ComputePool {
             let body = move || {
                 priority.assume();
                 for job in inbox {
+                    // Jobs that were queued before the stop are answered at once, so that their capabilities
+                    // are freed.
                     let answer = if stop.is_set() { Err(Error::cancelled()) } else { perform(job.task, &who) };
                     // The receiver may be dropped already when the run is stopped: then nobody waits for
                     // the result.
@@ -143,6 +147,7 @@ impl ComputePool {
 
 fn perform<T>(task: Task<T>, name: &str) -> JobResult<T> {
     let work = AssertUnwindSafe(|| task(&ComputeThread(())));
+    // A panic fails the run with a message; unwinding further would leave the worker waiting for ever.
     catch_unwind(work).unwrap_or_else(|panic| Err(panicked(name, &*panic)))
 }
 
@@ -190,6 +195,7 @@ impl<T: Send + 'static> JobQueue<T> {
 
     /// Submits a job. `cap` is kept until its result is collected.
     pub(super) fn submit(&mut self, cap: Capability<Epoch>, task: Task<T>) {
+        // The capability holds the frontier back, so nothing downstream believes this time to be complete.
         self.held.insert(self.next, cap);
         let (waker, reply) = (self.waker.clone(), self.reply.clone());
         // Never blocks: the queue is unbounded. Operators bound the number of waiting jobs by `open`.

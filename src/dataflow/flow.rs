@@ -144,8 +144,10 @@ pub(super) fn map<'s>(
         let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
+                // Retained, because the rows are answered long after this call returns.
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
+                    // A slow map must not collect its whole input in memory: the rows are on disk as well.
                     let rows = batch.rows.held().filter(|_| waiting.len() < MAX_HELD);
                     waiting.insert(*cap.time(), Waiting { cap: cap.clone(), rows });
                 }
@@ -154,6 +156,8 @@ pub(super) fn map<'s>(
                 feed.for_each(|_, batches| model_table.learn(&pool, batches));
             }
             for side in &mut sides {
+                // Only the frontier of a side input counts. Its batches are drained so that timely can
+                // advance it.
                 side.for_each(|_, _| {});
             }
             let mut out = output.activate();
@@ -199,6 +203,8 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
         move |key: &Key, group: &[(&Item, isize)], out: &mut Vec<(GroupResult, isize)>| {
             let step = reducer.step();
             if let Stage::Keyed(keyed) = step.op.stage() {
+                // The reduce sees keys and items only. Texts stay with their microbatch, so state stays
+                // small.
                 group_items.clear();
                 group_items.extend(group.iter().map(|(item, _)| **item));
                 let rng_source = RngSource { seed: reducer.shared.plan.seed, step: &step.name };
@@ -212,6 +218,7 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<_>>>::from(output);
     let same_time = [(0, Antichain::from_elem(Advance::default()))];
     let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
+    // Results return to the worker that holds the rows of their microbatch.
     let home = Exchange::new(|u: &Update<(Key, GroupResult)>| u64::from(u.1.microbatch));
     let mut results = op.new_input_connection(results.inner, home, same_time);
     let (address, pool) = (op.operator_info().address.to_vec(), pool.clone());
@@ -237,11 +244,13 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
                 }
             });
             while let Some(first) = rows.first_entry() {
+                // A group is final once neither more rows nor more results can arrive at this time.
                 if frontiers.iter().any(|f| f.less_equal(first.key())) {
                     break;
                 }
                 let (epoch, next) = first.remove_entry();
                 let mut results = changes.remove(&epoch).unwrap_or_default();
+                // The order of arrival depends on the number of workers; the output must not.
                 results.sort_unstable();
                 queue.submit(next.cap, jobs.finish(epoch, next.rows, results));
             }
@@ -349,6 +358,7 @@ pub(super) fn train<'s>(
                 cap = None;
             }
             let Some(cap) = &mut cap else { return };
+            // Releases earlier iterations, so that steps after this one can close them.
             cap.downgrade(&Epoch::new(now, 0));
             let waits_for = usize::from(planned.is_some());
             let mut sides = in_loop.iter().zip(frontiers).skip(waits_for);

@@ -76,6 +76,7 @@ impl StepJobs {
         let (began, watch) = (self.start.elapsed(), Instant::now());
         let Some(entry) = shared.run.committed(&step.name, epoch) else { return Ok(None) };
         shared.observer.event(&Event::Started { step: &step.name, epoch });
+        // Rows that are gone stop the run here, and not at the reader that misses them.
         shared.run.check_present(&entry).map_err(|e| e.doing(self.place(epoch)))?;
         let restored = restore(&entry).map_err(|e| e.doing(self.place(epoch)))?;
         let errors = entry.errors.as_ref().map_or(0, |e| usize::try_from(e.rows).unwrap_or(usize::MAX));
@@ -98,6 +99,7 @@ impl StepJobs {
         let place = || self.place(epoch);
         shared.observer.event(&Event::Started { step: &step.name, epoch });
         let mut lineage = self.lineage(epoch, model.as_ref());
+        // Joined rows without a partner are input too: the operator must account for them.
         let given = given + joined.as_ref().map_or(0, |j| j.unmatched.num_rows() as u64);
         lineage.extend(joined.iter().flat_map(|j| j.files.iter().cloned()));
         let cx = Context { joined, ..Context::new(shared, step, epoch, model) };
@@ -105,11 +107,13 @@ impl StepJobs {
             shared.observer.event(&Event::Ended { step: &step.name, epoch });
             return Ok(None);
         };
+        // Checked before the commit: rows that are not accounted for must not become durable.
         let errors = error_rows(&step.name, epoch, &output.errors)?;
         ledger::check(&step.name, &output, given)?;
         let unused = output.unused.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect();
         let entry = shared.run.commit_counted(&step.name, epoch, &output.rows, &errors, &lineage, unused);
         let entry = entry.map_err(|e| e.doing(place()))?;
+        // Observers learn of rows only once a crash cannot take them back.
         shared.observer.event(&Event::Rows { step: &step.name, epoch, rows: &output.rows });
         let (rows, errors, bytes) = (output.rows.num_rows(), output.errors.len(), entry.bytes);
         let (step, busy) = (step.name.as_str(), watch.elapsed());
@@ -121,6 +125,7 @@ impl StepJobs {
     /// time. Hashes of joined rows are added where they are known.
     fn lineage(&self, epoch: Epoch, model: Option<&ModelAt>) -> Vec<String> {
         let mut lineage = Vec::new();
+        // The same model may be named by several keys; it is listed once.
         let others = self.step().models.iter().filter_map(|(_, m)| self.shared.model_at(m, model).ok());
         for model in model.cloned().into_iter().chain(others.filter(|other| Some(other) != model)) {
             lineage.push(match model {
@@ -129,6 +134,7 @@ impl StepJobs {
             });
         }
         for input in self.step().inputs.iter().filter(|i| !i.whole && !i.joined) {
+            // An input of the loop has this time; one from before the loop has iteration 0.
             let at = [epoch, Epoch::new(0, epoch.microbatch)];
             let file = at.iter().find_map(|&e| self.shared.run.committed(&input.step, e));
             lineage.extend(file.map(|f| f.hash));
@@ -141,6 +147,7 @@ impl StepJobs {
         let (jobs, state) = (self.clone(), Arc::clone(state));
         Box::new(move |thread| {
             let compute = |cx: &Context<'_>| {
+                // One source has one reader, so its batches are made one at a time and in order.
                 let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
                 if guard.is_none() {
                     let Stage::Source(source) = cx.step.op.stage() else { return Err(mismatch(cx)) };
@@ -173,6 +180,7 @@ impl StepJobs {
             let (run, step, epoch) = (&jobs.shared.run, jobs.step(), Epoch::new(0, at.microbatch));
             let reader = reader.map(|index| &jobs.shared.plan.steps[index].name);
             match reader.filter(|reader| run.committed(reader, at).is_none()) {
+                // The reader will need the rows, so they are read on this thread and not on a worker.
                 Some(_) => Ok(run.load(&step.name, epoch)?.map(Rows::Held)),
                 None => Ok(run.committed(&step.name, epoch).map(|_| Rows::OnDisk)),
             }
@@ -214,6 +222,7 @@ impl StepJobs {
         let jobs = self.clone();
         Box::new(move |thread| {
             let input = || rows.clone().map_or_else(|| jobs.input_rows(epoch), Ok);
+            // The rows are cloned only if they are needed again; a batch is a handful of pointers.
             let restored = jobs.restored(thread, epoch, |_| jobs.with_candidates(epoch, input))?;
             if restored.is_some() {
                 return Ok(restored);
@@ -235,6 +244,7 @@ impl StepJobs {
                 return Ok(restored);
             }
             let join = step.op.join().ok_or_else(|| mismatch(&cx))?;
+            // The caller submits the job again once both inputs are complete.
             let Some((rows, joined)) = jobs.joins.join(&cx, join, complete)? else { return Ok(None) };
             let microbatch = Microbatch { joined: Some(joined), ..Microbatch::from_rows(&rows, epoch, model) };
             jobs.make(thread, microbatch, |cx| jobs.map_rows(cx, &rows).map(Some))
@@ -250,6 +260,7 @@ impl StepJobs {
             let at = cx.iteration_of(&input.step);
             run.files(&input.step).iter().filter(|f| f.iteration == at).map(|f| f.rows).sum::<u64>()
         };
+        // Only rows of `from` are accounted for; other inputs are looked up and may stay unused.
         let whole = matches!(step.op.stage(), Stage::Collect(_));
         let given = step.inputs.iter().filter(|i| whole && i.key == "from").map(rows_of).sum();
         Microbatch { given, ..Microbatch::new(epoch, model) }
@@ -261,6 +272,7 @@ impl StepJobs {
             Stage::Map(map) => map.map(cx, rows),
             Stage::Keyed(keyed) => {
                 let output = keyed.finish(cx, rows, &groups::reduce_local(keyed, cx, rows)?)?;
+                // Committed before the rows, so that rows never exist without the inputs of their decision.
                 self.candidates(cx.epoch, rows)?;
                 Ok(output)
             }
@@ -294,6 +306,7 @@ impl StepJobs {
     /// commits.
     fn with_candidates(&self, epoch: Epoch, input: impl FnOnce() -> Result<RecordBatch>) -> Result<Rows> {
         let step = self.step();
+        // Looked up first: reading the input again is the expensive part.
         let lacks = || self.shared.run.committed(&candidates_of(&step.name), epoch).is_none();
         if keeps_candidates(step).is_some() && lacks() {
             self.candidates(epoch, &input()?)?;
@@ -364,6 +377,7 @@ impl StepJobs {
                 None => jobs.make(thread, jobs.barrier(iteration, model), compute)?,
                 restored => restored,
             };
+            // The model is committed, so nothing will resume from a checkpoint.
             shared.run.remove_checkpoints(&step.name, iteration)?;
             // Health is checked after the commit, and also if the result is restored: a run that was
             // stopped here is checked again when it resumes.
@@ -387,6 +401,7 @@ impl Closed {
     /// Waits for the next microbatch and returns its rows. This runs on a compute thread and ends when the
     /// worker is gone.
     fn next(&self, cx: &Context<'_>) -> Result<RecordBatch> {
+        // The sender is dropped when the run stops, which ends the wait.
         let microbatch = self.numbers.iter().next().ok_or_else(Error::cancelled)?;
         let input = &cx.step.inputs[0].step;
         let epoch = Epoch::new(cx.iteration_of(input), microbatch);

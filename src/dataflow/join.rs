@@ -40,6 +40,7 @@ enum Places {
 impl Places {
     fn as_slice(&self) -> &[Place] {
         match self {
+            // Most keys have one row. A vector for each would double the memory of an index.
             Places::One(place) => std::slice::from_ref(place),
             Places::Many(places) => places,
         }
@@ -71,6 +72,7 @@ impl Index {
     }
     /// Returns the position of the row at `place` among the rows with this key, counted from 0.
     fn ordinal(&self, key: u128, place: Place) -> Result<usize> {
+        // Places are added in order, so a binary search finds them.
         let found = self.places.get(&key).and_then(|p| p.as_slice().binary_search(&place).ok());
         found.ok_or_else(|| Error::bug("a row of a join is not in its index"))
     }
@@ -118,6 +120,7 @@ impl<'a> Side<'a> {
     ) -> Result<()> {
         let end = match last {
             Some(last) => last + 1,
+            // Listing the files is slow, and a complete iteration does not change.
             None => *index.length.get_or_insert_with(|| self.length()),
         };
         while index.read < end {
@@ -157,6 +160,7 @@ impl Joins {
     /// after all is rebuilt.
     fn sides(&self, step: &str, iteration: u32) -> SharedSides {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Iterations overlap by one at most, so older indices would only use memory.
         open.retain(|(name, of), _| name != step || of + 1 >= iteration);
         Arc::clone(open.entry((step.to_owned(), iteration)).or_default())
     }
@@ -186,10 +190,12 @@ impl Joins {
         let (partners, matched) = {
             let mut sides = sides.lock().unwrap_or_else(PoisonError::into_inner);
             let Sides { ours: our_index, theirs: their_index } = &mut *sides;
+            // Files after this microbatch may not be committed yet, unless the inputs are complete.
             let last = (!complete).then_some(microbatch);
             our_side.extend(our_index, keys, last, Some((microbatch, &ours)))?;
             their_side.extend(their_index, keys, last, Some((microbatch, &theirs)))?;
             let partners = our_index.partners(their_index, microbatch, &keys(&ours)?)?;
+            // Their rows are matched too: a row without a partner on our side must be accounted for.
             (partners, their_index.partners(our_index, microbatch, &keys(&theirs)?)?)
         };
         if !complete && partners.iter().chain(&matched).any(Option::is_none) {
@@ -236,6 +242,7 @@ fn gather(
     unmatched: RecordBatch,
 ) -> Result<Joined> {
     let mut places: Vec<Place> = partners.iter().flatten().copied().collect();
+    // In order of files, so that each file is read once.
     places.sort_unstable();
     let partner_of = partners.iter().map(|p| p.and_then(|place| places.binary_search(&place).ok())).collect();
     let mut taken: Vec<RecordBatch> = Vec::new();

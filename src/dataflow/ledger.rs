@@ -130,6 +130,7 @@ impl Ledger {
     /// Records a row that the operator did not need, though nothing is wrong with it. It is counted under
     /// `reason`, unless it was kept.
     pub fn unused(&mut self, row: usize, reason: &'static str) {
+        // A row that was kept for another reason is used, and must not be counted twice.
         if !std::mem::replace(&mut self.input[row], true) {
             *self.unused.entry(reason).or_default() += 1;
         }

@@ -46,6 +46,7 @@ pub(super) fn render(
     let mut measured: Vec<Measured<'_>> = Vec::new();
     let (mut announce, mut fed_back) = match &plan.loop_ {
         Some(_) => {
+            // The model trained in iteration t is the policy of t + 1, from its first microbatch on.
             let (announce, fed_back) = scope.feedback::<Vec<_>>(Advance::Next(1, 0));
             (Some(announce), Some(fed_back))
         }
@@ -63,6 +64,7 @@ pub(super) fn render(
         });
         if policy.is_none() && policy_step.is_none_or(|s| flows.contains_key(s)) {
             let first = policy_step.map(|s| flows[s].clone());
+            // Every worker runs a part of each step, so every worker must learn of the policy.
             policy = fed_back.take().map(|back| scope.concatenate(first.into_iter().chain([back])).broadcast());
         }
         let models = || match &step.model {
@@ -88,7 +90,9 @@ pub(super) fn render(
                 step.inputs.iter().filter(|i| !i.whole).map(|i| planned.get(i.step.as_str()).copied().flatten()),
             ),
         };
+        // Steps after this one take their own number from it.
         planned.insert(&step.name, per_iteration);
+        // Each worker builds the same graph; one of them reports it.
         if scope.index() == 0 {
             let (first, last) = (*iterations.start(), *iterations.end());
             let iterations = (last + 1).saturating_sub(first);
@@ -97,6 +101,7 @@ pub(super) fn render(
         let stage = step.op.stage();
         let flow = match &stage {
             Stage::Source(_) => {
+                // A source may run ahead of the slowest step after it by the window, and no further.
                 let done = window(scope, &mut measured, descendants(plan, &step.name, step.placement));
                 let state = Arc::new(Mutex::new(None));
                 let (name, window) = (step.name.clone(), plan.window);
@@ -126,6 +131,7 @@ pub(super) fn render(
                     // A dataset made before the loop enters every iteration, microbatch by microbatch.
                     let mut points = descendants(plan, &step.name, step.placement);
                     if points.is_empty() {
+                        // Nothing streams from this step, so its own progress bounds what enters.
                         points.push(step.name.clone());
                     }
                     // A step that joins may have to wait for the whole dataset and reads the rows itself,
@@ -165,6 +171,7 @@ pub(super) fn render(
                 if plan.loop_.as_ref().is_some_and(|l| l.next == step.name)
                     && let Some(announce) = announce.take()
                 {
+                    // Closes the loop: the announcement travels to the next iteration.
                     flow.clone().connect_loop(announce);
                 }
                 flow
@@ -172,6 +179,7 @@ pub(super) fn render(
         };
         flows.insert(&step.name, flow);
     }
+    // Only now do all flows exist that the windows are measured on.
     for Measured { points, handle } in measured {
         let progress = points.iter().map(|p| {
             flows[p.as_str()].clone().unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -185,6 +193,7 @@ pub(super) fn render(
         });
         scope.concatenate(progress.collect::<Vec<_>>()).connect_loop(handle);
     }
+    // The run ends when every step has closed, including steps that nobody reads.
     let probe = ProbeHandle::new();
     for step in &plan.steps {
         if let Some(flow) = flows.remove(step.name.as_str()) {
@@ -268,6 +277,7 @@ fn descendants(plan: &Plan<dyn Operator>, name: &str, placement: Placement) -> V
         if next.is_empty() {
             leaves.push(step);
         } else {
+            // Only the last steps are measured: the ones in between are at least as far.
             todo.extend(next);
         }
     }

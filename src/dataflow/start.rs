@@ -65,6 +65,7 @@ pub(super) fn start<'s>(
         let mut cap = caps.into_iter().next().filter(|_| home && !iterations.is_empty()).map(|c| c.delayed(&next));
         let mut open: VecDeque<Epoch> = VecDeque::new();
         move |frontiers| {
+            // Only frontiers count here. Batches are drained so that timely can advance them.
             done.for_each(|_, _| {});
             for input in &mut wait {
                 input.for_each(|_, _| {});
@@ -75,6 +76,7 @@ pub(super) fn start<'s>(
             let Some(queue) = &mut queue else { return };
             let mut out = output.activate();
             while let Some((job, rows)) = queue.collect() {
+                // A source learns of its end only by asking for one more microbatch.
                 let ended = rows.is_none();
                 if let Some(rows) = rows {
                     open.push_back(*job.time());
@@ -85,6 +87,7 @@ pub(super) fn start<'s>(
                     next = Epoch::new(next.iteration + 1, 0);
                 }
             }
+            // One at a time: a source's batches and an iteration's state depend on those before.
             if queue.open() > 0 {
                 return;
             }
@@ -93,6 +96,7 @@ pub(super) fn start<'s>(
             }
             let Some(cap) = &mut cap else { return };
             cap.downgrade(&next);
+            // A microbatch leaves the window when every step that is measured has closed it.
             while open.front().is_some_and(|e| !frontiers[0].less_equal(e)) {
                 open.pop_front();
             }

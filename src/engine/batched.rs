@@ -86,7 +86,9 @@ impl BatchedEngine {
             move || Scheduler::new(llama.clone(), codec.clone(), counters.clone(), limits)
         };
         let pool = config.pool.clone();
+        // On the caller's thread, so that a cache that does not fit is an error of `spawn`.
         let first = scheduler()?;
+        // Unbounded: each caller waits for its answer, so there are never more calls than callers.
         let (calls, inbox) = unbounded();
         let noted = failure.clone();
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
@@ -107,6 +109,7 @@ impl BatchedEngine {
 
     /// Sends rows to the thread and waits for their outputs.
     fn call(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
+        // A call gets exactly one reply, so sending it never blocks the engine.
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
         calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
@@ -157,6 +160,7 @@ impl Engine for BatchedEngine {
 
 impl Drop for BatchedEngine {
     fn drop(&mut self) {
+        // Closes the channel, which ends the thread's loop.
         self.calls = None;
         if let Some(thread) = self.thread.take() {
             // The thread catches its panics, so the join cannot fail.
@@ -181,6 +185,7 @@ fn serve(
                 Err(_) => return,
             }
         }
+        // All calls that have arrived join the next step together.
         while let Ok(call) = inbox.try_recv() {
             accept(&mut scheduler, call, open, &mut number);
         }

@@ -53,12 +53,14 @@ impl ChoiceTree {
             return Err(refuse("template", message.into()));
         }
         let first = candidates.first().cloned().unwrap_or_default();
+        // At least one token of each candidate must remain, or it would have no probability of its own.
         let common =
             candidates.iter().map(|c| std::iter::zip(&first, c).take_while(|(a, b)| a == b).count().min(c.len() - 1));
         let common = common.min().unwrap_or(0);
         given.extend_from_slice(&first[..common]);
         let mut nodes: BTreeMap<Vec<u32>, BTreeSet<u32>> = BTreeMap::new();
         for c in &mut candidates {
+            // Equal beginnings share a node, so the model computes each of them once.
             c.drain(..common);
             (0..c.len()).for_each(|i| _ = nodes.entry(c[..i].to_vec()).or_default().insert(c[i]));
         }

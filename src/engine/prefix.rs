@@ -87,15 +87,18 @@ impl Blocks {
         let mut path = Vec::with_capacity(prompt.len().div_ceil(BLOCK));
         for chunk in prompt.chunks(BLOCK) {
             let children = path.last().map_or(&self.roots, |&id: &NodeId| &self.nodes[id].children);
+            // A block is shared as a whole or not at all, because its keys depend on all tokens before it.
             let Some(&child) = children.get(chunk) else { break };
             path.push(child);
         }
         let shared = path.len();
         let fresh = prompt.len().div_ceil(BLOCK) - shared;
+        // Idle nodes on the path can be evicted for others, but not for this prompt.
         let waking = path.iter().filter(|&&id| self.nodes[id].holders == 0).count();
         if fresh + more > (self.free.len() + self.idle - waking).saturating_sub(self.reserved) {
             return None;
         }
+        // Held before any block is taken, so that the eviction below cannot take a node of this path.
         for &id in &path {
             self.hold(id);
         }
@@ -114,6 +117,7 @@ impl Blocks {
                 used: 0,
             };
             let id = self.vacant.pop().unwrap_or(self.nodes.len());
+            // Indices of evicted nodes are used again, so the table does not grow over a run.
             if id == self.nodes.len() {
                 self.nodes.push(node)
             } else {
@@ -131,6 +135,7 @@ impl Blocks {
         node.holders += 1;
         if node.holders == 1 {
             self.idle -= 1;
+            // A node with a holder must not be evicted.
             self.leaves.remove(&(node.used, id));
         }
     }
@@ -150,6 +155,7 @@ impl Blocks {
             None => self.roots.remove(&tokens),
             Some(p) => {
                 let found = self.nodes[p].children.remove(&tokens);
+                // Its parent may be the next leaf.
                 self.settle(p);
                 found
             }
@@ -168,6 +174,7 @@ impl Blocks {
     /// Releases the nodes, blocks and reservation of a sequence that leaves.
     pub fn release(&mut self, path: &[NodeId], own: &[u32], reserved: usize) {
         self.clock += 1;
+        // Leaves first: a parent becomes idle after its children, as eviction expects.
         for &id in path.iter().rev() {
             let node = &mut self.nodes[id];
             node.holders -= 1;

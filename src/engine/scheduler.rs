@@ -113,6 +113,7 @@ impl Scheduler {
     /// The maximum number of tokens of an answer.
     fn limit(&self, request: &SequenceRequest) -> usize {
         let context = self.llama.config().max_position_embeddings;
+        // A model has no positions after its context, so the answer ends there.
         request.sampling.max_tokens.min(context.saturating_sub(request.prompt.len()))
     }
 
@@ -123,6 +124,7 @@ impl Scheduler {
         if let Some(error) = answer::unfit(&request.prompt, self.llama.config().vocab_size, context) {
             return Some(SequenceOutput { owner: request.owner, result: Err(error) });
         }
+        // Nothing can be sampled, so the request must not occupy a row.
         if limit == 0 {
             let result = Ok(SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
             return Some(SequenceOutput { owner: request.owner, result });
@@ -137,6 +139,7 @@ impl Scheduler {
         let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.request.owner.0 == call);
         self.running = stay;
         for s in gone {
+            // The prompt's blocks stay in the tree: a later call with the same prompt finds them.
             self.blocks.release(&s.path, &s.own, s.reserved);
         }
     }
@@ -156,6 +159,8 @@ impl Scheduler {
                 self.grow(needed)?;
             }
             let next = &self.waiting[0];
+            // First come, first served: a short request behind a long one waits, or the long one might never
+            // run.
             let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
             let Some(request) = self.waiting.pop_front() else { return Ok(()) };
             add(&self.counters.prompt_tokens, request.prompt.len());
@@ -198,10 +203,12 @@ impl Scheduler {
         self.steps += 1;
         let start = Instant::now();
         let mut pack = StepRows::default();
+        // Decoding rows come first: each is one row, and a long prompt must not delay them.
         for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| !s.tokens.is_empty()) {
             pack.decode(i, s, &mut self.blocks);
         }
         let decoding = pack.ids.len();
+        // Bounded, so that a step takes about as long whatever prompts arrive.
         let until = (decoding + self.limits.prefill_chunk).min(self.limits.max_rows);
         for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| s.tokens.is_empty()) {
             pack.prefill(i, s, &mut self.blocks, self.steps, until);
@@ -218,6 +225,7 @@ impl Scheduler {
         pack.wanted.sort_unstable();
         let mut outputs = Vec::new();
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
+        // A row of logits is as long as the vocabulary, so not all of them fit into memory at once.
         for rows in rows.chunks(LOGIT_ROWS) {
             self.sample(&hidden, rows, &mut outputs)?;
         }
@@ -234,6 +242,7 @@ impl Scheduler {
     fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outputs: &mut Vec<SequenceOutput>) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
+        // Sampling runs on the CPU in f32 on every device, so its arithmetic is the same everywhere.
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let logits = Floats::of(&logits)?;
         let width = self.llama.config().vocab_size;
@@ -252,6 +261,8 @@ impl Scheduler {
                 if let Some(ids) = &s.request.wanted {
                     return (i, answer::wanted(logits, ids).map(Err));
                 }
+                // The random numbers depend on the sequence's own key, so neither the batch nor the thread
+                // matters.
                 let token = answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch);
                 (i, token.map(Ok).ok_or_else(answer::not_finite))
             })
@@ -277,6 +288,7 @@ impl Scheduler {
                     }
                 }
             };
+            // Removal waits until all rows are sampled, because the indices of the others must stay valid.
             s.limit = 0;
             outputs.push(SequenceOutput { owner: s.request.owner, result });
         }
@@ -330,6 +342,7 @@ impl StepRows {
     fn decode(&mut self, index: usize, s: &mut Sequence, blocks: &mut Blocks) {
         let Some(&token) = s.tokens.last() else { return };
         let done = s.tokens.len() - 1;
+        // The blocks before are full, so the token opens a new one, which was reserved at admission.
         if done.is_multiple_of(BLOCK) {
             s.own.push(blocks.take_reserved());
             s.reserved -= 1;
@@ -338,6 +351,7 @@ impl StepRows {
         let write = Some((s.own[done / BLOCK], (done % BLOCK) as u32));
         self.wanted.push((self.ids.len(), index));
         self.push(token, position, StepRow { table: self.plan.tables.len(), visible: position + 1, write });
+        // Last, because `table` above is the index that this entry gets.
         self.plan.tables.push(s.table(blocks));
     }
 
@@ -360,6 +374,7 @@ impl StepRows {
                 node.filled += 1;
                 node.last = node.is_filled().then_some((step, row));
             }
+            // Rows of later nodes would attend to positions that are not computed yet.
             if !node.is_filled() {
                 break;
             }
@@ -369,6 +384,8 @@ impl StepRows {
         if first == prompt.len()
             && let Some(tail) = s.path.last().map(|&id| blocks.node_mut(id))
         {
+            // Hidden states are not cached, so logits need the last row again even if the cache has the
+            // prompt.
             if tail.last.is_none_or(|(when, _)| when != step) && self.ids.len() < until {
                 tail.last = Some((step, self.ids.len()));
                 self.push(prompt[first - 1], first - 1, StepRow { table, visible: first, write: None });

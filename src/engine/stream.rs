@@ -64,6 +64,7 @@ impl RequestBuilder {
             messages.iter().map(|m| m.keys.clone().map(|keys| serde_json::Value::from(keys).to_string())).collect();
         let parts = messages.iter().zip(&keys).flat_map(|(m, keys)| [&m.role, &m.content].into_iter().chain(keys));
         let id = Id::from_parts(parts);
+        // Equal prompts need other draws, or a dataset with repeated prompts would get repeated answers.
         let occurrence = self.seen.entry(id).or_default();
         let row = format!("{id}/{occurrence}");
         *occurrence = occurrence.saturating_add(1);
@@ -130,6 +131,7 @@ pub fn answer_in_order<T: Send>(
                 if !open && begun == given {
                     return broken.map_or(Ok(()), Err);
                 }
+                // Both are bounded: requests keep the engine busy, calls hold a thread each.
                 let room = open && at_work < MAX_IN_FLIGHT && begun - given < CALLS as u64;
                 let none = never();
                 select! {
@@ -148,6 +150,7 @@ pub fn answer_in_order<T: Send>(
                     },
                     recv(answered) -> call => if let Ok((number, count, result)) = call {
                         at_work -= count;
+                        // Calls may finish in any order, so each waits for those before it.
                         waiting.insert(number, result?);
                     },
                     default(POLL_INTERVAL) => listener.waiting(),

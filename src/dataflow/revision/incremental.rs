@@ -22,6 +22,7 @@ pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record
     let mut answers = 0;
     let groups = |part| touched(inputs, keeps, part);
     for some in inputs.parts.chunks(8 * rayon::current_num_threads()) {
+        // Larger batches spread the cost of a reduce over more groups.
         let ready = if answers >= ANSWERS_PER_BATCH { std::mem::take(&mut waiting) } else { Vec::new() };
         answers = if ready.is_empty() { answers } else { 0 };
         // One core computes the groups found so far while the others search on.
@@ -35,6 +36,7 @@ pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record
             let all = || found.iter().flat_map(|group| &group.answers);
             answers += all().count();
             found_ids.extend(all().map(|a| &a.response_id).filter(|id| inputs.corrections.get(id).is_some()).cloned());
+            // Microbatches that no correction touches cost one read of their candidates.
             if !found.is_empty() {
                 waiting.push((part, found));
             }
@@ -67,6 +69,7 @@ fn together(
     }
     let results = corrected(&inputs.shared.plan, &inputs.step, items, corrections)?;
     let (before, after) = (by_key(&results.before), by_key(&results.after));
+    // A pair that is the same before and after is no change, although its group was decided again.
     let changes = |(_, groups): &(&Part, Vec<Group>)| {
         let mut changes = Changes::default();
         for group in groups {

@@ -40,6 +40,7 @@ pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
         return None;
     }
     let top = max(logits);
+    // The largest logit is subtracted first, so that no exponential overflows.
     let log_total = sum_of(logits, |x| (x - f32x16::splat(top)).exp()).ln();
     ids.iter().map(|&id| Some((f64::from(*logits.get(id as usize)?) - f64::from(top) - log_total) as f32)).collect()
 }
@@ -67,6 +68,7 @@ impl TokenDraw<'_> {
         if s.repetition_penalty != 1. {
             seen.clear();
             self.context.iter().for_each(|part| seen.extend_from_slice(part));
+            // The penalty applies once to a token, however often it occurred.
             seen.sort_unstable();
             seen.dedup();
             for &id in seen.iter() {
@@ -85,12 +87,14 @@ impl TokenDraw<'_> {
             return None;
         }
         if s.temperature == 0. {
+            // The first of several equal logits, so that greedy decoding does not depend on the search.
             return weights.iter().position(|&l| l == top).map(|id| id as u32);
         }
         let (highest, temperature) = (f32x16::splat(top), f32x16::splat(s.temperature));
         let total = map_sum(weights, |l| ((l - highest) / temperature).exp());
         let by_rank = s.top_k > 0 && s.top_k < weights.len();
         if !by_rank && s.top_p >= 1. && s.min_p <= 0. {
+            // Without a filter, nothing has to be sorted.
             return draw_any(weights, self.uniform);
         }
         keep_likeliest(weights, total, s, by_rank, candidates);
@@ -128,6 +132,7 @@ fn keep_likeliest(weights: &[f32], total: f64, s: &Sampling, by_rank: bool, kept
             break;
         }
     }
+    // Ids break ties, so that the order is total and the same on every machine.
     let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     if by_rank && kept.len() > s.top_k {
         kept.select_nth_unstable_by(s.top_k, order);

@@ -76,6 +76,7 @@ impl Tape<'_> {
         let rope = llama.angles(&rows.positions)?;
         let mut slopes = slopes;
         for (i, input) in inputs.iter().enumerate().rev() {
+            // candle returns gradients of variables only.
             let x = Var::from_tensor(input)?;
             let out = if i + 1 == inputs.len() {
                 finish(llama, rows, &x)?
@@ -100,6 +101,7 @@ fn add(
     input: Option<&Var>,
     to: &mut Gradients,
 ) -> Result<Option<Tensor>> {
+    // The derivative of this sum by `out` is `slopes`, so its gradients are those of the loss.
     let mut store = (out * slopes)?.sum_all()?.backward()?;
     for (name, var) in llama.variables() {
         if let Some(new) = store.remove(var) {

@@ -44,10 +44,13 @@ impl Linear<'_> {
         product((n, width, out), slopes, Matrix::rows(&self.weight.numbers.as_f32(), width), dx, onto);
         if let Some(adapter) = &self.adapter {
             let rank = adapter.rank;
+            // Not stored by the forward: it costs a product of the adapter's rank only.
             let inner = adapter.inner(x, width);
             adapter.b.gradient(to, (out, rank, n), slopes.t(), Matrix::rows(&inner, rank))?;
+            // The gradient of B is done with `inner`, so its memory serves the gradient of it.
             let mut to_inner = inner;
             product((n, rank, out), slopes, Matrix::rows(&adapter.b.numbers.as_f32(), rank), &mut to_inner, false);
+            // The forward scales after the product with A, so the scale is part of A's gradient.
             to_inner.iter_mut().for_each(|x| *x *= adapter.scale);
             let to_inner = Matrix::rows(&to_inner, rank);
             adapter.a.gradient(to, (rank, width, n), to_inner.t(), rows)?;
@@ -74,6 +77,7 @@ impl Weight<'_> {
     fn gradient(&self, to: &mut Sink, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
         if let Some(name) = &self.name {
             let (sum, fresh) = to.gradients.numbers(name, self.numbers.len(), to.pool)?;
+            // A fresh buffer has unspecified contents, so the product overwrites it.
             product(size, a, b, sum, !fresh);
         }
         Ok(())
@@ -83,6 +87,7 @@ impl Weight<'_> {
     /// the rows.
     fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Sink) -> Result<()> {
         if let Some(name) = &self.name {
+            // The weight's gradient comes first, because the rows' gradient replaces `dy`.
             rms_norm::to_w(x, eps, dy, to.gradients.zeroed(name, self.numbers.len(), to.pool)?);
         }
         rms_norm::to_x(x, &self.numbers.as_f32(), eps, dy);
@@ -239,6 +244,7 @@ impl<'a> Pass<'a> {
         rms_norm::forward(&x2, &layer.mlp_norm.numbers.as_f32(), self.eps(), &mut y);
         let (gate, up) = (project(&layer.gate, &y, pool), project(&layer.up, &y, pool));
         let mut s = pool.rows(n, layer.down.width);
+        // The forward does not keep this product: it costs less to compute than to store.
         swiglu::forward(&gate, &up, &mut s);
         self.add(&x2, &s, &layer.down, (index, 1), &mut y, pool);
         pool.give(s);
@@ -313,15 +319,19 @@ impl<'a> Pass<'a> {
         // The MLP.
         let (mut s, mut ds) = (to.pool.rows(n, mlp), to.pool.rows(n, mlp));
         swiglu::forward(&gate, &up, &mut s);
+        // The mask is drawn from the rows' keys again, so it is the mask of the forward.
         let added = self.dropped(slopes, (index, 1), &mut dy);
         layer.down.backward(&s, added, &mut ds, false, to)?;
+        // From here on, `gate` and `up` hold their own gradients.
         swiglu::backward(&mut gate, &mut up, &ds);
         to.pool.give(s);
         to.pool.give(ds);
         rms_norm::forward(&x2, &layer.mlp_norm.numbers.as_f32(), self.eps(), &mut y);
         layer.gate.backward(&y, &gate, &mut dy, false, to)?;
+        // Both products read the same rows, so their gradients add up in one buffer.
         layer.up.backward(&y, &up, &mut dy, true, to)?;
         layer.mlp_norm.norm_backward(&x2, self.eps(), &mut dy, to)?;
+        // The residual connection passes the slopes through unchanged.
         plus(slopes, &dy);
         for buffer in [gate, up, x2] {
             to.pool.give(buffer);
@@ -336,10 +346,12 @@ impl<'a> Pass<'a> {
         for buffer in [attended, q, k, v, result, log_sums] {
             to.pool.give(buffer);
         }
+        // The transpose of a rotation is the rotation by the opposite angle.
         self.rotate(&mut dq, shape.heads, true);
         self.rotate(&mut dk, shape.kv_heads, true);
         rms_norm::forward(x, &layer.attention_norm.numbers.as_f32(), self.eps(), &mut y);
         layer.q.backward(&y, &dq, &mut dy, false, to)?;
+        // q, k and v read the same rows too.
         layer.k.backward(&y, &dk, &mut dy, true, to)?;
         layer.v.backward(&y, &dv, &mut dy, true, to)?;
         layer.attention_norm.norm_backward(x, self.eps(), &mut dy, to)?;
@@ -367,12 +379,14 @@ impl Tape<'_> {
         pass.plain.norm.norm_backward(&gathered, pass.eps(), &mut to_last, &mut to)?;
         let mut slopes = to.pool.rows(pass.n(), d);
         slopes.fill(0.);
+        // A row may predict several targets, so the slopes are added and not copied.
         for (from, row) in to_last.chunks_exact(d).zip(&pass.rows.from) {
             slopes[*row as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
         }
         for buffer in [to_last, gathered, normed] {
             to.pool.give(buffer);
         }
+        // Popped, so that a layer's activations are free before the previous layer's are recomputed.
         while let Some((x, inner)) = layers.pop() {
             let index = layers.len();
             let inner = match inner {
@@ -387,7 +401,9 @@ impl Tape<'_> {
             to.pool.give(x);
         }
         if let Some(name) = &pass.plain.embed.name {
+            // With a tied output matrix, the head has begun this gradient.
             let sum = to.gradients.zeroed(name, pass.plain.embed.numbers.len(), to.pool)?;
+            // A token that occurs several times adds to the same row.
             for (from, id) in slopes.chunks_exact(d).zip(&pass.rows.ids) {
                 sum[*id as usize * d..][..d].iter_mut().zip(from).for_each(|(to, x)| *to += x);
             }

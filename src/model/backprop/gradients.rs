@@ -56,6 +56,7 @@ impl Gradients {
     /// Adds a gradient from candle, which has its weight's type. Sums of several are f32, whatever the
     /// weight's type.
     pub(super) fn add(&mut self, name: &str, new: Tensor) -> Result<()> {
+        // A sum in half precision would lose the small gradients of later forwards.
         let new = new.to_dtype(computed_in(new.dtype()))?;
         let sum = match self.by_name.remove(name) {
             None => new.contiguous()?,

@@ -141,7 +141,7 @@ impl Scratch {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one loop body, extracted for readability
+#[allow(clippy::too_many_arguments, reason = "one loop body, extracted for readability")]
 fn forward_tile(
     tile: &Tile,
     head: usize,
