@@ -16,8 +16,11 @@ use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
 use reflux::engine::EngineConfig;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
-use reflux::report::Spans;
 use reflux::store::Run;
+
+#[path = "../tests/common/spans.rs"]
+mod spans;
+use spans::Spans;
 
 const MICROBATCHES: u32 = 32;
 /// Runs each way.

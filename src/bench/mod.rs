@@ -7,16 +7,10 @@ mod gemm;
 mod generate;
 mod train;
 
+pub use crate::engine::memory;
 pub use gemm::{Gemm, Product, flops_per_token, gemm, rate};
 pub use generate::{GenerationReport, GenerationWorkload, generate};
 pub use train::{TrainingReport, TrainingWorkload, dpo, sft};
-
-/// The bytes in a line of one of Linux's files on memory, or none if the file does not exist.
-pub fn memory(file: &str, line: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let value = text.lines().find_map(|l| l.strip_prefix(line))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
 
 /// The peak memory of this process, in bytes. 0 if the system does not report it.
 pub fn peak_rss() -> u64 {

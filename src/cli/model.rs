@@ -1,17 +1,23 @@
 //! Flags shared by the commands that run one model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use clap::ValueEnum;
 
 use crate::error::{Error, Result};
+use crate::model::{Model, saved_dtype};
 use crate::pipeline::parse_bytes;
 
 /// Parses a size from the command line.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|b| *b >= 1 << 20);
     bytes.ok_or_else(|| "expected a size of at least 1 MiB, such as 512MiB or 2GiB".into())
+}
+
+/// Computes the hash of the weights of a run's model.
+pub fn weights(dir: &Path) -> Result<String> {
+    Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
 }
 
 #[derive(clap::Args)]

@@ -1,18 +1,15 @@
 //! `reflux replay`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::Device;
-
 use super::check::{check, shown};
-use super::progress::Style;
+use super::model::weights;
 use super::run::{Machine, directory, execute, stop_on_interrupt};
 use super::session::Session;
 use crate::cancel::CancelFlag;
 use crate::dataflow::Replay;
 use crate::error::Result;
-use crate::model::{Model, saved_dtype};
 use crate::pipeline;
 use crate::runner::{Open, check_rows_came};
 use crate::store::{Run, find_run};
@@ -53,13 +50,8 @@ pub struct Args {
     machine: Machine,
 }
 
-fn weights(dir: &Path) -> Result<String> {
-    Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
-}
-
 pub fn run(args: &Args, session: &Session) -> Result<()> {
-    let style = &session.style;
-    let quiet = *style == Style::Quiet;
+    let quiet = session.quiet;
     let source = Run::open(&find_run(&args.run))?;
     let own = source.dir().join("pipeline.toml");
     let before = shown(pipeline::load_without_data(&own, &[], crate::operators::ALL))?;
@@ -77,6 +69,6 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     stop_on_interrupt(&stop);
     let open = if dir.exists() { Open::Continue(&[]) } else { Open::Begun };
     replay.begin(&dir, &weights)?;
-    execute(&plan, &dir, &open, &args.machine, style, &stop)?;
+    execute(&plan, &dir, &open, &args.machine, session.style, quiet, &stop)?;
     check_rows_came(&plan, &dir)
 }

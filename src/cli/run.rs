@@ -69,7 +69,7 @@ impl Args {
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {
-    let style = &session.style;
+    let style = session.style;
     let mut plan = Arc::new(load(&args.file, &args.set, Warnings::Shown)?);
     let name = args.name.as_ref().unwrap_or(&plan.name);
     let dir = directory(&args.runs, name)?;
@@ -82,16 +82,16 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     if plan.study.is_some() {
-        super::study::run(&plan, &dir, style, &|overrides, dir| {
+        super::study::run(&plan, &dir, &style, &|overrides, dir| {
             let set: Vec<String> = args.set.iter().chain(overrides).cloned().collect();
             let plan = Arc::new(check(&args.file, &set)?);
             let mut named = Vec::new();
             let open = args.open(&set, &mut named);
-            execute(&plan, dir, &open, &args.machine, &Style::Quiet, &stop).doing(|| dir.display())
+            execute(&plan, dir, &open, &args.machine, Style::Quiet, true, &stop).doing(|| dir.display())
         })
     } else {
         let mut named = Vec::new();
-        execute(&plan, &dir, &args.open(&set, &mut named), &args.machine, style, &stop)?;
+        execute(&plan, &dir, &args.open(&set, &mut named), &args.machine, style, session.quiet, &stop)?;
         runner::check_rows_came(&plan, &dir)
     }
 }
@@ -130,20 +130,8 @@ impl Watch for Shown<'_> {
     }
 }
 
-/// Runs a plan in its directory, or continues it, and prints the closing summary.
+/// Runs a plan in its directory, or continues it, and prints the closing summary unless `quiet` is set.
 pub fn execute(
-    plan: &Arc<Plan<dyn Operator>>,
-    dir: &Path,
-    open: &Open<'_>,
-    machine: &Machine,
-    style: &Style,
-    stop: &CancelFlag,
-) -> Result<()> {
-    carry_out(plan, dir, open, machine, *style, *style == Style::Quiet, stop)
-}
-
-/// Like [`execute`], but with `quiet` it shows progress and prints nothing at the end.
-pub fn carry_out(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
     open: &Open<'_>,

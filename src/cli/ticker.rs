@@ -22,7 +22,7 @@ impl Ticker {
     /// Creates a ticker that shows `words` until the first update.
     pub fn new(style: Style, words: String) -> Self {
         let bar = (style == Style::Bars).then(|| {
-            let bar = Bar::new("{spinner} {msg}", None);
+            let bar = Bar::new("{spinner} {msg}");
             bar.keep_ticking();
             bar.message(&words);
             bar

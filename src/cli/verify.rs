@@ -1,14 +1,12 @@
 //! `reflux verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use candle_core::Device;
-
+use super::model::weights;
 use super::session::Session;
 use super::terminal;
 use crate::data::{counted, quoted};
 use crate::error::{Error, Result};
-use crate::model::{Model, saved_dtype};
 use crate::operators;
 use crate::pipeline;
 use crate::report::Verdict;
@@ -36,10 +34,6 @@ pub struct Args {
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn weights(dir: &Path) -> Result<String> {
-    Ok(Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false)?.hash)
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {

@@ -74,16 +74,20 @@ pub(super) struct CorrectedAnswer {
     after: Option<f32>,
 }
 
+impl CorrectedAnswer {
+    fn score(&self, after: bool) -> Option<f32> {
+        if after { self.after } else { self.before }
+    }
+}
+
 impl Group {
     /// Returns the candidates before or after the corrections.
     pub(super) fn candidates(&self, after: bool) -> Vec<Candidate> {
-        let score = |a: &CorrectedAnswer| if after { a.after } else { a.before };
-        self.answers.iter().map(|a| Candidate { id: a.item.id, score: score(a), answer: a.answer }).collect()
+        self.answers.iter().map(|a| Candidate { id: a.item.id, score: a.score(after), answer: a.answer }).collect()
     }
-    /// Returns each item before and after the corrections.
-    pub(super) fn items(&self, step: &dyn DecisionInputs) -> Vec<(Item, Item)> {
-        let both = |a: &CorrectedAnswer| (step.scored(a.item, a.before), step.scored(a.item, a.after));
-        self.answers.iter().map(both).collect()
+    /// Returns the items before or after the corrections.
+    pub(super) fn items(&self, step: &dyn DecisionInputs, after: bool) -> Vec<Item> {
+        self.answers.iter().map(|a| step.scored(a.item, a.score(after))).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::data::RngKey;
 
-/// An item of a differential reduce: ids and integers only, because texts stay in Arrow. 32 bytes.
+/// An item of a keyed reduce: ids and integers only, because texts stay in Arrow. 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Item {
     /// The sort key, first so that a group is sorted by it: a score in thousandths, or a position.

@@ -1,5 +1,6 @@
 //! Encoding of requests and decoding of answers, shared by the engines that have a model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
@@ -13,8 +14,30 @@ use super::sampling::{self, Sampling, Scratch, TokenDraw, stop, unit};
 use crate::error::{Error, Result};
 use crate::model::Message;
 
+/// The result of a row of requests.
+pub(super) type RowResult = (usize, std::result::Result<SampledTokens, RequestError>);
+
+/// Answers all requests. `run` runs encoded rows.
+pub(super) fn generate(
+    codec: &dyn Codec,
+    requests: Vec<Request>,
+    run: impl FnOnce(Vec<EncodedRequest>) -> Result<Vec<RowResult>>,
+) -> Result<Vec<Answer>> {
+    let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
+    let rows = encode(codec, requests, &mut answers);
+    let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
+        rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
+    if !rows.is_empty() {
+        for (row, result) in run(rows)? {
+            let Some((prompt, sampling)) = sent.get(&row) else { continue };
+            answers[row] = Some(result.map(|s| completion(codec, prompt, sampling, s)));
+        }
+    }
+    answers.into_iter().map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer"))).collect()
+}
+
 /// Encodes the prompts, equal neighbours once. Invalid requests get their error in `answers` right away.
-pub(super) fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<EncodedRequest> {
+fn encode(codec: &dyn Codec, requests: Vec<Request>, answers: &mut [Option<Answer>]) -> Vec<EncodedRequest> {
     type Last = (Vec<Message>, std::result::Result<Arc<[u32]>, String>);
     let mut last: Option<Last> = None;
     let mut sampling: Option<Arc<Sampling>> = None;
@@ -96,7 +119,7 @@ pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<Sampled
 pub(super) fn choose(
     codec: &dyn Codec,
     choices: &[ChoiceRequest],
-    run: impl FnOnce(Vec<EncodedRequest>) -> Result<Vec<(usize, std::result::Result<SampledTokens, RequestError>)>>,
+    run: impl FnOnce(Vec<EncodedRequest>) -> Result<Vec<RowResult>>,
 ) -> Result<Vec<Probabilities>> {
     let chains: Vec<std::result::Result<ChoiceTree, RequestError>> =
         choices.iter().map(|c| ChoiceTree::new(codec, c)).collect();
@@ -149,12 +172,7 @@ pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &
 }
 
 /// Decodes a finished sequence.
-pub(super) fn completion(
-    codec: &dyn Codec,
-    prompt: &Arc<[u32]>,
-    sampling: &Sampling,
-    done: SampledTokens,
-) -> Completion {
+fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: SampledTokens) -> Completion {
     let ended = ended(&done.tokens, sampling, codec);
     let said = &done.tokens[..done.tokens.len() - usize::from(ended)];
     let mut text = codec.decode(said);

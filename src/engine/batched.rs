@@ -8,15 +8,14 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::ThreadPool;
 
-use super::answer::{self, completion, encode};
+use super::answer::{self, RowResult};
 use super::backend::Engine;
 use super::codec::Codec;
 use super::config::EngineConfig;
 use super::encoded::EncodedRequest;
 use super::kv::{BLOCK, CacheShape};
 use super::request::{Answer, ChoiceRequest, Probabilities, Request};
-use super::sampling::Sampling;
-use super::scheduler::{Scheduler, SchedulerLimits, SequenceOutput, SequenceRequest};
+use super::scheduler::{Scheduler, SchedulerLimits, SequenceOutput};
 use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
 use crate::error::{Context, Error, Result};
@@ -108,12 +107,13 @@ impl BatchedEngine {
     }
 
     /// Sends rows to the thread and waits for their outputs.
-    fn call(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
+    fn call(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
         // A call gets exactly one reply, so sending it never blocks the engine.
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
         calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
-        answer.recv().map_err(|_| self.gone())?
+        let outputs = answer.recv().map_err(|_| self.gone())??;
+        Ok(outputs.into_iter().map(|o| (o.owner.1, o.result)).collect())
     }
 
     fn gone(&self) -> Error {
@@ -125,27 +125,11 @@ impl BatchedEngine {
 impl Engine for BatchedEngine {
     fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
-        let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
-        let rows = encode(&*self.codec, requests, &mut answers);
-        let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
-            rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
-        if !rows.is_empty() {
-            for output in self.call(rows, cancel)? {
-                let row = output.owner.1;
-                let Some((prompt, sampling)) = sent.get(&row) else { continue };
-                answers[row] = Some(output.result.map(|s| completion(&*self.codec, prompt, sampling, s)));
-            }
-        }
-        answers
-            .into_iter()
-            .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
-            .collect()
+        answer::generate(&*self.codec, requests, |rows| self.call(rows, cancel))
     }
     fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());
-        answer::choose(&*self.codec, &choices, |rows| {
-            Ok(self.call(rows, cancel)?.into_iter().map(|o| (o.owner.1, o.result)).collect())
-        })
+        answer::choose(&*self.codec, &choices, |rows| self.call(rows, cancel))
     }
     fn id(&self) -> &str {
         &self.id
@@ -223,8 +207,8 @@ fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, OpenCa
     let n = *number;
     *number += 1;
     open.insert(n, OpenCall { cancel: call.cancel, reply: call.reply, left: call.rows.len(), outputs: Vec::new() });
-    for EncodedRequest { row, prompt, sampling, key, wanted } in call.rows {
-        if let Some(output) = scheduler.submit(SequenceRequest { owner: (n, row), prompt, sampling, key, wanted }) {
+    for request in call.rows {
+        if let Some(output) = scheduler.submit(n, request) {
             settle(output, open);
         }
     }

@@ -41,15 +41,18 @@ impl Default for EngineConfig {
     }
 }
 
+/// The bytes in a line of one of Linux's files on memory, or none if the file does not exist.
+pub fn memory(file: &str, line: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|l| l.strip_prefix(line))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+}
+
 /// A quarter of the memory that this process can have now, at most 8 GiB; 1 GiB where the system does not say.
 fn default_kv_memory() -> u64 {
     const GIB: u64 = 1 << 30;
     let text = |path: &str| std::fs::read_to_string(path).ok();
-    let kib = |text: String, key: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse::<u64>();
-        Some(line.ok()?.saturating_mul(1024))
-    };
-    let free = text("/proc/meminfo").and_then(|text| kib(text, "MemAvailable:"));
+    let free = memory("/proc/meminfo", "MemAvailable:");
     // What a container may use, and what `ulimit -v` leaves.
     let group = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<u64>().ok());
     let used = text("/sys/fs/cgroup/memory.current").and_then(|text| text.trim().parse::<u64>().ok());
@@ -58,7 +61,7 @@ fn default_kv_memory() -> u64 {
         let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     });
-    let mapped = text("/proc/self/status").and_then(|text| kib(text, "VmSize:"));
+    let mapped = memory("/proc/self/status", "VmSize:");
     let address = address.map(|most| most.saturating_sub(mapped.unwrap_or(0)));
     [free, group, address].into_iter().flatten().min().map_or(GIB, |bytes| (bytes / 4).min(8 * GIB))
 }

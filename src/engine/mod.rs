@@ -31,7 +31,7 @@ pub use crate::model::Message;
 pub use backend::Engine;
 pub use batched::BatchedEngine;
 pub use codec::Codec;
-pub use config::EngineConfig;
+pub use config::{EngineConfig, memory};
 pub(crate) use open::has_template;
 pub use open::{open, start};
 pub use request::{Answer, AnswerPrefix, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError};

@@ -15,13 +15,12 @@ use rayon::prelude::*;
 
 use super::answer;
 use super::codec::Codec;
-use super::encoded::SampledTokens;
+use super::encoded::{EncodedRequest, SampledTokens};
 use super::kv::{self, BLOCK, BlockSpan, KvStore, Paged, StepPlan, StepRow};
 use super::prefix::{Blocks, NodeId};
 use super::request::{Finish, RequestError};
-use super::sampling::{Sampling, Scratch};
+use super::sampling::Scratch;
 use super::stats::{Counters, add};
-use crate::data::RngKey;
 use crate::error::{Context as _, Error, Result};
 use crate::model::Llama;
 use crate::model::ops::Floats;
@@ -29,26 +28,17 @@ use crate::model::ops::Floats;
 /// Rows whose logits are held at once: bounds memory at this many times the vocabulary.
 const LOGIT_ROWS: usize = 64;
 
-/// A request with its prompt encoded.
-pub(super) struct SequenceRequest {
-    /// The call, and the index in the call.
-    pub owner: (u64, usize),
-    pub prompt: Arc<[u32]>,
-    pub sampling: Arc<Sampling>,
-    pub key: RngKey,
-    /// Asks for the log-probabilities of these tokens after the prompt, instead of an answer.
-    pub wanted: Option<Arc<[u32]>>,
-}
-
 /// The result of a request.
 pub(super) struct SequenceOutput {
+    /// The call, and the index in the call.
     pub owner: (u64, usize),
     pub result: std::result::Result<SampledTokens, RequestError>,
 }
 
 /// A running sequence.
 struct Sequence {
-    request: SequenceRequest,
+    call: u64,
+    request: EncodedRequest,
     rng: ChaCha8Rng,
     /// Maximum tokens of the answer: `max_tokens`, or fewer if the context ends before. 0 marks a finished sequence.
     limit: usize,
@@ -79,7 +69,8 @@ pub(super) struct Scheduler {
     limits: SchedulerLimits,
     store: Box<dyn KvStore>,
     blocks: Blocks,
-    waiting: VecDeque<SequenceRequest>,
+    /// Requests with their calls.
+    waiting: VecDeque<(u64, EncodedRequest)>,
     running: Vec<Sequence>,
     steps: u64,
 }
@@ -111,32 +102,33 @@ impl Scheduler {
     }
 
     /// The maximum number of tokens of an answer.
-    fn limit(&self, request: &SequenceRequest) -> usize {
+    fn limit(&self, request: &EncodedRequest) -> usize {
         let context = self.llama.config().max_position_embeddings;
         // A model has no positions after its context, so the answer ends there.
         request.sampling.max_tokens.min(context.saturating_sub(request.prompt.len()))
     }
 
-    /// Queues a request, or returns its result if it needs no step.
-    pub fn submit(&mut self, request: SequenceRequest) -> Option<SequenceOutput> {
+    /// Queues a request of a call, or returns its result if it needs no step.
+    pub fn submit(&mut self, call: u64, request: EncodedRequest) -> Option<SequenceOutput> {
+        let owner = (call, request.row);
         let context = self.llama.config().max_position_embeddings;
         let limit = self.limit(&request);
         if let Some(error) = answer::unfit(&request.prompt, self.llama.config().vocab_size, context) {
-            return Some(SequenceOutput { owner: request.owner, result: Err(error) });
+            return Some(SequenceOutput { owner, result: Err(error) });
         }
         // Nothing can be sampled, so the request must not occupy a row.
         if limit == 0 {
             let result = Ok(SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
-            return Some(SequenceOutput { owner: request.owner, result });
+            return Some(SequenceOutput { owner, result });
         }
-        self.waiting.push_back(request);
+        self.waiting.push_back((call, request));
         None
     }
 
     /// Removes all requests of a call.
     pub fn remove(&mut self, call: u64) {
-        self.waiting.retain(|w| w.owner.0 != call);
-        let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.request.owner.0 == call);
+        self.waiting.retain(|(of, _)| *of != call);
+        let (gone, stay) = std::mem::take(&mut self.running).into_iter().partition(|s| s.call == call);
         self.running = stay;
         for s in gone {
             // The prompt's blocks stay in the tree: a later call with the same prompt finds them.
@@ -146,7 +138,7 @@ impl Scheduler {
 
     fn admit(&mut self) -> Result<()> {
         while self.running.len() < self.limits.max_rows {
-            let Some(next) = self.waiting.front() else { return Ok(()) };
+            let Some((_, next)) = self.waiting.front() else { return Ok(()) };
             let limit = self.limit(next);
             // The last token's keys and values are never needed.
             let reserved = (limit - 1).div_ceil(BLOCK);
@@ -158,14 +150,15 @@ impl Scheduler {
                 }
                 self.grow(needed)?;
             }
-            let next = &self.waiting[0];
+            let (_, next) = &self.waiting[0];
             // First come, first served: a short request behind a long one waits, or the long one might never
             // run.
             let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
-            let Some(request) = self.waiting.pop_front() else { return Ok(()) };
+            let Some((call, request)) = self.waiting.pop_front() else { return Ok(()) };
             add(&self.counters.prompt_tokens, request.prompt.len());
             self.running.push(Sequence {
                 rng: request.key.rng(),
+                call,
                 request,
                 limit,
                 path,
@@ -290,7 +283,7 @@ impl Scheduler {
             };
             // Removal waits until all rows are sampled, because the indices of the others must stay valid.
             s.limit = 0;
-            outputs.push(SequenceOutput { owner: s.request.owner, result });
+            outputs.push(SequenceOutput { owner: (s.call, s.request.row), result });
         }
         Ok(())
     }

@@ -4,19 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::answer::{self, completion, encode};
+use super::answer::{self, RowResult};
 use super::backend::Engine;
 use super::config::EngineConfig;
 use super::encoded::{EncodedRequest, SampledTokens};
 use super::request::{Answer, ChoiceRequest, Finish, Probabilities, Request, RequestError};
-use super::sampling::{Sampling, Scratch};
+use super::sampling::Scratch;
 use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::families::{InferenceModel, Network};
-
-/// The result of a row.
-type Done = (usize, std::result::Result<SampledTokens, RequestError>);
 
 /// A model of a family that reflux runs but does not train. Callers take turns, a prompt at a time. Requests of a
 /// call with the same prompt share its computation if the family allows it.
@@ -50,7 +47,7 @@ impl Sequential {
     }
 
     /// Answers requests that have the same prompt.
-    fn answer(&self, requests: Vec<EncodedRequest>, cancel: &CancelFlag, done: &mut Vec<Done>) -> Result<()> {
+    fn answer(&self, requests: Vec<EncodedRequest>, cancel: &CancelFlag, done: &mut Vec<RowResult>) -> Result<()> {
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
             match (self.unfit(&request), self.limit(&request)) {
@@ -130,7 +127,7 @@ impl Sequential {
     }
 
     /// Runs rows, prompt by prompt.
-    fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<Done>> {
+    fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
         let mut done = Vec::with_capacity(rows.len());
         let mut by_prompt: BTreeMap<Arc<[u32]>, Vec<EncodedRequest>> = BTreeMap::new();
         for row in rows {
@@ -157,18 +154,7 @@ impl Sequential {
 impl Engine for Sequential {
     fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
         add(&self.counters.requests, requests.len());
-        let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
-        let rows = encode(&self.model.tokenizer, requests, &mut answers);
-        let sent: BTreeMap<usize, (Arc<[u32]>, Arc<Sampling>)> =
-            rows.iter().map(|r| (r.row, (r.prompt.clone(), r.sampling.clone()))).collect();
-        for (row, result) in self.run(rows, cancel)? {
-            let Some((prompt, sampling)) = sent.get(&row) else { continue };
-            answers[row] = Some(result.map(|s| completion(&self.model.tokenizer, prompt, sampling, s)));
-        }
-        answers
-            .into_iter()
-            .map(|a| a.ok_or_else(|| Error::bug("the engine left a request without an answer")))
-            .collect()
+        answer::generate(&self.model.tokenizer, requests, |rows| self.run(rows, cancel))
     }
     fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
         add(&self.counters.requests, choices.len());

@@ -25,8 +25,6 @@ mod syntax;
 mod work;
 
 #[cfg(test)]
-mod fuzz;
-#[cfg(test)]
 mod stub;
 #[cfg(test)]
 mod tests;

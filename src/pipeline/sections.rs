@@ -115,18 +115,9 @@ pub(super) fn read<O: ?Sized>(
         };
         problems.report(Diagnostic::new(&codes::UNKNOWN_SECTION, message, entry.key, "unknown").help(help));
     }
-    let header = section(root, "pipeline", problems, |f| header(f, stem)).unwrap_or_else(|| {
-        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[pipeline]".into());
-        header(&mut fields, stem)
-    });
-    let (engine, engine_values) = section(root, "engine", problems, engine).unwrap_or_else(|| {
-        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[engine]".into());
-        engine(&mut fields)
-    });
-    let (health, health_values) = section(root, "health", problems, health).unwrap_or_else(|| {
-        let mut fields = Fields::new(problems, &EMPTY, Span::default(), "[health]".into());
-        health(&mut fields)
-    });
+    let header = section_or_default(root, "pipeline", problems, |f| header(f, stem));
+    let (engine, engine_values) = section_or_default(root, "engine", problems, engine);
+    let (health, health_values) = section_or_default(root, "health", problems, health);
     let loop_ = section(root, "loop", problems, loop_table);
     if header.iterations > 1 && root.get("loop").is_none() {
         iterations_without_loop(root, problems);
@@ -204,6 +195,12 @@ fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&
     let out = read(&mut fields);
     fields.finish();
     Some(out)
+}
+
+/// Reads a section, or its default values if the file does not have it.
+fn section_or_default<T>(root: &Table, name: &str, problems: &Problems, read: impl Fn(&mut Fields<'_>) -> T) -> T {
+    let default = || read(&mut Fields::new(problems, &EMPTY, Span::default(), format!("[{name}]")));
+    section(root, name, problems, &read).unwrap_or_else(default)
 }
 
 /// Returns the tables `[section.NAME]`: name, place of the name, place of the header, table.

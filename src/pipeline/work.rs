@@ -141,6 +141,27 @@ impl CostEstimate {
     pub fn rows(out: RowStats) -> Self {
         Self { out, ..Self::default() }
     }
+    /// Returns the cost of requests to a judge. Each reads `read` tokens after the rubric, and has `samples`
+    /// replies of at most `most` tokens.
+    pub fn of_judging(
+        out: RowStats,
+        requests: f64,
+        samples: f64,
+        read: f64,
+        most: f64,
+        assume: &CostAssumptions,
+    ) -> Self {
+        // The rubric is read once and shared by all requests.
+        let rubric = TokenCount::of_sequences(1., 0., assume.rubric);
+        let before = assume.rubric + read;
+        Self {
+            out,
+            read: rubric.and(TokenCount::of_sequences(requests, assume.rubric, read)),
+            sampled: TokenCount::of_sequences(requests * samples, before, assume.fill * most),
+            longest: before + most,
+            ..Self::default()
+        }
+    }
 }
 
 #[cfg(test)]

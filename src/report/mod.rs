@@ -27,5 +27,4 @@ pub use summary::health::Health;
 pub use summary::left_out::LeftOut;
 pub use summary::rescored::Rescored;
 pub use summary::run_summary::Summary;
-pub use summary::spans::{Span, Spans};
 pub use summary::study::Study;

@@ -46,7 +46,7 @@ pub use files::integrity::hash_file;
 pub use files::lines::Lines;
 pub use files::listing::is_data_file;
 pub use files::printable::printable_with_bytes;
-pub use files::reader::{decoding, read_parquet, row_bytes};
+pub use files::reader::{read_parquet, row_bytes};
 pub use files::writer::{ParquetFile, write_parquet};
 pub use import::{ImportFormat, ImportOptions, Imported, Turns, import, import_jsonl};
 pub use journal::checkpoints::CheckpointFiles;

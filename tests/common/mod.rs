@@ -3,6 +3,7 @@
 
 pub mod looked_at;
 pub mod scored;
+pub mod spans;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +15,9 @@ use reflux::engine::EngineConfig;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
 use reflux::pipeline::{self, Plan};
-use reflux::report::{RunCounters, Spans};
+use reflux::report::RunCounters;
 use reflux::store::Run;
+use spans::Spans;
 
 /// Counts, and asks for a stop after a number of committed microbatches.
 pub struct Watch {

@@ -93,3 +93,31 @@ fn mutated(rng: &mut ChaCha8Rng, seeds: &Seeds) -> Vec<u8> {
 fn mutated_inputs_are_survived() {
     fuzzing::mutated(&TARGETS, 400, mutated);
 }
+
+/// No file makes the parser overflow the stack or take long.
+#[test]
+fn deep_and_long_files_are_survived() {
+    // The TOML parser's own limits allow this depth by dotted keys within braces.
+    let dotted = "b.".repeat(78) + "b = ";
+    let deep = format!("a = {}1{}", format!("{{ {dotted}").repeat(70), " }".repeat(70));
+    text_inputs::pipeline(deep.as_bytes());
+    text_inputs::pipeline(format!("\n-----\n{deep}").as_bytes());
+    for text in [
+        "[".repeat(100_000),
+        format!("a = {}", "[".repeat(100_000)),
+        format!("a = {}{}", "[".repeat(60), "]".repeat(60)),
+        format!("a = {}", "{a=".repeat(50_000)),
+        format!("a{} = 1", ".a".repeat(100_000)),
+        format!("[step.{}]", "x".repeat(500_000)),
+        format!("x = \"{}\"\ny = \u{1b}", "é".repeat(200_000)),
+        "seed = 1\n".repeat(10_000),
+        (0..20_000).map(|i| format!("k{i} = 1\n")).collect(),
+        (0..5_000).map(|i| format!("[step.s{i}]\nop = \"no\"\n")).collect(),
+        format!("[step.a]\nop=\"sft\"\nfrom=[{}]", "\"a\",".repeat(50_000)),
+        format!("[pipeline]\nseed = {}", "9".repeat(100_000)),
+        " ".repeat(2 << 20),
+        "\r\n[step.a]\r\nop = \"raed\"\r\n".to_owned(),
+    ] {
+        text_inputs::pipeline(text.as_bytes());
+    }
+}

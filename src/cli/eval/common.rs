@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::cancel::CancelFlag;
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
-use crate::cli::run::{Machine, carry_out, stop_on_interrupt};
+use crate::cli::run::{Machine, execute, stop_on_interrupt};
 use crate::cli::terminal;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;
@@ -171,7 +171,7 @@ impl Common {
         let stop = CancelFlag::default();
         stop_on_interrupt(&stop);
         let machine = Machine::on(&self.loading.device);
-        carry_out(&Arc::new(plan), &dir, &Open::Continue(&[]), &machine, style, true, &stop)?;
+        execute(&Arc::new(plan), &dir, &Open::Continue(&[]), &machine, style, true, &stop)?;
         Run::open(&dir)
     }
 

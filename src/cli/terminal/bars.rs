@@ -28,12 +28,11 @@ pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// Creates a bar with indicatif's `template`, which may use `{msg}`, and the total amount of work, if
-    /// known.
-    pub fn new(template: &'static str, total: Option<u64>) -> Self {
+    /// Creates a bar with indicatif's `template`, which may use `{msg}`.
+    pub fn new(template: &'static str) -> Self {
         let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), REDRAWS);
         let bars = BARS.get_or_init(|| MultiProgress::with_draw_target(target()));
-        let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+        let bar = bars.add(ProgressBar::no_length());
         // Templates are constants; an invalid one falls back to the default bar.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self(bar)
@@ -49,14 +48,6 @@ impl Bar {
     pub fn message(&self, text: &str) {
         self.0.set_message(one_line(text).into_owned());
     }
-    /// Redraws the bar.
-    pub fn tick(&self) {
-        self.0.tick();
-    }
-    /// Leaves the bar on the screen as it is.
-    pub fn abandon(&self) {
-        self.0.abandon();
-    }
     /// Removes the bar from the screen.
     pub fn clear(&self) {
         self.0.finish_and_clear();
@@ -69,18 +60,18 @@ pub struct Block(Bar);
 impl Block {
     /// Creates an empty block.
     pub fn new() -> Self {
-        Self(Bar::new("{msg}", None))
+        Self(Bar::new("{msg}"))
     }
     /// Replaces the lines shown. Their texts are escaped, because they may come from a model.
     pub fn show(&self, lines: &[Vec<Piece>]) {
         let colour = super::colour::colour_wanted();
         let lines: Vec<String> = lines.iter().map(|line| painted(line, colour)).collect();
         self.0.0.set_message(lines.join("\n"));
-        self.0.tick();
+        self.0.0.tick();
     }
     /// Leaves the block on the screen as it is.
     pub fn abandon(&self) {
-        self.0.abandon();
+        self.0.0.abandon();
     }
 }
 

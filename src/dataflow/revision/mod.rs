@@ -1,9 +1,8 @@
 //! Revises the pairs of a finished run under corrected scores.
 //!
 //! A step stores its decision inputs next to its pairs ([`super::DecisionInputs`]). The groups with a
-//! corrected answer are arranged again in differential, where each correction is a retraction and an
-//! insertion, so the changed pairs are found without reading an answer. The pairs themselves are made when
-//! they are read ([`Revised`]), or written.
+//! corrected answer are reduced twice, before and after the corrections, so the changed pairs are found
+//! without reading an answer. The pairs themselves are made when they are read ([`Revised`]), or written.
 
 mod changes;
 mod incremental;

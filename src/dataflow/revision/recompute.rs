@@ -13,7 +13,7 @@ use super::changes::Changes;
 use super::inputs::{Part, RevisionInputs};
 use super::record::Record;
 use crate::data::Columns;
-use crate::dataflow::groups::{Correction, corrected};
+use crate::dataflow::groups::reduce_local;
 use crate::dataflow::jobs::error_rows;
 use crate::dataflow::ledger::Output;
 use crate::dataflow::operator::Context;
@@ -64,13 +64,8 @@ impl RevisionInputs {
         let (keyed, epoch) = (self.keyed()?, pairs.epoch());
         let rows = self.run().load_verified(scores)?;
         let new = with_scores(&rows, &self.corrections)?;
-        let (was, is) = (keyed.items(epoch, &rows)?, keyed.items(epoch, &new)?);
-        let differs = was.iter().zip(&is).filter(|(was, is)| was != is);
-        let differs = differs
-            .map(|((key, before), (_, after))| Correction { key: *key, before: *before, after: *after })
-            .collect();
-        let kept = corrected(&self.shared.plan, &self.step, was, differs)?.after;
         let cx = Context::new(&self.shared, self.step()?, epoch, None);
+        let kept = reduce_local(keyed, &cx, &new)?;
         // Joins match rows by id, and corrections change no ids.
         let joined = self.joins.join_finished(&cx)?;
         keyed.finish(&Context { joined, ..cx }, &new, &kept)

@@ -112,13 +112,6 @@ impl InferenceModel {
         self.settings.sizes.vocab_size
     }
 
-    /// Bytes per position of a [`Network`] and its fork: keys, values and rotary tables.
-    pub fn position_bytes(&self) -> u64 {
-        let c = &self.settings.sizes;
-        let kept = 2 * 2 * c.kv_heads() * c.head_dim();
-        (c.num_hidden_layers * (kept + c.head_dim()) * size_of::<f32>()) as u64
-    }
-
     /// Creates an empty network for conversations of up to `positions` tokens. Networks share the weights.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub(in crate::model) mod rms_norm;
 mod rope;
 mod segment;
 pub(in crate::model) mod swiglu;
+mod tile;
 
 pub use attention::{Attention, Packed};
 pub use cpu::{Floats, fma, with_composed};

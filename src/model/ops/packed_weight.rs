@@ -9,19 +9,9 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use wide::f32x16;
 
 use super::cpu::slice;
-
-/// Vectors per line of a panel. The code spells them out because the compiler does not reliably vectorise
-/// plain loops here, and a product is thirty times slower without vectors.
-const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
-/// Outputs per panel.
-const COLUMNS: usize = 16 * VECTORS;
-/// Maximum rows per tile. A tile's sums, one line of the panel and one input fill the registers.
-const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
-/// Multiplications below which passing a product to other threads does not pay.
-const MIN_PARALLEL_WORK: usize = 1 << 17;
+use super::tile::{COLUMNS, Line, MIN_PARALLEL_WORK, ROWS};
 
 /// A weight `[out, in]` for `x W^T`, on the CPU. The numbers keep their type (f32, bf16 or f16) and are
 /// widened to f32 where they are used.
@@ -183,38 +173,19 @@ fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
 fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let lines = panel.as_chunks::<COLUMNS>().0;
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * lines.len()..][..lines.len()]);
-    let mut sums = [[f32x16::ZERO; VECTORS]; R];
+    let mut sums = [Line::ZERO; R];
     for (sums, y) in sums.iter_mut().zip(&*y) {
-        let mut line = [0f32; COLUMNS];
-        match y[first..].first_chunk() {
-            Some(all) => line = *all,
-            None => line[..y.len() - first].copy_from_slice(&y[first..]),
-        }
-        *sums = vectors(&line);
+        *sums = Line::load(&y[first..]);
     }
     for (t, line) in lines.iter().enumerate() {
-        let line = vectors(line);
+        let line = Line::new(line);
         for (sums, row) in sums.iter_mut().zip(&rows) {
-            let x = f32x16::splat(row[t]);
-            for (sum, w) in sums.iter_mut().zip(line) {
-                *sum = x.mul_add(w, *sum);
-            }
+            sums.add(row[t], line);
         }
     }
     for (sums, y) in sums.iter().zip(y) {
-        let line = sums.map(f32x16::to_array);
-        let (y, line) = (&mut y[first..], line.as_flattened());
-        match y.first_chunk_mut::<COLUMNS>() {
-            Some(all) => all.copy_from_slice(line),
-            None => y.copy_from_slice(&line[..y.len()]),
-        }
+        sums.store(&mut y[first..]);
     }
-}
-
-#[inline(always)]
-fn vectors(line: &[f32; COLUMNS]) -> [f32x16; VECTORS] {
-    let (parts, _) = line.as_chunks::<16>();
-    std::array::from_fn(|i| f32x16::from(parts[i]))
 }
 
 impl PackedWeight {

@@ -9,17 +9,10 @@
 use std::cell::Cell;
 
 use rayon::prelude::*;
-use wide::f32x16;
 
 use super::cpu::Matrix;
+use super::tile::{COLUMNS, Line, MIN_PARALLEL_WORK, ROWS};
 
-/// Vectors per line of a tile, spelled out for the same reason as in [`super::PackedWeight`].
-const VECTORS: usize = if cfg!(target_feature = "avx512f") { 2 } else { 1 };
-/// Columns per tile.
-const COLUMNS: usize = 16 * VECTORS;
-/// Rows per tile: its sums, one line of the right factor and one number of the left factor fill the
-/// registers.
-const ROWS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
 /// Steps of the inner dimension before moving to the next tile: a tile's rows of the left factor stay in
 /// the first cache.
 const DEPTH: usize = 576;
@@ -29,8 +22,6 @@ const WIDTH: usize = 256;
 const RUNS: usize = 8;
 /// Minimum groups of rows per run: data from the second cache is reused this many times.
 const GROUPS: usize = 5;
-/// Multiplications below which passing a product to other threads does not pay.
-const MIN_PARALLEL_WORK: usize = 1 << 17;
 
 thread_local! {
     /// Memory of the last packed factors, for reuse.
@@ -214,44 +205,22 @@ fn tile<L: Left>(
     (rows, columns): (usize, usize),
     onto: bool,
 ) {
-    let mut sums = [[f32x16::ZERO; VECTORS]; ROWS];
+    let mut sums = [Line::ZERO; ROWS];
     if onto {
         for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-            let from = &c[r * row..];
-            *sums = match from.first_chunk::<COLUMNS>() {
-                Some(whole) if columns == COLUMNS => vectors(whole),
-                _ => {
-                    let mut line = [0f32; COLUMNS];
-                    line[..columns].copy_from_slice(&from[..columns]);
-                    vectors(&line)
-                }
-            };
+            *sums = Line::load(&c[r * row..][..columns]);
         }
     }
     let left = left.cut(lines.len());
     for (t, line) in lines.iter().enumerate() {
-        let line = vectors(line);
+        let line = Line::new(line);
         for (r, sums) in sums.iter_mut().enumerate() {
-            let x = f32x16::splat(left.at(r, t));
-            for (sum, y) in sums.iter_mut().zip(line) {
-                *sum = x.mul_add(y, *sum);
-            }
+            sums.add(left.at(r, t), line);
         }
     }
     for (r, sums) in sums.iter().enumerate().take(rows) {
-        let (line, to) = (sums.map(f32x16::to_array), &mut c[r * row..]);
-        match to.first_chunk_mut::<COLUMNS>() {
-            // The length is known at compile time; a copy of variable length would be a call.
-            Some(to) if columns == COLUMNS => to.copy_from_slice(line.as_flattened()),
-            _ => to[..columns].copy_from_slice(&line.as_flattened()[..columns]),
-        }
+        sums.store(&mut c[r * row..][..columns]);
     }
-}
-
-#[inline(always)]
-fn vectors(line: &[f32; COLUMNS]) -> [f32x16; VECTORS] {
-    let (parts, _) = line.as_chunks::<16>();
-    std::array::from_fn(|i| f32x16::from(parts[i]))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::pairwise::{Order, Pair, Pairwise, Verdict};
-use crate::data::Id;
+use super::pairwise::{Pair, Pairwise, Verdict};
+use crate::data::{Id, Judgement};
 use crate::dataflow::{Join, Joined, Map};
 use crate::eval::win_rate::ComparisonOutcome;
 use crate::operators::shared::prelude::*;
@@ -73,17 +73,7 @@ impl StepSpec for Compare {
             if inputs.iter().filter(|i| i.key == "from").count() > 1 { 1. } else { (from.per_prompt - 1.) / 2. };
         let (asked, read) = (2. * from.rows * others, from.prompt + 2. * from.answer);
         let most = by.asking.sampling.max_tokens as f64;
-        CostEstimate {
-            out: from,
-            read: TokenCount::of_sequences(1., 0., assume.rubric).and(TokenCount::of_sequences(
-                asked,
-                assume.rubric,
-                read,
-            )),
-            sampled: TokenCount::of_sequences(asked * f64::from(by.samples), assume.rubric + read, assume.fill * most),
-            longest: assume.rubric + read + most,
-            ..CostEstimate::default()
-        }
+        CostEstimate::of_judging(from, asked, f64::from(by.samples), read, most, assume)
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         let mut columns = vec!["prompt_id", "prompt", "response_id", "response"];
@@ -225,14 +215,6 @@ fn outcome(verdict: Option<Verdict>) -> ComparisonOutcome {
     }
 }
 
-type Judgement = (String, String, Option<f32>);
-
-/// Converts the replies in one order to judgements, with the first answer's share of the win.
-fn judgements(order: &Order, swapped: bool) -> Vec<Judgement> {
-    let share = |v: Verdict| if swapped { v.swapped() } else { v }.share() as f32;
-    order.said.iter().map(|s| (s.text().into(), s.outcome.into(), s.value.map(share))).collect()
-}
-
 /// The result for a pair.
 #[derive(Clone)]
 struct Compared {
@@ -247,8 +229,8 @@ impl Compared {
     fn unread(&self) -> (&str, String) {
         let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
         let silent = self.orders.iter().zip(&self.judgements).filter(|(order, _)| order.is_none());
-        for (_, outcome, _) in silent.flat_map(|(_, said)| said) {
-            *outcomes.entry(outcome).or_default() += 1;
+        for judgement in silent.flat_map(|(_, said)| said) {
+            *outcomes.entry(&judgement.outcome).or_default() += 1;
         }
         let Some((code, _)) = outcomes.iter().max_by_key(|(_, n)| **n) else {
             return ("no_outcome", "the comparison has no outcome: an answer has no score".into());
@@ -307,7 +289,7 @@ impl Map for Compare {
                 results[i] = Compared {
                     orders: [first, second].map(|o| o.verdict.map(|v| outcome(Some(v)))),
                     outcome: outcome(said.verdict),
-                    judgements: [judgements(first, false), judgements(second, true)],
+                    judgements: [first.judgements(false), second.judgements(true)],
                 };
             }
         }

@@ -180,18 +180,7 @@ impl StepSpec for Judge {
                 (2. * pairs * from.prompts(), f64::from(by.samples), from.prompt + 2. * from.answer)
             }
         };
-        CostEstimate {
-            out: from,
-            // The rubric is read once and shared by all requests.
-            read: TokenCount::of_sequences(1., 0., assume.rubric).and(TokenCount::of_sequences(
-                asked,
-                assume.rubric,
-                read,
-            )),
-            sampled: TokenCount::of_sequences(asked * judgements, assume.rubric + read, assume.fill * most),
-            longest: assume.rubric + read + most,
-            ..CostEstimate::default()
-        }
+        CostEstimate::of_judging(from, asked, judgements, read, most, assume)
     }
     fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
         settings::needs(inputs, &["prompt_id", "prompt", "response_id", "response"], "responses to judge")?;

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::client::{self, JudgeClient};
+use super::client::JudgeClient;
 use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
 use super::score::{self, Strip};
 use crate::data::{Id, Judgement, Type, counted};
@@ -273,18 +273,11 @@ impl Map for MetaJudge {
                     .map(|(i, j)| (c, i, j, format!("{} {i} {j}", candidate.id))),
             );
         }
-        let pair = |(c, i, j, row): &(usize, usize, usize, String)| {
-            let candidate = &candidates[*c];
-            (row.clone(), judge_prompts.value(candidate.row), *i, *j, *c)
-        };
-        let asked: Vec<_> = met.iter().map(pair).collect();
-        let pairs: Vec<Pair<'_>> = asked
+        let pairs: Vec<Pair<'_>> = met
             .iter()
-            .map(|(row, prompt, i, j, c)| Pair {
-                row,
-                prompt,
-                a: &candidates[*c].shown[*i],
-                b: &candidates[*c].shown[*j],
+            .map(|(c, i, j, row)| {
+                let Candidate { row: at, shown, .. } = &candidates[*c];
+                Pair { row, prompt: judge_prompts.value(*at), a: &shown[*i], b: &shown[*j] }
             })
             .collect();
         let comparisons = self.by.compare(cx, &*engine, &pairs)?;
@@ -303,29 +296,13 @@ impl Map for MetaJudge {
             for (n, (judgement, rating)) in std::iter::zip(&candidate.judgements, scores).enumerate() {
                 let said = own()
                     .filter(|((_, i, j, _), _)| *i == n || *j == n)
-                    .flat_map(|((_, i, ..), said)| said_of(said, *i == n));
+                    .flat_map(|((_, i, ..), said)| said.judgements(*i == n));
                 rated.push(candidate, n, judgement, rating as f32, said.collect());
             }
         }
         let rows = rated.rows(input, engine.id(), engine.tokenizer())?;
         ledger.close(rows)
     }
-}
-
-/// Converts the replies about a judgement, with its share of the win as the score. `is_a` says that it is
-/// the pair's first.
-fn said_of(comparison: &Comparison, is_a: bool) -> Vec<Judgement> {
-    let order = |(order, shown_first): (&pairwise::Order, bool)| {
-        let share = move |v: Verdict| (if shown_first { v } else { v.swapped() }).share() as f32;
-        let judgement = move |s: &client::JudgeReply<Verdict>| Judgement {
-            text: s.text().into(),
-            outcome: s.outcome.into(),
-            score: s.value.map(share),
-            ..Judgement::default()
-        };
-        order.said.iter().map(judgement).collect::<Vec<_>>()
-    };
-    comparison.orders.iter().zip([is_a, !is_a]).flat_map(order).collect()
 }
 
 /// Rated judgements on their way to rows.

@@ -9,7 +9,7 @@ use regex::Regex;
 
 use super::client::{JudgeClient, JudgeReply, JudgeRequest};
 use super::score::{self, Outcome};
-use crate::data::counted;
+use crate::data::{Judgement, counted};
 use crate::engine::Engine;
 use crate::operators::shared::prelude::*;
 
@@ -97,6 +97,15 @@ impl Order {
         let verdict = (!readable.is_empty()).then(|| plurality(&readable));
         Self { said, verdict: verdict.map(|v| if swapped { v.swapped() } else { v }) }
     }
+
+    /// Returns the replies as judgements. A score is the share of the win of the answer shown first, or of
+    /// the other one if `swapped`.
+    pub fn judgements(&self, swapped: bool) -> Vec<Judgement> {
+        let share = |v: Verdict| if swapped { v.swapped() } else { v }.share() as f32;
+        let judgement =
+            |s: &JudgeReply<Verdict>| (s.text().to_owned(), s.outcome.to_owned(), s.value.map(share)).into();
+        self.said.iter().map(judgement).collect()
+    }
 }
 
 /// The replies about a pair in both orders.
@@ -106,6 +115,14 @@ pub struct Comparison {
     /// The verdict about the pair: first is `a`, second is `b`. A tie if the orders disagree; `None` if one
     /// of them has no verdict.
     pub verdict: Option<Verdict>,
+}
+
+impl Comparison {
+    /// Returns the judgements of both orders with the share of the win of `a`, or of `b`.
+    pub fn judgements(&self, of_a: bool) -> Vec<Judgement> {
+        let [ab, ba] = &self.orders;
+        [ab.judgements(!of_a), ba.judgements(of_a)].concat()
+    }
 }
 
 /// Returns the most frequent verdict; a tie if no verdict leads.

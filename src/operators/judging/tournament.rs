@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::pairwise::{Pair, Pairwise, Verdict};
+use super::pairwise::{Pair, Pairwise};
 use super::scored::{ScoredResponse, scored};
-use crate::data::{Judgement, counted};
+use crate::data::counted;
 use crate::engine::Engine;
 use crate::operators::shared::prelude::*;
 
@@ -43,18 +43,15 @@ pub(crate) fn round_robin(
     let mut wins: Vec<Vec<f64>> = vec![Vec::new(); input.num_rows()];
     let span = f64::from(scale.end() - scale.start());
     let scaled = |share: f64| (f64::from(*scale.start()) + share * span) as f32;
-    let turned = |v: Verdict, swap: bool| if swap { v.swapped() } else { v };
     for (&(a, b), comparison) in met.iter().zip(by.compare(cx, engine, &asked)?) {
-        for (i, swap) in [(a, false), (b, true)] {
-            wins[i].extend(comparison.verdict.map(|v| turned(v, swap).share()));
-            for (order, shown_second) in comparison.orders.iter().zip([swap, !swap]) {
-                judged[i].judgements.extend(order.said.iter().map(|s| Judgement {
-                    text: s.text().into(),
-                    outcome: s.outcome.into(),
-                    score: s.value.map(|v| scaled(turned(v, shown_second).share())),
-                    ..Judgement::default()
-                }));
+        wins[a].extend(comparison.verdict.map(|v| v.share()));
+        wins[b].extend(comparison.verdict.map(|v| v.swapped().share()));
+        for (i, is_a) in [(a, true), (b, false)] {
+            let mut judgements = comparison.judgements(is_a);
+            for judgement in &mut judgements {
+                judgement.score = judgement.score.map(|share| scaled(share.into()));
             }
+            judged[i].judgements.extend(judgements);
         }
     }
     let mut ledger = Ledger::new(input);

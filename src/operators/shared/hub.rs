@@ -49,14 +49,6 @@ pub fn fetch(repo: &str, revision: Option<&str>) -> Result<HubModel> {
     Ok(model)
 }
 
-/// Returns the commit of a model's revision, using [`fetch`].
-///
-/// # Errors
-/// As [`fetch`].
-pub fn resolved_commit(repo: &str, revision: Option<&str>) -> Result<String> {
-    Ok(fetch(repo, revision)?.commit)
-}
-
 /// Checks names, which become parts of paths and URLs.
 fn check_name(repo: &str, revision: &str) -> Result<()> {
     let plain = |text: &str| {

@@ -182,17 +182,14 @@ impl<I: Iterator<Item = Result<RecordBatch>>> Iterator for Cut<I> {
 mod tests {
     use super::*;
 
+    /// Rows whose prompt ids are these letters.
+    fn batch(ids: &str) -> RecordBatch {
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(ids.chars().map(String::from)));
+        RecordBatch::try_from_iter([("prompt_id", ids)]).unwrap()
+    }
+
     #[test]
     fn rows_of_a_prompt_are_brought_together() {
-        let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new(
-            "prompt_id",
-            arrow::datatypes::DataType::Utf8,
-            false,
-        )]));
-        let batch = |ids: &str| {
-            let ids: Vec<String> = ids.chars().map(String::from).collect();
-            RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(ids))]).unwrap()
-        };
         let torn = |batches: &[&str]| {
             let batches: Vec<_> = batches.iter().map(|b| Ok(batch(b))).collect();
             torn_prompt(batches.into_iter()).unwrap()
@@ -206,17 +203,8 @@ mod tests {
 
     #[test]
     fn prompts_stay_whole() {
-        let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new(
-            "prompt_id",
-            arrow::datatypes::DataType::Utf8,
-            false,
-        )]));
-        let batch = |ids: &str| {
-            let ids: Vec<String> = ids.chars().map(String::from).collect();
-            Ok(RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(ids))]).unwrap())
-        };
         let within = |batches: &[&str], size, budget| -> Vec<String> {
-            let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
+            let batches: Vec<_> = batches.iter().map(|b| Ok(batch(b))).collect();
             let whole = Cut::new(batches.into_iter(), size, budget, between_prompts);
             whole.map(|b| Columns(&b.unwrap()).text("prompt_id").unwrap().iter().flatten().collect()).collect()
         };
@@ -230,7 +218,7 @@ mod tests {
         assert_eq!(cut(&[], 3), [""; 0]);
         // A limit takes whole prompts, or says that it cannot.
         let limited = |batches: &[&str], limit| -> Result<String> {
-            let batches: Vec<_> = batches.iter().map(|b| batch(b)).collect();
+            let batches: Vec<_> = batches.iter().map(|b| Ok(batch(b))).collect();
             let rows =
                 Whole::new(Cut::new(batches.into_iter(), 3, u64::MAX, between_prompts), Some(limit), prompts_within);
             rows.map(|b| Ok(Columns(&b?).text("prompt_id")?.iter().flatten().collect::<String>())).collect()
@@ -242,7 +230,7 @@ mod tests {
         }
         assert!(limited(&["aab"], 1).unwrap_err().to_string().contains("more than the 1 rows that `limit` allows"));
         // So many bytes as three rows of a batch each have.
-        let three = 3 * row_bytes(&batch("a").unwrap());
+        let three = 3 * row_bytes(&batch("a"));
         assert_eq!(within(&["a", "b", "c", "d", "e"], 9, three), ["ab", "cd", "e"]);
         assert_eq!(within(&["a", "b", "b", "c"], 9, three), ["a", "bbc"]);
         assert_eq!(within(&["a", "a", "a", "a", "a", "b"], 9, three), ["aaaaa", "b"]);

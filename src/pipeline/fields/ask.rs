@@ -91,16 +91,6 @@ impl Fields<'_> {
         let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
         self.give(doc, default, first, |s| tree::quote(s), |n| choice_value(n, options))
     }
-    /// Reads a word like [`Fields::choice`]; `None` if it is not given.
-    pub fn optional_choice(
-        &mut self,
-        key: &'static str,
-        about: &'static str,
-        options: &[(&'static str, &'static str)],
-    ) -> Option<&'static str> {
-        let doc = KeyDoc { options: options.to_vec(), ..doc(key, about, "one of the words below") };
-        self.maybe(doc, |s: &&'static str| tree::quote(s), |n| choice_value(n, options))
-    }
     /// Reads one of several words, each with its meaning, or `{ count = N }` with an integer within
     /// `range`. The first word is the default.
     pub fn choice_or_count(

@@ -39,10 +39,6 @@ impl External {
         Self { content: Some(hash), ..self }
     }
 
-    /// Returns the table of the pipeline file that names it.
-    pub fn table(&self) -> &str {
-        &self.table
-    }
     /// Returns the key of that table.
     pub fn key(&self) -> &str {
         &self.key

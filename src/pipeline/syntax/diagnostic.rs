@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::codes::{Code, Severity};
 use crate::data::{counted, is_terminal_control, one_line, visible};
-use crate::error::Error;
 
 /// Width of a rendered diagnostic, independent of the terminal, so that output is the same everywhere.
 const WIDTH: usize = 110;
@@ -262,11 +261,6 @@ impl Diagnostics {
             shown.source = tame.get(main.source);
         }
         shown
-    }
-    /// Converts the problems to the crate's error, for callers that only pass it on. The message is the
-    /// rendered text.
-    pub fn into_error(self) -> Error {
-        Error::user(self.render(false))
     }
 }
 

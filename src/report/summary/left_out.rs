@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::written::written_list;
@@ -16,13 +16,13 @@ use crate::store::Run;
 #[derive(Debug, Default)]
 pub struct LeftOut {
     /// Rows by step, iteration, kind and code.
-    counts: BTreeMap<(String, u32, String, String), u64>,
+    counts: Vec<LeftOutRows>,
     /// Valid input rows that no output row of the step uses, by step, iteration and reason.
-    unused: BTreeMap<(String, u32, String), u64>,
+    unused: Vec<UnusedRows>,
 }
 
 /// An item of `left_out` in `summary.json`.
-#[derive(Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct LeftOutRows {
     step: String,
     iteration: u32,
@@ -32,7 +32,7 @@ struct LeftOutRows {
 }
 
 /// An item of `unused` in `summary.json`.
-#[derive(Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct UnusedRows {
     step: String,
     iteration: u32,
@@ -49,7 +49,7 @@ impl LeftOut {
     /// # Errors
     /// A file is damaged or missing.
     pub fn of(run: &Run) -> Result<Self> {
-        let (mut counts, mut unused) = (BTreeMap::new(), BTreeMap::new());
+        let (mut counts, mut unused) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
         for step in run.steps() {
             for entry in run.files(&step) {
                 for (reason, rows) in &entry.unused {
@@ -58,17 +58,18 @@ impl LeftOut {
                 let Some(rows) = run.left_out(&entry)? else { continue };
                 let columns = Columns(&rows);
                 for (kind, code) in columns.text("kind")?.iter().zip(columns.text("code")?) {
-                    let key = (
-                        step.clone(),
-                        entry.iteration,
-                        kind.unwrap_or_default().into(),
-                        code.unwrap_or_default().into(),
-                    );
+                    let [kind, code] = [kind, code].map(|text| text.unwrap_or_default().to_owned());
+                    let key = (step.clone(), entry.iteration, kind, code);
                     *counts.entry(key).or_default() += 1;
                 }
             }
         }
-        Ok(Self { counts, unused })
+        let counted = |((step, iteration, kind, code), rows)| LeftOutRows { step, iteration, kind, code, rows };
+        let unused_rows = |((step, iteration, reason), rows)| UnusedRows { step, iteration, reason, rows };
+        Ok(Self {
+            counts: counts.into_iter().map(counted).collect(),
+            unused: unused.into_iter().map(unused_rows).collect(),
+        })
     }
 
     /// Reads the lists that a run wrote to `summary.json`.
@@ -76,34 +77,24 @@ impl LeftOut {
     /// # Errors
     /// A list has unexpected keys.
     pub(crate) fn written(summary: &Value) -> Result<Self> {
-        let left_out = written_list::<LeftOutRows>(summary, "left_out")?;
-        let unused = written_list::<UnusedRows>(summary, "unused")?;
-        Ok(Self {
-            counts: left_out.into_iter().map(|r| ((r.step, r.iteration, r.kind, r.code), r.rows)).collect(),
-            unused: unused.into_iter().map(|r| ((r.step, r.iteration, r.reason), r.rows)).collect(),
-        })
+        Ok(Self { counts: written_list(summary, "left_out")?, unused: written_list(summary, "unused")? })
     }
 
     /// Returns the list for `summary.json`: step, iteration, kind, code and rows.
     pub fn json(&self) -> Value {
-        let one = |((step, iteration, kind, code), rows): (&(String, u32, String, String), &u64)| json!({ "step": step, "iteration": iteration, "kind": kind, "code": code, "rows": rows });
-        self.counts.iter().map(one).collect()
+        json!(self.counts)
     }
 
     /// Returns the unused rows for `summary.json`: step, iteration, reason and rows.
     pub fn unused_json(&self) -> Value {
-        let unused = self.unused.iter();
-        let one = unused.map(|((step, iteration, reason), rows)| {
-            json!({ "step": step, "iteration": iteration, "reason": reason, "rows": rows })
-        });
-        one.collect()
+        json!(self.unused)
     }
 
     /// Returns one line for each step with unused rows, over all iterations: `pairs: 40 rows unused
     /// (in_no_pair 40)`.
     pub fn unused_lines(&self) -> Vec<String> {
         let mut steps: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
-        for ((step, _, reason), rows) in &self.unused {
+        for UnusedRows { step, reason, rows, .. } in &self.unused {
             *steps.entry(step).or_default().entry(reason).or_default() += rows;
         }
         let line = |(step, reasons): (&str, BTreeMap<&str, u64>)| {
@@ -115,14 +106,14 @@ impl LeftOut {
 
     /// Total number of rows left out.
     pub fn rows(&self) -> u64 {
-        self.counts.values().sum()
+        self.counts.iter().map(|counted| counted.rows).sum()
     }
 
     /// Returns one line for each step and kind, over all iterations: `pairs: 12 dropped (tie 8,
     /// below_margin 4)`.
     pub fn lines(&self) -> Vec<String> {
         let mut steps: BTreeMap<(&str, &str), BTreeMap<&str, u64>> = BTreeMap::new();
-        for ((step, _, kind, code), rows) in &self.counts {
+        for LeftOutRows { step, kind, code, rows, .. } in &self.counts {
             *steps.entry((step, kind)).or_default().entry(code).or_default() += rows;
         }
         let line = |((step, kind), codes): ((&str, &str), BTreeMap<&str, u64>)| {

@@ -7,6 +7,5 @@ pub(crate) mod health;
 pub(crate) mod left_out;
 pub(crate) mod rescored;
 pub(crate) mod run_summary;
-pub(crate) mod spans;
 pub(crate) mod study;
 pub(crate) mod written;

@@ -180,13 +180,8 @@ impl Summary {
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
-    /// Formats the loop as an aligned table; empty for a pipeline without a loop.
-    pub fn table(&self) -> String {
-        self.tables(usize::MAX)
-    }
-
-    /// Like [`Summary::table`], but at most `room` columns wide: a wider table is split into several, one
-    /// below the other, each with the leading columns.
+    /// Formats the loop as an aligned table of at most `room` columns; empty for a pipeline without a loop.
+    /// A wider table is split into several, one below the other, each with the leading columns.
     pub fn tables(&self, room: usize) -> String {
         let Some((heads, rows)) = self.table.split_first() else { return String::new() };
         let widest = |c: usize| self.table.iter().map(|row| width(&row[c])).max().unwrap_or(0);
@@ -319,7 +314,7 @@ mod tests {
         let summary = Summary { json: Value::Null, table, left_out, rescored, health: Health::default() };
         let whole = "iteration  policy  pairs  dpo loss\n----------------------------------\n        \
                      1      M1    266    2.4837\n        2      M2";
-        assert_eq!(summary.table(), whole);
+        assert_eq!(summary.tables(usize::MAX), whole);
         assert_eq!(summary.tables(34), whole);
         let parts = "iteration  policy  pairs\n------------------------\n        1      M1    266\n        2      M2\n\n\
                      iteration  policy  dpo loss\n---------------------------\n        1      M1    2.4837\n        2      M2";
@@ -330,7 +325,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_a_terminal_shows_them() {
         let summary = json!({ "table": [["iteration", "policy", "世界"], ["1", "M1", "4"]] });
-        let table = Summary::written(summary).unwrap().table();
+        let table = Summary::written(summary).unwrap().tables(usize::MAX);
         assert_eq!(table, "iteration  policy  世界\n-----------------------\n        1      M1     4");
     }
 
@@ -350,7 +345,7 @@ mod tests {
             assert!(error.starts_with(&format!("`{wrong}`: ")), "{error}");
         }
         for summary in [json!({}), json!([]), json!({ "table": [] }), Value::Null] {
-            assert_eq!(Summary::written(summary).unwrap().table(), "");
+            assert_eq!(Summary::written(summary).unwrap().tables(usize::MAX), "");
         }
         let table = vec![vec![]];
         let (left_out, rescored) = (LeftOut::default(), Rescored::default());

@@ -138,10 +138,6 @@ impl Dataset {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// The schema of its rows.
-    pub fn schema(&self) -> &'static Schema {
-        self.schema
-    }
     /// The files, in reading order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -149,13 +145,6 @@ impl Dataset {
     /// Number of rows, if the files state it (Parquet).
     pub fn rows(&self) -> Option<u64> {
         self.rows
-    }
-    /// blake3 of each file, as 64 hex digits, in reading order; for lineage.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn hashes(&self) -> Result<Vec<String>> {
-        self.files.iter().map(|f| Ok(crate::store::files::integrity::hash_file(f)?.0)).collect()
     }
     /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), regardless of how
     /// they are split into files. Holds one batch and one chunk of a file in memory. Ends at the first error.

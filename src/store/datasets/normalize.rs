@@ -112,13 +112,11 @@ fn conversation(
 pub(crate) fn is_prompt_of(prompt: &Value, conversation: &[Turn]) -> bool {
     match prompt {
         Value::String(text) if !is_empty(prompt) => *text == transcript(&role_content(conversation)),
-        Value::Array(messages) if !is_empty(prompt) => messages.iter().eq(&conversation_json(conversation)),
+        Value::Array(messages) if !is_empty(prompt) => {
+            messages.iter().cloned().eq(conversation.iter().map(Turn::as_given))
+        }
         other => is_empty(other),
     }
-}
-
-fn conversation_json(turns: &[Turn]) -> Vec<Value> {
-    turns.iter().map(|turn| turn.keys.clone().map_or_else(|| turn.to_json(), Value::Object)).collect()
 }
 
 /// Rows of a Parquet file in the normal form of [`normalize_row`].

@@ -37,7 +37,7 @@ impl Prompt {
 }
 
 fn as_messages<S: serde::Serializer>(turns: &[Turn], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(turns.iter().map(|turn| turn.keys.clone().map_or_else(|| turn.to_json(), Value::Object)))
+    s.collect_seq(turns.iter().map(Turn::as_given))
 }
 
 /// Layout of prompts in a text.

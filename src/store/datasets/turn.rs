@@ -36,6 +36,11 @@ impl Turn {
         Ok(Self { role, content, keys })
     }
 
+    /// The original object.
+    pub(crate) fn as_given(&self) -> Value {
+        self.keys.clone().map_or_else(|| self.to_json(), Value::Object)
+    }
+
     /// Role and content as JSON.
     pub(crate) fn to_json(&self) -> Value {
         json!({ "role": self.role, "content": self.content })

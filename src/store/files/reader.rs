@@ -2,11 +2,10 @@
 //!
 //! Counts and offsets, which the `parquet` crate does not check, are compared with the file's size before
 //! anything is decoded. Decoding runs under `catch_unwind`, because damaged pages can make the crate panic; a
-//! panic becomes an error that names the file ([`decoding`] lets a panic hook stay quiet meanwhile). Files
-//! are read in chunks of [`CHUNK`] rows, so memory is bounded by a chunk and by the largest page that the
-//! format allows (2 GiB, and only if the file's compressed bytes really unpack to it).
+//! panic becomes an error that names the file. Files are read in chunks of [`CHUNK`] rows, so memory is
+//! bounded by a chunk and by the largest page that the format allows (2 GiB, and only if the file's
+//! compressed bytes really unpack to it).
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,21 +38,10 @@ const WHOLE: usize = 32_768;
 /// Maximum nesting of a column.
 const MAX_DEPTH: usize = 16;
 
-thread_local! {
-    static DECODING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is decoding a file under `catch_unwind`. A panic is then reported as a damaged file.
-pub fn decoding() -> bool {
-    DECODING.get()
-}
-
 /// Runs a decoder and turns a panic into an error. The caller discards the decoder after an error, so no
 /// broken state is used again.
 pub(crate) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = DECODING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));
-    DECODING.set(before);
     result.unwrap_or_else(|_| Err(damaged(path, "its pages cannot be decoded")))
 }
 

@@ -22,7 +22,6 @@ pub(crate) struct Index {
     pub files: BTreeMap<String, BTreeMap<Epoch, CompactEntry>>,
     pub models: BTreeMap<String, ModelEntry>,
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
-    pub finished_steps: BTreeSet<(String, u32)>,
     pub dropped: BTreeSet<String>,
     /// The steps in the order of their first lines, so that every step comes after the steps that it reads.
     pub order: Vec<String>,
@@ -50,15 +49,12 @@ impl Index {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                let kept = CompactEntry::new(&f);
-                self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), kept);
+                let (step, epoch) = (f.step.clone(), f.epoch());
+                self.files.entry(step).or_default().insert(epoch, CompactEntry::new(f));
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
             Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),
-            Entry::Finished { step: Some(step), iteration, .. } => {
-                self.finished_steps.insert((step, iteration.unwrap_or(0)));
-            }
-            Entry::Finished { step: None, .. } => self.finished = true,
+            Entry::Finished { step, .. } => self.finished |= step.is_none(),
             Entry::Dropped { step } => drop(self.dropped.insert(step)),
         }
     }

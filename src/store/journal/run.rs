@@ -19,7 +19,7 @@ use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
 use super::{checkpoint_files, diff};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
-use crate::store::files::atomic::{create_dirs, write_bytes};
+use crate::store::files::atomic::create_dirs;
 use crate::store::files::io_error::io_error;
 
 /// State in which [`Run::create_or_open`] found the run.
@@ -353,18 +353,6 @@ impl Run {
         self.state().index.metrics.values().cloned().collect()
     }
 
-    /// Writes a JSON file into the run's directory. The manifest does not list it.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
-        check_name("file", name)?;
-        self.check_place()?;
-        let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(format!("{name}: {e}")))?;
-        text.push('\n');
-        write_bytes(&self.dir.join(name), text.as_bytes()).map(drop)
-    }
-
     /// Writes `summary.json`, an object with keys.
     ///
     /// # Errors
@@ -387,25 +375,6 @@ impl Run {
             Err(None) => Ok(None),
             Err(Some(wrong)) => Err(Error::user(format!("`{}`: {wrong}", self.dir.join("summary.json").display()))),
         }
-    }
-
-    /// Records that all microbatches of a step's iteration are committed.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn finish_step(&self, step: &str, iteration: u32) -> Result<()> {
-        let mut state = self.state();
-        if state.index.finished_steps.contains(&(step.to_owned(), iteration)) {
-            return Ok(());
-        }
-        Self::record(
-            &mut state,
-            Entry::Finished { lines: None, step: Some(step.to_owned()), iteration: Some(iteration) },
-        )
-    }
-    /// Whether [`Run::finish_step`] was called.
-    pub fn step_finished(&self, step: &str, iteration: u32) -> bool {
-        self.state().index.finished_steps.contains(&(step.to_owned(), iteration))
     }
 
     /// Records that the run has finished.

@@ -52,8 +52,10 @@ pub(super) trait Sink {
     fn write(&mut self, rows: &RecordBatch) -> Result<()>;
     /// Flushes buffered rows.
     fn flush(&mut self) -> Result<()>;
-    /// Writes the end of the output.
-    fn finish(&mut self, end: &End) -> Result<()>;
+    /// Writes the end of the output, if the format has one, and flushes.
+    fn finish(&mut self, _: &End) -> Result<()> {
+        self.flush()
+    }
 }
 
 /// A shared writer that records whether its reader has closed the pipe.
@@ -134,9 +136,6 @@ impl Sink for Json {
     fn flush(&mut self) -> Result<()> {
         Ok(self.0.flush()?)
     }
-    fn finish(&mut self, _: &End) -> Result<()> {
-        self.flush()
-    }
 }
 
 struct Csv {
@@ -174,9 +173,6 @@ impl Sink for Csv {
     }
     fn flush(&mut self) -> Result<()> {
         Ok(self.pipe.flush()?)
-    }
-    fn finish(&mut self, _: &End) -> Result<()> {
-        self.flush()
     }
 }
 

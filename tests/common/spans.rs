@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::data::Epoch;
-use crate::dataflow::{Event, Observer};
+use reflux::data::Epoch;
+use reflux::dataflow::{Event, Observer};
 
 /// Start and end of a job, relative to the start of the run.
 #[derive(Clone, Debug, PartialEq)]
