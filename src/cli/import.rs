@@ -3,28 +3,19 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 
 use super::session::Session;
 use super::terminal::{self, Label};
 use crate::data::{SCHEMAS, counted, did_you_mean, unread_key};
 use crate::error::{Error, Result};
-use crate::store::{ImportFormat, ImportOptions, Rename, Turns, import};
+use crate::store::{FORMATS, FormatDef, ImportOptions, Rename, Turns, import, import_jsonl};
 
-const AFTER: &str = "Formats, detected from the first row unless --format names one:
-  oasst          Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each
-                 user message, --schema ranked all its ranked answers
-  self-instruct  seed_tasks.jsonl
-  alpaca         instruction, input, output; Dolly's context and response; question and answer; prompt and completion
-  sharegpt       conversations, or messages: every answer with the conversation before it (ShareGPT, UltraChat, OpenAI,
-                 LIMA)
-  ultrafeedback  an instruction with rated completions, to `ranked`
-  preferences    TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones
-  mt-bench       question.jsonl, to `prompts`: the first turns; columns after them hold the second turn and the reference
-  llmbar         dataset.json, to `ranked`: the output that people prefer has rank 0
-  prompts        prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with one prompt per line
-  reflux         rows that already follow a schema (`reflux schema`), as .jsonl, .json or .csv; Parquet with bad rows
+/// Description of `--format reflux`.
+const REFLUX: &str =
+    "rows that already follow a schema (`reflux schema`), as .jsonl, .json or .csv; Parquet with bad rows";
 
-Files are JSON lines, one JSON array, CSV whose first row names the columns, or plain text, each optionally
+const AFTER: &str = "Files are JSON lines, one JSON array, CSV whose first row names the columns, or plain text, each optionally
 gzipped; or Parquet.
 
 A conversation of several turns, or with a system message, is kept as messages in the column `prompt_messages`. A row with
@@ -39,22 +30,6 @@ Examples:
   reflux import prompts.txt                                              one prompt per line
   reflux import mine.jsonl --rename q=instruction --rename a=output
   reflux import datasets/ift/ift.jsonl";
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Named {
-    Auto,
-    Reflux,
-    Oasst,
-    SelfInstruct,
-    Alpaca,
-    Sharegpt,
-    Ultrafeedback,
-    Preferences,
-    MtBench,
-    #[value(name = "llmbar")]
-    LlmBar,
-    Prompts,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum WhichTurns {
@@ -73,13 +48,13 @@ enum BadRows {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = AFTER)]
+#[command(after_help = after_help())]
 pub struct Args {
     /// The file, or a folder of .parquet or .jsonl files
     file: PathBuf,
     /// The format of the rows
-    #[arg(long, value_enum, default_value = "auto", hide_possible_values = true)]
-    format: Named,
+    #[arg(long, value_parser = format_names(), default_value = "auto", hide_possible_values = true)]
+    format: String,
     /// The schema to convert to; the default of the format if absent
     #[arg(long)]
     schema: Option<String>,
@@ -100,6 +75,43 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// The values of `--format`.
+fn format_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(["auto", "reflux"].into_iter().chain(FORMATS.iter().map(|format| format.name)))
+}
+
+/// The formats with their descriptions, and the rest of the help.
+fn after_help() -> String {
+    let formats = FORMATS.iter().map(|format| (format.name, format.about)).chain([("reflux", REFLUX)]);
+    let lines: Vec<String> = formats.flat_map(|(name, about)| described(name, about)).collect();
+    format!(
+        "Formats, in the order in which the first row is compared with them unless --format names one:\n{}\n\n{AFTER}",
+        lines.join("\n")
+    )
+}
+
+/// Column at which the description of a format begins in the help.
+const INDENT: usize = 17;
+
+/// Maximum number of columns of such a line. Longer ones would be wrapped without the indent.
+const WIDTH: usize = 100;
+
+/// Lines of the help for a format.
+fn described(name: &str, about: &str) -> Vec<String> {
+    let mut lines = vec![format!("  {name:0$}", INDENT - 3)];
+    for word in about.split(' ') {
+        let fits = lines.last().is_some_and(|line| line.chars().count() + 1 + word.chars().count() <= WIDTH);
+        if !fits {
+            lines.push(" ".repeat(INDENT - 1));
+        }
+        if let Some(line) = lines.last_mut() {
+            *line += " ";
+            *line += word;
+        }
+    }
+    lines
+}
+
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let quiet = session.quiet;
     let find = |name: &String| {
@@ -110,18 +122,8 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         })
     };
     let how = ImportOptions {
-        format: match args.format {
-            Named::Auto | Named::Reflux => None,
-            Named::Oasst => Some(ImportFormat::Oasst),
-            Named::SelfInstruct => Some(ImportFormat::SelfInstruct),
-            Named::Alpaca => Some(ImportFormat::Alpaca),
-            Named::Sharegpt => Some(ImportFormat::ShareGpt),
-            Named::Ultrafeedback => Some(ImportFormat::UltraFeedback),
-            Named::Preferences => Some(ImportFormat::Preferences),
-            Named::MtBench => Some(ImportFormat::MtBench),
-            Named::LlmBar => Some(ImportFormat::LlmBar),
-            Named::Prompts => Some(ImportFormat::Prompts),
-        },
+        // `auto` and `reflux` are no public formats.
+        format: FormatDef::by_name(&args.format),
         schema: args.schema.as_ref().map(find).transpose()?,
         language: (args.language != "any").then(|| args.language.clone()),
         turns: match args.turns {
@@ -132,8 +134,8 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         skip_bad: args.bad_rows == BadRows::Skip,
         out: args.out.clone(),
     };
-    let made = match args.format {
-        Named::Reflux => crate::store::import_jsonl(&args.file, &how)?,
+    let made = match args.format.as_str() {
+        "reflux" => import_jsonl(&args.file, &how)?,
         _ => import(&args.file, &how)?,
     };
     // These are printed even with -q, because rows were lost.
@@ -147,7 +149,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     if quiet {
         return Ok(());
     }
-    let of = made.format.map(|f| format!(" from {}", f.name())).unwrap_or_default();
+    let of = made.format.map(|f| format!(" from {}", f.name)).unwrap_or_default();
     let mut head = format!("{}: {} of `{}`{of}", made.path.display(), counted(made.written.rows, "row"), made.schema);
     if !made.extra.is_empty() {
         head += &format!(", with the columns {}", made.extra.join(", "));

@@ -7,7 +7,7 @@ use std::process::Command;
 use arrow::array::{Array, RecordBatch};
 use reflux::data::{Columns, Prompts, named};
 use reflux::error::ErrorKind;
-use reflux::store::{Dataset, ImportFormat, ImportOptions, Imported, Turns, import, read_parquet};
+use reflux::store::{Dataset, FormatDef, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -116,7 +116,7 @@ fn open_assistant_in_every_form() {
     for file in &files {
         let out = |name: &str| ImportOptions { out: Some(dir.join(name)), ..english() };
         let (imported, rows) = made(file, &out("ift.parquet"));
-        assert_eq!((imported.format, imported.schema), (Some(ImportFormat::Oasst), "ift"), "{file:?}");
+        assert_eq!((imported.format, imported.schema), (FormatDef::by_name("oasst"), "ift"), "{file:?}");
         let talk = "user: Name a river.\n\nassistant: The Danube.\n\nuser: And more?";
         let want = [["Name a river.", "The Danube."], [talk, "No."]];
         assert_eq!(texts(&rows, &["prompt", "response"]), want, "{file:?}");
@@ -168,7 +168,7 @@ fn instruction_sets() {
     std::fs::write(&array, serde_json::to_string_pretty(&alpaca).unwrap()).unwrap();
     for file in [array, write(dir, "alpaca.jsonl", &alpaca)] {
         let (imported, rows) = made(&file, &ImportOptions::default());
-        assert_eq!((imported.format, imported.left_out["an empty answer"]), (Some(ImportFormat::Alpaca), 1));
+        assert_eq!((imported.format, imported.left_out["an empty answer"]), (FormatDef::by_name("alpaca"), 1));
         assert_eq!(texts(&rows, &["prompt", "response"]), want);
         assert!(imported.path.to_string_lossy().ends_with(".ift.parquet"));
         assert_eq!(Dataset::open(&imported.path, &named::IFT).unwrap().rows(), Some(2));
@@ -178,7 +178,7 @@ fn instruction_sets() {
         json!({"id": "seed_task_1", "name": "b", "instruction": "Which is it?", "instances": [{"input": "2 + 2", "output": "4"}, {"input": "3", "output": "3"}], "is_classification": true}),
     ];
     let (imported, rows) = made(&write(dir, "seed_tasks.jsonl", &seeds), &ImportOptions::default());
-    assert_eq!(imported.format, Some(ImportFormat::SelfInstruct));
+    assert_eq!(imported.format, FormatDef::by_name("self-instruct"));
     let want = [["Name a tree.", "Oak"], ["Which is it?\n\n2 + 2", "4"], ["Which is it?\n\n3", "3"]];
     assert_eq!(texts(&rows, &["prompt", "response"]), want);
     let chats = [
@@ -188,7 +188,7 @@ fn instruction_sets() {
         json!({"id": "w", "conversations": []}),
     ];
     let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &ImportOptions::default());
-    assert_eq!(imported.format, Some(ImportFormat::ShareGpt));
+    assert_eq!(imported.format, FormatDef::by_name("sharegpt"));
     let pirate = "system: Be a pirate.\n\nuser: a";
     assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."], [pirate, "b"]]);
     assert_eq!(Prompts::new(&rows).unwrap().turns(1), [("system", "Be a pirate."), ("user", "a")]);
@@ -198,7 +198,7 @@ fn instruction_sets() {
         {"model": "a", "response": "So.", "overall_score": 6.5}, {"model": "b", "response": "Because.", "overall_score": 8.0},
         {"model": "c", "response": "Eh.", "overall_score": 6.5}]})];
     let (imported, rows) = made(&write(dir, "ultra.jsonl", &rated), &ImportOptions::default());
-    assert_eq!((imported.format, imported.schema), (Some(ImportFormat::UltraFeedback), "ranked"));
+    assert_eq!((imported.format, imported.schema), (FormatDef::by_name("ultrafeedback"), "ranked"));
     assert_eq!(texts(&rows, &["response"]), [["Because."], ["So."], ["Eh."]]);
     assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 1]);
     assert_eq!(Columns(&rows).float("score").unwrap().values(), &[8., 6.5, 6.5]);
@@ -214,7 +214,7 @@ fn evaluation_sets() {
         json!({"question_id": 103, "category": "math", "turns": ["", "b"]}),
     ];
     let (imported, rows) = made(&write(temp.path(), "question.jsonl", &questions), &ImportOptions::default());
-    assert_eq!((imported.format, imported.schema), (Some(ImportFormat::MtBench), "prompts"));
+    assert_eq!((imported.format, imported.schema), (FormatDef::by_name("mt-bench"), "prompts"));
     assert_eq!(imported.left_out["an empty first turn"], 1);
     assert_eq!(imported.extra, ["question_id", "category", "turn_2", "reference"]);
     let want = [
@@ -240,25 +240,22 @@ fn evaluation_sets() {
     let array = temp.path().join("dataset.json");
     std::fs::write(&array, serde_json::to_string_pretty(&pairs).unwrap()).unwrap();
     let (imported, rows) = made(&array, &ImportOptions::default());
-    assert_eq!((imported.format, imported.schema), (Some(ImportFormat::LlmBar), "ranked"));
+    assert_eq!((imported.format, imported.schema), (FormatDef::by_name("llmbar"), "ranked"));
     assert_eq!(texts(&rows, &["response"]), [["Because."], ["No."], ["So it is."], ["Eh."]]);
     assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 0, 1]);
     let ids = Columns(&rows).text("prompt_id").unwrap();
     assert!(ids.value(0) == ids.value(1) && ids.value(1) != ids.value(2), "one instruction, two comparisons");
     for (format, row, why) in [
-        (
-            ImportFormat::LlmBar,
-            json!({"input": "a", "output_1": "b", "output_2": "c", "label": 3}),
-            "`label` is the number 3",
-        ),
-        (ImportFormat::LlmBar, json!({"input": "a", "output_1": "b", "output_2": "c"}), "`label` is missing"),
-        (ImportFormat::MtBench, json!({"question_id": 1, "turns": "a"}), "`turns` is"),
-        (ImportFormat::MtBench, json!({"turns": ["a"]}), "lacks `question_id`"),
-        (ImportFormat::MtBench, json!({"question_id": 1, "turns": ["a", "b", "c"]}), "more than two turns"),
+        ("llmbar", json!({"input": "a", "output_1": "b", "output_2": "c", "label": 3}), "`label` is the number 3"),
+        ("llmbar", json!({"input": "a", "output_1": "b", "output_2": "c"}), "`label` is missing"),
+        ("mt-bench", json!({"question_id": 1, "turns": "a"}), "`turns` is"),
+        ("mt-bench", json!({"turns": ["a"]}), "lacks `question_id`"),
+        ("mt-bench", json!({"question_id": 1, "turns": ["a", "b", "c"]}), "more than two turns"),
     ] {
         let file = write(temp.path(), "bad.jsonl", &[row]);
-        let e =
-            import(&file, &ImportOptions { format: Some(format), ..ImportOptions::default() }).unwrap_err().to_string();
+        let e = import(&file, &ImportOptions { format: FormatDef::by_name(format), ..ImportOptions::default() })
+            .unwrap_err()
+            .to_string();
         assert!(e.contains("bad.jsonl` line 1") && e.contains(why), "{e}");
     }
 }
@@ -281,7 +278,10 @@ fn preferences_in_every_form() {
     ];
     let jsonl = write(dir, "prefs.jsonl", &rows);
     let (imported, rows) = made(&jsonl, &ImportOptions::default());
-    assert_eq!((imported.format, imported.left_out["both answers are the same"]), (Some(ImportFormat::Preferences), 1));
+    assert_eq!(
+        (imported.format, imported.left_out["both answers are the same"]),
+        (FormatDef::by_name("preferences"), 1)
+    );
     let of = |name: &str, i: usize| {
         let turns: Vec<String> =
             Columns(&rows).messages(name).unwrap().row(i).map(|(r, c)| format!("{r}: {c}")).collect();
@@ -345,7 +345,11 @@ fn bad_rows_are_refused_or_told() {
     assert!(e.to_string().contains("no row") && e.help_text().unwrap().contains("an empty answer"), "{e}");
     let e = import(
         &file,
-        &ImportOptions { schema: Some(&named::PAIRS), format: Some(ImportFormat::Alpaca), ..ImportOptions::default() },
+        &ImportOptions {
+            schema: Some(&named::PAIRS),
+            format: FormatDef::by_name("alpaca"),
+            ..ImportOptions::default()
+        },
     )
     .unwrap_err();
     assert!(e.to_string().contains("does not become `pairs`") && e.help_text().unwrap().contains("ift"), "{e}");

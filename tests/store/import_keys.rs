@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, MapBuilder, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::array::{Int32Builder, StringBuilder};
 use reflux::data::{Columns, Prompts};
-use reflux::store::{ImportFormat, ImportOptions, Imported, import, output_target, read_parquet};
+use reflux::store::{FormatDef, ImportOptions, Imported, import, output_target, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -78,7 +78,7 @@ fn conversations_in_the_spellings_people_have() {
         // LIMA.
         json!({"conversations": ["q1", "a1"], "source": "lima"}),
     ]);
-    assert_eq!(imported.format, Some(ImportFormat::ShareGpt));
+    assert_eq!(imported.format, FormatDef::by_name("sharegpt"));
     let want = [
         ["system: Talk like a pirate.; user: q", "pirate"],
         ["user: parts", "joined"],
@@ -151,7 +151,7 @@ fn dolly_and_prompts_with_completions() {
         imported(&[json!({"instruction": "a", "context": "about b", "response": "c", "category": "qa"})]);
     assert_eq!(
         (imported.format, pairs(&rows, ["prompt", "response"])),
-        (Some(ImportFormat::Alpaca), vec![["a\n\nabout b".into(), "c".into()]])
+        (FormatDef::by_name("alpaca"), vec![["a\n\nabout b".into(), "c".into()]])
     );
     assert_eq!(unread(&imported), [("category", 1)]);
     let m = |role: &str, content: &str| json!([{"role": role, "content": content}]);
@@ -250,6 +250,22 @@ fn the_first_bad_row_is_told_as_well_as_the_second() {
         std::fs::write(&path, row).unwrap();
         let error = import(&path, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).unwrap_err();
         assert!(error.help_text().unwrap().contains("the first: "), "{error} {:?}", error.help_text());
+    }
+}
+
+/// A format is recognised by the same keys in JSON and in Parquet, also where it reads fewer.
+#[test]
+fn rows_of_a_schema_are_not_taken_for_a_public_format() {
+    let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
+    let prompt = json!({"prompt_id": "p", "prompt": "a", "origin": "synthesized", "parents": ["q"], "model": "M1"});
+    let pair = json!({"prompt_id": "p", "prompt": turn("user", "a"), "chosen": turn("assistant", "b"),
+        "rejected": turn("assistant", "c"), "chosen_id": "1", "rejected_id": "2", "chosen_score": 2.0, "rejected_score": 1.0});
+    for (row, schema) in [(prompt, "prompts"), (pair, "preferences")] {
+        let temp = tempfile::tempdir().unwrap();
+        let made = import(&write(temp.path(), "x.jsonl", &[row]), &ImportOptions::default()).unwrap();
+        assert_eq!((made.format, made.schema, made.unread.len()), (None, schema, 0));
+        let error = import(&made.path, &ImportOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(&format!("follows the schema `{schema}` already")), "{error}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use reflux::data::{Columns, Prompts};
-use reflux::store::{ImportFormat, ImportOptions, Imported, Turns, import, read_parquet};
+use reflux::store::{FormatDef, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
 fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
@@ -79,7 +79,7 @@ fn rows_of_one_row_repeat_no_more_than_the_bound() {
     let short = json!({"instruction": "i", "instances": [{"input": "", "output": "o"}]});
     let instances = vec![json!({"input": "", "output": "o"}); 100];
     let (made, rows) = imported(&[short, json!({"instruction": large, "instances": instances})]);
-    assert_eq!((made.format, rows.num_rows()), (Some(ImportFormat::SelfInstruct), 1));
+    assert_eq!((made.format, rows.num_rows()), (FormatDef::by_name("self-instruct"), 1));
     assert_eq!(left_out(&made), [(REPEATED, 1)]);
 
     let rated = |instruction: &str, count: usize| {
@@ -101,7 +101,7 @@ fn rows_of_one_row_repeat_no_more_than_the_bound() {
         (0..count).map(|at| message(tree, at, at.checked_sub(1), role(at), &"x".repeat(100))).collect()
     };
     let (made, rows) = imported(&[chain("a", 4), chain("b", 3000), chain("c", 2)].concat());
-    assert_eq!((made.format, rows.num_rows()), (Some(ImportFormat::Oasst), 3));
+    assert_eq!((made.format, rows.num_rows()), (FormatDef::by_name("oasst"), 3));
     assert_eq!(left_out(&made), [(REPEATED, 1)]);
     let (_, rows) = imported(&chain("a", 500));
     assert_eq!((rows.num_rows(), Prompts::new(&rows).unwrap().turns(249).len()), (250, 499));
@@ -130,7 +130,7 @@ fn answers_and_messages_in_no_place_are_counted() {
     });
     let torn = [message("x", Some("?"), "assistant"), message("y", Some("?"), "assistant")];
     let (made, rows) = imported(&[&good[..], &circle, &torn].concat());
-    assert_eq!((made.format, rows.num_rows()), (Some(ImportFormat::Oasst), 1));
+    assert_eq!((made.format, rows.num_rows()), (FormatDef::by_name("oasst"), 1));
     let reasons = [("answers whose prompt does not stand beside them", 2), ("messages whose parents form a circle", 3)];
     assert_eq!(left_out(&made), reasons);
     // A system message that belongs to no message.
@@ -154,7 +154,7 @@ fn prompts_are_read_as_conversations_are() {
         json!({"prompt": "j", "prompt_messages": null}),
         json!({"prompt_messages": [m("user", "k"), m("assistant", "l"), m("user", "m")]}),
     ]);
-    assert_eq!(made.format, Some(ImportFormat::Prompts));
+    assert_eq!(made.format, FormatDef::by_name("prompts"));
     let have: Vec<String> = (0..rows.num_rows()).map(|row| asked(&rows, row)).collect();
     let conversation = |turns: [&str; 3]| format!("user: {}; assistant: {}; user: {}", turns[0], turns[1], turns[2]);
     let want = [

@@ -8,7 +8,7 @@ use crate::common::{self, RunOptions, run};
 use arrow::array::RecordBatch;
 use reflux::data::{Columns, Prompts as PromptsOf, hash_hex, named};
 use reflux::store::{
-    Dataset, ImportFormat, PromptReader, Rename, Run, guess, import, load_prompts, read_parquet, write_parquet,
+    Dataset, FormatDef, PromptReader, Rename, Run, guess, import, load_prompts, read_parquet, write_parquet,
 };
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ fn a_list_of_prompts_is_the_same_to_every_reader() {
 
         let how = reflux::store::ImportOptions { out: Some(temp.path().join("made.parquet")), ..Default::default() };
         let imported = import(&path, &how).unwrap();
-        assert_eq!((imported.format, imported.schema), (Some(ImportFormat::Prompts), "prompts"), "{place}");
+        assert_eq!((imported.format, imported.schema), (FormatDef::by_name("prompts"), "prompts"), "{place}");
         assert_eq!(read_parquet(&imported.path).unwrap(), rows, "{place}");
         assert_eq!(imported.unread.into_iter().collect::<Vec<_>>(), notes, "{place}");
 

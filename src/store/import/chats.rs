@@ -1,16 +1,10 @@
-//! Converter of conversations: every answer becomes a row, with the conversation before it as the prompt.
-
-use serde_json::{Value, json};
+//! Conversations: every answer becomes a row, with the conversation before it as the prompt.
 
 use super::context::Context;
 use super::record::Record;
-use super::sink::{REPEATED, RowSink, is_too_repetitive, put_prompt, turn_bytes};
-use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED, take_turns};
-use crate::data::{PROMPT_MESSAGES, prompt_id, transcript};
-use crate::store::datasets::context::is_empty;
-use crate::store::datasets::normalize::ORIGIN_GIVEN;
+use super::sink::{REPEATED, RowSink, is_too_repetitive, turn_bytes};
+use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED};
 use crate::store::datasets::turn;
-use crate::store::datasets::turn::{ensure_unanswered, role_content};
 
 /// Which answers of a conversation become rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -24,25 +18,7 @@ pub enum Turns {
 
 const NO_ANSWER: &str = "no question with an answer";
 const NO_QUESTION: &str = "an answer that follows no question";
-const TWO_SYSTEMS: &str = "two system messages";
-
-/// Converts a conversation under `conversations` or `messages`.
-pub(super) fn conversation(
-    record: &mut Record,
-    context: &Context,
-    which: Turns,
-    sink: &mut RowSink,
-) -> Result<(), String> {
-    let key = if record.contains("conversations") { "conversations" } else { "messages" };
-    let turns = take_turns(record, key)?;
-    // UltraChat repeats the first question next to the messages.
-    let question = turns.iter().find(|turn| turn.role == Role::User).map(|turn| turn.text.trim());
-    if question.is_some() && record.peek("prompt").and_then(Value::as_str).map(str::trim) == question {
-        record.take("prompt");
-    }
-    answers(record, context, turns, 0, which, sink);
-    Ok(())
-}
+pub(super) const TWO_SYSTEMS: &str = "two system messages";
 
 /// Converts the answers among `turns`, from position `from` on.
 pub(super) fn answers(
@@ -112,49 +88,10 @@ fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator
 }
 
 /// Reason for leaving out rows with this turn, if any.
-fn beyond_text(turn: &Turn) -> Option<&'static str> {
+pub(super) fn beyond_text(turn: &Turn) -> Option<&'static str> {
     turn.beyond_text.or(match turn.role {
         Role::Tool => Some(TOOL_CALL),
         Role::Other => Some("a role other than system, user and assistant"),
         _ => None,
     })
-}
-
-/// Converts a prompt without an answer: a text or messages.
-pub(super) fn prompt(record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
-    let given_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
-    // Reflux's own rows have the conversation next to its transcript.
-    let stored = record.peek(PROMPT_MESSAGES).is_some_and(|messages| !is_empty(messages));
-    let key = match stored {
-        true => PROMPT_MESSAGES,
-        false if record.has("prompt") => "prompt",
-        false => "messages",
-    };
-    let turns = match record.peek(key) {
-        None => return Err("lacks `prompt` and `messages`".to_owned()),
-        Some(Value::String(_)) if !stored => vec![Turn::question(record.plain_text(key)?)],
-        Some(_) => take_turns(record, key)?,
-    };
-    if let Some(why) = turns.iter().find_map(beyond_text) {
-        sink.leave_out(why);
-        return Ok(());
-    }
-    let turns = turns.iter().map(|turn| turn::Turn::new(turn.role_name(), turn.text.clone()));
-    let turns = ensure_unanswered(turns.collect()).map_err(|why| format!("`{key}` {why}"))?;
-    if stored && record.peek("prompt").and_then(Value::as_str) == Some(&transcript(&role_content(&turns))) {
-        record.take("prompt");
-    }
-    let Ok(before) = context.before(turns) else {
-        sink.leave_out(TWO_SYSTEMS);
-        return Ok(());
-    };
-    if before.last().is_none_or(|last| last.content.trim().is_empty()) {
-        sink.leave_out("an empty prompt");
-        return Ok(());
-    }
-    let id = given_id.unwrap_or_else(|| prompt_id(&role_content(&before)));
-    let mut row = json!({ "prompt_id": id, "origin": ORIGIN_GIVEN, "parents": [], "model": null });
-    put_prompt(&mut row, &before);
-    sink.push(row);
-    Ok(())
 }

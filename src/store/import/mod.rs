@@ -1,22 +1,19 @@
 //! Imports: conversion of public formats and of users' files to Parquet of a named schema. Imports are
 //! streaming: one row, or one chunk of Parquet, is in memory at a time.
 
-mod benchmarks;
 mod chats;
 mod context;
+mod converter;
 mod formats;
-mod instructions;
-mod oasst;
 mod options;
 mod own;
-mod preferences;
 mod public;
 mod record;
 mod sink;
 mod turns;
 
 pub use chats::Turns;
-pub use formats::ImportFormat;
+pub use formats::{FORMATS, FormatDef};
 pub use options::{ImportOptions, Imported};
 pub use own::import_jsonl;
 pub use public::import;

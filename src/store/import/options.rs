@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::chats::Turns;
-use super::formats::ImportFormat;
+use super::formats::FormatDef;
 use super::record::Object;
 use crate::data::Schema;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ pub struct Imported {
     /// The schema of the rows.
     pub schema: &'static str,
     /// The format of the input; `None` if its rows already followed the schema.
-    pub format: Option<ImportFormat>,
+    pub format: Option<&'static FormatDef>,
     /// Unknown keys that were kept as text columns after the schema's own, in order of first appearance.
     pub extra: Vec<String>,
     /// Keys whose values are not in the output, with the number of rows that have a value there. A path such
@@ -43,7 +43,7 @@ pub struct Imported {
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// The format; detected from the first row if `None`.
-    pub format: Option<ImportFormat>,
+    pub format: Option<&'static FormatDef>,
     /// The target schema; the format's default if `None`.
     pub schema: Option<&'static Schema>,
     /// The language of Open Assistant's messages; all if `None`.

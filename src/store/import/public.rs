@@ -6,10 +6,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef};
 
-use super::formats::{Converter, ImportFormat};
+use super::converter::Converter;
+use super::formats::{FormatDef, KEYS, RowOptions};
 use super::options::{BadRows, ImportOptions, Imported, RenameCheck, beside, check_output_apart};
 use super::own::import_jsonl;
-use super::record::{KEYS, Object};
+use super::record::Object;
 use super::sink::RowSink;
 use crate::data::Schema;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
     };
     let Some(format) = format else {
         // A misspelt --rename may be the reason that no format was detected.
-        return import_jsonl(input, options).map_err(|error| match options.rename.slip(KEYS) {
+        return import_jsonl(input, options).map_err(|error| match options.rename.slip(&KEYS) {
             Some(meant) => error.help(meant),
             None => error,
         });
@@ -39,12 +40,13 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
     let schema = target_schema(format, options)?;
     let path = output_target(&options.out.clone().unwrap_or_else(|| beside(input, schema)))?;
     let mut bad = BadRows::new(options.skip_bad);
-    let mut converter = Converter::new(format, schema, options.language.clone(), options.turns);
+    let row_options = RowOptions { schema, language: options.language.clone(), turns: options.turns };
+    let mut converter = Converter::new(format, row_options);
     let mut renamed = RenameCheck::new(&options.rename);
     let mut sink = RowSink::default();
-    let table = with_text_columns(schema, format.extra());
+    let table = with_text_columns(schema, format.extra);
     let mut file = ParquetFile::create_output(&path, &table)?;
-    let mut source = RowReader::open(input, KEYS)?.renamed(&options.rename);
+    let mut source = RowReader::open(input, &KEYS)?.renamed(&options.rename);
     let mut more = true;
     while more {
         match source.next().transpose()? {
@@ -71,8 +73,7 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
     let written = file.close()?;
     if written.rows == 0 {
         let why: Vec<String> = sink.left_out.iter().map(|(why, n)| format!("{n} with {why}")).collect();
-        let error =
-            Error::user(format!("`{}` holds no row of the format {} to import", input.display(), format.name()));
+        let error = Error::user(format!("`{}` holds no row of the format {} to import", input.display(), format.name));
         return Err(if why.is_empty() { error } else { error.help(format!("left out: {}", why.join(", "))) });
     }
     file.publish()?;
@@ -81,7 +82,7 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
         written,
         schema: schema.name,
         format: Some(format),
-        extra: format.extra().iter().map(|&name| name.to_owned()).collect(),
+        extra: format.extra.iter().map(|&name| name.to_owned()).collect(),
         unread: sink.unread,
         left_out: sink.left_out,
         bad: bad.count,
@@ -90,12 +91,12 @@ pub fn import(input: &Path, options: &ImportOptions) -> Result<Imported> {
 }
 
 /// The requested schema of the output, or the format's default.
-fn target_schema(format: ImportFormat, options: &ImportOptions) -> Result<&'static Schema> {
-    let targets = format.targets();
+fn target_schema(format: &FormatDef, options: &ImportOptions) -> Result<&'static Schema> {
+    let targets = format.targets;
     let Some(asked) = options.schema else { return Ok(targets[0]) };
     targets.iter().find(|t| t.name == asked.name).copied().ok_or_else(|| {
         let names: Vec<&str> = targets.iter().map(|t| t.name).collect();
-        Error::user(format!("a file of the format {} does not become `{}` rows", format.name(), asked.name))
+        Error::user(format!("a file of the format {} does not become `{}` rows", format.name, asked.name))
             .help(format!("it becomes: {}", names.join(", ")))
     })
 }
@@ -103,10 +104,10 @@ fn target_schema(format: ImportFormat, options: &ImportOptions) -> Result<&'stat
 /// Detects the format from the first valid row; `None` if it has no known format, or one that cannot become
 /// the requested schema. A row that lacks a renamed key may be unrecognised for that reason: then later rows
 /// are tried, until every renamed key was seen.
-fn found_format(input: &Path, options: &ImportOptions) -> Result<Option<ImportFormat>> {
+fn found_format(input: &Path, options: &ImportOptions) -> Result<Option<&'static FormatDef>> {
     let (mut rows, mut readable, mut first_bad) = (0u64, false, None);
     let mut renamed = RenameCheck::new(&options.rename);
-    for row in RowReader::open(input, KEYS)?.renamed(&options.rename) {
+    for row in RowReader::open(input, &KEYS)?.renamed(&options.rename) {
         let row = row?;
         rows += 1;
         let place = row.place();
@@ -114,10 +115,10 @@ fn found_format(input: &Path, options: &ImportOptions) -> Result<Option<ImportFo
             Ok(row) => {
                 renamed.see(&row);
                 readable = true;
-                let format = ImportFormat::detect(&row);
+                let format = FormatDef::of_row(row);
                 if format.is_some() || renamed.missing.is_empty() {
                     return Ok(
-                        format.filter(|f| options.schema.is_none_or(|s| f.targets().iter().any(|t| t.name == s.name)))
+                        format.filter(|f| options.schema.is_none_or(|s| f.targets.iter().any(|t| t.name == s.name)))
                     );
                 }
             }

@@ -5,70 +5,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::store::datasets::context::{is_empty, is_encoded_messages};
+use crate::store::datasets::context::{is_context, is_empty, is_encoded_messages};
 use crate::store::files::jsonl::{list, spell, text};
 
 /// A row as it was read.
 pub(super) type Object = Map<String, Value>;
-
-/// All top-level keys that any format reads. Only these columns of a Parquet file are read.
-pub(super) const KEYS: &[&str] = &[
-    "answer",
-    "audio",
-    "audios",
-    "category",
-    "chosen",
-    "chosen-rating",
-    "chosen_rating",
-    "chosen_score",
-    "completion",
-    "completions",
-    "context",
-    "conversations",
-    "deleted",
-    "function_call",
-    "functions",
-    "history",
-    "image",
-    "images",
-    "input",
-    "instances",
-    "instruction",
-    "label",
-    "lang",
-    "message_id",
-    "message_tree_id",
-    "messages",
-    "output",
-    "output_1",
-    "output_2",
-    "parent_id",
-    "prompt",
-    "prompt_id",
-    "prompt_messages",
-    "query",
-    "question",
-    "question_id",
-    "rank",
-    "reference",
-    "rejected",
-    "rejected-rating",
-    "rejected_rating",
-    "rejected_score",
-    "response",
-    "review_result",
-    "role",
-    "score_chosen",
-    "score_rejected",
-    "system",
-    "system_message",
-    "system_prompt",
-    "text",
-    "tool_calls",
-    "tools",
-    "turns",
-    "videos",
-];
 
 /// Maximum number of unread keys that one row reports, which bounds the memory for a row of very many keys.
 const MAX_UNREAD: usize = 256;
@@ -80,6 +21,8 @@ const MAX_UNREAD: usize = 256;
 /// silently.
 pub(super) struct Record {
     values: Object,
+    /// The keys that the format declares. Of Parquet, only these columns and those of a context are decoded.
+    keys: &'static [&'static str],
     /// Prefix of keys in reports, such as `completions[].`; empty for the row itself.
     prefix: String,
     /// Unread keys of nested objects.
@@ -87,13 +30,20 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// A row with all keys unread.
-    pub fn new(values: Object) -> Self {
-        Self { values, prefix: String::new(), nested: BTreeSet::new() }
+    /// A row with all keys unread. `keys` are the keys that its format declares.
+    pub fn new(values: Object, keys: &'static [&'static str]) -> Self {
+        Self { values, keys, prefix: String::new(), nested: BTreeSet::new() }
+    }
+
+    /// Checks that the format declares the key, because rows of JSON have it anyway.
+    fn check_declared(&self, key: &str) {
+        let declared = !self.prefix.is_empty() || self.keys.contains(&key) || is_context(key);
+        debug_assert!(declared, "`{key}` is read of JSON and not of Parquet: list it in `keys` of the format");
     }
 
     /// Whether the key exists, null or not.
     pub fn contains(&self, key: &str) -> bool {
+        self.check_declared(key);
         self.values.contains_key(key)
     }
 
@@ -104,13 +54,13 @@ impl Record {
 
     /// The value, which stays unread; `None` if it is absent or null.
     pub fn peek(&self, key: &str) -> Option<&Value> {
+        self.check_declared(key);
         self.values.get(key).filter(|value| !value.is_null())
     }
 
     /// Takes a value; `None` if it is absent or null.
     pub fn take(&mut self, key: &str) -> Option<Value> {
-        let listed = !self.prefix.is_empty() || KEYS.contains(&key);
-        debug_assert!(listed, "`{key}` is read of JSON and not of Parquet: list it in KEYS");
+        self.check_declared(key);
         self.values.get_mut(key).map(Value::take).filter(|value| !value.is_null())
     }
 
@@ -218,7 +168,7 @@ impl Record {
         // Nested replies of a tree share one path.
         let again = self.prefix.ends_with(path);
         let prefix = if again { self.prefix.clone() } else { format!("{}{path}", self.prefix) };
-        let mut record = Record { values, prefix, nested: BTreeSet::new() };
+        let mut record = Record { values, keys: &[], prefix, nested: BTreeSet::new() };
         let result = read(&mut record)?;
         for key in record.into_unread() {
             self.report(key);
@@ -250,7 +200,8 @@ mod tests {
 
     fn record(value: Value) -> Record {
         let Value::Object(values) = value else { panic!("an object") };
-        Record::new(values)
+        const KEYS: &[&str] = &["instruction", "output", "score_chosen", "score_rejected", "completions"];
+        Record::new(values, KEYS)
     }
 
     #[test]
@@ -269,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_row_of_very_many_keys_reports_some() {
-        let row = Record::new((0..10_000).map(|i| (format!("k{i}"), json!(1))).collect());
+        let row = Record::new((0..10_000).map(|i| (format!("k{i}"), json!(1))).collect(), &[]);
         assert_eq!(row.into_unread().len(), MAX_UNREAD);
     }
 }

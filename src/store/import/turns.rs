@@ -144,3 +144,10 @@ pub(super) fn is_tool_call(answer: &str) -> bool {
     let answer = answer.trim_start();
     MARKS.iter().any(|mark| answer.starts_with(mark))
 }
+
+/// Whether a value is a list of messages without an assistant's turn.
+pub(super) fn is_unanswered(messages: &Value) -> bool {
+    let Value::Array(messages) = messages else { return false };
+    let role = |message: &Value| message.get("role").and_then(Value::as_str).map(Role::from_name);
+    !messages.is_empty() && messages.iter().all(|message| matches!(role(message), Some(Role::User | Role::System)))
+}

@@ -1,16 +1,53 @@
-//! Converter of preference pairs in TRL's forms: with an explicit prompt or one that both answers begin with,
-//! as texts or messages, and with scores under the names of public datasets.
+//! Preference pairs in TRL's forms: with an explicit prompt or one that both answers begin with, as texts or messages,
+//! and with scores under the names of public datasets.
 
 use serde_json::{Map, Value, json};
 
-use super::context::Context;
-use super::record::Record;
-use super::sink::RowSink;
-use super::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
-use crate::data::hash_hex;
+use super::format::{Convert, FormatDef, RowOptions};
+use crate::data::{hash_hex, named};
 use crate::store::datasets::comparisons::comparison;
 use crate::store::datasets::context::is_encoded_messages;
 use crate::store::datasets::turn::{Turn, with_input, with_system};
+use crate::store::import::context::Context;
+use crate::store::import::record::Record;
+use crate::store::import::sink::RowSink;
+use crate::store::import::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
+
+pub(super) static DEF: FormatDef = FormatDef {
+    name: "preferences",
+    about: "TRL's pairs, with the prompt or without, text or messages, and UltraFeedback's binarized ones",
+    recognised_by: "`chosen` and `rejected`, without `chosen_id`",
+    reads: "`prompt`, or else `question`, `instruction` (with `input`), `query`, `conversations` or `input`; `chosen`, \
+            `rejected`; `system`; `prompt_id`; `score_chosen`, `chosen_score`, `chosen-rating` or `chosen_rating`, and \
+            the same for the rejected answer. TRL's explicit and implicit prompts, text or messages; HH-RLHF; \
+            UltraFeedback binarized; Orca DPO pairs; LLaMA-Factory's pairs",
+    keys: &[
+        "chosen",
+        "chosen-rating",
+        "chosen_id",
+        "chosen_rating",
+        "chosen_score",
+        "conversations",
+        "input",
+        "instruction",
+        "messages",
+        "prompt",
+        "prompt_id",
+        "query",
+        "question",
+        "rejected",
+        "rejected-rating",
+        "rejected_rating",
+        "rejected_score",
+        "score_chosen",
+        "score_rejected",
+    ],
+    targets: &[&named::PREFERENCES],
+    extra: &[],
+    // Rows of reflux's own schema have a `chosen_id`.
+    recognises: |row| row.contains("chosen") && row.contains("rejected") && !row.contains("chosen_id"),
+    convert: Convert::Row(preference),
+};
 
 /// Keys of the scores of the chosen and the rejected answer.
 const SCORES: [(&str, &str); 4] = [
@@ -24,7 +61,7 @@ const SCORES: [(&str, &str); 4] = [
 const QUESTIONS: [&str; 3] = ["question", "instruction", "query"];
 
 /// Converts a pair. The row's context becomes the first messages of the prompt.
-pub(super) fn preference(record: &mut Record, context: Context, sink: &mut RowSink) -> Result<(), String> {
+fn preference(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
     let (chosen_score, rejected_score) = take_scores(record);
     let prompt_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
     // UltraFeedback's binarized rows repeat the chosen conversation.
@@ -51,8 +88,8 @@ pub(super) fn preference(record: &mut Record, context: Context, sink: &mut RowSi
     }
     let mut pair = comparison(&mut row)?;
     let after_system = usize::from(pair.prompt.first().is_some_and(|turn| turn.role == "system"));
-    pair.prompt.splice(after_system..after_system, context.history);
-    if with_system(&mut pair.prompt, context.system).is_err() {
+    pair.prompt.splice(after_system..after_system, context.history.iter().cloned());
+    if with_system(&mut pair.prompt, context.system.clone()).is_err() {
         sink.leave_out("two system messages");
         return Ok(());
     }

@@ -7,17 +7,51 @@
 
 use std::collections::HashMap;
 
-use super::chats::Turns;
-use super::record::Record;
-use super::sink::{REPEATED, Ranked, RowSink, is_too_repetitive, turn_bytes};
+use super::format::{Convert, FormatDef, RowConverter, RowOptions};
+use crate::data::named;
 use crate::store::datasets::turn::Turn;
 use crate::store::files::jsonl::spell;
+use crate::store::import::chats::Turns;
+use crate::store::import::context::Context;
+use crate::store::import::record::Record;
+use crate::store::import::sink::{REPEATED, Ranked, RowSink, is_too_repetitive, turn_bytes};
+
+pub(super) static DEF: FormatDef = FormatDef {
+    name: "oasst",
+    about: "Open Assistant (oasst1, oasst2), trees or messages, in English; `ift` takes the answer of rank 0 to each \
+            user message, --schema ranked all its ranked answers",
+    recognised_by: "Open Assistant's trees, or messages with `message_tree_id`",
+    reads: "id, parent, role, text, language, rank, deletion and review: the answer of rank 0 to each message of a \
+            person (`ift`), or all its ranked answers (`ranked`), with the conversation before it",
+    keys: &[
+        "deleted",
+        "lang",
+        "message_id",
+        "message_tree_id",
+        "parent_id",
+        "prompt",
+        "rank",
+        "review_result",
+        "role",
+        "text",
+    ],
+    targets: &[&named::IFT, &named::RANKED],
+    extra: &[],
+    recognises: |row| {
+        row.peek("prompt").is_some_and(|root| root.get("replies").is_some())
+            || ["message_id", "message_tree_id", "role", "text"].iter().all(|key| row.contains(key))
+    },
+    convert: Convert::Rows(|options| Box::new(Oasst::new(options))),
+};
+
+/// Reason for leaving out a row whose context is not in its messages.
+const CONTEXT_OF_A_MESSAGE: &str = "a system message or a history beside messages of Open Assistant";
 
 /// Maximum size in bytes of a tree whose messages are separate rows, including ids and overhead.
 const MAX_TREE: usize = 64 << 20;
 
 /// Converter of trees.
-pub(super) struct Oasst {
+struct Oasst {
     ranked: bool,
     language: Option<String>,
     turns: Turns,
@@ -136,8 +170,8 @@ struct Visit {
 }
 
 impl Oasst {
-    pub fn new(ranked: bool, language: Option<String>, turns: Turns) -> Self {
-        Self { ranked, language, turns, open: None }
+    fn new(RowOptions { schema, language, turns }: RowOptions) -> Self {
+        Self { ranked: schema.name == named::RANKED.name, language, turns, open: None }
     }
 
     /// Reason for leaving out a message and its replies, if any.
@@ -148,25 +182,6 @@ impl Oasst {
             m if !m.good => Some("deleted or failed in review"),
             _ => None,
         }
-    }
-
-    pub fn row(&mut self, record: &mut Record, sink: &mut RowSink) -> Result<(), String> {
-        if record.contains("prompt") {
-            return self.tree(record, sink);
-        }
-        let id = record.text("message_tree_id")?;
-        let m = message(record)?;
-        if self.open.as_ref().is_none_or(|(tree, _)| tree.id != id) {
-            self.flush(sink);
-            self.open = Some((Tree { id, messages: Vec::new() }, 0));
-        }
-        let Some((tree, size)) = &mut self.open else { return Ok(()) };
-        *size += size_of::<Message>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
-        if *size > MAX_TREE {
-            return Err(format!("is in a tree of more than {} MiB", MAX_TREE >> 20));
-        }
-        tree.messages.push(m);
-        Ok(())
     }
 
     fn tree(&mut self, record: &mut Record, sink: &mut RowSink) -> Result<(), String> {
@@ -180,7 +195,7 @@ impl Oasst {
     }
 
     /// Converts the current tree, which is complete.
-    pub fn flush(&mut self, sink: &mut RowSink) {
+    fn flush(&mut self, sink: &mut RowSink) {
         if let Some((tree, _)) = self.open.take() {
             self.emit(&tree, sink);
         }
@@ -263,5 +278,34 @@ impl Oasst {
             Some(best) => sink.answer(before, &best.text),
             None => sink.leave_out("no answer of rank 0"),
         }
+    }
+}
+
+impl RowConverter for Oasst {
+    fn row(&mut self, record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
+        if !context.is_empty() {
+            sink.leave_out(CONTEXT_OF_A_MESSAGE);
+            return Ok(());
+        }
+        if record.contains("prompt") {
+            return self.tree(record, sink);
+        }
+        let id = record.text("message_tree_id")?;
+        let m = message(record)?;
+        if self.open.as_ref().is_none_or(|(tree, _)| tree.id != id) {
+            self.flush(sink);
+            self.open = Some((Tree { id, messages: Vec::new() }, 0));
+        }
+        let Some((tree, size)) = &mut self.open else { return Ok(()) };
+        *size += size_of::<Message>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
+        if *size > MAX_TREE {
+            return Err(format!("is in a tree of more than {} MiB", MAX_TREE >> 20));
+        }
+        tree.messages.push(m);
+        Ok(())
+    }
+
+    fn end(&mut self, sink: &mut RowSink) {
+        self.flush(sink);
     }
 }
