@@ -57,6 +57,16 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     add(&crate_of("src/train/losses/mod.rs"), "mod hinge;", "mod exponential;\n");
     add(&crate_of("src/train/losses/mod.rs"), "    ipo::LOSS,", "    exponential::LOSS,\n");
 
+    let format = &blocks(&page, "An import format")[0];
+    write("src/store/import/formats/trivia.rs", format);
+    add(&crate_of("src/store/import/formats/mod.rs"), "mod ultrafeedback;", "mod trivia;\n");
+    add(&crate_of("src/store/import/formats/mod.rs"), "    &preferences::DEF,", "    &trivia::DEF,\n");
+
+    let figure = &blocks(&page, "A figure of evaluation")[0];
+    write("src/eval/figures/lines.rs", figure);
+    add(&crate_of("src/eval/figures/mod.rs"), "mod ranks;", "mod lines;\n");
+    add(&crate_of("src/eval/figures/mod.rs"), "    &distinct::DISTINCT_1,", "    &lines::LINES,\n");
+
     let [command, line] = &blocks(&page, "A command")[..] else { panic!("a file and a line are wanted") };
     write("src/cli/count.rs", command);
     add(&crate_of("src/cli/mod.rs"), "mod diff;", "mod count;\n");

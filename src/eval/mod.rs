@@ -2,9 +2,9 @@
 //! drift and statistics. The measures are plain functions over slices, each tested against a reference.
 
 pub mod alpaca;
-pub mod answers;
 pub mod bootstrap;
 pub mod drift;
+pub mod figures;
 pub mod health;
 pub mod listworld;
 pub mod ratings;

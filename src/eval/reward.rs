@@ -1,4 +1,5 @@
-//! A judge as a reward model, against answers that people have ranked: Table 4 of Self-Rewarding Language Models.
+//! A judge as a reward model, against answers that people have ranked: Table 4 of Self-Rewarding Language Models. Each
+//! figure of the table is a sum and a weight of every prompt's answers, see [`Bootstrap::ratio`].
 //!
 //! * **Pairwise accuracy**: share of pairs of answers to one prompt that judge and people order alike. Pairs that
 //!   people tie do not count; a pair that the judge ties is not ordered alike.
@@ -23,75 +24,53 @@ pub struct RankedAnswer {
     pub score: Option<f64>,
 }
 
-/// The table. A figure is `None` if nothing counts for it.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct RewardModelTable {
-    /// Prompts with an answer.
-    pub prompts: u64,
-    /// Answers.
-    pub answers: u64,
-    /// Answers without a score.
-    pub nulls: u64,
-    /// Share of pairs ordered alike; n counts the pairs.
-    pub pairwise_accuracy: Option<Estimate>,
-    /// Share of the same pairs that the judge ties.
-    pub pairwise_tied: Option<Estimate>,
-    /// n counts the answers with a perfect score.
-    pub five_best: Option<Estimate>,
-    /// n counts prompts.
-    pub exact_match: Option<Estimate>,
-    /// n counts prompts.
-    pub spearman: Option<Estimate>,
-    /// n counts prompts.
-    pub kendall: Option<Estimate>,
+/// Rank and score of each answer that has a score.
+pub fn scored(answers: &[RankedAnswer]) -> impl Iterator<Item = (f64, f64)> {
+    answers.iter().filter_map(|answer| Some((answer.rank, answer.score.filter(|score| score.is_finite())?)))
 }
 
-impl RewardModelTable {
-    /// Of prompts, each with its answers. `perfect` is the greatest score of the rubric, 5 in the paper.
-    pub fn from_prompts(prompts: &[Vec<RankedAnswer>], perfect: f64, bootstrap: &Bootstrap) -> Self {
-        let known = |answers: &Vec<RankedAnswer>| {
-            let scored = answers.iter().filter_map(|a| Some((a.rank, a.score.filter(|s| s.is_finite())?)));
-            scored.collect::<Vec<(f64, f64)>>()
-        };
-        let scored: Vec<Vec<(f64, f64)>> = prompts.iter().map(known).collect();
-        let ratio = |of: &dyn Fn(usize) -> ClusterSum| {
-            bootstrap.ratio(&(0..prompts.len()).map(of).collect::<Vec<ClusterSum>>())
-        };
-        let (answers, known) =
-            (prompts.iter().map(Vec::len).sum::<usize>(), scored.iter().map(Vec::len).sum::<usize>());
-        let correlation = |i: usize, of: fn(&[f64], &[f64]) -> Option<f64>| -> ClusterSum {
-            let (better, scores): (Vec<f64>, Vec<f64>) = scored[i].iter().map(|(rank, score)| (-rank, score)).unzip();
-            let told = better.iter().any(|b| *b != better[0]);
-            if told { (of(&better, &scores).unwrap_or(0.), 1.) } else { (0., 0.) }
-        };
-        Self {
-            prompts: prompts.iter().filter(|p| !p.is_empty()).count() as u64,
-            answers: answers as u64,
-            nulls: (answers - known) as u64,
-            pairwise_accuracy: ratio(&|i| {
-                let pairs = Pairs::count(&scored[i]);
-                (pairs.alike, pairs.all)
-            }),
-            pairwise_tied: ratio(&|i| {
-                let pairs = Pairs::count(&scored[i]);
-                (pairs.tied, pairs.all)
-            }),
-            five_best: ratio(&|i| {
-                let top = prompts[i].iter().map(|a| a.rank).fold(f64::INFINITY, f64::min);
-                let perfect = scored[i].iter().filter(|(_, score)| *score >= perfect);
-                let (best, all) =
-                    perfect.fold((0, 0), |(best, all), (rank, _)| (best + i32::from(*rank == top), all + 1));
-                (best.into(), all.into())
-            }),
-            exact_match: ratio(&|i| {
-                let pairs = Pairs::count(&scored[i]);
-                let counts = pairs.all > 0.;
-                (f64::from(u8::from(counts && pairs.alike == pairs.all)), f64::from(u8::from(counts)))
-            }),
-            spearman: ratio(&|i| correlation(i, spearman)),
-            kendall: ratio(&|i| correlation(i, kendall_tau)),
-        }
-    }
+/// Pairs of a prompt ordered alike, of the pairs that people order.
+pub fn pairwise_accuracy(answers: &[RankedAnswer]) -> ClusterSum {
+    let pairs = Pairs::count(answers);
+    (pairs.alike, pairs.all)
+}
+
+/// Pairs of a prompt that the judge ties, of the pairs that people order.
+pub fn pairwise_tied(answers: &[RankedAnswer]) -> ClusterSum {
+    let pairs = Pairs::count(answers);
+    (pairs.tied, pairs.all)
+}
+
+/// Answers to a prompt that people rank top, of those whose score is at least `perfect`, the greatest score of the
+/// rubric: 5 in the paper.
+pub fn five_best(answers: &[RankedAnswer], perfect: f64) -> ClusterSum {
+    let top = answers.iter().map(|answer| answer.rank).fold(f64::INFINITY, f64::min);
+    let best = scored(answers).filter(|(_, score)| *score >= perfect);
+    let (best, all) = best.fold((0, 0), |(best, all), (rank, _)| (best + i32::from(rank == top), all + 1));
+    (best.into(), all.into())
+}
+
+/// Whether the judge orders every pair of a prompt as people do, if they order any.
+pub fn exact_match(answers: &[RankedAnswer]) -> ClusterSum {
+    let pairs = Pairs::count(answers);
+    let counts = pairs.all > 0.;
+    (f64::from(u8::from(counts && pairs.alike == pairs.all)), f64::from(u8::from(counts)))
+}
+
+/// Spearman's rho of a prompt's answers, if people do not rank them all alike.
+pub fn rank_spearman(answers: &[RankedAnswer]) -> ClusterSum {
+    correlation(answers, spearman)
+}
+
+/// Kendall's tau-b of a prompt's answers, if people do not rank them all alike.
+pub fn rank_kendall(answers: &[RankedAnswer]) -> ClusterSum {
+    correlation(answers, kendall_tau)
+}
+
+fn correlation(answers: &[RankedAnswer], of: fn(&[f64], &[f64]) -> Option<f64>) -> ClusterSum {
+    let (better, scores): (Vec<f64>, Vec<f64>) = scored(answers).map(|(rank, score)| (-rank, score)).unzip();
+    let told = better.iter().any(|b| *b != better[0]);
+    if told { (of(&better, &scores).unwrap_or(0.), 1.) } else { (0., 0.) }
 }
 
 /// Spearman's rho between the scores that answers were given and those of the judge, over all answers to all prompts,
@@ -115,7 +94,8 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn count(answers: &[(f64, f64)]) -> Self {
+    fn count(answers: &[RankedAnswer]) -> Self {
+        let answers: Vec<(f64, f64)> = scored(answers).collect();
         let mut pairs = Self { all: 0., alike: 0., tied: 0. };
         for (i, (rank, score)) in answers.iter().enumerate() {
             for (other_rank, other_score) in &answers[..i] {
@@ -168,6 +148,8 @@ mod tests {
         assert!((with_nan.value - 1.).abs() < 1e-12 && with_nan.n == 2, "{with_nan:?}");
     }
 
+    type OfPrompt = fn(&[RankedAnswer]) -> ClusterSum;
+
     #[test]
     fn the_table_is_what_scipy_and_the_definitions_say() {
         let golden: serde_json::Value =
@@ -178,17 +160,19 @@ mod tests {
             let prompts: Vec<Vec<(f64, Option<f64>)>> = serde_json::from_value(case["prompts"].clone()).unwrap();
             let judged = |p: &Vec<_>| p.iter().map(|&(rank, score)| RankedAnswer { rank, score }).collect();
             let prompts: Vec<Vec<RankedAnswer>> = prompts.iter().map(judged).collect();
-            let table =
-                RewardModelTable::from_prompts(&prompts, 5., &Bootstrap { resamples: 200, ..Bootstrap::default() });
-            assert_eq!(table.nulls, case["nulls"].as_u64().unwrap());
-            for (name, got) in [
-                ("pairwise_accuracy", table.pairwise_accuracy),
-                ("pairwise_tied", table.pairwise_tied),
-                ("five_best", table.five_best),
-                ("exact_match", table.exact_match),
-                ("spearman", table.spearman),
-                ("kendall", table.kendall),
-            ] {
+            let unscored: usize = prompts.iter().map(|answers| answers.len() - scored(answers).count()).sum();
+            assert_eq!(unscored as u64, case["nulls"].as_u64().unwrap());
+            let few = Bootstrap { resamples: 200, ..Bootstrap::default() };
+            let figures: [(&str, OfPrompt); 6] = [
+                ("pairwise_accuracy", pairwise_accuracy),
+                ("pairwise_tied", pairwise_tied),
+                ("five_best", |answers| five_best(answers, 5.)),
+                ("exact_match", exact_match),
+                ("spearman", rank_spearman),
+                ("kendall", rank_kendall),
+            ];
+            for (name, of) in figures {
+                let got = few.ratio(&prompts.iter().map(|answers| of(answers)).collect::<Vec<_>>());
                 match (got, case[name]["value"].as_f64()) {
                     (Some(got), Some(want)) => {
                         assert!((got.value - want).abs() < 1e-12, "{name}: {} is not {want}", got.value);

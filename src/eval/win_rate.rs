@@ -53,60 +53,38 @@ impl ComparisonOutcome {
     }
 }
 
-/// The result of many comparisons.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// The outcomes of many comparisons, by prompt.
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct WinRecord {
-    /// Comparisons that the first won.
-    pub wins: u64,
-    /// Comparisons without a winner.
-    pub ties: u64,
-    /// Comparisons that the second won.
-    pub losses: u64,
-    /// Comparisons without a readable verdict.
-    pub nulls: u64,
-    /// Prompts with at least one verdict.
-    pub prompts: u64,
-    /// `(wins + ties / 2) / (wins + ties + losses)`, its interval by prompts; `None` without a verdict.
-    pub win_rate: Option<Estimate>,
-    /// `wins / n` in the same way, as the paper's figures show it.
-    pub win_share: Option<Estimate>,
-    /// `ties / n`.
-    pub tie_share: Option<Estimate>,
-    /// `losses / n`.
-    pub loss_share: Option<Estimate>,
+    /// Numbers of wins, ties, losses and nulls by prompt, in the order of the prompts' names, so that a share does not
+    /// depend on the order of rows.
+    prompts: BTreeMap<String, [u64; 4]>,
 }
 
 impl WinRecord {
-    /// Of comparisons, each with the prompt that its answers belong to.
-    pub fn from_comparisons<'a>(
-        comparisons: impl IntoIterator<Item = (&'a str, ComparisonOutcome)>,
-        bootstrap: &Bootstrap,
-    ) -> Self {
-        // By prompt in the order of their names, so that the result does not depend on the order of rows.
-        let mut prompts: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
-        for (prompt, outcome) in comparisons {
-            prompts.entry(prompt).or_default()[outcome as usize] += 1;
-        }
-        let sum = |o: ComparisonOutcome| prompts.values().map(|c| c[o as usize]).sum::<u64>();
-        let share = |of: &dyn Fn(&[u64; 4]) -> f64| {
-            let parts: Vec<ClusterSum> = prompts.values().map(|c| (of(c), (c[0] + c[1] + c[2]) as f64)).collect();
-            bootstrap.ratio(&parts)
+    /// Adds a comparison of two answers to a prompt.
+    pub fn add(&mut self, prompt: &str, outcome: ComparisonOutcome) {
+        let counts = match self.prompts.get_mut(prompt) {
+            Some(counts) => counts,
+            None => self.prompts.entry(prompt.into()).or_default(),
         };
-        Self {
-            wins: sum(ComparisonOutcome::Win),
-            ties: sum(ComparisonOutcome::Tie),
-            losses: sum(ComparisonOutcome::Loss),
-            nulls: sum(ComparisonOutcome::Null),
-            prompts: prompts.values().filter(|c| c[0] + c[1] + c[2] > 0).count() as u64,
-            win_rate: share(&|c| c[0] as f64 + c[1] as f64 / 2.),
-            win_share: share(&|c| c[0] as f64),
-            tie_share: share(&|c| c[1] as f64),
-            loss_share: share(&|c| c[2] as f64),
-        }
+        counts[outcome as usize] += 1;
     }
-    /// Comparisons with a verdict.
+    /// Number of comparisons with this outcome.
+    pub fn count(&self, outcome: ComparisonOutcome) -> u64 {
+        self.prompts.values().map(|counts| counts[outcome as usize]).sum()
+    }
+    /// Number of comparisons with a verdict.
     pub fn n(&self) -> u64 {
-        self.wins + self.ties + self.losses
+        self.prompts.values().map(|[wins, ties, losses, _]| wins + ties + losses).sum()
+    }
+    /// A share of the comparisons with a verdict, its interval by prompts; `None` without a verdict. `of` has the
+    /// numbers of wins, ties and losses.
+    pub fn share(&self, of: fn([f64; 3]) -> f64, bootstrap: &Bootstrap) -> Option<Estimate> {
+        let parts = self.prompts.values().map(|&[wins, ties, losses, _]| {
+            (of([wins as f64, ties as f64, losses as f64]), (wins + ties + losses) as f64)
+        });
+        bootstrap.ratio(&parts.collect::<Vec<ClusterSum>>())
     }
 }
 
@@ -117,22 +95,26 @@ mod tests {
     #[test]
     fn a_record_counts_nulls_apart_and_draws_prompts_whole() {
         use ComparisonOutcome::{Loss, Null, Tie, Win};
+        let record = |rows: &[(&str, ComparisonOutcome)]| {
+            let mut record = WinRecord::default();
+            rows.iter().for_each(|(prompt, outcome)| record.add(prompt, *outcome));
+            record
+        };
+        let rate = |record: &WinRecord| record.share(|[wins, ties, _]| wins + ties / 2., &Bootstrap::default());
         let rows = [("p", Win), ("p", Tie), ("q", Loss), ("q", Null), ("r", Null), ("s", Win)];
-        let record = WinRecord::from_comparisons(rows, &Bootstrap::default());
-        assert_eq!((record.wins, record.ties, record.losses, record.nulls), (2, 1, 1, 2));
-        assert_eq!((record.n(), record.prompts), (4, 3));
-        let rate = record.win_rate.unwrap();
-        assert_eq!((rate.value, rate.n), (0.625, 4));
-        assert!(rate.low < 0.625 && 0.625 < rate.high);
+        let all = record(&rows);
+        assert_eq!([Win, Tie, Loss, Null].map(|outcome| all.count(outcome)), [2, 1, 1, 2]);
+        assert_eq!(all.n(), 4);
+        let win_rate = rate(&all).unwrap();
+        assert_eq!((win_rate.value, win_rate.n), (0.625, 4));
+        assert!(win_rate.low < 0.625 && 0.625 < win_rate.high);
         let mut turned = rows;
         turned.reverse();
-        assert_eq!(WinRecord::from_comparisons(turned, &Bootstrap::default()), record);
+        assert_eq!(record(&turned), all);
         // Ten answers to one prompt are one draw: there is nothing to vary.
-        let one =
-            WinRecord::from_comparisons((0..10).map(|i| ("p", if i < 5 { Win } else { Loss })), &Bootstrap::default());
-        let rate = one.win_rate.unwrap();
-        assert_eq!((rate.low, rate.high, rate.n), (0.5, 0.5, 10));
-        assert_eq!(WinRecord::from_comparisons([("p", Null)], &Bootstrap::default()).win_rate, None);
+        let one = rate(&record(&[[("p", Win); 5], [("p", Loss); 5]].concat())).unwrap();
+        assert_eq!((one.low, one.high, one.n), (0.5, 0.5, 10));
+        assert_eq!(rate(&record(&[("p", Null)])), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::copy;
+use reflux::eval::figures::FIGURES;
+use reflux::store::{FORMATS, FormatDef};
 use regex::Regex;
 
 /// Pages with commands, in the order in which a reader types them.
@@ -32,7 +34,12 @@ const PAGES: [&str; 14] = [
 const DEVELOPERS: [&str; 4] = ["docs/ARCHITECTURE.md", "docs/GLOSSARY.md", "docs/contributing.md", "docs/decisions/"];
 
 /// Files that the recipes of the contributing guide create.
-const CREATED: [&str; 2] = ["src/operators/selection/without.rs", "src/train/losses/exponential.rs"];
+const CREATED: [&str; 4] = [
+    "src/operators/selection/without.rs",
+    "src/train/losses/exponential.rs",
+    "src/store/import/formats/trivia.rs",
+    "src/eval/figures/lines.rs",
+];
 
 /// Commands that another test runs, or that no test can run, with the reason. A page must print each of them, so that
 /// the list cannot go stale.
@@ -285,6 +292,23 @@ fn the_reference_is_what_the_program_prints() {
     let page = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
     let printed = shell(&root(), "reflux keys --markdown");
     assert!(page == printed, "docs/reference.md is not up to date: reflux keys --markdown > docs/reference.md");
+}
+
+#[test]
+fn the_table_of_formats_is_what_the_importer_reads() {
+    let row = |format: &&FormatDef| {
+        let targets: Vec<String> = format.targets.iter().map(|schema| format!("`{}`", schema.name)).collect();
+        let FormatDef { name, recognised_by, reads, .. } = format;
+        format!("| `{name}` | {recognised_by} | {} | {reads} |\n", targets.join(", "))
+    };
+    let rows: String = FORMATS.iter().map(row).collect();
+    assert!(read("docs/data-formats.md").contains(&rows), "docs/data-formats.md has other rows than\n{rows}");
+}
+
+#[test]
+fn the_table_of_figures_is_what_evaluations_have() {
+    let rows: String = FIGURES.iter().map(|def| format!("| `{}` | {} | {} |\n", def.name, def.of, def.about)).collect();
+    assert!(read("docs/evaluation.md").contains(&rows), "docs/evaluation.md has other rows than\n{rows}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::support::{against, policy};
 use candle_core::{DType, Device};
-use reflux::eval::bootstrap::Bootstrap;
-use reflux::eval::reward::{RankedAnswer, RewardModelTable};
+use reflux::eval::bootstrap::{Bootstrap, ClusterSum};
+use reflux::eval::reward::{RankedAnswer, rank_kendall, rank_spearman};
 use reflux::eval::rouge::{NearCopies, rouge_l, words};
 use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::Segment;
@@ -147,9 +147,11 @@ fn a_judge_that_tells_no_order_has_no_correlation() {
         with_rank.map(|(i, score)| RankedAnswer { rank: i as f64 + 1., score: Some(*score) }).collect()
     };
     let prompts = [judged([4., 3., 2., 1.]), judged([3., 3., 3., 3.])];
-    let table = RewardModelTable::from_prompts(&prompts, 5., &Bootstrap { resamples: 10, ..Bootstrap::default() });
-    for (name, figure) in [("spearman", table.spearman), ("kendall", table.kendall)] {
-        let figure = figure.unwrap();
+    let few = Bootstrap { resamples: 10, ..Bootstrap::default() };
+    type OfPrompt = fn(&[RankedAnswer]) -> ClusterSum;
+    let figures: [(&str, OfPrompt); 2] = [("spearman", rank_spearman), ("kendall", rank_kendall)];
+    for (name, of) in figures {
+        let figure = few.ratio(&prompts.iter().map(|answers| of(answers)).collect::<Vec<_>>()).unwrap();
         assert!((figure.value - 0.5).abs() < 1e-12 && figure.n == 2, "{name}: {figure:?}, the mean of 1 and 0");
     }
 }

@@ -1,29 +1,12 @@
-//! `measure`: summarises an iteration's rows as figures with intervals.
-//!
-//! For `comparisons`: `win_rate` (ties count half), `wins`, `ties`, `losses` (shares), `nulls` (a count),
-//! and `order_agreement`, the share in which both orders agree. If expected outcomes exist (ranks, LLMBar):
-//! `agreement` with them, and `agreement_first` and `agreement_second` for either order alone; expected
-//! ties do not count.
-//!
-//! For answers: `tokens`, `characters` and `words` (means), `cut` (the share ended by max_tokens),
-//! `distinct_1` and `distinct_2`. For scored ones also `score` (mean), `unscored` (a count) and, compared
-//! with the iteration before, `score_shift` (Wasserstein distance), `score_variation` (total variation),
-//! `length_growth` and `score_growth` (shares), with a warning if length outgrows the score.
-//!
-//! For scored answers with ranks by people (`ranked`): Table 4 of the paper, see [`crate::eval::reward`];
-//! if the ranks come from scores, also `score_spearman`, between those and the judge's over all answers of
-//! all prompts.
-
-use std::collections::{BTreeMap, HashMap, HashSet};
+//! `measure`: summarises an iteration's rows as figures with intervals, see [`crate::eval::figures`]. It has those of
+//! comparisons, of answers and, for scored answers, of the changes since the iteration before and of ranks by people.
 
 use arrow::array::Float64Array;
 
 use crate::dataflow::Collect;
-use crate::eval::answers::{AnswerStats, Figure, add, count};
-use crate::eval::bootstrap::{Bootstrap, ClusterSum, Estimate};
+use crate::eval::bootstrap::{Bootstrap, Estimate};
 use crate::eval::drift;
-use crate::eval::reward::{self, RankedAnswer, RewardModelTable};
-use crate::eval::win_rate::{ComparisonOutcome, WinRecord};
+use crate::eval::figures::{self, AnswerStats, Change, ComparisonStats, Figure, FigureOptions, RankedStats};
 use crate::operators::shared::prelude::*;
 use crate::pipeline::Placement;
 
@@ -139,117 +122,40 @@ impl Measure {
             .map(|(key, what)| format!("`{key}` has no effect: {} has no {what}; take the key out", names.join(", ")))
             .collect()
     }
-    fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
-        let mut outcomes: Vec<(String, ComparisonOutcome)> = Vec::new();
-        // Correct ones out of all, by prompt: for the outcome, for either order, and for the orders with
-        // each other.
-        let mut shares: [BTreeMap<String, ClusterSum>; 4] = Default::default();
-        for batch in batches {
-            let batch = batch?;
-            let columns = Columns(&batch);
-            let (prompts, outcome, expected) =
-                (columns.text("prompt_id")?, columns.text("outcome")?, columns.text("expected")?);
-            let orders = [columns.text("first_shown_first")?, columns.text("second_shown_first")?];
-            for i in 0..batch.num_rows() {
-                let said = ComparisonOutcome::from_name(outcome.value(i)).ok_or_else(|| {
-                    Error::user(format!(
-                        "`{}` is not an outcome; outcomes are win, tie, loss and null",
-                        outcome.value(i)
-                    ))
-                })?;
-                let prompt = prompts.value(i);
-                outcomes.push((prompt.into(), said));
-                let order = orders.map(|o| o.is_valid(i).then(|| o.value(i)));
-                if let [Some(first), Some(second)] = order {
-                    add(&mut shares[3], prompt, f64::from(u8::from(first == second)));
-                }
-                if expected.is_valid(i) && expected.value(i) != ComparisonOutcome::Tie.name() {
-                    let all = [(said != ComparisonOutcome::Null).then(|| said.name()), order[0], order[1]];
-                    for (share, said) in shares.iter_mut().zip(all) {
-                        if let Some(said) = said {
-                            add(share, prompt, f64::from(u8::from(said == expected.value(i))));
-                        }
-                    }
-                }
-            }
-        }
-        let record = WinRecord::from_comparisons(outcomes.iter().map(|(p, o)| (p.as_str(), *o)), &self.bootstrap);
-        let mut figures = vec![
-            ("win_rate", record.win_rate),
-            ("wins", record.win_share),
-            ("ties", record.tie_share),
-            ("losses", record.loss_share),
-            ("nulls", count(record.nulls, outcomes.len() as u64)),
-        ];
-        for (name, share) in
-            ["agreement", "agreement_first", "agreement_second", "order_agreement"].into_iter().zip(&shares)
-        {
-            if !share.is_empty() {
-                figures.push((name, self.ratio(share)));
-            }
-        }
-        Ok(figures)
+    fn options(&self) -> FigureOptions {
+        FigureOptions { bootstrap: self.bootstrap, perfect: self.perfect, bin: self.bin }
     }
 
-    fn ratio(&self, parts: &BTreeMap<String, ClusterSum>) -> Option<Estimate> {
-        self.bootstrap.ratio(&parts.values().copied().collect::<Vec<_>>())
+    fn comparisons(&self, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Vec<Figure>> {
+        let mut comparisons = ComparisonStats::default();
+        for batch in batches {
+            comparisons.take(&batch?)?;
+        }
+        Ok(figures::of_comparisons(&comparisons, &self.options()))
     }
 
     fn answers(&self, cx: &Context<'_>, now: &AnswerStats, before: Option<&AnswerStats>) -> Vec<Figure> {
-        let mut figures = now.figures(&self.bootstrap);
-        let Some(before) = before.filter(|_| now.scored()) else { return figures };
-        let (changes, warning) = now.changes(before, cx.epoch.iteration, self.bin, self.growth);
-        figures.extend(changes);
+        let mut all = figures::of_answers(now, &self.options());
+        let Some(before) = before.filter(|_| now.scored()) else { return all };
+        let change = Change { before, now };
+        let (changes, warning) = figures::of_change(&change, cx.epoch.iteration, self.growth, &self.options());
+        all.extend(changes);
         if let Some(warning) = warning {
             tracing::warn!("step `{}`: {warning}", cx.step.name);
         }
-        figures
+        all
     }
 
     /// Returns the figures of scores against ranks, and the number of scored answers without a rank.
     fn reward(&self, cx: &Context<'_>, input: &str, ranked: &str) -> Result<(Vec<Figure>, u64)> {
-        let mut scores: HashMap<String, f64> = HashMap::new();
+        let mut stats = RankedStats::default();
         for batch in cx.microbatches(input) {
-            let (_, batch) = batch?;
-            let columns = Columns(&batch);
-            let (ids, score) = (columns.text("response_id")?, columns.float("score")?);
-            let known = (0..batch.num_rows()).filter(|&i| score.is_valid(i));
-            scores.extend(known.map(|i| (ids.value(i).to_owned(), f64::from(score.value(i)))));
+            stats.take_scores(&batch?.1)?;
         }
-        let mut prompts: BTreeMap<String, Vec<RankedAnswer>> = BTreeMap::new();
-        let mut given: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-        let mut seen: HashSet<String> = HashSet::new();
         for batch in cx.microbatches(ranked) {
-            let (_, batch) = batch?;
-            let columns = Columns(&batch);
-            let (prompt, ids, rank) = (columns.text("prompt_id")?, columns.text("response_id")?, columns.uint("rank")?);
-            let known = batch.column_by_name("score").map(|_| columns.float("score")).transpose()?;
-            for i in 0..batch.num_rows() {
-                if let (Some(known), Some(&said)) = (known.filter(|k| k.is_valid(i)), scores.get(ids.value(i))) {
-                    given.entry(prompt.value(i).into()).or_default().push((known.value(i).into(), said));
-                }
-                seen.insert(ids.value(i).to_owned());
-                let judged = RankedAnswer { rank: f64::from(rank.value(i)), score: scores.get(ids.value(i)).copied() };
-                prompts.entry(prompt.value(i).into()).or_default().push(judged);
-            }
+            stats.take_ranks(&batch?.1)?;
         }
-        let unranked = scores.keys().filter(|id| !seen.contains(*id)).count() as u64;
-        let table =
-            RewardModelTable::from_prompts(&prompts.into_values().collect::<Vec<_>>(), self.perfect, &self.bootstrap);
-        let mut figures = vec![
-            ("pairwise_accuracy", table.pairwise_accuracy),
-            ("pairwise_tied", table.pairwise_tied),
-            ("five_best", table.five_best),
-            ("exact_match", table.exact_match),
-            ("spearman", table.spearman),
-            ("kendall", table.kendall),
-            ("reward_nulls", count(table.nulls, table.answers)),
-        ];
-        if !given.is_empty() {
-            let agreement = reward::agreement(&given.into_values().collect::<Vec<_>>(), &self.bootstrap);
-            figures.push(("score_spearman", agreement));
-        }
-        Ok((figures, unranked))
+        Ok((figures::of_ranks(&stats, &self.options()), stats.unranked()))
     }
 }
 
@@ -293,17 +199,17 @@ impl Collect for Measure {
             rows.extend(figures.into_iter().map(|f| (input.step.as_str(), f)));
         }
         let number = |of: &dyn Fn(&Estimate) -> f64| -> ArrayRef {
-            let value = |(_, (_, e)): &(&str, Figure)| e.as_ref().map(of).filter(|v| v.is_finite());
+            let value = |(_, figure): &(&str, Figure)| figure.estimate.as_ref().map(of).filter(|v| v.is_finite());
             Arc::new(rows.iter().map(value).collect::<Float64Array>())
         };
         let rows = named::MEASURES.batch(vec![
             Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0))),
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1.0))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1.def.name))),
             number(&|e| e.value),
             number(&|e| e.low),
             number(&|e| e.high),
             Arc::new(UInt32Array::from_iter_values(
-                rows.iter().map(|r| r.1.1.map_or(0, |e| e.n.min(u32::MAX.into()) as u32)),
+                rows.iter().map(|r| r.1.estimate.map_or(0, |e| e.n.min(u32::MAX.into()) as u32)),
             )),
         ])?;
         Ok(Output::of_iteration(rows, Vec::new(), accounted.get()).with_unused("no_rank", unranked))

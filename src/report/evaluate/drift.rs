@@ -6,15 +6,16 @@ use serde_json::{Value, json};
 
 use crate::data::did_you_mean;
 use crate::error::{Error, Result};
-use crate::eval::answers::{AnswerStats, Figure};
 use crate::eval::bootstrap::Bootstrap;
+use crate::eval::figures::{self, AnswerStats, Change, FIGURES, Figure, FigureDef, FigureOptions, Unit};
 use crate::report::inspect::show::aligned;
 use crate::store::Run;
 
 /// Distinct-n is computed over this number of answers of each iteration, so that iterations are comparable.
 const DISTINCT_OF: usize = 1000;
-/// Bin width of `score_variation`, in points.
-const BIN: f64 = 0.5;
+
+/// A figure without a column in the table, which has the words and the tokens.
+const WITHOUT_COLUMN: &str = "characters";
 
 struct Round {
     step: String,
@@ -61,6 +62,7 @@ impl Drift {
         if chosen.is_empty() {
             return Err(Error::user(format!("`{}` has no answers yet", run.dir().display())));
         }
+        let options = FigureOptions { bootstrap: *bootstrap, ..FigureOptions::default() };
         let mut rounds = Vec::new();
         for step in chosen {
             let iterations: BTreeSet<u32> = run.files(&step).iter().map(|f| f.iteration).collect();
@@ -72,10 +74,11 @@ impl Drift {
                     n += rows.num_rows() as u64;
                     now.take(&rows, DISTINCT_OF)?;
                 }
-                let mut figures = now.figures(bootstrap);
+                let mut figures = figures::of_answers(&now, &options);
                 let mut warning = None;
                 if let Some((_, before)) = before.as_ref().filter(|(i, _)| i + 1 == iteration && now.scored()) {
-                    let (changes, warned) = now.changes(before, iteration, BIN, growth);
+                    let change = Change { before, now: &now };
+                    let (changes, warned) = figures::of_change(&change, iteration, growth, &options);
                     figures.extend(changes);
                     warning = warned;
                 }
@@ -97,8 +100,8 @@ impl Drift {
         let finite = |v: f64| Some(v).filter(|v| v.is_finite());
         let round = |r: &Round| {
             let mut row = json!({"step": r.step, "iteration": r.iteration, "answers": r.answers});
-            for (name, e) in &r.figures {
-                row[*name] = match e {
+            for Figure { def, estimate } in &r.figures {
+                row[def.name] = match estimate {
                     Some(e) => {
                         json!({"value": finite(e.value), "low": finite(e.low), "high": finite(e.high), "n": e.n})
                     }
@@ -113,31 +116,27 @@ impl Drift {
 
     /// Formats one line for each step and iteration.
     pub fn table(&self) -> String {
-        const NAMES: [&str; 10] = [
-            "tokens",
-            "words",
-            "cut",
-            "distinct_1",
-            "distinct_2",
-            "score",
-            "score_shift",
-            "score_variation",
-            "length_growth",
-            "score_growth",
-        ];
-        let value = |r: &Round, name: &str| r.figures.iter().find(|f| f.0 == name).and_then(|f| f.1).map(|e| e.value);
-        let there: Vec<&str> = NAMES.into_iter().filter(|n| self.0.iter().any(|r| value(r, n).is_some())).collect();
-        let cell = |r: &Round, name: &str| match value(r, name) {
-            Some(v) if matches!(name, "tokens" | "words") => format!("{v:.1}"),
-            Some(v) if name.ends_with("growth") => format!("{:+.1}%", 100. * v),
-            Some(v) => format!("{v:.3}"),
-            None => String::new(),
+        let value = |r: &Round, def: &FigureDef| {
+            r.figures.iter().find(|f| f.def.name == def.name).and_then(|f| f.estimate).map(|e| e.value)
+        };
+        let columns = FIGURES.iter().filter(|def| def.unit != Unit::Rows && def.name != WITHOUT_COLUMN);
+        let mut there: Vec<&FigureDef> =
+            columns.copied().filter(|def| self.0.iter().any(|r| value(r, def).is_some())).collect();
+        // Lengths are read together.
+        there.sort_by_key(|def| def.unit != Unit::Length);
+        let cell = |r: &Round, def: &FigureDef| match (value(r, def), def.unit) {
+            (None, _) => String::new(),
+            (Some(v), Unit::Rows) => format!("{v}"),
+            (Some(v), Unit::Length) => format!("{v:.1}"),
+            (Some(v), Unit::Growth) => format!("{:+.1}%", 100. * v),
+            (Some(v), Unit::Value) => format!("{v:.3}"),
         };
         let row = |r: &Round| {
             let first = [r.step.clone(), r.iteration.to_string(), r.answers.to_string()];
-            first.into_iter().chain(there.iter().map(|n| cell(r, n))).collect::<Vec<_>>()
+            first.into_iter().chain(there.iter().map(|def| cell(r, def))).collect::<Vec<_>>()
         };
-        let head: Vec<&str> = ["step", "iteration", "answers"].into_iter().chain(there.iter().copied()).collect();
+        let head: Vec<&str> =
+            ["step", "iteration", "answers"].into_iter().chain(there.iter().map(|def| def.name)).collect();
         let right: Vec<bool> = (0..head.len()).map(|c| c > 0).collect();
         aligned(&head, &right, &self.0.iter().map(row).collect::<Vec<_>>()).join("\n")
     }

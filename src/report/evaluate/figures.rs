@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::Columns;
 use crate::error::{Error, Result};
+use crate::eval::figures::{FigureDef, Unit};
 use crate::report::inspect::show::aligned;
 use crate::store::Run;
 
@@ -19,9 +20,9 @@ struct Figure {
 }
 
 impl Figure {
-    /// Whether the figure is a count of rows.
+    /// Whether the figure is a number of rows.
     fn counts(&self) -> bool {
-        self.name.ends_with("nulls") || self.name == "unscored"
+        FigureDef::by_name(&self.name).is_some_and(|def| def.unit == Unit::Rows)
     }
 }
 
