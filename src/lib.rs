@@ -88,6 +88,7 @@
 //! ```
 //! use candle_core::{DType, Device};
 //! use reflux::model::Model;
+//! use reflux::train::losses::PairColumns;
 //! use reflux::train::{DpoConfig, ForwardLimits, Pair, Quiet, dpo, reference};
 //!
 //! let model = Model::load("pipelines/listworld/m0".as_ref(), &Device::Cpu, DType::F32, true)?;
@@ -98,8 +99,7 @@
 //!     chosen: text("cat dog")?,
 //!     rejected: text("red blue")?,
 //!     reference: None,
-//!     margin: 1.0,
-//!     consistency: 1.0,
+//!     columns: PairColumns::default(),
 //! }];
 //! reference(&model.llama, &mut pairs, ForwardLimits::default(), &mut Quiet)?;
 //! let trained = dpo(&model.llama, &pairs, &[], &DpoConfig::default(), &mut Quiet)?;

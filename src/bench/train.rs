@@ -9,6 +9,7 @@ use super::gemm::{Product, rate};
 use super::{flops_per_token, peak_rss_mb, round};
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
+use crate::train::losses::PairColumns;
 use crate::train::{
     AdamWConfig, Decay, Example, ForwardLimits, Objective, Pair, Quiet, Schedule, Scored, StepMetrics, Trainer, Warmup,
     reference,
@@ -75,8 +76,7 @@ pub fn dpo(model: &Model, work: &TrainingWorkload) -> Result<TrainingReport> {
             chosen: chosen.clone(),
             rejected: rejected.clone(),
             reference: None,
-            margin: 1.,
-            consistency: 1.,
+            columns: PairColumns::default(),
         }),
         _ => Err(Error::user(format!("row {} has no chosen and rejected completion", i + 1))),
     };

@@ -72,6 +72,10 @@ impl Objective {
         pairs: &[&Pair],
     ) -> Result<Scores> {
         let column = |value: fn(&Pair) -> f64| pairs.iter().map(|p| value(p)).collect();
+        let columns = self
+            .loss
+            .columns()
+            .map(|column| Ok((column.name, on_cpu(pairs.iter().map(|pair| pair.columns.get(column)).collect())?)));
         Ok(Scores {
             chosen,
             rejected,
@@ -79,8 +83,7 @@ impl Objective {
             ref_rejected: on_cpu(reference.iter().map(|r| r.1).collect())?,
             chosen_tokens: on_cpu(column(|p| p.chosen.len() as f64))?,
             rejected_tokens: on_cpu(column(|p| p.rejected.len() as f64))?,
-            margin: on_cpu(column(|p| p.margin))?,
-            consistency: on_cpu(column(|p| p.consistency))?,
+            columns: columns.collect::<Result<_>>()?,
             params: self.params.clone(),
         })
     }

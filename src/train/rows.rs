@@ -1,5 +1,6 @@
 //! Rows to train on: examples and pairs, and the problems of those that are left out.
 
+use super::losses::PairColumns;
 use crate::error::{Error, Result};
 use crate::model::{Completion, Message, Tokenizer, Unwritten};
 
@@ -57,10 +58,8 @@ pub struct Pair {
     /// Log-probabilities of the completions' tokens under the frozen reference, which [`reference`](super::reference())
     /// computes.
     pub reference: Option<Reference>,
-    /// The judge's score of chosen minus its score of rejected, for the losses that read it.
-    pub margin: f64,
-    /// Agreement of two judges on the ranking of the prompt's answers: C of CREAM, in [0, 1]. 1 without a comparison.
-    pub consistency: f64,
+    /// Columns for the losses that read them, such as the judge's margin.
+    pub columns: PairColumns,
 }
 
 /// A row that was left out of training, with the reason. It is written to the `errors` dataset.
@@ -68,8 +67,8 @@ pub struct Pair {
 pub struct Problem {
     /// The pair's id, or the example's index, counted from 0.
     pub id: String,
-    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference`,
-    /// `bad_margin` or `bad_consistency`.
+    /// `empty_prompt`, `empty_completion`, `equal_completions`, `too_long`, `unknown_token`, `bad_reference`, or the
+    /// code of a column that a loss reads, such as `bad_margin`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub message: String,

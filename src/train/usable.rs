@@ -1,5 +1,6 @@
 //! Checks which rows can be trained on.
 
+use super::losses;
 use super::rows::{Example, Pair, Problem, Reference};
 use crate::error::{Error, Result};
 use crate::model::Config;
@@ -25,13 +26,8 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
             Some(("too_long", format!("{message}; ask for shorter answers or raise max_length")))
         } else if let Some(message) = pair.reference.as_ref().and_then(|r| bad_reference(pair, r)) {
             Some(("bad_reference", message))
-        } else if !pair.margin.is_finite() {
-            Some((
-                "bad_margin",
-                "the difference of the scores is not a finite number; judge the answers again".to_owned(),
-            ))
-        } else if !(0.0..=1.0).contains(&pair.consistency) {
-            Some(("bad_consistency", format!("the consistency is {}, it must be from 0 to 1", pair.consistency)))
+        } else if let Some(problem) = bad_column(pair) {
+            Some(problem)
         } else {
             unknown_token(model, &[&pair.prompt, &pair.chosen, &pair.rejected])
         };
@@ -41,6 +37,15 @@ pub fn usable_pairs(model: &Config, pairs: &[Pair], max_length: Option<usize>) -
         }
     }
     (usable, problems)
+}
+
+/// The problem of a column that losses read, if its value is out of range.
+fn bad_column(pair: &Pair) -> Option<(&'static str, String)> {
+    losses::columns().into_iter().find_map(|column| {
+        let (value, (least, most), (code, demand)) = (pair.columns.get(column), column.range, column.bad);
+        let problem = || (code, format!("the {} is {value}, it {demand}", column.name));
+        (!(least..=most).contains(&value)).then(problem)
+    })
 }
 
 /// The problem of a pair's reference, if it has one.

@@ -20,6 +20,7 @@ use reflux::operators::{self, Models};
 use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 use reflux::store::files::fault;
 use reflux::store::{Run, read_parquet};
+use reflux::train::losses::PairColumns;
 use reflux::train::{
     AdamWConfig, Decay, ForwardLimits, Objective, Pair, Quiet, Reference, Schedule, Trainer, Warmup, usable_pairs,
 };
@@ -198,8 +199,7 @@ fn pairs(rows: &RecordBatch) -> Vec<Pair> {
             chosen: chosen_logprobs.row(i).to_vec(),
             rejected: rejected_logprobs.row(i).to_vec(),
         }),
-        margin: c.float("margin").unwrap().value(i).into(),
-        consistency: 1.,
+        columns: PairColumns::default(),
     };
     (0..rows.num_rows()).map(pair).collect()
 }

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use reflux::model::Llama;
 use reflux::model::backprop::Options;
 use reflux::model::ops::{Dropout, Packed, Segment};
-use reflux::train::losses::LossParams;
+use reflux::train::losses::{LossParams, PairColumns};
 use reflux::train::{
     AdamWConfig, BatchSize, Decay, DpoConfig, Example, ForwardLimits, Objective, Pair, Quiet, Schedule, SftConfig,
     Trained, Trainer, Warmup, dpo, sft,
@@ -301,8 +301,7 @@ fn wide() -> Vec<u32> {
         chosen: tokens(80),
         rejected: tokens(70),
         reference: None,
-        margin: 1.,
-        consistency: 1.,
+        columns: PairColumns::default(),
     };
     let pairs: Vec<Pair> = (0..4).map(|i| pair(i, &mut tokens)).collect();
     let replay: Vec<Example> = (0..4).map(|_| Example { tokens: tokens(90), context: 10 }).collect();

@@ -268,8 +268,7 @@ fn losses_equal_torch_in_value_and_gradient() {
             ref_rejected: tensor("ref_rejected"),
             chosen_tokens: tensor("chosen_tokens"),
             rejected_tokens: tensor("rejected_tokens"),
-            margin: tensor("margin"),
-            consistency: tensor("consistency"),
+            columns: losses::columns().into_iter().map(|column| (column.name, tensor(column.name))).collect(),
             params: loss_params(case),
         };
         let each = (loss.each)(&scores).unwrap();

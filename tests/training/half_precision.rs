@@ -15,6 +15,7 @@ use reflux::engine::{EngineConfig, Request, Sampling, open};
 use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
 use reflux::model::ops::{Segment, with_composed};
 use reflux::model::{Config, Llama, Message, Model};
+use reflux::train::losses::PairColumns;
 use reflux::train::{
     AdamWConfig, Decay, Example, ForwardLimits, Objective, Pair, Quiet, Reference, Schedule, StepMetrics, Trainer,
     Warmup, reference,
@@ -60,8 +61,7 @@ fn pairs(dtype: DType) -> Vec<Pair> {
         chosen: ids(&p["chosen"]),
         rejected: ids(&p["rejected"]),
         reference: None,
-        margin: 1.,
-        consistency: 1.,
+        columns: PairColumns::default(),
     };
     let mut pairs: Vec<Pair> = json("data.json")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect();
     reference(&reference_model(dtype), &mut pairs, ForwardLimits::default(), &mut Quiet).unwrap();

@@ -8,6 +8,7 @@ use crate::support::{
 use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::Llama;
+use reflux::train::losses::{PairColumns, column};
 use reflux::train::{
     BatchSize, Decay, DpoConfig, Example, ForwardLimits, Objective, Pair, Progress, Quiet, Reference, Schedule,
     SftConfig, StepMetrics, Warmup, dpo, losses, reference, sft, usable_examples, usable_pairs,
@@ -22,7 +23,7 @@ fn dpo_config() -> DpoConfig {
 fn pair(id: &str, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Pair {
     let (prompt, chosen, rejected) = (prompt.to_vec(), chosen.to_vec(), rejected.to_vec());
     let reference = Reference { chosen: vec![-1.; chosen.len()], rejected: vec![-2.; rejected.len()] };
-    Pair { id: id.into(), prompt, chosen, rejected, reference: Some(reference), margin: 1., consistency: 1. }
+    Pair { id: id.into(), prompt, chosen, rejected, reference: Some(reference), columns: PairColumns::default() }
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn a_pair_without_reference_is_not_trained_on() {
 #[test]
 fn a_loss_that_is_not_finite_names_step_and_pairs_and_leaves_the_weights() {
     let mut rows: Vec<Pair> = against("start").into_iter().take(4).collect();
-    rows[2].margin = 1e200; // finite, its square is not
+    rows[2].columns.set(column("margin").unwrap(), 1e200); // finite, its square is not
     let objective = Objective { loss: losses::by_name("rpo_sq").unwrap(), ..Objective::default() };
     let config = DpoConfig { objective, batch_size: 2, shuffle: false, ..dpo_config() };
     let llama = policy("start");

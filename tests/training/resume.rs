@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use reflux::error::{Error, ErrorKind, Result};
 use reflux::model::{Llama, LoraConfig};
 use reflux::store::Run;
+use reflux::train::losses::column;
 use reflux::train::{
     AdamWConfig, BatchSize, Checkpoint, Checkpoints, Decay, DpoConfig, KeepWeights, Objective, Pair, Progress,
     Schedule, SftConfig, StepMetrics, Trained, Validation, ValidationMetric, Warmup, dpo, dpo_stream, sft,
@@ -296,7 +297,7 @@ fn a_checkpoint_that_is_not_whole_or_not_its_own_is_not_used() {
     };
     let pairs = against("reference");
     let mut other = pairs.clone();
-    other[7].margin += 1.;
+    other[7].columns.set(column("margin").unwrap(), 2.);
     let seeded = DpoConfig { seed: 9, ..config.clone() };
     for (what, start, pairs, now) in [
         ("start", "another", &pairs, &config),

@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device};
 use reflux::model::Model;
+use reflux::train::losses::PairColumns;
 use reflux::train::{AdamWConfig, Decay, ForwardLimits, Objective, Pair, Quiet, Schedule, Trainer, Warmup, reference};
 use serde_json::Value;
 
@@ -21,8 +22,7 @@ fn three_steps_of_smollm2_are_trls() {
         chosen: ids(&p["chosen"]),
         rejected: ids(&p["rejected"]),
         reference: None,
-        margin: 1.,
-        consistency: 1.,
+        columns: PairColumns::default(),
     };
     let mut pairs: Vec<Pair> = rows.iter().enumerate().map(pair).collect();
     let model = Model::load(gguf.as_ref(), &Device::Cpu, DType::F32, true).unwrap();

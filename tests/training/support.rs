@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use reflux::model::{Config, Llama};
+use reflux::train::losses::PairColumns;
 use reflux::train::{Example, ForwardLimits, Pair, Quiet, reference};
 use serde_json::Value;
 
@@ -38,8 +39,7 @@ pub fn pairs() -> Vec<Pair> {
         chosen: ids(&p["chosen"]),
         rejected: ids(&p["rejected"]),
         reference: None,
-        margin: 1.,
-        consistency: 1.,
+        columns: PairColumns::default(),
     };
     json("data")["pairs"].as_array().unwrap().iter().enumerate().map(pair).collect()
 }

@@ -1,6 +1,7 @@
 //! What is measured on held-out rows is what a step on these rows would have said.
 
 use crate::support::{against, bits, examples, policy};
+use reflux::train::losses::column;
 use reflux::train::{
     DpoConfig, KeepWeights, Objective, Progress, SftConfig, StepMetrics, Validation, ValidationMetric, dpo, sft,
 };
@@ -18,7 +19,10 @@ fn validation<T>(rows: Vec<T>) -> Option<Validation<T>> {
 fn measured_after_a_step_is_the_next_step_on_the_same_rows() {
     // Every step takes all rows, and the held-out rows are the same: a step's metrics are from before it.
     let mut pairs = against("reference");
-    pairs.iter_mut().enumerate().for_each(|(i, pair)| pair.consistency = (i % 5) as f64 / 4.);
+    pairs
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, pair)| pair.columns.set(column("consistency").unwrap(), (i % 5) as f64 / 4.));
     let runs = [(4096, "sigmoid", None), (60, "ipo", None), (60, "sigmoid", Some(0.3)), (4096, "cream", None)];
     for (rows_at_once, loss, ld_alpha) in runs {
         let loss = reflux::train::losses::LOSSES.iter().find(|l| l.name == loss).unwrap();

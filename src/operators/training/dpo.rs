@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
-use crate::train::losses::{Input, Loss, LossParams};
+use crate::train::losses::{Input, Loss, LossParams, PairColumns};
 use crate::train::{self, DpoConfig, Example, ForwardLimits, Objective, Pair, ValidationMetric};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -265,17 +265,13 @@ impl StepSpec for Dpo {
         };
         let mut problems: Vec<String> = inputs.iter().filter_map(accepted).collect();
         let loss = self.config.objective.loss;
-        if loss.takes(Input::Consistency) {
-            let lacks = |p: &&Port<'_>| {
-                let column = p.schema.columns.iter().any(|c| c.name == "consistency");
-                p.key != "replay" && (!column || p.lacks.contains(&"consistency"))
-            };
-            let message = |p: &Port<'_>| {
-                format!(
-                    "`{}` does not say how far two judges agree, which the loss {} reads: give its `select` consistency = \"STEP\"",
-                    p.step, loss.name
-                )
-            };
+        for column in loss.columns() {
+            let (unfilled, remedy) = column.unfilled;
+            let fills =
+                |p: &Port<'_>, name: &str| p.schema.columns.iter().any(|c| c.name == name) && !p.lacks.contains(&name);
+            let lacks = |p: &&Port<'_>| p.key != "replay" && !column.needs.iter().all(|name| fills(p, name));
+            let message =
+                |p: &Port<'_>| format!("`{}` {unfilled}, which the loss {} reads: {remedy}", p.step, loss.name);
             problems.extend(inputs.iter().filter(lacks).map(message));
         }
         problems.extend(super::sft::unused_rubric(self.rubric_given, inputs, "replay"));
@@ -294,17 +290,22 @@ pub(crate) fn pairs(rows: &RecordBatch) -> Result<Vec<Pair>> {
     let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
     let (prompt, chosen, rejected) =
         (columns.tokens("prompt_tokens")?, columns.tokens("chosen_tokens")?, columns.tokens("rejected_tokens")?);
-    let margins = columns.float("margin")?;
-    // Foreign datasets may lack the column.
-    let consistency = rows.column_by_name("consistency").map(|_| columns.float("consistency")).transpose()?;
-    let pair = |i: usize| Pair {
-        id: pair_id(chosen_ids.value(i), rejected_ids.value(i)),
-        prompt: prompt.row(i).to_vec(),
-        chosen: chosen.row(i).to_vec(),
-        rejected: rejected.row(i).to_vec(),
-        margin: margins.value(i).into(),
-        consistency: consistency.filter(|c| c.is_valid(i)).map_or(1., |c| c.value(i).into()),
-        reference: None,
+    // Foreign datasets may lack a column.
+    let read = train::losses::columns().into_iter().filter(|column| rows.column_by_name(column.name).is_some());
+    let read: Vec<_> = read.map(|column| Ok((column, columns.float(column.name)?))).collect::<Result<_>>()?;
+    let pair = |i: usize| {
+        let mut columns = PairColumns::default();
+        read.iter()
+            .filter(|(_, values)| values.is_valid(i))
+            .for_each(|(c, values)| columns.set(c, values.value(i).into()));
+        Pair {
+            id: pair_id(chosen_ids.value(i), rejected_ids.value(i)),
+            prompt: prompt.row(i).to_vec(),
+            chosen: chosen.row(i).to_vec(),
+            rejected: rejected.row(i).to_vec(),
+            columns,
+            reference: None,
+        }
     };
     Ok((0..rows.num_rows()).map(pair).collect())
 }

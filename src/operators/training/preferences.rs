@@ -13,7 +13,7 @@ use crate::data::Messages;
 use crate::model::{Message, Tokenizer};
 use crate::operators::shared::prelude::*;
 use crate::train::Scored;
-use crate::train::losses::{Input, Loss};
+use crate::train::losses::{Loss, PairColumn};
 
 /// What to do with pairs whose token ids come from another tokenizer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,19 +144,8 @@ impl PairReader<'_> {
         let (chosen_ids, rejected_ids) = (columns.text("chosen_id")?, columns.text("rejected_id")?);
         let valid = |column: &str, row: usize| rows.column_by_name(column).is_some_and(|column| column.is_valid(row));
         let missing = |row: usize| {
-            if self.loss.takes(Input::Margin) && !(valid("chosen_score", row) && valid("rejected_score", row)) {
-                return Some((
-                    "no_score",
-                    "this loss aims at the difference of the answers' scores, and they have none; choose another loss",
-                ));
-            }
-            if self.loss.takes(Input::Consistency) && !valid("consistency", row) {
-                return Some((
-                    "no_consistency",
-                    "this loss reads how far two judges agree, and the pair does not say; give `select` a `consistency`",
-                ));
-            }
-            None
+            let lacks = |column: &&PairColumn| !column.needs.iter().all(|name| valid(name, row));
+            self.loss.columns().find(lacks).map(|column| column.missing)
         };
         let mut complete = vec![true; rows.num_rows()];
         for (row, complete) in complete.iter_mut().enumerate() {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
+use super::columns::PairColumn;
 use super::parameters::Parameter;
 use super::scores::Scores;
 
@@ -13,10 +14,8 @@ use super::scores::Scores;
 pub enum Input {
     /// A parameter.
     Parameter(&'static Parameter),
-    /// [`Scores::margin`].
-    Margin,
-    /// [`Scores::consistency`].
-    Consistency,
+    /// A column of the pairs.
+    Column(&'static PairColumn),
     /// [`Scores::ref_chosen`] and [`Scores::ref_rejected`].
     Reference,
 }
@@ -27,7 +26,7 @@ impl Input {
         match self {
             Self::Parameter(parameter) => Some(parameter.key),
             Self::Reference => Some("reference"),
-            Self::Margin | Self::Consistency => None,
+            Self::Column(_) => None,
         }
     }
 }
@@ -57,6 +56,14 @@ impl Loss {
     /// Whether it reads this input.
     pub fn takes(&self, input: Input) -> bool {
         self.reads.contains(&input)
+    }
+
+    /// The columns of the pairs that it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &'static PairColumn> {
+        self.reads.iter().filter_map(|input| match input {
+            Input::Column(column) => Some(*column),
+            _ => None,
+        })
     }
 }
 

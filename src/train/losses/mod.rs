@@ -6,6 +6,7 @@
 //! `margin_scale` times the judge's score of `w` minus its score of `l`; `C` is the agreement of two judges, in [0, 1].
 
 mod apo;
+mod columns;
 mod cream;
 mod hinge;
 mod ipo;
@@ -21,6 +22,7 @@ mod simpo;
 
 use crate::error::{Error, Result};
 
+pub use columns::{PairColumn, PairColumns};
 pub use loss::{Input, Loss};
 pub use parameters::{LossParams, Parameter};
 pub use scores::Scores;
@@ -60,6 +62,28 @@ pub fn parameters() -> Vec<&'static Parameter> {
             && !all.contains(parameter)
         {
             all.push(parameter);
+        }
+    }
+    all
+}
+
+/// The column of this name that a loss declares.
+///
+/// # Errors
+/// No loss declares it. The message lists all columns.
+pub fn column(name: &str) -> Result<&'static PairColumn> {
+    columns().into_iter().find(|column| column.name == name).ok_or_else(|| {
+        let all: Vec<_> = columns().into_iter().map(|column| column.name).collect();
+        Error::user(format!("no loss reads a column `{name}`")).help(format!("choose one of: {}", all.join(", ")))
+    })
+}
+
+/// Every column of the pairs that a loss declares, once, in the order of [`LOSSES`].
+pub fn columns() -> Vec<&'static PairColumn> {
+    let mut all: Vec<&'static PairColumn> = Vec::new();
+    for column in LOSSES.iter().flat_map(Loss::columns) {
+        if !all.contains(&column) {
+            all.push(column);
         }
     }
     all

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::columns::PairColumn;
 use super::loss::{Input, Loss};
 use super::math::bernoulli_kl;
 use super::parameters::Parameter;
@@ -15,16 +16,30 @@ const MARGIN_SCALE: Parameter = Parameter {
     range: (0., 1e6),
 };
 
+/// The judge's score of chosen minus its score of rejected.
+const MARGIN: PairColumn = PairColumn {
+    name: "margin",
+    default: 0.,
+    range: (f64::MIN, f64::MAX),
+    needs: &["chosen_score", "rejected_score"],
+    unfilled: ("has no scores of both answers", "choose another loss"),
+    missing: (
+        "no_score",
+        "this loss aims at the difference of the answers' scores, and they have none; choose another loss",
+    ),
+    bad: ("bad_margin", "must be a finite number; judge the answers again"),
+};
+
 /// `g`.
 fn target(s: &Scores) -> Result<Tensor> {
-    &s.margin * s.get(&MARGIN_SCALE)
+    s.column(&MARGIN)? * s.get(&MARGIN_SCALE)
 }
 
 pub(super) const SQUARED: Loss = Loss {
     name: "rpo_sq",
     equation: "(beta D - g)^2",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, squared distance",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Margin],
+    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
     each: rpo_sq,
 };
 
@@ -36,7 +51,7 @@ pub(super) const BACKWARD_KL: Loss = Loss {
     name: "rpo_bwd_kl",
     equation: "KL(Bernoulli(s(g)) || Bernoulli(s(beta D)))",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, backward KL",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Margin],
+    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
     each: rpo_bwd_kl,
 };
 
@@ -48,7 +63,7 @@ pub(super) const FORWARD_KL: Loss = Loss {
     name: "rpo_fwd_kl",
     equation: "KL(Bernoulli(s(beta D)) || Bernoulli(s(g)))",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Margin],
+    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
     each: rpo_fwd_kl,
 };
 

@@ -1,7 +1,10 @@
 //! Inputs of the losses: summed log-probabilities of pairs, and what the pairs carry.
 
-use candle_core::{Result, Tensor};
+use std::collections::BTreeMap;
 
+use candle_core::{Error, Result, Tensor};
+
+use super::columns::PairColumn;
 use super::parameters::{LossParams, Parameter};
 
 /// Inputs of a loss for a batch of pairs. Every tensor is `[B]`, f64 on the CPU; only `chosen` and `rejected` have
@@ -19,10 +22,8 @@ pub struct Scores {
     pub chosen_tokens: Tensor,
     /// Number of tokens of `y_l`.
     pub rejected_tokens: Tensor,
-    /// The judge's score of `y_w` minus its score of `y_l`.
-    pub margin: Tensor,
-    /// `C`, in [0, 1].
-    pub consistency: Tensor,
+    /// The columns of the pairs that the losses declare, by name.
+    pub columns: BTreeMap<&'static str, Tensor>,
     /// Parameters of the losses.
     pub params: LossParams,
 }
@@ -35,6 +36,10 @@ impl Scores {
     /// The value of a parameter that the loss declares.
     pub(super) fn get(&self, parameter: &Parameter) -> f64 {
         self.params.get(parameter)
+    }
+    /// A column of the pairs that the loss declares.
+    pub(super) fn column(&self, column: &PairColumn) -> Result<&Tensor> {
+        self.columns.get(column.name).ok_or_else(|| Error::Msg(format!("the pairs have no `{}`", column.name)))
     }
     /// `r_w`.
     pub(super) fn chosen_ratio(&self) -> Result<Tensor> {

@@ -18,6 +18,11 @@ fn params(label_smoothing: f64) -> LossParams {
     params
 }
 
+/// Values of a column of the pairs, in its range.
+fn values(column: &PairColumn) -> [f64; 4] {
+    [1., 0.5, 0.8, 0.].map(|value: f64| value.clamp(column.range.0, column.range.1))
+}
+
 fn scores(chosen: &Tensor, rejected: &Tensor, label_smoothing: f64) -> Scores {
     let of = |values: [f64; 4]| Tensor::new(&values, &Device::Cpu).unwrap();
     Scores {
@@ -27,8 +32,7 @@ fn scores(chosen: &Tensor, rejected: &Tensor, label_smoothing: f64) -> Scores {
         ref_rejected: of([-12., -20., -4., -10.]),
         chosen_tokens: of([3., 7., 1., 300.]),
         rejected_tokens: of([4., 7., 2., 3.]),
-        margin: of([1., 0.25, 4., 2.]),
-        consistency: of([1., 0.5, 0.8, 0.]),
+        columns: columns().into_iter().map(|column| (column.name, of(values(column)))).collect(),
         params: params(label_smoothing),
     }
 }
@@ -67,12 +71,6 @@ fn gradients_are_those_of_finite_differences_also_where_policy_equals_reference(
 fn losses_read_what_they_declare() {
     let at = |v: [f64; 4]| Tensor::new(&v, &Device::Cpu).unwrap();
     let base = || scores(&at([-10., -21., -3., -90.]), &at([-12., -20., -6., -10.]), 0.1);
-    type Change = fn(&mut Scores);
-    let columns: [(Input, Change); 3] = [
-        (Input::Margin, |s| s.margin = (&s.margin * 3.).unwrap()),
-        (Input::Consistency, |s| s.consistency = (&s.consistency * 0.5).unwrap()),
-        (Input::Reference, |s| s.ref_chosen = (&s.ref_chosen * 0.9).unwrap()),
-    ];
     for loss in LOSSES {
         let values = |s: &Scores| (loss.each)(s).unwrap().to_vec1::<f64>().unwrap();
         let check = |input: Input, changed: Scores| {
@@ -86,11 +84,15 @@ fn losses_read_what_they_declare() {
             changed.params.set(parameter, value);
             check(Input::Parameter(parameter), changed);
         }
-        for (input, change) in columns {
+        for column in columns() {
             let mut changed = base();
-            change(&mut changed);
-            check(input, changed);
+            let values = (&changed.columns[column.name] * 0.5).unwrap();
+            changed.columns.insert(column.name, values);
+            check(Input::Column(column), changed);
         }
+        let mut changed = base();
+        changed.ref_chosen = (&changed.ref_chosen * 0.9).unwrap();
+        check(Input::Reference, changed);
     }
 }
 
