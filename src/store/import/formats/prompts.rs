@@ -16,8 +16,10 @@ use crate::store::import::turns::{Turn, is_unanswered, take_turns};
 
 pub(super) static DEF: FormatDef = FormatDef {
     name: "prompts",
-    about: "prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with one prompt per line",
-    recognised_by: "`prompt` without an answer and without `origin`; `messages` without an assistant's turn; a `.txt` file",
+    about: "prompts without answers: `prompt`, a text or messages, or `messages`; a .txt file with one prompt per \
+            line",
+    recognised_by: "`prompt` without an answer and without `origin`; `messages` without an assistant's turn; a `.txt` \
+                    file",
     reads: "`prompt_messages`, or else `prompt`, a text or messages, or else `messages`; `prompt_id`",
     keys: &[
         "answer",
