@@ -22,7 +22,7 @@ pub struct GateKind {
 pub static GATES: [GateKind; 7] = [
     GateKind {
         name: "pair_yield",
-        about: "preference pairs of a prompt whose answers were judged",
+        about: "preference pairs per prompt whose answers were judged",
         low_is_bad: true,
         warn: 0.25,
         advice: "see data/errors for why prompts gave no pair; more samples, a higher temperature, a lower min_margin or more \
@@ -30,7 +30,7 @@ pub static GATES: [GateKind; 7] = [
     },
     GateKind {
         name: "parse_failures",
-        about: "share of the judgements without a readable score",
+        about: "share of judgements without a readable score",
         low_is_bad: false,
         warn: 0.2,
         advice: "look at the judgements' texts: raise the judge's max_tokens, mend its pattern or rubric, or train it on judged \
@@ -61,7 +61,7 @@ pub static GATES: [GateKind; 7] = [
     },
     GateKind {
         name: "duplicates",
-        about: "share of the answers whose text another answer of the iteration has",
+        about: "share of answers whose text equals another answer's in the iteration",
         low_is_bad: false,
         warn: 0.9,
         advice: "the policy says the same again and again: raise the temperature of `generate`, or look at the prompts",
@@ -135,9 +135,9 @@ pub(super) fn section(f: &mut Fields<'_>) -> Vec<Gate> {
     let gate = |kind: &'static GateKind| {
         f.table(kind.name, kind.about, |f| {
             let (warn, stop) = if kind.low_is_bad {
-                ("values below it are warned of", "values below it stop the run; they never do if not given")
+                ("values below it cause a warning", "values below it stop the run; never, if not set")
             } else {
-                ("values above it are warned of", "values above it stop the run; they never do if not given")
+                ("values above it cause a warning", "values above it stop the run; never, if not set")
             };
             let warn = f.float("warn", warn, Some(kind.warn), -1e9..=1e9);
             Gate { kind, warn, stop: f.optional_float("stop", stop, -1e9..=1e9) }

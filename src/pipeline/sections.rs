@@ -238,22 +238,22 @@ fn check_name(name: &str, what: &str, reserved: &[&str], span: Span, problems: &
 }
 
 fn header(f: &mut Fields<'_>, stem: &str) -> Header {
-    let name =
-        f.text("name", "name of the run: its directory is runs/NAME; the file's own name by default", Some(stem));
+    let name = f.text("name", "name of the run, which is stored in runs/NAME; defaults to the file's name", Some(stem));
     if f.given("name") && !is_name(&name) {
         let message = format!("`{}` cannot be the name of a pipeline", show(&name));
         let help = "names have letters, digits, underscores and hyphens, at most 64, and do not start with a hyphen";
         f.report(Diagnostic::new(&codes::BAD_NAME, message, f.span("name"), "here").help(help.to_owned()));
     }
     let seed = f.int("seed", "seed of all randomness", Some(0), 0..=i64::MAX);
-    let date = f.optional_text("date", "the date that chat templates see as today's, such as \"2025-01-31\"");
+    let date = f.optional_text("date", "current date as chat templates see it, such as \"2025-01-31\"");
     let date = date.and_then(|text| {
         let problem = |message: String| f.problem("date", message, "the same date every time makes runs repeat");
         text.parse().map_err(problem).ok()
     });
-    let iterations = f.int("iterations", "how often the loop runs; each makes the next policy", Some(1), 1..=1000);
-    let microbatch = f.count("microbatch", "rows of a microbatch where it starts", Some(32), 1..=65_536);
-    let window = f.count("window", "most microbatches open at once", Some(4), 1..=1024);
+    let iterations =
+        f.int("iterations", "number of iterations of the loop; each trains the next policy", Some(1), 1..=1000);
+    let microbatch = f.count("microbatch", "rows per microbatch", Some(32), 1..=65_536);
+    let window = f.count("window", "maximum number of microbatches in progress", Some(4), 1..=1024);
     Header {
         name,
         // Both values were checked against their ranges.
@@ -267,11 +267,11 @@ fn header(f: &mut Fields<'_>, stem: &str) -> Header {
 }
 
 fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
-    let threads = f.count("threads", "compute threads; 0 for one a core", Some(0), 0..=1024);
-    let max_batch = f.count("max_batch", "most sequences decoded together", Some(128), 1..=65_536);
+    let threads = f.count("threads", "number of compute threads; 0 means one per core", Some(0), 0..=1024);
+    let max_batch = f.count("max_batch", "maximum number of sequences decoded together", Some(128), 1..=65_536);
     let kv_memory = f.optional_bytes(
         "kv_memory",
-        "memory for keys and values; by default a share of what is free",
+        "memory for the key-value cache; defaults to a share of the free memory",
         1 << 20..=u64::MAX >> 1,
     );
     (Engine { threads, max_batch, kv_memory }, std::mem::take(&mut f.values))
@@ -286,7 +286,7 @@ fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
         let name = f.name(key, about);
         Named { key, name, span: f.span(key), how: How::Plain }
     };
-    let policy = name("policy", "the model that \"policy\" means in the first iteration");
+    let policy = name("policy", "the model that \"policy\" refers to in the first iteration");
     let next = name("next", "the training step whose model is the policy of the next iteration");
     let place = f.span("");
     DraftLoop { policy, next, place, values: std::mem::take(&mut f.values) }
@@ -301,21 +301,21 @@ fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
     let hub = f.optional_name("hf", "a model of the Hugging Face hub, \"org/name\"");
     let init = f.optional_path(
         "init",
-        "a directory with config.json and tokenizer.json: random weights of that shape",
+        "a directory with config.json and tokenizer.json; the weights are random",
         InputForm::Model,
     );
     let script = f.optional_path("script", "a file of scripted answers, for tests", InputForm::Text);
     let revision = f.optional_name("revision", "with hf: branch, tag or commit");
-    let seed = f.optional_int("seed", "with init: seed of the weights; the pipeline's by default", 0..=i64::MAX);
+    let seed = f.optional_int("seed", "with init: seed of the weights; defaults to the pipeline's seed", 0..=i64::MAX);
     let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
-    let dtype = match f.choice("dtype", "how weights are kept", &dtypes, Some("f32")) {
+    let dtype = match f.choice("dtype", "type of the weights in memory", &dtypes, Some("f32")) {
         "bf16" => Dtype::Bf16,
         "f16" => Dtype::F16,
         _ => Dtype::F32,
     };
     let config = f.optional_path(
         "config",
-        "a config.json that tells its shape where the model is not here, for `reflux cost`",
+        "a config.json with the model's shape, for `reflux cost` when the model itself is not available",
         InputForm::Text,
     );
     if script.is_some() {
@@ -390,8 +390,8 @@ fn step<O: ?Sized>(
 /// Reads the keys that every step may have: `from`, `model`, `keep`. They are not checked if the operator
 /// is unknown.
 fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<Named>, Option<Named>, bool) {
-    let inputs = f.inputs("the steps that it reads");
-    let about = "the model it uses: a [model.NAME], a training step that runs once, or \"policy\"";
+    let inputs = f.inputs("the steps whose rows it reads");
+    let about = "model to use: a [model.NAME], a training step that runs once, or \"policy\"";
     let needs = kind.map(|k| k.2);
     let name = match needs {
         Some(NeedsModel::Yes) => Some(f.name("model", about)).filter(|n| !n.is_empty()),
@@ -407,7 +407,7 @@ fn common(f: &mut Fields<'_>, kind: Option<(&str, Shape, NeedsModel)>) -> (Vec<N
         Some(NeedsModel::Optional) | None => f.optional_name("model", about),
     };
     let model = name.map(|name| Named { key: "model", name, span: f.span("model"), how: How::Plain });
-    let keep = f.bool("keep", "whether its rows are kept as a dataset", Some(true));
+    let keep = f.bool("keep", "whether to keep its rows as a dataset", Some(true));
     (inputs, model, keep)
 }
 
@@ -458,19 +458,19 @@ pub const SECTION_DOCS: [SectionDoc; 6] = [
     SectionDoc {
         name: "health",
         header: "[health]",
-        about: "bounds on figures of an iteration: each warns, or stops the run",
+        about: "limits for the figures of an iteration: beyond one, the run warns or stops",
         keys: || ask(health),
     },
     SectionDoc {
         name: "model",
         header: "[model.NAME]",
-        about: "a model that steps can name: where it comes from and how its weights are kept",
+        about: "a model that steps can use: its source, and the type of its weights",
         keys: || ask(|f| model(f, "NAME", Span::default())),
     },
     SectionDoc {
         name: "loop",
         header: "[loop]",
-        about: "the steps that train the policy; a file without it runs every step once",
+        about: "the steps that train the policy; without a loop, every step runs once",
         keys: || ask(loop_table),
     },
     SectionDoc {

@@ -39,7 +39,7 @@ fn sampling(f: &mut Fields<'_>) -> f64 {
     f.table("sampling", "how tokens are drawn", |f| {
         let temperature = f.float("temperature", "0 is greedy", Some(0.7), 0.0..=10.0);
         f.float("top_p", "nucleus", Some(0.9), 0.0..=1.0);
-        f.count("max_tokens", "most new tokens", Some(256), 1..=65_536);
+        f.count("max_tokens", "maximum number of new tokens", Some(256), 1..=65_536);
         temperature
     })
 }

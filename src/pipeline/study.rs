@@ -32,12 +32,12 @@ impl Variant {
 }
 
 pub(super) fn study(f: &mut Fields<'_>) -> Study {
-    let seeds = f.ints("seeds", "seeds of the runs; two or more, for an interval", None, 0..=u32::MAX.into());
+    let seeds = f.ints("seeds", "seeds of the runs; an interval needs at least two", None, 0..=u32::MAX.into());
     if f.given("seeds") && seeds.is_empty() {
         f.problem("seeds", "a study without seeds has no runs", "for example seeds = [1, 2, 3]");
     }
-    let measures = f.texts("measures", "columns of the loop's table that the study shows; all if empty", Some(&[]));
-    let about = "name of a variant = what it sets, a line each, as after --set; just the file if there are none";
+    let measures = f.texts("measures", "columns of the loop's table to show; all if empty", Some(&[]));
+    let about = "variant name = its settings, one per line, as after --set; without variants, the file itself is run";
     let mut variants = Vec::new();
     for (name, text) in f.mapping("variants", about) {
         if !is_name(&name) {

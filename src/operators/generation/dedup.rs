@@ -23,7 +23,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.fresh]\nop = \"dedup\"\nfrom = \"prompts\"\n",
     parse: |f| {
         let scopes = [("iteration", "within each iteration"), ("run", "in the whole run")];
-        let whole_run = f.choice("within", "how far copies are looked for", &scopes, Some("run")) == "run";
+        let whole_run = f.choice("within", "where duplicates are searched", &scopes, Some("run")) == "run";
         f.only_in_loop("within");
         Box::new(Dedup { whole_run })
     },

@@ -52,34 +52,34 @@ pub(crate) struct PromptFilters {
 impl PromptFilters {
     /// Reads the keys.
     pub fn fields(f: &mut Fields<'_>) -> Self {
-        f.table("reject", "which prompts are dropped; each is a row of `errors` with the filter's name as its code", |f| {
+        f.table("reject", "filters that drop prompts; each dropped prompt is a row of `errors` with the filter's name as its code", |f| {
             let about = "ROUGE-L F-measure with any example or earlier prompt above which a prompt is a near copy; 1 is off";
             let rouge_l = f.float("rouge_l", about, Some(0.7), 0.0..=1.0);
             let languages = [
                 ("english", "prompts with more common words of another European language than of English are dropped"),
                 ("any", "all are kept"),
             ];
-            let min_words = f.int("min_words", "fewest words", Some(4), 0..=10_000) as usize;
-            let max_words = f.int("max_words", "most words", Some(150), 1..=100_000) as usize;
+            let min_words = f.int("min_words", "minimum number of words", Some(4), 0..=10_000) as usize;
+            let max_words = f.int("max_words", "maximum number of words", Some(150), 1..=100_000) as usize;
             if min_words > max_words {
                 let message = format!("`min_words` is {min_words}, more than `max_words`, which is {max_words}: every prompt is dropped");
                 f.problem("min_words", message, "lower it, or raise `max_words`");
             }
-            let keywords = f.texts("keywords", "words, of any case, that a prompt may not have", Some(KEYWORDS));
+            let keywords = f.texts("keywords", "words that a prompt must not contain, in any case", Some(KEYWORDS));
             Self {
                 rouge_l,
-                truncated: f.bool("truncated", "drops what max_tokens has cut", Some(true)),
+                truncated: f.bool("truncated", "drops prompts that max_tokens has cut", Some(true)),
                 min_words,
                 max_words,
                 keywords: pattern(&keywords).unwrap_or_else(|e| {
                     f.problem("keywords", format!("they make no pattern: {e}"), "fewer or shorter words");
                     None
                 }),
-                starts_with: f.texts("starts_with", "beginnings, with their case, that a prompt may not have", Some(&["Write a program"])),
-                punctuation: f.bool("leading_punctuation", "drops what begins with ASCII punctuation", Some(true)),
-                non_ascii: f.bool("leading_non_ascii", "drops what begins with another character than ASCII's", Some(true)),
-                english: f.choice("language", "a guess at the language", &languages, Some("english")) == "english",
-                ascii_letters: f.float("ascii_letters", "least share of a prompt's letters that are ASCII's; 0 is off", Some(0.5), 0.0..=1.0),
+                starts_with: f.texts("starts_with", "texts that a prompt must not start with (case-sensitive)", Some(&["Write a program"])),
+                punctuation: f.bool("leading_punctuation", "drops prompts that start with ASCII punctuation", Some(true)),
+                non_ascii: f.bool("leading_non_ascii", "drops prompts that start with a non-ASCII character", Some(true)),
+                english: f.choice("language", "filter by the detected language", &languages, Some("english")) == "english",
+                ascii_letters: f.float("ascii_letters", "minimum share of ASCII letters among a prompt's letters; 0 turns it off", Some(0.5), 0.0..=1.0),
             }
         })
     }

@@ -17,8 +17,8 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.responses]\nop = \"generate\"\nfrom = \"prompts\"\nmodel = \"policy\"\nsamples = 4\nsampling = { temperature = 0.7, top_p = 0.9, max_tokens = 256 }\n",
     parse: |f| {
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
-        let samples = f.int("samples", "answers to each prompt", Some(4), 1..=4096) as u32;
-        let system = f.optional_text("system", "system message before each prompt that has none of its own");
+        let samples = f.int("samples", "number of answers per prompt", Some(4), 1..=4096) as u32;
+        let system = f.optional_text("system", "system message for prompts without one");
         let sampling = settings::sampling(f, &default);
         if f.given("samples") && samples > 1 && sampling.temperature == 0. {
             f.problem(

@@ -31,30 +31,33 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let template = Template::field(
             f,
             "template",
-            "prompt of the writer: a built-in template or a file with {{ examples }}",
+            "the writer's prompt: a built-in template or a file with {{ examples }}",
             "instruct",
             Variables::WRITE,
         );
         let per_iteration =
-            f.int("per_iteration", "prompts to write in an iteration", Some(512), 1..=100_000_000) as usize;
+            f.int("per_iteration", "prompts to write per iteration", Some(512), 1..=100_000_000) as usize;
         let (seed_shots, generated_shots) = f.table("shots", "examples shown to the writer", |f| {
             let seed = f.int("seed", "of the input", Some(6), 0..=64) as usize;
             (
                 seed,
                 f.int(
                     "generated",
-                    "of earlier generated prompts, or of the input while there are none",
+                    "number from earlier generated prompts, or from the input while there are none",
                     Some(2),
                     0..=64,
                 ) as usize,
             )
         });
         let reject = PromptFilters::fields(f);
-        let first_paragraph =
-            f.bool("first_paragraph", "takes the first paragraph for the prompt: small models ramble on", Some(false));
+        let first_paragraph = f.bool(
+            "first_paragraph",
+            "uses only the first paragraph as the prompt, because small models ramble",
+            Some(false),
+        );
         let attempts = f.int(
             "attempts",
-            "times a microbatch asks again for what was dropped, before it goes on with fewer prompts",
+            "how often a microbatch requests replacements for dropped prompts before it continues with fewer",
             Some(4),
             1..=1000,
         ) as u32;

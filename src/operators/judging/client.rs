@@ -57,8 +57,8 @@ impl<T> JudgeReply<T> {
 impl JudgeClient {
     /// Reads the keys `retries` and `sampling`. `samples` is the value of that key.
     pub fn fields(f: &mut Fields<'_>, samples: u32) -> Self {
-        let about = "how often a judgement that cannot be read is asked for again, with a new sample; all attempts are kept. At \
-                     temperature 0 a judge would only repeat itself, and is not asked again";
+        let about = "how often an unreadable judgement is sampled again; all attempts are kept. At temperature 0 there are \
+                     no retries, because the judge would only repeat itself";
         let retries = f.int("retries", about, Some(2), 0..=100) as u32;
         let default = Sampling { temperature: 0.7, top_p: 0.9, max_tokens: 256, ..Sampling::default() };
         let sampling = settings::sampling(f, &default);

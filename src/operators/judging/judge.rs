@@ -48,13 +48,13 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
         let expected = Expected::fields(f, mode == "expected", &reader);
         let silent = expected.as_ref().is_some_and(Expected::scores_only);
-        let about = "judgements of each answer; in pairwise mode of each pair in each order";
+        let about = "judgements per answer; in pairwise mode, per pair and order";
         let samples = f.int("samples", about, Some(if pairwise || silent { 1 } else { 3 }), 1..=1024) as u32;
-        let about = "judgements of each answer while the prompt's best and worst are undecided; none beyond `samples` unless given";
+        let about = "maximum judgements per answer while the prompt's best and worst answers are undecided; defaults to `samples`";
         let max_samples = f.optional_int("max_samples", about, 1..=1024).map(|n| n as u32);
         let z = f.float(
             "z",
-            "standard errors by which the best and the worst mean must differ to be decided",
+            "number of standard errors by which the best and worst mean must differ to be decided",
             Some(1.96),
             0.0..=100.0,
         );

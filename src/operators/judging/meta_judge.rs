@@ -34,8 +34,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let about = "the meta-judge's prompt: a built-in template or a file with {{ prompt }} (the judge's), {{ first }} and {{ second }} (judgements)";
         let template = Template::field(f, "template", about, "meta-judge", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", pairwise::ABOUT, "verdict");
-        let samples =
-            f.int("samples", "comparisons of each pair of judgements in each order", Some(1), 1..=1024) as u32;
+        let samples = f.int("samples", "comparisons per pair of judgements and order", Some(1), 1..=1024) as u32;
         let strip = f.bool(
             "strip_score",
             "takes the scores out of the judgements before they are compared, so that they are judged by their reasons",

@@ -147,7 +147,7 @@ impl Pairwise {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
-        let samples = f.int("samples", "judgements of each order", Some(1), 1..=1024) as u32;
+        let samples = f.int("samples", "judgements per order", Some(1), 1..=1024) as u32;
         Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) }
     }
 

@@ -22,7 +22,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let default = Bootstrap::default();
         let resamples = f.int(
             "resamples",
-            "bootstrap resamples of prompts; 0 for no intervals",
+            "number of bootstrap resamples of prompts; 0 turns intervals off",
             Some(default.resamples.into()),
             0..=10_000_000,
         );
@@ -31,7 +31,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 resamples: resamples as u32,
                 confidence: f.float(
                     "confidence",
-                    "share of the resamples that an interval holds",
+                    "confidence level of the intervals",
                     Some(default.confidence),
                     0.01..=0.9999,
                 ),
@@ -42,7 +42,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 "step with the ranks of the same answers, as people gave them: reward modelling is measured",
             ),
             perfect: f.float("perfect", "the score that counts for 5-best", Some(5.), -1e6..=1e6),
-            bin: f.float("bin", "width of the bins of score_variation, in points", Some(0.5), 1e-6..=1e6),
+            bin: f.float("bin", "bin width of score_variation, in points", Some(0.5), 1e-6..=1e6),
             distinct_of: f.count(
                 "distinct_of",
                 "distinct-n is of this many answers, the first: it falls with their number",

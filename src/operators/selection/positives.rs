@@ -18,7 +18,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.positives]\nop = \"positives\"\nfrom = \"scores\"\nscore_min = 5.0\n",
     parse: |f| {
         Box::new(Positives {
-            score_min: f.float("score_min", "least mean score of an answer", Some(5.), -1e6..=1e6) as f32,
+            score_min: f.float("score_min", "minimum mean score of an answer", Some(5.), -1e6..=1e6) as f32,
             per_prompt: f.count(
                 "per_prompt",
                 "most answers of a prompt, the best first and the earlier of equals; 0 is no limit",

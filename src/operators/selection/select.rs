@@ -46,13 +46,13 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let spans =
             [("row", "each prompt's own"), ("microbatch", "the mean over the microbatch's pairs, for all of them")];
         let span = f.choice("consistency_of", "whose agreement a pair has", &spans, Some("row"));
-        let min_margin = f.float("min_margin", "least difference of scores", Some(0.001), 0.0..=1e6);
-        let chosen_min = f.optional_float("chosen_min", "least score of a chosen answer", -1e6..=1e6);
-        let rejected_max = f.optional_float("rejected_max", "greatest score of a rejected answer", -1e6..=1e6);
+        let min_margin = f.float("min_margin", "minimum difference of scores", Some(0.001), 0.0..=1e6);
+        let chosen_min = f.optional_float("chosen_min", "minimum score of a chosen answer", -1e6..=1e6);
+        let rejected_max = f.optional_float("rejected_max", "maximum score of a rejected answer", -1e6..=1e6);
         let length_control = f.floats("length_control", "rho of Meta-Rewarding (arXiv 2407.19594), for best-worst: chosen is the shortest answer whose score is within this share of the prompt's range from the highest, rejected the longest one within it from the lowest; a list has a value for each iteration, the last for all further ones; 0 is off", Some(&[0.]), 0.0..=1.0);
         let length_penalty = f.float("length_penalty", "points taken off a score for each token (or character) of the answer; the chosen answer and the margin depend on the result, the thresholds on the score", Some(0.), 0.0..=1e6);
         let units = [("tokens", "tokens, as sampled"), ("characters", "characters of the text")];
-        let characters = f.choice("length_unit", "what lengths are counted in", &units, Some("tokens")) == "characters";
+        let characters = f.choice("length_unit", "unit of lengths", &units, Some("tokens")) == "characters";
         let max_chosen_length = f.ints("max_chosen_length", "pairs whose chosen answer is longer are dropped; a list has a value for each iteration, the last for all further ones; 0 is no limit", Some(&[0]), 0..=1 << 30);
         let max_pairs = f.count(
             "max_pairs",
@@ -68,7 +68,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         ];
         let tie = match f.choice(
             "tie_break",
-            "what decides among answers of the same score",
+            "how ties between equal scores are broken",
             &ties,
             Some(if controlled { "variance" } else { "id" }),
         ) {

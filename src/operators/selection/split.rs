@@ -19,10 +19,10 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     parse: |f| {
         let parts = [("train", "those that are not held out"), ("held-out", "those held out")];
         Box::new(Split {
-            held_out: f.choice("part", "which prompts are kept", &parts, None) == "held-out",
+            held_out: f.choice("part", "the part to keep", &parts, None) == "held-out",
             share: f.float(
                 "held_out",
-                "share of the prompts that is held out; give both parts the same",
+                "share of prompts that are held out; use the same value for both parts",
                 Some(0.25),
                 0.0..=1.0,
             ),

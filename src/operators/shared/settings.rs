@@ -32,35 +32,46 @@ fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
     Sampling {
         temperature: f.float(
             "temperature",
-            "divides the logits; 0 takes the likeliest token",
+            "divides the logits; 0 means greedy decoding",
             Some(shortest(default.temperature)),
             0.0..=100.0,
         ) as f32,
         top_p: f.float(
             "top_p",
-            "smallest set of tokens with at least this mass",
+            "samples from the smallest set of tokens with at least this probability",
             Some(shortest(default.top_p)),
             0.0..=1.0,
         ) as f32,
-        top_k: f.int("top_k", "at most this many tokens; 0 is no limit", Some(default.top_k as i64), 0..=1_000_000)
-            as usize,
+        top_k: f.int(
+            "top_k",
+            "samples from at most this many tokens; 0 means no limit",
+            Some(default.top_k as i64),
+            0..=1_000_000,
+        ) as usize,
         min_p: f.float(
             "min_p",
-            "drops tokens less likely than this share of the likeliest",
+            "drops tokens less likely than this share of the likeliest one",
             Some(shortest(default.min_p)),
             0.0..=1.0,
         ) as f32,
         repetition_penalty: f.float(
             "repetition_penalty",
-            "divides the logits of tokens that were there before; 1 is off",
+            "divides the logits of tokens that occurred before; 1 turns it off",
             Some(shortest(default.repetition_penalty)),
             0.1..=10.0,
         ) as f32,
-        max_tokens: f.int("max_tokens", "most new tokens", Some(default.max_tokens as i64), 1..=1_000_000) as usize,
-        min_tokens: f.int("min_tokens", "fewest new tokens", Some(default.min_tokens as i64), 0..=1_000_000) as usize,
-        stop: f.texts("stop", "texts that end an answer, cut before them", Some(&[])),
+        max_tokens: f.int("max_tokens", "maximum number of new tokens", Some(default.max_tokens as i64), 1..=1_000_000)
+            as usize,
+        min_tokens: f.int("min_tokens", "minimum number of new tokens", Some(default.min_tokens as i64), 0..=1_000_000)
+            as usize,
+        stop: f.texts("stop", "texts that end an answer; the answer is cut before them", Some(&[])),
         stop_ids: f
-            .ints("stop_ids", "token ids that end an answer, beside the model's own", Some(&[]), 0..=u32::MAX.into())
+            .ints(
+                "stop_ids",
+                "token ids that end an answer, in addition to the model's own",
+                Some(&[]),
+                0..=u32::MAX.into(),
+            )
             .into_iter()
             .map(|id| id as u32)
             .collect(),
@@ -74,16 +85,15 @@ fn shortest(n: f32) -> f64 {
 
 /// Reads `lora = { ... }`; `None` if it is not given, and then all weights are trained.
 pub fn lora(fields: &mut Fields<'_>) -> Option<LoraConfig> {
-    let about = "trains a LoRA adapter (arXiv 2106.09685) and not the weights themselves; the model is saved with it merged, \
-                 and the adapter beside it in PEFT's layout";
+    let about = "trains a LoRA adapter (arXiv 2106.09685) instead of the weights; the model is saved with the adapter merged, \
+                 and the adapter next to it in PEFT's layout";
     fields.optional_table("lora", about, |f| {
         let default = LoraConfig::default();
         let rank = f.count("rank", "rows of A, columns of B", Some(default.rank), 1..=1 << 14);
-        let alpha = f.float("alpha", "the adapter's share is scaled by alpha / rank", Some(default.alpha), 1e-6..=1e6);
-        let about = "probability that a number of a matrix's input is dropped on its way to the adapter, in training; \
-                     above 0 a step takes longer and more memory";
+        let alpha = f.float("alpha", "the adapter's output is scaled by alpha / rank", Some(default.alpha), 1e-6..=1e6);
+        let about = "dropout of the adapter's input in training; above 0, a step needs more time and memory";
         let dropout = f.float("dropout", about, Some(0.), 0.0..=0.9);
-        let about = "matrices that have an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \
+        let about = "matrices with an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \
                      \"all-linear\"";
         let given = f.texts("targets", about, Some(&["all-linear"]));
         let all = given.iter().any(|t| t == "all-linear");

@@ -23,18 +23,18 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             ("ranked-heldout", "the same of held-out requests, for evaluation"),
             ("requests", "held-out requests, for evaluation"),
         ];
-        let data: Data = f.choice("data", "which dataset", &kinds, None).parse().unwrap_or(Data::Ift);
-        let rows = f.count("rows", "how many rows", None, 1..=1_000_000_000);
+        let data: Data = f.choice("data", "the dataset to make", &kinds, None).parse().unwrap_or(Data::Ift);
+        let rows = f.count("rows", "number of rows", None, 1..=1_000_000_000);
         if let Some(limit) = data.limit()
             && rows > limit
         {
             f.problem("rows", format!("there are only {limit} rows of `{}`", data.name()), "ask for fewer");
         }
-        let shots = f.count("shots", "example requests in a row of `instruct`", Some(3), 1..=64);
+        let shots = f.count("shots", "example requests per row of `instruct`", Some(3), 1..=64);
         if data.name() != "instruct" {
             f.without_effect(&["shots"], "on these rows: only `instruct` shows examples", "");
         }
-        let seed = f.optional_int("seed", "seed of the rows; the pipeline's if absent", 0..=i64::MAX);
+        let seed = f.optional_int("seed", "seed of the rows; defaults to the pipeline's seed", 0..=i64::MAX);
         Box::new(ListWorld { data, rows, shots, seed: seed.map(|s| s as u64) })
     },
 };

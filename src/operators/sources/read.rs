@@ -25,18 +25,18 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let place = f.inspect(&dataset).to_owned();
         let named = f.optional_text(
             "schema",
-            "name of its schema (`reflux schema` lists them); guessed from its columns if absent",
+            "name of its schema (`reflux schema` lists them); detected from the columns if not set",
         );
-        let rename = f.mapping("rename", "our name of a column = the name it has in the files");
+        let rename = f.mapping("rename", "reflux's name of a column = its name in the files");
         let limit = f
             .optional_int(
                 "limit",
-                "reads at most this many rows; of the answers to a prompt that stand together all or none",
+                "maximum number of rows; consecutive answers to one prompt are read together or not at all",
                 1..=i64::MAX,
             )
             .map(|n| n as usize);
         let about =
-            "fewest rows; a run stops where there are fewer, so that it is not of other data than the file means";
+            "minimum number of rows; the run stops if there are fewer, for example because a file is incomplete";
         let min_rows = f.count("min_rows", about, Some(0), 0..=1 << 40);
         if limit.is_some_and(|most| most < min_rows) {
             f.problem("min_rows", "more than `limit`", "lower it, or raise `limit`");

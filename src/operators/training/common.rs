@@ -29,13 +29,23 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
         ("constant", "none"),
     ];
     let schedule = Schedule {
-        learning_rate: f.float("learning_rate", "rate at the end of the warm-up", Some(learning_rate), 0.0..=10.0),
-        final_learning_rate: f.float("final_learning_rate", "rate at the end", Some(final_learning_rate), 0.0..=10.0),
-        decay: Decay::parse(f.choice("schedule", "how the learning rate falls", &decays, Some("cosine")))
+        learning_rate: f.float(
+            "learning_rate",
+            "learning rate at the end of the warm-up",
+            Some(learning_rate),
+            0.0..=10.0,
+        ),
+        final_learning_rate: f.float(
+            "final_learning_rate",
+            "learning rate at the end of the training",
+            Some(final_learning_rate),
+            0.0..=10.0,
+        ),
+        decay: Decay::parse(f.choice("schedule", "how the learning rate decreases", &decays, Some("cosine")))
             .unwrap_or_default(),
         warmup: Warmup::Share(f.float(
             "warmup",
-            "share of the steps in which the rate rises from 0",
+            "share of the steps during which the learning rate rises from 0",
             Some(0.),
             0.0..=1.0,
         )),
@@ -45,7 +55,7 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
     }
     let betas = f.floats(
         "betas",
-        "AdamW's decay of the means of gradients and of their squares",
+        "AdamW's decay rates for the mean of gradients and of their squares",
         Some(&[0.9, 0.999]),
         0.0..1.0,
     );
@@ -58,7 +68,7 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
         weight_decay: f.float("weight_decay", "decoupled weight decay of the matrices", Some(0.), 0.0..=10.0),
         max_grad_norm: f.float(
             "max_grad_norm",
-            "gradients are scaled down to this global norm; 0 is off",
+            "maximum global norm of the gradients; 0 turns clipping off",
             Some(1.),
             0.0..=1e9,
         ),
@@ -69,8 +79,7 @@ pub fn optimizer(f: &mut Fields<'_>, learning_rate: f64, final_learning_rate: f6
 
 /// Reads the key of the checkpoints.
 pub fn checkpoint_every(f: &mut Fields<'_>) -> usize {
-    let about =
-        "steps after which the training's state is kept, so that a run that was stopped goes on from there; 0 is never";
+    let about = "steps between checkpoints, from which a stopped training resumes; 0 means no checkpoints";
     f.count("checkpoint_every", about, Some(50), 0..=1 << 30)
 }
 
@@ -100,10 +109,9 @@ impl Validating {
         } else {
             let all: Vec<_> =
                 std::iter::once(("loss", "least loss, without replay")).chain(measures.iter().copied()).collect();
-            f.choice("measure", "what the best measurement is", &all, Some("loss"))
+            f.choice("measure", "which measurement is best", &all, Some("loss"))
         };
-        let about =
-            "training stops after so many measurements in a row without a better one; it runs to its end if not given";
+        let about = "number of measurements without improvement after which training stops; runs to the end if not set";
         let patience = f.optional_int("patience", about, 1..=1 << 30).map(|n| n as usize);
         if patience.is_some() && !validates {
             f.problem(
@@ -113,8 +121,12 @@ impl Validating {
             );
         }
         let kept = [("best", "those of the best measurement"), ("last", "those after the last step")];
-        let keep =
-            f.choice("keep_weights", "which weights become the model, where there is validation", &kept, Some("best"));
+        let keep = f.choice(
+            "keep_weights",
+            "which weights become the model, if there is a validation step",
+            &kept,
+            Some("best"),
+        );
         if !validates {
             let keys: &[&str] = if measures.is_empty() {
                 &["validate_every", "keep_weights"]
@@ -168,12 +180,12 @@ pub fn has(cx: &Context<'_>, key: &str) -> bool {
 pub fn options(f: &mut Fields<'_>) -> Options {
     let rate = f.float(
         "dropout",
-        "share of the numbers dropped from what each layer adds to the residual stream; the paper has 0.1",
+        "dropout of what each layer adds to the residual stream; the paper uses 0.1",
         Some(0.),
         0.0..=0.9,
     );
-    let about = "keep each layer's input only and compute the rest again on the way back: about a tenth of the memory of \
-                 activations, a third more arithmetic, the same result";
+    let about = "stores only each layer's input and recomputes the rest in the backward pass: about a tenth of the memory \
+                 for activations, a third more arithmetic, the same result";
     Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
 }
 

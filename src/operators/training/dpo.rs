@@ -41,7 +41,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             Some(if replay.is_some() { 1. } else { 0. }),
             0.0..=1e6,
         );
-        let replay_batch = f.count("replay_batch", "replayed rows of a step", Some(16), 1..=1 << 20);
+        let replay_batch = f.count("replay_batch", "replayed rows per step", Some(16), 1..=1 << 20);
         if replay.is_none() {
             f.without_effect(
                 &["replay_weight", "replay_batch", "rubric"],
@@ -61,7 +61,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let streaming =
             f.choice("data_schedule", "when pairs are trained on", &schedules, Some("epochs")) == "streaming";
         let epochs = f.int("epochs", "passes over the pairs", Some(1), 1..=100_000) as u32;
-        let shuffle = f.bool("shuffle", "a new order in every pass", Some(!streaming));
+        let shuffle = f.bool("shuffle", "whether each epoch has a new order", Some(!streaming));
         if streaming && epochs > 1 {
             f.problem(
                 "epochs",
@@ -108,10 +108,10 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             },
             replay_batch: if replay.is_some() { replay_batch } else { 0 },
             epochs,
-            batch_size: f.count("batch_size", "pairs of a batch", Some(16), 1..=1 << 20),
-            accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
-            max_length: f.optional_int("max_length", "longest prompt and answer in tokens; longer pairs are left out, never cut", 2..=1 << 30).map(|n| n as usize),
-            max_rows_per_forward: f.count("max_rows_per_forward", "tokens computed at once: bounds memory; the result differs by rounding only", Some(default.max_rows_per_forward), 1..=1 << 30),
+            batch_size: f.count("batch_size", "pairs per batch", Some(16), 1..=1 << 20),
+            accumulation: f.count("accumulation", "batches per optimizer step (gradient accumulation)", Some(1), 1..=1 << 20),
+            max_length: f.optional_int("max_length", "maximum length of prompt and answer in tokens; longer pairs are left out, never truncated", 2..=1 << 30).map(|n| n as usize),
+            max_rows_per_forward: f.count("max_rows_per_forward", "maximum number of tokens per forward, which bounds memory; changes the result by rounding only", Some(default.max_rows_per_forward), 1..=1 << 30),
             options: common::options(f),
             shuffle,
             optimizer,
@@ -149,7 +149,12 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
 
 /// Asks for `beta`, and for every parameter that a loss declares.
 fn loss_params(f: &mut Fields<'_>) -> LossParams {
-    let mut params = LossParams::new(f.float("beta", "strength of the hold to the reference", Some(0.1), 1e-9..=1e6));
+    let mut params = LossParams::new(f.float(
+        "beta",
+        "how strongly the policy is kept close to the reference",
+        Some(0.1),
+        1e-9..=1e6,
+    ));
     for parameter in train::losses::parameters() {
         let (least, most) = parameter.range;
         params.set(parameter, f.float(parameter.key, parameter.about, Some(parameter.default), least..=most));

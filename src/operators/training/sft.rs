@@ -25,8 +25,8 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             "additive-5",
             Variables::JUDGE,
         );
-        let tokens = f.optional_int("batch_tokens", "tokens of a batch, instead of batch_size", 1..=1 << 30);
-        let sequences = f.count("batch_size", "rows of a batch", Some(16), 1..=1 << 20);
+        let tokens = f.optional_int("batch_tokens", "tokens per batch, instead of batch_size", 1..=1 << 30);
+        let sequences = f.count("batch_size", "rows per batch", Some(16), 1..=1 << 20);
         if tokens.is_some() {
             f.without_effect(&["batch_size"], "with `batch_tokens`", "keep one of them");
         }
@@ -35,18 +35,27 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let config = SftConfig {
             epochs: f.int("epochs", "passes over the rows", Some(1), 1..=100_000) as u32,
             batch: tokens.map_or(BatchSize::Sequences(sequences), |n| BatchSize::Tokens(n as usize)),
-            accumulation: f.count("accumulation", "batches whose gradients make one step", Some(1), 1..=1 << 20),
+            accumulation: f.count(
+                "accumulation",
+                "batches per optimizer step (gradient accumulation)",
+                Some(1),
+                1..=1 << 20,
+            ),
             max_length: f
-                .optional_int("max_length", "longest row in tokens; longer ones are left out, never cut", 2..=1 << 30)
+                .optional_int(
+                    "max_length",
+                    "maximum row length in tokens; longer rows are left out, never truncated",
+                    2..=1 << 30,
+                )
                 .map(|n| n as usize),
             max_rows_per_forward: f.count(
                 "max_rows_per_forward",
-                "tokens computed at once: bounds memory; the result differs by rounding only",
+                "maximum number of tokens per forward, which bounds memory; changes the result by rounding only",
                 Some(default.max_rows_per_forward),
                 1..=1 << 30,
             ),
             options: common::options(f),
-            shuffle: f.bool("shuffle", "a new order in every pass", Some(true)),
+            shuffle: f.bool("shuffle", "whether each epoch has a new order", Some(true)),
             optimizer,
             schedule,
             seed: 0,

@@ -65,13 +65,13 @@ impl Reader {
             ("first", "the first counts"),
         ];
         let several =
-            match f.choice("several", "what counts where a judgement has several scores", &options, Some("agree")) {
+            match f.choice("several", "which score counts if a judgement has several", &options, Some("agree")) {
                 "last" => Several::Last,
                 "first" => Several::First,
                 _ => Several::Agree,
             };
-        let min = f.float("min", "least score of the rubric", Some(0.), -1e6..=1e6) as f32;
-        let max = f.float("max", "greatest score of the rubric", Some(5.), -1e6..=1e6) as f32;
+        let min = f.float("min", "lowest score of the rubric", Some(0.), -1e6..=1e6) as f32;
+        let max = f.float("max", "highest score of the rubric", Some(5.), -1e6..=1e6) as f32;
         if min >= max {
             f.problem("max", format!("the scale goes from {min} to {max}"), "`max` must be greater than `min`");
         }
