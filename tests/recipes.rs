@@ -47,8 +47,10 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     }
     let write = |path: &str, text: &str| std::fs::write(crate_of(path), text).unwrap();
 
-    let operator = &blocks(&page, "An operator")[0];
+    let [operator, test] = &blocks(&page, "An operator")[..] else { panic!("a file and its test are expected") };
     write("src/operators/selection/without.rs", operator);
+    write("tests/operators/without.rs", test);
+    add(&crate_of("tests/operators/main.rs"), "mod compare;", "mod without;\n");
     add(&crate_of("src/operators/selection/mod.rs"), "", "pub(crate) mod without;\n");
     add(&crate_of("src/operators/mod.rs"), "    &sources::read::DEF,", "    &selection::without::DEF,\n");
 
@@ -67,7 +69,7 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     add(&crate_of("src/eval/figures/mod.rs"), "mod ranks;", "mod lines;\n");
     add(&crate_of("src/eval/figures/mod.rs"), "    &distinct::DISTINCT_1,", "    &lines::LINES,\n");
 
-    let [command, line] = &blocks(&page, "A command")[..] else { panic!("a file and a line are wanted") };
+    let [command, line] = &blocks(&page, "A command")[..] else { panic!("a file and a line are expected") };
     write("src/cli/count.rs", command);
     add(&crate_of("src/cli/mod.rs"), "mod diff;", "mod count;\n");
     add(&crate_of("src/cli/mod.rs"), "    /// Prints every error of a pipeline file", line);
@@ -80,7 +82,8 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     // The dependencies are built already, in the folder that this test runs from.
     let target: PathBuf = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().into();
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    cargo.args(["--config", "profile.dev.package.reflux.opt-level=0", "test", "--lib", "losses"]);
+    cargo.args(["--config", "profile.dev.package.reflux.opt-level=0", "test", "--lib", "--test", "operators"]);
+    cargo.args(["--", "losses", "without"]);
     // What the outer cargo says of this package would make the inner one build dependencies again.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
     {
@@ -90,5 +93,7 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{out}\n{err}");
     assert!(!err.contains("warning"), "{err}");
-    assert!(out.contains("losses_read_what_they_declare") && !out.contains(" 0 passed"), "{out}");
+    for test in ["losses_read_what_they_declare", "answers_with_the_text_are_left_out_with_a_reason"] {
+        assert!(out.contains(&format!("{test} ... ok")), "{test}: {out}");
+    }
 }

@@ -302,8 +302,8 @@ impl StepJobs {
         Ok(())
     }
 
-    /// Adds decision inputs that a restored microbatch lacks: the process may have died between the two
-    /// commits.
+    /// Adds decision inputs that a restored microbatch lacks, because an earlier build or a repair left it
+    /// without them.
     fn with_candidates(&self, epoch: Epoch, input: impl FnOnce() -> Result<RecordBatch>) -> Result<Rows> {
         let step = self.step();
         // Looked up first: reading the input again is the expensive part.

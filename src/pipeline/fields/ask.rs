@@ -313,7 +313,7 @@ impl Fields<'_> {
             self.by_iteration.push(ByIteration { key, span: self.span(key), values: None });
         }
     }
-    /// Warns about each of these keys that is given although nothing reads it. `setting` names the setting
+    /// Reports an error for each of these keys that is given although nothing reads it. `setting` names the setting
     /// that disables it, such as `with schedule = "constant"`; `help` names an alternative to removing the
     /// key.
     pub fn without_effect(&mut self, keys: &[&str], setting: &str, help: &str) {

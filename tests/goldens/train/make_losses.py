@@ -1,4 +1,4 @@
-"""Makes losses.json: value and gradient of every loss of src/train/losses.rs at fixed points, from torch's automatic
+"""Makes losses.json: value and gradient of every loss of src/train/losses at fixed points, from torch's automatic
 differentiation in float64. Where TRL 1.16 has the loss, the expression is that of its DPOTrainer (simpo: its CPOTrainer); the
 reward-aware ones are written from their definition as divergences of torch.distributions.
 
