@@ -46,6 +46,10 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
         std::fs::copy(root.join(file), crate_of(file)).unwrap();
     }
     let write = |path: &str, text: &str| std::fs::write(crate_of(path), text).unwrap();
+    // Without its program, which would replace the one that other tests run.
+    let manifest = std::fs::read_to_string(crate_of("Cargo.toml")).unwrap();
+    assert!(manifest.contains("default-run = \"reflux\"\n"));
+    write("Cargo.toml", &manifest.replace("default-run = \"reflux\"\n", "autobins = false\n"));
 
     let [operator, test] = &blocks(&page, "An operator")[..] else { panic!("a file and its test are expected") };
     write("src/operators/selection/without.rs", operator);
