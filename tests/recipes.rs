@@ -93,6 +93,7 @@ fn the_code_of_the_recipes_builds_and_passes_the_tests() {
     {
         cargo.env_remove(name);
     }
+    cargo.env("CARGO_BIN_EXE_reflux", env!("CARGO_BIN_EXE_reflux"));
     let done = cargo.current_dir(home.path()).env("CARGO_TARGET_DIR", target).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{out}\n{err}");
