@@ -50,16 +50,22 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             None if place.exists() => guess(&place),
             None => Ok(&named::IFT),
         };
+        // One fault is one error: a schema that is not known cannot be compared with the columns.
+        let comparable = schema.is_ok() && place.exists();
         let schema = schema.unwrap_or_else(|e| {
-            f.problem(
-                if named.is_some() { "schema" } else { "dataset" },
-                e.to_string(),
-                e.help_text().unwrap_or_default(),
-            );
+            let help = e.help_text().unwrap_or_default();
+            match named {
+                Some(_) => f.problem("schema", e.to_string(), help),
+                None => f.problem(
+                    "dataset",
+                    e.to_string(),
+                    format!("{help}; `reflux import` converts preferences, chats and other public formats"),
+                ),
+            }
             &named::IFT
         });
         let mut stored = None;
-        if place.exists() {
+        if comparable {
             match Data::rows(&place, schema, &rename) {
                 Ok(rows) => stored = rows,
                 Err(e) => f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default()),
