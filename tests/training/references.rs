@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::common::{self, RunOptions, outcome, run, script};
+use crate::common::{self, RunOptions, outcome, run, script, without_checksums};
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
 use reflux::data::{Columns, List, named};
 use reflux::error::ErrorKind;
@@ -200,7 +200,7 @@ fn edit(dir: &Path, path: &str, change: impl Fn(&RecordBatch) -> RecordBatch) {
     let file = dir.join(path);
     let written = write_parquet(&file, &change(&read_parquet(&file).unwrap())).unwrap();
     let manifest = dir.join("manifest.jsonl");
-    let lines = std::fs::read_to_string(&manifest).unwrap();
+    let lines = without_checksums(&std::fs::read_to_string(&manifest).unwrap());
     let change = |line: &str| {
         let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
         if entry["path"] == path {
@@ -215,7 +215,7 @@ fn edit(dir: &Path, path: &str, change: impl Fn(&RecordBatch) -> RecordBatch) {
 /// Forgets everything from the first line that holds `what`.
 fn cut(dir: &Path, what: &str) {
     let manifest = dir.join("manifest.jsonl");
-    let lines = std::fs::read_to_string(&manifest).unwrap();
+    let lines = without_checksums(&std::fs::read_to_string(&manifest).unwrap());
     let kept: String = lines.lines().take_while(|l| !l.contains(what)).map(|l| l.to_owned() + "\n").collect();
     assert!(kept.len() < lines.len() && kept.contains("pairs"), "{lines}");
     std::fs::write(&manifest, kept).unwrap();

@@ -8,8 +8,9 @@ use crate::data::Epoch;
 /// A [`FileEntry`] in a fraction of its memory.
 #[derive(Debug)]
 pub(crate) enum CompactEntry {
-    /// Without step and epoch, which the caller knows.
-    Packed(Packed),
+    /// Without step and epoch, which the caller knows. Boxed, because the maps of entries keep room for more
+    /// of them than they hold.
+    Packed(Box<Packed>),
     /// One with a hash that is not 64 lower-case hex digits.
     Whole(Box<FileEntry>),
 }
@@ -28,7 +29,7 @@ pub(crate) struct Packed {
 
 impl CompactEntry {
     pub fn new(entry: FileEntry) -> Self {
-        Packed::new(&entry).map_or_else(|| Self::Whole(Box::new(entry)), Self::Packed)
+        Packed::new(&entry).map_or_else(|| Self::Whole(Box::new(entry)), |packed| Self::Packed(Box::new(packed)))
     }
 
     pub fn entry(&self, step: &str, epoch: Epoch) -> FileEntry {

@@ -270,6 +270,13 @@ fn inside(path: &str) -> bool {
     !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }
 
+fn refuse_newer(format: u32) -> Result<(), String> {
+    if format > FORMAT {
+        return Err(format!("{NEWER} {format}; this reflux reads up to {FORMAT}"));
+    }
+    Ok(())
+}
+
 /// The line of a finished run. The count comes first, because scripts look for the line's old ending.
 #[derive(Serialize)]
 struct FinishedLine {
@@ -323,10 +330,8 @@ impl Entry {
         if let Some(count) = entry.counts().into_iter().find(|&n| n > MAX_COUNT) {
             return Err(format!("has a count that cannot be: {count}"));
         }
-        if let Self::Run { format, .. } = entry
-            && format > FORMAT
-        {
-            return Err(format!("{NEWER} {format}; this reflux reads up to {FORMAT}"));
+        if let Self::Run { format, .. } = entry {
+            refuse_newer(format)?;
         }
         Ok(entry)
     }
@@ -340,6 +345,10 @@ impl Entry {
                 "is of the unknown kind `{kind}`; it may be from a newer reflux than this one ({}, manifest format {FORMAT})",
                 env!("CARGO_PKG_VERSION")
             ));
+        }
+        // A newer format may have other keys, so its number is looked at first.
+        if let ("run", Some(format)) = (kind, value.get("format").and_then(Value::as_u64)) {
+            refuse_newer(u32::try_from(format).unwrap_or(u32::MAX))?;
         }
         serde_json::from_value(value).map_err(|e| format!("cannot be read: {e}"))
     }

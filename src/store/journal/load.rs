@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::store::files::integrity::{FileProblem, check_file, read_checked};
 use crate::store::files::reader::{parquet_rows, read_parquet, texts};
 
+/// Microbatches that are read at a time, which bounds the memory for them.
+const READ_TOGETHER: usize = 8;
+
 impl Run {
     /// The rows of a step's microbatch; `None` if it is not committed. A file's first read in a process is
     /// compared with its hash, later ones with its size and row count.
@@ -202,7 +205,7 @@ impl Run {
         Ok(())
     }
 
-    /// A step's microbatches in epoch order, of one iteration or all, read lazily.
+    /// A step's microbatches in epoch order, of one iteration or all, read lazily: `READ_TOGETHER` at a time.
     pub fn batches<'a>(
         &'a self,
         step: &str,
@@ -210,7 +213,10 @@ impl Run {
     ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
         let mut files = self.files(step);
         files.retain(|f| iteration.is_none_or(|i| f.iteration == i));
-        files.into_iter().map(move |f| Ok((f.epoch(), self.load_entry(&f)?)))
+        let parts: Vec<Vec<FileEntry>> = files.chunks(READ_TOGETHER).map(<[_]>::to_vec).collect();
+        // Small files take longer to open and decode than to hash, so they are read on several cores.
+        let read = move |f: FileEntry| -> Result<(Epoch, RecordBatch)> { Ok((f.epoch(), self.load_entry(&f)?)) };
+        parts.into_iter().flat_map(move |part| part.into_par_iter().map(read).collect::<Vec<_>>())
     }
 
     /// All rows of a step in epoch order, of one iteration or all; `None` if none are committed.
