@@ -5,57 +5,42 @@ use super::entry::{FileEntry, Stored};
 use super::paths::data_path;
 use crate::data::Epoch;
 
-/// A [`FileEntry`] in a fraction of its memory.
+/// A [`FileEntry`] without its step and epoch, in a fraction of its memory.
 #[derive(Debug)]
-pub(crate) enum CompactEntry {
-    /// Without step and epoch, which the caller knows. Boxed, because the maps of entries keep room for more
-    /// of them than they hold.
-    Packed(Box<Packed>),
-    /// One with a hash that is not 64 lower-case hex digits.
-    Whole(Box<FileEntry>),
-}
-
-#[derive(Debug)]
-pub(crate) struct Packed {
+pub(crate) struct CompactEntry {
     /// `None` for the default path, which follows from step and epoch.
     path: Option<Box<str>>,
     rows: u64,
     bytes: u64,
-    hash: [u8; 32],
+    hash: Name,
     errors: Option<Box<Stored>>,
     unused: Box<[(Box<str>, u64)]>,
-    lineage: Box<[[u8; 32]]>,
+    lineage: Box<[Name]>,
+}
+
+/// A hash, or the name of a model, which stands for the hash in the lineage of its rows.
+#[derive(Debug)]
+enum Name {
+    /// Written as 64 lower-case hex digits.
+    Hash([u8; 32]),
+    Text(Box<str>),
 }
 
 impl CompactEntry {
-    pub fn new(entry: FileEntry) -> Self {
-        Packed::new(&entry).map_or_else(|| Self::Whole(Box::new(entry)), |packed| Self::Packed(Box::new(packed)))
-    }
-
-    pub fn entry(&self, step: &str, epoch: Epoch) -> FileEntry {
-        match self {
-            Self::Packed(packed) => packed.entry(step, epoch),
-            Self::Whole(entry) => FileEntry::clone(entry),
-        }
-    }
-}
-
-impl Packed {
-    fn new(entry: &FileEntry) -> Option<Self> {
+    pub fn new(entry: &FileEntry) -> Self {
         let usual = entry.path == data_path(&entry.step, entry.epoch());
-        Some(Self {
+        Self {
             path: (!usual).then(|| entry.path.as_str().into()),
             rows: entry.rows,
             bytes: entry.bytes,
-            hash: bytes_of(&entry.hash)?,
+            hash: Name::new(&entry.hash),
             errors: entry.errors.clone().map(Box::new),
             unused: entry.unused.iter().map(|(reason, rows)| (reason.as_str().into(), *rows)).collect(),
-            lineage: entry.lineage.iter().map(|hash| bytes_of(hash)).collect::<Option<_>>()?,
-        })
+            lineage: entry.lineage.iter().map(|name| Name::new(name)).collect(),
+        }
     }
 
-    fn entry(&self, step: &str, epoch: Epoch) -> FileEntry {
-        let text = |hash: &[u8; 32]| blake3::Hash::from_bytes(*hash).to_hex().to_string();
+    pub fn entry(&self, step: &str, epoch: Epoch) -> FileEntry {
         FileEntry {
             step: step.to_owned(),
             iteration: epoch.iteration,
@@ -63,19 +48,29 @@ impl Packed {
             path: self.path.as_ref().map_or_else(|| data_path(step, epoch), |path| path.to_string()),
             rows: self.rows,
             bytes: self.bytes,
-            hash: text(&self.hash),
+            hash: self.hash.text(),
             errors: self.errors.as_deref().cloned(),
-            lineage: self.lineage.iter().map(text).collect(),
+            lineage: self.lineage.iter().map(Name::text).collect(),
             unused: self.unused.iter().map(|(reason, rows)| (reason.to_string(), *rows)).collect(),
         }
     }
 }
 
-/// The bytes of a hash of 64 lower-case hex digits.
-fn bytes_of(hash: &str) -> Option<[u8; 32]> {
-    // `from_hex` accepts upper case too, which would come back as lower case.
-    let parsed = blake3::Hash::from_hex(hash).ok().filter(|parsed| parsed.to_hex().as_str() == hash);
-    parsed.map(blake3::Hash::into)
+impl Name {
+    fn new(text: &str) -> Self {
+        // `from_hex` accepts upper case too, which would come back as lower case.
+        match blake3::Hash::from_hex(text).ok().filter(|hash| hash.to_hex().as_str() == text) {
+            Some(hash) => Self::Hash(hash.into()),
+            None => Self::Text(text.into()),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Hash(bytes) => blake3::Hash::from_bytes(*bytes).to_hex().to_string(),
+            Self::Text(text) => text.to_string(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +92,7 @@ mod tests {
             let path = if usual { data_path(&step, Epoch::new(iteration, microbatch)) } else { path };
             let unused = names.iter().cloned().zip([rows, bytes]).collect();
             let entry = FileEntry { step, iteration, microbatch, path, rows, bytes, hash, errors, lineage, unused };
-            prop_assert_eq!(CompactEntry::new(entry.clone()).entry("answers", entry.epoch()), entry);
+            prop_assert_eq!(CompactEntry::new(&entry).entry("answers", entry.epoch()), entry);
         }
     }
 }

@@ -19,7 +19,8 @@ pub(crate) struct RunHeader {
 /// The entries of a manifest, by key.
 #[derive(Default, Debug)]
 pub(crate) struct Index {
-    pub files: BTreeMap<String, BTreeMap<Epoch, CompactEntry>>,
+    /// Boxed, because a map keeps room for more entries than it has.
+    pub files: BTreeMap<String, BTreeMap<Epoch, Box<CompactEntry>>>,
     pub models: BTreeMap<String, ModelEntry>,
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub dropped: BTreeSet<String>,
@@ -49,8 +50,8 @@ impl Index {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                let (step, epoch) = (f.step.clone(), f.epoch());
-                self.files.entry(step).or_default().insert(epoch, CompactEntry::new(f));
+                let entry = Box::new(CompactEntry::new(&f));
+                self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), entry);
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),
             Entry::Metrics(m) => drop(self.metrics.insert((m.step.clone(), m.iteration), m)),

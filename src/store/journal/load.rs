@@ -105,10 +105,14 @@ impl Run {
     /// A file is damaged or gone. The message names the first one in the order of steps and microbatches.
     pub fn verify_unread(&self) -> Result<()> {
         for step in self.steps() {
-            let files = self.files(&step);
-            let damaged = |file: &FileEntry| self.verify_those(file, |path| !self.is_verified(path)).err();
+            // Only epochs are collected: a long run has many entries.
+            let epochs = self.epochs(&step);
+            let damaged = |epoch: &Epoch| {
+                let file = self.committed(&step, *epoch)?;
+                self.verify_those(&file, |path| !self.is_verified(path)).err()
+            };
             // `find_map_first` makes the reported file independent of the threads.
-            if let Some(e) = files.par_iter().find_map_first(damaged) {
+            if let Some(e) = epochs.par_iter().find_map_first(damaged) {
                 return Err(e);
             }
         }
@@ -211,12 +215,16 @@ impl Run {
         step: &str,
         iteration: Option<u32>,
     ) -> impl Iterator<Item = Result<(Epoch, RecordBatch)>> + 'a {
-        let mut files = self.files(step);
-        files.retain(|f| iteration.is_none_or(|i| f.iteration == i));
-        let parts: Vec<Vec<FileEntry>> = files.chunks(READ_TOGETHER).map(<[_]>::to_vec).collect();
-        // Small files take longer to open and decode than to hash, so they are read on several cores.
-        let read = move |f: FileEntry| -> Result<(Epoch, RecordBatch)> { Ok((f.epoch(), self.load_entry(&f)?)) };
-        parts.into_iter().flat_map(move |part| part.into_par_iter().map(read).collect::<Vec<_>>())
+        let mut epochs = self.epochs(step);
+        epochs.retain(|epoch| iteration.is_none_or(|i| epoch.iteration == i));
+        let (step, mut epochs) = (step.to_owned(), epochs.into_iter());
+        let parts = std::iter::from_fn(move || {
+            let part: Vec<Epoch> = epochs.by_ref().take(READ_TOGETHER).collect();
+            let read = |epoch| Some(self.load(&step, epoch).transpose()?.map(|rows| (epoch, rows)));
+            // Small files take longer to open and decode than to hash, so they are read on several cores.
+            (!part.is_empty()).then(|| part.into_par_iter().filter_map(read).collect::<Vec<_>>())
+        });
+        parts.flatten()
     }
 
     /// All rows of a step in epoch order, of one iteration or all; `None` if none are committed.

@@ -306,6 +306,12 @@ impl Run {
         let state = self.state();
         if state.index.dropped.contains(step) { Vec::new() } else { state.index.files_of(step) }
     }
+    /// The epochs of a step's committed files, in order.
+    pub(crate) fn epochs(&self, step: &str) -> Vec<Epoch> {
+        let state = self.state();
+        let files = state.index.files.get(step).filter(|_| !state.index.dropped.contains(step));
+        files.into_iter().flat_map(|files| files.keys().copied()).collect()
+    }
     /// Steps with committed files that were not dropped, by name.
     pub fn steps(&self) -> Vec<String> {
         let state = self.state();
