@@ -19,8 +19,7 @@ pub(crate) struct RunHeader {
 /// The entries of a manifest, by key.
 #[derive(Default, Debug)]
 pub(crate) struct Index {
-    /// Boxed, because a map keeps room for more entries than it has.
-    pub files: BTreeMap<String, BTreeMap<Epoch, Box<CompactEntry>>>,
+    pub files: BTreeMap<String, BTreeMap<Epoch, CompactEntry>>,
     pub models: BTreeMap<String, ModelEntry>,
     pub metrics: BTreeMap<(String, u32), MetricsEntry>,
     pub dropped: BTreeSet<String>,
@@ -50,7 +49,7 @@ impl Index {
                 if !self.files.contains_key(&f.step) {
                     self.order.push(f.step.clone());
                 }
-                let entry = Box::new(CompactEntry::new(&f));
+                let entry = CompactEntry::new(&f);
                 self.files.entry(f.step).or_default().insert(Epoch::new(f.iteration, f.microbatch), entry);
             }
             Entry::Model(m) => drop(self.models.insert(m.name.clone(), m)),

@@ -17,7 +17,7 @@ use crate::store::files::integrity::{FileProblem, check_file, read_checked};
 use crate::store::files::reader::{parquet_rows, read_parquet, texts};
 
 /// Microbatches that are read at a time, which bounds the memory for them.
-const READ_TOGETHER: usize = 8;
+const READ_TOGETHER: usize = 4;
 
 impl Run {
     /// The rows of a step's microbatch; `None` if it is not committed. A file's first read in a process is
