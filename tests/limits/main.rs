@@ -9,3 +9,9 @@ mod scripted;
 mod memory;
 #[cfg(target_os = "linux")]
 mod system;
+
+/// The tests run one after the other: a busy machine changes what they measure.
+fn one_at_a_time() -> std::sync::MutexGuard<'static, ()> {
+    static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -37,6 +37,7 @@ fn one_size() {
 #[test]
 #[cfg(target_os = "linux")]
 fn of_a_thousand_prompts_and_of_a_hundred_thousand() {
+    let _alone = crate::one_at_a_time();
     let (few, many) = (peak("one_size", 1_000), peak("one_size", 100_000));
     println!("1,000 prompts: {few} bytes; 100,000 prompts: {many} bytes");
     assert!(few > 0 && many * 10 <= few * 11, "{few} bytes for 1,000 prompts, {many} for 100,000");
@@ -85,6 +86,7 @@ fn compared_with_near_copies() {
 #[test]
 #[cfg(target_os = "linux")]
 fn what_is_remembered_of_a_prompt_is_bounded() {
+    let _alone = crate::one_at_a_time();
     let (dedup, near) = (growth("deduplicated"), growth("compared_with_near_copies"));
     println!("dedup {dedup:.0} bytes a prompt, near copies of ten words {near:.0}");
     assert!(dedup < 400., "dedup needs {dedup:.0} bytes for each prompt");

@@ -39,6 +39,7 @@ fn run<'a>(file: &'a str, runs: &'a str) -> [&'a str; 6] {
 
 #[test]
 fn too_many_open_files_is_no_damage() {
+    let _alone = crate::one_at_a_time();
     let temp = tempfile::tempdir().unwrap();
     let (file, runs) = (pipeline(temp.path()), temp.path().join("runs").display().to_string());
     assert!(under(":", &run(&file, &runs)).status.success());
@@ -81,6 +82,7 @@ fn too_many_open_files_is_no_damage() {
 /// Threads have stacks of tens of megabytes: with little memory to address, some of them cannot be started.
 #[test]
 fn a_thread_that_cannot_be_started_is_told() {
+    let _alone = crate::one_at_a_time();
     let temp = tempfile::tempdir().unwrap();
     let file = pipeline(temp.path());
     let (mut told, mut unread) = (0, 0);
@@ -106,6 +108,7 @@ fn a_thread_that_cannot_be_started_is_told() {
 
 #[test]
 fn many_workers_are_too_many_or_make_the_same() {
+    let _alone = crate::one_at_a_time();
     let temp = tempfile::tempdir().unwrap();
     let file = pipeline(temp.path());
     let mut made = Vec::new();
