@@ -48,7 +48,7 @@ pub use files::listing::is_data_file;
 pub use files::printable::printable_with_bytes;
 pub use files::reader::{read_parquet, row_bytes};
 pub use files::writer::{ParquetFile, write_parquet};
-pub use import::{FORMATS, FormatDef, ImportOptions, Imported, Turns, import, import_jsonl};
+pub use import::{FORMATS, FormatDef, ImportOptions, Imported, Turns, format_of, import, import_jsonl};
 pub use journal::checkpoints::CheckpointFiles;
 pub use journal::diff::lines as changed_lines;
 pub use journal::entry::{

@@ -312,6 +312,10 @@ fn commands_in_messages() {
             "[pipeline]\nname = \"bad\"\n[step.r]\nop = \"read\"\nschema = \"ift\"\ndataset = \"two words.jsonl\"\n",
         );
     }
+    fn public_format(world: &World) {
+        world.write("my pairs.jsonl", "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n");
+        world.write("bad.toml", "[pipeline]\nname = \"bad\"\n[step.r]\nop = \"read\"\ndataset = \"my pairs.jsonl\"\n");
+    }
     fn moved(world: &World) {
         std::fs::rename(world.0.path().join("runs"), world.0.path().join("my runs")).unwrap();
         let file = world.0.path().join("my runs/good/data/pairs/iteration=0/microbatch=00000.parquet");
@@ -336,6 +340,7 @@ fn commands_in_messages() {
         (moved, "reflux show 'my runs/good/pairs'", 2, 2),
         (moved, "reflux verify 'my runs/good'", 1, 1),
         (bad_row, "reflux run bad.toml", 2, 1),
+        (public_format, "reflux check bad.toml", 2, 1),
         (fruitless, "reflux run small.toml --name fruitless", 3, 2),
         (fruitless_and_gone, "reflux run small.toml --name fruitless", 3, 2),
     ] {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use arrow::compute::concat_batches;
 
 use super::batches::{Cut, Whole, between_prompts, by_prompt, prompts_within, torn_prompt};
-use crate::data::{SCHEMAS, counted, did_you_mean, unread_key};
+use crate::data::{SCHEMAS, counted, did_you_mean, quoted, unread_key};
 use crate::dataflow::{Batches, Revised, Source};
 use crate::operators::shared::prelude::*;
 use crate::pipeline::External;
-use crate::store::{Dataset, InputForm, guess};
+use crate::store::{Dataset, InputForm, format_of, guess};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "read",
@@ -56,11 +56,14 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             let help = e.help_text().unwrap_or_default();
             match named {
                 Some(_) => f.problem("schema", e.to_string(), help),
-                None => f.problem(
-                    "dataset",
-                    e.to_string(),
-                    format!("{help}; `reflux import` converts preferences, chats and other public formats"),
-                ),
+                None => {
+                    let command = format!("reflux import {}", quoted(&place.to_string_lossy()));
+                    let help = match format_of(&place) {
+                        Some(format) => format!("it is of the format {}: `{command}` converts it", format.name),
+                        None => help.to_owned(),
+                    };
+                    f.problem("dataset", e.to_string(), help);
+                }
             }
             &named::IFT
         });

@@ -16,4 +16,4 @@ pub use chats::Turns;
 pub use formats::{FORMATS, FormatDef};
 pub use options::{ImportOptions, Imported};
 pub use own::import_jsonl;
-pub use public::import;
+pub use public::{format_of, import};

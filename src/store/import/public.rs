@@ -101,6 +101,11 @@ fn target_schema(format: &FormatDef, options: &ImportOptions) -> Result<&'static
     })
 }
 
+/// The public format of a file, from its first row; `None` if it has none, or cannot be read.
+pub fn format_of(input: &Path) -> Option<&'static FormatDef> {
+    found_format(input, &ImportOptions::default()).ok().flatten()
+}
+
 /// Detects the format from the first valid row; `None` if it has no known format, or one that cannot become
 /// the requested schema. A row that lacks a renamed key may be unrecognised for that reason: then later rows
 /// are tried, until every renamed key was seen.
