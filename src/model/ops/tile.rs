@@ -46,8 +46,12 @@ impl Line {
     pub(super) fn store(self, to: &mut [f32]) {
         let line = self.0.map(f32x16::to_array);
         match to.first_chunk_mut::<COLUMNS>() {
-            // The length is known at compile time; a copy of variable length would be a call.
-            Some(to) => to.copy_from_slice(line.as_flattened()),
+            // Whole vectors are assigned. Of two slice copies the compiler makes one of variable length, which
+            // is a call for each line.
+            Some(whole) => {
+                let (parts, _) = whole.as_chunks_mut::<16>();
+                parts.iter_mut().zip(line).for_each(|(to, part)| *to = part);
+            }
             None => to.copy_from_slice(&line.as_flattened()[..to.len()]),
         }
     }
