@@ -8,14 +8,11 @@ use rand_chacha::rand_core::Rng;
 
 use super::choice::ChoiceTree;
 use super::codec::Codec;
-use super::encoded::{EncodedRequest, SampledTokens};
+use super::encoded::{EncodedRequest, RowResult, SampledTokens};
 use super::request::{Answer, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError, problem};
 use super::sampling::{self, Sampling, Scratch, TokenDraw, stop, unit};
 use crate::error::{Error, Result};
 use crate::model::Message;
-
-/// The result of a row of requests.
-pub(super) type RowResult = (usize, std::result::Result<SampledTokens, RequestError>);
 
 /// Answers all requests. `run` runs encoded rows.
 pub(super) fn generate(

@@ -1,5 +1,8 @@
-//! [`Engine`]: the trait that every backend implements.
+//! [`Engine`]: the trait that every backend implements, and [`TokenEngine`], for those that work on token ids.
 
+use super::answer;
+use super::codec::Codec;
+use super::encoded::{EncodedRequest, RowResult};
 use super::request::{Answer, ChoiceRequest, Probabilities, Request};
 use super::stats::Stats;
 use crate::cancel::CancelFlag;
@@ -28,4 +31,45 @@ pub trait Engine: Send + Sync {
     }
     /// Counters since the start.
     fn stats(&self) -> Stats;
+}
+
+/// A backend that completes token ids. It is an [`Engine`]: conversations are encoded and answers decoded with its
+/// codec.
+pub trait TokenEngine: Send + Sync {
+    /// Converts conversations to token ids and back.
+    fn codec(&self) -> &dyn Codec;
+    /// Completes all rows and blocks the calling thread. The results come in any order, one for each row. Otherwise as
+    /// [`Engine::generate`].
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>>;
+    /// Counts requests, before they are encoded.
+    fn count(&self, requests: usize);
+    /// See [`Engine::id`].
+    fn id(&self) -> &str;
+    /// See [`Engine::tokenizer`].
+    fn tokenizer(&self) -> Option<&str>;
+    /// See [`Engine::stats`].
+    fn stats(&self) -> Stats;
+}
+
+impl<T: TokenEngine> Engine for T {
+    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
+        self.count(requests.len());
+        answer::generate(self.codec(), requests, |rows| self.run(rows, cancel))
+    }
+    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
+        self.count(choices.len());
+        answer::choose(self.codec(), &choices, |rows| self.run(rows, cancel))
+    }
+    fn id(&self) -> &str {
+        TokenEngine::id(self)
+    }
+    fn tokenizer(&self) -> Option<&str> {
+        TokenEngine::tokenizer(self)
+    }
+    fn stats(&self) -> Stats {
+        TokenEngine::stats(self)
+    }
 }

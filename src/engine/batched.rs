@@ -8,13 +8,11 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::ThreadPool;
 
-use super::answer::{self, RowResult};
-use super::backend::Engine;
+use super::backend::TokenEngine;
 use super::codec::Codec;
 use super::config::EngineConfig;
-use super::encoded::EncodedRequest;
+use super::encoded::{EncodedRequest, RowResult};
 use super::kv::{BLOCK, CacheShape};
-use super::request::{Answer, ChoiceRequest, Probabilities, Request};
 use super::scheduler::{Scheduler, SchedulerLimits, SequenceOutput};
 use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
@@ -34,7 +32,7 @@ pub struct BatchedEngine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A call of [`Engine::generate`], with its prompts encoded.
+/// A call of [`TokenEngine::run`].
 struct Call {
     rows: Vec<EncodedRequest>,
     cancel: CancelFlag,
@@ -59,7 +57,7 @@ impl BatchedEngine {
         Self::with_codec(Arc::new(llama), Arc::new(model.tokenizer), model.hash, &config)
     }
 
-    /// As [`BatchedEngine::spawn`], from parts. `id` is what [`Engine::id`] returns.
+    /// As [`BatchedEngine::spawn`], from parts. `id` is what [`TokenEngine::id`] returns.
     ///
     /// # Errors
     /// As [`BatchedEngine::spawn`].
@@ -106,8 +104,18 @@ impl BatchedEngine {
         Ok(Self { id, tokenizer, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
     }
 
+    fn gone(&self) -> Error {
+        let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
+    }
+}
+
+impl TokenEngine for BatchedEngine {
+    fn codec(&self) -> &dyn Codec {
+        &*self.codec
+    }
     /// Sends rows to the thread and waits for their outputs.
-    fn call(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
+    fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
         // A call gets exactly one reply, so sending it never blocks the engine.
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
@@ -115,21 +123,8 @@ impl BatchedEngine {
         let outputs = answer.recv().map_err(|_| self.gone())??;
         Ok(outputs.into_iter().map(|o| (o.owner.1, o.result)).collect())
     }
-
-    fn gone(&self) -> Error {
-        let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Error::bug(format!("the engine's thread panicked: {}", reason.as_deref().unwrap_or("no message")))
-    }
-}
-
-impl Engine for BatchedEngine {
-    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
-        add(&self.counters.requests, requests.len());
-        answer::generate(&*self.codec, requests, |rows| self.call(rows, cancel))
-    }
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
-        add(&self.counters.requests, choices.len());
-        answer::choose(&*self.codec, &choices, |rows| self.call(rows, cancel))
+    fn count(&self, requests: usize) {
+        add(&self.counters.requests, requests);
     }
     fn id(&self) -> &str {
         &self.id

@@ -28,10 +28,11 @@ mod stats;
 mod stream;
 
 pub use crate::model::Message;
-pub use backend::Engine;
+pub use backend::{Engine, TokenEngine};
 pub use batched::BatchedEngine;
 pub use codec::Codec;
 pub use config::{EngineConfig, memory};
+pub use encoded::{EncodedRequest, RowResult, SampledTokens};
 pub(crate) use open::has_template;
 pub use open::{open, start};
 pub use request::{Answer, AnswerPrefix, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError};

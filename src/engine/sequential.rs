@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::answer::{self, RowResult};
-use super::backend::Engine;
+use super::answer;
+use super::backend::TokenEngine;
+use super::codec::Codec;
 use super::config::EngineConfig;
-use super::encoded::{EncodedRequest, SampledTokens};
-use super::request::{Answer, ChoiceRequest, Finish, Probabilities, Request, RequestError};
+use super::encoded::{EncodedRequest, RowResult, SampledTokens};
+use super::request::{Finish, RequestError};
 use super::sampling::Scratch;
 use super::stats::{Counters, Stats, add};
 use crate::cancel::CancelFlag;
@@ -125,7 +126,12 @@ impl Sequential {
             logits = network.push(&[token], &before)?;
         }
     }
+}
 
+impl TokenEngine for Sequential {
+    fn codec(&self) -> &dyn Codec {
+        &self.model.tokenizer
+    }
     /// Runs rows, prompt by prompt.
     fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
         let mut done = Vec::with_capacity(rows.len());
@@ -149,16 +155,8 @@ impl Sequential {
         }
         Ok(done)
     }
-}
-
-impl Engine for Sequential {
-    fn generate(&self, requests: Vec<Request>, cancel: &CancelFlag) -> Result<Vec<Answer>> {
-        add(&self.counters.requests, requests.len());
-        answer::generate(&self.model.tokenizer, requests, |rows| self.run(rows, cancel))
-    }
-    fn choose(&self, choices: Vec<ChoiceRequest>, cancel: &CancelFlag) -> Result<Vec<Probabilities>> {
-        add(&self.counters.requests, choices.len());
-        answer::choose(&self.model.tokenizer, &choices, |rows| self.run(rows, cancel))
+    fn count(&self, requests: usize) {
+        add(&self.counters.requests, requests);
     }
     fn id(&self) -> &str {
         &self.model.hash
