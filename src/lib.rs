@@ -124,5 +124,6 @@ pub mod operators;
 pub mod pipeline;
 pub mod report;
 pub mod runner;
+pub mod serve;
 pub mod store;
 pub mod train;

@@ -18,6 +18,7 @@ mod progress;
 mod replay;
 mod revise;
 mod run;
+mod serve;
 mod session;
 mod show;
 mod study;
@@ -132,6 +133,8 @@ commands! {
     Export => export::{Args, run},
     /// Answers prompts
     Generate => generate::{Args, run},
+    /// Serves a model over HTTP, as OpenAI's interface spells it
+    Serve => serve::{Args, run},
     /// Scores given answers: the log-probability of each under a model
     Logprobs => logprobs::{Args, run},
     /// Measures models, judges and runs: win rates, reward modelling, AlpacaEval, drift

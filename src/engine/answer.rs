@@ -82,6 +82,12 @@ pub(super) fn unfit(prompt: &[u32], vocab: usize, context: usize) -> Option<Requ
     None
 }
 
+/// Why a model with this vocabulary and context length cannot score these tokens, if it cannot.
+pub(super) fn unfit_to_score(tokens: &[u32], vocab: usize, context: usize) -> Option<RequestError> {
+    // Unlike a prompt they may fill the context.
+    unfit(tokens, vocab, context.saturating_add(1))
+}
+
 /// Draws the next token of an answer and returns it with its log-probability, see [`TokenDraw::token`]. `rng` is the
 /// generator of the request's key.
 pub(super) fn next_token(
@@ -110,6 +116,18 @@ pub(super) fn next_token(
 pub(super) fn wanted(logits: &[f32], ids: &[u32]) -> std::result::Result<SampledTokens, RequestError> {
     let logprobs = sampling::logprobs(logits, ids).ok_or_else(not_finite)?;
     Ok(SampledTokens { tokens: ids.to_vec(), logprobs, finish: Finish::Stop })
+}
+
+/// The log-probability of `token`, and the `top` likeliest tokens with theirs.
+pub(super) fn scores(
+    logits: &[f32],
+    token: u32,
+    top: usize,
+) -> std::result::Result<(f32, Vec<(u32, f32)>), RequestError> {
+    let mut ids = vec![token];
+    ids.extend(sampling::likeliest(logits, top));
+    let logprobs = sampling::logprobs(logits, &ids).ok_or_else(not_finite)?;
+    Ok((logprobs[0], ids.into_iter().zip(logprobs).skip(1).collect()))
 }
 
 /// Computes the probabilities of all choices. `run` runs encoded rows.
@@ -168,8 +186,8 @@ pub(super) fn finish(tokens: &[u32], sampling: &Sampling, limit: usize, codec: &
     }
 }
 
-/// Decodes a finished sequence.
-fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: SampledTokens) -> Completion {
+/// Decodes a finished sequence of a request with this prompt and these options.
+pub fn completion(codec: &dyn Codec, prompt: &Arc<[u32]>, sampling: &Sampling, done: SampledTokens) -> Completion {
     let ended = ended(&done.tokens, sampling, codec);
     let said = &done.tokens[..done.tokens.len() - usize::from(ended)];
     let mut text = codec.decode(said);

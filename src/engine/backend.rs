@@ -2,8 +2,8 @@
 
 use super::answer;
 use super::codec::Codec;
-use super::encoded::{EncodedRequest, RowResult};
-use super::request::{Answer, ChoiceRequest, Probabilities, Request};
+use super::encoded::{EncodedRequest, NewToken, RowResult, ScoreRequest, ScoreResult, TokenListener};
+use super::request::{Answer, ChoiceRequest, Probabilities, Request, RequestError};
 use super::stats::Stats;
 use crate::cancel::CancelFlag;
 use crate::error::Result;
@@ -33,6 +33,15 @@ pub trait Engine: Send + Sync {
     fn stats(&self) -> Stats;
 }
 
+/// The sizes of a model that limit requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ModelSize {
+    /// Maximum number of tokens of a prompt and its answer together.
+    pub context: usize,
+    /// Token ids are below it.
+    pub vocab: usize,
+}
+
 /// A backend that completes token ids. It is an [`Engine`]: conversations are encoded and answers decoded with its
 /// codec.
 pub trait TokenEngine: Send + Sync {
@@ -44,6 +53,39 @@ pub trait TokenEngine: Send + Sync {
     /// # Errors
     /// As [`Engine::generate`].
     fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>>;
+    /// As [`TokenEngine::run`], and calls `listener` with each token when it is drawn. An engine that cannot do so calls
+    /// it with all tokens of an answer at the end.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    fn run_streaming(
+        &self,
+        rows: Vec<EncodedRequest>,
+        listener: TokenListener,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<RowResult>> {
+        let results = self.run(rows, cancel)?;
+        for (row, sampled) in results.iter().filter_map(|(row, result)| Some((*row, result.as_ref().ok()?))) {
+            for (&token, &logprob) in sampled.tokens.iter().zip(&sampled.logprobs) {
+                listener(NewToken { row, token, logprob });
+            }
+        }
+        Ok(results)
+    }
+    /// Computes the log-probabilities of given tokens. The results come in any order, one for each row. An engine that
+    /// cannot do so answers each row with an error.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    fn score(&self, rows: Vec<ScoreRequest>, _: &CancelFlag) -> Result<Vec<ScoreResult>> {
+        let message = "this engine does not compute log-probabilities of given tokens";
+        let refused = || RequestError { code: "no_scores", message: message.into() };
+        Ok(rows.into_iter().map(|r| (r.row, Err(refused()))).collect())
+    }
+    /// The size of the model, or none if it is not known.
+    fn size(&self) -> Option<ModelSize> {
+        None
+    }
     /// Counts requests, before they are encoded.
     fn count(&self, requests: usize);
     /// See [`Engine::id`].

@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::ThreadPool;
 
-use super::backend::TokenEngine;
+use super::backend::{ModelSize, TokenEngine};
 use super::codec::Codec;
 use super::config::EngineConfig;
-use super::encoded::{EncodedRequest, RowResult};
+use super::encoded::{EncodedRequest, RowResult, ScoreRequest, ScoreResult, TokenListener, TokenScores};
 use super::kv::{BLOCK, CacheShape};
 use super::scheduler::{Scheduler, SchedulerLimits, SequenceOutput};
 use super::stats::{Counters, Stats, add};
+use super::task::Task;
 use crate::cancel::CancelFlag;
 use crate::error::{Context, Error, Result};
 use crate::model::{Llama, Model};
@@ -28,13 +29,14 @@ pub struct BatchedEngine {
     counters: Arc<Counters>,
     /// Why the thread ended early, if it did.
     failure: Arc<Mutex<Option<String>>>,
+    size: ModelSize,
     calls: Option<Sender<Call>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A call of [`TokenEngine::run`].
+/// A call of [`TokenEngine::run`] or [`TokenEngine::score`].
 struct Call {
-    rows: Vec<EncodedRequest>,
+    rows: Vec<Task>,
     cancel: CancelFlag,
     reply: Sender<Result<Vec<SequenceOutput>>>,
 }
@@ -76,6 +78,7 @@ impl BatchedEngine {
             .help("raise engine.kv_memory"));
         }
         let limits = SchedulerLimits { max_rows, prefill_chunk: config.prefill_chunk.max(1), blocks };
+        let size = ModelSize { context: positions, vocab: llama.config().vocab_size };
         let counters = Arc::new(Counters::default());
         let failure = Arc::new(Mutex::new(None));
         let scheduler = {
@@ -101,7 +104,31 @@ impl BatchedEngine {
         });
         let thread = thread.map_err(|e| Error::no_thread("the engine's thread", e))?;
         let tokenizer = codec.hash();
-        Ok(Self { id, tokenizer, codec, counters, failure, calls: Some(calls), thread: Some(thread) })
+        Ok(Self { id, tokenizer, codec, counters, failure, size, calls: Some(calls), thread: Some(thread) })
+    }
+
+    /// Sends rows to the thread and waits for their outputs.
+    fn outputs(&self, rows: Vec<Task>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
+        // The thread replies after the last output, so a call without rows would have no reply.
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A call gets exactly one reply, so sending it never blocks the engine.
+        let (reply, answer) = bounded(1);
+        let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
+        calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
+        answer.recv().map_err(|_| self.gone())?
+    }
+
+    fn answers(
+        &self,
+        rows: Vec<EncodedRequest>,
+        listener: Option<&TokenListener>,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<RowResult>> {
+        let tasks = rows.into_iter().map(|row| Task::answer(row, listener.cloned())).collect();
+        let outputs = self.outputs(tasks, cancel)?;
+        Ok(outputs.into_iter().map(|o| (o.owner.1, o.result)).collect())
     }
 
     fn gone(&self) -> Error {
@@ -114,14 +141,28 @@ impl TokenEngine for BatchedEngine {
     fn codec(&self) -> &dyn Codec {
         &*self.codec
     }
-    /// Sends rows to the thread and waits for their outputs.
     fn run(&self, rows: Vec<EncodedRequest>, cancel: &CancelFlag) -> Result<Vec<RowResult>> {
-        // A call gets exactly one reply, so sending it never blocks the engine.
-        let (reply, answer) = bounded(1);
-        let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
-        calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
-        let outputs = answer.recv().map_err(|_| self.gone())??;
-        Ok(outputs.into_iter().map(|o| (o.owner.1, o.result)).collect())
+        self.answers(rows, None, cancel)
+    }
+    fn run_streaming(
+        &self,
+        rows: Vec<EncodedRequest>,
+        listener: TokenListener,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<RowResult>> {
+        self.answers(rows, Some(&listener), cancel)
+    }
+    /// One pass over all tokens. Keys and values of a known beginning are not computed again.
+    fn score(&self, rows: Vec<ScoreRequest>, cancel: &CancelFlag) -> Result<Vec<ScoreResult>> {
+        let outputs = self.outputs(rows.into_iter().map(Task::score).collect(), cancel)?;
+        let scores = |o: SequenceOutput| {
+            let top = o.likeliest;
+            (o.owner.1, o.result.map(|done| TokenScores { logprobs: done.logprobs, top }))
+        };
+        Ok(outputs.into_iter().map(scores).collect())
+    }
+    fn size(&self) -> Option<ModelSize> {
+        Some(self.size)
     }
     fn count(&self, requests: usize) {
         add(&self.counters.requests, requests);

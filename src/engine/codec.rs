@@ -23,6 +23,24 @@ pub trait Codec: Send + Sync {
         let _ = messages;
         self.encode_more(text)
     }
+    /// The token ids of a text that is a whole prompt, not a conversation. With `mark`, tokens that the tokenizer puts
+    /// around every text, such as the beginning of text, are added. The text itself is never special.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it.
+    fn encode_prompt(&self, text: &str, mark: bool) -> Result<Vec<u32>> {
+        let _ = mark;
+        self.encode_more(text)
+    }
+    /// The text that a token has within other text; the spelling of a special token. A part of a character is
+    /// U+FFFD.
+    fn piece(&self, token: u32) -> String {
+        self.decode(&[token])
+    }
+    /// The text of tokens, with special tokens spelled out.
+    fn spell(&self, tokens: &[u32]) -> String {
+        self.decode(tokens)
+    }
     /// The text of tokens, without special tokens.
     fn decode(&self, tokens: &[u32]) -> String;
     /// Tokens that end an answer.
@@ -42,6 +60,28 @@ impl Codec for Tokenizer {
     }
     fn encode_beginning(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
         self.encode_answer_beginning(messages, text)
+    }
+    fn encode_prompt(&self, text: &str, mark: bool) -> Result<Vec<u32>> {
+        let ids = self.encode_text(text)?;
+        if !mark {
+            return Ok(ids);
+        }
+        let (before, after) = self.marks()?;
+        Ok([before, ids, after].concat())
+    }
+    fn piece(&self, token: u32) -> String {
+        if self.is_special(token) {
+            return self.token(token).unwrap_or_default();
+        }
+        // Some decoders drop the blank before the first token, so another token comes first.
+        let Ok(mut ids) = self.encode_text("a") else { return Tokenizer::decode(self, &[token]) };
+        let first = Tokenizer::decode(self, &ids);
+        ids.push(token);
+        let text = Tokenizer::decode(self, &ids);
+        text.strip_prefix(&first).map_or_else(|| Tokenizer::decode(self, &[token]), str::to_owned)
+    }
+    fn spell(&self, tokens: &[u32]) -> String {
+        Tokenizer::spell(self, tokens)
     }
     fn decode(&self, tokens: &[u32]) -> String {
         Tokenizer::decode(self, tokens)

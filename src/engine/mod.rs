@@ -26,15 +26,19 @@ mod scripted;
 mod sequential;
 mod stats;
 mod stream;
+mod task;
 
 pub use crate::model::Message;
-pub use backend::{Engine, TokenEngine};
+pub use answer::completion;
+pub use backend::{Engine, ModelSize, TokenEngine};
 pub use batched::BatchedEngine;
 pub use codec::Codec;
 pub use config::{EngineConfig, memory};
-pub use encoded::{EncodedRequest, RowResult, SampledTokens};
+pub use encoded::{
+    EncodedRequest, NewToken, RowResult, SampledTokens, ScoreRequest, ScoreResult, TokenListener, TokenScores,
+};
 pub(crate) use open::has_template;
-pub use open::{open, start};
+pub use open::{open, open_tokens, start};
 pub use request::{Answer, AnswerPrefix, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError};
 pub use sampling::Sampling;
 pub use scripted::{Script, Scripted, scripted};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::backend::Engine;
+use super::backend::{Engine, TokenEngine};
 use super::batched::BatchedEngine;
 use super::config::EngineConfig;
 use super::sequential::Sequential;
@@ -25,10 +25,28 @@ pub fn open(path: &Path, device: &Device, dtype: DType, config: EngineConfig) ->
     if Family::of(path)?.is_none() {
         return start(Model::load(path, device, dtype, false)?, config);
     }
-    let mut model = InferenceModel::load(path, device, dtype)?;
-    model.tokenizer = model.tokenizer.with_date(config.date);
+    let model = InferenceModel::load(path, device, dtype)?;
     has_template(&model.name, &model.tokenizer)?;
-    Ok(Arc::new(Sequential::new(model, &config)))
+    Ok(Arc::new(sequential(model, &config)))
+}
+
+/// As [`open`], for callers that work on token ids. The model needs no chat template; without one, conversations are
+/// refused.
+///
+/// # Errors
+/// The model cannot be loaded, or its engine cannot be started.
+pub fn open_tokens(path: &Path, device: &Device, dtype: DType, config: EngineConfig) -> Result<Arc<dyn TokenEngine>> {
+    if Family::of(path)?.is_some() {
+        return Ok(Arc::new(sequential(InferenceModel::load(path, device, dtype)?, &config)));
+    }
+    let model = Model::load(path, device, dtype, false)?;
+    let model = Model { tokenizer: model.tokenizer.with_date(config.date), ..model };
+    Ok(Arc::new(BatchedEngine::spawn(model, config)?))
+}
+
+fn sequential(mut model: InferenceModel, config: &EngineConfig) -> Sequential {
+    model.tokenizer = model.tokenizer.with_date(config.date);
+    Sequential::new(model, config)
 }
 
 /// Starts the engine of a loaded Llama.

@@ -15,12 +15,13 @@ use rayon::prelude::*;
 
 use super::answer;
 use super::codec::Codec;
-use super::encoded::{EncodedRequest, SampledTokens};
+use super::encoded::{EncodedRequest, NewToken, SampledTokens, TokenListener};
 use super::kv::{self, BLOCK, BlockSpan, KvStore, Paged, StepPlan, StepRow};
 use super::prefix::{Blocks, NodeId};
 use super::request::{Finish, RequestError};
 use super::sampling::Scratch;
 use super::stats::{Counters, add};
+use super::task::{Score, Task};
 use crate::error::{Context as _, Error, Result};
 use crate::model::Llama;
 use crate::model::ops::Floats;
@@ -33,12 +34,26 @@ pub(super) struct SequenceOutput {
     /// The call, and the index in the call.
     pub owner: (u64, usize),
     pub result: std::result::Result<SampledTokens, RequestError>,
+    /// The likeliest tokens in place of each token that was scored.
+    pub likeliest: Vec<Vec<(u32, f32)>>,
+}
+
+/// What a row of logits gave its sequence.
+enum Drawn {
+    /// The next token and its log-probability.
+    Token(u32, f32),
+    /// The log-probabilities that were asked for instead of an answer.
+    Wanted(SampledTokens),
+    /// The log-probability of a given token, and the likeliest tokens in its place.
+    Scored(f32, Vec<(u32, f32)>),
 }
 
 /// A running sequence.
 struct Sequence {
     call: u64,
     request: EncodedRequest,
+    score: Option<Score>,
+    listener: Option<TokenListener>,
     rng: ChaCha8Rng,
     /// Maximum tokens of the answer: `max_tokens`, or fewer if the context ends before. 0 marks a finished sequence.
     limit: usize,
@@ -70,7 +85,7 @@ pub(super) struct Scheduler {
     store: Box<dyn KvStore>,
     blocks: Blocks,
     /// Requests with their calls.
-    waiting: VecDeque<(u64, EncodedRequest)>,
+    waiting: VecDeque<(u64, Task)>,
     running: Vec<Sequence>,
     steps: u64,
 }
@@ -109,19 +124,27 @@ impl Scheduler {
     }
 
     /// Queues a request of a call, or returns its result if it needs no step.
-    pub fn submit(&mut self, call: u64, request: EncodedRequest) -> Option<SequenceOutput> {
-        let owner = (call, request.row);
-        let context = self.llama.config().max_position_embeddings;
-        let limit = self.limit(&request);
-        if let Some(error) = answer::unfit(&request.prompt, self.llama.config().vocab_size, context) {
-            return Some(SequenceOutput { owner, result: Err(error) });
+    pub fn submit(&mut self, call: u64, task: Task) -> Option<SequenceOutput> {
+        let request = &task.request;
+        let output = |result| Some(SequenceOutput { owner: (call, request.row), result, likeliest: Vec::new() });
+        let config = self.llama.config();
+        let (vocab, context) = (config.vocab_size, config.max_position_embeddings);
+        let nothing = SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
+        // Nothing can be sampled or scored, so the request must not occupy a row.
+        let empty = match &task.score {
+            Some(score) => match answer::unfit_to_score(&score.tokens, vocab, context) {
+                Some(error) => return output(Err(error)),
+                None => score.from >= score.tokens.len(),
+            },
+            None => match answer::unfit(&request.prompt, vocab, context) {
+                Some(error) => return output(Err(error)),
+                None => self.limit(request) == 0,
+            },
+        };
+        if empty {
+            return output(Ok(nothing));
         }
-        // Nothing can be sampled, so the request must not occupy a row.
-        if limit == 0 {
-            let result = Ok(SampledTokens { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length });
-            return Some(SequenceOutput { owner, result });
-        }
-        self.waiting.push_back((call, request));
+        self.waiting.push_back((call, task));
         None
     }
 
@@ -139,6 +162,7 @@ impl Scheduler {
     fn admit(&mut self) -> Result<()> {
         while self.running.len() < self.limits.max_rows {
             let Some((_, next)) = self.waiting.front() else { return Ok(()) };
+            let next = &next.request;
             let limit = self.limit(next);
             // The last token's keys and values are never needed.
             let reserved = (limit - 1).div_ceil(BLOCK);
@@ -150,16 +174,18 @@ impl Scheduler {
                 }
                 self.grow(needed)?;
             }
-            let (_, next) = &self.waiting[0];
+            let next = &self.waiting[0].1.request;
             // First come, first served: a short request behind a long one waits, or the long one might never
             // run.
             let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
-            let Some((call, request)) = self.waiting.pop_front() else { return Ok(()) };
+            let Some((call, Task { request, score, listener })) = self.waiting.pop_front() else { return Ok(()) };
             add(&self.counters.prompt_tokens, request.prompt.len());
             self.running.push(Sequence {
                 rng: request.key.rng(),
                 call,
                 request,
+                score,
+                listener,
                 limit,
                 path,
                 own: Vec::new(),
@@ -204,7 +230,10 @@ impl Scheduler {
         // Bounded, so that a step takes about as long whatever prompts arrive.
         let until = (decoding + self.limits.prefill_chunk).min(self.limits.max_rows);
         for (i, s) in self.running.iter_mut().enumerate().filter(|(_, s)| s.tokens.is_empty()) {
-            pack.prefill(i, s, &mut self.blocks, self.steps, until);
+            match s.score.is_some() {
+                true => pack.score(i, s, &mut self.blocks, self.steps, until),
+                false => pack.prefill(i, s, &mut self.blocks, self.steps, until),
+            }
         }
         if pack.ids.is_empty() {
             return if self.running.is_empty() { Ok(Vec::new()) } else { Err(Error::bug("a step without rows")) };
@@ -220,7 +249,7 @@ impl Scheduler {
         let rows: Vec<&[(usize, usize)]> = pack.wanted.chunk_by(|a, b| a.0 == b.0).collect();
         // A row of logits is as long as the vocabulary, so not all of them fit into memory at once.
         for rows in rows.chunks(LOGIT_ROWS) {
-            self.sample(&hidden, rows, &mut outputs)?;
+            self.sample(&hidden, rows, &pack.positions, &mut outputs)?;
         }
         self.leave(&mut outputs);
         let rows = pack.ids.len();
@@ -231,59 +260,54 @@ impl Scheduler {
     }
 
     /// Draws the next token of the sequences that sample from the given rows: lists of (row, sequence), one for each
-    /// row.
-    fn sample(&mut self, hidden: &Tensor, rows: &[&[(usize, usize)]], outputs: &mut Vec<SequenceOutput>) -> Result<()> {
+    /// row. `positions` are those of all rows.
+    fn sample(
+        &mut self,
+        hidden: &Tensor,
+        rows: &[&[(usize, usize)]],
+        positions: &[u32],
+        outputs: &mut Vec<SequenceOutput>,
+    ) -> Result<()> {
         let index: Vec<u32> = rows.iter().map(|r| r[0].0 as u32).collect();
         let logits = self.llama.logits(&hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?)?;
         // Sampling runs on the CPU in f32 on every device, so its arithmetic is the same everywhere.
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let logits = Floats::of(&logits)?;
         let width = self.llama.config().vocab_size;
-        let jobs: Vec<(usize, &[f32])> = rows
+        let jobs: Vec<(usize, usize, &[f32])> = rows
             .iter()
             .zip(logits.chunks(width))
-            .flat_map(|(wants, logits)| wants.iter().map(move |&(_, sequence)| (sequence, logits)))
+            .flat_map(|(wants, logits)| wants.iter().map(move |&(row, sequence)| (row, sequence, logits)))
             .collect();
         let (running, eos) = (&self.running, self.codec.eos_ids());
-        type Drawn = std::result::Result<std::result::Result<(u32, f32), SampledTokens>, RequestError>;
-        let drawn: Vec<(usize, Drawn)> = jobs
+        let drawn: Vec<(usize, std::result::Result<Drawn, RequestError>)> = jobs
             .into_par_iter()
-            .map_init(Scratch::default, |scratch, (i, logits)| {
-                let s = &running[i];
-                let (prompt, sampling) = (&s.request.prompt, &s.request.sampling);
-                if let Some(ids) = &s.request.wanted {
-                    return (i, answer::wanted(logits, ids).map(Err));
-                }
-                // The random numbers depend on the sequence's own key, so neither the batch nor the thread
-                // matters.
-                let token = answer::next_token(logits, sampling, prompt, &s.tokens, eos, &s.rng, scratch);
-                (i, token.map(Ok).ok_or_else(answer::not_finite))
+            .map_init(Scratch::default, |scratch, (row, i, logits)| {
+                (i, running[i].draw(logits, positions[row] as usize, eos, scratch))
             })
             .collect();
-        add(&self.counters.generated_tokens, drawn.len());
+        let scored = drawn.iter().filter(|(_, drawn)| matches!(drawn, Ok(Drawn::Scored(..)))).count();
+        add(&self.counters.generated_tokens, drawn.len() - scored);
         for (i, drawn) in drawn {
             let s = &mut self.running[i];
-            if s.tokens.is_empty() {
+            // One of the rows that are scored together had an error.
+            if s.limit == 0 {
+                continue;
+            }
+            let first = s.tokens.is_empty();
+            let Some(result) = s.take(drawn, &*self.codec) else {
+                if first && s.score.is_none() {
+                    add(&self.counters.cached_prompt_tokens, s.request.prompt.len() - s.computed);
+                }
+                continue;
+            };
+            if first {
                 add(&self.counters.cached_prompt_tokens, s.request.prompt.len() - s.computed);
             }
-            let result = match drawn {
-                Err(e) => Err(e),
-                Ok(Err(wanted)) => Ok(wanted),
-                Ok(Ok((token, logprob))) => {
-                    s.tokens.push(token);
-                    s.logprobs.push(logprob);
-                    match answer::finish(&s.tokens, &s.request.sampling, s.limit, &*self.codec) {
-                        None => continue,
-                        Some(finish) => {
-                            let (tokens, logprobs) = (std::mem::take(&mut s.tokens), std::mem::take(&mut s.logprobs));
-                            Ok(SampledTokens { tokens, logprobs, finish })
-                        }
-                    }
-                }
-            };
             // Removal waits until all rows are sampled, because the indices of the others must stay valid.
             s.limit = 0;
-            outputs.push(SequenceOutput { owner: (s.call, s.request.row), result });
+            let likeliest = s.score.as_mut().map(|score| std::mem::take(&mut score.likeliest)).unwrap_or_default();
+            outputs.push(SequenceOutput { owner: (s.call, s.request.row), result, likeliest });
         }
         Ok(())
     }
@@ -304,6 +328,55 @@ impl Scheduler {
 }
 
 impl Sequence {
+    /// What the logits of the row at `position` give the sequence.
+    fn draw(
+        &self,
+        logits: &[f32],
+        position: usize,
+        eos: &[u32],
+        scratch: &mut Scratch,
+    ) -> std::result::Result<Drawn, RequestError> {
+        if let Some(score) = &self.score {
+            let (logprob, likeliest) = answer::scores(logits, score.tokens[position + 1], score.top)?;
+            return Ok(Drawn::Scored(logprob, likeliest));
+        }
+        let (prompt, sampling) = (&self.request.prompt, &self.request.sampling);
+        if let Some(ids) = &self.request.wanted {
+            return answer::wanted(logits, ids).map(Drawn::Wanted);
+        }
+        // The random numbers depend on the sequence's own key, so neither the batch nor the thread matters.
+        let token = answer::next_token(logits, sampling, prompt, &self.tokens, eos, &self.rng, scratch);
+        token.map(|(token, logprob)| Drawn::Token(token, logprob)).ok_or_else(answer::not_finite)
+    }
+
+    /// Adds what was drawn, and returns the result if that was the last.
+    fn take(
+        &mut self,
+        drawn: std::result::Result<Drawn, RequestError>,
+        codec: &dyn Codec,
+    ) -> Option<std::result::Result<SampledTokens, RequestError>> {
+        let finish = match drawn {
+            Err(e) => return Some(Err(e)),
+            Ok(Drawn::Wanted(wanted)) => return Some(Ok(wanted)),
+            Ok(Drawn::Scored(logprob, likeliest)) => {
+                self.logprobs.push(logprob);
+                let score = self.score.as_mut()?;
+                score.likeliest.push(likeliest);
+                (self.logprobs.len() == score.tokens.len() - score.from).then_some(Finish::Stop)?
+            }
+            Ok(Drawn::Token(token, logprob)) => {
+                self.tokens.push(token);
+                self.logprobs.push(logprob);
+                if let Some(listener) = &self.listener {
+                    listener(NewToken { row: self.request.row, token, logprob });
+                }
+                answer::finish(&self.tokens, &self.request.sampling, self.limit, codec)?
+            }
+        };
+        let (tokens, logprobs) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.logprobs));
+        Some(Ok(SampledTokens { tokens, logprobs, finish }))
+    }
+
     /// The blocks of its keys and values: the prompt's nodes, then its own blocks.
     fn table(&self, blocks: &Blocks) -> Vec<BlockSpan> {
         let nodes = self.path.iter().map(|&id| {
@@ -388,6 +461,42 @@ impl StepRows {
             {
                 self.wanted.push((row, index));
             }
+        }
+        s.computed += self.ids.len() - before;
+        if self.ids.len() > before {
+            self.plan.tables.push(s.table(blocks));
+        }
+    }
+
+    /// Adds the rows of tokens that are scored, until the step has `until` rows: those whose keys and values the cache
+    /// lacks, and again those whose logits are wanted.
+    fn score(&mut self, index: usize, s: &mut Sequence, blocks: &mut Blocks, step: u64, until: usize) {
+        let Some(score) = &mut s.score else { return };
+        let (table, before) = (self.plan.tables.len(), self.ids.len());
+        let mut first = 0;
+        for &id in &s.path {
+            let node = blocks.node_mut(id);
+            let (end, block) = (first + node.tokens().len(), node.block);
+            while score.next < end && self.ids.len() < until {
+                let (offset, row) = (score.next - first, self.ids.len());
+                let (fills, wanted) = (offset == node.filled, score.next + 1 >= score.from);
+                if wanted {
+                    self.wanted.push((row, index));
+                }
+                if wanted || fills {
+                    let write = fills.then_some((block, offset as u32));
+                    self.push(node.tokens()[offset], score.next, StepRow { table, visible: score.next + 1, write });
+                }
+                if fills {
+                    node.filled += 1;
+                    node.last = node.is_filled().then_some((step, row));
+                }
+                score.next += 1;
+            }
+            if score.next < end {
+                break;
+            }
+            first = end;
         }
         s.computed += self.ids.len() - before;
         if self.ids.len() > before {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::answer;
-use super::backend::TokenEngine;
+use super::backend::{ModelSize, TokenEngine};
 use super::codec::Codec;
 use super::config::EngineConfig;
-use super::encoded::{EncodedRequest, RowResult, SampledTokens};
+use super::encoded::{EncodedRequest, RowResult, SampledTokens, ScoreRequest, ScoreResult, TokenScores};
 use super::request::{Finish, RequestError};
 use super::sampling::Scratch;
 use super::stats::{Counters, Stats, add};
@@ -99,6 +99,65 @@ impl Sequential {
         Ok(())
     }
 
+    /// Scores tokens, one after the other.
+    fn scores(
+        &self,
+        wanted: &ScoreRequest,
+        cancel: &CancelFlag,
+    ) -> Result<std::result::Result<TokenScores, RequestError>> {
+        let tokens = &wanted.tokens;
+        if let Some(error) = answer::unfit_to_score(tokens, self.model.vocab_size(), self.model.positions()) {
+            return Ok(Err(error));
+        }
+        let mut scores = TokenScores { logprobs: Vec::new(), top: Vec::new() };
+        let mut network = self.model.network(tokens.len())?;
+        network.clear();
+        add(&self.counters.prompt_tokens, tokens.len() - 1);
+        let before = |rows: usize| {
+            if cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            add(&self.counters.steps, 1);
+            add(&self.counters.rows, rows);
+            Ok(())
+        };
+        let from = wanted.from.max(1);
+        // Everything before the first scored token is a prompt.
+        let mut at = from.min(tokens.len()) - 1;
+        if at + 1 < tokens.len() && at > 0 {
+            network.push(&tokens[..at], before)?;
+        }
+        while at + 1 < tokens.len() {
+            let logits = network.push(&tokens[at..=at], before)?;
+            at += 1;
+            match answer::scores(&logits, tokens[at], wanted.top) {
+                Ok((logprob, top)) => {
+                    scores.logprobs.push(logprob);
+                    scores.top.push(top);
+                }
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        Ok(Ok(scores))
+    }
+
+    /// Runs `work` on the engine's threads when it is the caller's turn.
+    fn in_turn<T: Send>(&self, cancel: &CancelFlag, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if cancel.is_set() {
+            return Err(Error::cancelled());
+        }
+        let start = Instant::now();
+        let result = match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        };
+        let value =
+            result.map_err(|e| if e.kind() == ErrorKind::Cancelled { e } else { e.doing("the model failed") })?;
+        self.counters.busy(start.elapsed(), 0.);
+        Ok(value)
+    }
+
     /// Draws tokens until the answer ends. `network` has read the prompt, and `logits` follow it.
     fn sample(
         &self,
@@ -140,20 +199,17 @@ impl TokenEngine for Sequential {
             by_prompt.entry(row.prompt.clone()).or_default().push(row);
         }
         for rows in by_prompt.into_values() {
-            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if cancel.is_set() {
-                return Err(Error::cancelled());
-            }
-            let start = Instant::now();
-            let work = || self.answer(rows, cancel, &mut done);
-            let result = match &self.pool {
-                Some(pool) => pool.install(work),
-                None => work(),
-            };
-            result.map_err(|e| if e.kind() == ErrorKind::Cancelled { e } else { e.doing("the model failed") })?;
-            self.counters.busy(start.elapsed(), 0.);
+            self.in_turn(cancel, || self.answer(rows, cancel, &mut done))?;
         }
         Ok(done)
+    }
+    /// A pass for each token.
+    fn score(&self, rows: Vec<ScoreRequest>, cancel: &CancelFlag) -> Result<Vec<ScoreResult>> {
+        let each = |row: ScoreRequest| Ok((row.row, self.in_turn(cancel, || self.scores(&row, cancel))?));
+        rows.into_iter().map(each).collect()
+    }
+    fn size(&self) -> Option<ModelSize> {
+        Some(ModelSize { context: self.model.positions(), vocab: self.model.vocab_size() })
     }
     fn count(&self, requests: usize) {
         add(&self.counters.requests, requests);

@@ -31,6 +31,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("operators", &["dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model", "jinja"]),
     ("report", &["dataflow", "pipeline", "store", "data", "eval", "model"]),
     ("bench", &["data", "engine", "train", "model"]),
+    ("serve", &["data", "engine"]),
     (
         "runner",
         &["report", "operators", "dataflow", "pipeline", "store", "data", "engine", "train", "eval", "model", "jinja"],
@@ -39,6 +40,7 @@ const MAY: &[(&str, &[&str])] = &[
         "cli",
         &[
             "bench",
+            "serve",
             "runner",
             "report",
             "operators",

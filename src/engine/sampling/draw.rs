@@ -45,6 +45,20 @@ pub(crate) fn logprobs(logits: &[f32], ids: &[u32]) -> Option<Vec<f32>> {
     ids.iter().map(|&id| Some((f64::from(*logits.get(id as usize)?) - f64::from(top) - log_total) as f32)).collect()
 }
 
+/// The `count` likeliest tokens, likeliest first, lower ids first among equals.
+pub(crate) fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
+    for (&logit, id) in logits.iter().zip(0u32..) {
+        if best.len() == count && best.last().is_none_or(|least| logit <= least.0) {
+            continue;
+        }
+        // Behind its equals, which have lower ids.
+        best.insert(best.partition_point(|b| b.0 >= logit), (logit, id));
+        best.truncate(count);
+    }
+    best.into_iter().map(|(_, id)| id).collect()
+}
+
 impl TokenDraw<'_> {
     /// Draws a token and returns it with its natural log-probability at temperature 1 over the full vocabulary.
     /// Returns none if a logit is not finite or every token is banned.

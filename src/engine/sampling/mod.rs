@@ -5,5 +5,5 @@ pub(super) mod numeric;
 mod options;
 pub(super) mod stop;
 
-pub(super) use draw::{Scratch, TokenDraw, logprobs, unit};
+pub(super) use draw::{Scratch, TokenDraw, likeliest, logprobs, unit};
 pub use options::Sampling;

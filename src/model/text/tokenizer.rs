@@ -183,6 +183,19 @@ impl Tokenizer {
         self.encode_at(text, Position::WithinText)
     }
 
+    /// The tokens that the tokenizer puts before and after every text, such as the beginning of text.
+    ///
+    /// # Errors
+    /// See [`Tokenizer::encode_text`].
+    pub fn marks(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let hf = self.inner.by_position.original();
+        let encoded = |mark| guarded(|| hf.encode_fast("a", mark)).map(|e| e.get_ids().to_vec());
+        let both = encoded(false).and_then(|plain| Ok((plain, encoded(true)?)));
+        let (plain, marked) = both.map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
+        let at = marked.windows(plain.len().max(1)).position(|window| window == plain);
+        Ok(at.map_or_else(Default::default, |at| (marked[..at].to_vec(), marked[at + plain.len()..].to_vec())))
+    }
+
     /// Encodes plain text at `position`.
     fn encode_at(&self, text: &str, position: Position) -> Result<Vec<u32>> {
         let inner = &self.inner;
@@ -208,6 +221,11 @@ impl Tokenizer {
         // The library's decoders accept everything that its encoder produces. If one fails, the result is
         // an empty text.
         guarded(|| self.inner.by_position.original().decode(ids, true)).unwrap_or_default()
+    }
+
+    /// Decodes ids to text, with special tokens spelled out. Ids outside the vocabulary are omitted.
+    pub fn spell(&self, ids: &[u32]) -> String {
+        guarded(|| self.inner.by_position.original().decode(ids, false)).unwrap_or_default()
     }
 
     /// Renders the conversation with the chat template, with special tokens spelled out.

@@ -1,0 +1,20 @@
+//! `reflux serve`: an engine behind OpenAI's HTTP interface.
+//!
+//! A connection is a task of an asynchronous runtime, and whatever computes runs on a thread that may block. All
+//! requests share one engine. The answer to a request depends on the request only, never on what else is served.
+
+mod api_error;
+mod chat;
+mod completions;
+mod fields;
+mod info;
+mod job;
+mod logprobs;
+mod metrics;
+mod options;
+mod server;
+mod state;
+mod stream;
+mod tokens;
+
+pub use server::{ServeOptions, serve};

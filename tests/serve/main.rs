@@ -1,0 +1,9 @@
+//! `reflux serve`: answers, errors and ends of the server.
+
+mod answers;
+mod client;
+mod errors;
+mod fuzz;
+mod process;
+mod scores;
+mod streams;
