@@ -19,6 +19,7 @@ mod encoded;
 mod kv;
 mod open;
 mod prefix;
+pub mod remote;
 mod request;
 mod sampling;
 mod scheduler;

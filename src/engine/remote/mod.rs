@@ -1,0 +1,3 @@
+//! Models behind other people's servers, which speak OpenAI's protocol.
+
+pub mod transport;

@@ -1,0 +1,5 @@
+//! Models behind servers, against a stub of a server.
+
+mod faults;
+mod stub;
+mod transport;
