@@ -106,6 +106,31 @@ fn nothing_is_imported_in_a_circle() {
     }
 }
 
+/// Places with an asynchronous runtime of their own: docs/decisions/006-no-async-runtime.md.
+const ASYNC: [&str; 2] = ["serve", "engine/remote"];
+
+#[test]
+fn only_servers_and_their_clients_are_asynchronous() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut found = 0;
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let named = ["tokio::", "axum::", "async "].into_iter().find(|word| code_has(&text, word));
+        let allowed = ASYNC.iter().any(|place| name.starts_with(place));
+        assert!(allowed || named.is_none(), "{} has `{}`", name.display(), named.unwrap_or_default());
+        found += usize::from(named.is_some());
+    }
+    assert!(found > 0, "no file was found that is asynchronous");
+}
+
+/// Whether a file has a word outside comments.
+fn code_has(text: &str, word: &str) -> bool {
+    text.lines().any(|line| line.split("//").next().unwrap_or(line).contains(word))
+}
+
 /// `1 row`, `2 rows`: numbers that are printed have their nouns from `counted`.
 #[test]
 fn numbers_agree_with_their_nouns() {
