@@ -377,8 +377,9 @@ impl StepJobs {
                 None => jobs.make(thread, jobs.barrier(iteration, model), compute)?,
                 restored => restored,
             };
-            // The model is committed, so nothing will resume from a checkpoint.
+            // The model is committed, so nothing will resume from a checkpoint or a scratch folder.
             shared.run.remove_checkpoints(&step.name, iteration)?;
+            shared.run.remove_scratch(&step.name, iteration)?;
             // Health is checked after the commit, and also if the result is restored: a run that was
             // stopped here is checked again when it resumes.
             for phase in closed.is_some().then_some(Phase::Rows).into_iter().chain([Phase::Training]) {

@@ -26,6 +26,10 @@ pub trait Operator: StepSpec {
     fn join(&self) -> Option<Join> {
         None
     }
+    /// Returns the program outside that it starts. It must be found before a run starts.
+    fn program(&self) -> Option<&str> {
+        None
+    }
     /// Returns the function that measures its rows for the bounds of `[health]` if nothing is trained on
     /// them.
     fn measure(&self) -> Option<Measure> {

@@ -42,4 +42,5 @@ pub static ALL: &[&crate::pipeline::OperatorDef<dyn crate::dataflow::Operator>] 
     &judging::compare::DEF,
     &selection::measure::DEF,
     &training::dpo::DEF,
+    &training::train::DEF,
 ];

@@ -134,6 +134,8 @@ pub struct CostEstimate {
     pub recompute: bool,
     /// The adapter that is trained instead of the weights: its rank and its matrices.
     pub adapter: Option<(f64, Vec<&'static str>)>,
+    /// Whether a program outside does the work: its time and memory are not known.
+    pub external: bool,
 }
 
 impl CostEstimate {

@@ -19,6 +19,9 @@
 //!                                                         metrics.running.parquet is there instead
 //!   models/NAME/                                          an HF directory
 //!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
+//!   scratch/STEP/iteration=I/                             what a training by a program outside is given and
+//!                                                         leaves, until it is done
+//!   logs/STEP/iteration=I.log                             what that program printed
 //!   manifest.before-repair-N.jsonl                        what the manifest was before a repair
 //!   revised/STEP-HASH/                                    pairs under corrected scores; each says itself what it is
 //! ```

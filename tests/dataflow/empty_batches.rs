@@ -97,6 +97,11 @@ op = "dpo"
 from = "both"
 model = "tiny"
 other_tokenizer = "encode"
+[step.outside]
+op = "train"
+from = "both"
+model = "tiny"
+command = ["sh", "-c", "cp {model}/* {output}; ls {pairs}"]
 "#;
 
 #[test]

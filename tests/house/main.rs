@@ -303,6 +303,9 @@ fn operators_open_no_files_of_their_own() {
         ("operators/shared/template.rs", "Lines::open"),
         // A path that `External::open` has given.
         ("operators/shared/models.rs", "Lines::open"),
+        // Finds what a program outside has started, and the history that it left in the run's scratch folder.
+        ("operators/shared/subprocess.rs", "fs::read"),
+        ("operators/training/reported.rs", "fs::read"),
         // Checks of `reflux check`, which make no rows.
         ("operators/shared/preflight.rs", "outside_of_runs"),
     ];

@@ -175,6 +175,11 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
         .map(ToString::to_string)
         .chain([script()])
         .collect(),
+        // The random model as it is stands for a trained one.
+        "trl" => small("smollm2", temp)?
+            .into_iter()
+            .chain(["step.dpo.command=[\"sh\", \"-c\", \"cp {model}/*.* {output} && ls {pairs} {reference}\"]".into()])
+            .collect(),
         _ => return None,
     };
     Some(keys)

@@ -115,7 +115,10 @@ fn measure_training(training: &TrainingIteration<'_>, beta: Option<f64>) -> Resu
 }
 
 /// Measures judged answers, and the pairs made from them if there are any.
-fn measure_rows(training: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
+///
+/// # Errors
+/// A committed file cannot be read.
+pub(crate) fn measure_rows(training: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
     let pairs = if has_pairs { Pairs::load(training)? } else { Pairs::default() };
     let (mut answers, mut prompts, mut scale) = (Answers::default(), HashSet::new(), None);
     for step in nearest_with_schema(training, &named::SCORES) {

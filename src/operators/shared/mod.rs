@@ -9,4 +9,5 @@ pub(crate) mod models;
 pub(crate) mod preflight;
 pub(crate) mod prelude;
 pub(crate) mod settings;
+pub(crate) mod subprocess;
 pub(crate) mod template;

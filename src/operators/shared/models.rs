@@ -2,7 +2,7 @@
 //! steps with the same weights share one engine; an engine is dropped when the policy has moved on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
@@ -175,6 +175,34 @@ impl Models {
         self.load(cx, at, false)
     }
 
+    /// Returns the directory of the step's model, which has been loaded as `model`, for a program outside. A model
+    /// that is not such a directory (random weights, a GGUF file, an adapter, or weights of another type than its
+    /// `dtype`) is written to `scratch`.
+    ///
+    /// # Errors
+    /// The step has no model; a full disk.
+    pub fn directory(&self, cx: &Context<'_>, model: &Model, scratch: &Path) -> Result<PathBuf> {
+        let own = match cx.model.as_ref() {
+            None => return Err(Error::bug("a training step has no model")),
+            Some(ModelAt::Made { name, .. }) => Some(cx.run().dir().join("models").join(name)),
+            Some(ModelAt::Source(name)) => {
+                let source = cx.model_source(name)?;
+                match files(cx.run(), source)? {
+                    Some(path) if is_directory_of(&path, dtype(source))? => Some(path),
+                    _ => None,
+                }
+            }
+        };
+        let dir = match own {
+            Some(dir) => dir,
+            None => {
+                model.save(scratch)?;
+                scratch.to_owned()
+            }
+        };
+        std::path::absolute(&dir).doing(|| dir.display())
+    }
+
     fn load(&self, cx: &Context<'_>, at: &ModelAt, trainable: bool) -> Result<Model> {
         let model = self.load_files(cx, at, trainable)?;
         Ok(Model { tokenizer: model.tokenizer.with_date(self.config.date), ..model })
@@ -214,6 +242,12 @@ impl Models {
             }
         }
     }
+}
+
+/// Whether a path is a model directory in Hugging Face's layout with weights of this type.
+fn is_directory_of(path: &Path, dtype: DType) -> Result<bool> {
+    let whole = path.join("config.json").is_file() && peft::base_of(path)?.is_none();
+    Ok(whole && saved_dtype(path)? == dtype)
 }
 
 fn script(run: &Run, source: &ModelSource) -> Result<Scripted> {

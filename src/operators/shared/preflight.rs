@@ -2,6 +2,7 @@
 //! headers of others are read, never weights.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::models::dtype;
 use crate::data::named;
@@ -41,6 +42,13 @@ struct ModelChecks<'a> {
 impl<'a> ModelChecks<'a> {
     fn at(&mut self, step: &'a Step<dyn Operator>) {
         let plan = self.plan;
+        if let Some(program) = step.op.program().filter(|program| !is_found(program)) {
+            let message = format!("step `{}`: the program `{program}` was not found", step.name);
+            self.found.problems.push(
+                Error::user(message)
+                    .help("a name is searched in PATH, and a path starts from the directory reflux is run in"),
+            );
+        }
         let others = step.models.iter().filter_map(|(_, used)| source_of(plan, used));
         for source in others {
             self.open(step, source);
@@ -135,6 +143,15 @@ impl<'a> ModelChecks<'a> {
             }
         }
     }
+}
+
+/// Whether a program is where its path says, or in a directory of PATH.
+fn is_found(program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// Reads a model's small files; `None` if it has none or is not local.

@@ -285,15 +285,8 @@ fn origin(
         code: p.code.into(),
         message: p.message.clone(),
     });
-    let refused = rows.refused.iter().map(|e| LeftOutRow {
-        row: e.row.clone(),
-        code: e.code.clone(),
-        message: e.message.clone(),
-    });
-    let left_out: Vec<LeftOutRow> = refused.chain(problems).collect();
-    if !left_out.is_empty() {
-        json[LEFT_OUT] = serde_json::to_value(left_out).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
-    }
+    let refused = rows.refused.iter().map(LeftOutRow::from);
+    put_left_out(&mut json, refused.chain(problems).collect())?;
     if rows.beyond_limit > 0 {
         json[BEYOND_LIMIT] = rows.beyond_limit.into();
     }
@@ -347,6 +340,24 @@ struct LeftOutRow {
     row: String,
     code: String,
     message: String,
+}
+
+impl From<&RowError> for LeftOutRow {
+    fn from(e: &RowError) -> Self {
+        Self { row: e.row.clone(), code: e.code.clone(), message: e.message.clone() }
+    }
+}
+
+fn put_left_out(json: &mut serde_json::Value, rows: Vec<LeftOutRow>) -> Result<()> {
+    if !rows.is_empty() {
+        json[LEFT_OUT] = serde_json::to_value(rows).map_err(|e| Error::bug(format!("reflux.json: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Adds rows that a training did not use to its `reflux.json`, from which [`announce`] takes them.
+pub fn add_left_out(json: &mut serde_json::Value, rows: &[RowError]) -> Result<()> {
+    put_left_out(json, rows.iter().map(LeftOutRow::from).collect())
 }
 
 /// Commits the model and its metrics, and announces it. An adapter is merged into the model and also saved

@@ -1,7 +1,11 @@
 //! Operators that train a model.
 
+pub(crate) mod command;
 pub(crate) mod common;
 pub(crate) mod dpo;
 pub(crate) mod preferences;
 pub(crate) mod reference;
+pub(crate) mod reported;
 pub(crate) mod sft;
+pub(crate) mod starts;
+pub(crate) mod train;

@@ -2,6 +2,7 @@
 
 use std::ops::{RangeBounds, RangeInclusive};
 use std::path::Path;
+use std::time::Duration;
 
 use super::external::External;
 use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
@@ -10,8 +11,8 @@ use crate::pipeline::syntax::codes::{self, Code};
 use crate::pipeline::syntax::diagnostic::Diagnostic;
 use crate::pipeline::syntax::tree::{self, EMPTY, Value};
 use crate::pipeline::syntax::values::{
-    bytes_value, bytes_words, choice_value, float_literal, float_value, float_words, int_value, int_words, least_float,
-    list, name_value, text_value, texts_value, wrong_type,
+    bytes_value, bytes_words, choice_value, duration_value, duration_words, float_literal, float_value, float_words,
+    int_value, int_words, least_float, list, name_value, text_value, texts_value, wrong_type,
 };
 use crate::store::{InputForm, Lines, hash_file};
 
@@ -181,6 +182,12 @@ impl Fields<'_> {
     ) -> Option<u64> {
         let words = format!("a size such as \"2 GiB\", at least {}", bytes_words(*range.start()));
         self.maybe(doc(key, about, words), |b| tree::quote(&bytes_words(*b)), |n| bytes_value(n, &range))
+    }
+    /// Reads a length of time such as "6h"; `None` if it is not given.
+    pub fn optional_duration(&mut self, key: &'static str, about: &'static str) -> Option<Duration> {
+        let words = "a length of time such as \"6h\": a number with s, m, h or d";
+        let seconds = self.maybe(doc(key, about, words), |s| tree::quote(&duration_words(*s)), duration_value);
+        seconds.map(Duration::from_secs)
     }
     /// Reads the path of a file or directory that must exist; relative paths start from the working
     /// directory. `form` selects which files of a directory are read.

@@ -156,6 +156,33 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     // Below 2^63 the cast is exact enough and cannot wrap.
     (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
 }
+/// Reads a length of time: text with a unit, such as "6h".
+pub(crate) fn duration_value(node: &Node) -> Result<u64, Fault> {
+    let seconds = match &node.value {
+        Value::Text(t) => parse_seconds(t),
+        _ => return Err(wrong_type(node, "a length of time such as \"6h\"")),
+    };
+    seconds.ok_or_else(|| Fault {
+        code: &codes::OUT_OF_RANGE,
+        message: "is not a length of time".into(),
+        label: "a number with s, m, h or d is wanted".into(),
+        help: Some("write e.g. \"90s\", \"45m\", \"6h\" or \"1.5d\"".into()),
+    })
+}
+const TIMES: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+/// Parses `"1.5h"` into seconds, at least one and at most ten years.
+fn parse_seconds(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, size) = TIMES.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)))?;
+    let seconds = number.trim_end().parse::<f64>().ok()? * size as f64;
+    (1.0..=3650. * 86_400.).contains(&seconds).then_some(seconds.round() as u64)
+}
+/// Formats seconds in the largest unit that divides them.
+pub(crate) fn duration_words(seconds: u64) -> String {
+    let unit = TIMES.iter().find(|(_, size)| seconds >= *size && seconds.is_multiple_of(*size));
+    unit.map_or_else(|| format!("{seconds}s"), |(unit, size)| format!("{}{unit}", seconds / size))
+}
+
 /// Formats bytes in the largest binary unit that divides them.
 pub(crate) fn bytes_words(bytes: u64) -> String {
     for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {

@@ -15,7 +15,7 @@
 mod hardware;
 mod shape;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -157,6 +157,7 @@ impl Cost {
                 "optimizer_steps": s.work.steps, "flops": s.flops, "hours": s.hours,
                 "weight_bytes": s.memory.weights, "optimizer_bytes": s.memory.optimizer,
                 "activation_or_kv_bytes": s.memory.working,
+                "external": s.work.external,
             })
         };
         let h = &self.hardware;
@@ -180,7 +181,10 @@ impl Cost {
             let mut cells = vec![s.step.clone(), s.iteration.to_string()];
             cells.push(if s.training { String::new() } else { format!("{:.0}", w.out.rows) });
             cells.extend([w.read, w.sampled, w.scored, w.trained].map(|p| short(p.tokens)));
-            cells.extend([format!("{:.2e}", s.flops), bytes(s.memory.all()), hours(s.hours)]);
+            cells.extend(match w.external {
+                true => ["?", "?", "?"].map(str::to_owned),
+                false => [format!("{:.2e}", s.flops), bytes(s.memory.all()), hours(s.hours)],
+            });
             table.push(cells);
         }
         let mut total = vec!["all".to_owned(), String::new(), String::new()];
@@ -197,6 +201,12 @@ impl Cost {
             row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")
         };
         let mut lines: Vec<String> = table.iter().map(line).collect();
+        let external: BTreeSet<&str> = self.steps.iter().filter(|s| s.work.external).map(|s| s.step.as_str()).collect();
+        lines.extend(external.into_iter().map(|step| {
+            format!(
+                "`{step}` is trained by an external command: its time and memory are not known, and not in the sums"
+            )
+        }));
         lines.push(self.hardware.describe());
         let (most, when) = self.most_memory();
         let (h, gb) = (&self.hardware, most / 1e9);
@@ -282,7 +292,9 @@ fn cost(
     let hours = dense / (h.per_hour() * h.mfu) + sampled / (h.per_hour() * h.sampling_mfu);
     let (n, bytes) = (shape.parameters(), if dtype == Dtype::F32 { 4. } else { 2. });
     let training = step.is_training();
-    let memory = if training {
+    let memory = if work.external {
+        Memory::default()
+    } else if training {
         let (trained, masters) = match &work.adapter {
             Some((rank, targets)) => (shape.adapter(*rank, targets), 4.),
             None => (n, if dtype == Dtype::F32 { 0. } else { 4. }),

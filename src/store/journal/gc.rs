@@ -9,8 +9,9 @@ use super::owned::{
     is_kept_manifest, is_link, is_unfinished_model, is_unfinished_note, model_of_note, remove_dir, remove_empty,
     remove_file, remove_leftover_files,
 };
-use super::paths::UNFINISHED_MANIFEST;
+use super::paths::{LOGS, SCRATCH, UNFINISHED_MANIFEST};
 use super::pipeline_file::steps_of;
+use super::scratch_files::{collect_scratch, remove_logs};
 use super::{checkpoint_files, manifest};
 use crate::data::read_text;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ const OURS: &[&str] = &[
     "models",
     "checkpoints",
     "revised",
+    SCRATCH,
+    LOGS,
 ];
 
 /// Whether a name at the top of a run's directory is one of reflux's own.
@@ -88,6 +91,8 @@ pub(crate) fn remove_run_files(dir: &Path) -> Result<()> {
     remove_leftover_files(dir, &steps, &BTreeSet::new())?;
     collect_models(dir, |_| false)?;
     checkpoint_files::collect_garbage(dir, |_, _| true)?;
+    collect_scratch(dir, |_, _| true)?;
+    remove_logs(dir)?;
     remove_revisions(&dir.join("revised"))?;
     for name in ["pipeline.toml", "summary.json", "report.html"] {
         remove_file(&dir.join(name))?;

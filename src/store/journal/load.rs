@@ -62,7 +62,7 @@ impl Run {
     }
 
     /// The error for a file of this run that is damaged or cannot be read.
-    fn wrong(&self, path: &Path, wrong: &FileProblem) -> Error {
+    pub(super) fn wrong(&self, path: &Path, wrong: &FileProblem) -> Error {
         match wrong {
             FileProblem::Damaged(why) => self.damaged(path, why),
             FileProblem::Unreadable(why) => unreadable(path, why),

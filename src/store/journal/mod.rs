@@ -25,5 +25,7 @@ pub(crate) mod pipeline_file;
 pub(crate) mod repair;
 pub(crate) mod run;
 pub(crate) mod running;
+pub(crate) mod scratch;
+pub(crate) mod scratch_files;
 pub(crate) mod summary;
 pub(crate) mod verify;

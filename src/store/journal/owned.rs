@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::paths::{LOGS, SCRATCH};
 use crate::data::open_regular;
 use crate::error::{Error, Result};
 use crate::store::files::io_error::io_error;
@@ -143,7 +144,7 @@ pub(crate) fn refuse_link(path: &Path) -> Result<()> {
 /// # Errors
 /// A link was found; the help says what to do.
 pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
-    let top = ["lock", "data", "metrics", "models", "checkpoints", "revised"];
+    let top = ["lock", "data", "metrics", "models", "checkpoints", "revised", SCRATCH, LOGS];
     for name in top.iter().chain(TOP) {
         refuse_link(&run.join(name))?;
     }

@@ -10,6 +10,12 @@ pub(crate) const UNFINISHED_MANIFEST: &str = "manifest.unfinished.jsonl";
 /// on.
 pub(crate) const MANIFEST_BACKUP: &str = "manifest.before-repair-";
 
+/// Folder of what programs outside are given and leave, until their step is done.
+pub(crate) const SCRATCH: &str = "scratch";
+
+/// Folder of what programs outside printed.
+pub(crate) const LOGS: &str = "logs";
+
 /// Checks a name that becomes part of a path.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');

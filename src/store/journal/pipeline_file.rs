@@ -30,7 +30,7 @@ pub(crate) fn steps_of(pipeline: &str) -> BTreeSet<String> {
 }
 
 /// The part of a resolved pipeline file that determines the rows. `[health]` decides when to stop;
-/// `[engine]`, `pipeline.window` and `pipeline.name` decide how and where rows are computed. Manifests of
+/// `[engine]`, `pipeline.window`, `pipeline.name`, and a step's `time_limit` and `restarts` decide how and where rows are computed. Manifests of
 /// format 1 excluded `[health]` only.
 pub(crate) fn identity(text: &str, format: u32) -> String {
     let mut table = String::new();
@@ -43,6 +43,8 @@ pub(crate) fn identity(text: &str, format: u32) -> String {
             _ if line.starts_with(HASH_LINE) || line == REPAIRED => true,
             "[health]" => true,
             "[engine]" => format >= 2,
+            // How often a program outside is started, and for how long it may run.
+            step if step.starts_with("[step.") => line.starts_with("time_limit = ") || line.starts_with("restarts = "),
             "[pipeline]" => format >= 2 && (line.starts_with("window = ") || line.starts_with("name = ")),
             _ => false,
         };

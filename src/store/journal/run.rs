@@ -16,6 +16,7 @@ use super::manifest::{self, Appender};
 use super::owned::{refuse_link, refuse_links};
 use super::paths::{UNFINISHED_MANIFEST, check_name};
 use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
+use super::scratch_files::collect_scratch;
 use super::{checkpoint_files, diff};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
@@ -162,10 +163,12 @@ impl Run {
         steps.extend(index.metrics.keys().map(|(step, _)| step.clone()));
         index.models.values().try_for_each(|m| refuse_link(&dir.join(&m.path)))?;
         collect_garbage(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
-        checkpoint_files::collect_garbage(dir, |step, iteration| {
-            // A training commits one microbatch, and its checkpoints are garbage from then on.
+        // A training commits one microbatch, and its checkpoints and its scratch folder are garbage from then on.
+        let trained = |step: &str, iteration: u32| {
             index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
-        })?;
+        };
+        checkpoint_files::collect_garbage(dir, trained)?;
+        collect_scratch(dir, trained)?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
         Ok((
             Self { dir: dir.to_owned(), state, inputs: Mutex::default(), verified: Mutex::default(), lock: Some(lock) },

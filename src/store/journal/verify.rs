@@ -15,7 +15,7 @@ use super::gc::is_run_file;
 use super::lock::writer;
 use super::manifest::{self, Line};
 use super::owned::is_link;
-use super::paths::{data_path, errors_path, metrics_path};
+use super::paths::{LOGS, SCRATCH, data_path, errors_path, metrics_path};
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::run::Run;
 use crate::data::{Schema, named, read_text};
@@ -417,8 +417,9 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
             let (path, name) = (entry.path(), relative(dir, &entry.path()));
             let folder = entry.file_type().map_err(fail)?.is_dir();
             let top = at == dir;
-            // Revisions are not in the manifest; each describes itself.
-            if top && name == "revised" {
+            // Revisions are not in the manifest; each describes itself. Scratch folders and logs belong to
+            // programs outside.
+            if top && ["revised", SCRATCH, LOGS].contains(&name.as_str()) {
                 continue;
             }
             if folder && (!top || is_run_file(&name)) {

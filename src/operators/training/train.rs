@@ -1,0 +1,296 @@
+//! `train`: trains the policy by a program outside, such as TRL under `accelerate launch`.
+//!
+//! The program gets the committed rows as a Parquet dataset and the policy's directory, and leaves a model
+//! directory, which is checked and committed like every model. What it must keep to is in
+//! `docs/external-trainers.md`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use candle_core::Device;
+use serde_json::{Value, json};
+
+use super::command::CommandTemplate;
+use super::common::{self, TrainingProgress};
+use super::dpo::pairs;
+use super::preferences::{OtherTokenizer, PairReader};
+use super::reference::{References, Settings};
+use super::reported::Reported;
+use super::starts::Trainer;
+use crate::data::{counted, read_regular};
+use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
+use crate::model::{Model, Tokenizer, saved_dtype};
+use crate::operators::shared::datasets::references_of;
+use crate::operators::shared::health;
+use crate::operators::shared::prelude::*;
+use crate::operators::shared::subprocess;
+use crate::store::write_bytes;
+use crate::train::{ForwardLimits, losses};
+
+pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
+    name: "train",
+    about: "trains the policy by an external command, such as TRL, on an iteration's rows",
+    shape: Shape::Train,
+    model: NeedsModel::Yes,
+    min_inputs: 1,
+    max_inputs: 1,
+    example: "[step.dpo]\nop = \"train\"\nfrom = \"pairs\"\nmodel = \"policy\"\ncommand = [\"python\", \
+              \"trainers/trl_dpo.py\", \"--model\", \"{model}\", \"--pairs\", \"{pairs}\", \"--output\", \"{output}\"]\n",
+    parse: |f| {
+        let about = "program and arguments; {model}, {pairs}, {reference}, {output}, {metrics}, {seed} and \
+                     {iteration} are replaced, and {{ is a brace";
+        let words = f.texts("command", about, None);
+        let command = CommandTemplate::parse(&words).unwrap_or_else(|(message, help)| {
+            // A missing key was reported as such.
+            if !words.is_empty() {
+                f.problem("command", message, help);
+            }
+            CommandTemplate::default()
+        });
+        let time_limit = f.optional_duration("time_limit", "time that one start of the command may take");
+        let about =
+            "how often a command that was ended by a signal or its time limit is started again, with the same {output}";
+        let restarts = f.count("restarts", about, Some(1), 0..=1000);
+        let reference = Settings::fields(f);
+        if !command.has("reference") {
+            f.without_effect(
+                &["reference", "audit", "audit_threshold"],
+                "without {reference} in `command`",
+                "hand the log-probabilities over: \"--reference\", \"{reference}\"",
+            );
+        }
+        Box::new(External { command, time_limit, restarts, reference })
+    },
+};
+
+struct External {
+    command: CommandTemplate,
+    time_limit: Option<Duration>,
+    restarts: usize,
+    reference: Settings,
+}
+
+impl StepSpec for External {
+    fn explain(&self) -> String {
+        let mut words = format!("trained by an external command: {}", self.command);
+        if self.command.has("reference") {
+            words += &format!("; {}", self.reference.explain());
+        }
+        words
+    }
+    fn work(&self, _: u32, inputs: &[InputStats], _: &CostAssumptions) -> CostEstimate {
+        let rows = inputs.first().map(|i| i.amount).unwrap_or_default();
+        let given = TokenCount::of_sequences(rows.rows, 0., rows.prompt + rows.answer);
+        CostEstimate {
+            out: RowStats { rows: 1., ..RowStats::default() },
+            trained: given,
+            external: true,
+            ..CostEstimate::default()
+        }
+    }
+    fn output(&self, inputs: &[Port<'_>]) -> Result<&'static Schema, Vec<String>> {
+        let all: &[&Schema] = &[&named::PAIRS, &named::PREFERENCES, &named::EFT, &named::IFT, &named::TEXT];
+        // The log-probabilities are those of recorded token ids.
+        let accepted = if self.command.has("reference") { &all[..1] } else { all };
+        let problems: Vec<String> = inputs.iter().filter_map(|p| p.expect(accepted).err()).collect();
+        if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
+    }
+}
+impl Operator for External {
+    fn stage(&self) -> Stage<'_> {
+        Stage::Train(self)
+    }
+    fn program(&self) -> Option<&str> {
+        self.command.program()
+    }
+}
+
+/// What is known of the model that a training starts from.
+struct Policy {
+    hash: String,
+    tokenizer: Tokenizer,
+    vocab_size: usize,
+    /// Its directory in Hugging Face's layout.
+    dir: PathBuf,
+}
+
+/// The files of a training, all in its scratch folder.
+struct Files {
+    scratch: PathBuf,
+    pairs: PathBuf,
+    reference: PathBuf,
+    output: PathBuf,
+    metrics: PathBuf,
+}
+
+impl Files {
+    fn new(cx: &Context<'_>) -> Result<Self> {
+        let scratch = cx.run().scratch(&cx.step.name, cx.epoch.iteration)?;
+        let scratch = std::path::absolute(&scratch).doing(|| scratch.display())?;
+        let at = |name: &str| scratch.join(name);
+        let (pairs, reference, output) = (at("pairs"), at("reference"), at("output"));
+        Ok(Self { metrics: at("metrics.jsonl"), pairs, reference, output, scratch })
+    }
+
+    /// Makes the output folder. What an earlier process left there stays if it was given the same.
+    fn prepare(&self, step: &str, given: &Value) -> Result<()> {
+        let note = self.scratch.join("given.json");
+        let before: Option<Value> = read_regular(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if before.is_some_and(|before| before != *given) {
+            tracing::warn!("step `{step}`: the trainer is given something else than before; its output is removed");
+            std::fs::remove_dir_all(&self.output).doing(|| self.output.display())?;
+            if self.metrics.exists() {
+                std::fs::remove_file(&self.metrics).doing(|| self.metrics.display())?;
+            }
+        }
+        std::fs::create_dir_all(&self.output).doing(|| self.output.display())?;
+        write_bytes(&note, format!("{given:#}\n").as_bytes()).map(drop)
+    }
+}
+
+impl External {
+    /// Loads the policy, computes its references if the command wants them, and forgets its weights.
+    fn policy(&self, cx: &Context<'_>, files: &Files) -> Result<(Policy, Vec<RowError>)> {
+        let models = cx.env::<Models>()?;
+        let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
+        let model = models.frozen(cx, at)?;
+        let mut refused = Vec::new();
+        if self.command.has("reference") {
+            refused = self.references(cx, &model)?;
+            let name = references_of(&cx.step.name);
+            cx.run().link_rows(&name, cx.epoch.iteration, &files.reference)?;
+        }
+        let dir = models.directory(cx, &model, &files.scratch.join("model"))?;
+        let vocab_size = model.llama.config().vocab_size;
+        Ok((Policy { hash: model.hash, tokenizer: model.tokenizer, vocab_size, dir }, refused))
+    }
+
+    /// Makes the dataset of the reference's log-probabilities. Returns the pairs that have none.
+    fn references(&self, cx: &Context<'_>, model: &Model) -> Result<Vec<RowError>> {
+        let input = &cx.step.inputs[0].step;
+        let reader = PairReader {
+            input,
+            tokenizer: &model.tokenizer,
+            policy: &model.hash,
+            other: OtherTokenizer::Refuse,
+            loss: &losses::LOSSES[0],
+        };
+        let mut references = References::new(cx, &self.reference, model, true, ForwardLimits::default(), None)?;
+        let mut progress = TrainingProgress::new(cx, model, 0);
+        for microbatch in cx.microbatches(input) {
+            let (number, rows) = microbatch?;
+            let rows = reader.read(&rows, &mut references.errors).map_err(|e| {
+                e.help("sample the pairs with the policy's tokenizer, or leave {reference} out of `command`")
+            })?;
+            let of = Epoch::new(cx.iteration_of(input), number);
+            references.fill(number, of, &rows, pairs(&rows)?, &mut progress)?;
+        }
+        Ok(references.errors)
+    }
+
+    /// The command with everything filled in.
+    fn filled(&self, cx: &Context<'_>, files: &Files, policy: &Policy) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
+        self.command.fill(&|name| match name {
+            "model" => path(&policy.dir),
+            "pairs" => path(&files.pairs),
+            "reference" => path(&files.reference),
+            "output" => path(&files.output),
+            "metrics" => path(&files.metrics),
+            "seed" => seed.to_string(),
+            _ => cx.epoch.iteration.to_string(),
+        })
+    }
+}
+
+/// Loads the model that a trainer left, and gives it the policy's tokenizer: token ids and chats keep their meaning.
+fn collect(cx: &Context<'_>, output: &Path, policy: &Policy) -> Result<Model> {
+    let step = &cx.step.name;
+    let left = || format!("what the trainer of `{step}` left in {}", output.display());
+    let help = "a trainer that ends with exit code 0 must leave config.json, the weights as safetensors, \
+                tokenizer.json and tokenizer_config.json in {output} itself; checkpoints below it are not looked at";
+    let load = |dir: &Path| Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false);
+    let model = load(output).map_err(|e| Error::user(e.to_string()).doing(left()).help(help))?;
+    if model.llama.config().vocab_size != policy.vocab_size
+        || model.tokenizer.vocabulary_hash() != policy.tokenizer.vocabulary_hash()
+    {
+        return Err(Error::user(format!(
+            "{} has another vocabulary than the model that it started from: token ids mean something else there",
+            left()
+        ))
+        .help("do not add tokens or resize the embedding in the trainer, and save the tokenizer as it was"));
+    }
+    if model.tokenizer.chat_template() != policy.tokenizer.chat_template() {
+        tracing::warn!("step `{step}`: the trainer left another chat template; the policy's is kept");
+    }
+    Ok(Model { tokenizer: policy.tokenizer.clone(), ..model })
+}
+
+impl Train for External {
+    fn health(&self, training: TrainingIteration<'_>, phase: Phase) -> Result<GateValues> {
+        let input = training.step.inputs.first().and_then(|i| training.plan.step(&i.step));
+        let has_pairs = input.is_some_and(|step| step.schema.name == named::PAIRS.name);
+        match phase {
+            Phase::Rows => health::measure_rows(&training, has_pairs),
+            // The gate of this phase needs the trainer's beta.
+            Phase::Training => Ok(Vec::new()),
+        }
+    }
+
+    fn announce(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        common::announce(cx, name)
+    }
+
+    fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let (step, iteration, input) = (&cx.step.name, cx.epoch.iteration, &cx.step.inputs[0].step);
+        let files = Files::new(cx)?;
+        let leftover = subprocess::stop_leftovers(&files.scratch);
+        if leftover > 0 {
+            tracing::warn!(
+                "step `{step}`: {} of a trainer that outlived its run had to be stopped",
+                counted(leftover, "process")
+            );
+        }
+        let (rows, hashes) = cx.run().link_rows(input, cx.iteration_of(input), &files.pairs)?;
+        if rows == 0 {
+            return Err(Error::user(format!("iteration {iteration} yielded no row to train on: `{input}` is empty"))
+                .help("look at the scores and at data/errors for why"));
+        }
+        let (policy, refused) = self.policy(cx, &files)?;
+        let command = self.filled(cx, &files, &policy);
+        files.prepare(step, &json!({ "command": self.command.to_string(), "model": policy.hash, "rows": hashes }))?;
+        let log = cx.run().log_file(step, iteration)?;
+        let trainer = Trainer {
+            step,
+            command: &command,
+            log: &log,
+            scratch: &files.scratch,
+            time_limit: self.time_limit,
+            restarts: self.restarts,
+        };
+        trainer.run(&|| cx.cancelled())?;
+        let model = collect(cx, &files.output, &policy)?;
+        let reported = Reported::read(&files.metrics, &files.output)?;
+        for warning in reported.warnings(rows) {
+            tracing::warn!("step `{step}`, iteration {iteration}: {warning}");
+        }
+        if !reported.unknown.is_empty() {
+            tracing::info!("step `{step}`: {:?} are no columns of `metrics` and not stored", reported.unknown);
+        }
+        cx.run().write_metrics(step, iteration, &reported.table()?)?;
+        let mut origin = json!({
+            "step": step, "operator": cx.step.kind.name, "iteration": iteration, "start": policy.hash,
+            "command": self.command.to_string(), "steps": reported.steps(), "rows": rows,
+            "rows_reported": reported.pairs, "world_size": reported.world_size, "versions": reported.versions,
+            "unstored_metrics": reported.unknown.keys().collect::<Vec<_>>(),
+        });
+        common::add_left_out(&mut origin, &refused)?;
+        cx.run().commit_model(name, step, iteration, |dir| {
+            let path = dir.join("reflux.json");
+            std::fs::write(&path, format!("{origin:#}\n")).doing(|| path.display())?;
+            model.save(dir)
+        })?;
+        common::announce(cx, name)
+    }
+}
