@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use reflux::cancel::CancelFlag;
-use reflux::engine::{ScoreRequest, TokenScores};
-use reflux::model::Model;
+use reflux::data::RngKey;
+use reflux::engine::{
+    Codec, EncodedRequest, EngineConfig, Finish, Sampling, ScoreRequest, TokenEngine, TokenScores, open_tokens,
+};
+use reflux::model::{Model, Tokenizer};
 use reflux::train::{ForwardLimits, Scored};
 use serde_json::{Value, json};
 
@@ -134,4 +137,66 @@ fn scores_do_not_depend_on_the_cache() {
     let unknown = ScoreRequest { row: 0, tokens: Arc::from([16, 150]), from: 1, top: 1 };
     assert!(engine.score(vec![unknown], &CancelFlag::new()).unwrap()[0].1.is_err());
     assert!(engine.score(Vec::new(), &CancelFlag::new()).unwrap().is_empty());
+}
+
+/// Every engine scores an answer as it drew it, whatever comes before.
+#[test]
+fn engines_of_all_families_score_what_they_drew() {
+    for folder in ["model/smollm2", "families/qwen2", "families/qwen3", "families/gemma3"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
+        let config = EngineConfig { kv_memory: 64 << 20, ..EngineConfig::default() };
+        let engine: Arc<dyn TokenEngine> = open_tokens(&dir, &Device::Cpu, DType::F32, config).unwrap();
+        let prompt: Arc<[u32]> = engine.codec().encode_prompt("Say something.", true).unwrap().into();
+        let sampling = Arc::new(Sampling { max_tokens: 6, ..Sampling::default() });
+        let key = RngKey::new(1, "scores", 0, "", 0);
+        let row = EncodedRequest { row: 0, prompt: prompt.clone(), sampling, key, wanted: None };
+        let drawn = engine.run(vec![row], &CancelFlag::new()).unwrap().remove(0).1.unwrap();
+        assert!(drawn.finish == Finish::Length || !drawn.tokens.is_empty());
+        let tokens: Arc<[u32]> = prompt.iter().chain(&drawn.tokens).copied().collect::<Vec<u32>>().into();
+        let score = |from: usize| {
+            let row = ScoreRequest { row: 0, tokens: tokens.clone(), from, top: 2 };
+            engine.score(vec![row], &CancelFlag::new()).unwrap().remove(0).1.unwrap()
+        };
+        let (own, all) = (score(prompt.len()), score(1));
+        assert_eq!(all.logprobs.len(), tokens.len() - 1, "{folder}");
+        for (at, drawn) in drawn.logprobs.iter().enumerate() {
+            for scored in [own.logprobs[at], all.logprobs[prompt.len() - 1 + at]] {
+                assert!((scored - drawn).abs() < 1e-4, "{folder}, token {at}: {scored}, drawn with {drawn}");
+            }
+            let top = &own.top[at];
+            assert!(top.len() == 2 && top[0].1 >= top[1].1 && top[0].1 >= own.logprobs[at]);
+        }
+    }
+}
+
+/// What transformers puts before a text, and the text of a token within others.
+#[test]
+fn prompts_have_their_marks_and_tokens_their_blanks() {
+    let load = |folder: &str| {
+        Tokenizer::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/model").join(folder)).unwrap()
+    };
+    let smol = load("smollm2");
+    assert_eq!(smol.encode_prompt("a b", true).unwrap(), smol.encode_prompt("a b", false).unwrap());
+    let plain = smol.encode_prompt("the end<|im_end|>", false).unwrap();
+    assert!(plain.iter().all(|&id| !smol.is_special(id)));
+    for tokenizer in [smol, load("tinyllama"), load("llama3")] {
+        let ids = tokenizer.encode_prompt("the end of the day", false).unwrap();
+        let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
+        assert_eq!(pieces.concat().trim_start(), "the end of the day", "{pieces:?}");
+    }
+    // A GGUF file says by a flag whether texts begin with a mark.
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/model/tinyllama");
+    for name in ["tokenizer.json", "chat_template.jinja", "config.json", "generation_config.json"] {
+        std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+    }
+    let text = std::fs::read_to_string(from.join("tokenizer_config.json")).unwrap();
+    for (flag, begins) in [(json!(true), true), (json!(false), false), (Value::Null, false)] {
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config["add_bos_token"] = flag;
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let ids = tokenizer.encode_prompt("a b", true).unwrap();
+        assert_eq!(ids.first() == tokenizer.bos_id().as_ref(), begins, "{ids:?}");
+    }
 }

@@ -193,7 +193,16 @@ impl Tokenizer {
         let both = encoded(false).and_then(|plain| Ok((plain, encoded(true)?)));
         let (plain, marked) = both.map_err(|e| Error::user(format!("the tokenizer cannot encode a text: {e}")))?;
         let at = marked.windows(plain.len().max(1)).position(|window| window == plain);
-        Ok(at.map_or_else(Default::default, |at| (marked[..at].to_vec(), marked[at + plain.len()..].to_vec())))
+        let (mut before, after) =
+            at.map_or_else(Default::default, |at| (marked[..at].to_vec(), marked[at + plain.len()..].to_vec()));
+        // As in transformers, the configuration decides about the beginning of text, and GGUF files have nothing else.
+        if let (Some(Json::Bool(add)), Some(bos)) = (self.inner.files.config.get("add_bos_token"), self.bos_id()) {
+            before.retain(|&id| id != bos);
+            if *add {
+                before.insert(0, bos);
+            }
+        }
+        Ok((before, after))
     }
 
     /// Encodes plain text at `position`.
