@@ -13,6 +13,9 @@ from typing import Any, Callable, NoReturn
 
 BAD_INPUT = 2
 
+# File beside the checkpoints with the numbers of the rows that were trained on.
+SEEN = "rows_seen.json"
+
 
 def refuse(why: str) -> NoReturn:
     """Ends with the exit code that says: do not start me again with this."""
@@ -108,7 +111,7 @@ def reporting(base: type, metrics: Path | None) -> type:
             numbers = inputs.pop("row").tolist()
             loss = super().training_step(model, inputs, *rest, **named)
             # Each process has its own rows; what was trained on is counted, not what was planned.
-            self.rows_seen: set[int] = getattr(self, "rows_seen", set()) | set(gather_object(numbers))
+            self.rows_seen |= set(gather_object(numbers))
             return loss
 
         def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
@@ -117,25 +120,25 @@ def reporting(base: type, metrics: Path | None) -> type:
                 return
             line: dict[str, Any] = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
             line |= {"step": self.state.global_step, "world_size": self.accelerator.num_processes}
-            if self.resumed_at == 0:
-                line["pairs"] = len(getattr(self, "rows_seen", ()))
-            if self.state.global_step == self.resumed_at + 1:
-                line["versions"] = versions
+            line |= {"pairs": len(self.rows_seen), "versions": versions}
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            # A start that goes on from a checkpoint goes on counting.
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(self.args.output_dir) / SEEN).write_text(json.dumps(sorted(self.rows_seen)))
 
     return Reporting
 
 
 def train(trainer: Any, tokenizer: Any, output: Path) -> None:
     """Trains, from the last checkpoint if an earlier start has left one, and leaves the model in `output`."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     checkpoints = output / "checkpoints"
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    # What an earlier start has trained on is not known here, so a training that goes on does not report it.
-    trainer.resumed_at = int(Path(last).name.removeprefix("checkpoint-")) if last else 0
-    trainer.train(resume_from_checkpoint=last)
+    # The state is written last: without it, the start was killed while it wrote the checkpoint.
+    whole = [state.parent for state in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.partition("-")[2]), default=None)
+    seen = checkpoints / SEEN
+    trainer.rows_seen = set(json.loads(seen.read_text())) if last and seen.is_file() else set()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()
     unfinished = output / "unfinished"
     trainer.save_model(str(unfinished))

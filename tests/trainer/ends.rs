@@ -82,7 +82,7 @@ fn a_failure_shows_what_the_trainer_said() {
 
 #[test]
 fn a_trainer_that_was_ended_is_started_again_with_its_output() {
-    for (mode, keys) in [("dies-once", ""), ("hangs-once", "time_limit = \"1s\"")] {
+    for (mode, keys) in [("dies-once", ""), ("hangs-once", "time_limit = \"10s\"")] {
         let outside = Outside::new();
         let out = outside.train(mode, keys, &[]);
         assert_eq!(out.code, Some(0), "{}", out.text);

@@ -114,9 +114,27 @@ fn dpo_by_trl_has_the_losses_of_dpo() {
         let temp = tempfile::tempdir().unwrap();
         let run = run(&dpo(temp.path(), reference), temp.path());
         let pairs: u64 = run.files("pairs").iter().map(|file| file.rows).sum();
-        let names = ["loss", "rewards/chosen", "rewards/margins", "rewards/accuracies", "learning_rate"];
+        let names = ["loss", "rewards/chosen", "rewards/margins", "learning_rate", "num_tokens"];
         assert_same(&run, &names, pairs.div_ceil(2) as usize);
     }
+}
+
+/// A trainer that is killed between two checkpoints, and started again, takes the same steps and uses all pairs.
+#[test]
+#[ignore = "needs REFLUX_TRL_PYTHON"]
+fn trl_goes_on_from_its_checkpoint() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = dpo(temp.path(), ", \"--set\", \"save_steps=4\"");
+    // The first start is killed after its sixth step.
+    let killed = "python=$1; shift; \"$python\" \"$@\" & child=$!; if [ ! -e {output}/killed ]; then touch {output}/killed; \
+                  until [ -s {metrics} ] && [ $(wc -l < {metrics}) -ge 6 ]; do sleep 0.1; done; kill -KILL $child; \
+                  exit 137; fi; wait $child";
+    let text = text.replacen("command = [", &format!("command = [\"sh\", \"-c\", {killed:?}, \"sh\", "), 1);
+    let run = run(&text, temp.path());
+    let log = std::fs::read_to_string(run.dir().join("logs/trl/iteration=0.log")).unwrap();
+    assert!(log.contains("start 2 of at most 2"), "{log}");
+    let pairs: u64 = run.files("pairs").iter().map(|file| file.rows).sum();
+    assert_same(&run, &["loss", "rewards/chosen", "rewards/margins"], pairs.div_ceil(2) as usize);
 }
 
 #[test]

@@ -127,6 +127,10 @@ impl Files {
     fn new(cx: &Context<'_>) -> Result<Self> {
         let scratch = cx.run().scratch(&cx.step.name, cx.epoch.iteration)?;
         let scratch = std::path::absolute(&scratch).doing(|| scratch.display())?;
+        if scratch.to_str().is_none() {
+            return Err(Error::user(format!("`{}` is not UTF-8, and cannot be an argument", scratch.display()))
+                .help("keep runs in a directory with another name (--runs)"));
+        }
         let at = |name: &str| scratch.join(name);
         let (pairs, reference, output) = (at("pairs"), at("reference"), at("output"));
         Ok(Self { metrics: at("metrics.jsonl"), pairs, reference, output, scratch })
@@ -138,7 +142,9 @@ impl Files {
         let before: Option<Value> = read_regular(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
         if before.is_some_and(|before| before != *given) {
             tracing::warn!("step `{step}`: the trainer is given something else than before; its output is removed");
-            std::fs::remove_dir_all(&self.output).doing(|| self.output.display())?;
+            if self.output.exists() {
+                std::fs::remove_dir_all(&self.output).doing(|| self.output.display())?;
+            }
             if self.metrics.exists() {
                 std::fs::remove_file(&self.metrics).doing(|| self.metrics.display())?;
             }
