@@ -2,9 +2,10 @@
 """Asks a running `reflux serve` through OpenAI's client and lm-evaluation-harness.
 
     reflux serve model.gguf --port 8000 --name smol &
-    .ci/serve_openai.py http://127.0.0.1:8000/v1 smol tests/goldens/model/smollm2
+    .ci/serve_openai.py http://127.0.0.1:8000/v1 smol tokenizer/
 
-The last argument is a folder with the model's tokenizer. Needs `pip install openai 'lm-eval[api]'`. The script exits with an error when an answer is not as it must be.
+The last argument is a folder with the tokenizer of this very model. Needs `pip install openai 'lm-eval[api]'`. The
+script exits with an error when an answer is not as it must be.
 """
 
 import json

@@ -24,6 +24,7 @@ mod request;
 mod sampling;
 mod scheduler;
 mod scripted;
+mod sequence;
 mod sequential;
 mod stats;
 mod stream;
