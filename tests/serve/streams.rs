@@ -56,17 +56,25 @@ fn a_stream_begins_before_the_answer_ends() {
     let (entered, _) = mpsc::channel();
     let (release, released) = mpsc::channel();
     let server = Server::start(Arc::new(Gate::new(entered, released)), options());
-    let body = json!({ "prompt": "name three", "max_tokens": 3, "stream": true, "return_token_ids": true });
+    let body = json!({ "prompt": "name three", "max_tokens": 3, "stop_token_ids": [60], "stream": true,
+        "return_token_ids": true });
     let response = ureq::post(&server.url("/v1/completions")).send_string(&body.to_string()).unwrap();
     let mut lines = BufReader::new(response.into_reader()).lines().map(Result::unwrap).filter(|l| !l.is_empty());
-    // The engine has drawn three tokens and waits. The last of them may yet end the answer.
-    let mut seen = 0;
+    // The engine has drawn three tokens and waits. The last of them ends the answer and has no text.
+    let (mut seen, mut said) = (0, String::new());
     while seen < 2 {
         let part: Value = serde_json::from_str(lines.next().unwrap().strip_prefix("data: ").unwrap()).unwrap();
         seen += part["choices"][0]["token_ids"].as_array().unwrap().len();
+        said += part["choices"][0]["text"].as_str().unwrap();
     }
     release.send(()).unwrap();
-    assert_eq!(lines.last().unwrap(), "data: [DONE]");
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(rest.last().unwrap(), "data: [DONE]");
+    for line in &rest[..rest.len() - 1] {
+        let part: Value = serde_json::from_str(line.strip_prefix("data: ").unwrap()).unwrap();
+        said += part["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("{line}"));
+    }
+    assert_eq!(said.split(' ').count(), 2, "{said}");
     let body = json!({ "prompt": "name", "stream": true, "logprobs": 1 });
     let (status, text) = server.post("/v1/completions", &body);
     assert!(status == 400 && text.contains("not streamed"), "{text}");
