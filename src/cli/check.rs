@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::interrupt::stop_on_interrupt;
 use super::session::Session;
 use super::terminal;
+use crate::cancel::CancelFlag;
 use crate::data::counted;
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
@@ -20,6 +22,9 @@ pub struct Args {
     /// Only warns about missing datasets and models
     #[arg(long)]
     pub no_data: bool,
+    /// Also asks the servers of models what they can do, with a few short requests
+    #[arg(long, conflicts_with = "no_data")]
+    pub online: bool,
 }
 
 /// Whether the warnings of a file are printed.
@@ -93,10 +98,16 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let plan = load(&args.file, &args.set, Warnings::Shown)?;
     let found = if args.no_data { Preflight::default() } else { operators::preflight(&plan) };
     refuse(found.problems)?;
+    let mut notes = found.notes;
+    if args.online {
+        let stop = CancelFlag::default();
+        stop_on_interrupt(&stop);
+        notes.extend(operators::check_servers(&plan, &stop)?);
+    }
     if quiet {
         return Ok(());
     }
-    for note in found.notes {
+    for note in notes {
         terminal::print_line(&format!("note: {note}"))?;
     }
     terminal::print_line(&format!("{}: {}, no errors", args.file.display(), counted(plan.steps.len(), "step")))

@@ -146,7 +146,7 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
             ModelKind::Path(path) => Some(path.outside_of_runs())
                 .filter(|path| (is_gguf(path) && path.is_file()) || path.join("config.json").exists()),
             ModelKind::Init { config, .. } => Some(config.outside_of_runs()),
-            ModelKind::Hub { .. } | ModelKind::Script { .. } => None,
+            ModelKind::Hub { .. } | ModelKind::Script { .. } | ModelKind::Server(_) => None,
         };
         if let Some(path) = beside.or(model.config.as_ref().map(External::outside_of_runs)) {
             shapes.insert(model.name.clone(), shape(path)?);

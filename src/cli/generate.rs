@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::answers::{Place, Printer};
+use super::interrupt::stop_on_interrupt;
 use super::logprobs::{messages, tell_unread};
 use super::model::ModelArgs;
-use super::run::stop_on_interrupt;
+use super::server::ServerArgs;
 use super::session::Session;
 use super::ticker::Ticker;
 use crate::cancel::CancelFlag;
@@ -25,6 +26,7 @@ const AFTER: &str = "Examples:
   reflux generate model.gguf --file prompts.csv                   one per row, from the column `prompt`
   printf 'Hello!\\nBye!\\n' | reflux generate model.gguf --lines    one prompt per line
   reflux generate models/M2 --file letter.txt --whole             the whole file is one prompt
+  reflux generate http://127.0.0.1:8000/v1 --served smol \"Hi!\"     a model on a server
 
 Without --json, each answer has a heading with its line and sample if there may be several.
 
@@ -73,6 +75,8 @@ pub struct Args {
     kv_memory: Option<u64>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// Default of `--top-p`.
@@ -226,7 +230,6 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let sampling = args.sampling.checked(args.samples)?;
     let prompts = prompts(args)?;
     let (name, unread) = (prompts.name().to_owned(), prompts.unread());
-    let device = device(&args.model.loading.device)?;
     let mut config = EngineConfig::default().with_threads(args.model.threads())?;
     config.kv_memory = args.kv_memory.unwrap_or(config.kv_memory);
     config.date = Some(DateTime::now());
@@ -234,7 +237,10 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     stop_on_interrupt(&stop);
     let cancel = stop;
     let ticker = Ticker::new(style, format!("loading {}", args.model.model.display()));
-    let engine = open(&args.model.model, &device, args.model.dtype(), config)?;
+    let engine = match args.server.address(&args.model.model)? {
+        Some(address) => args.server.open(address, &cancel)?,
+        None => open(&args.model.model, &device(&args.model.loading.device)?, args.model.dtype(), config)?,
+    };
 
     let whole = prompts.form() == PromptForm::Whole;
     let options =

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::interrupt::stop_on_interrupt;
 use super::model::ModelArgs;
-use super::run::stop_on_interrupt;
 use super::session::Session;
 use super::terminal;
 use super::ticker::Ticker;

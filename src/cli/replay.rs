@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::check::{check, shown};
+use super::interrupt::stop_on_interrupt;
 use super::model::weights;
-use super::run::{Machine, directory, execute, stop_on_interrupt};
+use super::run::{Machine, directory, execute};
 use super::session::Session;
 use crate::cancel::CancelFlag;
 use crate::dataflow::Replay;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::check::{Warnings, check, load, refuse};
+use super::interrupt::stop_on_interrupt;
 use super::progress::{Progress, Style};
 use super::session::Session;
 use super::terminal;
@@ -156,20 +157,5 @@ pub fn execute(
         Ended::Ran(run, closing) => {
             terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))
         }
-    }
-}
-
-/// Installs the Ctrl-C handler: the first Ctrl-C stops the run cleanly, the second ends the process.
-pub fn stop_on_interrupt(stop: &CancelFlag) {
-    let stop = stop.clone();
-    let handler = move || {
-        if stop.is_set() {
-            std::process::exit(1);
-        }
-        terminal::line("stopping; press Ctrl-C again to end at once");
-        stop.set();
-    };
-    if let Err(e) = ctrlc::set_handler(handler) {
-        tracing::debug!("Ctrl-C is not handled: {e}");
     }
 }

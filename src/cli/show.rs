@@ -107,7 +107,7 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
     };
     let stop = CancelFlag::default();
     if args.follow {
-        super::run::stop_on_interrupt(&stop);
+        super::interrupt::stop_on_interrupt(&stop);
     }
     let output = match args.format {
         Format::Table => Output::Text,

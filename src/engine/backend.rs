@@ -8,6 +8,22 @@ use super::stats::Stats;
 use crate::cancel::CancelFlag;
 use crate::error::Result;
 
+/// What an engine can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// Answers have the token ids of prompt and answer.
+    pub token_ids: bool,
+    /// Log-probabilities are those of the model as a training computes them, up to rounding.
+    pub exact_logprobs: bool,
+    /// [`Engine::choose`] works.
+    pub choices: bool,
+}
+
+impl Capabilities {
+    /// What engines on this machine can do.
+    pub const LOCAL: Self = Self { token_ids: true, exact_logprobs: true, choices: true };
+}
+
 /// A backend that completes conversations.
 pub trait Engine: Send + Sync {
     /// Answers all requests, in their order, and blocks the calling thread. Several threads may call at once and share
@@ -31,6 +47,10 @@ pub trait Engine: Send + Sync {
     }
     /// Counters since the start.
     fn stats(&self) -> Stats;
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::LOCAL
+    }
 }
 
 /// The sizes of a model that limit requests.
@@ -94,6 +114,10 @@ pub trait TokenEngine: Send + Sync {
     fn tokenizer(&self) -> Option<&str>;
     /// See [`Engine::stats`].
     fn stats(&self) -> Stats;
+    /// See [`Engine::capabilities`].
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::LOCAL
+    }
 }
 
 impl<T: TokenEngine> Engine for T {
@@ -113,5 +137,8 @@ impl<T: TokenEngine> Engine for T {
     }
     fn stats(&self) -> Stats {
         TokenEngine::stats(self)
+    }
+    fn capabilities(&self) -> Capabilities {
+        TokenEngine::capabilities(self)
     }
 }

@@ -32,7 +32,7 @@ mod task;
 
 pub use crate::model::Message;
 pub use answer::completion;
-pub use backend::{Engine, ModelSize, TokenEngine};
+pub use backend::{Capabilities, Engine, ModelSize, TokenEngine};
 pub use batched::BatchedEngine;
 pub use codec::Codec;
 pub use config::{EngineConfig, memory};

@@ -6,7 +6,8 @@ use candle_core::DType;
 
 use super::families::InferenceModel;
 use super::family::Family;
-use super::formats::{hf, load};
+use super::formats::load::{self, is_gguf};
+use super::formats::{gguf_model, hf};
 use super::text::tokenizer::Tokenizer;
 use crate::error::Result;
 
@@ -35,6 +36,20 @@ impl Outline {
         source.tokenizer.fits(path.display(), source.config.vocab_size)?;
         let positions = source.config.max_position_embeddings;
         Ok(Self { tokenizer: source.tokenizer, positions, family: None })
+    }
+
+    /// Reads the tokenizer of a model that runs elsewhere: a directory with tokenizer.json, or a GGUF file. The
+    /// context is `usize::MAX` if no file has it.
+    ///
+    /// # Errors
+    /// No tokenizer found, or it is damaged.
+    pub fn of_tokenizer(path: &Path) -> Result<Self> {
+        if is_gguf(path) {
+            let (_, config, tokenizer) = gguf_model::Model::open(path)?;
+            return Ok(Self { tokenizer, positions: config.max_position_embeddings, family: None });
+        }
+        let (tokenizer, positions) = hf::tokenizer_alone(path)?;
+        Ok(Self { tokenizer, positions: positions.unwrap_or(usize::MAX), family: None })
     }
 
     /// Reads the configuration in a directory, for a model whose weights are drawn at random.

@@ -19,6 +19,7 @@ mod training;
 
 pub use shared::models::{EngineUse, Models};
 pub use shared::preflight::{Preflight, preflight};
+pub use shared::servers::{check_servers, server_engine};
 pub use shared::template::Template;
 pub use training::reference::ReferenceUse;
 

@@ -56,6 +56,7 @@ fn source(model: &ModelSource) -> String {
         ModelKind::Hub { repo, revision: Some(r) } => format!("{repo} at {r} from the hub"),
         ModelKind::Init { config, .. } => format!("random weights of the shape in {}", config.shown()),
         ModelKind::Script { file } => format!("scripted answers of {}", file.shown()),
+        ModelKind::Server(server) => return format!("{} on {}", server.name, server.urls.join(", ")),
     };
     format!("{from}, {}", model.dtype.name())
 }

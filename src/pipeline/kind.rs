@@ -37,6 +37,14 @@ pub trait StepSpec: Send + Sync {
     fn asks(&self) -> Option<Asks> {
         None
     }
+    /// Whether it asks its model for the probabilities of continuations.
+    fn needs_choices(&self) -> bool {
+        false
+    }
+    /// For a step that reads the token ids of answers: what to set if they have none.
+    fn without_token_ids(&self) -> Option<&'static str> {
+        None
+    }
     /// For steps that read token ids sampled by a model of the run: whether it tokenises the texts for its
     /// own model if the ids come from another tokenizer.
     fn encodes_other_ids(&self) -> Option<bool> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::fields::external::External;
 use super::health::Gate;
 use super::kind::{OperatorDef, Shape};
+use super::server::ServerSource;
 use super::study::Study;
 use super::syntax::diagnostic::Diagnostics;
 use crate::data::Schema;
@@ -182,6 +183,8 @@ pub enum ModelKind {
         /// The file with the answers.
         file: External,
     },
+    /// A model that runs on servers.
+    Server(ServerSource),
 }
 
 /// The type of weights.

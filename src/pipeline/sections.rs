@@ -1,22 +1,19 @@
 //! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[health]`, `[model.NAME]`, `[loop]`, `[step.NAME]`,
 //! `[study]`.
 
-use std::path::PathBuf;
-
 use super::fields::external::External;
 use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
 use super::kind::{NeedsModel, OperatorDef, Shape};
-use super::plan::{Dtype, Engine, ModelKind, ModelSource};
+use super::model_section::model;
+use super::plan::{Engine, ModelKind, ModelSource};
 use super::study::{self, Study};
 use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
-use super::syntax::overrides::MODEL_SOURCES;
 use super::syntax::suggest::{self, show};
 use super::syntax::tree::{self, EMPTY, Table, Value};
 use super::syntax::values::is_name;
 use crate::jinja::DateTime;
-use crate::store::InputForm;
 
 /// Returns the full name of a table, as in the resolved file.
 pub(super) fn table_of(section: &str, name: &str) -> String {
@@ -290,62 +287,6 @@ fn loop_table(f: &mut Fields<'_>) -> DraftLoop {
     let next = name("next", "the training step whose model is the policy of the next iteration");
     let place = f.span("");
     DraftLoop { policy, next, place, values: std::mem::take(&mut f.values) }
-}
-
-fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
-    let path = f.optional_path(
-        "path",
-        "a GGUF file, or a directory with config.json, safetensors and tokenizer.json",
-        InputForm::Model,
-    );
-    let hub = f.optional_name("hf", "a model of the Hugging Face hub, \"org/name\"");
-    let init = f.optional_path(
-        "init",
-        "a directory with config.json and tokenizer.json; the weights are random",
-        InputForm::Model,
-    );
-    let script = f.optional_path("script", "a file of scripted answers, for tests", InputForm::Text);
-    let revision = f.optional_name("revision", "with hf: branch, tag or commit");
-    let seed = f.optional_int("seed", "with init: seed of the weights; defaults to the pipeline's seed", 0..=i64::MAX);
-    let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
-    let dtype = match f.choice("dtype", "type of the weights in memory", &dtypes, Some("f32")) {
-        "bf16" => Dtype::Bf16,
-        "f16" => Dtype::F16,
-        _ => Dtype::F32,
-    };
-    let config = f.optional_path(
-        "config",
-        "a config.json with the model's shape, for `reflux cost` when the model itself is not available",
-        InputForm::Text,
-    );
-    if script.is_some() {
-        f.without_effect(&["dtype", "config"], "with `script`: a script has no weights", "");
-    } else if init.is_some() {
-        f.without_effect(&["config"], "with `init`, which names the config.json", "");
-    }
-    let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k)).collect();
-    if let [first, second, ..] = given[..] {
-        f.problem(second, format!("`{first}` and `{second}` both say where it comes from"), "keep one of them");
-    } else if given.is_empty() {
-        let message = format!("model `{}` does not say where it comes from", show(name));
-        let help = "give one of path, hf, init, script".to_owned();
-        f.report(Diagnostic::new(&codes::MISSING_KEY, message, place, "missing here").help(help));
-    }
-    for (key, with, present) in [("revision", "hf", hub.is_some()), ("seed", "init", init.is_some())] {
-        if f.given(key) && !present {
-            f.problem(key, format!("`{key}` means something only with `{with}`"), "take it out");
-        }
-    }
-    let kind = match (path, hub, init, script) {
-        (_, Some(repo), ..) => ModelKind::Hub { repo, revision },
-        (_, _, Some(config), _) => ModelKind::Init { config, seed: seed.and_then(|s| u64::try_from(s).ok()) },
-        (_, _, _, Some(file)) => ModelKind::Script { file },
-        // A model without a source was reported and never runs.
-        (path, ..) => {
-            ModelKind::Path(path.unwrap_or_else(|| External::new("", "path", PathBuf::new(), InputForm::Model)))
-        }
-    };
-    ModelSource { name: name.to_owned(), kind, dtype, config }
 }
 
 fn step<O: ?Sized>(

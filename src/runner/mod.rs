@@ -120,7 +120,11 @@ pub fn run(
         RunStatus::Unfinished if !matches!(options.open, Open::Begun) => watch.resumed(dir),
         _ => {}
     }
-    let env = RuntimeEnv::new(Models::new(options.device, engine_config(plan)?, plan.seed)?);
+    let models = Models::new(options.device, engine_config(plan)?, plan.seed)?;
+    for line in models.check_servers(plan, Some(&run), cancel)? {
+        tracing::info!("{line}");
+    }
+    let env = RuntimeEnv::new(models);
     let engines = env.clone();
     let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
     let counting = Arc::new(Counting { counters: RunCounters::default(), observer: watch.started(tokens) });

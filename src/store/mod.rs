@@ -22,6 +22,8 @@
 //!   scratch/STEP/iteration=I/                             what a training by a program outside is given and
 //!                                                         leaves, until it is done
 //!   logs/STEP/iteration=I.log                             what that program printed
+//!   replies/STEP/iteration=I/microbatch=M.jsonl           replies of servers, until the microbatch is committed;
+//!                                                         replies/usage.jsonl has what they cost
 //!   manifest.before-repair-N.jsonl                        what the manifest was before a repair
 //!   revised/STEP-HASH/                                    pairs under corrected scores; each says itself what it is
 //! ```
@@ -64,6 +66,7 @@ pub use journal::fork::{RunFork, link};
 pub use journal::inputs::{ChangedInput, InputPlace, changed_error};
 pub use journal::lock::Writer;
 pub use journal::repair::{Repair, Repaired};
+pub use journal::replies::{Replies, ReplyUsage};
 pub use journal::run::{Run, RunState, RunStatus};
 pub use journal::verify::inspect;
 pub use tables::loaded::{Loaded, LoadedAnswer, LoadedPrompt, load_answers, load_prompts};

@@ -106,7 +106,7 @@ fn nothing_is_imported_in_a_circle() {
     }
 }
 
-/// Places with an asynchronous runtime of their own: docs/decisions/006-no-async-runtime.md.
+/// Places with an asynchronous runtime of their own: docs/decisions/006-async-at-the-network.md.
 const ASYNC: [&str; 2] = ["serve", "engine/remote"];
 
 #[test]

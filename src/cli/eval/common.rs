@@ -6,9 +6,10 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use crate::cancel::CancelFlag;
+use crate::cli::interrupt::stop_on_interrupt;
 use crate::cli::model::Loading;
 use crate::cli::progress::Style;
-use crate::cli::run::{Machine, execute, stop_on_interrupt};
+use crate::cli::run::{Machine, execute};
 use crate::cli::terminal;
 use crate::error::{Context as _, Error, Result};
 use crate::eval::bootstrap::Bootstrap;

@@ -47,6 +47,17 @@ pub(crate) fn config_and_tokenizer(dir: &Path) -> Result<(Config, Tokenizer)> {
     Ok((config, tokenizer))
 }
 
+/// Reads the tokenizer's files, and the model's context if there is a config.json. Its other keys are not checked: the
+/// model may be of any family.
+pub(crate) fn tokenizer_alone(dir: &Path) -> Result<(Tokenizer, Option<usize>)> {
+    let path = dir.join("config.json");
+    let config = read_object_if_there(&path)?;
+    let eos = config.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>).transpose();
+    let eos = eos.map_err(|e| Error::user(format!("{}: eos_token_id: {e}", path.display())))?.flatten();
+    let positions = config.get("max_position_embeddings").and_then(Json::as_u64);
+    Ok((tokenizer(dir, eos.as_ref())?, positions.and_then(|n| usize::try_from(n).ok())))
+}
+
 /// Reads config.json. Returns its path and its contents.
 pub(crate) fn config_object(dir: &Path) -> Result<(PathBuf, Map<String, Json>)> {
     let path = dir.join("config.json");

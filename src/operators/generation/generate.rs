@@ -129,8 +129,12 @@ impl Map for Generate {
             Arc::new(StringArray::from_iter_values(kept.iter().map(of)))
         };
         let response_id = |(i, sample, answer): &(usize, u32, crate::engine::Completion)| {
-            let tokens: Vec<u8> = answer.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
-            Id::from_parts([ids[*i].as_bytes(), engine.id().as_bytes(), &sample.to_le_bytes(), &tokens]).to_string()
+            let mut said: Vec<u8> = answer.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+            if said.is_empty() {
+                // A server that sends text sends no ids.
+                said.extend(answer.text.as_bytes());
+            }
+            Id::from_parts([ids[*i].as_bytes(), engine.id().as_bytes(), &sample.to_le_bytes(), &said]).to_string()
         };
         let rows = named::RESPONSES.batch(vec![
             text(&|k| ids[k.0].clone()),

@@ -154,6 +154,9 @@ impl StepSpec for Judge {
     fn scale(&self) -> Option<(f32, f32)> {
         Some(self.scale)
     }
+    fn needs_choices(&self) -> bool {
+        matches!(&self.way, ScoringMode::Rubric(rubric) if rubric.expected.is_some())
+    }
     fn asks(&self) -> Option<Asks> {
         match &self.way {
             ScoringMode::Pairwise { by, .. } => by.asks(),

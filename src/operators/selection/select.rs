@@ -146,6 +146,9 @@ struct Select {
 }
 
 impl StepSpec for Select {
+    fn without_token_ids(&self) -> Option<&'static str> {
+        (self.measures() && !self.characters).then_some("set length_unit = \"characters\"")
+    }
     fn explain(&self) -> String {
         let (r, unit) = (&self.rules, if self.characters { "characters" } else { "tokens" });
         let mut words = format!("{}, margin at least {}", self.strategy_name, self.min_margin);

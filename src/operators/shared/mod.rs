@@ -8,6 +8,7 @@ pub(crate) mod hub_files;
 pub(crate) mod models;
 pub(crate) mod preflight;
 pub(crate) mod prelude;
+pub mod servers;
 pub(crate) mod settings;
 pub(crate) mod subprocess;
 pub(crate) mod template;

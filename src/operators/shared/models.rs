@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 
 use super::hub;
+use super::servers::Servers;
 use crate::cancel::CancelFlag;
-use crate::dataflow::{Context, ModelAt};
+use crate::dataflow::{Context, ModelAt, Operator};
+use crate::engine::remote::transport::EndpointCounters;
 use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start};
 use crate::error::{Context as _, Error, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
-use crate::pipeline::{Dtype, ModelKind, ModelSource, model_table};
+use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, model_table};
 use crate::store::{InputForm, InputPlace, Lines, Run};
 
 /// The key that names a model on the hub.
@@ -34,6 +36,7 @@ pub struct Models {
     config: EngineConfig,
     seed: u64,
     engines: Mutex<BTreeMap<String, Loaded>>,
+    servers: Servers,
     /// Statistics of engines that were dropped.
     gone: Mutex<Vec<EngineUse>>,
 }
@@ -48,6 +51,19 @@ pub struct EngineUse {
     /// The engine's counters.
     #[serde(flatten)]
     pub stats: Stats,
+    /// For a model on servers: the counters of each endpoint.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointCounters>,
+    /// For a model on servers: what the run has cost so far at the prices of the pipeline file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+}
+
+impl EngineUse {
+    fn new(model: &str, stats: Stats) -> Self {
+        let (endpoints, cost) = (Vec::new(), None);
+        Self { model: model.to_owned(), prefix_hit_rate: stats.hit_rate(), stats, endpoints, cost }
+    }
 }
 
 struct Loaded {
@@ -59,8 +75,7 @@ struct Loaded {
 
 impl Loaded {
     fn used(&self) -> EngineUse {
-        let stats = self.engine.stats();
-        EngineUse { model: self.name.clone(), prefix_hit_rate: stats.hit_rate(), stats }
+        EngineUse::new(&self.name, self.engine.stats())
     }
 }
 
@@ -71,7 +86,8 @@ impl Models {
     /// # Errors
     /// The device does not exist.
     pub fn new(device_name: &str, config: EngineConfig, seed: u64) -> Result<Self> {
-        Ok(Self { device: device(device_name)?, config, seed, engines: Mutex::default(), gone: Mutex::default() })
+        let (engines, gone) = (Mutex::default(), Mutex::default());
+        Ok(Self { device: device(device_name)?, config, seed, engines, servers: Servers::default(), gone })
     }
 
     /// Returns the engine of the step's model, and loads it if needed.
@@ -80,6 +96,12 @@ impl Models {
     /// The model cannot be loaded.
     pub fn engine(&self, cx: &Context<'_>) -> Result<Arc<dyn Engine>> {
         let at = cx.model.as_ref().ok_or_else(|| Error::bug("a step that has no model asks for an engine"))?;
+        if let ModelAt::Source(name) = at
+            && let source = cx.model_source(name)?
+            && matches!(source.kind, ModelKind::Server(_))
+        {
+            return self.servers.engine(cx, source, self.config.date);
+        }
         let (key, name, version) = match at {
             ModelAt::Source(name) => (name.clone(), name, 0),
             ModelAt::Made { hash, name, version } => (hash.clone(), name, *version),
@@ -122,9 +144,27 @@ impl Models {
         let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut here: Vec<EngineUse> = engines.values().map(Loaded::used).collect();
+        here.extend(self.servers.all().into_iter().map(|(model, connection)| {
+            let (endpoints, cost) = (connection.endpoints(), connection.cost());
+            EngineUse { endpoints, cost, ..EngineUse::new(&model, connection.stats()) }
+        }));
         here.sort_by(|a, b| a.model.cmp(&b.model));
         all.extend(here);
         all
+    }
+
+    /// Connects to the servers of the plan's models, and checks that they can do what the steps need. Returns a line
+    /// on each model.
+    ///
+    /// # Errors
+    /// A server cannot be used, or lacks what a step needs.
+    pub fn check_servers(
+        &self,
+        plan: &Plan<dyn Operator>,
+        run: Option<&Run>,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<String>> {
+        self.servers.check(plan, run, cancel)
     }
 
     /// Returns the number of tokens sampled by all engines; `None` while a model is being loaded.
@@ -132,7 +172,8 @@ impl Models {
         let engines = self.engines.try_lock().ok()?;
         let gone = self.gone.try_lock().ok()?;
         let here = engines.values().map(|loaded| loaded.engine.stats().generated_tokens);
-        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).sum())
+        let elsewhere = self.servers.try_all()?.into_iter().map(|connection| connection.stats().generated_tokens);
+        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).chain(elsewhere).sum())
     }
 
     /// Loads a copy of the step's model to train: all weights, or a new adapter with weights drawn for this
@@ -162,7 +203,7 @@ impl Models {
             Some(ModelAt::Source(name)) => Ok(match &cx.model_source(name)?.kind {
                 ModelKind::Path(path) => Some(path.shown()),
                 ModelKind::Hub { repo, .. } => Some(repo.clone()),
-                ModelKind::Init { .. } | ModelKind::Script { .. } => None,
+                ModelKind::Init { .. } | ModelKind::Script { .. } | ModelKind::Server(_) => None,
             }),
         }
     }
@@ -235,7 +276,7 @@ impl Models {
                         Model::init(config, INIT_STD, seed, &self.device, dtype(source), trainable).doing(doing)
                     }
                     _ => Err(Error::user(format!(
-                        "model `{name}` is a script: it has no weights for a training or a reference"
+                        "model `{name}` is a script or on a server: it has no weights for a training or a reference"
                     ))
                     .help("give the step a model with weights")),
                 }
@@ -269,7 +310,7 @@ fn files(run: &Run, source: &ModelSource) -> Result<Option<PathBuf>> {
             Ok(Some(path.to_owned()))
         }
         ModelKind::Hub { repo, revision } => hub_files(run, &source.name, repo, revision.as_deref()).map(Some),
-        ModelKind::Init { .. } | ModelKind::Script { .. } => Ok(None),
+        ModelKind::Init { .. } | ModelKind::Script { .. } | ModelKind::Server(_) => Ok(None),
     }
 }
 

@@ -60,6 +60,7 @@ impl<'a> ModelChecks<'a> {
             }
             self.other_ids(step, source);
         }
+        self.no_ids(step);
         self.found.notes.extend(tokenised(plan, step));
     }
 
@@ -100,6 +101,10 @@ impl<'a> ModelChecks<'a> {
             return Err(Error::user(format!("`{}` is a script and has no weights to train", file.shown()))
                 .help("give the step a model with weights"));
         }
+        if matches!(source.kind, ModelKind::Server(_)) && trains {
+            return Err(Error::user("a model on a server has no weights here to train")
+                .help("give the step a model with `path`, `hf` or `init`"));
+        }
         let Some(outline) = self.outline(source) else { return Ok(()) };
         if trains && let Some(family) = outline.family {
             return Err(Error::user(format!("a model of the family {} cannot be trained", family.name()))
@@ -117,6 +122,24 @@ impl<'a> ModelChecks<'a> {
             Example::answer(&outline.tokenizer, &[Message::new("user", "x")], "y")?;
         }
         Ok(())
+    }
+
+    /// Refuses a step that counts the tokens of answers that have none.
+    fn no_ids(&mut self, step: &Step<dyn Operator>) {
+        let Some(help) = step.op.without_token_ids() else { return };
+        for writer in sampled_by(self.plan, step) {
+            let source = writer.model.as_ref().and_then(|used| source_of(self.plan, used));
+            if let Some(ModelSource { name, kind: ModelKind::Server(server), .. }) = source
+                && server.tokenizer.is_none()
+            {
+                let message = format!(
+                    "it counts tokens, and the answers of `{}` have none: text is sent to the servers of `{name}`",
+                    writer.name
+                );
+                let help = format!("{help}, or give the model its `tokenizer`");
+                self.found.problems.push(Error::user(message).help(help).doing(format!("step `{}`", step.name)));
+            }
+        }
     }
 
     /// Reports token ids that reach a training and were sampled with another tokenizer.
@@ -159,6 +182,9 @@ fn outline(source: &ModelSource) -> Result<Option<Outline>> {
     match &source.kind {
         ModelKind::Path(path) => Outline::of_files(path.outside_of_runs(), dtype(source)).map(Some),
         ModelKind::Init { config, .. } => Outline::of_configuration(config.outside_of_runs()).map(Some),
+        ModelKind::Server(server) => {
+            server.tokenizer.as_ref().map(|files| Outline::of_tokenizer(files.outside_of_runs())).transpose()
+        }
         ModelKind::Hub { .. } | ModelKind::Script { .. } => Ok(None),
     }
 }

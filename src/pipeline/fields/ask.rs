@@ -130,6 +130,13 @@ impl Fields<'_> {
             Ok(texts_value(n)?.into_iter().map(|(text, _)| text).collect())
         })
     }
+    /// Reads a list of texts like [`Fields::texts`]; `None` if it is not given.
+    pub fn optional_texts(&mut self, key: &'static str, about: &'static str) -> Option<Vec<String>> {
+        let literal = |v: &Vec<String>| list(v.iter().map(|s| tree::quote(s)));
+        self.maybe(doc(key, about, "a list of texts"), literal, |n| {
+            Ok(texts_value(n)?.into_iter().map(|(text, _)| text).collect())
+        })
+    }
     /// Reads a list of numbers, each within `range`; a single number stands for a list of one.
     pub fn floats(
         &mut self,

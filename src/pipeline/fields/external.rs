@@ -35,6 +35,10 @@ impl External {
     pub(crate) fn new(table: &str, key: &str, path: impl Into<PathBuf>, form: InputForm) -> Self {
         Self { table: table.to_owned(), key: key.to_owned(), path: path.into(), form, content: None }
     }
+    /// A file that the command line names, for commands without a run.
+    pub(crate) fn outside(flag: &str, path: &Path, form: InputForm) -> Self {
+        Self::new("", flag, path, form)
+    }
     pub(crate) fn with_content(self, hash: String) -> Self {
         Self { content: Some(hash), ..self }
     }

@@ -8,7 +8,11 @@ use super::tree::{self, Entry, Node, Table, Value};
 
 /// The keys that name a model's source; exactly one must be given. Setting one removes the others and the
 /// keys that belong to them.
-pub const MODEL_SOURCES: [&str; 4] = ["path", "hf", "init", "script"];
+pub const MODEL_SOURCES: [&str; 5] = ["path", "hf", "init", "script", "server"];
+
+/// The keys of a model that mean something only with `server`.
+pub const SERVER_KEYS: [&str; 9] =
+    ["name", "key", "max_in_flight", "time_limit", "tokenizer", "special_text", "price", "max_cost", "max_tokens"];
 
 /// Parses and merges every override, later ones over earlier ones. `sources` grows by one text for each.
 pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, problems: &mut Vec<Diagnostic>) {
@@ -76,8 +80,8 @@ fn belongs_to_other_source(key: &str, given: &Table) -> bool {
         "revision" => !has("hf"),
         "seed" => !has("init"),
         "config" => has("init") || has("script"),
-        "dtype" => has("script"),
-        _ => false,
+        "dtype" => has("script") || has("server"),
+        _ => SERVER_KEYS.contains(&key) && !has("server"),
     }
 }
 

@@ -108,6 +108,7 @@ impl Run {
         drop(state);
         self.note_verified(&entry.path);
         entry.errors.iter().for_each(|e| self.note_verified(&e.path));
+        self.close_replies(step, epoch)?;
         Ok(entry)
     }
 

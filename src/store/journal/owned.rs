@@ -144,7 +144,7 @@ pub(crate) fn refuse_link(path: &Path) -> Result<()> {
 /// # Errors
 /// A link was found; the help says what to do.
 pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
-    let top = ["lock", "data", "metrics", "models", "checkpoints", "revised", SCRATCH, LOGS];
+    let top = ["lock", "data", "metrics", "models", "checkpoints", "replies", "revised", SCRATCH, LOGS];
     for name in top.iter().chain(TOP) {
         refuse_link(&run.join(name))?;
     }

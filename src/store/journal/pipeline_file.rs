@@ -23,6 +23,10 @@ const REPAIRED: &str =
 /// First manifest format whose pipeline file has a hash of its own.
 const HASHED: u32 = 3;
 
+/// Keys of a model on servers that say where and how fast requests are sent, and when to stop.
+const SERVER_KEYS: [&str; 7] =
+    ["server = ", "key = ", "max_in_flight = ", "time_limit = ", "price = ", "max_cost = ", "max_tokens = "];
+
 /// Names of the steps in a resolved pipeline file.
 pub(crate) fn steps_of(pipeline: &str) -> BTreeSet<String> {
     let name = |line: &str| Some(line.strip_prefix("[step.")?.strip_suffix(']')?.trim_matches('"').to_owned());
@@ -30,7 +34,8 @@ pub(crate) fn steps_of(pipeline: &str) -> BTreeSet<String> {
 }
 
 /// The part of a resolved pipeline file that determines the rows. `[health]` decides when to stop;
-/// `[engine]`, `pipeline.window`, `pipeline.name`, and a step's `time_limit` and `restarts` decide how and where rows are computed. Manifests of
+/// `[engine]`, `pipeline.window`, `pipeline.name`, the addresses and limits of servers, and a step's `time_limit` and
+/// `restarts` decide how and where rows are computed. Manifests of
 /// format 1 excluded `[health]` only.
 pub(crate) fn identity(text: &str, format: u32) -> String {
     let mut table = String::new();
@@ -46,6 +51,7 @@ pub(crate) fn identity(text: &str, format: u32) -> String {
             // How often a program outside is started, and for how long it may run.
             step if step.starts_with("[step.") => line.starts_with("time_limit = ") || line.starts_with("restarts = "),
             "[pipeline]" => format >= 2 && (line.starts_with("window = ") || line.starts_with("name = ")),
+            model if model.starts_with("[model.") => SERVER_KEYS.iter().any(|key| line.starts_with(key)),
             _ => false,
         };
         if !left_out {

@@ -170,10 +170,10 @@ impl Run {
         checkpoint_files::collect_garbage(dir, trained)?;
         collect_scratch(dir, trained)?;
         let state = Mutex::new(State { index, manifest: Some(manifest) });
-        Ok((
-            Self { dir: dir.to_owned(), state, inputs: Mutex::default(), verified: Mutex::default(), lock: Some(lock) },
-            status,
-        ))
+        let (inputs, verified) = (Mutex::default(), Mutex::default());
+        let run = Self { dir: dir.to_owned(), state, inputs, verified, lock: Some(lock) };
+        run.close_committed_replies()?;
+        Ok((run, status))
     }
 
     /// Opens a run for reading. Another process may be writing it.

@@ -1,0 +1,231 @@
+//! Finds out what a model's servers can do, with real requests: servers ignore fields without a word.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::chat::ChatServer;
+use super::connection::{Connection, Facts, NoReplies, RemoteConfig, Replies};
+use super::dialect::Dialect;
+use super::reply;
+use super::tokens::TokenServer;
+use super::transport::Transport;
+use crate::cancel::CancelFlag;
+use crate::data::RngKey;
+use crate::engine::backend::{Engine as _, TokenEngine as _};
+use crate::engine::encoded::{EncodedRequest, SampledTokens};
+use crate::engine::open::has_template;
+use crate::engine::request::{Completion, Request};
+use crate::engine::sampling::Sampling;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Message, Tokenizer};
+
+/// The question of every probe.
+const QUESTION: &str = "Name a colour.";
+/// Largest difference of two log-probabilities of the same token that rounding makes. Servers in bf16 differ by this
+/// much between batches.
+const ROUNDING: f32 = 0.25;
+/// Time between two looks at a server that is starting.
+const WAIT: Duration = Duration::from_secs(1);
+/// Time between two checks of the cancel flag.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A model as a server lists it.
+struct Listed {
+    owner: String,
+    context: usize,
+    /// The weights' hash, which `reflux serve` tells.
+    weights: Option<String>,
+    root: Option<String>,
+}
+
+/// Connects to a model's servers and probes them.
+///
+/// # Errors
+/// A server cannot be reached, lacks the model, refuses the key, or ignores the seed or the temperature; with a
+/// tokenizer, it does not take or return token ids.
+pub fn connect(config: RemoteConfig, cancel: &CancelFlag) -> Result<Arc<Connection>> {
+    if let Some(tokenizer) = &config.tokenizer {
+        has_template(&config.name, tokenizer)?;
+    }
+    let transport = Transport::new(config.transport.clone())?;
+    let listed = listed(&config, &transport, cancel)?;
+    let dialect = Dialect::of(&listed.owner);
+    let id = listed.weights.clone().unwrap_or_else(|| {
+        let root = listed.root.as_ref().filter(|root| **root != config.name);
+        let root = root.map(|root| format!(", {root}")).unwrap_or_default();
+        let address = config.transport.endpoints.first().map_or("", |e| e.url());
+        format!("server:{} ({}{root}, {address})", config.name, dialect.name())
+    });
+    let facts = Facts { dialect, id, context: listed.context, exact: false, choices: false, ignored: Vec::new() };
+    let mut connection = Connection::new(config, transport, facts)?;
+    match connection.config.tokenizer.clone() {
+        Some(tokenizer) => {
+            let probe = Arc::new(connection);
+            let facts = probe_tokens(&probe, tokenizer, cancel)?;
+            connection = Arc::into_inner(probe).ok_or_else(|| Error::bug("a probe is still in use"))?;
+            connection.facts = facts;
+            Ok(Arc::new(connection))
+        }
+        None => {
+            let connection = Arc::new(connection);
+            probe_chat(&connection, cancel)?;
+            Ok(connection)
+        }
+    }
+}
+
+/// Reads every server's list of models, which must agree on the model.
+fn listed(config: &RemoteConfig, transport: &Transport, cancel: &CancelFlag) -> Result<Listed> {
+    let mut first: Option<Listed> = None;
+    for (i, endpoint) in config.transport.endpoints.iter().enumerate() {
+        let doing = || endpoint.url().to_owned();
+        let body = models(config, transport, i, cancel).map_err(|e| e.doing(doing()))?;
+        let json = reply::json(&body).map_err(|e| Error::user(e.message).doing(doing()))?;
+        let models = json["data"].as_array().map_or(&[][..], Vec::as_slice);
+        let Some(model) = models.iter().find(|m| m["id"] == config.name.as_str()) else {
+            let names: Vec<String> =
+                models.iter().filter_map(|m| m["id"].as_str()).take(20).map(reply::shortened).collect();
+            let help = match names.is_empty() {
+                true => "it lists no model".to_owned(),
+                false => format!("it has {}", names.join(", ")),
+            };
+            return Err(Error::user(format!("the server has no model `{}`", config.name)).help(help).doing(doing()));
+        };
+        let listed = read_listed(model);
+        if let Some(first) = &first
+            && (&first.weights, &first.owner, &first.root) != (&listed.weights, &listed.owner, &listed.root)
+        {
+            return Err(Error::user(format!(
+                "it does not run the same model as {}",
+                config.transport.endpoints[0].url()
+            ))
+            .help("all addresses of `server` must run the same weights")
+            .doing(doing()));
+        }
+        let context = first.as_ref().map_or(listed.context, |first| first.context.min(listed.context));
+        first = Some(Listed { context, ..listed });
+    }
+    first.ok_or_else(|| Error::user(format!("model `{}` has no server", config.name)))
+}
+
+/// Requests a server's list of models, and waits for a server that is starting.
+fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel: &CancelFlag) -> Result<Bytes> {
+    let url = config.transport.endpoints[endpoint].url();
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find('/').map_or("", |at| &url[host + at..]);
+    let start = Instant::now();
+    let mut told = false;
+    loop {
+        let problem = match transport.get(endpoint, &format!("{path}/models"), cancel) {
+            Ok(reply) => match reply.status {
+                200..300 => return Ok(reply.body),
+                401 | 403 => {
+                    return Err(Error::user(format!("the server refuses the key (status {})", reply.status)).help(
+                        "set `key = { env = \"NAME\" }` in the model's table, and the variable NAME in the shell",
+                    ));
+                }
+                404 => {
+                    return Err(Error::user(format!("the server has no {path}/models (status 404)")).help(
+                        "an address of `server` is the part before /chat/completions, and mostly ends with /v1",
+                    ));
+                }
+                status => Error::user(format!("the server answers with status {status}")),
+            },
+            Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+            Err(e) => e,
+        };
+        if start.elapsed() >= config.transport.row_budget {
+            return Err(problem.help("start the server, or raise `time_limit` if it needs longer"));
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!("waiting for {url}: {problem}");
+        }
+        let until = Instant::now() + WAIT;
+        while Instant::now() < until && !cancel.is_set() {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+fn read_listed(model: &Value) -> Listed {
+    let text = |key: &str| model[key].as_str().map(reply::shortened);
+    let context = model["max_model_len"].as_u64().or_else(|| model["meta"]["n_ctx"].as_u64());
+    Listed {
+        owner: text("owned_by").unwrap_or_default(),
+        context: context.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX),
+        weights: text("weights").filter(|hash| crate::data::is_hash(hash)),
+        root: text("root"),
+    }
+}
+
+/// The error for a server that ignores a field.
+fn ignores(connection: &Connection, what: &str) -> Error {
+    Error::user(format!("the server of `{}` ignores {what}", connection.config.name)).help(
+        "samples would not be what the pipeline file says; use a server that honours it, such as vLLM, llama.cpp or \
+         `reflux serve`",
+    )
+}
+
+/// Probes servers that take and return token ids.
+fn probe_tokens(connection: &Arc<Connection>, tokenizer: Tokenizer, cancel: &CancelFlag) -> Result<Facts> {
+    let messages = [Message::new("user", QUESTION)];
+    let prompt: Arc<[u32]> = tokenizer.encode_chat(&messages, true)?.into();
+    let server = TokenServer::new(connection.clone(), tokenizer, Arc::new(NoReplies) as Replies);
+    let ask = |sampling: Sampling, key: u8, wanted: Option<Vec<u32>>| -> Result<SampledTokens> {
+        let (prompt, wanted) = (prompt.clone(), wanted.map(Arc::from));
+        let row = EncodedRequest { row: 0, prompt, sampling: Arc::new(sampling), key: RngKey([key; 32]), wanted };
+        let result = server.run(vec![row], cancel)?.pop().ok_or_else(|| Error::bug("a probe has no result"))?;
+        result.1.map_err(|e| {
+            Error::user(format!(
+                "the server of `{}` cannot be used with token ids: {}",
+                connection.config.name, e.message
+            ))
+            .help("take `tokenizer` out to send text, or use vLLM, llama.cpp or `reflux serve`")
+        })
+    };
+    let greedy = Sampling { temperature: 0., max_tokens: 1, ..Sampling::default() };
+    let first = ask(greedy.clone(), 1, None)?;
+    let (token, likely) = (first.tokens[0], first.logprobs[0]);
+    // Temperature and top_k leave the model's own distribution as it is.
+    let other = ask(Sampling { temperature: 2., top_k: 1, ..greedy.clone() }, 1, None)?;
+    let exact = other.tokens[0] == token && (other.logprobs[0] - likely).abs() < ROUNDING;
+    let hot = Sampling { temperature: 5., max_tokens: 8, ..Sampling::default() };
+    let draws = [1, 1, 2, 3].map(|key| ask(hot.clone(), key, None).map(|answer| answer.tokens));
+    let [a, again, b, c] = draws;
+    let (a, again, b, c) = (a?, again?, b?, c?);
+    if a == b && b == c {
+        return Err(ignores(connection, "the temperature or the seed"));
+    }
+    if a != again {
+        tracing::warn!("the server of `{}` does not repeat an answer with the same seed", connection.config.name);
+    }
+    let mut ignored = Vec::new();
+    let least = Sampling { min_tokens: 3, max_tokens: 3, stop_ids: vec![token], ..greedy.clone() };
+    if connection.facts.dialect.ignores(&least).is_empty() && ask(least, 1, None)?.tokens.len() < 3 {
+        ignored.push("min_tokens");
+    }
+    let choice = ask(greedy, 1, Some(vec![token, a[0]])).ok();
+    let choices = choice.is_some_and(|choice| (choice.logprobs[0] - likely).abs() < ROUNDING);
+    Ok(Facts { exact, choices, ignored, ..connection.facts.clone() })
+}
+
+/// Probes servers that take and return text.
+fn probe_chat(connection: &Arc<Connection>, cancel: &CancelFlag) -> Result<()> {
+    let server = ChatServer::new(connection.clone(), Arc::new(NoReplies) as Replies);
+    let ask = |key: u8| -> Result<Completion> {
+        let sampling = Sampling { temperature: 1.5, max_tokens: 16, ..Sampling::default() };
+        let request = Request { messages: vec![Message::new("user", QUESTION)], sampling, key: RngKey([key; 32]) };
+        let answer =
+            server.generate(vec![request], cancel)?.pop().ok_or_else(|| Error::bug("a probe has no result"))?;
+        answer.map_err(|e| Error::user(format!("the server of `{}`: {}", connection.config.name, e.message)))
+    };
+    let [a, b, c, d] = [1, 2, 3, 4].map(ask);
+    let a = a?;
+    if a.text == b?.text && a.text == c?.text && a.text == d?.text {
+        return Err(ignores(connection, "the temperature or the seed"));
+    }
+    Ok(())
+}

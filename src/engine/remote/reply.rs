@@ -1,0 +1,183 @@
+//! Replies of servers. Everything in them is untrusted: nothing is taken without a check.
+
+use serde_json::Value;
+
+use super::usage::Usage;
+use crate::engine::request::{Finish, RequestError};
+
+/// The answer to a completion request.
+pub(super) struct TokenReply {
+    /// Token ids of the answer.
+    pub tokens: Vec<u32>,
+    /// Natural log-probability of each token.
+    pub logprobs: Vec<f32>,
+    /// Why the server ended it.
+    pub finish: Finish,
+    /// Token ids of the prompt, if the server returns them.
+    pub prompt: Option<Vec<u32>>,
+    /// The ids and log-probabilities that the server lists for the first position.
+    pub listed: Vec<(u32, f32)>,
+}
+
+/// The answer to a chat request.
+pub(super) struct ChatReply {
+    /// The text.
+    pub text: String,
+    /// Why the server ended it.
+    pub finish: Finish,
+}
+
+/// A body as JSON.
+pub(super) fn json(body: &[u8]) -> Result<Value, RequestError> {
+    serde_json::from_slice(body).map_err(|e| bad(format!("is not JSON: {e}")))
+}
+
+/// The error for a reply that cannot be used, with words that follow "the server's reply".
+pub(super) fn bad(what: impl std::fmt::Display) -> RequestError {
+    RequestError { code: "bad_reply", message: format!("the server's reply {what}") }
+}
+
+/// Reads `usage`; zeros where the server does not count.
+pub(super) fn usage(reply: &Value) -> Usage {
+    let usage = &reply["usage"];
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    Usage {
+        prompt: count(&usage["prompt_tokens"]),
+        cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
+        sampled: count(&usage["completion_tokens"]),
+    }
+}
+
+/// The only choice of a reply, and why it ended.
+fn choice(reply: &Value) -> Result<(&Value, Finish), RequestError> {
+    let choices = reply["choices"].as_array().map_or(&[][..], Vec::as_slice);
+    let [choice] = choices else {
+        return Err(bad(format!("has {} choices, and one was requested", choices.len())));
+    };
+    match choice["finish_reason"].as_str() {
+        Some("stop") => Ok((choice, Finish::Stop)),
+        Some("length") => Ok((choice, Finish::Length)),
+        Some(other) => Err(bad(format!("ends with {:?}, which is not an answer", shortened(other)))),
+        None => Err(bad("has no finish_reason")),
+    }
+}
+
+/// Reads a chat completion.
+pub(super) fn chat(reply: &Value) -> Result<ChatReply, RequestError> {
+    let (choice, finish) = choice(reply)?;
+    match choice["message"]["content"].as_str() {
+        Some(text) => Ok(ChatReply { text: text.to_owned(), finish }),
+        None => Err(bad("has no text")),
+    }
+}
+
+/// Reads a completion with token ids and log-probabilities, as vLLM, `reflux serve` or llama.cpp write it.
+pub(super) fn tokens(reply: &Value) -> Result<TokenReply, RequestError> {
+    let (choice, finish) = choice(reply)?;
+    let prompt = choice["prompt_token_ids"].as_array().map(|ids| ids_of(ids)).transpose()?;
+    let logprobs = &choice["logprobs"];
+    if let Some(content) = logprobs["content"].as_array() {
+        return llama(content, finish, prompt);
+    }
+    let Some(ids) = choice["token_ids"].as_array() else { return Err(bad("has no token ids")) };
+    let tokens = ids_of(ids)?;
+    let given = logprobs["token_logprobs"].as_array().map_or(&[][..], Vec::as_slice);
+    let logprobs_of = given.iter().map(logprob).collect::<Result<Vec<f32>, _>>()?;
+    if logprobs_of.len() != tokens.len() {
+        return Err(bad(format!("has {} log-probabilities for {} tokens", logprobs_of.len(), tokens.len())));
+    }
+    let listed = logprobs["top_logprobs"][0].as_object().into_iter().flatten();
+    let listed = listed.filter_map(|(name, value)| Some((token_id(name)?, value)));
+    let listed = listed.map(|(id, value)| Ok((id, logprob(value)?))).collect::<Result<_, _>>()?;
+    Ok(TokenReply { tokens, logprobs: logprobs_of, finish, prompt, listed })
+}
+
+/// Reads the log-probabilities of llama.cpp, which carry the ids.
+fn llama(content: &[Value], finish: Finish, prompt: Option<Vec<u32>>) -> Result<TokenReply, RequestError> {
+    let pair = |token: &Value| Ok((id(&token["id"])?, logprob(&token["logprob"])?));
+    let pairs = content.iter().map(pair).collect::<Result<Vec<(u32, f32)>, RequestError>>()?;
+    let listed = content.first().and_then(|first| first["top_logprobs"].as_array()).into_iter().flatten();
+    let listed = listed.map(pair).collect::<Result<_, _>>()?;
+    let (tokens, logprobs) = pairs.into_iter().unzip();
+    Ok(TokenReply { tokens, logprobs, finish, prompt, listed })
+}
+
+fn ids_of(values: &[Value]) -> Result<Vec<u32>, RequestError> {
+    values.iter().map(id).collect()
+}
+
+fn id(value: &Value) -> Result<u32, RequestError> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| bad("has a token id that is not a number"))
+}
+
+/// A log-probability. JSON has no infinity, so servers write null or a large negative number for it.
+fn logprob(value: &Value) -> Result<f32, RequestError> {
+    match value.as_f64() {
+        Some(x) if x <= 1e-3 => Ok(x.min(0.) as f32),
+        Some(x) => Err(bad(format!("has a log-probability of {x}"))),
+        None if value.is_null() => Ok(f32::NEG_INFINITY),
+        None => Err(bad("has a log-probability that is not a number")),
+    }
+}
+
+/// The id in a name such as `token_id:23`.
+fn token_id(name: &str) -> Option<u32> {
+    name.strip_prefix("token_id:")?.parse().ok()
+}
+
+/// The beginning of a text from a server.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn completion(choice: Value) -> Value {
+        json!({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    }
+
+    #[test]
+    fn replies_of_each_server_are_read() {
+        let vllm = completion(json!({
+            "index": 0, "text": "'N", "finish_reason": "length", "token_ids": [23, 19815], "prompt_token_ids": [1, 9690],
+            "logprobs": {"token_logprobs": [-7.5, -6.25], "tokens": ["token_id:23", "token_id:19815"],
+                "top_logprobs": [{"token_id:23": -7.5, "token_id:504": -1.75}, {}]}
+        }));
+        let read = tokens(&vllm).unwrap();
+        assert_eq!((read.tokens, read.logprobs), (vec![23, 19815], vec![-7.5, -6.25]));
+        assert_eq!((read.prompt, read.listed), (Some(vec![1, 9690]), vec![(23, -7.5), (504, -1.75)]));
+        assert_eq!(usage(&vllm).sampled, 2);
+        let llama = completion(json!({
+            "text": "A", "finish_reason": "stop",
+            "logprobs": {"content": [{"id": 49, "logprob": -1.5, "top_logprobs": [{"id": 504, "logprob": -1.0}]}]}
+        }));
+        let read = tokens(&llama).unwrap();
+        assert_eq!((read.tokens, read.logprobs, read.listed), (vec![49], vec![-1.5], vec![(504, -1.)]));
+        assert!(read.finish == Finish::Stop && read.prompt.is_none());
+    }
+
+    #[test]
+    fn a_reply_that_lies_is_refused() {
+        let good = json!({"finish_reason": "stop", "token_ids": [1], "logprobs": {"token_logprobs": [-1.0]}});
+        assert!(tokens(&completion(good.clone())).is_ok());
+        let with = |key: &str, value: Value| {
+            let mut choice = good.clone();
+            choice[key] = value;
+            tokens(&completion(choice)).err().unwrap().message
+        };
+        assert!(with("token_ids", json!([1, 2])).contains("1 log-probabilities for 2 tokens"));
+        assert!(with("token_ids", json!([-1])).contains("not a number"));
+        assert!(with("token_ids", json!([1u64 << 40])).contains("not a number"));
+        assert!(with("token_ids", Value::Null).contains("no token ids"));
+        assert!(with("finish_reason", json!("tool_calls")).contains("tool_calls"));
+        assert!(with("finish_reason", Value::Null).contains("finish_reason"));
+        assert!(with("logprobs", json!({"token_logprobs": [3.5]})).contains("3.5"));
+        assert!(tokens(&json!({"choices": [good.clone(), good]})).err().unwrap().message.contains("2 choices"));
+        assert!(chat(&json!([])).is_err() && json(b"<html>").is_err());
+        assert!(chat(&completion(json!({"finish_reason": "stop", "message": {"content": null}}))).is_err());
+    }
+}

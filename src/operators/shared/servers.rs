@@ -1,0 +1,187 @@
+//! The connections of a run to the servers of its models.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cancel::CancelFlag;
+use crate::dataflow::{Context, Operator};
+use crate::engine::remote::transport::{Endpoint, Secret, TransportConfig};
+use crate::engine::remote::{Connection, NoReplies, RemoteConfig, ReplyStore, SpecialTextRule, Usage, connect, engine};
+use crate::engine::{Capabilities, Engine};
+use crate::error::{Context as _, Error, Result};
+use crate::jinja::DateTime;
+use crate::model::Outline;
+use crate::pipeline::{ModelKind, ModelSource, ModelUse, Plan, ServerSource, SpecialText, Step};
+use crate::store::{Replies, ReplyUsage, Run};
+
+/// Maximum bytes of a reply.
+const MAX_BODY: usize = 64 << 20;
+/// Longest time of one request. The answers of a slow server may take minutes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The connections of a run, by model.
+#[derive(Default)]
+pub(super) struct Servers {
+    connections: Mutex<BTreeMap<String, Arc<Connection>>>,
+}
+
+impl ReplyStore for Replies {
+    fn find(&self, request: &[u8; 32]) -> Option<Vec<u8>> {
+        self.find(request)
+    }
+    fn keep(&self, request: &[u8; 32], body: &[u8], usage: Usage) -> Result<()> {
+        let Usage { prompt, cached, sampled } = usage;
+        self.keep(request, body, ReplyUsage { prompt, cached, sampled })
+    }
+}
+
+impl Servers {
+    fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine of a model on servers, for the microbatch at hand.
+    ///
+    /// # Errors
+    /// The servers cannot be used; the microbatch's stored replies cannot be read.
+    pub fn engine(&self, cx: &Context<'_>, source: &ModelSource, date: Option<DateTime>) -> Result<Arc<dyn Engine>> {
+        let connection = self.connection(source, Some(cx.run()), date, &cx.shared.stop)?;
+        let replies = cx.run().replies(&cx.step.name, cx.epoch, &source.name)?;
+        Ok(engine(&connection, Arc::new(replies)))
+    }
+
+    /// Connects to a model's servers at the first call.
+    fn connection(
+        &self,
+        source: &ModelSource,
+        run: Option<&Run>,
+        date: Option<DateTime>,
+        cancel: &CancelFlag,
+    ) -> Result<Arc<Connection>> {
+        let ModelKind::Server(server) = &source.kind else { return Err(Error::bug("not a model on servers")) };
+        // The lock is held while probing, so that the servers are probed once.
+        let mut connections = self.connections();
+        if let Some(connection) = connections.get(&source.name) {
+            return Ok(Arc::clone(connection));
+        }
+        let doing = || format!("model `{}`", source.name);
+        let config = config(&source.name, server, run, date).doing(doing)?;
+        let connection = connect(config, cancel).doing(doing)?;
+        connections.insert(source.name.clone(), Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    /// Connects to the servers of every model that a step uses, and checks that they can do what the steps need.
+    ///
+    /// # Errors
+    /// A server cannot be used, or lacks what a step needs.
+    pub fn check(&self, plan: &Plan<dyn Operator>, run: Option<&Run>, cancel: &CancelFlag) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for source in plan.models.iter().filter(|m| matches!(m.kind, ModelKind::Server(_))) {
+            let uses = |step: &&Step<dyn Operator>| step.model == Some(ModelUse::Source(source.name.clone()));
+            let steps: Vec<&Step<dyn Operator>> = plan.steps.iter().filter(uses).collect();
+            if steps.is_empty() {
+                continue;
+            }
+            let connection = self.connection(source, run, plan.date, cancel)?;
+            let able = engine(&connection, Arc::new(NoReplies)).capabilities();
+            steps.iter().try_for_each(|step| suits(step, source, able))?;
+            notes.push(describe(source, &connection, able));
+        }
+        Ok(notes)
+    }
+
+    /// Name and connection of each model.
+    pub fn all(&self) -> Vec<(String, Arc<Connection>)> {
+        self.connections().iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
+    }
+
+    /// Every connection; `None` while one is being made.
+    pub fn try_all(&self) -> Option<Vec<Arc<Connection>>> {
+        Some(self.connections.try_lock().ok()?.values().cloned().collect())
+    }
+}
+
+/// Connects to the servers of a plan's models and checks that they can do what its steps need. Returns a line on each
+/// model.
+///
+/// # Errors
+/// A server cannot be used, or lacks what a step needs.
+pub fn check_servers(plan: &Plan<dyn Operator>, cancel: &CancelFlag) -> Result<Vec<String>> {
+    Servers::default().check(plan, None, cancel)
+}
+
+/// The engine of a model on servers, for a command without a run.
+///
+/// # Errors
+/// The servers cannot be used.
+pub fn server_engine(server: &ServerSource, cancel: &CancelFlag) -> Result<Arc<dyn Engine>> {
+    let connection = connect(config(&server.name, server, None, Some(DateTime::now()))?, cancel)?;
+    Ok(engine(&connection, Arc::new(NoReplies)))
+}
+
+/// Time that a check outside of a run waits for a server to start.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Refuses a step that needs more than a model's servers can do.
+fn suits(step: &Step<dyn Operator>, source: &ModelSource, able: Capabilities) -> Result<()> {
+    if step.op.needs_choices() && !able.choices {
+        return Err(Error::user(format!(
+            "step `{}` needs the probabilities of scores, which the servers of `{}` do not give",
+            step.name, source.name
+        ))
+        .help("use mode = \"sampled\", or vLLM or `reflux serve` with the model's `tokenizer`"));
+    }
+    Ok(())
+}
+
+/// What was found about a model's servers, in a line.
+fn describe(source: &ModelSource, connection: &Connection, able: Capabilities) -> String {
+    let sent = match (able.token_ids, able.exact_logprobs) {
+        (true, true) => "token ids are sent and returned, with log-probabilities",
+        (true, false) => "token ids are sent and returned, with log-probabilities after temperature or top_k",
+        (false, _) => "text is sent and returned, without token ids and log-probabilities",
+    };
+    format!("model `{}` is {}: {sent}", source.name, connection.id())
+}
+
+/// The connection's settings.
+fn config(name: &str, server: &ServerSource, run: Option<&Run>, date: Option<DateTime>) -> Result<RemoteConfig> {
+    let key = server.key.as_ref().map(|variable| match std::env::var(variable) {
+        Ok(key) if !key.trim().is_empty() => Ok(Secret::new(key.trim().to_owned())),
+        _ => Err(Error::user(format!("the environment variable {variable} is not set; it has the key of the servers"))
+            .help(format!("export {variable}=…, in the shell that starts reflux"))),
+    });
+    let tokenizer = server.tokenizer.as_ref().map(|files| -> Result<_> {
+        let path = match run {
+            Some(run) => files.open(run)?,
+            None => files.outside_of_runs(),
+        };
+        Ok(Outline::of_tokenizer(path)?.tokenizer.with_date(date))
+    });
+    let before = run.map(|run| run.reply_usage(name)).transpose()?.unwrap_or_default();
+    let ReplyUsage { prompt, cached, sampled } = before;
+    let budget = Duration::from_secs_f64(server.time_limit);
+    Ok(RemoteConfig {
+        transport: TransportConfig {
+            endpoints: server.urls.iter().map(|url| Endpoint::new(url)).collect::<Result<_>>()?,
+            key: key.transpose()?,
+            max_in_flight: server.max_in_flight,
+            row_budget: if run.is_some() { budget } else { budget.min(PATIENCE) },
+            request_timeout: REQUEST_TIMEOUT,
+            max_body: MAX_BODY,
+        },
+        name: server.name.clone(),
+        tokenizer: tokenizer.transpose()?,
+        special_text: match server.special_text {
+            SpecialText::Refuse => SpecialTextRule::Refuse,
+            SpecialText::Replace => SpecialTextRule::Replace,
+            SpecialText::Send => SpecialTextRule::Send,
+        },
+        max_tokens: server.max_tokens,
+        price: server.price.map(|price| (price.input / 1e6, price.output / 1e6)),
+        max_cost: server.max_cost,
+        spent_before: Usage { prompt, cached, sampled },
+    })
+}
