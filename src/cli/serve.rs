@@ -1,7 +1,7 @@
 //! `reflux serve`.
 
+use super::interrupt::stop_on_interrupt;
 use super::model::ModelArgs;
-use super::run::stop_on_interrupt;
 use super::session::Session;
 use super::terminal;
 use super::ticker::Ticker;

@@ -56,6 +56,8 @@ impl TokenServer {
             Dialect::LlamaCpp => {}
             Dialect::Reflux => {
                 let key: String = row.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                // The whole key in place of the seed, which is a part of it: the draws are then those of an engine here.
+                body.remove("seed");
                 body.insert("reflux_key".into(), json!(key));
                 body.insert("return_token_ids".into(), json!(true));
             }
