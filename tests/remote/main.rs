@@ -1,5 +1,10 @@
-//! Models behind servers, against a stub of a server.
+//! Models behind servers, against a stub of a server and against `reflux serve`.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cluster;
 mod faults;
+mod models;
 mod stub;
 mod transport;

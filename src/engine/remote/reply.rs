@@ -17,6 +17,8 @@ pub(super) struct TokenReply {
     pub prompt: Option<Vec<u32>>,
     /// The ids and log-probabilities that the server lists for the first position.
     pub listed: Vec<(u32, f32)>,
+    /// The log-probabilities of the tokens that the request names, as `reflux serve` writes them.
+    pub named: Option<Vec<f32>>,
 }
 
 /// The answer to a chat request.
@@ -89,7 +91,9 @@ pub(super) fn tokens(reply: &Value) -> Result<TokenReply, RequestError> {
     let listed = logprobs["top_logprobs"][0].as_object().into_iter().flatten();
     let listed = listed.filter_map(|(name, value)| Some((token_id(name)?, value)));
     let listed = listed.map(|(id, value)| Ok((id, logprob(value)?))).collect::<Result<_, _>>()?;
-    Ok(TokenReply { tokens, logprobs: logprobs_of, finish, prompt, listed })
+    let named = choice["logprob_token_ids"].as_array();
+    let named = named.map(|values| values.iter().map(logprob).collect()).transpose()?;
+    Ok(TokenReply { tokens, logprobs: logprobs_of, finish, prompt, listed, named })
 }
 
 /// Reads the log-probabilities of llama.cpp, which carry the ids.
@@ -99,7 +103,7 @@ fn llama(content: &[Value], finish: Finish, prompt: Option<Vec<u32>>) -> Result<
     let listed = content.first().and_then(|first| first["top_logprobs"].as_array()).into_iter().flatten();
     let listed = listed.map(pair).collect::<Result<_, _>>()?;
     let (tokens, logprobs) = pairs.into_iter().unzip();
-    Ok(TokenReply { tokens, logprobs, finish, prompt, listed })
+    Ok(TokenReply { tokens, logprobs, finish, prompt, listed, named: None })
 }
 
 fn ids_of(values: &[Value]) -> Result<Vec<u32>, RequestError> {

@@ -86,7 +86,8 @@ impl TokenServer {
         }
         if let Some(wanted) = &row.wanted {
             let of = |id: &u32| reply.listed.iter().find(|(listed, _)| listed == id).map(|(_, logprob)| *logprob);
-            let logprobs: Option<Vec<f32>> = wanted.iter().map(of).collect();
+            let named = reply.named.clone().filter(|named| named.len() == wanted.len());
+            let logprobs = named.or_else(|| wanted.iter().map(of).collect());
             let logprobs = logprobs.ok_or_else(|| reply::bad("lacks log-probabilities of the requested tokens"))?;
             return Ok(SampledTokens { tokens: wanted.to_vec(), logprobs, finish: Finish::Stop });
         }
