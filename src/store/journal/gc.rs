@@ -12,7 +12,7 @@ use super::owned::{
 use super::paths::{LOGS, SCRATCH, UNFINISHED_MANIFEST};
 use super::pipeline_file::steps_of;
 use super::scratch_files::{collect_scratch, remove_logs};
-use super::{checkpoint_files, manifest, replies};
+use super::{checkpoint_files, manifest, reply_files};
 use crate::data::read_text;
 use crate::error::{Error, Result};
 use crate::store::files::atomic::{is_temporary, sync_dir};
@@ -94,7 +94,7 @@ pub(crate) fn remove_run_files(dir: &Path) -> Result<()> {
     checkpoint_files::collect_garbage(dir, |_, _| true)?;
     collect_scratch(dir, |_, _| true)?;
     remove_logs(dir)?;
-    replies::remove_all(dir)?;
+    reply_files::remove_all(dir)?;
     remove_revisions(&dir.join("revised"))?;
     for name in ["pipeline.toml", "summary.json", "report.html"] {
         remove_file(&dir.join(name))?;

@@ -24,6 +24,7 @@ pub(crate) mod paths;
 pub(crate) mod pipeline_file;
 pub(crate) mod repair;
 pub(crate) mod replies;
+pub(crate) mod reply_files;
 pub(crate) mod run;
 pub(crate) mod running;
 pub(crate) mod scratch;

@@ -1,76 +1,23 @@
-//! Replies of servers that are paid for and not committed yet. A microbatch that was interrupted finds them again.
-//!
-//! `replies/STEP/iteration=I/microbatch=M.jsonl` has a line for each reply, with a checksum. It is removed once the
-//! microbatch is committed; what its replies cost is then a line of `replies/usage.jsonl`. Neither is part of the
-//! manifest: a damaged or missing line only means that a request is sent again.
+//! Replies of servers that are paid for and not committed yet, as a microbatch that was interrupted finds them again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
-use super::checksum::{with_checksum, without_checksum};
-use super::owned::{is_link, remove_empty, remove_file};
+use super::reply_files::{
+    FOLDER, ReplyLine, ReplyUsage, USAGE, UsageLine, all, append_to, encode, lines, path_of, remove,
+};
 use super::run::Run;
-use crate::data::{Epoch, open_regular};
-use crate::error::{Error, Result};
-use crate::store::files::atomic::create_dirs;
+use crate::data::Epoch;
+use crate::error::Result;
 use crate::store::files::io_error::io_error;
 
-/// Folder of the replies in a run.
-pub(crate) const FOLDER: &str = "replies";
-/// File in it with the usage of committed microbatches.
-const USAGE: &str = "usage.jsonl";
 /// Longest time for which a reply is only in the memory of the operating system. A crash of the machine loses these
 /// replies, and a crash of the process none.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What a server counted for a reply, or for several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplyUsage {
-    /// Tokens of prompts.
-    pub prompt: u64,
-    /// The part of them that was in the server's cache.
-    pub cached: u64,
-    /// Tokens of answers.
-    pub sampled: u64,
-}
-
-impl std::ops::AddAssign for ReplyUsage {
-    fn add_assign(&mut self, other: Self) {
-        self.prompt = self.prompt.saturating_add(other.prompt);
-        self.cached = self.cached.saturating_add(other.cached);
-        self.sampled = self.sampled.saturating_add(other.sampled);
-    }
-}
-
-/// A line of a microbatch's replies.
-#[derive(Serialize, Deserialize)]
-struct ReplyLine {
-    /// Hash of the request, in hex.
-    request: String,
-    /// The model in the pipeline file.
-    model: String,
-    #[serde(flatten)]
-    usage: ReplyUsage,
-    /// The body.
-    reply: String,
-}
-
-/// A line of the usage file.
-#[derive(Serialize, Deserialize)]
-struct UsageLine {
-    model: String,
-    step: String,
-    iteration: u32,
-    microbatch: u32,
-    #[serde(flatten)]
-    usage: ReplyUsage,
-}
 
 /// The replies of a microbatch to requests for one model.
 pub struct Replies {
@@ -124,110 +71,6 @@ impl Replies {
         }
         Ok(())
     }
-}
-
-/// A line with its checksum and line end.
-fn encode(line: &impl Serialize) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(line).map_err(|e| Error::bug(e.to_string()))?;
-    let mut line = with_checksum(&json).ok_or_else(|| Error::bug("a line of replies is an object"))?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-/// Opens a file of lines for appending, and ends a line that a crash has cut.
-fn append_to(path: &Path) -> Result<File> {
-    let fail = |e: std::io::Error| io_error("opening", path, &e);
-    if let Some(above) = path.parent() {
-        create_dirs(above)?;
-    }
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(fail)?;
-    if file.seek(SeekFrom::End(0)).map_err(fail)? > 0 {
-        file.seek(SeekFrom::End(-1)).map_err(fail)?;
-        let mut last = [0];
-        file.read_exact(&mut last).map_err(fail)?;
-        if last != *b"\n" {
-            file.write_all(b"\n").map_err(fail)?;
-        }
-    }
-    Ok(file)
-}
-
-/// The undamaged lines of a file; none if it does not exist.
-fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
-    let mut bytes = Vec::new();
-    match open_regular(path) {
-        Ok(mut file) => file.read_to_end(&mut bytes).map_err(|e| io_error("reading", path, &e))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(io_error("reading", path, &e)),
-    };
-    // A line without a checksum is damaged too, although a manifest's may lack it.
-    let line = |line: &[u8]| -> Option<T> {
-        let json = line.starts_with(b"{\"sum\":").then(|| without_checksum(line).ok()).flatten()?;
-        serde_json::from_slice(&json).ok()
-    };
-    Ok(bytes.split(|b| *b == b'\n').filter_map(line).collect())
-}
-
-fn path_of(step: &str, epoch: Epoch) -> String {
-    format!("{FOLDER}/{step}/iteration={}/microbatch={:05}.jsonl", epoch.iteration, epoch.microbatch)
-}
-
-/// The microbatch whose replies are in the file with this path in the run, if it is such a file.
-pub(crate) fn microbatch_of(path: &str) -> Option<(&str, Epoch)> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let [FOLDER, step, iteration, name] = parts[..] else { return None };
-    let digits = name.strip_prefix("microbatch=")?.strip_suffix(".jsonl")?;
-    let epoch = Epoch::new(iteration.strip_prefix("iteration=")?.parse().ok()?, digits.parse().ok()?);
-    // Only the exact spelling is ours.
-    (path_of(step, epoch) == path).then_some((step, epoch))
-}
-
-/// Whether a path in a run is that of the usage file or of a microbatch's replies.
-pub(crate) fn is_ours(path: &str) -> bool {
-    path.strip_prefix(FOLDER).is_some_and(|rest| rest.strip_prefix('/') == Some(USAGE)) || microbatch_of(path).is_some()
-}
-
-/// The microbatches of a run with replies on disk.
-fn all(run: &Path) -> Vec<(String, Epoch)> {
-    let names = |dir: &Path| -> Vec<String> {
-        let entries = if is_link(dir) { None } else { fs::read_dir(dir).ok() };
-        entries.into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
-    };
-    let mut found = Vec::new();
-    for step in names(&run.join(FOLDER)) {
-        for iteration in names(&run.join(FOLDER).join(&step)) {
-            for name in names(&run.join(FOLDER).join(&step).join(&iteration)) {
-                let path = format!("{FOLDER}/{step}/{iteration}/{name}");
-                found.extend(microbatch_of(&path).map(|(step, epoch)| (step.to_owned(), epoch)));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Removes the replies of a run and its usage file.
-///
-/// # Errors
-/// A file cannot be removed.
-pub(crate) fn remove_all(run: &Path) -> Result<()> {
-    for (step, epoch) in all(run) {
-        remove(run, &step, epoch)?;
-    }
-    if !is_link(&run.join(FOLDER)) {
-        remove_file(&run.join(FOLDER).join(USAGE))?;
-        remove_empty(&run.join(FOLDER), run);
-    }
-    Ok(())
-}
-
-fn remove(run: &Path, step: &str, epoch: Epoch) -> Result<()> {
-    let path = run.join(path_of(step, epoch));
-    remove_file(&path)?;
-    if let Some(above) = path.parent() {
-        remove_empty(above, &run.join(FOLDER));
-    }
-    Ok(())
 }
 
 impl Run {
@@ -295,24 +138,10 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    #[test]
-    fn only_exact_paths_are_ours() {
-        let epoch = Epoch::new(2, 7);
-        assert_eq!(microbatch_of(&path_of("answers", epoch)), Some(("answers", epoch)));
-        assert!(is_ours("replies/usage.jsonl") && is_ours(&path_of("answers", epoch)));
-        for theirs in [
-            "replies/notes.txt",
-            "replies/answers/iteration=2/microbatch=7.jsonl",
-            "replies/answers/iteration=02/microbatch=00007.jsonl",
-            "replies/answers/microbatch=00007.jsonl",
-            "repliesusage.jsonl",
-            "data/answers/iteration=2/microbatch=00007.jsonl",
-        ] {
-            assert!(!is_ours(theirs), "{theirs}");
-        }
-    }
+    use super::super::reply_files::remove_all;
+    use super::*;
 
     #[test]
     fn replies_are_found_again_whatever_was_cut() {

@@ -17,7 +17,7 @@ use super::manifest::{self, Line};
 use super::owned::is_link;
 use super::paths::{LOGS, SCRATCH, data_path, errors_path, metrics_path};
 use super::pipeline_file::{self, pipeline_hash, steps_of};
-use super::replies;
+use super::reply_files;
 use super::run::Run;
 use crate::data::{Schema, named, read_text};
 use crate::error::{Error, ErrorKind, Result};
@@ -428,7 +428,7 @@ fn strays(dir: &Path, all: &Inspected) -> Result<Vec<String>> {
             } else if folder {
                 strays.push(name + "/");
             } else if !(known.contains(&name)
-                || replies::is_ours(&name)
+                || reply_files::is_ours(&name)
                 || (top && is_run_file(&name))
                 || whole.iter().any(|w| name.starts_with(w)))
             {
