@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use reflux::bench::peak_rss_mb;
 use reflux::cancel::CancelFlag;
-use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
+use reflux::dataflow::{self, RuntimeEnv, Shared, WorkerTransport};
 use reflux::engine::EngineConfig;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
@@ -61,7 +61,7 @@ fn measure(rows: usize, microbatch: usize) -> Result<(), Failure> {
     dataflow::run(
         Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() },
         1,
-        Transport::Typed,
+        WorkerTransport::Typed,
     )?;
     let seconds = began.elapsed().as_secs_f64();
     let all: u64 = tally.counts().values().map(|c| c.rows).sum();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reflux::cancel::CancelFlag;
-use reflux::dataflow::{self, RuntimeEnv, Shared, Transport};
+use reflux::dataflow::{self, RuntimeEnv, Shared, WorkerTransport};
 use reflux::engine::EngineConfig;
 use reflux::operators::{self, Models};
 use reflux::pipeline;
@@ -67,7 +67,7 @@ fn iteration(dir: &Path, schedule: &str, latency_ms: f64) -> Result<Took, Box<dy
     let observer = Arc::clone(&spans) as Arc<dyn dataflow::Observer>;
     let began = Instant::now();
     let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };
-    dataflow::run(shared, 1, Transport::Typed)?;
+    dataflow::run(shared, 1, WorkerTransport::Typed)?;
     let all = began.elapsed();
     let spans = spans.all();
     let of = |step: &'static str| spans.iter().filter(move |s| s.step == step && s.epoch.iteration == 1);

@@ -15,7 +15,7 @@ use arrow::array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use reflux::bench::peak_rss_mb;
 use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Id, List, RngKey, named};
-use reflux::dataflow::{self, NullObserver, Operator, Replay, RuntimeEnv, Shared, Transport, revise_run};
+use reflux::dataflow::{self, NullObserver, Operator, Replay, RuntimeEnv, Shared, WorkerTransport, revise_run};
 use reflux::operators;
 use reflux::pipeline::{self, Plan};
 use reflux::store::{Corrections, ParquetFile, Run};
@@ -122,7 +122,7 @@ fn to_the_end(plan: &Arc<Plan<dyn Operator>>, dir: &Path) -> Result<(), Failure>
         observer: Arc::new(NullObserver),
         stop: CancelFlag::default(),
     };
-    dataflow::run(shared, 1, Transport::Typed)?;
+    dataflow::run(shared, 1, WorkerTransport::Typed)?;
     Ok(run.finish()?)
 }
 

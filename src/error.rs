@@ -143,13 +143,13 @@ impl From<io::Error> for Error {
 }
 
 /// Says what was being done when a result failed.
-pub trait Context<T> {
+pub trait ErrorContext<T> {
     /// Prefixes the error's message; `what` is only built on failure.
     fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
     /// As [`Context::doing`], and blames the user's file or data.
     fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
-impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<Error>> ErrorContext<T> for std::result::Result<T, E> {
     fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|e| e.into().doing(what()))
     }

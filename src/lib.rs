@@ -38,7 +38,7 @@
 //! "#;
 //! let plan = pipeline::parse_str("example.toml", file, &[], operators::ALL).map_err(|problems| problems.render(false))?;
 //! let run = place.path().join("example");
-//! let (options, cancel) = (runner::Options::default(), cancel::CancelFlag::new());
+//! let (options, cancel) = (runner::RunOptions::default(), cancel::CancelFlag::new());
 //! runner::run(&Arc::new(plan), &run, &options, &runner::Unwatched, &cancel)?;
 //!
 //! let run = store::Run::open(&run)?;

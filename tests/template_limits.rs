@@ -3,7 +3,7 @@
 //!
 //! A binary of its own: the test measures the peak memory of its process.
 
-use reflux::jinja::{ErrorKind, RenderOptions, Template, Value, Whitespace};
+use reflux::jinja::{RenderOptions, Template, TemplateErrorKind, Value, Whitespace};
 
 /// As chat templates have it for a short conversation.
 const SETTINGS: RenderOptions = RenderOptions { work: 1_000_000, output: 1 << 20, strict: false, now: None };
@@ -19,7 +19,7 @@ fn most_used() -> Option<u64> {
 }
 
 /// The kind of error that a template ends with; none if it is rendered.
-fn outcome(template: &str) -> Option<ErrorKind> {
+fn outcome(template: &str) -> Option<TemplateErrorKind> {
     let turn = Value::dict([("role", "user".into()), ("content", "hi".into())]).unwrap();
     let messages = Value::list(vec![turn]).unwrap();
     let parsed = Template::parse(template, Whitespace::Trimmed);
@@ -122,7 +122,7 @@ fn no_template_overflows_the_stack_or_takes_memory_without_bound() {
         for (name, template) in bombs() {
             // Printed by a failing test: an overflow does not say which template it was.
             println!("{name}");
-            limited += usize::from(outcome(&template) == Some(ErrorKind::Limit));
+            limited += usize::from(outcome(&template) == Some(TemplateErrorKind::Limit));
             if let (Some(before), Some(now)) = (before, most_used()) {
                 assert!(now < before + MOST_MEMORY, "{name}: {} MiB more", now - before);
             }

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use super::round;
-use crate::error::{Context, Result};
+use crate::error::{ErrorContext, Result};
 use crate::model::{Config, ops};
 
 /// Bytes of weights to multiply in turn: more than any cache holds.
@@ -75,17 +75,17 @@ pub fn rate(config: &Config, rows: usize, product: Product) -> candle_core::Resu
     let bytes: usize = shapes.iter().map(|(out, width)| 4 * out * width).sum();
     let layers = (BYTES / bytes.max(1)).clamp(1, config.num_hidden_layers);
     let repeated = std::iter::repeat_n(shapes, layers).flatten();
-    let inner = repeated.map(|s| Weight::new(&random(s)?, product)).collect::<candle_core::Result<Vec<_>>>()?;
+    let inner = repeated.map(|s| BenchWeight::new(&random(s)?, product)).collect::<candle_core::Result<Vec<_>>>()?;
     // In parts: one result for the whole vocabulary would be so large that the system's zeroing of its pages is
     // measured too.
     let parts = (0..config.vocab_size).step_by(PART).map(|start| PART.min(config.vocab_size - start));
-    let head = parts.map(|out| Weight::new(&random((out, config.hidden_size))?, product));
+    let head = parts.map(|out| BenchWeight::new(&random((out, config.hidden_size))?, product));
     let head = head.collect::<candle_core::Result<Vec<_>>>()?;
     let all = [config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim()];
     let inputs = all.map(|width| random((rows, width)));
     let [hidden, mlp, attention] = inputs;
     let inputs = [hidden?, mlp?, attention?];
-    let time = |weights: &[Weight]| -> candle_core::Result<Duration> {
+    let time = |weights: &[BenchWeight]| -> candle_core::Result<Duration> {
         let mut best = Duration::MAX;
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(800) {
@@ -100,16 +100,16 @@ pub fn rate(config: &Config, rows: usize, product: Product) -> candle_core::Resu
     Ok(rows as f64 * flops_per_token(config) / seconds)
 }
 
-enum Weight {
+enum BenchWeight {
     Gemm(Tensor),
     PackedWeight(ops::PackedWeight, usize),
 }
 
-impl Weight {
+impl BenchWeight {
     fn new(w: &Tensor, product: Product) -> candle_core::Result<Self> {
         Ok(match product {
-            Product::Gemm => Weight::Gemm(w.clone()),
-            Product::PackedWeight => Weight::PackedWeight(ops::PackedWeight::new(w)?, w.dim(1)?),
+            Product::Gemm => BenchWeight::Gemm(w.clone()),
+            Product::PackedWeight => BenchWeight::PackedWeight(ops::PackedWeight::new(w)?, w.dim(1)?),
         })
     }
     fn multiply(&self, inputs: &[Tensor]) -> candle_core::Result<Tensor> {
@@ -118,8 +118,8 @@ impl Weight {
             fits.ok_or_else(|| candle_core::Error::msg("a matrix of the layer has an input that is not the model's"))
         };
         match self {
-            Weight::Gemm(w) => ops::composed::linear(of(w.dim(1)?)?, w),
-            Weight::PackedWeight(w, width) => w.product(of(*width)?),
+            BenchWeight::Gemm(w) => ops::composed::linear(of(w.dim(1)?)?, w),
+            BenchWeight::PackedWeight(w, width) => w.product(of(*width)?),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{flops_per_token, peak_rss_mb, round};
 use crate::cancel::CancelFlag;
 use crate::data::RngKey;
 use crate::engine::{BatchedEngine, Engine, EngineConfig, Message, Request, Sampling};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::Model;
 
 /// The work: `samples` answers to every prompt, each of exactly `new_tokens` tokens.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::gemm::{Product, rate};
 use super::{flops_per_token, peak_rss_mb, round};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::Model;
 use crate::train::losses::PairColumns;
 use crate::train::{

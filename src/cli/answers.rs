@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::store::Prompt;
 
 /// A prompt in progress: its position, and its content or the reason why it is invalid.
-pub struct Place {
+pub struct PromptPlace {
     /// Position in the input, from 0.
     pub index: u64,
     pub line: Option<u64>,
     pub prompt: Result<Prompt, String>,
 }
 
-impl Place {
+impl PromptPlace {
     /// The reason why the line holds no prompt, if it holds none.
     fn unread(&self) -> Option<String> {
         let why = self.prompt.as_ref().err()?;
@@ -27,7 +27,7 @@ impl Place {
 
 /// One line of `--json` output.
 #[derive(Serialize)]
-struct Row<'a> {
+struct AnswerLine<'a> {
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
@@ -36,11 +36,11 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<usize>,
     #[serde(flatten)]
-    outcome: Outcome<'a>,
+    outcome: PromptOutcome<'a>,
 }
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Outcome<'a> {
+enum PromptOutcome<'a> {
     Answer { text: &'a str, finish: &'a str, prompt_tokens: usize, token_ids: &'a [u32], logprobs: &'a [f32] },
     Error { error: &'a str },
 }
@@ -81,10 +81,10 @@ impl<'a> Printer<'a> {
         self.ticker.tick(shown, event);
     }
 
-    fn answer(&mut self, place: &Place, sample: usize, samples: usize, answer: &Answer) -> Result<bool> {
+    fn answer(&mut self, place: &PromptPlace, sample: usize, samples: usize, answer: &Answer) -> Result<bool> {
         let a = match answer {
             Ok(answer) => answer,
-            Err(e) if self.json => return self.row(place, Some(sample), Outcome::Error { error: &e.message }),
+            Err(e) if self.json => return self.row(place, Some(sample), PromptOutcome::Error { error: &e.message }),
             Err(_) => return Ok(true),
         };
         self.answers += 1;
@@ -92,7 +92,11 @@ impl<'a> Printer<'a> {
         if self.json {
             let (prompt_tokens, finish) = (a.prompt_tokens.len(), a.finish.as_str());
             let (text, token_ids, logprobs) = (&a.text, &a.tokens, &a.logprobs);
-            return self.row(place, Some(sample), Outcome::Answer { text, finish, prompt_tokens, token_ids, logprobs });
+            return self.row(
+                place,
+                Some(sample),
+                PromptOutcome::Answer { text, finish, prompt_tokens, token_ids, logprobs },
+            );
         }
         let mut out = String::new();
         if self.headings {
@@ -106,9 +110,9 @@ impl<'a> Printer<'a> {
         super::terminal::put(&out)
     }
 
-    fn row(&self, place: &Place, sample: Option<usize>, outcome: Outcome<'_>) -> Result<bool> {
-        let Place { index, line, ref prompt } = *place;
-        let row = Row { index, line, prompt: prompt.as_ref().ok(), sample, outcome };
+    fn row(&self, place: &PromptPlace, sample: Option<usize>, outcome: PromptOutcome<'_>) -> Result<bool> {
+        let PromptPlace { index, line, ref prompt } = *place;
+        let row = AnswerLine { index, line, prompt: prompt.as_ref().ok(), sample, outcome };
         let line = serde_json::to_string(&row).map_err(|e| Error::bug(format!("an answer as JSON: {e}")))?;
         super::terminal::put_json(line)
     }
@@ -154,9 +158,9 @@ impl<'a> Printer<'a> {
     }
 }
 
-impl Listener<Place> for Printer<'_> {
+impl Listener<PromptPlace> for Printer<'_> {
     /// Prints a prompt's answers; returns `false` once the reader has closed the output.
-    fn answered(&mut self, place: Place, answers: Vec<Answer>) -> Result<bool> {
+    fn answered(&mut self, place: PromptPlace, answers: Vec<Answer>) -> Result<bool> {
         self.prompts += 1;
         let unread = place.unread();
         let unanswered = || answers.iter().find_map(|a| Some(&a.as_ref().err()?.message));
@@ -172,7 +176,7 @@ impl Listener<Place> for Printer<'_> {
         }
         if let Some(error) = &unread
             && self.json
-            && !self.row(&place, None, Outcome::Error { error })?
+            && !self.row(&place, None, PromptOutcome::Error { error })?
         {
             return Ok(false);
         }

@@ -12,9 +12,9 @@ use crate::bench;
 use crate::cancel::CancelFlag;
 use crate::data::{Columns, counted, named};
 use crate::engine::EngineConfig;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::{Message, Model, device};
-use crate::operators::Template;
+use crate::operators::PromptTemplate;
 use crate::store::{ComparisonReader, Dataset, Lines};
 use crate::train::{ForwardLimits, Scored};
 
@@ -28,11 +28,11 @@ use crate::train::{ForwardLimits, Scored};
 Each prints JSON, one object a line.")]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum BenchCommand {
     /// Measures the model's matrix products for several numbers of rows
     Gemm(GemmArgs),
     /// Measures the sampling of answers of fixed length
@@ -66,7 +66,7 @@ struct GenerateArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
     samples: u32,
     #[command(flatten)]
-    common: Common,
+    common: CommonBenchArgs,
 }
 
 #[derive(clap::Args)]
@@ -84,7 +84,7 @@ struct JudgeArgs {
     #[arg(long, default_value = "additive-5")]
     rubric: String,
     #[command(flatten)]
-    common: Common,
+    common: CommonBenchArgs,
 }
 
 #[derive(clap::Args)]
@@ -103,7 +103,7 @@ struct TrainArgs {
 }
 
 #[derive(clap::Args)]
-struct Common {
+struct CommonBenchArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Tokens of each answer
@@ -122,11 +122,11 @@ struct Common {
 
 pub fn run(args: &Args, _: &Session) -> Result<()> {
     match &args.what {
-        What::Gemm(args) => gemm(args),
-        What::Generate(args) => sample(&args.common, prompts(&args.prompts, args.count)?, args.samples),
-        What::Dpo(args) => train(args, bench::dpo),
-        What::Sft(args) => train(args, bench::sft),
-        What::Judge(args) => sample(&args.common, to_judge(args)?, args.samples),
+        BenchCommand::Gemm(args) => gemm(args),
+        BenchCommand::Generate(args) => sample(&args.common, prompts(&args.prompts, args.count)?, args.samples),
+        BenchCommand::Dpo(args) => train(args, bench::dpo),
+        BenchCommand::Sft(args) => train(args, bench::sft),
+        BenchCommand::Judge(args) => sample(&args.common, to_judge(args)?, args.samples),
     }
 }
 
@@ -154,7 +154,7 @@ fn train(args: &TrainArgs, step: fn(&Model, &bench::TrainingWorkload) -> Result<
     args.model.on_threads(work)
 }
 
-fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
+fn sample(common: &CommonBenchArgs, prompts: Vec<String>, samples: u32) -> Result<()> {
     if let Some(path) = &common.write_prompts {
         let lines: Vec<String> =
             prompts.iter().map(|p| serde_json::Value::from(p.as_str()).to_string() + "\n").collect();
@@ -171,7 +171,7 @@ fn sample(common: &Common, prompts: Vec<String>, samples: u32) -> Result<()> {
 
 /// Builds the judge's prompts for the first responses of a dataset.
 fn to_judge(args: &JudgeArgs) -> Result<Vec<String>> {
-    let rubric = Template::load(&args.rubric)?;
+    let rubric = PromptTemplate::load(&args.rubric)?;
     let mut texts = Vec::new();
     for batch in Dataset::open(&args.dataset, &named::IFT)?.batches(256) {
         let batch = batch?;

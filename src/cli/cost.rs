@@ -8,7 +8,7 @@ use super::session::Session;
 use super::terminal;
 use crate::bench::{self, Product};
 use crate::data::read_regular;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::{Config, gguf_config, is_gguf};
 use crate::pipeline::{CostAssumptions, External, ModelKind};
 use crate::report::{Cost, Hardware, ModelShape};

@@ -16,14 +16,14 @@ pub struct Args {
     pub what: String,
     /// Output format of the plan
     #[arg(long, value_enum, default_value = "tree")]
-    pub format: Format,
+    pub format: ExplainFormat,
     /// Overrides a key, e.g. --set step.dpo.beta=0.2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-pub enum Format {
+pub enum ExplainFormat {
     /// Indented text
     Tree,
     /// A Mermaid flowchart
@@ -47,9 +47,9 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
     }
     let plan = load_without_data(Path::new(&args.what), &args.set, Warnings::Shown)?;
     let format = match args.format {
-        Format::Tree => pipeline::Format::Tree,
-        Format::Mermaid => pipeline::Format::Mermaid,
-        Format::Dot => pipeline::Format::Dot,
+        ExplainFormat::Tree => pipeline::PlanFormat::Tree,
+        ExplainFormat::Mermaid => pipeline::PlanFormat::Mermaid,
+        ExplainFormat::Dot => pipeline::PlanFormat::Dot,
     };
     super::terminal::print(&pipeline::explain(&plan, format))
 }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::session::Session;
 use crate::data::{counted, open_regular};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::formats::export::{Export, GgufType};
 use crate::model::formats::peft;
 use crate::model::is_gguf;
@@ -32,14 +32,14 @@ pub struct Args {
     out: PathBuf,
     /// Type of the weight matrices
     #[arg(long = "type", value_enum, default_value = "f32", value_name = "TYPE")]
-    kind: Type,
+    kind: ExportType,
     /// Overwrites an existing file
     #[arg(long)]
     force: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Type {
+enum ExportType {
     /// 32 bits per weight, lossless
     F32,
     /// 16 bits per weight
@@ -78,9 +78,9 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         return if quiet { Ok(()) } else { super::terminal::print_line(&format!("{out}: an adapter of {base}")) };
     }
     let kind = match args.kind {
-        Type::F32 => GgufType::F32,
-        Type::F16 => GgufType::F16,
-        Type::Q8_0 => GgufType::Q8_0,
+        ExportType::F32 => GgufType::F32,
+        ExportType::F16 => GgufType::F16,
+        ExportType::Q8_0 => GgufType::Q8_0,
     };
     let model = Export::open(&args.model, kind)?;
     let made = fill_output(&output_target(&args.out)?, |file| model.write(file))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::answers::{Place, Printer};
+use super::answers::{Printer, PromptPlace};
 use super::interrupt::stop_on_interrupt;
 use super::logprobs::{messages, tell_unread};
 use super::model::ModelArgs;
@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
     kv_memory: Option<u64>,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: GenerateSamplingArgs,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -84,7 +84,7 @@ const DEFAULT_TOP_P: f32 = 0.9;
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
+struct GenerateSamplingArgs {
     /// Divides the logits; 0 always takes the most likely token
     #[arg(short, long, value_name = "X", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
@@ -117,7 +117,7 @@ struct SamplingArgs {
     seed: u64,
 }
 
-impl SamplingArgs {
+impl GenerateSamplingArgs {
     fn checked(&self, samples: u32) -> Result<Sampling> {
         let sampling = Sampling {
             temperature: self.temperature,
@@ -205,14 +205,14 @@ fn prompts(args: &Args) -> Result<PromptReader> {
 }
 
 /// Reads prompts on a thread of their own: a pipe may supply one now and the next in an hour.
-fn read(prompts: PromptReader, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<Place>>>> {
+fn read(prompts: PromptReader, mut builder: RequestBuilder) -> Result<Receiver<Result<PromptRequests<PromptPlace>>>> {
     let (sender, queued) = bounded(64);
     let work = move || {
         for (index, read) in (0..).zip(prompts) {
             let queued = read.map(|(line, prompt)| {
                 let messages = prompt.as_ref().map(|prompt| messages(prompt.turns()));
                 let requests = messages.map_or_else(|_| Vec::new(), |messages| builder.requests(messages));
-                PromptRequests { tag: Place { index, line, prompt }, requests }
+                PromptRequests { tag: PromptPlace { index, line, prompt }, requests }
             });
             // The receiver is gone once printing has ended.
             if sender.send(queued).is_err() {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 
 use super::session::Session;
-use super::terminal::{self, Label};
+use super::terminal::{self, MessageKind};
 use crate::data::{SCHEMAS, counted, did_you_mean, unread_key};
 use crate::error::{Error, Result};
 use crate::store::{FORMATS, FormatDef, ImportOptions, Rename, Turns, import, import_jsonl};
@@ -40,7 +40,7 @@ enum WhichTurns {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum BadRows {
+enum BadRowsArg {
     /// The first bad row ends the import
     Refuse,
     /// Bad rows are left out and reported
@@ -69,7 +69,7 @@ pub struct Args {
     rename: Vec<String>,
     /// What happens to rows that cannot be read
     #[arg(long, value_enum, default_value = "refuse")]
-    bad_rows: BadRows,
+    bad_rows: BadRowsArg,
     /// The Parquet file to write; next to the input if absent
     #[arg(long)]
     out: Option<PathBuf>,
@@ -131,7 +131,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
             WhichTurns::First => Turns::First,
         },
         rename: Rename::parse(&args.rename)?,
-        skip_bad: args.bad_rows == BadRows::Skip,
+        skip_bad: args.bad_rows == BadRowsArg::Skip,
         out: args.out.clone(),
     };
     let made = match args.format.as_str() {
@@ -140,11 +140,11 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     };
     // These are printed even with -q, because rows were lost.
     for row in &made.bad_rows {
-        terminal::message(Label::Error, &format!("left out: {row}"), None);
+        terminal::message(MessageKind::Error, &format!("left out: {row}"), None);
     }
     if made.bad > made.bad_rows.len() as u64 {
         let more = made.bad - made.bad_rows.len() as u64;
-        terminal::message(Label::Error, &format!("left out: {}", counted(more, "more bad row")), None);
+        terminal::message(MessageKind::Error, &format!("left out: {}", counted(more, "more bad row")), None);
     }
     if quiet {
         return Ok(());

@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// A row in progress: its line, and the names of its completions or the reason why it cannot be scored.
-struct Place {
+struct RowInProgress {
     line: u64,
     names: Result<Vec<&'static str>, String>,
     /// Notes on completions that the chat template would write differently.
@@ -75,7 +75,7 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &CancelFlag, mut ticker
     let max_length = args.max_length.map(|n| n as usize);
     let (mut rows, mut failed, mut tokens, mut apart) = (0, 0, 0, 0);
     let mut scoring = Scoring::new(&model.llama, args.batch_tokens as usize);
-    let mut print = |place: Place, sums: Option<(Scored, Vec<f64>)>| -> Result<bool> {
+    let mut print = |place: RowInProgress, sums: Option<(Scored, Vec<f64>)>| -> Result<bool> {
         rows += 1;
         let mut row = json!({ "line": place.line });
         match (place.names, sums) {
@@ -125,8 +125,8 @@ fn score(args: &Args, lines: Lines, model: &Model, stop: &CancelFlag, mut ticker
             }
         });
         let (place, scored) = match encoded {
-            Ok((names, notes, scored)) => (Place { line, names: Ok(names), notes }, Some(scored)),
-            Err(why) => (Place { line, names: Err(why), notes: Vec::new() }, None),
+            Ok((names, notes, scored)) => (RowInProgress { line, names: Ok(names), notes }, Some(scored)),
+            Err(why) => (RowInProgress { line, names: Err(why), notes: Vec::new() }, None),
         };
         reads = scoring.push(place, scored, &mut print)?;
         if !reads {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::session::Session;
 use super::terminal;
 use crate::error::{Error, Result};
-use crate::report::{Contents, Runs};
+use crate::report::{RunContents, Runs};
 use crate::runner::plan_of_text;
 use crate::store::{Run, find_run};
 
@@ -27,7 +27,7 @@ pub struct Args {
 
 pub fn run(args: &Args, _: &Session) -> Result<()> {
     let Some(run) = &args.run else { return list(args) };
-    let contents = Contents::of(&Run::open(&find_run(run))?);
+    let contents = RunContents::of(&Run::open(&find_run(run))?);
     if args.json { terminal::print_json(contents.json()) } else { terminal::print_lines(contents.lines()) }
 }
 

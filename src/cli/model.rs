@@ -33,7 +33,7 @@ pub struct ModelArgs {
 pub struct Loading {
     /// Type of the weights in memory
     #[arg(long, value_enum, default_value = "f32", help_heading = "Model")]
-    dtype: Dtype,
+    dtype: DtypeArg,
     /// Number of compute threads; one per core if absent. It does not change results
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Model")]
     threads: Option<u16>,
@@ -43,7 +43,7 @@ pub struct Loading {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
+enum DtypeArg {
     F32,
     Bf16,
     F16,
@@ -53,9 +53,9 @@ impl Loading {
     /// The dtype as written in a pipeline file.
     pub fn dtype_name(&self) -> &'static str {
         match self.dtype {
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-            Dtype::F16 => "f16",
+            DtypeArg::F32 => "f32",
+            DtypeArg::Bf16 => "bf16",
+            DtypeArg::F16 => "f16",
         }
     }
     pub fn threads(&self) -> Option<usize> {
@@ -66,9 +66,9 @@ impl Loading {
 impl ModelArgs {
     pub fn dtype(&self) -> DType {
         match self.loading.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
+            DtypeArg::F32 => DType::F32,
+            DtypeArg::Bf16 => DType::BF16,
+            DtypeArg::F16 => DType::F16,
         }
     }
     /// Runs `work` on the requested number of threads.

@@ -13,8 +13,8 @@ use super::terminal::{self, Block};
 use crate::bench;
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
-use crate::report::{Outline, ProgressState};
-use crate::runner::SampledTokens;
+use crate::report::{PlanOutline, ProgressState};
+use crate::runner::SampledTokenCount;
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +58,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const STAMP: usize = 10;
 
 /// Shows a run's progress, updated by events and by its own clock.
-pub struct Progress {
+pub struct RunProgress {
     view: Arc<View>,
     clock: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
@@ -66,11 +66,11 @@ pub struct Progress {
 struct View {
     style: Style,
     start: Instant,
-    tokens: SampledTokens,
-    shown: Mutex<Shown>,
+    tokens: SampledTokenCount,
+    shown: Mutex<ShownProgress>,
 }
 
-struct Shown {
+struct ShownProgress {
     state: ProgressState,
     block: Option<Block>,
     /// Time of the last printed line of each step.
@@ -80,12 +80,12 @@ struct Shown {
     looked: Option<Instant>,
 }
 
-impl Progress {
+impl RunProgress {
     /// Starts showing the progress of a run in this style.
-    pub fn new(style: Style, outline: Outline, tokens: SampledTokens) -> Self {
+    pub fn new(style: Style, outline: PlanOutline, tokens: SampledTokenCount) -> Self {
         let start = Instant::now();
         let block = (style == Style::Bars).then(Block::new);
-        let shown = Shown {
+        let shown = ShownProgress {
             state: ProgressState::new(outline),
             block,
             lines: BTreeMap::new(),
@@ -137,12 +137,12 @@ impl Progress {
 }
 
 impl View {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Shown> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ShownProgress> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Samples the values that no event carries.
-    fn look(&self, shown: &mut Shown) {
+    fn look(&self, shown: &mut ShownProgress) {
         let due = shown.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
         let (tokens, memory) =
             if due { ((self.tokens)(), bench::memory("/proc/self/status", "VmRSS:")) } else { (None, None) };
@@ -176,7 +176,7 @@ impl View {
         }
     }
 
-    fn draw(&self, shown: &Shown) {
+    fn draw(&self, shown: &ShownProgress) {
         let Some(block) = &shown.block else { return };
         let (width, height) = terminal::screen();
         block.show(&shown.state.screen(self.start.elapsed(), width, height));
@@ -209,7 +209,7 @@ impl View {
     }
 
     /// Whether a step should print a line now.
-    fn due(shown: &mut Shown, step: &str, now: bool) -> bool {
+    fn due(shown: &mut ShownProgress, step: &str, now: bool) -> bool {
         let due = now || shown.lines.get(step).is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
         if due {
             shown.lines.insert(step.to_owned(), Instant::now());
@@ -217,7 +217,7 @@ impl View {
         due
     }
 
-    fn told(&self, shown: &mut Shown, event: &Event<'_>) {
+    fn told(&self, shown: &mut ShownProgress, event: &Event<'_>) {
         match (self.style, event) {
             (Style::Lines { all }, &Event::Within { step, epoch, done, planned, unit })
                 if Self::due(shown, step, all) =>
@@ -257,7 +257,7 @@ impl View {
     }
 }
 
-impl Observer for Progress {
+impl Observer for RunProgress {
     fn event(&self, event: &Event<'_>) {
         if self.view.style == Style::Quiet {
             return;

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::check::{Warnings, check, load, refuse};
 use super::interrupt::stop_on_interrupt;
-use super::progress::{Progress, Style};
+use super::progress::{RunProgress, Style};
 use super::session::Session;
 use super::terminal;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Observer, Operator};
-use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorContext as _, ErrorKind, Result};
 use crate::operators;
 use crate::pipeline::Plan;
-use crate::report::Outline;
-use crate::runner::{self, Ended, Open, Options, SampledTokens, Watch};
+use crate::report::PlanOutline;
+use crate::runner::{self, Ended, Open, RunOptions, SampledTokenCount, Watch};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -106,21 +106,21 @@ pub fn directory(runs: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Shows a run on the terminal.
-struct Shown<'a> {
+struct RunView<'a> {
     style: Style,
     says_resumed: bool,
     plan: &'a Plan<dyn Operator>,
-    progress: Mutex<Option<Arc<Progress>>>,
+    progress: Mutex<Option<Arc<RunProgress>>>,
 }
 
-impl Watch for Shown<'_> {
+impl Watch for RunView<'_> {
     fn resumed(&self, run: &Path) {
         if self.says_resumed {
             terminal::line(&format!("continuing the run {}", run.display()));
         }
     }
-    fn started(&self, tokens: SampledTokens) -> Arc<dyn Observer> {
-        let progress = Arc::new(Progress::new(self.style, Outline::new(self.plan), tokens));
+    fn started(&self, tokens: SampledTokenCount) -> Arc<dyn Observer> {
+        let progress = Arc::new(RunProgress::new(self.style, PlanOutline::new(self.plan), tokens));
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&progress));
         progress
     }
@@ -141,8 +141,8 @@ pub fn execute(
     quiet: bool,
     stop: &CancelFlag,
 ) -> Result<()> {
-    let options = Options { open: *open, workers: machine.workers.into(), device: &machine.device };
-    let shown = Shown { style, says_resumed: !quiet, plan, progress: Mutex::new(None) };
+    let options = RunOptions { open: *open, workers: machine.workers.into(), device: &machine.device };
+    let shown = RunView { style, says_resumed: !quiet, plan, progress: Mutex::new(None) };
     let ended = runner::run(plan, dir, &options, &shown, stop).map_err(|e| match e.kind() {
         ErrorKind::Cancelled => {
             e.help(format!("everything committed to {} stays; run the same command to continue", dir.display()))

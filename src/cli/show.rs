@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::session::Session;
-use super::terminal::{self, Output};
+use super::terminal::{self, OutputKind};
 use crate::cancel::CancelFlag;
 use crate::dataflow::Revised;
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ pub struct Args {
     limit: Option<u64>,
     /// Output format
     #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    format: ShowFormat,
     /// With --format csv: prefixes texts that a spreadsheet would read as formulas (those that begin with =
     /// + - @, a tab or CR) with '
     #[arg(long)]
@@ -66,7 +66,7 @@ fn scan(what: &Path) -> Result<Scan> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ShowFormat {
     /// An aligned table for reading
     Table,
     /// One JSON object per line
@@ -81,21 +81,21 @@ enum Format {
 
 pub fn run(args: &Args, _: &Session) -> Result<()> {
     let format = match args.format {
-        Format::Table => show::Format::Table,
-        Format::Json => show::Format::Json,
-        Format::Csv => show::Format::Csv { guard: args.guard_formulas },
-        Format::Arrow => show::Format::Arrow,
-        Format::Parquet => show::Format::Parquet,
+        ShowFormat::Table => show::RowFormat::Table,
+        ShowFormat::Json => show::RowFormat::Json,
+        ShowFormat::Csv => show::RowFormat::Csv { guard: args.guard_formulas },
+        ShowFormat::Arrow => show::RowFormat::Arrow,
+        ShowFormat::Parquet => show::RowFormat::Parquet,
     };
-    if args.guard_formulas && args.format != Format::Csv {
+    if args.guard_formulas && args.format != ShowFormat::Csv {
         return Err(Error::user("--guard-formulas has no effect without --format csv").help("leave it out"));
     }
-    let binary = matches!(args.format, Format::Arrow | Format::Parquet);
+    let binary = matches!(args.format, ShowFormat::Arrow | ShowFormat::Parquet);
     if binary && terminal::stdout_is_terminal() {
         return Err(Error::user("this format is binary and is not written to a terminal")
             .help("redirect it to a file with `>`, or to a pipe"));
     }
-    let default = (args.format == Format::Table && !args.follow).then_some(20);
+    let default = (args.format == ShowFormat::Table && !args.follow).then_some(20);
     let show = Show {
         iteration: args.iteration,
         conditions: args.conditions.clone(),
@@ -110,10 +110,10 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
         super::interrupt::stop_on_interrupt(&stop);
     }
     let output = match args.format {
-        Format::Table => Output::Text,
-        Format::Json => Output::Json,
-        Format::Csv => Output::Exact,
-        Format::Arrow | Format::Parquet => Output::Binary,
+        ShowFormat::Table => OutputKind::Text,
+        ShowFormat::Json => OutputKind::Json,
+        ShowFormat::Csv => OutputKind::Exact,
+        ShowFormat::Arrow | ShowFormat::Parquet => OutputKind::Binary,
     };
     show.run(&mut scan(&args.what)?, terminal::output(output), &|| stop.is_set())
 }

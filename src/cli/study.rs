@@ -6,7 +6,7 @@ use super::progress::Style;
 use super::terminal;
 use crate::data::counted;
 use crate::dataflow::Operator;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::pipeline::Plan;
 use crate::report;
 use crate::store::write_parquet;
@@ -21,7 +21,7 @@ pub fn run(
     run_one: &dyn Fn(&[String], &Path) -> Result<()>,
 ) -> Result<()> {
     let Some(study) = &plan.study else { return Err(Error::bug("a study without a plan")) };
-    let mut came = report::Study::default();
+    let mut came = report::StudyReport::default();
     let all = study.variants.len() * study.seeds.len();
     let runs = study.variants.iter().flat_map(|v| study.seeds.iter().map(move |&seed| (v, seed)));
     for (i, (variant, seed)) in runs.enumerate() {

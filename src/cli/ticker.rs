@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::progress::Style;
-use super::terminal::{self, Bar, Label};
+use super::terminal::{self, Bar, MessageKind};
 
 /// Minimum time between two lines of progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ impl Ticker {
     pub fn row_error(&self, message: &str) {
         match self.style {
             Style::Json => self.event("error", json!({ "message": message })),
-            _ => terminal::message(Label::Error, message, None),
+            _ => terminal::message(MessageKind::Error, message, None),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::data::{counted, quoted};
 use crate::error::{Error, Result};
 use crate::operators;
 use crate::pipeline;
-use crate::report::Verdict;
+use crate::report::Verification;
 use crate::store::{Repair, find_run};
 
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     // The repair is held until the end, so that no other process writes the run in the meantime.
     let repair = args.repair.then(|| Repair::begin(&dir)).transpose()?;
     let plan = pipeline::load_without_data(&dir.join("pipeline.toml"), &[], operators::ALL).ok();
-    let verdict = Verdict::of(&dir, plan.as_ref(), &weights)?;
+    let verdict = Verification::of(&dir, plan.as_ref(), &weights)?;
     if args.json {
         terminal::print_json(verdict.json())?;
     } else if !quiet {

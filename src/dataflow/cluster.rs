@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// How batches travel between the workers of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Transport {
+pub enum WorkerTransport {
     /// Batches move as they are, without serialisation.
     #[default]
     Typed,
@@ -33,16 +33,16 @@ const PARK: Duration = Duration::from_millis(50);
 /// # Errors
 /// An external input differs from what the run read before; a job or worker failed (the first failure is
 /// returned); or the run was stopped. Committed rows remain.
-pub fn run(shared: Shared, workers: usize, transport: Transport) -> Result<()> {
+pub fn run(shared: Shared, workers: usize, transport: WorkerTransport) -> Result<()> {
     check_shapes(&shared)?;
     inputs::check(&shared)?;
     let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
     let whole = Arc::clone(&shared);
     let pool = ComputePool::new(shared.stop.clone());
     let communication = match (workers, transport) {
-        (0 | 1, Transport::Typed) => CommunicationConfig::Thread,
-        (n, Transport::Typed) => CommunicationConfig::Process(n),
-        (n, Transport::Serialised) => CommunicationConfig::ProcessBinary(n.max(1)),
+        (0 | 1, WorkerTransport::Typed) => CommunicationConfig::Thread,
+        (n, WorkerTransport::Typed) => CommunicationConfig::Process(n),
+        (n, WorkerTransport::Serialised) => CommunicationConfig::ProcessBinary(n.max(1)),
     };
     // Built by hand and not from arguments, because timely would parse those of the program.
     let (builders, guards): (Vec<AllocatorBuilder>, _) = communication.try_build().map_err(Error::system)?;

@@ -57,7 +57,7 @@ pub struct Decision {
 }
 
 /// A group with a corrected answer.
-pub(super) struct Group {
+pub(super) struct CorrectedGroup {
     pub(super) key: Key,
     pub(super) prompt_id: String,
     pub(super) answers: Vec<CorrectedAnswer>,
@@ -80,7 +80,7 @@ impl CorrectedAnswer {
     }
 }
 
-impl Group {
+impl CorrectedGroup {
     /// Returns the candidates before or after the corrections.
     pub(super) fn candidates(&self, after: bool) -> Vec<Candidate> {
         self.answers.iter().map(|a| Candidate { id: a.item.id, score: a.score(after), answer: a.answer }).collect()
@@ -92,12 +92,12 @@ impl Group {
 }
 
 /// A column of id hashes, with the texts of ids that differ from their hash.
-struct Ids<'a> {
+struct IdColumn<'a> {
     hashes: &'a FixedSizeBinaryArray,
     texts: &'a StringArray,
 }
 
-impl<'a> Ids<'a> {
+impl<'a> IdColumn<'a> {
     fn new(rows: &'a RecordBatch, hashes: &str, texts: &str) -> Result<Self> {
         Ok(Self { hashes: Columns(rows).hashes(hashes)?, texts: Columns(rows).text(texts)? })
     }
@@ -120,10 +120,10 @@ pub(super) fn groups(
     epoch: Epoch,
     rows: &RecordBatch,
     corrections: &Corrections,
-) -> Result<Vec<Group>> {
+) -> Result<Vec<CorrectedGroup>> {
     let columns = Columns(rows);
     let (responses, prompts) =
-        (Ids::new(rows, "response_hash", "response_id")?, Ids::new(rows, "prompt_hash", "prompt_id")?);
+        (IdColumn::new(rows, "response_hash", "response_id")?, IdColumn::new(rows, "prompt_hash", "prompt_id")?);
     let hit = |&(row, id): &(usize, Id)| corrections.has_id(id) && corrections.get(&responses.text(row)).is_some();
     let mut touched: Vec<u128> = responses.all().enumerate().filter(hit).map(|(row, _)| prompts.id(row)).collect();
     if touched.is_empty() {
@@ -136,7 +136,7 @@ pub(super) fn groups(
     touched.iter().map(|&prompt| bit(prompt)).for_each(|(word, bit)| some[word] |= bit);
     let (scores, answers) = (columns.float("score")?, columns.uint("answer")?);
     let (lengths, variances) = (columns.uint("length")?, columns.uint("variance")?);
-    let mut all: Vec<Group> = Vec::new();
+    let mut all: Vec<CorrectedGroup> = Vec::new();
     let mut places: HashMap<u128, usize> = HashMap::new();
     // The answers to a prompt usually follow each other, so the last lookup is remembered.
     let mut last = None;
@@ -150,7 +150,11 @@ pub(super) fn groups(
             continue;
         }
         let place = *places.entry(prompt).or_insert_with(|| {
-            all.push(Group { key: step.key(epoch, prompt), prompt_id: prompts.text(row), answers: Vec::new() });
+            all.push(CorrectedGroup {
+                key: step.key(epoch, prompt),
+                prompt_id: prompts.text(row),
+                answers: Vec::new(),
+            });
             all.len() - 1
         });
         let response_id = responses.text(row);

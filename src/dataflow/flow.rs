@@ -27,7 +27,7 @@ use crate::error::Error;
 pub(super) type Flow<'s> = StreamVec<'s, Epoch, Batch>;
 
 /// The source of a step's model.
-pub(super) enum Models<'s> {
+pub(super) enum ModelFlow<'s> {
     /// Known from the start; `None` if the step uses no model.
     Fixed(Option<ModelAt>),
     /// Made by a step before the loop, and the same in every iteration.
@@ -44,13 +44,13 @@ pub(super) enum ModelTable {
     ByIteration(BTreeMap<u32, ModelAt>),
 }
 
-impl<'s> Models<'s> {
+impl<'s> ModelFlow<'s> {
     /// Splits into the models known at the start and the stream of announcements.
     pub(super) fn split(self) -> (ModelTable, Option<Flow<'s>>) {
         match self {
-            Models::Fixed(model) => (ModelTable::Always(Some(model)), None),
-            Models::Step(flow) => (ModelTable::Always(None), Some(flow)),
-            Models::Policy(first, flow) => {
+            ModelFlow::Fixed(model) => (ModelTable::Always(Some(model)), None),
+            ModelFlow::Step(flow) => (ModelTable::Always(None), Some(flow)),
+            ModelFlow::Policy(first, flow) => {
                 (ModelTable::ByIteration(first.map(|m| (1, m)).into_iter().collect()), Some(flow))
             }
         }
@@ -93,14 +93,14 @@ pub(super) fn batch(rows: Rows, epoch: Epoch) -> Batch {
 }
 
 /// A microbatch that waits to be computed.
-struct Waiting {
+struct WaitingBatch {
     cap: Capability<Epoch>,
     /// Its rows; `None` if many microbatches wait, since the rows are on disk.
     rows: Option<RecordBatch>,
 }
 
 /// An input that a step reads whole from the run directory.
-pub(super) struct Side<'s> {
+pub(super) struct SideInput<'s> {
     pub(super) flow: Flow<'s>,
     /// Whether it has rows in each iteration; otherwise it has rows in iteration 0 only.
     pub(super) in_loop: bool,
@@ -117,8 +117,8 @@ pub(super) fn complete_at(in_loop: bool, iteration: u32) -> Epoch {
 pub(super) fn map<'s>(
     scope: Scope<'s, Epoch>,
     input: Flow<'s>,
-    models: Models<'s>,
-    sides: Vec<Side<'s>>,
+    models: ModelFlow<'s>,
+    sides: Vec<SideInput<'s>>,
     jobs: StepJobs,
     pool: &ComputePool,
 ) -> Flow<'s> {
@@ -141,7 +141,7 @@ pub(super) fn map<'s>(
     op.build(move |caps| {
         drop(caps);
         let mut queue = JobQueue::new(scope, &address, &pool, &name, IN_FLIGHT, Priority::Low);
-        let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
+        let mut waiting: BTreeMap<Epoch, WaitingBatch> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
                 // Retained, because the rows are answered long after this call returns.
@@ -149,7 +149,7 @@ pub(super) fn map<'s>(
                 for batch in batches.drain(..) {
                     // A slow map must not collect its whole input in memory: the rows are on disk as well.
                     let rows = batch.rows.held().filter(|_| waiting.len() < MAX_HELD);
-                    waiting.insert(*cap.time(), Waiting { cap: cap.clone(), rows });
+                    waiting.insert(*cap.time(), WaitingBatch { cap: cap.clone(), rows });
                 }
             });
             if let Some(feed) = &mut feed {
@@ -219,20 +219,20 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
     let same_time = [(0, Antichain::from_elem(Advance::default()))];
     let mut input = op.new_input_connection(input, Exchange::new(|b: &Batch| b.shard), same_time.clone());
     // Results return to the worker that holds the rows of their microbatch.
-    let home = Exchange::new(|u: &Update<(Key, GroupResult)>| u64::from(u.1.microbatch));
+    let home = Exchange::new(|u: &CollectionUpdate<(Key, GroupResult)>| u64::from(u.1.microbatch));
     let mut results = op.new_input_connection(results.inner, home, same_time);
     let (address, pool) = (op.operator_info().address.to_vec(), pool.clone());
     op.build(move |caps| {
         drop(caps);
         let mut queue = JobQueue::new(scope, &address, &pool, &name, 1, Priority::Low);
-        let mut rows: BTreeMap<Epoch, Waiting> = BTreeMap::new();
+        let mut rows: BTreeMap<Epoch, WaitingBatch> = BTreeMap::new();
         let mut changes: BTreeMap<Epoch, Vec<(Key, GroupResult)>> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|cap, batches| {
                 let cap = cap.retain_least(0).expect("data always travels under a time");
                 for batch in batches.drain(..) {
                     let held = batch.rows.held().filter(|_| rows.len() + queue.open() < MAX_HELD);
-                    rows.insert(*cap.time(), Waiting { cap: cap.clone(), rows: held });
+                    rows.insert(*cap.time(), WaitingBatch { cap: cap.clone(), rows: held });
                 }
             });
             results.for_each(|_, updates| {
@@ -266,7 +266,7 @@ pub(super) fn keyed<'s>(scope: Scope<'s, Epoch>, input: Flow<'s>, jobs: StepJobs
 }
 
 /// An update of a differential collection.
-type Update<D> = (D, Epoch, isize);
+type CollectionUpdate<D> = (D, Epoch, isize);
 
 /// Computes the keyed items of each microbatch on a compute thread, because hashing texts would block a
 /// worker.
@@ -275,7 +275,7 @@ fn items<'s>(
     input: Flow<'s>,
     jobs: &StepJobs,
     pool: &ComputePool,
-) -> StreamVec<'s, Epoch, Update<(Key, Item)>> {
+) -> StreamVec<'s, Epoch, CollectionUpdate<(Key, Item)>> {
     let name = format!("{}: items", jobs.step().name);
     let mut op = OperatorBuilder::new(name.clone(), scope);
     let (output, stream) = op.new_output();
@@ -311,8 +311,8 @@ fn items<'s>(
 /// starts when all other inputs are complete and is notified of each microbatch as it closes.
 pub(super) fn train<'s>(
     scope: Scope<'s, Epoch>,
-    inputs: Vec<Side<'s>>,
-    models: Models<'s>,
+    inputs: Vec<SideInput<'s>>,
+    models: ModelFlow<'s>,
     iterations: RangeInclusive<u32>,
     planned: Option<u32>,
     jobs: StepJobs,

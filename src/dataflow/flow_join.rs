@@ -12,7 +12,7 @@ use timely::progress::frontier::{Antichain, MutableAntichain};
 
 use super::clock::Advance;
 use super::compute::{ComputePool, JobQueue, Priority};
-use super::flow::{Flow, IN_FLIGHT, Models, batch};
+use super::flow::{Flow, IN_FLIGHT, ModelFlow, batch};
 use super::jobs::StepJobs;
 use crate::data::{Batch, Epoch};
 
@@ -29,7 +29,7 @@ struct Pending {
 pub(super) fn join<'s>(
     scope: Scope<'s, Epoch>,
     [ours, theirs]: [Flow<'s>; 2],
-    models: Models<'s>,
+    models: ModelFlow<'s>,
     jobs: StepJobs,
     pool: &ComputePool,
 ) -> Flow<'s> {

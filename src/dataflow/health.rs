@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::operator::{GateValues, Measure, Operator, Phase, Shared, Stage, TrainingIteration};
+use super::operator::{GateValues, MeasureRows, Operator, Phase, Shared, Stage, TrainingIteration};
 use crate::error::{Error, Result};
-use crate::pipeline::{Gate, Plan, Step, Verdict};
+use crate::pipeline::{Gate, GateVerdict, Plan, Step};
 use crate::store::Run;
 
 impl<'a> TrainingIteration<'a> {
@@ -44,7 +44,7 @@ impl<'a> TrainingIteration<'a> {
 
 /// Returns the steps that are measured if nothing is trained: those that judge or select and that no other
 /// such step reads.
-fn judged_steps(plan: &Plan<dyn Operator>) -> Vec<(&Step<dyn Operator>, Measure)> {
+fn judged_steps(plan: &Plan<dyn Operator>) -> Vec<(&Step<dyn Operator>, MeasureRows)> {
     if plan.steps.iter().any(Step::is_training) {
         return Vec::new();
     }
@@ -114,12 +114,12 @@ fn enforce_bounds(training: TrainingIteration<'_>, gate_values: GateValues, what
     for (name, value) in gate_values {
         let Some(gate) = training.plan.health.iter().find(|g| g.kind.name == name) else { continue };
         match gate.verdict(value) {
-            Verdict::Pass => {}
-            Verdict::Warn => {
+            GateVerdict::Pass => {}
+            GateVerdict::Warn => {
                 let (step, words, advice) = (&training.step.name, gate.words(value), training.advice(gate));
                 tracing::warn!("`{step}`, iteration {}: {words}; {advice}", training.iteration);
             }
-            Verdict::Stop => stops.push((gate, value)),
+            GateVerdict::Stop => stops.push((gate, value)),
         }
     }
     let Some((first, _)) = stops.first() else { return Ok(()) };

@@ -55,7 +55,7 @@ impl Places {
 
 /// An index by key of the rows of one step's iteration that have been read so far.
 #[derive(Default)]
-struct Index {
+struct KeyIndex {
     places: HashMap<u128, Places>,
     /// Number of microbatches that have been read.
     read: u32,
@@ -63,7 +63,7 @@ struct Index {
     length: Option<u32>,
 }
 
-impl Index {
+impl KeyIndex {
     fn add(&mut self, microbatch: u32, keys: &[u128]) {
         for (row, key) in (0..).zip(keys) {
             let place = Place { microbatch, row };
@@ -90,13 +90,13 @@ impl Index {
 }
 
 /// One side of a join: an iteration of a step.
-struct Side<'a> {
+struct JoinSide<'a> {
     run: &'a Run,
     step: &'a str,
     iteration: u32,
 }
 
-impl<'a> Side<'a> {
+impl<'a> JoinSide<'a> {
     fn new(cx: &'a Context<'_>, step: &'a str) -> Self {
         Self { run: cx.run(), step, iteration: cx.iteration_of(step) }
     }
@@ -113,7 +113,7 @@ impl<'a> Side<'a> {
     /// is loaded already.
     fn extend(
         &self,
-        index: &mut Index,
+        index: &mut KeyIndex,
         keys: KeysOf,
         last: Option<u32>,
         loaded: Option<(u32, &RecordBatch)>,
@@ -142,8 +142,8 @@ impl<'a> Side<'a> {
 /// Both sides of a join in one iteration.
 #[derive(Default)]
 struct Sides {
-    ours: Index,
-    theirs: Index,
+    ours: KeyIndex,
+    theirs: KeyIndex,
 }
 
 type SharedSides = Arc<Mutex<Sides>>;
@@ -177,7 +177,7 @@ impl Joins {
     /// microbatch.
     pub(super) fn join(&self, cx: &Context<'_>, join: Join, complete: bool) -> Result<Option<(RecordBatch, Joined)>> {
         let (first, other) = inputs(cx.step)?;
-        let (our_side, their_side) = (Side::new(cx, first), Side::new(cx, other));
+        let (our_side, their_side) = (JoinSide::new(cx, first), JoinSide::new(cx, other));
         let microbatch = cx.epoch.microbatch;
         let ours = first_rows(cx)?;
         let theirs = their_side.load(microbatch)?.map_or_else(|| empty(cx, other), Ok)?;
@@ -220,7 +220,7 @@ fn inputs(step: &Step<dyn Operator>) -> Result<(&str, &str)> {
 /// number.
 pub(super) fn first_rows(cx: &Context<'_>) -> Result<RecordBatch> {
     let (first, _) = inputs(cx.step)?;
-    Side::new(cx, first).load(cx.epoch.microbatch)?.map_or_else(|| empty(cx, first), Ok)
+    JoinSide::new(cx, first).load(cx.epoch.microbatch)?.map_or_else(|| empty(cx, first), Ok)
 }
 
 /// Returns an empty batch of a step's schema.
@@ -230,13 +230,13 @@ fn empty(cx: &Context<'_>, step: &str) -> Result<RecordBatch> {
     Ok(step.schema.empty())
 }
 
-fn hash_of(side: &Side<'_>, microbatch: u32) -> Option<String> {
+fn hash_of(side: &JoinSide<'_>, microbatch: u32) -> Option<String> {
     side.run.committed(side.step, Epoch::new(side.iteration, microbatch)).map(|f| f.hash)
 }
 
 /// Reads the partners, one file at a time.
 fn gather(
-    side: &Side<'_>,
+    side: &JoinSide<'_>,
     loaded: (u32, &RecordBatch),
     partners: &[Option<Place>],
     unmatched: RecordBatch,
@@ -265,8 +265,8 @@ fn gather(
 /// Matches the rows of two barrier inputs by key over their whole iteration.
 pub struct Matching {
     keys: KeysOf,
-    ours: Index,
-    theirs: Index,
+    ours: KeyIndex,
+    theirs: KeyIndex,
 }
 
 impl Matching {
@@ -275,9 +275,9 @@ impl Matching {
     /// # Errors
     /// A file cannot be read, or lacks the key.
     pub fn new(cx: &Context<'_>, ours: &str, theirs: &str, keys: KeysOf) -> Result<Self> {
-        let mut matching = Self { keys, ours: Index::default(), theirs: Index::default() };
-        Side::new(cx, ours).extend(&mut matching.ours, keys, None, None)?;
-        Side::new(cx, theirs).extend(&mut matching.theirs, keys, None, None)?;
+        let mut matching = Self { keys, ours: KeyIndex::default(), theirs: KeyIndex::default() };
+        JoinSide::new(cx, ours).extend(&mut matching.ours, keys, None, None)?;
+        JoinSide::new(cx, theirs).extend(&mut matching.theirs, keys, None, None)?;
         Ok(matching)
     }
     /// Returns for each row of a microbatch of `ours` the place of its partner.
@@ -300,8 +300,8 @@ impl Matching {
 mod tests {
     use super::*;
 
-    fn index(microbatches: &[&[u128]]) -> Index {
-        let mut index = Index::default();
+    fn index(microbatches: &[&[u128]]) -> KeyIndex {
+        let mut index = KeyIndex::default();
         for (number, keys) in (0..).zip(microbatches) {
             index.add(number, keys);
         }

@@ -28,7 +28,7 @@ mod start;
 
 pub use advice::advice;
 pub use clock::Advance;
-pub use cluster::{Transport, run};
+pub use cluster::{WorkerTransport, run};
 pub use decision_inputs::{Candidate, Decision, DecisionInputs, candidates_of};
 pub use health::gate_values;
 pub use inputs::check_finished;
@@ -38,7 +38,7 @@ pub use joined::{Join, Joined, KeysOf};
 pub use keep::drop_unkept;
 pub use ledger::{Ledger, Output, RejectKind, RowError};
 pub use operator::{
-    Batches, Collect, Context, GateValues, IterationSource, IterationState, Keyed, Map, Measure, ModelAt, Operator,
+    Batches, Collect, Context, GateValues, IterationSource, IterationState, Keyed, Map, MeasureRows, ModelAt, Operator,
     Phase, RuntimeEnv, Shared, Source, Stage, Train, TrainingIteration, model_name,
 };
 pub use progress::{Event, NullObserver, Observer};

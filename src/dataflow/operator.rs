@@ -32,7 +32,7 @@ pub trait Operator: StepSpec {
     }
     /// Returns the function that measures its rows for the bounds of `[health]` if nothing is trained on
     /// them.
-    fn measure(&self) -> Option<Measure> {
+    fn measure(&self) -> Option<MeasureRows> {
         None
     }
 }
@@ -176,7 +176,7 @@ pub enum Phase {
 pub type GateValues = Vec<(&'static str, f64)>;
 
 /// Measures the rows of a step that trains nothing.
-pub type Measure = fn(TrainingIteration<'_>) -> Result<GateValues>;
+pub type MeasureRows = fn(TrainingIteration<'_>) -> Result<GateValues>;
 
 /// Trains a model on the rows of an iteration.
 pub trait Train: Send + Sync {

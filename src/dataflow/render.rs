@@ -13,7 +13,7 @@ use timely::dataflow::{ProbeHandle, Scope};
 
 use super::clock::Advance;
 use super::compute::ComputePool;
-use super::flow::{Flow, Models, Side, keyed, map, train};
+use super::flow::{Flow, ModelFlow, SideInput, keyed, map, train};
 use super::flow_join::join;
 use super::jobs::StepJobs;
 use super::join::Joins;
@@ -68,19 +68,19 @@ pub(super) fn render(
             policy = fed_back.take().map(|back| scope.concatenate(first.into_iter().chain([back])).broadcast());
         }
         let models = || match &step.model {
-            None => Models::Fixed(None),
-            Some(ModelUse::Source(name)) => Models::Fixed(Some(ModelAt::Source(name.clone()))),
-            Some(ModelUse::Step(name)) => Models::Step(flows[name.as_str()].clone().broadcast()),
+            None => ModelFlow::Fixed(None),
+            Some(ModelUse::Source(name)) => ModelFlow::Fixed(Some(ModelAt::Source(name.clone()))),
+            Some(ModelUse::Step(name)) => ModelFlow::Step(flows[name.as_str()].clone().broadcast()),
             Some(ModelUse::Policy) => {
                 let first = plan.loop_.as_ref().and_then(|l| match &l.policy {
                     ModelUse::Source(name) => Some(ModelAt::Source(name.clone())),
                     _ => None,
                 });
-                Models::Policy(first, policy.clone().expect("dependency order puts the policy's step first"))
+                ModelFlow::Policy(first, policy.clone().expect("dependency order puts the policy's step first"))
             }
         };
         let in_loop = |name: &str| find(plan, name).placement != Placement::Once;
-        let side = |i: &Input| Side { flow: flows[i.step.as_str()].clone(), in_loop: in_loop(&i.step) };
+        let side = |i: &Input| SideInput { flow: flows[i.step.as_str()].clone(), in_loop: in_loop(&i.step) };
         let whole = || step.inputs.iter().filter(|i| i.whole).map(side);
         let iterations = step.iterations.clone();
         let per_iteration = match step.op.stage() {
@@ -142,7 +142,7 @@ pub(super) fn render(
                         plan.steps.iter().position(|s| s.name == input.step).expect("the plan has its inputs");
                     let entering = StepJobs { index: entering, ..jobs.clone() };
                     let (name, iterations) = (format!("{} enters {}", input.step, step.name), iterations.clone());
-                    let models = Models::Fixed(None);
+                    let models = ModelFlow::Fixed(None);
                     let begin = Start { name, iterations, microbatches: None, window, wait: vec![side], models, done };
                     let reader = (!joins).then_some(jobs.index);
                     start(scope, begin, pool, move |epoch, _| entering.enter(epoch, reader))
@@ -161,7 +161,7 @@ pub(super) fn render(
             Stage::Collect(_) | Stage::Train(_) => {
                 // Models that other keys name must exist before the step starts, like its input rows.
                 let makers = step.models.iter().filter_map(|(_, m)| match m {
-                    ModelUse::Step(maker) => Some(Side { flow: flows[maker.as_str()].clone(), in_loop: false }),
+                    ModelUse::Step(maker) => Some(SideInput { flow: flows[maker.as_str()].clone(), in_loop: false }),
                     _ => None,
                 });
                 let inputs = step.inputs.iter().map(side).chain(makers).collect();

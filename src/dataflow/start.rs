@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::compute::{ComputePool, JobQueue, Priority, Task};
-use super::flow::{Flow, Models, Side, batch, complete_at};
+use super::flow::{Flow, ModelFlow, SideInput, batch, complete_at};
 use super::operator::ModelAt;
 use crate::data::Epoch;
 
@@ -30,9 +30,9 @@ pub(super) struct Start<'s> {
     /// Most microbatches open at once.
     pub(super) window: usize,
     /// Inputs that must be complete in an iteration before it starts.
-    pub(super) wait: Vec<Side<'s>>,
+    pub(super) wait: Vec<SideInput<'s>>,
     /// The model that its microbatches need.
-    pub(super) models: Models<'s>,
+    pub(super) models: ModelFlow<'s>,
     /// Progress of the microbatches it has started.
     pub(super) done: StreamVec<'s, Epoch, ()>,
 }

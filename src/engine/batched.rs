@@ -15,9 +15,9 @@ use super::encoded::{EncodedRequest, RowResult, ScoreRequest, ScoreResult, Token
 use super::kv::{BLOCK, CacheShape};
 use super::scheduler::{Scheduler, SchedulerLimits, SequenceOutput};
 use super::stats::{Counters, Stats, add};
-use super::task::Task;
+use super::task::RowTask;
 use crate::cancel::CancelFlag;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::{Llama, Model};
 
 /// A Llama on this machine. Dropping it ends its thread.
@@ -30,13 +30,13 @@ pub struct BatchedEngine {
     /// Why the thread ended early, if it did.
     failure: Arc<Mutex<Option<String>>>,
     size: ModelSize,
-    calls: Option<Sender<Call>>,
+    calls: Option<Sender<EngineCall>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A call of [`TokenEngine::run`] or [`TokenEngine::score`].
-struct Call {
-    rows: Vec<Task>,
+struct EngineCall {
+    rows: Vec<RowTask>,
     cancel: CancelFlag,
     reply: Sender<Result<Vec<SequenceOutput>>>,
 }
@@ -108,7 +108,7 @@ impl BatchedEngine {
     }
 
     /// Sends rows to the thread and waits for their outputs.
-    fn outputs(&self, rows: Vec<Task>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
+    fn outputs(&self, rows: Vec<RowTask>, cancel: &CancelFlag) -> Result<Vec<SequenceOutput>> {
         // The thread replies after the last output, so a call without rows would have no reply.
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -116,7 +116,7 @@ impl BatchedEngine {
         // A call gets exactly one reply, so sending it never blocks the engine.
         let (reply, answer) = bounded(1);
         let calls = self.calls.as_ref().ok_or_else(|| self.gone())?;
-        calls.send(Call { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
+        calls.send(EngineCall { rows, cancel: cancel.clone(), reply }).map_err(|_| self.gone())?;
         answer.recv().map_err(|_| self.gone())?
     }
 
@@ -126,7 +126,7 @@ impl BatchedEngine {
         listener: Option<&TokenListener>,
         cancel: &CancelFlag,
     ) -> Result<Vec<RowResult>> {
-        let tasks = rows.into_iter().map(|row| Task::answer(row, listener.cloned())).collect();
+        let tasks = rows.into_iter().map(|row| RowTask::answer(row, listener.cloned())).collect();
         let outputs = self.outputs(tasks, cancel)?;
         Ok(outputs.into_iter().map(|o| (o.owner.1, o.result)).collect())
     }
@@ -154,7 +154,7 @@ impl TokenEngine for BatchedEngine {
     }
     /// One pass over all tokens. Keys and values of a known beginning are not computed again.
     fn score(&self, rows: Vec<ScoreRequest>, cancel: &CancelFlag) -> Result<Vec<ScoreResult>> {
-        let outputs = self.outputs(rows.into_iter().map(Task::score).collect(), cancel)?;
+        let outputs = self.outputs(rows.into_iter().map(RowTask::score).collect(), cancel)?;
         let scores = |o: SequenceOutput| {
             let top = o.likeliest;
             (o.owner.1, o.result.map(|done| TokenScores { logprobs: done.logprobs, top }))
@@ -194,7 +194,7 @@ fn serve(
     mut scheduler: Scheduler,
     fresh: &impl Fn() -> Result<Scheduler>,
     pool: Option<&ThreadPool>,
-    inbox: &Receiver<Call>,
+    inbox: &Receiver<EngineCall>,
     open: &mut BTreeMap<u64, OpenCall>,
 ) {
     let mut number = 0;
@@ -239,7 +239,7 @@ fn serve(
     }
 }
 
-fn accept(scheduler: &mut Scheduler, call: Call, open: &mut BTreeMap<u64, OpenCall>, number: &mut u64) {
+fn accept(scheduler: &mut Scheduler, call: EngineCall, open: &mut BTreeMap<u64, OpenCall>, number: &mut u64) {
     let n = *number;
     *number += 1;
     open.insert(n, OpenCall { cancel: call.cancel, reply: call.reply, left: call.rows.len(), outputs: Vec::new() });

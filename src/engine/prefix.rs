@@ -13,7 +13,7 @@ use super::kv::BLOCK;
 /// A node's index.
 pub(super) type NodeId = usize;
 
-pub(super) struct Node {
+pub(super) struct PrefixNode {
     parent: Option<NodeId>,
     children: BTreeMap<Box<[u32]>, NodeId>,
     tokens: Box<[u32]>,
@@ -26,7 +26,7 @@ pub(super) struct Node {
     used: u64,
 }
 
-impl Node {
+impl PrefixNode {
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -41,7 +41,7 @@ pub(super) struct Blocks {
     free: Vec<u32>,
     /// Blocks that are promised to running sequences.
     reserved: usize,
-    nodes: Vec<Node>,
+    nodes: Vec<PrefixNode>,
     vacant: Vec<NodeId>,
     roots: BTreeMap<Box<[u32]>, NodeId>,
     /// Nodes without holders, whose blocks can be reused.
@@ -74,10 +74,10 @@ impl Blocks {
     pub fn needed(prompt: usize, more: usize) -> usize {
         prompt.div_ceil(BLOCK) + more.div_ceil(BLOCK)
     }
-    pub fn node(&self, id: NodeId) -> &Node {
+    pub fn node(&self, id: NodeId) -> &PrefixNode {
         &self.nodes[id]
     }
-    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+    pub fn node_mut(&mut self, id: NodeId) -> &mut PrefixNode {
         &mut self.nodes[id]
     }
 
@@ -106,7 +106,7 @@ impl Blocks {
         for chunk in prompt.chunks(BLOCK).skip(shared) {
             let block = self.take_reserved();
             let parent = path.last().copied();
-            let node = Node {
+            let node = PrefixNode {
                 parent,
                 children: BTreeMap::new(),
                 tokens: chunk.into(),

@@ -21,8 +21,8 @@ use super::request::{Finish, RequestError};
 use super::sampling::Scratch;
 use super::sequence::{Drawn, Sequence, StepRows};
 use super::stats::{Counters, add};
-use super::task::Task;
-use crate::error::{Context as _, Error, Result};
+use super::task::RowTask;
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::Llama;
 use crate::model::ops::Floats;
 
@@ -54,7 +54,7 @@ pub(super) struct Scheduler {
     store: Box<dyn KvStore>,
     blocks: Blocks,
     /// Requests with their calls.
-    waiting: VecDeque<(u64, Task)>,
+    waiting: VecDeque<(u64, RowTask)>,
     running: Vec<Sequence>,
     steps: u64,
 }
@@ -93,7 +93,7 @@ impl Scheduler {
     }
 
     /// Queues a request of a call, or returns its result if it needs no step.
-    pub fn submit(&mut self, call: u64, task: Task) -> Option<SequenceOutput> {
+    pub fn submit(&mut self, call: u64, task: RowTask) -> Option<SequenceOutput> {
         let request = &task.request;
         let output = |result| Some(SequenceOutput { owner: (call, request.row), result, likeliest: Vec::new() });
         let config = self.llama.config();
@@ -147,7 +147,7 @@ impl Scheduler {
             // First come, first served: a short request behind a long one waits, or the long one might never
             // run.
             let Some(path) = self.blocks.admit(&next.prompt, reserved) else { return Ok(()) };
-            let Some((call, Task { request, score, listener })) = self.waiting.pop_front() else { return Ok(()) };
+            let Some((call, RowTask { request, score, listener })) = self.waiting.pop_front() else { return Ok(()) };
             add(&self.counters.prompt_tokens, request.prompt.len());
             self.running.push(Sequence {
                 rng: request.key.rng(),

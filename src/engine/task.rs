@@ -7,7 +7,7 @@ use super::sampling::Sampling;
 use crate::data::RngKey;
 
 /// A row of a call.
-pub(super) struct Task {
+pub(super) struct RowTask {
     /// The request. Of tokens to score, the prompt is all but the last one.
     pub request: EncodedRequest,
     /// The tokens to score instead of an answer.
@@ -29,7 +29,7 @@ pub(super) struct Score {
     pub likeliest: Vec<Vec<(u32, f32)>>,
 }
 
-impl Task {
+impl RowTask {
     pub fn answer(request: EncodedRequest, listener: Option<TokenListener>) -> Self {
         Self { request, score: None, listener }
     }

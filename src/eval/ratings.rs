@@ -15,7 +15,7 @@ pub struct Battle {
 
 /// The scale of ratings.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale {
+pub struct RatingScale {
     /// The difference in points that makes odds of ten to one.
     pub scale: f64,
     /// The rating of a player who is as good as the mean.
@@ -35,7 +35,7 @@ pub struct Scale {
 ///
 /// # Panics
 /// A battle names a player who does not exist, or `l2` is not above 0.
-pub fn ratings(players: usize, battles: &[Battle], scale: Scale) -> Vec<f64> {
+pub fn ratings(players: usize, battles: &[Battle], scale: RatingScale) -> Vec<f64> {
     assert!(scale.l2 > 0., "without a penalty there need not be a solution");
     assert!(battles.iter().all(|b| b.one < players && b.other < players), "a battle of nobody");
     let unit = std::f64::consts::LN_10;
@@ -108,7 +108,7 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    const SCALE: Scale = Scale { scale: 400., base: 1000., l2: 1. };
+    const SCALE: RatingScale = RatingScale { scale: 400., base: 1000., l2: 1. };
 
     #[derive(serde::Deserialize)]
     struct Golden {
@@ -127,7 +127,7 @@ mod tests {
         for (n, golden) in goldens.iter().enumerate() {
             let battle = |&(one, other, share, weight): &(usize, usize, f64, f64)| Battle { one, other, share, weight };
             let battles: Vec<Battle> = golden.battles.iter().map(battle).collect();
-            let got = ratings(golden.players, &battles, Scale { l2: golden.l2, ..SCALE });
+            let got = ratings(golden.players, &battles, RatingScale { l2: golden.l2, ..SCALE });
             for (a, b) in std::iter::zip(&got, &golden.ratings) {
                 assert!((a - b).abs() < 1e-4, "golden {n}: {got:?}, scikit-learn has {:?}", golden.ratings);
             }

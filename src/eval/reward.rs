@@ -31,13 +31,13 @@ pub fn scored(answers: &[RankedAnswer]) -> impl Iterator<Item = (f64, f64)> {
 
 /// Pairs of a prompt ordered alike, of the pairs that people order.
 pub fn pairwise_accuracy(answers: &[RankedAnswer]) -> ClusterSum {
-    let pairs = Pairs::count(answers);
+    let pairs = HumanPairs::count(answers);
     (pairs.alike, pairs.all)
 }
 
 /// Pairs of a prompt that the judge ties, of the pairs that people order.
 pub fn pairwise_tied(answers: &[RankedAnswer]) -> ClusterSum {
-    let pairs = Pairs::count(answers);
+    let pairs = HumanPairs::count(answers);
     (pairs.tied, pairs.all)
 }
 
@@ -52,7 +52,7 @@ pub fn five_best(answers: &[RankedAnswer], perfect: f64) -> ClusterSum {
 
 /// Whether the judge orders every pair of a prompt as people do, if they order any.
 pub fn exact_match(answers: &[RankedAnswer]) -> ClusterSum {
-    let pairs = Pairs::count(answers);
+    let pairs = HumanPairs::count(answers);
     let counts = pairs.all > 0.;
     (f64::from(u8::from(counts && pairs.alike == pairs.all)), f64::from(u8::from(counts)))
 }
@@ -87,13 +87,13 @@ pub fn agreement(prompts: &[Vec<(f64, f64)>], bootstrap: &Bootstrap) -> Option<E
 }
 
 /// The pairs of one prompt that people order.
-struct Pairs {
+struct HumanPairs {
     all: f64,
     alike: f64,
     tied: f64,
 }
 
-impl Pairs {
+impl HumanPairs {
     fn count(answers: &[RankedAnswer]) -> Self {
         let answers: Vec<(f64, f64)> = scored(answers).collect();
         let mut pairs = Self { all: 0., alike: 0., tied: 0. };

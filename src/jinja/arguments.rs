@@ -7,12 +7,12 @@ use super::value::{Value, type_name};
 
 /// Arguments by position and by name.
 #[derive(Default)]
-pub(super) struct Args {
+pub(super) struct CallArgs {
     pub positional: Vec<Value>,
     pub named: Vec<(Arc<str>, Value)>,
 }
 
-impl Args {
+impl CallArgs {
     /// One value for each parameter of a function, `None` where it is not given.
     pub(super) fn bind<const N: usize>(self, function: &str, names: [&str; N]) -> Result<[Option<Value>; N]> {
         let mut bound: [Option<Value>; N] = [const { None }; N];

@@ -11,10 +11,10 @@ pub(super) type Body = Vec<Statement>;
 /// A statement and its line.
 pub(super) struct Statement {
     pub line: u32,
-    pub node: Node,
+    pub node: TemplateNode,
 }
 
-pub(super) enum Node {
+pub(super) enum TemplateNode {
     /// Text outside of tags.
     Text(Arc<str>),
     /// `{{ expression }}`.
@@ -29,11 +29,11 @@ pub(super) enum Node {
     /// `{% set x %}..{% endset %}`, the captured text through filters.
     SetBlock {
         target: Target,
-        filters: Vec<Step>,
+        filters: Vec<ExprStep>,
         body: Body,
     },
     With(Vec<(Target, Expr)>, Body),
-    FilterBlock(Vec<Step>, Body),
+    FilterBlock(Vec<ExprStep>, Body),
     Macro(Box<Macro>),
     /// `{% call(..) f(..) %}..{% endcall %}`; the macro is the caller.
     CallBlock {
@@ -86,13 +86,13 @@ pub(super) enum Expr {
     Tuple(Vec<Expr>),
     Dict(Vec<(Expr, Expr)>),
     /// A value with what is applied to it, in order.
-    Chain(Box<Expr>, Vec<Step>),
+    Chain(Box<Expr>, Vec<ExprStep>),
     /// Arithmetic of one precedence, from left to right.
-    Arithmetic(Box<Expr>, Vec<(Operator, Expr)>),
+    Arithmetic(Box<Expr>, Vec<(BinaryOp, Expr)>),
     /// `a ~ b ~ c`.
     Concat(Vec<Expr>),
     /// A chain of comparisons, all of which must hold.
-    Compare(Box<Expr>, Vec<(Comparison, Expr)>),
+    Compare(Box<Expr>, Vec<(CompareOp, Expr)>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
@@ -106,7 +106,7 @@ pub(super) enum Expr {
 }
 
 /// An operation that is applied to a value.
-pub(super) struct Step {
+pub(super) struct ExprStep {
     pub line: u32,
     pub apply: Apply,
 }
@@ -132,7 +132,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Operator {
+pub(super) enum BinaryOp {
     Add,
     Subtract,
     Multiply,
@@ -143,7 +143,7 @@ pub(super) enum Operator {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(super) enum CompareOp {
     Equal,
     NotEqual,
     Less,

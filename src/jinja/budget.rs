@@ -1,7 +1,7 @@
 //! The budget of a rendering. Every step of a template pays for itself and for every byte that it makes or reads, so
 //! the budget bounds time and memory.
 
-use super::error::{ErrorKind, Result, TemplateError};
+use super::error::{Result, TemplateError, TemplateErrorKind};
 
 /// Bytes that one unit of work makes or reads.
 const BYTES_A_UNIT: usize = 32;
@@ -27,7 +27,7 @@ impl Budget {
                 self.work = left;
                 Ok(())
             }
-            None => Err(TemplateError::new(ErrorKind::Limit, "it does more work than a template may do")),
+            None => Err(TemplateError::new(TemplateErrorKind::Limit, "it does more work than a template may do")),
         }
     }
 
@@ -45,7 +45,7 @@ impl Budget {
     pub(super) fn enter(&mut self) -> Result<()> {
         if self.depth == MAX_DEPTH {
             return Err(TemplateError::new(
-                ErrorKind::Limit,
+                TemplateErrorKind::Limit,
                 "its blocks, expressions or macros are nested too deeply",
             ));
         }

@@ -1,23 +1,23 @@
 //! Jinja2's tests, which follow `is`.
 
-use super::arguments::Args;
-use super::ast::Comparison;
+use super::arguments::CallArgs;
+use super::ast::CompareOp;
 use super::chars::is_cased;
-use super::error::{ErrorKind, Result, TemplateError, excerpt, fail};
+use super::error::{Result, TemplateError, TemplateErrorKind, excerpt, fail};
 use super::operators::compare;
 use super::runtime::Runtime;
 use super::value::{Number, Value, type_name};
 
 /// Whether `value is name(args)`.
-pub(super) fn holds(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<bool> {
+pub(super) fn holds(cx: &mut dyn Runtime, name: &str, value: &Value, args: CallArgs) -> Result<bool> {
     let comparison = match name {
-        "eq" | "equalto" | "==" => Some(Comparison::Equal),
-        "ne" | "!=" => Some(Comparison::NotEqual),
-        "lt" | "lessthan" | "<" => Some(Comparison::Less),
-        "le" | "<=" => Some(Comparison::LessOrEqual),
-        "gt" | "greaterthan" | ">" => Some(Comparison::Greater),
-        "ge" | ">=" => Some(Comparison::GreaterOrEqual),
-        "in" => Some(Comparison::In),
+        "eq" | "equalto" | "==" => Some(CompareOp::Equal),
+        "ne" | "!=" => Some(CompareOp::NotEqual),
+        "lt" | "lessthan" | "<" => Some(CompareOp::Less),
+        "le" | "<=" => Some(CompareOp::LessOrEqual),
+        "gt" | "greaterthan" | ">" => Some(CompareOp::Greater),
+        "ge" | ">=" => Some(CompareOp::GreaterOrEqual),
+        "in" => Some(CompareOp::In),
         _ => None,
     };
     if let Some(comparison) = comparison {
@@ -68,7 +68,7 @@ pub(super) fn holds(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args)
         "filter" => super::filters::exists(&cx.display(value)?),
         _ => {
             let name = excerpt(name);
-            return Err(TemplateError::new(ErrorKind::Runtime, format!("No test named '{name}'.")));
+            return Err(TemplateError::new(TemplateErrorKind::Runtime, format!("No test named '{name}'.")));
         }
     })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateError {
     /// What kind of error it is.
-    pub kind: ErrorKind,
+    pub kind: TemplateErrorKind,
     /// The error in words, as Jinja2 or Python words it where they have it.
     pub message: String,
     /// Line of the template, from 1; 0 if it is not known.
@@ -15,7 +15,7 @@ pub struct TemplateError {
 
 /// The kinds of template errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum TemplateErrorKind {
     /// The template cannot be parsed.
     Syntax,
     /// An operation failed while the template was rendered.
@@ -29,7 +29,7 @@ pub enum ErrorKind {
 pub(super) type Result<T> = std::result::Result<T, TemplateError>;
 
 impl TemplateError {
-    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: TemplateErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), line: 0 }
     }
 
@@ -44,7 +44,7 @@ impl TemplateError {
 
 /// A failed operation.
 pub(super) fn fail<T>(message: impl Into<String>) -> Result<T> {
-    Err(TemplateError::new(ErrorKind::Runtime, message))
+    Err(TemplateError::new(TemplateErrorKind::Runtime, message))
 }
 
 /// The first 40 characters of a text, for an error message.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::arguments::{Args, whole};
-use super::ast::{Apply, Arguments, Comparison, Expr, Step};
+use super::arguments::{CallArgs, whole};
+use super::ast::{Apply, Arguments, CompareOp, Expr, ExprStep};
 use super::budget::Budget;
-use super::error::{ErrorKind, Result, TemplateError, fail};
+use super::error::{Result, TemplateError, TemplateErrorKind, fail};
 use super::interpreter::Interpreter;
 use super::lookup::{is_indexed, method, missing, place, python_attribute, slice_places};
 use super::operators::{arithmetic, compare};
@@ -121,7 +121,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    fn comparisons(&mut self, first: &'t Expr, others: &'t [(Comparison, Expr)]) -> Result<Value> {
+    fn comparisons(&mut self, first: &'t Expr, others: &'t [(CompareOp, Expr)]) -> Result<Value> {
         let mut left = self.eval(first)?;
         for (comparison, right) in others {
             let right = self.eval(right)?;
@@ -133,7 +133,7 @@ impl<'t> Interpreter<'t> {
         Ok(Value::Bool(true))
     }
 
-    fn chain(&mut self, base: &'t Expr, steps: &'t [Step]) -> Result<Value> {
+    fn chain(&mut self, base: &'t Expr, steps: &'t [ExprStep]) -> Result<Value> {
         let mut value = self.eval_any(base)?;
         for step in steps {
             let tests_for_it = match &step.apply {
@@ -150,7 +150,7 @@ impl<'t> Interpreter<'t> {
     }
 
     /// Applies an operation to a value.
-    pub(super) fn step(&mut self, value: Value, step: &'t Step) -> Result<Value> {
+    pub(super) fn step(&mut self, value: Value, step: &'t ExprStep) -> Result<Value> {
         self.budget.spend(1)?;
         let result = match &step.apply {
             Apply::Attribute(name) => self.attribute(&value, name),
@@ -175,8 +175,8 @@ impl<'t> Interpreter<'t> {
         result.map_err(|e| e.at(step.line))
     }
 
-    pub(super) fn arguments(&mut self, arguments: &'t Arguments) -> Result<Args> {
-        let mut args = Args { positional: self.eval_all(&arguments.positional)?, named: Vec::new() };
+    pub(super) fn arguments(&mut self, arguments: &'t Arguments) -> Result<CallArgs> {
+        let mut args = CallArgs { positional: self.eval_all(&arguments.positional)?, named: Vec::new() };
         for (name, value) in &arguments.named {
             let value = self.eval(value)?;
             args.named.push((Arc::clone(name), value));
@@ -226,7 +226,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    pub(super) fn call(&mut self, callee: &Value, args: Args) -> Result<Value> {
+    pub(super) fn call(&mut self, callee: &Value, args: CallArgs) -> Result<Value> {
         match callee {
             Value::Undefined(message) => Value::undefined_error(message),
             Value::Function(function) => self.call_function(*function, args),
@@ -240,7 +240,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    fn call_function(&mut self, function: Function, args: Args) -> Result<Value> {
+    fn call_function(&mut self, function: Function, args: CallArgs) -> Result<Value> {
         match function {
             Function::Range => self.range(args),
             Function::Dict => self.dict(args),
@@ -259,7 +259,7 @@ impl<'t> Interpreter<'t> {
             Function::RaiseException => {
                 let [message] = args.bind("raise_exception", ["message"])?;
                 let message = display(&message.unwrap_or(Value::None), &mut self.budget)?;
-                Err(TemplateError::new(ErrorKind::Raised, message))
+                Err(TemplateError::new(TemplateErrorKind::Raised, message))
             }
             Function::StrftimeNow => {
                 let [format] = args.bind("strftime_now", ["format"])?;
@@ -274,7 +274,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    fn range(&mut self, args: Args) -> Result<Value> {
+    fn range(&mut self, args: CallArgs) -> Result<Value> {
         let values = args.only_positional("range")?;
         let numbers = values.iter().map(whole).collect::<Result<Vec<i64>>>()?;
         let (from, to, step) = match numbers.as_slice() {
@@ -296,7 +296,7 @@ impl<'t> Interpreter<'t> {
         Value::sequence(ListKind::Range, (0..count).map(|i| Value::Int(from + i * step)).collect())
     }
 
-    fn dict(&mut self, args: Args) -> Result<Value> {
+    fn dict(&mut self, args: CallArgs) -> Result<Value> {
         let mut dict = DictBuilder::default();
         match args.positional.as_slice() {
             [] => {}
@@ -380,7 +380,7 @@ impl Runtime for Interpreter<'_> {
         missing(value, key, &mut self.budget)
     }
 
-    fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool> {
+    fn test(&mut self, name: &str, value: &Value, args: CallArgs) -> Result<bool> {
         checks::holds(self, name, value, args)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ast::{Apply, Arguments, Comparison, Expr, Operator, Step};
+use super::ast::{Apply, Arguments, BinaryOp, CompareOp, Expr, ExprStep};
 use super::error::Result;
 use super::lexer::TokenKind;
 use super::parser::{Parser, syntax};
@@ -77,18 +77,18 @@ impl Parser {
     }
 
     /// Takes a comparison's sign or words.
-    fn comparison(&mut self) -> Option<Comparison> {
+    fn comparison(&mut self) -> Option<CompareOp> {
         let found = match self.kind() {
-            TokenKind::Operator("==") => Comparison::Equal,
-            TokenKind::Operator("!=") => Comparison::NotEqual,
-            TokenKind::Operator("<") => Comparison::Less,
-            TokenKind::Operator("<=") => Comparison::LessOrEqual,
-            TokenKind::Operator(">") => Comparison::Greater,
-            TokenKind::Operator(">=") => Comparison::GreaterOrEqual,
-            TokenKind::Name(name) if &**name == "in" => Comparison::In,
+            TokenKind::Operator("==") => CompareOp::Equal,
+            TokenKind::Operator("!=") => CompareOp::NotEqual,
+            TokenKind::Operator("<") => CompareOp::Less,
+            TokenKind::Operator("<=") => CompareOp::LessOrEqual,
+            TokenKind::Operator(">") => CompareOp::Greater,
+            TokenKind::Operator(">=") => CompareOp::GreaterOrEqual,
+            TokenKind::Name(name) if &**name == "in" => CompareOp::In,
             TokenKind::Name(name) if &**name == "not" && matches!(self.peek(), TokenKind::Name(n) if &**n == "in") => {
                 self.advance();
-                Comparison::NotIn
+                CompareOp::NotIn
             }
             _ => return None,
         };
@@ -101,8 +101,8 @@ impl Parser {
         let mut others = Vec::new();
         loop {
             let operator = match self.kind() {
-                TokenKind::Operator("+") => Operator::Add,
-                TokenKind::Operator("-") => Operator::Subtract,
+                TokenKind::Operator("+") => BinaryOp::Add,
+                TokenKind::Operator("-") => BinaryOp::Subtract,
                 _ => break,
             };
             self.advance();
@@ -128,10 +128,10 @@ impl Parser {
         let mut others = Vec::new();
         loop {
             let operator = match self.kind() {
-                TokenKind::Operator("*") => Operator::Multiply,
-                TokenKind::Operator("/") => Operator::Divide,
-                TokenKind::Operator("//") => Operator::FloorDivide,
-                TokenKind::Operator("%") => Operator::Modulo,
+                TokenKind::Operator("*") => BinaryOp::Multiply,
+                TokenKind::Operator("/") => BinaryOp::Divide,
+                TokenKind::Operator("//") => BinaryOp::FloorDivide,
+                TokenKind::Operator("%") => BinaryOp::Modulo,
                 _ => break,
             };
             self.advance();
@@ -144,7 +144,7 @@ impl Parser {
         let first = self.unary(true)?;
         let mut others = Vec::new();
         while self.skip_operator("**") {
-            others.push((Operator::Power, self.unary(true)?));
+            others.push((BinaryOp::Power, self.unary(true)?));
         }
         Ok(arithmetic(first, others))
     }
@@ -297,7 +297,7 @@ impl Parser {
     }
 
     /// An attribute, an element, a slice or a call.
-    fn postfix(&mut self) -> Result<Option<Step>> {
+    fn postfix(&mut self) -> Result<Option<ExprStep>> {
         let line = self.line();
         let apply = if self.skip_operator(".") {
             match self.kind().clone() {
@@ -318,7 +318,7 @@ impl Parser {
         } else {
             return Ok(None);
         };
-        Ok(Some(Step { line, apply }))
+        Ok(Some(ExprStep { line, apply }))
     }
 
     fn subscript(&mut self) -> Result<Apply> {
@@ -381,26 +381,26 @@ impl Parser {
         Ok(arguments)
     }
 
-    fn filter_or_test(&mut self) -> Result<Option<Step>> {
+    fn filter_or_test(&mut self) -> Result<Option<ExprStep>> {
         let line = self.line();
         if self.skip_operator("|") {
             return self.filter().map(Some);
         }
         if self.skip_name("is") {
-            return self.test().map(|apply| Some(Step { line, apply }));
+            return self.test().map(|apply| Some(ExprStep { line, apply }));
         }
         if self.is_operator("(") {
-            return Ok(Some(Step { line, apply: Apply::Call(self.arguments()?) }));
+            return Ok(Some(ExprStep { line, apply: Apply::Call(self.arguments()?) }));
         }
         Ok(None)
     }
 
     /// A filter's name and arguments.
-    pub(super) fn filter(&mut self) -> Result<Step> {
+    pub(super) fn filter(&mut self) -> Result<ExprStep> {
         let line = self.line();
         let name = self.dotted_name()?;
         let arguments = if self.is_operator("(") { self.arguments()? } else { Arguments::default() };
-        Ok(Step { line, apply: Apply::Filter(name, arguments) })
+        Ok(ExprStep { line, apply: Apply::Filter(name, arguments) })
     }
 
     fn dotted_name(&mut self) -> Result<Arc<str>> {
@@ -440,10 +440,10 @@ impl Parser {
     }
 }
 
-fn arithmetic(first: Expr, others: Vec<(Operator, Expr)>) -> Expr {
+fn arithmetic(first: Expr, others: Vec<(BinaryOp, Expr)>) -> Expr {
     if others.is_empty() { first } else { Expr::Arithmetic(Box::new(first), others) }
 }
 
-fn chain(value: Expr, steps: Vec<Step>) -> Expr {
+fn chain(value: Expr, steps: Vec<ExprStep>) -> Expr {
     if steps.is_empty() { value } else { Expr::Chain(Box::new(value), steps) }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::arguments::{Args, whole};
-use super::error::{ErrorKind, Result, TemplateError, excerpt, fail};
+use super::arguments::{CallArgs, whole};
+use super::error::{Result, TemplateError, TemplateErrorKind, excerpt, fail};
 use super::print::{JsonStyle, json};
 use super::runtime::Runtime;
 use super::sort::sorted;
@@ -49,7 +49,7 @@ pub(super) fn exists(name: &str) -> bool {
 }
 
 /// `value | name(args)`.
-pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Result<Value> {
+pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: Value, args: CallArgs) -> Result<Value> {
     // `map` applies filters by name, and so can apply itself: the depth must be counted.
     cx.budget().enter()?;
     let result = dispatch(cx, name, value, args)?;
@@ -57,7 +57,7 @@ pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) 
     Ok(result)
 }
 
-fn dispatch(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Result<Value> {
+fn dispatch(cx: &mut dyn Runtime, name: &str, value: Value, args: CallArgs) -> Result<Value> {
     match name {
         "default" | "d" => {
             let [default, boolean] = args.bind(name, ["default_value", "boolean"])?;
@@ -117,7 +117,7 @@ fn dispatch(cx: &mut dyn Runtime, name: &str, value: Value, args: Args) -> Resul
             Some(value) => Ok(value),
             None => {
                 let name = excerpt(name);
-                Err(TemplateError::new(ErrorKind::Runtime, format!("No filter named '{name}'.")))
+                Err(TemplateError::new(TemplateErrorKind::Runtime, format!("No filter named '{name}'.")))
             }
         },
     }
@@ -127,7 +127,7 @@ fn generator(items: Vec<Value>) -> Result<Value> {
     Value::sequence(ListKind::Generator, items)
 }
 
-fn tojson(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn tojson(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [ensure_ascii, indent, separators, sort_keys] =
         args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
     let indent = match indent {
@@ -161,7 +161,7 @@ fn tojson(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     Ok(Value::text(&json(value, &style, cx.budget())?))
 }
 
-fn reverse(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn reverse(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     args.exactly::<0>("reverse")?;
     if let Value::Text(text) = value {
         cx.budget().spend_bytes(text.len())?;
@@ -172,7 +172,7 @@ fn reverse(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     generator(items)
 }
 
-fn items(value: &Value, args: Args) -> Result<Value> {
+fn items(value: &Value, args: CallArgs) -> Result<Value> {
     args.exactly::<0>("items")?;
     match value {
         Value::Undefined(_) => generator(Vec::new()),
@@ -181,7 +181,7 @@ fn items(value: &Value, args: Args) -> Result<Value> {
     }
 }
 
-fn attr(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn attr(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [name] = args.exactly("attr")?;
     match (value, &name) {
         // Only attributes: the elements of a dict are none.
@@ -193,7 +193,7 @@ fn attr(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     }
 }
 
-fn join(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn join(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [separator, attribute] = args.bind("join", ["d", "attribute"])?;
     let separator = cx.display(&separator.unwrap_or_else(|| Value::text("")))?;
     let mut out = String::new();
@@ -211,7 +211,7 @@ fn join(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     Ok(Value::text(&out))
 }
 
-fn map(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn map(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     if !value.is_true() {
         return generator(Vec::new());
     }
@@ -232,13 +232,13 @@ fn map(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     let rest: Vec<Value> = positional.collect();
     for item in items {
         cx.budget().spend_items(rest.len() + args.named.len())?;
-        let args = Args { positional: rest.clone(), named: args.named.clone() };
+        let args = CallArgs { positional: rest.clone(), named: args.named.clone() };
         results.push(apply(cx, &filter, item, args)?);
     }
     generator(results)
 }
 
-fn select(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Value> {
+fn select(cx: &mut dyn Runtime, name: &str, value: &Value, args: CallArgs) -> Result<Value> {
     if !value.is_true() {
         return generator(Vec::new());
     }
@@ -264,7 +264,7 @@ fn select(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result
             None => subject.is_true(),
             Some(Value::Text(test)) => {
                 cx.budget().spend_items(rest.len() + args.named.len())?;
-                let args = Args { positional: rest.clone(), named: args.named.clone() };
+                let args = CallArgs { positional: rest.clone(), named: args.named.clone() };
                 cx.test(test, &subject, args)?
             }
             Some(_) => return fail("a test's name must be a string"),
@@ -300,7 +300,7 @@ fn keyed(cx: &mut dyn Runtime, value: &Value, attribute: Option<&Value>, case: b
     items.into_iter().map(|item| Ok((key(cx, &item, attribute, case)?, item))).collect()
 }
 
-fn sort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn sort(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [reverse, case, attribute] = args.bind("sort", ["reverse", "case_sensitive", "attribute"])?;
     let mut items = value.elements(cx.budget())?;
     // Several attributes with commas between: the last one first, since sorting is stable.
@@ -318,7 +318,7 @@ fn sort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     Value::list(items)
 }
 
-fn dictsort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn dictsort(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [case, by, reverse] = args.bind("dictsort", ["case_sensitive", "by", "reverse"])?;
     let Value::Dict(dict) = value else { return fail(format!("'{}' object has no items", type_name(value))) };
     let by_value = match by.as_ref().and_then(Value::as_text).map(|t| &**t) {
@@ -334,7 +334,7 @@ fn dictsort(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     Value::list(sorted(pairs, is_set(&reverse), cx.budget())?.into_iter().map(|(_, pair)| pair).collect())
 }
 
-fn unique(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn unique(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [case, attribute] = args.bind("unique", ["case_sensitive", "attribute"])?;
     let mut seen: Vec<Value> = Vec::new();
     let mut results = Vec::new();
@@ -351,7 +351,7 @@ fn unique(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     generator(results)
 }
 
-fn groupby(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn groupby(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [attribute, default, case] = args.bind("groupby", ["attribute", "default", "case_sensitive"])?;
     if is_set(&default) {
         return fail("`groupby` with a default is not supported");
@@ -376,7 +376,7 @@ fn groupby(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     Value::list(results)
 }
 
-fn extreme(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Value> {
+fn extreme(cx: &mut dyn Runtime, name: &str, value: &Value, args: CallArgs) -> Result<Value> {
     let [case, attribute] = args.bind(name, ["case_sensitive", "attribute"])?;
     let mut best: Option<(Value, Value)> = None;
     for (key, item) in keyed(cx, value, attribute.as_ref(), is_set(&case))? {
@@ -393,7 +393,7 @@ fn extreme(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Resul
     Ok(best.map_or_else(nothing, |(_, item)| item))
 }
 
-fn sum(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn sum(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
     let mut total = start.unwrap_or(Value::Int(0));
     if matches!(total, Value::Text(_)) {
@@ -404,12 +404,12 @@ fn sum(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
             Some(path) if !matches!(path, Value::None) => cx.path(&item, path)?,
             _ => item,
         };
-        total = operators::arithmetic(super::ast::Operator::Add, &total, &item, cx.budget())?;
+        total = operators::arithmetic(super::ast::BinaryOp::Add, &total, &item, cx.budget())?;
     }
     Ok(total)
 }
 
-fn batch(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn batch(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [count, fill] = args.bind("batch", ["linecount", "fill_with"])?;
     let count = usize::try_from(whole(&count.unwrap_or(Value::Int(0)))?).unwrap_or(0);
     if count == 0 {
@@ -428,7 +428,7 @@ fn batch(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
     generator(batches)
 }
 
-fn slice(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn slice(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [slices, fill] = args.bind("slice", ["slices", "fill_with"])?;
     let slices = usize::try_from(whole(&slices.unwrap_or(Value::Int(0)))?).unwrap_or(0);
     if slices == 0 {

@@ -4,7 +4,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 use std::sync::Arc;
 
-use super::arguments::{Args, whole};
+use super::arguments::{CallArgs, whole};
 use super::budget::Budget;
 use super::error::{Result, excerpt, fail};
 use super::numbers::{Spec, digits, parse_spec, write_number, write_padded, write_text};
@@ -190,21 +190,21 @@ fn percent_one(value: &Value, kind: char, mut spec: Spec, out: &mut String, budg
 }
 
 /// `text.format(..)`.
-pub(super) fn braces(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
-    let mut fields = Fields { args, next: 0, manual: false };
+pub(super) fn braces(cx: &mut dyn Runtime, text: &str, args: CallArgs) -> Result<Value> {
+    let mut fields = FormatFields { args, next: 0, manual: false };
     let out = fields.format(cx, text, MAX_FORMAT_DEPTH)?;
     Ok(Value::text(&out))
 }
 
 /// The arguments of `str.format`, and the number of the next one.
-struct Fields {
-    args: Args,
+struct FormatFields {
+    args: CallArgs,
     next: usize,
     /// Whether a field had a number; then all must.
     manual: bool,
 }
 
-impl Fields {
+impl FormatFields {
     fn format(&mut self, cx: &mut dyn Runtime, text: &str, depth: u32) -> Result<String> {
         if depth == 0 {
             return fail("Max string recursion exceeded");

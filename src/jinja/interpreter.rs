@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ast::{For, Macro};
 use super::budget::Budget;
 use super::date::DateTime;
-use super::error::{ErrorKind, Result, TemplateError};
+use super::error::{Result, TemplateError, TemplateErrorKind};
 use super::value::Value;
 
 /// Options of a rendering.
@@ -25,7 +25,7 @@ pub struct RenderOptions {
 
 /// How a statement ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(super) enum LoopControl {
     Next,
     Break,
     Continue,
@@ -59,7 +59,7 @@ impl LoopItems {
 }
 
 /// A running loop.
-pub(super) struct Loop<'t> {
+pub(super) struct RunningLoop<'t> {
     pub node: &'t For,
     pub items: LoopItems,
     /// The scope around the loop.
@@ -77,7 +77,7 @@ pub(super) struct Loop<'t> {
     pub last_changed: Option<Value>,
 }
 
-impl<'t> Loop<'t> {
+impl<'t> RunningLoop<'t> {
     pub(super) fn new(node: &'t For, items: LoopItems, parent: usize, depth: usize, serial: u64) -> Self {
         let checked = node.condition.is_none();
         Self {
@@ -104,7 +104,7 @@ pub(super) struct Interpreter<'t> {
     pub(super) output: Vec<String>,
     pub(super) scopes: Vec<Scope>,
     serial: u64,
-    pub(super) loops: Vec<Loop<'t>>,
+    pub(super) loops: Vec<RunningLoop<'t>>,
     pub(super) macros: Vec<DefinedMacro<'t>>,
     /// Attributes of namespaces by number. Values hold only the number, so that no value can own itself.
     pub(super) namespaces: Vec<Vec<(Arc<str>, Value)>>,
@@ -171,7 +171,7 @@ impl<'t> Interpreter<'t> {
             out.push_str(text);
             if !captured && out.len() > self.options.output {
                 let message = format!("it writes more than {} bytes", self.options.output);
-                return Err(TemplateError::new(ErrorKind::Limit, message));
+                return Err(TemplateError::new(TemplateErrorKind::Limit, message));
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::chars::is_space;
-use super::error::{ErrorKind, Result, TemplateError};
+use super::error::{Result, TemplateError, TemplateErrorKind};
 
 /// Maximum length of a template, in bytes. The longest of released models have about 30,000.
 const MAX_SOURCE: usize = 512 << 10;
@@ -48,7 +48,7 @@ const OPERATORS: [&str; 26] = [
 pub(super) fn tokens(source: &str, whitespace: Whitespace) -> Result<Vec<Token>> {
     if source.len() > MAX_SOURCE {
         let message = format!("the template has {} bytes; at most {MAX_SOURCE} are read", source.len());
-        return Err(TemplateError::new(ErrorKind::Limit, message));
+        return Err(TemplateError::new(TemplateErrorKind::Limit, message));
     }
     let text = source.replace("\r\n", "\n").replace('\r', "\n");
     let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -61,7 +61,7 @@ pub(super) fn tokens(source: &str, whitespace: Whitespace) -> Result<Vec<Token>>
 }
 
 fn syntax<T>(message: impl Into<String>) -> Result<T> {
-    Err(TemplateError::new(ErrorKind::Syntax, message))
+    Err(TemplateError::new(TemplateErrorKind::Syntax, message))
 }
 
 struct Lexer<'a> {
@@ -339,7 +339,7 @@ impl<'a> Lexer<'a> {
         let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
         if end > MAX_NAME {
             let message = format!("a name has {end} bytes; at most {MAX_NAME} are read");
-            return Err(TemplateError::new(ErrorKind::Limit, message));
+            return Err(TemplateError::new(TemplateErrorKind::Limit, message));
         }
         let name = self.take(end);
         self.push(TokenKind::Name(name.into()));

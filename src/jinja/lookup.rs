@@ -6,7 +6,7 @@ use super::budget::Budget;
 use super::error::{Result, excerpt};
 use super::methods;
 use super::print::repr;
-use super::value::{List, ListKind, Value, type_name};
+use super::value::{ListKind, Value, ValueList, type_name};
 
 /// The undefined value of a look-up that found nothing, with Jinja2's message.
 pub(super) fn missing(object: &Value, name: &Value, budget: &mut Budget) -> Result<Value> {
@@ -37,7 +37,7 @@ pub(super) fn python_attribute(value: &Value, name: &Arc<str>) -> Option<Value> 
     None
 }
 
-pub(super) fn is_indexed(list: &List) -> bool {
+pub(super) fn is_indexed(list: &ValueList) -> bool {
     matches!(list.kind, ListKind::List | ListKind::Tuple | ListKind::Range)
 }
 

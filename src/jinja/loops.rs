@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::arguments::Args;
+use super::arguments::CallArgs;
 use super::error::{Result, fail};
-use super::interpreter::{Flow, Interpreter, LoopItems};
+use super::interpreter::{Interpreter, LoopControl, LoopItems};
 use super::lookup::missing;
 use super::value::{ListKind, Value};
 
@@ -93,7 +93,7 @@ impl Interpreter<'_> {
     }
 
     /// `loop.cycle(..)` and `loop.changed(..)`.
-    pub(super) fn loop_method(&mut self, serial: usize, name: &str, args: Args) -> Result<Value> {
+    pub(super) fn loop_method(&mut self, serial: usize, name: &str, args: CallArgs) -> Result<Value> {
         let at = self.loop_at(serial)?;
         let values = args.only_positional(name)?;
         if name == "cycle" {
@@ -113,7 +113,7 @@ impl Interpreter<'_> {
     }
 
     /// `loop(items)`: the loop's body over other elements.
-    pub(super) fn call_loop(&mut self, serial: usize, args: Args) -> Result<Value> {
+    pub(super) fn call_loop(&mut self, serial: usize, args: CallArgs) -> Result<Value> {
         let at = self.loop_at(serial)?;
         let (node, parent, depth) = (self.loops[at].node, self.loops[at].parent, self.loops[at].depth);
         if !node.recursive {
@@ -122,7 +122,7 @@ impl Interpreter<'_> {
         let [items] = args.exactly("loop")?;
         self.budget.enter()?;
         self.begin_capture();
-        if self.run_loop(node, &items, parent, depth + 1)? != Flow::Next {
+        if self.run_loop(node, &items, parent, depth + 1)? != LoopControl::Next {
             return fail("`break` or `continue` outside of a loop");
         }
         let text = self.end_capture();

@@ -1,6 +1,6 @@
 //! Methods of Python's texts, lists and dicts. Methods that change a value are refused, as in transformers' sandbox.
 
-use super::arguments::Args;
+use super::arguments::CallArgs;
 use super::error::{Result, fail};
 use super::runtime::Runtime;
 use super::strings;
@@ -36,7 +36,7 @@ pub(super) fn is_unsafe(value: &Value, name: &str) -> bool {
 }
 
 /// Calls a method.
-pub(super) fn call(cx: &mut dyn Runtime, object: &Value, name: &str, args: Args) -> Result<Value> {
+pub(super) fn call(cx: &mut dyn Runtime, object: &Value, name: &str, args: CallArgs) -> Result<Value> {
     match object {
         Value::Text(text) => strings::call(cx, text, name, args),
         Value::Dict(dict) => of_dict(cx, object, dict, name, args),
@@ -51,7 +51,7 @@ pub(super) fn pairs(dict: &Dict) -> Result<Vec<Value>> {
     dict.pairs.iter().map(|(k, v)| Value::sequence(ListKind::Tuple, vec![k.clone(), v.clone()])).collect()
 }
 
-fn of_dict(cx: &mut dyn Runtime, object: &Value, dict: &Dict, name: &str, args: Args) -> Result<Value> {
+fn of_dict(cx: &mut dyn Runtime, object: &Value, dict: &Dict, name: &str, args: CallArgs) -> Result<Value> {
     if name == "get" {
         let given = args.positional.len();
         let mut values = args.only_positional(name)?.into_iter();
@@ -72,7 +72,7 @@ fn of_dict(cx: &mut dyn Runtime, object: &Value, dict: &Dict, name: &str, args: 
     }
 }
 
-fn of_list(cx: &mut dyn Runtime, object: &Value, items: &[Value], name: &str, args: Args) -> Result<Value> {
+fn of_list(cx: &mut dyn Runtime, object: &Value, items: &[Value], name: &str, args: CallArgs) -> Result<Value> {
     if name == "copy" {
         args.exactly::<0>(name)?;
         return Ok(object.clone());
@@ -90,7 +90,7 @@ fn of_list(cx: &mut dyn Runtime, object: &Value, items: &[Value], name: &str, ar
     if name == "index" { fail("the value is not in the list") } else { Ok(Value::Int(count)) }
 }
 
-fn from_keys(cx: &mut dyn Runtime, args: Args) -> Result<Value> {
+fn from_keys(cx: &mut dyn Runtime, args: CallArgs) -> Result<Value> {
     let [keys, value] = args.bind("fromkeys", ["iterable", "value"])?;
     let mut dict = DictBuilder::default();
     for key in keys.unwrap_or(Value::None).elements(cx.budget())? {

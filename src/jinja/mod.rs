@@ -41,10 +41,10 @@ mod value;
 use std::collections::BTreeSet;
 
 pub use date::DateTime;
-pub use error::{ErrorKind, TemplateError};
+pub use error::{TemplateError, TemplateErrorKind};
 pub use interpreter::RenderOptions;
 pub use lexer::Whitespace;
-pub use value::{Dict, Function, List, ListKind, Value};
+pub use value::{Dict, Function, ListKind, Value, ValueList};
 
 /// Names that every template has.
 const GLOBALS: [&str; 6] = ["range", "dict", "namespace", "raise_exception", "strftime_now", "loop"];

@@ -2,69 +2,69 @@
 
 use std::cmp::Ordering;
 
-use super::ast::{Comparison, Operator};
+use super::ast::{BinaryOp, CompareOp};
 use super::budget::Budget;
 use super::error::{Result, fail};
 use super::format::percent;
 use super::value::{ListKind, Number, Value, type_name};
 
 /// Whether a comparison holds.
-pub(super) fn compare(left: &Value, comparison: Comparison, right: &Value, budget: &mut Budget) -> Result<bool> {
+pub(super) fn compare(left: &Value, comparison: CompareOp, right: &Value, budget: &mut Budget) -> Result<bool> {
     Ok(match comparison {
-        Comparison::Equal => left.equals(right, budget)?,
-        Comparison::NotEqual => !left.equals(right, budget)?,
-        Comparison::In => right.contains(left, budget)?,
-        Comparison::NotIn => !right.contains(left, budget)?,
-        Comparison::Less => left.compare(right, "<", budget)? == Some(Ordering::Less),
-        Comparison::Greater => left.compare(right, ">", budget)? == Some(Ordering::Greater),
-        Comparison::LessOrEqual => left.compare(right, "<=", budget)?.is_some_and(Ordering::is_le),
-        Comparison::GreaterOrEqual => left.compare(right, ">=", budget)?.is_some_and(Ordering::is_ge),
+        CompareOp::Equal => left.equals(right, budget)?,
+        CompareOp::NotEqual => !left.equals(right, budget)?,
+        CompareOp::In => right.contains(left, budget)?,
+        CompareOp::NotIn => !right.contains(left, budget)?,
+        CompareOp::Less => left.compare(right, "<", budget)? == Some(Ordering::Less),
+        CompareOp::Greater => left.compare(right, ">", budget)? == Some(Ordering::Greater),
+        CompareOp::LessOrEqual => left.compare(right, "<=", budget)?.is_some_and(Ordering::is_le),
+        CompareOp::GreaterOrEqual => left.compare(right, ">=", budget)?.is_some_and(Ordering::is_ge),
     })
 }
 
-pub(super) fn arithmetic(operator: Operator, left: &Value, right: &Value, budget: &mut Budget) -> Result<Value> {
+pub(super) fn arithmetic(operator: BinaryOp, left: &Value, right: &Value, budget: &mut Budget) -> Result<Value> {
     budget.spend(1)?;
     if let (Some(a), Some(b)) = (left.number(), right.number()) {
         return numbers(operator, a, b);
     }
     match (operator, left, right) {
-        (Operator::Modulo, Value::Text(template), values) => percent(template, values, budget),
+        (BinaryOp::Modulo, Value::Text(template), values) => percent(template, values, budget),
         (_, Value::Undefined(message), _) | (_, _, Value::Undefined(message)) => Value::undefined_error(message),
-        (Operator::Add, Value::Text(a), Value::Text(b)) => {
+        (BinaryOp::Add, Value::Text(a), Value::Text(b)) => {
             budget.spend_bytes(a.len() + b.len())?;
             Ok(Value::Text([&**a, &**b].concat().into()))
         }
-        (Operator::Add, Value::List(a), Value::List(b))
+        (BinaryOp::Add, Value::List(a), Value::List(b))
             if a.kind == b.kind && matches!(a.kind, ListKind::List | ListKind::Tuple) =>
         {
             budget.spend_items(a.items.len() + b.items.len())?;
             Value::sequence(a.kind, a.items.iter().chain(&b.items).cloned().collect())
         }
-        (Operator::Multiply, Value::Text(_) | Value::List(_), Value::Int(_) | Value::Bool(_)) => {
+        (BinaryOp::Multiply, Value::Text(_) | Value::List(_), Value::Int(_) | Value::Bool(_)) => {
             repeated(left, right, budget)
         }
-        (Operator::Multiply, Value::Int(_) | Value::Bool(_), Value::Text(_) | Value::List(_)) => {
+        (BinaryOp::Multiply, Value::Int(_) | Value::Bool(_), Value::Text(_) | Value::List(_)) => {
             repeated(right, left, budget)
         }
-        (Operator::Add, Value::Text(_), other) => {
+        (BinaryOp::Add, Value::Text(_), other) => {
             fail(format!("can only concatenate str (not \"{}\") to str", type_name(other)))
         }
-        (Operator::Add, Value::List(list), other) if list.kind == ListKind::List => {
+        (BinaryOp::Add, Value::List(list), other) if list.kind == ListKind::List => {
             fail(format!("can only concatenate list (not \"{}\") to list", type_name(other)))
         }
         _ => unsupported(operator, left, right),
     }
 }
 
-fn unsupported(operator: Operator, left: &Value, right: &Value) -> Result<Value> {
+fn unsupported(operator: BinaryOp, left: &Value, right: &Value) -> Result<Value> {
     let sign = match operator {
-        Operator::Add => "+",
-        Operator::Subtract => "-",
-        Operator::Multiply => "*",
-        Operator::Divide => "/",
-        Operator::FloorDivide => "//",
-        Operator::Modulo => "%",
-        Operator::Power => "** or pow()",
+        BinaryOp::Add => "+",
+        BinaryOp::Subtract => "-",
+        BinaryOp::Multiply => "*",
+        BinaryOp::Divide => "/",
+        BinaryOp::FloorDivide => "//",
+        BinaryOp::Modulo => "%",
+        BinaryOp::Power => "** or pow()",
     };
     let (left, right) = (type_name(left), type_name(right));
     fail(format!("unsupported operand type(s) for {sign}: '{left}' and '{right}'"))
@@ -88,11 +88,11 @@ fn repeated(value: &Value, times: &Value, budget: &mut Budget) -> Result<Value> 
             let items = std::iter::repeat_n(&list.items, times).flatten().cloned().collect();
             Value::sequence(list.kind, items)
         }
-        other => unsupported(Operator::Multiply, other, &Value::Int(0)),
+        other => unsupported(BinaryOp::Multiply, other, &Value::Int(0)),
     }
 }
 
-fn numbers(operator: Operator, a: Number, b: Number) -> Result<Value> {
+fn numbers(operator: BinaryOp, a: Number, b: Number) -> Result<Value> {
     let (x, y) = (a.float(), b.float());
     let is_zero = y == 0.;
     let whole = match (a, b) {
@@ -104,26 +104,26 @@ fn numbers(operator: Operator, a: Number, b: Number) -> Result<Value> {
         None => fail("the result is a whole number beyond 64 bits"),
     };
     match (operator, whole) {
-        (Operator::Add, Some((a, b))) => int(a.checked_add(b)),
-        (Operator::Subtract, Some((a, b))) => int(a.checked_sub(b)),
-        (Operator::Multiply, Some((a, b))) => int(a.checked_mul(b)),
-        (Operator::Add, None) => Ok(Value::Float(x + y)),
-        (Operator::Subtract, None) => Ok(Value::Float(x - y)),
-        (Operator::Multiply, None) => Ok(Value::Float(x * y)),
-        (Operator::Divide, _) if is_zero => fail("division by zero"),
-        (Operator::FloorDivide | Operator::Modulo, _) if is_zero => fail("division or modulo by zero"),
-        (Operator::Divide, _) => Ok(Value::Float(x / y)),
-        (Operator::FloorDivide, Some((a, b))) => int(floor_divide(a, b)),
-        (Operator::Modulo, Some((a, b))) => int(Some(a.checked_rem(b).map_or(0, |r| signed_as(r, b)))),
-        (Operator::FloorDivide, None) => Ok(Value::Float((x / y).floor())),
-        (Operator::Modulo, None) => {
+        (BinaryOp::Add, Some((a, b))) => int(a.checked_add(b)),
+        (BinaryOp::Subtract, Some((a, b))) => int(a.checked_sub(b)),
+        (BinaryOp::Multiply, Some((a, b))) => int(a.checked_mul(b)),
+        (BinaryOp::Add, None) => Ok(Value::Float(x + y)),
+        (BinaryOp::Subtract, None) => Ok(Value::Float(x - y)),
+        (BinaryOp::Multiply, None) => Ok(Value::Float(x * y)),
+        (BinaryOp::Divide, _) if is_zero => fail("division by zero"),
+        (BinaryOp::FloorDivide | BinaryOp::Modulo, _) if is_zero => fail("division or modulo by zero"),
+        (BinaryOp::Divide, _) => Ok(Value::Float(x / y)),
+        (BinaryOp::FloorDivide, Some((a, b))) => int(floor_divide(a, b)),
+        (BinaryOp::Modulo, Some((a, b))) => int(Some(a.checked_rem(b).map_or(0, |r| signed_as(r, b)))),
+        (BinaryOp::FloorDivide, None) => Ok(Value::Float((x / y).floor())),
+        (BinaryOp::Modulo, None) => {
             let rest = x % y;
             Ok(Value::Float(if rest != 0. && (rest < 0.) != (y < 0.) { rest + y } else { rest }))
         }
-        (Operator::Power, Some((a, b))) if b >= 0 => int(u32::try_from(b).ok().and_then(|b| power(a, b))),
-        (Operator::Power, _) if x == 0. && y < 0. => fail("0.0 cannot be raised to a negative power"),
-        (Operator::Power, _) if x < 0. && y.fract() != 0. => fail("a complex number"),
-        (Operator::Power, _) => Ok(Value::Float(x.powf(y))),
+        (BinaryOp::Power, Some((a, b))) if b >= 0 => int(u32::try_from(b).ok().and_then(|b| power(a, b))),
+        (BinaryOp::Power, _) if x == 0. && y < 0. => fail("0.0 cannot be raised to a negative power"),
+        (BinaryOp::Power, _) if x < 0. && y.fract() != 0. => fail("a complex number"),
+        (BinaryOp::Power, _) => Ok(Value::Float(x.powf(y))),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ast::{Body, Expr, For, Macro, Node, Statement, Step, Takes, Target};
-use super::error::{ErrorKind, Result, TemplateError, excerpt};
+use super::ast::{Body, Expr, ExprStep, For, Macro, Statement, Takes, Target, TemplateNode};
+use super::error::{Result, TemplateError, TemplateErrorKind, excerpt};
 use super::lexer::{Token, TokenKind, Whitespace, tokens};
 use super::value::Value;
 
@@ -39,7 +39,7 @@ pub(super) struct Parser {
 }
 
 pub(super) fn syntax<T>(message: impl Into<String>) -> Result<T> {
-    Err(TemplateError::new(ErrorKind::Syntax, message))
+    Err(TemplateError::new(TemplateErrorKind::Syntax, message))
 }
 
 impl Parser {
@@ -137,7 +137,7 @@ impl Parser {
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
             let message = format!("its blocks or expressions are nested more than {MAX_NESTING} deep");
-            return Err(TemplateError::new(ErrorKind::Limit, message));
+            return Err(TemplateError::new(TemplateErrorKind::Limit, message));
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Parser {
             let line = self.line();
             match self.kind() {
                 TokenKind::Data(text) => {
-                    body.push(Statement { line, node: Node::Text(Arc::clone(text)) });
+                    body.push(Statement { line, node: TemplateNode::Text(Arc::clone(text)) });
                     self.advance();
                 }
                 TokenKind::OutputBegin => {
@@ -179,7 +179,7 @@ impl Parser {
                         return syntax(format!("expected end of print statement, got {}", self.describe()));
                     }
                     self.advance();
-                    body.push(Statement { line, node: Node::Output(value) });
+                    body.push(Statement { line, node: TemplateNode::Output(value) });
                 }
                 TokenKind::BlockBegin => {
                     self.advance();
@@ -207,7 +207,7 @@ impl Parser {
     }
 
     /// A statement, from its name up to the sign that closes its last tag.
-    fn statement(&mut self) -> Result<Option<Node>> {
+    fn statement(&mut self) -> Result<Option<TemplateNode>> {
         let name = self.name().or_else(|_| syntax("tag name expected"))?;
         Ok(Some(match &*name {
             "for" => self.for_loop()?,
@@ -216,18 +216,18 @@ impl Parser {
             "with" => self.with()?,
             "filter" => {
                 let filters = self.filters(true)?;
-                Node::FilterBlock(filters, self.block("endfilter")?)
+                TemplateNode::FilterBlock(filters, self.block("endfilter")?)
             }
             "macro" => {
                 let name = self.name()?;
                 self.assigns(&name);
-                Node::Macro(Box::new(self.macro_after_name(name, "endmacro")?))
+                TemplateNode::Macro(Box::new(self.macro_after_name(name, "endmacro")?))
             }
             "call" => self.call_block()?,
-            "generation" => Node::Scoped(self.block("endgeneration")?),
+            "generation" => TemplateNode::Scoped(self.block("endgeneration")?),
             "print" => return self.print(),
-            "break" => Node::Break,
-            "continue" => Node::Continue,
+            "break" => TemplateNode::Break,
+            "continue" => TemplateNode::Continue,
             "include" | "import" | "from" | "extends" | "block" => {
                 return syntax(format!("`{name}` is not supported: a template here is one text"));
             }
@@ -236,7 +236,7 @@ impl Parser {
         }))
     }
 
-    fn print(&mut self) -> Result<Option<Node>> {
+    fn print(&mut self) -> Result<Option<TemplateNode>> {
         let mut parts = Vec::new();
         while *self.kind() != TokenKind::BlockEnd {
             if !parts.is_empty() {
@@ -246,10 +246,10 @@ impl Parser {
         }
         // `~` writes each part as `print` does.
         parts.push(Expr::Constant(Value::text("")));
-        Ok(Some(Node::Output(Expr::Concat(parts))))
+        Ok(Some(TemplateNode::Output(Expr::Concat(parts))))
     }
 
-    fn for_loop(&mut self) -> Result<Node> {
+    fn for_loop(&mut self) -> Result<TemplateNode> {
         let target = self.target(false)?;
         self.expect_name("in")?;
         let items = self.tuple(false)?;
@@ -263,10 +263,10 @@ impl Parser {
         } else {
             self.advance();
         }
-        Ok(Node::For(Box::new(For { target, items, condition, body, otherwise, recursive })))
+        Ok(TemplateNode::For(Box::new(For { target, items, condition, body, otherwise, recursive })))
     }
 
-    fn condition(&mut self) -> Result<Node> {
+    fn condition(&mut self) -> Result<TemplateNode> {
         let mut branches = Vec::new();
         loop {
             let test = self.tuple(false)?;
@@ -279,20 +279,20 @@ impl Parser {
             if self.is_name("endif") {
                 self.advance();
             }
-            return Ok(Node::If { branches, otherwise });
+            return Ok(TemplateNode::If { branches, otherwise });
         }
     }
 
-    fn set(&mut self) -> Result<Node> {
+    fn set(&mut self) -> Result<TemplateNode> {
         let target = self.target(true)?;
         if self.skip_operator("=") {
-            return Ok(Node::Set(target, self.tuple(true)?));
+            return Ok(TemplateNode::Set(target, self.tuple(true)?));
         }
         let filters = self.filters(false)?;
-        Ok(Node::SetBlock { target, filters, body: self.block("endset")? })
+        Ok(TemplateNode::SetBlock { target, filters, body: self.block("endset")? })
     }
 
-    fn with(&mut self) -> Result<Node> {
+    fn with(&mut self) -> Result<TemplateNode> {
         let mut values = Vec::new();
         while *self.kind() != TokenKind::BlockEnd {
             if !values.is_empty() {
@@ -303,21 +303,21 @@ impl Parser {
             self.expect_operator("=")?;
             values.push((Target::Name(name), self.expression()?));
         }
-        Ok(Node::With(values, self.block("endwith")?))
+        Ok(TemplateNode::With(values, self.block("endwith")?))
     }
 
-    fn call_block(&mut self) -> Result<Node> {
+    fn call_block(&mut self) -> Result<TemplateNode> {
         let line = self.line();
         let outer = std::mem::take(&mut self.takes);
         let parameters = if self.is_operator("(") { self.parameters()? } else { Vec::new() };
         let call = self.expression()?;
-        if !matches!(&call, Expr::Chain(_, steps) if matches!(steps.last(), Some(Step { apply: super::ast::Apply::Call(_), .. })))
+        if !matches!(&call, Expr::Chain(_, steps) if matches!(steps.last(), Some(ExprStep { apply: super::ast::Apply::Call(_), .. })))
         {
-            return Err(TemplateError::new(ErrorKind::Syntax, "expected call").at(line));
+            return Err(TemplateError::new(TemplateErrorKind::Syntax, "expected call").at(line));
         }
         let body = self.block("endcall")?;
         let takes = std::mem::replace(&mut self.takes, outer);
-        Ok(Node::CallBlock { caller: Box::new(Macro { name: "caller".into(), parameters, body, takes }), call })
+        Ok(TemplateNode::CallBlock { caller: Box::new(Macro { name: "caller".into(), parameters, body, takes }), call })
     }
 
     fn macro_after_name(&mut self, name: Arc<str>, end: &str) -> Result<Macro> {
@@ -348,7 +348,7 @@ impl Parser {
     }
 
     /// Filters after a text: `| upper | trim`. With `first`, the first has no sign before it.
-    fn filters(&mut self, mut first: bool) -> Result<Vec<Step>> {
+    fn filters(&mut self, mut first: bool) -> Result<Vec<ExprStep>> {
         let mut filters = Vec::new();
         while first || self.skip_operator("|") {
             filters.push(self.filter()?);

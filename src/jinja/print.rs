@@ -5,7 +5,7 @@ use super::budget::Budget;
 use super::chars::is_printable;
 use super::error::{Result, fail};
 use super::sort::sorted;
-use super::value::{Dict, List, ListKind, Value, type_name};
+use super::value::{Dict, ListKind, Value, ValueList, type_name};
 
 /// Python's `str(..)`, which is what `{{ .. }}` writes.
 pub(super) fn display(value: &Value, budget: &mut Budget) -> Result<String> {
@@ -42,7 +42,7 @@ fn write_repr(value: &Value, out: &mut String, budget: &mut Budget) -> Result<()
     Ok(())
 }
 
-fn write_list(list: &List, out: &mut String, budget: &mut Budget) -> Result<()> {
+fn write_list(list: &ValueList, out: &mut String, budget: &mut Budget) -> Result<()> {
     let (open, close) = match list.kind {
         ListKind::List => ("[", "]"),
         ListKind::Tuple => ("(", if list.items.len() == 1 { ",)" } else { ")" }),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::arguments::Args;
+use super::arguments::CallArgs;
 use super::budget::Budget;
 use super::error::Result;
 use super::print::{display, repr};
@@ -21,7 +21,7 @@ pub(super) trait Runtime {
     fn item(&mut self, value: &Value, key: &Value) -> Result<Value>;
 
     /// `value is name(args)`.
-    fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool>;
+    fn test(&mut self, name: &str, value: &Value, args: CallArgs) -> Result<bool>;
 
     /// An attribute by a path such as `function.name` or `0`, as the filters take it.
     fn path(&mut self, value: &Value, path: &Value) -> Result<Value> {

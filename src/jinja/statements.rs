@@ -2,40 +2,40 @@
 
 use std::sync::Arc;
 
-use super::arguments::Args;
-use super::ast::{Apply, Body, Expr, For, Macro, Node, Statement, Step, Target};
-use super::error::{ErrorKind, Result, TemplateError, fail};
-use super::interpreter::{DefinedMacro, Flow, Interpreter, Loop, LoopItems};
+use super::arguments::CallArgs;
+use super::ast::{Apply, Body, Expr, ExprStep, For, Macro, Statement, Target, TemplateNode};
+use super::error::{Result, TemplateError, TemplateErrorKind, fail};
+use super::interpreter::{DefinedMacro, Interpreter, LoopControl, LoopItems, RunningLoop};
 use super::print::display;
 use super::value::{DictBuilder, ListKind, Value, type_name};
 
 impl<'t> Interpreter<'t> {
     pub(super) fn render(mut self, body: &'t Body) -> Result<String> {
-        if self.run(body)? != Flow::Next {
+        if self.run(body)? != LoopControl::Next {
             return fail("`break` or `continue` outside of a loop");
         }
         Ok(self.output.swap_remove(0))
     }
 
-    pub(super) fn run(&mut self, body: &'t Body) -> Result<Flow> {
+    pub(super) fn run(&mut self, body: &'t Body) -> Result<LoopControl> {
         self.budget.enter()?;
         for statement in body {
             let flow = self.statement(statement).map_err(|e| e.at(statement.line))?;
-            if flow != Flow::Next {
+            if flow != LoopControl::Next {
                 self.budget.leave();
                 return Ok(flow);
             }
         }
         self.budget.leave();
-        Ok(Flow::Next)
+        Ok(LoopControl::Next)
     }
 
-    fn statement(&mut self, statement: &'t Statement) -> Result<Flow> {
+    fn statement(&mut self, statement: &'t Statement) -> Result<LoopControl> {
         self.budget.spend(1)?;
         match &statement.node {
-            Node::Text(text) => self.write(text)?,
-            Node::Output(expr) => self.output(expr)?,
-            Node::If { branches, otherwise } => {
+            TemplateNode::Text(text) => self.write(text)?,
+            TemplateNode::Output(expr) => self.output(expr)?,
+            TemplateNode::If { branches, otherwise } => {
                 for (test, body) in branches {
                     if self.eval(test)?.is_true() {
                         return self.run(body);
@@ -43,43 +43,43 @@ impl<'t> Interpreter<'t> {
                 }
                 return self.run(otherwise);
             }
-            Node::For(node) => {
+            TemplateNode::For(node) => {
                 let items = self.eval(&node.items)?;
                 return self.run_loop(node, &items, self.top(), 0);
             }
-            Node::Set(target, value) => {
+            TemplateNode::Set(target, value) => {
                 let value = self.eval(value)?;
                 self.assign(target, value)?;
             }
-            Node::SetBlock { target, filters, body } => {
+            TemplateNode::SetBlock { target, filters, body } => {
                 let (text, flow) = self.capture(body)?;
                 let value = self.apply_filters(Value::text(&text), filters)?;
                 self.assign(target, value)?;
                 return Ok(flow);
             }
-            Node::With(values, body) => return self.with(values, body),
-            Node::FilterBlock(filters, body) => {
+            TemplateNode::With(values, body) => return self.with(values, body),
+            TemplateNode::FilterBlock(filters, body) => {
                 let (text, flow) = self.capture(body)?;
                 let value = self.apply_filters(Value::text(&text), filters)?;
                 let text = display(&value, &mut self.budget)?;
                 self.write(&text)?;
                 return Ok(flow);
             }
-            Node::Macro(definition) => {
+            TemplateNode::Macro(definition) => {
                 let id = self.define(definition);
                 self.set(Arc::clone(&definition.name), Value::Macro(id));
             }
-            Node::CallBlock { caller, call } => self.call_block(caller, call)?,
-            Node::Scoped(body) => {
+            TemplateNode::CallBlock { caller, call } => self.call_block(caller, call)?,
+            TemplateNode::Scoped(body) => {
                 self.push_scope(Some(self.top()));
                 let flow = self.run(body)?;
                 self.pop_scope();
                 return Ok(flow);
             }
-            Node::Break => return Ok(Flow::Break),
-            Node::Continue => return Ok(Flow::Continue),
+            TemplateNode::Break => return Ok(LoopControl::Break),
+            TemplateNode::Continue => return Ok(LoopControl::Continue),
         }
-        Ok(Flow::Next)
+        Ok(LoopControl::Next)
     }
 
     fn output(&mut self, expr: &'t Expr) -> Result<()> {
@@ -92,7 +92,7 @@ impl<'t> Interpreter<'t> {
         }
     }
 
-    fn with(&mut self, values: &'t [(Target, Expr)], body: &'t Body) -> Result<Flow> {
+    fn with(&mut self, values: &'t [(Target, Expr)], body: &'t Body) -> Result<LoopControl> {
         let values = values.iter().map(|(t, e)| Ok((t, self.eval(e)?))).collect::<Result<Vec<_>>>()?;
         self.push_scope(Some(self.top()));
         for (target, value) in values {
@@ -104,7 +104,7 @@ impl<'t> Interpreter<'t> {
     }
 
     /// Runs a block and returns its output.
-    fn capture(&mut self, body: &'t Body) -> Result<(String, Flow)> {
+    fn capture(&mut self, body: &'t Body) -> Result<(String, LoopControl)> {
         self.begin_capture();
         self.push_scope(Some(self.top()));
         let flow = self.run(body)?;
@@ -112,7 +112,7 @@ impl<'t> Interpreter<'t> {
         Ok((self.end_capture(), flow))
     }
 
-    fn apply_filters(&mut self, mut value: Value, filters: &'t [Step]) -> Result<Value> {
+    fn apply_filters(&mut self, mut value: Value, filters: &'t [ExprStep]) -> Result<Value> {
         for filter in filters {
             value = self.step(value, filter)?;
         }
@@ -130,7 +130,7 @@ impl<'t> Interpreter<'t> {
                 let kind = type_name(&value);
                 let values = value
                     .elements(&mut self.budget)
-                    .map_err(|e| if e.kind == ErrorKind::Limit { e } else { cannot_unpack(kind) })?;
+                    .map_err(|e| if e.kind == TemplateErrorKind::Limit { e } else { cannot_unpack(kind) })?;
                 let (expected, got) = (targets.len(), values.len());
                 if got < expected {
                     return fail(format!("not enough values to unpack (expected {expected}, got {got})"));
@@ -163,11 +163,17 @@ impl<'t> Interpreter<'t> {
 
     /// Runs a loop over `items` in the scope `parent`, `depth` loops inside itself. A `break` in its `else` is the
     /// outer loop's, as in Python.
-    pub(super) fn run_loop(&mut self, node: &'t For, items: &Value, parent: usize, depth: usize) -> Result<Flow> {
+    pub(super) fn run_loop(
+        &mut self,
+        node: &'t For,
+        items: &Value,
+        parent: usize,
+        depth: usize,
+    ) -> Result<LoopControl> {
         let items = items.elements(&mut self.budget)?;
         let serial = self.next_serial();
         let at = self.loops.len();
-        self.loops.push(Loop::new(node, LoopItems::new(items), parent, depth, serial));
+        self.loops.push(RunningLoop::new(node, LoopItems::new(items), parent, depth, serial));
         let mut any = false;
         while let Some(item) = self.next_item(at)? {
             any = true;
@@ -176,7 +182,7 @@ impl<'t> Interpreter<'t> {
             self.set("loop".into(), Value::Loop(serial as usize));
             let flow = self.run(&node.body)?;
             self.pop_scope();
-            if flow == Flow::Break {
+            if flow == LoopControl::Break {
                 break;
             }
         }
@@ -187,7 +193,7 @@ impl<'t> Interpreter<'t> {
             self.pop_scope();
             return Ok(flow);
         }
-        Ok(Flow::Next)
+        Ok(LoopControl::Next)
     }
 
     fn define(&mut self, definition: &'t Macro) -> usize {
@@ -213,7 +219,7 @@ impl<'t> Interpreter<'t> {
         self.write(&text)
     }
 
-    pub(super) fn call_macro(&mut self, id: usize, args: Args) -> Result<Value> {
+    pub(super) fn call_macro(&mut self, id: usize, args: CallArgs) -> Result<Value> {
         let DefinedMacro { definition, scope, serial } = self.macros[id];
         let name = &definition.name;
         if self.scopes.get(scope).is_none_or(|s| s.serial != serial) {
@@ -223,7 +229,7 @@ impl<'t> Interpreter<'t> {
         self.push_scope(Some(scope));
         self.bind_parameters(definition, args)?;
         self.begin_capture();
-        if self.run(&definition.body)? != Flow::Next {
+        if self.run(&definition.body)? != LoopControl::Next {
             return fail("`break` or `continue` outside of a loop");
         }
         let text = self.end_capture();
@@ -232,7 +238,7 @@ impl<'t> Interpreter<'t> {
         Ok(Value::text(&text))
     }
 
-    fn bind_parameters(&mut self, definition: &'t Macro, args: Args) -> Result<()> {
+    fn bind_parameters(&mut self, definition: &'t Macro, args: CallArgs) -> Result<()> {
         let name = &definition.name;
         let mut positional = args.positional.into_iter();
         let mut named = args.named;
@@ -284,5 +290,5 @@ impl<'t> Interpreter<'t> {
 }
 
 fn cannot_unpack(kind: &str) -> TemplateError {
-    TemplateError::new(ErrorKind::Runtime, format!("cannot unpack non-iterable {kind} object"))
+    TemplateError::new(TemplateErrorKind::Runtime, format!("cannot unpack non-iterable {kind} object"))
 }

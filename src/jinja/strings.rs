@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
-use super::arguments::{Args, text as text_of, whole};
+use super::arguments::{CallArgs, text as text_of, whole};
 use super::budget::Budget;
 use super::chars::{is_cased, is_printable, is_space};
 use super::error::{Result, fail};
@@ -62,13 +62,13 @@ pub(super) const METHODS: [&str; 44] = [
 
 /// Where padding goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum PadSide {
     Left,
     Right,
     Both,
 }
 
-pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args) -> Result<Value> {
+pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: CallArgs) -> Result<Value> {
     // Every method reads its text a few times and makes at most about three times as much. Methods that can make more
     // pay for it themselves.
     cx.budget().spend_bytes(text.len().saturating_mul(4))?;
@@ -103,9 +103,9 @@ pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args
         "center" | "ljust" | "rjust" => {
             let [width, fill] = args.bind(name, ["width", "fillchar"])?;
             let side = match name {
-                "ljust" => Side::Right,
-                "rjust" => Side::Left,
-                _ => Side::Both,
+                "ljust" => PadSide::Right,
+                "rjust" => PadSide::Left,
+                _ => PadSide::Both,
             };
             return pad(text, &width.unwrap_or(Value::None), fill.as_ref(), side, cx.budget());
         }
@@ -113,7 +113,7 @@ pub(super) fn call(cx: &mut dyn Runtime, text: &Arc<str>, name: &str, args: Args
             let [width] = args.exactly(name)?;
             let sign = usize::from(text.starts_with(['+', '-']));
             let width = whole(&width)?.saturating_sub(sign as i64);
-            let padded = pad(&text[sign..], &Value::Int(width), Some(&Value::text("0")), Side::Left, cx.budget())?;
+            let padded = pad(&text[sign..], &Value::Int(width), Some(&Value::text("0")), PadSide::Left, cx.budget())?;
             return Ok(Value::text(&format!("{}{}", &text[..sign], text_of(&padded)?)));
         }
         "partition" | "rpartition" => return partition(text, name, args),
@@ -270,7 +270,13 @@ pub(super) fn replace(text: &str, old: &str, new: &str, count: Option<&Value>, b
     Ok(Value::text(&text.replacen(old, new, most)))
 }
 
-pub(super) fn pad(text: &str, width: &Value, fill: Option<&Value>, side: Side, budget: &mut Budget) -> Result<Value> {
+pub(super) fn pad(
+    text: &str,
+    width: &Value,
+    fill: Option<&Value>,
+    side: PadSide,
+    budget: &mut Budget,
+) -> Result<Value> {
     let width = usize::try_from(whole(width)?).unwrap_or(0);
     let fill = match fill {
         None => ' ',
@@ -288,15 +294,15 @@ pub(super) fn pad(text: &str, width: &Value, fill: Option<&Value>, side: Side, b
     budget.spend_bytes(missing.saturating_mul(fill.len_utf8()).saturating_add(text.len()))?;
     // Python puts the odd one of a centred text's padding by this rule.
     let left = match side {
-        Side::Left => missing,
-        Side::Right => 0,
-        Side::Both => missing / 2 + (missing & width & 1),
+        PadSide::Left => missing,
+        PadSide::Right => 0,
+        PadSide::Both => missing / 2 + (missing & width & 1),
     };
     let fill = |n: usize| std::iter::repeat_n(fill, n).collect::<String>();
     Ok(Value::text(&(fill(left) + text + &fill(missing - left))))
 }
 
-fn format(cx: &mut dyn Runtime, text: &str, name: &str, args: Args) -> Result<Value> {
+fn format(cx: &mut dyn Runtime, text: &str, name: &str, args: CallArgs) -> Result<Value> {
     if name == "format" {
         return braces(cx, text, args);
     }
@@ -306,10 +312,10 @@ fn format(cx: &mut dyn Runtime, text: &str, name: &str, args: Args) -> Result<Va
     for (key, value) in &dict.pairs {
         named.extend(key.as_text().map(|key| (Arc::clone(key), value.clone())));
     }
-    braces(cx, text, Args { positional: Vec::new(), named })
+    braces(cx, text, CallArgs { positional: Vec::new(), named })
 }
 
-fn split(cx: &mut dyn Runtime, text: &str, from_right: bool, args: Args) -> Result<Value> {
+fn split(cx: &mut dyn Runtime, text: &str, from_right: bool, args: CallArgs) -> Result<Value> {
     let [separator, most] = args.bind("split", ["sep", "maxsplit"])?;
     let most = match most {
         None => usize::MAX,
@@ -367,7 +373,7 @@ fn split_at_space(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     pieces
 }
 
-fn affix(text: &str, name: &str, args: Args) -> Result<Value> {
+fn affix(text: &str, name: &str, args: CallArgs) -> Result<Value> {
     let [wanted, start, end] = args.bind(name, ["prefix", "start", "end"])?;
     let Some((part, _)) = part(text, start.as_ref(), end.as_ref())? else { return Ok(Value::Bool(false)) };
     let has = |affix: &str| if name == "startswith" { part.starts_with(affix) } else { part.ends_with(affix) };
@@ -380,7 +386,7 @@ fn affix(text: &str, name: &str, args: Args) -> Result<Value> {
     }))
 }
 
-fn find(text: &str, name: &str, args: Args) -> Result<Value> {
+fn find(text: &str, name: &str, args: CallArgs) -> Result<Value> {
     let [wanted, start, end] = args.bind(name, ["sub", "start", "end"])?;
     let wanted = wanted.unwrap_or(Value::None);
     let wanted = text_of(&wanted)?;
@@ -403,7 +409,7 @@ fn find(text: &str, name: &str, args: Args) -> Result<Value> {
     }
 }
 
-fn partition(text: &str, name: &str, args: Args) -> Result<Value> {
+fn partition(text: &str, name: &str, args: CallArgs) -> Result<Value> {
     let [separator] = args.exactly(name)?;
     let separator = text_of(&separator)?;
     if separator.is_empty() {
@@ -416,7 +422,7 @@ fn partition(text: &str, name: &str, args: Args) -> Result<Value> {
     Value::sequence(ListKind::Tuple, parts.into_iter().map(Value::text).collect())
 }
 
-fn expand_tabs(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
+fn expand_tabs(cx: &mut dyn Runtime, text: &str, args: CallArgs) -> Result<Value> {
     let [size] = args.bind("expandtabs", ["tabsize"])?;
     let size = usize::try_from(whole(&size.unwrap_or(Value::Int(8)))?).unwrap_or(0);
     cx.budget().spend_bytes(text.matches('\t').count().saturating_mul(size))?;

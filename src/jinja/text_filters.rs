@@ -1,6 +1,6 @@
 //! Filters of texts and numbers.
 
-use super::arguments::{Args, whole};
+use super::arguments::{CallArgs, whole};
 use super::chars::is_space;
 use super::error::{Result, fail};
 use super::format::percent;
@@ -35,7 +35,7 @@ const REFUSED: [&str; 9] =
     ["e", "escape", "forceescape", "filesizeformat", "random", "striptags", "urlize", "xmlattr", "wordwrap"];
 
 /// `value | name(args)`, or none if no such filter exists.
-pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args) -> Result<Option<Value>> {
+pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: &Value, args: CallArgs) -> Result<Option<Value>> {
     if REFUSED.contains(&name) {
         return fail(format!("the filter `{name}` is not supported in prompts"));
     }
@@ -65,7 +65,7 @@ pub(super) fn apply(cx: &mut dyn Runtime, name: &str, value: &Value, args: Args)
     }))
 }
 
-fn of_text(cx: &mut dyn Runtime, name: &str, text: &str, args: Args) -> Result<Value> {
+fn of_text(cx: &mut dyn Runtime, name: &str, text: &str, args: CallArgs) -> Result<Value> {
     let budget = cx.budget();
     budget.spend_bytes(text.len().saturating_mul(3))?;
     Ok(match name {
@@ -97,7 +97,7 @@ fn of_text(cx: &mut dyn Runtime, name: &str, text: &str, args: Args) -> Result<V
         }
         "center" => {
             let [width] = args.bind(name, ["width"])?;
-            strings::pad(text, &width.unwrap_or(Value::Int(80)), None, strings::Side::Both, budget)?
+            strings::pad(text, &width.unwrap_or(Value::Int(80)), None, strings::PadSide::Both, budget)?
         }
         "format" => {
             let values = if args.named.is_empty() {
@@ -125,7 +125,7 @@ fn of_text(cx: &mut dyn Runtime, name: &str, text: &str, args: Args) -> Result<V
     })
 }
 
-fn int(cx: &mut dyn Runtime, value: &Value, args: Args) -> Result<Value> {
+fn int(cx: &mut dyn Runtime, value: &Value, args: CallArgs) -> Result<Value> {
     let [default, base] = args.bind("int", ["default", "base"])?;
     let base = u32::try_from(whole(&base.unwrap_or(Value::Int(10)))?).unwrap_or(0);
     if !matches!(base, 0 | 2..=36) {
@@ -156,7 +156,7 @@ fn to_float(value: &Value) -> Option<f64> {
     }
 }
 
-fn round(value: &Value, args: Args) -> Result<Value> {
+fn round(value: &Value, args: CallArgs) -> Result<Value> {
     let [precision, method] = args.bind("round", ["precision", "method"])?;
     let precision = whole(&precision.unwrap_or(Value::Int(0)))?.clamp(-30, 30) as i32;
     let Some(number) = value.number() else {
@@ -192,7 +192,7 @@ fn title(text: &str) -> String {
     out
 }
 
-fn indent(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
+fn indent(cx: &mut dyn Runtime, text: &str, args: CallArgs) -> Result<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
     let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
     let by = match width.unwrap_or(Value::Int(4)) {
@@ -219,7 +219,7 @@ fn indent(cx: &mut dyn Runtime, text: &str, args: Args) -> Result<Value> {
     Ok(Value::text(&out))
 }
 
-fn truncate(text: &str, args: Args) -> Result<Value> {
+fn truncate(text: &str, args: CallArgs) -> Result<Value> {
     let [length, kill, end, leeway] = args.bind("truncate", ["length", "killwords", "end", "leeway"])?;
     let length = whole(&length.unwrap_or(Value::Int(255)))?;
     let end = end.unwrap_or_else(|| Value::text("..."));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::budget::Budget;
-use super::error::{ErrorKind, Result, TemplateError, fail};
+use super::error::{Result, TemplateError, TemplateErrorKind, fail};
 
 /// Maximum nesting of lists and dicts. Values cannot be made deeper, so functions that walk them need no check.
 const MAX_DEPTH: u32 = 64;
@@ -28,7 +28,7 @@ pub enum Value {
     /// Text.
     Text(Arc<str>),
     /// A list, or something that is iterated like one.
-    List(Arc<List>),
+    List(Arc<ValueList>),
     /// A dict, in order of insertion.
     Dict(Arc<Dict>),
     /// A namespace, by its number.
@@ -75,7 +75,7 @@ pub enum ListKind {
 
 /// A sequence of values.
 #[derive(Debug)]
-pub struct List {
+pub struct ValueList {
     pub(super) kind: ListKind,
     pub(super) items: Vec<Value>,
     depth: u32,
@@ -145,7 +145,7 @@ impl Value {
     pub(super) fn sequence(kind: ListKind, items: Vec<Value>) -> Result<Self> {
         let depth = items.iter().map(Value::depth).max().unwrap_or(0) + 1;
         check_depth(depth)?;
-        Ok(Self::List(Arc::new(List { kind, items, depth, read: AtomicBool::new(false) })))
+        Ok(Self::List(Arc::new(ValueList { kind, items, depth, read: AtomicBool::new(false) })))
     }
 
     /// A dict of pairs whose keys differ.
@@ -166,7 +166,7 @@ impl Value {
 
     /// The error of using something undefined.
     pub(super) fn undefined_error<T>(message: &str) -> Result<T> {
-        Err(TemplateError::new(ErrorKind::Runtime, message))
+        Err(TemplateError::new(TemplateErrorKind::Runtime, message))
     }
 
     /// Python's `bool(..)`.
@@ -336,7 +336,7 @@ impl Value {
 }
 
 fn not_a_container(value: &Value) -> TemplateError {
-    TemplateError::new(ErrorKind::Runtime, format!("argument of type '{}' is not iterable", type_name(value)))
+    TemplateError::new(TemplateErrorKind::Runtime, format!("argument of type '{}' is not iterable", type_name(value)))
 }
 
 /// Python's name of a value's type.
@@ -369,7 +369,7 @@ pub(super) fn type_name(value: &Value) -> &'static str {
 fn check_depth(depth: u32) -> Result<()> {
     if depth > MAX_DEPTH {
         let message = format!("a list or dict is nested more than {MAX_DEPTH} deep");
-        return Err(TemplateError::new(ErrorKind::Limit, message));
+        return Err(TemplateError::new(TemplateErrorKind::Limit, message));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 
 /// Returns the device named `cpu`, `cuda`, `cuda:1` or `metal`. `auto` selects the first accelerator that
 /// this build supports, else the CPU.

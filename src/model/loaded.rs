@@ -12,7 +12,7 @@ use super::nn::llama::Llama;
 use super::nn::lora::LoraConfig;
 use super::nn::{finite, init};
 use super::text::tokenizer::Tokenizer;
-use crate::error::{Context, Result};
+use crate::error::{ErrorContext, Result};
 
 /// Weights, tokenizer and chat template of one model, with the name and hash that dataset rows store to
 /// identify it.

@@ -12,7 +12,7 @@ use super::text::tokenizer::Tokenizer;
 use crate::error::Result;
 
 /// Description of a model, read from its small files and from the headers of its weight files.
-pub struct Outline {
+pub struct ModelOutline {
     /// Converts text to token ids and back.
     pub tokenizer: Tokenizer,
     /// The longest conversation, in tokens.
@@ -21,7 +21,7 @@ pub struct Outline {
     pub family: Option<Family>,
 }
 
-impl Outline {
+impl ModelOutline {
     /// Reads a model's files and performs every check of loading it into `dtype`, except those of the
     /// weights' values.
     ///
@@ -32,7 +32,7 @@ impl Outline {
             let (tokenizer, positions) = InferenceModel::outline(path, dtype)?;
             return Ok(Self { tokenizer, positions, family: Some(family) });
         }
-        let source = load::Source::open(path)?;
+        let source = load::ModelFiles::open(path)?;
         source.tokenizer.fits(path.display(), source.config.vocab_size)?;
         let positions = source.config.max_position_embeddings;
         Ok(Self { tokenizer: source.tokenizer, positions, family: None })
@@ -45,7 +45,7 @@ impl Outline {
     /// No tokenizer found, or it is damaged.
     pub fn of_tokenizer(path: &Path) -> Result<Self> {
         if is_gguf(path) {
-            let (_, config, tokenizer) = gguf_model::Model::open(path)?;
+            let (_, config, tokenizer) = gguf_model::GgufModel::open(path)?;
             return Ok(Self { tokenizer, positions: config.max_position_embeddings, family: None });
         }
         let (tokenizer, positions) = hf::tokenizer_alone(path)?;

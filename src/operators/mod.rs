@@ -20,7 +20,7 @@ mod training;
 pub use shared::models::{EngineUse, Models};
 pub use shared::preflight::{Preflight, preflight};
 pub use shared::servers::{check_servers, server_engine};
-pub use shared::template::Template;
+pub use shared::template::PromptTemplate;
 pub use training::reference::ReferenceUse;
 
 /// Every operator, in the order in which `reflux operators` lists them.

@@ -10,7 +10,7 @@ use crate::data::counted;
 
 /// The format of a printed plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
+pub enum PlanFormat {
     /// Indented text with branches.
     Tree,
     /// A Mermaid flowchart, as GitHub renders it.
@@ -21,11 +21,11 @@ pub enum Format {
 
 /// Prints the plan as text: the steps that run once, ahead, in the loop and as observers; the schema of
 /// each edge; where the window is measured and where the barriers are; the model and settings of each step.
-pub fn explain<O: StepSpec + ?Sized>(plan: &Plan<O>, format: Format) -> String {
+pub fn explain<O: StepSpec + ?Sized>(plan: &Plan<O>, format: PlanFormat) -> String {
     match format {
-        Format::Tree => tree(plan),
-        Format::Mermaid => mermaid(plan),
-        Format::Dot => dot(plan),
+        PlanFormat::Tree => tree(plan),
+        PlanFormat::Mermaid => mermaid(plan),
+        PlanFormat::Dot => dot(plan),
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Gate {
 
 /// The result of comparing a value with its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum GateVerdict {
     /// Within all bounds.
     Pass,
     /// Beyond the bound of the warning.
@@ -98,31 +98,31 @@ pub enum Verdict {
     Stop,
 }
 
-impl Verdict {
+impl GateVerdict {
     /// Returns the name used in `summary.json`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Verdict::Pass => "pass",
-            Verdict::Warn => "warn",
-            Verdict::Stop => "stop",
+            GateVerdict::Pass => "pass",
+            GateVerdict::Warn => "warn",
+            GateVerdict::Stop => "stop",
         }
     }
 }
 
 impl Gate {
     /// Compares a value with the bounds.
-    pub fn verdict(&self, value: f64) -> Verdict {
+    pub fn verdict(&self, value: f64) -> GateVerdict {
         let beyond = |bound: f64| if self.kind.low_is_bad { value < bound } else { value > bound };
         match self.stop {
-            Some(stop) if beyond(stop) => Verdict::Stop,
-            _ if beyond(self.warn) => Verdict::Warn,
-            _ => Verdict::Pass,
+            Some(stop) if beyond(stop) => GateVerdict::Stop,
+            _ if beyond(self.warn) => GateVerdict::Warn,
+            _ => GateVerdict::Pass,
         }
     }
     /// Describes a value beyond its bound: `pair_yield is 0.120, below health.pair_yield.stop = 0.3`.
     pub fn words(&self, value: f64) -> String {
         let (key, bound) = match (self.verdict(value), self.stop) {
-            (Verdict::Stop, Some(stop)) => ("stop", stop),
+            (GateVerdict::Stop, Some(stop)) => ("stop", stop),
             _ => ("warn", self.warn),
         };
         let side = if self.kind.low_is_bad { "below" } else { "above" };

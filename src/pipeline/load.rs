@@ -6,7 +6,7 @@ use super::fields::Problems;
 use super::kind::{OperatorDef, StepSpec};
 use super::plan::Plan;
 use super::syntax::codes;
-use super::syntax::diagnostic::{Diagnostic, Diagnostics, Source, Span};
+use super::syntax::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
 use super::syntax::{overrides, tree, values};
 use super::{resolve, sections};
 use crate::data::open_regular;
@@ -50,7 +50,7 @@ fn read_and_parse<O: StepSpec + ?Sized>(
         Err(why) => {
             let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: {why}"));
             let problem = problem.help(values::sibling(&name));
-            Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]))
+            Err(Diagnostics::new(vec![SourceText::new(name, "")], vec![problem]))
         }
     }
 }
@@ -110,10 +110,10 @@ fn parse<O: StepSpec + ?Sized>(
     kinds: &[&'static OperatorDef<O>],
     without_data: bool,
 ) -> Result<Plan<O>, Diagnostics> {
-    let mut sources = vec![Source::new(name, text)];
+    let mut sources = vec![SourceText::new(name, text)];
     if text.len() as u64 > LARGEST || overrides.iter().any(|o| o.len() as u64 > LARGEST) {
         let problem = Diagnostic::nowhere(&codes::UNREADABLE, format!("{name}: larger than 1 MiB"));
-        return Err(Diagnostics::new(vec![Source::new(name, "")], vec![problem]));
+        return Err(Diagnostics::new(vec![SourceText::new(name, "")], vec![problem]));
     }
     let mut root = match tree::parse(text, 0) {
         Ok(root) => root,

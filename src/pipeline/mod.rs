@@ -31,17 +31,17 @@ mod stub;
 #[cfg(test)]
 mod tests;
 
-pub use explain::{Format, explain, keys_markdown, keys_table};
+pub use explain::{PlanFormat, explain, keys_markdown, keys_table};
 pub use fields::external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
-pub use health::{GATES, Gate, GateKind, Verdict};
+pub use health::{GATES, Gate, GateKind, GateVerdict};
 pub use kind::{Asks, NeedsModel, OperatorDef, Port, Shape, StepSpec};
 pub use load::{load, load_without_data, parse_str, parse_str_without_data};
-pub use plan::{Dtype, Engine, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
+pub use plan::{Dtype, EngineSection, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
 pub use sections::{SECTION_DOCS, SectionDoc, model_table, step_table};
-pub use server::{Price, ServerSource, SpecialText};
+pub use server::{Price, ServerSource, SpecialTextKey};
 pub use study::{Study, Variant};
 pub use syntax::codes;
-pub use syntax::diagnostic::{Diagnostic, Diagnostics, Label, Source, Span};
+pub use syntax::diagnostic::{Diagnostic, Diagnostics, Label, SourceText, Span};
 pub use syntax::values::parse_bytes;
 pub use work::{CostAssumptions, CostEstimate, InputStats, RowStats, TokenCount};

@@ -28,7 +28,7 @@ pub struct Plan<O: ?Sized + 'static> {
     /// Maximum number of open microbatches.
     pub window: usize,
     /// Settings of the inference engine.
-    pub engine: Engine,
+    pub engine: EngineSection,
     /// `[health]`: every gate, in the order of [`super::GATES`].
     pub health: Vec<Gate>,
     /// Every `[model.NAME]`, by name, followed by models that keys name by path, whose name is the path.
@@ -49,7 +49,7 @@ pub struct Plan<O: ?Sized + 'static> {
 
 /// `[engine]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Engine {
+pub struct EngineSection {
     /// Number of compute threads; 0 for one per core.
     pub threads: usize,
     /// Maximum number of sequences decoded together.

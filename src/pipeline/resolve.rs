@@ -116,7 +116,7 @@ fn failed(problems: &Problems) -> bool {
 }
 
 /// Resolves `model` and the other keys that name models.
-type Uses = (Option<ModelUse>, Vec<(&'static str, ModelUse)>);
+type ModelUses = (Option<ModelUse>, Vec<(&'static str, ModelUse)>);
 
 impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     /// Checks that keys by iteration have no values for iterations that the step lacks.
@@ -215,7 +215,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     }
 
     /// Resolves every named model.
-    fn models(&mut self) -> Vec<Uses> {
+    fn models(&mut self) -> Vec<ModelUses> {
         for model in self.models {
             if let Some(&i) = self.by_name.get(model.source.name.as_str()) {
                 let message = format!("`{}` is a model and a step", show(&model.source.name));
@@ -429,7 +429,7 @@ impl<'a, O: StepSpec + ?Sized> Graph<'a, O> {
     }
 
     /// Warns about steps and models without a use.
-    fn unused(&self, uses: &[Uses], loop_: Option<&Loop>) {
+    fn unused(&self, uses: &[ModelUses], loop_: Option<&Loop>) {
         let mut read = vec![false; self.steps.len()];
         for &from in self.reads.iter().flatten() {
             read[from] = true;

@@ -6,12 +6,12 @@ use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
 use super::health::{self, Gate};
 use super::kind::{NeedsModel, OperatorDef, Shape};
 use super::model_section::model;
-use super::plan::{Engine, ModelKind, ModelSource};
+use super::plan::{EngineSection, ModelKind, ModelSource};
 use super::study::{self, Study};
 use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
 use super::syntax::suggest::{self, show};
-use super::syntax::tree::{self, EMPTY, Table, Value};
+use super::syntax::tree::{self, EMPTY, Table, TomlValue};
 use super::syntax::values::is_name;
 use crate::jinja::DateTime;
 
@@ -79,7 +79,7 @@ pub(super) struct Draft<O: ?Sized + 'static> {
 /// The whole file before names are resolved. Models and steps are in the order of their names.
 pub(super) struct File<O: ?Sized + 'static> {
     pub header: Header,
-    pub engine: Engine,
+    pub engine: EngineSection,
     pub engine_values: Values,
     pub health: Vec<Gate>,
     pub health_values: Values,
@@ -141,7 +141,8 @@ pub(super) fn read<O: ?Sized>(
             step(name, key, place, table, kinds, problems)
         })
         .collect();
-    if steps.is_empty() && !matches!(root.get("step").map(|e| &e.node.value), Some(v) if !matches!(v, Value::Table(_)))
+    if steps.is_empty()
+        && !matches!(root.get("step").map(|e| &e.node.value), Some(v) if !matches!(v, TomlValue::Table(_)))
     {
         let help = "a step is a table such as [step.ift] with op = \"read\"".to_owned();
         problems.report(Diagnostic::nowhere(&codes::NO_STEPS, "the file has no step").help(help));
@@ -162,7 +163,7 @@ pub(super) fn read<O: ?Sized>(
 
 /// Warns about `iterations` without a loop.
 fn iterations_without_loop(root: &Table, problems: &Problems) {
-    let Some(Value::Table(pipeline)) = root.get("pipeline").map(|entry| &entry.node.value) else { return };
+    let Some(TomlValue::Table(pipeline)) = root.get("pipeline").map(|entry| &entry.node.value) else { return };
     let Some(entry) = pipeline.get("iterations") else { return };
     let message = "[pipeline]: `iterations` has no effect without [loop]: every step runs once";
     let help = "take the key out, or write [loop] with `policy` and `next`".to_owned();
@@ -171,7 +172,7 @@ fn iterations_without_loop(root: &Table, problems: &Problems) {
 
 /// Warns about `[engine]` if no model has weights: scripts use no engine.
 fn engine_without_weights(root: &Table, values: &Values, problems: &Problems) {
-    let Some(Value::Table(engine)) = root.get("engine").map(|entry| &entry.node.value) else { return };
+    let Some(TomlValue::Table(engine)) = root.get("engine").map(|entry| &entry.node.value) else { return };
     let mut fields = Fields::new(problems, engine, Span::default(), "[engine]".into());
     fields.values.clone_from(values);
     fields.docs = ask(self::engine);
@@ -181,7 +182,7 @@ fn engine_without_weights(root: &Table, values: &Values, problems: &Problems) {
 
 fn section<T>(root: &Table, name: &str, problems: &Problems, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
     let entry = root.get(name)?;
-    let Value::Table(table) = &entry.node.value else {
+    let TomlValue::Table(table) = &entry.node.value else {
         let message = format!("`{name}` is not a table");
         let label = format!("this is {}", entry.node.value.kind());
         let help = format!("write [{name}] on a line of its own, and its keys below");
@@ -203,19 +204,19 @@ fn section_or_default<T>(root: &Table, name: &str, problems: &Problems, read: im
 /// Returns the tables `[section.NAME]`: name, place of the name, place of the header, table.
 fn named<'a>(root: &'a Table, section: &str, problems: &Problems) -> Vec<(&'a str, Span, Span, &'a Table)> {
     let Some(entry) = root.get(section) else { return Vec::new() };
-    let wrong = |what: String, span, value: &Value| {
+    let wrong = |what: String, span, value: &TomlValue| {
         let label = format!("this is {}", value.kind());
         let help = format!("write [{section}.NAME] on a line of its own, and its keys below");
         problems.report(Diagnostic::new(&codes::WRONG_TYPE, what, span, label).help(help));
     };
-    let Value::Table(table) = &entry.node.value else {
+    let TomlValue::Table(table) = &entry.node.value else {
         wrong(format!("`{section}` is not a table of {section}s"), entry.node.span, &entry.node.value);
         return Vec::new();
     };
     let mut out = Vec::new();
     for (name, entry) in &table.entries {
         match &entry.node.value {
-            Value::Table(table) => out.push((name.as_str(), entry.key, entry.node.span, table)),
+            TomlValue::Table(table) => out.push((name.as_str(), entry.key, entry.node.span, table)),
             other => wrong(format!("{section} `{}` is not a table", show(name)), entry.node.span, other),
         }
     }
@@ -263,7 +264,7 @@ fn header(f: &mut Fields<'_>, stem: &str) -> Header {
     }
 }
 
-fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
+fn engine(f: &mut Fields<'_>) -> (EngineSection, Values) {
     let threads = f.count("threads", "number of compute threads; 0 means one per core", Some(0), 0..=1024);
     let max_batch = f.count("max_batch", "maximum number of sequences decoded together", Some(128), 1..=65_536);
     let kv_memory = f.optional_bytes(
@@ -271,7 +272,7 @@ fn engine(f: &mut Fields<'_>) -> (Engine, Values) {
         "memory for the key-value cache; defaults to a share of the free memory",
         1 << 20..=u64::MAX >> 1,
     );
-    (Engine { threads, max_batch, kv_memory }, std::mem::take(&mut f.values))
+    (EngineSection { threads, max_batch, kv_memory }, std::mem::take(&mut f.values))
 }
 
 fn health(f: &mut Fields<'_>) -> (Vec<Gate>, Values) {
@@ -300,7 +301,7 @@ fn step<O: ?Sized>(
     let mut f = Fields::new(problems, table, place, format!("step `{}`", show(name))).at(table_of("step", name));
     let word = f.text("op", "the operator", None);
     let kind = kinds.iter().copied().find(|k| k.name == word);
-    if let (None, Some(Value::Text(_))) = (kind, table.get("op").map(|e| &e.node.value)) {
+    if let (None, Some(TomlValue::Text(_))) = (kind, table.get("op").map(|e| &e.node.value)) {
         let message = format!("step `{}`: unknown operator `{}`", show(name), show(&word));
         let help = suggest::help(&word, "the operators", kinds.iter().map(|k| k.name));
         f.report(Diagnostic::new(&codes::UNKNOWN_OPERATOR, message, f.span("op"), "unknown operator").help(help));

@@ -21,7 +21,7 @@ pub struct ServerSource {
     /// A directory with tokenizer.json or a GGUF file. With it, token ids are sent, and not text.
     pub tokenizer: Option<External>,
     /// What happens to text of a message that the server may take for the end of a turn.
-    pub special_text: SpecialText,
+    pub special_text: SpecialTextKey,
     /// Price of a million tokens.
     pub price: Option<Price>,
     /// The run stops before it spends more.
@@ -33,9 +33,10 @@ pub struct ServerSource {
 // The numbers are checked to be finite.
 impl Eq for ServerSource {}
 
-/// What happens to text of a message that the server may take for the end of a turn, such as `<|im_end|>`.
+/// Value of the key `special_text`: what happens to text of a message that the server may take for the end of a turn,
+/// such as `<|im_end|>`. The engine's word for it is `SpecialTextRule`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SpecialText {
+pub enum SpecialTextKey {
     /// The row fails.
     #[default]
     Refuse,
@@ -76,9 +77,9 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
     let about =
         "with server and no tokenizer: what happens to text of a message that the server may take for a special token";
     let special_text = match f.choice("special_text", about, &words, Some("refuse")) {
-        "replace" => SpecialText::Replace,
-        "send" => SpecialText::Send,
-        _ => SpecialText::Refuse,
+        "replace" => SpecialTextKey::Replace,
+        "send" => SpecialTextKey::Send,
+        _ => SpecialTextKey::Refuse,
     };
     let price = f.optional_table("price", "with server: price of a million tokens", |f| Price {
         input: f.float("input", "of prompts", None, 0.0..=1e9),

@@ -124,7 +124,7 @@ fn the_resolved_file_is_a_fixed_point() {
     assert!(plan.resolved.contains("microbatch = 32\nwindow = 4"));
     let again = parse(&plan.resolved, &[]).unwrap();
     assert_eq!(again.resolved, plan.resolved);
-    for format in [Format::Tree, Format::Mermaid, Format::Dot] {
+    for format in [PlanFormat::Tree, PlanFormat::Mermaid, PlanFormat::Dot] {
         assert_eq!(explain(&again, format), explain(&plan, format));
     }
 }
@@ -360,10 +360,10 @@ fn every_code_has_a_case_that_gives_it() {
 fn only_what_a_head_starts_can_be_streamed() {
     let streaming = "step.dpo.data_schedule=streaming";
     let plan = parse(PAPER, &[streaming]).unwrap();
-    let tree = explain(&plan, Format::Tree);
+    let tree = explain(&plan, PlanFormat::Tree);
     assert!(tree.contains("from pairs (`pairs`, by microbatch, as they close; window of 4 measured here)"), "{tree}");
     assert!(tree.contains("barrier: trains as microbatches close, makes the next policy when its iteration closes"));
-    assert!(explain(&plan, Format::Mermaid).contains("\"pairs, streaming, window\""));
+    assert!(explain(&plan, PlanFormat::Mermaid).contains("\"pairs, streaming, window\""));
     // Rows of a dataset that is read to its end, through any number of steps.
     let stored = ["step.requests.op=listworld", "step.requests.data=requests", "step.responses.from=requests"];
     assert!(parse(PAPER, &stored).is_ok());
@@ -427,13 +427,13 @@ self-rewarding: 2 iterations of the loop, 32 rows a microbatch, at most 4 microb
       ├─ counts points
       └─ from responses (`responses`, by microbatch)
 ";
-    assert_eq!(explain(&plan, Format::Tree), expected);
-    let mermaid = explain(&plan, Format::Mermaid);
+    assert_eq!(explain(&plan, PlanFormat::Tree), expected);
+    let mermaid = explain(&plan, PlanFormat::Mermaid);
     assert!(mermaid.starts_with("flowchart LR\n"));
     for part in ["s5 -- \"prompts\" --> s6", "s9 -. next .-> policy", "-- \"pairs, whole, window\" -->"] {
         assert!(mermaid.contains(part), "{part}\n{mermaid}");
     }
-    let dot = explain(&plan, Format::Dot);
+    let dot = explain(&plan, PlanFormat::Dot);
     assert!(dot.contains("s9 -> policy [style=dashed, label=\"next\"") && dot.ends_with("}\n"), "{dot}");
 }
 

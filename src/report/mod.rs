@@ -15,16 +15,16 @@ fn owner(dataset: &str) -> &str {
 
 pub use cost::{Cost, Hardware, ModelShape};
 pub use evaluate::{Drift, Evaluation, Figures, Judging, Sampled, Setting, Side, model_outputs};
-pub use inspect::contents::Contents;
+pub use inspect::contents::RunContents;
 pub use inspect::diff::Difference;
 pub use inspect::runs::Runs;
 pub use inspect::trace::Trace;
-pub use inspect::verify::Verdict;
-pub use progress::{Left, Outline, Paint, Piece, ProgressState, StepOutline, duration, wrapped};
-pub use summary::counters::{Count, RunCounters};
+pub use inspect::verify::Verification;
+pub use progress::{Paint, Piece, PlanOutline, ProgressState, StepOutline, TimeLeft, duration, wrapped};
+pub use summary::counters::{RunCounters, StepCounts};
 pub use summary::fruitless::Fruitless;
 pub use summary::health::Health;
 pub use summary::left_out::LeftOut;
 pub use summary::rescored::Rescored;
 pub use summary::run_summary::Summary;
-pub use summary::study::Study;
+pub use summary::study::StudyReport;

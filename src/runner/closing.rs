@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::dataflow::{Event, Observer, Operator};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::operators::ReferenceUse;
 use crate::pipeline::Plan;
 use crate::report::{RunCounters, Summary};

@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use crate::cancel::CancelFlag;
 use crate::data::quoted;
-use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
+use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, WorkerTransport};
 use crate::engine::EngineConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::{self, Models};
 use crate::pipeline::{self, Plan};
 use crate::report::{Fruitless, RunCounters};
-use crate::store::{Run, RunStatus};
+use crate::store::{PriorState, Run};
 
 /// How to open a run's directory.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub enum Open<'a> {
 
 /// Options of a run in addition to its plan.
 #[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
+pub struct RunOptions<'a> {
     /// How to open the directory.
     pub open: Open<'a>,
     /// Number of timely workers, at least 1. It does not affect the data.
@@ -45,7 +45,7 @@ pub struct Options<'a> {
     pub device: &'a str,
 }
 
-impl Default for Options<'_> {
+impl Default for RunOptions<'_> {
     /// Continues the run in the directory, with one worker, on the first accelerator that this build
     /// supports or the CPU.
     fn default() -> Self {
@@ -54,14 +54,14 @@ impl Default for Options<'_> {
 }
 
 /// Returns the number of tokens that all engines have sampled so far, or `None` if reading it would block.
-pub type SampledTokens = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+pub type SampledTokenCount = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// Observes a run from outside. The default methods do nothing.
 pub trait Watch {
     /// Called when the run continues an earlier process.
     fn resumed(&self, _run: &Path) {}
     /// Called before the dataflow starts. Returns the observer of its events.
-    fn started(&self, _tokens: SampledTokens) -> Arc<dyn Observer> {
+    fn started(&self, _tokens: SampledTokenCount) -> Arc<dyn Observer> {
         Arc::new(dataflow::NullObserver)
     }
     /// Called when the dataflow has ended, with or without an error.
@@ -104,7 +104,7 @@ impl Observer for Counting {
 pub fn run(
     plan: &Arc<Plan<dyn Operator>>,
     dir: &Path,
-    options: &Options<'_>,
+    options: &RunOptions<'_>,
     watch: &dyn Watch,
     cancel: &CancelFlag,
 ) -> Result<Ended> {
@@ -116,8 +116,8 @@ pub fn run(
     let (run, status) = created.map_err(|e| with_settings(e, plan, dir))?;
     let run = Arc::new(run);
     match status {
-        RunStatus::Finished => return finished(plan, &run).map(|()| Ended::AlreadyFinished),
-        RunStatus::Unfinished if !matches!(options.open, Open::Begun) => watch.resumed(dir),
+        PriorState::Finished => return finished(plan, &run).map(|()| Ended::AlreadyFinished),
+        PriorState::Unfinished if !matches!(options.open, Open::Begun) => watch.resumed(dir),
         _ => {}
     }
     let models = Models::new(options.device, engine_config(plan)?, plan.seed)?;
@@ -136,7 +136,7 @@ pub fn run(
         stop: cancel.clone(),
     };
     let began = Instant::now();
-    let result = dataflow::run(shared, options.workers, Transport::Typed);
+    let result = dataflow::run(shared, options.workers, WorkerTransport::Typed);
     watch.ended();
     result?;
     let engines = env.get::<Models>()?.engines();

@@ -8,21 +8,21 @@ use serde_json::{Map, Value, json};
 
 use super::api_error::ApiError;
 use super::completions::{answer_tokens, reply_id, usage, wanted};
-use super::fields::Fields;
-use super::job::{Interface, Job, Outcome, Prompt};
+use super::fields::RequestFields;
+use super::job::{EncodedPrompt, Interface, JobOutcome, ServeJob};
 use super::logprobs::{TokenNames, value};
-use super::options::{MAX_TOP, Options, check_model};
+use super::options::{CompletionOptions, MAX_TOP, check_model};
 use super::state::{ReadBody, ServerState};
 use crate::engine::Message;
 
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// Reads a request.
-pub(super) fn job(state: &ServerState, body: ReadBody) -> Result<Job> {
+pub(super) fn job(state: &ServerState, body: ReadBody) -> Result<ServeJob> {
     let (id, messages, options) = parse(state, body)?;
     let ids = encode(state, &messages)?;
-    let prompts = vec![Prompt { ids: ids.into(), text: None }];
-    let job = Job { interface: Interface::Chat, id, prompts, echo: false, options };
+    let prompts = vec![EncodedPrompt { ids: ids.into(), text: None }];
+    let job = ServeJob { interface: Interface::Chat, id, prompts, echo: false, options };
     job.check(state)?;
     Ok(job)
 }
@@ -35,9 +35,9 @@ pub(super) fn encode(state: &ServerState, messages: &[Message]) -> Result<Vec<u3
     })
 }
 
-fn parse(state: &ServerState, body: ReadBody) -> Result<(String, Vec<Message>, Options)> {
+fn parse(state: &ServerState, body: ReadBody) -> Result<(String, Vec<Message>, CompletionOptions)> {
     let _one = state.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut fields = Fields::parse(&body.bytes)?;
+    let mut fields = RequestFields::parse(&body.bytes)?;
     check_model(&mut fields, state)?;
     let messages = match fields.take("messages") {
         Some(list) => messages(list)?,
@@ -61,7 +61,7 @@ fn parse(state: &ServerState, body: ReadBody) -> Result<(String, Vec<Message>, O
             return Err(ApiError::field("top_logprobs", "`top_logprobs` has no effect without `logprobs: true`"));
         }
     };
-    let options = Options::read(&mut fields, state, 1, logprobs, max_tokens)?;
+    let options = CompletionOptions::read(&mut fields, state, 1, logprobs, max_tokens)?;
     turns_only(&mut fields)?;
     let leave_out = "leave it out";
     fields.neutral("echo", &[json!(false)], "use /v1/completions")?;
@@ -74,7 +74,7 @@ fn parse(state: &ServerState, body: ReadBody) -> Result<(String, Vec<Message>, O
 }
 
 /// Refuses other ways to end the prompt than with the beginning of an answer.
-pub(super) fn turns_only(fields: &mut Fields) -> Result<()> {
+pub(super) fn turns_only(fields: &mut RequestFields) -> Result<()> {
     let ids = "send token ids to /v1/completions";
     fields.neutral("add_generation_prompt", &[json!(true)], ids)?;
     fields.neutral("continue_final_message", &[json!(false)], ids)?;
@@ -125,7 +125,7 @@ fn text(content: &Value) -> Option<String> {
 }
 
 /// The reply to a job.
-pub(super) fn reply(state: &ServerState, job: &Job, outcome: &Outcome) -> Value {
+pub(super) fn reply(state: &ServerState, job: &ServeJob, outcome: &JobOutcome) -> Value {
     let options = &job.options;
     let names = TokenNames { codec: state.engine.codec(), ids: options.names_are_ids };
     let wanted = wanted(job, outcome, 0);

@@ -6,10 +6,10 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::api_error::ApiError;
-use super::fields::{Fields, token_id};
-use super::job::{Interface, Job, Outcome, Prompt};
+use super::fields::{RequestFields, token_id};
+use super::job::{EncodedPrompt, Interface, JobOutcome, ServeJob};
 use super::logprobs::{ScoredToken, TokenNames, value};
-use super::options::{MAX_TOP, Options, check_model};
+use super::options::{CompletionOptions, MAX_TOP, check_model};
 use super::state::{ReadBody, ServerState};
 use crate::engine::Completion;
 
@@ -25,45 +25,52 @@ enum Given {
 }
 
 /// A request before its prompts are encoded.
-struct Parsed {
+struct ParsedRequest {
     id: String,
     prompts: Vec<Given>,
     /// Whether texts get the tokens that the tokenizer puts around every text.
     mark: bool,
     echo: bool,
-    options: Options,
+    options: CompletionOptions,
 }
 
 /// Reads a request.
-pub(super) fn job(state: &ServerState, body: ReadBody) -> Result<Job> {
+pub(super) fn job(state: &ServerState, body: ReadBody) -> Result<ServeJob> {
     let parsed = parse(state, body)?;
     let codec = state.engine.codec();
     let mut prompts = Vec::with_capacity(parsed.prompts.len());
     for given in parsed.prompts {
         prompts.push(match given {
-            Given::Ids(ids) => Prompt { ids: ids.into(), text: None },
-            Given::Text(text) => Prompt { ids: codec.encode_prompt(&text, parsed.mark)?.into(), text: Some(text) },
+            Given::Ids(ids) => EncodedPrompt { ids: ids.into(), text: None },
+            Given::Text(text) => {
+                EncodedPrompt { ids: codec.encode_prompt(&text, parsed.mark)?.into(), text: Some(text) }
+            }
         });
     }
-    let job =
-        Job { interface: Interface::Completions, id: parsed.id, prompts, echo: parsed.echo, options: parsed.options };
+    let job = ServeJob {
+        interface: Interface::Completions,
+        id: parsed.id,
+        prompts,
+        echo: parsed.echo,
+        options: parsed.options,
+    };
     job.check(state)?;
     Ok(job)
 }
 
-fn parse(state: &ServerState, body: ReadBody) -> Result<Parsed> {
+fn parse(state: &ServerState, body: ReadBody) -> Result<ParsedRequest> {
     let _one = state.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut fields = Fields::parse(&body.bytes)?;
+    let mut fields = RequestFields::parse(&body.bytes)?;
     check_model(&mut fields, state)?;
     let prompts = prompts(&mut fields, state.size.vocab)?;
     let max_tokens = fields.count("max_tokens", 0..=u64::MAX)?.unwrap_or(DEFAULT_MAX_TOKENS);
     let logprobs = fields.count("logprobs", 0..=MAX_TOP)?;
     let echo = fields.flag("echo", false)?;
     let mark = fields.flag("add_special_tokens", true)?;
-    let options = Options::read(&mut fields, state, prompts.len(), logprobs, max_tokens)?;
+    let options = CompletionOptions::read(&mut fields, state, prompts.len(), logprobs, max_tokens)?;
     fields.neutral("suffix", &[json!("")], "put it into the prompt")?;
     fields.finish()?;
-    Ok(Parsed { id: reply_id("cmpl", state, &body.bytes), prompts, mark, echo, options })
+    Ok(ParsedRequest { id: reply_id("cmpl", state, &body.bytes), prompts, mark, echo, options })
 }
 
 /// The id of the reply to a request.
@@ -73,7 +80,7 @@ pub(super) fn reply_id(kind: &str, state: &ServerState, body: &[u8]) -> String {
     format!("{kind}-{}", &hasher.finalize().to_hex()[..24])
 }
 
-fn prompts(fields: &mut Fields, vocab: usize) -> Result<Vec<Given>> {
+fn prompts(fields: &mut RequestFields, vocab: usize) -> Result<Vec<Given>> {
     let wanted = || {
         let message = format!(
             "`prompt` must be a text, a list of token ids below {vocab}, a list of texts, or a list of lists of token ids"
@@ -103,7 +110,7 @@ fn as_text(value: Value) -> Option<String> {
 }
 
 /// The reply to a job.
-pub(super) fn reply(state: &ServerState, job: &Job, outcome: &Outcome) -> Value {
+pub(super) fn reply(state: &ServerState, job: &ServeJob, outcome: &JobOutcome) -> Value {
     let n = job.options.n;
     let choices: Vec<Value> =
         outcome.answers.iter().enumerate().map(|(i, answer)| choice(state, job, outcome, i, i / n, answer)).collect();
@@ -119,13 +126,20 @@ pub(super) fn reply(state: &ServerState, job: &Job, outcome: &Outcome) -> Value 
 }
 
 /// The numbers of tokens.
-pub(super) fn usage(job: &Job, answers: &[Completion]) -> Value {
+pub(super) fn usage(job: &ServeJob, answers: &[Completion]) -> Value {
     let prompt: usize = job.prompts.iter().map(|p| p.ids.len()).sum();
     let drawn: usize = answers.iter().map(|a| a.tokens.len()).sum();
     json!({ "prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn })
 }
 
-fn choice(state: &ServerState, job: &Job, outcome: &Outcome, index: usize, of: usize, answer: &Completion) -> Value {
+fn choice(
+    state: &ServerState,
+    job: &ServeJob,
+    outcome: &JobOutcome,
+    index: usize,
+    of: usize,
+    answer: &Completion,
+) -> Value {
     let (prompt, options) = (&job.prompts[of], &job.options);
     let text = if job.echo { echoed(state, prompt) + &answer.text } else { answer.text.clone() };
     let names = TokenNames { codec: state.engine.codec(), ids: options.names_are_ids };
@@ -157,12 +171,12 @@ fn choice(state: &ServerState, job: &Job, outcome: &Outcome, index: usize, of: u
 }
 
 /// The text of a prompt.
-pub(super) fn echoed(state: &ServerState, prompt: &Prompt) -> String {
+pub(super) fn echoed(state: &ServerState, prompt: &EncodedPrompt) -> String {
     prompt.text.clone().unwrap_or_else(|| state.engine.codec().spell(&prompt.ids))
 }
 
 /// The tokens that a prompt was asked for, with their log-probabilities.
-pub(super) fn wanted(job: &Job, outcome: &Outcome, prompt: usize) -> Vec<(u32, f32)> {
+pub(super) fn wanted(job: &ServeJob, outcome: &JobOutcome, prompt: usize) -> Vec<(u32, f32)> {
     match (&job.options.wanted, outcome.wanted.get(prompt)) {
         (Some(ids), Some(logprobs)) => ids.iter().copied().zip(logprobs.iter().copied()).collect(),
         _ => Vec::new(),
@@ -171,7 +185,7 @@ pub(super) fn wanted(job: &Job, outcome: &Outcome, prompt: usize) -> Vec<(u32, f
 
 /// The tokens of an answer. `wanted` are listed beside the first.
 pub(super) fn answer_tokens<'a>(
-    outcome: &'a Outcome,
+    outcome: &'a JobOutcome,
     wanted: &'a [(u32, f32)],
     index: usize,
     answer: &Completion,

@@ -11,13 +11,13 @@ use crate::data::nearest;
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// The fields of a request that are not read yet.
-pub(super) struct Fields {
+pub(super) struct RequestFields {
     left: Map<String, Value>,
     /// Names that were asked for, for suggestions.
     known: Vec<&'static str>,
 }
 
-impl Fields {
+impl RequestFields {
     /// Parses a body.
     pub fn parse(body: &[u8]) -> Result<Self> {
         let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, message);

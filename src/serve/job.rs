@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::api_error::ApiError;
-use super::options::Options;
+use super::options::CompletionOptions;
 use super::state::ServerState;
 use crate::cancel::CancelFlag;
 use crate::engine::{
@@ -24,28 +24,28 @@ pub(super) enum Interface {
 }
 
 /// A prompt.
-pub(super) struct Prompt {
+pub(super) struct EncodedPrompt {
     pub ids: Arc<[u32]>,
     /// The text, or none if it came as token ids.
     pub text: Option<String>,
 }
 
 /// A request that can be run.
-pub(super) struct Job {
+pub(super) struct ServeJob {
     pub interface: Interface,
     /// Made from the request, so that equal requests get equal bytes.
     pub id: String,
-    pub prompts: Vec<Prompt>,
+    pub prompts: Vec<EncodedPrompt>,
     /// Whether answers begin with their prompt.
     pub echo: bool,
-    pub options: Options,
+    pub options: CompletionOptions,
 }
 
 /// The likeliest tokens in place of each token of an answer.
 type Likeliest = Vec<Vec<(u32, f32)>>;
 
 /// What the engine gave for a job. Answers are in order of their prompts.
-pub(super) struct Outcome {
+pub(super) struct JobOutcome {
     pub answers: Vec<Completion>,
     /// For each answer. Empty if they are not asked for.
     pub likeliest: Vec<Likeliest>,
@@ -55,7 +55,7 @@ pub(super) struct Outcome {
     pub wanted: Vec<Vec<f32>>,
 }
 
-impl Job {
+impl ServeJob {
     /// Checks prompts and the size of the reply.
     pub fn check(&self, state: &ServerState) -> Result<()> {
         let context = state.size.context;
@@ -70,7 +70,7 @@ impl Job {
             }
         }
         let listed = self.options.logprobs.map_or(0, |top| 1 + top);
-        let tokens = |prompt: &Prompt| {
+        let tokens = |prompt: &EncodedPrompt| {
             let room = self.options.sampling.max_tokens.min(context.saturating_sub(prompt.ids.len()));
             room + if self.echo { prompt.ids.len() } else { 0 }
         };
@@ -112,7 +112,7 @@ impl Job {
     }
 
     /// Runs the job and blocks the calling thread.
-    pub fn run(&self, state: &ServerState, cancel: &CancelFlag) -> Result<Outcome> {
+    pub fn run(&self, state: &ServerState, cancel: &CancelFlag) -> Result<JobOutcome> {
         state.engine.count(self.prompts.len() * self.options.n);
         let echoed = match (self.echo, self.options.logprobs) {
             (true, Some(top)) => {
@@ -143,7 +143,7 @@ impl Job {
         let wanted = if self.options.wanted.is_some() { in_order(wanted, self.prompts.len())? } else { Vec::new() };
         let likeliest = self.likeliest(state, &answers_made, cancel)?;
         let wanted = wanted.into_iter().map(|sampled| sampled.logprobs).collect();
-        Ok(Outcome { answers: answers_made, likeliest, echoed, wanted })
+        Ok(JobOutcome { answers: answers_made, likeliest, echoed, wanted })
     }
 
     /// Runs rows, of which the first `answers` are answers. Answers without a token are not run.

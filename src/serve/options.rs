@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::api_error::ApiError;
-use super::fields::Fields;
+use super::fields::RequestFields;
 use super::state::ServerState;
 use crate::data::RngKey;
 use crate::engine::Sampling;
@@ -18,7 +18,7 @@ const MAX_ANSWERS: usize = 4096;
 pub(super) const MAX_TOP: u64 = 100;
 
 /// How a request is to be answered.
-pub(super) struct Options {
+pub(super) struct CompletionOptions {
     pub sampling: Arc<Sampling>,
     /// Answers to each prompt.
     pub n: usize,
@@ -54,7 +54,7 @@ impl Keys {
 }
 
 /// Checks the model's name. Without the field, the only model is meant.
-pub(super) fn check_model(fields: &mut Fields, state: &ServerState) -> Result<()> {
+pub(super) fn check_model(fields: &mut RequestFields, state: &ServerState) -> Result<()> {
     match fields.text("model")? {
         Some(name) if name != state.name => {
             let shown: String = name.chars().take(100).collect();
@@ -65,10 +65,10 @@ pub(super) fn check_model(fields: &mut Fields, state: &ServerState) -> Result<()
     }
 }
 
-impl Options {
+impl CompletionOptions {
     /// Reads the fields for `prompts` prompts.
     pub fn read(
-        fields: &mut Fields,
+        fields: &mut RequestFields,
         state: &ServerState,
         prompts: usize,
         logprobs: Option<usize>,
@@ -105,7 +105,7 @@ impl Options {
     }
 }
 
-fn sampling(fields: &mut Fields, state: &ServerState, max_tokens: usize) -> Result<Sampling> {
+fn sampling(fields: &mut RequestFields, state: &ServerState, max_tokens: usize) -> Result<Sampling> {
     let temperature = fields.number("temperature", 1.)?;
     let top_k = match fields.take("top_k") {
         // Others write -1 for all tokens.
@@ -141,7 +141,7 @@ fn sampling(fields: &mut Fields, state: &ServerState, max_tokens: usize) -> Resu
     }
 }
 
-fn stream_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
+fn stream_usage(fields: &mut RequestFields, stream: bool) -> Result<bool> {
     let bad = |message: &str| Err(ApiError::field("stream_options", message));
     match fields.take("stream_options") {
         None => Ok(false),
@@ -155,7 +155,7 @@ fn stream_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
 }
 
 /// Reads the keys of `answers` answers.
-fn keys(fields: &mut Fields, answers: usize) -> Result<Keys> {
+fn keys(fields: &mut RequestFields, answers: usize) -> Result<Keys> {
     let given = fields.texts("reflux_key")?;
     let seed = match fields.take("seed") {
         None => None,
@@ -194,7 +194,7 @@ fn parse_key(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Refuses what other servers can and this one cannot, unless it is switched off.
-fn refuse_unsupported(fields: &mut Fields, n: usize) -> Result<()> {
+fn refuse_unsupported(fields: &mut RequestFields, n: usize) -> Result<()> {
     // It names the end user and has no effect anywhere.
     fields.text("user")?;
     let zero = [json!(0)];

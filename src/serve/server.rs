@@ -21,13 +21,13 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::api_error::ApiError;
-use super::job::{Interface, Job};
+use super::job::{Interface, ServeJob};
 use super::state::{ReadBody, ServerState};
 use super::{chat, completions, info, stream, tokens};
 use crate::cancel::CancelFlag;
 use crate::data::counted;
 use crate::engine::TokenEngine;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 
 /// Maximum bytes of a body.
 const MAX_BODY: usize = 8 << 20;
@@ -149,10 +149,10 @@ fn router(state: Arc<ServerState>) -> Router {
         .route("/v1/chat/completions", post(|state, request| answer(state, request, Work::Job(chat::job))))
         .route("/tokenize", post(|state, request| answer(state, request, Work::Reply(tokens::tokenize))))
         .route("/detokenize", post(|state, request| answer(state, request, Work::Reply(tokens::detokenize))))
-        .route("/v1/models", get(async |State(state): Shared| axum::Json(info::models(&state))))
+        .route("/v1/models", get(async |State(state): SharedState| axum::Json(info::models(&state))))
         .route("/v1/models/{*name}", get(model))
         .route("/health", get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", get(async |State(state): Shared| info::metrics(&state)))
+        .route("/metrics", get(async |State(state): SharedState| info::metrics(&state)))
         .fallback(async |request: Request| {
             let message = format!("path `{}` not found", request.uri().path());
             ApiError::new(StatusCode::NOT_FOUND, message).code("path_not_found")
@@ -165,9 +165,9 @@ fn router(state: Arc<ServerState>) -> Router {
         .with_state(state)
 }
 
-type Shared = State<Arc<ServerState>>;
+type SharedState = State<Arc<ServerState>>;
 
-async fn model(State(state): Shared, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
+async fn model(State(state): SharedState, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
     if name == state.name {
         return axum::Json(info::model(&state)).into_response();
     }
@@ -182,7 +182,7 @@ fn counted_path(path: &str) -> &'static str {
 }
 
 /// Checks the key, counts the reply, and ends requests when the server stops.
-async fn guard(State(state): Shared, request: Request, next: Next) -> Response {
+async fn guard(State(state): SharedState, request: Request, next: Next) -> Response {
     let path = counted_path(request.uri().path());
     let mut stopping = state.stopping.subscribe();
     let response = if path == "/health" || has_key(&state, &request) {
@@ -212,7 +212,7 @@ fn has_key(state: &ServerState, request: &Request) -> bool {
 #[derive(Clone, Copy)]
 enum Work {
     /// Reads a job, which the engine then runs.
-    Job(fn(&ServerState, ReadBody) -> Result<Job, ApiError>),
+    Job(fn(&ServerState, ReadBody) -> Result<ServeJob, ApiError>),
     /// Replies at once.
     Reply(fn(&ServerState, ReadBody) -> Result<Value, ApiError>),
 }
@@ -220,7 +220,7 @@ enum Work {
 /// What a thread made of a request.
 enum Made {
     Reply(Vec<u8>),
-    Stream(Box<Job>),
+    Stream(Box<ServeJob>),
 }
 
 /// Sets the flag when the client is gone or the reply complete.
@@ -232,7 +232,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn answer(State(state): Shared, request: Request, work: Work) -> Response {
+async fn answer(State(state): SharedState, request: Request, work: Work) -> Response {
     match answer_or_fail(state, request, work).await {
         Ok(response) => response,
         Err(e) => e.into_response(),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::api_error::ApiError;
 use super::completions::{echoed, usage};
-use super::job::{Interface, Job};
+use super::job::{Interface, ServeJob};
 use super::state::ServerState;
 use crate::cancel::CancelFlag;
 use crate::engine::{Completion, NewToken, RowResult, TokenListener};
@@ -18,14 +18,14 @@ use crate::error::{Error, Result};
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the engine's thread tells.
-enum Event {
+enum StreamEvent {
     Token(NewToken),
     Done(Result<Vec<RowResult>>),
 }
 
 /// An answer in progress.
 #[derive(Default)]
-struct Progress {
+struct AnswerProgress {
     tokens: Vec<u32>,
     /// The text that was sent.
     sent: String,
@@ -34,17 +34,17 @@ struct Progress {
 }
 
 /// Runs a job and sends its events. `send` returns whether the client still listens.
-pub(super) fn run(state: &ServerState, job: &Job, cancel: &CancelFlag, send: &dyn Fn(String) -> bool) {
+pub(super) fn run(state: &ServerState, job: &ServeJob, cancel: &CancelFlag, send: &dyn Fn(String) -> bool) {
     state.engine.count(job.prompts.len() * job.options.n);
     let outcome = std::thread::scope(|scope| {
         let (sender, events) = mpsc::channel();
         let tokens = sender.clone();
         let listener: TokenListener = Arc::new(move |token| {
             // Nobody listens once the client is gone.
-            let _ = tokens.send(Event::Token(token));
+            let _ = tokens.send(StreamEvent::Token(token));
         });
         let work = move || {
-            let _ = sender.send(Event::Done(state.engine.run_streaming(job.rows(), listener, cancel)));
+            let _ = sender.send(StreamEvent::Done(state.engine.run_streaming(job.rows(), listener, cancel)));
         };
         let thread = std::thread::Builder::new().name("stream".into()).spawn_scoped(scope, work);
         thread.map_err(|e| ApiError::from(Error::no_thread("the thread of a stream", e)))?;
@@ -60,12 +60,12 @@ pub(super) fn run(state: &ServerState, job: &Job, cancel: &CancelFlag, send: &dy
 /// Sends tokens as they come, and the ends of the answers.
 fn follow(
     state: &ServerState,
-    job: &Job,
+    job: &ServeJob,
     cancel: &CancelFlag,
-    events: &mpsc::Receiver<Event>,
+    events: &mpsc::Receiver<StreamEvent>,
     send: &dyn Fn(String) -> bool,
 ) -> std::result::Result<(), ApiError> {
-    let mut open: BTreeMap<usize, Progress> = BTreeMap::new();
+    let mut open: BTreeMap<usize, AnswerProgress> = BTreeMap::new();
     let tell = |value: &Value| {
         if !send(event(value)) {
             cancel.set();
@@ -88,11 +88,11 @@ fn follow(
         let mut changed = Vec::new();
         for next in std::iter::once(first).chain(events.try_iter()) {
             match next {
-                Event::Token(new) => {
+                StreamEvent::Token(new) => {
                     open.entry(new.row).or_default().tokens.push(new.token);
                     changed.push(new.row);
                 }
-                Event::Done(results) => {
+                StreamEvent::Done(results) => {
                     let answers = job.answers(state, results?)?;
                     for (row, answer) in answers.iter().enumerate() {
                         end(state, job, row, open.remove(&row).unwrap_or_default(), answer, &tell)?;
@@ -117,7 +117,7 @@ fn follow(
 }
 
 /// Sends what comes before the first token.
-fn begin(state: &ServerState, job: &Job, row: usize, tell: &dyn Fn(&Value)) {
+fn begin(state: &ServerState, job: &ServeJob, row: usize, tell: &dyn Fn(&Value)) {
     let prompt = &job.prompts[row / job.options.n];
     let mut choice = match job.interface {
         Interface::Chat => {
@@ -135,7 +135,7 @@ fn begin(state: &ServerState, job: &Job, row: usize, tell: &dyn Fn(&Value)) {
 }
 
 /// Sends the text that can no longer change.
-fn go_on(state: &ServerState, job: &Job, row: usize, progress: &mut Progress, tell: &dyn Fn(&Value)) {
+fn go_on(state: &ServerState, job: &ServeJob, row: usize, progress: &mut AnswerProgress, tell: &dyn Fn(&Value)) {
     // The newest token may end the answer, and then has no text.
     let sure = progress.tokens.len().saturating_sub(1);
     let text = state.engine.codec().decode(&progress.tokens[..sure]);
@@ -167,9 +167,9 @@ fn settled(text: &str, stop: &[String]) -> usize {
 /// Sends the end of an answer.
 fn end(
     state: &ServerState,
-    job: &Job,
+    job: &ServeJob,
     row: usize,
-    progress: Progress,
+    progress: AnswerProgress,
     answer: &Completion,
     tell: &dyn Fn(&Value),
 ) -> std::result::Result<(), ApiError> {
@@ -182,7 +182,7 @@ fn end(
 }
 
 /// A part of an answer.
-fn piece(job: &Job, row: usize, text: &str, tokens: &[u32], finish: Option<&str>) -> Value {
+fn piece(job: &ServeJob, row: usize, text: &str, tokens: &[u32], finish: Option<&str>) -> Value {
     let mut piece = match job.interface {
         Interface::Chat => json!({ "index": row, "delta": { "content": text }, "finish_reason": finish }),
         Interface::Completions => json!({ "index": row, "text": text, "logprobs": null, "finish_reason": finish }),
@@ -193,7 +193,7 @@ fn piece(job: &Job, row: usize, text: &str, tokens: &[u32], finish: Option<&str>
     piece
 }
 
-fn frame(state: &ServerState, job: &Job, choices: Vec<Value>) -> Value {
+fn frame(state: &ServerState, job: &ServeJob, choices: Vec<Value>) -> Value {
     let object = match job.interface {
         Interface::Chat => "chat.completion.chunk",
         Interface::Completions => "text_completion",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::api_error::ApiError;
 use super::chat;
-use super::fields::Fields;
+use super::fields::RequestFields;
 use super::options::check_model;
 use super::state::{ReadBody, ServerState};
 use crate::engine::Message;
@@ -14,7 +14,7 @@ use crate::engine::Message;
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// What to convert to token ids.
-enum Source {
+enum TokenizeInput {
     /// A text, and whether it gets the tokens that the tokenizer puts around every text.
     Text(String, bool),
     Conversation(Vec<Message>),
@@ -25,8 +25,8 @@ pub(super) fn tokenize(state: &ServerState, body: ReadBody) -> Result<Value> {
     let (source, spelled) = parse(state, body)?;
     let codec = state.engine.codec();
     let ids = match source {
-        Source::Text(text, mark) => codec.encode_prompt(&text, mark)?,
-        Source::Conversation(messages) => chat::encode(state, &messages)?,
+        TokenizeInput::Text(text, mark) => codec.encode_prompt(&text, mark)?,
+        TokenizeInput::Conversation(messages) => chat::encode(state, &messages)?,
     };
     let mut reply = json!({ "count": ids.len(), "max_model_len": state.size.context, "tokens": ids });
     if spelled {
@@ -35,16 +35,16 @@ pub(super) fn tokenize(state: &ServerState, body: ReadBody) -> Result<Value> {
     Ok(reply)
 }
 
-fn parse(state: &ServerState, body: ReadBody) -> Result<(Source, bool)> {
+fn parse(state: &ServerState, body: ReadBody) -> Result<(TokenizeInput, bool)> {
     let _one = state.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut fields = Fields::parse(&body.bytes)?;
+    let mut fields = RequestFields::parse(&body.bytes)?;
     check_model(&mut fields, state)?;
     let spelled = fields.flag("return_token_strs", false)?;
     let source = match (fields.text("prompt")?, fields.take("messages")) {
-        (Some(text), None) => Source::Text(text, fields.flag("add_special_tokens", true)?),
+        (Some(text), None) => TokenizeInput::Text(text, fields.flag("add_special_tokens", true)?),
         (None, Some(messages)) => {
             chat::turns_only(&mut fields)?;
-            Source::Conversation(chat::messages(messages)?)
+            TokenizeInput::Conversation(chat::messages(messages)?)
         }
         _ => return Err(ApiError::field("prompt", "give either `prompt`, a text, or `messages`")),
     };
@@ -56,7 +56,7 @@ fn parse(state: &ServerState, body: ReadBody) -> Result<(Source, bool)> {
 pub(super) fn detokenize(state: &ServerState, body: ReadBody) -> Result<Value> {
     let ids = {
         let _one = state.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fields = Fields::parse(&body.bytes)?;
+        let mut fields = RequestFields::parse(&body.bytes)?;
         check_model(&mut fields, state)?;
         let ids = fields.ids("tokens", state.size.vocab)?;
         fields.finish()?;

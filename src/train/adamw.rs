@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::backprop::{Gradient, Gradients};
 use crate::model::ops::Floats;
 
@@ -184,7 +184,7 @@ impl AdamW {
         for (name, slot) in &self.slots {
             let Some(g) = gradients.get(name) else { continue };
             let decay = if slot.var.rank() > 1 { 1. - learning_rate * c.weight_decay } else { 1. };
-            let update = Update {
+            let update = AdamWUpdate {
                 mean_rest: (1. - c.beta1) as f32,
                 square_keep: c.beta2 as f32,
                 square_rest: (1. - c.beta2) as f32,
@@ -221,7 +221,7 @@ fn zeros(var: &Var) -> candle_core::Result<Tensor> {
 
 impl Slot {
     /// In place, on the CPU in f32. A weight with a master becomes the master's rounded value.
-    fn fused(&self, g: &[f32], update: &Update) -> candle_core::Result<()> {
+    fn fused(&self, g: &[f32], update: &AdamWUpdate) -> candle_core::Result<()> {
         Changing::all(self.master.as_ref().unwrap_or(&self.var), |p| {
             Changing::all(&self.mean, |m| {
                 Changing::all(&self.square, |v| {
@@ -238,7 +238,7 @@ impl Slot {
     }
 
     /// The same out of candle's operations, for other devices.
-    fn composed(&self, g: &Tensor, update: &Update, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
+    fn composed(&self, g: &Tensor, update: &AdamWUpdate, clip: f64, c: AdamWConfig) -> candle_core::Result<()> {
         let g = (g.to_dtype(DType::F32)? * clip)?;
         let (m, v, p) = (&self.mean, &self.square, self.master.as_ref().unwrap_or(&self.var));
         let next_m = (m + ((&g - m)? * (1. - c.beta1))?)?;
@@ -271,7 +271,7 @@ fn squares(numbers: &[f32]) -> f64 {
 
 /// One pass over gradient, moments and weight, because memory is the bottleneck: `m += (1 - beta1) (scale g - m)`,
 /// `v = beta2 v + (1 - beta2) (scale g)^2`, `p = decay p - step_size m / (sqrt(v) / root_correction + eps)`.
-struct Update {
+struct AdamWUpdate {
     mean_rest: f32,
     square_keep: f32,
     square_rest: f32,
@@ -303,7 +303,7 @@ impl<F: FnOnce(&mut [f32]) -> candle_core::Result<()>> InplaceOp1 for Changing<F
     }
 }
 
-impl Update {
+impl AdamWUpdate {
     fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
             let g = g * self.scale;

@@ -15,7 +15,7 @@ use super::training_loop::{DataFingerprint, TrainingLoop};
 use super::usable::{nothing_left, usable_examples, usable_pairs};
 use super::validation::Validation;
 use crate::error::Result;
-use crate::model::backprop::Options;
+use crate::model::backprop::ForwardOptions;
 use crate::model::{Config, Llama};
 
 /// The settings of [`dpo`].
@@ -41,7 +41,7 @@ pub struct DpoConfig {
     /// Rows of a forward; see [`ForwardLimits`].
     pub max_rows_per_forward: usize,
     /// Dropout, drawn with `seed`, and recomputation of activations in the backward pass to save memory.
-    pub options: Options,
+    pub options: ForwardOptions,
     /// Whether to shuffle every pass; see [`order`], purpose `train.dpo`.
     pub shuffle: bool,
     /// Key of the orders.
@@ -68,7 +68,7 @@ impl Default for DpoConfig {
             optimizer: AdamWConfig::default(),
             max_length: None,
             max_rows_per_forward: ForwardLimits::default().max_rows,
-            options: Options::default(),
+            options: ForwardOptions::default(),
             shuffle: true,
             seed: 0,
             validation: None,

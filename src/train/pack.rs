@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use crate::model::backprop::Rows;
+use crate::model::backprop::PackedRows;
 use crate::model::ops::Segment;
 
 /// The rows of a forward. The last token of a sequence predicts nothing, so it has no row.
 #[derive(Default)]
 pub(super) struct Pack {
     /// The rows and their targets.
-    pub packed: Rows,
+    pub packed: PackedRows,
     /// The targets of each completion, in the order they were put in.
     pub completions: Vec<Range<usize>>,
     /// Key of the dropout of the next sequence or pair, if there is dropout.

@@ -2,7 +2,7 @@
 
 use super::losses::PairColumns;
 use crate::error::{Error, Result};
-use crate::model::{Completion, Message, Tokenizer, Unwritten};
+use crate::model::{Message, TokenizedCompletion, Tokenizer, Unwritten};
 
 /// A sequence to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Example {
     /// As [`Tokenizer::encode_completion`].
     pub fn answer(tokenizer: &Tokenizer, prompt: &[Message], answer: &str) -> Result<Self> {
         let turn = [Message::new("assistant", answer)];
-        let Completion { prompt: mut tokens, answer, .. } =
+        let TokenizedCompletion { prompt: mut tokens, answer, .. } =
             tokenizer.encode_completion(prompt, &turn, Unwritten::Refuse)?;
         let context = tokens.len();
         tokens.extend(answer);

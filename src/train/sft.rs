@@ -13,7 +13,7 @@ use super::usable::{nothing_left, usable_examples};
 use super::validation::Validation;
 use crate::error::Result;
 use crate::model::Llama;
-use crate::model::backprop::Options;
+use crate::model::backprop::ForwardOptions;
 
 /// Size of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ pub struct SftConfig {
     /// Rows of a forward; see [`ForwardLimits`].
     pub max_rows_per_forward: usize,
     /// Dropout, drawn with `seed`, and recomputation of activations in the backward pass to save memory.
-    pub options: Options,
+    pub options: ForwardOptions,
     /// Whether to shuffle every pass; see [`order`], purpose `train.sft`.
     pub shuffle: bool,
     /// Key of the orders.
@@ -67,7 +67,7 @@ impl Default for SftConfig {
             optimizer: AdamWConfig::default(),
             max_length: None,
             max_rows_per_forward: ForwardLimits::default().max_rows,
-            options: Options::default(),
+            options: ForwardOptions::default(),
             shuffle: true,
             seed: 0,
             validation: None,

@@ -16,7 +16,7 @@ use super::schedule::Schedule;
 use crate::data::RngKey;
 use crate::error::{Error, Result};
 use crate::model::Llama;
-use crate::model::backprop::{self, Gradients, Options, Pool};
+use crate::model::backprop::{self, ForwardOptions, Gradients, Pool};
 
 /// A model in training: its optimizer, schedule and position.
 pub struct Trainer<'a> {
@@ -28,7 +28,7 @@ pub struct Trainer<'a> {
     num_tokens: u64,
     /// Learning rate of the next step, where the schedule does not give it.
     rate: Option<f64>,
-    options: Options,
+    options: ForwardOptions,
     /// Key of the dropout.
     seed: u64,
     gradients: Gradients,
@@ -51,12 +51,12 @@ impl<'a> Trainer<'a> {
             return Err(Error::bug("the model to train was loaded frozen"));
         }
         let adamw = AdamW::new(llama.variables(), optimizer)?;
-        let (options, gradients, pool) = (Options::default(), Gradients::default(), Pool::default());
+        let (options, gradients, pool) = (ForwardOptions::default(), Gradients::default(), Pool::default());
         Ok(Self { llama, adamw, schedule, total, limits, num_tokens: 0, rate: None, options, seed: 0, gradients, pool })
     }
 
     /// The same trainer with dropout or checkpointed activations. `seed` is the key of the dropout.
-    pub fn recording(self, options: Options, seed: u64) -> Self {
+    pub fn recording(self, options: ForwardOptions, seed: u64) -> Self {
         Self { options, seed, ..self }
     }
 

@@ -11,7 +11,7 @@ use super::metrics::{StepMetrics, Trained};
 use super::progress::Progress;
 use super::rows::Problem;
 use super::trainer::Trainer;
-use super::validation::{Evaluate, KeepWeights, Rules};
+use super::validation::{Evaluate, KeepWeights, ValidationRules};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Llama;
 
@@ -48,7 +48,7 @@ pub(super) struct TrainingLoop<'a, 'p> {
     pub seen: DataFingerprint,
     settings: String,
     metrics: Vec<StepMetrics>,
-    validation: Option<(Rules, Evaluate<'a>)>,
+    validation: Option<(ValidationRules, Evaluate<'a>)>,
     /// The best weights so far, if the training keeps the best.
     best: Option<BTreeMap<String, Tensor>>,
     /// Steps of the last checkpoint.
@@ -61,7 +61,7 @@ impl<'a, 'p> TrainingLoop<'a, 'p> {
         trainer: Trainer<'a>,
         llama: &'a Llama,
         settings: &impl Debug,
-        validation: Option<(Rules, Evaluate<'a>)>,
+        validation: Option<(ValidationRules, Evaluate<'a>)>,
         progress: &'p mut dyn Progress,
     ) -> Self {
         let start = progress.checkpoints().map(|c| c.start()).unwrap_or_default();

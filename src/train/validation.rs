@@ -78,7 +78,7 @@ pub struct Validation<Row> {
 
 /// The settings of a validation without its rows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct ValidationRules {
     pub every: usize,
     pub measure: ValidationMetric,
     pub patience: Option<usize>,
@@ -86,12 +86,12 @@ pub(super) struct Rules {
 }
 
 impl<Row> Validation<Row> {
-    pub(super) fn rules(&self) -> Rules {
-        Rules { every: self.every.max(1), measure: self.measure, patience: self.patience, keep: self.keep }
+    pub(super) fn rules(&self) -> ValidationRules {
+        ValidationRules { every: self.every.max(1), measure: self.measure, patience: self.patience, keep: self.keep }
     }
 }
 
-impl Rules {
+impl ValidationRules {
     /// Index and value of the best measurement.
     pub fn best(&self, metrics: &[StepMetrics]) -> Option<(usize, f64)> {
         let measured = metrics.iter().enumerate().filter_map(|(i, m)| Some((i, self.measure.value(m)?)));
@@ -112,7 +112,7 @@ impl Rules {
 
 impl Validation<Example> {
     /// The rules, and a function that measures the loss on the rows.
-    pub(super) fn examples(&self, model: &Config, limits: ForwardLimits) -> Result<(Rules, Evaluate<'_>)> {
+    pub(super) fn examples(&self, model: &Config, limits: ForwardLimits) -> Result<(ValidationRules, Evaluate<'_>)> {
         let (usable, problems) = usable_examples(model, &self.rows, None);
         nothing_left("validation rows", &usable, &problems)?;
         let rows: Vec<&Example> = usable.into_iter().map(|i| &self.rows[i]).collect();
@@ -131,7 +131,7 @@ impl Validation<Pair> {
         model: &Config,
         objective: &'a Objective,
         limits: ForwardLimits,
-    ) -> Result<(Rules, Evaluate<'a>)> {
+    ) -> Result<(ValidationRules, Evaluate<'a>)> {
         let (usable, problems) = usable_pairs(model, &self.rows, None);
         nothing_left("validation pairs", &usable, &problems)?;
         let rows: Vec<&Pair> = usable.into_iter().map(|i| &self.rows[i]).collect();
@@ -204,16 +204,17 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_measurements_is_best_and_patience_counts_from_it() {
-        let rules = Rules { every: 2, measure: ValidationMetric::Loss, patience: Some(2), keep: KeepWeights::Best };
+        let rules =
+            ValidationRules { every: 2, measure: ValidationMetric::Loss, patience: Some(2), keep: KeepWeights::Best };
         let metrics = measured(&[None, Some(2.), None, Some(1.), None, Some(1.), None, Some(f64::NAN)]);
         assert_eq!(rules.best(&metrics), Some((3, 1.)));
         assert!(!rules.stops(&metrics[..6]) && rules.stops(&metrics));
-        assert!(!Rules { patience: None, ..rules }.stops(&metrics));
+        assert!(!ValidationRules { patience: None, ..rules }.stops(&metrics));
         assert_eq!(rules.best(&measured(&[None])), None);
         assert!(!rules.stops(&measured(&[None, Some(1.)])));
         // Never a finite measurement: nothing to choose, and no reason to go on.
         assert!(rules.stops(&measured(&[Some(f64::NAN), Some(f64::NAN)])));
-        let higher = Rules { measure: ValidationMetric::Margin, ..rules };
+        let higher = ValidationRules { measure: ValidationMetric::Margin, ..rules };
         let metrics: Vec<_> =
             [1., 3., 2.].map(|v| StepMetrics { eval_rewards_margins: Some(v), ..StepMetrics::default() }).into();
         assert_eq!(higher.best(&metrics), Some((1, 3.)));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use reflux::cancel::CancelFlag;
-use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, Transport};
+use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, WorkerTransport};
 use reflux::engine::EngineConfig;
 use reflux::error::Result;
 use reflux::operators::{self, Models};
@@ -44,13 +44,13 @@ impl Observer for Watch {
 /// How to run.
 pub struct RunOptions {
     pub workers: usize,
-    pub transport: Transport,
+    pub transport: WorkerTransport,
     pub stop_after: Option<u64>,
     pub spans: bool,
 }
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { workers: 1, transport: Transport::Typed, stop_after: None, spans: false }
+        Self { workers: 1, transport: WorkerTransport::Typed, stop_after: None, spans: false }
     }
 }
 

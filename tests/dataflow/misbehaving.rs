@@ -9,7 +9,7 @@ use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Epoch, List, Schema, named};
 use reflux::dataflow::{
     self, Context, IterationSource, IterationState, Ledger, Map, NullObserver, Operator, Output, RuntimeEnv, Shared,
-    Stage, Train, Transport,
+    Stage, Train, WorkerTransport,
 };
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::pipeline::{self, NeedsModel, OperatorDef, Port, Shape, StepSpec};
@@ -169,7 +169,7 @@ kind!(PANICS, "panics", Shape::Map, NeedsModel::No, 1, Panics);
 kind!(LOSES, "loses", Shape::Map, NeedsModel::No, 1, Loses);
 kind!(BARRIER, "barrier", Shape::Train, NeedsModel::Yes, 1, Barrier);
 
-fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transport: Transport) -> Result<()> {
+fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transport: WorkerTransport) -> Result<()> {
     let text = format!(
         "[pipeline]\nname = \"t\"\niterations = 3\nmicrobatch = 1\nwindow = {window}\n\
          [model.m]\ninit = \"pipelines/listworld/model\"\n[loop]\npolicy = \"m\"\nnext = \"train\"\n\
@@ -190,9 +190,12 @@ fn run(dir: &std::path::Path, map: &str, window: usize, workers: usize, transpor
 fn the_window_bounds_what_is_open_and_the_barrier_waits_for_all() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let temp = tempfile::tempdir().unwrap();
-    for (window, workers, transport) in
-        [(1, 1, Transport::Typed), (3, 2, Transport::Typed), (3, 2, Transport::Serialised), (50, 1, Transport::Typed)]
-    {
+    for (window, workers, transport) in [
+        (1, 1, WorkerTransport::Typed),
+        (3, 2, WorkerTransport::Typed),
+        (3, 2, WorkerTransport::Serialised),
+        (50, 1, WorkerTransport::Typed),
+    ] {
         OPEN.store(0, SeqCst);
         MOST.store(0, SeqCst);
         let dir = temp.path().join(format!("{window}-{workers}-{transport:?}"));
@@ -211,7 +214,7 @@ fn a_panic_ends_the_run_on_all_workers_and_leaves_what_was_committed() {
     let temp = tempfile::tempdir().unwrap();
     for workers in [1, 2, 3] {
         let dir = temp.path().join(workers.to_string());
-        let e = run(&dir, "panics", 2, workers, Transport::Typed).unwrap_err();
+        let e = run(&dir, "panics", 2, workers, WorkerTransport::Typed).unwrap_err();
         assert_eq!(e.kind(), Fault::Bug);
         assert!(e.to_string().contains("`map` panicked") && e.to_string().contains("boom"), "{e}");
         let run = Run::open(&dir).unwrap();
@@ -226,7 +229,7 @@ fn a_panic_ends_the_run_on_all_workers_and_leaves_what_was_committed() {
 fn a_row_that_an_operator_loses_stops_the_run() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let temp = tempfile::tempdir().unwrap();
-    let e = run(&temp.path().join("run"), "loses", 2, 1, Transport::Typed).unwrap_err();
+    let e = run(&temp.path().join("run"), "loses", 2, 1, WorkerTransport::Typed).unwrap_err();
     assert_eq!(e.kind(), Fault::Bug);
     assert!(e.to_string().contains("step `map` was given 1 rows and accounts for 0"), "{e}");
     let run = Run::open(&temp.path().join("run")).unwrap();

@@ -12,7 +12,9 @@ use arrow::array::{Array, RecordBatch};
 use candle_core::{DType, Device};
 use reflux::cancel::CancelFlag;
 use reflux::data::{Columns, Schema, named};
-use reflux::dataflow::{self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, Transport};
+use reflux::dataflow::{
+    self, Context, Event, Map, Observer, Operator, Output, RuntimeEnv, Shared, Stage, WorkerTransport,
+};
 use reflux::engine::EngineConfig;
 use reflux::error::{Error, ErrorKind as Fault, Result};
 use reflux::model::Model;
@@ -102,7 +104,9 @@ fn workers_timing_and_stops_do_not_matter() {
     let temp = tempfile::tempdir().unwrap();
     let text = pipeline(temp.path(), 0, STREAMING);
     let mut want = None;
-    for (workers, transport) in [(1, Transport::Typed), (2, Transport::Typed), (3, Transport::Serialised)] {
+    for (workers, transport) in
+        [(1, WorkerTransport::Typed), (2, WorkerTransport::Typed), (3, WorkerTransport::Serialised)]
+    {
         let dir = temp.path().join(format!("w{workers}"));
         run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() }).0.unwrap();
         let got = outcome(&dir);
@@ -379,7 +383,7 @@ fn steps_are_taken_before_the_last_microbatch_is_there() {
     let order = Arc::new(Order::default());
     let observer = Arc::clone(&order) as Arc<dyn Observer>;
     let shared = Shared { plan: Arc::new(plan), run: Arc::new(run), env, observer, stop: CancelFlag::default() };
-    dataflow::run(shared, 2, Transport::Typed).unwrap();
+    dataflow::run(shared, 2, WorkerTransport::Typed).unwrap();
     let log = order.0.lock().unwrap();
     let at = |what: String| log.iter().position(|l| *l == what).unwrap_or_else(|| panic!("{what}: {log:?}"));
     assert!(at("step 1 of 1".into()) < at(format!("scores {} of 1", MICROBATCHES - 1)), "{log:?}");

@@ -3,6 +3,7 @@
 //! A binary of its own: it reads the sources and links nothing of reflux, so it is built in a moment.
 
 mod imports;
+mod names;
 
 use std::path::{Path, PathBuf};
 

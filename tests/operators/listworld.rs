@@ -6,12 +6,12 @@ use std::path::Path;
 use reflux::data::Columns;
 use reflux::eval::listworld::data::judgement;
 use reflux::eval::listworld::world::{CATEGORIES, held_out, vocabulary};
-use reflux::eval::listworld::{Data, Request, Verdicts, score};
+use reflux::eval::listworld::{Data, Instruction, Verdicts, score};
 use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
 use tokenizers::Tokenizer;
 
 fn points(request: &str, response: &str) -> String {
-    let request = Request::parse(request).expect("a request of the world");
+    let request = Instruction::parse(request).expect("a request of the world");
     Verdicts::of(&request, response).points().map(|p| if p { '1' } else { '0' }).iter().collect()
 }
 
@@ -74,11 +74,11 @@ fn the_oracle_agrees_with_the_golden_rows() {
 
 #[test]
 fn requests_are_read_back() {
-    let all: Vec<Request> = Request::all().collect();
-    let texts: BTreeSet<String> = all.iter().map(Request::to_string).collect();
+    let all: Vec<Instruction> = Instruction::all().collect();
+    let texts: BTreeSet<String> = all.iter().map(Instruction::to_string).collect();
     assert_eq!((all.len(), texts.len()), (576, 576));
     for request in &all {
-        assert_eq!(Request::parse(&request.to_string()), Some(*request));
+        assert_eq!(Instruction::parse(&request.to_string()), Some(*request));
     }
     for wrong in [
         "",
@@ -94,7 +94,7 @@ fn requests_are_read_back() {
         "list two animals .",
         "please list two animals",
     ] {
-        assert_eq!(Request::parse(wrong), None, "{wrong:?}");
+        assert_eq!(Instruction::parse(wrong), None, "{wrong:?}");
     }
 }
 
@@ -131,7 +131,7 @@ fn labels_are_the_oracles() {
     let (judgements, scores) = (columns.text("judgement").unwrap(), columns.float("score").unwrap());
     let mut of_score = [0; 6];
     for i in 0..rows.num_rows() {
-        let request = Request::parse(prompts.value(i)).unwrap();
+        let request = Instruction::parse(prompts.value(i)).unwrap();
         let verdicts = Verdicts::of(&request, responses.value(i));
         assert_eq!(scores.value(i), f32::from(verdicts.score()));
         assert_eq!(judgements.value(i), judgement(&request, &verdicts));
@@ -139,7 +139,7 @@ fn labels_are_the_oracles() {
         of_score[usize::from(verdicts.score())] += 1;
     }
     assert!(of_score[1..].iter().all(|n| *n > 5), "scores 0 to 5 occur {of_score:?} times");
-    let request = Request::parse("list two animals in reverse order").unwrap();
+    let request = Instruction::parse("list two animals in reverse order").unwrap();
     let said = judgement(&request, &Verdicts::of(&request, "ape bear ape"));
     assert_eq!(said, "animals yes 1 two no 1 different no 1 reverse no 1 plain yes 2 score 2");
 }
@@ -150,7 +150,7 @@ fn ranks_are_the_oracles() {
     let columns = Columns(&rows);
     let (prompts, responses) = (columns.text("prompt").unwrap(), columns.text("response").unwrap());
     let (ids, ranks) = (columns.text("prompt_id").unwrap(), columns.uint("rank").unwrap());
-    let score = |i: usize| Verdicts::of(&Request::parse(prompts.value(i)).unwrap(), responses.value(i)).score();
+    let score = |i: usize| Verdicts::of(&Instruction::parse(prompts.value(i)).unwrap(), responses.value(i)).score();
     let mut ties = 0;
     for group in (0..300).step_by(3) {
         let group: Vec<usize> = (group..group + 3).collect();
@@ -167,7 +167,7 @@ fn ranks_are_the_oracles() {
 
 #[test]
 fn held_out_requests_are_nowhere_else() {
-    let held: BTreeSet<String> = held_out().iter().map(Request::to_string).collect();
+    let held: BTreeSet<String> = held_out().iter().map(Instruction::to_string).collect();
     assert_eq!(held.len(), 100);
     let asked = Data::Requests.rows(1, 0..100, 0).unwrap();
     let asked: BTreeSet<String> =
@@ -177,7 +177,7 @@ fn held_out_requests_are_nowhere_else() {
     let mut take = |text: &str| {
         // Requests stand between the markers of the world's texts.
         for piece in text.split([':', '.']).flat_map(|p| [p.trim(), p.trim().trim_start_matches("judge ")]) {
-            seen.extend(Request::parse(piece).map(|r| r.to_string()));
+            seen.extend(Instruction::parse(piece).map(|r| r.to_string()));
         }
     };
     for (data, columns) in [

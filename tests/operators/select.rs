@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::common::{RunOptions, outcome, run};
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 use reflux::data::{Columns, List, named};
-use reflux::dataflow::Transport;
+use reflux::dataflow::WorkerTransport;
 use reflux::report::LeftOut;
 use reflux::store::{Run, write_parquet};
 
@@ -185,7 +185,7 @@ fn workers_and_the_place_of_rows_do_not_matter() {
         let text = pipeline(&scores, &format!("op = \"select\"\n{keys}"))
             .replace("name = \"s\"", "name = \"s\"\nmicrobatch = 8\nwindow = 3");
         let mut outcomes = Vec::new();
-        for (workers, transport) in [(1, Transport::Typed), (3, Transport::Serialised)] {
+        for (workers, transport) in [(1, WorkerTransport::Typed), (3, WorkerTransport::Serialised)] {
             let dir = temp.path().join(format!("{n}-{workers}"));
             run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() }).0.unwrap();
             outcomes.push(outcome(&dir));

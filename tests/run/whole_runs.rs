@@ -1,7 +1,7 @@
 //! Whole runs: the same data whatever the workers, the transport or the interruptions, and clear ends to bad ones.
 
 use crate::common::{RunOptions, files, outcome, run, small_loop};
-use reflux::dataflow::Transport;
+use reflux::dataflow::WorkerTransport;
 use reflux::error::ErrorKind;
 use reflux::report::LeftOut;
 use reflux::store::{Run, read_parquet};
@@ -11,7 +11,9 @@ fn workers_and_transport_do_not_matter() {
     let temp = tempfile::tempdir().unwrap();
     let text = small_loop(temp.path());
     let mut outcomes = Vec::new();
-    for (workers, transport) in [(1, Transport::Typed), (2, Transport::Typed), (3, Transport::Serialised)] {
+    for (workers, transport) in
+        [(1, WorkerTransport::Typed), (2, WorkerTransport::Typed), (3, WorkerTransport::Serialised)]
+    {
         let dir = temp.path().join(format!("w{workers}"));
         let (result, watch) = run(&text, &dir, &RunOptions { workers, transport, ..RunOptions::default() });
         result.unwrap();

@@ -14,7 +14,7 @@ use parquet::file::properties::WriterProperties;
 use reflux::data::{Columns, Epoch, List, named};
 use reflux::store::files::fault;
 use reflux::store::{
-    Dataset, ImportOptions, OnBadRow, Run, RunStatus, guess, hash_file, import, read_parquet, write_parquet,
+    Dataset, ImportOptions, OnBadRow, PriorState, Run, guess, hash_file, import, read_parquet, write_parquet,
 };
 
 fn text(rows: &[&str]) -> ArrayRef {
@@ -289,7 +289,7 @@ fn a_run_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("runs/demo");
     let (run, opened) = Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap();
-    assert_eq!((opened, run.name().as_str(), run.seed()), (RunStatus::New, "demo", 17));
+    assert_eq!((opened, run.name().as_str(), run.seed()), (PriorState::New, "demo", 17));
     let none = named::ERRORS.empty();
     let one = |t: &[&str]| text(t);
     let n: ArrayRef = Arc::new(arrow::array::UInt32Array::from(vec![1]));
@@ -383,7 +383,7 @@ fn a_run_goes_on_where_it_stopped() {
     fs::write(dir.join("data/notes.txt"), "the user's own").unwrap();
     check(&Run::open(&dir).unwrap());
     let (run, opened) = Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap();
-    assert_eq!(opened, RunStatus::Unfinished);
+    assert_eq!(opened, PriorState::Unfinished);
     check(&run);
     assert!(!orphan.exists() && !temporary.exists() && !unfinished.exists());
     assert!(theirs.iter().all(|name| dir.join(name).exists()));
@@ -398,7 +398,7 @@ fn a_run_goes_on_where_it_stopped() {
     let left = fs::read_dir(dir.join("data/generate/iteration=2")).unwrap().count();
     assert_eq!(left, 2, "the user's own");
     drop(run);
-    assert_eq!(Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap().1, RunStatus::Finished);
+    assert_eq!(Run::create_or_open(&dir, "a = 1\n", 17, false).unwrap().1, PriorState::Finished);
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn a_changed_file_is_refused_with_the_difference() {
     assert!(error.contains("-1 a = 1\n+1 a = 2") && error.contains("--name") && error.contains("--fresh"), "{error}");
     assert!(full_error(Run::create_or_open(dir.path(), "a = 1\n", 18, false)).contains("-seed 17\n+seed 18"));
     let (run, opened) = Run::create_or_open(dir.path(), "a = 2\n", 18, true).unwrap();
-    assert_eq!((opened, run.pipeline_text().unwrap().as_str()), (RunStatus::New, "a = 2\n"));
+    assert_eq!((opened, run.pipeline_text().unwrap().as_str()), (PriorState::New, "a = 2\n"));
 
     let foreign = tempfile::tempdir().unwrap();
     fs::write(foreign.path().join("thesis.tex"), "years of work").unwrap();

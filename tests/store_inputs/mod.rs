@@ -6,8 +6,8 @@ use std::fs;
 use std::io;
 
 use reflux::error::{Error, ErrorKind};
-use reflux::report::inspect::show::{Format, Show};
-use reflux::report::{Contents, Difference, Trace, Verdict};
+use reflux::report::inspect::show::{RowFormat, Show};
+use reflux::report::{Difference, RunContents, Trace, Verification};
 use reflux::store::journal::manifest;
 use reflux::store::{Dataset, OnBadRow, Repair, Run, Scan, guess, read_parquet};
 
@@ -17,7 +17,7 @@ fn users(e: Error) {
     assert!(!e.to_string().is_empty());
 }
 
-fn show(format: Format, columns: Vec<String>) -> Show {
+fn show(format: RowFormat, columns: Vec<String>) -> Show {
     let limit = Some(50);
     Show { iteration: None, conditions: Vec::new(), columns, limit, format, width: 60, follow: false }
 }
@@ -30,7 +30,7 @@ pub fn manifest(bytes: &[u8]) {
     fs::write(&path, bytes).expect("a file in the temporary directory");
     let whole = manifest::read(&path).map_err(users);
     if let Ok(run) = Run::open(dir).map_err(users) {
-        let contents = Contents::of(&run);
+        let contents = RunContents::of(&run);
         assert!(!contents.lines().is_empty() && contents.json().is_object());
         assert!(Difference::of(&run, &run).is_ok_and(|d| d.same()));
         // Its files are not there.
@@ -38,19 +38,19 @@ pub fn manifest(bytes: &[u8]) {
         for step in run.steps() {
             assert!(whole.is_ok());
             if let Ok(mut scan) = Scan::open(&dir.join(&step)).map_err(users) {
-                let _ = show(Format::Json, Vec::new()).run(&mut scan, io::sink(), &|| false).map_err(users);
+                let _ = show(RowFormat::Json, Vec::new()).run(&mut scan, io::sink(), &|| false).map_err(users);
             }
         }
     }
     let weights = |_: &std::path::Path| Err(Error::user("no weights"));
-    let Ok(verdict) = Verdict::of(dir, None, &weights).map_err(users) else { return };
+    let Ok(verdict) = Verification::of(dir, None, &weights).map_err(users) else { return };
     assert!(!verdict.lines().is_empty() && verdict.json().is_object());
     let repair = Repair::begin(dir).expect("nobody else writes it");
     // Without a pipeline file a damaged first line stays what it is.
     if repair.apply(verdict.found(), verdict.goes(), verdict.seed()).map_err(users).is_ok() {
         drop(repair);
         manifest::read(&path).expect("a repaired manifest is read");
-        let again = Verdict::of(dir, None, &weights).expect("a repaired run is looked at");
+        let again = Verification::of(dir, None, &weights).expect("a repaired run is looked at");
         let left: Vec<_> = again.found().findings.iter().filter(|f| f.path != "pipeline.toml").collect();
         assert!(left.is_empty(), "{left:?}");
     }
@@ -76,7 +76,9 @@ pub fn parquet(bytes: &[u8]) {
             }
         }
     }
-    for format in [Format::Table, Format::Json, Format::Csv { guard: false }, Format::Arrow, Format::Parquet] {
+    for format in
+        [RowFormat::Table, RowFormat::Json, RowFormat::Csv { guard: false }, RowFormat::Arrow, RowFormat::Parquet]
+    {
         if let Ok(mut scan) = Scan::open(&path).map_err(users) {
             let _ = show(format, Vec::new()).run(&mut scan, io::sink(), &|| false).map_err(users);
         }

@@ -10,7 +10,7 @@ use reflux::error::ErrorKind;
 use reflux::jinja::{RenderOptions, Template, Value, Whitespace};
 use reflux::operators::ALL;
 use reflux::operators::judging::score::{GRAMMAR, Outcome, PATTERN, Reader, Several};
-use reflux::pipeline::{CostAssumptions, Format, Plan, explain, parse_str};
+use reflux::pipeline::{CostAssumptions, Plan, PlanFormat, explain, parse_str};
 use reflux::report::{Cost, Hardware, ModelShape};
 
 /// Stands between a pipeline file and each of its overrides.
@@ -53,7 +53,7 @@ pub fn pipeline(bytes: &[u8]) -> bool {
     let again = parse_str("again.toml", &plan.resolved, &[], ALL)
         .unwrap_or_else(|d| panic!("the resolved file is refused:\n{}\n{}", d.render(false), plan.resolved));
     assert_eq!(again.resolved, plan.resolved);
-    for format in [Format::Tree, Format::Mermaid, Format::Dot] {
+    for format in [PlanFormat::Tree, PlanFormat::Mermaid, PlanFormat::Dot] {
         // A study is not part of any of its runs.
         let same = explain(&again, format) == explain(&plan, format);
         assert!(same || plan.study.is_some(), "{}", plan.resolved);

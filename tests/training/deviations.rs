@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use reflux::eval::bootstrap::{Bootstrap, ClusterSum};
 use reflux::eval::reward::{RankedAnswer, rank_kendall, rank_spearman};
 use reflux::eval::rouge::{NearCopies, rouge_l, words};
-use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
+use reflux::model::backprop::{self, ForwardOptions, Gradient, Gradients, PackedRows, Pool};
 use reflux::model::ops::Segment;
 use reflux::model::{Message, Model, Tokenizer};
 use reflux::train::{DpoConfig, Objective, Quiet, Scored, dpo};
@@ -90,7 +90,7 @@ fn the_padding_token_is_trained_where_it_stands_in_the_text() {
     let tokens: Vec<u32> = serde_json::from_value(golden["tokens"].clone()).unwrap();
     let llama = policy("start");
     let n = tokens.len() - 1;
-    let rows = Rows {
+    let rows = PackedRows {
         ids: tokens[..n].to_vec(),
         positions: (0..n as u32).collect(),
         segments: vec![Segment::plain(0..n)],
@@ -99,7 +99,7 @@ fn the_padding_token_is_trained_where_it_stands_in_the_text() {
         keys: Vec::new(),
     };
     let (mut pool, mut gradients) = (Pool::default(), Gradients::default());
-    let recorded = backprop::record(&llama, &rows, Options::default(), &mut pool).unwrap();
+    let recorded = backprop::record(&llama, &rows, ForwardOptions::default(), &mut pool).unwrap();
     recorded.backward(&vec![-1. / n as f32; n], &mut gradients, &mut pool).unwrap();
     let all = match gradients.get("model.embed_tokens.weight").unwrap() {
         Gradient::Numbers(numbers) => numbers.clone(),

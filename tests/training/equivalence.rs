@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::support::{self, against, bits, config, difference, examples, pairs, policy, referred, sums, weights};
 use candle_core::{DType, Device, Tensor};
 use reflux::model::Llama;
-use reflux::model::backprop::Options;
+use reflux::model::backprop::ForwardOptions;
 use reflux::model::ops::{Dropout, Packed, Segment};
 use reflux::train::losses::{LossParams, PairColumns};
 use reflux::train::{
@@ -90,7 +90,7 @@ fn batch_8_is_batch_4_accumulated_twice() {
 #[test]
 fn checkpointed_activations_are_stored_ones_to_the_bit() {
     for rate in [0., 0.2] {
-        let options = |checkpoint| Options { checkpoint, dropout: Dropout { rate } };
+        let options = |checkpoint| ForwardOptions { checkpoint, dropout: Dropout { rate } };
         let sft = |checkpoint| run_sft(&SftConfig { options: options(checkpoint), ..sft_config() });
         let dpo = |checkpoint| run_dpo(&DpoConfig { options: options(checkpoint), ..dpo_config() });
         for (stored, checkpointed) in [(sft(false), sft(true)), (dpo(false), dpo(true))] {
@@ -102,7 +102,7 @@ fn checkpointed_activations_are_stored_ones_to_the_bit() {
 
 #[test]
 fn dropout_does_not_depend_on_how_a_step_is_cut() {
-    let options = Options { dropout: Dropout { rate: 0.2 }, ..Options::default() };
+    let options = ForwardOptions { dropout: Dropout { rate: 0.2 }, ..ForwardOptions::default() };
     let sft = |config: SftConfig| run_sft(&SftConfig { options, ..config });
     let dpo = |config: DpoConfig| run_dpo(&DpoConfig { options, ..config });
     let (whole_sft, whole_dpo) = (sft(sft_config()), dpo(dpo_config()));

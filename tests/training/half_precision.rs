@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use reflux::cancel::CancelFlag;
 use reflux::data::RngKey;
 use reflux::engine::{EngineConfig, Request, Sampling, open};
-use reflux::model::backprop::{self, Gradient, Gradients, Options, Pool, Rows};
+use reflux::model::backprop::{self, ForwardOptions, Gradient, Gradients, PackedRows, Pool};
 use reflux::model::ops::{Segment, with_composed};
 use reflux::model::{Config, Llama, Message, Model};
 use reflux::train::losses::PairColumns;
@@ -114,8 +114,8 @@ fn log_probabilities_are_torchs() {
 }
 
 /// Sequences one after the other, and for each the rows that predict its last tokens.
-fn packed(sequences: &[(Vec<u32>, usize)]) -> Rows {
-    let mut rows = Rows::default();
+fn packed(sequences: &[(Vec<u32>, usize)]) -> PackedRows {
+    let mut rows = PackedRows::default();
     for (tokens, context) in sequences {
         let start = rows.ids.len();
         rows.ids.extend(&tokens[..tokens.len() - 1]);
@@ -130,9 +130,9 @@ fn packed(sequences: &[(Vec<u32>, usize)]) -> Rows {
 /// The gradients of the first step, from the derivatives of the loss by each log-probability.
 fn gradients(
     llama: &Llama,
-    rows: &Rows,
+    rows: &PackedRows,
     slopes: impl Fn(&[f32]) -> Vec<f32>,
-    options: Options,
+    options: ForwardOptions,
 ) -> Vec<(String, Vec<f32>)> {
     let (mut pool, mut gradients) = (Pool::default(), Gradients::default());
     let recorded = backprop::record(llama, rows, options, &mut pool).unwrap();
@@ -160,12 +160,12 @@ fn compare(got: &[(String, Vec<f32>)], golden: &str) -> (f64, f64) {
     (dot / (ours * theirs).sqrt(), (ours / theirs).sqrt())
 }
 
-fn sft_gradients(llama: &Llama, options: Options) -> Vec<(String, Vec<f32>)> {
+fn sft_gradients(llama: &Llama, options: ForwardOptions) -> Vec<(String, Vec<f32>)> {
     let batch: Vec<(Vec<u32>, usize)> = examples()[..4].iter().map(|e| (e.tokens.clone(), e.context)).collect();
     gradients(llama, &packed(&batch), |all| vec![-1. / all.len() as f32; all.len()], options)
 }
 
-fn dpo_gradients(llama: &Llama, dtype: DType, options: Options) -> Vec<(String, Vec<f32>)> {
+fn dpo_gradients(llama: &Llama, dtype: DType, options: ForwardOptions) -> Vec<(String, Vec<f32>)> {
     let batch = &pairs(dtype)[..4];
     let sequence = |p: &Pair, answer: &[u32]| ([&p.prompt, answer].concat(), p.prompt.len());
     let sequences = batch.iter().flat_map(|p| [sequence(p, &p.chosen), sequence(p, &p.rejected)]);
@@ -193,7 +193,7 @@ fn gradients_are_those_of_f32() {
     for (name, dtype) in HALVES {
         both_ways(|way, half_products| {
             for checkpoint in [false, true] {
-                let options = Options { checkpoint, ..Options::default() };
+                let options = ForwardOptions { checkpoint, ..ForwardOptions::default() };
                 let llama = policy(dtype);
                 for (run, got) in
                     [("sft", sft_gradients(&llama, options)), ("dpo", dpo_gradients(&llama, dtype, options))]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{self, config, frozen, pairs};
 use candle_core::{DType, Device, Tensor};
 use reflux::error::{Error, ErrorKind, Result};
-use reflux::model::backprop::Options;
+use reflux::model::backprop::ForwardOptions;
 use reflux::model::formats::peft;
 use reflux::model::ops::{Packed, Segment};
 use reflux::model::{Llama, LoraConfig, Model};
@@ -230,7 +230,7 @@ fn with_dropout(seed: u64, checkpoint: bool, max_items: usize) -> (Vec<u32>, [f6
     let (lora, weights) = peft::load(&golden("all"), &config()).unwrap();
     let llama = frozen("start").with_lora(&LoraConfig { dropout: 0.3, ..lora }, &weights).unwrap();
     let limits = ForwardLimits { max_items, ..ForwardLimits::default() };
-    let options = Options { checkpoint, ..Options::default() };
+    let options = ForwardOptions { checkpoint, ..ForwardOptions::default() };
     let mut trainer =
         Trainer::new(&llama, AdamWConfig::default(), schedule(), 2, limits).unwrap().recording(options, seed);
     let pairs = pairs_of(&frozen("start"));

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::common::{Common, SamplingArgs};
+use super::common::{CommonEvalArgs, SamplingArgs};
 use crate::cli::progress::Style;
 use crate::cli::terminal;
 use crate::data::{counted, read_regular};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::eval::alpaca::{Glm, LengthControl, WinRate, annotations, gamed, same_instructions};
 use crate::report::{Evaluation, Side, model_outputs};
 use crate::store::{load_answers, load_prompts, output_target, write_output};
 
 #[derive(Subcommand)]
-pub enum Command {
+pub enum AlpacaCommand {
     /// Writes a model's answers, or stored answers, in the format of `alpaca_eval --model_outputs`
-    Export(Export),
+    Export(ExportArgs),
     /// Computes the win rate and the length-controlled win rate from alpaca_eval's annotations.json
     WinRate(Rates),
 }
@@ -31,7 +31,7 @@ an answer gets an empty output, which counts as lost, and a warning.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXPORT)]
-pub struct Export {
+pub struct ExportArgs {
     /// A model, or answers: JSON, Parquet or RUN/STEP, with @N for one iteration
     from: PathBuf,
     /// The instructions: AlpacaEval's own set, or any prompts
@@ -46,7 +46,7 @@ pub struct Export {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    common: Common,
+    common: CommonEvalArgs,
 }
 
 const RATES: &str = "Examples:
@@ -85,14 +85,14 @@ enum Which {
     Minimal,
 }
 
-pub fn run(command: &Command, style: Style) -> Result<()> {
+pub fn run(command: &AlpacaCommand, style: Style) -> Result<()> {
     match command {
-        Command::Export(args) => export(args, style),
-        Command::WinRate(args) => rates(args),
+        AlpacaCommand::Export(args) => export(args, style),
+        AlpacaCommand::WinRate(args) => rates(args),
     }
 }
 
-fn export(args: &Export, style: Style) -> Result<()> {
+fn export(args: &ExportArgs, style: Style) -> Result<()> {
     let out = output_target(&args.out)?;
     let (prompts, answers) = match Side::of(&args.from) {
         Side::Answers(path) => (load_prompts(&args.prompts)?.rows, load_answers(&path)?.rows),

@@ -11,7 +11,7 @@ use crate::cli::model::Loading;
 use crate::cli::progress::Style;
 use crate::cli::run::{Machine, execute};
 use crate::cli::terminal;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::eval::bootstrap::Bootstrap;
 use crate::operators;
 use crate::pipeline;
@@ -21,7 +21,7 @@ use crate::store::Run;
 
 /// Flags of every evaluation that uses models.
 #[derive(clap::Args)]
-pub(super) struct Common {
+pub(super) struct CommonEvalArgs {
     #[command(flatten)]
     pub(super) loading: Loading,
     /// Keeps the rows: the run in DIR/run, and its inputs next to it. The same command continues an
@@ -130,22 +130,22 @@ impl JudgingArgs {
 }
 
 /// The directory of an evaluation: the requested one, or a temporary one that is removed at the end.
-pub(super) struct Place {
+pub(super) struct EvaluationDir {
     pub(super) dir: PathBuf,
     _gone: Option<tempfile::TempDir>,
 }
 
-impl Common {
-    pub(super) fn place(&self) -> Result<Place> {
+impl CommonEvalArgs {
+    pub(super) fn place(&self) -> Result<EvaluationDir> {
         match &self.into {
             Some(dir) => {
                 std::fs::create_dir_all(dir).doing(|| dir.display())?;
-                Ok(Place { dir: dir.clone(), _gone: None })
+                Ok(EvaluationDir { dir: dir.clone(), _gone: None })
             }
             None => {
                 let gone =
                     tempfile::Builder::new().prefix("reflux-eval-").tempdir().doing(|| "a temporary directory")?;
-                Ok(Place { dir: gone.path().to_owned(), _gone: Some(gone) })
+                Ok(EvaluationDir { dir: gone.path().to_owned(), _gone: Some(gone) })
             }
         }
     }
@@ -160,7 +160,7 @@ impl Common {
     }
 
     /// Runs the evaluation to its end and opens the resulting run.
-    pub(super) fn carry_out(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<Run> {
+    pub(super) fn carry_out(&self, evaluation: &Evaluation, place: &EvaluationDir, style: Style) -> Result<Run> {
         evaluation.notes.iter().for_each(|note| terminal::note(note));
         let plan =
             pipeline::parse_str("evaluation.toml", &evaluation.text(), &[], operators::ALL).map_err(|problems| {
@@ -176,8 +176,8 @@ impl Common {
         Run::open(&dir)
     }
 
-    /// Runs the evaluation like [`Common::carry_out`], then prints the figures.
-    pub(super) fn print_figures(&self, evaluation: &Evaluation, place: &Place, style: Style) -> Result<()> {
+    /// Runs the evaluation like [`CommonEvalArgs::carry_out`], then prints the figures.
+    pub(super) fn print_figures(&self, evaluation: &Evaluation, place: &EvaluationDir, style: Style) -> Result<()> {
         let run = self.carry_out(evaluation, place, style)?;
         let figures = Figures::of(&run)?;
         let kept = self.into.as_deref().map(|_| run.dir());

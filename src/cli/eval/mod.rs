@@ -15,7 +15,7 @@ use crate::error::Result;
 #[command(after_help = AFTER)]
 pub struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: EvalCommand,
 }
 
 const AFTER: &str = "Examples:
@@ -26,14 +26,14 @@ const AFTER: &str = "Examples:
   reflux eval drift quickstart";
 
 #[derive(Subcommand)]
-enum Command {
+enum EvalCommand {
     /// Compares two models, or stored answers: the share of prompts that each wins according to a judge
     WinRate(win_rate::Args),
     /// Compares a judge with answers that people have ranked (the paper's Table 4)
     Reward(reward::Args),
     /// AlpacaEval 2.0: writes outputs in its format, and computes win rates from its annotations
     #[command(subcommand)]
-    Alpaca(alpaca::Command),
+    Alpaca(alpaca::AlpacaCommand),
     /// Shows how the answers and scores of a run change between iterations
     Drift(drift::Args),
 }
@@ -41,9 +41,9 @@ enum Command {
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let style = session.style;
     match &args.command {
-        Command::WinRate(args) => win_rate::run(args, style),
-        Command::Reward(args) => reward::run(args, style),
-        Command::Alpaca(command) => alpaca::run(command, style),
-        Command::Drift(args) => drift::run(args),
+        EvalCommand::WinRate(args) => win_rate::run(args, style),
+        EvalCommand::Reward(args) => reward::run(args, style),
+        EvalCommand::Alpaca(command) => alpaca::run(command, style),
+        EvalCommand::Drift(args) => drift::run(args),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::common::{Common, JudgingArgs, Mode, there};
+use super::common::{CommonEvalArgs, JudgingArgs, Mode, there};
 use crate::cli::progress::Style;
 use crate::error::Result;
 use crate::report::Evaluation;
@@ -39,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     judging: JudgingArgs,
     #[command(flatten)]
-    common: Common,
+    common: CommonEvalArgs,
 }
 
 pub fn run(args: &Args, style: Style) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::common::{Common, JudgingArgs, Mode, SamplingArgs, there};
+use super::common::{CommonEvalArgs, JudgingArgs, Mode, SamplingArgs, there};
 use crate::cli::progress::Style;
 use crate::error::Result;
 use crate::report::{Evaluation, Side};
@@ -47,7 +47,7 @@ pub struct Args {
     #[command(flatten)]
     judging: JudgingArgs,
     #[command(flatten)]
-    common: Common,
+    common: CommonEvalArgs,
 }
 
 pub fn run(args: &Args, style: Style) -> Result<()> {

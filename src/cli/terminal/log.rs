@@ -8,7 +8,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
-use super::{Label, message, warning};
+use super::{MessageKind, message, warning};
 
 /// Enables log lines from the level that the flags request, or as the variable `REFLUX_LOG` specifies.
 pub fn set_up(quiet: bool, verbose: u8) {
@@ -24,19 +24,19 @@ pub fn set_up(quiet: bool, verbose: u8) {
     }
     let filter = said.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(default));
     // If a process sets up a second subscriber (as tests do), the first remains.
-    let _kept = Registry::default().with(filter).with(Messages).try_init();
+    let _kept = Registry::default().with(filter).with(LogMessages).try_init();
 }
 
 /// A layer that prints each log line as a message.
-struct Messages;
+struct LogMessages;
 
-impl<S: Subscriber> Layer<S> for Messages {
+impl<S: Subscriber> Layer<S> for LogMessages {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let label = match *event.metadata().level() {
-            Level::ERROR => Label::Error,
-            Level::WARN => Label::Warning,
-            Level::INFO => Label::Note,
-            Level::DEBUG | Level::TRACE => Label::Debug,
+            Level::ERROR => MessageKind::Error,
+            Level::WARN => MessageKind::Warning,
+            Level::INFO => MessageKind::Note,
+            Level::DEBUG | Level::TRACE => MessageKind::Debug,
         };
         let mut words = Words::default();
         event.record(&mut words);

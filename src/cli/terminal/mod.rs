@@ -30,7 +30,7 @@ pub use bars::{Bar, Block};
 pub use colour::set_colour;
 use colour::{colour_for, colour_wanted};
 pub use log::set_up as set_up_logging;
-pub use output::{Output, output};
+pub use output::{OutputKind, output};
 
 /// Form of messages on standard error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +66,7 @@ fn is_quiet() -> bool {
 
 /// The kind of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Label {
+pub enum MessageKind {
     /// The command failed, and the user can fix the input or the machine.
     Error,
     /// The command failed because of a bug in reflux.
@@ -81,46 +81,46 @@ pub enum Label {
     Debug,
 }
 
-impl Label {
+impl MessageKind {
     fn word(self) -> &'static str {
         match self {
-            Label::Error => "error",
-            Label::Defect => "defect",
-            Label::Stopped => "stopped",
-            Label::Warning => "warning",
-            Label::Note => "note",
-            Label::Debug => "debug",
+            MessageKind::Error => "error",
+            MessageKind::Defect => "defect",
+            MessageKind::Stopped => "stopped",
+            MessageKind::Warning => "warning",
+            MessageKind::Note => "note",
+            MessageKind::Debug => "debug",
         }
     }
 
     /// The corresponding log level.
     fn level(self) -> &'static str {
         match self {
-            Label::Error | Label::Defect => "ERROR",
-            Label::Stopped | Label::Warning => "WARN",
-            Label::Note => "INFO",
-            Label::Debug => "DEBUG",
+            MessageKind::Error | MessageKind::Defect => "ERROR",
+            MessageKind::Stopped | MessageKind::Warning => "WARN",
+            MessageKind::Note => "INFO",
+            MessageKind::Debug => "DEBUG",
         }
     }
 
     /// Whether the message is printed even with `--quiet`.
     fn is_error(self) -> bool {
-        matches!(self, Label::Error | Label::Defect | Label::Stopped)
+        matches!(self, MessageKind::Error | MessageKind::Defect | MessageKind::Stopped)
     }
 
     /// SGR code for the colour of the label.
     fn colour(self) -> &'static str {
         match self {
-            Label::Error | Label::Defect => "1;31",
-            Label::Stopped | Label::Warning => "1;33",
-            Label::Note => "1;36",
-            Label::Debug => "2",
+            MessageKind::Error | MessageKind::Defect => "1;31",
+            MessageKind::Stopped | MessageKind::Warning => "1;33",
+            MessageKind::Note => "1;36",
+            MessageKind::Debug => "2",
         }
     }
 }
 
 /// Prints a message with its label and an optional suggestion.
-pub fn message(label: Label, text: &str, help: Option<&str>) {
+pub fn message(label: MessageKind, text: &str, help: Option<&str>) {
     if is_quiet() && !label.is_error() {
         return;
     }
@@ -139,31 +139,31 @@ pub fn message(label: Label, text: &str, help: Option<&str>) {
 }
 
 /// Prints the fields of a message as a JSON object.
-fn fields_of(label: Label, fields: &serde_json::Value) {
+fn fields_of(label: MessageKind, fields: &serde_json::Value) {
     let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
     event(&json!({ "timestamp": time, "level": label.level(), "fields": fields }));
 }
 
 /// Prints a warning.
 pub fn warning(text: &str) {
-    message(Label::Warning, text, None);
+    message(MessageKind::Warning, text, None);
 }
 
 /// Prints a note.
 pub fn note(text: &str) {
-    message(Label::Note, text, None);
+    message(MessageKind::Note, text, None);
 }
 
 /// Prints an error. An error without text was already reported where it occurred, so it prints nothing.
 pub fn error(e: &Error) {
     let label = match e.kind() {
-        ErrorKind::User | ErrorKind::System | ErrorKind::Nothing => Label::Error,
-        ErrorKind::Bug => Label::Defect,
-        ErrorKind::Cancelled => Label::Stopped,
+        ErrorKind::User | ErrorKind::System | ErrorKind::Nothing => MessageKind::Error,
+        ErrorKind::Bug => MessageKind::Defect,
+        ErrorKind::Cancelled => MessageKind::Stopped,
     };
     // A stopped command prints its label even without text.
     let text = e.message();
-    if text.is_empty() && label != Label::Stopped {
+    if text.is_empty() && label != MessageKind::Stopped {
         return;
     }
     message(label, text, e.help_text());
@@ -173,7 +173,7 @@ pub fn error(e: &Error) {
 pub fn line(text: &str) {
     match (is_quiet(), is_json()) {
         (true, _) => {}
-        (_, true) => message(Label::Note, text, None),
+        (_, true) => message(MessageKind::Note, text, None),
         _ => to_stderr(&format!("{}\n", one_line(text))),
     }
 }
@@ -190,7 +190,7 @@ pub fn diagnostics(problems: &Diagnostics) {
     }
     if is_json() {
         for (severity, fields) in problems.json() {
-            let label = if severity == Severity::Error { Label::Error } else { Label::Warning };
+            let label = if severity == Severity::Error { MessageKind::Error } else { MessageKind::Warning };
             fields_of(label, &fields);
         }
         return;
@@ -229,8 +229,8 @@ pub fn usage(mut e: clap::Error) -> u8 {
             let word = if colour_wanted() { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
             to_stderr(&format!("{word}: {}", visible(text)));
         }
-        Some(text) => message(Label::Error, text.trim_end(), None),
-        None if is_json() => message(Label::Error, text.trim_end(), None),
+        Some(text) => message(MessageKind::Error, text.trim_end(), None),
+        None if is_json() => message(MessageKind::Error, text.trim_end(), None),
         None => to_stderr(&visible(&text)),
     }
     u8::try_from(e.exit_code()).unwrap_or(2)

@@ -6,7 +6,7 @@ use crate::data::{visible, visible_json};
 
 /// The kind of content that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Output {
+pub enum OutputKind {
     /// Text for reading.
     Text,
     /// JSON; control characters are replaced by equivalent escapes.
@@ -18,12 +18,12 @@ pub enum Output {
 }
 
 /// Opens standard output for this kind of content. Its errors name standard output.
-pub fn output(kind: Output) -> Box<dyn Write + Send> {
+pub fn output(kind: OutputKind) -> Box<dyn Write + Send> {
     match kind {
-        Output::Text => Box::new(Safe::new(Stdout, |text| visible(text).into_owned())),
-        Output::Json => Box::new(Safe::new(Stdout, |text| visible_json(text).into_owned())),
-        Output::Exact if io::stdout().is_terminal() => output(Output::Text),
-        Output::Exact | Output::Binary => Box::new(Stdout),
+        OutputKind::Text => Box::new(Safe::new(Stdout, |text| visible(text).into_owned())),
+        OutputKind::Json => Box::new(Safe::new(Stdout, |text| visible_json(text).into_owned())),
+        OutputKind::Exact if io::stdout().is_terminal() => output(OutputKind::Text),
+        OutputKind::Exact | OutputKind::Binary => Box::new(Stdout),
     }
 }
 

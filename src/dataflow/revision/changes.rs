@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// A pair of one microbatch.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct PairRow {
     pub(super) prompt_id: String,
     pub(super) chosen_id: String,
     pub(super) rejected_id: String,
@@ -23,7 +23,7 @@ pub(super) struct Row {
     pub(super) consistency: Option<f32>,
 }
 
-impl Row {
+impl PairRow {
     /// Whether both rows are equal, bit by bit.
     pub(super) fn same(&self, other: &Self) -> bool {
         let numbers =
@@ -38,8 +38,8 @@ impl Row {
 #[derive(Default)]
 pub(super) struct Changes {
     /// Each with the code of the reason if its prompt yields no pair any more.
-    pub(super) withdrawn: Vec<(Row, Option<String>)>,
-    pub(super) added: Vec<Row>,
+    pub(super) withdrawn: Vec<(PairRow, Option<String>)>,
+    pub(super) added: Vec<PairRow>,
 }
 
 impl Changes {
@@ -51,10 +51,10 @@ impl Changes {
     pub(super) fn batch(&self, epoch: Epoch) -> Result<RecordBatch> {
         let withdrawn = self.withdrawn.iter().map(|(row, reason)| ("withdrawn", row, reason.as_deref()));
         let rows: Vec<_> = withdrawn.chain(self.added.iter().map(|row| ("added", row, None))).collect();
-        let text = |of: &dyn Fn(&Row) -> &str| -> ArrayRef {
+        let text = |of: &dyn Fn(&PairRow) -> &str| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, row, _)| of(row))))
         };
-        let float = |of: &dyn Fn(&Row) -> f32| -> ArrayRef {
+        let float = |of: &dyn Fn(&PairRow) -> f32| -> ArrayRef {
             Arc::new(Float32Array::from_iter_values(rows.iter().map(|(_, row, _)| of(row))))
         };
         let number = |n: u32| -> ArrayRef { Arc::new(UInt32Array::from(vec![n; rows.len()])) };
@@ -79,7 +79,7 @@ impl Changes {
         let before = &as_pairs(before)?;
         let (withdrawn, added) = differences(before, &after.rows)?;
         let reasons: HashMap<&str, &str> = after.errors.iter().map(|e| (e.row.as_str(), e.code.as_str())).collect();
-        let reason = |row: Row| {
+        let reason = |row: PairRow| {
             let reason = reasons.get(row.prompt_id.as_str()).map(|code| (*code).to_owned());
             (row, reason)
         };
@@ -103,14 +103,14 @@ pub(super) fn as_pairs(rows: &RecordBatch) -> Result<RecordBatch> {
 }
 
 /// Takes these rows of a batch of pairs.
-fn rows(pairs: &RecordBatch, indices: &[usize]) -> Result<Vec<Row>> {
+fn rows(pairs: &RecordBatch, indices: &[usize]) -> Result<Vec<PairRow>> {
     let columns = Columns(pairs);
     let (prompts, chosen, rejected) =
         (columns.text("prompt_id")?, columns.text("chosen_id")?, columns.text("rejected_id")?);
     let (high, low, margins) =
         (columns.float("chosen_score")?, columns.float("rejected_score")?, columns.float("margin")?);
     let consistency: Vec<Option<f32>> = columns.float("consistency")?.iter().collect();
-    let row = |&i: &usize| Row {
+    let row = |&i: &usize| PairRow {
         prompt_id: prompts.value(i).to_owned(),
         chosen_id: chosen.value(i).to_owned(),
         rejected_id: rejected.value(i).to_owned(),

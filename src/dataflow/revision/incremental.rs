@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use super::changes::{Changes, Row};
-use super::inputs::{Part, RevisionInputs};
-use super::record::Record;
-use crate::dataflow::decision_inputs::{Candidate, Decision, DecisionInputs, Group, groups};
+use super::changes::{Changes, PairRow};
+use super::inputs::{RevisedPart, RevisionInputs};
+use super::record::RevisionRecord;
+use crate::dataflow::decision_inputs::{Candidate, CorrectedGroup, Decision, DecisionInputs, groups};
 use crate::dataflow::groups::reduce_group;
 use crate::dataflow::items::RngSource;
 use crate::error::{Error, Result};
 
 /// Finds the groups that hold a corrected answer and records the changes to their pairs.
-pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record: &mut Record) -> Result<()> {
+pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record: &mut RevisionRecord) -> Result<()> {
     let mut found_ids: HashSet<String> = HashSet::new();
     let revise = |part| {
         let touched = touched(inputs, keeps, part)?;
@@ -34,13 +34,13 @@ pub(super) fn revise(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, record
     inputs.all_known(|id| found_ids.contains(id))
 }
 
-fn touched(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, part: &Part) -> Result<Vec<Group>> {
+fn touched(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, part: &RevisedPart) -> Result<Vec<CorrectedGroup>> {
     let file = part.candidates.as_ref().ok_or_else(|| Error::bug("a microbatch has no candidates"))?;
     groups(keeps, part.pairs.epoch(), &inputs.run().load_verified(file)?, &inputs.corrections)
 }
 
 /// Reduces each group before and after the corrections and returns the difference, if there is a group.
-fn changes(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, groups: &[Group]) -> Result<Option<Changes>> {
+fn changes(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, groups: &[CorrectedGroup]) -> Result<Option<Changes>> {
     let keyed = inputs.keyed()?;
     let rng_source = RngSource { seed: inputs.shared.plan.seed, step: &inputs.step };
     let mut changes = Changes::default();
@@ -55,7 +55,7 @@ fn changes(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, groups: &[Group]
         };
         let ((were, _), (are, reason)) = (decide(false)?, decide(true)?);
         // A pair that is the same before and after is no change, although its group was decided again.
-        let lacks = |rows: &[Row], row: &Row| !rows.iter().any(|other| other.same(row));
+        let lacks = |rows: &[PairRow], row: &PairRow| !rows.iter().any(|other| other.same(row));
         let gone = were.iter().filter(|row| lacks(&are, row));
         changes.withdrawn.extend(gone.map(|row| (row.clone(), reason.clone())));
         changes.added.extend(are.into_iter().filter(|row| lacks(&were, row)));
@@ -63,10 +63,10 @@ fn changes(inputs: &RevisionInputs, keeps: &dyn DecisionInputs, groups: &[Group]
     Ok((!groups.is_empty()).then_some(changes))
 }
 
-fn row(group: &Group, candidates: &[Candidate], decision: &Decision) -> Result<Row> {
+fn row(group: &CorrectedGroup, candidates: &[Candidate], decision: &Decision) -> Result<PairRow> {
     let id = |place: usize| group.answers[place].response_id.clone();
     let score = |place: usize| candidates[place].score.ok_or_else(|| Error::bug("a pair's answer has no score"));
-    Ok(Row {
+    Ok(PairRow {
         prompt_id: group.prompt_id.clone(),
         chosen_id: id(decision.chosen),
         rejected_id: id(decision.rejected),

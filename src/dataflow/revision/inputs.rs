@@ -42,12 +42,12 @@ pub(super) struct RevisionInputs {
     pub(super) step: String,
     /// Name of the step that holds their scores.
     pub(super) input: String,
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<RevisedPart>,
     pub(super) corrections: Arc<Corrections>,
 }
 
 /// A microbatch of pairs with the files it was made from.
-pub(super) struct Part {
+pub(super) struct RevisedPart {
     pub(super) pairs: FileEntry,
     pub(super) scores: FileEntry,
     pub(super) candidates: Option<FileEntry>,
@@ -107,7 +107,7 @@ impl RevisionInputs {
     }
 }
 
-fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
+fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<RevisedPart>> {
     let place = run.dir().display();
     let mut parts = Vec::new();
     for pairs in run.files(step) {
@@ -116,7 +116,7 @@ fn parts(run: &Run, step: &str, input: &str) -> Result<Vec<Part>> {
         let scores = at.iter().find_map(|&e| run.committed(input, e));
         let scores = scores.ok_or_else(|| Error::user(format!("`{place}`: no scores found for `{}`", pairs.path)))?;
         let candidates = run.committed(&candidates_of(step), pairs.epoch());
-        parts.push(Part { pairs, scores, candidates });
+        parts.push(RevisedPart { pairs, scores, candidates });
     }
     if parts.is_empty() {
         return Err(Error::user(format!("`{place}` has no rows of the step `{step}`"))

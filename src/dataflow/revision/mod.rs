@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::pipeline::Plan;
 use crate::store::{Corrections, Run, make_folder, write_parquet};
 use inputs::RevisionInputs;
-use record::Record;
+use record::RevisionRecord;
 
 /// Writes a revision of the step's pairs into the new folder `into`: `changes.parquet` with the withdrawn
 /// and added pairs, `corrections.parquet` with the corrections, and `revision.json` with the lineage, by
@@ -45,7 +45,7 @@ pub fn revise_run(
 ) -> Result<Revision> {
     let inputs = RevisionInputs::new(plan, run, step, Arc::clone(corrections))?;
     make_folder(into, |dir| {
-        let mut record = Record::begin(dir, &inputs)?;
+        let mut record = RevisionRecord::begin(dir, &inputs)?;
         match inputs.candidates()? {
             Some(keeps) if !whole => incremental::revise(&inputs, keeps, &mut record)?,
             _ => inputs.recompute_all(whole.then_some(dir), &mut record)?,

@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use rayon::prelude::*;
 
 use super::changes::Changes;
-use super::inputs::{Part, RevisionInputs};
-use super::record::Record;
+use super::inputs::{RevisedPart, RevisionInputs};
+use super::record::RevisionRecord;
 use crate::data::Columns;
 use crate::dataflow::groups::reduce_local;
 use crate::dataflow::jobs::error_rows;
@@ -23,7 +23,7 @@ use crate::store::{Corrections, link, put_microbatch};
 impl RevisionInputs {
     /// Recomputes the microbatches that hold a corrected answer. If `whole` is given, writes them below
     /// that folder and links all other files to it.
-    pub(super) fn recompute_all(&self, whole: Option<&Path>, record: &mut Record) -> Result<()> {
+    pub(super) fn recompute_all(&self, whole: Option<&Path>, record: &mut RevisionRecord) -> Result<()> {
         let touched = self.touched()?;
         if let Some(dir) = whole {
             for (_, part) in self.parts.iter().enumerate().filter(|(i, _)| touched.binary_search(i).is_err()) {
@@ -52,7 +52,7 @@ impl RevisionInputs {
 
     /// Indices of the parts that hold a corrected answer, in order.
     fn touched(&self) -> Result<Vec<usize>> {
-        let hits = |part: &Part| self.run().texts(&part.scores, "response_id", &|id| self.corrections.has(id));
+        let hits = |part: &RevisedPart| self.run().texts(&part.scores, "response_id", &|id| self.corrections.has(id));
         let hits: Vec<Vec<String>> = self.parts.par_iter().map(hits).collect::<Result<_>>()?;
         let found_ids: HashSet<&str> = hits.iter().flatten().map(String::as_str).collect();
         self.all_known(|id| found_ids.contains(id))?;
@@ -60,7 +60,7 @@ impl RevisionInputs {
     }
 
     /// Computes a microbatch under the corrections. The file of scores is checked against its hash.
-    pub(super) fn recompute(&self, Part { pairs, scores, .. }: &Part) -> Result<Output> {
+    pub(super) fn recompute(&self, RevisedPart { pairs, scores, .. }: &RevisedPart) -> Result<Output> {
         let (keyed, epoch) = (self.keyed()?, pairs.epoch());
         let rows = self.run().load_verified(scores)?;
         let new = with_scores(&rows, &self.corrections)?;
@@ -72,7 +72,7 @@ impl RevisionInputs {
     }
 
     /// Writes a microbatch below `dir` and returns the hash of its file.
-    fn put(&self, dir: &Path, part: &Part, output: &Output) -> Result<String> {
+    fn put(&self, dir: &Path, part: &RevisedPart, output: &Output) -> Result<String> {
         let epoch = part.pairs.epoch();
         let errors = error_rows(&self.step, epoch, &output.errors)?;
         Ok(put_microbatch(dir, &self.step, epoch, &output.rows, &errors)?.hash)

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 
 use super::changes::Changes;
-use super::inputs::{Part, RevisionInputs};
+use super::inputs::{RevisedPart, RevisionInputs};
 use super::lineage::{self, CorrectionsFile, Lineage, RevisedMicrobatch};
 use crate::data::named;
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub struct Revision {
 const ROWS_PER_WRITE: usize = 8192;
 
 /// A revision while it is written.
-pub(super) struct Record {
+pub(super) struct RevisionRecord {
     dir: PathBuf,
     changes: ParquetFile,
     /// Rows of `changes` not written yet, and their number.
@@ -40,7 +40,7 @@ pub(super) struct Record {
     lines: Vec<RevisedMicrobatch>,
 }
 
-impl Record {
+impl RevisionRecord {
     pub(super) fn begin(dir: &Path, inputs: &RevisionInputs) -> Result<Self> {
         let changes = ParquetFile::create(&dir.join("changes.parquet"), &named::CHANGES.arrow())?;
         let pairs = inputs.parts.iter().map(|part| part.pairs.rows).sum();
@@ -49,7 +49,7 @@ impl Record {
     }
 
     /// Adds a microbatch with a corrected answer. `hash` is the hash of its file, if one was written.
-    pub(super) fn add(&mut self, part: &Part, changes: &Changes, hash: Option<String>) -> Result<()> {
+    pub(super) fn add(&mut self, part: &RevisedPart, changes: &Changes, hash: Option<String>) -> Result<()> {
         if changes.len() > 0 {
             self.waiting.0.push(changes.batch(part.pairs.epoch())?);
             self.waiting.1 += changes.len();

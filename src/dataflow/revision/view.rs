@@ -77,7 +77,7 @@ impl Revised {
         let inputs = RevisionInputs::new(&plan, &run, &lineage.step, corrections)?;
         let revised: HashMap<String, RevisedMicrobatch> =
             lineage.revised.into_iter().map(|l| (l.path.clone(), l)).collect();
-        let same = |part: &super::inputs::Part| {
+        let same = |part: &super::inputs::RevisedPart| {
             revised.get(&part.pairs.path).is_none_or(|l| l.was == part.pairs.hash && l.scores == part.scores.hash)
         };
         if let Some(part) = inputs.parts.iter().find(|part| !same(part)) {

@@ -14,13 +14,13 @@ use crate::model::ops::{Floats, fma};
 
 /// Per layer: keys as `[block, kv_head, head_dim, BLOCK]`, so that a query meets the keys of a block side by side, and
 /// values as `[block, kv_head, BLOCK, head_dim]`.
-pub(super) struct Fused {
+pub(super) struct FusedCache {
     shape: CacheShape,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
 
-impl Fused {
+impl FusedCache {
     /// The pools are zeroed lazily by the operating system: memory is used as blocks are.
     pub fn new(shape: CacheShape, blocks: usize) -> Self {
         let pool = || (0..shape.layers).map(|_| vec![0.; blocks * shape.kv_heads * shape.head_dim * BLOCK]).collect();
@@ -44,7 +44,7 @@ impl Fused {
     }
 }
 
-impl KvStore for Fused {
+impl KvStore for FusedCache {
     fn attend(&mut self, plan: &StepPlan, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (n, heads, head_dim) = q.dims3()?;
         self.write(plan, layer, &Floats::of(&k.contiguous()?)?, &Floats::of(&v.contiguous()?)?);
@@ -83,9 +83,9 @@ fn attend_head<'a>(
         let (start, len) = (done, (visible - done).min(span.len as usize));
         done += len;
         let (keys, values) = pane(span);
-        (len > 0).then_some(Part { start, len, keys, values })
+        (len > 0).then_some(SpanPart { start, len, keys, values })
     });
-    let parts: Vec<Part> = spans.collect();
+    let parts: Vec<SpanPart> = spans.collect();
     // A few heads at once, so that keys and values are loaded once for all of them.
     for (q, out) in q.chunks(HEADS * head_dim).zip(out.chunks_mut(HEADS * head_dim)) {
         match q.len() / head_dim {
@@ -101,7 +101,7 @@ fn attend_head<'a>(
 const HEADS: usize = 4;
 
 /// A span's positions in the sequence, and the block's keys and values.
-struct Part<'a> {
+struct SpanPart<'a> {
     start: usize,
     len: usize,
     keys: &'a [f32],
@@ -109,7 +109,7 @@ struct Part<'a> {
 }
 
 fn attend<const G: usize>(
-    parts: &[Part],
+    parts: &[SpanPart],
     visible: usize,
     head_dim: usize,
     q: &[f32],
@@ -133,7 +133,7 @@ fn attend<const G: usize>(
         let top = f32x16::splat(max(scores));
         *total = map_sum(scores, |s| (s - top).exp()) as f32;
     }
-    let (mut from, weights) = (0, |g: usize, part: &Part| &scores[g * line + part.start..][..part.len]);
+    let (mut from, weights) = (0, |g: usize, part: &SpanPart| &scores[g * line + part.start..][..part.len]);
     while from < head_dim {
         from += match head_dim - from {
             64.. => accumulate::<G, 4>(parts, weights, head_dim, from, out),
@@ -163,8 +163,8 @@ fn dots<const G: usize>(q: &[f32], head_dim: usize, keys: &[f32]) -> [f32x16; G]
 /// `out = weights . values` for `16 N` dimensions from `from` on, position by position; returns how many dimensions.
 #[inline(always)]
 fn accumulate<'w, const G: usize, const N: usize>(
-    parts: &[Part],
-    weights: impl Fn(usize, &Part) -> &'w [f32],
+    parts: &[SpanPart],
+    weights: impl Fn(usize, &SpanPart) -> &'w [f32],
     head_dim: usize,
     from: usize,
     out: &mut [f32],
@@ -191,8 +191,8 @@ fn accumulate<'w, const G: usize, const N: usize>(
 
 /// The same for one dimension.
 fn accumulate_one<'w, const G: usize>(
-    parts: &[Part],
-    weights: impl Fn(usize, &Part) -> &'w [f32],
+    parts: &[SpanPart],
+    weights: impl Fn(usize, &SpanPart) -> &'w [f32],
     head_dim: usize,
     from: usize,
     out: &mut [f32],

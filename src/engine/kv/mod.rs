@@ -23,7 +23,7 @@ pub(super) fn store(shape: CacheShape, blocks: usize, device: &Device) -> Result
             if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
                 candle_core::bail!("the system does not give {bytes} bytes for the cache of keys and values");
             }
-            Box::new(fused::Fused::new(shape, blocks))
+            Box::new(fused::FusedCache::new(shape, blocks))
         }
         _ => Box::new(composed::Composed::new(shape, blocks, device)?),
     })

@@ -32,7 +32,7 @@ fn fused_and_composed_agree_with_plain_attention() {
     for (heads, kv_heads, head_dim) in [(9, 3, 64), (4, 2, 8), (5, 1, 20), (2, 2, 80), (8, 1, 64)] {
         let shape = CacheShape { layers: 2, heads, kv_heads, head_dim };
         let mut stores: Vec<Box<dyn KvStore>> = vec![
-            Box::new(fused::Fused::new(shape, 32)),
+            Box::new(fused::FusedCache::new(shape, 32)),
             Box::new(composed::Composed::new(shape, 32, &Device::Cpu).unwrap()),
         ];
         // Blocks in random order, so that layouts are scattered.

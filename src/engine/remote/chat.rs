@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Replies, affinity, seed};
+use super::connection::{Connection, SharedReplies, affinity, seed};
 use super::reply::{self, ChatReply};
 use super::special::SpecialTextRule;
 use crate::cancel::CancelFlag;
@@ -27,11 +27,11 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// A model on servers that take and return text.
 pub struct ChatServer {
     connection: Arc<Connection>,
-    replies: Replies,
+    replies: SharedReplies,
 }
 
 impl ChatServer {
-    pub(super) fn new(connection: Arc<Connection>, replies: Replies) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, replies: SharedReplies) -> Self {
         Self { connection, replies }
     }
 

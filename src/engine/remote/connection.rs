@@ -241,4 +241,4 @@ pub(super) fn seed(key: &crate::data::RngKey) -> u32 {
 }
 
 /// A store for engines that share a connection.
-pub(super) type Replies = Arc<dyn ReplyStore>;
+pub(super) type SharedReplies = Arc<dyn ReplyStore>;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::chat::ChatServer;
-use super::connection::{Connection, Facts, NoReplies, RemoteConfig, Replies};
+use super::connection::{Connection, Facts, NoReplies, RemoteConfig, SharedReplies};
 use super::dialect::Dialect;
 use super::reply;
 use super::tokens::TokenServer;
@@ -33,7 +33,7 @@ const WAIT: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A model as a server lists it.
-struct Listed {
+struct ListedModel {
     owner: String,
     context: usize,
     /// The weights' hash, which `reflux serve` tells.
@@ -78,8 +78,8 @@ pub fn connect(config: RemoteConfig, cancel: &CancelFlag) -> Result<Arc<Connecti
 }
 
 /// Reads every server's list of models, which must agree on the model.
-fn listed(config: &RemoteConfig, transport: &Transport, cancel: &CancelFlag) -> Result<Listed> {
-    let mut first: Option<Listed> = None;
+fn listed(config: &RemoteConfig, transport: &Transport, cancel: &CancelFlag) -> Result<ListedModel> {
+    let mut first: Option<ListedModel> = None;
     for (i, endpoint) in config.transport.endpoints.iter().enumerate() {
         let doing = || endpoint.url().to_owned();
         let body = models(config, transport, i, cancel).map_err(|e| e.doing(doing()))?;
@@ -106,7 +106,7 @@ fn listed(config: &RemoteConfig, transport: &Transport, cancel: &CancelFlag) -> 
             .doing(doing()));
         }
         let context = first.as_ref().map_or(listed.context, |first| first.context.min(listed.context));
-        first = Some(Listed { context, ..listed });
+        first = Some(ListedModel { context, ..listed });
     }
     first.ok_or_else(|| Error::user(format!("model `{}` has no server", config.name)))
 }
@@ -150,10 +150,10 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
     }
 }
 
-fn read_listed(model: &Value) -> Listed {
+fn read_listed(model: &Value) -> ListedModel {
     let text = |key: &str| model[key].as_str().map(reply::shortened);
     let context = model["max_model_len"].as_u64().or_else(|| model["meta"]["n_ctx"].as_u64());
-    Listed {
+    ListedModel {
         owner: text("owned_by").unwrap_or_default(),
         context: context.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX),
         weights: text("weights").filter(|hash| crate::data::is_hash(hash)),
@@ -173,7 +173,7 @@ fn ignores(connection: &Connection, what: &str) -> Error {
 fn probe_tokens(connection: &Arc<Connection>, tokenizer: Tokenizer, cancel: &CancelFlag) -> Result<Facts> {
     let messages = [Message::new("user", QUESTION)];
     let prompt: Arc<[u32]> = tokenizer.encode_chat(&messages, true)?.into();
-    let server = TokenServer::new(connection.clone(), tokenizer, Arc::new(NoReplies) as Replies);
+    let server = TokenServer::new(connection.clone(), tokenizer, Arc::new(NoReplies) as SharedReplies);
     let ask = |sampling: Sampling, key: u8, wanted: Option<Vec<u32>>| -> Result<SampledTokens> {
         let (prompt, wanted) = (prompt.clone(), wanted.map(Arc::from));
         let row = EncodedRequest { row: 0, prompt, sampling: Arc::new(sampling), key: RngKey([key; 32]), wanted };
@@ -214,7 +214,7 @@ fn probe_tokens(connection: &Arc<Connection>, tokenizer: Tokenizer, cancel: &Can
 
 /// Probes servers that take and return text.
 fn probe_chat(connection: &Arc<Connection>, cancel: &CancelFlag) -> Result<()> {
-    let server = ChatServer::new(connection.clone(), Arc::new(NoReplies) as Replies);
+    let server = ChatServer::new(connection.clone(), Arc::new(NoReplies) as SharedReplies);
     let ask = |key: u8| -> Result<Completion> {
         let sampling = Sampling { temperature: 1.5, max_tokens: 16, ..Sampling::default() };
         let request = Request { messages: vec![Message::new("user", QUESTION)], sampling, key: RngKey([key; 32]) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Replies, affinity, seed};
+use super::connection::{Connection, SharedReplies, affinity, seed};
 use super::dialect::Dialect;
 use super::reply::{self, TokenReply};
 use crate::cancel::CancelFlag;
@@ -25,11 +25,11 @@ const HEAD: usize = 64;
 pub struct TokenServer {
     connection: Arc<Connection>,
     tokenizer: Tokenizer,
-    replies: Replies,
+    replies: SharedReplies,
 }
 
 impl TokenServer {
-    pub(super) fn new(connection: Arc<Connection>, tokenizer: Tokenizer, replies: Replies) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, tokenizer: Tokenizer, replies: SharedReplies) -> Self {
         Self { connection, tokenizer, replies }
     }
 

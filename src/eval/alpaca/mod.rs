@@ -51,7 +51,7 @@ pub struct Annotation {
 
 /// The columns of the package's annotations that are read. Other columns are ignored.
 #[derive(Deserialize)]
-struct Row {
+struct AnnotationRow {
     instruction: String,
     output_1: String,
     output_2: String,
@@ -75,7 +75,7 @@ pub fn annotations(json: &[u8]) -> Result<Vec<Annotation>> {
     let mut all: Vec<Annotation> = Vec::with_capacity(rows.len());
     for (i, row) in rows.into_iter().enumerate() {
         let at = i + 1;
-        let row: Row = serde_json::from_value(row).map_err(|e| bad(format!("row {at}: {e}")))?;
+        let row: AnnotationRow = serde_json::from_value(row).map_err(|e| bad(format!("row {at}: {e}")))?;
         let preference = match row.preference {
             Some(0.) => Some(0.5),
             Some(p) if (1. ..=2.).contains(&p) => Some(p - 1.),

@@ -7,7 +7,7 @@ use crate::data::Columns;
 use crate::error::Result;
 
 /// An answer.
-pub struct Answer<'a> {
+pub struct AnswerRow<'a> {
     /// Its text.
     pub text: &'a str,
     /// Its number of tokens, if the rows have tokens. Stored answers have 0.
@@ -19,7 +19,7 @@ pub struct Answer<'a> {
 }
 
 /// The value of an answer that a figure is the mean of.
-pub(super) type AnswerValue = fn(&Answer<'_>) -> Option<f64>;
+pub(super) type AnswerValue = fn(&AnswerRow<'_>) -> Option<f64>;
 
 /// A step's answers, in one iteration or in all.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl AnswerStats {
         self.scored |= scores.is_some();
         for i in 0..rows.num_rows() {
             let score = scores.filter(|s| s.is_valid(i) && s.value(i).is_finite()).map(|s| f64::from(s.value(i)));
-            let answer = Answer {
+            let answer = AnswerRow {
                 text: responses.value(i),
                 tokens: tokens.as_ref().map(|tokens| tokens.row(i).len()),
                 finish: finish.map(|finish| finish.value(i)),

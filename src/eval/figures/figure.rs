@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::answers::{Answer, AnswerStats};
+use super::answers::{AnswerRow, AnswerStats};
 use super::comparisons::{Comparison, ComparisonStats};
 use super::ranks::RankedStats;
 use crate::eval::bootstrap::{Bootstrap, ClusterSum, Estimate};
@@ -53,7 +53,7 @@ pub enum Compute {
         /// Whether the figure is there at all.
         when: fn(&AnswerStats) -> bool,
         /// The value of an answer. Answers without one do not count.
-        value: fn(&Answer<'_>) -> Option<f64>,
+        value: fn(&AnswerRow<'_>) -> Option<f64>,
     },
     /// Any figure of all answers.
     Answers {

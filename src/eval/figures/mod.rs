@@ -16,7 +16,7 @@ mod wins;
 
 use super::bootstrap::Estimate;
 
-pub use answers::{Answer, AnswerStats};
+pub use answers::{AnswerRow, AnswerStats};
 pub use comparisons::{Comparison, ComparisonStats};
 pub use figure::{Change, Compute, Figure, FigureDef, FigureOptions, Unit};
 pub use ranks::RankedStats;

@@ -12,7 +12,7 @@ use arrow::datatypes::DataType;
 use super::corpus;
 use super::draw::Draw;
 use super::oracle::Verdicts;
-use super::world::{NUMBERS, Request, held_out};
+use super::world::{Instruction, NUMBERS, held_out};
 use super::writer::{self, Slips};
 use crate::data::{List, Schema, did_you_mean, hash_hex, named};
 use crate::error::{Error, Result};
@@ -140,7 +140,7 @@ pub fn eft(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
 
 /// A judgement with additive scoring: for each aspect the requirement, whether it is met, and the points so far; then
 /// the score. The running tally makes the score learnable: a model does not learn to sum five verdicts at the end.
-pub fn judgement(request: &Request, verdicts: &Verdicts) -> String {
+pub fn judgement(request: &Instruction, verdicts: &Verdicts) -> String {
     let closing = if request.polite { "thanks" } else { "plain" };
     let claims = [request.category().name, NUMBERS[request.count], "different", request.order.word(), closing];
     let mut points = 0;
@@ -172,7 +172,7 @@ const RANKED: usize = 3;
 /// request one after the other. The requests are those kept for evaluation, or the others.
 pub fn ranked(seed: u64, rows: Range<usize>, is_held_out: bool) -> Result<RecordBatch> {
     let stream = if is_held_out { Data::RankedHeldOut } else { Data::Ranked }.name();
-    let kept: Vec<Request> = held_out().iter().copied().collect();
+    let kept: Vec<Instruction> = held_out().iter().copied().collect();
     let answers = |group: usize| {
         let draw = &mut Draw::row(seed, stream, group);
         let request = if is_held_out { draw.pick(&kept) } else { writer::request(draw) };
@@ -207,14 +207,14 @@ pub fn ranked(seed: u64, rows: Range<usize>, is_held_out: bool) -> Result<Record
 /// # Errors
 /// More are asked for than exist.
 pub fn requests(seed: u64, rows: Range<usize>) -> Result<RecordBatch> {
-    let mut all: Vec<Request> = held_out().iter().copied().collect();
+    let mut all: Vec<Instruction> = held_out().iter().copied().collect();
     Draw::row(seed, "requests", 0).shuffle(&mut all);
     let chosen = all.get(rows.clone()).ok_or_else(|| {
         let (end, have) = (rows.end, all.len());
         Error::user(format!("{end} held-out requests are asked for, the list world has {have}"))
             .help(format!("set rows to at most {have}"))
     })?;
-    let prompts: Vec<String> = chosen.iter().map(Request::to_string).collect();
+    let prompts: Vec<String> = chosen.iter().map(Instruction::to_string).collect();
     named::PROMPTS.batch(vec![
         texts(prompts.iter().map(|p| hash_hex(["listworld", p]))),
         texts(&prompts),

@@ -21,4 +21,4 @@ pub mod writer;
 
 pub use data::Data;
 pub use oracle::{Verdicts, score};
-pub use world::Request;
+pub use world::Instruction;

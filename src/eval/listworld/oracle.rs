@@ -1,6 +1,6 @@
 //! The oracle: five verdicts on any response text, one point each.
 
-use super::world::{Request, THANKS, category_of};
+use super::world::{Instruction, THANKS, category_of};
 
 /// The verdicts on a response, one for each aspect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,7 +23,7 @@ impl Verdicts {
 
     /// Judges a response. Any text is allowed. A response without a listed word, or with a word of no category, has
     /// no points.
-    pub fn of(request: &Request, response: &str) -> Self {
+    pub fn of(request: &Instruction, response: &str) -> Self {
         let mut words: Vec<&str> = response.split_whitespace().collect();
         let thanked = words.pop_if(|w| *w == THANKS).is_some();
         let categories: Option<Vec<_>> = words.iter().map(|w| category_of(w)).collect();
@@ -51,5 +51,5 @@ impl Verdicts {
 
 /// The score, 0 to 5, of a response text to a request text. `None` if the request does not belong to this world.
 pub fn score(request: &str, response: &str) -> Option<u8> {
-    Some(Verdicts::of(&Request::parse(request)?, response).score())
+    Some(Verdicts::of(&Instruction::parse(request)?, response).score())
 }

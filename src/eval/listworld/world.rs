@@ -112,7 +112,7 @@ impl Order {
 /// One instruction: `(list|name|write) (two..five) CATEGORY [in alphabetical order|in reverse order] [politely]`.
 /// There are 576 of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Request {
+pub struct Instruction {
     /// Index into [`VERBS`].
     pub verb: usize,
     /// How many words are asked for, within [`COUNTS`].
@@ -125,14 +125,14 @@ pub struct Request {
     pub polite: bool,
 }
 
-impl Request {
+impl Instruction {
     /// All requests, in a fixed order.
-    pub fn all() -> impl Iterator<Item = Request> {
+    pub fn all() -> impl Iterator<Item = Instruction> {
         (0..VERBS.len()).flat_map(|verb| {
             COUNTS.flat_map(move |count| {
                 (0..CATEGORIES.len()).flat_map(move |category| {
                     Order::ALL.into_iter().flat_map(move |order| {
-                        [false, true].map(|polite| Request { verb, count, category, order, polite })
+                        [false, true].map(|polite| Instruction { verb, count, category, order, polite })
                     })
                 })
             })
@@ -140,7 +140,7 @@ impl Request {
     }
 
     /// Reads a request; `None` if the text is not exactly one (but for the amount of white space).
-    pub fn parse(text: &str) -> Option<Request> {
+    pub fn parse(text: &str) -> Option<Instruction> {
         let mut words = text.split_whitespace().peekable();
         let (verb, count, category) = (words.next()?, words.next()?, words.next()?);
         let verb = VERBS.iter().position(|v| *v == verb)?;
@@ -156,7 +156,7 @@ impl Request {
             words.next_if_eq(&"order")?;
         }
         let polite = words.next_if_eq(&"politely").is_some();
-        words.next().is_none().then_some(Request { verb, count, category, order, polite })
+        words.next().is_none().then_some(Instruction { verb, count, category, order, polite })
     }
 
     /// The category asked for.
@@ -169,9 +169,9 @@ impl Request {
     }
 }
 
-impl fmt::Display for Request {
+impl fmt::Display for Instruction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { verb, count, order, polite, .. } = *self;
+        let Instruction { verb, count, order, polite, .. } = *self;
         write!(f, "{} {} {}{}", VERBS[verb], NUMBERS[count], self.category().name, order.phrase())?;
         if polite { f.write_str(" politely") } else { Ok(()) }
     }
@@ -179,14 +179,14 @@ impl fmt::Display for Request {
 
 /// The requests kept for evaluation, [`held_out`] many. They do not depend on any seed, so that no choice of seeds can
 /// let one into the training data.
-static HELD_OUT: LazyLock<BTreeSet<Request>> = LazyLock::new(|| {
+static HELD_OUT: LazyLock<BTreeSet<Instruction>> = LazyLock::new(|| {
     let mut all: Vec<_> =
-        Request::all().map(|r| (Id::from_parts(["list world: held out", &r.to_string()]), r)).collect();
+        Instruction::all().map(|r| (Id::from_parts(["list world: held out", &r.to_string()]), r)).collect();
     all.sort_unstable_by_key(|(hash, _)| *hash);
     all.into_iter().take(100).map(|(_, request)| request).collect()
 });
 
 /// The requests kept for evaluation, in a fixed order: 100 of the 576.
-pub fn held_out() -> &'static BTreeSet<Request> {
+pub fn held_out() -> &'static BTreeSet<Instruction> {
     &HELD_OUT
 }

@@ -1,7 +1,7 @@
 //! The imperfect writer of seed responses: it tries to answer, and slips on each aspect now and then.
 
 use super::draw::Draw;
-use super::world::{CATEGORIES, COUNTS, Order, Request, THANKS};
+use super::world::{CATEGORIES, COUNTS, Instruction, Order, THANKS};
 
 /// Probabilities of the writer's slips, independent for each aspect.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ impl Slips {
 }
 
 /// A request drawn uniformly from those that are not held out.
-pub(super) fn request(draw: &mut Draw) -> Request {
+pub(super) fn request(draw: &mut Draw) -> Instruction {
     loop {
         let request = any_request(draw);
         if !request.is_held_out() {
@@ -39,8 +39,8 @@ pub(super) fn request(draw: &mut Draw) -> Request {
     }
 }
 
-fn any_request(draw: &mut Draw) -> Request {
-    Request {
+fn any_request(draw: &mut Draw) -> Instruction {
+    Instruction {
         verb: draw.below(super::world::VERBS.len()),
         count: COUNTS.start() + draw.below(COUNTS.count()),
         category: draw.below(CATEGORIES.len()),
@@ -50,7 +50,7 @@ fn any_request(draw: &mut Draw) -> Request {
 }
 
 /// A response to the request, with slips.
-pub(super) fn respond(request: &Request, slips: &Slips, draw: &mut Draw) -> String {
+pub(super) fn respond(request: &Instruction, slips: &Slips, draw: &mut Draw) -> String {
     let pool = &request.category().words;
     let mut words = draw.sample(pool, request.count);
     let [kind, count, repeat, order, closing] =

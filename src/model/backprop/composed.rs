@@ -2,40 +2,40 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::{Gradients, Options, Rows};
+use super::{ForwardOptions, Gradients, PackedRows};
 use crate::model::nn::llama::Dropped;
 use crate::model::nn::llama::Llama;
 use crate::model::ops::{Packed, log_prob_of};
 
-pub(super) struct Tape<'a> {
+pub(super) struct ComposedTape<'a> {
     llama: &'a Llama,
-    rows: &'a Rows,
-    options: Options,
-    kept: Recorded,
+    rows: &'a PackedRows,
+    options: ForwardOptions,
+    kept: LayerInputs,
 }
 
-enum Recorded {
+enum LayerInputs {
     /// The log-probabilities with their whole graph.
     Graph(Tensor),
     /// The input of each layer, and the output of the last.
     Inputs(Vec<Tensor>),
 }
 
-fn attention(rows: &Rows) -> Packed {
+fn attention(rows: &PackedRows) -> Packed {
     Packed::new(rows.segments.clone())
 }
 
-fn dropped<'a>(llama: &Llama, rows: &'a Rows, options: Options) -> Option<Dropped<'a>> {
+fn dropped<'a>(llama: &Llama, rows: &'a PackedRows, options: ForwardOptions) -> Option<Dropped<'a>> {
     (options.dropout.rate > 0. || llama.drops()).then_some(Dropped { dropout: options.dropout, keys: &rows.keys })
 }
 
 /// Computes log-probabilities from the last layer's states; in f64 on the CPU.
-fn finish(llama: &Llama, rows: &Rows, x: &Tensor) -> Result<Tensor> {
+fn finish(llama: &Llama, rows: &PackedRows, x: &Tensor) -> Result<Tensor> {
     let x = x.index_select(&Tensor::new(rows.from.as_slice(), llama.device())?, 0)?;
     log_prob_of(&llama.normed(&x)?, llama.head()?, &rows.targets)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)
 }
 
-fn graph(llama: &Llama, rows: &Rows, dropped: Option<Dropped<'_>>) -> Result<Tensor> {
+fn graph(llama: &Llama, rows: &PackedRows, dropped: Option<Dropped<'_>>) -> Result<Tensor> {
     let x = llama.states(&rows.ids, &rows.positions, &mut attention(rows), dropped)?;
     finish(llama, rows, &x)
 }
@@ -44,11 +44,15 @@ fn numbers(log_probs: &Tensor) -> Result<Vec<f32>> {
     log_probs.to_dtype(DType::F32)?.to_vec1()
 }
 
-pub(super) fn log_probs(llama: &Llama, rows: &Rows) -> Result<Vec<f32>> {
+pub(super) fn log_probs(llama: &Llama, rows: &PackedRows) -> Result<Vec<f32>> {
     numbers(&graph(llama, rows, None)?)
 }
 
-pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> Result<(Vec<f32>, Tape<'a>)> {
+pub(super) fn record<'a>(
+    llama: &'a Llama,
+    rows: &'a PackedRows,
+    options: ForwardOptions,
+) -> Result<(Vec<f32>, ComposedTape<'a>)> {
     let (log_probs, kept) = if options.checkpoint {
         let rope = llama.angles(&rows.positions)?;
         let mut inputs = vec![llama.embedded(&rows.ids)?.detach()];
@@ -57,20 +61,20 @@ pub(super) fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options) -> 
             // Detached, so that the layer's graph is freed.
             inputs.push(out.detach());
         }
-        (finish(llama, rows, &inputs[inputs.len() - 1])?, Recorded::Inputs(inputs))
+        (finish(llama, rows, &inputs[inputs.len() - 1])?, LayerInputs::Inputs(inputs))
     } else {
         let log_probs = graph(llama, rows, dropped(llama, rows, options))?;
-        (log_probs.clone(), Recorded::Graph(log_probs))
+        (log_probs.clone(), LayerInputs::Graph(log_probs))
     };
-    Ok((numbers(&log_probs)?, Tape { llama, rows, options, kept }))
+    Ok((numbers(&log_probs)?, ComposedTape { llama, rows, options, kept }))
 }
 
-impl Tape<'_> {
+impl ComposedTape<'_> {
     pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients) -> Result<()> {
         let slopes = Tensor::new(slopes, &Device::Cpu)?.to_dtype(DType::F64)?;
         let inputs = match self.kept {
-            Recorded::Graph(log_probs) => return add(self.llama, &log_probs, &slopes, None, gradients).map(drop),
-            Recorded::Inputs(inputs) => inputs,
+            LayerInputs::Graph(log_probs) => return add(self.llama, &log_probs, &slopes, None, gradients).map(drop),
+            LayerInputs::Inputs(inputs) => inputs,
         };
         let (llama, rows) = (self.llama, self.rows);
         let rope = llama.angles(&rows.positions)?;

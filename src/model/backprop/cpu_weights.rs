@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::model::config::Config;
 use crate::model::nn::llama::Llama;
-use crate::model::nn::llama::Matrix;
+use crate::model::nn::llama::MatrixWeight;
 use crate::model::nn::lora::Adapted;
 use crate::model::ops::{FloatTensor, RopeTable, composed_only};
 
@@ -13,7 +13,7 @@ pub(super) struct CpuWeights<'a> {
     pub config: &'a Config,
     /// The embedding, `[vocab_size, D]`.
     pub embed: Weight<'a>,
-    pub layers: Vec<Layer<'a>>,
+    pub layers: Vec<CpuLayer<'a>>,
     pub norm: Weight<'a>,
     /// The output matrix; `None` if it is the embedding.
     pub head: Option<Weight<'a>>,
@@ -43,7 +43,7 @@ pub(super) struct Adapter<'a> {
     pub scale: f32,
 }
 
-pub(super) struct Layer<'a> {
+pub(super) struct CpuLayer<'a> {
     pub attention_norm: Weight<'a>,
     pub q: Linear<'a>,
     pub k: Linear<'a>,
@@ -64,7 +64,7 @@ impl<'a> CpuWeights<'a> {
         }
         let layer = |(i, layer): (usize, &'a crate::model::nn::llama::Layer)| {
             let name = |part: &str| format!("model.layers.{i}.{part}");
-            Some(Layer {
+            Some(CpuLayer {
                 attention_norm: Weight::of(llama, name("input_layernorm.weight"), &layer.attention_norm)?,
                 q: Linear::of(llama, &name("self_attn.q_proj"), &layer.q)?,
                 k: Linear::of(llama, &name("self_attn.k_proj"), &layer.k)?,
@@ -78,7 +78,7 @@ impl<'a> CpuWeights<'a> {
         };
         let head = match &llama.head {
             _ if llama.config().tie_word_embeddings => None,
-            Matrix::Plain(w) => Some(Weight::of(llama, "lm_head.weight".into(), w)?),
+            MatrixWeight::Plain(w) => Some(Weight::of(llama, "lm_head.weight".into(), w)?),
             _ => return None,
         };
         Some(Self {
@@ -100,11 +100,11 @@ impl<'a> Weight<'a> {
 }
 
 impl<'a> Linear<'a> {
-    fn of(llama: &Llama, name: &str, matrix: &'a Matrix) -> Option<Self> {
+    fn of(llama: &Llama, name: &str, matrix: &'a MatrixWeight) -> Option<Self> {
         let (tensor, adapter) = match matrix {
-            Matrix::Plain(w) => (w, None),
-            Matrix::Lora(w) => (&w.weight, Some(Adapter::of(llama, name, w)?)),
-            Matrix::PackedWeight(_) => return None,
+            MatrixWeight::Plain(w) => (w, None),
+            MatrixWeight::Lora(w) => (&w.weight, Some(Adapter::of(llama, name, w)?)),
+            MatrixWeight::PackedWeight(_) => return None,
         };
         let (out, width) = tensor.dims2().ok()?;
         Some(Self { weight: Weight::of(llama, format!("{name}.weight"), tensor)?, out, width, adapter })

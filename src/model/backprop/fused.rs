@@ -8,9 +8,9 @@
 use candle_core::Result;
 
 use super::cpu_weights::{Adapter, CpuWeights, Linear, Weight};
-use super::{Gradients, Options, Pool, Rows};
+use super::{ForwardOptions, Gradients, PackedRows, Pool};
 use crate::model::ops::Dropout;
-use crate::model::ops::fused::{Matrix, Shape, attention, log_prob, product, rms_norm, rotate, swiglu};
+use crate::model::ops::fused::{HeadShape, Matrix, attention, log_prob, product, rms_norm, rotate, swiglu};
 
 impl Linear<'_> {
     /// Computes `y = x W^T`, or adds it to y if `onto`.
@@ -37,7 +37,7 @@ impl Linear<'_> {
 
     /// Adds the gradients of the weights. Computes the gradient of x, `dx = dy W`, or adds it to dx if
     /// `onto`.
-    fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, to: &mut Sink) -> Result<()> {
+    fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], onto: bool, to: &mut GradientSink) -> Result<()> {
         let (n, out, width) = (x.len() / self.width, self.out, self.width);
         let (rows, slopes) = (Matrix::rows(x, width), Matrix::rows(dy, out));
         self.weight.gradient(to, (out, width, n), slopes.t(), rows)?;
@@ -74,7 +74,7 @@ impl Adapter<'_> {
 
 impl Weight<'_> {
     /// Adds `a b` to the weight's gradient, if the weight is trained.
-    fn gradient(&self, to: &mut Sink, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
+    fn gradient(&self, to: &mut GradientSink, size: (usize, usize, usize), a: Matrix, b: Matrix) -> Result<()> {
         if let Some(name) = &self.name {
             let (sum, fresh) = to.gradients.numbers(name, self.numbers.len(), to.pool)?;
             // A fresh buffer has unspecified contents, so the product overwrites it.
@@ -85,7 +85,7 @@ impl Weight<'_> {
 
     /// Backward of a norm: adds the weight's gradient, and replaces the gradient of the result with that of
     /// the rows.
-    fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut Sink) -> Result<()> {
+    fn norm_backward(&self, x: &[f32], eps: f32, dy: &mut [f32], to: &mut GradientSink) -> Result<()> {
         if let Some(name) = &self.name {
             // The weight's gradient comes first, because the rows' gradient replaces `dy`.
             rms_norm::to_w(x, eps, dy, to.gradients.zeroed(name, self.numbers.len(), to.pool)?);
@@ -96,13 +96,13 @@ impl Weight<'_> {
 }
 
 /// Destination of gradients, and the memory for them.
-struct Sink<'s> {
+struct GradientSink<'s> {
     gradients: &'s mut Gradients,
     pool: &'s mut Pool,
 }
 
 /// Intermediate values of a layer.
-struct Inner {
+struct LayerValues {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -116,15 +116,15 @@ struct Inner {
 /// A forward in progress: the model, the rows and their angles.
 struct Pass<'a> {
     plain: CpuWeights<'a>,
-    rows: &'a Rows,
+    rows: &'a PackedRows,
     dropout: Dropout,
     angles: (Vec<f32>, Vec<f32>),
 }
 
-pub(super) struct Tape<'a> {
+pub(super) struct FusedTape<'a> {
     pass: Pass<'a>,
     /// The input of each layer and, unless it is to be recomputed, the layer's intermediate values.
-    layers: Vec<(Vec<f32>, Option<Inner>)>,
+    layers: Vec<(Vec<f32>, Option<LayerValues>)>,
     /// The states that predict a target, before and after the last norm.
     last: (Vec<f32>, Vec<f32>),
     log_sums: Vec<f32>,
@@ -133,7 +133,7 @@ pub(super) struct Tape<'a> {
 }
 
 /// Computes the log-probabilities and keeps nothing.
-pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
+pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &PackedRows, pool: &mut Pool) -> Result<Vec<f32>> {
     let pass = Pass::new(plain, rows, Dropout::default())?;
     let mut x = pass.embedded(pool)?;
     for layer in 0..pass.plain.layers.len() {
@@ -152,10 +152,10 @@ pub(super) fn log_probs(plain: CpuWeights<'_>, rows: &Rows, pool: &mut Pool) -> 
 /// Computes the log-probabilities and keeps what the backward pass needs.
 pub(super) fn record<'a>(
     plain: CpuWeights<'a>,
-    rows: &'a Rows,
-    options: Options,
+    rows: &'a PackedRows,
+    options: ForwardOptions,
     pool: &mut Pool,
-) -> Result<(Vec<f32>, Tape<'a>)> {
+) -> Result<(Vec<f32>, FusedTape<'a>)> {
     let pass = Pass::new(plain, rows, options.dropout)?;
     let mut layers = Vec::with_capacity(pass.plain.layers.len());
     let mut x = pass.embedded(pool)?;
@@ -174,11 +174,11 @@ pub(super) fn record<'a>(
     let mut logits = log_prob::Logits::default();
     let keep = (!options.checkpoint).then_some(&mut logits);
     let (log_probs, log_sums) = pass.head(&last.1).forward(keep);
-    Ok((log_probs, Tape { pass, layers, last, log_sums, logits }))
+    Ok((log_probs, FusedTape { pass, layers, last, log_sums, logits }))
 }
 
 impl<'a> Pass<'a> {
-    fn new(plain: CpuWeights<'a>, rows: &'a Rows, dropout: Dropout) -> Result<Self> {
+    fn new(plain: CpuWeights<'a>, rows: &'a PackedRows, dropout: Dropout) -> Result<Self> {
         let angles = plain.rope.angles(&rows.positions)?;
         if let Some(id) = rows.ids.iter().chain(&rows.targets).find(|id| **id as usize >= plain.config.vocab_size) {
             candle_core::bail!("token {id} is outside the vocabulary of {}", plain.config.vocab_size)
@@ -199,9 +199,9 @@ impl<'a> Pass<'a> {
     fn eps(&self) -> f32 {
         self.plain.config.rms_norm_eps as f32
     }
-    fn shape(&self) -> Shape {
+    fn shape(&self) -> HeadShape {
         let c = self.plain.config;
-        Shape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_dim() }
+        HeadShape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_dim() }
     }
     fn rotate(&self, x: &mut [f32], heads: usize, back: bool) {
         rotate(x, heads, (&self.angles.0, &self.angles.1), self.plain.config.head_dim() / 2, back);
@@ -222,7 +222,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Computes a layer. Returns its result and its intermediate values.
-    fn forward(&self, index: usize, x: &[f32], pool: &mut Pool) -> (Vec<f32>, Inner) {
+    fn forward(&self, index: usize, x: &[f32], pool: &mut Pool) -> (Vec<f32>, LayerValues) {
         let layer = &self.plain.layers[index];
         let (n, d, shape) = (self.n(), self.d(), self.shape());
         let mut y = pool.rows(n, d);
@@ -248,7 +248,7 @@ impl<'a> Pass<'a> {
         swiglu::forward(&gate, &up, &mut s);
         self.add(&x2, &s, &layer.down, (index, 1), &mut y, pool);
         pool.give(s);
-        (y, Inner { q, k, v, attended, log_sums, x2, gate, up })
+        (y, LayerValues { q, k, v, attended, log_sums, x2, gate, up })
     }
 
     /// Computes `out = base + dropout(x W^T)`.
@@ -285,8 +285,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Returns a layer's buffers to the pool.
-    fn release(inner: Inner, pool: &mut Pool) {
-        let Inner { q, k, v, attended, log_sums, x2, gate, up } = inner;
+    fn release(inner: LayerValues, pool: &mut Pool) {
+        let LayerValues { q, k, v, attended, log_sums, x2, gate, up } = inner;
         for buffer in [q, k, v, attended, log_sums, x2, gate, up] {
             pool.give(buffer);
         }
@@ -303,16 +303,23 @@ impl<'a> Pass<'a> {
         Ok((gathered, normed))
     }
 
-    fn head<'b>(&'b self, hidden: &'b [f32]) -> log_prob::Rows<'b> {
+    fn head<'b>(&'b self, hidden: &'b [f32]) -> log_prob::LogProbRows<'b> {
         let head = self.plain.head.as_ref().unwrap_or(&self.plain.embed);
-        log_prob::Rows { hidden, head: head.numbers.slice(), targets: &self.rows.targets, d: self.d() }
+        log_prob::LogProbRows { hidden, head: head.numbers.slice(), targets: &self.rows.targets, d: self.d() }
     }
 
     /// Backward pass of a layer: replaces `slopes`, the derivatives of its result, with those of its input.
-    fn backward(&self, index: usize, x: &[f32], inner: Inner, slopes: &mut [f32], to: &mut Sink) -> Result<()> {
+    fn backward(
+        &self,
+        index: usize,
+        x: &[f32],
+        inner: LayerValues,
+        slopes: &mut [f32],
+        to: &mut GradientSink,
+    ) -> Result<()> {
         let layer = &self.plain.layers[index];
         let (n, d, shape, mlp) = (self.n(), self.d(), self.shape(), layer.down.width);
-        let Inner { q, k, v, attended: result, log_sums, x2, mut gate, mut up } = inner;
+        let LayerValues { q, k, v, attended: result, log_sums, x2, mut gate, mut up } = inner;
         let (mut y, mut dy) = (to.pool.rows(n, d), to.pool.rows(n, d));
         let plus = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(to, x)| *to += x);
 
@@ -362,10 +369,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-impl Tape<'_> {
+impl FusedTape<'_> {
     pub(super) fn backward(self, slopes: &[f32], gradients: &mut Gradients, pool: &mut Pool) -> Result<()> {
-        let mut to = Sink { gradients, pool };
-        let Tape { pass, mut layers, last: (gathered, normed), log_sums, logits } = self;
+        let mut to = GradientSink { gradients, pool };
+        let FusedTape { pass, mut layers, last: (gathered, normed), log_sums, logits } = self;
         let d = pass.d();
         let mut to_last = to.pool.rows(gathered.len() / d, d);
         {

@@ -17,7 +17,7 @@ use candle_core::Result;
 
 pub use gradients::{Gradient, Gradients};
 pub use pool::Pool;
-pub use rows::{Options, Rows};
+pub use rows::{ForwardOptions, PackedRows};
 
 use super::nn::llama::Llama;
 
@@ -28,15 +28,15 @@ pub struct Recorded<'a> {
 }
 
 enum Tape<'a> {
-    Fused(Box<fused::Tape<'a>>),
-    Composed(composed::Tape<'a>),
+    Fused(Box<fused::FusedTape<'a>>),
+    Composed(composed::ComposedTape<'a>),
 }
 
 /// Computes the log-probability of every target. It records nothing and applies no dropout.
 ///
 /// # Errors
 /// An id or position is out of range, or candle fails.
-pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>> {
+pub fn log_probs(llama: &Llama, rows: &PackedRows, pool: &mut Pool) -> Result<Vec<f32>> {
     match cpu_weights::CpuWeights::of(llama) {
         Some(plain) => fused::log_probs(plain, rows, pool),
         None => composed::log_probs(llama, rows),
@@ -47,7 +47,12 @@ pub fn log_probs(llama: &Llama, rows: &Rows, pool: &mut Pool) -> Result<Vec<f32>
 ///
 /// # Errors
 /// As [`log_probs`], or the model is frozen.
-pub fn record<'a>(llama: &'a Llama, rows: &'a Rows, options: Options, pool: &mut Pool) -> Result<Recorded<'a>> {
+pub fn record<'a>(
+    llama: &'a Llama,
+    rows: &'a PackedRows,
+    options: ForwardOptions,
+    pool: &mut Pool,
+) -> Result<Recorded<'a>> {
     if llama.variables().is_empty() {
         candle_core::bail!("a frozen model has no gradients")
     }

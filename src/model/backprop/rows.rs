@@ -4,7 +4,7 @@ use crate::model::ops::{Dropout, Segment};
 
 /// Packed rows and the targets that they predict.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub struct PackedRows {
     /// Token of each row.
     pub ids: Vec<u32>,
     /// Position of each row in its own sequence.
@@ -21,7 +21,7 @@ pub struct Rows {
 
 /// Options for running and recording a forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Options {
+pub struct ForwardOptions {
     /// Keeps only the input of each layer and recomputes the rest in the backward pass: about a tenth of
     /// the memory of activations for a third more arithmetic (arXiv 1604.06174). The result is identical to
     /// the bit.

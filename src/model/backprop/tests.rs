@@ -46,12 +46,12 @@ fn with_lora(llama: Llama) -> Llama {
 }
 
 /// A pair and a plain sequence, with more rows than a tile.
-fn rows() -> Rows {
+fn rows() -> PackedRows {
     let segment = |prefix, rows| Segment { prefix, rows };
     let lengths = [0..9, 9..30, 30..35, 35..60];
     let n = 60;
     let positions = (0..9).chain(9..30).chain(9..14).chain(0..25).collect();
-    Rows {
+    PackedRows {
         ids: (0..n).map(|i| (i * 5 + 1) % 37).collect(),
         positions,
         segments: vec![
@@ -83,7 +83,7 @@ fn numbers(gradients: &Gradients) -> Gradient {
     all.collect()
 }
 
-fn fused(llama: &Llama, options: Options) -> (Vec<f32>, Gradient) {
+fn fused(llama: &Llama, options: ForwardOptions) -> (Vec<f32>, Gradient) {
     let (rows, mut pool, mut gradients) = (rows(), Pool::default(), Gradients::default());
     let recorded = record(llama, &rows, options, &mut pool).unwrap();
     assert!(matches!(recorded.tape, Tape::Fused(_)));
@@ -92,7 +92,7 @@ fn fused(llama: &Llama, options: Options) -> (Vec<f32>, Gradient) {
     (log_probs, numbers(&gradients))
 }
 
-fn composed(llama: &Llama, options: Options) -> (Vec<f32>, Gradient) {
+fn composed(llama: &Llama, options: ForwardOptions) -> (Vec<f32>, Gradient) {
     let (rows, mut gradients) = (rows(), Gradients::default());
     let (log_probs, tape) = super::composed::record(llama, &rows, options).unwrap();
     tape.backward(&slopes(log_probs.len()), &mut gradients).unwrap();
@@ -112,18 +112,21 @@ fn close(what: &str, a: &(Vec<f32>, Gradient), b: &(Vec<f32>, Gradient), near: f
 
 #[test]
 fn the_fused_pass_is_candles_graph() {
-    let dropout = Options { dropout: Dropout { rate: 0.2 }, ..Options::default() };
+    let dropout = ForwardOptions { dropout: Dropout { rate: 0.2 }, ..ForwardOptions::default() };
     for tied in [false, true] {
         let (plain, lora) = (model(tied), with_lora(model(tied)));
         for (what, llama) in [("plain", &plain), ("lora", &lora)] {
-            for options in [Options::default(), dropout] {
+            for options in [ForwardOptions::default(), dropout] {
                 let (by_hand, by_graph) = (fused(llama, options), composed(llama, options));
                 close(&format!("{what}, tied {tied}, {options:?}"), &by_hand, &by_graph, 2e-5);
                 assert_eq!(by_hand.1.len(), llama.variables().len(), "every variable gets a gradient, no other weight");
             }
         }
-        assert_ne!(fused(&plain, dropout).0, fused(&plain, Options::default()).0);
-        assert_eq!(log_probs(&plain, &rows(), &mut Pool::default()).unwrap(), fused(&plain, Options::default()).0);
+        assert_ne!(fused(&plain, dropout).0, fused(&plain, ForwardOptions::default()).0);
+        assert_eq!(
+            log_probs(&plain, &rows(), &mut Pool::default()).unwrap(),
+            fused(&plain, ForwardOptions::default()).0
+        );
     }
 }
 
@@ -131,8 +134,8 @@ fn the_fused_pass_is_candles_graph() {
 fn checkpointed_activations_are_stored_ones_to_the_bit() {
     let llama = model(true);
     for rate in [0., 0.3] {
-        let stored = Options { checkpoint: false, dropout: Dropout { rate } };
-        let checkpointed = Options { checkpoint: true, ..stored };
+        let stored = ForwardOptions { checkpoint: false, dropout: Dropout { rate } };
+        let checkpointed = ForwardOptions { checkpoint: true, ..stored };
         assert_eq!(fused(&llama, stored), fused(&llama, checkpointed));
         close("candle's graph", &composed(&llama, stored), &composed(&llama, checkpointed), 2e-5);
     }
@@ -149,7 +152,7 @@ fn threads_and_used_memory_do_not_show() {
             // The second pass reuses the memory of the first.
             gradients.clear(&mut pool);
             workers.install(|| {
-                let recorded = record(&llama, &rows, Options::default(), &mut pool).unwrap();
+                let recorded = record(&llama, &rows, ForwardOptions::default(), &mut pool).unwrap();
                 recorded.backward(&slopes(48), &mut gradients, &mut pool).unwrap();
             });
             seen.push(numbers(&gradients));
@@ -163,10 +166,10 @@ fn gradients_add_up() {
     let (llama, rows, mut pool) = (model(true), rows(), Pool::default());
     let mut gradients = Gradients::default();
     for _ in 0..2 {
-        let recorded = record(&llama, &rows, Options::default(), &mut pool).unwrap();
+        let recorded = record(&llama, &rows, ForwardOptions::default(), &mut pool).unwrap();
         recorded.backward(&slopes(48), &mut gradients, &mut pool).unwrap();
     }
-    let once = fused(&llama, Options::default());
+    let once = fused(&llama, ForwardOptions::default());
     let half: Gradient =
         numbers(&gradients).into_iter().map(|(k, g)| (k, g.iter().map(|x| x / 2.).collect())).collect();
     close("twice", &once, &(once.0.clone(), half), 1e-5);
@@ -175,7 +178,7 @@ fn gradients_add_up() {
 #[test]
 fn what_does_not_fit_is_an_error() {
     let (llama, mut pool) = (model(true), Pool::default());
-    let broken: [fn(&mut Rows); 5] = [
+    let broken: [fn(&mut PackedRows); 5] = [
         |r| r.ids[3] = 37,
         |r| r.targets[3] = 37,
         |r| r.from[3] = 60,
@@ -185,11 +188,11 @@ fn what_does_not_fit_is_an_error() {
     for spoil in broken {
         let mut rows = rows();
         spoil(&mut rows);
-        assert!(record(&llama, &rows, Options::default(), &mut pool).is_err());
+        assert!(record(&llama, &rows, ForwardOptions::default(), &mut pool).is_err());
         assert!(log_probs(&llama, &rows, &mut pool).is_err());
     }
     let frozen = Llama::frozen(llama.config(), llama.weights()).unwrap();
-    assert!(record(&frozen, &rows(), Options::default(), &mut pool).is_err());
-    let dropout = Options { dropout: Dropout { rate: 0.1 }, ..Options::default() };
-    assert!(record(&llama, &Rows { keys: Vec::new(), ..rows() }, dropout, &mut pool).is_err());
+    assert!(record(&frozen, &rows(), ForwardOptions::default(), &mut pool).is_err());
+    let dropout = ForwardOptions { dropout: Dropout { rate: 0.1 }, ..ForwardOptions::default() };
+    assert!(record(&llama, &PackedRows { keys: Vec::new(), ..rows() }, dropout, &mut pool).is_err());
 }

@@ -11,7 +11,7 @@ use crate::model::family::Family;
 use crate::model::formats::hf;
 
 /// Settings shared by the three families, and those of Gemma 3 alone.
-pub(super) struct Settings {
+pub(super) struct FamilySettings {
     pub family: Family,
     /// Sizes with Llama's names, which these families share.
     pub sizes: Config,
@@ -32,7 +32,7 @@ pub(super) struct Gemma {
     pub logit_cap: Option<f64>,
 }
 
-impl Settings {
+impl FamilySettings {
     /// Parses and checks config.json.
     pub fn parse(family: Family, mut json: Map<String, Json>) -> Result<Self> {
         hf::refuse_quantised(&json)?;
@@ -119,7 +119,7 @@ impl Settings {
         }
     }
 
-    /// Like [`Settings::qwen2`], for Qwen 3.
+    /// Like [`FamilySettings::qwen2`], for Qwen 3.
     pub fn qwen3(&self, positions: usize) -> qwen3::Config {
         let c = &self.sizes;
         qwen3::Config {
@@ -142,7 +142,7 @@ impl Settings {
         }
     }
 
-    /// Like [`Settings::qwen2`], for Gemma 3.
+    /// Like [`FamilySettings::qwen2`], for Gemma 3.
     pub fn gemma3(&self, gemma: &Gemma, positions: usize) -> gemma3::Config {
         let c = &self.sizes;
         gemma3::Config {

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use self::config::Settings;
+use self::config::FamilySettings;
 pub use self::network::{ForkedCache, Network};
 use super::config::OneOrMany;
 use super::family::Family;
@@ -20,7 +20,7 @@ use super::formats::{hf, peft, safetensors};
 use super::nn::finite;
 use super::nn::hash::hash;
 use super::text::tokenizer::Tokenizer;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 
 impl Family {
     /// Returns the family of the model in a directory. Returns `None` for other models and for a directory
@@ -46,7 +46,7 @@ pub struct InferenceModel {
     pub tokenizer: Tokenizer,
     /// Hash of the weights; see [`super::Model::hash`].
     pub hash: String,
-    settings: Settings,
+    settings: FamilySettings,
     weights: BTreeMap<String, Tensor>,
     device: Device,
 }
@@ -77,12 +77,12 @@ impl InferenceModel {
     pub(super) fn outline(path: &Path, dtype: DType) -> Result<(Tokenizer, usize)> {
         let (settings, tokenizer) = Self::small_files(path, dtype)?;
         let about = (settings.family.name(), "config.json");
-        safetensors::Files::open(safetensors::shards(path)?, path, about, settings.weights())?;
+        safetensors::WeightFiles::open(safetensors::shards(path)?, path, about, settings.weights())?;
         Ok((tokenizer, settings.sizes.max_position_embeddings))
     }
 
     /// Reads the configuration and the tokenizer, and checks that they match.
-    fn small_files(path: &Path, dtype: DType) -> Result<(Settings, Tokenizer)> {
+    fn small_files(path: &Path, dtype: DType) -> Result<(FamilySettings, Tokenizer)> {
         let (config_path, json) = hf::config_object(path)?;
         let at = || config_path.display();
         let kind = json.get("model_type").and_then(|t| t.as_str());
@@ -97,7 +97,7 @@ impl InferenceModel {
         }
         let eos = json.get("eos_token_id").cloned().map(serde_json::from_value::<Option<OneOrMany>>).transpose();
         let eos = eos.map_err(|e| Error::user(format!("{}: eos_token_id: {e}", at())))?.flatten();
-        let settings = Settings::parse(family, json).map_err(|e| e.doing(at()))?;
+        let settings = FamilySettings::parse(family, json).map_err(|e| e.doing(at()))?;
         let tokenizer = hf::tokenizer(path, eos.as_ref())?;
         tokenizer.fits(path.display(), settings.sizes.vocab_size)?;
         Ok((settings, tokenizer))

@@ -8,14 +8,14 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{gemma3, qwen2, qwen3};
 
-use super::config::Settings;
+use super::config::FamilySettings;
 use crate::error::{Error, Result};
 
 /// Maximum tokens per pass, which bounds the memory for attention scores.
 const CHUNK: usize = 256;
 
 #[derive(Clone)]
-enum Kind {
+enum NetworkKind {
     Qwen2(qwen2::ModelForCausalLM),
     Qwen3(qwen3::ModelForCausalLM),
     Gemma3(gemma3::Model),
@@ -26,7 +26,7 @@ enum Kind {
 /// It is not `Clone`: Gemma's caches are written in place, so clones would overwrite each other.
 /// [`Network::fork`] makes the copies that are safe.
 pub struct Network {
-    kind: Kind,
+    kind: NetworkKind,
     device: Device,
     /// Count of tokens read.
     read: usize,
@@ -56,7 +56,7 @@ impl DerefMut for ForkedCache<'_> {
 
 impl Network {
     pub(super) fn new(
-        settings: &Settings,
+        settings: &FamilySettings,
         weights: &BTreeMap<String, Tensor>,
         device: &Device,
         positions: usize,
@@ -65,13 +65,13 @@ impl Network {
         let builder = VarBuilder::from_tensors(tensors, DType::F32, device);
         let kind = match (settings.family, &settings.gemma) {
             (crate::model::family::Family::Qwen2, _) => {
-                Kind::Qwen2(qwen2::ModelForCausalLM::new(&settings.qwen2(positions), builder)?)
+                NetworkKind::Qwen2(qwen2::ModelForCausalLM::new(&settings.qwen2(positions), builder)?)
             }
             (crate::model::family::Family::Qwen3, _) => {
-                Kind::Qwen3(qwen3::ModelForCausalLM::new(&settings.qwen3(positions), builder)?)
+                NetworkKind::Qwen3(qwen3::ModelForCausalLM::new(&settings.qwen3(positions), builder)?)
             }
             (crate::model::family::Family::Gemma3, Some(gemma)) => {
-                Kind::Gemma3(gemma3::Model::new(false, &settings.gemma3(gemma, positions), builder)?)
+                NetworkKind::Gemma3(gemma3::Model::new(false, &settings.gemma3(gemma, positions), builder)?)
             }
             (crate::model::family::Family::Gemma3, None) => return Err(Error::bug("a Gemma without its options")),
         };
@@ -82,9 +82,9 @@ impl Network {
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         match &mut self.kind {
-            Kind::Qwen2(m) => m.clear_kv_cache(),
-            Kind::Qwen3(m) => m.clear_kv_cache(),
-            Kind::Gemma3(m) => m.clear_kv_cache(),
+            NetworkKind::Qwen2(m) => m.clear_kv_cache(),
+            NetworkKind::Qwen3(m) => m.clear_kv_cache(),
+            NetworkKind::Gemma3(m) => m.clear_kv_cache(),
         }
         self.read = 0;
     }
@@ -114,9 +114,9 @@ impl Network {
             before(now.len())?;
             let input = Tensor::new(now, &self.device)?.unsqueeze(0)?;
             let logits = match &mut self.kind {
-                Kind::Qwen2(m) => m.forward(&input, self.read),
-                Kind::Qwen3(m) => m.forward(&input, self.read),
-                Kind::Gemma3(m) => m.forward(&input, self.read),
+                NetworkKind::Qwen2(m) => m.forward(&input, self.read),
+                NetworkKind::Qwen3(m) => m.forward(&input, self.read),
+                NetworkKind::Gemma3(m) => m.forward(&input, self.read),
             };
             last = Some(logits?);
             self.read += now.len();

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum GgufValue {
     Int(i128),
     Float(f64),
     Bool(bool),
@@ -28,7 +28,7 @@ pub(crate) enum Value {
 }
 
 /// Type and place of a tensor.
-struct Info {
+struct TensorInfo {
     kind: u32,
     /// Outermost dimension first, like candle's shapes.
     shape: Vec<usize>,
@@ -42,8 +42,8 @@ pub(crate) struct Gguf<R> {
     /// Count of bytes read so far; it gives the bytes left without a system call.
     position: u64,
     data: u64,
-    pub(crate) metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Info>,
+    pub(crate) metadata: BTreeMap<String, GgufValue>,
+    tensors: BTreeMap<String, TensorInfo>,
     /// The other files of a model that is split over several.
     parts: Vec<Self>,
 }
@@ -95,7 +95,7 @@ impl<R: Read + Seek> Gguf<R> {
         }
         let alignment = match g.metadata.get("general.alignment") {
             None => 32,
-            Some(Value::Int(n)) if (1..=1 << 20).contains(n) => *n as u64,
+            Some(GgufValue::Int(n)) if (1..=1 << 20).contains(n) => *n as u64,
             Some(other) => return Err(Error::user(format!("general.alignment is {other:?}"))),
         };
         g.data = g.position.div_ceil(alignment) * alignment;
@@ -223,26 +223,26 @@ impl<R: Read + Seek> Gguf<R> {
         String::from_utf8(bytes).map_err(|_| Error::user("a text is not UTF-8"))
     }
 
-    fn value(&mut self, kind: u32) -> Result<Value> {
+    fn value(&mut self, kind: u32) -> Result<GgufValue> {
         Ok(match kind {
-            0 => Value::Int(u8::from_le_bytes(self.bytes()?).into()),
-            1 => Value::Int(i8::from_le_bytes(self.bytes()?).into()),
-            2 => Value::Int(u16::from_le_bytes(self.bytes()?).into()),
-            3 => Value::Int(i16::from_le_bytes(self.bytes()?).into()),
-            4 => Value::Int(self.u32()?.into()),
-            5 => Value::Int(i32::from_le_bytes(self.bytes()?).into()),
-            6 => Value::Float(f32::from_le_bytes(self.bytes()?).into()),
-            7 => Value::Bool(self.bytes::<1>()?[0] != 0),
-            8 => Value::Text(self.text()?),
+            0 => GgufValue::Int(u8::from_le_bytes(self.bytes()?).into()),
+            1 => GgufValue::Int(i8::from_le_bytes(self.bytes()?).into()),
+            2 => GgufValue::Int(u16::from_le_bytes(self.bytes()?).into()),
+            3 => GgufValue::Int(i16::from_le_bytes(self.bytes()?).into()),
+            4 => GgufValue::Int(self.u32()?.into()),
+            5 => GgufValue::Int(i32::from_le_bytes(self.bytes()?).into()),
+            6 => GgufValue::Float(f32::from_le_bytes(self.bytes()?).into()),
+            7 => GgufValue::Bool(self.bytes::<1>()?[0] != 0),
+            8 => GgufValue::Text(self.text()?),
             9 => self.array()?,
-            10 => Value::Int(self.u64()?.into()),
-            11 => Value::Int(i64::from_le_bytes(self.bytes()?).into()),
-            12 => Value::Float(f64::from_le_bytes(self.bytes()?)),
+            10 => GgufValue::Int(self.u64()?.into()),
+            11 => GgufValue::Int(i64::from_le_bytes(self.bytes()?).into()),
+            12 => GgufValue::Float(f64::from_le_bytes(self.bytes()?)),
             other => return Err(Error::user(format!("its type {other} is unknown"))),
         })
     }
 
-    fn array(&mut self) -> Result<Value> {
+    fn array(&mut self) -> Result<GgufValue> {
         let kind = self.u32()?;
         let n = self.u64()?;
         let width = match kind {
@@ -255,26 +255,26 @@ impl<R: Read + Seek> Gguf<R> {
         };
         self.enough(n, width, "array elements")?;
         Ok(match kind {
-            4 | 5 => Value::Ints((0..n).map(|_| Ok(i32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
-            6 => Value::Floats((0..n).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
-            8 => Value::Texts((0..n).map(|_| self.text()).collect::<Result<_>>()?),
+            4 | 5 => GgufValue::Ints((0..n).map(|_| Ok(i32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
+            6 => GgufValue::Floats((0..n).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
+            8 => GgufValue::Texts((0..n).map(|_| self.text()).collect::<Result<_>>()?),
             _ => {
                 let skip = n * width; // at most the bytes left in the file
                 self.position += skip;
                 self.reader.seek(SeekFrom::Start(self.position))?;
-                Value::Other
+                GgufValue::Other
             }
         })
     }
 
-    fn info(&mut self) -> Result<Info> {
+    fn info(&mut self) -> Result<TensorInfo> {
         let dims = self.u32()?;
         if !(1..=4).contains(&dims) {
             return Err(Error::user(format!("it has {dims} dimensions")));
         }
         let shape: Vec<u64> = (0..dims).map(|_| self.u64()).collect::<Result<_>>()?;
         let shape = shape.into_iter().rev().map(|d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
-        Ok(Info { shape, kind: self.u32()?, offset: self.u64()? })
+        Ok(TensorInfo { shape, kind: self.u32()?, offset: self.u64()? })
     }
 }
 
@@ -301,13 +301,13 @@ fn ggml_type(kind: u32) -> Result<GgmlDType> {
 }
 
 /// Typed lookups whose errors name the key.
-pub(crate) struct Metadata<'a>(pub(crate) &'a BTreeMap<String, Value>);
+pub(crate) struct Metadata<'a>(pub(crate) &'a BTreeMap<String, GgufValue>);
 
 impl Metadata<'_> {
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::Int(n)) => Ok(Some(usize::try_from(*n).map_err(|_| self.wrong(key, "a size"))?)),
+            Some(GgufValue::Int(n)) => Ok(Some(usize::try_from(*n).map_err(|_| self.wrong(key, "a size"))?)),
             Some(_) => Err(self.wrong(key, "a whole number")),
         }
     }
@@ -317,21 +317,21 @@ impl Metadata<'_> {
     pub(crate) fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::Float(x)) => Ok(Some(*x)),
+            Some(GgufValue::Float(x)) => Ok(Some(*x)),
             Some(_) => Err(self.wrong(key, "a number")),
         }
     }
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::Text(t)) => Ok(Some(t)),
+            Some(GgufValue::Text(t)) => Ok(Some(t)),
             Some(_) => Err(self.wrong(key, "a text")),
         }
     }
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::Bool(b)) => Ok(Some(*b)),
+            Some(GgufValue::Bool(b)) => Ok(Some(*b)),
             Some(_) => Err(self.wrong(key, "true or false")),
         }
     }

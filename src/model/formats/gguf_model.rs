@@ -12,7 +12,7 @@ use super::gguf::{Gguf, Metadata};
 use super::gguf_tokenizer;
 use super::hf::check_config;
 use crate::data::open_regular;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::config::Config;
 use crate::model::config::{OneOrMany, RopeScaling};
 use crate::model::ops::frequencies;
@@ -22,9 +22,9 @@ use crate::model::text::tokenizer::Tokenizer;
 const MAX_PARTS: usize = 1000;
 
 /// An open file that has the tensors of a Llama.
-pub(crate) struct Model(Gguf<File>);
+pub(crate) struct GgufModel(Gguf<File>);
 
-impl Model {
+impl GgufModel {
     pub(crate) fn open(path: &Path) -> Result<(Self, Config, Tokenizer)> {
         let mut gguf = open_parts(path)?;
         let config = config(&mut gguf)?;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::gguf::{Metadata, Value};
+use super::gguf::{GgufValue, Metadata};
 use crate::error::{Error, Result};
-use crate::model::text::tokenizer::Files;
+use crate::model::text::tokenizer::TokenizerFiles;
 
 /// ggml's token types.
 pub(in crate::model) const NORMAL: i32 = 1;
@@ -22,27 +22,27 @@ const MAX_MERGES_PER_TOKEN: usize = 4;
 /// Maximum bytes of all merges per byte of the tokens.
 const MAX_MERGED_BYTES_PER_BYTE: usize = 16;
 
-pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
+pub(crate) fn files(metadata: &BTreeMap<String, GgufValue>) -> Result<TokenizerFiles> {
     let m = Metadata(metadata);
     let missing = |key: &str| Error::user(format!("metadata `{key}` is missing or not a list of the right type"));
-    let Some(Value::Texts(tokens)) = metadata.get("tokenizer.ggml.tokens") else {
+    let Some(GgufValue::Texts(tokens)) = metadata.get("tokenizer.ggml.tokens") else {
         return Err(missing("tokenizer.ggml.tokens"));
     };
     let types = match metadata.get("tokenizer.ggml.token_type") {
-        Some(Value::Ints(types)) if types.len() == tokens.len() => types.clone(),
+        Some(GgufValue::Ints(types)) if types.len() == tokens.len() => types.clone(),
         None => vec![NORMAL; tokens.len()],
         Some(_) => return Err(missing("tokenizer.ggml.token_type")),
     };
     let unknown = special(&m, tokens, "unknown")?;
     let parts = match m.text("tokenizer.ggml.model")? {
         Some("gpt2") => {
-            let Some(Value::Texts(merges)) = metadata.get("tokenizer.ggml.merges") else {
+            let Some(GgufValue::Texts(merges)) = metadata.get("tokenizer.ggml.merges") else {
                 return Err(missing("tokenizer.ggml.merges"));
             };
             byte_level(tokens, merges, m.text("tokenizer.ggml.pre")?.unwrap_or("default"))?
         }
         Some("llama") => {
-            let Some(Value::Floats(scores)) = metadata.get("tokenizer.ggml.scores") else {
+            let Some(GgufValue::Floats(scores)) = metadata.get("tokenizer.ggml.scores") else {
                 return Err(missing("tokenizer.ggml.scores"));
             };
             if scores.len() != tokens.len() {
@@ -99,7 +99,7 @@ pub(crate) fn files(metadata: &BTreeMap<String, Value>) -> Result<Files> {
     }
     let eos = ["eos", "eot", "eom"].iter().map(|k| m.size(&format!("tokenizer.ggml.{k}_token_id")));
     let eos = eos.collect::<Result<Vec<_>>>()?.into_iter().flatten().filter_map(|id| u32::try_from(id).ok()).collect();
-    Ok(Files { tokenizer: tokenizer.to_string(), config, eos })
+    Ok(TokenizerFiles { tokenizer: tokenizer.to_string(), config, eos })
 }
 
 fn special(m: &Metadata, tokens: &[String], which: &str) -> Result<Option<String>> {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value as Json, json};
 
 use crate::data::open_regular;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::config::Config;
 use crate::model::config::OneOrMany;
 use crate::model::family::Family;
 use crate::model::ops::frequencies;
-use crate::model::text::tokenizer::Files;
 use crate::model::text::tokenizer::Tokenizer;
+use crate::model::text::tokenizer::TokenizerFiles;
 
 /// Maximum length of a JSON file. The largest tokenizer.json in use has about 35 MB.
 const MAX_LENGTH: u64 = 256 << 20;
@@ -77,7 +77,7 @@ pub(crate) fn tokenizer(dir: &Path, eos: Option<&OneOrMany>) -> Result<Tokenizer
             "older models have tokenizer.model only; save the tokenizer once with transformers (AutoTokenizer, use_fast=True)",
         ));
     }
-    let mut files = Files { tokenizer: read_text(&path)?, ..Default::default() };
+    let mut files = TokenizerFiles { tokenizer: read_text(&path)?, ..Default::default() };
     files.config = read_object_if_there(&dir.join("tokenizer_config.json"))?;
     add_special_tokens_map(&mut files.config, &dir.join("special_tokens_map.json"))?;
     add_added_tokens(&mut files.config, &dir.join("added_tokens.json"))?;

@@ -14,41 +14,41 @@ use crate::model::nn::lora::merge;
 use crate::model::text::tokenizer::Tokenizer;
 
 /// Contents of a model's files.
-pub(crate) struct Loaded {
+pub(crate) struct LoadedFiles {
     pub config: Config,
     pub weights: BTreeMap<String, Tensor>,
     pub tokenizer: Tokenizer,
 }
 
-pub(crate) fn load(path: &Path, device: &Device, dtype: DType) -> Result<Loaded> {
+pub(crate) fn load(path: &Path, device: &Device, dtype: DType) -> Result<LoadedFiles> {
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
         return Err(Error::user(format!("weights cannot be {dtype:?}")).help("the types are f32, f16 and bf16"));
     }
-    let mut source = Source::open(path)?;
+    let mut source = ModelFiles::open(path)?;
     let mut weights = BTreeMap::new();
     for (name, _) in source.config.weights() {
         let w = source.tensor(&name)?.to_dtype(dtype)?.to_device(device)?;
         weights.insert(name, w);
     }
-    Ok(Loaded { config: source.config, weights, tokenizer: source.tokenizer })
+    Ok(LoadedFiles { config: source.config, weights, tokenizer: source.tokenizer })
 }
 
 /// A model's files, checked to hold every weight. Weights are read one at a time.
-pub(crate) struct Source {
+pub(crate) struct ModelFiles {
     pub config: Config,
     pub tokenizer: Tokenizer,
     path: PathBuf,
-    files: Files,
+    files: OpenFiles,
     /// A LoRA adapter that is merged into the weights as they are read.
     adapter: Option<(LoraConfig, BTreeMap<String, Tensor>)>,
 }
 
-enum Files {
-    Safetensors(safetensors::Files),
-    Gguf(gguf_model::Model),
+enum OpenFiles {
+    Safetensors(safetensors::WeightFiles),
+    Gguf(gguf_model::GgufModel),
 }
 
-impl Source {
+impl ModelFiles {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         peft::check_not_both(path)?;
         if peft::is_one(path) {
@@ -62,15 +62,15 @@ impl Source {
         let (config, tokenizer, files) = if path.is_dir() {
             let (mut config, tokenizer) = hf::config_and_tokenizer(path)?;
             let shards = safetensors::shards(path)?;
-            let mut files = safetensors::Files::open(shards, path, ("Llama", "config.json"), config.weights())?;
+            let mut files = safetensors::WeightFiles::open(shards, path, ("Llama", "config.json"), config.weights())?;
             if config.tie_word_embeddings && files.has_another_head()? {
                 config.tie_word_embeddings = false;
                 files.take_head();
             }
-            (config, tokenizer, Files::Safetensors(files))
+            (config, tokenizer, OpenFiles::Safetensors(files))
         } else if is_gguf(path) {
-            let (model, config, tokenizer) = gguf_model::Model::open(path).map_err(|e| e.doing(path.display()))?;
-            (config, tokenizer, Files::Gguf(model))
+            let (model, config, tokenizer) = gguf_model::GgufModel::open(path).map_err(|e| e.doing(path.display()))?;
+            (config, tokenizer, OpenFiles::Gguf(model))
         } else if path.exists() {
             return Err(Error::user(format!("{} is not a model", path.display())).help(help));
         } else {
@@ -83,8 +83,8 @@ impl Source {
     /// has an adapter.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let w = match &mut self.files {
-            Files::Safetensors(files) => files.tensor(name)?,
-            Files::Gguf(model) => model.tensor(name, &self.config).map_err(|e| e.doing(self.path.display()))?,
+            OpenFiles::Safetensors(files) => files.tensor(name)?,
+            OpenFiles::Gguf(model) => model.tensor(name, &self.config).map_err(|e| e.doing(self.path.display()))?,
         };
         let Some((lora, weights)) = &self.adapter else { return Ok(w) };
         let part = |part: &str| weights.get(&format!("{}.{part}.weight", name.strip_suffix(".weight")?));

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::safetensors;
 use super::{hf, save};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::config::Config;
 use crate::model::config::OneOrMany;
 use crate::model::nn::finite;
@@ -196,7 +196,7 @@ pub(crate) fn weights(dir: &Path, lora: &LoraConfig, model: &Config) -> Result<B
     let expected: Vec<_> =
         lora.weights(model).into_iter().map(|(name, shape)| (format!("{PREFIX}{name}"), shape)).collect();
     let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
-    let files = safetensors::Files::open(vec![path], dir, ("LoRA", CONFIG), expected)?;
+    let files = safetensors::WeightFiles::open(vec![path], dir, ("LoRA", CONFIG), expected)?;
     let weight = |name: String| {
         let w = files.tensor(&name)?.to_dtype(DType::F32)?;
         Ok((name[PREFIX.len()..].to_owned(), w))

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use super::hf;
 use super::tensor_size::elements;
 use crate::data::open_regular;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 
 /// Maximum length of a header, the same as in the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -26,7 +26,7 @@ pub(in crate::model) fn load(
     device: &Device,
     dtype: DType,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let files = Files::open(shards(dir)?, dir, (family, "config.json"), expected)?;
+    let files = WeightFiles::open(shards(dir)?, dir, (family, "config.json"), expected)?;
     if files.has_another_head()? {
         return Err(Error::user(format!(
             "{}: `{HEAD}` is not the embedding, and config.json ties them",
@@ -39,18 +39,18 @@ pub(in crate::model) fn load(
 }
 
 /// Safetensors files that hold the requested weights.
-pub(in crate::model) struct Files {
+pub(in crate::model) struct WeightFiles {
     paths: Vec<PathBuf>,
     /// File and place of each weight, by name.
-    entries: BTreeMap<String, (usize, Entry)>,
+    entries: BTreeMap<String, (usize, TensorEntry)>,
     /// An output matrix that was not requested, because the configuration says that it is the embedding.
-    head: Option<(usize, Entry)>,
+    head: Option<(usize, TensorEntry)>,
 }
 
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-impl Files {
+impl WeightFiles {
     /// Reads the files' headers. `dir` and the family of the configuration file are names for messages.
     pub(in crate::model) fn open(
         paths: Vec<PathBuf>,
@@ -59,7 +59,7 @@ impl Files {
         expected: impl IntoIterator<Item = (String, Vec<usize>)>,
     ) -> Result<Self> {
         let expected: BTreeMap<String, Vec<usize>> = expected.into_iter().collect();
-        let mut entries: BTreeMap<String, (usize, Entry)> = BTreeMap::new();
+        let mut entries: BTreeMap<String, (usize, TensorEntry)> = BTreeMap::new();
         let mut head = None;
         for (at, path) in paths.iter().enumerate() {
             for entry in header(path).map_err(|e| e.doing(path.display()))? {
@@ -116,7 +116,7 @@ impl Files {
         Ok(!same_place && self.values(*at, head)? != self.values(*of, embedding)?)
     }
 
-    fn values(&self, at: usize, entry: &Entry) -> Result<Vec<f32>> {
+    fn values(&self, at: usize, entry: &TensorEntry) -> Result<Vec<f32>> {
         Ok(read(&self.paths[at], entry)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
@@ -146,7 +146,7 @@ pub fn read_all(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>
     all().map_err(|e| e.doing(path.display()))
 }
 
-fn read(path: &Path, entry: &Entry) -> Result<Tensor> {
+fn read(path: &Path, entry: &TensorEntry) -> Result<Tensor> {
     let mut bytes = vec![0u8; entry.bytes];
     let mut file = open_regular(path).user(|| "cannot be opened")?;
     file.seek(SeekFrom::Start(entry.begin))?;
@@ -210,7 +210,7 @@ pub(in crate::model) fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A tensor as described by the header. `begin` counts from the start of the file.
-struct Entry {
+struct TensorEntry {
     name: String,
     dtype: DType,
     shape: Vec<usize>,
@@ -219,7 +219,7 @@ struct Entry {
 }
 
 /// Reads a file's header and checks that it matches the file's length.
-fn header(path: &Path) -> Result<Vec<Entry>> {
+fn header(path: &Path) -> Result<Vec<TensorEntry>> {
     let mut file = open_regular(path).user(|| "cannot be opened")?;
     let length = file.metadata()?.len();
     let mut prefix = [0u8; 8];
@@ -235,7 +235,8 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
     }
     let mut bytes = vec![0u8; header as usize];
     file.read_exact(&mut bytes)?;
-    let Pairs(pairs) = serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
+    let JsonPairs(pairs) =
+        serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
 
     let data = 8 + header;
     let mut entries = Vec::with_capacity(pairs.len());
@@ -255,7 +256,7 @@ fn header(path: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
+fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<TensorEntry> {
     let dtype = match json.get("dtype").and_then(Json::as_str) {
         Some("F32") => DType::F32,
         Some("F16") => DType::F16,
@@ -288,21 +289,21 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<Entry> {
     if bytes != usize::try_from(end - begin).ok() {
         return Err(Error::user(format!("of shape {shape:?} and type {dtype:?} cannot have {} bytes", end - begin)));
     }
-    Ok(Entry { name: name.to_string(), dtype, shape, begin: data + begin, bytes: (end - begin) as usize })
+    Ok(TensorEntry { name: name.to_string(), dtype, shape, begin: data + begin, bytes: (end - begin) as usize })
 }
 
 /// A JSON object as pairs. It refuses duplicate names, where a map would silently keep the last one.
-struct Pairs(Vec<(String, Json)>);
+struct JsonPairs(Vec<(String, Json)>);
 
-impl<'de> Deserialize<'de> for Pairs {
+impl<'de> Deserialize<'de> for JsonPairs {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Pairs;
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = JsonPairs;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object that describes tensors")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonPairs, A::Error> {
                 let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
                 while let Some((name, value)) = map.next_entry::<String, Json>()? {
                     if !seen.insert(name.clone()) {
@@ -310,9 +311,9 @@ impl<'de> Deserialize<'de> for Pairs {
                     }
                     pairs.push((name, value));
                 }
-                Ok(Pairs(pairs))
+                Ok(JsonPairs(pairs))
             }
         }
-        from.deserialize_map(Collect)
+        from.deserialize_map(ObjectVisitor)
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value as Json, json};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::model::nn::finite;
 use crate::model::nn::hash::{bytes, hash};
 use crate::model::nn::llama::Llama;

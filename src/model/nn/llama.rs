@@ -15,7 +15,7 @@ use crate::model::config::Config;
 use crate::model::ops::{self, Attention};
 
 /// The weight of a matrix product.
-pub(crate) enum Matrix {
+pub(crate) enum MatrixWeight {
     /// Stored as in the files, `[out, in]`.
     Plain(Tensor),
     /// Packed for inference on the CPU.
@@ -24,19 +24,19 @@ pub(crate) enum Matrix {
     Lora(Adapted),
 }
 
-impl Matrix {
+impl MatrixWeight {
     /// Computes `x W^T`. An adapter with dropout draws by `keys`, one per row, if they are given.
     fn product(&self, x: &Tensor, keys: Option<&[u64]>) -> Result<Tensor> {
         match self {
-            Matrix::Plain(w) => ops::linear(x, w),
-            Matrix::PackedWeight(w) => w.product(x),
-            Matrix::Lora(w) => w.product(x, keys),
+            MatrixWeight::Plain(w) => ops::linear(x, w),
+            MatrixWeight::PackedWeight(w) => w.product(x),
+            MatrixWeight::Lora(w) => w.product(x, keys),
         }
     }
     /// Computes `base + x W^T`.
     fn product_onto(&self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
-            Matrix::PackedWeight(w) => w.product_onto(base, x),
+            MatrixWeight::PackedWeight(w) => w.product_onto(base, x),
             other => base + other.product(x, None)?,
         }
     }
@@ -44,9 +44,9 @@ impl Matrix {
     /// in memory.
     fn into_packed(self) -> Result<Self> {
         match self {
-            Matrix::Plain(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w)?)),
+            MatrixWeight::Plain(w) => Ok(MatrixWeight::PackedWeight(ops::PackedWeight::new(&w)?)),
             // In f32, so that narrower types do not round away what the adapter learned.
-            Matrix::Lora(w) => Ok(Matrix::PackedWeight(ops::PackedWeight::new(&w.merged()?)?)),
+            MatrixWeight::Lora(w) => Ok(MatrixWeight::PackedWeight(ops::PackedWeight::new(&w.merged()?)?)),
             panels => Ok(panels),
         }
     }
@@ -62,19 +62,19 @@ pub(crate) struct Dropped<'a> {
 
 pub(crate) struct Layer {
     pub attention_norm: Tensor,
-    pub q: Matrix,
-    pub k: Matrix,
-    pub v: Matrix,
-    pub o: Matrix,
+    pub q: MatrixWeight,
+    pub k: MatrixWeight,
+    pub v: MatrixWeight,
+    pub o: MatrixWeight,
     pub mlp_norm: Tensor,
-    pub gate: Matrix,
-    pub up: Matrix,
-    pub down: Matrix,
+    pub gate: MatrixWeight,
+    pub up: MatrixWeight,
+    pub down: MatrixWeight,
 }
 
 impl Layer {
     /// The matrices with their names within the layer, in the order of [`super::lora::TARGETS`].
-    fn matrices(&self) -> [(&'static str, &Matrix); 7] {
+    fn matrices(&self) -> [(&'static str, &MatrixWeight); 7] {
         [
             ("self_attn.q_proj", &self.q),
             ("self_attn.k_proj", &self.k),
@@ -85,7 +85,7 @@ impl Layer {
             ("mlp.down_proj", &self.down),
         ]
     }
-    fn matrix_mut(&mut self, target: &str) -> Option<&mut Matrix> {
+    fn matrix_mut(&mut self, target: &str) -> Option<&mut MatrixWeight> {
         match target {
             "q_proj" => Some(&mut self.q),
             "k_proj" => Some(&mut self.k),
@@ -125,7 +125,7 @@ pub struct Llama {
     pub(crate) embed: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: Tensor,
-    pub(crate) head: Matrix,
+    pub(crate) head: MatrixWeight,
     pub(crate) rope: ops::RopeTable,
 }
 
@@ -163,7 +163,7 @@ impl Llama {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for i in 0..config.num_hidden_layers {
             let get = |name: &str| get(format!("model.layers.{i}.{name}.weight"));
-            let matrix = |name: &str| get(name).map(Matrix::Plain);
+            let matrix = |name: &str| get(name).map(MatrixWeight::Plain);
             layers.push(Layer {
                 attention_norm: get("input_layernorm")?,
                 q: matrix("self_attn.q_proj")?,
@@ -190,7 +190,7 @@ impl Llama {
             embed: Some(embed),
             layers,
             norm,
-            head: Matrix::Plain(head),
+            head: MatrixWeight::Plain(head),
             rope,
         })
     }
@@ -207,10 +207,10 @@ impl Llama {
                 let Some(matrix) = layer.matrix_mut(target) else {
                     candle_core::bail!("there is no matrix `{target}`")
                 };
-                let Matrix::Plain(weight) = matrix else {
+                let MatrixWeight::Plain(weight) = matrix else {
                     candle_core::bail!("only a plain matrix can have an adapter")
                 };
-                *matrix = Matrix::Lora(Adapted::new(weight.detach(), &self.vars, lora, i, target)?);
+                *matrix = MatrixWeight::Lora(Adapted::new(weight.detach(), &self.vars, lora, i, target)?);
             }
         }
         self.weights = self.weights.into_iter().map(|(name, w)| (name, w.detach())).collect();
@@ -230,8 +230,8 @@ impl Llama {
         for (layer, of) in view.layers.iter_mut().zip(&self.layers) {
             for (name, matrix) in of.matrices() {
                 let target = name.rsplit('.').next().and_then(|target| layer.matrix_mut(target));
-                if let (Matrix::Lora(w), Some(target)) = (matrix, target) {
-                    *target = Matrix::Lora(w.detached());
+                if let (MatrixWeight::Lora(w), Some(target)) = (matrix, target) {
+                    *target = MatrixWeight::Lora(w.detached());
                 }
             }
         }
@@ -312,7 +312,7 @@ impl Llama {
         }
         for (i, layer) in self.layers.iter().enumerate() {
             for (name, matrix) in layer.matrices() {
-                if let Matrix::Lora(w) = matrix {
+                if let MatrixWeight::Lora(w) = matrix {
                     all.insert(format!("model.layers.{i}.{name}.weight"), w.merged()?);
                 }
             }
@@ -362,7 +362,7 @@ impl Llama {
         let (n, layer) = (x.dim(0)?, &self.layers[index]);
         let (heads, kv, width) = (self.config.num_attention_heads, self.config.kv_heads(), self.config.head_dim());
         let eps = self.config.rms_norm_eps;
-        let add = |base: &Tensor, matrix: &Matrix, y: &Tensor, part: usize| match dropped {
+        let add = |base: &Tensor, matrix: &MatrixWeight, y: &Tensor, part: usize| match dropped {
             None => matrix.product_onto(base, y),
             Some(d) => {
                 let mask = d.dropout.mask(d.keys, (2 * index + part) as u64, self.config.hidden_size, &self.device)?;
@@ -400,7 +400,7 @@ impl Llama {
     /// The model is packed for inference.
     pub fn head(&self) -> Result<&Tensor> {
         match &self.head {
-            Matrix::Plain(w) => Ok(w),
+            MatrixWeight::Plain(w) => Ok(w),
             _ => candle_core::bail!("a model packed for inference has no plain output matrix"),
         }
     }
@@ -409,7 +409,7 @@ impl Llama {
     pub(crate) fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
         match (&self.embed, &self.head) {
             (Some(embed), _) => ops::embedding(embed, ids),
-            (None, Matrix::PackedWeight(head)) => head.rows(ids),
+            (None, MatrixWeight::PackedWeight(head)) => head.rows(ids),
             (None, _) => candle_core::bail!("the model has no embedding"),
         }
     }

@@ -57,7 +57,7 @@ impl Attention for Packed {
         if !cpu::applies(&q) || q.elem_count() == 0 {
             return composed(&self.segments, &q, &k, &v);
         }
-        let fused = Fused { segments: self.segments.clone(), log_sums: OnceLock::new() };
+        let fused = FusedAttention { segments: self.segments.clone(), log_sums: OnceLock::new() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, fused)
     }
 }
@@ -97,13 +97,13 @@ pub fn composed(segments: &[Segment], q: &Tensor, k: &Tensor, v: &Tensor) -> Res
     if out.is_empty() { q.zeros_like() } else { Tensor::cat(&out, 0) }
 }
 
-struct Fused {
+struct FusedAttention {
     segments: Arc<[Segment]>,
     /// Logarithm of the softmax's sum for each row and head; the backward pass reuses it.
     log_sums: OnceLock<Vec<f32>>,
 }
 
-impl CustomOp3 for Fused {
+impl CustomOp3 for FusedAttention {
     fn name(&self) -> &'static str {
         "attention"
     }
@@ -122,7 +122,7 @@ impl CustomOp3 for Fused {
         if kl.shape() != vl.shape() || nk != n || wk != width || kv_heads == 0 || heads % kv_heads != 0 {
             candle_core::bail!("attention: q is {:?}, k {:?}, v {:?}", ql.dims(), kl.dims(), vl.dims())
         }
-        let shape = attention_cpu::Shape { heads, kv_heads, width };
+        let shape = attention_cpu::HeadShape { heads, kv_heads, width };
         let (q, k, v) =
             (cpu::slice(q, ql, self.name())?, cpu::slice(k, kl, self.name())?, cpu::slice(v, vl, self.name())?);
         let (mut out, mut log_sums) = (vec![0f32; q.len()], vec![0f32; n * heads]);
@@ -142,7 +142,7 @@ impl CustomOp3 for Fused {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(log_sums) = self.log_sums.get() else { candle_core::bail!("attention: backward before forward") };
         let (_, heads, width) = q.dims3()?;
-        let shape = attention_cpu::Shape { heads, kv_heads: k.dim(1)?, width };
+        let shape = attention_cpu::HeadShape { heads, kv_heads: k.dim(1)?, width };
         let dy = dy.contiguous()?;
         let forward = attention_cpu::Forward {
             q: &cpu::Floats::of(q)?,

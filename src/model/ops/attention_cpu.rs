@@ -18,13 +18,13 @@ const KEYS: usize = 64;
 
 /// Number of heads and their width.
 #[derive(Clone, Copy)]
-pub(in crate::model) struct Shape {
+pub(in crate::model) struct HeadShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub width: usize,
 }
 
-impl Shape {
+impl HeadShape {
     fn scale(self) -> f32 {
         1. / (self.width as f32).sqrt()
     }
@@ -52,7 +52,7 @@ fn keys(s: &Segment) -> impl Iterator<Item = usize> {
 }
 
 /// Copies the keys (or values) of one head into consecutive rows: `[T, width]`.
-fn gather(s: &Segment, shape: Shape, from: &[f32], kv_head: usize) -> Vec<f32> {
+fn gather(s: &Segment, shape: HeadShape, from: &[f32], kv_head: usize) -> Vec<f32> {
     let d = shape.width;
     let mut out = Vec::with_capacity((s.prefix.len() + s.rows.len()) * d);
     keys(s).for_each(|row| out.extend_from_slice(&from[(row * shape.kv_heads + kv_head) * d..][..d]));
@@ -97,7 +97,7 @@ fn tiles(segments: &[Segment]) -> Vec<Tile> {
 /// sums, `[N, heads]`.
 pub(in crate::model) fn forward(
     segments: &[Segment],
-    shape: Shape,
+    shape: HeadShape,
     q: &[f32],
     k: &[f32],
     v: &[f32],
@@ -122,7 +122,7 @@ pub(in crate::model) fn forward(
         (out_rest, sums_rest) = (rest, sums_after);
     }
     jobs.into_par_iter().for_each(|(tile, out, sums)| {
-        let mut work = Scratch::new(shape.width);
+        let mut work = TileScratch::new(shape.width);
         for head in 0..shape.heads {
             let (kt, v) = &packs[tile.segment * shape.kv_heads + shape.kv_head(head)];
             forward_tile(&tile, head, shape, q, kt, v, &mut work, out, sums);
@@ -131,11 +131,11 @@ pub(in crate::model) fn forward(
 }
 
 /// Scratch space of a tile.
-struct Scratch {
+struct TileScratch {
     scores: Vec<f32>,
     sums: Vec<f32>,
 }
-impl Scratch {
+impl TileScratch {
     fn new(width: usize) -> Self {
         Self { scores: vec![0.; ROWS * KEYS], sums: vec![0.; ROWS * width] }
     }
@@ -145,11 +145,11 @@ impl Scratch {
 fn forward_tile(
     tile: &Tile,
     head: usize,
-    shape: Shape,
+    shape: HeadShape,
     q: &[f32],
     kt: &[f32],
     v: &[f32],
-    work: &mut Scratch,
+    work: &mut TileScratch,
     out: &mut [f32],
     log_sums: &mut [f32],
 ) {
@@ -195,8 +195,8 @@ fn forward_tile(
 }
 
 /// Computes the gradients of q, k and v.
-pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward, dy: &[f32]) -> [Vec<f32>; 3] {
-    let parts: Vec<Gradient> = (0..segments.len() * shape.heads)
+pub(in crate::model) fn backward(segments: &[Segment], shape: HeadShape, f: Forward, dy: &[f32]) -> [Vec<f32>; 3] {
+    let parts: Vec<HeadGradients> = (0..segments.len() * shape.heads)
         .into_par_iter()
         .map(|i| backward_head(&segments[i / shape.heads], i % shape.heads, shape, &f, dy))
         .collect();
@@ -220,7 +220,7 @@ pub(in crate::model) fn backward(segments: &[Segment], shape: Shape, f: Forward,
 }
 
 /// Gradients from one head of one segment: `[own, width]` for q, `[T, width]` each for k and v.
-struct Gradient {
+struct HeadGradients {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -228,14 +228,14 @@ struct Gradient {
 
 /// Computes the gradients of one head. With weights P = exp(scale q k^T - log sum) and D = sum over a row
 /// of dy y: dv = P^T dy, dS = P (dy v^T - D) scale, dq = dS k, dk = dS^T q.
-fn backward_head(s: &Segment, head: usize, shape: Shape, f: &Forward, dy: &[f32]) -> Gradient {
+fn backward_head(s: &Segment, head: usize, shape: HeadShape, f: &Forward, dy: &[f32]) -> HeadGradients {
     let d = shape.width;
     let row = shape.heads * d;
     let (k, v) = (gather(s, shape, f.k, shape.kv_head(head)), gather(s, shape, f.v, shape.kv_head(head)));
     let (kt, vt) = (transpose(&k, d), transpose(&v, d));
     let t = k.len() / d;
     let t_row = t.next_multiple_of(GROUP);
-    let mut g = Gradient { q: vec![0.; s.rows.len() * d], k: vec![0.; t * d], v: vec![0.; t * d] };
+    let mut g = HeadGradients { q: vec![0.; s.rows.len() * d], k: vec![0.; t * d], v: vec![0.; t * d] };
     let (mut weights, mut slopes) = (vec![0f32; ROWS * KEYS], vec![0f32; ROWS * KEYS]);
     for tile in tiles(std::slice::from_ref(s)) {
         let n = tile.rows.len();

@@ -17,7 +17,7 @@ use super::product::product;
 /// # Errors
 /// The shapes do not match, or candle fails.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    widened(x)?.contiguous()?.apply_op2(w, Linear)
+    widened(x)?.contiguous()?.apply_op2(w, LinearOp)
 }
 
 /// Computes the same with candle's operations: the definition for devices other than the CPU.
@@ -31,7 +31,7 @@ pub fn composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
 }
 
-struct Linear;
+struct LinearOp;
 
 /// Rows, outputs and inputs.
 fn sizes(xl: &Layout, wl: &Layout) -> Result<(usize, usize, usize)> {
@@ -77,7 +77,7 @@ fn half_to_w(slopes: &Tensor, x: &Tensor, dtype: DType) -> Result<Tensor> {
     slopes.to_dtype(dtype)?.t()?.matmul(&x.to_dtype(dtype)?)
 }
 
-impl CustomOp2 for Linear {
+impl CustomOp2 for LinearOp {
     fn name(&self) -> &'static str {
         "linear"
     }

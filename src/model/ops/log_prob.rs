@@ -61,14 +61,14 @@ fn chunks(n: usize, size: usize) -> Vec<Range<usize>> {
 
 /// Rows and the output matrix, both of width `d`.
 #[derive(Clone, Copy)]
-pub(in crate::model) struct Rows<'a> {
+pub(in crate::model) struct LogProbRows<'a> {
     pub hidden: &'a [f32],
     pub head: FloatSlice<'a>,
     pub targets: &'a [u32],
     pub d: usize,
 }
 
-impl Rows<'_> {
+impl LogProbRows<'_> {
     /// Visits the logits in blocks of rows and tokens: calls back with the rows, the tokens and their
     /// logits. Reads the blocks in `kept` instead of computing them, and adds computed blocks to `keep`
     /// while there is room.
@@ -107,7 +107,7 @@ impl Rows<'_> {
     }
 
     /// Returns the log-probability of each row's target and the logarithm of the softmax's sum. Stores the
-    /// first logits in `keep`, for [`Rows::backward`].
+    /// first logits in `keep`, for [`LogProbRows::backward`].
     pub fn forward(&self, keep: Option<&mut Logits>) -> (Vec<f32>, Vec<f32>) {
         // Greatest logit so far, sum of exponentials relative to it, and the target's logit.
         let mut state = vec![(f32::NEG_INFINITY, 0f32, 0f32); self.targets.len()];
@@ -196,7 +196,7 @@ impl CustomOp2 for LogProb {
         let Some(head) = FloatSlice::of_storage(w, wl) else {
             candle_core::bail!("log-prob needs contiguous numbers of a float type")
         };
-        let (out, log_sums) = Rows { hidden, head, targets: &self.targets, d }.forward(None);
+        let (out, log_sums) = LogProbRows { hidden, head, targets: &self.targets, d }.forward(None);
         let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), Shape::from(n)))
     }
@@ -205,7 +205,7 @@ impl CustomOp2 for LogProb {
         let Some(log_sums) = self.log_sums.get() else { candle_core::bail!("log-prob: backward before forward") };
         let dy = dy.contiguous()?;
         let (hidden, head) = (Floats::of(h)?, FloatTensor::of(w)?);
-        let rows = Rows { hidden: &hidden, head: head.slice(), targets: &self.targets, d: h.dim(1)? };
+        let rows = LogProbRows { hidden: &hidden, head: head.slice(), targets: &self.targets, d: h.dim(1)? };
         let place = |of: &Tensor| of.track_op().then(|| vec![0f32; of.elem_count()]);
         let (mut dh, mut dw) = (place(h), place(w));
         rows.backward(
@@ -234,7 +234,7 @@ mod tests {
             |n: usize, s: usize| (0..n).map(|i| ((i * 7919 + s) % 997) as f32 / 500. - 1.).collect::<Vec<_>>();
         let (hidden, head, dy) = (numbers(n * d, 1), numbers(vocab * d, 2), numbers(n, 3));
         let targets: Vec<u32> = (0..n).map(|i| (i * 31 % vocab) as u32).collect();
-        let rows = Rows { hidden: &hidden, head: FloatSlice::F32(&head), targets: &targets, d };
+        let rows = LogProbRows { hidden: &hidden, head: FloatSlice::F32(&head), targets: &targets, d };
         let mut kept = Logits::default();
         let (log_probs, log_sums) = rows.forward(Some(&mut kept));
         assert_eq!((log_probs, log_sums.clone()), rows.forward(None));

@@ -53,7 +53,7 @@ pub(in crate::model) use float::{FloatTensor, computed_in};
 
 /// Building blocks of the handwritten pass: the same operations on plain numbers.
 pub(in crate::model) mod fused {
-    pub(in crate::model) use super::attention_cpu::Shape;
+    pub(in crate::model) use super::attention_cpu::HeadShape;
     pub(in crate::model) use super::cpu::Matrix;
     pub(in crate::model) use super::product::product;
     pub(in crate::model) use super::rope::rotate;

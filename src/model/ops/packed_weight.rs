@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::cpu::slice;
-use super::tile::{COLUMNS, Line, MIN_PARALLEL_WORK, ROWS};
+use super::tile::{COLUMNS, MIN_PARALLEL_WORK, ROWS, TileLine};
 
 /// A weight `[out, in]` for `x W^T`, on the CPU. The numbers keep their type (f32, bf16 or f16) and are
 /// widened to f32 where they are used.
@@ -173,12 +173,12 @@ fn multiply(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
 fn tile<const R: usize>(x: &[f32], panel: &[f32], y: &mut [&mut [f32]], first: usize) {
     let lines = panel.as_chunks::<COLUMNS>().0;
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * lines.len()..][..lines.len()]);
-    let mut sums = [Line::ZERO; R];
+    let mut sums = [TileLine::ZERO; R];
     for (sums, y) in sums.iter_mut().zip(&*y) {
-        *sums = Line::load(&y[first..]);
+        *sums = TileLine::load(&y[first..]);
     }
     for (t, line) in lines.iter().enumerate() {
-        let line = Line::new(line);
+        let line = TileLine::new(line);
         for (sums, row) in sums.iter_mut().zip(&rows) {
             sums.add(row[t], line);
         }

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use rayon::prelude::*;
 
 use super::cpu::Matrix;
-use super::tile::{COLUMNS, Line, MIN_PARALLEL_WORK, ROWS};
+use super::tile::{COLUMNS, MIN_PARALLEL_WORK, ROWS, TileLine};
 
 /// Steps of the inner dimension before moving to the next tile: a tile's rows of the left factor stay in
 /// the first cache.
@@ -164,7 +164,7 @@ fn multiply((m, n, k): (usize, usize, usize), a: Matrix, right: &[[f32; COLUMNS]
 }
 
 /// A tile's part of the left factor.
-trait Left {
+trait LeftFactor {
     /// The first `depth` steps of the part.
     fn cut(&self, depth: usize) -> Self;
     /// The number of row `r` at step `t`.
@@ -172,7 +172,7 @@ trait Left {
 }
 
 /// Packed: the rows are adjacent at each step.
-impl Left for &[[f32; ROWS]] {
+impl LeftFactor for &[[f32; ROWS]] {
     #[inline(always)]
     fn cut(&self, depth: usize) -> Self {
         &self[..depth]
@@ -184,7 +184,7 @@ impl Left for &[[f32; ROWS]] {
 }
 
 /// Not packed: the rows are read in place.
-impl Left for [&[f32]; ROWS] {
+impl LeftFactor for [&[f32]; ROWS] {
     #[inline(always)]
     fn cut(&self, depth: usize) -> Self {
         self.map(|row| &row[..depth])
@@ -197,7 +197,7 @@ impl Left for [&[f32]; ROWS] {
 
 /// Computes one tile of `c`, whose rows are `row` apart. It is not inlined, so that it has all registers.
 #[inline(never)]
-fn tile<L: Left>(
+fn tile<L: LeftFactor>(
     left: &L,
     lines: &[[f32; COLUMNS]],
     c: &mut [f32],
@@ -205,15 +205,15 @@ fn tile<L: Left>(
     (rows, columns): (usize, usize),
     onto: bool,
 ) {
-    let mut sums = [Line::ZERO; ROWS];
+    let mut sums = [TileLine::ZERO; ROWS];
     if onto {
         for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-            *sums = Line::load(&c[r * row..][..columns]);
+            *sums = TileLine::load(&c[r * row..][..columns]);
         }
     }
     let left = left.cut(lines.len());
     for (t, line) in lines.iter().enumerate() {
-        let line = Line::new(line);
+        let line = TileLine::new(line);
         for (r, sums) in sums.iter_mut().enumerate() {
             sums.add(left.at(r, t), line);
         }

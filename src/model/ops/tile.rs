@@ -17,9 +17,9 @@ pub(super) const MIN_PARALLEL_WORK: usize = 1 << 17;
 
 /// A line of [`COLUMNS`] numbers.
 #[derive(Clone, Copy)]
-pub(super) struct Line([f32x16; VECTORS]);
+pub(super) struct TileLine([f32x16; VECTORS]);
 
-impl Line {
+impl TileLine {
     pub(super) const ZERO: Self = Self([f32x16::ZERO; VECTORS]);
 
     #[inline(always)]

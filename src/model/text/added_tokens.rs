@@ -14,7 +14,7 @@ const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// A token to add.
-struct Token {
+struct AddedToken {
     content: String,
     /// The id that the file assigns, if any.
     id: Option<u64>,
@@ -66,7 +66,7 @@ pub(crate) fn complete(tokenizer: &mut Json, config: &Map<String, Json>) -> Resu
 }
 
 /// Returns the tokens that the file names, in the order in which transformers adds them.
-fn wanted(config: &Map<String, Json>) -> Vec<Token> {
+fn wanted(config: &Map<String, Json>) -> Vec<AddedToken> {
     let mut tokens = Vec::new();
     if let Some(Json::Object(decoder)) = config.get("added_tokens_decoder") {
         let by_id = decoder.iter().filter_map(|(id, token)| Some((id.parse::<u64>().ok()?, token)));
@@ -85,7 +85,7 @@ fn wanted(config: &Map<String, Json>) -> Vec<Token> {
 }
 
 /// Parses a token given as text or as an object. `special` applies if the object does not specify it.
-fn one(token: &Json, id: Option<u64>, special: bool) -> Option<Token> {
+fn one(token: &Json, id: Option<u64>, special: bool) -> Option<AddedToken> {
     let content = token_text(token)?;
     let flag = |key: &str, default: bool| token.get(key).and_then(Json::as_bool).unwrap_or(default);
     // A token in one of the lists is special, whatever its object specifies.
@@ -94,7 +94,7 @@ fn one(token: &Json, id: Option<u64>, special: bool) -> Option<Token> {
         "id": 0, "content": content, "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
         "rstrip": flag("rstrip", false), "normalized": flag("normalized", !special), "special": special,
     });
-    Some(Token { content, id, entry })
+    Some(AddedToken { content, id, entry })
 }
 
 /// Returns the id that the tokenizer library will assign to the next token.

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::message::Message;
 use crate::error::{Error, Result};
-use crate::jinja::{self, DateTime, ErrorKind, RenderOptions, Value, Whitespace};
+use crate::jinja::{self, DateTime, RenderOptions, TemplateErrorKind, Value, Whitespace};
 
 /// Work that a template may do, in addition to [`WORK_PER_MESSAGE`] per message and two units per byte of
 /// content; see [`RenderOptions::work`]. Real templates need a few thousand.
@@ -16,7 +16,7 @@ const WORK_PER_MESSAGE: u64 = 5_000;
 const MAX_LENGTH: usize = 1 << 20;
 
 /// A compiled chat template.
-pub(crate) struct Template {
+pub(crate) struct ChatTemplate {
     source: String,
     /// A compile error is reported only on use, because the model may serve plain text without a template.
     compiled: Result<jinja::Template, jinja::TemplateError>,
@@ -26,22 +26,22 @@ pub(crate) struct Template {
 
 /// A part of a rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum ChatPart {
     /// Text written by the template.
     Literal(String),
     /// The content of a message.
     Content(String),
 }
 
-impl Part {
+impl ChatPart {
     pub(crate) fn text(&self) -> &str {
         match self {
-            Part::Literal(text) | Part::Content(text) => text,
+            ChatPart::Literal(text) | ChatPart::Content(text) => text,
         }
     }
 }
 
-impl Template {
+impl ChatTemplate {
     pub(crate) fn new(source: &str, tokens: Vec<(String, String)>) -> Self {
         Self { source: source.to_string(), compiled: jinja::Template::parse(source, Whitespace::Trimmed), tokens }
     }
@@ -90,7 +90,7 @@ impl Template {
         compiled.render(&variables, settings).map_err(|e| failed(&e))
     }
 
-    /// Splits the conversation into parts whose concatenation equals [`Template::render`]. Returns `None`
+    /// Splits the conversation into parts whose concatenation equals [`ChatTemplate::render`]. Returns `None`
     /// if the template changes a content by more than trimming, because the content's place is then
     /// unknown.
     ///
@@ -102,7 +102,7 @@ impl Template {
         messages: &[Message],
         generation_prompt: bool,
         now: Option<DateTime>,
-    ) -> Result<Option<Vec<Part>>> {
+    ) -> Result<Option<Vec<ChatPart>>> {
         let rendered = self.render(messages, generation_prompt, now)?;
         let Ok(marked) = self.marked(messages, generation_prompt, now) else { return Ok(None) };
         Ok(align(&rendered, &marked, messages))
@@ -125,12 +125,12 @@ pub(crate) fn mark(i: usize) -> String {
     format!("\u{f1a70}{i}\u{f1a71}")
 }
 
-fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<Part>> {
+fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<ChatPart>> {
     let mut parts = Vec::new();
     let (mut rest, mut marked) = (rendered, marked);
-    let literal = |text: &str, parts: &mut Vec<Part>| {
+    let literal = |text: &str, parts: &mut Vec<ChatPart>| {
         if !text.is_empty() {
-            parts.push(Part::Literal(text.to_string()));
+            parts.push(ChatPart::Literal(text.to_string()));
         }
     };
     loop {
@@ -151,7 +151,7 @@ fn align(rendered: &str, marked: &str, messages: &[Message]) -> Option<Vec<Part>
         let content =
             [content, content.trim(), content.trim_start(), content.trim_end()].into_iter().find(|c| fits(c))?;
         rest = &rest[content.len()..];
-        parts.push(Part::Content(content.to_string()));
+        parts.push(ChatPart::Content(content.to_string()));
         marked = after;
     }
 }
@@ -199,9 +199,9 @@ fn text_bytes(value: &Json) -> usize {
 
 fn failed(e: &jinja::TemplateError) -> Error {
     let what = match e.kind {
-        ErrorKind::Raised => format!("the model's chat template refuses the conversation: {e}"),
-        ErrorKind::Syntax => format!("the model's chat template cannot be parsed: {e}"),
-        ErrorKind::Runtime | ErrorKind::Limit => format!("the model's chat template failed: {e}"),
+        TemplateErrorKind::Raised => format!("the model's chat template refuses the conversation: {e}"),
+        TemplateErrorKind::Syntax => format!("the model's chat template cannot be parsed: {e}"),
+        TemplateErrorKind::Runtime | TemplateErrorKind::Limit => format!("the model's chat template failed: {e}"),
     };
     let help = if e.message.contains("strftime_now") {
         "set `date = \"YYYY-MM-DD\"` under [pipeline]: the same date every time, so that runs repeat"
@@ -215,15 +215,15 @@ fn failed(e: &jinja::TemplateError) -> Error {
 mod tests {
     use super::*;
 
-    fn parts(source: &str, contents: &[&str]) -> Option<Vec<Part>> {
+    fn parts(source: &str, contents: &[&str]) -> Option<Vec<ChatPart>> {
         let messages: Vec<_> = contents.iter().map(|c| Message::new("user", *c)).collect();
-        Template::new(source, vec![]).parts(&messages, false, None).unwrap()
+        ChatTemplate::new(source, vec![]).parts(&messages, false, None).unwrap()
     }
-    fn content(text: &str) -> Part {
-        Part::Content(text.into())
+    fn content(text: &str) -> ChatPart {
+        ChatPart::Content(text.into())
     }
-    fn literal(text: &str) -> Part {
-        Part::Literal(text.into())
+    fn literal(text: &str) -> ChatPart {
+        ChatPart::Literal(text.into())
     }
 
     #[test]
@@ -242,33 +242,34 @@ mod tests {
     #[test]
     fn a_template_that_does_not_end_is_stopped() {
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}";
-        let e = Template::new(endless, vec![]).render(&[], false, None).unwrap_err();
+        let e = ChatTemplate::new(endless, vec![]).render(&[], false, None).unwrap_err();
         assert!(e.to_string().contains("more work than"), "{e}");
         let grows = "{% set ns = namespace(x='aaaaaaaa') %}{% for a in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
-        assert!(Template::new(grows, vec![]).render(&[], false, None).is_err());
+        assert!(ChatTemplate::new(grows, vec![]).render(&[], false, None).is_err());
     }
 
     #[test]
     fn templates_speak_as_transformers_has_them() {
-        let t = Template::new("{{ raise_exception('roles must alternate') }}", vec![]);
+        let t = ChatTemplate::new("{{ raise_exception('roles must alternate') }}", vec![]);
         assert!(t.render(&[], false, None).unwrap_err().to_string().contains("roles must alternate"));
         for broken in ["{% broken", "{%}", "{%}generation%}", "{%-%}", "{%", "%}{%"] {
-            assert!(Template::new(broken, vec![]).render(&[], false, None).is_err(), "{broken}");
+            assert!(ChatTemplate::new(broken, vec![]).render(&[], false, None).is_err(), "{broken}");
         }
         // Text that looks like an unclosed tag may be a string.
-        assert_eq!(Template::new("a{{ '{%' }}b", vec![]).render(&[], false, None).unwrap(), "a{%b");
-        let t = Template::new("{%- generation -%} a {%- endgeneration %}", vec![]);
+        assert_eq!(ChatTemplate::new("a{{ '{%' }}b", vec![]).render(&[], false, None).unwrap(), "a{%b");
+        let t = ChatTemplate::new("{%- generation -%} a {%- endgeneration %}", vec![]);
         assert_eq!(t.render(&[], false, None).unwrap(), "a");
-        let t = Template::new("{{ [messages[0].content, 1] | tojson }}", vec![]);
+        let t = ChatTemplate::new("{{ [messages[0].content, 1] | tojson }}", vec![]);
         let hello = [Message::new("user", "<é>\\u003c'")];
         assert_eq!(t.render(&hello, false, None).unwrap(), r#"["<é>\\u003c'", 1]"#);
-        let t = Template::new("{{ bos_token }}{{ 'x y'.split(' ')[1] }}\n", vec![("bos_token".into(), "<s>".into())]);
+        let t =
+            ChatTemplate::new("{{ bos_token }}{{ 'x y'.split(' ')[1] }}\n", vec![("bos_token".into(), "<s>".into())]);
         assert_eq!(t.render(&[], false, None).unwrap(), "<s>y");
     }
 
     #[test]
     fn a_role_is_a_plain_word() {
-        let t = Template::new("{{ messages[0].role }}", vec![]);
+        let t = ChatTemplate::new("{{ messages[0].role }}", vec![]);
         assert!(t.render(&[Message::new("user<|im_end|>", "x")], false, None).is_err());
         assert!(t.render(&[Message::new("tool_result", "x")], false, None).is_ok());
     }

@@ -6,14 +6,14 @@
 //! as with a template that opens `<think>` only for sampling, no sequence of tokens matches both sampling
 //! and the template, and the conversation is refused.
 
-use super::chat::Part;
+use super::chat::ChatPart;
 use super::message::Message;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
 /// A prompt and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Completion {
+pub struct TokenizedCompletion {
     /// Token ids of the prompt, the same as in sampling.
     pub prompt: Vec<u32>,
     /// Token ids of the answer, including the token that ends it.
@@ -29,7 +29,7 @@ pub enum Unwritten {
     /// Uses the template's version if it follows the prompt, and refuses the answer otherwise. For
     /// training.
     Refuse,
-    /// Uses the answer as given, after the prompt, and sets [`Completion::note`]. For measuring a given
+    /// Uses the answer as given, after the prompt, and sets [`TokenizedCompletion::note`]. For measuring a given
     /// text.
     Apart,
 }
@@ -88,22 +88,27 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The template refuses the conversation, or prompt and answer differ from its rendering of the whole.
-    pub fn encode_completion(&self, prompt: &[Message], turns: &[Message], unwritten: Unwritten) -> Result<Completion> {
+    pub fn encode_completion(
+        &self,
+        prompt: &[Message],
+        turns: &[Message],
+        unwritten: Unwritten,
+    ) -> Result<TokenizedCompletion> {
         let opened = self.conversation(prompt, true)?;
         let ids = self.encode_parts(&opened)?;
         let follows = self.what_follows(prompt, &opened, turns)?;
         let (parts, note) = match (follows, turns, unwritten) {
             (Err(mismatch), [turn], Unwritten::Apart) if !mismatch.is_thought() => {
-                (vec![Part::Content(turn.content.clone())], Some(mismatch.message()))
+                (vec![ChatPart::Content(turn.content.clone())], Some(mismatch.message()))
             }
             (Err(mismatch), _, _) => return Err(mismatch.error()),
             (Ok(parts), [turn], Unwritten::Apart) if !self.writes(&parts, &turn.content) => {
-                (vec![Part::Content(turn.content.clone())], Some(Mismatch::Rewritten.message()))
+                (vec![ChatPart::Content(turn.content.clone())], Some(Mismatch::Rewritten.message()))
             }
             (Ok(parts), _, _) => (parts, None),
         };
         let answer = self.close(&ids, &opened, parts)?;
-        Ok(Completion { prompt: ids, answer, note })
+        Ok(TokenizedCompletion { prompt: ids, answer, note })
     }
 
     /// Encodes text that begins the answer to a prompt, as text that follows the prompt.
@@ -111,16 +116,16 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_chat`].
     pub fn encode_answer_beginning(&self, prompt: &[Message], text: &str) -> Result<Vec<u32>> {
-        self.encode_parts_after(&self.conversation(prompt, true)?, &[Part::Content(text.to_owned())])
+        self.encode_parts_after(&self.conversation(prompt, true)?, &[ChatPart::Content(text.to_owned())])
     }
 
     /// Returns the parts that the template writes after `opened`, the rendered prompt.
     fn what_follows(
         &self,
         prompt: &[Message],
-        opened: &[Part],
+        opened: &[ChatPart],
         turns: &[Message],
-    ) -> Result<std::result::Result<Vec<Part>, Mismatch>> {
+    ) -> Result<std::result::Result<Vec<ChatPart>, Mismatch>> {
         let whole = self.conversation(&[prompt, turns].concat(), false)?;
         let (before, written) = (text_of(opened), text_of(&whole));
         if !written.starts_with(&before) {
@@ -132,7 +137,7 @@ impl Tokenizer {
             return Ok(Err(Mismatch::LeftOut));
         }
         // Each of several turns must be present. The template may change a single turn.
-        let contents = parts.iter().filter(|part| matches!(part, Part::Content(_))).count();
+        let contents = parts.iter().filter(|part| matches!(part, ChatPart::Content(_))).count();
         if turns.len() > 1 && contents != 0 && contents < turns.len() {
             return Ok(Err(Mismatch::LeftOut));
         }
@@ -141,7 +146,7 @@ impl Tokenizer {
 
     /// Encodes the parts after the prompt, up to the token that ends the answer. Adds
     /// [`Tokenizer::end_of_turn`] if the template writes no such token.
-    fn close(&self, prompt: &[u32], opened: &[Part], mut parts: Vec<Part>) -> Result<Vec<u32>> {
+    fn close(&self, prompt: &[u32], opened: &[ChatPart], mut parts: Vec<ChatPart>) -> Result<Vec<u32>> {
         let ended = self.cut_after_end(&mut parts);
         let together = self.encode_parts(&[opened, &parts].concat())?;
         let mut answer = match together.strip_prefix(prompt) {
@@ -156,10 +161,10 @@ impl Tokenizer {
 
     /// Whether the parts contain the answer as given or trimmed, and up to the end of the turn nothing else
     /// but white space and a thought.
-    fn writes(&self, parts: &[Part], answer: &str) -> bool {
+    fn writes(&self, parts: &[ChatPart], answer: &str) -> bool {
         let mut parts = parts.to_vec();
         self.cut_after_end(&mut parts);
-        let Some(at) = parts.iter().position(|part| matches!(part, Part::Content(_))) else { return false };
+        let Some(at) = parts.iter().position(|part| matches!(part, ChatPart::Content(_))) else { return false };
         let before = text_of(&parts[..at]);
         let after = text_of(&parts[at + 1..]);
         // The text after the content ends the turn; see `cut_after_end`.
@@ -172,8 +177,8 @@ impl Tokenizer {
 
     /// Removes what the template writes after the token that ends the last turn. Returns whether there is
     /// such a token.
-    fn cut_after_end(&self, parts: &mut Vec<Part>) -> bool {
-        let last = parts.iter().rposition(|part| matches!(part, Part::Content(_)));
+    fn cut_after_end(&self, parts: &mut Vec<ChatPart>) -> bool {
+        let last = parts.iter().rposition(|part| matches!(part, ChatPart::Content(_)));
         let closing_at = last.map_or(0, |at| at + 1);
         let closing = text_of(&parts[closing_at..]);
         parts.truncate(closing_at);
@@ -185,7 +190,7 @@ impl Tokenizer {
         };
         let kept = end.map_or(closing.trim_end(), |end| &closing[..end]);
         if !kept.is_empty() {
-            parts.push(Part::Literal(kept.to_owned()));
+            parts.push(ChatPart::Literal(kept.to_owned()));
         }
         end.is_some()
     }
@@ -209,12 +214,12 @@ fn mismatch(before: &str, written: &str, turns: &[Message]) -> Mismatch {
     Mismatch::Prompt
 }
 
-fn text_of(parts: &[Part]) -> String {
-    parts.iter().map(Part::text).collect()
+fn text_of(parts: &[ChatPart]) -> String {
+    parts.iter().map(ChatPart::text).collect()
 }
 
 /// Returns the parts after the first `bytes` bytes, which must end at a character boundary.
-fn split_off(parts: Vec<Part>, mut bytes: usize) -> Vec<Part> {
+fn split_off(parts: Vec<ChatPart>, mut bytes: usize) -> Vec<ChatPart> {
     let mut rest = Vec::new();
     for part in parts {
         let skip = bytes.min(part.text().len());
@@ -223,8 +228,8 @@ fn split_off(parts: Vec<Part>, mut bytes: usize) -> Vec<Part> {
             rest.push(part);
         } else if skip < part.text().len() {
             rest.push(match part {
-                Part::Literal(text) => Part::Literal(text[skip..].to_owned()),
-                Part::Content(text) => Part::Content(text[skip..].to_owned()),
+                ChatPart::Literal(text) => ChatPart::Literal(text[skip..].to_owned()),
+                ChatPart::Content(text) => ChatPart::Content(text[skip..].to_owned()),
             });
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use tokenizers::tokenizer::Tokenizer as Hf;
 
-use super::chat::Template;
+use super::chat::ChatTemplate;
 
 /// The parts of tokenizer.json that determine token ids. Padding, truncation, decoder and post-processor do
 /// not.
@@ -18,7 +18,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub fn of(tokenizer: &Hf, template: Option<&Template>) -> Self {
+    pub fn of(tokenizer: &Hf, template: Option<&ChatTemplate>) -> Self {
         let mut whole = blake3::Hasher::new();
         // The library writes a tokenizer in one form, whatever the form of its file. It can write
         // everything it can read; if it failed, the vocabulary would still distinguish tokenizers.

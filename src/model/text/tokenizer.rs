@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use tokenizers::tokenizer::{AddedToken, Tokenizer as Hf};
 
 use super::added_tokens::{self, token_text};
-use super::chat::{Part, Template, mark};
+use super::chat::{ChatPart, ChatTemplate, mark};
 use super::continuation::{ByPosition, Position};
 use super::identity::Identity;
 use super::message::Message;
@@ -20,12 +20,12 @@ use crate::jinja::DateTime;
 /// A tokenizer with its chat template; cheap to clone.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: Arc<Inner>,
+    inner: Arc<TokenizerInner>,
     /// The present time that the chat template sees (`strftime_now`).
     now: Option<DateTime>,
 }
 
-struct Inner {
+struct TokenizerInner {
     /// Encodes texts according to their position.
     by_position: ByPosition,
     /// Special tokens by spelling.
@@ -36,8 +36,8 @@ struct Inner {
     end_of_turn: Option<u32>,
     bos: Option<u32>,
     vocab: usize,
-    template: Option<Template>,
-    files: Files,
+    template: Option<ChatTemplate>,
+    files: TokenizerFiles,
     /// Computed on first use.
     identity: OnceLock<Identity>,
 }
@@ -51,7 +51,7 @@ struct Special {
 
 /// The files of a tokenizer, for loading and saving.
 #[derive(Clone, Default)]
-pub(crate) struct Files {
+pub(crate) struct TokenizerFiles {
     /// tokenizer.json.
     pub tokenizer: String,
     /// Contents of tokenizer_config.json, including the chat template.
@@ -71,7 +71,7 @@ impl Tokenizer {
             .help("the tokenizer's files belong to another model"))
     }
 
-    pub(crate) fn new(files: Files) -> Result<Self> {
+    pub(crate) fn new(files: TokenizerFiles) -> Result<Self> {
         let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
         let mut files = files;
         let mut json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
@@ -109,7 +109,7 @@ impl Tokenizer {
         if let Some(Json::Object(named)) = files.config.get("extra_special_tokens") {
             tokens.extend(named.iter().filter_map(|(name, token)| Some((name.clone(), token_text(token)?))));
         }
-        let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| Template::new(t, tokens));
+        let template = files.config.get("chat_template").and_then(Json::as_str).map(|t| ChatTemplate::new(t, tokens));
         let turn = template.as_ref().and_then(|t| end_of_turn(t, &specials));
         eos.extend(turn);
         let end_of_turn = turn.or_else(|| named("eos_token").and_then(|t| hf.token_to_id(&t))).or(eos.first().copied());
@@ -120,7 +120,7 @@ impl Tokenizer {
         let by_position = guarded(|| ByPosition::new(hf)).map_err(|e| broken(&e))?;
         Ok(Self {
             now: None,
-            inner: Arc::new(Inner {
+            inner: Arc::new(TokenizerInner {
                 by_position,
                 specials,
                 special_ids,
@@ -161,7 +161,7 @@ impl Tokenizer {
         inner.identity.get_or_init(|| Identity::of(inner.by_position.original(), inner.template.as_ref()))
     }
 
-    pub(crate) fn files(&self) -> &Files {
+    pub(crate) fn files(&self) -> &TokenizerFiles {
         &self.inner.files
     }
 
@@ -259,7 +259,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// See [`Tokenizer::encode_chat`].
-    pub(crate) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<Part>> {
+    pub(crate) fn conversation(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<ChatPart>> {
         let template = self.template()?;
         self.check_keys(messages)?;
         if let Some(parts) = template.parts(messages, add_generation_prompt, self.now)? {
@@ -267,9 +267,10 @@ impl Tokenizer {
         }
         // The template changes a content, so the content's place is unknown. The text is still safe if its
         // special tokens are those that the template writes around any content.
-        let whole = vec![Part::Literal(template.render(messages, add_generation_prompt, self.now)?)];
+        let whole = vec![ChatPart::Literal(template.render(messages, add_generation_prompt, self.now)?)];
         let specials = self.specials_of(&whole);
-        let same = |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[Part::Literal(text)]) == specials);
+        let same =
+            |text: Result<String>| text.is_ok_and(|text| self.specials_of(&[ChatPart::Literal(text)]) == specials);
         // A template may inspect a content, so marks are not enough: compare with contents that cannot
         // spell a special token.
         if !same(template.marked(messages, add_generation_prompt, self.now))
@@ -286,7 +287,7 @@ impl Tokenizer {
     /// Checks that no key of a message except its content spells a special token; such text could not be
     /// distinguished from the template's own tokens.
     fn check_keys(&self, messages: &[Message]) -> Result<()> {
-        let spells = |text: &str| !self.specials_of(&[Part::Literal(text.to_owned())]).is_empty();
+        let spells = |text: &str| !self.specials_of(&[ChatPart::Literal(text.to_owned())]).is_empty();
         for (key, value) in messages.iter().flat_map(Message::other_keys) {
             if spells(key) || spells_one(value, &spells) {
                 return Err(Error::user(format!("a message spells a special token under `{}`", key.escape_debug()))
@@ -310,7 +311,7 @@ impl Tokenizer {
         starts
     }
 
-    pub(crate) fn template(&self) -> Result<&Template> {
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
         self.inner.template.as_ref().ok_or_else(|| {
             Error::user("the model has no chat template").help(
                 "use the instruction-tuned variant of the model, or put a `chat_template` in tokenizer_config.json",
@@ -318,16 +319,16 @@ impl Tokenizer {
         })
     }
 
-    pub(crate) fn encode_parts(&self, parts: &[Part]) -> Result<Vec<u32>> {
+    pub(crate) fn encode_parts(&self, parts: &[ChatPart]) -> Result<Vec<u32>> {
         self.encode_parts_after(&[], parts)
     }
 
     /// Encodes `parts` alone, as text that follows the parts `before`.
-    pub(crate) fn encode_parts_after(&self, before: &[Part], parts: &[Part]) -> Result<Vec<u32>> {
+    pub(crate) fn encode_parts_after(&self, before: &[ChatPart], parts: &[ChatPart]) -> Result<Vec<u32>> {
         let (mut position, mut trim) = match self.runs(before).last() {
             None => (Position::Start, false),
-            Some(Run { end: Some(special), .. }) => (Position::AfterSpecial, special.after),
-            Some(Run { end: None, .. }) => (Position::WithinText, false),
+            Some(TextRun { end: Some(special), .. }) => (Position::AfterSpecial, special.after),
+            Some(TextRun { end: None, .. }) => (Position::WithinText, false),
         };
         let mut ids = Vec::new();
         for run in self.runs(parts) {
@@ -346,7 +347,7 @@ impl Tokenizer {
     /// Returns the position after each special token that ends an answer in a template's text, in bytes.
     pub(crate) fn ends_of_turns(&self, literal: &str) -> Vec<usize> {
         let (mut ends, mut at) = (Vec::new(), 0);
-        for run in self.runs(&[Part::Literal(literal.to_owned())]) {
+        for run in self.runs(&[ChatPart::Literal(literal.to_owned())]) {
             at += run.text.len() + run.spelling;
             if run.end.is_some_and(|special| self.inner.eos.contains(&special.id)) {
                 ends.push(at);
@@ -355,18 +356,18 @@ impl Tokenizer {
         ends
     }
 
-    fn specials_of(&self, parts: &[Part]) -> Vec<u32> {
+    fn specials_of(&self, parts: &[ChatPart]) -> Vec<u32> {
         self.runs(parts).iter().filter_map(|run| run.end.map(|s| s.id)).collect()
     }
 
     /// Splits at the special tokens that the literals spell (leftmost, longest). Content and the plain text
     /// around it are encoded together and merge as in the reference.
-    fn runs(&self, parts: &[Part]) -> Vec<Run<'_>> {
+    fn runs(&self, parts: &[ChatPart]) -> Vec<TextRun<'_>> {
         let starts = self.special_starts();
         let mut runs = Vec::new();
         let mut text = String::new();
         for part in parts {
-            let Part::Literal(literal) = part else {
+            let ChatPart::Literal(literal) = part else {
                 text.push_str(part.text());
                 continue;
             };
@@ -375,7 +376,11 @@ impl Tokenizer {
                 text.push_str(&rest[..at]);
                 rest = &rest[at..];
                 if let Some((spelling, special)) = longest_prefix(&self.inner.specials, rest) {
-                    runs.push(Run { text: std::mem::take(&mut text), end: Some(special), spelling: spelling.len() });
+                    runs.push(TextRun {
+                        text: std::mem::take(&mut text),
+                        end: Some(special),
+                        spelling: spelling.len(),
+                    });
                     rest = &rest[spelling.len()..];
                 } else {
                     let n = rest.chars().next().map_or(0, char::len_utf8);
@@ -386,7 +391,7 @@ impl Tokenizer {
             text.push_str(rest);
         }
         if !text.is_empty() {
-            runs.push(Run { text, end: None, spelling: 0 });
+            runs.push(TextRun { text, end: None, spelling: 0 });
         }
         runs
     }
@@ -427,7 +432,7 @@ impl Tokenizer {
     }
     /// The chat template's source.
     pub fn chat_template(&self) -> Option<&str> {
-        self.inner.template.as_ref().map(Template::source)
+        self.inner.template.as_ref().map(ChatTemplate::source)
     }
 }
 
@@ -442,7 +447,7 @@ fn spells_one(value: &Json, spells: &dyn Fn(&str) -> bool) -> bool {
 }
 
 /// A run of plain text and the special token that ends it.
-struct Run<'a> {
+struct TextRun<'a> {
     text: String,
     end: Option<&'a Special>,
     /// Length of the special token's spelling in bytes.
@@ -457,7 +462,7 @@ fn longest_prefix<'a>(specials: &'a BTreeMap<String, Special>, text: &str) -> Op
 }
 
 /// Returns the first special token that the template writes after an assistant's content.
-fn end_of_turn(template: &Template, specials: &BTreeMap<String, Special>) -> Option<u32> {
+fn end_of_turn(template: &ChatTemplate, specials: &BTreeMap<String, Special>) -> Option<u32> {
     let turns = [Message::new("user", "a"), Message::new("assistant", "b")];
     // The end of a turn does not depend on the date, so any time is valid here.
     let marked = template.marked(&turns, false, Some(DateTime::now())).ok()?;
@@ -474,7 +479,7 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
     }
 }
 
-fn unknown_token(json: &Json, files: &Files, hf: &Hf) -> Option<u32> {
+fn unknown_token(json: &Json, files: &TokenizerFiles, hf: &Hf) -> Option<u32> {
     let of_model = || {
         let model = json.get("model")?;
         // Unigram models store the id, others the spelling.

@@ -28,7 +28,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.prompts]\nop = \"synthesize\"\nfrom = \"ift\"\nmodel = \"m0\"\nper_iteration = 512\nshots = { seed = 6, generated = 2 }\nsampling = { temperature = 0.6, top_p = 0.9, max_tokens = 128 }\nreject = { rouge_l = 0.7 }\n",
     parse: |f| {
         let default = Sampling { temperature: 0.6, top_p: 0.9, max_tokens: 128, ..Sampling::default() };
-        let template = Template::field(
+        let template = PromptTemplate::field(
             f,
             "template",
             "the writer's prompt: a built-in template or a file with {{ examples }}",
@@ -62,19 +62,20 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             1..=1000,
         ) as u32;
         let sampling = settings::sampling(f, &default);
-        let settings = Settings { template, seed_shots, generated_shots, reject, first_paragraph, attempts, sampling };
+        let settings =
+            SynthesisSettings { template, seed_shots, generated_shots, reject, first_paragraph, attempts, sampling };
         Box::new(Synthesize { per_iteration, settings: Arc::new(settings) })
     },
 };
 
 struct Synthesize {
     per_iteration: usize,
-    settings: Arc<Settings>,
+    settings: Arc<SynthesisSettings>,
 }
 
 /// Settings shared by the operator and its state.
-struct Settings {
-    template: Template,
+struct SynthesisSettings {
+    template: PromptTemplate,
     seed_shots: usize,
     generated_shots: usize,
     reject: PromptFilters,
@@ -130,8 +131,8 @@ impl IterationSource for Synthesize {
         let seeds = cx.whole(&cx.step.inputs[0].step)?;
         let prompts = Columns(&seeds).text("prompt")?;
         let ids = super::generate::prompt_ids(&seeds)?;
-        let seeds: Vec<Prompt> =
-            ids.into_iter().zip(prompts.iter().flatten()).map(|(id, text)| Prompt::new(id, text)).collect();
+        let seeds: Vec<PoolPrompt> =
+            ids.into_iter().zip(prompts.iter().flatten()).map(|(id, text)| PoolPrompt::new(id, text)).collect();
         let shots = self.settings.seed_shots + self.settings.generated_shots;
         if seeds.len() < shots {
             let input = &cx.step.inputs[0].step;
@@ -142,30 +143,30 @@ impl IterationSource for Synthesize {
         if self.settings.reject.rouge_l < 1. {
             seeds.iter().for_each(|seed| near.insert(&seed.text));
         }
-        Ok(Box::new(Pool { seeds, written: Vec::new(), near, settings: Arc::clone(&self.settings) }))
+        Ok(Box::new(PromptPool { seeds, written: Vec::new(), near, settings: Arc::clone(&self.settings) }))
     }
 }
 
 /// A prompt of the pool.
-struct Prompt {
+struct PoolPrompt {
     id: String,
     text: String,
 }
-impl Prompt {
+impl PoolPrompt {
     fn new(id: String, text: &str) -> Self {
         Self { id, text: text.to_string() }
     }
 }
 
-struct Pool {
-    seeds: Vec<Prompt>,
-    written: Vec<Prompt>,
+struct PromptPool {
+    seeds: Vec<PoolPrompt>,
+    written: Vec<PoolPrompt>,
     /// Seed and written prompts by number; `None` if near copies are not detected.
     near: NearCopies,
-    settings: Arc<Settings>,
+    settings: Arc<SynthesisSettings>,
 }
 
-impl Pool {
+impl PromptPool {
     /// Draws indices of examples: into the seeds, then (from `seeds.len()`) into the written prompts.
     fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let (n, m) = (self.seeds.len(), self.written.len());
@@ -177,7 +178,7 @@ impl Pool {
         }
         picked
     }
-    fn prompt(&self, i: usize) -> &Prompt {
+    fn prompt(&self, i: usize) -> &PoolPrompt {
         self.seeds.get(i).unwrap_or_else(|| &self.written[i - self.seeds.len()])
     }
     /// Returns the reason to drop a text.
@@ -188,7 +189,7 @@ impl Pool {
             Some(("near_copy", format!("ROUGE-L {:.3} with {}, {:?}", near.rouge_l, prompt.id, prompt.text)))
         })
     }
-    fn add(&mut self, prompt: Prompt) {
+    fn add(&mut self, prompt: PoolPrompt) {
         if self.settings.reject.rouge_l < 1. {
             self.near.insert(&prompt.text);
         }
@@ -235,10 +236,10 @@ fn instruction(answer: &str, cut: bool, first_paragraph: bool) -> (&str, bool) {
     }
 }
 
-impl IterationState for Pool {
+impl IterationState for PromptPool {
     fn next(&mut self, cx: &Context<'_>, rows: usize) -> Result<Output> {
         let engine = cx.env::<Models>()?.engine(cx)?;
-        let (mut new, mut parents, mut errors) = (Vec::<Prompt>::new(), Vec::new(), Vec::new());
+        let (mut new, mut parents, mut errors) = (Vec::<PoolPrompt>::new(), Vec::new(), Vec::new());
         for attempt in 0..self.settings.attempts {
             let (mut requests, mut shown) = (Vec::new(), Vec::new());
             for slot in 0..rows - new.len() {
@@ -275,8 +276,8 @@ impl IterationState for Pool {
                 let (iteration, place) =
                     (cx.epoch.iteration.to_string(), format!("{}.{}", cx.epoch.microbatch, new.len()));
                 let id = hash_hex([cx.step.name.as_str(), &iteration, &place, text]);
-                let prompt = Prompt::new(id, text);
-                self.add(Prompt::new(prompt.id.clone(), &prompt.text));
+                let prompt = PoolPrompt::new(id, text);
+                self.add(PoolPrompt::new(prompt.id.clone(), &prompt.text));
                 new.push(prompt);
                 parents.push(shown);
             }
@@ -284,7 +285,7 @@ impl IterationState for Pool {
                 break;
             }
         }
-        let text = |of: &dyn Fn(&Prompt) -> String| -> ArrayRef {
+        let text = |of: &dyn Fn(&PoolPrompt) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(new.iter().map(of)))
         };
         let rows = named::PROMPTS.batch(vec![
@@ -302,7 +303,7 @@ impl IterationState for Pool {
         ids.iter()
             .flatten()
             .zip(prompts.iter().flatten())
-            .for_each(|(id, text)| self.add(Prompt::new(id.into(), text)));
+            .for_each(|(id, text)| self.add(PoolPrompt::new(id.into(), text)));
         Ok(())
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::pairwise::{Pair, Pairwise, Verdict};
+use super::pairwise::{AnswerPair, Pairwise, Verdict};
 use crate::data::{Id, Judgement};
 use crate::dataflow::{Join, Joined, Map};
 use crate::eval::win_rate::ComparisonOutcome;
@@ -118,7 +118,7 @@ fn samples(rows: &RecordBatch) -> Result<Vec<u32>> {
 
 /// An answer of either side.
 #[derive(Clone)]
-struct Answer {
+struct SideAnswer {
     prompt_id: String,
     prompt: String,
     id: String,
@@ -130,14 +130,14 @@ struct Answer {
 }
 
 /// Reads the answers of a batch.
-fn answers(rows: &RecordBatch) -> Result<Vec<Answer>> {
+fn answers(rows: &RecordBatch) -> Result<Vec<SideAnswer>> {
     let columns = Columns(rows);
     let has = |name: &str| rows.column_by_name(name).is_some();
     let (prompt_ids, prompts) = (columns.text("prompt_id")?, columns.text("prompt")?);
     let (ids, texts) = (columns.text("response_id")?, columns.text("response")?);
     let scores = has("score").then(|| columns.float("score")).transpose()?;
     let ranks = has("rank").then(|| columns.uint("rank")).transpose()?;
-    let answer = |(i, sample): (usize, u32)| Answer {
+    let answer = |(i, sample): (usize, u32)| SideAnswer {
         prompt_id: prompt_ids.value(i).into(),
         prompt: prompts.value(i).into(),
         id: ids.value(i).into(),
@@ -150,12 +150,12 @@ fn answers(rows: &RecordBatch) -> Result<Vec<Answer>> {
 }
 
 /// A pair with its sample number; the second answer may be missing.
-type Met = (u32, Answer, Option<Answer>);
+type Met = (u32, SideAnswer, Option<SideAnswer>);
 
 /// Pairs every answer of `ours` with the other step's answer to the same prompt and sample.
-fn partners(ours: Vec<Answer>, joined: &Joined) -> Result<Vec<Met>> {
+fn partners(ours: Vec<SideAnswer>, joined: &Joined) -> Result<Vec<Met>> {
     let theirs = answers(&joined.partners)?;
-    let met = |(a, partner): (Answer, &Option<usize>)| (a.sample, a, partner.map(|at| theirs[at].clone()));
+    let met = |(a, partner): (SideAnswer, &Option<usize>)| (a.sample, a, partner.map(|at| theirs[at].clone()));
     Ok(ours.into_iter().zip(&joined.partner_of).map(met).collect())
 }
 
@@ -173,7 +173,7 @@ fn leave_out_strangers(first: &str, joined: &Joined, ledger: &mut Ledger) -> Res
 }
 
 /// Leaves out answers to prompts with only one answer.
-fn leave_out_lone(ours: &[Answer], ledger: &mut Ledger) {
+fn leave_out_lone(ours: &[SideAnswer], ledger: &mut Ledger) {
     let mut of_prompt: HashMap<&str, usize> = HashMap::new();
     ours.iter().for_each(|a| *of_prompt.entry(&a.prompt_id).or_default() += 1);
     for (i, a) in ours.iter().enumerate() {
@@ -187,9 +187,9 @@ fn leave_out_lone(ours: &[Answer], ledger: &mut Ledger) {
 }
 
 /// Pairs every two answers of a prompt.
-fn among(ours: Vec<Answer>) -> Vec<Met> {
+fn among(ours: Vec<SideAnswer>) -> Vec<Met> {
     let mut order: Vec<String> = Vec::new();
-    let mut prompts: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
+    let mut prompts: BTreeMap<String, Vec<SideAnswer>> = BTreeMap::new();
     for answer in ours {
         let of_prompt = prompts.entry(answer.prompt_id.clone()).or_default();
         if of_prompt.is_empty() {
@@ -267,7 +267,7 @@ impl Map for Compare {
             ];
         let mut judge = "score".to_owned();
         if self.by_score {
-            let score = |a: &Answer| a.score.map(f64::from);
+            let score = |a: &SideAnswer| a.score.map(f64::from);
             for (result, (_, a, b)) in results.iter_mut().zip(&met) {
                 result.outcome = ComparisonOutcome::from_scores(score(a), b.as_ref().and_then(score), self.margin);
             }
@@ -277,11 +277,11 @@ impl Map for Compare {
             let rows: Vec<String> =
                 met.iter().map(|(_, a, b)| format!("{} {}", a.id, b.as_ref().map_or("", |b| &b.id))).collect();
             let mut asked: Vec<usize> = Vec::new();
-            let mut pairs: Vec<Pair<'_>> = Vec::new();
+            let mut pairs: Vec<AnswerPair<'_>> = Vec::new();
             for (i, (_, a, b)) in met.iter().enumerate() {
                 if let Some(b) = b {
                     asked.push(i);
-                    pairs.push(Pair { row: &rows[i], prompt: &a.prompt, a: &a.text, b: &b.text });
+                    pairs.push(AnswerPair { row: &rows[i], prompt: &a.prompt, a: &a.text, b: &b.text });
                 }
             }
             for (i, said) in asked.into_iter().zip(self.pairwise.compare(cx, &*engine, &pairs)?) {
@@ -315,7 +315,7 @@ impl Map for Compare {
         };
         let text =
             |of: &dyn Fn(&Met) -> Option<String>| -> ArrayRef { Arc::new(met.iter().map(of).collect::<StringArray>()) };
-        let second = |of: fn(&Answer) -> String| -> ArrayRef { text(&|m| m.2.as_ref().map(of)) };
+        let second = |of: fn(&SideAnswer) -> String| -> ArrayRef { text(&|m| m.2.as_ref().map(of)) };
         let score =
             |of: &dyn Fn(&Met) -> Option<f32>| -> ArrayRef { Arc::new(met.iter().map(of).collect::<Float32Array>()) };
         let order = |n: usize| -> ArrayRef {

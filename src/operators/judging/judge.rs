@@ -17,7 +17,7 @@ use super::score::Reader;
 use super::scored::{ScoredResponse, scored};
 use super::tournament;
 use crate::data::{Judgement, counted};
-use crate::dataflow::{Map, Measure};
+use crate::dataflow::{Map, MeasureRows};
 use crate::engine::Engine;
 use crate::operators::shared::prelude::*;
 
@@ -44,7 +44,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                      {{ first }} and {{ second }}, and then \"pairwise\" unless given";
         let (default, variables) =
             if pairwise { ("pairwise", Variables::COMPARE) } else { ("additive-5", Variables::JUDGE) };
-        let rubric = Template::field(f, "rubric", about, default, variables);
+        let rubric = PromptTemplate::field(f, "rubric", about, default, variables);
         let reader = Reader::fields(f, if pairwise { "verdict" } else { "score" });
         let expected = Expected::fields(f, mode == "expected", &reader);
         let silent = expected.as_ref().is_some_and(Expected::scores_only);
@@ -123,7 +123,7 @@ enum ScoringMode {
 type Asked = (Vec<Judgement>, Option<(String, Arc<[u32]>)>);
 
 struct Rubric {
-    rubric: Template,
+    rubric: PromptTemplate,
     reader: Reader,
     samples: u32,
     max_samples: u32,
@@ -194,7 +194,7 @@ impl Operator for Judge {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
     }
-    fn measure(&self) -> Option<Measure> {
+    fn measure(&self) -> Option<MeasureRows> {
         Some(crate::operators::shared::health::measure_judged)
     }
 }

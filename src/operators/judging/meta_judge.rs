@@ -13,11 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::client::JudgeClient;
-use super::pairwise::{self, Comparison, Pair, Pairwise, Verdict};
+use super::pairwise::{self, AnswerPair, PairReplies, Pairwise, Verdict};
 use super::score::{self, Strip};
 use crate::data::{Id, Judgement, Type, counted};
 use crate::dataflow::Map;
-use crate::eval::ratings::{Battle, Scale, ratings};
+use crate::eval::ratings::{Battle, RatingScale, ratings};
 use crate::operators::shared::prelude::*;
 use arrow::array::new_null_array;
 use arrow::compute::take_record_batch;
@@ -32,7 +32,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.scores]\nop = \"judge\"\nfrom = \"responses\"\nmodel = \"policy\"\nsamples = 11\nkeep_tokens = true\n\n[step.judgements]\nop = \"meta-judge\"\nfrom = \"scores\"\nmodel = \"policy\"\n\n[step.judge_pairs]\nop = \"select\"\nfrom = \"judgements\"\n",
     parse: |f| {
         let about = "the meta-judge's prompt: a built-in template or a file with {{ prompt }} (the judge's), {{ first }} and {{ second }} (judgements)";
-        let template = Template::field(f, "template", about, "meta-judge", Variables::COMPARE);
+        let template = PromptTemplate::field(f, "template", about, "meta-judge", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", pairwise::ABOUT, "verdict");
         let samples = f.int("samples", "comparisons per pair of judgements and order", Some(1), 1..=1024) as u32;
         let strip = f.bool(
@@ -65,7 +65,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 None
             }
         };
-        let scale = Scale {
+        let scale = RatingScale {
             scale: f.float("elo_scale", "points of rating that make odds of ten to one", Some(400.), 1e-6..=1e6),
             base: f.float("elo_base", "rating of a judgement as good as the mean", Some(1000.), -1e6..=1e6),
             l2: f.float(
@@ -87,7 +87,7 @@ struct MetaJudge {
     most: usize,
     rounds: u32,
     weights: Option<[f64; 2]>,
-    scale: Scale,
+    scale: RatingScale,
 }
 
 impl StepSpec for MetaJudge {
@@ -142,7 +142,7 @@ impl Operator for MetaJudge {
 }
 
 /// An answer whose judgements are compared.
-struct Candidate {
+struct ComparedAnswer {
     row: usize,
     id: String,
     judgements: Vec<Judgement>,
@@ -158,7 +158,7 @@ fn variance(scores: &[f64]) -> f64 {
 
 impl MetaJudge {
     /// Returns the answer of each prompt whose judgements are compared, in row order.
-    fn candidates(&self, input: &RecordBatch, ledger: &mut Ledger) -> Result<Vec<Candidate>> {
+    fn candidates(&self, input: &RecordBatch, ledger: &mut Ledger) -> Result<Vec<ComparedAnswer>> {
         let columns = Columns(input);
         let (prompts, ids, said) =
             (columns.text("prompt_id")?, columns.text("response_id")?, columns.judgements("judgements")?);
@@ -218,13 +218,13 @@ impl MetaJudge {
             };
             let shown = judgements.iter().map(shown).collect();
             others.into_iter().filter(|&other| other != row).for_each(|other| ledger.unused(other, "less_varied"));
-            taken.push(Candidate { row, id: ids.value(row).to_owned(), judgements, shown });
+            taken.push(ComparedAnswer { row, id: ids.value(row).to_owned(), judgements, shown });
         }
         Ok(taken)
     }
 
     /// Weights of a win in the first and in the second place.
-    fn weights(&self, comparisons: &[Comparison]) -> [f64; 2] {
+    fn weights(&self, comparisons: &[PairReplies]) -> [f64; 2] {
         let said = comparisons.iter().flat_map(|c| &c.orders).flat_map(|o| &o.said).filter_map(|s| s.value);
         let (first, second) = said.fold((0f64, 0f64), |(a, b), v| match v {
             Verdict::First => (a + 1., b),
@@ -238,8 +238,8 @@ impl MetaJudge {
 }
 
 /// Returns the battles of two judgements: one for each order with a verdict.
-fn battles(one: usize, other: usize, comparison: &Comparison, weights: [f64; 2]) -> Vec<Battle> {
-    let battle = |(order, swapped): (&pairwise::Order, bool)| {
+fn battles(one: usize, other: usize, comparison: &PairReplies, weights: [f64; 2]) -> Vec<Battle> {
+    let battle = |(order, swapped): (&pairwise::OrderReplies, bool)| {
         let verdict = order.verdict?;
         // The verdict is about the pair; the weight depends on the place of the winner.
         let first_won = (verdict == Verdict::First) != swapped;
@@ -272,11 +272,11 @@ impl Map for MetaJudge {
                     .map(|(i, j)| (c, i, j, format!("{} {i} {j}", candidate.id))),
             );
         }
-        let pairs: Vec<Pair<'_>> = met
+        let pairs: Vec<AnswerPair<'_>> = met
             .iter()
             .map(|(c, i, j, row)| {
-                let Candidate { row: at, shown, .. } = &candidates[*c];
-                Pair { row, prompt: judge_prompts.value(*at), a: &shown[*i], b: &shown[*j] }
+                let ComparedAnswer { row: at, shown, .. } = &candidates[*c];
+                AnswerPair { row, prompt: judge_prompts.value(*at), a: &shown[*i], b: &shown[*j] }
             })
             .collect();
         let comparisons = self.by.compare(cx, &*engine, &pairs)?;
@@ -320,7 +320,7 @@ struct Rated {
 }
 
 impl Rated {
-    fn push(&mut self, of: &Candidate, n: usize, judgement: &Judgement, rating: f32, said: Vec<Judgement>) {
+    fn push(&mut self, of: &ComparedAnswer, n: usize, judgement: &Judgement, rating: f32, said: Vec<Judgement>) {
         let (tokens, logprobs) = judgement.tokens.clone().unwrap_or_default();
         let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
         self.source.push(of.row as u32);
@@ -374,12 +374,12 @@ impl Rated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::judging::pairwise::Order;
+    use crate::operators::judging::pairwise::OrderReplies;
 
     #[test]
     fn a_win_counts_by_the_place_it_was_won_in() {
-        let order = |verdict| Order { said: Vec::new(), verdict };
-        let comparison = |ab, ba| Comparison { orders: [order(ab), order(ba)], verdict: None };
+        let order = |verdict| OrderReplies { said: Vec::new(), verdict };
+        let comparison = |ab, ba| PairReplies { orders: [order(ab), order(ba)], verdict: None };
         let weights = [0.25, 0.75];
         let got = |ab, ba| {
             battles(0, 1, &comparison(ab, ba), weights).iter().map(|b| (b.share, b.weight)).collect::<Vec<_>>()

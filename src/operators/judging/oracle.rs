@@ -4,7 +4,7 @@
 use super::scored::{ScoredResponse, scored};
 use crate::data::Judgement;
 use crate::dataflow::Map;
-use crate::eval::listworld::{Request, Verdicts};
+use crate::eval::listworld::{Instruction, Verdicts};
 use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -46,7 +46,7 @@ impl Map for Oracle {
         let mut ledger = Ledger::new(input);
         ledger.all_kept();
         let mut judge = |i: usize| -> Vec<Judgement> {
-            let Some(request) = Request::parse(prompts.value(i)) else {
+            let Some(request) = Instruction::parse(prompts.value(i)) else {
                 let message = format!("`{}` is not a request of the list world", prompts.value(i));
                 ledger.note(RowError::failed(ids.value(i), "no_request", &message));
                 return vec![(message, "error".to_owned(), None).into()];

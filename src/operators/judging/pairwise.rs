@@ -60,7 +60,7 @@ impl Verdict {
 /// How pairs are compared.
 pub struct Pairwise {
     /// The judge's prompt, with the variables `prompt`, `first` and `second`.
-    pub template: Template,
+    pub template: PromptTemplate,
     /// Its first group is the verdict; the last match in the judge's text counts.
     pub pattern: Regex,
     /// Number of judgements in each order.
@@ -71,7 +71,7 @@ pub struct Pairwise {
 
 /// Two answers to one prompt.
 #[derive(Clone, Copy, Debug)]
-pub struct Pair<'a> {
+pub struct AnswerPair<'a> {
     /// Id of the comparison. Random numbers depend on it.
     pub row: &'a str,
     /// The instruction.
@@ -83,7 +83,7 @@ pub struct Pair<'a> {
 }
 
 /// The replies about a pair in one order.
-pub struct Order {
+pub struct OrderReplies {
     /// Every attempt of every sample. Its verdict is about the first and the second answer shown.
     pub said: Vec<JudgeReply<Verdict>>,
     /// The verdict about the pair: first is `a`, second is `b`, in whichever order they were shown. `None`
@@ -91,7 +91,7 @@ pub struct Order {
     pub verdict: Option<Verdict>,
 }
 
-impl Order {
+impl OrderReplies {
     fn new(said: Vec<JudgeReply<Verdict>>, swapped: bool) -> Self {
         let readable: Vec<Verdict> = said.iter().filter_map(|s| s.value).collect();
         let verdict = (!readable.is_empty()).then(|| plurality(&readable));
@@ -109,15 +109,15 @@ impl Order {
 }
 
 /// The replies about a pair in both orders.
-pub struct Comparison {
+pub struct PairReplies {
     /// `a` shown first, then `b` shown first.
-    pub orders: [Order; 2],
+    pub orders: [OrderReplies; 2],
     /// The verdict about the pair: first is `a`, second is `b`. A tie if the orders disagree; `None` if one
     /// of them has no verdict.
     pub verdict: Option<Verdict>,
 }
 
-impl Comparison {
+impl PairReplies {
     /// Returns the judgements of both orders with the share of the win of `a`, or of `b`.
     pub fn judgements(&self, of_a: bool) -> Vec<Judgement> {
         let [ab, ba] = &self.orders;
@@ -145,7 +145,7 @@ impl Pairwise {
     /// Reads the keys `template`, `pattern`, `samples`, `retries` and `sampling`.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
-        let template = Template::field(f, "template", about, "pairwise", Variables::COMPARE);
+        let template = PromptTemplate::field(f, "template", about, "pairwise", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
         let samples = f.int("samples", "judgements per order", Some(1), 1..=1024) as u32;
         Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) }
@@ -182,7 +182,7 @@ impl Pairwise {
     /// # Errors
     /// The template fails, the run is cancelled, or the engine failed. A prompt that the judge cannot take,
     /// or an unreadable reply, is an outcome and no error.
-    pub fn compare(&self, cx: &Context<'_>, engine: &dyn Engine, pairs: &[Pair<'_>]) -> Result<Vec<Comparison>> {
+    pub fn compare(&self, cx: &Context<'_>, engine: &dyn Engine, pairs: &[AnswerPair<'_>]) -> Result<Vec<PairReplies>> {
         let mut prompts = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
             for (order, first, second) in [("ab", pair.a, pair.b), ("ba", pair.b, pair.a)] {
@@ -195,14 +195,14 @@ impl Pairwise {
             prompts.iter().map(|(row, text)| JudgeRequest { row, samples: 0..self.samples, text }).collect();
         let said = self.asking.ask(cx, engine, &questions, |text, cut| self.read(text, cut))?;
         let mut said = said.into_iter();
-        let mut order = |swapped| Order::new(said.next().unwrap_or_default(), swapped);
+        let mut order = |swapped| OrderReplies::new(said.next().unwrap_or_default(), swapped);
         let comparison = |_| {
             let orders = [order(false), order(true)];
             let verdict = match (orders[0].verdict, orders[1].verdict) {
                 (Some(one), Some(other)) => Some(if one == other { one } else { Verdict::Tie }),
                 _ => None,
             };
-            Comparison { orders, verdict }
+            PairReplies { orders, verdict }
         };
         Ok(pairs.iter().map(comparison).collect())
     }
@@ -215,7 +215,7 @@ mod tests {
 
     fn pairwise() -> Pairwise {
         Pairwise {
-            template: Template::load("pairwise").unwrap(),
+            template: PromptTemplate::load("pairwise").unwrap(),
             pattern: Regex::new(score::VERDICT).unwrap(),
             samples: 1,
             asking: JudgeClient { sampling: Sampling::default(), retries: 0 },

@@ -8,7 +8,7 @@
 use super::score::{Outcome, Reader};
 use super::scored::ScoredResponse;
 use crate::data::Judgement;
-use crate::dataflow::{Map, Measure};
+use crate::dataflow::{Map, MeasureRows};
 use crate::operators::shared::prelude::*;
 use arrow::array::{StringBuilder, new_null_array};
 use arrow::datatypes::{DataType, Field};
@@ -51,7 +51,7 @@ impl Operator for Rescore {
     fn stage(&self) -> Stage<'_> {
         Stage::Map(self)
     }
-    fn measure(&self) -> Option<Measure> {
+    fn measure(&self) -> Option<MeasureRows> {
         Some(crate::operators::shared::health::measure_judged)
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::pairwise::{Pair, Pairwise};
+use super::pairwise::{AnswerPair, Pairwise};
 use super::scored::{ScoredResponse, scored};
 use crate::data::counted;
 use crate::engine::Engine;
@@ -36,8 +36,13 @@ pub(crate) fn round_robin(
         |rows: &Vec<usize>| pairs(rows.len()).take(most).map(|(a, b)| (rows[a], rows[b])).collect::<Vec<_>>();
     let met: Vec<(usize, usize)> = answers.values().flat_map(of_prompt).collect();
     let names: Vec<String> = met.iter().map(|&(a, b)| format!("{} {}", ids.value(a), ids.value(b))).collect();
-    let asked: Vec<Pair<'_>> = std::iter::zip(&names, &met)
-        .map(|(row, &(a, b))| Pair { row, prompt: prompts.value(a), a: responses.value(a), b: responses.value(b) })
+    let asked: Vec<AnswerPair<'_>> = std::iter::zip(&names, &met)
+        .map(|(row, &(a, b))| AnswerPair {
+            row,
+            prompt: prompts.value(a),
+            a: responses.value(a),
+            b: responses.value(b),
+        })
         .collect();
     let mut judged = vec![ScoredResponse::default(); input.num_rows()];
     let mut wins: Vec<Vec<f64>> = vec![Vec::new(); input.num_rows()];

@@ -98,7 +98,7 @@ impl Operator for BuildEft {
 }
 
 /// A judged answer.
-struct Answer {
+struct JudgedAnswer {
     id: String,
     response: String,
     rank: u32,
@@ -109,14 +109,14 @@ struct Answer {
 }
 
 /// A prompt with its answers, in row order.
-struct Group {
+struct PromptGroup {
     id: String,
     prompt: String,
-    answers: Vec<Answer>,
+    answers: Vec<JudgedAnswer>,
 }
 
 /// A row that was kept.
-struct Row {
+struct EftRow {
     id: String,
     prompt: String,
     response: String,
@@ -150,7 +150,7 @@ fn judgements(rows: &RecordBatch) -> Result<impl Fn(usize) -> Vec<(String, Optio
 }
 
 impl BuildEft {
-    fn groups(&self, cx: &Context<'_>, errors: &mut Vec<RowError>) -> Result<Vec<Group>> {
+    fn groups(&self, cx: &Context<'_>, errors: &mut Vec<RowError>) -> Result<Vec<PromptGroup>> {
         let scores = &cx.step.inputs[0].step;
         let matching = Matching::new(cx, scores, &self.ranks, by_response)?;
         let mut ranks: HashMap<Place, u32> = HashMap::new();
@@ -168,7 +168,7 @@ impl BuildEft {
                 }
             }
         }
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<PromptGroup> = Vec::new();
         let mut place: HashMap<String, usize> = HashMap::new();
         for rows in cx.microbatches(scores) {
             let (microbatch, rows) = rows?;
@@ -184,7 +184,7 @@ impl BuildEft {
                     continue;
                 };
                 let at = *place.entry(prompt_ids.value(i).to_owned()).or_insert_with(|| {
-                    groups.push(Group {
+                    groups.push(PromptGroup {
                         id: prompt_ids.value(i).into(),
                         prompt: prompts.value(i).into(),
                         answers: Vec::new(),
@@ -192,7 +192,7 @@ impl BuildEft {
                     groups.len() - 1
                 });
                 let all = judgements(i);
-                groups[at].answers.push(Answer {
+                groups[at].answers.push(JudgedAnswer {
                     id: ids.value(i).into(),
                     response: responses.value(i).into(),
                     rank,
@@ -221,7 +221,7 @@ impl BuildEft {
     }
 
     /// Returns the trial that becomes the group's rows, or the reason that there is none.
-    fn trial(&self, group: &Group) -> Result<(usize, Vec<f32>), (&'static str, String)> {
+    fn trial(&self, group: &PromptGroup) -> Result<(usize, Vec<f32>), (&'static str, String)> {
         let ranks: Vec<u32> = group.answers.iter().map(|a| a.rank).collect();
         if ranks.iter().all(|r| *r == ranks[0]) {
             return Err(("no_ranking", format!("{} answers of one rank: there is nothing to agree with", ranks.len())));
@@ -244,13 +244,13 @@ impl BuildEft {
     }
 
     /// Drops rows of the most common score beyond its share, then rows beyond the limit.
-    fn thin(&self, mut rows: Vec<Row>, errors: &mut Vec<RowError>) -> Vec<Row> {
+    fn thin(&self, mut rows: Vec<EftRow>, errors: &mut Vec<RowError>) -> Vec<EftRow> {
         let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
-        let key = |row: &Row| (f64::from(row.score) * 1000.).round() as i64;
+        let key = |row: &EftRow| (f64::from(row.score) * 1000.).round() as i64;
         rows.iter().for_each(|r| *counts.entry(key(r)).or_default() += 1);
         let mut by_count: Vec<(usize, i64)> = counts.into_iter().map(|(score, n)| (n, score)).collect();
         by_count.sort_unstable();
-        let mut cut = |rows: &mut Vec<Row>, of: &dyn Fn(&Row) -> bool, most: usize, code: &str, why: String| {
+        let mut cut = |rows: &mut Vec<EftRow>, of: &dyn Fn(&EftRow) -> bool, most: usize, code: &str, why: String| {
             let mut draws: Vec<(u64, String)> = rows.iter().filter(|r| of(r)).map(|r| (r.draw, r.id.clone())).collect();
             draws.sort_unstable();
             let Some(last) = most.checked_sub(1).and_then(|i| draws.get(i)).filter(|_| draws.len() > most).cloned()
@@ -282,14 +282,14 @@ impl BuildEft {
 impl Collect for BuildEft {
     fn whole(&self, cx: &Context<'_>) -> Result<Output> {
         let mut errors = Vec::new();
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows: Vec<EftRow> = Vec::new();
         let groups = self.groups(cx, &mut errors)?;
         let mut accounted = errors.iter().filter(|e| e.code == "no_rank").count();
         for group in groups {
             accounted += group.answers.len();
             match self.trial(&group) {
                 Err((code, why)) => errors.push(RowError::dropped(group.id, code, why)),
-                Ok((k, scores)) => rows.extend(group.answers.into_iter().zip(scores).map(|(mut a, score)| Row {
+                Ok((k, scores)) => rows.extend(group.answers.into_iter().zip(scores).map(|(mut a, score)| EftRow {
                     draw: cx.key(&a.id, 0).rng().next_u64(),
                     judgement: std::mem::take(&mut a.judgements[k].0).trim().to_owned(),
                     id: a.id,
@@ -301,7 +301,7 @@ impl Collect for BuildEft {
         }
         let rows = self.thin(rows, &mut errors);
         let text =
-            |of: &dyn Fn(&Row) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(of))) };
+            |of: &dyn Fn(&EftRow) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(of))) };
         let rows = named::EFT.batch(vec![
             text(&|r| &r.prompt),
             text(&|r| &r.response),
@@ -339,14 +339,14 @@ mod tests {
 
     #[test]
     fn the_first_trial_that_agrees_is_taken() {
-        let answer = |rank, scores: &[Option<f32>]| Answer {
+        let answer = |rank, scores: &[Option<f32>]| JudgedAnswer {
             id: format!("a{rank}"),
             response: String::new(),
             rank,
             asked: scores.len(),
             judgements: scores.iter().flatten().map(|s| (format!("{s:?}"), *s)).collect(),
         };
-        let group = |answers| Group { id: "p".into(), prompt: "p".into(), answers };
+        let group = |answers| PromptGroup { id: "p".into(), prompt: "p".into(), answers };
         let op = op(true, 1., None);
         let good = group(vec![
             answer(0, &[Some(1.), None, Some(5.), Some(4.)]),
@@ -364,8 +364,8 @@ mod tests {
 
     #[test]
     fn the_commonest_score_is_thinned_out() {
-        let rows = |scores: &[f32]| -> Vec<Row> {
-            let row = |(i, &score): (usize, &f32)| Row {
+        let rows = |scores: &[f32]| -> Vec<EftRow> {
+            let row = |(i, &score): (usize, &f32)| EftRow {
                 id: format!("r{i}"),
                 prompt: String::new(),
                 response: String::new(),

@@ -20,7 +20,9 @@ use super::consistency::{consistencies, valid, without_partner};
 use super::pair_rows;
 use super::strategies::{self, Reason, Rules, Strategy, Tie, UNSCORED, thousandths};
 use crate::data::{Id, Judgements, counted};
-use crate::dataflow::{Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Key, Keyed, Measure, RngSource};
+use crate::dataflow::{
+    Candidate, Decision, DecisionInputs, GroupResult, Item, Join, Key, Keyed, MeasureRows, RngSource,
+};
 use crate::operators::shared::prelude::*;
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -217,7 +219,7 @@ impl Operator for Select {
     fn stage(&self) -> Stage<'_> {
         Stage::Keyed(self)
     }
-    fn measure(&self) -> Option<Measure> {
+    fn measure(&self) -> Option<MeasureRows> {
         Some(crate::operators::shared::health::measure_judged)
     }
     fn join(&self) -> Option<Join> {

@@ -26,13 +26,13 @@ fn rows<'a>(
 
 /// The pairs to train on.
 #[derive(Default)]
-struct Pairs {
+struct TrainingPairs {
     lengths: Lengths,
     /// Margins of the pairs by their prompt.
     by_prompt: HashMap<Id, Vec<f32>>,
 }
 
-impl Pairs {
+impl TrainingPairs {
     fn load(training: &TrainingIteration<'_>) -> Result<Self> {
         let mut pairs = Self::default();
         for step in nearest_with_schema(training, &named::PAIRS) {
@@ -106,7 +106,7 @@ fn measure_training(training: &TrainingIteration<'_>, beta: Option<f64>) -> Resu
         None => Vec::new(),
     };
     // Preferences given as text have no token counts until the training tokenises them.
-    let tokens = match Pairs::load(training)?.lengths.chosen() {
+    let tokens = match TrainingPairs::load(training)?.lengths.chosen() {
         Some(tokens) => Some(tokens),
         None => chosen_tokens(training)?,
     };
@@ -119,7 +119,7 @@ fn measure_training(training: &TrainingIteration<'_>, beta: Option<f64>) -> Resu
 /// # Errors
 /// A committed file cannot be read.
 pub(crate) fn measure_rows(training: &TrainingIteration<'_>, has_pairs: bool) -> Result<GateValues> {
-    let pairs = if has_pairs { Pairs::load(training)? } else { Pairs::default() };
+    let pairs = if has_pairs { TrainingPairs::load(training)? } else { TrainingPairs::default() };
     let (mut answers, mut prompts, mut scale) = (Answers::default(), HashSet::new(), None);
     for step in nearest_with_schema(training, &named::SCORES) {
         scale = scale.or(step.op.scale());

@@ -69,7 +69,7 @@ impl Client {
     }
 
     /// Requests a URL and follows redirects.
-    fn find(&self, url: &str) -> Result<Found, ApiError> {
+    fn find(&self, url: &str) -> Result<HubResponse, ApiError> {
         let (mut url, mut etag) = (url.to_owned(), None);
         for _ in 0..=MAX_REDIRECTS {
             let response = self.get(&url, 0)?;
@@ -77,7 +77,7 @@ impl Client {
             let named = ["x-linked-etag", "etag"].into_iter().find_map(|header| response.header(header));
             etag = etag.or(named.map(plain).filter(|etag| !etag.is_empty()));
             if !(300..400).contains(&response.status()) {
-                return Ok(Found { url, etag, response });
+                return Ok(HubResponse { url, etag, response });
             }
             let location = response.header("location").ok_or(ApiError::MissingHeader("location"))?;
             url = match location.starts_with('/') && !location.starts_with("//") {
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Downloads a file, resuming an interrupted download.
-    fn download(&self, found: Found, blob: &Path) -> Result<(), ApiError> {
+    fn download(&self, found: HubResponse, blob: &Path) -> Result<(), ApiError> {
         let part = with_ending(blob, "part");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(with_ending(blob, "lock"))?;
         // Another process may be downloading the same file.
@@ -133,7 +133,7 @@ impl Client {
 }
 
 /// A response, and the URL that it came from.
-struct Found {
+struct HubResponse {
     url: String,
     /// Name of the content in the cache, if the hub gives one.
     etag: Option<String>,

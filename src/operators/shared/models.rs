@@ -13,7 +13,7 @@ use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, ModelAt, Operator};
 use crate::engine::remote::transport::EndpointCounters;
 use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
 use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, model_table};
@@ -35,7 +35,7 @@ pub struct Models {
     device: Device,
     config: EngineConfig,
     seed: u64,
-    engines: Mutex<BTreeMap<String, Loaded>>,
+    engines: Mutex<BTreeMap<String, CachedModel>>,
     servers: Servers,
     /// Statistics of engines that were dropped.
     gone: Mutex<Vec<EngineUse>>,
@@ -66,14 +66,14 @@ impl EngineUse {
     }
 }
 
-struct Loaded {
+struct CachedModel {
     name: String,
     /// The iteration in which it is the policy; 0 for a model of the pipeline file.
     version: u32,
     engine: Arc<dyn Engine>,
 }
 
-impl Loaded {
+impl CachedModel {
     fn used(&self) -> EngineUse {
         EngineUse::new(&self.name, self.engine.stats())
     }
@@ -135,7 +135,7 @@ impl Models {
             }
             ModelAt::Made { .. } => start(self.load(cx, at, false)?, self.config.clone())?,
         };
-        engines.insert(key, Loaded { name: name.clone(), version, engine: Arc::clone(&engine) });
+        engines.insert(key, CachedModel { name: name.clone(), version, engine: Arc::clone(&engine) });
         Ok(engine)
     }
 
@@ -143,7 +143,7 @@ impl Models {
     pub fn engines(&self) -> Vec<EngineUse> {
         let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut here: Vec<EngineUse> = engines.values().map(Loaded::used).collect();
+        let mut here: Vec<EngineUse> = engines.values().map(CachedModel::used).collect();
         here.extend(self.servers.all().into_iter().map(|(model, connection)| {
             let (endpoints, cost) = (connection.endpoints(), connection.cost());
             EngineUse { endpoints, cost, ..EngineUse::new(&model, connection.stats()) }

@@ -9,7 +9,7 @@ use crate::data::named;
 use crate::dataflow::Operator;
 use crate::engine::has_template;
 use crate::error::{Error, Result};
-use crate::model::{Message, Outline};
+use crate::model::{Message, ModelOutline};
 use crate::pipeline::{Asks, ModelKind, ModelSource, ModelUse, Plan, Step};
 use crate::train::Example;
 
@@ -35,7 +35,7 @@ pub fn preflight(plan: &Plan<dyn Operator>) -> Preflight {
 struct ModelChecks<'a> {
     plan: &'a Plan<dyn Operator>,
     /// By model name; `None` if the model has no files, is not local, or has a problem.
-    outlines: BTreeMap<&'a str, Option<Outline>>,
+    outlines: BTreeMap<&'a str, Option<ModelOutline>>,
     found: Preflight,
 }
 
@@ -70,7 +70,7 @@ impl<'a> ModelChecks<'a> {
             return;
         }
         let outline = outline(source)
-            .map(|outline| outline.map(|o| Outline { tokenizer: o.tokenizer.with_date(self.plan.date), ..o }));
+            .map(|outline| outline.map(|o| ModelOutline { tokenizer: o.tokenizer.with_date(self.plan.date), ..o }));
         if let Ok(Some(outline)) = &outline
             && self.plan.date.is_none()
             && outline.tokenizer.chat_template().is_some_and(|template| template.contains("strftime_now"))
@@ -88,7 +88,7 @@ impl<'a> ModelChecks<'a> {
         self.outlines.insert(&source.name, outline);
     }
 
-    fn outline(&self, source: &ModelSource) -> Option<&Outline> {
+    fn outline(&self, source: &ModelSource) -> Option<&ModelOutline> {
         self.outlines.get(source.name.as_str())?.as_ref()
     }
 
@@ -178,12 +178,12 @@ fn is_found(program: &str) -> bool {
 }
 
 /// Reads a model's small files; `None` if it has none or is not local.
-fn outline(source: &ModelSource) -> Result<Option<Outline>> {
+fn outline(source: &ModelSource) -> Result<Option<ModelOutline>> {
     match &source.kind {
-        ModelKind::Path(path) => Outline::of_files(path.outside_of_runs(), dtype(source)).map(Some),
-        ModelKind::Init { config, .. } => Outline::of_configuration(config.outside_of_runs()).map(Some),
+        ModelKind::Path(path) => ModelOutline::of_files(path.outside_of_runs(), dtype(source)).map(Some),
+        ModelKind::Init { config, .. } => ModelOutline::of_configuration(config.outside_of_runs()).map(Some),
         ModelKind::Server(server) => {
-            server.tokenizer.as_ref().map(|files| Outline::of_tokenizer(files.outside_of_runs())).transpose()
+            server.tokenizer.as_ref().map(|files| ModelOutline::of_tokenizer(files.outside_of_runs())).transpose()
         }
         ModelKind::Hub { .. } | ModelKind::Script { .. } => Ok(None),
     }
@@ -205,7 +205,12 @@ fn source_of<'a>(plan: &'a Plan<dyn Operator>, used: &'a ModelUse) -> Option<&'a
 }
 
 /// Checks that a step's shortest prompt fits the model's context. Returns a note if answers may be cut.
-fn has_room(step: &Step<dyn Operator>, source: &ModelSource, outline: &Outline, asks: &Asks) -> Result<Option<String>> {
+fn has_room(
+    step: &Step<dyn Operator>,
+    source: &ModelSource,
+    outline: &ModelOutline,
+    asks: &Asks,
+) -> Result<Option<String>> {
     let turns: Vec<Message> = asks.turns.iter().map(|(role, text)| Message::new(*role, text)).collect();
     let (prompt, context) = (outline.tokenizer.encode_chat(&turns, true)?.len(), outline.positions);
     let (most, together) = (asks.max_tokens, prompt.saturating_add(asks.max_tokens));

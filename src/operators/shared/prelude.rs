@@ -6,9 +6,9 @@ pub use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, 
 
 pub(crate) use super::models::Models;
 pub(crate) use super::settings;
-pub(crate) use super::template::{Template, Variables};
+pub(crate) use super::template::{PromptTemplate, Variables};
 pub use crate::data::{Columns, Epoch, List, Prompts, Schema, hash_hex, named};
 pub use crate::dataflow::{Context, Ledger, Operator, Output, RowError, Stage};
-pub use crate::error::{Context as _, Error, Result};
+pub use crate::error::{Error, ErrorContext as _, Result};
 pub(crate) use crate::pipeline::{Asks, CostAssumptions, CostEstimate, InputStats, RowStats, TokenCount};
 pub use crate::pipeline::{Fields, NeedsModel, OperatorDef, Port, Shape, StepSpec};

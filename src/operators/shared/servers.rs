@@ -9,10 +9,10 @@ use crate::dataflow::{Context, Operator};
 use crate::engine::remote::transport::{Endpoint, Secret, TransportConfig};
 use crate::engine::remote::{Connection, NoReplies, RemoteConfig, ReplyStore, SpecialTextRule, Usage, connect, engine};
 use crate::engine::{Capabilities, Engine};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::jinja::DateTime;
-use crate::model::Outline;
-use crate::pipeline::{ModelKind, ModelSource, ModelUse, Plan, ServerSource, SpecialText, Step};
+use crate::model::ModelOutline;
+use crate::pipeline::{ModelKind, ModelSource, ModelUse, Plan, ServerSource, SpecialTextKey, Step};
 use crate::store::{Replies, ReplyUsage, Run};
 
 /// Maximum bytes of a reply.
@@ -158,7 +158,7 @@ fn config(name: &str, server: &ServerSource, run: Option<&Run>, date: Option<Dat
             Some(run) => files.open(run)?,
             None => files.outside_of_runs(),
         };
-        Ok(Outline::of_tokenizer(path)?.tokenizer.with_date(date))
+        Ok(ModelOutline::of_tokenizer(path)?.tokenizer.with_date(date))
     });
     let before = run.map(|run| run.reply_usage(name)).transpose()?.unwrap_or_default();
     let ReplyUsage { prompt, cached, sampled } = before;
@@ -175,9 +175,9 @@ fn config(name: &str, server: &ServerSource, run: Option<&Run>, date: Option<Dat
         name: server.name.clone(),
         tokenizer: tokenizer.transpose()?,
         special_text: match server.special_text {
-            SpecialText::Refuse => SpecialTextRule::Refuse,
-            SpecialText::Replace => SpecialTextRule::Replace,
-            SpecialText::Send => SpecialTextRule::Send,
+            SpecialTextKey::Refuse => SpecialTextRule::Refuse,
+            SpecialTextKey::Replace => SpecialTextRule::Replace,
+            SpecialTextKey::Send => SpecialTextRule::Send,
         },
         max_tokens: server.max_tokens,
         price: server.price.map(|price| (price.input / 1e6, price.output / 1e6)),

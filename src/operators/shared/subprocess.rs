@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 
 /// The variable in the environment of everything that is started: the path of its scratch folder.
 pub(crate) const MARK: &str = "REFLUX_TRAINER";
@@ -43,7 +43,7 @@ pub(crate) struct Launch<'a> {
 
 /// How a program ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ended {
+pub(crate) enum ProgramEnd {
     /// By itself, with this exit code.
     Code(i32),
     /// By this signal.
@@ -56,8 +56,8 @@ pub(crate) enum Ended {
 ///
 /// # Errors
 /// It cannot be started, or `cancelled` returned true.
-pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<Ended> {
-    let mut group = Group::start(launch)?;
+pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<ProgramEnd> {
+    let mut group = ProcessGroup::start(launch)?;
     let deadline = launch.time_limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
         let status = group.program.try_wait().doing(|| format!("waiting for `{}`", launch.command[0]))?;
@@ -68,7 +68,7 @@ pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<E
             return Err(Error::cancelled());
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(Ended::TimedOut);
+            return Ok(ProgramEnd::TimedOut);
         }
         sleep(POLL_INTERVAL);
     }
@@ -87,14 +87,14 @@ pub(crate) fn stop_leftovers(mark: &Path) -> usize {
 }
 
 /// A running program and its group. Dropping it stops all of the group.
-struct Group<'a> {
+struct ProcessGroup<'a> {
     program: Child,
     /// Leads the group.
     watchdog: Child,
     mark: &'a Path,
 }
 
-impl<'a> Group<'a> {
+impl<'a> ProcessGroup<'a> {
     fn start(launch: &Launch<'a>) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(launch.log).doing(|| launch.log.display())?;
         let errors = log.try_clone().doing(|| launch.log.display())?;
@@ -126,7 +126,7 @@ impl<'a> Group<'a> {
     }
 }
 
-impl Drop for Group<'_> {
+impl Drop for ProcessGroup<'_> {
     fn drop(&mut self) {
         if !self.has_ended() {
             system::terminate_group(&self.watchdog);
@@ -144,12 +144,12 @@ impl Drop for Group<'_> {
     }
 }
 
-fn ended(status: ExitStatus) -> Ended {
+fn ended(status: ExitStatus) -> ProgramEnd {
     match (status.code(), system::signal(status)) {
         // Shells and launchers report a program that a signal ended as 128 and the signal's number.
-        (Some(code @ 129..=192), _) => Ended::Signal(code - 128),
-        (Some(code), _) => Ended::Code(code),
-        (None, signal) => Ended::Signal(signal.unwrap_or(0)),
+        (Some(code @ 129..=192), _) => ProgramEnd::Signal(code - 128),
+        (Some(code), _) => ProgramEnd::Code(code),
+        (None, signal) => ProgramEnd::Signal(signal.unwrap_or(0)),
     }
 }
 
@@ -253,7 +253,7 @@ mod system {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, time_limit: Option<Duration>, cancelled: &dyn Fn() -> bool) -> (Result<Ended>, String) {
+    fn shell(script: &str, time_limit: Option<Duration>, cancelled: &dyn Fn() -> bool) -> (Result<ProgramEnd>, String) {
         let dir = tempfile::tempdir().unwrap();
         let (log, command) = (dir.path().join("log"), ["sh", "-c", script].map(str::to_owned));
         let launch = Launch { command: &command, log: &log, mark: dir.path(), time_limit };
@@ -266,17 +266,17 @@ mod tests {
     fn the_end_of_a_program_is_told_apart() {
         let never = || false;
         for (script, want) in [
-            ("echo out; echo err >&2; exit 0", Ended::Code(0)),
-            ("exit 2", Ended::Code(2)),
-            ("kill -KILL $$", Ended::Signal(9)),
-            ("sh -c 'kill -KILL $$'; exit $?", Ended::Signal(9)),
+            ("echo out; echo err >&2; exit 0", ProgramEnd::Code(0)),
+            ("exit 2", ProgramEnd::Code(2)),
+            ("kill -KILL $$", ProgramEnd::Signal(9)),
+            ("sh -c 'kill -KILL $$'; exit $?", ProgramEnd::Signal(9)),
         ] {
             assert_eq!(shell(script, None, &never).0.unwrap(), want, "{script}");
         }
         let (_, log) = shell("echo out; echo err >&2", None, &never);
         assert_eq!(log, "out\nerr\n");
         let limit = Some(Duration::from_millis(300));
-        assert_eq!(shell("sleep 1000", limit, &never).0.unwrap(), Ended::TimedOut);
+        assert_eq!(shell("sleep 1000", limit, &never).0.unwrap(), ProgramEnd::TimedOut);
         let cancelled = shell("sleep 1000", None, &|| true).0.unwrap_err();
         assert_eq!(cancelled.kind(), crate::error::ErrorKind::Cancelled);
     }
@@ -287,9 +287,9 @@ mod tests {
         let never = || false;
         for child in ["sleep 1000", "sh -c 'trap \"\" TERM; sleep 1000; sleep 1000'", "setsid sleep 1000"] {
             // `shell` looks for what is left.
-            assert_eq!(shell(&format!("{child} & exit 0"), None, &never).0.unwrap(), Ended::Code(0), "{child}");
+            assert_eq!(shell(&format!("{child} & exit 0"), None, &never).0.unwrap(), ProgramEnd::Code(0), "{child}");
             let limit = Some(Duration::from_millis(300));
-            assert_eq!(shell(&format!("{child} & wait"), limit, &never).0.unwrap(), Ended::TimedOut, "{child}");
+            assert_eq!(shell(&format!("{child} & wait"), limit, &never).0.unwrap(), ProgramEnd::TimedOut, "{child}");
         }
     }
 

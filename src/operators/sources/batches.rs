@@ -9,20 +9,20 @@ use crate::operators::shared::prelude::*;
 use crate::store::row_bytes;
 
 /// Returns how many of the first rows of a batch fit into a number of rows.
-pub(super) type Within = fn(&RecordBatch, usize) -> Result<usize>;
+pub(super) type RowsThatFit = fn(&RecordBatch, usize) -> Result<usize>;
 
 /// Batches up to a limit of rows.
 pub(super) struct Whole<I> {
     batches: I,
     /// Remaining rows up to the limit; `None` without a limit.
     left: Option<usize>,
-    within: Within,
+    within: RowsThatFit,
     /// Whether any row was read.
     taken: bool,
 }
 
 impl<I: Iterator<Item = Result<RecordBatch>>> Whole<I> {
-    pub(super) fn new(batches: I, limit: Option<usize>, within: Within) -> Self {
+    pub(super) fn new(batches: I, limit: Option<usize>, within: RowsThatFit) -> Self {
         Self { batches, left: limit, within, taken: false }
     }
 

@@ -69,7 +69,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         });
         let mut stored = None;
         if comparable {
-            match Data::rows(&place, schema, &rename) {
+            match OpenDataset::rows(&place, schema, &rename) {
                 Ok(rows) => stored = rows,
                 Err(e) => f.problem("dataset", e.to_string(), e.help_text().unwrap_or_default()),
             }
@@ -80,18 +80,18 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
 
 /// A dataset on disk, with the operators that may appear in the pipeline file of a revision's run.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct DatasetPlace<'a> {
     path: &'a Path,
     operators: &'a [&'static OperatorDef<dyn Operator>],
 }
 
 /// An open dataset.
-enum Data {
+enum OpenDataset {
     Files(Dataset),
     Revised(Box<Revised>),
 }
 
-impl Data {
+impl OpenDataset {
     /// Returns the number of rows if it is stored somewhere.
     fn rows(path: &Path, schema: &'static Schema, rename: &[(String, String)]) -> Result<Option<u64>> {
         if !Revised::is_at(path) {
@@ -106,7 +106,7 @@ impl Data {
             None => Revised::count(path).map(Some),
         }
     }
-    fn open(place: Place<'_>, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
+    fn open(place: DatasetPlace<'_>, schema: &'static Schema, rename: &[(String, String)]) -> Result<Self> {
         let path = place.path;
         if !Revised::is_at(path) {
             return Ok(Self::Files(Dataset::open_as(path, schema, rename)?));
@@ -133,7 +133,7 @@ impl Data {
 
 /// Batches that report unread columns at their end.
 struct NotedOnDrop {
-    batches: crate::store::Batches,
+    batches: crate::store::DatasetBatches,
     path: PathBuf,
 }
 
@@ -193,14 +193,14 @@ impl Operator for Read {
 impl Read {
     /// Checks that the dataset has at least `min_rows` rows. Files are read for it only if they do not
     /// store their number of rows.
-    fn enough(&self, place: Place<'_>) -> Result<()> {
+    fn enough(&self, place: DatasetPlace<'_>) -> Result<()> {
         if self.min_rows == 0 {
             return Ok(());
         }
-        let said = Data::rows(place.path, self.schema, &self.rename)?;
+        let said = OpenDataset::rows(place.path, self.schema, &self.rename)?;
         let mut rows = said.unwrap_or(0);
         if said.is_none() {
-            for batch in Data::open(place, self.schema, &self.rename)?.batches(1024, false) {
+            for batch in OpenDataset::open(place, self.schema, &self.rename)?.batches(1024, false) {
                 rows += batch?.num_rows() as u64;
                 if rows >= self.min_rows as u64 {
                     break;
@@ -222,7 +222,7 @@ impl Read {
 
 impl Source for Read {
     fn open(&self, cx: &Context<'_>) -> Result<Batches> {
-        let place = Place { path: self.dataset.open(cx.run())?, operators: &cx.shared.plan.operators };
+        let place = DatasetPlace { path: self.dataset.open(cx.run())?, operators: &cx.shared.plan.operators };
         self.enough(place)?;
         let size = cx.shared.plan.microbatch;
         // Steps that compare the answers to a prompt need them in one microbatch.
@@ -236,20 +236,20 @@ impl Source for Read {
 }
 
 /// Batches of a dataset, in order.
-type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+type RowBatches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Read {
     /// Iterates over all rows, `size` at a time.
-    fn rows(&self, place: Place<'_>, size: usize, tell: bool) -> Result<Rows> {
-        Ok(Data::open(place, self.schema, &self.rename)?.batches(size, tell))
+    fn rows(&self, place: DatasetPlace<'_>, size: usize, tell: bool) -> Result<RowBatches> {
+        Ok(OpenDataset::open(place, self.schema, &self.rename)?.batches(size, tell))
     }
 
     /// Reads the rows up to `limit` in batches of about `size`, with the rows of each prompt together. Most
     /// datasets store them together and are read as they are; otherwise all rows are first read into
     /// memory. With a limit only rows up to it are considered: if a prompt continues after it, those rows
     /// are not read.
-    fn grouped(&self, place: Place<'_>, size: usize) -> Result<Rows> {
-        let whole = |rows: Rows| {
+    fn grouped(&self, place: DatasetPlace<'_>, size: usize) -> Result<RowBatches> {
+        let whole = |rows: RowBatches| {
             Whole::new(Cut::new(rows, size, Dataset::BATCH_BYTES, between_prompts), self.limit, prompts_within)
         };
         let Some(torn) = torn_prompt(whole(self.rows(place, size, false)?))? else {

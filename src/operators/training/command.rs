@@ -18,7 +18,7 @@ const REQUIRED: [&str; 3] = ["model", "pairs", "output"];
 
 /// A part of an argument.
 #[derive(Debug, PartialEq)]
-enum Part {
+enum ArgumentPart {
     Text(String),
     /// One of [`PLACEHOLDERS`].
     Value(&'static str),
@@ -26,7 +26,7 @@ enum Part {
 
 /// A program and its arguments.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct CommandTemplate(Vec<Vec<Part>>);
+pub(crate) struct CommandTemplate(Vec<Vec<ArgumentPart>>);
 
 impl CommandTemplate {
     /// Parses the words of a command.
@@ -54,22 +54,22 @@ impl CommandTemplate {
 
     /// Whether a placeholder is in the command.
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().flatten().any(|part| matches!(part, Part::Value(value) if *value == name))
+        self.0.iter().flatten().any(|part| matches!(part, ArgumentPart::Value(value) if *value == name))
     }
 
     /// Returns the program, as written.
     pub fn program(&self) -> Option<&str> {
         match self.0.first()?.as_slice() {
-            [Part::Text(program)] => Some(program),
+            [ArgumentPart::Text(program)] => Some(program),
             _ => None,
         }
     }
 
     /// Returns the command with every placeholder replaced by its value.
     pub fn fill(&self, value: &dyn Fn(&str) -> String) -> Vec<String> {
-        let filled = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Value(name) => value(name),
+        let filled = |part: &ArgumentPart| match part {
+            ArgumentPart::Text(text) => text.clone(),
+            ArgumentPart::Value(name) => value(name),
         };
         self.0.iter().map(|word| word.iter().map(filled).collect()).collect()
     }
@@ -90,7 +90,7 @@ pub(crate) fn shell_word(word: &str) -> String {
 }
 
 /// Splits a word at its placeholders. `{{` and `}}` stand for a brace.
-fn parts(word: &str) -> Result<Vec<Part>, (String, String)> {
+fn parts(word: &str) -> Result<Vec<ArgumentPart>, (String, String)> {
     let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), word);
     while let Some(c) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("{{").or_else(|| rest.strip_prefix("}}")) {
@@ -107,9 +107,9 @@ fn parts(word: &str) -> Result<Vec<Part>, (String, String)> {
                 return Err((format!("`{{{name}}}` in `command` stands for nothing"), help));
             };
             if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text)));
+                parts.push(ArgumentPart::Text(std::mem::take(&mut text)));
             }
-            parts.push(Part::Value(known));
+            parts.push(ArgumentPart::Value(known));
             rest = after;
         } else {
             text.push(c);
@@ -117,7 +117,7 @@ fn parts(word: &str) -> Result<Vec<Part>, (String, String)> {
         }
     }
     if !text.is_empty() || parts.is_empty() {
-        parts.push(Part::Text(text));
+        parts.push(ArgumentPart::Text(text));
     }
     Ok(parts)
 }

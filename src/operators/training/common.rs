@@ -8,7 +8,7 @@ use arrow::array::Float64Array;
 use super::reference::ReferenceUse;
 use crate::data::{Type, counted, read_regular};
 use crate::model::Model;
-use crate::model::backprop::Options;
+use crate::model::backprop::ForwardOptions;
 use crate::model::ops::Dropout;
 use crate::operators::shared::prelude::*;
 use crate::store::Run;
@@ -177,7 +177,7 @@ pub fn has(cx: &Context<'_>, key: &str) -> bool {
 }
 
 /// Reads the keys of the forward pass in training.
-pub fn options(f: &mut Fields<'_>) -> Options {
+pub fn options(f: &mut Fields<'_>) -> ForwardOptions {
     let rate = f.float(
         "dropout",
         "dropout of what each layer adds to the residual stream; the paper uses 0.1",
@@ -186,7 +186,7 @@ pub fn options(f: &mut Fields<'_>) -> Options {
     );
     let about = "stores only each layer's input and recomputes the rest in the backward pass: about a tenth of the memory \
                  for activations, a third more arithmetic, the same result";
-    Options { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
+    ForwardOptions { dropout: Dropout { rate }, checkpoint: f.bool("checkpoint_activations", about, Some(false)) }
 }
 
 /// Minimum time between two writes of the metrics so far.
@@ -269,7 +269,7 @@ fn origin(
     model: &Model,
     trained: &Trained,
     measure: Option<ValidationMetric>,
-    rows: &Rows,
+    rows: &TrainingRows,
 ) -> Result<Vec<u8>> {
     let mut json = serde_json::json!({
         "step": cx.step.name, "operator": cx.step.kind.name, "iteration": cx.epoch.iteration,
@@ -321,7 +321,7 @@ fn table(metrics: &[StepMetrics], pairs: &[Vec<Arc<str>>]) -> Result<RecordBatch
 
 /// The rows of a training.
 #[derive(Default)]
-pub struct Rows {
+pub struct TrainingRows {
     /// Rows that were refused before the first step.
     pub refused: Vec<RowError>,
     /// Rows beyond the step's `limit`.
@@ -368,7 +368,7 @@ pub fn finish(
     model: &Model,
     trained: &Trained,
     measure: Option<ValidationMetric>,
-    rows: &Rows,
+    rows: &TrainingRows,
 ) -> Result<Output> {
     let metrics = table(&trained.metrics, &trained.pairs)?;
     cx.run().write_metrics(&cx.step.name, cx.epoch.iteration, &metrics)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::common::{self, TrainingProgress, Validating};
 use super::preferences::{OtherTokenizer, PairReader};
-use super::reference::{References, Settings, pair_id};
+use super::reference::{ReferenceSettings, References, pair_id};
 use crate::data::counted;
 use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
 use crate::error::ErrorKind;
@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::settings::{self, describe_lora};
 use crate::pipeline::ChoiceOrCount;
-use crate::train::losses::{Input, Loss, LossParams, PairColumns};
+use crate::train::losses::{Loss, LossInput, LossParams, PairColumns};
 use crate::train::{self, DpoConfig, Example, ForwardLimits, Objective, Pair, ValidationMetric};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
@@ -33,8 +33,8 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let loss = f.choice("loss", "the preference loss", &losses, Some("sigmoid"));
         let replay = f.step("replay", "step whose `ift`, `eft` or `text` rows are trained on alongside, so that the model keeps what SFT taught it");
         let rubric =
-            Template::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5", Variables::JUDGE);
-        let reference = Settings::fields(f);
+            PromptTemplate::field(f, "rubric", "judge prompt of replayed `eft` rows", "additive-5", Variables::JUDGE);
+        let reference = ReferenceSettings::fields(f);
         let replay_weight = f.float(
             "replay_weight",
             "weight of the loss on replayed rows",
@@ -164,8 +164,8 @@ fn loss_params(f: &mut Fields<'_>) -> LossParams {
 
 /// Refuses options that the loss does not read.
 fn refuse_unread(f: &mut Fields<'_>, loss: &Loss) {
-    let parameters = train::losses::parameters().into_iter().map(Input::Parameter);
-    for input in parameters.chain([Input::Reference]).filter(|input| !loss.takes(*input)) {
+    let parameters = train::losses::parameters().into_iter().map(LossInput::Parameter);
+    for input in parameters.chain([LossInput::Reference]).filter(|input| !loss.takes(*input)) {
         let Some(key) = input.key() else { continue };
         let readers: Vec<_> = train::losses::LOSSES.iter().filter(|l| l.takes(input)).map(|l| l.name).collect();
         f.without_effect(
@@ -177,9 +177,9 @@ fn refuse_unread(f: &mut Fields<'_>, loss: &Loss) {
 }
 
 struct Dpo {
-    rubric: Template,
+    rubric: PromptTemplate,
     rubric_given: bool,
-    reference: Settings,
+    reference: ReferenceSettings,
     data: ChoiceOrCount,
     other_tokenizer: OtherTokenizer,
     /// Values by iteration; 0 means no limit.
@@ -438,7 +438,7 @@ impl Train for Dpo {
             return Err(nothing_usable(cx, &errors));
         }
         let trained = train::dpo(&model.llama, &all, &replay, &config, &mut watch)?;
-        let rows = common::Rows { refused: errors, beyond_limit: beyond_limit as u64, data: data(&taken) };
+        let rows = common::TrainingRows { refused: errors, beyond_limit: beyond_limit as u64, data: data(&taken) };
         common::finish(cx, name, &model, &trained, measure, &rows)
     }
 
@@ -472,7 +472,7 @@ impl Train for Dpo {
             other => other?,
         };
         let data = data(&[(cx.epoch.iteration, came)].into());
-        let rows = common::Rows { refused: references.errors, data, ..Default::default() };
+        let rows = common::TrainingRows { refused: references.errors, data, ..Default::default() };
         common::finish(cx, name, &model, &trained, measure, &rows)
     }
 }

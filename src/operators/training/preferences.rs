@@ -57,7 +57,7 @@ pub(crate) struct PairReader<'a> {
 }
 
 /// The columns of `pairs` or `preferences` from which a row is tokenised.
-struct Texts<'a> {
+struct PreferenceTexts<'a> {
     prompt: Messages<'a>,
     chosen: Messages<'a>,
     rejected: Messages<'a>,
@@ -67,7 +67,7 @@ struct Texts<'a> {
     rejected_score: &'a Float32Array,
 }
 
-impl<'a> Texts<'a> {
+impl<'a> PreferenceTexts<'a> {
     fn new(rows: &'a RecordBatch) -> Result<Self> {
         let columns = Columns(rows);
         Ok(Self {
@@ -91,7 +91,7 @@ impl<'a> Texts<'a> {
 }
 
 /// Where a row's token ids come from.
-enum Ids {
+enum TokenIdSource {
     /// The row's own token ids.
     Recorded,
     /// Its texts.
@@ -113,24 +113,24 @@ impl PairReader<'_> {
         if recorded.iter().all(|recorded| *recorded) && rows.column_by_name("chosen_tokens").is_some() {
             return Ok(rows.clone());
         }
-        let texts = Texts::new(rows)?;
-        let mut kept: Vec<(usize, Ids)> = Vec::new();
+        let texts = PreferenceTexts::new(rows)?;
+        let mut kept: Vec<(usize, TokenIdSource)> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         for (row, recorded) in recorded.into_iter().enumerate() {
             if recorded {
-                kept.push((row, Ids::Recorded));
+                kept.push((row, TokenIdSource::Recorded));
                 continue;
             }
             match self.encode(&texts, row) {
                 Ok(scored) => {
                     let twin = places.get(&texts.id(row)).map(|&at| &kept[at].1);
-                    if matches!(twin, Some(Ids::Encoded(other)) if *other != scored) {
+                    if matches!(twin, Some(TokenIdSource::Encoded(other)) if *other != scored) {
                         let message = "another pair with other texts has the same chosen_id and rejected_id; give each answer its own";
                         errors.push(RowError::failed(texts.id(row), "id_taken", message));
                         continue;
                     }
                     places.entry(texts.id(row)).or_insert(kept.len());
-                    kept.push((row, Ids::Encoded(scored)));
+                    kept.push((row, TokenIdSource::Encoded(scored)));
                 }
                 Err(error) => errors.push(error),
             }
@@ -214,7 +214,7 @@ impl PairReader<'_> {
     }
 
     /// Tokenises the row's texts.
-    fn encode(&self, texts: &Texts<'_>, row: usize) -> std::result::Result<Scored, RowError> {
+    fn encode(&self, texts: &PreferenceTexts<'_>, row: usize) -> std::result::Result<Scored, RowError> {
         let turns = |messages: &Messages<'_>| -> Vec<Message> {
             messages.row(row).map(|(role, content)| Message::new(role, content)).collect()
         };
@@ -225,7 +225,12 @@ impl PairReader<'_> {
     }
 
     /// Makes `pairs` from the kept rows.
-    fn pairs(&self, rows: &RecordBatch, texts: &Texts<'_>, kept: &[(usize, Ids)]) -> Result<RecordBatch> {
+    fn pairs(
+        &self,
+        rows: &RecordBatch,
+        texts: &PreferenceTexts<'_>,
+        kept: &[(usize, TokenIdSource)],
+    ) -> Result<RecordBatch> {
         let taken = UInt32Array::from_iter_values(kept.iter().map(|(row, _)| *row as u32));
         let given = |name: &str| -> Result<ArrayRef> {
             let column = rows.column_by_name(name).ok_or_else(|| Error::user(format!("column `{name}` is missing")))?;
@@ -264,23 +269,23 @@ impl PairReader<'_> {
 fn tokens(
     rows: &RecordBatch,
     column: &str,
-    kept: &[(usize, Ids)],
+    kept: &[(usize, TokenIdSource)],
     encoded: fn(&Scored) -> &Vec<u32>,
 ) -> Result<ArrayRef> {
     let recorded = rows.column_by_name(column).map(|_| Columns(rows).tokens(column)).transpose()?;
     let ids = kept.iter().map(|(row, ids)| match (ids, &recorded) {
-        (Ids::Encoded(scored), _) => encoded(scored).clone(),
-        (Ids::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
-        (Ids::Recorded, None) => Vec::new(),
+        (TokenIdSource::Encoded(scored), _) => encoded(scored).clone(),
+        (TokenIdSource::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
+        (TokenIdSource::Recorded, None) => Vec::new(),
     });
     Ok(List::of_tokens(&ids.collect::<Vec<_>>()))
 }
 
 /// Returns recorded log-probabilities of the kept rows; none if the token ids are not the recorded ones.
-fn logprobs(rows: &RecordBatch, column: &str, kept: &[(usize, Ids)]) -> Result<ArrayRef> {
+fn logprobs(rows: &RecordBatch, column: &str, kept: &[(usize, TokenIdSource)]) -> Result<ArrayRef> {
     let recorded = rows.column_by_name(column).map(|_| Columns(rows).floats(column)).transpose()?;
     let values = kept.iter().map(|(row, ids)| match (ids, &recorded) {
-        (Ids::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
+        (TokenIdSource::Recorded, Some(recorded)) => recorded.row(*row).to_vec(),
         _ => Vec::new(),
     });
     Ok(List::of_floats(&values.collect::<Vec<_>>()))

@@ -23,14 +23,14 @@ use crate::store::Run;
 use crate::train::{self, ForwardLimits, Pair, Progress, Reference, usable_pairs};
 
 /// The keys of a reference.
-pub(crate) struct Settings {
+pub(crate) struct ReferenceSettings {
     /// The word in the pipeline file.
     word: String,
     audit: f64,
     threshold: f64,
 }
 
-impl Settings {
+impl ReferenceSettings {
     /// Reads the keys.
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let settings = Self {
@@ -56,7 +56,7 @@ impl Settings {
 /// The reference of a training.
 pub(crate) struct References<'a> {
     cx: &'a Context<'a>,
-    settings: &'a Settings,
+    settings: &'a ReferenceSettings,
     limits: ForwardLimits,
     max_length: Option<usize>,
     policy: &'a Model,
@@ -78,7 +78,7 @@ impl<'a> References<'a> {
     /// The reference cannot be loaded, or has another vocabulary.
     pub fn new(
         cx: &'a Context<'a>,
-        settings: &'a Settings,
+        settings: &'a ReferenceSettings,
         policy: &'a Model,
         untouched: bool,
         limits: ForwardLimits,

@@ -18,7 +18,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     example: "[step.m1]\nop = \"sft\"\nfrom = [\"ift\", \"eft\"]\nmodel = \"m0\"\nlearning_rate = 5.5e-6\n",
     parse: |f| {
         let default = SftConfig::default();
-        let rubric = Template::field(
+        let rubric = PromptTemplate::field(
             f,
             "rubric",
             "judge prompt of `eft` rows: a built-in template or a file with {{ prompt }} and {{ response }}",
@@ -72,7 +72,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
 };
 
 struct Sft {
-    rubric: Template,
+    rubric: PromptTemplate,
     rubric_given: bool,
     config: SftConfig,
     checkpoint_every: usize,
@@ -152,7 +152,7 @@ pub(crate) fn unused_rubric(given: bool, inputs: &[Port<'_>], key: &str) -> Opti
 pub(crate) fn examples(
     rows: &RecordBatch,
     schema: &Schema,
-    rubric: &Template,
+    rubric: &PromptTemplate,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<Example>> {
     let columns = Columns(rows);
@@ -184,7 +184,7 @@ fn chat(tokenizer: &Tokenizer, prompt: &[(&str, &str)], answer: &str) -> Result<
 }
 
 /// Reads the examples of all inputs of a step with this key.
-pub(crate) fn examples_of(cx: &Context<'_>, key: &str, rubric: &Template, model: &Model) -> Result<Vec<Example>> {
+pub(crate) fn examples_of(cx: &Context<'_>, key: &str, rubric: &PromptTemplate, model: &Model) -> Result<Vec<Example>> {
     let mut all = Vec::new();
     for input in cx.step.inputs.iter().filter(|i| i.key == key) {
         let schema = cx.shared.plan.step(&input.step).map_or(&named::IFT, |s| s.schema);
@@ -217,6 +217,6 @@ impl Train for Sft {
             &config,
             &mut TrainingProgress::new(cx, &model, self.checkpoint_every),
         )?;
-        common::finish(cx, name, &model, &trained, measure, &common::Rows::default())
+        common::finish(cx, name, &model, &trained, measure, &common::TrainingRows::default())
     }
 }

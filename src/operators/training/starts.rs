@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::command::shell_word;
 use crate::data::{counted, one_line, open_regular};
 use crate::operators::shared::prelude::*;
-use crate::operators::shared::subprocess::{self, Ended, Launch};
+use crate::operators::shared::subprocess::{self, Launch, ProgramEnd};
 
 /// The exit code of a trainer that cannot use what it was given. Starting it again would change nothing.
 const BAD_INPUT: i32 = 2;
@@ -19,7 +19,7 @@ const MAX_LOG_LINES: usize = 15;
 const MAX_LINE_CHARS: usize = 200;
 
 /// An external trainer with everything filled in.
-pub(crate) struct Trainer<'a> {
+pub(crate) struct ExternalTrainer<'a> {
     /// The training step, for messages.
     pub step: &'a str,
     /// Program and arguments.
@@ -34,7 +34,7 @@ pub(crate) struct Trainer<'a> {
     pub restarts: usize,
 }
 
-impl Trainer<'_> {
+impl ExternalTrainer<'_> {
     /// Starts the trainer until it ends with exit code 0. The number of starts is in the log: what is
     /// committed does not depend on it.
     ///
@@ -47,10 +47,10 @@ impl Trainer<'_> {
             let before = self.note(start)?;
             let ended = subprocess::run(&launch, cancelled).doing(|| format!("step `{}`", self.step))?;
             let what = match ended {
-                Ended::Code(0) => return Ok(()),
-                Ended::Code(code) => return Err(self.failed(code, before)),
-                Ended::Signal(signal) => format!("was ended by signal {signal}{}", signal_name(signal)),
-                Ended::TimedOut => {
+                ProgramEnd::Code(0) => return Ok(()),
+                ProgramEnd::Code(code) => return Err(self.failed(code, before)),
+                ProgramEnd::Signal(signal) => format!("was ended by signal {signal}{}", signal_name(signal)),
+                ProgramEnd::TimedOut => {
                     let limit = self.time_limit.unwrap_or_default().as_secs();
                     format!("was stopped at its time limit of {}", counted(limit, "second"))
                 }

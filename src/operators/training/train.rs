@@ -14,9 +14,9 @@ use super::command::CommandTemplate;
 use super::common::{self, TrainingProgress};
 use super::dpo::pairs;
 use super::preferences::{OtherTokenizer, PairReader};
-use super::reference::{References, Settings};
+use super::reference::{ReferenceSettings, References};
 use super::reported::Reported;
-use super::starts::Trainer;
+use super::starts::ExternalTrainer;
 use crate::data::{counted, read_regular};
 use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
 use crate::model::{Model, Tokenizer, saved_dtype};
@@ -51,7 +51,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let about =
             "how often a command that was ended by a signal or its time limit is started again, with the same {output}";
         let restarts = f.count("restarts", about, Some(1), 0..=1000);
-        let reference = Settings::fields(f);
+        let reference = ReferenceSettings::fields(f);
         if !command.has("reference") {
             f.without_effect(
                 &["reference", "audit", "audit_threshold"],
@@ -59,18 +59,18 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 "hand the log-probabilities over: \"--reference\", \"{reference}\"",
             );
         }
-        Box::new(External { command, time_limit, restarts, reference })
+        Box::new(ExternalTraining { command, time_limit, restarts, reference })
     },
 };
 
-struct External {
+struct ExternalTraining {
     command: CommandTemplate,
     time_limit: Option<Duration>,
     restarts: usize,
-    reference: Settings,
+    reference: ReferenceSettings,
 }
 
-impl StepSpec for External {
+impl StepSpec for ExternalTraining {
     fn explain(&self) -> String {
         let mut words = format!("trained by an external command: {}", self.command);
         if self.command.has("reference") {
@@ -96,7 +96,7 @@ impl StepSpec for External {
         if problems.is_empty() { Ok(&named::MODELS) } else { Err(problems) }
     }
 }
-impl Operator for External {
+impl Operator for ExternalTraining {
     fn stage(&self) -> Stage<'_> {
         Stage::Train(self)
     }
@@ -115,7 +115,7 @@ struct Policy {
 }
 
 /// The files of a training, all in its scratch folder.
-struct Files {
+struct TrainingFiles {
     scratch: PathBuf,
     pairs: PathBuf,
     reference: PathBuf,
@@ -123,7 +123,7 @@ struct Files {
     metrics: PathBuf,
 }
 
-impl Files {
+impl TrainingFiles {
     fn new(cx: &Context<'_>) -> Result<Self> {
         let scratch = cx.run().scratch(&cx.step.name, cx.epoch.iteration)?;
         let scratch = std::path::absolute(&scratch).doing(|| scratch.display())?;
@@ -154,9 +154,9 @@ impl Files {
     }
 }
 
-impl External {
+impl ExternalTraining {
     /// Loads the policy, computes its references if the command wants them, and forgets its weights.
-    fn policy(&self, cx: &Context<'_>, files: &Files) -> Result<(Policy, Vec<RowError>)> {
+    fn policy(&self, cx: &Context<'_>, files: &TrainingFiles) -> Result<(Policy, Vec<RowError>)> {
         let models = cx.env::<Models>()?;
         let at = cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?;
         let model = models.frozen(cx, at)?;
@@ -195,7 +195,7 @@ impl External {
     }
 
     /// The command with everything filled in.
-    fn filled(&self, cx: &Context<'_>, files: &Files, policy: &Policy) -> Vec<String> {
+    fn filled(&self, cx: &Context<'_>, files: &TrainingFiles, policy: &Policy) -> Vec<String> {
         let path = |path: &Path| path.display().to_string();
         let seed = cx.shared.plan.seed.wrapping_add(cx.epoch.iteration.into());
         self.command.fill(&|name| match name {
@@ -233,7 +233,7 @@ fn collect(cx: &Context<'_>, output: &Path, policy: &Policy) -> Result<Model> {
     Ok(Model { tokenizer: policy.tokenizer.clone(), ..model })
 }
 
-impl Train for External {
+impl Train for ExternalTraining {
     fn health(&self, training: TrainingIteration<'_>, phase: Phase) -> Result<GateValues> {
         let input = training.step.inputs.first().and_then(|i| training.plan.step(&i.step));
         let has_pairs = input.is_some_and(|step| step.schema.name == named::PAIRS.name);
@@ -250,7 +250,7 @@ impl Train for External {
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
         let (step, iteration, input) = (&cx.step.name, cx.epoch.iteration, &cx.step.inputs[0].step);
-        let files = Files::new(cx)?;
+        let files = TrainingFiles::new(cx)?;
         let leftover = subprocess::stop_leftovers(&files.scratch);
         if leftover > 0 {
             tracing::warn!(
@@ -267,7 +267,7 @@ impl Train for External {
         let command = self.filled(cx, &files, &policy);
         files.prepare(step, &json!({ "command": self.command.to_string(), "model": policy.hash, "rows": hashes }))?;
         let log = cx.run().log_file(step, iteration)?;
-        let trainer = Trainer {
+        let trainer = ExternalTrainer {
             step,
             command: &command,
             log: &log,

@@ -9,7 +9,7 @@ use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, RE
 use crate::error::{Error, Result};
 use crate::pipeline::syntax::codes::{self, Code};
 use crate::pipeline::syntax::diagnostic::Diagnostic;
-use crate::pipeline::syntax::tree::{self, EMPTY, Value};
+use crate::pipeline::syntax::tree::{self, EMPTY, TomlValue};
 use crate::pipeline::syntax::values::{
     bytes_value, bytes_words, choice_value, duration_value, duration_words, float_literal, float_value, float_words,
     int_value, int_words, least_float, list, name_value, text_value, texts_value, wrong_type,
@@ -76,7 +76,7 @@ impl Fields<'_> {
     /// Reads a boolean.
     pub fn bool(&mut self, key: &'static str, about: &'static str, default: Option<bool>) -> bool {
         self.give(doc(key, about, "true or false"), default, false, bool::to_string, |n| match n.value {
-            Value::Bool(b) => Ok(b),
+            TomlValue::Bool(b) => Ok(b),
             _ => Err(wrong_type(n, "true or false")),
         })
     }
@@ -112,13 +112,13 @@ impl Fields<'_> {
             ChoiceOrCount::Count(n) => format!("{{ {name} = {n} }}"),
         };
         self.give(doc, Some(first), first, literal, |n| match &n.value {
-            Value::Table(t) => match t.entries.iter().next() {
+            TomlValue::Table(t) => match t.entries.iter().next() {
                 Some((key, entry)) if t.entries.len() == 1 && key == name => {
                     int_value(&entry.node, &range).map(ChoiceOrCount::Count)
                 }
                 _ => Err(wrong_type(n, count.0)),
             },
-            Value::Text(_) => choice_value(n, options).map(ChoiceOrCount::Choice),
+            TomlValue::Text(_) => choice_value(n, options).map(ChoiceOrCount::Choice),
             _ => Err(wrong_type(n, &format!("a word or {}", count.0))),
         })
     }
@@ -148,7 +148,7 @@ impl Fields<'_> {
         let words = float_words(&range).replacen("a number", "a list of numbers", 1);
         let literal = |v: &Vec<f64>| list(v.iter().map(float_literal));
         self.give(doc(key, about, words), default.map(<[f64]>::to_vec), Vec::new(), literal, |n| match &n.value {
-            Value::Array(items) => items.iter().map(|n| float_value(n, &range)).collect(),
+            TomlValue::Array(items) => items.iter().map(|n| float_value(n, &range)).collect(),
             _ => Ok(vec![float_value(n, &range)?]),
         })
     }
@@ -163,8 +163,8 @@ impl Fields<'_> {
         let literal = |v: &Vec<i64>| list(v.iter().map(i64::to_string));
         let words = "a list of whole numbers";
         self.give(doc(key, about, words), default.map(<[i64]>::to_vec), Vec::new(), literal, |n| match &n.value {
-            Value::Array(items) => items.iter().map(|n| int_value(n, &range)).collect(),
-            Value::Int(_) => Ok(vec![int_value(n, &range)?]),
+            TomlValue::Array(items) => items.iter().map(|n| int_value(n, &range)).collect(),
+            TomlValue::Int(_) => Ok(vec![int_value(n, &range)?]),
             _ => Err(wrong_type(n, words)),
         })
     }
@@ -176,7 +176,7 @@ impl Fields<'_> {
             if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
         };
         self.give(doc(key, about, "a table of texts"), Some(Vec::new()), Vec::new(), literal, |n| match &n.value {
-            Value::Table(t) => t.entries.iter().map(|(k, e)| Ok((k.clone(), text_value(&e.node)?))).collect(),
+            TomlValue::Table(t) => t.entries.iter().map(|(k, e)| Ok((k.clone(), text_value(&e.node)?))).collect(),
             _ => Err(wrong_type(n, "a table of texts, e.g. { prompt = \"instruction\" }")),
         })
     }
@@ -202,7 +202,7 @@ impl Fields<'_> {
         let path = self.text(key, about, None);
         self.set_kind(key, "a path");
         // An empty path that was not written was reported as missing or of the wrong type.
-        if !path.is_empty() || matches!(self.table.get(key).map(|e| &e.node.value), Some(Value::Text(_))) {
+        if !path.is_empty() || matches!(self.table.get(key).map(|e| &e.node.value), Some(TomlValue::Text(_))) {
             self.must_exist(key, &path);
         }
         self.external(key, &path, form)

@@ -14,8 +14,8 @@ use std::path::Path;
 use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
 use super::syntax::suggest::{self, show};
-use super::syntax::tree::{self, EMPTY, Node, Table, Value};
-use super::syntax::values::{Fault, list, name_value, sibling, texts_value, wrong_type};
+use super::syntax::tree::{self, EMPTY, Node, Table, TomlValue};
+use super::syntax::values::{ValueFault, list, name_value, sibling, texts_value, wrong_type};
 use external::External;
 
 /// Documentation of a key.
@@ -123,7 +123,7 @@ pub enum ChoiceOrCount {
     Count(i64),
 }
 
-enum Read<T> {
+enum KeyRead<T> {
     Given(T),
     Absent,
     Bad,
@@ -208,7 +208,7 @@ impl<'a> Fields<'a> {
         let table = self.table;
         let entry = table.get(key)?;
         match &entry.node.value {
-            Value::Table(t) => Some(t),
+            TomlValue::Table(t) => Some(t),
             _ => {
                 self.fault(key, &entry.node, wrong_type(&entry.node, "a table, e.g. { key = value }"));
                 None
@@ -246,20 +246,20 @@ impl<'a> Fields<'a> {
         self.values.retain(|(k, _)| *k != key);
         self.values.push((key, literal));
     }
-    fn fault(&self, key: &str, node: &Node, fault: Fault) {
+    fn fault(&self, key: &str, node: &Node, fault: ValueFault) {
         let message = format!("{}: `{}{key}` {}", self.owner, self.prefix, fault.message);
         self.report(Diagnostic::new(fault.code, message, node.span, fault.label).help(fault.help));
     }
-    fn read<T>(&mut self, doc: KeyDoc, get: impl Fn(&Node) -> Result<T, Fault>) -> Read<T> {
+    fn read<T>(&mut self, doc: KeyDoc, get: impl Fn(&Node) -> Result<T, ValueFault>) -> KeyRead<T> {
         let key = doc.key;
         self.docs.push(doc);
         match self.table.get(key) {
-            None => Read::Absent,
+            None => KeyRead::Absent,
             Some(entry) => match get(&entry.node) {
-                Ok(value) => Read::Given(value),
+                Ok(value) => KeyRead::Given(value),
                 Err(fault) => {
                     self.fault(key, &entry.node, fault);
-                    Read::Bad
+                    KeyRead::Bad
                 }
             },
         }
@@ -270,16 +270,16 @@ impl<'a> Fields<'a> {
         default: Option<T>,
         fallback: T,
         literal: impl Fn(&T) -> String,
-        get: impl Fn(&Node) -> Result<T, Fault>,
+        get: impl Fn(&Node) -> Result<T, ValueFault>,
     ) -> T {
         let key = doc.key;
         doc.default = default.as_ref().map(&literal);
         doc.required = default.is_none();
         let value = match (self.read(doc, get), default) {
-            (Read::Given(value), _) => value,
+            (KeyRead::Given(value), _) => value,
             (_, Some(default)) => default,
-            (Read::Bad, None) => fallback,
-            (Read::Absent, None) => {
+            (KeyRead::Bad, None) => fallback,
+            (KeyRead::Absent, None) => {
                 let message = format!("{} needs the key `{}{key}`", self.owner, self.prefix);
                 let about = self.docs.last().map(|d| format!("{key}: {}", d.about));
                 self.report(Diagnostic::new(&codes::MISSING_KEY, message, self.place, "missing here").help(about));
@@ -293,10 +293,10 @@ impl<'a> Fields<'a> {
         &mut self,
         doc: KeyDoc,
         literal: impl Fn(&T) -> String,
-        get: impl Fn(&Node) -> Result<T, Fault>,
+        get: impl Fn(&Node) -> Result<T, ValueFault>,
     ) -> Option<T> {
         let key = doc.key;
-        let Read::Given(value) = self.read(doc, get) else { return None };
+        let KeyRead::Given(value) = self.read(doc, get) else { return None };
         self.value(key, literal(&value));
         Some(value)
     }

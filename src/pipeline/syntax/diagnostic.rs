@@ -30,14 +30,14 @@ pub struct Span {
 
 /// A text that was parsed.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct SourceText {
     /// The file's path as given, or `--set`.
     pub name: String,
     /// The whole text.
     pub text: Arc<str>,
 }
 
-impl Source {
+impl SourceText {
     /// Creates a source from its name and text.
     pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), text: text.into() }
@@ -145,13 +145,13 @@ impl Diagnostic {
 /// All problems of a pipeline, by position, with the texts they refer to.
 #[derive(Clone, Default)]
 pub struct Diagnostics {
-    sources: Vec<Source>,
+    sources: Vec<SourceText>,
     list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
     /// Sorts the problems by place (file first, then each override) and drops exact duplicates.
-    pub fn new(sources: Vec<Source>, mut list: Vec<Diagnostic>) -> Self {
+    pub fn new(sources: Vec<SourceText>, mut list: Vec<Diagnostic>) -> Self {
         list.sort_by(|a, b| (a.span(), a.code.id, &a.message).cmp(&(b.span(), b.code.id, &b.message)));
         list.dedup_by(|a, b| a.code.id == b.code.id && a.message == b.message && a.labels == b.labels);
         Self { sources, list }
@@ -229,8 +229,8 @@ impl Diagnostics {
         }
         all
     }
-    fn shown<'a>(&self, diagnostic: &'a Diagnostic, tame: &'a [NamedSource<Arc<str>>]) -> Shown<'a> {
-        let mut shown = Shown {
+    fn shown<'a>(&self, diagnostic: &'a Diagnostic, tame: &'a [NamedSource<Arc<str>>]) -> ShownDiagnostic<'a> {
+        let mut shown = ShownDiagnostic {
             diagnostic,
             message: visible(&diagnostic.message).into_owned(),
             help: diagnostic.help.as_ref().map(|help| visible(help).into_owned()),
@@ -277,25 +277,25 @@ impl fmt::Debug for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 /// A diagnostic in the form that the renderer takes.
-struct Shown<'a> {
+struct ShownDiagnostic<'a> {
     diagnostic: &'a Diagnostic,
     message: String,
     help: Option<String>,
     source: Option<&'a NamedSource<Arc<str>>>,
     labels: Vec<LabeledSpan>,
 }
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for ShownDiagnostic<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for ShownDiagnostic<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
-impl std::error::Error for Shown<'_> {}
-impl miette::Diagnostic for Shown<'_> {
+impl std::error::Error for ShownDiagnostic<'_> {}
+impl miette::Diagnostic for ShownDiagnostic<'_> {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         Some(Box::new(format!("{} {}", self.diagnostic.code.id, self.diagnostic.code.name)))
     }

@@ -2,9 +2,9 @@
 //! text.
 
 use super::codes;
-use super::diagnostic::{Diagnostic, Source, Span};
+use super::diagnostic::{Diagnostic, SourceText, Span};
 use super::suggest;
-use super::tree::{self, Entry, Node, Table, Value};
+use super::tree::{self, Node, Table, TableEntry, TomlValue};
 
 /// The keys that name a model's source; exactly one must be given. Setting one removes the others and the
 /// keys that belong to them.
@@ -15,11 +15,11 @@ pub const SERVER_KEYS: [&str; 9] =
     ["name", "key", "max_in_flight", "time_limit", "tokenizer", "special_text", "price", "max_cost", "max_tokens"];
 
 /// Parses and merges every override, later ones over earlier ones. `sources` grows by one text for each.
-pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, problems: &mut Vec<Diagnostic>) {
+pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<SourceText>, problems: &mut Vec<Diagnostic>) {
     let mut parsed = Vec::new();
     for text in overrides {
         let source = sources.len();
-        sources.push(Source::new("--set", text.as_str()));
+        sources.push(SourceText::new("--set", text.as_str()));
         match parse(text, source) {
             Ok(table) => parsed.push(table),
             Err(errors) => problems.extend(errors),
@@ -52,7 +52,7 @@ pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, 
     }
     for mut table in parsed {
         for (section, name) in &unknown {
-            if let Some(Value::Table(t)) = table.entries.get_mut(*section).map(|e| &mut e.node.value) {
+            if let Some(TomlValue::Table(t)) = table.entries.get_mut(*section).map(|e| &mut e.node.value) {
                 t.entries.remove(name);
             }
         }
@@ -62,10 +62,10 @@ pub fn apply(root: &mut Table, overrides: &[String], sources: &mut Vec<Source>, 
 }
 
 fn drop_other_sources(root: &mut Table, set: &Table) {
-    let Some(Value::Table(models)) = root.entries.get_mut("model").map(|e| &mut e.node.value) else { return };
+    let Some(TomlValue::Table(models)) = root.entries.get_mut("model").map(|e| &mut e.node.value) else { return };
     for (name, entry) in set.table("model").map(|t| &t.entries).into_iter().flatten() {
-        let Value::Table(given) = &entry.node.value else { continue };
-        let Some(Value::Table(model)) = models.entries.get_mut(name).map(|e| &mut e.node.value) else { continue };
+        let TomlValue::Table(given) = &entry.node.value else { continue };
+        let Some(TomlValue::Table(model)) = models.entries.get_mut(name).map(|e| &mut e.node.value) else { continue };
         if MODEL_SOURCES.iter().any(|k| given.get(k).is_some()) {
             model.entries.retain(|k, _| !MODEL_SOURCES.contains(&k.as_str()) && !belongs_to_other_source(k, given));
         }
@@ -88,9 +88,9 @@ fn belongs_to_other_source(key: &str, given: &Table) -> bool {
 fn merge(into: &mut Table, from: Table) {
     for (key, entry) in from.entries {
         match (into.entries.get_mut(&key).map(|e| &mut e.node.value), entry.node.value) {
-            (Some(Value::Table(old)), Value::Table(new)) if !new.inline => merge(old, new),
+            (Some(TomlValue::Table(old)), TomlValue::Table(new)) if !new.inline => merge(old, new),
             (_, value) => {
-                into.entries.insert(key, Entry { key: entry.key, node: Node { value, span: entry.node.span } });
+                into.entries.insert(key, TableEntry { key: entry.key, node: Node { value, span: entry.node.span } });
             }
         }
     }
@@ -122,7 +122,8 @@ fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
         let help = "inside a list or table, text stands in quotes: --set 'step.m1.from=[\"ift\", \"eft\"]'";
         return Err(errors.into_iter().map(|e| e.help(help.to_owned())).collect());
     }
-    let node = Node { value: Value::Text(value.to_owned()), span: Span { source, start, end: start + value.len() } };
+    let node =
+        Node { value: TomlValue::Text(value.to_owned()), span: Span { source, start, end: start + value.len() } };
     set_leaf(&mut table, node);
     Ok(table)
 }
@@ -131,7 +132,7 @@ fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
 fn set_leaf(table: &mut Table, leaf: Node) {
     let Some(entry) = table.entries.values_mut().next() else { return };
     match &mut entry.node.value {
-        Value::Table(inner) => set_leaf(inner, leaf),
+        TomlValue::Table(inner) => set_leaf(inner, leaf),
         _ => entry.node = leaf,
     }
 }

@@ -17,13 +17,13 @@ const STACK: usize = 64 << 20;
 /// A value with its place.
 #[derive(Clone, Debug)]
 pub struct Node {
-    pub value: Value,
+    pub value: TomlValue,
     pub span: Span,
 }
 
 /// The types of TOML.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub enum TomlValue {
     Text(String),
     /// An integer; `None` if it does not fit into 64 bits.
     Int(Option<i64>),
@@ -34,17 +34,17 @@ pub enum Value {
     Table(Table),
 }
 
-impl Value {
+impl TomlValue {
     /// Returns the type in words, with its article.
     pub fn kind(&self) -> &'static str {
         match self {
-            Value::Text(_) => "text",
-            Value::Int(_) => "an integer",
-            Value::Float(_) => "a number",
-            Value::Bool(_) => "true or false",
-            Value::Date => "a date",
-            Value::Array(_) => "a list",
-            Value::Table(_) => "a table",
+            TomlValue::Text(_) => "text",
+            TomlValue::Int(_) => "an integer",
+            TomlValue::Float(_) => "a number",
+            TomlValue::Bool(_) => "true or false",
+            TomlValue::Date => "a date",
+            TomlValue::Array(_) => "a list",
+            TomlValue::Table(_) => "a table",
         }
     }
 }
@@ -52,14 +52,14 @@ impl Value {
 /// A table by key, in key order.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    pub entries: BTreeMap<String, Entry>,
+    pub entries: BTreeMap<String, TableEntry>,
     /// Whether it was written `{ .. }`, so that an override replaces the table as a whole.
     pub inline: bool,
 }
 
 /// The place of a key, and its value.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct TableEntry {
     pub key: Span,
     pub node: Node,
 }
@@ -68,12 +68,12 @@ pub struct Entry {
 pub static EMPTY: Table = Table { entries: BTreeMap::new(), inline: false };
 
 impl Table {
-    pub fn get(&self, key: &str) -> Option<&Entry> {
+    pub fn get(&self, key: &str) -> Option<&TableEntry> {
         self.entries.get(key)
     }
     pub fn table(&self, key: &str) -> Option<&Table> {
         match self.get(key).map(|e| &e.node.value) {
-            Some(Value::Table(t)) => Some(t),
+            Some(TomlValue::Table(t)) => Some(t),
             _ => None,
         }
     }
@@ -128,26 +128,26 @@ fn convert_table(
         let place = value.span();
         let span = Span { source, start: place.start, end: place.end };
         let value = convert(value.get_ref(), span, text, depth + 1, problems);
-        out.entries.insert(key.get_ref().to_string(), Entry { key: key_span, node: Node { value, span } });
+        out.entries.insert(key.get_ref().to_string(), TableEntry { key: key_span, node: Node { value, span } });
     }
     out
 }
 
-fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: &mut Vec<Diagnostic>) -> Value {
+fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: &mut Vec<Diagnostic>) -> TomlValue {
     if depth > MAX_DEPTH {
         if problems.is_empty() {
             let message = format!("tables and lists are nested more than {MAX_DEPTH} deep");
             problems.push(Diagnostic::new(&codes::SYNTAX, message, span, "here"));
         }
-        return Value::Bool(false);
+        return TomlValue::Bool(false);
     }
     match value {
-        DeValue::String(s) => Value::Text(s.to_string()),
-        DeValue::Integer(i) => Value::Int(i64::from_str_radix(i.as_str(), i.radix()).ok()),
-        DeValue::Float(f) => Value::Float(f.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(b) => Value::Bool(*b),
-        DeValue::Datetime(_) => Value::Date,
-        DeValue::Array(items) => Value::Array(
+        DeValue::String(s) => TomlValue::Text(s.to_string()),
+        DeValue::Integer(i) => TomlValue::Int(i64::from_str_radix(i.as_str(), i.radix()).ok()),
+        DeValue::Float(f) => TomlValue::Float(f.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(b) => TomlValue::Bool(*b),
+        DeValue::Datetime(_) => TomlValue::Date,
+        DeValue::Array(items) => TomlValue::Array(
             items
                 .iter()
                 .map(|item| {
@@ -160,7 +160,7 @@ fn convert(value: &DeValue<'_>, span: Span, text: &str, depth: usize, problems: 
         DeValue::Table(table) => {
             let mut out = convert_table(table, text, span.source, depth, problems);
             out.inline = text.as_bytes().get(span.start) == Some(&b'{');
-            Value::Table(out)
+            TomlValue::Table(out)
         }
     }
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use super::codes::{self, Code};
 use super::diagnostic::Span;
 use super::suggest::{self, show};
-use super::tree::{Node, Value};
+use super::tree::{Node, TomlValue};
 use crate::data::nearest_path;
 
 /// A problem of a value.
-pub(crate) struct Fault {
+pub(crate) struct ValueFault {
     pub code: &'static Code,
     pub message: String,
     pub label: String,
@@ -18,56 +18,56 @@ pub(crate) struct Fault {
 }
 
 /// Reports a value of the wrong type.
-pub(crate) fn wrong_type(node: &Node, wanted: &str) -> Fault {
+pub(crate) fn wrong_type(node: &Node, wanted: &str) -> ValueFault {
     let message = format!("wants {wanted}");
-    Fault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
+    ValueFault { code: &codes::WRONG_TYPE, message, label: format!("this is {}", node.value.kind()), help: None }
 }
-pub(crate) fn out_of_range(words: &str) -> Fault {
+pub(crate) fn out_of_range(words: &str) -> ValueFault {
     let message = "is out of range".to_owned();
-    Fault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
+    ValueFault { code: &codes::OUT_OF_RANGE, message, label: format!("{words} is wanted"), help: None }
 }
-pub(crate) fn text_value(node: &Node) -> Result<String, Fault> {
+pub(crate) fn text_value(node: &Node) -> Result<String, ValueFault> {
     match &node.value {
-        Value::Text(text) => Ok(text.clone()),
+        TomlValue::Text(text) => Ok(text.clone()),
         _ => Err(wrong_type(node, "text")),
     }
 }
 /// Reads a name, which must not be empty.
-pub(crate) fn name_value(node: &Node) -> Result<String, Fault> {
+pub(crate) fn name_value(node: &Node) -> Result<String, ValueFault> {
     let name = text_value(node)?;
     let (message, label) = ("is empty".to_owned(), "a name is wanted".to_owned());
-    if name.is_empty() { Err(Fault { code: &codes::OUT_OF_RANGE, message, label, help: None }) } else { Ok(name) }
+    if name.is_empty() { Err(ValueFault { code: &codes::OUT_OF_RANGE, message, label, help: None }) } else { Ok(name) }
 }
-pub(crate) fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, Fault> {
+pub(crate) fn texts_value(node: &Node) -> Result<Vec<(String, Span)>, ValueFault> {
     match &node.value {
-        Value::Text(text) => Ok(vec![(text.clone(), node.span)]),
-        Value::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
+        TomlValue::Text(text) => Ok(vec![(text.clone(), node.span)]),
+        TomlValue::Array(items) => items.iter().map(|n| Ok((text_value(n)?, n.span))).collect(),
         _ => Err(wrong_type(node, "text, or a list of texts")),
     }
 }
-pub(crate) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, Fault> {
+pub(crate) fn choice_value(node: &Node, options: &[(&'static str, &'static str)]) -> Result<&'static str, ValueFault> {
     let text = text_value(node)?;
-    options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| Fault {
+    options.iter().find(|o| o.0 == text).map(|o| o.0).ok_or_else(|| ValueFault {
         code: &codes::BAD_CHOICE,
         message: format!("cannot be `{}`", show(&text)),
         label: "not one of its words".into(),
         help: suggest::help(&text, "its words", options.iter().map(|o| o.0)),
     })
 }
-pub(crate) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Fault> {
+pub(crate) fn int_value(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, ValueFault> {
     match node.value {
-        Value::Int(Some(n)) if range.contains(&n) => Ok(n),
-        Value::Int(None) => Err(out_of_range("an integer below 2^63")),
-        Value::Int(_) => Err(out_of_range(&int_words(range))),
+        TomlValue::Int(Some(n)) if range.contains(&n) => Ok(n),
+        TomlValue::Int(None) => Err(out_of_range("an integer below 2^63")),
+        TomlValue::Int(_) => Err(out_of_range(&int_words(range))),
         _ => Err(wrong_type(node, &int_words(range))),
     }
 }
-pub(crate) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, Fault> {
+pub(crate) fn float_value(node: &Node, range: &impl RangeBounds<f64>) -> Result<f64, ValueFault> {
     let value = match node.value {
-        Value::Float(f) => f,
+        TomlValue::Float(f) => f,
         // A float key accepts the rounding of integers beyond 2^53.
-        Value::Int(Some(n)) => n as f64,
-        Value::Int(None) => return Err(out_of_range(&float_words(range))),
+        TomlValue::Int(Some(n)) => n as f64,
+        TomlValue::Int(None) => return Err(out_of_range(&float_words(range))),
         _ => return Err(wrong_type(node, &float_words(range))),
     };
     // NaN is in no range. Infinity is within open ranges, but makes no sense as a setting.
@@ -122,13 +122,13 @@ pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 /// Reads a size in bytes: an integer, or a number with a unit.
-pub(crate) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
+pub(crate) fn bytes_value(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, ValueFault> {
     let size = match &node.value {
-        Value::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
-        Value::Text(t) => parse_bytes(t),
+        TomlValue::Int(i) => i.and_then(|i| u64::try_from(i).ok()),
+        TomlValue::Text(t) => parse_bytes(t),
         _ => return Err(wrong_type(node, "a size such as \"2 GiB\"")),
     };
-    size.filter(|s| range.contains(s)).ok_or_else(|| Fault {
+    size.filter(|s| range.contains(s)).ok_or_else(|| ValueFault {
         code: &codes::OUT_OF_RANGE,
         message: "is not a size that can be used".into(),
         label: format!("a size of at least {} is wanted", bytes_words(*range.start())),
@@ -157,12 +157,12 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
 }
 /// Reads a length of time: text with a unit, such as "6h".
-pub(crate) fn duration_value(node: &Node) -> Result<u64, Fault> {
+pub(crate) fn duration_value(node: &Node) -> Result<u64, ValueFault> {
     let seconds = match &node.value {
-        Value::Text(t) => parse_seconds(t),
+        TomlValue::Text(t) => parse_seconds(t),
         _ => return Err(wrong_type(node, "a length of time such as \"6h\"")),
     };
-    seconds.ok_or_else(|| Fault {
+    seconds.ok_or_else(|| ValueFault {
         code: &codes::OUT_OF_RANGE,
         message: "is not a length of time".into(),
         label: "a number with s, m, h or d is wanted".into(),

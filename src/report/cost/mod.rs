@@ -25,7 +25,7 @@ pub use shape::ModelShape;
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    CostAssumptions, CostEstimate, Dtype, Engine, Input, InputStats, ModelUse, Plan, RowStats, Step,
+    CostAssumptions, CostEstimate, Dtype, EngineSection, Input, InputStats, ModelUse, Plan, RowStats, Step,
 };
 
 /// Cost of one step in one iteration.
@@ -281,7 +281,7 @@ fn cost(
     work: CostEstimate,
     shape: ModelShape,
     dtype: Dtype,
-    engine: &Engine,
+    engine: &EngineSection,
     h: &Hardware,
 ) -> StepCost {
     let forward = |pass: crate::pipeline::TokenCount, output| pass.tokens * shape.forward(pass.context, output);

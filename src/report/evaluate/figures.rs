@@ -11,7 +11,7 @@ use crate::store::Run;
 
 /// A figure with its interval.
 #[derive(Clone, PartialEq, Debug)]
-struct Figure {
+struct FigureInterval {
     step: String,
     name: String,
     value: Option<f64>,
@@ -19,7 +19,7 @@ struct Figure {
     n: u32,
 }
 
-impl Figure {
+impl FigureInterval {
     /// Whether the figure is a number of rows.
     fn counts(&self) -> bool {
         FigureDef::by_name(&self.name).is_some_and(|def| def.unit == Unit::Rows)
@@ -28,7 +28,7 @@ impl Figure {
 
 /// Figures that the step `figures` of a run computed.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Figures(Vec<Figure>);
+pub struct Figures(Vec<FigureInterval>);
 
 impl Figures {
     /// Reads the figures of a run.
@@ -44,7 +44,7 @@ impl Figures {
         let c = Columns(rows);
         let (step, name, n) = (c.text("step")?, c.text("name")?, c.uint("n")?);
         let [value, low, high] = [c.double("value")?, c.double("low")?, c.double("high")?];
-        let figure = |i: usize| Figure {
+        let figure = |i: usize| FigureInterval {
             step: step.value(i).into(),
             name: name.value(i).into(),
             value: value.is_valid(i).then(|| value.value(i)),
@@ -67,7 +67,7 @@ impl Figures {
 
     /// Formats one line for each figure.
     pub fn table(&self) -> String {
-        let row = |f: &Figure| {
+        let row = |f: &FigureInterval| {
             let number = |v: f64| if f.counts() { format!("{v}") } else { format!("{v:.4}") };
             let interval = f.interval.map(|(low, high)| format!("{} to {}", number(low), number(high)));
             let value = f.value.map_or("-".into(), number);

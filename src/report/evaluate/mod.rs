@@ -16,7 +16,7 @@ pub use figures::Figures;
 
 use super::summary::left_out::LeftOut;
 use crate::data::{List, counted, named, quoted, unread_key};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, ErrorContext as _, Result};
 use crate::eval::alpaca::ModelOutput;
 use crate::eval::bootstrap::Bootstrap;
 use crate::store::{

@@ -10,7 +10,7 @@ use crate::store::{MetricsEntry, ModelEntry, Run, RunState, Taken};
 
 /// Counts of a step in one iteration.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
+struct ContentCount {
     microbatches: u64,
     rows: u64,
     bytes: u64,
@@ -20,14 +20,14 @@ struct Count {
 
 /// The contents of a run, as listed in its manifest.
 #[derive(Debug)]
-pub struct Contents {
+pub struct RunContents {
     name: String,
     state: RunState,
     seed: u64,
     /// The run that a replayed run took its first files from.
     taken: Option<Taken>,
     /// Sorted by iteration, then by the order in which the steps first committed.
-    steps: Vec<(u32, String, Count)>,
+    steps: Vec<(u32, String, ContentCount)>,
     models: Vec<ModelEntry>,
     metrics: Vec<MetricsEntry>,
     /// Unfinished trainings: step, iteration, optimizer step.
@@ -46,11 +46,11 @@ pub(crate) fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-impl Contents {
+impl RunContents {
     /// Reads the contents from the manifest alone.
     pub fn of(run: &Run) -> Self {
         let order = run.steps_in_order();
-        let mut steps: BTreeMap<(u32, usize), Count> = BTreeMap::new();
+        let mut steps: BTreeMap<(u32, usize), ContentCount> = BTreeMap::new();
         for file in run.entries() {
             let place = order.iter().position(|step| *step == file.step).unwrap_or(order.len());
             let count = steps.entry((file.iteration, place)).or_default();
@@ -61,7 +61,7 @@ impl Contents {
             count.left_out += errors.map_or(0, |e| e.rows);
             count.bytes += if count.dropped { 0 } else { file.bytes } + errors.map_or(0, |e| e.bytes);
         }
-        let named = |((iteration, place), count): ((u32, usize), Count)| {
+        let named = |((iteration, place), count): ((u32, usize), ContentCount)| {
             (iteration, order.get(place).cloned().unwrap_or_default(), count)
         };
         let at = |(step, iteration, at, _)| (step, iteration, at);
@@ -79,7 +79,7 @@ impl Contents {
 
     /// Returns one JSON object; sizes are in bytes.
     pub fn json(&self) -> Value {
-        let step = |(iteration, step, c): &(u32, String, Count)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
+        let step = |(iteration, step, c): &(u32, String, ContentCount)| json!({ "step": step, "iteration": iteration, "microbatches": c.microbatches, "rows": c.rows, "left_out": c.left_out, "bytes": c.bytes, "kept": !c.dropped });
         let checkpoint = |(step, iteration, at): &(String, u32, usize)| json!({ "step": step, "iteration": iteration, "optimizer_step": at });
         json!({
             "run": self.name, "state": self.state.word(), "writer": self.state.writer().and_then(|w| w.pid), "seed": self.seed, "taken": self.taken,
@@ -100,7 +100,7 @@ impl Contents {
             lines.push(format!("replays {run}{from}: {} of files and models reused", counted(*entries, "entry")));
         }
         lines.push(String::new());
-        let step = |(iteration, step, c): &(u32, String, Count)| {
+        let step = |(iteration, step, c): &(u32, String, ContentCount)| {
             let bytes = if c.dropped { "not kept".to_owned() } else { size(c.bytes) };
             let number = |n: u64| n.to_string();
             vec![step.clone(), iteration.to_string(), number(c.microbatches), number(c.rows), number(c.left_out), bytes]

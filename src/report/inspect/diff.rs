@@ -15,17 +15,17 @@ const SHOWN: usize = 120;
 
 /// One place where two runs differ.
 #[derive(Debug)]
-struct Place {
+struct DiffPlace {
     step: String,
     iteration: u32,
     microbatch: Option<u32>,
     /// One of `rows`, `left out`, `metrics`, `model`.
     part: &'static str,
-    what: What,
+    what: DifferenceKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum DifferenceKind {
     /// Only one run has it: the first (`true`) or the second.
     Only(bool),
     /// The numbers of rows differ; the rows that both have are equal.
@@ -42,7 +42,7 @@ enum What {
 
 /// Counts of equal and differing files of a step in one iteration.
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct FileCount {
     same: usize,
     differ: usize,
     only_first: usize,
@@ -56,9 +56,9 @@ pub struct Difference {
     /// Lines that differ between the pipeline files; empty if none do.
     settings: String,
     seeds: [u64; 2],
-    first: Option<Place>,
+    first: Option<DiffPlace>,
     /// Counts by iteration and step, in dataflow order.
-    counts: Vec<(u32, String, Count)>,
+    counts: Vec<(u32, String, FileCount)>,
     /// Names of models whose weights differ, or that only one run has.
     models: Vec<String>,
 }
@@ -101,7 +101,7 @@ impl Difference {
         };
         let (ours, theirs) = (of(first), of(second));
         let microbatches: BTreeSet<u32> = ours.keys().chain(theirs.keys()).copied().collect();
-        let mut count = Count::default();
+        let mut count = FileCount::default();
         for microbatch in microbatches {
             let pair = match (ours.get(&microbatch), theirs.get(&microbatch)) {
                 (Some(a), Some(b)) => Ok((a, b)),
@@ -111,7 +111,7 @@ impl Difference {
             let found = match &pair {
                 Err(is_first) => {
                     *(if *is_first { &mut count.only_first } else { &mut count.only_second }) += 1;
-                    Some(("rows", What::Only(*is_first)))
+                    Some(("rows", DifferenceKind::Only(*is_first)))
                 }
                 Ok((a, b)) if a.hash == b.hash && errors(a) == errors(b) => {
                     count.same += 1;
@@ -125,11 +125,11 @@ impl Difference {
                     if a.hash == b.hash {
                         let what = match (first.left_out(a)?, second.left_out(b)?) {
                             (Some(a), Some(b)) => rows(&a, &b)?,
-                            (a, _) => What::Only(a.is_some()),
+                            (a, _) => DifferenceKind::Only(a.is_some()),
                         };
                         Some(("left out", what))
                     } else if first.dropped(step) || second.dropped(step) {
-                        Some(("rows", What::Hash(a.hash.clone(), b.hash.clone())))
+                        Some(("rows", DifferenceKind::Hash(a.hash.clone(), b.hash.clone())))
                     } else {
                         Some(("rows", rows(&first.load_entry(a)?, &second.load_entry(b)?)?))
                     }
@@ -137,7 +137,7 @@ impl Difference {
             };
             if let (Some((part, what)), None) = (found, &self.first) {
                 let Epoch { iteration, microbatch } = Epoch::new(iteration, microbatch);
-                self.first = Some(Place { step: step.into(), iteration, microbatch: Some(microbatch), part, what });
+                self.first = Some(DiffPlace { step: step.into(), iteration, microbatch: Some(microbatch), part, what });
             }
         }
         if !ours.is_empty() || !theirs.is_empty() {
@@ -158,18 +158,20 @@ impl Difference {
                 Some(rows(&read(first, &a.path)?, &read(second, &b.path)?)?)
             }
             (None, None) | (Some(_), Some(_)) => None,
-            (a, _) => Some(What::Only(a.is_some())),
+            (a, _) => Some(DifferenceKind::Only(a.is_some())),
         };
-        let place = |part, what| Place { step: step.to_owned(), iteration, microbatch: None, part, what };
+        let place = |part, what| DiffPlace { step: step.to_owned(), iteration, microbatch: None, part, what };
         if let Some(what) = what {
             self.first = Some(place("metrics", what));
             return Ok(());
         }
         let model = |run: &Run| run.models().into_iter().find(|m| m.step == step && m.iteration == iteration);
         match (model(first), model(second)) {
-            (Some(a), Some(b)) if a.hash != b.hash => self.first = Some(place("model", What::Hash(a.hash, b.hash))),
+            (Some(a), Some(b)) if a.hash != b.hash => {
+                self.first = Some(place("model", DifferenceKind::Hash(a.hash, b.hash)))
+            }
             (None, None) | (Some(_), Some(_)) => {}
-            (a, _) => self.first = Some(place("model", What::Only(a.is_some()))),
+            (a, _) => self.first = Some(place("model", DifferenceKind::Only(a.is_some()))),
         }
         Ok(())
     }
@@ -181,10 +183,10 @@ impl Difference {
 
     /// Returns one JSON object.
     pub fn json(&self) -> Value {
-        let count = |(iteration, step, c): &(u32, String, Count)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
+        let count = |(iteration, step, c): &(u32, String, FileCount)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
         json!({
             "first": self.names[0], "second": self.names[1], "same": self.same(), "settings": self.settings, "seeds": self.seeds,
-            "first_difference": self.first.as_ref().map(Place::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
+            "first_difference": self.first.as_ref().map(DiffPlace::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
             "models": self.models,
         })
     }
@@ -215,11 +217,11 @@ impl Difference {
                 lines.push(String::new());
                 lines.push("the first difference:".to_owned());
                 lines.extend(place.lines().into_iter().map(|l| format!("  {l}")));
-                let row = |(iteration, step, c): &(u32, String, Count)| {
+                let row = |(iteration, step, c): &(u32, String, FileCount)| {
                     let numbers = [c.same, c.differ, c.only_first, c.only_second].map(|n| n.to_string());
                     [step.clone(), iteration.to_string()].into_iter().chain(numbers).collect()
                 };
-                let differing = |c: &&(u32, String, Count)| c.2.differ + c.2.only_first + c.2.only_second > 0;
+                let differing = |c: &&(u32, String, FileCount)| c.2.differ + c.2.only_first + c.2.only_second > 0;
                 let rows: Vec<Vec<String>> = self.counts.iter().filter(differing).map(row).collect();
                 if !rows.is_empty() {
                     lines.push(String::new());
@@ -237,21 +239,21 @@ impl Difference {
     }
 }
 
-impl Place {
+impl DiffPlace {
     fn json(&self) -> Value {
         let mut json =
             json!({ "step": self.step, "iteration": self.iteration, "microbatch": self.microbatch, "part": self.part });
         match &self.what {
-            What::Only(first) => json["only_in"] = if *first { "first" } else { "second" }.into(),
-            What::Rows(a, b) => json["rows"] = json!([a, b]),
-            What::Value { row, column, first, second } => {
+            DifferenceKind::Only(first) => json["only_in"] = if *first { "first" } else { "second" }.into(),
+            DifferenceKind::Rows(a, b) => json["rows"] = json!([a, b]),
+            DifferenceKind::Value { row, column, first, second } => {
                 json["row"] = json!(row);
                 json["column"] = json!(column);
                 json["values"] = json!([first, second]);
             }
-            What::Columns(a, b) => json["columns"] = json!([a, b]),
-            What::Hash(a, b) => json["hashes"] = json!([a, b]),
-            What::Bytes => json["bytes_only"] = json!(true),
+            DifferenceKind::Columns(a, b) => json["columns"] = json!([a, b]),
+            DifferenceKind::Hash(a, b) => json["hashes"] = json!([a, b]),
+            DifferenceKind::Bytes => json["bytes_only"] = json!(true),
         }
         json
     }
@@ -261,17 +263,21 @@ impl Place {
         let part = if self.part == "rows" { String::new() } else { format!(", {}", self.part) };
         let place = format!("{}, iteration {}{microbatch}{part}", self.step, self.iteration);
         match &self.what {
-            What::Only(first) => vec![format!("{place}: only in {}", if *first { "-" } else { "+" })],
-            What::Rows(a, b) => {
+            DifferenceKind::Only(first) => vec![format!("{place}: only in {}", if *first { "-" } else { "+" })],
+            DifferenceKind::Rows(a, b) => {
                 vec![format!("{place}: {a} and {}; the rows that both have are equal", counted(*b, "row"))]
             }
-            What::Value { row, column, first, second } => {
+            DifferenceKind::Value { row, column, first, second } => {
                 let (first, second) = apart(first, second);
                 vec![format!("{place}, row {row}, column {column}:"), format!("- {first}"), format!("+ {second}")]
             }
-            What::Columns(a, b) => vec![format!("{place}: the columns differ"), format!("- {a}"), format!("+ {b}")],
-            What::Hash(a, b) => vec![format!("{place}: the hashes differ"), format!("- {a}"), format!("+ {b}")],
-            What::Bytes => vec![format!("{place}: equal rows, but different bytes")],
+            DifferenceKind::Columns(a, b) => {
+                vec![format!("{place}: the columns differ"), format!("- {a}"), format!("+ {b}")]
+            }
+            DifferenceKind::Hash(a, b) => {
+                vec![format!("{place}: the hashes differ"), format!("- {a}"), format!("+ {b}")]
+            }
+            DifferenceKind::Bytes => vec![format!("{place}: equal rows, but different bytes")],
         }
     }
 }
@@ -292,14 +298,14 @@ fn apart(first: &Value, second: &Value) -> (String, String) {
 }
 
 /// Finds the first row and column in which two tables differ. Rows count from 0.
-fn rows(first: &RecordBatch, second: &RecordBatch) -> Result<What> {
+fn rows(first: &RecordBatch, second: &RecordBatch) -> Result<DifferenceKind> {
     let columns = |rows: &RecordBatch| {
         let fields = rows.schema_ref().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));
         fields.collect::<Vec<_>>().join(", ")
     };
     let (ours, theirs) = (columns(first), columns(second));
     if ours != theirs {
-        return Ok(What::Columns(ours, theirs));
+        return Ok(DifferenceKind::Columns(ours, theirs));
     }
     let shared = first.num_rows().min(second.num_rows());
     for row in 0..shared {
@@ -310,13 +316,13 @@ fn rows(first: &RecordBatch, second: &RecordBatch) -> Result<What> {
                     let one = objects(&rows.slice(row, 1).project(&[at])?)?.pop().unwrap_or_default();
                     Ok(one.into_iter().next().map_or(Value::Null, |(_, v)| v))
                 };
-                return Ok(What::Value { row, column, first: value(first)?, second: value(second)? });
+                return Ok(DifferenceKind::Value { row, column, first: value(first)?, second: value(second)? });
             }
         }
     }
     Ok(match (first.num_rows(), second.num_rows()) {
-        (a, b) if a == b => What::Bytes,
-        (a, b) => What::Rows(a, b),
+        (a, b) if a == b => DifferenceKind::Bytes,
+        (a, b) => DifferenceKind::Rows(a, b),
     })
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::show::{aligned, fitted, width};
 use crate::data::{Columns, join_some, named};
 use crate::dataflow::Operator;
-use crate::error::{Context as _, ErrorKind, Result};
+use crate::error::{ErrorContext as _, ErrorKind, Result};
 use crate::pipeline::{Placement, Plan, Step};
 use crate::store::{Run, RunState};
 
@@ -23,7 +23,7 @@ const DEPTH: usize = 3;
 
 /// The main figures of one run.
 #[derive(Debug, PartialEq)]
-struct Figures {
+struct RunFigures {
     state: RunState,
     /// Number of iterations that have started.
     iterations: u32,
@@ -45,16 +45,16 @@ struct OfSteps {
 }
 
 /// A run with its figures, or the error that occurred when it was read.
-struct Listed {
+struct ListedRun {
     name: String,
     when: Option<SystemTime>,
-    figures: Result<Figures>,
+    figures: Result<RunFigures>,
 }
 
 /// The runs of a folder.
 pub struct Runs {
     folder: PathBuf,
-    runs: Vec<Listed>,
+    runs: Vec<ListedRun>,
     /// Folders that may hold runs but were not searched, with the reason.
     skipped: Vec<String>,
 }
@@ -66,16 +66,16 @@ impl Runs {
     /// # Errors
     /// The folder cannot be read.
     pub fn of(folder: &Path, plan_of: &dyn Fn(&Run) -> Option<Plan<dyn Operator>>) -> Result<Self> {
-        let mut found = Found { folder, places: Vec::new(), skipped: Vec::new() };
+        let mut found = FoundRuns { folder, places: Vec::new(), skipped: Vec::new() };
         found.look(folder, DEPTH).user(|| folder.display().to_string())?;
-        let Found { mut places, mut skipped, .. } = found;
+        let FoundRuns { mut places, mut skipped, .. } = found;
         places.sort();
         skipped.sort();
         let listed = |place: PathBuf| {
             let name = place.strip_prefix(folder).unwrap_or(&place).display().to_string();
             let when = std::fs::metadata(place.join("manifest.jsonl")).and_then(|m| m.modified()).ok();
-            let figures = Run::open(&place).and_then(|run| Figures::of(&run, plan_of(&run).as_ref()));
-            Listed { name, when, figures }
+            let figures = Run::open(&place).and_then(|run| RunFigures::of(&run, plan_of(&run).as_ref()));
+            ListedRun { name, when, figures }
         };
         Ok(Self { folder: folder.to_owned(), runs: places.into_iter().map(listed).collect(), skipped })
     }
@@ -88,7 +88,7 @@ impl Runs {
     /// Returns a list of objects; missing figures are null. Skipped folders are not included
     /// ([`Runs::skipped`]).
     pub fn json(&self) -> Value {
-        let run = |run: &Listed| {
+        let run = |run: &ListedRun| {
             let when = run.when.map(|at| DateTime::<Local>::from(at).to_rfc3339());
             let mut row = json!({ "run": self.folder.join(&run.name), "when": when });
             match &run.figures {
@@ -113,7 +113,7 @@ impl Runs {
             return [none].into_iter().chain(self.skipped()).collect();
         }
         let heads = ["run", "state", "iterations", "pairs", "scores", "loss", "accuracy", "when"];
-        let rows: Vec<Vec<String>> = self.runs.iter().map(Listed::cells).collect();
+        let rows: Vec<Vec<String>> = self.runs.iter().map(ListedRun::cells).collect();
         // Columns are dropped in this order if the table is too wide.
         let mut shown: Vec<usize> = (0..heads.len()).collect();
         for left_out in [2, 7, 6, 5, 4] {
@@ -145,13 +145,13 @@ fn wide(heads: &[&str], rows: &[Vec<String>], shown: &[usize]) -> usize {
 }
 
 /// Run directories found so far.
-struct Found<'a> {
+struct FoundRuns<'a> {
     folder: &'a Path,
     places: Vec<PathBuf>,
     skipped: Vec<String>,
 }
 
-impl Found<'_> {
+impl FoundRuns<'_> {
     /// Adds the runs below a folder. Links are not followed: they could lead to the same run twice, or in a
     /// circle.
     fn look(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
@@ -193,12 +193,12 @@ fn in_a_row<T>(figures: &[Option<T>], text: impl Fn(&T) -> String) -> String {
     cells.join(" ")
 }
 
-impl Listed {
+impl ListedRun {
     /// Explains figures that are missing from the table.
     fn note(&self) -> Option<String> {
         match &self.figures {
             Err(error) => Some(error.to_string()),
-            Ok(Figures { of_steps: None, .. }) => {
+            Ok(RunFigures { of_steps: None, .. }) => {
                 Some("its pipeline.toml cannot be read, so its pairs and scores are unknown".to_owned())
             }
             Ok(_) => None,
@@ -234,7 +234,7 @@ impl Listed {
     }
 }
 
-impl Figures {
+impl RunFigures {
     fn of(run: &Run, plan: Option<&Plan<dyn Operator>>) -> Result<Self> {
         let begun = run.entries().iter().map(|f| f.iteration).max().unwrap_or(0);
         let last = plan.and_then(|plan| plan.step(&plan.loop_.as_ref()?.next));

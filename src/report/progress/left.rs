@@ -6,7 +6,7 @@ use super::state::ProgressState;
 
 /// The remaining time.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Left {
+pub enum TimeLeft {
     /// Nothing is left to do.
     Nothing,
     /// A positive number of seconds.
@@ -17,7 +17,7 @@ pub enum Left {
 
 impl ProgressState {
     /// Returns the remaining time as of the last event.
-    pub fn left(&self) -> Left {
+    pub fn left(&self) -> TimeLeft {
         let (mut seconds, mut unknown, mut over) = (0., Vec::new(), true);
         for (at, step) in self.steps.iter().enumerate() {
             let total = self.total(at);
@@ -36,9 +36,9 @@ impl ProgressState {
             seconds += not_begun.max(0.) * mean + jobs().map(|job| job.left(mean)).sum::<f64>();
         }
         match (over, unknown.is_empty()) {
-            (true, _) => Left::Nothing,
-            (false, true) => Left::Seconds(seconds.max(f64::MIN_POSITIVE)),
-            (false, false) => Left::Unknown(unknown),
+            (true, _) => TimeLeft::Nothing,
+            (false, true) => TimeLeft::Seconds(seconds.max(f64::MIN_POSITIVE)),
+            (false, false) => TimeLeft::Unknown(unknown),
         }
     }
 }

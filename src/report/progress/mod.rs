@@ -8,6 +8,6 @@ mod tests;
 mod text;
 mod timing;
 
-pub use left::Left;
-pub use state::{Outline, ProgressState, StepOutline};
+pub use left::TimeLeft;
+pub use state::{PlanOutline, ProgressState, StepOutline};
 pub use text::{Paint, Piece, duration, wrapped};

@@ -11,7 +11,7 @@ const BINS: usize = 10;
 
 /// Score counts of a step in one iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Scores {
+pub(super) struct ScoreCounts {
     /// All answers, and those with a score.
     pub answers: u64,
     pub scored: u64,
@@ -24,7 +24,7 @@ pub(super) struct Scores {
     pub bins: [u64; BINS],
 }
 
-impl Scores {
+impl ScoreCounts {
     /// Counts the scores of a batch; returns `None` if it has no scores.
     pub fn of(rows: &RecordBatch, scale: Option<(f32, f32)>) -> Option<Self> {
         let columns = Columns(rows);
@@ -84,7 +84,7 @@ fn bin(score: f32, (least, greatest): (f32, f32)) -> Option<usize> {
 
 /// A judged answer as an example. Its texts come from a model, so they must be escaped before printing.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample {
+pub(super) struct ScoredSample {
     /// When it was first shown.
     pub at: Duration,
     /// The step that judged it.
@@ -96,7 +96,7 @@ pub(super) struct Sample {
     pub judgement: String,
 }
 
-impl Sample {
+impl ScoredSample {
     /// Takes the first row with a score.
     pub fn of(rows: &RecordBatch, at: Duration, step: &str) -> Option<Self> {
         let columns = Columns(rows);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 
-use super::scores::{Sample, Scores};
-use super::timing::{Job, Timing};
+use super::scores::{ScoreCounts, ScoredSample};
+use super::timing::{RunningJob, Timing};
 
 use crate::data::{Epoch, named};
 use crate::dataflow::{Event, Operator};
@@ -35,14 +35,14 @@ pub struct StepOutline {
 
 /// The steps of a plan, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Outline {
+pub struct PlanOutline {
     /// The steps.
     pub steps: Vec<StepOutline>,
     /// Iterations of the loop; 0 without a loop.
     pub iterations: u32,
 }
 
-impl Outline {
+impl PlanOutline {
     /// Creates the outline of a plan.
     pub fn new(plan: &Plan<dyn Operator>) -> Self {
         let mut outline = Self::default();
@@ -66,7 +66,7 @@ impl Outline {
 
 /// Committed microbatches of a step in one iteration, and their rows.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Count {
+pub(super) struct CommittedCount {
     pub(super) microbatches: u32,
     pub(super) rows: u64,
 }
@@ -81,11 +81,11 @@ pub(super) struct StepState {
     pub(super) planned: Option<u32>,
     /// As `planned`, or derived from the inputs if they are known.
     pub(super) microbatches: Option<u32>,
-    pub(super) by_iteration: BTreeMap<u32, Count>,
-    pub(super) done: Count,
+    pub(super) by_iteration: BTreeMap<u32, CommittedCount>,
+    pub(super) done: CommittedCount,
     pub(super) restored: u32,
     pub(super) timing: Timing,
-    pub(super) scores: BTreeMap<u32, Scores>,
+    pub(super) scores: BTreeMap<u32, ScoreCounts>,
 }
 
 /// Values of the last optimizer step of a training.
@@ -125,11 +125,11 @@ impl Rate {
 pub struct ProgressState {
     pub(super) steps: Vec<StepState>,
     pub(super) iterations: u32,
-    pub(super) jobs: BTreeMap<(usize, Epoch), Job>,
+    pub(super) jobs: BTreeMap<(usize, Epoch), RunningJob>,
     /// Time up to which the running jobs have been charged.
     pub(super) charged: Duration,
     pub(super) training: Option<Training>,
-    pub(super) sample: Option<Sample>,
+    pub(super) sample: Option<ScoredSample>,
     pub(super) sampled: Rate,
     pub(super) trained: Rate,
     pub(super) memory: Option<u64>,
@@ -145,7 +145,7 @@ impl ProgressState {
     }
 
     /// Creates the state of a run that has not started.
-    pub fn new(outline: Outline) -> Self {
+    pub fn new(outline: PlanOutline) -> Self {
         let mut steps: Vec<StepState> = Vec::new();
         for outline in outline.steps {
             let place = |name: &String| steps.iter().position(|s| s.outline.name == *name);
@@ -175,7 +175,7 @@ impl ProgressState {
                 self.count_microbatches();
             }
             Event::Started { epoch, .. } => {
-                self.jobs.insert((at, epoch), Job::default());
+                self.jobs.insert((at, epoch), RunningJob::default());
             }
             Event::Within { epoch, done, planned, unit, .. } => {
                 if let Some(job) = self.jobs.get_mut(&(at, epoch)) {
@@ -230,10 +230,10 @@ impl ProgressState {
 
     fn rows(&mut self, now: Duration, at: usize, epoch: Epoch, rows: &RecordBatch) {
         let scale = self.steps[at].outline.scale;
-        let Some(scores) = Scores::of(rows, scale) else { return };
+        let Some(scores) = ScoreCounts::of(rows, scale) else { return };
         let shown = self.sample.as_ref().map(|s| now.saturating_sub(s.at));
         if shown.is_none_or(|shown| shown >= SAMPLE_STAYS)
-            && let Some(sample) = Sample::of(rows, now, &self.steps[at].outline.name)
+            && let Some(sample) = ScoredSample::of(rows, now, &self.steps[at].outline.name)
         {
             self.sample = Some(sample);
         }

@@ -10,7 +10,7 @@ use crate::dataflow::Event;
 use crate::report::inspect::show::width as places;
 
 /// A loop of two iterations: prompts before it; answers, scores and a training in it.
-fn outline() -> Outline {
+fn outline() -> PlanOutline {
     let step = |name: &str, inputs: &[&str], in_loop: bool, iterations: u32| StepOutline {
         name: name.to_owned(),
         inputs: inputs.iter().map(|i| (*i).to_owned()).collect(),
@@ -18,7 +18,7 @@ fn outline() -> Outline {
         iterations,
         scale: (name == "scores").then_some((0., 5.)),
     };
-    Outline {
+    PlanOutline {
         steps: vec![
             step("prompts", &[], false, 1),
             step("responses", &["prompts"], true, 2),
@@ -67,13 +67,13 @@ impl Script {
         self.job("prompts", 0, 1, 8, 0.5);
         self.tell(&Event::Ended { step: "prompts", epoch: Epoch::new(0, 2) });
     }
-    fn left(&mut self) -> Left {
+    fn left(&mut self) -> TimeLeft {
         self.state.observe(Duration::from_secs_f64(self.now), None, None);
         self.state.left()
     }
     fn seconds(&mut self) -> f64 {
         match self.left() {
-            Left::Seconds(s) => s,
+            TimeLeft::Seconds(s) => s,
             other => panic!("{other:?}"),
         }
     }
@@ -100,8 +100,8 @@ fn text(lines: Vec<Vec<Piece>>) -> Vec<String> {
     lines.into_iter().map(|line| line.into_iter().map(|piece| piece.text).collect()).collect()
 }
 
-fn unknown(steps: &[&str]) -> Left {
-    Left::Unknown(steps.iter().map(|s| (*s).to_owned()).collect())
+fn unknown(steps: &[&str]) -> TimeLeft {
+    TimeLeft::Unknown(steps.iter().map(|s| (*s).to_owned()).collect())
 }
 
 /// Judged answers to one prompt, each with a score or without one.
@@ -177,7 +177,7 @@ fn what_overruns_is_never_done_in_no_time() {
     assert_eq!(duration(0.), "1s");
     assert_eq!(duration(0.2), "1s");
     run.done("dpo", 2, 0, 1, false);
-    assert_eq!(run.left(), Left::Nothing);
+    assert_eq!(run.left(), TimeLeft::Nothing);
     assert!(run.screen(80).last().unwrap().starts_with("after the loop"), "{:?}", run.screen(80));
 }
 
@@ -273,7 +273,7 @@ fn a_long_chain_of_steps_is_counted_in_one_pass() {
         iterations: 1,
         ..StepOutline::default()
     };
-    let mut state = ProgressState::new(Outline { steps: (0..120).map(step).collect(), iterations: 0 });
+    let mut state = ProgressState::new(PlanOutline { steps: (0..120).map(step).collect(), iterations: 0 });
     let now = Duration::from_secs(1);
     assert_eq!(state.microbatches(119), None);
     state.event(now, &Event::Planned { step: "s0", iterations: 1, microbatches: None });

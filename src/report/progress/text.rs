@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::left::Left;
-use super::scores::{Sample, Scores};
+use super::left::TimeLeft;
+use super::scores::{ScoreCounts, ScoredSample};
 use super::state::{ProgressState, StepState, Training};
 use crate::data::{counted, plural};
 use crate::report::inspect::contents::size;
@@ -77,15 +77,15 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     folded(&text.split(", ").map(str::to_owned).collect::<Vec<_>>(), ", ", width, 2)
 }
 
-impl Left {
+impl TimeLeft {
     /// Formats the remaining time; the short form omits the reason why it is unknown.
     fn words(&self, short: bool) -> Option<String> {
         match self {
-            Left::Nothing => None,
-            Left::Seconds(s) if short => Some(format!("{} left", duration(*s))),
-            Left::Seconds(s) => Some(format!("about {} left", duration(*s))),
-            Left::Unknown(_) if short => Some("time left unknown".to_owned()),
-            Left::Unknown(steps) => {
+            TimeLeft::Nothing => None,
+            TimeLeft::Seconds(s) if short => Some(format!("{} left", duration(*s))),
+            TimeLeft::Seconds(s) => Some(format!("about {} left", duration(*s))),
+            TimeLeft::Unknown(_) if short => Some("time left unknown".to_owned()),
+            TimeLeft::Unknown(steps) => {
                 let more = if steps.len() > 1 { format!(" and {} more", steps.len() - 1) } else { String::new() };
                 let verb = if steps.len() > 1 { "have" } else { "has" };
                 let first = steps.first().map_or("", String::as_str);
@@ -237,7 +237,9 @@ impl ProgressState {
 
     /// Formats the example answer in three lines; empty if there is none yet.
     pub fn sample_lines(&self, width: usize) -> Vec<String> {
-        let Some(Sample { step, prompt, response, score, judgement, .. }) = &self.sample else { return Vec::new() };
+        let Some(ScoredSample { step, prompt, response, score, judgement, .. }) = &self.sample else {
+            return Vec::new();
+        };
         let line = |head: &str, text: &str| fitted(&format!("{head:>NAME$} {}", printable(text.trim())), width);
         let said = if judgement.trim().is_empty() { String::new() } else { format!(": {}", judgement.trim()) };
         let score = format!("{score:.2}{said}");
@@ -271,7 +273,7 @@ impl ProgressState {
         let noun = if of.unwrap_or(here.microbatches) == 1 { "microbatch".to_owned() } else { plural("microbatch") };
         let of = of.map(|n| format!("/{n}")).unwrap_or_default();
         let mut words = format!("{}{of} {noun}, {}", here.microbatches, state.words(here.rows));
-        if let Some(mean) = state.scores.get(&iteration).and_then(Scores::mean) {
+        if let Some(mean) = state.scores.get(&iteration).and_then(ScoreCounts::mean) {
             words += &format!(", mean score {mean:.2}");
         }
         words
@@ -297,9 +299,9 @@ impl ProgressState {
     /// Returns the same figures as JSON; unknown figures are null.
     pub fn json(&self, now: Duration) -> Value {
         let (left, unknown) = match self.left() {
-            Left::Nothing => (Some(0.), Vec::new()),
-            Left::Seconds(s) => (Some(s), Vec::new()),
-            Left::Unknown(steps) => (None, steps),
+            TimeLeft::Nothing => (Some(0.), Vec::new()),
+            TimeLeft::Seconds(s) => (Some(s), Vec::new()),
+            TimeLeft::Unknown(steps) => (None, steps),
         };
         let training = self.training.as_ref().map(|t| {
             let values: Map<String, Value> = t.values.iter().map(|(name, v)| ((*name).to_owned(), json!(v))).collect();
@@ -329,7 +331,7 @@ impl StepState {
         }
     }
 
-    fn last_scores(&self) -> Option<(u32, &Scores, Option<f64>)> {
+    fn last_scores(&self) -> Option<(u32, &ScoreCounts, Option<f64>)> {
         let (&iteration, last) = self.scores.iter().next_back()?;
         let before = self.scores.range(..iteration).next_back().and_then(|(_, s)| s.mean());
         Some((iteration, last, before))

@@ -5,15 +5,15 @@ const OVERRUN: f64 = 0.1;
 
 /// A running job.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Job {
+pub(super) struct RunningJob {
     /// The job's share of the elapsed time, in seconds.
     pub charged: f64,
-    within: Option<Within>,
+    within: Option<JobProgress>,
 }
 
 /// Progress within a long job.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Within {
+pub(super) struct JobProgress {
     pub done: usize,
     pub planned: usize,
     pub unit: &'static str,
@@ -23,13 +23,13 @@ pub(super) struct Within {
     last: f64,
 }
 
-impl Job {
+impl RunningJob {
     pub fn within(&mut self, done: usize, planned: usize, unit: &'static str) {
         let first = self.within.filter(|w| w.unit == unit).map_or((done, self.charged), |w| w.first);
-        self.within = Some(Within { done, planned, unit, first, last: self.charged });
+        self.within = Some(JobProgress { done, planned, unit, first, last: self.charged });
     }
     /// Progress within the job, if it was reported.
-    pub fn how_far(&self) -> Option<Within> {
+    pub fn how_far(&self) -> Option<JobProgress> {
         self.within
     }
     /// Remaining seconds, estimated from the job's own progress.

@@ -8,7 +8,7 @@ use crate::dataflow::{Event, Observer};
 
 /// Counts of one step in one iteration.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Count {
+pub struct StepCounts {
     /// Microbatches on disk.
     pub microbatches: u64,
     /// Rows in them.
@@ -26,15 +26,15 @@ pub struct Count {
 /// The counts of a run so far.
 #[derive(Default)]
 pub struct RunCounters {
-    counts: Mutex<BTreeMap<(String, u32), Count>>,
+    counts: Mutex<BTreeMap<(String, u32), StepCounts>>,
 }
 
 impl RunCounters {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Count>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), StepCounts>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Returns the counts by step and iteration.
-    pub fn counts(&self) -> BTreeMap<(String, u32), Count> {
+    pub fn counts(&self) -> BTreeMap<(String, u32), StepCounts> {
         self.lock().clone()
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::written::written_list;
 use crate::dataflow::{Operator, gate_values};
 use crate::error::Result;
-use crate::pipeline::{Plan, Verdict};
+use crate::pipeline::{GateVerdict, Plan};
 use crate::store::Run;
 
 /// The measured value of one gate for an iteration of a training or for a judging step: an item of `health`
@@ -31,7 +31,7 @@ struct Reading {
 
 impl Reading {
     fn passes(&self) -> bool {
-        self.verdict == Verdict::Pass.as_str()
+        self.verdict == GateVerdict::Pass.as_str()
     }
 }
 
@@ -54,8 +54,8 @@ impl Health {
                 let Some(gate) = plan.health.iter().find(|g| g.kind.name == name) else { continue };
                 let verdict = gate.verdict(value);
                 let (words, advice) = match verdict {
-                    Verdict::Pass => (String::new(), String::new()),
-                    Verdict::Warn | Verdict::Stop => (gate.words(value), round.advice(gate)),
+                    GateVerdict::Pass => (String::new(), String::new()),
+                    GateVerdict::Warn | GateVerdict::Stop => (gate.words(value), round.advice(gate)),
                 };
                 all.push(Reading {
                     step: round.step.name.clone(),

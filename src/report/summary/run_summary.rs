@@ -29,7 +29,7 @@ pub struct Summary {
 
 /// A figure of a step in an iteration: column name, value and displayed decimals; `None` if only
 /// `summary.json` has it.
-type Figure = (String, f64, Option<usize>);
+type SummaryFigure = (String, f64, Option<usize>);
 
 /// Leading columns that identify a row of the table: iteration and policy.
 const KEYS: usize = 2;
@@ -83,7 +83,7 @@ impl Rounds {
 }
 
 /// Returns the figures of all steps of an iteration.
-fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Vec<Figure>> {
+fn figures_of(plan: &Plan<dyn Operator>, run: &Run, iteration: u32) -> Result<Vec<SummaryFigure>> {
     let mut all = Vec::new();
     // Observers come last.
     for looks_on in [false, true] {
@@ -226,7 +226,12 @@ fn training(run: &Run, path: &str) -> Value {
 }
 
 /// Returns the figures of a step's rows that the summary shows, by schema.
-fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iteration: u32) -> Result<Vec<Figure>> {
+fn figures(
+    plan: &Plan<dyn Operator>,
+    run: &Run,
+    step: &Step<dyn Operator>,
+    iteration: u32,
+) -> Result<Vec<SummaryFigure>> {
     let name = &step.name;
     if step.schema.name == named::MODELS.name {
         let mut figures = train_figures(run, name, iteration)?;
@@ -253,7 +258,7 @@ fn figures(plan: &Plan<dyn Operator>, run: &Run, step: &Step<dyn Operator>, iter
 }
 
 /// Returns the figures of a `measure`; each name is preceded by the name of the measured step.
-fn measured(rows: &RecordBatch) -> Result<Vec<Figure>> {
+fn measured(rows: &RecordBatch) -> Result<Vec<SummaryFigure>> {
     let columns = Columns(rows);
     let (steps, names, values) = (columns.text("step")?, columns.text("name")?, columns.double("value")?);
     let known = (0..rows.num_rows()).filter(|&i| values.is_valid(i));
@@ -287,7 +292,7 @@ fn course(run: &Run, step: &str, iteration: u32) -> Result<Value> {
 }
 
 /// Returns means over the optimizer steps of an iteration.
-fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<Figure>> {
+fn train_figures(run: &Run, step: &str, iteration: u32) -> Result<Vec<SummaryFigure>> {
     let all = run.metrics();
     let Some(entry) = all.iter().rfind(|m| m.step == step && m.iteration == iteration) else { return Ok(Vec::new()) };
     let rows = run.load_metrics(entry)?;

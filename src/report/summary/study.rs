@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::eval::student::mean_and_interval;
 
 /// One figure of one run.
-struct Row {
+struct StudyRow {
     variant: String,
     seed: u32,
     iteration: u32,
@@ -22,8 +22,8 @@ struct Row {
 
 /// The figures of a study's runs.
 #[derive(Default)]
-pub struct Study {
-    rows: Vec<Row>,
+pub struct StudyReport {
+    rows: Vec<StudyRow>,
 }
 
 /// Returns the distinct items in order of first occurrence.
@@ -36,7 +36,7 @@ fn distinct<'a, T: PartialEq + 'a>(of: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-impl Study {
+impl StudyReport {
     /// Adds the figures of a run from its `summary.json`.
     pub fn add(&mut self, variant: &str, seed: u32, summary: &Value) {
         for round in summary["loop"].as_array().into_iter().flatten() {
@@ -45,7 +45,7 @@ impl Study {
             for (measure, value) in round.as_object().into_iter().flatten().filter(|(key, _)| *key != "iteration") {
                 let Some(value) = value.as_f64() else { continue };
                 let (variant, policy, measure) = (variant.to_owned(), policy.to_owned(), measure.clone());
-                self.rows.push(Row { variant, seed, iteration, policy, measure, value });
+                self.rows.push(StudyRow { variant, seed, iteration, policy, measure, value });
             }
         }
     }
@@ -55,8 +55,9 @@ impl Study {
     /// # Errors
     /// The columns do not fit the schema, which is a bug.
     pub fn rows(&self) -> Result<RecordBatch> {
-        let text =
-            |of: fn(&Row) -> &str| -> Arc<StringArray> { Arc::new(self.rows.iter().map(|r| Some(of(r))).collect()) };
+        let text = |of: fn(&StudyRow) -> &str| -> Arc<StringArray> {
+            Arc::new(self.rows.iter().map(|r| Some(of(r))).collect())
+        };
         named::STUDY.batch(vec![
             text(|r| &r.variant),
             Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|r| r.seed))),
@@ -69,7 +70,7 @@ impl Study {
 
     fn value(&self, variant: &str, seed: u32, iteration: u32, measure: &str) -> Option<f64> {
         let here =
-            |r: &&Row| r.variant == variant && r.seed == seed && r.iteration == iteration && r.measure == measure;
+            |r: &&StudyRow| r.variant == variant && r.seed == seed && r.iteration == iteration && r.measure == measure;
         self.rows.iter().find(here).map(|r| r.value)
     }
 
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn changes_are_each_seeds_own() {
-        let mut study = Study::default();
+        let mut study = StudyReport::default();
         // Levels differ much between seeds, changes do not: 1.0 and 1.2, mean 1.1, half-width 12.706 x 0.1.
         for (seed, first) in [(1, 3.0), (2, 1.0)] {
             let change = if seed == 1 { 1.0 } else { 1.2 };

@@ -40,9 +40,9 @@ fn message_extras(key: &str, messages: Option<&Value>) -> Vec<String> {
 }
 
 /// Text, outcome, score.
-type Judgement = (String, String, Option<f32>);
+type StoredJudgement = (String, String, Option<f32>);
 
-fn judgement(value: Value) -> Result<Judgement, String> {
+fn judgement(value: Value) -> Result<StoredJudgement, String> {
     let mut map = object(value)?;
     let score = match map.get_mut("score").map(Value::take) {
         None | Some(Value::Null) => None,
@@ -61,7 +61,7 @@ enum Cells {
     Tokens(Vec<Option<Vec<u32>>>),
     Floats(Vec<Option<Vec<f32>>>),
     Messages(Vec<Option<Vec<(String, String)>>>),
-    Judgements(Vec<Option<Vec<Judgement>>>),
+    Judgements(Vec<Option<Vec<StoredJudgement>>>),
 }
 
 macro_rules! each_kind {

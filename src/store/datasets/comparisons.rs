@@ -14,7 +14,7 @@ use crate::store::files::unread::{Unread, count_unread};
 
 /// A prompt and its completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Comparison {
+pub struct PromptCompletions {
     /// The conversation before the answers.
     pub prompt: Vec<Turn>,
     /// The turns of `chosen` and `rejected`, or of `completion`.
@@ -41,7 +41,7 @@ impl ComparisonReader {
         &self.unread
     }
 
-    fn read(&mut self) -> Result<Option<(u64, Result<Comparison, String>)>> {
+    fn read(&mut self) -> Result<Option<(u64, Result<PromptCompletions, String>)>> {
         let Some((line, bytes)) = self.lines.next_line()? else { return Ok(None) };
         let read = parse(bytes).map_err(|(_, why)| why).and_then(|mut row| {
             let comparison = comparison(&mut row)?;
@@ -54,14 +54,14 @@ impl ComparisonReader {
 }
 
 impl Iterator for ComparisonReader {
-    type Item = Result<(u64, Result<Comparison, String>)>;
+    type Item = Result<(u64, Result<PromptCompletions, String>)>;
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
     }
 }
 
 /// Takes a comparison out of a row.
-pub(crate) fn comparison(row: &mut Map<String, Value>) -> Result<Comparison, String> {
+pub(crate) fn comparison(row: &mut Map<String, Value>) -> Result<PromptCompletions, String> {
     let keys = keys(row);
     let system = take_system(row)?;
     if let Some(what) = unsupported_context(row) {
@@ -113,7 +113,7 @@ pub(crate) fn comparison(row: &mut Map<String, Value>) -> Result<Comparison, Str
     if prompt.is_empty() {
         return Err("key `prompt` has no turn".into());
     }
-    Ok(Comparison { prompt, completions })
+    Ok(PromptCompletions { prompt, completions })
 }
 
 /// Whether a conversation contains a turn, ignoring surrounding blanks.
@@ -139,7 +139,7 @@ mod tests {
             r#"{"role":"assistant","content":"a"}"#,
             r#"{"role":"assistant","content":"b"}"#,
         );
-        let want = Comparison {
+        let want = PromptCompletions {
             prompt: vec![turn("user", "u")],
             completions: vec![("chosen", vec![turn("assistant", "a")]), ("rejected", vec![turn("assistant", "b")])],
         };

@@ -32,7 +32,7 @@ pub enum OnBadRow {
     /// Fail with an error that names the file and the row.
     #[default]
     Fail,
-    /// Leave the row out; [`Batches::take_bad_rows`] returns it.
+    /// Leave the row out; [`DatasetBatches::take_bad_rows`] returns it.
     Collect,
 }
 
@@ -148,8 +148,8 @@ impl Dataset {
     }
     /// All rows in file order, `rows_per_batch` at a time (the last batch may be smaller), regardless of how
     /// they are split into files. Holds one batch and one chunk of a file in memory. Ends at the first error.
-    pub fn batches(&self, rows_per_batch: usize) -> Batches {
-        Batches {
+    pub fn batches(&self, rows_per_batch: usize) -> DatasetBatches {
+        DatasetBatches {
             schema: self.schema,
             names: self.names.clone(),
             on_bad_row: self.on_bad_row,
@@ -263,7 +263,7 @@ impl ParquetSource {
 }
 
 /// Iterator over the batches of a [`Dataset`].
-pub struct Batches {
+pub struct DatasetBatches {
     schema: &'static Schema,
     names: Vec<String>,
     on_bad_row: OnBadRow,
@@ -284,7 +284,7 @@ fn merge(all: &mut Unread, more: Unread) {
     more.into_iter().for_each(|(key, rows)| count_unread(all, &key, rows));
 }
 
-impl Batches {
+impl DatasetBatches {
     /// Unread keys and columns so far, with the number of rows that have a value there: in text files the
     /// rows that were read, in Parquet files all rows.
     pub fn unread(&self) -> &BTreeMap<String, u64> {
@@ -409,7 +409,7 @@ impl Batches {
     }
 }
 
-impl Iterator for Batches {
+impl Iterator for DatasetBatches {
     type Item = Result<RecordBatch>;
     fn next(&mut self) -> Option<Self::Item> {
         let result = self.advance();

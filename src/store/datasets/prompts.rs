@@ -55,7 +55,7 @@ pub enum PromptForm {
 }
 
 /// A prompt, or the fault of its row, and the number of the line or row.
-type Read = (Option<u64>, Result<Prompt, String>);
+type ReadPrompt = (Option<u64>, Result<Prompt, String>);
 
 /// Parquet columns that may be a prompt.
 const COLUMNS: &[&str] = &["prompt", PROMPT_MESSAGES, "messages"];
@@ -108,7 +108,7 @@ impl PromptReader {
         Arc::clone(&self.unread)
     }
 
-    fn read(&mut self) -> Result<Option<Read>> {
+    fn read(&mut self) -> Result<Option<ReadPrompt>> {
         let row = match &mut self.source {
             PromptInput::Text(lines, PromptForm::Whole) => {
                 self.done = true;
@@ -150,7 +150,7 @@ impl PromptReader {
 }
 
 impl Iterator for PromptReader {
-    type Item = Result<Read>;
+    type Item = Result<ReadPrompt>;
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
@@ -224,7 +224,7 @@ mod tests {
     fn turn(role: &str, content: &str) -> Turn {
         Turn::new(role, content)
     }
-    fn prompts(text: &'static str, form: PromptForm) -> Vec<Read> {
+    fn prompts(text: &'static str, form: PromptForm) -> Vec<ReadPrompt> {
         PromptReader::new(Lines::new("x", text.as_bytes()), form).map(|p| p.unwrap()).collect()
     }
 

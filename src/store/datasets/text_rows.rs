@@ -31,7 +31,7 @@ enum TextFormat {
     Array(Array),
     /// Every line is a prompt.
     Prompts(Lines),
-    Csv(Box<Table>),
+    Csv(Box<CsvTable>),
 }
 
 impl TextRows {
@@ -41,7 +41,7 @@ impl TextRows {
     /// The file cannot be read; a .csv file has no header, or a duplicate name in it.
     pub fn open(file: &Path) -> Result<Self> {
         let source = if holds(file, "csv") {
-            TextFormat::Csv(Box::new(Table::open(file)?))
+            TextFormat::Csv(Box::new(CsvTable::open(file)?))
         } else if holds(file, "txt") {
             TextFormat::Prompts(Lines::open(file)?)
         } else if holds(file, "parquet") {
@@ -132,14 +132,14 @@ fn line_of_text(bytes: &[u8]) -> Row {
 }
 
 /// A CSV file (RFC 4180) with a header.
-struct Table {
+struct CsvTable {
     rows: CsvRows,
     names: Vec<String>,
     /// Size of the last row in bytes.
     bytes: u64,
 }
 
-impl Table {
+impl CsvTable {
     fn open(path: &Path) -> Result<Self> {
         let mut rows = CsvRows::open(path)?;
         let (line, names) = rows.next()?.map_or((0, Ok(Vec::new())), |row| (row.line, row.fields));

@@ -206,7 +206,7 @@ impl Thrift<'_> {
     }
     /// Skips one value of a type, without recursion: `open` has the remaining items of each open list.
     fn skip(&mut self, kind: u8) -> Result<(), String> {
-        enum Open {
+        enum OpenValue {
             Struct(i64),
             Items(u64, u8),
         }
@@ -226,9 +226,9 @@ impl Thrift<'_> {
                     }
                     9 | 10 => {
                         let (count, item) = self.list()?;
-                        open.push(Open::Items(count, item));
+                        open.push(OpenValue::Items(count, item));
                     }
-                    STRUCT => open.push(Open::Struct(0)),
+                    STRUCT => open.push(OpenValue::Struct(0)),
                     _ => return Err(format!("has a value of type {kind}")),
                 }
                 if open.len() > MAX_DEPTH {
@@ -237,14 +237,14 @@ impl Thrift<'_> {
             }
             match open.pop() {
                 None => return Ok(()),
-                Some(Open::Items(0, _)) => {}
-                Some(Open::Items(left, item)) => {
-                    open.push(Open::Items(left - 1, item));
+                Some(OpenValue::Items(0, _)) => {}
+                Some(OpenValue::Items(left, item)) => {
+                    open.push(OpenValue::Items(left - 1, item));
                     next = Some((item, true));
                 }
-                Some(Open::Struct(mut id)) => {
+                Some(OpenValue::Struct(mut id)) => {
                     if let Some(kind) = self.field(&mut id)? {
-                        open.push(Open::Struct(id));
+                        open.push(OpenValue::Struct(id));
                         next = Some((kind, false));
                     }
                 }

@@ -1,9 +1,9 @@
 //! Conversations: every answer becomes a row, with the conversation before it as the prompt.
 
-use super::context::Context;
+use super::context::QuestionContext;
 use super::record::Record;
 use super::sink::{REPEATED, RowSink, is_too_repetitive, turn_bytes};
-use super::turns::{Role, TOOL_CALL, Turn, UNTRAINED};
+use super::turns::{ImportedTurn, Role, TOOL_CALL, UNTRAINED};
 use crate::store::datasets::turn;
 
 /// Which answers of a conversation become rows.
@@ -23,8 +23,8 @@ pub(super) const TWO_SYSTEMS: &str = "two system messages";
 /// Converts the answers among `turns`, from position `from` on.
 pub(super) fn answers(
     record: &mut Record,
-    context: &Context,
-    turns: Vec<Turn>,
+    context: &QuestionContext,
+    turns: Vec<ImportedTurn>,
     from: usize,
     which: Turns,
     sink: &mut RowSink,
@@ -64,7 +64,13 @@ pub(super) fn answers(
 }
 
 /// Adds a row for an answer with its previous turns, or counts the reason for leaving it out.
-fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: &[turn::Turn], sink: &mut RowSink) {
+fn answer(
+    turn: &ImportedTurn,
+    beyond: Option<&'static str>,
+    context: &QuestionContext,
+    before: &[turn::Turn],
+    sink: &mut RowSink,
+) {
     if let Some(why) = beyond {
         return sink.leave_out(why);
     }
@@ -76,7 +82,7 @@ fn answer(turn: &Turn, beyond: Option<&'static str>, context: &Context, before: 
 }
 
 /// Approximate size in bytes of each answer's prompt.
-fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator<Item = usize> {
+fn prompt_sizes(context: &QuestionContext, turns: &[ImportedTurn], from: usize) -> impl Iterator<Item = usize> {
     let mut size = context.turns().map(|turn| turn_bytes(&turn.role, &turn.content)).sum::<usize>();
     let mut asked = false;
     turns.iter().enumerate().filter_map(move |(at, turn)| {
@@ -88,7 +94,7 @@ fn prompt_sizes(context: &Context, turns: &[Turn], from: usize) -> impl Iterator
 }
 
 /// Reason for leaving out rows with this turn, if any.
-pub(super) fn beyond_text(turn: &Turn) -> Option<&'static str> {
+pub(super) fn beyond_text(turn: &ImportedTurn) -> Option<&'static str> {
     turn.beyond_text.or(match turn.role {
         Role::Tool => Some(TOOL_CALL),
         Role::Other => Some("a role other than system, user and assistant"),

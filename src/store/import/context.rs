@@ -9,12 +9,12 @@ use crate::store::files::jsonl::{list, text};
 
 /// Context of a row's question that is outside of its messages.
 #[derive(Default)]
-pub(super) struct Context {
+pub(super) struct QuestionContext {
     pub system: Option<String>,
     pub history: Vec<Turn>,
 }
 
-impl Context {
+impl QuestionContext {
     /// Takes a row's context, or returns the reason for leaving the row out if no schema can hold its
     /// context.
     ///

@@ -1,6 +1,6 @@
 //! [`Converter`]: rows of a public format, with the checks and counts that all formats share.
 
-use super::context::Context;
+use super::context::QuestionContext;
 use super::formats::{FormatDef, RowConverter, RowOptions};
 use super::record::{Object, Record};
 use super::sink::RowSink;
@@ -21,7 +21,7 @@ impl Converter {
         let mut record = Record::new(row, self.format.keys);
         let left_out = |sink: &RowSink| sink.left_out.values().sum::<u64>();
         let (before, made) = (left_out(sink), sink.rows.len());
-        match Context::take(&mut record)? {
+        match QuestionContext::take(&mut record)? {
             Err(why) => sink.leave_out(why),
             Ok(context) => self.rows.row(&mut record, &context, sink)?,
         }

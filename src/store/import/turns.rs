@@ -43,7 +43,7 @@ impl Role {
 
 /// One turn.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Turn {
+pub(super) struct ImportedTurn {
     pub role: Role,
     /// The role's name in the file.
     pub spelled: String,
@@ -54,7 +54,7 @@ pub(super) struct Turn {
     pub untrained: bool,
 }
 
-impl Turn {
+impl ImportedTurn {
     /// A user's turn.
     pub fn question(text: String) -> Self {
         plain_turn(0, text)
@@ -74,7 +74,7 @@ pub(super) const TOOL_CALL: &str = "a tool call or its result";
 
 /// Takes the turns under a key: a list of objects, a list of texts of user and assistant alternately, or one
 /// object.
-pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<Turn>, String> {
+pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<ImportedTurn>, String> {
     match record.peek(key) {
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_string) => {
             let texts = record.required(key, |value| list(value, text))?;
@@ -85,13 +85,13 @@ pub(super) fn take_turns(record: &mut Record, key: &str) -> Result<Vec<Turn>, St
     }
 }
 
-fn plain_turn(at: usize, text: String) -> Turn {
+fn plain_turn(at: usize, text: String) -> ImportedTurn {
     let role = if at.is_multiple_of(2) { Role::User } else { Role::Assistant };
-    Turn { role, spelled: role.name().to_owned(), text, beyond_text: None, untrained: false }
+    ImportedTurn { role, spelled: role.name().to_owned(), text, beyond_text: None, untrained: false }
 }
 
 /// Reads one turn.
-fn turn(record: &mut Record) -> Result<Turn, String> {
+fn turn(record: &mut Record) -> Result<ImportedTurn, String> {
     let (who, what) = if record.contains("from") { ("from", "value") } else { ("role", "content") };
     let spelled = record.text(who)?;
     let role = Role::from_name(&spelled);
@@ -117,7 +117,7 @@ fn turn(record: &mut Record) -> Result<Turn, String> {
     if role == Role::Assistant && is_tool_call(&text) {
         beyond_text = beyond_text.or(Some(TOOL_CALL));
     }
-    Ok(Turn { role, spelled, text, beyond_text, untrained })
+    Ok(ImportedTurn { role, spelled, text, beyond_text, untrained })
 }
 
 /// The text of a message, and whether it has parts other than text.

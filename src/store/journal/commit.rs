@@ -11,7 +11,7 @@ use super::entry::{Entry, FileEntry, MetricsEntry, ModelEntry, Stored};
 use super::gc::{in_the_way, is_made_by, model_files, remove_unlisted, sync_tree};
 use super::owned::{created_by_us, is_link, remove_dir, remove_file, renaming_note, unfinished_model};
 use super::paths::{check_name, data_path, errors_path, metrics_path};
-use super::run::{Run, State};
+use super::run::{JournalState, Run};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
 use crate::store::files::atomic::{Written, create_dirs, sync_dir, write_bytes};
@@ -168,7 +168,7 @@ impl Run {
 
     /// Renames a model's directory and appends its line to the manifest. After a failure, nothing with the
     /// model's name is left.
-    fn publish_model(&self, state: &mut State, temporary: &Path, entry: &ModelEntry) -> Result<()> {
+    fn publish_model(&self, state: &mut JournalState, temporary: &Path, entry: &ModelEntry) -> Result<()> {
         self.check_place()?;
         let (models, target) = (self.dir().join("models"), self.dir().join(&entry.path));
         // If this process dies between renaming and the manifest line, the note tells the next one that the

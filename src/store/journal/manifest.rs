@@ -188,11 +188,11 @@ impl Appender {
         match result {
             Ok(()) => self.end += line.len() as u64,
             // An injected crash leaves the half-written line in place, as a real one would.
-            Err(Failure::Injected(e)) => {
+            Err(AppendFailure::Injected(e)) => {
                 self.broken = true;
                 return Err(e);
             }
-            Err(Failure::Io(e)) => {
+            Err(AppendFailure::Io(e)) => {
                 let restored = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
                 self.broken = restored.is_err();
                 return Err(io_error("writing", &self.path, &e));
@@ -201,11 +201,11 @@ impl Appender {
         fault::point(fault::AFTER_MANIFEST)
     }
 
-    fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
+    fn write(&mut self, line: &[u8]) -> Result<(), AppendFailure> {
         self.file.seek(SeekFrom::Start(self.end))?;
         if fault::should_fail(fault::MID_MANIFEST) {
             self.file.write_all(&line[..line.len() / 2])?;
-            fault::fail(fault::MID_MANIFEST).map_err(Failure::Injected)?;
+            fault::fail(fault::MID_MANIFEST).map_err(AppendFailure::Injected)?;
         }
         if let Err(e) = fault::disk_full() {
             self.file.write_all(&line[..line.len() / 2])?;
@@ -218,11 +218,11 @@ impl Appender {
     }
 }
 
-enum Failure {
+enum AppendFailure {
     Injected(Error),
     Io(std::io::Error),
 }
-impl From<std::io::Error> for Failure {
+impl From<std::io::Error> for AppendFailure {
     fn from(e: std::io::Error) -> Self {
         Self::Io(e)
     }

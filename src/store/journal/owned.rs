@@ -92,7 +92,7 @@ fn is_of(steps: &BTreeSet<String>, dataset: &str) -> bool {
 }
 
 /// A folder of a run that contains files of rows.
-struct Place {
+struct OwnedFolder {
     dir: PathBuf,
     /// Whether a name is one that reflux gives there.
     ours: fn(&str) -> bool,
@@ -168,16 +168,16 @@ fn names(dir: &Path) -> Result<Vec<(String, fs::FileType)>> {
 }
 
 /// Every folder of a run that contains files of rows, including folders that are links.
-fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<Place> {
-    fn iterations(dir: &Path, prefix: &str, ours: fn(&str) -> bool, of_a_step: bool, all: &mut Vec<Place>) {
+fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<OwnedFolder> {
+    fn iterations(dir: &Path, prefix: &str, ours: fn(&str) -> bool, of_a_step: bool, all: &mut Vec<OwnedFolder>) {
         // A folder that is itself a link is listed and not opened.
-        all.push(Place { dir: dir.to_owned(), ours, of_a_step });
+        all.push(OwnedFolder { dir: dir.to_owned(), ours, of_a_step });
         if is_link(dir) {
             return;
         }
         for (name, kind) in names(dir).unwrap_or_default() {
             if numbered(&name, prefix, 1, "") && (kind.is_dir() || kind.is_symlink()) {
-                all.push(Place { dir: dir.join(name), ours, of_a_step });
+                all.push(OwnedFolder { dir: dir.join(name), ours, of_a_step });
             }
         }
     }
@@ -189,7 +189,7 @@ fn places(run: &Path, steps: &BTreeSet<String>) -> Vec<Place> {
     ] {
         let dir = run.join(top);
         if is_link(&dir) {
-            all.push(Place { dir, ours, of_a_step: true });
+            all.push(OwnedFolder { dir, ours, of_a_step: true });
             continue;
         }
         for (name, kind) in names(&dir).unwrap_or_default() {
@@ -211,7 +211,7 @@ pub(crate) fn remove_leftover_files(run: &Path, steps: &BTreeSet<String>, named:
             remove_file(&run.join(name))?;
         }
     }
-    for Place { dir, ours, of_a_step } in places(run, steps) {
+    for OwnedFolder { dir, ours, of_a_step } in places(run, steps) {
         // A linked folder leads out of the run.
         if is_link(&dir) {
             continue;

@@ -23,11 +23,11 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Replies {
     path: PathBuf,
     model: String,
-    state: Mutex<State>,
+    state: Mutex<RepliesState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RepliesState {
     /// Bodies by the hash of the request.
     found: HashMap<String, Vec<u8>>,
     file: Option<File>,
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Replies {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RepliesState> {
         // A line is appended in one write, and the map only repeats the file.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +82,7 @@ impl Run {
         let path = self.dir().join(path_of(step, epoch));
         let lines = lines::<ReplyLine>(&path)?.into_iter().filter(|line| line.model == model);
         let found = lines.map(|line| (line.request, line.reply.into_bytes())).collect();
-        let state = Mutex::new(State { found, ..State::default() });
+        let state = Mutex::new(RepliesState { found, ..RepliesState::default() });
         Ok(Replies { path, model: model.to_owned(), state })
     }
 

@@ -23,9 +23,10 @@ use crate::error::{Error, Result};
 use crate::store::files::atomic::create_dirs;
 use crate::store::files::io_error::io_error;
 
-/// State in which [`Run::create_or_open`] found the run.
+/// State of the directory before [`Run::create_or_open`] opened it for writing. Unlike [`RunState`], which a reader
+/// asks for at any time, it knows runs that are new, and none that another process is writing: that is an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunStatus {
+pub enum PriorState {
     /// The run is new.
     New,
     /// The run was interrupted; committed microbatches are not computed again.
@@ -36,7 +37,7 @@ pub enum RunStatus {
 
 /// State of a run that its mutex protects.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct JournalState {
     pub index: Index,
     /// `None` if the run is open for reading only.
     manifest: Option<Appender>,
@@ -46,7 +47,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub struct Run {
     dir: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     /// External inputs that this process has compared with the manifest.
     inputs: Mutex<CheckedInputs>,
     /// Files that this process has written or compared with their hashes, as 64 bits of the hash of each
@@ -56,7 +57,7 @@ pub struct Run {
     lock: Option<Lock>,
 }
 
-/// Progress of a run.
+/// Progress of a run, for readers. [`PriorState`] is for the process that writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RunState {
     /// The run has finished.
@@ -103,7 +104,7 @@ impl Run {
     /// # Errors
     /// Another process is writing the run; the pipeline file has changed (the message shows the difference);
     /// the manifest is damaged; the directory cannot be written, or with `fresh` contains no run.
-    pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, RunStatus)> {
+    pub fn create_or_open(dir: &Path, pipeline_text: &str, seed: u64, fresh: bool) -> Result<(Self, PriorState)> {
         Self::create_or_open_advised(dir, pipeline_text, seed, fresh, |_| None)
     }
 
@@ -118,7 +119,7 @@ impl Run {
         seed: u64,
         fresh: bool,
         advise: impl FnOnce(&str) -> Option<String>,
-    ) -> Result<(Self, RunStatus)> {
+    ) -> Result<(Self, PriorState)> {
         create_dirs(dir)?;
         let mut steps = steps_of(pipeline_text);
         // Checked before anything is written, because a write through a link would leave the run.
@@ -149,14 +150,14 @@ impl Run {
                 let entry = Entry::Run { format: FORMAT, reflux, pipeline: hash, seed };
                 manifest.append(&entry)?;
                 index.add(entry);
-                RunStatus::New
+                PriorState::New
             }
             Some(header) if header.pipeline != hash || header.seed != seed => {
                 return Err(changed_pipeline(dir, header, pipeline_text, seed, advise));
             }
             Some(_) => {
                 restore_pipeline_file(dir, pipeline_text, format, index.finished)?;
-                if index.finished { RunStatus::Finished } else { RunStatus::Unfinished }
+                if index.finished { PriorState::Finished } else { PriorState::Unfinished }
             }
         };
         steps.extend(index.order.iter().cloned());
@@ -169,7 +170,7 @@ impl Run {
         };
         checkpoint_files::collect_garbage(dir, trained)?;
         collect_scratch(dir, trained)?;
-        let state = Mutex::new(State { index, manifest: Some(manifest) });
+        let state = Mutex::new(JournalState { index, manifest: Some(manifest) });
         let (inputs, verified) = (Mutex::default(), Mutex::default());
         let run = Self { dir: dir.to_owned(), state, inputs, verified, lock: Some(lock) };
         run.close_committed_replies()?;
@@ -183,7 +184,7 @@ impl Run {
     pub fn open(dir: &Path) -> Result<Self> {
         let run = Self {
             dir: dir.to_owned(),
-            state: Mutex::new(State { index: Index::default(), manifest: None }),
+            state: Mutex::new(JournalState { index: Index::default(), manifest: None }),
             inputs: Mutex::default(),
             verified: Mutex::default(),
             lock: None,
@@ -211,7 +212,7 @@ impl Run {
         Ok(())
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, JournalState> {
         // The index changes in single steps, each after its manifest line is durable, so a panic cannot leave
         // it inconsistent.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -223,7 +224,7 @@ impl Run {
     }
 
     /// Appends an entry to the manifest and then adds it to the index.
-    pub(crate) fn record(state: &mut State, entry: Entry) -> Result<()> {
+    pub(crate) fn record(state: &mut JournalState, entry: Entry) -> Result<()> {
         let manifest = state.manifest.as_mut().ok_or_else(|| Error::bug("the run is open for reading only"))?;
         // The manifest comes first: an entry in the index alone would be lost in a crash.
         manifest.append(&entry)?;

@@ -236,9 +236,9 @@ fn optional(row: &mut Map<String, Value>, key: &str) -> Result<Option<String>, S
 }
 
 /// Prompt, sample number and id (if given), and text.
-type Read = (LoadedPrompt, Option<u32>, Option<String>, String);
+type ReadAnswer = (LoadedPrompt, Option<u32>, Option<String>, String);
 
-fn answer(row: &mut Map<String, Value>) -> Result<Option<Read>, String> {
+fn answer(row: &mut Map<String, Value>) -> Result<Option<ReadAnswer>, String> {
     let Some(key) = ANSWERS.iter().find(|key| row.get(**key).is_some_and(|v| !v.is_null())) else {
         let failed = row.get("error").is_some_and(|v| !v.is_null());
         return if failed { Ok(None) } else { Err(format!("has no answer: none of {}", ANSWERS.join(", "))) };

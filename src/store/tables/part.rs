@@ -152,8 +152,8 @@ impl Part {
     /// The file is damaged or gone, or lacks one of the columns.
     pub fn read(&self, schema: &SchemaRef) -> Result<PartRows> {
         let table = match &self.make {
-            Some(make) => Table::Made((make.rows)()?),
-            None => Table::File(self.open()?),
+            Some(make) => PartData::Made((make.rows)()?),
+            None => PartData::File(self.open()?),
         };
         let own = table.schema();
         // A map of the first column of each name, because a file may have a hundred thousand columns.
@@ -201,12 +201,12 @@ impl Part {
 }
 
 /// The rows of a part: a file, or a batch in memory.
-enum Table {
+enum PartData {
     File(ParquetReader),
     Made(RecordBatch),
 }
 
-impl Table {
+impl PartData {
     fn schema(&self) -> SchemaRef {
         match self {
             Self::File(parquet) => parquet.schema().clone(),

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::logistic;
 use super::scores::Scores;
 
@@ -10,7 +10,7 @@ pub(super) const ZERO: Loss = Loss {
     name: "apo_zero",
     equation: "1 - s(beta r_w) + s(beta r_l)",
     paper: "APO, arXiv 2408.06266 eq. 7: the chosen are better than what the model says by itself",
-    reads: &[Input::Reference],
+    reads: &[LossInput::Reference],
     each: apo_zero,
 };
 
@@ -23,7 +23,7 @@ pub(super) const DOWN: Loss = Loss {
     name: "apo_down",
     equation: "s(beta r_w) + 1 - s(beta D)",
     paper: "APO, arXiv 2408.06266 eq. 8: the chosen are worse than what the model says by itself",
-    reads: &[Input::Reference],
+    reads: &[LossInput::Reference],
     each: apo_down,
 };
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::columns::PairColumn;
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::log_sigmoid;
 use super::scores::Scores;
 
@@ -25,7 +25,7 @@ pub(super) const LOSS: Loss = Loss {
     name: "cream",
     equation: "-C log s(beta D) - (1 - C) log s(-beta D)",
     paper: "CREAM, arXiv 2410.12735: the less two judges agree on a prompt's answers, the less its pair teaches",
-    reads: &[Input::Reference, Input::Column(&CONSISTENCY)],
+    reads: &[LossInput::Reference, LossInput::Column(&CONSISTENCY)],
     each: cream,
 };
 

@@ -2,14 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::scores::Scores;
 
 pub(super) const LOSS: Loss = Loss {
     name: "hinge",
     equation: "max(0, 1 - beta D)",
     paper: "SLiC, arXiv 2305.10425; RSO, arXiv 2309.06657",
-    reads: &[Input::Reference],
+    reads: &[LossInput::Reference],
     each: hinge,
 };
 

@@ -2,14 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::scores::Scores;
 
 pub(super) const LOSS: Loss = Loss {
     name: "ipo",
     equation: "(r_w / |y_w| - r_l / |y_l| - 1 / (2 beta))^2",
     paper: "IPO, arXiv 2310.12036 eq. 17; per token, as its authors told TRL",
-    reads: &[Input::Reference],
+    reads: &[LossInput::Reference],
     each: ipo,
 };
 

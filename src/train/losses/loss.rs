@@ -11,7 +11,7 @@ use super::scores::Scores;
 /// An input of a loss besides the policy's log-probabilities and beta: a parameter, a column of the pairs, or the
 /// reference.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Input {
+pub enum LossInput {
     /// A parameter.
     Parameter(&'static Parameter),
     /// A column of the pairs.
@@ -20,7 +20,7 @@ pub enum Input {
     Reference,
 }
 
-impl Input {
+impl LossInput {
     /// The key of `dpo` that has no effect with losses that do not read the input; none for a column.
     pub fn key(self) -> Option<&'static str> {
         match self {
@@ -41,7 +41,7 @@ pub struct Loss {
     pub paper: &'static str,
     /// What it reads. Options that it does not read are refused, and rows that lack a column that it reads are left
     /// out.
-    pub reads: &'static [Input],
+    pub reads: &'static [LossInput],
     /// Loss of each pair, `[B]`.
     pub each: fn(&Scores) -> Result<Tensor>,
 }
@@ -54,14 +54,14 @@ impl fmt::Debug for Loss {
 
 impl Loss {
     /// Whether it reads this input.
-    pub fn takes(&self, input: Input) -> bool {
+    pub fn takes(&self, input: LossInput) -> bool {
         self.reads.contains(&input)
     }
 
     /// The columns of the pairs that it reads.
     pub fn columns(&self) -> impl Iterator<Item = &'static PairColumn> {
         self.reads.iter().filter_map(|input| match input {
-            Input::Column(column) => Some(*column),
+            LossInput::Column(column) => Some(*column),
             _ => None,
         })
     }

@@ -23,7 +23,7 @@ mod simpo;
 use crate::error::{Error, Result};
 
 pub use columns::{PairColumn, PairColumns};
-pub use loss::{Input, Loss};
+pub use loss::{Loss, LossInput};
 pub use parameters::{LossParams, Parameter};
 pub use scores::Scores;
 
@@ -58,7 +58,7 @@ pub fn by_name(name: &str) -> Result<&'static Loss> {
 pub fn parameters() -> Vec<&'static Parameter> {
     let mut all: Vec<&'static Parameter> = Vec::new();
     for input in LOSSES.iter().flat_map(|loss| loss.reads) {
-        if let Input::Parameter(parameter) = input
+        if let LossInput::Parameter(parameter) = input
             && !all.contains(parameter)
         {
             all.push(parameter);

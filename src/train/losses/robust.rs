@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::log_sigmoid;
 use super::parameters::LABEL_SMOOTHING;
 use super::scores::Scores;
@@ -11,7 +11,7 @@ pub(super) const LOSS: Loss = Loss {
     name: "robust",
     equation: "(-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e)",
     paper: "Robust DPO, arXiv 2403.00409",
-    reads: &[Input::Reference, Input::Parameter(&LABEL_SMOOTHING)],
+    reads: &[LossInput::Reference, LossInput::Parameter(&LABEL_SMOOTHING)],
     each: robust,
 };
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::columns::PairColumn;
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::bernoulli_kl;
 use super::parameters::Parameter;
 use super::scores::Scores;
@@ -39,7 +39,7 @@ pub(super) const SQUARED: Loss = Loss {
     name: "rpo_sq",
     equation: "(beta D - g)^2",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, squared distance",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
+    reads: &[LossInput::Reference, LossInput::Parameter(&MARGIN_SCALE), LossInput::Column(&MARGIN)],
     each: rpo_sq,
 };
 
@@ -51,7 +51,7 @@ pub(super) const BACKWARD_KL: Loss = Loss {
     name: "rpo_bwd_kl",
     equation: "KL(Bernoulli(s(g)) || Bernoulli(s(beta D)))",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, backward KL",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
+    reads: &[LossInput::Reference, LossInput::Parameter(&MARGIN_SCALE), LossInput::Column(&MARGIN)],
     each: rpo_bwd_kl,
 };
 
@@ -63,7 +63,7 @@ pub(super) const FORWARD_KL: Loss = Loss {
     name: "rpo_fwd_kl",
     equation: "KL(Bernoulli(s(beta D)) || Bernoulli(s(g)))",
     paper: "reward-aware preference optimisation of Nemotron-4, arXiv 2406.11704, forward KL",
-    reads: &[Input::Reference, Input::Parameter(&MARGIN_SCALE), Input::Column(&MARGIN)],
+    reads: &[LossInput::Reference, LossInput::Parameter(&MARGIN_SCALE), LossInput::Column(&MARGIN)],
     each: rpo_fwd_kl,
 };
 

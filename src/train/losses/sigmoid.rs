@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::smoothed;
 use super::parameters::LABEL_SMOOTHING;
 use super::scores::Scores;
@@ -11,7 +11,7 @@ pub(super) const LOSS: Loss = Loss {
     name: "sigmoid",
     equation: "-(1 - e) log s(beta D) - e log s(-beta D)",
     paper: "DPO, arXiv 2305.18290 eq. 7; smoothing as cDPO, ericmitchell.ai/cdpo.pdf",
-    reads: &[Input::Reference, Input::Parameter(&LABEL_SMOOTHING)],
+    reads: &[LossInput::Reference, LossInput::Parameter(&LABEL_SMOOTHING)],
     each: sigmoid,
 };
 

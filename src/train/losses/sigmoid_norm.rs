@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::log_sigmoid;
 use super::scores::Scores;
 
@@ -10,7 +10,7 @@ pub(super) const LOSS: Loss = Loss {
     name: "sigmoid_norm",
     equation: "-log s(beta (r_w / |y_w| - r_l / |y_l|))",
     paper: "length-normalised DPO as in Tulu 3, arXiv 2411.15124",
-    reads: &[Input::Reference],
+    reads: &[LossInput::Reference],
     each: sigmoid_norm,
 };
 

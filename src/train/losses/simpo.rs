@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::loss::{Input, Loss};
+use super::loss::{Loss, LossInput};
 use super::math::smoothed;
 use super::parameters::{LABEL_SMOOTHING, Parameter};
 use super::scores::Scores;
@@ -15,7 +15,7 @@ pub(super) const LOSS: Loss = Loss {
     name: "simpo",
     equation: "-(1 - e) log s(beta (m_w - m_l) - gamma) - e log s(gamma - beta (m_w - m_l)); no reference",
     paper: "SimPO, arXiv 2405.14734 eq. 6",
-    reads: &[Input::Parameter(&LABEL_SMOOTHING), Input::Parameter(&GAMMA)],
+    reads: &[LossInput::Parameter(&LABEL_SMOOTHING), LossInput::Parameter(&GAMMA)],
     each: simpo,
 };
 

@@ -73,7 +73,7 @@ fn losses_read_what_they_declare() {
     let base = || scores(&at([-10., -21., -3., -90.]), &at([-12., -20., -6., -10.]), 0.1);
     for loss in LOSSES {
         let values = |s: &Scores| (loss.each)(s).unwrap().to_vec1::<f64>().unwrap();
-        let check = |input: Input, changed: Scores| {
+        let check = |input: LossInput, changed: Scores| {
             let depends = values(&base()) != values(&changed);
             assert_eq!(depends, loss.takes(input), "{} and {input:?}", loss.name);
         };
@@ -82,17 +82,17 @@ fn losses_read_what_they_declare() {
             let value = changed.params.get(parameter) + 0.1;
             assert!((parameter.range.0..=parameter.range.1).contains(&value), "{parameter:?}: {value}");
             changed.params.set(parameter, value);
-            check(Input::Parameter(parameter), changed);
+            check(LossInput::Parameter(parameter), changed);
         }
         for column in columns() {
             let mut changed = base();
             let values = (&changed.columns[column.name] * 0.5).unwrap();
             changed.columns.insert(column.name, values);
-            check(Input::Column(column), changed);
+            check(LossInput::Column(column), changed);
         }
         let mut changed = base();
         changed.ref_chosen = (&changed.ref_chosen * 0.9).unwrap();
-        check(Input::Reference, changed);
+        check(LossInput::Reference, changed);
     }
 }
 

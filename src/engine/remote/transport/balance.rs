@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use super::health::Health;
+use super::health::EndpointHealth;
 use super::level::Level;
 
 /// The endpoints with their levels and health.
@@ -15,7 +15,7 @@ pub(super) struct Balance(Vec<Server>);
 #[derive(Debug)]
 pub(super) struct Server {
     pub level: Level,
-    pub health: Health,
+    pub health: EndpointHealth,
     pub in_flight: usize,
     /// The server asked for no requests until then.
     paused_until: Option<Instant>,
@@ -55,7 +55,7 @@ impl Balance {
     pub fn new(endpoints: usize, max_in_flight: usize) -> Self {
         let server = |_| Server {
             level: Level::new(max_in_flight),
-            health: Health::new(),
+            health: EndpointHealth::new(),
             in_flight: 0,
             paused_until: None,
             alone: false,

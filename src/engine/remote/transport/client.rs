@@ -9,14 +9,14 @@ use super::call::{Call, Fault, Reply, TransportConfig};
 use super::endpoint::EndpointCounters;
 use super::exchange::{self, Limits};
 use super::flight::{Flight, TICK};
-use super::pool::Pool;
-use super::row::Shared;
+use super::pool::EndpointPool;
+use super::row::SharedTransport;
 use super::{runtime, words};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 
 /// Sends requests to servers of one model. Threads share it, and with it the levels of its endpoints.
-pub struct Transport(Arc<Shared>);
+pub struct Transport(Arc<SharedTransport>);
 
 impl Transport {
     /// Makes clients; connects to nothing yet.
@@ -39,9 +39,9 @@ impl Transport {
             headers.insert(AUTHORIZATION, value);
         }
         let clients = config.endpoints.iter().map(|e| exchange::client(e, headers.clone()));
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(SharedTransport {
             clients: clients.collect::<Result<_>>()?,
-            pool: Arc::new(Pool::new(&config.endpoints, config.max_in_flight, config.row_budget)),
+            pool: Arc::new(EndpointPool::new(&config.endpoints, config.max_in_flight, config.row_budget)),
             endpoints: config.endpoints,
             key: config.key,
             max_in_flight: config.max_in_flight.max(1),

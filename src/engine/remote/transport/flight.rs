@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::task::JoinSet;
 
 use super::call::{Call, Fault, Reply};
-use super::row::{self, Shared};
+use super::row::{self, SharedTransport};
 use super::runtime;
 use crate::error::{Error, Result};
 
@@ -27,7 +27,7 @@ type Settled = (usize, std::result::Result<Reply, Fault>);
 
 /// The rows of one call of `send` that are under way. Dropping it drops their requests.
 pub(super) struct Flight {
-    shared: Arc<Shared>,
+    shared: Arc<SharedTransport>,
     handle: tokio::runtime::Handle,
     tasks: JoinSet<()>,
     sender: Sender<Settled>,
@@ -41,7 +41,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub fn new(shared: Arc<Shared>) -> Result<Self> {
+    pub fn new(shared: Arc<SharedTransport>) -> Result<Self> {
         let handle = runtime::handle()?;
         let (sender, receiver) = unbounded();
         let places = shared.endpoints.len() * shared.max_in_flight;

@@ -11,7 +11,7 @@ const MAX_STRIKES: u32 = 3;
 
 /// State of an endpoint.
 #[derive(Debug)]
-pub(super) enum Health {
+pub(super) enum EndpointHealth {
     Alive {
         strikes: u32,
     },
@@ -24,7 +24,7 @@ pub(super) enum Health {
     },
 }
 
-impl Health {
+impl EndpointHealth {
     pub fn new() -> Self {
         Self::Alive { strikes: 0 }
     }
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_dead_endpoint_is_tried_by_one_request_after_1_2_4_to_60_seconds() {
         let start = Instant::now();
-        let mut health = Health::new();
+        let mut health = EndpointHealth::new();
         assert!(health.gone(start, false, start));
         // The others that were in flight change nothing.
         assert!(!health.gone(start, false, start));
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn three_strikes_in_a_row_make_it_dead() {
         let now = Instant::now();
-        let mut health = Health::new();
+        let mut health = EndpointHealth::new();
         assert!(!health.struck(now, false, now));
         assert!(!health.struck(now, false, now));
         health.replied();

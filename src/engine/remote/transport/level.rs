@@ -31,7 +31,7 @@ pub(super) struct Level {
     /// Below it the level doubles in a round trip.
     threshold: f64,
     lowered: Option<Instant>,
-    epoch: Epoch,
+    epoch: LevelEpoch,
     best: Option<Speed>,
     slow_epochs: u32,
     /// The latency for which the level was lowered last, until it is seen what that brought.
@@ -40,7 +40,7 @@ pub(super) struct Level {
 
 /// Answers that came while the level was used in full.
 #[derive(Debug, Default)]
-struct Epoch {
+struct LevelEpoch {
     since: Option<Instant>,
     answers: usize,
     /// Answers that it has at its end.
@@ -62,7 +62,7 @@ impl Level {
             now: START.min(ceiling),
             threshold: f64::INFINITY,
             lowered: None,
-            epoch: Epoch::default(),
+            epoch: LevelEpoch::default(),
             best: None,
             slow_epochs: 0,
             lowered_for: None,
@@ -78,7 +78,7 @@ impl Level {
     /// the answer shows nothing about a higher level.
     pub fn answered(&mut self, started: Instant, now: Instant, full: bool) {
         if !full {
-            self.epoch = Epoch::default();
+            self.epoch = LevelEpoch::default();
             return;
         }
         // A request that was sent at a higher level shows nothing about this one.
@@ -90,7 +90,8 @@ impl Level {
         self.now = (self.now + rise).min(self.ceiling);
         if self.epoch.since.is_none() {
             // The first answer only starts the clock.
-            self.epoch = Epoch { since: Some(now), length: self.allowed().max(MIN_EPOCH), ..Epoch::default() };
+            self.epoch =
+                LevelEpoch { since: Some(now), length: self.allowed().max(MIN_EPOCH), ..LevelEpoch::default() };
             return;
         }
         self.epoch.answers += 1;
@@ -111,7 +112,7 @@ impl Level {
     pub fn restart(&mut self) {
         self.threshold = (self.now / 2.).max(1.);
         self.now = START.min(self.now);
-        self.epoch = Epoch::default();
+        self.epoch = LevelEpoch::default();
         (self.best, self.slow_epochs, self.lowered_for) = (None, 0, None);
     }
 
@@ -146,7 +147,7 @@ impl Level {
         self.now = (self.now / 2.).max(1.);
         self.threshold = self.now;
         self.lowered = Some(now);
-        self.epoch = Epoch::default();
+        self.epoch = LevelEpoch::default();
     }
 }
 

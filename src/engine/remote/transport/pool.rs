@@ -17,19 +17,19 @@ const MAX_OVERTAKEN: u32 = 64;
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// The endpoints, their counters, and the rows that wait for a place.
-pub(super) struct Pool {
+pub(super) struct EndpointPool {
     budget: Duration,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
-struct State {
+struct PoolState {
     balance: Balance,
     counters: Vec<EndpointCounters>,
     /// When nobody was found at an endpoint's address, the last time.
     refused_at: Vec<Option<Instant>>,
     /// Rows that were in flight when an endpoint died.
-    suspects: VecDeque<Waiting>,
-    queue: VecDeque<Waiting>,
+    suspects: VecDeque<WaitingRow>,
+    queue: VecDeque<WaitingRow>,
     overtaken: u32,
     /// Since when every exchange has failed, and the words of the last failure.
     outage: Option<(Instant, String)>,
@@ -47,33 +47,33 @@ pub(super) struct Wish {
     pub deadline: Option<Instant>,
 }
 
-struct Waiting {
+struct WaitingRow {
     wish: Wish,
     since: Instant,
-    place: oneshot::Sender<Outcome>,
+    place: oneshot::Sender<GrantOutcome>,
 }
 
 /// A place, or the words of the outage that outlasted the row's budget.
-type Outcome = Result<Grant, Option<String>>;
+type GrantOutcome = Result<Grant, Option<String>>;
 
 /// A place at an endpoint. Dropping it gives it back.
 pub(super) struct Lease {
-    pool: Arc<Pool>,
+    pool: Arc<EndpointPool>,
     grant: Grant,
     ended: bool,
 }
 
 /// The receiving end of a wait. Dropping it gives back a place that came too late.
 struct Ticket {
-    pool: Arc<Pool>,
-    place: oneshot::Receiver<Outcome>,
+    pool: Arc<EndpointPool>,
+    place: oneshot::Receiver<GrantOutcome>,
 }
 
-impl Pool {
+impl EndpointPool {
     pub fn new(endpoints: &[Endpoint], max_in_flight: usize, budget: Duration) -> Self {
         let counters =
             endpoints.iter().map(|e| EndpointCounters { url: e.url().to_owned(), ..EndpointCounters::default() });
-        let state = State {
+        let state = PoolState {
             balance: Balance::new(endpoints.len(), max_in_flight),
             counters: counters.collect(),
             refused_at: vec![None; endpoints.len()],
@@ -94,7 +94,7 @@ impl Pool {
             let (place, receiver) = oneshot::channel();
             let now = Instant::now();
             let mut state = self.lock();
-            let waiting = Waiting { wish, since: now, place };
+            let waiting = WaitingRow { wish, since: now, place };
             match (wish.suspect, wish.deadline) {
                 (true, _) => state.suspects.push_back(waiting),
                 (false, Some(_)) => state.queue.push_front(waiting),
@@ -145,7 +145,7 @@ impl Pool {
         state.counters.iter().zip(state.balance.servers()).map(with_state).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         // A panic while it was held is reported by its own thread; the counters stay usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,7 +180,7 @@ impl Pool {
     }
 }
 
-impl State {
+impl PoolState {
     /// Gives free places to waiting rows.
     fn serve(&mut self, now: Instant) {
         while let Some(first) = self.suspects.front() {
@@ -243,7 +243,7 @@ impl State {
     fn expire(&mut self, now: Instant, budget: Duration) {
         let idle = self.balance.in_flight() == 0;
         let outage = self.outage.as_ref().filter(|_| idle);
-        let spent = |waiting: &Waiting| match (waiting.wish.deadline, outage) {
+        let spent = |waiting: &WaitingRow| match (waiting.wish.deadline, outage) {
             (Some(deadline), _) => now > deadline.max(waiting.since + LAST_CHANCE),
             (None, Some((since, _))) => now > (*since).max(waiting.wish.sent) + budget,
             (None, None) => false,

@@ -12,9 +12,9 @@ use super::balance::Signal;
 use super::call::{Call, Fault, Reply};
 use super::endpoint::Endpoint;
 use super::exchange::{self, Limits};
-use super::pool::{Pool, Wish};
+use super::pool::{EndpointPool, Wish};
 use super::secret::Secret;
-use super::verdict::{Retry, Verdict, judge};
+use super::verdict::{Retry, RowVerdict, judge};
 
 /// Attempts that may bring something unreadable.
 const MAX_UNREADABLE: u32 = 3;
@@ -24,19 +24,19 @@ const MAX_DEATHS: u32 = 2;
 const KNOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What all rows of a transport share.
-pub(super) struct Shared {
+pub(super) struct SharedTransport {
     pub endpoints: Vec<Endpoint>,
     pub clients: Vec<Client>,
     pub key: Option<Secret>,
     pub limits: Limits,
     pub max_in_flight: usize,
     pub budget: Duration,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<EndpointPool>,
 }
 
 /// A row's past.
-struct Row<'a> {
-    shared: &'a Shared,
+struct RowHistory<'a> {
+    shared: &'a SharedTransport,
     index: usize,
     sent: Instant,
     /// Rows of the same call that wait before their next attempt.
@@ -66,14 +66,23 @@ impl Drop for Resting<'_> {
 
 /// Sends a row until it is settled.
 pub(super) async fn settle(
-    shared: &Shared,
+    shared: &SharedTransport,
     index: usize,
     call: &Call,
     sent: Instant,
     resting: &AtomicUsize,
 ) -> Result<Reply, Fault> {
-    let mut row =
-        Row { shared, index, sent, resting, faults: 0, unreadable: 0, deaths: 0, deadline: None, words: String::new() };
+    let mut row = RowHistory {
+        shared,
+        index,
+        sent,
+        resting,
+        faults: 0,
+        unreadable: 0,
+        deaths: 0,
+        deadline: None,
+        words: String::new(),
+    };
     loop {
         if let Some(settled) = row.attempt(call).await {
             return settled;
@@ -81,7 +90,7 @@ pub(super) async fn settle(
     }
 }
 
-impl Row<'_> {
+impl RowHistory<'_> {
     /// One attempt with the wait after it, if it failed. Returns what settles the row.
     async fn attempt(&mut self, call: &Call) -> Option<Result<Reply, Fault>> {
         let (suspect, deadline) = (self.deaths > 0, self.deadline);
@@ -102,19 +111,19 @@ impl Row<'_> {
         let received = exchange::post(client, &path, call.body.clone(), self.shared.limits).await;
         let status = received.as_ref().map_or(0, |r| r.status);
         match judge(url, received, self.shared.key.as_ref()) {
-            Verdict::Reply(body) => {
+            RowVerdict::Reply(body) => {
                 lease.end(Signal::Answered, None);
                 Some(Ok(Reply { status, body, endpoint }))
             }
-            Verdict::Row { code, message } => {
+            RowVerdict::Row { code, message } => {
                 lease.end(Signal::Alive, None);
                 Some(Err(Fault::Row { code, message }))
             }
-            Verdict::Stop(error) => {
+            RowVerdict::Stop(error) => {
                 lease.end(Signal::Alive, None);
                 Some(Err(Fault::Stop(error)))
             }
-            Verdict::Retry(retry) => {
+            RowVerdict::Retry(retry) => {
                 lease.end(self.bounded(retry.signal), Some(&retry.words));
                 self.rest(retry, endpoint, since).await.map(Err)
             }

@@ -15,7 +15,7 @@ use super::words;
 use crate::error::Error;
 
 /// What becomes of a row after an exchange.
-pub(super) enum Verdict {
+pub(super) enum RowVerdict {
     /// A reply that counts.
     Reply(Bytes),
     /// The row is sent again.
@@ -54,7 +54,7 @@ struct Outline {
 }
 
 /// Judges an exchange with the server at `url`.
-pub(super) fn judge(url: &str, outcome: Result<Received, Failure>, key: Option<&Secret>) -> Verdict {
+pub(super) fn judge(url: &str, outcome: Result<Received, Failure>, key: Option<&Secret>) -> RowVerdict {
     match outcome {
         Ok(received) if (200..300).contains(&received.status) => of_success(url, received, key),
         Ok(received) => of_status(url, &received, key),
@@ -62,23 +62,25 @@ pub(super) fn judge(url: &str, outcome: Result<Received, Failure>, key: Option<&
     }
 }
 
-fn of_failure(url: &str, failure: &Failure, key: Option<&Secret>) -> Verdict {
+fn of_failure(url: &str, failure: &Failure, key: Option<&Secret>) -> RowVerdict {
     let words = format!("{url}: {}", words::printable(&failure.words, key));
     let mut retry = match failure.kind {
         FailureKind::Unreachable => Retry::new(words, Signal::Gone),
         FailureKind::Lost => Retry::new(words, Signal::Struck),
         FailureKind::Slow => Retry::new(words, Signal::Slow),
         FailureKind::TooLong => Retry::new(words, Signal::Alive),
-        FailureKind::Unsendable => return Verdict::Stop(Error::bug(format!("{words}: the request cannot be sent"))),
+        FailureKind::Unsendable => return RowVerdict::Stop(Error::bug(format!("{words}: the request cannot be sent"))),
     };
     retry.may_have_died = matches!(failure.kind, FailureKind::Lost | FailureKind::Slow);
     retry.unreadable = failure.kind == FailureKind::TooLong;
-    Verdict::Retry(retry)
+    RowVerdict::Retry(retry)
 }
 
-fn of_success(url: &str, received: Received, key: Option<&Secret>) -> Verdict {
+fn of_success(url: &str, received: Received, key: Option<&Secret>) -> RowVerdict {
     let why = match std::str::from_utf8(&received.body).map(serde_json::from_str::<Outline>) {
-        Ok(Ok(Outline { error: None, .. } | Outline { choices: Some(_), .. })) => return Verdict::Reply(received.body),
+        Ok(Ok(Outline { error: None, .. } | Outline { choices: Some(_), .. })) => {
+            return RowVerdict::Reply(received.body);
+        }
         Ok(Ok(_)) => match error_status(&received.body) {
             Some(status) => return of_status(url, &Received { status, ..received }, key),
             None => "an error with status 200".to_owned(),
@@ -89,7 +91,7 @@ fn of_success(url: &str, received: Received, key: Option<&Secret>) -> Verdict {
     let said = words::of_server(&received.body, key);
     let mut retry = Retry::new(format!("{url}: the reply is {why}: {said:?}"), Signal::Alive);
     retry.unreadable = true;
-    Verdict::Retry(retry)
+    RowVerdict::Retry(retry)
 }
 
 /// The status within the body of an error.
@@ -100,7 +102,7 @@ fn error_status(body: &[u8]) -> Option<u16> {
     u16::try_from(code).ok().filter(|code| (400..600).contains(code))
 }
 
-fn of_status(url: &str, received: &Received, key: Option<&Secret>) -> Verdict {
+fn of_status(url: &str, received: &Received, key: Option<&Secret>) -> RowVerdict {
     let status = received.status;
     let said = words::of_server(&received.body, key);
     let message = match (reason(status), said.is_empty()) {
@@ -111,19 +113,19 @@ fn of_status(url: &str, received: &Received, key: Option<&Secret>) -> Verdict {
     let after = after.unwrap_or(Duration::ZERO);
     let retry = |signal| Retry { after, ..Retry::new(message.clone(), signal) };
     match status {
-        429 if says(&received.body, &["insufficient_quota"]) => Verdict::Stop(no_credit(message)),
-        429 | 503 => Verdict::Retry(retry(Signal::Busy(after))),
-        408 | 409 | 425 => Verdict::Retry(retry(Signal::Alive)),
-        501 => Verdict::Stop(wrong_path(message)),
-        500 => Verdict::Retry(Retry { may_have_died: true, ..retry(Signal::Struck) }),
-        502.. => Verdict::Retry(retry(Signal::Struck)),
-        401 | 403 => Verdict::Stop(no_access(message, key)),
-        402 => Verdict::Stop(no_credit(message)),
-        404 | 405 | 410 => Verdict::Stop(not_found(message, &received.body)),
-        ..=399 => Verdict::Stop(moved(message, received.location.as_deref(), key)),
-        413 => Verdict::Row { code: "prompt_too_long", message },
-        _ if says(&received.body, TOO_LONG) => Verdict::Row { code: "prompt_too_long", message },
-        _ => Verdict::Row { code: "bad_request", message },
+        429 if says(&received.body, &["insufficient_quota"]) => RowVerdict::Stop(no_credit(message)),
+        429 | 503 => RowVerdict::Retry(retry(Signal::Busy(after))),
+        408 | 409 | 425 => RowVerdict::Retry(retry(Signal::Alive)),
+        501 => RowVerdict::Stop(wrong_path(message)),
+        500 => RowVerdict::Retry(Retry { may_have_died: true, ..retry(Signal::Struck) }),
+        502.. => RowVerdict::Retry(retry(Signal::Struck)),
+        401 | 403 => RowVerdict::Stop(no_access(message, key)),
+        402 => RowVerdict::Stop(no_credit(message)),
+        404 | 405 | 410 => RowVerdict::Stop(not_found(message, &received.body)),
+        ..=399 => RowVerdict::Stop(moved(message, received.location.as_deref(), key)),
+        413 => RowVerdict::Row { code: "prompt_too_long", message },
+        _ if says(&received.body, TOO_LONG) => RowVerdict::Row { code: "prompt_too_long", message },
+        _ => RowVerdict::Row { code: "bad_request", message },
     }
 }
 
@@ -191,17 +193,17 @@ mod tests {
     fn received(status: u16, body: &str) -> Result<Received, Failure> {
         Ok(Received { status, body: Bytes::from(body.to_owned()), retry_after: None, location: None })
     }
-    fn verdict(status: u16, body: &str) -> Verdict {
+    fn verdict(status: u16, body: &str) -> RowVerdict {
         judge("http://h/v1", received(status, body), Some(&Secret::new("sk-1")))
     }
     /// The kind of a verdict in a word.
-    fn word(verdict: &Verdict) -> &'static str {
+    fn word(verdict: &RowVerdict) -> &'static str {
         match verdict {
-            Verdict::Reply(_) => "reply",
-            Verdict::Retry(Retry { unreadable: true, .. }) => "unreadable",
-            Verdict::Retry(_) => "retry",
-            Verdict::Row { code, .. } => code,
-            Verdict::Stop(_) => "stop",
+            RowVerdict::Reply(_) => "reply",
+            RowVerdict::Retry(Retry { unreadable: true, .. }) => "unreadable",
+            RowVerdict::Retry(_) => "retry",
+            RowVerdict::Row { code, .. } => code,
+            RowVerdict::Stop(_) => "stop",
         }
     }
 
@@ -233,7 +235,7 @@ mod tests {
         }
         let plain =
             r#"{"error":{"message":"n must be at least 1, got 0.","type":"BadRequestError","param":null,"code":400}}"#;
-        let Verdict::Row { code, message } = verdict(400, plain) else { panic!() };
+        let RowVerdict::Row { code, message } = verdict(400, plain) else { panic!() };
         assert_eq!((code, &*message), ("bad_request", "http://h/v1: 400 Bad Request: n must be at least 1, got 0."));
     }
 
@@ -261,14 +263,14 @@ mod tests {
 
     #[test]
     fn a_stop_says_what_to_do_and_never_the_key() {
-        let Verdict::Stop(error) = verdict(401, r#"{"error":"bad key sk-1"}"#) else { panic!() };
+        let RowVerdict::Stop(error) = verdict(401, r#"{"error":"bad key sk-1"}"#) else { panic!() };
         assert_eq!(error.to_string(), "http://h/v1: 401 Unauthorized: bad key ***");
         assert!(error.help_text().unwrap().contains("`key`"));
-        let Verdict::Stop(error) = verdict(404, r#"{"error":{"message":"The model `x` does not exist."}}"#) else {
+        let RowVerdict::Stop(error) = verdict(404, r#"{"error":{"message":"The model `x` does not exist."}}"#) else {
             panic!()
         };
         assert!(error.help_text().unwrap().contains("`name`"));
-        let Verdict::Stop(error) = verdict(404, r#"{"detail":"Not Found"}"#) else { panic!() };
+        let RowVerdict::Stop(error) = verdict(404, r#"{"detail":"Not Found"}"#) else { panic!() };
         assert!(error.help_text().unwrap().contains("/v1"));
         let quota = r#"{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}"#;
         assert_eq!(word(&verdict(429, quota)), "stop");

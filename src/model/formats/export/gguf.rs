@@ -13,7 +13,7 @@ const ALIGNMENT: u64 = 32;
 
 /// A metadata value, in the type that llama.cpp expects.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(super) enum WrittenValue {
     U32(u32),
     F32(f32),
     Bool(bool),
@@ -24,17 +24,17 @@ pub(super) enum Value {
 }
 
 /// Keys and values, in file order.
-pub(super) type Metadata = Vec<(String, Value)>;
+pub(super) type MetadataTable = Vec<(String, WrittenValue)>;
 
 /// An entry of the tensor table.
-pub(super) struct Info {
+pub(super) struct TensorTableEntry {
     pub name: String,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
     pub kind: GgufType,
 }
 
-impl Info {
+impl TensorTableEntry {
     fn bytes(&self) -> u64 {
         let n: u64 = self.shape.iter().map(|&d| d as u64).product();
         match self.kind {
@@ -53,16 +53,16 @@ impl Info {
 }
 
 /// A file in progress. Its tables are written; the tensors' data follow in the order of the table.
-pub(super) struct Writer<'a> {
+pub(super) struct GgufWriter<'a> {
     to: &'a mut dyn Write,
     written: u64,
     /// Final length of the file according to its tables.
     length: u64,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> GgufWriter<'a> {
     /// Writes the tables.
-    pub(super) fn start(to: &'a mut dyn Write, metadata: &Metadata, infos: &[Info]) -> Result<Self> {
+    pub(super) fn start(to: &'a mut dyn Write, metadata: &MetadataTable, infos: &[TensorTableEntry]) -> Result<Self> {
         let mut head = b"GGUF".to_vec();
         head.extend(3u32.to_le_bytes());
         head.extend((infos.len() as u64).to_le_bytes());
@@ -115,7 +115,7 @@ fn text(to: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a value, preceded by its type.
-fn put_value(to: &mut Vec<u8>, value: &Value) {
+fn put_value(to: &mut Vec<u8>, value: &WrittenValue) {
     let kind = |to: &mut Vec<u8>, kind: u32| to.extend(kind.to_le_bytes());
     let array = |to: &mut Vec<u8>, of: u32, n: usize| {
         to.extend(9u32.to_le_bytes());
@@ -123,31 +123,31 @@ fn put_value(to: &mut Vec<u8>, value: &Value) {
         to.extend((n as u64).to_le_bytes());
     };
     match value {
-        Value::U32(n) => {
+        WrittenValue::U32(n) => {
             kind(to, 4);
             to.extend(n.to_le_bytes());
         }
-        Value::F32(x) => {
+        WrittenValue::F32(x) => {
             kind(to, 6);
             to.extend(x.to_le_bytes());
         }
-        Value::Bool(b) => {
+        WrittenValue::Bool(b) => {
             kind(to, 7);
             to.push(u8::from(*b));
         }
-        Value::Text(t) => {
+        WrittenValue::Text(t) => {
             kind(to, 8);
             text(to, t);
         }
-        Value::Texts(all) => {
+        WrittenValue::Texts(all) => {
             array(to, 8, all.len());
             all.iter().for_each(|t| text(to, t));
         }
-        Value::F32s(all) => {
+        WrittenValue::F32s(all) => {
             array(to, 6, all.len());
             all.iter().for_each(|x| to.extend(x.to_le_bytes()));
         }
-        Value::I32s(all) => {
+        WrittenValue::I32s(all) => {
             array(to, 5, all.len());
             all.iter().for_each(|n| to.extend(n.to_le_bytes()));
         }

@@ -18,9 +18,9 @@ use candle_core::{DType, Tensor};
 pub use gguf_type::GgufType;
 
 use super::gguf_model::{rotated_heads, stored_name};
-use super::load::Source;
+use super::load::ModelFiles;
 use crate::error::{Error, Result};
-use crate::model::formats::export::gguf::{Info, Metadata, Writer};
+use crate::model::formats::export::gguf::{GgufWriter, MetadataTable, TensorTableEntry};
 use crate::model::formats::hf::name_of;
 use crate::model::ops;
 
@@ -38,9 +38,9 @@ pub struct Exported {
 /// A model that is ready to be written. Everything except the weights' values has been checked against what
 /// GGUF can express.
 pub struct Export {
-    source: Source,
-    metadata: Metadata,
-    infos: Vec<Info>,
+    source: ModelFiles,
+    metadata: MetadataTable,
+    infos: Vec<TensorTableEntry>,
     factors: Option<Tensor>,
     notes: Vec<String>,
 }
@@ -51,7 +51,7 @@ impl Export {
     /// # Errors
     /// The model cannot be loaded, or GGUF or the type cannot express it.
     pub fn open(from: &Path, kind: GgufType) -> Result<Self> {
-        let source = Source::open(from)?;
+        let source = ModelFiles::open(from)?;
         let name = name_of(from);
         let mut notes = Vec::new();
         let mut metadata = metadata::of(&source.config, name.strip_suffix(".gguf").unwrap_or(&name), kind)?;
@@ -59,18 +59,22 @@ impl Export {
 
         let weights = source.config.weights();
         let factors = rope_factors(&source)?;
-        let mut infos: Vec<Info> = Vec::with_capacity(weights.len() + 1);
+        let mut infos: Vec<TensorTableEntry> = Vec::with_capacity(weights.len() + 1);
         let mut narrow = 0;
         for (name, shape) in &weights {
             let stored = stored_for(kind, shape);
             narrow += usize::from(shape.len() > 1 && stored != kind);
-            infos.push(Info { name: stored_name(name), shape: shape.clone(), kind: stored });
+            infos.push(TensorTableEntry { name: stored_name(name), shape: shape.clone(), kind: stored });
         }
         if narrow > 0 {
             notes.push(format!("{narrow} matrices are f16: q8_0 needs rows of a multiple of 32 weights"));
         }
         if let Some(factors) = &factors {
-            infos.push(Info { name: "rope_freqs.weight".into(), shape: factors.dims().to_vec(), kind: GgufType::F32 });
+            infos.push(TensorTableEntry {
+                name: "rope_freqs.weight".into(),
+                shape: factors.dims().to_vec(),
+                kind: GgufType::F32,
+            });
         }
         Ok(Self { source, metadata, infos, factors, notes })
     }
@@ -80,7 +84,7 @@ impl Export {
     /// # Errors
     /// A weight cannot be read or has a value that the type cannot express, or `to` cannot be written.
     pub fn write(mut self, to: &mut dyn Write) -> Result<Exported> {
-        let mut writer = Writer::start(to, &self.metadata, &self.infos)?;
+        let mut writer = GgufWriter::start(to, &self.metadata, &self.infos)?;
         for ((name, _), info) in self.source.config.weights().iter().zip(&self.infos) {
             let mut w = self.source.tensor(name)?.to_dtype(DType::F32)?;
             if let Some(heads) = rotated_heads(name, &self.source.config) {
@@ -115,7 +119,7 @@ fn neighbours(w: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 }
 
 /// Returns the divisors of the rotary frequencies if they are not all equal, as in Llama 3's scaling.
-fn rope_factors(source: &Source) -> Result<Option<Tensor>> {
+fn rope_factors(source: &ModelFiles) -> Result<Option<Tensor>> {
     let config = &source.config;
     let Some(scaling) = config.rope_scaling.as_ref().filter(|s| s.rope_type == "llama3") else { return Ok(None) };
     if (scaling.low_freq_factor, scaling.high_freq_factor) != (1., 4.) {

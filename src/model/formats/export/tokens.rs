@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json};
 
-use super::gguf::{Metadata, Value};
+use super::gguf::{MetadataTable, WrittenValue};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::formats::gguf_tokenizer::{BYTE, CONTROL, LLAMA3, NORMAL, QWEN2, UNKNOWN, UNUSED, USER_DEFINED};
@@ -12,32 +12,32 @@ use crate::model::text::added_tokens::token_text;
 use crate::model::text::tokenizer::Tokenizer;
 
 /// Builds `tokenizer.*`. Adds a note for each difference between llama.cpp and the model's own tokenizer.
-pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>) -> Result<Metadata> {
+pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>) -> Result<MetadataTable> {
     let files = tokenizer.files();
     let broken = |e: serde_json::Error| Error::user(format!("tokenizer.json: {e}"));
     let json: Json = serde_json::from_str(&files.tokenizer).map_err(broken)?;
     let model = Bpe::read(&json)?;
     let (tokens, types) = vocabulary(tokenizer, &json, &model, config.vocab_size)?;
 
-    let mut all = Metadata::new();
-    let mut put = |key: &str, value: Value| all.push((format!("tokenizer.{key}"), value));
+    let mut all = MetadataTable::new();
+    let mut put = |key: &str, value: WrittenValue| all.push((format!("tokenizer.{key}"), value));
     if model.byte_fallback {
         let prefix = space_prefix(&json, notes)?;
-        put("ggml.model", Value::Text("llama".into()));
-        put("ggml.pre", Value::Text("default".into()));
-        put("ggml.scores", Value::F32s(scores(&tokens, &types, &model.merges)?));
-        put("ggml.add_space_prefix", Value::Bool(prefix));
+        put("ggml.model", WrittenValue::Text("llama".into()));
+        put("ggml.pre", WrittenValue::Text("default".into()));
+        put("ggml.scores", WrittenValue::F32s(scores(&tokens, &types, &model.merges)?));
+        put("ggml.add_space_prefix", WrittenValue::Bool(prefix));
     } else {
-        put("ggml.add_space_prefix", Value::Bool(false));
-        put("ggml.model", Value::Text("gpt2".into()));
-        put("ggml.pre", Value::Text(words(&json, model.whole_words, notes)?.into()));
+        put("ggml.add_space_prefix", WrittenValue::Bool(false));
+        put("ggml.model", WrittenValue::Text("gpt2".into()));
+        put("ggml.pre", WrittenValue::Text(words(&json, model.whole_words, notes)?.into()));
         if let Some((a, b)) = model.merges.iter().find(|(a, b)| a.contains(' ') || b.contains(' ')) {
             return Err(cannot(&format!("it merges `{a}` and `{b}`, and one of them contains a space")));
         }
-        put("ggml.merges", Value::Texts(model.merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
+        put("ggml.merges", WrittenValue::Texts(model.merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
     }
-    put("ggml.tokens", Value::Texts(tokens));
-    put("ggml.token_type", Value::I32s(types));
+    put("ggml.tokens", WrittenValue::Texts(tokens));
+    put("ggml.token_type", WrittenValue::I32s(types));
 
     let named = |key: &str| tokenizer.token_id(&token_text(files.config.get(key)?)?);
     let bos = tokenizer.bos_id().or(config.bos_token_id);
@@ -48,16 +48,16 @@ pub(super) fn of(tokenizer: &Tokenizer, config: &Config, notes: &mut Vec<String>
             .chain(["eos", "eot", "eom"].into_iter().zip(ends.into_iter().map(Some)))
     {
         if let Some(id) = id {
-            put(&format!("ggml.{key}_token_id"), Value::U32(id));
+            put(&format!("ggml.{key}_token_id"), WrittenValue::U32(id));
         }
     }
     let add_bos = match files.config.get("add_bos_token") {
         Some(Json::Bool(add)) => *add,
         _ => bos.and_then(|id| tokenizer.token(id)).is_some_and(|bos| begins_with(&json["post_processor"], &bos)),
     };
-    put("ggml.add_bos_token", Value::Bool(add_bos && bos.is_some()));
+    put("ggml.add_bos_token", WrittenValue::Bool(add_bos && bos.is_some()));
     if let Some(template) = tokenizer.chat_template() {
-        put("chat_template", Value::Text(template.into()));
+        put("chat_template", WrittenValue::Text(template.into()));
     }
     Ok(all)
 }

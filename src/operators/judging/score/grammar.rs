@@ -8,17 +8,17 @@ use std::ops::Range;
 
 use super::mentions::{Mention, Rank, Standing, mentions};
 use super::outcome::{Outcome, Several};
-use super::tokens::{Token, after_reasoning, tokens};
+use super::tokens::{ScoreToken, after_reasoning, tokens};
 use super::value::{alone, announces_correction, corrected};
 
 /// The scale of the scores.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scale {
+pub(super) struct ScoreScale {
     pub min: f32,
     pub max: f32,
 }
 
-impl Scale {
+impl ScoreScale {
     /// Returns the score of a mention if it is certain and on the scale.
     fn outcome(self, mention: &Mention) -> Outcome {
         let value = &mention.value;
@@ -34,7 +34,7 @@ impl Scale {
 
 /// Reads a judge's text. `cut` says that it was cut by its length. Also returns the place of the score that
 /// counted.
-pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Outcome, Option<Range<usize>>) {
+pub(super) fn read(text: &str, cut: bool, scale: ScoreScale, several: Several) -> (Outcome, Option<Range<usize>>) {
     let tokens = tokens(text, after_reasoning(text));
     let mut all = mentions(&tokens);
     if all.is_empty() && !cut {
@@ -68,8 +68,9 @@ pub(super) fn read(text: &str, cut: bool, scale: Scale, several: Several) -> (Ou
     let place = Some(tokens[chosen.value.token].place.clone());
     // The cut may have shortened "Score: 10", "Score: 1 + 1 = 2" or "Score: 1 or 2" to "Score: 1".
     let rest = &tokens[chosen.value.end..];
-    let ended =
-        |(i, t): (usize, &Token)| t.is_newline() || (t.is_mark(".!;") && rest.get(i + 1).is_some_and(|t| t.spaced));
+    let ended = |(i, t): (usize, &ScoreToken)| {
+        t.is_newline() || (t.is_mark(".!;") && rest.get(i + 1).is_some_and(|t| t.spaced))
+    };
     if cut && !rest.iter().enumerate().any(ended) {
         return (Outcome::Truncated, place);
     }
@@ -96,7 +97,7 @@ fn judges_own(all: &[Mention], cut: bool) -> Vec<&Mention> {
 
 /// Returns the mention that all mentions that count agree with: the final ones if the last is final, else
 /// the plain ones.
-fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
+fn agreed<'a>(own: &[&'a Mention], scale: ScoreScale) -> Option<&'a Mention> {
     let last = own.iter().rev().find(|m| m.rank != Rank::Part);
     let counting = match last.map(|m| m.rank) {
         Some(Rank::Final) => own.iter().copied().filter(|m| m.rank == Rank::Final).collect(),
@@ -116,7 +117,7 @@ fn agreed<'a>(own: &[&'a Mention], scale: Scale) -> Option<&'a Mention> {
 
 /// Whether a sentence after a mention takes it back: "Wait, that should be 3."; a text that was cut may
 /// lack the correction.
-fn taken_back(tokens: &[Token], mention: &Mention, cut: bool) -> bool {
+fn taken_back(tokens: &[ScoreToken], mention: &Mention, cut: bool) -> bool {
     let begins = |i: &usize| tokens[i - 1].is_newline() || tokens[i - 1].is_mark(".!?;");
     let mut sentences = (mention.value.end + 1..tokens.len()).filter(begins);
     sentences.any(|i| {

@@ -27,9 +27,9 @@ pub(super) fn read(
     (min, max): (f32, f32),
     several: Several,
 ) -> (Outcome, Option<Range<usize>>) {
-    let mut found: Option<Found> = None;
+    let mut found: Option<FoundScore> = None;
     for captures in pattern.captures_iter(text) {
-        let Some(here) = Found::from_captures(pattern, &captures) else { continue };
+        let Some(here) = FoundScore::from_captures(pattern, &captures) else { continue };
         match &found {
             Some(before) if several == Several::Agree && !before.same(&here) => {
                 return (Outcome::Ambiguous, None);
@@ -57,7 +57,7 @@ pub(super) fn read(
 }
 
 /// One score in a text.
-struct Found {
+struct FoundScore {
     score: f32,
     /// The highest score that it names.
     of: Option<f32>,
@@ -66,7 +66,7 @@ struct Found {
     place: Range<usize>,
 }
 
-impl Found {
+impl FoundScore {
     fn from_captures(pattern: &Regex, captures: &regex::Captures<'_>) -> Option<Self> {
         let names = pattern.capture_names().enumerate().skip(1);
         let mut groups =

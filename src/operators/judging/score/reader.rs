@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use regex::Regex;
 
-use super::grammar::{self, Scale};
+use super::grammar::{self, ScoreScale};
 use super::key::{GRAMMAR, compiled};
 use super::outcome::{Outcome, Several};
 use super::pattern::{self, PATTERN};
@@ -13,7 +13,7 @@ use crate::pipeline::Fields;
 
 /// How a score is read.
 #[derive(Clone, Debug)]
-enum Form {
+enum ReadingForm {
     /// The built-in grammar.
     Grammar,
     /// A regular expression whose first group is the score.
@@ -23,7 +23,7 @@ enum Form {
 /// Reads scores on a scale.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    form: Form,
+    form: ReadingForm,
     /// Lowest score.
     pub min: f32,
     /// Highest score.
@@ -43,13 +43,13 @@ impl Reader {
             return Err(Error::user(format!("the scale goes from {min} to {max}")));
         }
         if pattern == GRAMMAR {
-            return Ok(Self { form: Form::Grammar, min, max, several });
+            return Ok(Self { form: ReadingForm::Grammar, min, max, several });
         }
         let pattern = Regex::new(pattern).map_err(|e| Error::user(format!("not a regular expression: {e}")))?;
         if pattern.captures_len() < 2 {
             return Err(Error::user("the pattern has no group, so there is nothing to read"));
         }
-        Ok(Self { form: Form::Pattern(pattern), min, max, several })
+        Ok(Self { form: ReadingForm::Pattern(pattern), min, max, several })
     }
 
     /// Reads the keys `pattern`, `several`, `min` and `max`. `default` is the default of `pattern`.
@@ -58,7 +58,8 @@ impl Reader {
                      expression whose first group is the score; a group named `of` is what the score is out of, and must be \
                      `max`; one named `more` makes it a span, which is ambiguous";
         let text = f.text("pattern", about, Some(default));
-        let form = if text == GRAMMAR { Form::Grammar } else { Form::Pattern(compiled(f, "pattern", &text)) };
+        let form =
+            if text == GRAMMAR { ReadingForm::Grammar } else { ReadingForm::Pattern(compiled(f, "pattern", &text)) };
         let options = [
             ("agree", "all must be the same, else the judgement is ambiguous"),
             ("last", "the last counts"),
@@ -81,8 +82,8 @@ impl Reader {
     /// Returns the regular expression. For the grammar it is [`PATTERN`], which knows fewer spellings.
     pub fn into_pattern(self) -> Regex {
         match self.form {
-            Form::Pattern(pattern) => pattern,
-            Form::Grammar => Regex::new(PATTERN).expect("the built-in pattern is one"),
+            ReadingForm::Pattern(pattern) => pattern,
+            ReadingForm::Grammar => Regex::new(PATTERN).expect("the built-in pattern is one"),
         }
     }
 
@@ -95,8 +96,8 @@ impl Reader {
     pub fn locate(&self, text: &str, cut: bool) -> (Outcome, Option<Range<usize>>) {
         let (min, max) = (self.min, self.max);
         match &self.form {
-            Form::Grammar => grammar::read(text, cut, Scale { min, max }, self.several),
-            Form::Pattern(pattern) => pattern::read(pattern, text, cut, (min, max), self.several),
+            ReadingForm::Grammar => grammar::read(text, cut, ScoreScale { min, max }, self.several),
+            ReadingForm::Pattern(pattern) => pattern::read(pattern, text, cut, (min, max), self.several),
         }
     }
 }

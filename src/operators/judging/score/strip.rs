@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::key::{GRAMMAR, compiled};
 use super::mentions::{Mention, Standing, is_score, mentions};
-use super::tokens::{Token, tokens};
+use super::tokens::{ScoreToken, tokens};
 use super::value::alone;
 use crate::pipeline::Fields;
 
@@ -67,7 +67,7 @@ fn places(text: &str) -> Vec<Range<usize>> {
 
 /// Returns the place of a mention: "Score: 4/5" with its marks if it stands alone, only the value within a
 /// sentence.
-fn place(tokens: &[Token], mention: &Mention) -> Range<usize> {
+fn place(tokens: &[ScoreToken], mention: &Mention) -> Range<usize> {
     let (mut from, mut end) = (mention.value.token, mention.value.end);
     if mention.standing == Standing::Verdict && mention.at < from {
         from = mention.at;
@@ -82,7 +82,7 @@ fn place(tokens: &[Token], mention: &Mention) -> Range<usize> {
 }
 
 /// Whether a token next to a score belongs to it: emphasis, brackets, tags.
-fn belongs(token: &Token) -> bool {
+fn belongs(token: &ScoreToken) -> bool {
     token.is_mark("*_`#\"'{}[]<>/|\\$") || token.word().is_some_and(|w| is_score(w) || super::mentions::is_final(w))
 }
 

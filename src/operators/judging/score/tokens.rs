@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Kind of a token.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum TokenKind {
+pub(super) enum ScoreTokenKind {
     /// A number in digits of any script, with its fraction: "4", "-1", "4.5", "4,5", "4½".
     Number(f32),
     /// Letters in lower case.
@@ -18,8 +18,8 @@ pub(super) enum TokenKind {
 
 /// One token.
 #[derive(Clone, Debug)]
-pub(super) struct Token {
-    pub kind: TokenKind,
+pub(super) struct ScoreToken {
+    pub kind: ScoreTokenKind,
     /// Bytes of the text.
     pub place: Range<usize>,
     /// Whether white space precedes it on its line.
@@ -32,18 +32,18 @@ pub(super) struct Token {
     pub fenced: bool,
 }
 
-impl Token {
+impl ScoreToken {
     pub fn number(&self) -> Option<f32> {
-        if let TokenKind::Number(n) = self.kind { Some(n) } else { None }
+        if let ScoreTokenKind::Number(n) = self.kind { Some(n) } else { None }
     }
     pub fn word(&self) -> Option<&str> {
-        if let TokenKind::Word(w) = &self.kind { Some(w) } else { None }
+        if let ScoreTokenKind::Word(w) = &self.kind { Some(w) } else { None }
     }
     pub fn is_mark(&self, marks: &str) -> bool {
-        matches!(self.kind, TokenKind::Mark(c) if marks.contains(c))
+        matches!(self.kind, ScoreTokenKind::Mark(c) if marks.contains(c))
     }
     pub fn is_newline(&self) -> bool {
-        self.kind == TokenKind::Newline
+        self.kind == ScoreTokenKind::Newline
     }
 }
 
@@ -97,12 +97,12 @@ pub(super) fn after_reasoning(text: &str) -> Range<usize> {
 }
 
 /// Returns the tokens of `text[range]`, with places in `text`.
-pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
-    let mut out: Vec<Token> = Vec::new();
+pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<ScoreToken> {
+    let mut out: Vec<ScoreToken> = Vec::new();
     let (mut at, mut spaced) = (range.start, false);
     while let Some(c) = text[at..range.end].chars().next() {
         if c == '\n' {
-            out.push(token(TokenKind::Newline, at..at + 1, spaced));
+            out.push(token(ScoreTokenKind::Newline, at..at + 1, spaced));
             (at, spaced) = (at + 1, false);
             continue;
         }
@@ -111,8 +111,9 @@ pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
             continue;
         }
         let rest = &text[at..range.end];
-        let (kind, length) =
-            number_at(rest, out.last(), spaced).or_else(|| word_at(rest)).unwrap_or((TokenKind::Mark(c), c.len_utf8()));
+        let (kind, length) = number_at(rest, out.last(), spaced)
+            .or_else(|| word_at(rest))
+            .unwrap_or((ScoreTokenKind::Mark(c), c.len_utf8()));
         let mut next = token(kind, at..at + length, spaced);
         next.capital = c.is_uppercase();
         out.push(next);
@@ -123,12 +124,12 @@ pub(super) fn tokens(text: &str, range: Range<usize>) -> Vec<Token> {
     out
 }
 
-fn token(kind: TokenKind, place: Range<usize>, spaced: bool) -> Token {
-    Token { kind, place, spaced, capital: false, quote: 0, fenced: false }
+fn token(kind: ScoreTokenKind, place: Range<usize>, spaced: bool) -> ScoreToken {
+    ScoreToken { kind, place, spaced, capital: false, quote: 0, fenced: false }
 }
 
 /// Reads a word at the beginning of a text. An underscore ends a word, so `final_score` is two words.
-fn word_at(rest: &str) -> Option<(TokenKind, usize)> {
+fn word_at(rest: &str) -> Option<(ScoreTokenKind, usize)> {
     if !rest.chars().next()?.is_alphabetic() {
         return None;
     }
@@ -142,15 +143,15 @@ fn word_at(rest: &str) -> Option<(TokenKind, usize)> {
         }
         length = at + c.len_utf8();
     }
-    Some((TokenKind::Word(rest[..length].to_lowercase().replace('’', "'")), length))
+    Some((ScoreTokenKind::Word(rest[..length].to_lowercase().replace('’', "'")), length))
 }
 
 /// Reads a number at the beginning of a text: a sign, digits, a decimal part and a fraction. A sign belongs
 /// to the number unless it follows a number or letters, where it is a dash.
-fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenKind, usize)> {
+fn number_at(rest: &str, before: Option<&ScoreToken>, spaced: bool) -> Option<(ScoreTokenKind, usize)> {
     let first = rest.chars().next()?;
     if let Some(part) = fraction(first) {
-        return Some((TokenKind::Number(part), first.len_utf8()));
+        return Some((ScoreTokenKind::Number(part), first.len_utf8()));
     }
     let mut plain = String::new();
     let mut length = 0;
@@ -196,13 +197,13 @@ fn number_at(rest: &str, before: Option<&Token>, spaced: bool) -> Option<(TokenK
         number += part;
         length += gap + rest[length + gap..].chars().next().map_or(0, char::len_utf8);
     }
-    Some((TokenKind::Number(number), length))
+    Some((ScoreTokenKind::Number(number), length))
 }
 
 /// Numbers the quotations: text between double or typographic quotation marks of one paragraph, between
 /// single ones that are not apostrophes, lines that begin with `>`, and copies of the answer between their
 /// tags.
-fn mark_quotations(text: &str, tokens: &mut [Token]) {
+fn mark_quotations(text: &str, tokens: &mut [ScoreToken]) {
     let mut next = 0;
     let mut open: Option<(char, u32)> = None;
     let mut block = None;
@@ -212,7 +213,7 @@ fn mark_quotations(text: &str, tokens: &mut [Token]) {
         if blank_line {
             open = None;
         }
-        if let TokenKind::Mark(c) = tokens[i].kind {
+        if let ScoreTokenKind::Mark(c) = tokens[i].kind {
             if line_start && c == '>' {
                 next += 1;
                 block = Some(next);
@@ -251,13 +252,13 @@ fn mark_quotations(text: &str, tokens: &mut [Token]) {
 }
 
 /// Returns the mark that closes a quotation opened by this one; `None` if it opens none.
-fn closing_quote(text: &str, token: &Token) -> Option<char> {
+fn closing_quote(text: &str, token: &ScoreToken) -> Option<char> {
     match token.kind {
-        TokenKind::Mark('"') => Some('"'),
-        TokenKind::Mark('“') => Some('”'),
-        TokenKind::Mark('«') => Some('»'),
-        TokenKind::Mark('‘') => Some('’'),
-        TokenKind::Mark('\'') => {
+        ScoreTokenKind::Mark('"') => Some('"'),
+        ScoreTokenKind::Mark('“') => Some('”'),
+        ScoreTokenKind::Mark('«') => Some('»'),
+        ScoreTokenKind::Mark('‘') => Some('’'),
+        ScoreTokenKind::Mark('\'') => {
             let before = text[..token.place.start].chars().next_back();
             let after = text[token.place.end..].chars().next();
             let opens = before.is_none_or(|c| !c.is_alphanumeric()) && after.is_some_and(char::is_alphanumeric);
@@ -268,13 +269,13 @@ fn closing_quote(text: &str, token: &Token) -> Option<char> {
 }
 
 /// Whether a closing mark closes: a single quotation mark between letters is an apostrophe.
-fn closes(text: &str, token: &Token) -> bool {
+fn closes(text: &str, token: &ScoreToken) -> bool {
     let after = text[token.place.end..].chars().next();
-    !matches!(token.kind, TokenKind::Mark('\'' | '’')) || after.is_none_or(|c| !c.is_alphanumeric())
+    !matches!(token.kind, ScoreTokenKind::Mark('\'' | '’')) || after.is_none_or(|c| !c.is_alphanumeric())
 }
 
 /// Marks the tokens between lines of three backquotes.
-fn mark_fences(tokens: &mut [Token]) {
+fn mark_fences(tokens: &mut [ScoreToken]) {
     let mut fenced = false;
     let mut i = 0;
     while i < tokens.len() {

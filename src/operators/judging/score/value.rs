@@ -1,13 +1,13 @@
 //! Reads the value where a score is expected: a number with its unit and scale, or a sum.
 
-use super::tokens::{Token, TokenKind};
+use super::tokens::{ScoreToken, ScoreTokenKind};
 use super::words::{
     CORRECTING, CORRECTIONS, DEDUCTIONS, FILLERS, FOLLOWERS, NUMBER_WORDS, OPEN_ENDED, TAGS, UNITS, VAGUE,
 };
 
 /// A value as a judge states it.
 #[derive(Clone, Debug)]
-pub(super) struct Value {
+pub(super) struct StatedValue {
     pub score: f32,
     /// The highest score that it names.
     pub of: Option<f32>,
@@ -29,13 +29,13 @@ const JOINING: &str = "-–—−~+±/×→=&";
 const PUNCTUATION: &str = ".,;:!…|()[]{}<>*_\"'`“”‘’«»#$\\。，；！、（）】」-–—−=+/?~±×→&★⭐☆";
 
 /// Parses a number in digits or as a word.
-fn number(token: &Token) -> Option<f32> {
+fn number(token: &ScoreToken) -> Option<f32> {
     let word = |w: &str| NUMBER_WORDS.iter().position(|n| *n == w).map(|n| n as f32);
     token.number().or_else(|| token.word().and_then(word))
 }
 
 /// Reads a value that is the whole text: "4/5", or "4/5 - clear" if it names its scale.
-pub(super) fn alone(tokens: &[Token]) -> Option<Value> {
+pub(super) fn alone(tokens: &[ScoreToken]) -> Option<StatedValue> {
     let value = value(tokens, 0, 0)?;
     tokens[value.token].number()?;
     let rest = tokens[value.end..].iter().all(|t| t.is_newline() || t.is_mark(".!"));
@@ -44,7 +44,7 @@ pub(super) fn alone(tokens: &[Token]) -> Option<Value> {
 
 /// Reads the value that begins at token `at`, after up to `newlines` line ends; `None` if no value is
 /// there.
-pub(super) fn value(tokens: &[Token], at: usize, newlines: usize) -> Option<Value> {
+pub(super) fn value(tokens: &[ScoreToken], at: usize, newlines: usize) -> Option<StatedValue> {
     let (at, vague, below) = start(tokens, at, newlines)?;
     if let Some(mut sum) = sum(tokens, at) {
         sum.certain &= !vague;
@@ -62,7 +62,7 @@ pub(super) fn value(tokens: &[Token], at: usize, newlines: usize) -> Option<Valu
 
 /// Skips marks and filler words before a number. Returns the number's token, whether words or marks before
 /// it make it vague, and whether it is on a line of its own below.
-fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, bool, bool)> {
+fn start(tokens: &[ScoreToken], mut at: usize, newlines: usize) -> Option<(usize, bool, bool)> {
     let (mut vague, mut lines) = (false, 0);
     let from = at;
     for _ in 0..16 {
@@ -77,13 +77,13 @@ fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, boo
                 let bound = bound || (opened("$") && !tokens[at..].iter().take(4).any(|t| t.is_mark("$")));
                 return Some((at, vague || bound, lines > 0));
             }
-            TokenKind::Newline if lines < newlines => lines += 1,
-            TokenKind::Mark('<') if tag_end(tokens, at).is_some() => at = tag_end(tokens, at)?,
-            TokenKind::Mark(c) if OPENERS.contains(*c) => {}
-            TokenKind::Mark('~' | '≈' | '≥' | '≤' | '>') => vague = true,
-            TokenKind::Word(w) if FILLERS.contains(&w.as_str()) => {}
-            TokenKind::Word(w) if VAGUE.contains(&w.as_str()) => vague = true,
-            TokenKind::Word(w) if vague && matches!(w.as_str(), "to" | "than" | "least" | "most") => {}
+            ScoreTokenKind::Newline if lines < newlines => lines += 1,
+            ScoreTokenKind::Mark('<') if tag_end(tokens, at).is_some() => at = tag_end(tokens, at)?,
+            ScoreTokenKind::Mark(c) if OPENERS.contains(*c) => {}
+            ScoreTokenKind::Mark('~' | '≈' | '≥' | '≤' | '>') => vague = true,
+            ScoreTokenKind::Word(w) if FILLERS.contains(&w.as_str()) => {}
+            ScoreTokenKind::Word(w) if VAGUE.contains(&w.as_str()) => vague = true,
+            ScoreTokenKind::Word(w) if vague && matches!(w.as_str(), "to" | "than" | "least" | "most") => {}
             _ => return None,
         }
         at += 1;
@@ -92,22 +92,22 @@ fn start(tokens: &[Token], mut at: usize, newlines: usize) -> Option<(usize, boo
 }
 
 /// Returns the closing bracket of an HTML tag that begins at a token: `<b>`, `</b>`.
-fn tag_end(tokens: &[Token], at: usize) -> Option<usize> {
+fn tag_end(tokens: &[ScoreToken], at: usize) -> Option<usize> {
     let name = at + 1 + usize::from(tokens.get(at + 1)?.is_mark("/"));
     let known = TAGS.contains(&tokens.get(name)?.word()?);
     (known && tokens.get(name + 1)?.is_mark(">")).then_some(name + 1)
 }
 
 /// Reads a number with its unit and scale.
-fn single(tokens: &[Token], at: usize) -> Option<Value> {
+fn single(tokens: &[ScoreToken], at: usize) -> Option<StatedValue> {
     let first = tokens.get(at)?;
     let mut score = number(first)?;
     let mut end = at + 1;
     let mut certain = true;
-    let word_at = |i: usize| tokens.get(i).and_then(Token::word);
+    let word_at = |i: usize| tokens.get(i).and_then(ScoreToken::word);
     if first.word().is_some() {
         // "one sentence is missing" begins with a word that is not a score.
-        let goes_on = tokens.get(end).and_then(Token::word);
+        let goes_on = tokens.get(end).and_then(ScoreToken::word);
         let allowed = goes_on.is_none_or(|w| {
             UNITS.contains(&w)
                 || w == "out"
@@ -117,7 +117,7 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
         if !allowed && !tokens.get(end).is_some_and(|t| t.capital) {
             return None;
         }
-    } else if let Some(glued) = tokens.get(end).filter(|t| !t.spaced).and_then(Token::word) {
+    } else if let Some(glued) = tokens.get(end).filter(|t| !t.spaced).and_then(ScoreToken::word) {
         // "4th" and "2x" are not scores, but "4pts" is.
         certain &= UNITS.contains(&glued);
     }
@@ -157,11 +157,11 @@ fn single(tokens: &[Token], at: usize) -> Option<Value> {
             break;
         }
     }
-    Some(Value { score, of, certain, token: at, end })
+    Some(StatedValue { score, of, certain, token: at, end })
 }
 
 /// Reads "1/2" after a whole number: "3 1/2".
-fn mixed_fraction(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
+fn mixed_fraction(tokens: &[ScoreToken], at: usize) -> Option<(f32, usize)> {
     let [over, bar, under] = tokens.get(at..at + 3)? else { return None };
     let (over_n, under_n) = (over.number()?, under.number()?);
     let glued = over.spaced && bar.is_mark("/") && !bar.spaced && !under.spaced;
@@ -170,11 +170,11 @@ fn mixed_fraction(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
 
 /// Reads "/5", "out of a possible 5", "of 5", "(max 5)", "(0-5)", "on a scale of 0 to 5", "on a 5-point
 /// scale": the highest score and the token after it.
-pub(super) fn out_of(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
+pub(super) fn out_of(tokens: &[ScoreToken], at: usize) -> Option<(f32, usize)> {
     let mut i = at;
     let bracket = tokens.get(i).is_some_and(|t| t.is_mark("(["));
     i += usize::from(bracket);
-    let word_at = |i: usize| tokens.get(i).and_then(Token::word);
+    let word_at = |i: usize| tokens.get(i).and_then(ScoreToken::word);
     let number_at = |i: usize| tokens.get(i).and_then(number);
     let skip = |mut i: usize, words: &[&str]| {
         while word_at(i).is_some_and(|w| words.contains(&w)) || tokens.get(i).is_some_and(|t| t.is_mark("*_:.`")) {
@@ -209,9 +209,9 @@ pub(super) fn out_of(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
 }
 
 /// Reads "a scale of 0 to 5", "a scale from 0-5", "a 5-point scale" after "on".
-fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
+fn on_a_scale(tokens: &[ScoreToken], at: usize) -> Option<(f32, usize)> {
     let line = tokens[at..].iter().take(10).take_while(|t| !t.is_newline() && !t.is_mark(";("));
-    let line: Vec<&Token> = line.collect();
+    let line: Vec<&ScoreToken> = line.collect();
     let named = line.iter().position(|t| t.word() == Some("scale"))?;
     if let Some(points) = line[..named].iter().rposition(|t| number(t).is_some()) {
         return Some((number(line[points])?, at + named + 1));
@@ -219,9 +219,9 @@ fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
     let mut last = None;
     for (i, token) in line.iter().enumerate().skip(named + 1) {
         match &token.kind {
-            TokenKind::Number(n) => last = Some((*n, at + i + 1)),
-            TokenKind::Word(w) if matches!(w.as_str(), "of" | "from" | "to") => {}
-            TokenKind::Mark('-' | '–' | '—') => {}
+            ScoreTokenKind::Number(n) => last = Some((*n, at + i + 1)),
+            ScoreTokenKind::Word(w) if matches!(w.as_str(), "of" | "from" | "to") => {}
+            ScoreTokenKind::Mark('-' | '–' | '—') => {}
             _ => break,
         }
     }
@@ -229,7 +229,7 @@ fn on_a_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
 }
 
 /// Reads "0-5)" or "5 max)" after an opening bracket.
-fn bracketed_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
+fn bracketed_scale(tokens: &[ScoreToken], at: usize) -> Option<(f32, usize)> {
     let first = tokens.get(at)?.number()?;
     let next = tokens.get(at + 1)?;
     if next.word().is_some_and(|w| w.starts_with("max") || w == "possible") {
@@ -242,7 +242,7 @@ fn bracketed_scale(tokens: &[Token], at: usize) -> Option<(f32, usize)> {
 
 /// Whether nothing after a value makes it a range, a bound, a question, a correction or a part of something
 /// else.
-fn certain_after(tokens: &[Token], value: &Value) -> bool {
+fn certain_after(tokens: &[ScoreToken], value: &StatedValue) -> bool {
     let mut at = value.end;
     // A remark in brackets may correct the value, or add up to another one.
     if tokens.get(at).is_some_and(|t| t.is_mark("([")) {
@@ -252,7 +252,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
         }
     }
     let Some(next) = tokens.get(at) else { return true };
-    let number_at = |i: usize| tokens.get(i).and_then(Token::number);
+    let number_at = |i: usize| tokens.get(i).and_then(ScoreToken::number);
     if next.is_newline() {
         return true;
     }
@@ -282,7 +282,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
         let dash = next.is_mark("-–—−=") && tokens.get(after).is_some_and(|t| !t.is_newline());
         return (dash || comment) && number_at(after).is_none() && !corrected(tokens, after);
     }
-    if matches!(next.kind, TokenKind::Mark(c) if !next.spaced && !PUNCTUATION.contains(c)) {
+    if matches!(next.kind, ScoreTokenKind::Mark(c) if !next.spaced && !PUNCTUATION.contains(c)) {
         return false;
     }
     if next.is_mark(",;:|") && (number_at(at + 1).is_some() || corrected(tokens, at + 1)) {
@@ -305,7 +305,7 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
     }
     if word == "x"
         || (matches!(word, "to" | "and") && number_at(at + 1).is_some())
-        || (word == "and" && tokens.get(at + 1).and_then(Token::word).is_some_and(|w| OPEN_ENDED.contains(&w)))
+        || (word == "and" && tokens.get(at + 1).and_then(ScoreToken::word).is_some_and(|w| OPEN_ENDED.contains(&w)))
     {
         return false;
     }
@@ -316,25 +316,25 @@ fn certain_after(tokens: &[Token], value: &Value) -> bool {
 }
 
 /// Whether other points follow a value on its line: "2 points for this, 1 point for that".
-fn partial_credit(tokens: &[Token], value: &Value, at: usize) -> bool {
+fn partial_credit(tokens: &[ScoreToken], value: &StatedValue, at: usize) -> bool {
     let has_unit = tokens[value.token..value.end].iter().any(|t| t.word().is_some_and(|w| UNITS.contains(&w)));
     let line = tokens[at..].iter().take(60).take_while(|t| !t.is_newline());
     // "1 for this, 1 for that".
     let end = at + line.clone().count();
     let again =
-        (at..end).any(|i| tokens[i].number().is_some() && tokens.get(i + 1).and_then(Token::word) == Some("for"));
+        (at..end).any(|i| tokens[i].number().is_some() && tokens.get(i + 1).and_then(ScoreToken::word) == Some("for"));
     again || line.clone().any(|t| t.is_mark("+") || (has_unit && number(t).is_some()))
 }
 
 /// Whether words at a token announce a correction: "wait", "on second thought".
-pub(super) fn announces_correction(tokens: &[Token], at: usize) -> bool {
-    let word_at = |i: usize| tokens.get(i).and_then(Token::word);
+pub(super) fn announces_correction(tokens: &[ScoreToken], at: usize) -> bool {
+    let word_at = |i: usize| tokens.get(i).and_then(ScoreToken::word);
     let phrase = |words: &&[&str]| words.iter().enumerate().all(|(i, w)| word_at(at + i) == Some(w));
     word_at(at).is_some_and(|w| CORRECTIONS.contains(&w)) || CORRECTING.iter().any(phrase)
 }
 
 /// Whether the text at a token corrects an earlier value: "no: 3", "wait, 3", "actually it should be 3".
-pub(super) fn corrected(tokens: &[Token], at: usize) -> bool {
+pub(super) fn corrected(tokens: &[ScoreToken], at: usize) -> bool {
     if !announces_correction(tokens, at) {
         return false;
     }
@@ -348,7 +348,7 @@ pub(super) fn corrected(tokens: &[Token], at: usize) -> bool {
 }
 
 /// Reads a remark in brackets after a value: its end, or `None` if it makes the value uncertain.
-fn remark(tokens: &[Token], at: usize, score: f32) -> Option<usize> {
+fn remark(tokens: &[ScoreToken], at: usize, score: f32) -> Option<usize> {
     let end = (at + 1..tokens.len().min(at + 60)).find(|&i| tokens[i].is_mark(")]") || tokens[i].is_newline())?;
     if tokens[end].is_newline() {
         return None;
@@ -374,21 +374,21 @@ fn same(a: f32, b: f32) -> bool {
 
 /// Returns the numbers of "1 (relevant) + 1 for style - 1", with their signs. Brackets are remarks, other
 /// words are units. Returns `None` if a sign is missing between two numbers, or no number is there.
-fn terms(tokens: &[Token]) -> Option<Vec<f32>> {
+fn terms(tokens: &[ScoreToken]) -> Option<Vec<f32>> {
     let (mut out, mut sign, mut depth) = (Vec::new(), Some(1.0_f32), 0_i32);
     for (i, token) in tokens.iter().enumerate() {
         match &token.kind {
             // "(1) + (1)": brackets around a number alone are not a remark.
-            TokenKind::Mark('(' | '[') => {
+            ScoreTokenKind::Mark('(' | '[') => {
                 let alone = tokens.get(i + 1).is_some_and(|t| t.number().is_some())
                     && tokens.get(i + 2).is_some_and(|t| t.is_mark(")]"));
                 depth += i32::from(!alone || depth > 0);
             }
-            TokenKind::Mark(')' | ']') => depth = (depth - 1).max(0),
+            ScoreTokenKind::Mark(')' | ']') => depth = (depth - 1).max(0),
             _ if depth > 0 => {}
-            TokenKind::Mark('+') => sign = Some(1.),
-            TokenKind::Mark('-' | '–' | '−') if !out.is_empty() => sign = Some(-1.),
-            TokenKind::Number(n) => out.push(sign.take()? * n),
+            ScoreTokenKind::Mark('+') => sign = Some(1.),
+            ScoreTokenKind::Mark('-' | '–' | '−') if !out.is_empty() => sign = Some(-1.),
+            ScoreTokenKind::Number(n) => out.push(sign.take()? * n),
             _ => {}
         }
     }
@@ -397,7 +397,7 @@ fn terms(tokens: &[Token]) -> Option<Vec<f32>> {
 
 /// Reads "1 + 1 + 1 = 3", "3 = 1 + 1 + 1", "5 - 2 = 3": parts between equals signs with equal totals. A sum
 /// with a missing or wrong total is not certain.
-fn sum(tokens: &[Token], at: usize) -> Option<Value> {
+fn sum(tokens: &[ScoreToken], at: usize) -> Option<StatedValue> {
     let length = tokens[at..].iter().take(200).take_while(|t| !t.is_newline()).count();
     let line = &tokens[at..at + length];
     let plus = line.iter().position(|t| t.is_mark("+"));

@@ -10,7 +10,7 @@ use crate::data::did_you_mean;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Operator {
+enum ConditionOp {
     Equal,
     NotEqual,
     Less,
@@ -21,14 +21,14 @@ enum Operator {
 }
 
 /// Longer operators come first, so that `<=` is not read as `<`.
-const OPERATORS: &[(&str, Operator)] = &[
-    ("!=", Operator::NotEqual),
-    ("<=", Operator::AtMost),
-    (">=", Operator::AtLeast),
-    ("=", Operator::Equal),
-    ("<", Operator::Less),
-    (">", Operator::Greater),
-    ("~", Operator::Contains),
+const OPERATORS: &[(&str, ConditionOp)] = &[
+    ("!=", ConditionOp::NotEqual),
+    ("<=", ConditionOp::AtMost),
+    (">=", ConditionOp::AtLeast),
+    ("=", ConditionOp::Equal),
+    ("<", ConditionOp::Less),
+    (">", ConditionOp::Greater),
+    ("~", ConditionOp::Contains),
 ];
 
 /// A column, an operator and a value, such as `score>=4`, `finish!=stop`, `prompt~river` or `score=null`.
@@ -39,7 +39,7 @@ const OPERATORS: &[(&str, Operator)] = &[
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Condition {
     column: String,
-    operator: Operator,
+    operator: ConditionOp,
     value: String,
 }
 
@@ -80,8 +80,8 @@ impl Condition {
     pub(super) fn check(&self, column: usize, field: &Field) -> Result<Check> {
         let number = self.value.parse::<f64>().ok();
         let numeric = field.data_type().is_numeric() && !matches!(field.data_type(), DataType::Decimal128(..));
-        let null = self.value == "null" && matches!(self.operator, Operator::Equal | Operator::NotEqual);
-        if numeric && number.is_none() && !null && self.operator != Operator::Contains {
+        let null = self.value == "null" && matches!(self.operator, ConditionOp::Equal | ConditionOp::NotEqual);
+        if numeric && number.is_none() && !null && self.operator != ConditionOp::Contains {
             let (name, value) = (&self.column, &self.value);
             return Err(Error::user(format!("the column `{name}` holds numbers, and `{value}` is not a number")));
         }
@@ -108,13 +108,13 @@ impl Check {
         };
         let equal = order == Some(Ordering::Equal) || (value.is_null() && wanted == "null");
         match self.condition.operator {
-            Operator::Equal => equal,
-            Operator::NotEqual => !equal,
-            Operator::Less => order == Some(Ordering::Less),
-            Operator::AtMost => matches!(order, Some(Ordering::Less | Ordering::Equal)),
-            Operator::Greater => order == Some(Ordering::Greater),
-            Operator::AtLeast => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-            Operator::Contains => match value {
+            ConditionOp::Equal => equal,
+            ConditionOp::NotEqual => !equal,
+            ConditionOp::Less => order == Some(Ordering::Less),
+            ConditionOp::AtMost => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+            ConditionOp::Greater => order == Some(Ordering::Greater),
+            ConditionOp::AtLeast => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+            ConditionOp::Contains => match value {
                 Value::Null => false,
                 Value::String(s) => s.contains(wanted),
                 other => other.to_string().contains(wanted),

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub use condition::Condition;
 pub(crate) use objects::objects;
-pub use sink::Format;
+pub use sink::RowFormat;
 pub(crate) use table::printable;
 pub use table::{aligned, fitted, width};
 
@@ -45,7 +45,7 @@ pub struct Show {
     /// Maximum number of rows.
     pub limit: Option<u64>,
     /// Output format.
-    pub format: Format,
+    pub format: RowFormat,
     /// Width of the terminal, which limits the width of a table.
     pub width: usize,
     /// Whether to continue as a live run commits.
@@ -53,7 +53,7 @@ pub struct Show {
 }
 
 /// Columns and conditions of an output, resolved against the schema of the first file.
-struct Shape {
+struct OutputShape {
     /// Columns to read: those shown and those used by conditions.
     read: SchemaRef,
     checks: Vec<Check>,
@@ -76,7 +76,7 @@ impl Show {
     }
 
     fn write(&self, scan: &mut Scan, pipe: &Pipe, stop: &dyn Fn() -> bool) -> Result<()> {
-        let mut out: Option<(Shape, Box<dyn Sink>)> = None;
+        let mut out: Option<(OutputShape, Box<dyn Sink>)> = None;
         // Number of rows already read from each file; metrics files are rewritten as they grow.
         let mut seen: HashMap<PathBuf, u64> = HashMap::new();
         let (mut written, mut total) = (0u64, 0u64);
@@ -140,12 +140,12 @@ impl Show {
                 sink.finish(&End { written, total, chosen, full: full(written) })
             }
             // A table without a file has no columns yet; JSON and CSV of no rows are empty.
-            None if matches!(self.format, Format::Table) => {
+            None if matches!(self.format, RowFormat::Table) => {
                 let mut pipe = pipe.clone();
                 writeln!(pipe, "no rows")?;
                 Ok(pipe.flush()?)
             }
-            None if matches!(self.format, Format::Json | Format::Csv { .. }) => Ok(()),
+            None if matches!(self.format, RowFormat::Json | RowFormat::Csv { .. }) => Ok(()),
             None => {
                 Err(Error::user(format!("`{}` has no rows yet, so its columns are unknown", scan.given().display()))
                     .help("`--follow` waits for the first rows"))
@@ -153,7 +153,7 @@ impl Show {
         }
     }
 
-    fn shape(&self, all: &SchemaRef) -> Result<Shape> {
+    fn shape(&self, all: &SchemaRef) -> Result<OutputShape> {
         let mut shown: Vec<String> = match &self.columns[..] {
             [] => all.fields().iter().filter(|f| !self.hides(f)).map(|f| f.name().clone()).collect(),
             columns => columns.to_vec(),
@@ -178,13 +178,13 @@ impl Show {
             });
             checks.push(condition.check(position, all.field(at))?);
         }
-        Ok(Shape { read: Arc::new(all.project(&columns)?), checks, shown: positions })
+        Ok(OutputShape { read: Arc::new(all.project(&columns)?), checks, shown: positions })
     }
 
     /// Whether a table omits a column by default. Lists of numbers, such as token ids and
     /// log-probabilities, are not readable.
     fn hides(&self, field: &Field) -> bool {
-        self.format == Format::Table
+        self.format == RowFormat::Table
             && matches!(field.data_type(), DataType::List(item) if item.data_type().is_numeric())
     }
 
@@ -195,7 +195,7 @@ impl Show {
     }
 }
 
-impl Shape {
+impl OutputShape {
     /// Selects the rows for which every condition holds, and the columns shown.
     fn choose(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let shown = |rows: &RecordBatch| Ok(rows.project(&self.shown)?);

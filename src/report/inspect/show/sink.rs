@@ -17,7 +17,7 @@ use crate::error::Result;
 
 /// Output format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
+pub enum RowFormat {
     /// An aligned table for reading.
     Table,
     /// One JSON object per line.
@@ -103,24 +103,24 @@ pub(super) struct Look {
 }
 
 /// Creates the writer of a format; `look` applies to tables.
-pub(super) fn of(format: Format, schema: &SchemaRef, pipe: &Pipe, look: Look) -> Result<Box<dyn Sink>> {
+pub(super) fn of(format: RowFormat, schema: &SchemaRef, pipe: &Pipe, look: Look) -> Result<Box<dyn Sink>> {
     let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
     let pipe = pipe.clone();
     Ok(match format {
-        Format::Table => {
+        RowFormat::Table => {
             let right = schema.fields().iter().map(|f| f.data_type().is_numeric()).collect();
             let heads = names.iter().map(|name| printable(name)).collect();
-            Box::new(Table { pipe, names, heads, right, look, waiting: Vec::new(), layout: None })
+            Box::new(TableSink { pipe, names, heads, right, look, waiting: Vec::new(), layout: None })
         }
-        Format::Json => Box::new(Json(pipe)),
-        Format::Csv { guard } => {
+        RowFormat::Json => Box::new(Json(pipe)),
+        RowFormat::Csv { guard } => {
             let csv = Csv { pipe, guard };
             let head: Vec<String> = names.iter().map(|name| csv.text(name)).collect();
             csv.line(&head)?;
             Box::new(csv)
         }
-        Format::Arrow => Box::new(Arrow(StreamWriter::try_new(pipe, schema)?)),
-        Format::Parquet => Box::new(Parquet(ArrowWriter::try_new(pipe, schema.clone(), None)?)),
+        RowFormat::Arrow => Box::new(Arrow(StreamWriter::try_new(pipe, schema)?)),
+        RowFormat::Parquet => Box::new(Parquet(ArrowWriter::try_new(pipe, schema.clone(), None)?)),
     })
 }
 
@@ -226,7 +226,7 @@ const SHORT_HASH: usize = 9;
 /// Number of rows that determine the column widths.
 const SAMPLE: usize = 200;
 
-struct Table {
+struct TableSink {
     pipe: Pipe,
     names: Vec<String>,
     /// The printable column names.
@@ -252,7 +252,7 @@ impl Layout {
     }
 }
 
-impl Table {
+impl TableSink {
     /// Fixes the columns and their widths, then writes the header and the buffered rows.
     fn lay_out(&mut self) -> Result<()> {
         let room = self.look.room;
@@ -305,7 +305,7 @@ impl Table {
     }
 }
 
-impl Sink for Table {
+impl Sink for TableSink {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         for object in objects(rows)? {
             let row: Vec<String> = object.values().map(cell).collect();

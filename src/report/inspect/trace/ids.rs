@@ -10,29 +10,29 @@ use crate::error::{Error, Result};
 use crate::store::Run;
 
 /// Columns that hold ids, with the kind of each id.
-const IDS: &[(&str, Kind)] = &[
-    ("prompt_id", Kind::Prompt),
-    ("response_id", Kind::Response),
-    ("first_id", Kind::Response),
-    ("second_id", Kind::Response),
-    ("chosen_id", Kind::Response),
-    ("rejected_id", Kind::Response),
+const IDS: &[(&str, IdKind)] = &[
+    ("prompt_id", IdKind::Prompt),
+    ("response_id", IdKind::Response),
+    ("first_id", IdKind::Response),
+    ("second_id", IdKind::Response),
+    ("chosen_id", IdKind::Response),
+    ("rejected_id", IdKind::Response),
 ];
 
 /// The kind of object that an id names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Kind {
+pub(super) enum IdKind {
     Prompt,
     Response,
     Judgement,
 }
 
-impl Kind {
+impl IdKind {
     pub(super) fn word(self) -> &'static str {
         match self {
-            Kind::Prompt => "prompt",
-            Kind::Response => "response",
-            Kind::Judgement => "judgement",
+            IdKind::Prompt => "prompt",
+            IdKind::Response => "response",
+            IdKind::Judgement => "judgement",
         }
     }
 }
@@ -40,11 +40,11 @@ impl Kind {
 /// Maximum number of ids listed for an ambiguous prefix.
 const TOLD: usize = 8;
 /// Objects whose ids match a prefix, by id and kind, with the prompts that each belongs to.
-pub(super) type Candidates = BTreeMap<(String, Kind), BTreeSet<String>>;
+pub(super) type Candidates = BTreeMap<(String, IdKind), BTreeSet<String>>;
 
 /// Positions and kinds of the id columns of a file.
-pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, Kind)> {
-    let column = |(name, kind): &(&str, Kind)| {
+pub(super) fn id_columns(schema: &Schema) -> Vec<(usize, IdKind)> {
+    let column = |(name, kind): &(&str, IdKind)| {
         let at = schema.index_of(name).ok()?;
         (*schema.field(at).data_type() == DataType::Utf8).then_some((at, *kind))
     };
@@ -83,7 +83,7 @@ fn candidates(run: &Run, given: &str) -> Result<Candidates> {
             let part = run.part(&entry);
             let schema = part.schema()?;
             let columns = id_columns(&schema);
-            let Some(of_prompt) = columns.iter().position(|(_, kind)| *kind == Kind::Prompt) else { continue };
+            let Some(of_prompt) = columns.iter().position(|(_, kind)| *kind == IdKind::Prompt) else { continue };
             let wanted: Vec<usize> = columns.iter().map(|(at, _)| *at).collect();
             for rows in part.read(&schema.project(&wanted)?.into())? {
                 let rows = rows?;

@@ -12,8 +12,8 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 
-use ids::{Kind, id_columns, named, not_one};
-use uses::{Uses, uses};
+use ids::{IdKind, id_columns, named, not_one};
+use uses::{StepsByPair, uses};
 
 use super::show::{fitted, objects, printable};
 use crate::data::{Columns, Epoch, counted, hash_hex, is_hash, quoted};
@@ -25,7 +25,7 @@ use crate::store::{FileEntry, Run};
 
 /// An event of the prompt: a row of a step, or an error row of a step.
 #[derive(Debug)]
-struct Event {
+struct TraceEvent {
     step: String,
     epoch: Epoch,
     /// One of `prompt`, `response`, `score`, `pair`, `comparison`, `training`, `left_out`, `row`.
@@ -39,10 +39,10 @@ struct Event {
 /// The history of a prompt in a run.
 #[derive(Debug)]
 pub struct Trace {
-    kind: Kind,
+    kind: IdKind,
     id: String,
     prompt_id: String,
-    events: Vec<Event>,
+    events: Vec<TraceEvent>,
     /// The model produced by each training, by step and iteration.
     made: BTreeMap<(String, u32), String>,
     /// Number of optimizer steps of each training, by step and iteration.
@@ -71,7 +71,7 @@ impl Trace {
         let ((_, kind), prompts) =
             known.into_iter().next().ok_or_else(|| Error::bug("a matched id is missing from the candidates"))?;
         let mut prompt_id = prompts.into_iter().next().unwrap_or_default();
-        if number.is_some() && kind == Kind::Prompt {
+        if number.is_some() && kind == IdKind::Prompt {
             let place = quoted(&run.dir().to_string_lossy());
             return Err(Error::user(format!("`{found}` is a prompt, and only responses have judgements")).help(
                 format!(
@@ -80,13 +80,13 @@ impl Trace {
                 ),
             ));
         }
-        let mut kind = if number.is_some() { Kind::Judgement } else { kind };
+        let mut kind = if number.is_some() { IdKind::Judgement } else { kind };
         let mut trace = Self::gather(run, &prompt_id)?;
         // The id may name the judge's own prompt, whose answers are judgements. Trace the answer that was
         // judged instead.
         let known = trace.iter().any(|e| matches!(e.what, "prompt" | "response"));
         if let Some(judged) = if known { None } else { judged(run, &prompt_id)? } {
-            kind = Kind::Judgement;
+            kind = IdKind::Judgement;
             prompt_id = judged;
             trace = Self::gather(run, &prompt_id)?;
         }
@@ -108,7 +108,7 @@ impl Trace {
     }
 
     /// Collects every row about a prompt, in dataflow order.
-    fn gather(run: &Run, prompt_id: &str) -> Result<Vec<Event>> {
+    fn gather(run: &Run, prompt_id: &str) -> Result<Vec<TraceEvent>> {
         let mut events = Vec::new();
         let mut own: BTreeSet<String> = [prompt_id.to_owned()].into();
         let mut files: Vec<(u32, usize, FileEntry)> = Vec::new();
@@ -125,7 +125,7 @@ impl Trace {
                         own.insert(hash_hex(["judgements", response.as_str()]));
                     }
                     let (step, epoch) = (entry.step.clone(), entry.epoch());
-                    events.push(Event { step, epoch, what: what(&row), row, steps: None });
+                    events.push(TraceEvent { step, epoch, what: what(&row), row, steps: None });
                 }
             }
             if let Some(errors) = run.left_out(&entry)? {
@@ -135,7 +135,7 @@ impl Trace {
                 let here = (0..errors.num_rows()).filter(|&i| about(rows.value(i)));
                 for row in objects(&taken(&errors, here)?)? {
                     let (step, epoch) = (entry.step.clone(), entry.epoch());
-                    events.push(Event { step, epoch, what: "left_out", row, steps: None });
+                    events.push(TraceEvent { step, epoch, what: "left_out", row, steps: None });
                 }
             }
         }
@@ -150,13 +150,14 @@ impl Trace {
             for (reader, input) in plan.readers(&event.step).filter(|(reader, _)| reader.is_training()) {
                 let iteration =
                     if reader.iterations.contains(&event.epoch.iteration) { event.epoch.iteration } else { 0 };
-                let told =
-                    |e: &Event| e.what == "training" && owner(&e.step) == reader.name && e.epoch.iteration == iteration;
+                let told = |e: &TraceEvent| {
+                    e.what == "training" && owner(&e.step) == reader.name && e.epoch.iteration == iteration
+                };
                 let known = self.events.iter().chain(&more).any(told);
                 if input.key == "from" && !known && self.made.contains_key(&(reader.name.clone(), iteration)) {
                     let row = Map::from_iter([("read".to_owned(), json!(event.step))]);
                     let epoch = Epoch::new(iteration, 0);
-                    more.push(Event { step: reader.name.clone(), epoch, what: "training", row, steps: None });
+                    more.push(TraceEvent { step: reader.name.clone(), epoch, what: "training", row, steps: None });
                 }
             }
         }
@@ -171,7 +172,7 @@ impl Trace {
         };
         let own: BTreeSet<String> = self.events.iter().filter_map(|e| id(&e.row)).collect();
         let metrics = run.metrics();
-        let mut found: BTreeMap<(String, u32), Option<Uses>> = BTreeMap::new();
+        let mut found: BTreeMap<(String, u32), Option<StepsByPair>> = BTreeMap::new();
         for event in self.events.iter_mut().filter(|e| e.what == "training") {
             let place = (owner(&event.step).to_owned(), event.epoch.iteration);
             if !found.contains_key(&place) {
@@ -193,7 +194,7 @@ impl Trace {
 
     /// Returns one JSON object with complete rows.
     pub fn json(&self) -> Value {
-        let event = |e: &Event| {
+        let event = |e: &TraceEvent| {
             let model = self.made.get(&(owner(&e.step).to_owned(), e.epoch.iteration)).filter(|_| e.what == "training");
             let mut event = json!({ "what": e.what, "step": e.step, "iteration": e.epoch.iteration, "microbatch": e.epoch.microbatch });
             if let Some(model) = model {
@@ -214,7 +215,7 @@ impl Trace {
     /// Formats the trace as text; lines are cut to `width` columns.
     pub fn lines(&self, width: usize) -> Vec<String> {
         let mut lines = Vec::new();
-        if self.kind != Kind::Prompt {
+        if self.kind != IdKind::Prompt {
             lines.push(format!("{} {}", self.kind.word(), self.id));
         }
         lines.push(format!("prompt {}", self.prompt_id));
@@ -248,7 +249,7 @@ fn beginning(id: &str, digits: usize) -> String {
     if is_hash(id) { id[..digits].to_owned() } else { fitted(&printable(id), LONGEST_ID) }
 }
 
-impl Event {
+impl TraceEvent {
     /// Formats the event; a training has `length` optimizer steps.
     fn lines(&self, length: u64) -> Vec<String> {
         let get = |name: &str| self.row.get(name).unwrap_or(&Value::Null);
@@ -377,7 +378,7 @@ fn rows_of(run: &Run, entry: &FileEntry, own: &BTreeSet<String>) -> Result<Vec<M
     let part = run.part(entry);
     let schema = part.schema()?;
     let columns = id_columns(&schema);
-    let Some((prompt, _)) = columns.iter().find(|(_, kind)| *kind == Kind::Prompt) else { return Ok(Vec::new()) };
+    let Some((prompt, _)) = columns.iter().find(|(_, kind)| *kind == IdKind::Prompt) else { return Ok(Vec::new()) };
     let mut here = Vec::new();
     let mut before = 0;
     for rows in part.read(&schema.project(&[*prompt])?.into())? {

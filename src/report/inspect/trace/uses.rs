@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::store::Part;
 
 /// Optimizer steps by pair.
-pub(super) type Uses = BTreeMap<String, Vec<u32>>;
+pub(super) type StepsByPair = BTreeMap<String, Vec<u32>>;
 
 /// Finds the steps that used each pair in `own`; returns `None` if the metrics do not record pairs.
-pub(super) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<Uses>> {
+pub(super) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<StepsByPair>> {
     let schema = metrics.schema()?;
     let at = ["step", "pairs"].map(|name| schema.index_of(name).ok());
     let [Some(step), Some(pairs)] = at else { return Ok(None) };
@@ -21,7 +21,7 @@ pub(super) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<Uses
     if !texts || *schema.field(step).data_type() != DataType::UInt32 {
         return Ok(None);
     }
-    let (mut uses, mut told) = (Uses::new(), false);
+    let (mut uses, mut told) = (StepsByPair::new(), false);
     for rows in metrics.read(&schema.project(&[step, pairs])?.into())? {
         let rows = rows?;
         let (steps, lists) = (rows.column(0).as_primitive::<UInt32Type>(), rows.column(1).as_list::<i32>());

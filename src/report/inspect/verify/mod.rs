@@ -25,7 +25,7 @@ use crate::store::journal::entry::Entry;
 use crate::store::{Artifact, Finding, Inspected, inspect};
 
 /// The result of verifying a run.
-pub struct Verdict {
+pub struct Verification {
     name: String,
     found: Inspected,
     /// Numbers of the manifest lines that a repair removes.
@@ -33,7 +33,7 @@ pub struct Verdict {
     seed: Option<u64>,
 }
 
-impl Verdict {
+impl Verification {
     /// Verifies the run in `dir`. `weights` computes the hash of a model's weights.
     ///
     /// # Errors

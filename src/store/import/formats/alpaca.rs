@@ -6,7 +6,7 @@ use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::named;
 use crate::store::datasets::turn::with_input;
 use crate::store::import::chats::answers;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::RowSink;
 use crate::store::import::turns::take_turns;
@@ -53,7 +53,12 @@ const CONTEXTS: [&str; 2] = ["input", "context"];
 const ANSWERS: [&str; 4] = ["output", "response", "completion", "answer"];
 
 /// Converts an instruction with its answer: Alpaca, Dolly, or a prompt with a completion.
-fn instruction(record: &mut Record, context: &Context, options: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn instruction(
+    record: &mut Record,
+    context: &QuestionContext,
+    options: &RowOptions,
+    sink: &mut RowSink,
+) -> Result<(), String> {
     let question = QUESTIONS.into_iter().find(|key| record.contains(key)).unwrap_or(QUESTIONS[0]);
     let answer = ANSWERS.into_iter().find(|key| record.contains(key)).unwrap_or(ANSWERS[0]);
     if record.peek(question).is_some_and(Value::is_array) {

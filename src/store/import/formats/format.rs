@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::data::Schema;
 use crate::store::import::chats::Turns;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::RowSink;
 
@@ -55,7 +55,7 @@ pub(in crate::store::import) struct RowOptions {
 }
 
 /// Converts a row to rows of the target schema, or returns its fault.
-type ConvertRow = fn(&mut Record, &Context, &RowOptions, &mut RowSink) -> Result<(), String>;
+type ConvertRow = fn(&mut Record, &QuestionContext, &RowOptions, &mut RowSink) -> Result<(), String>;
 
 /// How the rows of a format are converted.
 pub(in crate::store::import) enum Convert {
@@ -78,7 +78,7 @@ impl Convert {
 /// Converter of a file's rows.
 pub(in crate::store::import) trait RowConverter {
     /// Converts a row, or returns its fault.
-    fn row(&mut self, record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String>;
+    fn row(&mut self, record: &mut Record, context: &QuestionContext, sink: &mut RowSink) -> Result<(), String>;
     /// Converts what was buffered until the end of the file.
     fn end(&mut self, _: &mut RowSink) {}
 }
@@ -90,7 +90,7 @@ struct EachRow {
 }
 
 impl RowConverter for EachRow {
-    fn row(&mut self, record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
+    fn row(&mut self, record: &mut Record, context: &QuestionContext, sink: &mut RowSink) -> Result<(), String> {
         (self.row)(record, context, &self.options, sink)
     }
 }

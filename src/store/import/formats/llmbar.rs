@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::{hash_hex, named};
 use crate::store::files::jsonl::spell;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{Ranked, RowSink};
 
@@ -23,7 +23,7 @@ pub(super) static DEF: FormatDef = FormatDef {
 
 /// Converts a row of LLMBar's dataset.json: input, output_1, output_2 and label, 1 or 2, the output that
 /// people prefer. The preferred output gets rank 0.
-fn llmbar(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn llmbar(record: &mut Record, context: &QuestionContext, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
     let input = record.text("input")?;
     let outputs = [record.text("output_1")?, record.text("output_2")?];
     let label = record.take("label");

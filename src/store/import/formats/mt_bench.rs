@@ -6,7 +6,7 @@ use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::{named, prompt_id};
 use crate::store::datasets::turn::role_content;
 use crate::store::files::jsonl::{list, spell, text};
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{RowSink, put_prompt};
 
@@ -25,7 +25,7 @@ pub(super) static DEF: FormatDef = FormatDef {
 
 /// Converts a line of question.jsonl: question_id, category, turns and, in some lines, a reference answer per
 /// turn.
-fn mt_bench(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn mt_bench(record: &mut Record, context: &QuestionContext, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
     let turns = record.required("turns", |value| list(value, text))?;
     let id = record.required("question_id", |value| match value {
         Value::Number(number) => Ok(number.to_string()),

@@ -12,7 +12,7 @@ use crate::data::named;
 use crate::store::datasets::turn::Turn;
 use crate::store::files::jsonl::spell;
 use crate::store::import::chats::Turns;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{REPEATED, Ranked, RowSink, is_too_repetitive, turn_bytes};
 
@@ -62,10 +62,10 @@ struct Oasst {
 struct Tree {
     id: String,
     /// The messages, in the file's order.
-    messages: Vec<Message>,
+    messages: Vec<OasstMessage>,
 }
 
-struct Message {
+struct OasstMessage {
     id: String,
     parent: Option<String>,
     role: String,
@@ -76,7 +76,7 @@ struct Message {
     good: bool,
 }
 
-impl Message {
+impl OasstMessage {
     fn is_answer(&self) -> bool {
         self.role == "assistant"
     }
@@ -85,7 +85,7 @@ impl Message {
     }
 }
 
-fn message(record: &mut Record) -> Result<Message, String> {
+fn message(record: &mut Record) -> Result<OasstMessage, String> {
     let rank = record.optional("rank", |value| {
         // pandas writes integers as floats if the column has nulls.
         let whole = value.as_f64().filter(|f| f.fract() == 0. && (0. ..=1e9).contains(f)).map(|f| f as u32);
@@ -93,7 +93,7 @@ fn message(record: &mut Record) -> Result<Message, String> {
     })?;
     let deleted = record.take("deleted").and_then(|flag| flag.as_bool());
     let review_result = record.take("review_result").and_then(|flag| flag.as_bool());
-    let message = Message {
+    let message = OasstMessage {
         good: deleted != Some(true) && review_result != Some(false),
         rank,
         id: record.text("message_id")?,
@@ -109,7 +109,7 @@ fn message(record: &mut Record) -> Result<Message, String> {
 }
 
 /// Reads a message of a tree and all its replies, parents first.
-fn branch(record: &mut Record, parent: Option<&str>, all: &mut Vec<Message>) -> Result<(), String> {
+fn branch(record: &mut Record, parent: Option<&str>, all: &mut Vec<OasstMessage>) -> Result<(), String> {
     let replies = record.has("replies").then(|| record.take("replies")).flatten();
     if let Some(parent) = parent {
         record.put("parent_id", parent);
@@ -132,7 +132,7 @@ struct Links {
 }
 
 impl Links {
-    fn new(messages: &[Message]) -> Self {
+    fn new(messages: &[OasstMessage]) -> Self {
         let by_id: HashMap<&str, usize> = messages.iter().enumerate().map(|(at, m)| (m.id.as_str(), at)).collect();
         let mut links = Self { roots: Vec::new(), replies: vec![Vec::new(); messages.len()], orphans: Vec::new() };
         for (at, m) in messages.iter().enumerate() {
@@ -175,7 +175,7 @@ impl Oasst {
     }
 
     /// Reason for leaving out a message and its replies, if any.
-    fn unwanted(&self, m: &Message) -> Option<&'static str> {
+    fn unwanted(&self, m: &OasstMessage) -> Option<&'static str> {
         let foreign = self.language.as_ref().is_some_and(|l| m.lang.as_ref() != Some(l));
         match m {
             _ if foreign => Some("another language"),
@@ -262,7 +262,7 @@ impl Oasst {
     }
 
     /// Converts the answers to one user message.
-    fn answers(&self, id: &str, before: &[Turn], answers: Vec<&Message>, sink: &mut RowSink) {
+    fn answers(&self, id: &str, before: &[Turn], answers: Vec<&OasstMessage>, sink: &mut RowSink) {
         let mut ranked = Vec::new();
         for m in answers {
             match m.rank {
@@ -282,7 +282,7 @@ impl Oasst {
 }
 
 impl RowConverter for Oasst {
-    fn row(&mut self, record: &mut Record, context: &Context, sink: &mut RowSink) -> Result<(), String> {
+    fn row(&mut self, record: &mut Record, context: &QuestionContext, sink: &mut RowSink) -> Result<(), String> {
         if !context.is_empty() {
             sink.leave_out(CONTEXT_OF_A_MESSAGE);
             return Ok(());
@@ -297,7 +297,7 @@ impl RowConverter for Oasst {
             self.open = Some((Tree { id, messages: Vec::new() }, 0));
         }
         let Some((tree, size)) = &mut self.open else { return Ok(()) };
-        *size += size_of::<Message>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
+        *size += size_of::<OasstMessage>() + m.text.len() + m.id.len() + m.parent.as_ref().map_or(0, String::len);
         if *size > MAX_TREE {
             return Err(format!("is in a tree of more than {} MiB", MAX_TREE >> 20));
         }

@@ -8,7 +8,7 @@ use crate::data::{hash_hex, named};
 use crate::store::datasets::comparisons::comparison;
 use crate::store::datasets::context::is_encoded_messages;
 use crate::store::datasets::turn::{Turn, with_input, with_system};
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::RowSink;
 use crate::store::import::turns::{TOOL_CALL, UNTRAINED, is_tool_call, take_turns};
@@ -61,7 +61,12 @@ const SCORES: [(&str, &str); 4] = [
 const QUESTIONS: [&str; 3] = ["question", "instruction", "query"];
 
 /// Converts a pair. The row's context becomes the first messages of the prompt.
-fn preference(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn preference(
+    record: &mut Record,
+    context: &QuestionContext,
+    _: &RowOptions,
+    sink: &mut RowSink,
+) -> Result<(), String> {
     let (chosen_score, rejected_score) = take_scores(record);
     let prompt_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
     // UltraFeedback's binarized rows repeat the chosen conversation.

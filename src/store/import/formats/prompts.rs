@@ -9,10 +9,10 @@ use crate::store::datasets::normalize::{ORIGIN_GIVEN, is_prompt_only};
 use crate::store::datasets::turn;
 use crate::store::datasets::turn::{ensure_unanswered, role_content};
 use crate::store::import::chats::{TWO_SYSTEMS, beyond_text};
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{RowSink, put_prompt};
-use crate::store::import::turns::{Turn, is_unanswered, take_turns};
+use crate::store::import::turns::{ImportedTurn, is_unanswered, take_turns};
 
 pub(super) static DEF: FormatDef = FormatDef {
     name: "prompts",
@@ -50,7 +50,7 @@ pub(super) static DEF: FormatDef = FormatDef {
 };
 
 /// Converts a prompt without an answer: a text or messages.
-fn prompt(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn prompt(record: &mut Record, context: &QuestionContext, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
     let given_id = record.optional_text("prompt_id")?.filter(|id| !id.is_empty());
     // Reflux's own rows have the conversation next to its transcript.
     let stored = record.peek(PROMPT_MESSAGES).is_some_and(|messages| !is_empty(messages));
@@ -61,7 +61,7 @@ fn prompt(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut Row
     };
     let turns = match record.peek(key) {
         None => return Err("lacks `prompt` and `messages`".to_owned()),
-        Some(Value::String(_)) if !stored => vec![Turn::question(record.plain_text(key)?)],
+        Some(Value::String(_)) if !stored => vec![ImportedTurn::question(record.plain_text(key)?)],
         Some(_) => take_turns(record, key)?,
     };
     if let Some(why) = turns.iter().find_map(beyond_text) {

@@ -3,7 +3,7 @@
 use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::named;
 use crate::store::datasets::turn::with_input;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{REPEATED, RowSink, is_too_repetitive, turn_bytes};
 
@@ -19,7 +19,7 @@ pub(super) static DEF: FormatDef = FormatDef {
     convert: Convert::Row(seed_task),
 };
 
-fn seed_task(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn seed_task(record: &mut Record, context: &QuestionContext, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
     let instruction = record.text("instruction")?;
     let instances = record.records("instances", |instance| {
         Ok((instance.optional_text("input")?.unwrap_or_default(), instance.text("output")?))

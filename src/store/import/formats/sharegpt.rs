@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::named;
 use crate::store::import::chats::answers;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::RowSink;
 use crate::store::import::turns::{Role, is_unanswered, take_turns};
@@ -30,7 +30,7 @@ pub(super) static DEF: FormatDef = FormatDef {
 /// Converts a conversation under `conversations` or `messages`.
 fn conversation(
     record: &mut Record,
-    context: &Context,
+    context: &QuestionContext,
     options: &RowOptions,
     sink: &mut RowSink,
 ) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use super::format::{Convert, FormatDef, RowOptions};
 use crate::data::{hash_hex, named, prompt_id};
 use crate::store::datasets::turn::role_content;
-use crate::store::import::context::Context;
+use crate::store::import::context::QuestionContext;
 use crate::store::import::record::Record;
 use crate::store::import::sink::{Ranked, RowSink};
 
@@ -19,7 +19,12 @@ pub(super) static DEF: FormatDef = FormatDef {
     convert: Convert::Row(ultrafeedback),
 };
 
-fn ultrafeedback(record: &mut Record, context: &Context, _: &RowOptions, sink: &mut RowSink) -> Result<(), String> {
+fn ultrafeedback(
+    record: &mut Record,
+    context: &QuestionContext,
+    _: &RowOptions,
+    sink: &mut RowSink,
+) -> Result<(), String> {
     let prompt = record.text("instruction")?;
     let completions = record.records("completions", |completion| {
         const SCORES: [&str; 3] = ["overall_score", "score", "fine-grained_score"];
