@@ -180,6 +180,31 @@ fn only_the_terminal_prints() {
     assert!(seen > 100, "only {seen} files were looked at");
 }
 
+/// Requests leave the process in one place, which knows nothing of what they ask for.
+#[test]
+fn only_the_transport_speaks_to_servers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut seen = 0;
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if !name.starts_with("engine/remote/transport") {
+            assert!(!text.contains("reqwest::"), "{} names reqwest: send with `Transport`", name.display());
+            continue;
+        }
+        for (at, _) in text.match_indices("use crate::") {
+            let target = &text[at + "use crate::".len()..];
+            let may = ["cancel::", "error::", "data::one_line"].iter().any(|path| target.starts_with(path));
+            assert!(may, "{} imports {}", name.display(), target.lines().next().unwrap());
+            seen += 1;
+        }
+        assert!(!text.contains("super::super::super"), "{} reaches out of its room", name.display());
+    }
+    assert!(seen > 5, "only {seen} imports were looked at");
+}
+
 /// Files of `src/dataflow` whose code runs on compute threads, or without a running dataflow. All others are a worker's.
 const COMPUTES: &[&str] = &[
     "advice.rs",

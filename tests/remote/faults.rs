@@ -144,6 +144,8 @@ fn a_request_that_kills_one_server_twice_is_given_up() {
                 while transport.counters()[0].deaths < death {
                     std::thread::yield_now();
                 }
+                // Longer than the wait of a row, after which it looks whether the server died.
+                std::thread::sleep(Duration::from_secs(1));
                 stub.revive();
             }
         });

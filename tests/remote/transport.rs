@@ -209,6 +209,33 @@ fn paths_of_the_server_are_asked_once() {
 }
 
 #[test]
+fn no_proxy_stands_between_this_machine_and_itself() {
+    let this = std::env::current_exe().unwrap();
+    let proxy = "http://127.0.0.1:9";
+    let mut test = std::process::Command::new(this);
+    test.args(["--exact", "transport::one_bad_prompt_fails_alone"]).env_remove("NO_PROXY").env_remove("no_proxy");
+    let output = test.env("HTTP_PROXY", proxy).env("http_proxy", proxy).env("ALL_PROXY", proxy).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn limits_without_a_limit_are_taken() {
+    let stub = Stub::start(|request| match request.nth {
+        0 => Response::status(503, "").header("retry-after", "0"),
+        _ => Response::json(OK),
+    });
+    let transport = Transport::new(TransportConfig {
+        max_in_flight: usize::MAX,
+        row_budget: Duration::MAX,
+        request_timeout: Duration::MAX,
+        max_body: usize::MAX,
+        ..config(&[&stub, &stub])
+    });
+    assert!(send(&transport.unwrap(), calls(20)).iter().all(|result| result.is_ok()));
+}
+
+#[test]
 fn the_level_rises_to_the_ceiling_and_threads_share_it() {
     let stub = Stub::start(|_| Response::json(OK).delay(Duration::from_millis(20)));
     let transport = Arc::new(Transport::new(TransportConfig { max_in_flight: 24, ..config(&[&stub]) }).unwrap());

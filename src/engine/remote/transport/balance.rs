@@ -32,6 +32,20 @@ pub(super) struct Grant {
     alone: bool,
 }
 
+/// What the end of a request changed about its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    Died,
+    Revived,
+}
+
+impl Change {
+    fn died(died: bool) -> Self {
+        if died { Self::Died } else { Self::None }
+    }
+}
+
 /// What a request showed about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
@@ -128,21 +142,12 @@ impl Balance {
         health.is_alive() && health.gone(now, false, now)
     }
 
-    /// Records the end of a request. Returns whether its endpoint died of it.
-    pub fn end(&mut self, grant: &Grant, signal: Signal, now: Instant) -> bool {
+    /// Records the end of a request, and what it showed.
+    pub fn end(&mut self, grant: &Grant, signal: Signal, now: Instant) -> Change {
         let server = &mut self.0[grant.endpoint];
         let full = server.in_flight >= server.level.allowed();
         server.in_flight -= 1;
         server.alone &= !grant.alone;
-        match signal {
-            Signal::Answered | Signal::Alive | Signal::Busy(_) => {
-                if server.health.replied() {
-                    server.level.restart();
-                }
-            }
-            Signal::Dropped => server.health.dropped(grant.trial),
-            Signal::Slow | Signal::Struck | Signal::Gone => {}
-        }
         match signal {
             Signal::Answered => server.level.answered(grant.at, now, full),
             Signal::Busy(pause) => {
@@ -150,15 +155,22 @@ impl Balance {
                 let until = (!pause.is_zero()).then(|| now + pause);
                 server.paused_until = server.paused_until.max(until);
             }
-            Signal::Slow => {
-                server.level.congested(grant.at, now);
-                return server.health.struck(grant.at, grant.trial, now);
-            }
-            Signal::Struck => return server.health.struck(grant.at, grant.trial, now),
-            Signal::Gone => return server.health.gone(grant.at, grant.trial, now),
-            Signal::Alive | Signal::Dropped => {}
+            Signal::Slow => server.level.congested(grant.at, now),
+            Signal::Alive | Signal::Struck | Signal::Gone | Signal::Dropped => {}
         }
-        false
+        match signal {
+            Signal::Slow | Signal::Struck => Change::died(server.health.struck(grant.at, grant.trial, now)),
+            Signal::Gone => Change::died(server.health.gone(grant.at, grant.trial, now)),
+            Signal::Answered | Signal::Alive | Signal::Busy(_) if server.health.replied() => {
+                server.level.restart();
+                Change::Revived
+            }
+            Signal::Dropped => {
+                server.health.dropped(grant.trial);
+                Change::None
+            }
+            Signal::Answered | Signal::Alive | Signal::Busy(_) => Change::None,
+        }
     }
 }
 
@@ -206,7 +218,7 @@ mod tests {
         let mut balance = Balance::new(2, 8);
         let (one, other) = (balance.preferred(1).unwrap(), 1 - balance.preferred(1).unwrap());
         let grant = balance.begin(one, false, now);
-        assert!(balance.end(&grant, Signal::Gone, now));
+        assert_eq!(balance.end(&grant, Signal::Gone, now), Change::Died);
         assert_eq!(balance.preferred(1), Some(other));
         assert_eq!(balance.choose(1, 0, now), Some(other));
         let later = now + Duration::from_secs(1);

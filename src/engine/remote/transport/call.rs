@@ -17,7 +17,7 @@ pub struct TransportConfig {
     pub key: Option<Secret>,
     /// Requests in flight at one endpoint, at most. The level that is used is found.
     pub max_in_flight: usize,
-    /// The time within which one row is retried, from its first fault.
+    /// The time within which one row is retried, from its first fault, or from the beginning of an outage of all servers.
     pub row_budget: Duration,
     /// The time within which a request must have its whole reply.
     pub request_timeout: Duration,

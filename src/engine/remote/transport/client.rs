@@ -1,6 +1,7 @@
 //! The face of the transport.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -14,6 +15,9 @@ use super::row::SharedTransport;
 use super::{runtime, words};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
+
+/// Longest budget of a row. A point in time that is further away cannot be computed.
+const MAX_BUDGET: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Sends requests to servers of one model. Threads share it, and with it the levels of its endpoints.
 pub struct Transport(Arc<SharedTransport>);
@@ -38,15 +42,16 @@ impl Transport {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        let budget = config.row_budget.min(MAX_BUDGET);
         let clients = config.endpoints.iter().map(|e| exchange::client(e, headers.clone()));
         Ok(Self(Arc::new(SharedTransport {
             clients: clients.collect::<Result<_>>()?,
-            pool: Arc::new(EndpointPool::new(&config.endpoints, config.max_in_flight, config.row_budget)),
+            pool: Arc::new(EndpointPool::new(&config.endpoints, config.max_in_flight, budget)),
             endpoints: config.endpoints,
             key: config.key,
             max_in_flight: config.max_in_flight.max(1),
             limits: Limits { time: config.request_timeout, body: config.max_body },
-            budget: config.row_budget,
+            budget,
         })))
     }
 

@@ -44,7 +44,7 @@ impl Flight {
     pub fn new(shared: Arc<SharedTransport>) -> Result<Self> {
         let handle = runtime::handle()?;
         let (sender, receiver) = unbounded();
-        let places = shared.endpoints.len() * shared.max_in_flight;
+        let places = shared.endpoints.len().saturating_mul(shared.max_in_flight);
         let now = Instant::now();
         Ok(Self {
             shared,
@@ -55,7 +55,7 @@ impl Flight {
             began: now,
             ticked: now,
             open: 0,
-            max_open: places * ROWS_PER_PLACE,
+            max_open: places.saturating_mul(ROWS_PER_PLACE),
             resting: Arc::new(AtomicUsize::new(0)),
         })
     }
@@ -63,7 +63,7 @@ impl Flight {
     /// Whether another row may begin. Rows that rest hold up no others, up to a limit that bounds the memory.
     pub fn has_room(&self) -> bool {
         let active = self.open.saturating_sub(self.resting.load(Ordering::Relaxed));
-        active < self.max_open && self.open < self.max_open * RESTING_PER_ROW
+        active < self.max_open && self.open < self.max_open.saturating_mul(RESTING_PER_ROW)
     }
 
     pub fn start(&mut self, index: usize, call: Call) {

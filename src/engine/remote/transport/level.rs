@@ -14,16 +14,16 @@ const CLEARLY_FASTER: f64 = 1.05;
 const CLEARLY_SLOWER: f64 = 2.;
 /// Averages in a row that must say so.
 const MIN_SLOW_EPOCHS: u32 = 2;
-/// Half the requests wait half as long where they queue. Where the latency falls by less than to this share, the
-/// requests themselves have become longer.
-const QUEUED: f64 = 0.6;
+/// Where requests queued, a lower level keeps this share of the best speed at least. Otherwise the requests themselves
+/// have become longer.
+const SAME_SPEED: f64 = 0.8;
 
 /// Number of requests that may be in flight at one endpoint.
 ///
 /// It doubles in every round trip until the first sign of congestion, as TCP does, and grows by a step afterwards.
 /// It is halved when the endpoint says that it is busy, and when a higher level brought latency and no speed.
-/// Latency alone says nothing: a server that batches answers more a second *and* each later. If the latency does not
-/// fall with the level, the requests have become longer, and what was measured before them is forgotten.
+/// Latency alone says nothing: a server that batches answers more a second *and* each later. If a lower level
+/// does not bring back the best speed, the requests have become longer, and what was measured before is forgotten.
 #[derive(Debug)]
 pub(super) struct Level {
     ceiling: f64,
@@ -34,8 +34,8 @@ pub(super) struct Level {
     epoch: LevelEpoch,
     best: Option<Speed>,
     slow_epochs: u32,
-    /// The latency for which the level was lowered last, until it is seen what that brought.
-    lowered_for: Option<f64>,
+    /// The level was lowered for its latency, and it is not seen yet what that brought.
+    on_trial: bool,
 }
 
 /// Answers that came while the level was used in full.
@@ -65,7 +65,7 @@ impl Level {
             epoch: LevelEpoch::default(),
             best: None,
             slow_epochs: 0,
-            lowered_for: None,
+            on_trial: false,
         }
     }
 
@@ -113,7 +113,7 @@ impl Level {
         self.threshold = (self.now / 2.).max(1.);
         self.now = START.min(self.now);
         self.epoch = LevelEpoch::default();
-        (self.best, self.slow_epochs, self.lowered_for) = (None, 0, None);
+        (self.best, self.slow_epochs, self.on_trial) = (None, 0, false);
     }
 
     fn end_epoch(&mut self, now: Instant) {
@@ -121,8 +121,9 @@ impl Level {
         let elapsed = epoch.since.map_or(0., |since| now.saturating_duration_since(since).as_secs_f64());
         let answers = epoch.answers as f64;
         let speed = Speed { per_second: answers / elapsed.max(1e-9), latency: epoch.latency / answers };
-        let queued = self.lowered_for.take().is_none_or(|before| speed.latency <= before * QUEUED);
-        match self.best.filter(|_| queued) {
+        let on_trial = std::mem::take(&mut self.on_trial);
+        let comparable = |best: &Speed| !on_trial || speed.per_second >= best.per_second * SAME_SPEED;
+        match self.best.filter(comparable) {
             Some(best) if speed.per_second < best.per_second * CLEARLY_FASTER => {
                 if speed.latency < best.latency * CLEARLY_SLOWER {
                     self.slow_epochs = 0;
@@ -133,7 +134,7 @@ impl Level {
                     self.lower(now);
                     // Still slow at the lower level is reason enough to lower it again.
                     self.slow_epochs = MIN_SLOW_EPOCHS - 1;
-                    self.lowered_for = Some(speed.latency);
+                    self.on_trial = true;
                 }
             }
             _ => {
@@ -181,6 +182,18 @@ mod tests {
         let mut level = Level::new(64);
         round_trips(&mut level, &mut now, 40, |n| 0.1 + 0.01 * n as f64);
         assert_eq!(level.allowed(), 64);
+    }
+
+    #[test]
+    fn it_stays_near_the_knee_of_a_server_that_queues() {
+        let (mut level, mut now) = (Level::new(256), Instant::now());
+        // At most 16 at once, each of which takes a tenth of a second.
+        let latency = |n: usize| 0.1 * (n as f64 / 16.).max(1.);
+        round_trips(&mut level, &mut now, 30, latency);
+        for _ in 0..300 {
+            round_trips(&mut level, &mut now, 1, latency);
+            assert!((8..=128).contains(&level.allowed()), "{}", level.allowed());
+        }
     }
 
     #[test]

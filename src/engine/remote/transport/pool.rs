@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::balance::{Balance, Grant, Signal};
+use super::balance::{Balance, Change, Grant, Server, Signal};
 use super::endpoint::{Endpoint, EndpointCounters};
 
 /// Waiting rows that are looked through for one whose preferred endpoint has room.
@@ -130,13 +130,14 @@ impl EndpointPool {
         state.refused_at[endpoint] = Some(now);
         if state.balance.found_gone(endpoint, now) {
             state.counters[endpoint].deaths += 1;
+            tracing::warn!("{}: nobody listens; it is left out and tried again", state.counters[endpoint].url);
         }
     }
 
     /// The counters of all endpoints.
     pub fn counters(&self) -> Vec<EndpointCounters> {
         let state = self.lock();
-        let with_state = |(counters, server): (&EndpointCounters, &super::balance::Server)| EndpointCounters {
+        let with_state = |(counters, server): (&EndpointCounters, &Server)| EndpointCounters {
             in_flight: server.in_flight,
             level: server.level.allowed(),
             alive: server.health.is_alive(),
@@ -156,9 +157,16 @@ impl EndpointPool {
         if signal == Signal::Gone {
             state.refused_at[grant.endpoint] = Some(now);
         }
-        let died = state.balance.end(grant, signal, now);
+        let change = state.balance.end(grant, signal, now);
         let counters = &mut state.counters[grant.endpoint];
-        counters.deaths += u64::from(died);
+        match change {
+            Change::Died => {
+                counters.deaths += 1;
+                tracing::warn!("{}; the server is left out and tried again", words.unwrap_or(&counters.url));
+            }
+            Change::Revived => tracing::info!("{}: the server is back", counters.url),
+            Change::None => {}
+        }
         counters.seconds += now.saturating_duration_since(grant.at).as_secs_f64();
         match (words, signal) {
             (_, Signal::Dropped) => {}

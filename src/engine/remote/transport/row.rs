@@ -153,15 +153,16 @@ impl RowHistory<'_> {
         if left.is_zero() {
             return Some(self.exhausted());
         }
+        // A server may be up again soon, or go down a moment after its connections, so both ends of the wait count.
+        let mut died = retry.may_have_died && self.has_died(endpoint, since).await;
         // Whom nobody hears goes to another endpoint at once, or waits for the next try of a dead one.
         if retry.signal != Signal::Gone {
             let wait = backoff::delay(self.index as u64, self.faults).max(retry.after).min(left);
             let _resting = Resting::new(self.resting);
             tokio::time::sleep(wait).await;
         }
-        if retry.may_have_died && self.has_died(endpoint, since).await {
-            self.deaths += 1;
-        }
+        died = died || (retry.may_have_died && self.has_died(endpoint, since).await);
+        self.deaths += u32::from(died);
         (self.deaths >= MAX_DEATHS).then(|| {
             let message = format!(
                 "servers died {MAX_DEATHS} times while they computed this request, the last time {}",
