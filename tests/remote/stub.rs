@@ -188,8 +188,10 @@ impl Shared {
         if !self.alive.swap(false, Ordering::SeqCst) {
             return;
         }
-        // Wakes the listening thread, which then closes its socket.
-        drop(TcpStream::connect(self.address));
+        // Wakes the listening thread, which then closes its socket. From then on connections are refused.
+        while TcpStream::connect(self.address).is_ok() {
+            thread::yield_now();
+        }
         for connection in self.connections.lock().unwrap().drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }

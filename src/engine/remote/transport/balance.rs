@@ -248,5 +248,6 @@ mod tests {
         balance.end(&grant, Signal::Busy(Duration::from_secs(2)), now);
         assert!(!balance.has_room(0, now));
         assert!(balance.has_room(0, now + Duration::from_secs(2)));
+        assert_eq!(balance.servers()[0].level.allowed(), 4);
     }
 }
