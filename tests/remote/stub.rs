@@ -120,6 +120,8 @@ struct Shared {
     answer: Box<Answer>,
     address: SocketAddr,
     alive: AtomicBool,
+    /// Whether the socket is open.
+    listening: AtomicBool,
     requests: Mutex<Vec<Request>>,
     connections: Mutex<Vec<TcpStream>>,
     in_flight: AtomicUsize,
@@ -137,6 +139,7 @@ impl Stub {
             answer: Box::new(answer),
             address: listener.local_addr().unwrap(),
             alive: AtomicBool::new(true),
+            listening: AtomicBool::new(true),
             requests: Mutex::default(),
             connections: Mutex::default(),
             in_flight: AtomicUsize::new(0),
@@ -172,6 +175,7 @@ impl Stub {
     pub fn revive(&self) {
         if !self.0.alive.swap(true, Ordering::SeqCst) {
             let listener = TcpListener::bind(self.0.address).unwrap();
+            self.0.listening.store(true, Ordering::SeqCst);
             listen(listener, &self.0);
         }
     }
@@ -189,7 +193,8 @@ impl Shared {
             return;
         }
         // Wakes the listening thread, which then closes its socket. From then on connections are refused.
-        while TcpStream::connect(self.address).is_ok() {
+        drop(TcpStream::connect(self.address));
+        while self.listening.load(Ordering::SeqCst) {
             thread::yield_now();
         }
         for connection in self.connections.lock().unwrap().drain(..) {
@@ -203,7 +208,7 @@ fn listen(listener: TcpListener, shared: &Arc<Shared>) {
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
             if !shared.alive.load(Ordering::SeqCst) {
-                return;
+                break;
             }
             let mut connections = shared.connections.lock().unwrap();
             connections.retain(|c| c.peer_addr().is_ok());
@@ -213,6 +218,8 @@ fn listen(listener: TcpListener, shared: &Arc<Shared>) {
             // An error is a client that went away.
             thread::spawn(move || drop(serve(&shared, stream)));
         }
+        drop(listener);
+        shared.listening.store(false, Ordering::SeqCst);
     });
 }
 
