@@ -115,6 +115,8 @@ retries = 0
             *rows += batch.num_rows();
         }
     }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    let failed = command.args(["show", runs.join("llama").to_str().unwrap(), "errors", "--json"]).output().unwrap();
+    assert!(!run.dir().join("data/errors").exists(), "{}", String::from_utf8_lossy(&failed.stdout));
     assert_eq!((texts, answers), (12, 24));
-    assert!(!run.dir().join("data/errors").exists(), "no row failed");
 }

@@ -171,6 +171,10 @@ impl Stub {
     pub fn die(&self) {
         self.0.die();
     }
+    /// Whether connections are taken.
+    pub fn is_alive(&self) -> bool {
+        self.0.alive.load(Ordering::SeqCst)
+    }
     /// Listens again at the same address.
     pub fn revive(&self) {
         if !self.0.alive.swap(true, Ordering::SeqCst) {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +153,7 @@ pub(crate) fn remove_all(run: &Path) -> Result<()> {
     for (step, epoch) in all(run) {
         remove(run, &step, epoch)?;
     }
+    remove_empty_folders(run);
     if !is_link(&run.join(FOLDER)) {
         remove_file(&run.join(FOLDER).join(USAGE))?;
         remove_empty(&run.join(FOLDER), run);
@@ -162,12 +163,22 @@ pub(crate) fn remove_all(run: &Path) -> Result<()> {
 
 /// Removes a microbatch's replies.
 pub(crate) fn remove(run: &Path, step: &str, epoch: Epoch) -> Result<()> {
-    let path = run.join(path_of(step, epoch));
-    remove_file(&path)?;
-    if let Some(above) = path.parent() {
-        remove_empty(above, &run.join(FOLDER));
+    // The folder stays: another microbatch may be about to write into it.
+    remove_file(&run.join(path_of(step, epoch)))
+}
+
+/// Removes the folders without replies, when no microbatch is at work.
+pub(crate) fn remove_empty_folders(run: &Path) {
+    let folders = |dir: &Path| -> Vec<PathBuf> {
+        let entries = if is_link(dir) { None } else { fs::read_dir(dir).ok() };
+        entries.into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    for step in folders(&run.join(FOLDER)) {
+        for iteration in folders(&step) {
+            remove_empty(&iteration, &run.join(FOLDER));
+        }
+        remove_empty(&step, &run.join(FOLDER));
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::manifest::{self, Appender};
 use super::owned::{refuse_link, refuse_links};
 use super::paths::{UNFINISHED_MANIFEST, check_name};
 use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
+use super::reply_files::remove_empty_folders;
 use super::scratch_files::collect_scratch;
 use super::{checkpoint_files, diff};
 use crate::data::Epoch;
@@ -397,6 +398,7 @@ impl Run {
         if state.index.finished {
             return Ok(());
         }
+        remove_empty_folders(&self.dir);
         // With the count, a reader can detect that lines are missing.
         let lines = Some(state.index.lines);
         Self::record(&mut state, Entry::Finished { lines, step: None, iteration: None })

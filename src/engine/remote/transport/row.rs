@@ -124,8 +124,11 @@ impl RowHistory<'_> {
                 Some(Err(Fault::Stop(error)))
             }
             RowVerdict::Retry(retry) => {
+                // Before the place is free: the next row would be sent on an idle connection of a dead server, and be
+                // taken for the one that killed it.
+                let died = retry.may_have_died && self.has_died(endpoint, since).await;
                 lease.end(self.bounded(retry.signal), Some(&retry.words));
-                self.rest(retry, endpoint, since).await.map(Err)
+                self.rest(retry, endpoint, since, died).await.map(Err)
             }
         }
     }
@@ -139,7 +142,7 @@ impl RowHistory<'_> {
     }
 
     /// Waits before the next attempt. Returns a fault if there is to be none.
-    async fn rest(&mut self, retry: Retry, endpoint: usize, since: Instant) -> Option<Fault> {
+    async fn rest(&mut self, retry: Retry, endpoint: usize, since: Instant, died: bool) -> Option<Fault> {
         self.faults += 1;
         self.unreadable += u32::from(retry.unreadable);
         self.words = retry.words;
@@ -153,15 +156,14 @@ impl RowHistory<'_> {
         if left.is_zero() {
             return Some(self.exhausted());
         }
-        // A server may be up again soon, or go down a moment after its connections, so both ends of the wait count.
-        let mut died = retry.may_have_died && self.has_died(endpoint, since).await;
         // Whom nobody hears goes to another endpoint at once, or waits for the next try of a dead one.
         if retry.signal != Signal::Gone {
             let wait = backoff::delay(self.index as u64, self.faults).max(retry.after).min(left);
             let _resting = Resting::new(self.resting);
             tokio::time::sleep(wait).await;
         }
-        died = died || (retry.may_have_died && self.has_died(endpoint, since).await);
+        // A server may go down a moment after its connections.
+        let died = died || (retry.may_have_died && self.has_died(endpoint, since).await);
         self.deaths += u32::from(died);
         (self.deaths >= MAX_DEATHS).then(|| {
             let message = format!(
