@@ -137,6 +137,28 @@ fn a_request_that_kills_two_servers_kills_no_third() {
 }
 
 #[test]
+fn rows_that_take_turns_after_a_death_keep_their_budget() {
+    // All are in flight when the server dies, and then sent one by one, which takes longer than the budget of one.
+    let stub = Stub::start(|request| match request.nth {
+        0..7 => Response::hang(),
+        7 => Response::die(),
+        _ => Response::json(OK).delay(Duration::from_millis(200)),
+    });
+    let transport = Transport::new(TransportConfig { row_budget: Duration::from_secs(1), ..config(&[&stub]) }).unwrap();
+    let results = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while stub.count() < 8 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(700));
+            stub.revive();
+        });
+        send(&transport, calls(8))
+    });
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+#[test]
 fn a_request_that_kills_one_server_twice_is_given_up() {
     let stub = Stub::start(|request| match request.body.contains("\"3\"") {
         true => Response::die().delay(Duration::from_millis(30)),

@@ -93,7 +93,10 @@ pub(super) async fn settle(
 impl RowHistory<'_> {
     /// One attempt with the wait after it, if it failed. Returns what settles the row.
     async fn attempt(&mut self, call: &Call) -> Option<Result<Reply, Fault>> {
-        let (suspect, deadline) = (self.deaths > 0, self.deadline);
+        // A suspect waits for those before it, which is no fault of its own: only an outage ends that wait.
+        let suspect = self.deaths > 0;
+        let deadline = self.deadline.filter(|_| !suspect);
+        let asked = Instant::now();
         let wish = Wish { affinity: call.affinity, suspect, sent: self.sent, deadline };
         let lease = match self.shared.pool.acquire(wish).await {
             Ok(lease) => lease,
@@ -104,6 +107,9 @@ impl RowHistory<'_> {
                 return Some(Err(self.exhausted()));
             }
         };
+        if suspect {
+            self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(asked.elapsed()));
+        }
         let (endpoint, since) = (lease.endpoint(), lease.since());
         let url = self.shared.endpoints[endpoint].url();
         let path = format!("{url}{}", call.path);
