@@ -61,8 +61,8 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
     let urls = f.optional_texts("server", about);
     let before = f.values.len();
     let name = f.optional_name("name", "with server: the model's name there");
-    let about = "with server: where its key is, such as { env = \"JUDGE_KEY\"}; the key itself is never in the file";
-    let key = f.optional_table("key", about, |f| f.text("env", "the environment variable that has the key", None));
+    let about = "with server: where its key is, such as { env = \"JUDGE_KEY\" }; the key itself is never in the file";
+    let key = f.optional_secret("key", about);
     let about = "with server: maximum number of requests in flight; fewer are sent when the server is slow or refuses";
     let max_in_flight = f.count("max_in_flight", about, Some(256), 1..=65_536);
     let about = "with server: seconds in which a request is tried again after faults; then its row fails";

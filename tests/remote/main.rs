@@ -5,6 +5,7 @@ mod common;
 
 mod cluster;
 mod faults;
+mod hostile;
 mod llama;
 mod models;
 mod stub;

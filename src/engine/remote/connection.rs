@@ -214,7 +214,7 @@ impl Connection {
 
     /// Refuses to go on when the budget is spent.
     fn within_budget(&self) -> Result<()> {
-        let tokens: u64 = self.spent.iter().map(|n| n.load(Ordering::Relaxed)).sum();
+        let tokens = self.spent.iter().fold(0u64, |sum, n| sum.saturating_add(n.load(Ordering::Relaxed)));
         let spent = match (self.config.max_tokens, self.config.max_cost, self.cost()) {
             (Some(most), ..) if tokens >= most => format!("{tokens} of {most} tokens (max_tokens)"),
             (_, Some(most), Some(cost)) if cost >= most => format!("{cost:.2} of {most} (max_cost)"),

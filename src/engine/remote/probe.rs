@@ -11,7 +11,7 @@ use super::connection::{Connection, Facts, NoReplies, RemoteConfig, SharedReplie
 use super::dialect::Dialect;
 use super::reply;
 use super::tokens::TokenServer;
-use super::transport::Transport;
+use super::transport::{Reply, Transport};
 use crate::cancel::CancelFlag;
 use crate::data::RngKey;
 use crate::engine::backend::{Engine as _, TokenEngine as _};
@@ -120,20 +120,8 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
     let mut told = false;
     loop {
         let problem = match transport.get(endpoint, &format!("{path}/models"), cancel) {
-            Ok(reply) => match reply.status {
-                200..300 => return Ok(reply.body),
-                401 | 403 => {
-                    return Err(Error::user(format!("the server refuses the key (status {})", reply.status)).help(
-                        "set `key = { env = \"NAME\" }` in the model's table, and the variable NAME in the shell",
-                    ));
-                }
-                404 => {
-                    return Err(Error::user(format!("the server has no {path}/models (status 404)")).help(
-                        "an address of `server` is the part before /chat/completions, and mostly ends with /v1",
-                    ));
-                }
-                status => Error::user(format!("the server answers with status {status}")),
-            },
+            Ok(reply) if (200..300).contains(&reply.status) => return Ok(reply.body),
+            Ok(reply) => not_models(transport, &reply, path)?,
             Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
             Err(e) => e,
         };
@@ -148,6 +136,27 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
             std::thread::sleep(POLL_INTERVAL);
         }
     }
+}
+
+/// The problem of a server that does not list its models, if waiting may help.
+///
+/// # Errors
+/// The same problem, if it stays.
+fn not_models(transport: &Transport, reply: &Reply, path: &str) -> Result<Error> {
+    let status = reply.status;
+    let words = transport.words(&reply.body);
+    let said = if words.is_empty() { String::new() } else { format!(": {words}") };
+    let problem = Error::user(format!("the server answers with status {status}{said}"));
+    Err(match status {
+        408 | 409 | 425 | 429 | 500.. => return Ok(problem),
+        300..=399 => Error::user(format!("the server redirects (status {status}), and redirects are not followed"))
+            .help("give the final address in `server`, often with https:// in place of http://"),
+        401 | 403 => Error::user(format!("the server refuses the key (status {status})"))
+            .help("set `key = { env = \"NAME\" }` in the model's table, and the variable NAME in the shell"),
+        404 => Error::user(format!("the server has no {path}/models (status 404)"))
+            .help("an address of `server` is the part before /chat/completions, and mostly ends with /v1"),
+        _ => problem.help("check the address in `server`"),
+    })
 }
 
 fn read_listed(model: &Value) -> ListedModel {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::usage::Usage;
+use crate::data::one_line;
 use crate::engine::request::{Finish, RequestError};
 
 /// The answer to a completion request.
@@ -29,8 +30,18 @@ pub(super) struct ChatReply {
     pub finish: Finish,
 }
 
+/// Maximum number of values in a body. An answer of 100,000 tokens with log-probabilities has half of them, and each
+/// takes about seventy bytes of memory, whatever its length in the body.
+const MAX_VALUES: usize = 4 << 20;
+/// Maximum number of tokens that a reply may count. Sums of counts then cannot overflow.
+const MAX_COUNT: u64 = u32::MAX as u64;
+
 /// A body as JSON.
 pub(super) fn json(body: &[u8]) -> Result<Value, RequestError> {
+    // Every value but the first follows one of these. Those within strings are few in an honest reply.
+    if body.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
+        return Err(bad(format!("has more than {MAX_VALUES} values")));
+    }
     serde_json::from_slice(body).map_err(|e| bad(format!("is not JSON: {e}")))
 }
 
@@ -39,10 +50,11 @@ pub(super) fn bad(what: impl std::fmt::Display) -> RequestError {
     RequestError { code: "bad_reply", message: format!("the server's reply {what}") }
 }
 
-/// Reads `usage`; zeros where the server does not count.
+/// Reads `usage`; zeros where the server does not count. A count that no reply has is the largest one, so that it spends
+/// a budget and does not wrap around.
 pub(super) fn usage(reply: &Value) -> Usage {
     let usage = &reply["usage"];
-    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    let count = |value: &Value| value.as_u64().unwrap_or(0).min(MAX_COUNT);
     Usage {
         prompt: count(&usage["prompt_tokens"]),
         cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
@@ -84,7 +96,7 @@ pub(super) fn tokens(reply: &Value) -> Result<TokenReply, RequestError> {
     let Some(ids) = choice["token_ids"].as_array() else { return Err(bad("has no token ids")) };
     let tokens = ids_of(ids)?;
     let given = logprobs["token_logprobs"].as_array().map_or(&[][..], Vec::as_slice);
-    let logprobs_of = given.iter().map(logprob).collect::<Result<Vec<f32>, _>>()?;
+    let logprobs_of = given.iter().map(drawn_logprob).collect::<Result<Vec<f32>, _>>()?;
     if logprobs_of.len() != tokens.len() {
         return Err(bad(format!("has {} log-probabilities for {} tokens", logprobs_of.len(), tokens.len())));
     }
@@ -99,7 +111,8 @@ pub(super) fn tokens(reply: &Value) -> Result<TokenReply, RequestError> {
 /// Reads the log-probabilities of llama.cpp, which carry the ids.
 fn llama(content: &[Value], finish: Finish, prompt: Option<Vec<u32>>) -> Result<TokenReply, RequestError> {
     let pair = |token: &Value| Ok((id(&token["id"])?, logprob(&token["logprob"])?));
-    let pairs = content.iter().map(pair).collect::<Result<Vec<(u32, f32)>, RequestError>>()?;
+    let drawn = |token: &Value| Ok((id(&token["id"])?, drawn_logprob(&token["logprob"])?));
+    let pairs = content.iter().map(drawn).collect::<Result<Vec<(u32, f32)>, RequestError>>()?;
     let listed = content.first().and_then(|first| first["top_logprobs"].as_array()).into_iter().flatten();
     let listed = listed.map(pair).collect::<Result<_, _>>()?;
     let (tokens, logprobs) = pairs.into_iter().unzip();
@@ -124,14 +137,22 @@ fn logprob(value: &Value) -> Result<f32, RequestError> {
     }
 }
 
+/// The log-probability of a token that was drawn. It cannot be that of an impossible one: a loss would be infinite.
+fn drawn_logprob(value: &Value) -> Result<f32, RequestError> {
+    match logprob(value)? {
+        x if x.is_finite() => Ok(x),
+        _ => Err(bad("has a token that was drawn with probability zero")),
+    }
+}
+
 /// The id in a name such as `token_id:23`.
 fn token_id(name: &str) -> Option<u32> {
     name.strip_prefix("token_id:")?.parse().ok()
 }
 
-/// The beginning of a text from a server.
+/// The beginning of a text from a server, on one line and without characters that steer a terminal.
 pub(super) fn shortened(text: &str) -> String {
-    text.chars().take(200).collect()
+    one_line(&text.chars().take(200).collect::<String>()).into_owned()
 }
 
 #[cfg(test)]
@@ -180,8 +201,34 @@ mod tests {
         assert!(with("finish_reason", json!("tool_calls")).contains("tool_calls"));
         assert!(with("finish_reason", Value::Null).contains("finish_reason"));
         assert!(with("logprobs", json!({"token_logprobs": [3.5]})).contains("3.5"));
+        assert!(with("logprobs", json!({"token_logprobs": [null]})).contains("probability zero"));
+        assert!(with("logprobs", json!({"token_logprobs": [-1e308]})).contains("probability zero"));
+        let llama = json!({"content": [{"id": 1, "logprob": null}]});
+        assert!(with("logprobs", llama).contains("probability zero"));
         assert!(tokens(&json!({"choices": [good.clone(), good]})).err().unwrap().message.contains("2 choices"));
         assert!(chat(&json!([])).is_err() && json(b"<html>").is_err());
         assert!(chat(&completion(json!({"finish_reason": "stop", "message": {"content": null}}))).is_err());
+    }
+
+    #[test]
+    fn a_reply_of_millions_of_values_is_refused_before_it_takes_memory() {
+        let list = |values: usize| format!("[{}0]", "0,".repeat(values));
+        assert!(json(list(1000).as_bytes()).is_ok());
+        assert!(json(list(MAX_VALUES).as_bytes()).err().unwrap().message.contains("values"));
+        let nested = format!("[{}]", "{},".repeat(MAX_VALUES / 2 + 1));
+        assert!(json(nested.as_bytes()).err().unwrap().message.contains("values"));
+    }
+
+    #[test]
+    fn counts_of_any_size_can_be_added() {
+        let counted = |count: Value| {
+            usage(&json!({"usage": {"prompt_tokens": count.clone(), "completion_tokens": count,
+                "prompt_tokens_details": {"cached_tokens": u64::MAX}}}))
+        };
+        for wrong in [json!(-5), json!(1e300), json!("7"), json!(null), json!([7])] {
+            assert_eq!((counted(wrong.clone()).prompt, counted(wrong).sampled), (0, 0));
+        }
+        let most = counted(json!(u64::MAX));
+        assert_eq!((most.prompt, most.cached, most.sampled), (MAX_COUNT, MAX_COUNT, MAX_COUNT));
     }
 }

@@ -271,6 +271,33 @@ impl Fields<'_> {
         self.docs.push(KeyDoc { nested: sub.docs, ..doc(key, about, "a table") });
         None
     }
+    /// Reads the name of the environment variable that has a secret, as `{ env = "NAME" }`. A secret in the file itself is
+    /// refused, and its line is not shown.
+    pub fn optional_secret(&mut self, key: &'static str, about: &'static str) -> Option<String> {
+        let is_name = |name: &str| {
+            !name.starts_with(|c: char| c.is_ascii_digit())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        let wrong = match self.table.get(key).map(|entry| &entry.node.value) {
+            None => false,
+            Some(TomlValue::Table(table)) => match table.get("env").map(|entry| &entry.node.value) {
+                Some(TomlValue::Text(name)) => !is_name(name),
+                _ => false,
+            },
+            Some(_) => true,
+        };
+        if wrong {
+            let message = format!("{}: `{key}` does not name an environment variable", self.owner);
+            let help = format!(
+                "the secret itself must not be in the file: write {key} = {{ env = \"NAME\" }}, and in the \
+                                shell, export NAME=..."
+            );
+            self.problems.report(Diagnostic::new(&codes::WRONG_TYPE, message, self.place, "in this table").help(help));
+            self.docs.push(doc(key, about, "a table"));
+            return None;
+        }
+        self.optional_table(key, about, |f| f.text("env", "the environment variable that has the key", None))
+    }
     /// Reads the name of another step: a further input, read whole.
     pub fn step(&mut self, key: &'static str, about: &'static str) -> Option<String> {
         let name = self.optional_text(key, about);

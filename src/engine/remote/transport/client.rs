@@ -133,6 +133,11 @@ impl Transport {
         }
     }
 
+    /// What a server says in the body of an error, ready to be shown.
+    pub fn words(&self, body: &[u8]) -> String {
+        words::of_server(body, self.0.key.as_ref())
+    }
+
     /// What was counted of each endpoint.
     pub fn counters(&self) -> Vec<EndpointCounters> {
         self.0.pool.counters()

@@ -96,8 +96,16 @@ fn of_success(url: &str, received: Received, key: Option<&Secret>) -> RowVerdict
 
 /// The status within the body of an error.
 fn error_status(body: &[u8]) -> Option<u16> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let code = value.get("error")?.get("code")?;
+    // Only what is looked at is read: a body may have millions of values.
+    #[derive(Deserialize)]
+    struct Error {
+        code: serde_json::Value,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        error: Error,
+    }
+    let code = serde_json::from_slice::<Body>(body).ok()?.error.code;
     let code = code.as_u64().or_else(|| code.as_str()?.parse().ok())?;
     u16::try_from(code).ok().filter(|code| (400..600).contains(code))
 }

@@ -7,10 +7,13 @@ use crate::data::one_line;
 
 /// Longest message that is quoted, in characters.
 const MAX_CHARS: usize = 300;
+/// Maximum bytes of a body in which words are looked for.
+const MAX_BYTES: usize = 64 << 10;
 
 /// The server's own words in the body of an error: its message if it has the form of a known server, otherwise the
 /// body itself. On one line, without characters that steer a terminal, without the key, and bounded.
 pub(super) fn of_server(body: &[u8], key: Option<&Secret>) -> String {
+    let body = &body[..body.len().min(MAX_BYTES)];
     let text = match serde_json::from_slice::<Value>(body) {
         Ok(value) => message(&value).unwrap_or_else(|| value.to_string()),
         Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
