@@ -13,7 +13,7 @@ use reflux::store::{FORMATS, FormatDef};
 use regex::Regex;
 
 /// Pages with commands, in the order in which a reader types them.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 16] = [
     "README.md",
     "docs/quickstart.md",
     "docs/pipelines.md",
@@ -22,6 +22,7 @@ const PAGES: [&str; 15] = [
     "docs/results.md",
     "docs/generate.md",
     "docs/serve.md",
+    "docs/servers.md",
     "docs/export.md",
     "docs/inspecting.md",
     "docs/revise.md",
@@ -44,13 +45,14 @@ const CREATED: [&str; 4] = [
 
 /// Commands that another test runs, or that no test can run, with the reason. A page must print each of them, so that
 /// the list cannot go stale.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     ("cargo test", "this is it"),
     ("cargo run -- run pipelines/listworld-study.toml", "40 minutes; `tests/run/pipelines.rs` runs a small one"),
     ("cargo run -- run pipelines/smollm2.toml", "needs SmolLM2; `tests/run/smollm2.rs` runs the pipeline"),
     ("pipelines/get-smollm2.sh models", "downloads; `.ci/run` runs it"),
     ("reflux export runs/smollm2/models/M2 m2.gguf", "needs the run of SmolLM2; `tests/model/export.rs` exports"),
     ("reflux serve", "runs until it is stopped; `tests/serve/process.rs` starts one"),
+    ("reflux check --online", "asks servers; `tests/remote/models.rs` has some"),
     ("reflux bench generate", "a measurement"),
     ("reflux bench dpo", "a measurement"),
     ("alpaca_eval --model_outputs", "another program"),

@@ -34,13 +34,13 @@ pub(super) struct Grant {
 
 /// What the end of a request changed about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum EndpointChange {
     None,
     Died,
     Revived,
 }
 
-impl Change {
+impl EndpointChange {
     fn died(died: bool) -> Self {
         if died { Self::Died } else { Self::None }
     }
@@ -143,7 +143,7 @@ impl Balance {
     }
 
     /// Records the end of a request, and what it showed.
-    pub fn end(&mut self, grant: &Grant, signal: Signal, now: Instant) -> Change {
+    pub fn end(&mut self, grant: &Grant, signal: Signal, now: Instant) -> EndpointChange {
         let server = &mut self.0[grant.endpoint];
         let full = server.in_flight >= server.level.allowed();
         server.in_flight -= 1;
@@ -159,17 +159,17 @@ impl Balance {
             Signal::Alive | Signal::Struck | Signal::Gone | Signal::Dropped => {}
         }
         match signal {
-            Signal::Slow | Signal::Struck => Change::died(server.health.struck(grant.at, grant.trial, now)),
-            Signal::Gone => Change::died(server.health.gone(grant.at, grant.trial, now)),
+            Signal::Slow | Signal::Struck => EndpointChange::died(server.health.struck(grant.at, grant.trial, now)),
+            Signal::Gone => EndpointChange::died(server.health.gone(grant.at, grant.trial, now)),
             Signal::Answered | Signal::Alive | Signal::Busy(_) if server.health.replied() => {
                 server.level.restart();
-                Change::Revived
+                EndpointChange::Revived
             }
             Signal::Dropped => {
                 server.health.dropped(grant.trial);
-                Change::None
+                EndpointChange::None
             }
-            Signal::Answered | Signal::Alive | Signal::Busy(_) => Change::None,
+            Signal::Answered | Signal::Alive | Signal::Busy(_) => EndpointChange::None,
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
         let mut balance = Balance::new(2, 8);
         let (one, other) = (balance.preferred(1).unwrap(), 1 - balance.preferred(1).unwrap());
         let grant = balance.begin(one, false, now);
-        assert_eq!(balance.end(&grant, Signal::Gone, now), Change::Died);
+        assert_eq!(balance.end(&grant, Signal::Gone, now), EndpointChange::Died);
         assert_eq!(balance.preferred(1), Some(other));
         assert_eq!(balance.choose(1, 0, now), Some(other));
         let later = now + Duration::from_secs(1);

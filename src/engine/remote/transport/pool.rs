@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::balance::{Balance, Change, Grant, Server, Signal};
+use super::balance::{Balance, EndpointChange, Grant, Server, Signal};
 use super::endpoint::{Endpoint, EndpointCounters};
 
 /// Waiting rows that are looked through for one whose preferred endpoint has room.
@@ -160,12 +160,12 @@ impl EndpointPool {
         let change = state.balance.end(grant, signal, now);
         let counters = &mut state.counters[grant.endpoint];
         match change {
-            Change::Died => {
+            EndpointChange::Died => {
                 counters.deaths += 1;
                 tracing::warn!("{}; the server is left out and tried again", words.unwrap_or(&counters.url));
             }
-            Change::Revived => tracing::info!("{}: the server is back", counters.url),
-            Change::None => {}
+            EndpointChange::Revived => tracing::info!("{}: the server is back", counters.url),
+            EndpointChange::None => {}
         }
         counters.seconds += now.saturating_duration_since(grant.at).as_secs_f64();
         match (words, signal) {

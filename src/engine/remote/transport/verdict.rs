@@ -98,14 +98,14 @@ fn of_success(url: &str, received: Received, key: Option<&Secret>) -> RowVerdict
 fn error_status(body: &[u8]) -> Option<u16> {
     // Only what is looked at is read: a body may have millions of values.
     #[derive(Deserialize)]
-    struct Error {
+    struct CodedError {
         code: serde_json::Value,
     }
     #[derive(Deserialize)]
-    struct Body {
-        error: Error,
+    struct ErrorBody {
+        error: CodedError,
     }
-    let code = serde_json::from_slice::<Body>(body).ok()?.error.code;
+    let code = serde_json::from_slice::<ErrorBody>(body).ok()?.error.code;
     let code = code.as_u64().or_else(|| code.as_str()?.parse().ok())?;
     u16::try_from(code).ok().filter(|code| (400..600).contains(code))
 }
