@@ -146,7 +146,7 @@ impl From<io::Error> for Error {
 pub trait ErrorContext<T> {
     /// Prefixes the error's message; `what` is only built on failure.
     fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
-    /// As [`Context::doing`], and blames the user's file or data.
+    /// As [`ErrorContext::doing`], and blames the user's file or data.
     fn user<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 impl<T, E: Into<Error>> ErrorContext<T> for std::result::Result<T, E> {
