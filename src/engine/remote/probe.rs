@@ -126,7 +126,7 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
             Err(e) => e,
         };
         if start.elapsed() >= config.transport.row_budget {
-            return Err(problem.help("start the server, or raise `time_limit` if it needs longer"));
+            return Err(problem.help("start the server; a run waits for it for `time_limit` seconds"));
         }
         if !std::mem::replace(&mut told, true) {
             tracing::warn!("waiting for {url}: {problem}");

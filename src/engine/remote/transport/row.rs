@@ -16,12 +16,12 @@ use super::pool::{EndpointPool, Wish};
 use super::secret::Secret;
 use super::verdict::{Retry, RowVerdict, judge};
 
-/// Attempts that may bring something unreadable.
+/// Maximum number of unreadable replies to a row.
 const MAX_UNREADABLE: u32 = 3;
-/// Deaths of endpoints that a row may have a part in.
+/// Maximum number of endpoints that die during attempts of a row.
 const MAX_DEATHS: u32 = 2;
-/// Within this time it is found out whether somebody listens at an address.
-const KNOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Longest time for finding out whether a server still listens at its address.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What all rows of a transport share.
 pub(super) struct SharedTransport {
@@ -139,7 +139,7 @@ impl RowHistory<'_> {
         }
     }
 
-    /// No server is waited for longer than a row may take.
+    /// Limits the pause that a busy server asks for to the budget of a row.
     fn bounded(&self, signal: Signal) -> Signal {
         match signal {
             Signal::Busy(pause) => Signal::Busy(pause.min(self.shared.budget)),
@@ -162,7 +162,7 @@ impl RowHistory<'_> {
         if left.is_zero() {
             return Some(self.exhausted());
         }
-        // Whom nobody hears goes to another endpoint at once, or waits for the next try of a dead one.
+        // Where nobody listens, the row needs no pause: it goes to another endpoint, or waits until a dead one is tried.
         if retry.signal != Signal::Gone {
             let wait = backoff::delay(self.index as u64, self.faults).max(retry.after).min(left);
             let _resting = Resting::new(self.resting);
@@ -185,8 +185,8 @@ impl RowHistory<'_> {
         if self.shared.pool.was_refused(endpoint, since) {
             return true;
         }
-        let knock = TcpStream::connect(self.shared.endpoints[endpoint].address());
-        let refused = match tokio::time::timeout(KNOCK_TIMEOUT, knock).await {
+        let connect = TcpStream::connect(self.shared.endpoints[endpoint].address());
+        let refused = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Err(e)) => e.kind() == std::io::ErrorKind::ConnectionRefused,
             _ => false,
         };
