@@ -126,4 +126,5 @@ pub mod report;
 pub mod runner;
 pub mod serve;
 pub mod store;
+pub mod threads;
 pub mod train;

@@ -35,6 +35,7 @@ use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
 use session::Session;
 
 use crate::error::{Error, Result};
+use crate::threads;
 
 /// Runs Self-Rewarding Language Models as a streaming dataflow.
 #[derive(Parser)]
@@ -197,6 +198,8 @@ fn start_threads(command: &Command) -> Result<()> {
     if matches!(command, Command::Schema(_) | Command::Operators(_) | Command::Keys(_) | Command::Explain(_)) {
         return Ok(());
     }
+    threads::check_memory(threads::usual(), threads::STACK)
+        .map_err(|e| Error::no_thread("the threads that compute", e))?;
     let started = rayon::ThreadPoolBuilder::new().build_global();
     started.map_err(|e| Error::no_thread("the threads that compute", e))
 }

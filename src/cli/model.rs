@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::error::{Error, Result};
 use crate::model::{Model, saved_dtype};
 use crate::pipeline::parse_bytes;
+use crate::threads;
 
 /// Parses a size from the command line.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -76,6 +77,8 @@ impl ModelArgs {
         match self.threads() {
             None => work(),
             Some(threads) => {
+                let refused = |e| Error::no_thread("the threads that compute", e);
+                threads::check_memory(threads, threads::STACK).map_err(refused)?;
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                 pool.map_err(|e| Error::no_thread("the threads that compute", e))?.install(work)
             }

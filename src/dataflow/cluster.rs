@@ -14,6 +14,7 @@ use super::join::Joins;
 use super::operator::Shared;
 use super::render::render;
 use crate::error::{Error, Result};
+use crate::threads;
 
 /// How batches travel between the workers of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,6 +39,8 @@ pub fn run(shared: Shared, workers: usize, transport: WorkerTransport) -> Result
     inputs::check(&shared)?;
     let (shared, joins, began) = (Arc::new(shared), Arc::<Joins>::default(), Instant::now());
     let whole = Arc::clone(&shared);
+    let refused = |e| Error::no_thread(format!("{workers} workers"), e);
+    threads::check_memory(workers, threads::STACK).map_err(refused)?;
     let pool = ComputePool::new(shared.stop.clone());
     let communication = match (workers, transport) {
         (0 | 1, WorkerTransport::Typed) => CommunicationConfig::Thread,

@@ -18,6 +18,7 @@ use timely::scheduling::SyncActivator;
 use crate::cancel::CancelFlag;
 use crate::data::{Epoch, Rows};
 use crate::error::{Error, Result};
+use crate::threads;
 
 /// The result of a job: rows, or `None` if a source has no more.
 pub(super) type JobResult<T = Rows> = Result<Option<T>>;
@@ -137,8 +138,10 @@ impl ComputePool {
                     let _worker_gone = job.waker.activate().is_err();
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("compute {name}")).stack_size(STACK).spawn(body);
-            let thread = thread.map_err(|e| Error::no_thread(format!("a compute thread of `{name}`"), e))?;
+            let start = || std::thread::Builder::new().name(format!("compute {name}")).stack_size(STACK).spawn(body);
+            let thread = threads::check_memory(1, STACK)
+                .and_then(|()| start())
+                .map_err(|e| Error::no_thread(format!("a compute thread of `{name}`"), e))?;
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(jobs)

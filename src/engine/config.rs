@@ -6,6 +6,7 @@ use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
+use crate::threads;
 
 /// Settings of a local engine. Only the date changes answers.
 #[derive(Clone, Debug)]
@@ -29,7 +30,9 @@ impl EngineConfig {
     /// The threads could not be started.
     pub fn with_threads(self, threads: Option<usize>) -> Result<Self> {
         let Some(threads) = threads else { return Ok(self) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        let threads = threads.max(1);
+        threads::check_memory(threads, threads::STACK).map_err(|e| Error::no_thread("the engine's threads", e))?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| Error::no_thread("the engine's threads", e))?;
         Ok(Self { pool: Some(Arc::new(pool)), ..self })
     }

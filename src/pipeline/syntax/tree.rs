@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Span};
+use crate::threads;
 
 /// Maximum nesting of tables and arrays: no key is nested deeper.
 const MAX_DEPTH: usize = 24;
@@ -102,8 +103,8 @@ pub fn parse(text: &str, source: usize) -> Result<Table, Vec<Diagnostic>> {
         vec![Diagnostic::new(&codes::SYNTAX, why, Span { source, ..Span::default() }, "")]
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("toml".into()).stack_size(STACK).spawn_scoped(scope, read);
-        match thread {
+        let start = || std::thread::Builder::new().name("toml".into()).stack_size(STACK).spawn_scoped(scope, read);
+        match threads::check_memory(1, STACK).and_then(|()| start()) {
             Ok(handle) => handle.join().unwrap_or_else(|_| Err(gave_up())),
             Err(e) => {
                 let why = format!("the file cannot be read: the system gives no thread for it: {e}");
