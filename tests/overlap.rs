@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{RunOptions, run, script};
+use common::{RunOptions, SCORES_TO_DPO, run, script};
 
 const MICROBATCHES: usize = 24;
 const LATENCY: u64 = 40;
@@ -49,18 +49,7 @@ op = "generate"
 from = "prompts"
 model = "script"
 samples = 2
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
+{SCORES_TO_DPO}
 "#,
         temp.path().join("seed.jsonl").display().to_string(),
         4 * MICROBATCHES

@@ -1,23 +1,9 @@
 //! What a person is told before a run starts, when it is continued otherwise than it was begun, and when nothing came of it.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
+use crate::common::program::reflux_on;
 use reflux::model::formats::export::{Export, GgufType};
-
-/// Runs the program on a pipeline text; exit code and what it said.
-fn reflux(dir: &Path, text: &str, args: &[&str]) -> (Option<i32>, String) {
-    let file = dir.join("p.toml");
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1");
-    command.arg(args[0]).arg(&file).args(&args[1..]);
-    if args[0] == "run" {
-        command.arg("--runs").arg(dir.join("runs")).args(["--device", "cpu"]);
-    }
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
-}
 
 fn judged(dir: &Path, says: &str) -> String {
     let (script, data) = (dir.join("judge.toml"), dir.join("ranked.jsonl"));
@@ -43,7 +29,7 @@ fn a_run_of_which_nothing_came_says_so_with_its_own_exit_code() {
     let temp = tempfile::tempdir().unwrap();
     let unread = judged(temp.path(), "I would rather not say.");
     for again in [false, true] {
-        let (code, said) = reflux(temp.path(), &unread, &["run"]);
+        let (code, said) = reflux_on(temp.path(), &unread, &["run"]);
         assert_eq!(code, Some(3), "again {again}: {said}");
         for words in
             ["nothing came of the run", "`scores`: none of 3 rows has a score", "`pairs`: no pair from 3 rows", "help:"]
@@ -53,11 +39,11 @@ fn a_run_of_which_nothing_came_says_so_with_its_own_exit_code() {
     }
     // All scores are the same, so there is no pair; the scores alone are no result.
     let tied = judged(temp.path(), "Score: 4");
-    let (code, said) = reflux(temp.path(), &tied, &["run", "--fresh"]);
+    let (code, said) = reflux_on(temp.path(), &tied, &["run", "--fresh"]);
     assert!(code == Some(3) && said.contains("no pair from 3 rows") && !said.contains("has a score"), "{said}");
     // Where scores are what was asked for, they are a result.
     let scores = tied.split("[step.pairs]").next().unwrap();
-    let (code, said) = reflux(temp.path(), scores, &["run", "--fresh"]);
+    let (code, said) = reflux_on(temp.path(), scores, &["run", "--fresh"]);
     assert_eq!(code, Some(0), "{said}");
 }
 
@@ -67,19 +53,19 @@ fn a_run_is_continued_with_the_settings_that_it_was_made_with() {
     let text = judged(temp.path(), "Score: 4")
         .replace("[step.pairs]\nop = \"select\"", "[step.pairs]\nop = \"positives\"\nscore_min = 1.0");
     let set = ["run", "--set", "step.pairs.score_min=2.5", "--set", "step.scores.samples=2"];
-    let (code, said) = reflux(temp.path(), &text, &set);
+    let (code, said) = reflux_on(temp.path(), &text, &set);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = reflux(temp.path(), &text, &["run"]);
+    let (code, said) = reflux_on(temp.path(), &text, &["run"]);
     assert_eq!(code, Some(2), "{said}");
     for words in ["add --resume", "--set step.pairs.score_min=2.5", "--set step.scores.samples=2"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    let (code, said) = reflux(temp.path(), &text, &["run", "--resume"]);
+    let (code, said) = reflux_on(temp.path(), &text, &["run", "--resume"]);
     assert!(code == Some(0) && said.contains("is finished"), "{said}");
     // Another pipeline is not a matter of settings.
     let other =
         text.replace("[step.pairs]", "[step.more]\nop = \"split\"\nfrom = \"q\"\npart = \"train\"\n[step.pairs]");
-    let (code, said) = reflux(temp.path(), &other, &["run", "--resume"]);
+    let (code, said) = reflux_on(temp.path(), &other, &["run", "--resume"]);
     assert!(code == Some(2) && said.contains("made with another pipeline file"), "{said}");
 }
 
@@ -111,12 +97,12 @@ fn what_cannot_work_is_found_before_anything_runs() {
         (sft("path = \"tests/goldens/families/qwen2\""), "cannot be trained"),
     ] {
         for command in ["check", "run"] {
-            let (code, said) = reflux(dir, &text, &[command]);
+            let (code, said) = reflux_on(dir, &text, &[command]);
             assert!(code == Some(2) && said.contains(words) && said.contains("step `"), "{command}, {words}: {said}");
             assert!(!dir.join("runs").exists(), "nothing was begun");
         }
     }
-    let (code, said) = reflux(dir, &sft("init = \"pipelines/listworld/model\""), &["check"]);
+    let (code, said) = reflux_on(dir, &sft("init = \"pipelines/listworld/model\""), &["check"]);
     assert!(code == Some(0) && said.contains("note: `m1` tokenises the texts of `ift`"), "{said}");
 }
 
@@ -141,7 +127,7 @@ fn edited(path: &Path, edit: impl Fn(&mut serde_json::Value)) {
 /// What `check` says of a judge.
 fn judged_by(dir: &Path, model: &str, keys: &str) -> (Option<i32>, String) {
     let text = judged(dir, "Score: 4").replace(&format!("script = {:?}", dir.join("judge.toml")), model);
-    reflux(dir, &text.replace("retries = 0", keys), &["check"])
+    reflux_on(dir, &text.replace("retries = 0", keys), &["check"])
 }
 
 #[test]
@@ -217,7 +203,7 @@ fn a_context_that_is_too_small_for_the_rubric_is_found() {
         "[model.m]\n{model}\n[step.p]\nop = \"listworld\"\ndata = \"requests\"\nrows = 2\n[step.r]\nop = \"generate\"\nfrom = \"p\"\n\
          model = \"m\"\nsampling = {{ max_tokens = 64 }}\n"
     );
-    let (code, said) = reflux(dir, &text, &["check"]);
+    let (code, said) = reflux_on(dir, &text, &["check"]);
     assert!(code == Some(0) && said.contains("note: `r` may answer in 64 tokens"), "{said}");
 }
 
@@ -240,12 +226,12 @@ fn a_template_that_asks_for_the_date_needs_one() {
              [step.r]\nop = \"generate\"\nfrom = \"p\"\nmodel = \"m\"\nsampling = {{ max_tokens = 8 }}\n"
         )
     };
-    let (code, said) = reflux(dir, &text(&always, ""), &["check"]);
+    let (code, said) = reflux_on(dir, &text(&always, ""), &["check"]);
     assert!(code == Some(2) && said.contains("strftime_now") && said.contains("date = \"YYYY-MM-DD\""), "{said}");
-    let (code, said) = reflux(dir, &text(&sometimes, ""), &["check"]);
+    let (code, said) = reflux_on(dir, &text(&sometimes, ""), &["check"]);
     assert!(code == Some(0) && said.contains("note: the chat template of `m` names `strftime_now`"), "{said}");
     for model in [always, sometimes] {
-        let (code, said) = reflux(dir, &text(&model, "date = \"2026-01-31\""), &["check"]);
+        let (code, said) = reflux_on(dir, &text(&model, "date = \"2026-01-31\""), &["check"]);
         assert!(code == Some(0) && !said.contains("strftime_now"), "{said}");
     }
 }
@@ -269,12 +255,12 @@ fn token_ids_of_another_tokenizer_are_found() {
         )
     };
     judged(dir, "Score: 4");
-    let (code, said) = reflux(dir, &text(""), &["check"]);
+    let (code, said) = reflux_on(dir, &text(""), &["check"]);
     let words = "by which `r` samples, is another than that of `m0`";
     assert!(code == Some(2) && said.contains(words) && said.contains("other_tokenizer = \"encode\""), "{said}");
-    let (code, said) = reflux(dir, &text("other_tokenizer = \"encode\""), &["check"]);
+    let (code, said) = reflux_on(dir, &text("other_tokenizer = \"encode\""), &["check"]);
     assert!(code == Some(0) && said.contains(words) && said.contains("`d` tokenises its texts again"), "{said}");
-    let (code, said) = reflux(dir, &text("").replace("\"writer\"", "\"m0\""), &["check"]);
+    let (code, said) = reflux_on(dir, &text("").replace("\"writer\"", "\"m0\""), &["check"]);
     assert!(code == Some(0) && !said.contains("is another"), "{said}");
     // Judgements that are rated are the judge's, whoever answered what it judged.
     let rated = |judge: &str| {
@@ -285,8 +271,8 @@ fn token_ids_of_another_tokenizer_are_found() {
         let text = text("").replace("from = \"r\"\nmodel = \"j\"\n", &judge);
         text.replace("[step.pairs]\nop = \"select\"\nfrom = \"s\"", rate)
     };
-    let (code, said) = reflux(dir, &rated("m0"), &["check"]);
+    let (code, said) = reflux_on(dir, &rated("m0"), &["check"]);
     assert!(code == Some(0) && !said.contains("is another"), "{said}");
-    let (code, said) = reflux(dir, &rated("writer"), &["check"]);
+    let (code, said) = reflux_on(dir, &rated("writer"), &["check"]);
     assert!(code == Some(2) && said.contains("by which `s` samples, is another than that of `m0`"), "{said}");
 }

@@ -1,19 +1,10 @@
 //! What a person sees: help, listings, exit codes, and the ends of bad input.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
-    command
-}
-fn reflux(args: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command(args).output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
+use crate::common::program::{command, reflux};
 /// Checks a pipeline text and returns the exit code and what it said.
 fn check(dir: &Path, text: &str) -> (Option<i32>, String) {
     let file = dir.join("p.toml");

@@ -1,21 +1,17 @@
 //! A run that is looked at through the program.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::OnceLock;
 
 use arrow::array::RecordBatch;
-use reflux::data::Columns;
 use reflux::store::Run;
 use serde_json::Value;
 
+pub use super::program::command;
 use super::{RunOptions, small_loop};
 
-pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
-    command
-}
+/// Exit code, standard output as bytes, and standard error.
 pub fn reflux(args: &[&str]) -> (Option<i32>, Vec<u8>, String) {
     let Output { status, stdout, stderr } = command(args).output().unwrap();
     (status.code(), stdout, String::from_utf8(stderr).unwrap())
@@ -47,7 +43,4 @@ pub fn of(what: &str) -> String {
 }
 pub fn stored(step: &str, iteration: Option<u32>) -> RecordBatch {
     Run::open(finished()).unwrap().read_step(step, iteration).unwrap().unwrap()
-}
-pub fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
-    Columns(rows).text(column).unwrap().iter().map(|t| t.unwrap().to_owned()).collect()
 }

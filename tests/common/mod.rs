@@ -2,12 +2,16 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod looked_at;
+pub mod program;
+pub mod rows;
 pub mod scored;
 pub mod spans;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use reflux::cancel::CancelFlag;
 use reflux::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, WorkerTransport};
@@ -77,6 +81,16 @@ pub fn run(text: &str, dir: &Path, how: &RunOptions) -> (Result<()>, Arc<Watch>)
     let observer = Arc::clone(&watch) as Arc<dyn Observer>;
     let result = dataflow::run(Shared { plan, run: Arc::new(run), env, observer, stop }, how.workers, how.transport);
     (result, watch)
+}
+
+/// Runs to the end, and fails rather than waits for ever.
+pub fn ends(text: &str, dir: &Path, workers: usize) {
+    let (done, ended) = channel();
+    let (dir, text) = (dir.to_owned(), text.to_owned());
+    std::thread::spawn(move || {
+        done.send(run(&text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.map_err(|e| e.to_string()))
+    });
+    ended.recv_timeout(Duration::from_secs(300)).expect("the run waits for itself").unwrap();
 }
 
 /// Every file below a folder, with its bytes.
@@ -161,6 +175,34 @@ text = "[[B]]"
 text = "[[C]]"
 "#;
 
+/// The steps of a loop from answers to a training, with a scripted judge. Keys of the training may follow.
+pub const SCORES_TO_DPO: &str = r#"[step.scores]
+op = "judge"
+from = "responses"
+model = "script"
+samples = 2
+[step.pairs]
+op = "select"
+from = "scores"
+[step.dpo]
+op = "dpo"
+from = "pairs"
+model = "policy""#;
+
+/// Overrides by which the quickstart, and files like it, run in moments with a scripted judge.
+pub const SMALL_LISTWORLD: [&str; 10] = [
+    "step.ift.rows=32",
+    "step.eft.rows=32",
+    "step.instruct.rows=16",
+    "step.m1.epochs=1",
+    "step.written.per_iteration=24",
+    "step.heldout.rows=8",
+    "pipeline.microbatch=8",
+    "step.scores.model=script",
+    "step.scores.pattern=Score: ([0-5])",
+    "step.scores.rubric=additive-5",
+];
+
 /// A loop on the small world with a random model and a scripted judge, so that there are pairs.
 pub fn small_loop(dir: &Path) -> String {
     let script = script(dir, 0);
@@ -209,18 +251,7 @@ from = "prompts"
 model = "policy"
 samples = 3
 sampling = {{ temperature = 1.0, max_tokens = 6 }}
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
+{SCORES_TO_DPO}
 learning_rate = 1e-3
 batch_size = 4
 replay = "eft"

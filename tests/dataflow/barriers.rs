@@ -1,10 +1,6 @@
 //! Steps that wait for all that comes of the source that feeds them: however many microbatches it has, the run ends.
 
-use std::path::Path;
-use std::sync::mpsc::channel;
-use std::time::Duration;
-
-use crate::common::{RunOptions, outcome, run};
+use crate::common::{ends, outcome};
 use reflux::data::Columns;
 use reflux::store::Run;
 
@@ -60,16 +56,6 @@ by = "score"
 op = "measure"
 from = "against"
 "#;
-
-/// Runs it, and fails rather than waits for ever.
-fn ends(text: &'static str, dir: &Path, workers: usize) {
-    let (done, ended) = channel();
-    let dir = dir.to_owned();
-    std::thread::spawn(move || {
-        done.send(run(text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.map_err(|e| e.to_string()))
-    });
-    ended.recv_timeout(Duration::from_secs(300)).expect("the run waits for itself").unwrap();
-}
 
 #[test]
 fn a_step_can_wait_for_what_it_is_fed_by() {

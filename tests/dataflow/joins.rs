@@ -2,31 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
-use crate::common::{RunOptions, outcome, run, script};
+use crate::common::rows::texts_or_dashes;
+use crate::common::{SCORES_TO_DPO, ends, outcome, script};
 use arrow::array::{Array, RecordBatch};
 use reflux::data::Columns;
 use reflux::store::Run;
 
-/// Runs to the end, and fails rather than waits for ever.
-fn ends(text: &str, dir: &Path, workers: usize) {
-    let (done, ended) = channel();
-    let (dir, text) = (dir.to_owned(), text.to_owned());
-    std::thread::spawn(move || {
-        done.send(run(&text, &dir, &RunOptions { workers, ..RunOptions::default() }).0.map_err(|e| e.to_string()))
-    });
-    ended.recv_timeout(Duration::from_secs(300)).expect("the run waits for itself").unwrap();
-}
-
 fn rows(dir: &Path, step: &str, iteration: Option<u32>) -> RecordBatch {
     Run::open(dir).unwrap().read_step(step, iteration).unwrap().unwrap()
-}
-
-fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
-    let column = Columns(rows).text(column).unwrap();
-    (0..rows.num_rows()).map(|i| if column.is_valid(i) { column.value(i).to_owned() } else { "-".into() }).collect()
 }
 
 /// Code and row of everything that a step left out, sorted.
@@ -35,7 +19,7 @@ fn errors(dir: &Path, step: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for entry in run.files(step) {
         let Some(rows) = run.left_out(&entry).unwrap() else { continue };
-        all.extend(std::iter::zip(texts(&rows, "code"), texts(&rows, "row")));
+        all.extend(std::iter::zip(texts_or_dashes(&rows, "code"), texts_or_dashes(&rows, "row")));
     }
     all.sort();
     all
@@ -91,18 +75,7 @@ from = "prompts"
 model = "policy"
 samples = 2
 sampling = {{ max_tokens = 3 }}
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
+{SCORES_TO_DPO}
 batch_size = 32
 [step.base]
 op = "generate"
@@ -201,7 +174,7 @@ fn concat_has_every_row_of_both_steps() {
         for workers in [1, 3] {
             let dir = temp.path().join(format!("{a}-{b}-{workers}"));
             ends(&concat(temp.path(), a, b, ""), &dir, workers);
-            let mut got = texts(&rows(&dir, "both", None), "prompt");
+            let mut got = texts_or_dashes(&rows(&dir, "both", None), "prompt");
             let mut want: Vec<String> =
                 (0..a).map(|n| format!("a {n}")).chain((0..b).map(|n| format!("b {n}"))).collect();
             got.sort();
@@ -258,7 +231,7 @@ fn consistency_is_of_the_same_answers() {
         let of = |step: &str| -> BTreeMap<String, f32> {
             let pairs = rows(&dir, step, None);
             let c = Columns(&pairs).float("consistency").unwrap().clone();
-            texts(&pairs, "prompt_id").into_iter().zip(c.values().to_vec()).collect()
+            texts_or_dashes(&pairs, "prompt_id").into_iter().zip(c.values().to_vec()).collect()
         };
         let all = |ids: &[usize]| ids.iter().map(|n| (format!("p{n}"), 1f32)).collect::<BTreeMap<_, _>>();
         let mut want = all(&[0, 1, 2, 3, 4, 5, 6, 7]);
@@ -288,7 +261,7 @@ fn comparisons_meet_by_prompt_whatever_the_order_of_either_step() {
     ends(&text, &dir, 2);
     let met = rows(&dir, "met", None);
     let outcomes: BTreeSet<(String, String)> =
-        std::iter::zip(texts(&met, "prompt_id"), texts(&met, "outcome")).collect();
+        std::iter::zip(texts_or_dashes(&met, "prompt_id"), texts_or_dashes(&met, "outcome")).collect();
     let want = ["win", "win", "null", "win", "win"].iter().enumerate().map(|(n, o)| (format!("p{n}"), (*o).to_owned()));
     assert_eq!(outcomes, want.collect());
     assert_eq!(met.num_rows(), 15);
@@ -323,7 +296,7 @@ fn retried_judgements_are_trials() {
     ends(&text, &dir, 1);
     let scores = rows(&dir, "scores", None);
     let score = Columns(&scores).float("score").unwrap();
-    let readable = texts(&scores, "prompt_id").into_iter().enumerate().filter(|(i, _)| score.is_valid(*i));
+    let readable = texts_or_dashes(&scores, "prompt_id").into_iter().enumerate().filter(|(i, _)| score.is_valid(*i));
     let mut both: BTreeMap<String, usize> = BTreeMap::new();
     readable.for_each(|(_, prompt)| *both.entry(prompt).or_default() += 1);
     let whole = both.values().filter(|n| **n == 2).count();
@@ -360,10 +333,10 @@ fn given_answers_make_pairs() {
     let dir = temp.path().join("run");
     ends(&text, &dir, 1);
     assert_eq!(errors(&dir, "pairs"), []);
-    assert_eq!(texts(&rows(&dir, "pairs", None), "prompt_id"), ["p0", "p1", "p2"]);
-    assert_eq!(texts(&rows(&dir, "pairs", None), "chosen_id"), ["p0r3", "p1r0", "p2r1"]);
+    assert_eq!(texts_or_dashes(&rows(&dir, "pairs", None), "prompt_id"), ["p0", "p1", "p2"]);
+    assert_eq!(texts_or_dashes(&rows(&dir, "pairs", None), "chosen_id"), ["p0r3", "p1r0", "p2r1"]);
     let run = Run::open(&dir).unwrap();
-    let of_prompt = run.batches("q", None).map(|b| texts(&b.unwrap().1, "prompt_id"));
+    let of_prompt = run.batches("q", None).map(|b| texts_or_dashes(&b.unwrap().1, "prompt_id"));
     let of_prompt: Vec<BTreeSet<String>> = of_prompt.map(|ids| ids.into_iter().collect()).collect();
     assert_eq!(of_prompt.len(), 3, "a microbatch for each prompt: {of_prompt:?}");
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::common::program::said;
 use crate::common::{files, script};
 
 /// The program under `limits`, words of the shell.
@@ -10,9 +11,6 @@ fn under(limits: &str, args: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{limits}; exec \"$@\"")).arg("sh").arg(env!("CARGO_BIN_EXE_reflux")).args(args);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").output().unwrap()
-}
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// Whether a file is taken for damaged.

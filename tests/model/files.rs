@@ -1,27 +1,14 @@
 //! Broken model files: a clear error each, no panic, no memory beyond the file's size.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::golden_folders::{copy, golden};
 use candle_core::{DType, Device};
 use proptest::prelude::*;
 use reflux::error::ErrorKind;
 use reflux::model::{self, Message, Model, Tokenizer};
 use tempfile::TempDir;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/model").join(name)
-}
-
-/// A copy of a golden model's directory.
-fn copy(name: &str) -> TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(golden(name)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
-    }
-    to
-}
 
 fn load(path: &Path) -> Result<Model, String> {
     Model::load(path, &Device::Cpu, DType::F32, false).map_err(|e| {

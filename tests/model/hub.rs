@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::common::program::said;
 use reflux::data::Columns;
 use reflux::store::Run;
 
@@ -169,10 +170,6 @@ fn command(dir: &Path, port: u16, repo: &str, rows: usize, name: &str, env: &[(&
     command.env("HF_ENDPOINT", format!("http://127.0.0.1:{port}")).env("HF_HOME", dir.join("cache"));
     command.envs(env.iter().copied());
     command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// The commit that a run has recorded, and the models that wrote its rows.

@@ -10,6 +10,7 @@ mod export;
 mod families;
 mod files;
 mod folders;
+mod golden_folders;
 mod goldens;
 mod hub;
 mod llamas;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::common::rows::texts_or_dashes;
 use crate::common::{self, FAIR_JUDGE, RunOptions, outcome, run};
 use arrow::array::{Array, RecordBatch};
 use reflux::data::Columns;
@@ -50,10 +51,6 @@ const MEASURED: &str = "[step.figures]\nop = \"measure\"\nfrom = \"met\"\nresamp
 fn rows(dir: &Path, step: &str) -> RecordBatch {
     Run::open(dir).unwrap().read_step(step, None).unwrap().unwrap()
 }
-fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
-    let column = Columns(rows).text(column).unwrap();
-    (0..rows.num_rows()).map(|i| if column.is_valid(i) { column.value(i).to_owned() } else { "-".into() }).collect()
-}
 /// A value, and its interval where there is one.
 type Figure = (Option<f64>, Option<(f64, f64)>);
 fn figures(dir: &Path, step: &str) -> BTreeMap<String, Figure> {
@@ -72,7 +69,7 @@ fn codes(dir: &Path, step: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for entry in run.files(step) {
         let Some(rows) = run.left_out(&entry).unwrap() else { continue };
-        all.extend(std::iter::zip(texts(&rows, "row"), texts(&rows, "code")));
+        all.extend(std::iter::zip(texts_or_dashes(&rows, "row"), texts_or_dashes(&rows, "code")));
     }
     all
 }
@@ -84,10 +81,10 @@ fn a_judge_reads_both_orders() {
     let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
     run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
-    assert_eq!(texts(&met, "outcome"), ["win", "loss", "tie", "null", "null"]);
-    assert_eq!(texts(&met, "first_shown_first"), ["win", "loss", "tie", "-", "-"]);
-    assert_eq!(texts(&met, "second_shown_first"), ["win", "loss", "tie", "-", "-"]);
-    assert_eq!(texts(&met, "second"), ["bad", "good", "plain", "good", "-"]);
+    assert_eq!(texts_or_dashes(&met, "outcome"), ["win", "loss", "tie", "null", "null"]);
+    assert_eq!(texts_or_dashes(&met, "first_shown_first"), ["win", "loss", "tie", "-", "-"]);
+    assert_eq!(texts_or_dashes(&met, "second_shown_first"), ["win", "loss", "tie", "-", "-"]);
+    assert_eq!(texts_or_dashes(&met, "second"), ["bad", "good", "plain", "good", "-"]);
     let shares = |column: &str| -> Vec<Option<f32>> {
         let said = Columns(&met).judgements(column).unwrap();
         (0..3).map(|i| said.whole(i)[0].score).collect()
@@ -117,9 +114,9 @@ fn orders_that_disagree_tie() {
     let text = two(temp.path(), VAIN, &format!("{COMPARED}model = \"judge\"\n{MEASURED}"));
     run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
-    assert_eq!(texts(&met, "outcome"), ["tie", "tie", "tie", "tie", "null"]);
-    assert_eq!(texts(&met, "first_shown_first")[..4], ["win"; 4]);
-    assert_eq!(texts(&met, "second_shown_first")[..4], ["loss"; 4]);
+    assert_eq!(texts_or_dashes(&met, "outcome"), ["tie", "tie", "tie", "tie", "null"]);
+    assert_eq!(texts_or_dashes(&met, "first_shown_first")[..4], ["win"; 4]);
+    assert_eq!(texts_or_dashes(&met, "second_shown_first")[..4], ["loss"; 4]);
     let figures = figures(&dir, "figures");
     assert_eq!(figures["order_agreement"].0, Some(0.));
     // All the same: the interval has no width.
@@ -134,9 +131,9 @@ fn scores_decide_beyond_a_margin() {
         let text = two(temp.path(), FAIR_JUDGE, &format!("{COMPARED}by = \"score\"\n{margin}"));
         run(&text, &dir, &RunOptions::default()).0.unwrap();
         let met = rows(&dir, "met");
-        assert_eq!(texts(&met, "outcome"), ["win", "loss", third, "null", "null"]);
-        assert_eq!(texts(&met, "judge"), ["score"; 5]);
-        assert_eq!(texts(&met, "first_shown_first"), ["-"; 5]);
+        assert_eq!(texts_or_dashes(&met, "outcome"), ["win", "loss", third, "null", "null"]);
+        assert_eq!(texts_or_dashes(&met, "judge"), ["score"; 5]);
+        assert_eq!(texts_or_dashes(&met, "first_shown_first"), ["-"; 5]);
     }
 }
 
@@ -156,8 +153,8 @@ fn ranks_say_what_was_expected() {
     let dir = temp.path().join("run");
     run(&text, &dir, &RunOptions::default()).0.unwrap();
     let met = rows(&dir, "met");
-    assert_eq!(texts(&met, "outcome"), ["win", "loss"]);
-    assert_eq!(texts(&met, "expected"), ["win", "win"]);
+    assert_eq!(texts_or_dashes(&met, "outcome"), ["win", "loss"]);
+    assert_eq!(texts_or_dashes(&met, "expected"), ["win", "win"]);
     let figures = figures(&dir, "figures");
     for name in ["agreement", "agreement_first", "agreement_second"] {
         assert_eq!(figures[name].0, Some(0.5), "{name}");
@@ -230,7 +227,7 @@ fn an_iteration_is_set_against_the_one_before() {
     );
     run(&text, &dir, &RunOptions::default()).0.unwrap();
     let run = Run::open(&dir).unwrap();
-    let names = |iteration| texts(&run.read_step("drift", Some(iteration)).unwrap().unwrap(), "name");
+    let names = |iteration| texts_or_dashes(&run.read_step("drift", Some(iteration)).unwrap().unwrap(), "name");
     let changes = ["score_shift", "score_variation", "length_growth", "score_growth"];
     assert!(changes.iter().all(|c| !names(1).iter().any(|n| n == c)));
     assert!(changes.iter().all(|c| names(2).iter().any(|n| n == c)), "{:?}", names(2));

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{RunOptions, outcome, plan, run, script};
+use crate::common::program::reflux_on;
+use crate::common::{RunOptions, SCORES_TO_DPO, outcome, plan, run, script};
 use reflux::data::Columns;
 use reflux::error::{Error, ErrorKind};
 use reflux::report::Health;
@@ -45,18 +46,7 @@ from = "prompts"
 model = "policy"
 samples = 3
 sampling = {{ temperature = 1.0, max_tokens = 6 }}
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
+{SCORES_TO_DPO}
 learning_rate = 1e-3
 batch_size = 4
 checkpoint_every = 2
@@ -288,20 +278,6 @@ fn a_training_has_the_pairs_of_the_iterations_asked_for() {
     }
 }
 
-/// Runs the program; exit code and what it said.
-fn reflux(dir: &Path, text: &str, args: &[&str]) -> (Option<i32>, String) {
-    let file = dir.join("p.toml");
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").arg(args[0]).arg(&file).args(&args[1..]);
-    if args[0] == "run" {
-        command.arg("--runs").arg(dir.join("runs")).args(["--device", "cpu"]);
-    }
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
-}
-
 /// Answers of four prompts, judged by a script; `more` are further tables.
 fn judged(dir: &Path, script: &str, keys: &str, more: &str) -> String {
     let (judge, data) = (dir.join("judge.toml"), dir.join("ranked.jsonl"));
@@ -329,12 +305,12 @@ fn bounds_hold_for_a_run_that_trains_nothing() {
                   [[answer]]\ntext = \"Score: 2\"\n";
     let text = judged(dir, script, "samples = 1\nretries = 0", "[health]\nparse_failures = { stop = 0.1 }\n");
     for _ in 0..2 {
-        let (code, said) = reflux(dir, &text, &["run"]);
+        let (code, said) = reflux_on(dir, &text, &["run"]);
         let words = "the run stops at a health bound on `pairs`: parse_failures is 0.125";
         assert!(code == Some(2) && said.contains(words) && said.contains("mend its pattern"), "{said}");
         assert!(!dir.join("runs/n/summary.json").exists(), "{said}");
     }
-    let (code, said) = reflux(dir, &text, &["run", "--set", "health.parse_failures.stop=0.2"]);
+    let (code, said) = reflux_on(dir, &text, &["run", "--set", "health.parse_failures.stop=0.2"]);
     assert_eq!(code, Some(0), "{said}");
     let summary: Value = serde_json::from_slice(&std::fs::read(dir.join("runs/n/summary.json")).unwrap()).unwrap();
     let value = |gate: &str| {
@@ -345,7 +321,7 @@ fn bounds_hold_for_a_run_that_trains_nothing() {
     // Scores alone, of which no step makes pairs.
     let (scores, _) = text.split_once("[step.pairs]").unwrap();
     let text = format!("{scores}[health]\nscore_entropy = {{ stop = 2.0 }}\n");
-    let (code, said) = reflux(dir, &text, &["run", "--fresh"]);
+    let (code, said) = reflux_on(dir, &text, &["run", "--fresh"]);
     assert!(code == Some(2) && said.contains("on `scores`: score_entropy is 0.985"), "{said}");
 }
 
@@ -359,7 +335,7 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
     let train =
         "[model.m0]\ninit = \"pipelines/listworld/model\"\n[step.d]\nop = \"dpo\"\nfrom = \"pairs\"\nmodel = \"m0\"\n";
     let text = judged(dir, script, "mode = \"expected\"", train);
-    let (code, said) = reflux(dir, &text, &["run"]);
+    let (code, said) = reflux_on(dir, &text, &["run"]);
     assert_eq!(code, Some(0), "{said}");
     let warned = |gate: &str| {
         let line = said
@@ -373,15 +349,15 @@ fn pairs_of_tiny_margin_are_warned_of_before_they_are_trained_on() {
     assert!(warned("margin is 0.004").contains(remedy) && warned("score_entropy is 0.000").contains(remedy), "{said}");
     // What it says works when it is typed: nothing is left to train on.
     let set = remedy.split(' ').collect::<Vec<_>>();
-    let (code, said) = reflux(dir, &text, &[&["run", "--fresh"], &set[..]].concat());
+    let (code, said) = reflux_on(dir, &text, &[&["run", "--fresh"], &set[..]].concat());
     assert!(code == Some(2) && said.contains("yielded no pair"), "{said}");
     // Where pairs are apart there is nothing to say.
     let apart = script.replace("\"4\" = 0.5, \"3\" = 0.5", "\"1\" = 1.0");
-    let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &["run", "--fresh"]);
+    let (code, said) = reflux_on(dir, &judged(dir, &apart, "mode = \"expected\"", train), &["run", "--fresh"]);
     assert!(code == Some(0) && !said.contains("min_margin"), "{said}");
     // Where more than a tenth of the scale is asked for already, it names more, and not less.
     let asks = ["run", "--fresh", "--set", "step.pairs.min_margin=1", "--set", "health.margin.warn=0.9"];
-    let (code, said) = reflux(dir, &judged(dir, &apart, "mode = \"expected\"", train), &asks);
+    let (code, said) = reflux_on(dir, &judged(dir, &apart, "mode = \"expected\"", train), &asks);
     assert!(code == Some(0) && said.contains("--set step.pairs.min_margin=2.0 leaves"), "{said}");
 }
 

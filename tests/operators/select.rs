@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::rows::texts;
 use crate::common::{RunOptions, outcome, run};
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 use reflux::data::{Columns, List, named};
@@ -50,10 +51,6 @@ fn pipeline(scores: &str, step: &str) -> String {
     format!(
         "[pipeline]\nname = \"s\"\n[step.scores]\nop = \"read\"\ndataset = {scores:?}\n[step.out]\nfrom = \"scores\"\n{step}\n"
     )
-}
-
-fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
-    Columns(rows).text(column).unwrap().iter().map(|s| s.unwrap().to_owned()).collect()
 }
 
 /// The rows of a step, and the row and code of what it left out.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::program::said;
 use serde_json::{Value, json};
 
 use crate::common::{self, outcome};
@@ -90,10 +91,6 @@ fn command(file: &Path, runs: &Path, more: &[&str]) -> Command {
 
 fn run(file: &Path, runs: &Path, more: &[&str]) -> Output {
     command(file, runs, more).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Files of a run that have to be equal, without the addresses of its servers.

@@ -1,16 +1,9 @@
 //! `reflux cost` against sums done by hand, and what it says where it does not know enough.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
+use crate::common::program::reflux;
 use serde_json::Value;
-
-fn reflux(args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    let Output { status, stdout, stderr } =
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
 
 /// D = 8, F = 16, L = 2, A = 8, K = 4, V = 10: 576 weights in a layer's matrices, 80 in the output matrix, and
 /// 2 x 576 + 2 x 80 + 5 x 8 = 1352 in all.

@@ -1,18 +1,12 @@
 //! `reflux eval` as people use it, on scripted models: what it prints, and what its figures are.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::common::program::reflux;
 use crate::common::{self, FAIR_JUDGE, RunOptions, small_loop};
 use reflux::store::{load_answers, load_prompts};
 use serde_json::{Value, json};
 
-fn reflux(args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
 fn eval(args: &[&str]) -> Value {
     let (code, out, err) = reflux(&[&["eval"], args, &["--json", "-q"]].concat());
     assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");

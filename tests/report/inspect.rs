@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::looked_at::{command, finished, lines, of, reflux, stored, text, texts};
+use crate::common::looked_at::{command, finished, lines, of, reflux, stored, text};
+use crate::common::rows::texts;
 use crate::common::{self, RunOptions, run, script, small_loop};
 use arrow::array::RecordBatch;
 use reflux::data::{Columns, Epoch};

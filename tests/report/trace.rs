@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::common::looked_at::{finished, lines, of, reflux, stored, text, texts};
+use crate::common::looked_at::{finished, lines, of, reflux, stored, text};
+use crate::common::rows::texts;
 use crate::common::{RunOptions, run, script, small_loop};
 use reflux::data::Columns;
 use reflux::store::Run;

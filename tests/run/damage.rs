@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::program::{run_program, said};
 use crate::common::{self, files, outcome, without_checksums};
 
 /// Damages by default; `REFLUX_DAMAGES` asks for another number.
@@ -169,10 +170,8 @@ fn is_hopeless(dir: &Path, whole: &BTreeMap<String, Vec<u8>>) -> bool {
 }
 
 fn reflux(args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code(), text)
+    let output = run_program(args);
+    (output.status.code(), said(&output))
 }
 
 /// Expects that a run is not repaired: what is damaged beyond repair is refused before anything is changed. `what` is for messages.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::program::said;
 use crate::common::{self, outcome};
 use reflux::store::files::fault;
 
@@ -102,9 +103,6 @@ fn reflux(file: &Path, runs: &Path, set: &[&str]) -> Command {
     command.args(set.iter().flat_map(|s| ["--set", s]));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 fn to_the_end(mut command: Command, what: &str) -> String {
     let output = command.output().unwrap();

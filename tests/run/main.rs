@@ -4,7 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod case;
 mod damage;
+mod inputs;
 mod kill;
 mod pipelines;
 mod quickstart;

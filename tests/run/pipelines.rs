@@ -1,23 +1,18 @@
 //! Every ready pipeline file runs, at small size.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use crate::common;
+use crate::common::program::run_program;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reflux::store::Run;
 
-fn reflux(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap()
-}
-
 fn run(file: &str, runs: &Path, set: &[String]) -> String {
     let mut args = vec!["run", file, "--runs", runs.to_str().unwrap(), "--device", "cpu"];
     args.extend(set.iter().flat_map(|s| ["--set", s]));
-    let output = reflux(&args);
+    let output = run_program(&args);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{file}: {}\n{out}\n{err}", output.status);
     out.into_owned()
@@ -36,42 +31,18 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
                     .into(),
             ])
             .collect(),
-        "quickstart" => [
-            "step.ift.rows=32",
-            "step.eft.rows=32",
-            "step.instruct.rows=16",
-            "step.m1.epochs=1",
-            "step.m1.learning_rate=1e-4",
-            "step.written.per_iteration=24",
-            "step.heldout.rows=8",
-            "pipeline.microbatch=8",
-            "model.script.dtype=f32",
-            "step.scores.model=script",
-            "step.scores.pattern=Score: ([0-5])",
-            "step.scores.rubric=additive-5",
-        ]
-        .iter()
-        .map(ToString::to_string)
-        .chain([script()])
-        .collect(),
-        "sft-on-positives" => [
-            "step.ift.rows=32",
-            "step.eft.rows=32",
-            "step.instruct.rows=16",
-            "step.m1.epochs=1",
-            "step.m1.learning_rate=1e-4",
-            "step.written.per_iteration=24",
-            "step.heldout.rows=8",
-            "pipeline.microbatch=8",
-            "step.scores.model=script",
-            "step.scores.pattern=Score: ([0-5])",
-            "step.scores.rubric=additive-5",
-            "step.positives.score_min=2.0",
-        ]
-        .iter()
-        .map(ToString::to_string)
-        .chain([script()])
-        .collect(),
+        "quickstart" => common::SMALL_LISTWORLD
+            .iter()
+            .chain(&["step.m1.learning_rate=1e-4", "model.script.dtype=f32"])
+            .map(ToString::to_string)
+            .chain([script()])
+            .collect(),
+        "sft-on-positives" => common::SMALL_LISTWORLD
+            .iter()
+            .chain(&["step.m1.learning_rate=1e-4", "step.positives.score_min=2.0"])
+            .map(ToString::to_string)
+            .chain([script()])
+            .collect(),
         "meta-judge" => [
             "pipeline.iterations=1",
             "step.pairs.length_control=0.0",
@@ -265,7 +236,7 @@ fn a_variant_that_is_wrong_is_found_before_anything_runs() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listworld-study.toml")).unwrap();
     std::fs::write(&file, text.replacen("step.dpo.nll_weight", "step.dpo.nnl_weight", 1)).unwrap();
     for command in ["check", "run"] {
-        let output = reflux(&[command, file.to_str().unwrap()]);
+        let output = run_program(&[command, file.to_str().unwrap()]);
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{err}");
         assert!(err.contains("nnl_weight") && err.contains("did you mean `nll_weight`"), "{err}");
@@ -299,7 +270,7 @@ fn the_quickstart_ends_with_a_table_and_says_when_it_is_finished() {
     changed.push("step.dpo.beta=0.2".into());
     let mut args = vec!["run", "pipelines/quickstart.toml", "--runs", temp.path().to_str().unwrap()];
     args.extend(changed.iter().flat_map(|s| ["--set", s]));
-    let output = reflux(&args);
+    let output = run_program(&args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains(" beta = 0.1\n  +") && err.contains(" beta = 0.2") && err.contains("--fresh"), "{err}");
@@ -309,7 +280,7 @@ const PAPER: &str = "pipelines/paper-llama2-70b.toml";
 
 /// What the paper's run is told as, without its data and models.
 fn tell(command: &[&str]) -> String {
-    let output = reflux(command);
+    let output = run_program(command);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && err.is_empty(), "{command:?}: {out}\n{err}");
     out.into_owned()
@@ -362,7 +333,7 @@ fn positives() -> Vec<String> {
 fn the_papers_variant_without_pairs_is_a_matter_of_two_overrides() {
     let set = positives();
     let args = ["explain", PAPER, "--set", &set[0], "--set", &set[1]];
-    let output = reflux(&args);
+    let output = run_program(&args);
     let plan = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(plan.contains("from positives (`ift`, whole") && plan.contains("answers from 5 points"), "{plan}");
@@ -391,7 +362,7 @@ fn the_papers_run_takes_its_pairs_and_no_other_data() {
     let mut args = vec!["run", PAPER, "--runs", runs.to_str().unwrap()];
     let set: Vec<&String> = set.iter().filter(|s| !s.starts_with("step.ift.")).collect();
     args.extend(set.iter().flat_map(|s| ["--set", s]));
-    let output = reflux(&args);
+    let output = run_program(&args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 
+use crate::common::program::{run_program, said};
 use crate::common::{RunOptions, Watch, files, outcome, plan, run, small_loop};
 use candle_core::Device;
 use reflux::dataflow::Replay;
@@ -248,15 +248,6 @@ fn rows_that_were_not_kept_or_not_made_are_missed() {
     assert!(begin(&dir, &text, &text, &["prompts"], &temp.path().join("other")).unwrap());
 }
 
-fn reflux(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap()
-}
-
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 #[test]
 fn a_changed_file_is_refused_with_the_command_that_replays_it() {
     let temp = tempfile::tempdir().unwrap();
@@ -264,37 +255,37 @@ fn a_changed_file_is_refused_with_the_command_that_replays_it() {
     let file = temp.path().join("small.toml");
     std::fs::write(&file, small_loop(temp.path()).replace("iterations = 2", "iterations = 1")).unwrap();
     let (file, runs_text) = (file.to_str().unwrap(), runs.to_str().unwrap());
-    let run = |more: &[&str]| reflux(&[&["run", file, "--device", "cpu", "--runs", runs_text][..], more].concat());
+    let run = |more: &[&str]| run_program(&[&["run", file, "--device", "cpu", "--runs", runs_text][..], more].concat());
     let first = run(&[]);
-    assert!(first.status.success(), "{}", told(&first));
+    assert!(first.status.success(), "{}", said(&first));
     let changed = ["--set", "step.dpo.beta=0.5", "--set", "step.dpo.learning_rate=0.002"];
     let refused = run(&changed);
-    let said = told(&refused);
-    assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(said.contains("the pipeline file has changed") && said.contains("+"), "{said}");
+    let words = said(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{words}");
+    assert!(words.contains("the pipeline file has changed") && words.contains("+"), "{words}");
     let command =
-        said.lines().find_map(|l| l.trim().strip_prefix("reflux replay ")).unwrap_or_else(|| panic!("{said}"));
+        words.lines().find_map(|l| l.trim().strip_prefix("reflux replay ")).unwrap_or_else(|| panic!("{words}"));
     assert!(command.contains("--from dpo --set step.dpo.beta=0.5 --set step.dpo.learning_rate="), "{command}");
     // The plan first; a dry run ends there.
     let words: Vec<&str> = command.split(' ').collect();
-    let replay = |more: &[&str]| reflux(&[&["replay"][..], &words, &["--device", "cpu"], more].concat());
+    let replay = |more: &[&str]| run_program(&[&["replay"][..], &words, &["--device", "cpu"], more].concat());
     let dry = replay(&["--dry-run"]);
-    assert!(dry.status.success(), "{}", told(&dry));
-    let plan = told(&dry);
+    assert!(dry.status.success(), "{}", said(&dry));
+    let plan = said(&dry);
     assert!(plan.contains("from dpo\n") && plan.contains("taken over: iteration 1 ("), "{plan}");
     assert!(plan.lines().any(|l| l.trim().starts_with("dpo") && l.ends_with("made: iteration 1")), "{plan}");
     assert!(!runs.join("small-2").exists());
     let done = replay(&[]);
-    assert!(done.status.success(), "{}", told(&done));
+    assert!(done.status.success(), "{}", said(&done));
     // What it leads to is the run of the changed file: going on with it finds it finished, and anew it is the same.
     let again = run(&[&changed[..], &["--name", "small-2"]].concat());
-    assert!(again.status.success() && told(&again).contains("is finished"), "{}", told(&again));
+    assert!(again.status.success() && said(&again).contains("is finished"), "{}", said(&again));
     let anew = run(&[&changed[..], &["--name", "anew"]].concat());
-    assert!(anew.status.success(), "{}", told(&anew));
+    assert!(anew.status.success(), "{}", said(&anew));
     assert_eq!(outcome(&runs.join("small-2")), outcome(&runs.join("anew")));
-    let ls = told(&reflux(&["ls", runs.join("small-2").to_str().unwrap()]));
+    let ls = said(&run_program(&["ls", runs.join("small-2").to_str().unwrap()]));
     assert!(ls.contains(&format!("replays {} from dpo: ", runs.join("small").display())), "{ls}");
     // Where nothing could be taken over, nothing of that kind is proposed.
-    let seed = told(&run(&["--set", "pipeline.seed=6"]));
+    let seed = said(&run(&["--set", "pipeline.seed=6"]));
     assert!(seed.contains("--name") && !seed.contains("reflux replay"), "{seed}");
 }

@@ -3,20 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::common::program::reflux;
 use crate::common::{RunOptions, copy, files, outcome, run, script, small_loop, without_checksums};
 use proptest::prelude::*;
 use reflux::store::Run;
 use serde_json::Value;
-
-fn reflux(args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
 
 /// The small loop: its pipeline text, a finished run, and one that was stopped in its second iteration.
 struct Runs {

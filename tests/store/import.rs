@@ -1,28 +1,15 @@
 //! Public formats into Parquet: small files of each, as their publishers write them, and the ways in which they go wrong.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::common::rows::write_json_lines;
 use arrow::array::{Array, RecordBatch};
 use reflux::data::{Columns, Prompts, named};
 use reflux::error::ErrorKind;
 use reflux::store::{Dataset, FormatDef, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
-fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = dir.join(name);
-    let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
-    let bytes = if name.ends_with(".gz") {
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gz.write_all(text.as_bytes()).unwrap();
-        gz.finish().unwrap()
-    } else {
-        text.into_bytes()
-    };
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
 fn made(path: &Path, how: &ImportOptions) -> (Imported, RecordBatch) {
     let imported = import(path, how).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
@@ -95,7 +82,7 @@ fn messages() -> Vec<Value> {
 fn open_assistant_in_every_form() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    let flat = write(dir, "messages.jsonl", &messages());
+    let flat = write_json_lines(dir, "messages.jsonl", &messages());
     // The hub's form: Parquet with structs, floats for ranks, and nulls.
     let parquet = dir.join("messages.parquet");
     let mut reader = {
@@ -107,10 +94,10 @@ fn open_assistant_in_every_form() {
     };
     reflux::store::write_parquet(&parquet, &reader.next().unwrap().unwrap()).unwrap();
     let files = [
-        write(dir, "trees.jsonl", &trees()),
-        write(dir, "trees.jsonl.gz", &trees()),
+        write_json_lines(dir, "trees.jsonl", &trees()),
+        write_json_lines(dir, "trees.jsonl.gz", &trees()),
         flat,
-        write(dir, "messages.jsonl.gz", &messages()),
+        write_json_lines(dir, "messages.jsonl.gz", &messages()),
         parquet,
     ];
     for file in &files {
@@ -149,7 +136,7 @@ fn open_assistant_in_every_form() {
     // Answers that were torn from their prompt are told, not joined to another.
     let mut torn = messages();
     torn.remove(0);
-    let file = write(dir, "torn.jsonl", &torn);
+    let file = write_json_lines(dir, "torn.jsonl", &torn);
     let e = import(&file, &english()).unwrap_err();
     assert!(e.help_text().unwrap().contains("does not stand beside"), "{e} {:?}", e.help_text());
 }
@@ -166,7 +153,7 @@ fn instruction_sets() {
     let want = [["Add the numbers.\n\n1, 2", "3"], ["Say hello.", "Hello!"]];
     let array = dir.join("alpaca_data.json");
     std::fs::write(&array, serde_json::to_string_pretty(&alpaca).unwrap()).unwrap();
-    for file in [array, write(dir, "alpaca.jsonl", &alpaca)] {
+    for file in [array, write_json_lines(dir, "alpaca.jsonl", &alpaca)] {
         let (imported, rows) = made(&file, &ImportOptions::default());
         assert_eq!((imported.format, imported.left_out["an empty answer"]), (FormatDef::by_name("alpaca"), 1));
         assert_eq!(texts(&rows, &["prompt", "response"]), want);
@@ -177,7 +164,7 @@ fn instruction_sets() {
         json!({"id": "seed_task_0", "name": "a", "instruction": "Name a tree.", "instances": [{"input": "", "output": "Oak"}], "is_classification": false}),
         json!({"id": "seed_task_1", "name": "b", "instruction": "Which is it?", "instances": [{"input": "2 + 2", "output": "4"}, {"input": "3", "output": "3"}], "is_classification": true}),
     ];
-    let (imported, rows) = made(&write(dir, "seed_tasks.jsonl", &seeds), &ImportOptions::default());
+    let (imported, rows) = made(&write_json_lines(dir, "seed_tasks.jsonl", &seeds), &ImportOptions::default());
     assert_eq!(imported.format, FormatDef::by_name("self-instruct"));
     let want = [["Name a tree.", "Oak"], ["Which is it?\n\n2 + 2", "4"], ["Which is it?\n\n3", "3"]];
     assert_eq!(texts(&rows, &["prompt", "response"]), want);
@@ -187,7 +174,7 @@ fn instruction_sets() {
         json!({"id": "z", "conversations": [{"from": "system", "value": "Be a pirate."}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
         json!({"id": "w", "conversations": []}),
     ];
-    let (imported, rows) = made(&write(dir, "sharegpt.jsonl", &chats), &ImportOptions::default());
+    let (imported, rows) = made(&write_json_lines(dir, "sharegpt.jsonl", &chats), &ImportOptions::default());
     assert_eq!(imported.format, FormatDef::by_name("sharegpt"));
     let pirate = "system: Be a pirate.\n\nuser: a";
     assert_eq!(texts(&rows, &["prompt", "response"]), [["Hi?", "Ho."], [pirate, "b"]]);
@@ -197,7 +184,7 @@ fn instruction_sets() {
     let rated = [json!({"source": "s", "instruction": "Why?", "models": ["a", "b", "c"], "completions": [
         {"model": "a", "response": "So.", "overall_score": 6.5}, {"model": "b", "response": "Because.", "overall_score": 8.0},
         {"model": "c", "response": "Eh.", "overall_score": 6.5}]})];
-    let (imported, rows) = made(&write(dir, "ultra.jsonl", &rated), &ImportOptions::default());
+    let (imported, rows) = made(&write_json_lines(dir, "ultra.jsonl", &rated), &ImportOptions::default());
     assert_eq!((imported.format, imported.schema), (FormatDef::by_name("ultrafeedback"), "ranked"));
     assert_eq!(texts(&rows, &["response"]), [["Because."], ["So."], ["Eh."]]);
     assert_eq!(Columns(&rows).uint("rank").unwrap().values(), &[0, 1, 1]);
@@ -213,7 +200,8 @@ fn evaluation_sets() {
         json!({"question_id": 102, "category": "math", "turns": ["Alone?"], "reference": null}),
         json!({"question_id": 103, "category": "math", "turns": ["", "b"]}),
     ];
-    let (imported, rows) = made(&write(temp.path(), "question.jsonl", &questions), &ImportOptions::default());
+    let (imported, rows) =
+        made(&write_json_lines(temp.path(), "question.jsonl", &questions), &ImportOptions::default());
     assert_eq!((imported.format, imported.schema), (FormatDef::by_name("mt-bench"), "prompts"));
     assert_eq!(imported.left_out["an empty first turn"], 1);
     assert_eq!(imported.extra, ["question_id", "category", "turn_2", "reference"]);
@@ -252,7 +240,7 @@ fn evaluation_sets() {
         ("mt-bench", json!({"turns": ["a"]}), "lacks `question_id`"),
         ("mt-bench", json!({"question_id": 1, "turns": ["a", "b", "c"]}), "more than two turns"),
     ] {
-        let file = write(temp.path(), "bad.jsonl", &[row]);
+        let file = write_json_lines(temp.path(), "bad.jsonl", &[row]);
         let e = import(&file, &ImportOptions { format: FormatDef::by_name(format), ..ImportOptions::default() })
             .unwrap_err()
             .to_string();
@@ -276,7 +264,7 @@ fn preferences_in_every_form() {
         json!({"chosen": "u? a.", "rejected": "u? b."}),
         json!({"prompt": "u?", "chosen": "a.", "rejected": "a."}),
     ];
-    let jsonl = write(dir, "prefs.jsonl", &rows);
+    let jsonl = write_json_lines(dir, "prefs.jsonl", &rows);
     let (imported, rows) = made(&jsonl, &ImportOptions::default());
     assert_eq!(
         (imported.format, imported.left_out["both answers are the same"]),
@@ -340,7 +328,7 @@ fn bad_rows_are_refused_or_told() {
     // Deep nesting, which could exhaust the stack.
     std::fs::write(&file, format!("{good}\n{}{}\n", "{\"a\":".repeat(100_000), "1")).unwrap();
     assert_eq!(made(&file, &ImportOptions { skip_bad: true, ..ImportOptions::default() }).0.bad, 1);
-    let only = write(temp.path(), "empty.jsonl", &[json!({"instruction": "x", "output": ""})]);
+    let only = write_json_lines(temp.path(), "empty.jsonl", &[json!({"instruction": "x", "output": ""})]);
     let e = import(&only, &ImportOptions::default()).unwrap_err();
     assert!(e.to_string().contains("no row") && e.help_text().unwrap().contains("an empty answer"), "{e}");
     let e = import(
@@ -359,7 +347,7 @@ fn bad_rows_are_refused_or_told() {
 fn nothing_is_imported_over_its_source() {
     let temp = tempfile::tempdir().unwrap();
     let rows = [json!({"prompt": "a", "chosen": "x", "rejected": "y"})];
-    let file = write(temp.path(), "p.jsonl", &rows);
+    let file = write_json_lines(temp.path(), "p.jsonl", &rows);
     let before = std::fs::read(&file).unwrap();
     let over = temp.path().join("../").join(temp.path().file_name().unwrap()).join("p.jsonl");
     let refused = |input: &Path, out: &Path| {
@@ -368,13 +356,13 @@ fn nothing_is_imported_over_its_source() {
         assert!(error.to_string().contains("written over what is imported"), "{error}");
     };
     refused(&file, &over);
-    let eft = write(temp.path(), "eft.jsonl", &[json!({"prompt": "a", "response": "b"})]);
+    let eft = write_json_lines(temp.path(), "eft.jsonl", &[json!({"prompt": "a", "response": "b"})]);
     refused(&eft, &eft);
     assert_eq!(std::fs::read(&file).unwrap(), before);
     // A folder's own file would be read the next time.
     let folder = temp.path().join("folder");
     std::fs::create_dir(&folder).unwrap();
-    let one = write(&folder, "one.jsonl", &rows);
+    let one = write_json_lines(&folder, "one.jsonl", &rows);
     refused(&folder, &one);
     assert_eq!(std::fs::read(&one).unwrap(), before);
 }
@@ -399,10 +387,12 @@ fn files_without_a_row_to_import_are_told() {
     std::fs::write(&bad, "{\"prompt\": 3, \"response\": \"x\"}\n").unwrap();
     fails(&bad, &ImportOptions::default(), &["fit no schema", "also needs `prompt` as text"]);
     // What follows a schema already.
-    let ready =
-        made(&write(temp.path(), "ok.jsonl", &[json!({"prompt": "a", "response": "b"})]), &ImportOptions::default())
-            .0
-            .path;
+    let ready = made(
+        &write_json_lines(temp.path(), "ok.jsonl", &[json!({"prompt": "a", "response": "b"})]),
+        &ImportOptions::default(),
+    )
+    .0
+    .path;
     fails(&ready, &ImportOptions::default(), &["follows the schema `ift` already", "`read` takes it"]);
 }
 
@@ -414,13 +404,13 @@ fn what_a_row_cannot_be_is_told_with_its_line() {
             scores.iter().map(|s| json!({"response": format!("r{s}"), "overall_score": s})).collect();
         json!({"instruction": "i", "completions": rows})
     };
-    let file = write(temp.path(), "u.jsonl", &[rated(&[1., 2.]), rated(&[1e300, 1.])]);
+    let file = write_json_lines(temp.path(), "u.jsonl", &[rated(&[1., 2.]), rated(&[1e300, 1.])]);
     let error = import(&file, &ImportOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::User, "{error}");
     assert!(error.to_string().contains("line 2") && error.to_string().contains("does not fit in 32 bits"), "{error}");
     // Ranks of equal scores are equal, and a row of very many is no work of their square.
     let many: Vec<f64> = (0..200_000).map(|i| f64::from(i % 1000)).collect();
-    let (_, rows) = made(&write(temp.path(), "many.jsonl", &[rated(&many)]), &ImportOptions::default());
+    let (_, rows) = made(&write_json_lines(temp.path(), "many.jsonl", &[rated(&many)]), &ImportOptions::default());
     let (ranks, scores) = (Columns(&rows).uint("rank").unwrap(), Columns(&rows).float("score").unwrap());
     assert!(
         (0..rows.num_rows()).all(|i| ranks.value(i) as f32 == 999. - scores.value(i)) && rows.num_rows() == 200_000
@@ -435,7 +425,7 @@ fn what_a_row_cannot_be_is_told_with_its_line() {
         json!({"chosen": "\n\n\nHuman: q\n\nAssistant: a", "rejected": "\n\n\nHuman: q\n\nAssistant: b"}),
         json!({"chosen": "\n\nHuman: q\n\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}),
     ];
-    let (imported, rows) = made(&write(temp.path(), "d.jsonl", &rows), &ImportOptions::default());
+    let (imported, rows) = made(&write_json_lines(temp.path(), "d.jsonl", &rows), &ImportOptions::default());
     assert_eq!(imported.left_out.get("both answers are the same"), Some(&2));
     let prompts = Columns(&rows).messages("prompt").unwrap();
     let lengths: Vec<usize> = (0..rows.num_rows()).map(|i| prompts.row(i).count()).collect();
@@ -452,8 +442,8 @@ fn a_large_file_is_a_stream_of_the_same_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let rows: Vec<Value> =
         (0..3000).map(|i| json!({"instruction": format!("Say {i}."), "output": format!("{i}!")})).collect();
-    let lines = import(&write(temp.path(), "a.jsonl", &rows), &ImportOptions::default()).unwrap();
-    let zipped = import(&write(temp.path(), "b.jsonl.gz", &rows), &ImportOptions::default()).unwrap();
+    let lines = import(&write_json_lines(temp.path(), "a.jsonl", &rows), &ImportOptions::default()).unwrap();
+    let zipped = import(&write_json_lines(temp.path(), "b.jsonl.gz", &rows), &ImportOptions::default()).unwrap();
     assert_eq!((lines.written.rows, &lines.written), (3000, &zipped.written));
     let (_, table) = made(&temp.path().join("a.jsonl"), &ImportOptions::default());
     assert_eq!(Columns(&table).text("prompt").unwrap().value(2047), "Say 2047.");
@@ -462,7 +452,7 @@ fn a_large_file_is_a_stream_of_the_same_bytes() {
 #[test]
 fn the_command_says_what_it_did() {
     let temp = tempfile::tempdir().unwrap();
-    let file = write(temp.path(), "trees.jsonl", &trees());
+    let file = write_json_lines(temp.path(), "trees.jsonl", &trees());
     let run = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_reflux")).arg("import").arg(&file).args(args).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())

@@ -1,31 +1,24 @@
 //! Nothing of a stranger's file is lost in silence: a key is read, listed, or its row is left out with the reason.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::common::rows::write_json_lines;
 use arrow::array::{ArrayRef, BinaryArray, MapBuilder, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::array::{Int32Builder, StringBuilder};
 use reflux::data::{Columns, Prompts};
 use reflux::store::{FormatDef, ImportOptions, Imported, import, output_target, read_parquet};
 use serde_json::{Value, json};
 
-fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = dir.join(name);
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 fn imported(rows: &[Value]) -> (Imported, RecordBatch) {
     let temp = tempfile::tempdir().unwrap();
-    let imported = import(&write(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap();
+    let imported = import(&write_json_lines(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
     (imported, rows)
 }
 
 fn refused(rows: &[Value]) -> String {
     let temp = tempfile::tempdir().unwrap();
-    let error = import(&write(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap_err();
+    let error = import(&write_json_lines(temp.path(), "x.jsonl", rows), &ImportOptions::default()).unwrap_err();
     format!("{error} {}", error.help_text().unwrap_or_default())
 }
 
@@ -262,7 +255,7 @@ fn rows_of_a_schema_are_not_taken_for_a_public_format() {
         "rejected": turn("assistant", "c"), "chosen_id": "1", "rejected_id": "2", "chosen_score": 2.0, "rejected_score": 1.0});
     for (row, schema) in [(prompt, "prompts"), (pair, "preferences")] {
         let temp = tempfile::tempdir().unwrap();
-        let made = import(&write(temp.path(), "x.jsonl", &[row]), &ImportOptions::default()).unwrap();
+        let made = import(&write_json_lines(temp.path(), "x.jsonl", &[row]), &ImportOptions::default()).unwrap();
         assert_eq!((made.format, made.schema, made.unread.len()), (None, schema, 0));
         let error = import(&made.path, &ImportOptions::default()).unwrap_err().to_string();
         assert!(error.contains(&format!("follows the schema `{schema}` already")), "{error}");
@@ -349,7 +342,7 @@ fn every_codec_is_read() {
 fn links_are_followed_and_pipes_refused() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    let input = write(dir, "x.jsonl", &[json!({"instruction": "a", "output": "b"})]);
+    let input = write_json_lines(dir, "x.jsonl", &[json!({"instruction": "a", "output": "b"})]);
     let (link, target, pipe) = (dir.join("link.parquet"), dir.join("there/target.parquet"), dir.join("pipe"));
     std::fs::create_dir(dir.join("there")).unwrap();
     std::os::unix::fs::symlink("there/target.parquet", &link).unwrap();

@@ -1,22 +1,14 @@
 //! Every row of a stranger's file becomes rows, or is counted with the reason; and none takes memory without a bound.
 
-use std::path::{Path, PathBuf};
-
+use crate::common::rows::write_json_lines;
 use arrow::array::RecordBatch;
 use reflux::data::{Columns, Prompts};
 use reflux::store::{FormatDef, ImportOptions, Imported, Turns, import, read_parquet};
 use serde_json::{Value, json};
 
-fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = dir.join(name);
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 fn imported_as(rows: &[Value], how: &ImportOptions) -> (Imported, RecordBatch) {
     let temp = tempfile::tempdir().unwrap();
-    let imported = import(&write(temp.path(), "x.jsonl", rows), how).unwrap();
+    let imported = import(&write_json_lines(temp.path(), "x.jsonl", rows), how).unwrap();
     let rows = read_parquet(&imported.path).unwrap();
     (imported, rows)
 }
@@ -171,6 +163,9 @@ fn prompts_are_read_as_conversations_are() {
     assert_eq!(unread(&made), [("prompt", 1), ("prompt[].name", 1)]);
     let temp = tempfile::tempdir().unwrap();
     let answered = json!({"prompt": [m("user", "a"), m("assistant", "b")]});
-    let error = import(&write(temp.path(), "x.jsonl", &[json!({"prompt": "a"}), answered]), &ImportOptions::default());
+    let error = import(
+        &write_json_lines(temp.path(), "x.jsonl", &[json!({"prompt": "a"}), answered]),
+        &ImportOptions::default(),
+    );
     assert!(error.unwrap_err().to_string().contains("line 2 `prompt` ends with the assistant's turn"));
 }

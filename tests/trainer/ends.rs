@@ -236,21 +236,9 @@ fn the_loop_goes_on_with_what_the_trainer_left() {
     let file = outside.path("loop.toml");
     std::fs::write(&file, format!("{before}{step}{after}")).unwrap();
     let script = format!("model.script.script={script:?}");
-    let small = [
-        "step.ift.rows=32",
-        "step.eft.rows=32",
-        "step.instruct.rows=16",
-        "step.m1.epochs=1",
-        "step.written.per_iteration=24",
-        "step.heldout.rows=8",
-        "pipeline.microbatch=8",
-        "model.script.dtype=f32",
-        "step.scores.model=script",
-        "step.scores.pattern=Score: ([0-5])",
-        "step.scores.rubric=additive-5",
-        script.as_str(),
-    ];
-    let more: Vec<&str> = small.iter().flat_map(|set| ["--set", set]).chain(["--name", "loop"]).collect();
+    let small = ["model.script.dtype=f32", script.as_str()];
+    let more: Vec<&str> =
+        common::SMALL_LISTWORLD.iter().chain(&small).flat_map(|set| ["--set", set]).chain(["--name", "loop"]).collect();
     let out = printed(&mut outside.command(&file, &more));
     assert_eq!(out.code, Some(0), "{}", out.text);
     let run = reflux::store::Run::open(&outside.path("runs/loop")).unwrap();

@@ -5,13 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::common;
+use crate::common::program::run_program;
 use candle_core::{DType, Device, Tensor};
 use reflux::model::Model;
-
-fn reflux(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args).output().unwrap()
-}
 
 /// The quickstart at small size with these further settings.
 fn run(runs: &Path, workers: &str, more: &[&str]) -> Output {
@@ -21,24 +17,10 @@ fn run(runs: &Path, workers: &str, more: &[&str]) -> Output {
 /// The same with these variables of the environment.
 fn run_with(runs: &Path, workers: &str, more: &[&str], variables: &[(&str, &str)]) -> Output {
     let script = format!("model.script.script={:?}", common::script(runs, 0));
-    let small = [
-        "step.ift.rows=32",
-        "step.eft.rows=32",
-        "step.instruct.rows=16",
-        "step.m1.epochs=1",
-        "step.written.per_iteration=24",
-        "step.heldout.rows=8",
-        "pipeline.microbatch=8",
-        "pipeline.iterations=2",
-        "model.script.dtype=f32",
-        "step.scores.model=script",
-        "step.scores.pattern=Score: ([0-5])",
-        "step.scores.rubric=additive-5",
-        script.as_str(),
-    ];
+    let small = ["pipeline.iterations=2", "model.script.dtype=f32", script.as_str()];
     let mut args = vec!["run", "pipelines/quickstart.toml", "--device", "cpu", "-w", workers, "--runs"];
     args.push(runs.to_str().unwrap());
-    args.extend(small.iter().chain(more).flat_map(|s| ["--set", s]));
+    args.extend(common::SMALL_LISTWORLD.iter().chain(&small).chain(more).flat_map(|s| ["--set", s]));
     let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(args);
     command.envs(variables.iter().copied()).output().unwrap()
@@ -114,7 +96,7 @@ fn metrics_can_be_read_while_a_training_goes_on() {
     assert!(!output.status.success(), "the process dies as it keeps the state after two steps");
     let show = |dir: &Path| {
         let what = dir.join("quickstart/metrics/m1");
-        let output = reflux(&["show", what.to_str().unwrap(), "--format", "json"]);
+        let output = run_program(&["show", what.to_str().unwrap(), "--format", "json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<serde_json::Value>>()
@@ -179,19 +161,19 @@ fn a_model_that_is_not_finite_is_not_committed() {
 #[test]
 fn a_beta_of_one_is_refused_before_anything_runs() {
     for betas in ["[1.0, 0.999]", "[0.9, 1.0]", "[0.9, 1]", "[-0.1, 0.9]"] {
-        let output = reflux(&["check", "pipelines/quickstart.toml", "--set", &format!("step.dpo.betas={betas}")]);
+        let output = run_program(&["check", "pipelines/quickstart.toml", "--set", &format!("step.dpo.betas={betas}")]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{betas}: {error}");
         assert!(error.contains("a number of at least 0.0 and less than 1.0 is wanted"), "{error}");
     }
-    let output = reflux(&["check", "pipelines/quickstart.toml", "--set", "step.dpo.betas=[0.0, 0.0]"]);
+    let output = run_program(&["check", "pipelines/quickstart.toml", "--set", "step.dpo.betas=[0.0, 0.0]"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn explain_says_so_and_wrong_targets_are_told() {
     let explain = |set: &str| {
-        let output = reflux(&["explain", "pipelines/quickstart.toml", "--set", set]);
+        let output = run_program(&["explain", "pipelines/quickstart.toml", "--set", set]);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };

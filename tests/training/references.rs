@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::common::{self, RunOptions, outcome, run, script, without_checksums};
+use crate::common::rows::texts;
+use crate::common::{self, RunOptions, SCORES_TO_DPO, outcome, run, script, without_checksums};
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
 use reflux::data::{Columns, List, named};
 use reflux::error::ErrorKind;
@@ -52,18 +53,7 @@ from = "prompts"
 model = "policy"
 samples = 3
 sampling = {{ temperature = 0.7, top_p = 0.9, max_tokens = 6 }}
-[step.scores]
-op = "judge"
-from = "responses"
-model = "script"
-samples = 2
-[step.pairs]
-op = "select"
-from = "scores"
-[step.dpo]
-op = "dpo"
-from = "pairs"
-model = "policy"
+{SCORES_TO_DPO}
 learning_rate = 1e-3
 batch_size = 4
 {dpo}
@@ -80,10 +70,6 @@ fn uses(text: &str, run: &Run) -> Vec<ReferenceUse> {
 }
 fn weights(run: &Run, model: &str) -> String {
     run.model(model).unwrap().hash
-}
-fn texts(rows: &RecordBatch, column: &str) -> Vec<String> {
-    let column = Columns(rows).text(column).unwrap();
-    (0..rows.num_rows()).map(|i| column.value(i).to_owned()).collect()
 }
 
 #[test]
