@@ -38,7 +38,7 @@ pub struct Args {
     /// The model's name in requests; the file or folder name if absent
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Maximum number of requests that are answered or wait; further ones get status 429
+    /// Maximum number of requests that are answered or wait; further ones get status 429. 64 more connections may be open
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_queue: u32,
     /// Environment variable with the key that requests must carry

@@ -166,9 +166,19 @@ pub(super) fn choose(
     chains.into_iter().map(chances).collect()
 }
 
-/// The error of logits from which no token can be drawn.
+/// The error of logits from which no token was drawn.
+pub(super) fn no_token(logits: &[f32]) -> RequestError {
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return not_finite();
+    }
+    let message = "no token is left to draw: `min_tokens` excludes the tokens that end an answer, and they are all; \
+                   name fewer of them, or set `min_tokens` to 0";
+    RequestError { code: "no_token", message: message.into() }
+}
+
+/// The error of logits that are not numbers.
 pub(super) fn not_finite() -> RequestError {
-    let message = "the model's logits are not finite numbers, or leave no token to choose".into();
+    let message = "the model's logits are not finite numbers".into();
     RequestError { code: "not_finite", message }
 }
 

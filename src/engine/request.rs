@@ -56,7 +56,7 @@ pub struct Completion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestError {
     /// Short code for the errors dataset: `empty_prompt`, `prompt_too_long`, `bad_sampling`, `template`,
-    /// `not_finite`, `no_answer`.
+    /// `not_finite`, `no_token`, `no_answer`.
     pub code: &'static str,
     /// What went wrong, and what to do.
     pub message: String,

@@ -61,7 +61,7 @@ impl Sequence {
         }
         // The random numbers depend on the sequence's own key, so neither the batch nor the thread matters.
         let token = answer::next_token(logits, sampling, prompt, &self.tokens, eos, &self.rng, scratch);
-        token.map(|(token, logprob)| Drawn::Token(token, logprob)).ok_or_else(answer::not_finite)
+        token.map(|(token, logprob)| Drawn::Token(token, logprob)).ok_or_else(|| answer::no_token(logits))
     }
 
     /// Adds what was drawn, and returns the result if that was the last.

@@ -176,7 +176,7 @@ impl Sequential {
         loop {
             let drawn = answer::next_token(&logits, sampling, prompt, &tokens, self.eos(), &rng, scratch);
             add(&self.counters.generated_tokens, 1);
-            let Some((token, logprob)) = drawn else { return Ok(Err(answer::not_finite())) };
+            let Some((token, logprob)) = drawn else { return Ok(Err(answer::no_token(&logits))) };
             tokens.push(token);
             logprobs.push(logprob);
             if let Some(finish) = answer::finish(&tokens, sampling, limit, &self.model.tokenizer) {

@@ -46,6 +46,7 @@ impl ApiError {
         let param = match e.code {
             "not_finite" => return Self::new(StatusCode::INTERNAL_SERVER_ERROR, e.message).code("not_finite"),
             "no_scores" => "echo",
+            "no_token" => "min_tokens",
             _ => "prompt",
         };
         let code = if e.code == "prompt_too_long" { "context_length_exceeded" } else { e.code };

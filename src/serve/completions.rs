@@ -68,6 +68,9 @@ fn parse(state: &ServerState, body: ReadBody) -> Result<ParsedRequest> {
     let echo = fields.flag("echo", false)?;
     let mark = fields.flag("add_special_tokens", true)?;
     let options = CompletionOptions::read(&mut fields, state, prompts.len(), logprobs, max_tokens)?;
+    if options.stream && echo && logprobs.is_some() {
+        return Err(ApiError::field("stream", "log-probabilities of prompts are not streamed; leave out `stream`"));
+    }
     fields.neutral("suffix", &[json!("")], "put it into the prompt")?;
     fields.finish()?;
     Ok(ParsedRequest { id: reply_id("cmpl", state, &body.bytes), prompts, mark, echo, options })
@@ -156,7 +159,7 @@ fn choice(
         }
         let wanted = wanted(job, outcome, of);
         tokens.extend(answer_tokens(outcome, &wanted, index, answer));
-        names.completion(&tokens)
+        names.completion(&tokens, 0).0
     });
     let mut choice =
         json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": answer.finish.as_str() });

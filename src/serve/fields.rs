@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::api_error::ApiError;
-use crate::data::nearest;
+use crate::data::{JsonFault, MAX_VALUES, nearest, parse_json};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -21,10 +21,19 @@ impl RequestFields {
     /// Parses a body.
     pub fn parse(body: &[u8]) -> Result<Self> {
         let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, message);
-        match serde_json::from_slice(body) {
+        match parse_json(body) {
             Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new() }),
             Ok(_) => Err(bad("the body must be a JSON object".into())),
-            Err(e) => Err(bad(format!("the body is not JSON: {e}"))),
+            Err(JsonFault::DuplicateKey(key)) => {
+                let key = shown(&key);
+                let message = format!("the body has the key `{key}` twice in one object; keep one of the two");
+                Err(ApiError::field(key, message).code("duplicate_key"))
+            }
+            Err(JsonFault::TooManyValues) => {
+                let message = format!("the body has more than {MAX_VALUES} values; send fewer in one request");
+                Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large"))
+            }
+            Err(JsonFault::Json(e)) => Err(bad(format!("the body is not JSON: {e}"))),
         }
     }
 
@@ -44,8 +53,15 @@ impl RequestFields {
 
     pub fn number(&mut self, name: &'static str, default: f32) -> Result<f32> {
         let Some(value) = self.take(name) else { return Ok(default) };
-        let number = value.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
-        number.ok_or_else(|| ApiError::field(name, format!("`{name}` must be a number")))
+        let Some(number) = value.as_f64() else {
+            return Err(ApiError::field(name, format!("`{name}` must be a number")));
+        };
+        // Beyond f32, the name of the value would be `inf`.
+        let number = number as f32;
+        match number.is_finite() {
+            true => Ok(number),
+            false => Err(ApiError::field(name, format!("`{name}` is {value}, which is out of range"))),
+        }
     }
 
     /// Takes a whole number.
@@ -105,11 +121,15 @@ impl RequestFields {
     pub fn finish(self) -> Result<()> {
         let Some(name) = self.left.keys().next() else { return Ok(()) };
         let near = nearest(name, self.known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-        // The name is the client's and may be long.
-        let shown: String = name.chars().take(100).collect();
+        let shown = shown(name);
         let message = format!("unknown field `{shown}`{}", near.unwrap_or_default());
         Err(ApiError::field(shown, message).code("unknown_field"))
     }
+}
+
+/// A name that the client gave, which may be long.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(100).collect()
 }
 
 /// A token id of a vocabulary.

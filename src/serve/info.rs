@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::metrics::Bounded;
 use super::state::ServerState;
 
 /// Answers `/v1/models`.
@@ -27,6 +28,7 @@ pub(super) fn model(state: &ServerState) -> Value {
 
 /// Answers `/metrics`.
 pub(super) fn metrics(state: &ServerState) -> String {
-    let open = state.max_queue - state.queue.available_permits().min(state.max_queue);
-    state.metrics.text(&state.engine.stats(), open, state.max_queue)
+    let free = state.queue.available_permits().min(state.max_queue);
+    let queue = Bounded { now: state.max_queue - free, limit: state.max_queue };
+    state.metrics.text(&state.engine.stats(), queue, state.max_connections as usize)
 }

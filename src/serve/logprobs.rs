@@ -29,10 +29,10 @@ impl TokenNames<'_> {
         if text.is_empty() || text.contains('\u{fffd}') { (format!("token_id:{id}"), false) } else { (text, true) }
     }
 
-    /// In the form of `/v1/completions`.
-    pub fn completion(&self, tokens: &[ScoredToken<'_>]) -> Value {
+    /// In the form of `/v1/completions`, and the number of characters up to the end. The tokens come after `offset`
+    /// characters.
+    pub fn completion(&self, tokens: &[ScoredToken<'_>], mut offset: usize) -> (Value, usize) {
         let (mut names, mut logprobs, mut tops, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut offset = 0;
         for token in tokens {
             let name = self.name(token.id).0;
             offsets.push(offset);
@@ -53,7 +53,9 @@ impl TokenNames<'_> {
             }));
             names.push(name);
         }
-        json!({ "tokens": names, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets })
+        let value =
+            json!({ "tokens": names, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets });
+        (value, offset)
     }
 
     /// In the form of `/v1/chat/completions`.

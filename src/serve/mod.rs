@@ -6,12 +6,14 @@
 mod api_error;
 mod chat;
 mod completions;
+mod connections;
 mod fields;
 mod info;
 mod job;
 mod logprobs;
 mod metrics;
 mod options;
+mod race;
 mod server;
 mod state;
 mod stream;

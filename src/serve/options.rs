@@ -1,11 +1,12 @@
 //! The fields that completions and chat completions have in common.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::api_error::ApiError;
-use super::fields::RequestFields;
+use super::fields::{RequestFields, shown};
 use super::state::ServerState;
 use crate::data::RngKey;
 use crate::engine::Sampling;
@@ -14,6 +15,9 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 /// Maximum number of answers to one request.
 const MAX_ANSWERS: usize = 4096;
+/// Maximum number of stop strings, each of which is searched after every token, and of their bytes together.
+const MAX_STOPS: usize = 256;
+const MAX_STOP_BYTES: usize = 16 << 10;
 /// Maximum number of likeliest tokens for each token.
 pub(super) const MAX_TOP: u64 = 100;
 
@@ -57,8 +61,7 @@ impl Keys {
 pub(super) fn check_model(fields: &mut RequestFields, state: &ServerState) -> Result<()> {
     match fields.text("model")? {
         Some(name) if name != state.name => {
-            let shown: String = name.chars().take(100).collect();
-            let message = format!("model `{shown}` not found; this server has `{}`", state.name);
+            let message = format!("model `{}` not found; this server has `{}`", shown(&name), state.name);
             Err(ApiError::no_model(message))
         }
         _ => Ok(()),
@@ -97,8 +100,13 @@ impl CompletionOptions {
             let message = "`logprob_token_ids` gives the first position only; set `max_tokens` to 0 or 1";
             return Err(ApiError::field("logprob_token_ids", message));
         }
-        if stream && (options.logprobs.is_some() || options.wanted.is_some()) {
-            return Err(ApiError::field("stream", "log-probabilities are not streamed; leave out `stream`"));
+        if stream && options.wanted.is_some() {
+            return Err(ApiError::field("stream", "`logprob_token_ids` is not streamed; leave out `stream`"));
+        }
+        if stream && options.logprobs.is_some_and(|top| top > 0) {
+            let message = "the likeliest tokens are known when an answer is complete, and are not streamed; leave out \
+                           `stream`, or ask for 0 of them to get the log-probabilities of the drawn tokens";
+            return Err(ApiError::field("stream", message));
         }
         refuse_unsupported(fields, n)?;
         Ok(options)
@@ -124,8 +132,8 @@ fn sampling(fields: &mut RequestFields, state: &ServerState, max_tokens: usize) 
         repetition_penalty: fields.number("repetition_penalty", 1.)?,
         max_tokens,
         min_tokens: fields.count("min_tokens", 0..=u64::MAX)?.unwrap_or(0),
-        stop: fields.texts("stop")?,
-        stop_ids: fields.ids("stop_token_ids", state.size.vocab)?.unwrap_or_default(),
+        stop: stop(fields)?,
+        stop_ids: fields.ids("stop_token_ids", state.size.vocab)?.map(distinct).unwrap_or_default(),
     };
     if sampling.min_tokens > max_tokens {
         let least = sampling.min_tokens;
@@ -139,6 +147,26 @@ fn sampling(fields: &mut RequestFields, state: &ServerState, max_tokens: usize) 
             Err(ApiError::field(name.unwrap_or("stop").to_owned(), problem))
         }
     }
+}
+
+/// Reads the stop strings.
+fn stop(fields: &mut RequestFields) -> Result<Vec<String>> {
+    let stop = distinct(fields.texts("stop")?);
+    let bytes: usize = stop.iter().map(String::len).sum();
+    if stop.len() > MAX_STOPS || bytes > MAX_STOP_BYTES {
+        let (texts, most) = (stop.len(), MAX_STOP_BYTES >> 10);
+        let message =
+            format!("`stop` has {texts} texts of {bytes} bytes; at most {MAX_STOPS} texts of {most} KiB are allowed");
+        return Err(ApiError::field("stop", message));
+    }
+    Ok(stop)
+}
+
+/// The values without repetitions.
+fn distinct<T: Ord + Clone>(mut values: Vec<T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    values.retain(|value| seen.insert(value.clone()));
+    values
 }
 
 fn stream_usage(fields: &mut RequestFields, stream: bool) -> Result<bool> {

@@ -1,9 +1,8 @@
 //! The server: connections, the queue of requests, and its end.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,13 +14,14 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use futures_core::Stream;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::api_error::ApiError;
+use super::connections::{ConnectionLimits, serve_connections};
 use super::job::{Interface, ServeJob};
+use super::race::{First, first};
 use super::state::{ReadBody, ServerState};
 use super::{chat, completions, info, stream, tokens};
 use crate::cancel::CancelFlag;
@@ -34,10 +34,18 @@ const MAX_BODY: usize = 8 << 20;
 /// A body above the maximum is read up to here and dropped, because many clients read no reply before they have sent
 /// their request.
 const MAX_DRAINED: usize = 64 << 20;
+/// Bound of the bound of the queue.
+const MAX_QUEUE: usize = 1 << 16;
 /// KiB of bodies that are in memory together.
 const BODIES_KIB: usize = 64 << 10;
 /// Time in which a body must arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
+/// Time in which the head of a request must arrive.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Time in which a client must take some of its reply.
+const STALL_TIME: Duration = Duration::from_secs(60);
+/// Connections that may be open beside those of the queue, so that a full queue can say so.
+const SPARE_CONNECTIONS: usize = 64;
 /// Time between two looks at the flag that stops the server.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time that replies have to end when the server stops.
@@ -74,7 +82,7 @@ pub fn serve(
     ready: impl FnOnce(SocketAddr) -> Result<()>,
 ) -> Result<()> {
     let size = engine.size().ok_or_else(|| Error::user("the engine does not say how long its model's context is"))?;
-    let max_queue = options.max_queue.clamp(1, Semaphore::MAX_PERMITS);
+    let max_queue = options.max_queue.clamp(1, MAX_QUEUE);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // A stream has a second thread, which does not belong to the runtime.
@@ -101,6 +109,7 @@ pub fn serve(
         key: options.key.map(|key| blake3::hash(key.as_bytes())),
         queue: Arc::new(Semaphore::new(max_queue)),
         max_queue,
+        max_connections: u32::try_from(max_queue + SPARE_CONNECTIONS).unwrap_or(u32::MAX),
         bodies: Arc::new(Semaphore::new(BODIES_KIB)),
         parsing: Mutex::default(),
         started,
@@ -110,26 +119,18 @@ pub fn serve(
     let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).doing(|| address)?;
         ready(local)?;
-        listen(listener, state, stop).await
+        listen(listener, state, stop).await;
+        Ok(())
     });
     runtime.shutdown_timeout(CLOSING_TIME);
     served
 }
 
 /// Accepts connections until `stop` is set, then lets open replies end.
-async fn listen(listener: tokio::net::TcpListener, state: Arc<ServerState>, stop: &CancelFlag) -> Result<()> {
-    // Without it, the end of a reply may wait for the client's acknowledgement of its beginning.
-    let listener = listener.tap_io(|connection| {
-        if let Err(e) = connection.set_nodelay(true) {
-            tracing::debug!("a connection is not set to send at once: {e}");
-        }
-    });
-    let mut stopping = state.stopping.subscribe();
-    let stopped = async move {
-        // An error means that the state is gone, which outlives the server.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    };
-    let server = axum::serve(listener, router(state.clone())).with_graceful_shutdown(stopped).into_future();
+async fn listen(listener: tokio::net::TcpListener, state: Arc<ServerState>, stop: &CancelFlag) {
+    let limits = ConnectionLimits { connections: state.max_connections, head_time: HEAD_TIME, stall_time: STALL_TIME };
+    let (counts, stopping) = (state.metrics.connections.clone(), state.stopping.subscribe());
+    let server = serve_connections(listener, router(state.clone()), limits, counts, stopping);
     let watch = async {
         while !stop.is_set() {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -137,10 +138,7 @@ async fn listen(listener: tokio::net::TcpListener, state: Arc<ServerState>, stop
         state.stopping.send_replace(true);
         tokio::time::sleep(CLOSING_TIME).await;
     };
-    match first(server, watch).await {
-        First::Left(served) => served.doing(|| "the server"),
-        First::Right(()) => Ok(()),
-    }
+    first(server, watch).await;
 }
 
 fn router(state: Arc<ServerState>) -> Router {
@@ -328,22 +326,4 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
         self.events.poll_recv(cx).map(|event| event.map(Ok))
     }
-}
-
-/// What ended first.
-enum First<A, B> {
-    Left(A),
-    Right(B),
-}
-
-/// Waits for the first of two; the other one is dropped.
-async fn first<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> First<A, B> {
-    let (mut left, mut right) = (pin!(left), pin!(right));
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(value) = left.as_mut().poll(cx) {
-            return Poll::Ready(First::Left(value));
-        }
-        right.as_mut().poll(cx).map(First::Right)
-    })
-    .await
 }

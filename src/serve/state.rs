@@ -20,6 +20,8 @@ pub(super) struct ServerState {
     /// A permit for each request that may be answered or wait.
     pub queue: Arc<Semaphore>,
     pub max_queue: usize,
+    /// Maximum number of open connections.
+    pub max_connections: u32,
     /// A permit for each KiB of bodies that may be in memory.
     pub bodies: Arc<Semaphore>,
     /// Locked while a body is parsed: parsed JSON is many times larger than its text.

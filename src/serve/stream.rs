@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::api_error::ApiError;
 use super::completions::{echoed, usage};
 use super::job::{Interface, ServeJob};
+use super::logprobs::{ScoredToken, TokenNames};
 use super::state::ServerState;
 use crate::cancel::CancelFlag;
 use crate::engine::{Completion, NewToken, RowResult, TokenListener};
@@ -27,10 +28,13 @@ enum StreamEvent {
 #[derive(Default)]
 struct AnswerProgress {
     tokens: Vec<u32>,
+    logprobs: Vec<f32>,
     /// The text that was sent.
     sent: String,
     /// How many tokens belong to it.
     sent_tokens: usize,
+    /// Number of characters of these tokens.
+    offset: usize,
 }
 
 /// Runs a job and sends its events. `send` returns whether the client still listens.
@@ -89,7 +93,9 @@ fn follow(
         for next in std::iter::once(first).chain(events.try_iter()) {
             match next {
                 StreamEvent::Token(new) => {
-                    open.entry(new.row).or_default().tokens.push(new.token);
+                    let progress = open.entry(new.row).or_default();
+                    progress.tokens.push(new.token);
+                    progress.logprobs.push(new.logprob);
                     changed.push(new.row);
                 }
                 StreamEvent::Done(results) => {
@@ -141,10 +147,19 @@ fn go_on(state: &ServerState, job: &ServeJob, row: usize, progress: &mut AnswerP
     let text = state.engine.codec().decode(&progress.tokens[..sure]);
     let whole = &text[..settled(&text, &job.options.sampling.stop)];
     let Some(new) = whole.strip_prefix(progress.sent.as_str()).filter(|new| !new.is_empty()) else { return };
-    let piece = piece(job, row, new, &progress.tokens[progress.sent_tokens..sure], None);
+    let sent = progress.sent_tokens..sure;
+    let piece = AnswerPiece {
+        text: new,
+        tokens: &progress.tokens[sent.clone()],
+        logprobs: &progress.logprobs[sent],
+        offset: progress.offset,
+        finish: None,
+    };
+    let (choice, offset) = piece.choice(state, job, row);
+    progress.offset = offset;
     progress.sent_tokens = sure;
     progress.sent = whole.to_owned();
-    tell(&frame(state, job, vec![piece]));
+    tell(&frame(state, job, vec![choice]));
 }
 
 /// The length of the text before an incomplete character and before what may begin a stop string.
@@ -176,21 +191,56 @@ fn end(
     let Some(rest) = answer.text.strip_prefix(progress.sent.as_str()) else {
         return Err(Error::system("the text of the answer changed after a part of it was sent").into());
     };
-    let tokens = &answer.tokens[progress.sent_tokens.min(answer.tokens.len())..];
-    tell(&frame(state, job, vec![piece(job, row, rest, tokens, Some(answer.finish.as_str()))]));
+    let first = progress.sent_tokens.min(answer.tokens.len());
+    let last = AnswerPiece {
+        text: rest,
+        tokens: &answer.tokens[first..],
+        logprobs: &answer.logprobs[first..],
+        offset: progress.offset,
+        finish: Some(answer.finish.as_str()),
+    };
+    tell(&frame(state, job, vec![last.choice(state, job, row).0]));
     Ok(())
 }
 
 /// A part of an answer.
-fn piece(job: &ServeJob, row: usize, text: &str, tokens: &[u32], finish: Option<&str>) -> Value {
-    let mut piece = match job.interface {
-        Interface::Chat => json!({ "index": row, "delta": { "content": text }, "finish_reason": finish }),
-        Interface::Completions => json!({ "index": row, "text": text, "logprobs": null, "finish_reason": finish }),
-    };
-    if job.options.token_ids {
-        piece["token_ids"] = json!(tokens);
+struct AnswerPiece<'a> {
+    text: &'a str,
+    tokens: &'a [u32],
+    logprobs: &'a [f32],
+    /// Number of characters of the tokens before these.
+    offset: usize,
+    finish: Option<&'static str>,
+}
+
+impl AnswerPiece<'_> {
+    /// The piece as a choice of a frame, and the number of characters up to its end.
+    fn choice(&self, state: &ServerState, job: &ServeJob, row: usize) -> (Value, usize) {
+        let names = TokenNames { codec: state.engine.codec(), ids: job.options.names_are_ids };
+        let scored = self.tokens.iter().zip(self.logprobs);
+        let scored: Vec<ScoredToken<'_>> =
+            scored.map(|(&id, &logprob)| ScoredToken { id, logprob: Some(logprob), listed: Vec::new() }).collect();
+        let (mut logprobs, mut offset) = (Value::Null, self.offset);
+        if job.options.logprobs.is_some() {
+            match job.interface {
+                Interface::Chat => logprobs = names.chat(&scored),
+                Interface::Completions => (logprobs, offset) = names.completion(&scored, self.offset),
+            }
+        }
+        let (text, finish) = (self.text, self.finish);
+        let mut choice = match job.interface {
+            Interface::Chat => {
+                json!({ "index": row, "delta": { "content": text }, "logprobs": logprobs, "finish_reason": finish })
+            }
+            Interface::Completions => {
+                json!({ "index": row, "text": text, "logprobs": logprobs, "finish_reason": finish })
+            }
+        };
+        if job.options.token_ids {
+            choice["token_ids"] = json!(self.tokens);
+        }
+        (choice, offset)
     }
-    piece
 }
 
 fn frame(state: &ServerState, job: &ServeJob, choices: Vec<Value>) -> Value {

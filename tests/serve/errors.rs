@@ -33,7 +33,7 @@ fn a_fault_names_its_field_and_what_to_do() {
         (with("temperature", json!(-1)), "temperature", "0 or more"),
         (with("temperature", json!("hot")), "temperature", "a number"),
         (with("top_p", json!(1.5)), "top_p", "between 0 and 1"),
-        (with("repetition_penalty", json!(0)), "repetition_penalty", "above 0"),
+        (with("repetition_penalty", json!(0)), "repetition_penalty", "between 0.1 and 10"),
         (with("top_k", json!(-2)), "top_k", "whole number"),
         (with("n", json!(0)), "n", "from 1 to 4096"),
         (with("max_tokens", json!(-1)), "max_tokens", "whole number"),
@@ -70,6 +70,63 @@ fn a_fault_names_its_field_and_what_to_do() {
         "user": "me", "top_k": -1, "ignore_eos": false, "stop": null,
     });
     server.answer("/v1/completions", &neutral);
+}
+
+/// The last of two values of a key is what most parsers take, in silence.
+#[test]
+fn a_key_that_comes_twice_is_refused() {
+    let server = Server::small();
+    for (path, body, key) in [
+        ("/v1/completions", r#"{"prompt": "name", "temperature": 0, "temperature": 1}"#, "temperature"),
+        ("/v1/completions", r#"{"prompt": "name", "prompt": "name"}"#, "prompt"),
+        ("/v1/chat/completions", r#"{"messages": [{"role": "user", "content": "a", "role": "system"}]}"#, "role"),
+        ("/tokenize", r#"{"prompt": "name", "\u0070rompt": "two"}"#, "prompt"),
+        ("/detokenize", r#"{"tokens": [1], "tokens": [2]}"#, "tokens"),
+    ] {
+        let (status, error) = error(&server.post_text(path, body));
+        assert_eq!((status, &error["param"], &error["code"]), (400, &json!(key), &json!("duplicate_key")), "{body}");
+        assert!(error["message"].as_str().unwrap().contains("twice"), "{error}");
+    }
+}
+
+/// What would be computed to no number, or without bound, is refused before the model is asked.
+#[test]
+fn values_without_an_answer_are_faults_of_the_request() {
+    let server = Server::small();
+    let with = |field: &str, value: Value| {
+        let mut body = json!({ "prompt": "name two", "max_tokens": 2, "min_tokens": 1 });
+        body[field] = value;
+        body
+    };
+    let every_token: Vec<u32> = (0..150).collect();
+    for (body, param, says) in [
+        (with("repetition_penalty", json!(1e-38)), "repetition_penalty", "between 0.1 and 10"),
+        (with("repetition_penalty", json!(1e38)), "repetition_penalty", "between 0.1 and 10"),
+        (with("temperature", json!(1e308)), "temperature", "out of range"),
+        (with("top_p", json!(-1e308)), "top_p", "out of range"),
+        (with("stop_token_ids", json!(every_token)), "min_tokens", "no token is left"),
+        (
+            with("stop", json!(vec!["x"; 300].iter().enumerate().map(|(i, x)| format!("{x}{i}")).collect::<Vec<_>>())),
+            "stop",
+            "at most 256 texts",
+        ),
+        (with("stop", json!("x".repeat(20_000))), "stop", "16 KiB"),
+    ] {
+        let (status, error) = error(&server.post("/v1/completions", &body));
+        assert_eq!((status, &error["param"]), (400, &json!(param)), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+    // The same stop string or id many times is one.
+    let repeated = json!({ "prompt": "name", "max_tokens": 1, "stop": vec!["zero"; 100_000],
+        "stop_token_ids": vec![3; 100_000] });
+    server.answer("/v1/completions", &repeated);
+    let many = format!("{{\"prompt\": \"name\", \"stop_token_ids\": [{}1]}}", "1,".repeat(2 << 20));
+    let (status, refused) = error(&server.post_text("/v1/completions", &many));
+    assert_eq!((status, &refused["code"]), (413, &json!("body_too_large")));
+    // A negative seed is one of 64 bits, as elsewhere.
+    let seeded = |seed: Value| server.answer("/v1/completions", &with("seed", seed))["choices"].clone();
+    assert_eq!(seeded(json!(-1)), seeded(json!(u64::MAX)));
+    assert_eq!(error(&server.post_text("/v1/completions", "{\"prompt\": \"a\", \"seed\": 1e30}")).0, 400);
 }
 
 #[test]
@@ -150,6 +207,29 @@ fn a_full_queue_refuses_and_opens_again() {
         release.send(()).unwrap();
         assert_eq!(server.post("/v1/completions", &body).0, 200);
     });
+}
+
+/// Clients that keep their connections and send nothing more do not keep others out.
+#[test]
+fn connections_are_bounded_and_idle_ones_make_room() {
+    let server = Server::start(Arc::new(Gate::open()), ServeOptions { max_queue: 1, ..options() });
+    let keep = || {
+        let mut connection = TcpStream::connect(server.address).unwrap();
+        connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        // The head of the reply says that it was accepted.
+        connection.read_exact(&mut [0; 15]).unwrap();
+        connection
+    };
+    let kept: Vec<TcpStream> = (0..130).map(|_| keep()).collect();
+    let metrics = server.get("/metrics").1;
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse::<usize>().unwrap()
+    };
+    assert_eq!(value("reflux_connections_limit"), 65);
+    assert!((1..=65).contains(&value("reflux_connections")), "{metrics}");
+    assert!(value("reflux_connections_waited_total") >= 1, "{metrics}");
+    drop(kept);
 }
 
 #[test]

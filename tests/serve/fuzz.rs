@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::client::{Gate, Server, options};
+use crate::client::{Gate, Server, options, reply};
 
 const FIELDS: &[&str] = &[
     "prompt",
@@ -37,6 +37,22 @@ const FIELDS: &[&str] = &[
     "add_special_tokens",
     "add_generation_prompt",
     "response_format",
+    "reflux_keys",
+    "max_completion_tokens",
+    "continue_final_message",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "ignore_eos",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+    "use_beam_search",
+    "suffix",
+    "tools",
+    "tool_choice",
+    "store",
+    "return_token_strs",
     "role",
     "content",
     "type",
@@ -77,6 +93,81 @@ fn object(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<Stri
 
 fn path() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+}
+
+/// Values that are seldom thought of, as they are written in a body. Some are no JSON.
+const HOSTILE: &[&[u8]] = &[
+    b"0",
+    b"-0.0",
+    b"-1",
+    b"1e308",
+    b"-1e308",
+    b"1e999",
+    b"1e-45",
+    b"1e-320",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"-9223372036854775808",
+    b"99999999999999999999999999999999999999",
+    b"NaN",
+    b"Infinity",
+    b"null",
+    b"true",
+    b"\"\"",
+    b"\"NaN\"",
+    b"\"\\ud800\"",
+    b"\"\\ude00\\ud83d\"",
+    b"\"\\u0000\"",
+    b"\"\xff\xfe\"",
+    b"\"\xed\xa0\x80\"",
+    b"[]",
+    b"[[]]",
+    b"[null]",
+    b"[\"\"]",
+    b"[[[[[[[[[[1]]]]]]]]]]",
+    b"[-1]",
+    b"[149, 150]",
+    b"[4294967296]",
+    b"[1.5]",
+    b"{}",
+    b"{\"\": {}}",
+    b"{\"a\": 1, \"a\": 1}",
+    b"{\"include_usage\": 1e308}",
+    b"[{}]",
+    b"[{\"role\": null, \"content\": null}]",
+    b"[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": 1e308}]}]",
+];
+
+/// Every field with every hostile value, to a model that computes.
+#[test]
+fn hostile_values_of_every_field() {
+    let server = Server::small();
+    let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+    let mut statuses = std::collections::BTreeMap::<u16, u32>::new();
+    let beside = [
+        ("/v1/completions", "prompt", "[16, 36]"),
+        ("/v1/chat/completions", "messages", "[{\"role\": \"user\", \"content\": \"name\"}]"),
+        ("/tokenize", "prompt", "\"name\""),
+        ("/detokenize", "tokens", "[1]"),
+    ];
+    for field in FIELDS {
+        for value in HOSTILE.iter().copied().chain([deep.as_slice()]) {
+            for (path, name, good) in beside {
+                let drawn = path.contains("completions") && *field != "max_tokens";
+                let mut body = format!("{{{}", if drawn { "\"max_tokens\": 2, " } else { "" }).into_bytes();
+                if *field != name {
+                    body.extend(format!("\"{name}\": {good}, ").bytes());
+                }
+                body.extend([format!("\"{field}\": ").as_bytes(), value, b"}"].concat());
+                let (status, text) = reply(ureq::post(&server.url(path)).send_bytes(&body));
+                let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+                assert!([200, 400, 404].contains(&status), "{path} {shown}: {status} {text}");
+                *statuses.entry(status).or_default() += 1;
+            }
+        }
+    }
+    // Some are what the field may have.
+    assert!(statuses[&200] > 100 && statuses[&400] > 1000, "{statuses:?}");
 }
 
 /// A reply is an answer or names a fault of the request.

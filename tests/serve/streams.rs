@@ -75,7 +75,44 @@ fn a_stream_begins_before_the_answer_ends() {
         said += part["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("{line}"));
     }
     assert_eq!(said.split(' ').count(), 2, "{said}");
-    let body = json!({ "prompt": "name", "stream": true, "logprobs": 1 });
-    let (status, text) = server.post("/v1/completions", &body);
-    assert!(status == 400 && text.contains("not streamed"), "{text}");
+}
+
+/// Log-probabilities of the drawn tokens come with their text. Those of other tokens are known at the end only.
+#[test]
+fn log_probabilities_are_those_of_the_whole_answer() {
+    let server = Server::small();
+    let messages = json!([{ "role": "user", "content": "name two tools" }]);
+    for (path, extra, lists) in [
+        (
+            "/v1/completions",
+            json!({ "prompt": "name three animals :", "logprobs": 0 }),
+            &["tokens", "token_logprobs", "top_logprobs", "text_offset"][..],
+        ),
+        ("/v1/chat/completions", json!({ "messages": messages, "logprobs": true }), &["content"]),
+    ] {
+        let mut body = json!({ "n": 2, "seed": 4, "max_tokens": 12 });
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let whole = server.answer(path, &body);
+        body["stream"] = json!(true);
+        let parts = events(&server, path, &body);
+        for choice in whole["choices"].as_array().unwrap() {
+            let of = |part: &&Value| part["choices"][0]["index"] == choice["index"];
+            let mine: Vec<&Value> = parts.iter().filter(of).map(|part| &part["choices"][0]["logprobs"]).collect();
+            for list in lists {
+                let joined: Vec<&Value> = mine.iter().filter_map(|part| part[list].as_array()).flatten().collect();
+                assert!(!joined.is_empty());
+                assert_eq!(json!(joined), choice["logprobs"][list], "{path} {list}");
+            }
+            assert!(mine.iter().filter(|part| part.is_object()).count() > 1, "they come in parts");
+        }
+    }
+    for (path, body) in [
+        ("/v1/completions", json!({ "prompt": "name", "stream": true, "logprobs": 1 })),
+        ("/v1/completions", json!({ "prompt": "name", "stream": true, "logprobs": 0, "echo": true })),
+        ("/v1/completions", json!({ "prompt": "name", "stream": true, "logprob_token_ids": [1], "max_tokens": 1 })),
+        ("/v1/chat/completions", json!({ "messages": messages, "stream": true, "logprobs": true, "top_logprobs": 2 })),
+    ] {
+        let (status, text) = server.post(path, &body);
+        assert!(status == 400 && text.contains("not streamed"), "{body}: {text}");
+    }
 }

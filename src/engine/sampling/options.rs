@@ -1,5 +1,8 @@
 //! Options by which tokens are drawn.
 
+/// Repetition penalties. Beyond them, penalised logits leave the range of numbers.
+const PENALTIES: std::ops::RangeInclusive<f32> = 0.1..=10.;
+
 /// How tokens are drawn. Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -50,8 +53,12 @@ impl Sampling {
             Some(format!("top_p is {}, it must be between 0 and 1", self.top_p))
         } else if !unit(self.min_p) {
             Some(format!("min_p is {}, it must be between 0 and 1", self.min_p))
-        } else if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.) {
-            Some(format!("repetition_penalty is {}, it must be above 0", self.repetition_penalty))
+        } else if !PENALTIES.contains(&self.repetition_penalty) {
+            let (low, high) = PENALTIES.into_inner();
+            Some(format!(
+                "repetition_penalty is {}, it must be between {low} and {high}; 1 turns it off",
+                self.repetition_penalty
+            ))
         } else if self.stop.iter().any(String::is_empty) {
             Some("a stop string is empty".into())
         } else {

@@ -2,18 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::json::JsonFault;
+use crate::data::{JsonFault, MAX_VALUES, parse_json};
 
 /// A row, or the code and the reason why the line is invalid.
 pub(crate) type Row = Result<Map<String, Value>, (&'static str, String)>;
 
 pub(crate) fn parse(bytes: &[u8]) -> Row {
-    if has_too_many_values(bytes) {
-        return Err(("bad_json", format!("holds more than {MAX_VALUES} values")));
-    }
-    match super::json::value(bytes) {
+    match parse_json(bytes) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
+        Err(JsonFault::TooManyValues) => Err(("bad_json", format!("holds more than {MAX_VALUES} values"))),
         Err(JsonFault::DuplicateKey(key)) => {
             let key = key.chars().take(60).collect::<String>();
             Err(("bad_json", format!("has the key `{}` twice; keep one of the two", key.escape_debug())))
@@ -50,29 +48,6 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
         _ if error.is_eof() => format!("is not JSON: {text} at column {column}; each line has to hold a whole row"),
         _ => format!("is not JSON: {text} at column {column}"),
     }
-}
-
-/// Maximum number of values in one row. A parsed value takes up to a hundred bytes of memory, even if its
-/// text takes two.
-const MAX_VALUES: usize = 1 << 20;
-
-/// Counts commas and brackets outside of strings, without parsing.
-fn has_too_many_values(bytes: &[u8]) -> bool {
-    // Every value takes at least a byte, so a short line cannot have too many.
-    if bytes.len() < MAX_VALUES {
-        return false;
-    }
-    let (mut values, mut quoted, mut escaped) = (0, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' | b'{' | b'[' if !quoted => values += 1,
-            _ => {}
-        }
-    }
-    values > MAX_VALUES
 }
 
 /// Maximum nesting that the JSON parser accepts.

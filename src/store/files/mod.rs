@@ -7,7 +7,6 @@ pub mod fault;
 pub(crate) mod footer;
 pub(crate) mod integrity;
 pub(crate) mod io_error;
-pub(crate) mod json;
 pub(crate) mod jsonl;
 pub(crate) mod lines;
 pub(crate) mod listing;

@@ -1,4 +1,4 @@
-//! A JSON parser that refuses duplicate keys.
+//! A JSON parser for what comes from outside: it refuses duplicate keys and values without number.
 //!
 //! Parsers silently take the first or the last value of a duplicate key; here a duplicate is an error.
 
@@ -8,8 +8,15 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+/// Maximum number of values in one text. A parsed value takes up to a hundred bytes of memory, even if its text takes
+/// two.
+pub(crate) const MAX_VALUES: usize = 1 << 20;
+
 /// Reason why a text is not a valid JSON value.
+#[derive(Debug)]
 pub(crate) enum JsonFault {
+    /// It has more than [`MAX_VALUES`] values.
+    TooManyValues,
     /// An object has this key more than once.
     DuplicateKey(String),
     /// The parser's error.
@@ -17,11 +24,33 @@ pub(crate) enum JsonFault {
 }
 
 /// Parses a JSON text.
-pub(crate) fn value(bytes: &[u8]) -> Result<Value, JsonFault> {
+pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, JsonFault> {
+    if has_too_many_values(bytes) {
+        return Err(JsonFault::TooManyValues);
+    }
     let duplicate = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let parsed = NoDuplicateKeys(&duplicate).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     parsed.map_err(|error| duplicate.take().map_or(JsonFault::Json(error), JsonFault::DuplicateKey))
+}
+
+/// Counts commas and brackets outside of strings, without parsing.
+fn has_too_many_values(bytes: &[u8]) -> bool {
+    // Every value takes at least a byte, so a short line cannot have too many.
+    if bytes.len() < MAX_VALUES {
+        return false;
+    }
+    let (mut values, mut quoted, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'{' | b'[' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    values > MAX_VALUES
 }
 
 /// Parses one value. A duplicate key is stored here, because the parser's error cannot carry it.
@@ -92,15 +121,15 @@ mod tests {
     fn values_are_those_of_the_parser_but_for_keys_that_come_twice() {
         for text in [r#"{"b": [1, -2, 3.5, true, null, "é\n"], "a": {"x": {}}}"#, "18446744073709551615", "1e3", "[]"]
         {
-            let Ok(read) = value(text.as_bytes()) else { panic!("{text}") };
+            let Ok(read) = parse_json(text.as_bytes()) else { panic!("{text}") };
             assert_eq!(read, serde_json::from_str::<Value>(text).unwrap(), "{text}");
             assert_eq!(read.to_string(), serde_json::from_str::<Value>(text).unwrap().to_string());
         }
         for text in [r#"{"a": 1, "b": 2, "a": 3}"#, r#"{"m": [{"a": 1}, {"a": 1, "a": 1}]}"#] {
-            assert!(matches!(value(text.as_bytes()), Err(JsonFault::DuplicateKey(key)) if key == "a"), "{text}");
+            assert!(matches!(parse_json(text.as_bytes()), Err(JsonFault::DuplicateKey(key)) if key == "a"), "{text}");
         }
         for text in ["", "{", "[1,]", "{\"a\": NaN}", "1 2", &"[".repeat(200)] {
-            let Err(JsonFault::Json(error)) = value(text.as_bytes()) else { panic!("{text}") };
+            let Err(JsonFault::Json(error)) = parse_json(text.as_bytes()) else { panic!("{text}") };
             assert_eq!(error.to_string(), serde_json::from_str::<Value>(text).unwrap_err().to_string());
         }
     }
