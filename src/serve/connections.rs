@@ -70,7 +70,8 @@ pub(super) async fn serve_connections(
                 }
             }
         };
-        let connection = Connection { limits, counts: counts.clone(), closing: closing.subscribe(), _place: place };
+        let connection =
+            ClientConnection { limits, counts: counts.clone(), closing: closing.subscribe(), _place: place };
         // Not awaited: it ends with its place.
         drop(tokio::spawn(connection.serve(stream, router.clone())));
     }
@@ -93,7 +94,7 @@ fn is_of_client(e: &io::Error) -> bool {
 }
 
 /// An accepted connection.
-struct Connection {
+struct ClientConnection {
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
     closing: watch::Receiver<()>,
@@ -101,7 +102,7 @@ struct Connection {
     _place: OwnedSemaphorePermit,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Serves the connection until its end.
     async fn serve(mut self, stream: TcpStream, router: Router) {
         let _open = self.counts.open();
