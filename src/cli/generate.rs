@@ -129,6 +129,7 @@ impl GenerateSamplingArgs {
             min_tokens: self.min_tokens as usize,
             stop: self.stop.clone(),
             stop_ids: self.stop_id.clone(),
+            constraint: None,
         };
         if self.temperature == 0. {
             // A value that disables an option has no effect anyway, and a default may not have been typed.

@@ -17,11 +17,14 @@ pub struct Capabilities {
     pub exact_logprobs: bool,
     /// [`Engine::choose`] works.
     pub choices: bool,
+    /// Answers can be held to a form, where [`remote::honours`](super::remote::honours) says so. Other engines ignore
+    /// [`Sampling::constraint`](super::Sampling), so callers check this first.
+    pub constraints: bool,
 }
 
 impl Capabilities {
     /// What engines on this machine can do.
-    pub const LOCAL: Self = Self { token_ids: true, exact_logprobs: true, choices: true };
+    pub const LOCAL: Self = Self { token_ids: true, exact_logprobs: true, choices: true, constraints: false };
 }
 
 /// A backend that completes conversations.

@@ -15,6 +15,7 @@ mod batched;
 mod choice;
 mod codec;
 mod config;
+mod constraint;
 mod encoded;
 mod kv;
 mod open;
@@ -36,6 +37,7 @@ pub use backend::{Capabilities, Engine, ModelSize, TokenEngine};
 pub use batched::BatchedEngine;
 pub use codec::Codec;
 pub use config::{EngineConfig, memory};
+pub use constraint::{Constraint, ConstraintForm};
 pub use encoded::{
     EncodedRequest, NewToken, RowResult, SampledTokens, ScoreRequest, ScoreResult, TokenListener, TokenScores,
 };

@@ -41,6 +41,11 @@ pub trait StepSpec: Send + Sync {
     fn needs_choices(&self) -> bool {
         false
     }
+    /// Returns the form to which it holds its model's answers, as the key `structured` names it. Only models on servers
+    /// can do so.
+    fn constrains(&self) -> Option<&'static str> {
+        None
+    }
     /// For a step that reads the token ids of answers: what to set if they have none.
     fn without_token_ids(&self) -> Option<&'static str> {
         None

@@ -134,6 +134,7 @@ fn sampling(fields: &mut RequestFields, state: &ServerState, max_tokens: usize) 
         min_tokens: fields.count("min_tokens", 0..=u64::MAX)?.unwrap_or(0),
         stop: stop(fields)?,
         stop_ids: fields.ids("stop_token_ids", state.size.vocab)?.map(distinct).unwrap_or_default(),
+        constraint: None,
     };
     if sampling.min_tokens > max_tokens {
         let least = sampling.min_tokens;

@@ -157,6 +157,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
         min_tokens: max_tokens / 2,
         stop: if other == 3 { vec!["a".into(), "he".into()] } else { Vec::new() },
         stop_ids: if p == 1 { vec![u32::from(b'q'), 1_000_000] } else { Vec::new() },
+        constraint: None,
     })
 }
 

@@ -8,5 +8,6 @@ mod faults;
 mod hostile;
 mod llama;
 mod models;
+mod structured;
 mod stub;
 mod transport;

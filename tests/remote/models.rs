@@ -16,7 +16,7 @@ use crate::stub::{Request, Response, Stub};
 const KILLS: u64 = 12;
 
 /// A number that depends on a text.
-fn number(of: &str, below: u64) -> u64 {
+pub fn number(of: &str, below: u64) -> u64 {
     let hash = blake3::hash(of.as_bytes());
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()) % below
 }
@@ -36,11 +36,11 @@ fn answer(request: &Request) -> Response {
     chat(&text)
 }
 
-fn models(owner: &str) -> Response {
+pub fn models(owner: &str) -> Response {
     Response::json(json!({"data": [{"id": "smol", "owned_by": owner, "max_model_len": 512}]}).to_string())
 }
 
-fn chat(text: &str) -> Response {
+pub fn chat(text: &str) -> Response {
     let reply = json!({
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5}
@@ -89,7 +89,7 @@ fn command(file: &Path, runs: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn run(file: &Path, runs: &Path, more: &[&str]) -> Output {
+pub fn run(file: &Path, runs: &Path, more: &[&str]) -> Output {
     command(file, runs, more).output().unwrap()
 }
 
@@ -102,7 +102,7 @@ fn rows(run: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// The requests for completions that a stub got.
-fn completions(stub: &Stub) -> Vec<String> {
+pub fn completions(stub: &Stub) -> Vec<String> {
     stub.requests().into_iter().filter(|r| r.method == "POST").map(|r| r.body).collect()
 }
 

@@ -53,6 +53,7 @@ fn a_remote_answer_has_the_bits_of_a_local_one() {
         min_tokens: 2,
         stop: vec!["zero".into()],
         stop_ids: vec![60],
+        constraint: None,
     };
     let keys: Vec<RngKey> = (0..9).map(|i| RngKey::new(i, "generate", 3, "row", 1)).collect();
     let wanted = local(&sampling, &keys, &ASKED);

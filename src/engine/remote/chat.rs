@@ -81,6 +81,7 @@ impl ChatServer {
         let mut body = self.connection.facts.dialect.sampling(sampling, sampling.max_tokens, seed(&request.key));
         body.insert("model".into(), json!(self.connection.config.name));
         body.insert("messages".into(), messages.into());
+        body.extend(self.connection.constraint(sampling)?);
         let head = request.messages.first().map_or("", |m| m.content.as_str());
         let head = &head.as_bytes()[..head.len().min(256)];
         Ok((Value::Object(body), affinity([head])))
@@ -132,6 +133,6 @@ impl Engine for ChatServer {
         self.connection.stats()
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { token_ids: false, exact_logprobs: false, choices: false }
+        Capabilities { token_ids: false, exact_logprobs: false, choices: false, constraints: true }
     }
 }

@@ -1,18 +1,20 @@
 //! [`Connection`]: the servers of one model, what was found about them, and the replies that are already on disk.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::dialect::Dialect;
 use super::reply;
 use super::special::{SpecialTextRule, SpecialTexts};
+use super::spelling::Spelling;
 use super::transport::{Call, EndpointCounters, Fault, Transport, TransportConfig};
 use super::usage::Usage;
 use crate::cancel::CancelFlag;
+use crate::engine::constraint::ConstraintForm;
 use crate::engine::request::RequestError;
 use crate::engine::sampling::Sampling;
 use crate::engine::stats::{Counters, Stats, add};
@@ -94,6 +96,8 @@ pub struct Connection {
     pub(super) special: SpecialTexts,
     transport: Transport,
     counters: Counters,
+    /// How the servers spell the forms of answers that they honour.
+    spellings: Mutex<BTreeMap<ConstraintForm, Spelling>>,
     /// Tokens of prompts and of answers, those of replies from the store included.
     spent: [AtomicU64; 2],
 }
@@ -102,7 +106,15 @@ impl Connection {
     pub(super) fn new(config: RemoteConfig, transport: Transport, facts: Facts) -> Result<Self> {
         let special = SpecialTexts::new().map_err(|e| Error::bug(e.to_string()))?;
         let spent = [config.spent_before.prompt, config.spent_before.sampled].map(AtomicU64::new);
-        Ok(Self { config, facts, special, transport, counters: Counters::default(), spent })
+        Ok(Self {
+            config,
+            facts,
+            special,
+            transport,
+            counters: Counters::default(),
+            spellings: Mutex::default(),
+            spent,
+        })
     }
 
     /// What identifies the model in rows.
@@ -118,6 +130,34 @@ impl Connection {
     /// Counters of each endpoint.
     pub fn endpoints(&self) -> Vec<EndpointCounters> {
         self.transport.counters()
+    }
+
+    fn spellings(&self) -> std::sync::MutexGuard<'_, BTreeMap<ConstraintForm, Spelling>> {
+        self.spellings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the servers spell a form of answers; none if they do not honour it, or were not asked yet.
+    pub(super) fn spelling(&self, form: ConstraintForm) -> Option<Spelling> {
+        self.spellings().get(&form).copied()
+    }
+
+    pub(super) fn set_spelling(&self, form: ConstraintForm, spelling: Option<Spelling>) {
+        let mut spellings = self.spellings();
+        match spelling {
+            Some(spelling) => _ = spellings.insert(form, spelling),
+            None => _ = spellings.remove(&form),
+        }
+    }
+
+    /// The fields of a request that hold its answer to a form; empty if it is free.
+    pub(super) fn constraint(&self, sampling: &Sampling) -> std::result::Result<Map<String, Value>, RequestError> {
+        let Some(constraint) = &sampling.constraint else { return Ok(Map::new()) };
+        let fields = self.spelling(constraint.form()).and_then(|spelling| spelling.fields(constraint));
+        fields.ok_or_else(|| {
+            let form = constraint.form().name();
+            let message = format!("the servers of `{}` do not hold answers to a {form}", self.config.name);
+            RequestError { code: "bad_sampling", message }
+        })
     }
 
     pub(super) fn count_requests(&self, requests: usize) {

@@ -12,6 +12,8 @@ mod dialect;
 mod probe;
 mod reply;
 mod special;
+mod spelling;
+mod structured;
 mod tokens;
 pub mod transport;
 mod usage;
@@ -22,6 +24,7 @@ pub use chat::ChatServer;
 pub use connection::{Connection, NoReplies, RemoteConfig, ReplyStore};
 pub use probe::connect;
 pub use special::SpecialTextRule;
+pub use structured::honours;
 pub use tokens::TokenServer;
 pub use usage::Usage;
 

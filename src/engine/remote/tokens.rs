@@ -38,6 +38,9 @@ impl TokenServer {
         if let Some(message) = self.connection.facts.ignored_option(&row.sampling) {
             return Some(RequestError { code: "bad_sampling", message });
         }
+        if let Err(error) = self.connection.constraint(&row.sampling) {
+            return Some(error);
+        }
         answer::unfit(&row.prompt, self.tokenizer.vocab_size(), self.connection.facts.context)
     }
 
@@ -70,6 +73,8 @@ impl TokenServer {
             let ends: Vec<u32> = self.tokenizer.eos_ids().iter().chain(&row.sampling.stop_ids).copied().collect();
             body.insert("stop_token_ids".into(), json!(ends));
         }
+        // Rows without the fields that they need are unfit.
+        body.extend(self.connection.constraint(&row.sampling).unwrap_or_default());
         if let Some(wanted) = &row.wanted {
             body.insert("max_tokens".into(), json!(1));
             body.insert("min_tokens".into(), json!(0));
@@ -152,6 +157,6 @@ impl TokenEngine for TokenServer {
     }
     fn capabilities(&self) -> Capabilities {
         let facts = &self.connection.facts;
-        Capabilities { token_ids: true, exact_logprobs: facts.exact, choices: facts.choices }
+        Capabilities { token_ids: true, exact_logprobs: facts.exact, choices: facts.choices, constraints: true }
     }
 }

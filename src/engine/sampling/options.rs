@@ -1,5 +1,9 @@
 //! Options by which tokens are drawn.
 
+use std::sync::Arc;
+
+use crate::engine::constraint::Constraint;
+
 /// Repetition penalties. Beyond them, penalised logits leave the range of numbers.
 const PENALTIES: std::ops::RangeInclusive<f32> = 0.1..=10.;
 
@@ -25,6 +29,8 @@ pub struct Sampling {
     pub stop: Vec<String>,
     /// Tokens that end the answer, beside the model's own.
     pub stop_ids: Vec<u32>,
+    /// The form to which a server holds the answer, see [`Capabilities::constraints`](crate::engine::Capabilities).
+    pub constraint: Option<Arc<Constraint>>,
 }
 
 impl Default for Sampling {
@@ -39,6 +45,7 @@ impl Default for Sampling {
             min_tokens: 0,
             stop: Vec::new(),
             stop_ids: Vec::new(),
+            constraint: None,
         }
     }
 }

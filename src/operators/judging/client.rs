@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::score::Outcome;
 use crate::engine::{Answer, Engine, Finish, Request, Sampling};
+use crate::error::Error;
 use crate::model::Message;
 use crate::operators::shared::models::cancel;
 use crate::operators::shared::prelude::*;
@@ -81,6 +82,29 @@ impl JudgeClient {
         Self { sampling, retries }
     }
 
+    /// The form to which judgements are held, by its name in the pipeline file.
+    pub fn constrains(&self) -> Option<&'static str> {
+        self.sampling.constraint.as_ref().map(|constraint| constraint.form().name())
+    }
+
+    /// Describes how judgements are drawn, for `explain`.
+    pub fn describe(&self) -> String {
+        let held = self.constrains().map(|form| format!(", held to a {form}")).unwrap_or_default();
+        settings::describe(&self.sampling) + &held
+    }
+
+    /// Refuses a judge that would ignore the form. Checks before the run refuse it already.
+    fn can_constrain(&self, cx: &Context<'_>, engine: &dyn Engine) -> Result<()> {
+        match self.constrains() {
+            Some(form) if !engine.capabilities().constraints => Err(Error::user(format!(
+                "step `{}` has structured = {form:?}, and its model is not on a server",
+                cx.step.name
+            ))
+            .help("take `structured` out; mode = \"expected\" reads scores from any local judge")),
+            _ => Ok(()),
+        }
+    }
+
     /// Draws every sample of every request until it is readable, with at most `retries` further attempts.
     /// Returns all attempts of each request, sample by sample.
     ///
@@ -94,6 +118,7 @@ impl JudgeClient {
         questions: &[JudgeRequest<'_>],
         read: impl Fn(&str, bool) -> Outcome<T>,
     ) -> Result<Vec<Vec<JudgeReply<T>>>> {
+        self.can_constrain(cx, engine)?;
         let samples =
             questions.iter().enumerate().flat_map(|(q, question)| question.samples.clone().map(move |n| (q, n)));
         let samples: Vec<(usize, u32)> = samples.collect();

@@ -63,6 +63,9 @@ impl StepSpec for Compare {
     fn asks(&self) -> Option<Asks> {
         if self.by_score { None } else { self.pairwise.asks() }
     }
+    fn constrains(&self) -> Option<&'static str> {
+        self.pairwise.asking.constrains().filter(|_| !self.by_score)
+    }
     fn work(&self, _: u32, inputs: &[InputStats], assume: &CostAssumptions) -> CostEstimate {
         let from = inputs.first().map(|i| i.amount).unwrap_or_default();
         if self.by_score {

@@ -15,6 +15,7 @@ use super::expected::Expected;
 use super::pairwise::Pairwise;
 use super::score::Reader;
 use super::scored::{ScoredResponse, scored};
+use super::structured;
 use super::tournament;
 use crate::data::{Judgement, counted};
 use crate::dataflow::{Map, MeasureRows};
@@ -62,7 +63,19 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let max_pairs = f.count("max_pairs", about, Some(0), 0..=1_000_000);
         let about = "keeps the token ids and log-probabilities of judgements, and the judge's prompt: what training on them needs";
         let keep_tokens = f.bool("keep_tokens", about, Some(false));
-        let asking = JudgeClient::fields(f, samples);
+        let form = structured::field(f);
+        let mut asking = JudgeClient::fields(f, samples);
+        if form.is_some() && (expected.is_some() || keep_tokens) {
+            let message = "a judgement that is held to a form has other probabilities than the judge's own";
+            let help = if keep_tokens {
+                "take `keep_tokens` out, or let the judge write freely"
+            } else {
+                "set mode = \"sampled\""
+            };
+            f.problem("structured", message, help);
+        } else if let Some(form) = form.filter(|_| !pairwise) {
+            asking.sampling.constraint = structured::of_scores(f, form, &reader, asking.sampling.max_tokens);
+        }
         if silent {
             let setting = "where the judge writes nothing: expected scores without reasons are read from probabilities";
             f.without_effect(&["pattern", "several", "sampling", "retries"], setting, "set reasons = true");
@@ -97,7 +110,8 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         }
         let scale = (reader.min, reader.max);
         let way = if pairwise {
-            let by = Pairwise { template: rubric, pattern: reader.into_pattern(), samples, asking };
+            let mut by = Pairwise { template: rubric, pattern: reader.into_pattern(), samples, asking };
+            form.into_iter().for_each(|form| by.constrain(f, form));
             ScoringMode::Pairwise { by, most: if max_pairs == 0 { usize::MAX } else { max_pairs } }
         } else {
             let max_samples = max_samples.unwrap_or(samples).max(samples);
@@ -144,7 +158,7 @@ impl StepSpec for Judge {
             (n, most) if n == most => counted(n, "judgement"),
             (n, most) => format!("{n} to {}", counted(most, "judgement")),
         };
-        let drawn = settings::describe(&rubric.asking.sampling);
+        let drawn = rubric.asking.describe();
         match &rubric.expected {
             Some(e) if e.scores_only() => format!("rubric {name}, {}", e.describe()),
             Some(e) => format!("rubric {name}, {}, mean of {samples}, {drawn}", e.describe()),
@@ -156,6 +170,12 @@ impl StepSpec for Judge {
     }
     fn needs_choices(&self) -> bool {
         matches!(&self.way, ScoringMode::Rubric(rubric) if rubric.expected.is_some())
+    }
+    fn constrains(&self) -> Option<&'static str> {
+        match &self.way {
+            ScoringMode::Rubric(rubric) => rubric.asking.constrains(),
+            ScoringMode::Pairwise { by, .. } => by.asking.constrains(),
+        }
     }
     fn asks(&self) -> Option<Asks> {
         match &self.way {

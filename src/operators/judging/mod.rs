@@ -10,4 +10,5 @@ pub(crate) mod pairwise;
 pub(crate) mod rescore;
 pub mod score;
 pub(crate) mod scored;
+pub(crate) mod structured;
 pub(crate) mod tournament;

@@ -9,8 +9,9 @@ use regex::Regex;
 
 use super::client::{JudgeClient, JudgeReply, JudgeRequest};
 use super::score::{self, Outcome};
+use super::structured;
 use crate::data::{Judgement, counted};
-use crate::engine::Engine;
+use crate::engine::{ConstraintForm, Engine};
 use crate::operators::shared::prelude::*;
 
 /// Help text of the key `pattern` for verdicts.
@@ -140,25 +141,34 @@ fn plurality(verdicts: &[Verdict]) -> Verdict {
 
 impl Pairwise {
     /// Keys read by [`Pairwise::fields`].
-    pub const KEYS: [&'static str; 5] = ["template", "pattern", "samples", "retries", "sampling"];
+    pub const KEYS: [&'static str; 6] = ["template", "pattern", "samples", "structured", "retries", "sampling"];
 
-    /// Reads the keys `template`, `pattern`, `samples`, `retries` and `sampling`.
+    /// Reads the keys [`Pairwise::KEYS`].
     pub fn fields(f: &mut Fields<'_>) -> Self {
         let about = "the judge's prompt: a built-in template or a file with {{ prompt }}, {{ first }} and {{ second }}";
         let template = PromptTemplate::field(f, "template", about, "pairwise", Variables::COMPARE);
         let pattern = score::pattern(f, "pattern", ABOUT, "verdict");
         let samples = f.int("samples", "judgements per order", Some(1), 1..=1024) as u32;
-        Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) }
+        let form = structured::field(f);
+        let mut by = Self { template, pattern, samples, asking: JudgeClient::fields(f, samples) };
+        if let Some(form) = form {
+            by.constrain(f, form);
+        }
+        by
+    }
+
+    /// Holds judgements to a form. A problem is reported if no verdict can be read in it.
+    pub fn constrain(&mut self, f: &mut Fields<'_>, form: ConstraintForm) {
+        let max_tokens = self.asking.sampling.max_tokens;
+        let verdicts = [("A", Verdict::First), ("B", Verdict::Second), ("C", Verdict::Tie)];
+        let constraint = structured::of_verdicts(f, form, verdicts, |text| self.read(text, false), max_tokens);
+        self.asking.sampling.constraint = constraint;
     }
 
     /// Describes the settings for `explain`.
     pub fn describe(&self) -> String {
         let (name, n) = (self.template.name(), self.samples);
-        format!(
-            "template {name}, both orders, {} of each, {}",
-            counted(n, "judgement"),
-            settings::describe(&self.asking.sampling)
-        )
+        format!("template {name}, both orders, {} of each, {}", counted(n, "judgement"), self.asking.describe())
     }
 
     /// Returns the shortest prompt.

@@ -105,6 +105,14 @@ impl<'a> ModelChecks<'a> {
             return Err(Error::user("a model on a server has no weights here to train")
                 .help("give the step a model with `path`, `hf` or `init`"));
         }
+        if !matches!(source.kind, ModelKind::Server(_))
+            && let Some(form) = step.op.constrains()
+        {
+            let message =
+                format!("structured = {form:?} needs a model on a server that can hold its answers to a form");
+            return Err(Error::user(message)
+                .help("take `structured` out; mode = \"expected\" of `judge` reads scores from any local judge"));
+        }
         let Some(outline) = self.outline(source) else { return Ok(()) };
         if trains && let Some(family) = outline.family {
             return Err(Error::user(format!("a model of the family {} cannot be trained", family.name()))

@@ -7,8 +7,10 @@ use std::time::Duration;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, Operator};
 use crate::engine::remote::transport::{Endpoint, Secret, TransportConfig};
-use crate::engine::remote::{Connection, NoReplies, RemoteConfig, ReplyStore, SpecialTextRule, Usage, connect, engine};
-use crate::engine::{Capabilities, Engine};
+use crate::engine::remote::{
+    Connection, NoReplies, RemoteConfig, ReplyStore, SpecialTextRule, Usage, connect, engine, honours,
+};
+use crate::engine::{Capabilities, ConstraintForm, Engine};
 use crate::error::{Error, ErrorContext as _, Result};
 use crate::jinja::DateTime;
 use crate::model::ModelOutline;
@@ -85,8 +87,12 @@ impl Servers {
                 continue;
             }
             let connection = self.connection(source, run, plan.date, cancel)?;
-            let able = engine(&connection, Arc::new(NoReplies)).capabilities();
-            steps.iter().try_for_each(|step| suits(step, source, able))?;
+            let asked = engine(&connection, Arc::new(NoReplies));
+            let able = asked.capabilities();
+            for step in steps {
+                suits(step, source, able)?;
+                holds(step, source, &|form| honours(&connection, &*asked, form, cancel))?;
+            }
             notes.push(describe(source, &connection, able));
         }
         Ok(notes)
@@ -134,6 +140,34 @@ fn suits(step: &Step<dyn Operator>, source: &ModelSource, able: Capabilities) ->
         .help("use mode = \"sampled\", or vLLM or `reflux serve` with the model's `tokenizer`"));
     }
     Ok(())
+}
+
+/// Refuses a step that holds answers to a form which a model's servers do not honour.
+fn holds(
+    step: &Step<dyn Operator>,
+    source: &ModelSource,
+    honours: &dyn Fn(ConstraintForm) -> Result<bool>,
+) -> Result<()> {
+    let Some(form) = step.op.constrains().and_then(ConstraintForm::named) else { return Ok(()) };
+    if honours(form)? {
+        return Ok(());
+    }
+    let name = form.name();
+    let mut others = Vec::new();
+    for other in ConstraintForm::ALL.into_iter().filter(|other| *other != form) {
+        if honours(other)? {
+            others.push(format!("structured = {:?}", other.name()));
+        }
+    }
+    let other = match others.is_empty() {
+        true => "take `structured` out, or use vLLM or llama.cpp".to_owned(),
+        false => format!("it honours {}; or take the key out", others.join(" and ")),
+    };
+    let message = format!(
+        "step `{}` has structured = {name:?}, which the server of `{}` ignores or refuses",
+        step.name, source.name
+    );
+    Err(Error::user(message).help(other))
 }
 
 /// What was found about a model's servers, in a line.

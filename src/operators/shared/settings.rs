@@ -75,6 +75,7 @@ fn sampling_keys(f: &mut Fields<'_>, default: &Sampling) -> Sampling {
             .into_iter()
             .map(|id| id as u32)
             .collect(),
+        constraint: None,
     }
 }
 
