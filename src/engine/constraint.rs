@@ -48,7 +48,7 @@ pub enum Constraint {
     Json {
         /// Maximum number of characters of the text.
         reasons: usize,
-        /// Key of the value. It comes after `reasons` in the alphabet, and therefore in the answer.
+        /// Key of the value. It comes after `reasons`, also where keys are sorted.
         key: &'static str,
         /// The values that are possible.
         values: Vec<Value>,

@@ -7,7 +7,7 @@ use reflux::data::Columns;
 use reflux::store::Run;
 use serde_json::{Value, json};
 
-use crate::common::said;
+use crate::common::program::said;
 use crate::models::{chat, completions, models, number, run};
 use crate::stub::{Request, Response, Stub};
 

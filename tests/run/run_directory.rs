@@ -144,7 +144,18 @@ fn links_are_refused_and_never_followed() {
         fs::remove_dir_all(&dir).unwrap();
     }
     // Further down.
-    for name in ["data/scores", "data/scores/iteration=0", "data/errors/scores", "metrics/tuned"] {
+    let further = [
+        "data/scores",
+        "data/scores/iteration=0",
+        "data/errors/scores",
+        "metrics/tuned",
+        "replies/scores",
+        "replies/scores/iteration=0",
+        "checkpoints/tuned",
+        "scratch/tuned",
+        "logs/tuned",
+    ];
+    for name in further {
         let dir = case.path("runs/linked");
         fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
         symlink(victim.join(name), dir.join(name)).unwrap();

@@ -82,7 +82,7 @@ mod tests {
         assert!(fields(Spelling::StructuredOutputs, object).unwrap().contains(r#""maxLength":24"#));
         let got = fields(Spelling::Grammar, choice).unwrap();
         assert_eq!(got, r#"{"grammar":"root ::= \"Total 7310\" | \"Total 9164\""}"#);
-        assert!(fields(Spelling::Grammar, object).unwrap().starts_with(r#"{"json_schema":{"additional"#));
+        assert!(fields(Spelling::Grammar, object).unwrap().starts_with(r#"{"json_schema":{"#));
         assert!(fields(Spelling::Regex, object).unwrap().starts_with(r#"{"json_schema":"{"#));
         assert!(fields(Spelling::ResponseFormat, choice).is_none());
         assert!(!fields(Spelling::ResponseFormat, object).unwrap().contains("maxLength"));

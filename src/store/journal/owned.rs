@@ -153,7 +153,24 @@ pub(crate) fn refuse_links(run: &Path, steps: &BTreeSet<String>) -> Result<()> {
             refuse_link(ancestor)?;
         }
     }
+    for top in ["checkpoints", "replies", SCRATCH, LOGS] {
+        for step in steps {
+            let dir = run.join(top).join(step);
+            refuse_link(&dir)?;
+            for (name, _) in names(&dir)?.into_iter().filter(|(name, _)| name.starts_with("iteration")) {
+                refuse_link(&dir.join(name))?;
+            }
+        }
+    }
     Ok(())
+}
+
+/// Refuses a symbolic link in place of a file of the run, or of a folder above it.
+///
+/// # Errors
+/// A link was found; the help says what to do.
+pub(crate) fn refuse_links_to(run: &Path, path: &str) -> Result<()> {
+    run.join(path).ancestors().take_while(|at| *at != run).try_for_each(refuse_link)
 }
 
 /// The entries of a directory with their types; none if it does not exist.

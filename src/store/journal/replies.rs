@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::owned::refuse_links_to;
 use super::reply_files::{
     FOLDER, ReplyLine, ReplyUsage, USAGE, UsageLine, all, append_to, encode, lines, path_of, remove,
 };
@@ -77,9 +78,11 @@ impl Run {
     /// The replies that a microbatch already has from the servers of a model.
     ///
     /// # Errors
-    /// The file exists and cannot be read.
+    /// The file exists and cannot be read, or is reached through a link.
     pub fn replies(&self, step: &str, epoch: Epoch, model: &str) -> Result<Replies> {
-        let path = self.dir().join(path_of(step, epoch));
+        let path = path_of(step, epoch);
+        refuse_links_to(self.dir(), &path)?;
+        let path = self.dir().join(path);
         let lines = lines::<ReplyLine>(&path)?.into_iter().filter(|line| line.model == model);
         let found = lines.map(|line| (line.request, line.reply.into_bytes())).collect();
         let state = Mutex::new(RepliesState { found, ..RepliesState::default() });
@@ -98,6 +101,7 @@ impl Run {
         }
         let mut sums: BTreeMap<String, ReplyUsage> = BTreeMap::new();
         lines.into_iter().for_each(|line| *sums.entry(line.model).or_default() += line.usage);
+        refuse_links_to(self.dir(), &format!("{FOLDER}/{USAGE}"))?;
         let path = self.dir().join(FOLDER).join(USAGE);
         let mut text = Vec::new();
         for (model, usage) in sums {
@@ -180,6 +184,33 @@ mod tests {
         fs::write(run.dir().join("replies/notes.txt"), "mine").unwrap();
         remove_all(run.dir()).unwrap();
         assert!(run.dir().join("replies/notes.txt").exists() && !run.dir().join("replies/usage.jsonl").exists());
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_folder_or_file_is_refused() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let (run, _) = Run::create_or_open(&dir.path().join("run"), "[pipeline]\nname = \"x\"\n", 1, false).unwrap();
+        let (epoch, elsewhere) = (Epoch::new(1, 0), dir.path().join("elsewhere"));
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("file"), "theirs").unwrap();
+        let folder = run.dir().join("replies");
+        for (link, to) in [
+            ("a", elsewhere.clone()),
+            ("a/iteration=1", elsewhere.clone()),
+            ("a/iteration=1/microbatch=00000.jsonl", elsewhere.join("file")),
+        ] {
+            fs::create_dir_all(folder.join(link).parent().unwrap()).unwrap();
+            symlink(to, folder.join(link)).unwrap();
+            let error = run.replies("a", epoch, "judge").err().unwrap().to_string();
+            assert!(error.contains("is a link"), "{link}: {error}");
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        run.replies("a", epoch, "judge").unwrap().keep(&[1; 32], b"{}", ReplyUsage::default()).unwrap();
+        symlink(elsewhere.join("file"), folder.join("usage.jsonl")).unwrap();
+        assert!(run.close_replies("a", epoch).err().unwrap().to_string().contains("is a link"));
+        assert_eq!(fs::read_to_string(elsewhere.join("file")).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
     }
 
     #[test]
