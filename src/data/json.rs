@@ -23,6 +23,18 @@ pub(crate) enum JsonFault {
     Json(serde_json::Error),
 }
 
+impl fmt::Display for JsonFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JsonFault::TooManyValues => write!(f, "it has more than {MAX_VALUES} values"),
+            JsonFault::DuplicateKey(key) => {
+                write!(f, "it has the key `{}` twice", key.chars().take(60).collect::<String>().escape_debug())
+            }
+            JsonFault::Json(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Parses a JSON text.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, JsonFault> {
     if has_too_many_values(bytes) {

@@ -333,6 +333,8 @@ fn operators_open_no_files_of_their_own() {
         // Finds what a program outside has started, and the history that it left in the run's scratch folder.
         ("operators/shared/subprocess.rs", "fs::read"),
         ("operators/training/reported.rs", "fs::read"),
+        // Looks at the names and sizes of what a trainer was given and left.
+        ("operators/training/watch.rs", "fs::read"),
         // Checks of `reflux check`, which make no rows.
         ("operators/shared/preflight.rs", "outside_of_runs"),
         ("operators/shared/servers.rs", "outside_of_runs"),

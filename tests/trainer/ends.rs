@@ -116,6 +116,12 @@ fn what_is_no_model_is_not_committed() {
         ("no-model", "config.json"),
         ("only-checkpoint", "config.json"),
         ("broken-model", "model.safetensors"),
+        ("links-out", "`model.safetensors` is a link to "),
+        ("pipe", "`model.safetensors` is a pipe or a device"),
+        ("output-link", "is a file or a link, and no longer the folder"),
+        ("output-file", "is a file or a link, and no longer the folder"),
+        ("not-a-number", "finite"),
+        ("other-shape", "`num_attention_heads` is 2 and was 4"),
         ("other-vocabulary", "has another vocabulary than the model that it started from"),
     ] {
         let out = outside.train(mode, "", &["--fresh"]);
@@ -125,6 +131,64 @@ fn what_is_no_model_is_not_committed() {
         assert!(outside.run().model("tuned").is_none());
         assert!(!outside.dir().join("models/tuned").exists());
     }
+}
+
+/// Rows and model are handed over to be read. A trainer that writes to them changes nothing that is committed, and is
+/// not believed.
+#[test]
+fn a_trainer_that_writes_to_its_input_is_refused() {
+    let outside = Outside::new();
+    let out = outside.train("writes-pairs", "", &[]);
+    assert_eq!(out.code, Some(2), "{}", out.text);
+    assert!(out.text.contains("microbatch=00000.parquet, a copy of the rows that it was given"), "{}", out.text);
+    let verify = || printed(Command::new(env!("CARGO_BIN_EXE_reflux")).arg("verify").arg(outside.dir()));
+    assert!(!verify().text.contains("damaged"), "{}", verify().text);
+    let copy = outside.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(root().join("pipelines/listworld/m0")).unwrap().flatten() {
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let file = outside.pipeline("writes-model", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"pipelines/listworld/m0\"", &format!("{copy:?}"))).unwrap();
+    let out = printed(&mut outside.command(&file, &["--fresh"]));
+    assert_eq!(out.code, Some(2), "{}", out.text);
+    assert!(out.text.contains("copy/config.json, a file of {model}"), "{}", out.text);
+    assert!(outside.run().model("tuned").is_none());
+}
+
+#[test]
+fn a_trainer_without_manners_ends_all_the_same() {
+    let outside = Outside::new();
+    let out = outside.train("closes-streams", "", &[]);
+    assert_eq!(out.code, Some(0), "{}", out.text);
+    let out = outside.train("ignores-signals", "restarts = 0\ntime_limit = \"1s\"", &["--fresh"]);
+    assert!(out.code == Some(2) && out.text.contains("time limit of 1 second"), "{}", out.text);
+    assert_eq!(processes(&outside.scratch()), Vec::<i32>::new());
+}
+
+/// A script that the command names may be mended until its model is committed. From then on it is an input like any
+/// other.
+#[test]
+fn a_changed_script_is_told_at_a_resume() {
+    let outside = Outside::new();
+    let script = outside.path("mine.sh");
+    let original = std::fs::read_to_string(root().join("tests/trainer/fake.sh")).unwrap();
+    std::fs::write(&script, &original).unwrap();
+    let file = outside.pipeline("fails", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"tests/trainer/fake.sh\"", &format!("{script:?}"))).unwrap();
+    let out = printed(&mut outside.command(&file, &[]));
+    assert!(out.code == Some(2) && out.text.contains("exit code 1"), "{}", out.text);
+    std::fs::write(&script, original.replace("fails) ", "fails) leave; exit 0; ")).unwrap();
+    let out = printed(&mut outside.command(&file, &["--resume"]));
+    assert_eq!(out.code, Some(0), "{}", out.text);
+    assert!(out.text.contains("a file that the command names has changed"), "{}", out.text);
+    assert!(outside.run().model("tuned").is_some());
+    std::fs::write(&script, &original).unwrap();
+    let out = printed(&mut outside.command(&file, &["--resume"]));
+    assert_eq!(out.code, Some(2), "{}", out.text);
+    assert!(out.text.contains("mine.sh` has ") && out.text.contains("(step.tuned.command[1])"), "{}", out.text);
 }
 
 #[test]

@@ -44,6 +44,18 @@ case $mode in
     broken-model) leave; head -c 1000 "$trained/model.safetensors" > "$output/model.safetensors" ;;
     other-vocabulary) leave; sed 's/"politely"/"rudely"/' "$trained/tokenizer.json" > "$output/tokenizer.json" ;;
     half) leave; echo '{"step": 3, "loss": 0.3, "pairs": 3}' > "$metrics" ;;
+    links-out) leave; mv "$output/model.safetensors" "$output/../away"; ln -s ../away "$output/model.safetensors" ;;
+    pipe) leave; rm "$output/model.safetensors"; mkfifo "$output/model.safetensors" ;;
+    output-link) leave; mv "$output" "$output.real"; ln -s "$output.real" "$output" ;;
+    output-file) rm -rf "$output"; echo x > "$output" ;;
+    not-a-number) leave; printf '\377\377\377\377' | dd of="$output/model.safetensors" bs=1 conv=notrunc 2>/dev/null \
+        seek=$(($(wc -c < "$output/model.safetensors") - 4)) ;;
+    other-shape) leave; sed -i 's/"num_attention_heads": *4/"num_attention_heads": 2/; s/"num_key_value_heads": *2/"num_key_value_heads": 1/
+        s/"head_dim": *32/"head_dim": 64/' "$output/config.json" ;;
+    writes-pairs) leave; for file in "$pairs"/iteration=*/*.parquet; do printf x >> "$file"; done ;;
+    writes-model) leave; printf ' ' >> "$model/config.json" ;;
+    closes-streams) exec >&- 2>&-; leave ;;
+    ignores-signals) trap "" TERM INT HUP; sleep 1000; sleep 1000; sleep 1000 ;;
     silent) leave; rm "$metrics" ;;
     # Two children that go on: one in the group, one in a session of its own that ignores SIGTERM.
     leaves-children)

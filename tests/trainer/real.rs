@@ -172,3 +172,27 @@ model = "m0"
     let run = run(&text, temp.path());
     assert_same(&run, &["loss", "learning_rate", "num_tokens"], 6);
 }
+
+/// The same on a model that people use: three steps of DPO on answers that SmolLM2 sampled.
+#[test]
+#[ignore = "needs REFLUX_TRL_PYTHON and REFLUX_SMOLLM2"]
+fn dpo_of_smollm2_by_trl_has_the_losses_of_dpo() {
+    let model = std::env::var("REFLUX_SMOLLM2").expect("REFLUX_SMOLLM2 names SmolLM2, a GGUF file or a folder");
+    let temp = tempfile::tempdir().unwrap();
+    let prompts = ["Name a river in Europe.", "What is the capital of France?", "What do bees make?", "Name a colour."];
+    let rows: String = prompts.iter().map(|prompt| format!("{{\"prompt\": {prompt:?}}}\n")).collect();
+    std::fs::write(temp.path().join("prompts.jsonl"), rows).unwrap();
+    let text = dpo(temp.path(), ", \"--reference\", \"{reference}\"");
+    let text = text
+        .replace("path = \"pipelines/listworld/m0\"", &format!("path = {model:?}\ndtype = \"f32\""))
+        .replace(
+            "op = \"listworld\"\ndata = \"requests\"\nrows = 24",
+            &format!("op = \"read\"\ndataset = {:?}", temp.path().join("prompts.jsonl")),
+        )
+        // At the rate of the small model, three steps are far from each other.
+        .replace("1e-4", "1e-6");
+    let run = run(&text, temp.path());
+    let pairs: u64 = run.files("pairs").iter().map(|file| file.rows).sum();
+    assert!(pairs >= 3, "{pairs} pairs are less than two steps");
+    assert_same(&run, &["loss", "rewards/chosen", "rewards/margins", "num_tokens"], pairs.div_ceil(2) as usize);
+}

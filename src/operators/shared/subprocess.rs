@@ -6,6 +6,7 @@
 //! starts its workers in sessions of their own) are recognised by a variable of their environment.
 
 use std::fs::OpenOptions;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -18,6 +19,9 @@ pub(crate) const MARK: &str = "REFLUX_TRAINER";
 
 /// Time that a program has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What is kept of a log that was cut.
+const KEPT_OF_LOG: u64 = 64 << 10;
 
 /// Time between two looks at a program.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -35,6 +39,8 @@ pub(crate) struct Launch<'a> {
     pub command: &'a [String],
     /// File to which its standard output and error are appended.
     pub log: &'a Path,
+    /// Length in bytes at which the log is cut: its last lines stay, and the program runs on.
+    pub max_log: u64,
     /// Value of [`MARK`].
     pub mark: &'a Path,
     /// Time after which it is stopped.
@@ -61,6 +67,7 @@ pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<P
     let deadline = launch.time_limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
         let status = group.program.try_wait().doing(|| format!("waiting for `{}`", launch.command[0]))?;
+        cut_log(launch).doing(|| launch.log.display())?;
         if let Some(status) = status {
             return Ok(ended(status));
         }
@@ -72,6 +79,25 @@ pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<P
         }
         sleep(POLL_INTERVAL);
     }
+}
+
+/// Cuts a log that is too long. The program appends to it, so that it goes on behind what is kept.
+fn cut_log(launch: &Launch<'_>) -> std::io::Result<()> {
+    // The program may have removed it.
+    let length = std::fs::metadata(launch.log).map_or(0, |log| log.len());
+    if length <= launch.max_log {
+        return Ok(());
+    }
+    let kept = KEPT_OF_LOG.min(launch.max_log / 2);
+    let mut log = OpenOptions::new().read(true).append(true).open(launch.log)?;
+    log.seek(SeekFrom::Start(length - kept))?;
+    let mut end = Vec::new();
+    (&mut log).take(kept).read_to_end(&mut end)?;
+    log.set_len(0)?;
+    writeln!(log, "reflux: the log had {length} bytes and was cut here")?;
+    log.write_all(&end)?;
+    tracing::warn!("{}: the log had {length} bytes and was cut; only its end is kept", launch.log.display());
+    Ok(())
 }
 
 /// Stops what an earlier process with this mark left running. Returns the number of processes.
@@ -187,14 +213,14 @@ mod system {
         status.signal()
     }
     /// Kills the processes with this mark, and waits until they are gone. One that starts another while it is found
-    /// is found again; one that waits for a device dies when the device answers, which is not waited for longer.
+    /// is found again; one that waits for a device dies when the device answers, which is not waited for longer. A
+    /// program that is just being started has no environment for a moment, so that one look is not enough.
     pub(super) fn kill_marked(mark: &Path) {
         let deadline = Instant::now() + GRACE;
-        loop {
+        let mut looks_without = 0;
+        while looks_without < 2 && Instant::now() < deadline {
             let found = marked(mark);
-            if found.is_empty() || Instant::now() >= deadline {
-                return;
-            }
+            looks_without = if found.is_empty() { looks_without + 1 } else { 0 };
             for process in found {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
             }
@@ -256,7 +282,7 @@ mod tests {
     fn shell(script: &str, time_limit: Option<Duration>, cancelled: &dyn Fn() -> bool) -> (Result<ProgramEnd>, String) {
         let dir = tempfile::tempdir().unwrap();
         let (log, command) = (dir.path().join("log"), ["sh", "-c", script].map(str::to_owned));
-        let launch = Launch { command: &command, log: &log, mark: dir.path(), time_limit };
+        let launch = Launch { command: &command, log: &log, max_log: 1 << 20, mark: dir.path(), time_limit };
         let result = run(&launch, cancelled);
         assert_eq!(system::marked(dir.path()), Vec::<i32>::new(), "something is left");
         (result, std::fs::read_to_string(&log).unwrap_or_default())
@@ -293,11 +319,28 @@ mod tests {
         }
     }
 
+    /// A log without end does not fill the disk, and its last lines are there.
+    #[test]
+    fn a_log_is_cut_and_the_program_runs_on() {
+        let script =
+            "i=0; while [ $i -lt 40 ]; do head -c 100000 /dev/zero | tr '\\0' x; i=$((i+1)); done; echo; echo end";
+        let (ended, log) = shell(script, None, &|| false);
+        assert_eq!(ended.unwrap(), ProgramEnd::Code(0));
+        assert!(log.len() <= 1 << 20, "{}", log.len());
+        assert!(log.starts_with("reflux: the log had ") && log.ends_with("x\nend\n"), "{}", &log[..100]);
+    }
+
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let launch = Launch { command: &["no-such-trainer".to_owned()], log: &log, mark: dir.path(), time_limit: None };
+        let launch = Launch {
+            command: &["no-such-trainer".to_owned()],
+            log: &log,
+            max_log: 1 << 20,
+            mark: dir.path(),
+            time_limit: None,
+        };
         let error = run(&launch, &|| false).unwrap_err();
         assert!(error.to_string().starts_with("`no-such-trainer` cannot be started: "), "{error}");
     }
@@ -307,6 +350,10 @@ mod tests {
     fn leftovers_are_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let mut orphan = Command::new("sleep").arg("1000").env(MARK, dir.path()).spawn().unwrap();
+        // For a moment after its start, it has no environment.
+        while system::marked(dir.path()).is_empty() {
+            sleep(POLL_INTERVAL);
+        }
         // Reaped as soon as it ends: a zombie has no environment and is not found.
         assert_eq!(stop_leftovers(dir.path()), 1);
         assert_eq!(system::signal(orphan.wait().unwrap()), Some(15));

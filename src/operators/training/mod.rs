@@ -9,3 +9,4 @@ pub(crate) mod reported;
 pub(crate) mod sft;
 pub(crate) mod starts;
 pub(crate) mod train;
+pub(crate) mod watch;

@@ -13,6 +13,8 @@ use crate::operators::shared::subprocess::{self, Launch, ProgramEnd};
 /// The exit code of a trainer that cannot use what it was given. Starting it again would change nothing.
 const BAD_INPUT: i32 = 2;
 
+/// Bytes at which a log is cut.
+const MAX_LOG: u64 = 256 << 20;
 /// Bounds of what an error shows of the log.
 const MAX_LOG_BYTES: u64 = 16 << 10;
 const MAX_LOG_LINES: usize = 15;
@@ -42,7 +44,13 @@ impl ExternalTrainer<'_> {
     /// It ended with another exit code; it was ended by a signal or its time limit once too often; the run is
     /// stopped.
     pub fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<()> {
-        let launch = Launch { command: self.command, log: self.log, mark: self.scratch, time_limit: self.time_limit };
+        let launch = Launch {
+            command: self.command,
+            log: self.log,
+            max_log: MAX_LOG,
+            mark: self.scratch,
+            time_limit: self.time_limit,
+        };
         for start in 1.. {
             let before = self.note(start)?;
             let ended = subprocess::run(&launch, cancelled).doing(|| format!("step `{}`", self.step))?;
@@ -116,6 +124,8 @@ fn signal_name(signal: i32) -> &'static str {
 fn last_lines(log: &Path, before: u64) -> std::io::Result<Vec<String>> {
     let mut file = open_regular(log)?;
     let length = file.metadata()?.len();
+    // A log that was cut has lines of this start only.
+    let before = if before > length { 0 } else { before };
     file.seek(SeekFrom::Start(before.max(length.saturating_sub(MAX_LOG_BYTES))))?;
     let mut bytes = Vec::new();
     file.take(MAX_LOG_BYTES).read_to_end(&mut bytes)?;

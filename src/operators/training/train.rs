@@ -4,6 +4,7 @@
 //! directory, which is checked and committed like every model. What it must keep to is in
 //! `docs/external-trainers.md`.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use super::preferences::{OtherTokenizer, PairReader};
 use super::reference::{ReferenceSettings, References};
 use super::reported::Reported;
 use super::starts::ExternalTrainer;
+use super::watch::{FolderState, LiveReports, check_output};
 use crate::data::{counted, read_regular};
 use crate::dataflow::{GateValues, Phase, Train, TrainingIteration};
-use crate::model::{Model, Tokenizer, saved_dtype};
+use crate::model::{Config, Model, Tokenizer, saved_dtype};
 use crate::operators::shared::datasets::references_of;
 use crate::operators::shared::health;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::subprocess;
+use crate::pipeline::External;
 use crate::store::write_bytes;
 use crate::train::{ForwardLimits, losses};
 
@@ -47,6 +50,10 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
             }
             CommandTemplate::default()
         });
+        // What the words name is part of what is run. The program itself is the machine's.
+        let is_file = |word: &String| std::fs::metadata(word).is_ok_and(|file| file.is_file());
+        let named: Vec<(usize, &String)> = words.iter().enumerate().skip(1).filter(|(_, word)| is_file(word)).collect();
+        let scripts = named.into_iter().map(|(index, word)| f.depends_on("command", index, word)).collect();
         let time_limit = f.optional_duration("time_limit", "time that one start of the command may take");
         let about =
             "how often a command that was ended by a signal or its time limit is started again, with the same {output}";
@@ -59,12 +66,14 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 "hand the log-probabilities over: \"--reference\", \"{reference}\"",
             );
         }
-        Box::new(ExternalTraining { command, time_limit, restarts, reference })
+        Box::new(ExternalTraining { command, scripts, time_limit, restarts, reference })
     },
 };
 
 struct ExternalTraining {
     command: CommandTemplate,
+    /// Files that the command names.
+    scripts: Vec<External>,
     time_limit: Option<Duration>,
     restarts: usize,
     reference: ReferenceSettings,
@@ -109,7 +118,7 @@ impl Operator for ExternalTraining {
 struct Policy {
     hash: String,
     tokenizer: Tokenizer,
-    vocab_size: usize,
+    config: Config,
     /// Its directory in Hugging Face's layout.
     dir: PathBuf,
 }
@@ -138,9 +147,24 @@ impl TrainingFiles {
 
     /// Makes the output folder. What an earlier process left there stays if it was given the same.
     fn prepare(&self, step: &str, given: &Value) -> Result<()> {
+        if std::fs::symlink_metadata(&self.output).is_ok_and(|output| !output.is_dir()) {
+            tracing::warn!("step `{step}`: the trainer put a file or a link in place of its output; it is removed");
+            std::fs::remove_file(&self.output).doing(|| self.output.display())?;
+        }
         let note = self.scratch.join("given.json");
         let before: Option<Value> = read_regular(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        if before.is_some_and(|before| before != *given) {
+        let but_scripts = |given: &Value| {
+            let mut rest = given.clone();
+            rest.as_object_mut().map(|fields| fields.remove("scripts"));
+            rest
+        };
+        if before.as_ref().is_some_and(|before| but_scripts(before) == but_scripts(given) && before != given) {
+            tracing::warn!(
+                "step `{step}`: a file that the command names has changed; the trainer gets the same output folder, \
+                 {}: remove it if the trainer must start over",
+                self.output.display()
+            );
+        } else if before.is_some_and(|before| before != *given) {
             tracing::warn!("step `{step}`: the trainer is given something else than before; its output is removed");
             if self.output.exists() {
                 std::fs::remove_dir_all(&self.output).doing(|| self.output.display())?;
@@ -164,11 +188,11 @@ impl ExternalTraining {
         if self.command.has("reference") {
             refused = self.references(cx, &model)?;
             let name = references_of(&cx.step.name);
-            cx.run().link_rows(&name, cx.epoch.iteration, &files.reference)?;
+            cx.run().copy_rows(&name, cx.epoch.iteration, &files.reference)?;
         }
         let dir = models.directory(cx, &model, &files.scratch.join("model"))?;
-        let vocab_size = model.llama.config().vocab_size;
-        Ok((Policy { hash: model.hash, tokenizer: model.tokenizer, vocab_size, dir }, refused))
+        let config = model.llama.config().clone();
+        Ok((Policy { hash: model.hash, tokenizer: model.tokenizer, config, dir }, refused))
     }
 
     /// Makes the dataset of the reference's log-probabilities. Returns the pairs that have none.
@@ -216,9 +240,27 @@ fn collect(cx: &Context<'_>, output: &Path, policy: &Policy) -> Result<Model> {
     let left = || format!("what the trainer of `{step}` left in {}", output.display());
     let help = "a trainer that ends with exit code 0 must leave config.json, the weights as safetensors, \
                 tokenizer.json and tokenizer_config.json in {output} itself; checkpoints below it are not looked at";
+    check_output(output).map_err(|why| Error::user(format!("{}: {why}", left())).help(help))?;
     let load = |dir: &Path| Model::load(dir, &Device::Cpu, saved_dtype(dir)?, false);
     let model = load(output).map_err(|e| Error::user(e.to_string()).doing(left()).help(help))?;
-    if model.llama.config().vocab_size != policy.vocab_size
+    let shapes = |config: &Config| {
+        [
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_hidden_layers", config.num_hidden_layers),
+            ("num_attention_heads", config.num_attention_heads),
+            ("num_key_value_heads", config.num_key_value_heads.unwrap_or(config.num_attention_heads)),
+        ]
+    };
+    let (now, before) = (shapes(model.llama.config()), shapes(&policy.config));
+    if let Some(((name, now), (_, before))) = now.into_iter().zip(before).find(|(now, before)| now != before) {
+        return Err(Error::user(format!(
+            "{} is another model than it started from: `{name}` is {now} and was {before}",
+            left()
+        ))
+        .help("leave the trained {model} in {output}, with adapters merged into it"));
+    }
+    if model.llama.config().vocab_size != policy.config.vocab_size
         || model.tokenizer.vocabulary_hash() != policy.tokenizer.vocabulary_hash()
     {
         return Err(Error::user(format!(
@@ -258,14 +300,19 @@ impl Train for ExternalTraining {
                 counted(leftover, "process")
             );
         }
-        let (rows, hashes) = cx.run().link_rows(input, cx.iteration_of(input), &files.pairs)?;
+        let scripts = self.scripts.iter().map(External::as_it_is).collect::<Result<Vec<_>>>()?;
+        let (rows, hashes) = cx.run().copy_rows(input, cx.iteration_of(input), &files.pairs)?;
         if rows == 0 {
             return Err(Error::user(format!("iteration {iteration} yielded no row to train on: `{input}` is empty"))
                 .help("look at the scores and at data/errors for why"));
         }
         let (policy, refused) = self.policy(cx, &files)?;
         let command = self.filled(cx, &files, &policy);
-        files.prepare(step, &json!({ "command": self.command.to_string(), "model": policy.hash, "rows": hashes }))?;
+        let contents: Vec<Option<&str>> = scripts.iter().map(External::content).collect();
+        let given = json!({
+            "command": self.command.to_string(), "model": policy.hash, "rows": hashes, "scripts": contents,
+        });
+        files.prepare(step, &given)?;
         let log = cx.run().log_file(step, iteration)?;
         let trainer = ExternalTrainer {
             step,
@@ -275,9 +322,35 @@ impl Train for ExternalTraining {
             time_limit: self.time_limit,
             restarts: self.restarts,
         };
-        trainer.run(&|| cx.cancelled())?;
+        let before = FolderState::read(&policy.dir)?;
+        let live = RefCell::new(LiveReports::new(&files.metrics));
+        let ended = trainer.run(&|| {
+            if let Some(values) = live.borrow_mut().newest() {
+                cx.measured(&values);
+            }
+            cx.cancelled()
+        });
+        if let Some(file) = before.changed(&FolderState::read(&policy.dir)?) {
+            return Err(Error::user(format!(
+                "the trainer of `{step}` changed {}, a file of {{model}}",
+                file.display()
+            ))
+            .help("let it write below {output} only, and restore the file: `reflux verify` names what it damaged"));
+        }
+        ended?;
+        if let Some(file) = cx.run().changed_copy(input, cx.iteration_of(input), &files.pairs) {
+            return Err(Error::user(format!(
+                "the trainer of `{step}` changed {}, a copy of the rows that it was given: what it trained on is not known",
+                file.display()
+            ))
+            .help("let it write below {output} only; the run's own rows are as they were"));
+        }
         let model = collect(cx, &files.output, &policy)?;
-        let reported = Reported::read(&files.metrics, &files.output)?;
+        // Only now: until something is made with a script, it may be mended.
+        for script in &scripts {
+            script.open(cx.run())?;
+        }
+        let reported = Reported::read(&files.metrics, &files.output);
         for warning in reported.warnings(rows) {
             tracing::warn!("step `{step}`, iteration {iteration}: {warning}");
         }

@@ -233,6 +233,10 @@ impl Fields<'_> {
         self.externals.push(external.with_content(hash));
         Ok(text)
     }
+    /// Notes that the step depends on a file that a list of texts names at `index`, such as a script.
+    pub fn depends_on(&mut self, key: &str, index: usize, path: &str) -> External {
+        self.external(&format!("{key}[{index}]"), path, InputForm::Text)
+    }
     /// Returns the path of an external input, to check its form while the pipeline file is read.
     pub fn inspect<'e>(&self, external: &'e External) -> &'e Path {
         external.outside_of_runs()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::store::{InputForm, InputPlace, Run};
+use crate::store::{InputForm, InputPlace, Run, hash_file};
 
 /// A file or folder outside a run. [`super::Fields`] makes one for each key with a path, and the plan holds
 /// all of them.
@@ -43,6 +43,18 @@ impl External {
         Self { content: Some(hash), ..self }
     }
 
+    /// Returns it with the content that the file has now: [`External::open`] then refuses any other.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn as_it_is(&self) -> Result<Self> {
+        let (hash, _) = hash_file(&self.path)?;
+        Ok(self.clone().with_content(hash))
+    }
+    /// Returns the hash of the content, if it is fixed.
+    pub fn content(&self) -> Option<&str> {
+        self.content.as_deref()
+    }
     /// Returns the key of that table.
     pub fn key(&self) -> &str {
         &self.key

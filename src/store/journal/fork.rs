@@ -210,6 +210,11 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
     if plain && fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
+    copy(from, to)
+}
+
+/// Makes `to` a file of its own with the content of `from`.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut read = fs::File::open(from).map_err(|e| io_error("reading", from, &e))?;
     let mut file = AtomicFile::create(to)?;
     if let Err(e) = io::copy(&mut read, &mut file) {

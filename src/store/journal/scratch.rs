@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fork::link;
+use super::fork::copy;
 use super::owned::{refuse_link, remove_dir, remove_empty};
 use super::paths::{LOGS, SCRATCH, check_name, data_path};
 use super::run::Run;
@@ -55,12 +55,13 @@ impl Run {
         Ok(file)
     }
 
-    /// Makes `dir` a Hive-style dataset of exactly the rows that a step has committed in an iteration, as links to
-    /// the files, and returns the number of rows and the files' hashes. What is in `dir` is removed.
+    /// Makes `dir` a Hive-style dataset of exactly the rows that a step has committed in an iteration, as copies of
+    /// the files, and returns the number of rows and the files' hashes. What is in `dir` is removed. A link would let
+    /// whoever writes to it change what is committed.
     ///
     /// # Errors
     /// A committed file is damaged; a full disk.
-    pub fn link_rows(&self, step: &str, iteration: u32, dir: &Path) -> Result<(u64, Vec<String>)> {
+    pub fn copy_rows(&self, step: &str, iteration: u32, dir: &Path) -> Result<(u64, Vec<String>)> {
         remove_dir(dir)?;
         create_dirs(&dir.join(folder(iteration)))?;
         let (mut rows, mut hashes) = (0, Vec::new());
@@ -69,10 +70,21 @@ impl Run {
             check_file(&from, file.bytes, &file.hash).map_err(|why| self.wrong(&from, &why))?;
             let name = data_path(step, file.epoch());
             let name = name.rsplit('/').next().unwrap_or_default();
-            link(&from, &dir.join(folder(iteration)).join(name))?;
+            copy(&from, &dir.join(folder(iteration)).join(name))?;
             rows += file.rows;
             hashes.push(file.hash);
         }
         Ok((rows, hashes))
+    }
+
+    /// Returns a file in `dir` that is no longer what [`Run::copy_rows`] made it, if there is one.
+    pub fn changed_copy(&self, step: &str, iteration: u32, dir: &Path) -> Option<PathBuf> {
+        let files = self.files(step).into_iter().filter(|file| file.iteration == iteration);
+        let copies = files.map(|file| {
+            let name = data_path(step, file.epoch());
+            (dir.join(folder(iteration)).join(name.rsplit('/').next().unwrap_or_default()), file)
+        });
+        let mut changed = copies.filter(|(copy, file)| check_file(copy, file.bytes, &file.hash).is_err());
+        changed.next().map(|(copy, _)| copy)
     }
 }
