@@ -57,6 +57,8 @@ pub struct Printer<'a> {
     failed: u64,
     answers: u64,
     tokens: u64,
+    /// Tokens that the engine had sampled before, such as those of probes.
+    before: u64,
     /// The error of the last prompt that failed.
     last: String,
 }
@@ -66,12 +68,13 @@ impl<'a> Printer<'a> {
     pub fn new(json: bool, headings: bool, name: String, mut ticker: Ticker, engine: &'a dyn Engine) -> Self {
         ticker.restart("answering");
         let (prompts, failed, answers, tokens) = (0, 0, 0, 0);
-        Self { json, headings, name, ticker, engine, prompts, failed, answers, tokens, last: String::new() }
+        let before = engine.stats().generated_tokens;
+        Self { json, headings, name, ticker, engine, prompts, failed, answers, tokens, before, last: String::new() }
     }
 
     fn tick(&mut self) {
         let (prompts, answers) = (self.prompts, self.answers);
-        let tokens = self.engine.stats().generated_tokens;
+        let tokens = self.engine.stats().generated_tokens.saturating_sub(self.before);
         let rate = tokens as f64 / self.ticker.seconds().max(1e-9);
         let shown = || {
             let (prompts, answers) = (counted(prompts, "prompt"), counted(answers, "answer"));
@@ -127,7 +130,10 @@ impl<'a> Printer<'a> {
     /// # Errors
     /// The input held no prompt, or a prompt has no answer.
     pub fn finish(self, whole: bool) -> Result<()> {
-        let Self { name, ticker, prompts, failed, answers, tokens, last, .. } = self;
+        let Self { name, ticker, prompts, failed, answers, last, .. } = self;
+        // Answers of a chat server have no token ids, so the server's own count is the only one.
+        let counted_there = || self.engine.stats().generated_tokens.saturating_sub(self.before);
+        let tokens = if self.tokens == 0 { counted_there() } else { self.tokens };
         // With a single prompt, the error alone is the whole result.
         match (prompts, failed) {
             (0, _) if whole => return Err(Error::user(format!("{name} is empty"))),

@@ -2,6 +2,7 @@
 //!
 //! This module depends on Arrow and on no other module of reflux except the error type.
 
+mod address;
 mod batch;
 mod columns;
 mod counted;
@@ -15,6 +16,7 @@ mod schema;
 mod shell;
 mod visible;
 
+pub use address::address_problem;
 pub use batch::{Batch, Epoch, Rows};
 pub use columns::{Columns, List, Messages};
 pub use counted::{counted, plural, unread_key};

@@ -3,6 +3,7 @@
 use super::fields::Fields;
 use super::fields::external::External;
 use super::syntax::overrides::SERVER_KEYS;
+use crate::data::address_problem;
 use crate::store::InputForm;
 
 /// A model that OpenAI-compatible servers run.
@@ -101,7 +102,7 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
         f.problem("server", "`server` has no address", "name at least one, such as \"http://127.0.0.1:8000/v1\"");
     }
     for (i, url) in urls.iter().enumerate() {
-        if let Some(problem) = url_problem(url) {
+        if let Some(problem) = address_problem(url) {
             f.problem("server", format!("address {} {problem}", i + 1), "an address is like http://127.0.0.1:8000/v1");
         }
     }
@@ -136,22 +137,4 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
         max_cost,
         max_tokens,
     })
-}
-
-/// The problem of an address, in words that follow it.
-fn url_problem(url: &str) -> Option<&'static str> {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let Some(rest) = rest else { return Some("does not begin with http:// or https://") };
-    let host = rest.split('/').next().unwrap_or_default();
-    if host.is_empty() || host.starts_with(':') {
-        Some("has no host")
-    } else if host.contains('@') {
-        Some("has a user name or password; the key goes into an environment variable, see `key`")
-    } else if url.contains(['?', '#']) {
-        Some("has a query")
-    } else if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        Some("has a blank or control character")
-    } else {
-        None
-    }
 }

@@ -105,3 +105,29 @@ fn a_key_in_the_file_is_refused_and_never_shown() {
     assert!(said(&output).contains("the environment variable NAME is not set"), "{}", said(&output));
     assert_eq!(stub.requests().len(), 0);
 }
+
+#[test]
+fn a_malformed_address_is_refused_offline_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    for (url, words) in [
+        ("http://[::1/v1", "has an IPv6 address that cannot be read"),
+        ("http://127.0.0.1:99999/v1", "has a port that is not a number from 1 to 65535"),
+        ("http:///v1", "has no host"),
+        ("http://a b/v1", "has a blank"),
+        ("http://a/v1?x=1", "has a query"),
+    ] {
+        let file = dir.path().join("address.toml");
+        let text = format!(
+            "[pipeline]\nname = \"a\"\n[model.far]\nserver = {url:?}\nname = \"smol\"\n[step.requests]\nop = \
+             \"listworld\"\ndata = \"requests\"\n[step.answers]\nop = \"generate\"\nfrom = \"requests\"\nmodel = \"far\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_reflux")).arg("check").arg(&file).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{url}: {said}");
+        assert!(
+            said.contains(words) && said.contains("address.toml:4:") && said.contains("http://127.0.0.1:8000/v1"),
+            "{said}"
+        );
+    }
+}

@@ -344,5 +344,17 @@ fn undisturbed_runs_are_equal() {
     let file = pipeline(dir.path(), &[stub.url()], "max_in_flight = 3");
     let output = run(&file, &dir.path().join("again"), &["--workers", "3"]);
     assert!(output.status.success(), "{}", said(&output));
+    let words = said(&output);
+    let line =
+        words.lines().find(|line| line.contains(&format!("  {}: ", stub.url()))).unwrap_or_else(|| panic!("{words}"));
+    assert!(line.contains(" requests, ") && line.ends_with(" s each") || line.contains(" of waiting"), "{line}");
     assert!(rows(&dir.path().join("again/remote")) == first);
+}
+
+#[test]
+fn generate_counts_the_tokens_that_a_chat_server_counts() {
+    let stub = Stub::start(answer);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    let output = command.args(["generate", &stub.url(), "--served", "smol", "Name a colour."]).output().unwrap();
+    assert!(output.status.success() && said(&output).contains("1 answer, 5 tokens in"), "{}", said(&output));
 }

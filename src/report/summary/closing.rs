@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::run_summary::Summary;
-use crate::data::{counted, quoted};
+use crate::data::{counted, one_line, quoted};
 use crate::store::{Run, RunState};
 
 impl Summary {
@@ -21,7 +21,10 @@ impl Summary {
             lines.push(String::new());
         }
         lines.extend(list("models").filter_map(|model| model_line(&place, model)));
-        lines.extend(list("engines").filter_map(engine_line));
+        for engine in list("engines") {
+            lines.extend(engine_line(engine));
+            lines.extend(server_lines(engine));
+        }
         lines.extend_from_slice(references);
         lines.extend(self.rescored().lines());
         lines.extend(self.health().lines());
@@ -68,6 +71,30 @@ fn model_line(place: &str, model: &Value) -> Option<String> {
     }
     let words = if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) };
     Some(format!("{name}: {place}/{path} ({of}{words})"))
+}
+
+/// What the servers of a model did, a line for each address, and what they cost; nothing for other models.
+fn server_lines(used: &Value) -> Vec<String> {
+    let endpoints = used["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |endpoint: &Value| {
+        let count = |key: &str| endpoint[key].as_u64().unwrap_or_default();
+        let mut words = vec![counted(count("requests"), "request")];
+        let faults = [("retries", "sent again"), ("refused", "refused"), ("deaths", "times found dead")];
+        words.extend(
+            faults.into_iter().filter(|(key, _)| count(key) > 0).map(|(key, word)| format!("{} {word}", count(key))),
+        );
+        let seconds = |key: &str| endpoint[key].as_f64().unwrap_or_default();
+        words.push(format!("{:.1} s each", seconds("seconds") / count("requests").max(1) as f64));
+        if seconds("waiting_seconds") >= 0.1 {
+            words.push(format!("{:.1} s of waiting for a place", seconds("waiting_seconds")));
+        }
+        Some(format!("  {}: {}", one_line(endpoint["url"].as_str()?), words.join(", ")))
+    };
+    let mut lines: Vec<String> = endpoints.iter().filter_map(line).collect();
+    if let (Some(cost), [_, ..]) = (used["cost"].as_f64(), endpoints) {
+        lines.push(format!("  cost so far: {cost:.4}"));
+    }
+    lines
 }
 
 /// `M1: 1084 answers, 20960 tokens at 5310 a second; 71% of the prompts' tokens came from the prefix cache`.

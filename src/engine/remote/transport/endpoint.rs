@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use reqwest::Url;
 
-use crate::data::one_line;
+use crate::data::address_problem;
 use crate::error::{Error, Result};
 
 /// The address of one server, such as `http://10.0.0.1:8000/v1`.
@@ -23,23 +23,14 @@ impl Endpoint {
     /// It is not an http or https url, or it holds a user name, a password, a query or a fragment.
     pub fn new(url: &str) -> Result<Self> {
         // A refused url may hold a password, so it is not repeated.
-        let parsed = Url::parse(url).map_err(|e| Error::user(format!("a server's url cannot be read: {e}")))?;
         let help = "write it as http://HOST:PORT/v1";
-        if !["http", "https"].contains(&parsed.scheme()) {
-            let scheme = one_line(parsed.scheme()).into_owned();
-            return Err(Error::user(format!("a server's url starts with `{scheme}:`, not http or https")).help(help));
+        let refused = |problem: &str| Error::user(format!("a server's address {problem}")).help(help);
+        if let Some(problem) = address_problem(url) {
+            return Err(refused(problem));
         }
-        if !parsed.username().is_empty() || parsed.password().is_some() {
-            let message = "a server's url holds a user name or a password, which would be printed with it";
-            return Err(
-                Error::user(message).help("take it out of the url, and give the key as `key = { env = \"…\" }`")
-            );
-        }
-        if parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(Error::user("a server's url has a `?` or a `#`").help(help));
-        }
+        let parsed = Url::parse(url).map_err(|e| refused(&format!("cannot be read: {e}")))?;
         let (Some(host), Some(port)) = (parsed.host_str(), parsed.port_or_known_default()) else {
-            return Err(Error::user("a server's url names no host").help(help));
+            return Err(refused("has no host"));
         };
         Ok(Self {
             url: parsed.as_str().trim_end_matches('/').to_owned(),
