@@ -358,3 +358,27 @@ fn generate_counts_the_tokens_that_a_chat_server_counts() {
     let output = command.args(["generate", &stub.url(), "--served", "smol", "Name a colour."]).output().unwrap();
     assert!(output.status.success() && said(&output).contains("1 answer, 5 tokens in"), "{}", said(&output));
 }
+
+#[test]
+fn a_difference_in_answers_of_a_server_is_said_to_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_of = AtomicUsize::new(0);
+    // As a server that batches: the same request has another answer in the second run.
+    let stub = Stub::start(move |request| {
+        if request.method == "GET" {
+            run_of.fetch_add(1, Ordering::SeqCst);
+            return answer(request);
+        }
+        chat(&format!("Score: {}", (number(&request.body, 1 << 20) + run_of.load(Ordering::SeqCst) as u64) % 6))
+    });
+    let file = pipeline(dir.path(), &[stub.url()], "");
+    let runs = ["one", "two"].map(|name| dir.path().join(name));
+    for runs in &runs {
+        let output = run(&file, runs, &[]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
+    let output = command.arg("diff").args(runs.iter().map(|runs| runs.join("remote"))).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("from servers: answers, judged. A server may answer"), "{}", said(&output));
+}

@@ -61,6 +61,8 @@ pub struct Difference {
     counts: Vec<(u32, String, FileCount)>,
     /// Names of models whose weights differ, or that only one run has.
     models: Vec<String>,
+    /// Steps whose rows come from a model on a server, in either run.
+    served: BTreeSet<String>,
 }
 
 impl Difference {
@@ -79,6 +81,7 @@ impl Difference {
             first: None,
             counts: Vec::new(),
             models: Vec::new(),
+            served: [first, second].iter().flat_map(|run| served(&text(run))).collect(),
         };
         let iterations: BTreeSet<u32> = [first, second].iter().flat_map(|r| r.entries()).map(|f| f.iteration).collect();
         for iteration in iterations {
@@ -181,13 +184,22 @@ impl Difference {
         self.settings.is_empty() && self.seeds[0] == self.seeds[1] && self.first.is_none() && self.models.is_empty()
     }
 
+    /// The steps that differ and whose rows come from servers.
+    fn differing_served(&self) -> Vec<&str> {
+        let differs = |step: &&String| {
+            let counts = self.counts.iter().filter(|(_, name, _)| name == *step);
+            counts.map(|(_, _, c)| c.differ + c.only_first + c.only_second).sum::<usize>() > 0
+        };
+        self.served.iter().filter(differs).map(String::as_str).collect()
+    }
+
     /// Returns one JSON object.
     pub fn json(&self) -> Value {
         let count = |(iteration, step, c): &(u32, String, FileCount)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
         json!({
             "first": self.names[0], "second": self.names[1], "same": self.same(), "settings": self.settings, "seeds": self.seeds,
             "first_difference": self.first.as_ref().map(DiffPlace::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
-            "models": self.models,
+            "models": self.models, "from_servers": self.served,
         })
     }
 
@@ -231,12 +243,31 @@ impl Difference {
                 }
             }
         }
+        let served = self.differing_served();
+        if !served.is_empty() {
+            lines.push(String::new());
+            let steps = served.join(", ");
+            lines.push(format!(
+                "from servers: {steps}. A server may answer the same request differently in a second run"
+            ));
+        }
         if !self.models.is_empty() {
             lines.push(String::new());
             lines.push(format!("models that differ: {}", self.models.join(", ")));
         }
         lines
     }
+}
+
+/// The steps of a pipeline file whose model is on a server.
+fn served(pipeline: &str) -> BTreeSet<String> {
+    let table = pipeline.parse::<toml::Table>().unwrap_or_default();
+    let named = |key: &str| table.get(key).and_then(toml::Value::as_table).into_iter().flatten();
+    let servers: BTreeSet<&str> =
+        named("model").filter(|(_, model)| model.get("server").is_some()).map(|(name, _)| name.as_str()).collect();
+    let asks =
+        |step: &toml::Value| step.get("model").and_then(toml::Value::as_str).is_some_and(|m| servers.contains(m));
+    named("step").filter(|(_, step)| asks(step)).map(|(name, _)| name.clone()).collect()
 }
 
 impl DiffPlace {
