@@ -58,7 +58,8 @@ fn source(model: &ModelSource) -> String {
         ModelKind::Script { file } => format!("scripted answers of {}", file.shown()),
         ModelKind::Server(server) => return format!("{} on {}", server.name, server.urls.join(", ")),
     };
-    format!("{from}, {}", model.dtype.name())
+    let served = model.program.as_ref().map(|program| format!(", served by [server.{}]", program.name));
+    format!("{from}, {}{}", model.dtype.name(), served.unwrap_or_default())
 }
 
 /// Whether the step reads this input microbatch by microbatch, as they close.

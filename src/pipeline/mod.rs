@@ -7,6 +7,7 @@
 //! finds the steps of the loop, and typechecks the edges. All problems are collected as [`Diagnostics`];
 //! their codes are listed in [`codes`].
 
+mod command;
 mod explain;
 mod fields;
 mod graph;
@@ -22,6 +23,7 @@ mod resolve;
 mod resolved;
 mod sections;
 mod server;
+mod server_section;
 mod study;
 mod syntax;
 mod work;
@@ -31,6 +33,7 @@ mod stub;
 #[cfg(test)]
 mod tests;
 
+pub use command::{CommandRules, CommandTemplate, Placeholder, shell_word};
 pub use explain::{PlanFormat, explain, keys_markdown, keys_table};
 pub use fields::external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
@@ -40,6 +43,7 @@ pub use load::{load, load_without_data, parse_str, parse_str_without_data};
 pub use plan::{Dtype, EngineSection, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
 pub use sections::{SECTION_DOCS, SectionDoc, model_table, step_table};
 pub use server::{Price, ServerSource, SpecialTextKey};
+pub use server_section::ServerProgram;
 pub use study::{Study, Variant};
 pub use syntax::codes;
 pub use syntax::diagnostic::{Diagnostic, Diagnostics, Label, SourceText, Span};

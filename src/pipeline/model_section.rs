@@ -1,19 +1,21 @@
 //! The keys of `[model.NAME]`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::fields::Fields;
 use super::fields::external::External;
 use super::plan::{Dtype, ModelKind, ModelSource};
-use super::server;
+use super::server::{self, ServerKey};
+use super::server_section::ServerProgram;
 use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
 use super::syntax::overrides::MODEL_SOURCES;
-use super::syntax::suggest::show;
+use super::syntax::suggest::{self, show};
 use crate::store::InputForm;
 
-/// Reads the keys of `[model.NAME]`.
-pub(super) fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource {
+/// Reads the keys of `[model.NAME]`. `programs` are the servers that the file has.
+pub(super) fn model(f: &mut Fields<'_>, name: &str, place: Span, programs: &[Arc<ServerProgram>]) -> ModelSource {
     let path = f.optional_path(
         "path",
         "a GGUF file, or a directory with config.json, safetensors and tokenizer.json",
@@ -26,7 +28,11 @@ pub(super) fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource 
         InputForm::Model,
     );
     let script = f.optional_path("script", "a file of scripted answers, for tests", InputForm::Text);
-    let server = server::server(f);
+    let (server, program) = match server::server(f) {
+        Some(ServerKey::Source(server)) => (Some(*server), None),
+        Some(ServerKey::Program(name)) => (None, named_program(f, &name, programs)),
+        None => (None, None),
+    };
     let revision = f.optional_name("revision", "with hf: branch, tag or commit");
     let seed = f.optional_int("seed", "with init: seed of the weights; defaults to the pipeline's seed", 0..=i64::MAX);
     let dtypes = [("f32", "exact; the default"), ("bf16", "half the memory"), ("f16", "half the memory, small range")];
@@ -47,7 +53,11 @@ pub(super) fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource 
     } else if init.is_some() {
         f.without_effect(&["config"], "with `init`, which names the config.json", "");
     }
-    let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k)).collect();
+    let own = server.is_none() && f.given("server");
+    if own && script.is_some() {
+        f.problem("server", "a script has no weights to serve", "take `server` out");
+    }
+    let given: Vec<&str> = MODEL_SOURCES.into_iter().filter(|k| f.given(k) && !(own && *k == "server")).collect();
     if let [first, second, ..] = given[..] {
         f.problem(second, format!("`{first}` and `{second}` both say where it comes from"), "keep one of them");
     } else if given.is_empty() {
@@ -70,5 +80,21 @@ pub(super) fn model(f: &mut Fields<'_>, name: &str, place: Span) -> ModelSource 
             ModelKind::Path(path.unwrap_or_else(|| External::new("", "path", PathBuf::new(), InputForm::Model)))
         }
     };
-    ModelSource { name: name.to_owned(), kind, dtype, config }
+    ModelSource { name: name.to_owned(), kind, dtype, config, program }
+}
+
+/// Finds the `[server.NAME]` that a model names.
+fn named_program(f: &Fields<'_>, name: &str, programs: &[Arc<ServerProgram>]) -> Option<Arc<ServerProgram>> {
+    let found = programs.iter().find(|program| program.name == name);
+    if found.is_none() {
+        let message = format!("the file has no [server.{name}]");
+        let help = suggest::help(name, "its servers", programs.iter().map(|p| p.name.as_str()));
+        let help = help.or_else(|| {
+            Some(format!(
+                "add a table [server.{name}] with `command`, or write an address such as \"http://127.0.0.1:8000/v1\""
+            ))
+        });
+        f.report(Diagnostic::new(&codes::UNKNOWN_SERVER, message, f.span("server"), "no such server").help(help));
+    }
+    found.cloned()
 }

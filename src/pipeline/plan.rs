@@ -8,6 +8,7 @@ use super::fields::external::External;
 use super::health::Gate;
 use super::kind::{OperatorDef, Shape};
 use super::server::ServerSource;
+use super::server_section::ServerProgram;
 use super::study::Study;
 use super::syntax::diagnostic::Diagnostics;
 use crate::data::Schema;
@@ -157,6 +158,8 @@ pub struct ModelSource {
     pub dtype: Dtype,
     /// A config.json with its shape, for `reflux cost` if the model is not available.
     pub config: Option<External>,
+    /// The server that reflux starts for it, and for the models that are trained from it.
+    pub program: Option<Arc<ServerProgram>>,
 }
 
 /// The source of a model.
@@ -227,6 +230,20 @@ impl<O: ?Sized> Plan<O> {
     /// Returns the model source with this name.
     pub fn model(&self, name: &str) -> Option<&ModelSource> {
         self.models.iter().find(|m| m.name == name)
+    }
+    /// Returns the `[model.NAME]` of a model, or the one from which a training step's model descends. Both have the same
+    /// tokenizer and context.
+    pub fn source_of<'a>(&'a self, used: &'a ModelUse) -> Option<&'a ModelSource> {
+        let mut used = used;
+        // A training cannot start from its own model, so the chain is no longer than the list of steps.
+        for _ in 0..=self.steps.len() + 1 {
+            used = match used {
+                ModelUse::Source(name) => return self.model(name),
+                ModelUse::Policy => &self.loop_.as_ref()?.policy,
+                ModelUse::Step(name) => self.step(name)?.model.as_ref()?,
+            };
+        }
+        None
     }
     /// Whether the edge brings rows of iteration 0 into each iteration of the loop.
     pub fn enters(&self, step: &Step<O>, input: &Input) -> bool {

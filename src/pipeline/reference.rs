@@ -30,6 +30,7 @@ pub(super) fn with_paths<O: ?Sized>(mut models: Vec<ModelSource>, steps: &[Step<
                 kind: ModelKind::Path(External::new(&table_of("model", name), "path", name, InputForm::Model)),
                 dtype: Dtype::F32,
                 config: None,
+                program: None,
             });
         }
     }

@@ -11,6 +11,9 @@ pub(super) fn text<O: ?Sized>(file: &File<O>, order: &[usize]) -> String {
     table(&mut out, "pipeline", &file.header.values);
     table(&mut out, "engine", &file.engine_values);
     table(&mut out, "health", &file.health_values);
+    for server in &file.servers {
+        table(&mut out, &format!("server.{}", tree::key(&server.program.name)), &server.values);
+    }
     for model in &file.models {
         table(&mut out, &format!("model.{}", tree::key(&model.source.name)), &model.values);
     }

@@ -1,5 +1,7 @@
-//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[health]`, `[model.NAME]`, `[loop]`, `[step.NAME]`,
+//! The file's sections, each read through [`Fields`]: `[pipeline]`, `[engine]`, `[health]`, `[server.NAME]`, `[model.NAME]`, `[loop]`, `[step.NAME]`,
 //! `[study]`.
+
+use std::sync::Arc;
 
 use super::fields::external::External;
 use super::fields::{ByIteration, Fields, How, KeyDoc, Named, Problems};
@@ -7,6 +9,7 @@ use super::health::{self, Gate};
 use super::kind::{NeedsModel, OperatorDef, Shape};
 use super::model_section::model;
 use super::plan::{EngineSection, ModelKind, ModelSource};
+use super::server_section::{ServerProgram, server_program};
 use super::study::{self, Study};
 use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
@@ -41,6 +44,13 @@ pub(super) struct Header {
     pub iterations: u32,
     pub microbatch: usize,
     pub window: usize,
+    pub values: Values,
+}
+
+/// A server that models name.
+pub(super) struct DraftServer {
+    pub program: Arc<ServerProgram>,
+    pub key: Span,
     pub values: Values,
 }
 
@@ -83,6 +93,7 @@ pub(super) struct File<O: ?Sized + 'static> {
     pub engine_values: Values,
     pub health: Vec<Gate>,
     pub health_values: Values,
+    pub servers: Vec<DraftServer>,
     pub models: Vec<DraftModel>,
     pub loop_: Option<DraftLoop>,
     pub steps: Vec<Draft<O>>,
@@ -91,7 +102,7 @@ pub(super) struct File<O: ?Sized + 'static> {
     pub operators: Vec<&'static OperatorDef<O>>,
 }
 
-const SECTIONS: [&str; 7] = ["pipeline", "engine", "health", "model", "loop", "step", "study"];
+const SECTIONS: [&str; 8] = ["pipeline", "engine", "health", "server", "model", "loop", "step", "study"];
 
 /// Reads every section and reports the problems within each; `stem` names a pipeline without a name.
 pub(super) fn read<O: ?Sized>(
@@ -120,17 +131,20 @@ pub(super) fn read<O: ?Sized>(
         iterations_without_loop(root, problems);
     }
     let study = section(root, "study", problems, study::study);
+    let servers = servers(root, problems);
+    let programs: Vec<Arc<ServerProgram>> = servers.iter().map(|s| Arc::clone(&s.program)).collect();
     let models: Vec<DraftModel> = named(root, "model", problems)
         .into_iter()
         .map(|(name, key, place, table)| {
             check_name(name, "model", &["policy"], key, problems);
             let owner = format!("model `{}`", show(name));
             let mut fields = Fields::new(problems, table, place, owner).at(table_of("model", name));
-            let source = model(&mut fields, name, place);
+            let source = model(&mut fields, name, place, &programs);
             fields.finish();
             DraftModel { source, key, values: fields.values }
         })
         .collect();
+    unused_servers(&servers, &models, problems);
     if models.iter().all(|m| matches!(m.source.kind, ModelKind::Script { .. })) {
         engine_without_weights(root, &engine_values, problems);
     }
@@ -153,11 +167,37 @@ pub(super) fn read<O: ?Sized>(
         engine_values,
         health,
         health_values,
+        servers,
         models,
         loop_,
         steps,
         study,
         operators: kinds.to_vec(),
+    }
+}
+
+/// Reads every `[server.NAME]`.
+fn servers(root: &Table, problems: &Problems) -> Vec<DraftServer> {
+    let read = |(name, key, place, table): (&str, Span, Span, &Table)| {
+        check_name(name, "server", &[], key, problems);
+        let owner = format!("server `{}`", show(name));
+        let mut fields = Fields::new(problems, table, place, owner).at(table_of("server", name));
+        let program = Arc::new(server_program(&mut fields, name));
+        fields.finish();
+        DraftServer { program, key, values: fields.values }
+    };
+    named(root, "server", problems).into_iter().map(read).collect()
+}
+
+/// Warns about servers that no model names.
+fn unused_servers(servers: &[DraftServer], models: &[DraftModel], problems: &Problems) {
+    for server in servers {
+        let named = |m: &DraftModel| m.source.program.as_ref().is_some_and(|p| p.name == server.program.name);
+        if !models.iter().any(named) {
+            let message = format!("server `{}` is not used", show(&server.program.name));
+            let help = format!("take it out, or write server = \"{}\" into a model", show(&server.program.name));
+            problems.report(Diagnostic::new(&codes::UNUSED_MODEL, message, server.key, "not used").help(help));
+        }
     }
 }
 
@@ -389,7 +429,7 @@ pub struct SectionDoc {
 
 /// Every section of a pipeline file except `[step.NAME]`, whose keys depend on its operator
 /// ([`OperatorDef::keys`]).
-pub const SECTION_DOCS: [SectionDoc; 6] = [
+pub const SECTION_DOCS: [SectionDoc; 7] = [
     SectionDoc {
         name: "pipeline",
         header: "[pipeline]",
@@ -404,10 +444,16 @@ pub const SECTION_DOCS: [SectionDoc; 6] = [
         keys: || ask(health),
     },
     SectionDoc {
+        name: "server",
+        header: "[server.NAME]",
+        about: "a server that reflux starts for the models that name it, with their present weights",
+        keys: || ask(|f| server_program(f, "NAME")),
+    },
+    SectionDoc {
         name: "model",
         header: "[model.NAME]",
         about: "a model that steps can use: its source, and the type of its weights",
-        keys: || ask(|f| model(f, "NAME", Span::default())),
+        keys: || ask(|f| model(f, "NAME", Span::default(), &[])),
     },
     SectionDoc {
         name: "loop",

@@ -3,6 +3,7 @@
 use super::fields::Fields;
 use super::fields::external::External;
 use super::syntax::overrides::SERVER_KEYS;
+use super::syntax::values::is_name;
 use crate::data::address_problem;
 use crate::store::InputForm;
 
@@ -56,9 +57,17 @@ pub struct Price {
     pub output: f64,
 }
 
+/// Where a model runs, if not in reflux itself.
+pub(super) enum ServerKey {
+    /// On servers that run already.
+    Source(Box<ServerSource>),
+    /// On a server that reflux starts: the name of its table.
+    Program(String),
+}
+
 /// Reads the keys; `None` if the model is not on a server.
-pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
-    let about = "addresses of OpenAI-compatible servers that run the model, such as \"http://10.0.0.1:8000/v1\"; several share the requests";
+pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerKey> {
+    let about = "addresses of OpenAI-compatible servers that run the model, such as \"http://10.0.0.1:8000/v1\"; several share the requests; or the NAME of a [server.NAME], which reflux starts with the model's files";
     let urls = f.optional_texts("server", about);
     let before = f.values.len();
     let name = f.optional_name("name", "with server: the model's name there");
@@ -90,14 +99,22 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
     let max_cost = f.optional_float("max_cost", about, 0.0..=1e12);
     let about = "with server: the run stops before the model has read and sampled more tokens; raise it to go on";
     let max_tokens = f.optional_int("max_tokens", about, 1..=i64::MAX);
-    let Some(urls) = urls else {
+    let program = urls.as_ref().and_then(|urls| urls.first().filter(|name| urls.len() == 1 && is_name(name)));
+    if let (Some(_), _) | (_, None) = (program, &urls) {
         // Their defaults mean nothing for other models.
         f.values.truncate(before);
         for key in SERVER_KEYS.into_iter().filter(|k| f.given(k)).collect::<Vec<_>>() {
-            f.problem(key, format!("`{key}` means something only with `server`"), "take it out");
+            match program {
+                None => f.problem(key, format!("`{key}` means something only with `server`"), "take it out"),
+                Some(name) => {
+                    let message = format!("`{key}` means something only with addresses of servers that run already");
+                    f.problem(key, message, format!("take it out; [server.{name}] has the settings of the server"));
+                }
+            }
         }
-        return None;
-    };
+        return program.cloned().map(ServerKey::Program);
+    }
+    let urls = urls.unwrap_or_default();
     if urls.is_empty() {
         f.problem("server", "`server` has no address", "name at least one, such as \"http://127.0.0.1:8000/v1\"");
     }
@@ -125,7 +142,7 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
     }
     let urls = urls.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
     let max_tokens = max_tokens.and_then(|n| u64::try_from(n).ok());
-    Some(ServerSource {
+    Some(ServerKey::Source(Box::new(ServerSource {
         urls,
         name: name.unwrap_or_default(),
         key,
@@ -136,5 +153,5 @@ pub(super) fn server(f: &mut Fields<'_>) -> Option<ServerSource> {
         price,
         max_cost,
         max_tokens,
-    })
+    })))
 }

@@ -468,3 +468,25 @@ fn sub_tables() {
     assert_eq!(codes_of(PAPER, &["step.m1.lora={}"]), ["E0103"]);
     assert!(parse(PAPER, &["step.m1.lora.rank=8"]).unwrap().resolved.contains("lora = { rank = 8 }"));
 }
+
+/// A server that is started goes with any files; an address replaces them.
+#[test]
+fn an_override_of_a_server_or_of_its_files_keeps_the_other() {
+    const SERVED: &str = "[server.own]\ncommand = [\"sh\", \"{model}\", \"{port}\", \"{name}\"]\n[model.m0]\npath = \"src\"\n\
+                          server = \"own\"\n[step.ift]\nop = \"read\"\ndataset = \"src\"\n[step.m1]\nop = \"sft\"\nfrom = \"ift\"\n\
+                          model = \"m0\"\n";
+    let model = |text: &str, set: &[&str]| parse(text, set).unwrap().models[0].clone();
+    let served = |set: &[&str]| model(SERVED, set);
+    assert!(served(&[]).program.is_some_and(|p| p.restarts == 2));
+    let init = served(&["model.m0.init=src"]);
+    assert!(matches!(init.kind, ModelKind::Init { .. }) && init.program.is_some());
+    let address = served(&["model.m0.server=http://localhost:1/v1", "model.m0.name=x"]);
+    assert!(matches!(address.kind, ModelKind::Server(_)) && address.program.is_none());
+    let local = SERVED.replace("server = \"own\"\n", "dtype = \"bf16\"\n");
+    let moved = model(&local, &["model.m0.server=own"]);
+    assert!(matches!(moved.kind, ModelKind::Path(_)) && moved.program.is_some() && moved.dtype == Dtype::Bf16);
+    assert!(served(&["server.own.restarts=5"]).program.is_some_and(|p| p.restarts == 5));
+    // The stored file reads the same.
+    let plan = parse(SERVED, &[]).unwrap();
+    assert_eq!(parse(&plan.resolved, &[]).unwrap().resolved, plan.resolved);
+}

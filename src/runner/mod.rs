@@ -125,6 +125,7 @@ pub fn run(
         tracing::info!("{line}");
     }
     let env = RuntimeEnv::new(models);
+    let servers = StopServers { env: env.clone(), run: Arc::clone(&run) };
     let engines = env.clone();
     let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
     let counting = Arc::new(Counting { counters: RunCounters::default(), observer: watch.started(tokens) });
@@ -137,6 +138,7 @@ pub fn run(
     };
     let began = Instant::now();
     let result = dataflow::run(shared, options.workers, WorkerTransport::Typed);
+    drop(servers);
     watch.ended();
     result?;
     let engines = env.get::<Models>()?.engines();
@@ -145,6 +147,21 @@ pub fn run(
     run.finish()?;
     dataflow::drop_unkept(plan, &run)?;
     Ok(Ended::Ran(run, Box::new(closing)))
+}
+
+/// Stops the servers that a run has started, however it ends.
+struct StopServers {
+    env: RuntimeEnv,
+    run: Arc<Run>,
+}
+
+impl Drop for StopServers {
+    fn drop(&mut self) {
+        let stopped = self.env.get::<Models>().and_then(|models| models.stop_servers(&self.run));
+        if let Err(e) = stopped {
+            tracing::warn!("the folder of a server stays: {e}");
+        }
+    }
 }
 
 /// Completes the work that the process which finished the run may have left undone when it died.

@@ -21,7 +21,9 @@
 //!   checkpoints/STEP/iteration=I/step=S/                  a training under way, until it is done
 //!   scratch/STEP/iteration=I/                             what a training by a program outside is given and
 //!                                                         leaves, until it is done
-//!   logs/STEP/iteration=I.log                             what that program printed
+//!   logs/STEP/iteration=I.log                             what that program printed; logs/server.MODEL has what a
+//!                                                         server printed that the run started, and scratch/server.MODEL
+//!                                                         its model, if that has no directory
 //!   replies/STEP/iteration=I/microbatch=M.jsonl           replies of servers, until the microbatch is committed;
 //!                                                         replies/usage.jsonl has what they cost
 //!   manifest.before-repair-N.jsonl                        what the manifest was before a repair

@@ -8,6 +8,7 @@ mod faults;
 mod hostile;
 mod llama;
 mod models;
+mod own_servers;
 mod structured;
 mod stub;
 mod transport;

@@ -118,7 +118,7 @@ pub fn until(what: &str, is_so: impl Fn() -> bool) {
 
 /// The processes that a trainer with this scratch folder consists of, and what it started.
 pub fn processes(scratch: &Path) -> Vec<i32> {
-    let wanted = format!("REFLUX_TRAINER={}", scratch.display());
+    let wanted = format!("REFLUX_PROGRAM={}", scratch.display());
     let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
     let numbers = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
     let has = |process: &i32| {

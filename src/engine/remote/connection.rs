@@ -39,6 +39,8 @@ pub struct RemoteConfig {
     pub max_cost: Option<f64>,
     /// What earlier processes of the run have spent.
     pub spent_before: Usage,
+    /// What identifies the model in rows, where it is known better than from the server.
+    pub id: Option<String>,
 }
 
 /// Replies that outlive the process. A request that has one is not sent again.
@@ -70,6 +72,8 @@ pub(super) struct Facts {
     pub dialect: Dialect,
     /// Identifies the model: the weights' hash if the server tells it, or names.
     pub id: String,
+    /// The weights' hash, if the server tells it.
+    pub weights: Option<String>,
     /// Maximum number of tokens of a prompt with its answer; `usize::MAX` if the server does not tell.
     pub context: usize,
     /// Whether answers carry token ids and log-probabilities of the model's own distribution.

@@ -6,6 +6,7 @@
 //!
 //! Every sample is a request of its own: a fault of one concerns no other, and servers that ignore `n` do no harm.
 
+mod canary;
 mod chat;
 mod connection;
 mod dialect;
@@ -20,9 +21,10 @@ mod usage;
 
 use std::sync::Arc;
 
+pub use canary::{Canary, CanaryReading};
 pub use chat::ChatServer;
 pub use connection::{Connection, NoReplies, RemoteConfig, ReplyStore};
-pub use probe::connect;
+pub use probe::{connect, is_ready};
 pub use special::SpecialTextRule;
 pub use structured::honours;
 pub use tokens::TokenServer;

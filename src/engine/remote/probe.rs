@@ -11,7 +11,7 @@ use super::connection::{Connection, Facts, NoReplies, RemoteConfig, SharedReplie
 use super::dialect::Dialect;
 use super::reply;
 use super::tokens::TokenServer;
-use super::transport::{Reply, Transport};
+use super::transport::{Endpoint, Reply, Transport};
 use crate::cancel::CancelFlag;
 use crate::data::RngKey;
 use crate::engine::backend::{Engine as _, TokenEngine as _};
@@ -53,13 +53,14 @@ pub fn connect(config: RemoteConfig, cancel: &CancelFlag) -> Result<Arc<Connecti
     let transport = Transport::new(config.transport.clone())?;
     let listed = listed(&config, &transport, cancel)?;
     let dialect = Dialect::of(&listed.owner);
-    let id = listed.weights.clone().unwrap_or_else(|| {
+    let id = config.id.clone().or_else(|| listed.weights.clone()).unwrap_or_else(|| {
         let root = listed.root.as_ref().filter(|root| **root != config.name);
         let root = root.map(|root| format!(", {root}")).unwrap_or_default();
         let address = config.transport.endpoints.first().map_or("", |e| e.url());
         format!("server:{} ({}{root}, {address})", config.name, dialect.name())
     });
-    let facts = Facts { dialect, id, context: listed.context, exact: false, choices: false, ignored: Vec::new() };
+    let (context, weights) = (listed.context, listed.weights);
+    let facts = Facts { dialect, id, weights, context, exact: false, choices: false, ignored: Vec::new() };
     let mut connection = Connection::new(config, transport, facts)?;
     match connection.config.tokenizer.clone() {
         Some(tokenizer) => {
@@ -114,8 +115,7 @@ fn listed(config: &RemoteConfig, transport: &Transport, cancel: &CancelFlag) -> 
 /// Requests a server's list of models, and waits for a server that is starting.
 fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel: &CancelFlag) -> Result<Bytes> {
     let url = config.transport.endpoints[endpoint].url();
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let path = url[host..].find('/').map_or("", |at| &url[host + at..]);
+    let path = path_of(url);
     let start = Instant::now();
     let mut told = false;
     loop {
@@ -136,6 +136,19 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
             std::thread::sleep(POLL_INTERVAL);
         }
     }
+}
+
+/// The path of an address, such as `/v1`.
+fn path_of(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    url[host..].find('/').map_or("", |at| &url[host + at..])
+}
+
+/// Whether a server lists its models, which is when it takes requests. A server that is starting refuses connections, or
+/// answers with an error.
+pub fn is_ready(transport: &Transport, endpoint: &Endpoint, cancel: &CancelFlag) -> bool {
+    let reply = transport.get(0, &format!("{}/models", path_of(endpoint.url())), cancel);
+    reply.is_ok_and(|reply| (200..300).contains(&reply.status))
 }
 
 /// The problem of a server that does not list its models, if waiting may help.

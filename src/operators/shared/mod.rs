@@ -1,4 +1,4 @@
-//! Code that operators share: models and engines, templates, keys, and checks before a run.
+//! Code that operators share: models and engines, programs outside, templates, keys, and checks before a run.
 
 pub(crate) mod datasets;
 pub(crate) mod fence;
@@ -6,8 +6,11 @@ pub(crate) mod health;
 pub mod hub;
 pub(crate) mod hub_files;
 pub(crate) mod models;
+pub(crate) mod own_servers;
 pub(crate) mod preflight;
 pub(crate) mod prelude;
+pub(crate) mod program_log;
+pub(crate) mod server_process;
 pub mod servers;
 pub(crate) mod settings;
 pub(crate) mod subprocess;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 
 use super::hub;
-use super::servers::Servers;
+use super::own_servers::{ModelToServe, OwnServers, Pause, ServerUse};
+use super::servers::{Servers, suits};
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, ModelAt, Operator};
 use crate::engine::remote::transport::EndpointCounters;
@@ -16,7 +17,7 @@ use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start
 use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
-use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, model_table};
+use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, ServerProgram, model_table};
 use crate::store::{InputForm, InputPlace, Lines, Run};
 
 /// The key that names a model on the hub.
@@ -37,6 +38,7 @@ pub struct Models {
     seed: u64,
     engines: Mutex<BTreeMap<String, CachedModel>>,
     servers: Servers,
+    own_servers: OwnServers,
     /// Statistics of engines that were dropped.
     gone: Mutex<Vec<EngineUse>>,
 }
@@ -87,7 +89,8 @@ impl Models {
     /// The device does not exist.
     pub fn new(device_name: &str, config: EngineConfig, seed: u64) -> Result<Self> {
         let (engines, gone) = (Mutex::default(), Mutex::default());
-        Ok(Self { device: device(device_name)?, config, seed, engines, servers: Servers::default(), gone })
+        let (servers, own_servers) = (Servers::default(), OwnServers::default());
+        Ok(Self { device: device(device_name)?, config, seed, engines, servers, own_servers, gone })
     }
 
     /// Returns the engine of the step's model, and loads it if needed.
@@ -101,6 +104,12 @@ impl Models {
             && matches!(source.kind, ModelKind::Server(_))
         {
             return self.servers.engine(cx, source, self.config.date);
+        }
+        if let Some(used) = &cx.step.model
+            && let Some(ModelSource { program: Some(program), .. }) = cx.shared.plan.source_of(used)
+        {
+            let engine = self.served(cx, at, &used.to_string(), program)?;
+            return suits(cx.step, &used.to_string(), engine.capabilities()).map(|()| engine);
         }
         let (key, name, version) = match at {
             ModelAt::Source(name) => (name.clone(), name, 0),
@@ -139,6 +148,46 @@ impl Models {
         Ok(engine)
     }
 
+    /// The engine of a model on a server that the run starts.
+    fn served(
+        &self,
+        cx: &Context<'_>,
+        at: &ModelAt,
+        slot: &str,
+        program: &Arc<ServerProgram>,
+    ) -> Result<Arc<dyn Engine>> {
+        let (name, version) = match at {
+            ModelAt::Source(name) => (name, 0),
+            ModelAt::Made { name, version, .. } => (name, *version),
+        };
+        let to_serve = ModelToServe {
+            slot,
+            program,
+            name,
+            version,
+            load: &|| self.load(cx, at, false),
+            directory: &|model, scratch| self.directory(cx, model, scratch),
+            config: &self.config,
+        };
+        self.own_servers.engine(cx, &to_serve)
+    }
+
+    /// Stops the servers that the run has started until the value is dropped: a training may need their device.
+    ///
+    /// # Errors
+    /// The run is being stopped.
+    pub(crate) fn pause_servers(&self, cx: &Context<'_>) -> Result<Pause> {
+        self.own_servers.pause(&cx.shared.stop)
+    }
+
+    /// Stops the servers that the run has started. None is started afterwards.
+    ///
+    /// # Errors
+    /// A folder that was made for one cannot be removed.
+    pub fn stop_servers(&self, run: &Run) -> Result<()> {
+        self.own_servers.close().iter().try_for_each(|(folder, version)| run.remove_scratch(folder, *version))
+    }
+
     /// Returns statistics of each engine: dropped ones in order of dropping, then the others by name.
     pub fn engines(&self) -> Vec<EngineUse> {
         let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -149,6 +198,10 @@ impl Models {
             EngineUse { endpoints, cost, ..EngineUse::new(&model, connection.stats()) }
         }));
         here.sort_by(|a, b| a.model.cmp(&b.model));
+        all.extend(self.own_servers.used().into_iter().map(|used| {
+            let ServerUse { model, stats, endpoints } = used;
+            EngineUse { endpoints, ..EngineUse::new(&model, stats) }
+        }));
         all.extend(here);
         all
     }
@@ -173,7 +226,8 @@ impl Models {
         let gone = self.gone.try_lock().ok()?;
         let here = engines.values().map(|loaded| loaded.engine.stats().generated_tokens);
         let elsewhere = self.servers.try_all()?.into_iter().map(|connection| connection.stats().generated_tokens);
-        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).chain(elsewhere).sum())
+        let own = self.own_servers.try_used()?.into_iter().map(|used| used.stats.generated_tokens);
+        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).chain(elsewhere).chain(own).sum())
     }
 
     /// Loads a copy of the step's model to train: all weights, or a new adapter with weights drawn for this
@@ -194,7 +248,6 @@ impl Models {
     /// weights have neither.
     ///
     /// # Errors
-    /// The step has no model.
     /// The step has no model.
     pub fn base(cx: &Context<'_>) -> Result<Option<String>> {
         match cx.model.as_ref() {

@@ -10,7 +10,7 @@ use crate::dataflow::Operator;
 use crate::engine::has_template;
 use crate::error::{Error, Result};
 use crate::model::{Message, ModelOutline};
-use crate::pipeline::{Asks, ModelKind, ModelSource, ModelUse, Plan, Step};
+use crate::pipeline::{Asks, ModelKind, ModelSource, Plan, Step};
 use crate::train::Example;
 
 /// The result of [`preflight`].
@@ -25,6 +25,7 @@ pub struct Preflight {
 /// Checks the local models of a plan. Models on the hub are not fetched.
 pub fn preflight(plan: &Plan<dyn Operator>) -> Preflight {
     let mut checks = ModelChecks { plan, outlines: BTreeMap::new(), found: Preflight::default() };
+    checks.server_programs();
     for step in &plan.steps {
         checks.at(step);
     }
@@ -40,20 +41,29 @@ struct ModelChecks<'a> {
 }
 
 impl<'a> ModelChecks<'a> {
+    /// Looks for the programs of the servers that the run will start.
+    fn server_programs(&mut self) {
+        let mut looked_at = BTreeSet::new();
+        for server in self.plan.models.iter().filter_map(|model| model.program.as_ref()) {
+            if let Some(program) = server.command.program()
+                && looked_at.insert(&server.name)
+                && !is_found(program)
+            {
+                self.found.problems.push(not_found(&format!("server `{}`", server.name), program));
+            }
+        }
+    }
+
     fn at(&mut self, step: &'a Step<dyn Operator>) {
         let plan = self.plan;
         if let Some(program) = step.op.program().filter(|program| !is_found(program)) {
-            let message = format!("step `{}`: the program `{program}` was not found", step.name);
-            self.found.problems.push(
-                Error::user(message)
-                    .help("a name is searched in PATH, and a path starts from the directory reflux is run in"),
-            );
+            self.found.problems.push(not_found(&format!("step `{}`", step.name), program));
         }
-        let others = step.models.iter().filter_map(|(_, used)| source_of(plan, used));
+        let others = step.models.iter().filter_map(|(_, used)| plan.source_of(used));
         for source in others {
             self.open(step, source);
         }
-        if let Some(source) = step.model.as_ref().and_then(|used| source_of(plan, used)) {
+        if let Some(source) = step.model.as_ref().and_then(|used| plan.source_of(used)) {
             self.open(step, source);
             if let Err(e) = self.suits(step, source) {
                 self.found.problems.push(e.doing(format!("step `{}`, model `{}`", step.name, source.name)));
@@ -136,7 +146,7 @@ impl<'a> ModelChecks<'a> {
     fn no_ids(&mut self, step: &Step<dyn Operator>) {
         let Some(help) = step.op.without_token_ids() else { return };
         for writer in sampled_by(self.plan, step) {
-            let source = writer.model.as_ref().and_then(|used| source_of(self.plan, used));
+            let source = writer.model.as_ref().and_then(|used| self.plan.source_of(used));
             if let Some(ModelSource { name, kind: ModelKind::Server(server), .. }) = source
                 && server.tokenizer.is_none()
             {
@@ -155,7 +165,7 @@ impl<'a> ModelChecks<'a> {
         let (Some(encodes), Some(own)) = (step.op.encodes_other_ids(), self.outline(source)) else { return };
         let own = own.tokenizer.hash().to_owned();
         for writer in sampled_by(self.plan, step) {
-            let model = writer.model.as_ref().and_then(|used| source_of(self.plan, used));
+            let model = writer.model.as_ref().and_then(|used| self.plan.source_of(used));
             let Some((model, outline)) = model.and_then(|model| Some((model, self.outline(model)?))) else { continue };
             if outline.tokenizer.hash() == own {
                 continue;
@@ -174,6 +184,11 @@ impl<'a> ModelChecks<'a> {
             }
         }
     }
+}
+
+fn not_found(owner: &str, program: &str) -> Error {
+    Error::user(format!("{owner}: the program `{program}` was not found"))
+        .help("a name is searched in PATH, and a path starts from the directory reflux is run in")
 }
 
 /// Whether a program is where its path says, or in a directory of PATH.
@@ -195,21 +210,6 @@ fn outline(source: &ModelSource) -> Result<Option<ModelOutline>> {
         }
         ModelKind::Hub { .. } | ModelKind::Script { .. } => Ok(None),
     }
-}
-
-/// Returns the `[model.NAME]` of a model, or the one from which a training step's model descends. Both have
-/// the same tokenizer and context.
-fn source_of<'a>(plan: &'a Plan<dyn Operator>, used: &'a ModelUse) -> Option<&'a ModelSource> {
-    let mut used = used;
-    // A training cannot start from its own model, so the chain is no longer than the list of steps.
-    for _ in 0..=plan.steps.len() + 1 {
-        used = match used {
-            ModelUse::Source(name) => return plan.model(name),
-            ModelUse::Policy => &plan.loop_.as_ref()?.policy,
-            ModelUse::Step(name) => plan.step(name)?.model.as_ref()?,
-        };
-    }
-    None
 }
 
 /// Checks that a step's shortest prompt fits the model's context. Returns a note if answers may be cut.

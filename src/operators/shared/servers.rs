@@ -90,7 +90,7 @@ impl Servers {
             let asked = engine(&connection, Arc::new(NoReplies));
             let able = asked.capabilities();
             for step in steps {
-                suits(step, source, able)?;
+                suits(step, &source.name, able)?;
                 holds(step, source, &|form| honours(&connection, &*asked, form, cancel))?;
             }
             notes.push(describe(source, &connection, able));
@@ -131,11 +131,11 @@ pub fn server_engine(server: &ServerSource, cancel: &CancelFlag) -> Result<Arc<d
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Refuses a step that needs more than a model's servers can do.
-fn suits(step: &Step<dyn Operator>, source: &ModelSource, able: Capabilities) -> Result<()> {
+pub(super) fn suits(step: &Step<dyn Operator>, model: &str, able: Capabilities) -> Result<()> {
     if step.op.needs_choices() && !able.choices {
         return Err(Error::user(format!(
-            "step `{}` needs the probabilities of scores, which the servers of `{}` do not give",
-            step.name, source.name
+            "step `{}` needs the probabilities of scores, which the servers of `{model}` do not give",
+            step.name
         ))
         .help("use mode = \"sampled\", or vLLM or `reflux serve` with the model's `tokenizer`"));
     }
@@ -217,5 +217,6 @@ fn config(name: &str, server: &ServerSource, run: Option<&Run>, date: Option<Dat
         price: server.price.map(|price| (price.input / 1e6, price.output / 1e6)),
         max_cost: server.max_cost,
         spent_before: Usage { prompt, cached, sampled },
+        id: None,
     })
 }

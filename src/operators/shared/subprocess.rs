@@ -7,7 +7,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorContext as _, Result};
 
 /// The variable in the environment of everything that is started: the path of its scratch folder.
-pub(crate) const MARK: &str = "REFLUX_TRAINER";
+pub(crate) const MARK: &str = "REFLUX_PROGRAM";
 
-/// Time that a program has to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time that a program has to end after SIGTERM, if it is not given another.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// What is kept of a log that was cut.
 const KEPT_OF_LOG: u64 = 64 << 10;
@@ -43,8 +43,32 @@ pub(crate) struct Launch<'a> {
     pub max_log: u64,
     /// Value of [`MARK`].
     pub mark: &'a Path,
-    /// Time after which it is stopped.
+    /// Time after which [`run`] stops it.
     pub time_limit: Option<Duration>,
+    /// Time that it has to end after SIGTERM.
+    pub grace: Duration,
+}
+
+impl std::fmt::Display for ProgramEnd {
+    /// What became of the program.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "ended with exit code {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}{}", signal_name(*signal)),
+            Self::TimedOut => f.write_str("was stopped at its time limit"),
+        }
+    }
+}
+
+/// The name of a signal that often ends programs.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        6 => " (SIGABRT)",
+        9 => " (SIGKILL; out of memory?)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
 }
 
 /// How a program ended.
@@ -66,10 +90,10 @@ pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<P
     let mut group = ProcessGroup::start(launch)?;
     let deadline = launch.time_limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
-        let status = group.program.try_wait().doing(|| format!("waiting for `{}`", launch.command[0]))?;
+        let end = group.try_wait()?;
         cut_log(launch).doing(|| launch.log.display())?;
-        if let Some(status) = status {
-            return Ok(ended(status));
+        if let Some(end) = end {
+            return Ok(end);
         }
         if cancelled() {
             return Err(Error::cancelled());
@@ -82,7 +106,7 @@ pub(crate) fn run(launch: &Launch<'_>, cancelled: &dyn Fn() -> bool) -> Result<P
 }
 
 /// Cuts a log that is too long. The program appends to it, so that it goes on behind what is kept.
-fn cut_log(launch: &Launch<'_>) -> std::io::Result<()> {
+pub(crate) fn cut_log(launch: &Launch<'_>) -> std::io::Result<()> {
     // The program may have removed it.
     let length = std::fs::metadata(launch.log).map_or(0, |log| log.len());
     if length <= launch.max_log {
@@ -113,15 +137,20 @@ pub(crate) fn stop_leftovers(mark: &Path) -> usize {
 }
 
 /// A running program and its group. Dropping it stops all of the group.
-struct ProcessGroup<'a> {
+pub(crate) struct ProcessGroup {
     program: Child,
     /// Leads the group.
     watchdog: Child,
-    mark: &'a Path,
+    mark: PathBuf,
+    grace: Duration,
 }
 
-impl<'a> ProcessGroup<'a> {
-    fn start(launch: &Launch<'a>) -> Result<Self> {
+impl ProcessGroup {
+    /// Starts a program.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(launch: &Launch<'_>) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(launch.log).doing(|| launch.log.display())?;
         let errors = log.try_clone().doing(|| launch.log.display())?;
         // The shell starts first, so that the program is never without it.
@@ -137,7 +166,7 @@ impl<'a> ProcessGroup<'a> {
         program.stdin(Stdio::null()).stdout(log).stderr(errors);
         system::join_group(&mut program, &watchdog);
         match program.spawn() {
-            Ok(program) => Ok(Self { program, watchdog, mark: launch.mark }),
+            Ok(program) => Ok(Self { program, watchdog, mark: launch.mark.to_owned(), grace: launch.grace }),
             Err(e) => {
                 // The shell has nothing to watch; whether this succeeds changes nothing about the error.
                 let _ = watchdog.kill().and_then(|()| watchdog.wait());
@@ -147,23 +176,31 @@ impl<'a> ProcessGroup<'a> {
         }
     }
 
+    /// How the program ended, if it has.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn try_wait(&mut self) -> Result<Option<ProgramEnd>> {
+        Ok(self.program.try_wait().doing(|| "waiting for a program")?.map(ended))
+    }
+
     fn has_ended(&mut self) -> bool {
         !matches!(self.program.try_wait(), Ok(None))
     }
 }
 
-impl Drop for ProcessGroup<'_> {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if !self.has_ended() {
             system::terminate_group(&self.watchdog);
-            let deadline = Instant::now() + GRACE;
+            let deadline = Instant::now() + self.grace;
             while !self.has_ended() && Instant::now() < deadline {
                 sleep(POLL_INTERVAL);
             }
         }
         // The group has at least the shell, which ignores SIGTERM and is reaped below.
         system::kill_group(&self.watchdog);
-        system::kill_marked(self.mark);
+        system::kill_marked(&self.mark);
         // Both are dead; an error would say that they were reaped.
         let _ = self.program.wait();
         let _ = self.watchdog.wait();
@@ -282,7 +319,8 @@ mod tests {
     fn shell(script: &str, time_limit: Option<Duration>, cancelled: &dyn Fn() -> bool) -> (Result<ProgramEnd>, String) {
         let dir = tempfile::tempdir().unwrap();
         let (log, command) = (dir.path().join("log"), ["sh", "-c", script].map(str::to_owned));
-        let launch = Launch { command: &command, log: &log, max_log: 1 << 20, mark: dir.path(), time_limit };
+        let launch =
+            Launch { command: &command, log: &log, max_log: 1 << 20, mark: dir.path(), time_limit, grace: GRACE };
         let result = run(&launch, cancelled);
         assert_eq!(system::marked(dir.path()), Vec::<i32>::new(), "something is left");
         (result, std::fs::read_to_string(&log).unwrap_or_default())
@@ -340,6 +378,7 @@ mod tests {
             max_log: 1 << 20,
             mark: dir.path(),
             time_limit: None,
+            grace: GRACE,
         };
         let error = run(&launch, &|| false).unwrap_err();
         assert!(error.to_string().starts_with("`no-such-trainer` cannot be started: "), "{error}");

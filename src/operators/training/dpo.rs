@@ -398,6 +398,7 @@ impl Train for Dpo {
     }
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let _pause = cx.env::<Models>()?.pause_servers(cx)?;
         let model = cx.env::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let mut watch = TrainingProgress::new(cx, &model, self.checkpoint_every);
         let mut taken = BTreeMap::new();

@@ -1,6 +1,5 @@
 //! Operators that train a model.
 
-pub(crate) mod command;
 pub(crate) mod common;
 pub(crate) mod dpo;
 pub(crate) mod preferences;

@@ -204,6 +204,7 @@ impl Train for Sft {
     }
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let _pause = cx.env::<Models>()?.pause_servers(cx)?;
         let model = cx.env::<Models>()?.trainable(cx, self.lora.as_ref())?;
         let examples = examples_of(cx, "from", &self.rubric, &model)?;
         let held_out =

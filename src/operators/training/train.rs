@@ -11,7 +11,6 @@ use std::time::Duration;
 use candle_core::Device;
 use serde_json::{Value, json};
 
-use super::command::CommandTemplate;
 use super::common::{self, TrainingProgress};
 use super::dpo::pairs;
 use super::preferences::{OtherTokenizer, PairReader};
@@ -26,9 +25,26 @@ use crate::operators::shared::datasets::references_of;
 use crate::operators::shared::health;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::subprocess;
-use crate::pipeline::External;
+use crate::pipeline::{CommandRules, CommandTemplate, External};
 use crate::store::write_bytes;
 use crate::train::{ForwardLimits, losses};
+
+/// What the command of a trainer is given.
+const COMMAND: CommandRules = CommandRules {
+    placeholders: &[
+        ("model", "directory of the model to start from"),
+        ("pairs", "directory of the rows, a Hive-style Parquet dataset of this iteration"),
+        ("reference", "the same of the reference's log-probabilities, which reflux then computes as `dpo` does"),
+        ("output", "directory to leave the model in; kept when the program is started again"),
+        ("metrics", "file to write metrics to, a JSON object for each optimizer step"),
+        ("seed", "the run's seed and the iteration, added"),
+        ("iteration", "iteration of the loop, 0 before it"),
+    ],
+    // Without these nothing is trained.
+    required: &["model", "pairs", "output"],
+    example: "command = [\"python\", \"trainers/trl_dpo.py\", \"--model\", \"{model}\", \"--pairs\", \"{pairs}\", \
+              \"--output\", \"{output}\"]",
+};
 
 pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
     name: "train",
@@ -43,7 +59,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let about = "program and arguments; {model}, {pairs}, {reference}, {output}, {metrics}, {seed} and \
                      {iteration} are replaced, and {{ is a brace";
         let words = f.texts("command", about, None);
-        let command = CommandTemplate::parse(&words).unwrap_or_else(|(message, help)| {
+        let command = CommandTemplate::parse(&words, &COMMAND).unwrap_or_else(|(message, help)| {
             // A missing key was reported as such.
             if !words.is_empty() {
                 f.problem("command", message, help);
@@ -291,6 +307,7 @@ impl Train for ExternalTraining {
     }
 
     fn train(&self, cx: &Context<'_>, name: &str) -> Result<Output> {
+        let _pause = cx.env::<Models>()?.pause_servers(cx)?;
         let (step, iteration, input) = (&cx.step.name, cx.epoch.iteration, &cx.step.inputs[0].step);
         let files = TrainingFiles::new(cx)?;
         let leftover = subprocess::stop_leftovers(&files.scratch);

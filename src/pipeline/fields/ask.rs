@@ -196,6 +196,13 @@ impl Fields<'_> {
         let seconds = self.maybe(doc(key, about, words), |s| tree::quote(&duration_words(*s)), duration_value);
         seconds.map(Duration::from_secs)
     }
+    /// Reads a length of time such as "6h".
+    pub fn duration(&mut self, key: &'static str, about: &'static str, default: Duration) -> Duration {
+        let words = "a length of time such as \"6h\": a number with s, m, h or d";
+        let literal = |s: &u64| tree::quote(&duration_words(*s));
+        let seconds = self.give(doc(key, about, words), Some(default.as_secs()), 1, literal, duration_value);
+        Duration::from_secs(seconds)
+    }
     /// Reads the path of a file or directory that must exist; relative paths start from the working
     /// directory. `form` selects which files of a directory are read.
     pub fn path(&mut self, key: &'static str, about: &'static str, form: InputForm) -> External {

@@ -104,10 +104,12 @@ codes! {
         "The operator uses no model, but `model` is given.";
     AMBIGUOUS_NAME = "E0309" "ambiguous-name"
         "Two things share a name, or have names that differ in case only: a model and a step, the models that two steps make (a loop makes M1, M2 and so on), or the folders of two steps.";
+    UNKNOWN_SERVER = "E0310" "unknown-server"
+        "`server` of a model is neither an address, which has `://`, nor the name of a [server.NAME] table of the file.";
     UNUSED_STEP = "W0401" "unused-step"
         "Nobody reads what the step makes, and it is not kept either, or it only reads what is already stored.";
     UNUSED_MODEL = "W0402" "unused-model"
-        "No step uses the model. It is not loaded.";
+        "No step uses the model, or no model uses the server. It is not loaded or started.";
     ABSENT_DATA = "W0403" "absent-data"
         "A file or directory that a key names does not exist. With `check --no-data`, and for `explain` and `cost`, which read none, the file is right for all that; it cannot be run here.";
     NOT_SHOWN = "W0404" "not-shown"

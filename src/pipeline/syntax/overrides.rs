@@ -5,6 +5,7 @@ use super::codes;
 use super::diagnostic::{Diagnostic, SourceText, Span};
 use super::suggest;
 use super::tree::{self, Node, Table, TableEntry, TomlValue};
+use super::values::is_name;
 
 /// The keys that name a model's source; exactly one must be given. Setting one removes the others and the
 /// keys that belong to them.
@@ -67,16 +68,42 @@ fn drop_other_sources(root: &mut Table, set: &Table) {
         let TomlValue::Table(given) = &entry.node.value else { continue };
         let Some(TomlValue::Table(model)) = models.entries.get_mut(name).map(|e| &mut e.node.value) else { continue };
         if MODEL_SOURCES.iter().any(|k| given.get(k).is_some()) {
-            model.entries.retain(|k, _| !MODEL_SOURCES.contains(&k.as_str()) && !belongs_to_other_source(k, given));
+            let model_server = program(model);
+            let replaced = |k: &str| MODEL_SOURCES.contains(&k) && !goes_with(k, model_server.as_deref(), given);
+            model.entries.retain(|k, _| !replaced(k) && !belongs_to_other_source(k, given));
         }
+    }
+}
+
+/// The name in `server`, if it is that of a server that reflux starts.
+fn program(model: &Table) -> Option<String> {
+    match &model.get("server")?.node.value {
+        TomlValue::Text(name) if is_name(name) => Some(name.clone()),
+        TomlValue::Array(items) => match &items[..] {
+            [Node { value: TomlValue::Text(name), .. }] if is_name(name) => Some(name.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a source of the file goes with what an override gives: files, and a server that reflux starts with them.
+fn goes_with(key: &str, model_server: Option<&str>, given: &Table) -> bool {
+    let files = |k: &str| ["path", "hf", "init"].contains(&k);
+    match key {
+        "server" => model_server.is_some() && given.entries.keys().any(|k| files(k)) && given.get("server").is_none(),
+        _ => files(key) && program(given).is_some() && !given.entries.keys().any(|k| files(k)),
     }
 }
 
 /// Whether a key of the file belongs to a model source that an override replaces, and would have no effect
 /// with the new one.
 fn belongs_to_other_source(key: &str, given: &Table) -> bool {
-    let has = |source: &str| given.get(source).is_some();
+    let has = |source: &str| given.get(source).is_some() && !(source == "server" && program(given).is_some());
+    // A server that reflux starts takes the files as they are.
+    let same_files = program(given).is_some() && ["path", "hf", "init", "script"].iter().all(|k| !has(k));
     match key {
+        "revision" | "seed" | "config" | "dtype" if same_files => false,
         "revision" => !has("hf"),
         "seed" => !has("init"),
         "config" => has("init") || has("script"),

@@ -47,6 +47,8 @@ pub(crate) fn identity(text: &str, format: u32) -> String {
         let left_out = match table.as_str() {
             _ if line.starts_with(HASH_LINE) || line == REPAIRED => true,
             "[health]" => true,
+            // How a server is started, like the address of one that runs.
+            server if server.starts_with("[server.") => true,
             "[engine]" => format >= 2,
             // How often a program outside is started, and for how long it may run.
             step if step.starts_with("[step.") => line.starts_with("time_limit = ") || line.starts_with("restarts = "),

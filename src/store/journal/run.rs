@@ -167,7 +167,9 @@ impl Run {
         collect_garbage(dir, &steps, &index.paths(dir), |model| index.models.contains_key(model))?;
         // A training commits one microbatch, and its checkpoints and its scratch folder are garbage from then on.
         let trained = |step: &str, iteration: u32| {
-            index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
+            // The folder of a server, which ends with its process.
+            step.contains('.')
+                || index.files.get(step).is_some_and(|files| files.contains_key(&Epoch::new(iteration, 0)))
         };
         checkpoint_files::collect_garbage(dir, trained)?;
         collect_scratch(dir, trained)?;

@@ -1,48 +1,50 @@
-//! The command of an external trainer, with placeholders for what reflux fills in.
+//! The command of a program outside, with placeholders for what reflux fills in.
 
 use crate::data::{did_you_mean, quoted};
 
-/// The names that a command may have in braces, and what they stand for.
-pub(crate) const PLACEHOLDERS: [(&str, &str); 7] = [
-    ("model", "directory of the model to start from"),
-    ("pairs", "directory of the rows, a Hive-style Parquet dataset of this iteration"),
-    ("reference", "the same of the reference's log-probabilities, which reflux then computes as `dpo` does"),
-    ("output", "directory to leave the model in; kept when the program is started again"),
-    ("metrics", "file to write metrics to, a JSON object for each optimizer step"),
-    ("seed", "the run's seed and the iteration, added"),
-    ("iteration", "iteration of the loop, 0 before it"),
-];
+/// A name that a command may have in braces, and what it stands for.
+pub type Placeholder = (&'static str, &'static str);
 
-/// Placeholders without which nothing is trained.
-const REQUIRED: [&str; 3] = ["model", "pairs", "output"];
+/// What a command may and must hand over.
+pub struct CommandRules {
+    /// The names that it may have in braces.
+    pub placeholders: &'static [Placeholder],
+    /// Those that it must have.
+    pub required: &'static [&'static str],
+    /// A command, as it is written in a pipeline file.
+    pub example: &'static str,
+}
 
 /// A part of an argument.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum ArgumentPart {
     Text(String),
-    /// One of [`PLACEHOLDERS`].
+    /// One of [`CommandRules::placeholders`].
     Value(&'static str),
 }
 
 /// A program and its arguments.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct CommandTemplate(Vec<Vec<ArgumentPart>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandTemplate(Vec<Vec<ArgumentPart>>);
 
 impl CommandTemplate {
     /// Parses the words of a command.
     ///
     /// # Errors
     /// A problem, and what to do about it.
-    pub fn parse(words: &[String]) -> Result<Self, (String, String)> {
-        let command = Self(words.iter().map(|word| parts(word)).collect::<Result<_, _>>()?);
+    pub fn parse(words: &[String], rules: &CommandRules) -> Result<Self, (String, String)> {
+        let command = Self(words.iter().map(|word| parts(word, rules.placeholders)).collect::<Result<_, _>>()?);
         if words.first().is_none_or(|program| program.trim().is_empty()) {
-            let help = "write e.g. command = [\"python\", \"trainers/trl_dpo.py\", \"--model\", \"{model}\", \
-                        \"--pairs\", \"{pairs}\", \"--output\", \"{output}\"]";
-            return Err(("`command` names no program".into(), help.into()));
+            return Err(("`command` names no program".into(), format!("write e.g. {}", rules.example)));
         }
-        match REQUIRED.iter().find(|name| !command.has(name)) {
+        if let ([only], Some(_)) = (words, words[0].trim().find(char::is_whitespace)) {
+            let list: Vec<String> = only.split_whitespace().map(|word| format!("{word:?}")).collect();
+            let help = format!("write command = [{}]; no shell reads it", list.join(", "));
+            return Err(("`command` is one word with blanks, and not a list of words".into(), help));
+        }
+        match rules.required.iter().find(|name| !command.has(name)) {
             Some(name) => {
-                let about = PLACEHOLDERS.iter().find(|(known, _)| known == name).map_or("", |known| known.1);
+                let about = rules.placeholders.iter().find(|(known, _)| known == name).map_or("", |known| known.1);
                 Err((
                     format!("`command` does not hand over {{{name}}}"),
                     format!("add an argument with {{{name}}}: {about}"),
@@ -84,13 +86,13 @@ impl std::fmt::Display for CommandTemplate {
 }
 
 /// Quotes a word for the shell unless it is one as it is. Braces around a placeholder need no quotes to be read.
-pub(crate) fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%{}".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { quoted(word) }
 }
 
 /// Splits a word at its placeholders. `{{` and `}}` stand for a brace.
-fn parts(word: &str) -> Result<Vec<ArgumentPart>, (String, String)> {
+fn parts(word: &str, placeholders: &[Placeholder]) -> Result<Vec<ArgumentPart>, (String, String)> {
     let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), word);
     while let Some(c) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("{{").or_else(|| rest.strip_prefix("}}")) {
@@ -101,8 +103,8 @@ fn parts(word: &str) -> Result<Vec<ArgumentPart>, (String, String)> {
                 let help = "close it with `}`, or write `{{` for a brace";
                 return Err((format!("`{word}` opens a brace and does not close it"), help.into()));
             };
-            let Some((known, _)) = PLACEHOLDERS.iter().find(|(known, _)| *known == name) else {
-                let names = PLACEHOLDERS.map(|(name, _)| name);
+            let Some((known, _)) = placeholders.iter().find(|(known, _)| *known == name) else {
+                let names: Vec<&str> = placeholders.iter().map(|(name, _)| *name).collect();
                 let help = format!("{}; a brace itself is `{{{{`", did_you_mean(name, "there are", &names));
                 return Err((format!("`{{{name}}}` in `command` stands for nothing"), help));
             };
@@ -126,8 +128,20 @@ fn parts(word: &str) -> Result<Vec<ArgumentPart>, (String, String)> {
 mod tests {
     use super::*;
 
+    const RULES: CommandRules = CommandRules {
+        placeholders: &[
+            ("model", "directory of the model to start from"),
+            ("pairs", "directory of the rows"),
+            ("output", "directory to leave the model in"),
+            ("seed", "the run's seed"),
+            ("iteration", "iteration of the loop"),
+        ],
+        required: &["model", "pairs", "output"],
+        example: "command = [\"train\", \"{model}\"]",
+    };
+
     fn parse(words: &[&str]) -> Result<CommandTemplate, (String, String)> {
-        CommandTemplate::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        CommandTemplate::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), &RULES)
     }
 
     #[test]
@@ -140,7 +154,7 @@ mod tests {
             ["train", "--from=<model>", "<pairs>", "<output>/x", "{\"lr\": <seed>}", "", "é<iteration>}"]
         );
         assert_eq!(command.program(), Some("train"));
-        assert!(command.has("seed") && !command.has("metrics"));
+        assert!(command.has("seed") && !command.has("{seed"));
         assert_eq!(
             command.to_string(),
             "train --from={model} {pairs} {output}/x '{\"lr\": {seed}}' '' 'é{iteration}}'"
@@ -156,8 +170,8 @@ mod tests {
         };
         assert_eq!(
             refused(&["train", "{modle}"]),
-            "`{modle}` in `command` stands for nothing\ndid you mean `model`? there are: model, pairs, reference, \
-             output, metrics, seed, iteration; a brace itself is `{{`"
+            "`{modle}` in `command` stands for nothing\ndid you mean `model`? there are: model, pairs, output, seed, \
+             iteration; a brace itself is `{{`"
         );
         assert_eq!(
             refused(&["train", "{model"]),
@@ -166,10 +180,10 @@ mod tests {
         assert!(refused(&[" "]).starts_with("`command` names no program\n"));
         let (message, help) = parse(&["train", "{model}", "{output}"]).unwrap_err();
         assert_eq!(message, "`command` does not hand over {pairs}");
-        assert_eq!(
-            help,
-            "add an argument with {pairs}: directory of the rows, a Hive-style Parquet dataset of this iteration"
-        );
+        assert_eq!(help, "add an argument with {pairs}: directory of the rows");
         assert!(parse(&[]).is_err());
+        let (message, help) = parse(&["train {model}  {output}"]).unwrap_err();
+        assert_eq!(message, "`command` is one word with blanks, and not a list of words");
+        assert_eq!(help, "write command = [\"train\", \"{model}\", \"{output}\"]; no shell reads it");
     }
 }

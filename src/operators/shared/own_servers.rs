@@ -1,0 +1,529 @@
+//! Servers that reflux starts for the models of a run: one for the policy, and one for each other model that steps name.
+//!
+//! A job that asks a model holds a [`Lease`] of its server. The server of another policy is started only when nobody
+//! holds one, and older policies come first, so that what is left of an iteration is not asked of the next policy. A
+//! training holds a [`Pause`]: all servers are stopped, and none is started.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::server_process::{ServerLaunch, ServerProcess, again};
+use super::subprocess;
+use crate::cancel::CancelFlag;
+use crate::data::counted;
+use crate::dataflow::Context;
+use crate::engine::remote::transport::{Endpoint, EndpointCounters, TransportConfig};
+use crate::engine::remote::{
+    Canary, CanaryReading, Connection, NoReplies, RemoteConfig, ReplyStore, SpecialTextRule, Usage, connect, engine,
+};
+use crate::engine::{
+    Answer, BatchedEngine, Capabilities, ChoiceRequest, Engine, EngineConfig, Probabilities, Request, Stats,
+};
+use crate::error::{Error, ErrorContext as _, ErrorKind, Result};
+use crate::model::{Model, Tokenizer};
+use crate::pipeline::ServerProgram;
+
+/// Longest time that a job waits without looking whether the run is being stopped.
+const WAIT: Duration = Duration::from_millis(50);
+/// Longest time of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Maximum bytes of a reply.
+const MAX_BODY: usize = 64 << 20;
+/// How much farther from its weights than the first policy a later one may be. Rounding differs a little between
+/// weights, and weights of an earlier policy, or a part of them, are off by more.
+const FARTHER: f32 = 8.;
+/// A difference that no rule calls a fault: float sums in another order.
+const ROUNDING: f32 = 1e-5;
+/// Memory for keys and values while the canary's figures are computed.
+const CANARY_MEMORY: u64 = 1 << 30;
+/// Characters of a hash in the name of a policy on its server.
+const SHORT_HASH: usize = 12;
+
+/// The counters of a server that was used.
+#[derive(Clone, Debug)]
+pub(super) struct ServerUse {
+    /// The model that it had.
+    pub model: String,
+    pub stats: Stats,
+    pub endpoints: Vec<EndpointCounters>,
+}
+
+impl ServerUse {
+    fn new(running: &RunningServer) -> Self {
+        let (stats, endpoints) = (running.connection.stats(), running.connection.endpoints());
+        Self { model: running.model.name.clone(), stats, endpoints }
+    }
+}
+
+/// A model to serve.
+pub(super) struct ModelToServe<'a> {
+    /// As what steps use it: the policy, or by its own name. There is a server for each.
+    pub slot: &'a str,
+    pub program: &'a Arc<ServerProgram>,
+    /// Its name, as in `models/NAME`.
+    pub name: &'a str,
+    /// The iteration in which it is the policy; 0 for a model of the pipeline file.
+    pub version: u32,
+    /// Loads it.
+    pub load: &'a dyn Fn() -> Result<Model>,
+    /// The directory of the loaded model; the path is for one that has none.
+    pub directory: &'a dyn Fn(&Model, &Path) -> Result<PathBuf>,
+    /// Settings of engines here.
+    pub config: &'a EngineConfig,
+}
+
+/// The servers of a run.
+#[derive(Clone, Default)]
+pub(super) struct OwnServers(Arc<SharedServers>);
+
+#[derive(Default)]
+struct SharedServers {
+    state: Mutex<ServersState>,
+    changed: Condvar,
+    /// Held while a model is loaded for its canary, so that it is loaded once.
+    loading: Mutex<()>,
+}
+
+#[derive(Default)]
+struct ServersState {
+    /// By what steps call the model.
+    slots: BTreeMap<String, ServerSlot>,
+    /// Trainings that want the machine for themselves, running and waiting.
+    trainings: usize,
+    /// The run has ended.
+    is_closed: bool,
+    /// Why a server could not be started. The run is about to stop.
+    failure: Option<Error>,
+    gone: Vec<ServerUse>,
+}
+
+/// The place of a server.
+#[derive(Default)]
+struct ServerSlot {
+    /// The models that it may serve, by version and name.
+    models: BTreeMap<(u32, String), Arc<ServedModel>>,
+    running: Option<Arc<RunningServer>>,
+    is_changing: bool,
+    leases: usize,
+    /// Number of jobs that wait, by the version of their model.
+    waiting: BTreeMap<u32, usize>,
+    /// How far the first policy on it was from its weights.
+    first_difference: Option<f32>,
+}
+
+/// What is needed to start a model's server again at any time.
+struct ServedModel {
+    slot: String,
+    name: String,
+    version: u32,
+    hash: String,
+    tokenizer: Tokenizer,
+    canary: Canary,
+    dir: PathBuf,
+    log: PathBuf,
+    mark: PathBuf,
+    program: Arc<ServerProgram>,
+    cancel: CancelFlag,
+}
+
+struct RunningServer {
+    model: Arc<ServedModel>,
+    connection: Arc<Connection>,
+    process: ServerProcess,
+}
+
+/// The right to ask a model. Its server runs until it is dropped.
+struct Lease {
+    servers: OwnServers,
+    running: Arc<RunningServer>,
+}
+
+/// While it is there, no server runs.
+pub(crate) struct Pause(OwnServers);
+
+/// The name of a server's folders in a run's directory.
+fn folder(model: &str) -> String {
+    // No step has such a name.
+    format!("server.{model}")
+}
+
+impl ServedModel {
+    /// Loads the model, and computes what its server will be compared with.
+    fn new(cx: &Context<'_>, to_serve: &ModelToServe<'_>) -> Result<Self> {
+        let ModelToServe { slot, program, name, version, load, directory, config } = *to_serve;
+        let folder = folder(slot);
+        let model = load()?;
+        let scratch = cx.run().scratch(&folder, version)?;
+        let scratch = std::path::absolute(&scratch).doing(|| scratch.display())?;
+        let mark = scratch.parent().unwrap_or(&scratch).to_owned();
+        let dir = directory(&model, &scratch)?;
+        let (hash, tokenizer, cancel) = (model.hash.clone(), model.tokenizer.clone(), cx.shared.stop.clone());
+        let small = EngineConfig { kv_memory: config.kv_memory.min(CANARY_MEMORY), ..config.clone() };
+        let canary = Canary::new(&BatchedEngine::spawn(model, small)?, &tokenizer, &cancel)?;
+        let log = cx.run().log_file(&folder, version)?;
+        let log = std::path::absolute(&log).doing(|| log.display())?;
+        let (slot, name, program) = (slot.to_owned(), name.to_owned(), Arc::clone(program));
+        Ok(Self { slot, name, version, hash, tokenizer, canary, dir, log, mark, program, cancel })
+    }
+
+    /// The server and the model, for messages.
+    fn who(&self) -> String {
+        format!("the server of [server.{}] for model `{}`", self.program.name, self.name)
+    }
+
+    /// The name of the model on its server. That of another policy is another one.
+    fn served_name(&self) -> String {
+        let own = || format!("{}-{}", self.name, self.hash.get(..SHORT_HASH).unwrap_or(&self.hash));
+        self.program.served_name.clone().unwrap_or_else(own)
+    }
+
+    /// Starts a server and checks that it has this model's weights. `limit` is the largest difference that is allowed.
+    fn start(self: &Arc<Self>, limit: f32) -> Result<(RunningServer, f32)> {
+        let port = free_port()?;
+        let name = self.served_name();
+        let text = |path: &Path| path.to_str().map(str::to_owned);
+        let dir = text(&self.dir).ok_or_else(|| {
+            Error::user(format!("`{}` is not UTF-8, and cannot be an argument", self.dir.display()))
+                .help("keep runs and models in directories with other names")
+        })?;
+        let command = self.program.command.fill(&|value| match value {
+            "model" => dir.clone(),
+            "port" => port.to_string(),
+            _ => name.clone(),
+        });
+        let endpoint = Endpoint::new(&format!("http://127.0.0.1:{port}/v1"))?;
+        let process = ServerProcess::start(ServerLaunch {
+            who: self.who(),
+            program: Arc::clone(&self.program),
+            command,
+            endpoint: endpoint.clone(),
+            log: self.log.clone(),
+            mark: self.mark.clone(),
+            cancel: self.cancel.clone(),
+        })?;
+        let checked = connect(self.connection(endpoint, name), process.lost())
+            .and_then(|connection| Ok((self.check(&connection, limit, process.lost())?, connection)));
+        match checked {
+            Ok((difference, connection)) => {
+                let model = Arc::clone(self);
+                Ok((RunningServer { model, connection, process }, difference))
+            }
+            // The reason may be that the server has died.
+            Err(e) if e.kind() == ErrorKind::Cancelled => Err(process.failure().unwrap_or(e)),
+            Err(e) => Err(e.doing(self.who())),
+        }
+    }
+
+    fn connection(&self, endpoint: Endpoint, name: String) -> RemoteConfig {
+        let program = &self.program;
+        let starts = u32::try_from(program.restarts).unwrap_or(u32::MAX).saturating_add(1);
+        RemoteConfig {
+            transport: TransportConfig {
+                endpoints: vec![endpoint],
+                key: None,
+                max_in_flight: program.max_in_flight,
+                // A request may meet a start after each death.
+                row_budget: program.time_limit.saturating_add(program.ready_within.saturating_mul(starts)),
+                request_timeout: REQUEST_TIMEOUT,
+                max_body: MAX_BODY,
+            },
+            name,
+            tokenizer: Some(self.tokenizer.clone()),
+            special_text: SpecialTextRule::Refuse,
+            max_tokens: None,
+            price: None,
+            max_cost: None,
+            spent_before: Usage::default(),
+            id: Some(self.hash.clone()),
+        }
+    }
+
+    /// Compares the server with the weights, and returns the difference.
+    fn check(&self, connection: &Arc<Connection>, limit: f32, cancel: &CancelFlag) -> Result<f32> {
+        let CanaryReading { difference, words, reported_weights } =
+            self.canary.compare(connection, &self.tokenizer, cancel)?;
+        if difference > limit {
+            return Err(Error::user(format!(
+                "it does not compute with the weights of this model: {words} (difference {difference:.6}, at most \
+                 {limit:.6} is allowed)"
+            ))
+            .help(
+                "check that the command serves {model}, and nothing that it keeps from an earlier start; if it rounds \
+                 more than that, as with weights of 8 or 4 bits, raise `tolerance`",
+            ));
+        }
+        if let Some(weights) = reported_weights.filter(|weights| *weights != self.hash) {
+            return Err(Error::user(format!(
+                "it reports weights with the hash {weights}; those of this model have {}",
+                self.hash
+            ))
+            .help("check that the command serves {model}; `reflux serve` needs --dtype for weights in bf16 or f16"));
+        }
+        tracing::info!("{}: {words}", self.who());
+        Ok(difference)
+    }
+}
+
+/// A port of this machine that nobody listens on.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).doing(|| "looking for a free port")?;
+    Ok(listener.local_addr().doing(|| "looking for a free port")?.port())
+}
+
+impl OwnServers {
+    fn state(&self) -> MutexGuard<'_, ServersState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, ServersState>) -> MutexGuard<'a, ServersState> {
+        self.0.changed.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The engine of a model for the microbatch at hand.
+    ///
+    /// # Errors
+    /// The server cannot be used; the run is being stopped.
+    pub fn engine(&self, cx: &Context<'_>, model: &ModelToServe<'_>) -> Result<Arc<dyn Engine>> {
+        let served = self.served(cx, model)?;
+        let able = {
+            let lease = self.acquire(&served)?;
+            engine(&lease.running.connection, Arc::new(NoReplies)).capabilities()
+        };
+        let replies = Arc::new(cx.run().replies(&cx.step.name, cx.epoch, model.slot)?);
+        Ok(Arc::new(OwnServerEngine { servers: self.clone(), model: served, replies, able }))
+    }
+
+    /// Prepares a model at the first call.
+    fn served(&self, cx: &Context<'_>, model: &ModelToServe<'_>) -> Result<Arc<ServedModel>> {
+        let known = || -> Option<Arc<ServedModel>> {
+            let key = (model.version, model.name.to_owned());
+            self.state().slots.get(model.slot)?.models.get(&key).cloned()
+        };
+        if let Some(served) = known() {
+            return Ok(served);
+        }
+        let _loading = self.0.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(served) = known() {
+            return Ok(served);
+        }
+        let served = Arc::new(ServedModel::new(cx, model).doing(|| format!("model `{}`", model.name))?);
+        let mut state = self.state();
+        let is_new = !state.slots.contains_key(model.slot);
+        let slot = state.slots.entry(model.slot.to_owned()).or_default();
+        // No future step uses a policy older than the last one.
+        slot.models.retain(|(version, _), _| *version == 0 || version + 1 >= model.version);
+        slot.models.insert((model.version, model.name.to_owned()), Arc::clone(&served));
+        drop(state);
+        if is_new {
+            let leftover = subprocess::stop_leftovers(&served.mark);
+            if leftover > 0 {
+                let processes = counted(leftover, "process");
+                tracing::warn!("{}: {processes} that outlived an earlier run had to be stopped", served.who());
+            }
+        }
+        Ok(served)
+    }
+
+    /// Waits until the model's server runs, and starts it if needed.
+    fn acquire(&self, model: &Arc<ServedModel>) -> Result<Lease> {
+        self.enter(model, 1);
+        let lease = self.acquire_in_turn(model);
+        self.enter(model, -1);
+        lease
+    }
+
+    /// Counts a job that waits, or waits no more.
+    fn enter(&self, model: &ServedModel, change: isize) {
+        let mut state = self.state();
+        let slot = state.slots.entry(model.slot.clone()).or_default();
+        let count = slot.waiting.entry(model.version).or_default();
+        *count = count.saturating_add_signed(change);
+        slot.waiting.retain(|_, count| *count > 0);
+        self.0.changed.notify_all();
+    }
+
+    fn acquire_in_turn(&self, model: &Arc<ServedModel>) -> Result<Lease> {
+        let mut state = self.state();
+        loop {
+            if let Some(failure) = &state.failure {
+                return Err(again(failure));
+            }
+            if state.is_closed || model.cancel.is_set() {
+                return Err(Error::cancelled());
+            }
+            let is_paused = state.trainings > 0;
+            let slot = state.slots.entry(model.slot.clone()).or_default();
+            let is_first = slot.waiting.keys().next().is_none_or(|first| *first >= model.version);
+            if !is_paused && is_first && !slot.is_changing {
+                match &slot.running {
+                    Some(running) if Arc::ptr_eq(&running.model, model) => {
+                        slot.leases += 1;
+                        return Ok(Lease { servers: self.clone(), running: Arc::clone(running) });
+                    }
+                    _ if slot.leases == 0 => {
+                        slot.is_changing = true;
+                        let before = slot.running.take();
+                        let limit = slot.limit(model);
+                        drop(state);
+                        return self.change(model, before, limit);
+                    }
+                    _ => {}
+                }
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Stops one server and starts another one, for a slot that is marked as changing.
+    fn change(&self, model: &Arc<ServedModel>, before: Option<Arc<RunningServer>>, limit: f32) -> Result<Lease> {
+        let used = before.as_deref().map(ServerUse::new);
+        drop(before);
+        let started = model.start(limit);
+        let mut state = self.state();
+        state.gone.extend(used);
+        let slot = state.slots.entry(model.slot.clone()).or_default();
+        slot.is_changing = false;
+        let lease = started.map(|(running, difference)| {
+            let running = Arc::new(running);
+            slot.first_difference.get_or_insert(difference);
+            slot.running = Some(Arc::clone(&running));
+            slot.leases += 1;
+            Lease { servers: self.clone(), running }
+        });
+        // Nobody is to start the server once more until the error has stopped the run.
+        state.failure = lease.as_ref().err().map(again);
+        self.0.changed.notify_all();
+        lease
+    }
+
+    /// Stops all servers, and keeps them stopped until the value is dropped.
+    ///
+    /// # Errors
+    /// The run is being stopped.
+    pub fn pause(&self, cancel: &CancelFlag) -> Result<Pause> {
+        let mut state = self.state();
+        state.trainings += 1;
+        let pause = Pause(self.clone());
+        while state.slots.values().any(|slot| slot.leases > 0 || slot.is_changing) {
+            if cancel.is_set() {
+                drop(state);
+                return Err(Error::cancelled());
+            }
+            state = self.wait(state);
+        }
+        let stopped = state.stop();
+        drop(state);
+        // Outside of the lock: a server may take its time to end.
+        drop(stopped);
+        Ok(pause)
+    }
+
+    /// Stops all servers for good. Returns the models that have a folder in the run's scratch folder.
+    pub fn close(&self) -> Vec<(String, u32)> {
+        let mut state = self.state();
+        state.is_closed = true;
+        let stopped = state.stop();
+        let folders = state.slots.iter().flat_map(|(name, slot)| slot.models.keys().map(|(v, _)| (folder(name), *v)));
+        let folders = folders.collect();
+        self.0.changed.notify_all();
+        drop(state);
+        drop(stopped);
+        folders
+    }
+
+    /// The counters of every server: of stopped ones in order, then of those that run.
+    pub fn used(&self) -> Vec<ServerUse> {
+        self.state().used()
+    }
+
+    /// As [`OwnServers::used`]; `None` if reading would block.
+    pub fn try_used(&self) -> Option<Vec<ServerUse>> {
+        Some(self.0.state.try_lock().ok()?.used())
+    }
+}
+
+impl ServersState {
+    /// Takes every running server out. Dropping it stops it.
+    fn stop(&mut self) -> Vec<Arc<RunningServer>> {
+        let stopped: Vec<_> = self.slots.values_mut().filter_map(|slot| slot.running.take()).collect();
+        self.gone.extend(stopped.iter().map(|running| ServerUse::new(running)));
+        stopped
+    }
+
+    fn used(&self) -> Vec<ServerUse> {
+        let running = self.slots.values().filter_map(|slot| slot.running.as_deref());
+        self.gone.iter().cloned().chain(running.map(ServerUse::new)).collect()
+    }
+}
+
+impl ServerSlot {
+    /// The largest difference from its weights that the model's server may have. The first one shows how the server
+    /// rounds; the others must be about as near.
+    fn limit(&self, model: &ServedModel) -> f32 {
+        let tolerance = model.program.tolerance as f32;
+        self.first_difference.map_or(tolerance, |first| (FARTHER * first).clamp(ROUNDING, tolerance.max(ROUNDING)))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.servers.state();
+        if let Some(slot) = state.slots.get_mut(&self.running.model.slot) {
+            slot.leases = slot.leases.saturating_sub(1);
+        }
+        self.servers.0.changed.notify_all();
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.trainings = state.trainings.saturating_sub(1);
+        self.0.0.changed.notify_all();
+    }
+}
+
+/// A model on a server of the run's own, for one microbatch.
+struct OwnServerEngine {
+    servers: OwnServers,
+    model: Arc<ServedModel>,
+    replies: Arc<dyn ReplyStore>,
+    able: Capabilities,
+}
+
+impl OwnServerEngine {
+    /// Asks the server, which may have been stopped since the last time.
+    fn ask<T>(&self, ask: impl FnOnce(&dyn Engine, &CancelFlag) -> Result<T>) -> Result<T> {
+        let lease = self.servers.acquire(&self.model)?;
+        let process = &lease.running.process;
+        let engine = engine(&lease.running.connection, Arc::clone(&self.replies));
+        ask(&*engine, process.lost()).map_err(|e| match e.kind() {
+            ErrorKind::Cancelled => process.failure().unwrap_or(e),
+            _ => e,
+        })
+    }
+}
+
+impl Engine for OwnServerEngine {
+    fn generate(&self, requests: Vec<Request>, _: &CancelFlag) -> Result<Vec<Answer>> {
+        self.ask(|engine, lost| engine.generate(requests, lost))
+    }
+    fn choose(&self, choices: Vec<ChoiceRequest>, _: &CancelFlag) -> Result<Vec<Probabilities>> {
+        self.ask(|engine, lost| engine.choose(choices, lost))
+    }
+    fn id(&self) -> &str {
+        &self.model.hash
+    }
+    fn tokenizer(&self) -> Option<&str> {
+        Some(self.model.tokenizer.hash())
+    }
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.able
+    }
+}
