@@ -1,6 +1,6 @@
 //! Servers that reflux starts for the models of a run: one for the policy, and one for each other model that steps name.
 //!
-//! A job that asks a model holds a [`Lease`] of its server. The server of another policy is started only when nobody
+//! A job that asks a model holds a [`ServerLease`] of its server. The server of another policy is started only when nobody
 //! holds one, and older policies come first, so that what is left of an iteration is not asked of the next policy. A
 //! training holds a [`Pause`]: all servers are stopped, and none is started.
 
@@ -136,7 +136,7 @@ struct RunningServer {
 }
 
 /// The right to ask a model. Its server runs until it is dropped.
-struct Lease {
+struct ServerLease {
     servers: OwnServers,
     running: Arc<RunningServer>,
 }
@@ -328,7 +328,7 @@ impl OwnServers {
     }
 
     /// Waits until the model's server runs, and starts it if needed.
-    fn acquire(&self, model: &Arc<ServedModel>) -> Result<Lease> {
+    fn acquire(&self, model: &Arc<ServedModel>) -> Result<ServerLease> {
         self.enter(model, 1);
         let lease = self.acquire_in_turn(model);
         self.enter(model, -1);
@@ -345,7 +345,7 @@ impl OwnServers {
         self.0.changed.notify_all();
     }
 
-    fn acquire_in_turn(&self, model: &Arc<ServedModel>) -> Result<Lease> {
+    fn acquire_in_turn(&self, model: &Arc<ServedModel>) -> Result<ServerLease> {
         let mut state = self.state();
         loop {
             if let Some(failure) = &state.failure {
@@ -361,7 +361,7 @@ impl OwnServers {
                 match &slot.running {
                     Some(running) if Arc::ptr_eq(&running.model, model) => {
                         slot.leases += 1;
-                        return Ok(Lease { servers: self.clone(), running: Arc::clone(running) });
+                        return Ok(ServerLease { servers: self.clone(), running: Arc::clone(running) });
                     }
                     _ if slot.leases == 0 => {
                         slot.is_changing = true;
@@ -378,7 +378,7 @@ impl OwnServers {
     }
 
     /// Stops one server and starts another one, for a slot that is marked as changing.
-    fn change(&self, model: &Arc<ServedModel>, before: Option<Arc<RunningServer>>, limit: f32) -> Result<Lease> {
+    fn change(&self, model: &Arc<ServedModel>, before: Option<Arc<RunningServer>>, limit: f32) -> Result<ServerLease> {
         let used = before.as_deref().map(ServerUse::new);
         drop(before);
         let started = model.start(limit);
@@ -391,7 +391,7 @@ impl OwnServers {
             slot.first_difference.get_or_insert(difference);
             slot.running = Some(Arc::clone(&running));
             slot.leases += 1;
-            Lease { servers: self.clone(), running }
+            ServerLease { servers: self.clone(), running }
         });
         // Nobody is to start the server once more until the error has stopped the run.
         state.failure = lease.as_ref().err().map(again);
@@ -468,7 +468,7 @@ impl ServerSlot {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ServerLease {
     fn drop(&mut self) {
         let mut state = self.servers.state();
         if let Some(slot) = state.slots.get_mut(&self.running.model.slot) {

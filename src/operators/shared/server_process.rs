@@ -54,11 +54,11 @@ struct WatchedServer {
     stop: CancelFlag,
     /// It will answer no request any more.
     lost: CancelFlag,
-    state: Mutex<ServerState>,
+    state: Mutex<WatchedState>,
     changed: Condvar,
 }
 
-enum ServerState {
+enum WatchedState {
     Starting,
     Ready,
     Failed(Error),
@@ -74,7 +74,7 @@ impl ServerProcess {
             launch,
             stop: CancelFlag::new(),
             lost: CancelFlag::new(),
-            state: Mutex::new(ServerState::Starting),
+            state: Mutex::new(WatchedState::Starting),
             changed: Condvar::new(),
         });
         let watched = Arc::clone(&server);
@@ -94,7 +94,7 @@ impl ServerProcess {
     /// Why it will answer no request any more, if so.
     pub fn failure(&self) -> Option<Error> {
         match &*self.server.state() {
-            ServerState::Failed(reason) => Some(again(reason)),
+            WatchedState::Failed(reason) => Some(again(reason)),
             _ => None,
         }
     }
@@ -130,12 +130,12 @@ enum StartOutcome {
 }
 
 impl WatchedServer {
-    fn state(&self) -> MutexGuard<'_, ServerState> {
+    fn state(&self) -> MutexGuard<'_, WatchedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, state: ServerState) {
-        let is_lost = matches!(state, ServerState::Failed(_));
+    fn set(&self, state: WatchedState) {
+        let is_lost = matches!(state, WatchedState::Failed(_));
         *self.state() = state;
         // Whoever sees the flag finds the reason.
         if is_lost {
@@ -149,9 +149,9 @@ impl WatchedServer {
         let mut state = self.state();
         loop {
             match &*state {
-                ServerState::Ready => return Ok(()),
-                ServerState::Failed(reason) => return Err(again(reason)),
-                ServerState::Starting => {
+                WatchedState::Ready => return Ok(()),
+                WatchedState::Failed(reason) => return Err(again(reason)),
+                WatchedState::Starting => {
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
@@ -164,7 +164,7 @@ impl WatchedServer {
             Ok(()) => Error::cancelled(),
             Err(e) => e,
         };
-        self.set(ServerState::Failed(failed));
+        self.set(WatchedState::Failed(failed));
     }
 
     /// Starts the server again and again, until it is not needed any more.
@@ -183,7 +183,7 @@ impl WatchedServer {
                 }
                 StartOutcome::Ended(end) => end.to_string(),
             };
-            let was_ready = matches!(*self.state(), ServerState::Ready);
+            let was_ready = matches!(*self.state(), WatchedState::Ready);
             if !was_ready || start > program.restarts {
                 let said = program_log::last_words(log, before);
                 let starts = if start > 1 { format!(" ({})", counted(start, "start")) } else { String::new() };
@@ -228,7 +228,7 @@ impl WatchedServer {
                 sleep(POLL_INTERVAL);
             } else if is_ready(&transport, endpoint, cancel) {
                 is_listening = true;
-                self.set(ServerState::Ready);
+                self.set(WatchedState::Ready);
             } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(StartOutcome::NotReady);
             } else {
