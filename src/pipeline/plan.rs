@@ -245,6 +245,12 @@ impl<O: ?Sized> Plan<O> {
         }
         None
     }
+    /// Whether the rows of a step come from a model on servers.
+    pub fn from_servers(&self, step: &Step<O>) -> bool {
+        let source = step.model.as_ref().and_then(|used| self.source_of(used));
+        source.is_some_and(|source| matches!(source.kind, ModelKind::Server(_)) || source.program.is_some())
+            && !step.is_training()
+    }
     /// Whether the edge brings rows of iteration 0 into each iteration of the loop.
     pub fn enters(&self, step: &Step<O>, input: &Input) -> bool {
         step.placement != Placement::Once && self.step(&input.step).is_some_and(|s| s.placement == Placement::Once)

@@ -231,6 +231,35 @@ fn what_is_not_known_is_asked_for() {
     says(&["--rows", "ift=32"], &["`m0`", "--shape m0=PATH"]);
 }
 
+/// Tokens on servers are counted and priced; how long they take is not known.
+#[test]
+fn servers_ask_for_a_price() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("served.toml");
+    let text = |price: &str| {
+        format!(
+            "[pipeline]\nname = \"served\"\n[model.away]\nserver = [\"http://127.0.0.1:9/v1\"]\nname = \"m\"\n{price}\n\
+             [step.prompts]\nop = \"listworld\"\ndata = \"requests\"\nrows = 32\n[step.answers]\nop = \"generate\"\n\
+             from = \"prompts\"\nmodel = \"away\"\nsamples = 2\nsampling = {{ max_tokens = 20 }}\n"
+        )
+    };
+    std::fs::write(&file, text("price = { input = 1000.0, output = 5000.0 }")).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, out, err) = reflux(&["cost", file, "--json"]);
+    assert_eq!(code, Some(0), "{err}");
+    let cost: Value = serde_json::from_str(&out).unwrap();
+    let step = &cost["steps"][0];
+    let (read, sampled) = (step["read_tokens"].as_f64().unwrap(), step["sampled_tokens"].as_f64().unwrap());
+    assert!(read > 0. && sampled > 0. && step["served"] == true && step["flops"] == 0.);
+    let price = cost["price"].as_f64().unwrap();
+    assert!((price - (read * 1e-3 + sampled * 5e-3)).abs() < 1e-9, "{cost}");
+    let (_, out, _) = reflux(&["cost", file]);
+    assert!(out.contains("`answers` asks servers") && out.contains(&format!("servers ask for {price:.4}")), "{out}");
+    std::fs::write(file, text("")).unwrap();
+    let (code, out, _) = reflux(&["cost", file]);
+    assert!(code == Some(0) && out.contains("`answers` asks servers") && !out.contains("servers ask for"), "{out}");
+}
+
 #[test]
 fn every_ready_pipeline_has_a_table() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");

@@ -151,6 +151,24 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
             .into_iter()
             .chain(["step.dpo.command=[\"sh\", \"-c\", \"cp {model}/*.* {output} && ls {pairs} {reference}\"]".into()])
             .collect(),
+        // `reflux serve` stands for vLLM.
+        "vllm-trl" => {
+            let serve = [env!("CARGO_BIN_EXE_reflux"), "serve", "{model}", "--port", "{port}", "--name", "{name}"];
+            [
+                "model.m0.init=pipelines/listworld/model".into(),
+                "model.m0.dtype=f32".into(),
+                format!("server.vllm.command={serve:?}"),
+                "step.ift.limit=12".into(),
+                "step.m1.command=[\"sh\", \"-c\", \"cp {model}/*.* {output} && ls {pairs}\"]".into(),
+                "step.prompts.per_iteration=8".into(),
+                "step.prompts.model=script".into(),
+                "step.prompts.reject.rouge_l=1.0".into(),
+                "step.responses.sampling.max_tokens=6".into(),
+                "step.dpo.command=[\"sh\", \"-c\", \"cp {model}/*.* {output} && ls {pairs} {reference}\"]".into(),
+                script(),
+            ]
+            .into()
+        }
         _ => return None,
     };
     Some(keys)

@@ -25,7 +25,8 @@ pub use shape::ModelShape;
 use crate::dataflow::Operator;
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    CostAssumptions, CostEstimate, Dtype, EngineSection, Input, InputStats, ModelUse, Plan, RowStats, Step,
+    CostAssumptions, CostEstimate, Dtype, EngineSection, Input, InputStats, ModelKind, ModelUse, Plan, Price, RowStats,
+    Step,
 };
 
 /// Cost of one step in one iteration.
@@ -36,6 +37,10 @@ struct StepCost {
     /// The model that the step uses, as named in the pipeline file.
     model: String,
     training: bool,
+    /// The model is on servers of others, whose time and memory are not known.
+    served: bool,
+    /// What the tokens cost there, at the prices of the pipeline file.
+    price: Option<f64>,
     work: CostEstimate,
     flops: f64,
     hours: f64,
@@ -108,6 +113,11 @@ impl Cost {
                 }
                 amounts.insert((&step.name, iteration), work.out);
                 if let Some(used) = &step.model {
+                    let source = plan.source_of(used);
+                    if let Some(ModelKind::Server(server)) = source.map(|source| &source.kind) {
+                        steps.push(cost_on_servers(step, iteration, used, work, server.price));
+                        continue;
+                    }
                     let (shape, dtype) = shape_of(plan, shapes, used, step)?;
                     steps.push(cost(step, iteration, used, work, shape, dtype, &plan.engine, &hardware));
                 }
@@ -119,6 +129,11 @@ impl Cost {
     /// Total hours, with one step running after the other.
     pub fn hours(&self) -> f64 {
         self.steps.iter().map(|s| s.hours).sum()
+    }
+    /// What servers ask for at the given prices; `None` if no model has a price.
+    pub fn price(&self) -> Option<f64> {
+        let prices: Vec<f64> = self.steps.iter().filter_map(|s| s.price).collect();
+        if prices.is_empty() { None } else { Some(prices.iter().sum()) }
     }
     /// Total operations.
     pub fn flops(&self) -> f64 {
@@ -157,19 +172,39 @@ impl Cost {
                 "optimizer_steps": s.work.steps, "flops": s.flops, "hours": s.hours,
                 "weight_bytes": s.memory.weights, "optimizer_bytes": s.memory.optimizer,
                 "activation_or_kv_bytes": s.memory.working,
-                "external": s.work.external,
+                "external": s.work.external, "served": s.served, "price": s.price,
             })
         };
         let h = &self.hardware;
         let (bytes, when) = self.most_memory();
         json!({
             "steps": self.steps.iter().map(step).collect::<Vec<_>>(), "flops": self.flops(), "hours": self.hours(),
-            "most_bytes": bytes, "most_bytes_when": when, "most_bytes_per_device": bytes / h.devices,
+            "price": self.price(), "most_bytes": bytes, "most_bytes_when": when, "most_bytes_per_device": bytes / h.devices,
             "hardware": {
                 "devices": h.devices, "peak_tflops": h.peak_tflops, "memory_gb": h.memory_gb, "mfu": h.mfu,
                 "sampling_mfu": h.sampling_mfu,
             },
         })
+    }
+
+    /// Lines on what is not in the sums, and on what servers ask for.
+    fn unknown(&self) -> Vec<String> {
+        let named = |is: fn(&StepCost) -> bool| -> BTreeSet<&str> {
+            self.steps.iter().filter(|s| is(s)).map(|s| s.step.as_str()).collect()
+        };
+        let unknown = "its time and memory are not known, and not in the sums";
+        let external = named(|s| s.work.external).into_iter();
+        let mut lines: Vec<String> =
+            external.map(|step| format!("`{step}` is trained by an external command: {unknown}")).collect();
+        let served = named(|s| s.served).into_iter();
+        lines.extend(served.map(|step| format!("`{step}` asks servers: {unknown}")));
+        lines.extend(self.price().map(|price| {
+            format!(
+                "servers ask for {price:.4} at the given prices, with each prompt counted once; they may count it for \
+                 every sample"
+            )
+        }));
+        lines
     }
 
     /// Formats the cost as an aligned table with totals, the hardware and the peak memory.
@@ -181,7 +216,7 @@ impl Cost {
             let mut cells = vec![s.step.clone(), s.iteration.to_string()];
             cells.push(if s.training { String::new() } else { format!("{:.0}", w.out.rows) });
             cells.extend([w.read, w.sampled, w.scored, w.trained].map(|p| short(p.tokens)));
-            cells.extend(match w.external {
+            cells.extend(match w.external || s.served {
                 true => ["?", "?", "?"].map(str::to_owned),
                 false => [format!("{:.2e}", s.flops), bytes(s.memory.all()), hours(s.hours)],
             });
@@ -201,12 +236,7 @@ impl Cost {
             row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")
         };
         let mut lines: Vec<String> = table.iter().map(line).collect();
-        let external: BTreeSet<&str> = self.steps.iter().filter(|s| s.work.external).map(|s| s.step.as_str()).collect();
-        lines.extend(external.into_iter().map(|step| {
-            format!(
-                "`{step}` is trained by an external command: its time and memory are not known, and not in the sums"
-            )
-        }));
+        lines.extend(self.unknown());
         lines.push(self.hardware.describe());
         let (most, when) = self.most_memory();
         let (h, gb) = (&self.hardware, most / 1e9);
@@ -311,5 +341,21 @@ fn cost(
         Memory { weights: bytes * n, optimizer: 0., working: engine.kv_memory.map_or(kv, |most| kv.min(most as f64)) }
     };
     let (step, model) = (step.name.clone(), used.to_string());
-    StepCost { step, iteration, model, training, work, flops: dense + sampled, hours, memory }
+    let (served, price) = (false, None);
+    StepCost { step, iteration, model, training, served, price, work, flops: dense + sampled, hours, memory }
+}
+
+/// The cost of a step whose model is on servers of others: tokens and, at the given prices of a million, their sum.
+fn cost_on_servers(
+    step: &Step<dyn Operator>,
+    iteration: u32,
+    used: &ModelUse,
+    work: CostEstimate,
+    price: Option<Price>,
+) -> StepCost {
+    let read = work.read.tokens + work.scored.tokens;
+    let price = price.map(|price| (read * price.input + work.sampled.tokens * price.output) / 1e6);
+    let (step, model, training) = (step.name.clone(), used.to_string(), step.is_training());
+    let (flops, hours, memory, served) = (0., 0., Memory::default(), true);
+    StepCost { step, iteration, model, training, served, price, work, flops, hours, memory }
 }

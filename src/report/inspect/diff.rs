@@ -195,11 +195,14 @@ impl Difference {
 
     /// Returns one JSON object.
     pub fn json(&self) -> Value {
+        // A training has no rows of its own.
+        let has_rows = |step: &&String| self.counts.iter().any(|(_, name, _)| name == *step);
+        let from_servers: Vec<&String> = self.served.iter().filter(has_rows).collect();
         let count = |(iteration, step, c): &(u32, String, FileCount)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
         json!({
             "first": self.names[0], "second": self.names[1], "same": self.same(), "settings": self.settings, "seeds": self.seeds,
             "first_difference": self.first.as_ref().map(DiffPlace::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
-            "models": self.models, "from_servers": self.served,
+            "models": self.models, "from_servers": from_servers,
         })
     }
 
@@ -259,15 +262,28 @@ impl Difference {
     }
 }
 
-/// The steps of a pipeline file whose model is on a server.
+/// The steps of a pipeline file whose model is on a server, or is trained from one that is.
 fn served(pipeline: &str) -> BTreeSet<String> {
     let table = pipeline.parse::<toml::Table>().unwrap_or_default();
     let named = |key: &str| table.get(key).and_then(toml::Value::as_table).into_iter().flatten();
+    let model_of = |name: &str| table.get("step")?.get(name)?.get("model")?.as_str();
+    let policy = table.get("loop").and_then(|l| l.get("policy")).and_then(toml::Value::as_str);
     let servers: BTreeSet<&str> =
         named("model").filter(|(_, model)| model.get("server").is_some()).map(|(name, _)| name.as_str()).collect();
-    let asks =
-        |step: &toml::Value| step.get("model").and_then(toml::Value::as_str).is_some_and(|m| servers.contains(m));
-    named("step").filter(|(_, step)| asks(step)).map(|(name, _)| name.clone()).collect()
+    let asks = |step: &str| {
+        let mut model = model_of(step);
+        // A chain of trainings is no longer than the list of steps, and the policy is one more link.
+        for _ in 0..=named("step").count() + 1 {
+            match model {
+                Some(name) if servers.contains(name) => return true,
+                Some("policy") => model = policy,
+                Some(name) => model = model_of(name),
+                None => return false,
+            }
+        }
+        false
+    };
+    named("step").map(|(name, _)| name.clone()).filter(|name| asks(name)).collect()
 }
 
 impl DiffPlace {

@@ -25,6 +25,12 @@ impl Summary {
             lines.extend(engine_line(engine));
             lines.extend(server_lines(engine));
         }
+        let served: Vec<&str> = list("from_servers").filter_map(Value::as_str).collect();
+        if !served.is_empty() {
+            let served = served.join(", ");
+            let steps = one_line(&served);
+            lines.push(format!("rows from servers: {steps}. They are stored; a second run may get others"));
+        }
         lines.extend_from_slice(references);
         lines.extend(self.rescored().lines());
         lines.extend(self.health().lines());

@@ -146,6 +146,7 @@ impl Summary {
             "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(),
             "health": health.json(), "loop": rounds.json, "table": rounds.table, "steps": steps, "models": models,
             "engines": engines, "references": references,
+            "from_servers": plan.steps.iter().filter(|s| plan.from_servers(s)).map(|s| &s.name).collect::<Vec<_>>(),
         });
         Ok(Self { json, table: rounds.table, left_out, rescored, health })
     }
