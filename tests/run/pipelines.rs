@@ -165,6 +165,8 @@ fn small(name: &str, temp: &Path) -> Option<Vec<String>> {
                 "step.prompts.reject.rouge_l=1.0".into(),
                 "step.responses.sampling.max_tokens=6".into(),
                 "step.dpo.command=[\"sh\", \"-c\", \"cp {model}/*.* {output} && ls {pairs} {reference}\"]".into(),
+                "step.scores.model=script".into(),
+                "step.scores.mode=sampled".into(),
                 script(),
             ]
             .into()
@@ -338,18 +340,33 @@ fn the_papers_run_is_checked_explained_and_costed() {
     assert!((per_token / (8. * 68_976_648_192.) - 1.).abs() < 0.02, "{per_token:e}");
 }
 
-/// The overrides that the file's head gives for the paper's variant without pairs.
-fn positives() -> Vec<String> {
+/// The overrides that the file's head gives: for the paper's variant without pairs, and for the engines of others.
+fn variants() -> [Vec<String>; 2] {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAPER)).unwrap();
     let set = text.lines().filter_map(|l| l.strip_prefix("#   --set '")?.strip_suffix('\''));
     let set: Vec<String> = set.map(str::to_owned).collect();
-    assert_eq!(set.len(), 2);
-    set
+    assert_eq!(set.len(), 6);
+    [set[..2].to_vec(), set[2..].to_vec()]
+}
+
+#[test]
+fn the_papers_run_with_the_engines_of_others_is_a_matter_of_overrides() {
+    let [_, set] = variants();
+    let mut args = vec!["explain", PAPER];
+    args.extend(set.iter().flat_map(|s| ["--set", s]));
+    let output = run_program(&args);
+    let plan = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(plan.contains("trained by an external command"), "{plan}");
+    args[0] = "cost";
+    let output = run_program(&args);
+    let cost = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && cost.contains("`dpo` is trained by an external command"), "{cost}");
 }
 
 #[test]
 fn the_papers_variant_without_pairs_is_a_matter_of_two_overrides() {
-    let set = positives();
+    let [set, _] = variants();
     let args = ["explain", PAPER, "--set", &set[0], "--set", &set[1]];
     let output = run_program(&args);
     let plan = String::from_utf8_lossy(&output.stdout);
