@@ -6,6 +6,7 @@ use super::session::Session;
 use super::terminal;
 use crate::error::{Error, Result};
 use crate::report::Difference;
+use crate::runner::plan_of_text;
 use crate::store::{Run, find_run};
 
 #[derive(clap::Args)]
@@ -32,7 +33,8 @@ pub struct Args {
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let quiet = session.quiet;
-    let difference = Difference::of(&Run::open(&find_run(&args.first))?, &Run::open(&find_run(&args.second))?)?;
+    let runs = [Run::open(&find_run(&args.first))?, Run::open(&find_run(&args.second))?];
+    let difference = Difference::of(&runs[0], &runs[1], runs.iter().flat_map(from_servers).collect())?;
     if args.json {
         terminal::print_json(difference.json())?;
     } else if !quiet {
@@ -40,4 +42,12 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     }
     // The difference is already printed; only the exit code is left.
     if difference.same() { Ok(()) } else { Err(Error::system("")) }
+}
+
+/// The steps of a run whose rows come from servers. A pipeline file that cannot be read any more tells of none; that it
+/// differs is told as any difference of settings.
+fn from_servers(run: &Run) -> Vec<String> {
+    let plan = run.pipeline_text().ok().and_then(|text| plan_of_text(&text));
+    let steps = plan.iter().flat_map(|plan| plan.steps.iter().filter(|step| plan.from_servers(step)));
+    steps.map(|step| step.name.clone()).collect()
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
 use crate::store::{Lines, PromptForm, PromptReader, is_data_file};
+use crate::threads;
 
 const AFTER: &str = "Examples:
   reflux generate model.gguf \"Name three rivers.\"                one answer
@@ -221,8 +222,10 @@ fn read(prompts: PromptReader, mut builder: RequestBuilder) -> Result<Receiver<R
             }
         }
     };
-    let thread = std::thread::Builder::new().name("prompts".into()).spawn(work);
-    thread.map_err(|e| Error::no_thread("the thread that reads prompts", e))?;
+    let start = || std::thread::Builder::new().name("prompts".into()).spawn(work);
+    threads::check_memory(1, threads::STACK)
+        .and_then(|()| start())
+        .map_err(|e| Error::no_thread("the thread that reads prompts", e))?;
     Ok(queued)
 }
 

@@ -19,6 +19,7 @@ use super::task::RowTask;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorContext, Result};
 use crate::model::{Llama, Model};
+use crate::threads;
 
 /// A Llama on this machine. Dropping it ends its thread.
 pub struct BatchedEngine {
@@ -91,7 +92,7 @@ impl BatchedEngine {
         // Unbounded: each caller waits for its answer, so there are never more calls than callers.
         let (calls, inbox) = unbounded();
         let noted = failure.clone();
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+        let body = move || {
             // Outlives a panic, so that the callers' channels close only after the reason is recorded.
             let mut open = BTreeMap::new();
             let work = AssertUnwindSafe(|| serve(first, &scheduler, pool.as_deref(), &inbox, &mut open));
@@ -101,8 +102,11 @@ impl BatchedEngine {
                 *noted.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(text.unwrap_or_else(|| "no message".into()));
             }
-        });
-        let thread = thread.map_err(|e| Error::no_thread("the engine's thread", e))?;
+        };
+        let start = || std::thread::Builder::new().name("engine".into()).spawn(body);
+        let thread = threads::check_memory(1, threads::STACK)
+            .and_then(|()| start())
+            .map_err(|e| Error::no_thread("the engine's thread", e))?;
         let tokenizer = codec.hash();
         Ok(Self { id, tokenizer, codec, counters, failure, size, calls: Some(calls), thread: Some(thread) })
     }

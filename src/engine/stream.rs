@@ -13,6 +13,7 @@ use crate::cancel::CancelFlag;
 use crate::data::{Id, RngKey};
 use crate::error::{Error, Result};
 use crate::model::Message;
+use crate::threads;
 
 /// A new call is made while fewer requests than this have no answer. It is twice the number of rows that a local engine
 /// decodes together by default, so that a request is always ready to take the place of one that ended.
@@ -141,12 +142,13 @@ pub fn answer_in_order<T: Send>(
                         let (number, count, done) = (begun, requests.len(), done.clone());
                         begun += 1;
                         at_work += count;
-                        let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
+                        let body = move || {
                             let answers = call(engine, requests, cancel);
                             // The receiver is gone once the stream has failed.
                             let _ = done.send((number, count, answers.map(|a| (tags, a))));
-                        });
-                        thread.map_err(|e| Error::no_thread("a thread that waits for answers", e))?;
+                        };
+                        let start = || std::thread::Builder::new().spawn_scoped(scope, body);
+                        threads::check_memory(1, threads::STACK).and_then(|()| start()).map_err(|e| Error::no_thread("a thread that waits for answers", e))?;
                     },
                     recv(answered) -> call => if let Ok((number, count, result)) = call {
                         at_work -= count;

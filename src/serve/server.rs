@@ -28,7 +28,10 @@ use crate::cancel::CancelFlag;
 use crate::data::counted;
 use crate::engine::TokenEngine;
 use crate::error::{Error, ErrorContext, Result};
+use crate::threads;
 
+/// Threads that serve connections.
+const WORKERS: usize = 2;
 /// Maximum bytes of a body.
 const MAX_BODY: usize = 8 << 20;
 /// A body above the maximum is read up to here and dropped, because many clients read no reply before they have sent
@@ -83,14 +86,16 @@ pub fn serve(
 ) -> Result<()> {
     let size = engine.size().ok_or_else(|| Error::user("the engine does not say how long its model's context is"))?;
     let max_queue = options.max_queue.clamp(1, MAX_QUEUE);
+    let refused = |e| Error::no_thread("the threads of the server", e);
+    threads::check_memory(WORKERS, threads::STACK).map_err(refused)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS)
         // A stream has a second thread, which does not belong to the runtime.
         .max_blocking_threads(max_queue.saturating_add(1))
         .thread_name("serve")
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|e| Error::no_thread("the threads of the server", e))?;
+    let runtime = runtime.map_err(refused)?;
     let address = format!("{}:{}", options.host, options.port);
     let listener = std::net::TcpListener::bind((options.host.as_str(), options.port));
     let listener = listener.user(|| format!("cannot listen on {address}"))?;

@@ -14,6 +14,7 @@ use super::state::ServerState;
 use crate::cancel::CancelFlag;
 use crate::engine::{Completion, NewToken, RowResult, TokenListener};
 use crate::error::{Error, Result};
+use crate::threads;
 
 /// Time between two looks at whether the server stops.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -50,8 +51,10 @@ pub(super) fn run(state: &ServerState, job: &ServeJob, cancel: &CancelFlag, send
         let work = move || {
             let _ = sender.send(StreamEvent::Done(state.engine.run_streaming(job.rows(), listener, cancel)));
         };
-        let thread = std::thread::Builder::new().name("stream".into()).spawn_scoped(scope, work);
-        thread.map_err(|e| ApiError::from(Error::no_thread("the thread of a stream", e)))?;
+        let start = || std::thread::Builder::new().name("stream".into()).spawn_scoped(scope, work);
+        threads::check_memory(1, threads::STACK)
+            .and_then(|()| start())
+            .map_err(|e| ApiError::from(Error::no_thread("the thread of a stream", e)))?;
         follow(state, job, cancel, &events, send)
     });
     let failed = outcome.err().map(|e| e.body());

@@ -197,7 +197,7 @@ fn only_the_transport_speaks_to_servers() {
         }
         for (at, _) in text.match_indices("use crate::") {
             let target = &text[at + "use crate::".len()..];
-            let may = ["cancel::", "error::", "data::one_line", "data::address_problem"]
+            let may = ["cancel::", "error::", "threads;", "data::one_line", "data::address_problem"]
                 .iter()
                 .any(|path| target.starts_with(path));
             assert!(may, "{} imports {}", name.display(), target.lines().next().unwrap());

@@ -32,7 +32,7 @@ pub fn manifest(bytes: &[u8]) {
     if let Ok(run) = Run::open(dir).map_err(users) {
         let contents = RunContents::of(&run);
         assert!(!contents.lines().is_empty() && contents.json().is_object());
-        assert!(Difference::of(&run, &run).is_ok_and(|d| d.same()));
+        assert!(Difference::of(&run, &run, Default::default()).is_ok_and(|d| d.same()));
         // Its files are not there.
         drop(Trace::of(&run, None, "0").map_err(users));
         for step in run.steps() {

@@ -10,6 +10,7 @@ pub(crate) mod own_servers;
 pub(crate) mod preflight;
 pub(crate) mod prelude;
 pub(crate) mod program_log;
+pub(crate) mod served_model;
 pub(crate) mod server_process;
 pub mod servers;
 pub(crate) mod settings;

@@ -1,19 +1,21 @@
 //! [`ServerProcess`]: a server that reflux has started for one model. A thread of its own looks after it: it waits until
 //! the server takes requests, and starts it again when it ends by itself.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use super::program_log;
-use super::subprocess::{Launch, ProcessGroup, ProgramEnd, cut_log};
+use super::subprocess::{Launch, MAX_LOG, ProcessGroup, ProgramEnd, cut_log};
 use crate::cancel::CancelFlag;
 use crate::data::counted;
 use crate::engine::remote::is_ready;
 use crate::engine::remote::transport::{Endpoint, Transport, TransportConfig};
 use crate::error::{Error, ErrorContext as _, Result};
 use crate::pipeline::ServerProgram;
+use crate::threads;
 
 /// Time between two looks at a server.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -23,8 +25,6 @@ const ASK_INTERVAL: Duration = Duration::from_millis(200);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum bytes of that list.
 const MAX_LIST: usize = 1 << 20;
-/// Bytes at which a log is cut.
-const MAX_LOG: u64 = 256 << 20;
 
 /// What to start.
 pub(super) struct ServerLaunch {
@@ -79,8 +79,10 @@ impl ServerProcess {
         });
         let watched = Arc::clone(&server);
         let name = format!("server {}", server.launch.program.name);
-        let watcher = std::thread::Builder::new().name(name).spawn(move || watched.watch());
-        let watcher = watcher.map_err(|e| Error::no_thread("the thread that looks after a server", e))?;
+        let start = || std::thread::Builder::new().name(name).spawn(move || watched.watch());
+        let watcher = threads::check_memory(1, threads::STACK)
+            .and_then(|()| start())
+            .map_err(|e| Error::no_thread("the thread that looks after a server", e))?;
         let process = Self { server, watcher: Some(watcher) };
         process.server.wait()?;
         Ok(process)
@@ -160,9 +162,11 @@ impl WatchedServer {
 
     /// The thread.
     fn watch(&self) {
-        let failed = match self.keep_running() {
-            Ok(()) => Error::cancelled(),
-            Err(e) => e,
+        // After a panic nobody would set the state, and those who wait for it would wait for ever.
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.keep_running())) {
+            Ok(Ok(())) => Error::cancelled(),
+            Ok(Err(e)) => e,
+            Err(_) => Error::bug(format!("the thread that looks after {} panicked", self.launch.who)),
         };
         self.set(WatchedState::Failed(failed));
     }

@@ -18,9 +18,9 @@ use crate::pipeline::{ModelKind, ModelSource, ModelUse, Plan, ServerSource, Spec
 use crate::store::{Replies, ReplyUsage, Run};
 
 /// Maximum bytes of a reply.
-const MAX_BODY: usize = 64 << 20;
+pub(super) const MAX_BODY: usize = 64 << 20;
 /// Longest time of one request. The answers of a slow server may take minutes.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The connections of a run, by model.
 #[derive(Default)]

@@ -20,6 +20,8 @@ pub(crate) const MARK: &str = "REFLUX_PROGRAM";
 /// Time that a program has to end after SIGTERM, if it is not given another.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
+/// Bytes at which a log is cut.
+pub(crate) const MAX_LOG: u64 = 256 << 20;
 /// What is kept of a log that was cut.
 const KEPT_OF_LOG: u64 = 64 << 10;
 

@@ -6,13 +6,10 @@ use std::time::Duration;
 use crate::data::counted;
 use crate::operators::shared::prelude::*;
 use crate::operators::shared::program_log;
-use crate::operators::shared::subprocess::{self, GRACE, Launch, ProgramEnd};
+use crate::operators::shared::subprocess::{self, GRACE, Launch, MAX_LOG, ProgramEnd};
 
 /// The exit code of a trainer that cannot use what it was given. Starting it again would change nothing.
 const BAD_INPUT: i32 = 2;
-
-/// Bytes at which a log is cut.
-const MAX_LOG: u64 = 256 << 20;
 
 /// An external trainer with everything filled in.
 pub(crate) struct ExternalTrainer<'a> {

@@ -62,15 +62,16 @@ pub struct Difference {
     /// Names of models whose weights differ, or that only one run has.
     models: Vec<String>,
     /// Steps whose rows come from a model on a server, in either run.
-    served: BTreeSet<String>,
+    from_servers: BTreeSet<String>,
 }
 
 impl Difference {
-    /// Compares the runs by hashes and reads only the first file that differs.
+    /// Compares the runs by hashes and reads only the first file that differs. `from_servers` are the steps whose rows
+    /// come from a model on a server, in either run.
     ///
     /// # Errors
     /// The file that differs is damaged.
-    pub fn of(first: &Run, second: &Run) -> Result<Self> {
+    pub fn of(first: &Run, second: &Run, from_servers: BTreeSet<String>) -> Result<Self> {
         let text = |run: &Run| run.pipeline_text().unwrap_or_default();
         let mut steps = first.steps_in_order();
         steps.extend(second.steps_in_order().into_iter().filter(|s| first.entries_of(s).is_empty()));
@@ -81,7 +82,7 @@ impl Difference {
             first: None,
             counts: Vec::new(),
             models: Vec::new(),
-            served: [first, second].iter().flat_map(|run| served(&text(run))).collect(),
+            from_servers,
         };
         let iterations: BTreeSet<u32> = [first, second].iter().flat_map(|r| r.entries()).map(|f| f.iteration).collect();
         for iteration in iterations {
@@ -190,19 +191,16 @@ impl Difference {
             let counts = self.counts.iter().filter(|(_, name, _)| name == *step);
             counts.map(|(_, _, c)| c.differ + c.only_first + c.only_second).sum::<usize>() > 0
         };
-        self.served.iter().filter(differs).map(String::as_str).collect()
+        self.from_servers.iter().filter(differs).map(String::as_str).collect()
     }
 
     /// Returns one JSON object.
     pub fn json(&self) -> Value {
-        // A training has no rows of its own.
-        let has_rows = |step: &&String| self.counts.iter().any(|(_, name, _)| name == *step);
-        let from_servers: Vec<&String> = self.served.iter().filter(has_rows).collect();
         let count = |(iteration, step, c): &(u32, String, FileCount)| json!({ "iteration": iteration, "step": step, "same": c.same, "differ": c.differ, "only_first": c.only_first, "only_second": c.only_second });
         json!({
             "first": self.names[0], "second": self.names[1], "same": self.same(), "settings": self.settings, "seeds": self.seeds,
             "first_difference": self.first.as_ref().map(DiffPlace::json), "microbatches": self.counts.iter().map(count).collect::<Value>(),
-            "models": self.models, "from_servers": from_servers,
+            "models": self.models, "from_servers": self.from_servers,
         })
     }
 
@@ -260,30 +258,6 @@ impl Difference {
         }
         lines
     }
-}
-
-/// The steps of a pipeline file whose model is on a server, or is trained from one that is.
-fn served(pipeline: &str) -> BTreeSet<String> {
-    let table = pipeline.parse::<toml::Table>().unwrap_or_default();
-    let named = |key: &str| table.get(key).and_then(toml::Value::as_table).into_iter().flatten();
-    let model_of = |name: &str| table.get("step")?.get(name)?.get("model")?.as_str();
-    let policy = table.get("loop").and_then(|l| l.get("policy")).and_then(toml::Value::as_str);
-    let servers: BTreeSet<&str> =
-        named("model").filter(|(_, model)| model.get("server").is_some()).map(|(name, _)| name.as_str()).collect();
-    let asks = |step: &str| {
-        let mut model = model_of(step);
-        // A chain of trainings is no longer than the list of steps, and the policy is one more link.
-        for _ in 0..=named("step").count() + 1 {
-            match model {
-                Some(name) if servers.contains(name) => return true,
-                Some("policy") => model = policy,
-                Some(name) => model = model_of(name),
-                None => return false,
-            }
-        }
-        false
-    };
-    named("step").map(|(name, _)| name.clone()).filter(|name| asks(name)).collect()
 }
 
 impl DiffPlace {

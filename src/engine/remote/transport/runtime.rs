@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{Error, Result};
+use crate::threads;
 
 const THREADS: usize = 2;
 
@@ -14,7 +15,10 @@ const THREADS: usize = 2;
 /// The system gives no more threads.
 pub(super) fn handle() -> Result<Handle> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let start = || Builder::new_multi_thread().worker_threads(THREADS).thread_name("http").enable_all().build();
+    let start = || {
+        threads::check_memory(THREADS, threads::STACK)?;
+        Builder::new_multi_thread().worker_threads(THREADS).thread_name("http").enable_all().build()
+    };
     match RUNTIME.get_or_init(start) {
         Ok(runtime) => Ok(runtime.handle().clone()),
         Err(e) => Err(Error::no_thread("the threads for connections", e)),
