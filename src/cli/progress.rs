@@ -14,7 +14,7 @@ use crate::bench;
 use crate::data::Epoch;
 use crate::dataflow::{Event, Observer};
 use crate::report::{PlanOutline, ProgressState};
-use crate::runner::SampledTokenCount;
+use crate::runner::ReadEngines;
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(20);
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two redraws of the screen.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
-/// Time between two samples of the memory and of the token count.
+/// Time between two samples of the memory and of what engines have done.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Width of the time at the start of a log line.
 const STAMP: usize = 10;
@@ -66,7 +66,7 @@ pub struct RunProgress {
 struct View {
     style: Style,
     start: Instant,
-    tokens: SampledTokenCount,
+    engines: ReadEngines,
     shown: Mutex<ShownProgress>,
 }
 
@@ -82,7 +82,7 @@ struct ShownProgress {
 
 impl RunProgress {
     /// Starts showing the progress of a run in this style.
-    pub fn new(style: Style, outline: PlanOutline, tokens: SampledTokenCount) -> Self {
+    pub fn new(style: Style, outline: PlanOutline, engines: ReadEngines) -> Self {
         let start = Instant::now();
         let block = (style == Style::Bars).then(Block::new);
         let shown = ShownProgress {
@@ -93,7 +93,7 @@ impl RunProgress {
             sample: start,
             looked: None,
         };
-        let view = Arc::new(View { style, start, tokens, shown: Mutex::new(shown) });
+        let view = Arc::new(View { style, start, engines, shown: Mutex::new(shown) });
         let clock = (style != Style::Quiet).then(|| Self::clock(&view)).flatten();
         Self { view, clock: Mutex::new(clock) }
     }
@@ -144,12 +144,12 @@ impl View {
     /// Samples the values that no event carries.
     fn look(&self, shown: &mut ShownProgress) {
         let due = shown.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
-        let (tokens, memory) =
-            if due { ((self.tokens)(), bench::memory("/proc/self/status", "VmRSS:")) } else { (None, None) };
+        let (engines, memory) =
+            if due { ((self.engines)(), bench::memory("/proc/self/status", "VmRSS:")) } else { (None, None) };
         if due {
             shown.looked = Some(Instant::now());
         }
-        shown.state.observe(self.start.elapsed(), tokens, memory);
+        shown.state.observe(self.start.elapsed(), engines, memory);
     }
 
     /// Runs at every tick of the clock.

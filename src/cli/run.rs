@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorContext as _, ErrorKind, Result};
 use crate::operators;
 use crate::pipeline::Plan;
 use crate::report::PlanOutline;
-use crate::runner::{self, Ended, Open, RunOptions, SampledTokenCount, Watch};
+use crate::runner::{self, Ended, Open, ReadEngines, RunOptions, Watch};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -119,8 +119,8 @@ impl Watch for RunView<'_> {
             terminal::line(&format!("continuing the run {}", run.display()));
         }
     }
-    fn started(&self, tokens: SampledTokenCount) -> Arc<dyn Observer> {
-        let progress = Arc::new(RunProgress::new(self.style, PlanOutline::new(self.plan), tokens));
+    fn started(&self, engines: ReadEngines) -> Arc<dyn Observer> {
+        let progress = Arc::new(RunProgress::new(self.style, PlanOutline::new(self.plan), engines));
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&progress));
         progress
     }

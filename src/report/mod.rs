@@ -20,7 +20,9 @@ pub use inspect::diff::Difference;
 pub use inspect::runs::Runs;
 pub use inspect::trace::Trace;
 pub use inspect::verify::Verification;
-pub use progress::{Paint, Piece, PlanOutline, ProgressState, StepOutline, TimeLeft, duration, wrapped};
+pub use progress::{
+    EngineReading, Paint, Piece, PlanOutline, ProgressState, ServerReading, StepOutline, TimeLeft, duration, wrapped,
+};
 pub use summary::counters::{RunCounters, StepCounts};
 pub use summary::fruitless::Fruitless;
 pub use summary::health::Health;

@@ -16,9 +16,9 @@ use crate::data::quoted;
 use crate::dataflow::{self, Event, Observer, Operator, RuntimeEnv, Shared, WorkerTransport};
 use crate::engine::EngineConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::operators::{self, Models};
+use crate::operators::{self, EngineUse, Models};
 use crate::pipeline::{self, Plan};
-use crate::report::{Fruitless, RunCounters};
+use crate::report::{EngineReading, Fruitless, RunCounters, ServerReading};
 use crate::store::{PriorState, Run};
 
 /// How to open a run's directory.
@@ -53,15 +53,15 @@ impl Default for RunOptions<'_> {
     }
 }
 
-/// Returns the number of tokens that all engines have sampled so far, or `None` if reading it would block.
-pub type SampledTokenCount = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Returns what all engines have done so far, or `None` if reading it would block.
+pub type ReadEngines = Box<dyn Fn() -> Option<EngineReading> + Send + Sync>;
 
 /// Observes a run from outside. The default methods do nothing.
 pub trait Watch {
     /// Called when the run continues an earlier process.
     fn resumed(&self, _run: &Path) {}
     /// Called before the dataflow starts. Returns the observer of its events.
-    fn started(&self, _tokens: SampledTokenCount) -> Arc<dyn Observer> {
+    fn started(&self, _engines: ReadEngines) -> Arc<dyn Observer> {
         Arc::new(dataflow::NullObserver)
     }
     /// Called when the dataflow has ended, with or without an error.
@@ -127,8 +127,8 @@ pub fn run(
     let env = RuntimeEnv::new(models);
     let servers = StopServers { env: env.clone(), run: Arc::clone(&run) };
     let engines = env.clone();
-    let tokens = Box::new(move || engines.get::<Models>().ok()?.sampled_tokens());
-    let counting = Arc::new(Counting { counters: RunCounters::default(), observer: watch.started(tokens) });
+    let read = Box::new(move || Some(reading(&engines.get::<Models>().ok()?.try_engines()?)));
+    let counting = Arc::new(Counting { counters: RunCounters::default(), observer: watch.started(read) });
     let shared = Shared {
         plan: Arc::clone(plan),
         run: Arc::clone(&run),
@@ -147,6 +147,32 @@ pub fn run(
     run.finish()?;
     dataflow::drop_unkept(plan, &run)?;
     Ok(Ended::Ran(run, Box::new(closing)))
+}
+
+/// What progress shows of the engines.
+fn reading(engines: &[EngineUse]) -> EngineReading {
+    let mut reading = EngineReading::default();
+    for used in engines {
+        reading.sampled_tokens += used.stats.generated_tokens;
+        for endpoint in &used.endpoints {
+            let server = ServerReading {
+                model: used.model.clone(),
+                requests: endpoint.requests,
+                in_flight: endpoint.in_flight as u64,
+                retries: endpoint.retries,
+                prompt_tokens: endpoint.prompt_tokens,
+                cached_prompt_tokens: endpoint.cached_prompt_tokens,
+                generated_tokens: endpoint.generated_tokens,
+                cost: used.cost,
+            };
+            match reading.servers.iter_mut().find(|other| other.model == server.model) {
+                // The cost is that of the model, and not of one of its servers.
+                Some(other) => other.add(&ServerReading { cost: None, ..server }),
+                None => reading.servers.push(server),
+            }
+        }
+    }
+    reading
 }
 
 /// Stops the servers that a run has started, however it ends.

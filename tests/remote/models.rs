@@ -43,7 +43,7 @@ pub fn models(owner: &str) -> Response {
 pub fn chat(text: &str) -> Response {
     let reply = json!({
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5}
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
     });
     Response::json(reply.to_string())
 }
@@ -349,6 +349,31 @@ fn undisturbed_runs_are_equal() {
         words.lines().find(|line| line.contains(&format!("  {}: ", stub.url()))).unwrap_or_else(|| panic!("{words}"));
     assert!(line.contains(" requests, ") && line.ends_with(" s each") || line.contains(" of waiting"), "{line}");
     assert!(rows(&dir.path().join("again/remote")) == first);
+}
+
+#[test]
+fn what_servers_did_is_shown_while_the_run_goes_on_and_when_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    // The first completion after the probes has to be sent again.
+    let stub = Stub::start(|request| if request.nth == 6 { Response::status(503, "{}") } else { answer(request) });
+    let file = pipeline(dir.path(), &[stub.url()], "price = { input = 1000.0, output = 2000.0 }\nmax_in_flight = 2");
+    let runs = dir.path().join("runs");
+    let output = run(&file, &runs, &["--log", "json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let events = String::from_utf8_lossy(&output.stderr).into_owned();
+    let status = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let last = status.filter(|event| event["event"] == "status").last().unwrap_or_else(|| panic!("{events}"));
+    let far = &last["servers"][0];
+    // 32 answers, 64 judgements and four probes, of which each has 10 tokens in and 5 out.
+    let counted = ["requests", "in_flight", "retries", "prompt_tokens", "cached_prompt_tokens", "generated_tokens"];
+    assert_eq!(counted.map(|key| far[key].as_u64().unwrap()), [101, 0, 1, 1000, 400, 500], "{far}");
+    assert_eq!((&far["model"], far["cost"].as_f64()), (&json!("far"), Some(2.)), "{far}");
+    let words = said(&output);
+    assert!(words.contains("101 requests, 1 sent again, 1000 tokens in (40% cached), 500 out, "), "{words}");
+    assert!(!words.contains("came from the prefix cache"), "it counts for each address: {words}");
+    let summary: Value = serde_json::from_slice(&std::fs::read(runs.join("remote/summary.json")).unwrap()).unwrap();
+    let endpoint = &summary["engines"][0]["endpoints"][0];
+    assert_eq!((&endpoint["cached_prompt_tokens"], &endpoint["prompt_tokens"]), (&json!(400), &json!(1000)));
 }
 
 #[test]

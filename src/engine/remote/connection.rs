@@ -104,6 +104,8 @@ pub struct Connection {
     spellings: Mutex<BTreeMap<ConstraintForm, Spelling>>,
     /// Tokens of prompts and of answers, those of replies from the store included.
     spent: [AtomicU64; 2],
+    /// What each endpoint has counted for its replies.
+    received: Mutex<Vec<Usage>>,
 }
 
 impl Connection {
@@ -118,6 +120,7 @@ impl Connection {
             counters: Counters::default(),
             spellings: Mutex::default(),
             spent,
+            received: Mutex::default(),
         })
     }
 
@@ -131,9 +134,30 @@ impl Connection {
         self.counters.read()
     }
 
-    /// Counters of each endpoint.
+    /// Counters of each endpoint. Replies from the store are not among them.
     pub fn endpoints(&self) -> Vec<EndpointCounters> {
-        self.transport.counters()
+        let received = self.received().clone();
+        let usages = received.into_iter().chain(std::iter::repeat(Usage::default()));
+        let with_tokens = |(counters, usage): (EndpointCounters, Usage)| EndpointCounters {
+            prompt_tokens: usage.prompt,
+            cached_prompt_tokens: usage.cached,
+            generated_tokens: usage.sampled,
+            ..counters
+        };
+        self.transport.counters().into_iter().zip(usages).map(with_tokens).collect()
+    }
+
+    fn received(&self) -> std::sync::MutexGuard<'_, Vec<Usage>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the tokens of a reply for the endpoint that sent it.
+    fn receive(&self, endpoint: usize, usage: Usage) {
+        let mut received = self.received();
+        if received.len() <= endpoint {
+            received.resize(endpoint + 1, Usage::default());
+        }
+        received[endpoint] += usage;
     }
 
     fn spellings(&self) -> std::sync::MutexGuard<'_, BTreeMap<ConstraintForm, Spelling>> {
@@ -214,6 +238,7 @@ impl Connection {
                         let result = read(&json);
                         let usage = reply::usage(&json);
                         self.spend(usage);
+                        self.receive(reply.endpoint, usage);
                         // A reply that cannot be read is not kept: the next run may get a better one.
                         if result.is_ok() {
                             replies.keep(&hashes[call], &reply.body, usage)?;
@@ -245,7 +270,7 @@ impl Connection {
         self.spent[1].fetch_add(usage.sampled, Ordering::Relaxed);
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         add(&self.counters.prompt_tokens, count(usage.prompt));
-        add(&self.counters.cached_prompt_tokens, count(usage.cached));
+        add(&self.counters.cached_prompt_tokens, count(usage.cached.unwrap_or(0)));
         add(&self.counters.generated_tokens, count(usage.sampled));
     }
 

@@ -54,11 +54,14 @@ pub(super) fn bad(what: impl std::fmt::Display) -> RequestError {
 /// a budget and does not wrap around.
 pub(super) fn usage(reply: &Value) -> Usage {
     let usage = &reply["usage"];
-    let count = |value: &Value| value.as_u64().unwrap_or(0).min(MAX_COUNT);
+    let count = |value: &Value| value.as_u64().map(|n| n.min(MAX_COUNT));
+    // llama.cpp has the second one in every version, and the first one in newer ones.
+    let cached =
+        count(&usage["prompt_tokens_details"]["cached_tokens"]).or_else(|| count(&reply["timings"]["cache_n"]));
     Usage {
-        prompt: count(&usage["prompt_tokens"]),
-        cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
-        sampled: count(&usage["completion_tokens"]),
+        prompt: count(&usage["prompt_tokens"]).unwrap_or(0),
+        cached,
+        sampled: count(&usage["completion_tokens"]).unwrap_or(0),
     }
 }
 
@@ -229,6 +232,20 @@ mod tests {
             assert_eq!((counted(wrong.clone()).prompt, counted(wrong).sampled), (0, 0));
         }
         let most = counted(json!(u64::MAX));
-        assert_eq!((most.prompt, most.cached, most.sampled), (MAX_COUNT, MAX_COUNT, MAX_COUNT));
+        assert_eq!((most.prompt, most.cached, most.sampled), (MAX_COUNT, Some(MAX_COUNT), MAX_COUNT));
+    }
+
+    #[test]
+    fn cached_tokens_are_read_where_a_server_counts_them() {
+        let cached = |reply: Value| usage(&reply).cached;
+        let details = json!({"usage": {"prompt_tokens": 34, "prompt_tokens_details": {"cached_tokens": 33}}});
+        let timings = json!({"usage": {"prompt_tokens": 34}, "timings": {"cache_n": 31, "prompt_n": 3}});
+        assert_eq!((cached(details), cached(timings)), (Some(33), Some(31)));
+        // As vLLM writes it, unless it is told to count them.
+        let silent = json!({"usage": {"prompt_tokens": 34, "prompt_tokens_details": null}});
+        assert_eq!(cached(silent.clone()), None);
+        let mut sum = usage(&silent);
+        sum += usage(&json!({"usage": {"prompt_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}}}));
+        assert_eq!((sum.prompt, sum.cached), (36, Some(0)));
     }
 }

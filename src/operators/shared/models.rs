@@ -12,6 +12,7 @@ use super::own_servers::{ModelToServe, OwnServers, Pause, ServerUse};
 use super::servers::{Servers, suits};
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, ModelAt, Operator};
+use crate::engine::remote::Connection;
 use crate::engine::remote::transport::EndpointCounters;
 use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start};
 use crate::error::{Error, ErrorContext as _, Result};
@@ -190,20 +191,18 @@ impl Models {
 
     /// Returns statistics of each engine: dropped ones in order of dropping, then the others by name.
     pub fn engines(&self) -> Vec<EngineUse> {
-        let mut all = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut here: Vec<EngineUse> = engines.values().map(CachedModel::used).collect();
-        here.extend(self.servers.all().into_iter().map(|(model, connection)| {
-            let (endpoints, cost) = (connection.endpoints(), connection.cost());
-            EngineUse { endpoints, cost, ..EngineUse::new(&model, connection.stats()) }
-        }));
-        here.sort_by(|a, b| a.model.cmp(&b.model));
-        all.extend(self.own_servers.used().into_iter().map(|used| {
-            let ServerUse { model, stats, endpoints } = used;
-            EngineUse { endpoints, ..EngineUse::new(&model, stats) }
-        }));
-        all.extend(here);
-        all
+        let here = engines.values().map(CachedModel::used).collect();
+        in_order(gone, here, self.servers.all(), self.own_servers.used())
+    }
+
+    /// As [`Models::engines`]; `None` while a model is being loaded or a server connected to.
+    pub fn try_engines(&self) -> Option<Vec<EngineUse>> {
+        let engines = self.engines.try_lock().ok()?;
+        let gone = self.gone.try_lock().ok()?.clone();
+        let here = engines.values().map(CachedModel::used).collect();
+        Some(in_order(gone, here, self.servers.try_all()?, self.own_servers.try_used()?))
     }
 
     /// Connects to the servers of the plan's models, and checks that they can do what the steps need. Returns a line
@@ -218,16 +217,6 @@ impl Models {
         cancel: &CancelFlag,
     ) -> Result<Vec<String>> {
         self.servers.check(plan, run, cancel)
-    }
-
-    /// Returns the number of tokens sampled by all engines; `None` while a model is being loaded.
-    pub fn sampled_tokens(&self) -> Option<u64> {
-        let engines = self.engines.try_lock().ok()?;
-        let gone = self.gone.try_lock().ok()?;
-        let here = engines.values().map(|loaded| loaded.engine.stats().generated_tokens);
-        let elsewhere = self.servers.try_all()?.into_iter().map(|connection| connection.stats().generated_tokens);
-        let own = self.own_servers.try_used()?.into_iter().map(|used| used.stats.generated_tokens);
-        Some(gone.iter().map(|used| used.stats.generated_tokens).chain(here).chain(elsewhere).chain(own).sum())
     }
 
     /// Loads a copy of the step's model to train: all weights, or a new adapter with weights drawn for this
@@ -336,6 +325,26 @@ impl Models {
             }
         }
     }
+}
+
+/// Statistics of engines, of the dropped ones first.
+fn in_order(
+    gone: Vec<EngineUse>,
+    here: Vec<EngineUse>,
+    servers: Vec<(String, Arc<Connection>)>,
+    own_servers: Vec<ServerUse>,
+) -> Vec<EngineUse> {
+    let mut here = here;
+    here.extend(servers.into_iter().map(|(model, connection)| {
+        let (endpoints, cost) = (connection.endpoints(), connection.cost());
+        EngineUse { endpoints, cost, ..EngineUse::new(&model, connection.stats()) }
+    }));
+    here.sort_by(|a, b| a.model.cmp(&b.model));
+    let own_servers = own_servers.into_iter().map(|used| {
+        let ServerUse { model, stats, endpoints } = used;
+        EngineUse { endpoints, ..EngineUse::new(&model, stats) }
+    });
+    gone.into_iter().chain(own_servers).chain(here).collect()
 }
 
 /// Whether a path is a model directory in Hugging Face's layout with weights of this type.

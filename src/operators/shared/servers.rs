@@ -34,7 +34,7 @@ impl ReplyStore for Replies {
     }
     fn keep(&self, request: &[u8; 32], body: &[u8], usage: Usage) -> Result<()> {
         let Usage { prompt, cached, sampled } = usage;
-        self.keep(request, body, ReplyUsage { prompt, cached, sampled })
+        self.keep(request, body, ReplyUsage { prompt, cached: cached.unwrap_or(0), sampled })
     }
 }
 
@@ -100,13 +100,17 @@ impl Servers {
 
     /// Name and connection of each model.
     pub fn all(&self) -> Vec<(String, Arc<Connection>)> {
-        self.connections().iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
+        named(&self.connections())
     }
 
-    /// Every connection; `None` while one is being made.
-    pub fn try_all(&self) -> Option<Vec<Arc<Connection>>> {
-        Some(self.connections.try_lock().ok()?.values().cloned().collect())
+    /// As [`Servers::all`]; `None` while a connection is being made.
+    pub fn try_all(&self) -> Option<Vec<(String, Arc<Connection>)>> {
+        Some(named(&*self.connections.try_lock().ok()?))
     }
+}
+
+fn named(connections: &BTreeMap<String, Arc<Connection>>) -> Vec<(String, Arc<Connection>)> {
+    connections.iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
 }
 
 /// Connects to the servers of a plan's models and checks that they can do what its steps need. Returns a line on each
@@ -216,7 +220,7 @@ fn config(name: &str, server: &ServerSource, run: Option<&Run>, date: Option<Dat
         max_tokens: server.max_tokens,
         price: server.price.map(|price| (price.input / 1e6, price.output / 1e6)),
         max_cost: server.max_cost,
-        spent_before: Usage { prompt, cached, sampled },
+        spent_before: Usage { prompt, cached: Some(cached), sampled },
         id: None,
     })
 }

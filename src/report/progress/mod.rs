@@ -2,6 +2,7 @@
 
 mod left;
 mod scores;
+mod servers;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -9,5 +10,6 @@ mod text;
 mod timing;
 
 pub use left::TimeLeft;
+pub use servers::{EngineReading, ServerReading};
 pub use state::{PlanOutline, ProgressState, StepOutline};
 pub use text::{Paint, Piece, duration, wrapped};

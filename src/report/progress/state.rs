@@ -7,6 +7,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use super::scores::{ScoreCounts, ScoredSample};
+use super::servers::{EngineReading, ShownServer, update};
 use super::timing::{RunningJob, Timing};
 
 use crate::data::{Epoch, named};
@@ -101,7 +102,7 @@ pub(super) struct Training {
 pub(super) struct Rate(VecDeque<(Duration, f64)>);
 
 impl Rate {
-    fn add(&mut self, now: Duration, count: f64) {
+    pub(super) fn add(&mut self, now: Duration, count: f64) {
         // A smaller count means that another training began, so the old one is dropped.
         if self.0.back().is_some_and(|&(_, last)| count < last) {
             self.0.clear();
@@ -132,6 +133,7 @@ pub struct ProgressState {
     pub(super) sample: Option<ScoredSample>,
     pub(super) sampled: Rate,
     pub(super) trained: Rate,
+    pub(super) servers: Vec<ShownServer>,
     pub(super) memory: Option<u64>,
 }
 
@@ -161,6 +163,7 @@ impl ProgressState {
             sample: None,
             sampled: Rate::default(),
             trained: Rate::default(),
+            servers: Vec::new(),
             memory: None,
         }
     }
@@ -200,12 +203,13 @@ impl ProgressState {
         }
     }
 
-    /// Updates values that no event carries: the tokens sampled by all engines so far, and the memory of
-    /// the process in bytes.
-    pub fn observe(&mut self, now: Duration, sampled_tokens: Option<u64>, memory: Option<u64>) {
+    /// Updates values that no event carries: what all engines have done so far, and the memory of the process
+    /// in bytes.
+    pub fn observe(&mut self, now: Duration, engines: Option<EngineReading>, memory: Option<u64>) {
         self.charge(now);
-        if let Some(tokens) = sampled_tokens {
-            self.sampled.add(now, tokens as f64);
+        if let Some(EngineReading { sampled_tokens, servers }) = engines {
+            self.sampled.add(now, sampled_tokens as f64);
+            update(&mut self.servers, now, servers);
         }
         self.memory = memory.or(self.memory);
     }

@@ -199,6 +199,20 @@ fn durations_are_read_by_people() {
     assert_eq!(shown, ["1s", "1m 00s", "1m 00s", "4m 10s", "59m 59s", "2h 05m", "1d 0h", "3d 3h"]);
 }
 
+/// A model on servers that has written this many tokens.
+fn on_servers(generated_tokens: u64) -> ServerReading {
+    ServerReading {
+        model: "far".to_owned(),
+        requests: 340,
+        in_flight: 12,
+        retries: 2,
+        prompt_tokens: 3400,
+        cached_prompt_tokens: Some(1530),
+        generated_tokens,
+        cost: Some(0.012_34),
+    }
+}
+
 /// A run in the middle of its first training, with everything that can be shown.
 fn busy() -> Script {
     let mut run = Script::new();
@@ -214,7 +228,9 @@ fn busy() -> Script {
     run.start("dpo", 1, 0);
     for (second, tokens) in [(0, 1000), (1, 1400), (2, 1800)] {
         run.now += f64::from(second.min(1));
-        run.state.observe(Duration::from_secs_f64(run.now), Some(tokens), Some(1_234_000_000));
+        let servers = vec![on_servers(tokens)];
+        let engines = EngineReading { sampled_tokens: tokens, servers };
+        run.state.observe(Duration::from_secs_f64(run.now), Some(engines), Some(1_234_000_000));
     }
     run.measured(1, 10, 0.7);
     run.now += 2.;
@@ -246,6 +262,11 @@ fn the_screen_says_everything_at_every_width() {
             "0|",
             "|5",
             "unread 2 of 8 judgements (25%)", // scores
+            "12 requests in flight of 340",
+            "2 sent again",
+            "3400 tokens in (45% cached)",
+            "1800 out",
+            "cost 0.0123", // servers
             "400 tokens/s sampled",
             "50 tokens/s trained",
             "memory 1.2 GB", // machine
@@ -286,8 +307,8 @@ fn a_long_chain_of_steps_is_counted_in_one_pass() {
 #[test]
 fn a_low_terminal_shows_what_runs() {
     let run = busy();
-    let lines = text(run.state.screen(Duration::from_secs_f64(run.now), 80, 12));
-    assert!(lines.len() <= 10, "{} lines", lines.len());
+    let lines = text(run.state.screen(Duration::from_secs_f64(run.now), 80, 14));
+    assert!(lines.len() <= 12, "{} lines", lines.len());
     let text = lines.join("\n");
     assert!(text.contains("2/10 steps") && text.contains("2 more steps, 1 of them done"), "{text}");
     for height in 0..40 {
@@ -338,4 +359,33 @@ fn the_example_stays_a_while() {
     assert_eq!(show(0., "first"), "      answer first");
     assert_eq!(show(19., "second"), "      answer first");
     assert_eq!(show(1., "third"), "      answer third");
+}
+
+#[test]
+fn servers_that_say_nothing_of_a_cache_or_a_price_show_none() {
+    let mut run = Script::new();
+    let told = |generated_tokens, requests| ServerReading {
+        model: "far".to_owned(),
+        requests,
+        generated_tokens,
+        prompt_tokens: 10 * requests,
+        ..ServerReading::default()
+    };
+    for (now, tokens) in [(1., 0), (2., 40), (3., 80)] {
+        run.now = now;
+        let servers = vec![told(tokens, 1 + tokens / 8)];
+        let engines = EngineReading { sampled_tokens: tokens, servers };
+        run.state.observe(Duration::from_secs_f64(now), Some(engines), None);
+    }
+    let text = run.screen(100).join("\n");
+    assert!(text.contains("far: 0 requests in flight of 11, 110 tokens in, 80 out, 40 tokens/s\n"), "{text}");
+    let json = run.state.json(Duration::from_secs_f64(3.));
+    let far = &json["servers"][0];
+    assert_eq!((&far["generated_tokens_per_second"], &far["requests"]), (&40.0.into(), &11.into()), "{json}");
+    assert!(far["cached_prompt_tokens"].is_null() && far["cost"].is_null(), "{json}");
+    // Two servers of one model, of which one counts its cache.
+    let mut sum = told(5, 1);
+    sum.add(&ServerReading { cached_prompt_tokens: Some(3), cost: Some(0.5), ..told(7, 2) });
+    assert_eq!((sum.requests, sum.generated_tokens, sum.cached_prompt_tokens), (3, 12, Some(3)));
+    assert_eq!(sum.cost, Some(0.5));
 }

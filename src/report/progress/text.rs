@@ -193,13 +193,15 @@ impl ProgressState {
         parts
     }
 
-    /// Groups of figures, one for each line: the training, the scores of each step, the machine.
+    /// Groups of figures, one for each line: the training, the scores of each step, the models on servers, the
+    /// machine.
     fn figures(&self) -> Vec<Vec<String>> {
         let mut all = Vec::new();
         if let Some(training) = &self.training {
             all.push(self.training_parts(training));
         }
         all.extend(self.steps.iter().filter_map(StepState::score_parts));
+        all.extend(self.servers.iter().map(|server| server.parts(self.charged)));
         let machine = self.machine_parts();
         if !machine.is_empty() {
             all.push(machine);
@@ -308,11 +310,13 @@ impl ProgressState {
             json!({ "step": self.steps[t.step].outline.name, "iteration": t.iteration, "metrics": values })
         });
         let scores: Vec<Value> = self.steps.iter().filter_map(StepState::scores_json).collect();
+        let servers: Vec<Value> = self.servers.iter().map(|server| server.json(self.charged)).collect();
         json!({
             "event": "status", "seconds": now.as_secs_f64(), "iteration": self.iteration().map(|i| i.min(self.iterations)),
             "iterations": self.iterations, "running": self.running(), "seconds_left": left, "unknown_until": unknown,
             "training": training, "scores": scores, "sampled_tokens_per_second": self.sampled.per_second(self.charged),
-            "trained_tokens_per_second": self.trained.per_second(self.charged), "memory_bytes": self.memory,
+            "trained_tokens_per_second": self.trained.per_second(self.charged), "servers": servers,
+            "memory_bytes": self.memory,
             "sample": self.sample.as_ref().map(|s| json!({
                 "step": s.step, "prompt": s.prompt, "response": s.response, "score": s.score, "judgement": s.judgement,
             })),

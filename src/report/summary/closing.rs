@@ -89,6 +89,12 @@ fn server_lines(used: &Value) -> Vec<String> {
         words.extend(
             faults.into_iter().filter(|(key, _)| count(key) > 0).map(|(key, word)| format!("{} {word}", count(key))),
         );
+        if let Some(tokens) = endpoint["prompt_tokens"].as_u64().filter(|tokens| *tokens > 0) {
+            let share = |cached: u64| format!(" ({:.0}% cached)", 100. * cached as f64 / tokens as f64);
+            let cached = endpoint["cached_prompt_tokens"].as_u64().map(share).unwrap_or_default();
+            words.push(format!("{tokens} tokens in{cached}"));
+            words.push(format!("{} out", count("generated_tokens")));
+        }
         let seconds = |key: &str| endpoint[key].as_f64().unwrap_or_default();
         words.push(format!("{:.1} s each", seconds("seconds") / count("requests").max(1) as f64));
         if seconds("waiting_seconds") >= 0.1 {
@@ -103,18 +109,25 @@ fn server_lines(used: &Value) -> Vec<String> {
     lines
 }
 
-/// `M1: 1084 answers, 20960 tokens at 5310 a second; 71% of the prompts' tokens came from the prefix cache`.
+/// `M1: 1084 answers, 20960 tokens at 5310 a second; 71% of the prompts' tokens came from the prefix cache`. The lines
+/// of servers say the latter, because not every server counts it.
 fn engine_line(used: &Value) -> Option<String> {
     let number = |key: &str| used[key].as_f64().unwrap_or_default();
     if number("prompt_tokens") == 0. {
         return None;
     }
+    let cache = match used["endpoints"].is_array() {
+        true => String::new(),
+        false => {
+            let share = 100. * number("prefix_hit_rate");
+            format!("; {share:.0}% of the prompts' tokens came from the prefix cache")
+        }
+    };
     Some(format!(
-        "{}: {}, {} at {:.0} a second; {:.0}% of the prompts' tokens came from the prefix cache",
+        "{}: {}, {} at {:.0} a second{cache}",
         used["model"].as_str()?,
         counted(number("requests") as u64, "answer"),
         counted(number("generated_tokens") as u64, "token"),
         number("generated_tokens") / number("busy_seconds").max(1e-9),
-        100. * number("prefix_hit_rate"),
     ))
 }

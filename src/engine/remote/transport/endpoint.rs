@@ -76,6 +76,12 @@ pub struct EndpointCounters {
     pub refused: u64,
     /// Times that it was found dead.
     pub deaths: u64,
+    /// Tokens of the prompts of its replies, as it counts them.
+    pub prompt_tokens: u64,
+    /// The part of them that was in its cache; `None` if it does not say.
+    pub cached_prompt_tokens: Option<u64>,
+    /// Tokens of the answers of its replies, as it counts them.
+    pub generated_tokens: u64,
     /// Seconds that rows waited for a place at it, summed over rows.
     pub waiting_seconds: f64,
     /// Seconds that requests took, summed over requests.
