@@ -17,7 +17,7 @@ use crate::data::RngKey;
 use crate::engine::backend::{Engine as _, TokenEngine as _};
 use crate::engine::encoded::{EncodedRequest, SampledTokens};
 use crate::engine::open::has_template;
-use crate::engine::request::{Completion, Request};
+use crate::engine::request::{Completion, Request, RequestError};
 use crate::engine::sampling::Sampling;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Message, Tokenizer};
@@ -196,29 +196,28 @@ fn probe_tokens(connection: &Arc<Connection>, tokenizer: Tokenizer, cancel: &Can
     let messages = [Message::new("user", QUESTION)];
     let prompt: Arc<[u32]> = tokenizer.encode_chat(&messages, true)?.into();
     let server = TokenServer::new(connection.clone(), tokenizer, Arc::new(NoReplies) as SharedReplies);
-    let ask = |sampling: Sampling, key: u8, wanted: Option<Vec<u32>>| -> Result<SampledTokens> {
-        let (prompt, wanted) = (prompt.clone(), wanted.map(Arc::from));
-        let row = EncodedRequest { row: 0, prompt, sampling: Arc::new(sampling), key: RngKey([key; 32]), wanted };
-        let result = server.run(vec![row], cancel)?.pop().ok_or_else(|| Error::bug("a probe has no result"))?;
-        result.1.map_err(|e| {
-            Error::user(format!(
-                "the server of `{}` cannot be used with token ids: {}",
-                connection.config.name, e.message
-            ))
-            .help("take `tokenizer` out to send text, or use vLLM, llama.cpp or `reflux serve`")
-        })
+    let probe = |row: usize, sampling: &Sampling, key: u8| EncodedRequest {
+        row,
+        prompt: prompt.clone(),
+        sampling: Arc::new(sampling.clone()),
+        key: RngKey([key; 32]),
+        wanted: None,
     };
     let greedy = Sampling { temperature: 0., max_tokens: 1, ..Sampling::default() };
-    let first = ask(greedy.clone(), 1, None)?;
-    let (token, likely) = (first.tokens[0], first.logprobs[0]);
     // Temperature and top_k leave the model's own distribution as it is.
-    let other = ask(Sampling { temperature: 2., top_k: 1, ..greedy.clone() }, 1, None)?;
-    let exact = other.tokens[0] == token && (other.logprobs[0] - likely).abs() < ROUNDING;
+    let flat = Sampling { temperature: 2., top_k: 1, ..greedy.clone() };
     // vLLM refuses a temperature above 2.
     let hot = Sampling { temperature: 2., max_tokens: 8, ..Sampling::default() };
-    let draws = [1, 1, 2, 3].map(|key| ask(hot.clone(), key, None).map(|answer| answer.tokens));
-    let [a, again, b, c] = draws;
-    let (a, again, b, c) = (a?, again?, b?, c?);
+    // All at once, since each takes as long as all of them.
+    let rows = [(&greedy, 1), (&flat, 1), (&hot, 1), (&hot, 1), (&hot, 2), (&hot, 3)];
+    let rows = rows.into_iter().enumerate().map(|(row, (sampling, key))| probe(row, sampling, key));
+    let answers = all(&server, rows.collect(), cancel)?;
+    let answers: Vec<_> =
+        answers.into_iter().map(|a| a.map_err(|e| unusable(connection, &e))).collect::<Result<_>>()?;
+    let [first, other, a, again, b, c] = answers.try_into().map_err(|_| Error::bug("a probe has no result"))?;
+    let (token, likely) = (first.tokens[0], first.logprobs[0]);
+    let exact = other.tokens[0] == token && (other.logprobs[0] - likely).abs() < ROUNDING;
+    let [a, again, b, c] = [a, again, b, c].map(|answer| answer.tokens);
     if a == b && b == c {
         return Err(ignores(connection, "the temperature or the seed"));
     }
@@ -227,27 +226,56 @@ fn probe_tokens(connection: &Arc<Connection>, tokenizer: Tokenizer, cancel: &Can
     }
     let mut ignored = Vec::new();
     let least = Sampling { min_tokens: 3, max_tokens: 3, stop_ids: vec![token], ..greedy.clone() };
-    if connection.facts.dialect.ignores(&least).is_empty() && ask(least, 1, None)?.tokens.len() < 3 {
+    let choice = EncodedRequest { wanted: Some(Arc::from([token, a[0]])), ..probe(0, &greedy, 1) };
+    let mut rows = vec![choice];
+    if connection.facts.dialect.ignores(&least).is_empty() {
+        rows.push(probe(1, &least, 1));
+    }
+    let mut answers = all(&server, rows, cancel)?.into_iter();
+    let choice = answers.next().and_then(Result::ok);
+    let choices = choice.is_some_and(|choice| (choice.logprobs[0] - likely).abs() < ROUNDING);
+    if let Some(least) = answers.next()
+        && least.map_err(|e| unusable(connection, &e))?.tokens.len() < 3
+    {
         ignored.push("min_tokens");
     }
-    let choice = ask(greedy, 1, Some(vec![token, a[0]])).ok();
-    let choices = choice.is_some_and(|choice| (choice.logprobs[0] - likely).abs() < ROUNDING);
     Ok(Facts { exact, choices, ignored, ..connection.facts.clone() })
+}
+
+/// The error for servers that refuse a request with token ids.
+fn unusable(connection: &Connection, error: &RequestError) -> Error {
+    let words = format!("the server of `{}` cannot be used with token ids: {}", connection.config.name, error.message);
+    Error::user(words).help("take `tokenizer` out to send text, or use vLLM, llama.cpp or `reflux serve`")
+}
+
+/// The answers to probes that are sent at once, in the order of their row numbers.
+fn all(
+    server: &TokenServer,
+    rows: Vec<EncodedRequest>,
+    cancel: &CancelFlag,
+) -> Result<Vec<std::result::Result<SampledTokens, RequestError>>> {
+    let expected = rows.len();
+    let mut answers = server.run(rows, cancel)?;
+    answers.sort_by_key(|(row, _)| *row);
+    match answers.len() == expected {
+        true => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
+        false => Err(Error::bug("a probe has no result")),
+    }
 }
 
 /// Probes servers that take and return text.
 fn probe_chat(connection: &Arc<Connection>, cancel: &CancelFlag) -> Result<()> {
     let server = ChatServer::new(connection.clone(), Arc::new(NoReplies) as SharedReplies);
-    let ask = |key: u8| -> Result<Completion> {
-        let sampling = Sampling { temperature: 1.5, max_tokens: 16, ..Sampling::default() };
-        let request = Request { messages: vec![Message::new("user", QUESTION)], sampling, key: RngKey([key; 32]) };
-        let answer =
-            server.generate(vec![request], cancel)?.pop().ok_or_else(|| Error::bug("a probe has no result"))?;
-        answer.map_err(|e| Error::user(format!("the server of `{}`: {}", connection.config.name, e.message)))
-    };
-    let [a, b, c, d] = [1, 2, 3, 4].map(ask);
-    let a = a?;
-    if a.text == b?.text && a.text == c?.text && a.text == d?.text {
+    let sampling = Sampling { temperature: 1.5, max_tokens: 16, ..Sampling::default() };
+    let messages = vec![Message::new("user", QUESTION)];
+    let probe = |key: u8| Request { messages: messages.clone(), sampling: sampling.clone(), key: RngKey([key; 32]) };
+    // All at once, since each takes as long as all of them.
+    let answers: Vec<Completion> = server
+        .generate([1, 2, 3, 4].map(probe).into(), cancel)?
+        .into_iter()
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Error::user(format!("the server of `{}`: {}", connection.config.name, e.message)))?;
+    if answers.windows(2).all(|pair| pair[0].text == pair[1].text) {
         return Err(ignores(connection, "the temperature or the seed"));
     }
     Ok(())

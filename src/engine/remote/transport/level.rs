@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-/// The level of a new endpoint.
-const START: f64 = 8.;
+/// The level of a new endpoint: what the small ones of the usual servers take at once.
+const START: f64 = 32.;
 /// Answers over which speed and latency are averaged, at least.
 const MIN_EPOCH: usize = 32;
 /// Answers a second that are more than the best seen by this factor are worth their latency.
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn it_rises_to_the_ceiling_of_a_server_that_keeps_up() {
         let (mut level, mut now) = (Level::new(256), Instant::now());
-        assert_eq!(level.allowed(), 8);
+        assert_eq!(level.allowed(), 32);
         round_trips(&mut level, &mut now, 6, |_| 0.1);
         assert_eq!(level.allowed(), 256);
         // A server whose latency grows, but with it its speed, is not congested.
@@ -234,6 +234,6 @@ mod tests {
         for _ in 0..100 {
             level.answered(now, now + Duration::from_millis(1), false);
         }
-        assert_eq!(level.allowed(), 8);
+        assert_eq!(level.allowed(), 32);
     }
 }
