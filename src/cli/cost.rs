@@ -7,7 +7,7 @@ use super::check::{Warnings, load_without_data};
 use super::session::Session;
 use super::terminal;
 use crate::bench::{self, Product};
-use crate::data::read_regular;
+use crate::data::{parse_json, read_regular};
 use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::{Config, gguf_config, is_gguf};
 use crate::pipeline::{CostAssumptions, External, ModelKind};
@@ -128,7 +128,9 @@ fn shape(path: &Path) -> Result<ModelShape> {
     }
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let text = read_regular(&path).user(|| path.display().to_string())?;
-    let config: Config = serde_json::from_slice(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))?;
+    let wrong = |e: &dyn std::fmt::Display| Error::user(format!("{}: {e}", path.display()));
+    let json = parse_json(&text).map_err(|e| wrong(&e))?;
+    let config: Config = serde_json::from_value(json).map_err(|e| wrong(&e))?;
     of_config(&path, &config)
 }
 

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 /// Maximum number of values in one text. A parsed value takes up to a hundred bytes of memory, even if its text takes
@@ -15,8 +16,8 @@ pub(crate) const MAX_VALUES: usize = 1 << 20;
 /// Reason why a text is not a valid JSON value.
 #[derive(Debug)]
 pub(crate) enum JsonFault {
-    /// It has more than [`MAX_VALUES`] values.
-    TooManyValues,
+    /// It has more values than this.
+    TooManyValues(usize),
     /// An object has this key more than once.
     DuplicateKey(String),
     /// The parser's error.
@@ -26,7 +27,7 @@ pub(crate) enum JsonFault {
 impl fmt::Display for JsonFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JsonFault::TooManyValues => write!(f, "it has more than {MAX_VALUES} values"),
+            JsonFault::TooManyValues(most) => write!(f, "it has more than {most} values"),
             JsonFault::DuplicateKey(key) => {
                 write!(f, "it has the key `{}` twice", key.chars().take(60).collect::<String>().escape_debug())
             }
@@ -35,10 +36,15 @@ impl fmt::Display for JsonFault {
     }
 }
 
-/// Parses a JSON text.
+/// Parses a JSON text of at most [`MAX_VALUES`] values.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, JsonFault> {
-    if has_too_many_values(bytes) {
-        return Err(JsonFault::TooManyValues);
+    parse_json_up_to(MAX_VALUES, bytes)
+}
+
+/// Parses a JSON text of at most this many values.
+pub(crate) fn parse_json_up_to(max_values: usize, bytes: &[u8]) -> Result<Value, JsonFault> {
+    if has_more_values(max_values, bytes) {
+        return Err(JsonFault::TooManyValues(max_values));
     }
     let duplicate = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -47,9 +53,9 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, JsonFault> {
 }
 
 /// Counts commas and brackets outside of strings, without parsing.
-fn has_too_many_values(bytes: &[u8]) -> bool {
+fn has_more_values(most: usize, bytes: &[u8]) -> bool {
     // Every value takes at least a byte, so a short line cannot have too many.
-    if bytes.len() < MAX_VALUES {
+    if bytes.len() < most {
         return false;
     }
     let (mut values, mut quoted, mut escaped) = (0, false, false);
@@ -62,7 +68,7 @@ fn has_too_many_values(bytes: &[u8]) -> bool {
             _ => {}
         }
     }
-    values > MAX_VALUES
+    values > most
 }
 
 /// Parses one value. A duplicate key is stored here, because the parser's error cannot carry it.
@@ -113,13 +119,13 @@ impl<'de> Visitor<'de> for NoDuplicateKeys<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut all = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            if all.contains_key(&key) {
-                let error = A::Error::custom("a key comes twice");
-                *self.0.borrow_mut() = Some(key);
-                return Err(error);
+            match all.entry(key) {
+                Entry::Vacant(place) => _ = place.insert(entries.next_value_seed(self)?),
+                Entry::Occupied(there) => {
+                    *self.0.borrow_mut() = Some(there.key().clone());
+                    return Err(A::Error::custom("a key comes twice"));
+                }
             }
-            let value = entries.next_value_seed(self)?;
-            all.insert(key, value);
         }
         Ok(all.into())
     }

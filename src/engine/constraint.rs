@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::data::parse_json;
+
 /// The kinds of constraints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ConstraintForm {
@@ -74,7 +76,8 @@ impl Constraint {
                 before.is_some_and(|before| before.chars().count() <= *reasons)
             }),
             Self::Json { key, values, .. } => {
-                let object: Value = serde_json::from_str(answer).unwrap_or_default();
+                // An answer with a key twice says two things.
+                let object = parse_json(answer.as_bytes()).unwrap_or_default();
                 let keys = object.as_object().map_or(0, serde_json::Map::len);
                 keys == 2 && object["reasons"].is_string() && values.contains(&object[*key])
             }

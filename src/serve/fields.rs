@@ -29,7 +29,7 @@ impl RequestFields {
                 let message = format!("the body has the key `{key}` twice in one object; keep one of the two");
                 Err(ApiError::field(key, message).code("duplicate_key"))
             }
-            Err(JsonFault::TooManyValues) => {
+            Err(JsonFault::TooManyValues(_)) => {
                 let message = format!("the body has more than {MAX_VALUES} values; send fewer in one request");
                 Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large"))
             }

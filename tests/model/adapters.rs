@@ -40,6 +40,17 @@ fn ids(model: &Model) -> Vec<u32> {
 }
 
 #[test]
+fn settings_with_a_key_twice_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    adapter(dir.path());
+    let path = dir.path().join("adapter_config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen('{', "{\"lora_alpha\": 1,", 1)).unwrap();
+    let error = load(dir.path()).err().expect("it loads").to_string();
+    assert!(error.contains("adapter_config.json") && error.contains("the key `lora_alpha` twice"), "{error}");
+}
+
+#[test]
 fn an_initialisation_that_changes_the_base_model_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let hash = adapter(dir.path());

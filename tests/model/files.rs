@@ -86,6 +86,26 @@ fn configurations_that_cannot_be_run() {
     refuses(dir.path(), &["tokenizer", "embedding"]);
 }
 
+/// Readers of such a file may take another value each, so none is taken.
+#[test]
+fn a_key_that_comes_twice_is_refused() {
+    for (file, key, value) in [
+        ("config.json", "hidden_size", "24"),
+        ("config.json", "rope_theta", "7.0"),
+        ("tokenizer_config.json", "eos_token", "\"<x>\""),
+        ("generation_config.json", "eos_token_id", "1"),
+        ("tokenizer.json", "model", "{}"),
+    ] {
+        let dir = copy("smollm2");
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+        let rest = text.trim_start().strip_prefix('{').unwrap();
+        let comma = if rest.trim() == "}" { "" } else { "," };
+        fs::write(&path, format!("{{\"{key}\": {value}, \"{key}\": {value}{comma}{rest}")).unwrap();
+        refuses(dir.path(), &[file, &format!("it has the key `{key}` twice")]);
+    }
+}
+
 #[test]
 fn broken_safetensors() {
     let file = |dir: &TempDir| dir.path().join("model.safetensors");
@@ -105,7 +125,11 @@ fn broken_safetensors() {
     };
     let norm = "\"model.norm.weight\"";
     header(&|h| h.replace(norm, "\"model.norm.bias\""), &["model.norm.bias", "not part of a Llama"]);
-    header(&|h| h.replace(norm, "\"model.layers.0.input_layernorm.weight\""), &["described twice"]);
+    header(
+        &|h| h.replace(norm, "\"model.layers.0.input_layernorm.weight\""),
+        &["header is broken", "`model.layers.0.input_layernorm.weight` twice"],
+    );
+    header(&|h| h.replacen("\"dtype\":\"F32\"", "\"dtype\":\"F32\",\"dtype\":\"F16\"", 1), &["the key `dtype` twice"]);
     header(&|h| h.replacen("\"F32\"", "\"I8\"", 1), &["type I8"]);
     header(&|h| h.replacen("[24]", "[25]", 1), &["shape [25]", "cannot have"]);
     header(&|h| h.replacen("[24]", "[18446744073709551615,18446744073709551615]", 1), &["cannot have"]);

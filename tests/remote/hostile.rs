@@ -91,6 +91,21 @@ fn a_reply_of_millions_of_values_fails_its_row_alone() {
 }
 
 #[test]
+fn a_reply_that_says_two_things_fails_its_row_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let twice = r#"{"choices": [{"message": {"content": "one", "content": "two"}, "finish_reason": "stop"}]}"#;
+    let stub = Stub::start(move |request| match request.nth {
+        _ if request.method == "GET" => models(),
+        6 => Response::json(twice),
+        _ => counted(request, 1),
+    });
+    let output = run(dir.path(), &stub.url(), "max_in_flight = 1");
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("answers: 1 failed (bad_reply 1)"), "{said}");
+}
+
+#[test]
 fn a_key_in_the_file_is_refused_and_never_shown() {
     let dir = tempfile::tempdir().unwrap();
     let stub = Stub::start(|_| models());

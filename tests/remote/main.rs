@@ -9,6 +9,7 @@ mod hostile;
 mod llama;
 mod models;
 mod own_servers;
+mod stored;
 mod structured;
 mod stub;
 mod transport;

@@ -22,7 +22,7 @@ pub fn number(of: &str, below: u64) -> u64 {
 }
 
 /// What a well-behaved server of the model `smol` answers.
-fn answer(request: &Request) -> Response {
+pub fn answer(request: &Request) -> Response {
     if request.method == "GET" {
         return models("llamacpp");
     }
@@ -49,7 +49,7 @@ pub fn chat(text: &str) -> Response {
 }
 
 /// A pipeline with answers and judgements of a model on these servers.
-fn pipeline(dir: &Path, urls: &[String], keys: &str) -> PathBuf {
+pub fn pipeline(dir: &Path, urls: &[String], keys: &str) -> PathBuf {
     let file = dir.join("remote.toml");
     let text = format!(
         r#"
@@ -82,7 +82,7 @@ samples = 2
     file
 }
 
-fn command(file: &Path, runs: &Path, more: &[&str]) -> Command {
+pub fn command(file: &Path, runs: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reflux"));
     command.args(["run", file.to_str().unwrap(), "--runs", runs.to_str().unwrap(), "--color", "never"]).args(more);
     command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -94,7 +94,7 @@ pub fn run(file: &Path, runs: &Path, more: &[&str]) -> Output {
 }
 
 /// Files of a run that have to be equal, without the addresses of its servers.
-fn rows(run: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn rows(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = outcome(run);
     files.retain(|name, _| name.starts_with("data/"));
     assert!(files.keys().any(|name| name.starts_with("data/judged/")), "{:?}", files.keys());
@@ -361,8 +361,8 @@ fn what_servers_did_is_shown_while_the_run_goes_on_and_when_it_ends() {
     let output = run(&file, &runs, &["--log", "json"]);
     assert!(output.status.success(), "{}", said(&output));
     let events = String::from_utf8_lossy(&output.stderr).into_owned();
-    let status = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = status.filter(|event| event["event"] == "status").last().unwrap_or_else(|| panic!("{events}"));
+    let mut events_of = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let last = events_of.rfind(|event| event["event"] == "status").unwrap_or_else(|| panic!("{events}"));
     let far = &last["servers"][0];
     // 32 answers, 64 judgements and four probes, of which each has 10 tokens in and 5 out.
     let counted = ["requests", "in_flight", "retries", "prompt_tokens", "cached_prompt_tokens", "generated_tokens"];

@@ -216,12 +216,9 @@ impl Connection {
             let hash = *hasher.update(path.as_bytes()).update(&[0]).update(&body).finalize().as_bytes();
             if let Some(&call) = known.get(&hash) {
                 askers[call].push(row);
-            } else if let Some(stored) = replies.find(&hash) {
-                let reply = reply::json(&stored);
-                if let Ok(reply) = &reply {
-                    self.spend(reply::usage(reply));
-                }
-                results[row] = Some(reply.and_then(|reply| read(&reply)));
+            } else if let Some((result, usage)) = self.stored(replies, &hash, &read) {
+                self.spend(usage);
+                results[row] = Some(Ok(result));
             } else {
                 known.insert(hash, calls.len());
                 askers.push(vec![row]);
@@ -262,6 +259,27 @@ impl Connection {
         sent?;
         self.counters.busy(start.elapsed(), 0.);
         results.into_iter().map(|r| r.ok_or_else(|| Error::bug("a request was left without a reply"))).collect()
+    }
+
+    /// What `read` makes of a stored reply. One that cannot be read is not used: the request is sent again.
+    fn stored<T>(
+        &self,
+        replies: &dyn ReplyStore,
+        request: &[u8; 32],
+        read: impl Fn(&Value) -> std::result::Result<T, RequestError>,
+    ) -> Option<(T, Usage)> {
+        let json = reply::json(&replies.find(request)?);
+        match json.and_then(|json| Ok((read(&json)?, reply::usage(&json)))) {
+            Ok(stored) => Some(stored),
+            Err(e) => {
+                let model = &self.config.name;
+                tracing::warn!(
+                    "a stored reply of `{model}` cannot be used, and its request is sent again: {}",
+                    e.message
+                );
+                None
+            }
+        }
     }
 
     /// Counts the tokens of a reply.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::usage::Usage;
-use crate::data::one_line;
+use crate::data::{JsonFault, one_line, parse_json_up_to};
 use crate::engine::request::{Finish, RequestError};
 
 /// The answer to a completion request.
@@ -38,11 +38,12 @@ const MAX_COUNT: u64 = u32::MAX as u64;
 
 /// A body as JSON.
 pub(super) fn json(body: &[u8]) -> Result<Value, RequestError> {
-    // Every value but the first follows one of these. Those within strings are few in an honest reply.
-    if body.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
-        return Err(bad(format!("has more than {MAX_VALUES} values")));
-    }
-    serde_json::from_slice(body).map_err(|e| bad(format!("is not JSON: {e}")))
+    parse_json_up_to(MAX_VALUES, body).map_err(|fault| match fault {
+        JsonFault::TooManyValues(most) => bad(format!("has more than {most} values")),
+        // Two readers of such a reply may take another value each.
+        JsonFault::DuplicateKey(key) => bad(format!("has the key `{}` twice in one object", shortened(&key))),
+        JsonFault::Json(e) => bad(format!("is not JSON: {e}")),
+    })
 }
 
 /// The error for a reply that cannot be used, with words that follow "the server's reply".
@@ -220,6 +221,15 @@ mod tests {
         assert!(json(list(MAX_VALUES).as_bytes()).err().unwrap().message.contains("values"));
         let nested = format!("[{}]", "{},".repeat(MAX_VALUES / 2 + 1));
         assert!(json(nested.as_bytes()).err().unwrap().message.contains("values"));
+    }
+
+    #[test]
+    fn a_reply_with_a_key_twice_is_refused() {
+        let message = r#"{"choices": [{"message": {"content": "yes", "content": "no"}, "finish_reason": "stop"}]}"#;
+        let usage = r#"{"choices": [], "usage": {"prompt_tokens": 1, "prompt_tokens": 1000}}"#;
+        for (body, key) in [(message, "content"), (usage, "prompt_tokens")] {
+            assert!(json(body.as_bytes()).err().unwrap().message.contains(&format!("the key `{key}` twice")));
+        }
     }
 
     #[test]

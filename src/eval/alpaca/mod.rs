@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::statistics::mean_and_error;
+use crate::data::parse_json_up_to;
 use crate::error::{Error, Result};
 
 /// A model's answer, as the package reads outputs.
@@ -63,6 +64,9 @@ struct AnnotationRow {
     index: Option<u64>,
 }
 
+/// Maximum number of values in a file of annotations: those of a million rows.
+const MAX_VALUES: usize = 16 << 20;
+
 /// Reads annotations as the package writes them (`annotations.json`): a list of objects.
 ///
 /// # Errors
@@ -71,7 +75,11 @@ struct AnnotationRow {
 pub fn annotations(json: &[u8]) -> Result<Vec<Annotation>> {
     let help = "annotations.json of alpaca_eval is a list of {instruction, output_1, output_2, generator_1, generator_2, preference}";
     let bad = |what: String| Error::user(what).help(help);
-    let rows: Vec<Value> = serde_json::from_slice(json).map_err(|e| bad(format!("not a JSON list: {e}")))?;
+    let rows = match parse_json_up_to(MAX_VALUES, json) {
+        Ok(Value::Array(rows)) => rows,
+        Ok(_) => return Err(bad("not a JSON list".to_owned())),
+        Err(e) => return Err(bad(format!("not a JSON list: {e}"))),
+    };
     let mut all: Vec<Annotation> = Vec::with_capacity(rows.len());
     for (i, row) in rows.into_iter().enumerate() {
         let at = i + 1;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::data::open_regular;
+use crate::data::{JsonFault, open_regular, parse_json_up_to};
 use crate::error::{Error, ErrorContext, Result};
 use crate::model::config::Config;
 use crate::model::config::OneOrMany;
@@ -13,6 +13,7 @@ use crate::model::family::Family;
 use crate::model::ops::frequencies;
 use crate::model::text::tokenizer::Tokenizer;
 use crate::model::text::tokenizer::TokenizerFiles;
+use crate::model::text::tokenizer_json::MAX_VALUES;
 
 /// Maximum length of a JSON file. The largest tokenizer.json in use has about 35 MB.
 const MAX_LENGTH: u64 = 256 << 20;
@@ -29,10 +30,20 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Reads a JSON object.
+/// Reads a JSON object. A key that comes twice is refused: readers of such a file may take another value each.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Json>> {
     let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))
+    object(text.as_bytes()).map_err(|e| e.doing(path.display()))
+}
+
+/// Parses a JSON object as [`read_object`] does.
+pub(crate) fn object(text: &[u8]) -> Result<Map<String, Json>> {
+    match parse_json_up_to(MAX_VALUES, text) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::user("it is not a JSON object")),
+        Err(fault @ JsonFault::DuplicateKey(_)) => Err(Error::user(fault.to_string()).help("keep one of the two")),
+        Err(fault) => Err(Error::user(fault.to_string())),
+    }
 }
 
 fn read_object_if_there(path: &Path) -> Result<Map<String, Json>> {

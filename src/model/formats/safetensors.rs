@@ -1,12 +1,10 @@
 //! Reads safetensors: one file, or several that an index names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
 use super::hf;
@@ -235,12 +233,11 @@ fn header(path: &Path) -> Result<Vec<TensorEntry>> {
     }
     let mut bytes = vec![0u8; header as usize];
     file.read_exact(&mut bytes)?;
-    let JsonPairs(pairs) =
-        serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("its header is broken: {e}")))?;
+    let described = hf::object(&bytes).map_err(|e| e.doing("its header is broken"))?;
 
     let data = 8 + header;
-    let mut entries = Vec::with_capacity(pairs.len());
-    for (name, json) in pairs {
+    let mut entries = Vec::with_capacity(described.len());
+    for (name, json) in described {
         if name != "__metadata__" {
             entries.push(entry(&name, &json, data, length).map_err(|e| e.doing(format!("tensor `{name}`")))?);
         }
@@ -290,30 +287,4 @@ fn entry(name: &str, json: &Json, data: u64, length: u64) -> Result<TensorEntry>
         return Err(Error::user(format!("of shape {shape:?} and type {dtype:?} cannot have {} bytes", end - begin)));
     }
     Ok(TensorEntry { name: name.to_string(), dtype, shape, begin: data + begin, bytes: (end - begin) as usize })
-}
-
-/// A JSON object as pairs. It refuses duplicate names, where a map would silently keep the last one.
-struct JsonPairs(Vec<(String, Json)>);
-
-impl<'de> Deserialize<'de> for JsonPairs {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = JsonPairs;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object that describes tensors")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonPairs, A::Error> {
-                let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
-                while let Some((name, value)) = map.next_entry::<String, Json>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("tensor `{name}` is described twice")));
-                    }
-                    pairs.push((name, value));
-                }
-                Ok(JsonPairs(pairs))
-            }
-        }
-        from.deserialize_map(ObjectVisitor)
-    }
 }

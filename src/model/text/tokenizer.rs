@@ -13,7 +13,8 @@ use super::chat::{ChatPart, ChatTemplate, mark};
 use super::continuation::{ByPosition, Position};
 use super::identity::Identity;
 use super::message::Message;
-use super::tokenizer_json;
+use super::tokenizer_json::{self, MAX_VALUES};
+use crate::data::parse_json_up_to;
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 
@@ -74,7 +75,8 @@ impl Tokenizer {
     pub(crate) fn new(files: TokenizerFiles) -> Result<Self> {
         let broken = |e: &dyn std::fmt::Display| Error::user(format!("tokenizer.json cannot be used: {e}"));
         let mut files = files;
-        let mut json: Json = serde_json::from_str(&files.tokenizer).map_err(|e| broken(&e))?;
+        // The library itself takes the last value of a key that comes twice.
+        let mut json = parse_json_up_to(MAX_VALUES, files.tokenizer.as_bytes()).map_err(|e| broken(&e))?;
         tokenizer_json::check(&json).map_err(|e| e.doing("tokenizer.json"))?;
         if added_tokens::complete(&mut json, &files.config).map_err(|e| e.doing("tokenizer_config.json"))? {
             files.tokenizer = json.to_string();

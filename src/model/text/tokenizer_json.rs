@@ -5,6 +5,8 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
+/// Maximum number of values in a JSON file of a model. The largest tokenizer.json in use has about two million.
+pub(crate) const MAX_VALUES: usize = 16 << 20;
 /// Maximum factor by which normalizers may lengthen a text, or decoders a token. Llama 2's write three
 /// bytes for a space.
 const MAX_GROWTH: f64 = 256.;

@@ -104,7 +104,7 @@ impl Models {
             && let source = cx.model_source(name)?
             && matches!(source.kind, ModelKind::Server(_))
         {
-            return self.servers.engine(cx, source, self.config.date);
+            return self.servers.engine(cx, source);
         }
         if let Some(used) = &cx.step.model
             && let Some(ModelSource { program: Some(program), .. }) = cx.shared.plan.source_of(used)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::server_process::again;
 use crate::cancel::CancelFlag;
 use crate::dataflow::{Context, Operator};
 use crate::engine::remote::transport::{Endpoint, Secret, TransportConfig};
@@ -22,10 +23,17 @@ pub(super) const MAX_BODY: usize = 64 << 20;
 /// Longest time of one request. The answers of a slow server may take minutes.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The connections of a run, by model.
+/// The connections of a run.
 #[derive(Default)]
 pub(super) struct Servers {
-    connections: Mutex<BTreeMap<String, Arc<Connection>>>,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    by_model: BTreeMap<String, Arc<Connection>>,
+    /// Why a server could not be connected to. The run is about to stop.
+    failure: Option<Error>,
 }
 
 impl ReplyStore for Replies {
@@ -39,7 +47,7 @@ impl ReplyStore for Replies {
 }
 
 impl Servers {
-    fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Connection>>> {
+    fn connections(&self) -> std::sync::MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,53 +55,65 @@ impl Servers {
     ///
     /// # Errors
     /// The servers cannot be used; the microbatch's stored replies cannot be read.
-    pub fn engine(&self, cx: &Context<'_>, source: &ModelSource, date: Option<DateTime>) -> Result<Arc<dyn Engine>> {
-        let connection = self.connection(source, Some(cx.run()), date, &cx.shared.stop)?;
+    pub fn engine(&self, cx: &Context<'_>, source: &ModelSource) -> Result<Arc<dyn Engine>> {
+        let (connection, note) = self.connection(&cx.shared.plan, source, Some(cx.run()), &cx.shared.stop)?;
+        if let Some(note) = note {
+            tracing::info!("{note}");
+        }
         let replies = cx.run().replies(&cx.step.name, cx.epoch, &source.name)?;
         Ok(engine(&connection, Arc::new(replies)))
     }
 
-    /// Connects to a model's servers at the first call.
+    /// Connects to a model's servers at the first call, and checks that they can do what its steps need. That call also
+    /// returns a line on the model.
     fn connection(
         &self,
+        plan: &Plan<dyn Operator>,
         source: &ModelSource,
         run: Option<&Run>,
-        date: Option<DateTime>,
         cancel: &CancelFlag,
-    ) -> Result<Arc<Connection>> {
-        let ModelKind::Server(server) = &source.kind else { return Err(Error::bug("not a model on servers")) };
+    ) -> Result<(Arc<Connection>, Option<String>)> {
         // The lock is held while probing, so that the servers are probed once.
         let mut connections = self.connections();
-        if let Some(connection) = connections.get(&source.name) {
-            return Ok(Arc::clone(connection));
+        if let Some(connection) = connections.by_model.get(&source.name) {
+            return Ok((Arc::clone(connection), None));
         }
-        let doing = || format!("model `{}`", source.name);
-        let config = config(&source.name, server, run, date).doing(doing)?;
-        let connection = connect(config, cancel).doing(doing)?;
-        connections.insert(source.name.clone(), Arc::clone(&connection));
-        Ok(connection)
+        // Nobody is to wait for the servers once more until the error has stopped the run.
+        if let Some(failure) = &connections.failure {
+            return Err(again(failure));
+        }
+        match connect_checked(plan, source, run, cancel) {
+            Ok((connection, note)) => {
+                connections.by_model.insert(source.name.clone(), Arc::clone(&connection));
+                Ok((connection, Some(note)))
+            }
+            Err(e) => {
+                connections.failure = Some(again(&e));
+                Err(e)
+            }
+        }
     }
 
-    /// Connects to the servers of every model that a step uses, and checks that they can do what the steps need.
+    /// Connects to the servers of every model that a step uses, and checks that they can do what the steps need. Where
+    /// all steps of a model have rows in the run, its servers may have nothing left to do and be gone: they are
+    /// connected to when a row needs them.
     ///
     /// # Errors
     /// A server cannot be used, or lacks what a step needs.
     pub fn check(&self, plan: &Plan<dyn Operator>, run: Option<&Run>, cancel: &CancelFlag) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         for source in plan.models.iter().filter(|m| matches!(m.kind, ModelKind::Server(_))) {
-            let uses = |step: &&Step<dyn Operator>| step.model == Some(ModelUse::Source(source.name.clone()));
-            let steps: Vec<&Step<dyn Operator>> = plan.steps.iter().filter(uses).collect();
+            let steps = steps_of(plan, source);
             if steps.is_empty() {
                 continue;
             }
-            let connection = self.connection(source, run, plan.date, cancel)?;
-            let asked = engine(&connection, Arc::new(NoReplies));
-            let able = asked.capabilities();
-            for step in steps {
-                suits(step, &source.name, able)?;
-                holds(step, source, &|form| honours(&connection, &*asked, form, cancel))?;
+            if let Some(run) = run
+                && steps.iter().all(|step| run.has_rows(&step.name))
+            {
+                notes.push(format!("model `{}`: its servers are asked when a row needs them", source.name));
+                continue;
             }
-            notes.push(describe(source, &connection, able));
+            notes.extend(self.connection(plan, source, run, cancel)?.1);
         }
         Ok(notes)
     }
@@ -109,8 +129,35 @@ impl Servers {
     }
 }
 
-fn named(connections: &BTreeMap<String, Arc<Connection>>) -> Vec<(String, Arc<Connection>)> {
-    connections.iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
+fn named(connections: &Connections) -> Vec<(String, Arc<Connection>)> {
+    connections.by_model.iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
+}
+
+/// The steps that use a model.
+fn steps_of<'a>(plan: &'a Plan<dyn Operator>, source: &ModelSource) -> Vec<&'a Step<dyn Operator>> {
+    let uses = |step: &&Step<dyn Operator>| step.model == Some(ModelUse::Source(source.name.clone()));
+    plan.steps.iter().filter(uses).collect()
+}
+
+/// Connects to a model's servers, and checks that they can do what its steps need. Returns a line on the model too.
+fn connect_checked(
+    plan: &Plan<dyn Operator>,
+    source: &ModelSource,
+    run: Option<&Run>,
+    cancel: &CancelFlag,
+) -> Result<(Arc<Connection>, String)> {
+    let ModelKind::Server(server) = &source.kind else { return Err(Error::bug("not a model on servers")) };
+    let doing = || format!("model `{}`", source.name);
+    let config = config(&source.name, server, run, plan.date).doing(doing)?;
+    let connection = connect(config, cancel).doing(doing)?;
+    let asked = engine(&connection, Arc::new(NoReplies));
+    let able = asked.capabilities();
+    for step in steps_of(plan, source) {
+        suits(step, &source.name, able)?;
+        holds(step, source, &|form| honours(&connection, &*asked, form, cancel))?;
+    }
+    let note = describe(source, &connection, able);
+    Ok((connection, note))
 }
 
 /// Connects to the servers of a plan's models and checks that they can do what its steps need. Returns a line on each

@@ -1,6 +1,7 @@
 //! Progress of a run: its state from events, the remaining time, and the printed text.
 
 mod left;
+mod rate;
 mod scores;
 mod servers;
 mod state;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::state::Rate;
+use super::rate::Rate;
 use crate::data::counted;
 
 /// What all engines of a run have done so far.
@@ -45,8 +45,11 @@ impl ServerReading {
         self.retries += other.retries;
         self.prompt_tokens += other.prompt_tokens;
         self.generated_tokens += other.generated_tokens;
-        let both = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
-        self.cached_prompt_tokens = both(self.cached_prompt_tokens, other.cached_prompt_tokens);
+        let cached = self.cached_prompt_tokens;
+        self.cached_prompt_tokens = match other.cached_prompt_tokens {
+            Some(more) => Some(cached.unwrap_or(0) + more),
+            None => cached,
+        };
         self.cost = self.cost.map_or(other.cost, |cost| Some(cost + other.cost.unwrap_or(0.)));
     }
 }

@@ -1,11 +1,12 @@
 //! State of a run's progress, updated by events. This module neither reads a clock nor writes to a
 //! terminal, so that tests can script events and compare the text.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 
+use super::rate::Rate;
 use super::scores::{ScoreCounts, ScoredSample};
 use super::servers::{EngineReading, ShownServer, update};
 use super::timing::{RunningJob, Timing};
@@ -14,8 +15,6 @@ use crate::data::{Epoch, named};
 use crate::dataflow::{Event, Operator};
 use crate::pipeline::{Placement, Plan};
 
-/// Rates are averaged over this period.
-const WINDOW: Duration = Duration::from_secs(10);
 /// Minimum time for which an example stays on the screen.
 const SAMPLE_STAYS: Duration = Duration::from_secs(20);
 
@@ -95,30 +94,6 @@ pub(super) struct Training {
     pub(super) step: usize,
     pub(super) iteration: u32,
     pub(super) values: Vec<(&'static str, Option<f64>)>,
-}
-
-/// A growing count whose rate is measured.
-#[derive(Debug, Default)]
-pub(super) struct Rate(VecDeque<(Duration, f64)>);
-
-impl Rate {
-    pub(super) fn add(&mut self, now: Duration, count: f64) {
-        // A smaller count means that another training began, so the old one is dropped.
-        if self.0.back().is_some_and(|&(_, last)| count < last) {
-            self.0.clear();
-        }
-        self.0.push_back((now, count));
-        while self.0.len() > 2 && now.saturating_sub(self.0[1].0) >= WINDOW {
-            self.0.pop_front();
-        }
-    }
-    /// Units per second; `None` if nothing was added lately.
-    pub(super) fn per_second(&self, now: Duration) -> Option<f64> {
-        let (&(from, first), &(to, last)) = (self.0.front()?, self.0.back()?);
-        let seconds = to.saturating_sub(from).as_secs_f64();
-        let fresh = now.saturating_sub(to) < WINDOW;
-        (fresh && seconds > 0. && last > first).then(|| (last - first) / seconds)
-    }
 }
 
 /// Everything that progress displays.

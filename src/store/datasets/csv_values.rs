@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::normalize::has_default;
-use crate::data::{Schema, Type};
+use crate::data::{Schema, Type, parse_json};
 
 /// Converts the text fields of a row to the types of a schema's columns, which the file calls `names`:
 /// numbers, JSON lists, and null for an empty field whose column is nullable or has a default. Other fields
@@ -16,7 +16,7 @@ pub(crate) fn as_typed(schema: &Schema, names: &[String], row: &mut Map<String, 
             _ if trimmed.is_empty() && (column.nullable || has_default(schema, column.name)) => Some(Value::Null),
             Type::UInt | Type::Float | Type::Double => serde_json::from_str(trimmed).ok().filter(Value::is_number),
             Type::Texts | Type::Tokens | Type::Floats | Type::Messages | Type::Judgements => {
-                serde_json::from_str(trimmed).ok().filter(Value::is_array)
+                parse_json(trimmed.as_bytes()).ok().filter(Value::is_array)
             }
             Type::Text | Type::Hash => None,
         };

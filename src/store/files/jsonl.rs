@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::data::{JsonFault, MAX_VALUES, parse_json};
+use crate::data::{JsonFault, parse_json};
 
 /// A row, or the code and the reason why the line is invalid.
 pub(crate) type Row = Result<Map<String, Value>, (&'static str, String)>;
@@ -11,7 +11,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Row {
     match parse_json(bytes) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(("bad_json", format!("is {}, expected a JSON object", spell(&other)))),
-        Err(JsonFault::TooManyValues) => Err(("bad_json", format!("holds more than {MAX_VALUES} values"))),
+        Err(JsonFault::TooManyValues(most)) => Err(("bad_json", format!("holds more than {most} values"))),
         Err(JsonFault::DuplicateKey(key)) => {
             let key = key.chars().take(60).collect::<String>();
             Err(("bad_json", format!("has the key `{}` twice; keep one of the two", key.escape_debug())))
@@ -96,6 +96,7 @@ pub(crate) fn member<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::MAX_VALUES;
 
     /// A small gzip file can unpack to a line of very many tiny values, each of which takes memory once it is parsed.
     #[test]

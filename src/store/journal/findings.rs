@@ -36,6 +36,8 @@ pub enum Artifact {
     Model(String, u32),
     /// A checkpoint: its directory, relative to the run's.
     Checkpoint(String),
+    /// Replies of servers, or what they cost: the file, relative to the run's directory.
+    Replies(String),
 }
 
 /// A fault in a run's directory.

@@ -29,5 +29,6 @@ pub(crate) mod run;
 pub(crate) mod running;
 pub(crate) mod scratch;
 pub(crate) mod scratch_files;
+pub(crate) mod stored_replies;
 pub(crate) mod summary;
 pub(crate) mod verify;

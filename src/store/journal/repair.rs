@@ -15,6 +15,7 @@ use super::manifest::Line;
 use super::owned::{created_by_us, remove_file};
 use super::paths::MANIFEST_BACKUP;
 use super::pipeline_file::{self, pipeline_hash};
+use super::reply_files;
 use crate::data::{read_regular, read_text};
 use crate::error::{Error, Result};
 use crate::store::files::atomic::write_bytes;
@@ -55,8 +56,8 @@ impl Repair {
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// Removes the lines with the numbers in `removed` from the manifest, and damaged checkpoints from the
-    /// disk. Wrong bits of lines are corrected, and a first line that cannot be parsed is rewritten from
+    /// Removes the lines with the numbers in `removed` from the manifest, and damaged checkpoints and lines
+    /// of replies from the disk. Wrong bits of lines are corrected, and a first line that cannot be parsed is rewritten from
     /// `pipeline.toml` and `seed`.
     ///
     /// # Errors
@@ -72,8 +73,10 @@ impl Repair {
         // Checked before anything is changed.
         let first_line = first_line(found, seed)?;
         for finding in &found.findings {
-            if let Artifact::Checkpoint(path) = &finding.artifact {
-                checkpoint_files::remove_state(&self.dir.join(path))?;
+            match &finding.artifact {
+                Artifact::Checkpoint(path) => checkpoint_files::remove_state(&self.dir.join(path))?,
+                Artifact::Replies(path) => reply_files::drop_damaged(&self.dir, path)?,
+                _ => {}
             }
         }
         // Files are cleared before their lines are removed, because the lines name them.

@@ -1,80 +1,26 @@
 //! Replies of servers that are paid for and not committed yet, as a microbatch that was interrupted finds them again.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::owned::refuse_links_to;
 use super::reply_files::{
-    FOLDER, ReplyLine, ReplyUsage, USAGE, UsageLine, all, append_to, encode, lines, path_of, remove,
+    FOLDER, LinesRead, ReplyLine, ReplyUsage, USAGE, UsageLine, all, append_to, encode, path_of, read_lines, remove,
 };
 use super::run::Run;
-use crate::data::Epoch;
+use super::stored_replies::{Replies, ReplyFile};
+use crate::data::{Epoch, counted};
 use crate::error::Result;
+use crate::store::files::fault::disk_full;
 use crate::store::files::io_error::io_error;
 
-/// Longest time for which a reply is only in the memory of the operating system. A crash of the machine loses these
-/// replies, and a crash of the process none.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The replies of a microbatch to requests for one model.
-pub struct Replies {
-    path: PathBuf,
-    model: String,
-    state: Mutex<RepliesState>,
-}
-
-#[derive(Default)]
-struct RepliesState {
-    /// Bodies by the hash of the request.
-    found: HashMap<String, Vec<u8>>,
-    file: Option<File>,
-    synced: Option<Instant>,
-}
-
-impl Replies {
-    fn state(&self) -> MutexGuard<'_, RepliesState> {
-        // A line is appended in one write, and the map only repeats the file.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The reply to a request, by the request's hash.
-    pub fn find(&self, request: &[u8; 32]) -> Option<Vec<u8>> {
-        self.state().found.get(&blake3::Hash::from_bytes(*request).to_hex().to_string()).cloned()
-    }
-
-    /// Appends a reply.
-    ///
-    /// # Errors
-    /// The disk is full.
-    pub fn keep(&self, request: &[u8; 32], body: &[u8], usage: ReplyUsage) -> Result<()> {
-        let fail = |e: std::io::Error| io_error("writing", &self.path, &e);
-        let request = blake3::Hash::from_bytes(*request).to_hex().to_string();
-        let reply = String::from_utf8_lossy(body).into_owned();
-        let line = encode(&ReplyLine { request, model: self.model.clone(), usage, reply })?;
-        let mut state = self.state();
-        if state.file.is_none() {
-            state.file = Some(append_to(&self.path)?);
-            state.synced = Some(Instant::now());
-        }
-        let due = state.synced.is_some_and(|at| at.elapsed() >= SYNC_INTERVAL);
-        if let Some(file) = &mut state.file {
-            file.write_all(&line).map_err(fail)?;
-            if due {
-                file.sync_data().map_err(fail)?;
-            }
-        }
-        if due {
-            state.synced = Some(Instant::now());
-        }
-        Ok(())
-    }
-}
-
 impl Run {
+    fn open_replies(&self) -> MutexGuard<'_, BTreeMap<(String, Epoch), Arc<ReplyFile>>> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The replies that a microbatch already has from the servers of a model.
     ///
     /// # Errors
@@ -82,11 +28,17 @@ impl Run {
     pub fn replies(&self, step: &str, epoch: Epoch, model: &str) -> Result<Replies> {
         let path = path_of(step, epoch);
         refuse_links_to(self.dir(), &path)?;
-        let path = self.dir().join(path);
-        let lines = lines::<ReplyLine>(&path)?.into_iter().filter(|line| line.model == model);
-        let found = lines.map(|line| (line.request, line.reply.into_bytes())).collect();
-        let state = Mutex::new(RepliesState { found, ..RepliesState::default() });
-        Ok(Replies { path, model: model.to_owned(), state })
+        let mut open = self.open_replies();
+        let key = (step.to_owned(), epoch);
+        let file = match open.get(&key) {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(ReplyFile::open(self.dir().join(path))?);
+                open.insert(key, Arc::clone(&file));
+                file
+            }
+        };
+        Ok(Replies { file, model: model.to_owned() })
     }
 
     /// Adds the cost of a committed microbatch's replies to the usage file, and removes the replies. Does nothing
@@ -95,12 +47,26 @@ impl Run {
     /// # Errors
     /// The disk is full.
     pub(crate) fn close_replies(&self, step: &str, epoch: Epoch) -> Result<()> {
-        let lines = lines::<ReplyLine>(&self.dir().join(path_of(step, epoch)))?;
-        if lines.is_empty() {
+        let path = path_of(step, epoch);
+        if let Some(file) = self.open_replies().remove(&(step.to_owned(), epoch)) {
+            let unused = file.unused();
+            if unused > 0 {
+                let unused = counted(unused, "stored reply");
+                tracing::warn!("`{path}`: {unused} answered no request of this microbatch and had no use");
+            }
+        }
+        refuse_links_to(self.dir(), &path)?;
+        let LinesRead { lines, damaged, .. } = read_lines::<ReplyLine>(&self.dir().join(&path))?;
+        if lines.is_empty() && damaged == 0 {
             return Ok(());
         }
         let mut sums: BTreeMap<String, ReplyUsage> = BTreeMap::new();
-        lines.into_iter().for_each(|line| *sums.entry(line.model).or_default() += line.usage);
+        let mut requests = BTreeSet::new();
+        for line in lines {
+            if requests.insert((line.model.clone(), line.request)) {
+                *sums.entry(line.model).or_default() += line.usage;
+            }
+        }
         refuse_links_to(self.dir(), &format!("{FOLDER}/{USAGE}"))?;
         let path = self.dir().join(FOLDER).join(USAGE);
         let mut text = Vec::new();
@@ -108,9 +74,24 @@ impl Run {
             let Epoch { iteration, microbatch } = epoch;
             text.extend(encode(&UsageLine { model, step: step.to_owned(), iteration, microbatch, usage })?);
         }
-        let mut file = append_to(&path)?;
-        file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| io_error("writing", &path, &e))?;
+        self.append_usage(&path, &text)?;
         remove(self.dir(), step, epoch)
+    }
+
+    /// Appends lines to the usage file, which several microbatches may do at once.
+    fn append_usage(&self, path: &Path, text: &[u8]) -> Result<()> {
+        let fail = |e: std::io::Error| io_error("writing", path, &e);
+        let mut end = self.usage_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = match *end {
+            Some(whole) => whole,
+            None => read_lines::<UsageLine>(path)?.whole,
+        };
+        // Read again after a failure, which may leave a part of a line.
+        *end = None;
+        let mut file = append_to(path, whole)?;
+        disk_full().and_then(|()| file.write_all(text)).and_then(|()| file.sync_data()).map_err(fail)?;
+        *end = Some(whole + text.len() as u64);
+        Ok(())
     }
 
     /// Closes the replies of microbatches that were committed just before a crash.
@@ -130,7 +111,12 @@ impl Run {
     /// The usage file cannot be read.
     pub fn reply_usage(&self, model: &str) -> Result<ReplyUsage> {
         // A crash between the line and the removal of the replies leaves two lines for a microbatch.
-        let lines = lines::<UsageLine>(&self.dir().join(FOLDER).join(USAGE))?;
+        let path = self.dir().join(FOLDER).join(USAGE);
+        let LinesRead { lines, damaged, .. } = read_lines::<UsageLine>(&path)?;
+        if damaged > 0 {
+            let lines = counted(damaged, "line");
+            tracing::warn!("`{}`: {lines} were damaged: the run has cost more than is counted", path.display());
+        }
         let lines = lines.into_iter().filter(|line| line.model == model);
         let last: BTreeMap<(String, u32, u32), ReplyUsage> =
             lines.map(|line| ((line.step, line.iteration, line.microbatch), line.usage)).collect();
@@ -144,8 +130,15 @@ impl Run {
 mod tests {
     use std::fs;
 
-    use super::super::reply_files::remove_all;
+    use super::super::reply_files::{damaged_files, drop_damaged, remove_all};
     use super::*;
+    use crate::store::files::fault::{DISK_FULL, arm};
+
+    /// The replies of the step `answers`, as another process of the run finds them.
+    fn reopened(run: &Run, epoch: Epoch) -> Replies {
+        run.open_replies().clear();
+        run.replies("answers", epoch, "judge").unwrap()
+    }
 
     #[test]
     fn replies_are_found_again_whatever_was_cut() {
@@ -162,21 +155,24 @@ mod tests {
         let first = whole.iter().position(|b| *b == b'\n').unwrap();
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let again = run.replies("answers", epoch, "judge").unwrap();
-            assert_eq!(again.find(&[1; 32]).is_some(), cut >= first, "cut at {cut}");
+            let again = reopened(&run, epoch);
+            assert_eq!(again.find(&[1; 32]).is_some(), cut > first, "cut at {cut}");
             again.keep(&[3; 32], b"three", usage).unwrap();
-            let third = run.replies("answers", epoch, "judge").unwrap();
+            let third = reopened(&run, epoch);
             assert_eq!(third.find(&[3; 32]).as_deref(), Some(&b"three"[..]), "cut at {cut}");
-            assert_eq!(third.find(&[1; 32]).as_deref(), (cut >= first).then_some(&b"one"[..]));
+            assert_eq!(third.find(&[1; 32]).as_deref(), (cut > first).then_some(&b"one"[..]));
+            // A line that a crash has cut is no damage once the run has gone on.
+            assert_eq!(read_lines::<ReplyLine>(&path).unwrap().damaged, 0, "cut at {cut}");
         }
         // Another model's replies are its own.
         assert!(run.replies("answers", epoch, "other").unwrap().find(&[1; 32]).is_none());
-        fs::write(&path, &whole).unwrap();
+        // A line that is there twice is paid for once.
+        let twice = [&whole[..], &whole[..]].concat();
         assert_eq!(run.reply_usage("judge").unwrap(), ReplyUsage::default());
         for _ in 0..2 {
             // As after a crash between the usage line and the removal.
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, &whole).unwrap();
+            fs::write(&path, &twice).unwrap();
             run.close_replies("answers", epoch).unwrap();
             assert!(!path.exists());
             assert_eq!(run.reply_usage("judge").unwrap(), ReplyUsage { prompt: 20, cached: 8, sampled: 6 });
@@ -225,7 +221,47 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(&path, &damaged).unwrap();
+            run.open_replies().clear();
             assert!(run.replies("a", epoch, "judge").unwrap().find(&[1; 32]).is_none(), "byte {at}");
+            assert_eq!(damaged_files(run.dir()), [(path_of("a", epoch), 1, 0)], "byte {at}");
         }
+        fs::write(&path, [&b"{\"sum\":\"\n"[..], &whole[..]].concat()).unwrap();
+        drop_damaged(run.dir(), &path_of("a", epoch)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, _) = Run::create_or_open(&dir.path().join("run"), "[pipeline]\nname = \"x\"\n", 1, false).unwrap();
+        let epoch = Epoch::new(1, 0);
+        reopened(&run, epoch).keep(&[1; 32], b"{}", ReplyUsage::default()).unwrap();
+        let path = run.dir().join(path_of("answers", epoch));
+        let whole = fs::metadata(&path).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let read = read_lines::<ReplyLine>(&path).unwrap();
+        assert_eq!((read.lines.len(), read.damaged, read.whole), (1, 1, whole));
+        let again = reopened(&run, epoch);
+        assert!(again.find(&[1; 32]).is_some());
+        again.keep(&[2; 32], b"{}", ReplyUsage::default()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 * whole);
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_written_harms_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, _) = Run::create_or_open(&dir.path().join("run"), "[pipeline]\nname = \"x\"\n", 1, false).unwrap();
+        let epoch = Epoch::new(1, 0);
+        let replies = reopened(&run, epoch);
+        replies.keep(&[1; 32], b"{}", ReplyUsage::default()).unwrap();
+        let path = run.dir().join(path_of("answers", epoch));
+        let fault = arm(DISK_FULL, 1);
+        assert!(replies.keep(&[2; 32], b"{}", ReplyUsage::default()).is_err());
+        drop(fault);
+        // As a full disk leaves it: the beginning of the line that could not be written.
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"sum\":\"01").unwrap();
+        replies.keep(&[3; 32], b"{}", ReplyUsage::default()).unwrap();
+        let read = read_lines::<ReplyLine>(&path).unwrap();
+        assert_eq!((read.lines.len(), read.damaged), (2, 0));
     }
 }

@@ -5,16 +5,16 @@
 //! manifest: a damaged or missing line only means that a request is sent again.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::checksum::{with_checksum, without_checksum};
-use super::owned::{is_link, remove_empty, remove_file};
+use super::owned::{is_link, refuse_links_to, remove_empty, remove_file};
 use crate::data::{Epoch, open_regular};
 use crate::error::{Error, Result};
-use crate::store::files::atomic::create_dirs;
+use crate::store::files::atomic::{create_dirs, write_bytes};
 use crate::store::files::io_error::io_error;
 
 /// Folder of the replies in a run.
@@ -72,38 +72,103 @@ pub(crate) fn encode(line: &impl Serialize) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Opens a file of lines for appending, and ends a line that a crash has cut.
-pub(crate) fn append_to(path: &Path) -> Result<File> {
+/// Maximum bytes of a line. No reply is as long; a longer line is damage that could take all memory.
+const MAX_LINE: u64 = 256 << 20;
+
+/// What was read from a file of lines.
+pub(crate) struct LinesRead<T> {
+    /// The undamaged lines.
+    pub lines: Vec<T>,
+    /// Number of lines that do not match their checksum, or have none.
+    pub damaged: usize,
+    /// Bytes up to the end of the last complete line. What follows was cut by a crash, or is no line.
+    pub whole: u64,
+}
+
+impl<T> LinesRead<T> {
+    fn none() -> Self {
+        Self { lines: Vec::new(), damaged: 0, whole: 0 }
+    }
+}
+
+/// Opens a file of lines for appending. `whole` are its complete lines in bytes: a crash may have cut another one, which
+/// is removed.
+pub(crate) fn append_to(path: &Path, whole: u64) -> Result<File> {
     let fail = |e: std::io::Error| io_error("opening", path, &e);
     if let Some(above) = path.parent() {
         create_dirs(above)?;
     }
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(fail)?;
-    if file.seek(SeekFrom::End(0)).map_err(fail)? > 0 {
-        file.seek(SeekFrom::End(-1)).map_err(fail)?;
-        let mut last = [0];
-        file.read_exact(&mut last).map_err(fail)?;
-        if last != *b"\n" {
-            file.write_all(b"\n").map_err(fail)?;
-        }
+    let file = OpenOptions::new().create(true).append(true).open(path).map_err(fail)?;
+    if file.metadata().map_err(fail)?.len() > whole {
+        file.set_len(whole).map_err(fail)?;
     }
     Ok(file)
 }
 
-/// The undamaged lines of a file; none if it does not exist.
-pub(crate) fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
-    let mut bytes = Vec::new();
-    match open_regular(path) {
-        Ok(mut file) => file.read_to_end(&mut bytes).map_err(|e| io_error("reading", path, &e))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(io_error("reading", path, &e)),
+/// Reads a file of lines; none if it does not exist.
+pub(crate) fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<LinesRead<T>> {
+    let fail = |e: std::io::Error| io_error("reading", path, &e);
+    let mut read = LinesRead::none();
+    let mut file = match open_regular(path) {
+        Ok(file) => BufReader::new(file),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(read),
+        Err(e) => return Err(fail(e)),
     };
-    // A line without a checksum is damaged too, although a manifest's may lack it.
-    let line = |line: &[u8]| -> Option<T> {
-        let json = line.starts_with(b"{\"sum\":").then(|| without_checksum(line).ok()).flatten()?;
-        serde_json::from_slice(&json).ok()
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = (&mut file).take(MAX_LINE).read_until(b'\n', &mut line).map_err(fail)? as u64;
+        if line.pop() != Some(b'\n') {
+            // The last line may be cut. One that does not end is not read further.
+            read.damaged += usize::from(length == MAX_LINE);
+            return Ok(read);
+        }
+        read.whole += length;
+        // A line without a checksum is damaged too, although a manifest's may lack it.
+        let json = line.starts_with(b"{\"sum\":").then(|| without_checksum(&line).ok()).flatten();
+        match json.and_then(|json| serde_json::from_slice(&json).ok()) {
+            Some(line) => read.lines.push(line),
+            None => read.damaged += 1,
+        }
+    }
+}
+
+/// The files of replies with damaged lines, and the numbers of these and of the others.
+pub(crate) fn damaged_files(run: &Path) -> Vec<(String, usize, usize)> {
+    let mut found = Vec::new();
+    let mut look = |path: String, read: Result<(usize, usize)>| match read {
+        Ok((damaged, lines)) if damaged > 0 => found.push((path, damaged, lines)),
+        // A file that cannot be read is refused by the run itself, and one of a running run may be gone.
+        _ => {}
     };
-    Ok(bytes.split(|b| *b == b'\n').filter_map(line).collect())
+    for (step, epoch) in all(run) {
+        let path = path_of(&step, epoch);
+        look(path.clone(), read_lines::<ReplyLine>(&run.join(&path)).map(|read| (read.damaged, read.lines.len())));
+    }
+    if !is_link(&run.join(FOLDER)) {
+        let path = format!("{FOLDER}/{USAGE}");
+        look(path.clone(), read_lines::<UsageLine>(&run.join(&path)).map(|read| (read.damaged, read.lines.len())));
+    }
+    found
+}
+
+/// Rewrites a file of replies without its damaged lines.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(crate) fn drop_damaged(run: &Path, path: &str) -> Result<()> {
+    fn rewrite<T: Serialize + for<'a> Deserialize<'a>>(path: &Path) -> Result<()> {
+        let mut bytes = Vec::new();
+        for line in read_lines::<T>(path)?.lines {
+            bytes.extend(encode(&line)?);
+        }
+        write_bytes(path, &bytes).map(drop)
+    }
+    refuse_links_to(run, path)?;
+    match path.ends_with(USAGE) {
+        true => rewrite::<UsageLine>(&run.join(path)),
+        false => rewrite::<ReplyLine>(&run.join(path)),
+    }
 }
 
 /// Path of a microbatch's replies in its run.

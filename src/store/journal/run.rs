@@ -18,6 +18,7 @@ use super::paths::{UNFINISHED_MANIFEST, check_name};
 use super::pipeline_file::{self, identity, pipeline_hash, steps_of};
 use super::reply_files::remove_empty_folders;
 use super::scratch_files::collect_scratch;
+use super::stored_replies::OpenReplies;
 use super::{checkpoint_files, diff};
 use crate::data::Epoch;
 use crate::error::{Error, Result};
@@ -54,6 +55,10 @@ pub struct Run {
     /// Files that this process has written or compared with their hashes, as 64 bits of the hash of each
     /// path.
     verified: Mutex<BTreeSet<u64>>,
+    /// The files of replies that microbatches use.
+    pub(super) replies: OpenReplies,
+    /// Bytes of the complete lines of the usage file; `None` if they are to be read.
+    pub(super) usage_end: Mutex<Option<u64>>,
     /// The lock, if the run is open for writing.
     lock: Option<Lock>,
 }
@@ -174,10 +179,22 @@ impl Run {
         checkpoint_files::collect_garbage(dir, trained)?;
         collect_scratch(dir, trained)?;
         let state = Mutex::new(JournalState { index, manifest: Some(manifest) });
-        let (inputs, verified) = (Mutex::default(), Mutex::default());
-        let run = Self { dir: dir.to_owned(), state, inputs, verified, lock: Some(lock) };
+        let run = Self { state, lock: Some(lock), ..Self::unread(dir) };
         run.close_committed_replies()?;
         Ok((run, status))
+    }
+
+    /// A run whose manifest is not read yet.
+    fn unread(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            state: Mutex::new(JournalState { index: Index::default(), manifest: None }),
+            inputs: Mutex::default(),
+            verified: Mutex::default(),
+            replies: Mutex::default(),
+            usage_end: Mutex::default(),
+            lock: None,
+        }
     }
 
     /// Opens a run for reading. Another process may be writing it.
@@ -185,13 +202,7 @@ impl Run {
     /// # Errors
     /// No run found, or its manifest is damaged.
     pub fn open(dir: &Path) -> Result<Self> {
-        let run = Self {
-            dir: dir.to_owned(),
-            state: Mutex::new(JournalState { index: Index::default(), manifest: None }),
-            inputs: Mutex::default(),
-            verified: Mutex::default(),
-            lock: None,
-        };
+        let run = Self::unread(dir);
         run.refresh()?;
         if run.state().index.header.is_none() {
             return Err(no_run(dir));
@@ -312,6 +323,11 @@ impl Run {
     pub fn files(&self, step: &str) -> Vec<FileEntry> {
         let state = self.state();
         if state.index.dropped.contains(step) { Vec::new() } else { state.index.files_of(step) }
+    }
+    /// Whether a step has committed rows, or had some that were not kept.
+    pub fn has_rows(&self, step: &str) -> bool {
+        let state = self.state();
+        state.index.dropped.contains(step) || state.index.files.get(step).is_some_and(|files| !files.is_empty())
     }
     /// The epochs of a step's committed files, in order.
     pub(crate) fn epochs(&self, step: &str) -> Vec<Epoch> {

@@ -19,7 +19,7 @@ use super::paths::{LOGS, SCRATCH, data_path, errors_path, metrics_path};
 use super::pipeline_file::{self, pipeline_hash, steps_of};
 use super::reply_files;
 use super::run::Run;
-use crate::data::{Schema, named, read_text};
+use crate::data::{Schema, counted, named, read_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::files::integrity::{FileProblem, check_file};
 use crate::store::files::io_error::io_error;
@@ -86,6 +86,7 @@ fn inspect_once(
         found.extend(problems.map(|(path, problem)| Finding::from_problem(artifact(), path, &problem)));
     }
     found.extend(damaged_checkpoints(dir));
+    found.extend(damaged_replies(dir));
     all.findings.extend(found);
     let kept = rows.iter().map(|(_, f)| f).filter(|f| !dropped.contains(&f.step)).map(|f| f.bytes);
     let errors = rows.iter().filter_map(|(_, f)| Some(f.errors.as_ref()?.bytes));
@@ -192,6 +193,18 @@ fn damaged_checkpoints(dir: &Path) -> Vec<Finding> {
         }
     }
     found
+}
+
+fn damaged_replies(dir: &Path) -> Vec<Finding> {
+    let finding = |(path, damaged, whole): (String, usize, usize)| {
+        let what = match path.ends_with(reply_files::USAGE) {
+            true => "what they count is not in the cost of the run",
+            false => "their requests are sent again",
+        };
+        let why = format!("{damaged} of {} are damaged: {what}", counted(whole + damaged, "line"));
+        Finding::new(Artifact::Replies(path.clone()), path, why)
+    };
+    reply_files::damaged_files(dir).into_iter().map(finding).collect()
 }
 
 /// The valid metrics with their line numbers: the last ones of each training.

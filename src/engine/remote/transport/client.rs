@@ -60,7 +60,7 @@ impl Transport {
     ///
     /// # Errors
     /// The first error of `done`, or a stop by `cancel`. Requests in flight are then dropped. Replies that had come
-    /// before a stop are still handed to `done`, because they are paid for.
+    /// before are still handed to `done`, because they are paid for.
     pub fn send(
         &self,
         calls: Vec<Call>,
@@ -81,15 +81,12 @@ impl Transport {
             if flight.open == 0 {
                 return Ok(());
             }
-            if let Some((index, result)) = flight.next()? {
-                let is_stop = matches!(result, Err(Fault::Stop(_)));
-                if let Err(error) = done(index, result) {
-                    if is_stop {
-                        // What else has come is paid for. Its fault is that of the first one.
-                        let _ = flight.hand_over(done);
-                    }
-                    return Err(error);
-                }
+            if let Some((index, result)) = flight.next()?
+                && let Err(error) = done(index, result)
+            {
+                // What else has come is paid for. Its error is mostly that of the first one.
+                let _ = flight.hand_over(done);
+                return Err(error);
             }
         }
     }

@@ -14,8 +14,6 @@ use crate::error::{Error, Result};
 
 /// How often the flag of a stop is looked at, and places are given that time alone has freed.
 pub(super) const TICK: Duration = Duration::from_millis(20);
-/// After a stop, replies that have come are handed over for this long at most.
-const HAND_OVER: Duration = Duration::from_millis(50);
 /// Rows that are under way for each request that may be in flight: those that wait for a place are known to the
 /// balance, which can send rows with a common head to one endpoint.
 const ROWS_PER_PLACE: usize = 2;
@@ -94,20 +92,24 @@ impl Flight {
         Ok(settled)
     }
 
-    /// Hands over the replies that have come already. Other results are dropped: their rows are not settled.
+    /// Hands over the replies that have come already, and drops what is in flight. Other results are dropped too: their
+    /// rows are not settled.
+    ///
+    /// # Errors
+    /// The first error of `done`. The other replies are handed over all the same.
     pub fn hand_over(
         &mut self,
         done: &mut dyn FnMut(usize, std::result::Result<Reply, Fault>) -> Result<()>,
     ) -> Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < HAND_OVER {
-            match self.receiver.try_recv() {
-                Ok((index, Ok(reply))) => done(index, Ok(reply))?,
-                Ok(_) => {}
-                Err(_) => break,
+        // Otherwise replies might come for ever.
+        self.tasks.abort_all();
+        let mut outcome = Ok(());
+        while let Ok((index, result)) = self.receiver.try_recv() {
+            if result.is_ok() {
+                outcome = outcome.and(done(index, result));
             }
         }
-        Ok(())
+        outcome
     }
 }
 

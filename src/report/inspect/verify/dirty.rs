@@ -113,6 +113,7 @@ fn is_beside(artifact: &Artifact) -> bool {
             | Artifact::Summary
             | Artifact::Lock
             | Artifact::Checkpoint(_)
+            | Artifact::Replies(_)
             | Artifact::Line(1)
             | Artifact::WrongBit(_)
             | Artifact::DuplicateLine(_)
@@ -139,7 +140,8 @@ fn first_damaged(found: &Inspected) -> Option<usize> {
             | Artifact::Pipeline
             | Artifact::Summary
             | Artifact::Lock
-            | Artifact::Checkpoint(_) => {}
+            | Artifact::Checkpoint(_)
+            | Artifact::Replies(_) => {}
         }
     }
     let damaged = |entry: &Entry| match entry {
@@ -179,7 +181,8 @@ fn descendants(found: &Inspected, plan: &Plan<dyn Operator>) -> BTreeSet<usize> 
             | Artifact::Pipeline
             | Artifact::Summary
             | Artifact::Lock
-            | Artifact::Checkpoint(_) => {}
+            | Artifact::Checkpoint(_)
+            | Artifact::Replies(_) => {}
         }
     }
     let files: Vec<&FileEntry> = found.rows().collect();
