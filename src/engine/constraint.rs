@@ -84,13 +84,17 @@ impl Constraint {
         }
     }
 
-    /// The regular expression of the texts that it allows; none for JSON.
-    pub(super) fn regex(&self) -> Option<String> {
+    /// The regular expression of the texts that it allows; of JSON, the form with one space after each colon and comma.
+    pub(super) fn regex(&self) -> String {
         let any = |texts: &[String]| texts.iter().map(|text| escaped(text)).collect::<Vec<_>>().join("|");
         match self {
-            Self::Choice(texts) => Some(format!("({})", any(texts))),
-            Self::Regex { reasons, endings } => Some(format!("(.|\\n){{0,{reasons}}}\\n({})", any(endings))),
-            Self::Json { .. } => None,
+            Self::Choice(texts) => format!("({})", any(texts)),
+            Self::Regex { reasons, endings } => format!("(.|\\n){{0,{reasons}}}\\n({})", any(endings)),
+            Self::Json { reasons, key, values } => {
+                let values: Vec<String> = values.iter().map(Value::to_string).collect();
+                let text = r#"([^"\\\n\r\t]|\\["\\n])"#;
+                format!(r#"\{{"reasons": "{text}{{0,{reasons}}}", "{key}": ({})\}}"#, any(&values))
+            }
         }
     }
 
@@ -148,7 +152,7 @@ mod tests {
             (&choice, &["[[A]]", "A", "Score: 1.5", "Score: 1x5", "[[A]]\n"][..]),
             (&regex, &["x\n[[A]]", "\n[[B]]", "[[A]]", "a\nbc\n[[A]]", "abcdef\n[[A]]", "x\n[[A]] ", "x\n[[C]]"][..]),
         ] {
-            let expression = regex::Regex::new(&format!("^{}$", constraint.regex().unwrap())).unwrap();
+            let expression = regex::Regex::new(&format!("^{}$", constraint.regex())).unwrap();
             for answer in answers {
                 assert_eq!(constraint.allows(answer), expression.is_match(answer), "{answer:?}");
             }
@@ -173,7 +177,20 @@ mod tests {
             json!({"reasons": {"type": "string", "maxLength": 9}, "score": {"enum": [0, 1]}})
         );
         assert!(constraint.schema(false).unwrap()["properties"]["reasons"].get("maxLength").is_none());
-        assert!(constraint.regex().is_none() && constraint.grammar().is_none());
+        assert!(constraint.grammar().is_none());
+        let expression = regex::Regex::new(&format!("^{}$", constraint.regex())).unwrap();
+        for (answer, matches) in [
+            (r#"{"reasons": "fair", "score": 1}"#, true),
+            (r#"{"reasons": "", "score": 0}"#, true),
+            (r#"{"reasons": "a \"b\" \n\\", "score": 0}"#, true),
+            (r#"{"reasons": "a"b", "score": 0}"#, false),
+            (r#"{"reasons": "fair", "score": 2}"#, false),
+            (r#"{"reasons": "more than nine", "score": 1}"#, false),
+            (r#"{"reasons": "\", "score": 1}"#, false),
+        ] {
+            assert_eq!(expression.is_match(answer), matches, "{answer}");
+            assert!(!matches || constraint.allows(answer), "{answer}");
+        }
     }
 
     #[test]

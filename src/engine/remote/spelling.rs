@@ -33,17 +33,13 @@ impl Spelling {
     pub fn fields(self, constraint: &Constraint) -> Option<Map<String, Value>> {
         let fields = match (self, constraint) {
             (Self::StructuredOutputs, Constraint::Choice(texts)) => json!({"structured_outputs": {"choice": texts}}),
-            (Self::StructuredOutputs, Constraint::Regex { .. }) => {
-                json!({"structured_outputs": {"regex": constraint.regex()?}})
-            }
-            // Where any white space is allowed, small models write nothing else.
-            (Self::StructuredOutputs, Constraint::Json { .. }) => {
-                json!({"structured_outputs": {"json": constraint.schema(true)?, "disable_any_whitespace": true}})
-            }
+            // A regular expression also for JSON: its schema would allow white space anywhere, and small models then
+            // write nothing else.
+            (Self::StructuredOutputs, _) => json!({"structured_outputs": {"regex": constraint.regex()}}),
             (Self::Grammar, Constraint::Json { .. }) => json!({"json_schema": constraint.schema(true)?}),
             (Self::Grammar, _) => json!({"grammar": constraint.grammar()?}),
             (Self::Regex, Constraint::Json { .. }) => json!({"json_schema": constraint.schema(true)?.to_string()}),
-            (Self::Regex, _) => json!({"regex": constraint.regex()?}),
+            (Self::Regex, _) => json!({"regex": constraint.regex()}),
             (Self::ResponseFormat, _) => {
                 let schema = json!({"name": "judgement", "strict": true, "schema": constraint.schema(false)?});
                 json!({"response_format": {"type": "json_schema", "json_schema": schema}})
@@ -79,7 +75,7 @@ mod tests {
         assert_eq!(got, r#"{"structured_outputs":{"choice":["Total 7310","Total 9164"]}}"#);
         let got = fields(Spelling::StructuredOutputs, regex).unwrap();
         assert_eq!(got, r#"{"structured_outputs":{"regex":"(.|\\n){0,24}\\n(Total 7310|Total 9164)"}}"#);
-        assert!(fields(Spelling::StructuredOutputs, object).unwrap().contains(r#""maxLength":24"#));
+        assert!(fields(Spelling::StructuredOutputs, object).unwrap().contains(r#"{0,24}\", \"total\": (7310)"#));
         let got = fields(Spelling::Grammar, choice).unwrap();
         assert_eq!(got, r#"{"grammar":"root ::= \"Total 7310\" | \"Total 9164\""}"#);
         assert!(fields(Spelling::Grammar, object).unwrap().starts_with(r#"{"json_schema":{"#));
