@@ -1,5 +1,10 @@
 //! `reflux serve`.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+
 use super::interrupt::stop_on_interrupt;
 use super::model::ModelArgs;
 use super::session::Session;
@@ -10,7 +15,7 @@ use crate::engine::{EngineConfig, open_tokens};
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
-use crate::serve::{ServeOptions, serve};
+use crate::serve::{ModelLoader, ServeOptions, serve};
 
 const AFTER: &str = "Examples:
   reflux serve model.gguf                                         on http://127.0.0.1:8000/v1
@@ -44,6 +49,10 @@ pub struct Args {
     /// Environment variable with the key that requests must carry
     #[arg(long, value_name = "VARIABLE")]
     key_env: Option<String>,
+    /// Let requests load adapters and other weights from this machine's disk: /v1/load_lora_adapter,
+    /// /v1/unload_lora_adapter and /update_weights_from_disk
+    #[arg(long)]
+    allow_load: bool,
     /// Memory for keys and values, e.g. 2GiB; by default a share of the free memory
     #[arg(long, value_name = "SIZE", value_parser = super::model::size, help_heading = "Model")]
     kv_memory: Option<u64>,
@@ -62,6 +71,11 @@ fn key(variable: &str) -> Result<String> {
     }
 }
 
+/// Loads models as the first one is loaded.
+fn loader(device: Device, dtype: DType, config: EngineConfig) -> Arc<ModelLoader> {
+    Arc::new(move |path: &Path| open_tokens(path, &device, dtype, config.clone()))
+}
+
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let key = args.key_env.as_deref().map(key).transpose()?;
     let path = &args.model.model;
@@ -72,6 +86,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     let stop = CancelFlag::default();
     stop_on_interrupt(&stop);
     let ticker = Ticker::new(session.style, format!("loading {}", path.display()));
+    let loader = args.allow_load.then(|| loader(device.clone(), args.model.dtype(), config.clone()));
     let engine = open_tokens(path, &device, args.model.dtype(), config)?;
     let seconds = ticker.seconds();
     let loaded = serde_json::json!({ "model": path.display().to_string() });
@@ -85,6 +100,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         root,
         key,
         max_queue: args.max_queue as usize,
+        loader,
     };
     let name = options.name.clone();
     serve(engine, options, &stop, |address| terminal::print_line(&format!("serving {name} on http://{address}/v1")))

@@ -14,7 +14,7 @@ use super::progress::Observer;
 use crate::cancel::CancelFlag;
 use crate::data::{Columns, Epoch};
 use crate::error::{Error, Result};
-use crate::pipeline::{ModelUse, Plan, Shape, Step, StepSpec};
+use crate::pipeline::{EnvironmentVariable, ModelUse, Plan, Shape, Step, StepSpec};
 use crate::store::Run;
 
 /// A configured step that can run. All faults of the pipeline file are reported before one of these exists.
@@ -29,6 +29,14 @@ pub trait Operator: StepSpec {
     /// Returns the program outside that it starts. It must be found before a run starts.
     fn program(&self) -> Option<&str> {
         None
+    }
+    /// Returns the variables that this program gets, beside reflux's own.
+    fn environment(&self) -> &[EnvironmentVariable] {
+        &[]
+    }
+    /// Whether its model is also left as an adapter of the one that it started from.
+    fn trains_adapter(&self) -> bool {
+        false
     }
     /// Returns the function that measures its rows for the bounds of `[health]` if nothing is trained on
     /// them.

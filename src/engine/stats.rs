@@ -26,6 +26,21 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// The counters of two engines together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens + other.cached_prompt_tokens,
+            generated_tokens: self.generated_tokens + other.generated_tokens,
+            steps: self.steps + other.steps,
+            rows: self.rows + other.rows,
+            busy_seconds: self.busy_seconds + other.busy_seconds,
+            prefill_seconds: self.prefill_seconds + other.prefill_seconds,
+        }
+    }
+
     /// Share of prompt tokens that were in the prefix cache. 0 before the first prompt.
     pub fn hit_rate(&self) -> f64 {
         if self.prompt_tokens == 0 { 0. } else { self.cached_prompt_tokens as f64 / self.prompt_tokens as f64 }

@@ -8,6 +8,7 @@
 //! their codes are listed in [`codes`].
 
 mod command;
+mod environment;
 mod explain;
 mod fields;
 mod graph;
@@ -34,6 +35,7 @@ mod stub;
 mod tests;
 
 pub use command::{CommandRules, CommandTemplate, Placeholder, shell_word};
+pub use environment::{EnvironmentValue, EnvironmentVariable};
 pub use explain::{PlanFormat, explain, keys_markdown, keys_table};
 pub use fields::external::External;
 pub use fields::{ChoiceOrCount, Fields, KeyDoc, REFERENCES};
@@ -43,7 +45,7 @@ pub use load::{load, load_without_data, parse_str, parse_str_without_data};
 pub use plan::{Dtype, EngineSection, Input, Loop, ModelKind, ModelSource, ModelUse, Placement, Plan, Step};
 pub use sections::{SECTION_DOCS, SectionDoc, model_table, step_table};
 pub use server::{Price, ServerSource, SpecialTextKey};
-pub use server_section::ServerProgram;
+pub use server_section::{ServerProgram, ServerUpdate};
 pub use study::{Study, Variant};
 pub use syntax::codes;
 pub use syntax::diagnostic::{Diagnostic, Diagnostics, Label, SourceText, Span};

@@ -12,6 +12,7 @@ use super::syntax::codes;
 use super::syntax::diagnostic::{Diagnostic, Span};
 use super::syntax::overrides::MODEL_SOURCES;
 use super::syntax::suggest::{self, show};
+use crate::data::nearest;
 use crate::store::InputForm;
 
 /// Reads the keys of `[model.NAME]`. `programs` are the servers that the file has.
@@ -96,5 +97,10 @@ fn named_program(f: &Fields<'_>, name: &str, programs: &[Arc<ServerProgram>]) ->
         });
         f.report(Diagnostic::new(&codes::UNKNOWN_SERVER, message, f.span("server"), "no such server").help(help));
     }
-    found.cloned()
+    // The misspelt name is an error, and that nobody uses the server which it means would be another one.
+    let meant = || {
+        let near = nearest(name, programs.iter().map(|program| program.name.as_str()))?;
+        programs.iter().find(|program| program.name == near)
+    };
+    found.or_else(meant).cloned()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::command::{CommandRules, CommandTemplate};
+use super::environment::EnvironmentVariable;
 use super::fields::Fields;
 
 /// What the command of a server is given.
@@ -10,11 +11,30 @@ const COMMAND: CommandRules = CommandRules {
     placeholders: &[
         ("model", "directory of the model to serve"),
         ("port", "port to listen on, on this machine"),
-        ("name", "the model's name in requests; another one for each policy"),
+        ("name", "the model's name in requests; another one for each policy, except with update = \"reload\""),
     ],
     required: &["model", "port"],
     example: "command = [\"vllm\", \"serve\", \"{model}\", \"--port\", \"{port}\", \"--served-model-name\", \"{name}\"]",
 };
+
+/// Value of the key `update`: how a server gets the weights of the next policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServerUpdate {
+    /// It is stopped before a training, and started with the next policy.
+    #[default]
+    Restart,
+    /// It runs on, and loads the next policy as a LoRA adapter of what it was started with.
+    Lora,
+    /// It runs on, and reads the next policy's weights in place of its own.
+    Reload,
+}
+
+impl ServerUpdate {
+    /// Whether the server runs on from one policy to the next, and while there is training.
+    pub fn runs_on(self) -> bool {
+        self != Self::Restart
+    }
+}
 
 /// `[server.NAME]`: a server that reflux starts for a model, with its present weights.
 #[derive(Clone, PartialEq, Debug)]
@@ -23,6 +43,10 @@ pub struct ServerProgram {
     pub name: String,
     /// Program and arguments.
     pub command: CommandTemplate,
+    /// Variables of its environment, beside reflux's own.
+    pub environment: Vec<EnvironmentVariable>,
+    /// How it gets the weights of the next policy.
+    pub update: ServerUpdate,
     /// The model's name on the server, where the command does not hand one over.
     pub served_name: Option<String>,
     /// Time that a start may take.
@@ -64,6 +88,22 @@ pub(super) fn server_program(f: &mut Fields<'_>, name: &str) -> ServerProgram {
             f.problem("command", "`command` does not tell the server how to call the model", help);
         }
     }
+    let environment = f.environment();
+    let words = [
+        ("restart", "it is stopped before each training, and started with the next policy; the default"),
+        ("lora", "it runs on, and loads the next policy as an adapter of what it was started with"),
+        ("reload", "it runs on, and reads the next policy's weights in place of its own"),
+    ];
+    let update = match f.choice("update", "how the server gets the weights of the next policy", &words, Some("restart"))
+    {
+        "lora" => ServerUpdate::Lora,
+        "reload" => ServerUpdate::Reload,
+        _ => ServerUpdate::Restart,
+    };
+    if update == ServerUpdate::Lora && served_name.is_some() {
+        let help = "take `name` out and hand over {name}, e.g. \"--served-model-name\", \"{name}\"";
+        f.problem("name", "with update = \"lora\" each policy has a name of its own", help);
+    }
     let about = "time that a start may take until /v1/models answers";
     let ready_within = f.duration("ready_within", about, Duration::from_secs(600));
     let about = "time that it has to end after SIGTERM; then everything of it is killed";
@@ -81,6 +121,8 @@ pub(super) fn server_program(f: &mut Fields<'_>, name: &str) -> ServerProgram {
     ServerProgram {
         name,
         command,
+        environment,
+        update,
         served_name,
         ready_within,
         stop_within,

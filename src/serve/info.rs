@@ -1,13 +1,16 @@
 //! `/v1/models`, `/health` and `/metrics`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::metrics::Bounded;
 use super::state::ServerState;
+use crate::engine::Stats;
 
 /// Answers `/v1/models`.
-pub(super) fn models(state: &ServerState) -> Value {
-    json!({ "object": "list", "data": [model(state)] })
+pub(super) fn models(served: &[Arc<ServerState>]) -> Value {
+    json!({ "object": "list", "data": served.iter().map(|state| model(state)).collect::<Vec<_>>() })
 }
 
 /// The model in the form of OpenAI's interface, with what decides its answers.
@@ -18,7 +21,7 @@ pub(super) fn model(state: &ServerState) -> Value {
         "created": state.started,
         "owned_by": "reflux",
         "root": state.root,
-        "parent": null,
+        "parent": state.parent,
         "max_model_len": state.size.context,
         "vocab_size": state.size.vocab,
         "weights": state.engine.id(),
@@ -27,8 +30,10 @@ pub(super) fn model(state: &ServerState) -> Value {
 }
 
 /// Answers `/metrics`.
-pub(super) fn metrics(state: &ServerState) -> String {
+pub(super) fn metrics(served: &[Arc<ServerState>], gone: Stats) -> String {
+    let Some(state) = served.first() else { return String::new() };
+    let stats = served.iter().fold(gone, |sum, state| sum.plus(&state.engine.stats()));
     let free = state.queue.available_permits().min(state.max_queue);
     let queue = Bounded { now: state.max_queue - free, limit: state.max_queue };
-    state.metrics.text(&state.engine.stats(), queue, state.max_connections as usize)
+    state.metrics.text(&stats, queue, state.max_connections as usize)
 }

@@ -1,7 +1,8 @@
 //! `reflux serve`: an engine behind OpenAI's HTTP interface.
 //!
 //! A connection is a task of an asynchronous runtime, and whatever computes runs on a thread that may block. All
-//! requests share one engine. The answer to a request depends on the request only, never on what else is served.
+//! requests for a model share its engine. The answer to a request depends on the request only, never on what else is
+//! served.
 
 mod api_error;
 mod chat;
@@ -10,6 +11,7 @@ mod connections;
 mod fields;
 mod info;
 mod job;
+mod loading;
 mod logprobs;
 mod metrics;
 mod options;
@@ -19,4 +21,5 @@ mod state;
 mod stream;
 mod tokens;
 
+pub use loading::ModelLoader;
 pub use server::{ServeOptions, serve};

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::api_error::ApiError;
 use super::connections::{ConnectionLimits, serve_connections};
 use super::job::{Interface, ServeJob};
+use super::loading::{self, ModelLoader, ServedModels};
 use super::race::{First, first};
 use super::state::{ReadBody, ServerState};
 use super::{chat, completions, info, stream, tokens};
@@ -70,6 +71,8 @@ pub struct ServeOptions {
     pub key: Option<String>,
     /// Maximum number of requests that are answered or wait. Further ones are refused.
     pub max_queue: usize,
+    /// Loads models from this machine's disk, if requests may do that.
+    pub loader: Option<Arc<ModelLoader>>,
 }
 
 /// Serves an engine until `stop` is set, and blocks the calling thread. Calls `ready` with the address once clients can
@@ -106,25 +109,29 @@ pub fn serve(
     }
     listener.set_nonblocking(true).doing(|| address.clone())?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let state = Arc::new(ServerState {
-        engine,
-        name: options.name,
-        root: options.root,
-        size,
-        key: options.key.map(|key| blake3::hash(key.as_bytes())),
-        queue: Arc::new(Semaphore::new(max_queue)),
-        max_queue,
-        max_connections: u32::try_from(max_queue + SPARE_CONNECTIONS).unwrap_or(u32::MAX),
-        bodies: Arc::new(Semaphore::new(BODIES_KIB)),
-        parsing: Mutex::default(),
-        started,
-        stopping: watch::Sender::new(false),
-        metrics: super::metrics::Metrics::default(),
-    });
+    let models = Arc::new(ServedModels::new(
+        ServerState {
+            engine,
+            name: options.name,
+            root: options.root,
+            parent: None,
+            size,
+            key: options.key.map(|key| blake3::hash(key.as_bytes())),
+            queue: Arc::new(Semaphore::new(max_queue)),
+            max_queue,
+            max_connections: u32::try_from(max_queue + SPARE_CONNECTIONS).unwrap_or(u32::MAX),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB)),
+            parsing: Arc::default(),
+            started,
+            stopping: watch::Sender::new(false),
+            metrics: Arc::default(),
+        },
+        options.loader,
+    ));
     let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).doing(|| address)?;
         ready(local)?;
-        listen(listener, state, stop).await;
+        listen(listener, models, stop).await;
         Ok(())
     });
     runtime.shutdown_timeout(CLOSING_TIME);
@@ -132,10 +139,11 @@ pub fn serve(
 }
 
 /// Accepts connections until `stop` is set, then lets open replies end.
-async fn listen(listener: tokio::net::TcpListener, state: Arc<ServerState>, stop: &CancelFlag) {
+async fn listen(listener: tokio::net::TcpListener, models: Arc<ServedModels>, stop: &CancelFlag) {
+    let state = models.base();
     let limits = ConnectionLimits { connections: state.max_connections, head_time: HEAD_TIME, stall_time: STALL_TIME };
     let (counts, stopping) = (state.metrics.connections.clone(), state.stopping.subscribe());
-    let server = serve_connections(listener, router(state.clone()), limits, counts, stopping);
+    let server = serve_connections(listener, router(models), limits, counts, stopping);
     let watch = async {
         while !stop.is_set() {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -146,16 +154,28 @@ async fn listen(listener: tokio::net::TcpListener, state: Arc<ServerState>, stop
     first(server, watch).await;
 }
 
-fn router(state: Arc<ServerState>) -> Router {
+fn router(models: Arc<ServedModels>) -> Router {
     Router::new()
         .route("/v1/completions", post(|state, request| answer(state, request, Work::Job(completions::job))))
         .route("/v1/chat/completions", post(|state, request| answer(state, request, Work::Job(chat::job))))
         .route("/tokenize", post(|state, request| answer(state, request, Work::Reply(tokens::tokenize))))
         .route("/detokenize", post(|state, request| answer(state, request, Work::Reply(tokens::detokenize))))
-        .route("/v1/models", get(async |State(state): SharedState| axum::Json(info::models(&state))))
+        .route(
+            "/v1/load_lora_adapter",
+            post(|models, request| answer(models, request, Work::Load(loading::load_adapter))),
+        )
+        .route(
+            "/v1/unload_lora_adapter",
+            post(|models, request| answer(models, request, Work::Load(loading::unload_adapter))),
+        )
+        .route(
+            "/update_weights_from_disk",
+            post(|models, request| answer(models, request, Work::Load(loading::update))),
+        )
+        .route("/v1/models", get(async |State(models): SharedModels| axum::Json(info::models(&models.all()))))
         .route("/v1/models/{*name}", get(model))
         .route("/health", get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", get(async |State(state): SharedState| info::metrics(&state)))
+        .route("/metrics", get(async |State(models): SharedModels| info::metrics(&models.all(), models.gone())))
         .fallback(async |request: Request| {
             let message = format!("path `{}` not found", request.uri().path());
             ApiError::new(StatusCode::NOT_FOUND, message).code("path_not_found")
@@ -164,28 +184,39 @@ fn router(state: Arc<ServerState>) -> Router {
             let message = format!("{} does not take {}", request.uri().path(), request.method());
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).code("method_not_allowed")
         })
-        .layer(from_fn_with_state(state.clone(), guard))
-        .with_state(state)
+        .layer(from_fn_with_state(models.clone(), guard))
+        .with_state(models)
 }
 
-type SharedState = State<Arc<ServerState>>;
+type SharedModels = State<Arc<ServedModels>>;
 
-async fn model(State(state): SharedState, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
-    if name == state.name {
-        return axum::Json(info::model(&state)).into_response();
+async fn model(State(models): SharedModels, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
+    match models.named(&name) {
+        Some(state) => axum::Json(info::model(&state)).into_response(),
+        None => ApiError::no_model(format!("this server has {} only", models.names())).into_response(),
     }
-    ApiError::no_model(format!("this server has `{}` only", state.name)).into_response()
 }
 
 /// The path as it is counted.
 fn counted_path(path: &str) -> &'static str {
-    const PATHS: [&str; 7] =
-        ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/health", "/metrics"];
+    const PATHS: [&str; 10] = [
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models",
+        "/health",
+        "/metrics",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/update_weights_from_disk",
+    ];
     PATHS.into_iter().find(|known| *known == path).unwrap_or("other")
 }
 
 /// Checks the key, counts the reply, and ends requests when the server stops.
-async fn guard(State(state): SharedState, request: Request, next: Next) -> Response {
+async fn guard(State(models): SharedModels, request: Request, next: Next) -> Response {
+    let state = models.base();
     let path = counted_path(request.uri().path());
     let mut stopping = state.stopping.subscribe();
     let response = if path == "/health" || has_key(&state, &request) {
@@ -218,12 +249,14 @@ enum Work {
     Job(fn(&ServerState, ReadBody) -> Result<ServeJob, ApiError>),
     /// Replies at once.
     Reply(fn(&ServerState, ReadBody) -> Result<Value, ApiError>),
+    /// Changes the models.
+    Load(fn(&ServedModels, ReadBody) -> Result<Value, ApiError>),
 }
 
 /// What a thread made of a request.
 enum Made {
     Reply(Vec<u8>),
-    Stream(Box<ServeJob>),
+    Stream(Arc<ServerState>, Box<ServeJob>),
 }
 
 /// Sets the flag when the client is gone or the reply complete.
@@ -235,14 +268,15 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn answer(State(state): SharedState, request: Request, work: Work) -> Response {
-    match answer_or_fail(state, request, work).await {
+async fn answer(State(models): SharedModels, request: Request, work: Work) -> Response {
+    match answer_or_fail(models, request, work).await {
         Ok(response) => response,
         Err(e) => e.into_response(),
     }
 }
 
-async fn answer_or_fail(state: Arc<ServerState>, request: Request, work: Work) -> Result<Response, ApiError> {
+async fn answer_or_fail(models: Arc<ServedModels>, request: Request, work: Work) -> Result<Response, ApiError> {
+    let state = models.base();
     let Ok(place) = state.queue.clone().try_acquire_owned() else {
         let message = format!("the queue is full: {} are open; try again", counted(state.max_queue as u64, "request"));
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full"));
@@ -252,12 +286,12 @@ async fn answer_or_fail(state: Arc<ServerState>, request: Request, work: Work) -
     let body = body.map_err(late)??;
     let cancel = CancelFlag::new();
     let guard = CancelOnDrop(cancel.clone());
-    let (shared, flag) = (state.clone(), cancel.clone());
-    let made = tokio::task::spawn_blocking(move || make(&shared, body, work, &flag)).await;
+    let flag = cancel.clone();
+    let made = tokio::task::spawn_blocking(move || make(&models, body, work, &flag)).await;
     let panicked = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed; please report it");
     match made.map_err(panicked)?? {
         Made::Reply(bytes) => Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response()),
-        Made::Stream(job) => {
+        Made::Stream(state, job) => {
             let (sender, events) = mpsc::channel(WAITING_EVENTS);
             // Not awaited: it ends when the answer or the client does.
             drop(tokio::task::spawn_blocking(move || {
@@ -271,18 +305,20 @@ async fn answer_or_fail(state: Arc<ServerState>, request: Request, work: Work) -
     }
 }
 
-fn make(state: &ServerState, body: ReadBody, work: Work, cancel: &CancelFlag) -> Result<Made, ApiError> {
+fn make(models: &ServedModels, body: ReadBody, work: Work, cancel: &CancelFlag) -> Result<Made, ApiError> {
     let reply = match work {
-        Work::Reply(reply) => reply(state, body)?,
+        Work::Load(load) => load(models, body)?,
+        Work::Reply(reply) => reply(&*models.of(&body)?, body)?,
         Work::Job(job) => {
-            let job = job(state, body)?;
+            let state = models.of(&body)?;
+            let job = job(&state, body)?;
             if job.options.stream {
-                return Ok(Made::Stream(Box::new(job)));
+                return Ok(Made::Stream(state, Box::new(job)));
             }
-            let outcome = job.run(state, cancel)?;
+            let outcome = job.run(&state, cancel)?;
             match job.interface {
-                Interface::Completions => completions::reply(state, &job, &outcome),
-                Interface::Chat => chat::reply(state, &job, &outcome),
+                Interface::Completions => completions::reply(&state, &job, &outcome),
+                Interface::Chat => chat::reply(&state, &job, &outcome),
             }
         }
     };

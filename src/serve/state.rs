@@ -1,4 +1,4 @@
-//! What all connections share.
+//! What all connections share, and the models that are served.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,13 +7,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::metrics::Metrics;
 use crate::engine::{ModelSize, TokenEngine};
 
-/// What all connections share.
+/// A model, with what all connections and models share.
+#[derive(Clone)]
 pub(super) struct ServerState {
     pub engine: Arc<dyn TokenEngine>,
     /// The model's name in requests and replies.
     pub name: String,
     /// Where the model was loaded from.
     pub root: String,
+    /// The model whose adapter it is.
+    pub parent: Option<String>,
     pub size: ModelSize,
     /// Hash of the key that requests must carry.
     pub key: Option<blake3::Hash>,
@@ -25,13 +28,13 @@ pub(super) struct ServerState {
     /// A permit for each KiB of bodies that may be in memory.
     pub bodies: Arc<Semaphore>,
     /// Locked while a body is parsed: parsed JSON is many times larger than its text.
-    pub parsing: Mutex<()>,
+    pub parsing: Arc<Mutex<()>>,
     /// Seconds from 1970 to the start of the server. It is the `created` of all replies, so that equal requests get
     /// equal bytes.
     pub started: u64,
     /// Whether the server is stopping.
     pub stopping: watch::Sender<bool>,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 impl ServerState {

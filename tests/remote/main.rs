@@ -13,3 +13,4 @@ mod stored;
 mod structured;
 mod stub;
 mod transport;
+mod updates;

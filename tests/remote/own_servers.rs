@@ -11,21 +11,21 @@ use reflux::store::Run;
 
 use crate::common::outcome;
 
-const REFLUX: &str = env!("CARGO_BIN_EXE_reflux");
+pub const REFLUX: &str = env!("CARGO_BIN_EXE_reflux");
 /// How long a test waits for something that happens in a moment.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A folder with a pipeline of two iterations, and its runs.
-struct Place(tempfile::TempDir);
+pub struct Place(tempfile::TempDir);
 
 /// What a command printed.
-struct Printed {
-    code: Option<i32>,
-    text: String,
+pub struct Printed {
+    pub code: Option<i32>,
+    pub text: String,
 }
 
 /// `[server.own]` whose command is `reflux serve` behind the shell, with more keys.
-fn server(script: &str, keys: &str) -> String {
+pub fn server(script: &str, keys: &str) -> String {
     format!(
         "[server.own]\ncommand = [\"sh\", \"-c\", {script:?}, \"sh\", {REFLUX:?}, \"{{model}}\", \"{{port}}\", \"{{name}}\"]\n{keys}\n"
     )
@@ -35,21 +35,21 @@ fn server(script: &str, keys: &str) -> String {
 const SERVE: &str = "exec \"$1\" serve \"$2\" --port \"$3\" --name \"$4\" --threads 1";
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
-    fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.path("runs/own")
     }
-    fn log(&self, policy: u32) -> String {
+    pub fn log(&self, policy: u32) -> String {
         std::fs::read_to_string(self.dir().join(format!("logs/server.policy/iteration={policy}.log"))).unwrap()
     }
 
     /// Writes the pipeline. Without `server` the policy runs in reflux.
-    fn pipeline(&self, server: &str) -> PathBuf {
+    pub fn pipeline(&self, server: &str) -> PathBuf {
         let key = if server.is_empty() { "" } else { "server = \"own\"" };
         let text = format!(
             r#"
@@ -106,26 +106,26 @@ sampling = {{ temperature = 0.7, max_tokens = 4 }}
         file
     }
 
-    fn command(&self, server: &str, more: &[&str]) -> Command {
+    pub fn command(&self, server: &str, more: &[&str]) -> Command {
         let mut command = Command::new(REFLUX);
         command.arg("run").arg(self.pipeline(server)).arg("--runs").arg(self.path("runs")).args(more);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
-    fn run(&self, server: &str, more: &[&str]) -> Printed {
+    pub fn run(&self, server: &str, more: &[&str]) -> Printed {
         printed(&mut self.command(server, more))
     }
     /// Starts a run, whose messages go into a file.
-    fn start(&self, server: &str) -> Child {
+    pub fn start(&self, server: &str, more: &[&str]) -> Child {
         let out = std::fs::File::create(self.path("out")).unwrap();
-        self.command(server, &[]).stdout(Stdio::null()).stderr(out).spawn().unwrap()
+        self.command(server, more).stdout(Stdio::null()).stderr(out).spawn().unwrap()
     }
     /// What the run left, by the names of files.
-    fn outcome(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn outcome(&self) -> BTreeMap<String, Vec<u8>> {
         outcome(&self.dir())
     }
     /// The processes of the run's servers.
-    fn servers(&self) -> Vec<i32> {
+    pub fn servers(&self) -> Vec<i32> {
         let Ok(dir) = self.dir().canonicalize() else { return Vec::new() };
         let wanted = format!("REFLUX_PROGRAM={}/scratch/server.policy", dir.display());
         let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
@@ -138,13 +138,13 @@ sampling = {{ temperature = 0.7, max_tokens = 4 }}
     }
 }
 
-fn printed(command: &mut Command) -> Printed {
+pub fn printed(command: &mut Command) -> Printed {
     let output = command.output().unwrap();
     let text = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
     Printed { code: output.status.code(), text }
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{what} did not come");
@@ -153,7 +153,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Waits for a file of a run that goes on, which must not have ended.
-fn until_there(child: &mut Child, file: &Path) {
+pub fn until_there(child: &mut Child, file: &Path) {
     until(&file.display().to_string(), || file.exists() || child.try_wait().unwrap().is_some());
     assert!(file.exists(), "the run ended");
 }
@@ -165,7 +165,7 @@ fn local() -> BTreeMap<String, Vec<u8>> {
     place.outcome()
 }
 
-fn assert_same(local: &BTreeMap<String, Vec<u8>>, served: &BTreeMap<String, Vec<u8>>) {
+pub fn assert_same(local: &BTreeMap<String, Vec<u8>>, served: &BTreeMap<String, Vec<u8>>) {
     let names: Vec<&String> = local.keys().chain(served.keys()).collect();
     let different: Vec<&&String> = names.iter().filter(|name| local.get(**name) != served.get(**name)).collect();
     assert!(different.is_empty(), "{different:?}");
@@ -202,7 +202,7 @@ fn a_loop_on_servers_has_the_bits_of_a_local_one() {
 fn a_server_that_is_killed_is_started_again() {
     let local = local();
     let place = Place::new();
-    let mut reflux = place.start(&server(SERVE, ""));
+    let mut reflux = place.start(&server(SERVE, ""), &[]);
     until_there(&mut reflux, &place.dir().join("data/answers/iteration=1"));
     let killed = place.servers();
     assert!(!killed.is_empty());
@@ -242,7 +242,7 @@ fn a_run_that_ends_takes_its_server_along() {
     let local = local();
     for signal in ["INT", "KILL"] {
         let place = Place::new();
-        let mut reflux = place.start(&server(SERVE, ""));
+        let mut reflux = place.start(&server(SERVE, ""), &[]);
         until_there(&mut reflux, &place.dir().join("data/answers/iteration=1"));
         assert!(!place.servers().is_empty());
         let kill = Command::new("kill").args([&format!("-{signal}"), &reflux.id().to_string()]).status().unwrap();
@@ -272,6 +272,10 @@ fn weights_of_an_earlier_policy_are_found_out() {
         out.text
     );
     assert!(out.text.contains("at most 0.000010 is allowed"), "{}", out.text);
+    // The run goes on with the bound that the first policy has set.
+    let again = place.run(&server(&stale, ""), &["--resume"]);
+    assert_eq!(again.code, Some(2), "{}", again.text);
+    assert!(again.text.contains("at most 0.000010 is allowed"), "{}", again.text);
     // Everything of the first iteration is there, and nothing of the second.
     let run = Run::open(&place.dir()).unwrap();
     assert!(run.model("M2").is_some() && run.model("M3").is_none());
@@ -330,6 +334,20 @@ fn what_cannot_work_is_said_before_a_run() {
         ("[model.m0]", "name = \"x\"\n[model.m0]", "`name` and {name} both say how"),
         ("[model.m0]", "[model.m0]\nscript = \"Cargo.toml\" #", "a script has no weights to serve"),
         ("[model.m0]", "ready_within = \"soon\"\n[model.m0]", "is not a length of time"),
+        ("[model.m0]", "update = \"lore\"\n[model.m0]", "did you mean `lora`?"),
+        ("[model.m0]", "update = \"lora\"\n[model.m0]", "loads policies as adapters, and `dpo` trains none"),
+        ("[model.m0]", "environment = { A = 1 }\n[model.m0]", "`environment` wants text"),
+        (
+            "[model.m0]",
+            "environment = { REFLUX_PROGRAM = \"x\" }\n[model.m0]",
+            "marks the processes that reflux starts",
+        ),
+        ("[model.m0]", "environment = { \"A B\" = \"x\" }\n[model.m0]", "cannot be the name of a variable"),
+        (
+            "[model.m0]",
+            "environment = { A = { env = \"REFLUX_NOT_SET\" } }\n[model.m0]",
+            "the environment variable REFLUX_NOT_SET is not set; it has the value of `environment.A`",
+        ),
     ] {
         let out = check(from, to);
         assert_eq!(out.code, Some(2), "{to}: {}", out.text);

@@ -134,7 +134,11 @@ pub struct Stub(Arc<Shared>);
 impl Stub {
     /// Starts a server that answers each request as the function says. It is called on many threads.
     pub fn start(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", answer)
+    }
+    /// Starts a server at an address.
+    pub fn start_at(address: &str, answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let shared = Arc::new(Shared {
             answer: Box::new(answer),
             address: listener.local_addr().unwrap(),

@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod errors;
 mod fuzz;
+mod loading;
 mod process;
 mod scores;
 mod streams;

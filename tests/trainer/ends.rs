@@ -81,6 +81,20 @@ fn a_failure_shows_what_the_trainer_said() {
 }
 
 #[test]
+fn variables_reach_the_trainer_and_secrets_are_not_shown() {
+    let outside = Outside::new();
+    let keys = "environment = { PLAIN = \"a word\", TOKEN = { env = \"REFLUX_TEST_TOKEN\" } }";
+    let file = outside.pipeline("variables", keys);
+    let out = printed(outside.command(&file, &[]).env("REFLUX_TEST_TOKEN", "sk-5ecret"));
+    assert_eq!(out.code, Some(2), "{}", out.text);
+    assert!(out.text.contains("variables: a word, ***") && !out.text.contains("sk-5ecret"), "{}", out.text);
+    assert!(outside.log().contains("variables: a word, sk-5ecret"), "the log is the program's own");
+    let out = printed(outside.command(&file, &[]).env_remove("REFLUX_TEST_TOKEN"));
+    assert_eq!(out.code, Some(2), "{}", out.text);
+    assert!(out.text.contains("step `tuned`: the environment variable REFLUX_TEST_TOKEN is not set"), "{}", out.text);
+}
+
+#[test]
 fn a_trainer_that_was_ended_is_started_again_with_its_output() {
     for (mode, keys) in [("dies-once", ""), ("hangs-once", "time_limit = \"10s\"")] {
         let outside = Outside::new();

@@ -33,6 +33,7 @@ hang() { sleep 1000 & wait; }
 
 case $mode in
     success) leave ;;
+    variables) echo "variables: $PLAIN, $TOKEN"; exit 1 ;;
     fails) echo "some progress"; echo "CUDA out of memory" >&2; exit 1 ;;
     bad-input) echo "a pair has no tokens" >&2; exit 2 ;;
     hangs) hang ;;

@@ -18,6 +18,7 @@ mod structured;
 mod tokens;
 pub mod transport;
 mod usage;
+mod weights;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use special::SpecialTextRule;
 pub use structured::honours;
 pub use tokens::TokenServer;
 pub use usage::Usage;
+pub use weights::WeightServer;
 
 use super::backend::Engine;
 

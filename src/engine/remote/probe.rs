@@ -139,7 +139,7 @@ fn models(config: &RemoteConfig, transport: &Transport, endpoint: usize, cancel:
 }
 
 /// The path of an address, such as `/v1`.
-fn path_of(url: &str) -> &str {
+pub(super) fn path_of(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     url[host..].find('/').map_or("", |at| &url[host + at..])
 }

@@ -65,8 +65,21 @@ pub(crate) fn check_not_both(dir: &Path) -> Result<()> {
 /// The model has no adapter, some weights are not finite, or the directory cannot be written.
 pub fn save(llama: &Llama, base: Option<&str>, dir: &Path) -> Result<()> {
     let Some(lora) = llama.lora() else { return Err(Error::bug("a model without an adapter has none to save")) };
-    let weights =
-        llama.variables().iter().map(|(name, v)| (format!("{PREFIX}{name}"), v.as_tensor().clone())).collect();
+    let weights = llama.variables().iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    write(lora, weights, base, dir)
+}
+
+/// Writes an adapter whose weights have the names of [`LoraConfig::weights`], as [`save`] does.
+///
+/// # Errors
+/// Some weights are not finite, or the directory cannot be written.
+pub(crate) fn write(
+    lora: &LoraConfig,
+    weights: BTreeMap<String, Tensor>,
+    base: Option<&str>,
+    dir: &Path,
+) -> Result<()> {
+    let weights = weights.into_iter().map(|(name, w)| (format!("{PREFIX}{name}"), w)).collect();
     finite::check(&weights).map_err(|e| e.doing("the adapter is not saved"))?;
     fs::create_dir_all(dir).doing(|| dir.display())?;
     let whole = lora.alpha.fract() == 0. && lora.alpha.abs() < 1e9;

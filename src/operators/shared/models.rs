@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 
+use super::adapter_chain::adapters_of;
 use super::hub;
 use super::own_servers::{ModelToServe, OwnServers, Pause, ServerUse};
 use super::servers::{Servers, suits};
@@ -18,7 +19,7 @@ use crate::engine::{Engine, EngineConfig, Scripted, Stats, open, scripted, start
 use crate::error::{Error, ErrorContext as _, Result};
 use crate::model::formats::peft;
 use crate::model::{LoraConfig, Model, device, saved_dtype};
-use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, ServerProgram, model_table};
+use crate::pipeline::{Dtype, ModelKind, ModelSource, Plan, ServerProgram, ServerUpdate, model_table};
 use crate::store::{InputForm, InputPlace, Lines, Run};
 
 /// The key that names a model on the hub.
@@ -161,11 +162,20 @@ impl Models {
             ModelAt::Source(name) => (name, 0),
             ModelAt::Made { name, version, .. } => (name, *version),
         };
+        let adapters = match at {
+            ModelAt::Made { name, .. } if program.update == ServerUpdate::Lora => {
+                let models = cx.run().dir().join("models");
+                adapters_of(&std::path::absolute(&models).doing(|| models.display())?, name)?
+            }
+            _ => Vec::new(),
+        };
         let to_serve = ModelToServe {
             slot,
             program,
             name,
             version,
+            label: Self::label(cx, at)?,
+            adapters,
             load: &|| self.load(cx, at, false),
             directory: &|model, scratch| self.directory(cx, model, scratch),
             config: &self.config,
@@ -239,15 +249,19 @@ impl Models {
     /// # Errors
     /// The step has no model.
     pub fn base(cx: &Context<'_>) -> Result<Option<String>> {
-        match cx.model.as_ref() {
-            None => Err(Error::bug("a training step has no model")),
-            Some(ModelAt::Made { name, .. }) => Ok(Some(format!("../../{name}"))),
-            Some(ModelAt::Source(name)) => Ok(match &cx.model_source(name)?.kind {
+        Self::label(cx, cx.model.as_ref().ok_or_else(|| Error::bug("a training step has no model"))?)
+    }
+
+    /// How an adapter that is trained on a model names it.
+    fn label(cx: &Context<'_>, at: &ModelAt) -> Result<Option<String>> {
+        Ok(match at {
+            ModelAt::Made { name, .. } => Some(format!("../../{name}")),
+            ModelAt::Source(name) => match &cx.model_source(name)?.kind {
                 ModelKind::Path(path) => Some(path.shown()),
                 ModelKind::Hub { repo, .. } => Some(repo.clone()),
                 ModelKind::Init { .. } | ModelKind::Script { .. } | ModelKind::Server(_) => None,
-            }),
-        }
+            },
+        })
     }
 
     /// Loads a model that is not trained.

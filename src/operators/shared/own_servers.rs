@@ -2,12 +2,15 @@
 //!
 //! A job that asks a model holds a [`ServerLease`] of its server. The server of another policy is started only when nobody
 //! holds one, and older policies come first, so that what is left of an iteration is not asked of the next policy. A
-//! training holds a [`Pause`]: all servers are stopped, and none is started.
+//! training holds a [`Pause`]: all servers are stopped, and none is started, but for those that run on from one policy to
+//! the next.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::first_difference;
 pub(super) use super::served_model::ModelToServe;
 use super::served_model::{RunningServer, ServedModel, folder};
 use super::server_process::again;
@@ -17,8 +20,9 @@ use crate::data::counted;
 use crate::dataflow::Context;
 use crate::engine::remote::transport::EndpointCounters;
 use crate::engine::remote::{NoReplies, ReplyStore, engine};
-use crate::engine::{Answer, Capabilities, ChoiceRequest, Engine, Probabilities, Request, Stats};
+use crate::engine::{Answer, Capabilities, ChoiceRequest, ConstraintForm, Engine, Probabilities, Request, Stats};
 use crate::error::{Error, ErrorContext as _, ErrorKind, Result};
+use crate::pipeline::ServerUpdate;
 
 /// Longest time that a job waits without looking whether the run is being stopped.
 const WAIT: Duration = Duration::from_millis(50);
@@ -89,7 +93,7 @@ struct ServerLease {
     running: Arc<RunningServer>,
 }
 
-/// While it is there, no server runs.
+/// While it is there, no server runs but those that run on.
 pub(crate) struct Pause(OwnServers);
 
 impl OwnServers {
@@ -112,7 +116,8 @@ impl OwnServers {
             engine(&lease.running.connection, Arc::new(NoReplies)).capabilities()
         };
         let replies = Arc::new(cx.run().replies(&cx.step.name, cx.epoch, model.slot)?);
-        Ok(Arc::new(OwnServerEngine { servers: self.clone(), model: served, replies, able }))
+        let (step, form) = (cx.step.name.clone(), cx.step.op.constrains().and_then(ConstraintForm::named));
+        Ok(Arc::new(OwnServerEngine { servers: self.clone(), model: served, replies, able, step, form }))
     }
 
     /// Prepares a model at the first call.
@@ -135,6 +140,7 @@ impl OwnServers {
         // No future step uses a policy older than the last one.
         slot.models.retain(|(version, _), _| *version == 0 || version + 1 >= model.version);
         slot.models.insert((model.version, model.name.to_owned()), Arc::clone(&served));
+        slot.first_difference = slot.first_difference.or_else(|| first_difference::read(&served));
         drop(state);
         if is_new {
             let leftover = subprocess::stop_leftovers(&served.mark);
@@ -173,12 +179,12 @@ impl OwnServers {
             if state.is_closed || model.cancel.is_set() {
                 return Err(Error::cancelled());
             }
-            let is_paused = state.trainings > 0;
+            let is_paused = state.trainings > 0 && !model.program.update.runs_on();
             let slot = state.slots.entry(model.slot.clone()).or_default();
             let is_first = slot.waiting.keys().next().is_none_or(|first| *first >= model.version);
             if !is_paused && is_first && !slot.is_changing {
                 match &slot.running {
-                    Some(running) if Arc::ptr_eq(&running.model, model) => {
+                    Some(running) if Arc::ptr_eq(&running.model, model) && !may_start_again(running) => {
                         slot.leases += 1;
                         return Ok(ServerLease { servers: self.clone(), running: Arc::clone(running) });
                     }
@@ -196,18 +202,30 @@ impl OwnServers {
         }
     }
 
-    /// Stops one server and starts another one, for a slot that is marked as changing.
+    /// Gives a server that runs the model's weights, or stops it and starts another one, for a slot that is marked as
+    /// changing.
     fn change(&self, model: &Arc<ServedModel>, before: Option<Arc<RunningServer>>, limit: f32) -> Result<ServerLease> {
         let used = before.as_deref().map(ServerUse::new);
-        drop(before);
-        let started = model.start(limit);
+        let change = before.as_deref().and_then(|server| model.change_for(server));
+        let started = match (before, change) {
+            (Some(server), Some(change)) => model.update(&server, &change, limit),
+            (before, _) => {
+                if let Some(before) = before {
+                    tell_why(&before, model);
+                }
+                model.start(limit)
+            }
+        };
         let mut state = self.state();
         state.gone.extend(used);
         let slot = state.slots.entry(model.slot.clone()).or_default();
         slot.is_changing = false;
         let lease = started.map(|(running, difference)| {
             let running = Arc::new(running);
-            slot.first_difference.get_or_insert(difference);
+            if slot.first_difference.is_none() {
+                slot.first_difference = Some(difference);
+                first_difference::write(model, difference);
+            }
             slot.running = Some(Arc::clone(&running));
             slot.leases += 1;
             ServerLease { servers: self.clone(), running }
@@ -218,7 +236,7 @@ impl OwnServers {
         lease
     }
 
-    /// Stops all servers, and keeps them stopped until the value is dropped.
+    /// Stops all servers, and keeps them stopped until the value is dropped. Those that run on are left alone.
     ///
     /// # Errors
     /// The run is being stopped.
@@ -226,25 +244,35 @@ impl OwnServers {
         let mut state = self.state();
         state.trainings += 1;
         let pause = Pause(self.clone());
-        while state.slots.values().any(|slot| slot.leases > 0 || slot.is_changing) {
+        while state.slots.values().any(|slot| !slot.runs_on() && (slot.leases > 0 || slot.is_changing)) {
             if cancel.is_set() {
                 drop(state);
                 return Err(Error::cancelled());
             }
             state = self.wait(state);
         }
-        let stopped = state.stop();
+        let stopped = state.stop(|slot| !slot.runs_on());
         drop(state);
         // Outside of the lock: a server may take its time to end.
         drop(stopped);
         Ok(pause)
     }
 
+    /// Whether there is or will be another server in place of one that has ended.
+    fn goes_on(&self, ended: &Arc<RunningServer>) -> bool {
+        if !ended.model.program.update.runs_on() || !ended.is_lost() {
+            return false;
+        }
+        let state = self.state();
+        let present = state.slots.get(&ended.model.slot).and_then(|slot| slot.running.as_ref());
+        !present.is_some_and(|present| Arc::ptr_eq(present, ended)) || may_start_again(ended)
+    }
+
     /// Stops all servers for good. Returns the models that have a folder in the run's scratch folder.
     pub fn close(&self) -> Vec<(String, u32)> {
         let mut state = self.state();
         state.is_closed = true;
-        let stopped = state.stop();
+        let stopped = state.stop(|_| true);
         let folders = state.slots.iter().flat_map(|(name, slot)| slot.models.keys().map(|(v, _)| (folder(name), *v)));
         let folders = folders.collect();
         self.0.changed.notify_all();
@@ -265,9 +293,10 @@ impl OwnServers {
 }
 
 impl ServersState {
-    /// Takes every running server out. Dropping it stops it.
-    fn stop(&mut self) -> Vec<Arc<RunningServer>> {
-        let stopped: Vec<_> = self.slots.values_mut().filter_map(|slot| slot.running.take()).collect();
+    /// Takes running servers out. Dropping one stops it.
+    fn stop(&mut self, which: impl Fn(&ServerSlot) -> bool) -> Vec<Arc<RunningServer>> {
+        let slots = self.slots.values_mut().filter(|slot| which(slot));
+        let stopped: Vec<_> = slots.filter_map(|slot| slot.running.take()).collect();
         self.gone.extend(stopped.iter().map(|running| ServerUse::new(running)));
         stopped
     }
@@ -278,7 +307,33 @@ impl ServersState {
     }
 }
 
+/// Tells why a server is not used for the model at hand, unless its `update` says so.
+fn tell_why(before: &RunningServer, model: &ServedModel) {
+    let who = before.model.who();
+    if before.is_lost() {
+        let deaths = before.model.deaths.fetch_add(1, Ordering::Relaxed) + 1;
+        let most = model.program.restarts;
+        tracing::warn!(
+            "{who} ended by itself; it is started again ({deaths} of at most {most} times), now as `{}`",
+            model.name
+        );
+    } else if model.program.update == ServerUpdate::Lora {
+        tracing::warn!("{who} is started anew: `{}` is no adapter of what it was started with", model.name);
+    }
+}
+
+/// Whether a server that ran on from policy to policy has ended by itself, and may be started again.
+fn may_start_again(server: &RunningServer) -> bool {
+    let ServedModel { program, deaths, .. } = &*server.model;
+    program.update.runs_on() && server.is_lost() && deaths.load(Ordering::Relaxed) < program.restarts
+}
+
 impl ServerSlot {
+    /// Whether its server runs on from one policy to the next.
+    fn runs_on(&self) -> bool {
+        self.models.values().any(|model| model.program.update.runs_on())
+    }
+
     /// The largest difference from its weights that the model's server may have. The first one shows how the server
     /// rounds; the others must be about as near.
     fn limit(&self, model: &ServedModel) -> f32 {
@@ -311,27 +366,38 @@ struct OwnServerEngine {
     model: Arc<ServedModel>,
     replies: Arc<dyn ReplyStore>,
     able: Capabilities,
+    /// The step that asks, and the form that it needs of answers.
+    step: String,
+    form: Option<ConstraintForm>,
 }
 
 impl OwnServerEngine {
-    /// Asks the server, which may have been stopped since the last time.
-    fn ask<T>(&self, ask: impl FnOnce(&dyn Engine, &CancelFlag) -> Result<T>) -> Result<T> {
-        let lease = self.servers.acquire(&self.model)?;
-        let process = &lease.running.process;
-        let engine = engine(&lease.running.connection, Arc::clone(&self.replies));
-        ask(&*engine, process.lost()).map_err(|e| match e.kind() {
-            ErrorKind::Cancelled => process.failure().unwrap_or(e),
-            _ => e,
-        })
+    /// Asks the server, which may have been stopped since the last time. One that runs on from policy to policy and ends
+    /// is started again, and asked again for what it has not answered.
+    fn ask<T>(&self, ask: impl Fn(&dyn Engine, &CancelFlag) -> Result<T>) -> Result<T> {
+        loop {
+            let lease = self.servers.acquire(&self.model)?;
+            let (server, lost) = (&lease.running, lease.running.process.lost());
+            let engine = engine(&server.connection, Arc::clone(&self.replies));
+            let is_held = self.form.map_or(Ok(()), |form| server.holds(&self.step, form));
+            match is_held.and_then(|()| ask(&*engine, lost)) {
+                Err(e) if e.kind() == ErrorKind::Cancelled => {
+                    if !self.servers.goes_on(server) {
+                        return Err(server.process.failure().unwrap_or(e));
+                    }
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 
 impl Engine for OwnServerEngine {
     fn generate(&self, requests: Vec<Request>, _: &CancelFlag) -> Result<Vec<Answer>> {
-        self.ask(|engine, lost| engine.generate(requests, lost))
+        self.ask(|engine, lost| engine.generate(requests.clone(), lost))
     }
     fn choose(&self, choices: Vec<ChoiceRequest>, _: &CancelFlag) -> Result<Vec<Probabilities>> {
-        self.ask(|engine, lost| engine.choose(choices, lost))
+        self.ask(|engine, lost| engine.choose(choices.clone(), lost))
     }
     fn id(&self) -> &str {
         &self.model.hash

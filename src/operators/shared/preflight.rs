@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::models::dtype;
+use super::program_environment::ProgramEnvironment;
 use crate::data::named;
 use crate::dataflow::Operator;
 use crate::engine::has_template;
 use crate::error::{Error, Result};
 use crate::model::{Message, ModelOutline};
-use crate::pipeline::{Asks, ModelKind, ModelSource, Plan, Step};
+use crate::pipeline::{Asks, ModelKind, ModelSource, Plan, ServerUpdate, Step};
 use crate::train::Example;
 
 /// The result of [`preflight`].
@@ -45,12 +46,31 @@ impl<'a> ModelChecks<'a> {
     fn server_programs(&mut self) {
         let mut looked_at = BTreeSet::new();
         for server in self.plan.models.iter().filter_map(|model| model.program.as_ref()) {
+            if !looked_at.insert(&server.name) {
+                continue;
+            }
+            let owner = format!("server `{}`", server.name);
             if let Some(program) = server.command.program()
-                && looked_at.insert(&server.name)
                 && !is_found(program)
             {
-                self.found.problems.push(not_found(&format!("server `{}`", server.name), program));
+                self.found.problems.push(not_found(&owner, program));
             }
+            self.found.problems.extend(ProgramEnvironment::new(&server.environment).err().map(|e| e.doing(owner)));
+        }
+        self.adapters();
+    }
+
+    /// Refuses a server that loads policies as adapters if the loop's training leaves none.
+    fn adapters(&mut self) {
+        let Some(loop_) = &self.plan.loop_ else { return };
+        let server = self.plan.source_of(&loop_.policy).and_then(|source| source.program.as_ref());
+        if let Some(server) = server.filter(|server| server.update == ServerUpdate::Lora)
+            && self.plan.step(&loop_.next).is_some_and(|step| !step.op.trains_adapter())
+        {
+            let message = format!("update = \"lora\" loads policies as adapters, and `{}` trains none", loop_.next);
+            let help = "give `dpo` or `sft` a table `lora`, such as lora = { rank = 16 }, or write update = \"reload\" or \
+                        \"restart\"";
+            self.found.problems.push(Error::user(message).help(help).doing(format!("server `{}`", server.name)));
         }
     }
 
@@ -59,6 +79,8 @@ impl<'a> ModelChecks<'a> {
         if let Some(program) = step.op.program().filter(|program| !is_found(program)) {
             self.found.problems.push(not_found(&format!("step `{}`", step.name), program));
         }
+        let owner = || format!("step `{}`", step.name);
+        self.found.problems.extend(ProgramEnvironment::new(step.op.environment()).err().map(|e| e.doing(owner())));
         let others = step.models.iter().filter_map(|(_, used)| plan.source_of(used));
         for source in others {
             self.open(step, source);
@@ -116,6 +138,7 @@ impl<'a> ModelChecks<'a> {
                 .help("give the step a model with `path`, `hf` or `init`"));
         }
         if !matches!(source.kind, ModelKind::Server(_))
+            && source.program.is_none()
             && let Some(form) = step.op.constrains()
         {
             let message =

@@ -18,10 +18,18 @@ const MAX_LINE_CHARS: usize = 200;
 /// # Errors
 /// A full disk.
 pub(crate) fn note(log: &Path, start: usize, restarts: usize, command: &[String]) -> Result<u64> {
+    let words: Vec<String> = command.iter().map(|word| shell_word(word)).collect();
+    write_line(log, &format!("start {start} of at most {}: {}", restarts + 1, words.join(" ")))
+}
+
+/// Appends a line of reflux's own to a log. Returns the log's length.
+///
+/// # Errors
+/// A full disk.
+pub(crate) fn write_line(log: &Path, line: &str) -> Result<u64> {
     let doing = || log.display();
     let mut file = OpenOptions::new().create(true).append(true).open(log).doing(doing)?;
-    let words: Vec<String> = command.iter().map(|word| shell_word(word)).collect();
-    writeln!(file, "reflux: start {start} of at most {}: {}", restarts + 1, words.join(" ")).doing(doing)?;
+    writeln!(file, "reflux: {line}").doing(doing)?;
     Ok(file.metadata().doing(doing)?.len())
 }
 

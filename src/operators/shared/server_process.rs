@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use super::program_environment::ProgramEnvironment;
 use super::program_log;
 use super::subprocess::{Launch, MAX_LOG, ProcessGroup, ProgramEnd, cut_log};
 use crate::cancel::CancelFlag;
@@ -33,6 +34,9 @@ pub(super) struct ServerLaunch {
     pub program: Arc<ServerProgram>,
     /// Program and arguments.
     pub command: Vec<String>,
+    pub environment: ProgramEnvironment,
+    /// How often it is started again when it ends by itself.
+    pub restarts: usize,
     /// Where it will listen.
     pub endpoint: Endpoint,
     pub log: PathBuf,
@@ -176,9 +180,9 @@ impl WatchedServer {
     /// # Errors
     /// It cannot be used.
     fn keep_running(&self) -> Result<()> {
-        let ServerLaunch { program, command, log, who, .. } = &self.launch;
+        let ServerLaunch { program, command, environment, restarts, log, who, .. } = &self.launch;
         for start in 1.. {
-            let before = program_log::note(log, start, program.restarts, command)?;
+            let before = program_log::note(log, start, *restarts, command)?;
             let what = match self.run_once()? {
                 StartOutcome::Stopped => return Ok(()),
                 StartOutcome::NotReady => {
@@ -188,8 +192,8 @@ impl WatchedServer {
                 StartOutcome::Ended(end) => end.to_string(),
             };
             let was_ready = matches!(*self.state(), WatchedState::Ready);
-            if !was_ready || start > program.restarts {
-                let said = program_log::last_words(log, before);
+            if !was_ready || start > *restarts {
+                let said = environment.scrub(&program_log::last_words(log, before));
                 let starts = if start > 1 { format!(" ({})", counted(start, "start")) } else { String::new() };
                 let help = match was_ready {
                     false => {
@@ -207,7 +211,7 @@ impl WatchedServer {
 
     /// Runs the server until it ends, or is not needed any more. Nothing of it is left when this returns.
     fn run_once(&self) -> Result<StartOutcome> {
-        let ServerLaunch { program, command, log, mark, endpoint, cancel, .. } = &self.launch;
+        let ServerLaunch { program, command, environment, log, mark, endpoint, cancel, .. } = &self.launch;
         let transport = Transport::new(TransportConfig {
             endpoints: vec![endpoint.clone()],
             key: None,
@@ -216,7 +220,8 @@ impl WatchedServer {
             request_timeout: ASK_TIMEOUT,
             max_body: MAX_LIST,
         })?;
-        let launch = Launch { command, log, max_log: MAX_LOG, mark, time_limit: None, grace: program.stop_within };
+        let grace = program.stop_within;
+        let launch = Launch { command, environment, log, max_log: MAX_LOG, mark, time_limit: None, grace };
         let mut group = ProcessGroup::start(&launch)?;
         let deadline = Instant::now().checked_add(program.ready_within);
         let mut is_listening = false;

@@ -154,7 +154,9 @@ fn connect_checked(
     let able = asked.capabilities();
     for step in steps_of(plan, source) {
         suits(step, &source.name, able)?;
-        holds(step, source, &|form| honours(&connection, &*asked, form, cancel))?;
+        if let Some(form) = step.op.constrains().and_then(ConstraintForm::named) {
+            holds(&step.name, &source.name, form, &|form| honours(&connection, &*asked, form, cancel))?;
+        }
     }
     let note = describe(source, &connection, able);
     Ok((connection, note))
@@ -194,12 +196,12 @@ pub(super) fn suits(step: &Step<dyn Operator>, model: &str, able: Capabilities) 
 }
 
 /// Refuses a step that holds answers to a form which a model's servers do not honour.
-fn holds(
-    step: &Step<dyn Operator>,
-    source: &ModelSource,
+pub(super) fn holds(
+    step: &str,
+    model: &str,
+    form: ConstraintForm,
     honours: &dyn Fn(ConstraintForm) -> Result<bool>,
 ) -> Result<()> {
-    let Some(form) = step.op.constrains().and_then(ConstraintForm::named) else { return Ok(()) };
     if honours(form)? {
         return Ok(());
     }
@@ -214,10 +216,7 @@ fn holds(
         true => "take `structured` out, or use vLLM or llama.cpp".to_owned(),
         false => format!("it honours {}; or take the key out", others.join(" and ")),
     };
-    let message = format!(
-        "step `{}` has structured = {name:?}, which the server of `{}` ignores or refuses",
-        step.name, source.name
-    );
+    let message = format!("step `{step}` has structured = {name:?}, which the server of `{model}` ignores or refuses");
     Err(Error::user(message).help(other))
 }
 

@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::program_environment::ProgramEnvironment;
 use crate::error::{Error, ErrorContext as _, Result};
 
 /// The variable in the environment of everything that is started: the path of its scratch folder.
@@ -39,6 +40,8 @@ const WATCHDOG: &str = "trap '' TERM INT HUP; read -r _; kill -TERM 0; sleep 10;
 pub(crate) struct Launch<'a> {
     /// Program and arguments.
     pub command: &'a [String],
+    /// Its variables, beside those of this process.
+    pub environment: &'a ProgramEnvironment,
     /// File to which its standard output and error are appended.
     pub log: &'a Path,
     /// Length in bytes at which the log is cut: its last lines stay, and the program runs on.
@@ -164,7 +167,9 @@ impl ProcessGroup {
         let (name, arguments) =
             launch.command.split_first().ok_or_else(|| Error::bug("a program without a name is started"))?;
         let mut program = Command::new(name);
-        program.args(arguments).env(MARK, launch.mark);
+        program.args(arguments);
+        launch.environment.set(&mut program);
+        program.env(MARK, launch.mark);
         program.stdin(Stdio::null()).stdout(log).stderr(errors);
         system::join_group(&mut program, &watchdog);
         match program.spawn() {
@@ -321,8 +326,15 @@ mod tests {
     fn shell(script: &str, time_limit: Option<Duration>, cancelled: &dyn Fn() -> bool) -> (Result<ProgramEnd>, String) {
         let dir = tempfile::tempdir().unwrap();
         let (log, command) = (dir.path().join("log"), ["sh", "-c", script].map(str::to_owned));
-        let launch =
-            Launch { command: &command, log: &log, max_log: 1 << 20, mark: dir.path(), time_limit, grace: GRACE };
+        let launch = Launch {
+            command: &command,
+            environment: &ProgramEnvironment::default(),
+            log: &log,
+            max_log: 1 << 20,
+            mark: dir.path(),
+            time_limit,
+            grace: GRACE,
+        };
         let result = run(&launch, cancelled);
         assert_eq!(system::marked(dir.path()), Vec::<i32>::new(), "something is left");
         (result, std::fs::read_to_string(&log).unwrap_or_default())
@@ -375,6 +387,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let launch = Launch {
+            environment: &ProgramEnvironment::default(),
             command: &["no-such-trainer".to_owned()],
             log: &log,
             max_log: 1 << 20,

@@ -287,6 +287,9 @@ impl Operator for Dpo {
     fn stage(&self) -> Stage<'_> {
         Stage::Train(self)
     }
+    fn trains_adapter(&self) -> bool {
+        self.lora.is_some()
+    }
 }
 
 /// Reads the pairs of a dataset, without their references.

@@ -128,6 +128,9 @@ impl Operator for Sft {
     fn stage(&self) -> Stage<'_> {
         Stage::Train(self)
     }
+    fn trains_adapter(&self) -> bool {
+        self.lora.is_some()
+    }
 }
 
 /// `eft` comes first: its rows have all columns of `ift`.

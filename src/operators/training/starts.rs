@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::data::counted;
 use crate::operators::shared::prelude::*;
+use crate::operators::shared::program_environment::ProgramEnvironment;
 use crate::operators::shared::program_log;
 use crate::operators::shared::subprocess::{self, GRACE, Launch, MAX_LOG, ProgramEnd};
 
@@ -17,6 +18,8 @@ pub(crate) struct ExternalTrainer<'a> {
     pub step: &'a str,
     /// Program and arguments.
     pub command: &'a [String],
+    /// Its variables.
+    pub environment: &'a ProgramEnvironment,
     /// The log, below the run's directory.
     pub log: &'a Path,
     /// The scratch folder, which marks its processes.
@@ -37,6 +40,7 @@ impl ExternalTrainer<'_> {
     pub fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<()> {
         let launch = Launch {
             command: self.command,
+            environment: self.environment,
             log: self.log,
             max_log: MAX_LOG,
             mark: self.scratch,
@@ -82,7 +86,7 @@ impl ExternalTrainer<'_> {
 
     /// The error for what happened to the trainer, with the last lines that it printed since `before`.
     fn error(&self, what: &str, before: u64) -> Error {
-        let (step, said) = (self.step, program_log::last_words(self.log, before));
+        let (step, said) = (self.step, self.environment.scrub(&program_log::last_words(self.log, before)));
         Error::user(format!("the trainer of `{step}` {what}{said}"))
     }
 }

@@ -24,8 +24,9 @@ use crate::model::{Config, Model, Tokenizer, saved_dtype};
 use crate::operators::shared::datasets::references_of;
 use crate::operators::shared::health;
 use crate::operators::shared::prelude::*;
+use crate::operators::shared::program_environment::ProgramEnvironment;
 use crate::operators::shared::subprocess;
-use crate::pipeline::{CommandRules, CommandTemplate, External};
+use crate::pipeline::{CommandRules, CommandTemplate, EnvironmentVariable, External};
 use crate::store::write_bytes;
 use crate::train::{ForwardLimits, losses};
 
@@ -70,6 +71,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
         let is_file = |word: &String| std::fs::metadata(word).is_ok_and(|file| file.is_file());
         let named: Vec<(usize, &String)> = words.iter().enumerate().skip(1).filter(|(_, word)| is_file(word)).collect();
         let scripts = named.into_iter().map(|(index, word)| f.depends_on("command", index, word)).collect();
+        let environment = f.environment();
         let time_limit = f.optional_duration("time_limit", "time that one start of the command may take");
         let about =
             "how often a command that was ended by a signal or its time limit is started again, with the same {output}";
@@ -82,7 +84,7 @@ pub static DEF: OperatorDef<dyn Operator> = OperatorDef {
                 "hand the log-probabilities over: \"--reference\", \"{reference}\"",
             );
         }
-        Box::new(ExternalTraining { command, scripts, time_limit, restarts, reference })
+        Box::new(ExternalTraining { command, scripts, environment, time_limit, restarts, reference })
     },
 };
 
@@ -90,6 +92,7 @@ struct ExternalTraining {
     command: CommandTemplate,
     /// Files that the command names.
     scripts: Vec<External>,
+    environment: Vec<EnvironmentVariable>,
     time_limit: Option<Duration>,
     restarts: usize,
     reference: ReferenceSettings,
@@ -127,6 +130,9 @@ impl Operator for ExternalTraining {
     }
     fn program(&self) -> Option<&str> {
         self.command.program()
+    }
+    fn environment(&self) -> &[EnvironmentVariable] {
+        &self.environment
     }
 }
 
@@ -331,9 +337,11 @@ impl Train for ExternalTraining {
         });
         files.prepare(step, &given)?;
         let log = cx.run().log_file(step, iteration)?;
+        let environment = ProgramEnvironment::new(&self.environment)?;
         let trainer = ExternalTrainer {
             step,
             command: &command,
+            environment: &environment,
             log: &log,
             scratch: &files.scratch,
             time_limit: self.time_limit,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::external::External;
 use super::{ByIteration, ChoiceOrCount, Fields, How, KeyDoc, Named, Problems, REFERENCES, doc};
 use crate::error::{Error, Result};
+use crate::pipeline::environment::is_variable;
 use crate::pipeline::syntax::codes::{self, Code};
 use crate::pipeline::syntax::diagnostic::Diagnostic;
 use crate::pipeline::syntax::tree::{self, EMPTY, TomlValue};
@@ -285,14 +286,10 @@ impl Fields<'_> {
     /// Reads the name of the environment variable that has a secret, as `{ env = "NAME" }`. A secret in the file itself is
     /// refused, and its line is not shown.
     pub fn optional_secret(&mut self, key: &'static str, about: &'static str) -> Option<String> {
-        let is_name = |name: &str| {
-            !name.starts_with(|c: char| c.is_ascii_digit())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        };
         let wrong = match self.table.get(key).map(|entry| &entry.node.value) {
             None => false,
             Some(TomlValue::Table(table)) => match table.get("env").map(|entry| &entry.node.value) {
-                Some(TomlValue::Text(name)) => !is_name(name),
+                Some(TomlValue::Text(name)) => !name.is_empty() && !is_variable(name),
                 _ => false,
             },
             Some(_) => true,

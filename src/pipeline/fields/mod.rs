@@ -7,6 +7,7 @@
 
 mod ask;
 pub(super) mod external;
+mod variables;
 
 use std::cell::RefCell;
 use std::path::Path;

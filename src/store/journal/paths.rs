@@ -15,6 +15,8 @@ pub(crate) const SCRATCH: &str = "scratch";
 
 /// Folder of what programs outside printed.
 pub(crate) const LOGS: &str = "logs";
+/// File next to the logs of a server with what its first policy was found to compute.
+pub(crate) const CANARY_FILE: &str = "canary.json";
 
 /// Checks a name that becomes part of a path.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {

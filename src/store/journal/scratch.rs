@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::fork::copy;
 use super::owned::{refuse_link, remove_dir, remove_empty};
-use super::paths::{LOGS, SCRATCH, check_name, data_path};
+use super::paths::{CANARY_FILE, LOGS, SCRATCH, check_name, data_path};
 use super::run::Run;
 use crate::error::Result;
 use crate::store::files::atomic::create_dirs;
@@ -52,6 +52,17 @@ impl Run {
         let file = self.dir().join(LOGS).join(step).join(folder(iteration) + ".log");
         file.ancestors().take_while(|at| *at != self.dir()).try_for_each(refuse_link)?;
         create_dirs(file.parent().unwrap_or(self.dir()))?;
+        Ok(file)
+    }
+
+    /// Returns the path of the file, next to the logs of a server, with what it was found to compute. Its folder is
+    /// created if needed.
+    ///
+    /// # Errors
+    /// A full disk; a link is in its place.
+    pub fn canary_file(&self, step: &str) -> Result<PathBuf> {
+        let file = self.log_file(step, 0)?.with_file_name(CANARY_FILE);
+        refuse_link(&file)?;
         Ok(file)
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::owned::{is_link, remove_dir, remove_empty, remove_file};
-use super::paths::{LOGS, SCRATCH};
+use super::paths::{CANARY_FILE, LOGS, SCRATCH};
 use crate::error::Result;
 use crate::store::files::io_error::io_error;
 
@@ -32,7 +32,7 @@ pub(crate) fn collect_scratch(run: &Path, done: impl Fn(&str, u32) -> bool) -> R
 /// Removes the logs of a run. Files with other names stay.
 pub(crate) fn remove_logs(run: &Path) -> Result<()> {
     for (_, dir) in steps_in(&run.join(LOGS))? {
-        for name in names(&dir)?.into_iter().filter(|name| is_of_iteration(name, ".log")) {
+        for name in names(&dir)?.into_iter().filter(|name| is_of_iteration(name, ".log") || name == CANARY_FILE) {
             remove_file(&dir.join(name))?;
         }
         remove_empty(&dir, run);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
@@ -96,6 +97,18 @@ impl Transport {
     /// # Errors
     /// Nothing whole came back, or a stop by `cancel`.
     pub fn get(&self, endpoint: usize, path: &str, cancel: &CancelFlag) -> Result<Reply> {
+        self.once(endpoint, path, None, cancel)
+    }
+
+    /// Sends a JSON body to an absolute path of one endpoint's server, once. A reply of any status counts.
+    ///
+    /// # Errors
+    /// As [`Transport::get`].
+    pub fn post(&self, endpoint: usize, path: &str, body: Bytes, cancel: &CancelFlag) -> Result<Reply> {
+        self.once(endpoint, path, Some(body), cancel)
+    }
+
+    fn once(&self, endpoint: usize, path: &str, body: Option<Bytes>, cancel: &CancelFlag) -> Result<Reply> {
         let handle = runtime::handle()?;
         let shared = Arc::clone(&self.0);
         let server = shared.endpoints.get(endpoint);
@@ -103,7 +116,11 @@ impl Transport {
         let (answer, receiver) = unbounded();
         let asked = url.clone();
         let task = handle.spawn(async move {
-            let received = exchange::get(&shared.clients[endpoint], &asked, shared.limits).await;
+            let client = &shared.clients[endpoint];
+            let received = match body {
+                None => exchange::get(client, &asked, shared.limits).await,
+                Some(body) => exchange::post(client, &asked, body, shared.limits).await,
+            };
             // Whoever cancelled listens no more.
             let _ = answer.send(received);
         });
