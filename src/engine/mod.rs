@@ -42,7 +42,7 @@ pub use encoded::{
     EncodedRequest, NewToken, RowResult, SampledTokens, ScoreRequest, ScoreResult, TokenListener, TokenScores,
 };
 pub(crate) use open::has_template;
-pub use open::{open, open_tokens, start};
+pub use open::{adapter_base, open, open_tokens, start};
 pub use request::{Answer, AnswerPrefix, ChoiceRequest, Completion, Finish, Probabilities, Request, RequestError};
 pub use sampling::Sampling;
 pub use scripted::{Script, Scripted, scripted};

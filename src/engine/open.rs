@@ -1,6 +1,6 @@
 //! Chooses the engine for a model's files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -12,6 +12,7 @@ use super::sequential::Sequential;
 use crate::error::{Error, Result};
 use crate::model::families::InferenceModel;
 use crate::model::family::Family;
+use crate::model::formats::peft;
 use crate::model::{Model, Tokenizer};
 
 /// Loads a model (a Hugging Face directory or a GGUF file) and starts the engine that runs its family:
@@ -42,6 +43,14 @@ pub fn open_tokens(path: &Path, device: &Device, dtype: DType, config: EngineCon
     let model = Model::load(path, device, dtype, false)?;
     let model = Model { tokenizer: model.tokenizer.with_date(config.date), ..model };
     Ok(Arc::new(BatchedEngine::spawn(model, config)?))
+}
+
+/// The model that a LoRA adapter was trained on; `None` if the path is no adapter.
+///
+/// # Errors
+/// The adapter's settings cannot be read, or its base model was not found.
+pub fn adapter_base(path: &Path) -> Result<Option<PathBuf>> {
+    peft::base_of(path)
 }
 
 fn sequential(mut model: InferenceModel, config: &EngineConfig) -> Sequential {

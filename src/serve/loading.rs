@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::api_error::ApiError;
 use super::fields::{RequestFields, shown};
 use super::state::{ReadBody, ServerState};
-use crate::engine::{Stats, TokenEngine};
-use crate::model::formats::peft;
+use crate::engine::{Stats, TokenEngine, adapter_base};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -136,7 +135,7 @@ pub(super) fn load_adapter(models: &ServedModels, body: ReadBody) -> Result<Valu
     }
     let dir = existing(&path)?;
     let own =
-        peft::base_of(&dir)?.ok_or_else(|| ApiError::field("lora_path", format!("{} is no adapter", shown(&path))))?;
+        adapter_base(&dir)?.ok_or_else(|| ApiError::field("lora_path", format!("{} is no adapter", shown(&path))))?;
     let (own, served) = (existing(&own.to_string_lossy())?, existing(&base.root)?);
     if own != served {
         let message = format!(

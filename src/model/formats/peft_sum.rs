@@ -11,7 +11,7 @@ use crate::model::config::Config;
 use crate::model::nn::lora::{LoraConfig, TARGETS};
 
 /// An adapter with its weights.
-type Adapter = (LoraConfig, BTreeMap<String, Tensor>);
+type LoadedAdapter = (LoraConfig, BTreeMap<String, Tensor>);
 
 /// Writes the sum of adapters to `dir`: what `base`, the model that the first of them was trained on, needs to compute
 /// as the last one. Its rank is the sum of theirs. One adapter alone keeps its bits. Returns the rank.
@@ -19,7 +19,8 @@ type Adapter = (LoraConfig, BTreeMap<String, Tensor>);
 /// # Errors
 /// An adapter cannot be read, or does not fit the model; a full disk.
 pub fn write_sum(adapters: &[PathBuf], model: &Config, base: &str, dir: &Path) -> Result<usize> {
-    let mut parts: Vec<Adapter> = adapters.iter().map(|adapter| peft::load(adapter, model)).collect::<Result<_>>()?;
+    let mut parts: Vec<LoadedAdapter> =
+        adapters.iter().map(|adapter| peft::load(adapter, model)).collect::<Result<_>>()?;
     let (lora, weights) = match parts.len() {
         0 => return Err(Error::bug("the sum of no adapters")),
         1 => parts.remove(0),
@@ -31,7 +32,7 @@ pub fn write_sum(adapters: &[PathBuf], model: &Config, base: &str, dir: &Path) -
 }
 
 /// Puts the rows of every A and the columns of every B side by side. B carries the factor of its adapter.
-fn sum(parts: &[Adapter], model: &Config) -> candle_core::Result<Adapter> {
+fn sum(parts: &[LoadedAdapter], model: &Config) -> candle_core::Result<LoadedAdapter> {
     let rank = parts.iter().map(|(lora, _)| lora.rank).sum();
     let has = |target: &&str| parts.iter().any(|(lora, _)| lora.targets.contains(target));
     let targets = TARGETS.into_iter().filter(|target| has(target)).collect();
