@@ -17,6 +17,7 @@ mod ls;
 mod model;
 mod progress;
 mod replay;
+mod report;
 mod revise;
 mod run;
 mod serve;
@@ -64,6 +65,7 @@ const AFTER: &str = "Examples:
   reflux ls                                    the runs, with their main figures
   reflux ls quickstart                         the contents of a run
   reflux summary quickstart                    the closing summary of a run
+  reflux report quickstart                     a page with charts, figures and sample rows
   reflux show quickstart/pairs                 its pairs, as a table that fits the terminal
   reflux schema pairs                          the meaning of a dataset's columns
   reflux eval drift quickstart                 lengths and scores, iteration by iteration
@@ -114,6 +116,8 @@ commands! {
     Ls => ls::{Args, run},
     /// Prints the closing summary of a run, or its state so far: loop, models, engines, and rows that were left out
     Summary => summary::{Args, run},
+    /// Writes the page of a run: one HTML file with its charts, figures and sample rows
+    Report => report::{Args, run},
     /// Shows rows of a run, or of any Parquet file, as a table, JSON, CSV, Arrow or Parquet; follows a live run
     Show => show::{Args, run},
     /// Traces a prompt through a run: answers, judgements, the pair or why it has none, the training that used it

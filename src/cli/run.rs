@@ -9,12 +9,14 @@ use super::progress::{RunProgress, Style};
 use super::session::Session;
 use super::terminal;
 use crate::cancel::CancelFlag;
+use crate::data::quoted;
 use crate::dataflow::{Observer, Operator};
 use crate::error::{Error, ErrorContext as _, ErrorKind, Result};
 use crate::operators;
 use crate::pipeline::Plan;
 use crate::report::PlanOutline;
 use crate::runner::{self, Ended, Open, ReadEngines, RunOptions, Watch};
+use crate::store::Run;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -149,13 +151,31 @@ pub fn execute(
         }
         _ => e,
     })?;
+    let page = match &ended {
+        Ended::Ran(run, _) => report(plan, run),
+        Ended::AlreadyFinished => None,
+    };
     match ended {
         _ if quiet => Ok(()),
         Ended::AlreadyFinished => {
             terminal::print_line(&format!("the run {} is finished; --fresh removes it and starts again", dir.display()))
         }
         Ended::Ran(run, closing) => {
-            terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))
+            terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))?;
+            page.map_or(Ok(()), |page| terminal::print_line(&format!("report: {}", page.display())))
+        }
+    }
+}
+
+/// Writes the page of a finished run and returns its path. The run is complete without it, so a failure is a warning.
+fn report(plan: &Plan<dyn Operator>, run: &Run) -> Option<PathBuf> {
+    let path = runner::report_path(run);
+    match runner::write_report(plan, run, &path) {
+        Ok(_) => Some(path),
+        Err(e) => {
+            let again = quoted(&run.dir().to_string_lossy());
+            tracing::warn!("the report was not written: {e}; `reflux report {again}` writes it");
+            None
         }
     }
 }

@@ -37,11 +37,14 @@ pub fn run(args: &Args, _: &Session) -> Result<()> {
     )
 }
 
-fn plan_of(run: &Run) -> Result<Plan<dyn Operator>> {
+pub(super) fn plan_of(run: &Run) -> Result<Plan<dyn Operator>> {
     plan_of_text(&run.pipeline_text()?).ok_or_else(|| {
         let file = run.dir().join("pipeline.toml");
         let check = quoted(&file.to_string_lossy());
         Error::user(format!("`{}` is not a pipeline file of this version", file.display()))
-            .help(format!("`reflux check --no-data {check}` shows the errors"))
+            .help(format!(
+                "`reflux check --no-data {check}` shows the errors; relative paths in it start from the directory in which the \
+                 run was started"
+            ))
     })
 }

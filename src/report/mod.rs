@@ -1,6 +1,7 @@
 //! Reports on a run: progress while it runs, the closing summary, costs, evaluations and views of its rows.
 
 pub mod inspect;
+pub mod page;
 pub mod summary;
 
 mod cost;

@@ -4,8 +4,10 @@
 //! the dataflow and writes `summary.json`. The command line only adds flags and printing.
 
 mod closing;
+mod report;
 
 pub use closing::Closing;
+pub use report::{report_path, write_report};
 
 use std::path::Path;
 use std::sync::Arc;

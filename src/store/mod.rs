@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! runs/NAME/
-//!   pipeline.toml  manifest.jsonl  summary.json  lock
+//!   pipeline.toml  manifest.jsonl  summary.json  report.html  lock
 //!   data/STEP/iteration=I/microbatch=M.parquet            one Hive-style table per step; STEP.reference and
 //!                                                         STEP.candidates are tables beside one
 //!   data/errors/STEP/iteration-I/microbatch-M.parquet     rows that failed; plain names, as the rows carry these columns

@@ -13,7 +13,7 @@ use reflux::store::{FORMATS, FormatDef};
 use regex::Regex;
 
 /// Pages with commands, in the order in which a reader types them.
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "README.md",
     "docs/quickstart.md",
     "docs/pipelines.md",
@@ -24,6 +24,7 @@ const PAGES: [&str; 16] = [
     "docs/serve.md",
     "docs/servers.md",
     "docs/export.md",
+    "docs/report.md",
     "docs/inspecting.md",
     "docs/revise.md",
     "docs/watching.md",

@@ -6,5 +6,6 @@ mod common;
 mod cost;
 mod evaluation;
 mod inspect;
+mod page;
 mod progress;
 mod trace;

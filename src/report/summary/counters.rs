@@ -21,6 +21,9 @@ pub struct StepCounts {
     pub busy: Duration,
     /// Microbatches that an earlier process had already committed.
     pub restored: u64,
+    /// When this process began its first job and ended its last one, since the dataflow started. `None` if it only
+    /// restored rows.
+    pub span: Option<(Duration, Duration)>,
 }
 
 /// The counts of a run so far.
@@ -41,7 +44,7 @@ impl RunCounters {
 
 impl Observer for RunCounters {
     fn event(&self, event: &Event<'_>) {
-        let Event::Done { step, epoch, rows, errors, bytes, busy, restored, .. } = *event else { return };
+        let Event::Done { step, epoch, rows, errors, bytes, began, busy, restored } = *event else { return };
         let mut counts = self.lock();
         let count = counts.entry((step.to_string(), epoch.iteration)).or_default();
         count.microbatches += 1;
@@ -50,5 +53,9 @@ impl Observer for RunCounters {
         count.bytes += bytes;
         count.busy += busy;
         count.restored += u64::from(restored);
+        if !restored {
+            let (first, last) = count.span.unwrap_or((began, began));
+            count.span = Some((first.min(began), last.max(began + busy)));
+        }
     }
 }

@@ -130,6 +130,8 @@ impl Summary {
                 "step": step, "iteration": iteration, "microbatches": count.microbatches, "rows": count.rows,
                 "errors": count.errors, "bytes": count.bytes, "busy_seconds": count.busy.as_secs_f64(),
                 "restored": count.restored,
+                "began_seconds": count.span.map(|(began, _)| began.as_secs_f64()),
+                "ended_seconds": count.span.map(|(_, ended)| ended.as_secs_f64()),
             }));
         }
         let rounds = Rounds::of(plan, run)?;
@@ -145,7 +147,7 @@ impl Summary {
             "name": plan.name, "seed": plan.seed, "seconds": took.as_secs_f64(), "errors": left_out.rows(),
             "left_out": left_out.json(), "unused": left_out.unused_json(), "rescored": rescored.json(),
             "health": health.json(), "loop": rounds.json, "table": rounds.table, "steps": steps, "models": models,
-            "engines": engines, "references": references,
+            "engines": engines, "references": references, "machine": machine(),
             "from_servers": plan.steps.iter().filter(|s| plan.from_servers(s)).map(|s| &s.name).collect::<Vec<_>>(),
         });
         Ok(Self { json, table: rounds.table, left_out, rescored, health })
@@ -206,6 +208,12 @@ impl Summary {
         };
         parts.iter().map(table).collect::<Vec<_>>().join("\n\n")
     }
+}
+
+/// Describes the machine that finished the run.
+fn machine() -> Value {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    json!({ "os": std::env::consts::OS, "architecture": std::env::consts::ARCH, "cores": cores })
 }
 
 /// Returns the name of the policy model of an iteration.

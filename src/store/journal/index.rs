@@ -14,6 +14,8 @@ pub(crate) struct RunHeader {
     /// Hash of the part of the pipeline file that determines the rows.
     pub pipeline: String,
     pub seed: u64,
+    /// Version of reflux that started the run.
+    pub reflux: String,
 }
 
 /// The entries of a manifest, by key.
@@ -41,7 +43,9 @@ impl Index {
     pub fn add(&mut self, entry: Entry) {
         self.lines += u64::from(entry.is_content());
         match entry {
-            Entry::Run { format, pipeline, seed, .. } => self.header = Some(RunHeader { format, pipeline, seed }),
+            Entry::Run { format, reflux, pipeline, seed } => {
+                self.header = Some(RunHeader { format, pipeline, seed, reflux });
+            }
             Entry::Taken(taken) => self.taken = Some(taken),
             Entry::Input(input) => drop(self.inputs.insert((input.table.clone(), input.key.clone()), input)),
             Entry::File(f) => {

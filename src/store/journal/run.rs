@@ -265,6 +265,10 @@ impl Run {
     pub fn seed(&self) -> u64 {
         self.state().index.header.as_ref().map_or(0, |header| header.seed)
     }
+    /// The version of reflux that started the run.
+    pub fn made_by(&self) -> String {
+        self.state().index.header.as_ref().map_or_else(String::new, |header| header.reflux.clone())
+    }
     /// In a replayed run, the origin of the files that it took over.
     pub fn taken(&self) -> Option<Taken> {
         self.state().index.taken.clone()

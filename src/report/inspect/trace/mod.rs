@@ -13,7 +13,8 @@ use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 
 use ids::{IdKind, id_columns, named, not_one};
-use uses::{StepsByPair, uses};
+use uses::StepsByPair;
+pub(crate) use uses::uses;
 
 use super::show::{fitted, objects, printable};
 use crate::data::{Columns, Epoch, counted, hash_hex, is_hash, quoted};

@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::store::Part;
 
 /// Optimizer steps by pair.
-pub(super) type StepsByPair = BTreeMap<String, Vec<u32>>;
+pub(crate) type StepsByPair = BTreeMap<String, Vec<u32>>;
 
 /// Finds the steps that used each pair in `own`; returns `None` if the metrics do not record pairs.
-pub(super) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<StepsByPair>> {
+pub(crate) fn uses(metrics: &Part, own: &BTreeSet<String>) -> Result<Option<StepsByPair>> {
     let schema = metrics.schema()?;
     let at = ["step", "pairs"].map(|name| schema.index_of(name).ok());
     let [Some(step), Some(pairs)] = at else { return Ok(None) };
