@@ -8,7 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
+use reflux::cancel::CancelFlag;
+use reflux::engine::remote::WeightServer;
+use reflux::engine::remote::transport::{Endpoint, TransportConfig};
 use serde_json::{Value, json};
 
 use crate::own_servers::{Place, REFLUX, assert_same, printed, server, until, until_there};
@@ -302,7 +306,31 @@ fn a_reload_in_the_manner_of_vllm() {
     assert_eq!(asked, [one, one].concat());
 }
 
-/// A server that `reflux serve` does not hold to a form.
+/// vLLM leaves a tied output head as it was, and in bf16 no comparison of figures would show that.
+#[test]
+fn a_head_that_would_stay_unseen_is_refused() {
+    let stub = Stub::start(|request| match request.path.as_str() {
+        "/update_weights_from_disk" => Response::status(404, r#"{"detail": "Not Found"}"#),
+        _ => Response::json(r#"{"success": true}"#),
+    });
+    let endpoint = Endpoint::new(&stub.url()).unwrap();
+    let config = TransportConfig {
+        endpoints: vec![endpoint.clone()],
+        key: None,
+        max_in_flight: 1,
+        row_budget: Duration::from_secs(60),
+        request_timeout: Duration::from_secs(60),
+        max_body: 1 << 20,
+    };
+    let server = WeightServer::new(&endpoint, config).unwrap();
+    let error = server.reload(Path::new("models/M2"), false, &CancelFlag::new()).unwrap_err();
+    assert!(error.to_string().contains("leaves a tied output head as it was"), "{error}");
+    assert_eq!(stub.count(), 1, "nothing is loaded");
+    server.reload(Path::new("models/M2"), true, &CancelFlag::new()).unwrap();
+    assert_eq!(stub.count(), 6);
+}
+
+/// `reflux serve` holds no answer to a form.
 #[test]
 fn a_form_that_the_server_ignores_is_found_out() {
     let place = Place::new();

@@ -59,14 +59,21 @@ impl WeightServer {
         if (200..300).contains(&reply.status) { Ok(()) } else { Err(self.refused("to unload an adapter", &reply)) }
     }
 
-    /// Has the server read the weights of a directory in place of its own. No request may be running.
+    /// Has the server read the weights of a directory in place of its own. No request may be running. vLLM leaves an
+    /// output head that is tied to the embedding as it was: `sees_head` says that there is none, or that a comparison
+    /// of figures will find it.
     ///
     /// # Errors
-    /// The server refuses them, cannot do this, or does not answer; cancelled.
-    pub fn reload(&self, dir: &Path, cancel: &CancelFlag) -> Result<()> {
+    /// The server refuses them, cannot do this, or does not answer; it is vLLM and its head would not be seen; cancelled.
+    pub fn reload(&self, dir: &Path, sees_head: bool, cancel: &CancelFlag) -> Result<()> {
         let reply = self.post(UPDATE, &json!({ "model_path": dir }), cancel)?;
         match reply.status {
             // It may be that the path exists and the directory does not.
+            404 | 405 if !self.says_more(&reply) && !sees_head => {
+                let message = "the server leaves a tied output head as it was when it reads weights in place, and rounds \
+                               too much for that to be seen";
+                Err(Error::user(message).help("use update = \"restart\" or \"lora\", or start the server in f32"))
+            }
             404 | 405 if !self.says_more(&reply) => self.reload_vllm(dir, cancel),
             200..300 if succeeded(&reply) => Ok(()),
             _ => Err(self.refused("the weights", &reply).help(RELOADS)),
@@ -115,7 +122,7 @@ const ADAPTERS: &str = "start vLLM with --enable-lora, a --max-lora-rank that su
                         update = \"lora\" out";
 
 /// What reads new weights.
-const RELOADS: &str = "use SGLang, vLLM with the variable VLLM_SERVER_DEV_MODE=1, or `reflux serve` with --allow-load; or \
+const RELOADS: &str = "use vLLM with the variable VLLM_SERVER_DEV_MODE=1, or `reflux serve` with --allow-load; or \
                        take update = \"reload\" out";
 
 /// Whether a reply does not say the contrary.
